@@ -1,9 +1,9 @@
 """A circuit breaker: when to call a failed service again.
 
 Two failures in a row open the breaker: one lost reply is no outage. While it is open, one caller
-every few seconds may try; its success closes it. A caller gets a permit and reports the result
-with it. Results with a permit from before the breaker opened or closed, such as those of calls in
-flight, change nothing.
+may try after a pause, which doubles with each failure; its success closes the breaker. A caller
+gets a permit and reports the result with it. Results with a permit from before the breaker opened
+or closed, such as those of calls in flight, change nothing.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from ..forks import after_fork
 
 __all__ = ["PAUSE_S", "CircuitBreaker"]
 
-PAUSE_S = 2.0
-"""Between two trials. Limits must be shared again 5 s after the service is back."""
+FIRST_PAUSE_S, PAUSE_S = 0.1, 2.0
+"""Before the first trial, and between two trials at the most. Limits must be shared again 5 s after
+the service is back."""
 
 
 class CircuitBreaker:
-    """Closed: every caller may call. Open: one caller every *pause_s*. Safe for threads and tasks.
+    """Closed: every caller may call. Open: one caller after each pause. Safe for threads and tasks.
 
     A caller that never reports a result (cancelled, killed) blocks nothing: the next one may try
-    after the pause.
+    after the longest pause.
     """
 
     def __init__(self, clock: Callable[[], float], pause_s: float = PAUSE_S) -> None:
@@ -31,10 +32,11 @@ class CircuitBreaker:
 
         Args:
             clock: Returns monotonic seconds, such as `time.monotonic`.
-            pause_s: Between two trials, seconds.
+            pause_s: Between two trials at the most, seconds.
         """
         self._clock = clock
-        self._pause_s = pause_s
+        self._longest_pause_s = pause_s
+        self._pause_s = FIRST_PAUSE_S
         self._lock = threading.Lock()
         self._permit = 0
         self._failed = False
@@ -71,7 +73,7 @@ class CircuitBreaker:
             now = self._clock()
             if now < self._retry_at:
                 return None
-            self._retry_at = now + self._pause_s
+            self._retry_at = now + self._longest_pause_s
             self._permit += 1
             return self._permit
 
@@ -81,13 +83,16 @@ class CircuitBreaker:
             if permit != self._permit:
                 return False
             now = self._clock()
-            self._retry_at = now + self._pause_s
             if self._opened_at is not None:
+                self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
+                self._retry_at = now + self._pause_s
                 return False
             if not self._failed:
                 self._failed = True
                 return False
             self._failed, self._opened_at = False, now
+            self._pause_s = min(FIRST_PAUSE_S, self._longest_pause_s)
+            self._retry_at = now + self._pause_s
             self._permit += 1
             return True
 

@@ -469,6 +469,8 @@ class FallbackState(State):
         While it is, one caller every few seconds tries whether it is back: a write must succeed,
         since reading works where writing is refused, and it receives what it has missed.
         """
+        if self._breaker.is_open and self._sending.locked():
+            return None  # another caller tries
         permit = self._breaker.acquire_permit()
         if permit is None or not (self._breaker.is_open or self._is_behind):
             return permit
@@ -551,8 +553,8 @@ class FallbackState(State):
         except Exception as error:
             self._on_failure(permit, error)
         finally:
-            self._sending.release()
             self._reported.set()
+            self._sending.release()
 
     def _send_reports(self) -> None:
         """Send the shared state what it has missed.

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from keyrot_middleware.state.circuit_breaker import PAUSE_S, CircuitBreaker
+from keyrot_middleware.state.circuit_breaker import FIRST_PAUSE_S, PAUSE_S, CircuitBreaker
 
 
 class Seconds:
@@ -70,9 +70,9 @@ def test_two_failures_open_the_breaker_for_a_pause(
     """After two failures no call is permitted until the pause is over; then one is."""
     opened(breaker)
     assert breaker.is_open
-    seconds.now += PAUSE_S - 0.01
+    seconds.now += FIRST_PAUSE_S - 0.01
     assert breaker.acquire_permit() is None
-    seconds.now += 0.01
+    seconds.now += 0.02
     assert breaker.acquire_permit() is not None
     assert breaker.acquire_permit() is None
 
@@ -88,17 +88,24 @@ def test_a_successful_probe_closes_the_breaker_and_repermits_the_duration(
     assert None not in [breaker.acquire_permit() for _ in range(3)]
 
 
-def test_a_failed_probe_starts_another_pause(breaker: CircuitBreaker, seconds: Seconds) -> None:
-    """It is not another opening: the whole time counts as one."""
+def test_each_failed_probe_doubles_the_pause(breaker: CircuitBreaker, seconds: Seconds) -> None:
+    """A short outage ends soon, a long one costs little; the whole time counts as one."""
     opened(breaker)
-    seconds.now += PAUSE_S
-    probe = permit_of(breaker)
-    seconds.now += 0.2
-    assert not breaker.record_failure(probe)
-    seconds.now += PAUSE_S - 0.01
-    assert breaker.acquire_permit() is None
-    seconds.now += 0.01
-    assert breaker.record_success(permit_of(breaker)) == pytest.approx(2 * PAUSE_S + 0.2)
+    pause_s = FIRST_PAUSE_S
+    for _ in range(10):
+        seconds.now += pause_s - 0.01
+        assert breaker.acquire_permit() is None
+        seconds.now += 0.02
+        assert not breaker.record_failure(permit_of(breaker))
+        pause_s = min(2 * pause_s, PAUSE_S)
+    assert pause_s == PAUSE_S
+    seconds.now += PAUSE_S + 0.01
+    lasted_s = breaker.record_success(permit_of(breaker))
+    assert lasted_s is not None
+    assert lasted_s > 6 * PAUSE_S
+    opened(breaker)
+    seconds.now += FIRST_PAUSE_S + 0.01
+    assert breaker.acquire_permit() is not None
 
 
 def test_calls_in_flight_when_it_opens_change_nothing(

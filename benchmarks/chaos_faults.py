@@ -119,7 +119,7 @@ def restored(engine: str) -> Iterator[Fault]:
     with _server(engine) as server:
 
         def go_back() -> None:
-            copy = {name: server.execute("DUMP", name) for name in server.names()}
+            copy = _copy(server)
             time.sleep(3)
             server.execute("FLUSHALL")
             time.sleep(0.5)
@@ -184,6 +184,15 @@ def _server(engine: str) -> Iterator[Server]:
         yield server
     finally:
         server.remove()
+
+
+def _copy(server: Server) -> dict[str, Any]:
+    """Return all records as they are at one moment."""
+    names = server.names()
+    with redis.Redis(port=server.port) as client, client.pipeline() as pipeline:
+        for name in names:
+            pipeline.dump(name)
+        return dict(zip(names, pipeline.execute(), strict=True))
 
 
 def _restore(server: Server, records: dict[str, Any]) -> None:

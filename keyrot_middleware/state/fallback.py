@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -66,6 +67,8 @@ _Unreported = tuple[list[UnleasedUsage], dict[str, int]]
 
 REPORT_S = 0.1
 """How long a call waits until the shared state has received reports, seconds."""
+COLLECT_S = 0.25
+"""How long a call waits after a data loss, so that other processes report their usage too."""
 USAGES_PER_REPORT = 100
 MAX_REFUSED = 10_000
 _SHORT = IN_USE | {"tpm"}
@@ -295,6 +298,8 @@ class FallbackState(State):
         """The data loss whose usage is being reported."""
         self._has_lost = False
         """The shared state has lost data; it leases no key until what is missing is reported."""
+        self._collects_until = 0.0
+        """When other processes have reported their usage too, monotonic seconds."""
         self._reports: deque[_Report] = deque(maxlen=REPORTS_KEPT)
         self._usage: deque[_Report] = deque()
         self._sending, self._reporting = threading.Lock(), threading.Lock()
@@ -323,6 +328,7 @@ class FallbackState(State):
             permit = self._permit()
             if permit is None:
                 break
+            time.sleep(max(self._collects_until - time.monotonic(), 0))
             try:
                 reply = self._shared.acquire(info, candidates, spread=spread, holder=holder)
             except DataLostError:
@@ -571,6 +577,7 @@ class FallbackState(State):
             self._send(self._usage)
             if self._loss is not None:
                 self._shared.accept_loss(self._loss)
+                self._collects_until = time.monotonic() + COLLECT_S
             self._loss, self._has_lost = None, False
             self._send(self._reports)
 

@@ -2,7 +2,8 @@
 
 A call waits for one round trip, that of `acquire`. The settle of a plain success is *deferred*: it
 is sent in the pipeline of this process's next script, after `FLUSH_S` by a background thread, or at
-`close()`. Each script is sent after all deferred ones, so a caller sees its own earlier settles.
+`close()`. A script is sent after all deferred ones, so a caller of a near server sees its own
+earlier settles.
 
 A request whose connection fails is repeated on a new one, as long as `socket_timeout` is not over:
 scripts that change counts have an id, by which the server knows them. No caller waits longer than
@@ -81,6 +82,8 @@ _log = logging.getLogger("keyrot_middleware")
 
 FLUSH_S = 0.02
 """How long a deferred script waits for another one to be sent with, seconds."""
+FLUSHING_S = 0.05
+"""How long a script waits for deferred ones that are on their way to a near server, seconds."""
 _SERVER_REFUSALS = (
     *("OOM", "READONLY", "NOAUTH", "NOPERM", "MISCONF", "LOADING", "BUSY"),
     *("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"),
@@ -178,7 +181,7 @@ class Connections:
         with self._state_errors():
             ends = time.monotonic() + 2 * self._url.timeout_s
             # A flush in flight sends what was deferred before this call.
-            waited = self._flushing.acquire(timeout=self._url.timeout_s)
+            waited = self._flushing.acquire(timeout=min(FLUSHING_S, self._url.timeout_s))
             deferred = self._take_deferred()
             if waited:
                 self._flushing.release()

@@ -39,7 +39,7 @@ def call_times(url: str, count: int) -> dict[str, float]:
             taken["memory"] += _sync_times(selector, memory)
             taken["redis"] += _sync_times(selector, shared)
             taken["redis, async"] += runner.run(_async_times(selector, shared))
-        runner.run(shared.aclose())
+    shared.close()
     return {name: statistics.median(values) for name, values in taken.items()}
 
 

@@ -8,9 +8,9 @@ Each wrong token makes the check of every token slow for a minute, also of the r
 time of an answer would tell which it is. Cookies are checked at once.
 
 Without a token: only this machine, which may look and change nothing. The client's address and the
-Host header must both be loopback (a foreign name that resolves to 127.0.0.1 is DNS rebinding), and
-nothing may show that a proxy forwarded the request. A proxy can leave no trace at all, so this
-protects the status only.
+Host header must both be loopback (a foreign name that resolves to 127.0.0.1 is DNS rebinding), an
+Origin must be this server, and nothing may show that a proxy forwarded the request. A proxy can
+leave no trace at all, so this protects the status only.
 
 A request that changes something also needs the session's CSRF token in `X-CSRF-Token` and an
 Origin that is this server. A bearer token needs neither: no browser sends it by itself.
@@ -109,9 +109,7 @@ class Access:
         """
         if not session.session_id:
             return
-        # Without the scheme: behind a proxy that ends TLS, this app sees plain HTTP.
-        origin = request.headers.get("origin", "").partition("://")[2]
-        if not origin or origin != request.headers.get("host"):
+        if not _is_same_origin(request):
             raise AccessDenied(403, "This request came from another site; nothing was changed.")
         sent = request.headers.get("x-csrf-token", "")
         if not hmac.compare_digest(sent.encode(), session.csrf_token.encode()):
@@ -172,16 +170,26 @@ _NEEDS_TOKEN = (
 )
 
 
+def _is_same_origin(request: Request) -> bool:
+    """Return whether a page of this server sent it; False without an Origin."""
+    # Without the scheme: behind a proxy that ends TLS, this app sees plain HTTP.
+    origin = request.headers.get("origin", "").partition("://")[2]
+    return bool(origin) and origin == request.headers.get("host")
+
+
 def _require_loopback(request: Request) -> None:
     client = request.client.host if request.client is not None else ""
     try:
         name = urlsplit("//" + request.headers.get("host", "")).hostname or ""
     except ValueError:
         name = ""
-    forwarded = any(name.startswith(_FORWARDED) for name in request.headers)
-    # Browsers do not send HTTP/1.0; nginx does by default, and adds no header.
-    forwarded = forwarded or request.scope.get("http_version") == "1.0"
-    if forwarded or not _is_loopback(client) or not (name == "localhost" or _is_loopback(name)):
+    is_local = _is_loopback(client) and (name == "localhost" or _is_loopback(name))
+    forwarded = any(header.startswith(_FORWARDED) for header in request.headers)
+    # Browsers do not send HTTP/1.0; nginx does by default, and adds no header. "1": granian's word.
+    forwarded = forwarded or request.scope.get("http_version") in ("1.0", "1")
+    # Another site can read the answer if the service allows it, as many do for all (CORS).
+    foreign = "origin" in request.headers and not _is_same_origin(request)
+    if forwarded or foreign or not is_local:
         raise AccessDenied(403, _NEEDS_TOKEN)
 
 

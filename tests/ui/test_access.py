@@ -117,6 +117,7 @@ def test_without_a_token_this_machine_is_allowed(source: FakeSource, host: str) 
     for client in (("127.0.0.1", 1), ("127.8.8.8", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)):
         assert request(app, host=host, client=client).status == 200
         assert request(app, "/api/status", host=host, client=client).status == 200
+    assert request(app, "/api/status", host=host, origin=f"https://{host}").status == 200
 
 
 FORWARDED = (
@@ -145,11 +146,15 @@ FORWARDED = (
         {"host": "evil.example#@127.0.0.1"},
         *({name: "192.0.2.7"} for name in FORWARDED),
         {"http_version": "1.0"},  # nginx, which adds no header by default
+        {"http_version": "1"},  # the same, as granian writes it
+        {"origin": "http://evil.example"},  # the service may allow other origins to read
+        {"origin": "http://localhost:3000"},
+        {"origin": "null"},
     ],
     ids=str,
 )
 def test_without_a_token_other_machines_are_refused(source: FakeSource, arguments: Any) -> None:
-    """A foreign client, Host (DNS rebinding) or proxy gets a 403 that names what to do."""
+    """A foreign client, Host (DNS rebinding), proxy or site gets a 403 that names what to do."""
     app = ui.app(source=source)
     for path, method in (("/", "GET"), ("/api/status", "GET"), ("/api/keys/free_1/reset", "POST")):
         reply = request(app, path, method=method, **arguments)

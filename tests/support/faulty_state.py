@@ -173,6 +173,7 @@ def degrading(
     return state, shared
 
 
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """List the warnings."""
-    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+def warnings_of(caplog: pytest.LogCaptureFixture, about: str = "") -> list[str]:
+    """List the warnings that name *about*; those of other tests' states may come late."""
+    texts = (r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING)
+    return [text for text in texts if about in text]

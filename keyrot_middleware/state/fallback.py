@@ -336,7 +336,7 @@ class FallbackState(State):
             except Exception as error:
                 self._on_failure(permit, error)
                 if (undo := getattr(error, "undo", None)) is not None:
-                    self._reports.append(_Report(undo, self._local.time() + SAME_SETTLE_S))
+                    self._reports.append(_Report(undo))
                 break
             else:
                 self._breaker.record_success(permit)

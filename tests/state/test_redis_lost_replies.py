@@ -19,6 +19,7 @@ from support.sync_async import UNSENT, AsyncClient, StateClient, SyncClient, fai
 
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope, Usage
 from keyrot_middleware.core.spending import NANO
+from keyrot_middleware.state import fallback
 from keyrot_middleware.state.circuit_breaker import CircuitBreaker
 from keyrot_middleware.state.fallback import FallbackState, LocalWindows
 from keyrot_middleware.state.redis import RedisState, RedisStateError
@@ -184,6 +185,27 @@ def test_requests_that_a_stalled_server_runs_late_do_not_count(
     wait_for(lambda: _day(state) == leases + 1 and not state._is_behind)
     state.close()
     assert any("cannot be used" in text for text in warnings_of(caplog))
+
+
+def test_a_lost_lease_is_given_back_after_a_long_outage(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that stood still for a minute runs what was sent before; that does not count."""
+    monkeypatch.setattr(fallback, "SAME_SETTLE_S", 0.0)  # a minute is over at once
+    shared = RedisState(valkey.strict_url, POLICY, pool="stalled-for-long")
+    state = FallbackState(
+        shared, LocalWindows(POLICY, time.time), CircuitBreaker(time.monotonic, 0.1), "test"
+    )
+    one = key("a", Limits(rpd=20_000))
+    leases = [acquire_lease(state, one)]
+    valkey.signal(signal.SIGSTOP)
+    leases += [acquire_lease(state, one) for _ in range(3)]
+    assert leases[-1].degraded
+    valkey.signal(signal.SIGCONT)
+    while leases[-1].degraded:
+        leases.append(acquire_lease(state, one))
+    wait_for(lambda: not state._is_behind and _day(state) == len(leases))
+    state.close()
 
 
 def test_a_lease_that_was_given_back_is_granted_no_more(shared: RedisState, relay: Relay) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -17,6 +18,7 @@ import pytest
 from support.pool import INFO, key
 from support.servers import ENGINES, Server, server, wait_for
 
+from keyrot_middleware import exits
 from keyrot_middleware.core.model import (
     Lease,
     LeaseOutcome,
@@ -28,6 +30,7 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.state.redis import RedisState
+from keyrot_middleware.state.redis.state import _close
 
 _pools = count()
 
@@ -220,6 +223,27 @@ def test_exit_does_not_wait_for_a_server_that_hangs(call: str, valkey: Server) -
         finally:
             process.kill()
             valkey.signal(signal.SIGCONT)
+
+
+def test_all_pools_share_the_time_of_the_exit(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight pools whose server hangs do not wait eight times."""
+    monkeypatch.setattr(exits, "_until", None)
+    url, offer = f"{valkey.strict_url}?socket_timeout=10", ((0, key("a")),)
+    states = [RedisState(url, RetryPolicy(), pool=f"ends-{i}") for i in range(8)]
+    leases = [one.acquire(INFO, offer, spread=False) for one in states]
+    valkey.signal(signal.SIGSTOP)
+    try:
+        for one, lease in zip(states, leases, strict=True):
+            assert isinstance(lease, Lease)
+            one.settle(lease, Outcome(LeaseOutcome.SUCCESS))
+        begun = time.monotonic()
+        for one in states:
+            _close(one._server, weakref.ref(one))
+        assert time.monotonic() - begun < 4 * exits.EXIT_S, "a second and a half on a quiet machine"
+    finally:
+        valkey.signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

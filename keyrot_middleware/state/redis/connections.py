@@ -45,6 +45,7 @@ from redis.sentinel import Sentinel
 
 from ...core.text import one_line
 from ...errors import KeyrotError
+from ...exits import time_left
 from ...forks import after_fork, before_child_ends
 from .url import RedisUrl
 
@@ -104,7 +105,7 @@ MAX_CONNECTIONS = 2**31
 IDLE_S = 1.0
 """The background thread ends after this long without a deferred script, seconds."""
 CLOSE_S = 1.0
-"""How long `close()`, and so the exit of the process, waits for the deferred scripts, seconds."""
+"""How long `close()` waits for the deferred scripts, seconds."""
 DEFERRED_S = 30.0
 """How long a deferred script that fails is kept: less than the server remembers its id, seconds."""
 MAX_DEFERRED = 10_000
@@ -198,7 +199,7 @@ class Connections:
         self._deferred.append(_Deferred(call, time.monotonic() + DEFERRED_S))
         if not self._ends_with_child:
             self._ends_with_child = True
-            before_child_ends(self, Connections.close)
+            before_child_ends(self, Connections.close_at_exit)
         if self._closing.is_set():
             with suppress(RedisStateError):
                 self.flush()
@@ -225,14 +226,22 @@ class Connections:
             ends = time.monotonic() + 2 * self._url.timeout_s
             return self._request(partial(self._execute, commands), ends)
 
-    def close(self) -> None:
-        """Send the deferred scripts and disconnect; calls in flight reconnect."""
+    def close_at_exit(self) -> None:
+        """Close within the time that the exit may take; all pools share it."""
+        self.close(min(max(time_left(), 2 * FLUSH_S), CLOSE_S))
+
+    def close(self, wait_s: float = CLOSE_S) -> None:
+        """Send the deferred scripts and disconnect; calls in flight reconnect.
+
+        Args:
+            wait_s: How long to wait for the deferred scripts, seconds.
+        """
         self._closing.set()
         flusher = self._flusher
         if flusher is None and self._deferred:
             flusher = self._start_flusher()
         if flusher is not None:
-            flusher.join(CLOSE_S)
+            flusher.join(wait_s)
         if self._deferred or (flusher is not None and flusher.is_alive()):
             text = "%s: the outcomes of the last calls may not have been recorded"
             _log.warning(text, self)

@@ -128,7 +128,7 @@ class RedisState(State):
 
         self._renewals = LeaseRenewals(renew, lease_s)
         # At the interpreter's exit too.
-        weakref.finalize(self, server.close)
+        weakref.finalize(self, _close, server, weakref.ref(self))
         weakref.finalize(self, self._renewals.close)
         after_fork(self, RedisState._after_fork)
 
@@ -606,6 +606,14 @@ class RedisState(State):
 
     def _after_fork(self) -> None:
         self._ids = codec.lease_ids()  # these are the parent's
+
+
+def _close(server: Connections, alive: weakref.ref[RedisState]) -> None:
+    """Close the connections of a state that was collected, or lives at the interpreter's exit."""
+    if alive() is None:
+        server.close()
+    else:
+        server.close_at_exit()
 
 
 def _epoch_of(reply: Sequence[Any]) -> tuple[str, int, str, int]:

@@ -131,6 +131,33 @@ def test_a_forked_child_has_connections_of_its_own(server: Server) -> None:
     state.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_a_thread_holds_a_lock_ends(server: Server) -> None:
+    """The thread that sends settles may hold the lock of its event; the child waits for none."""
+    state = RedisState(server.url, RetryPolicy(), pool="fork-locked")
+    held, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with state._server._closing._cond:  # type: ignore[attr-defined]  # as `wait()` does
+            held.set()
+            forked.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        fine = _many(state)
+        state.close()
+        os._exit(0 if fine else 1)
+    forked.set()
+    holder.join(20)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    state.close()
+
+
 def _many(state: RedisState) -> bool:
     seen = set()
     for _ in range(200):

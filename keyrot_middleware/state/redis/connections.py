@@ -162,9 +162,8 @@ class Connections:
         """The digests of the scripts that were sent in full, in a pipeline."""
         self._open: deque[None] = deque()
         """An entry per connection that is open and idle."""
-        self._begin_locks()
+        self._begin_locks(is_closing=False)
         self._flusher: threading.Thread | None = None
-        self._closing = threading.Event()
         self._retry_at = 0.0
         self._ends_with_child = False
         after_fork(self, Connections._after_fork)
@@ -423,11 +422,15 @@ class Connections:
         self._open.clear()
         self._client, self._flusher = None, None
         self._ends_with_child = False
-        self._begin_locks()
+        self._begin_locks(is_closing=self._closing.is_set())
 
-    def _begin_locks(self) -> None:
+    def _begin_locks(self, *, is_closing: bool) -> None:
+        """Make new locks, also in a forked child: another thread may have held them at the fork."""
         self._lock, self._connecting = threading.Lock(), threading.Lock()
         self._flushing = threading.Lock()
+        self._closing = threading.Event()  # it has a lock of its own
+        if is_closing:
+            self._closing.set()
 
 
 def _in_thread(work: Callable[[], _T], seconds: float) -> _T:

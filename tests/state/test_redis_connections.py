@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.pool import INFO, key
@@ -111,6 +112,29 @@ async def test_a_connection_that_was_closed_while_idle_is_replaced(
     server.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await client.acquire_lease(ONE)
     assert client.state.snapshot([ONE])["a"].success_count == 1
+
+
+async def test_a_name_that_is_resolved_slowly_is_given_up_in_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server has closed an idle connection, a call does not wait for a new one either."""
+    state = RedisState(f"redis://localhost:{server.port}/0", RetryPolicy(), pool="slow-name")
+    client, resolve, done = SyncClient(state), socket.getaddrinfo, threading.Event()
+    await client.acquire_lease(ONE)
+
+    def wait(*args: Any, **options: Any) -> Any:
+        done.wait(30)
+        return resolve(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", wait)
+    server.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    try:
+        with quick(), pytest.raises(RedisStateError, match="no reply within"):
+            await client.acquire(ONE)
+    finally:
+        done.set()
+    await client.acquire_lease(ONE)
+    state.close()
 
 
 async def test_a_stopped_server_is_given_up_in_time(client: StateClient, server: Server) -> None:

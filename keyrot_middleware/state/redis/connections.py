@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache, partial
 from hashlib import sha1
 from importlib.resources import files
@@ -272,8 +273,11 @@ class Connections:
         try:
             self._open.pop()
         except IndexError:
-            return _in_thread(partial(self._connected, work), ends - time.monotonic())
-        return self._connected(work)
+            pass
+        else:
+            with suppress(_NotConnectedError):
+                return self._connected(work)
+        return _in_thread(partial(self._connected, work), ends - time.monotonic())
 
     def _connected(self, work: Callable[[], _T]) -> _T:
         """Do *work*; remember its connection, which is open and idle then."""
@@ -377,10 +381,14 @@ class Connections:
         if time.monotonic() < self._retry_at:
             raise RedisConnectionError("it could not be reached a moment ago")
         try:
-            return open_client(self._url)
+            client = open_client(self._url)
         except FAILURES:
             self._retry_at = time.monotonic() + self._url.timeout_s
             raise
+        if self._url.kind != "cluster":  # its requests are always sent in a thread
+            pool = client.connection_pool
+            pool.connection_class = _connecting_in_threads(pool.connection_class)
+        return client
 
     # The background thread ------------------------------------------------------------------------
 
@@ -433,6 +441,39 @@ class Connections:
             self._closing.set()
 
 
+_may_connect: ContextVar[bool] = ContextVar("keyrot_may_connect", default=False)
+
+
+class _NotConnectedError(RedisConnectionError):
+    """Raised when an idle connection was closed and a caller would have to wait for a new one."""
+
+
+@cache
+def _connecting_in_threads(kind: type[Any]) -> type[Any]:
+    """Return a class of connections that connect only where `_in_thread` allows it.
+
+    redis-py connects an idle connection that the server has closed again, in the thread of the
+    caller, and that can take any time.
+    """
+
+    class ConnectingInThreads(kind):  # type: ignore[misc]  # a class of redis-py, known at run time
+        _is_open = False
+
+        def connect(self) -> None:
+            if self._is_open:
+                return
+            if not _may_connect.get():
+                raise _NotConnectedError("the idle connection was closed")
+            super().connect()
+            self._is_open = True
+
+        def disconnect(self, *args: Any, **options: Any) -> None:
+            self._is_open = False
+            super().disconnect(*args, **options)
+
+    return ConnectingInThreads
+
+
 def _in_thread(work: Callable[[], _T], seconds: float) -> _T:
     """Do *work* in another thread; if it takes longer than *seconds*, do not wait for its end."""
     done: Future[_T] = Future()
@@ -445,11 +486,13 @@ def _in_thread(work: Callable[[], _T], seconds: float) -> _T:
         else:
             done.set_result(result)
 
-    target = partial(contextvars.copy_context().run, do)
+    context = contextvars.copy_context()
+    context.run(_may_connect.set, True)
+    target = partial(context.run, do)
     try:
         threading.Thread(target=target, name="keyrot-connect", daemon=True).start()
     except RuntimeError:  # no thread can be started
-        return work()
+        return context.run(work)
     try:
         return done.result(max(seconds, 0))
     except TimeoutError:

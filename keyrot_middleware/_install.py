@@ -459,7 +459,7 @@ def _missing(config: Config, secrets: SecretCache) -> Iterator[str]:
 def doubts(secrets: SecretCache) -> Iterator[str]:
     """Yield which values do not look like a Gemini API key; they are used all the same."""
     for key_id in secrets.resolved:
-        if doubt := check_key_format(secrets.value(key_id)):
+        if doubt := check_key_format(secrets.value(key_id).reveal()):
             yield f"key {key_id}: {doubt}"
 
 

@@ -13,6 +13,7 @@ from .core.model import NO_USAGE, CallInfo, Lease, Usage
 from .core.text import display
 from .core.usage import parse_usage
 from .genai.call_info import with_served_tier
+from .secrets import Secret
 from .state.base import Holder
 from .state.threads import StateThreads
 
@@ -33,17 +34,22 @@ class Report(NamedTuple):
 class LeasedKey:
     """A key that is leased for one request."""
 
-    __slots__ = ("api_key", "key_id", "report", "tokens_used", "usage")
+    __slots__ = ("_value", "key_id", "report", "tokens_used", "usage")
 
-    def __init__(self, key_id: str, api_key: str) -> None:
+    def __init__(self, key_id: str, value: Secret) -> None:
         self.key_id = key_id
-        self.api_key = api_key
+        self._value = value
         self.tokens_used: int | None = None
         """Input tokens as the server counted them; None: unknown, the reserved ones count."""
         self.usage = NO_USAGE
         """All that is known of what the request used."""
         self.report: Report | None = None
         """After the block: what its exception means; None where there was none."""
+
+    @property
+    def api_key(self) -> str:
+        """The key itself."""
+        return str(self._value.reveal())
 
     def record_usage(self, tokens_used: int | None = None, *, response: Any = None) -> None:
         """Record what the request used, which is booked when the block ends.
@@ -65,7 +71,7 @@ class LeasedKey:
         raise TypeError("a leased key cannot be pickled or copied: its value stays where it is")
 
 
-Reserve = Callable[[Holder], tuple[Lease, CallInfo, str]]
+Reserve = Callable[[Holder], tuple[Lease, CallInfo, Secret]]
 """Reserves a request for a holder; returns the lease, its call and the value of its key."""
 SettleLease = Callable[[Lease, CallInfo, Usage, BaseException | None], Report | None]
 """Settles a lease with the usage and the exception of its block."""
@@ -118,7 +124,7 @@ class KeyLease:
         if self._call is not None or self._ended:
             raise RuntimeError("a lease is used once: call lease() for each request")
 
-    def _enter(self, reserved: tuple[Lease, CallInfo, str]) -> LeasedKey:
+    def _enter(self, reserved: tuple[Lease, CallInfo, Secret]) -> LeasedKey:
         lease, info, value = reserved
         self._call = lease, info
         self._key = LeasedKey(lease.key_id, value)
@@ -129,7 +135,7 @@ class KeyLease:
         self._ended = True
         self._key.report = self._settle(*self._call, self._key.usage, error)
 
-    def _give_back(self, reserved: tuple[Lease, CallInfo, str]) -> None:
+    def _give_back(self, reserved: tuple[Lease, CallInfo, Secret]) -> None:
         """Settle what was reserved for a task that was cancelled meanwhile."""
         self._ended = True
         lease, info, _ = reserved

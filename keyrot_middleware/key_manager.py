@@ -48,6 +48,7 @@ from .key_lease import KeyLease, LeasedKey, Report, check_count, reported_usage
 from .runtime.health import HealthStatus, health
 from .runtime.pool import Clock, Pool, SystemClock
 from .runtime.report import source_of
+from .secrets import Secret
 from .settings import SettingArguments, hide_keys
 from .state.base import Holder
 from .state.threads import StateThreads
@@ -63,7 +64,12 @@ class SelectedKey:
     """A key to send one request with."""
 
     key_id: str
-    api_key: str = field(repr=False)
+    _value: Secret = field(repr=False)
+
+    @property
+    def api_key(self) -> str:
+        """The key itself."""
+        return str(self._value.reveal())
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a selected key cannot be pickled or copied: its value stays where it is")
@@ -122,7 +128,7 @@ class KeyManager:
         check_count("tokens_needed", tokens_needed)
         _check_platform(platform)
 
-        def reserve(holder: Holder) -> tuple[Lease, CallInfo, str]:
+        def reserve(holder: Holder) -> tuple[Lease, CallInfo, Secret]:
             lease, info = self._reserve(model_preference, tokens_needed, exclude, platform, holder)
             return lease, info, self._pool.secrets.value(lease.key_id)
 

@@ -23,7 +23,7 @@ from ..keys_file import OUTSIDE_TIERS, KeySpec
 from ..runtime.delivery import open_receivers
 from ..runtime.health import views
 from ..runtime.pool import resolved_candidates
-from ..secrets import Secret, SecretCache, open_secret_cache
+from ..secrets import SecretCache, open_secret_cache
 from ..settings import (
     BASE_URL_VARIABLES,
     ENV_NAMES,
@@ -251,7 +251,7 @@ def _key_report(key: KeySpec, config: Config, secrets: SecretCache) -> KeyReport
         location=location,
         problem=secrets.unresolved.get(key.key_id),
         same_as=secrets.duplicates.get(key.key_id),
-        fingerprint=Secret(secrets.value(key.key_id)).fingerprint if has_value else None,
+        fingerprint=secrets.value(key.key_id).fingerprint if has_value else None,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 __all__ = [
     "check_key_format",
     "did_you_mean",
     "display",
+    "hide_escaped",
     "hide_secrets",
     "holds_key",
     "mask_keys",
@@ -48,6 +49,35 @@ def mask_keys(text: str) -> str:
     if "Iza" not in text and "AQ." not in text:
         return text
     return _KEY.sub(lambda key: f"{key[1] or key[2]}…[redacted]", text)
+
+
+# A character as JSON, Python and JavaScript escape it, as URLs do, and as HTML does: also where it
+# was escaped twice.
+_ESCAPE = re.compile(
+    r"(?<!\\)\\++(?:(?:u00|x)([2-7][0-9a-fA-F])|(/))|%(?:25)*+([2-7][0-9a-fA-F])"
+    r"|&(?:amp;)*+#(?:[xX]0*+([2-7][0-9a-fA-F])|0*+([1-9][0-9]{1,2}));"
+)
+_UNQUOTED = re.compile(r"[!#-&(-\[\]-~]")
+"""What keys are made of, and never ends the string of a JSON text."""
+
+
+def hide_escaped(text: str, hide: Callable[[str], str]) -> str:
+    r"""Apply *hide* to a text; if that finds something behind its escapes only, to the plain text.
+
+    Servers repeat a key as JSON, as a URL or as HTML: `\u0041Iza…`, `%41Iza…`, `&#65;Iza…`.
+    """
+    text = hide(text)
+    if not ("%" in text or "#" in text or "\\u00" in text or "\\x" in text or "\\/" in text):
+        return text
+    plain = _ESCAPE.sub(_unescape, text)
+    hidden = hide(plain)
+    return text if hidden == plain else hidden
+
+
+def _unescape(escape: re.Match[str]) -> str:
+    code, slash, quoted, entity, number = escape.groups()
+    char = slash or chr(int(number) if number else int(code or quoted or entity, 16))
+    return char if _UNQUOTED.fullmatch(char) else escape[0]
 
 
 _STANDARD_KEY_LENGTH = 39

@@ -59,13 +59,14 @@ class Binding:
         )
         self.patcher.add_functions(Interactions(calls, self.patcher).table)
         self.patcher.add_functions(LiveWrappers(calls, self.patcher).table)
-        wire = Wire(pool, allowed_origins, self.patcher.enabled)
-        self.patcher.add_functions(wire.table, sends=True)
+        self._wire = Wire(pool, allowed_origins, self.patcher.enabled)
+        self.patcher.add_functions(self._wire.table, sends=True)
         self.patcher.add_functions(DefaultExecutor(pool.threads).table, sends=True)
 
     def install(self, patched: Patched | None = None) -> None:
         """Patch the SDK, or repair its patches; see `Patcher.install`."""
         watch_gc()
+        self._wire.filter_logs(on=True)
         self.patcher.install(patched)
         for client in tuple(keyless):
             restore_placeholder(client)
@@ -77,6 +78,7 @@ class Binding:
         """
         self._on_close()
         self.patcher.uninstall()
+        self._wire.filter_logs(on=False)
         unwatch_gc()
         for client in tuple(keyless):
             withdraw_placeholder(client)

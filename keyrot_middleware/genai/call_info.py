@@ -203,7 +203,8 @@ def failed_from_error(error: Exception, redact: Redact, handled: BaseException |
 def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
     """Read the facts of an error that a program reports by hand; of any library."""
     theirs = None if _is_sdk_error(error) else facts_from_error(error, redact)
-    own: FailureFacts = failed_from_error(error, redact, None).facts
+    redact_exception(error, redact, frames=False)
+    own = _facts(error)
     if is_quota_close(own.code, own.body):
         return replace(own, code=429)
     return theirs or own

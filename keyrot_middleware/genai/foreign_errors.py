@@ -81,7 +81,9 @@ def _body(holder: object, *names: str) -> Any:
     for value in (_get(holder, name) for name in names):
         if isinstance(value, bytes | bytearray) and value:
             return value[:_LONGEST].decode("utf-8", "replace")
-        if isinstance(value, str | dict | list) and value:
+        if isinstance(value, str) and value:
+            return value[:_LONGEST]
+        if isinstance(value, dict | list) and value:
             return value
     return None
 

@@ -38,14 +38,16 @@ from ..core.interactions import (
 from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, Lease
 from ..guard import handle_internal_error
 from ..runtime import aio, sync
+from ..secrets import Secret
 from .call_info import ApiRequest, failed_from_error, host_from_url, with_served_tier, workload
+from .error_responses import aread_error, read_error
 from .foreign_errors import facts_from_error
-from .key_injection import KEY_FAILURES, KEY_HEADER, KeyInjection, RedactedHeader
+from .key_injection import KEY_FAILURES, KEY_HEADER, KeyInjection
 from .patching import Patcher, Wrapper
 from .pool_exhausted import also_api_error
 from .pooled_calls import PooledCalls
-from .redaction import Redact, redact_exception, scrub
-from .wire import carry_key, forget_key
+from .redaction import MOST, Forgetting, Redact, redact_exception, redact_key
+from .wire import carry_key, restore_key
 
 __all__ = ["Interactions"]
 
@@ -66,7 +68,7 @@ class _Call(NamedTuple):
     """A request that goes through the pool."""
 
     state: CallState
-    key: str
+    key: Secret
     """The client's own, or the placeholder."""
     request: ApiRequest
     url: str
@@ -74,7 +76,7 @@ class _Call(NamedTuple):
     """What an `id` in the response belongs to."""
     stream: bool
     """The body is read by the program, later."""
-    send: Callable[[str | None], Any]
+    send: Callable[[Secret | None], Any]
     """Sends it once, with a key or the client's own; returns what the SDK's method does."""
     response_of: Callable[[Any], Any]
     """Finds the response of the HTTP library in that; None if it is not there any more."""
@@ -170,14 +172,14 @@ class Interactions:
             return None
         if not self._calls.serves(key, url, request.headers, defaults):
             return None
-        key = RedactedHeader(key)  # frames of an error show the call
+        own = Secret(key)
         stream, retry = bool(given.get("stream")), given.get("retry_config")
         given["retry_config"] = retry = _without_key_failures(retry)
 
-        def send(value: str | None) -> Any:
-            forget_key(request)
+        def send(value: Secret | None) -> Any:
+            restore_key(request, own)
             if value is not None:
-                carry_key(request, value, key)
+                carry_key(request, value, own)
             if stream and _UNREADABLE & set(request.headers.get("accept-encoding", "").split(", ")):
                 request.headers["accept-encoding"] = _READABLE
             return wrapped(**given)
@@ -192,7 +194,7 @@ class Interactions:
         state = self._state(asked, key, url, stream, _timeout_s(request), retries=retry is not None)
         return _Call(
             state,
-            key,
+            own,
             asked,
             url,
             collection_of(request.method, url),
@@ -215,15 +217,14 @@ class Interactions:
         defaults = {k: v for k, v in client.default_headers.items() if isinstance(v, str)}
         if not self._calls.serves(key, base_url, own, defaults):
             return None
-        key = RedactedHeader(key)  # as above
         stream = bool(given.get("stream")) or own.get("X-Stainless-Raw-Response") == "stream"
 
-        def send(value: str | None) -> Any:
+        def send(value: Secret | None) -> Any:
             sent = copy.copy(options)
             sent.max_retries = 0
             headers = {k: v for k, v in own.items() if k.lower() != KEY_HEADER}
             if value is not None:
-                headers[KEY_HEADER] = value
+                headers[KEY_HEADER] = value.reveal()
             if stream:
                 headers = {"Accept-Encoding": _READABLE, **headers}
             sent.headers = headers
@@ -240,7 +241,7 @@ class Interactions:
         patience = timeout if isinstance(timeout, int | float) else inf
         return _Call(
             self._state(asked, key, base_url, stream, patience, retries=False),
-            key,
+            Secret(key),
             asked,
             base_url,
             collection_of(options.method, options.url),
@@ -300,7 +301,7 @@ class Interactions:
         self, call: _Call, bodies: list[_Bytes]
     ) -> Callable[[Lease], Done | StreamOpened | Failed]:
         """Return what sends once; the open stream of the last send is put into *bodies*."""
-        redact = self._calls.redact(call.key)
+        redact = self._calls.redact(call.key.reveal())
 
         def send(lease: Lease) -> Done | StreamOpened | Failed:
             handled = sys.exception()
@@ -308,14 +309,13 @@ class Interactions:
                 bodies.pop().close()
             try:
                 with self._injection(lease, call):
-                    result = call.send(self._value(lease))
+                    result = call.send(self._calls.value(lease))
                 response = call.response_of(result)
                 if _is_refused(response):
-                    response.read()
-                    return _refused(response, redact)
+                    return _refused(read_error(response, redact))
                 if not call.stream:
                     return _done(call, result, response)
-                bodies.append(_Bytes(call, result, response, redact))
+                bodies.append(_Bytes(call, result, response, redact, self._key(lease, call)))
                 return bodies[-1].open()
             except Exception as error:
                 return _failed(error, redact, handled)
@@ -347,7 +347,7 @@ class Interactions:
     def _async_sender(
         self, call: _Call, bodies: list[_AsyncBytes]
     ) -> Callable[[Lease], Awaitable[Done | StreamOpened | Failed]]:
-        redact = self._calls.redact(call.key)
+        redact = self._calls.redact(call.key.reveal())
 
         async def send(lease: Lease) -> Done | StreamOpened | Failed:
             handled = sys.exception()
@@ -355,24 +355,23 @@ class Interactions:
                 await bodies.pop().aclose()
             try:
                 with self._injection(lease, call):
-                    result = await call.send(self._value(lease))
+                    result = await call.send(self._calls.value(lease))
                 response = call.response_of(result)
                 if _is_refused(response):
-                    await response.aread()
-                    return _refused(response, redact)
+                    return _refused(await aread_error(response, redact))
                 if not call.stream:
                     return _done(call, result, response)
-                bodies.append(_AsyncBytes(call, result, response, redact))
+                bodies.append(_AsyncBytes(call, result, response, redact, self._key(lease, call)))
                 return await bodies[-1].open()
             except Exception as error:
                 return _failed(error, redact, handled)
 
         return send
 
-    def _value(self, lease: Lease) -> str | None:
-        """Return the key of a lease, which the frames of an error do not show."""
+    def _key(self, lease: Lease, call: _Call) -> Secret:
+        """Return the key that a request goes with."""
         value = self._calls.value(lease)
-        return None if value is None else RedactedHeader(value)
+        return call.key if value is None else value
 
     def _observe(self, call: _Call) -> Any:
         return self._calls.observe(call.state.info)
@@ -385,6 +384,7 @@ class Interactions:
             self._calls.allowed[GEMINI_API],
             self._patcher,
             no_sdk_retry=True,
+            parsed_below=True,
         )
 
     def _exhausted(self, call: _Call, no_key: Exhausted) -> BaseException:
@@ -490,8 +490,7 @@ def _is_refused(response: Any) -> bool:
     return response is not None and not response.is_success
 
 
-def _refused(response: Any, redact: Redact) -> Failed:
-    scrub(response, redact)
+def _refused(response: Any) -> Failed:
     try:
         body = response.json()
     except ValueError:
@@ -545,8 +544,11 @@ _UNREADABLE = frozenset({"br", "zstd"})
 class _Body:
     """The bytes of an open stream, and what they report."""
 
-    def __init__(self, call: _Call, result: Any, response: Any, redact: Redact) -> None:
+    def __init__(
+        self, call: _Call, result: Any, response: Any, redact: Redact, key: Secret
+    ) -> None:
         self._call, self._result, self._response, self._redact = call, result, response, redact
+        self._key, self._line = key, b""
         self._source, self._headers = response.stream, response.headers
         self._first: list[bytes] = []
         """The bytes up to the first event, which the program has not read yet."""
@@ -555,11 +557,25 @@ class _Body:
         )
         ledger = EventLedger if "event-stream" in kind else BodyLedger
         readable = "json" in kind or ledger is EventLedger
+        self._redacts = readable and not encoding
+        """Its lines pass without the key; those of a compressed stream as they are."""
         self.ledger = (ledger if readable else ResponseLedger)(call.collection)
         # zlib's 32 accepts both formats and recognizes them by their first bytes
         self._unpack = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress if encoding else bytes
         self.is_closing = False
         """The program reads no further: nothing is read any more."""
+
+    def _take(self, data: bytes | None) -> bytes | None:
+        """Count what has arrived, or that no more will; return what the program reads of it."""
+        if data is not None:
+            self._count(data)
+        if not self._redacts:
+            return data
+        if data is None:
+            lines, self._line = self._line or None, b""
+        else:
+            lines, self._line = _whole_lines(self._line + data)
+        return lines and redact_key(lines, self._key)
 
     def _count(self, data: bytes) -> None:
         try:
@@ -615,6 +631,12 @@ class _Body:
         return result
 
 
+def _whole_lines(data: bytes) -> tuple[bytes, bytes]:
+    """Split behind the last line that is whole; what is too long for a line passes as it is."""
+    end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+    return (data[:end], data[end:]) if len(data) - end <= MOST else (data, b"")
+
+
 class _Bytes(_Body):
     """Those of a sync stream."""
 
@@ -632,10 +654,9 @@ class _Bytes(_Body):
         return self._opened()
 
     def _next(self) -> bytes | None:
-        data = next(self._inner, None)
-        if data is not None:
-            self._count(data)
-        return data
+        with Forgetting():
+            data = next(self._inner, None)
+        return self._take(data)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the bytes, the first included."""
@@ -646,6 +667,7 @@ class _Bytes(_Body):
 
     def close(self) -> None:
         """Release the connection."""
+        self._line = b""
         with suppress(Exception):
             self._source.close()
 
@@ -671,10 +693,9 @@ class _AsyncBytes(_Body):
         return self._opened()
 
     async def _next(self) -> bytes | None:
-        data: bytes | None = await anext(self._inner, None)
-        if data is not None:
-            self._count(data)
-        return data
+        with Forgetting():
+            data = await anext(self._inner, None)
+        return self._take(data)
 
     def __aiter__(self) -> _AsyncBytes:
         """Return this stream."""
@@ -695,6 +716,7 @@ class _AsyncBytes(_Body):
 
     async def aclose(self) -> None:
         """Release the connection."""
+        self._line = b""
         with suppress(Exception):
             await self._source.aclose()
 

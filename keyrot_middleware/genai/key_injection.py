@@ -15,14 +15,15 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ConfigError
+from ..secrets.base import PlainText, Secret
 from .call_info import ApiRequest, get_alias, option, origin_from_url
 from .patching import Patcher
+from .redaction import Forgetting
 
 __all__ = [
     "KEY_FAILURES",
     "KEY_HEADER",
     "KeyInjection",
-    "RedactedHeader",
     "async_request_once",
     "build_request",
     "current_injection",
@@ -54,6 +55,7 @@ class KeyInjection:
     """
 
     __slots__ = (
+        "_forgetting",
         "_patcher",
         "_token",
         "body",
@@ -62,6 +64,7 @@ class KeyInjection:
         "options",
         "options_sent",
         "origins",
+        "parsed_below",
         "request",
         "response",
         "value",
@@ -69,16 +72,18 @@ class KeyInjection:
 
     def __init__(
         self,
-        value: str | None,
+        value: Secret | None,
         client: Any,
         request: ApiRequest,
         origins: Collection[str],
         patcher: Patcher,
         *,
         no_sdk_retry: bool,
+        parsed_below: bool = False,
     ) -> None:
         self.origins = origins
         """Where the key may go."""
+        self._forgetting = Forgetting()
         self._patcher = patcher
         """Keeps its patches in place until the send has ended."""
         self.value = value
@@ -95,29 +100,32 @@ class KeyInjection:
         """As the SDK was given them for this send."""
         self.no_sdk_retry = no_sdk_retry
         """The SDK would not retry, so its retry code is skipped."""
+        self.parsed_below = parsed_below
+        """The response is parsed before our wrapper has it: the key in it is hidden on receipt."""
         self.response: Any = None
         """The SDK's response of a stream, once it is there."""
+
+    @property
+    def key_sent(self) -> Secret:
+        """The key that the request goes with."""
+        return self.client_key if self.value is None else self.value
+
+    @property
+    def client_key(self) -> Secret:
+        """The client's own key, or the placeholder; an empty one for none."""
+        key = getattr(self.client, "api_key", None)
+        return key if isinstance(key, Secret) else Secret(key or "")
 
     def __enter__(self) -> KeyInjection:
         self._patcher.acquire(self)
         self._token = current_injection.set(self)
+        self._forgetting.__enter__()
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._patcher.release(self)
         current_injection.reset(self._token)
-
-
-class RedactedHeader(str):
-    """A header's text that shows no key.
-
-    Error reporters show local variables, and those of the SDK and aiohttp hold headers.
-    """
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'[redacted]'"
+        self._forgetting.__exit__(kind, error, trace)
 
 
 def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
@@ -145,9 +153,9 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
         if value is not None and name != KEY_HEADER and _key_again(name, headers[name], home):
             del headers[name]
         else:
-            headers[name] = RedactedHeader(headers[name])
+            headers[name] = PlainText(headers[name])
     if value is not None:
-        headers[KEY_HEADER] = RedactedHeader(value)
+        headers[KEY_HEADER] = value.reveal()
     send.request = request
     return request
 

@@ -25,12 +25,13 @@ from ..core.request_body import HANDLE, INTERACTION, add_name, is_certain, read_
 from ..core.usage import add_usage, parse_usage
 from ..guard import handle_internal_error
 from ..runtime import aio
+from ..secrets import Secret
 from ..state.base import State
 from .call_info import facts_from_session_error, host_from_url, option, timeout_s, workload
 from .patching import Patcher, Wrapper
 from .pool_exhausted import response_type_of
 from .pooled_calls import PooledCalls
-from .redaction import redact_exception
+from .redaction import Forgetting, redact_exception
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
@@ -64,10 +65,17 @@ class LiveConnection:
     Inside the `with` the SDK opens it.
     """
 
-    def __init__(self, lease: Lease, calls: PooledCalls, patcher: Patcher, client_key: str) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        calls: PooledCalls,
+        patcher: Patcher,
+        client_key: Secret,
+    ) -> None:
         self.value = calls.value(lease)
         """The key; None leaves the client's own."""
-        self.redact = calls.redact(client_key)
+        self.key_sent = client_key if self.value is None else self.value
+        self.redact = calls.redact(client_key.reveal())
         self.dialed = False
         """A websocket was asked for."""
         self.account = _Account()
@@ -300,13 +308,13 @@ class LiveWrappers:
             pooled: The call.
         """
         calls, client, info = self._calls, pooled.client, pooled.info
-        key = client.api_key or ""
+        key = Secret(client.api_key or "")
 
         async def send(lease: Lease) -> StreamOpened | Failed:
             handled = sys.exception()
             connection = LiveConnection(lease, calls, self._patcher, key)
             try:
-                with connection:
+                with connection, Forgetting():
                     connection.session = await enter()
             except Exception as error:
                 if not connection.dialed:
@@ -316,7 +324,7 @@ class LiveWrappers:
             return StreamOpened(_SessionStream(connection))
 
         driver = aio.AsyncDriver(calls.pool, info, send, calls.observe(info))
-        call = calls.call_state(info, key, pooled.patience_s)
+        call = calls.call_state(info, key.reveal(), pooled.patience_s)
         try:
             relay = await aio.run_stream(call_flow(call), driver)
         except Exhausted as no_key:

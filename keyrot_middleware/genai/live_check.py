@@ -97,14 +97,16 @@ def check_key(
     options = types.HttpOptions(
         base_url=base_url(platform), timeout=_TIMEOUT_MS, client_args={"follow_redirects": False}
     )
-    client = genai.Client(vertexai=express, api_key=secrets.value(key_id), http_options=options)
+    client = genai.Client(
+        vertexai=express, api_key=secrets.value(key_id).reveal(), http_options=options
+    )
     config = types.GenerateContentConfig(max_output_tokens=1)
     token = bypassed.set(True)
     try:
         client.models.generate_content(model=model, contents="Hi", config=config)
     except Exception as error:
         check = _failure(error, secrets, model, time.monotonic() - began)
-        hint = standard_key_hint(secrets.value(key_id), str(check.failure))
+        hint = standard_key_hint(secrets.value(key_id).reveal(), str(check.failure))
         return replace(check, text=f"{check.text} {hint}") if hint else check
     finally:
         bypassed.reset(token)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -29,6 +30,7 @@ from ..core.model import (
 from ..errors import warn_safely
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
+from ..secrets import Secret
 from ..settings import AllowedOrigins
 from ..telemetry.observer import CallObserver, observe
 from .call_info import host_from_url, origin_from_url, required_tiers
@@ -119,7 +121,7 @@ class PooledCalls:
             home_is_own=own is not None,
         )
 
-    def value(self, lease: Lease) -> str | None:
+    def value(self, lease: Lease) -> Secret | None:
         """Return the key of a lease; None for a key outside the pool, the client's own."""
         key_id = lease.key_id
         return None if key_id.startswith(HOME) else self.pool.secrets.value(key_id)
@@ -127,9 +129,7 @@ class PooledCalls:
     def redact(self, key: str) -> Redact:
         """Return what redacts the pool's keys and the client's own *key* in a text."""
         redact = self.pool.secrets.redact
-        if not is_key(key):
-            return redact
-        return lambda text: redact(text.replace(key, "[redacted]"))
+        return partial(redact, also=Secret(key)) if is_key(key) else redact
 
     def observe(self, info: CallInfo) -> CallObserver | None:
         """Return the observer of a call, for its driver; None if there is none."""
@@ -175,7 +175,7 @@ class PooledCalls:
         """
         if not is_key(key):
             return None
-        key_id = self.pool.secrets.key_id_for(key)
+        key_id = self.pool.secrets.key_id_for(Secret(key))
         own = self.pool.selector.keys.get(key_id) if key_id is not None else None
         if own is not None and own.platform != info.platform:
             return None

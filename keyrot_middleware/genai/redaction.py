@@ -1,160 +1,377 @@
-"""Redact keys in exceptions: in texts, bodies, responses and request headers.
+"""Redact keys in what a server sent, and in the exceptions that are made of it.
 
-Google's own error bodies can echo the whole key, and an httpx response keeps the request with
-its headers (GEMINI.md 0.7, SURFACES.md 1). The exception stays the SDK's own object: class, code,
-status, message, details and a readable response; only the key's characters are replaced.
+Google's own error bodies can echo the whole key, and so can anything else that a server sends:
+headers, reasons, frames of a websocket, in any encoding. This module decides what is redacted
+there, for text, bytes, responses and exceptions alike. The exception stays the SDK's own object:
+class, code, status, message, details and a readable response; only the key is replaced.
+
+Error reporters show the local variables of each function in a traceback, those of the HTTP
+libraries too, which hold the key of the request. So the variables of the functions that ran below
+a send are forgotten. (docs/adr/0035)
 """
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from itertools import chain
+from typing import Any, AnyStr
 
+from ..core.text import hide_escaped
 from ..guard import handle_internal_error
+from ..secrets.base import Secret
 
-__all__ = ["Redact", "clear_frames", "redact_exception", "scrub"]
+__all__ = [
+    "HIDDEN",
+    "MOST",
+    "SPARE",
+    "Forgetting",
+    "Redact",
+    "bounded",
+    "forget_frames",
+    "redact_bytes",
+    "redact_exception",
+    "redact_key",
+    "redact_value",
+    "scrub",
+    "scrub_head",
+]
 
 Redact = Callable[[str], str]
 
-_HIDDEN = "[redacted]"
-_SECRET_HEADERS = ("x-goog-api-key", "authorization")
-_READERS = ("google", "json", "tenacity", "ijson")
-"""Whose local variables hold what the server sent."""
+HIDDEN = "[redacted]"
+MOST = 262_144
+"""Characters of an error that are kept; Google's have a few thousand."""
+SPARE = 1_024
+"""So much more is searched, in which a key at the cut is whole."""
+_MOST_PARTS = 8
+"""Objects in an error that hold a response, one in the other."""
+_MOST_VALUES = 20_000
+"""Values of an error's JSON that are kept."""
+_CUT = " … [cut by keyrot: the error is longer than is kept of it]"
+
+_KEY_HEADER = "x-goog-api-key"
+_NEEDED_HEADER = "x-goog-upload-url"
+"""Where the SDK sends the chunks of an upload."""
+_ESCAPED_LETTER = re.compile(r"\\u00(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA])")
+"""No JSON encoder escapes these on its own."""
+
+
+# Text, bytes and values -------------------------------------------------------------------------
+
+
+def redact_key(sent: AnyStr, key: Secret) -> AnyStr:
+    """Redact in text or bytes of a successful response the key that it was sent with.
+
+    All else that looks like a key is the program's: a model may write about keys.
+    """
+    if isinstance(sent, bytes):
+        if b"\0" in sent:
+            return redact_bytes(sent, lambda text: hide_escaped(text, key.hide_in))
+        text = sent.decode("latin-1")  # one character a byte, and the key is ASCII
+        hidden = redact_key(text, key)
+        return sent if hidden == text else hidden.encode("latin-1")
+    if _ESCAPED_LETTER.search(sent) is None:
+        return key.hide_in(sent)
+    return hide_escaped(sent, key.hide_in)
+
+
+def redact_bytes(data: bytes, redact: Redact, charset: str | None = None) -> bytes:
+    """Redact bytes, whichever encoding they are read with.
+
+    Args:
+        data: What a server sent.
+        redact: Takes the keys out of a text.
+        charset: As the server calls the encoding.
+    """
+    for encoding, errors in _encodings(data, charset):
+        with suppress(Exception):  # no such encoding, or it is not in use here
+            text = data.decode(encoding, errors)
+            hidden = redact(text)
+            if hidden != text:
+                data = hidden.encode(encoding, errors)
+    if b"\0" in data:  # parts of it are in an encoding of two or four bytes a character
+        text = data.replace(b"\0", b"").decode("utf-8", "surrogateescape")
+        hidden = redact(text)
+        if hidden != text:
+            return hidden.encode("utf-8", "surrogateescape")
+    return data
+
+
+def _encodings(data: bytes, charset: str | None) -> Iterator[tuple[str, str]]:
+    if charset and charset.lower() not in ("utf-8", "utf8"):
+        yield charset, "replace"
+    yield "utf-8", "surrogateescape"
+    if b"\0" in data[:8]:
+        yield json.detect_encoding(data), "replace"
+
+
+def redact_value(value: Any, redact: Redact, charset: str | None = None) -> Any:
+    """Redact a text, bytes, a tuple or headers; return the same object if there is nothing to hide.
+
+    An error that is longer than `MOST` is cut.
+    """
+    if isinstance(value, str):
+        hidden = bounded(value, redact)
+        return value if hidden == value else hidden
+    if isinstance(value, bytes | bytearray):
+        hidden = bounded(value, lambda data: redact_bytes(bytes(data), redact, charset))
+        return value if hidden == value else hidden
+    if isinstance(value, tuple):
+        items = [redact_value(item, redact, charset) for item in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return value._make(items) if hasattr(value, "_make") else tuple(items)
+    if isinstance(value, Mapping) and not isinstance(value, dict):
+        return _redact_headers(value, redact)
+    return value
+
+
+def bounded(value: Any, hide: Callable[[Any], Any], most: int = MOST) -> Any:
+    """Hide keys in a text or in bytes; keep *most* of a longer one, and say so."""
+    if len(value) <= most:
+        return hide(value)
+    hidden = hide(value[: most + SPARE])
+    kept = hidden[: min(most, len(hidden) - SPARE)]
+    return kept + (_CUT if isinstance(value, str) else _CUT.encode())
+
+
+def _redact_headers(headers: Any, redact: Redact) -> Any:
+    """Return HTTP headers of any library without keys; the same object if they have none."""
+    if hasattr(headers, "raw_items"):
+        pairs = list(headers.raw_items())  # websockets
+    else:
+        pairs = list(getattr(headers, "raw", None) or headers.items())  # httpx, else all others
+    hidden = [_header(name, text, redact) for name, text in pairs]
+    if hidden == pairs:
+        return headers
+    kind = type(headers)
+    if not hasattr(headers, "getall"):
+        return kind(hidden)
+    from multidict import CIMultiDict  # noqa: PLC0415 - present wherever aiohttp is in use
+
+    return CIMultiDict(hidden) if kind is CIMultiDict else kind(CIMultiDict(hidden))
+
+
+def _header(name: Any, text: Any, redact: Redact) -> tuple[Any, Any]:
+    lower = (name.decode("latin-1") if isinstance(name, bytes) else str(name)).lower()
+    if lower == _NEEDED_HEADER:
+        return name, text
+
+    def hide(text: str) -> str:
+        hidden = redact(text)
+        if hidden == text:
+            return text
+        return HIDDEN if lower == _KEY_HEADER else hidden.replace("…", "...")  # they are ASCII
+
+    return redact_value(name, hide), redact_value(text, hide)
+
+
+def _redact_json(value: Any, redact: Redact) -> None:
+    """Redact a dict or list of JSON in place, and drop what is more than is kept of an error."""
+    boxes: list[tuple[Any, Iterator[Any]]] = [(value, _keys_of(value))]
+    seen = {id(value)}
+    values = letters = 0
+    while boxes:
+        box, keys = boxes[-1]
+        key = next(keys, _END)
+        if key is _END:
+            boxes.pop()
+            continue
+        if values > _MOST_VALUES or letters > MOST:
+            _drop(box, [key, *keys])
+            continue
+        values, item = values + 1, box[key]
+        if isinstance(item, dict | list):
+            if id(item) not in seen:
+                seen.add(id(item))
+                boxes.append((item, _keys_of(item)))
+        else:
+            letters += len(item) if isinstance(item, str) else 0
+            box[key] = redact_value(item, redact)
+        if isinstance(box, dict) and isinstance(key, str):
+            letters += len(key)
+            if (name := redact(key)) != key:
+                box[name] = box.pop(key)
+
+
+_END = object()
+
+
+def _keys_of(box: Any) -> Iterator[Any]:
+    return iter(list(box) if isinstance(box, dict) else range(len(box)))
+
+
+def _drop(box: Any, keys: Sequence[Any]) -> None:
+    """Replace the items of these keys, the last ones, by a sentence that they were cut."""
+    if isinstance(box, list):
+        box[keys[0] :] = [_CUT]
+        return
+    for key in keys:
+        del box[key]
+    box["cut"] = _CUT
+
+
+# Responses --------------------------------------------------------------------------------------
+
+
+def scrub(holder: Any, redact: Redact) -> None:
+    """Redact a response of any HTTP library, or an exception, in place, and what it holds.
+
+    The request that it holds keeps its body: it may be sent again, with another key.
+    """
+    parts = [holder]
+    for part in parts:  # which grows meanwhile: error, the SDK's response, that of its library
+        for name in ("response", "response_stream", "rcvd", "sent"):
+            with suppress(Exception):  # properties of foreign classes
+                if (found := getattr(part, name, None)) is not None and len(parts) < _MOST_PARTS:
+                    parts.append(found)
+    for part in parts:
+        _scrub_one(part, redact)
+        with suppress(Exception):
+            for past in getattr(part, "history", None) or ():
+                _scrub_one(past, redact)
+
+
+def _scrub_one(holder: Any, redact: Redact) -> None:
+    held = getattr(holder, "__dict__", None)
+    if not held:
+        return
+    charset = None
+    with suppress(Exception):
+        charset = getattr(holder, "charset_encoding", None) or getattr(holder, "charset", None)
+    for name, value in [*held.items()]:
+        with suppress(Exception):
+            if isinstance(value, dict | list):
+                _scrub_items(value, redact)
+            elif (hidden := redact_value(value, redact, charset)) is not value:
+                held[name] = hidden
+    with suppress(Exception):  # `request` raises where there is none
+        request = holder.request
+        hidden = _redact_headers(request.headers, redact)
+        if hidden is not request.headers:
+            request.headers = hidden
+
+
+def scrub_head(response: Any, redact: Redact) -> None:
+    """Redact the headers and the reason of a response of httpx or aiohttp, whatever its status."""
+    try:
+        if (raw := getattr(response, "raw_headers", None)) is not None:
+            reason = response.reason or ""  # aiohttp
+        else:
+            raw, reason = response.headers.raw, response.reason_phrase
+        text = b"\n".join(chain.from_iterable(raw)).decode("latin-1") + reason
+        if redact(text) != text:
+            scrub(response, redact)
+    except Exception:
+        handle_internal_error("genai")
+
+
+def _scrub_items(box: Any, redact: Redact) -> None:
+    """Redact the texts, bytes and headers in a dict or list, of one level."""
+    for key in list(box) if isinstance(box, dict) else range(len(box)):
+        if (hidden := redact_value(box[key], redact)) is not box[key]:
+            box[key] = hidden
+        if isinstance(key, str) and (name := redact(key)) != key:
+            box[name] = box.pop(key)
+
+
+# Exceptions -------------------------------------------------------------------------------------
 
 
 def redact_exception(
-    error: BaseException, redact: Redact, handled: BaseException | None = None
+    error: BaseException,
+    redact: Redact,
+    handled: BaseException | None = None,
+    *,
+    frames: bool = True,
 ) -> None:
-    """Replace every key in *error*, in place, and in what it was raised from.
+    """Redact *error* in place, and what it was raised from; forget the variables below a send.
 
     Args:
         error: What a send has raised.
         redact: Takes the keys out of a text.
         handled: What the program was handling when it called. Python hangs that behind *error* as
             its context, but it is the program's own, with all that is behind it.
+        frames: False for an exception of a send that was not ours: the variables are the program's.
     """
-    chain: list[BaseException | None] = [error]
-    seen: set[int] = {id(handled)}
-    found = False
-    for link in chain:  # which grows meanwhile
-        if link is None or id(link) in seen:
-            continue
-        seen.add(id(link))
+    for link in _chain(error, handled):
         try:
-            found = _redact_link(link, redact) or found
+            _redact_link(link, redact)
         except Exception:  # foreign attributes may raise, and must not hide the error
             handle_internal_error("genai")
-        chain += (link.__cause__, link.__context__)
-    if found:  # and so the functions that read it have it too
-        for link in chain:
-            if link is not None and link is not handled:
-                clear_frames(link, _READERS)
+    if frames:
+        forget_frames(error, handled)
 
 
-def clear_frames(error: BaseException, packages: tuple[str, ...]) -> None:
-    """Forget the local variables of finished functions of *packages*; reporters show them."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if str(frame.f_globals.get("__name__")).partition(".")[0] in packages:
+def forget_frames(error: BaseException, handled: BaseException | None = None) -> None:
+    """Forget the local variables of the functions through which *error* came, and its causes.
+
+    Call it where the exception of a send is caught: all of them ran below that.
+    """
+    for link in _chain(error, handled):
+        for frame, _ in traceback.walk_tb(link.__traceback__):
             with suppress(RuntimeError):  # it is still running
                 frame.clear()
 
 
-def _redact_link(link: BaseException, redact: Redact) -> bool:
-    """Redact one exception; return whether its own text held a key."""
-    before = f"{link.args}{link.__dict__.get('doc')}"
-    link.args = tuple(_value(arg, redact) for arg in link.args)
-    for name in ("message", "status", "details", "reason", "body", "doc"):
-        if isinstance(link.__dict__.get(name), str | dict | list):
-            link.__dict__[name] = _value(link.__dict__[name], redact)
-    for name in ("rcvd", "sent"):  # websockets' frames that closed a connection
-        if isinstance(reason := getattr(getattr(link, name, None), "reason", None), str):
-            getattr(link, name).reason = redact(reason)
-    if hasattr(link, "request_info"):  # aiohttp's own errors, also in their args
-        link.request_info = _request_info(link.request_info, redact)
-    for holder in (getattr(link, "response", None), link):
-        scrub(holder, redact)
-    return redact(before) != before
+class Forgetting:
+    """Around a part of a send: an exception that leaves it, of any kind, shows no variables."""
+
+    __slots__ = ("_handled",)
+
+    def __enter__(self) -> None:
+        self._handled = sys.exception()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            forget_frames(error, self._handled)
+        self._handled = None
 
 
-def _value(value: Any, redact: Redact) -> Any:
-    """Take every key out of a value, in place: frames of the SDK hold the same dict or list."""
-    if isinstance(value, str):
-        return redact(value)
-    if hasattr(value, "real_url"):
-        return _request_info(value, redact)
-    seen: set[int] = set()
-    boxes: list[Any] = [value]
-    for box in boxes:  # which grows meanwhile
-        if id(box) in seen:
+def _chain(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, its causes and contexts, and the members of groups."""
+    links: list[Any] = [error]
+    seen = {id(handled), id(None)}
+    for link in links:  # which grows meanwhile
+        if id(link) in seen:
             continue
-        seen.add(id(box))
-        if isinstance(box, dict):
-            for name, item in [*box.items()]:
-                box[name] = redact(item) if isinstance(item, str) else item
-                if isinstance(name, str) and (cleaned := redact(name)) != name:
-                    box[cleaned] = box.pop(name)
-            boxes += box.values()
-        elif isinstance(box, list):
-            box[:] = [redact(item) if isinstance(item, str) else item for item in box]
-            boxes += box
-    return value
+        seen.add(id(link))
+        yield link
+        links += (link.__cause__, link.__context__)
+        links += getattr(link, "exceptions", ()) if isinstance(link, BaseExceptionGroup) else ()
+        links += [one for one in vars(link).values() if isinstance(one, BaseException)]
 
 
-def scrub(holder: Any, redact: Redact) -> None:
-    """Take every key out of a response, or out of an exception that holds a request."""
-    if holder is None:
-        return
-    below = getattr(holder, "response_stream", None)  # the SDK's own wrapper around one
-    if below is not None and not isinstance(below, list):
-        scrub(below, redact)
-    for past in getattr(holder, "history", None) or ():
-        scrub(past, redact)
-    with suppress(Exception):  # `request` raises where there is none
-        _headers(holder.request, redact)
-    _aiohttp(holder, redact)
-    for name in ("_content", "_body", "body"):
-        body = holder.__dict__.get(name) if hasattr(holder, "__dict__") else None
-        if isinstance(body, bytes | bytearray):
-            _bytes(holder, name, body, redact)
+_SAID = ("details", "body", "message", "status")
+"""Attributes of exceptions that hold what the server said, or JSON of it."""
+_SLOTS = ("object", "strerror")
+"""Texts of Python's own exceptions that are not in `vars()`."""
 
 
-def _headers(request: Any, redact: Redact) -> None:
-    for name in _secret(request.headers, redact):
-        request.headers[name] = _HIDDEN
+def _redact_link(link: BaseException, redact: Redact) -> None:
+    held = vars(link)
+    link.args = tuple(_said(value, redact) for value in link.args)
+    for name in _SAID:
+        if name in held:
+            held[name] = _said(held[name], redact)
+    for name in _SLOTS:
+        value = getattr(link, name, None)
+        if (hidden := redact_value(value, redact)) is not value:
+            setattr(link, name, hidden)
+    scrub(link, redact)
 
 
-def _secret(headers: Any, redact: Redact) -> list[str]:
-    """Return the names of headers that hold a key; tokens of other services stay."""
-    return [n for n in _SECRET_HEADERS if n in headers and redact(headers[n]) != headers[n]]
-
-
-def _aiohttp(response: Any, redact: Redact) -> None:
-    if (info := getattr(response, "_request_info", None)) is not None:
-        response._request_info = _request_info(info, redact)
-        getattr(response, "_cache", {}).pop("request_info", None)  # as its property keeps it
-
-
-def _request_info(info: Any, redact: Redact) -> Any:
-    """Return aiohttp's record of a request, which is read-only, without the key."""
-    secret = _secret(info.headers, redact) if info is not None else []
-    if not secret:
-        return info
-    kept = [(k, v) for k, v in info.headers.items() if k.lower() not in secret]
-    return info._replace(headers=type(info.headers)(make_multidict(kept)))
-
-
-def make_multidict(pairs: list[tuple[str, str]]) -> Any:
-    """Build the mapping that aiohttp's headers view wants; aiohttp brings multidict."""
-    from multidict import CIMultiDict  # noqa: PLC0415 - present wherever aiohttp is in use
-
-    return CIMultiDict(pairs)
-
-
-def _bytes(holder: Any, name: str, body: bytes | bytearray, redact: Redact) -> None:
-    text = body.decode("utf-8", "surrogateescape")
-    cleaned = redact(text)
-    if cleaned != text:
-        setattr(holder, name, cleaned.encode("utf-8", "surrogateescape"))
-        holder.__dict__.pop("_text", None)
+def _said(value: Any, redact: Redact) -> Any:
+    """Return what an exception says without keys; an object that prints one, as what it prints."""
+    if isinstance(value, dict | list):
+        _redact_json(value, redact)
+    elif not isinstance(value, str | bytes | tuple | int | float | BaseException | None):
+        text = str(value)  # aiohttp has parsed messages there
+        hidden = redact_value(text, redact)
+        return value if hidden == text else hidden
+    return redact_value(value, redact)

@@ -9,11 +9,12 @@ from typing import Any
 
 from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.usage import StreamLedger
+from ..secrets import Secret
 from .call_info import failed_from_error, with_served_tier
 from .key_injection import KeyInjection
-from .redaction import Redact
+from .redaction import Forgetting, Redact, redact_key
 
-__all__ = ["AsyncChunks", "Chunks", "open_async", "open_sync"]
+__all__ = ["AsyncChunks", "Chunks", "hide_key", "open_async", "open_sync"]
 
 
 class _Account:
@@ -23,18 +24,20 @@ class _Account:
         self,
         inner: Any,
         first: Any,
-        response: Any,
+        send: KeyInjection,
         redact: Redact,
         on_body: Callable[[object], None] | None,
     ) -> None:
         self._inner = inner
         self._first = first
-        self._response = response
+        self._response = send.response
+        self._key = send.key_sent
         self._redact = redact
         self._on_body = on_body
         self._ledger = StreamLedger()
 
     def _count(self, chunk: Any) -> Any:
+        hide_key(chunk, self._key)
         self._ledger.feed(chunk.body)
         if self._on_body is not None:
             self._on_body(chunk.body)
@@ -58,7 +61,11 @@ class Chunks(_Account):
         """Yield the chunks, the first included."""
         if self._first is not None:
             yield self._count(self._first)
-            for chunk in self._inner:
+            while True:
+                with Forgetting():
+                    chunk = next(self._inner, None)
+                if chunk is None:
+                    return
                 yield self._count(chunk)
 
     def close(self) -> None:
@@ -80,7 +87,10 @@ class AsyncChunks(_Account):
             StopAsyncIteration: The stream ended.
         """
         chunk, self._first = self._first, None
-        return self._count(chunk if chunk is not None else await anext(self._inner))
+        if chunk is None:
+            with Forgetting():
+                chunk = await anext(self._inner)
+        return self._count(chunk)
 
     async def aclose(self) -> None:
         """Close the generator of the SDK, and release its connection."""
@@ -103,11 +113,12 @@ def open_sync(
     """
     handled = sys.exception()
     try:
-        first = next(inner, None)
+        with Forgetting():
+            first = next(inner, None)
     except Exception as error:
         _close(inner, send.response)  # the next attempt needs a connection too
         return failed_from_error(error, redact, handled)
-    return StreamOpened(Chunks(inner, first, send.response, redact, on_body))
+    return StreamOpened(Chunks(inner, first, send, redact, on_body))
 
 
 async def open_async(
@@ -119,11 +130,19 @@ async def open_async(
     """Async version of `open_sync`."""
     handled = sys.exception()
     try:
-        first = await anext(inner, None)
+        with Forgetting():
+            first = await anext(inner, None)
     except Exception as error:
         await _aclose(inner, send.response)  # the next attempt needs a connection too
         return failed_from_error(error, redact, handled)
-    return StreamOpened(AsyncChunks(inner, first, send.response, redact, on_body))
+    return StreamOpened(AsyncChunks(inner, first, send, redact, on_body))
+
+
+def hide_key(response: Any, key: Secret) -> None:
+    """Redact the key that a request was sent with in what the SDK has read of its response."""
+    body = response.body
+    if body and (hidden := redact_key(body, key)) != body:
+        response.body = hidden
 
 
 def _close(inner: Any, response: Any) -> None:

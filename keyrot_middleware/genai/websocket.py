@@ -17,12 +17,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from ..errors import ConfigError
+from ..secrets import Secret
 from .key_injection import KEY_HEADER
-from .redaction import Redact, redact_exception
+from .redaction import HIDDEN, Redact, redact_exception, redact_key, scrub
 
 __all__ = ["SessionWatch", "guarded"]
 
-_HIDDEN = "[redacted]"
 UNREAD_S = 30.0
 """How long a program may leave the last messages of a lost connection unread and have their tokens
 counted still."""
@@ -54,14 +54,16 @@ class _NoWatch:
 def guarded(
     arguments: Mapping[str, Any],
     origin: str | None,
+    key: Secret,
     redact: Redact,
     watch: SessionWatch | None = None,
 ) -> dict[str, Any]:
-    """Return arguments of `connect` that keep the key on *origin* and out of logs.
+    """Return arguments of `connect` that keep the key on *origin*, out of logs and of answers.
 
     Args:
         arguments: As they are.
         origin: Where the key may go; None: the key is not of the pool.
+        key: The key of the handshake.
         redact: Takes keys out of a text.
         watch: Follows messages and the end of the connection.
     """
@@ -69,7 +71,7 @@ def guarded(
     if getattr(make, "func", None) is _create:
         return {}  # by another pool, whose session it is
     log = arguments.get("logger") or logging.getLogger("websockets.client")
-    create = partial(_create, make, (origin, redact, watch or _NoWatch()))
+    create = partial(_create, make, (origin, key, redact, watch or _NoWatch()))
     return {"create_connection": create, "logger": _Log(log, redact)}
 
 
@@ -89,7 +91,7 @@ def _connection_class(base: Any) -> Any:
 
         async def handshake(self, *args: Any, **kwargs: Any) -> None:
             """Send the key, unless a redirect has led elsewhere."""
-            origin, redact, watch = self._keyrot
+            origin, _, redact, watch = self._keyrot
             uri = self.protocol.uri
             scheme = "https" if uri.secure else "http"
             host = f"[{uri.host}]" if ":" in uri.host else uri.host
@@ -105,26 +107,27 @@ def _connection_class(base: Any) -> Any:
                 watch.refused(error)
                 raise
             finally:
+                scrub(self.response, redact)
                 if self.request is not None and origin is not None:
                     _hide_key(self.request.headers)
 
         async def recv(self, *args: Any, **kwargs: Any) -> Any:
-            """Redact the reason with which the server closes."""
-            _, redact, watch = self._keyrot
+            """Redact a message, and the reason with which the server closes."""
+            _, key, redact, watch = self._keyrot
             async with _watched(redact, watch):
-                message = await super().recv(*args, **kwargs)
+                message = redact_key(await super().recv(*args, **kwargs), key)
             watch.received(message)
             return message
 
         async def send(self, *args: Any, **kwargs: Any) -> None:
             """Redact the reason when the program writes to a closed connection."""
-            _, redact, watch = self._keyrot
+            _, _, redact, watch = self._keyrot
             async with _watched(redact, watch):
                 await super().send(*args, **kwargs)
 
         async def close(self, *args: Any, **kwargs: Any) -> None:
             """Close, and settle the session by what the server said, if it was first."""
-            _, redact, watch = self._keyrot
+            _, _, redact, watch = self._keyrot
             was_open, closed = self.protocol.state is State.OPEN, None
             try:
                 await super().close(*args, **kwargs)
@@ -155,7 +158,7 @@ def _closed_by_server(
 
 def _settle_unread(reference: Callable[[], Any]) -> None:
     if (connection := reference()) is not None:
-        _, redact, watch = connection._keyrot
+        _, _, redact, watch = connection._keyrot
         error = _closed_by_server(connection, redact, was_open=False)
         connection._keyrot_end = asyncio.ensure_future(watch.ended(error))
 
@@ -164,7 +167,7 @@ def _hide_key(headers: Any) -> None:
     """Take the key out of the request that a connection keeps."""
     if KEY_HEADER in headers:
         del headers[KEY_HEADER]
-        headers[KEY_HEADER] = _HIDDEN
+        headers[KEY_HEADER] = HIDDEN
 
 
 @asynccontextmanager
@@ -182,7 +185,7 @@ def _cleaned(redact: Redact) -> Iterator[None]:
     handled = sys.exception()
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         redact_exception(error, redact, handled)
         raise
 

@@ -3,8 +3,9 @@
 A client without a key of its own never holds one of the pool's. It holds the placeholder, and the
 pool's key takes the placeholder's place here, in the headers of one request: for model calls,
 downloads, uploads, Interactions and Live alike. A request with a key of the pool goes to an
-allowed origin and follows no redirect to another one. A key that the server repeats in an error
-is replaced before the SDK reads it. (docs/adr/0024)
+allowed origin and follows no redirect to another one. A key that the server repeats in a head or
+in an error is replaced before anything else reads it: the SDK, a log, an error reporter.
+(docs/adr/0024, docs/adr/0035)
 
 The methods wrapped are public ones of the HTTP libraries. What other parts of the program send has
 neither the placeholder nor the key of a send of ours, and passes through.
@@ -12,31 +13,50 @@ neither the placeholder nor the key of a send of ours, and passes through.
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextvars import ContextVar
+from functools import cache, partial
+from typing import Any, Self
 from urllib.parse import urljoin
 
 from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, POOL_KEY, VERTEX_EXPRESS, Platform
+from ..core.text import mask_keys
 from ..errors import ConfigError
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
+from ..secrets import Secret
 from ..settings import AllowedOrigins
 from .call_info import origin_from_url, required_tiers
-from .key_injection import KEY_HEADER, RedactedHeader, current_injection, key_headers
+from .error_responses import (
+    aread_error,
+    http_library,
+    read_aiohttp_error,
+    read_error,
+    with_content,
+)
+from .key_injection import KEY_HEADER, current_injection, key_headers
 from .live import LiveConnection, current_connection
 from .patching import Patcher, Wrapper
 from .pool_exhausted import NO_EXPRESS_KEY, NO_KEY, error_body
-from .redaction import Redact, clear_frames, redact_exception, scrub
+from .redaction import HIDDEN, Redact, redact_exception, redact_key, scrub_head
 
 __all__ = [
     "Wire",
     "carry_key",
-    "forget_key",
     "placeholder_guard",
+    "restore_key",
     "restore_placeholder",
     "withdraw_placeholder",
 ]
@@ -46,7 +66,6 @@ _NOT_FOUND = (
     "keyrot: install() found no Gemini API key: set GEMINI_API_KEYS or GEMINI_API_KEY, or "
     "write a keys.json; keyrot check shows what is found"
 )
-_HIDDEN = "[redacted]"
 _KEY_IN_URL = re.compile(r"\?key=[^&]*$")
 _MOST_REDIRECTS = 20
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -56,18 +75,29 @@ _EXTENSION = "keyrot"
 """Where a request of httpx remembers its key, which shows itself in no repr."""
 
 
-class _RequestKey(NamedTuple):
+class _RequestKey:
     """The key of one request."""
 
-    value: str | None
-    """The key to send; None for none."""
-    from_pool: bool
-    """It is a key of the pool."""
-    platform: Platform
-    placeholder: str | None = None
-    """The placeholder that it replaces."""
-    client_key: str | None = None
-    """The client's own, which a bearer header may repeat."""
+    __slots__ = ("client_key", "from_pool", "placeholder", "platform", "value")
+
+    def __init__(
+        self,
+        value: Secret | None,
+        platform: Platform,
+        *,
+        from_pool: bool,
+        placeholder: str | None = None,
+        client_key: Secret | None = None,
+    ) -> None:
+        self.value = value
+        """The key to send; None for none."""
+        self.platform = platform
+        self.from_pool = from_pool
+        """It is a key of the pool."""
+        self.placeholder = placeholder
+        """The placeholder that it replaces."""
+        self.client_key = client_key
+        """The client's own, which a bearer header may repeat."""
 
     @property
     def missing(self) -> str | None:
@@ -76,8 +106,31 @@ class _RequestKey(NamedTuple):
             return None
         return NO_KEY if self.platform == GEMINI_API else NO_EXPRESS_KEY
 
-    def __repr__(self) -> str:
-        return "<key>"
+
+_current_redact: ContextVar[Redact | None] = ContextVar("keyrot_redact", default=None)
+"""Redacts what comes back for the request that is being sent; None where it is not ours."""
+
+
+_LOGGERS = (
+    "httpcore.http11",
+    "httpcore.http2",
+    "httpcore2.http11",
+    "httpcore2.http2",
+    "hpack.hpack",
+    "hpack.table",
+)
+"""They write the headers of a response at DEBUG; hpack those of a request too."""
+
+
+class _LogFilter(logging.Filter):
+    """Redacts what is logged while a request of ours is being sent."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if (redact := _current_redact.get()) is not None:
+            text = record.getMessage()
+            if (hidden := redact(text)) != text:
+                record.msg, record.args = hidden, ()
+        return True
 
 
 class Wire:
@@ -96,6 +149,12 @@ class Wire:
         self._pool = pool
         self._allowed = allowed
         self._enabled = enabled
+        self._log_filter = _LogFilter()
+
+    def filter_logs(self, *, on: bool) -> None:
+        """Begin to redact what the HTTP libraries log of our requests, or end it."""
+        for logger in map(logging.getLogger, _LOGGERS):
+            (logger.addFilter if on else logger.removeFilter)(self._log_filter)
 
     @property
     def table(self) -> dict[tuple[str, str], Wrapper]:
@@ -105,7 +164,12 @@ class Wire:
             ("httpx2", "Client.send"): self.send,
             ("httpx", "AsyncClient.send"): self.asend,
             ("httpx2", "AsyncClient.send"): self.asend,
+            ("httpx", "HTTPTransport.handle_request"): self.handle_request,
+            ("httpx2", "HTTPTransport.handle_request"): self.handle_request,
+            ("httpx", "AsyncHTTPTransport.handle_async_request"): self.handle_async_request,
+            ("httpx2", "AsyncHTTPTransport.handle_async_request"): self.handle_async_request,
             ("aiohttp", "ClientSession.request"): self.request,
+            ("aiohttp", "ClientResponse.start"): self.start,
             ("google.genai.live", "ws_connect"): self.websocket,
             ("google.genai.live_music", "connect"): self.websocket,
             ("google.genai._interactions_websocket", "ws_connect"): self.websocket,
@@ -121,26 +185,17 @@ class Wire:
             return wrapped(*args, **kwargs)
         if key.missing:
             return _error_response(_response_type(client), 401, key.missing, request)
-        follow, redact = _follow_redirects(client, options), self._redact(key)
-        with _key_in_headers(request, key, redact):
-            if not key.from_pool:
-                return wrapped(request, **options)
-            origin, history = origin_from_url(str(request.url)), list[Any]()
-            while True:
-                response = wrapped(request, **options, follow_redirects=False)
-                response.history = list(history)
-                if response.status_code >= 400:
-                    response.read()
-                redirect = _redact_response(response, key, redact)
-                if redirect is None or not follow or len(history) >= _MOST_REDIRECTS:
-                    return response
-                if origin_from_url(str(redirect.url)) != origin:
-                    response.close()
-                    text = _redirect_text(origin, str(redirect.url))
-                    return _error_response(type(response), response.status_code, text, request)
-                response.read()
-                history.append(response)
-                request = redirect
+        redact, stream = self._redact(key), options.pop("stream", False)
+        with _Exchange(client, request, options, key, redact) as exchange:
+            while request is not None:
+                response = wrapped(request, **options, stream=True)
+                request = exchange.next_request(response)
+                if not response.is_success:
+                    response = read_error(response, redact)
+                elif not stream:
+                    response = _read_whole(response)
+                response = exchange.passed(response, request)
+            return response
 
     def asend(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `AsyncClient.send`."""
@@ -160,26 +215,35 @@ class Wire:
     ) -> Any:
         if key.missing:
             return _error_response(_response_type(client), 401, key.missing, request)
-        follow, redact = _follow_redirects(client, options), self._redact(key)
-        with _key_in_headers(request, key, redact):
-            if not key.from_pool:
-                return await wrapped(request, **options)
-            origin, history = origin_from_url(str(request.url)), list[Any]()
-            while True:
-                response = await wrapped(request, **options, follow_redirects=False)
-                response.history = list(history)
-                if response.status_code >= 400:
-                    await response.aread()
-                redirect = _redact_response(response, key, redact)
-                if redirect is None or not follow or len(history) >= _MOST_REDIRECTS:
-                    return response
-                if origin_from_url(str(redirect.url)) != origin:
-                    await response.aclose()
-                    text = _redirect_text(origin, str(redirect.url))
-                    return _error_response(type(response), response.status_code, text, request)
-                await response.aread()
-                history.append(response)
-                request = redirect
+        redact, stream = self._redact(key), options.pop("stream", False)
+        with _Exchange(client, request, options, key, redact) as exchange:
+            while request is not None:
+                response = await wrapped(request, **options, stream=True)
+                request = exchange.next_request(response)
+                if not response.is_success:
+                    response = await aread_error(response, redact)
+                elif not stream:
+                    response = await _aread_whole(response)
+                response = exchange.passed(response, request)
+            return response
+
+    def handle_request(
+        self, wrapped: Callable[..., Any], _transport: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Wrap `HTTPTransport.handle_request`: httpx logs the reason of a response, at INFO."""
+        response, redact = wrapped(*args, **kwargs), _current_redact.get()
+        if redact is not None:
+            scrub_head(response, redact)
+        return response
+
+    async def handle_async_request(
+        self, wrapped: Callable[..., Any], _transport: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Wrap `AsyncHTTPTransport.handle_async_request`."""
+        response, redact = await wrapped(*args, **kwargs), _current_redact.get()
+        if redact is not None:
+            scrub_head(response, redact)
+        return response
 
     # aiohttp --------------------------------------------------------------------------------------
 
@@ -189,37 +253,27 @@ class Wire:
         headers = arguments.get("headers")
         pairs = headers.items() if hasattr(headers, "items") else ()
         key = self._find_key(pairs, str(arguments.get("url")))
-        return wrapped(*args, **kwargs) if key is None else self._request(wrapped, arguments, key)
+        if key is None:
+            return wrapped(*args, **kwargs)
+        return _Sending(self._request(wrapped, arguments, key))
 
     async def _request(
         self, wrapped: Callable[..., Any], arguments: dict[str, Any], key: _RequestKey
     ) -> Any:
-        arguments["headers"] = _with_key(arguments["headers"].items(), key)
         if key.missing:
             _raise_api_error(401, key.missing)
         redact = self._redact(key)
-        handled = sys.exception()
-        try:
-            if not key.from_pool:
-                return await wrapped(**arguments)
-            follow = arguments.pop("allow_redirects", True)
-            origin = origin_from_url(str(arguments["url"]))
-            for left in range(_MOST_REDIRECTS, -1, -1):
-                response = await wrapped(**arguments, allow_redirects=False)
-                if response.status >= 400:
-                    await response.read()
-                    scrub(response, redact)
-                location = response.headers.get("Location")
-                if response.status not in _REDIRECTS or not location or not follow or not left:
-                    return response
-                url = urljoin(str(arguments["url"]), location)
-                response.release()
-                if origin_from_url(url) != origin:
-                    _raise_api_error(response.status, _redirect_text(origin, url))
-                arguments = _redirect_arguments(arguments, url, response.status)
-        except Exception as error:
-            _redact_error(error, redact, handled)
-            raise
+        with _Redacting(redact):
+            return await _exchange(wrapped, arguments, key, redact)
+
+    async def start(
+        self, wrapped: Callable[..., Any], response: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Wrap `ClientResponse.start`: tracers and the cookie jar read the head of a response."""
+        started, redact = await wrapped(*args, **kwargs), _current_redact.get()
+        if redact is not None:
+            scrub_head(response, redact)
+        return started
 
     # websockets -----------------------------------------------------------------------------------
 
@@ -248,9 +302,9 @@ class Wire:
         # SDK 1.x names the key in the address as well, where logs and errors would show it.
         if key is not None and key.from_pool:
             uri = _KEY_IN_URL.sub("", uri)
-            kwargs |= _guarded(kwargs, origin_from_url(uri), self._redact(key), live)
+            kwargs |= _guarded(kwargs, origin_from_url(uri), key.value, self._redact(key), live)
         elif live is not None:
-            kwargs |= _guarded(kwargs, None, live.redact, live)
+            kwargs |= _guarded(kwargs, None, live.key_sent, live.redact, live)
         if live is not None:
             live.dialed = True
         return wrapped(uri, *args[1:], **kwargs)
@@ -270,7 +324,7 @@ class Wire:
                 f"no key of the pool may go to {origin_from_url(uri) or uri}: it is not in "
                 "KEYROT_ALLOWED_HOSTS"
             )
-        return _RequestKey(live.value, from_pool=True, platform=GEMINI_API)
+        return _RequestKey(live.value, GEMINI_API, from_pool=True)
 
     # ----------------------------------------------------------------------------------------------
 
@@ -278,7 +332,9 @@ class Wire:
         """Return the key of a request of httpx, which may be sent again as it is."""
         url = str(request.url)
         before = request.extensions.get(_EXTENSION)
-        if isinstance(before, _RequestKey) and self._may_go(before.platform, url):
+        if isinstance(before, _RequestKey) and (
+            not before.from_pool or self._may_go(before.platform, url)
+        ):
             return before
         return self._find_key(request.headers.multi_items(), url)
 
@@ -287,43 +343,53 @@ class Wire:
         found = [(name.lower(), str(text)) for name, text in key_headers(headers)]
         if not found:
             return None
-        send = current_injection.get()
-        if send is not None and send.value and (KEY_HEADER, send.value) in found:
-            platform = self._platform_of(send.value) or GEMINI_API
-            own_key = getattr(send.client, "api_key", None)
-            return _RequestKey(send.value, from_pool=True, platform=platform, client_key=own_key)
+        if (key := self._key_of_send(found)) is not None:
+            return key
+        values = [Secret(text) for name, text in found if name == KEY_HEADER]
         placeholder = next((text.split()[-1] for _, text in found if _is_placeholder(text)), None)
         if placeholder is not None:
             if not self._enabled:
                 return None  # the next pool replaces it
-            own_keys = [
-                text for name, text in found if name == KEY_HEADER and not _is_placeholder(text)
-            ]
             express = placeholder == EXPRESS_POOL_KEY or _VERTEX in url
             platform = VERTEX_EXPRESS if express else GEMINI_API
-            if own_keys:
-                return _RequestKey(own_keys[0], from_pool=False, platform=platform)
+            others = [value for value in values if not _is_placeholder(value.reveal())]
+            if others:
+                return _RequestKey(others[0], platform, from_pool=False)
             if not self._may_go(platform, url):
-                return _RequestKey(None, False, platform, placeholder)
-            return _RequestKey(self._home(platform), True, platform, placeholder)
+                return _RequestKey(None, platform, from_pool=False, placeholder=placeholder)
+            home = self._home(platform)
+            return _RequestKey(home, platform, from_pool=True, placeholder=placeholder)
         # A client may hold a key of the pool as its own: the single key of the environment, say.
-        for name, text in found:
-            own = self._platform_of(text) if name == KEY_HEADER else None
-            if own is not None and self._may_go(own, url):
-                return _RequestKey(text, from_pool=True, platform=own)
+        for value in values:
+            platform_of_own = self._platform_of(value)
+            if platform_of_own is not None and self._may_go(platform_of_own, url):
+                return _RequestKey(value, platform_of_own, from_pool=True)
         return None
+
+    def _key_of_send(self, found: Sequence[tuple[str, str]]) -> _RequestKey | None:
+        """Return the key of a send of ours, if it is in these headers."""
+        send = current_injection.get()
+        if send is None or (KEY_HEADER, send.key_sent.reveal()) not in found:
+            return None
+        if send.value is None:
+            own = send.key_sent
+            is_real = not _is_placeholder(own.reveal())
+            return _RequestKey(own, GEMINI_API, from_pool=False) if is_real else None
+        platform = self._platform_of(send.value) or GEMINI_API
+        own_key = send.client_key if len(found) > 1 else None
+        return _RequestKey(send.value, platform, from_pool=True, client_key=own_key)
 
     def _may_go(self, platform: Platform, url: str) -> bool:
         return origin_from_url(url) in self._allowed[platform]
 
-    def _platform_of(self, value: str) -> Platform | None:
+    def _platform_of(self, value: Secret) -> Platform | None:
         """Return the platform of a key of the pool; None for another key."""
         if self._pool is None or (key_id := self._pool.secrets.key_id_for(value)) is None:
             return None
         key = self._pool.selector.keys.get(key_id)
         return key.platform if key is not None else GEMINI_API
 
-    def _home(self, platform: Platform) -> str | None:
+    def _home(self, platform: Platform) -> Secret | None:
         try:
             return self._pool.home_value(platform, required_tiers.get()) if self._pool else None
         except Exception:
@@ -331,13 +397,10 @@ class Wire:
             return None
 
     def _redact(self, key: _RequestKey) -> Redact:
-        pool, value = self._pool, key.value if key.from_pool else None
-
-        def redact(text: str) -> str:
-            text = pool.secrets.redact(text) if pool is not None else text
-            return text.replace(value, _HIDDEN) if value else text
-
-        return redact
+        if self._pool is None:
+            return mask_keys
+        redact = self._pool.secrets.redact
+        return redact if key.from_pool else partial(redact, also=key.value)
 
 
 _VERTEX = "aiplatform"
@@ -417,9 +480,9 @@ def _is_placeholder(text: str) -> bool:
     return text.split()[-1:] in ([POOL_KEY], [EXPRESS_POOL_KEY])
 
 
-def _repeats(text: str, key: str | None) -> bool:
+def _repeats(text: str, key: Secret | None) -> bool:
     """Return whether a header such as `Bearer …` has the client's own key."""
-    return key is not None and text.split()[1:] == [key]
+    return bool(key) and [Secret(word) for word in text.split()[1:]] == [key]
 
 
 def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -427,47 +490,166 @@ def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dic
     return (args[0] if args else options.pop("request")), options
 
 
-def _follow_redirects(client: Any, options: dict[str, Any]) -> bool:
-    # httpx has a value of its own for "as the client does"
-    value = options.pop("follow_redirects", None)
-    return bool(value if isinstance(value, bool) else client.follow_redirects)
+class _Sending(Coroutine[Any, Any, Any]):
+    """What `ClientSession.request` returns: a coroutine, and a context manager of its response."""
+
+    __slots__ = ("_coroutine", "_response")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+
+    def send(self, value: Any) -> Any:
+        """Go on, as a coroutine does."""
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an exception in it, as in a coroutine."""
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """End it, as a coroutine."""
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coroutine.__await__()
+
+    async def __aenter__(self) -> Any:
+        self._response = await self._coroutine
+        return await self._response.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._response.__aexit__(*error)
 
 
-@contextmanager
-def _key_in_headers(request: Any, key: _RequestKey, redact: Redact) -> Iterator[None]:
-    """Keep the key in the headers only while the request is being sent."""
-    handled = sys.exception()
-    for name, text in key_headers(request.headers.multi_items()):
-        if name.lower() == KEY_HEADER or _is_placeholder(text) or _repeats(text, key.client_key):
-            request.headers.pop(name, None)
-    if key.value is not None:
-        request.headers[KEY_HEADER] = key.value
+class _Redacting:
+    """Around a request: what comes back for it is redacted, and the error if there is one."""
+
+    __slots__ = ("_handled", "_redact", "_token")
+
+    def __init__(self, redact: Redact) -> None:
+        self._redact = redact
+
+    def __enter__(self) -> Self:
+        self._handled, self._token = sys.exception(), _current_redact.set(self._redact)
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        _current_redact.reset(self._token)
+        if error is not None:
+            redact_exception(error, self._redact, self._handled)
+        self._handled = None
+
+
+class _Exchange(_Redacting):
+    """Around a request of httpx: its key is in the headers only while it is being sent.
+
+    The redirects of one with a pool's key are followed here.
+    """
+
+    __slots__ = ("_history", "_key", "_left", "_refused", "_request")
+
+    def __init__(
+        self, client: Any, request: Any, options: dict[str, Any], key: _RequestKey, redact: Redact
+    ) -> None:
+        """Send nothing yet; take what it needs out of *options*."""
+        super().__init__(redact)
+        self._request, self._key = request, key
+        self._history: list[Any] = []
+        self._refused: str | None = None
+        self._left = 0
+        if key.from_pool:
+            # httpx has a value of its own for "as the client does"
+            follow = options.pop("follow_redirects", None)
+            if follow if isinstance(follow, bool) else client.follow_redirects:
+                self._left = _MOST_REDIRECTS
+            options["follow_redirects"] = False
+
+    def __enter__(self) -> Self:
+        headers, key = self._request.headers, self._key
+        for name, text in key_headers(headers.multi_items()):
+            if (
+                name.lower() == KEY_HEADER
+                or _is_placeholder(text)
+                or _repeats(text, key.client_key)
+            ):
+                headers.pop(name, None)
+        if key.value is not None:
+            headers[KEY_HEADER] = key.value.reveal()
+        return super().__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        super().__exit__(kind, error, trace)
+        _hide_key(self._request, self._key)
+
+    def next_request(self, response: Any) -> Any:
+        """Return the request that a redirect asks for; None if this response is the last."""
+        if not self._key.from_pool:
+            return None
+        response.history = list(self._history)
+        request, response.next_request = response.next_request, None
+        _hide_key(response.request, self._key)
+        if request is None or not self._left:
+            return None
+        self._left -= 1
+        origin = origin_from_url(str(self._request.url))
+        location = response.headers.get("location", "")
+        self._refused = _refused_redirect(origin, str(request.url), location)
+        return None if self._refused else request
+
+    def passed(self, response: Any, request: Any) -> Any:
+        """Return what the SDK gets for a response, behind which *request* is sent, or None."""
+        if self._refused:
+            code, request = response.status_code, response.request
+            return _error_response(type(response), code, self._refused, request)
+        if request is not None:
+            self._history.append(response)
+        return response
+
+
+def _read_whole(response: Any) -> Any:
     try:
-        yield
-    except Exception as error:
-        _redact_error(error, redact, handled)
+        response.read()
+    except BaseException:
+        response.close()
         raise
-    finally:
-        _hide_key(request, key)
+    return _without_key(response)
+
+
+async def _aread_whole(response: Any) -> Any:
+    try:
+        await response.aread()
+    except BaseException:
+        await response.aclose()
+        raise
+    return _without_key(response)
+
+
+def _without_key(response: Any) -> Any:
+    """Return a successful response whose content has not the key of the send."""
+    send = current_injection.get()
+    if send is None or not send.parsed_below:
+        return response
+    content = redact_key(response.content, send.key_sent)
+    return response if content == response.content else with_content(response, content)
 
 
 def _hide_key(request: Any, key: _RequestKey) -> None:
-    """Remove a pool's key from a request that was sent; it is restored for another send."""
+    """Remove the key from a request that was sent; it is restored for another send."""
     if key.placeholder is not None:
         request.headers[KEY_HEADER] = key.placeholder
-    elif key.from_pool:
-        request.headers[KEY_HEADER] = _HIDDEN
+    else:
+        request.headers[KEY_HEADER] = HIDDEN
         request.extensions = {**request.extensions, _EXTENSION: key}  # for when it is sent again
 
 
-def carry_key(request: Any, value: str, client_key: str) -> None:
+def carry_key(request: Any, value: Secret, client_key: Secret) -> None:
     """Put a key of the pool into the headers of a request, which print without it.
 
     The SDK logs the headers of Interactions, where GOOGLE_GENAI_DEBUG is set. The key cannot wait
     for the HTTP library's `send`: a client of the program's may have one of its own.
     """
-    key = _RequestKey(value, from_pool=True, platform=GEMINI_API, client_key=client_key)
-    request.headers[KEY_HEADER] = value
+    key = _RequestKey(value, GEMINI_API, from_pool=True, client_key=client_key)
+    request.headers[KEY_HEADER] = value.reveal()
     headers_type: Any = type(request.headers)
     request.headers = _unprinted(headers_type)(request.headers)
     request.extensions = {**request.extensions, _EXTENSION: key}
@@ -487,36 +669,40 @@ def _unprinted(headers_type: Any) -> Any:
         def __repr__(self) -> str:
             shown = headers_type(self)
             if KEY_HEADER in shown:
-                shown[KEY_HEADER] = _HIDDEN
+                shown[KEY_HEADER] = HIDDEN
             return repr(shown)
 
     return Headers
 
 
-def forget_key(request: Any) -> None:
-    """Remove the key of the last send from a request that is sent again with another one."""
+def restore_key(request: Any, client_key: Secret) -> None:
+    """Put the client's own key, or the placeholder, back into a request that is sent again."""
     if _EXTENSION in request.extensions:
         request.extensions = {k: v for k, v in request.extensions.items() if k != _EXTENSION}
-        request.headers.pop(KEY_HEADER, None)
+        request.headers[KEY_HEADER] = client_key.reveal()
 
 
-def _redact_response(response: Any, key: _RequestKey, redact: Redact) -> Any:
-    """Redact the response; return the request that a redirect asks for."""
-    redirect = response.next_request
-    response.next_request = None
-    _hide_key(response.request, key)
-    if response.status_code >= 400:
-        scrub(response, redact)
-    return redirect
-
-
-def _redact_error(error: Exception, redact: Redact, handled: BaseException | None) -> None:
-    redact_exception(error, redact, handled)
-    clear_frames(error, _HTTP_LIBRARIES)
-
-
-_HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "h11", "h2", "aiohttp", "websockets")
-"""What holds the headers of a request in local variables while it is sent."""
+async def _exchange(
+    wrapped: Callable[..., Any], arguments: dict[str, Any], key: _RequestKey, redact: Redact
+) -> Any:
+    """Send a request of aiohttp; of a pool's key, the redirects too."""
+    arguments = {**arguments, "headers": _with_key(arguments["headers"].items(), key)}
+    follow = arguments.pop("allow_redirects", True) if key.from_pool else False
+    if key.from_pool:
+        arguments["allow_redirects"] = False
+    origin = origin_from_url(str(arguments["url"]))
+    for left in range(_MOST_REDIRECTS, -1, -1):
+        response = await wrapped(**arguments)
+        location = response.headers.get("Location")
+        if response.status >= 300:
+            await read_aiohttp_error(response, redact)
+        if response.status not in _REDIRECTS or not location or not follow or not left:
+            return response
+        url = _redirect_url(str(arguments["url"]), location)
+        response.release()
+        if refused := _refused_redirect(origin, url, location):
+            _raise_api_error(response.status, refused)
+        arguments = _redirect_arguments(arguments, url, response.status)
 
 
 def _with_key(headers: Iterable[tuple[str, Any]], key: _RequestKey) -> dict[str, Any]:
@@ -524,7 +710,7 @@ def _with_key(headers: Iterable[tuple[str, Any]], key: _RequestKey) -> dict[str,
     kept = {name: text for name, text in headers if not _is_placeholder(str(text))}
     if key.from_pool and key.value is not None:
         kept = {name: text for name, text in kept.items() if name.lower() != KEY_HEADER}
-        kept[KEY_HEADER] = RedactedHeader(key.value)
+        kept[KEY_HEADER] = key.value.reveal()
     return kept
 
 
@@ -539,22 +725,31 @@ def _redirect_arguments(arguments: dict[str, Any], url: str, status: int) -> dic
     return arguments
 
 
-def _redirect_text(origin: str, url: str) -> str:
+def _redirect_url(url: str, location: str) -> str:
+    """Return where a redirect leads; empty where that is no address."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return ""
+
+
+def _refused_redirect(origin: str, url: str, location: str) -> str | None:
+    """Return why a redirect is not followed; None if it may be."""
+    if HIDDEN in location:
+        there = "an address that has an API key in it"
+    elif (target := origin_from_url(url)) != origin:
+        there = f"{target or 'another address'}, where the pool's key may not follow"
+    else:
+        return None
     return (
-        f"{origin} redirects this request to {origin_from_url(url) or 'another address'}, where "
-        "the pool's key may not follow: the request was not sent there, and no key is penalized"
+        f"{origin} redirects this request to {there}: the request was not sent there, and no key "
+        "is penalized"
     )
-
-
-def _http_library(cls: type) -> str | None:
-    roots = (base.__module__.partition(".")[0] for base in cls.__mro__)
-    return next((root for root in roots if root in ("httpx", "httpx2")), None)
 
 
 def _response_type(http: Any) -> Any:
     """Return the `Response` class of a client's library."""
-    root = _http_library(type(http))
-    return getattr(sys.modules.get(root), "Response", None) if root else None
+    return getattr(http_library(type(http)), "Response", None)
 
 
 def _error_response(response_type: Any, code: int, text: str, request: Any = None) -> Any:

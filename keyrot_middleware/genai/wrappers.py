@@ -60,7 +60,7 @@ from .patching import Patcher
 from .pool_exhausted import response_type_of
 from .pooled_calls import PooledCalls
 from .redaction import Redact
-from .streams import open_async, open_sync
+from .streams import hide_key, open_async, open_sync
 from .uploads import Uploads
 
 __all__ = [
@@ -403,6 +403,7 @@ class RequestWrappers:
             try:
                 with self._injection(lease, sent) as injection:
                     response = wrapped(*sent.copy_arguments(injection))
+                hide_key(response, injection.key_sent)
                 return self._done(sent, response, lease, observer)
             except Exception as error:
                 return failed_from_error(error, self._redact(pooled), handled)
@@ -488,6 +489,7 @@ class RequestWrappers:
             try:
                 with self._injection(lease, sent) as injection:
                     response = await wrapped(*sent.copy_arguments(injection))
+                hide_key(response, injection.key_sent)
                 return self._done(sent, response, lease, observer)
             except Exception as error:
                 return failed_from_error(error, self._redact(pooled), handled)

@@ -197,7 +197,7 @@ class Pool:
 
     def home_value(
         self, platform: Platform = GEMINI_API, tiers: frozenset[str] | None = None
-    ) -> str | None:
+    ) -> Secret | None:
         """Return the value of the home key; see `home_id_for`."""
         home_id = self.home_id_for(platform, tiers)
         return self.secrets.value(home_id) if home_id is not None else None
@@ -307,8 +307,8 @@ class Pool:
 
     def _explain(self, key_id: str, failure: str) -> None:
         """Log the likely cause of a rejection once, and keep it for the notes of errors."""
-        value = self.secrets.value(key_id) if key_id in self.selector.keys else ""
-        hint = standard_key_hint(value, failure)
+        value = self.secrets.value(key_id) if key_id in self.selector.keys else Secret("")
+        hint = standard_key_hint(value.reveal(), failure)
         if hint is None:
             self.hints.pop(key_id, None)
         elif key_id not in self.hints:
@@ -439,7 +439,7 @@ def resolved_candidates(keys: Iterable[Candidate], secrets: SecretCache) -> list
     """Return the *keys* that have a value, each with the fingerprint of it."""
     having = set(secrets.resolved)
     return [
-        key.with_value(Secret(secrets.value(key.key_id)).fingerprint)
+        key.with_value(secrets.value(key.key_id).fingerprint)
         for key in keys
         if key.key_id in having
     ]

@@ -5,31 +5,53 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from ..errors import SecretError
 
-__all__ = ["MASKED_FROM", "Secret", "SecretStore"]
+__all__ = ["MASKED_FROM", "PlainText", "Secret", "SecretStore"]
 
 MASKED_FROM = 8
 """Characters; a shorter value is not masked: it is no key, and texts would become unreadable."""
 _MASK = "[secret]"
 
 
-class Secret:
-    """A value that only `reveal()` shows.
+class PlainText(str):
+    """The text of a secret, for the header of a request or the argument of a library.
 
-    It is masked in repr, str and format, and cannot be pickled. Whitespace around it is removed.
+    Its repr is masked: error reporters show the repr of local variables, their own as well as those
+    of libraries. Its str is the value.
+    """
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> str:
+        """Return a part of it, which is masked too: rich shows the beginning of a long text."""
+        return PlainText(super().__getitem__(index))
+
+    def __repr__(self) -> str:
+        return "'[redacted]'"
+
+
+class Secret:
+    """A value that only `reveal()` shows. Whatever carries a key carries it as one of these.
+
+    It is masked in repr, str and format, has no items and no `vars()`, and cannot be pickled.
+    Whitespace around it is removed.
     """
 
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        self._value = value.strip()
+        self._value = PlainText(value.strip())
 
-    def reveal(self) -> str:
+    def reveal(self) -> PlainText:
         """Return the value."""
         return self._value
+
+    def hide_in(self, text: str, mask: str = "[redacted]") -> str:
+        """Replace the value wherever it stands in a text."""
+        return text.replace(self._value, mask) if self._value else text
 
     @property
     def fingerprint(self) -> str:

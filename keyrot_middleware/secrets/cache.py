@@ -18,12 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
 from ..core.model import POOL_KEY
-from ..core.text import mask_keys
+from ..core.text import hide_escaped, mask_keys
 from ..errors import SecretError
 from ..forks import after_fork
 from .base import MASKED_FROM, Secret, SecretStore
@@ -59,7 +60,7 @@ class _Key:
 
     worker: StoreWorker
     ref: str | None
-    value: str | None = None
+    value: Secret | None = None
     """The last one; None: it never had one."""
     error: str | None = None
     """Why it has no current value; it may still have the last one."""
@@ -96,11 +97,11 @@ class SecretCache:
         self.locations: Mapping[str, SecretLocation]
         """Where each key is kept."""
         self._keys: dict[str, _Key] = {}
-        self._removed: dict[str, str] = {}
+        self._removed: dict[str, Secret] = {}
         """Values of ids that left the pool, for calls in flight."""
-        self._key_ids: dict[str, str] = {}
+        self._key_ids: dict[Secret, str] = {}
         """By value: the id that has it, or had it last."""
-        self._unusual_values: tuple[str, ...] = ()
+        self._unusual_values: tuple[Secret, ...] = ()
         """Values without the shape of a key, the longest first, for masking."""
         self._closed = False
         self._make_locks()
@@ -109,7 +110,7 @@ class SecretCache:
 
     # Reading --------------------------------------------------------------------------------------
 
-    def value(self, key_id: str) -> str:
+    def value(self, key_id: str) -> Secret:
         """Return the value of a key; of one that left the pool the last that it had.
 
         Raises:
@@ -119,7 +120,7 @@ class SecretCache:
         value = key.value if key else None
         return self._removed[key_id] if value is None else value
 
-    def key_id_for(self, value: str) -> str | None:
+    def key_id_for(self, value: Secret) -> str | None:
         """Return the id that has a value, or had it; None: this cache never held the value."""
         return self._key_ids.get(value)
 
@@ -151,12 +152,20 @@ class SecretCache:
         """Whether a later look-up may find another value."""
         return any(not worker.fixed for worker in self._refs_by_worker())
 
-    def redact(self, text: str) -> str:
-        """Mask in *text* every value this cache ever held, and whatever looks like a key."""
+    def redact(self, text: str, also: Secret | None = None) -> str:
+        """Mask in *text* every value this cache ever held, and whatever looks like a key.
+
+        Args:
+            text: What a server sent, or a text about it; keys in it may be escaped.
+            also: A value outside the pool.
+        """
+        return hide_escaped(text, self._mask if also is None else partial(self._mask, also=also))
+
+    def _mask(self, text: str, also: Secret | None = None) -> str:
         text = mask_keys(text)
         for value in self._unusual_values:
-            text = text.replace(value, "[redacted]")
-        return text
+            text = value.hide_in(text)
+        return text if also is None else also.hide_in(text)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a SecretCache cannot be pickled: its values stay in this process")
@@ -283,8 +292,7 @@ class SecretCache:
         if isinstance(answer, SecretError):
             key.error = mask_keys(str(answer))
             return False
-        value = answer.reveal()
-        problem = _problem(value)
+        value, problem = answer, _problem(answer.reveal())
         owner_id = self._key_ids.get(value, key_id)
         owner = self._keys.get(owner_id)
         if problem is None and owner_id != key_id and owner and owner.value == value:
@@ -294,9 +302,9 @@ class SecretCache:
             expected = key.duplicate_of and key_id in self._optional
             key.error = None if expected else f"key {key_id}: {problem}"
             return False
-        if value not in self._key_ids and len(value) >= MASKED_FROM and not _has_key_shape(value):
+        if value not in self._key_ids and _is_masked_by_value(value.reveal()):
             values = (*self._unusual_values, value)
-            self._unusual_values = tuple(sorted(values, key=len, reverse=True))
+            self._unusual_values = tuple(sorted(values, key=lambda one: -len(one.reveal())))
         changed = key.value != value
         self._key_ids[value] = key_id
         key.value, key.error = value, None
@@ -361,6 +369,6 @@ def _problem(value: str) -> str | None:
     return None
 
 
-def _has_key_shape(value: str) -> bool:
-    """Return whether masking by shape hides the whole value."""
-    return mask_keys(value) in _MASKS
+def _is_masked_by_value(value: str) -> bool:
+    """Return whether masking by shape does not hide the whole value, which is long enough."""
+    return len(value) >= MASKED_FROM and mask_keys(value) not in _MASKS

@@ -274,7 +274,7 @@ class VaultStore:
                 with suppress(RequestFailedError):  # the kept one is still valid for some time
                     token = self._renew(client, token)
             self._token = token
-        client.token = token.value.reveal()
+        client.token = str(token.value.reveal())
         return token
 
     def _renew(self, client: Any, token: _Token) -> _Token:
@@ -385,7 +385,7 @@ def _read_credential(part: Credential) -> str:
             why = getattr(error, "strerror", None) or "it is no text"
             hint = _NO_LOGIN if part.name.endswith("/.vault-token") else ""
             raise UnreadableError(f"{part.name} cannot be read: {why}{hint}") from None
-    text = value.reveal() if value else ""
+    text = str(value.reveal()) if value else ""
     if not _PRINTABLE.fullmatch(text):
         why = "it holds a blank or a character that is not ASCII" if text else "it is empty"
         raise UnreadableError(f"{part.name} cannot be used: {why}")

@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from keyrot_middleware.core.text import mask_keys
+from keyrot_middleware.core.text import hide_escaped, mask_keys
+from keyrot_middleware.genai.redaction import redact_bytes
+from keyrot_middleware.secrets import Secret
 
 __all__ = ["KEY_NAME_HEADER", "options", "recorder", "same_key", "same_path"]
 
@@ -36,6 +39,7 @@ _REQUEST_HEADERS = ("content-type", KEY_NAME_HEADER)
 _RESPONSE_HEADERS = ("content-type", "retry-after")
 _LOOPBACK = re.compile(r"https?://(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?(?=/|$)")
 _PROJECT_NUMBER = re.compile(r"(?<=projects/)\d{6,}|(?<=project[ =])\d{6,}")
+_CHARSET = re.compile(r"charset=[\"']?([\w.-]+)", re.IGNORECASE)
 _API_VERSION = re.compile(r"^/v\d+(?:alpha|beta)?\d*/")
 
 TextFilter = Callable[[str], str]
@@ -67,7 +71,7 @@ def options(keys: Mapping[str, str]) -> dict[str, Any]:
 
     The matchers `same_key` and `same_path` must be registered under these names.
     """
-    names = _KeyNames(dict(keys))
+    names = _KeyNames({name: Secret(value) for name, value in keys.items()})
     return {
         "before_record_request": names.name,
         "before_record_response": _check_encoding,
@@ -102,9 +106,9 @@ def same_path(one: Any, other: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _KeyNames:
-    """Replaces keys by their names; a class, so that test reports do not show the values."""
+    """Replaces keys by their names."""
 
-    keys: Mapping[str, str] = field(repr=False)
+    keys: Mapping[str, Secret]
 
     def name(self, request: Any) -> Any:
         """Replace the key by its name; idempotent, since vcrpy calls it twice.
@@ -119,8 +123,9 @@ class _KeyNames:
         return request
 
     def _name_in(self, request: Any) -> str:
+        sent = Secret(request.headers[_KEY_HEADER])
         for name, value in self.keys.items():
-            if request.headers[_KEY_HEADER] == value:
+            if sent == value:
                 return name
         raise ValueError(
             "a request carries a key without a name, so it cannot be recorded or replayed; "
@@ -130,11 +135,12 @@ class _KeyNames:
     def hide(self, request: Any, response: Any) -> tuple[Any, Any]:
         """Remove every key, known or not, and project numbers from the saved interaction."""
         response["headers"] = _select_headers(_RESPONSE_HEADERS, response["headers"])
-        return _filter_interaction(request, response, self._hidden)
+        hide = partial(hide_escaped, hide=self._hidden)
+        return _filter_interaction(request, response, hide)
 
     def _hidden(self, text: str) -> str:
         for name, value in self.keys.items():
-            text = text.replace(value, f"[key:{name}]")
+            text = value.hide_in(text, f"[key:{name}]")
         return _PROJECT_NUMBER.sub("0", _LOOPBACK.sub(_GOOGLE, mask_keys(text)))
 
     def restore(self, request: Any, response: Any) -> tuple[Any, Any]:
@@ -143,7 +149,7 @@ class _KeyNames:
 
     def _restored(self, text: str) -> str:
         for name, value in self.keys.items():
-            text = text.replace(f"[key:{name}]", value)
+            text = text.replace(f"[key:{name}]", value.reveal())
         return text
 
 
@@ -166,20 +172,20 @@ def _select_headers(wanted: Collection[str], headers: Mapping[str, Any]) -> dict
 
 
 def _filter_interaction(request: Any, response: Any, change: TextFilter) -> tuple[Any, Any]:
+    charset = _CHARSET.search(str(response["headers"].get("content-type")))
     request.uri = change(request.uri)
     request.body = _filter_value(request.body, change)
-    return request, _filter_value(response, change)
+    return request, _filter_value(response, change, charset and charset[1])
 
 
-def _filter_value(value: Any, change: TextFilter) -> Any:
-    """Apply a filter to every text in a value of dicts, lists, texts and bytes."""
+def _filter_value(value: Any, change: TextFilter, charset: str | None = None) -> Any:
+    """Apply a filter to every text in a value of dicts, lists, texts and bytes of any encoding."""
     if isinstance(value, str):
         return change(value)
-    if isinstance(value, bytes):  # surrogates keep other bytes unchanged
-        text = change(value.decode("utf-8", "surrogateescape"))
-        return text.encode("utf-8", "surrogateescape")
+    if isinstance(value, bytes):
+        return redact_bytes(value, change, charset)
     if isinstance(value, dict):
-        return {name: _filter_value(part, change) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_filter_value(part, change) for part in value]
+        return {name: _filter_value(part, change, charset) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_filter_value(part, change, charset) for part in value]
     return value

@@ -107,6 +107,41 @@ def test_a_compressed_body_is_searched_too(program: Program, tmp_path: Path) -> 
     assert "three [key:mine]" in text
 
 
+ENCODINGS = {
+    "escapes": lambda text: "".join(f"\\u{ord(char):04x}" for char in text).encode(),
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "UTF-16 without a mark": lambda text: text.encode("utf-16-le"),
+    "UTF-32": lambda text: text.encode("utf-32"),
+    "EBCDIC": lambda text: text.encode("cp037"),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_body_in_another_encoding_is_searched_too(encoding: str, tmp_path: Path) -> None:
+    """YAML writes such bytes as base64, in which no search finds a key any more."""
+    path = tmp_path / "own.yaml"
+    charset = "; charset=cp037" if encoding == "EBCDIC" else ""
+    with FakeGemini() as gemini:
+        key, stranger = gemini.add_key("mine").value, gemini.add_key("stranger").value
+        body = ENCODINGS[encoding](f'{{"error": "{key} and {stranger}"}}')
+        kind = f"application/json{charset}"
+        gemini.script("mine", Reply.custom(403, body, content_type=kind))
+        client = genai.Client(api_key=key, http_options=gemini.http_options)
+        with recorder({"mine": key}).use_cassette(path), pytest.raises(Exception, match=r"."):
+            plain(client)
+        text = path.read_text(encoding="utf-8")
+        (interaction,) = yaml.safe_load(text)["interactions"]
+        saved = interaction["response"]["body"]["string"]
+        saved = saved.encode() if isinstance(saved, str) else saved
+        for part in (key[8:-1], stranger[8:-1]):
+            assert ENCODINGS[encoding](part).removeprefix(b"\xff\xfe\0\0") not in saved
+            assert part.encode() not in saved.replace(b"\0", b"")
+        replaying = recorder({"mine": key}, record_mode="none").use_cassette(path)
+        with replaying, pytest.raises(Exception, match=r".") as caught:
+            plain(client)
+        assert stranger not in str(caught.value)
+
+
 def test_a_body_that_cannot_be_read_is_not_saved(tmp_path: Path) -> None:
     """A body with an unsupported coding is refused, since it could contain a key."""
     path = tmp_path / "own.yaml"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import certifi
 import pytest
 from support.mounted_secrets import Files
+from support.scenes import Scene
 
 import keyrot_middleware
 from keyrot_middleware.runtime import refresher as upkeep
@@ -39,3 +40,24 @@ def files(
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
     yield Files(gemini, folder, clock)
     keyrot_middleware.uninstall()
+
+
+@pytest.fixture
+def scene(pool: Any, gemini: FakeGemini, connect: Callable[..., Any]) -> Iterator[Scene]:
+    """Set it up, and close its server."""
+    made = Scene(pool, gemini, connect)
+    yield made
+    if made.server is not None:
+        made.server.close()
+
+
+@pytest.fixture
+def no_aiohttp(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what lets the SDK find no aiohttp."""
+
+    def hide() -> None:
+        from google.genai import _api_client
+
+        monkeypatch.setattr(_api_client, "has_aiohttp", False)
+
+    return hide

@@ -73,13 +73,20 @@ def test_a_header_that_is_no_key_stays_readable(mode, gemini, pool, connect) -> 
     assert request.headers.get("x-goog-api-key") in ("[redacted]", None)
 
 
+class Unreadable:
+    """What a foreign library has among its arguments."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text yet")
+
+
 def test_an_unreadable_exception_in_the_chain_does_not_replace_the_error(
     monkeypatch, caplog
 ) -> None:
     """An unreadable exception is logged, and the others are still redacted."""
     monkeypatch.setattr(guard, "_strict", False)
     error, odd, behind = ValueError("FAKE-value"), AnotherError("FAKE-value"), OSError("FAKE-value")
-    error.__cause__, odd.__context__ = odd, behind
+    error.__cause__, odd.__context__, behind.__context__ = odd, behind, ValueError(Unreadable())
     redact_exception(error, lambda text: text.replace("FAKE-value", "[redacted]"))
     assert [str(one) for one in (error, odd, behind)] == ["[redacted]"] * 3
     assert "genai failed (<class 'RuntimeError'>" in caplog.text

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 from typing import Any
 
 import pytest
 from google.genai._api_client import BaseApiClient
-from support.modes import ask
+from support.modes import MODEL, ask
 from wrapt import wrap_function_wrapper
 
 import keyrot_middleware
@@ -165,3 +166,28 @@ def test_status_reports_that_another_tool_removed_our_layer(gemini, pool, connec
     assert {name for name, there in patched.items() if not there} == {"request", "async_request"}
     keyrot_middleware.uninstall()
     assert snapshot() == before
+
+
+@pytest.mark.parametrize("way", ["await", "async with", "a task"])
+def test_aiohttp_of_the_program_with_a_key_of_the_pool(way, gemini, pool, connect) -> None:
+    """Its `request` can be awaited, entered and run in a task, as without a pool."""
+    aiohttp = pytest.importorskip("aiohttp")
+    pool("A")
+    ask("sync", connect())
+    url = f"{gemini.url}/v1beta/models/{MODEL}:generateContent"
+    request = {
+        "json": {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]},
+        "headers": {"x-goog-api-key": gemini.key("A").value},
+    }
+
+    async def go() -> int:
+        async with aiohttp.ClientSession() as session:
+            if way == "async with":
+                async with session.request("POST", url, **request) as response:
+                    return int(response.status)
+            sending = session.request("POST", url, **request)
+            response = await (asyncio.create_task(sending) if way == "a task" else sending)
+            response.release()
+            return int(response.status)
+
+    assert asyncio.run(go()) == 200

@@ -58,8 +58,8 @@ def test_a_store_plugs_in_by_entry_point(
         '[{"key_id": "a"}, {"key_id": "b", "secret": "safe://box"}, {"key_id": "missing"}]'
     )
     cache = open_secret_cache(load(secret_store="safe"))
-    assert cache.value("a") == "FAKE-a-of-default"
-    assert cache.value("b") == "FAKE-b-of-safe://box"
+    assert cache.value("a") == Secret("FAKE-a-of-default")
+    assert cache.value("b") == Secret("FAKE-b-of-safe://box")
     assert cache.unresolved["missing"] == "key missing: not in the safe"
     (environ,) = stores.OPENED
     assert (environ["ONE"], environ["TWO"]) == ("file", "environment")

@@ -44,8 +44,12 @@ def test_values_are_found_by_id_and_ids_by_value() -> None:
     """All keys of a store are looked up in one batch, and blanks around a value are ignored."""
     store = EditableStore(a=A, b=f"  {B}\n")
     cache = store.cache()
-    assert (cache.value("a"), cache.value("b")) == (A, B)
-    assert (cache.key_id_for(A), cache.key_id_for(B), cache.key_id_for(C)) == ("a", "b", None)
+    assert (cache.value("a").reveal(), cache.value("b").reveal()) == (A, B)
+    assert (
+        cache.key_id_for(Secret(A)),
+        cache.key_id_for(Secret(B)),
+        cache.key_id_for(Secret(C)),
+    ) == ("a", "b", None)
     assert cache.resolved == ("a", "b")
     assert store.lookups == [("a", "b")]
     with pytest.raises(KeyError):
@@ -97,7 +101,7 @@ def test_the_single_key_may_be_one_of_the_pool(caplog: pytest.LogCaptureFixture)
     assert cache.resolved == ("a", "b")
     assert cache.unresolved == {}
     assert cache.duplicates == {"GEMINI_API_KEY": "b"}
-    assert cache.key_id_for(B) == "b"
+    assert cache.key_id_for(Secret(B)) == "b"
     assert not caplog.records
 
 
@@ -108,8 +112,8 @@ def test_refresh_returns_whether_the_value_changed() -> None:
     assert not cache.refresh("a")
     store.values["a"] = C
     assert cache.refresh("a")
-    assert cache.value("a") == C
-    assert (cache.key_id_for(A), cache.key_id_for(C)) == ("a", "a")
+    assert cache.value("a") == Secret(C)
+    assert (cache.key_id_for(Secret(A)), cache.key_id_for(Secret(C))) == ("a", "a")
     assert store.lookups == [("a", "b"), ("a",), ("a",)]
     assert not cache.refresh("unknown")
 
@@ -150,8 +154,8 @@ def test_a_failing_refresh_keeps_the_last_value(
     cache = store.cache()
     harm(store)
     assert not cache.refresh("a")
-    assert cache.value("a") == A
-    assert (cache.key_id_for(A), cache.key_id_for(B)) == ("a", "b")
+    assert cache.value("a") == Secret(A)
+    assert (cache.key_id_for(Secret(A)), cache.key_id_for(Secret(B))) == ("a", "b")
     assert cache.stale["a"] in caplog.text
     assert cache.unresolved == {}
     assert A not in caplog.text
@@ -209,8 +213,8 @@ def test_threads_see_old_or_new_values_and_never_a_gap() -> None:
     for thread in threads:
         thread.join(30)
     assert not missed
-    assert {key_id: cache.value(key_id) for key_id in store.values} == store.values
-    assert all(cache.key_id_for(f"{key_id}-version-7") == key_id for key_id in store.values)
+    assert {key_id: cache.value(key_id).reveal() for key_id in store.values} == store.values
+    assert all(cache.key_id_for(Secret(f"{key_id}-version-7")) == key_id for key_id in store.values)
 
 
 def test_a_pool_of_ten_thousand_keys_is_read_in_one_batch() -> None:
@@ -219,7 +223,7 @@ def test_a_pool_of_ten_thousand_keys_is_read_in_one_batch() -> None:
     cache = store.cache()
     assert len(cache.resolved) == 10_000
     assert len(store.lookups) == 1
-    assert cache.redact(f"x {cache.value('k9999')}") == "x AIza…[redacted]"
+    assert cache.redact(f"x {cache.value('k9999').reveal()}") == "x AIza…[redacted]"
 
 
 def test_a_cache_is_opened_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,4 +233,4 @@ def test_a_cache_is_opened_from_the_settings(monkeypatch: pytest.MonkeyPatch) ->
     cache = open_secret_cache(load())
     assert cache.resolved == ("key_1", "key_2")
     assert cache.duplicates == {"GOOGLE_API_KEY": "key_2"}
-    assert open_secret_cache(load(google_api_key=C)).value("GOOGLE_API_KEY") == C
+    assert open_secret_cache(load(google_api_key=C)).value("GOOGLE_API_KEY") == Secret(C)

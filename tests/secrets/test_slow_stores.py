@@ -74,10 +74,10 @@ def test_a_rejected_key_is_waited_for_briefly_and_returns_later(
     began, now[0] = time.monotonic(), 200.0
     assert not cache.refresh("a", timeout_s=60.0), "the next call does not wait once more"
     assert time.monotonic() - began < 30.0
-    assert cache.value("a") == A
+    assert cache.value("a") == Secret(A)
     slow.gate.set()
     wait_for(lambda: changes)
-    assert cache.value("a") == C
+    assert cache.value("a") == Secret(C)
     assert changes == [frozenset({"a"})]
     assert slow.lookups == [("a",), ("a",)], "one look-up for both calls"
 
@@ -91,7 +91,7 @@ def test_all_keys_are_looked_up_again_on_schedule() -> None:
     quick = cache_of(slow, ttl_s=0.01)
     changes = record_changes(quick)
     slow.values["b"] = C
-    tick_until(quick, lambda: quick.value("b") == C)
+    tick_until(quick, lambda: quick.value("b") == Secret(C))
     wait_for(lambda: changes)
     assert changes == [frozenset({"b"})]
 
@@ -106,7 +106,7 @@ def test_a_store_that_fails_keeps_the_last_values_and_is_logged_once(
     slow.down = True
     tick_until(cache, lambda: len(slow.lookups) > 3)
     tick_until(cache, lambda: cache.stale)
-    assert (cache.value("a"), cache.resolved) == (A, ("a", "b"))
+    assert (cache.value("a"), cache.resolved) == (Secret(A), ("a", "b"))
     assert "failed with ConnectionError" in cache.stale["a"]
     slow.down = False
     tick_until(cache, lambda: not cache.stale)
@@ -127,12 +127,12 @@ def test_references_can_be_replaced() -> None:
     cache.set_locations({"b": SecretLocation(one), "c": SecretLocation(two)})
     assert cache.resolved == ("b", "c")
     assert (one.lookups, two.lookups) == ([("a", "b")], [("c",)])
-    assert cache.value("a") == A, "a call may be under way with it"
+    assert cache.value("a") == Secret(A), "a call may be under way with it"
     assert A not in cache.redact(f"x {A}")
     cache.set_locations(
         {"b": SecretLocation(one), "c": SecretLocation(two), "d": SecretLocation(GatedStore(d=A))}
     )
-    assert cache.value("d") == A, "a value may move to another id"
+    assert cache.value("d") == Secret(A), "a value may move to another id"
     assert cache.unresolved == {}
 
 
@@ -141,11 +141,11 @@ def test_a_key_with_another_reference_keeps_its_value_until_the_new_one_is_read(
     one, two = GatedStore(a=A), GatedStore()
     cache = cache_of(one)
     cache.set_locations({"a": SecretLocation(two, "slow://elsewhere")})
-    assert cache.value("a") == A
+    assert cache.value("a") == Secret(A)
     assert cache.stale == {"a": "key a: not there"}
     two.values["a"] = B
     assert cache.refresh("a")
-    assert cache.value("a") == B
+    assert cache.value("a") == Secret(B)
 
 
 def test_an_answer_for_a_removed_key_is_dropped() -> None:
@@ -165,7 +165,7 @@ def test_an_answer_for_a_removed_key_is_dropped() -> None:
     cache.close()
     slow.values["b"] = C
     assert not cache.refresh("b")
-    assert (cache.value("b"), changes) == (B, [])
+    assert (cache.value("b"), changes) == (Secret(B), [])
 
 
 def test_hundreds_of_missing_keys_are_reported_in_a_few_lines(
@@ -193,10 +193,10 @@ def test_a_forked_child_looks_up_on_its_own() -> None:
         slow.gate.set()
         slow._lock = threading.Lock()
         slow.values["a"] = C
-        os._exit(0 if cache.refresh("a", 5.0) and cache.value("a") == C else 1)
+        os._exit(0 if cache.refresh("a", 5.0) and cache.value("a") == Secret(C) else 1)
     slow.gate.set()
     assert os.waitpid(child, 0)[1] == 0
-    assert cache.value("a") == A
+    assert cache.value("a") == Secret(A)
 
 
 def test_a_key_rejected_while_its_reference_changes_is_not_looked_up_twice() -> None:
@@ -213,4 +213,4 @@ def test_a_key_rejected_while_its_reference_changes_is_not_looked_up_twice() -> 
     cache, there = cache_of(GatedStore(a=A)), Meanwhile(a=B)
     cache.set_locations({"a": SecretLocation(there)})
     assert (changed, there.lookups) == ([False], [("a",)])
-    assert cache.value("a") == B
+    assert cache.value("a") == Secret(B)

@@ -67,4 +67,4 @@ def value_of(key_id: str) -> str:
     """Return the value in use."""
     pool = current_pool()
     assert pool is not None
-    return pool.secrets.value(key_id)
+    return pool.secrets.value(key_id).reveal()

@@ -1,0 +1,105 @@
+"""Read the response of a request that failed: no more of it than is kept, and without keys.
+
+Whoever reads it afterwards, the SDK, a log or an error reporter, finds no key in it. An error that
+is longer than any of Google's is cut, so that a body of gigabytes, or of a few that were compressed
+to nothing, costs no more than a short one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from typing import Any
+
+from .redaction import SPARE, Redact, bounded, redact_bytes, scrub
+
+__all__ = ["aread_error", "http_library", "read_aiohttp_error", "read_error", "with_content"]
+
+_MOST = 131_072
+"""Bytes of a body that are kept: with what JSON and Python add, less than `redaction.MOST`."""
+_ENOUGH = _MOST + SPARE
+_CHUNK = 65_536
+
+
+def http_library(cls: type) -> Any:
+    """Return the library, httpx or httpx2, of a class of it or derived from it; None for others."""
+    roots = (base.__module__.partition(".")[0] for base in cls.__mro__)
+    name = next((root for root in roots if root in ("httpx", "httpx2")), "")
+    return sys.modules.get(name)
+
+
+def read_error(response: Any, redact: Redact) -> Any:
+    """Return what a response of httpx says, as one that is read."""
+    body = bytearray()
+    try:
+        for chunk in response.iter_bytes():
+            body += chunk[: _ENOUGH - len(body)]
+            if len(body) == _ENOUGH:
+                break
+    finally:
+        response.close()
+    return _read(response, bytes(body), redact)
+
+
+async def aread_error(response: Any, redact: Redact) -> Any:
+    """Return what an async response of httpx says, as one that is read."""
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_bytes():
+            body += chunk[: _ENOUGH - len(body)]
+            if len(body) == _ENOUGH:
+                break
+    finally:
+        await response.aclose()
+    return _read(response, bytes(body), redact)
+
+
+def _read(response: Any, body: bytes, redact: Redact) -> Any:
+    scrub(response, redact)
+    kept = _kept(response.status_code, body, redact, response.charset_encoding)
+    return with_content(response, kept)
+
+
+def _kept(code: int, body: bytes, redact: Redact, charset: str | None) -> bytes:
+    """Return what is kept of a body. Half of a JSON text is none: the SDK reads it as a message."""
+    kept: bytes = bounded(body, lambda data: redact_bytes(data, redact, charset), _MOST)
+    if len(body) <= _MOST or body.lstrip()[:1] not in (b"{", b"["):
+        return kept
+    error = {"code": code, "message": kept.decode("utf-8", "replace")}
+    return json.dumps({"error": error}, ensure_ascii=False).encode()
+
+
+def with_content(response: Any, content: bytes) -> Any:
+    """Return a response of httpx like this one, with another content."""
+    made = http_library(type(response)).Response(
+        response.status_code,
+        content=content,
+        extensions=response.extensions,
+        history=response.history,
+        default_encoding=response.default_encoding,
+    )
+    made.headers = response.headers  # which name a length and a coding that were
+    with suppress(RuntimeError):  # there is none
+        made.request = response.request
+    with suppress(RuntimeError):  # it was not measured
+        made.elapsed = response.elapsed
+    return made
+
+
+async def read_aiohttp_error(response: Any, redact: Redact) -> None:
+    """Read what a response of aiohttp says."""
+    body = bytearray()
+    try:
+        while len(body) < _ENOUGH and (chunk := await response.content.read(_CHUNK)):
+            body += chunk[: _ENOUGH - len(body)]
+        if not body:
+            await response.read()  # there is nothing, or it was read
+    except BaseException:
+        response.close()
+        raise
+    if len(body) == _ENOUGH:
+        response.close()
+    scrub(response, redact)
+    if body:  # `read()` keeps it there, and nothing public sets it
+        response._body = _kept(response.status, bytes(body), redact, response.charset)

@@ -475,7 +475,8 @@ def _as_google(body: Any, code: int) -> dict[str, Any]:
     error = body.get("error") if isinstance(body, dict) else None
     error = error if isinstance(error, dict) else {}
     status = error.get("status") or _STATUSES.get(code, "UNKNOWN")
-    return {"error": {**error, "code": code, "message": error.get("message"), "status": status}}
+    message = error.get("message") or str(body)  # the SDK's exceptions need a text
+    return {"error": {**error, "code": code, "message": message, "status": status}}
 
 
 _STATUSES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}

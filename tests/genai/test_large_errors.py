@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.interactions import SDK_WARNINGS
-from support.modes import STREAMS
+from support.modes import STREAMS, sdk_error
 from support.raw_server import answer, chunk
 from support.scenes import WAYS, Scene, raised, surfaces
 
@@ -114,5 +114,5 @@ def test_an_error_of_usual_size_is_whole(mode: str, scene: Scene) -> None:
     body = json.dumps({"error": said | {"details": details}}).encode()
     server = scene.serve(lambda connection, _: connection.sendall(answer(body, status="429 Busy")))
     error: Any = raised(surfaces(scene.client(server.url))[mode])
-    assert error.details == json.loads(body)
+    assert sdk_error(error).details == json.loads(body)
     assert ["quota_day" in note for note in error.__notes__] == [True, True]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.interactions import SDK_WARNINGS
+from support.modes import sdk_error
 from support.raw_server import answer
 from support.scenes import SURFACES, Scene, error_of, surfaces
 
@@ -99,7 +100,7 @@ def test_a_request_that_was_sent_shows_no_key(scene: Scene) -> None:
     client = scene.client(server.url)
     with pytest.raises(Exception, match="suspended") as caught:
         surfaces(client)["sync"]()
-    request: Any = caught.value.response.request  # type: ignore[attr-defined]
+    request: Any = sdk_error(caught.value).response.request
     held = list(reached(request.extensions, dict(request.headers)))
     assert [
         one for one in held if isinstance(one, str | bytes) and server.keys[0] in str(one)

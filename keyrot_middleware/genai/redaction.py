@@ -354,6 +354,7 @@ _SLOTS = ("object", "strerror")
 
 
 def _redact_link(link: BaseException, redact: Redact) -> None:
+    scrub(link, redact)  # first: its arguments may be what it holds, and stay as they are
     held = vars(link)
     link.args = tuple(_said(value, redact) for value in link.args)
     for name in _SAID:
@@ -363,7 +364,6 @@ def _redact_link(link: BaseException, redact: Redact) -> None:
         value = getattr(link, name, None)
         if (hidden := redact_value(value, redact)) is not value:
             setattr(link, name, hidden)
-    scrub(link, redact)
 
 
 def _said(value: Any, redact: Redact) -> Any:

@@ -275,6 +275,25 @@ def test_a_success_that_cannot_be_read(
     scene.check(error, form=escaped)
 
 
+def test_the_response_to_a_refused_handshake_is_the_librarys_own(scene: Scene) -> None:
+    """Also among the arguments of the exception, where another program may look for its code."""
+    server = scene.serve(
+        lambda connection, value: connection.sendall(answer(b"{}", f"X-Echo: {value}"))
+    )
+
+    async def session() -> None:
+        async with client.aio.live.connect(model=MODEL):
+            pass
+
+    with plain_websockets():
+        client = scene.client(server.url)
+        error: Any = raised(lambda: asyncio.run(session()))
+    assert error.args == (error.response,)
+    assert error.response.status_code == 403
+    assert "redacted" in error.response.headers["X-Echo"]
+    scene.check(error)
+
+
 FRAMES: dict[str, Callable[[str], str | bytes]] = {
     "no JSON": lambda value: f"what is {value}",
     "no JSON, bytes": lambda value: f"what is {value}".encode(),

@@ -18,6 +18,7 @@ from support.modes import MODEL, run, skip_where_the_sdk_reconnects
 from support.raw_server import RawServer, answer, chunk, reset
 from support.scenes import SURFACES, WAYS, Scene, error_of, raised, surfaces
 from support.servers import free_port
+from websockets.asyncio.server import serve
 
 from keyrot_middleware.testing import plain_websockets
 
@@ -194,6 +195,55 @@ def test_a_live_session_that_does_not_open(fault: str, scene: Scene) -> None:
         scene.check(raised(lambda: asyncio.run(session())), sent=fault not in SILENT)
 
 
+@pytest.mark.parametrize("fault", ["dropped", "reset", "silence"])
+def test_a_live_session_that_ends_in_the_middle(fault: str, scene: Scene) -> None:
+    """It is open, and the connection is lost, or the program waits for no longer."""
+
+    async def talk(connection: Any) -> None:
+        keys.append(connection.request.headers["x-goog-api-key"])
+        await connection.recv()
+        await connection.send('{"setupComplete": {}}')
+        if fault == "reset":
+            connection.transport.abort()
+        elif fault == "dropped":
+            connection.transport.close()
+        await connection.wait_closed()
+
+    async def session() -> None:
+        async with serve(talk, "127.0.0.1", 0) as server:
+            host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            with plain_websockets():
+                client = scene.client(f"http://{host}")
+                async with client.aio.live.connect(model=MODEL) as live:
+                    async with asyncio.timeout(SHORT_MS / 1_000 if fault == "silence" else 30):
+                        await anext(live.receive())
+
+    keys: list[str] = []
+    error = raised(lambda: asyncio.run(session()))
+    assert keys
+    scene.check(error, sent=False)
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["drops", "is not there"])
+def test_a_proxy_in_front_of_a_live_session(
+    listens: bool, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection goes through what the environment names."""
+    pytest.importorskip("websockets.proxy")  # older ones know of no proxy
+    proxy = scene.serve(lambda connection, _: None)
+    url = proxy.url if listens else f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("HTTP_PROXY", url)
+
+    async def session() -> None:
+        async with client.aio.live.connect(model=MODEL):
+            pass
+
+    with plain_websockets():
+        client = scene.client(f"http://127.0.0.1:{free_port()}")
+        scene.check(raised(lambda: asyncio.run(session())), sent=False)
+    assert proxy.keys == ([""] if listens else [])
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_sentry_with_its_defaults(order: str, tmp_path: Path) -> None:
     """Events, breadcrumbs and spans, whether it patches the libraries before or after install()."""
@@ -206,4 +256,5 @@ def test_sentry_with_its_defaults(order: str, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr[-2_000:]
     found = json.loads(ended.stdout)
     assert found["keys"] == 0
-    assert found["events"] >= 2 * len(WAYS)
+    assert found["events"] >= 4 * len(WAYS)
+    assert min(found["sent"]) >= len(WAYS)

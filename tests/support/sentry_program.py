@@ -5,6 +5,7 @@ python -m support.sentry_program before|after
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -18,9 +19,12 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 
 import keyrot_middleware
+from keyrot_middleware.testing import plain_websockets
 from keyrot_middleware.testing.keys import make_value
+from support.modes import MODEL
 from support.raw_server import RawServer, answer
 from support.scenes import error_of, surfaces
+from support.servers import free_port
 
 SENT: list[str] = []
 VALUES = [make_value() for _ in range(3)]
@@ -42,12 +46,23 @@ def start_sentry() -> None:
 
 def refuse(connection: Any, value: str) -> None:
     """Repeat the key wherever Sentry looks: it records the reason of each response."""
-    refusal = answer(error_of(value), f"X-Echo: {value}", status=f"403 Refused {value}")
-    connection.sendall(refusal)
+    body = json.dumps({"error": {"code": 400, "message": f"no {value}", "status": "X"}}).encode()
+    connection.sendall(answer(body, f"X-Echo: {value}", status=f"400 Refused {value}"))
 
 
 def drop(_connection: Any, _value: str) -> None:
     """Close the connection."""
+
+
+def break_off(connection: Any, value: str) -> None:
+    """Repeat the key in a body that ends early."""
+    connection.sendall(answer(error_of(value), status="200 OK", length=10_000))
+
+
+async def live(client: Any) -> None:
+    """Open a session."""
+    async with client.aio.live.connect(model=MODEL):
+        pass
 
 
 def main(order: str) -> None:
@@ -55,28 +70,34 @@ def main(order: str) -> None:
     warnings.simplefilter("ignore")
     if order == "before":
         start_sentry()
-    servers = [RawServer(talk) for talk in (drop, refuse)]
+    servers = [RawServer(talk) for talk in (drop, refuse, break_off)]
+    hosts = [server.host for server in servers] + [f"127.0.0.1:{free_port()}"]
     keyrot_middleware.install(
-        keys=VALUES, allowed_hosts=[server.host for server in servers], max_retries=0, max_wait_s=0
+        keys=VALUES,
+        allowed_hosts=[f"http://{host}" for host in hosts],
+        max_retries=0,
+        max_wait_s=0,
     )
     if order == "after":
         start_sentry()
-    for server in servers:
+    for host in hosts:
         for has_aiohttp in (True, False):
             _api_client.has_aiohttp = has_aiohttp
-            client = genai.Client(http_options={"base_url": server.url, "timeout": 5_000})
-            for call in surfaces(client).values():
-                with sentry_sdk.start_transaction(name="call"):
+            client = genai.Client(http_options={"base_url": f"http://{host}", "timeout": 5_000})
+            for call in [*surfaces(client).values(), lambda: asyncio.run(live(client))]:  # noqa: B023
+                with sentry_sdk.start_transaction(name="call"), plain_websockets():
                     try:
                         call()
                     except Exception:
                         logging.getLogger("program").exception("it failed")
             client.close()
+    for server in servers:
         server.close()
     sentry_sdk.flush()
     texts = "".join(SENT)
     shown = sum(value[8:-1] in texts for value in VALUES)
-    sys.stdout.write(json.dumps({"events": len(SENT), "keys": shown}))
+    sent = [len(server.keys) for server in servers]
+    sys.stdout.write(json.dumps({"events": len(SENT), "sent": sent, "keys": shown}))
 
 
 if __name__ == "__main__":

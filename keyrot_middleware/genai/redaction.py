@@ -32,11 +32,9 @@ __all__ = [
     "Forgetting",
     "Redact",
     "bounded",
-    "forget_frames",
     "redact_bytes",
     "redact_exception",
     "redact_key",
-    "redact_value",
     "scrub",
     "scrub_head",
 ]
@@ -110,7 +108,7 @@ def _encodings(data: bytes, charset: str | None) -> Iterator[tuple[str, str]]:
         yield json.detect_encoding(data), "replace"
 
 
-def redact_value(value: Any, redact: Redact, charset: str | None = None) -> Any:
+def _redact_value(value: Any, redact: Redact, charset: str | None = None) -> Any:
     """Redact a text, bytes, a tuple or headers; return the same object if there is nothing to hide.
 
     An error that is longer than `MOST` is cut.
@@ -122,7 +120,7 @@ def redact_value(value: Any, redact: Redact, charset: str | None = None) -> Any:
         hidden = bounded(value, lambda data: redact_bytes(bytes(data), redact, charset))
         return value if hidden == value else hidden
     if isinstance(value, tuple):
-        items = [redact_value(item, redact, charset) for item in value]
+        items = [_redact_value(item, redact, charset) for item in value]
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
         return value._make(items) if hasattr(value, "_make") else tuple(items)
@@ -168,7 +166,7 @@ def _header(name: Any, text: Any, redact: Redact) -> tuple[Any, Any]:
             return text
         return HIDDEN if lower == _KEY_HEADER else hidden.replace("…", "...")  # they are ASCII
 
-    return redact_value(name, hide), redact_value(text, hide)
+    return _redact_value(name, hide), _redact_value(text, hide)
 
 
 def _redact_json(value: Any, redact: Redact) -> None:
@@ -192,7 +190,7 @@ def _redact_json(value: Any, redact: Redact) -> None:
                 boxes.append((item, _keys_of(item)))
         else:
             letters += len(item) if isinstance(item, str) else 0
-            box[key] = redact_value(item, redact)
+            box[key] = _redact_value(item, redact)
         if isinstance(box, dict) and isinstance(key, str):
             letters += len(key)
             if (name := redact(key)) != key:
@@ -248,7 +246,7 @@ def _scrub_one(holder: Any, redact: Redact) -> None:
         with suppress(Exception):
             if isinstance(value, dict | list):
                 _scrub_items(value, redact)
-            elif (hidden := redact_value(value, redact, charset)) is not value:
+            elif (hidden := _redact_value(value, redact, charset)) is not value:
                 held[name] = hidden
     with suppress(Exception):  # `request` raises where there is none
         request = holder.request
@@ -274,7 +272,7 @@ def scrub_head(response: Any, redact: Redact) -> None:
 def _scrub_items(box: Any, redact: Redact) -> None:
     """Redact the texts, bytes and headers in a dict or list, of one level."""
     for key in list(box) if isinstance(box, dict) else range(len(box)):
-        if (hidden := redact_value(box[key], redact)) is not box[key]:
+        if (hidden := _redact_value(box[key], redact)) is not box[key]:
             box[key] = hidden
         if isinstance(key, str) and (name := redact(key)) != key:
             box[name] = box.pop(key)
@@ -305,10 +303,10 @@ def redact_exception(
         except Exception:  # foreign attributes may raise, and must not hide the error
             handle_internal_error("genai")
     if frames:
-        forget_frames(error, handled)
+        _forget_frames(error, handled)
 
 
-def forget_frames(error: BaseException, handled: BaseException | None = None) -> None:
+def _forget_frames(error: BaseException, handled: BaseException | None = None) -> None:
     """Forget the local variables of the functions through which *error* came, and its causes.
 
     Call it where the exception of a send is caught: all of them ran below that.
@@ -329,7 +327,7 @@ class Forgetting:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is not None:
-            forget_frames(error, self._handled)
+            _forget_frames(error, self._handled)
         self._handled = None
 
 
@@ -362,7 +360,7 @@ def _redact_link(link: BaseException, redact: Redact) -> None:
             held[name] = _said(held[name], redact)
     for name in _SLOTS:
         value = getattr(link, name, None)
-        if (hidden := redact_value(value, redact)) is not value:
+        if (hidden := _redact_value(value, redact)) is not value:
             setattr(link, name, hidden)
 
 
@@ -372,6 +370,6 @@ def _said(value: Any, redact: Redact) -> Any:
         _redact_json(value, redact)
     elif not isinstance(value, str | bytes | tuple | int | float | BaseException | None):
         text = str(value)  # aiohttp has parsed messages there
-        hidden = redact_value(text, redact)
+        hidden = _redact_value(text, redact)
         return value if hidden == text else hidden
-    return redact_value(value, redact)
+    return _redact_value(value, redact)

@@ -10,6 +10,7 @@ import pytest
 from keyrot_middleware.core.text import (
     did_you_mean,
     display,
+    hide_escaped,
     hide_secrets,
     holds_key,
     mask_keys,
@@ -36,6 +37,24 @@ def test_text_that_looks_like_a_key_is_masked(text: str, masked: str) -> None:
     assert mask_keys(text) == masked
     assert mask_keys(masked) == masked
     assert not holds_key(masked)
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        (f"no escape of {KEY}", "no escape of AIza…[redacted]"),
+        (f"AIz\\u0061{KEY[4:]}", "AIza…[redacted]"),
+        (f"AIz\\\\x61{KEY[4:]}", "AIza…[redacted]"),
+        (f"key%3DAIz%2561{KEY[4:]}", "key=AIza…[redacted]"),
+        (f"AIz&#97;{KEY[4:]} AIz&amp;#x0061;{KEY[4:]}", "AIza…[redacted] AIza…[redacted]"),
+        (f"a\\/b AIz%61{KEY[4:]}", "a/b AIza…[redacted]"),
+        (f"%22AIz%61{KEY[4:]}\\u0022", "%22AIza…[redacted]\\u0022"),
+        ("50 %25 of \\u0041nything #1", "50 %25 of \\u0041nything #1"),
+    ],
+)
+def test_a_key_behind_escapes_is_masked(text: str, hidden: str) -> None:
+    """In every way to write a character; a text without a key stays as it is."""
+    assert hide_escaped(text, mask_keys) == hidden
 
 
 @pytest.mark.parametrize(

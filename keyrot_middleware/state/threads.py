@@ -111,6 +111,7 @@ def _perform(future: Future[Any], work: Callable[[], Any]) -> None:
         result = work()
     except BaseException as error:
         future.set_exception(error)
+        del future  # it holds the error, whose traceback holds this frame
     else:
         future.set_result(result)
 

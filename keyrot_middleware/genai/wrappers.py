@@ -535,7 +535,9 @@ class RequestWrappers:
 
         driver = aio.AsyncDriver(self._pool, pooled.call.info, send, self._observe(pooled))
         try:
-            return await aio.run_stream(call_flow(pooled.call), driver)
+            return await aio.run_stream(  # type: ignore[no-any-return]
+                call_flow(pooled.call), driver
+            )
         except Exhausted as no_key:
             error = self._exhausted(no_key, pooled)
         raise error

@@ -275,17 +275,24 @@ async def run(flow: Flow, driver: AsyncDriver) -> Any:
     return result
 
 
-async def run_stream(flow: Flow, driver: AsyncDriver) -> AsyncRelay:
-    """Run a streamed call up to its first chunk; return the chunks."""
+async def run_stream(flow: Flow, driver: AsyncDriver) -> Any:
+    """Run a call up to the first chunk of its stream; return an `AsyncRelay` of the chunks.
+
+    A call whose send returned a response ends with it, and that is returned.
+    """
     try:
-        relay = await _drive(flow, next(flow), driver, until=RelayStream)
+        reached = await _drive(flow, next(flow), driver, until=RelayStream)
     except GeneratorExit:
         driver.abandon()
         raise
     except BaseException as error:
         driver.finish(error)
         raise
-    return AsyncRelay(flow, driver, driver.relay(relay))
+    if isinstance(reached, RelayStream):
+        return AsyncRelay(flow, driver, driver.relay(reached))
+    driver.driven = False
+    driver.finish(None)
+    return reached
 
 
 async def _drive(

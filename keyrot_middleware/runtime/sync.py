@@ -31,8 +31,10 @@ from .abandoned import in_gc
 from .pool import Pool, SystemClock, unreserved_lease
 
 __all__ = [
+    "Relay",
     "Stream",
     "SyncDriver",
+    "open_stream",
     "run",
     "run_stream",
 ]
@@ -342,6 +344,133 @@ def run(flow: Flow, driver: SyncDriver) -> Any:
         raise
     finally:
         driver.driven = False
+
+
+def open_stream(flow: Flow, driver: SyncDriver) -> Any:
+    """Run a call up to the first chunk of its stream; return a `Relay` of the chunks.
+
+    A call whose send returned a response ends with it, and that is returned.
+    """
+    try:
+        reached = _drive(flow, next(flow), driver)
+    except GeneratorExit:
+        driver.abandon()
+        raise
+    except BaseException as error:
+        driver.finish(error)
+        raise
+    if isinstance(reached, RelayStream):
+        return Relay(flow, driver, driver.relay(reached))
+    driver.driven = False
+    driver.finish(None)
+    return reached
+
+
+def _drive(flow: Flow, command: Command, driver: SyncDriver) -> Any:
+    """Run commands until the flow returns, or has a stream to relay."""
+    try:
+        while not isinstance(command, RelayStream):
+            try:
+                reply = driver(command)
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                command = flow.throw(error)
+            else:
+                command = flow.send(reply)
+    except StopIteration as stop:
+        return stop.value
+    return command
+
+
+class Relay:
+    """The chunks of an open stream. Its lease is settled once, however it ends; see `AsyncRelay`.
+
+    No generator: one that was never started is not closed, and its lease would stay.
+    """
+
+    def __init__(self, flow: Flow, driver: SyncDriver, stream: Stream) -> None:
+        self._flow = flow
+        self._driver = driver
+        self._stream = stream
+        self._chunks = iter(stream)
+        self._over = False
+        self._reading = threading.Lock()
+
+    def __iter__(self) -> Relay:
+        """Return this stream."""
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next chunk.
+
+        Raises:
+            StopIteration: The stream ended.
+            ValueError: Another thread is reading it.
+            BaseException: The error of the library that opened it.
+        """
+        if not self._reading.acquire(blocking=False):
+            raise ValueError("next(): the stream is being read already")
+        try:
+            chunk = self._read() if not self._over else None
+        finally:
+            self._reading.release()
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def _read(self) -> Any:
+        """Return the next chunk; settle the stream where there is none."""
+        try:
+            chunk, failed = _next(self._chunks, self._driver.observer)
+            if chunk is None:
+                end = self._stream.end(failed)
+                self._stream.close()
+                self._over = True
+                self._settle(self._flow.send, end)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        return chunk
+
+    def close(self) -> None:
+        """Close the stream; what it has used so far is booked before this returns.
+
+        Raises:
+            ValueError: Another thread is reading it.
+        """
+        if not self._reading.acquire(blocking=False):
+            raise ValueError("close(): the stream is being read")
+        try:
+            if self._over:
+                return
+            self._over = True
+            self._driver.abandon()
+            with suppress(Exception):  # its usage is booked, and nothing else is lost
+                self._stream.close()
+        finally:
+            self._reading.release()
+
+    def _fail(self, error: BaseException) -> None:
+        """Settle a stream whose reader was interrupted; *error* is raised again."""
+        if self._over:
+            return
+        self._over = True
+        with suppress(Exception):
+            self._stream.close()
+        self._settle(self._flow.throw, error)
+
+    def _settle(self, go_on: Callable[[Any], Command], value: Any) -> None:
+        """Run the flow to its end."""
+        try:
+            _drive(self._flow, go_on(value), self._driver)
+        except BaseException as error:
+            self._driver.finish(error)
+            raise
+        self._driver.finish(None)
+
+    def __del__(self) -> None:
+        self._driver.abandon()
 
 
 def run_stream(flow: Flow, driver: SyncDriver) -> Generator[Any, None, None]:

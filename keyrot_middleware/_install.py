@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NotRequired, TypedDict, Unpack, cast, get_args
 
+from .adapters.imports import replace_installed
+from .adapters.patching import Patcher
+from .adapters.urls import origin_from_url
 from .config import Config, load
 from .core.model import GEMINI_API
 from .core.model_fallback import next_models
@@ -22,17 +25,13 @@ from .errors import KeyrotError, warn
 from .events import EventName, PoolEvent
 from .genai.all_projects import in_all_projects
 from .genai.binding import Binding
-from .genai.call_info import origin_from_url, required_tiers
-from .genai.call_info import workload as _workload
-from .genai.imports import replace_installed
-from .genai.patching import Patcher
-from .genai.pooled_calls import bypassed
 from .genai.wire import placeholder_guard
 from .guard import handle_internal_error
 from .keys_file import Tier, allowed_tiers
 from .prices import require_prices
 from .runtime.alerts import AlertWatcher
-from .runtime.current import current_pool, set_current_pool
+from .runtime.current import bypassed, current_pool, required_tiers, set_current_pool
+from .runtime.current import workload as _workload
 from .runtime.delivery import open_receivers
 from .runtime.health import HealthStatus, health, levels
 from .runtime.notebook import NotebookDict

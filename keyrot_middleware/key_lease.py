@@ -9,10 +9,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
+from .adapters.reading import with_served_tier
 from .core.model import NO_USAGE, CallInfo, Lease, Usage
 from .core.text import display
 from .core.usage import parse_usage
-from .genai.call_info import with_served_tier
 from .secrets import Secret
 from .state.base import Holder
 from .state.threads import StateThreads

@@ -42,9 +42,10 @@ from .core.spending import nano_usd
 from .core.text import did_you_mean, display
 from .errors import ConfigError
 from .forks import after_fork
-from .genai.call_info import facts_from_reported_error, required_tiers
+from .genai.call_info import facts_from_reported_error
 from .genai.pool_exhausted import exhausted
 from .key_lease import KeyLease, LeasedKey, Report, check_count, reported_usage
+from .runtime.current import required_tiers
 from .runtime.health import HealthStatus, health
 from .runtime.pool import Clock, Pool, SystemClock
 from .runtime.report import source_of

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 from support.fake_settings import AUTH, A, B, C, write_keys, wrong
 
+from keyrot_middleware.adapters.urls import origin_from_url
 from keyrot_middleware.config import (
     ENV_NAMES,
     GOOGLE_HOST,
@@ -22,7 +23,6 @@ from keyrot_middleware.config import (
     load,
 )
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.genai.call_info import origin_from_url
 from keyrot_middleware.keys_file import READABLE_VARIABLES
 from keyrot_middleware.secrets import open_secret_cache
 from keyrot_middleware.settings import VERTEX_HOST, origins

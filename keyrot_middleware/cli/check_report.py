@@ -12,12 +12,12 @@ from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from .._install import doubts
+from ..adapters.urls import origin_from_url
 from ..config import Config
 from ..core.availability import AVAILABLE, REJECTED, Availability
 from ..core.model import GEMINI_API, VERTEX_EXPRESS
 from ..core.text import mask_keys, mask_url
 from ..errors import ConfigError, KeyrotError, MissingExtraError
-from ..genai.call_info import origin_from_url
 from ..genai.live_check import LiveCheck, base_url
 from ..keys_file import OUTSIDE_TIERS, KeySpec
 from ..runtime.delivery import open_receivers

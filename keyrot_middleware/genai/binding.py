@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..adapters.imports import Patched
+from ..adapters.pooled_calls import PooledCalls
 from ..runtime.abandoned import unwatch_gc, watch_gc
 from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
 from .downloads import DownloadWrappers
 from .executor import DefaultExecutor
-from .imports import Patched
 from .interactions import Interactions
 from .live import LiveWrappers
-from .patching import Patcher
-from .pooled_calls import PooledCalls
+from .patching import SdkPatcher
 from .uploads import Uploads
 from .wire import Wire, restore_placeholder, withdraw_placeholder
 from .wrappers import ClientWrappers, RequestWrappers, keyless
@@ -30,7 +30,7 @@ class Binding:
         """Patch nothing yet; *on_close* is called by `close`."""
         self.pool = pool
         self._on_close = on_close
-        self.patcher = Patcher(self.close)
+        self.patcher = SdkPatcher(self.close)
         calls = PooledCalls(pool, allowed_origins)
         uploads = self.uploads = Uploads(pool.state)
         clients = ClientWrappers(allowed_origins, self.patcher.repair)

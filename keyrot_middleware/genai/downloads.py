@@ -10,6 +10,9 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+from ..adapters.patching import Patcher
+from ..adapters.pooled_calls import PooledCalls
+from ..adapters.urls import host_from_url
 from ..core.commands import Done, Failed, StreamEnd
 from ..core.flow import CallState, Exhausted, call_flow
 from ..core.model import GEMINI_API, Lease
@@ -20,14 +23,11 @@ from .call_info import (
     call_info,
     effective_options,
     failed_from_error,
-    host_from_url,
     option,
     timeout_s,
 )
 from .key_injection import KeyInjection
-from .patching import Patcher
-from .pool_exhausted import response_type_of
-from .pooled_calls import PooledCalls
+from .pool_exhausted import exhausted_call, response_type_of
 
 __all__ = ["DownloadWrappers"]
 
@@ -100,7 +100,7 @@ class DownloadWrappers:
         try:
             return sync.run(call_flow(download.call), driver)
         except Exhausted as no_key:
-            error = self._calls.exhausted(no_key, response_type_of(client))
+            error = exhausted_call(self._calls, no_key, response_type_of(client))
         raise error
 
     async def async_download_file(
@@ -125,7 +125,7 @@ class DownloadWrappers:
         try:
             return await aio.run(call_flow(download.call), driver)
         except Exhausted as no_key:
-            error = self._calls.exhausted(no_key, response_type_of(client))
+            error = exhausted_call(self._calls, no_key, response_type_of(client))
         raise error
 
     def _download(self, client: Any, args: Any, kwargs: Any) -> _Download | None:

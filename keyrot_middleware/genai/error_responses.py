@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from .redaction import SPARE, Redact, bounded, redact_bytes, scrub
+from ..adapters.redaction import SPARE, Redact, bounded, redact_bytes, scrub
 
 __all__ = ["aread_error", "http_library", "read_aiohttp_error", "read_error", "with_content"]
 

@@ -14,10 +14,10 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
+from ..adapters.patching import Wrapper
 from ..state.threads import StateThreads
 from .key_injection import current_injection
 from .live import current_connection
-from .patching import Wrapper
 
 __all__ = ["DefaultExecutor"]
 

@@ -12,8 +12,8 @@ import io
 from contextlib import suppress
 from typing import Any
 
+from ..adapters.redaction import Redact
 from ..core.failures import FailureFacts
-from .redaction import Redact
 
 __all__ = ["facts_from_close", "facts_from_error", "is_quota_close"]
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
+from ..adapters.pooled_calls import is_key
+from ..adapters.urls import origin_from_url
 from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, POOL_KEY, VERTEX_EXPRESS, Platform
 from ..settings import AllowedOrigins
-from .call_info import option, origin_from_url
+from .call_info import option
 
-__all__ = ["fingerprint", "is_key", "placeholder_for", "platform_of"]
-
-_SALT = os.urandom(16)
+__all__ = ["placeholder_for", "platform_of"]
 
 
 def placeholder_for(given: Mapping[str, Any], allowed: AllowedOrigins) -> str | None:
@@ -45,17 +43,6 @@ def platform_of(client: Any) -> Platform | None:
         return GEMINI_API
     others = (client.project, client.location, client._credentials)
     return VERTEX_EXPRESS if client.api_key and not any(others) else None
-
-
-def is_key(key: Any) -> bool:
-    """Return whether *key* is a key, neither empty nor a placeholder."""
-    return isinstance(key, str) and key.strip() not in ("", POOL_KEY, EXPRESS_POOL_KEY)
-
-
-@lru_cache(maxsize=256)
-def fingerprint(key: str) -> str:
-    """Return a label for a key outside the pool; it does not reveal the key."""
-    return blake2b(key.encode(), digest_size=4, key=_SALT).hexdigest()
 
 
 def _env_key() -> str | None:

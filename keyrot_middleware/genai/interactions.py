@@ -25,6 +25,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ..adapters.key_headers import KEY_HEADER
+from ..adapters.patching import Patcher, Wrapper
+from ..adapters.pooled_calls import PooledCalls
+from ..adapters.reading import with_served_tier
+from ..adapters.redaction import MOST, Forgetting, Redact, redact_exception, redact_key
+from ..adapters.urls import host_from_url
 from ..core.commands import Done, Failed, StreamEnd, StreamOpened
 from ..core.failures import FailureFacts
 from ..core.flow import CallState, Exhausted, call_flow
@@ -38,15 +44,13 @@ from ..core.interactions import (
 from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, Lease
 from ..guard import handle_internal_error
 from ..runtime import aio, sync
+from ..runtime.current import workload
 from ..secrets import Secret
-from .call_info import ApiRequest, failed_from_error, host_from_url, with_served_tier, workload
+from .call_info import ApiRequest, failed_from_error
 from .error_responses import aread_error, read_error
 from .foreign_errors import facts_from_error
-from .key_injection import KEY_FAILURES, KEY_HEADER, KeyInjection
-from .patching import Patcher, Wrapper
-from .pool_exhausted import also_api_error
-from .pooled_calls import PooledCalls
-from .redaction import MOST, Forgetting, Redact, redact_exception, redact_key
+from .key_injection import KEY_FAILURES, KeyInjection
+from .pool_exhausted import also_api_error, exhausted_call
 from .wire import carry_key, restore_key
 
 __all__ = ["Interactions"]
@@ -390,7 +394,7 @@ class Interactions:
     def _exhausted(self, call: _Call, no_key: Exhausted) -> BaseException:
         """Return `KeyPoolExhausted`, as an exception that the SDK raises for these requests too."""
         model = call.state.info.model
-        error: Any = self._calls.exhausted(no_key, call.library.Response, model)
+        error: Any = exhausted_call(self._calls, no_key, call.library.Response, model)
         error.response.request = call.library.Request(call.request.http_method, call.url)
         theirs = call.make_error(error.code, error.details, str(error), error.response)
         made = also_api_error(error, theirs)

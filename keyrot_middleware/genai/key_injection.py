@@ -9,33 +9,27 @@ dropped, or two keys would go out. (docs/adr/0003)
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any
 
+from ..adapters.key_headers import BEARER_HEADER, KEY_HEADER, key_header_names
+from ..adapters.patching import Patcher
+from ..adapters.redaction import Forgetting
+from ..adapters.urls import origin_from_url
 from ..errors import ConfigError
 from ..secrets.base import PlainText, Secret
-from .call_info import ApiRequest, get_alias, option, origin_from_url
-from .patching import Patcher
-from .redaction import Forgetting
+from .call_info import ApiRequest, get_alias, option
 
 __all__ = [
     "KEY_FAILURES",
-    "KEY_HEADER",
     "KeyInjection",
     "async_request_once",
     "build_request",
     "current_injection",
-    "has_foreign_key",
-    "key_headers",
     "request_once",
     "without_key_retries",
 ]
-
-KEY_HEADER = "x-goog-api-key"
-_BEARER = "authorization"
-
 
 _RETRIED_BY_SDK = (408, 429, 500, 502, 503, 504)
 """What an empty list means to the SDK (`_RETRY_HTTP_STATUS_CODES`, the same in 1.65 to 3.6)."""
@@ -149,7 +143,7 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
         raise ConfigError(
             f"no key of the pool may go to {origin}: it is not in KEYROT_ALLOWED_HOSTS"
         )
-    for name in _key_header_names(tuple(headers)):
+    for name in key_header_names(tuple(headers)):
         if value is not None and name != KEY_HEADER and _key_again(name, headers[name], home):
             del headers[name]
         else:
@@ -195,32 +189,11 @@ def without_key_retries(client: Any, options: Any, retry: Any) -> Any:
     return options if retry is None else _without_key_failures(client, options, retry)
 
 
-def has_foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
-    """Return whether the caller has set a key header other than the client's own key."""
-    if not headers:
-        return False
-    for name in _key_header_names(tuple(headers)):
-        if name.lower() == KEY_HEADER and headers[name].strip() not in own:
-            return True
-    return False
-
-
-def key_headers(headers: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Return the headers that can carry a key."""
-    return [(name, text) for name, text in headers if name.lower() in (KEY_HEADER, _BEARER)]
-
-
-@lru_cache(maxsize=256)
-def _key_header_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Choose the headers that can carry a key; programs use few sets of names, each many times."""
-    return tuple(name for name in names if name.lower() in (KEY_HEADER, _BEARER))
-
-
 def _key_again(name: str, text: Any, home: str | None) -> bool:
     name = name.lower()
     if name == KEY_HEADER:
         return True
-    return name == _BEARER and home is not None and str(text).split()[1:] == [home]
+    return name == BEARER_HEADER and home is not None and str(text).split()[1:] == [home]
 
 
 def _without_key_failures(client: Any, options: Any, retry: Any) -> Any:

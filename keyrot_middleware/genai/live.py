@@ -18,6 +18,10 @@ from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..adapters.patching import Patcher, Wrapper
+from ..adapters.pooled_calls import PooledCalls
+from ..adapters.redaction import Forgetting, redact_exception
+from ..adapters.urls import host_from_url
 from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.flow import Exhausted, call_flow
 from ..core.model import NO_USAGE, CallInfo, Lease
@@ -25,13 +29,11 @@ from ..core.request_body import HANDLE, INTERACTION, add_name, is_certain, read_
 from ..core.usage import add_usage, parse_usage
 from ..guard import handle_internal_error
 from ..runtime import aio
+from ..runtime.current import workload
 from ..secrets import Secret
 from ..state.base import State
-from .call_info import facts_from_session_error, host_from_url, option, timeout_s, workload
-from .patching import Patcher, Wrapper
-from .pool_exhausted import response_type_of
-from .pooled_calls import PooledCalls
-from .redaction import Forgetting, redact_exception
+from .call_info import facts_from_session_error, option, timeout_s
+from .pool_exhausted import exhausted_call, response_type_of
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
@@ -328,7 +330,7 @@ class LiveWrappers:
         try:
             relay = await aio.run_stream(call_flow(call), driver)
         except Exhausted as no_key:
-            failure = calls.exhausted(no_key, response_type_of(client), info.model)
+            failure = exhausted_call(calls, no_key, response_type_of(client), info.model)
         else:
             connection: LiveConnection = await anext(relay)
             return connection.hold(relay)

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from ..adapters.urls import origin_from_url
 from ..core.failures import classify
 from ..core.model import GEMINI_API, CallInfo, Platform
 from ..core.model_names import CURRENT_MODEL
 from ..core.text import standard_key_hint
 from ..errors import KeyrotError
+from ..runtime.current import bypassed
 from ..secrets import SecretCache
 from ..settings import BASE_URL_VARIABLES, GOOGLE_HOST, VERTEX_HOST, AllowedOrigins
-from .call_info import failed_from_error, origin_from_url
-from .pooled_calls import bypassed
+from .call_info import failed_from_error
 
 __all__ = [
     "LiveCheck",

@@ -1,89 +1,20 @@
-"""Patch methods of the SDK, and remove our own layer only.
+"""Patch methods of the SDK.
 
 The four request methods of the api client stand in google-genai 1.65, 2.x and 3.x alike, and
 every model call of the SDK comes through them, one HTTP request each; `_build_request`, below
-them, is where the key is put in, and `_request` where the SDK would repeat. Others may wrap
-the same methods, before or after us, and put snapshots back in any order; so our layer is
-recognised by its wrapper function, and one that is restored after uninstall() passes through.
-
-The methods below serve sends of calls that came in above. A call under way outlives uninstall(),
-so for each of its sends they stay in place, or are put back: its key would not go in otherwise.
+them, is where the key is put in, and `_request` where the SDK would repeat.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
-from types import ModuleType
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import wrapt
-from wrapt import FunctionWrapper, wrap_object
+from ..adapters.patching import Patcher, Wrapper, warn_and_log
 
-from ..errors import warn_safely
-from ..guard import handle_internal_error
-from .imports import ImportWatch, Patched
-
-__all__ = [
-    "MODULE",
-    "Patcher",
-    "remove_layer",
-    "wrapper_chain",
-]
-
-# Find and take off one layer among several on a method, with wrapt 1.16 as with 2.x ------------
-#
-# wrapt has this itself from 2.4 on. Programs with opentelemetry-instrumentation up to 0.61 have
-# wrapt 1, and could not install us otherwise.
-
-
-_PROXY: type = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
-"""The class of all layers, in wrapt 2 and in wrapt 1."""
-_DEEPEST = 64
-
-
-def wrapper_chain(method: Any) -> Iterator[Any]:
-    """Yield the layers of a method, the outermost first, the original function last."""
-    for _ in range(_DEEPEST):
-        yield method
-        try:
-            method = method.__wrapped__
-        except AttributeError:
-            return
-
-
-def remove_layer(owner: Any, name: str, layer: Any) -> bool:
-    """Remove a layer of wrapt from a method or function of *owner*, a class or module.
-
-    Returns:
-        False if it stays, because a plain function wraps it.
-    """
-    above = None
-    for one in wrapper_chain(vars(owner).get(name)):
-        if one is layer:
-            break
-        above = one
-    else:
-        return True  # it is not there any more
-    inner_layer = layer.__wrapped__
-    if above is None and inner_layer is _inherited(owner, name):
-        delattr(owner, name)
-    elif above is None:
-        setattr(owner, name, inner_layer)
-    elif issubclass(type(above), _PROXY):
-        above.__wrapped__ = inner_layer
-    else:
-        return False
-    return True
-
-
-def _inherited(owner: Any, name: str) -> Any:
-    """Return the method that a class would have without its own; None for a module."""
-    bases = getattr(owner, "__mro__", ())[1:]
-    return next((vars(base)[name] for base in bases if name in vars(base)), None)
-
+__all__ = ["MODULE", "SdkPatcher"]
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -93,178 +24,28 @@ SUPPORTED = "1.65 to 3.x"
 NEXT_MAJOR = 4
 """The first version of the SDK that is not tested; pyproject.toml declares the same."""
 
-Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 
-
-class Patcher:
-    """The table of patched methods, switched on and off together."""
+class SdkPatcher(Patcher):
+    """The table of patched methods of the SDK, and of what it uses."""
 
     def __init__(self, replace: Callable[[], None] | None = None) -> None:
-        """Start with an empty table.
-
-        Args:
-            replace: Takes all away, for another copy of this package; else `uninstall`.
-        """
-        self.enabled: list[bool] = []
-        """Not empty while all is on; wrapt tests its truth without a call of Python."""
+        """Start with an empty table; see `Patcher`."""
+        super().__init__(replace)
         self._client_methods: dict[str, Wrapper] = {}
-        self._functions: dict[tuple[str, str], Wrapper] = {}
-        self._wrappers: dict[str, Wrapper] = {}
-        self._send_names: set[str] = set()
-        self._lock = threading.RLock()  # a call that is collected leaves in whatever thread that is
-        self._users: set[object] = set()
-        """Switches on what is below: these seams while they are on, and sends under way."""
-        self._modules = {MODULE}
+        self.modules.add(MODULE)
         self._newer_warned = False
-        self._import_watch = ImportWatch(
-            self._modules, self._on_executed, replace or self.uninstall
-        )
-        self._patched = self._import_watch.patched
 
     def add_client_methods(self, wrappers: Mapping[str, Wrapper], *, sends: bool = False) -> None:
         """Add methods of the api client, all of which must exist.
 
         Args:
             wrappers: The wrapper of each method.
-            sends: They act in each send of a call that came in elsewhere, so they stay in place
-                until the last of them has ended.
+            sends: As for `add_functions`.
         """
         self._client_methods |= wrappers
-        self._add(dict(wrappers), sends=sends)
+        self.add(dict(wrappers), sends=sends)
 
-    def add_functions(
-        self, wrappers: Mapping[tuple[str, str], Wrapper], *, sends: bool = False
-    ) -> None:
-        """Add functions and methods of other modules: of those that are there, and in use.
-
-        Args:
-            wrappers: The wrapper of each, by its module and its name in it, `Class.method`.
-            sends: As above.
-        """
-        self._functions |= wrappers
-        self._modules |= {module for module, _ in wrappers}
-        self._add({".".join(place): one for place, one in wrappers.items()}, sends=sends)
-
-    def _add(self, wrappers: dict[str, Wrapper], *, sends: bool) -> None:
-        self._wrappers |= wrappers
-        if sends:
-            self._send_names |= wrappers.keys()
-
-    def install(self, patched: Patched | None = None) -> None:
-        """Patch the SDK now, or when it is imported; repair patches that are missing.
-
-        Args:
-            patched: What was patched of an SDK that was imported before the one that is there now.
-        """
-        with self._lock:
-            self._patched.update(patched or {})
-            self.enabled[:] = (True,)
-            self._users.add(self)
-            self._import_watch.start()
-        self._on_executed(None)
-
-    def uninstall(self) -> None:
-        """Restore the SDK; a layer under a foreign wrapper stays, and passes calls through."""
-        with self._lock:
-            self._import_watch.stop()
-            self.enabled.clear()
-            self._users.discard(self)
-            self._remove_all()
-
-    def repair(self) -> None:
-        """Put back patches that another library has removed, and warn of it.
-
-        An instrumentation that was there first restores the methods that it had found when it is
-        uninstalled. It is noticed by a request that comes in below the missing patches: that one
-        bypasses the pool, and the next one does not.
-        """
-        try:
-            lost = self._put_back()
-        except Exception:
-            handle_internal_error("genai")
-            return
-        if not lost:
-            return
-        _warn(
-            f"another library has removed patches of the pool ({', '.join(lost)}), as "
-            "instrumentations do when they are uninstalled; they are put back, and calls made in "
-            "between bypassed the pool"
-        )
-
-    def _put_back(self) -> list[str]:
-        with self._lock:
-            if not self.enabled:
-                return []
-            lost = [
-                name
-                for owner, name, layer in self._layers()
-                if layer is None and name in self._patched.get(owner, ())
-            ]
-            if lost:
-                self._wrap(self._wrappers)
-            return lost
-
-    def acquire(self, send: object) -> None:
-        """Keep the patches of sends in place until *send* is released, also after `uninstall`.
-
-        Who comes in first says so and then asks whether all is on, `uninstall` does it the other
-        way round: one of the two sees the other, without a lock in the way of every send.
-        """
-        self._users.add(id(send))  # only its id: an abandoned send must be collectable
-        if not self.enabled:
-            with self._lock:
-                self._wrap(self._send_names)
-
-    def release(self, send: object) -> None:
-        """Remove the patches of sends if *send* was the last user of them after `uninstall`."""
-        self._users.discard(id(send))
-        if not self.enabled:
-            with self._lock:
-                self._remove_all()
-
-    def status(self) -> dict[str, bool]:
-        """Return for each method whether our layer is in place."""
-        with self._lock:
-            found: dict[str, bool] = {}
-            for _, name, layer in self._layers():
-                found[name] = found.get(name, True) and layer is not None
-            return found
-
-    def _on_executed(self, _module: ModuleType | None) -> None:
-        with self._lock:
-            if self.enabled and self._all_there():
-                self._warn_of_newer_sdk()
-                self._wrap(self._wrappers)
-
-    def _warn_of_newer_sdk(self) -> None:
-        """Warn once of an SDK that was never tested; pip does not always hold its version back."""
-        version = getattr(sys.modules.get("google.genai.version"), "__version__", "")
-        major = version.partition(".")[0]
-        if self._newer_warned or not major.isdecimal() or int(major) < NEXT_MAJOR:
-            return
-        self._newer_warned = True
-        _warn(
-            f"google-genai {version} is newer than the versions that keyrot_middleware is tested "
-            f"with, {SUPPORTED}; calls are rotated all the same. If one fails, install "
-            f'"google-genai<{NEXT_MAJOR}", or a newer keyrot-middleware'
-        )
-
-    def _wrap(self, names: Collection[str]) -> None:
-        for owner, name, layer in self._layers():
-            attribute = name.rpartition(".")[2]
-            if layer is None and name in names and hasattr(owner, attribute):
-                switch = self._users if name in self._send_names else self.enabled
-                wrap_object(owner, attribute, FunctionWrapper, (self._wrappers[name], switch))
-                self._patched.setdefault(owner, set()).add(name)
-
-    def _remove_all(self) -> None:
-        """Remove layers without users; none if the pool is installed again."""
-        for owner, name, layer in self._layers():
-            needed = self._users if name in self._send_names else self.enabled
-            if layer is not None and not needed:
-                remove_layer(owner, name.rpartition(".")[2], layer)
-
-    def _all_there(self) -> bool:
+    def is_complete(self) -> bool:
         """Return whether all methods exist: with half of the patches a key could leak."""
         owner = _owner()
         there = vars(owner) if owner else self._client_methods
@@ -276,47 +57,33 @@ class Patcher:
                 ", ".join(missing),
                 SUPPORTED,
             )
-        return not missing
+            return False
+        self._warn_of_newer_sdk()
+        return True
 
-    def _layers(self) -> list[tuple[Any, str, Any]]:
-        """Return owner, name and our layer, or None, of each method to patch or patched before."""
-        targets = dict.fromkeys(self._targets())
-        for owner, names in tuple(self._patched.items()):
-            targets |= dict.fromkeys((owner, name) for name in names if name in self._wrappers)
-        return [
-            (owner, name, _find(vars(owner).get(name.rpartition(".")[2]), self._wrappers[name]))
-            for owner, name in targets
-        ]
+    def _warn_of_newer_sdk(self) -> None:
+        """Warn once of an SDK that was never tested; pip does not always hold its version back."""
+        version = getattr(sys.modules.get("google.genai.version"), "__version__", "")
+        major = version.partition(".")[0]
+        if self._newer_warned or not major.isdecimal() or int(major) < NEXT_MAJOR:
+            return
+        self._newer_warned = True
+        warn_and_log(
+            f"google-genai {version} is newer than the versions that keyrot_middleware is tested "
+            f"with, {SUPPORTED}; calls are rotated all the same. If one fails, install "
+            f'"google-genai<{NEXT_MAJOR}", or a newer keyrot-middleware'
+        )
 
-    def _targets(self) -> Iterator[tuple[Any, str]]:
+    def targets(self) -> Iterator[tuple[Any, str]]:
         """Yield what to patch, if the SDK is imported."""
         owner = _owner()
         if owner is None:
             return
         for name in self._client_methods:
             yield owner, name
-        for module, name in self._functions:
-            there: Any = sys.modules.get(module)
-            for part in name.split(".")[:-1]:
-                there = getattr(there, part, None)
-            if hasattr(there, name.rpartition(".")[2]):
-                yield there, f"{module}.{name}"
-
-
-def _warn(text: str) -> None:
-    """Issue a log record and a Python warning, which cannot fail the import or the call."""
-    _log.warning("%s", text)
-    warn_safely(text)
+        yield from super().targets()
 
 
 def _owner() -> type | None:
     module = sys.modules.get(MODULE)
     return getattr(module, OWNER, None)
-
-
-def _find(method: object, wrapper: Wrapper) -> Any:
-    """Return the layer whose wrapper function is *wrapper*; other layers may have copied it."""
-    for layer in wrapper_chain(method):
-        if getattr(layer, "_self_wrapper", None) is wrapper:
-            return layer
-    return None

@@ -2,8 +2,7 @@
 
 Frameworks know the SDK's `ClientError` and read its code, body and `response.text`; some rebuild
 it from `(code, details, response)`, and only the text of the body survives. So the body is a whole
-Google error, with a RetryInfo, and its message says the true cause of each key. They also sniff
-words, which is why the message avoids some (`_SNIFFED`).
+Google error; see adapters/no_key.py.
 
 The class is created at first use: importing this package must not import the SDK.
 """
@@ -15,12 +14,13 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from math import ceil, inf, isfinite
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from ..core.failures import REJECTIONS
-from ..core.model import OTHER_TIER, Block
-from ..errors import rejection_code
+from ..adapters.no_key import LastRefusal, NoKey, why_no_key
+from ..adapters.pooled_calls import PooledCalls
+from ..core.flow import Exhausted
+from ..core.model import Block
 
 if TYPE_CHECKING:
     from google.genai.errors import ClientError as _ClientError
@@ -28,25 +28,12 @@ else:
     _ClientError = object
 
 __all__ = [
-    "NO_EXPRESS_KEY",
-    "NO_KEY",
-    "LastRefusal",
     "also_api_error",
-    "error_body",
     "exhausted",
+    "exhausted_call",
     "key_pool_exhausted",
     "response_type_of",
 ]
-
-_SNIFFED = ("timeout", "403", "500", "502", "503")
-_SHOWN = 10
-"""Keys named in the message; all of them are in `reasons`."""
-
-_TYPE = "type.googleapis.com/google.rpc."
-
-
-LastRefusal = tuple[int, str | None, Any]
-"""Code, status and body with which Google rejected a key."""
 
 
 class _KeyPoolExhausted(_ClientError):  # noqa: N818 - its name is fixed, and says what it is
@@ -101,25 +88,6 @@ def _class_for(client_error: type[Any]) -> type[Any]:
     return _classes[0]
 
 
-NO_KEY = (
-    "there is no Gemini API key to send this with: set GEMINI_API_KEYS or GEMINI_API_KEY, write a "
-    "keys.json, or give the client an api_key other than keyrot-pool; keyrot check shows what is "
-    "found"
-)
-
-
-NO_EXPRESS_KEY = (
-    "there is no key for Vertex AI in express mode to send this with: write a keys.json that has "
-    'one with "platform": "vertex_express", or give the client an api_key other than keyrot-pool'
-)
-
-
-def error_body(code: int, text: str) -> dict[str, Any]:
-    """Return *text* as the body of an error of Google."""
-    status = "UNAUTHENTICATED" if code == 401 else "FAILED_PRECONDITION"
-    return {"error": {"code": code, "message": f"keyrot: {text}", "status": status}}
-
-
 def exhausted(
     pool: str,
     blocks: Mapping[str, Block],
@@ -141,20 +109,35 @@ def exhausted(
         has_untried_keys: A limit on the attempts ended the call, so other keys may be available.
         quote: What Google said of the model.
     """
-    retry_at = min((block.until for block in _returning(blocks) or blocks.values()), default=inf)
-    reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
-    if _returning(blocks) or last is None:  # another process may have seen the rejections
-        which = "that was tried " if has_untried_keys else ""
-        intro = f"No Gemini API key of pool {pool!r} {which}is available."
-        details = _body(pool, blocks, reasons, retry_at, now, intro)
-        if quote:
-            details["error"]["message"] += f' Google says: "{quote}"'
-        code = details["error"]["code"]
-    else:
-        code, details = last[0], _google_body(last[2])
-    error: Any = key_pool_exhausted()(code, details, _response(response_type, code, details))
-    error.retry_at = datetime.fromtimestamp(retry_at, UTC) if isfinite(retry_at) else None
-    error.reasons = reasons
+    why = why_no_key(pool, blocks, now, last, has_untried_keys=has_untried_keys, quote=quote)
+    return _exception(why, response_type)
+
+
+def exhausted_call(
+    calls: PooledCalls, no_key: Exhausted, response_type: Any, model: str = ""
+) -> BaseException:
+    """Build the exception for a call of a pool that no key could serve.
+
+    Its cause is the SDK's exception of the last attempt, if there was one.
+
+    Args:
+        calls: The pool.
+        no_key: Why.
+        response_type: As for `exhausted`.
+        model: The one that was requested, if any.
+    """
+    error = _exception(calls.no_key(no_key, model), response_type)
+    error.__cause__ = no_key.last
+    for note in getattr(no_key, "__notes__", ()):
+        error.add_note(note)
+    return error
+
+
+def _exception(why: NoKey, response_type: Any) -> BaseException:
+    response = _response(response_type, why.code, why.body)
+    error: Any = key_pool_exhausted()(why.code, why.body, response)
+    error.retry_at = datetime.fromtimestamp(why.until, UTC) if isfinite(why.until) else None
+    error.reasons = why.reasons
     return error  # type: ignore[no-any-return]
 
 
@@ -187,68 +170,6 @@ def _api_error_class(ours: type[BaseException], theirs: type[BaseException]) -> 
 
     names = {"__module__": "keyrot_middleware", "__qualname__": "KeyPoolExhausted"}
     return type("KeyPoolExhausted", (ours, theirs), {**names, "__reduce__": reduce})
-
-
-def _google_body(details: Any) -> Any:
-    """Return Google's body; for an async stream the SDK has it as the text of a `message`."""
-    try:
-        body = json.loads(details["message"])
-    except (KeyError, TypeError, ValueError):
-        return details
-    return body if isinstance(body, dict) and "error" in body else details
-
-
-def _reason(block: Block) -> str:
-    if block.reason == OTHER_TIER:
-        return f"{OTHER_TIER}: not one that this call may use (KEYROT_TIERS, workload)"
-    if not isfinite(block.until):
-        return block.reason
-    at = f"{datetime.fromtimestamp(block.until, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    if block.reason in REJECTIONS:
-        return f"{block.reason}, rejected; replace its value; tried again at {at}"
-    return f"{block.reason} until {at}"
-
-
-def _returning(blocks: Mapping[str, Block]) -> list[Block]:
-    """List the blocks that end by themselves: those of keys that Google does not reject."""
-    return [b for b in blocks.values() if b.reason not in REJECTIONS and isfinite(b.until)]
-
-
-def _body(  # noqa: PLR0917 - one caller
-    pool: str,
-    blocks: Mapping[str, Block],
-    reasons: Mapping[str, str],
-    retry_at: float,
-    now: float,
-    intro: str,
-) -> dict[str, Any]:
-    shown = "; ".join(f"{key_id}: {why}" for key_id, why in list(reasons.items())[:_SHOWN])
-    more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    message = (
-        f"{intro} {shown}{more}."
-        if shown
-        else (f"Pool {pool!r} has no Gemini API key that may serve this call.")
-    )
-    details: list[dict[str, Any]] = []
-    returning = _returning(blocks)
-    why = {block.reason for block in returning}
-    if returning and why <= {"rpd", "quota_day", "usd"}:
-        violation = {"quotaMetric": "keyrot/requests", "quotaId": "KeyPoolRequestsPerDay"}
-        if why == {"usd"}:
-            violation = {"quotaMetric": "keyrot/usd", "quotaId": "KeyPoolUsdPerDay"}
-        details.append({"@type": f"{_TYPE}QuotaFailure", "violations": [violation]})
-    if returning:
-        details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": _delay(retry_at - now)})
-    code, status = rejection_code(() if returning else [block.reason for block in blocks.values()])
-    return {"error": {"code": code, "message": message, "status": status, "details": details}}
-
-
-def _delay(seconds: float) -> str:
-    """Round up to whole seconds, past numbers that are taken for another error's code."""
-    whole = max(ceil(seconds), 1)
-    while any(word in str(whole) for word in _SNIFFED):
-        whole += 1
-    return f"{whole}s"
 
 
 def _response(response_type: Any, code: int, details: Any) -> Any:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from ..adapters.reading import with_served_tier
+from ..adapters.redaction import Forgetting, Redact, redact_key
 from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.usage import StreamLedger
 from ..secrets import Secret
-from .call_info import failed_from_error, with_served_tier
+from .call_info import failed_from_error
 from .key_injection import KeyInjection
-from .redaction import Forgetting, Redact, redact_key
 
 __all__ = ["AsyncChunks", "Chunks", "hide_key", "open_async", "open_sync"]
 

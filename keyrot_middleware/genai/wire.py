@@ -31,14 +31,19 @@ from functools import cache, partial
 from typing import Any, Self
 from urllib.parse import urljoin
 
+from ..adapters.key_headers import KEY_HEADER, key_headers
+from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, error_body
+from ..adapters.patching import Patcher, Wrapper
+from ..adapters.redaction import HIDDEN, Redact, redact_exception, redact_key, scrub_head
+from ..adapters.urls import origin_from_url
 from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, POOL_KEY, VERTEX_EXPRESS, Platform
 from ..core.text import mask_keys
 from ..errors import ConfigError
 from ..guard import handle_internal_error
+from ..runtime.current import required_tiers
 from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..settings import AllowedOrigins
-from .call_info import origin_from_url, required_tiers
 from .error_responses import (
     aread_error,
     http_library,
@@ -46,11 +51,9 @@ from .error_responses import (
     read_error,
     with_content,
 )
-from .key_injection import KEY_HEADER, current_injection, key_headers
+from .key_injection import current_injection
 from .live import LiveConnection, current_connection
-from .patching import Patcher, Wrapper
-from .pool_exhausted import NO_EXPRESS_KEY, NO_KEY, error_body
-from .redaction import HIDDEN, Redact, redact_exception, redact_key, scrub_head
+from .patching import SdkPatcher
 
 __all__ = [
     "Wire",
@@ -416,7 +419,7 @@ def _guarded(*args: Any) -> dict[str, Any]:
 
 def placeholder_guard(allowed: AllowedOrigins) -> Patcher:
     """Return patches that keep the placeholder off the wire while there is no pool."""
-    patcher = Patcher()
+    patcher = SdkPatcher()
     patcher.add_client_methods({"__init__": explain_missing_key})
     patcher.add_functions(Wire(None, allowed).table, sends=True)
     return patcher

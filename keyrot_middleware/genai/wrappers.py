@@ -14,6 +14,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mappi
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..adapters.patching import Patcher
+from ..adapters.pooled_calls import PooledCalls
+from ..adapters.redaction import Redact
+from ..adapters.urls import host_from_url
 from ..core.commands import Done, Failed, StreamOpened
 from ..core.error_body import parse_error
 from ..core.flow import CallState, Exhausted, call_flow
@@ -43,7 +47,6 @@ from .call_info import (
     done_from_response,
     effective_options,
     failed_from_error,
-    host_from_url,
     option,
     timeout_s,
 )
@@ -56,10 +59,7 @@ from .key_injection import (
     request_once,
     without_key_retries,
 )
-from .patching import Patcher
-from .pool_exhausted import response_type_of
-from .pooled_calls import PooledCalls
-from .redaction import Redact
+from .pool_exhausted import exhausted_call, response_type_of
 from .streams import hide_key, open_async, open_sync
 from .uploads import Uploads
 
@@ -602,7 +602,7 @@ class RequestWrappers:
 
     def _exhausted(self, no_key: Exhausted, pooled: _PooledCall) -> BaseException:
         response_type = response_type_of(pooled.client)
-        return self._calls.exhausted(no_key, response_type, pooled.call.info.model)
+        return exhausted_call(self._calls, no_key, response_type, pooled.call.info.model)
 
     def _redact(self, pooled: _PooledCall) -> Redact:
         return self._calls.redact(pooled.client.api_key or "")

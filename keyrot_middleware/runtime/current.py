@@ -1,10 +1,27 @@
-"""The pool that install() put in place in this process, for what is below install()."""
+"""What is in force for the calls that are made now.
+
+The pool that install() put in place in this process, and what `bypass()` and `workload()` say.
+"""
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 from .pool import Pool
 
-__all__ = ["current_pool", "record_activity", "set_current_pool"]
+__all__ = [
+    "bypassed",
+    "current_pool",
+    "record_activity",
+    "required_tiers",
+    "set_current_pool",
+    "workload",
+]
+
+bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
+workload: ContextVar[str | None] = ContextVar("keyrot_workload", default=None)
+required_tiers: ContextVar[frozenset[str] | None] = ContextVar("keyrot_tiers", default=None)
+"""The tiers that `workload()` allows; None: all."""
 
 _current: Pool | None = None
 _records_activity = False

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from keyrot_middleware.adapters.redaction import redact_bytes
 from keyrot_middleware.core.text import hide_escaped, mask_keys
-from keyrot_middleware.genai.redaction import redact_bytes
 from keyrot_middleware.secrets import Secret
 
 __all__ = ["KEY_NAME_HEADER", "options", "recorder", "same_key", "same_path"]

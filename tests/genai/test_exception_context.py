@@ -10,7 +10,7 @@ from google.genai import errors
 from support.modes import AIOHTTP, MODES, STREAMS, ask, sdk_error
 
 from keyrot_middleware import guard
-from keyrot_middleware.genai.redaction import redact_exception
+from keyrot_middleware.adapters.redaction import redact_exception
 from keyrot_middleware.testing import Reply
 
 TOKEN = "Bearer FAKE-token-of-another-service"

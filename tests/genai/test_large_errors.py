@@ -13,7 +13,7 @@ from support.modes import STREAMS, sdk_error
 from support.raw_server import answer, chunk
 from support.scenes import WAYS, Scene, raised, surfaces
 
-from keyrot_middleware.genai.redaction import MOST
+from keyrot_middleware.adapters.redaction import MOST
 
 pytestmark = [*SDK_WARNINGS, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

@@ -10,7 +10,7 @@ from support.key_search import hold_no_key, texts_of
 from support.modes import MODES, calls, sdk_error, skip_where_the_sdk_reconnects
 
 import keyrot_middleware
-from keyrot_middleware.genai.redaction import redact_exception
+from keyrot_middleware.adapters.redaction import redact_exception
 from keyrot_middleware.testing import Reply
 
 ECHO = "your key {} is refused"

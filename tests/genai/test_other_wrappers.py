@@ -13,7 +13,7 @@ from support.modes import MODEL, ask
 from wrapt import wrap_function_wrapper
 
 import keyrot_middleware
-from keyrot_middleware.genai.patching import remove_layer
+from keyrot_middleware.adapters.patching import remove_layer
 
 NAMES = ("request", "request_streamed", "async_request", "async_request_streamed")
 

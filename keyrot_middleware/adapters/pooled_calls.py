@@ -1,16 +1,17 @@
-"""What every surface of the SDK needs to send a call through a pool.
+"""What every adapter needs to send a call through a pool, and each of its surfaces.
 
-The surfaces are the api client's requests, Live, Interactions and downloads. Each decides
-what it sends and how it reads the answer. The rest is the same for all: whether the pool has a
-part in a call, the key of a lease, the home key of a client, redaction and the errors.
+An adapter decides what it sends and how it reads the answer. The rest is the same for all: whether
+the pool has a part in a call, the key of a lease, the home key of a client, redaction, and why no
+key could serve.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
-from contextvars import ContextVar
-from functools import partial
+from functools import lru_cache, partial
+from hashlib import blake2b
 from math import inf
 from typing import Any
 
@@ -29,22 +30,21 @@ from ..core.model import (
 )
 from ..errors import warn_safely
 from ..guard import handle_internal_error
+from ..runtime.current import bypassed, required_tiers
 from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..settings import AllowedOrigins
 from ..telemetry.observer import CallObserver, observe
-from .call_info import host_from_url, origin_from_url, required_tiers
-from .home_key import fingerprint, is_key
-from .key_injection import has_foreign_key
-from .pool_exhausted import NO_KEY, error_body, exhausted
+from .key_headers import has_foreign_key
+from .no_key import NO_KEY, NoKey, error_body, why_no_key
 from .redaction import Redact
+from .urls import host_from_url, origin_from_url
 
-__all__ = ["PooledCalls", "bypassed"]
-
-bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
+__all__ = ["PooledCalls", "fingerprint", "is_key"]
 
 _log = logging.getLogger("keyrot_middleware")
 
+_SALT = os.urandom(16)
 _EPHEMERAL = "auth_tokens/"
 _MAX_HOSTS_WARNED = 20
 """Programs may use any number of hosts."""
@@ -135,17 +135,14 @@ class PooledCalls:
         """Return the observer of a call, for its driver; None if there is none."""
         return observe(self.pool.observers, info, handle_internal_error)
 
-    def exhausted(self, no_key: Exhausted, response_type: Any, model: str = "") -> BaseException:
-        """Return the `KeyPoolExhausted` of a call that no key could serve.
-
-        Its cause is the SDK's exception of the last attempt, if there was one.
+    def no_key(self, exhausted: Exhausted, model: str = "") -> NoKey:
+        """Return why no key could serve a call.
 
         Args:
-            no_key: Why.
-            response_type: The `Response` class of the client's HTTP library, for `response`.
+            exhausted: How it ended.
             model: The one that was requested, if any.
         """
-        blocks, pool = no_key.unavailable.blocks, self.pool
+        blocks, pool = exhausted.unavailable.blocks, self.pool
         if blocks or GEMINI_API in pool.selector.platforms:
             mine = [k for k, block in blocks.items() if block.reason != OTHER_TIER]
             last = pool.last_refusal(mine)
@@ -153,19 +150,14 @@ class PooledCalls:
             only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
             text = f"pool {pool.name!r} has no Gemini API key{only}; {NO_KEY}"
             last = (401, "UNAUTHENTICATED", error_body(401, text))
-        error = exhausted(
+        return why_no_key(
             pool.name,
             blocks,
-            no_key.unavailable.at,
+            exhausted.unavailable.at,
             last,
-            response_type,
-            has_untried_keys=no_key.has_untried_keys,
+            has_untried_keys=exhausted.has_untried_keys,
             quote=pool.quote(model, blocks),
         )
-        error.__cause__ = no_key.last
-        for note in getattr(no_key, "__notes__", ()):
-            error.add_note(note)
-        return error
 
     def _own(self, key: str, info: CallInfo) -> Candidate | None:
         """Return a client's own key as a candidate, in the pool or not; None if it has none.
@@ -203,3 +195,14 @@ def _outside(key: str) -> Candidate:
     """Return a key outside the pool, the client's own, as a candidate."""
     label = f"{HOME}{fingerprint(key)}"
     return Candidate(label, label, label)
+
+
+def is_key(key: Any) -> bool:
+    """Return whether *key* is a key, neither empty nor a placeholder."""
+    return isinstance(key, str) and key.strip() not in ("", POOL_KEY, EXPRESS_POOL_KEY)
+
+
+@lru_cache(maxsize=256)
+def fingerprint(key: str) -> str:
+    """Return a label for a key outside the pool; it does not reveal the key."""
+    return blake2b(key.encode(), digest_size=4, key=_SALT).hexdigest()

@@ -1,0 +1,1 @@
+"""httpx, httpx2 and requests, through the pool: for openai, litellm and plain HTTP."""

@@ -106,6 +106,7 @@ def _print_start(gemini: FakeGemini, keys: list[_Key]) -> None:
             limit = f"always {key.reply}"
         print(f"  {key.key_id:{width}}  {limit}")
     print(f"\nModel: {CURRENT_MODEL}, or any other of Google's.")
+    print(f"OpenAI's protocol: {gemini.url}/v1beta/openai/")
     print("\nIn the terminal of your program:\n")
     print(f"export GOOGLE_GEMINI_BASE_URL={gemini.url}")
     print(f"export KEYROT_ALLOWED_HOSTS={gemini.host}")

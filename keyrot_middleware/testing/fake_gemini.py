@@ -22,7 +22,8 @@ class FakeGemini:
     """A real HTTP and websocket server on 127.0.0.1 that behaves like the Gemini API.
 
     It has keys, projects, billing accounts and models, counts quotas in wall-clock minutes (or in
-    another kind of window) and Pacific days, and fails on demand in every observed way. All methods
+    another kind of window) and Pacific days, and fails on demand in every observed way. Chats,
+    embeddings and models are also served in OpenAI's protocol, under `/v1beta/openai/`. All methods
     may be called from any thread, before and while it runs.
 
     Examples:
@@ -230,8 +231,9 @@ class FakeGemini:
 
         Args:
             content: A text; a part (`{"functionCall": …}`); a whole response (it has `candidates`);
-                a function of the request's body that returns one of these, called in the server's
-                thread; None: the default.
+                a function of the request's body (the native one, also for a request in OpenAI's
+                protocol) that returns one of these, called in the server's thread; None: the
+                default.
         """
         self._service.answers.answer = content
 

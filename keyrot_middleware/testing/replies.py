@@ -240,6 +240,7 @@ class Reply:
     MULTIPLE_KEYS: Final = _bad_request(
         "Multiple authentication credentials received. Please pass only one."
     )
+    NO_BEARER: Final = _bad_request("Missing or invalid Authorization header.")
     UNREGISTERED: Final = _denied(
         "Method doesn't allow unregistered callers (callers without established identity). "
         "Please use API Key or other form of API consumer identity to call this API."

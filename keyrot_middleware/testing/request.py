@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -47,6 +47,8 @@ class Route:
         model: The model without `models/`, or empty.
         name: The resource, e.g. `files/abc`, or empty.
         query: The query's parameters.
+        openai: Whether it is in OpenAI's protocol; `chat.completions.create` and
+            `embeddings.create` get the native verbs when their body is known.
     """
 
     verb: str
@@ -54,6 +56,7 @@ class Route:
     model: str = ""
     name: str = ""
     query: dict[str, str] = field(default_factory=dict)
+    openai: bool = False
 
     @property
     def rpc(self) -> str:
@@ -90,6 +93,8 @@ def _versioned_route(method: str, version: str, rest: list[str], query: dict[str
     if rest[:1] == ["publishers"] and rest[2:3] == ["models"]:
         rest = rest[2:]  # as Vertex AI names models
     collection = _segment(rest, 0)
+    if collection == "openai":
+        return replace(_openai_route(method, version, rest[1:], query), openai=True)
     if collection in _MODEL_COLLECTIONS:
         return _model_route(method, version, rest, query)
     if collection in _STORED_COLLECTIONS:
@@ -99,6 +104,15 @@ def _versioned_route(method: str, version: str, rest: list[str], query: dict[str
         if len(rest) > 2 and collection in _WITH_PARTS:
             name, custom = "/".join(rest[:2]), rest[2]
         return Route(_stored_verb(method, collection, len(rest), custom), version, "", name, query)
+    return Route("", version, query=query)
+
+
+def _openai_route(method: str, version: str, rest: list[str], query: dict[str, str]) -> Route:
+    if method == "GET" and rest[:1] == ["models"]:
+        model = "/".join(rest[1:]).removeprefix("models/")
+        return Route("models.get" if model else "models.list", version, model, query=query)
+    if method == "POST" and rest in (["chat", "completions"], ["embeddings"]):
+        return Route(".".join([*rest, "create"]), version, query=query)
     return Route("", version, query=query)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from keyrot_middleware.testing import openai
 from keyrot_middleware.testing.answers import ModelAnswers, count_tokens, get_field
 from keyrot_middleware.testing.clock import Clock
 from keyrot_middleware.testing.error_bodies import plain
@@ -17,6 +18,7 @@ from keyrot_middleware.testing.keys import FakeKey, KeyRegistry
 from keyrot_middleware.testing.live import LiveSession
 from keyrot_middleware.testing.log import LoggedRequest, RequestLog
 from keyrot_middleware.testing.models import ModelCatalogue, describe_model, list_page
+from keyrot_middleware.testing.openai import bearer_tokens
 from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
 from keyrot_middleware.testing.replies import JSON, Reply, Scripted, Scripts
 from keyrot_middleware.testing.request import QUOTA_VERBS, STREAMS, FakeRequest, Route, parse_route
@@ -87,8 +89,8 @@ class RequestPolicy:
         verb, keys = request.route.verb, credentials(request.route, http)
         if verb in _KEYLESS:
             return request, Reply.OK
-        if len(keys) != 1:
-            return request, _credential_error(keys, http)
+        if refused := _credential_error(request.route, keys, http):
+            return request, refused
         read = verb.endswith((".list", ".get"))
         scripted = self._scripts.take(request.key.label if request.key else None, read=read)
         if scripted is not None:
@@ -100,8 +102,8 @@ class RequestPolicy:
     def admit(self, request: FakeRequest, http: HttpRequest) -> tuple[FakeRequest, Scripted]:
         """Return the reply to the handshake of a websocket: by its credentials or a script."""
         keys = list(dict.fromkeys(credentials(request.route, http)))
-        if len(keys) != 1:
-            return request, _credential_error(keys, http)
+        if refused := _credential_error(request.route, keys, http):
+            return request, refused
         scripted = self._scripts.take(request.key.label if request.key else None, read=False)
         if scripted is not None:
             return request, scripted
@@ -200,12 +202,19 @@ def _session_names(request: FakeRequest) -> list[str]:
 def credentials(route: Route, http: HttpRequest) -> list[str]:
     """Return every key of a request: those in headers and the one in the query."""
     values = http.values("x-goog-api-key")
+    if route.openai:
+        values += bearer_tokens(http.values("authorization"))
     return [*values, route.query["key"]] if "key" in route.query else values
 
 
-def _credential_error(keys: list[str], http: HttpRequest) -> Scripted:
-    if keys:
+def _credential_error(route: Route, keys: list[str], http: HttpRequest) -> Scripted | None:
+    if len(keys) > 1:
         return Reply.MULTIPLE_KEYS
+    if route.openai:
+        # NVIDIA/NemoClaw#2093: neither x-goog-api-key nor ?key= is read there.
+        return None if bearer_tokens(http.values("authorization")) else Reply.NO_BEARER
+    if keys:
+        return None
     # Google takes a bearer token for an OAuth token (GEMINI.md A5).
     return Reply.TOKEN_UNSUPPORTED if http.values("authorization") else Reply.UNREGISTERED
 
@@ -239,7 +248,8 @@ def is_stream(request: FakeRequest) -> bool:
     """Return whether a request asks for a stream of server-sent events."""
     if request.route.verb in ("interactions.create", "interactions.get"):
         return True in (request.body.get("stream"), request.route.query.get("stream") == "true")
-    return request.route.verb in STREAMS and request.route.query.get("alt") == "sse"
+    route = request.route
+    return route.verb in STREAMS and (route.openai or route.query.get("alt") == "sse")
 
 
 _BESIDE_INTERACTIONS = frozenset(
@@ -278,6 +288,8 @@ def stream_plan(
         events.append(_event({**error, "event_type": "error"}))
     elif is_interaction and reply.after_chunks is None:
         events.append(b"event: done\ndata: [DONE]\n\n")
+    elif request.route.openai and reply.after_chunks is None:
+        events.append(openai.DONE)
     elif reply.body is not None:
         # No `data:` before the error: it is appended to the events as it is (GEMINI.md A11).
         events.append(_json_error(reply, request, is_interaction=False) + b"\n")
@@ -309,7 +321,8 @@ def error_plan(
         return ResponsePlan(None, (), on_done, delay_s=delay, then=reply.then)
     body = _json_error(reply, request, is_interaction=is_of_interactions(request))
     # A stream that fails at once has the type event-stream and a JSON body (GEMINI.md A0).
-    sse = request.route.verb in STREAMS and is_stream(request) and reply.content_type == JSON
+    native = request.route.verb in STREAMS and not request.route.openai
+    sse = native and is_stream(request) and reply.content_type == JSON
     kind = _SSE if sse else reply.content_type
     head = Head(reply.status, kind, request.now, len(body), reply.headers)
     return ResponsePlan(head, (body,), on_done, delay_s=delay, then=reply.then)
@@ -324,7 +337,8 @@ def _json_error(reply: Scripted, request: FakeRequest, *, is_interaction: bool) 
     if (reply.interactions or is_interaction) and isinstance(value, dict) and "error" in value:
         code = _INTERACTION_CODES.get(reply.status, "internal")
         value = {"error": {"message": value["error"]["message"], "code": code}}
-    return json.dumps([value] if reply.wrap_in_list else value, indent=2).encode()
+    in_list = reply.wrap_in_list or (request.route.openai and reply.status >= 400)
+    return json.dumps([value] if in_list else value, indent=2).encode()
 
 
 _COUNTED = MODEL_VERBS | {"cachedContents.create"}
@@ -430,6 +444,8 @@ class Service:
         body = _json(http.body)
         if not route.model and body.get("model"):
             route = replace(route, model=str(body["model"]).removeprefix("models/"))
+        if route.openai:
+            route, body = openai.to_native(route, body)
         values = credentials(route, http)
         key = None
         if len(set(values)) == 1:
@@ -459,6 +475,8 @@ class Service:
             else:
                 value = self.answers.chunks(request)
         failed = value is None or isinstance(value, Scripted)
+        if request.route.openai and not failed:
+            value = openai.from_native(value, request)
         on_done = self._log_request(request, reply, http, status=None if failed else 200)
         if failed:
             return error_plan(reply, request, on_done, self.latency_s)
@@ -535,7 +553,7 @@ class Service:
             stream=is_stream(request),
             reply=reply.name,
             tokens=request.tokens,
-            body=request.body,
+            body=_json(http.body) if request.route.openai else request.body,
             headers=http.headers,
         )
         self.log.add(entry)

@@ -75,6 +75,7 @@ def test_a_key_can_get_the_same_reply_always(here: Path) -> None:
         client.close()
     assert "  paid  always SPEND_RATE" in lines
     assert f"Model: {CURRENT_MODEL}, or any other of Google's." in lines
+    assert f"OpenAI's protocol: {url}/v1beta/openai/" in lines
 
 
 def test_a_port_in_use_is_a_sentence(keyrot: Keyrot) -> None:

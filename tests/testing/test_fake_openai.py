@@ -1,0 +1,317 @@
+"""OpenAI's protocol under `/v1beta/openai/`, and keys in the address of native paths."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from google.genai import errors
+
+from keyrot_middleware.testing import FakeClock, FakeGemini, FakeKey, Reply
+
+MODEL = "gemini-2.5-flash"
+HELLO: Any = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
+CHAT = "/v1beta/openai/chat/completions"
+NATIVE = f"/v1beta/models/{MODEL}:generateContent"
+NATIVE_STREAM = f"/v1beta/models/{MODEL}:streamGenerateContent"
+CONTENTS = {"contents": [{"parts": [{"text": "hello"}]}]}
+TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Loading them takes 100 ms a client."""
+ERRORS = {name: reply for name, reply in Reply.all().items() if reply.status >= 400}
+
+Sdk = Callable[[FakeKey], openai.OpenAI]
+
+
+@pytest.fixture
+def http(gemini: FakeGemini) -> Iterator[httpx.Client]:
+    """Send plain HTTP to the fake service."""
+    with httpx.Client(base_url=gemini.url, timeout=10, verify=NO_CERTIFICATES) as client:
+        yield client
+
+
+@pytest.fixture
+def sdk(gemini: FakeGemini) -> Iterator[Sdk]:
+    """Make clients of the openai SDK that send each request once."""
+    clients: list[openai.OpenAI] = []
+
+    def make(key: FakeKey) -> openai.OpenAI:
+        url = f"{gemini.url}/v1beta/openai/"
+        plain = openai.DefaultHttpxClient(verify=NO_CERTIFICATES)
+        options: Any = {"base_url": url, "max_retries": 0, "timeout": 10, "http_client": plain}
+        clients.append(openai.OpenAI(api_key=key.value, **options))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def refusal(call: Callable[[], object], kind: type[openai.APIStatusError]) -> str:
+    """Return Google's message to a call that fails; the SDK shows it from no list."""
+    with pytest.raises(kind) as caught:
+        call()
+    (body,) = caught.value.response.json()
+    return str(body["error"]["message"])
+
+
+def bearer(key: FakeKey) -> dict[str, str]:
+    """Return the header that carries a key in OpenAI's protocol."""
+    return {"Authorization": f"Bearer {key.value}"}
+
+
+def test_a_completion_has_the_fields_of_google(gemini: FakeGemini, http: httpx.Client) -> None:
+    """The total includes the thoughts, which no other field counts."""
+    response = http.post(CHAT, json=HELLO, headers=bearer(gemini.add_key("a")))
+    body = response.json()
+    assert response.headers["content-type"].startswith("application/json")
+    assert body["choices"] == [
+        {
+            "message": {"role": "assistant", "content": "ok from a"},
+            "index": 0,
+            "finish_reason": "stop",
+        }
+    ]
+    assert (body["object"], body["model"], bool(body["id"])) == ("chat.completion", MODEL, True)
+    usage = body["usage"]
+    assert usage["prompt_tokens"] == 2
+    assert usage["total_tokens"] == 2 + usage["completion_tokens"] + 5
+    entry = gemini.log[0]
+    assert (entry.key, entry.model, entry.verb, entry.stream) == (
+        "a",
+        MODEL,
+        "generateContent",
+        False,
+    )
+    assert (entry.path, entry.body) == (CHAT, HELLO)
+
+
+def test_a_stream_ends_with_done(gemini: FakeGemini, http: httpx.Client) -> None:
+    """Chunks are events; without `include_usage` none has usage."""
+    response = http.post(CHAT, json={**HELLO, "stream": True}, headers=bearer(gemini.add_key("a")))
+    assert response.headers["content-type"] == "text/event-stream"
+    events = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert events.pop() == "[DONE]"
+    chunks = [json.loads(event) for event in events]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "ok from a"
+    assert [chunk["choices"][0].get("finish_reason") for chunk in chunks] == [None, None, "stop"]
+    assert not any("usage" in chunk for chunk in chunks)
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert gemini.log[0].stream
+
+
+def test_every_chunk_has_the_usage_so_far_if_asked(gemini: FakeGemini, sdk: Sdk) -> None:
+    """With `include_usage` it grows from chunk to chunk, as Google sends it."""
+    stream = sdk(gemini.add_key("a")).chat.completions.create(
+        **HELLO, stream=True, stream_options={"include_usage": True}
+    )
+    totals = [chunk.usage.total_tokens for chunk in stream if chunk.usage]
+    assert len(totals) == 3
+    assert totals == sorted(totals)
+
+
+def test_the_openai_sdk_reads_answers_tools_and_schemas(gemini: FakeGemini, sdk: Sdk) -> None:
+    """A declared function is called first; its result is answered; a schema is satisfied."""
+    completions = sdk(gemini.add_key("a")).chat.completions
+    asked = completions.create(**HELLO, tools=[TOOL]).choices[0]
+    (call,) = asked.message.tool_calls or ()
+    assert (asked.finish_reason, call.type) == ("tool_calls", "function")
+    assert (call.function.name, call.function.arguments) == ("weather", '{"city": "text"}')
+    messages = [*HELLO["messages"], asked.message.to_dict()]
+    messages.append({"role": "tool", "tool_call_id": call.id, "content": "sunny"})
+    answered = completions.create(model=MODEL, messages=messages, tools=[TOOL])
+    assert answered.choices[0].message.content == "ok from a"
+    schema = {"name": "s", "schema": {"properties": {"a": {"type": "integer"}}}}
+    format_: Any = {"type": "json_schema", "json_schema": schema}
+    made = completions.create(**HELLO, response_format=format_).choices[0]
+    assert made.message.content == '{"a": 1}'
+    assert completions.create(**HELLO, tools=[TOOL], tool_choice="none").choices[0].message.content
+
+
+def test_a_test_sets_the_answer_for_both_protocols(gemini: FakeGemini, sdk: Sdk) -> None:
+    """A function gets the native body: system messages, texts and parts with texts."""
+    gemini.answer(lambda body: json.dumps([body["systemInstruction"], body["contents"]]))
+    parts = [{"type": "text", "text": "b"}]
+    messages: Any = [
+        {"role": "system", "content": "s"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": parts},
+    ]
+    made = sdk(gemini.add_key("a")).chat.completions.create(model=MODEL, messages=messages)
+    assert json.loads(made.choices[0].message.content or "") == [
+        {"parts": [{"text": "s"}]},
+        [{"role": "model", "parts": [{"text": "a"}]}, {"role": "user", "parts": parts}],
+    ]
+
+
+def test_a_refused_answer_has_no_text(gemini: FakeGemini, sdk: Sdk) -> None:
+    """Google's finish reasons have OpenAI's names."""
+    gemini.answer({"candidates": [{"finishReason": "SAFETY"}]})
+    choice = sdk(gemini.add_key("a")).chat.completions.create(**HELLO).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("content_filter", None)
+
+
+def test_a_signature_belongs_to_its_model(gemini: FakeGemini, sdk: Sdk) -> None:
+    """A call of a function carries it back in `extra_content`; another model refuses it."""
+    gemini.sign_thoughts()
+    completions = sdk(gemini.add_key("a")).chat.completions
+    made = completions.create(**HELLO, tools=[TOOL]).choices[0].message
+    messages: Any = [*HELLO["messages"], made.to_dict()]
+    assert completions.create(model=MODEL, messages=messages).choices
+    message = refusal(
+        lambda: completions.create(model="gemini-3.6-flash", messages=messages),
+        openai.BadRequestError,
+    )
+    assert message == "Corrupted thought signature."
+
+
+def test_embeddings_count_each_input(gemini: FakeGemini, sdk: Sdk) -> None:
+    """One vector an input, and one request of the quota; usage is not reported."""
+    client = sdk(gemini.add_key("a", rpm=4))
+    model = "gemini-embedding-001"
+    made = client.embeddings.create(model=model, input=["one", "two", "three"])
+    assert [len(one.embedding) for one in made.data] == [4, 4, 4]
+    assert gemini.used("a", model).requests == 3
+    assert "usage" not in made.to_dict()
+    assert len(client.embeddings.create(model=model, input="one").data) == 1
+    message = refusal(
+        lambda: client.embeddings.create(model=model, input="one"), openai.RateLimitError
+    )
+    assert "embed_content_free_tier_requests, limit: 4" in message
+
+
+def test_models_are_listed_and_read(gemini: FakeGemini, sdk: Sdk) -> None:
+    """Ids have `models/`; a model is found with and without it."""
+    client = sdk(gemini.add_key("a"))
+    ids = [model.id for model in client.models.list()]
+    assert "models/gemini-3.8-flash" in ids
+    for name in (MODEL, f"models/{MODEL}"):
+        assert client.models.retrieve(name).id == f"models/{MODEL}"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-5")
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model=MODEL, input="hello")
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "name"),
+    [
+        ("", {}, "NO_BEARER"),
+        ("?key=KEY", {}, "NO_BEARER"),
+        ("", {"x-goog-api-key": "KEY"}, "NO_BEARER"),
+        ("", {"Authorization": "Basic KEY"}, "NO_BEARER"),
+        ("", {"Authorization": "Bearer KEY", "x-goog-api-key": "KEY"}, "MULTIPLE_KEYS"),
+        ("?key=KEY", {"Authorization": "Bearer KEY"}, "MULTIPLE_KEYS"),
+        ("", {"Authorization": "Bearer unknown"}, "KEY_INVALID"),
+        ("", {"Authorization": "bearer KEY"}, "OK"),
+    ],
+)
+def test_only_one_bearer_token_is_a_key(
+    query: str, headers: dict[str, str], name: str, gemini: FakeGemini, http: httpx.Client
+) -> None:
+    """Every refusal is a 400 in a list of one."""
+    value = gemini.add_key("a").value
+    sent = {key: text.replace("KEY", value) for key, text in headers.items()}
+    response = http.post(CHAT + query.replace("KEY", value), json=HELLO, headers=sent)
+    assert gemini.log[0].reply == name
+    if name == "OK":
+        assert response.status_code == 200
+    else:
+        (body,) = response.json()
+        assert (response.status_code, body["error"]["status"]) == (400, "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", sorted(ERRORS))
+def test_every_error_is_the_native_one_in_a_list(
+    name: str, stream: bool, gemini: FakeGemini, http: httpx.Client
+) -> None:
+    """Body, status and headers are those of the native path; a stream fails before it begins."""
+    key = gemini.add_key("a")
+    gemini.script("a", ERRORS[name], ERRORS[name])
+    path = NATIVE_STREAM if stream else NATIVE
+    there = http.post(path, json=CONTENTS, headers={"x-goog-api-key": key.value})
+    here = http.post(CHAT, json={**HELLO, "stream": stream}, headers=bearer(key))
+    if name.startswith("STREAM_") and stream:
+        assert here.status_code == 200
+        return
+    assert here.status_code == there.status_code
+    assert here.headers["content-type"] == there.headers["content-type"]
+    if there.headers["content-type"].startswith("application/json"):
+        native = there.json()
+        assert here.json() == (native if isinstance(native, list) else [native])
+    else:
+        assert here.content == there.content
+
+
+def test_both_protocols_have_one_quota(
+    gemini: FakeGemini, clock: FakeClock, sdk: Sdk, connect: Any
+) -> None:
+    """Requests of one count for the other, and the 429 names the same limit."""
+    key = gemini.add_key("a", rpm=2)
+    native, client = connect(key), sdk(key)
+    native.models.generate_content(model=MODEL, contents="hello")
+    client.chat.completions.create(**HELLO)
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.chat.completions.create(**HELLO)
+    with pytest.raises(errors.ClientError) as other:
+        native.models.generate_content(model=MODEL, contents="hello")
+    assert caught.value.response.json() == [other.value.details]
+    clock.advance(60)
+    assert client.chat.completions.create(**HELLO).choices
+    gemini.remove_key("a")
+    message = refusal(lambda: client.chat.completions.create(**HELLO), openai.BadRequestError)
+    assert message == "API key not valid. Please pass a valid API key."
+
+
+def test_an_empty_chat_and_an_unknown_model_are_refused(gemini: FakeGemini, sdk: Sdk) -> None:
+    """As on the native path: a 400 and a 404."""
+    completions = sdk(gemini.add_key("a")).chat.completions
+    message = refusal(lambda: completions.create(model=MODEL, messages=[]), openai.BadRequestError)
+    assert "contents is not specified" in message
+    message = refusal(
+        lambda: completions.create(**{**HELLO, "model": "gpt-5"}), openai.NotFoundError
+    )
+    assert message.startswith("models/gpt-5 is not found")
+
+
+def test_a_stream_fails_in_its_middle(gemini: FakeGemini, http: httpx.Client) -> None:
+    """The error comes without `data:` after the first chunk; there is no [DONE]."""
+    key = gemini.add_key("a")
+    gemini.script("a", Reply.STREAM_OVERLOADED, Reply.dropped(1), Reply.truncated(1))
+    sent = {**HELLO, "stream": True}
+    text = http.post(CHAT, json=sent, headers=bearer(key)).text
+    first, _, error = text.partition("\r\n\r\n")
+    assert json.loads(first.removeprefix("data: "))["choices"]
+    assert json.loads(error)[0]["error"]["code"] == 503
+    with pytest.raises(httpx.RemoteProtocolError):
+        http.post(CHAT, json=sent, headers=bearer(key))
+    assert "[DONE]" not in http.post(CHAT, json=sent, headers=bearer(key)).text
+
+
+def test_a_key_in_the_address_serves_native_paths(gemini: FakeGemini, http: httpx.Client) -> None:
+    """`?key=` alone is a key; beside a header it is a second credential."""
+    key = gemini.add_key("a", rpm=1)
+    sent = f"{NATIVE}?key={key.value}"
+    assert http.post(sent, json=CONTENTS).status_code == 200
+    assert (gemini.log[0].key, gemini.used("a", MODEL).requests) == ("a", 1)
+    assert http.post(sent, json=CONTENTS).status_code == 429
+    assert http.post(f"{NATIVE}?key=unknown", json=CONTENTS).status_code == 400
+    both = http.post(sent, json=CONTENTS, headers={"x-goog-api-key": key.value})
+    assert both.json()["error"]["message"].startswith("Multiple authentication credentials")
+    other = gemini.add_key("b").value
+    streamed = http.post(f"{NATIVE_STREAM}?alt=sse&key={other}", json=CONTENTS)
+    assert streamed.text.startswith("data: ")
+    assert gemini.log[-1].key == "b"

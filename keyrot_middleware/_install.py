@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NotRequired, TypedDict, Unpack, cast, get_args
 
-from .adapters.imports import replace_installed
+from .adapters.imports import Patched, replace_installed
 from .adapters.patching import Patcher
 from .adapters.urls import origin_from_url
 from .config import Config, load
@@ -27,6 +27,7 @@ from .genai.all_projects import in_all_projects
 from .genai.binding import Binding
 from .genai.wire import placeholder_guard
 from .guard import handle_internal_error
+from .http_clients import HttpClients
 from .keys_file import Tier, allowed_tiers
 from .prices import require_prices
 from .runtime.alerts import AlertWatcher
@@ -40,6 +41,7 @@ from .runtime.refresher import Refresher
 from .secrets import SecretCache, Stores, open_secret_cache
 from .settings import (
     BASE_URL_VARIABLES,
+    AllowedOrigins,
     SettingArguments,
     Settings,
     allowed_origins,
@@ -77,11 +79,35 @@ NO_KEY_FOUND = (
 _log = logging.getLogger("keyrot_middleware")
 _lock = threading.Lock()
 _binding: Binding | None = None
-_guard: Patcher | None = None
+_guard: _Guard | None = None
 """Keeps the placeholder off the wire where no key was found."""
 _in_force: Settings | None = None
 """The settings of the installed pool."""
 _on_event: Callable[[PoolEvent], object] | None = None
+
+
+_SDK = "google-genai"
+
+
+class _Guard:
+    """Keeps the placeholder off the wire where no key was found."""
+
+    def __init__(self, sdk: Patcher, allowed: AllowedOrigins, clients: Collection[str]) -> None:
+        self._sdk = sdk if _SDK in clients else None
+        libraries = [name for name in clients if name != _SDK]
+        self._http = HttpClients(None, allowed, libraries, self.uninstall)
+
+    def install(self, patched: Patched) -> None:
+        """Patch the libraries."""
+        if self._sdk is not None:
+            self._sdk.install(patched)
+        self._http.install(patched)
+
+    def uninstall(self) -> None:
+        """Restore them."""
+        if self._sdk is not None:
+            self._sdk.uninstall()
+        self._http.close()
 
 
 def install(
@@ -129,7 +155,7 @@ def install(
         allowed = allowed_origins(config.settings.allowed_hosts)
         if pool is None:
             patched = replace_installed()
-            _guard = placeholder_guard(allowed)
+            _guard = _Guard(placeholder_guard(allowed), allowed, config.settings.clients)
             _guard.install(patched)
             return
         try:
@@ -142,6 +168,11 @@ def install(
         _in_force, _on_event = config.settings, on_event
         served = _serve_status(config.settings.status_socket)
         _binding = Binding(pool, allowed, partial(_closed, pool, metrics, served))
+        clients = config.settings.clients
+        _binding.patches_sdk = _SDK in clients
+        libraries = [name for name in clients if name != _SDK]
+        http = HttpClients(_binding.calls, allowed, libraries, _binding.close)
+        _binding.others.append(http)
         _binding.install(replace_installed())
         set_current_pool(pool)
         state = pool.state
@@ -272,7 +303,7 @@ def _pool_status() -> PoolStatus:
         "installed": True,
         "pool": binding.pool.name,
         "degraded": binding.pool.state.degraded,
-        "patched": binding.patcher.status(),
+        "patched": binding.patched(),
         "keys": health(binding.pool),
         "unresolved": dict(binding.pool.secrets.unresolved),
         "stale": dict(binding.pool.secrets.stale),

@@ -52,6 +52,7 @@ __all__ = [
     "ALIASES",
     "ARGUMENTS",
     "BASE_URL_VARIABLES",
+    "CLIENTS",
     "ENV_NAMES",
     "GOOGLE_HOST",
     "LONGEST_S",
@@ -141,6 +142,18 @@ def _good_events(names: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     for name in names:
         if name not in EVENTS:
+            raise ValueError(f"found {display(name)}")
+    return names
+
+
+CLIENTS = ("google-genai", "httpx", "httpx2", "requests")
+"""The libraries whose requests can go through the pool."""
+
+
+def _good_clients(names: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    for name in names:
+        if name not in CLIENTS:
             raise ValueError(f"found {display(name)}")
     return names
 
@@ -417,6 +430,13 @@ class Settings(EnabledSetting):
         description="host or host:port, comma-separated, in full and without path; "
         "http://host:port where it has no TLS",
     )
+    clients: Annotated[
+        tuple[str, ...], AfterValidator(_good_clients), NoDecode, BeforeValidator(_split)
+    ] = Field(
+        default=CLIENTS,
+        validation_alias="KEYROT_CLIENTS",
+        description=f"{', '.join(CLIENTS)}, comma-separated",
+    )
     tiers: Annotated[
         tuple[str, ...] | None, AfterValidator(_good_tiers), NoDecode, BeforeValidator(_split)
     ] = Field(
@@ -493,6 +513,7 @@ class SettingArguments(TypedDict, total=False):
     alert_events: str | Sequence[EventName] | None
     pool: str | None
     allowed_hosts: str | Sequence[str] | None
+    clients: str | Sequence[str] | None
     tiers: str | Sequence[Tier] | None
     strategy: Strategy | None
     max_attempts: int | None

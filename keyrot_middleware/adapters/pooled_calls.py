@@ -36,6 +36,7 @@ from ..secrets import Secret
 from ..settings import AllowedOrigins
 from ..telemetry.observer import CallObserver, observe
 from .key_headers import has_foreign_key
+from .model_chains import Chains
 from .no_key import NO_KEY, NoKey, error_body, why_no_key
 from .redaction import Redact
 from .urls import host_from_url, origin_from_url
@@ -57,6 +58,7 @@ class PooledCalls:
         """Serve a pool whose keys may go to *allowed*."""
         self.pool = pool
         self.allowed = allowed
+        self.chains = Chains(pool)
         self._warned: set[str] = set()
 
     @property

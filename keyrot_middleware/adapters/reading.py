@@ -50,10 +50,13 @@ def read_call(
     names = tuple(dict.fromkeys((*route.names, *names))) if names else route.names
     bound_to_owner = route.bound_to_owner or any(map(is_certain, names))
     tokens = tokens if route.counts_in_quota else 0
+    model = route.model
+    if route.is_openai and isinstance(named := body.get("model"), str):
+        model = named.removeprefix("models/")
     return CallInfo(
-        model=route.model,
+        model=model,
         verb=route.verb,
-        tokens=scale.scaled(route.model, tokens),
+        tokens=scale.scaled(model, tokens),
         estimate=tokens,
         requests=count_requests(route.verb, body) if route.counts_in_quota else 0,
         stream=stream,

@@ -13,25 +13,32 @@ a send are forgotten. (docs/adr/0035)
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from itertools import chain
-from typing import Any, AnyStr
+from typing import Any, AnyStr, Self
 
 from ..core.text import hide_escaped
 from ..guard import handle_internal_error
 from ..secrets.base import Secret
 
 __all__ = [
+    "ENOUGH",
     "HIDDEN",
     "MOST",
     "SPARE",
     "Forgetting",
     "Redact",
+    "Redacting",
     "bounded",
+    "current_redact",
+    "filter_logs",
+    "kept_error",
     "redact_bytes",
     "redact_exception",
     "redact_key",
@@ -44,8 +51,12 @@ Redact = Callable[[str], str]
 HIDDEN = "[redacted]"
 MOST = 262_144
 """Characters of an error that are kept; Google's have a few thousand."""
+_MOST_BYTES = 131_072
+"""Bytes of a body that are kept: with what JSON and Python add, less than `MOST`."""
 SPARE = 1_024
 """So much more is searched, in which a key at the cut is whole."""
+ENOUGH = _MOST_BYTES + SPARE
+"""Bytes of the body of an error that are read."""
 _MOST_PARTS = 8
 """Objects in an error that hold a response, one in the other."""
 _MOST_VALUES = 20_000
@@ -214,6 +225,15 @@ def _drop(box: Any, keys: Sequence[Any]) -> None:
     box["cut"] = _CUT
 
 
+def kept_error(code: int, body: bytes, redact: Redact, charset: str | None) -> bytes:
+    """Return what is kept of a body. Half of a JSON text is none: the SDK reads it as a message."""
+    kept: bytes = bounded(body, lambda data: redact_bytes(data, redact, charset), _MOST_BYTES)
+    if len(body) <= _MOST_BYTES or body.lstrip()[:1] not in (b"{", b"["):
+        return kept
+    error = {"code": code, "message": kept.decode("utf-8", "replace")}
+    return json.dumps({"error": error}, ensure_ascii=False).encode()
+
+
 # Responses --------------------------------------------------------------------------------------
 
 
@@ -373,3 +393,60 @@ def _said(value: Any, redact: Redact) -> Any:
         hidden = _redact_value(text, redact)
         return value if hidden == text else hidden
     return _redact_value(value, redact)
+
+
+# While a request is being sent ------------------------------------------------------------------
+
+
+current_redact: ContextVar[Redact | None] = ContextVar("keyrot_redact", default=None)
+"""Redacts what comes back for the request that is being sent; None where it is not ours."""
+
+
+_LOGGERS = (
+    "httpcore.http11",
+    "httpcore.http2",
+    "httpcore2.http11",
+    "httpcore2.http2",
+    "hpack.hpack",
+    "hpack.table",
+)
+"""They write the headers of a response at DEBUG; hpack those of a request too."""
+
+
+class _LogFilter(logging.Filter):
+    """Redacts what is logged while a request of ours is being sent."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if (redact := current_redact.get()) is not None:
+            text = record.getMessage()
+            if (hidden := redact(text)) != text:
+                record.msg, record.args = hidden, ()
+        return True
+
+
+_log_filter = _LogFilter()
+
+
+def filter_logs(*, on: bool) -> None:
+    """Begin to redact what the HTTP libraries log of our requests, or end it."""
+    for logger in map(logging.getLogger, _LOGGERS):
+        (logger.addFilter if on else logger.removeFilter)(_log_filter)
+
+
+class Redacting:
+    """Around a request: what comes back for it is redacted, and the error if there is one."""
+
+    __slots__ = ("_handled", "_redact", "_token")
+
+    def __init__(self, redact: Redact) -> None:
+        self._redact = redact
+
+    def __enter__(self) -> Self:
+        self._handled, self._token = sys.exception(), current_redact.set(self._redact)
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        current_redact.reset(self._token)
+        if error is not None:
+            redact_exception(error, self._redact, self._handled)
+        self._handled = None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from .model import GENERIC_VERBS
-from .request_body import CONTINUATION, HANDLE, PAGE, TYPED, add_name, read_body
+from .request_body import CONTINUATION, HANDLE, PAGE, TYPED, UPLOAD, add_name, read_body
 
 __all__ = [
     "NEW_BATCH",
@@ -24,6 +24,7 @@ __all__ = [
     "Route",
     "conversation",
     "find_resource_names",
+    "is_api_path",
     "owner_lifetime",
     "parse_path",
 ]
@@ -66,6 +67,7 @@ _LIFETIMES = {
     PAGE: Lifetime(_DAY_S, renewed=False),
     CONTINUATION: Lifetime(_DAY_S, renewed=False),
     HANDLE: Lifetime(_DAY_S, renewed=False),
+    UPLOAD: Lifetime(_DAY_S, renewed=False),
 }
 _LONG = Lifetime(60 * _DAY_S, renewed=True)
 """Of all else: an interaction is kept for 55 days, a batch, a cache or an operation for less
@@ -79,10 +81,28 @@ def owner_lifetime(name: str) -> Lifetime:
 
 _PREFIX = re.compile(r"(?:upload|download|\{api_version\}|v\d+(?:(?:alpha|beta)\d*)?)\Z")
 
+_API = re.compile(
+    r"/v\d+(?:(?:alpha|beta)\d*)?/(?=(?:openai|models|tunedModels|files|cachedContents|batches"
+    r"|fileSearchStores|operations|corpora|interactions|agents|environments|credentials|voices"
+    r"|triggers|webhooks|decisions|auth_tokens)(?:[/:?]|\Z))"
+)
+"""Where the path of the API begins; a gateway may have parts of its own in front of it."""
+
+_OPENAI = {
+    ("chat", "completions"): "generateContent",
+    ("embeddings",): "embedContent",
+    ("images", "generations"): "predict",
+}
+"""What Google serves below `openai/`, and its own methods for the same; models, files and batches
+have the same paths there (https://ai.google.dev/gemini-api/docs/openai)."""
+
 _OWNED_MODELS = ("endpoints", "projects")
 """Collections of Vertex AI in which a model is somebody's own."""
 
-_LISTS = ("files", "cachedContents", "batches", "operations", "fileSearchStores", "tunedModels")
+_LISTS = (
+    *("files", "cachedContents", "batches", "operations", "fileSearchStores", "tunedModels"),
+    "data",  # OpenAI's
+)
 _MAX_DEPTH = 100
 """Nesting levels that are searched; protobuf's JSON parser rejects deeper ones."""
 _MAX_PIECES = 256
@@ -108,15 +128,31 @@ class Route(NamedTuple):
     """Sending it twice is harmless."""
     counts_in_quota: bool
     """It counts in the model's RPM, TPM and RPD."""
+    is_openai: bool = False
+    """It is one of OpenAI's, whose body names the model."""
+
+
+@lru_cache(maxsize=1024)
+def is_api_path(path: str) -> bool:
+    """Return whether a path, or a URL, is one of the Gemini API, behind a gateway or not."""
+    return _API.search(path) is not None
 
 
 @lru_cache(maxsize=1024)
 def parse_path(method: str, path: str) -> Route:
     """Parse a path as the SDK passes it to its api client, with or without version and query.
 
+    The path of an HTTP request will do too, also behind a gateway, and those of OpenAI's protocol.
+
     Only stateless inference, new batches, and reading models may use any key.
     """
     parts, verb = _split(path)
+    is_openai = parts[:1] == ["openai"]
+    if is_openai:
+        del parts[0]
+        if parts[1:2] == parts[:1]:
+            del parts[0]  # an id has the name of its collection in it: `batches/batches/abc`
+        verb = _OPENAI.get(tuple(parts), verb) if method.lower() == "post" else verb
     collection = parts[0] if parts else ""
     model = ""
     if len(parts) > 1 and collection in ("models", "tunedModels"):
@@ -127,9 +163,16 @@ def parse_path(method: str, path: str) -> Route:
     names = _names_of(parts, path)
     any_project = stateless or verb in NEW_BATCH or (reading and collection == "models")
     bound_to_owner = bool(names) or not any_project
-    counts_in_quota = bool(model) and verb not in UNMETERED
+    counts_in_quota = (bool(model) or (is_openai and stateless)) and verb not in UNMETERED
     return Route(
-        model, verb, collection, names, bound_to_owner, stateless or reading, counts_in_quota
+        model,
+        verb,
+        collection,
+        names,
+        bound_to_owner,
+        stateless or reading,
+        counts_in_quota,
+        is_openai,
     )
 
 
@@ -139,6 +182,8 @@ def _names_of(parts: list[str], path: str) -> tuple[str, ...]:
     for key, value in parse_qsl(path.partition("?")[2]):
         if key in ("pageToken", "page_token"):
             add_name(found, PAGE, value)
+        elif key == "upload_id":
+            add_name(found, UPLOAD, value)
     return tuple(found)
 
 
@@ -151,7 +196,8 @@ def find_resource_names(body: Mapping[str, Any]) -> tuple[str, ...]:
             if isinstance(candidate, dict) and "continuationToken" in candidate:
                 add_name(found, CONTINUATION, candidate["continuationToken"])
         return tuple(found)
-    add_name(found, TYPED, body.get("name"))
+    for key in ("name", "id", "output_file_id"):  # the last two are OpenAI's
+        add_name(found, TYPED, body.get(key))
     add_name(found, PAGE, body.get("nextPageToken"))
     if isinstance(file := body.get("file"), dict):
         add_name(found, TYPED, file.get("name"))
@@ -162,7 +208,7 @@ def find_resource_names(body: Mapping[str, Any]) -> tuple[str, ...]:
             found.update(dict.fromkeys(read_body(value)[1]))
     for items in _LISTS:
         for item in _dicts(body.get(items)):
-            add_name(found, TYPED, item.get("name"))
+            add_name(found, TYPED, item.get("name") or item.get("id"))
     return tuple(found)
 
 
@@ -174,6 +220,10 @@ def conversation(body: Mapping[str, Any]) -> str:
     """
     system = body.get("systemInstruction") or body.get("system_instruction")
     contents = body.get("contents")
+    if isinstance(messages := body.get("messages"), list):  # OpenAI's
+        is_system = [_role(one) in ("system", "developer") for one in messages]
+        system = [one for one, is_one in zip(messages, is_system, strict=True) if is_one]
+        contents = [one for one, is_one in zip(messages, is_system, strict=True) if not is_one]
     first = contents[0] if isinstance(contents, list) and contents else contents
     if not system and not first:
         return ""
@@ -184,6 +234,10 @@ def conversation(body: Mapping[str, Any]) -> str:
             # Starts and lengths distinguish conversations well enough, at any size of media.
             digest.update(f"{len(piece)}:{piece[:_MAX_PIECE]}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def _role(message: object) -> object:
+    return message.get("role") if isinstance(message, dict) else None
 
 
 def _pieces(node: Any, depth: int) -> Iterable[str]:
@@ -201,7 +255,9 @@ def _pieces(node: Any, depth: int) -> Iterable[str]:
 def _split(path: str) -> tuple[list[str], str]:
     """Split a path into its parts, without host, version and query, and the method name."""
     bare = path.partition("?")[0]
-    if "://" in bare:
+    if (begin := _API.search(bare)) is not None:
+        bare = bare[begin.end() :]
+    elif "://" in bare:
         bare = bare.partition("://")[2].partition("/")[2]
     bare, _, verb = bare.partition(":")
     parts = [part for part in bare.split("/") if part]

@@ -20,6 +20,7 @@ __all__ = [
     "OPAQUE",
     "PAGE",
     "TYPED",
+    "UPLOAD",
     "add_name",
     "is_certain",
     "read_body",
@@ -55,6 +56,8 @@ INTERACTION = "interactions/"
 _VOICE = "voices/"
 HANDLE = "handle:"
 """Of a Live session that can be resumed."""
+UPLOAD = "upload:"
+"""Of an upload in several requests."""
 TYPED = ""
 
 KINDS = {
@@ -62,6 +65,7 @@ KINDS = {
     **dict.fromkeys(("cachedContent", "cached_content", "model", "baseModel"), TYPED),
     **dict.fromkeys(("tunedModel", "source", "documentName", "responsesFile"), TYPED),
     **dict.fromkeys(("operationName", "operation_name"), TYPED),
+    **dict.fromkeys(("file_id", "input_file_id"), TYPED),
     **dict.fromkeys(("fileSearchStoreNames", "file_search_store_names"), TYPED),
     **dict.fromkeys(("continuationToken", "continuation_token"), CONTINUATION),
     **dict.fromkeys(("previousInteractionId", "previous_interaction_id"), INTERACTION),

@@ -52,8 +52,11 @@ def count_requests(verb: str, body: Mapping[str, Any]) -> int:
     """Return how many requests it counts as in RPM: each item of a batchEmbedContents is one."""
     if verb == "batchEmbedContents":
         items = body.get("requests")
-        return max(1, len(items)) if isinstance(items, list) else 1
-    return 1
+    elif verb == "embedContent":
+        items = body.get("input")  # OpenAI's: one text or several
+    else:
+        return 1
+    return max(1, len(items)) if isinstance(items, list) else 1
 
 
 def text_cost(value: str) -> float:
@@ -80,6 +83,8 @@ def media_cost(mime: str, size: int) -> float:
 
 def _inline(node: Mapping[str, Any], value: str) -> float:
     mime = get_mime_type(node)
+    if mime is None and isinstance(kind := node.get("format"), str):
+        mime = f"audio/{kind}"  # OpenAI's input_audio
     return text_cost(value) if mime is None else media_cost(mime, len(value) * 3 // 4)
 
 
@@ -93,6 +98,14 @@ def _file(node: Mapping[str, Any], value: str) -> float:
 
 def _uri(node: Mapping[str, Any], value: str) -> float:
     return text_cost(value) if get_mime_type(node) is None else _file(node, value)
+
+
+def _data_url(node: Mapping[str, Any], value: str) -> float:
+    """Return the tokens of what OpenAI's messages have as a URL: the data, or an address."""
+    if not value.startswith("data:"):
+        return text_cost(value)
+    head, _, data = value.partition(",")
+    return media_cost(head[5:].partition(";")[0].lower() or "image/", len(data) * 3 // 4)
 
 
 def _cache(node: Mapping[str, Any], value: str) -> float:
@@ -111,6 +124,8 @@ COSTS: dict[str, Callable[[Mapping[str, Any], str], float]] = {
     "fileUri": _file,
     "file_uri": _file,
     "uri": _uri,
+    "url": _data_url,
+    "file_data": _data_url,
     "cachedContent": _cache,
     "cached_content": _cache,
     "previous_interaction_id": _cache,

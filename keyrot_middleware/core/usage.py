@@ -23,6 +23,8 @@ __all__ = [
     "StreamLedger",
     "add_usage",
     "parse_object",
+    "parse_openai_text",
+    "parse_openai_usage",
     "parse_token_counts",
     "parse_usage",
     "parse_usage_text",
@@ -34,6 +36,7 @@ _LARGE = 2_048
 _TAIL = 16_384
 """How many characters at the end are searched for the end of the content."""
 _META = '"usageMetadata"'
+_OPENAI_USAGE = '"usage"'
 _PAGE = 'PageToken"'
 _MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
 _PROMPT = re.compile(r'"(?:promptTokenCount|toolUsePromptTokenCount)"\s*:\s*"?(\d{1,18})\b')
@@ -149,6 +152,52 @@ def parse_token_counts(body: object) -> tuple[Usage, tuple[str, ...]]:
         return parse_usage_text(body)
     counts = _PROMPT.findall(body, max(body.rfind(_META), 0))
     return (Usage(sum(map(int, counts))) if counts else NO_USAGE), ()
+
+
+def parse_openai_usage(body: Mapping[str, Any]) -> Usage:
+    """Return the usage of a response, or of a chunk of one, in OpenAI's protocol.
+
+    Thoughts are in Google's `total_tokens` whether or not `completion_tokens` has them.
+    """
+    counts = body.get("usage")
+    counts = counts if isinstance(counts, Mapping) else _NONE
+    sent, received, total = (
+        _count(counts.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
+    if sent is not None and total is not None and total > sent:
+        received = max(received or 0, total - sent)
+    choices = body.get("choices")
+    reasons = (
+        one.get("finish_reason") if isinstance(one, Mapping) else None
+        for one in (choices if isinstance(choices, list) else ())
+    )
+    return Usage(
+        sent,
+        received,
+        _detail(counts, "prompt_tokens_details", "cached_tokens"),
+        _detail(counts, "completion_tokens_details", "reasoning_tokens"),
+        _string(body.get("model")),
+        _string(body.get("id")),
+        tuple(reason for reason in reasons if isinstance(reason, str)),
+        service_tier=service_tier(body.get("service_tier")),
+    )
+
+
+def _detail(counts: Mapping[str, Any], group: str, name: str) -> int | None:
+    found = counts.get(group)
+    return _count(found.get(name)) if isinstance(found, Mapping) else None
+
+
+def parse_openai_text(text: str, *, in_full: bool) -> tuple[Usage, tuple[str, ...]]:
+    """Return usage and names of a response in OpenAI's protocol.
+
+    Args:
+        text: The body.
+        in_full: More than its tokens. Else the end of a large body is parsed, if that will do.
+    """
+    begin = text.rfind(_OPENAI_USAGE) if not in_full and len(text) > _LARGE else -1
+    body = (parse_object("{" + text[begin:]) if begin >= 0 else None) or parse_object(text)
+    return parse_openai_usage(body), find_resource_names(body)
 
 
 def _read(text: str) -> Mapping[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from ..adapters.imports import Patched
 from ..adapters.pooled_calls import PooledCalls
+from ..adapters.redaction import filter_logs
 from ..runtime.abandoned import unwatch_gc, watch_gc
 from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
@@ -21,6 +23,22 @@ from .wrappers import ClientWrappers, RequestWrappers, keyless
 __all__ = ["Binding"]
 
 
+class OtherAdapter(Protocol):
+    """An adapter of other libraries, for the same pool."""
+
+    def install(self, patched: Patched | None = None) -> None:
+        """Patch the libraries, or repair the patches."""
+
+    def close(self) -> None:
+        """Restore the libraries."""
+
+    def patched(self) -> dict[str, bool]:
+        """Return for each patched method whether our layer is in place."""
+
+    def serves(self, request: Any) -> bool:
+        """Return whether the key of a request of httpx or httpx2 is written there."""
+
+
 class Binding:
     """Connects one pool to the SDK, from `install` to `close`."""
 
@@ -29,9 +47,12 @@ class Binding:
     ) -> None:
         """Patch nothing yet; *on_close* is called by `close`."""
         self.pool = pool
+        self.patches_sdk = True
+        self.others: list[OtherAdapter] = []
+        """Installed and closed with this; what one of them serves is left to it."""
         self._on_close = on_close
         self.patcher = SdkPatcher(self.close)
-        calls = PooledCalls(pool, allowed_origins)
+        calls = self.calls = PooledCalls(pool, allowed_origins)
         uploads = self.uploads = Uploads(pool.state)
         clients = ClientWrappers(allowed_origins, self.patcher.repair)
         requests = RequestWrappers(calls, uploads, self.patcher)
@@ -59,15 +80,18 @@ class Binding:
         )
         self.patcher.add_functions(Interactions(calls, self.patcher).table)
         self.patcher.add_functions(LiveWrappers(calls, self.patcher).table)
-        self._wire = Wire(pool, allowed_origins, self.patcher.enabled)
-        self.patcher.add_functions(self._wire.table, sends=True)
+        wire = Wire(pool, allowed_origins, self.patcher.enabled, self._is_of_others)
+        self.patcher.add_functions(wire.table, sends=True)
         self.patcher.add_functions(DefaultExecutor(pool.threads).table, sends=True)
 
     def install(self, patched: Patched | None = None) -> None:
         """Patch the SDK, or repair its patches; see `Patcher.install`."""
         watch_gc()
-        self._wire.filter_logs(on=True)
-        self.patcher.install(patched)
+        filter_logs(on=True)
+        if self.patches_sdk:
+            self.patcher.install(patched)
+        for adapter in self.others:
+            adapter.install(patched)
         for client in tuple(keyless):
             restore_placeholder(client)
 
@@ -77,9 +101,21 @@ class Binding:
         Running calls finish.
         """
         self._on_close()
+        for adapter in self.others:
+            adapter.close()
         self.patcher.uninstall()
-        self._wire.filter_logs(on=False)
+        filter_logs(on=False)
         unwatch_gc()
         for client in tuple(keyless):
             withdraw_placeholder(client)
         self.pool.close()
+
+    def patched(self) -> dict[str, bool]:
+        """Return for each patched method whether our layer is in place."""
+        found = self.patcher.status() if self.patches_sdk else {}
+        for adapter in self.others:
+            found |= adapter.patched()
+        return found
+
+    def _is_of_others(self, request: Any) -> bool:
+        return any(adapter.serves(request) for adapter in self.others)

@@ -7,18 +7,14 @@ to nothing, costs no more than a short one.
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import suppress
 from typing import Any
 
-from ..adapters.redaction import SPARE, Redact, bounded, redact_bytes, scrub
+from ..adapters.redaction import ENOUGH, Redact, kept_error, scrub
 
 __all__ = ["aread_error", "http_library", "read_aiohttp_error", "read_error", "with_content"]
 
-_MOST = 131_072
-"""Bytes of a body that are kept: with what JSON and Python add, less than `redaction.MOST`."""
-_ENOUGH = _MOST + SPARE
 _CHUNK = 65_536
 
 
@@ -34,8 +30,8 @@ def read_error(response: Any, redact: Redact) -> Any:
     body = bytearray()
     try:
         for chunk in response.iter_bytes():
-            body += chunk[: _ENOUGH - len(body)]
-            if len(body) == _ENOUGH:
+            body += chunk[: ENOUGH - len(body)]
+            if len(body) == ENOUGH:
                 break
     finally:
         response.close()
@@ -47,8 +43,8 @@ async def aread_error(response: Any, redact: Redact) -> Any:
     body = bytearray()
     try:
         async for chunk in response.aiter_bytes():
-            body += chunk[: _ENOUGH - len(body)]
-            if len(body) == _ENOUGH:
+            body += chunk[: ENOUGH - len(body)]
+            if len(body) == ENOUGH:
                 break
     finally:
         await response.aclose()
@@ -57,17 +53,8 @@ async def aread_error(response: Any, redact: Redact) -> Any:
 
 def _read(response: Any, body: bytes, redact: Redact) -> Any:
     scrub(response, redact)
-    kept = _kept(response.status_code, body, redact, response.charset_encoding)
+    kept = kept_error(response.status_code, body, redact, response.charset_encoding)
     return with_content(response, kept)
-
-
-def _kept(code: int, body: bytes, redact: Redact, charset: str | None) -> bytes:
-    """Return what is kept of a body. Half of a JSON text is none: the SDK reads it as a message."""
-    kept: bytes = bounded(body, lambda data: redact_bytes(data, redact, charset), _MOST)
-    if len(body) <= _MOST or body.lstrip()[:1] not in (b"{", b"["):
-        return kept
-    error = {"code": code, "message": kept.decode("utf-8", "replace")}
-    return json.dumps({"error": error}, ensure_ascii=False).encode()
 
 
 def with_content(response: Any, content: bytes) -> Any:
@@ -91,15 +78,15 @@ async def read_aiohttp_error(response: Any, redact: Redact) -> None:
     """Read what a response of aiohttp says."""
     body = bytearray()
     try:
-        while len(body) < _ENOUGH and (chunk := await response.content.read(_CHUNK)):
-            body += chunk[: _ENOUGH - len(body)]
+        while len(body) < ENOUGH and (chunk := await response.content.read(_CHUNK)):
+            body += chunk[: ENOUGH - len(body)]
         if not body:
             await response.read()  # there is nothing, or it was read
     except BaseException:
         response.close()
         raise
-    if len(body) == _ENOUGH:
+    if len(body) == ENOUGH:
         response.close()
     scrub(response, redact)
     if body:  # `read()` keeps it there, and nothing public sets it
-        response._body = _kept(response.status, bytes(body), redact, response.charset)
+        response._body = kept_error(response.status, bytes(body), redact, response.charset)

@@ -13,7 +13,6 @@ neither the placeholder nor the key of a send of ours, and passes through.
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from collections.abc import (
@@ -26,7 +25,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextvars import ContextVar
 from functools import cache, partial
 from typing import Any, Self
 from urllib.parse import urljoin
@@ -34,7 +32,14 @@ from urllib.parse import urljoin
 from ..adapters.key_headers import KEY_HEADER, key_headers
 from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, error_body
 from ..adapters.patching import Patcher, Wrapper
-from ..adapters.redaction import HIDDEN, Redact, redact_exception, redact_key, scrub_head
+from ..adapters.redaction import (
+    HIDDEN,
+    Redact,
+    Redacting,
+    current_redact,
+    redact_key,
+    scrub_head,
+)
 from ..adapters.urls import origin_from_url
 from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, POOL_KEY, VERTEX_EXPRESS, Platform
 from ..core.text import mask_keys
@@ -110,37 +115,15 @@ class _RequestKey:
         return NO_KEY if self.platform == GEMINI_API else NO_EXPRESS_KEY
 
 
-_current_redact: ContextVar[Redact | None] = ContextVar("keyrot_redact", default=None)
-"""Redacts what comes back for the request that is being sent; None where it is not ours."""
-
-
-_LOGGERS = (
-    "httpcore.http11",
-    "httpcore.http2",
-    "httpcore2.http11",
-    "httpcore2.http2",
-    "hpack.hpack",
-    "hpack.table",
-)
-"""They write the headers of a response at DEBUG; hpack those of a request too."""
-
-
-class _LogFilter(logging.Filter):
-    """Redacts what is logged while a request of ours is being sent."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if (redact := _current_redact.get()) is not None:
-            text = record.getMessage()
-            if (hidden := redact(text)) != text:
-                record.msg, record.args = hidden, ()
-        return True
-
-
 class Wire:
     """The wrappers of what sends requests."""
 
     def __init__(
-        self, pool: Pool | None, allowed: AllowedOrigins, enabled: Sequence[bool] = (True,)
+        self,
+        pool: Pool | None,
+        allowed: AllowedOrigins,
+        enabled: Sequence[bool] = (True,),
+        is_of_others: Callable[[Any], bool] = lambda _: False,
     ) -> None:
         """Serve a pool.
 
@@ -148,16 +131,12 @@ class Wire:
             pool: None where no key was found at all.
             allowed: Where its keys may go.
             enabled: Empty once it is uninstalled: only calls under way are served then.
+            is_of_others: Whether another adapter writes the key of a request of httpx.
         """
         self._pool = pool
         self._allowed = allowed
         self._enabled = enabled
-        self._log_filter = _LogFilter()
-
-    def filter_logs(self, *, on: bool) -> None:
-        """Begin to redact what the HTTP libraries log of our requests, or end it."""
-        for logger in map(logging.getLogger, _LOGGERS):
-            (logger.addFilter if on else logger.removeFilter)(self._log_filter)
+        self._is_of_others = is_of_others
 
     @property
     def table(self) -> dict[tuple[str, str], Wrapper]:
@@ -234,7 +213,7 @@ class Wire:
         self, wrapped: Callable[..., Any], _transport: Any, args: Any, kwargs: Any
     ) -> Any:
         """Wrap `HTTPTransport.handle_request`: httpx logs the reason of a response, at INFO."""
-        response, redact = wrapped(*args, **kwargs), _current_redact.get()
+        response, redact = wrapped(*args, **kwargs), current_redact.get()
         if redact is not None:
             scrub_head(response, redact)
         return response
@@ -243,7 +222,7 @@ class Wire:
         self, wrapped: Callable[..., Any], _transport: Any, args: Any, kwargs: Any
     ) -> Any:
         """Wrap `AsyncHTTPTransport.handle_async_request`."""
-        response, redact = await wrapped(*args, **kwargs), _current_redact.get()
+        response, redact = await wrapped(*args, **kwargs), current_redact.get()
         if redact is not None:
             scrub_head(response, redact)
         return response
@@ -266,14 +245,14 @@ class Wire:
         if key.missing:
             _raise_api_error(401, key.missing)
         redact = self._redact(key)
-        with _Redacting(redact):
+        with Redacting(redact):
             return await _exchange(wrapped, arguments, key, redact)
 
     async def start(
         self, wrapped: Callable[..., Any], response: Any, args: Any, kwargs: Any
     ) -> Any:
         """Wrap `ClientResponse.start`: tracers and the cookie jar read the head of a response."""
-        started, redact = await wrapped(*args, **kwargs), _current_redact.get()
+        started, redact = await wrapped(*args, **kwargs), current_redact.get()
         if redact is not None:
             scrub_head(response, redact)
         return started
@@ -333,6 +312,8 @@ class Wire:
 
     def _httpx_key(self, request: Any) -> _RequestKey | None:
         """Return the key of a request of httpx, which may be sent again as it is."""
+        if current_injection.get() is None and self._is_of_others(request):
+            return None
         url = str(request.url)
         before = request.extensions.get(_EXTENSION)
         if isinstance(before, _RequestKey) and (
@@ -524,26 +505,7 @@ class _Sending(Coroutine[Any, Any, Any]):
         await self._response.__aexit__(*error)
 
 
-class _Redacting:
-    """Around a request: what comes back for it is redacted, and the error if there is one."""
-
-    __slots__ = ("_handled", "_redact", "_token")
-
-    def __init__(self, redact: Redact) -> None:
-        self._redact = redact
-
-    def __enter__(self) -> Self:
-        self._handled, self._token = sys.exception(), _current_redact.set(self._redact)
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        _current_redact.reset(self._token)
-        if error is not None:
-            redact_exception(error, self._redact, self._handled)
-        self._handled = None
-
-
-class _Exchange(_Redacting):
+class _Exchange(Redacting):
     """Around a request of httpx: its key is in the headers only while it is being sent.
 
     The redirects of one with a pool's key are followed here.

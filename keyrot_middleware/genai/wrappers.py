@@ -10,34 +10,23 @@ import copy
 import logging
 import sys
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..adapters.model_chains import Chains, Models
 from ..adapters.patching import Patcher
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact
 from ..adapters.urls import host_from_url
 from ..core.commands import Done, Failed, StreamOpened
-from ..core.error_body import parse_error
 from ..core.flow import CallState, Exhausted, call_flow
 from ..core.model import GEMINI_API, Lease, Platform
 from ..core.model_fallback import (
-    SignedModels,
-    fallback_call,
-    is_missing,
-    may_fall_back,
     replace_model,
-    response_signatures,
-    stay_note,
-    tried_note,
-    with_model,
 )
-from ..core.text import one_line
-from ..errors import warn_safely
 from ..guard import handle_internal_error
 from ..runtime import aio, sync
-from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
 from ..telemetry.observer import CallObserver
 from .all_projects import PageRequest, ProjectLists, is_unavailable
@@ -192,125 +181,32 @@ class _PooledCall(NamedTuple):
         return self.request.http_method, self.request.path, body, self.options
 
 
-_QUOTED = 300
-"""Characters of Google's message in a warning."""
-
-
-class _Chains:
-    """What the requests of a pool have shown about the models of its chains."""
-
-    __slots__ = ("_missing", "_pool", "signed")
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self.signed = SignedModels()
-        self._missing: set[str] = set()
-        """Models that were warned of."""
-
-    @property
-    def next_models(self) -> Mapping[str, str]:
-        """The model after each model."""
-        return self._pool.next_models
-
-    def now(self) -> float:
-        """Return the time, epoch seconds."""
-        return self._pool.clock.time()
-
-    def record_signatures(self, model: str, body: object) -> None:
-        """Remember the model of the thought signatures in a response."""
-        if found := response_signatures(body):
-            self.signed.record(found, model, self.now())
-
-    def warn_of_missing(self, call: CallState, error: Exception) -> None:
-        """Warn once of a model that Google does not have."""
-        model = call.info.model
-        if model in self._missing or not is_missing(call):
-            return
-        self._missing.add(model)
-        after = self.next_models.get(model)
-        then = f"requests go on to {after}" if after else "it is the last of its chain"
-        body = getattr(error.__cause__ or error, "details", None)
-        why = one_line(parse_error(404, body, None, self.now()).message)
-        text = (
-            f"KEYROT_FALLBACK_MODELS: the model {model} is misspelt or retired, and {then}; "
-            f"Google answers 404: {why[:_QUOTED]}"
-        )
-        _log.warning("%s", text)
-        warn_safely(text)
-
-
-class _Models:
+class _Models(Models):
     """The models of one request, tried one after the other."""
 
-    __slots__ = ("_chains", "_error", "_stays_with", "pooled")
+    __slots__ = ("pooled",)
 
-    def __init__(self, pooled: _PooledCall, chains: _Chains) -> None:
+    def __init__(self, pooled: _PooledCall, chains: Chains) -> None:
         self.pooled = pooled
         """The request to the current model."""
-        self._chains = chains
-        self._error: Exception | None = None
-        """That of the first model."""
-        self._stays_with: str | None = None
-        """The model whose thought signatures the request carries."""
-        body, call = pooled.request.request_dict, pooled.call
-        if isinstance(body, dict):
-            contents, following = body.get("contents"), chains.next_models
-            model = chains.signed.model_for(call.info, contents, following, chains.now())
-            self._stays_with = model
-            if model not in (None, call.info.model) and self._set_path(model):
-                call.info = with_model(call, model)
+        body = pooled.request.request_dict
+        super().__init__(
+            pooled.call, chains, body.get("contents") if isinstance(body, dict) else ()
+        )
 
-    def __enter__(self) -> _Models:
-        return self
+    def take(self, call: CallState) -> None:
+        """Use another call, that to the next model."""
+        self.pooled = self.pooled._replace(call=call)
+        super().take(call)
 
-    def __exit__(self, *_error: object) -> None:
-        """Forget the first error if it was not raised: it and its frames hold each other."""
-        if self._error is not None:
-            _forget_frames(self._error)
-
-    def go_on(self, error: Exception) -> bool:
-        """Go on to the next model after a failure; return whether there is one for the request."""
-        if self._error is None:
-            self._error = error
-        else:
-            _forget_frames(error)  # not seen by the program; see `__exit__`
-        call = self.pooled.call
-        self._chains.warn_of_missing(call, error)
-        if not may_fall_back(call):
-            return False
-        if self._stays_with is not None:
-            self._error.add_note(stay_note(self._stays_with))
-            return False
-        model = self._chains.next_models.get(call.info.model)
-        if model is None or not self._set_path(model):
-            return False
-        self.pooled = self.pooled._replace(call=fallback_call(call, model))
-        return True
-
-    def _set_path(self, model: str) -> bool:
+    def send_to(self, model: str) -> bool:
         """Send the request to another model; return False if its path does not name the model."""
         request = self.pooled.request
-        path = replace_model(request.path, self.pooled.call.info.model, model)
+        path = replace_model(request.path, self.call.info.model, model)
         if path is None:
             return False
         self.pooled = self.pooled._replace(request=request._replace(path=path))
         return True
-
-    def take_error(self) -> Exception:
-        """Return the error to raise, that of the first model."""
-        error, self._error = self._error, None
-        assert error is not None  # noqa: S101 - narrows the type; a model has just failed
-        info = self.pooled.call.info
-        if info.models_tried and self._stays_with is None:
-            error.add_note(tried_note((*info.models_tried, info.model)))
-        return error
-
-
-def _forget_frames(error: Exception) -> None:
-    """Forget the frames of an error that is not raised, and of the SDK's own error behind it."""
-    for link in (error, error.__cause__):
-        if link is not None:
-            link.__traceback__ = None
 
 
 class RequestWrappers:
@@ -328,7 +224,7 @@ class RequestWrappers:
         self._calls = calls
         self._uploads = uploads
         self._lists = ProjectLists(calls.pool)
-        self._chains = _Chains(calls.pool)
+        self._chains = calls.chains
         self._patcher = keep_patches
 
     def request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:

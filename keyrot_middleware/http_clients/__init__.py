@@ -1,1 +1,5 @@
 """httpx, httpx2 and requests, through the pool: for openai, litellm and plain HTTP."""
+
+from .binding import HttpClients, transport
+
+__all__ = ["HttpClients", "transport"]

@@ -1,0 +1,450 @@
+"""A request of an HTTP library as a call of the pool: what it is, its key, its models, its reply.
+
+Nothing here knows a library. httpx_clients.py and requests_sessions.py say how each of them copies
+a request, reads a response and makes one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from math import ceil, inf, isfinite
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from ..adapters.key_headers import BEARER_HEADER, KEY_HEADER
+from ..adapters.model_chains import Chains, Models
+from ..adapters.no_key import NO_KEY, error_body
+from ..adapters.pooled_calls import PooledCalls
+from ..adapters.reading import read_call, with_served_tier
+from ..adapters.redaction import Redact
+from ..adapters.urls import host_from_url
+from ..core import interactions
+from ..core.affinity import is_api_path, parse_path
+from ..core.commands import Done, Failed
+from ..core.failures import FailureFacts
+from ..core.flow import CallState, Exhausted
+from ..core.interactions import BodyLedger, EventLedger, ResponseLedger
+from ..core.model import POOL_KEY, CallInfo, Lease
+from ..core.model_fallback import find_signatures, replace_model
+from ..core.request_body import UPLOAD, add_name
+from ..core.text import holds_key
+from ..core.usage import parse_openai_text, parse_token_counts, parse_usage_text
+from ..runtime.current import required_tiers, workload
+from ..secrets import Secret
+from ..telemetry.observer import CallObserver
+from .ledgers import Ledger, NamedLedger
+
+__all__ = [
+    "KEY_NAMES",
+    "NO_RETRY",
+    "Call",
+    "Incoming",
+    "Refused",
+    "Reply",
+    "home_key",
+    "is_sdk_request",
+    "read",
+    "with_key_header",
+    "without_key",
+]
+
+KEY_NAMES = frozenset({KEY_HEADER, BEARER_HEADER})
+_SDK = "google-genai-sdk"
+"""In a header of each of its requests."""
+_LOGINS = ("ya29.", "eyJ")
+"""OAuth and identity tokens: somebody's login, never a key."""
+_KEY_IN_QUERY = re.compile(r"(?<=[?&])key=[^&#]*&?")
+_INTERACTIONS = frozenset(
+    {"interactions", "agents", "environments", "credentials", "voices", "triggers", "webhooks"}
+)
+NO_RETRY = "x-should-retry"
+"""openai retries 429 and 5xx twice unless a response says otherwise."""
+_UPLOAD_URL = "x-goog-upload-url"
+
+
+class Incoming(NamedTuple):
+    """A request as an HTTP library has it."""
+
+    method: str
+    url: str
+    headers: Any
+    """A mapping whose names are in any case."""
+    read_body: Callable[[], tuple[bytes, Any]]
+    """Returns the body, and an iterator of the rest of one that is too long to be kept; or None."""
+    timeout_s: float = inf
+    """How long the program waits for the response; `inf` if it has set nothing."""
+    retries_5xx: bool = False
+    """The library itself sends a request again after a 5xx."""
+
+
+class Refused(Exception):  # noqa: N818 - a refusal of the server, which reaches no caller
+    """No response that serves: a refusal, which goes to the program, or another attempt follows."""
+
+    def __init__(self, response: Any, body: Any = None) -> None:
+        super().__init__()
+        first = body[0] if isinstance(body, list) and body else body
+        self.response = response
+        self.details = first if isinstance(first, dict) else None
+        """The body, as Google writes errors."""
+        error = self.details.get("error") if self.details else None
+        self.status = error.get("status") if isinstance(error, dict) else None
+
+
+class Reply(NamedTuple):
+    """A response of our own, in place of one of the server's."""
+
+    code: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Target(NamedTuple):
+    """What is sent: with another model than the program's, or a GET of a stored resource."""
+
+    method: str
+    url: str
+    """Without a key."""
+    body: bytes
+
+
+# Read a request -----------------------------------------------------------------------------------
+
+
+def read(calls: PooledCalls | None, request: Incoming) -> Call | Reply | Secret | None:
+    """Return what to do with a request to an allowed host.
+
+    Args:
+        calls: The pool; None where no key was found at all.
+        request: The request.
+
+    Returns:
+        A call of the pool; a response, where it has a placeholder and there is no key; a key that
+        takes the placeholder's place, once and without the pool; None: send it as it is.
+    """
+    if not is_api_path(request.url.partition("?")[0]):
+        return None
+    if is_sdk_request(request.headers):
+        return None
+    route = parse_path(request.method, request.url)
+    given = _find_key(request, any_bearer=route.is_openai)
+    if not given or given.startswith(_LOGINS):
+        return None
+    if calls is None:
+        return _without_pool() if given == POOL_KEY else None
+    secret = Secret(given)
+    is_own = given != POOL_KEY and (
+        holds_key(given) or calls.pool.secrets.key_id_for(secret) is not None
+    )
+    own = given if is_own else ""
+    if not calls.serves(own or POOL_KEY, request.url):
+        return None if own or given != POOL_KEY else home_key(calls)
+    content, rest = request.read_body()
+    body = _parse(content)
+    info = _call_info(calls, request, route.collection, body)
+    state = calls.call_state(info, own or POOL_KEY, request.timeout_s)
+    if info.bound_to_owner:
+        state.can_get = not info.stream and request.method != "GET" and not route.is_openai
+    if rest is not None:
+        state.policy = replace(state.policy, max_attempts=1, max_retries=0)
+    call = Call(
+        calls, state, request, content, body=body, own=Secret(own), is_openai=route.is_openai
+    )
+    call.rest = rest
+    return call
+
+
+def is_sdk_request(headers: Any) -> bool:
+    """Return whether google-genai sends a request: it has an adapter of its own."""
+    return _SDK in headers.get("x-goog-api-client", "")
+
+
+def _find_key(request: Incoming, *, any_bearer: bool) -> str:
+    """Return the key or the placeholder of a request; empty for none."""
+    headers, query = request.headers, request.url.partition("?")[2]
+    given = headers.get(KEY_HEADER) or ""
+    if not given and "key=" in query:
+        given = next(iter(parse_qs(query).get("key", ())), "")
+    scheme, _, token = (headers.get(BEARER_HEADER) or "").partition(" ")
+    token = token.strip() if scheme.lower() == "bearer" else ""
+    if not given and (any_bearer or token == POOL_KEY or holds_key(token)):
+        given = token
+    return str(given).strip()
+
+
+def home_key(calls: PooledCalls) -> Secret | Reply:
+    """Return the key that takes the place of a placeholder without the pool."""
+    home = calls.pool.home_value(tiers=required_tiers.get())
+    return home or _without_pool()
+
+
+def without_key(url: str) -> str:
+    """Return a URL without the key in it: what is in an address ends up in logs."""
+    return _KEY_IN_QUERY.sub("", url).rstrip("?&") if "key=" in url else url
+
+
+def with_key_header(headers: Any, key: Secret) -> None:
+    """Put a key into headers, in place of the placeholder that they have."""
+    is_bearer = BEARER_HEADER in headers
+    for name in KEY_NAMES:
+        headers.pop(name, None)
+    headers[BEARER_HEADER if is_bearer else KEY_HEADER] = (
+        f"Bearer {key.reveal()}" if is_bearer else key.reveal()
+    )
+
+
+def _without_pool() -> Reply:
+    """Return the response to a request that has a placeholder where there is no key to send."""
+    return _reply(401, error_body(401, NO_KEY))
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    if content.lstrip()[:1] != b"{":
+        return {}
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _call_info(
+    calls: PooledCalls, request: Incoming, collection: str, body: Mapping[str, Any]
+) -> CallInfo:
+    pool, path = calls.pool, request.url
+    stream = ":stream" in path.partition("?")[0] or body.get("stream") is True
+    if collection in _INTERACTIONS:
+        info = interactions.call_info(request.method, path, body)
+        return info._replace(
+            tokens=pool.token_scale.scaled(info.model, info.estimate),
+            stream=stream,
+            workload=workload.get(),
+            host=host_from_url(path),
+            sdk_retries=request.retries_5xx,
+        )
+    return read_call(
+        request.method,
+        path,
+        body,
+        stream=stream,
+        host=host_from_url(path),
+        scale=pool.token_scale,
+        sticky=pool.policy.strategy == "sticky",
+        sdk_retries=request.retries_5xx,
+    )
+
+
+class Call(Models):
+    """A request that goes through the pool."""
+
+    __slots__ = (
+        "_body",
+        "_collection",
+        "_observers",
+        "_request",
+        "calls",
+        "content",
+        "is_openai",
+        "own",
+        "redact",
+        "rest",
+        "target",
+    )
+
+    def __init__(
+        self,
+        calls: PooledCalls,
+        state: CallState,
+        request: Incoming,
+        content: bytes,
+        *,
+        body: dict[str, Any],
+        own: Secret,
+        is_openai: bool,
+    ) -> None:
+        self.calls, self.own, self.is_openai = calls, own, is_openai
+        self.redact: Redact = calls.redact(own.reveal())
+        self._request, self._body, self.content = request, body, content
+        self._collection = interactions.collection_of(request.method, request.url)
+        self.target = Target(request.method, without_key(request.url), content)
+        """What is sent."""
+        self.rest: Any = None
+        """An iterator of the rest of a body that is too long to be kept; it is sent once."""
+        contents: Any = ()
+        if state.info.model in calls.chains.next_models:
+            contents = _signed(body) if is_openai else body.get("contents")
+        super().__init__(state, calls.chains, contents)
+
+    @property
+    def stream(self) -> bool:
+        """Whether the program reads the response in pieces."""
+        return self.call.info.stream
+
+    def observe(self) -> CallObserver | None:
+        """Return the observer of the call to the current model."""
+        return self.calls.observe(self.call.info)
+
+    def go_on(self, error: Exception) -> bool:
+        """Go on to the next model, if the request's has one; see `Models.go_on`."""
+        info = self.call.info
+        if info.models_tried or info.model in self.calls.chains.next_models:
+            return super().go_on(error)
+        self._error = error
+        return False
+
+    def take_rest(self) -> Any:
+        """Return the rest of a body that is too long to be kept.
+
+        Raises:
+            RuntimeError: It was sent already.
+        """
+        rest, self.rest = self.rest, ()
+        if rest == ():
+            raise RuntimeError("keyrot: a request body of more than 32 MiB can be sent only once")
+        return rest
+
+    def send_to(self, model: str) -> bool:
+        """Send the request to another model, which its path names, or its body."""
+        method, url, content = self.target
+        if not self.is_openai:
+            path = replace_model(url, self.call.info.model, model)
+            if path is None:
+                return False
+            self.target = Target(method, path, content)
+            return True
+        named = str(self._body.get("model"))
+        prefix = "models/" if named.startswith("models/") else ""
+        body = {**self._body, "model": f"{prefix}{model}"}
+        self.target = Target(method, url, json.dumps(body).encode())
+        return True
+
+    def target_of(self, sought: str) -> Target:
+        """Return what to send: the request, or a GET of a stored resource in its place."""
+        if not sought:
+            return self.target
+        root = re.match(r".*?/v\d[^/]*/", self.target.url)
+        return Target("GET", f"{root[0] if root else ''}{sought}", b"")
+
+    def key(self, lease: Lease) -> Secret:
+        """Return the key to send with a lease.
+
+        Raises:
+            Refused: There is none: the pool is empty, and the program has none of its own.
+        """
+        value = self.calls.value(lease) or self.own
+        if not value:
+            raise Refused(_reply(401, error_body(401, NO_KEY)))
+        return value
+
+    def key_header(self, key: Secret) -> tuple[str, str]:
+        """Return the one header that carries the key, in the form of the path."""
+        if self.is_openai:
+            return BEARER_HEADER, type(key.reveal())(f"Bearer {key.reveal()}")
+        return KEY_HEADER, key.reveal()
+
+    # Read a response ------------------------------------------------------------------------------
+
+    def is_stream(self, headers: Any) -> bool:
+        """Return whether to read a successful response in pieces."""
+        kind = headers.get("content-type", "")
+        return self.stream or not kind or "json" not in kind
+
+    def ledger(self, headers: Any) -> ResponseLedger:
+        """Return what reads a response in pieces."""
+        kind = headers.get("content-type", "")
+        is_events = "event-stream" in kind
+        if headers.get("content-encoding") or not (is_events or "json" in kind):
+            info = self.call.info
+            return NamedLedger(info.resources if info.bound_to_owner and info.idempotent else ())
+        if self._collection:
+            return (EventLedger if is_events else BodyLedger)(self._collection)
+        on_event = self._record_signatures if self.call.info.models_tried else None
+        return Ledger(kind, is_openai=self.is_openai, on_event=on_event)
+
+    def done(self, response: Any, text: str, headers: Any, *, in_full: bool) -> Done:
+        """Read a whole response."""
+        names: tuple[str, ...]
+        if self.call.info.models_tried:
+            self._record_signatures(_parse(text.encode()))
+        if self._collection:
+            ledger = BodyLedger(self._collection)
+            ledger.feed(text.encode())
+            ledger.finish()
+            usage, names = ledger.usage, ledger.names
+        elif self.is_openai:
+            usage, names = parse_openai_text(text, in_full=in_full)
+        else:
+            usage, names = parse_usage_text(text) if in_full else parse_token_counts(text)
+        if _UPLOAD_URL in headers:
+            names = (*names, *_upload(headers[_UPLOAD_URL]))
+        return Done(response, with_served_tier(usage, headers), names)
+
+    def _record_signatures(self, body: Mapping[str, Any]) -> None:
+        """Remember which model signed the thoughts in a response, or in an event of one."""
+        candidates = [one.get("content") for one in _dicts(body.get("candidates"))]
+        if found := find_signatures(_signed(body) if self.is_openai else candidates):
+            chains: Chains = self.calls.chains
+            chains.signed.record(found, self.call.info.model, chains.now())
+
+    def refused(self, code: int, text: str, headers: Any, response: Any) -> Failed:
+        """Return the failure that a response is."""
+        try:
+            body: Any = json.loads(text)
+        except (ValueError, RecursionError):
+            body = text
+        after = headers.get("retry-after")
+        return Failed(FailureFacts(code, body, after), Refused(response, body))
+
+    # No key ---------------------------------------------------------------------------------------
+
+    def no_key(self, exhausted: Exhausted) -> Refused:
+        """Return the response to a call that no key could serve.
+
+        On a path of OpenAI's its body is an object, not the list that Google sends there: openai
+        shows the message of an object only.
+        """
+        why = self.calls.no_key(exhausted, self.call.info.model)
+        reply = _reply(why.code, why.body)
+        if why.code == 429 and isfinite(why.until):
+            soonest = max(1, ceil(why.until - exhausted.unavailable.at))
+            reply.headers["retry-after"] = str(soonest)
+        error = Refused(reply, why.body)
+        error.__cause__ = exhausted.last
+        return error
+
+
+def _reply(code: int, body: Any) -> Reply:
+    content = json.dumps(body).encode()
+    headers = {
+        "content-type": "application/json; charset=UTF-8",
+        "content-length": str(len(content)),
+        NO_RETRY: "false",
+    }
+    return Reply(code, headers, content)
+
+
+def _upload(url: str) -> Iterable[str]:
+    found: dict[str, None] = {}
+    for value in parse_qs(url.partition("?")[2]).get("upload_id", ()):
+        add_name(found, UPLOAD, value)
+    return found
+
+
+def _signed(body: Mapping[str, Any]) -> list[Any]:
+    """Return contents as Google has them with the thought signatures of OpenAI's messages."""
+    messages: list[Any] = list(_dicts(body.get("messages")))
+    messages += [one.get("message", one.get("delta")) for one in _dicts(body.get("choices"))]
+    parts = []
+    for message in _dicts(messages):
+        for holder in (message, *_dicts(message.get("tool_calls"))):
+            extra = holder.get("extra_content")
+            google = extra.get("google") if isinstance(extra, dict) else None
+            if isinstance(google, dict):
+                parts.append(google)
+    return [{"parts": parts}]
+
+
+def _dicts(items: object) -> Iterable[dict[str, Any]]:
+    return [one for one in items if isinstance(one, dict)] if isinstance(items, list) else ()

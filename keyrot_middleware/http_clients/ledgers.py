@@ -19,7 +19,7 @@ class Ledger(ResponseLedger):
     It reads no more than what a client reads that stops behind the last event: that stream is over.
     """
 
-    __slots__ = ("_begun", "_google", "_is_array", "_is_openai", "_on_event", "_rest")
+    __slots__ = ("_begun", "_google", "_is_array", "_is_openai", "_on_event", "_other", "_rest")
 
     def __init__(
         self,
@@ -42,6 +42,8 @@ class Ledger(ResponseLedger):
         self._on_event = on_event
         self._rest = b""
         """The beginning of a line, or of an element, whose end is not here."""
+        self._other = bytearray()
+        """What is no event: an error behind the events comes as JSON alone."""
         self._begun = False
 
     @property
@@ -72,6 +74,7 @@ class Ledger(ResponseLedger):
             self._read_elements()
         else:
             self._read_line(self._rest)
+            self._read_json(self._other)
         self._rest = b""
         self.is_over = True
 
@@ -92,10 +95,13 @@ class Ledger(ResponseLedger):
             if line[5:].strip() == b"[DONE]":
                 self.is_over = True
                 return
-        elif not line.lstrip().startswith((b"{", b"[")):
-            return  # an error behind the events may be a line of JSON alone
+            self._read_json(line[5:])
+        elif len(self._other) < _LONGEST:
+            self._other += line
+
+    def _read_json(self, text: bytes | bytearray) -> None:
         try:
-            event = json.loads(line.removeprefix(b"data:"))
+            event = json.loads(text)
         except (ValueError, RecursionError):
             return
         self._read(event[0] if isinstance(event, list) and event else event)
@@ -133,4 +139,6 @@ class NamedLedger(ResponseLedger):
         self._names = dict.fromkeys(names)
 
 
+_LONGEST = 65_536
+"""No error of Google's is longer."""
 _decoder = json.JSONDecoder()

@@ -1,0 +1,173 @@
+"""openai, unchanged, over a pool: its own errors, retries, streams and embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import logging
+
+import openai
+import pytest
+from support.http_modes import MESSAGES, MODEL, OPENAI
+
+from keyrot_middleware.testing import Reply
+
+CHATS = [mode for mode in OPENAI if mode != "openai-embeddings"]
+
+
+def client_of(gemini, key="keyrot-pool", **options) -> openai.OpenAI:
+    """Make a client as the docs of Google have it."""
+    return openai.OpenAI(api_key=key, base_url=f"{gemini.url}/v1beta/openai/", **options)
+
+
+def ask(client, **more):
+    """Send one chat completion."""
+    return client.chat.completions.create(model=MODEL, messages=MESSAGES, **more)
+
+
+@pytest.mark.parametrize("mode", CHATS)
+def test_no_key_is_openais_own_rate_limit_error(mode, gemini, pool) -> None:
+    """RateLimitError with our sentence, a Retry-After and no retry, also for a second call."""
+    pool("A", "B", max_wait_s=0)
+    for key in ("A", "B"):
+        gemini.always(key, Reply.QUOTA_MINUTE)
+    for _ in range(2):
+        with pytest.raises(openai.RateLimitError) as caught:
+            OPENAI[mode](gemini.url, "keyrot-pool", 1)
+        assert "No Gemini API key of pool 'default' is available." in caught.value.message
+        assert "A: quota_minute until 20" in caught.value.message
+        assert caught.value.response.headers["retry-after"] == "30"
+        assert caught.value.body["status"] == "RESOURCE_EXHAUSTED"
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 1)
+
+
+def test_all_keys_rejected_is_the_rejection(gemini, pool) -> None:
+    """Where Google rejects every key, its own code and text come out, once a key."""
+    pool("A", "B")
+    for key in ("A", "B"):
+        gemini.always(key, Reply.KEY_INVALID)
+    with client_of(gemini) as client, pytest.raises(openai.BadRequestError) as caught:
+        ask(client)
+    assert "API key not valid" in caught.value.message
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 1)
+
+
+def test_a_bad_request_is_sent_once(gemini, pool) -> None:
+    """A 400 about the request is openai's own BadRequestError, and no other key is tried."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.BAD_REQUEST)
+    with client_of(gemini) as client, pytest.raises(openai.BadRequestError):
+        ask(client)
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 0)
+
+
+def test_our_retries_are_not_multiplied(gemini, pool) -> None:
+    """A 503 that stays is retried here, three sends in all, and not again by openai."""
+    pool("A", max_retries=2)
+    gemini.always("A", Reply.OVERLOADED)
+    with client_of(gemini) as client, pytest.raises(openai.InternalServerError):
+        ask(client)
+    assert gemini.sent("A") == 3
+
+
+def test_usage_is_booked(gemini, pool) -> None:
+    """Tokens of OpenAI's responses and streams correct what was reserved."""
+    gemini.tokens(lambda _: 700)
+    installed = pool({"key_id": "A", "tpm": 100_000})
+    with client_of(gemini) as client:
+        ask(client)
+        list(ask(client, stream=True, stream_options={"include_usage": True}))
+        key = installed.selector.keys["A"]
+        assert installed.state.snapshot([key])["A"].used[0].tokens_minute == 1_400
+
+
+def test_media_count_as_google_counts_them(gemini, pool) -> None:
+    """A megabyte of image in base64 fits into a small limit of tokens: an image has about 1,120."""
+    installed = pool({"key_id": "A", "tpm": 2_000}, max_wait_s=0)
+    image = base64.b64encode(bytes(1_000_000)).decode()
+    content = [
+        {"type": "text", "text": "what is it?"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
+    ]
+    with client_of(gemini) as client:
+        found = client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": content}]
+        )
+    assert found.choices[0].message.content == "ok from A"
+    assert 1_000 < installed.token_scale.scaled("another", 1_120) < 2_000
+
+
+def test_each_text_of_an_embedding_is_a_request(gemini, pool) -> None:
+    """Five texts in one request of embeddings count five times in RPM, as Google counts them."""
+    installed = pool({"key_id": "A", "rpm": 100})
+    with client_of(gemini) as client:
+        client.embeddings.create(
+            model="gemini-embedding-001", input=["a"] * 5, encoding_format="float"
+        )
+    key = installed.selector.keys["A"]
+    assert installed.state.snapshot([key])["A"].used[0].requests_minute == 5
+
+
+@pytest.mark.parametrize("end", ["close", "break", "drop"])
+def test_a_stream_that_is_left_ends_its_lease(end, gemini, pool) -> None:
+    """Closed, left by `break` or dropped: the key is free for the next call of a pool of one."""
+    pool({"key_id": "A", "max_concurrency": 1}, max_wait_s=0)
+    with client_of(gemini, max_retries=0) as client:
+        for _ in range(3):
+            stream = ask(client, stream=True)
+            next(iter(stream))
+            if end == "close":
+                stream.close()
+            del stream
+            gc.collect()
+        assert ask(client).choices[0].message.content == "ok from A"
+
+
+def test_a_dropped_async_stream_logs_nothing(gemini, pool, caplog) -> None:
+    """The loop closes no generator of ours; openai's own it may close twice, with a pool or not."""
+    pool("A")
+
+    async def drop() -> None:
+        url = f"{gemini.url}/v1beta/openai/"
+        async with openai.AsyncOpenAI(api_key="x", base_url=url) as client:
+            for _ in range(5):
+                stream = await client.chat.completions.create(
+                    model=MODEL, messages=MESSAGES, stream=True
+                )
+                await anext(aiter(stream))
+                del stream
+                gc.collect()
+                await asyncio.sleep(0)
+
+    with caplog.at_level(logging.ERROR, "asyncio"):
+        asyncio.run(drop())
+    assert "keyrot" not in caplog.text
+    assert "_Tee" not in caplog.text
+    assert "Body" not in caplog.text
+
+
+def test_an_error_inside_a_stream_is_booked_and_never_restarted(gemini, pool) -> None:
+    """Behind the first chunk an error arrives as the server sent it, and nothing is sent again."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.STREAM_EXHAUSTED)
+    with client_of(gemini) as client:
+        assert list(ask(client, stream=True))  # openai reads no line that is no event
+        assert (gemini.sent("A"), gemini.sent("B")) == (1, 0)
+        ask(client)
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 1)
+
+
+def test_models_and_their_fallback(gemini, pool) -> None:
+    """A model of a chain that no key can serve is replaced in the body."""
+    pool("A", "B", fallback_models=(f"{MODEL}>gemini-2.5-flash-lite",))
+    gemini.remove_model(MODEL)
+    with client_of(gemini) as client:
+        found = ask(client)
+        assert found.choices[0].message.content in ("ok from A", "ok from B")
+        assert "".join(
+            chunk.choices[0].delta.content or "" for chunk in ask(client, stream=True)
+        ) in ("ok from A", "ok from B")
+        assert [one.id for one in client.models.list()]
+    models = [one.model for one in gemini.log if one.status == 200 and one.model]
+    assert set(models) >= {"gemini-2.5-flash-lite"}

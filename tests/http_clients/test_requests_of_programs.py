@@ -1,0 +1,357 @@
+"""Which requests go through the pool, with which key, and what the program sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from contextlib import closing
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+import requests
+from support.http_modes import MODEL, RAW, send
+from support.json_server import JsonServer, Response
+
+import keyrot_middleware
+from keyrot_middleware.http_clients import transport
+from keyrot_middleware.testing import FakeKey, Reply
+
+BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
+LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
+OK = "ok from A"
+
+
+def post(library, url, **options):
+    """Send one request."""
+    with library.Session() if library is requests else library.Client() as client:
+        return client.post(url, **options)
+
+
+def native(gemini, verb="generateContent", root="v1beta") -> str:
+    """Return the URL of a native call."""
+    return f"{gemini.url}/{root}/models/{MODEL}:{verb}"
+
+
+@LIBRARIES
+@pytest.mark.parametrize("where", ["header", "query", "bearer"])
+def test_a_key_is_taken_wherever_it_is(library, where, gemini, pool) -> None:
+    """A placeholder in a header, in the query or as a bearer token is never sent."""
+    pool("A")
+    headers = {
+        "header": {"x-goog-api-key": "keyrot-pool"},
+        "bearer": {"Authorization": "Bearer keyrot-pool"},
+    }.get(where, {})
+    query = "?key=keyrot-pool&alt=json" if where == "query" else ""
+    response = post(library, native(gemini) + query, json=BODY, headers=headers)
+    assert response.status_code == 200
+    [sent] = gemini.log
+    assert (sent.key, "key=" in sent.path) == ("A", False)
+    if where == "query":
+        assert sent.path.endswith("?alt=json")
+
+
+@LIBRARIES
+def test_two_credentials_become_one(library, gemini, pool) -> None:
+    """A request with a header and a bearer token goes with one key: Google refuses two."""
+    pool("A")
+    headers = {"x-goog-api-key": "keyrot-pool", "Authorization": "Bearer keyrot-pool"}
+    url = f"{gemini.url}/v1beta/openai/chat/completions"
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+    assert post(library, url, json=body, headers=headers).status_code == 200
+    assert post(library, native(gemini), json=BODY, headers=headers).status_code == 200
+
+
+@LIBRARIES
+def test_what_is_not_ours_passes_untouched(library, gemini, pool) -> None:
+    """OAuth, requests without a key, other paths and bypassed calls go out as they came."""
+    pool("A")
+    own = gemini.add_key("own")
+    post(library, native(gemini), json=BODY, headers={"Authorization": "Bearer ya29.FAKE"})
+    post(library, native(gemini), json=BODY)
+    post(library, f"{gemini.url}/healthz", headers={"x-goog-api-key": "keyrot-pool"})
+    assert gemini.sent("A") == 0
+    with keyrot_middleware.bypass():
+        response = post(library, native(gemini), json=BODY, headers={"x-goog-api-key": own.value})
+        assert response.json()["candidates"][0]["content"]["parts"][0]["text"] == "ok from own"
+        # A placeholder is never sent: the home key takes its place.
+        response = post(library, native(gemini), json=BODY, headers={"x-goog-api-key": "unused"})
+    assert (response.status_code, gemini.sent("A")) == (200, 1)
+
+
+@LIBRARIES
+def test_google_genai_alone(library, gemini, pool) -> None:
+    """`install(clients=("google-genai",))` leaves the HTTP libraries alone, but for a transport."""
+    pool("A", clients=("google-genai",))
+    url, headers = native(gemini), {"x-goog-api-key": "unused"}
+    assert post(library, url, json=BODY, headers=headers).status_code == 400
+    if library is requests:
+        return
+    with library.Client(transport=transport(library.HTTPTransport())) as client:
+        assert client.post(url, json=BODY, headers=headers).status_code == 200
+
+    async def go() -> Any:
+        sender = transport(library.AsyncHTTPTransport())
+        async with library.AsyncClient(transport=sender) as client:
+            return await client.post(url, json=BODY, headers=headers)
+
+    assert asyncio.run(go()).status_code == 200
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda m: m.__name__)
+def test_both_a_transport_and_install_send_once(library, gemini, pool) -> None:
+    """A client with our transport, after install(), goes through the pool once."""
+    pool({"key_id": "A", "rpm": 10})
+    with library.Client(transport=transport(library.HTTPTransport())) as client:
+        send(library, client, gemini.url, "unused")
+    assert gemini.sent("A") == 1
+
+
+@LIBRARIES
+def test_hooks_and_logs_see_no_key_of_the_pool(library, gemini, pool) -> None:
+    """A program's hooks, its request and its response show the placeholder, and the real times."""
+    pool("A")
+    seen: list[Any] = []
+    if library is requests:
+        session = library.Session()
+        session.hooks["response"].append(lambda response, **_: seen.append(response.request))
+        with session:
+            response = session.post(
+                native(gemini), json=BODY, headers={"x-goog-api-key": "keyrot-pool"}
+            )
+    else:
+        hooks = {"request": [seen.append], "response": [lambda one: seen.append(one.request)]}
+        with library.Client(event_hooks=hooks) as client:
+            response = client.post(
+                native(gemini), json=BODY, headers={"x-goog-api-key": "keyrot-pool"}
+            )
+    assert {one.headers["x-goog-api-key"] for one in [*seen, response.request]} == {"keyrot-pool"}
+    assert str(response.url) == native(gemini)
+    assert response.elapsed.total_seconds() > 0
+    assert gemini.key("A").value not in repr([vars(one) for one in seen])
+
+
+@LIBRARIES
+def test_a_redirect_takes_no_key_along(library, gemini, pool) -> None:
+    """A redirect to another host carries what the program sent, and no key of the pool."""
+    pool("A")
+    with closing(JsonServer(lambda _: Response(200, {}))) as elsewhere:
+        location = f"http://127.0.0.1:{elsewhere.port}/v1beta/models/{MODEL}:generateContent"
+        gemini.script("A", Reply.custom(307, {}).with_headers(location=location))
+        options = {} if library is requests else {"follow_redirects": True}
+        headers = {"x-goog-api-key": "keyrot-pool"}
+        with library.Session() if library is requests else library.Client() as client:
+            client.post(native(gemini), json=BODY, headers=headers, **options)
+        assert gemini.sent("A") == 1
+        assert gemini.key("A").value not in repr(elsewhere.requests)
+
+
+@LIBRARIES
+def test_the_answer_is_redacted(library, gemini, pool) -> None:
+    """A key that the server repeats, in an error, a header or a response, is replaced."""
+    pool("A")
+    value = gemini.key("A").value
+    echo = {"error": {"code": 400, "message": f"bad {value}", "status": "INVALID_ARGUMENT"}}
+    gemini.script("A", Reply.custom(400, echo), Reply.custom(200, {"echo": value}))
+    for _ in range(2):
+        response = post(library, native(gemini), json=BODY, headers={"x-goog-api-key": "x"})
+        assert value not in response.text
+        assert "[redacted]" in response.text
+
+
+@LIBRARIES
+def test_a_gateway_keeps_the_model(library, gemini, pool) -> None:
+    """The path behind a gateway names the model, and a limit of it holds."""
+    pool("A")
+    with closing(JsonServer(lambda _: Response(200, {}))) as gateway:
+        keyrot_middleware.uninstall()
+        pool("A", allowed_hosts=(f"127.0.0.1:{gateway.port}",))
+        url = f"http://127.0.0.1:{gateway.port}/proxy/gemini/v1beta/models/{MODEL}:generateContent"
+        post(library, url, json=BODY, headers={"x-goog-api-key": "x"})
+        [request] = gateway.requests
+    assert request.headers["x-goog-api-key"] == gemini.key("A").value
+    assert [lease.bucket for lease, _ in pool.ledgers[-1].outcomes] == [MODEL]
+
+
+@LIBRARIES
+def test_a_body_from_a_generator_is_sent_again(library, gemini, one_good) -> None:
+    """What a program yields once goes out with each key that is tried."""
+    one_good(strategy="fill")
+
+    def pieces():
+        yield from (b'{"contents": [{"parts": [', b'{"text": "hello"}]}]}')
+
+    headers = {"x-goog-api-key": "unused", "content-type": "application/json"}
+    content = {"data": pieces()} if library is requests else {"content": pieces()}
+    response = post(library, native(gemini), headers=headers, **content)
+    assert response.status_code == 200
+    assert [one.status for one in gemini.log] == [429, 400, 200]
+
+
+@LIBRARIES
+def test_a_body_that_is_too_long_is_sent_once(library, gemini, pool, monkeypatch) -> None:
+    """Of a body over the bound nothing is lost, and it goes with one key."""
+    monkeypatch.setattr("keyrot_middleware.http_clients.bodies.LONGEST_BODY", 1_000)
+    pool("A", "B", strategy="fill")
+    text = "x" * 500
+
+    def pieces():
+        yield b'{"contents": [{"parts": ['
+        yield b", ".join(json.dumps({"text": text}).encode() for _ in range(4))
+        yield b"]}]}"
+
+    headers = {"x-goog-api-key": "unused", "content-type": "application/json"}
+    content = {"data": pieces()} if library is requests else {"content": pieces()}
+    assert post(library, native(gemini), headers=headers, **content).status_code == 200
+    [sent] = gemini.log
+    assert sent.tokens >= 500
+
+
+@pytest.mark.parametrize("mode", [mode for mode in RAW if "stream" in mode])
+@pytest.mark.parametrize(
+    "reply", [Reply.STREAM_EXHAUSTED.in_stream(0), Reply.OVERLOADED.in_stream(0)]
+)
+def test_an_error_as_the_first_event_rotates(mode, reply, gemini, pool) -> None:
+    """Under HTTP 200, before any chunk, a failure is one of the send: another key, or a retry."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", reply)
+    assert RAW[mode](gemini.url, "unused", 1)[0].startswith("ok from")
+    assert len(gemini.log) == 2
+
+
+@LIBRARIES
+@pytest.mark.parametrize("alt", ["?alt=sse", ""])
+def test_a_stream_is_read_as_it_came(library, alt, gemini, pool) -> None:
+    """Bytes of events, and of the array without them, are the server's; usage is booked."""
+    gemini.tokens(lambda _: 70)
+    installed = pool({"key_id": "A", "tpm": 10_000})
+    own = gemini.add_key("Z")
+    url, headers = native(gemini, "streamGenerateContent") + alt, {"x-goog-api-key": "unused"}
+    found = post(library, url, json=BODY, headers=headers).content
+    with keyrot_middleware.bypass():
+        plain = post(library, url, json=BODY, headers={"x-goog-api-key": own.value}).content
+    found = found.replace(b"Z", b"A")
+    assert _without_id(found) == _without_id(plain.replace(b"Z", b"A"))
+    key = installed.selector.keys["A"]
+    assert installed.state.snapshot([key])["A"].used[0].tokens_minute == 70
+
+
+def _without_id(body: bytes) -> bytes:
+    return re.sub(rb'"responseId": "[^"]*"', b"", body)
+
+
+@LIBRARIES
+def test_no_key_is_a_response(library, gemini, pool) -> None:
+    """Where no key can serve, the library's own response says why, and when to come again."""
+    pool("A", max_wait_s=0)
+    gemini.always("A", Reply.QUOTA_MINUTE)
+    headers = {"x-goog-api-key": "unused"}
+    for _ in range(2):
+        response = post(library, native(gemini), json=BODY, headers=headers)
+        assert response.status_code == 429
+        assert "A: quota_minute until" in response.json()["error"]["message"]
+        assert response.headers["retry-after"] == "30"
+        assert response.headers["x-should-retry"] == "false"
+        with pytest.raises(library.HTTPError if library is requests else library.HTTPStatusError):
+            response.raise_for_status()
+    assert gemini.sent("A") == 1
+
+
+@LIBRARIES
+def test_a_placeholder_never_leaves_without_a_pool(library, gemini) -> None:
+    """Where install() finds no key, a request with keyrot-pool gets a 401 that says what to do."""
+    with pytest.warns(keyrot_middleware.KeyrotWarning):
+        keyrot_middleware.install(allowed_hosts=(gemini.host,))
+    response = post(library, native(gemini), json=BODY, headers={"x-goog-api-key": "keyrot-pool"})
+    assert response.status_code == 401
+    assert "GEMINI_API_KEYS" in response.json()["error"]["message"]
+    assert gemini.log == []
+
+
+@LIBRARIES
+def test_stored_things_go_with_their_owner(library, gemini, pool) -> None:
+    """A cache that one project made is used with a key of that project, by every library."""
+    pool("A", "B")
+    url, headers = f"{gemini.url}/v1beta/cachedContents", {"x-goog-api-key": "unused"}
+    text = [{"parts": [{"text": "long " * 5_000}]}]
+    made = post(
+        library, url, json={"model": f"models/{MODEL}", "contents": text}, headers=headers
+    ).json()
+    owner = gemini.log[-1].key
+    for _ in range(4):
+        body = {**BODY, "cachedContent": made["name"]}
+        assert post(library, native(gemini), json=body, headers=headers).status_code == 200
+    assert {one.key for one in gemini.log} == {owner}
+
+
+def test_one_limit_for_all_libraries(gemini, pool, connect, within_a_minute) -> None:
+    """Limit 20 with google-genai, httpx, requests and httpx2 in one process sends 20."""
+    pool({"key_id": "A", "rpm": 20}, max_wait_s=0)
+    client = connect()
+    sent = 0
+    for _ in range(8):
+        for library in (httpx, httpx2, requests):
+            response = post(library, native(gemini), json=BODY, headers={"x-goog-api-key": "x"})
+            sent += response.status_code == 200
+        try:
+            client.models.generate_content(model=MODEL, contents="hello")
+            sent += 1
+        except keyrot_middleware.KeyPoolExhausted:
+            pass
+    assert (sent, gemini.sent("A")) == (20, 20)
+
+
+@LIBRARIES
+def test_uninstall_restores(library, gemini, pool) -> None:
+    """After uninstall() the library is as before, whichever order, and requests go out as given."""
+    owners = (library.Session,) if library is requests else (library.Client, library.AsyncClient)
+    name = "get_adapter" if library is requests else "_transport_for_url"
+    before = [vars(owner)[name] for owner in owners]
+    pool("A")
+    assert all(vars(owner)[name] is not one for owner, one in zip(owners, before, strict=True))
+    keyrot_middleware.uninstall()
+    assert all(vars(owner)[name] is one for owner, one in zip(owners, before, strict=True))
+
+
+def test_a_library_without_the_method_is_left_alone(gemini, pool, monkeypatch) -> None:
+    """One warning names the library and what is missing, and its requests are plain."""
+    monkeypatch.delattr(httpx.Client, "_transport_for_url")
+    with pytest.warns(keyrot_middleware.KeyrotWarning, match="httpx .* has no Client._transport"):
+        pool("A")
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda m: m.__name__)
+def test_a_connection_pool_of_one(library, gemini, one_good) -> None:
+    """Each refused attempt releases its connection before the next one begins."""
+    one_good(strategy="fill")
+    limits = library.Limits(max_connections=1)
+    with library.Client(limits=limits, timeout=library.Timeout(10, pool=0.5)) as client:
+        for stream in (False, True, False):
+            assert send(library, client, gemini.url, "unused", stream=stream) == "ok from C"
+
+
+def test_retries_of_urllib3_do_not_use_a_bad_key_again(gemini, one_good) -> None:
+    """A session that retries 429 by itself meets each bad key once all the same."""
+    one_good(strategy="fill")
+    retry = requests.adapters.Retry(
+        total=3, status_forcelist=[429, 500], allowed_methods=None, backoff_factor=0
+    )
+    with requests.Session() as session:
+        session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
+        for stream in (False, True):
+            assert send(requests, session, gemini.url, "unused", stream=stream) == "ok from C"
+    assert (gemini.sent("A"), gemini.sent("B"), gemini.sent("C")) == (1, 1, 2)
+
+
+def test_the_key_of_the_program_is_the_home_key(gemini, pool) -> None:
+    """A real key outside the pool is never rotated to for inference, and owns stored things."""
+    pool("A")
+    own: FakeKey = gemini.add_key("own")
+    headers = {"x-goog-api-key": own.value}
+    assert post(httpx, native(gemini), json=BODY, headers=headers).json()
+    assert gemini.log[-1].key == "A"
+    with httpx.Client() as client:
+        client.get(f"{gemini.url}/v1beta/files", headers=headers)
+    assert gemini.log[-1].key == "own"

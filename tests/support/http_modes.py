@@ -1,0 +1,243 @@
+"""The ways in which programs reach Gemini without google-genai; each sends calls, one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["LITELLM", "MODEL", "OPENAI", "RAW", "TEXT", "Url", "call", "send", "send_async"]
+
+MODEL = "gemini-2.5-flash"
+TEXT = "hello"
+Url = str
+
+
+def _native(base: Url, verb: str) -> str:
+    return f"{base}/v1beta/models/{MODEL}:{verb}"
+
+
+_BODY = {"contents": [{"parts": [{"text": TEXT}]}]}
+
+
+def text_of(body: Any) -> str:
+    """Return the text of a native response or chunk."""
+    parts = (body.get("candidates") or [{}])[0].get("content", {}).get("parts", [])
+    return "".join(part.get("text", "") for part in parts)
+
+
+def _texts(lines: Iterator[str]) -> str:
+    events = (json.loads(line[5:]) for line in lines if line.startswith("data:"))
+    return "".join(map(text_of, events))
+
+
+def send(library: Any, client: Any, base: Url, key: str, *, stream: bool = False) -> str:
+    """Send one native call with a client of httpx or httpx2, or a session of requests."""
+    headers = {"x-goog-api-key": key}
+    if not stream:
+        response = client.post(_native(base, "generateContent"), json=_BODY, headers=headers)
+        response.raise_for_status()
+        return text_of(response.json())
+    url = _native(base, "streamGenerateContent") + "?alt=sse"
+    if library.__name__ == "requests":
+        with client.post(url, json=_BODY, headers=headers, stream=True) as response:
+            response.raise_for_status()
+            return _texts(response.iter_lines(decode_unicode=True))
+    with client.stream("POST", url, json=_BODY, headers=headers) as response:
+        response.raise_for_status()
+        return _texts(response.iter_lines())
+
+
+async def send_async(client: Any, base: Url, key: str, *, stream: bool = False) -> str:
+    """Send one native call with an async client of httpx or httpx2."""
+    headers = {"x-goog-api-key": key}
+    if not stream:
+        response = await client.post(_native(base, "generateContent"), json=_BODY, headers=headers)
+        response.raise_for_status()
+        return text_of(response.json())
+    url = _native(base, "streamGenerateContent") + "?alt=sse"
+    async with client.stream("POST", url, json=_BODY, headers=headers) as response:
+        response.raise_for_status()
+        return _texts(iter([line async for line in response.aiter_lines()]))
+
+
+Sends = Callable[[Url, str, int], list[str]]
+"""Sends so many calls to an address with a key or a placeholder; returns their texts."""
+
+
+def _httpx(name: str, *, stream: bool) -> Sends:
+    def sends(base: Url, key: str, number: int) -> list[str]:
+        library = importlib.import_module(name)
+        with library.Client() as client:
+            return [send(library, client, base, key, stream=stream) for _ in range(number)]
+
+    return sends
+
+
+def _httpx_async(name: str, *, stream: bool) -> Sends:
+    async def sends(base: Url, key: str, number: int) -> list[str]:
+        library = importlib.import_module(name)
+        async with library.AsyncClient() as client:
+            return [await send_async(client, base, key, stream=stream) for _ in range(number)]
+
+    return lambda *args: asyncio.run(sends(*args))
+
+
+def _requests(*, stream: bool) -> Sends:
+    def sends(base: Url, key: str, number: int) -> list[str]:
+        import requests
+
+        with requests.Session() as session:
+            return [send(requests, session, base, key, stream=stream) for _ in range(number)]
+
+    return sends
+
+
+RAW: dict[str, Sends] = {
+    **{f"{name}-sync": _httpx(name, stream=False) for name in ("httpx", "httpx2")},
+    **{f"{name}-stream": _httpx(name, stream=True) for name in ("httpx", "httpx2")},
+    **{f"{name}-async": _httpx_async(name, stream=False) for name in ("httpx", "httpx2")},
+    **{f"{name}-astream": _httpx_async(name, stream=True) for name in ("httpx", "httpx2")},
+    "requests-sync": _requests(stream=False),
+    "requests-stream": _requests(stream=True),
+}
+
+# openai --------------------------------------------------------------------------------------
+
+
+MESSAGES = [{"role": "user", "content": TEXT}]
+
+
+def _options(base: Url, key: str) -> dict[str, Any]:
+    return {"api_key": key, "base_url": f"{base}/v1beta/openai/"}
+
+
+def _openai(*, stream: bool) -> Sends:
+    def sends(base: Url, key: str, number: int) -> list[str]:
+        import openai
+
+        texts = []
+        with openai.OpenAI(**_options(base, key)) as client:
+            for _ in range(number):
+                found: Any = client.chat.completions.create(
+                    model=MODEL,
+                    messages=MESSAGES,  # type: ignore[arg-type]  # a literal
+                    stream=stream,
+                )
+                chunks = [one.choices[0].delta.content or "" for one in found] if stream else ()
+                texts.append("".join(chunks) or found.choices[0].message.content)
+        return texts
+
+    return sends
+
+
+async def _openai_async(base: Url, key: str, number: int, *, stream: bool) -> list[str]:
+    import openai
+
+    texts = []
+    async with openai.AsyncOpenAI(**_options(base, key)) as client:
+        for _ in range(number):
+            found: Any = await client.chat.completions.create(
+                model=MODEL,
+                messages=MESSAGES,  # type: ignore[arg-type]  # a literal
+                stream=stream,
+            )
+            if stream:
+                found = [one.choices[0].delta.content or "" async for one in found]
+                texts.append("".join(found))
+            else:
+                texts.append(found.choices[0].message.content)
+    return texts
+
+
+def _embed(base: Url, key: str, number: int) -> list[str]:
+    import openai
+
+    with openai.OpenAI(**_options(base, key)) as client:
+        for _ in range(number):
+            client.embeddings.create(
+                model="gemini-embedding-001", input=TEXT, encoding_format="float"
+            )
+    return ["ok from C"] * number
+
+
+OPENAI: dict[str, Sends] = {
+    "openai-sync": _openai(stream=False),
+    "openai-stream": _openai(stream=True),
+    "openai-async": lambda *args: asyncio.run(_openai_async(*args, stream=False)),
+    "openai-astream": lambda *args: asyncio.run(_openai_async(*args, stream=True)),
+    "openai-embeddings": _embed,
+}
+
+# litellm -------------------------------------------------------------------------------------
+
+
+def _litellm(base: Url, key: str) -> dict[str, Any]:
+    return {
+        "model": f"gemini/{MODEL}",
+        "messages": MESSAGES,
+        "api_key": key,
+        "api_base": f"{base}/v1beta",
+    }
+
+
+def _complete(base: Url, key: str, number: int, *, stream: bool) -> list[str]:
+    import litellm
+
+    texts = []
+    for _ in range(number):
+        found: Any = litellm.completion(**_litellm(base, key), stream=stream)
+        chunks = [one.choices[0].delta.content or "" for one in found] if stream else ()
+        texts.append("".join(chunks) or found.choices[0].message.content)
+    return texts
+
+
+async def _acomplete(base: Url, key: str, number: int, *, stream: bool) -> list[str]:
+    import litellm
+
+    texts = []
+    for _ in range(number):
+        found: Any = await litellm.acompletion(**_litellm(base, key), stream=stream)
+        if stream:
+            texts.append("".join([one.choices[0].delta.content or "" async for one in found]))
+        else:
+            texts.append(found.choices[0].message.content)
+    await litellm.close_litellm_async_clients()  # type: ignore[no-untyped-call]
+    return texts
+
+
+def _embedding(base: Url, key: str, number: int) -> list[str]:
+    import litellm
+
+    for _ in range(number):
+        litellm.embedding(
+            model="gemini/gemini-embedding-001",
+            input=[TEXT],
+            api_key=key,
+            api_base=f"{base}/v1beta",
+        )
+    return ["ok from C"] * number
+
+
+def _router(base: Url, key: str, number: int) -> list[str]:
+    import litellm
+
+    given = _litellm(base, key)
+    messages = given.pop("messages")
+    router = litellm.Router(model_list=[{"model_name": "flash", "litellm_params": given}])
+    found = [router.completion(model="flash", messages=messages) for _ in range(number)]
+    return [one.choices[0].message.content for one in found]
+
+
+LITELLM: dict[str, Sends] = {
+    "litellm-completion": lambda *args: _complete(*args, stream=False),
+    "litellm-stream": lambda *args: _complete(*args, stream=True),
+    "litellm-acompletion": lambda *args: asyncio.run(_acomplete(*args, stream=False)),
+    "litellm-astream": lambda *args: asyncio.run(_acomplete(*args, stream=True)),
+    "litellm-embedding": _embedding,
+    "litellm-router": _router,
+}
+
+call = {**RAW, **OPENAI, **LITELLM}

@@ -18,7 +18,7 @@ import wrapt
 
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.reading import transport_failure
-from ..adapters.redaction import Redacting, kept_error, redact_key, redact_value
+from ..adapters.redaction import Redacting, kept_error, redact_key, scrub
 from ..core.commands import Done, Failed, StreamOpened
 from ..core.failures import FailureFacts
 from ..core.model import Lease
@@ -89,7 +89,9 @@ class RequestsAdapters:
                 with Redacting(call.redact):
                     response = send_once(_copy(call, request, key, get))
                     response.request, response.url = request, request.url
-                    response.headers = redact_value(response.headers, call.redact)
+                    said = "\n".join((*response.headers.values(), response.reason or ""))
+                    if call.redact(said) != said:
+                        scrub(response, call.redact)
                     reply = _received(call, response, key, in_full)
             except Exception as error:
                 return Failed(FailureFacts(transport=transport_failure(error)), error)

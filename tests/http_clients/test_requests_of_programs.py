@@ -172,7 +172,7 @@ def test_a_gateway_keeps_the_model(library, gemini, pool) -> None:
         post(library, url, json=BODY, headers={"x-goog-api-key": "x"})
         [request] = gateway.requests
     assert request.headers["x-goog-api-key"] == gemini.key("A").value
-    assert [lease.bucket for lease, _ in pool.ledgers[-1].outcomes] == [MODEL]
+    assert [lease.bucket for lease, _ in pool.ledger.outcomes] == [MODEL]
 
 
 @LIBRARIES

@@ -21,6 +21,7 @@ from .calls import (
     format_added,
     sync_calls,
 )
+from .http_libraries import http_libraries
 from .limit import CALLS, LIMIT, PROCESSES, RUNS, sent_of_limit
 from .page import Row, page
 from .program import HEAVY, import_time, three_keys
@@ -168,7 +169,15 @@ def _limit(redis: str) -> str:
 
 def table(redis: str | None) -> list[Row]:
     """Measure every row: what, the bar, the result."""
-    return [*calls(redis), *telemetry(), *pool(), *shared(redis), *status_page(), *program()]
+    return [
+        *calls(redis),
+        *http_libraries(),
+        *telemetry(),
+        *pool(),
+        *shared(redis),
+        *status_page(),
+        *program(),
+    ]
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from ..core.spending import service_tier
 from ..core.tokens import TokenScale, count_requests
 from ..runtime.current import workload
 
-__all__ = ["read_call", "transport_failure", "with_served_tier"]
+__all__ = ["TIER_HEADER", "read_call", "transport_failure", "with_served_tier"]
 
 
 def read_call(
@@ -81,12 +81,12 @@ def with_served_tier(usage: Usage, headers: Any) -> Usage:
     """
     if usage is NO_USAGE or not hasattr(headers, "items"):
         return usage
-    found = (text for name, text in headers.items() if name.lower() == _TIER_HEADER)
+    found = (text for name, text in headers.items() if name.lower() == TIER_HEADER)
     served = service_tier(next(found, None))
     return usage if served is None else usage._replace(service_tier=served)
 
 
-_TIER_HEADER = "x-gemini-service-tier"
+TIER_HEADER = "x-gemini-service-tier"
 
 
 _TRANSPORT_ERRORS: Mapping[str, Any] = {

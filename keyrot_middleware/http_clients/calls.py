@@ -18,11 +18,11 @@ from ..adapters.key_headers import BEARER_HEADER, KEY_HEADER
 from ..adapters.model_chains import Chains, Models
 from ..adapters.no_key import NO_KEY, error_body
 from ..adapters.pooled_calls import PooledCalls
-from ..adapters.reading import read_call, with_served_tier
+from ..adapters.reading import TIER_HEADER, read_call, with_served_tier
 from ..adapters.redaction import Redact
 from ..adapters.urls import host_from_url
 from ..core import interactions
-from ..core.affinity import is_api_path, parse_path
+from ..core.affinity import Route, is_api_path, parse_path
 from ..core.commands import Done, Failed
 from ..core.failures import FailureFacts
 from ..core.flow import CallState, Exhausted
@@ -149,9 +149,7 @@ def read(calls: PooledCalls | None, request: Incoming) -> Call | Reply | Secret 
         state.can_get = not info.stream and request.method != "GET" and not route.is_openai
     if rest is not None:
         state.policy = replace(state.policy, max_attempts=1, max_retries=0)
-    call = Call(
-        calls, state, request, content, body=body, own=Secret(own), is_openai=route.is_openai
-    )
+    call = Call(calls, state, request, content, body=body, own=Secret(own), route=route)
     call.rest = rest
     return call
 
@@ -262,19 +260,22 @@ class Call(Models):
         *,
         body: dict[str, Any],
         own: Secret,
-        is_openai: bool,
+        route: Route,
     ) -> None:
-        self.calls, self.own, self.is_openai = calls, own, is_openai
+        self.calls, self.own, self.is_openai = calls, own, route.is_openai
         self.redact: Redact = calls.redact(own.reveal())
         self._request, self._body, self.content = request, body, content
-        self._collection = interactions.collection_of(request.method, request.url)
+        self._collection = ""
+        """What an `id` in the response belongs to; for Interactions and the like."""
+        if route.collection in _INTERACTIONS:
+            self._collection = interactions.collection_of(request.method, request.url)
         self.target = Target(request.method, without_key(request.url), content)
         """What is sent."""
         self.rest: Any = None
         """An iterator of the rest of a body that is too long to be kept; it is sent once."""
         contents: Any = ()
         if state.info.model in calls.chains.next_models:
-            contents = _signed(body) if is_openai else body.get("contents")
+            contents = _signed(body) if route.is_openai else body.get("contents")
         super().__init__(state, calls.chains, contents)
 
     @property
@@ -377,9 +378,11 @@ class Call(Models):
             usage, names = parse_openai_text(text, in_full=in_full)
         else:
             usage, names = parse_usage_text(text) if in_full else parse_token_counts(text)
-        if _UPLOAD_URL in headers:
+        if self.call.info.bound_to_owner and _UPLOAD_URL in headers:
             names = (*names, *_upload(headers[_UPLOAD_URL]))
-        return Done(response, with_served_tier(usage, headers), names)
+        if (tier := headers.get(TIER_HEADER)) is not None:
+            usage = with_served_tier(usage, {TIER_HEADER: tier})
+        return Done(response, usage, names)
 
     def _record_signatures(self, body: Mapping[str, Any]) -> None:
         """Remember which model signed the thoughts in a response, or in an event of one."""

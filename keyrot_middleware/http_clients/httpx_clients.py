@@ -80,7 +80,7 @@ class HttpxTransports:
             incoming = Incoming(
                 request.method,
                 str(request.url),
-                request.headers,
+                _plain(request.headers),
                 lambda: content or self._content(request),
                 inf if limit is None else limit,
             )
@@ -142,8 +142,7 @@ class HttpxTransports:
 
     # What a response is ---------------------------------------------------------------------------
 
-    def _decoded(self, response: Any, raw: bytes) -> bytes:
-        coding = response.headers.get("content-encoding")
+    def _decoded(self, coding: str | None, raw: bytes) -> bytes:
         if not coding:
             return raw
         try:
@@ -176,7 +175,8 @@ class HttpxTransports:
 
     def _whole(self, call: Call, response: Any, raw: bytes, key: Secret, *, in_full: bool) -> Done:
         """Return a response that was read, as unread as it came."""
-        content = self._decoded(response, raw)
+        headers = _plain(response.headers)
+        content = self._decoded(headers.get("content-encoding"), raw)
         hidden = redact_key(content, key)
         if hidden != content:
             response = self._rebuilt(response, hidden)
@@ -184,7 +184,7 @@ class HttpxTransports:
             response.stream = self._library.ByteStream(raw)
         try:
             text = hidden.decode("utf-8", "replace")
-            return call.done(response, text, response.headers, in_full=in_full)
+            return call.done(response, text, headers, in_full=in_full)
         except Exception:
             handle_internal_error("http_clients")
             return Done(response)
@@ -331,6 +331,11 @@ class HttpxTransports:
 
 
 _KEY_NAMES = frozenset(name.encode() for name in KEY_NAMES)
+
+
+def _plain(headers: Any) -> dict[str, str]:
+    """Return headers as a dictionary: each look-up in those of httpx takes microseconds."""
+    return {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in headers.raw}
 
 
 class PooledTransport:

@@ -7,48 +7,23 @@ pool, or takes it along. Above it nothing is repeated.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, suppress
 from functools import cache
 from itertools import chain
 from math import inf
 from typing import Any
 
 from ..adapters.pooled_calls import PooledCalls
-from ..adapters.reading import transport_failure
-from ..adapters.redaction import (
-    Redacting,
-    kept_error,
-    redact_key,
-    scrub_head,
-)
-from ..core.commands import Done, Failed, StreamOpened
-from ..core.failures import FailureFacts
+from ..adapters.redaction import Redact, Redacting, scrub_head
+from ..core.commands import Done, StreamOpened
 from ..core.model import Lease
 from ..guard import handle_internal_error
 from ..runtime import runner
 from ..secrets import Secret
-from .bodies import (
-    AsyncBody,
-    Body,
-    EventError,
-    aread_bounded,
-    auntil_enough,
-    read_bounded,
-    until_enough,
-)
-from .calls import (
-    KEY_NAMES,
-    NO_RETRY,
-    Call,
-    Incoming,
-    Refused,
-    Reply,
-    home_key,
-    read,
-    with_key_header,
-    without_key,
-)
+from .bodies import AsyncBody, Body, EventError, aread_bounded, auntil_enough, read_bounded
+from .calls import KEY_NAMES, Call, Incoming, Reply, home_key, read, with_key_header, without_key
+from .serving import Library, lost
 
 __all__ = ["HttpxTransports", "PooledTransport"]
 
@@ -58,7 +33,7 @@ _CODED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"
 _ENCODING = b"accept-encoding"
 
 
-class HttpxTransports:
+class HttpxTransports(Library):
     """Serves requests of one library, httpx or httpx2."""
 
     def __init__(self, calls: PooledCalls | None, library: Any) -> None:
@@ -68,7 +43,8 @@ class HttpxTransports:
             calls: None where no key was found at all.
             library: The module.
         """
-        self._calls, self._library = calls, library
+        super().__init__(calls)
+        self._library = library
 
     # What a request is ----------------------------------------------------------------------------
 
@@ -105,7 +81,7 @@ class HttpxTransports:
                     content = await aread_bounded(aiter(request.stream))
         return self.read(request, content)
 
-    def _copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
+    def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
         """Return the program's request with one key; it shares nothing that changes."""
         target, name = call.target_of(sought), call.key_header(key)
         headers = [pair for pair in request.headers.raw if pair[0].lower() not in _KEY_NAMES]
@@ -142,7 +118,29 @@ class HttpxTransports:
 
     # What a response is ---------------------------------------------------------------------------
 
-    def _decoded(self, coding: str | None, raw: bytes) -> bytes:
+    def scrub(self, response: Any, request: Any, redact: Redact) -> None:
+        """Take keys out of the head of a response."""
+        scrub_head(response, redact)
+
+    def error_pieces(self, response: Any) -> Iterator[bytes]:
+        """Return the decoded bytes of an error."""
+        return iter(response.iter_bytes())
+
+    def pieces(self, response: Any) -> tuple[Iterator[bytes], Callable[[], Any]]:
+        """Return the bytes of a stream."""
+        return iter(response.stream), response.stream.close
+
+    def content(self, response: Any) -> bytes:
+        """Read a response, and put the bytes back."""
+        try:
+            raw = b"".join(response.stream)
+        finally:
+            response.stream.close()
+        return self._put_back(response, raw)
+
+    def _put_back(self, response: Any, raw: bytes) -> bytes:
+        response.stream = self._library.ByteStream(raw)
+        coding = response.headers.get("content-encoding")
         if not coding:
             return raw
         try:
@@ -152,8 +150,13 @@ class HttpxTransports:
             return raw
         return decoded
 
-    def _rebuilt(self, response: Any, content: bytes) -> Any:
-        """Return an unread response like another one, with another content."""
+    def charset(self, response: Any) -> str | None:
+        """Return the encoding of a response."""
+        found: str | None = response.charset_encoding
+        return found
+
+    def rebuilt(self, response: Any, content: bytes) -> Any:
+        """Return an unread response with another content."""
         headers = [pair for pair in response.headers.raw if pair[0].lower() not in _CODED]
         headers.append((b"Content-Length", str(len(content)).encode()))
         return self._library.Response(
@@ -163,150 +166,57 @@ class HttpxTransports:
             extensions=response.extensions,
         )
 
-    def _failed(self, call: Call, response: Any, body: bytes, event: Any = None) -> Failed:
-        charset = response.charset_encoding
-        kept = kept_error(response.status_code, body, call.redact, charset)
-        rebuilt = self._rebuilt(response, kept)
-        if event is not None:
-            after = response.headers.get("retry-after")
-            return Failed(FailureFacts(None, event, after), Refused(rebuilt, event))
-        text = kept.decode("utf-8", "replace")
-        return call.refused(response.status_code, text, response.headers, rebuilt)
-
-    def _whole(self, call: Call, response: Any, raw: bytes, key: Secret, *, in_full: bool) -> Done:
-        """Return a response that was read, as unread as it came."""
-        headers = _plain(response.headers)
-        content = self._decoded(headers.get("content-encoding"), raw)
-        hidden = redact_key(content, key)
-        if hidden != content:
-            response = self._rebuilt(response, hidden)
+    def streamed(self, response: Any, body: Any, relay: Any) -> Any:
+        """Return the response with the stream that ends the lease."""
+        if isinstance(body, Body):
+            kind = _tee_type(_Tee, self._library.SyncByteStream)
         else:
-            response.stream = self._library.ByteStream(raw)
-        try:
-            text = hidden.decode("utf-8", "replace")
-            return call.done(response, text, headers, in_full=in_full)
-        except Exception:
-            handle_internal_error("http_clients")
-            return Done(response)
+            kind = _tee_type(_AsyncTee, self._library.AsyncByteStream)
+        response.stream = kind(body, relay)
+        return response
 
-    def reply(self, reply: Reply) -> Any:
+    def reply(self, reply: Reply, request: Any) -> Any:
         """Return a response of our own."""
         stream = self._library.ByteStream(reply.body)
         return self._library.Response(reply.code, headers=reply.headers, stream=stream)
 
-    def _last(self, error: Exception) -> Any:
-        """Return the response that ends a call; raise what is none."""
-        if not isinstance(error, Refused):
-            raise error
-        if isinstance(error.response, Reply):
-            return self.reply(error.response)
-        error.response.headers[NO_RETRY] = "false"  # it was sent again here already
-        return error.response
+    # Async: what serving.py does ------------------------------------------------------------------
 
-    # Sync -----------------------------------------------------------------------------------------
-
-    def serve(self, call: Call, request: Any, transport: Any) -> Any:
-        """Send a request through the pool."""
+    async def aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
+        """Send a request through the pool; *send_once* sends a copy of it."""
         with call:
             while True:
                 try:
-                    return self._serve(call, request, transport)
+                    return await self._aserve(call, request, send_once)
                 except Exception as failure:
                     goes_on = call.go_on(failure)
                 if not goes_on:
-                    return self._last(call.take_error())
+                    return self.last(call.take_error(), request)
 
-    def _serve(self, call: Call, request: Any, transport: Any) -> Any:
-        observer, opened = call.observe(), list[Any]()
-
-        def send(lease: Lease, get: str = "") -> Any:
-            key, in_full = call.key(lease), observer is not None or lease.has_budget
-            try:
-                with Redacting(call.redact):
-                    response = transport.handle_request(self._copy(call, request, key, get))
-                    scrub_head(response, call.redact)
-                    reply = self._received(call, response, key, in_full)
-            except Exception as error:
-                return Failed(FailureFacts(transport=transport_failure(error)), error)
-            if isinstance(reply, StreamOpened):
-                opened[:] = (response, reply.stream)
-            return reply
-
-        found = runner.stream(call.calls.pool, call.call, send, call.no_key, observer)
-        if opened:
-            response, body = opened
-            opened.clear()
-            response.stream = _tee_type(_Tee, self._library.SyncByteStream)(body, found)
-            return response
-        return found
-
-    def _received(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
-        if response.status_code >= 400:
-            with closing(response):
-                return self._failed(call, response, until_enough(response.iter_bytes()))
-        if response.status_code >= 300:
-            return Done(response)
-        if not call.is_stream(response.headers):
-            raw = b"".join(response.stream)
-            response.stream.close()
-            return self._whole(call, response, raw, key, in_full=in_full)
-        stream, headers = response.stream, response.headers
-        ledger = call.ledger(headers)
-        body = Body(iter(stream), stream.close, ledger, headers, key=key, redact=call.redact)
-        try:
-            body.read_first()
-            if not body.ledger.failed_at_once:
-                return StreamOpened(body)
-            rest = until_enough(body)
-        except BaseException:
-            body.close()  # the next attempt needs a connection too
-            raise
-        body.close()
-        return self._failed(call, response, rest, body.ledger.error)
-
-    # Async: the same ------------------------------------------------------------------------------
-
-    async def aserve(self, call: Call, request: Any, transport: Any) -> Any:
-        """Send a request through the pool."""
-        with call:
-            while True:
-                try:
-                    return await self._aserve(call, request, transport)
-                except Exception as failure:
-                    goes_on = call.go_on(failure)
-                if not goes_on:
-                    return self._last(call.take_error())
-
-    async def _aserve(self, call: Call, request: Any, transport: Any) -> Any:
+    async def _aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
         observer, opened = call.observe(), list[Any]()
 
         async def send(lease: Lease, get: str = "") -> Any:
             key, in_full = call.key(lease), observer is not None or lease.has_budget
             try:
                 with Redacting(call.redact):
-                    sent = self._copy(call, request, key, get)
-                    response = await transport.handle_async_request(sent)
-                    scrub_head(response, call.redact)
+                    response = await send_once(self.copy(call, request, key, get))
+                    self.scrub(response, request, call.redact)
                     reply = await self._areceived(call, response, key, in_full)
             except Exception as error:
-                return Failed(FailureFacts(transport=transport_failure(error)), error)
+                return lost(error)
             if isinstance(reply, StreamOpened):
                 opened[:] = (response, reply.stream)
             return reply
 
         found = await runner.astream(call.calls.pool, call.call, send, call.no_key, observer)
-        if opened:
-            response, body = opened
-            opened.clear()
-            response.stream = _tee_type(_AsyncTee, self._library.AsyncByteStream)(body, found)
-            return response
-        return found
+        return self.finished(found, opened)
 
     async def _areceived(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
         if response.status_code >= 400:
             async with aclosing(response):
                 said = await auntil_enough(response.aiter_bytes())
-            return self._failed(call, response, said)
+            return self.failed(call, response, said)
         if response.status_code >= 300:
             return Done(response)
         stream, headers = response.stream, response.headers
@@ -315,19 +225,20 @@ class HttpxTransports:
                 raw = b"".join([part async for part in stream])
             finally:
                 await stream.aclose()
-            return self._whole(call, response, raw, key, in_full=in_full)
-        ledger = call.ledger(headers)
-        body = AsyncBody(aiter(stream), stream.aclose, ledger, headers, key=key, redact=call.redact)
+            content = self._put_back(response, raw)
+            return self.done(call, response, content, key=key, in_full=in_full)
+        pieces, ledger = aiter(stream), call.ledger(headers)
+        body = AsyncBody(pieces, stream.aclose, ledger, headers, key=key, redact=call.redact)
         try:
             await body.read_first()
             if not body.ledger.failed_at_once:
                 return StreamOpened(body)
-            rest = await auntil_enough(body)
+            said = await auntil_enough(body)
         except BaseException:
             await body.aclose()
             raise
         await body.aclose()
-        return self._failed(call, response, rest, body.ledger.error)
+        return self.failed(call, response, said, body.ledger.error)
 
 
 _KEY_NAMES = frozenset(name.encode() for name in KEY_NAMES)
@@ -348,9 +259,9 @@ class PooledTransport:
         """Send a request through the pool, or as it is."""
         library, found = self._library, self._library.read(request)
         if isinstance(found, Call):
-            return library.serve(found, request, self._transport)
+            return library.serve(found, request, self._transport.handle_request)
         if isinstance(found, Reply):
-            return library.reply(found)
+            return library.reply(found, request)
         if isinstance(found, Secret):
             request = library.with_key(request, found)
         return self._transport.handle_request(request)
@@ -361,9 +272,9 @@ class PooledTransport:
         if isinstance(found, Call) and not _in_asyncio():
             found = None if found.own else home_key(found.calls)
         if isinstance(found, Call):
-            return await library.aserve(found, request, self._transport)
+            return await library.aserve(found, request, self._transport.handle_async_request)
         if isinstance(found, Reply):
-            return library.reply(found)
+            return library.reply(found, request)
         if isinstance(found, Secret):
             request = library.with_key(request, found)
         return await self._transport.handle_async_request(request)

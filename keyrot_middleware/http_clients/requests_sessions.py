@@ -8,35 +8,21 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http import HTTPStatus
+from itertools import chain
 from math import inf
 from typing import Any
 
 import wrapt
 
-from ..adapters.pooled_calls import PooledCalls
-from ..adapters.reading import transport_failure
-from ..adapters.redaction import Redacting, kept_error, redact_key, scrub
-from ..core.commands import Done, Failed, StreamOpened
-from ..core.failures import FailureFacts
-from ..core.model import Lease
+from ..adapters.redaction import Redact, scrub
 from ..guard import handle_internal_error
-from ..runtime import runner
 from ..secrets import Secret
-from .bodies import Body, EventError, read_bounded, until_enough
-from .calls import (
-    KEY_NAMES,
-    NO_RETRY,
-    Call,
-    Incoming,
-    Refused,
-    Reply,
-    read,
-    with_key_header,
-    without_key,
-)
+from .bodies import Body, EventError, read_bounded
+from .calls import KEY_NAMES, Call, Incoming, Reply, read, with_key_header, without_key
+from .serving import Library
 
 __all__ = ["PooledAdapter", "RequestsAdapters"]
 
@@ -45,12 +31,8 @@ _PIECE = 4_096
 _CODED = ("content-encoding", "content-length", "transfer-encoding")
 
 
-class RequestsAdapters:
+class RequestsAdapters(Library):
     """Serves requests of sessions."""
-
-    def __init__(self, calls: PooledCalls | None) -> None:
-        """Serve a pool; None where no key was found at all."""
-        self._calls = calls
 
     def read(self, request: Any, timeout: Any, *, retries_5xx: bool) -> Any:
         """Return what to do with a prepared request; see `calls.read`."""
@@ -69,43 +51,72 @@ class RequestsAdapters:
             handle_internal_error("http_clients")
             return None
 
-    def serve(self, call: Call, request: Any, send_once: Any) -> Any:
-        """Send a request through the pool."""
-        with call:
-            while True:
-                try:
-                    return self._serve(call, request, send_once)
-                except Exception as failure:
-                    goes_on = call.go_on(failure)
-                if not goes_on:
-                    return _last(call.take_error(), request)
+    def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
+        """Return the program's request with one key."""
+        target = call.target_of(sought)
+        sent = request.copy()
+        sent.method, sent.url = target.method, target.url
+        for name in KEY_NAMES:
+            sent.headers.pop(name, None)
+        name, text = call.key_header(key)
+        sent.headers[name] = text
+        if call.stream:  # see httpx_clients.py
+            sent.headers["Accept-Encoding"] = "identity"
+        if call.rest is not None:
+            sent.body = chain((target.body,), call.take_rest())
+        elif request.body is not None or sought:
+            sent.body = target.body or None
+            sent.headers.pop("Transfer-Encoding", None)
+            sent.prepare_content_length(sent.body)
+        return sent
 
-    def _serve(self, call: Call, request: Any, send_once: Any) -> Any:
-        observer, opened = call.observe(), list[Any]()
+    def scrub(self, response: Any, request: Any, redact: Redact) -> None:
+        """Take keys out of the head of a response, and give it the program's request."""
+        response.request, response.url = request, request.url
+        said = "\n".join((*response.headers.values(), response.reason or ""))
+        if redact(said) != said:
+            scrub(response, redact)
 
-        def send(lease: Lease, get: str = "") -> Any:
-            key, in_full = call.key(lease), observer is not None or lease.has_budget
-            try:
-                with Redacting(call.redact):
-                    response = send_once(_copy(call, request, key, get))
-                    response.request, response.url = request, request.url
-                    said = "\n".join((*response.headers.values(), response.reason or ""))
-                    if call.redact(said) != said:
-                        scrub(response, call.redact)
-                    reply = _received(call, response, key, in_full)
-            except Exception as error:
-                return Failed(FailureFacts(transport=transport_failure(error)), error)
-            if isinstance(reply, StreamOpened):
-                opened[:] = (response, reply.stream)
-            return reply
+    def error_pieces(self, response: Any) -> Iterator[bytes]:
+        """Return the decoded bytes of an error."""
+        return iter(response.iter_content(_PIECE))
 
-        found = runner.stream(call.calls.pool, call.call, send, call.no_key, observer)
-        if opened:
-            response, body = opened
-            opened.clear()
-            response.raw = _Raw(response.raw, body, found)
-            return response
+    def pieces(self, response: Any) -> tuple[Iterator[bytes], Callable[[], Any]]:
+        """Return the bytes of a stream, decoded."""
+        return _pieces(response.raw), response.raw.close
+
+    def content(self, response: Any) -> bytes:
+        """Read a response; requests keeps what was read."""
+        content: bytes = response.content
+        return content
+
+    def charset(self, response: Any) -> str | None:
+        """Return the encoding of a response."""
+        found: str | None = response.encoding
         return found
+
+    def rebuilt(self, response: Any, content: bytes) -> Any:
+        """Return an unread response with another content."""
+        headers = {k: v for k, v in response.headers.items() if k.lower() not in _CODED}
+        made = self.reply(Reply(response.status_code, headers, content), response.request)
+        made.reason, made.encoding = response.reason, response.encoding
+        made.cookies, made.connection = response.cookies, response.connection
+        return made
+
+    def streamed(self, response: Any, body: Any, relay: Any) -> Any:
+        """Return the response with the raw one that ends the lease."""
+        response.raw = _Raw(response.raw, body, relay)
+        return response
+
+    def reply(self, reply: Reply, request: Any) -> Any:
+        """Return a response of our own."""
+        response = sys.modules["requests"].Response()
+        response.status_code, response.request, response.url = reply.code, request, request.url
+        response.headers.update(reply.headers)
+        response.headers["content-length"] = str(len(reply.body))
+        response.raw, response.encoding = io.BytesIO(reply.body), "utf-8"
+        response.reason = HTTPStatus(reply.code).phrase
+        return response
 
 
 class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alone
@@ -126,7 +137,7 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
             once = _without_key_retries(adapter, codes)
             return library.serve(found, request, lambda one: once.send(one, *args, **kwargs))
         if isinstance(found, Reply):
-            return _reply(found, request)
+            return library.reply(found, request)
         if isinstance(found, Secret):
             sent = request.copy()
             sent.url = without_key(request.url)
@@ -151,30 +162,6 @@ def _without_key_retries(adapter: Any, codes: Any) -> Any:
     return twin
 
 
-def _copy(call: Call, request: Any, key: Secret, sought: str) -> Any:
-    target = call.target_of(sought)
-    sent = request.copy()
-    sent.method, sent.url = target.method, target.url
-    for name in KEY_NAMES:
-        sent.headers.pop(name, None)
-    name, text = call.key_header(key)
-    sent.headers[name] = text
-    if call.stream:  # see httpx_clients.py
-        sent.headers["Accept-Encoding"] = "identity"
-    if call.rest is not None:
-        sent.body = _chained(target.body, call.take_rest())
-    elif request.body is not None or sought:
-        sent.body = target.body or None
-        sent.headers.pop("Transfer-Encoding", None)
-        sent.prepare_content_length(sent.body)
-    return sent
-
-
-def _chained(begin: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield begin
-    yield from rest
-
-
 def _content(body: Any) -> tuple[bytes, Any]:
     """Return the body of a prepared request, and the rest of one that is too long to be kept."""
     if body is None:
@@ -191,28 +178,6 @@ def _content(body: Any) -> tuple[bytes, Any]:
 # Responses --------------------------------------------------------------------------------------
 
 
-def _received(call: Call, response: Any, key: Secret, in_full: bool) -> Any:
-    if response.status_code >= 400:
-        with closing(response):
-            said = until_enough(response.iter_content(_PIECE))
-        return _failed(call, response, said)
-    if response.status_code >= 300:
-        return Done(response)
-    if not call.is_stream(response.headers):
-        return _whole(call, response, key, in_full=in_full)
-    headers, raw = response.headers, response.raw
-    body = Body(_pieces(raw), raw.close, call.ledger(headers), headers, key=key, redact=call.redact)
-    try:
-        body.read_first()
-        if not body.ledger.failed_at_once:
-            return StreamOpened(body)
-        rest = until_enough(body)
-    finally:
-        if body.ledger.failed_at_once or not body.ledger.has_begun:
-            body.close()
-    return _failed(call, response, rest, body.ledger.error)
-
-
 def _pieces(raw: Any) -> Iterator[bytes]:
     """Return the bytes of a response as they come, decoded."""
     if not hasattr(raw, "stream"):  # a file, as adapters of mocks have
@@ -221,62 +186,6 @@ def _pieces(raw: Any) -> Iterator[bytes]:
         return iter(raw.stream(_PIECE, decode_content=True))
     # Without a length of its own, `stream` waits for a whole piece.
     return iter(lambda: raw.read1(_PIECE, decode_content=True), b"")
-
-
-def _whole(call: Call, response: Any, key: Secret, *, in_full: bool) -> Done:
-    content = response.content
-    hidden = redact_key(content, key)
-    if hidden != content:
-        response = _rebuilt(response, hidden)
-    try:
-        text = hidden.decode("utf-8", "replace")
-        return call.done(response, text, response.headers, in_full=in_full)
-    except Exception:
-        handle_internal_error("http_clients")
-        return Done(response)
-
-
-def _failed(call: Call, response: Any, body: bytes, event: Any = None) -> Failed:
-    kept = kept_error(response.status_code, body, call.redact, response.encoding)
-    rebuilt = _rebuilt(response, kept)
-    if event is not None:
-        after = response.headers.get("retry-after")
-        return Failed(FailureFacts(None, event, after), Refused(rebuilt, event))
-    text = kept.decode("utf-8", "replace")
-    return call.refused(response.status_code, text, response.headers, rebuilt)
-
-
-def _rebuilt(response: Any, content: bytes) -> Any:
-    """Return an unread response like another one, with another content."""
-    headers = {name: text for name, text in response.headers.items() if name.lower() not in _CODED}
-    made = _made(response.status_code, headers, content, response.request)
-    made.reason, made.cookies, made.encoding = response.reason, response.cookies, response.encoding
-    made.connection = response.connection
-    return made
-
-
-def _made(code: int, headers: dict[str, str], content: bytes, request: Any) -> Any:
-    response = sys.modules["requests"].Response()
-    response.status_code, response.request, response.url = code, request, request.url
-    response.headers.update(headers)
-    response.headers["content-length"] = str(len(content))
-    response.raw = io.BytesIO(content)
-    response.encoding, response.reason = "utf-8", HTTPStatus(code).phrase
-    return response
-
-
-def _reply(reply: Reply, request: Any) -> Any:
-    return _made(reply.code, reply.headers, reply.body, request)
-
-
-def _last(error: Exception, request: Any) -> Any:
-    """Return the response that ends a call; raise what is none."""
-    if not isinstance(error, Refused):
-        raise error
-    if isinstance(error.response, Reply):
-        return _reply(error.response, request)
-    error.response.headers[NO_RETRY] = "false"  # it was sent again here already
-    return error.response
 
 
 class _Raw(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alone

@@ -1,0 +1,168 @@
+"""Send a call through the pool, and read what comes back: the same for every HTTP library."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..adapters.pooled_calls import PooledCalls
+from ..adapters.reading import transport_failure
+from ..adapters.redaction import Redact, Redacting, kept_error, redact_key
+from ..core.commands import Done, Failed, StreamOpened
+from ..core.failures import FailureFacts
+from ..core.model import Lease
+from ..guard import handle_internal_error
+from ..runtime import runner
+from ..secrets import Secret
+from .bodies import Body, until_enough
+from .calls import NO_RETRY, Call, Refused, Reply
+
+__all__ = ["Library", "lost"]
+
+
+class Library(ABC):
+    """What a library has to say, and what is done with it."""
+
+    def __init__(self, calls: PooledCalls | None) -> None:
+        """Serve a pool; None where no key was found at all."""
+        self._calls = calls
+
+    @abstractmethod
+    def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
+        """Return the program's request with one key, or a GET of a stored resource with it."""
+
+    @abstractmethod
+    def scrub(self, response: Any, request: Any, redact: Redact) -> None:
+        """Take keys out of the head of a response that was just received."""
+
+    @abstractmethod
+    def error_pieces(self, response: Any) -> Iterator[bytes]:
+        """Return the decoded bytes of an error."""
+
+    @abstractmethod
+    def pieces(self, response: Any) -> tuple[Iterator[bytes], Callable[[], Any]]:
+        """Return the bytes of a stream as they come, and what closes it."""
+
+    @abstractmethod
+    def content(self, response: Any) -> bytes:
+        """Read a response, decoded, and leave it as unread as it came."""
+
+    @abstractmethod
+    def charset(self, response: Any) -> str | None:
+        """Return the encoding of a response, as the server calls it."""
+
+    @abstractmethod
+    def rebuilt(self, response: Any, content: bytes) -> Any:
+        """Return an unread response like another one, with another content."""
+
+    @abstractmethod
+    def streamed(self, response: Any, body: Any, relay: Any) -> Any:
+        """Return the response whose stream the program reads through *relay*."""
+
+    @abstractmethod
+    def reply(self, reply: Reply, request: Any) -> Any:
+        """Return a response of our own."""
+
+    def serve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
+        """Send a request through the pool; *send_once* sends a copy of it."""
+        with call:
+            while True:
+                try:
+                    return self._serve(call, request, send_once)
+                except Exception as failure:
+                    goes_on = call.go_on(failure)
+                if not goes_on:
+                    return self.last(call.take_error(), request)
+
+    def _serve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
+        observer, opened = call.observe(), list[Any]()
+
+        def send(lease: Lease, get: str = "") -> Any:
+            key, in_full = call.key(lease), observer is not None or lease.has_budget
+            try:
+                with Redacting(call.redact):
+                    response = send_once(self.copy(call, request, key, get))
+                    self.scrub(response, request, call.redact)
+                    reply = self._received(call, response, key, in_full)
+            except Exception as error:
+                return lost(error)
+            if isinstance(reply, StreamOpened):
+                opened[:] = (response, reply.stream)
+            return reply
+
+        found = runner.stream(call.calls.pool, call.call, send, call.no_key, observer)
+        return self.finished(found, opened)
+
+    def _received(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
+        if response.status_code >= 400:
+            try:
+                said = until_enough(self.error_pieces(response))
+            finally:
+                response.close()
+            return self.failed(call, response, said)
+        if response.status_code >= 300:
+            return Done(response)
+        headers = response.headers
+        if not call.is_stream(headers):
+            return self.done(call, response, self.content(response), key=key, in_full=in_full)
+        pieces, close = self.pieces(response)
+        body = Body(pieces, close, call.ledger(headers), headers, key=key, redact=call.redact)
+        try:
+            body.read_first()
+            if not body.ledger.failed_at_once:
+                return StreamOpened(body)
+            said = until_enough(body)
+        except BaseException:
+            body.close()  # the next attempt needs a connection too
+            raise
+        body.close()
+        return self.failed(call, response, said, body.ledger.error)
+
+    # What sync and async calls share --------------------------------------------------------------
+
+    def failed(self, call: Call, response: Any, said: bytes, event: Any = None) -> Failed:
+        """Return the failure that a response is, or the first *event* of its stream."""
+        kept = kept_error(response.status_code, said, call.redact, self.charset(response))
+        rebuilt, headers = self.rebuilt(response, kept), response.headers
+        if event is not None:
+            facts = FailureFacts(None, event, headers.get("retry-after"))
+            return Failed(facts, Refused(rebuilt, event))
+        text = kept.decode("utf-8", "replace")
+        return call.refused(response.status_code, text, headers, rebuilt)
+
+    def done(
+        self, call: Call, response: Any, content: bytes, *, key: Secret, in_full: bool
+    ) -> Done:
+        """Return a whole response, of which *content* was read."""
+        hidden = redact_key(content, key)
+        if hidden != content:
+            response = self.rebuilt(response, hidden)
+        try:
+            text = hidden.decode("utf-8", "replace")
+            return call.done(response, text, response.headers, in_full=in_full)
+        except Exception:
+            handle_internal_error("http_clients")
+            return Done(response)
+
+    def finished(self, found: Any, opened: list[Any]) -> Any:
+        """Return the response that the program gets; *opened*: that of a stream, and its body."""
+        if not opened:
+            return found
+        response, body = opened
+        opened.clear()
+        return self.streamed(response, body, found)
+
+    def last(self, error: Exception, request: Any) -> Any:
+        """Return the response that ends a call; raise what is none."""
+        if not isinstance(error, Refused):
+            raise error
+        if isinstance(error.response, Reply):
+            return self.reply(error.response, request)
+        error.response.headers[NO_RETRY] = "false"  # it was sent again here already
+        return error.response
+
+
+def lost(error: Exception) -> Failed:
+    """Return the failure of a send that has no response."""
+    return Failed(FailureFacts(transport=transport_failure(error)), error)

@@ -1,0 +1,95 @@
+"""How long a request waits for a key, chains of models, and libraries that are imported later."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+import requests
+from support.http_modes import MODEL
+
+from keyrot_middleware.testing import FakeGemini, Reply
+
+BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
+HEADERS = {"x-goog-api-key": "unused"}
+NEXT = "gemini-2.5-flash-lite"
+
+
+def post(library: Any, gemini: Any, **options: Any) -> Any:
+    """Send one native call."""
+    url = f"{gemini.url}/v1beta/models/{MODEL}:generateContent"
+    with library.Session() if library is requests else library.Client() as client:
+        return client.post(url, json=BODY, headers=HEADERS, **options)
+
+
+@pytest.mark.parametrize(
+    ("library", "options", "code"),
+    [
+        (httpx, {}, 200),  # httpx's own 5 s: the program has set nothing
+        (httpx2, {}, 200),
+        (requests, {}, 200),
+        (httpx, {"timeout": 60.0}, 200),
+        (httpx, {"timeout": None}, 200),
+        (httpx, {"timeout": 6.0}, 429),
+        (requests, {"timeout": (60, 6)}, 429),
+        (requests, {"timeout": 60}, 200),
+    ],
+)
+def test_a_wait_stays_within_the_read_timeout(library, options, code, gemini, pool, clock) -> None:
+    """A key that is available again in 30 s is waited for, unless the program waits less."""
+    pool("A")
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    began = clock.time()
+    assert post(library, gemini, **options).status_code == code
+    assert (clock.time() - began >= 30) is (code == 200)
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda one: one.__name__)
+def test_a_chain_of_models_holds_for_native_requests(library, gemini, pool) -> None:
+    """Where no key can serve a model, its path names the next one of the chain."""
+    pool("A", fallback_models=(f"{MODEL}>{NEXT}",), max_wait_s=0)
+    gemini.script("A", Reply.QUOTA_DAY)
+    assert post(library, gemini).status_code == 200
+    assert [one.model for one in gemini.log] == [MODEL, NEXT]
+
+
+def test_the_first_error_of_a_chain_is_the_response(gemini, pool) -> None:
+    """Where no model of a chain can be served, the reply names the requested one's keys."""
+    pool("A", fallback_models=(f"{MODEL}>{NEXT}",), max_wait_s=0)
+    gemini.always("A", Reply.QUOTA_DAY)
+    response = post(httpx, gemini)
+    assert response.status_code == 429
+    assert "A: quota_day until" in response.json()["error"]["message"]
+    assert [one.model for one in gemini.log] == [MODEL, NEXT]
+
+
+PROGRAM = """
+import sys, keyrot_middleware
+assert not {"httpx", "httpx2"} & set(sys.modules)
+keyrot_middleware.install(keys=[sys.argv[3]], allowed_hosts=(sys.argv[2],))
+import importlib
+library = importlib.import_module(sys.argv[1])
+url = f"http://{sys.argv[2]}/v1beta/models/gemini-2.5-flash:generateContent"
+body = {"contents": [{"parts": [{"text": "hello"}]}]}
+def code():
+    return library.post(url, json=body, headers={"x-goog-api-key": "unused"}).status_code
+codes = [code()]
+importlib.reload(sys.modules[f"{library.__name__}"])
+codes.append(code())
+keyrot_middleware.uninstall()
+print(*codes, code())
+"""
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2", "requests"])
+def test_a_library_that_is_imported_later(library) -> None:
+    """It is served from its import on, after a reload too, and no more after uninstall()."""
+    with FakeGemini() as gemini:
+        value = gemini.add_key("A").value
+        args = [sys.executable, "-W", "ignore", "-c", PROGRAM, library, gemini.host, value]
+        run = subprocess.run(args, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout.split() == ["200", "200", "400"], run.stderr

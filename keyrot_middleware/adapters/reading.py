@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from ..core.affinity import conversation, parse_path
@@ -122,10 +123,19 @@ _TRANSPORT_ERRORS: Mapping[str, Any] = {
 def transport_failure(error: BaseException) -> Any:
     """Classify a transport error by the first of its classes in the table.
 
-    requests has one class for all lost connections, with what it was made of in its arguments.
+    requests has one class for all lost connections; what it was made of is in its arguments.
     """
-    for cls in type(error).__mro__:
-        if cls.__name__ in _TRANSPORT_ERRORS:
-            return _TRANSPORT_ERRORS[cls.__name__]
-    inner = getattr(error, "reason", None) or next(iter(error.args), None)
-    return transport_failure(inner) if isinstance(inner, Exception) else "other"
+    for _ in range(_DEEPEST):
+        for cls in type(error).__mro__:
+            if cls.__name__ in _TRANSPORT_ERRORS:
+                return _TRANSPORT_ERRORS[cls.__name__]
+        inner = None
+        with suppress(Exception):  # attributes of foreign exceptions
+            inner = getattr(error, "reason", None) or next(iter(error.args), None)
+        if not isinstance(inner, Exception):
+            break
+        error = inner
+    return "other"
+
+
+_DEEPEST = 5

@@ -135,7 +135,16 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
         found = library.read(request, given.get("timeout"), retries_5xx=retries)
         if isinstance(found, Call):
             once = _without_key_retries(adapter, codes)
-            return library.serve(found, request, lambda one: once.send(one, *args, **kwargs))
+
+            def send_once(one: Any) -> Any:
+                try:
+                    return once.send(one, *args, **kwargs)
+                except Exception as error:
+                    if hasattr(error, "request"):
+                        error.request = request  # else it is the one with the key
+                    raise
+
+            return library.serve(found, request, send_once)
         if isinstance(found, Reply):
             return library.reply(found, request)
         if isinstance(found, Secret):

@@ -93,3 +93,32 @@ def test_a_library_that_is_imported_later(library) -> None:
         args = [sys.executable, "-W", "ignore", "-c", PROGRAM, library, gemini.host, value]
         run = subprocess.run(args, capture_output=True, text=True, timeout=60, check=False)
     assert run.stdout.split() == ["200", "200", "400"], run.stderr
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("reply", [Reply.RESET, Reply.CLOSE], ids=["reset", "closed"])
+def test_a_lost_connection_is_retried_and_blames_no_key(library, reply, gemini, pool) -> None:
+    """The same request goes out again; if the connection stays lost, the error is the library's."""
+    pool("A", max_retries=2)
+    gemini.script("A", reply)
+    assert post(library, gemini).status_code == 200
+    gemini.always("A", reply)
+    error = requests.ConnectionError if library is requests else library.TransportError
+    with pytest.raises(error) as caught:
+        post(library, gemini)
+    assert "attempt 3 with key A" in "".join(caught.value.__notes__)
+    gemini.always("A", None)
+    assert post(library, gemini).status_code == 200
+
+
+def test_a_host_that_is_not_there_is_the_librarys_error(gemini, pool) -> None:
+    """A refused connection is raised as it is, with its class and without a key in it."""
+    with FakeGemini() as other:
+        host = other.host
+    pool("A", allowed_hosts=(host,), max_retries=0)
+    url = f"http://{host}/v1beta/models/{MODEL}:generateContent"
+    for library, error in ((httpx, httpx.ConnectError), (requests, requests.ConnectionError)):
+        with pytest.raises(error) as caught:
+            library.post(url, json=BODY, headers=HEADERS)
+        assert gemini.key("A").value not in repr(caught.value)
+        assert caught.value.request.headers["x-goog-api-key"] == "unused"

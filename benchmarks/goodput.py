@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,12 +32,14 @@ from .page import Row, page
 
 __all__ = ["main"]
 
-KEYS, CALLERS, SECONDS = 5, 16, 180.0
+KEYS, CALLERS, SECONDS = 5, 8, 180.0
 LATENCY_S = 0.3
 BEGIN_S = (10.0, 45.0)
 """A real run begins between these seconds of a minute: not where two minutes meet."""
 LIMITS = {"10 requests": Limits(rpm=10), "3,000 tokens": Limits(tpm=3_000)}
-BARS = {"minute": 0.95, "sliding": 0.95, "bucket": 0.90}
+BARS = {"minute": 1.0, "sliding": 0.95, "bucket": 0.85}
+BUSY = {**BARS, "minute": 0.95}
+"""In real time, on a machine that does other things too."""
 
 
 class Case(NamedTuple):
@@ -46,8 +49,16 @@ class Case(NamedTuple):
     limit: str
     known: bool
 
-    def row(self, kind: str, found: Goodput) -> Row:
-        """Format the row."""
+    def row(self, kind: str, found: Goodput, bars: Mapping[Window, float]) -> Row:
+        """Format the row.
+
+        Raises:
+            AssertionError: A call failed, or too little was served.
+        """
+        bar = bars[self.window]
+        assert found.failed == 0, (kind, self, found)
+        assert found.share >= bar, (kind, self, found)
+        assert self.window != "minute" or not self.known or not any(found.refused.values()), found
         refused = [found.refused.get(f"key_{n}", 0) for n in range(KEYS)]
         return (
             kind,
@@ -55,7 +66,7 @@ class Case(NamedTuple):
             f"{self.limit} a minute, {'configured' if self.known else 'learned'}",
             str(found.possible),
             str(found.served),
-            f"{found.share:.1%} (≥ {BARS[self.window]:.0%})",
+            f"{found.share:.1%} (≥ {bar:.0%})",
             f"{sum(refused) / KEYS:.1f}, at most {max(refused)}",
             str(found.failed),
             f"{found.longest_s:.0f} s",
@@ -82,6 +93,7 @@ def simulated() -> list[Row]:
                 start_s=10.0,
                 seconds=SECONDS,
             ),
+            BARS,
         )
         for case in CASES
     ]
@@ -97,7 +109,7 @@ def real() -> list[Row]:
         for case, pipe in zip(CASES, pipes, strict=True):
             pipe.send(tuple(case))
         return [
-            case.row("real time", Goodput(*_expect(pipe)))
+            case.row("real time", Goodput(*_expect(pipe)), BUSY)
             for case, pipe in zip(CASES, pipes, strict=True)
         ]
 
@@ -182,8 +194,8 @@ def main() -> int:
     )
     how = (
         f"{CALLERS} callers without pause for three minutes over {KEYS} keys; the pool "
-        "does not know the kind of window. `possible` is what a caller that knows it gets served, "
-        "the start of the first window included."
+        "counts clock minutes. `possible` is what a caller that knows the kind of window "
+        "gets served, the start of the first window included."
     )
     text = page("Goodput", "make goodput", how, head, simulated() + real())
     print(text)

@@ -195,8 +195,6 @@ class Rule:
     rejected: bool = False
     """Google rejects the key's value."""
     has_known_end: bool = False
-    is_minute_quota: bool = False
-    """It is about a limit per minute, and so shows how the server counts minutes."""
     rotate: bool = False
     """Try another key although no scope cools down; with a scope it is tried anyway."""
     retry: bool = False
@@ -388,7 +386,6 @@ RULES: tuple[Rule, ...] = (
         scope=Scope.PROJECT_MODEL,
         until=until_minute_end,
         has_known_end=True,
-        is_minute_quota=True,
         trusts_any_body=True,
     ),
     Rule(
@@ -398,7 +395,6 @@ RULES: tuple[Rule, ...] = (
         scope=Scope.PROJECT_MODEL,
         until=until_retry_info,
         has_known_end=True,
-        is_minute_quota=True,
         trusts_any_body=True,
     ),
     # The model in this project, the location, the request's own resources (A6 to A9).
@@ -515,8 +511,7 @@ def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Ver
         sent=rule.sent,
         bucket=parsed.bucket if is_model_quota else None,
         learned=parsed.limits if is_model_quota else NO_LIMITS,
-        is_minute_quota=rule.is_minute_quota and is_model_quota and not exceeds_limit,
-        retry_delay_s=parsed.retry_delay_s if rule.is_minute_quota or rule.retry else None,
+        retry_delay_s=parsed.retry_delay_s if rule.retry else None,
         any_tier=rule.any_tier,
         exceeds_limit=exceeds_limit,
         quote=mask_keys(one_line(parsed.message[:MAX_QUOTE])) if rule.is_quoted else "",

@@ -286,10 +286,8 @@ class Verdict:
     """Google's name for the model bucket, if the failure reported it."""
     learned: Limits = NO_LIMITS
     """Limits reported by `quotaValue`."""
-    is_minute_quota: bool = False
-    """A limit per minute is exhausted, so the failure shows how the server counts minutes."""
     retry_delay_s: float | None = None
-    """Seconds until there is capacity, as reported by the server."""
+    """Seconds until a retry may succeed, as reported by the server."""
     any_tier: bool = True
     """False: only a key of another tier can help (location not supported)."""
     exceeds_limit: bool = False

@@ -189,9 +189,8 @@ class LocalWindows(MemoryState):
             if granted.bucket != model:
                 put_bounded(self._buckets, model, granted.bucket, MAX_BUCKETS)
             quota = self._quota(granted.project, granted.bucket)
-            slot = quota.reserve(
-                granted.requests, granted.tokens, now, near_boundary=quota.advance(now)
-            )
+            near_boundary = quota.advance(now)
+            slot = quota.reserve(granted.requests, granted.tokens, near_boundary=near_boundary)
             number = self._add_in_flight(granted.key_id, holder)
             self._health_of(granted.key_id).last_used = now
             spending = None
@@ -228,7 +227,7 @@ class LocalWindows(MemoryState):
             else:
                 quota = quotas.setdefault((one.project, one.bucket), QuotaWindows())
                 near_boundary = quota.advance(one.at)
-                quota.reserve(one.requests, one.tokens, one.at, near_boundary=near_boundary)
+                quota.reserve(one.requests, one.tokens, near_boundary=near_boundary)
         now = self._clock()
         return _usages(quotas, now), _spent_today(spendings, now)
 
@@ -253,7 +252,7 @@ class LocalWindows(MemoryState):
     ) -> Lease:
         lease = super()._grant(best, bucket, info, now, holder)
         missed = self._missed.setdefault((lease.project, bucket), QuotaWindows())
-        missed.reserve(info.requests, info.tokens, now, near_boundary=missed.advance(now))
+        missed.reserve(info.requests, info.tokens, near_boundary=missed.advance(now))
         return lease._replace(degraded=True)
 
     def _release(self, lease: Lease, outcome: Outcome) -> None:
@@ -670,9 +669,9 @@ def _usages(quotas: dict[tuple[str, str], QuotaWindows], now: float) -> list[Unl
     found = []
     for (project, bucket), quota in quotas.items():
         quota.advance(now)
-        requests, tokens = quota.used
-        if requests or tokens or quota.day_requests:
-            found.append(UnleasedUsage(project, bucket, requests, tokens, quota.day_requests))
+        counts = quota.requests, quota.tokens, quota.day_requests
+        if any(counts):
+            found.append(UnleasedUsage(project, bucket, *counts))
     return found
 
 

@@ -38,7 +38,6 @@ from ..core.windows import (
     VALID_S,
     Cooldown,
     QuotaWindows,
-    RefusedRequest,
     Slot,
     scope_key,
     scope_keys,
@@ -97,7 +96,7 @@ def snapshot(
     for (project, bucket), quota in quotas.items():
         quota.advance(now)
         used.setdefault(project, []).append(
-            Used(bucket, *quota.used, quota.day_requests, quota.learned)
+            Used(bucket, quota.requests, quota.tokens, quota.day_requests, quota.learned)
         )
     latest = _latest_cooldowns(cooldowns, now)
     found = {}
@@ -329,7 +328,7 @@ class MemoryState(State):
             now = self._clock()
             for project, bucket, requests, tokens, day_requests in usages:
                 quota = self._quota(project, bucket)
-                quota.reserve(requests, tokens, now, near_boundary=quota.advance(now))
+                quota.reserve(requests, tokens, near_boundary=quota.advance(now))
                 quota.day_requests += day_requests - requests
             for project, amount in spending.items():
                 self._advanced_spending(project, now).spent += amount
@@ -492,9 +491,7 @@ class MemoryState(State):
     ) -> Lease:
         key, quota, near_boundary = best
         probing = self._cooldowns_to_probe(key, bucket, info.verb) if self._cooldowns else ()
-        slot = quota.reserve(
-            info.requests, info.tokens, now, key.limits, near_boundary=near_boundary
-        )
+        slot = quota.reserve(info.requests, info.tokens, near_boundary=near_boundary)
         key_id = key.key_id
         number = self._add_in_flight(key_id, holder)
         (self._health.get(key_id) or self._health_of(key_id)).last_used = now
@@ -569,20 +566,6 @@ class MemoryState(State):
             put_bounded(self._buckets, model, bucket, MAX_BUCKETS)
         if any(limit is not None for limit in verdict.learned):
             self._quota(lease.project, bucket).learn(verdict.learned, now)
-        if (
-            verdict.is_minute_quota
-            and isinstance(reservation, LocalReservation)
-            and bucket == lease.bucket
-        ):
-            refused = RefusedRequest(
-                lease.at,
-                reservation.slot[0],
-                lease.requests,
-                lease.tokens,
-                verdict.learned,
-                verdict.retry_delay_s,
-            )
-            reservation.quota.learn_window(refused, now)
         if verdict.scope is Scope.NONE:
             return None
         name = scope_key(

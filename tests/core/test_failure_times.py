@@ -110,18 +110,6 @@ def test_batch_quota_keeps_a_named_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "is_minute_quota", "delay_s"), [(250_000, True, 9.0), (250_001, False, 9.0)]
-)
-def test_a_full_minute_has_the_time_that_the_server_named(
-    tokens: int, is_minute_quota: bool, delay_s: float
-) -> None:
-    """It shows how a minute is counted, but not for a request that never fits."""
-    body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
-    verdict = classify(FailureFacts(429, body), CALL._replace(tokens=tokens), NOW)
-    assert (verdict.is_minute_quota, verdict.retry_delay_s) == (is_minute_quota, delay_s)
-
-
-@pytest.mark.parametrize(
     ("sent", "now", "until"),
     [
         ((2026, 11, 24, 23, 59, 59), (2026, 11, 25, 0, 0, 1), None),

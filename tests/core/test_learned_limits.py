@@ -38,7 +38,7 @@ def test_a_request_that_was_served_ends_the_limits_that_it_exceeds(
 def test_dropped_limits_leave_the_configured_ones() -> None:
     """A reset, or a change of keys.json, ends all that was learned; counts stay."""
     quota = _learned(Limits(2))
-    quota.reserve(1, 10, NOON, near_boundary=False)
+    quota.reserve(1, 10, near_boundary=False)
     quota.forget_learned()
     assert quota.limits(Limits(9)) == Limits(9)
     assert quota.requests == 1

@@ -13,6 +13,7 @@ from keyrot_middleware.core.model import NO_LIMITS, Block, Limits
 from keyrot_middleware.core.windows import (
     DAY_S,
     GUARD_S,
+    Cooldown,
     QuotaWindows,
     Slot,
     next_minute,
@@ -30,7 +31,7 @@ def rolled(now: float = NOON) -> QuotaWindows:
 
 def use(quota: QuotaWindows, now: float, requests: int = 1, tokens: int = 0) -> Slot:
     """Reserve at *now*."""
-    return quota.reserve(requests, tokens, now, near_boundary=quota.advance(now))
+    return quota.reserve(requests, tokens, near_boundary=quota.advance(now))
 
 
 def room(quota: QuotaWindows, limits: Limits, now: float, tokens: int = 0) -> str | None:
@@ -98,7 +99,7 @@ def test_near_an_edge_a_request_counts_in_both_minutes(
     second: float, counts_in: tuple[int, ...]
 ) -> None:
     """Within a second of the edge it is unknown which minute Google counts it in."""
-    minute, near_boundary, _, _ = use(rolled(MINUTE - 90), MINUTE + second)
+    minute, near_boundary, _ = use(rolled(MINUTE - 90), MINUTE + second)
     first = int(minute - MINUTE // 60)
     assert ((first, first + 1) if near_boundary else (first,)) == counts_in
 
@@ -236,3 +237,56 @@ def test_a_quota_expires_after_its_day_and_its_learned_limits() -> None:
     quota.learn(Limits(rpm=5), begin)
     assert not quota.is_expired(begin + 61)
     assert quota.is_expired(begin + DAY_S)
+
+
+# Clocks that step back -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("back", [121, 3_600, 3 * 86_400])
+def test_a_minute_that_lies_in_the_future_is_dropped(back: float) -> None:
+    """A clock that steps back leaves nothing full, nor a learned limit for longer than a day."""
+    quota, limits = rolled(), Limits(rpm=1, rpd=9)
+    quota.learn(Limits(tpm=600), NOON)
+    use(quota, NOON)
+    assert room(quota, limits, NOON) == "rpm"
+    assert room(quota, limits, NOON - back) is None
+    quota.advance(NOON - back + DAY_S)
+    assert quota.learned == NO_LIMITS
+
+
+def test_a_day_that_lies_in_the_future_is_dropped() -> None:
+    """Across midnight Pacific time; within the day its count stays."""
+    midnight = next_pacific_midnight(NOON)
+    quota, limits = rolled(midnight + 600), Limits(rpd=1)
+    use(quota, midnight + 600)
+    assert room(quota, limits, midnight + 300) == "rpd"
+    assert room(quota, limits, midnight - 3_000) is None
+    assert quota.day_end == midnight
+
+
+def test_a_small_step_back_keeps_what_was_counted() -> None:
+    """After half a minute back, recent requests still count, until their minute ends."""
+    quota, limits = rolled(), Limits(rpm=1)
+    use(quota, NOON)
+    assert room(quota, limits, NOON - 40) == "rpm"
+    assert room(quota, limits, MINUTE + 61) is None
+
+
+def test_a_cooldown_that_lies_in_the_future_is_over() -> None:
+    """Its length and one minute more is as long as it may last on a clock that stepped back."""
+    rest = Cooldown()
+    rest.extend("quota_minute", NOON + 20, waitable=True, now=NOON)
+    for now, runs in ((NOON, True), (NOON - 60, True), (NOON - 61, False), (NOON + 20, False)):
+        assert (rest.is_active(now), rest.blocked_by(now) is not None) == (runs, runs)
+    rest.extend("quota_minute", NOON - 3_580, waitable=True, now=NOON - 3_600)
+    assert rest.until == NOON - 3_580
+
+
+def test_no_count_falls_below_zero_after_a_clock_that_was_set_back() -> None:
+    """A request that is given back where its windows began anew leaves no extra room."""
+    quota = rolled()
+    slot = use(quota, NOON, requests=2, tokens=50)
+    quota.advance(NOON + 2 * DAY_S)
+    quota.advance(NOON)
+    quota.adjust(slot, -2, -50)
+    assert (quota.requests, quota.tokens, quota.day_requests) == (0, 0, 0)

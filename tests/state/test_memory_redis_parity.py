@@ -42,6 +42,8 @@ KEYS = (
 )
 VERBS = st.sampled_from(["generateContent", "embedContent", "cachedContents"])
 MODELS = st.sampled_from(["one", "two", "three"])
+# Only forward: memory drops a window that lies in the future when it looks at it, Redis when it
+# writes the record. test_state_contract_clocks.py holds what a clock that steps back must not do.
 STEPS = st.sampled_from([0.0, 0.25, 1.0, 2.0, 7.0, 28.6, 59.0, 61.0, 300.0, 3_600.0, 90_000.0])
 NAMES = st.lists(st.sampled_from(["files/1", "files/2", "page:x", "cachedContents/ü"]), max_size=2)
 

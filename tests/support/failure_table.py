@@ -33,7 +33,7 @@ PROJECT: dict[str, Any] = {"scope": Scope.PROJECT, "rotate": True, "may_wait": F
 BILLING = {**PROJECT, "scope": Scope.BILLING, "until": HOUR}
 MODEL = {**PROJECT, "scope": Scope.PROJECT_MODEL, "until": DAY}
 DAYS = {**MODEL, "until": MIDNIGHT, "has_known_end": True}
-PACE = {**MODEL, "until": MINUTE, "has_known_end": True, "may_wait": True, "is_minute_quota": True}
+PACE = {**MODEL, "until": MINUTE, "has_known_end": True, "may_wait": True}
 SPEND_RATE: dict[str, Any] = {
     "scope": Scope.BILLING,
     "rotate": True,

@@ -15,7 +15,7 @@
 --       max_concurrency, record of the key], '' for the defaults; -1: no limit; with a budget also
 --       the budget and the project.
 -- Returns {1, epoch, its changes, position, bucket, now, probe, minute, near boundary, end of day,
---          mark, counted, refusals}
+--          counted, refusals}
 --      or {0, epoch, its changes, now, refusals}, each refusal {position, reason, until, waitable}
 --      or {-1, epoch, its changes, epoch and changes of the data that was kept} if the epoch is not
 --          the one that the caller knows.
@@ -67,17 +67,6 @@ local function limit_block(key, q, near_boundary, rpm, tpm, rpd)
   if rpd and exceeds(q[DAY_REQUESTS], requests, rpd) then
     return 'rpd', q[DAY_END], false
   end
-  if q[KIND] then
-    local ends = rpm and window_blocked_until(q, now, 1, requests, rpm)
-    if ends then
-      return 'rpm', ends, true
-    end
-    ends = tpm and window_blocked_until(q, now, 2, tokens, tpm)
-    if ends then
-      return 'tpm', ends, true
-    end
-    return nil
-  end
   local next_edge, after_next = (q[MINUTE] + 1) * 60 + GUARD_S, (q[MINUTE] + 2) * 60 + GUARD_S
   if rpm and near_boundary and exceeds(q[REQUESTS_NEXT], requests, rpm) then
     return 'rpm', after_next, true
@@ -92,12 +81,12 @@ end
 
 -- Return the used fraction of the scarcest limit; requests per weight without limits.
 local function utilization(q, weight, rpm, tpm, rpd)
-  local highest, used_requests, used_tokens = -1, used_now(q, now)
+  local highest = -1
   if rpm and rpm > 0 then
-    highest = used_requests / rpm
+    highest = q[REQUESTS] / rpm
   end
   if tpm and tpm > 0 then
-    highest = math.max(highest, used_tokens / tpm)
+    highest = math.max(highest, q[TOKENS] / tpm)
   end
   if rpd and rpd > 0 then
     highest = math.max(highest, q[DAY_REQUESTS] / rpd)
@@ -175,8 +164,8 @@ for position = 1, count do
     if not best or used < best.used then
       best = {
         position = position, group = group, key = key, used = used, cooldowns = cooldowns,
-        q = q, near_boundary = near_boundary, rpm = rpm, tpm = tpm, new_day = q[DAY_END] ~= day_end,
-        spending = spending, expected = expected,
+        q = q, near_boundary = near_boundary, new_day = q[DAY_END] ~= day_end, spending = spending,
+        expected = expected,
       }
     end
   end
@@ -190,7 +179,7 @@ end
 local key, q, first = best.key, best.q, EPOCH + (best.position - 1) * EACH
 local health = read_health(texts[first + 5])
 
-local mark = reserve(q, now, best.near_boundary, requests, tokens, best.rpm, best.tpm)
+add(q, best.near_boundary, requests, tokens)
 q[DAY_REQUESTS] = q[DAY_REQUESTS] + requests
 save_quota(names[first + 4], q, now)
 if best.new_day then
@@ -228,7 +217,7 @@ end
 save_health(names[first + 5], health, now_text, names[first + 3])
 local reply = {
   1, epoch[ID], epoch[CHANGES], best.position, bucket, now_text, probing,
-  q[MINUTE], best.near_boundary and 1 or 0, q[DAY_END], mark, counted, refusals,
+  q[MINUTE], best.near_boundary and 1 or 0, q[DAY_END], counted, refusals,
 }
 save_reply(KEYS[2], lease, cjson.encode(reply))
 return reply

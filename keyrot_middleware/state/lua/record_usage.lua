@@ -12,7 +12,7 @@ local FIRST_RECORD, FIRST_USAGE, EACH = 4, 4, 4
 local function record_usage(name, bucket, requests, tokens, day_requests)
   local q = read_quota(redis.call('GET', name))
   local near_boundary = advance(q, now, midnights)
-  reserve(q, now, near_boundary, tonumber(requests), tonumber(tokens))
+  add(q, near_boundary, tonumber(requests), tonumber(tokens))
   q[DAY_REQUESTS] = q[DAY_REQUESTS] + tonumber(day_requests)
   save_quota(name, q, now)
   record_bucket(bucket, now)

@@ -22,9 +22,7 @@ end
 local shapes = {}
 
 function shapes.quota(record)
-  local window = record[WINDOW]
-  return #record > 0 and are_numbers(record, WINDOW - 1)
-    and (window == nil or (type(window) == 'table' and are_numbers(window, #window)))
+  return (#record == DAY_REQUESTS or #record == LEARNED_RPD) and are_numbers(record, #record)
 end
 
 function shapes.health(record)

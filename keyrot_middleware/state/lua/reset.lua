@@ -13,8 +13,8 @@ for i = 3 + count, #ARGV do
   for _, bucket in ipairs(buckets) do
     local name = full_quota_name(ARGV[i], bucket)
     local q = read_quota(redis.call('GET', name))
-    if q[LEARNED_UNTIL] or q[KIND] then
-      q[LEARNED_UNTIL], q[KIND], q[WINDOW_UNTIL] = nil, nil, nil
+    if q[LEARNED_UNTIL] then
+      q[LEARNED_UNTIL] = nil
       save_quota(name, q, now)
     end
   end

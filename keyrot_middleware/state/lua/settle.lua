@@ -7,14 +7,14 @@
 --        9 outcome (success, failure, abandoned, unsent, serving)
 --       10 true input tokens, '' if unknown
 --       11 lease id, '' if nothing was reserved here: KeyManager reported the outcome
---       12 granted at  13 minute  14 near boundary  15 end of day  16 mark  17 counted
---       18 requests reserved  19 tokens reserved
---       20 verdict (JSON), '' if there is none
---       21 cost in billionths of a dollar, '?' if unknown, '' without a budget
---       22 next Pacific midnights (JSON, ascending), '' without a budget
---       23 what keeps the costs of the service tier apart in which the request was served
---       24 id of this settle: that of the lease, if it was reserved here
---       25 and following: digest of a resource name, seconds to keep its owner
+--       12 granted at  13 minute  14 near boundary  15 end of day  16 counted
+--       17 requests reserved  18 tokens reserved
+--       19 verdict (JSON), '' if there is none
+--       20 cost in billionths of a dollar, '?' if unknown, '' without a budget
+--       21 next Pacific midnights (JSON, ascending), '' without a budget
+--       22 what keeps the costs of the service tier apart in which the request was served
+--       23 id of this settle: that of the lease, if it was reserved here
+--       24 and following: digest of a resource name, seconds to keep its owner
 -- Returns a text of three words: until when the scope of the failure cools down, by the calling
 -- host's clock; and if it has counted a cost, the epoch and its changes. A dash if there is none.
 
@@ -23,17 +23,16 @@ local key, project, record = ARGV[3], ARGV[4], ARGV[5]
 local bucket, verb, model = ARGV[6], ARGV[7], ARGV[8]
 local outcome, used, lease = ARGV[9], tonumber(ARGV[10]), ARGV[11]
 local granted, minute, near_boundary = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14] == '1'
-local day_end, mark = tonumber(ARGV[15]), tonumber(ARGV[16])
-local counted = ARGV[17] == '1'
-local requests, tokens = tonumber(ARGV[18]), tonumber(ARGV[19])
-local verdict = ARGV[20] ~= '' and cjson.decode(ARGV[20]) or nil
-local cost, midnights, price_suffix = ARGV[21], ARGV[22], ARGV[23]
+local day_end, counted = tonumber(ARGV[15]), ARGV[16] == '1'
+local requests, tokens = tonumber(ARGV[17]), tonumber(ARGV[18])
+local verdict = ARGV[19] ~= '' and cjson.decode(ARGV[19]) or nil
+local cost, midnights, price_suffix = ARGV[20], ARGV[21], ARGV[22]
 
 -- Read all records -------------------------------------------------------------------------------
 
 -- Without a verdict, times only decide how long records are kept: the time of the grant is enough.
 local now = verdict and clock(test_clock) or granted
-local ID_OF_SETTLE, FIRST_RESOURCE, EPOCH = 24, 25, 6
+local ID_OF_SETTLE, FIRST_RESOURCE, EPOCH = 23, 24, 6
 local names = { unpack(KEYS, 3) }
 local quota_name, health_name = names[4], names[5]
 local texts = redis.call('MGET', unpack(names))
@@ -57,28 +56,13 @@ local reported_bucket = verdict and verdict.bucket ~= '' and verdict.bucket or b
 -- server may have lost the reservation.
 local function adjust(more_requests, more_tokens)
   get_quota()
-  local function add(field, more)
-    q[field] = math.max(q[field] + more, 0)
-  end
   if minute == q[MINUTE] then
-    add(REQUESTS, more_requests)
-    add(TOKENS, more_tokens)
-    if near_boundary then
-      add(REQUESTS_NEXT, more_requests)
-      add(TOKENS_NEXT, more_tokens)
-    end
+    add(q, near_boundary, more_requests, more_tokens)
   elseif near_boundary and minute + 1 == q[MINUTE] then
-    add(REQUESTS, more_requests)
-    add(TOKENS, more_tokens)
-  elseif minute + 1 == q[MINUTE] and q[PREVIOUS_FIRST_SECOND] >= 0 then
-    add(PREVIOUS_REQUESTS, more_requests)
-    add(PREVIOUS_TOKENS, more_tokens)
+    add(q, false, more_requests, more_tokens)
   end
   if day_end == q[DAY_END] then
-    add(DAY_REQUESTS, more_requests)
-  end
-  if q[KIND] and mark ~= NO_MARK then
-    adjust_window(q, mark, more_requests, more_tokens)
+    q[DAY_REQUESTS] = math.max(q[DAY_REQUESTS] + more_requests, 0)
   end
 end
 
@@ -160,166 +144,6 @@ local function store_limits()
   record_bucket(reported_bucket, now)
 end
 
--- The kind of window (QuotaWindows.learn_window, ADR 0020) ----------------------------------------
-
--- Return whether the delay ends with the wall-clock minute, counted from request or response.
-local function delay_ends_at_minute(delay)
-  local earliest = granted + delay - DELAY_TOLERANCE_S
-  local latest = now + delay + DELAY_TOLERANCE_S
-  for skew = -GUARD_S, GUARD_S, 2 * GUARD_S do
-    local ends = (math.floor((granted + skew) / 60) + 1) * 60
-    if earliest <= ends and ends <= latest then
-      return true
-    end
-  end
-end
-
--- Append records that spread the sums evenly between the first and the last request.
-local function split_evenly(into, minute, first_second, last_second, all_requests, all_tokens)
-  if first_second < 0 or (all_requests <= 0 and all_tokens <= 0) then
-    return
-  end
-  local cells = math.floor((last_second - first_second) / CELL_S) + 1
-  local pieces = math.max(1, math.min(MAX_PIECES, math.max(all_requests, 1), cells))
-  local function part(of, i)
-    return math.floor(of * (i + 1) / pieces) - math.floor(of * i / pieces)
-  end
-  for i = 0, pieces - 1 do
-    local n = #into
-    local second = first_second + math.floor((last_second - first_second) * (i + 1) / pieces) + 1
-    into[n + 1] = minute * 60 + second
-    into[n + 2], into[n + 3] = part(all_requests, i), part(all_tokens, i)
-  end
-end
-
-local function start_sliding_window()
-  local window = {}
-  split_evenly(window, q[MINUTE] - 1, unpack(q, PREVIOUS_FIRST_SECOND, PREVIOUS_TOKENS))
-  split_evenly(window, q[MINUTE], q[FIRST_SECOND], q[LAST_SECOND], q[REQUESTS], q[TOKENS])
-  set_window(q, SLIDING, window, now)
-end
-
--- Return when the oldest request of the last 60 s was counted.
-local function oldest_request_at()
-  local previous = (q[MINUTE] - 1) * 60
-  if q[PREVIOUS_LAST_SECOND] >= 0 and previous + q[PREVIOUS_LAST_SECOND] > now - MINUTE_S then
-    return math.max(previous + q[PREVIOUS_FIRST_SECOND], now - MINUTE_S)
-  end
-  return q[FIRST_SECOND] < 0 and now or q[MINUTE] * 60 + q[FIRST_SECOND]
-end
-
--- Return whether the server accepted more within 60 s than a sliding window would.
-local function exceeds_sliding_window()
-  local previous = (q[MINUTE] - 1) * 60
-  if q[PREVIOUS_FIRST_SECOND] < 0 or previous + q[PREVIOUS_FIRST_SECOND] <= now - 59 then
-    return false
-  end
-  local function exceeds_limit(limit, before, passed)
-    return limit >= 0 and before + passed > limit and 2 * passed >= limit
-  end
-  return exceeds_limit(verdict.rpm, q[PREVIOUS_REQUESTS], q[REQUESTS] - requests)
-    or exceeds_limit(verdict.tpm, q[PREVIOUS_TOKENS], q[TOKENS] - tokens)
-end
-
--- Return whether our own requests of the last 60 s exhaust a limit.
-local function used_up_a_limit()
-  local previous = (q[MINUTE] - 1) * 60
-  local recent = q[PREVIOUS_LAST_SECOND] >= 0 and previous + q[PREVIOUS_LAST_SECOND] > now - 60
-  local sent_requests = q[REQUESTS] + (recent and q[PREVIOUS_REQUESTS] or 0)
-  local sent_tokens = q[TOKENS] + (recent and q[PREVIOUS_TOKENS] or 0)
-  return (verdict.rpm >= 0 and sent_requests >= verdict.rpm)
-    or (verdict.tpm >= 0 and 2 * sent_tokens >= verdict.tpm)
-end
-
--- Start a token bucket that has capacity for the refused request after the delay.
-local function start_token_bucket(delay)
-  local used_requests, used_tokens = used_now(q, now)
-  delay = math.max(delay - LATER_S, 0)
-  local function used_after_delay(limit, cost)
-    return math.max(burst_capacity(limit) - cost, 0) + delay * limit / MINUTE_S
-  end
-  if verdict.rpm >= 0 then
-    used_requests = used_after_delay(verdict.rpm, requests)
-  end
-  if verdict.tpm >= 0 then
-    used_tokens = used_after_delay(verdict.tpm, tokens)
-  end
-  local rpm, tpm = q[LEARNED_RPM], q[LEARNED_TPM]
-  rpm, tpm = rpm and math.max(rpm, 0) or 0, tpm and math.max(tpm, 0) or 0
-  set_window(q, BUCKET, { now, used_requests, used_tokens, rpm, tpm }, now)
-end
-
--- Return whether the wall-clock minute had capacity left by our count.
-local function had_room()
-  return minute == q[MINUTE]
-    and ((verdict.rpm >= 0 and q[REQUESTS] <= verdict.rpm)
-      or (verdict.tpm >= 0 and q[TOKENS] <= verdict.tpm))
-end
-
--- Return whether the delay is at most the time in which a bucket refills for the request; for tokens
--- twice that time, since the reserved number is an estimate.
-local function fits_token_bucket(delay)
-  local function refills(limit, cost)
-    return limit >= 0 and delay <= cost * MINUTE_S / limit + DELAY_TOLERANCE_S
-  end
-  return refills(verdict.rpm, requests) or refills(verdict.tpm, 2 * tokens)
-end
-
--- Return how long the current sliding window would block the refused request.
-local function sliding_window_delay()
-  if not q[LEARNED_UNTIL] or now >= q[LEARNED_UNTIL] then
-    return 0
-  end
-  local rpm, tpm = q[LEARNED_RPM], q[LEARNED_TPM]
-  local ends = rpm >= 0 and window_blocked_until(q, now, 1, requests, rpm)
-  ends = ends or tpm >= 0 and window_blocked_until(q, now, 2, tokens, tpm)
-  return ends and ends - now or 0
-end
-
-local function learn_window()
-  advance_minute(get_quota(), now)
-  local delay = verdict.retry_delay_s
-  if delay < 0 then
-    if not q[KIND] and had_room() then
-      start_sliding_window()
-    end
-    return
-  elseif delay > MINUTE_S + DELAY_TOLERANCE_S then
-    return
-  end
-  -- The delay ends with the minute: others may have exhausted it. Unless our own requests of the
-  -- last 60 s explain a full sliding window while the minute had capacity.
-  local ours = not q[KIND] and had_room() and used_up_a_limit()
-  if delay_ends_at_minute(delay) and not ours then
-    return
-  end
-  local even = fits_token_bucket(delay)
-  if not q[KIND] then
-    local ahead = oldest_request_at() + MINUTE_S - now
-    local short = 2 * (delay + DELAY_TOLERANCE_S) < ahead or exceeds_sliding_window()
-    if even and short and used_up_a_limit() then
-      start_token_bucket(delay)
-    else
-      start_sliding_window()
-    end
-  elseif q[KIND] == SLIDING then
-    if even and 2 * (delay + DELAY_TOLERANCE_S) < sliding_window_delay() then
-      start_token_bucket(delay)
-    else
-      set_window(q, SLIDING, q[WINDOW], now)
-    end
-  elseif even then
-    start_token_bucket(delay)
-  else
-    local used_requests, used_tokens = used_now(q, now)
-    used_requests = verdict.rpm > 0 and verdict.rpm or used_requests
-    used_tokens = verdict.tpm > 0 and verdict.tpm or used_tokens
-    local sent = now + delay - MINUTE_S - GUARD_S
-    set_window(q, SLIDING, { sent, used_requests, used_tokens }, now)
-  end
-  advance_window(q, now)
-end
-
 -- Return how far this clock is ahead of the calling host's; 0 within the guard.
 local function clock_skew()
   local skew = host_now ~= '' and now - tonumber(host_now) or 0
@@ -365,10 +189,6 @@ local function apply_verdict()
     save(full_name('bucket:' .. model), reported_bucket, RECORD_TTL_S)
   end
   store_limits()
-  if verdict.is_minute_quota and lease ~= '' and reported_bucket == bucket then
-    learn_window()
-    save_quota(quota_name, q, now)
-  end
   local slot = slot_of(verdict.scope)
   if slot then
     return extend_cooldown(slot)

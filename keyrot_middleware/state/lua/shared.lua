@@ -15,7 +15,7 @@
 -- As in core/windows.py.
 local GUARD_S, MINUTE_S, DAY_S, POLL_S = 1, 60, 86400, 0.1
 local SHORT_DAY_S, HOUR_S = 23 * 3600, 3600
-local AHEAD_S, CELL_S, MAX_PIECES, DELAY_TOLERANCE_S, LATER_S = 60, 2, 8, 2, 0.001
+local AHEAD_S = 60
 local PROBE_S = 2 -- how long a probe is the only request
 
 local RECORD_TTL_S = 30 * DAY_S -- how long records without an end are kept
@@ -24,18 +24,11 @@ local SETTLED = 'settled ' -- begins the reply of a lease that has ended
 local MAX_COOLDOWNS = 64 -- cooldowns kept for one key, project or account
 
 -- The fields of a quota record, a JSON array. Those from LEARNED_UNTIL on exist only if a limit was
--- reported or there is a window other than the minute; those from WINDOW_UNTIL on only in that case.
+-- reported.
 local MINUTE, REQUESTS, REQUESTS_NEXT, TOKENS, TOKENS_NEXT = 1, 2, 3, 4, 5
 local DAY_END, DAY_REQUESTS = 6, 7
-local FIRST_SECOND, LAST_SECOND = 8, 9
-local PREVIOUS_FIRST_SECOND, PREVIOUS_LAST_SECOND = 10, 11
-local PREVIOUS_REQUESTS, PREVIOUS_TOKENS = 12, 13
-local LEARNED_UNTIL, LEARNED_RPM, LEARNED_TPM, LEARNED_RPD = 14, 15, 16, 17
-local WINDOW_UNTIL, KIND, WINDOW = 18, 19, 20
-local QUOTA_FORMAT = '%d' .. string.rep(',%d', PREVIOUS_TOKENS - 1)
-local SLIDING, BUCKET, NO_MARK, BUCKET_MARK = 1, 2, -1, -2
--- The WINDOW of a SLIDING window: sent at, requests, tokens, and so on. Of a BUCKET: these fields.
-local AT, USED_REQUESTS, USED_TOKENS, RPM_RATE, TPM_RATE = 1, 2, 3, 4, 5
+local LEARNED_UNTIL, LEARNED_RPM, LEARNED_TPM, LEARNED_RPD = 8, 9, 10, 11
+local QUOTA_FORMAT = '%d' .. string.rep(',%d', DAY_REQUESTS - 1)
 -- The fields of a health record, a JSON array; LAST_ERROR is absent without a failure. VALUE is the
 -- fingerprint of the value that the key was last used with.
 local LAST_USED, SUCCESSES, ERRORS, VALUE, LAST_ERROR = 1, 2, 3, 4, 5
@@ -131,13 +124,7 @@ end
 -- Quotas ---------------------------------------------------------------------------------------
 
 local function read_quota(text)
-  local q = text and cjson.decode(text) or {}
-  if #q < PREVIOUS_TOKENS then -- missing, or of an older version
-    q = { -1, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, 0, 0 }
-  elseif q[LEARNED_UNTIL] == 0 then
-    q[LEARNED_UNTIL] = nil
-  end
-  return q
+  return text and cjson.decode(text) or { -1, 0, 0, 0, 0, 0, 0 }
 end
 
 local function exceeds(used, cost, limit)
@@ -166,151 +153,16 @@ local function current_day_end(day_end, now, midnights)
   return day_end
 end
 
--- Windows other than the wall-clock minute (core/windows.py).
-
-local function set_window(q, kind, window, now)
-  q[KIND], q[WINDOW], q[WINDOW_UNTIL] = kind, window, now + DAY_S
-end
-
--- Return what a BUCKET has used and not refilled; field: USED_REQUESTS or USED_TOKENS.
-local function not_refilled(window, field, now)
-  local used, per_minute = window[field], window[field + 2]
-  local back = math.max(now - window[AT], 0) * (per_minute > 0 and per_minute or used) / MINUTE_S
-  return math.max(used - back, 0)
-end
-
--- Return the requests and tokens that count now; call advance first.
-local function used_now(q, now)
-  local window = q[WINDOW]
-  if q[KIND] == SLIDING then
-    local requests, tokens = 0, 0
-    for i = 1, #window, 3 do
-      requests, tokens = requests + window[i + 1], tokens + window[i + 2]
-    end
-    return requests, tokens
-  elseif q[KIND] == BUCKET then
-    local requests = not_refilled(window, USED_REQUESTS, now)
-    local tokens = not_refilled(window, USED_TOKENS, now)
-    return math.ceil(requests - 1e-6), math.ceil(tokens - 1e-6)
-  end
-  return q[REQUESTS], q[TOKENS]
-end
-
--- Drop what has left the window, and what is in the future.
-local function advance_window(q, now)
-  local window = q[WINDOW]
-  if q[KIND] == SLIDING then
-    local kept = {}
-    for i = 1, #window, 3 do
-      if now - MINUTE_S - GUARD_S < window[i] and window[i] <= now + AHEAD_S then
-        local n = #kept
-        kept[n + 1], kept[n + 2], kept[n + 3] = window[i], window[i + 1], window[i + 2]
-      end
-    end
-    q[WINDOW] = kept
-  elseif window[AT] > now + AHEAD_S then
-    window[AT], window[USED_REQUESTS], window[USED_TOKENS] = now, 0, 0
-  end
-end
-
-local function burst_capacity(limit)
-  return limit - limit * GUARD_S / MINUTE_S
-end
-
--- Return until when there is no capacity for a cost; unit: 1 for requests, 2 for tokens.
-local function window_blocked_until(q, now, unit, cost, limit)
-  local window = q[WINDOW]
-  if q[KIND] == SLIDING then
-    local requests, tokens = used_now(q, now)
-    local used = unit == 1 and requests or tokens
-    if not exceeds(used, cost, limit) then
-      return nil
-    end
-    for i = 1, #window, 3 do
-      used = used - window[i + unit]
-      if not exceeds(used, cost, limit) then
-        return window[i] + MINUTE_S + GUARD_S
-      end
-    end
-    return now + MINUTE_S + GUARD_S -- a limit of 0 never has capacity
-  end
-  local used = not_refilled(window, unit + 1, now)
-  if limit <= 0 then
-    return used + cost > 0 and now + MINUTE_S or nil
-  end
-  local over = used + cost - burst_capacity(limit)
-  if over > 0 and used > 0 then
-    return math.max(now, window[AT]) + math.min(over, used) * MINUTE_S / limit + LATER_S
-  end
-end
-
-local function reserve_in_window(q, now, requests, tokens, rpm, tpm)
-  local window = q[WINDOW]
-  if q[KIND] == BUCKET then
-    window[USED_REQUESTS] = not_refilled(window, USED_REQUESTS, now) + requests
-    window[USED_TOKENS] = not_refilled(window, USED_TOKENS, now) + tokens
-    window[AT] = now
-    window[RPM_RATE], window[TPM_RATE] = rpm or window[RPM_RATE], tpm or window[TPM_RATE]
-    return BUCKET_MARK
-  elseif requests == 0 and tokens == 0 then
-    return NO_MARK
-  end
-  local n, sent = #window, now
-  if n > 0 and window[n - 2] > sent then
-    sent = window[n - 2]
-  end
-  if n > 0 and math.floor(window[n - 2] / CELL_S) == math.floor(sent / CELL_S) then
-    window[n - 2], window[n - 1], window[n] = sent, window[n - 1] + requests, window[n] + tokens
-  else
-    window[n + 1], window[n + 2], window[n + 3] = sent, requests, tokens
-  end
-  return math.floor(sent / CELL_S)
-end
-
-local function adjust_window(q, mark, requests, tokens)
-  local window = q[WINDOW]
-  if q[KIND] == BUCKET and mark == BUCKET_MARK then
-    window[USED_REQUESTS] = math.max(window[USED_REQUESTS] + requests, 0)
-    window[USED_TOKENS] = math.max(window[USED_TOKENS] + tokens, 0)
-  elseif q[KIND] == SLIDING then
-    for i = 1, #window, 3 do
-      if math.floor(window[i] / CELL_S) == mark then
-        window[i + 1] = math.max(window[i + 1] + requests, 0)
-        window[i + 2] = math.max(window[i + 2] + tokens, 0)
-        return
-      end
-    end
-  end
-end
-
--- Start the minute of now; return whether now is within the guard of a boundary.
-local function advance_minute(q, now)
+-- Start the windows of now; return whether now is within the guard of a minute's boundary. Times too
+-- far in the future come from a clock that was set back.
+local function advance(q, now, midnights)
   local first = math.floor((now - GUARD_S) / 60)
   if first > q[MINUTE] or first < q[MINUTE] - 1 then
     local kept = first == q[MINUTE] + 1
-    q[PREVIOUS_FIRST_SECOND] = kept and q[FIRST_SECOND] or -1
-    q[PREVIOUS_LAST_SECOND] = kept and q[LAST_SECOND] or -1
-    q[PREVIOUS_REQUESTS] = kept and q[REQUESTS] - q[REQUESTS_NEXT] or 0
-    q[PREVIOUS_TOKENS] = kept and q[TOKENS] - q[TOKENS_NEXT] or 0
     q[REQUESTS], q[REQUESTS_NEXT] = kept and q[REQUESTS_NEXT] or 0, 0
     q[TOKENS], q[TOKENS_NEXT] = kept and q[TOKENS_NEXT] or 0, 0
-    local second = (q[REQUESTS] ~= 0 or q[TOKENS] ~= 0) and 0 or -1
-    q[FIRST_SECOND], q[LAST_SECOND], q[MINUTE] = second, second, first
+    q[MINUTE] = first
   end
-  if q[KIND] then
-    q[WINDOW_UNTIL] = math.min(q[WINDOW_UNTIL], now + DAY_S)
-    if now >= q[WINDOW_UNTIL] then
-      q[WINDOW_UNTIL], q[KIND], q[WINDOW] = nil, nil, nil
-    else
-      advance_window(q, now)
-    end
-  end
-  return math.floor((now + GUARD_S) / 60) > q[MINUTE]
-end
-
--- Start the windows of now; times too far in the future come from a clock that was set back.
-local function advance(q, now, midnights)
-  local near_boundary = advance_minute(q, now)
   local day_end = current_day_end(q[DAY_END], now, midnights)
   if day_end ~= q[DAY_END] then
     q[DAY_END], q[DAY_REQUESTS] = day_end, 0
@@ -321,39 +173,25 @@ local function advance(q, now, midnights)
       q[LEARNED_UNTIL] = nil
     end
   end
-  return near_boundary
+  return math.floor((now + GUARD_S) / 60) > q[MINUTE]
 end
 
--- Count a request in all windows; return the mark by which adjust_window finds it.
-local function reserve(q, now, near_boundary, requests, tokens, rpm, tpm)
-  q[REQUESTS], q[TOKENS] = q[REQUESTS] + requests, q[TOKENS] + tokens
+-- Add to the counts of the minute, and to those of the next one if a request counts in both.
+local function add(q, near_boundary, requests, tokens)
+  q[REQUESTS], q[TOKENS] = math.max(q[REQUESTS] + requests, 0), math.max(q[TOKENS] + tokens, 0)
   if near_boundary then
-    q[REQUESTS_NEXT], q[TOKENS_NEXT] = q[REQUESTS_NEXT] + requests, q[TOKENS_NEXT] + tokens
+    q[REQUESTS_NEXT] = math.max(q[REQUESTS_NEXT] + requests, 0)
+    q[TOKENS_NEXT] = math.max(q[TOKENS_NEXT] + tokens, 0)
   end
-  q[LAST_SECOND] = math.floor(now) - q[MINUTE] * 60
-  if q[FIRST_SECOND] < 0 then
-    q[FIRST_SECOND] = q[LAST_SECOND]
-  end
-  return q[KIND] and reserve_in_window(q, now, requests, tokens, rpm, tpm) or NO_MARK
 end
 
 local function save_quota(name, q, now)
-  local text = string.format(QUOTA_FORMAT, unpack(q, MINUTE, PREVIOUS_TOKENS))
-  -- A request in the last second of a day may count in the next minute too.
-  local ends = math.max(q[DAY_END] + 60 + GUARD_S, q[LEARNED_UNTIL] or 0, q[WINDOW_UNTIL] or 0)
+  local text = string.format(QUOTA_FORMAT, unpack(q, MINUTE, DAY_REQUESTS))
   if q[LEARNED_UNTIL] then
     text = text .. string.format(',%.17g,%d,%d,%d', unpack(q, LEARNED_UNTIL, LEARNED_RPD))
-  elseif q[KIND] then
-    text = text .. ',0,-1,-1,-1'
   end
-  if q[KIND] then
-    local window = {}
-    for i, number in ipairs(q[WINDOW]) do
-      window[i] = format_exact(number)
-    end
-    local numbers = table.concat(window, ',')
-    text = text .. string.format(',%s,%d,[%s]', format_exact(q[WINDOW_UNTIL]), q[KIND], numbers)
-  end
+  -- A request in the last second of a day may count in the next minute too.
+  local ends = math.max(q[DAY_END] + 60 + GUARD_S, q[LEARNED_UNTIL] or 0)
   save(name, '[' .. text .. ']', ends - now)
 end
 

@@ -30,11 +30,8 @@ from ...core.spending import Spending, nano_usd, price_suffix
 from ...core.windows import (
     DAY_S,
     GUARD_S,
-    NO_MARK,
     Cooldown,
     QuotaWindows,
-    SlidingWindow,
-    TokenBucket,
     next_pacific_midnight,
 )
 from ..base import KeyHealth
@@ -82,8 +79,6 @@ class RedisReservation(NamedTuple):
     minute: int
     near_boundary: int
     day_end: int
-    mark: int
-    """The mark of its window; see core/windows.py."""
     counted: int
     """1: it counts in the key's `max_concurrency`."""
     model: str
@@ -126,7 +121,7 @@ def parse_lease(
     reply: Sequence[Any], info: CallInfo, candidates: RankedCandidates, lease_id: str, skew: float
 ) -> Lease:
     """Parse a granted lease; *skew* is how far this host's clock is behind, seconds."""
-    position, bucket, at, probe, minute, near_boundary, day_end, mark, counted, refusals = reply[3:]
+    position, bucket, at, probe, minute, near_boundary, day_end, counted, refusals = reply[3:]
     key = candidates[position - 1][1]
     at = at.decode()
     return Lease(
@@ -141,7 +136,7 @@ def parse_lease(
         probe=bool(probe),
         tier=key.tier,
         reservation=RedisReservation(
-            lease_id, at, minute, near_boundary, day_end, mark, counted, info.quota_model
+            lease_id, at, minute, near_boundary, day_end, counted, info.quota_model
         ),
         record=key.record,
         has_budget=key.usd_per_day is not None,
@@ -172,7 +167,7 @@ def encode_lease(lease: Lease, outcome: Outcome) -> list[Arg]:
     if not isinstance(
         reservation, RedisReservation
     ):  # reported by KeyManager: nothing was reserved
-        reservation = RedisReservation("", repr(lease.at), -1, 0, 0, NO_MARK, 0, lease.bucket)
+        reservation = RedisReservation("", repr(lease.at), -1, 0, 0, 0, lease.bucket)
     used = outcome.usage.input_tokens
     return [
         lease.key_id,
@@ -229,8 +224,6 @@ def encode_verdict(verdict: Verdict | None, policy: RetryPolicy) -> str:
         "rpm": -1 if learned.rpm is None else learned.rpm,
         "tpm": -1 if learned.tpm is None else learned.tpm,
         "rpd": -1 if learned.rpd is None else learned.rpd,
-        "is_minute_quota": verdict.is_minute_quota,
-        "retry_delay_s": -1 if verdict.retry_delay_s is None else verdict.retry_delay_s,
         **backoff._asdict(),
     }
     return json.dumps(words)
@@ -303,25 +296,12 @@ def parse_quota(record: bytes) -> QuotaWindows:
     """Parse a quota record; shared.lua names its fields."""
     values = json.loads(record)
     quota = QuotaWindows()
-    if len(values) < 13:  # of an older version
-        return quota
     quota.minute, quota.requests, quota.requests_next = values[:3]
     quota.tokens, quota.tokens_next, quota.day_end, quota.day_requests = values[3:7]
-    (
-        quota.first_second,
-        quota.last_second,
-        quota.previous_first_second,
-        quota.previous_last_second,
-    ) = values[7:11]
-    quota.previous_requests, quota.previous_tokens = values[11:13]
-    if len(values) > 13:
-        quota.learned_until = values[13]
-        limits = (None if limit < 0 else limit for limit in values[14:17])
-        quota.learned = Limits(*limits) if any(v >= 0 for v in values[14:17]) else NO_LIMITS
-    if len(values) > 17:
-        quota.window_until, kind, window = values[17:]
-        cells = zip(window[::3], window[1::3], window[2::3], strict=True) if kind == 1 else iter(())
-        quota.window = SlidingWindow(cells) if kind == 1 else TokenBucket(*window)
+    if len(values) > 7:
+        quota.learned_until, *learned = values[7:]
+        limits = (None if limit < 0 else limit for limit in learned)
+        quota.learned = Limits(*limits) if any(limit >= 0 for limit in learned) else NO_LIMITS
     return quota
 
 

@@ -27,8 +27,10 @@ __all__ = [
     "AHEAD_S",
     "DAY_S",
     "GUARD_S",
+    "HOUR_S",
     "PROBE_POLL_S",
     "PROBE_S",
+    "SHORT_DAY_S",
     "VALID_S",
     "Cooldown",
     "QuotaWindows",
@@ -49,7 +51,8 @@ AHEAD_S = 60.0
 DAY_S = 86_400.0
 HOUR_S = 3_600.0
 VALID_S = 58.0
-_SHORT_DAY_S = 23 * HOUR_S
+SHORT_DAY_S = 23 * HOUR_S
+"""The length of the day on which summer time begins."""
 PROBE_S = 2.0
 """How long a probe is the only request; then one more may go, which becomes the probe."""
 PROBE_POLL_S = 0.1
@@ -73,9 +76,9 @@ def current_day_end(day_end: float, now: float) -> float:
 
     One that is further in the future than a day is long comes from a clock that was set back.
     """
-    if now >= day_end or day_end - now > _SHORT_DAY_S:
+    if now >= day_end or day_end - now > SHORT_DAY_S:
         midnight = next_pacific_midnight(now)
-        if now >= day_end or day_end - midnight > _SHORT_DAY_S - HOUR_S:
+        if now >= day_end or day_end - midnight > SHORT_DAY_S - HOUR_S:
             return midnight
     return day_end
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from math import inf
 from typing import Any
@@ -16,6 +16,7 @@ from support.servers import ENGINES
 from support.sync_async import open_at
 
 from keyrot_middleware.core.model import (
+    Backoff,
     CallInfo,
     Lease,
     LeaseOutcome,
@@ -66,17 +67,28 @@ LEARNED = st.builds(
     rpd=st.sampled_from([None, None, 7, 20]),
     max_concurrency=st.none(),
 )
-VERDICTS = st.builds(
-    Verdict,
-    failure=st.sampled_from(["quota_minute", "capacity", "revoked"]),
-    scope=st.sampled_from(Scope),
-    until=st.sampled_from([None, None, -5.0, 0.0, 20.5, 61.0, 4_000.0, inf]),
-    has_known_end=st.booleans(),
-    may_wait=st.booleans(),
-    bucket=st.sampled_from([None, None, "one", "family"]),
-    learned=LEARNED,
-)
-ENDS = [kind for kind in LeaseOutcome if kind is not LeaseOutcome.SERVING]
+VERDICT: dict[str, st.SearchStrategy[Any]] = {
+    "failure": st.sampled_from(["quota_minute", "capacity", "revoked"]),
+    "scope": st.sampled_from(Scope),
+    "until": st.sampled_from([None, None, -5.0, 0.0, 20.5, 61.0, 4_000.0, inf]),
+    "has_known_end": st.booleans(),
+    "may_wait": st.booleans(),
+    "bucket": st.sampled_from([None, None, "one", "family"]),
+    "learned": LEARNED,
+    "backoff": st.sampled_from([None, Backoff(3.0, 20.0), Backoff(900.0, 21_600.0)]),
+    "code": st.sampled_from([None, 429]),
+    "rejected": st.booleans(),
+    "rotate": st.booleans(),
+    "retry": st.booleans(),
+    "sent": st.booleans(),
+    "any_tier": st.booleans(),
+    "exceeds_limit": st.booleans(),
+    "retry_delay_s": st.sampled_from([None, 0.5, 40.0]),
+    "max_retries": st.sampled_from([None, 1]),
+    "max_rotations": st.sampled_from([None, 1]),
+    "quote": st.sampled_from(["", "use another model"]),
+}
+VERDICTS = st.builds(Verdict, **VERDICT)
 OUTCOMES = st.builds(
     Outcome,
     kind=st.sampled_from(
@@ -168,6 +180,11 @@ class Twins:
                     key=lambda used: used.bucket,
                 )
             assert mine[one.key_id] == yours[one.key_id]
+
+
+def test_histories_vary_every_field_of_a_verdict() -> None:
+    """A new field is part of the histories too."""
+    assert set(VERDICT) == {field.name for field in fields(Verdict)}
 
 
 @pytest.mark.parametrize("uri", ENGINES)

@@ -14,10 +14,10 @@
 --       per candidate, in order: its group, and a JSON array [weight, rpm, tpm, rpd,
 --       max_concurrency, record of the key], '' for the defaults; -1: no limit; with a budget also
 --       the budget and the project.
--- Returns {1, epoch, its changes, position, bucket, now, probe, minute, near boundary, end of day,
+-- Returns {dropped, 1, epoch, its changes, position, bucket, now, probe, minute, near boundary, end of day,
 --          counted, refusals}
---      or {0, epoch, its changes, now, refusals}, each refusal {position, reason, until, waitable}
---      or {-1, epoch, its changes, epoch and changes of the data that was kept} if the epoch is not
+--      or {dropped, 0, epoch, its changes, now, refusals}, each refusal {position, reason, until, waitable}
+--      or {dropped, -1, epoch, its changes, epoch and changes of the data that was kept} if the epoch is not
 --          the one that the caller knows.
 -- Only a granted lease and a new epoch are written.
 
@@ -59,7 +59,7 @@ end
 
 local function limit_block(key, q, near_boundary, rpm, tpm, rpd)
   if key[CONCURRENCY] >= 0 then
-    local busy = redis.call('ZCOUNT', full_name('lease:' .. key[KEY]), '(' .. now_text, '+inf')
+    local busy = call('ZCOUNT', full_name('lease:' .. key[KEY]), '(' .. now_text, '+inf')
     if busy >= key[CONCURRENCY] then
       return 'concurrency', now + POLL_S, true
     end
@@ -100,14 +100,14 @@ local names = { unpack(KEYS, 3) }
 local texts = redis.call('MGET', unpack(names))
 local epoch = { '', 0 }
 if not dry then
-  local earlier = redis.call('HGET', KEYS[2], lease)
+  local earlier = call('HGET', KEYS[2], lease)
   if earlier then -- the caller did not receive the reply
     return is_settled(earlier) and redis.error_reply('ERR the lease was given back')
-      or cjson.decode(earlier)
+      or { dropped, unpack(cjson.decode(earlier)) }
   end
   epoch = current_epoch(names[EPOCH], texts[EPOCH], known_epoch, seen, earlier_epochs, lease)
   if known_epoch ~= '' and epoch[ID] ~= known_epoch then
-    return { -1, unpack(epoch) }
+    return { dropped, -1, unpack(epoch) }
   end
 end
 local assumed_bucket = bucket
@@ -125,7 +125,10 @@ local function read_candidate_cooldowns(first)
   local billing, project, key = texts[first + 1], texts[first + 2], texts[first + 3]
   if billing or project or key then
     active_scopes = active_scopes or scopes(bucket, verb)
-    return { read_cooldowns(billing), read_cooldowns(project), read_cooldowns(key) }
+    return {
+      read_cooldowns(names[first + 1], billing), read_cooldowns(names[first + 2], project),
+      read_cooldowns(names[first + 3], key),
+    }
   end
 end
 
@@ -137,7 +140,8 @@ for position = 1, count do
   end
   local key = spec ~= '' and cjson.decode(spec) or DEFAULTS
   local first = EPOCH + (position - 1) * EACH
-  local q, cooldowns = read_quota(texts[first + 4]), read_candidate_cooldowns(first)
+  local q = read_quota(names[first + 4], texts[first + 4])
+  local cooldowns = read_candidate_cooldowns(first)
   local day_end = q[DAY_END]
   local near_boundary = advance(q, now, midnights)
   local rpm, tpm = limit(q, LEARNED_RPM, key[RPM]), limit(q, LEARNED_TPM, key[TPM])
@@ -171,13 +175,13 @@ for position = 1, count do
   end
 end
 if dry or not best then
-  return { 0, epoch[ID], epoch[CHANGES], now_text, refusals }
+  return { dropped, 0, epoch[ID], epoch[CHANGES], now_text, refusals }
 end
 
 -- Reserve the best -----------------------------------------------------------------------------
 
 local key, q, first = best.key, best.q, EPOCH + (best.position - 1) * EACH
-local health = read_health(texts[first + 5])
+local health = read_health(names[first + 5], texts[first + 5])
 
 add(q, best.near_boundary, requests, tokens)
 q[DAY_REQUESTS] = q[DAY_REQUESTS] + requests
@@ -209,7 +213,7 @@ end
 local counted = (key[CONCURRENCY] >= 0 or best.spending) and 1 or 0
 if counted == 1 then
   local leases = full_name('lease:' .. key[KEY])
-  redis.call('ZREMRANGEBYSCORE', leases, '-inf', now_text)
+  call('ZREMRANGEBYSCORE', leases, '-inf', now_text)
   redis.call('ZADD', leases, format_exact(now + lease_s), lease)
   redis.call('PEXPIRE', leases, math.ceil(lease_s * 1000))
 end
@@ -220,4 +224,4 @@ local reply = {
   q[MINUTE], best.near_boundary and 1 or 0, q[DAY_END], counted, refusals,
 }
 save_reply(KEYS[2], lease, cjson.encode(reply))
-return reply
+return { dropped, unpack(reply) }

@@ -3,8 +3,8 @@
 -- KEYS: the pool, the epoch.
 -- ARGV: clock ('' except in tests); the epoch that the caller knows, '' if none, its changes,
 --       earlier epochs; the id of a new epoch.
--- Returns the epoch, its changes, epoch and changes of the data that was kept.
+-- Returns {dropped, epoch, its changes, epoch and changes of the data that was kept}.
 
 local epoch = current_epoch(KEYS[2], read_text(KEYS[2]), unpack(ARGV, 2))
 save_epoch(KEYS[2], epoch)
-return epoch
+return { dropped, unpack(epoch) }

@@ -2,13 +2,13 @@
 --
 -- KEYS: the pool, the replies with that of the lease.
 -- ARGV: clock ('' except in tests), id of the lease.
--- Returns the reply of acquire.lua, so that the caller can settle the lease; nil if it was not
--- granted, or is settled. acquire.lua then grants it no more.
+-- Returns {dropped, and the reply of acquire.lua}, so that the caller can settle the lease; only
+-- {dropped} if it was not granted, or is settled. acquire.lua then grants it no more.
 
-local reply = redis.call('HGET', KEYS[2], ARGV[2])
+local reply = call('HGET', KEYS[2], ARGV[2])
 if not reply then
   save_reply(KEYS[2], ARGV[2], SETTLED)
 elseif not is_settled(reply) then
-  return cjson.decode(reply)
+  return { dropped, unpack(cjson.decode(reply)) }
 end
-return nil
+return { dropped }

@@ -4,13 +4,13 @@
 -- ARGV: clock ('' except in tests), next Pacific midnights (JSON, ascending), number of usages;
 --       per usage: bucket, requests and tokens of the current minute, requests of the current day;
 --       per spending: project, amount in billionths of a dollar.
--- Returns the epoch and its changes.
+-- Returns {dropped, epoch, its changes}.
 
 local now, midnights, usages = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local FIRST_RECORD, FIRST_USAGE, EACH = 4, 4, 4
 
 local function record_usage(name, bucket, requests, tokens, day_requests)
-  local q = read_quota(redis.call('GET', name))
+  local q = read_quota(name, read_text(name))
   local near_boundary = advance(q, now, midnights)
   add(q, near_boundary, tonumber(requests), tonumber(tokens))
   q[DAY_REQUESTS] = q[DAY_REQUESTS] + tonumber(day_requests)
@@ -18,7 +18,7 @@ local function record_usage(name, bucket, requests, tokens, day_requests)
   record_bucket(bucket, now)
 end
 
-if not redis.call('GET', KEYS[2]) then
+if not read_text(KEYS[2]) then
   for i = 0, usages - 1 do
     local at = FIRST_USAGE + i * EACH
     record_usage(KEYS[FIRST_RECORD + i], unpack(ARGV, at, at + EACH - 1))
@@ -32,4 +32,4 @@ if not redis.call('GET', KEYS[2]) then
   save(KEYS[2], '', DAY_S) -- an outage may begin with the reply that is lost
 end
 local epoch = read_epoch(read_text(KEYS[3])) or { '', 0 }
-return { epoch[ID], epoch[CHANGES] }
+return { dropped, epoch[ID], epoch[CHANGES] }

@@ -6,6 +6,7 @@ local now, lease_s = clock(ARGV[1]), tonumber(ARGV[2])
 for i = 3, #ARGV, 2 do
   local leases = full_name('lease:' .. ARGV[i])
   -- XX: the call may have ended meanwhile.
-  redis.call('ZADD', leases, 'XX', format_exact(now + lease_s), ARGV[i + 1])
+  call('ZADD', leases, 'XX', format_exact(now + lease_s), ARGV[i + 1])
   redis.call('PEXPIRE', leases, math.ceil(lease_s * 1000))
 end
+return { dropped }

@@ -8,14 +8,15 @@ local now, count = clock(ARGV[1]), tonumber(ARGV[2])
 for i = 3, 2 + count do
   redis.call('DEL', full_name(ARGV[i]))
 end
-local buckets = redis.call('ZRANGE', full_name('buckets'), 0, -1)
+local buckets = call('ZRANGE', full_name('buckets'), 0, -1)
 for i = 3 + count, #ARGV do
   for _, bucket in ipairs(buckets) do
     local name = full_quota_name(ARGV[i], bucket)
-    local q = read_quota(redis.call('GET', name))
+    local q = read_quota(name, read_text(name))
     if q[LEARNED_UNTIL] then
       q[LEARNED_UNTIL] = nil
       save_quota(name, q, now)
     end
   end
 end
+return { dropped }

@@ -15,7 +15,7 @@
 --       22 what keeps the costs of the service tier apart in which the request was served
 --       23 id of this settle: that of the lease, if it was reserved here
 --       24 and following: digest of a resource name, seconds to keep its owner
--- Returns a text of three words: until when the scope of the failure cools down, by the calling
+-- Returns {dropped, and a text of three words}: until when the scope of the failure cools down, by the calling
 -- host's clock; and if it has counted a cost, the epoch and its changes. A dash if there is none.
 
 local test_clock, host_now = ARGV[1], ARGV[2]
@@ -36,15 +36,18 @@ local ID_OF_SETTLE, FIRST_RESOURCE, EPOCH = 23, 24, 6
 local names = { unpack(KEYS, 3) }
 local quota_name, health_name = names[4], names[5]
 local texts = redis.call('MGET', unpack(names))
-local reply = redis.call('HGET', KEYS[2], ARGV[ID_OF_SETTLE])
+local reply = call('HGET', KEYS[2], ARGV[ID_OF_SETTLE])
 if reply and is_settled(reply) then -- the caller did not receive the reply
-  return string.sub(reply, #SETTLED + 1)
+  return { dropped, string.sub(reply, #SETTLED + 1) }
 end
-local cooldowns = { read_cooldowns(texts[1]), read_cooldowns(texts[2]), read_cooldowns(texts[3]) }
-local health, changed = read_health(texts[5]), {} -- changed: indexes of cooldown records
+local cooldowns, changed = {}, {} -- changed: indexes of cooldown records
+for i = 1, 3 do
+  cooldowns[i] = read_cooldowns(names[i], texts[i])
+end
+local health = read_health(health_name, texts[5])
 local q -- read when it is needed
 local function get_quota()
-  q = q or read_quota(texts[4])
+  q = q or read_quota(quota_name, texts[4])
   return q
 end
 local active_scopes = (texts[1] or texts[2] or texts[3]) and scopes(bucket, verb) or {}
@@ -75,7 +78,7 @@ local function release()
     save_quota(quota_name, q, now)
   end
   if counted then
-    redis.call('ZREM', full_name('lease:' .. record), lease)
+    call('ZREM', full_name('lease:' .. record), lease)
   end
   for _, scope in ipairs(active_scopes) do
     local cooldown = cooldowns[scope[1]][scope[2]]
@@ -130,7 +133,7 @@ local function store_limits()
     learned = get_quota()
   else
     learned_name = full_quota_name(project, reported_bucket)
-    learned = read_quota(redis.call('GET', learned_name))
+    learned = read_quota(learned_name, read_text(learned_name))
   end
   local kept = learned[LEARNED_UNTIL] and now < learned[LEARNED_UNTIL]
   local function set(field, value)
@@ -238,4 +241,4 @@ reply = string.format('%s %s %d', until_s or '-', epoch[ID], epoch[CHANGES])
 if outcome ~= 'serving' then
   save_reply(KEYS[2], ARGV[ID_OF_SETTLE], SETTLED .. reply)
 end
-return reply
+return { dropped, reply }

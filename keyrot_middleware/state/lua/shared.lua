@@ -1,5 +1,5 @@
 -- Shared by all scripts of a pool: names of records, and the arithmetic of core/windows.py.
--- connections.py puts this file in front of each of the others; docs/redis.md lists the records.
+-- scripts.py puts this file in front of each of the others; docs/redis.md lists the records.
 --
 -- KEYS[1] is `keyrot:v1:{pool}`. All other names start with it, so that they have its hash tag and
 -- are in one cluster slot. KEYS[2] and following are the records that a script always uses; a few
@@ -12,26 +12,47 @@
 -- Times are epoch seconds of this server's clock (ADR 0008). Tests pass their own in ARGV[1]; the
 -- library leaves it empty.
 
--- As in core/windows.py.
-local GUARD_S, MINUTE_S, DAY_S, POLL_S = 1, 60, 86400, 0.1
-local SHORT_DAY_S, HOUR_S = 23 * 3600, 3600
-local AHEAD_S = 60
-local PROBE_S = 2 -- how long a probe is the only request
+-- The constants and the numbers of fields come from Python; scripts.py puts them in front.
+--
+-- Each script returns an array that begins with the number of records it has dropped, because they
+-- could not be read: another tool's, a broken copy, another version. They count as missing.
 
-local RECORD_TTL_S = 30 * DAY_S -- how long records without an end are kept
-local REPLIES_TTL_S = 180 -- how long the replies of a minute are kept
-local SETTLED = 'settled ' -- begins the reply of a lease that has ended
-local MAX_COOLDOWNS = 64 -- cooldowns kept for one key, project or account
+local dropped = 0
 
--- The fields of a quota record, a JSON array. Those from LEARNED_UNTIL on exist only if a limit was
--- reported.
-local MINUTE, REQUESTS, REQUESTS_NEXT, TOKENS, TOKENS_NEXT = 1, 2, 3, 4, 5
-local DAY_END, DAY_REQUESTS = 6, 7
-local LEARNED_UNTIL, LEARNED_RPM, LEARNED_TPM, LEARNED_RPD = 8, 9, 10, 11
-local QUOTA_FORMAT = '%d' .. string.rep(',%d', DAY_REQUESTS - 1)
--- The fields of a health record, a JSON array; LAST_ERROR is absent without a failure. VALUE is the
--- fingerprint of the value that the key was last used with.
-local LAST_USED, SUCCESSES, ERRORS, VALUE, LAST_ERROR = 1, 2, 3, 4, 5
+local function drop(name)
+  redis.call('DEL', name)
+  dropped = dropped + 1
+end
+
+-- Return a record that is JSON; nil if there is none, or if it cannot be read: then it is dropped.
+local function decode(name, text, is_readable)
+  local decoded, record = pcall(cjson.decode, text or 'null')
+  if decoded and type(record) == 'table' and is_readable(record) then
+    return record
+  elseif text then
+    drop(name)
+  end
+end
+
+-- Run a command on a record; drop the record first if it is of another type.
+local function call(command, name, ...)
+  local reply = redis.pcall(command, name, ...)
+  if type(reply) ~= 'table' or not reply.err then
+    return reply
+  elseif string.find(reply.err, 'WRONGTYPE', 1, true) then
+    drop(name)
+  end
+  return redis.call(command, name, ...)
+end
+
+local function are_numbers(list, first, last)
+  for i = first, last do
+    if type(list[i]) ~= 'number' then
+      return false
+    end
+  end
+  return true
+end
 
 local function full_name(name)
   return KEYS[1] .. ':' .. name
@@ -66,7 +87,7 @@ end
 
 -- Keep the reply of a lease. There is a hash per process and minute, so that a slot has few records.
 local function save_reply(name, id, text)
-  redis.call('HSET', name, id, text)
+  call('HSET', name, id, text)
   if redis.call('HLEN', name) == 1 then
     redis.call('PEXPIRE', name, REPLIES_TTL_S * 1000)
   end
@@ -85,8 +106,6 @@ end
 -- One record: the id of the data set, and the number of changes in it: leases, costs, reports. If
 -- this server went back to older data (a restored snapshot, a replica that lagged), a new id begins;
 -- the record then also has the id of the older data and its number of changes.
-
-local ID, CHANGES, KEPT_ID, KEPT_CHANGES = 1, 2, 3, 4
 
 local function read_epoch(text)
   local id, changes, kept_id, kept_changes = string.match(text or '', '^(%S+) (%d+) (%S+) (%d+)$')
@@ -123,8 +142,15 @@ end
 
 -- Quotas ---------------------------------------------------------------------------------------
 
-local function read_quota(text)
-  return text and cjson.decode(text) or { -1, 0, 0, 0, 0, 0, 0 }
+-- The fields from LEARNED_UNTIL on exist only if a limit was reported.
+local QUOTA_FORMAT = '%d' .. string.rep(',%d', DAY_REQUESTS - 1)
+
+local function is_quota(q)
+  return (#q == DAY_REQUESTS or #q == LEARNED_RPD) and are_numbers(q, 1, #q)
+end
+
+local function read_quota(name, text)
+  return decode(name, text, is_quota) or { -1, 0, 0, 0, 0, 0, 0 }
 end
 
 local function exceeds(used, cost, limit)
@@ -198,7 +224,7 @@ end
 -- Record the buckets of a pool, for snapshots; quota records live for less than two days.
 local function record_bucket(bucket, now)
   local name = full_name('buckets')
-  redis.call('ZREMRANGEBYSCORE', name, '-inf', format_exact(now))
+  call('ZREMRANGEBYSCORE', name, '-inf', format_exact(now))
   redis.call('ZADD', name, format_exact(now + 2 * DAY_S), bucket)
   redis.call('EXPIRE', name, 2 * DAY_S)
 end
@@ -208,12 +234,27 @@ end
 -- request by bucket and service tier, and by lease in flight {reserved, record of its key}. Amounts
 -- are billionths of a dollar.
 
-local SPENDING_DAY_END, SPENT, HIGHEST, RESERVED = 1, 2, 3, 4
-local BUCKETS_KEPT = 64
+local function is_spending(s)
+  if #s ~= RESERVED or not are_numbers(s, SPENDING_DAY_END, SPENT)
+    or type(s[HIGHEST]) ~= 'table' or type(s[RESERVED]) ~= 'table' then
+    return false
+  end
+  for _, highest in pairs(s[HIGHEST]) do
+    if type(highest) ~= 'number' then
+      return false
+    end
+  end
+  for _, one in pairs(s[RESERVED]) do
+    if type(one) ~= 'table' or type(one[1]) ~= 'number' or type(one[2]) ~= 'string' then
+      return false
+    end
+  end
+  return true
+end
 
 local function read_spending(project, now, midnights)
-  local text = redis.call('GET', full_name('spending:' .. project))
-  local s = text and cjson.decode(text) or { 0, 0, {}, {} }
+  local name = full_name('spending:' .. project)
+  local s = decode(name, read_text(name), is_spending) or { 0, 0, {}, {} }
   local day_end = current_day_end(s[SPENDING_DAY_END], now, midnights)
   if day_end ~= s[SPENDING_DAY_END] then
     s[SPENDING_DAY_END], s[SPENT], s[HIGHEST] = day_end, 0, {}
@@ -240,7 +281,7 @@ local function budget_block(s, budget, expected, now)
   end
   local in_flight, reserved = 0, 0
   for lease, one in pairs(s[RESERVED]) do
-    local expires = redis.call('ZSCORE', full_name('lease:' .. one[2]), lease)
+    local expires = call('ZSCORE', full_name('lease:' .. one[2]), lease)
     if expires and tonumber(expires) > now then
       in_flight, reserved = in_flight + 1, reserved + one[1]
     else
@@ -287,8 +328,21 @@ local function scopes(bucket, verb)
   return all
 end
 
-local function read_cooldowns(text)
-  return text and cjson.decode(text) or {}
+local function are_cooldowns(record)
+  for scope, cooldown in pairs(record) do
+    if type(scope) ~= 'string' or type(cooldown) ~= 'table'
+      or type(cooldown['until']) ~= 'string' or not parse_seconds(cooldown['until'])
+      or type(cooldown.strikes) ~= 'number' or type(cooldown.failure) ~= 'string'
+      or type(cooldown.waitable) ~= 'boolean' or type(cooldown.probe) ~= 'string'
+      or not tonumber(cooldown.probe_until) then
+      return false
+    end
+  end
+  return true
+end
+
+local function read_cooldowns(name, text)
+  return decode(name, text, are_cooldowns) or {}
 end
 
 -- Return whether the clock was set back since the cooldown was recorded.
@@ -317,8 +371,16 @@ end
 
 -- Health -----------------------------------------------------------------------------------------
 
-local function read_health(text)
-  return text and cjson.decode(text) or { 0, 0, 0, '' }
+local function is_health(h)
+  local failure = h[LAST_ERROR]
+  return are_numbers(h, LAST_USED, ERRORS) and type(h[VALUE]) == 'string'
+    and (failure == nil or type(failure) == 'string')
+end
+
+-- A health record is a JSON array; LAST_ERROR is absent without a failure. VALUE is the fingerprint
+-- of the value that the key was last used with.
+local function read_health(name, text)
+  return decode(name, text, is_health) or { 0, 0, 0, '' }
 end
 
 -- A new lease passes the time of use as text, and the name of the key's cooldown record, which ends

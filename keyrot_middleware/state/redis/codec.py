@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import count
 from math import inf
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ...core.affinity import owner_lifetime
 from ...core.model import (
@@ -35,6 +35,7 @@ from ...core.windows import (
     next_pacific_midnight,
 )
 from ..base import KeyHealth
+from .scripts import QUOTA
 
 __all__ = [
     "DRY_RUN",
@@ -58,7 +59,7 @@ __all__ = [
     "parse_refusal",
     "parse_spending",
     "quota_name",
-    "record_names",
+    "readable",
     "replies_name",
     "resource_digest",
     "shift_times",
@@ -68,6 +69,7 @@ DRY_RUN = ""
 """The lease id with which acquire.lua decides but reserves nothing."""
 
 Arg = str | int | float | bytes
+_T = TypeVar("_T")
 
 
 class RedisReservation(NamedTuple):
@@ -240,13 +242,25 @@ def resource_digest(name: str) -> tuple[str, int]:
 
 def parse_owner(records: Iterable[bytes | None]) -> tuple[str, str] | None:
     """Parse the first known owner."""
-    for record in records:
-        if record is not None:
-            key_id, project = json.loads(record)
-            if not (isinstance(key_id, str) and isinstance(project, str)):
-                raise ValueError("no owner")
-            return key_id, project
-    return None
+    return next(filter(None, (readable(_parse_owner, record) for record in records)), None)
+
+
+def _parse_owner(record: bytes) -> tuple[str, str]:
+    key_id, project = json.loads(record)
+    if not (isinstance(key_id, str) and isinstance(project, str)):
+        raise TypeError("no owner")
+    return key_id, project
+
+
+def readable(parse: Callable[[bytes], _T], record: bytes | None) -> _T | None:
+    """Parse a record; None if there is none, or if it cannot be read.
+
+    The script that writes it next drops what cannot be read, and says so.
+    """
+    try:
+        return None if record is None else parse(record)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
 
 
 def lease_ids() -> Iterator[str]:
@@ -293,22 +307,26 @@ def parse_fingerprint(record: bytes) -> str:
 
 
 def parse_quota(record: bytes) -> QuotaWindows:
-    """Parse a quota record; shared.lua names its fields."""
+    """Parse a quota record; scripts.py names its fields."""
     values = json.loads(record)
+    if not all(isinstance(value, int | float) for value in values):
+        raise ValueError("no quota")
     quota = QuotaWindows()
-    quota.minute, quota.requests, quota.requests_next = values[:3]
-    quota.tokens, quota.tokens_next, quota.day_end, quota.day_requests = values[3:7]
-    if len(values) > 7:
-        quota.learned_until, *learned = values[7:]
+    for field, value in zip(QUOTA, values[: len(QUOTA)], strict=True):
+        setattr(quota, field, value)
+    if len(values) > len(QUOTA):
+        quota.learned_until, *learned = values[len(QUOTA) :]
         limits = (None if limit < 0 else limit for limit in learned)
         quota.learned = Limits(*limits) if any(limit >= 0 for limit in learned) else NO_LIMITS
     return quota
 
 
 def parse_spending(record: bytes) -> Spending:
-    """Parse what a project has spent; shared.lua names the fields."""
+    """Parse what a project has spent; scripts.py names the fields."""
     spending = Spending()
-    spending.day_end, spending.spent, *_ = json.loads(record)
+    spending.day_end, spending.spent, *_ = values = json.loads(record)
+    if not all(isinstance(value, int | float) for value in values[:2]):
+        raise ValueError("no spending")
     return spending
 
 
@@ -420,20 +438,3 @@ def _encode_limits(key: Candidate) -> bytes:
 def quota_name(base: str, project: str, bucket: str) -> str:
     """Return the name of a quota record; the length separates `a:b`, `c` from `a`, `b:c`."""
     return f"{base}:quota:{len(project.encode())}:{project}:{bucket}"
-
-
-def record_names(base: str, keys: Iterable[Candidate], *buckets: str) -> list[str]:
-    """Return the names of all records that scripts read for *keys* and *buckets*."""
-    names = [f"{base}:epoch", f"{base}:buckets", *(f"{base}:bucket:{one}" for one in buckets)]
-    for key in keys:
-        names += [
-            f"{base}:cooldown:billing:{key.billing_account}",
-            f"{base}:cooldown:project:{key.project}",
-            f"{base}:cooldown:key:{key.record}",
-            f"{base}:health:{key.key_id}",
-            f"{base}:lease:{key.record}",
-            *(quota_name(base, key.project, bucket) for bucket in buckets),
-        ]
-        if key.usd_per_day is not None:
-            names.append(f"{base}:spending:{key.project}")
-    return list(dict.fromkeys(names))

@@ -24,8 +24,6 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache, partial
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
 import redis
@@ -48,36 +46,14 @@ from ...core.text import one_line
 from ...errors import KeyrotError
 from ...exits import time_left
 from ...forks import after_fork, before_child_ends
+from .scripts import ScriptCall
 from .url import RedisUrl
 
 __all__ = [
     "Connections",
     "RedisStateError",
-    "Script",
-    "ScriptCall",
     "check_library",
-    "script",
 ]
-
-# The Lua scripts: read from the package once, called by digest ----------------------------------
-
-
-class Script(NamedTuple):
-    """A script and the digest by which EVALSHA calls it."""
-
-    text: str
-    digest: str
-
-
-@cache
-def script(name: str) -> Script:
-    """Return the script *name* with shared.lua in front."""
-    folder = files("keyrot_middleware.state") / "lua"
-    text = "\n".join(
-        (folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("shared", name)
-    )
-    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
-
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -86,11 +62,6 @@ FLUSH_S = 0.02
 """How long a deferred script waits for another one to be sent with, seconds."""
 FLUSHING_S = 0.05
 """How long a script waits for deferred ones that are on their way to a near server, seconds."""
-_SERVER_REFUSALS = (
-    *("OOM", "READONLY", "NOAUTH", "NOPERM", "MISCONF", "LOADING", "BUSY"),
-    *("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"),
-)
-"""Errors of the server that are not caused by a record."""
 _ECHO = re.compile(r",? with args\b.*", re.DOTALL)
 """Servers echo commands that they do not understand, such as `AUTH` with its password."""
 FAILURES = (RedisError, RedisClusterException, OSError)
@@ -120,22 +91,14 @@ class RedisStateError(KeyrotError):
     If the reply did not arrive in time, it is unknown whether the script ran.
 
     Attributes:
-        may_be_a_record: An unreadable record may be the cause.
+        is_wrong_type: A record is of another type, so something else has written it.
         undo: Undoes what the script may have done; None if that does not matter.
     """
 
-    def __init__(self, text: str, *, may_be_a_record: bool = False) -> None:
+    def __init__(self, text: str, *, is_wrong_type: bool = False) -> None:
         super().__init__(text)
-        self.may_be_a_record = may_be_a_record
+        self.is_wrong_type = is_wrong_type
         self.undo: Callable[[], object] | None = None
-
-
-class ScriptCall(NamedTuple):
-    """One run of a script with its records and arguments."""
-
-    script: Script
-    keys: tuple[Any, ...]
-    args: tuple[Any, ...]
 
 
 class _Deferred(NamedTuple):
@@ -422,8 +385,8 @@ class Connections:
     def _to_state_error(self, error: BaseException) -> RedisStateError:
         message = str(error)
         words = one_line(self._url.redact(_ECHO.sub("", message))) or type(error).__name__
-        record = isinstance(error, ResponseError) and not message.startswith(_SERVER_REFUSALS)
-        return RedisStateError(f"{self._url}: {words}", may_be_a_record=record)
+        is_wrong_type = isinstance(error, ResponseError) and "WRONGTYPE " in message
+        return RedisStateError(f"{self._url}: {words}", is_wrong_type=is_wrong_type)
 
     def _after_fork(self) -> None:
         self._deferred.clear()  # the parent sends them

@@ -6,8 +6,8 @@ times that are passed in are read as such, if the two clocks differ by more than
 Everything that fails is raised as `RedisStateError`; state/fallback.py then falls back to
 in-process limits.
 
-A record that cannot be read (another tool's, a broken restore, another version) makes a script
-fail. Only then is it found, dropped, named in a warning and written anew: calls pay nothing for it.
+A record that cannot be read (another tool's, a broken restore, another version) counts as missing.
+The script that reads it drops it, and a warning is logged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from ...core.model import (
 )
 from ...core.selection import RankedCandidates
 from ...core.spending import Spending, price_suffix
-from ...core.text import one_line
 from ...core.windows import Cooldown
 from ...errors import warn_unless_logged
 from ...forks import after_fork
@@ -51,27 +50,25 @@ from ..base import (
 )
 from ..memory import snapshot
 from . import activity, codec
-from .connections import Connections, RedisStateError, ScriptCall, script
+from .connections import Connections, RedisStateError
 from .epoch import DataEpoch
 from .renewals import LeaseRenewals
+from .scripts import RECORD_TTL_S, ScriptCall, script
 from .url import parse_url
 
 __all__ = ["RedisState"]
 
 _log = logging.getLogger("keyrot_middleware")
 _T = TypeVar("_T")
+_K = TypeVar("_K")
 
 LEASE_S = 15.0
 """How long a lease counts in `max_concurrency` without being renewed by its process."""
 MAX_MODELS = 1_000
-RECORD_TTL_S = 30 * 86_400
-"""How long the records of an unused pool are kept."""
 KEYS_PER_SCRIPT = 100
 """Keys in one dry run: one or two milliseconds of the server's time."""
 RECORDS_PER_COMMAND = 500
 """Records in one MGET or HMGET: well under a millisecond of the server's time."""
-_UNREADABLE = (RedisStateError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""What is raised when a record cannot be read."""
 _NO_LIMITS = json.dumps([None, None, None])
 
 
@@ -173,8 +170,7 @@ class RedisState(State):
     def _give_back(self, lease_id: str, info: CallInfo, candidates: RankedCandidates) -> None:
         """End a lease that the server may have granted: its reply was lost."""
         records = [codec.replies_name(self._base, lease_id)]
-        reply = self._server.run(self._script_call("give_back", (lease_id,), records))
-        if reply is not None:
+        if reply := self._run("give_back", (lease_id,), records):
             lease = codec.parse_lease(reply, info, candidates, lease_id, 0.0)
             self.settle(lease, Outcome(LeaseOutcome.UNSENT))
 
@@ -215,9 +211,7 @@ class RedisState(State):
         if codec.can_defer_reply(lease, outcome, names):
             self._server.defer(call)
             return None
-        reply = self._repairing(
-            lambda: self._server.run(call), lambda: self._names_of_settled(lease, outcome)
-        )
+        (reply,) = self._reply_to(call)
         until, epoch, changes = reply.split()
         if isinstance(cost, int) and cost:
             spent = Counted(lease.at, lease.project, spent=cost)
@@ -244,9 +238,7 @@ class RedisState(State):
         if not records:
             return None
         commands = [["MGET", *records], *renewals]
-        return self._repairing(
-            lambda: codec.parse_owner(self._server.commands(commands)[0]), lambda: records
-        )
+        return codec.parse_owner(self._server.commands(commands)[0])
 
     def reset(self, key: Candidate) -> None:
         """Forget every cooldown that blocks *key*, and its project's learned limits.
@@ -259,8 +251,7 @@ class RedisState(State):
             f"cooldown:project:{key.project}",
             f"cooldown:billing:{key.billing_account}",
         )
-        call = self._script_call("reset", (len(names), *names, key.project))
-        self._repairing(lambda: self._server.run(call), lambda: self._all_names([key]))
+        self._run("reset", (len(names), *names, key.project))
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
         """Forget learned limits whose key has new configured limits; see `State.configure`.
@@ -270,11 +261,11 @@ class RedisState(State):
         """
         keys = tuple(candidates)
         name = f"{self._base}:configured"
-        changed = self._repairing(lambda: self._changed_limits(name, keys), lambda: [name])
+        changed = self._of_its_type(name, lambda: self._changed_limits(name, keys))
         projects = list(dict.fromkeys(key.project for key, _ in changed))
         for start in range(0, len(projects), KEYS_PER_SCRIPT):
             names = projects[start : start + KEYS_PER_SCRIPT]
-            self._server.run(self._script_call("reset", (0, *names)))
+            self._run("reset", (0, *names))
         # After the reset: if it is interrupted, the next configure() does it again.
         self._server.commands(
             [
@@ -308,12 +299,13 @@ class RedisState(State):
             RedisStateError: The server did not respond.
         """
         keys = tuple(candidates)
-
-        def read() -> list[Candidate]:
-            pairs = zip(keys, self._read_health(keys), strict=True)
-            return [key.with_value(codec.parse_fingerprint(r)) if r else key for key, r in pairs]
-
-        return self._repairing(read, lambda: codec.record_names(self._base, keys))
+        values = [
+            codec.readable(codec.parse_fingerprint, record) for record in self._read_health(keys)
+        ]
+        return [
+            key if value is None else key.with_value(value)
+            for key, value in zip(keys, values, strict=True)
+        ]
 
     def take_loss(self) -> DataLoss | None:
         """Return the data loss that was found since the last call; see `State.take_loss`."""
@@ -330,8 +322,7 @@ class RedisState(State):
             RedisStateError: It cannot be written to, or does not respond.
         """
         args = (*self._epoch.known, next(self._ids))
-        call = self._script_call("check", args, [f"{self._base}:epoch"])
-        found = _epoch_of(self._repairing(lambda: self._server.run(call), lambda: []))
+        found = _epoch_of(self._run("check", args, [f"{self._base}:epoch"]))
         if self._epoch.known.epoch:
             self._epoch.find_loss(*found)
         else:
@@ -379,9 +370,7 @@ class RedisState(State):
             *(word for usage in usages for word in usage[1:]),
             *(word for pair in spending.items() for word in pair),
         )
-        call = self._script_call("record_usage", args, names)
-        names.append(f"{self._base}:buckets")
-        epoch, changes = self._repairing(lambda: self._server.run(call), lambda: names[1:])
+        epoch, changes = self._run("record_usage", args, names)
         self._reported_at = changes
         if not again:
             at = self._clock()
@@ -420,8 +409,8 @@ class RedisState(State):
         """
         self._server.flush()
         keys = tuple(candidates)
-        known, server_now = self._repairing(
-            lambda: self._read_snapshot(keys), lambda: self._all_names(keys)
+        known, server_now = self._of_its_type(
+            f"{self._base}:buckets", lambda: self._read_snapshot(keys)
         )
         skew = codec.clock_skew(server_now, self._clock())
         for health in known.values() if skew else ():
@@ -439,16 +428,8 @@ class RedisState(State):
         quotas = self._read([codec.quota_name(self._base, *pair) for pair in pairs])
         known = snapshot(
             keys,
-            {
-                key.key_id: codec.parse_health(record)
-                for key, record in zip(keys, self._read_health(keys), strict=True)
-                if record
-            },
-            {
-                pair: codec.parse_quota(record)
-                for pair, record in zip(pairs, quotas, strict=True)
-                if record
-            },
+            _readable_of(codec.parse_health, [key.key_id for key in keys], self._read_health(keys)),
+            _readable_of(codec.parse_quota, pairs, quotas),
             self._read_cooldowns(keys),
             spending=self._read_spending(keys),
             now=now,
@@ -462,18 +443,13 @@ class RedisState(State):
         records = self._read([f"{self._base}:cooldown:{kind}:{owner}" for kind, owner in owners])
         found: dict[tuple[str, ...], Cooldown] = {}
         for (_, owner), record in zip(owners, records, strict=True):
-            if record:
-                found |= codec.parse_cooldowns(record, owner)
+            found |= codec.readable(partial(codec.parse_cooldowns, owner=owner), record) or {}
         return found
 
     def _read_spending(self, keys: Sequence[Candidate]) -> dict[str, Spending]:
         projects = list(dict.fromkeys(k.project for k in keys if k.usd_per_day is not None))
         records = self._read([f"{self._base}:spending:{project}" for project in projects])
-        return {
-            project: codec.parse_spending(record)
-            for project, record in zip(projects, records, strict=True)
-            if record
-        }
+        return _readable_of(codec.parse_spending, projects, records)
 
     def _read_health(self, keys: Sequence[Candidate]) -> list[bytes | None]:
         return self._read([f"{self._base}:health:{key.key_id}" for key in keys])
@@ -498,7 +474,7 @@ class RedisState(State):
         """
         batch_id, commands = next(self._ids), json.dumps(activity.commands_of(batch, self._base))
         records = [codec.replies_name(self._base, batch_id)]
-        self._server.run(self._script_call("record_activity", (batch_id, commands), records))
+        self._run("record_activity", (batch_id, commands), records)
 
     def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return the activity of the pool; see `State.activity`.
@@ -527,39 +503,32 @@ class RedisState(State):
         self._renewals.close()
         self._server.close()
 
-    def _repairing(self, read: Callable[[], _T], names: Callable[[], list[str]]) -> _T:
-        """Call *read*; if a record of *names* cannot be read, drop it and call once more."""
+    def _of_its_type(self, name: str, read: Callable[[], _T]) -> _T:
+        """Call *read*; if the record *name* is of another type, drop it and call once more."""
         try:
             return read()
-        except _UNREADABLE as error:
-            if isinstance(error, RedisStateError) and not error.may_be_a_record:
+        except RedisStateError as error:
+            if not error.is_wrong_type:
                 raise
-            dropped = self._server.run(self._script_call("repair", names()))
-            if not dropped:
-                raise
-            _log.warning(
-                "records of the shared state could not be read and were dropped: %s",
-                ", ".join(one_line(name.decode(errors="replace")) for name in dropped),
-            )
+        self._warn_of_dropped(sum(self._server.commands([("DEL", name)])))
         return read()
 
-    def _names_of_settled(self, lease: Lease, outcome: Outcome) -> list[str]:
-        reported = outcome.verdict.bucket if outcome.verdict is not None else None
-        buckets = dict.fromkeys(
-            codec.encode_text(name).decode() for name in (lease.bucket, reported or "")
-        )
-        owners = (lease.key_id, lease.project, lease.billing_account)
-        budget = 0.0 if lease.has_budget else None
-        key = Candidate(*owners, record=lease.record, usd_per_day=budget)
-        return codec.record_names(self._base, [key], *buckets)
+    def _warn_of_dropped(self, count: int) -> None:
+        if count:
+            _log.warning(
+                "%s: records of the shared state could not be read and were dropped: %d",
+                self._server,
+                count,
+            )
 
-    def _all_names(self, keys: Iterable[Candidate]) -> list[str]:
-        """Return the names of all records of *keys*; without quotas if `buckets` is unreadable."""
-        try:
-            buckets = self._server.commands([("ZRANGE", f"{self._base}:buckets", 0, -1)])[0]
-        except RedisStateError:
-            buckets = ()
-        return codec.record_names(self._base, keys, *(bucket.decode() for bucket in buckets))
+    def _run(self, name: str, args: Iterable[Any], records: Iterable[str | bytes] = ()) -> Any:
+        """Run a script; return its reply without the number of dropped records."""
+        return self._reply_to(self._script_call(name, args, records))
+
+    def _reply_to(self, call: ScriptCall) -> Any:
+        dropped, *reply = self._server.run(call)
+        self._warn_of_dropped(dropped)
+        return reply
 
     def _script_call(
         self, name: str, args: Iterable[Any], records: Iterable[str | bytes] = ()
@@ -573,7 +542,7 @@ class RedisState(State):
         model = codec.encode_text(info.quota_model)
         bucket = codec.encode_text(self._buckets.get(info.quota_model, info.quota_model))
         records, specs = self._encoder.encode(candidates, lease_id, model, bucket)
-        call = self._script_call(
+        return self._run(
             "acquire",
             (
                 self._midnights(self._now()),
@@ -595,12 +564,6 @@ class RedisState(State):
             records,
         )
 
-        def names() -> list[str]:
-            buckets = dict.fromkeys((model.decode(), bucket.decode()))
-            return codec.record_names(self._base, (key for _, key in candidates), *buckets)
-
-        return self._repairing(lambda: self._server.run(call), names)
-
     def _now(self) -> float:
         return self._test_clock() if self._test_clock else time.time()
 
@@ -620,3 +583,11 @@ def _epoch_of(reply: Sequence[Any]) -> tuple[str, int, str, int]:
     """Parse an epoch: its id and changes, and those of the data that was kept."""
     epoch, changes, kept_epoch, kept_changes = reply
     return epoch.decode(), changes, kept_epoch.decode(), kept_changes
+
+
+def _readable_of(
+    parse: Callable[[bytes], _T], names: Sequence[_K], records: Sequence[bytes | None]
+) -> dict[_K, _T]:
+    """Return the records that can be read, by name."""
+    found = ((name, codec.readable(parse, r)) for name, r in zip(names, records, strict=True))
+    return {name: value for name, value in found if value is not None}

@@ -25,6 +25,7 @@ from .http_libraries import http_libraries
 from .limit import CALLS, LIMIT, PROCESSES, RUNS, sent_of_limit
 from .page import Row, page
 from .program import HEAVY, import_time, three_keys
+from .redis_state import PAUSE_S, over_two_scripts
 from .shared import redis_acquire_times, redis_memory_per_key
 from .state import acquire_times, memory_per_key
 from .status_page import KEYS, SHOWN, request_ms, shown_s
@@ -112,10 +113,24 @@ def shared(redis: str | None) -> list[Row]:
         times = _against(redis_acquire_times(redis))
         memory = f"{redis_memory_per_key(redis):.0f} bytes"
         sent = _limit(redis)
+    two = dict.fromkeys(("sync", "async"), why)
+    if redis is not None:
+        two = {
+            kind: f"{took:.0f} µs over {floor:.0f} µs, {took / floor:.2f} ×"
+            for kind, (took, floor) in over_two_scripts(redis, PAUSE_S).items()
+        }
     what = f"limit {LIMIT}, {PROCESSES} processes × {CALLS} calls, state in Redis, {RUNS} runs"
     return [
         ("acquire and settle in Redis with 10,000 keys against 10", "≤ 1.5 ×", times),
         ("Redis memory per key and model in use, 2,000 used keys", "≤ 1 KB", memory),
+        *(
+            (
+                f"acquire and settle in Redis, 8 candidates, over two bare EVALSHA, {kind}, p50",
+                "≤ 1.5 ×",
+                found,
+            )
+            for kind, found in two.items()
+        ),
         (what, f"{LIMIT} sent in each", sent),
     ]
 

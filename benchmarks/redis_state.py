@@ -13,9 +13,10 @@ import sys
 import time
 
 import redis
+import redis.asyncio
 
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, RetryPolicy, Usage
-from keyrot_middleware.core.selection import Selector
+from keyrot_middleware.core.selection import RankedCandidates, Selector
 from keyrot_middleware.state import State, open_state
 from keyrot_middleware.state.redis import RedisState
 
@@ -26,6 +27,8 @@ from .valkey import valkey
 DONE = Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=INFO.tokens + 3))
 LIMITS = Limits(rpm=1_000_000, tpm=1_000_000_000, rpd=1_000_000_000)
 ROUNDS, EACH = 40, 50
+PAUSE_S = 0.001
+"""About as long as a call of the benchmark server takes, seconds."""
 
 
 def call_times(url: str, count: int) -> dict[str, float]:
@@ -64,8 +67,88 @@ async def _async_times(selector: Selector, state: State) -> list[float]:
     return taken
 
 
+def over_two_scripts(url: str, pause_s: float) -> dict[str, tuple[float, float]]:
+    """Time acquire and settle of 8 candidates, with the fallback, and two bare EVALSHA, in turns.
+
+    Args:
+        url: Of the server.
+        pause_s: Before each of the two, as a call pauses: then the server's core may be idle.
+
+    Returns:
+        By kind, sync and async: the two times, microseconds (p50).
+    """
+    selector = Selector(pool_keys(8, LIMITS))
+    state = open_state(url, RetryPolicy(), time.time, pool="bench-over")
+    client = redis.Redis.from_url(url)
+    digest = client.script_load("return 1")
+    ours: dict[str, list[float]] = {"sync": [], "async": []}
+    bare: dict[str, list[float]] = {"sync": [], "async": []}
+
+    async def async_round() -> None:
+        aclient = redis.asyncio.Redis.from_url(url)
+        await aclient.evalsha(digest, 0)
+        for number in range(EACH):
+            taken = 0.0
+            for _ in range(2):
+                await _apause(pause_s)
+                begun = time.perf_counter()
+                await aclient.evalsha(digest, 0)
+                taken += time.perf_counter() - begun
+            bare["async"].append(taken * 1e6)
+            candidates = _candidates(selector, number)
+            await _apause(pause_s)
+            begun = time.perf_counter()
+            lease = await state.aacquire(INFO, candidates, spread=True)
+            taken = time.perf_counter() - begun
+            assert isinstance(lease, Lease)
+            await _apause(pause_s)
+            begun = time.perf_counter()
+            await state.asettle(lease, DONE)
+            ours["async"].append((taken + time.perf_counter() - begun) * 1e6)
+        await aclient.aclose()
+
+    with asyncio.Runner() as runner:
+        for _ in range(ROUNDS // (4 if pause_s else 1)):
+            for number in range(EACH):
+                taken = 0.0
+                for _ in range(2):
+                    _pause(pause_s)
+                    begun = time.perf_counter()
+                    client.evalsha(digest, 0)
+                    taken += time.perf_counter() - begun
+                bare["sync"].append(taken * 1e6)
+                candidates = _candidates(selector, number)
+                _pause(pause_s)
+                begun = time.perf_counter()
+                lease = state.acquire(INFO, candidates, spread=True)
+                taken = time.perf_counter() - begun
+                assert isinstance(lease, Lease)
+                _pause(pause_s)
+                begun = time.perf_counter()
+                state.settle(lease, DONE)
+                ours["sync"].append((taken + time.perf_counter() - begun) * 1e6)
+            runner.run(async_round())
+    state.close()
+    client.close()
+    return {kind: (statistics.median(ours[kind]), statistics.median(bare[kind])) for kind in ours}
+
+
+def _candidates(selector: Selector, number: int) -> RankedCandidates:
+    return next(selector.candidate_batches(INFO, {}, time.time(), number * 0.618 % 1))
+
+
+def _pause(seconds: float) -> None:
+    if seconds:
+        time.sleep(seconds)
+
+
+async def _apause(seconds: float) -> None:
+    if seconds:
+        await asyncio.sleep(seconds)
+
+
 def server_times(url: str, count: int = 8) -> float:
-    """Measure the server's own time of a call, both scripts; microseconds (mean)."""
+    """Measure the server's own time of a call; microseconds (mean)."""
     shared = RedisState(url, RetryPolicy(), pool="bench-server")
     selector = Selector(pool_keys(count, LIMITS))
     _sync_times(selector, shared)
@@ -75,7 +158,7 @@ def server_times(url: str, count: int = 8) -> float:
             _sync_times(selector, shared)
         shared.close()
         scripts = client.info("commandstats")["cmdstat_evalsha"]
-    return float(2 * scripts["usec_per_call"])
+    return float(scripts["usec_per_call"])
 
 
 def report(url: str) -> None:
@@ -86,6 +169,10 @@ def report(url: str) -> None:
     for count in (1, 3, 8):
         row = ", ".join(f"{name} {took:.0f} µs" for name, took in call_times(url, count).items())
         print(f"acquire and settle, {count} candidates: {row}")
+    for pause_s, when in ((0.0, "in a loop"), (PAUSE_S, "within calls")):
+        for kind, (took, floor) in over_two_scripts(url, pause_s).items():
+            ratio = f"{took:.0f} µs, two bare EVALSHA {floor:.0f} µs ({took / floor:.2f} ×)"
+            print(f"acquire and settle with the fallback, 8 candidates, {kind}, {when}: {ratio}")
     print(f"server time of a call, 8 candidates: {server_times(url):.0f} µs")
     times = redis_acquire_times(url)
     few, many = times[10], times[10_000]

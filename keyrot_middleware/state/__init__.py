@@ -95,7 +95,10 @@ def _import_redis(wanted_by: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and sys.modules.get("redis") is None:
             raise MissingExtraError(wanted_by=wanted_by, package="redis", extra="redis") from None
         raise _unusable(wanted_by, error) from error
-    except (TypeError, AttributeError) as error:  # an old version lacks an argument or a name
+    except (
+        TypeError,
+        AttributeError,
+    ) as error:  # an old version lacks an argument or a name
         raise _unusable(wanted_by, error) from error
     return backend
 

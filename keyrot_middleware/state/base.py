@@ -167,6 +167,11 @@ class State(ABC):
             Until when the scope of the failure is cooling down, epoch seconds; None if it is not.
         """
 
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+        """Return whether `settle` does no I/O with these arguments, so that tasks may call it."""
+        del lease, outcome, names
+        return self.is_local
+
     def release(self, lease: Lease) -> None:  # noqa: B027 - a backend without renewals has none
         """Stop renewing *lease*, which is settled elsewhere; it expires by itself."""
 
@@ -301,8 +306,10 @@ class State(ABC):
         self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
     ) -> float | None:
         """Async version of `settle`."""
+        names = tuple(names)
         work = partial(self.settle, lease, outcome, names)
-        return work() if self.is_local else await self._threads.run(work)
+        at_once = self.settles_without_io(lease, outcome, names)
+        return work() if at_once else await self._threads.run(work)
 
     async def aget_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Async version of `get_owner`."""

@@ -327,7 +327,8 @@ class FallbackState(State):
             permit = self._permit()
             if permit is None:
                 break
-            time.sleep(max(self._collects_until - time.monotonic(), 0))
+            if (pause_s := self._collects_until - time.monotonic()) > 0:
+                time.sleep(pause_s)
             try:
                 reply = self._shared.acquire(info, candidates, spread=spread, holder=holder)
             except DataLostError:
@@ -348,8 +349,7 @@ class FallbackState(State):
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Settle *lease* with the state that granted it; see `State.settle`."""
         names = tuple(names)
-        reservation = lease.reservation
-        granted = reservation.granted if isinstance(reservation, LocalReservation) else lease
+        granted = _granted(lease)
         permit = self._breaker.permit_if_closed() if granted is not None else None
         if granted is not None and permit is not None:
             try:
@@ -370,6 +370,11 @@ class FallbackState(State):
             settle = partial(self._settle_unreserved, lease, outcome, names, until)
             self._reports.append(_Report(settle, None if names else until))
         return until
+
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+        """Return whether the shared state settles without I/O, or does not know *lease*."""
+        granted = _granted(lease)
+        return granted is None or self._shared.settles_without_io(granted, outcome, names)
 
     def _settle_later(
         self,
@@ -393,7 +398,11 @@ class FallbackState(State):
             self._settle_unreserved(granted, outcome, names, until)
 
     def _settle_unreserved(
-        self, lease: Lease, outcome: Outcome, names: tuple[str, ...], until: float | None
+        self,
+        lease: Lease,
+        outcome: Outcome,
+        names: tuple[str, ...],
+        until: float | None,
     ) -> None:
         known = _with_until(outcome, until)._replace(kind=LeaseOutcome.FAILURE, usage=NO_USAGE)
         if outcome.verdict is None:
@@ -604,7 +613,11 @@ class FallbackState(State):
                 raise
 
     def _add(
-        self, usages: Sequence[UnleasedUsage], spending: Mapping[str, int], *, again: bool = False
+        self,
+        usages: Sequence[UnleasedUsage],
+        spending: Mapping[str, int],
+        *,
+        again: bool = False,
     ) -> None:
         now = self._local.time()
         for start in range(0, len(usages) or len(spending), USAGES_PER_REPORT):
@@ -634,6 +647,12 @@ class FallbackState(State):
         self._reports.clear()
         self._usage.clear()
         self._local.forget_usage()
+
+
+def _granted(lease: Lease) -> Lease | None:
+    """Return the lease of the shared state; None if this process granted it."""
+    reservation = lease.reservation
+    return reservation.granted if isinstance(reservation, LocalReservation) else lease
 
 
 def _refusal_name(info: CallInfo, key: Candidate) -> str:

@@ -135,12 +135,19 @@ def _latest_cooldowns(
 
 
 def _describe(
-    key: Candidate, known: KeyHealth, used: dict[str, list[Used]], latest: _LatestCooldowns
+    key: Candidate,
+    known: KeyHealth,
+    used: dict[str, list[Used]],
+    latest: _LatestCooldowns,
 ) -> KeyHealth:
     health = KeyHealth(known.last_used, known.success_count, known.error_count)
     health.last_error = known.last_error
     health.used = used.get(key.project, ())
-    mine = (("billing", key.billing_account), ("project", key.project), ("key", key.record))
+    mine = (
+        ("billing", key.billing_account),
+        ("project", key.project),
+        ("key", key.record),
+    )
     found = [latest[who] for who in mine if who in latest]
     if found:
         health.cooldown_scope, cooldown = max(found, key=lambda one: _end(*one))
@@ -240,7 +247,11 @@ class MemoryState(State):
                 if block is not None:
                     blocks[key.key_id] = block
                 elif best is None or share < best_share:
-                    best, best_group, best_share = (key, quota, near_boundary), group, share
+                    best, best_group, best_share = (
+                        (key, quota, near_boundary),
+                        group,
+                        share,
+                    )
             if best is None:
                 return Unavailable(now, blocks)
             lease = self._grant(best, bucket, info, now, holder)
@@ -297,7 +308,11 @@ class MemoryState(State):
 
     def reset(self, key: Candidate) -> None:
         """Forget the cooldowns of this key, its project and account, and its learned limits."""
-        mine = {"key": key.record, "project": key.project, "billing": key.billing_account}
+        mine = {
+            "key": key.record,
+            "project": key.project,
+            "billing": key.billing_account,
+        }
         with self._lock:
             for name in tuple(self._cooldowns):
                 if name[1] == mine[name[0].partition("_")[0]]:
@@ -422,7 +437,12 @@ class MemoryState(State):
         return quota.blocked_by(limits, info.requests, info.tokens, near_boundary=near_boundary)
 
     def _budget_block(
-        self, key: Candidate, usd_per_day: float, bucket: str, info: CallInfo, now: float
+        self,
+        key: Candidate,
+        usd_per_day: float,
+        bucket: str,
+        info: CallInfo,
+        now: float,
     ) -> Block | None:
         """Return why the budget of the key's project does not allow a request."""
         if not info.requests:  # it costs nothing
@@ -447,7 +467,12 @@ class MemoryState(State):
         return spending
 
     def _reserve_spending(
-        self, key: Candidate | Lease, number: int, bucket: str, info: CallInfo, now: float
+        self,
+        key: Candidate | Lease,
+        number: int,
+        bucket: str,
+        info: CallInfo,
+        now: float,
     ) -> Spending | None:
         """Reserve what a request may cost; None if it costs nothing."""
         if not info.requests:

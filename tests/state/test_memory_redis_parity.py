@@ -187,6 +187,7 @@ def test_histories_vary_every_field_of_a_verdict() -> None:
     assert set(VERDICT) == {field.name for field in fields(Verdict)}
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("uri", ENGINES)
 @settings(max_examples=150, deadline=None)
 @given(history=HISTORY)

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from support.pool import INFO, key
 from support.servers import Server
-from support.sync_async import OK
+from support.sync_async import OK, failed
 from support.timing import ONE, connections, quick
 
-from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Unavailable
+from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope, Unavailable
+from keyrot_middleware.state import FallbackState, State
+from keyrot_middleware.state.circuit_breaker import CircuitBreaker
+from keyrot_middleware.state.fallback import LocalWindows
 from keyrot_middleware.state.redis import RedisState, RedisStateError
 from keyrot_middleware.state.threads import MAX_THREADS
 
@@ -63,6 +66,23 @@ async def test_a_thousand_tasks_share_few_connections(server: Server) -> None:
     state.close()
 
 
+async def test_a_plain_success_is_settled_without_a_thread(server: Server) -> None:
+    """The task goes on at once, with the fallback too; a failure needs a round trip."""
+    shared = RedisState(server.url, RetryPolicy(), pool="inline")
+    local = LocalWindows(RetryPolicy(), time.time)
+    state = FallbackState(shared, local, CircuitBreaker(time.monotonic), "test")
+    with pytest.raises(StopIteration):  # it has ended
+        state.asettle(await _acquire(state, ONE), OK).send(None)
+    failing = state.asettle(await _acquire(state, ONE), failed(Scope.NONE))
+    waiting = asyncio.ensure_future(failing)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await waiting
+    known = state.snapshot([ONE])["a"]
+    assert (known.success_count, known.error_count) == (1, 1)
+    state.close()
+
+
 async def test_a_cancelled_acquire_gives_back_what_it_was_granted(server: Server) -> None:
     """A task cancelled while the reply is on its way leaves no slot taken and no count."""
     state = RedisState(server.url, RetryPolicy(), pool="cancelled")
@@ -85,7 +105,7 @@ async def test_a_cancelled_acquire_gives_back_what_it_was_granted(server: Server
     state.close()
 
 
-async def _acquire(state: RedisState, one: Any) -> Lease:
+async def _acquire(state: State, one: Any) -> Lease:
     lease = await state.aacquire(INFO, ((0, one),), spread=False)
     assert isinstance(lease, Lease)
     return lease

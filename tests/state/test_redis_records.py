@@ -18,7 +18,7 @@ from support.sync_async import OK, UNSENT, failed, used
 from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope, Unavailable
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.state.base import DataLostError
-from keyrot_middleware.state.redis import RedisState
+from keyrot_middleware.state.redis import RedisState, connections
 from keyrot_middleware.testing import FakeClock
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")
@@ -72,6 +72,7 @@ def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Se
         "bucket",
         "buckets",
         "cooldown",
+        "cooling",
         "epoch",
         "health",
         "lease",
@@ -130,6 +131,24 @@ def test_a_call_costs_two_commands_and_no_search(state: RedisState, shared: Serv
     stats = commands(shared)
     assert stats["evalsha"] == 20
     assert not {"eval", "keys", "scan", "hscan", "sscan", "zscan"} & set(stats)
+
+
+def test_a_call_without_max_concurrency_costs_one_script(
+    state: RedisState, shared: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script that acquires settles what has succeeded before, also with cooldowns about."""
+    monkeypatch.setattr(connections, "FLUSH_S", 60.0)
+    offer = tuple((0, key(f"k{n}", Limits(rpm=100))) for n in range(8))
+    acquire_lease(state, offer[0][1])
+    state.settle(acquire_lease(state, key("other")), failed(Scope.KEY))
+    shared.execute("CONFIG", "RESETSTAT")
+    for _ in range(10):
+        lease = state.acquire(INFO, offer, spread=True)
+        assert isinstance(lease, Lease)
+        state.settle(lease, used(11))
+    assert commands(shared)["evalsha"] == 10
+    known = state.snapshot([one for _, one in offer])
+    assert sum(health.success_count for health in known.values()) == 10
 
 
 def commands(shared: Server) -> dict[str, int]:

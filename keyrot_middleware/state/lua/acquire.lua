@@ -1,46 +1,145 @@
--- Select a key that has capacity in every window and no active cooldown, and reserve its capacity.
+-- Settle earlier leases whose request succeeded. Then select a key that has capacity in every window
+-- and no active cooldown, and reserve its capacity.
 --
--- With an empty lease id this is a dry run: each candidate is checked separately and nothing is
--- written; the reply is that of a refusal, with the reason '' for available candidates.
+-- With an empty lease id this is a dry run: each candidate is checked separately and
+-- nothing is written; the reply is that of a refusal, with the reason '' for available candidates.
 --
--- KEYS: the pool, the replies with that of this lease, the model's bucket, the epoch, and per
---       candidate the cooldowns of its account, of its project and its own, its quota for the
---       caller's bucket, its health.
--- ARGV: clock ('' except in tests), next Pacific midnights (JSON, ascending), model, verb,
---       requests, tokens, spread (1 or 0), lease id, lease seconds, the model's bucket as the caller
---       knows it, number of candidates, cost of the input, cost with the longest answer, what keeps
---       the costs of its service tier apart; the epoch that the caller knows, '' if none, its
---       changes, earlier epochs;
---       per candidate, in order: its group, and a JSON array [weight, rpm, tpm, rpd,
---       max_concurrency, record of the key], '' for the defaults; -1: no limit; with a budget also
---       the budget and the project.
--- Returns {dropped, 1, epoch, its changes, position, bucket, now, probe, minute, near boundary, end of day,
---          counted, refusals}
---      or {dropped, 0, epoch, its changes, now, refusals}, each refusal {position, reason, until, waitable}
---      or {dropped, -1, epoch, its changes, epoch and changes of the data that was kept} if the epoch is not
---          the one that the caller knows.
--- Only a granted lease and a new epoch are written.
+-- Values that go together are packed into one argument: see scripts.py.
+--
+-- Values that go together are packed into one argument: see scripts.py.
+--
+-- ARGV: 1 clock ('' except in tests)  2 id of the settles, '' if there are none  3 settles: SETTLE
+--       4 lease id  5 candidates: CANDIDATE  6 the call: CALL_FORMAT; '' if there is nothing to acquire
+--       7 the epoch that the caller knows, '' if none  8 its changes  9 earlier epochs
+-- Returns {dropped, 1, a text} if a lease is granted. Its first line is: epoch, its changes, position,
+--          now, probe, minute, near boundary, end of day, counted. Its second one has the refusals
+--          (JSON), the rest is the bucket.
+--      or {dropped, 0, epoch, its changes, now, refusals}; a refusal is {position, reason, until,
+--          waitable}
+--      or {dropped, -1, epoch, its changes, epoch and changes of the data that was kept} if the epoch
+--          is not the one that the caller knows
+--      or {dropped} if there is nothing to acquire.
 
-local test_clock, midnights, model, verb = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local requests, tokens, spread = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
-local lease, lease_s, bucket, count = ARGV[8], tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
-local input_cost, longest_cost, price_suffix = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14]
-local known_epoch, seen, earlier_epochs = ARGV[15], ARGV[16], ARGV[17]
-local dry = lease == ''
-local FIXED, EPOCH, EACH = 17, 2, 5
-local WEIGHT, RPM, TPM, RPD, CONCURRENCY, KEY, BUDGET, PROJECT = 1, 2, 3, 4, 5, 6, 7, 8
-local DEFAULTS = { 1, -1, -1, -1, -1 }
+local test_clock, settles, lease = ARGV[1], ARGV[2], ARGV[4]
+local has_cooldowns = redis.call('EXISTS', full_name('cooling')) == 1
 
-local now, now_text = clock(test_clock)
-local active_scopes -- the scopes of this call, if any candidate has a cooldown record
-
--- Return the limit in force: of the configured and the learned one the smaller; nil if unknown.
-local function limit(q, learned, configured)
-  local value = q[LEARNED_UNTIL] and q[learned] or -1
-  if value < 0 or (configured >= 0 and configured < value) then
-    value = configured
+if lease ~= '' then
+  local earlier = call('HGET', replies_name(lease), lease)
+  if earlier then -- the caller did not receive the reply
+    return is_settled(earlier) and redis.error_reply('ERR the lease was given back')
+      or { dropped, 1, earlier }
   end
-  return value >= 0 and value or nil
+end
+
+-- Settle a lease whose request succeeded, without a cost, owners, a probe, or a place to free.
+local function settle_success(settle)
+  local project, bucket, granted = settle[PROJECT_OF_SETTLE], settle[BUCKET], settle[GRANTED]
+  local quota_name = full_quota_name(project, bucket)
+  local text = read_text(quota_name)
+  if text then
+    local q, used = read_quota(quota_name, text), settle[USED]
+    local more = used >= 0 and used - settle[SETTLED_TOKENS] or 0
+    if more ~= 0 then
+      adjust(q, settle[GRANTED_MINUTE], settle[NEAR_BOUNDARY] == 1, settle[GRANTED_DAY_END], 0, more)
+    end
+    if drop_exceeded_limits(q, settle[SETTLED_REQUESTS], used) or more ~= 0 then
+      save_quota(quota_name, q, granted)
+    end
+  end
+  count_end(settle[SETTLED_KEY], 'successes')
+  save_reply(replies_name(settle[SETTLED_LEASE]), settle[SETTLED_LEASE], SETTLED)
+  if has_cooldowns then
+    local names = cooldown_names(settle[SETTLED_ACCOUNT], project, settle[SETTLED_RECORD])
+    local texts = redis.call('MGET', unpack(names))
+    local cooldowns = {}
+    for i = 1, 3 do
+      cooldowns[i] = read_cooldowns(names[i], texts[i])
+    end
+    local active = scopes(bucket, settle[SETTLED_VERB])
+    for owner in pairs(clear_cooldowns(cooldowns, active, granted, clock(test_clock))) do
+      save_cooldowns(names[owner], cooldowns[owner], granted)
+    end
+  end
+end
+
+if settles ~= '' then
+  local name = replies_name(settles)
+  if not call('HGET', name, settles) then
+    local at = 1
+    while at <= #ARGV[3] do
+      local settle = { struct.unpack(SETTLE_FORMAT, ARGV[3], at) }
+      settle_success(settle)
+      at = settle[#settle]
+    end
+    save_reply(name, settles, SETTLED)
+  end
+end
+if ARGV[6] == '' then
+  return { dropped }
+end
+
+local requests, tokens, spread, lease_s, input_cost, longest_cost, midnights, model, verb, bucket,
+  price_suffix = struct.unpack(CALL_FORMAT, ARGV[6])
+local dry = lease == ''
+local now, now_text = clock(test_clock)
+
+-- Read all records ---------------------------------------------------------------------------------
+
+local candidates, names = {}, { KEYS[2], full_name('bucket:' .. model) }
+local FIRST = #names
+local at, count = 1, 0
+while at <= #ARGV[5] do
+  local candidate = { struct.unpack(CANDIDATE_FORMAT, ARGV[5], at) }
+  at, count = candidate[NEXT], count + 1
+  candidates[count] = candidate
+  names[FIRST + count] = full_quota_name(candidate[PROJECT], bucket)
+end
+local texts = redis.call('MGET', unpack(names))
+local epoch = { '', 0 }
+if not dry then
+  epoch = current_epoch(KEYS[2], texts[1], ARGV[7], ARGV[8], ARGV[9], lease)
+  if ARGV[7] ~= '' and epoch[ID] ~= ARGV[7] then
+    return { dropped, -1, unpack(epoch) }
+  end
+end
+local known_bucket = texts[2] or model
+if known_bucket ~= bucket then -- the bucket of the model has changed
+  bucket = known_bucket
+  for i, candidate in ipairs(candidates) do
+    names[FIRST + i] = full_quota_name(candidate[PROJECT], bucket)
+  end
+  texts = redis.call('MGET', unpack(names))
+end
+
+local active_scopes, cooldown_texts, all_names
+if has_cooldowns and count > 0 then
+  all_names = {}
+  for i, candidate in ipairs(candidates) do
+    local account, record = struct.unpack(NAMES_FORMAT, candidate[NAMES])
+    local some = cooldown_names(account, candidate[PROJECT], record)
+    all_names[3 * i - 2], all_names[3 * i - 1], all_names[3 * i] = unpack(some)
+  end
+  active_scopes, cooldown_texts = scopes(bucket, verb), redis.call('MGET', unpack(all_names))
+end
+
+-- Return the cooldowns of a candidate; nil if there are none.
+local function read_candidate_cooldowns(position)
+  local found
+  for owner = 1, 3 do
+    local i = 3 * (position - 1) + owner
+    if cooldown_texts[i] then
+      found = found or { {}, {}, {} }
+      found[owner] = read_cooldowns(all_names[i], cooldown_texts[i])
+    end
+  end
+  return found
+end
+
+-- Check the candidates in order --------------------------------------------------------------------
+
+-- Return the limit in force: of the configured and the learned one the smaller; -1: unknown.
+local function smaller(learned, configured)
+  return (learned < 0 or (configured >= 0 and configured < learned)) and configured or learned
 end
 
 local function cooldown_block(records)
@@ -57,119 +156,89 @@ local function cooldown_block(records)
   end
 end
 
-local function limit_block(key, q, near_boundary, rpm, tpm, rpd)
-  if key[CONCURRENCY] >= 0 then
-    local busy = call('ZCOUNT', full_name('lease:' .. key[KEY]), '(' .. now_text, '+inf')
-    if busy >= key[CONCURRENCY] then
+local function limit_block(candidate, q, near_boundary, rpm, tpm, rpd)
+  if candidate[CONCURRENCY] >= 0 then
+    local _, record = struct.unpack(NAMES_FORMAT, candidate[NAMES])
+    local leases = full_name('lease:' .. record)
+    if call('ZCOUNT', leases, '(' .. now_text, '+inf') >= candidate[CONCURRENCY] then
       return 'concurrency', now + POLL_S, true
     end
   end
-  if rpd and exceeds(q[DAY_REQUESTS], requests, rpd) then
+  if rpd >= 0 and exceeds(q[DAY_REQUESTS], requests, rpd) then
     return 'rpd', q[DAY_END], false
   end
-  local next_edge, after_next = (q[MINUTE] + 1) * 60 + GUARD_S, (q[MINUTE] + 2) * 60 + GUARD_S
-  if rpm and near_boundary and exceeds(q[REQUESTS_NEXT], requests, rpm) then
-    return 'rpm', after_next, true
-  elseif rpm and exceeds(q[REQUESTS], requests, rpm) then
-    return 'rpm', next_edge, true
-  elseif tpm and near_boundary and exceeds(q[TOKENS_NEXT], tokens, tpm) then
-    return 'tpm', after_next, true
-  elseif tpm and exceeds(q[TOKENS], tokens, tpm) then
-    return 'tpm', next_edge, true
+  if rpm >= 0 then
+    if near_boundary and exceeds(q[REQUESTS_NEXT], requests, rpm) then
+      return 'rpm', (q[MINUTE] + 2) * 60 + GUARD_S, true
+    elseif exceeds(q[REQUESTS], requests, rpm) then
+      return 'rpm', (q[MINUTE] + 1) * 60 + GUARD_S, true
+    end
+  end
+  if tpm >= 0 then
+    if near_boundary and exceeds(q[TOKENS_NEXT], tokens, tpm) then
+      return 'tpm', (q[MINUTE] + 2) * 60 + GUARD_S, true
+    elseif exceeds(q[TOKENS], tokens, tpm) then
+      return 'tpm', (q[MINUTE] + 1) * 60 + GUARD_S, true
+    end
   end
 end
 
 -- Return the used fraction of the scarcest limit; requests per weight without limits.
 local function utilization(q, weight, rpm, tpm, rpd)
   local highest = -1
-  if rpm and rpm > 0 then
+  if rpm > 0 then
     highest = q[REQUESTS] / rpm
   end
-  if tpm and tpm > 0 then
+  if tpm > 0 then
     highest = math.max(highest, q[TOKENS] / tpm)
   end
-  if rpd and rpd > 0 then
+  if rpd > 0 then
     highest = math.max(highest, q[DAY_REQUESTS] / rpd)
   end
   return highest >= 0 and highest or q[REQUESTS] / weight
 end
 
--- Read all records, check the candidates in order ----------------------------------------------
-
-local names = { unpack(KEYS, 3) }
-local texts = redis.call('MGET', unpack(names))
-local epoch = { '', 0 }
-if not dry then
-  local earlier = call('HGET', KEYS[2], lease)
-  if earlier then -- the caller did not receive the reply
-    return is_settled(earlier) and redis.error_reply('ERR the lease was given back')
-      or { dropped, unpack(cjson.decode(earlier)) }
-  end
-  epoch = current_epoch(names[EPOCH], texts[EPOCH], known_epoch, seen, earlier_epochs, lease)
-  if known_epoch ~= '' and epoch[ID] ~= known_epoch then
-    return { dropped, -1, unpack(epoch) }
-  end
-end
-local assumed_bucket = bucket
-bucket = texts[1] or model
-if bucket ~= assumed_bucket then -- the bucket of the model has changed
-  for position = 1, count do
-    local quota_index = EPOCH + (position - 1) * EACH + 4
-    names[quota_index] = string.sub(names[quota_index], 1, -#assumed_bucket - 1) .. bucket
-  end
-  texts = redis.call('MGET', unpack(names))
-end
-
--- Return the cooldowns of the candidate whose names start after an index; nil if there are none.
-local function read_candidate_cooldowns(first)
-  local billing, project, key = texts[first + 1], texts[first + 2], texts[first + 3]
-  if billing or project or key then
-    active_scopes = active_scopes or scopes(bucket, verb)
-    return {
-      read_cooldowns(names[first + 1], billing), read_cooldowns(names[first + 2], project),
-      read_cooldowns(names[first + 3], key),
-    }
-  end
-end
-
-local best, refusals = nil, {}
-for position = 1, count do
-  local group, spec = ARGV[FIXED + 2 * position - 1], ARGV[FIXED + 2 * position]
-  if best and not dry and (group ~= best.group or not spread) then
+local minute, next_minute = math.floor((now - GUARD_S) / 60), math.floor((now + GUARD_S) / 60)
+local best, best_used, refusals = nil, nil, {} -- best: what is needed to reserve it
+for position, candidate in ipairs(candidates) do
+  if best and not dry and (candidate[GROUP] ~= best.candidate[GROUP] or spread == 0) then
     break
   end
-  local key = spec ~= '' and cjson.decode(spec) or DEFAULTS
-  local first = EPOCH + (position - 1) * EACH
-  local q = read_quota(names[first + 4], texts[first + 4])
-  local cooldowns = read_candidate_cooldowns(first)
-  local day_end = q[DAY_END]
-  local near_boundary = advance(q, now, midnights)
-  local rpm, tpm = limit(q, LEARNED_RPM, key[RPM]), limit(q, LEARNED_TPM, key[TPM])
-  local rpd = limit(q, LEARNED_RPD, key[RPD])
+  local q = read_quota(names[FIRST + position], texts[FIRST + position])
+  local cooldowns = has_cooldowns and read_candidate_cooldowns(position)
+  local day_end, near_boundary = q[DAY_END], next_minute > q[MINUTE]
+  if q[MINUTE] ~= minute or q[LEARNED_UNTIL] or not is_in_day(day_end, now) then
+    near_boundary = advance(q, now, midnights)
+  end
+  local rpm, tpm, rpd = candidate[RPM], candidate[TPM], candidate[RPD]
+  if q[LEARNED_UNTIL] then
+    rpm, tpm = smaller(q[LEARNED_RPM], rpm), smaller(q[LEARNED_TPM], tpm)
+    rpd = smaller(q[LEARNED_RPD], rpd)
+  end
   local reason, until_s, waitable
   if cooldowns then
     reason, until_s, waitable = cooldown_block(cooldowns)
   end
   if not reason then
-    reason, until_s, waitable = limit_block(key, q, near_boundary, rpm, tpm, rpd)
+    reason, until_s, waitable = limit_block(candidate, q, near_boundary, rpm, tpm, rpd)
   end
   local spending, expected
-  if not reason and key[BUDGET] and requests > 0 then
-    spending = read_spending(key[PROJECT], now, midnights)
+  if not reason and candidate[BUDGET] >= 0 and requests > 0 then
+    spending = read_spending(candidate[PROJECT], now, midnights)
     expected = expected_cost(spending, bucket .. price_suffix, input_cost, longest_cost)
-    reason, until_s, waitable = budget_block(spending, key[BUDGET], expected, now)
+    reason, until_s, waitable = budget_block(spending, candidate[BUDGET], expected, now)
   end
   if reason or dry then
     refusals[#refusals + 1] = {
       position, reason or '', format_exact(until_s or 0), waitable and 1 or 0,
     }
   else
-    local used = spread and utilization(q, key[WEIGHT], rpm, tpm, rpd) or 0
-    if not best or used < best.used then
+    local used = spread == 1 and utilization(q, candidate[WEIGHT], rpm, tpm, rpd) or 0
+    if not best or used < best_used then
+      best_used = used
       best = {
-        position = position, group = group, key = key, used = used, cooldowns = cooldowns,
-        q = q, near_boundary = near_boundary, new_day = q[DAY_END] ~= day_end, spending = spending,
-        expected = expected,
+        position = position, candidate = candidate, cooldowns = cooldowns, q = q, day_end = day_end,
+        near_boundary = near_boundary, spending = spending, expected = expected,
       }
     end
   end
@@ -178,50 +247,54 @@ if dry or not best then
   return { dropped, 0, epoch[ID], epoch[CHANGES], now_text, refusals }
 end
 
--- Reserve the best -----------------------------------------------------------------------------
+-- Reserve the best ---------------------------------------------------------------------------------
 
-local key, q, first = best.key, best.q, EPOCH + (best.position - 1) * EACH
-local health = read_health(names[first + 5], texts[first + 5])
+local candidate, q = best.candidate, best.q
+local _, record, key = struct.unpack(NAMES_FORMAT, candidate[NAMES])
 
 add(q, best.near_boundary, requests, tokens)
 q[DAY_REQUESTS] = q[DAY_REQUESTS] + requests
-save_quota(names[first + 4], q, now)
-if best.new_day then
+save_quota(names[FIRST + best.position], q, now)
+if q[DAY_END] ~= best.day_end then -- the first of the day
   record_bucket(bucket, now)
 end
 epoch[CHANGES] = epoch[CHANGES] + 1
-save_epoch(names[EPOCH], epoch)
+save_epoch(KEYS[2], epoch)
 
-local probing, changed = 0, {}
--- All cooldowns of the key have ended: this lease is their probe.
-for _, scope in ipairs(best.cooldowns and active_scopes or {}) do
-  local cooldown = best.cooldowns[scope[1]][scope[2]]
-  if cooldown then
-    cooldown.probe, cooldown.probe_until = lease, format_exact(now + PROBE_S)
-    probing, changed[scope[1]] = 1, true
+local probing = 0
+if best.cooldowns then -- all of them have ended: this lease is their probe
+  local changed = {}
+  for _, scope in ipairs(active_scopes) do
+    local cooldown = best.cooldowns[scope[1]][scope[2]]
+    if cooldown then
+      cooldown.probe, cooldown.probe_until = lease, format_exact(now + PROBE_S)
+      probing, changed[scope[1]] = 1, true
+    end
   end
-end
-for owner in pairs(changed) do
-  save_cooldowns(names[first + owner], best.cooldowns[owner], now)
+  for owner in pairs(changed) do
+    save_cooldowns(all_names[3 * (best.position - 1) + owner], best.cooldowns[owner], now)
+  end
 end
 
 if best.spending then
-  best.spending[RESERVED][lease] = { best.expected, key[KEY] }
-  save_spending(key[PROJECT], best.spending, now)
+  best.spending[RESERVED][lease] = { best.expected, record }
+  save_spending(candidate[PROJECT], best.spending, now)
 end
 
-local counted = (key[CONCURRENCY] >= 0 or best.spending) and 1 or 0
+local counted = (candidate[CONCURRENCY] >= 0 or best.spending) and 1 or 0
 if counted == 1 then
-  local leases = full_name('lease:' .. key[KEY])
+  local leases = full_name('lease:' .. record)
   call('ZREMRANGEBYSCORE', leases, '-inf', now_text)
   redis.call('ZADD', leases, format_exact(now + lease_s), lease)
   redis.call('PEXPIRE', leases, math.ceil(lease_s * 1000))
 end
 
-save_health(names[first + 5], health, now_text, names[first + 3])
-local reply = {
-  1, epoch[ID], epoch[CHANGES], best.position, bucket, now_text, probing,
-  q[MINUTE], best.near_boundary and 1 or 0, q[DAY_END], counted, refusals,
-}
-save_reply(KEYS[2], lease, cjson.encode(reply))
-return { dropped, unpack(reply) }
+local health_name = full_name('health:' .. key)
+local value = string.match(record, '@(%x+)$') or ''
+call('HSET', health_name, 'last_used', now_text, 'value', value)
+redis.call('EXPIRE', health_name, RECORD_TTL_S)
+local reply = string.format('%s %d %d %s %d %d %d %d %d\n%s\n%s', epoch[ID], epoch[CHANGES],
+  best.position, now_text, probing, q[MINUTE], best.near_boundary and 1 or 0, q[DAY_END], counted,
+  #refusals > 0 and cjson.encode(refusals) or '[]', bucket)
+save_reply(replies_name(lease), lease, reply)
+return { dropped, 1, reply }

@@ -1,6 +1,5 @@
 -- Check that this server accepts writes, and whether it has lost data.
 --
--- KEYS: the pool, the epoch.
 -- ARGV: clock ('' except in tests); the epoch that the caller knows, '' if none, its changes,
 --       earlier epochs; the id of a new epoch.
 -- Returns {dropped, epoch, its changes, epoch and changes of the data that was kept}.

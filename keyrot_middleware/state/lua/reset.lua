@@ -7,6 +7,7 @@ local now, count = clock(ARGV[1]), tonumber(ARGV[2])
 
 for i = 3, 2 + count do
   redis.call('DEL', full_name(ARGV[i]))
+  call('ZREM', full_name('cooling'), full_name(ARGV[i]))
 end
 local buckets = call('ZRANGE', full_name('buckets'), 0, -1)
 for i = 3 + count, #ARGV do

@@ -1,50 +1,50 @@
--- Settle a lease: true tokens, concurrency, cooldowns, learned limits, owners, counts.
+-- Settle a lease: true tokens, concurrency, cooldowns, learned limits, owners, counts. acquire.lua
+-- does so for most of the leases whose request succeeded.
 --
--- KEYS: the pool, the replies with that of this lease, as in acquire.lua the five records of its
---       candidate, and the epoch.
 -- ARGV:  1 clock ('' except in tests)  2 the calling host's clock, for the times of a verdict
---        3 key  4 project  5 record of the key  6 bucket  7 verb  8 requested model
---        9 outcome (success, failure, abandoned, unsent, serving)
---       10 true input tokens, '' if unknown
---       11 lease id, '' if nothing was reserved here: KeyManager reported the outcome
---       12 granted at  13 minute  14 near boundary  15 end of day  16 counted
---       17 requests reserved  18 tokens reserved
---       19 verdict (JSON), '' if there is none
---       20 cost in billionths of a dollar, '?' if unknown, '' without a budget
---       21 next Pacific midnights (JSON, ascending), '' without a budget
---       22 what keeps the costs of the service tier apart in which the request was served
---       23 id of this settle: that of the lease, if it was reserved here
---       24 and following: digest of a resource name, seconds to keep its owner
+--        3 key  4 project  5 account  6 record of the key  7 bucket  8 verb  9 requested model
+--       10 outcome (success, failure, abandoned, unsent, serving)
+--       11 true input tokens, '' if unknown
+--       12 lease id, '' if nothing was reserved here: KeyManager reported the outcome
+--       13 granted at  14 minute  15 near boundary  16 end of day  17 counted
+--       18 requests reserved  19 tokens reserved
+--       20 verdict (JSON), '' if there is none
+--       21 cost in billionths of a dollar, '?' if unknown, '' without a budget
+--       22 next Pacific midnights (JSON, ascending), '' without a budget
+--       23 what keeps the costs of the service tier apart in which the request was served
+--       24 id of this settle: that of the lease, if it was reserved here
+--       25 and following: digest of a resource name, seconds to keep its owner
 -- Returns {dropped, and a text of three words}: until when the scope of the failure cools down, by the calling
 -- host's clock; and if it has counted a cost, the epoch and its changes. A dash if there is none.
 
 local test_clock, host_now = ARGV[1], ARGV[2]
-local key, project, record = ARGV[3], ARGV[4], ARGV[5]
-local bucket, verb, model = ARGV[6], ARGV[7], ARGV[8]
-local outcome, used, lease = ARGV[9], tonumber(ARGV[10]), ARGV[11]
-local granted, minute, near_boundary = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14] == '1'
-local day_end, counted = tonumber(ARGV[15]), ARGV[16] == '1'
-local requests, tokens = tonumber(ARGV[17]), tonumber(ARGV[18])
-local verdict = ARGV[19] ~= '' and cjson.decode(ARGV[19]) or nil
-local cost, midnights, price_suffix = ARGV[20], ARGV[21], ARGV[22]
+local key, project, account, record = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local bucket, verb, model = ARGV[7], ARGV[8], ARGV[9]
+local outcome, used, lease = ARGV[10], tonumber(ARGV[11]), ARGV[12]
+local granted, minute, near_boundary = tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15] == '1'
+local day_end, counted = tonumber(ARGV[16]), ARGV[17] == '1'
+local requests, tokens = tonumber(ARGV[18]), tonumber(ARGV[19])
+local verdict = ARGV[20] ~= '' and cjson.decode(ARGV[20]) or nil
+local cost, midnights, price_suffix = ARGV[21], ARGV[22], ARGV[23]
+local id, FIRST_RESOURCE = ARGV[24], 25
 
 -- Read all records -------------------------------------------------------------------------------
 
 -- Without a verdict, times only decide how long records are kept: the time of the grant is enough.
 local now = verdict and clock(test_clock) or granted
-local ID_OF_SETTLE, FIRST_RESOURCE, EPOCH = 23, 24, 6
-local names = { unpack(KEYS, 3) }
-local quota_name, health_name = names[4], names[5]
-local texts = redis.call('MGET', unpack(names))
-local reply = call('HGET', KEYS[2], ARGV[ID_OF_SETTLE])
+local replies = replies_name(id)
+local reply = call('HGET', replies, id)
 if reply and is_settled(reply) then -- the caller did not receive the reply
   return { dropped, string.sub(reply, #SETTLED + 1) }
 end
+local names = cooldown_names(account, project, record)
+local quota_name = full_quota_name(project, bucket)
+names[4], names[5] = quota_name, KEYS[2]
+local texts = redis.call('MGET', unpack(names))
 local cooldowns, changed = {}, {} -- changed: indexes of cooldown records
 for i = 1, 3 do
   cooldowns[i] = read_cooldowns(names[i], texts[i])
 end
-local health = read_health(health_name, texts[5])
 local q -- read when it is needed
 local function get_quota()
   q = q or read_quota(quota_name, texts[4])
@@ -55,26 +55,12 @@ local reported_bucket = verdict and verdict.bucket ~= '' and verdict.bucket or b
 
 -- The reservation --------------------------------------------------------------------------------
 
--- Change the counts of the reservation in the windows that are still kept; not below 0, since this
--- server may have lost the reservation.
-local function adjust(more_requests, more_tokens)
-  get_quota()
-  if minute == q[MINUTE] then
-    add(q, near_boundary, more_requests, more_tokens)
-  elseif near_boundary and minute + 1 == q[MINUTE] then
-    add(q, false, more_requests, more_tokens)
-  end
-  if day_end == q[DAY_END] then
-    q[DAY_REQUESTS] = math.max(q[DAY_REQUESTS] + more_requests, 0)
-  end
-end
-
 local function release()
   if texts[4] and outcome == 'unsent' then
-    adjust(-requests, -tokens)
+    adjust(get_quota(), minute, near_boundary, day_end, -requests, -tokens)
     save_quota(quota_name, q, now)
   elseif texts[4] and used and used ~= tokens then
-    adjust(0, used - tokens)
+    adjust(get_quota(), minute, near_boundary, day_end, 0, used - tokens)
     save_quota(quota_name, q, now)
   end
   if counted then
@@ -90,37 +76,11 @@ end
 
 -- Cooldowns --------------------------------------------------------------------------------------
 
--- End the cooldowns that were over when the successful lease was granted.
-local function clear_cooldowns()
-  local server_now = #active_scopes > 0 and clock(test_clock)
-  for _, scope in ipairs(active_scopes) do
-    local cooldown = cooldowns[scope[1]][scope[2]]
-    if cooldown then
-      local is_over = parse_seconds(cooldown['until']) <= granted
-      if is_over or is_in_future(cooldown, server_now) then
-        cooldowns[scope[1]][scope[2]], changed[scope[1]] = nil, true
-      end
+local function end_cooldowns()
+  if #active_scopes > 0 then
+    for owner in pairs(clear_cooldowns(cooldowns, active_scopes, granted, clock(test_clock))) do
+      changed[owner] = true
     end
-  end
-end
-
--- Drop the learned limits that a single successful request exceeds: they are wrong, or were raised.
-local function drop_exceeded_limits()
-  if not get_quota()[LEARNED_UNTIL] then
-    return
-  end
-  local sizes = { [LEARNED_RPM] = requests, [LEARNED_TPM] = used or 0, [LEARNED_RPD] = requests }
-  local exceeded = false
-  for field, size in pairs(sizes) do
-    if q[field] >= 0 and size > q[field] then
-      q[field], exceeded = -1, true
-    end
-  end
-  if exceeded then
-    if q[LEARNED_RPM] < 0 and q[LEARNED_TPM] < 0 and q[LEARNED_RPD] < 0 then
-      q[LEARNED_UNTIL] = nil
-    end
-    save_quota(quota_name, q, now)
   end
 end
 
@@ -202,7 +162,7 @@ end
 
 local epoch
 if outcome == 'serving' then -- the first chunk of a stream has arrived: it ends later
-  clear_cooldowns()
+  end_cooldowns()
 elseif lease ~= '' then
   release()
   if cost ~= '' then
@@ -210,28 +170,25 @@ elseif lease ~= '' then
     local spending = read_spending(project, moment, midnights)
     settle_spending(spending, lease, bucket .. price_suffix, tonumber(cost), outcome == 'success')
     save_spending(project, spending, moment)
-    epoch = tonumber(cost) and count_change(names[EPOCH], texts[EPOCH])
+    epoch = tonumber(cost) and count_change(KEYS[2], texts[5])
   end
 end
 for i = FIRST_RESOURCE, #ARGV, 2 do
   save(full_name('owner:' .. ARGV[i]), cjson.encode({ key, project }), tonumber(ARGV[i + 1]))
 end
 if outcome == 'success' then
-  health[SUCCESSES] = health[SUCCESSES] + 1
-  if texts[4] and lease ~= '' then
-    drop_exceeded_limits()
+  count_end(key, 'successes')
+  if texts[4] and lease ~= '' and drop_exceeded_limits(get_quota(), requests, used or 0) then
+    save_quota(quota_name, q, now)
   end
-  clear_cooldowns()
+  end_cooldowns()
 end
 local until_s
 if verdict then
   if outcome ~= 'abandoned' then -- else an operator disabled the key
-    health[ERRORS], health[LAST_ERROR] = health[ERRORS] + 1, verdict.failure
+    redis.call('HSET', count_end(key, 'errors'), 'last_error', verdict.failure)
   end
   until_s = apply_verdict()
-end
-if outcome == 'success' or verdict then
-  save_health(health_name, health)
 end
 for owner in pairs(changed) do
   save_cooldowns(names[owner], cooldowns[owner], now)
@@ -239,6 +196,6 @@ end
 epoch = epoch or { '-', 0 }
 reply = string.format('%s %s %d', until_s or '-', epoch[ID], epoch[CHANGES])
 if outcome ~= 'serving' then
-  save_reply(KEYS[2], ARGV[ID_OF_SETTLE], SETTLED .. reply)
+  save_reply(replies, id, SETTLED .. reply)
 end
 return { dropped, reply }

@@ -1,10 +1,9 @@
 -- Shared by all scripts of a pool: names of records, and the arithmetic of core/windows.py.
 -- scripts.py puts this file in front of each of the others; docs/redis.md lists the records.
 --
--- KEYS[1] is `keyrot:v1:{pool}`. All other names start with it, so that they have its hash tag and
--- are in one cluster slot. KEYS[2] and following are the records that a script always uses; a few
--- more depend on what it reads. No record is named KEYS[1], so a slot whose records are on two nodes
--- refuses every script: TRYAGAIN.
+-- KEYS are the same for each script: KEYS[1] is `keyrot:v1:{pool}`, with which all names start, so that
+-- they have its hash tag and are in one cluster slot; KEYS[2] is the record of the epoch. No record is
+-- named KEYS[1], so a slot whose records are on two nodes refuses every script: TRYAGAIN.
 --
 -- A script that changes counts has an id. If its reply is lost, the caller runs it again with that id,
 -- and it changes nothing a second time.
@@ -34,12 +33,13 @@ local function decode(name, text, is_readable)
   end
 end
 
--- Run a command on a record; drop the record first if it is of another type.
+-- Run a command on a record; drop the record first if something else has written it.
 local function call(command, name, ...)
   local reply = redis.pcall(command, name, ...)
   if type(reply) ~= 'table' or not reply.err then
     return reply
-  elseif string.find(reply.err, 'WRONGTYPE', 1, true) then
+  elseif string.find(reply.err, 'WRONGTYPE', 1, true)
+    or string.find(reply.err, 'not an integer', 1, true) then
     drop(name)
   end
   return redis.call(command, name, ...)
@@ -60,6 +60,18 @@ end
 
 local function full_quota_name(project, bucket) -- the length separates a:b, c from a, b:c
   return full_name('quota:' .. #project .. ':' .. project .. ':' .. bucket)
+end
+
+local function cooldown_names(account, project, record)
+  return {
+    full_name('cooldown:billing:' .. account), full_name('cooldown:project:' .. project),
+    full_name('cooldown:key:' .. record),
+  }
+end
+
+-- Return the name of the record with the reply of a script: its id is `<process>.<minute>:<number>`.
+local function replies_name(id)
+  return full_name('replies:' .. string.match(id, '^[^:]*'))
 end
 
 -- Return the time, also as text: formatting a number in full precision takes as long as a SET.
@@ -142,15 +154,22 @@ end
 
 -- Quotas ---------------------------------------------------------------------------------------
 
--- The fields from LEARNED_UNTIL on exist only if a limit was reported.
-local QUOTA_FORMAT = '%d' .. string.rep(',%d', DAY_REQUESTS - 1)
-
-local function is_quota(q)
-  return (#q == DAY_REQUESTS or #q == LEARNED_RPD) and are_numbers(q, 1, #q)
-end
+-- A quota record is binary, since a call reads many: its numbers are doubles. Those from LEARNED_UNTIL
+-- on exist only if a limit was reported.
+local NUMBER = #struct.pack('d', 0)
 
 local function read_quota(name, text)
-  return decode(name, text, is_quota) or { -1, 0, 0, 0, 0, 0, 0 }
+  local size = text and #text
+  if size == DAY_REQUESTS * NUMBER then
+    local q = { struct.unpack(QUOTA_FORMAT, text) }
+    q[DAY_REQUESTS + 1] = nil -- the end of what was unpacked
+    return q
+  elseif size == LEARNED_RPD * NUMBER then
+    return { struct.unpack(LEARNED_FORMAT, text) }
+  elseif text then
+    drop(name)
+  end
+  return { -1, 0, 0, 0, 0, 0, 0 }
 end
 
 local function exceeds(used, cost, limit)
@@ -168,9 +187,14 @@ local function next_midnight(now, text)
   return last + (math.floor((now - last) / DAY_S) + 1) * DAY_S
 end
 
+-- Return whether the day has not ended, and ends within the length of any day.
+local function is_in_day(day_end, now)
+  return now < day_end and day_end - now <= SHORT_DAY_S
+end
+
 -- Return when the Pacific day ends; one too far in the future comes from a clock that was set back.
 local function current_day_end(day_end, now, midnights)
-  if now >= day_end or day_end - now > SHORT_DAY_S then
+  if not is_in_day(day_end, now) then
     local midnight = next_midnight(now, midnights)
     if now >= day_end or day_end - midnight > SHORT_DAY_S - HOUR_S then
       return midnight
@@ -182,9 +206,9 @@ end
 -- Start the windows of now; return whether now is within the guard of a minute's boundary. Times too
 -- far in the future come from a clock that was set back.
 local function advance(q, now, midnights)
-  local first = math.floor((now - GUARD_S) / 60)
-  if first > q[MINUTE] or first < q[MINUTE] - 1 then
-    local kept = first == q[MINUTE] + 1
+  local first, minute = math.floor((now - GUARD_S) / 60), q[MINUTE]
+  if first ~= minute and first ~= minute - 1 then
+    local kept = first == minute + 1
     q[REQUESTS], q[REQUESTS_NEXT] = kept and q[REQUESTS_NEXT] or 0, 0
     q[TOKENS], q[TOKENS_NEXT] = kept and q[TOKENS_NEXT] or 0, 0
     q[MINUTE] = first
@@ -211,14 +235,46 @@ local function add(q, near_boundary, requests, tokens)
   end
 end
 
+-- Change the counts of a reservation in the windows that are still kept; not below 0, since this
+-- server may have lost the reservation.
+local function adjust(q, minute, near_boundary, day_end, requests, tokens)
+  if minute == q[MINUTE] then
+    add(q, near_boundary, requests, tokens)
+  elseif near_boundary and minute + 1 == q[MINUTE] then
+    add(q, false, requests, tokens)
+  end
+  if day_end == q[DAY_END] then
+    q[DAY_REQUESTS] = math.max(q[DAY_REQUESTS] + requests, 0)
+  end
+end
+
+-- Drop the learned limits that a single successful request exceeds: they are wrong, or were raised.
+-- Return whether there were any.
+local function drop_exceeded_limits(q, requests, tokens)
+  if not q[LEARNED_UNTIL] then
+    return false
+  end
+  local exceeded = false
+  for field, size in pairs({ [LEARNED_RPM] = requests, [LEARNED_TPM] = tokens, [LEARNED_RPD] = requests }) do
+    if q[field] >= 0 and size > q[field] then
+      q[field], exceeded = -1, true
+    end
+  end
+  if q[LEARNED_RPM] < 0 and q[LEARNED_TPM] < 0 and q[LEARNED_RPD] < 0 then
+    q[LEARNED_UNTIL] = nil
+  end
+  return exceeded
+end
+
 local function save_quota(name, q, now)
-  local text = string.format(QUOTA_FORMAT, unpack(q, MINUTE, DAY_REQUESTS))
+  local text
   if q[LEARNED_UNTIL] then
-    text = text .. string.format(',%.17g,%d,%d,%d', unpack(q, LEARNED_UNTIL, LEARNED_RPD))
+    text = struct.pack(LEARNED_FORMAT, unpack(q, MINUTE, LEARNED_RPD))
+  else
+    text = struct.pack(QUOTA_FORMAT, unpack(q, MINUTE, DAY_REQUESTS))
   end
   -- A request in the last second of a day may count in the next minute too.
-  local ends = math.max(q[DAY_END] + 60 + GUARD_S, q[LEARNED_UNTIL] or 0)
-  save(name, '[' .. text .. ']', ends - now)
+  save(name, text, math.max(q[DAY_END] + 60 + GUARD_S, q[LEARNED_UNTIL] or 0) - now)
 end
 
 -- Record the buckets of a pool, for snapshots; quota records live for less than two days.
@@ -350,6 +406,20 @@ local function is_in_future(cooldown, now)
   return parse_seconds(cooldown['until']) > now + parse_seconds(cooldown.length or 'inf') + AHEAD_S
 end
 
+-- End the cooldowns that were over when a successful lease was granted; return the changed records.
+local function clear_cooldowns(cooldowns, active_scopes, granted, now)
+  local changed = {}
+  for _, scope in ipairs(active_scopes) do
+    local record, field = cooldowns[scope[1]], scope[2]
+    local cooldown = record[field]
+    if cooldown and (parse_seconds(cooldown['until']) <= granted or is_in_future(cooldown, now)) then
+      record[field], changed[scope[1]] = nil, true
+    end
+  end
+  return changed
+end
+
+-- The record `cooling` has the names of all cooldown records: without it, none need to be read.
 local function save_cooldowns(name, record, now)
   local count, soonest, last = 0, nil, now
   for scope, cooldown in pairs(record) do
@@ -362,37 +432,27 @@ local function save_cooldowns(name, record, now)
   if count > MAX_COOLDOWNS then
     record[soonest] = nil
   end
+  local cooling = full_name('cooling')
   if count == 0 then
     redis.call('DEL', name)
-  else
-    save(name, cjson.encode(record), math.min(last - now + DAY_S, RECORD_TTL_S))
+    call('ZREM', cooling, name)
+    return
   end
+  local for_s = math.min(last - now + DAY_S, RECORD_TTL_S)
+  save(name, cjson.encode(record), for_s)
+  local moment = clock('') -- by which records expire
+  call('ZADD', cooling, format_exact(moment + for_s), name)
+  call('ZREMRANGEBYSCORE', cooling, '-inf', format_exact(moment))
+  redis.call('EXPIRE', cooling, RECORD_TTL_S)
 end
 
 -- Health -----------------------------------------------------------------------------------------
 
-local function is_health(h)
-  local failure = h[LAST_ERROR]
-  return are_numbers(h, LAST_USED, ERRORS) and type(h[VALUE]) == 'string'
-    and (failure == nil or type(failure) == 'string')
-end
-
--- A health record is a JSON array; LAST_ERROR is absent without a failure. VALUE is the fingerprint
--- of the value that the key was last used with.
-local function read_health(name, text)
-  return decode(name, text, is_health) or { 0, 0, 0, '' }
-end
-
--- A new lease passes the time of use as text, and the name of the key's cooldown record, which ends
--- with the fingerprint of the key's value.
-local function save_health(name, health, used_at, cooldown_record)
-  used_at = used_at or format_exact(health[LAST_USED])
-  if cooldown_record then
-    health[VALUE] = string.match(cooldown_record, '@(%x+)$') or ''
+-- Count the end of a request of a key; field: successes or errors.
+local function count_end(key, field)
+  local name = full_name('health:' .. key)
+  if call('HINCRBY', name, field, 1) == 1 then
+    redis.call('EXPIRE', name, RECORD_TTL_S)
   end
-  local text = string.format('[%s,%d,%d,"%s"', used_at, unpack(health, SUCCESSES, VALUE))
-  if health[LAST_ERROR] then
-    text = text .. ',' .. cjson.encode(health[LAST_ERROR])
-  end
-  save(name, text .. ']', RECORD_TTL_S)
+  return name
 end

@@ -59,7 +59,10 @@ def commands_of(batch: ActivityBatch, base: str) -> list[tuple[Any, ...]]:
     if batch.calls:
         calls = f"{base}:calls"
         commands.append(("LPUSH", calls, *(_encode(record) for record in batch.calls)))
-        commands += [("LTRIM", calls, 0, CALLS_KEPT - 1), ("EXPIRE", calls, MINUTE_TTL_S)]
+        commands += [
+            ("LTRIM", calls, 0, CALLS_KEPT - 1),
+            ("EXPIRE", calls, MINUTE_TTL_S),
+        ]
     return commands
 
 

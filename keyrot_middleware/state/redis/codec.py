@@ -35,11 +35,11 @@ from ...core.windows import (
     next_pacific_midnight,
 )
 from ..base import KeyHealth
-from .scripts import QUOTA
+from .scripts import QUOTA, Packer, pack_texts, unpack_quota
 
 __all__ = [
     "DRY_RUN",
-    "CandidateEncoder",
+    "AcquireEncoder",
     "PacificMidnights",
     "RedisReservation",
     "can_defer_reply",
@@ -51,7 +51,6 @@ __all__ = [
     "encode_verdict",
     "lease_ids",
     "parse_cooldowns",
-    "parse_fingerprint",
     "parse_health",
     "parse_lease",
     "parse_owner",
@@ -60,7 +59,6 @@ __all__ = [
     "parse_spending",
     "quota_name",
     "readable",
-    "replies_name",
     "resource_digest",
     "shift_times",
 ]
@@ -68,8 +66,10 @@ __all__ = [
 DRY_RUN = ""
 """The lease id with which acquire.lua decides but reserves nothing."""
 
+MAX_CANDIDATES = 50_000
 Arg = str | int | float | bytes
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class RedisReservation(NamedTuple):
@@ -120,44 +120,63 @@ def encode_text(words: str) -> bytes:
 
 
 def parse_lease(
-    reply: Sequence[Any], info: CallInfo, candidates: RankedCandidates, lease_id: str, skew: float
-) -> Lease:
-    """Parse a granted lease; *skew* is how far this host's clock is behind, seconds."""
-    position, bucket, at, probe, minute, near_boundary, day_end, counted, refusals = reply[3:]
-    key = candidates[position - 1][1]
-    at = at.decode()
-    return Lease(
+    reply: bytes,
+    info: CallInfo,
+    candidates: RankedCandidates,
+    lease_id: str,
+    now: float,
+) -> tuple[Lease, str, int]:
+    """Parse a granted lease; return it with the epoch and its number of changes.
+
+    Args:
+        reply: Of acquire.lua.
+        info: The call.
+        candidates: What was offered.
+        lease_id: The id of the lease.
+        now: This host's clock, by which its times are returned.
+    """
+    words, refusals, bucket = reply.decode(errors="replace").split("\n", 2)
+    epoch, changes, position, at, probe, minute, near_boundary, day_end, counted = words.split(" ")
+    key = candidates[int(position) - 1][1]
+    skew = clock_skew(float(at), now)
+    lease = Lease(
         key_id=key.key_id,
         project=key.project,
         billing_account=key.billing_account,
-        bucket=bucket.decode(),
+        bucket=bucket,
         verb=info.verb,
         tokens=info.tokens,
         requests=info.requests,
         at=float(at) - skew,
-        probe=bool(probe),
+        probe=probe == "1",
         tier=key.tier,
         reservation=RedisReservation(
-            lease_id, at, minute, near_boundary, day_end, counted, info.quota_model
+            lease_id,
+            at,
+            int(minute),
+            int(near_boundary),
+            int(day_end),
+            int(counted),
+            info.quota_model,
         ),
         record=key.record,
         has_budget=key.usd_per_day is not None,
-        refused=_parse_refusals(refusals, candidates, skew),
+        refused={} if refusals == "[]" else _parse_refusals(json.loads(refusals), candidates, skew),
     )
+    return lease, epoch, int(changes)
 
 
 def parse_refusal(reply: Sequence[Any], candidates: RankedCandidates, skew: float) -> Unavailable:
     """Parse a refusal: why *candidates* are not available; in a dry run only some of them."""
-    return Unavailable(float(reply[3]) - skew, _parse_refusals(reply[4], candidates, skew))
+    refusals = ((place, why.decode(), until, wait) for place, why, until, wait in reply[3])
+    return Unavailable(float(reply[2]) - skew, _parse_refusals(refusals, candidates, skew))
 
 
 def _parse_refusals(
-    refusals: Sequence[Any], candidates: RankedCandidates, skew: float
+    refusals: Iterable[Any], candidates: RankedCandidates, skew: float
 ) -> dict[str, Block]:
     return {
-        candidates[position - 1][1].key_id: Block(
-            reason.decode(), float(until) - skew, bool(waitable)
-        )
+        candidates[position - 1][1].key_id: Block(reason, float(until) - skew, bool(waitable))
         for position, reason, until, waitable in refusals
         if reason
     }
@@ -174,6 +193,7 @@ def encode_lease(lease: Lease, outcome: Outcome) -> list[Arg]:
     return [
         lease.key_id,
         lease.project,
+        lease.billing_account,
         lease.record or lease.key_id,
         encode_text(lease.bucket),
         encode_text(lease.verb),
@@ -205,11 +225,13 @@ def can_defer_reply(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> b
     Owners and released `max_concurrency` must be visible to the next call, which may use another
     connection, and other calls wait for the outcome of a probe.
     """
-    waited_for = lease.probe or (
-        isinstance(lease.reservation, RedisReservation) and lease.reservation.counted
+    reservation = lease.reservation
+    return (
+        isinstance(reservation, RedisReservation)
+        and outcome.kind is LeaseOutcome.SUCCESS
+        and outcome.verdict is None
+        and not (names or lease.probe or reservation.counted or lease.has_budget)
     )
-    success = outcome.kind is LeaseOutcome.SUCCESS and outcome.verdict is None
-    return success and not names and not waited_for
 
 
 def encode_verdict(verdict: Verdict | None, policy: RetryPolicy) -> str:
@@ -252,7 +274,7 @@ def _parse_owner(record: bytes) -> tuple[str, str]:
     return key_id, project
 
 
-def readable(parse: Callable[[bytes], _T], record: bytes | None) -> _T | None:
+def readable(parse: Callable[[_R], _T | None], record: _R | None) -> _T | None:
     """Parse a record; None if there is none, or if it cannot be read.
 
     The script that writes it next drops what cannot be read, and says so.
@@ -266,16 +288,12 @@ def readable(parse: Callable[[bytes], _T], record: bytes | None) -> _T | None:
 def lease_ids() -> Iterator[str]:
     """Return an iterator of ids that are unique across processes.
 
-    An id is `<process>.<minute>:<number>`; see `replies_name`. Threads share the iterator, so it is
+    An id is `<process>.<minute>:<number>`; shared.lua names the records of replies by its first
+    part. Threads share the iterator, so it is
     no generator.
     """
     process = secrets.token_hex(6)
     return map(lambda number: f"{process}.{monotonic() // 60:.0f}:{number}", count())
-
-
-def replies_name(base: str, lease_id: str) -> str:
-    """Return the name of the record that has the reply of a lease."""
-    return f"{base}:replies:{lease_id.partition(':')[0]}"
 
 
 def clock_skew(server: float, client: float) -> float:
@@ -292,31 +310,28 @@ def shift_times(health: KeyHealth, skew: float) -> None:
         health.cooldown_until -= skew
 
 
-def parse_health(record: bytes) -> KeyHealth:
-    """Parse a health record."""
-    last_used, successes, errors, _, *last_error = json.loads(record)
-    if not all(isinstance(value, int | float) for value in (last_used, successes, errors)):
-        raise ValueError("no health")
-    return KeyHealth(last_used or None, successes, errors, last_error=next(iter(last_error), None))
-
-
-def parse_fingerprint(record: bytes) -> str:
-    """Parse the fingerprint of the value that a key was last used with."""
-    found = json.loads(record)[3]
-    return found if isinstance(found, str) else ""
+def parse_health(record: Sequence[bytes | None]) -> KeyHealth | None:
+    """Parse a health record, as read_health.lua returns it; None if there is none."""
+    if not any(record):
+        return None
+    last_used, successes, errors, _, last_error = record
+    return KeyHealth(
+        float(last_used) if last_used else None,
+        int(successes or 0),
+        int(errors or 0),
+        last_error=last_error.decode() if last_error else None,
+    )
 
 
 def parse_quota(record: bytes) -> QuotaWindows:
     """Parse a quota record; scripts.py names its fields."""
-    values = json.loads(record)
-    if not all(isinstance(value, int | float) for value in values):
-        raise ValueError("no quota")
+    values = unpack_quota(record)
     quota = QuotaWindows()
-    for field, value in zip(QUOTA, values[: len(QUOTA)], strict=True):
-        setattr(quota, field, value)
+    for field, value in zip(QUOTA, values, strict=False):
+        setattr(quota, field, int(value))
     if len(values) > len(QUOTA):
         quota.learned_until, *learned = values[len(QUOTA) :]
-        limits = (None if limit < 0 else limit for limit in learned)
+        limits = (None if limit < 0 else int(limit) for limit in learned)
         quota.learned = Limits(*limits) if any(limit >= 0 for limit in learned) else NO_LIMITS
     return quota
 
@@ -342,97 +357,79 @@ def parse_cooldowns(record: bytes, owner: str) -> dict[tuple[str, ...], Cooldown
     return found
 
 
-# Candidates as arguments of acquire.lua, with the names of their records ------------------------
-#
-# They are encoded once and kept: building the names in the script takes half the time of a call.
+# Arguments of acquire.lua: see scripts.py ------------------------------------------------------
 
 
-MAX_ENCODED = 50_000
+class AcquireEncoder:
+    """Packs the arguments of acquire.lua."""
 
-
-class _EncodedCandidate(NamedTuple):
-    """One candidate for one bucket."""
-
-    key: Candidate
-    spec: bytes
-    names: tuple[bytes, ...]
-
-
-class CandidateEncoder:
-    """Encodes candidates and caches the result."""
-
-    def __init__(self, base: str) -> None:
-        """Start empty; *base* is the prefix of all names."""
-        self._base = encode_text(base)
-        self._encoded: dict[tuple[str, bytes], _EncodedCandidate] = {}
-
-    def encode(
-        self, candidates: RankedCandidates, lease_id: str, model: bytes, bucket: bytes
-    ) -> tuple[list[Any], list[Any]]:
-        """Return the records that acquire.lua reads, and the arguments that follow the fixed ones.
-
-        Args:
-            candidates: The candidates.
-            lease_id: The id of the lease.
-            model: As requested.
-            bucket: The last known bucket of the model.
-        """
-        specs: list[Any] = []
-        names: list[Any] = [
-            replies_name(self._base.decode(), lease_id),
-            b"%b:bucket:%b" % (self._base, model),
-            b"%b:epoch" % self._base,
-        ]
-        for group, key in candidates:
-            encoded = self._encoded.get((key.key_id, bucket))
-            if encoded is None or encoded.key is not key:
-                encoded = self._encode(key, bucket)
-            specs += (group, encoded.spec)
-            names += encoded.names
-        return names, specs
-
-    def record_names(self, lease: Lease) -> tuple[bytes, ...]:
-        """Return the names of the records of a lease."""
-        bucket = encode_text(lease.bucket)
-        encoded = self._encoded.get((lease.key_id, bucket))
-        if encoded is not None and _same_owners(encoded.key, lease):
-            return encoded.names
-        record = lease.record or lease.key_id
-        key = Candidate(lease.key_id, lease.project, lease.billing_account, record=record)
-        return self._encode_names(key, bucket)
-
-    def _encode(self, key: Candidate, bucket: bytes) -> _EncodedCandidate:
-        if len(self._encoded) >= MAX_ENCODED:
-            self._encoded.clear()
-        encoded = _EncodedCandidate(key, _encode_limits(key), self._encode_names(key, bucket))
-        self._encoded[(key.key_id, bucket)] = encoded
-        return encoded
-
-    def _encode_names(self, key: Candidate, bucket: bytes) -> tuple[bytes, ...]:
-        account, project, record = map(encode_text, (key.billing_account, key.project, key.record))
-        names = (
-            b"cooldown:billing:%b" % account,
-            b"cooldown:project:%b" % project,
-            b"cooldown:key:%b" % record,
-            b"quota:%d:%b:%b" % (len(project), project, bucket),
-            b"health:%b" % encode_text(key.key_id),
+    def __init__(self, lease_s: float) -> None:
+        """Start empty; *lease_s* is how long a lease is valid without renewal, seconds."""
+        self._lease_s = lease_s
+        self._pack_call, self._pack_candidate, self._pack_settle = (
+            Packer(),
+            Packer(),
+            Packer(),
         )
-        return tuple(b"%b:%b" % (self._base, name) for name in names)
+        self._candidates: dict[tuple[str, int], tuple[Candidate, bytes]] = {}
 
+    def call(self, info: CallInfo, bucket: str, midnights: str, *, spread: bool) -> bytes:
+        """Pack a call whose model is in *bucket*: CALL."""
+        costs = info.input_cost, info.longest_cost
+        return self._pack_call(
+            (info.requests, info.tokens, spread, self._lease_s, *costs),
+            *(
+                midnights,
+                info.quota_model,
+                info.verb,
+                bucket,
+                price_suffix(info.service_tier),
+            ),
+        )
 
-def _same_owners(key: Candidate, lease: Lease) -> bool:
-    mine = (key.project, key.billing_account, key.record)
-    return mine == (lease.project, lease.billing_account, lease.record or lease.key_id)
+    def candidates(self, candidates: RankedCandidates) -> bytes:
+        """Pack candidates: CANDIDATE. Each is packed once and kept."""
+        known = self._candidates
+        texts = []
+        for group, key in candidates:
+            packed = known.get((key.key_id, group))
+            if packed is None or packed[0] is not key:
+                if len(known) >= MAX_CANDIDATES:
+                    known.clear()
+                packed = known[key.key_id, group] = (key, self._candidate(group, key))
+            texts.append(packed[1])
+        return b"".join(texts)
 
+    def _candidate(self, group: int, key: Candidate) -> bytes:
+        limits = (-1 if limit is None else limit for limit in key.limits)
+        budget = -1 if key.usd_per_day is None else nano_usd(key.usd_per_day)
+        names = pack_texts(key.billing_account, key.record, key.key_id)
+        return self._pack_candidate((group, key.weight, *limits, budget), key.project, names)
 
-def _encode_limits(key: Candidate) -> bytes:
-    """Return weight, limits, record and budget of a key as JSON; empty for the defaults."""
-    if key.limits == NO_LIMITS and key.weight == 1.0 and key.usd_per_day is None:
-        return b""
-    words = [key.weight, *(-1 if limit is None else limit for limit in key.limits), key.record]
-    if key.usd_per_day is not None:
-        words += [nano_usd(key.usd_per_day), key.project]
-    return encode_text(json.dumps(words, ensure_ascii=False))
+    def settle(self, lease: Lease, outcome: Outcome) -> bytes:
+        """Pack a lease that `can_defer_reply`: SETTLE."""
+        reservation = lease.reservation
+        assert isinstance(reservation, RedisReservation)  # noqa: S101 - narrows the type
+        used = outcome.usage.input_tokens
+        numbers = (
+            *(reservation.minute, reservation.near_boundary, reservation.day_end),
+            *(
+                lease.requests,
+                lease.tokens,
+                -1 if used is None else used,
+                float(reservation.at),
+            ),
+        )
+        record = lease.record or lease.key_id
+        texts = (
+            lease.key_id,
+            lease.project,
+            lease.billing_account,
+            record,
+            lease.bucket,
+            lease.verb,
+        )
+        return self._pack_settle(numbers, *texts) + pack_texts(reservation.lease_id)
 
 
 def quota_name(base: str, project: str, bucket: str) -> str:

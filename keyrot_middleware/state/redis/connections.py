@@ -1,9 +1,9 @@
-"""redis-py's client of one pool, used by threads; tasks use it through a thread (ADR 0028).
+"""redis-py's clients of one pool, used by threads; tasks use them through a thread (ADR 0028).
 
 A call waits for one round trip, that of `acquire`. The settle of a plain success is *deferred*: it
-is sent in the pipeline of this process's next script, after `FLUSH_S` by a background thread, or at
-`close()`. A script is sent after all deferred ones, so a caller of a near server sees its own
-earlier settles.
+is sent with the next acquire of this process, in the same script; after `FLUSH_S` by a background
+thread; before another script; or at `close()`. So a caller of a near server sees its own earlier
+settles.
 
 A request whose connection fails is repeated on a new one, as long as `socket_timeout` is not over:
 scripts that change counts have an id, by which the server knows them. No caller waits longer than
@@ -22,8 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import redis
@@ -46,12 +45,14 @@ from ...core.text import one_line
 from ...errors import KeyrotError
 from ...exits import time_left
 from ...forks import after_fork, before_child_ends
+from .codec import lease_ids
 from .scripts import ScriptCall
 from .url import RedisUrl
 
 __all__ = [
     "Connections",
     "RedisStateError",
+    "Settles",
     "check_library",
 ]
 
@@ -77,10 +78,12 @@ MAX_CONNECTIONS = 2**31
 IDLE_S = 1.0
 """The background thread ends after this long without a deferred script, seconds."""
 CLOSE_S = 1.0
-"""How long `close()` waits for the deferred scripts, seconds."""
+"""How long `close()` waits for the deferred settles, seconds."""
 DEFERRED_S = 30.0
 """How long a deferred script that fails is kept: less than the server remembers its id, seconds."""
 MAX_DEFERRED = 10_000
+SETTLES_PER_SCRIPT = 100
+"""One or two milliseconds of the server's time."""
 
 _T = TypeVar("_T")
 
@@ -101,31 +104,39 @@ class RedisStateError(KeyrotError):
         self.undo: Callable[[], object] | None = None
 
 
-class _Deferred(NamedTuple):
-    """A script that is sent later."""
+class Settles(NamedTuple):
+    """Deferred settles that are sent together; the server runs them once."""
 
-    call: ScriptCall
+    id: str
+    """Empty if there are none."""
+    packed: bytes
+    """The arguments of all."""
     ends_at: float
-    """When it is dropped, monotonic seconds."""
+    """When they are dropped, monotonic seconds."""
+
+
+_NONE = Settles("", b"", 0.0)
 
 
 class Connections:
     """The connections to the pool's server. Safe for threads."""
 
-    def __init__(self, url: RedisUrl, slot_key: str) -> None:
+    def __init__(self, url: RedisUrl, base: str, settle: Callable[[Settles], ScriptCall]) -> None:
         """Start without connecting.
 
         Args:
             url: The parsed URL.
-            slot_key: A key in the cluster slot of the pool's records.
+            base: With which the names of all records start.
+            settle: Returns the script that runs deferred settles.
         """
-        self._url, self._slot_key = url, slot_key
+        self._url, self._keys, self._settle = url, (base, f"{base}:epoch"), settle
         self._client: Any = None
-        self._deferred: deque[_Deferred] = deque(maxlen=MAX_DEFERRED)
-        self._sent: set[str] = set()
-        """The digests of the scripts that were sent in full, in a pipeline."""
-        self._open: deque[None] = deque()
-        """An entry per connection that is open and idle."""
+        self._deferred: deque[bytes] = deque(maxlen=MAX_DEFERRED)
+        self._failed: deque[Settles] = deque(maxlen=MAX_DEFERRED // SETTLES_PER_SCRIPT)
+        """Settles that may have run, to be sent again."""
+        self._ids = lease_ids()
+        self._idle: deque[Any] = deque()
+        """Clients that are connected, each with a connection of its own."""
         self._begin_locks(is_closing=False)
         self._flusher: threading.Thread | None = None
         self._retry_at = 0.0
@@ -136,30 +147,38 @@ class Connections:
         """Return the URL without credentials."""
         return str(self._url)
 
+    @property
+    def is_open(self) -> bool:
+        """Return whether settles can be deferred."""
+        return not self._closing.is_set()
+
     def run(self, call: ScriptCall) -> Any:
-        """Run the deferred scripts and this one in one round trip; return its reply.
+        """Run the deferred settles, then this script; return its reply.
 
         Raises:
             RedisStateError: The server was not reached, did not reply in time, or refused.
         """
         with self._state_errors():
-            ends = time.monotonic() + 2 * self._url.timeout_s
-            # A flush in flight sends what was deferred before this call.
-            waited = self._flushing.acquire(timeout=min(FLUSHING_S, self._url.timeout_s))
-            deferred = self._take_deferred()
-            if waited:
-                self._flushing.release()
-            reply = self._send(deferred, [call], ends)[-1]
-        if isinstance(reply, Exception):
-            raise self._to_state_error(reply) from None
-        return reply
+            ends = self._ends()
+            if self._has_deferred:
+                self._run_with(self._settle, ends)
+            return self._request(partial(self._evalsha, call), ends)
 
-    def defer(self, call: ScriptCall) -> None:
-        """Run a script soon; its reply is ignored, and its failure after `DEFERRED_S`.
+    def run_with_settles(self, call: Callable[[Settles], ScriptCall]) -> Any:
+        """Run a script that runs the deferred settles first; return its reply.
 
-        After `close()` it runs at once, since nothing would run it later.
+        Raises:
+            RedisStateError: As `run`.
         """
-        self._deferred.append(_Deferred(call, time.monotonic() + DEFERRED_S))
+        with self._state_errors():
+            return self._run_with(call, self._ends())
+
+    def defer(self, settle: bytes) -> None:
+        """Settle soon; a failure is ignored after `DEFERRED_S`.
+
+        After `close()` it is done at once, since nothing would do it later.
+        """
+        self._deferred.append(settle)
         if not self._ends_with_child:
             self._ends_with_child = True
             before_child_ends(self, Connections.close_at_exit)
@@ -170,50 +189,62 @@ class Connections:
             self._start_flusher()
 
     def flush(self) -> None:
-        """Send the deferred scripts.
+        """Send the deferred settles.
 
         Raises:
             RedisStateError: As `run`.
         """
-        with self._state_errors(), self._flushing:  # after it all earlier deferred ones are sent
-            if deferred := self._take_deferred():
-                self._send(deferred, (), time.monotonic() + 2 * self._url.timeout_s)
+        with (
+            self._state_errors(),
+            self._flushing,
+        ):  # after it all earlier deferred ones are sent
+            for _ in range(MAX_DEFERRED // SETTLES_PER_SCRIPT):
+                if not (settles := self._take_deferred()).id:
+                    break
+                self._send(self._settle, settles, self._ends())
 
     def commands(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Send plain commands in order, twice if a connection fails; return their replies.
+        """Send plain commands in order, again if a connection fails; return their replies.
 
         Raises:
             RedisStateError: As `run`, for the first command that failed.
         """
         with self._state_errors():
-            ends = time.monotonic() + 2 * self._url.timeout_s
-            return self._request(partial(self._execute, commands), ends)
+            one = len(commands) == 1
+            return self._request(partial(self._execute, commands), self._ends(), own=one)
 
     def close_at_exit(self) -> None:
         """Close within the time that the exit may take; all pools share it."""
         self.close(min(max(time_left(), 2 * FLUSH_S), CLOSE_S))
 
     def close(self, wait_s: float = CLOSE_S) -> None:
-        """Send the deferred scripts and disconnect; calls in flight reconnect.
+        """Send the deferred settles and disconnect; calls in flight reconnect.
 
         Args:
-            wait_s: How long to wait for the deferred scripts, seconds.
+            wait_s: How long to wait for the deferred settles, seconds.
         """
         self._closing.set()
         flusher = self._flusher
-        if flusher is None and self._deferred:
+        if flusher is None and self._has_deferred:
             flusher = self._start_flusher()
         if flusher is not None:
             flusher.join(wait_s)
-        if self._deferred or (flusher is not None and flusher.is_alive()):
+        if self._has_deferred or (flusher is not None and flusher.is_alive()):
             text = "%s: the outcomes of the last calls may not have been recorded"
             _log.warning(text, self)
         self._disconnect_if_closed()
 
     # A request, bounded in time -------------------------------------------------------------------
 
-    def _request(self, work: Callable[[], _T], ends: float) -> _T:
-        """Do *work*, which sends a request; if its connection fails, repeat it on a new one.
+    def _ends(self) -> float:
+        """Return when a request that begins now is given up, monotonic seconds."""
+        return time.monotonic() + 2 * self._url.timeout_s
+
+    def _request(self, work: Callable[[Any], _T], ends: float, *, own: bool = True) -> _T:
+        """Do *work* with a client; if its connection fails, repeat it on a new one.
+
+        The client has a connection of its own, unless *own* is false: a pipeline takes it from the
+        common pool, and redirections in a cluster take any number of round trips.
 
         It ends, done or not, at *ends*, monotonic seconds; a try begins `socket_timeout` before.
 
@@ -223,7 +254,12 @@ class Connections:
         repeats = REPEATS
         while True:
             try:
-                return self._in_time(work, ends)
+                own = own and self._url.kind != "cluster"
+                client = self._pop_idle() if own else None
+                if client is not None:
+                    return self._use(client, work)
+                connect = partial(self._connect_and, work, own=own)
+                return _in_thread(connect, ends - time.monotonic())
             except _REFUSED:
                 raise
             except _BROKEN:
@@ -232,26 +268,33 @@ class Connections:
                     raise
                 repeats -= 1
 
-    def _in_time(self, work: Callable[[], _T], ends: float) -> _T:
-        try:
-            self._open.pop()
-        except IndexError:
-            pass
-        else:
-            with suppress(_NotConnectedError):
-                return self._connected(work)
-        return _in_thread(partial(self._connected, work), ends - time.monotonic())
+    def _connect_and(self, work: Callable[[Any], _T], *, own: bool) -> _T:
+        client = self._get_client()
+        return self._use(client.client(), work) if own else work(client)
 
-    def _connected(self, work: Callable[[], _T]) -> _T:
-        """Do *work*; remember its connection, which is open and idle then."""
-        result = work()
-        if self._url.kind != "cluster":  # redirections take any number of round trips
-            self._open.append(None)
+    def _pop_idle(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _use(self, client: Any, work: Callable[[Any], _T]) -> _T:
+        """Do *work* with a connected client, which is idle then."""
+        try:
+            result = work(client)
+        except BaseException as error:
+            if isinstance(error, ResponseError):  # an answer of the server
+                self._idle.append(client)
+            else:
+                client.close()
+            raise
+        self._idle.append(client)
         return result
 
     def _disconnect_idle(self) -> None:
         """Close the idle connections, so that the next request opens a new one."""
-        self._open.clear()
+        while (idle := self._pop_idle()) is not None:
+            idle.close()  # it gives its connection back to the common pool
         client = self._client
         if client is not None:
             with suppress(*FAILURES):
@@ -274,61 +317,59 @@ class Connections:
 
     # What is sent ---------------------------------------------------------------------------------
 
-    def _send(
-        self, deferred: Sequence[_Deferred], calls: Sequence[ScriptCall], ends: float
-    ) -> list[Any]:
-        """Run deferred scripts, then others; keep the deferred ones if they may not have run."""
-        work = partial(self._run, [*(one.call for one in deferred), *calls])
+    @property
+    def _has_deferred(self) -> bool:
+        return bool(self._deferred or self._failed)
+
+    def _run_with(self, call: Callable[[Settles], ScriptCall], ends: float) -> Any:
+        # A flush in flight sends what was deferred before this call.
+        waited = self._flushing.acquire(timeout=min(FLUSHING_S, self._url.timeout_s))
+        settles = self._take_deferred()
+        if waited:
+            self._flushing.release()
+        return self._send(call, settles, ends)
+
+    def _send(self, call: Callable[[Settles], ScriptCall], settles: Settles, ends: float) -> Any:
+        """Run a script with deferred settles; keep them if they may not have run."""
         try:
-            return self._request(work, ends)
+            return self._request(partial(self._evalsha, call(settles)), ends)
         except FAILURES:
-            now = time.monotonic()
-            self._deferred.extendleft(one for one in reversed(deferred) if one.ends_at > now)
+            if settles.ends_at > time.monotonic():
+                self._failed.append(settles)
             raise
 
-    def _execute(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        client = self._get_client()
+    def _take_deferred(self) -> Settles:
+        """Return deferred settles, those that were sent before first."""
+        taken: list[bytes] = []
+        try:
+            if self._failed:
+                return self._failed.popleft()
+            while self._deferred and len(taken) < SETTLES_PER_SCRIPT:
+                taken.append(self._deferred.popleft())
+        except IndexError:  # another thread has taken them at the same time
+            pass
+        if not taken:
+            return _NONE
+        return Settles(next(self._ids), b"".join(taken), time.monotonic() + DEFERRED_S)
+
+    def _execute(self, commands: Sequence[Sequence[Any]], client: Any) -> list[Any]:
         if self._url.kind == "cluster":
-            node = client.get_node_from_key(self._slot_key)
+            node = client.get_node_from_key(self._keys[0])
             return [client.execute_command(*command, target_nodes=node) for command in commands]
+        if len(commands) == 1:
+            return [client.execute_command(*commands[0])]
         pipeline = client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         replies: list[Any] = pipeline.execute()
         return replies
 
-    def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run scripts in order; errors of the server are returned as exceptions."""
-        client = self._get_client()
-        if len(calls) == 1 or self._url.kind == "cluster":  # cluster pipelines support no scripts
-            return [self._run_one(client, call) for call in calls]
-        pipeline = client.pipeline(transaction=False)
-        for script, records, args in calls:
-            keys = (self._slot_key, *records)
-            if script.digest in self._sent:
-                pipeline.evalsha(script.digest, len(keys), *keys, *args)
-            else:  # the server may not know it, and would run the others first
-                pipeline.eval(script.text, len(keys), *keys, *args)
-        replies = pipeline.execute(raise_on_error=False)
-        self._sent.update(call.script.digest for call in calls)
-        return [
-            self._run_one(client, call) if isinstance(reply, NoScriptError) else reply
-            for call, reply in zip(calls, replies, strict=True)
-        ]
-
-    def _run_one(self, client: Any, call: ScriptCall) -> Any:
-        keys = (self._slot_key, *call.keys)
+    def _evalsha(self, call: ScriptCall, client: Any) -> Any:
+        script, args = call
         try:
-            return client.evalsha(call.script.digest, len(keys), *keys, *call.args)
+            return client.execute_command("EVALSHA", script.digest, 2, *self._keys, *args)
         except NoScriptError:
-            return client.eval(call.script.text, len(keys), *keys, *call.args)
-
-    def _take_deferred(self) -> list[_Deferred]:
-        taken: list[_Deferred] = []
-        with suppress(IndexError):  # another thread may take some at the same time
-            while self._deferred:
-                taken.append(self._deferred.popleft())
-        return taken
+            return client.execute_command("EVAL", script.text, 2, *self._keys, *args)
 
     def _get_client(self) -> Any:
         client = self._client
@@ -344,14 +385,10 @@ class Connections:
         if time.monotonic() < self._retry_at:
             raise RedisConnectionError("it could not be reached a moment ago")
         try:
-            client = open_client(self._url)
+            return open_client(self._url)
         except FAILURES:
             self._retry_at = time.monotonic() + self._url.timeout_s
             raise
-        if self._url.kind != "cluster":  # its requests are always sent in a thread
-            pool = client.connection_pool
-            pool.connection_class = _connecting_in_threads(pool.connection_class)
-        return client
 
     # The background thread ------------------------------------------------------------------------
 
@@ -370,16 +407,16 @@ class Connections:
     def _flush_until_idle(self) -> None:
         idle_at, failed = time.monotonic() + IDLE_S, False
         try:
-            while self._deferred or not (self._closing.is_set() or time.monotonic() > idle_at):
+            while self._has_deferred or not (self._closing.is_set() or time.monotonic() > idle_at):
                 self._closing.wait(FLUSH_S)
-                if self._deferred:
+                if self._has_deferred:
                     idle_at = time.monotonic() + IDLE_S
                     self.flush()
         except RedisStateError:  # the next acquire fails too, and falls back
             failed = True
         finally:
             self._flusher = None
-        if self._deferred and not failed:  # deferred since the last check
+        if self._has_deferred and not failed:  # deferred since the last check
             self._start_flusher()
 
     def _to_state_error(self, error: BaseException) -> RedisStateError:
@@ -390,7 +427,9 @@ class Connections:
 
     def _after_fork(self) -> None:
         self._deferred.clear()  # the parent sends them
-        self._open.clear()
+        self._failed.clear()
+        self._idle.clear()
+        self._ids = lease_ids()  # these are the parent's
         self._client, self._flusher = None, None
         self._ends_with_child = False
         self._begin_locks(is_closing=self._closing.is_set())
@@ -402,39 +441,6 @@ class Connections:
         self._closing = threading.Event()  # it has a lock of its own
         if is_closing:
             self._closing.set()
-
-
-_may_connect: ContextVar[bool] = ContextVar("keyrot_may_connect", default=False)
-
-
-class _NotConnectedError(RedisConnectionError):
-    """Raised when an idle connection was closed and a caller would have to wait for a new one."""
-
-
-@cache
-def _connecting_in_threads(kind: type[Any]) -> type[Any]:
-    """Return a class of connections that connect only where `_in_thread` allows it.
-
-    redis-py connects an idle connection that the server has closed again, in the thread of the
-    caller, and that can take any time.
-    """
-
-    class ConnectingInThreads(kind):  # type: ignore[misc]  # a class of redis-py, known at run time
-        _is_open = False
-
-        def connect(self) -> None:
-            if self._is_open:
-                return
-            if not _may_connect.get():
-                raise _NotConnectedError("the idle connection was closed")
-            super().connect()
-            self._is_open = True
-
-        def disconnect(self, *args: Any, **options: Any) -> None:
-            self._is_open = False
-            super().disconnect(*args, **options)
-
-    return ConnectingInThreads
 
 
 def _in_thread(work: Callable[[], _T], seconds: float) -> _T:
@@ -449,13 +455,11 @@ def _in_thread(work: Callable[[], _T], seconds: float) -> _T:
         else:
             done.set_result(result)
 
-    context = contextvars.copy_context()
-    context.run(_may_connect.set, True)
-    target = partial(context.run, do)
+    target = partial(contextvars.copy_context().run, do)
     try:
         threading.Thread(target=target, name="keyrot-connect", daemon=True).start()
     except RuntimeError:  # no thread can be started
-        return context.run(work)
+        return work()
     try:
         return done.result(max(seconds, 0))
     except TimeoutError:

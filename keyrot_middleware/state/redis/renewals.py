@@ -57,7 +57,10 @@ class LeaseRenewals:
             return
         with self._lock:
             is_alive = None if holder is None else weakref.ref(holder)
-            self._leases[reservation.lease_id] = (lease.record or lease.key_id, is_alive)
+            self._leases[reservation.lease_id] = (
+                lease.record or lease.key_id,
+                is_alive,
+            )
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="keyrot-leases", daemon=True)
                 self._thread.start()

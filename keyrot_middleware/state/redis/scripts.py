@@ -5,6 +5,8 @@ They are put in front of each script, so that the two languages cannot differ.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -13,14 +15,16 @@ from typing import Any, NamedTuple
 from ...core import spending, windows
 
 __all__ = [
-    "HEALTH",
     "LEARNED",
     "QUOTA",
     "RECORD_TTL_S",
     "SPENDING",
+    "Packer",
     "Script",
     "ScriptCall",
+    "pack_texts",
     "script",
+    "unpack_quota",
 ]
 
 QUOTA = (
@@ -35,10 +39,27 @@ QUOTA = (
 """The fields of a quota record, in order; also the attributes of `QuotaWindows`."""
 LEARNED = ("learned_until", "learned_rpm", "learned_tpm", "learned_rpd")
 """Those that follow if a limit was reported."""
-HEALTH = ("last_used", "successes", "errors", "value", "last_error")
 SPENDING = ("spending_day_end", "spent", "highest", "reserved")
 EPOCH = ("id", "changes", "kept_id", "kept_changes")
 
+CANDIDATE = (
+    *("group", "weight", "rpm", "tpm", "rpd", "concurrency", "budget"),
+    *("project", "names"),
+)
+"""The parts of a candidate in an argument of acquire.lua: numbers, then texts.
+
+`names` are its billing account, its record and its id, packed as texts too: few are needed.
+"""
+SETTLE = (
+    *("granted_minute", "near_boundary", "granted_day_end", "settled_requests"),
+    *("settled_tokens", "used", "granted"),
+    *("settled_key", "project_of_settle", "settled_account", "settled_record"),
+    *("bucket", "settled_verb", "settled_lease"),
+)
+"""Those of a lease whose request succeeded: `used` are its true tokens, -1 if unknown."""
+
+MAX_PACKED = 10_000
+"""Combinations of texts that one kind of argument keeps packed."""
 RECORD_TTL_S = 30 * 86_400
 """How long records without an end, and those of an unused pool, are kept."""
 _CONSTANTS = {
@@ -55,7 +76,50 @@ _CONSTANTS = {
     "REPLIES_TTL_S": 180,  # how long the replies of a minute are kept
     "MAX_COOLDOWNS": 64,  # cooldowns kept for one key, project or account
     "SETTLED": "settled ",  # begins the reply of a lease that has ended
+    "CANDIDATE_FORMAT": ">" + 7 * "d" + 2 * "I4c0",  # as Packer packs
+    "NAMES_FORMAT": ">" + 3 * "I4c0",
+    "SETTLE_FORMAT": ">" + 7 * "d" + 7 * "I4c0",
+    # requests, tokens, spread (1 or 0), lease seconds, cost of the input, cost with the longest
+    # answer; midnights (JSON, ascending), model, verb, bucket as the caller knows it, price suffix
+    "CALL_FORMAT": ">" + 6 * "d" + 5 * "I4c0",
+    "QUOTA_FORMAT": ">" + len(QUOTA) * "d",
+    "LEARNED_FORMAT": ">" + len((*QUOTA, *LEARNED)) * "d",
 }
+
+
+def unpack_quota(record: bytes) -> tuple[float, ...]:
+    """Return the numbers of a quota record.
+
+    Raises:
+        ValueError: It is none.
+    """
+    numbers, rest = divmod(len(record), struct.calcsize("d"))
+    if rest or numbers not in (len(QUOTA), len(QUOTA) + len(LEARNED)):
+        raise ValueError("no quota")
+    return struct.unpack(f">{numbers}d", record)
+
+
+class Packer:
+    """Packs the values of one argument: doubles, then each text with its length."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._packed: dict[tuple[str | bytes, ...], bytes] = {}
+
+    def __call__(self, numbers: Sequence[float], *texts: str | bytes) -> bytes:
+        """Return the argument; the packed texts are kept for the next one."""
+        packed = self._packed.get(texts)
+        if packed is None:
+            if len(self._packed) >= MAX_PACKED:
+                self._packed.clear()
+            packed = self._packed[texts] = pack_texts(*texts)
+        return struct.pack(f">{len(numbers)}d", *numbers) + packed
+
+
+def pack_texts(*texts: str | bytes) -> bytes:
+    """Return texts, each with its length; UTF-8 may not be able to encode all of a program's."""
+    encoded = [t if isinstance(t, bytes) else t.encode(errors="replace") for t in texts]
+    return b"".join([struct.pack(">I", len(text)) + text for text in encoded])
 
 
 class Script(NamedTuple):
@@ -66,10 +130,9 @@ class Script(NamedTuple):
 
 
 class ScriptCall(NamedTuple):
-    """One run of a script with its records and arguments."""
+    """One run of a script with its arguments."""
 
     script: Script
-    keys: tuple[Any, ...]
     args: tuple[Any, ...]
 
 
@@ -91,6 +154,6 @@ def _constants() -> str:
         name: f"'{value}'" if isinstance(value, str) else f"{value:.17g}"
         for name, value in _CONSTANTS.items()
     }
-    for fields in ((*QUOTA, *LEARNED), HEALTH, SPENDING, EPOCH):
+    for fields in ((*QUOTA, *LEARNED), SPENDING, EPOCH, (*CANDIDATE, "next"), SETTLE):
         values |= {field.upper(): str(number) for number, field in enumerate(fields, 1)}
     return f"local {', '.join(values)} = {', '.join(values.values())}"

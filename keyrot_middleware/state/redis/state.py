@@ -34,7 +34,7 @@ from ...core.model import (
     Unavailable,
 )
 from ...core.selection import RankedCandidates
-from ...core.spending import Spending, price_suffix
+from ...core.spending import Spending
 from ...core.windows import Cooldown
 from ...errors import warn_unless_logged
 from ...forks import after_fork
@@ -50,7 +50,7 @@ from ..base import (
 )
 from ..memory import snapshot
 from . import activity, codec
-from .connections import Connections, RedisStateError
+from .connections import Connections, RedisStateError, Settles
 from .epoch import DataEpoch
 from .renewals import LeaseRenewals
 from .scripts import RECORD_TTL_S, ScriptCall, script
@@ -61,6 +61,7 @@ __all__ = ["RedisState"]
 _log = logging.getLogger("keyrot_middleware")
 _T = TypeVar("_T")
 _K = TypeVar("_K")
+_R = TypeVar("_R")
 
 LEASE_S = 15.0
 """How long a lease counts in `max_concurrency` without being renewed by its process."""
@@ -105,9 +106,10 @@ class RedisState(State):
         self._test_clock = test_clock
         self._base = f"keyrot:v1:{{{pool}}}"
         self._lease_s = lease_s
-        self._server = server = Connections(parse_url(url), self._base)
+        server = Connections(parse_url(url), self._base, partial(_settle_deferred, test_clock))
+        self._server = server
         self._encoder, self._midnights = (
-            codec.CandidateEncoder(self._base),
+            codec.AcquireEncoder(lease_s),
             codec.PacificMidnights(),
         )
         self._buckets: dict[str, str] = {}
@@ -120,8 +122,7 @@ class RedisState(State):
         """Whether the server was asked what it does when its memory is full."""
 
         def renew(leases: Sequence[str]) -> None:
-            now = repr(test_clock()) if test_clock else ""
-            server.run(ScriptCall(script("renew"), (), (now, lease_s, *leases)))
+            server.run(_script_call(test_clock, "renew", lease_s, *leases))
 
         self._renewals = LeaseRenewals(renew, lease_s)
         # At the interpreter's exit too.
@@ -149,17 +150,19 @@ class RedisState(State):
         except RedisStateError as error:
             error.undo = partial(self._give_back, lease_id, info, candidates)
             raise
-        if reply[0] < 0:
-            self._epoch.find_loss(*_epoch_of(reply[1:]))
+        granted, *rest = reply
+        if granted < 0:
+            self._epoch.find_loss(*_epoch_of(rest))
             raise DataLostError
-        if not reply[0]:
-            self._epoch.read(reply[1].decode(), reply[2])
-            skew = codec.clock_skew(float(reply[3]), self._clock())
-            return codec.parse_refusal(reply, candidates, skew)
-        skew = codec.clock_skew(float(reply[5]), self._clock())
-        lease = codec.parse_lease(reply, info, candidates, lease_id, skew)
+        if not granted:
+            self._epoch.read(rest[0].decode(), rest[1])
+            skew = codec.clock_skew(float(rest[2]), self._clock())
+            return codec.parse_refusal(rest, candidates, skew)
+        lease, epoch, changes = codec.parse_lease(
+            rest[0], info, candidates, lease_id, self._clock()
+        )
         counted = Counted(lease.at, lease.project, lease.bucket, lease.requests, lease.tokens)
-        self._epoch.read(reply[1].decode(), reply[2], counted)
+        self._epoch.read(epoch, changes, counted)
         if lease.bucket != self._buckets.get(info.quota_model, info.quota_model):
             if len(self._buckets) >= MAX_MODELS:
                 self._buckets.clear()
@@ -169,9 +172,8 @@ class RedisState(State):
 
     def _give_back(self, lease_id: str, info: CallInfo, candidates: RankedCandidates) -> None:
         """End a lease that the server may have granted: its reply was lost."""
-        records = [codec.replies_name(self._base, lease_id)]
-        if reply := self._run("give_back", (lease_id,), records):
-            lease = codec.parse_lease(reply, info, candidates, lease_id, 0.0)
+        if reply := self._run("give_back", lease_id):
+            lease, _, _ = codec.parse_lease(reply[0], info, candidates, lease_id, self._clock())
             self.settle(lease, Outcome(LeaseOutcome.UNSENT))
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
@@ -183,6 +185,9 @@ class RedisState(State):
             RedisStateError: The server did not respond, or refused.
         """
         names = tuple(names)
+        if codec.can_defer_reply(lease, outcome, names):
+            self._server.defer(self._encoder.settle(lease, outcome))
+            return None
         if outcome.kind is not LeaseOutcome.SERVING:
             self._renewals.remove(lease)
         cost = codec.encode_cost(lease, outcome)
@@ -190,33 +195,26 @@ class RedisState(State):
             lease_id = lease.reservation.lease_id
         else:
             lease_id = next(self._ids)
-        call = self._script_call(
+        (reply,) = self._run(
             "settle",
-            (
-                repr(self._clock()),
-                *codec.encode_lease(lease, outcome),
-                codec.encode_verdict(outcome.verdict, self._policy),
-                cost,
-                self._midnights(self._now()) if lease.has_budget else "",
-                codec.encode_price_suffix(lease, outcome),
-                lease_id,
-                *(word for name in names for word in codec.resource_digest(name)),
-            ),
-            [
-                codec.replies_name(self._base, lease_id),
-                *self._encoder.record_names(lease),
-                f"{self._base}:epoch",
-            ],
+            repr(self._clock()),
+            *codec.encode_lease(lease, outcome),
+            codec.encode_verdict(outcome.verdict, self._policy),
+            cost,
+            self._midnights(self._now()) if lease.has_budget else "",
+            codec.encode_price_suffix(lease, outcome),
+            lease_id,
+            *(word for name in names for word in codec.resource_digest(name)),
         )
-        if codec.can_defer_reply(lease, outcome, names):
-            self._server.defer(call)
-            return None
-        (reply,) = self._reply_to(call)
         until, epoch, changes = reply.split()
         if isinstance(cost, int) and cost:
             spent = Counted(lease.at, lease.project, spent=cost)
             self._epoch.record(epoch.decode(), int(changes), [spent])
         return None if until == b"-" else float(until)
+
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+        """Return whether `settle` only defers; see `State.settles_without_io`."""
+        return self._server.is_open and codec.can_defer_reply(lease, outcome, names)
 
     def release(self, lease: Lease) -> None:
         """Stop renewing *lease*; it no longer counts after `LEASE_S`."""
@@ -251,7 +249,7 @@ class RedisState(State):
             f"cooldown:project:{key.project}",
             f"cooldown:billing:{key.billing_account}",
         )
-        self._run("reset", (len(names), *names, key.project))
+        self._run("reset", len(names), *names, key.project)
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
         """Forget learned limits whose key has new configured limits; see `State.configure`.
@@ -265,7 +263,7 @@ class RedisState(State):
         projects = list(dict.fromkeys(key.project for key, _ in changed))
         for start in range(0, len(projects), KEYS_PER_SCRIPT):
             names = projects[start : start + KEYS_PER_SCRIPT]
-            self._run("reset", (0, *names))
+            self._run("reset", 0, *names)
         # After the reset: if it is interrupted, the next configure() does it again.
         self._server.commands(
             [
@@ -299,11 +297,9 @@ class RedisState(State):
             RedisStateError: The server did not respond.
         """
         keys = tuple(candidates)
-        values = [
-            codec.readable(codec.parse_fingerprint, record) for record in self._read_health(keys)
-        ]
+        values = [record[3] for record in self._read_health(keys)]
         return [
-            key if value is None else key.with_value(value)
+            key if value is None else key.with_value(value.decode(errors="replace"))
             for key, value in zip(keys, values, strict=True)
         ]
 
@@ -321,8 +317,7 @@ class RedisState(State):
         Raises:
             RedisStateError: It cannot be written to, or does not respond.
         """
-        args = (*self._epoch.known, next(self._ids))
-        found = _epoch_of(self._run("check", args, [f"{self._base}:epoch"]))
+        found = _epoch_of(self._run("check", *self._epoch.known, next(self._ids)))
         if self._epoch.known.epoch:
             self._epoch.find_loss(*found)
         else:
@@ -358,19 +353,14 @@ class RedisState(State):
         Raises:
             RedisStateError: The server did not respond, or refused.
         """
-        names = [
-            f"{self._base}:report:{report or next(self._ids)}",
-            f"{self._base}:epoch",
-            *(codec.quota_name(self._base, one.project, one.bucket) for one in usages),
-            *(f"{self._base}:spending:{project}" for project in spending),
-        ]
-        args = (
+        epoch, changes = self._run(
+            "record_usage",
             self._midnights(self._now()),
+            report or next(self._ids),
             len(usages),
-            *(word for usage in usages for word in usage[1:]),
+            *(word for usage in usages for word in usage),
             *(word for pair in spending.items() for word in pair),
         )
-        epoch, changes = self._run("record_usage", args, names)
         self._reported_at = changes
         if not again:
             at = self._clock()
@@ -398,7 +388,7 @@ class RedisState(State):
             batch = tuple((0, key) for key in keys[start : start + KEYS_PER_SCRIPT])
             reply = self._run_acquire(info, batch, codec.DRY_RUN, spread=False)
             skew = codec.clock_skew(float(reply[3]), self._clock())
-            found |= codec.parse_refusal(reply, batch, skew).blocks
+            found |= codec.parse_refusal(reply[1:], batch, skew).blocks
         return found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
@@ -428,7 +418,11 @@ class RedisState(State):
         quotas = self._read([codec.quota_name(self._base, *pair) for pair in pairs])
         known = snapshot(
             keys,
-            _readable_of(codec.parse_health, [key.key_id for key in keys], self._read_health(keys)),
+            _readable_of(
+                codec.parse_health,
+                [key.key_id for key in keys],
+                self._read_health(keys),
+            ),
             _readable_of(codec.parse_quota, pairs, quotas),
             self._read_cooldowns(keys),
             spending=self._read_spending(keys),
@@ -451,8 +445,13 @@ class RedisState(State):
         records = self._read([f"{self._base}:spending:{project}" for project in projects])
         return _readable_of(codec.parse_spending, projects, records)
 
-    def _read_health(self, keys: Sequence[Candidate]) -> list[bytes | None]:
-        return self._read([f"{self._base}:health:{key.key_id}" for key in keys])
+    def _read_health(self, keys: Sequence[Candidate]) -> list[Sequence[bytes | None]]:
+        records: list[Sequence[bytes | None]] = []
+        for start in range(0, len(keys), RECORDS_PER_COMMAND):
+            some = keys[start : start + RECORDS_PER_COMMAND]
+            (found,) = self._run("read_health", *(key.key_id for key in some))
+            records += found
+        return records
 
     def _read(self, names: Sequence[str]) -> list[bytes | None]:
         return self._read_many(["MGET"], names)
@@ -472,9 +471,8 @@ class RedisState(State):
         Raises:
             RedisStateError: The server did not respond, or refused.
         """
-        batch_id, commands = next(self._ids), json.dumps(activity.commands_of(batch, self._base))
-        records = [codec.replies_name(self._base, batch_id)]
-        self._run("record_activity", (batch_id, commands), records)
+        commands = json.dumps(activity.commands_of(batch, self._base))
+        self._run("record_activity", next(self._ids), commands)
 
     def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return the activity of the pool; see `State.activity`.
@@ -521,48 +519,31 @@ class RedisState(State):
                 count,
             )
 
-    def _run(self, name: str, args: Iterable[Any], records: Iterable[str | bytes] = ()) -> Any:
+    def _run(self, name: str, *args: Any) -> list[Any]:
         """Run a script; return its reply without the number of dropped records."""
-        return self._reply_to(self._script_call(name, args, records))
-
-    def _reply_to(self, call: ScriptCall) -> Any:
-        dropped, *reply = self._server.run(call)
-        self._warn_of_dropped(dropped)
+        reply: list[Any] = self._server.run(_script_call(self._test_clock, name, *args))
+        self._warn_of_dropped(reply.pop(0))
         return reply
 
-    def _script_call(
-        self, name: str, args: Iterable[Any], records: Iterable[str | bytes] = ()
-    ) -> ScriptCall:
-        now = repr(self._test_clock()) if self._test_clock else ""
-        return ScriptCall(script(name), tuple(records), (now, *args))
-
     def _run_acquire(
-        self, info: CallInfo, candidates: RankedCandidates, lease_id: str, *, spread: bool
-    ) -> Any:
-        model = codec.encode_text(info.quota_model)
-        bucket = codec.encode_text(self._buckets.get(info.quota_model, info.quota_model))
-        records, specs = self._encoder.encode(candidates, lease_id, model, bucket)
-        return self._run(
-            "acquire",
-            (
-                self._midnights(self._now()),
-                model,
-                codec.encode_text(info.verb),
-                info.requests,
-                info.tokens,
-                int(spread),
-                lease_id,
-                self._lease_s,
-                bucket,
-                len(candidates),
-                info.input_cost,
-                info.longest_cost,
-                price_suffix(info.service_tier),
-                *self._epoch.known,
-                *specs,
-            ),
-            records,
+        self,
+        info: CallInfo,
+        candidates: RankedCandidates,
+        lease_id: str,
+        *,
+        spread: bool,
+    ) -> list[Any]:
+        bucket = self._buckets.get(info.quota_model, info.quota_model)
+        args = (
+            lease_id,
+            self._encoder.candidates(candidates),
+            self._encoder.call(info, bucket, self._midnights(self._now()), spread=spread),
+            *self._epoch.known,
         )
+        acquire = partial(_acquire_call, self._test_clock, args)
+        reply: list[Any] = self._server.run_with_settles(acquire)
+        self._warn_of_dropped(reply.pop(0))
+        return reply
 
     def _now(self) -> float:
         return self._test_clock() if self._test_clock else time.time()
@@ -579,6 +560,23 @@ def _close(server: Connections, alive: weakref.ref[RedisState]) -> None:
         server.close_at_exit()
 
 
+def _script_call(test_clock: Callable[[], float] | None, name: str, *args: Any) -> ScriptCall:
+    now = repr(test_clock()) if test_clock else ""
+    return ScriptCall(script(name), (now, *args))
+
+
+def _acquire_call(
+    test_clock: Callable[[], float] | None, args: tuple[Any, ...], settles: Settles
+) -> ScriptCall:
+    """Return the run of acquire.lua that settles first."""
+    return _script_call(test_clock, "acquire", settles.id, settles.packed, *args)
+
+
+def _settle_deferred(test_clock: Callable[[], float] | None, settles: Settles) -> ScriptCall:
+    """Return the run of acquire.lua that settles, and acquires nothing."""
+    return _acquire_call(test_clock, ("",) * 6, settles)
+
+
 def _epoch_of(reply: Sequence[Any]) -> tuple[str, int, str, int]:
     """Parse an epoch: its id and changes, and those of the data that was kept."""
     epoch, changes, kept_epoch, kept_changes = reply
@@ -586,7 +584,7 @@ def _epoch_of(reply: Sequence[Any]) -> tuple[str, int, str, int]:
 
 
 def _readable_of(
-    parse: Callable[[bytes], _T], names: Sequence[_K], records: Sequence[bytes | None]
+    parse: Callable[[_R], _T | None], names: Sequence[_K], records: Sequence[_R | None]
 ) -> dict[_K, _T]:
     """Return the records that can be read, by name."""
     found = ((name, codec.readable(parse, r)) for name, r in zip(names, records, strict=True))

@@ -19,7 +19,7 @@ from ..runtime.report import PoolReport
 from ..secrets import open_secret_cache
 from ..settings import allowed_origins
 from ..state import open_shared
-from ..state.base import State
+from ..state.base import SharedState, State
 
 __all__ = [
     "NOT_SHARED",
@@ -49,7 +49,7 @@ class SharedPool:
 
     name: str
     keys: dict[str, Candidate]
-    state: State
+    state: SharedState
     url: str
     """The URL, without user and password."""
     config: Config = field(repr=False)
@@ -78,7 +78,7 @@ def shared_pool() -> Iterator[SharedPool | None]:
         state.close()
 
 
-def open_configured(config: Config) -> State | None:
+def open_configured(config: Config) -> SharedState | None:
     """Open the shared state that the settings name; None where it is not shared.
 
     Raises:

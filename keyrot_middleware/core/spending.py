@@ -67,8 +67,9 @@ class Spending:
         self.spent = 0
         self.highest: dict[str, int] = {}
         """The most that a request to each model bucket has cost today; see `price_suffix`."""
-        self.reserved: dict[tuple[str, int], int] = {}
-        """What each request in flight may cost, by the id of its key and a number."""
+        self.reserved: dict[str, tuple[int, str]] = {}
+        """What each request in flight may cost and the record of its key, by the id of its
+        lease."""
 
     def advance(self, now: float) -> None:
         """Start the day of *now*; what is in flight stays reserved."""
@@ -92,17 +93,16 @@ class Spending:
         """Return why a request that may cost *expected* must not be sent; call `advance` first."""
         if self.spent >= budget:
             return Block("usd", self.day_end)
-        if self.reserved and self.spent + sum(self.reserved.values()) + expected > budget:
+        reserved = sum(amount for amount, _ in self.reserved.values())
+        if self.reserved and self.spent + reserved + expected > budget:
             return Block("usd_reserved", now + PROBE_POLL_S, waitable=True)
         return None
 
-    def settle(
-        self, lease: tuple[str, int], bucket: str, cost: int | None, *, served: bool
-    ) -> None:
+    def settle(self, lease: str, bucket: str, cost: int | None, *, served: bool) -> None:
         """End the reservation of a request, and count what it cost; call `advance` first.
 
         Args:
-            lease: By which it was reserved.
+            lease: The id of its lease.
             bucket: Its model bucket, and the `price_suffix` of the tier in which it was served.
             cost: None where it is not known: then nothing is counted.
             served: The request succeeded, so that a cost not known now will not be known later.
@@ -114,7 +114,3 @@ class Spending:
         if bucket not in self.highest and len(self.highest) >= BUCKETS_KEPT:
             self.highest.clear()
         self.highest[bucket] = max(self.highest.get(bucket, 0), cost or 0)
-
-    def is_expired(self, now: float) -> bool:
-        """Return whether nothing is known any more."""
-        return now >= self.day_end and not self.reserved

@@ -35,6 +35,7 @@ __all__ = [
     "Cooldown",
     "QuotaWindows",
     "Slot",
+    "cooldown_names",
     "current_day_end",
     "exponential_cooldown",
     "next_minute",
@@ -116,35 +117,44 @@ def exponential_cooldown(failure_count: int, base_s: float, max_s: float) -> flo
 
 def scope_key(
     scope: Scope, *, record: str, project: str, billing_account: str, bucket: str, verb: str
-) -> tuple[str, ...]:
-    """Return the key under which a cooldown of *scope* is stored."""
+) -> tuple[str, str]:
+    """Return where a cooldown of *scope* is stored: the name of a record, and one in it."""
     match scope:
         case Scope.KEY_VERB:
-            return (scope.value, record, verb)
+            return f"cooldown:key:{record}", f"key_verb:{verb}"
         case Scope.KEY_MODEL:
-            return (scope.value, record, bucket)
+            return f"cooldown:key:{record}", f"key_model:{bucket}"
         case Scope.PROJECT_MODEL:
-            return (scope.value, project, bucket)
+            return f"cooldown:project:{project}", f"project_model:{bucket}"
         case Scope.PROJECT | Scope.PROJECT_CACHE:
-            return (scope.value, project)
+            return f"cooldown:project:{project}", scope.value
         case Scope.BILLING:
-            return (scope.value, billing_account)
+            return f"cooldown:billing:{billing_account}", scope.value
         case _:
-            return (scope.value, record)
+            return f"cooldown:key:{record}", scope.value
 
 
-def scope_keys(key: Candidate | Lease, bucket: str, verb: str) -> tuple[tuple[str, ...], ...]:
-    """Return the keys of all cooldowns that block *key*, the widest scope first."""
-    record, project = key.record or key.key_id, key.project
-    keys: tuple[tuple[str, ...], ...] = (
-        ("billing", key.billing_account),
-        ("project", project),
-        ("key", record),
-        ("project_model", project, bucket),
-        ("key_model", record, bucket),
-        ("key_verb", record, verb),
+def cooldown_names(key: Candidate | Lease) -> tuple[str, str, str]:
+    """Return the names of the records of all cooldowns that can block *key*."""
+    return (
+        f"cooldown:billing:{key.billing_account}",
+        f"cooldown:project:{key.project}",
+        f"cooldown:key:{key.record or key.key_id}",
     )
-    return (*keys, ("project_cache", project)) if verb == "cachedContents" else keys
+
+
+def scope_keys(key: Candidate | Lease, bucket: str, verb: str) -> tuple[tuple[str, str], ...]:
+    """Return where all cooldowns that block *key* are stored, the widest scope first."""
+    of_account, of_project, of_key = cooldown_names(key)
+    keys = (
+        (of_account, "billing"),
+        (of_project, "project"),
+        (of_key, "key"),
+        (of_project, f"project_model:{bucket}"),
+        (of_key, f"key_model:{bucket}"),
+        (of_key, f"key_verb:{verb}"),
+    )
+    return (*keys, (of_project, "project_cache")) if verb == "cachedContents" else keys
 
 
 Slot = tuple[int, bool, float]
@@ -163,8 +173,8 @@ class Cooldown:
         self.failure_count = 0
         self.failure = ""
         self.waitable = False
-        self.probe: object | None = None
-        """Identifies the latest probe while it is the only request."""
+        self.probe: str | None = None
+        """The lease of the latest probe while it is the only request."""
         self.probe_until = 0.0
 
     def escalate(self, at: float, base_s: float, max_s: float) -> float:
@@ -202,13 +212,13 @@ class Cooldown:
             return Block("probe", min(now + PROBE_POLL_S, self.probe_until), waitable=True)
         return None
 
-    def begin_probe(self, probe: object, now: float) -> None:
+    def begin_probe(self, probe: str, now: float) -> None:
         """Make *probe* the only request for `PROBE_S`."""
         self.probe, self.probe_until = probe, now + PROBE_S
 
-    def end_probe(self, probe: object) -> None:
+    def end_probe(self, probe: str) -> None:
         """Allow the next request, if *probe* is the latest probe."""
-        if self.probe is probe:
+        if self.probe == probe:
             self.probe = None
 
 
@@ -346,10 +356,11 @@ class QuotaWindows:
         if day_end == self.day_end:
             self.day_requests = max(self.day_requests + requests, 0)
 
-    def is_expired(self, now: float) -> bool:
-        """Return whether all windows are over, so that the record may be dropped."""
+    @property
+    def expires_at(self) -> float:
+        """Return when all windows are over, so that the record may be dropped, epoch seconds."""
         # A request in the day's last second may count in the minute after it as well.
-        return now >= max(self.day_end + 60.0 + GUARD_S, self.learned_until)
+        return max(self.day_end + 60.0 + GUARD_S, self.learned_until)
 
     def _add(self, requests: int, tokens: int, *, near_boundary: bool) -> None:
         self.requests = max(self.requests + requests, 0)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Generator
 from contextvars import ContextVar
 from secrets import token_hex
@@ -26,7 +25,7 @@ from ..core.model import CallInfo, Candidate, project_label
 from ..core.usage import parse_object
 from ..errors import warn_safely
 from ..runtime.pool import Pool
-from ..state.memory import put_bounded
+from ..state.memory import BoundedDict
 from .pool_exhausted import key_pool_exhausted
 
 __all__ = ["PageRequest", "ProjectLists", "in_all_projects", "is_unavailable"]
@@ -68,7 +67,7 @@ class ProjectLists:
     def __init__(self, pool: Pool) -> None:
         """Serve a pool."""
         self._pool = pool
-        self._ahead: OrderedDict[str, _Page] = OrderedDict()
+        self._ahead: BoundedDict[_Page] = BoundedDict(_KEPT)
 
     @staticmethod
     def is_list(info: CallInfo, path: str) -> bool:
@@ -104,7 +103,7 @@ class ProjectLists:
             ahead = yield from _next_page(projects, path, page.project + 1, "", must_answer=False)
             if isinstance(ahead, _Page):
                 key = token_hex(8)
-                put_bounded(self._ahead, key, ahead, _KEPT)
+                self._ahead[key] = ahead
                 follows = f"{_PREFIX}{ahead.project}:{key}:"
         return _with_token(page.response, follows)
 

@@ -7,7 +7,6 @@ start is remembered by that URL, until the SDK's method that sends the chunks re
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..core.affinity import find_resource_names
 from ..core.model import Lease
 from ..guard import handle_internal_error
 from ..state.base import State
-from ..state.memory import put_bounded
+from ..state.memory import BoundedDict
 
 __all__ = ["Uploads"]
 
@@ -29,7 +28,7 @@ class Uploads:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self.starts: OrderedDict[str, Lease] = OrderedDict()
+        self.starts: BoundedDict[Lease] = BoundedDict(_KEPT)
         """Each by the URL that its start answered with."""
 
     def remember_start(self, response: Any, lease: Lease) -> None:
@@ -37,7 +36,7 @@ class Uploads:
         try:
             for name, value in (response.headers or {}).items():
                 if name.lower() == _URL_HEADER:
-                    put_bounded(self.starts, value, lease, _KEPT)
+                    self.starts[value] = lease
         except Exception:
             handle_internal_error("genai")
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from ..core.model import RetryPolicy
 from ..errors import ConfigError, MissingExtraError
 from ..settings import STATE_SCHEMES
-from .base import State
+from .base import SharedState, State
 from .circuit_breaker import CircuitBreaker
 from .fallback import FallbackState, LocalWindows
 from .memory import MemoryState
@@ -60,7 +60,7 @@ def open_shared(
     *,
     pool: str = "default",
     variable: str = "KEYROT_STATE_URL",
-) -> State | None:
+) -> SharedState | None:
     """Open a shared state without fallback, which raises errors; None for memory://.
 
     Raises:
@@ -73,7 +73,7 @@ def open_shared(
     if scheme in STATE_SCHEMES:
         redis = _import_redis(f"{variable}={scheme}://…")
         redis.check_url(uri, variable)
-        state: State = redis.RedisState(uri, policy, clock, pool=pool)
+        state: SharedState = redis.RedisState(uri, policy, clock, pool=pool)
         return state
     allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)
     raise ConfigError(f"{variable}: no state backend for {scheme!r}://; allowed: {allowed}")

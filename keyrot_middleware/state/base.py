@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import ClassVar, NamedTuple, Protocol
 from weakref import ReferenceType
 
 from ..core.activity import ActivityBatch, ActivityView
+from ..core.ledger import NO_SPENDING, KeyHealth, UnleasedUsage, Used
 from ..core.model import (
-    NO_LIMITS,
     Block,
     CallInfo,
     Candidate,
     Lease,
     LeaseOutcome,
-    Limits,
     Outcome,
     Unavailable,
 )
@@ -25,60 +23,24 @@ from ..core.selection import RankedCandidates
 from .threads import StateThreads
 
 __all__ = [
+    "NO_SPENDING",
+    "Claims",
     "Counted",
     "DataLoss",
     "DataLostError",
     "Holder",
     "HolderRef",
     "KeyHealth",
+    "Owners",
+    "Quota",
+    "SharedActivity",
+    "SharedState",
     "State",
     "UnleasedUsage",
     "Used",
     "is_abandoned",
     "without_reservation",
 ]
-
-
-@dataclass(slots=True)
-class Used:
-    """What a project has used of one model bucket in the current windows."""
-
-    bucket: str
-    requests_minute: int
-    tokens_minute: int
-    requests_day: int
-    limits: Limits = NO_LIMITS
-
-
-@dataclass(slots=True)
-class KeyHealth:
-    """What is known of one key."""
-
-    last_used: float | None = None
-    success_count: int = 0
-    error_count: int = 0
-    cooldown_until: float | None = None
-    """Epoch seconds at which the last active cooldown ends."""
-    cooldown_reason: str | None = None
-    cooldown_scope: str | None = None
-    last_error: str | None = None
-    """The class of its latest failure, such as `quota_minute`, even if no key was penalized."""
-    used: Sequence[Used] = ()
-    spent_usd: float | None = None
-    """What its project has spent of its budget in the Pacific day; None: it has no budget."""
-
-
-class UnleasedUsage(NamedTuple):
-    """Requests that a state is to count without having leased a key for them."""
-
-    project: str
-    bucket: str
-    requests: int
-    """In the current minute."""
-    tokens: int
-    """Input tokens in the current minute."""
-    day_requests: int
-    """In the current day, those of the minute included."""
 
 
 class Counted(NamedTuple):
@@ -118,8 +80,6 @@ class Holder(Protocol):
         """Return whether the call is in flight."""
 
 
-NO_SPENDING: Mapping[str, int] = {}
-
 HolderRef = ReferenceType[Holder] | None
 """A weak reference to a holder; None if the caller passed none: then it counts as alive."""
 
@@ -132,11 +92,8 @@ def is_abandoned(held: HolderRef) -> bool:
     return holder is None or not holder.is_alive()
 
 
-class State(ABC):
-    """The state of a pool. The async methods of a state that does I/O use threads."""
-
-    is_local: ClassVar[bool] = True
-    """The blocking methods do no I/O, so that tasks may call them directly."""
+class Quota(ABC):
+    """The limits of keys: leases, their outcomes, and what is known of each key."""
 
     @abstractmethod
     def acquire(
@@ -167,77 +124,6 @@ class State(ABC):
             Until when the scope of the failure is cooling down, epoch seconds; None if it is not.
         """
 
-    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
-        """Return whether `settle` does no I/O with these arguments, so that tasks may call it."""
-        del lease, outcome, names
-        return self.is_local
-
-    def release(self, lease: Lease) -> None:  # noqa: B027 - a backend without renewals has none
-        """Stop renewing *lease*, which is settled elsewhere; it expires by itself."""
-
-    @abstractmethod
-    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Return `(key_id, project)` of the first known one of *names*."""
-
-    def set_owner(self, lease: Lease, names: Iterable[str]) -> None:
-        """Record the key of *lease*, which is settled already, as the owner of *names*."""
-        self.settle(without_reservation(lease), Outcome(LeaseOutcome.ABANDONED), names)
-
-    @abstractmethod
-    def reset(self, key: Candidate) -> None:
-        """Forget every cooldown of *key*, its project and its billing account.
-
-        Other keys of the project or account may be available again too. Learned limits of the
-        project are forgotten; counts stay.
-        """
-
-    def record_usage(
-        self,
-        usages: Sequence[UnleasedUsage],
-        spending: Mapping[str, int] = NO_SPENDING,
-        report: str = "",
-        *,
-        again: bool = False,
-    ) -> None:
-        """Count requests that were sent without a lease, and costs; limits are not checked.
-
-        Args:
-            usages: The requests.
-            spending: Billionths of a dollar by project, only of those that have a budget.
-            report: Identifies the report: a shared state that has counted it counts it no more.
-            again: All of it was counted before the data loss that `take_loss` has returned.
-        """
-        del report, again
-        for usage in usages:
-            reply = self.acquire(*_as_one(usage), spread=False)
-            if isinstance(reply, Lease):
-                self.settle(reply, Outcome(LeaseOutcome.ABANDONED))
-        for project, amount in spending.items():
-            self.record_spending(project, amount)
-
-    def record_spending(self, project: str, amount: int) -> None:  # noqa: B027 - optional
-        """Count what requests of a project that has a budget have cost.
-
-        Args:
-            project: Of their keys.
-            amount: In billionths of a dollar.
-        """
-
-    @property
-    def degraded(self) -> bool:
-        """Return whether the shared state is unreachable, so that in-process limits apply."""
-        return False
-
-    def take_loss(self) -> DataLoss | None:
-        """Return the data loss that was found since the last call; None if there is none."""
-        return None
-
-    def accept_loss(self, loss: DataLoss) -> None:  # noqa: B027 - see DataLostError
-        """Lease keys again: what was missing is reported."""
-
-    def check(self) -> None:  # noqa: B027 - a backend without connections can always serve
-        """Check whether the backend works; raise its error if it does not."""
-
     @abstractmethod
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each of *candidates* now; nothing is reserved.
@@ -247,24 +133,51 @@ class State(ABC):
             candidates: Any number of keys; those that `acquire` would lease are not returned.
         """
 
-    def configure(self, candidates: Iterable[Candidate]) -> None:  # noqa: B027 - may know no limits
+    @abstractmethod
+    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        """Return what is known of each key, by its id."""
+
+    @abstractmethod
+    def reset(self, key: Candidate) -> None:
+        """Forget every cooldown of *key*, its project and its billing account.
+
+        Other keys of the project or account may be available again too. Learned limits of the
+        project are forgotten; counts stay.
+        """
+
+    @abstractmethod
+    def configure(self, candidates: Iterable[Candidate]) -> None:
         """Record the configured limits of keys.
 
         If those of a key have changed, the learned limits of its project are forgotten.
         """
 
-    def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Return keys whose values the caller does not know with the values in use.
+    @abstractmethod
+    def record_spending(self, project: str, amount: int) -> None:
+        """Count what requests of a project that has a budget have cost.
 
-        Only a shared state knows them.
+        Args:
+            project: Of their keys.
+            amount: In billionths of a dollar.
         """
-        return list(candidates)
+
+
+class Owners(ABC):
+    """Which key owns a stored resource."""
 
     @abstractmethod
-    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        """Return what is known of each key, by its id."""
+    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Return `(key_id, project)` of the first known one of *names*."""
 
-    def record_activity(self, batch: ActivityBatch) -> None:  # noqa: B027 - see Activity
+    @abstractmethod
+    def set_owner(self, lease: Lease, names: Iterable[str]) -> None:
+        """Record the key of *lease*, which is settled already, as the owner of *names*."""
+
+
+class SharedActivity:
+    """What the calls of all processes did lately; without any where nothing is shared."""
+
+    def record_activity(self, batch: ActivityBatch) -> None:
         """Add to the activity that all processes of a shared pool have in common."""
 
     def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
@@ -277,6 +190,10 @@ class State(ABC):
         del key_ids, now
         return ActivityView({}, 0, {}, [])
 
+
+class Claims(ABC):
+    """Who does what only one process may do."""
+
     @abstractmethod
     def claim(self, name: str, seconds: float) -> float:
         """Take *name* for so many *seconds*, so that of all processes one does what it stands for.
@@ -284,6 +201,34 @@ class State(ABC):
         Returns:
             0: it is the caller's now. Else how many seconds an earlier claim still lasts.
         """
+
+
+class State(Quota, Owners, SharedActivity, Claims):
+    """The state of a pool. The async methods of a state that does I/O use threads."""
+
+    is_local: ClassVar[bool] = True
+    """The blocking methods do no I/O, so that tasks may call them directly."""
+
+    @property
+    def degraded(self) -> bool:
+        """Return whether the shared state is unreachable, so that in-process limits apply."""
+        return False
+
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+        """Return whether `settle` does no I/O with these arguments, so that tasks may call it."""
+        del lease, outcome, names
+        return self.is_local
+
+    def set_owner(self, lease: Lease, names: Iterable[str]) -> None:
+        """Record the key of *lease*, which is settled already, as the owner of *names*."""
+        self.settle(without_reservation(lease), Outcome(LeaseOutcome.ABANDONED), names)
+
+    def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Return keys whose values the caller does not know with the values in use.
+
+        Only a shared state knows them.
+        """
+        return list(candidates)
 
     def close(self) -> None:
         """Close connections and threads; calls in flight can still be settled."""
@@ -329,12 +274,45 @@ class State(ABC):
             self.settle(reply, Outcome(LeaseOutcome.UNSENT))
 
 
+class SharedState(State):
+    """What a state has in addition that others fall back from: see fallback.py."""
+
+    def release(self, lease: Lease) -> None:
+        """Stop renewing *lease*, which is settled elsewhere; it expires by itself."""
+
+    @abstractmethod
+    def record_usage(
+        self,
+        usages: Sequence[UnleasedUsage],
+        spending: Mapping[str, int] = NO_SPENDING,
+        report: str = "",
+        *,
+        again: bool = False,
+    ) -> None:
+        """Count requests that were sent without a lease, and costs; limits are not checked.
+
+        Args:
+            usages: The requests.
+            spending: Billionths of a dollar by project, only of those that have a budget.
+            report: Identifies the report: a shared state that has counted it counts it no more.
+            again: All of it was counted before the data loss that `take_loss` has returned.
+        """
+
+    def record_spending(self, project: str, amount: int) -> None:
+        """Count what requests of a project have cost; see `Quota.record_spending`."""
+        self.record_usage((), {project: amount})
+
+    def check(self) -> None:
+        """Check whether the backend works; raise its error if it does not."""
+
+    def take_loss(self) -> DataLoss | None:
+        """Return the data loss that was found since the last call; None if there is none."""
+        return None
+
+    def accept_loss(self, loss: DataLoss) -> None:
+        """Lease keys again: what was missing is reported; see DataLostError."""
+
+
 def without_reservation(lease: Lease) -> Lease:
     """Return *lease* as one that was not reserved: settling it changes no counts."""
     return lease._replace(reservation=None, degraded=False)
-
-
-def _as_one(usage: UnleasedUsage) -> tuple[CallInfo, RankedCandidates]:
-    """Return a call and candidate that stand for many requests, without limits."""
-    info = CallInfo(usage.bucket, "", usage.tokens, requests=usage.requests)
-    return info, ((0, Candidate("", usage.project, "", record="")),)

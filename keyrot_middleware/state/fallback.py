@@ -17,13 +17,22 @@ import logging
 import secrets
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from ..core.activity import ActivityBatch, ActivityView
+from ..core.ledger import (
+    KeyHealth,
+    Reservation,
+    Table,
+    UnleasedUsage,
+    quota_name,
+    quota_of_name,
+    spending_name,
+)
 from ..core.model import (
     IN_USE,
     NO_LIMITS,
@@ -33,7 +42,6 @@ from ..core.model import (
     Candidate,
     Lease,
     LeaseOutcome,
-    Limits,
     Outcome,
     RetryPolicy,
     Scope,
@@ -50,13 +58,12 @@ from .base import (
     DataLoss,
     DataLostError,
     Holder,
-    KeyHealth,
+    SharedState,
     State,
-    UnleasedUsage,
     without_reservation,
 )
 from .circuit_breaker import CircuitBreaker
-from .memory import MAX_BUCKETS, LocalReservation, MemoryState, put_bounded
+from .memory import BoundedDict, MemoryState
 
 __all__ = ["FallbackState", "LocalWindows"]
 
@@ -97,44 +104,19 @@ class LocalWindows(MemoryState):
     """The windows and cooldowns of this process, beside a shared state."""
 
     def __init__(self, policy: RetryPolicy, clock: Callable[[], float], share: float = 1.0) -> None:
-        """Start empty.
-
-        Args:
-            policy: For the lengths of exponential cooldowns.
-            clock: Returns epoch seconds.
-            share: The part of each limit that this process may use in an outage; 0 < share <= 1.
-        """
-        super().__init__(policy, clock)
-        self._missed: dict[tuple[str, str], QuotaWindows] = {}
-        """Usage that the shared state does not know, by project and bucket."""
+        """Start empty; see MemoryState."""
+        super().__init__(policy, clock, share)
+        self._missed: dict[str, QuotaWindows] = {}
+        """Usage that the shared state does not know, by the name of its record."""
         self._missed_spending: dict[str, Spending] = {}
-        """What was spent and the shared state does not know, by project."""
-        self._refused: OrderedDict[str, Block] = OrderedDict()
+        """What was spent and the shared state does not know, likewise."""
+        self._refused: BoundedDict[Block] = BoundedDict(MAX_REFUSED)
         """Why the shared state refused a key, by model and record."""
-        self._budget_share = share
-        if share < 1.0:
-            self._new_quota = _quota_of_share(share)
 
     @property
     def has_missed(self) -> bool:
         """Return whether there is usage that the shared state does not know."""
         return bool(self._missed or self._missed_spending)
-
-    def acquire(
-        self,
-        info: CallInfo,
-        candidates: RankedCandidates,
-        *,
-        spread: bool,
-        holder: Holder | None = None,
-    ) -> Lease | Unavailable:
-        """Acquire a lease of a key that the shared state has not refused until later."""
-        refused = self._refusals(info, [key for _, key in candidates])
-        offer = tuple(one for one in candidates if one[1].key_id not in refused)
-        reply = super().acquire(info, offer, spread=spread, holder=holder)
-        if isinstance(reply, Unavailable):
-            reply.blocks.update(refused)
-        return reply
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; see `State.get_blocks`."""
@@ -158,7 +140,7 @@ class LocalWindows(MemoryState):
             for _, key in candidates:
                 block, name = blocks.get(key.key_id), _refusal_name(info, key)
                 if block is not None and block.reason not in _SHORT:
-                    put_bounded(self._refused, name, block, MAX_REFUSED)
+                    self._refused[name] = block
                 elif key.key_id == chosen:
                     self._refused.pop(name, None)
 
@@ -183,29 +165,18 @@ class LocalWindows(MemoryState):
         Returns:
             The lease to use; its `reservation.granted` is the one of the shared state.
         """
-        model = info.quota_model
         with self._lock:
-            now = self._clock()
-            if granted.bucket != model:
-                put_bounded(self._buckets, model, granted.bucket, MAX_BUCKETS)
-            quota = self._quota(granted.project, granted.bucket)
-            near_boundary = quota.advance(now)
-            slot = quota.reserve(granted.requests, granted.tokens, near_boundary=near_boundary)
-            number = self._add_in_flight(granted.key_id, holder)
-            self._health_of(granted.key_id).last_used = now
-            spending = None
-            if granted.has_budget:
-                spending = self._reserve_spending(granted, number, granted.bucket, info, now)
-        reservation = LocalReservation(quota, slot, (), model, granted, number, spending)
-        return granted._replace(reservation=reservation)
+            lease_id = next(self._ids)
+            self._holders.add(lease_id, holder)
+            return self._ledger.copy(granted, info, lease_id, self._clock())
 
     def take_all(self) -> _Unreported:
         """Return usage in the current windows and today's spending; nothing is missed then."""
         with self._lock:
             self._missed.clear()
             self._missed_spending.clear()
-            now = self._clock()
-            return _usages(self._quotas, now), _spent_today(self._spending, now)
+            now, records = self._clock(), self._records
+            return _usages(records.quotas, now), _spent_today(records.spending, now)
 
     def take_missed(self) -> _Unreported:
         """Return usage and spending that the shared state does not know; nothing is missed then."""
@@ -217,15 +188,15 @@ class LocalWindows(MemoryState):
 
     def usage_of(self, counted: Iterable[Counted]) -> _Unreported:
         """Return what requests and costs amount to in the current windows."""
-        quotas: dict[tuple[str, str], QuotaWindows] = {}
+        quotas: dict[str, QuotaWindows] = {}
         spendings: dict[str, Spending] = {}
         for one in counted:
             if one.spent:
-                spending = spendings.setdefault(one.project, Spending())
+                spending = spendings.setdefault(spending_name(one.project), Spending())
                 spending.advance(one.at)
                 spending.spent += one.spent
             else:
-                quota = quotas.setdefault((one.project, one.bucket), QuotaWindows())
+                quota = quotas.setdefault(quota_name(one.project, one.bucket), QuotaWindows())
                 near_boundary = quota.advance(one.at)
                 quota.reserve(one.requests, one.tokens, near_boundary=near_boundary)
         now = self._clock()
@@ -239,37 +210,53 @@ class LocalWindows(MemoryState):
         """Drop the usage in a forked child: the parent reports it."""
         self._missed.clear()
         self._missed_spending.clear()
-        self._quotas.clear()
-        self._spending.clear()
+        self._records.forget_usage()
 
-    def _grant(
+    def _acquire(
         self,
-        best: tuple[Candidate, QuotaWindows, bool],
-        bucket: str,
         info: CallInfo,
+        candidates: RankedCandidates,
         now: float,
+        *,
+        spread: bool,
         holder: Holder | None,
-    ) -> Lease:
-        lease = super()._grant(best, bucket, info, now, holder)
-        missed = self._missed.setdefault((lease.project, bucket), QuotaWindows())
+    ) -> Lease | Unavailable:
+        """Acquire a lease of a key that the shared state has not refused until later."""
+        refused = self._refusals(info, [key for _, key in candidates])
+        offer = tuple(one for one in candidates if one[1].key_id not in refused)
+        reply = super()._acquire(info, offer, now, spread=spread, holder=holder)
+        if isinstance(reply, Unavailable):
+            reply.blocks.update(refused)
+            return reply
+        name = quota_name(reply.project, reply.bucket)
+        missed = self._missed.setdefault(name, QuotaWindows())
         missed.reserve(info.requests, info.tokens, near_boundary=missed.advance(now))
-        return lease._replace(degraded=True)
+        return reply._replace(degraded=True)
 
-    def _release(self, lease: Lease, outcome: Outcome) -> None:
-        super()._release(lease, outcome)
-        if not lease.degraded or not isinstance(lease.reservation, LocalReservation):
-            return
-        if lease.has_budget and outcome.usage.cost_usd:
-            spending = self._missed_spending.setdefault(lease.project, Spending())
-            spending.advance(self._clock())
-            spending.spent += nano_usd(outcome.usage.cost_usd)
-        missed = self._missed.get((lease.project, lease.bucket))
+    def _settle(
+        self, lease: Lease, outcome: Outcome, names: Iterable[str], now: float
+    ) -> float | None:
+        until = super()._settle(lease, outcome, names, now)
+        reservation, usage = lease.reservation, outcome.usage
+        if (
+            not lease.degraded
+            or not isinstance(reservation, Reservation)
+            or outcome.kind is LeaseOutcome.SERVING
+        ):
+            return until
+        if lease.has_budget and usage.cost_usd:
+            name = spending_name(lease.project)
+            spending = self._missed_spending.setdefault(name, Spending())
+            spending.advance(now)
+            spending.spent += nano_usd(usage.cost_usd)
+        missed = self._missed.get(quota_name(lease.project, lease.bucket))
         if missed is None:
-            return
+            return until
         if outcome.kind is LeaseOutcome.UNSENT:
-            missed.adjust(lease.reservation.slot, -lease.requests, -lease.tokens)
-        elif outcome.usage.input_tokens is not None:
-            missed.adjust(lease.reservation.slot, 0, outcome.usage.input_tokens - lease.tokens)
+            missed.adjust(reservation.slot, -lease.requests, -lease.tokens)
+        elif usage.input_tokens is not None:
+            missed.adjust(reservation.slot, 0, usage.input_tokens - lease.tokens)
+        return until
 
 
 class FallbackState(State):
@@ -281,7 +268,7 @@ class FallbackState(State):
     is_local: ClassVar[bool] = False
 
     def __init__(
-        self, shared: State, local: LocalWindows, breaker: CircuitBreaker, pool: str
+        self, shared: SharedState, local: LocalWindows, breaker: CircuitBreaker, pool: str
     ) -> None:
         """Start without calling the shared state.
 
@@ -398,11 +385,7 @@ class FallbackState(State):
             self._settle_unreserved(granted, outcome, names, until)
 
     def _settle_unreserved(
-        self,
-        lease: Lease,
-        outcome: Outcome,
-        names: tuple[str, ...],
-        until: float | None,
+        self, lease: Lease, outcome: Outcome, names: tuple[str, ...], until: float | None
     ) -> None:
         known = _with_until(outcome, until)._replace(kind=LeaseOutcome.FAILURE, usage=NO_USAGE)
         if outcome.verdict is None:
@@ -613,11 +596,7 @@ class FallbackState(State):
                 raise
 
     def _add(
-        self,
-        usages: Sequence[UnleasedUsage],
-        spending: Mapping[str, int],
-        *,
-        again: bool = False,
+        self, usages: Sequence[UnleasedUsage], spending: Mapping[str, int], *, again: bool = False
     ) -> None:
         now = self._local.time()
         for start in range(0, len(usages) or len(spending), USAGES_PER_REPORT):
@@ -652,7 +631,7 @@ class FallbackState(State):
 def _granted(lease: Lease) -> Lease | None:
     """Return the lease of the shared state; None if this process granted it."""
     reservation = lease.reservation
-    return reservation.granted if isinstance(reservation, LocalReservation) else lease
+    return reservation.granted if isinstance(reservation, Reservation) else lease
 
 
 def _refusal_name(info: CallInfo, key: Candidate) -> str:
@@ -684,33 +663,20 @@ def _with_until(outcome: Outcome, until: float | None) -> Outcome:
     return outcome._replace(verdict=replace(verdict, until=until))
 
 
-def _usages(quotas: dict[tuple[str, str], QuotaWindows], now: float) -> list[UnleasedUsage]:
+def _usages(quotas: Table[QuotaWindows], now: float) -> list[UnleasedUsage]:
     found = []
-    for (project, bucket), quota in quotas.items():
+    for name, quota in quotas.items():
         quota.advance(now)
         counts = quota.requests, quota.tokens, quota.day_requests
         if any(counts):
-            found.append(UnleasedUsage(project, bucket, *counts))
+            found.append(UnleasedUsage(*quota_of_name(name), *counts))
     return found
 
 
-def _spent_today(spendings: dict[str, Spending], now: float) -> dict[str, int]:
-    for spending in spendings.values():
+def _spent_today(spendings: Table[Spending], now: float) -> dict[str, int]:
+    found = {}
+    for name, spending in spendings.items():
         spending.advance(now)
-    return {project: spending.spent for project, spending in spendings.items() if spending.spent}
-
-
-def _quota_of_share(share: float) -> type[QuotaWindows]:
-    """Return windows that allow only a *share* of each limit, at least 1."""
-
-    def part(limit: int | None) -> int | None:
-        return None if limit is None else min(limit, max(1, int(limit * share)))
-
-    class PartOfQuota(QuotaWindows):
-        __slots__ = ()
-
-        def limits(self, configured: Limits) -> Limits:
-            whole = super().limits(configured)
-            return whole if whole is NO_LIMITS else Limits(*map(part, whole))
-
-    return PartOfQuota
+        if spending.spent:
+            found[name.partition(":")[2]] = spending.spent
+    return found

@@ -28,22 +28,22 @@ def test_the_backoff_doubles_up_to_the_maximum() -> None:
 @pytest.mark.parametrize(
     ("scope", "name"),
     [
-        (Scope.KEY, ("key", "k")),
-        (Scope.KEY_VERB, ("key_verb", "k", "v")),
-        (Scope.KEY_MODEL, ("key_model", "k", "m")),
-        (Scope.PROJECT_MODEL, ("project_model", "p", "m")),
-        (Scope.PROJECT, ("project", "p")),
-        (Scope.PROJECT_CACHE, ("project_cache", "p")),
-        (Scope.BILLING, ("billing", "b")),
+        (Scope.KEY, ("cooldown:key:k", "key")),
+        (Scope.KEY_VERB, ("cooldown:key:k", "key_verb:v")),
+        (Scope.KEY_MODEL, ("cooldown:key:k", "key_model:m")),
+        (Scope.PROJECT_MODEL, ("cooldown:project:p", "project_model:m")),
+        (Scope.PROJECT, ("cooldown:project:p", "project")),
+        (Scope.PROJECT_CACHE, ("cooldown:project:p", "project_cache")),
+        (Scope.BILLING, ("cooldown:billing:b", "billing")),
     ],
 )
-def test_each_scope_has_a_name_that_blocks_the_key(scope: Scope, name: tuple[str, ...]) -> None:
+def test_each_scope_has_a_name_that_blocks_the_key(scope: Scope, name: tuple[str, str]) -> None:
     """Selection checks every failure's cooldown; the cache's only for caches."""
     named = scope_key(scope, record="k", project="p", billing_account="b", bucket="m", verb="v")
     candidate = key("k", project="p", billing_account="b")
     assert named == name
     assert (named in scope_keys(candidate, "m", "v")) == (scope is not Scope.PROJECT_CACHE)
-    assert ("project_cache", "p") in scope_keys(candidate, "m", "cachedContents")
+    assert ("cooldown:project:p", "project_cache") in scope_keys(candidate, "m", "cachedContents")
 
 
 def test_a_burst_of_failures_is_one_step_of_the_backoff() -> None:
@@ -72,13 +72,13 @@ def test_one_probe_goes_first_when_a_cooldown_ends() -> None:
     rest.extend("capacity", NOON + 30, waitable=False)
     assert rest.blocked_by(NOON + 29.9) == Block("capacity", NOON + 30)
     assert rest.blocked_by(NOON + 30) is None
-    rest.begin_probe(object(), NOON + 30)
+    rest.begin_probe("1", NOON + 30)
     assert rest.blocked_by(NOON + 30) == Block("probe", NOON + 30.1, waitable=True)
 
 
 def test_a_slow_probe_delays_others_for_two_seconds() -> None:
     """Every two seconds one more may be sent; the end of an earlier one changes nothing."""
-    rest, first, second = Cooldown(), object(), object()
+    rest, first, second = Cooldown(), "1", "2"
     rest.extend("capacity", NOON, waitable=False)
     rest.begin_probe(first, NOON)
     assert rest.blocked_by(NOON + 1.95) == Block("probe", NOON + 2, waitable=True)
@@ -93,5 +93,5 @@ def test_a_slow_probe_delays_others_for_two_seconds() -> None:
 def test_a_clock_that_is_set_back_makes_no_probe_longer() -> None:
     """A probe time far in the future is ignored."""
     rest = Cooldown()
-    rest.begin_probe(object(), NOON + 3_600)
+    rest.begin_probe("1", NOON + 3_600)
     assert rest.blocked_by(NOON) is None

@@ -232,11 +232,11 @@ def test_a_quota_expires_after_its_day_and_its_learned_limits() -> None:
     """A record may be dropped when no window of it counts and no learned limit applies."""
     begin = at(2026, 1, 16)
     quota = rolled(begin - 0.5)
-    assert not quota.is_expired(begin)
-    assert quota.is_expired(begin + 61)
+    assert quota.expires_at > begin
+    assert quota.expires_at <= begin + 61
     quota.learn(Limits(rpm=5), begin)
-    assert not quota.is_expired(begin + 61)
-    assert quota.is_expired(begin + DAY_S)
+    assert quota.expires_at > begin + 61
+    assert quota.expires_at <= begin + DAY_S
 
 
 # Clocks that step back -------------------------------------------------------------------------

@@ -56,16 +56,16 @@ def test_a_claim_in_memory_ends_when_its_time_is_over(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table of names is bounded: of too many, the oldest are forgotten."""
+    monkeypatch.setattr(memory, "MAX_CLAIMS", 3)
     state = MemoryState(RetryPolicy(), clock.time)
     assert state.claim("one", 600) == 0
     clock.sleep(599)
     assert state.claim("one", 600) == 1
     clock.sleep(1)
     assert state.claim("one", 600) == 0
-    monkeypatch.setattr(memory, "MAX_CLAIMS", 3)
     for number in range(5):
         state.claim(str(number), 600)
-    assert len(state._claims) <= 3
+    assert len(state._records.claims) <= 3
 
 
 def test_a_claim_in_redis_ends_when_its_time_is_over() -> None:

@@ -15,9 +15,9 @@ from support.pool import INFO, in_flight, key
 from support.servers import Server, server, wait_for
 from support.sync_async import OK, StateClient
 
+from keyrot_middleware.core.ledger import CHECK_ABANDONED_EVERY
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Unavailable
 from keyrot_middleware.state import MemoryState
-from keyrot_middleware.state.memory import CHECK_ABANDONED_EVERY
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.testing import FakeClock
 

@@ -67,8 +67,8 @@ def test_expired_records_are_swept(state: MemoryState, clock: FakeClock) -> None
             lease = acquire_lease(state, one, model=f"tuned-{day}-{number}")
             state.settle(lease, failed(Scope.KEY_MODEL) if number % 2 else OK)
         clock.advance(DAY_S)
-    assert len(state._quotas) <= 2 * memory.SWEEP_AT
-    assert len(state._cooldowns) <= 2 * memory.SWEEP_AT
+    assert len(state._records.quotas) <= 2 * memory.SWEEP_AT
+    assert sum(map(len, state._records.cooldowns.values())) <= 2 * memory.SWEEP_AT
 
 
 def test_sweeping_keeps_what_still_counts(state: MemoryState, clock: FakeClock) -> None:
@@ -102,12 +102,11 @@ def test_a_sweep_does_not_reset_the_backoff(state: MemoryState, clock: FakeClock
             acquire_lease(state, key("b"), model=f"tuned-{clock.time()}-{number}")
 
 
-def test_owners_and_buckets_are_bounded(
-    state: MemoryState, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_owners_and_buckets_are_bounded(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest of too many stored resources and learned buckets is dropped, not the newest."""
     monkeypatch.setattr(memory, "MAX_OWNERS", 3)
     monkeypatch.setattr(memory, "MAX_BUCKETS", 3)
+    state = MemoryState(RetryPolicy(), clock.time)
     for number in range(5):
         name, bucket = f"files/{number}", f"bucket-{number}"
         lease = acquire_lease(state, key("a"), model=f"m{number}")
@@ -123,7 +122,7 @@ def test_10_000_calls_leave_no_growth(state: MemoryState) -> None:
     one = key("a")
 
     def size() -> list[int]:
-        tables = vars(state).values()
+        tables = vars(state._records).values()
         return [len(table) for table in tables if hasattr(table, "__len__")]
 
     state.settle(acquire_lease(state, one), OK, ("files/x",))

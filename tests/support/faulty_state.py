@@ -21,8 +21,8 @@ from keyrot_middleware.core.model import (
     Unavailable,
 )
 from keyrot_middleware.core.selection import RankedCandidates
-from keyrot_middleware.state import FallbackState, MemoryState, State
-from keyrot_middleware.state.base import Holder, KeyHealth
+from keyrot_middleware.state import FallbackState, MemoryState
+from keyrot_middleware.state.base import Holder, KeyHealth, SharedState
 from keyrot_middleware.state.circuit_breaker import CircuitBreaker
 from keyrot_middleware.state.fallback import LocalWindows
 
@@ -48,7 +48,7 @@ class ConnectionLostError(Exception):
     """The connection is cut."""
 
 
-class Faulty(State):
+class Faulty(SharedState):
     """A state whose methods fail or hang on command."""
 
     is_local: ClassVar[bool] = False

@@ -83,14 +83,16 @@ class RecordingState(MemoryState):
         """Check that each lease was settled exactly once, and that nothing is left in flight."""
         ended = Counter(id(lease) for lease, _ in self.settled)
         assert ended == Counter(id(lease) for lease in self.leases)
-        assert self._in_flight == {}
-        assert [c for c in self._cooldowns.values() if c.probe is not None] == []
+        assert in_flight(self) == {}
+        cooldowns = [c for found in self._records.cooldowns.values() for c in found.values()]
+        assert [c for c in cooldowns if c.probe is not None] == []
 
 
 def in_flight(state: State) -> dict[str, int]:
     """Return how many leases of each key are not settled, in memory."""
     assert isinstance(state, MemoryState)
-    return {key_id: len(held) for key_id, held in state._in_flight.items()}
+    leases = state._records.leases.items()
+    return {name.split(":", 1)[1].partition("@")[0]: len(held) for name, held in leases}
 
 
 class Rig:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ...core.activity import ActivityBatch, ActivityView
 from ...core.affinity import owner_lifetime
+from ...core.ledger import snapshot
 from ...core.model import (
     Block,
     CallInfo,
@@ -45,10 +46,9 @@ from ..base import (
     DataLostError,
     Holder,
     KeyHealth,
-    State,
+    SharedState,
     UnleasedUsage,
 )
-from ..memory import snapshot
 from . import activity, codec
 from .connections import Connections, RedisStateError, Settles
 from .epoch import DataEpoch
@@ -73,7 +73,7 @@ RECORDS_PER_COMMAND = 500
 _NO_LIMITS = json.dumps([None, None, None])
 
 
-class RedisState(State):
+class RedisState(SharedState):
     """The pool's state in a server that all its processes share."""
 
     is_local: ClassVar[bool] = False
@@ -367,14 +367,6 @@ class RedisState(State):
             counted = [Counted(at, u.project, u.bucket, u.day_requests, u.tokens) for u in usages]
             counted += [Counted(at, project, spent=amount) for project, amount in spending.items()]
             self._epoch.record(epoch.decode(), changes, counted)
-
-    def record_spending(self, project: str, amount: int) -> None:
-        """Count what requests without a lease have cost; see `State.record_spending`.
-
-        Raises:
-            RedisStateError: The server did not respond, or refused.
-        """
-        self.record_usage((), {project: amount})
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; one round trip per hundred keys.

@@ -8,10 +8,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["after_fork", "before_child_ends"]
+__all__ = ["after_fork", "around_fork", "before_child_ends"]
 
 _T = TypeVar("_T")
 
+_Preparation = tuple[Callable[[Any], object], Callable[[Any], object]]
+_preparations: weakref.WeakKeyDictionary[Any, _Preparation] = weakref.WeakKeyDictionary()
 _renewals: weakref.WeakKeyDictionary[Any, Callable[[Any], object]] = weakref.WeakKeyDictionary()
 
 
@@ -23,6 +25,16 @@ def after_fork(owner: _T, renew: Callable[[_T], object]) -> None:
         renew: Must not hold on to *owner*: a function of the class, not a bound method.
     """
     _renewals[owner] = renew
+
+
+def around_fork(
+    owner: _T, before: Callable[[_T], object], after_in_parent: Callable[[_T], object]
+) -> None:
+    """Call *before* in the forking thread, and *after_in_parent* there when it has forked.
+
+    Both with *owner*, while it lives, and under the conditions of `after_fork`.
+    """
+    _preparations[owner] = before, after_in_parent
 
 
 def before_child_ends(owner: _T, work: Callable[[_T], object]) -> None:
@@ -48,10 +60,20 @@ def before_child_ends(owner: _T, work: Callable[[_T], object]) -> None:
     Finalize(None, call, exitpriority=0)
 
 
+def _before() -> None:
+    for owner, (before, _) in list(_preparations.items()):
+        before(owner)
+
+
+def _in_parent() -> None:
+    for owner, (_, after) in list(_preparations.items()):
+        after(owner)
+
+
 def _in_child() -> None:
     for owner, renew in list(_renewals.items()):
         renew(owner)
 
 
 if hasattr(os, "register_at_fork"):  # once for the process: a registration cannot be taken back
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

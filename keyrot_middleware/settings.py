@@ -93,6 +93,7 @@ _UP_TO = f"up to {LONGEST_S} (366 days)"
 
 STATE_SCHEMES = (
     "memory",
+    "sqlite",
     "redis",
     "rediss",
     "unix",
@@ -240,12 +241,24 @@ def _good_store(store: str) -> str:
 def _good_state(url: str) -> str:
     if url == FROM_REDIS_URL:
         return url
+    if url == "sqlite":
+        return url
     scheme, there, rest = url.partition("://")
+    if scheme == "sqlite" and there:
+        return _good_file_url(url, rest)
     if not there or scheme not in STATE_SCHEMES or (scheme == "memory") == bool(rest):
         raise ValueError(f"found {display(url)}")
     before = rest.partition("?")[0].rpartition("@")[0]
     if not scheme.startswith("unix") and _TO_ENCODE.search(before):
         raise ValueError(f"found {display(url)}, with a / or # before the @: {_AS}")
+    return url
+
+
+def _good_file_url(url: str, rest: str) -> str:
+    if not re.match(r"/+[^/]", rest) or rest.endswith("/"):
+        raise ValueError(
+            f"found {display(url)}, which names no file: sqlite:///var/lib/app/keyrot.sqlite3"
+        )
     return url
 
 

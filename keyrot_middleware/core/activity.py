@@ -5,10 +5,12 @@ Everything here is bounded: minutes by the hour, days by two, calls by their num
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, NamedTuple
 
 from .model import NO_USAGE, Usage
@@ -27,6 +29,8 @@ __all__ = [
     "CallRecord",
     "DayUsage",
     "History",
+    "dump_call",
+    "load_call",
     "project_entry",
 ]
 
@@ -109,6 +113,36 @@ class ActivityView(NamedTuple):
 
 def _failures(record: CallRecord) -> int:
     return sum(attempt.failure is not None for attempt in record.attempts)
+
+
+def dump_call(record: CallRecord) -> str:
+    """Return a call as text, for a shared state."""
+    fields = (record.at, record.model, record.seconds, record.outcome, record.attempts)
+    return json.dumps([*fields, int(record.waited)], separators=(",", ":"))
+
+
+def load_call(text: str | bytes) -> CallRecord | None:
+    """Read a call; None where something else wrote into the list."""
+    try:
+        at, model, seconds, outcome, attempts, *more = json.loads(text)
+        found = tuple(
+            Attempt(
+                str(key_id),
+                failure if failure is None else str(failure),
+                code if code is None else int(code),
+                float(lasted),
+            )
+            for key_id, failure, code, lasted in attempts
+        )
+        times = (float(at), float(seconds), *(attempt.seconds for attempt in found))
+        if not all(map(isfinite, times)):
+            return None
+        if outcome not in ("ok", "failed", "exhausted", "abandoned"):
+            return None
+        waited = more[:1] == [1]  # missing where an earlier version wrote it
+        return CallRecord(times[0], str(model), times[1], outcome, found, waited=waited)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return None
 
 
 def project_entry(project: str) -> str:

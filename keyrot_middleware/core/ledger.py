@@ -401,8 +401,9 @@ class Ledger:
     ) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; see `State.get_blocks`."""
         found: dict[str, Block] = {}
-        bucket = self._bucket(info)
-        for key in candidates:
+        bucket, keys = self._bucket(info), list(candidates)
+        self._records.read([quota_name(key.project, bucket) for key in keys])
+        for key in keys:
             quota = self._records.quotas.get(quota_name(key.project, bucket)) or QuotaWindows()
             near_boundary = quota.advance(now)
             block = self._cooldown_block(key, bucket, info.verb, now)
@@ -687,7 +688,9 @@ class Ledger:
     def configure(self, candidates: Iterable[Candidate]) -> None:
         """Forget learned limits whose key has new configured limits; see `State.configure`."""
         changed: set[str] = set()
-        for key in candidates:
+        keys = list(candidates)
+        self._records.read([f"configured:{key.key_id}" for key in keys])
+        for key in keys:
             name, limits = f"configured:{key.key_id}", Limits(*key.limits[:3])
             if (self._records.configured.get(name) or NO_LIMITS) != limits:
                 self._records.configured[name] = limits
@@ -744,11 +747,14 @@ class Ledger:
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Return the keys with the values they were last used with; see `State.with_values`."""
-        return [key.with_value(self._health(key.key_id).fingerprint) for key in candidates]
+        keys = list(candidates)
+        self._records.read([f"health:{key.key_id}" for key in keys])
+        return [key.with_value(self._health(key.key_id).fingerprint) for key in keys]
 
     def snapshot(self, candidates: Iterable[Candidate], now: float) -> dict[str, KeyHealth]:
         """Return what is known of each key, by its id."""
         keys, records = list(candidates), self._records
+        records.read([f"health:{key.key_id}" for key in keys])
         cooldowns: dict[tuple[str, ...], Cooldown] = {
             (scope.partition(":")[0], name.split(":", 2)[2], scope): cooldown
             for name, found in records.cooldowns.items()

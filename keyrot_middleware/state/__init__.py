@@ -31,8 +31,8 @@ def open_state(
     """Open the backend of *uri* for calls; an unreachable server is no error.
 
     Args:
-        uri: `memory://`, or one of `redis://`, `rediss://`, `unix://`, `redis+cluster://`,
-            `redis+sentinel://` (docs/redis.md).
+        uri: `memory://`, `sqlite` or `sqlite:///path` (docs/sqlite.md), or one of `redis://`,
+            `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://` (docs/redis.md).
         policy: For the lengths of exponential cooldowns.
         clock: Returns epoch seconds, for backends without a clock of their own.
         pool: The pool's name, which separates its records from those of others on the server.
@@ -70,6 +70,11 @@ def open_shared(
     scheme = uri.partition("://")[0]
     if scheme == "memory":
         return None
+    if scheme == "sqlite":
+        sqlite = _import_sqlite(variable)
+        path = sqlite.path_of_url(uri, pool, variable)
+        file: SharedState = sqlite.SqliteState(path, policy, clock, pool=pool)
+        return file
     if scheme in STATE_SCHEMES:
         redis = _import_redis(f"{variable}={scheme}://…")
         redis.check_url(uri, variable)
@@ -77,6 +82,20 @@ def open_shared(
         return state
     allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)
     raise ConfigError(f"{variable}: no state backend for {scheme!r}://; allowed: {allowed}")
+
+
+def _import_sqlite(variable: str) -> ModuleType:
+    """Import the SQLite backend.
+
+    Raises:
+        ConfigError: This Python was built without SQLite.
+    """
+    try:
+        return import_module(".sqlite", __package__)
+    except ImportError as error:
+        if error.name not in ("sqlite3", "_sqlite3"):
+            raise
+        raise ConfigError(f"{variable}: this Python was built without SQLite") from None
 
 
 def _import_redis(wanted_by: str) -> ModuleType:

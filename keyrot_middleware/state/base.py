@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import ClassVar, NamedTuple, Protocol
 from weakref import ReferenceType
@@ -304,6 +305,15 @@ class SharedState(State):
 
     def check(self) -> None:
         """Check whether the backend works; raise its error if it does not."""
+
+    @contextmanager
+    def inline(self) -> Iterator[bool]:
+        """Let a task make its next call of this state in its own thread, if that takes no time.
+
+        Yields:
+            Whether it may: the call waits for nothing and nobody.
+        """
+        yield False
 
     def take_loss(self) -> DataLoss | None:
         """Return the data loss that was found since the last call; None if there is none."""

@@ -392,6 +392,37 @@ class FallbackState(State):
             known = Outcome(LeaseOutcome.ABANDONED)
         self._shared.settle(without_reservation(lease), known, names)
 
+    async def aacquire(
+        self,
+        info: CallInfo,
+        candidates: RankedCandidates,
+        *,
+        spread: bool,
+        holder: Holder | None = None,
+    ) -> Lease | Unavailable:
+        """Async version of `acquire`; in a thread unless the shared state answers at once."""
+        if self._is_calm:
+            with self._shared.inline() as at_once:
+                if at_once:
+                    return self.acquire(info, candidates, spread=spread, holder=holder)
+        return await super().aacquire(info, candidates, spread=spread, holder=holder)
+
+    async def asettle(
+        self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
+    ) -> float | None:
+        """Async version of `settle`; in a thread unless the shared state answers at once."""
+        if self._is_calm:
+            with self._shared.inline() as at_once:
+                if at_once:
+                    return self.settle(lease, outcome, names)
+        return await super().asettle(lease, outcome, names)
+
+    @property
+    def _is_calm(self) -> bool:
+        """Return whether a call waits for nothing but the shared state."""
+        behind = self._breaker.is_open or self._is_behind
+        return not behind and time.monotonic() >= self._collects_until
+
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Return the owner of the first known one of *names*; see `State.get_owner`."""
         names = tuple(names)

@@ -64,12 +64,12 @@ class BoundedDict(OrderedDict[str, _T]):
 
     def __init__(self, most: int) -> None:
         super().__init__()
-        self._most = most
+        self.most = most
 
     def __setitem__(self, name: str, value: _T) -> None:
         super().__setitem__(name, value)
         self.move_to_end(name)
-        if len(self) > self._most:
+        if len(self) > self.most:
             self.popitem(last=False)
 
 

@@ -146,11 +146,11 @@ def test_many_uploads_at_once_keep_their_owners_apart(gemini, pool, connect) -> 
 
 def test_unfinished_uploads_are_dropped(gemini, three, monkeypatch) -> None:
     """A program that never sends the chunks leaves a bounded table behind."""
-    monkeypatch.setattr("keyrot_middleware.genai.uploads._KEPT", 3)
     body = {"file": {"mimeType": "text/plain", "sizeBytes": "5"}}
     headers = {"X-Goog-Upload-Command": "start", "X-Goog-Upload-Protocol": "resumable"}
     options = {"api_version": "", "headers": headers}
     begun = keyrot_middleware._install._binding.uploads.starts
+    monkeypatch.setattr(begun, "most", 3)
     for _ in range(5):
         three._api_client.request("post", "upload/v1beta/files", body, options)
     assert len(begun) == 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from keyrot_middleware.core.model import (
@@ -21,6 +23,7 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.state import State, open_state
 from keyrot_middleware.state.redis import RedisState
+from keyrot_middleware.state.sqlite import SqliteState
 from support.faulty_state import degrading
 from support.pool import INFO
 from support.servers import BINARIES, ENGINES, server
@@ -40,7 +43,9 @@ __all__ = [
     "used",
 ]
 
-URIS = ("memory://", "mirrored://", "alone://", *ENGINES)
+URIS: tuple[str, ...] = ("memory://", "sqlite://", "mirrored://", "alone://", *ENGINES)
+SHARED = ("sqlite://", *ENGINES)
+"""The backends that processes can share."""
 """Every backend; a new one is one more row here and in `open_at`.
 
 `mirrored` is a FallbackState with a working shared state; in `alone` the shared state is down."""
@@ -53,6 +58,7 @@ NO_EXPIRY_S = 1e9
 """Leases in memory never expire on their own, so those in Redis do not either."""
 
 _pools = count()
+_folder = TemporaryDirectory(prefix="keyrot-", ignore_cleanup_errors=True)
 
 
 def open_at(uri: str, policy: RetryPolicy, clock: Callable[[], float], **more: Any) -> State:
@@ -63,6 +69,11 @@ def open_at(uri: str, policy: RetryPolicy, clock: Callable[[], float], **more: A
         if name == "alone":
             shared.cut()
         return state
+    if name == "sqlite":
+        path = Path(_folder.name) / f"{next(_pools)}.sqlite3"
+        return SqliteState(
+            path, policy, clock, **{"lease_s": NO_EXPIRY_S, "sweep_s": NO_EXPIRY_S, **more}
+        )
     if name not in BINARIES:
         return open_state(uri, policy, clock)
     pool = f"pool-{next(_pools)}"

@@ -5,9 +5,7 @@ All of it expires: minutes after an hour, calls an hour after the last one, days
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from math import isfinite
 from typing import Any
 
 from ...core.activity import (
@@ -16,10 +14,10 @@ from ...core.activity import (
     POOL,
     ActivityBatch,
     ActivityView,
-    Attempt,
-    CallRecord,
     DayUsage,
     History,
+    dump_call,
+    load_call,
 )
 from ...core.windows import pacific_day
 
@@ -58,11 +56,8 @@ def commands_of(batch: ActivityBatch, base: str) -> list[tuple[Any, ...]]:
     commands += [("EXPIRE", name, seconds) for name, seconds in touched.items()]
     if batch.calls:
         calls = f"{base}:calls"
-        commands.append(("LPUSH", calls, *(_encode(record) for record in batch.calls)))
-        commands += [
-            ("LTRIM", calls, 0, CALLS_KEPT - 1),
-            ("EXPIRE", calls, MINUTE_TTL_S),
-        ]
+        commands.append(("LPUSH", calls, *(dump_call(record) for record in batch.calls)))
+        commands += [("LTRIM", calls, 0, CALLS_KEPT - 1), ("EXPIRE", calls, MINUTE_TTL_S)]
     return commands
 
 
@@ -95,37 +90,8 @@ def read(run: Run, base: str, key_ids: Iterable[str], now: float) -> ActivityVie
             if usage != DayUsage():
                 today[key_id] = usage
     waits = run([("HGET", f"{base}:minute:{minute}", f"{POOL}:waits") for minute in minutes])
-    records = [record for record in map(_decode, calls) if record is not None]
+    records = [record for record in map(load_call, calls) if record is not None]
     return ActivityView(histories, sum(map(_number, waits)), today, records)
-
-
-def _encode(record: CallRecord) -> str:
-    fields = (record.at, record.model, record.seconds, record.outcome, record.attempts)
-    return json.dumps([*fields, int(record.waited)], separators=(",", ":"))
-
-
-def _decode(text: bytes) -> CallRecord | None:
-    """Read a call; None where something else wrote into the list."""
-    try:
-        at, model, seconds, outcome, attempts, *more = json.loads(text)
-        found = tuple(
-            Attempt(
-                str(key_id),
-                failure if failure is None else str(failure),
-                code if code is None else int(code),
-                float(lasted),
-            )
-            for key_id, failure, code, lasted in attempts
-        )
-        times = (float(at), float(seconds), *(attempt.seconds for attempt in found))
-        if not all(map(isfinite, times)):
-            return None
-        if outcome not in ("ok", "failed", "exhausted", "abandoned"):
-            return None
-        waited = more[:1] == [1]  # missing where an earlier version wrote it
-        return CallRecord(times[0], str(model), times[1], outcome, found, waited=waited)
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        return None
 
 
 def _number(text: bytes | None) -> int:

@@ -49,10 +49,10 @@ from ..base import (
     SharedState,
     UnleasedUsage,
 )
+from ..renewals import LeaseRenewals
 from . import activity, codec
 from .connections import Connections, RedisStateError, Settles
 from .epoch import DataEpoch
-from .renewals import LeaseRenewals
 from .scripts import RECORD_TTL_S, ScriptCall, script
 from .url import parse_url
 

@@ -10,18 +10,18 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from ...core.model import Lease
-from ...forks import after_fork
-from ..base import Holder, HolderRef, is_abandoned
-from . import codec
+from ..core.model import Lease
+from ..forks import after_fork
+from .base import Holder, HolderRef, is_abandoned
 
 __all__ = ["LeaseRenewals"]
 
 _log = logging.getLogger("keyrot_middleware")
 
-LEASES_PER_SCRIPT = 500
-"""Leases in one script: a few milliseconds of the server's time."""
+LEASES_AT_ONCE = 500
+"""Leases in one script or transaction: a few milliseconds."""
 
 
 class LeaseRenewals:
@@ -52,8 +52,8 @@ class LeaseRenewals:
 
     def add(self, lease: Lease, holder: Holder | None) -> None:
         """Renew *lease*, if it counts in `max_concurrency`, until removed or *holder* is gone."""
-        reservation = lease.reservation
-        if not isinstance(reservation, codec.RedisReservation) or not reservation.counted:
+        reservation: Any = lease.reservation
+        if not getattr(reservation, "counted", False):
             return
         with self._lock:
             is_alive = None if holder is None else weakref.ref(holder)
@@ -67,8 +67,8 @@ class LeaseRenewals:
 
     def remove(self, lease: Lease) -> None:
         """Stop renewing *lease*: it is settled."""
-        reservation = lease.reservation
-        if isinstance(reservation, codec.RedisReservation) and reservation.counted:
+        reservation: Any = lease.reservation
+        if getattr(reservation, "counted", False):
             with self._lock:
                 self._leases.pop(reservation.lease_id, None)
                 if self._closed and not self._leases:
@@ -88,8 +88,8 @@ class LeaseRenewals:
             if not leases:
                 return
             try:
-                for start in range(0, len(leases), 2 * LEASES_PER_SCRIPT):
-                    self._renew(leases[start : start + 2 * LEASES_PER_SCRIPT])
+                for start in range(0, len(leases), 2 * LEASES_AT_ONCE):
+                    self._renew(leases[start : start + 2 * LEASES_AT_ONCE])
                 pause_s = self._every_s
             except Exception as error:  # the next renewal may succeed
                 _log.debug("the leases of calls in flight could not be renewed: %s", error)

@@ -1,4 +1,4 @@
-"""The Redis scripts and the memory state are twins: the same history, the same results."""
+"""Every shared state and the memory state are twins: the same history, the same results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pool import key
-from support.servers import ENGINES
-from support.sync_async import open_at
+from support.sync_async import SHARED, open_at
 
 from keyrot_middleware.core.model import (
     Backoff,
@@ -188,10 +187,10 @@ def test_histories_vary_every_field_of_a_verdict() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
-@pytest.mark.parametrize("uri", ENGINES)
+@pytest.mark.parametrize("uri", SHARED)
 @settings(max_examples=150, deadline=None)
 @given(history=HISTORY)
-def test_any_history_has_the_same_results_in_memory_and_in_redis(
+def test_any_history_has_the_same_results_in_memory_and_shared(
     uri: str, history: list[tuple[Any, ...]]
 ) -> None:
     """Thousands of steps at edges, midnights and cooldowns: every reply and every count agree."""

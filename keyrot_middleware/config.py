@@ -63,8 +63,8 @@ LAST_RESORT_PRIORITY = LAST_RESORT
 """The priority of the single key: it serves while nothing else can."""
 
 _NO_POOL_NAME = (
-    "the state is shared, and KEYROT_POOL is not set: all services on this server that do not set "
-    "it use the pool {!r} together. Name the pool of this service"
+    "the state is shared, and KEYROT_POOL is not set: all services of this server or file that do "
+    "not set it use the pool {!r} together. Name the pool of this service"
 )
 
 
@@ -219,7 +219,7 @@ def _state_url(settings: Settings, problems: list[str]) -> str:
         )
         return "memory://"
     url = settings.redis_url.get_secret_value()
-    if url.partition("://")[0] not in STATE_SCHEMES[1:]:
+    if url.partition("://")[0] not in STATE_SCHEMES[2:]:
         problems.append(f"REDIS_URL: it is no URL that can be used (not shown); allowed: {STATES}.")
     return url
 

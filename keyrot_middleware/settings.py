@@ -103,6 +103,9 @@ STATE_SCHEMES = (
     "rediss+sentinel",
 )
 STATES = ", ".join(f"{scheme}://" for scheme in STATE_SCHEMES)
+IN_FILE = "sqlite"
+"""As the state's URL: the file of the pool in the user's state folder."""
+SAMPLE_FILE = "sqlite:///var/lib/app/keyrot.sqlite3"
 FROM_REDIS_URL = "redis"
 """As the state's URL: that of REDIS_URL. A program may have that variable for another purpose, so
 it is not read unless this says so."""
@@ -241,7 +244,7 @@ def _good_store(store: str) -> str:
 def _good_state(url: str) -> str:
     if url == FROM_REDIS_URL:
         return url
-    if url == "sqlite":
+    if url == IN_FILE:
         return url
     scheme, there, rest = url.partition("://")
     if scheme == "sqlite" and there:
@@ -256,9 +259,7 @@ def _good_state(url: str) -> str:
 
 def _good_file_url(url: str, rest: str) -> str:
     if not re.match(r"/+[^/]", rest) or rest.endswith("/"):
-        raise ValueError(
-            f"found {display(url)}, which names no file: sqlite:///var/lib/app/keyrot.sqlite3"
-        )
+        raise ValueError(f"found {display(url)}; a file is named as in {SAMPLE_FILE}")
     return url
 
 
@@ -400,7 +401,9 @@ class Settings(EnabledSetting):
         default="memory://",
         validation_alias="KEYROT_STATE_URL",
         repr=False,
-        description=f"{STATES}, {FROM_REDIS_URL} (what REDIS_URL says)",
+        description=(
+            f"{STATES}, {IN_FILE} (a file of this user), {FROM_REDIS_URL} (what REDIS_URL says)"
+        ),
     )
     degraded_share: float = Field(
         default=1.0,

@@ -53,7 +53,8 @@ def init(*, yes: bool, force: bool) -> int:
             _refuse_existing()
         found = _keys_of_environment()
         entries = _from_environment(found) if yes else _ask(found)
-        _write(entries, force=force)
+        state = None if yes else _ask_for_processes()
+        _write(entries, state, force=force)
     except _Problem as problem:
         print(f"keyrot init: {problem}", file=sys.stderr)
         return 1
@@ -151,24 +152,57 @@ def _ask_for_project(entry: _Entry) -> _Entry:
     return entry._replace(project=project.strip())
 
 
-def _write(entries: Sequence[_Entry], *, force: bool) -> None:
+def _ask_for_processes() -> str | None:
+    """Ask which state the processes need; return its URL, None for the default."""
+    answer = typer.prompt(
+        "Do several processes use these keys? (no, on this host, on several hosts)",
+        default="no",
+        value_proc=_processes,
+    )
+    if answer == _SEVERAL_HOSTS:
+        return str(typer.prompt("  URL of the Redis", default="redis://localhost:6379/0")).strip()
+    return "sqlite" if answer == _ONE_HOST else None
+
+
+_ONE_HOST, _SEVERAL_HOSTS = "on this host", "on several hosts"
+
+
+def _processes(text: str) -> str:
+    found = [
+        answer
+        for answer in ("no", _ONE_HOST, _SEVERAL_HOSTS)
+        if answer.removeprefix("on ").startswith(str(text).strip().lower().removeprefix("on "))
+    ]
+    if not str(text).strip() or len(found) != 1:
+        raise typer.BadParameter(f"no, {_ONE_HOST}, or {_SEVERAL_HOSTS}")
+    return found[0]
+
+
+def _write(entries: Sequence[_Entry], state: str | None, *, force: bool) -> None:
     listed = [
         {"key_id": entry.key_id} | ({"project": entry.project} if entry.project else {})
         for entry in entries
     ]
     lines = [f"GEMINI_KEY_{entry.key_id}={entry.value}" for entry in entries]
-    kept = _kept_lines(entries) if force else []
+    kept = _kept_lines(entries, state) if force else []
+    if state is not None:
+        lines += [_SHARED_BY, f"KEYROT_STATE_URL={state}"]
     text = "\n".join([*kept, "# Values of the keys in keys.json", *lines, ""])
     _write_file(ENV_FILE, text, 0o600, force=force)
     _write_file(KEYS_FILE, json.dumps(listed, indent=2) + "\n", 0o644, force=force)
 
 
-def _kept_lines(entries: Iterable[_Entry]) -> list[str]:
-    """Return the lines of .env that stay: all but those of the same keys."""
+_SHARED_BY = "# The limits of all processes that use these keys"
+
+
+def _kept_lines(entries: Iterable[_Entry], state: str | None) -> list[str]:
+    """Return the lines of .env that stay: all but those of the same keys, and of a new state."""
     if not ENV_FILE.exists():
         return []
     names = "|".join(re.escape(entry.key_id) for entry in entries)
-    own = re.compile(rf"\s*(?:export\s+)?GEMINI_KEY_(?:{names})\s*=|# Values of the keys in keys")
+    name = rf"GEMINI_KEY_(?:{names})" + ("|KEYROT_STATE_URL" if state is not None else "")
+    comments = f"# Values of the keys in keys|{_SHARED_BY}"
+    own = re.compile(rf"\s*(?:export\s+)?(?:{name})\s*=|{comments}")
     try:
         lines = ENV_FILE.read_text("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:

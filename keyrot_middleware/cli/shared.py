@@ -40,7 +40,8 @@ command cannot see it. Choose one of these:
     keyrot_middleware.ui.app()                a page to mount in the program (extra ui)
     keyrot_middleware.status()                in the program: everything, as a dict
     keyrot_middleware.reset("key_1")          in the program: make a key available again
-    KEYROT_STATE_URL=redis://…                one state for all processes, visible from outside"""
+    KEYROT_STATE_URL=sqlite                   one state for all processes of this host, in a file
+    KEYROT_STATE_URL=redis://…                one state for all processes of several hosts"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def open_state(
     """
     shared = open_shared(uri, policy, clock, pool=pool, variable=variable)
     if shared is None:
-        return MemoryState(policy, clock)
+        return MemoryState(policy, clock, pool=pool)
     state = FallbackState(
         shared, LocalWindows(policy, clock, share), CircuitBreaker(time.monotonic), pool
     )

@@ -7,6 +7,7 @@ number has doubled, so unused keys cost nothing.
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections import OrderedDict
@@ -41,6 +42,7 @@ from ..core.model import (
 from ..core.selection import RankedCandidates
 from ..core.spending import Spending
 from ..core.windows import QuotaWindows
+from ..errors import warn_unless_logged
 from ..forks import after_fork
 from .base import Holder, HolderRef, SharedState, is_abandoned
 
@@ -50,6 +52,7 @@ __all__ = [
     "MemoryState",
 ]
 
+_log = logging.getLogger("keyrot_middleware")
 _T = TypeVar("_T")
 
 
@@ -140,13 +143,21 @@ class Holders:
 class MemoryState(SharedState):
     """The pool's state inside this process."""
 
-    def __init__(self, policy: RetryPolicy, clock: Callable[[], float], share: float = 1.0) -> None:
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        clock: Callable[[], float],
+        share: float = 1.0,
+        *,
+        pool: str | None = None,
+    ) -> None:
         """Start empty.
 
         Args:
             policy: For the lengths of exponential cooldowns.
             clock: Returns epoch seconds.
             share: The part of each limit that this process may use; 0 < share <= 1.
+            pool: Its name, to warn when a forked process counts by itself; None: do not warn.
         """
         self._clock = clock
         self._lock = threading.Lock()
@@ -156,6 +167,7 @@ class MemoryState(SharedState):
             self._records, policy, self._holders.is_gone, counts_all=True, share=share
         )
         self._ids = map(str, count(1))
+        self._pool, self._warns = pool, False
         after_fork(self, MemoryState._after_fork)
 
     def acquire(
@@ -167,6 +179,8 @@ class MemoryState(SharedState):
         holder: Holder | None = None,
     ) -> Lease | Unavailable:
         """Acquire a lease for one of *candidates*; see `State.acquire`."""
+        if self._warns:
+            self._warn_of_fork()
         with self._lock:
             now = self._clock()
             self._records.sweep(now)
@@ -243,8 +257,18 @@ class MemoryState(SharedState):
         with self._lock:
             return self._ledger.claim(name, seconds, self._clock())
 
+    def _warn_of_fork(self) -> None:
+        self._warns = False
+        warn_unless_logged(
+            _log,
+            f"pool {self._pool}: this process was forked, and KEYROT_STATE_URL is memory://: each "
+            "process counts its own requests, and together they may exceed limits. Set "
+            "KEYROT_STATE_URL=sqlite for the processes of one host, or a Redis for several hosts",
+        )
+
     def _after_fork(self) -> None:
         """Drop the calls in flight in a forked child: they are its parent's."""
         self._lock = threading.Lock()  # another thread may have held it at the fork
         self._holders.clear()
         self._ledger.end_leases()
+        self._warns = self._pool is not None

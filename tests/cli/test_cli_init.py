@@ -61,7 +61,7 @@ def test_the_questions_make_a_pool_that_can_be_used(init: Init) -> None:
     """Names, values and projects are requested, and invalid ones are requested again."""
     first = "free_1\nFAKE-one\nmy-project\n"
     second = "9\nfree_1\npaid_1\nFAKE-one\nhas spaces\nFAKE-two\n\n"
-    done = init(answers=f"many\n2\n{first}{second}")
+    done = init(answers=f"many\n2\n{first}{second}\n")
     assert done.exit_code == 0, done.output
     for text in ("no digit first", "name of another key", "value of another key", "not a key"):
         assert text in done.output
@@ -78,14 +78,14 @@ def test_the_questions_make_a_pool_that_can_be_used(init: Init) -> None:
 
 def test_keys_of_the_environment_are_offered(init: Init) -> None:
     """Without `--yes` one Enter accepts them, and only their projects are requested."""
-    done = init(answers="\nshared\nshared\n", GEMINI_API_KEYS="FAKE-1,FAKE-2")
+    done = init(answers="\nshared\nshared\n\n", GEMINI_API_KEYS="FAKE-1,FAKE-2")
     assert done.exit_code == 0, done.output
     assert [key["project"] for key in json.loads(Path("keys.json").read_text())] == ["shared"] * 2
 
 
 def test_a_value_can_be_filled_in_later(init: Init) -> None:
     """Its line is there, empty, and the next steps name it."""
-    done = init(answers="1\nfree_1\n\n\n")
+    done = init(answers="1\nfree_1\n\n\n\n")
     assert "Fill in GEMINI_KEY_free_1 in .env." in done.output
     assert "GEMINI_KEY_free_1=\n" in Path(".env").read_text()
 
@@ -163,3 +163,29 @@ def test_a_link_stays_a_link(init: Init, here: Path) -> None:
     assert (here / ".env").is_symlink()
     assert "FAKE-1" in (here / "real").read_text()
     assert stat.S_IMODE((here / "real").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("answer", "url"),
+    [
+        ("no\n", None),
+        ("maybe\non this host\n", "sqlite"),
+        ("this\n", "sqlite"),
+        ("on several hosts\nredis://r:6379/0\n", "redis://r:6379/0"),
+        ("several\n\n", "redis://localhost:6379/0"),
+    ],
+)
+def test_several_processes_get_one_state(
+    init: Init, here: Path, answer: str, url: str | None
+) -> None:
+    """Of one host in a file, of several hosts in Redis; a new answer replaces the old one."""
+    (here / ".env").write_text("KEYROT_STATE_URL=memory://\nOTHER=1\n")
+    done = init("--force", answers=f"1\nfree_1\nFAKE-1\n\n{answer}")
+    assert done.exit_code == 0, done.output
+    assert load().state_url == (url or "memory://")
+    lines = (here / ".env").read_text().splitlines()
+    assert lines.count("OTHER=1") == 1
+    assert sum(line.startswith("KEYROT_STATE_URL=") for line in lines) == 1
+    assert init("--force", answers="1\nfree_1\nFAKE-1\n\nthis host\n").exit_code == 0
+    assert load().state_url == "sqlite"
+    assert (here / ".env").read_text().count("# The limits") == 1

@@ -80,11 +80,16 @@ class Service:
         self.fail("gone_01", "key_invalid", Scope.KEY, None, backoff=SLOW_BACKOFF, rejected=True)
 
 
-@pytest.fixture
-def service(tmp_path: Path, clean_environment: None) -> Iterator[Service]:
-    """Write keys.json, and use the pool."""
+@pytest.fixture(params=["server", "file"])
+def service(
+    request: pytest.FixtureRequest, tmp_path: Path, clean_environment: None
+) -> Iterator[Service]:
+    """Write keys.json, and use the pool, in a server or a file."""
     (tmp_path / "keys.json").write_text(json.dumps(KEYS))
-    made = Service(server("valkey").url, f"pool-{uuid4().hex[:8]}")
+    url = f"sqlite://{tmp_path}/state.sqlite3"
+    if request.param == "server":
+        url = server("valkey").url
+    made = Service(url, f"pool-{uuid4().hex[:8]}")
     made.use()
     yield made
     made.state.close()
@@ -113,7 +118,7 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
 
 def test_json_has_the_same_content(keyrot: Keyrot, service: Service) -> None:
     """`--json` has numbers and ISO times, and no password of the URL."""
-    url = service.env["KEYROT_STATE_URL"].replace("//", "//:@")
+    url = service.env["KEYROT_STATE_URL"].replace("redis://", "redis://:@")
     ran = keyrot("status", "--json", **{**service.env, "KEYROT_STATE_URL": url})
     found = json.loads(ran.stdout)
     assert (found["shared"], found["pool"]) == (True, service.env["KEYROT_POOL"])

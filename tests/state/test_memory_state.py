@@ -11,6 +11,7 @@ from math import inf
 from typing import Any
 
 import pytest
+from support.faulty_state import warnings_of
 from support.pool import INFO, key
 from support.sync_async import OK, failed, used
 
@@ -19,6 +20,7 @@ from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, 
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import MemoryState, memory, open_state
+from keyrot_middleware.state.fallback import LocalWindows
 from keyrot_middleware.testing import FakeClock
 
 
@@ -174,6 +176,28 @@ def test_a_forked_child_waits_for_no_call_of_its_parent(
     if child == 0:
         os._exit(0 if acquire_lease(state, one) and acquire_lease(state, probed).probe else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_says_once_that_it_counts_by_itself(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With what to set; neither its parent nor the fallback of a shared state says so."""
+    pool, fallback = (
+        open_state("memory://", RetryPolicy(), clock.time, pool="mine"),
+        LocalWindows(RetryPolicy(), clock.time),
+    )
+    child = os.fork()
+    if child == 0:
+        for _ in range(2):
+            for state in (pool, fallback):
+                state.acquire(INFO, ((0, key("a")),), spread=False)
+        (text,) = warnings_of(caplog)
+        os._exit(0 if "pool mine" in text and "KEYROT_STATE_URL=sqlite" in text else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pool.acquire(INFO, ((0, key("a")),), spread=False)
+    assert warnings_of(caplog) == []
 
 
 def test_without_forks_nothing_is_registered(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...errors import ConfigError, KeyrotError, warn_unless_logged
+from ...settings import IN_FILE, SAMPLE_FILE
 
 if sys.platform != "win32":
     import fcntl
@@ -73,20 +74,20 @@ def path_of_url(url: str, pool: str, variable: str = "KEYROT_STATE_URL") -> Path
     Raises:
         ConfigError: The path is relative, or the user has no home folder.
     """
-    there = url.removeprefix("sqlite").removeprefix("://")
+    there = url.removeprefix(IN_FILE).removeprefix("://")
     if there:
         path = Path(re.sub(r"^/(?=[A-Za-z]:)|^/+(?=/)", "", there))
         if not path.is_absolute() or not path.name:
             raise ConfigError(
                 f"{variable}: found {url!r}; the path of a file begins at the root, after three "
-                "slashes: sqlite:///var/lib/app/keyrot.sqlite3"
+                f"slashes: {SAMPLE_FILE}"
             )
         return path
     try:
         folder = _state_folder()
     except RuntimeError:
         raise ConfigError(
-            f"{variable}: this user has no home folder; name a file: sqlite:///var/lib/app/keyrot.sqlite3"
+            f"{variable}: this user has no home folder; name a file: {SAMPLE_FILE}"
         ) from None
     return folder / "keyrot" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', pool)}.sqlite3"
 

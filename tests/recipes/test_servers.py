@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 from support.recipes import Recipe, get
 
@@ -43,3 +47,25 @@ def test_every_worker_has_the_pool(recipe: Recipe, port: int, args: tuple[str, .
                 break
         assert len(pids) >= 2, log.read_text()
     assert recipe.gemini.sent("A") == 1
+
+
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["", "preload"])
+def test_four_workers_share_a_limit_in_a_file(
+    recipe: Recipe, port: int, more: tuple[str, ...]
+) -> None:
+    """Limit 20: of forty requests twenty are sent, whichever worker has them."""
+    value = recipe.gemini.add_key("A", tier="paid").value
+    keys = [{"key_id": "a", "rpd": 20}]
+    (recipe.folder / "keys.json").write_text(json.dumps(keys))
+    recipe.env |= {"GEMINI_KEY_a": value, "KEYROT_MAX_WAIT_S": "0"}
+    recipe.env |= {"KEYROT_STATE_URL": "sqlite", "KEYROT_POOL": "my-service"}
+    recipe.write("servers.md")
+    command = ("-m", "gunicorn", "--workers", "4", *more, "--bind", f"127.0.0.1:{port}", "wsgi:app")
+    with recipe.running("-m", "keyrot_middleware", "run", *command) as log:
+        first = get(f"http://127.0.0.1:{port}/")
+        with ThreadPoolExecutor(8) as threads:
+            found = [first, *threads.map(get, [f"http://127.0.0.1:{port}/"] * 39)]
+        codes = [status for status, _, _ in found]
+        assert (codes.count(200), codes.count(500)) == (20, 20), log.read_text()
+    assert recipe.gemini.sent("A") == 20
+    assert Path(recipe.folder, ".local/state/keyrot/my-service.sqlite3").exists()

@@ -9,6 +9,7 @@ from keyrot_middleware.events import PoolEvent
 from keyrot_middleware.runtime.current import current_pool
 from keyrot_middleware.runtime.report import source_of
 
+from . import file_state
 from .bare_redis import bare_scripts
 from .calls import (
     PER_ROUND,
@@ -190,6 +191,7 @@ def table(redis: str | None) -> list[Row]:
         *telemetry(),
         *pool(),
         *shared(redis),
+        *file_state.rows(),
         *status_page(),
         *program(),
     ]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
+import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import redis
@@ -23,9 +28,14 @@ from support.servers import (
     watched_pair,
 )
 
+from keyrot_middleware.core.model import CallInfo, Candidate, Limits, RetryPolicy
+from keyrot_middleware.state import open_shared
+from keyrot_middleware.state.redis.url import TIMEOUT_S
+from keyrot_middleware.state.sqlite.state import WAIT_S
+
 from .chaos_worker import POOL
 
-__all__ = ["ENGINES", "FAULTS", "Fault"]
+__all__ = ["ENGINES", "FAULTS", "FILE_FAULTS", "Fault"]
 
 ENGINES = tuple(BINARIES)
 
@@ -42,6 +52,8 @@ class Fault:
     is_outage: bool = False
     """Processes cannot use the server meanwhile, and are to notice that."""
     pool: str = POOL
+    most_delay_s: float = 2 * TIMEOUT_S
+    """How long a call may be delayed."""
 
 
 @contextmanager
@@ -161,6 +173,116 @@ def resharded(engine: str) -> Iterator[Fault]:
 
         url = f"redis+cluster://127.0.0.1:{nodes[0].port}"
         yield Fault(url, move, lambda: None, lasts_s=1.0, pool=pool_on(nodes[0], POOL))
+
+
+@contextmanager
+def file_locked(_engine: str) -> Iterator[Fault]:
+    """Another process begins a transaction, and does not end it."""
+    with _file() as path:
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+        def hold() -> None:
+            other.execute("BEGIN IMMEDIATE")
+
+        def let_go() -> None:
+            other.execute("ROLLBACK")
+
+        yield _file_fault(path, hold, let_go, is_outage=True)
+        other.close()
+
+
+@contextmanager
+def file_broken(_engine: str) -> Iterator[Fault]:
+    """Something overwrites the file while it is used."""
+    with _file() as path:
+
+        def overwrite() -> None:
+            with path.open("r+b") as file:
+                file.write(b"\xff" * path.stat().st_size)
+
+        yield _file_fault(path, overwrite, lambda: None)
+
+
+@contextmanager
+def file_deleted(_engine: str) -> Iterator[Fault]:
+    """Somebody deletes the file, twice."""
+    with _file() as path:
+
+        def delete() -> None:
+            path.unlink()
+            time.sleep(5)
+            path.unlink()
+
+        yield _file_fault(path, delete, lambda: None)
+
+
+@contextmanager
+def disk_full(_engine: str) -> Iterator[Fault]:
+    """The disk of the file, a small tmpfs, is full."""
+    with _file() as path:
+        folder = path.parent / "small"
+        folder.mkdir()
+        _as_root("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder)
+        filler = folder / "filler"
+
+        def fill() -> None:
+            with suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+        try:
+            # The log is 32 kB at least, so that the first writes after that fail.
+            yield _file_fault(folder / path.name, fill, filler.unlink, is_outage=True)
+        finally:
+            _as_root("umount", folder)
+
+
+@contextmanager
+def writers_killed(_engine: str) -> Iterator[Fault]:
+    """Twenty other processes write as fast as they can, and are killed by -9."""
+    with _file() as path:
+
+        def kill() -> None:
+            draw, context = Random(1), multiprocessing.get_context("spawn")
+            for _ in range(20):
+                writer = context.Process(target=_write, args=(str(path),), daemon=True)
+                writer.start()
+                time.sleep(draw.uniform(0.4, 0.8))
+                writer.kill()
+                writer.join()
+
+        yield _file_fault(path, kill, lambda: None, lasts_s=1.0)
+
+
+def _as_root(*command: str | Path) -> None:
+    subprocess.run(command, check=True)  # noqa: S603 - commands of this file
+
+
+def _write(path: str) -> None:
+    state = open_shared(f"sqlite://{path}", RetryPolicy(), time.time, pool=POOL)
+    key = Candidate("other", "other", "other", Limits(max_concurrency=10**6))
+    while state is not None:
+        state.acquire(CallInfo("m", "generateContent"), ((0, key),), spread=False)
+
+
+@contextmanager
+def _file() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="keyrot-chaos-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "state.sqlite3"
+
+
+def _file_fault(path: Path, *args: Callable[[], object], **more: Any) -> Fault:
+    return Fault(f"sqlite://{path}", *args, most_delay_s=2 * WAIT_S, **more)
+
+
+FILE_FAULTS: dict[str, Callable[[str], AbstractContextManager[Fault]]] = {
+    "locked": file_locked,
+    "overwritten": file_broken,
+    "deleted, twice": file_deleted,
+    "disk full": disk_full,
+    "20 writers killed by -9": writers_killed,
+}
+"""Of a file; filling a disk needs a user who may mount one."""
 
 
 FAULTS: dict[str, Callable[[str], AbstractContextManager[Fault]]] = {

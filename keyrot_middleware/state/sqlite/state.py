@@ -47,7 +47,7 @@ _T = TypeVar("_T")
 
 LEASE_S = 15.0
 """How long a lease counts in `max_concurrency` without being renewed by its process."""
-WAIT_S = 2.0
+WAIT_S = 1.0
 """How long a call waits for other processes that have the file."""
 FORK_WAIT_S = 5.0
 """How long a fork waits for a thread that has the file."""

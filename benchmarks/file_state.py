@@ -153,7 +153,7 @@ def _work(pipe: Connection, path: str, work_s: float) -> None:
 
 
 def long_holds(opened: Callable[[Path], State]) -> float:
-    """Return the share of awaited calls of a state that hold the loop for long, on a busy machine."""
+    """Return the share of awaited calls of a state that hold the loop for long."""
     with _folder() as path, crew(PROCESSES - 1, _work, str(path), WORK_S) as pipes:
         for pipe in pipes:
             answer(pipe)

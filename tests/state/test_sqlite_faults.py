@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -243,7 +244,8 @@ def test_a_record_that_cannot_be_read_is_dropped(
     lease = acquire(state, busy)
     assert lease is not None
     state.settle(lease, OK, ("files/x",))
-    names = [row[0] for row in sqlite3.connect(path).execute("SELECT name FROM records")]
+    with closing(sqlite3.connect(path)) as db:
+        names = [row[0] for row in db.execute("SELECT name FROM records")]
     for text in ("{", "[1]", '{"a": 1}', '"x"', "[[],[],[],[],[],[],[]]", "7"):
         with sqlite3.connect(path) as db:
             db.execute("UPDATE records SET value = ? WHERE name <> ':id'", (text,))

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,6 @@ def test_processes_that_are_killed_at_any_moment_leave_a_sound_file(path: Path) 
     assert lease is not None
     assert not lease.degraded
     state.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert not list(path.parent.glob("*.broken"))

@@ -132,17 +132,16 @@ class StateFile:
         """Return whether there is a connection."""
         return self._db is not None
 
-    def begin(self, *, wait: bool = True, write: bool = True) -> None:
+    def begin(self, until: float, *, write: bool = True) -> None:
         """Begin a transaction; open the file if need be.
 
         Args:
-            wait: Wait for other processes.
+            until: How long to wait for other processes, by `time.monotonic()`.
             write: It may write; only one does at a time.
 
         Raises:
             SqliteStateError: The file cannot be used.
         """
-        until = time.monotonic() + (self._wait_s if wait else 0)
         sql = "BEGIN IMMEDIATE" if write else "BEGIN"
         for _ in range(3):
             begin = partial((self._db or self._open(until)).execute, sql)

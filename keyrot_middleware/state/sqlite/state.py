@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ from ..base import DataLoss, DataLostError, Holder, SharedState
 from ..memory import Holders
 from ..renewals import LeaseRenewals
 from . import activity
-from .file import SqliteStateError, StateFile, is_broken
+from .file import BusyError, SqliteStateError, StateFile, is_broken
 from .processes import LeaseIds
 from .records import RowRecords
 
@@ -62,10 +63,10 @@ MOST_RECORDS = 200_000
 class _Work:
     """A decision that a thread waits for."""
 
-    __slots__ = ("call", "done", "error", "result")
+    __slots__ = ("call", "done", "error", "result", "until")
 
-    def __init__(self, call: Callable[[float], Any]) -> None:
-        self.call = call
+    def __init__(self, call: Callable[[float], Any], until: float) -> None:
+        self.call, self.until = call, until
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
@@ -99,7 +100,7 @@ class SqliteState(SharedState):
             sweep_s: How often expired records are dropped, seconds.
         """
         self._sweep_s = sweep_s
-        self._clock, self._lease_s = clock, lease_s
+        self._clock, self._lease_s, self._wait_s = clock, lease_s, wait_s
         self._file = file = StateFile(path, wait_s)
         self._records = RowRecords(file, pool)
         self._holders = Holders()
@@ -263,7 +264,7 @@ class SqliteState(SharedState):
         self._is_closed = True
         super().close()
         self._renewals.close()
-        if self._lock.acquire(timeout=WAIT_S):
+        if self._lock.acquire(timeout=self._wait_s):
             try:
                 self._file.close()
             finally:
@@ -273,7 +274,7 @@ class SqliteState(SharedState):
 
     def _run(self, call: Callable[[float], _T]) -> _T:
         """Make a decision in a transaction; return its result when that is committed."""
-        work = _Work(call)
+        work = _Work(call, time.monotonic() + self._wait_s)
         if self._begun_by is not None and self._begun_by == threading.get_ident():
             self._begun_by = None
             try:
@@ -310,17 +311,19 @@ class SqliteState(SharedState):
 
     def _transact(self, works: list[_Work]) -> None:
         try:
-            self._begin(wait=True)
+            self._begin(works[0].until)
+        except BusyError as error:
+            _fail(works[:1], error)  # the others may wait longer, and decide for themselves
         except SqliteStateError as error:
             _fail(works, error)
         else:
             self._decide(works)
 
-    def _begin(self, *, wait: bool, write: bool = True) -> None:
+    def _begin(self, until: float, *, write: bool = True) -> None:
         if self._is_unsafe:
             raise SqliteStateError(f"{self._file.path}: the process was forked while it was used")
         try:
-            self._file.begin(wait=wait, write=write)
+            self._file.begin(until, write=write)
             self._records.begin()
         except (sqlite3.Error, OSError) as error:
             raise self._undo(error) from error
@@ -365,7 +368,7 @@ class SqliteState(SharedState):
     def _look(self, call: Callable[[float], _T]) -> _T:
         """Read in a transaction that changes nothing and waits for no other process."""
         with self._lock:
-            self._begin(wait=True, write=False)
+            self._begin(time.monotonic() + self._wait_s, write=False)
             try:
                 return call(self._clock())
             except (sqlite3.Error, OSError) as error:
@@ -387,7 +390,7 @@ class SqliteState(SharedState):
             yield False
             return
         try:
-            self._begin(wait=False)
+            self._begin(0.0)
         except SqliteStateError:
             self._lock.release()
             yield False

@@ -152,7 +152,7 @@ def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [key.key_id for key in config.keys] == ["key_1", "key_2", "key_3"]
     assert config.warnings == ("GEMINI_API_KEYS: entry 4 repeats entry 1 and was skipped",)
     cache = open_secret_cache(config)
-    assert [cache.value(key_id) for key_id in cache.resolved] == [A, B, C]
+    assert [cache.value(key_id).reveal() for key_id in cache.resolved] == [A, B, C]
 
 
 def test_both_kinds_of_keys_join(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_the_single_key_is_chosen_as_the_sdk_does(
     assert [key.key_id for key in config.keys] == ([expected] if expected else [])
     assert all(key.priority == LAST_RESORT_PRIORITY for key in config.keys)
     if expected:
-        assert open_secret_cache(config).value(expected) == settings[expected]
+        assert open_secret_cache(config).value(expected).reveal() == settings[expected]
 
 
 def test_the_layers_hold_for_the_single_key_too(
@@ -215,11 +215,11 @@ def test_the_layers_hold_for_the_single_key_too(
 ) -> None:
     """GEMINI_API_KEY of a higher layer beats GOOGLE_API_KEY of a lower one."""
     (here / ".env").write_text(f"GOOGLE_API_KEY={A}\n")
-    assert open_secret_cache(load()).value("GOOGLE_API_KEY") == A
+    assert open_secret_cache(load()).value("GOOGLE_API_KEY").reveal() == A
     monkeypatch.setenv("GEMINI_API_KEY", B)
-    assert open_secret_cache(load()).value("GEMINI_API_KEY") == B
+    assert open_secret_cache(load()).value("GEMINI_API_KEY").reveal() == B
     monkeypatch.setenv("GOOGLE_API_KEY", A)
-    assert open_secret_cache(load(gemini_api_key=C)).value("GEMINI_API_KEY") == C
+    assert open_secret_cache(load(gemini_api_key=C)).value("GEMINI_API_KEY").reveal() == C
 
 
 def test_the_state_url_or_the_redis_url_is_used(

@@ -14,6 +14,8 @@ from keyrot_middleware.core.activity import (
     ActivityLog,
     Attempt,
     CallRecord,
+    dump_call,
+    load_call,
 )
 from keyrot_middleware.core.model import NO_USAGE, Usage
 
@@ -123,3 +125,27 @@ def test_a_batch_has_everything_that_calls_add(waited: bool) -> None:
     assert batch.days[("2025-11-26", "b")] == batch.days[("2025-11-26", POOL)]
     assert batch.days[("2025-11-26", "b")].nano_usd == 2_500
     assert len(batch.calls) == 2
+
+
+def test_a_call_is_written_as_text_and_read_back() -> None:
+    """For a shared state; its usage is in other records."""
+    attempts = (Attempt("a", "quota_day", 429, 0.5), Attempt("b", None, None, 1.0))
+    record = CallRecord(NOW, "m", 1.5, "ok", attempts, waited=True)
+    assert load_call(dump_call(record)) == record
+    assert load_call(dump_call(record).encode()) == record
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[1]",
+        '[1,"m",1,"unknown",[],0]',
+        '[1e999,"m",1,"ok",[],0]',
+        '[1,"m",1,"ok",[7],0]',
+    ],
+)
+def test_what_is_no_call_is_none(text: str) -> None:
+    """Something else may have written it."""
+    assert load_call(text) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from support.redis_state import opened
@@ -21,9 +22,11 @@ def call(at: float, key_id: str, failure: str | None = None) -> CallRecord:
     return CallRecord(at, "m", 0.5, "ok", attempts, Usage(7, 3, cost_usd=0.001), True)
 
 
-def test_two_processes_add_to_one_history(valkey: Server) -> None:
+@pytest.mark.parametrize("place", ["server", "file"])
+def test_two_processes_add_to_one_history(valkey: Server, place: str, tmp_path: Path) -> None:
     """Counts, waits, usage and calls are the sums of both."""
-    with opened(valkey.url) as one, opened(valkey.url) as other:
+    url = valkey.url if place == "server" else f"sqlite://{tmp_path}/state.sqlite3"
+    with opened(url) as one, opened(url) as other:
         first, second = Activity(one, time.time), Activity(other, time.time)
         first.add(call(NOW - 60, "a", "quota_minute"))
         second.add(call(NOW, "a"))

@@ -414,10 +414,13 @@ _LOGGERS = (
 
 
 class _LogFilter(logging.Filter):
-    """Redacts what is logged while a request of ours is being sent."""
+    """Redacts what is logged of a request: while it is sent, and later, while a stream is read."""
+
+    redact: Redact | None = None
+    """Of the pool."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if (redact := current_redact.get()) is not None:
+        if (redact := current_redact.get() or self.redact) is not None:
             text = record.getMessage()
             if (hidden := redact(text)) != text:
                 record.msg, record.args = hidden, ()
@@ -427,10 +430,15 @@ class _LogFilter(logging.Filter):
 _log_filter = _LogFilter()
 
 
-def filter_logs(*, on: bool) -> None:
-    """Begin to redact what the HTTP libraries log of our requests, or end it."""
+def filter_logs(redact: Redact | None) -> None:
+    """Begin to redact what the HTTP libraries log of requests, or end it.
+
+    Args:
+        redact: The pool's, for what is logged outside of a send; None to end it.
+    """
+    _log_filter.redact = redact
     for logger in map(logging.getLogger, _LOGGERS):
-        (logger.addFilter if on else logger.removeFilter)(_log_filter)
+        (logger.removeFilter if redact is None else logger.addFilter)(_log_filter)
 
 
 class Redacting:

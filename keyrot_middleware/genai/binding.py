@@ -87,7 +87,7 @@ class Binding:
     def install(self, patched: Patched | None = None) -> None:
         """Patch the SDK, or repair its patches; see `Patcher.install`."""
         watch_gc()
-        filter_logs(on=True)
+        filter_logs(self.pool.secrets.redact)
         if self.patches_sdk:
             self.patcher.install(patched)
         for adapter in self.others:
@@ -104,7 +104,7 @@ class Binding:
         for adapter in self.others:
             adapter.close()
         self.patcher.uninstall()
-        filter_logs(on=False)
+        filter_logs(None)
         unwatch_gc()
         for client in tuple(keyless):
             withdraw_placeholder(client)

@@ -233,6 +233,31 @@ def test_no_log_has_a_key(
     assert [name for name in names if logging.getLogger(name).filters] == []
 
 
+@pytest.mark.parametrize("surface", ["sync_stream", "async_stream", "interaction sync_stream"])
+def test_no_log_of_an_open_stream_has_a_key(
+    surface: str,
+    scene: Scene,
+    no_aiohttp: Callable[[], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """httpx reads it after the send, and quotes at DEBUG what it cannot read."""
+    no_aiohttp()
+
+    def talk(connection: Any, value: str) -> None:
+        head = "HTTP/1.1 200 OK", "Content-Type: text/event-stream", "Transfer-Encoding: chunked"
+        connection.sendall("\r\n".join([*head, "", ""]).encode() + chunk(b"data: {}\n\n"))
+        scene.server.wait(0.05)
+        connection.sendall(f"{value}\r\n\r\n".encode())
+
+    server = scene.serve(talk)
+    client = scene.client(server.url)
+    with caplog.at_level(logging.DEBUG):
+        error = raised(surfaces(client)[surface])
+    assert "illegal chunk header" in caplog.text
+    assert server.keys[0][8:-1] not in caplog.text
+    scene.check(error)
+
+
 def test_bytes_that_are_no_text(refused: Refused) -> None:
     """They are in no encoding at all."""
     refused.check("sync", lambda value: answer(b"\xff\xfe\x00" + value.encode() + b"\x80"))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from traceback import TracebackException
 
 import pytest
 from support.key_search import hold_no_key, texts_of
-from support.modes import MODES, calls, sdk_error, skip_where_the_sdk_reconnects
+from support.modes import MODES, ask_async, calls, sdk_error, skip_where_the_sdk_reconnects
 
 import keyrot_middleware
 from keyrot_middleware.adapters.redaction import redact_exception
+from keyrot_middleware.genai.key_injection import KEY_HEADER
 from keyrot_middleware.testing import Reply
 
 ECHO = "your key {} is refused"
@@ -113,6 +115,19 @@ def test_every_exception_in_the_chain_is_redacted() -> None:
     context.__context__ = error  # a cycle
     redact_exception(error, lambda text: text.replace("FAKE-value", "[redacted]"))
     assert [str(one) for one in (error, cause, context)] == [f"[redacted] of {n}" for n in "abc"]
+
+
+@pytest.mark.parametrize("mode", ["async", "async_stream"])
+async def test_no_dictionary_has_a_key_after_a_call(mode, gemini, pool, connect) -> None:
+    """Not even while the timers of the loop keep the context of the call."""
+    pool("A")
+    client = connect()
+    assert await ask_async(mode, client)
+    gc.collect()
+    value = gemini.key("A").value
+    held = [one for one in gc.get_objects() if type(one) is dict and KEY_HEADER in one]
+    assert [list(one) for one in held if one[KEY_HEADER] == value] == []
+    await client.aio.aclose()
 
 
 def test_values_of_the_pool_do_not_show(gemini, pool, connect) -> None:

@@ -51,7 +51,7 @@ from .error_responses import aread_error, read_error
 from .foreign_errors import facts_from_error
 from .key_injection import KEY_FAILURES, KeyInjection
 from .pool_exhausted import also_api_error, exhausted_call
-from .wire import carry_key, restore_key
+from .wire import carry_key, hide_carried_key, restore_key
 
 __all__ = ["Interactions"]
 
@@ -82,6 +82,8 @@ class _Call(NamedTuple):
     """The body is read by the program, later."""
     send: Callable[[Secret | None], Any]
     """Sends it once, with a key or the client's own; returns what the SDK's method does."""
+    hide_key: Callable[[], None]
+    """Removes the key from a request that was not sent; see `wire.carry_key`."""
     response_of: Callable[[Any], Any]
     """Finds the response of the HTTP library in that; None if it is not there any more."""
     library: Any
@@ -204,6 +206,7 @@ class Interactions:
             collection_of(request.method, url),
             stream,
             send,
+            lambda: hide_carried_key(request),
             lambda result: result,
             _library(request),
             make_error,
@@ -251,6 +254,7 @@ class Interactions:
             collection_of(options.method, options.url),
             stream,
             send,
+            lambda: None,
             lambda result: getattr(result, "response", getattr(result, "http_response", None)),
             sys.modules.get("httpx"),
             make_error,
@@ -323,6 +327,8 @@ class Interactions:
                 return bodies[-1].open()
             except Exception as error:
                 return _failed(error, redact, handled)
+            finally:
+                call.hide_key()
 
         return send
 
@@ -369,6 +375,8 @@ class Interactions:
                 return await bodies[-1].open()
             except Exception as error:
                 return _failed(error, redact, handled)
+            finally:
+                call.hide_key()
 
         return send
 

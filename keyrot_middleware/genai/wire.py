@@ -63,6 +63,7 @@ from .patching import SdkPatcher
 __all__ = [
     "Wire",
     "carry_key",
+    "hide_carried_key",
     "placeholder_guard",
     "restore_key",
     "restore_placeholder",
@@ -618,6 +619,12 @@ def carry_key(request: Any, value: Secret, client_key: Secret) -> None:
     headers_type: Any = type(request.headers)
     request.headers = _unprinted(headers_type)(request.headers)
     request.extensions = {**request.extensions, _EXTENSION: key}
+
+
+def hide_carried_key(request: Any) -> None:
+    """Remove the key from a request that may not have been sent: a hook of the SDK has failed."""
+    if _EXTENSION in request.extensions:
+        request.headers[KEY_HEADER] = HIDDEN
 
 
 @cache

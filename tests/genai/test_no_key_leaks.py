@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
-from traceback import TracebackException
+from traceback import TracebackException, walk_tb
 
 import pytest
+from support.interactions import create
 from support.key_search import hold_no_key, texts_of
 from support.modes import MODES, ask_async, calls, sdk_error, skip_where_the_sdk_reconnects
 
@@ -128,6 +129,23 @@ async def test_no_dictionary_has_a_key_after_a_call(mode, gemini, pool, connect)
     held = [one for one in gc.get_objects() if type(one) is dict and KEY_HEADER in one]
     assert [list(one) for one in held if one[KEY_HEADER] == value] == []
     await client.aio.aclose()
+
+
+@pytest.mark.parametrize("mode", ["async", "async_stream"])
+def test_an_interaction_that_is_never_sent_keeps_no_key(mode, gemini, pool, connect) -> None:
+    """Its client is closed already, and variables of the SDK hold the request with its headers."""
+    pytest.importorskip("google.genai._gaos", reason="SDK 1.x makes the request further below")
+    pool("A", max_retries=0, max_wait_s=0)
+    client = connect()
+    with pytest.raises(RuntimeError, match="closed") as first:
+        for _ in range(2):
+            create(mode, client)
+    assert gemini.count() <= 1
+    value = gemini.key("A").value
+    frames = [frame for frame, _ in walk_tb(first.value.__traceback__)]
+    requests = [frame.f_locals["req"] for frame in frames if frame.f_locals.get("req")]
+    assert requests
+    assert [one for one in requests if value in one.headers.values()] == []
 
 
 def test_values_of_the_pool_do_not_show(gemini, pool, connect) -> None:

@@ -87,8 +87,8 @@ class KeyInjection:
         """What the SDK was given for this send: the body, or the path of a download. No other
         request has the same object."""
         self.request: Any = None
-        """What the SDK has made of it, with the key; None once the send has ended. Timers of an event
-        loop keep the context of a send, and this with it."""
+        """What the SDK has made of it, with the key; None once the send has ended: timers of an
+        event loop keep the context of a send, and this with it."""
         self.options = request.http_options
         """The program's own: ours differ in how often the SDK repeats, in nothing else."""
         self.options_sent: Any = None

@@ -240,7 +240,7 @@ def test_no_log_of_an_open_stream_has_a_key(
     no_aiohttp: Callable[[], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """httpx reads it after the send, and quotes at DEBUG what it cannot read."""
+    """The HTTP library reads it after the send, and quotes at DEBUG what it cannot read."""
     no_aiohttp()
 
     def talk(connection: Any, value: str) -> None:

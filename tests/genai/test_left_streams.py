@@ -156,6 +156,10 @@ async def _leave_async(client: Any, way: str, pool: Any, asked: dict[str, Any]) 
         else:
             stream = None
     await _turns()
+    for _ in range(500):  # a thread that has worked for the stream holds it until it runs again
+        if not pool.ledger.under_way or "interaction" in asked:
+            break
+        await asyncio.sleep(0.01)
     _check(pool, way, asked)
 
 

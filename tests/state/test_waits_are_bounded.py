@@ -91,6 +91,12 @@ class Late(State):
     def reset(self, key: Any) -> None:
         """Do nothing."""
 
+    def configure(self, candidates: Any) -> None:
+        """Do nothing."""
+
+    def record_spending(self, project: str, amount: int) -> None:
+        """Do nothing."""
+
     def snapshot(self, candidates: Any) -> dict[str, Any]:
         """Return nothing."""
         return {}

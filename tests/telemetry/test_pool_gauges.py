@@ -98,6 +98,8 @@ def test_the_smaller_of_both_limits_holds(own: int, used: float) -> None:
 def test_a_limit_of_zero_is_used_up() -> None:
     """A project without any free quota has its limit at 0."""
     gauges = RecordedGauges()
+    gauges.scripted.run()  # what was never used is not reported
+    gauges.scripted.clock.advance(100)
     gauges.limit("a_limited", Limits(tpm=100, rpd=0))
     gauges.limit("b_bad", Limits(rpm=100))
     gauges.scripted.run()

@@ -46,8 +46,10 @@ _UPSERT = (
     " ON CONFLICT (name) DO UPDATE SET value = excluded.value, expires = excluded.expires"
 )
 NAMES_AT_ONCE = 500
-LONG_WAL = 1_000
-"""Pages of the write-ahead log after which it is truncated, which others wait for: 4 MB."""
+LONG_WAL = 500
+"""Pages of the write-ahead log after which it is truncated, which others wait for: 2 MB."""
+CHECKPOINT_WAIT_S = 0.25
+"""How long a truncation waits for its turn beside writers that never pause, seconds."""
 SHORT_WAL_BYTES = 512 * 1024
 _BROKEN = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
@@ -219,7 +221,8 @@ class StateFile:
         This waits for the disk, so it is done apart from commits, on a connection of its own.
         """
         with suppress(sqlite3.Error):  # a full disk; the next one may work
-            db = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=0)
+            url = f"{self.path.as_uri()}?mode=rw"
+            db = sqlite3.connect(url, uri=True, timeout=CHECKPOINT_WAIT_S)
             try:
                 db.execute("PRAGMA synchronous = NORMAL")
                 _, pages, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

@@ -29,7 +29,7 @@ from functools import cache, partial
 from typing import Any, Self
 from urllib.parse import urljoin
 
-from ..adapters.key_headers import KEY_HEADER, key_headers
+from ..adapters.key_headers import KEY_HEADER, key_headers, raw_key_headers
 from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, error_body
 from ..adapters.patching import Patcher, Wrapper
 from ..adapters.redaction import (
@@ -315,21 +315,21 @@ class Wire:
         """Return the key of a request of httpx, which may be sent again as it is."""
         if current_injection.get() is None and self._is_of_others(request):
             return None
-        url = str(request.url)
         before = request.extensions.get(_EXTENSION)
         if isinstance(before, _RequestKey) and (
-            not before.from_pool or self._may_go(before.platform, url)
+            not before.from_pool or self._may_go(before.platform, str(request.url))
         ):
             return before
-        return self._find_key(request.headers.multi_items(), url)
+        return self._find_key(raw_key_headers(request.headers), request.url)
 
-    def _find_key(self, headers: Iterable[tuple[str, Any]], url: str) -> _RequestKey | None:
+    def _find_key(self, headers: Iterable[tuple[str, Any]], url: Any) -> _RequestKey | None:
         """Return the key that a request must carry; None if the pool has no part in it."""
         found = [(name.lower(), str(text)) for name, text in key_headers(headers)]
         if not found:
             return None
         if (key := self._key_of_send(found)) is not None:
             return key
+        url = str(url)
         values = [Secret(text) for name, text in found if name == KEY_HEADER]
         placeholder = next((text.split()[-1] for _, text in found if _is_placeholder(text)), None)
         if placeholder is not None:
@@ -448,7 +448,7 @@ def _refusing_send(http: Any) -> Callable[..., Any]:
     sent = type(http).send
 
     def refused(request: Any) -> Any:
-        if not any(_is_placeholder(text) for _, text in key_headers(request.headers.multi_items())):
+        if not any(_is_placeholder(text) for _, text in raw_key_headers(request.headers)):
             return None
         return _error_response(_response_type(http), 401, NO_KEY, request)
 
@@ -532,15 +532,13 @@ class _Exchange(Redacting):
 
     def __enter__(self) -> Self:
         headers, key = self._request.headers, self._key
-        for name, text in key_headers(headers.multi_items()):
-            if (
-                name.lower() == KEY_HEADER
-                or _is_placeholder(text)
-                or _repeats(text, key.client_key)
-            ):
+        for name, text in raw_key_headers(headers):
+            if name != KEY_HEADER and (_is_placeholder(text) or _repeats(text, key.client_key)):
                 headers.pop(name, None)
-        if key.value is not None:
-            headers[KEY_HEADER] = key.value.reveal()
+        if key.value is None:
+            headers.pop(KEY_HEADER, None)
+        else:
+            headers[KEY_HEADER] = key.value.reveal()  # in place of all of that name
         return super().__enter__()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -553,7 +551,8 @@ class _Exchange(Redacting):
             return None
         response.history = list(self._history)
         request, response.next_request = response.next_request, None
-        _hide_key(response.request, self._key)
+        if response.request is not self._request:  # else it is hidden at the end
+            _hide_key(response.request, self._key)
         if request is None or not self._left:
             return None
         self._left -= 1

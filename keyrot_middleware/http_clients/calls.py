@@ -38,6 +38,7 @@ from ..telemetry.observer import CallObserver
 from .ledgers import Ledger, NamedLedger
 
 __all__ = [
+    "CLIENT_HEADER",
     "KEY_NAMES",
     "NO_RETRY",
     "Call",
@@ -52,8 +53,9 @@ __all__ = [
 ]
 
 KEY_NAMES = frozenset({KEY_HEADER, BEARER_HEADER})
+CLIENT_HEADER = "x-goog-api-client"
 _SDK = "google-genai-sdk"
-"""In a header of each of its requests."""
+"""In this header of each of its requests."""
 _LOGINS = ("ya29.", "eyJ", "auth_tokens/")
 """OAuth, identity and ephemeral tokens: somebody's login, never a key."""
 _KEY_IN_QUERY = re.compile(r"(?<=[?&])key=[^&#]*&?")
@@ -156,7 +158,7 @@ def read(calls: PooledCalls | None, request: Incoming) -> Call | Reply | Secret 
 
 def is_sdk_request(headers: Any) -> bool:
     """Return whether google-genai sends a request: it has an adapter of its own."""
-    return _SDK in headers.get("x-goog-api-client", "")
+    return _SDK in headers.get(CLIENT_HEADER, "")
 
 
 def _find_key(request: Incoming, *, any_bearer: bool) -> str:

@@ -22,7 +22,18 @@ from ..guard import handle_internal_error
 from ..runtime import runner
 from ..secrets import Secret
 from .bodies import AsyncBody, Body, EventError, aread_bounded, auntil_enough, read_bounded
-from .calls import KEY_NAMES, Call, Incoming, Reply, home_key, read, with_key_header, without_key
+from .calls import (
+    CLIENT_HEADER,
+    KEY_NAMES,
+    Call,
+    Incoming,
+    Reply,
+    home_key,
+    is_sdk_request,
+    read,
+    with_key_header,
+    without_key,
+)
 from .serving import Library, lost
 
 __all__ = ["HttpxTransports", "PooledTransport"]
@@ -31,6 +42,7 @@ _DEFAULT_TIMEOUT = {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 """httpx's own: the program has set none."""
 _CODED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 _ENCODING = b"accept-encoding"
+_CLIENT = CLIENT_HEADER.encode()
 
 
 class HttpxTransports(Library):
@@ -249,6 +261,14 @@ def _plain(headers: Any) -> dict[str, str]:
     return {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in headers.raw}
 
 
+def _is_sdk_request(request: Any) -> bool:
+    """Return whether google-genai sends a request, without decoding all of its headers."""
+    for name, text in request.headers.raw:
+        if name.lower() == _CLIENT:
+            return is_sdk_request({CLIENT_HEADER: text.decode("latin-1")})
+    return False
+
+
 class PooledTransport:
     """A transport over the pool."""
 
@@ -257,6 +277,8 @@ class PooledTransport:
 
     def handle_request(self, request: Any) -> Any:
         """Send a request through the pool, or as it is."""
+        if _is_sdk_request(request):
+            return self._transport.handle_request(request)
         library, found = self._library, self._library.read(request)
         if isinstance(found, Call):
             return library.serve(found, request, self._transport.handle_request)
@@ -268,6 +290,8 @@ class PooledTransport:
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request through the pool, or as it is."""
+        if _is_sdk_request(request):
+            return await self._transport.handle_async_request(request)
         library, found = self._library, await self._library.aread(request)
         if isinstance(found, Call) and not _in_asyncio():
             found = None if found.own else home_key(found.calls)

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -294,26 +295,53 @@ def test_readme_works_outside_of_the_repository() -> None:
     assert "<img" not in text
 
 
+def _measured(name: str) -> tuple[str, dict[str, list[str]]]:
+    """Return a page of benchmarks/, and the cells of each row of its table by the row's name."""
+    text = (ROOT / "benchmarks" / name).read_text("utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return text, {name: cells for name, *cells in rows}
+
+
+def _readme_row(name: str) -> list[str]:
+    (row,) = re.findall(rf"^\| {name}\b.*$", README.read_text("utf-8"), re.MULTILINE)
+    return [cell.strip() for cell in row.strip("| ").split(" | ")][1:]
+
+
 def test_readme_has_the_measured_numbers() -> None:
-    """The times per call are those of benchmarks/PEERS.md, and so is the version of LiteLLM."""
-    measured = (ROOT / "benchmarks" / "PEERS.md").read_text("utf-8")
-    text = README.read_text("utf-8")
-    (row,) = re.findall(r"^\| Added per call .*$", text, re.MULTILINE)
-    for who in (
+    """Each time of README is of a row of benchmarks/PEERS.md; so are LiteLLM's version and date."""
+    page, rows = _measured("PEERS.md")
+    pairs = (
         ("ours, state in memory", "ours, state in Redis"),
-        (
-            "LiteLLM's Router",
-            "LiteLLM's Router with Redis",
-        ),
-    ):
-        memory, redis = (
-            " / ".join(re.findall(rf"^\| {name} \| (\d+) µs.*?\| (\d+) µs", measured, re.M)[0])
-            for name in who
+        ("LiteLLM's Router", "LiteLLM's Router with Redis"),
+    )
+    expected = [
+        "; with Redis ".join(
+            " / ".join(cell.split(" µs ")[0] for cell in rows[name]) + " µs" for name in pair
         )
-        assert f"| {memory} µs; with Redis {redis} µs |" in row
-    version = re.search(r"LiteLLM (\d+\.\d+\.\d+)", measured)
+        for pair in pairs
+    ]
+    found = _readme_row("Added per call")
+    assert found[:2] == expected
+    times = re.compile(r"\d[\d.,]* ?(?:µs|ms)\b")
+    text = README.read_text("utf-8")
+    assert times.findall(text) == times.findall(" ".join(expected))
+    version, date = re.search(r"LiteLLM (?:\d+\.)+\d+", page), re.search(r"on (\d{4}-\d\d)", page)
     assert version is not None
-    assert version[0] in text
+    assert date is not None
+    month = datetime.strptime(date[1], "%Y-%m").strftime("%B %Y")
+    assert f"{version[0]}, measured in {month}." in text
+
+
+def test_readme_has_the_measured_requests() -> None:
+    """What README says of one bad key of three is what benchmarks/RESULTS.md has measured."""
+    _, rows = _measured("RESULTS.md")
+    (sent,) = (cells[-1] for name, cells in rows.items() if name.startswith("A = 429, B = invalid"))
+    found = re.fullmatch(r"A \d+, B (\d+), C \d+; (\d+) failed", sent)
+    assert found is not None
+    plural = "" if found[1] == "1" else "s"
+    failed = "no call fails" if found[2] == "0" else f"{found[2]} calls fail"
+    cell = _readme_row("One expired key of three")[0]
+    assert cell.startswith(f"{found[1]} wasted request{plural}, [{failed}](")
 
 
 def test_readme_leads_to_every_page() -> None:

@@ -23,7 +23,6 @@ from .core.model_fallback import next_models
 from .core.text import check_key_format, mask_url
 from .errors import KeyrotError, warn
 from .events import EventName, PoolEvent
-from .genai.all_projects import in_all_projects
 from .genai.binding import Binding
 from .genai.wire import placeholder_guard
 from .guard import handle_internal_error
@@ -31,7 +30,13 @@ from .http_clients import HttpClients
 from .keys_file import Tier, allowed_tiers
 from .prices import require_prices
 from .runtime.alerts import AlertWatcher
-from .runtime.current import bypassed, current_pool, required_tiers, set_current_pool
+from .runtime.current import (
+    bypassed,
+    current_pool,
+    required_project,
+    required_tiers,
+    set_current_pool,
+)
 from .runtime.current import workload as _workload
 from .runtime.delivery import open_receivers
 from .runtime.health import HealthStatus, health, levels
@@ -57,12 +62,12 @@ from .ui.status_socket import StatusSocket
 
 __all__ = [
     "PoolStatus",
-    "all_projects",
     "bypass",
     "current_pool",
     "doubts",
     "install",
     "open_pool",
+    "project",
     "reset",
     "status",
     "uninstall",
@@ -71,6 +76,7 @@ __all__ = [
 
 SHOWN = 3
 """Reasons in one warning."""
+_PROJECTS_SHOWN = 20
 NO_KEY_FOUND = (
     "no Gemini API key found: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json; until "
     "then calls go out as the SDK sends them"
@@ -340,18 +346,35 @@ def bypass() -> Iterator[None]:
 
 
 @contextmanager
-def all_projects() -> Iterator[None]:
-    """List the batches, files, caches and file search stores of all projects, inside.
+def project(name: str) -> Iterator[None]:
+    """Use only keys of project *name* for the calls made inside: inference, lists, creates, all.
 
-    `client.batches.list()` and the others show one project at a time. Iterated inside, they go on
-    with the next project where one ends, page by page, sync and async. A project none of whose
-    keys is available is skipped with a warning that names it.
+    Inside another `project()`, the inner one holds. A call that no key of the project can serve
+    fails: it goes to no other project, and neither does one for something that another project
+    owns. It holds for requests that are sent inside: iterate a list, and read a stream, there too.
+
+    Args:
+        name: As in keys.json, and as `status()` has it; `key:<key_id>` for a key without a project.
+
+    Raises:
+        KeyError: There is no such project; the message names those that there are.
+        KeyrotError: No pool is installed.
     """
-    token = in_all_projects.set(True)
+    pool = current_pool()
+    if pool is None:
+        raise KeyrotError("project: no pool is installed; call install() first")
+    known = pool.projects
+    if name not in known:
+        more = f", and {len(known) - _PROJECTS_SHOWN} more" if len(known) > _PROJECTS_SHOWN else ""
+        raise KeyError(
+            f"no project {name!r} in pool {pool.name!r}; there are: "
+            f"{', '.join(known[:_PROJECTS_SHOWN])}{more}"
+        )
+    token = required_project.set(name)
     try:
         yield
     finally:
-        in_all_projects.reset(token)
+        required_project.reset(token)
 
 
 @contextmanager

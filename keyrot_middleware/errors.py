@@ -38,6 +38,7 @@ __all__ = [
 
 _REFUSALS = {
     "tier": (400, "FAILED_PRECONDITION"),
+    "project": (400, "FAILED_PRECONDITION"),
     "key_invalid": (400, "INVALID_ARGUMENT"),
     "unauthorized": (401, "UNAUTHENTICATED"),
     "key_leaked": (403, "PERMISSION_DENIED"),

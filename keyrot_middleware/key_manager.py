@@ -45,7 +45,7 @@ from .forks import after_fork
 from .genai.call_info import facts_from_reported_error
 from .genai.pool_exhausted import exhausted
 from .key_lease import KeyLease, LeasedKey, Report, check_count, reported_usage
-from .runtime.current import required_tiers
+from .runtime.current import required_project, required_tiers
 from .runtime.health import HealthStatus, health
 from .runtime.pool import Clock, Pool, SystemClock
 from .runtime.report import source_of
@@ -172,7 +172,12 @@ class KeyManager:
         exclude = (exclude,) if isinstance(exclude, str) else exclude
         pool = self._pool
         info = CallInfo(
-            model or "", "generateContent", tokens, platform=platform, tiers=required_tiers.get()
+            model or "",
+            "generateContent",
+            tokens,
+            platform=platform,
+            tiers=required_tiers.get(),
+            project=required_project.get(),
         )
         now = pool.clock.time()
         self._forget_older_than(now - LEASE_S)

@@ -14,7 +14,7 @@ from math import ceil, inf, isfinite
 from typing import Any, NamedTuple
 
 from ..core.failures import REJECTIONS
-from ..core.model import OTHER_TIER, Block
+from ..core.model import OTHER_PROJECT, OTHER_TIER, Block
 from ..errors import rejection_code
 
 __all__ = ["NO_EXPRESS_KEY", "NO_KEY", "LastRefusal", "NoKey", "error_body", "why_no_key"]
@@ -104,6 +104,8 @@ def _google_body(details: Any) -> Any:
 def _reason(block: Block) -> str:
     if block.reason == OTHER_TIER:
         return f"{OTHER_TIER}: not one that this call may use (KEYROT_TIERS, workload)"
+    if block.reason == OTHER_PROJECT:
+        return f"{OTHER_PROJECT}: not the one that this call may use (project)"
     if not isfinite(block.until):
         return block.reason
     at = f"{datetime.fromtimestamp(block.until, UTC):%Y-%m-%dT%H:%M:%SZ}"

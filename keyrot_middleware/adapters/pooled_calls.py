@@ -20,6 +20,7 @@ from ..core.model import (
     EXPRESS_POOL_KEY,
     GEMINI_API,
     HOME,
+    OTHER_PROJECT,
     OTHER_TIER,
     POOL_KEY,
     VERTEX_EXPRESS,
@@ -30,7 +31,7 @@ from ..core.model import (
 )
 from ..errors import warn_safely
 from ..guard import handle_internal_error
-from ..runtime.current import bypassed, required_tiers
+from ..runtime.current import bypassed, required_project, required_tiers
 from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..settings import AllowedOrigins
@@ -46,6 +47,7 @@ __all__ = ["PooledCalls", "fingerprint", "is_key"]
 _log = logging.getLogger("keyrot_middleware")
 
 _SALT = os.urandom(16)
+_NOT_ALLOWED = (OTHER_TIER, OTHER_PROJECT)
 _EPHEMERAL = "auth_tokens/"
 _MAX_HOSTS_WARNED = 20
 """Programs may use any number of hosts."""
@@ -91,7 +93,7 @@ class PooledCalls:
         if origin_from_url(base_url) not in self.allowed[platform]:
             self._warn_of_host(host_from_url(base_url))
             return False
-        if not has_keys and is_key(key) and self.tiers is None:
+        if not has_keys and is_key(key) and self.tiers is None and required_project.get() is None:
             return False
         known = (key, POOL_KEY, EXPRESS_POOL_KEY)
         return not any(has_foreign_key(some, known) for some in headers)
@@ -104,9 +106,9 @@ class PooledCalls:
             key: The client's own key, the placeholder or "".
             patience_s: The timeout of the call, seconds, which limits its waits.
         """
-        pool, tiers = self.pool, self.tiers
-        if tiers is not None:
-            info = info._replace(tiers=tiers)
+        pool, tiers, project = self.pool, self.tiers, required_project.get()
+        if tiers is not None or project is not None:
+            info = info._replace(tiers=tiers, project=project)
         own = self._own(key, info) if info.bound_to_owner else None
         return CallState(
             info,
@@ -146,7 +148,7 @@ class PooledCalls:
         """
         blocks, pool = exhausted.unavailable.blocks, self.pool
         if blocks or GEMINI_API in pool.selector.platforms:
-            mine = [k for k, block in blocks.items() if block.reason != OTHER_TIER]
+            mine = [k for k, block in blocks.items() if block.reason not in _NOT_ALLOWED]
             last = pool.last_refusal(mine)
         else:
             only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
@@ -164,8 +166,8 @@ class PooledCalls:
     def _own(self, key: str, info: CallInfo) -> Candidate | None:
         """Return a client's own key as a candidate, in the pool or not; None if it has none.
 
-        A key that keys.json marks for the other platform, or whose tier the call may not use,
-        counts as none.
+        A key that keys.json marks for the other platform, or whose tier or project the call may
+        not use, counts as none.
         """
         if not is_key(key):
             return None
@@ -173,13 +175,12 @@ class PooledCalls:
         own = self.pool.selector.keys.get(key_id) if key_id is not None else None
         if own is not None and own.platform != info.platform:
             return None
-        if not info.may_use(own.tier if own is not None else None):
-            return None
-        return own or _outside(key)
+        found = own or _outside(key)
+        return found if info.may_use(found) else None
 
     def _home(self, info: CallInfo) -> Candidate:
         """Return the home key of clients without a key of their own, as a candidate."""
-        key_id = self.pool.home_id_for(info.platform, info.tiers)
+        key_id = self.pool.home_id_for(info.platform, info.tiers, info.project)
         found = self.pool.selector.keys.get(key_id) if key_id is not None else None
         return found or _outside("")
 

@@ -46,7 +46,6 @@ from .failures import REJECTIONS, classify, describe
 from .model import (
     HOME,
     NO_USAGE,
-    OTHER_TIER,
     Block,
     CallInfo,
     Candidate,
@@ -263,7 +262,7 @@ class CallState:
     """Its surface can send a GET of a stored resource in place of the request."""
     home_is_own: bool = True
     """The client was made with its home key; else that is only the first key of the pool."""
-    other_tier: tuple[Candidate, ...] = ()
+    not_allowed: tuple[Candidate, ...] = ()
     """The keys of the owner of its stored resources that it may not use."""
     guessed_owner: bool = False
     """No key of the owner of its stored resources is known, so the home project's are used."""
@@ -304,7 +303,7 @@ def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate
 
     Returns:
         None for a call that any key may send after all: it is not bound to an owner, and what it
-        names has none that is known. Without the keys of tiers that the call may not use.
+        names has none that is known. Without the keys that the call may not use.
     """
     home, names = call.home, call.info.resources
     owner: tuple[str, str] | None = (yield GetOwner(names)) if names else None
@@ -321,8 +320,8 @@ def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate
     if call.guessed_owner and not call.info.bound_to_owner:
         return None
     found = owner_keys or ([home] if home is not None else [])
-    call.other_tier = tuple(k for k in found if not call.info.may_use(k.tier))
-    return tuple(k for k in found if call.info.may_use(k.tier))
+    call.not_allowed = tuple(k for k in found if not call.info.may_use(k))
+    return tuple(k for k in found if call.info.may_use(k))
 
 
 def may_use_other_project(
@@ -423,8 +422,9 @@ def _wait_or_raise(call: CallState, unavailable: Unavailable) -> Generator[Comma
     if (yield from _refresh_rejected(call, unavailable)) or (yield from _wait(call, unavailable)):
         return
     call.leave_line()
-    # The keys whose tier it may not use come first: its error names them too.
-    others = dict.fromkeys((k.key_id for k in call.other_tier), Block(OTHER_TIER, inf))
+    # The keys that it may not use come first: its error names them too.
+    why_not = call.info.why_not
+    others = {k.key_id: Block(str(why_not(k)), inf) for k in call.not_allowed}
     others = others or call.selector.other_tiers(call.info)
     call.unavailable = unavailable = unavailable.beside(others)
     raise _final_error(call, unavailable)
@@ -612,7 +612,9 @@ MAX_PROJECTS_ASKED = 50
 def _may_have_another_owner(call: CallState) -> bool:
     """Return whether another project may have the resource that the home project has not."""
     info, failure = call.info, call.attempts[-1].verdict
-    if call.searches is None or not call.guessed_owner or info.verb not in _SEARCHED:
+    if call.searches is None or not call.guessed_owner or info.project is not None:
+        return False
+    if info.verb not in _SEARCHED:
         return False
     if failure.code not in (403, 404) or failure.rejected or not info.resources:
         return False

@@ -24,6 +24,7 @@ __all__ = [
     "MODEL_SCOPES",
     "NO_LIMITS",
     "NO_USAGE",
+    "OTHER_PROJECT",
     "OTHER_TIER",
     "POOL_KEY",
     "VERTEX_EXPRESS",
@@ -196,15 +197,23 @@ class CallInfo(NamedTuple):
     """The service tier that it asks for, such as `flex`; empty: standard."""
     tiers: frozenset[str] | None = None
     """The tiers of the keys that may serve it; None: keys of any tier, and of none."""
+    project: str | None = None
+    """The label of the project whose keys may serve it; None: any."""
 
     @property
     def quota_model(self) -> str:
         """Return the model in whose quota it counts; empty if it counts in none."""
         return self.model if self.counts_in_quota else ""
 
-    def may_use(self, tier: str | None) -> bool:
-        """Return whether keys of a tier may serve it."""
-        return self.tiers is None or tier in self.tiers
+    def may_use(self, key: Candidate) -> bool:
+        """Return whether a key is of a project and a tier that may serve it."""
+        return self.why_not(key) is None
+
+    def why_not(self, key: Candidate) -> str | None:
+        """Return the reason of the block of a key that may not serve it; None: it may."""
+        if self.project is not None and project_label(key.project) != self.project:
+            return OTHER_PROJECT
+        return OTHER_TIER if self.tiers is not None and key.tier not in self.tiers else None
 
 
 class Usage(NamedTuple):
@@ -346,7 +355,8 @@ class Lease(NamedTuple):
 
 
 OTHER_TIER = "tier"
-"""The reason of a `Block` of a key whose tier the call may not use."""
+OTHER_PROJECT = "project"
+"""The reasons of a `Block` of a key whose tier or project the call may not use."""
 IN_USE = frozenset({"concurrency", "probe", "usd_reserved"})
 """Reasons of a `Block` that end when another call ends, whatever it used."""
 
@@ -356,7 +366,7 @@ class Block(NamedTuple):
 
     reason: str
     """A failure class, or `rpm`, `tpm`, `rpd`, `usd`, `usd_reserved`, `concurrency`, `probe`,
-    `tier`."""
+    `tier`, `project`."""
     until: float
     """When it ends, epoch seconds; `inf`: not by itself."""
     waitable: bool = False

@@ -2,8 +2,8 @@
 
 The order of a call is a list of groups: keys whose `model` is the requested one, then keys without
 a model, then the others; within these, keys of the requested workload first, then by priority; the
-last resort comes after all of them. Keys of another platform, or of a tier that the call may not
-use, are in no group. Within a group the
+last resort comes after all of them. Keys of another platform, or of a tier or project that the call
+may not use, are in no group. Within a group the
 strategy decides where to start: `spread` at random, `fill` at the first key, `sticky` at a position
 derived from the conversation. For a new batch, the keys of the project that got one least recently
 come first.
@@ -48,7 +48,7 @@ BATCH_SIZE = 8
 
 DEFER_S = 60.0
 MAX_ORDERS = 64
-"""Orders kept: one per model, workload and tiers in use, and per method that counts in no quota."""
+"""Orders kept: one per model, workload, tiers and project in use, and per method without quota."""
 
 _METHOD_FAILURES = {
     rule.name for rule in RULES if rule.scope in (Scope.KEY_VERB, Scope.PROJECT_CACHE)
@@ -198,7 +198,7 @@ class Selector:
         """Return the keys of each project that may serve a call, in the order of the keys."""
         projects: dict[str, list[Candidate]] = {}
         for key in tuple(self.keys.values()):
-            if key.platform == info.platform and info.may_use(key.tier):
+            if key.platform == info.platform and info.may_use(key):
                 projects.setdefault(key.project, []).append(key)
         return {project: tuple(keys) for project, keys in projects.items()}
 
@@ -209,7 +209,7 @@ class Selector:
         return {
             key.key_id: Block(OTHER_TIER, inf)
             for key in tuple(self.keys.values())
-            if key.platform == info.platform and not info.may_use(key.tier)
+            if key.platform == info.platform and info.why_not(key) == OTHER_TIER
         }
 
     def candidate_batches(
@@ -322,7 +322,7 @@ class Selector:
 
     def _get_order(self, info: CallInfo) -> _Order:
         verb = "" if info.counts_in_quota else info.verb
-        name = (info.model, info.workload, verb, info.platform, info.tiers)
+        name = (info.model, info.workload, verb, info.platform, info.tiers, info.project)
         order = self._orders.get(name)
         if order is None:
             with self._lock:
@@ -334,7 +334,7 @@ class Selector:
     def _make_order(self, info: CallInfo) -> _Order:
         groups: dict[tuple[bool, int, bool, int], list[Candidate]] = {}
         for key in self.keys.values():
-            if key.platform != info.platform or not info.may_use(key.tier):
+            if key.platform != info.platform or not info.may_use(key):
                 continue
             rank = 1 if key.model is None else 0 if key.model == info.model else 2
             other_work = info.workload is not None and key.workload != info.workload

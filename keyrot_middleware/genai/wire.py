@@ -45,7 +45,7 @@ from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, POOL_KEY, VERTEX_EXPRESS,
 from ..core.text import mask_keys
 from ..errors import ConfigError
 from ..guard import handle_internal_error
-from ..runtime.current import required_tiers
+from ..runtime.current import required_project, required_tiers
 from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..settings import AllowedOrigins
@@ -375,8 +375,9 @@ class Wire:
         return key.platform if key is not None else GEMINI_API
 
     def _home(self, platform: Platform) -> Secret | None:
+        asked = (required_tiers.get(), required_project.get())
         try:
-            return self._pool.home_value(platform, required_tiers.get()) if self._pool else None
+            return self._pool.home_value(platform, *asked) if self._pool else None
         except Exception:
             handle_internal_error("genai")
             return None

@@ -29,7 +29,6 @@ from ..guard import handle_internal_error
 from ..runtime import aio, sync
 from ..settings import AllowedOrigins
 from ..telemetry.observer import CallObserver
-from .all_projects import PageRequest, ProjectLists, is_unavailable
 from .call_info import (
     ApiRequest,
     call_info,
@@ -223,7 +222,6 @@ class RequestWrappers:
         self._pool = calls.pool
         self._calls = calls
         self._uploads = uploads
-        self._lists = ProjectLists(calls.pool)
         self._chains = calls.chains
         self._patcher = keep_patches
 
@@ -233,8 +231,6 @@ class RequestWrappers:
         if not isinstance(pooled, _PooledCall):
             return wrapped(*pooled[0], **pooled[1])
         if pooled.call.info.model not in self._pool.next_models:
-            if self._is_list(pooled):
-                return self._list(wrapped, pooled)
             return self._request(wrapped, pooled)
         with _Models(pooled, self._chains) as models:
             while True:
@@ -244,52 +240,6 @@ class RequestWrappers:
                     goes_on = models.go_on(error)
                 if not goes_on:
                     raise models.take_error()
-
-    def _is_list(self, pooled: _PooledCall) -> bool:
-        """Return whether a call is for a list over all projects."""
-        info = pooled.call.info
-        return info.verb == "list" and self._lists.is_list(info, pooled.request.path)
-
-    def _list(self, wrapped: Callable[..., Any], pooled: _PooledCall) -> Any:
-        """Send the requests for one page of a list over all projects."""
-        pages = self._lists.pages(pooled.call.info, pooled.request.path)
-        reply: Any = None
-        try:
-            while True:
-                page = self._of_project(pooled, pages.send(reply))
-                try:
-                    reply = self._request(wrapped, page)
-                except Exception as error:
-                    if not is_unavailable(page.call, error):
-                        raise
-                    reply = error
-        except StopIteration as stop:
-            return stop.value
-
-    async def _async_list(self, wrapped: Callable[..., Awaitable[Any]], pooled: _PooledCall) -> Any:
-        pages = self._lists.pages(pooled.call.info, pooled.request.path)
-        reply: Any = None
-        while True:
-            try:
-                page = self._of_project(pooled, pages.send(reply))
-            except StopIteration as stop:
-                return stop.value
-            try:
-                reply = await self._async_request(wrapped, page)
-            except Exception as error:
-                if not is_unavailable(page.call, error):
-                    raise
-                reply = error
-
-    def _of_project(self, pooled: _PooledCall, page: PageRequest) -> _PooledCall:
-        """Return the call for one page of one project."""
-        request = pooled.request._replace(path=page.path)
-        platform = pooled.call.info.platform
-        call = self._read_call(pooled.client, request, platform, stream=False)
-        assert isinstance(call, _PooledCall)  # noqa: S101 - narrows the type; as before
-        if page.keys:
-            call.call.home = page.keys[0]
-        return call
 
     def _request(self, wrapped: Callable[..., Any], pooled: _PooledCall) -> Any:
         observer = self._observe(pooled)
@@ -363,8 +313,6 @@ class RequestWrappers:
         if not isinstance(pooled, _PooledCall):
             return await wrapped(*pooled[0], **pooled[1])
         if pooled.call.info.model not in self._pool.next_models:
-            if self._is_list(pooled):
-                return await self._async_list(wrapped, pooled)
             return await self._async_request(wrapped, pooled)
         with _Models(pooled, self._chains) as models:
             while True:

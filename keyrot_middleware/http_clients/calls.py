@@ -32,7 +32,7 @@ from ..core.model_fallback import find_signatures, replace_model
 from ..core.request_body import UPLOAD, add_name
 from ..core.text import holds_key
 from ..core.usage import parse_openai_text, parse_token_counts, parse_usage_text
-from ..runtime.current import bypassed, required_tiers, workload
+from ..runtime.current import bypassed, required_project, required_tiers, workload
 from ..secrets import Secret
 from ..telemetry.observer import CallObserver
 from .ledgers import Ledger, NamedLedger
@@ -176,7 +176,7 @@ def _find_key(request: Incoming, *, any_bearer: bool) -> str:
 
 def home_key(calls: PooledCalls) -> Secret | Reply:
     """Return the key that takes the place of a placeholder without the pool."""
-    home = calls.pool.home_value(tiers=required_tiers.get())
+    home = calls.pool.home_value(tiers=required_tiers.get(), project=required_project.get())
     return home or _without_pool()
 
 

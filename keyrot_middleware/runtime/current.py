@@ -1,6 +1,7 @@
 """What is in force for the calls that are made now.
 
-The pool that install() put in place in this process, and what `bypass()` and `workload()` say.
+The pool that install() put in place in this process, and what `bypass()`, `workload()` and
+`project()` say.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ __all__ = [
     "bypassed",
     "current_pool",
     "record_activity",
+    "required_project",
     "required_tiers",
     "set_current_pool",
     "workload",
@@ -22,6 +24,8 @@ bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
 workload: ContextVar[str | None] = ContextVar("keyrot_workload", default=None)
 required_tiers: ContextVar[frozenset[str] | None] = ContextVar("keyrot_tiers", default=None)
 """The tiers that `workload()` allows; None: all."""
+required_project: ContextVar[str | None] = ContextVar("keyrot_project", default=None)
+"""The project that `project()` names; None: all are allowed."""
 
 _current: Pool | None = None
 _records_activity = False

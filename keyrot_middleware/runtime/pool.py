@@ -27,6 +27,7 @@ from ..core.model import (
     RetryPolicy,
     Usage,
     Verdict,
+    project_label,
 )
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
@@ -177,12 +178,23 @@ class Pool:
         """The id of the home key of clients without a key of their own, if there is one."""
         return self.home_id_for(GEMINI_API)
 
-    def home_id_for(self, platform: Platform, tiers: frozenset[str] | None = None) -> str | None:
-        """Return the id of the home key of a platform, of one of *tiers* if these are given."""
-        keys = self.selector.keys
+    @property
+    def projects(self) -> list[str]:
+        """The labels of the projects of all configured keys."""
+        keys = self.selector.keys.values() if self.configured is None else self.configured
+        return list(dict.fromkeys(project_label(key.project) for key in keys))
+
+    def home_id_for(
+        self,
+        platform: Platform,
+        tiers: frozenset[str] | None = None,
+        project: str | None = None,
+    ) -> str | None:
+        """Return the id of the home key of a platform, of these tiers and project if given."""
+        keys, call = self.selector.keys, CallInfo("", "", tiers=tiers, project=project)
 
         def fits(key: Candidate) -> bool:
-            return key.platform == platform and (tiers is None or key.tier in tiers)
+            return key.platform == platform and call.may_use(key)
 
         order: Iterator[str] = (i for i, key in keys.items() if fits(key))
         single = self.secrets.duplicates.get(self.last_resort or "", self.last_resort)
@@ -196,10 +208,13 @@ class Pool:
         return next((key_id for key_id in chain([first], order) if key_id not in rejected), first)
 
     def home_value(
-        self, platform: Platform = GEMINI_API, tiers: frozenset[str] | None = None
+        self,
+        platform: Platform = GEMINI_API,
+        tiers: frozenset[str] | None = None,
+        project: str | None = None,
     ) -> Secret | None:
         """Return the value of the home key; see `home_id_for`."""
-        home_id = self.home_id_for(platform, tiers)
+        home_id = self.home_id_for(platform, tiers, project)
         return self.secrets.value(home_id) if home_id is not None else None
 
     def _rejected(self) -> set[str]:

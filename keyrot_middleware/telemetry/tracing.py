@@ -384,7 +384,6 @@ _OPENINFERENCE = {
 }
 """Span kind and model attribute in the OpenInference conventions, by operation."""
 _SPAN_KIND = "openinference.span.kind"
-_OPENINFERENCE_STREAMS = "openinference.instrumentation.google_genai._stream"
 _TRACELOOP = "opentelemetry.instrumentation.google_generativeai"
 
 
@@ -421,27 +420,16 @@ def _find_current_span(ctx: Context, info: CallInfo, pool: str) -> ForeignSpan |
 
 
 def _find_span_of_frames(ctx: Context, info: CallInfo, pool: str) -> ForeignSpan | None:
-    """Return the span of an instrumentation that does not make it current.
+    """Return Traceloop's span, which is never current.
 
-    Traceloop's never is, and OpenInference's is not while a stream is read. Each is in a variable
-    of the function that has called the SDK, and there is no public way to it.
+    It is in a variable of the function that has called the SDK; there is no public way to it.
     """
-    streams = info.stream and _OPENINFERENCE_STREAMS in sys.modules
-    if not streams and _TRACELOOP not in sys.modules:
+    if _TRACELOOP not in sys.modules:
         return None
     frame = inspect.currentframe()
     while frame is not None:
-        module = frame.f_globals.get("__name__")
-        if module == _TRACELOOP:
+        if frame.f_globals.get("__name__") == _TRACELOOP:
             return _traceloop_span(frame.f_locals, ctx, info, pool)
-        if streams and module == _OPENINFERENCE_STREAMS and "self" in frame.f_locals:
-            with_span = getattr(frame.f_locals["self"], "_with_span", None)
-            span = getattr(with_span, "_span", None)
-            if not isinstance(span, Span) or not _is_openinference_span(
-                span, operation_name(info.verb), info
-            ):
-                return None
-            return ForeignSpan(set_span_in_context(span, ctx), None, pool, has_metrics=False)
         frame = frame.f_back
     return None
 

@@ -95,6 +95,13 @@ class TestReading:
         assert rig.got == []
         rig.state.check()
 
+    def test_a_call_of_one_project_asks_no_other(self) -> None:
+        """Its error is the project's own."""
+        rig = of_b()
+        with pytest.raises(Exception, match="not found"):
+            rig.call(GET._replace(project="a"), key("a"))
+        assert rig.sent == ["a"]
+
     def test_an_async_call_searches_too(self) -> None:
         """The same by the other driver."""
         import asyncio

@@ -181,6 +181,22 @@ def test_a_call_gets_candidates_of_its_tiers_alone() -> None:
     assert selector.other_tiers(paid) == {key_id: Block("tier", inf) for key_id in ("free", "none")}
 
 
+def test_a_call_gets_candidates_of_its_project_alone() -> None:
+    """A key without a project is its own, whatever its value; other projects are not named."""
+    keys = [key("a", project="p", tier="free"), key("b", project="p", tier="tier1"), key("c")]
+    own = key("d", project="key:d").with_value("1f")
+    selector, mine = Selector([*keys, own], "fill"), INFO._replace(project="p")
+    assert list_candidates(selector) == ["a", "b", "c", "d"]
+    assert list_candidates(selector, mine) == ["a", "b"]
+    assert list_candidates(selector, INFO._replace(project="key:d")) == ["d"]
+    assert list(selector.projects(mine)) == ["p"]
+    assert selector.other_tiers(mine) == {}
+    paid = mine._replace(tiers=frozenset({"tier1"}))
+    assert list_candidates(selector, paid) == ["b"]
+    assert selector.other_tiers(paid) == {"a": Block("tier", inf)}
+    assert [mine.why_not(one) for one in keys] == [None, None, "project"]
+
+
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
 def test_a_call_gets_as_few_candidates_of_10_000_keys_as_of_10(strategy: str) -> None:
     """The first batch is eight keys; with 9,990 deferred the call still sees ten at most."""

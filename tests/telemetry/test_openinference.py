@@ -1,4 +1,4 @@
-"""Under OpenInference (Phoenix, Langfuse) a call is one LLM span, and its tokens count once."""
+"""Under OpenInference (Phoenix, Langfuse) a whole call is one LLM span, and a stream two."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from keyrot_middleware.testing import Reply
 
 USAGE = ("gen_ai.usage.input_tokens", "llm.token_count.prompt")
 OURS = "keyrot_middleware"
+WHOLE = tuple(mode for mode in MODES if mode not in STREAMS)
 
 
 @pytest.fixture(autouse=True)
@@ -37,12 +38,12 @@ def scopes(traced: Any) -> list[str]:
     return [span.instrumentation_scope.name for span in traced.spans]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", WHOLE)
 @pytest.mark.parametrize("order", ["pool first", "pool last"])
 def test_there_is_one_llm_span_and_it_holds_the_attempts(
     order, mode, traced, gemini, pool, connect
 ) -> None:
-    """Sync, async and streams: their span has the attempts as its children in its trace."""
+    """Sync and async: their span has the attempts as its children in its trace."""
     gemini.add_key("A")
     gemini.script("A", Reply.QUOTA_MINUTE)
     if order == "pool first":
@@ -63,7 +64,7 @@ def test_there_is_one_llm_span_and_it_holds_the_attempts(
     assert len({span.context.trace_id for span in traced.spans}) == 1
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", WHOLE)
 def test_the_spans_of_the_program_stay_where_they_are(mode, traced, pool, connect) -> None:
     """Their span is the child of the program's span, and ours of theirs."""
     pool("A")
@@ -77,6 +78,35 @@ def test_the_spans_of_the_program_stay_where_they_are(mode, traced, pool, connec
     assert theirs.parent.span_id == above.get_span_context().span_id
     assert attempt.parent.span_id == theirs.context.span_id
     assert "keyrot.key.id" not in outer.attributes
+
+
+@pytest.mark.parametrize("call_spans", [True, False])
+@pytest.mark.parametrize("order", ["pool first", "pool last"])
+@pytest.mark.parametrize("mode", STREAMS)
+def test_a_stream_has_a_span_of_ours_beside_theirs(
+    mode, order, call_spans, traced, gemini, pool, connect
+) -> None:
+    """Both have its tokens and are in the program's span; without the spans of calls one has."""
+    gemini.add_key("A")
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    if order == "pool first":
+        pool("A", "B", strategy="fill", call_spans=call_spans)
+    with (
+        instrumented(traced.provider, OPENINFERENCE),
+        traced.tracer.start_as_current_span("the program's") as above,
+    ):
+        if order == "pool last":
+            pool("A", "B", strategy="fill", call_spans=call_spans)
+        assert ask(mode, connect()) == "ok from B"
+        keyrot_middleware.uninstall()
+    program = above.get_span_context().span_id
+    (theirs,) = traced.named("GenerateContentStream") + traced.named("AsyncGenerateContentStream")
+    ours = traced.named("generate_content")
+    assert with_usage(traced) == [*ours, theirs]
+    assert len(ours) == call_spans
+    assert {span.parent.span_id for span in [theirs, *ours]} == {program}
+    holder = ours[0].context.span_id if call_spans else program
+    assert [span.parent.span_id for span in traced.named("attempt")] == [holder] * 2
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
@@ -100,7 +130,7 @@ def weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", WHOLE)
 def test_both_requests_of_a_tool_call_are_in_their_one_span(mode, traced, pool, connect) -> None:
     """Their one span covers everything that the method call does."""
     pool("A")
@@ -121,11 +151,10 @@ def test_a_call_while_a_stream_is_read_has_its_own_span(mode, traced, pool, conn
             client.models.count_tokens(model=MODEL, contents="inner")
             ask(mode, connect())
             break
-    outer = traced.named("GenerateContentStream")[-1]
-    mine = [s for s in traced.named("attempt") if s.parent.span_id == outer.context.span_id]
-    assert len(mine) == 1
     (count,) = traced.named("count_tokens")
     assert count.parent is None
+    theirs = {s.context.span_id for s in traced.named("GenerateContentStream")}
+    assert not theirs & {s.parent.span_id for s in traced.named("attempt")}
 
 
 def test_an_open_span_of_the_kind_llm_is_adopted(traced, pool, connect) -> None:

@@ -33,7 +33,7 @@ def start() -> None:
     keyrot_middleware.reset("free_1")
     with keyrot_middleware.bypass(), keyrot_middleware.workload("batch"):
         keyrot_middleware.uninstall()
-    with keyrot_middleware.all_projects():
+    with keyrot_middleware.project("batch-jobs"):
         pass
     KeyManager(pool="by-hand", max_retries=0).select_key("gemini-2.5-flash", exclude=("a",))
 

@@ -14,10 +14,11 @@ from ..adapters.patching import Patcher
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.urls import host_from_url
 from ..core.commands import Done, Failed, StreamEnd
-from ..core.flow import CallState, Exhausted, call_flow
+from ..core.flow import CallState
 from ..core.model import GEMINI_API, Lease
 from ..guard import handle_internal_error
-from ..runtime import aio, sync
+from ..runtime import runner
+from ..runtime.runner import NoKey
 from .call_info import (
     ApiRequest,
     call_info,
@@ -96,12 +97,8 @@ class DownloadWrappers:
                 return download.failed(failed_from_error(error, redact, handled))
 
         observer = self._calls.observe(download.call.info)
-        driver = sync.SyncDriver(self._calls.pool, download.call.info, send, observer)
-        try:
-            return sync.run(call_flow(download.call), driver)
-        except Exhausted as no_key:
-            error = exhausted_call(self._calls, no_key, response_type_of(client))
-        raise error
+        no_key = self._no_key(client)
+        return runner.run(self._calls.pool, download.call, send, no_key, observer)
 
     async def async_download_file(
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Any, kwargs: Any
@@ -121,12 +118,11 @@ class DownloadWrappers:
                 return download.failed(failed_from_error(error, redact, handled))
 
         observer = self._calls.observe(download.call.info)
-        driver = aio.AsyncDriver(self._calls.pool, download.call.info, send, observer)
-        try:
-            return await aio.run(call_flow(download.call), driver)
-        except Exhausted as no_key:
-            error = exhausted_call(self._calls, no_key, response_type_of(client))
-        raise error
+        no_key = self._no_key(client)
+        return await runner.arun(self._calls.pool, download.call, send, no_key, observer)
+
+    def _no_key(self, client: Any) -> NoKey:
+        return lambda no_key: exhausted_call(self._calls, no_key, response_type_of(client))
 
     def _download(self, client: Any, args: Any, kwargs: Any) -> _Download | None:
         """Return a download for the pool; None if it passes through."""

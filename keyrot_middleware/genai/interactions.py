@@ -19,7 +19,7 @@ import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from math import inf
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from ..adapters.redaction import MOST, Forgetting, Redact, redact_exception, red
 from ..adapters.urls import host_from_url
 from ..core.commands import Done, Failed, StreamEnd, StreamOpened
 from ..core.failures import FailureFacts
-from ..core.flow import CallState, Exhausted, call_flow
+from ..core.flow import CallState, Exhausted
 from ..core.interactions import (
     BodyLedger,
     EventLedger,
@@ -43,7 +43,7 @@ from ..core.interactions import (
 )
 from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, Lease
 from ..guard import handle_internal_error
-from ..runtime import aio, sync
+from ..runtime import runner
 from ..runtime.current import workload
 from ..secrets import Secret
 from .call_info import ApiRequest, failed_from_error
@@ -284,26 +284,19 @@ class Interactions:
 
     def _run(self, call: _Call) -> Any:
         bodies: list[_Bytes] = []
-        driver = sync.SyncDriver(
-            self._pool, call.state.info, self._sender(call, bodies), self._observe(call)
-        )
+        send, no_key = self._sender(call, bodies), partial(self._exhausted, call)
         try:
-            if not call.stream:
-                return sync.run(call_flow(call.state), driver)
-            chunks = sync.run_stream(call_flow(call.state), driver)
-            first = next(chunks, None)
-        except Exhausted as no_key:
-            while bodies:
-                bodies.pop().close()
-            error = self._exhausted(call, no_key)
+            found = runner.stream(self._pool, call.state, send, no_key, self._observe(call))
         except _Refused as refused:
             return refused.with_notes()
         except _ErrorEvent:
             body = bodies.pop()
-            return body.relay(None, iter(body))
-        else:
-            return bodies.pop().relay(first, chunks)
-        raise error
+            return body.relay(iter(body))
+        except Exception:
+            while bodies:
+                bodies.pop().close()
+            raise
+        return bodies.pop().relay(found) if call.stream else found
 
     def _sender(
         self, call: _Call, bodies: list[_Bytes]
@@ -334,25 +327,19 @@ class Interactions:
 
     async def _run_async(self, call: _Call) -> Any:
         bodies: list[_AsyncBytes] = []
-        driver = aio.AsyncDriver(
-            self._pool, call.state.info, self._async_sender(call, bodies), self._observe(call)
-        )
+        send, no_key = self._async_sender(call, bodies), partial(self._exhausted, call)
         try:
-            if not call.stream:
-                return await aio.run(call_flow(call.state), driver)
-            chunks = await aio.run_stream(call_flow(call.state), driver)
-        except Exhausted as no_key:
-            while bodies:
-                await bodies.pop().aclose()
-            error = self._exhausted(call, no_key)
+            found = await runner.astream(self._pool, call.state, send, no_key, self._observe(call))
         except _Refused as refused:
             return refused.with_notes()
         except _ErrorEvent:
             body = bodies.pop()
             return body.relay(body)
-        else:
-            return bodies.pop().relay(chunks)
-        raise error
+        except Exception:
+            while bodies:
+                await bodies.pop().aclose()
+            raise
+        return bodies.pop().relay(found) if call.stream else found
 
     def _async_sender(
         self, call: _Call, bodies: list[_AsyncBytes]
@@ -684,9 +671,9 @@ class _Bytes(_Body):
         with suppress(Exception):
             self._source.close()
 
-    def relay(self, first: bytes | None, chunks: Any) -> Any:
+    def relay(self, chunks: Any) -> Any:
         """Let the program read *chunks*; return what the SDK has made of the response."""
-        return self._relay_by(_tee_type(self._call.library, "SyncByteStream")(self, first, chunks))
+        return self._relay_by(_tee_type(self._call.library, "SyncByteStream")(self, chunks))
 
 
 class _AsyncBytes(_Body):
@@ -745,12 +732,10 @@ class _Tee:
     stream is whole; closed before, the call is abandoned.
     """
 
-    def __init__(self, body: _Bytes, first: bytes | None, chunks: Any) -> None:
-        self._body, self._first, self._chunks = body, first, chunks
+    def __init__(self, body: _Bytes, chunks: Any) -> None:
+        self._body, self._chunks = body, chunks
 
     def __iter__(self) -> Iterator[bytes]:
-        if self._first is not None:
-            yield self._first
         with suppress(_ErrorEvent):
             # `yield from` would close them with this generator, before close() is called
             for data in self._chunks:  # noqa: UP028

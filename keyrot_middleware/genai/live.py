@@ -23,12 +23,12 @@ from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Forgetting, redact_exception
 from ..adapters.urls import host_from_url
 from ..core.commands import Failed, StreamEnd, StreamOpened
-from ..core.flow import Exhausted, call_flow
+from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, Lease
 from ..core.request_body import HANDLE, INTERACTION, add_name, is_certain, read_body
 from ..core.usage import add_usage, parse_usage
 from ..guard import handle_internal_error
-from ..runtime import aio
+from ..runtime import aio, runner
 from ..runtime.current import workload
 from ..secrets import Secret
 from ..state.base import State
@@ -325,16 +325,13 @@ class LiveWrappers:
                 return Failed(facts_from_session_error(connection.account.error or error), error)
             return StreamOpened(_SessionStream(connection))
 
-        driver = aio.AsyncDriver(calls.pool, info, send, calls.observe(info))
+        def no_key(exhausted: Exhausted) -> BaseException:
+            return exhausted_call(calls, exhausted, response_type_of(client), info.model)
+
         call = calls.call_state(info, key.reveal(), pooled.patience_s)
-        try:
-            relay = await aio.run_stream(call_flow(call), driver)
-        except Exhausted as no_key:
-            failure = exhausted_call(calls, no_key, response_type_of(client), info.model)
-        else:
-            connection: LiveConnection = await anext(relay)
-            return connection.hold(relay)
-        raise failure
+        connection: LiveConnection
+        connection, relay = await runner.hold(calls.pool, call, send, no_key, calls.observe(info))
+        return connection.hold(relay)
 
 
 class _Session(AbstractAsyncContextManager[Any]):

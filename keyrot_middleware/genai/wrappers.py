@@ -20,13 +20,13 @@ from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact
 from ..adapters.urls import host_from_url
 from ..core.commands import Done, Failed, StreamOpened
-from ..core.flow import CallState, Exhausted, call_flow
+from ..core.flow import CallState, Exhausted
 from ..core.model import GEMINI_API, Lease, Platform
 from ..core.model_fallback import (
     replace_model,
 )
 from ..guard import handle_internal_error
-from ..runtime import aio, sync
+from ..runtime import runner
 from ..settings import AllowedOrigins
 from ..telemetry.observer import CallObserver
 from .call_info import (
@@ -254,12 +254,8 @@ class RequestWrappers:
             except Exception as error:
                 return failed_from_error(error, self._redact(pooled), handled)
 
-        driver = sync.SyncDriver(self._pool, pooled.call.info, send, observer)
-        try:
-            return sync.run(call_flow(pooled.call), driver)
-        except Exhausted as no_key:
-            error = self._exhausted(no_key, pooled)
-        raise error
+        no_key = partial(self._exhausted, pooled)
+        return runner.run(self._pool, pooled.call, send, no_key, observer)
 
     def request_streamed(
         self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
@@ -296,14 +292,8 @@ class RequestWrappers:
                 inner = wrapped(*pooled.copy_arguments(injection))
                 return open_sync(inner, injection, redact, self._on_body(pooled))
 
-        driver = sync.SyncDriver(self._pool, pooled.call.info, send, self._observe(pooled))
-        try:
-            yield from sync.run_stream(call_flow(pooled.call), driver)
-        except Exhausted as no_key:
-            error = self._exhausted(no_key, pooled)
-        else:
-            return
-        raise error
+        no_key, observer = partial(self._exhausted, pooled), self._observe(pooled)
+        return runner.lazy_stream(self._pool, pooled.call, send, no_key, observer)
 
     async def async_request(
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Any, kwargs: Any
@@ -338,12 +328,8 @@ class RequestWrappers:
             except Exception as error:
                 return failed_from_error(error, self._redact(pooled), handled)
 
-        driver = aio.AsyncDriver(self._pool, pooled.call.info, send, observer)
-        try:
-            return await aio.run(call_flow(pooled.call), driver)
-        except Exhausted as no_key:
-            error = self._exhausted(no_key, pooled)
-        raise error
+        no_key = partial(self._exhausted, pooled)
+        return await runner.arun(self._pool, pooled.call, send, no_key, observer)
 
     async def async_request_streamed(
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Any, kwargs: Any
@@ -377,14 +363,11 @@ class RequestWrappers:
                 return failed_from_error(error, redact, handled)
             return await open_async(inner, injection, redact, self._on_body(pooled))
 
-        driver = aio.AsyncDriver(self._pool, pooled.call.info, send, self._observe(pooled))
-        try:
-            return await aio.run_stream(  # type: ignore[no-any-return]
-                call_flow(pooled.call), driver
-            )
-        except Exhausted as no_key:
-            error = self._exhausted(no_key, pooled)
-        raise error
+        no_key, observer = partial(self._exhausted, pooled), self._observe(pooled)
+        chunks: AsyncIterator[Any] = await runner.astream(
+            self._pool, pooled.call, send, no_key, observer
+        )
+        return chunks
 
     def _done(
         self, pooled: _PooledCall, response: Any, lease: Lease, observer: CallObserver | None
@@ -444,7 +427,7 @@ class RequestWrappers:
     def _observe(self, pooled: _PooledCall) -> CallObserver | None:
         return self._calls.observe(pooled.call.info)
 
-    def _exhausted(self, no_key: Exhausted, pooled: _PooledCall) -> BaseException:
+    def _exhausted(self, pooled: _PooledCall, no_key: Exhausted) -> BaseException:
         response_type = response_type_of(pooled.client)
         return exhausted_call(self._calls, no_key, response_type, pooled.call.info.model)
 

@@ -5,12 +5,13 @@ expect where there is no key. All else about a call is here, sync and async.
 
     run, arun          a call that ends with its response
     stream, astream    a call whose response may be a stream: up to the first chunk
+    lazy_stream        the same as a generator, which sends nothing before it is read
     hold               a session, which keeps its lease until it is closed
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from ..core.commands import Done, Failed, StreamEnd, StreamOpened
@@ -19,7 +20,7 @@ from ..telemetry.observer import CallObserver
 from . import aio, sync
 from .pool import Pool
 
-__all__ = ["NoKey", "Reply", "arun", "astream", "hold", "run", "stream"]
+__all__ = ["NoKey", "Reply", "arun", "astream", "hold", "lazy_stream", "run", "stream"]
 
 Reply = Done | StreamOpened | Failed | StreamEnd
 """What a send returns."""
@@ -92,6 +93,24 @@ def stream(
         return sync.open_stream(call_flow(call), driver)
     except Exhausted as exhausted:
         error = no_key(exhausted)
+    raise error
+
+
+def lazy_stream(
+    pool: Pool,
+    call: CallState,
+    send: Callable[..., Reply],
+    no_key: NoKey,
+    observer: CallObserver | None = None,
+) -> Generator[Any, None, None]:
+    """Yield the chunks of a stream that is opened with the first of them; see `stream`."""
+    driver = sync.SyncDriver(pool, call.info, send, observer)
+    try:
+        yield from sync.run_stream(call_flow(call), driver)
+    except Exhausted as exhausted:
+        error = no_key(exhausted)
+    else:
+        return
     raise error
 
 

@@ -353,14 +353,14 @@ def open_stream(flow: Flow, driver: SyncDriver) -> Any:
     """
     try:
         reached = _drive(flow, next(flow), driver)
+        if isinstance(reached, RelayStream):
+            return Relay(flow, driver, driver.relay(reached))
     except GeneratorExit:
         driver.abandon()
         raise
     except BaseException as error:
         driver.finish(error)
         raise
-    if isinstance(reached, RelayStream):
-        return Relay(flow, driver, driver.relay(reached))
     driver.driven = False
     driver.finish(None)
     return reached
@@ -429,7 +429,7 @@ class Relay:
                 self._over = True
                 self._settle(self._flow.send, end)
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             raise
         return chunk
 
@@ -446,13 +446,14 @@ class Relay:
                 return
             self._over = True
             self._driver.abandon()
-            with suppress(Exception):  # its usage is booked, and nothing else is lost
-                self._stream.close()
+            if not in_gc():  # else the collector closes both in turn
+                with suppress(Exception):  # its usage is booked, and nothing else is lost
+                    self._stream.close()
         finally:
             self._reading.release()
 
-    def _fail(self, error: BaseException) -> None:
-        """Settle a stream whose reader was interrupted; *error* is raised again."""
+    def fail(self, error: BaseException) -> None:
+        """Settle a stream whose reader was interrupted by *error*, which is raised again."""
         if self._over:
             return
         self._over = True
@@ -470,54 +471,25 @@ class Relay:
         self._driver.finish(None)
 
     def __del__(self) -> None:
-        self._driver.abandon()
+        if hasattr(self, "_driver"):  # else it was interrupted before it had one
+            self._driver.abandon()
 
 
 def run_stream(flow: Flow, driver: SyncDriver) -> Generator[Any, None, None]:
-    """Run a streamed call to its end; yield the chunks of the SDK."""
+    """Yield the chunks of a call, which starts with the first of them."""
+    relay: Any = None
     try:
-        command = next(flow)
-        while True:
-            try:
-                if isinstance(command, RelayStream):
-                    reply = yield from _relay(driver.relay(command), driver.observer)
-                else:
-                    reply = driver(command)
-            except GeneratorExit:
-                raise
-            except BaseException as error:
-                command = flow.throw(error)
-            else:
-                command = flow.send(reply)
-    except StopIteration:
-        driver.finish(None)
+        relay = open_stream(flow, driver)
+        if isinstance(relay, Relay):
+            yield from relay  # which is closed with this generator
     except GeneratorExit:
-        driver.abandon()
         raise
     except BaseException as error:
-        driver.finish(error)
+        if isinstance(relay, Relay):
+            relay.fail(error)
         raise
     finally:
         driver.driven = False
-
-
-def _relay(stream: Stream, observer: CallObserver | None) -> Generator[Any, None, StreamEnd]:
-    """Yield the chunks; the span of the attempt is current only while the SDK reads the next."""
-    chunks = iter(stream)
-    try:
-        while True:
-            chunk, failed = _next(chunks, observer)
-            if chunk is None:
-                break
-            yield chunk
-        end = stream.end(failed)
-    except BaseException:
-        if not in_gc():  # else the collector closes both in turn
-            with suppress(Exception):  # an error of it must not hide the reason
-                stream.close()
-        raise
-    stream.close()
-    return end
 
 
 def _next(chunks: Iterator[Any], observer: CallObserver | None) -> tuple[Any, Exception | None]:

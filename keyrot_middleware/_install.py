@@ -208,8 +208,8 @@ def _warn_of_other_settings(
         for name, value in settings.items()
         if value is not None and getattr(asked, name) != getattr(_in_force, name)
     ]
-    if other:
-        _warn(
+    if other:  # a Python warning only: it points at the line to change
+        warn(
             f"install() was called before, so {', '.join(other)} of this call "
             f"{'is' if len(other) == 1 else 'are'} ignored; call uninstall() first to change it"
         )

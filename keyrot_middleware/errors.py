@@ -79,7 +79,14 @@ class KeyrotWarning(UserWarning):
     """
 
 
-_BETWEEN = ("keyrot_middleware", "google.genai", "wrapt", "contextlib")
+_BETWEEN = (
+    "keyrot_middleware",
+    "google.genai",
+    "wrapt",
+    "contextlib",
+    "opentelemetry",
+    "openinference",
+)
 """Modules that stand between a program's own line and what it is warned of."""
 
 

@@ -150,6 +150,14 @@ def test_a_second_install_with_other_settings_is_a_warning() -> None:
     assert keyrot_middleware.status()["pool"] == "one"
 
 
+def test_a_second_install_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """With logging too, which would show the text a second time."""
+    assert warnings_of(keys=[KEY]) == []
+    caplog.clear()
+    assert len(warnings_of(strategy="sticky")) == 1
+    assert "install() was called before" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [("sk-proj-" + "x" * 40, "begins with sk-"), ("your-key-here", "looks like a placeholder")],

@@ -828,9 +828,10 @@ def _waitable_blocks(call: CallState, unavailable: Unavailable) -> dict[str, Blo
         for key_id, block in unavailable.blocks.items()
         if block.waitable and key_id not in call.excluded
     }
+    failures = {attempt.key_id: attempt.verdict.failure for attempt in call.attempts}
     for key_id, until in call.excluded.items():
         if isfinite(until):
-            blocks[key_id] = Block("failed", until, waitable=True)
+            blocks[key_id] = Block(failures.get(key_id, "failed"), until, waitable=True)
     return blocks
 
 

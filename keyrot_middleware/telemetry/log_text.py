@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..core.failures import REJECTIONS
-from ..core.flow import Exhausted
 from ..core.model import Block
 from ..core.text import utc
 
@@ -18,9 +19,9 @@ def format_time(at: float) -> str:
     return f"{utc(at):%Y-%m-%d %H:%M:%SZ}"
 
 
-def format_blocked_keys(error: Exhausted) -> list[str]:
+def format_blocked_keys(blocked: Mapping[str, Block]) -> list[str]:
     """Return why each key is not available: `flash_01: quota_day until 2026-01-02 08:00:00Z`."""
-    blocks = sorted(error.unavailable.blocks.items())
+    blocks = sorted(blocked.items())
     texts = [f"{key_id}: {_format_block(block)}" for key_id, block in blocks[:MAX_BLOCKED_KEYS]]
     if len(blocks) > MAX_BLOCKED_KEYS:
         texts.append(f"and {len(blocks) - MAX_BLOCKED_KEYS} more")

@@ -2,7 +2,10 @@
 
 INFO: a cooldown, a wait for a key, a replaced key, another model. WARNING, for what may need
 attention: a rejected key, a project or billing account that is cooling down, a cooldown of an hour
-or more, a pool without an available key.
+or more, a pool without an available key, the first wait of more than 3 s.
+
+A program that has not set up logging sees that wait, and the first rejection of each key, as a
+`KeyrotWarning`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from ..core.commands import Acquire, Command, Failed, Send, Settle, Sleep
 from ..core.failures import describe
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, Lease, Scope, Verdict, project_label
-from ..errors import KeyrotWarning
+from ..errors import KeyrotWarning, warn_unless_logged
 from ..forks import after_fork
 from . import semconv
 from .log_text import format_blocked_keys, format_time
@@ -33,6 +36,8 @@ __all__ = [
 _logger = logging.getLogger(semconv.INSTRUMENTATION)
 
 LONG_COOLDOWN_S = 3_600.0
+LONG_WAIT_S = 3.0
+"""A longer wait looks as if the program hangs."""
 EXHAUSTED_INTERVAL_S = 60.0
 """Shortest time between two warnings of an exhausted pool."""
 _MAX_FAILURES = 1_000
@@ -49,6 +54,9 @@ class LogObserver:
         """Calls that found no key since the last warning."""
         self._logged_failures: dict[tuple[str, str], float] = {}
         """When each failure of a key was last logged, epoch seconds."""
+        self._rejected: set[str] = set()
+        """Keys that were rejected since they got their value."""
+        self._has_waited = False
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     def observe(self, info: CallInfo) -> CallObserver | None:
@@ -66,6 +74,12 @@ class LogObserver:
                 return
             level = logging.INFO if command.reason == "key" else logging.DEBUG
             why = "for a key" if command.reason == "key" else "before the next try"
+            if command.seconds > LONG_WAIT_S and self._is_first_wait():
+                reasons = format_blocked_keys(command.ticket.blocks if command.ticket else {})
+                why += f" ({'; '.join(reasons)})" if reasons else ""
+                text = "waits %.1f s %s; later waits are log lines at INFO"
+                _warn_unless_logged(self._pool, info, text, command.seconds, why)
+                return
             _log_call(self._pool, info, level, "waits %.1f s %s", command.seconds, why)
         else:
             verdict = command.outcome.verdict
@@ -80,10 +94,31 @@ class LogObserver:
                 self._suppressed += 1
                 return
             suppressed, self._suppressed, self._exhausted_at = self._suppressed, 0, now
-        reasons = "; ".join(format_blocked_keys(error)) or "it has none for this call"
+        reasons = (
+            "; ".join(format_blocked_keys(error.unavailable.blocks)) or "it has none for this call"
+        )
         before = f"; {suppressed} more calls since the last warning" if suppressed else ""
         text = "no key is available: %s%s"
         _log_call(self._pool, info, logging.WARNING, text, reasons, before)
+
+    def on_key_replaced(self, key_id: str) -> None:
+        """Warn again if the new value is rejected too."""
+        with self._lock:
+            self._rejected.discard(key_id)
+
+    def _is_first_wait(self) -> bool:
+        with self._lock:
+            first, self._has_waited = not self._has_waited, True
+        return first
+
+    def _is_first_rejection(self, key_id: str) -> bool:
+        with self._lock:
+            if key_id in self._rejected:
+                return False
+            if len(self._rejected) >= _MAX_FAILURES:
+                self._rejected = set()
+            self._rejected.add(key_id)
+        return True
 
     def _is_new(self, command: Settle) -> bool:
         """Return whether the request was sent after the same failure of its key was logged.
@@ -105,8 +140,11 @@ class LogObserver:
         cause = describe(verdict)
         if verdict.rejected:
             text = "%s is rejected: %s; replace its value; tried again at %s"
-            subject = _describe_scope(lease, verdict.scope)
-            _log_call(self._pool, info, logging.WARNING, text, subject, cause, format_time(until))
+            values = _describe_scope(lease, verdict.scope), cause, format_time(until)
+            if self._is_first_rejection(lease.key_id):
+                _warn_unless_logged(self._pool, info, text, *values)
+            else:
+                _log_call(self._pool, info, logging.WARNING, text, *values)
             return
         wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
         level = logging.WARNING if wide or until - lease.at >= LONG_COOLDOWN_S else logging.INFO
@@ -187,6 +225,11 @@ class _StepLogger:
 def _log_call(pool: str, info: CallInfo, level: int, text: str, *values: object) -> None:
     if _logger.isEnabledFor(level):
         _logger.log(level, f"pool %s, %s: {text}", pool, info.model or info.verb, *values)
+
+
+def _warn_unless_logged(pool: str, info: CallInfo, text: str, *values: object) -> None:
+    """Log a warning of a call; where the program has not set up logging, issue it."""
+    warn_unless_logged(_logger, f"pool {pool}, {info.model or info.verb}: {text % values}")
 
 
 def _describe_scope(lease: Lease, scope: Scope) -> str:

@@ -560,7 +560,8 @@ class CallTracer:
             return
         if isinstance(error, Exhausted):
             self._call.add_event(
-                semconv.EVENT_EXHAUSTED, {semconv.BLOCKED_KEYS: format_blocked_keys(error)}
+                semconv.EVENT_EXHAUSTED,
+                {semconv.BLOCKED_KEYS: format_blocked_keys(error.unavailable.blocks)},
             )
         last_error, cause = self._last_failure
         self._call.finish(

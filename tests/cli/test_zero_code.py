@@ -70,9 +70,11 @@ def instrumented(service: FakeGemini, tmp_path: Path) -> Instrumented:
 
 
 def test_the_command_installs_the_pool(instrumented: Instrumented, service: FakeGemini) -> None:
-    """An unchanged program is served despite a dead key."""
+    """An unchanged program is served despite a dead key, which is named at its own line."""
     ran = instrumented()
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ok from good\n", "")
+    assert (ran.returncode, ran.stdout) == (0, "ok from good\n")
+    assert "app.py:5: KeyrotWarning: " in ran.stderr
+    assert ran.stderr.count("key key_1 is rejected") == ran.stderr.count("KeyrotWarning") == 1
     assert [service.sent("dead"), service.sent("good")] == [1, 1]
 
 

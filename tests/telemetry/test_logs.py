@@ -52,7 +52,8 @@ def test_the_story_at_debug(caplog: pytest.LogCaptureFixture) -> None:
         "WARNING key exp_02 is rejected: key_invalid (400); replace its value; "
         "tried again at 2026-01-01 12:45:30Z",
         "DEBUG key exp_02 settled: key_invalid (400), ? input and ? output tokens",
-        "INFO waits 20.0 s for a key",
+        "WARNING waits 20.0 s for a key (flash_01: quota_minute until 2026-01-01 12:30:50Z); "
+        "later waits are log lines at INFO",
         "DEBUG lease of key flash_01 as a probe, 10 input tokens reserved",
         "DEBUG attempt 3 is sent with key flash_01",
         "DEBUG key flash_01 settled: success, 12 input and 30 output tokens",
@@ -63,8 +64,8 @@ def test_the_story_at_debug(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("level", "levels"),
     [
-        (logging.INFO, ["INFO", "WARNING", "INFO"]),
-        (logging.WARNING, ["WARNING"]),
+        (logging.INFO, ["INFO", "WARNING", "WARNING"]),
+        (logging.WARNING, ["WARNING", "WARNING"]),
         (logging.ERROR, []),
     ],
 )

@@ -60,7 +60,7 @@ def _status(
         bool, typer.Option("--watch", help="Update every two seconds, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Show the state of each key in a shared state (Redis or Valkey)."""
+    """Show the state of each key, of a shared state or a running program; exit 1: nothing to read."""
     from .status import status  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(status(as_json=as_json, watch=watch))

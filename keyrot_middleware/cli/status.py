@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,8 +13,10 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from ..core.model import GEMINI_API
+from ..core.text import remaining
 from ..errors import KeyrotError
 from .console import STATE_STYLES, console, escape, table
 from .shared import NOT_SHARED
@@ -25,6 +28,10 @@ EVERY_S = 2.0
 """Between two looks of `--watch`."""
 PAGE = 500
 """Keys in one answer of a source."""
+PIPE_WIDTH = 400
+"""Columns without a terminal."""
+MAX_WIDTH = 30
+"""Columns of a cell that are kept on a narrow terminal."""
 LOOK_MAX_S = 60.0
 """How long all answers may take together."""
 
@@ -32,7 +39,7 @@ Look = Callable[[], dict[str, Any]]
 
 
 def status(*, as_json: bool, watch: bool) -> int:
-    """Print how the keys are; return 0, or 1 where that cannot be found out.
+    """Print how the keys are; return 0, or 1 where there is nothing to read.
 
     Args:
         as_json: Print JSON; with *watch* a line for each look.
@@ -42,7 +49,7 @@ def status(*, as_json: bool, watch: bool) -> int:
         with _open_look() as look:
             if look is None:
                 print(json.dumps({"shared": False}, indent=2) if as_json else NOT_SHARED)
-                return 0
+                return 1
             show = _show_json if as_json else _show_table
             return show(look, watch)
     except KeyrotError as error:
@@ -92,13 +99,15 @@ def _show_json(look: Look, watch: bool) -> int:
 
 def _show_table(look: Look, watch: bool) -> int:
     out = console()
+    if not out.is_terminal:
+        out.width = PIPE_WIDTH  # each key is one line
     if not watch:
         out.print(_draw(look()))
         return 0
 
     def draw() -> RenderableType:
         try:
-            return _draw(look())
+            return _draw(look(), out.height if out.is_terminal else None)
         except KeyrotError as error:
             return f"[red]{escape(str(error))}[/]"
 
@@ -117,20 +126,55 @@ def _repeat(look: Callable[[], None]) -> int:
         return 0
 
 
-def _draw(found: dict[str, Any]) -> RenderableType:
-    columns = ("key", "state", "used of limit", "available at", "last error")
+def _draw(found: dict[str, Any], height: int | None = None) -> RenderableType:
+    """Draw a line for each key, problems first; in *height* lines, keys that serve too."""
+    head = list(_verdict(found))
+    keys = sorted(found["keys"], key=lambda key: _URGENCY[key["state"]])
+    left: list[dict[str, Any]] = []
+    if height is not None:
+        keys, left = _fit(keys, max(height - len(head) - _FRAME, 2))
+    columns = ("key", "state", "reason", "available at", "used of limit")
     drawn = table(f"Pool {escape(found['pool'])} in {escape(found['state_url'])}", *columns)
-    for key in found["keys"]:
-        platform = key["platform"]
-        other = "" if platform == GEMINI_API else f"\n[dim]{escape(platform)}[/]"
+    for column in drawn.columns:
+        column.no_wrap, column.overflow = True, "ellipsis"
+    now = datetime.fromisoformat(found["at"])
+    for key in keys:
         drawn.add_row(
-            f"{escape(key['key_id'])}{other}",
+            escape(key["key_id"]),
             f"[{STATE_STYLES[key['state']]}]{key['state']}[/]",
+            escape((key["reason"] if not key["available"] else key["last_error"]) or "-"),
+            _available_at(key, now),
             _used(key) or f"[dim]{escape(key['model'] or '-')}[/]",
-            _available_at(key),
-            escape(key["last_error"] or "-"),
         )
-    return Group(*_verdict(found), "", drawn)
+    for column in drawn.columns[:-1]:  # a narrow terminal cuts the last column only
+        cells = (Text.from_markup(str(cell)) for cell in column.cells)
+        column.min_width = min(max((cell.cell_len for cell in cells), default=0), MAX_WIDTH)
+    counts = Counter(key["state"] for key in left)
+    texts = ", ".join(f"{count} {state}" for state, count in counts.items())
+    more = (f"… and {len(left)} more keys: {texts}",) if left else ()
+    return Group(*head, "", drawn, *more)
+
+
+_URGENCY = {
+    state: place
+    for place, state in enumerate(
+        ("rejected", "unresolved", "cooling_down", "limited", "available", "disabled")
+    )
+}
+_FRAME = 5
+"""Lines that hold no key: a gap, two titles, the count of the rest, a spare."""
+
+
+def _fit(keys: list[dict[str, Any]], room: int) -> tuple[list[Any], list[Any]]:
+    """Return the keys of *room* lines, and the others; those that serve get half of the lines."""
+    if len(keys) <= room:
+        return keys, []
+    serving = [key for key in keys if key["available"]]
+    others = [key for key in keys if not key["available"]]
+    most = max(room - len(others), room // 2)
+    shown = [*others[: room - min(most, len(serving))], *serving[:most]]
+    ids = {key["key_id"] for key in shown}
+    return shown, [key for key in keys if key["key_id"] not in ids]
 
 
 def _verdict(found: dict[str, Any]) -> Iterator[str]:
@@ -178,18 +222,23 @@ def _usd(amount: float) -> str:
 
 
 def _used(key: dict[str, Any]) -> str:
-    lines = []
+    """Say in one line what was used of each model, and why one of them is not available."""
+    platform = key["platform"]
+    parts = [] if platform == GEMINI_API else [f"[dim]{escape(platform)}[/]"]
     if key["usd_today"]:
-        lines.append(f"{_usd(key['usd_today'])} today")
+        parts.append(f"{_usd(key['usd_today'])} today")
     for model, used in key["used"].items():
+        windows = {name: used[name] for name in ("rpm", "tpm", "rpd")}
+        counts = ", ".join(
+            _window(name, window)
+            for name, window in windows.items()
+            if window["used"] or window["limit"] is not None
+        )
         blocked = ""
         if not used["available"] and key["available"]:
-            blocked = f", [yellow]{escape(_until(used))}[/]"
-        lines.append(f"[dim]{escape(model)}[/]{blocked}")
-        windows = {name: used[name] for name in ("rpm", "tpm", "rpd")}
-        if any(window["used"] for window in windows.values()):
-            lines.append(", ".join(_window(name, window) for name, window in windows.items()))
-    return "\n".join(lines)
+            blocked = f" [yellow]{escape(_until(used))}[/]"
+        parts.append(f"[dim]{escape(model)}[/]{blocked} {counts}".rstrip())
+    return "; ".join(parts)
 
 
 def _window(name: str, window: dict[str, Any]) -> str:
@@ -202,12 +251,14 @@ def _until(used: dict[str, Any]) -> str:
     return f"{used['reason']} until {_time(at)}" if at is not None else str(used["reason"])
 
 
-def _available_at(key: dict[str, Any]) -> str:
+def _available_at(key: dict[str, Any], now: datetime) -> str:
     if key["available"]:
         return "now"
-    at = _time(key["available_at"]) if key["available_at"] is not None else "-"
-    return escape(f"{at}\n{key['reason']}")
+    if key["available_at"] is None:
+        return "-"
+    at = datetime.fromisoformat(key["available_at"])
+    return f"{_time(key['available_at'])}, {remaining((at - now).total_seconds())}"
 
 
 def _time(at: str) -> str:
-    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%M:%SZ}"
+    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%MZ}"

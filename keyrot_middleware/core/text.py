@@ -17,6 +17,7 @@ __all__ = [
     "mask_keys",
     "mask_url",
     "one_line",
+    "remaining",
     "standard_key_hint",
     "utc",
 ]
@@ -174,3 +175,11 @@ def utc(moment: float) -> datetime:
     A message about a failure must not fail itself, whatever time a server reports.
     """
     return datetime.fromtimestamp(min(max(moment, _FIRST), _LAST), UTC)
+
+
+def remaining(seconds: float) -> str:
+    """Say how long it is until a moment: `in 40 s`, `in 14 min`, `in 5 h`, `in 3 days`."""
+    for most, unit, name in ((90, 1, "s"), (5_400, 60, "min"), (172_800, 3_600, "h")):
+        if seconds < most:
+            return f"in {max(round(seconds / unit), 0)} {name}"
+    return f"in {round(seconds / 86_400)} days"

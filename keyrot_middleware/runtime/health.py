@@ -63,6 +63,8 @@ class HealthStatus(TypedDict):
     """A call sent now would get this key, for at least one of the models it is used with."""
     available_at: str | None
     """When what blocks the key ends; None: it is available, or the time is not known."""
+    reason: str | None
+    """Why it is not available, such as `quota_minute`; None: it is."""
     last_used: str | None
     success_count: int
     error_count: int
@@ -177,6 +179,7 @@ def _describe(key: Candidate, seen: KeyView, now: float) -> HealthStatus:
         "active": not out,
         "available": state == "available",
         "available_at": iso(at),
+        "reason": None if state == "available" else reason,
         "last_used": iso(known.last_used),
         "success_count": known.success_count,
         "error_count": known.error_count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -11,7 +12,8 @@ from ..core.text import one_line
 
 __all__ = ["NotebookDict"]
 
-COLUMNS = ("key", "state", "used", "available at")
+COLUMNS = ("key", "state", "reason", "available at", "used")
+LEFT = 'style="text-align:left"'
 COLORS = {"available": "#1a7f37", "limited": "#9a6700", "cooling_down": "#9a6700"}
 """Of a state; the others are red, and `disabled` has no color."""
 LIMIT_OF = {"requests_minute": "rpm", "tokens_minute": "tpm", "requests_day": "rpd"}
@@ -28,7 +30,7 @@ class NotebookDict(dict[str, Any]):
         available = sum(key["available"] for key in keys.values())
         degraded = "; the shared state is out of reach" if self.get("degraded") else ""
         title = f"Pool {self.get('pool')}: {available} of {len(keys)} keys available{degraded}"
-        head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+        head = "".join(f"<th {LEFT}>{name}</th>" for name in COLUMNS)
         rows = "".join(_row(key_id, key) for key_id, key in keys.items())
         return (
             f"<table><caption>{_text(title)}</caption>"
@@ -40,14 +42,19 @@ def _row(key_id: str, key: Mapping[str, Any]) -> str:
     state = key["state"]
     color = COLORS.get(state, "inherit" if state == "disabled" else "#cf222e")
     used = "<br>".join(_text(_used(model, key)) for model in key["used"]) or "-"
-    at = "now" if key["available"] else key["available_at"] or "-"
+    at = "now" if key["available"] else _time(key["available_at"])
     cells = (
         _text(key_id),
         f'<span style="color:{color}">{_text(state)}</span>',
-        used,
+        _text(key["reason"] or "-"),
         _text(at),
+        used,
     )
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    return f"<tr>{''.join(f'<td {LEFT}>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _time(at: str | None) -> str:
+    return "-" if at is None else f"{datetime.fromisoformat(at):%Y-%m-%d %H:%MZ}"
 
 
 def _used(model: str, key: Mapping[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +16,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from rich.console import Console
 from support.pool import INFO
 from support.servers import free_port, server
 
+from keyrot_middleware.cli.status import _draw
 from keyrot_middleware.core.failures import SLOW_BACKOFF
 from keyrot_middleware.core.model import (
     Lease,
@@ -101,6 +105,9 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
     assert ran.returncode == 0, ran.stderr
     lines = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
     assert ran.stdout.startswith("2 of 6 keys are available")
+    assert list(lines)[-6:] == ["gone_01", "also_01", "cool_01", "idle_01", "used_01", "off_01"]
+    assert "\\n" not in ran.stdout
+    assert re.search(r"Z, in \d+ min", lines["cool_01"])
     states = {key_id: lines[key_id].split()[1] for key_id in OF}
     assert states == {
         "idle_01": "available",
@@ -110,8 +117,8 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
         "off_01": "disabled",
         "also_01": "unresolved",
     }
-    assert "3/10 rpm, 30/250,000 tpm, 3/500 rpd" in " ".join(ran.stdout.split())
-    assert "1/5 rpm" in ran.stdout
+    assert "3/10 rpm, 30/250,000 tpm, 3/500 rpd" in lines["used_01"]
+    assert "1/5 rpm" in lines["cool_01"]
     assert "quota_minute" in lines["cool_01"]
     assert "key_invalid" in lines["gone_01"]
 
@@ -230,7 +237,7 @@ def test_an_unusable_url_is_reported_with_its_variable(
         assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(("command", "code"), [(("status",), 0), (("reset", "idle_01"), 1)])
+@pytest.mark.parametrize(("command", "code"), [(("status",), 1), (("reset", "idle_01"), 1)])
 def test_a_state_in_memory_is_reported_as_inside_each_process(
     keyrot: Keyrot, tmp_path: Path, command: tuple[str, ...], code: int
 ) -> None:
@@ -269,3 +276,26 @@ def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:
     assert "no key: set GEMINI_API_KEYS" in keyrot("status").stderr
     ran = keyrot("status", ENABLE_KEY_ROTATION="false")
     assert (ran.returncode, "ENABLE_KEY_ROTATION" in ran.stderr) == (1, True)
+
+
+def test_a_table_that_is_too_high_shows_keys_that_serve_too() -> None:
+    """Of forty keys with problems and forty available ones, in 20 lines, and counts the others."""
+    key = {"platform": "gemini_api", "usd_today": None, "used": {}, "model": None}
+    key |= {"last_error": None, "available_at": None, "reason": "key_invalid"}
+    states = [("rejected", False)] * 40 + [("available", True)] * 40
+    keys = [
+        {**key, "key_id": f"k{number}", "state": state, "available": available}
+        for number, (state, available) in enumerate(states)
+    ]
+    hour = {"requests": 0}
+    summary = {"available": 40, "keys": 80, "models": {}, "last_hour": hour}
+    summary |= {"today": {"cost_usd": None}, "projects": {}}
+    found = {"pool": "p", "state_url": "sqlite", "at": "2026-11-28T05:00:00Z", "keys": keys}
+    found |= {"summary": summary, "degraded": False, "shared": True, "has_records": True}
+    out = Console(width=100, height=20, file=io.StringIO())
+    out.print(_draw(found, 20))
+    lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
+    assert len(lines) <= 20
+    assert sum("rejected" in line for line in lines[:-1]) >= 6
+    assert sum("available" in line for line in lines[3:-1]) >= 6
+    assert re.fullmatch(r"… and \d+ more keys: \d+ rejected, \d+ available", lines[-1].strip())

@@ -14,6 +14,7 @@ from keyrot_middleware.core.text import (
     hide_secrets,
     holds_key,
     mask_keys,
+    remaining,
     utc,
 )
 
@@ -115,3 +116,18 @@ def test_the_nearest_name_is_suggested() -> None:
 def test_text_that_is_nearly_a_key_is_hidden(text: str, hidden: str) -> None:
     """A truncated key, or another vendor's, is as secret; a long word is none."""
     assert hide_secrets(text) == hidden
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "in 0 s"),
+        (89, "in 89 s"),
+        (840, "in 14 min"),
+        (18_000, "in 5 h"),
+        (259_200, "in 3 days"),
+    ],
+)
+def test_a_time_to_come_is_said_in_one_unit(seconds: float, text: str) -> None:
+    """Precise enough to decide whether to wait."""
+    assert remaining(seconds) == text

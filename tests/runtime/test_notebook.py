@@ -38,6 +38,7 @@ def key(**values: Any) -> dict[str, Any]:
         "state": "available",
         "available": True,
         "available_at": None,
+        "reason": None,
         "limits": {"rpm": 9, "tpm": None, "rpd": 20},
         "used": {"gemini-2.5-flash": usage},
         **values,
@@ -65,10 +66,12 @@ def test_a_notebook_shows_a_row_for_each_key(pool: Any) -> None:
 
 def test_used_of_limit_and_the_time_are_shown() -> None:
     """Of a learned and a configured limit the smaller is shown, and an unknown one is omitted."""
-    limited = key(state="limited", available=False, available_at="2026-11-26T12:31:00Z")
+    at = "2026-11-26T12:31:00Z"
+    limited = key(state="limited", available=False, available_at=at, reason="rpm")
     html = NotebookDict(installed=True, pool="p", keys={"A": limited})._repr_html_()
     assert "gemini-2.5-flash: 3/5 rpm, 1,200 tpm, 7/20 rpd" in html
-    assert "2026-11-26T12:31:00Z" in html
+    cells = [text for text in parsed(html).text if text != "key"]
+    assert cells[cells.index("limited") :][1:3] == ["rpm", "2026-11-26 12:31Z"]
     assert "0 of 1 keys available" in html
 
 

@@ -1,4 +1,4 @@
-"""The command `keyrot`: run, check, status, reset, demo, init, fake.
+"""The command `keyrot`.
 
 `keyrot run` needs no extra, so it can start programs in production. The other commands print tables
 and need the extra `cli` (typer and rich).
@@ -13,7 +13,10 @@ from typing import Any
 from .._version import __version__
 from ..errors import MissingExtraError
 
-__all__ = ["main"]
+__all__ = ["OTHER_COMMANDS", "main"]
+
+OTHER_COMMANDS = "check, status, explain, ui, reset, disable, enable, demo, init, fake"
+"""All but `run`, for a help that cannot ask typer."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +50,7 @@ def _main_without_extra(args: list[str], error: MissingExtraError) -> int:
     if args in ([], ["--help"], ["-h"]):
         from .run import USAGE  # noqa: PLC0415 - each command loads what it needs
 
-        print(f"{USAGE}\nThe other commands: check, status, reset, demo, init, fake.\n{error}")
+        print(f"{USAGE}\nThe other commands: {OTHER_COMMANDS}.\n{error}")
         return 0
     print(f"keyrot: {error}", file=sys.stderr)
     return 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from .completion import key_ids
@@ -13,11 +15,37 @@ from .run import USAGE
 
 __all__ = ["app"]
 
+
+class _Command(TyperCommand):
+    """A command whose help shows flags without a type: `--json`, not `--json <bool>`."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters."""
+        return _without_types(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    """`keyrot` itself, whose help shows flags so too."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters."""
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(parameters: Any) -> Any:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    return parameters
+
+
 app = typer.Typer(
+    cls=_Group,
     help="Rotate google-genai calls over a pool of Gemini API keys.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+_command = partial(app.command, cls=_Command)
 
 
 def _version(requested: bool) -> None:
@@ -35,13 +63,13 @@ def _keyrot(
     """Define the options of `keyrot` itself."""
 
 
-@app.command("run", add_help_option=False)
+@_command("run", add_help_option=False)
 def _run() -> None:
     """Run a Python program with the pool installed."""
     typer.echo(USAGE)
 
 
-@app.command("check")
+@_command("check")
 def _check(
     live: Annotated[bool, typer.Option("--live", help="Send one request with each key.")] = False,
     model: Annotated[str | None, typer.Option(help="The model for --live.")] = None,
@@ -53,20 +81,20 @@ def _check(
     raise typer.Exit(check(live=live, model=model, as_json=as_json))
 
 
-@app.command("status")
+@_command("status")
 def _status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Update every two seconds, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Show the state of each key, of a shared state or a running program; exit 1: nothing to read."""
+    """Show the state of each key; exit code 1 if there is nothing to read."""
     from .status import status  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(status(as_json=as_json, watch=watch))
 
 
-@app.command("explain")
+@_command("explain")
 def _explain(
     model: Annotated[str, typer.Argument(help="The model of the call.")],
     tokens: Annotated[int, typer.Option(help="Input tokens of the call.", min=0)] = 0,
@@ -79,7 +107,7 @@ def _explain(
     raise typer.Exit(explain(model, tokens, workload, as_json=as_json))
 
 
-@app.command("ui")
+@_command("ui")
 def _ui(
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8787,
@@ -99,7 +127,7 @@ def _ui(
     )
 
 
-@app.command("reset")
+@_command("reset")
 def _reset(
     key_id: Annotated[
         str, typer.Argument(help="The key's id, as in keys.json.", autocompletion=key_ids)
@@ -111,7 +139,31 @@ def _reset(
     raise typer.Exit(reset(key_id))
 
 
-@app.command("demo")
+@_command("disable")
+def _disable(
+    key_id: Annotated[
+        str, typer.Argument(help="The key's id, as in keys.json.", autocompletion=key_ids)
+    ],
+) -> None:
+    """Keep new calls of all processes from a key of a shared state, for 30 days at most."""
+    from .reset import set_active  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(set_active(key_id, active=False))
+
+
+@_command("enable")
+def _enable(
+    key_id: Annotated[
+        str, typer.Argument(help="The key's id, as in keys.json.", autocompletion=key_ids)
+    ],
+) -> None:
+    """Use a disabled key of a shared state again."""
+    from .reset import set_active  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(set_active(key_id, active=True))
+
+
+@_command("demo")
 def _demo(
     live: Annotated[
         bool,
@@ -130,13 +182,14 @@ def _demo(
     raise typer.Exit(demo(live=live, verbose=verbose))
 
 
-@app.command("init")
+@_command("init")
 def _init(
     yes: Annotated[
         bool, typer.Option("--yes", help="Ask nothing; take the keys of GEMINI_API_KEYS.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace keys.json, and lines of these keys in .env.")
+        bool,
+        typer.Option("--force", help="Replace keys.json, and the lines of these keys in .env."),
     ] = False,
 ) -> None:
     """Write a first keys.json and .env, from a few questions or from GEMINI_API_KEYS."""
@@ -145,11 +198,11 @@ def _init(
     raise typer.Exit(init(yes=yes, force=force))
 
 
-@app.command("fake")
+@_command("fake")
 def _fake(
     port: Annotated[
         int, typer.Option(help="Port of 127.0.0.1; 0: any free one.", min=0, max=65535)
-    ] = 8787,
+    ] = 8788,
     key: Annotated[
         list[str] | None,
         typer.Option(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from rich import markup
 from rich.console import Console
 from rich.table import Table
 
-from ..core.text import one_line
+from ..core.text import one_line, remaining
 
-__all__ = ["STATE_STYLES", "console", "escape", "table"]
+__all__ = ["STATE_STYLES", "available_at", "console", "escape", "short_time", "table"]
 
 WIDTH = 100
 
@@ -43,3 +44,18 @@ def table(title: str, *columns: str) -> Table:
     for name in columns:
         made.add_column(name, header_style="dim", overflow="fold")
     return made
+
+
+def available_at(available: bool, at: str | None, now: datetime) -> str:
+    """Say when a key is available, and how long that is from *now*."""
+    if available:
+        return "now"
+    if at is None:
+        return "-"
+    left = (datetime.fromisoformat(at) - now).total_seconds()
+    return f"{short_time(at)}, {remaining(left)}"
+
+
+def short_time(at: str) -> str:
+    """Write an ISO time as `2026-01-02 08:00Z`."""
+    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%MZ}"

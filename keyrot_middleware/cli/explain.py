@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import KeyrotError
-from .console import console, escape, table
+from .console import available_at, console, escape, table
 from .shared import NOT_SHARED
 from .sources import open_source
 
@@ -50,14 +50,15 @@ def _show(found: dict[str, Any]) -> None:
     out = console()
     out.print(escape(found["sentence"]))
     drawn = table("", "order", "key", "project", "why", "available at")
+    now = datetime.fromisoformat(found["at"])
     for key in found["keys"]:
-        at, chosen = key["available_at"], key["key_id"] == found["key_id"]
+        chosen = key["key_id"] == found["key_id"]
         drawn.add_row(
             str(key["position"] or "-"),
             f"[green]{escape(key['key_id'])}[/]" if chosen else escape(key["key_id"]),
             escape(key["project"]),
             escape(key["sentence"]),
-            "now" if key["available"] else f"{datetime.fromisoformat(at):%H:%M:%SZ}" if at else "-",
+            available_at(key["available"], key["available_at"], now),
         )
     out.print(drawn)
     out.print("Keys of the same order are tried together; a lower order goes first.")

@@ -20,7 +20,9 @@ __all__ = ["fake"]
 _FREE = FREE_LIMITS[CURRENT_MODEL].rpm
 DEFAULT_KEYS = (f"key_1={_FREE}", f"key_2={_FREE}", "key_3")
 
-_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(?:([1-9][0-9]{0,8})|([A-Z][A-Z0-9_]*)))?")
+_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(?:([1-9][0-9]{0,8})|([A-Za-z][A-Za-z0-9_]*)))?")
+_REPLIES = {"REVOKED": "KEY_INVALID", "EXPIRED": "KEY_EXPIRED", "LEAKED": "KEY_LEAKED"}
+"""What a key may be called, and the reply that it then gets."""
 _PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 _KEPT = 1_000
 """Requests that are kept to be printed; the rest of a burst is counted."""
@@ -38,7 +40,8 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool) -> int:
 
     Args:
         port: Of 127.0.0.1; 0: any free one.
-        keys: `ID`, `ID=RPM` or `ID=REPLY`; none: three keys, two of them with 5 requests a minute.
+        keys: `ID`, `ID=RPM` or `ID=REPLY`, in any case, or `ID=revoked`; none: three keys, two
+            of them with 5 requests a minute.
         quiet: Print no requests.
 
     Returns:
@@ -75,12 +78,14 @@ def _parse(keys: Iterable[str]) -> tuple[list[_Key], str | None]:
     for text in keys:
         match = _KEY.fullmatch(text)
         if match is None:
-            allowed = "ID, ID=RPM or ID=REPLY, such as free_1, free_1=5 or free_1=SPEND_RATE"
+            allowed = "ID, ID=RPM or ID=REPLY, such as free_1, free_1=5 or bad_1=revoked"
             return parsed, f"--key: found {display(text)}; allowed: {allowed}"
-        key = _Key(match[1], int(match[2]) if match[2] else None, match[3])
+        reply = match[3].upper() if match[3] else None
+        reply = _REPLIES.get(reply or "", reply)
+        key = _Key(match[1], int(match[2]) if match[2] else None, reply)
         if key.reply is not None and key.reply not in (replies := Reply.all()):
-            hint = did_you_mean(key.reply, replies)
-            return parsed, f"--key: there is no reply {key.reply}; docs/testing.md has them.{hint}"
+            hint = did_you_mean(key.reply, (*replies, *_REPLIES))
+            return parsed, f"--key: there is no reply {match[3]}; docs/testing.md has them.{hint}"
         if key.key_id in (one.key_id for one in parsed):
             return parsed, f"--key: {key.key_id} was given twice; give each key an id of its own"
         parsed.append(key)

@@ -67,12 +67,10 @@ def init(*, yes: bool, force: bool) -> int:
 
 
 def _refuse_existing() -> None:
-    existing = [str(path) for path in (KEYS_FILE, ENV_FILE) if path.exists()]
-    if existing:
-        verb = "exist" if len(existing) > 1 else "exists"
+    if KEYS_FILE.exists():
         raise _Problem(
-            f"{' and '.join(existing)} {verb} already; nothing was written. With --force, "
-            "keys.json is replaced and the other lines of .env are kept"
+            f"{KEYS_FILE} exists already; nothing was written. With --force, it is replaced, and "
+            "the other lines of .env are kept"
         )
 
 
@@ -184,30 +182,37 @@ def _write(entries: Sequence[_Entry], state: str | None, *, force: bool) -> None
         for entry in entries
     ]
     lines = [f"GEMINI_KEY_{entry.key_id}={entry.value}" for entry in entries]
-    kept = _kept_lines(entries, state) if force else []
+    kept = _kept_lines(entries, state, force=force)
     if state is not None:
         lines += [_SHARED_BY, f"KEYROT_STATE_URL={state}"]
     text = "\n".join([*kept, "# Values of the keys in keys.json", *lines, ""])
-    _write_file(ENV_FILE, text, 0o600, force=force)
+    _write_file(ENV_FILE, text, 0o600, force=force or ENV_FILE.exists())
     _write_file(KEYS_FILE, json.dumps(listed, indent=2) + "\n", 0o644, force=force)
 
 
 _SHARED_BY = "# The limits of all processes that use these keys"
 
 
-def _kept_lines(entries: Iterable[_Entry], state: str | None) -> list[str]:
+def _kept_lines(entries: Iterable[_Entry], state: str | None, *, force: bool) -> list[str]:
     """Return the lines of .env that stay: all but those of the same keys, and of a new state."""
     if not ENV_FILE.exists():
         return []
     names = "|".join(re.escape(entry.key_id) for entry in entries)
     name = rf"GEMINI_KEY_(?:{names})" + ("|KEYROT_STATE_URL" if state is not None else "")
     comments = f"# Values of the keys in keys|{_SHARED_BY}"
-    own = re.compile(rf"\s*(?:export\s+)?(?:{name})\s*=|{comments}")
+    own = re.compile(rf"\s*(?:export\s+)?({name})\s*=|{comments}")
     try:
         lines = ENV_FILE.read_text("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         raise _Problem(".env is not UTF-8; nothing was written. Move it away first") from None
-    return [line for line in lines if not own.match(line)]
+    matches = [own.match(line) for line in lines]
+    taken = [match[1] for match in matches if match is not None and match[1]]
+    if taken and not force:
+        raise _Problem(
+            f".env sets {', '.join(taken)} already; nothing was written. With --force, these lines "
+            "are replaced"
+        )
+    return [line for line, match in zip(lines, matches, strict=True) if match is None]
 
 
 def _write_file(path: Path, text: str, mode: int, *, force: bool) -> None:

@@ -1,4 +1,4 @@
-"""`keyrot reset KEY_ID`: make a key of a shared state available again, while services run."""
+"""`keyrot reset`, `disable` and `enable`: change a key of a shared state, while services run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 
 from ..core.failures import REJECTIONS
 from ..core.model import Candidate
-from ..core.text import did_you_mean
+from ..core.text import did_you_mean, one_line
 from ..errors import KeyrotError
 from ..state.base import KeyHealth
 from ..telemetry.log_text import format_time
-from .shared import NOT_SHARED, SharedPool, shared_pool
+from .shared import NOT_SHARED, SharedPool, report_of_shared, shared_pool
 
-__all__ = ["reset"]
+__all__ = ["reset", "set_active"]
 
 
 def reset(key_id: str) -> int:
@@ -30,6 +30,25 @@ def reset(key_id: str) -> int:
             before = pool.state.snapshot([key])[key.key_id]
             pool.state.reset(key)
             print(_describe_reset(key, before, _keys_in_same_cooldown(pool, key, before)))
+            return 0
+    except KeyrotError as error:
+        print(f"keyrot: {error}", file=sys.stderr)
+        return 1
+
+
+def set_active(key_id: str, *, active: bool) -> int:
+    """Disable or enable a key for all processes that share the state.
+
+    Returns:
+        0; 1 with a message on stderr if that fails.
+    """
+    try:
+        with shared_pool() as pool:
+            if pool is None:
+                print(NOT_SHARED, file=sys.stderr)
+                return 1
+            _find(pool, key_id)
+            print(one_line(report_of_shared(pool).set_active(key_id, active)))
             return 0
     except KeyrotError as error:
         print(f"keyrot: {error}", file=sys.stderr)

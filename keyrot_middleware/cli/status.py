@@ -16,9 +16,8 @@ from rich.live import Live
 from rich.text import Text
 
 from ..core.model import GEMINI_API
-from ..core.text import remaining
 from ..errors import KeyrotError
-from .console import STATE_STYLES, console, escape, table
+from .console import STATE_STYLES, available_at, console, escape, short_time, table
 from .shared import NOT_SHARED
 from .sources import open_source
 
@@ -143,7 +142,7 @@ def _draw(found: dict[str, Any], height: int | None = None) -> RenderableType:
             escape(key["key_id"]),
             f"[{STATE_STYLES[key['state']]}]{key['state']}[/]",
             escape((key["reason"] if not key["available"] else key["last_error"]) or "-"),
-            _available_at(key, now),
+            available_at(key["available"], key["available_at"], now),
             _used(key) or f"[dim]{escape(key['model'] or '-')}[/]",
         )
     for column in drawn.columns[:-1]:  # a narrow terminal cuts the last column only
@@ -248,17 +247,4 @@ def _window(name: str, window: dict[str, Any]) -> str:
 
 def _until(used: dict[str, Any]) -> str:
     at = used["available_at"]
-    return f"{used['reason']} until {_time(at)}" if at is not None else str(used["reason"])
-
-
-def _available_at(key: dict[str, Any], now: datetime) -> str:
-    if key["available"]:
-        return "now"
-    if key["available_at"] is None:
-        return "-"
-    at = datetime.fromisoformat(key["available_at"])
-    return f"{_time(key['available_at'])}, {remaining((at - now).total_seconds())}"
-
-
-def _time(at: str) -> str:
-    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%MZ}"
+    return f"{used['reason']} until {short_time(at)}" if at is not None else str(used["reason"])

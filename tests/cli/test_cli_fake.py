@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,9 @@ from cli.conftest import Keyrot
 from google import genai
 from google.genai import errors
 
+from keyrot_middleware.cli import OTHER_COMMANDS
+from keyrot_middleware.cli.app import app
+from keyrot_middleware.cli.fake import _parse
 from keyrot_middleware.core.model_names import CURRENT_MODEL
 
 PROGRAM = """
@@ -93,7 +97,7 @@ def test_a_port_in_use_is_a_sentence(keyrot: Keyrot) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("a=x",), 'found "a=x"; allowed: ID, ID=RPM or ID=REPLY'),
+        (("a=-",), 'found "a=-"; allowed: ID, ID=RPM or ID=REPLY'),
         (("a=SPEND_RATES",), "no reply SPEND_RATES; docs/testing.md has them. Did you mean"),
         (("a=0",), 'found "a=0"; allowed'),
         (("a b",), 'found "a b"; allowed'),
@@ -130,3 +134,29 @@ def test_completion_can_be_installed(keyrot: Keyrot, shell: str, here: Path) -> 
     assert ran.returncode == 0, ran.stderr
     texts = [path.read_text() for path in here.rglob("*") if path.is_file()]
     assert any("_KEYROT_COMPLETE=complete_" in text for text in texts), os.listdir(here)
+
+
+def test_a_key_may_be_revoked() -> None:
+    """In words of people; the names of replies go in any case."""
+    keys, problem = _parse(["bad=revoked", "old=expired", "slow=spend_rate", "free=5"])
+    assert problem is None
+    assert [key.reply for key in keys] == ["KEY_INVALID", "KEY_EXPIRED", "SPEND_RATE", None]
+    assert "Did you mean" in str(_parse(["bad=revokd"])[1])
+
+
+def test_fake_and_ui_have_different_ports(keyrot: Keyrot) -> None:
+    """Both can run without an option."""
+    ports = [re.search(r"(87\d\d)", keyrot(name, "--help").stdout) for name in ("fake", "ui")]
+    assert [port and port[1] for port in ports] == ["8788", "8787"]
+
+
+def test_a_flag_has_no_type(keyrot: Keyrot) -> None:
+    """`--json`, not `--json <bool>`; the same for --help."""
+    for arguments in (("--help",), ("status", "--help"), ("init", "--help")):
+        assert "bool" not in keyrot(*arguments).stdout.lower()
+
+
+def test_the_help_without_the_extra_lists_all_commands() -> None:
+    """Those that typer would list."""
+    names = {command.name for command in app.registered_commands} - {"run"}
+    assert set(OTHER_COMMANDS.split(", ")) == names

@@ -90,14 +90,31 @@ def test_a_value_can_be_filled_in_later(init: Init) -> None:
     assert "GEMINI_KEY_free_1=\n" in Path(".env").read_text()
 
 
-@pytest.mark.parametrize("name", ["keys.json", ".env"])
-def test_nothing_is_overwritten(init: Init, name: str) -> None:
-    """An existing file stops the command before any question, with what to do."""
-    Path(name).write_text("mine")
+def test_an_existing_list_is_not_overwritten(init: Init) -> None:
+    """It stops the command before any question, with what to do."""
+    Path("keys.json").write_text("mine")
     done = init("--yes", GEMINI_API_KEYS="FAKE-1")
     assert done.exit_code == 1
-    assert f"{name} exists already; nothing was written. With --force" in done.output
+    assert "keys.json exists already; nothing was written. With --force" in done.output
     assert [path.read_text() for path in Path().iterdir()] == ["mine"]
+
+
+def test_values_are_added_to_an_existing_env_file(init: Init) -> None:
+    """Its own lines stay, and only its owner can read it."""
+    Path(".env").write_text("OTHER=1\n")
+    assert init("--yes", GEMINI_API_KEYS="FAKE-1").exit_code == 0
+    lines = Path(".env").read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("OTHER=1", "GEMINI_KEY_key_1=FAKE-1")
+    assert stat.S_IMODE(Path(".env").stat().st_mode) == 0o600
+
+
+def test_a_value_in_an_existing_env_file_is_not_replaced(init: Init) -> None:
+    """It may exist nowhere else: nothing is written without --force."""
+    Path(".env").write_text("export GEMINI_KEY_key_1=mine\n")
+    done = init("--yes", GEMINI_API_KEYS="FAKE-1")
+    assert done.exit_code == 1
+    assert ".env sets GEMINI_KEY_key_1 already; nothing was written. With --force" in done.output
+    assert [path.read_text() for path in Path().iterdir()] == ["export GEMINI_KEY_key_1=mine\n"]
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,26 @@ def test_reset_does_not_change_other_keys(keyrot: Keyrot, service: Service) -> N
     assert isinstance(service.acquire("gone_01"), Unavailable)
 
 
+def test_a_key_is_disabled_and_enabled(keyrot: Keyrot, service: Service) -> None:
+    """Running services use it no longer, and use it again."""
+    ran = keyrot("disable", "used_01", **service.env)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("key used_01 is disabled until ")
+    assert isinstance(service.acquire("used_01"), Unavailable)
+    ran = keyrot("enable", "used_01", **service.env)
+    assert (ran.returncode, ran.stdout) == (0, "key used_01 is enabled\n")
+    assert isinstance(service.acquire("used_01"), Lease)
+    assert "no key 'used' in pool" in keyrot("disable", "used", **service.env).stderr
+    ran = keyrot("enable", "off_01", **service.env)
+    assert (ran.returncode, "change it there" in ran.stderr) == (1, True)
+
+
+def test_explain_says_when_with_the_date(keyrot: Keyrot, service: Service) -> None:
+    """And how long that is from now."""
+    ran = keyrot("explain", INFO.model, **service.env)
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\dZ, in\s+\d+\s+min", ran.stdout)
+
+
 def test_an_unknown_key_is_an_error_that_lists_the_known_ones(
     keyrot: Keyrot, service: Service
 ) -> None:

@@ -125,10 +125,10 @@ def install(
     """Send every google-genai call of this process with a key from the pool, from now on.
 
     May be called before or after google.genai is imported, and before or after clients are made.
-    Called again it changes nothing, until `uninstall()`; other settings are warned of. An SDK that
-    is reloaded is patched again; where this package was reloaded, the pool of the copy before is
-    replaced. What you must know at once, such as a missing key, is a `KeyrotWarning`; as an error
-    it leaves nothing in place.
+    A second call changes nothing until `uninstall()`, and warns if it has other settings. If the
+    SDK is reloaded, it is patched again. If this package is reloaded, its new copy replaces the
+    pool of the old one. A `KeyrotWarning` says what you must know at once, such as a missing key;
+    if warnings are errors, nothing is installed.
 
     Args:
         clock: Where time comes from; `keyrot_middleware.testing.FakeClock` in tests.
@@ -319,8 +319,8 @@ def _pool_status() -> PoolStatus:
 def reset(key_id: str) -> None:
     """Make a key available again that is rejected or cooling down, and forget its learned limits.
 
-    What cools its project or billing account down ends too, and so may bring other keys back. What
-    was used of its limits stays counted. With a shared state this holds for all processes.
+    Cooldowns of its project and billing account end too, so other keys may become available. Used
+    requests and tokens stay counted. With a shared state it applies to all processes.
 
     Args:
         key_id: As in keys.json; `key_1`, `key_2`, … for those of GEMINI_API_KEYS.
@@ -337,7 +337,7 @@ def reset(key_id: str) -> None:
 
 @contextmanager
 def bypass() -> Iterator[None]:
-    """Send the calls made inside as the SDK would: with the client's own key, once."""
+    """Send calls inside the block without the pool: with the client's own key, as the SDK does."""
     token = bypassed.set(True)
     try:
         yield

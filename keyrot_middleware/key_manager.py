@@ -3,11 +3,11 @@
 manager = keyrot_middleware.get_key_manager()
 key = manager.select_key("gemini-flash-latest", tokens_needed=1200)
 try:
-response = call_gemini_somehow(key.api_key)
+    response = call_gemini_somehow(key.api_key)
 except Exception as error:
-manager.report_error(key.key_id, error)
+    manager.report_error(key.key_id, error)
 else:
-manager.report_success(key.key_id, tokens_used=1180)
+    manager.report_success(key.key_id, tokens_used=1180)
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ class KeyManager:
         """Lease a key for one request: `with manager.lease(model) as key`, or `async with`.
 
         The key is reserved at the start of the block, without waiting. A block that ends normally
-        is a success; `key.record_usage()` books its true input tokens. An exception is judged as by
-        `report_error()` and goes on unchanged, keys in it redacted. One that is no `Exception`
-        (cancelled, interrupted) is held against no key.
+        is a success; `key.record_usage()` books its true input tokens. An exception is reported as
+        by `report_error()` and raised again, with keys in it redacted. A cancellation or an
+        interrupt does not count as a failure of the key.
 
         Args:
             model_preference: As for `select_key()`; so are the others.

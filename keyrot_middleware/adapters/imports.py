@@ -100,7 +100,7 @@ def replace_installed() -> Patched:
     """Uninstall the pool of another copy of this package.
 
     Returns:
-        What it had patched.
+        The methods that the other copy had patched.
     """
     patched: Patched = WeakKeyDictionary()
     for finder in list(sys.meta_path):

@@ -52,7 +52,7 @@ HIDDEN = "[redacted]"
 MOST = 262_144
 """Characters of an error that are kept; Google's have a few thousand."""
 _MOST_BYTES = 131_072
-"""Bytes of a body that are kept: with what JSON and Python add, less than `MOST`."""
+"""Bytes of a body that are kept; escaped as JSON, they stay below `MOST` characters."""
 SPARE = 1_024
 """So much more is searched, in which a key at the cut is whole."""
 ENOUGH = _MOST_BYTES + SPARE

@@ -36,7 +36,7 @@ class Failed(NamedTuple):
     """A failed Send or stream: the facts for failures.py, and the exception."""
 
     facts: Any
-    """A `failures.Facts`."""
+    """A `failures.FailureFacts`."""
     error: BaseException
 
 

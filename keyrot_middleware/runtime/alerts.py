@@ -43,8 +43,7 @@ LOOK_SHARE = 20
 REPEAT_S = 600.0
 """The shortest time between two messages about the same event and key."""
 SAME_S = 5.0
-"""A message of another process is about what this one has found if it came no longer before the
-last look of this process than this."""
+"""A message of another process within this time before our last check is about the same thing."""
 NOTICE_S = 30.0
 """A call does not report again what was reported so recently."""
 NOTICED_MAX = 1_000

@@ -47,7 +47,7 @@ from .pool import Pool
 __all__ = ["PoolReport", "StatusSource", "source_of"]
 
 FRESH_S = 1.0
-"""How long one look at all keys serves all who ask: a page of ten thousand keys asks every 2 s."""
+"""How long the keys are not read again: each open page of ten thousand keys reads every 2 s."""
 NAMED = 3
 """Keys that a sentence names."""
 LIMIT_MAX = 500
@@ -522,7 +522,7 @@ def _full_window(key: Candidate, view: KeyView, reason: str, model: str) -> str:
 
 
 def _share(key: Candidate, known: KeyHealth, model: str) -> float:
-    """Return how much of the scarcest limit is used; see `QuotaWindows.share`."""
+    """Return how much of the scarcest limit is used; see `QuotaWindows.utilization`."""
     used = next((used for used in known.used if used.bucket == model), Used(model, 0, 0, 0))
     if key.limits is NO_LIMITS and used.limits == NO_LIMITS:
         return used.requests_minute / key.weight

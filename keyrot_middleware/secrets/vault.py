@@ -269,7 +269,7 @@ class VaultStore:
             if token is None or token is denied or now >= token.expires_at:
                 token = self._login(client)
                 if denied and token.value == denied.value:
-                    token = denied  # which has the better name for messages
+                    token = denied  # its name says more in messages
             elif now >= token.renew_at:
                 with suppress(RequestFailedError):  # the kept one is still valid for some time
                     token = self._renew(client, token)

@@ -260,7 +260,9 @@ def test_install_before_and_after_the_sdk_is_imported(before, imported) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
     )
-    assert (done.stdout.split("\n")[:2], done.stderr) == (["ok from good", "[400, 200]"], "")
+    assert done.stdout.split("\n")[:2] == ["ok from good", "[400, 200]"], done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "KeyrotWarning: pool default, gemini-2.5-flash: key key_1 is rejected" in line
 
 
 def test_uninstall_before_the_sdk_is_imported() -> None:

@@ -131,6 +131,7 @@ def test_health_has_states_and_iso_times() -> None:
         "project": "a",
         "platform": "gemini_api",
         "state": "cooling_down",
+        "reason": "quota_minute",
         "active": True,
         "available": False,
         "available_at": "2026-01-01T12:30:50Z",

@@ -35,7 +35,7 @@ def test_a_view_answers_and_the_middleware_sets_retry_after(recipe: Recipe, port
         status, text, _ = get(url)
         assert (status, json.loads(text)) == (200, {"summary": "ok from B"}), log.read_text()
         recipe.gemini.script("B", Reply.QUOTA_DAY)
-        assert get(url)[0] == 500  # it was sent: the SDK's own exception
-        status, _, headers = get(url)
-        assert status == 429, log.read_text()
-        assert 0 < int(headers["Retry-After"]) <= 86_400
+        for _ in ("B refuses it", "nothing is sent"):
+            status, _, headers = get(url)
+            assert status == 429, log.read_text()
+            assert 0 < int(headers["Retry-After"]) <= 86_400

@@ -42,14 +42,14 @@ def test_a_cell_runs_and_shows_the_keys_as_a_table(recipe: Recipe) -> None:
 
 
 def test_the_streamlit_app_answers_and_warns(recipe: Recipe) -> None:
-    """An answer by another key; then the error of the last send; then when to try again."""
+    """An answer by another key; then the error of a bad request; then when to try again."""
     recipe.keys("A", "B")
     recipe.write("notebooks.md")
     recipe.gemini.always("A", Reply.QUOTA_DAY)
-    recipe.gemini.script("B", Reply.OK, Reply.QUOTA_DAY)
+    recipe.gemini.script("B", Reply.OK, Reply.BAD_REQUEST, Reply.QUOTA_DAY)
     (recipe.folder / "run.py").write_text(RUNS_AN_APP)
     answered, refused, warned = recipe.python("run.py").splitlines()
     assert answered == "['ok from B']"
-    assert refused == "['Gemini refused: RESOURCE_EXHAUSTED']"
+    assert refused == "['Gemini refused: INVALID_ARGUMENT']"
     assert warned.startswith("['No key is available. Try again at ")
-    assert [recipe.gemini.sent("A"), recipe.gemini.sent("B")] == [1, 2]
+    assert [recipe.gemini.sent("A"), recipe.gemini.sent("B")] == [1, 3]

@@ -103,7 +103,7 @@ def test_the_linters_rules_are_kept() -> None:
 
 def test_the_layers_are_contracts() -> None:
     """import-linter checks which layer may import which, and what the core must not import."""
-    layers, pure = project()["importlinter"]["contracts"]
+    layers, pure, runtime = project()["importlinter"]["contracts"]
     assert layers["type"] == "layers"
     rooms = [one.split(" ")[0] for one in layers["layers"]]
     order = [
@@ -125,6 +125,8 @@ def test_the_layers_are_contracts() -> None:
         *("asyncio", "time", "random", "threading", "logging"),
         *("redis", "opentelemetry", "google", "httpx", "wrapt", "pydantic"),
     }
+    assert runtime["source_modules"] == ["keyrot_middleware.runtime"]
+    assert set(runtime["forbidden_modules"]) >= {"google", "httpx", "httpx2", "requests", "wrapt"}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -364,10 +364,10 @@ class RequestWrappers:
             return await open_async(inner, injection, redact, self._on_body(pooled))
 
         no_key, observer = partial(self._exhausted, pooled), self._observe(pooled)
-        chunks: AsyncIterator[Any] = await runner.astream(
+        # In no variable: a frame that an exception still holds would hold the stream too.
+        return await runner.astream(  # type: ignore[no-any-return]
             self._pool, pooled.call, send, no_key, observer
         )
-        return chunks
 
     def _done(
         self, pooled: _PooledCall, response: Any, lease: Lease, observer: CallObserver | None

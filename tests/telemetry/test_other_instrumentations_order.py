@@ -164,7 +164,9 @@ def test_every_order_works(
         is_rotating = stage.is_rotating(seam)
         assert answer == ("ok from A" if is_rotating else "ok from own")
         assert spans == others
-        assert [span.name for span in ours] == _expected(is_rotating, above=any(others.values()))
+        # OpenInference's span of a stream is not the current one when the stream is sent.
+        above = others if mode == "sync" else {OFFICIAL: others[OFFICIAL]}
+        assert [span.name for span in ours] == _expected(is_rotating, above=any(above.values()))
         if keyrot_middleware.status()["installed"]:
             assert all(keyrot_middleware.status()["patched"].values())
     assert stage.is_unpatched(seam) is not hasattr(vars(BaseApiClient)[seam], "__wrapped__")

@@ -195,6 +195,10 @@ def test_a_live_session_that_does_not_open(fault: str, scene: Scene) -> None:
         scene.check(raised(lambda: asyncio.run(session())), sent=fault not in SILENT)
 
 
+@pytest.mark.skipif(
+    sys.version_info[:3] == (3, 13, 0),
+    reason="CPython 3.13.0 crashes as it reads the variables of an ended generator (gh-125723)",
+)
 @pytest.mark.parametrize("fault", ["dropped", "reset", "silence"])
 def test_a_live_session_that_ends_in_the_middle(fault: str, scene: Scene) -> None:
     """It is open, and the connection is lost, or the program waits for no longer."""

@@ -192,6 +192,7 @@ class _Explained(_Shape):
 
 
 class _Explanation(_Shape):
+    at: _Time
     key_id: str | None
     sentence: str
     keys: list[_Explained]

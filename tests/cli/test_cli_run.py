@@ -284,7 +284,7 @@ def test_version_and_help_need_no_extra(
         ran = keyrot(*given, **hide(package))
         assert (ran.returncode, ran.stderr) == (0, "")
         assert "usage: keyrot run" in ran.stdout
-        assert "check, status, reset, demo" in ran.stdout
+        assert "check, status, explain, ui, reset, disable, enable, demo" in ran.stdout
         assert "pip install 'keyrot-middleware[cli]'" in ran.stdout
 
 

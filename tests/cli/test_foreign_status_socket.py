@@ -61,6 +61,7 @@ STATUS = {
     "keys": [KEY, KEY | {"model": "another", "used": {}, "available": True, "usd_today": None}],
 }
 EXPLANATION = {
+    "at": AT,
     "key_id": "free_1",
     "sentence": "A call would get key free_1 now.",
     "keys": [

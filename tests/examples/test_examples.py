@@ -143,4 +143,9 @@ def test_failures_are_reported_in_one_line(
     assert "twice wrote code that does not compile: line 1: " in runs[0].stderr
     assert "Buy on RSI < 30" in runs[1].stderr
     assert "GEMINI_API_KEYS" in runs[3].stderr
-    assert runs[4].stderr.startswith("Gemini: 4")
+    warned, told = runs[4].stderr.partition("\nGemini: 4")[
+        ::2
+    ]  # without logging, a rejection warns
+    assert told  # after the warning of a program without logging
+    assert "KeyrotWarning" in warned
+    assert "is rejected" in warned

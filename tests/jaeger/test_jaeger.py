@@ -70,7 +70,8 @@ TREES = (
 """,
     """
 7 no key can serve  internal
-  generate_content gemini-flash-latest  client  ERROR 402 credit_depleted  count=3  error.type=402
+  generate_content gemini-flash-latest  client  ERROR no key can serve  count=3  error.type=429
+    ! keyrot.pool.exhausted free_1: quota_day, free_2: key_leaked, …, paid_1: credit_depleted
     attempt free_1  internal  ERROR 429 quota_day  number=1  outcome=retry  error.type=429
       ! keyrot.cooldown free_1 quota_day project_model
     attempt free_2  internal  ERROR 403 key_leaked  number=2  outcome=retry  error.type=403
@@ -142,7 +143,7 @@ def test_a_successful_call_has_all_its_attributes(roots: dict[str, Span]) -> Non
     tags = dict(call.tags)
     assert tags.pop("gen_ai.response.id")
     assert tags.pop("server.port") > 0
-    assert tags.pop("keyrot.cost") == pytest.approx((3 * 0.3 + 12 * 2.5) / 1e6)  # dollars
+    assert tags.pop("keyrot.cost") == pytest.approx((3 * 0.75 + 12 * 3.75) / 1e6)  # dollars
     assert tags == {
         "gen_ai.operation.name": "generate_content",
         "gen_ai.provider.name": "gcp.gemini",

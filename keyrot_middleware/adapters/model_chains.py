@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -73,7 +74,7 @@ class Chains:
         warn_safely(text)
 
 
-class Models:
+class Models(ABC):
     """The models of one request, tried one after the other. An adapter says how it names one."""
 
     __slots__ = ("_chains", "_error", "_stays_with", "call")
@@ -97,9 +98,9 @@ class Models:
         if model is not None and model != call.info.model and self.send_to(model):
             call.info = with_model(call, model)
 
+    @abstractmethod
     def send_to(self, model: str) -> bool:
         """Send the request to another model; return False if that is not possible."""
-        raise NotImplementedError
 
     def take(self, call: CallState) -> None:
         """Use another call, that to the next model."""

@@ -143,7 +143,7 @@ def test_failures_are_reported_in_one_line(
     assert "twice wrote code that does not compile: line 1: " in runs[0].stderr
     assert "Buy on RSI < 30" in runs[1].stderr
     assert "GEMINI_API_KEYS" in runs[3].stderr
-    warned, told = runs[4].stderr.partition("\nGemini: 4")[::2]
-    assert told  # after the warning of a program without logging
+    warned, message = runs[4].stderr.partition("\nGemini: 4")[::2]
+    assert message  # after the warning of a program without logging
     assert "KeyrotWarning" in warned
     assert "is rejected" in warned

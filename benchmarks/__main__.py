@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from keyrot_middleware.events import PoolEvent
+from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.runtime.current import current_pool
-from keyrot_middleware.runtime.report import source_of
 
 from . import file_state
 from .bare_redis import bare_scripts

@@ -28,8 +28,11 @@ from .genai.wire import placeholder_guard
 from .guard import handle_internal_error
 from .http_clients import HttpClients
 from .keys_file import Tier, allowed_tiers
+from .monitoring.alert_receivers import open_receivers
+from .monitoring.alerts import AlertWatcher
+from .monitoring.health import HealthStatus, health, levels
+from .monitoring.notebook import NotebookDict
 from .prices import require_prices
-from .runtime.alerts import AlertWatcher
 from .runtime.current import (
     bypassed,
     current_pool,
@@ -38,9 +41,6 @@ from .runtime.current import (
     set_current_pool,
 )
 from .runtime.current import workload as _workload
-from .runtime.delivery import open_receivers
-from .runtime.health import HealthStatus, health, levels
-from .runtime.notebook import NotebookDict
 from .runtime.pool import Clock, Pool, SystemClock, make_selector, resolved_candidates
 from .runtime.refresher import Refresher
 from .secrets import SecretCache, Stores, open_secret_cache
@@ -469,12 +469,14 @@ def open_pool(
         pool.close()
         raise
     if kept or not pool.state.is_local:
-        pool.refresher = Refresher(pool, config, stores)
-        pool.refresher.start()
+        refresher = Refresher(pool, config, stores)
+        pool.background.append(refresher)
+        refresher.start()
     if receivers:
-        pool.alerts = AlertWatcher(pool, receivers)
-        pool.event_listeners = (log, pool.alerts)
-        pool.alerts.start()
+        alerts = AlertWatcher(pool, receivers)
+        pool.event_listeners = (log, alerts)
+        pool.background.insert(0, alerts)  # its last events are read from a state that is kept up
+        alerts.start()
     return pool
 
 

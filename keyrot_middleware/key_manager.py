@@ -44,15 +44,17 @@ from .errors import ConfigError
 from .forks import after_fork
 from .genai.call_info import facts_from_reported_error
 from .genai.pool_exhausted import exhausted
+from .guard import handle_internal_error
 from .key_lease import KeyLease, LeasedKey, Report, check_count, reported_usage
+from .monitoring.health import HealthStatus, health
+from .monitoring.report import source_of
 from .runtime.current import required_project, required_tiers
-from .runtime.health import HealthStatus, health
 from .runtime.pool import Clock, Pool, SystemClock
-from .runtime.report import source_of
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys
 from .state.base import Holder
 from .state.threads import StateThreads
+from .telemetry.observer import notify_listeners
 
 __all__ = ["KeyLease", "KeyManager", "LeasedKey", "Report", "SelectedKey", "get_key_manager"]
 
@@ -186,8 +188,11 @@ class KeyManager:
             found = self._acquire(info, exclude, now, holder)
         if isinstance(found, Lease):
             return found, info
-        if found and pool.alerts is not None:
-            pool.alerts.on_exhausted(info, Exhausted(Unavailable(now, found)))
+        if found:
+            error = Exhausted(Unavailable(now, found))
+            notify_listeners(
+                pool.event_listeners, "on_exhausted", handle_internal_error, info, error
+            )
         blocks = self._left_out(exclude, now) | found
         last, quote = pool.last_refusal(blocks), pool.quote(info.model, blocks)
         blocks = pool.selector.other_tiers(info) | blocks

@@ -101,34 +101,6 @@ def test_the_linters_rules_are_kept() -> None:
     ] == []
 
 
-def test_the_layers_are_contracts() -> None:
-    """import-linter checks which layer may import which, and what the core must not import."""
-    layers, pure, runtime = project()["importlinter"]["contracts"]
-    assert layers["type"] == "layers"
-    rooms = [one.split(" ")[0] for one in layers["layers"]]
-    order = [
-        "cli",
-        "key_manager",
-        "_install",
-        "genai",
-        "runtime",
-        "state",
-        "config",
-        "core",
-        "errors",
-    ]
-    assert [room for room in rooms if room in order] == order
-    assert "ignore_imports" not in layers
-    assert pure["type"] == "forbidden"
-    assert pure["source_modules"] == ["keyrot_middleware.core"]
-    assert set(pure["forbidden_modules"]) >= {
-        *("asyncio", "time", "random", "threading", "logging"),
-        *("redis", "opentelemetry", "google", "httpx", "wrapt", "pydantic"),
-    }
-    assert runtime["source_modules"] == ["keyrot_middleware.runtime"]
-    assert set(runtime["forbidden_modules"]) >= {"google", "httpx", "httpx2", "requests", "wrapt"}
-
-
 def test_importing_the_package_loads_nothing_heavy() -> None:
     """A program that only imports it loads neither the SDK nor any optional library."""
     assert loaded_by("import keyrot_middleware") & set(HEAVY) == set()

@@ -13,7 +13,7 @@ from ..core.availability import Availability
 from ..core.model import GEMINI_API, Platform
 from ..errors import ConfigError, KeyrotError
 from ..genai.live_check import check_keys, require_allowed_host
-from ..runtime.health import iso
+from ..monitoring.health import iso
 from ..settings import allowed_origins
 from ..telemetry.log_text import format_time
 from .check_report import CheckReport, KeyReport, StateReport, build_report

@@ -20,8 +20,8 @@ from ..core.text import mask_keys, mask_url
 from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..genai.live_check import LiveCheck, base_url
 from ..keys_file import OUTSIDE_TIERS, KeySpec
-from ..runtime.delivery import open_receivers
-from ..runtime.health import views
+from ..monitoring.alert_receivers import open_receivers
+from ..monitoring.health import views
 from ..runtime.pool import resolved_candidates
 from ..secrets import SecretCache, open_secret_cache
 from ..settings import (

@@ -14,8 +14,8 @@ from ..core.selection import Selector
 from ..core.text import mask_url
 from ..errors import KeyrotError
 from ..genai.live_check import check_key, describe_check, require_allowed_host
-from ..runtime.health import KeyView, views, without_value
-from ..runtime.report import PoolReport
+from ..monitoring.health import KeyView, views, without_value
+from ..monitoring.report import PoolReport
 from ..secrets import open_secret_cache
 from ..settings import allowed_origins
 from ..state import open_shared

@@ -21,7 +21,7 @@ from ..config import load
 from ..core.availability import KeyState
 from ..core.text import one_line
 from ..errors import KeyrotError
-from ..runtime.report import StatusSource
+from ..monitoring.report import StatusSource
 from .shared import report_of_shared, shared_pool
 
 __all__ = ["SocketSource", "open_source"]

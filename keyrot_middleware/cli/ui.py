@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from ..core.text import one_line
 from ..errors import ConfigError, KeyrotError, MissingExtraError
-from ..runtime.report import StatusSource
+from ..monitoring.report import StatusSource
 from ..ui import app
 from ..ui.tokens import HOW_TO_MAKE, check_token
 from .shared import NOT_SHARED

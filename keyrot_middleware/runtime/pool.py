@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS, QUOTED
@@ -45,10 +45,6 @@ from ..state.base import State
 from ..state.threads import StateThreads
 from ..telemetry.observer import Observer, PoolEventListener
 from .activity import Activity
-
-if TYPE_CHECKING:
-    from .alerts import AlertWatcher
-    from .refresher import Refresher
 
 __all__ = [
     "Clock",
@@ -89,6 +85,16 @@ class Abandoned(Protocol):
 
     def settle_abandoned(self) -> None:
         """Settle it."""
+
+
+class BackgroundWork(Protocol):
+    """A thread that serves a pool from install() to uninstall()."""
+
+    def keep_running(self) -> None:
+        """Start it again if it ended although nobody stopped it."""
+
+    def stop(self) -> None:
+        """End it."""
 
 
 class SystemClock:
@@ -140,10 +146,8 @@ class Pool:
     """Where its keys may be sent; see `settings.allowed_origins`."""
     configured: Sequence[Candidate] | None = None
     """All configured keys; the selector has those with a value. None: they never change."""
-    refresher: Refresher | None = None
-    """Keeps values and keys.json up to date; None if they cannot change and the state is local."""
-    alerts: AlertWatcher | None = None
-    """Reports events of the pool; None if nothing wants them."""
+    background: list[BackgroundWork] = field(default_factory=list, repr=False)
+    """The refresher and the watcher of alerts, where the pool needs them; stopped in this order."""
     abandoned: deque[Abandoned] = field(default_factory=deque, repr=False)
     """Calls that the garbage collector closed and `settle_abandoned` will settle."""
     doubtful: set[str] = field(default_factory=set, repr=False)
@@ -273,10 +277,8 @@ class Pool:
 
     def keep_running(self) -> None:
         """Start background threads again that have ended although nobody stopped them."""
-        if self.refresher is not None:
-            self.refresher.keep_running()
-        if self.alerts is not None:
-            self.alerts.keep_running()
+        for work in self.background:
+            work.keep_running()
 
     def settle_abandoned(self) -> None:
         """Settle the calls that the garbage collector closed."""
@@ -420,10 +422,8 @@ class Pool:
     def close(self) -> None:
         """Stop the background work; running calls finish."""
         self.settle_abandoned()
-        if self.alerts is not None:
-            self.alerts.stop()
-        if self.refresher is not None:
-            self.refresher.stop()
+        for work in self.background:
+            work.stop()
         self.activity.send()
         self.secrets.close()
         self.state.close()

@@ -14,7 +14,7 @@ from ..errors import MissingExtraError
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from ..runtime.report import StatusSource
+    from ..monitoring.report import StatusSource
 
 __all__ = ["app"]
 

@@ -17,9 +17,9 @@ from ..core.text import did_you_mean, mask_keys
 from ..errors import KeyrotError
 from ..genai.live_check import check_key, describe_check, require_allowed_host
 from ..guard import handle_internal_error
+from ..monitoring.report import StatusSource, source_of
 from ..runtime.current import current_pool, record_activity
 from ..runtime.pool import Pool
-from ..runtime.report import StatusSource, source_of
 from .access import Access, AccessDenied, Session
 
 __all__ = ["Api", "error_response"]

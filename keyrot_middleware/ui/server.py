@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ConfigError
-from ..runtime.report import StatusSource
+from ..monitoring.report import StatusSource
 from .access import Access, AccessDenied
 from .api import Api, error_response
 from .tokens import HOW_TO_MAKE

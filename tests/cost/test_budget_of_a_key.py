@@ -25,8 +25,8 @@ from keyrot_middleware.core.model import Candidate
 from keyrot_middleware.core.windows import next_pacific_midnight
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.keys_file import KeySpec, candidates_of
-from keyrot_middleware.runtime.health import levels
-from keyrot_middleware.runtime.report import source_of
+from keyrot_middleware.monitoring.health import levels
+from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
 CALL = ("gemini-2.5-flash", 1_000, 400, 150, 50, 0)

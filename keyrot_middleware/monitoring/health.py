@@ -9,9 +9,9 @@ from typing import NamedTuple, TypedDict
 from ..core.availability import AVAILABLE, Availability, KeyState, availability
 from ..core.model import Block, CallInfo, Candidate, Platform, project_label, smaller_limit
 from ..core.text import utc
+from ..runtime.pool import Pool
 from ..state.base import KeyHealth, State, Used
 from ..telemetry.metrics import KeySnapshot, QuotaUtilization
-from .pool import Pool
 
 __all__ = [
     "HealthStatus",

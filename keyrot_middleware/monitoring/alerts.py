@@ -27,10 +27,10 @@ from ..events import EventName, PoolEvent
 from ..exits import time_left
 from ..forks import after_fork
 from ..guard import handle_internal_error
+from ..runtime.pool import Pool
 from ..telemetry.log_text import format_time
-from .delivery import Receiver, restore_loggers
+from .alert_receivers import Receiver, restore_loggers
 from .health import KeyView, pool_views, quota_utilization
-from .pool import Pool
 
 __all__ = ["AlertWatcher"]
 

@@ -252,7 +252,7 @@ def test_a_proxy_in_front_of_a_live_session(
 def test_sentry_with_its_defaults(order: str, tmp_path: Path) -> None:
     """Events, breadcrumbs and spans, whether it patches the libraries before or after install()."""
     program = [sys.executable, "-m", "support.sentry_program", order]
-    tests = str(Path(__file__).parents[1])
+    tests = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": tests}
     ended = subprocess.run(
         program, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False

@@ -40,9 +40,9 @@ from ..core.windows import DAY_S
 from ..errors import KeyrotError
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
 from ..prices import is_installed
+from ..runtime.pool import Pool
 from ..state.base import KeyHealth, State, Used
 from .health import VERB, KeyView, blocks_of, counts_today, iso, pool_views
-from .pool import Pool
 
 __all__ = ["PoolReport", "StatusSource", "source_of"]
 

@@ -19,7 +19,7 @@ from support.json_server import JsonServer, Request, Response
 
 from keyrot_middleware.core.model import Lease
 
-PAGE = Path(__file__).parents[2] / "docs" / "sdk-methods.md"
+PAGE = Path(__file__).parents[3] / "docs" / "sdk-methods.md"
 ROW = re.compile(r"^\| (`.+?`) \| (\d+\.\d+) \| (.+?) \|", re.MULTILINE)
 VERSION = tuple(map(int, genai.__version__.split(".")[:2]))
 KEYS = {"any", "owner", "home", "in turn", "session", "Vertex", "-"}

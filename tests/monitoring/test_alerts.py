@@ -30,8 +30,8 @@ import keyrot_middleware
 from keyrot_middleware import exits
 from keyrot_middleware.events import PoolEvent
 from keyrot_middleware.exits import EXIT_S
-from keyrot_middleware.runtime import alerts
-from keyrot_middleware.runtime.delivery import Receiver
+from keyrot_middleware.monitoring import alerts
+from keyrot_middleware.monitoring.alert_receivers import Receiver
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
 CALLERS = 64
@@ -177,7 +177,7 @@ def _threads() -> set[str]:
 def test_a_pool_without_receivers_has_no_thread(pool: Any) -> None:
     """Without a receiver there is no listener and no watcher."""
     made = pool("a")
-    assert made.alerts is None
+    assert not any(isinstance(work, alerts.AlertWatcher) for work in made.background)
     assert not any(name.startswith("keyrot-alert") for name in _threads())
     assert len(made.event_listeners) == 1
 
@@ -205,7 +205,7 @@ def test_a_watcher_that_ended_is_started_again_by_the_next_call(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(made.alerts, "look", end)
+        patch.setattr(made.background[0], "look", end)
         wait_for(lambda: "keyrot-alerts-default" not in _threads(), PATIENCE_S)
     client = connect()
     for _ in range(2):
@@ -255,7 +255,7 @@ PROGRAM = textwrap.dedent(
     from contextlib import suppress
     from google import genai
     import keyrot_middleware
-    from keyrot_middleware.runtime import alerts
+    from keyrot_middleware.monitoring import alerts
 
     alerts.LOOK_S = 0.05
     URL, HOST, STATE, ALERTS, MODE = sys.argv[1:]

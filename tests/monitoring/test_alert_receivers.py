@@ -19,8 +19,8 @@ from support.servers import wait_for
 from keyrot_middleware.config import load
 from keyrot_middleware.errors import ConfigError, MissingExtraError
 from keyrot_middleware.events import EVENTS, PoolEvent
-from keyrot_middleware.runtime import delivery
-from keyrot_middleware.runtime.delivery import QUEUE_MAX, TRIES, Receiver, open_receivers
+from keyrot_middleware.monitoring import alert_receivers
+from keyrot_middleware.monitoring.alert_receivers import QUEUE_MAX, TRIES, Receiver, open_receivers
 
 PATIENCE_S = 60
 
@@ -45,7 +45,7 @@ def webhook() -> Iterator[Webhook]:
 
 def alert_threads() -> list[threading.Thread]:
     """List the threads that deliver events."""
-    return [one for one in threading.enumerate() if one.name == delivery.THREAD_NAME]
+    return [one for one in threading.enumerate() if one.name == alert_receivers.THREAD_NAME]
 
 
 def test_a_webhook_gets_title_text_and_kind(webhook: Webhook) -> None:
@@ -133,7 +133,7 @@ def test_a_function_that_raises_is_logged_once(
     messages = [text for text in caplog.messages if "on_event failed" in text]
     assert len(messages) == 2  # the first failure, and the first one after a success
     assert error.__name__ in messages[0]
-    assert "test_delivery.py" in messages[0]
+    assert "test_alert_receivers.py" in messages[0]
     assert "FAKE" not in caplog.text
 
 
@@ -164,7 +164,7 @@ def test_a_delivery_that_fails_is_tried_three_times(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Then the next event is delivered, and the log names the receiver without its URL."""
-    monkeypatch.setattr(delivery, "RETRY_S", 0.01)
+    monkeypatch.setattr(alert_receivers, "RETRY_S", 0.01)
     answers = iter([500] * TRIES + [503, 200])
     webhook = Webhook(lambda: next(answers))
     try:
@@ -213,7 +213,7 @@ def test_urls_are_in_no_log_while_another_delivery_ends(caplog: pytest.LogCaptur
     begun, end, ended = threading.Event(), threading.Event(), threading.Event()
 
     def other() -> None:
-        with delivery._hidden_urls():
+        with alert_receivers._hidden_urls():
             begun.set()
             end.wait(PATIENCE_S)
         ended.set()
@@ -228,7 +228,7 @@ def test_urls_are_in_no_log_while_another_delivery_ends(caplog: pytest.LogCaptur
     logger = logging.getLogger("apprise")
     logger.addFilter(wait_for_the_end)
     try:
-        with caplog.at_level(logging.DEBUG), delivery._hidden_urls():
+        with caplog.at_level(logging.DEBUG), alert_receivers._hidden_urls():
             logger.debug("hook-secret")
     finally:
         logger.removeFilter(wait_for_the_end)

@@ -16,8 +16,8 @@ from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Block, CallInfo, Candidate, Limits, Usage
 from keyrot_middleware.core.model_names import MAX_NAMES
 from keyrot_middleware.errors import KeyrotError
-from keyrot_middleware.runtime.health import AT_ONCE
-from keyrot_middleware.runtime.report import PoolReport, source_of
+from keyrot_middleware.monitoring.health import AT_ONCE
+from keyrot_middleware.monitoring.report import PoolReport, source_of
 from keyrot_middleware.state.base import State
 
 LIMITS = Limits(rpm=2, rpd=10)

@@ -11,7 +11,7 @@ from support.pool import INFO, Rig, key
 from support.replies import MODEL, OK, invalid, minute
 
 from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Limits, Outcome
-from keyrot_middleware.runtime.health import VERB, health
+from keyrot_middleware.monitoring.health import VERB, health
 
 OTHER = "gemini-2.5-pro"
 LIMITS = Limits(rpm=2, rpd=6)

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import keyrot_middleware
-from keyrot_middleware.runtime.notebook import NotebookDict
+from keyrot_middleware.monitoring.notebook import NotebookDict
 
 HOSTILE = "<script>alert(1)</script>\n\x1b[31m"
 

@@ -22,8 +22,8 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.core.text import utc
-from keyrot_middleware.runtime import alerts
-from keyrot_middleware.runtime.alerts import REPEAT_S, AlertWatcher
+from keyrot_middleware.monitoring import alerts
+from keyrot_middleware.monitoring.alerts import REPEAT_S, AlertWatcher
 from keyrot_middleware.state import open_shared
 from keyrot_middleware.state.memory import MemoryState
 

@@ -1,0 +1,1 @@
+"""Watching a pool: the state of its keys, reports and alerts. It decides nothing."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from google.genai import _api_client
 from support.interactions import SDK
-from support.modes import MODES, STREAMS, ask, ask_async, run
+from support.modes import MODES, STREAMS, ask, ask_async, http_library, run
 
 from keyrot_middleware.testing import Reply
 
@@ -93,3 +95,33 @@ def twice(mode: str, client: Any) -> list[str]:
     )
     client._api_client._httpx_client.close()
     return texts
+
+
+MOCKED = """
+import json
+from unittest.mock import patch
+
+import keyrot_middleware
+import {http} as http
+
+keyrot_middleware.install(keys="FAKE-a")
+content = {{"role": "model", "parts": [{{"text": "mocked"}}]}}
+text = json.dumps({{"candidates": [{{"content": content}}]}})
+with patch.object(http.Client, "send", return_value=http.Response(200, text=text)) as send:
+    from google import genai
+
+    call = genai.Client().models.generate_content(model="gemini-flash-latest", contents="hello")
+print(call.text, send.call_count)
+"""
+
+
+def test_a_mock_of_send_in_a_program_s_tests() -> None:
+    """A mock that is there before the SDK gets no client, and its response has no request."""
+    done = subprocess.run(
+        [sys.executable, "-c", MOCKED.format(http=http_library().__name__)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("mocked 1\n", "")

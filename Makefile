@@ -18,7 +18,7 @@ LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions lowest coexist frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions lowest coexist frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -27,7 +27,9 @@ demo: $(DEMO)    ## run an unchanged program over four keys, two of them bad
 	@echo "== keyrot demo: no key and no network needed"
 	@$(BIN)/keyrot demo
 
-test: $(READY) lint types  ## run linters, type checks, import contracts and all tests; core/ must be covered completely
+test: lint types tests  ## run linters, type checks, import contracts and all tests
+
+tests: $(READY)  ## run all tests; core/ must be covered completely
 	@echo "== tests of core/ and runtime/, with coverage"
 	@$(PYTEST) $(CORE_TESTS) --cov --cov-report=term-missing:skip-covered
 	@echo "== all other tests"

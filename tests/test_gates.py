@@ -44,63 +44,6 @@ def loaded_by(statement: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-def test_types_are_checked_strictly() -> None:
-    """Mypy's strictness must not be reduced by accident."""
-    mypy = project()["mypy"]
-    assert mypy["strict"] is True
-    assert mypy["packages"] == ["keyrot_middleware"]
-    assert mypy["warn_unreachable"] is True
-    assert "ignore-without-code" in mypy["enable_error_code"]
-
-
-def test_warnings_are_errors_in_tests() -> None:
-    """Only warnings of others' code are ignored, each by name."""
-    pytest_ = project()["pytest"]["ini_options"]
-    first, *exceptions = pytest_["filterwarnings"]
-    assert first == "error"
-    assert all(text.startswith("ignore:") and text.count(":") >= 2 for text in exceptions)
-    assert pytest_["xfail_strict"] is True
-    assert {"--strict-markers", "--strict-config"} <= set(pytest_["addopts"])
-
-
-def test_every_branch_of_the_core_is_covered() -> None:
-    """Coverage counts branches, omits no file of the core, and must be total."""
-    coverage = project()["coverage"]
-    assert coverage["run"] == {"branch": True, "source": ["keyrot_middleware.core"]}
-    assert coverage["report"]["fail_under"] == 100
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    assert "$(PYTEST) $(CORE_TESTS) --cov " in makefile
-
-
-def test_the_linters_rules_are_kept() -> None:
-    """No rule family is dropped, and no file of the package but the command may print."""
-    lint = project()["ruff"]["lint"]
-    families = [
-        "E",
-        "F",
-        "W",
-        "I",
-        "B",
-        "UP",
-        "SIM",
-        "RUF",
-        "C90",
-        "PL",
-        "TRY",
-        "ASYNC",
-        "S",
-        "T20",
-        "N",
-        "D",
-    ]
-    assert set(families) <= set(lint["select"])
-    assert [
-        name
-        for name, rules in lint["per-file-ignores"].items()
-        if name.startswith("keyrot_middleware") and "cli" not in name and "T20" in rules
-    ] == []
-
-
 def test_importing_the_package_loads_nothing_heavy() -> None:
     """A program that only imports it loads neither the SDK nor any optional library."""
     assert loaded_by("import keyrot_middleware") & set(HEAVY) == set()

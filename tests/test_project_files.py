@@ -94,14 +94,6 @@ def test_every_page_of_docs_is_in_the_navigation_of_the_site() -> None:
     assert sorted(_pages(site["nav"])) == sorted(pages - decisions)
 
 
-def test_the_demo_needs_only_dependencies_and_the_extra_cli() -> None:
-    """Beside the tools of the editable install and of tracing, nothing is added."""
-    metadata = project()["project"]
-    needed = names([*metadata["dependencies"], *metadata["optional-dependencies"]["cli"]])
-    assert needed <= pinned("demo")
-    assert pinned("demo") - needed == {"editables", "hatchling", "opentelemetry-sdk"}
-
-
 @pytest.mark.parametrize("target", ["demo", "test"])
 def test_only_the_tests_install_the_tools_of_the_tests(target: str, tmp_path: Path) -> None:
     """On a fresh clone `make demo` installs the small stage of .venv, and `make test` both."""
@@ -132,7 +124,6 @@ def test_a_shim_without_a_python_is_not_the_newest(tmp_path: Path) -> None:
 
 
 GITHUB = ROOT / ".github"
-YAML = sorted(GITHUB.rglob("*.yml"))
 
 
 def workflow(name: str) -> dict[Any, Any]:
@@ -151,12 +142,6 @@ def make_targets() -> set[str]:
     """Return the targets of the Makefile."""
     makefile = (ROOT / "Makefile").read_text("utf-8")
     return set(re.findall(r"^([a-z-]+):(?!=)", makefile, re.MULTILINE))
-
-
-@pytest.mark.parametrize("path", YAML, ids=lambda path: path.stem)
-def test_the_files_for_github_are_yaml(path: Path) -> None:
-    """Each parses, and is a mapping."""
-    assert isinstance(yaml.safe_load(path.read_text("utf-8")), dict)
 
 
 @pytest.mark.parametrize("name", ["tests.yml", "publish.yml"])
@@ -193,17 +178,8 @@ def test_the_tests_run_on_every_python_that_the_metadata_names() -> None:
     named = [text.rpartition(" ")[2] for text in classifiers if re.search(r":: 3\.\d+$", text)]
     job = workflow("tests.yml")["jobs"]["test"]
     assert job["strategy"]["matrix"]["python"] == named
-    assert {"make demo PYTHON=python", "make test PYTHON=python"} <= {
-        step.get("run") for step in steps(job)
-    }
-
-
-def test_the_lowest_versions_are_tested_on_the_oldest_python() -> None:
-    """A bound that no run holds is a guess."""
-    job = workflow("tests.yml")["jobs"]["lowest"]
-    oldest = project()["project"]["requires-python"].removeprefix(">=")
-    assert steps(job)[1]["with"]["python-version"] == oldest
-    assert "make lowest PYTHON=python" in [step.get("run") for step in steps(job)]
+    runs = {step.get("run") for step in steps(job)}
+    assert {"make demo PYTHON=python", "make tests PYTHON=python"} <= runs
 
 
 @pytest.mark.parametrize("name", ["tests.yml", "publish.yml"])
@@ -216,45 +192,3 @@ def test_actions_are_pinned_by_commit(name: str) -> None:
     assert [one for one in used if not pinned_action.fullmatch(one)] == []
     commits = [re.findall(r"([\w/-]+)@(\S+)", one)[0] for one in used]
     assert len(set(commits)) == len({action for action, _ in commits})
-
-
-def test_publishing_needs_no_stored_token() -> None:
-    """Only the jobs that attest and upload have an identity; they run no code of the project."""
-    found = workflow("publish.yml")
-    assert found[True] == {"release": {"types": ["published"]}}
-    assert found["permissions"] == {"contents": "read"}
-    build, attest, publish = (found["jobs"][name] for name in ("build", "attest", "publish"))
-    assert "permissions" not in build
-    write = {"attestations": "write", "contents": "write", "id-token": "write"}
-    assert attest["permissions"] == write
-    assert publish["permissions"] == {"id-token": "write"}
-    assert publish["environment"] == "pypi"
-    assert [step for step in steps(publish) if "run" in step] == []
-    commands = [step["run"] for step in steps(attest) if "run" in step]
-    assert commands == ['gh release upload "$TAG" dist/* sbom/*']
-    assert [one for job in (attest, publish) for one in steps(job) if "checkout" in str(one)] == []
-    assert steps(publish)[-1]["with"] == {"attestations": True}
-    assert "secrets." not in (GITHUB / "workflows" / "publish.yml").read_text("utf-8")
-
-
-def test_a_release_has_attestations_and_a_list_of_components() -> None:
-    """Of each file: where it was built, and what it installs; nothing is published without them."""
-    jobs = workflow("publish.yml")["jobs"]
-    assert "make sbom PYTHON=python" in [step.get("run") for step in steps(jobs["build"])]
-    attested = [s["with"] for s in steps(jobs["attest"]) if "actions/attest@" in s.get("uses", "")]
-    listed = {"subject-path": "dist/*", "sbom-path": "sbom/keyrot-middleware.cdx.json"}
-    assert attested == [{"subject-path": "dist/*"}, listed]
-    assert listed["sbom-path"] in (ROOT / "Makefile").read_text("utf-8")
-    assert (jobs["attest"]["needs"], jobs["publish"]["needs"]) == ("build", "attest")
-
-
-def test_issues_are_forms_and_vulnerabilities_are_private() -> None:
-    """A form has each question once; there is no blank issue beside them."""
-    config = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / "config.yml").read_text("utf-8"))
-    assert config["blank_issues_enabled"] is False
-    assert any(link["url"].endswith("/security/advisories/new") for link in config["contact_links"])
-    for name in ("bug", "feature"):
-        form = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / f"{name}.yml").read_text("utf-8"))
-        assert {"name", "description", "body"} <= set(form)
-        ids = [field["id"] for field in form["body"] if field["type"] != "markdown"]
-        assert len(ids) == len(set(ids)) > 0

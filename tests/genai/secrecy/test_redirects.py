@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -84,15 +85,35 @@ def elsewhere(serve: Callable[..., Server]) -> Server:
     return serve(400, {}, INVALID)
 
 
+class Gateway:
+    """A server that redirects the requests of a client with the pool's keys."""
+
+    def __init__(self, gemini: FakeGemini, pool: Any, connect: Callable[..., Any], server: Server):
+        self.server, self._parts = server, (gemini, pool, connect)
+
+    def client(self, *key: str, hosts: Sequence[str] = (), **options: Any) -> Any:
+        """Install three keys that may be sent to it and *hosts*, and connect a client."""
+        gemini, pool, connect = self._parts
+        pool("A", "B", "C", strategy="fill", allowed_hosts=[gemini.host, self.server.host, *hosts])
+        return connect(*key, base_url=self.server.url, **options)
+
+
+@pytest.fixture
+def redirect(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any], serve: Callable[..., Server]
+) -> Callable[[int, str], Gateway]:
+    """Start a gateway that answers with a code and a location."""
+
+    def start(code: int, location: str) -> Gateway:
+        return Gateway(gemini, pool, connect, serve(code, {"location": location}))
+
+    return start
+
+
 def held(server: Server, gemini: FakeGemini) -> list[str]:
     """List the pool's values that arrived at a server."""
     ours = [gemini.key(label).value for label in "ABC"]
     return [value for value in ours if value in repr(server.seen)]
-
-
-def install(pool: Any, gemini: FakeGemini, *hosts: str) -> None:
-    """Install three keys that may be sent to *hosts*."""
-    pool("A", "B", "C", strategy="fill", allowed_hosts=[gemini.host, *hosts])
 
 
 def untouched() -> bool:
@@ -110,20 +131,16 @@ def test_a_call_follows_no_redirect_to_another_origin(
     mode: str,
     code: int,
     backend: str,
-    gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-    serve: Callable[..., Server],
+    redirect: Callable[[int, str], Gateway],
     elsewhere: Server,
 ) -> None:
     """Nothing reaches the other host, the error explains it, and no key is penalized."""
-    gateway = serve(code, {"location": f"{elsewhere.url}/x"})
-    install(pool, gemini, gateway.host)
+    gateway = redirect(code, f"{elsewhere.url}/x")
     more = {"async_client_args": {"transport": transport()}} if backend == "httpx" else {}
     with pytest.raises(genai.errors.APIError, match="redirects this request") as caught:
-        ask(mode, connect(base_url=gateway.url, **more))
+        ask(mode, gateway.client(**more))
     assert (caught.value.code, elsewhere.host in str(caught.value)) == (code, True)
-    assert (len(gateway.seen), elsewhere.seen, held(elsewhere, gemini)) == (1, [], [])
+    assert (len(gateway.server.seen), elsewhere.seen) == (1, [])
     assert untouched()
 
 
@@ -134,18 +151,12 @@ def transport() -> Any:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_allowed_host_is_another_origin_too(
-    mode: str,
-    gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-    serve: Callable[..., Server],
-    elsewhere: Server,
+    mode: str, redirect: Callable[[int, str], Gateway], elsewhere: Server
 ) -> None:
     """The redirect is the server's choice; the setting is about the program's."""
-    gateway = serve(307, {"location": f"{elsewhere.url}/x"})
-    install(pool, gemini, gateway.host, elsewhere.host)
+    client = redirect(307, f"{elsewhere.url}/x").client(hosts=[elsewhere.host])
     with pytest.raises(genai.errors.APIError, match="redirects this request"):
-        ask(mode, connect(base_url=gateway.url))
+        ask(mode, client)
     assert elsewhere.seen == []
 
 
@@ -153,37 +164,26 @@ def test_an_allowed_host_is_another_origin_too(
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_redirects_within_one_origin_are_followed(
-    mode: str,
-    code: int,
-    there: str,
-    gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-    serve: Callable[..., Server],
+    mode: str, code: int, there: str, gemini: FakeGemini, redirect: Callable[[int, str], Gateway]
 ) -> None:
     """As the SDK does: the key is sent again, and a POST stays one where the code requires it."""
-    gateway = serve(code, {})
-    gateway.headers["location"] = "/new" if there == "relative" else f"{gateway.url}/new"
-    gateway.bodies["/new"] = b'{"candidates": [{"content": {"parts": [{"text": "moved"}]}}]}'
-    install(pool, gemini, gateway.host)
-    assert ask(mode, connect(base_url=gateway.url)) == "moved"
-    assert [method for method, _, _ in gateway.seen] == ["POST", "POST" if code > 303 else "GET"]
-    assert all(gemini.key("A").value in headers for _, _, headers in gateway.seen)
+    gateway = redirect(code, "/new")
+    server = gateway.server
+    if there == "absolute":
+        server.headers["location"] = f"{server.url}/new"
+    server.bodies["/new"] = b'{"candidates": [{"content": {"parts": [{"text": "moved"}]}}]}'
+    assert ask(mode, gateway.client()) == "moved"
+    assert [method for method, _, _ in server.seen] == ["POST", "POST" if code > 303 else "GET"]
+    assert all(gemini.key("A").value in headers for _, _, headers in server.seen)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_server_that_redirects_for_ever(
-    mode: str,
-    gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-    serve: Callable[..., Server],
+    mode: str, redirect: Callable[[int, str], Gateway]
 ) -> None:
     """It ends with the SDK's error for a redirect."""
-    gateway = serve(307, {"location": "/again"})
-    install(pool, gemini, gateway.host)
     with pytest.raises(genai.errors.APIError) as caught:
-        ask(mode, connect(base_url=gateway.url))
+        ask(mode, redirect(307, "/again").client())
     assert caught.value.code == 307
     assert untouched()
 
@@ -214,35 +214,28 @@ def test_other_calls_follow_no_redirect_to_another_origin(
     call: str,
     bypassed: bool,
     gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-    serve: Callable[..., Server],
+    redirect: Callable[[int, str], Gateway],
     elsewhere: Server,
 ) -> None:
     """A client without a key of its own sends the pool's, which stays there, in bypass() too."""
-    gateway = serve(307, {"location": f"{elsewhere.url}/x"})
-    install(pool, gemini, gateway.host)
-    client = connect(base_url=gateway.url)
-    if bypassed:
-        with keyrot_middleware.bypass(), pytest.raises(Exception) as caught:
-            other_calls()[call](client)
-    else:
-        with pytest.raises(Exception) as caught:
-            other_calls()[call](client)
+    gateway = redirect(307, f"{elsewhere.url}/x")
+    client = gateway.client()
+    context = keyrot_middleware.bypass() if bypassed else nullcontext()
+    with context, pytest.raises(Exception) as caught:
+        other_calls()[call](client)
     assert "307" in str(caught.value)
-    assert held(gateway, gemini) == [gemini.key("A").value]
+    assert held(gateway.server, gemini) == [gemini.key("A").value]
     assert elsewhere.seen == []
     assert untouched()
 
 
 def test_a_download_is_redirected_within_its_origin(
-    gemini: FakeGemini, pool: Any, connect: Callable[..., Any], serve: Callable[..., Server]
+    redirect: Callable[[int, str], Gateway],
 ) -> None:
     """As at Google: files/x:download is redirected to another path of the same host."""
-    gateway = serve(302, {"location": "/download/abc"})
-    gateway.bodies["/download/abc"] = b"content"
-    install(pool, gemini, gateway.host)
-    client = connect(base_url=gateway.url)
+    gateway = redirect(302, "/download/abc")
+    gateway.server.bodies["/download/abc"] = b"content"
+    client = gateway.client()
     assert client.files.download(file="files/abc") == b"content"
     found = run(client, lambda: client.aio.files.download(file="files/abc"))
     assert found == b"content"
@@ -250,17 +243,10 @@ def test_a_download_is_redirected_within_its_origin(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_client_with_a_key_of_its_own_that_bypasses_the_pool_is_left_alone(
-    mode: str,
-    gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-    serve: Callable[..., Server],
-    elsewhere: Server,
+    mode: str, gemini: FakeGemini, redirect: Callable[[int, str], Gateway], elsewhere: Server
 ) -> None:
     """Its key is its own, and may follow a redirect."""
-    gateway = serve(307, {"location": f"{elsewhere.url}/x"})
-    install(pool, gemini, gateway.host)
-    client = connect("FAKE-own", base_url=gateway.url)
+    client = redirect(307, f"{elsewhere.url}/x").client("FAKE-own")
     with keyrot_middleware.bypass(), pytest.raises(genai.errors.ClientError, match="not valid"):
         ask(mode, client)
     assert len(elsewhere.seen) == 1
@@ -269,17 +255,14 @@ def test_a_client_with_a_key_of_its_own_that_bypasses_the_pool_is_left_alone(
 
 def test_live_follows_no_redirect_to_another_origin(
     gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-    serve: Callable[..., Server],
+    redirect: Callable[[int, str], Gateway],
     elsewhere: Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The handshake with the other host is not begun."""
     from google.genai import _api_client
 
-    gateway = serve(307, {"location": f"ws://{elsewhere.host}/x"})
-    install(pool, gemini, gateway.host)
+    gateway = redirect(307, f"ws://{elsewhere.host}/x")
     base = _api_client.BaseApiClient._websocket_base_url
     monkeypatch.setattr(
         _api_client.BaseApiClient,
@@ -288,12 +271,12 @@ def test_live_follows_no_redirect_to_another_origin(
     )
 
     async def session() -> None:
-        client = connect(base_url=gateway.url)
+        client = gateway.client()
         client._api_client._websocket_ssl_ctx.clear()
         async with client.aio.live.connect(model="gemini-2.5-flash"):
             pass
 
     with pytest.raises(keyrot_middleware.ConfigError, match="redirects this session"):
         asyncio.run(session())
-    assert held(gateway, gemini) == [gemini.key("A").value]
+    assert held(gateway.server, gemini) == [gemini.key("A").value]
     assert elsewhere.seen == []

@@ -73,7 +73,22 @@ def rows() -> list[Row]:
             "≤ 0.1 % of acquires and settles",
             f"{long_holds(_open):.2%}; in memory {long_holds(lambda _: in_memory(8)):.2%}",
         ),
+        (
+            "bytes of the file after 100,000 calls against 1,000, closed",
+            "as many",
+            f"{bytes_after(100_000):,} against {bytes_after(1_000):,}",
+        ),
     ]
+
+
+def bytes_after(calls: int) -> int:
+    """Return the size of the file and what belongs to it after so many calls."""
+    with _folder() as path:
+        state = _open(path)
+        for _ in range(calls):
+            _call(state)
+        state.close()
+        return sum(one.stat().st_size for one in path.parent.iterdir())
 
 
 def costs() -> tuple[float, float, float]:

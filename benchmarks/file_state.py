@@ -32,6 +32,7 @@ __all__ = ["rows"]
 
 PROCESSES, CALLERS, LOAD_S, WORK_S = 4, 16, 4.0, 0.02
 CALLS, LONG_HOLD_S = 2_000, 0.002
+CLOSED_S = 2.0
 OFFER = tuple((0, key) for key in pool_keys(8, Limits(rpm=10**9, tpm=10**12, rpd=10**9)))
 USED = Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=90))
 
@@ -88,6 +89,7 @@ def bytes_after(calls: int) -> int:
         for _ in range(calls):
             _call(state)
         state.close()
+        time.sleep(CLOSED_S)  # a thread may still shorten the log
         return sum(one.stat().st_size for one in path.parent.iterdir())
 
 

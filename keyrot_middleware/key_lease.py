@@ -1,23 +1,26 @@
-"""`KeyManager.lease()`: a key for one request, settled when the block ends."""
+"""A key for one request of a program's own: leased, used by the program, settled by its report."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
+from .adapters.pooled_calls import PooledCalls
 from .adapters.reading import with_served_tier
-from .core.model import NO_USAGE, CallInfo, Lease, Usage
+from .core.commands import Failed, StreamEnd, StreamOpened
+from .core.flow import CallState, Exhausted, FailedAttempt
+from .core.model import NO_USAGE, Lease, Usage, Verdict
 from .core.text import display
 from .core.usage import parse_usage
+from .genai.call_info import facts_from_reported_error
+from .runtime import aio, runner, sync
 from .secrets import Secret
-from .state.base import Holder
-from .state.threads import StateThreads
 
-__all__ = ["KeyLease", "LeasedKey", "Report", "check_count", "reported_usage"]
+__all__ = ["KeyLease", "KeyUse", "LeasedKey", "Report", "check_count", "report", "reported_usage"]
 
 
 class Report(NamedTuple):
@@ -29,6 +32,12 @@ class Report(NamedTuple):
     """False: the request itself is at fault, or waiting is what helps; do not walk the pool."""
     cooldown_until: datetime | None
     """Until when the key, or its project, is cooling down; None: not at all."""
+
+
+def report(verdict: Verdict, until: float | None) -> Report:
+    """Return what a verdict means; *until*, epoch seconds: the end of the cooldown."""
+    at = datetime.fromtimestamp(until, UTC) if until is not None else None
+    return Report(verdict.failure, verdict.rotate, at)
 
 
 class LeasedKey:
@@ -71,32 +80,178 @@ class LeasedKey:
         raise TypeError("a leased key cannot be pickled or copied: its value stays where it is")
 
 
-Reserve = Callable[[Holder], tuple[Lease, CallInfo, Secret]]
-"""Reserves a request for a holder; returns the lease, its call and the value of its key."""
-SettleLease = Callable[[Lease, CallInfo, Usage, BaseException | None], Report | None]
-"""Settles a lease with the usage and the exception of its block."""
+class KeyUse:
+    """The use of one key, as the stream of a call: its only chunk is the key.
+
+    It ends with what the program says of it. The driver of the call, and so the state, holds the
+    lease until then, as for a Live session.
+    """
+
+    def __init__(
+        self, calls: PooledCalls, call: CallState, no_key: Callable[[Exhausted], BaseException]
+    ) -> None:
+        """Lease nothing yet.
+
+        Args:
+            calls: The pool.
+            call: The call.
+            no_key: Makes the exception where no key is available.
+        """
+        self._calls, self._call, self._no_key = calls, call, no_key
+        self._error: BaseException | None = None
+        """What the program has raised or reported."""
+        self._is_read = False
+        self._relay: Any = None
+        self.key: LeasedKey
+        self.leased_at = 0.0
+        """When, epoch seconds."""
+
+    def begin(self) -> LeasedKey:
+        """Lease a key, without waiting.
+
+        Raises:
+            KeyPoolExhausted: None is available.
+        """
+        pool, call = self._calls.pool, self._call
+        relay: sync.Relay
+        key, relay = runner.hold(pool, call, self._send, self._no_key, self._observer())
+        self._relay = relay
+        return key  # type: ignore[no-any-return]
+
+    async def abegin(self) -> LeasedKey:
+        """Async version of `begin`."""
+        pool, call = self._calls.pool, self._call
+        relay: aio.AsyncRelay
+        key, relay = await runner.ahold(pool, call, self._asend, self._no_key, self._observer())
+        self._relay = relay
+        return key  # type: ignore[no-any-return]
+
+    def finish(self, error: BaseException | None) -> Report | None:
+        """Settle the lease; return what an exception of the program's means."""
+        self._error = error
+        with _unchanged(error):
+            if error is None or isinstance(error, Exception):
+                next(self._relay, None)
+            else:
+                self._relay.close()
+        failed = self._failed_attempt()
+        if failed is None:
+            return None
+        if failed.verdict.rejected:
+            self._look_up(failed.key_id)
+        return report(failed.verdict, failed.until)
+
+    async def afinish(self, error: BaseException | None) -> Report | None:
+        """Async version of `finish`."""
+        self._error = error
+        with _unchanged(error):
+            if isinstance(error, GeneratorExit):  # whoever is closed cannot wait
+                await self._relay.aclose()
+            else:
+                await anext(self._relay, None)
+        failed = self._failed_attempt()
+        if failed is None:
+            return None
+        if failed.verdict.rejected:
+            await self._calls.pool.threads.run(partial(self._look_up, failed.key_id))
+        return report(failed.verdict, failed.until)
+
+    def drop(self) -> None:
+        """Settle the lease of a program that has said nothing."""
+        self._relay.close()
+
+    def _observer(self) -> Any:
+        return self._calls.observe(self._call.info)
+
+    def _send(self, lease: Lease) -> StreamOpened:
+        self.leased_at = lease.at
+        self.key = LeasedKey(lease.key_id, self._calls.pool.secrets.value(lease.key_id))
+        return StreamOpened(self, answered=False)
+
+    async def _asend(self, lease: Lease) -> StreamOpened:
+        return self._send(lease)
+
+    def _failed_attempt(self) -> FailedAttempt | None:
+        """Return what became of the key; forget the exception, whose frames are the program's."""
+        self._error = self._relay = self._call.last = None
+        return self._call.attempts[-1] if self._call.attempts else None
+
+    def _look_up(self, key_id: str) -> None:
+        pool = self._calls.pool
+        if pool.refresh(key_id):
+            pool.log_replaced(frozenset({key_id}))
+
+    # The stream of the call -----------------------------------------------------------------------
+
+    def __iter__(self) -> KeyUse:
+        """Return this stream."""
+        return self
+
+    def __next__(self) -> LeasedKey:
+        """Return the key, once; then raise what is no failure of it, such as a cancellation."""
+        if not self._is_read:
+            self._is_read = True
+            return self.key
+        if self._error is not None and not isinstance(self._error, Exception):
+            raise self._error
+        raise StopIteration
+
+    def __aiter__(self) -> KeyUse:
+        """Return this stream."""
+        return self
+
+    async def __anext__(self) -> LeasedKey:
+        """Async version of `__next__`."""
+        for key in self:
+            return key
+        raise StopAsyncIteration
+
+    def end(self, _error: Exception | None) -> StreamEnd:
+        """Return the usage, and the failure that the program has reported."""
+        failed: Failed | None = None
+        if isinstance(self._error, Exception):
+            facts = facts_from_reported_error(self._error, self._calls.pool.secrets.redact)
+            failed = Failed(facts, self._error)
+        return StreamEnd(self.key.usage, (), failed)
+
+    def close(self) -> None:
+        """Do nothing: the program has the key."""
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def _unchanged(error: BaseException | None) -> Iterator[None]:
+    """Leave the program's exception with the traceback and the context that it has.
+
+    The flow raises it as it raises those of all calls, with a note of the attempt.
+    """
+    if error is None:
+        yield
+        return
+    trace, context = error.__traceback__, error.__context__
+    try:
+        yield
+    except BaseException as raised:
+        if raised is not error and raised.__cause__ is not error:  # as of a StopIteration
+            raise
+    finally:
+        error.__traceback__, error.__context__ = trace, context
 
 
 class KeyLease:
     """A context manager, for `with` and for `async with`; it is used once."""
 
-    __slots__ = ("__weakref__", "_call", "_ended", "_key", "_reserve", "_settle", "_threads")
+    __slots__ = ("_make", "_use")
 
-    def __init__(self, reserve: Reserve, settle: SettleLease, threads: StateThreads) -> None:
-        self._reserve = reserve
-        self._settle = settle
-        self._threads = threads
-        self._call: tuple[Lease, CallInfo] | None = None
-        self._key: LeasedKey | None = None
-        self._ended = False
-
-    def is_alive(self) -> bool:
-        """Report whether the block has not ended; see `state.base.Holder`."""
-        return not self._ended
+    def __init__(self, make: Callable[[], KeyUse]) -> None:
+        """Lease nothing yet; *make* makes the use of a key, at the start of the block."""
+        self._make = make
+        self._use: KeyUse | None = None
 
     def __enter__(self) -> LeasedKey:
-        self._begin()
-        return self._enter(self._reserve(self))
+        return self._new_use().begin()
 
     def __exit__(
         self,
@@ -104,12 +259,11 @@ class KeyLease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._exit(error)
+        use = self._used()
+        use.key.report = use.finish(error)
 
     async def __aenter__(self) -> LeasedKey:
-        self._begin()
-        reserve = partial(self._reserve, self)
-        return self._enter(await self._threads.run(reserve, self._give_back))
+        return await self._new_use().abegin()
 
     async def __aexit__(
         self,
@@ -117,29 +271,18 @@ class KeyLease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Shielded: a task that is cancelled meanwhile must not leave the lease unsettled.
-        await asyncio.shield(asyncio.ensure_future(self._threads.run(partial(self._exit, error))))
+        use = self._used()
+        use.key.report = await use.afinish(error)
 
-    def _begin(self) -> None:
-        if self._call is not None or self._ended:
+    def _new_use(self) -> KeyUse:
+        if self._use is not None:
             raise RuntimeError("a lease is used once: call lease() for each request")
+        self._use = self._make()
+        return self._use
 
-    def _enter(self, reserved: tuple[Lease, CallInfo, Secret]) -> LeasedKey:
-        lease, info, value = reserved
-        self._call = lease, info
-        self._key = LeasedKey(lease.key_id, value)
-        return self._key
-
-    def _exit(self, error: BaseException | None) -> None:
-        assert self._call is not None and self._key is not None  # noqa: S101 - was entered
-        self._ended = True
-        self._key.report = self._settle(*self._call, self._key.usage, error)
-
-    def _give_back(self, reserved: tuple[Lease, CallInfo, Secret]) -> None:
-        """Settle what was reserved for a task that was cancelled meanwhile."""
-        self._ended = True
-        lease, info, _ = reserved
-        self._settle(lease, info, NO_USAGE, asyncio.CancelledError())
+    def _used(self) -> KeyUse:
+        assert self._use is not None  # noqa: S101 - it was entered
+        return self._use
 
 
 def reported_usage(tokens_used: int | None, response: Any) -> Usage:

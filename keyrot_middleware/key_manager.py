@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from math import inf
 from typing import Any, NoReturn, Unpack, get_args
 
 from ._install import current_pool, open_pool
+from .adapters.pooled_calls import PooledCalls
 from .config import load
-from .core.activity import Attempt, CallOutcome, CallRecord
-from .core.commands import Failed, Settle
-from .core.failures import REJECTIONS, FailureFacts, classify
-from .core.flow import Exhausted
+from .core.activity import Attempt, CallRecord
+from .core.commands import Settle
+from .core.failures import FailureFacts, classify
+from .core.flow import CallState, Exhausted
 from .core.model import (
     GEMINI_API,
     Block,
@@ -35,26 +35,22 @@ from .core.model import (
     Outcome,
     Platform,
     Unavailable,
-    Usage,
+    Verdict,
     project_label,
 )
 from .core.spending import nano_usd
 from .core.text import did_you_mean, display
+from .core.waiting import WaitingLines
 from .errors import ConfigError
 from .forks import after_fork
 from .genai.call_info import facts_from_reported_error
-from .genai.pool_exhausted import exhausted
-from .guard import handle_internal_error
-from .key_lease import KeyLease, LeasedKey, Report, check_count, reported_usage
+from .genai.pool_exhausted import exhausted_call
+from .key_lease import KeyLease, KeyUse, LeasedKey, Report, check_count, report, reported_usage
 from .monitoring.health import HealthStatus, health
 from .monitoring.report import source_of
-from .runtime.current import required_project, required_tiers
 from .runtime.pool import Clock, Pool, SystemClock
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys
-from .state.base import Holder
-from .state.threads import StateThreads
-from .telemetry.observer import notify_listeners
 
 __all__ = ["KeyLease", "KeyManager", "LeasedKey", "Report", "SelectedKey", "get_key_manager"]
 
@@ -101,8 +97,10 @@ class KeyManager:
         """`close()` was called."""
         self._lock = threading.Lock()
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
-        self._out: dict[str, deque[tuple[Lease, CallInfo]]] = {}
-        self._threads = StateThreads()
+        self._calls = PooledCalls(self._pool, self._pool.allowed_origins)
+        self._no_lines = WaitingLines()
+        """Stays empty: what never waits is not behind calls that do."""
+        self._out: dict[str, deque[KeyUse]] = {}
 
     def lease(
         self,
@@ -115,8 +113,8 @@ class KeyManager:
 
         The key is reserved at the start of the block, without waiting. A block that ends normally
         is a success; `key.record_usage()` books its true input tokens. An exception is reported as
-        by `report_error()` and raised again, with keys in it redacted. A cancellation or an
-        interrupt does not count as a failure of the key.
+        by `report_error()` and raised again, with keys in it redacted and a note of the key. A
+        cancellation or an interrupt does not count as a failure of the key.
 
         Args:
             model_preference: As for `select_key()`; so are the others.
@@ -130,12 +128,7 @@ class KeyManager:
         """
         check_count("tokens_needed", tokens_needed)
         _check_platform(platform)
-
-        def reserve(holder: Holder) -> tuple[Lease, CallInfo, Secret]:
-            lease, info = self._reserve(model_preference, tokens_needed, exclude, platform, holder)
-            return lease, info, self._pool.secrets.value(lease.key_id)
-
-        return KeyLease(reserve, self._settle_lease, self._threads)
+        return KeyLease(lambda: self._use(model_preference, tokens_needed, exclude, platform))
 
     def select_key(
         self,
@@ -158,45 +151,41 @@ class KeyManager:
             ValueError: The tokens are no whole number from 0, or there is no such platform.
         """
         check_count("tokens_needed", tokens_needed)
-        lease, info = self._reserve(model_preference, tokens_needed, exclude, platform)
-        self._keep(lease, info)
-        return SelectedKey(lease.key_id, self._pool.secrets.value(lease.key_id))
-
-    def _reserve(
-        self,
-        model: str | None,
-        tokens: int,
-        exclude: Collection[str],
-        platform: Platform,
-        holder: Holder | None = None,
-    ) -> tuple[Lease, CallInfo]:
         _check_platform(platform)
-        exclude = (exclude,) if isinstance(exclude, str) else exclude
+        use = self._use(model_preference, tokens_needed, exclude, platform)
+        key_id = use.begin().key_id
+        with self._lock:
+            self._out.setdefault(key_id, deque()).append(use)
+        return SelectedKey(key_id, self._pool.secrets.value(key_id))
+
+    def _use(
+        self, model: str | None, tokens: int, exclude: Collection[str], platform: Platform
+    ) -> KeyUse:
+        """Return the use of a key that is leased with its start."""
+        excluded = frozenset((exclude,) if isinstance(exclude, str) else exclude)
         pool = self._pool
-        info = CallInfo(
-            model or "",
-            "generateContent",
-            tokens,
-            platform=platform,
-            tiers=required_tiers.get(),
-            project=required_project.get(),
-        )
-        now = pool.clock.time()
-        self._forget_older_than(now - LEASE_S)
-        found = self._acquire(info, exclude, now, holder)
-        if not isinstance(found, Lease) and _all_rejected(found) and pool.refresh_all():
-            found = self._acquire(info, exclude, now, holder)
-        if isinstance(found, Lease):
-            return found, info
-        if found:
-            error = Exhausted(Unavailable(now, found))
-            notify_listeners(
-                pool.event_listeners, "on_exhausted", handle_internal_error, info, error
-            )
-        blocks = self._left_out(exclude, now) | found
-        last, quote = pool.last_refusal(blocks), pool.quote(info.model, blocks)
-        blocks = pool.selector.other_tiers(info) | blocks
-        raise exhausted(pool.name, blocks, now, last, None, quote=quote)
+        self._forget_older_than(pool.clock.time() - LEASE_S)
+        info = CallInfo(model or "", "generateContent", tokens, platform=platform)
+        call = self._calls.call_state(info, "", 0.0)
+        call.waiting_lines = self._no_lines
+        call.excluded |= dict.fromkeys(excluded, inf)
+
+        def no_key(exhausted: Exhausted) -> BaseException:
+            found = exhausted.unavailable
+            blocks = self._left_out(excluded, found.at) | found.blocks
+            all_of_them = Exhausted(Unavailable(found.at, blocks))
+            return exhausted_call(self._calls, all_of_them, None, info.model)
+
+        if excluded and all(key_id in excluded for key_id in self._candidates(call)):
+            # The program has excluded them: the pool is not exhausted, and nobody is alerted.
+            raise no_key(Exhausted(Unavailable(pool.clock.time(), {})))
+        return KeyUse(self._calls, call, no_key)
+
+    def _candidates(self, call: CallState) -> Iterator[str]:
+        """Yield the ids of the keys that may serve a call."""
+        for key in self._pool.selector.keys.values():
+            if key.platform == call.info.platform and call.info.may_use(key):
+                yield key.key_id
 
     def report_success(
         self, key_id: str, tokens_used: int | None = None, *, response: Any = None
@@ -213,7 +202,12 @@ class KeyManager:
             ValueError: The tokens are no whole number from 0.
         """
         usage = reported_usage(tokens_used, response)
-        self._settle_success(self._take(key_id)[0], usage)
+        use = self._take(key_id)
+        if use is None:
+            self._settle_late(key_id, Outcome(LeaseOutcome.SUCCESS, None, usage))
+            return
+        use.key.usage = usage
+        use.finish(None)
 
     def report_error(self, key_id: str, error: BaseException) -> Report:
         """Report that the request failed: the key is judged by the rules of the pool.
@@ -229,45 +223,20 @@ class KeyManager:
         Raises:
             KeyError: There is no such key.
         """
-        return self._settle_failure(*self._take(key_id), error)
-
-    def _settle_lease(
-        self, lease: Lease, info: CallInfo, usage: Usage, error: BaseException | None
-    ) -> Report | None:
-        """Settle what `lease()` reserved."""
-        if error is None:
-            self._settle_success(lease, usage)
-        elif isinstance(error, Exception):
-            return self._settle_failure(lease, info, error)
-        else:
-            self._settle(lease, Outcome(LeaseOutcome.ABANDONED, None, usage), None)
-        return None
-
-    def _settle_success(self, lease: Lease, usage: Usage) -> None:
-        self._settle(lease, Outcome(LeaseOutcome.SUCCESS, None, usage), None)
-        tokens = usage.input_tokens
-        if tokens is not None and tokens < lease.tokens:
-            self._pool.selector.release(lease.key_id)
-
-    def _settle_failure(self, lease: Lease, info: CallInfo, error: BaseException) -> Report:
-        pool = self._pool
-        redact = pool.secrets.redact
-        facts = (
-            facts_from_reported_error(error, redact)
-            if isinstance(error, Exception)
-            else FailureFacts()
-        )
-        verdict = classify(facts, info, pool.clock.time(), lease.at or None)
+        use, pool = self._take(key_id), self._pool
+        if use is not None:
+            return use.finish(error) or report(Verdict("unknown"), None)
+        facts = FailureFacts()
+        if isinstance(error, Exception):
+            facts = facts_from_reported_error(error, pool.secrets.redact)
+        key = pool.selector.keys[key_id]
+        info = CallInfo("", "generateContent", platform=key.platform)
+        verdict = classify(facts, info, pool.clock.time(), None)
         kind = LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT
-        until = self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
-        pool.record_quote(info.model, verdict)
-        if verdict.rejected and pool.refresh(lease.key_id):
-            pool.log_replaced(frozenset({lease.key_id}))
-        return Report(
-            verdict.failure,
-            verdict.rotate,
-            datetime.fromtimestamp(until, UTC) if until is not None else None,
-        )
+        until = self._settle_late(key_id, Outcome(kind, verdict), error)
+        if verdict.rejected and pool.refresh(key_id):
+            pool.log_replaced(frozenset({key_id}))
+        return report(verdict, until)
 
     def reset(self, key_id: str) -> None:
         """Make a key available again, and forget its learned limits; see `reset()`.
@@ -288,7 +257,6 @@ class KeyManager:
         """
         self.closed = True
         self._forget_older_than(inf)
-        self._threads.close()
         if self._owns_pool:
             self._pool.close()
 
@@ -325,23 +293,6 @@ class KeyManager:
         _check_platform(platform)
         return source_of(self._pool).explain(model, tokens, workload, platform)
 
-    def _acquire(
-        self, info: CallInfo, exclude: Collection[str], now: float, holder: Holder | None
-    ) -> Lease | dict[str, Block]:
-        """Lease a key; give why each that is not excluded cannot be, where none can."""
-        pool, blocks = self._pool, dict[str, Block]()
-        out = dict.fromkeys(exclude, inf)
-        pool.keep_running()
-        for candidates in pool.selector.candidate_batches(info, out, now, pool.random()):
-            counted = pool.with_estimates(info)
-            spread = pool.selector.spread
-            reply = pool.state.acquire(counted, candidates, spread=spread, holder=holder)
-            if isinstance(reply, Lease):
-                return reply
-            blocks |= reply.blocks
-            pool.selector.defer(info, reply.blocks, now)
-        return pool.selector.deferred(info) | blocks
-
     def _left_out(self, exclude: Collection[str], now: float) -> dict[str, Block]:
         """Return why each excluded key cannot serve: cooling down, or excluded by the caller."""
         keys = [key for key in self._pool.selector.keys.values() if key.key_id in exclude]
@@ -351,73 +302,60 @@ class KeyManager:
             for key_id, state in known.items()
         }
 
-    def _keep(self, lease: Lease, info: CallInfo) -> None:
-        with self._lock:
-            self._out.setdefault(lease.key_id, deque()).append((lease, info))
-
     def _forget_older_than(self, at: float) -> None:
         """Settle selections without a report: a forgotten probe would block its key forever."""
-        stale: list[Lease] = []
+        stale: list[KeyUse] = []
         with self._lock:
             for waiting in self._out.values():
-                while waiting and waiting[0][0].at < at:
-                    stale.append(waiting.popleft()[0])
-        for lease in stale:
-            self._pool.state.settle(lease, Outcome(LeaseOutcome.ABANDONED))
+                while waiting and waiting[0].leased_at < at:
+                    stale.append(waiting.popleft())
+        for use in stale:
+            use.drop()
 
-    def _take(self, key_id: str) -> tuple[Lease, CallInfo]:
-        """Return the open selection of a key, or a new one."""
+    def _take(self, key_id: str) -> KeyUse | None:
+        """Return the open selection of a key, the oldest; None where there is none."""
         with self._lock:
             waiting = self._out.get(key_id)
             if waiting:
                 return waiting.popleft()
-        key = self._pool.selector.keys.get(key_id)
-        if key is None:
+        if key_id not in self._pool.selector.keys:
             known = ", ".join(self._pool.selector.keys)
             raise KeyError(f"no key {key_id!r} in pool {self._pool.name!r}; there are: {known}")
-        info = CallInfo("", "generateContent", platform=key.platform)
-        own = (key_id, key.project, key.billing_account)
-        return Lease(*own, "", info.verb, 0, 0, at=0.0, record=key.record), info
+        return None
 
-    def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> float | None:
+    def _settle_late(
+        self, key_id: str, outcome: Outcome, error: BaseException | None = None
+    ) -> float | None:
+        """Settle a report without an open selection, which has reserved nothing.
+
+        Returns:
+            When the cooldown that it caused ends, epoch seconds.
+        """
         pool, verdict = self._pool, outcome.verdict
-        pool.record_refusal(Settle(lease, outcome, (), failure.error if failure else None))
-        # A report without an open selection reserved nothing that settle() could count.
-        unreserved = None if lease.at else pool.selector.keys.get(lease.key_id)
-        counts_alone = unreserved is not None and unreserved.usd_per_day is not None
-        has_budget = lease.has_budget or counts_alone
+        key, info = pool.selector.keys[key_id], CallInfo("", "generateContent")
+        own = (key_id, key.project, key.billing_account)
+        lease = Lease(*own, "", info.verb, 0, 0, at=0.0, record=key.record)
+        pool.record_refusal(Settle(lease, outcome, (), error))
+        has_budget = key.usd_per_day is not None
         if has_budget or pool.activity.enabled:
-            info = CallInfo(lease.bucket, lease.verb)
             usage = pool.with_cost(outcome.usage, info, has_budget=has_budget)
             outcome = outcome._replace(usage=usage)
         until = pool.state.settle(lease, outcome)
-        if counts_alone and outcome.usage.cost_usd:
-            pool.state.record_spending(lease.project, nano_usd(outcome.usage.cost_usd))
-        now = pool.clock.time()
-        seconds = now - lease.at if lease.at else 0.0
-        failure_class = verdict.failure if verdict is not None else None
-        code = verdict.code if verdict is not None else None
-        attempt = Attempt(lease.key_id, failure_class, code, seconds)
-        ended = _OUTCOMES[outcome.kind]
-        call = CallRecord(
-            now,
-            lease.bucket,
-            seconds,
-            ended,
-            (attempt,),
-            outcome.usage,
-            project=project_label(lease.project),
+        if has_budget and outcome.usage.cost_usd:
+            pool.state.record_spending(key.project, nano_usd(outcome.usage.cost_usd))
+        failure, code = (verdict.failure, verdict.code) if verdict is not None else (None, None)
+        pool.activity.add(
+            CallRecord(
+                pool.clock.time(),
+                "",
+                0.0,
+                "ok" if verdict is None else "failed",
+                (Attempt(key_id, failure, code, 0.0),),
+                outcome.usage,
+                project=project_label(key.project),
+            )
         )
-        pool.activity.add(call)
         return until
-
-
-_OUTCOMES: Mapping[LeaseOutcome, CallOutcome] = {
-    LeaseOutcome.SUCCESS: "ok",
-    LeaseOutcome.FAILURE: "failed",
-    LeaseOutcome.UNSENT: "failed",
-    LeaseOutcome.ABANDONED: "abandoned",
-}
 
 
 def _check_platform(platform: object) -> None:
@@ -427,10 +365,6 @@ def _check_platform(platform: object) -> None:
             f"platform: found {display(platform)}; allowed: {', '.join(allowed)}."
             f"{did_you_mean(str(platform), allowed)}"
         )
-
-
-def _all_rejected(blocks: Mapping[str, Block]) -> bool:
-    return bool(blocks) and all(block.reason in REJECTIONS for block in blocks.values())
 
 
 def get_key_manager() -> KeyManager:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
 from collections.abc import Callable
@@ -197,6 +198,30 @@ def test_a_selection_that_is_never_reported_is_released(only_key, clock) -> None
     with pytest.raises(KeyPoolExhausted):
         manager.select_key(MODEL)
     clock.advance(601)
+    assert manager.select_key(MODEL).key_id == "key_1"
+
+
+def test_a_probe_is_not_over_when_its_key_is_handed_out(gemini, only_key, clock) -> None:
+    """Behind a cooldown the first selection goes alone: nothing is known before its report."""
+    manager = only_key()
+    fail(gemini, manager, Reply.QUOTA_MINUTE)
+    clock.advance(120)
+    with manager.lease(MODEL):
+        with pytest.raises(KeyPoolExhausted) as caught:
+            manager.select_key(MODEL)
+        assert caught.value.reasons["key_1"].startswith("probe until")
+    assert manager.select_key(MODEL).key_id == "key_1"
+
+
+def test_a_manager_that_is_dropped_releases_its_selections(only_key) -> None:
+    """Nobody can report them any more."""
+    manager = only_key(max_concurrency=1)
+    other = KeyManager(manager._pool)
+    other.select_key(MODEL)
+    with pytest.raises(KeyPoolExhausted):
+        manager.select_key(MODEL)
+    del other
+    gc.collect()
     assert manager.select_key(MODEL).key_id == "key_1"
 
 

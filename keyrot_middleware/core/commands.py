@@ -55,6 +55,8 @@ class StreamOpened(NamedTuple):
     """A stream whose first chunk has arrived."""
 
     stream: Any
+    answered: bool = True
+    """The server has answered with this key; False for a key that is only handed out."""
 
 
 class StreamEnd(NamedTuple):

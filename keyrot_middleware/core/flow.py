@@ -494,7 +494,7 @@ def _attempt(
         if isinstance(reply, StreamOpened):
             stream, call.delivered = reply.stream, True
             _forget_failure(call)
-            if lease.probe:  # other calls need not wait for its end
+            if lease.probe and reply.answered:  # other calls need not wait for its end
                 yield ReportServing(lease)
             reply = yield RelayStream(lease, stream)
         failed = reply if isinstance(reply, Failed) else reply.failed

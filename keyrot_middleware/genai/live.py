@@ -330,7 +330,7 @@ class LiveWrappers:
 
         call = calls.call_state(info, key.reveal(), pooled.patience_s)
         connection: LiveConnection
-        connection, relay = await runner.hold(calls.pool, call, send, no_key, calls.observe(info))
+        connection, relay = await runner.ahold(calls.pool, call, send, no_key, calls.observe(info))
         return connection.hold(relay)
 
 

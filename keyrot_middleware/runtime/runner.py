@@ -6,7 +6,7 @@ expect where there is no key. All else about a call is here, sync and async.
     run, arun          a call that ends with its response
     stream, astream    a call whose response may be a stream: up to the first chunk
     lazy_stream        the same as a generator, which sends nothing before it is read
-    hold               a session, which keeps its lease until it is closed
+    hold, ahold        a session, which keeps its lease until it is closed
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from ..telemetry.observer import CallObserver
 from . import aio, sync
 from .pool import Pool
 
-__all__ = ["NoKey", "Reply", "arun", "astream", "hold", "lazy_stream", "run", "stream"]
+__all__ = [
+    "NoKey",
+    "Reply",
+    "ahold",
+    "arun",
+    "astream",
+    "hold",
+    "lazy_stream",
+    "run",
+    "stream",
+]
 
 Reply = Done | StreamOpened | Failed | StreamEnd
 """What a send returns."""
@@ -130,13 +140,13 @@ async def astream(
     raise error
 
 
-async def hold(
+def hold(
     pool: Pool,
     call: CallState,
-    connect: Callable[..., Awaitable[Reply]],
+    connect: Callable[..., Reply],
     no_key: NoKey,
     observer: CallObserver | None = None,
-) -> tuple[Any, aio.AsyncRelay]:
+) -> tuple[Any, sync.Relay]:
     """Open a session, such as a websocket, with the first key that can; arguments as for `run`.
 
     Args:
@@ -150,5 +160,17 @@ async def hold(
         The session, and the relay that keeps its lease. Read on, the relay waits for the end of
         the session and settles it with what the stream reports; closed, the session is abandoned.
     """
+    relay: sync.Relay = stream(pool, call, connect, no_key, observer)
+    return next(relay), relay
+
+
+async def ahold(
+    pool: Pool,
+    call: CallState,
+    connect: Callable[..., Awaitable[Reply]],
+    no_key: NoKey,
+    observer: CallObserver | None = None,
+) -> tuple[Any, aio.AsyncRelay]:
+    """Async version of `hold`."""
     relay: aio.AsyncRelay = await astream(pool, call, connect, no_key, observer)
     return await anext(relay), relay

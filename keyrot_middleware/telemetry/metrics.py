@@ -260,7 +260,8 @@ class CallMeter:
         if isinstance(command, Settle):
             self._settle(command, cooling_down=isinstance(reply, int | float))
         elif isinstance(command, Send):
-            if isinstance(reply, StreamOpened) and not self._foreign_metrics:
+            is_stream = isinstance(reply, StreamOpened) and self._info.stream
+            if is_stream and not self._foreign_metrics:
                 seconds = time.perf_counter() - self._started
                 for metrics in self._instruments.calls:
                     metrics.first_chunk(self._call_key(), seconds)

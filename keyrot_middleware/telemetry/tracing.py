@@ -536,7 +536,7 @@ class CallTracer:
         if type(command) is Settle:
             self._settle(command, reply if isinstance(reply, float) else None)
         elif type(command) is Send:
-            if type(reply) is StreamOpened and self._call is not None:
+            if type(reply) is StreamOpened and self._info.stream and self._call is not None:
                 self._call.record_first_chunk()
         elif type(command) is Refresh and reply is True and self._call is not None:
             self._call.add_event(semconv.EVENT_REPLACED, {semconv.KEY_ID: command.key_id})

@@ -1,0 +1,157 @@
+"""Keys that a program leases or selects by hand: spans, metrics and events, as of other calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.trace import StatusCode
+from support.otel import RecordedMetrics
+
+from keyrot_middleware import KeyManager, KeyPoolExhausted
+from keyrot_middleware.key_lease import LeasedKey
+
+MODEL = "gemini-2.5-flash"
+
+
+@pytest.fixture
+def metered() -> RecordedMetrics:
+    return RecordedMetrics()
+
+
+@pytest.fixture
+def manager(traced: Any, metered: RecordedMetrics) -> Iterator[KeyManager]:
+    """Open a pool of one key, and trace and measure its calls."""
+    with KeyManager(keys=["FAKE-value-of-one"], pool="test", max_wait_s=0) as made:
+        pool = made._pool
+        pool.observers = (traced.observer, metered.observer, *pool.observers)
+        yield made
+
+
+Use = Callable[[LeasedKey], None]
+
+
+def _lease(manager: KeyManager, use: Use) -> None:
+    with manager.lease(MODEL) as key:
+        use(key)
+
+
+def _lease_in_a_task(manager: KeyManager, use: Use) -> None:
+    async def lease() -> None:
+        async with manager.lease(MODEL) as key:
+            use(key)
+
+    asyncio.run(lease())
+
+
+def _select(manager: KeyManager, use: Use) -> None:
+    """Use `select_key()` and its reports."""
+    selected = manager.select_key(MODEL)
+    leased = LeasedKey(selected.key_id, manager._pool.secrets.value(selected.key_id))
+    try:
+        use(leased)
+    except Exception as error:
+        manager.report_error(selected.key_id, error)
+        raise
+    manager.report_success(selected.key_id, leased.tokens_used)
+
+
+WAYS = pytest.mark.parametrize("way", [_lease, _lease_in_a_task, _select])
+
+
+@WAYS
+def test_a_lease_has_a_span_and_counts(
+    way: Any, manager: KeyManager, traced: Any, metered: RecordedMetrics
+) -> None:
+    """One span for the call and one for its attempt, and the metrics of a call with its tokens."""
+    way(manager, lambda key: key.record_usage(120))
+    call, attempt = traced.named("generate_content")[0], traced.named("attempt")[0]
+    assert call.name == f"generate_content {MODEL}"
+    assert call.attributes["gen_ai.usage.input_tokens"] == 120
+    assert call.attributes["keyrot.key.id"] == "key_1"
+    assert attempt.attributes["keyrot.attempt.outcome"] == "success"
+    assert traced.parent_of(attempt) == call.name
+    assert len(traced.spans) == 2
+    assert metered.by("gen_ai.client.operation.duration", "gen_ai.request.model") == {MODEL: 1}
+    assert metered.by("keyrot.key.tokens", "keyrot.key.id") == {"key_1": 120}
+    assert metered.by("keyrot.call.attempts", "error.type") == {None: 1}
+
+
+@WAYS
+def test_a_lease_has_no_time_to_a_first_chunk(
+    way: Any, manager: KeyManager, traced: Any, metered: RecordedMetrics
+) -> None:
+    """Its key is no chunk of a stream."""
+    way(manager, lambda _key: None)
+    (call,) = traced.named("generate_content")
+    assert "gen_ai.response.time_to_first_chunk" not in call.attributes
+    assert metered.points("gen_ai.client.operation.time_to_first_chunk") == []
+
+
+@WAYS
+def test_the_exception_of_a_block_is_the_error_of_the_spans(
+    way: Any, manager: KeyManager, traced: Any, metered: RecordedMetrics
+) -> None:
+    """Attempt and call have its class; it is raised with the traceback that it had, and a note."""
+
+    def fail(_key: LeasedKey) -> None:
+        raise ConnectionResetError("the program's own")
+
+    with pytest.raises(ConnectionResetError) as caught:
+        way(manager, fail)
+    names = [frame.name for frame in caught.traceback]
+    assert names[-1] == "fail"
+    assert not [name for name in names if "flow" in name]
+    assert caught.value.__context__ is None
+    assert caught.value.__notes__[0].startswith("keyrot: attempt 1 with key key_1: ")
+    for span in traced.spans:
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.attributes["error.type"] == "ConnectionResetError"
+    assert metered.by("keyrot.call.attempts", "error.type") == {"ConnectionResetError": 1}
+
+
+@WAYS
+def test_no_available_key_is_an_event_of_the_call(
+    way: Any, manager: KeyManager, traced: Any, metered: RecordedMetrics
+) -> None:
+    """The span has the reasons, and the call counts as one without a key."""
+    error = {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}
+    manager.report_error("key_1", _HttpError(400, error))
+    with pytest.raises(KeyPoolExhausted):
+        way(manager, lambda _key: None)
+    (call,) = traced.named("generate_content")
+    assert [event.name for event in call.events] == ["keyrot.pool.exhausted"]
+    assert metered.by("keyrot.key.timeouts", "keyrot.pool.name") == {"test": 1}
+
+
+class _HttpError(Exception):
+    """An error of an HTTP library."""
+
+    def __init__(self, status_code: int, body: Any) -> None:
+        super().__init__("refused")
+        self.status_code, self.body = status_code, body
+
+
+def test_a_closed_generator_settles_its_lease(manager: KeyManager, traced: Any) -> None:
+    """A block in a generator that is closed releases the key, and counts for nothing."""
+
+    def generate() -> Iterator[str]:
+        with manager.lease(MODEL) as key:
+            yield key.key_id
+
+    generator = generate()
+    assert next(generator) == "key_1"
+    generator.close()
+    (attempt,) = traced.named("attempt")
+    assert attempt.attributes["keyrot.attempt.outcome"] == "abandoned"
+    health = manager.get_health_status()["key_1"]
+    assert (health["success_count"], health["error_count"]) == (0, 0)
+
+
+def test_a_stop_iteration_of_the_block_is_no_success(manager: KeyManager) -> None:
+    """It is an exception like any other, and passes through."""
+    with pytest.raises(StopIteration), manager.lease(MODEL):
+        raise StopIteration
+    assert manager.get_health_status()["key_1"]["success_count"] == 0

@@ -27,7 +27,7 @@ from .call_info import (
     option,
     timeout_s,
 )
-from .key_injection import KeyInjection
+from .key_injection import ApiInjection
 from .pool_exhausted import exhausted_call, response_type_of
 
 __all__ = ["DownloadWrappers"]
@@ -154,10 +154,10 @@ class DownloadWrappers:
         call = self._calls.call_state(info, key, timeout_s(client, options))
         return _Download(client, request, kwargs, destination, call)
 
-    def _injection(self, lease: Lease, download: _Download) -> KeyInjection:
+    def _injection(self, lease: Lease, download: _Download) -> ApiInjection:
         """Return the key injection of a send: into the request of this path."""
         value = self._calls.value(lease)
-        injection = KeyInjection(
+        injection = ApiInjection(
             value,
             download.client,
             download.request,

@@ -17,7 +17,6 @@ from typing import Any
 from ..adapters.patching import Wrapper
 from ..state.threads import StateThreads
 from .key_injection import current_injection
-from .live import current_connection
 
 __all__ = ["DefaultExecutor"]
 
@@ -41,7 +40,7 @@ class DefaultExecutor:
         self, wrapped: Callable[..., Any], loop: asyncio.AbstractEventLoop, args: Any, kwargs: Any
     ) -> Any:
         """Wrap `run_in_executor`; what is not part of a send of the pool passes through."""
-        if current_injection.get() is None and current_connection.get() is None:
+        if current_injection.get() is None:
             return wrapped(*args, **kwargs)
         return self._run(wrapped, loop, *args, **kwargs)
 

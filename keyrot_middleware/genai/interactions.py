@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import suppress
 from functools import cache, partial
 from math import inf
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -51,7 +50,6 @@ from .error_responses import aread_error, read_error
 from .foreign_errors import facts_from_error
 from .key_injection import KEY_FAILURES, KeyInjection
 from .pool_exhausted import also_api_error, exhausted_call
-from .wire import carry_key, hide_carried_key, restore_key
 
 __all__ = ["Interactions"]
 
@@ -80,10 +78,8 @@ class _Call(NamedTuple):
     """What an `id` in the response belongs to."""
     stream: bool
     """The body is read by the program, later."""
-    send: Callable[[Secret | None], Any]
-    """Sends it once, with a key or the client's own; returns what the SDK's method does."""
-    hide_key: Callable[[], None]
-    """Removes the key from a request that was not sent; see `wire.carry_key`."""
+    send: Callable[[KeyInjection], Any]
+    """Sends it once, with the key of a send; returns what the SDK's method does."""
     response_of: Callable[[Any], Any]
     """Finds the response of the HTTP library in that; None if it is not there any more."""
     library: Any
@@ -182,10 +178,10 @@ class Interactions:
         stream, retry = bool(given.get("stream")), given.get("retry_config")
         given["retry_config"] = retry = _without_key_failures(retry)
 
-        def send(value: Secret | None) -> Any:
-            restore_key(request, own)
-            if value is not None:
-                carry_key(request, value, own)
+        def send(injection: KeyInjection) -> Any:
+            if KEY_HEADER in request.headers:  # hidden, if it was sent before
+                request.headers[KEY_HEADER] = own.reveal()
+            injection.write_mark(request.headers)
             if stream and _UNREADABLE & set(request.headers.get("accept-encoding", "").split(", ")):
                 request.headers["accept-encoding"] = _READABLE
             return wrapped(**given)
@@ -206,7 +202,6 @@ class Interactions:
             collection_of(request.method, url),
             stream,
             send,
-            lambda: hide_carried_key(request),
             lambda result: result,
             _library(request),
             make_error,
@@ -226,12 +221,12 @@ class Interactions:
             return None
         stream = bool(given.get("stream")) or own.get("X-Stainless-Raw-Response") == "stream"
 
-        def send(value: Secret | None) -> Any:
+        def send(injection: KeyInjection) -> Any:
             sent = copy.copy(options)
             sent.max_retries = 0
             headers = {k: v for k, v in own.items() if k.lower() != KEY_HEADER}
-            if value is not None:
-                headers[KEY_HEADER] = value.reveal()
+            if injection.value is not None:
+                headers[KEY_HEADER] = injection.mark
             if stream:
                 headers = {"Accept-Encoding": _READABLE, **headers}
             sent.headers = headers
@@ -254,7 +249,6 @@ class Interactions:
             collection_of(options.method, options.url),
             stream,
             send,
-            lambda: None,
             lambda result: getattr(result, "response", getattr(result, "http_response", None)),
             sys.modules.get("httpx"),
             make_error,
@@ -309,19 +303,17 @@ class Interactions:
             while bodies:  # it had an error, or another key would not be tried
                 bodies.pop().close()
             try:
-                with self._injection(lease, call):
-                    result = call.send(self._calls.value(lease))
+                with self._injection(lease, call) as injection:
+                    result = call.send(injection)
                 response = call.response_of(result)
                 if _is_refused(response):
                     return _refused(read_error(response, redact))
                 if not call.stream:
                     return _done(call, result, response)
-                bodies.append(_Bytes(call, result, response, redact, self._key(lease, call)))
+                bodies.append(_Bytes(call, result, response, redact, injection.key_sent))
                 return bodies[-1].open()
             except Exception as error:
                 return _failed(error, redact, handled)
-            finally:
-                call.hide_key()
 
         return send
 
@@ -351,40 +343,26 @@ class Interactions:
             while bodies:
                 await bodies.pop().aclose()
             try:
-                with self._injection(lease, call):
-                    result = await call.send(self._calls.value(lease))
+                with self._injection(lease, call) as injection:
+                    result = await call.send(injection)
                 response = call.response_of(result)
                 if _is_refused(response):
                     return _refused(await aread_error(response, redact))
                 if not call.stream:
                     return _done(call, result, response)
-                bodies.append(_AsyncBytes(call, result, response, redact, self._key(lease, call)))
+                bodies.append(_AsyncBytes(call, result, response, redact, injection.key_sent))
                 return await bodies[-1].open()
             except Exception as error:
                 return _failed(error, redact, handled)
-            finally:
-                call.hide_key()
 
         return send
-
-    def _key(self, lease: Lease, call: _Call) -> Secret:
-        """Return the key that a request goes with."""
-        value = self._calls.value(lease)
-        return call.key if value is None else value
 
     def _observe(self, call: _Call) -> Any:
         return self._calls.observe(call.state.info)
 
     def _injection(self, lease: Lease, call: _Call) -> KeyInjection:
-        return KeyInjection(
-            self._calls.value(lease),
-            SimpleNamespace(api_key=call.key),
-            call.request,
-            self._calls.allowed[GEMINI_API],
-            self._patcher,
-            no_sdk_retry=True,
-            parsed_below=True,
-        )
+        value, origins = self._calls.value(lease), self._calls.allowed[GEMINI_API]
+        return KeyInjection(value, call.key, origins, self._patcher, parsed_below=True)
 
     def _exhausted(self, call: _Call, no_key: Exhausted) -> BaseException:
         """Return `KeyPoolExhausted`, as an exception that the SDK raises for these requests too."""

@@ -1,32 +1,35 @@
-"""Put one key into the headers of one request that the SDK has just built.
+"""Which key a send goes with, and what stands for it in the request until it leaves.
 
-The key travels to the SDK's `_build_request` in a context variable that is set for one send, so
+A request of a send has a mark in place of the key. wire.py, and nothing else, replaces a mark by
+the key, as the request is sent; so whatever the SDK, a hook or a log has of the request shows no
+key. The mark reaches the SDK's `_build_request` in a context variable that is set for one send, so
 nothing shared is changed: not the client, not the program's options, not the client's headers.
-There every header that is the client's key again (in another case, or as a bearer token) is
-dropped, or two keys would go out. (docs/adr/0003)
+(docs/adr/0039)
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar, Token
+from itertools import count
+from typing import Any, Self
 
-from ..adapters.key_headers import BEARER_HEADER, KEY_HEADER, key_header_names
+from ..adapters.key_headers import KEY_HEADER, key_header_names
 from ..adapters.patching import Patcher
 from ..adapters.redaction import Forgetting
-from ..adapters.urls import origin_from_url
-from ..errors import ConfigError
+from ..core.model import POOL_KEY
 from ..secrets.base import PlainText, Secret
 from .call_info import ApiRequest, get_alias, option
 
 __all__ = [
     "KEY_FAILURES",
+    "ApiInjection",
     "KeyInjection",
     "async_request_once",
     "build_request",
     "current_injection",
+    "find_marked",
     "request_once",
     "without_key_retries",
 ]
@@ -39,29 +42,99 @@ KEY_FAILURES = frozenset({401, 402, 403, 429})
 
 
 current_injection: ContextVar[KeyInjection | None] = ContextVar("keyrot_sending", default=None)
-"""The send of ours for which the SDK builds a request; None where it is not ours."""
+"""The send of ours that is being made; None where it is not ours."""
+
+_numbers = count(1)
+_marked: dict[str, KeyInjection] = {}
+"""The sends that are being made, by their marks. A request may be sent in another context."""
 
 
 class KeyInjection:
-    """Puts a key into the request that the SDK builds inside the `with`.
-
-    Only into that request: an event hook that runs meanwhile may make calls of its own.
-    """
+    """The key of one send, which is being made inside the `with`."""
 
     __slots__ = (
         "_forgetting",
         "_patcher",
         "_token",
+        "client_key",
+        "mark",
+        "origins",
+        "parsed_below",
+        "value",
+    )
+    _token: Token[KeyInjection | None]
+
+    def __init__(
+        self,
+        value: Secret | None,
+        client_key: Secret,
+        origins: Collection[str],
+        patcher: Patcher,
+        *,
+        parsed_below: bool = False,
+    ) -> None:
+        self.value = value
+        """The key; None leaves the client's own."""
+        self.client_key = client_key
+        """The client's own key, or the placeholder; an empty one for none."""
+        self.origins = origins
+        """Where the key may go."""
+        self.parsed_below = parsed_below
+        """The response is parsed before our wrapper has it: the key in it is hidden on receipt."""
+        self.mark = f"{POOL_KEY}/{next(_numbers)}"
+        """What stands for the key."""
+        self._forgetting = Forgetting()
+        self._patcher = patcher
+        """Keeps its patches in place until the send has ended."""
+
+    @property
+    def key_sent(self) -> Secret:
+        """The key that the request goes with."""
+        return self.client_key if self.value is None else self.value
+
+    def __enter__(self) -> Self:
+        self._patcher.acquire(self)
+        _marked[self.mark] = self
+        self._token = current_injection.set(self)
+        self._forgetting.__enter__()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        del _marked[self.mark]
+        self._patcher.release(self)
+        current_injection.reset(self._token)
+        self._forgetting.__exit__(kind, error, trace)
+
+    def write_mark(self, headers: Any) -> None:
+        """Put the mark into headers; what is left of the client's key there shows no value.
+
+        A send with the client's own key leaves that as it is.
+        """
+        for name in key_header_names(tuple(headers)):
+            headers[name] = PlainText(headers[name])
+        if self.value is not None:
+            headers[KEY_HEADER] = self.mark
+
+
+def find_marked(texts: Iterable[str]) -> KeyInjection | None:
+    """Return the send whose mark is among the key headers of a request."""
+    return next((_marked[text] for text in texts if text in _marked), None)
+
+
+class ApiInjection(KeyInjection):
+    """The key of a send of the api client's.
+
+    Only of that request: an event hook that runs meanwhile may make calls of its own.
+    """
+
+    __slots__ = (
         "body",
         "client",
         "no_sdk_retry",
         "options",
         "options_sent",
-        "origins",
-        "parsed_below",
         "request",
         "response",
-        "value",
     )
 
     def __init__(
@@ -73,59 +146,31 @@ class KeyInjection:
         patcher: Patcher,
         *,
         no_sdk_retry: bool,
-        parsed_below: bool = False,
     ) -> None:
-        self.origins = origins
-        """Where the key may go."""
-        self._forgetting = Forgetting()
-        self._patcher = patcher
-        """Keeps its patches in place until the send has ended."""
-        self.value = value
-        """The key; None leaves the client's own."""
+        super().__init__(value, Secret(client.api_key or ""), origins, patcher)
         self.client = client
         self.body: Any = None
         """What the SDK was given for this send: the body, or the path of a download. No other
         request has the same object."""
         self.request: Any = None
-        """What the SDK has made of it, with the key; None once the send has ended: timers of an
-        event loop keep the context of a send, and this with it."""
+        """What the SDK has made of it; None once the send has ended: timers of an event loop keep
+        the context of a send, and this with it."""
         self.options = request.http_options
         """The program's own: ours differ in how often the SDK repeats, in nothing else."""
         self.options_sent: Any = None
         """As the SDK was given them for this send."""
         self.no_sdk_retry = no_sdk_retry
         """The SDK would not retry, so its retry code is skipped."""
-        self.parsed_below = parsed_below
-        """The response is parsed before our wrapper has it: the key in it is hidden on receipt."""
         self.response: Any = None
         """The SDK's response of a stream, once it is there."""
 
-    @property
-    def key_sent(self) -> Secret:
-        """The key that the request goes with."""
-        return self.client_key if self.value is None else self.value
-
-    @property
-    def client_key(self) -> Secret:
-        """The client's own key, or the placeholder; an empty one for none."""
-        key = getattr(self.client, "api_key", None)
-        return key if isinstance(key, Secret) else Secret(key or "")
-
-    def __enter__(self) -> KeyInjection:
-        self._patcher.acquire(self)
-        self._token = current_injection.set(self)
-        self._forgetting.__enter__()
-        return self
-
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.request = None
-        self._patcher.release(self)
-        current_injection.reset(self._token)
-        self._forgetting.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
 
 
 def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
-    send: KeyInjection,
+    send: ApiInjection,
     wrapped: Callable[..., Any],
     client: Any,
     http_method: str,
@@ -133,25 +178,10 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
     request_dict: Any,
     http_options: Any = None,  # ours, where we had to change them
 ) -> Any:
-    """Wrap the SDK's `_build_request`: the same request, with the key of this send.
-
-    Raises:
-        ConfigError: It would go to a host that may not have the key, against what was asked for.
-    """
+    """Wrap the SDK's `_build_request`: the same request, with the mark of this send."""
     request = wrapped(http_method, path, request_dict, send.options)
-    headers = request.headers = dict(request.headers)
-    value, home = send.value, client.api_key
-    if value is not None and (origin := origin_from_url(request.url)) not in send.origins:
-        raise ConfigError(
-            f"no key of the pool may go to {origin}: it is not in KEYROT_ALLOWED_HOSTS"
-        )
-    for name in key_header_names(tuple(headers)):
-        if value is not None and name != KEY_HEADER and _key_again(name, headers[name], home):
-            del headers[name]
-        else:
-            headers[name] = PlainText(headers[name])
-    if value is not None:
-        headers[KEY_HEADER] = value.reveal()
+    request.headers = dict(request.headers)
+    send.write_mark(request.headers)
     send.request = request
     return request
 
@@ -189,13 +219,6 @@ def without_key_retries(client: Any, options: Any, retry: Any) -> Any:
         retry: The retry options in force.
     """
     return options if retry is None else _without_key_failures(client, options, retry)
-
-
-def _key_again(name: str, text: Any, home: str | None) -> bool:
-    name = name.lower()
-    if name == KEY_HEADER:
-        return True
-    return name == BEARER_HEADER and home is not None and str(text).split()[1:] == [home]
 
 
 def _without_key_failures(client: Any, options: Any, retry: Any) -> Any:

@@ -15,16 +15,15 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapters.patching import Patcher, Wrapper
 from ..adapters.pooled_calls import PooledCalls
-from ..adapters.redaction import Forgetting, redact_exception
+from ..adapters.redaction import redact_exception
 from ..adapters.urls import host_from_url
 from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, Lease
+from ..core.model import GEMINI_API, NO_USAGE, CallInfo, Lease
 from ..core.request_body import HANDLE, INTERACTION, add_name, is_certain, read_body
 from ..core.usage import add_usage, parse_usage
 from ..guard import handle_internal_error
@@ -33,23 +32,18 @@ from ..runtime.current import workload
 from ..secrets import Secret
 from ..state.base import State
 from .call_info import facts_from_session_error, option, timeout_s
+from .key_injection import KeyInjection
 from .pool_exhausted import exhausted_call, response_type_of
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
 
-__all__ = ["LiveConnection", "LiveWrappers", "current_connection"]
+__all__ = ["LiveConnection", "LiveWrappers"]
 
 _USAGE = b'"usageMetadata"'
 _NEW_HANDLE = b'"newHandle"'
 _NORMAL = (1000, 1001)
 """Close codes of a session that ended as it should."""
-
-
-current_connection: ContextVar[LiveConnection | None] = ContextVar(
-    "keyrot_live_connection", default=None
-)
-"""The connection of ours for which the SDK opens a websocket; None where it is not ours."""
 
 
 class _Account:
@@ -61,7 +55,7 @@ class _Account:
         self.error: Exception | None = None
 
 
-class LiveConnection:
+class LiveConnection(KeyInjection):
     """One websocket: the key of its handshake, and what is settled at its end.
 
     Inside the `with` the SDK opens it.
@@ -74,9 +68,7 @@ class LiveConnection:
         patcher: Patcher,
         client_key: Secret,
     ) -> None:
-        self.value = calls.value(lease)
-        """The key; None leaves the client's own."""
-        self.key_sent = client_key if self.value is None else self.value
+        super().__init__(calls.value(lease), client_key, calls.allowed[GEMINI_API], patcher)
         self.redact = calls.redact(client_key.reveal())
         self.dialed = False
         """A websocket was asked for."""
@@ -85,20 +77,9 @@ class LiveConnection:
         """What the SDK has opened; None once the program has it."""
         self._lease = lease
         self._state: State = calls.pool.state
-        self._patcher = patcher
         self._relay: aio.AsyncRelay | None = None
         self._settling: asyncio.Future[None] | None = None
         self._recording: set[asyncio.Future[None]] = set()
-        self._token: Token[LiveConnection | None]
-
-    def __enter__(self) -> LiveConnection:
-        self._patcher.acquire(self)
-        self._token = current_connection.set(self)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._patcher.release(self)
-        current_connection.reset(self._token)
 
     def hold(self, relay: aio.AsyncRelay) -> Any:
         """Keep the call open until the connection ends; return what the SDK has opened."""
@@ -316,7 +297,7 @@ class LiveWrappers:
             handled = sys.exception()
             connection = LiveConnection(lease, calls, self._patcher, key)
             try:
-                with connection, Forgetting():
+                with connection:
                     connection.session = await enter()
             except Exception as error:
                 if not connection.dialed:

@@ -13,7 +13,7 @@ from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.usage import StreamLedger
 from ..secrets import Secret
 from .call_info import failed_from_error
-from .key_injection import KeyInjection
+from .key_injection import ApiInjection
 
 __all__ = ["AsyncChunks", "Chunks", "hide_key", "open_async", "open_sync"]
 
@@ -25,7 +25,7 @@ class _Account:
         self,
         inner: Any,
         first: Any,
-        send: KeyInjection,
+        send: ApiInjection,
         redact: Redact,
         on_body: Callable[[object], None] | None,
     ) -> None:
@@ -100,7 +100,7 @@ class AsyncChunks(_Account):
 
 def open_sync(
     inner: Any,
-    send: KeyInjection,
+    send: ApiInjection,
     redact: Redact,
     on_body: Callable[[object], None] | None = None,
 ) -> StreamOpened | Failed:
@@ -124,7 +124,7 @@ def open_sync(
 
 async def open_async(
     inner: Any,
-    send: KeyInjection,
+    send: ApiInjection,
     redact: Redact,
     on_body: Callable[[object], None] | None = None,
 ) -> StreamOpened | Failed:

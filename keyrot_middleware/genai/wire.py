@@ -1,11 +1,11 @@
-"""Patch the HTTP libraries: which key a request carries, where it may go, what comes back.
+"""Write the key of a request as it is sent: which one, where it may go, what comes back.
 
-A client without a key of its own never holds one of the pool's. It holds the placeholder, and the
-pool's key takes the placeholder's place here, in the headers of one request: for model calls,
-downloads, uploads, Interactions and Live alike. A request with a key of the pool goes to an
+Nothing else writes a key. A client without a key of its own holds the placeholder, and a request of
+a send has a mark; the pool's key takes their place here, in the headers of one request: for model
+calls, downloads, uploads, Interactions and Live alike. A request with a key of the pool goes to an
 allowed origin and follows no redirect to another one. A key that the server repeats in a head or
 in an error is replaced before anything else reads it: the SDK, a log, an error reporter.
-(docs/adr/0024, docs/adr/0035)
+(docs/adr/0024, docs/adr/0035, docs/adr/0039)
 
 The methods wrapped are public ones of the HTTP libraries. What other parts of the program send has
 neither the placeholder nor the key of a send of ours, and passes through.
@@ -26,11 +26,11 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from typing import Any, Self
 from urllib.parse import urljoin
 
-from ..adapters.key_headers import KEY_HEADER, key_headers, raw_key_headers
+from ..adapters.key_headers import KEY_HEADER, key_header_names, key_headers, raw_key_headers
 from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, error_body
 from ..adapters.patching import Patcher, Wrapper
 from ..adapters.redaction import (
@@ -57,16 +57,13 @@ from .error_responses import (
     read_error,
     with_content,
 )
-from .key_injection import current_injection
-from .live import LiveConnection, current_connection
+from .key_injection import KeyInjection, current_injection, find_marked
+from .live import LiveConnection
 from .patching import SdkPatcher
 
 __all__ = [
     "Wire",
-    "carry_key",
-    "hide_carried_key",
     "placeholder_guard",
-    "restore_key",
     "restore_placeholder",
     "withdraw_placeholder",
 ]
@@ -82,7 +79,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 _EXTENSION = "keyrot"
-"""Where a request of httpx remembers its key, which shows itself in no repr."""
+"""Where a request of httpx that was sent has its key, a `Secret`, for when it is sent again."""
 
 
 class _RequestKey:
@@ -107,7 +104,20 @@ class _RequestKey:
         self.placeholder = placeholder
         """The placeholder that it replaces."""
         self.client_key = client_key
-        """The client's own, which a bearer header may repeat."""
+        """The client's own, of a send."""
+
+    def replaces(self, name: str, text: str) -> bool:
+        """Return whether a key header stands for this key, or repeats the client's own.
+
+        That may stand there in another case, or as a bearer token: two keys would go out.
+        """
+        if _is_placeholder(text):
+            return True
+        if name.lower() == KEY_HEADER:
+            return self.from_pool and self.value is not None
+        return bool(self.client_key) and [Secret(one) for one in text.split()[1:]] == [
+            self.client_key
+        ]
 
     @property
     def missing(self) -> str | None:
@@ -270,9 +280,8 @@ class Wire:
         uri = args[0] if args else kwargs.pop("uri")
         name = "additional_headers" if "additional_headers" in kwargs else "extra_headers"
         headers = dict(kwargs.get(name) or {})
-        live = current_connection.get()
-        if live is not None and live.dialed:
-            live = None
+        send = current_injection.get()
+        live = send if isinstance(send, LiveConnection) and not send.dialed else None
         key = self._session_key(live, headers, uri)
         if key is not None:
             if key.missing:
@@ -302,35 +311,35 @@ class Wire:
             ConfigError: The leased key may not go there.
         """
         if live is None or live.value is None:
-            return self._find_key(headers.items(), uri)
-        if not self._may_go(GEMINI_API, uri):
-            raise ConfigError(
-                f"no key of the pool may go to {origin_from_url(uri) or uri}: it is not in "
-                "KEYROT_ALLOWED_HOSTS"
-            )
-        return _RequestKey(live.value, GEMINI_API, from_pool=True)
+            return self._find_key(list(headers.items()), uri)
+        return self._key_of_send(live, uri)
 
     # ----------------------------------------------------------------------------------------------
 
     def _httpx_key(self, request: Any) -> _RequestKey | None:
         """Return the key of a request of httpx, which may be sent again as it is."""
+        headers, url = raw_key_headers(request.headers), request.url
+        if not headers:
+            return None
         if current_injection.get() is None and self._is_of_others(request):
             return None
         before = request.extensions.get(_EXTENSION)
-        if isinstance(before, _RequestKey) and (
-            not before.from_pool or self._may_go(before.platform, str(request.url))
-        ):
-            return before
-        return self._find_key(raw_key_headers(request.headers), request.url)
+        if before is None or (KEY_HEADER, HIDDEN) not in headers:
+            return self._find_key(headers, url)
+        platform = self._platform_of(before)
+        if platform is None:
+            return _RequestKey(before, GEMINI_API, from_pool=False)
+        may_go = self._may_go(platform, str(url))
+        return _RequestKey(before, platform, from_pool=True) if may_go else None
 
     def _find_key(self, headers: Iterable[tuple[str, Any]], url: Any) -> _RequestKey | None:
         """Return the key that a request must carry; None if the pool has no part in it."""
         found = [(name.lower(), str(text)) for name, text in key_headers(headers)]
         if not found:
             return None
-        if (key := self._key_of_send(found)) is not None:
-            return key
         url = str(url)
+        if (send := find_marked(text for _, text in found)) is not None:
+            return self._key_of_send(send, url)
         values = [Secret(text) for name, text in found if name == KEY_HEADER]
         placeholder = next((text.split()[-1] for _, text in found if _is_placeholder(text)), None)
         if placeholder is not None:
@@ -345,6 +354,9 @@ class Wire:
                 return _RequestKey(None, platform, from_pool=False, placeholder=placeholder)
             home = self._home(platform)
             return _RequestKey(home, platform, from_pool=True, placeholder=placeholder)
+        send = current_injection.get()
+        if send is not None and send.value is None and send.client_key in values:
+            return _RequestKey(send.client_key, GEMINI_API, from_pool=False)
         # A client may hold a key of the pool as its own: the single key of the environment, say.
         for value in values:
             platform_of_own = self._platform_of(value)
@@ -352,18 +364,18 @@ class Wire:
                 return _RequestKey(value, platform_of_own, from_pool=True)
         return None
 
-    def _key_of_send(self, found: Sequence[tuple[str, str]]) -> _RequestKey | None:
-        """Return the key of a send of ours, if it is in these headers."""
-        send = current_injection.get()
-        if send is None or (KEY_HEADER, send.key_sent.reveal()) not in found:
-            return None
-        if send.value is None:
-            own = send.key_sent
-            is_real = not _is_placeholder(own.reveal())
-            return _RequestKey(own, GEMINI_API, from_pool=False) if is_real else None
-        platform = self._platform_of(send.value) or GEMINI_API
-        own_key = send.client_key if len(found) > 1 else None
-        return _RequestKey(send.value, platform, from_pool=True, client_key=own_key)
+    def _key_of_send(self, send: KeyInjection, url: str) -> _RequestKey:
+        """Return the key of a send of ours.
+
+        Raises:
+            ConfigError: It may not go there.
+        """
+        if (origin := origin_from_url(url)) not in send.origins:
+            raise ConfigError(
+                f"no key of the pool may go to {origin or url}: it is not in KEYROT_ALLOWED_HOSTS"
+            )
+        platform = (self._platform_of(send.value) if send.value else None) or GEMINI_API
+        return _RequestKey(send.value, platform, from_pool=True, client_key=send.client_key)
 
     def _may_go(self, platform: Platform, url: str) -> bool:
         return origin_from_url(url) in self._allowed[platform]
@@ -464,12 +476,8 @@ def _refusing_send(http: Any) -> Callable[..., Any]:
 
 
 def _is_placeholder(text: str) -> bool:
-    return text.split()[-1:] in ([POOL_KEY], [EXPRESS_POOL_KEY])
-
-
-def _repeats(text: str, key: Secret | None) -> bool:
-    """Return whether a header such as `Bearer …` has the client's own key."""
-    return bool(key) and [Secret(word) for word in text.split()[1:]] == [key]
+    """Return whether a header has a placeholder, or the mark of a send that is over."""
+    return (text.split() or [""])[-1].partition("/")[0] in (POOL_KEY, EXPRESS_POOL_KEY)
 
 
 def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -535,7 +543,7 @@ class _Exchange(Redacting):
     def __enter__(self) -> Self:
         headers, key = self._request.headers, self._key
         for name, text in raw_key_headers(headers):
-            if name != KEY_HEADER and (_is_placeholder(text) or _repeats(text, key.client_key)):
+            if name != KEY_HEADER and key.replaces(name, text):
                 headers.pop(name, None)
         if key.value is None:
             headers.pop(KEY_HEADER, None)
@@ -607,53 +615,7 @@ def _hide_key(request: Any, key: _RequestKey) -> None:
         request.headers[KEY_HEADER] = key.placeholder
     else:
         request.headers[KEY_HEADER] = HIDDEN
-        request.extensions = {**request.extensions, _EXTENSION: key}  # for when it is sent again
-
-
-def carry_key(request: Any, value: Secret, client_key: Secret) -> None:
-    """Put a key of the pool into the headers of a request, which print without it.
-
-    The SDK logs the headers of Interactions, where GOOGLE_GENAI_DEBUG is set. The key cannot wait
-    for the HTTP library's `send`: a client of the program's may have one of its own.
-    """
-    key = _RequestKey(value, GEMINI_API, from_pool=True, client_key=client_key)
-    request.headers[KEY_HEADER] = value.reveal()
-    headers_type: Any = type(request.headers)
-    request.headers = _unprinted(headers_type)(request.headers)
-    request.extensions = {**request.extensions, _EXTENSION: key}
-
-
-def hide_carried_key(request: Any) -> None:
-    """Remove the key from a request that may not have been sent: a hook of the SDK has failed."""
-    if _EXTENSION in request.extensions:
-        request.headers[KEY_HEADER] = HIDDEN
-
-
-@cache
-def _unprinted(headers_type: Any) -> Any:
-    """Return a type of headers that prints without a key."""
-    if hasattr(headers_type, "keyrot_shown"):
-        return headers_type
-
-    class Headers(headers_type):  # type: ignore[misc]  # the class is the HTTP library's
-        """Headers with a key."""
-
-        keyrot_shown = headers_type
-
-        def __repr__(self) -> str:
-            shown = headers_type(self)
-            if KEY_HEADER in shown:
-                shown[KEY_HEADER] = HIDDEN
-            return repr(shown)
-
-    return Headers
-
-
-def restore_key(request: Any, client_key: Secret) -> None:
-    """Put the client's own key, or the placeholder, back into a request that is sent again."""
-    if _EXTENSION in request.extensions:
-        request.extensions = {k: v for k, v in request.extensions.items() if k != _EXTENSION}
-        request.headers[KEY_HEADER] = client_key.reveal()
+        request.extensions = {**request.extensions, _EXTENSION: key.value}
 
 
 async def _exchange(
@@ -681,9 +643,11 @@ async def _exchange(
 
 def _with_key(headers: Iterable[tuple[str, Any]], key: _RequestKey) -> dict[str, Any]:
     """Return headers with this key and no other of the pool."""
-    kept = {name: text for name, text in headers if not _is_placeholder(str(text))}
+    kept = dict(headers)
+    for name in key_header_names(tuple(kept)):
+        if key.replaces(name, str(kept[name])):
+            del kept[name]
     if key.from_pool and key.value is not None:
-        kept = {name: text for name, text in kept.items() if name.lower() != KEY_HEADER}
         kept[KEY_HEADER] = key.value.reveal()
     return kept
 

@@ -40,7 +40,7 @@ from .call_info import (
 )
 from .home_key import placeholder_for, platform_of
 from .key_injection import (
-    KeyInjection,
+    ApiInjection,
     async_request_once,
     build_request,
     current_injection,
@@ -106,7 +106,7 @@ class ClientWrappers:
         if send is None:
             self._repair()
             return wrapped(*args, **kwargs)
-        if send.client is not client:
+        if not isinstance(send, ApiInjection) or send.client is not client:
             return wrapped(*args, **kwargs)
         body = args[2] if len(args) > 2 else kwargs.get("request_dict")
         if send.body is not body:  # a download has no body of ours, but its path
@@ -118,7 +118,7 @@ class ClientWrappers:
     def wrap_request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `_request`."""
         send = current_injection.get()
-        if send is None or send.request is not _first(args, kwargs):
+        if not isinstance(send, ApiInjection) or send.request is not _first(args, kwargs):
             return wrapped(*args, **kwargs)
         if send.no_sdk_retry:
             sent = request_once(client, *args, **kwargs)
@@ -133,7 +133,7 @@ class ClientWrappers:
     ) -> Any:
         """Wrap `_async_request`."""
         send = current_injection.get()
-        if send is None or send.request is not _first(args, kwargs):
+        if not isinstance(send, ApiInjection) or send.request is not _first(args, kwargs):
             return wrapped(*args, **kwargs)
         if send.no_sdk_retry:
             sent = async_request_once(client, *args, **kwargs)
@@ -144,7 +144,7 @@ class ClientWrappers:
         return _opened_stream(sent, send) if kwargs.get("stream") else sent
 
 
-async def _opened_stream(sent: Awaitable[Any], send: KeyInjection) -> Any:
+async def _opened_stream(sent: Awaitable[Any], send: ApiInjection) -> Any:
     """Keep the response of a stream, which is closed with it."""
     send.response = response = await sent
     return response
@@ -171,7 +171,7 @@ class _PooledCall(NamedTuple):
         """Return the same call with a GET of a stored resource as its request."""
         return self._replace(request=ApiRequest("get", name, {}, self.request.http_options))
 
-    def copy_arguments(self, injection: KeyInjection) -> tuple[str, str, Any, Any]:
+    def copy_arguments(self, injection: ApiInjection) -> tuple[str, str, Any, Any]:
         """Return the arguments of one send: the SDK changes the body that it is given."""
         body = self.request.request_dict
         if isinstance(body, dict):
@@ -434,9 +434,9 @@ class RequestWrappers:
     def _redact(self, pooled: _PooledCall) -> Redact:
         return self._calls.redact(pooled.client.api_key or "")
 
-    def _injection(self, lease: Lease, pooled: _PooledCall) -> KeyInjection:
+    def _injection(self, lease: Lease, pooled: _PooledCall) -> ApiInjection:
         """Return the key injection of a send."""
-        return KeyInjection(
+        return ApiInjection(
             self._calls.value(lease),
             pooled.client,
             pooled.request,

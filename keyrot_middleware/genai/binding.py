@@ -13,9 +13,10 @@ from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
 from .downloads import DownloadWrappers
 from .executor import DefaultExecutor
-from .interactions import Interactions
+from .gaos import GaosRequests
 from .live import LiveWrappers
 from .patching import SdkPatcher
+from .stainless import StainlessRequests
 from .uploads import Uploads
 from .wire import Wire, restore_placeholder, withdraw_placeholder
 from .wrappers import ClientWrappers, RequestWrappers, keyless
@@ -78,7 +79,8 @@ class Binding:
             },
             sends=True,
         )
-        self.patcher.add_functions(Interactions(calls, self.patcher).table)
+        self.patcher.add_functions(GaosRequests(calls, self.patcher).table)
+        self.patcher.add_functions(StainlessRequests(calls, self.patcher).table)
         self.patcher.add_functions(LiveWrappers(calls, self.patcher).table)
         wire = Wire(pool, allowed_origins, self.patcher.enabled, self._is_of_others)
         self.patcher.add_functions(wire.table, sends=True)

@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from ..adapters.bodies import auntil_enough, until_enough
 from ..adapters.redaction import ENOUGH, Redact, kept_error, scrub
 
 __all__ = ["aread_error", "http_library", "read_aiohttp_error", "read_error", "with_content"]
@@ -27,28 +28,20 @@ def http_library(cls: type) -> Any:
 
 def read_error(response: Any, redact: Redact) -> Any:
     """Return what a response of httpx says, as one that is read."""
-    body = bytearray()
     try:
-        for chunk in response.iter_bytes():
-            body += chunk[: ENOUGH - len(body)]
-            if len(body) == ENOUGH:
-                break
+        body = until_enough(response.iter_bytes())
     finally:
         response.close()
-    return _read(response, bytes(body), redact)
+    return _read(response, body, redact)
 
 
 async def aread_error(response: Any, redact: Redact) -> Any:
     """Return what an async response of httpx says, as one that is read."""
-    body = bytearray()
     try:
-        async for chunk in response.aiter_bytes():
-            body += chunk[: ENOUGH - len(body)]
-            if len(body) == ENOUGH:
-                break
+        body = await auntil_enough(response.aiter_bytes())
     finally:
         await response.aclose()
-    return _read(response, bytes(body), redact)
+    return _read(response, body, redact)
 
 
 def _read(response: Any, body: bytes, redact: Redact) -> Any:

@@ -9,11 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
-from functools import cache
 from itertools import chain
 from math import inf
 from typing import Any
 
+from ..adapters.bodies import (
+    AsyncBody,
+    AsyncTee,
+    Body,
+    Tee,
+    aread_bounded,
+    auntil_enough,
+    mixed_type,
+    read_bounded,
+)
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, Redacting, scrub_head
 from ..core.commands import Done, StreamOpened
@@ -21,7 +30,6 @@ from ..core.model import Lease
 from ..guard import handle_internal_error
 from ..runtime import runner
 from ..secrets import Secret
-from .bodies import AsyncBody, Body, EventError, aread_bounded, auntil_enough, read_bounded
 from .calls import (
     CLIENT_HEADER,
     KEY_NAMES,
@@ -106,7 +114,7 @@ class HttpxTransports(Library):
             headers.append((b"Content-Length", str(len(target.body)).encode()))
         stream: Any = self._library.ByteStream(target.body)
         if call.rest is not None:
-            kind = _tee_type(_Chained, self._library.SyncByteStream, self._library.AsyncByteStream)
+            kind = mixed_type(_Chained, self._library.SyncByteStream, self._library.AsyncByteStream)
             stream = kind(target.body, call.take_rest())
         return self._library.Request(
             target.method,
@@ -181,9 +189,9 @@ class HttpxTransports(Library):
     def streamed(self, response: Any, body: Any, relay: Any) -> Any:
         """Return the response with the stream that ends the lease."""
         if isinstance(body, Body):
-            kind = _tee_type(_Tee, self._library.SyncByteStream)
+            kind = mixed_type(Tee, self._library.SyncByteStream)
         else:
-            kind = _tee_type(_AsyncTee, self._library.AsyncByteStream)
+            kind = mixed_type(AsyncTee, self._library.AsyncByteStream)
         response.stream = kind(body, relay)
         return response
 
@@ -319,45 +327,6 @@ def _in_asyncio() -> bool:
 # Bytes ------------------------------------------------------------------------------------------
 
 
-class _Tee:
-    """The stream of a response, of which the lease ends with it."""
-
-    def __init__(self, body: Body, relay: Any) -> None:
-        self._body, self._relay = body, relay
-
-    def __iter__(self) -> Iterator[bytes]:
-        with suppress(EventError):
-            # `yield from` would close them with this generator, before close() is called
-            for data in self._relay:  # noqa: UP028
-                yield data
-
-    def close(self) -> None:
-        self._body.leave(self._relay)
-
-
-class _AsyncTee:
-    """The same for async streams.
-
-    No generator: a loop closes one that is dropped, while what is above closes it too.
-    """
-
-    def __init__(self, body: AsyncBody, relay: Any) -> None:
-        self._body, self._relay = body, relay
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            data: bytes = await anext(self._relay)
-        except EventError:
-            raise StopAsyncIteration from None
-        return data
-
-    async def aclose(self) -> None:
-        await self._body.leave(self._relay)
-
-
 class _Chained:
     """A body of which the beginning was read."""
 
@@ -377,9 +346,3 @@ class _Chained:
 
     async def aclose(self) -> None:
         """Do nothing."""
-
-
-@cache
-def _tee_type(ours: type, *theirs: type) -> Any:
-    """Return the class of our streams that is one of the library's too, which asks for that."""
-    return type(ours.__name__, (ours, *theirs), {})

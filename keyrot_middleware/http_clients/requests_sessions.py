@@ -17,10 +17,10 @@ from typing import Any
 
 import wrapt
 
+from ..adapters.bodies import Body, EventError, read_bounded
 from ..adapters.redaction import Redact, scrub
 from ..guard import handle_internal_error
 from ..secrets import Secret
-from .bodies import Body, EventError, read_bounded
 from .calls import KEY_NAMES, Call, Incoming, Reply, read, with_key_header, without_key
 from .serving import Library
 

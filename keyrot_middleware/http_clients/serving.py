@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..adapters.bodies import Body, until_enough
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.reading import transport_failure
 from ..adapters.redaction import Redact, Redacting, kept_error, redact_key
@@ -15,7 +16,6 @@ from ..core.model import Lease
 from ..guard import handle_internal_error
 from ..runtime import runner
 from ..secrets import Secret
-from .bodies import Body, until_enough
 from .calls import NO_RETRY, Call, Refused, Reply
 
 __all__ = ["Library", "lost"]

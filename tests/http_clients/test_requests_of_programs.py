@@ -193,7 +193,7 @@ def test_a_body_from_a_generator_is_sent_again(library, gemini, one_good) -> Non
 @LIBRARIES
 def test_a_body_that_is_too_long_is_sent_once(library, gemini, pool, monkeypatch) -> None:
     """Of a body over the bound nothing is lost, and it goes with one key."""
-    monkeypatch.setattr("keyrot_middleware.http_clients.bodies.LONGEST_BODY", 1_000)
+    monkeypatch.setattr("keyrot_middleware.adapters.bodies.LONGEST_BODY", 1_000)
     pool("A", "B", strategy="fill")
     text = "x" * 500
 

@@ -6,25 +6,30 @@ way, and the lease ends with them: read to the end, closed or dropped.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
-from ..adapters.reading import transport_failure, with_served_tier
-from ..adapters.redaction import ENOUGH, Redact, Redacting, redact_key
 from ..core.commands import Failed, StreamEnd
 from ..core.failures import FailureFacts
 from ..core.interactions import ResponseLedger
 from ..guard import handle_internal_error
 from ..secrets import Secret
+from .reading import transport_failure, with_served_tier
+from .redaction import ENOUGH, MOST, Redact, Redacting, redact_key
 
 __all__ = [
     "LONGEST_BODY",
     "AsyncBody",
+    "AsyncTee",
     "Body",
     "EventError",
+    "Tee",
     "aread_bounded",
     "auntil_enough",
+    "mixed_type",
     "read_bounded",
     "until_enough",
 ]
@@ -48,8 +53,11 @@ class _Body:
         ledger: ResponseLedger,
         headers: Any,
         *,
-        key: Secret,
+        key: Secret | None,
         redact: Redact,
+        by_line: bool = False,
+        unpack: Callable[[bytes], bytes] = bytes,
+        known: Collection[str] = (),
     ) -> None:
         """Read nothing yet.
 
@@ -58,30 +66,64 @@ class _Body:
             close: Releases the connection; returns an awaitable for an async body.
             ledger: Reads the bytes.
             headers: Those of the response.
-            key: The one that the request went with.
+            key: The one that the request went with; None: the body passes as it is.
             redact: Takes keys out of exceptions.
+            by_line: Pass on whole lines, in which a key that came in pieces is found.
+            unpack: Undoes the content encoding, for the ledger.
+            known: Names whose owner is recorded already.
         """
         self._pieces, self._close, self.ledger = pieces, close, ledger
         self._headers, self._key, self._redact = headers, key, redact
+        self._by_line, self._unpack, self._known = by_line, unpack, known
+        self._line = b""
+        """The beginning of a line."""
         self.first: list[bytes] = []
         """What was read before the first event was complete."""
         self.is_closing = False
         """The program reads no further."""
 
-    def _count(self, data: bytes) -> bytes:
+    def _take(self, data: bytes | None) -> bytes | None:
+        """Count what has arrived, or that no more will; return what the program reads of it."""
+        if data is not None:
+            self._count(data)
+        if self._key is None:
+            return data
+        if self._by_line:
+            data = self._whole_lines(data)
+        return redact_key(data, self._key) if data else data
+
+    def _count(self, data: bytes) -> None:
         try:
-            self.ledger.feed(data)
+            self.ledger.feed(self._unpack(data))
+        except zlib.error:
+            self.ledger = ResponseLedger("")
         except Exception:
             self.ledger = ResponseLedger("")
-            handle_internal_error("http_clients")
-        return redact_key(data, self._key)
+            handle_internal_error("adapters")
+
+    def _whole_lines(self, data: bytes | None) -> bytes | None:
+        """Return the lines that are whole; what is too long for a line passes as it is."""
+        if data is None:
+            line, self._line = self._line, b""
+            return line or None
+        data = self._line + data
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if len(data) - end > MOST:
+            end = len(data)
+        self._line = data[end:]
+        return data[:end]
+
+    def failed_event(self) -> Failed:
+        """Return the failure that is an event of the stream."""
+        facts = FailureFacts(None, self.ledger.error, self._headers.get("retry-after"))
+        return Failed(facts, EventError())
 
     def finish(self) -> None:
         """Read what is left in the ledger."""
         try:
             self.ledger.finish()
         except Exception:
-            handle_internal_error("http_clients")
+            handle_internal_error("adapters")
 
     def end(self, error: Exception | None) -> StreamEnd:
         """Return the usage of the stream, the names in it and why it broke."""
@@ -91,10 +133,10 @@ class _Body:
         if error is not None:
             failed = Failed(FailureFacts(transport=transport_failure(error)), error)
         elif self.ledger.error is not None:
-            after = self._headers.get("retry-after")
-            failed = Failed(FailureFacts(None, self.ledger.error, after), EventError())
+            failed = self.failed_event()
         usage = with_served_tier(self.ledger.usage, self._headers)
-        return StreamEnd(usage, self.ledger.names, failed)
+        names = tuple(name for name in self.ledger.names if name not in self._known)
+        return StreamEnd(usage, names, failed)
 
 
 class Body(_Body):
@@ -112,7 +154,7 @@ class Body(_Body):
     def _next(self) -> bytes | None:
         with Redacting(self._redact):
             data = next(self._pieces, None)
-        return self._count(data) if data is not None else None
+        return self._take(data)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the bytes, the first included."""
@@ -123,6 +165,7 @@ class Body(_Body):
 
     def close(self) -> None:
         """Release the connection."""
+        self._line = b""
         with suppress(Exception):
             self._close()
 
@@ -160,7 +203,7 @@ class AsyncBody(_Body):
     async def _next(self) -> bytes | None:
         with Redacting(self._redact):
             data = await anext(self._pieces, None)
-        return self._count(data) if data is not None else None
+        return self._take(data)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Return this body."""
@@ -181,6 +224,7 @@ class AsyncBody(_Body):
 
     async def aclose(self) -> None:
         """Release the connection."""
+        self._line = b""
         with suppress(Exception):
             await self._close()
 
@@ -197,6 +241,53 @@ class AsyncBody(_Body):
         except RuntimeError:
             pass  # another task reads it, and ends with an error now
         await self.aclose()
+
+
+class Tee:
+    """The stream of a response, of which the lease ends with it."""
+
+    def __init__(self, body: Body, relay: Any) -> None:
+        self._body, self._relay = body, relay
+
+    def __iter__(self) -> Iterator[bytes]:
+        with suppress(EventError):
+            # `yield from` would close them with this generator, before close() is called
+            for data in self._relay:  # noqa: UP028
+                yield data
+
+    def close(self) -> None:
+        """End the stream."""
+        self._body.leave(self._relay)
+
+
+class AsyncTee:
+    """The same for async streams.
+
+    No generator: a loop closes one that is dropped, while what is above closes it too.
+    """
+
+    def __init__(self, body: AsyncBody, relay: Any) -> None:
+        self._body, self._relay = body, relay
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            data: bytes = await anext(self._relay)
+        except EventError:
+            raise StopAsyncIteration from None
+        return data
+
+    async def aclose(self) -> None:
+        """End the stream."""
+        await self._body.leave(self._relay)
+
+
+@cache
+def mixed_type(ours: type, *theirs: type) -> Any:
+    """Return the class of our streams that is one of the library's too, which asks for that."""
+    return type(ours.__name__, (ours, *theirs), {})
 
 
 # Bodies up to a bound ----------------------------------------------------------------------------

@@ -79,7 +79,7 @@ SHOWN = 3
 _PROJECTS_SHOWN = 20
 NO_KEY_FOUND = (
     "no Gemini API key found: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json; until "
-    "then calls go out as the SDK sends them"
+    "then calls go out as the program sends them"
 )
 
 _log = logging.getLogger("keyrot_middleware")
@@ -485,7 +485,7 @@ def _log_missing_keys(config: Config, secrets: SecretCache) -> None:
     own = [key.key_id for key in config.keys if key.key_id != config.last_resort]
     if not own or not set(own).isdisjoint(secrets.resolved):
         return
-    left = "go out as the SDK sends them"
+    left = "go out as the program sends them"
     if config.tiers is not None:
         left = "fail"
     elif secrets.resolved:

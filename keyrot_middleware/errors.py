@@ -7,7 +7,7 @@
     │   └── SecretError                      a secret store has no value for a key
     └── google.genai.errors.APIError
         └── ClientError
-            └── KeyPoolExhausted             no key is available; in genai/pool_exhausted.py, since
+            └── KeyPoolExhausted             no key is available; in adapters/pool_exhausted.py:
                                              importing this file must not import the SDK
     Warning
     └── UserWarning

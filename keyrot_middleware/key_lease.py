@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
+from .adapters.foreign_errors import facts_from_reported_error
 from .adapters.pooled_calls import PooledCalls
 from .adapters.reading import with_served_tier
 from .core.commands import Failed, StreamEnd, StreamOpened
@@ -16,7 +17,6 @@ from .core.flow import CallState, Exhausted, FailedAttempt
 from .core.model import NO_USAGE, Lease, Usage, Verdict
 from .core.text import display
 from .core.usage import parse_usage
-from .genai.call_info import facts_from_reported_error
 from .runtime import aio, runner, sync
 from .secrets import Secret
 

@@ -20,6 +20,8 @@ from math import inf
 from typing import Any, NoReturn, Unpack, get_args
 
 from ._install import current_pool, open_pool
+from .adapters.foreign_errors import facts_from_reported_error
+from .adapters.pool_exhausted import exhausted_call
 from .adapters.pooled_calls import PooledCalls
 from .config import load
 from .core.activity import Attempt, CallRecord
@@ -43,8 +45,6 @@ from .core.text import did_you_mean, display
 from .core.waiting import WaitingLines
 from .errors import ConfigError
 from .forks import after_fork
-from .genai.call_info import facts_from_reported_error
-from .genai.pool_exhausted import exhausted_call
 from .key_lease import KeyLease, KeyUse, LeasedKey, Report, check_count, report, reported_usage
 from .monitoring.health import HealthStatus, health
 from .monitoring.report import source_of

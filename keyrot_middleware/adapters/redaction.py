@@ -26,6 +26,7 @@ from typing import Any, AnyStr, Self
 from ..core.text import hide_escaped
 from ..guard import handle_internal_error
 from ..secrets.base import Secret
+from .key_headers import KEY_HEADER
 
 __all__ = [
     "ENOUGH",
@@ -63,7 +64,6 @@ _MOST_VALUES = 20_000
 """Values of an error's JSON that are kept."""
 _CUT = " … [cut by keyrot: the error is longer than is kept of it]"
 
-_KEY_HEADER = "x-goog-api-key"
 _NEEDED_HEADER = "x-goog-upload-url"
 """Where the SDK sends the chunks of an upload."""
 _ESCAPED_LETTER = re.compile(r"\\u00(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA])")
@@ -175,7 +175,7 @@ def _header(name: Any, text: Any, redact: Redact) -> tuple[Any, Any]:
         hidden = redact(text)
         if hidden == text:
             return text
-        return HIDDEN if lower == _KEY_HEADER else hidden.replace("…", "...")  # they are ASCII
+        return HIDDEN if lower == KEY_HEADER else hidden.replace("…", "...")  # they are ASCII
 
     return _redact_value(name, hide), _redact_value(text, hide)
 
@@ -286,7 +286,7 @@ def scrub_head(response: Any, redact: Redact) -> None:
         if redact(text) != text:
             scrub(response, redact)
     except Exception:
-        handle_internal_error("genai")
+        handle_internal_error("adapters")
 
 
 def _scrub_items(box: Any, redact: Redact) -> None:
@@ -321,7 +321,7 @@ def redact_exception(
         try:
             _redact_link(link, redact)
         except Exception:  # foreign attributes may raise, and must not hide the error
-            handle_internal_error("genai")
+            handle_internal_error("adapters")
     if frames:
         _forget_frames(error, handled)
 

@@ -110,7 +110,7 @@ class Settle(NamedTuple):
     outcome: Outcome
     names: tuple[str, ...] = ()
     error: BaseException | None = None
-    """The SDK's exception behind a verdict."""
+    """The exception behind a verdict."""
     at: float = 0.0
     """When it was settled, epoch seconds; set by the driver for observers."""
 

@@ -202,7 +202,7 @@ class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyP
         super().__init__("no key is available")
         self.unavailable = unavailable
         self.last = last
-        """The SDK's exception of the last attempt; None: nothing was sent."""
+        """The exception of the last attempt; None: nothing was sent."""
         self.has_untried_keys = has_untried_keys
         """A limit on the attempts ended the call; another key may be available."""
 
@@ -368,11 +368,11 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
     """Run one call: yield commands, receive replies, return the response.
 
     Returns:
-        The SDK's response; None for a stream that was relayed to its end.
+        The response; None for a stream that was relayed to its end.
 
     Raises:
         Exhausted: No key could serve the call; the request itself is not at fault.
-        BaseException: The SDK's last exception, about the request or the service, with a note per
+        BaseException: The last exception, about the request or the service, with a note per
             failed attempt.
     """
     stored = call.info.bound_to_owner or call.info.resources
@@ -864,7 +864,7 @@ def _final_error(call: CallState, unavailable: Unavailable | None) -> BaseExcept
 
 
 def _with_attempt_notes(call: CallState, error: BaseException | None = None) -> BaseException:
-    """Return *error*, else the SDK's last exception, with a note per failed attempt."""
+    """Return *error*, else the last exception, with a note per failed attempt."""
     assert call.last is not None  # noqa: S101 - narrows the type; callers have just failed
     error = error or call.last.error
     for number, attempt in enumerate(call.attempts, 1):

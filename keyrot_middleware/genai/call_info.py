@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
+from ..adapters.foreign_errors import facts_from_close, facts_from_error
 from ..adapters.reading import read_call, transport_failure, with_served_tier
 from ..adapters.redaction import Redact, redact_exception
 from ..core.commands import Done, Failed
@@ -15,14 +15,12 @@ from ..core.failures import FailureFacts
 from ..core.model import GEMINI_API, CallInfo, Platform
 from ..core.tokens import TokenScale
 from ..core.usage import parse_token_counts, parse_usage_text
-from .foreign_errors import facts_from_close, facts_from_error, is_quota_close
 
 __all__ = [
     "ApiRequest",
     "call_info",
     "done_from_response",
     "effective_options",
-    "facts_from_reported_error",
     "facts_from_session_error",
     "failed_from_error",
     "get_alias",
@@ -121,16 +119,6 @@ def failed_from_error(error: Exception, redact: Redact, handled: BaseException |
     """Redact the keys in the exception of a failure, and read its facts."""
     redact_exception(error, redact, handled)
     return Failed(_facts(error), error)
-
-
-def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
-    """Read the facts of an error that a program reports by hand; of any library."""
-    theirs = None if _is_sdk_error(error) else facts_from_error(error, redact)
-    redact_exception(error, redact, frames=False)
-    own = _facts(error)
-    if is_quota_close(own.code, own.body):
-        return replace(own, code=429)
-    return theirs or own
 
 
 def facts_from_session_error(error: BaseException) -> FailureFacts:

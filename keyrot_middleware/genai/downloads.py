@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from ..adapters.patching import Patcher
+from ..adapters.pool_exhausted import exhausted_call
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.urls import host_from_url
 from ..core.commands import Done, Failed, StreamEnd
@@ -27,8 +28,8 @@ from .call_info import (
     option,
     timeout_s,
 )
+from .error_responses import response_type_of
 from .key_injection import ApiInjection
-from .pool_exhausted import exhausted_call, response_type_of
 
 __all__ = ["DownloadWrappers"]
 

@@ -14,7 +14,15 @@ from typing import Any
 from ..adapters.bodies import auntil_enough, until_enough
 from ..adapters.redaction import ENOUGH, Redact, kept_error, scrub
 
-__all__ = ["aread_error", "http_library", "read_aiohttp_error", "read_error", "with_content"]
+__all__ = [
+    "aread_error",
+    "http_library",
+    "read_aiohttp_error",
+    "read_error",
+    "response_type",
+    "response_type_of",
+    "with_content",
+]
 
 _CHUNK = 65_536
 
@@ -24,6 +32,16 @@ def http_library(cls: type) -> Any:
     roots = (base.__module__.partition(".")[0] for base in cls.__mro__)
     name = next((root for root in roots if root in ("httpx", "httpx2")), "")
     return sys.modules.get(name)
+
+
+def response_type(http: Any) -> Any:
+    """Return the `Response` class of the library of an HTTP client; None for another client."""
+    return getattr(http_library(type(http)), "Response", None)
+
+
+def response_type_of(api_client: Any) -> Any:
+    """Return the same for the client of an api client."""
+    return response_type(getattr(api_client, "_httpx_client", None))
 
 
 def read_error(response: Any, redact: Redact) -> Any:

@@ -20,7 +20,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..adapters.bodies import AsyncBody, AsyncTee, Body, EventError, Tee, mixed_type
+from ..adapters.foreign_errors import facts_from_error
 from ..adapters.patching import Patcher
+from ..adapters.pool_exhausted import also_api_error, exhausted_call
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.reading import with_served_tier
 from ..adapters.redaction import Redact, redact_exception
@@ -36,9 +38,7 @@ from ..runtime.current import workload
 from ..secrets import Secret
 from .call_info import ApiRequest, failed_from_error
 from .error_responses import aread_error, read_error
-from .foreign_errors import facts_from_error
 from .key_injection import KeyInjection
-from .pool_exhausted import also_api_error, exhausted_call
 
 __all__ = ["NOTES", "Call", "Interactions"]
 

@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapters.patching import Patcher, Wrapper
+from ..adapters.pool_exhausted import exhausted_call
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import redact_exception
 from ..adapters.urls import host_from_url
@@ -32,8 +33,8 @@ from ..runtime.current import workload
 from ..secrets import Secret
 from ..state.base import State
 from .call_info import facts_from_session_error, option, timeout_s
+from .error_responses import response_type_of
 from .key_injection import KeyInjection
-from .pool_exhausted import exhausted_call, response_type_of
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed

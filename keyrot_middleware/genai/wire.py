@@ -52,9 +52,9 @@ from ..secrets import Secret
 from ..settings import AllowedOrigins
 from .error_responses import (
     aread_error,
-    http_library,
     read_aiohttp_error,
     read_error,
+    response_type,
     with_content,
 )
 from .key_injection import KeyInjection, current_injection, find_marked
@@ -178,7 +178,7 @@ class Wire:
         if key is None:
             return wrapped(*args, **kwargs)
         if key.missing:
-            return _error_response(_response_type(client), 401, key.missing, request)
+            return _error_response(response_type(client), 401, key.missing, request)
         redact, stream = self._redact(key), options.pop("stream", False)
         with _Exchange(client, request, options, key, redact) as exchange:
             while request is not None:
@@ -208,7 +208,7 @@ class Wire:
         key: _RequestKey,
     ) -> Any:
         if key.missing:
-            return _error_response(_response_type(client), 401, key.missing, request)
+            return _error_response(response_type(client), 401, key.missing, request)
         redact, stream = self._redact(key), options.pop("stream", False)
         with _Exchange(client, request, options, key, redact) as exchange:
             while request is not None:
@@ -454,7 +454,7 @@ def _sdk_http_clients(client: Any) -> Iterator[Any]:
     for name in ("httpx_client", "httpx_async_client"):
         made = "_httpx_client" if name == "httpx_client" else "_async_httpx_client"
         http = getattr(client, made, None)
-        if http is not None and getattr(options, name, None) is None and _response_type(http):
+        if http is not None and getattr(options, name, None) is None and response_type(http):
             yield http
 
 
@@ -464,7 +464,7 @@ def _refusing_send(http: Any) -> Callable[..., Any]:
     def refused(request: Any) -> Any:
         if not any(_is_placeholder(text) for _, text in raw_key_headers(request.headers)):
             return None
-        return _error_response(_response_type(http), 401, NO_KEY, request)
+        return _error_response(response_type(http), 401, NO_KEY, request)
 
     def send(request: Any, **options: Any) -> Any:
         return refused(request) or sent(http, request, **options)
@@ -685,14 +685,9 @@ def _refused_redirect(origin: str, url: str, location: str) -> str | None:
     )
 
 
-def _response_type(http: Any) -> Any:
-    """Return the `Response` class of a client's library."""
-    return getattr(http_library(type(http)), "Response", None)
-
-
-def _error_response(response_type: Any, code: int, text: str, request: Any = None) -> Any:
+def _error_response(cls: Any, code: int, text: str, request: Any = None) -> Any:
     """Return an error response in place of the server's; the SDK raises its own error from it."""
-    return response_type(code, json=error_body(code, text), request=request)
+    return cls(code, json=error_body(code, text), request=request)
 
 
 def _raise_api_error(code: int, text: str) -> None:

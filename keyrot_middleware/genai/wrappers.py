@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ..adapters.model_chains import Chains, Models
 from ..adapters.patching import Patcher
+from ..adapters.pool_exhausted import exhausted_call
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact
 from ..adapters.urls import host_from_url
@@ -38,6 +39,7 @@ from .call_info import (
     option,
     timeout_s,
 )
+from .error_responses import response_type_of
 from .home_key import placeholder_for, platform_of
 from .key_injection import (
     ApiInjection,
@@ -47,7 +49,6 @@ from .key_injection import (
     request_once,
     without_key_retries,
 )
-from .pool_exhausted import exhausted_call, response_type_of
 from .streams import hide_key, open_async, open_sync
 from .uploads import Uploads
 

@@ -44,7 +44,7 @@ __all__ = [
 
 
 _TURNS = 12
-"""Two for each level of generators, and there are up to six: ours, the SDK's, a framework's."""
+"""Two for each level of generators, and there are up to six: ours, a library's, a framework's."""
 
 
 _THREADS_RUN_S = 0.001
@@ -100,7 +100,7 @@ class AsyncDriver(SyncDriver):
     async def _acquire_again(self, command: Acquire) -> Lease | Unavailable:
         """Acquire once the loop has closed the streams that are being closed.
 
-        `aclose()` of a stream of the SDK drops the generators below it, and the loop closes those,
+        `aclose()` of a stream drops the generators below it, and the loop closes those,
         one level after the other, in its next turns. A thread that worked for the stream may hold
         one of them until it runs again.
         """
@@ -247,7 +247,7 @@ def _in_use(reply: Lease | Unavailable) -> bool:
 
 
 class AsyncStream(Protocol):
-    """A stream that the SDK opened, whose first chunk is here."""
+    """An open stream, whose first chunk is here."""
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """Return the chunks, the first included."""
@@ -256,11 +256,11 @@ class AsyncStream(Protocol):
         """Return its usage, the names in it and why it broke."""
 
     async def aclose(self) -> None:
-        """Close the generator of the SDK."""
+        """Release its connection."""
 
 
 async def run(flow: Flow, driver: AsyncDriver) -> Any:
-    """Run a unary call to its end; return the response of the SDK."""
+    """Run a unary call to its end; return its response."""
     try:
         result = await _drive(flow, next(flow), driver)
     except GeneratorExit:
@@ -340,7 +340,7 @@ class AsyncRelay:
         Raises:
             StopAsyncIteration: The stream ended.
             RuntimeError: Another task is reading it.
-            BaseException: The SDK's own error.
+            BaseException: The error of the library that opened it.
         """
         if self._reading:
             raise RuntimeError("anext(): the stream is being read already")

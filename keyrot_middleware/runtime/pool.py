@@ -446,7 +446,7 @@ class Pool:
             if keys:
                 _log.info("pool %s: keys %s: %s", self.name, verb, ", ".join(sorted(keys)))
         if not selector.keys:
-            left = "go out as the SDK sends them" if self.tiers is None else "fail"
+            left = "go out as the program sends them" if self.tiers is None else "fail"
             _log.error("pool %s: it has no key; calls %s until it has one", self.name, left)
 
 

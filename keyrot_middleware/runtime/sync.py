@@ -124,7 +124,7 @@ class SyncDriver:
         self._abandoned = True
         stream, self._stream = self._stream, None
         self._end = stream.end(None) if stream is not None else StreamEnd()
-        self._send_request = _over  # what waits to be settled keeps nothing of the SDK alive
+        self._send_request = _over  # what waits to be settled keeps nothing of the request alive
         if in_gc():
             self._pool.abandoned.append(self)
         else:
@@ -308,7 +308,7 @@ def _over(_lease: Lease) -> Any:
 
 
 class Stream(Protocol):
-    """A stream that the SDK opened, whose first chunk is here."""
+    """An open stream, whose first chunk is here."""
 
     def __iter__(self) -> Iterator[Any]:
         """Return the chunks, the first included."""
@@ -317,11 +317,11 @@ class Stream(Protocol):
         """Return its usage, the names in it and why it broke."""
 
     def close(self) -> None:
-        """Close the generator of the SDK."""
+        """Release its connection."""
 
 
 def run(flow: Flow, driver: SyncDriver) -> Any:
-    """Run a unary call to its end; return the response of the SDK."""
+    """Run a unary call to its end; return its response."""
     try:
         command = next(flow)
         while True:

@@ -89,4 +89,4 @@ def test_an_unreadable_exception_in_the_chain_does_not_replace_the_error(
     error.__cause__, odd.__context__, behind.__context__ = odd, behind, ValueError(Unreadable())
     redact_exception(error, lambda text: text.replace("FAKE-value", "[redacted]"))
     assert [str(one) for one in (error, odd, behind)] == ["[redacted]"] * 3
-    assert "genai failed (<class 'RuntimeError'>" in caplog.text
+    assert "adapters failed (<class 'RuntimeError'>" in caplog.text

@@ -59,7 +59,7 @@ def test_without_any_value_calls_are_sent_as_by_the_sdk(
     """The patch is active; a client without a key can be made, and works later."""
     files.list("A")
     files.install()
-    assert "calls go out as the SDK sends them until one has" in caplog.text
+    assert "calls go out as the program sends them until one has" in caplog.text
     status = keyrot_middleware.status()
     assert (status["installed"], list(status["unresolved"])) == (True, ["A"])
     assert [key["state"] for key in status["keys"].values()] == ["unresolved"]

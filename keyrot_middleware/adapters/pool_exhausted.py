@@ -2,7 +2,7 @@
 
 Frameworks know the SDK's `ClientError` and read its code, body and `response.text`; some rebuild
 it from `(code, details, response)`, and only the text of the body survives. So the body is a whole
-Google error; see adapters/no_key.py.
+Google error; see no_key.py.
 
 The class is created at first use: importing this package must not import the SDK.
 """
@@ -10,17 +10,14 @@ The class is created at first use: importing this package must not import the SD
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.no_key import LastRefusal, NoKey, why_no_key
-from ..adapters.pooled_calls import PooledCalls
 from ..core.flow import Exhausted
-from ..core.model import Block
+from .no_key import NoKey
+from .pooled_calls import PooledCalls
 
 if TYPE_CHECKING:
     from google.genai.errors import ClientError as _ClientError
@@ -29,10 +26,8 @@ else:
 
 __all__ = [
     "also_api_error",
-    "exhausted",
     "exhausted_call",
     "key_pool_exhausted",
-    "response_type_of",
 ]
 
 
@@ -88,31 +83,6 @@ def _class_for(client_error: type[Any]) -> type[Any]:
     return _classes[0]
 
 
-def exhausted(
-    pool: str,
-    blocks: Mapping[str, Block],
-    now: float,
-    last: LastRefusal | None,
-    response_type: Any,
-    *,
-    has_untried_keys: bool = False,
-    quote: str | None = None,
-) -> BaseException:
-    """Build the exception for a call that no key could serve.
-
-    Args:
-        pool: The pool's name.
-        blocks: Why each key cannot serve.
-        now: Epoch seconds.
-        last: What rejected the last key; used when all are rejected, and this process saw it.
-        response_type: The `Response` class of the client's HTTP library, or None.
-        has_untried_keys: A limit on the attempts ended the call, so other keys may be available.
-        quote: What Google said of the model.
-    """
-    why = why_no_key(pool, blocks, now, last, has_untried_keys=has_untried_keys, quote=quote)
-    return _exception(why, response_type)
-
-
 def exhausted_call(
     calls: PooledCalls, no_key: Exhausted, response_type: Any, model: str = ""
 ) -> BaseException:
@@ -123,7 +93,7 @@ def exhausted_call(
     Args:
         calls: The pool.
         no_key: Why.
-        response_type: As for `exhausted`.
+        response_type: The `Response` class of the client's HTTP library, or None.
         model: The one that was requested, if any.
     """
     error = _exception(calls.no_key(no_key, model), response_type)
@@ -180,15 +150,6 @@ def _response(response_type: Any, code: int, details: Any) -> Any:
         headers={"content-type": "application/json; charset=UTF-8"},
         content=json.dumps(details).encode(),
     )
-
-
-def response_type_of(api_client: Any) -> Any:
-    """Return the `Response` class of the client's HTTP library; never import it."""
-    for cls in type(getattr(api_client, "_httpx_client", None)).__mro__:
-        root = cls.__module__.partition(".")[0]
-        if root in ("httpx", "httpx2"):
-            return getattr(sys.modules.get(root), "Response", None)
-    return None
 
 
 def __getattr__(name: str) -> Any:

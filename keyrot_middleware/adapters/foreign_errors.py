@@ -1,9 +1,9 @@
-"""Errors of other HTTP libraries, reported by programs that choose keys by hand.
+"""Errors of any library, such as those that programs report which choose keys by hand.
 
 They are recognized by their attributes, since no library may be imported here: httpx, requests
 and their like have a `response`, urllib's error is the response itself, aiohttp's has a `status`,
-those of API clients (openai, the SDK's own Interactions) a `status_code` and a `body`. Nothing
-here raises, even if an attribute does.
+google-genai's a `code` and `details`, those of API clients (openai, its Interactions) a
+`status_code` and a `body`. Nothing here raises, even if an attribute does.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import io
 from contextlib import suppress
 from typing import Any
 
-from ..adapters.redaction import Redact
 from ..core.failures import FailureFacts
+from .reading import transport_failure
+from .redaction import Redact, redact_exception
 
-__all__ = ["facts_from_close", "facts_from_error", "is_quota_close"]
+__all__ = ["facts_from_close", "facts_from_error", "facts_from_reported_error"]
 
 _LONGEST = 65_536
 """No error body of Google's is longer."""
@@ -37,21 +38,29 @@ def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | Non
     if code is None:
         return _from_websocket_close(error)
     body = (
-        _body(response, "content", "text", "body")
+        _body(error, "details")
+        or _body(response, "content", "text", "body")
         or _body(error, "body")
         or _from_urllib(error, redact)
     )
     return FailureFacts(code, body, _retry_after(response) or _retry_after(error))
 
 
-def is_quota_close(code: object, reason: object) -> bool:
+def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
+    """Return the facts of an error that a program reports, whatever it is; redact keys in it."""
+    facts = facts_from_error(error, redact)
+    redact_exception(error, redact, frames=False)
+    return facts or FailureFacts(transport=transport_failure(error))
+
+
+def _is_quota_close(code: object, reason: object) -> bool:
     """Return whether a websocket was closed because of a quota, which has no code of its own."""
     return code == _INTERNAL_ERROR and "quota" in str(reason).lower()
 
 
 def facts_from_close(code: object, reason: object) -> FailureFacts:
     """Return the facts of a close frame of the server's."""
-    if is_quota_close(code, reason):
+    if _is_quota_close(code, reason):
         return FailureFacts(429, reason)
     return FailureFacts(code if isinstance(code, int) else None, reason)
 
@@ -59,7 +68,11 @@ def facts_from_close(code: object, reason: object) -> FailureFacts:
 def _from_websocket_close(error: BaseException) -> FailureFacts | None:
     close = _get(error, "rcvd")  # websockets' ConnectionClosed: the frame that came
     reason = _get(close, "reason")
-    return FailureFacts(429, reason) if is_quota_close(_get(close, "code"), reason) else None
+    if _is_quota_close(_get(close, "code"), reason):
+        return FailureFacts(429, reason)
+    code = _get(error, "code")  # google-genai's error of a Live session
+    is_close = isinstance(code, int) and code >= 1000
+    return facts_from_close(code, _get(error, "details")) if is_close else None
 
 
 def _get(holder: object, name: str) -> Any:

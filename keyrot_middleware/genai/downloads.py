@@ -24,7 +24,6 @@ from .call_info import (
     ApiRequest,
     call_info,
     effective_options,
-    failed_from_error,
     option,
     timeout_s,
 )
@@ -90,12 +89,12 @@ class DownloadWrappers:
         redact = self._calls.redact(client.api_key or "")
 
         def send(lease: Lease) -> Done | Failed | StreamEnd:
-            handled = sys.exception()
+            handled, injection = sys.exception(), self._injection(lease, download)
             try:
-                with self._injection(lease, download):
+                with injection:
                     return download.done(wrapped(download.request.path, **download.kwargs))
             except Exception as error:
-                return download.failed(failed_from_error(error, redact, handled))
+                return download.failed(injection.failed(error, redact, handled))
 
         observer = self._calls.observe(download.call.info)
         no_key = self._no_key(client)
@@ -111,12 +110,12 @@ class DownloadWrappers:
         redact = self._calls.redact(client.api_key or "")
 
         async def send(lease: Lease) -> Done | Failed | StreamEnd:
-            handled = sys.exception()
+            handled, injection = sys.exception(), self._injection(lease, download)
             try:
-                with self._injection(lease, download):
+                with injection:
                     return download.done(await wrapped(download.request.path, **download.kwargs))
             except Exception as error:
-                return download.failed(failed_from_error(error, redact, handled))
+                return download.failed(injection.failed(error, redact, handled))
 
         observer = self._calls.observe(download.call.info)
         no_key = self._no_key(client)

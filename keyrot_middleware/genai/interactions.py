@@ -158,15 +158,15 @@ class Interactions:
         redact = self._calls.redact(call.key.reveal())
 
         def send(lease: Lease) -> Done | StreamOpened | Failed:
-            handled = sys.exception()
+            handled, injection = sys.exception(), self._injection(lease, call)
             while opened:  # it had an error, or another key would not be tried
                 opened.pop().body.close()
             try:
-                with self._injection(lease, call) as injection:
+                with injection:
                     result = call.send(injection)
                 response = call.response_of(result)
                 if _is_refused(response):
-                    return _refused(read_error(response, redact))
+                    return injection.lost() or _refused(read_error(response, redact))
                 if not call.stream:
                     return _done(call, result, response)
                 pieces, close = iter(response.stream), response.stream.close
@@ -180,7 +180,7 @@ class Interactions:
                 opened.append(_Opened(result, response, body))
                 return _first_event(body)
             except Exception as error:
-                return _failed(error, redact, handled)
+                return injection.lost(error) or _failed(error, redact, handled)
 
         return send
 
@@ -207,15 +207,15 @@ class Interactions:
         redact = self._calls.redact(call.key.reveal())
 
         async def send(lease: Lease) -> Done | StreamOpened | Failed:
-            handled = sys.exception()
+            handled, injection = sys.exception(), self._injection(lease, call)
             while opened:
                 await opened.pop().body.aclose()
             try:
-                with self._injection(lease, call) as injection:
+                with injection:
                     result = await call.send(injection)
                 response = call.response_of(result)
                 if _is_refused(response):
-                    return _refused(await aread_error(response, redact))
+                    return injection.lost() or _refused(await aread_error(response, redact))
                 if not call.stream:
                     return _done(call, result, response)
                 pieces, close = aiter(response.stream), response.stream.aclose
@@ -230,7 +230,7 @@ class Interactions:
                 opened.append(_Opened(result, response, body))
                 return _first_event(body)
             except Exception as error:
-                return _failed(error, redact, handled)
+                return injection.lost(error) or _failed(error, redact, handled)
 
         return send
 

@@ -14,13 +14,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar, Token
 from itertools import count
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from ..adapters.key_headers import KEY_HEADER, key_header_names
 from ..adapters.patching import Patcher
-from ..adapters.redaction import Forgetting
+from ..adapters.redaction import Forgetting, Redact
+from ..core.commands import Failed
+from ..core.failures import FailureFacts
 from ..core.model import POOL_KEY
+from ..errors import ConfigError
 from ..secrets.base import PlainText, Secret
-from .call_info import ApiRequest, get_alias, option
+from .call_info import ApiRequest, failed_from_error, get_alias, option
 
 __all__ = [
     "KEY_FAILURES",
@@ -45,18 +49,21 @@ current_injection: ContextVar[KeyInjection | None] = ContextVar("keyrot_sending"
 """The send of ours that is being made; None where it is not ours."""
 
 _numbers = count(1)
-_marked: dict[str, KeyInjection] = {}
-"""The sends that are being made, by their marks. A request may be sent in another context."""
+_marked: WeakValueDictionary[str, KeyInjection] = WeakValueDictionary()
+"""The sends that are being made, by their marks. A request may be sent in another context, and the
+task of a send may be collected with its closed loop."""
 
 
 class KeyInjection:
     """The key of one send, which is being made inside the `with`."""
 
     __slots__ = (
+        "__weakref__",
         "_forgetting",
         "_patcher",
         "_token",
         "client_key",
+        "is_written",
         "mark",
         "origins",
         "parsed_below",
@@ -83,6 +90,8 @@ class KeyInjection:
         """The response is parsed before our wrapper has it: the key in it is hidden on receipt."""
         self.mark = f"{POOL_KEY}/{next(_numbers)}"
         """What stands for the key."""
+        self.is_written = False
+        """The key was put in place of the mark."""
         self._forgetting = Forgetting()
         self._patcher = patcher
         """Keeps its patches in place until the send has ended."""
@@ -100,7 +109,7 @@ class KeyInjection:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        del _marked[self.mark]
+        _marked.pop(self.mark, None)
         self._patcher.release(self)
         current_injection.reset(self._token)
         self._forgetting.__exit__(kind, error, trace)
@@ -115,10 +124,35 @@ class KeyInjection:
         if self.value is not None:
             headers[KEY_HEADER] = self.mark
 
+    def failed(self, error: Exception, redact: Redact, handled: BaseException | None) -> Failed:
+        """Read the failure of this send; arguments as for `failed_from_error`."""
+        return self.lost(error) or failed_from_error(error, redact, handled)
+
+    def lost(self, error: Exception | None = None) -> Failed | None:
+        """Return the failure of a send whose mark was answered; None if its key was sent.
+
+        Our layer on the HTTP library was removed. It is put back, and the request is sent again.
+
+        Args:
+            error: What the SDK has made of a response; None: there is a response.
+        """
+        if self.value is None or self.is_written:
+            return None
+        codes = getattr(error, "code", None), getattr(error, "status_code", None)
+        if error is not None and not any(isinstance(code, int) for code in codes):
+            return None
+        self._patcher.repair()
+        why = ConfigError(
+            "a request was sent without its key: the HTTP client does not send by the public "
+            "method of its library, Client.send or ClientSession.request, or something has "
+            "replaced that; no key is penalized"
+        )
+        return Failed(FailureFacts(transport="connect"), why)
+
 
 def find_marked(texts: Iterable[str]) -> KeyInjection | None:
     """Return the send whose mark is among the key headers of a request."""
-    return next((_marked[text] for text in texts if text in _marked), None)
+    return next(filter(None, map(_marked.get, texts)), None)
 
 
 class ApiInjection(KeyInjection):

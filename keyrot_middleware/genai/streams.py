@@ -118,7 +118,7 @@ def open_sync(
             first = next(inner, None)
     except Exception as error:
         _close(inner, send.response)  # the next attempt needs a connection too
-        return failed_from_error(error, redact, handled)
+        return send.failed(error, redact, handled)
     return StreamOpened(Chunks(inner, first, send, redact, on_body))
 
 
@@ -135,7 +135,7 @@ async def open_async(
             first = await anext(inner, None)
     except Exception as error:
         await _aclose(inner, send.response)  # the next attempt needs a connection too
-        return failed_from_error(error, redact, handled)
+        return send.failed(error, redact, handled)
     return StreamOpened(AsyncChunks(inner, first, send, redact, on_body))
 
 

@@ -111,7 +111,7 @@ class _RequestKey:
 
         That may stand there in another case, or as a bearer token: two keys would go out.
         """
-        if _is_placeholder(text):
+        if _stands_for_key(text):
             return True
         if name.lower() == KEY_HEADER:
             return self.from_pool and self.value is not None
@@ -341,13 +341,13 @@ class Wire:
         if (send := find_marked(text for _, text in found)) is not None:
             return self._key_of_send(send, url)
         values = [Secret(text) for name, text in found if name == KEY_HEADER]
-        placeholder = next((text.split()[-1] for _, text in found if _is_placeholder(text)), None)
+        placeholder = next((text.split()[-1] for _, text in found if _stands_for_key(text)), None)
         if placeholder is not None:
             if not self._enabled:
                 return None  # the next pool replaces it
             express = placeholder == EXPRESS_POOL_KEY or _VERTEX in url
             platform = VERTEX_EXPRESS if express else GEMINI_API
-            others = [value for value in values if not _is_placeholder(value.reveal())]
+            others = [value for value in values if not _stands_for_key(value.reveal())]
             if others:
                 return _RequestKey(others[0], platform, from_pool=False)
             if not self._may_go(platform, url):
@@ -374,6 +374,7 @@ class Wire:
             raise ConfigError(
                 f"no key of the pool may go to {origin or url}: it is not in KEYROT_ALLOWED_HOSTS"
             )
+        send.is_written = True
         platform = (self._platform_of(send.value) if send.value else None) or GEMINI_API
         return _RequestKey(send.value, platform, from_pool=True, client_key=send.client_key)
 
@@ -459,25 +460,27 @@ def _sdk_http_clients(client: Any) -> Iterator[Any]:
 
 
 def _refusing_send(http: Any) -> Callable[..., Any]:
-    sent = type(http).send
-
     def refused(request: Any) -> Any:
         if not any(_is_placeholder(text) for _, text in raw_key_headers(request.headers)):
             return None
         return _error_response(response_type(http), 401, NO_KEY, request)
 
     def send(request: Any, **options: Any) -> Any:
-        return refused(request) or sent(http, request, **options)
+        return refused(request) or type(http).send(http, request, **options)
 
     async def asend(request: Any, **options: Any) -> Any:
-        return refused(request) or await sent(http, request, **options)
+        return refused(request) or await type(http).send(http, request, **options)
 
     return asend if hasattr(http, "aclose") else send
 
 
 def _is_placeholder(text: str) -> bool:
-    """Return whether a header has a placeholder, or the mark of a send that is over."""
-    return (text.split() or [""])[-1].partition("/")[0] in (POOL_KEY, EXPRESS_POOL_KEY)
+    return text.split()[-1:] in ([POOL_KEY], [EXPRESS_POOL_KEY])
+
+
+def _stands_for_key(text: str) -> bool:
+    """Return whether a header has a placeholder, or the mark of a send."""
+    return _is_placeholder(text.partition("/")[0])
 
 
 def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

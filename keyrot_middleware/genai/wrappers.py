@@ -35,7 +35,6 @@ from .call_info import (
     call_info,
     done_from_response,
     effective_options,
-    failed_from_error,
     option,
     timeout_s,
 )
@@ -247,13 +246,14 @@ class RequestWrappers:
 
         def send(lease: Lease, get: str = "") -> Done | Failed:
             handled, sent = sys.exception(), pooled.get(get) if get else pooled
+            injection = self._injection(lease, sent)
             try:
-                with self._injection(lease, sent) as injection:
+                with injection:
                     response = wrapped(*sent.copy_arguments(injection))
                 hide_key(response, injection.key_sent)
                 return self._done(sent, response, lease, observer)
             except Exception as error:
-                return failed_from_error(error, self._redact(pooled), handled)
+                return injection.failed(error, self._redact(pooled), handled)
 
         no_key = partial(self._exhausted, pooled)
         return runner.run(self._pool, pooled.call, send, no_key, observer)
@@ -321,13 +321,14 @@ class RequestWrappers:
 
         async def send(lease: Lease, get: str = "") -> Done | Failed:
             handled, sent = sys.exception(), pooled.get(get) if get else pooled
+            injection = self._injection(lease, sent)
             try:
-                with self._injection(lease, sent) as injection:
+                with injection:
                     response = await wrapped(*sent.copy_arguments(injection))
                 hide_key(response, injection.key_sent)
                 return self._done(sent, response, lease, observer)
             except Exception as error:
-                return failed_from_error(error, self._redact(pooled), handled)
+                return injection.failed(error, self._redact(pooled), handled)
 
         no_key = partial(self._exhausted, pooled)
         return await runner.arun(self._pool, pooled.call, send, no_key, observer)
@@ -361,7 +362,7 @@ class RequestWrappers:
                 with injection:
                     inner = await wrapped(*pooled.copy_arguments(injection))
             except Exception as error:
-                return failed_from_error(error, redact, handled)
+                return injection.failed(error, redact, handled)
             return await open_async(inner, injection, redact, self._on_body(pooled))
 
         no_key, observer = partial(self._exhausted, pooled), self._observe(pooled)

@@ -68,7 +68,7 @@ class LeasedKey:
             response: Instead of *tokens_used*: the SDK's response, whose usage is read.
 
         Raises:
-            ValueError: The tokens are no whole number from 0.
+            ValueError: The number of tokens is negative or no integer.
         """
         self.usage = reported_usage(tokens_used, response)
         self.tokens_used = self.usage.input_tokens
@@ -289,7 +289,7 @@ def reported_usage(tokens_used: int | None, response: Any) -> Usage:
     """Return the usage that is given: the input tokens alone, or that of an SDK's response.
 
     Raises:
-        ValueError: The tokens are no whole number from 0.
+        ValueError: The number of tokens is negative or no integer.
     """
     if tokens_used is not None:
         check_count("tokens_used", tokens_used)
@@ -313,7 +313,7 @@ def check_count(name: str, value: object) -> None:
     """Refuse what would spoil the windows that it is counted in.
 
     Raises:
-        ValueError: It is no whole number from 0.
+        ValueError: It is negative or no integer.
     """
     if not isinstance(value, int) or value < 0:
         raise ValueError(f"{name}: found {display(value)}; allowed: a whole number from 0")

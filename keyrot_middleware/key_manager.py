@@ -124,7 +124,7 @@ class KeyManager:
 
         Raises:
             KeyPoolExhausted: At the start of the block: no key is available.
-            ValueError: The tokens are no whole number from 0, or there is no such platform.
+            ValueError: The number of tokens is negative or no integer, or the platform is unknown.
         """
         check_count("tokens_needed", tokens_needed)
         _check_platform(platform)
@@ -148,7 +148,7 @@ class KeyManager:
 
         Raises:
             KeyPoolExhausted: No key is available; `retry_at` and `reasons` say when and why.
-            ValueError: The tokens are no whole number from 0, or there is no such platform.
+            ValueError: The number of tokens is negative or no integer, or the platform is unknown.
         """
         check_count("tokens_needed", tokens_needed)
         _check_platform(platform)
@@ -199,7 +199,7 @@ class KeyManager:
 
         Raises:
             KeyError: There is no such key.
-            ValueError: The tokens are no whole number from 0.
+            ValueError: The number of tokens is negative or no integer.
         """
         usage = reported_usage(tokens_used, response)
         use = self._take(key_id)

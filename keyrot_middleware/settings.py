@@ -88,7 +88,7 @@ BASE_URL_VARIABLES: Mapping[Platform, str] = MappingProxyType(
 """The variables of the SDK that name another host."""
 
 LONGEST_S = 366 * 86400
-"""No time of ours is longer: what is, is a mistake, and ends after the calendar does."""
+"""The longest time that a setting may be. A longer one is a mistake, and ends after year 9999."""
 _UP_TO = f"up to {LONGEST_S} (366 days)"
 
 STATE_SCHEMES = (
@@ -550,7 +550,7 @@ STORE_VARIABLES = (
     *("KEYROT_VAULT_PLACE", "KEYROT_VAULT_ALLOW_HTTP"),
     *("KEYROT_AWS_SECRET", "KEYROT_GCP_SECRET"),
 )
-"""Variables of ours that no setting has: stores read them by themselves (secrets/)."""
+"""Variables with our prefix that are no settings: the stores in secrets/ read them."""
 ARGUMENTS = tuple(name for name in ENV_NAMES if name not in ("redis_url", "progress"))
 """The settings that may also be arguments of install()."""
 SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_url", "alerts"})

@@ -107,5 +107,5 @@ def replace_installed() -> Patched:
         uninstall = getattr(finder, "keyrot_uninstall", None)
         if uninstall is not None:
             uninstall()
-            patched.update(finder.patched)  # type: ignore[attr-defined]  # as it has the other
+            patched.update(finder.patched)  # type: ignore[attr-defined]  # a finder of ours
     return patched

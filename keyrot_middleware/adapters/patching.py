@@ -181,8 +181,9 @@ class Patcher:
     def acquire(self, send: object) -> None:
         """Keep the patches of sends in place until *send* is released, also after `uninstall`.
 
-        Who comes in first says so and then asks whether all is on, `uninstall` does it the other
-        way round: one of the two sees the other, without a lock in the way of every send.
+        A send registers itself and then reads `enabled`; `uninstall` clears `enabled` and then
+        reads the registered sends. So at least one of them notices the other, and a send takes no
+        lock while a pool is installed.
         """
         self._users.add(id(send))  # only its id: an abandoned send must be collectable
         if not self.enabled:

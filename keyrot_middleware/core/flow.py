@@ -302,8 +302,8 @@ def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate
     """Return the keys that own the call's stored resources; unknown ones are the home project's.
 
     Returns:
-        None for a call that any key may send after all: it is not bound to an owner, and what it
-        names has none that is known. Without the keys that the call may not use.
+        None if any key may send the call: the method does not bind it to an owner, and no owner of
+        the resources that it names is known. Keys that the call may not use are left out.
     """
     home, names = call.home, call.info.resources
     owner: tuple[str, str] | None = (yield GetOwner(names)) if names else None

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from email.message import Message
 from email.parser import Parser
 from pathlib import Path, PurePosixPath
 
@@ -82,11 +83,16 @@ def test_the_wheel_is_the_package_and_nothing_else(wheel: Path) -> None:
     assert "keyrot_middleware/cli/autostart/sitecustomize.py" in names
 
 
-def test_the_metadata_is_complete(wheel: Path) -> None:
-    """The project page shows the README, links, authors and each version of Python."""
+def read_metadata(wheel: Path) -> Message:
+    """Return the metadata of a wheel; its payload is the description."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
-        metadata = Parser().parsestr(archive.read(name).decode())
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_the_metadata_is_complete(wheel: Path) -> None:
+    """The project page shows links, authors and each version of Python."""
+    metadata = read_metadata(wheel)
     assert metadata["Author"] == "keyrot_middleware developers"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Description-Content-Type"] == "text/markdown"
@@ -94,6 +100,20 @@ def test_the_metadata_is_complete(wheel: Path) -> None:
     assert set(links) == {"Repository", "Documentation", "Changelog", "Issues"}
     pythons = re.findall(r"Python :: (3\.\d+)", "\n".join(metadata.get_all("Classifier", [])))
     assert pythons == ["3.11", "3.12", "3.13", "3.14"]
+
+
+def test_the_description_is_readme_with_absolute_links(wheel: Path) -> None:
+    """The package index has neither our files nor our pictures, so links lead to the repository."""
+    description = read_metadata(wheel).get_payload()
+    assert isinstance(description, str)
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", description)
+    assert [link for _, link in links if not link.startswith("https://")] == []
+    main = "https://github.com/keyrot-middleware/keyrot-middleware"
+    assert {link.removeprefix(main) for mark, link in links if mark} == {
+        "/raw/main/docs/images/demo.svg",
+        "/raw/main/docs/images/page.png",
+    }
+    assert ("", f"{main}/blob/main/docs/index.md") in links
 
 
 def test_the_sdist_has_what_a_build_needs(dist: Path) -> None:

@@ -513,33 +513,89 @@ class Settings(EnabledSetting):
 
 
 class SettingArguments(TypedDict, total=False):
-    """The settings that are arguments of install() and KeyManager; None: not given."""
+    """The settings that `install()` and `KeyManager` accept as arguments; None means not given.
+
+    Each is also a variable of the environment and of `.env`. An argument overrides the environment,
+    which overrides `.env`, which overrides the default. Times are at most 31622400 s (366 days).
+    """
 
     enabled: bool | None
+    """False: `install()` does nothing. Default: `true`. Variable: `ENABLE_KEY_ROTATION`."""
     keys: str | Sequence[str] | None
+    """The keys of the pool, as a list or comma-separated. Their ids are `key_1`, `key_2`, … As an
+    argument they are the whole pool: no keys.json and no single key is added. Default: `-`.
+    Variable: `GEMINI_API_KEYS`."""
     keys_file: str | PathLike[str] | None
+    """Path of a keys.json. Without it, `keys.json` in the working directory is read, if there is
+    one. Default: `-`. Variable: `KEYROT_KEYS_FILE`."""
     secret_store: str | None
+    """Where the values of keys are stored: `env`, `file`, `vault`, `aws`, `azure`, `gcp`, or the
+    name of a store of your own. Default: `env`. Variable: `SECRET_STORE_TYPE`."""
     secrets_ttl_s: float | None
+    """How often values are read again in the background, in seconds; 0: never. Default: `300`.
+    Variable: `KEYROT_SECRETS_TTL_S`."""
     google_api_key: str | None
+    """The single key: the home key of clients without one, and the last key that the pool tries.
+    Default: `-`. Variable: `GOOGLE_API_KEY`."""
     gemini_api_key: str | None
+    """The same, if `google_api_key` is not set. Default: `-`. Variable: `GEMINI_API_KEY`."""
     state_url: str | None
+    """Where requests and limits are counted: `memory://` (in this process), `sqlite` or
+    `sqlite:///path` (a file that the processes of this host share), `redis` (the Redis of the
+    variable `REDIS_URL`), or the URL of a Redis. Default: `memory://`. Variable:
+    `KEYROT_STATE_URL`."""
     degraded_share: float | None
+    """The part of each limit that this process may use while the shared state cannot be reached,
+    more than 0, at most 1. Default: `1`. Variable: `KEYROT_DEGRADED_SHARE`."""
     status_socket: str | None
+    """Path of a Unix domain socket on which this process serves its status to `keyrot status` and
+    `keyrot explain` (extra `ui`). Default: `-`. Variable: `KEYROT_STATUS_SOCKET`."""
     alerts: str | Sequence[str] | None
+    """URLs of Apprise to which alerts are sent (extra `alerts`), as a list or separated by commas
+    or spaces. Not read from `.env`. Default: `-`. Variable: `KEYROT_ALERTS`."""
     alert_events: str | Sequence[EventName] | None
+    """The events that are sent there. Default: all of them. Variable: `KEYROT_ALERT_EVENTS`."""
     pool: str | None
+    """The name of the pool in logs, spans and the shared state: up to 64 letters, digits, `_`, `.`
+    and `-`. Use one name per service. Default: `default`. Variable: `KEYROT_POOL`."""
     allowed_hosts: str | Sequence[str] | None
+    """Hosts that may receive keys of the pool, as `host` or `host:port`, over TLS (loopback also
+    over plain HTTP); `http://host:port` allows plain HTTP. Default:
+    `generativelanguage.googleapis.com,aiplatform.googleapis.com`. Variable:
+    `KEYROT_ALLOWED_HOSTS`."""
     clients: str | Sequence[str] | None
+    """The libraries whose requests use the pool. Default: `google-genai,httpx,httpx2,requests`.
+    Variable: `KEYROT_CLIENTS`."""
     tiers: str | Sequence[Tier] | None
+    """Calls use only keys of these tiers: `free`, `tier1`, `tier2`, `tier3`, `paid` (every paid
+    one). Default: `-`. Variable: `KEYROT_TIERS`."""
     strategy: Strategy | None
+    """How a call chooses among equal keys: `spread` (the least used), `fill` (the first one until
+    it is exhausted), `sticky` (one per conversation). Default: `spread`. Variable:
+    `KEYROT_STRATEGY`."""
     max_attempts: int | None
+    """How many attempts of one call may fail because of the key; 0: each key is tried once.
+    Default: `0`. Variable: `KEYROT_MAX_ATTEMPTS`."""
     max_retries: int | None
+    """How often one call is sent again after a 5xx or a lost connection. Default: `2`. Variable:
+    `KEYROT_MAX_RETRIES`."""
     max_wait_s: float | None
+    """How long one call waits for keys in total, in seconds; 0: never. Default: `65`. Variable:
+    `KEYROT_MAX_WAIT_S`."""
     cooldown_base_s: float | None
+    """The first cooldown of a key if the server names no time, in seconds. It doubles with each
+    failure in a row. Default: `30`. Variable: `KEYROT_COOLDOWN_BASE_S`."""
     cooldown_max_s: float | None
+    """The longest such cooldown, in seconds. Default: `900`. Variable: `KEYROT_COOLDOWN_MAX_S`."""
     fallback_models: str | Sequence[str] | None
+    """Chains of models such as `gemini-3.8-flash>gemini-3.6-flash`: the model to which a request
+    goes when no key can serve its own. Default: `-`. Variable: `KEYROT_FALLBACK_MODELS`."""
     tracing: Literal["off", "otlp"] | None
+    """`otlp`: set up a tracer provider and an exporter if the program has none (extra `otlp`).
+    Default: `off`. Variable: `KEYROT_TRACING`."""
     call_spans: bool | None
+    """False: emit spans for attempts, and none for calls. Default: `true`. Variable:
+    `KEYROT_CALL_SPANS`."""
 
 
 ENV_NAMES: Mapping[str, str] = MappingProxyType(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from support.collector import running_collector
 from support.docs_blocks import PAGES, ROOT, Block, blocks
 from support.servers import server
 
+from keyrot_middleware.events import EVENTS
 from keyrot_middleware.keys_file import KeySpec, read_keys
 from keyrot_middleware.settings import ALIASES, ARGUMENTS, ENV_NAMES, Settings
 from keyrot_middleware.telemetry import semconv as names
@@ -27,10 +30,13 @@ QUICK = ROOT / "docs" / "quick-reference.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
+SETTINGS = ROOT / "keyrot_middleware" / "settings.py"
 RUN = ("python", "opentelemetry-instrument", "docker", "prometheus", "celery", "streamlit")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 REPOSITORY = re.compile(re.escape(PROJECT["urls"]["Repository"]) + "/(?:blob|raw|tree)/main/")
-"""Where README, which the package index shows too, and the site find files of this project."""
+"""Where the site finds files of this project that are not in docs/."""
+LINK = re.compile(r"(!?)\[[^\]]*\]\(([^)\s]+)\)")
+"""A link, with ! in front of an image."""
 LIMIT_S = 300
 """Of one page; a page takes a second or two."""
 
@@ -87,7 +93,10 @@ def test_snippets_run(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("within_a_minute")
 def test_the_tutorial_runs(tmp_path: Path) -> None:
-    """Its Python runs from top to bottom with a real Valkey, and its spans reach a collector."""
+    """Its Python runs from top to bottom with a real Valkey, and its spans reach a collector.
+
+    They have the name of the service under which the page says to find them.
+    """
     path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
     with running_collector() as collector:
         _run(
@@ -97,15 +106,17 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
             str(TUTORIAL),
             PYTHONPATH=path,
             REDIS_URL=server("valkey").url,
-            KEYROT_POOL="tutorial",
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
         )
     assert b"attempt free_1" in collector.held
+    assert b"tutorial" in collector.held
 
 
 def test_every_page_with_python_is_run() -> None:
     """The pages that users read first have snippets, so the test above is not empty."""
-    assert {"README.md", "docs/guide.md", "docs/testing.md"} <= set(map(_name, _with("python")))
+    assert {"README.md", "docs/operations.md", "docs/testing.md"} <= set(
+        map(_name, _with("python"))
+    )
 
 
 @pytest.mark.parametrize("page", _with("json"), ids=_name)
@@ -146,7 +157,7 @@ def test_shell_lines_name_existing_things() -> None:
         elif command == "git":
             assert rest == ["clone", project["urls"]["Repository"]]
         else:
-            assert command in ("keyrot", "true", *RUN, "cp", "cd"), line
+            assert command in ("keyrot", "true", *RUN, "cp", "cd", "."), line
 
 
 @pytest.mark.parametrize("command", ["run", "check", "demo"])
@@ -206,6 +217,30 @@ def test_settings_table_is_complete() -> None:
         ENV_NAMES[name]: [name if name in ARGUMENTS else "-", _written(field.default)]
         for name, field in fields.items()
     }
+
+
+def test_each_setting_is_documented() -> None:
+    """The reference says of each setting what it means, its default, its variable, and its unit."""
+    (arguments,) = (
+        node
+        for node in ast.parse(SETTINGS.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == "SettingArguments"
+    )
+    documented = {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(arguments.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+    assert tuple(documented) == ARGUMENTS
+    for name, text in documented.items():
+        default = Settings.model_fields[name].default
+        written = "all of them" if default == EVENTS else f"`{_written(default)}`"
+        assert text.endswith(f" Default: {written}. Variable: `{ENV_NAMES[name]}`."), name
+        assert not name.endswith("_s") or "in seconds" in text, name
 
 
 def test_key_fields_are_those_of_keys_json() -> None:
@@ -278,21 +313,52 @@ def test_every_table_has_a_head(page: Path) -> None:
     assert headless == []
 
 
+def test_every_decision_has_a_date() -> None:
+    """Below its title, so that a reader knows how old it is."""
+    for page in (ROOT / "docs" / "adr").glob("0*.md"):
+        title, _, date = page.read_text("utf-8").splitlines()[:3]
+        assert title.startswith(f"# {page.name[:4]} "), page.name
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", date), page.name
+
+
 def test_readme_is_short() -> None:
     """README is read in some minutes, and the quick reference at a glance."""
-    assert len(README.read_text("utf-8").splitlines()) <= 150
+    text = README.read_text("utf-8")
+    assert len(text.split()) <= 900
+    assert len(text.splitlines()) <= 150
     assert len(QUICK.read_text("utf-8").splitlines()) < 160
 
 
-def test_readme_works_outside_of_the_repository() -> None:
-    """Its links and images are absolute; each page is linked from it, each image is served raw."""
+def test_readme_links_to_files_of_its_own_commit() -> None:
+    """Its links to this project are relative, and the build of a wheel makes them absolute.
+
+    That they exist is tested for all pages.
+    """
     text = README.read_text("utf-8")
-    links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", text)
-    assert [link for _, link in links if not link.startswith("https://")] == []
-    images = [link for mark, link in links if mark]
+    links = [link for _, link in LINK.findall(text)]
+    assert "docs/index.md" in links
+    assert [link for link in links if REPOSITORY.match(link)] == []
+    images = [link for mark, link in LINK.findall(text) if mark]
     assert images
-    assert all("/raw/main/docs/images/" in link for link in images)
+    assert all(link.startswith("docs/images/") for link in images)
     assert "<img" not in text
+
+
+def test_readme_starts_with_what_a_stranger_needs() -> None:
+    """Status and licence, then both commands after the clone, before any chapter."""
+    head = README.read_text("utf-8").partition("\n## ")[0]
+    assert re.search(r"Status: alpha\. License: \[Apache-2\.0\]\(LICENSE\)", head)
+    (commands,) = (
+        block for block in blocks(README) if block.language == "sh" and block.code in head
+    )
+    lines = [line.partition("#")[0].split() for line in commands.code.splitlines()]
+    assert [line[:2] for line in lines] == [
+        ["git", "clone"],
+        ["cd", "keyrot-middleware"],
+        ["make", "demo"],
+        ["make", "test"],
+    ]
+    assert "Development Status :: 3 - Alpha" in PROJECT["classifiers"]
 
 
 def _measured(name: str) -> tuple[str, dict[str, list[str]]]:
@@ -347,7 +413,7 @@ def test_readme_has_the_measured_requests() -> None:
 def test_readme_leads_to_every_page() -> None:
     """From README, or from the overview that it links to, a reader finds each page of docs/."""
     overview = ROOT / "docs" / "index.md"
-    linked = re.findall(rf"\]\({REPOSITORY.pattern}(docs/[\w./-]+)", README.read_text("utf-8"))
+    linked = re.findall(r"\]\((docs/[\w./-]+)", README.read_text("utf-8"))
     assert _name(overview) in linked
     linked += [
         f"docs/{name}" for name in re.findall(r"\]\(([\w./-]+)", overview.read_text("utf-8"))

@@ -20,9 +20,9 @@ from .no_key import NoKey
 from .pooled_calls import PooledCalls
 
 if TYPE_CHECKING:
-    from google.genai.errors import ClientError as _ClientError
+    from google.genai.errors import ClientError
 else:
-    _ClientError = object
+    ClientError = object
 
 __all__ = [
     "also_api_error",
@@ -31,28 +31,31 @@ __all__ = [
 ]
 
 
-class _KeyPoolExhausted(_ClientError):  # noqa: N818 - its name is fixed, and says what it is
-    """No key of the pool could serve the call.
+class KeyPoolExhausted(ClientError):  # noqa: N818 - its name is fixed, and says what it is
+    """No key of the pool could serve the call; a `google.genai.errors.ClientError`.
 
-    Nothing was sent, or every key that was tried failed as a key: its quota is exhausted, or Google
-    rejects it. Then the SDK's error of the last attempt is the `__cause__`. While a key will come
-    back, the code is 429.
+    Nothing was sent, or every key that was tried failed because of the key: its quota is exhausted,
+    or Google rejects it. In the second case the SDK's error of the last attempt is the `__cause__`.
 
-    Attributes:
-        retry_at: When the first key is expected back, an aware datetime in UTC; where all are
-            rejected, when the first is tried again; None when the pool has no key for the call.
-        reasons: Why each key cannot serve, and until when, by key id.
+    Like each `APIError` of the SDK it has `code`, `status` and `message`. The code is 429 while a
+    key will be available again, 400 if no key has an allowed tier or project, and that of the last
+    rejection if all keys are rejected. For `client.interactions` it is an exception of the SDK's
+    Interactions too.
     """
 
     retry_at: datetime | None
+    """When to call again: when the first key is expected to be available, an aware time in UTC. If
+    all keys are rejected, when the first one is tried again. None: no time is known."""
     reasons: dict[str, str]
+    """Why each key cannot serve the call, and until when, by key id."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.__dict__.copy(), self.args))
 
 
-if TYPE_CHECKING:
-    KeyPoolExhausted = _KeyPoolExhausted
+_TEMPLATE = KeyPoolExhausted
+if not TYPE_CHECKING:
+    del KeyPoolExhausted, ClientError  # see `__getattr__`
 
 
 def _rebuild(state: dict[str, Any], args: tuple[Any, ...]) -> BaseException:
@@ -75,9 +78,7 @@ def key_pool_exhausted() -> type[Any]:
 @cache
 def _class_for(client_error: type[Any]) -> type[Any]:
     """Create the class; after a second import of the SDK, a subclass of the previous one."""
-    body = {
-        k: v for k, v in vars(_KeyPoolExhausted).items() if k not in ("__dict__", "__weakref__")
-    }
+    body = {k: v for k, v in vars(_TEMPLATE).items() if k not in ("__dict__", "__weakref__")}
     body |= {"__module__": "keyrot_middleware", "__qualname__": "KeyPoolExhausted"}
     _classes[:] = [type("KeyPoolExhausted", (*_classes, client_error), body)]
     return _classes[0]

@@ -26,7 +26,7 @@ from keyrot_middleware.state.sqlite.state import WAIT_S
 from keyrot_middleware.testing import FakeGemini
 
 from .chaos_faults import ENGINES, FAULTS, FILE_FAULTS, Fault
-from .chaos_worker import CALLERS, FIRST, PROCESSES, THEN, Report, request_report, workers
+from .chaos_worker import CALLERS, FIRST, PROCESSES, THEN, WorkerReport, request_report, workers
 from .page import Row, page
 
 __all__ = ["Measured", "main", "measure"]
@@ -129,13 +129,13 @@ def _begin(pipes: list[Connection], gemini: FakeGemini) -> None:
     _reports(pipes)
 
 
-def _reports(pipes: list[Connection]) -> list[Report]:
+def _reports(pipes: list[Connection]) -> list[WorkerReport]:
     return [request_report(pipe) for pipe in pipes]
 
 
-def _watch(pipes: list[Connection], seconds: float) -> tuple[int, list[Report]]:
+def _watch(pipes: list[Connection], seconds: float) -> tuple[int, list[WorkerReport]]:
     """Count how many processes use in-process limits at any time of the next seconds."""
-    until, seen, alone = time.monotonic() + seconds, list[Report](), set[int]()
+    until, seen, alone = time.monotonic() + seconds, list[WorkerReport](), set[int]()
     while not seen or time.monotonic() < until:
         now = _reports(pipes)
         seen += now
@@ -144,8 +144,8 @@ def _watch(pipes: list[Connection], seconds: float) -> tuple[int, list[Report]]:
     return len(alone), seen
 
 
-def _until_shared(pipes: list[Connection]) -> tuple[float, list[Report]]:
-    begun, seen = time.monotonic(), list[Report]()
+def _until_shared(pipes: list[Connection]) -> tuple[float, list[WorkerReport]]:
+    begun, seen = time.monotonic(), list[WorkerReport]()
     while (waited_s := time.monotonic() - begun) < 2 * SHARED_AGAIN_S:
         now = _reports(pipes)
         seen += now

@@ -21,7 +21,16 @@ import keyrot_middleware
 from .calls import MODEL
 from .crew import answer, crew
 
-__all__ = ["CALLERS", "FIRST", "POOL", "PROCESSES", "THEN", "Report", "request_report", "workers"]
+__all__ = [
+    "CALLERS",
+    "FIRST",
+    "POOL",
+    "PROCESSES",
+    "THEN",
+    "WorkerReport",
+    "request_report",
+    "workers",
+]
 
 PROCESSES, CALLERS = 2, 16
 """So many threads in each process, and as many tasks: 64 callers."""
@@ -30,7 +39,7 @@ PAUSE_S = 1.0
 """Pause of a caller between two calls, on average."""
 
 
-class Report(NamedTuple):
+class WorkerReport(NamedTuple):
     """What one process has measured since its last report."""
 
     calls: int
@@ -63,14 +72,14 @@ def workers(
             yield pipes
 
 
-def request_report(pipe: Connection) -> Report:
+def request_report(pipe: Connection) -> WorkerReport:
     """Return the report of a worker.
 
     Raises:
         RuntimeError: It does not answer.
     """
     pipe.send(None)
-    report: Report = answer(pipe)
+    report: WorkerReport = answer(pipe)
     return report
 
 
@@ -95,10 +104,12 @@ class _Seen:
             self._longest_s = max(self._longest_s, took_s)
             self._failures += failed
 
-    def report(self) -> Report:
+    def report(self) -> WorkerReport:
         degraded = bool(keyrot_middleware.status()["degraded"])  # asks the state: it takes a while
         with self._lock:
-            report = Report(self._calls, self._longest_s, self._failures, degraded, self._late_s)
+            report = WorkerReport(
+                self._calls, self._longest_s, self._failures, degraded, self._late_s
+            )
             self._calls, self._longest_s, self._failures, self._late_s = 0, 0.0, [], 0.0
             return report
 

@@ -33,7 +33,7 @@ from ..settings import (
     spellings,
 )
 from ..telemetry.otlp import DeferredOtlpExport
-from .shared import open_configured
+from .shared_pool import open_configured
 
 __all__ = [
     "CheckReport",

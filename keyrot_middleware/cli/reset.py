@@ -10,7 +10,7 @@ from ..core.text import did_you_mean, one_line
 from ..errors import KeyrotError
 from ..state.base import KeyHealth
 from ..telemetry.log_text import format_time
-from .shared import NOT_SHARED, SharedPool, report_of_shared, shared_pool
+from .shared_pool import NOT_SHARED, SharedPool, report_of_shared, shared_pool
 
 __all__ = ["reset", "set_active"]
 

@@ -22,7 +22,7 @@ from ..core.availability import KeyState
 from ..core.text import one_line
 from ..errors import KeyrotError
 from ..monitoring.report import StatusSource
-from .shared import report_of_shared, shared_pool
+from .shared_pool import report_of_shared, shared_pool
 
 __all__ = ["SocketSource", "open_source"]
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from ..core.model import GEMINI_API
 from ..errors import KeyrotError
 from .console import STATE_STYLES, available_at, console, escape, short_time, table
-from .shared import NOT_SHARED
+from .shared_pool import NOT_SHARED
 from .sources import open_source
 
 __all__ = ["status"]

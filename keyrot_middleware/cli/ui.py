@@ -21,7 +21,7 @@ from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..monitoring.report import StatusSource
 from ..ui import app
 from ..ui.tokens import HOW_TO_MAKE, check_token
-from .shared import NOT_SHARED
+from .shared_pool import NOT_SHARED
 from .sources import open_source
 
 __all__ = ["ui"]

@@ -222,8 +222,8 @@ class CallState:
     overload: Overload = field(default_factory=Overload)
     waiting_lines: WaitingLines = field(default_factory=WaitingLines)
     """The pool's waiting calls."""
-    max_wait_s: float = inf
-    """The call's own limit, beside the policy's."""
+    wait_limit_s: float = inf
+    """How long the timeout of the call allows it to wait, seconds; see `budget_s`."""
     hints: Mapping[str, str] = field(default_factory=dict)
     """The pool's possible causes of rejections by key id, for the notes."""
     excluded: dict[str, float] = field(default_factory=dict)
@@ -270,7 +270,7 @@ class CallState:
     @property
     def budget_s(self) -> float:
         """Return how long the call may wait for keys in total, seconds."""
-        return min(self.policy.max_wait_s, self.max_wait_s)
+        return min(self.policy.max_wait_s, self.wait_limit_s)
 
     def leave_line(self) -> None:
         """Stop waiting: a key was found, or the call is over."""

@@ -136,7 +136,7 @@ def fallback_call(call: CallState, model: str) -> CallState:
         call.scale,
         overload=call.overload,
         waiting_lines=call.waiting_lines,
-        max_wait_s=max(call.budget_s - call.waited_s, 0.0),
+        wait_limit_s=max(call.budget_s - call.waited_s, 0.0),
         hints=call.hints,
         excluded=failed,
     )

@@ -89,7 +89,7 @@ TRIES = 3
 _UNREACHABLE = object()
 
 
-class _Report(NamedTuple):
+class _DelayedCall(NamedTuple):
     """A call of the shared state that is made later."""
 
     call: Callable[[], object]
@@ -286,8 +286,8 @@ class FallbackState(State):
         """The shared state has lost data; it leases no key until what is missing is reported."""
         self._collects_until = 0.0
         """When other processes have reported their usage too, monotonic seconds."""
-        self._reports: deque[_Report] = deque(maxlen=REPORTS_KEPT)
-        self._usage: deque[_Report] = deque()
+        self._reports: deque[_DelayedCall] = deque(maxlen=REPORTS_KEPT)
+        self._usage: deque[_DelayedCall] = deque()
         self._sending, self._reporting = threading.Lock(), threading.Lock()
         self._reported = threading.Event()
         """Set when the thread that sends reports has ended; see `_report`."""
@@ -323,7 +323,7 @@ class FallbackState(State):
             except Exception as error:
                 self._on_failure(permit, error)
                 if (undo := getattr(error, "undo", None)) is not None:
-                    self._reports.append(_Report(undo))
+                    self._reports.append(_DelayedCall(undo))
                 break
             else:
                 self._breaker.record_success(permit)
@@ -352,10 +352,10 @@ class FallbackState(State):
         if granted is not None:
             self._shared.release(granted)
             args = granted, outcome, names, until, self._local.time() + SAME_SETTLE_S
-            self._reports.append(_Report(partial(self._settle_later, *args)))
+            self._reports.append(_DelayedCall(partial(self._settle_later, *args)))
         elif names or _affects_others(outcome.verdict):
             settle = partial(self._settle_unreserved, lease, outcome, names, until)
-            self._reports.append(_Report(settle, None if names else until))
+            self._reports.append(_DelayedCall(settle, None if names else until))
         return until
 
     def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
@@ -521,7 +521,7 @@ class FallbackState(State):
     def _call_or_report(self, method: Callable[..., Any], *args: Any) -> None:
         """Call a method of the shared state, later if it is unreachable or fails."""
         if self._call_shared(method, *args) is _UNREACHABLE:
-            self._reports.append(_Report(partial(method, *args)))
+            self._reports.append(_DelayedCall(partial(method, *args)))
 
     def _call_for_pages(self, method: Callable[..., Any], *args: Any) -> Any:
         """Call a method that no limit depends on; return None while degraded, or if it fails.
@@ -614,7 +614,7 @@ class FallbackState(State):
             self._usage.extend(queued)
             self._add(*self._local.usage_of(loss.missing), again=True)
 
-    def _send(self, reports: deque[_Report]) -> None:
+    def _send(self, reports: deque[_DelayedCall]) -> None:
         while reports:
             report = reports.popleft()
             if _is_past(report.ends_at, self._local.time()):
@@ -634,7 +634,7 @@ class FallbackState(State):
             some = usages[start : start + USAGES_PER_REPORT]
             args = next_minute(now), some, spending if not start else {}, _report_id()
             report = partial(self._record_usage, *args, again=again)
-            self._usage.append(_Report(report, next_pacific_midnight(now), again=again))
+            self._usage.append(_DelayedCall(report, next_pacific_midnight(now), again=again))
 
     def _record_usage(
         self,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keyrot_middleware.testing.keys import FakeKey
     from keyrot_middleware.testing.live import plain_websockets
     from keyrot_middleware.testing.log import LoggedRequest
-    from keyrot_middleware.testing.quota import Limits, Usage
+    from keyrot_middleware.testing.quota import Limits, QuotaUsage
     from keyrot_middleware.testing.replies import Reply, Scripted
     from keyrot_middleware.testing.request import FakeRequest
 
@@ -27,10 +27,10 @@ __all__ = [
     "FakeRequest",
     "Limits",
     "LoggedRequest",
+    "QuotaUsage",
     "Reply",
     "Scripted",
     "SystemClock",
-    "Usage",
     "plain_websockets",
 ]
 
@@ -45,7 +45,7 @@ _MODULES = {
     "Reply": "replies",
     "Scripted": "replies",
     "SystemClock": "clock",
-    "Usage": "quota",
+    "QuotaUsage": "quota",
     "plain_websockets": "live",
 }
 

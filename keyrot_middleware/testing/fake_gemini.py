@@ -10,7 +10,7 @@ from keyrot_middleware.testing.answers import ModelAnswer, count_tokens
 from keyrot_middleware.testing.clock import Clock, SystemClock
 from keyrot_middleware.testing.keys import FakeKey, Style, Tier, make_value
 from keyrot_middleware.testing.log import LoggedRequest, RequestLog
-from keyrot_middleware.testing.quota import Limits, Usage, Window
+from keyrot_middleware.testing.quota import Limits, QuotaUsage, Window
 from keyrot_middleware.testing.replies import Scripted
 from keyrot_middleware.testing.server import LoopbackServer
 from keyrot_middleware.testing.service import Service
@@ -172,7 +172,7 @@ class FakeGemini:
         bucket = None if model is None else self._service.models.bucket(model)
         self._service.quotas.limit(project, Limits(rpm, tpm, rpd), bucket)
 
-    def used(self, label: str, model: str) -> Usage:
+    def used(self, label: str, model: str) -> QuotaUsage:
         """Return the usage of the key's project for a model in this minute (or window) and day."""
         project = self.key(label).project
         bucket = self._service.models.bucket(model)

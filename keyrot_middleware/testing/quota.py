@@ -18,7 +18,7 @@ __all__ = [
     "LimitName",
     "Limits",
     "QuotaCounter",
-    "Usage",
+    "QuotaUsage",
     "Window",
     "seconds_to_midnight",
     "seconds_to_minute",
@@ -53,8 +53,8 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Usage:
-    """Usage in the current minute and day."""
+class QuotaUsage:
+    """What a project has used in the current minute and day."""
 
     minute: int
     day: str
@@ -97,7 +97,7 @@ class QuotaCounter:
         self._window = window
         self._lock = threading.Lock()
         self._limits: dict[tuple[str, str | None], Limits] = {}
-        self._used: dict[tuple[str, str], Usage] = {}
+        self._used: dict[tuple[str, str], QuotaUsage] = {}
 
     def limit(self, project: str, limits: Limits, model: str | None = None) -> None:
         """Set limits of a project, for one bucket or for all; None: no change."""
@@ -111,7 +111,7 @@ class QuotaCounter:
             general = self._limits.get((project, None), Limits())
             return self._limits.get((project, bucket), Limits()).over(general)
 
-    def used(self, project: str, bucket: str, now: float) -> Usage:
+    def used(self, project: str, bucket: str, now: float) -> QuotaUsage:
         """Return a copy of the usage in the current windows."""
         with self._lock:
             current = self._current(project, bucket, now)
@@ -159,16 +159,16 @@ class QuotaCounter:
             ]
         return max(waits, default=0.0)
 
-    def _add(self, used: Usage, now: float, requests: int, tokens: int) -> None:
+    def _add(self, used: QuotaUsage, now: float, requests: int, tokens: int) -> None:
         if self._window != "minute":
             used.sent.append((now, requests, tokens))
         used.requests += requests
         used.tokens += tokens
         used.day_requests += requests
 
-    def _current(self, project: str, bucket: str, now: float) -> Usage:
+    def _current(self, project: str, bucket: str, now: float) -> QuotaUsage:
         minute, day = _window(now)
-        used = self._used.setdefault((project, bucket), Usage(minute, day))
+        used = self._used.setdefault((project, bucket), QuotaUsage(minute, day))
         if self._window != "minute":
             limits = self._limits.get((project, None), Limits())
             limits = self._limits.get((project, bucket), Limits()).over(limits)
@@ -181,7 +181,7 @@ class QuotaCounter:
         return used
 
 
-def _exceeded(limits: Limits, used: Usage, requests: int, tokens: int) -> list[LimitName]:
+def _exceeded(limits: Limits, used: QuotaUsage, requests: int, tokens: int) -> list[LimitName]:
     checks: dict[LimitName, tuple[int | None, int]] = {
         "rpd": (limits.rpd, used.day_requests + requests),
         "rpm": (limits.rpm, used.requests + requests),

@@ -192,7 +192,7 @@ def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def origins(hosts: Iterable[str]) -> frozenset[str]:
-    """Return the origins of these hosts, in the form of `genai.call_info.origin_from_url`.
+    """Return the origins of these hosts, in the form of `adapters.urls.origin_from_url`.
 
     That is TLS, and plain HTTP only where it stays in this machine or is written in front of the
     host. Without a port it is the scheme's own.

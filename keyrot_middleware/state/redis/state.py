@@ -304,7 +304,7 @@ class RedisState(SharedState):
         ]
 
     def take_loss(self) -> DataLoss | None:
-        """Return the data loss that was found since the last call; see `State.take_loss`."""
+        """Return the data loss that was found since the last call; see `SharedState.take_loss`."""
         return self._epoch.take_loss()
 
     def accept_loss(self, loss: DataLoss) -> None:
@@ -348,7 +348,7 @@ class RedisState(SharedState):
         *,
         again: bool = False,
     ) -> None:
-        """Count what was sent without a lease; see `State.record_usage`.
+        """Count what was sent without a lease; see `SharedState.record_usage`.
 
         Raises:
             RedisStateError: The server did not respond, or refused.

@@ -134,10 +134,10 @@ def install(
         clock: Where time comes from; `keyrot_middleware.testing.FakeClock` in tests.
         on_event: Called with each `PoolEvent` of the pool, such as a rejected key, in a thread of
             its own and one event at a time. What it raises is logged.
-        settings: The arguments of docs/quick-reference.md: `strategy="fill"`,
-            `allowed_hosts=("127.0.0.1:8080",)`, … An argument beats the environment, which beats
-            `.env`, which beats the default. `keys=[…]` is the whole pool: no keys.json and no
-            single key of the environment is added to it.
+        settings: Any of `settings.SettingArguments`, such as `strategy="fill"` or `max_wait_s=10`;
+            each has its meaning, unit and default there. An argument overrides the environment,
+            which overrides `.env`, which overrides the default. With `keys=[…]` the pool has these
+            keys only, and none of keys.json or the environment.
 
     Raises:
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.

@@ -12,7 +12,7 @@ from ..config import LAST_RESORT_PRIORITY, load
 from ..core.availability import Availability
 from ..core.model import GEMINI_API, Platform
 from ..errors import ConfigError, KeyrotError
-from ..genai.live_check import check_keys, require_allowed_host
+from ..genai.key_check import check_keys, require_allowed_host
 from ..monitoring.health import iso
 from ..settings import allowed_origins
 from ..telemetry.log_text import format_time

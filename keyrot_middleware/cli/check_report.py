@@ -18,7 +18,7 @@ from ..core.availability import AVAILABLE, REJECTED, Availability
 from ..core.model import GEMINI_API, VERTEX_EXPRESS
 from ..core.text import mask_keys, mask_url
 from ..errors import ConfigError, KeyrotError, MissingExtraError
-from ..genai.live_check import LiveCheck, base_url
+from ..genai.key_check import KeyCheck, base_url
 from ..keys_file import OUTSIDE_TIERS, KeySpec
 from ..monitoring.alert_receivers import open_receivers
 from ..monitoring.health import views
@@ -72,7 +72,7 @@ class KeyReport:
     same_as: str | None = None
     """The key with the same value, which is used instead."""
     fingerprint: str | None = None
-    probe: LiveCheck | None = None
+    probe: KeyCheck | None = None
     """The result of `--live`."""
     shared: Availability = AVAILABLE
     """In the shared state; `available` if each process has its own."""

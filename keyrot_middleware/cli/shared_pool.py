@@ -13,7 +13,7 @@ from ..core.model import Candidate
 from ..core.selection import Selector
 from ..core.text import mask_url
 from ..errors import KeyrotError
-from ..genai.live_check import check_key, describe_check, require_allowed_host
+from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..monitoring.health import KeyView, views, without_value
 from ..monitoring.report import PoolReport
 from ..secrets import open_secret_cache

@@ -47,7 +47,7 @@ _NORMAL = (1000, 1001)
 """Close codes of a session that ended as it should."""
 
 
-class _Account:
+class _SessionAccount:
     """What a session has used, and what ended it."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class LiveConnection(KeyInjection):
         self.redact = calls.redact(client_key.reveal())
         self.dialed = False
         """A websocket was asked for."""
-        self.account = _Account()
+        self.account = _SessionAccount()
         self.session: Any = None
         """What the SDK has opened; None once the program has it."""
         self._lease = lease

@@ -18,7 +18,7 @@ from .key_injection import ApiInjection
 __all__ = ["AsyncChunks", "Chunks", "hide_key", "open_async", "open_sync"]
 
 
-class _Account:
+class _ChunkReader:
     """What sync and async streams share: the ledger, and the reading of failures."""
 
     def __init__(
@@ -55,7 +55,7 @@ class _Account:
         return StreamEnd(usage, self._ledger.names, why)
 
 
-class Chunks(_Account):
+class Chunks(_ChunkReader):
     """The chunks of a sync stream."""
 
     def __iter__(self) -> Iterator[Any]:
@@ -74,7 +74,7 @@ class Chunks(_Account):
         _close(self._inner, self._response)
 
 
-class AsyncChunks(_Account):
+class AsyncChunks(_ChunkReader):
     """The chunks of an async stream."""
 
     def __aiter__(self) -> AsyncChunks:

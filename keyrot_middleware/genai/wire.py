@@ -443,7 +443,7 @@ def withdraw_placeholder(client: Any) -> None:
 
 
 def restore_placeholder(client: Any) -> None:
-    """Undo `mute`: a pool is there again."""
+    """Undo `withdraw_placeholder`: a pool is installed again."""
     client._http_options.headers.setdefault(KEY_HEADER, client.api_key)
     for http in _sdk_http_clients(client):
         vars(http).pop("send", None)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from ..core.availability import KEY_STATES
 from ..core.text import did_you_mean, mask_keys
 from ..errors import KeyrotError
-from ..genai.live_check import check_key, describe_check, require_allowed_host
+from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..guard import handle_internal_error
 from ..monitoring.report import StatusSource, source_of
 from ..runtime.current import current_pool, record_activity

@@ -20,7 +20,7 @@ from ..settings import BASE_URL_VARIABLES, GOOGLE_HOST, VERTEX_HOST, AllowedOrig
 from .call_info import failed_from_error
 
 __all__ = [
-    "LiveCheck",
+    "KeyCheck",
     "base_url",
     "check_key",
     "check_keys",
@@ -33,7 +33,7 @@ _TIMEOUT_MS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class LiveCheck:
+class KeyCheck:
     """What came of one request."""
 
     ok: bool
@@ -65,7 +65,7 @@ def require_allowed_host(allowed: AllowedOrigins, platform: Platform = GEMINI_AP
 
 def check_keys(
     secrets: SecretCache, keys: Mapping[str, tuple[str | None, Platform]]
-) -> dict[str, LiveCheck]:
+) -> dict[str, KeyCheck]:
     """Send one request with each key, eight at a time; see `check_key`.
 
     Call `require_allowed_host` first.
@@ -81,7 +81,7 @@ def check_keys(
 
 def check_key(
     secrets: SecretCache, key_id: str, model: str | None, platform: Platform = GEMINI_API
-) -> LiveCheck:
+) -> KeyCheck:
     """Send one request with a key; the pool, its limits and its state play no part.
 
     Call `require_allowed_host` first. The request asks for an answer of one token: counting tokens
@@ -112,18 +112,18 @@ def check_key(
     finally:
         bypassed.reset(token)
         client.close()
-    return LiveCheck(True, model, time.monotonic() - began)
+    return KeyCheck(True, model, time.monotonic() - began)
 
 
-def describe_check(key_id: str, check: LiveCheck) -> str:
+def describe_check(key_id: str, check: KeyCheck) -> str:
     """Say in a sentence what came of a check."""
     if check.ok:
         return f"key {key_id} works: {check.model} answered in {check.seconds:.1f} s"
     return f"key {key_id} failed with {check.failure} ({check.code or 'no status'}): {check.text}"
 
 
-def _failure(error: Exception, secrets: SecretCache, model: str, seconds: float) -> LiveCheck:
+def _failure(error: Exception, secrets: SecretCache, model: str, seconds: float) -> KeyCheck:
     facts = failed_from_error(error, secrets.redact, None).facts
     verdict = classify(facts, CallInfo(model, "generateContent"), time.time())
     text = secrets.redact(str(getattr(error, "message", None) or error)).strip()
-    return LiveCheck(False, model, seconds, verdict.failure, verdict.code, text)
+    return KeyCheck(False, model, seconds, verdict.failure, verdict.code, text)

@@ -523,11 +523,11 @@ class SettingArguments(TypedDict, total=False):
     """False: `install()` does nothing. Default: `true`. Variable: `ENABLE_KEY_ROTATION`."""
     keys: str | Sequence[str] | None
     """The keys of the pool, as a list or comma-separated. Their ids are `key_1`, `key_2`, … As an
-    argument they are the whole pool: no keys.json and no single key is added. Default: `-`.
+    argument they are the whole pool: no keys.json and no single key is added. Default: none.
     Variable: `GEMINI_API_KEYS`."""
     keys_file: str | PathLike[str] | None
     """Path of a keys.json. Without it, `keys.json` in the working directory is read, if there is
-    one. Default: `-`. Variable: `KEYROT_KEYS_FILE`."""
+    one. Default: none. Variable: `KEYROT_KEYS_FILE`."""
     secret_store: str | None
     """Where the values of keys are stored: `env`, `file`, `vault`, `aws`, `azure`, `gcp`, or the
     name of a store of your own. Default: `env`. Variable: `SECRET_STORE_TYPE`."""
@@ -536,9 +536,9 @@ class SettingArguments(TypedDict, total=False):
     Variable: `KEYROT_SECRETS_TTL_S`."""
     google_api_key: str | None
     """The single key: the home key of clients without one, and the last key that the pool tries.
-    Default: `-`. Variable: `GOOGLE_API_KEY`."""
+    Default: none. Variable: `GOOGLE_API_KEY`."""
     gemini_api_key: str | None
-    """The same, if `google_api_key` is not set. Default: `-`. Variable: `GEMINI_API_KEY`."""
+    """The same, if `google_api_key` is not set. Default: none. Variable: `GEMINI_API_KEY`."""
     state_url: str | None
     """Where requests and limits are counted: `memory://` (in this process), `sqlite` or
     `sqlite:///path` (a file that the processes of this host share), `redis` (the Redis of the
@@ -549,10 +549,10 @@ class SettingArguments(TypedDict, total=False):
     more than 0, at most 1. Default: `1`. Variable: `KEYROT_DEGRADED_SHARE`."""
     status_socket: str | None
     """Path of a Unix domain socket on which this process serves its status to `keyrot status` and
-    `keyrot explain` (extra `ui`). Default: `-`. Variable: `KEYROT_STATUS_SOCKET`."""
+    `keyrot explain` (extra `ui`). Default: none. Variable: `KEYROT_STATUS_SOCKET`."""
     alerts: str | Sequence[str] | None
     """URLs of Apprise to which alerts are sent (extra `alerts`), as a list or separated by commas
-    or spaces. Not read from `.env`. Default: `-`. Variable: `KEYROT_ALERTS`."""
+    or spaces. Not read from `.env`. Default: none. Variable: `KEYROT_ALERTS`."""
     alert_events: str | Sequence[EventName] | None
     """The events that are sent there. Default: all of them. Variable: `KEYROT_ALERT_EVENTS`."""
     pool: str | None
@@ -568,7 +568,7 @@ class SettingArguments(TypedDict, total=False):
     Variable: `KEYROT_CLIENTS`."""
     tiers: str | Sequence[Tier] | None
     """Calls use only keys of these tiers: `free`, `tier1`, `tier2`, `tier3`, `paid` (every paid
-    one). Default: `-`. Variable: `KEYROT_TIERS`."""
+    one). Default: none. Variable: `KEYROT_TIERS`."""
     strategy: Strategy | None
     """How a call chooses among equal keys: `spread` (the least used), `fill` (the first one until
     it is exhausted), `sticky` (one per conversation). Default: `spread`. Variable:
@@ -589,7 +589,7 @@ class SettingArguments(TypedDict, total=False):
     """The longest such cooldown, in seconds. Default: `900`. Variable: `KEYROT_COOLDOWN_MAX_S`."""
     fallback_models: str | Sequence[str] | None
     """Chains of models such as `gemini-3.8-flash>gemini-3.6-flash`: the model to which a request
-    goes when no key can serve its own. Default: `-`. Variable: `KEYROT_FALLBACK_MODELS`."""
+    goes when no key can serve its own. Default: none. Variable: `KEYROT_FALLBACK_MODELS`."""
     tracing: Literal["off", "otlp"] | None
     """`otlp`: set up a tracer provider and an exporter if the program has none (extra `otlp`).
     Default: `off`. Variable: `KEYROT_TRACING`."""

@@ -246,7 +246,8 @@ def test_each_setting_is_documented() -> None:
     assert tuple(documented) == ARGUMENTS
     for name, text in documented.items():
         default = Settings.model_fields[name].default
-        written = "all of them" if default == EVENTS else f"`{_written(default)}`"
+        special = {EVENTS: "all of them", None: "none", (): "none"}
+        written = special.get(default, f"`{_written(default)}`")
         assert text.endswith(f" Default: {written}. Variable: `{ENV_NAMES[name]}`."), name
         assert not name.endswith("_s") or "in seconds" in text, name
 

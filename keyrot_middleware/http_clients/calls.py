@@ -135,14 +135,14 @@ def read(calls: PooledCalls | None, request: Incoming) -> Call | Reply | Secret 
     if not given or given.startswith(_LOGINS):
         return None
     if calls is None:
-        return _without_pool() if given == POOL_KEY else None
+        return _without_pool(request.url) if given == POOL_KEY else None
     secret = Secret(given)
     is_own = given != POOL_KEY and (
         holds_key(given) or calls.pool.secrets.key_id_for(secret) is not None
     )
     own = given if is_own else ""
     if not calls.serves(own or POOL_KEY, request.url):
-        return home_key(calls) if bypassed.get() and not own else None
+        return home_key(calls, request.url) if bypassed.get() and not own else None
     content, rest = request.read_body()
     body = _parse(content)
     info = _call_info(calls, request, route.collection, body)
@@ -174,10 +174,10 @@ def _find_key(request: Incoming, *, any_bearer: bool) -> str:
     return str(given).strip()
 
 
-def home_key(calls: PooledCalls) -> Secret | Reply:
+def home_key(calls: PooledCalls, url: str) -> Secret | Reply:
     """Return the key that takes the place of a placeholder without the pool."""
     home = calls.pool.home_value(tiers=required_tiers.get(), project=required_project.get())
-    return home or _without_pool()
+    return home or _without_pool(url)
 
 
 def without_key(url: str) -> str:
@@ -195,9 +195,9 @@ def with_key_header(headers: Any, key: Secret) -> None:
     )
 
 
-def _without_pool() -> Reply:
+def _without_pool(url: str) -> Reply:
     """Return the response to a request that has a placeholder where there is no key to send."""
-    return _reply(401, error_body(401, NO_KEY))
+    return _reply(401, error_body(401, NO_KEY), url)
 
 
 def _parse(content: bytes) -> dict[str, Any]:
@@ -338,7 +338,7 @@ class Call(Models):
         """
         value = self.calls.value(lease) or self.own
         if not value:
-            raise Refused(_reply(401, error_body(401, NO_KEY)))
+            raise Refused(_without_pool(self.target.url))
         return value
 
     def key_header(self, key: Secret) -> tuple[str, str]:
@@ -411,7 +411,7 @@ class Call(Models):
         shows the message of an object only.
         """
         why = self.calls.no_key(exhausted, self.call.info.model)
-        reply = _reply(why.code, why.body)
+        reply = _reply(why.code, why.body, self.target.url)
         if why.code == 429 and isfinite(why.until):
             soonest = max(1, ceil(why.until - exhausted.unavailable.at))
             reply.headers["retry-after"] = str(soonest)
@@ -420,8 +420,11 @@ class Call(Models):
         return error
 
 
-def _reply(code: int, body: Any) -> Reply:
-    content = json.dumps(body).encode()
+def _reply(code: int, body: Any, url: str) -> Reply:
+    path, _, query = url.partition("?")
+    # Such a stream is an array, its errors too, and programs read it as one.
+    is_array = ":stream" in path and "alt=sse" not in query
+    content = json.dumps([body] if is_array else body).encode()
     headers = {
         "content-type": "application/json; charset=UTF-8",
         "content-length": str(len(content)),

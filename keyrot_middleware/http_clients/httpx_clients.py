@@ -302,7 +302,7 @@ class PooledTransport:
             return await self._transport.handle_async_request(request)
         library, found = self._library, await self._library.aread(request)
         if isinstance(found, Call) and not _in_asyncio():
-            found = None if found.own else home_key(found.calls)
+            found = None if found.own else home_key(found.calls, str(request.url))
         if isinstance(found, Call):
             return await library.aserve(found, request, self._transport.handle_async_request)
         if isinstance(found, Reply):

@@ -337,7 +337,9 @@ def _json_error(reply: Scripted, request: FakeRequest, *, is_interaction: bool) 
     if (reply.interactions or is_interaction) and isinstance(value, dict) and "error" in value:
         code = _INTERACTION_CODES.get(reply.status, "internal")
         value = {"error": {"message": value["error"]["message"], "code": code}}
-    in_list = reply.wrap_in_list or (request.route.openai and reply.status >= 400)
+    # Without `alt=sse` a stream is an array, its errors too: simonw/llm-gemini reads it so.
+    is_array = request.route.verb in STREAMS and not is_stream(request)
+    in_list = reply.wrap_in_list or ((request.route.openai or is_array) and reply.status >= 400)
     return json.dumps([value] if in_list else value, indent=2).encode()
 
 

@@ -260,6 +260,22 @@ def test_no_key_is_a_response(library, gemini, pool) -> None:
 
 
 @LIBRARIES
+@pytest.mark.parametrize("reply", [Reply.QUOTA_MINUTE, Reply.KEY_INVALID])
+@pytest.mark.parametrize("alt", ["?alt=sse", ""])
+def test_an_error_of_a_stream_has_the_form_of_the_stream(library, alt, reply, gemini, pool) -> None:
+    """Without `alt=sse` a response is an array, and where no key can serve, its error is in one."""
+    pool("A", max_wait_s=0)
+    gemini.always("A", reply)
+    url, headers = native(gemini, "streamGenerateContent") + alt, {"x-goog-api-key": "unused"}
+    for _ in range(2):
+        found = post(library, url, json=BODY, headers=headers).json()
+        assert [type(found)] == [dict if alt else list]
+        error = (found if alt else found[0])["error"]
+        assert error["message"].startswith(("No Gemini API key of pool", "API key not valid"))
+    assert gemini.sent("A") == 1
+
+
+@LIBRARIES
 def test_a_placeholder_never_leaves_without_a_pool(library, gemini) -> None:
     """Where install() finds no key, a request with keyrot-pool gets a 401 that says what to do."""
     with pytest.warns(keyrot_middleware.KeyrotWarning):

@@ -76,8 +76,8 @@ lowest: .venv-lowest/ready  ## run our tests with the lowest version of each lib
 coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed before and after
 	@$(BIN)/python tools/coexist/compare.py
 
-frameworks: $(READY)  ## run LangChain, pydantic-ai, ADK and agno, unchanged, over a pool
-	@$(BIN)/python tools/frameworks/run.py
+frameworks: $(READY)  ## run twelve frameworks, among them LangChain, ADK, openai-agents and DSPy, unchanged, over a pool
+	@PYTHONPATH=tests $(BIN)/python tools/frameworks/run.py
 
 recipes: .venv-recipes/ready  ## run the recipes of docs/recipes in FastAPI, Django, Celery, RQ, gunicorn, Jupyter, Streamlit, …
 	@echo "== recipes"

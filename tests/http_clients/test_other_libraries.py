@@ -10,6 +10,7 @@ import httpx2
 import pytest
 import requests
 from support.http_modes import MODEL, send, send_async
+from support.reporters import sent_to_sentry
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply
@@ -166,3 +167,13 @@ def test_trio_sends_once_with_the_home_key(library, gemini, pool) -> None:
 
     assert trio.run(go).status_code == 200
     assert gemini.sent("A") == 1
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize(("libraries", "ways"), [("httpx", 13), ("requests", 2)])
+def test_sentry_with_its_defaults(order, libraries, ways) -> None:
+    """No key is in its events, breadcrumbs and spans, whichever wraps the libraries first."""
+    found = sent_to_sentry(order, libraries)
+    assert found["keys"] == 0
+    assert found["events"] >= 4 * ways
+    assert min(found["sent"]) >= ways

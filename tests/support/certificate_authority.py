@@ -16,24 +16,26 @@ __all__ = ["CertificateAuthority"]
 
 
 class CertificateAuthority:
-    """Signs one certificate, for localhost and 127.0.0.1, valid for a day.
+    """Signs one certificate, for localhost, 127.0.0.1 and *hosts*, valid for a day.
 
     Attributes:
         file: PEM of the authority, for clients to trust.
+        chain: PEM of the key and the certificate, for servers.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Write authority, certificate and key into *directory*."""
+    def __init__(self, directory: Path, *hosts: str) -> None:
+        """Write authority, certificate and key into *directory*, which must exist."""
+        self._hosts = ("localhost", *hosts)
         self._now = datetime.datetime.now(datetime.UTC)
         root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
         root = self._certificate("keyrot tests", root_key.public_key(), "keyrot tests", root_key)
         mine = self._certificate("localhost", key.public_key(), "keyrot tests", root_key)
         self.file = directory / "authority.pem"
         self.file.write_bytes(root.public_bytes(serialization.Encoding.PEM))
-        self._both = directory / "localhost.pem"
+        self.chain = directory / "localhost.pem"
         plain = serialization.NoEncryption()
         form = serialization.PrivateFormat.PKCS8
-        self._both.write_bytes(
+        self.chain.write_bytes(
             key.private_bytes(serialization.Encoding.PEM, form, plain)
             + mine.public_bytes(serialization.Encoding.PEM)
         )
@@ -46,7 +48,10 @@ class CertificateAuthority:
         signer: ec.EllipticCurvePrivateKey,
     ) -> x509.Certificate:
         is_root = subject == issuer
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [
+            *(x509.DNSName(host) for host in self._hosts),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        ]
         identifier = x509.SubjectKeyIdentifier.from_public_key(public)
         above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
         return (
@@ -67,7 +72,7 @@ class CertificateAuthority:
     def context(self) -> ssl.SSLContext:
         """Give what a server on this machine needs."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._both)
+        context.load_cert_chain(self.chain)
         return context
 
 

@@ -75,7 +75,8 @@ class RawServer:
         named = {name.lower(): value.decode() for name, value in fields.items()}
         while len(body) < int(named.get(b"content-length", "0")):
             body += connection.recv(65_536)
-        return named.get(b"x-goog-api-key", "")
+        bearer = named.get(b"authorization", "").removeprefix("Bearer ")
+        return named.get(b"x-goog-api-key", bearer)
 
 
 def answer(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from traceback import TracebackException, walk_tb
 from typing import Any
 
@@ -15,7 +18,7 @@ from sentry_sdk.utils import event_from_exception
 
 from support.key_search import texts_of
 
-__all__ = ["recorded"]
+__all__ = ["recorded", "sent_to_sentry"]
 
 _DEEPEST = 6
 
@@ -42,6 +45,20 @@ def recorded(error: BaseException) -> dict[str, str]:
         "texts": "\n".join(texts_of(error)),
         "variables": "\n".join(_variables(error)),
     }
+
+
+def sent_to_sentry(order: str, libraries: str) -> Any:
+    """Return what a program with Sentry's defaults, started *order* install(), would send it."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "support.sentry_program", order, libraries],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-2_000:]
+    return json.loads(ended.stdout)
 
 
 def sentry(error: BaseException) -> str:

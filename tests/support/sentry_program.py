@@ -1,6 +1,6 @@
 """A program with Sentry as it is out of the box, whose calls fail; prints what Sentry would send.
 
-python -m support.sentry_program before|after
+python -m support.sentry_program before|after sdk|httpx|requests
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import sentry_sdk
@@ -21,6 +23,7 @@ from sentry_sdk.transport import Transport
 import keyrot_middleware
 from keyrot_middleware.testing import plain_websockets
 from keyrot_middleware.testing.keys import make_value
+from support.http_modes import OPENAI, RAW
 from support.modes import MODEL
 from support.raw_server import RawServer, answer
 from support.scenes import error_of, surfaces
@@ -50,6 +53,11 @@ def refuse(connection: Any, value: str) -> None:
     connection.sendall(answer(body, f"X-Echo: {value}", status=f"400 Refused {value}"))
 
 
+def refuse_in_body(connection: Any, value: str) -> None:
+    """Repeat the key in headers and body: what is below requests sees the reason as it came."""
+    connection.sendall(answer(error_of(value), f"X-Echo: {value}", status="400 Bad Request"))
+
+
 def drop(_connection: Any, _value: str) -> None:
     """Close the connection."""
 
@@ -65,12 +73,42 @@ async def live(client: Any) -> None:
         pass
 
 
-def main(order: str) -> None:
+def sdk_calls(host: str) -> Iterator[Callable[[], Any]]:
+    """Yield a call of each surface of google-genai, with aiohttp and without."""
+    for has_aiohttp in (True, False):
+        _api_client.has_aiohttp = has_aiohttp
+        client = genai.Client(http_options={"base_url": f"http://{host}", "timeout": 5_000})
+        yield from surfaces(client).values()
+        yield lambda: asyncio.run(live(client))  # noqa: B023 - called before the next one is made
+        client.close()
+
+
+def http_calls(host: str, names: Callable[[str], bool]) -> Iterator[Callable[[], Any]]:
+    """Yield a call in each way of the libraries that have such a name."""
+    for name, mode in (RAW | OPENAI).items():
+        if names(name):
+            yield partial(mode, f"http://{host}", "unused", 1)
+
+
+def is_of_requests(name: str) -> bool:
+    """Return whether a way is one of requests."""
+    return name.startswith("requests")
+
+
+CALLS: dict[str, Callable[[str], Iterator[Callable[[], Any]]]] = {
+    "sdk": sdk_calls,
+    "httpx": lambda host: http_calls(host, lambda name: not is_of_requests(name)),
+    "requests": lambda host: http_calls(host, is_of_requests),
+}
+
+
+def main(order: str, libraries: str) -> None:
     """Let calls fail and print how many events there are and which of them have a key."""
     warnings.simplefilter("ignore")
     if order == "before":
         start_sentry()
-    servers = [RawServer(talk) for talk in (drop, refuse, break_off)]
+    refusal = refuse_in_body if libraries == "requests" else refuse
+    servers = [RawServer(talk) for talk in (drop, break_off, refusal)]
     hosts = [server.host for server in servers] + [f"127.0.0.1:{free_port()}"]
     keyrot_middleware.install(
         keys=VALUES,
@@ -80,17 +118,12 @@ def main(order: str) -> None:
     )
     if order == "after":
         start_sentry()
-    for host in hosts:
-        for has_aiohttp in (True, False):
-            _api_client.has_aiohttp = has_aiohttp
-            client = genai.Client(http_options={"base_url": f"http://{host}", "timeout": 5_000})
-            for call in [*surfaces(client).values(), lambda: asyncio.run(live(client))]:  # noqa: B023
-                with sentry_sdk.start_transaction(name="call"), plain_websockets():
-                    try:
-                        call()
-                    except Exception:
-                        logging.getLogger("program").exception("it failed")
-            client.close()
+    for call in (call for host in hosts for call in CALLS[libraries](host)):
+        with sentry_sdk.start_transaction(name="call"), plain_websockets():
+            try:
+                call()
+            except Exception:
+                logging.getLogger("program").exception("it failed")
     for server in servers:
         server.close()
     sentry_sdk.flush()
@@ -101,4 +134,4 @@ def main(order: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

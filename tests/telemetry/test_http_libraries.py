@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
-from opentelemetry import trace
+import requests
+from opentelemetry import metrics, trace
 from support.http_modes import MODEL, send
+from support.otel import RecordedMetrics
 
 from keyrot_middleware.testing import Reply
+
+USAGE = "gen_ai.usage.input_tokens"
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +40,88 @@ def test_opentelemetry_has_a_span_for_each_send(order, gemini, pool, traced) -> 
     finally:
         instrumentor.uninstrument()
     assert [traced.parent_of(span) for span in traced.named("POST")] == ["attempt A", "attempt B"]
-    counted = [s for s in traced.spans if "gen_ai.usage.input_tokens" in (s.attributes or {})]
+    counted = [s for s in traced.spans if USAGE in (s.attributes or {})]
     assert [span.name for span in counted] == [f"generate_content {MODEL}"]
     assert not any(
         key in str(span.attributes) for span in traced.spans for key in [gemini.key("A").value]
     )
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_opentelemetry_has_one_span_for_a_call_of_requests(
+    order, stream, gemini, pool, traced
+) -> None:
+    """It wraps the session, above the pool: its span holds ours, with all attempts, and no key."""
+    library = pytest.importorskip("opentelemetry.instrumentation.requests")
+    instrumentor = library.RequestsInstrumentor()
+    if order == "before":
+        instrumentor.instrument(tracer_provider=traced.provider)
+    pool("A", "B", strategy="fill")
+    if order == "after":
+        instrumentor.instrument(tracer_provider=traced.provider)
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    try:
+        with requests.Session() as session:
+            assert send(requests, session, gemini.url, "unused", stream=stream) == "ok from B"
+    finally:
+        instrumentor.uninstrument()
+    call = f"generate_content {MODEL}"
+    names = {span.name: traced.parent_of(span) for span in traced.spans}
+    assert names == {"attempt A": call, "attempt B": call, call: "POST", "POST": None}
+    assert [span.name for span in traced.spans if USAGE in (span.attributes or {})] == [call]
+    texts = str([dict(span.attributes or {}) for span in traced.spans])
+    assert not any(gemini.key(label).value in texts for label in "AB")
+
+
+REQUEST: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+STREAM: dict[str, Any] = REQUEST | {"stream": True, "stream_options": {"include_usage": True}}
+
+
+async def ask(client: Any, *, stream: bool) -> None:
+    """Send a chat with an async client, and read all of the response."""
+    async with client:
+        found = await client.chat.completions.create(**(STREAM if stream else REQUEST))
+        if stream:
+            assert [chunk async for chunk in found]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.filterwarnings("ignore:Support for class-based `config`:DeprecationWarning")
+def test_traceloop_counts_each_token_of_openai_once(
+    is_async, stream, gemini, pool, traced, monkeypatch
+) -> None:
+    """Where Traceloop has a span for a call of openai, ours are its attempts."""
+    library = pytest.importorskip("opentelemetry.instrumentation.openai")
+    openai = pytest.importorskip("openai")
+    completions = openai.resources.chat.completions
+    metered = RecordedMetrics()
+    monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", metered.provider)
+    for owner in (completions.Completions, completions.AsyncCompletions):
+        monkeypatch.setattr(owner, "create", owner.create)  # it does not restore them
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    library.OpenAIInstrumentor().instrument(
+        tracer_provider=traced.provider, meter_provider=metered.provider
+    )
+    options = {"api_key": "unused", "base_url": f"{gemini.url}/v1beta/openai/"}
+    try:
+        if is_async:
+            asyncio.run(ask(openai.AsyncOpenAI(**options), stream=stream))
+        else:
+            with openai.OpenAI(**options) as client:
+                found = client.chat.completions.create(**(STREAM if stream else REQUEST))
+                assert list(found)
+    finally:
+        library.OpenAIInstrumentor().uninstrument()
+    assert [span.name for span in traced.spans] == ["attempt A", "attempt B", "openai.chat"]
+    assert {traced.parent_of(span) for span in traced.named("attempt")} == {"openai.chat"}
+    assert [USAGE in span.attributes for span in traced.spans] == [False, False, True]
+    usage = metered.by("gen_ai.client.token.usage", "gen_ai.token.type")
+    assert usage == {"input": 1, "output": 1}
+    texts = str([dict(span.attributes or {}) for span in traced.spans])
+    assert not any(gemini.key(label).value in texts for label in "AB")
 
 
 def test_openinference_counts_each_token_once(gemini, pool, traced) -> None:

@@ -1,15 +1,187 @@
-"""The cases: the state of the pool, the way a program calls, and the required result."""
+"""The cases: a framework, the state of the pool, the way a program calls, the required result."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["CALLS", "FAILING", "PLAIN", "ROTATING", "WAYS", "Case", "Fault", "Pool", "cases"]
+from answers import dspy, instructor, smolagents
+
+__all__ = ["FRAMEWORKS", "ONE_GOOD", "PLAIN", "Case", "Fault", "Framework", "Pool", "cases"]
 
 Fault = Literal["minute", "day", "invalid", "good"]
-CALLS = 2  # The second meets what the first has taught the pool.
 WAYS = ("sync", "stream", "tool", "async_", "async_stream", "async_tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """What is run, and what its user catches.
+
+    Attributes:
+        name: Its program is `<name>_app.py`, with `_` for `-`.
+        title: Its name in the table.
+        distribution: The package that is pinned for it.
+        sends_by: The library that makes its requests.
+        spent: The class that its user catches where all keys are spent for the day.
+        revoked: The same where all keys are revoked.
+        environment: It works with `requirements-<environment>.txt`; its own name if empty.
+        ways: How its program can call.
+        answer: What a model answers to its prompts; None: a text, or a call of the tool.
+        shows_status: The error shows Google's status and reason beside the message.
+    """
+
+    name: str
+    title: str
+    distribution: str
+    sends_by: str
+    spent: str
+    revoked: str
+    environment: str = ""
+    ways: tuple[str, ...] = WAYS
+    answer: Callable[[dict[str, Any]], Any] | None = None
+    shows_status: bool = True
+
+    @property
+    def requirements(self) -> str:
+        """The name of its environment."""
+        return self.environment or self.name
+
+    @property
+    def app(self) -> str:
+        """The name of the user program, for probe.py."""
+        return self.name.replace("-", "_")
+
+
+_ADK = Framework(
+    name="adk",
+    title="Google ADK",
+    distribution="google-adk",
+    sends_by="google-genai",
+    spent="_ResourceExhaustedError",
+    revoked="ClientError",
+)
+_AGNO = Framework(
+    name="agno",
+    title="agno",
+    distribution="agno",
+    sends_by="google-genai",
+    # agno raises nothing: its run has a status and the text, of which its program makes this.
+    spent="RuntimeError",
+    revoked="RuntimeError",
+)
+_LANGCHAIN = Framework(
+    name="langchain",
+    title="LangChain",
+    distribution="langchain-google-genai",
+    sends_by="google-genai",
+    spent="GoogleRateLimitError",
+    revoked="GoogleInvalidRequestError",
+)
+_PYDANTIC_AI = Framework(
+    name="pydantic-ai",
+    title="pydantic-ai",
+    distribution="pydantic-ai-slim",
+    sends_by="google-genai",
+    spent="ModelQuotaExceededError",
+    revoked="ModelAuthenticationError",
+)
+_OPENAI_AGENTS = Framework(
+    name="openai-agents",
+    title="OpenAI Agents SDK",
+    distribution="openai-agents",
+    sends_by="openai",
+    spent="openai.RateLimitError",
+    revoked="openai.BadRequestError",
+    environment="openai",
+    ways=tuple(way for way in WAYS if way != "stream"),
+)
+_AUTOGEN = Framework(
+    name="autogen",
+    title="AutoGen",
+    distribution="autogen-ext",
+    sends_by="openai",
+    spent="openai.RateLimitError",
+    revoked="openai.BadRequestError",
+    environment="openai",
+    ways=WAYS[3:],
+)
+_LANGCHAIN_OPENAI = Framework(
+    name="langchain-openai",
+    title="LangChain's ChatOpenAI",
+    distribution="langchain-openai",
+    sends_by="openai",
+    spent="openai.RateLimitError",
+    revoked="openai.BadRequestError",
+    environment="openai",
+)
+_PYDANTIC_AI_OPENAI = Framework(
+    name="pydantic-ai-openai",
+    title="pydantic-ai's OpenAI model",
+    distribution="pydantic-ai-slim",
+    sends_by="openai",
+    spent="ModelHTTPError",
+    revoked="ModelHTTPError",
+    environment="openai",
+)
+_INSTRUCTOR = Framework(
+    name="instructor",
+    title="instructor",
+    distribution="instructor",
+    sends_by="openai",
+    spent="InstructorRetryException",
+    revoked="InstructorRetryException",
+    ways=("sync", "stream", "async_", "async_stream"),
+    answer=instructor,
+)
+_LLM_GEMINI = Framework(
+    name="llm-gemini",
+    title="llm",
+    distribution="llm-gemini",
+    sends_by="httpx",
+    spent="llm.ModelError",
+    revoked="llm.ModelError",
+    environment="openai",
+    shows_status=False,
+)
+_DSPY = Framework(
+    name="dspy",
+    title="DSPy",
+    distribution="dspy",
+    sends_by="litellm",
+    spent="litellm.RateLimitError",
+    revoked="litellm.BadRequestError",
+    environment="litellm",
+    answer=dspy,
+)
+_SMOLAGENTS = Framework(
+    name="smolagents",
+    title="smolagents",
+    distribution="smolagents",
+    sends_by="litellm",
+    spent="AgentGenerationError",
+    revoked="AgentGenerationError",
+    environment="litellm",
+    ways=WAYS[:3],
+    answer=smolagents,
+)
+FRAMEWORKS = {
+    framework.name: framework
+    for framework in (
+        _LANGCHAIN,
+        _PYDANTIC_AI,
+        _ADK,
+        _AGNO,
+        _OPENAI_AGENTS,
+        _AUTOGEN,
+        _LANGCHAIN_OPENAI,
+        _PYDANTIC_AI_OPENAI,
+        _INSTRUCTOR,
+        _DSPY,
+        _SMOLAGENTS,
+        _LLM_GEMINI,
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,63 +191,75 @@ class Pool:
     Attributes:
         name: Its name in the report.
         keys: Key id to what the service makes of that key.
+        calls: How many are made; the later ones meet what the first has taught the pool.
         home: The key id whose value is the program's single key; None is POOL_KEY.
-        words: Texts that the user must see when every call fails; empty if none may fail.
+        message: What the user must read when every call fails; empty if none may fail.
+        status: What Google calls it.
     """
 
     name: str
     keys: dict[str, Fault]
+    calls: int = 2
     home: str | None = None
-    words: tuple[str, ...] = ()
+    message: str = ""
+    status: str = ""
 
     @property
     def fails(self) -> bool:
         """Whether no key of the pool can answer."""
         return "good" not in self.keys.values()
 
+    def sent(self, way: str) -> dict[str, int]:
+        """Return how many requests must come with each key."""
+        each = 2 if "tool" in way else 1
+        return {
+            key_id: self.calls * each if fault == "good" else 1
+            for key_id, fault in self.keys.items()
+        }
 
-ROTATING = (
-    Pool("one good", {"spent": "minute", "revoked": "invalid", "good": "good"}),
-    Pool("home key spent", {"spent": "minute", "revoked": "invalid", "good": "good"}, "spent"),
-)
-PLAIN = Pool("no install()", {"good": "good"}, "good")
-FAILING = (
-    Pool("spent for the day", {"day1": "day", "day2": "day"}, None, ("RESOURCE_EXHAUSTED",)),
-    Pool("all revoked", {"gone1": "invalid", "gone2": "invalid"}, None, ("API_KEY_INVALID",)),
-)
 
-# The class under which each framework's user catches it; agno returns text, no exception.
-OWN_ERRORS: dict[tuple[str, str], str] = {
-    ("langchain", "RESOURCE_EXHAUSTED"): "GoogleRateLimitError",
-    ("langchain", "API_KEY_INVALID"): "GoogleInvalidRequestError",
-    ("pydantic-ai", "RESOURCE_EXHAUSTED"): "ModelQuotaExceededError",
-    ("pydantic-ai", "API_KEY_INVALID"): "ModelAuthenticationError",
-    ("adk", "RESOURCE_EXHAUSTED"): "_ResourceExhaustedError",
-    ("adk", "API_KEY_INVALID"): "ClientError",
-    ("agno", "RESOURCE_EXHAUSTED"): "RuntimeError",
-    ("agno", "API_KEY_INVALID"): "RuntimeError",
-}
+# Spent for the day: sixty calls may take longer than a minute's limit lasts.
+ONE_GOOD = Pool("one good", {"spent": "day", "revoked": "invalid", "good": "good"}, calls=60)
+HOME_SPENT = Pool(
+    "home key spent", {"spent": "minute", "revoked": "invalid", "good": "good"}, home="spent"
+)
+SPENT = Pool(
+    "spent for the day",
+    {"day1": "day", "day2": "day"},
+    message="No Gemini API key of pool 'default' is available. day1: quota_day until ",
+    status="RESOURCE_EXHAUSTED",
+)
+REVOKED = Pool(
+    "all revoked",
+    {"gone1": "invalid", "gone2": "invalid"},
+    message="API key not valid",
+    status="API_KEY_INVALID",
+)
+PLAIN = Pool("no install()", {"good": "good"}, home="good")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """One process: a framework, a pool, a way to call."""
 
-    framework: str
+    framework: Framework
     pool: Pool
     way: str
 
     @property
-    def app(self) -> str:
-        """The name of the user program, for probe.py."""
-        return self.framework.replace("-", "_")
+    def error(self) -> str:
+        """The name of a class of the exception that the user must get."""
+        name = self.framework.spent if self.pool is SPENT else self.framework.revoked
+        return name.rpartition(".")[2]
 
     @property
-    def errors(self) -> list[str]:
-        """The names of the classes of which the user's exception must be one each."""
-        return [OWN_ERRORS[self.framework, word] for word in self.pool.words]
+    def words(self) -> tuple[str, ...]:
+        """The texts that the exception must show."""
+        pool = self.pool
+        return (pool.message, pool.status) if self.framework.shows_status else (pool.message,)
 
 
-def cases(framework: str) -> list[Case]:
-    """List the cases of one framework."""
-    return [Case(framework, pool, way) for pool in (*ROTATING, *FAILING) for way in WAYS]
+def cases(framework: Framework, *, plain: bool = False) -> list[Case]:
+    """List the cases of one framework, or those without install()."""
+    pools = (PLAIN,) if plain else (ONE_GOOD, HOME_SPENT, SPENT, REVOKED)
+    return [Case(framework, pool, way) for pool in pools for way in framework.ways]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cases import CALLS, Case
+from answers import OK
+from cases import Case
 
 __all__ = ["problems"]
 
@@ -22,10 +23,10 @@ def problems(case: Case, results: list[dict[str, Any]], sent: dict[str, int]) ->
         results: The result of each call, from probe.py.
         sent: How many requests came with each key.
     """
-    if len(results) != CALLS:
-        return [f"the program ended after {len(results)} of {CALLS} calls"]
+    if len(results) != case.pool.calls:
+        return [f"the program ended after {len(results)} of {case.pool.calls} calls"]
     judge = failing_call if case.pool.fails else good_call
-    found = [problem for call in results for problem in judge(case, call)]
+    found = dict.fromkeys(problem for call in results for problem in judge(case, call))
     return [*found, *wrong_counts(case, sent)]
 
 
@@ -34,7 +35,7 @@ def good_call(case: Case, call: dict[str, Any]) -> Iterator[str]:
     if "failure" in call:
         yield f"failed: {call['failure']['texts'][0]}"
         return
-    if call["answer"] != "ok from good":
+    if call["answer"] != OK:
         yield f"answered {call['answer']!r}"
     if call["tool_runs"] != ("tool" in case.way):
         yield f"the tool ran {call['tool_runs']} times"
@@ -48,16 +49,15 @@ def failing_call(case: Case, call: dict[str, Any]) -> Iterator[str]:
         yield f"answered {call['answer']!r}"
         return
     classes, text = call["failure"]["classes"][0], call["failure"]["texts"][0]
-    yield from (f"raised {classes[0]}, no {name}" for name in case.errors if name not in classes)
-    yield from (f"no {word} in: {text}" for word in case.pool.words if word not in text)
+    if case.error not in classes:
+        yield f"raised {classes[0]}, no {case.error}"
+    yield from (f"no {word!r} in: {text}" for word in case.words if word not in text)
     if call["seconds"] > AT_ONCE_S:
         yield f"took {call['seconds']:.1f} s to fail"
 
 
 def wrong_counts(case: Case, sent: dict[str, int]) -> Iterator[str]:
     """Check the requests: one for each bad key in all, and the expected number for the good one."""
-    expected = CALLS * (2 if "tool" in case.way else 1)
-    for key_id, fault in case.pool.keys.items():
-        wanted = expected if fault == "good" else 1
+    for key_id, wanted in case.pool.sent(case.way).items():
         if sent[key_id] != wanted:
             yield f"key {key_id} got {sent[key_id]} requests, not {wanted}"

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cases import CALLS, PLAIN, WAYS, Case, cases
+from cases import FRAMEWORKS, Case, cases
 from judge import problems
+from table import table
 from upstream import Upstream, serve
-from venvs import HERE, frameworks, python_of
+from venvs import HERE, python_of
 
-TIME_LIMIT_S = 120.0
+TIME_LIMIT_S = 180.0
 MARK = "PROBE "
 
 
@@ -28,7 +29,8 @@ def run_program(
     case: Case, python: Path, upstream: Upstream, *flags: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the user's program in a process of its own."""
-    command = [str(python), str(HERE / "probe.py"), case.app, case.way, str(CALLS), *flags]
+    app, calls = case.framework.app, str(case.pool.calls)
+    command = [str(python), str(HERE / "probe.py"), app, case.way, calls, *flags]
     return subprocess.run(
         command,
         env=upstream.environment,
@@ -49,13 +51,12 @@ def lines_of(output: str) -> list[dict[str, Any]]:
 def try_case(case: Case, python: Path, *flags: str) -> bool:
     """Run one case and print its line; return whether it passed."""
     start = time.perf_counter()
-    with serve(case.pool) as upstream:
+    with serve(case) as upstream:
         try:
             done = run_program(case, python, upstream, *flags)
         except subprocess.TimeoutExpired:
-            print(
-                f"FAIL {case.framework} {case.pool.name} {case.way}: no end in {TIME_LIMIT_S:g} s"
-            )
+            name = f"{case.framework.name} {case.pool.name} {case.way}"
+            print(f"FAIL {name}: no end in {TIME_LIMIT_S:g} s")
             return False
         sent = upstream.sent(case.pool)
     results, everything = lines_of(done.stdout), done.stdout + done.stderr
@@ -78,29 +79,26 @@ def report(
     counts = " ".join(f"{key_id} {count}" for key_id, count in sent.items())
     ways = {call["failure"]["classes"][0][0] if "failure" in call else "answer" for call in results}
     verdict = "FAIL" if wrong else "ok"
-    name = f"{case.framework:12} {case.pool.name:18} {case.way:13}"
+    name = f"{case.framework.name:18} {case.pool.name:18} {case.way:13}"
     came = f"{counts:26} {'/'.join(sorted(ways)):28}"
     print(f"{verdict:4} {name} {came} {seconds:4.1f} s", flush=True)
     for problem in wrong:
         print(f"       {problem[:1500]}")
 
 
-def wanted_cases(name: str, *, plain: bool) -> list[Case]:
-    """List the cases of a framework, or the plain ones."""
-    return [Case(name, PLAIN, way) for way in WAYS] if plain else cases(name)
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Run the named frameworks; return how many cases failed."""
+    """Run the named frameworks, print their table; return how many cases failed."""
     flags = [argument for argument in arguments if argument.startswith("--")]
-    names = [argument for argument in arguments if argument not in flags] or frameworks()
-    if unknown := set(names) - set(frameworks()):
-        sys.exit(f"no such framework: {', '.join(sorted(unknown))}; there are {frameworks()}")
+    names = [argument for argument in arguments if argument not in flags] or list(FRAMEWORKS)
+    if unknown := set(names) - set(FRAMEWORKS):
+        sys.exit(f"no such framework: {', '.join(sorted(unknown))}; there are {list(FRAMEWORKS)}")
     wrong = total = 0
-    for name in names:
-        python = python_of(name)
-        for case in wanted_cases(name, plain="--plain" in flags):
+    for framework in (FRAMEWORKS[name] for name in names):
+        python = python_of(framework.requirements)
+        for case in cases(framework, plain="--plain" in flags):
             wrong, total = wrong + (not try_case(case, python, *flags)), total + 1
+    if not wrong and not flags:
+        print("", *table(FRAMEWORKS[name] for name in names), "", sep="\n")
     print(f"{total - wrong} passed, {wrong} failed")
     return min(wrong, 100)
 

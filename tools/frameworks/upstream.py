@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cases import Fault, Pool
+from cases import Case, Fault, Pool
+from google_front import GOOGLE, proxy_to
+from support.certificate_authority import CertificateAuthority
 
 from keyrot_middleware import POOL_KEY
 from keyrot_middleware.testing import FakeGemini, Reply, Scripted
@@ -23,7 +25,7 @@ REPLIES: dict[Fault, Scripted] = {
     "invalid": Reply.KEY_INVALID,
 }
 # Kept from this shell: how to reach the Python that runs it. A key of the user's must not leak in.
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,19 @@ class Upstream:
 
 
 @contextmanager
-def serve(pool: Pool) -> Iterator[Upstream]:
+def serve(case: Case) -> Iterator[Upstream]:
     """Run the service as long as the block lasts."""
     with FakeGemini() as fake, TemporaryDirectory() as folder:
         fake.function_args({"city": "Paris"})
-        values = {key_id: add_key(fake, key_id, fault) for key_id, fault in pool.keys.items()}
-        home = values[pool.home] if pool.home else POOL_KEY
-        environment = environment_of(fake, values, home, Path(folder))
-        yield Upstream(fake, environment, tuple(values.values()), Path(folder))
+        fake.answer(case.framework.answer)
+        keys = case.pool.keys.items()
+        values = {key_id: add_key(fake, key_id, fault) for key_id, fault in keys}
+        home = values[case.pool.home] if case.pool.home else POOL_KEY
+        authority = CertificateAuthority(Path(folder), GOOGLE)
+        with proxy_to(int(fake.host.rpartition(":")[2]), authority.context()) as proxy:
+            environment = environment_of(fake, values, home, Path(folder))
+            environment |= {"HTTPS_PROXY": proxy, "SSL_CERT_FILE": str(authority.file)}
+            yield Upstream(fake, environment, tuple(values.values()), Path(folder))
 
 
 def add_key(fake: FakeGemini, key_id: str, fault: Fault) -> str:
@@ -69,14 +76,17 @@ def add_key(fake: FakeGemini, key_id: str, fault: Fault) -> str:
 def environment_of(
     fake: FakeGemini, values: dict[str, str], home: str, folder: Path
 ) -> dict[str, str]:
-    """Write keys.json and return the environment. No line of it is for one framework only."""
+    """Write keys.json and return the environment: the same for all, and for a program's own key."""
     pool = [{"key_id": key_id, "priority": place} for place, key_id in enumerate(values)]
     (folder / "keys.json").write_text(json.dumps(pool))
     return {
         **{name: os.environ[name] for name in KEPT if name in os.environ},
         **{f"GEMINI_KEY_{key_id}": value for key_id, value in values.items()},
-        "GOOGLE_API_KEY": home,
+        **dict.fromkeys(("GOOGLE_API_KEY", "OPENAI_API_KEY", "LLM_GEMINI_KEY"), home),
         "GOOGLE_GEMINI_BASE_URL": fake.url,
-        "KEYROT_ALLOWED_HOSTS": fake.host,
+        "GEMINI_API_BASE": f"{fake.url}/v1beta",
+        "OPENAI_BASE_URL": f"{fake.url}/v1beta/openai/",
+        "KEYROT_ALLOWED_HOSTS": f"{fake.host},{GOOGLE}",
         "AGNO_TELEMETRY": "false",
+        "HOME": str(folder),
     }

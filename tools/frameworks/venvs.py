@@ -1,4 +1,4 @@
-"""Give each framework a virtual environment of its own, kept for the next time."""
+"""The virtual environments of the frameworks, kept for the next time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,8 @@ ROOT = HERE.parents[1]
 VENVS = ROOT / ".venv-frameworks"
 
 
-def frameworks() -> list[str]:
-    """List every framework that has a ``requirements-<name>.txt`` here."""
-    return sorted(path.stem.removeprefix("requirements-") for path in requirement_files())
-
-
-def requirement_files() -> list[Path]:
-    """List the files that pin the frameworks."""
-    return list(HERE.glob("requirements-*.txt"))
-
-
 def python_of(name: str) -> Path:
-    """Return the interpreter of a framework's environment, made first if it is not there as pinned.
+    """Return the interpreter of an environment, made first if it is not there as pinned.
 
     Raises:
         subprocess.CalledProcessError: venv or pip failed; their own message is on stderr.
@@ -46,7 +36,7 @@ def fingerprint(name: str) -> str:
 
 
 def make(name: str, venv: Path, python: Path) -> None:
-    """Make the environment again, with the framework and this library (as an editable install)."""
+    """Make the environment again, with the frameworks and this library (as an editable install)."""
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
     pins = str(HERE / f"requirements-{name}.txt")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

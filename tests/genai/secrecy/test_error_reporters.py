@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support.interactions import SDK_WARNINGS
 from support.modes import MODEL, run, skip_where_the_sdk_reconnects
 from support.raw_server import RawServer, answer, chunk, reset
+from support.reporters import sent_to_sentry
 from support.scenes import SURFACES, WAYS, Scene, error_of, raised, surfaces
 from support.servers import free_port
 from websockets.asyncio.server import serve
@@ -249,16 +246,9 @@ def test_a_proxy_in_front_of_a_live_session(
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_sentry_with_its_defaults(order: str, tmp_path: Path) -> None:
+def test_sentry_with_its_defaults(order: str) -> None:
     """Events, breadcrumbs and spans, whether it patches the libraries before or after install()."""
-    program = [sys.executable, "-m", "support.sentry_program", order]
-    tests = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": tests}
-    ended = subprocess.run(
-        program, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr[-2_000:]
-    found = json.loads(ended.stdout)
+    found = sent_to_sentry(order, "sdk")
     assert found["keys"] == 0
     assert found["events"] >= 4 * len(WAYS)
     assert min(found["sent"]) >= len(WAYS)

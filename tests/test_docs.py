@@ -429,3 +429,15 @@ def test_readme_leads_to_every_page() -> None:
     ]
     pages = {_name(page) for page in PAGES if page.parent == ROOT / "docs"} - {_name(overview)}
     assert sorted(pages - set(linked)) == []
+
+
+def test_frameworks_are_those_that_are_run() -> None:
+    """The table is that of tools/frameworks: its versions are the pinned ones."""
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "frameworks" / "table.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert made.count("\n") > 10
+    assert f"\n\n{made}\n" in (ROOT / "docs" / "frameworks.md").read_text("utf-8")

@@ -25,6 +25,7 @@ class Framework:
         sends_by: The library that makes its requests.
         spent: The class that its user catches where all keys are spent for the day.
         revoked: The same where all keys are revoked.
+        spent_in_stream: That of a stream, if it is another one.
         environment: It works with `requirements-<environment>.txt`; its own name if empty.
         ways: How its program can call.
         answer: What a model answers to its prompts; None: a text, or a call of the tool.
@@ -37,6 +38,7 @@ class Framework:
     sends_by: str
     spent: str
     revoked: str
+    spent_in_stream: str = ""
     environment: str = ""
     ways: tuple[str, ...] = WAYS
     answer: Callable[[dict[str, Any]], Any] | None = None
@@ -95,6 +97,7 @@ _OPENAI_AGENTS = Framework(
     revoked="openai.BadRequestError",
     environment="openai",
     ways=tuple(way for way in WAYS if way != "stream"),
+    shows_status=False,
 )
 _AUTOGEN = Framework(
     name="autogen",
@@ -105,23 +108,25 @@ _AUTOGEN = Framework(
     revoked="openai.BadRequestError",
     environment="openai",
     ways=WAYS[3:],
+    shows_status=False,
 )
 _LANGCHAIN_OPENAI = Framework(
     name="langchain-openai",
     title="LangChain's ChatOpenAI",
     distribution="langchain-openai",
     sends_by="openai",
-    spent="openai.RateLimitError",
-    revoked="openai.BadRequestError",
+    spent="OpenAIRateLimitError",
+    revoked="OpenAIInvalidRequestError",
     environment="openai",
+    shows_status=False,
 )
 _PYDANTIC_AI_OPENAI = Framework(
     name="pydantic-ai-openai",
     title="pydantic-ai's OpenAI model",
     distribution="pydantic-ai-slim",
     sends_by="openai",
-    spent="ModelHTTPError",
-    revoked="ModelHTTPError",
+    spent="ModelRateLimitError",
+    revoked="ModelRequestRejectedError",
     environment="openai",
 )
 _INSTRUCTOR = Framework(
@@ -149,8 +154,9 @@ _DSPY = Framework(
     title="DSPy",
     distribution="dspy",
     sends_by="litellm",
-    spent="litellm.RateLimitError",
-    revoked="litellm.BadRequestError",
+    spent="LMRateLimitError",
+    spent_in_stream="LMServerError",  # litellm makes an error of its own of a 429 in a stream
+    revoked="LMInvalidRequestError",
     environment="litellm",
     answer=dspy,
 )
@@ -193,7 +199,7 @@ class Pool:
         keys: Key id to what the service makes of that key.
         calls: How many are made; the later ones meet what the first has taught the pool.
         home: The key id whose value is the program's single key; None is POOL_KEY.
-        message: What the user must read when every call fails; empty if none may fail.
+        message: Texts that the user must read when every call fails; empty if none may fail.
         status: What Google calls it.
     """
 
@@ -201,7 +207,7 @@ class Pool:
     keys: dict[str, Fault]
     calls: int = 2
     home: str | None = None
-    message: str = ""
+    message: tuple[str, ...] = ()
     status: str = ""
 
     @property
@@ -226,13 +232,13 @@ HOME_SPENT = Pool(
 SPENT = Pool(
     "spent for the day",
     {"day1": "day", "day2": "day"},
-    message="No Gemini API key of pool 'default' is available. day1: quota_day until ",
+    message=("No Gemini API key of pool ", " is available. day1: quota_day until "),
     status="RESOURCE_EXHAUSTED",
 )
 REVOKED = Pool(
     "all revoked",
     {"gone1": "invalid", "gone2": "invalid"},
-    message="API key not valid",
+    message=("API key not valid",),
     status="API_KEY_INVALID",
 )
 PLAIN = Pool("no install()", {"good": "good"}, home="good")
@@ -249,14 +255,16 @@ class Case:
     @property
     def error(self) -> str:
         """The name of a class of the exception that the user must get."""
-        name = self.framework.spent if self.pool is SPENT else self.framework.revoked
-        return name.rpartition(".")[2]
+        framework, spent = self.framework, self.framework.spent
+        if "stream" in self.way:
+            spent = framework.spent_in_stream or spent
+        return (spent if self.pool is SPENT else framework.revoked).rpartition(".")[2]
 
     @property
     def words(self) -> tuple[str, ...]:
         """The texts that the exception must show."""
         pool = self.pool
-        return (pool.message, pool.status) if self.framework.shows_status else (pool.message,)
+        return (*pool.message, pool.status) if self.framework.shows_status else pool.message
 
 
 def cases(framework: Framework, *, plain: bool = False) -> list[Case]:

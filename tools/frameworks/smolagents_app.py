@@ -20,7 +20,8 @@ def get_weather(city: str) -> str:
     return "sunny"
 
 
-model = LiteLLMModel("gemini/gemini-2.5-flash")
+# By default it waits two minutes or more after a 429, and tries again.
+model = LiteLLMModel("gemini/gemini-2.5-flash", retry=False)
 plain = CodeAgent(tools=[], model=model)
 streaming = CodeAgent(tools=[], model=model, stream_outputs=True)
 with_tool = CodeAgent(tools=[get_weather], model=model)

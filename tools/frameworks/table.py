@@ -42,11 +42,19 @@ def version(framework: Framework) -> str:
 
 def row(framework: Framework) -> str:
     """Return the row of a framework."""
-    ways = "all six" if framework.ways == WAYS else ", ".join(SHOWN[way] for way in framework.ways)
-    sent = " ".join(str(count) for count in ONE_GOOD.sent(framework.ways[0]).values())
-    errors = f"`{framework.spent}` | `{framework.revoked}`"
-    name = f"{framework.distribution} {version(framework)}"
-    return f"| {framework.title} | {name} | {framework.sends_by} | {ways} | {sent} | {errors} |"
+    spent = f"`{framework.spent}`"
+    if framework.spent_in_stream:
+        spent += f", in streams `{framework.spent_in_stream}`"
+    cells = (
+        framework.title,
+        f"{framework.distribution} {version(framework)}",
+        framework.sends_by,
+        "all six" if framework.ways == WAYS else ", ".join(SHOWN[way] for way in framework.ways),
+        " ".join(str(count) for count in ONE_GOOD.sent(framework.ways[0]).values()),
+        spent,
+        f"`{framework.revoked}`",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def table(frameworks: Iterable[Framework]) -> Iterator[str]:

@@ -53,6 +53,7 @@ class CertificateAuthority:
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
         ]
         identifier = x509.SubjectKeyIdentifier.from_public_key(public)
+        signs = x509.KeyUsage(not is_root, *[False] * 4, is_root, *[False] * 3)
         above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
         return (
             x509.CertificateBuilder()
@@ -64,6 +65,7 @@ class CertificateAuthority:
             .not_valid_after(self._now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=is_root, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(signs, critical=True)  # Python 3.13 asks an authority for it
             .add_extension(identifier, critical=False)
             .add_extension(above, critical=False)
             .sign(signer, hashes.SHA256())

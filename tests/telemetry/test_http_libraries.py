@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -23,22 +25,29 @@ def _one_provider(traced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", traced.provider)
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
-def test_opentelemetry_has_a_span_for_each_send(order, gemini, pool, traced) -> None:
-    """The HTTP span of each attempt is below it, and each token is in one span."""
-    library = pytest.importorskip("opentelemetry.instrumentation.httpx")
-    instrumentor = library.HTTPXClientInstrumentor()
+@contextmanager
+def instrumented(instrumentor: Any, order: str, pool: Any, traced: Any) -> Iterator[None]:
+    """Install a pool of two keys, and instrument a library before or after it."""
     if order == "before":
         instrumentor.instrument(tracer_provider=traced.provider)
     pool("A", "B", strategy="fill")
     if order == "after":
         instrumentor.instrument(tracer_provider=traced.provider)
-    gemini.script("A", Reply.QUOTA_MINUTE)
     try:
-        with httpx.Client() as client:
-            assert send(httpx, client, gemini.url, "unused") == "ok from B"
+        yield
     finally:
         instrumentor.uninstrument()
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_opentelemetry_has_a_span_for_each_send(order, gemini, pool, traced) -> None:
+    """The HTTP span of each attempt is below it, and each token is in one span."""
+    library = pytest.importorskip("opentelemetry.instrumentation.httpx")
+    gemini.add_key("A")
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    wrapped = instrumented(library.HTTPXClientInstrumentor(), order, pool, traced)
+    with wrapped, httpx.Client() as client:
+        assert send(httpx, client, gemini.url, "unused") == "ok from B"
     assert [traced.parent_of(span) for span in traced.named("POST")] == ["attempt A", "attempt B"]
     counted = [s for s in traced.spans if USAGE in (s.attributes or {})]
     assert [span.name for span in counted] == [f"generate_content {MODEL}"]
@@ -54,18 +63,11 @@ def test_opentelemetry_has_one_span_for_a_call_of_requests(
 ) -> None:
     """It wraps the session, above the pool: its span holds ours, with all attempts, and no key."""
     library = pytest.importorskip("opentelemetry.instrumentation.requests")
-    instrumentor = library.RequestsInstrumentor()
-    if order == "before":
-        instrumentor.instrument(tracer_provider=traced.provider)
-    pool("A", "B", strategy="fill")
-    if order == "after":
-        instrumentor.instrument(tracer_provider=traced.provider)
+    gemini.add_key("A")
     gemini.script("A", Reply.QUOTA_MINUTE)
-    try:
-        with requests.Session() as session:
-            assert send(requests, session, gemini.url, "unused", stream=stream) == "ok from B"
-    finally:
-        instrumentor.uninstrument()
+    wrapped = instrumented(library.RequestsInstrumentor(), order, pool, traced)
+    with wrapped, requests.Session() as session:
+        assert send(requests, session, gemini.url, "unused", stream=stream) == "ok from B"
     call = f"generate_content {MODEL}"
     names = {span.name: traced.parent_of(span) for span in traced.spans}
     assert names == {"attempt A": call, "attempt B": call, call: "POST", "POST": None}

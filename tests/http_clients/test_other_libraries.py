@@ -169,9 +169,11 @@ def test_trio_sends_once_with_the_home_key(library, gemini, pool) -> None:
     assert gemini.sent("A") == 1
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
-@pytest.mark.parametrize(("libraries", "ways"), [("httpx", 13), ("requests", 2)])
-def test_sentry_with_its_defaults(order, libraries, ways) -> None:
+@pytest.mark.parametrize(
+    ("libraries", "ways", "order"),
+    [("httpx", 5, "before"), ("httpx", 5, "after"), ("requests", 2, "before")],
+)
+def test_sentry_with_its_defaults(libraries, ways, order) -> None:
     """No key is in its events, breadcrumbs and spans, whichever wraps the libraries first."""
     found = sent_to_sentry(order, libraries)
     assert found["keys"] == 0

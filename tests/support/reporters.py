@@ -54,7 +54,7 @@ def sent_to_sentry(order: str, libraries: str) -> Any:
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-2_000:]

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import sentry_sdk
@@ -23,7 +24,7 @@ from sentry_sdk.transport import Transport
 import keyrot_middleware
 from keyrot_middleware.testing import plain_websockets
 from keyrot_middleware.testing.keys import make_value
-from support.http_modes import OPENAI, RAW
+from support.http_modes import call
 from support.modes import MODEL
 from support.raw_server import RawServer, answer
 from support.scenes import error_of, surfaces
@@ -83,23 +84,16 @@ def sdk_calls(host: str) -> Iterator[Callable[[], Any]]:
         client.close()
 
 
-def http_calls(host: str, names: Callable[[str], bool]) -> Iterator[Callable[[], Any]]:
-    """Yield a call in each way of the libraries that have such a name."""
-    for name, mode in (RAW | OPENAI).items():
-        if names(name):
-            yield partial(mode, f"http://{host}", "unused", 1)
-
-
-def is_of_requests(name: str) -> bool:
-    """Return whether a way is one of requests."""
-    return name.startswith("requests")
-
-
-CALLS: dict[str, Callable[[str], Iterator[Callable[[], Any]]]] = {
-    "sdk": sdk_calls,
-    "httpx": lambda host: http_calls(host, lambda name: not is_of_requests(name)),
-    "requests": lambda host: http_calls(host, is_of_requests),
+WAYS = {
+    "httpx": ("httpx-sync", "httpx-astream", "httpx2-stream", "httpx2-async", "openai-sync"),
+    "requests": ("requests-sync", "requests-stream"),
 }
+
+
+def http_calls(host: str, libraries: str) -> Iterator[Callable[[], Any]]:
+    """Yield a call in some ways of openai, httpx and httpx2, or of requests."""
+    for way in WAYS[libraries]:
+        yield partial(call[way], f"http://{host}", "unused", 1)
 
 
 def main(order: str, libraries: str) -> None:
@@ -118,10 +112,13 @@ def main(order: str, libraries: str) -> None:
     )
     if order == "after":
         start_sentry()
-    for call in (call for host in hosts for call in CALLS[libraries](host)):
+    made = (
+        sdk_calls(host) if libraries == "sdk" else http_calls(host, libraries) for host in hosts
+    )
+    for one in chain.from_iterable(made):
         with sentry_sdk.start_transaction(name="call"), plain_websockets():
             try:
-                call()
+                one()
             except Exception:
                 logging.getLogger("program").exception("it failed")
     for server in servers:

@@ -156,7 +156,7 @@ _DSPY = Framework(
     sends_by="litellm",
     spent="LMRateLimitError",
     spent_in_stream="LMServerError",  # litellm makes an error of its own of a 429 in a stream
-    revoked="LMInvalidRequestError",
+    revoked="LMAuthError",
     environment="litellm",
     answer=dspy,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,11 +12,13 @@ import httpx
 import pytest
 import requests
 from opentelemetry import metrics, trace
+from support.docs_blocks import ROOT
 from support.http_modes import MODEL, send
 from support.otel import RecordedMetrics
 
 from keyrot_middleware.testing import Reply
 
+TELEMETRY = ROOT / "docs" / "telemetry.md"
 USAGE = "gen_ai.usage.input_tokens"
 
 
@@ -74,6 +77,25 @@ def test_opentelemetry_has_one_span_for_a_call_of_requests(
     assert [span.name for span in traced.spans if USAGE in (span.attributes or {})] == [call]
     texts = str([dict(span.attributes or {}) for span in traced.spans])
     assert not any(gemini.key(label).value in texts for label in "AB")
+
+
+@pytest.mark.parametrize("header", ["x-goog-api-key", "authorization"])
+def test_captured_headers_hold_no_key_with_the_setting_of_the_docs(
+    header, gemini, pool, traced, monkeypatch
+) -> None:
+    """Whoever captures all headers hides the one with the key, in either protocol."""
+    library = pytest.importorskip("opentelemetry.instrumentation.httpx")
+    capture = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS"
+    (hides,) = re.findall(f"{capture}_SANITIZE_FIELDS='(.+)'", TELEMETRY.read_text("utf-8"))
+    monkeypatch.setenv(f"{capture}_CLIENT_REQUEST", ".*")
+    monkeypatch.setenv(f"{capture}_SANITIZE_FIELDS", hides)
+    path = f"models/{MODEL}:generateContent" if "goog" in header else "openai/chat/completions"
+    value = "unused" if "goog" in header else "Bearer unused"
+    with instrumented(library.HTTPXClientInstrumentor(), "after", pool, traced):
+        httpx.post(f"{gemini.url}/v1beta/{path}", json=REQUEST, headers={header: value})
+    (span,) = traced.named("POST")
+    sent = span.attributes[f"http.request.header.{header.replace('-', '_')}"]
+    assert sent == ("[REDACTED]",)
 
 
 REQUEST: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}

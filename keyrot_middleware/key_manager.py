@@ -38,7 +38,7 @@ from .core.model import (
     Platform,
     Unavailable,
     Verdict,
-    project_label,
+    project_name,
 )
 from .core.spending import nano_usd
 from .core.text import did_you_mean, display
@@ -337,7 +337,7 @@ class KeyManager:
         lease = Lease(*own, "", info.verb, 0, 0, at=0.0, record=key.record)
         pool.record_refusal(Settle(lease, outcome, (), error))
         has_budget = key.usd_per_day is not None
-        if has_budget or pool.activity.enabled:
+        if has_budget:
             usage = pool.with_cost(outcome.usage, info, has_budget=has_budget)
             outcome = outcome._replace(usage=usage)
         until = pool.state.settle(lease, outcome)
@@ -350,9 +350,8 @@ class KeyManager:
                 "",
                 0.0,
                 "ok" if verdict is None else "failed",
-                (Attempt(key_id, failure, code, 0.0),),
+                (Attempt(key_id, failure, code, 0.0, project_name(key.project) or ""),),
                 outcome.usage,
-                project=project_label(key.project),
             )
         )
         return until

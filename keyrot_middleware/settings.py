@@ -36,7 +36,7 @@ from pydantic_settings import (
 
 from .core.model import GEMINI_API, VERTEX_EXPRESS, Platform, Strategy
 from .core.model_fallback import MAX_MODELS, next_models
-from .core.text import did_you_mean, display, mask_keys
+from .core.text import did_you_mean, display, mask_keys, mask_url
 from .errors import ConfigError
 from .events import EVENTS, EventName
 from .keys_file import (
@@ -260,6 +260,18 @@ def _good_state(url: str) -> str:
 def _good_file_url(url: str, rest: str) -> str:
     if not re.match(r"/+[^/]", rest) or rest.endswith("/"):
         raise ValueError(f"found {display(url)}; a file is named as in {SAMPLE_FILE}")
+    return url
+
+
+TRACE_ID = "{trace_id}"
+"""What stands for the id of a trace in `KEYROT_TRACE_URL`."""
+SAMPLE_TRACE_URL = f"https://jaeger.example/trace/{TRACE_ID}"
+_HTTP_URL = re.compile(r"https?://[^\s/?#@\\]+(?:[/?#][!-~]*)?")
+
+
+def _good_trace_url(url: str) -> str:
+    if TRACE_ID not in url or not _HTTP_URL.fullmatch(url.replace(TRACE_ID, "0")):
+        raise ValueError(f"found {display(mask_url(url))}")
     return url
 
 
@@ -507,6 +519,11 @@ class Settings(EnabledSetting):
     call_spans: bool = Field(
         default=True, validation_alias="KEYROT_CALL_SPANS", description="true or false"
     )
+    trace_url: Annotated[str, AfterValidator(_good_trace_url)] | None = Field(
+        default=None,
+        validation_alias="KEYROT_TRACE_URL",
+        description=f"an address of a trace with {TRACE_ID} in it, such as {SAMPLE_TRACE_URL}",
+    )
     progress: bool = Field(
         default=True, validation_alias="KEYROT_PROGRESS", description="true or false"
     )
@@ -596,6 +613,9 @@ class SettingArguments(TypedDict, total=False):
     call_spans: bool | None
     """False: emit spans for attempts, and none for calls. Default: `true`. Variable:
     `KEYROT_CALL_SPANS`."""
+    trace_url: str | None
+    """Where a tracing backend shows a trace, with `{trace_id}` in the URL: the page links each call to
+    it. Default: none. Variable: `KEYROT_TRACE_URL`."""
 
 
 ENV_NAMES: Mapping[str, str] = MappingProxyType(

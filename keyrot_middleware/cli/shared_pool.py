@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,6 +16,7 @@ from ..errors import KeyrotError
 from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..monitoring.health import KeyView, views, without_value
 from ..monitoring.report import PoolReport
+from ..runtime.activity import Activity
 from ..secrets import open_secret_cache
 from ..settings import allowed_origins
 from ..state import open_shared
@@ -23,13 +24,12 @@ from ..state.base import SharedState, State
 
 __all__ = [
     "NOT_SHARED",
+    "MissingValues",
     "SharedPool",
     "open_configured",
     "pool_of",
     "report_of_shared",
     "shared_pool",
-    "shared_views",
-    "unresolved_of",
 ]
 
 NOT_SHARED = """\
@@ -103,45 +103,54 @@ def pool_of(config: Config) -> dict[str, Candidate]:
     return {key.key_id: key for key in config.candidates}
 
 
-def unresolved_of(config: Config, state: State, keys: Iterable[Candidate]) -> frozenset[str]:
-    """Look up the values of the keys that no process has used yet, and list those without one.
+NO_SERVICE_HAS_IT = "no service that uses this pool has reported one"
+NOT_HERE = "not found on this machine, and no service has reported one"
 
-    What was used has a value somewhere, even if the store is not open to whoever asks here.
 
-    Raises:
-        KeyrotError: The state cannot be read.
+class MissingValues:
+    """Which keys of a shared pool have no value, by what its services have reported.
+
+    Whoever looks at a pool need not have its values. Only where no service has ever used the pool,
+    they are looked up here, once.
     """
-    known = state.snapshot(keys)
-    used = {key.key_id for key in keys if not key.disabled}
-    fresh = [k for k in config.keys if k.key_id in used and known[k.key_id].last_used is None]
-    if not fresh:
-        return frozenset()
-    secrets = open_secret_cache(replace(config, keys=tuple(fresh)))
-    try:
-        return frozenset(secrets.unresolved)
-    finally:
-        secrets.close()
 
+    def __init__(self, config: Config) -> None:
+        """Look up nothing yet."""
+        self._config = config
+        self._missing_here: frozenset[str] | None = None
+        self.reasons: dict[str, str] = {}
+        """Why each key of the last look has none, by its id."""
 
-def shared_views(
-    state: State, keys: Iterable[Candidate], unresolved: frozenset[str]
-) -> list[tuple[Candidate, KeyView]]:
-    """Return how *keys* are in *state*.
+    def find(self, state: State, keys: Sequence[Candidate]) -> frozenset[str]:
+        """Return the ids of the keys without a value.
 
-    Args:
-        state: The shared state.
-        keys: All keys of the pool.
-        unresolved: Ids of keys that no process has used and that have no value here.
+        Args:
+            state: The shared state.
+            keys: All keys of the pool, as `State.with_values` returns them.
 
-    Raises:
-        KeyrotError: The state cannot be read.
-    """
-    keys = list(keys)
-    found = views(state, keys)
-    for key_id in unresolved & found.keys():
-        if found[key_id].known.last_used is None:
-            found[key_id] = without_value(found[key_id])
-    return [(key, found[key.key_id]) for key in keys]
+        Raises:
+            KeyrotError: The state cannot be read.
+        """
+        unknown = [key for key in keys if not (key.fingerprint or key.disabled)]
+        found: Iterable[str] = ()
+        if unknown:
+            last_used = state.snapshot(unknown)
+            found = [k.key_id for k in unknown if last_used[k.key_id].last_used is None]
+        is_reported = any(key.fingerprint for key in keys)
+        if found and not is_reported:
+            found = self._look_up().intersection(found)
+        self.reasons.clear()
+        self.reasons.update(dict.fromkeys(found, NO_SERVICE_HAS_IT if is_reported else NOT_HERE))
+        return frozenset(found)
+
+    def _look_up(self) -> frozenset[str]:
+        if self._missing_here is None:
+            secrets = open_secret_cache(self._config)
+            try:
+                self._missing_here = frozenset(secrets.unresolved)
+            finally:
+                secrets.close()
+        return self._missing_here
 
 
 def report_of_shared(pool: SharedPool) -> PoolReport:
@@ -150,22 +159,34 @@ def report_of_shared(pool: SharedPool) -> PoolReport:
     Raises:
         KeyrotError: The state cannot be read.
     """
-    unresolved = unresolved_of(pool.config, pool.state, pool.keys.values())
+    missing = MissingValues(pool.config)
+    missing.find(pool.state, list(pool.keys.values()))  # a store that cannot be opened is named now
 
     def keys() -> list[Candidate]:
         # Read again each time: a key has other records as soon as a service uses a new value.
-        return list(pool.state.with_values(pool.keys.values()))
+        return pool.state.with_values(pool.keys.values())
+
+    def found() -> list[tuple[Candidate, KeyView]]:
+        all_keys = keys()
+        seen = views(pool.state, all_keys)
+        for key_id in missing.find(pool.state, all_keys):
+            seen[key_id] = without_value(seen[key_id])
+        return [(key, seen[key.key_id]) for key in all_keys]
+
+    def selector() -> Selector:
+        able = [key for key in keys() if key.key_id not in missing.reasons]
+        return Selector(able, pool.config.policy.strategy)
 
     return PoolReport(
         name=pool.name,
         state=pool.state,
         state_url=pool.url,
-        views=lambda: shared_views(pool.state, keys(), unresolved),
-        activity=pool.state.activity,
-        selector=lambda: Selector(
-            (key for key in keys() if key.key_id not in unresolved), pool.config.policy.strategy
-        ),
+        views=found,
+        activity=Activity(pool.state, time.time),
+        selector=selector,
         now=time.time,
+        missing=missing.reasons,
+        trace_url=pool.config.settings.trace_url,
         check=partial(_check, pool.config),
     )
 

@@ -1,6 +1,7 @@
 """What calls did lately, as values: for status pages and alerts, never for a decision.
 
-Everything here is bounded: minutes by the hour, days by two, calls by their number.
+Calls are counted per minute for an hour and per ten minutes for a day: of the pool, of each key and
+project, and of the first models and workloads that a process names. Everything here is bounded.
 """
 
 from __future__ import annotations
@@ -19,28 +20,70 @@ from .windows import pacific_day
 
 __all__ = [
     "CALLS_KEPT",
+    "COUNTERS",
+    "DAY",
+    "FAILURES_KEPT",
+    "HOUR",
+    "LARGE_POOL",
     "MINUTES",
+    "NAMES_KEPT",
+    "OTHER",
     "POOL",
     "ActivityBatch",
     "ActivityLog",
     "ActivityView",
     "Attempt",
+    "BoundedNames",
     "CallOutcome",
     "CallRecord",
     "DayUsage",
     "History",
+    "ShareKind",
+    "Span",
     "dump_call",
+    "is_share",
     "load_call",
+    "make_history",
     "project_entry",
+    "share_entry",
 ]
 
-MINUTES = 60
-"""How many minutes of history are kept, the current one included."""
 CALLS_KEPT = 100
+FAILURES_KEPT = 20
+"""Of each key: the last calls in which it failed."""
+FAILING_KEPT = 500
+"""Keys of one process whose failures are kept; the one that failed longest ago is dropped first."""
+NAMES_KEPT = 100
+"""Models, and workloads, that a process counts by their names; the rest is `OTHER`."""
+LARGE_POOL = 500
+"""In a pool with more keys, keys and projects are counted for an hour only."""
+OTHER = "(other)"
 POOL = ""
 """Stands in place of a key id for the sums over all keys."""
 
 CallOutcome = Literal["ok", "failed", "exhausted", "abandoned"]
+ShareKind = Literal["model", "workload"]
+
+
+class Span(NamedTuple):
+    """How far back counts go, and how finely."""
+
+    step_s: int
+    slots: int
+
+    def last(self, now: float) -> int:
+        """Return the number of the slot of *now*."""
+        return int(now // self.step_s)
+
+    def numbers(self, now: float) -> range:
+        """Return the numbers of all slots, the oldest first."""
+        last = self.last(now)
+        return range(last - self.slots + 1, last + 1)
+
+
+MINUTES = 60
+HOUR = Span(60, MINUTES)
+DAY = Span(600, 144)
 
 
 class Attempt(NamedTuple):
@@ -52,6 +95,8 @@ class Attempt(NamedTuple):
     code: int | None
     """The HTTP status of a failure."""
     seconds: float
+    project: str = ""
+    """Of the key; empty if it names none."""
 
 
 class CallRecord(NamedTuple):
@@ -67,8 +112,11 @@ class CallRecord(NamedTuple):
     """Of the last attempt."""
     waited: bool = False
     """It waited for a key."""
-    project: str = ""
-    """Of the key of the last attempt."""
+    workload: str = ""
+    trace_id: str = ""
+    """Of the trace that has its spans, 32 hexadecimal digits; empty if it is not traced."""
+    service_tier: str = ""
+    """The service tier that it asked for."""
 
 
 @dataclass(slots=True)
@@ -92,33 +140,50 @@ class DayUsage:
 
 
 class History(NamedTuple):
-    """Counts per minute, the oldest first, `MINUTES` of each."""
+    """Counts per slot of a span, the oldest first. Keys and projects have the first three."""
 
     requests: Sequence[int]
     failures: Sequence[int]
+    """Requests that failed."""
+    refused: Sequence[int]
+    """Requests that were refused with 429; failures too."""
+    calls: Sequence[int]
+    failed_calls: Sequence[int]
+    """Calls that raised: the last request failed, or no key was available."""
+    waits: Sequence[int]
+    """Calls that waited for a key."""
+
+
+COUNTERS = History._fields
+_OF_REQUESTS = 3
+"""The counters that keys and projects have."""
+
+
+def make_history(rows: Sequence[Sequence[int]]) -> History:
+    """Return the history of slots with a count for each counter, or for the first of them."""
+    missing = [0] * len(COUNTERS)
+    full = [[*row, *missing][: len(COUNTERS)] for row in rows]
+    return History(*([row[place] for row in full] for place in range(len(COUNTERS))))
 
 
 class ActivityView(NamedTuple):
     """What is shown of the activity of a pool."""
 
     histories: dict[str, History]
-    """By key id, and under `POOL` the sums; keys without a request are missing."""
-    waits: int
-    """Calls of the last hour that waited for a key."""
+    """Of the last hour, by key id, and under `POOL` the sums; keys without a request are
+    missing."""
     today: dict[str, DayUsage]
     """By key id or `project_entry`, and under `POOL` the sums."""
     calls: list[CallRecord]
     """The latest first."""
 
 
-def _failures(record: CallRecord) -> int:
-    return sum(attempt.failure is not None for attempt in record.attempts)
-
-
 def dump_call(record: CallRecord) -> str:
     """Return a call as text, for a shared state."""
-    fields = (record.at, record.model, record.seconds, record.outcome, record.attempts)
-    return json.dumps([*fields, int(record.waited)], separators=(",", ":"))
+    attempts = [attempt[:4] for attempt in record.attempts]
+    fields = (record.at, record.model, record.seconds, record.outcome, attempts)
+    more = (int(record.waited), record.workload, record.trace_id)
+    return json.dumps([*fields, *more], separators=(",", ":"))
 
 
 def load_call(text: str | bytes) -> CallRecord | None:
@@ -139,70 +204,188 @@ def load_call(text: str | bytes) -> CallRecord | None:
             return None
         if outcome not in ("ok", "failed", "exhausted", "abandoned"):
             return None
-        waited = more[:1] == [1]  # missing where an earlier version wrote it
-        return CallRecord(times[0], str(model), times[1], outcome, found, waited=waited)
+        waited, workload, trace_id = (*more[:3], *(0, "", "")[len(more) :])
+        return CallRecord(
+            times[0],
+            str(model),
+            times[1],
+            outcome,
+            found,
+            waited=waited == 1,
+            workload=str(workload),
+            trace_id=str(trace_id),
+        )
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 
 def project_entry(project: str) -> str:
-    """Return under which name the usage of a project is counted; no key has such an id."""
+    """Return under which name a project is counted; no key has such an id."""
     return f"project:{project}"
 
 
-def _entries(record: CallRecord) -> tuple[str, ...]:
-    """Return under which names the usage of a call is counted."""
-    return record.attempts[-1].key_id, project_entry(record.project), POOL
+def share_entry(kind: ShareKind, name: str) -> str:
+    """Return under which name a model or a workload is counted; no key has such an id."""
+    return f"{kind}:{name}"
 
 
-def _usage(record: CallRecord) -> tuple[int, int, int]:
-    usage = record.usage
-    return (
-        usage.input_tokens or 0,
-        usage.output_tokens or 0,
-        nano_usd(usage.cost_usd or 0.0),
-    )
+def is_share(entry: str) -> bool:
+    """Return whether it is the name of a model or a workload."""
+    return entry.startswith(("model:", "workload:"))
 
 
-class _Minutes:
-    """A ring of counts per minute."""
-
-    __slots__ = ("_counts", "_minute")
+class BoundedNames:
+    """The models and workloads that are counted by their names: the first ones."""
 
     def __init__(self) -> None:
-        self._counts = array("I", bytes(2 * MINUTES * array("I").itemsize))
-        """Requests and failures of each minute, by its number modulo `MINUTES`."""
-        self._minute = 0
+        """Know none."""
+        self._entries: dict[ShareKind, dict[str, str]] = {"model": {}, "workload": {}}
 
-    def add(self, minute: int, requests: int, failures: int) -> None:
-        """Count in *minute*."""
-        if minute != self._minute:
-            self._advance(minute)
-        place = 2 * (minute % MINUTES)
-        self._counts[place] += requests
-        self._counts[place + 1] += failures
+    def entry(self, kind: ShareKind, name: str) -> str:
+        """Return under which name one is counted."""
+        known = self._entries[kind]
+        entry = known.get(name)
+        if entry is not None:
+            return entry
+        if len(known) >= NAMES_KEPT:
+            return share_entry(kind, OTHER)
+        entry = known[name] = share_entry(kind, name)
+        return entry
 
-    def history(self, minute: int) -> History:
-        """Return the counts up to *minute*."""
-        self._advance(minute)
-        first = self._minute - MINUTES + 1  # later than that of *minute* if the clock stepped back
-        places = [
-            2 * (m % MINUTES) if m >= first else None
-            for m in range(minute - MINUTES + 1, minute + 1)
-        ]
-        return History(
-            [0 if p is None else self._counts[p] for p in places],
-            [0 if p is None else self._counts[p + 1] for p in places],
+
+@dataclass(slots=True)
+class ActivityBatch:
+    """What one process adds to the activity of a pool. Not locked."""
+
+    names: BoundedNames = field(default_factory=BoundedNames)
+    is_large_pool: bool = False
+    """It has more than `LARGE_POOL` keys."""
+    minutes: dict[tuple[int, str], list[int]] = field(default_factory=dict)
+    """By minute and entry: the counts, in the order of `COUNTERS`; of keys and projects the first
+    three."""
+    days: dict[tuple[str, str], DayUsage] = field(default_factory=dict)
+    """By Pacific day and entry: keys, projects and the pool."""
+    calls: deque[CallRecord] = field(default_factory=lambda: deque(maxlen=CALLS_KEPT))
+    failures: dict[str, deque[CallRecord]] = field(default_factory=dict)
+    """By key id: the last calls in which it failed."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to add."""
+        return bool(self.calls)
+
+    def add(self, record: CallRecord, cost_usd: float | None = None) -> None:
+        """Count a call that ended, and what it cost."""
+        minute, attempts = int(record.at // 60), record.attempts
+        failures = refused = 0
+        for key_id, failure, code, _, project in attempts:
+            failed, limited = failure is not None, code == 429
+            self._count(minute, key_id, (1, failed, limited))
+            if project:
+                self._count(minute, project_entry(project), (1, failed, limited))
+            failures, refused = failures + failed, refused + limited
+            if failed:
+                self._keep_failure(key_id, record)
+        whole = (
+            len(attempts),
+            failures,
+            refused,
+            1,
+            record.outcome in ("failed", "exhausted"),
+            record.waited,
         )
+        self._count(minute, POOL, whole)
+        if record.model:
+            self._count(minute, self.names.entry("model", record.model), whole)
+        if record.workload:
+            self._count(minute, self.names.entry("workload", record.workload), whole)
+        if attempts and record.usage is not NO_USAGE:
+            self._add_usage(record, cost_usd)
+        self.calls.append(record)
 
-    def _advance(self, minute: int) -> None:
-        if minute <= self._minute - MINUTES:  # the clock stepped back: start again
-            self._counts = array("I", bytes(2 * MINUTES * array("I").itemsize))
-            self._minute = minute
-        for skipped in range(max(self._minute + 1, minute - MINUTES + 1), minute + 1):
-            place = 2 * (skipped % MINUTES)
-            self._counts[place] = self._counts[place + 1] = 0
-        self._minute = max(self._minute, minute)
+    def buckets(self) -> dict[tuple[int, str], list[int]]:
+        """Return the counts by slot of the day and entry."""
+        found: dict[tuple[int, str], list[int]] = {}
+        minutes = DAY.step_s // HOUR.step_s
+        for (minute, entry), counts in self.minutes.items():
+            if self.is_large_pool and entry != POOL and not is_share(entry):
+                continue
+            known = found.setdefault((minute // minutes, entry), [0] * len(counts))
+            for place, count in enumerate(counts):
+                known[place] += count
+        return found
+
+    def _count(self, minute: int, entry: str, more: tuple[int, ...]) -> None:
+        counts = self.minutes.get((minute, entry))
+        if counts is None:
+            self.minutes[minute, entry] = [int(count) for count in more]
+            return
+        for place, count in enumerate(more):
+            if count:
+                counts[place] += count
+
+    def _keep_failure(self, key_id: str, record: CallRecord) -> None:
+        kept = self.failures.get(key_id)
+        if kept is None:
+            kept = self.failures[key_id] = deque(maxlen=FAILURES_KEPT)
+        if not kept or kept[-1] is not record:  # a key may fail twice in one call
+            kept.append(record)
+
+    def _add_usage(self, record: CallRecord, cost_usd: float | None) -> None:
+        day, usage, served = pacific_day(record.at), record.usage, record.attempts[-1]
+        amounts = usage.input_tokens or 0, usage.output_tokens or 0, nano_usd(cost_usd or 0.0)
+        entries = (served.key_id, POOL)
+        if served.project:
+            entries = (*entries, project_entry(served.project))
+        for entry in entries:
+            known = self.days.get((day, entry))
+            if known is None:
+                known = self.days[day, entry] = DayUsage()
+            known.add(*amounts)
+
+
+class _Ring:
+    """Counts of the newest slots of a span."""
+
+    __slots__ = ("_counts", "_most", "_newest", "_slots", "_width")
+
+    def __init__(self, slots: int, width: int, typecode: str) -> None:
+        self._slots, self._width = slots, width
+        self._counts = array(typecode, [0]) * (slots * width)
+        self._most = 256**self._counts.itemsize - 1
+        self._newest = 0
+
+    def add(self, slot: int, counts: Sequence[int]) -> None:
+        """Count in a slot; a count that is full stays so."""
+        if slot != self._newest:
+            self._advance(slot)
+        place = self._width * (slot % self._slots)
+        for more in counts:
+            if more:
+                self._counts[place] = min(self._counts[place] + more, self._most)
+            place += 1
+
+    def rows(self, slot: int) -> list[Sequence[int]]:
+        """Return the counts of the slots up to this one."""
+        self._advance(slot)
+        first = self._newest - self._slots + 1  # later than the first one if the clock stepped back
+        return [
+            self._counts[(start := self._width * (n % self._slots)) : start + self._width]
+            if n >= first
+            else ()
+            for n in range(slot - self._slots + 1, slot + 1)
+        ]
+
+    def _advance(self, slot: int) -> None:
+        if slot <= self._newest - self._slots:  # the clock stepped back: start again
+            self._clear(0, self._slots)
+            self._newest = slot
+        for skipped in range(max(self._newest + 1, slot - self._slots + 1), slot + 1):
+            self._clear(skipped % self._slots, 1)
+        self._newest = max(self._newest, slot)
+
+    def _clear(self, first: int, count: int) -> None:
+        for place in range(self._width * first, self._width * (first + count)):
+            self._counts[place] = 0
 
 
 class ActivityLog:
@@ -210,85 +393,66 @@ class ActivityLog:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._minutes: dict[str, _Minutes] = {}
-        self._waits = _Minutes()
+        self._rings: dict[Span, dict[str, _Ring]] = {HOUR: {}, DAY: {}}
         self._day = ""
         self._today: dict[str, DayUsage] = {}
         self._calls: deque[CallRecord] = deque(maxlen=CALLS_KEPT)
+        self._failures: dict[str, deque[CallRecord]] = {}
 
-    def add(self, record: CallRecord) -> None:
-        """Count a call that ended."""
-        minute = int(record.at // 60)
-        for attempt in record.attempts:
-            self._of(attempt.key_id).add(minute, 1, int(attempt.failure is not None))
-        self._of(POOL).add(minute, len(record.attempts), _failures(record))
-        if record.waited:
-            self._waits.add(minute, 1, 0)
-        if record.attempts and record.usage is not NO_USAGE:
-            self._open_day(record.at)
-            usage = _usage(record)
-            for name in _entries(record):
-                today = self._today.get(name)
-                if today is None:
-                    today = self._today[name] = DayUsage()
-                today.add(*usage)
-        self._calls.append(record)
+    def merge(self, batch: ActivityBatch) -> None:
+        """Add a batch."""
+        for span, counts in ((HOUR, batch.minutes), (DAY, batch.buckets())):
+            for (slot, entry), more in counts.items():
+                self._ring(span, entry).add(slot, more)
+        for (day, entry), usage in batch.days.items():
+            if day > self._day:
+                self._day, self._today = day, {}
+            if day == self._day:
+                today = self._today.setdefault(entry, DayUsage())
+                today.add(usage.input_tokens, usage.output_tokens, usage.nano_usd)
+        self._calls.extend(batch.calls)
+        for key_id, records in batch.failures.items():
+            kept = self._failures.pop(key_id, None) or deque(maxlen=FAILURES_KEPT)
+            kept.extend(records)
+            self._failures[key_id] = kept
+            if len(self._failures) > FAILING_KEPT:
+                del self._failures[next(iter(self._failures))]
 
     def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return what is known of *key_ids* and of the pool as of *now*, epoch seconds."""
-        self._open_day(now)
-        minute, wanted = int(now // 60), (*key_ids, POOL)
+        wanted, known = (*key_ids, POOL), self._rings[HOUR]
+        today = self._today if self._day == pacific_day(now) else {}
         return ActivityView(
-            {key: self._minutes[key].history(minute) for key in wanted if key in self._minutes},
-            sum(self._waits.history(minute).requests),
-            {key: self._today[key] for key in wanted if key in self._today},
+            {entry: self.history(entry, HOUR, now) for entry in wanted if entry in known},
+            {entry: today[entry] for entry in wanted if entry in today},
             list(reversed(self._calls)),
         )
 
-    def _of(self, key_id: str) -> _Minutes:
-        minutes = self._minutes.get(key_id)
-        if minutes is None:
-            minutes = self._minutes[key_id] = _Minutes()
-        return minutes
+    def history(self, entry: str, span: Span, now: float) -> History:
+        """Return the counts of a key, a project, a model, a workload or the pool."""
+        ring = self._rings[span].get(entry)
+        return make_history([()] * span.slots if ring is None else ring.rows(span.last(now)))
 
-    def _open_day(self, now: float) -> None:
-        day = pacific_day(now)
-        if day != self._day:
-            self._day, self._today = day, {}
+    def shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
+        """Return the counts of each model, or each workload, over a span."""
+        start, found = f"{kind}:", {}
+        for entry in self._rings[span]:
+            if entry.startswith(start):
+                sums = [sum(counts) for counts in self.history(entry, span, now)]
+                if any(sums):
+                    found[entry.removeprefix(start)] = sums
+        return found
 
+    def failures(self, key_id: str) -> list[CallRecord]:
+        """Return the last calls in which a key failed, the latest first."""
+        return list(reversed(self._failures.get(key_id, ())))
 
-@dataclass(slots=True)
-class ActivityBatch:
-    """What one process adds to the activity of a shared pool. Not locked."""
-
-    minutes: dict[tuple[int, str], list[int]] = field(default_factory=dict)
-    """By minute and key id: requests and failures."""
-    waits: dict[int, int] = field(default_factory=dict)
-    days: dict[tuple[str, str], DayUsage] = field(default_factory=dict)
-    """By Pacific day and key id."""
-    calls: deque[CallRecord] = field(default_factory=lambda: deque(maxlen=CALLS_KEPT))
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to add."""
-        return bool(self.calls)
-
-    def add(self, record: CallRecord) -> None:
-        """Count a call that ended."""
-        minute = int(record.at // 60)
-        for attempt in record.attempts:
-            self._count(minute, attempt.key_id, 1, int(attempt.failure is not None))
-        self._count(minute, POOL, len(record.attempts), _failures(record))
-        if record.waited:
-            self.waits[minute] = self.waits.get(minute, 0) + 1
-        if record.attempts and record.usage is not NO_USAGE:
-            day, usage = pacific_day(record.at), _usage(record)
-            for key_id in _entries(record):
-                self.days.setdefault((day, key_id), DayUsage()).add(*usage)
-        self.calls.append(record)
-
-    def _count(self, minute: int, key_id: str, requests: int, failures: int) -> None:
-        counts = self.minutes.get((minute, key_id))
-        if counts is None:
-            counts = self.minutes[(minute, key_id)] = [0, 0]
-        counts[0] += requests
-        counts[1] += failures
+    def _ring(self, span: Span, entry: str) -> _Ring:
+        ring = self._rings[span].get(entry)
+        if ring is None:
+            is_whole = entry == POOL or is_share(entry)
+            width = len(COUNTERS) if is_whole else _OF_REQUESTS
+            # Of ten thousand keys each must be small: 65,535 requests a minute are the most shown.
+            small = "H" if span is HOUR and not is_whole else "I"
+            ring = self._rings[span][entry] = _Ring(span.slots, width, small)
+        return ring

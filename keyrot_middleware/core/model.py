@@ -44,6 +44,7 @@ __all__ = [
     "Usage",
     "Verdict",
     "project_label",
+    "project_name",
     "smaller_limit",
 ]
 
@@ -131,6 +132,11 @@ class Candidate:
         if not self.record:
             object.__setattr__(self, "record", self.key_id)
 
+    @property
+    def fingerprint(self) -> str:
+        """Return that of its value; empty if the value is not known here."""
+        return self.record[len(self.key_id) + 1 :]
+
     def with_value(self, fingerprint: str) -> Candidate:
         """Return a copy for the value with this fingerprint.
 
@@ -152,6 +158,11 @@ _OWN_PROJECT = "key:"
 def project_label(project: str) -> str:
     """Return a project for display: without the fingerprint of a key that is its own project."""
     return project.partition("@")[0] if project.startswith(_OWN_PROJECT) else project
+
+
+def project_name(project: str) -> str | None:
+    """Return a project for display; None for a key that is its own project, since it names none."""
+    return None if project.startswith(_OWN_PROJECT) else project
 
 
 class CallInfo(NamedTuple):

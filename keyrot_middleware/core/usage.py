@@ -39,7 +39,12 @@ _META = '"usageMetadata"'
 _OPENAI_USAGE = '"usage"'
 _PAGE = 'PageToken"'
 _MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
-_PROMPT = re.compile(r'"(?:promptTokenCount|toolUsePromptTokenCount)"\s*:\s*"?(\d{1,18})\b')
+_COUNTS = re.compile(
+    r'"(?:(prompt|toolUsePrompt|candidates|response|thoughts|cachedContent)TokenCount"\s*:\s*'
+    r'"?(\d{1,18})\b|modelVersion"\s*:\s*"([^"\\]{1,200})"|'
+    r'(AUDIO|DOCUMENT|IMAGE|VIDEO|serviceTier)")'
+)
+"""The counts of a text response and its model; the last group needs more to be priced."""
 _REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
 _FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
 _MAX_COUNT = 10**18
@@ -143,15 +148,40 @@ def parse_usage_text(body: object) -> tuple[Usage, tuple[str, ...]]:
 
 
 def parse_token_counts(body: object) -> tuple[Usage, tuple[str, ...]]:
-    """Return only the input tokens, without parsing: all that the pool itself needs.
+    """Return only tokens and model, without parsing: all that the pool itself and a price need.
 
     In JSON a quote inside a string is escaped, so model output cannot look like these keys. A
-    response that may name a stored resource is parsed.
+    response that may name a stored resource, or has tokens with prices of their own, is parsed.
     """
     if not isinstance(body, str) or '"name"' in body or 'ationToken"' in body or _PAGE in body:
         return parse_usage_text(body)
-    counts = _PROMPT.findall(body, max(body.rfind(_META), 0))
-    return (Usage(sum(map(int, counts))) if counts else NO_USAGE), ()
+    begin = body.rfind(_META)
+    if begin < 0:
+        return NO_USAGE, ()
+    counts: dict[str, int] = {}
+    model = None
+    for name, count, version, other in _COUNTS.findall(body, begin):
+        if name:
+            counts[name] = int(count)
+        elif version:
+            model = version
+        elif other:
+            return parse_usage_text(body)
+    if not counts:
+        return NO_USAGE, ()
+    if model is None and '"modelVersion"' in body:  # before the usage
+        return parse_usage_text(body)
+    thoughts = counts.get("thoughts")
+    return (
+        Usage(
+            _sum(counts.get("prompt"), counts.get("toolUsePrompt")),
+            _sum(counts.get("candidates", counts.get("response")), thoughts),
+            counts.get("cachedContent"),
+            thoughts,
+            model,
+        ),
+        (),
+    )
 
 
 def parse_openai_usage(body: Mapping[str, Any]) -> Usage:

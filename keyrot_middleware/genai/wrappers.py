@@ -378,7 +378,9 @@ class RequestWrappers:
             self._uploads.remember_start(response, lease)
         if (on_body := self._on_body(pooled)) is not None:
             on_body(response.body)
-        return done_from_response(response, in_full=observer is not None or lease.has_budget)
+        # Which tier a request was served in is in the headers, and its price depends on it.
+        in_full = observer is not None or lease.has_budget or bool(pooled.call.info.service_tier)
+        return done_from_response(response, in_full=in_full)
 
     def _on_body(self, pooled: _PooledCall) -> Callable[[object], None] | None:
         """Return what reads the responses of a request that went on to another model."""

@@ -15,7 +15,23 @@ from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
-from ..core.activity import MINUTES, POOL, ActivityView, CallRecord, DayUsage, project_entry
+from ..core.activity import (
+    COUNTERS,
+    DAY,
+    HOUR,
+    LARGE_POOL,
+    MINUTES,
+    POOL,
+    ActivityView,
+    CallRecord,
+    DayUsage,
+    History,
+    ShareKind,
+    Span,
+    make_history,
+    project_entry,
+    share_entry,
+)
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, availability
 from ..core.model import (
     GEMINI_API,
@@ -30,7 +46,7 @@ from ..core.model import (
     Platform,
     Scope,
     Verdict,
-    project_label,
+    project_name,
     smaller_limit,
 )
 from ..core.model_names import ModelNames
@@ -41,6 +57,7 @@ from ..errors import KeyrotError
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
 from ..prices import is_installed
 from ..runtime.pool import Pool
+from ..settings import TRACE_ID
 from ..state.base import KeyHealth, State, Used
 from .health import VERB, KeyView, blocks_of, counts_today, iso, pool_views
 
@@ -54,6 +71,26 @@ LIMIT_MAX = 500
 """Keys in one answer."""
 DISABLED_S = 30 * DAY_S
 """How long a key stays off that was switched off by hand, unless it is enabled before."""
+_URGENCY = {
+    state: place
+    for place, state in enumerate(
+        ("rejected", "unresolved", "cooling_down", "limited", "available", "disabled")
+    )
+}
+"""In which order keys are listed: problems first."""
+_WITHOUT_CALLS = ("unresolved", "disabled")
+"""States in which a key could not serve any call."""
+_SPANS = {1: HOUR, 24: DAY}
+_OF_CALLS = ("calls", "failed_calls", "waits")
+"""Counters that belong to no single key: a call may try several."""
+_ENTRIES: Mapping[str, Callable[[str], str]] = {
+    "": lambda _: POOL,
+    "key": str,
+    "project": project_entry,
+    "model": partial(share_entry, "model"),
+    "workload": partial(share_entry, "workload"),
+}
+"""Under which name each is counted."""
 _WINDOWS = {
     "rpm": ("requests", "this minute"),
     "tpm": ("input tokens", "this minute"),
@@ -82,6 +119,18 @@ class StatusSource(Protocol):
     def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
         """Return the latest calls, newest first; with *key*, those that used this key."""
 
+    def history(self, *, by: str = "", name: str = "", hours: int = 1) -> dict[str, Any]:
+        """Return how many requests and calls there were in each part of the last hours.
+
+        Args:
+            by: `key`, `project`, `model` or `workload`; "" for the whole pool.
+            name: Which one; "" for the whole pool.
+            hours: 1 or 24.
+
+        Raises:
+            KeyrotError: The state cannot be read, or an argument is wrong.
+        """
+
     def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
         """Return which key a call would get now, and why each other would not be used."""
 
@@ -95,12 +144,30 @@ class StatusSource(Protocol):
         """Send one request with a key; return a sentence. Raises KeyError for an unknown id."""
 
 
+class ActivitySource(Protocol):
+    """What calls did lately; see `runtime.activity.Activity`."""
+
+    def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
+        """Return the activity of *key_ids* and of the pool."""
+
+    def history(self, entry: str, span: Span, now: float) -> History:
+        """Return the counts of a key, a project, a model, a workload or the pool."""
+
+    def shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
+        """Return the counts of each model, or of each workload."""
+
+    def failures(self, key_id: str) -> list[CallRecord]:
+        """Return the last calls in which a key failed, the latest first."""
+
+
 @dataclass(slots=True)
 class _Look:
-    """All keys as they were at one moment."""
+    """All keys as they were at one moment, problems first."""
 
     at: float
     keys: list[tuple[Candidate, KeyView]]
+    models: dict[str, dict[str, Availability]]
+    """By model in use: whether each key that could serve it is available, by key id."""
     read_at: float
 
 
@@ -114,13 +181,14 @@ class PoolReport:
         state: State,
         state_url: str,
         views: Callable[[], list[tuple[Candidate, KeyView]]],
-        activity: Callable[[Iterable[str], float], ActivityView],
+        activity: ActivitySource,
         selector: Callable[[], Selector],
         now: Callable[[], float],
         on_reset: Callable[[str], None] | None = None,
         check: Callable[[str], str] | None = None,
         missing: Mapping[str, str] | None = None,
         models: ModelNames | None = None,
+        trace_url: str | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -136,12 +204,13 @@ class PoolReport:
             check: Sends one request with a key, and returns a sentence.
             missing: Why a key has no value, by its id.
             models: The model names that calls count separately; None: not known from here.
+            trace_url: Where a trace is shown, with `{trace_id}` in it; None: nowhere.
         """
         self._name, self._state, self._state_url = name, state, state_url
         self._views, self._activity, self._selector = views, activity, selector
         self._now, self._on_reset, self._check = now, on_reset, check
         self._missing = missing if missing is not None else {}
-        self._models = models
+        self._models, self._trace_url = models, trace_url
         self._cost_known = is_installed()
         self._lock = threading.Lock()
         self._last: _Look | None = None
@@ -154,10 +223,10 @@ class PoolReport:
         look = self._look()
         found = [pair for pair in look.keys if _matches(*pair, query.casefold(), state)]
         shown = found[offset : offset + limit]
-        projects = dict.fromkeys(project_label(key.project) for key, _ in shown)
+        projects = dict.fromkeys(filter(None, (project_name(key.project) for key, _ in shown)))
         wanted = [key.key_id for key, _ in shown] + [project_entry(name) for name in projects]
-        activity = self._activity(wanted, look.at)
-        summary = _summary(look.keys, activity, cost_known=self._cost_known)
+        activity = self._activity.view(wanted, look.at)
+        summary = _summary(look, activity, cost_known=self._cost_known)
         summary["projects"] = self._projects(shown, activity)
         return {
             "pool": self._name,
@@ -176,9 +245,48 @@ class PoolReport:
 
     def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
         """Return the latest calls; see `StatusSource.attempts`."""
-        calls = self._activity((), self._now()).calls
-        some = [call for call in calls if not key or any(a.key_id == key for a in call.attempts)]
-        return {"calls": [_call(call) for call in some[: max(limit, 0)]]}
+        calls = self._activity.view((), self._now()).calls
+        if key:
+            calls = [call for call in calls if any(a.key_id == key for a in call.attempts)]
+            known = {(call.at, call.seconds) for call in calls}
+            older = self._activity.failures(key)
+            calls += [call for call in older if (call.at, call.seconds) not in known]
+            calls.sort(key=lambda call: -call.at)
+        return {"calls": [self._call(call) for call in calls[: max(limit, 0)]]}
+
+    def history(self, *, by: str = "", name: str = "", hours: int = 1) -> dict[str, Any]:
+        """Return how many requests and calls there were; see `StatusSource.history`."""
+        if by not in _ENTRIES:
+            raise KeyrotError(f"by: allowed are {', '.join(filter(None, _ENTRIES))}")
+        if hours not in _SPANS:
+            raise KeyrotError("hours: allowed are 1 and 24")
+        span, now = _SPANS[hours], self._now()
+        of_requests = bool(by and name) and by in ("key", "project")
+        is_kept = not of_requests or span is HOUR or len(self._look().keys) <= LARGE_POOL
+        counts = make_history([()] * span.slots)
+        if is_kept:
+            entry = _ENTRIES[by](name) if name else POOL
+            counts = self._activity.history(entry, span, now)
+        shares: dict[str, list[int]] = {}
+        if by == "model" or by == "workload":  # noqa: PLR1714 - which mypy narrows
+            shares = self._activity.shares(by, span, now)
+        most = sorted(shares, key=lambda one: (-shares[one][COUNTERS.index("calls")], one))
+        return {
+            "by": by,
+            "name": name,
+            "hours": hours,
+            "at": iso(now),
+            "from": iso(span.numbers(now)[0] * span.step_s),
+            "step_s": span.step_s,
+            "is_kept": is_kept,
+            "series": {
+                counter: None if of_requests and counter in _OF_CALLS else list(values)
+                for counter, values in zip(COUNTERS, counts, strict=True)
+            },
+            "shares": [
+                {"name": one, **dict(zip(COUNTERS, shares[one], strict=True))} for one in most
+            ],
+        }
 
     def explain(
         self,
@@ -226,7 +334,7 @@ class PoolReport:
             keys.append(
                 {
                     "key_id": key.key_id,
-                    "project": project_label(key.project),
+                    "project": project_name(key.project),
                     "position": place.get(key.key_id),
                     "available": here == AVAILABLE,
                     "reason": here.reason,
@@ -246,7 +354,14 @@ class PoolReport:
 
     def reset(self, key_id: str) -> str:
         """Make a key available again; see `StatusSource.reset`."""
-        key, _ = self._find(key_id)
+        self._forget()
+        key, before = self._find(key_id)
+        self._reset(key_id, key)
+        _, after = self._find(key_id)
+        now = self._sentence(key, after, after.overall, self._now())
+        return f"key {key_id} is reset: {_forgotten(before)}; it is now: {now}"
+
+    def _reset(self, key_id: str, key: Candidate) -> None:
         try:
             if self._on_reset is not None:
                 self._on_reset(key_id)
@@ -255,7 +370,6 @@ class PoolReport:
         except KeyError:  # it has no value, so no call uses it
             self._state.reset(key)
         self._forget()
-        return f"key {key_id} is reset: its cooldowns and learned limits are forgotten"
 
     def set_active(self, key_id: str, active: bool) -> str:
         """Switch a key on or off; see `StatusSource.set_active`."""
@@ -265,7 +379,7 @@ class PoolReport:
         if view.overall.state == "unresolved":
             raise KeyrotError(f"key {key_id} has no value, so no call uses it")
         if active:
-            self.reset(key_id)
+            self._reset(key_id, key)
             return f"key {key_id} is enabled"
         until = self._now() + DISABLED_S
         verdict = Verdict(
@@ -292,8 +406,13 @@ class PoolReport:
         with self._lock:
             last = self._last
             if last is None or monotonic() - last.read_at > FRESH_S:
-                last = self._last = _Look(self._now(), self._views(), monotonic())
+                last = self._last = self._read()
             return last
+
+    def _read(self) -> _Look:
+        now, keys = self._now(), self._views()
+        keys.sort(key=lambda pair: _URGENCY[pair[1].overall.state])
+        return _Look(now, keys, _by_model(self._state, keys), monotonic())
 
     def _forget(self) -> None:
         with self._lock:
@@ -332,7 +451,7 @@ class PoolReport:
         today = today or DayUsage()
         return {
             "key_id": key.key_id,
-            "project": project_label(key.project),
+            "project": project_name(key.project),
             "platform": key.platform,
             "model": key.model,
             "tier": key.tier,
@@ -352,7 +471,9 @@ class PoolReport:
             "used": _used(key, view),
             "tokens_today": {"input": today.input_tokens, "output": today.output_tokens},
             "usd_today": today.cost_usd if self._cost_known else None,
+            "usd_spent": self._spent(key, view, activity),
             "usd_per_day": key.usd_per_day,
+            "allowed_actions": _allowed_actions(key, view, can_check=self._check is not None),
             "history": {
                 "from": iso((now // 60 - MINUTES + 1) * 60),
                 "requests": list(history.requests) if history else [0] * MINUTES,
@@ -366,11 +487,28 @@ class PoolReport:
         """Return what each project of the keys that are shown has cost today, and its budget."""
         found: dict[str, Any] = {}
         for key, view in shown:
-            name, spent = project_label(key.project), view.known.spent_usd
-            if spent is None and self._cost_known:
-                spent = activity.today.get(project_entry(name), DayUsage()).cost_usd
-            found.setdefault(name, {"usd_today": spent, "usd_per_day": key.usd_per_day})
+            name, budget = project_name(key.project), key.usd_per_day
+            if name is None and budget is None:
+                continue  # the key has all there is
+            spent = self._spent(key, view, activity)
+            found.setdefault(
+                name or f"key {key.key_id}", {"usd_today": spent, "usd_per_day": budget}
+            )
         return found
+
+    def _spent(self, key: Candidate, view: KeyView, activity: ActivityView) -> float | None:
+        """Return what the project of a key has cost today."""
+        if view.known.spent_usd is not None or not self._cost_known:
+            return view.known.spent_usd
+        name = project_name(key.project)
+        entry = key.key_id if name is None else project_entry(name)
+        return activity.today.get(entry, DayUsage()).cost_usd
+
+    def _call(self, call: CallRecord) -> dict[str, Any]:
+        url = None
+        if self._trace_url is not None and call.trace_id:
+            url = self._trace_url.replace(TRACE_ID, call.trace_id)
+        return {**_call(call), "trace_url": url}
 
     def _sentence(
         self, key: Candidate, view: KeyView, here: Availability, now: float, model: str = ""
@@ -415,13 +553,14 @@ def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolR
         state=pool.state,
         state_url=pool.state_url,
         views=partial(_settled_views, pool),
-        activity=pool.activity.view,
+        activity=pool.activity,
         selector=lambda: pool.selector,
         now=pool.clock.time,
         on_reset=pool.reset,
         check=check,
         missing=pool.secrets.unresolved,
         models=pool.models,
+        trace_url=pool.trace_url,
     )
 
 
@@ -444,33 +583,71 @@ def _check_page(offset: int, limit: int, state: str) -> None:
 def _matches(key: Candidate, view: KeyView, query: str, state: str) -> bool:
     if state and view.overall.state != state:
         return False
-    texts = (key.key_id, project_label(key.project), key.model or "", *view.models)
+    texts = (key.key_id, project_name(key.project) or "", key.model or "", *view.models)
     return not query or any(query in text.casefold() for text in texts)
 
 
-def _summary(
-    keys: list[tuple[Candidate, KeyView]], activity: ActivityView, *, cost_known: bool
-) -> dict[str, Any]:
+def _by_model(
+    state: State, keys: list[tuple[Candidate, KeyView]]
+) -> dict[str, dict[str, Availability]]:
+    """Return by model in use whether each key that could serve it is available.
+
+    A key that was not used with a model has used nothing of it: what blocks it for any model counts.
+    """
+    users: dict[str, set[Platform]] = {}
+    for key, view in keys:
+        for model in view.models:
+            users.setdefault(model, set()).add(key.platform)
+    able = [(key, view) for key, view in keys if view.overall.state not in _WITHOUT_CALLS]
+    others = [key for key, view in able if users.keys() - view.models.keys()]
+    blocks = blocks_of(state, CallInfo("", VERB, tokens=1), others) if others else {}
+    return {
+        model: {
+            key.key_id: view.models.get(model) or availability([blocks.get(key.key_id)])
+            for key, view in able
+            if key.platform in users[model]
+        }
+        for model in sorted(users)
+    }
+
+
+def _next(found: Mapping[str, Availability]) -> dict[str, Any]:
+    """Return the key that is available first, and when, of those that are not."""
+    times = [(one.at, key_id) for key_id, one in found.items() if one.at is not None]
+    at, key_id = min(times, default=(None, None))
+    return {"key_id": key_id, "available_at": iso(at)}
+
+
+def _summary(look: _Look, activity: ActivityView, *, cost_known: bool) -> dict[str, Any]:
+    keys = look.keys
     states = Counter(view.overall.state for _, view in keys)
-    models: dict[str, list[int]] = {}
-    for _, view in keys:
-        for model, here in view.models.items():
-            counts = models.setdefault(model, [0, 0])
-            counts[0] += here == AVAILABLE
-            counts[1] += 1
-    hour = activity.histories.get(POOL)
+    hour = activity.histories.get(POOL) or make_history([])
     today = activity.today.get(POOL) or DayUsage()
     return {
         "keys": len(keys),
         "available": states["available"],
         "states": {state: states[state] for state in KEY_STATES},
+        "next": _next(
+            {
+                key.key_id: view.overall
+                for key, view in keys
+                if view.overall.state not in _WITHOUT_CALLS
+            }
+        ),
         "models": {
-            model: {"available": able, "keys": count} for model, (able, count) in models.items()
+            model: {
+                "available": sum(one == AVAILABLE for one in found.values()),
+                "keys": len(found),
+                "next": _next(found),
+            }
+            for model, found in look.models.items()
         },
         "last_hour": {
-            "requests": sum(hour.requests) if hour else 0,
-            "failures": sum(hour.failures) if hour else 0,
-            "waits": activity.waits,
+            "calls": sum(hour.calls),
+            "failed_calls": sum(hour.failed_calls),
+            "requests": sum(hour.requests),
+            "failures": sum(hour.failures),
+            "waits": sum(hour.waits),
         },
         "today": {
             "input_tokens": today.input_tokens,
@@ -544,6 +721,35 @@ def _verdict(next_keys: list[str], model: str, keys: list[dict[str, Any]]) -> st
     return f"{about} would get no key now: none of {len(keys)} is available.{soonest}"
 
 
+def _allowed_actions(key: Candidate, view: KeyView, *, can_check: bool) -> list[str]:
+    """Return what may be done with a key by hand."""
+    found = ["check"] if can_check and view.overall.state != "unresolved" else []
+    if key.disabled:
+        return found  # it is switched on where it was switched off
+    if view.overall.state == "unresolved":
+        return ["reset"]
+    is_off = view.overall.reason == DISABLED_BY_HAND
+    return [*(["enable"] if is_off else ["reset", "disable"]), *found]
+
+
+def _forgotten(before: KeyView) -> str:
+    """Say what a reset has forgotten."""
+    known, parts = before.known, []
+    if known.cooldown_until is not None:
+        what = "rejection" if before.overall.state == "rejected" else "cooldown"
+        reach = {"project": " of its project", "billing": " of its billing account"}
+        of = next(
+            (text for name, text in reach.items() if name in (known.cooldown_scope or "")), ""
+        )
+        parts.append(f"the {what}{of} ({known.cooldown_reason})")
+    learned = sum(limit is not None for used in known.used for limit in used.limits[:3])
+    if learned:
+        parts.append(f"{learned} learned limit{'s' if learned > 1 else ''}")
+    if not parts:
+        return "there was no cooldown and no learned limit to forget"
+    return f"{' and '.join(parts)} {'are' if len(parts) > 1 or learned > 1 else 'is'} forgotten"
+
+
 def _call(call: CallRecord) -> dict[str, Any]:
     return {
         "at": iso(call.at),
@@ -551,6 +757,8 @@ def _call(call: CallRecord) -> dict[str, Any]:
         "seconds": round(call.seconds, 4),
         "outcome": call.outcome,
         "waited": call.waited,
+        "workload": call.workload or None,
+        "trace_id": call.trace_id or None,
         "attempts": [
             {
                 "key_id": attempt.key_id,

@@ -1,131 +1,187 @@
 """Record what calls did lately; see core/activity.py for what is kept.
 
-A pool with a state of its own keeps its activity in this process, from the moment when a page or
-an alert asks for it. Where the state is shared, every process records, and the refresher sends
-what is new about once a second, so that a page shows the calls of all processes.
+A call adds one record to a list; counting and pricing is done for many at once: where a page looks,
+by the refresher, or when the list is long. A pool with a state of its own keeps its activity in
+this process. Where the state is shared, the refresher sends what is new about once a second, and
+what is left when the program ends, so that a page shows the calls of all processes.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from time import perf_counter
-from typing import Any
 
 from ..core.activity import (
+    LARGE_POOL,
     ActivityBatch,
     ActivityLog,
     ActivityView,
     Attempt,
+    BoundedNames,
     CallOutcome,
     CallRecord,
+    History,
+    ShareKind,
+    Span,
 )
-from ..core.commands import Command, Send, Settle, Sleep
+from ..core.commands import Settle
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, project_label
+from ..core.model import NO_USAGE, CallInfo, project_name
 from ..forks import after_fork
+from ..guard import handle_internal_error
 from ..state.base import State
 
-__all__ = ["Activity"]
+__all__ = ["Activity", "RunningCall"]
+
+COUNT_AT = 1_000
+"""Records after which a call counts them all."""
+
+Price = Callable[[CallRecord], float | None]
+
+
+def _no_price(_record: CallRecord) -> float | None:
+    return None
 
 
 class Activity:
-    """The activity of one pool; an `Observer` of its calls."""
+    """The activity of one pool."""
 
-    def __init__(self, state: State, now: Callable[[], float]) -> None:
-        """Record nothing yet, unless *state* is shared.
+    def __init__(
+        self,
+        state: State,
+        now: Callable[[], float],
+        price: Price = _no_price,
+        count_keys: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Start empty.
 
         Args:
             state: What a shared one has in common is sent there.
             now: Returns epoch seconds.
+            price: Returns what a call cost, in US dollars, where its usage does not say.
+            count_keys: Returns how many keys the pool has.
         """
-        self.enabled = not state.is_local
-        self._state, self._now = state, now
+        self.now = now
+        self._state, self._price, self._count_keys = state, price, count_keys
         self._lock = threading.Lock()
+        self._new: deque[CallRecord] = deque()
+        self._names = BoundedNames()
         self._log = ActivityLog() if state.is_local else None
-        self._batch = ActivityBatch()
+        self._batch = self._new_batch()
         after_fork(self, Activity._in_child)
 
-    def observe(self, info: CallInfo) -> CallRecorder | None:
-        """Record a call; None while nobody asks for it."""
-        return CallRecorder(self, info.model, self._now) if self.enabled else None
-
     def add(self, record: CallRecord) -> None:
-        """Count a call that ended."""
-        if self.enabled:
-            with self._lock:
-                (self._log or self._batch).add(record)
+        """Record a call that ended. Does not block, and may be called in a garbage collection."""
+        self._new.append(record)
+        if len(self._new) >= COUNT_AT and self._lock.acquire(blocking=False):
+            try:
+                self._count_new()
+            finally:
+                self._lock.release()
 
     def send(self) -> None:
-        """Send what is new to the shared state; what it does not take is dropped."""
+        """Count what is new, and send it to the shared state; what it does not take is dropped."""
         with self._lock:
-            batch, self._batch = self._batch, ActivityBatch()
-        if batch:
-            self._state.record_activity(batch)
+            self._count_new()
+            batch = self._batch
+            if self._log is not None or not batch:
+                return
+            self._batch = self._new_batch()
+        self._state.record_activity(batch)
 
     def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
-        """Return the activity of *key_ids* and of the pool as of *now*, epoch seconds.
-
-        From the first time on, calls are recorded.
-        """
-        self.enabled = True
-        if self._log is not None:
-            with self._lock:
-                return self._log.view(key_ids, now)
+        """Return the activity of *key_ids* and of the pool as of *now*, epoch seconds."""
         self.send()
-        return self._state.activity(key_ids, now)
+        if self._log is None:
+            return self._state.activity(key_ids, now)
+        with self._lock:
+            return self._log.view(key_ids, now)
+
+    def history(self, entry: str, span: Span, now: float) -> History:
+        """Return the counts of a key, a project, a model, a workload or the pool over a span."""
+        self.send()
+        if self._log is None:
+            return self._state.activity_history(entry, span, now)
+        with self._lock:
+            return self._log.history(entry, span, now)
+
+    def shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
+        """Return the counts of each model, or of each workload, over a span."""
+        self.send()
+        if self._log is None:
+            return self._state.activity_shares(kind, span, now)
+        with self._lock:
+            return self._log.shares(kind, span, now)
+
+    def failures(self, key_id: str) -> list[CallRecord]:
+        """Return the last calls in which a key failed, the latest first."""
+        self.send()
+        if self._log is None:
+            return self._state.failures_of(key_id)
+        with self._lock:
+            return self._log.failures(key_id)
+
+    def _count_new(self) -> None:
+        """Count the new records; the lock is held."""
+        new, batch = self._new, self._batch
+        try:
+            while new:
+                record = new.popleft()
+                cost = record.usage.cost_usd
+                if cost is None and record.usage is not NO_USAGE:
+                    cost = self._price(record)
+                batch.add(record, cost)
+            if self._log is not None and batch:
+                self._log.merge(batch)
+                self._batch = self._new_batch()
+        except Exception:
+            handle_internal_error("activity")
+
+    def _new_batch(self) -> ActivityBatch:
+        return ActivityBatch(self._names, self._count_keys() > LARGE_POOL)
 
     def _in_child(self) -> None:
         self._lock = threading.Lock()  # another thread may have held it at the fork
-        self._batch = ActivityBatch()  # the parent sends it
+        self._new = deque()  # the parent sends these
+        self._batch = self._new_batch()
 
 
-class CallRecorder:
-    """The `CallObserver` that makes a `CallRecord` of one call."""
+class RunningCall:
+    """Makes the record of one call."""
 
     __slots__ = (
         "_activity",
         "_attempts",
         "_began",
-        "_model",
-        "_now",
-        "_project",
+        "_info",
         "_sent_at",
         "_usage",
-        "_waited",
+        "trace_id",
+        "waited",
     )
 
-    def __init__(self, activity: Activity, model: str, now: Callable[[], float]) -> None:
+    def __init__(self, activity: Activity, info: CallInfo) -> None:
         """Begin with the call."""
-        self._activity, self._model, self._now = activity, model, now
+        self._activity, self._info = activity, info
         self._began = self._sent_at = perf_counter()
         self._attempts: list[Attempt] = []
-        self._usage, self._project = NO_USAGE, ""
-        self._waited = False
+        self._usage = NO_USAGE
+        self.waited = False
+        """It waited for a key."""
+        self.trace_id = ""
 
-    def before(self, command: Command) -> None:
-        """Note when a request is sent, and that the call waits for a key."""
-        kind = type(command)
-        if kind is Send:
-            self._sent_at = perf_counter()
-        elif kind is Sleep and command.reason == "key":  # type: ignore[union-attr]  # narrowed above
-            self._waited = True
+    def send(self) -> None:
+        """Note that a request is sent."""
+        self._sent_at = perf_counter()
 
-    def after(self, command: Command, reply: Any) -> None:
+    def settle(self, command: Settle) -> None:
         """Note what came of a request."""
-        del reply
-        if type(command) is Settle:
-            verdict, seconds = command.outcome.verdict, perf_counter() - self._sent_at
-            failure, code = (None, None) if verdict is None else (verdict.failure, verdict.code)
-            self._attempts.append(Attempt(command.lease.key_id, failure, code, seconds))
-            self._usage = command.outcome.usage
-            self._project = project_label(command.lease.project)
-
-    def attach(self) -> None:
-        """Do nothing: a record makes nothing current."""
-
-    def detach(self, token: object) -> None:
-        """Do nothing."""
+        lease, (_, verdict, self._usage) = command.lease, command.outcome
+        failure, code = (None, None) if verdict is None else (verdict.failure, verdict.code)
+        seconds, project = perf_counter() - self._sent_at, project_name(lease.project)
+        self._attempts.append(Attempt(lease.key_id, failure, code, seconds, project or ""))
 
     def finish(self, error: BaseException | None) -> None:
         """Add the call to the pool's activity."""
@@ -136,16 +192,18 @@ class CallRecorder:
             outcome = "failed"
         elif error is not None:  # closed, cancelled, interrupted
             outcome = "abandoned"
-        seconds, attempts = perf_counter() - self._began, tuple(self._attempts)
-        self._activity.add(
+        activity, info = self._activity, self._info
+        activity.add(
             CallRecord(
-                self._now(),
-                self._model,
-                seconds,
+                activity.now(),
+                info.model,
+                perf_counter() - self._began,
                 outcome,
-                attempts,
+                tuple(self._attempts),
                 self._usage,
-                self._waited,
-                self._project,
+                self.waited,
+                info.workload or "",
+                self.trace_id,
+                info.service_tier,
             )
         )

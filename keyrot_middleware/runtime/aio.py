@@ -30,6 +30,7 @@ from ..core.model import IN_USE, Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
 from ..guard import handle_internal_error
 from ..telemetry.observer import CallObserver
+from ..telemetry.otel_api import current_trace_id
 from .sync import SyncDriver
 
 __all__ = [
@@ -70,7 +71,7 @@ class AsyncDriver(SyncDriver):
     def __call__(self, command: Command) -> Any:
         """Run *command* and notify the observer; return its reply, or a coroutine for it."""
         if type(command) is Settle:
-            command = self._with_cost(command)
+            command = self._settling(command)
         if self.observer is None:
             return self.handlers[type(command)](self, command)
         return self._observed(command, self.observer)
@@ -143,6 +144,7 @@ class AsyncDriver(SyncDriver):
         self, command: Send, observer: CallObserver
     ) -> Done | StreamOpened | Failed:
         token = observer.attach()
+        self._record.trace_id = current_trace_id()
         try:
             reply: Done | StreamOpened | Failed = await self._send_now(command)
             return reply
@@ -181,7 +183,7 @@ class AsyncDriver(SyncDriver):
 
     async def _sleep(self, command: Sleep) -> tuple[float, float]:  # type: ignore[override]  # awaited
         if command.starts_wait:
-            self.notify(command)
+            self._begin_wait(command)
         began, ticket = self._monotonic(), command.ticket
         if ticket is None or self._by_clock(command):
             await self._pool.clock.asleep(command.seconds)

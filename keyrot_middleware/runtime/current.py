@@ -13,7 +13,6 @@ from .pool import Pool
 __all__ = [
     "bypassed",
     "current_pool",
-    "record_activity",
     "required_project",
     "required_tiers",
     "set_current_pool",
@@ -28,7 +27,6 @@ required_project: ContextVar[str | None] = ContextVar("keyrot_project", default=
 """The project that `project()` names; None: all are allowed."""
 
 _current: Pool | None = None
-_records_activity = False
 
 
 def current_pool() -> Pool | None:
@@ -40,13 +38,3 @@ def set_current_pool(pool: Pool | None) -> None:
     """Set the pool in place; None: there is none."""
     global _current  # noqa: PLW0603 - one SDK in a process, so one pool in place
     _current = pool
-    if pool is not None and _records_activity:
-        pool.activity.enabled = True
-
-
-def record_activity() -> None:
-    """Record what calls do from now on, before anybody looks, in later pools too."""
-    global _records_activity  # noqa: PLW0603 - as above
-    _records_activity = True
-    if _current is not None:
-        _current.activity.enabled = True

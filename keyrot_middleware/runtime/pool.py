@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
 
+from ..core.activity import CallRecord
 from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS, QUOTED
 from ..core.flow import Overload, OwnerSearches
@@ -138,6 +139,8 @@ class Pool:
     """The id of the single key, where there is one."""
     state_url: str = "memory://"
     """Where its state is, without user and password."""
+    trace_url: str | None = None
+    """Where a trace is shown, with `{trace_id}` in it."""
     next_models: Mapping[str, str] = field(default_factory=dict)
     """The model that a request goes on to when no key can serve its own."""
     tiers: frozenset[str] | None = None
@@ -174,8 +177,9 @@ class Pool:
 
     def __post_init__(self) -> None:
         self.secrets.on_change = self.on_secrets_changed
-        self.activity = Activity(self.state, self.clock.time)
-        self.observers = (*self.observers, self.activity)
+        self.activity = Activity(
+            self.state, self.clock.time, self._price, lambda: len(self.selector.keys)
+        )
 
     @property
     def home_id(self) -> str | None:
@@ -251,6 +255,16 @@ class Pool:
         if has_budget and usage != NO_USAGE:
             self._warn_of_unknown_cost(usage.model or info.model)
         return usage
+
+    def _price(self, record: CallRecord) -> float | None:
+        """Return what a recorded call cost, where that is known."""
+        tier = record.usage.service_tier
+        tier = record.service_tier if tier is None else tier
+        try:
+            return self.prices.cost(record.usage, record.model, record.at, tier)
+        except Exception:
+            handle_internal_error("cost")
+            return None
 
     def _warn_of_unknown_cost(self, model: str) -> None:
         """Warn once that calls to a model are not part of a budget; it cannot fail the call."""

@@ -16,7 +16,8 @@ from math import inf
 
 from ..config import Config, reread
 from ..errors import KeyrotError, warn_safely
-from ..forks import after_fork
+from ..exits import time_left
+from ..forks import after_fork, before_child_ends
 from ..guard import handle_internal_error
 from ..keys_file import file_version
 from ..prices import require_prices
@@ -56,11 +57,16 @@ class Refresher:
         self._changing = config.keys_seen
         self._on = False
         self._lock = threading.Lock()
+        self._is_last_turn = False
+        self._ends_with_child = False
+        self._exit: weakref.finalize[..., Refresher] | None = None
         after_fork(self, Refresher._renew)
 
     def start(self) -> None:
         """Start the thread."""
         self._on = True
+        if self._exit is None and not self._pool.state.is_local:
+            self._exit = weakref.finalize(self, _at_exit, weakref.ref(self))
         alive, stirred = weakref.ref(self), self._pool.secrets.wake
         weakref.finalize(self, stirred.set).atexit = False
         name = f"keyrot-refresher-{self._pool.name}"
@@ -69,6 +75,9 @@ class Refresher:
 
     def keep_running(self) -> None:
         """Start the thread again if it has ended although nobody stopped it."""
+        if not self._ends_with_child:
+            self._ends_with_child = True
+            before_child_ends(self, Refresher.finish)
         if not self._on or self._thread.is_alive():
             return
         with self._lock, suppress(RuntimeError):  # no thread can be started
@@ -78,15 +87,28 @@ class Refresher:
     def stop(self) -> None:
         """Stop the thread without waiting for it."""
         self._on = False
+        if self._exit is not None:
+            self._exit.detach()
         self._pool.secrets.wake.set()
+
+    def finish(self) -> None:
+        """Stop the thread as the process ends; wait a little until it has sent the last calls."""
+        if not self._on or self._pool.state.is_local:
+            return
+        self._is_last_turn, self._on = True, False
+        self._pool.secrets.wake.set()
+        self._thread.join(time_left())
 
     def turn(self) -> float | None:
         """Do what is due; return the seconds until the next tick, None if stopped."""
-        if not self._on:
+        on = self._on
+        if not on and not self._is_last_turn:
             return None
         try:
             self._pool.settle_abandoned()
             self._pool.activity.send()
+            if not on:
+                return None
             tick_s = inf if self._pool.state.is_local else TICK_S
             if self._config.settings.secrets_ttl_s <= 0:
                 return tick_s
@@ -94,7 +116,7 @@ class Refresher:
             return min(self._pool.secrets.tick(), look_s, tick_s)
         except Exception:
             handle_internal_error("secrets")
-            return LOOK_S
+            return LOOK_S if on else None
 
     def _look(self) -> float:
         """Read keys.json again if it has changed; return the seconds until the next check."""
@@ -130,8 +152,15 @@ class Refresher:
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
+        self._ends_with_child = False
         if self._on:
             self.start()
+
+
+def _at_exit(alive: weakref.ref[Refresher]) -> None:
+    refresher = alive()
+    if refresher is not None:
+        refresher.finish()
 
 
 def _run(alive: weakref.ref[Refresher], stirred: threading.Event) -> None:

@@ -27,7 +27,9 @@ from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
 from ..guard import handle_internal_error
 from ..telemetry.observer import CallObserver, notify_listeners
+from ..telemetry.otel_api import current_trace_id
 from .abandoned import in_gc
+from .activity import RunningCall
 from .pool import Pool, SystemClock, unreserved_lease
 
 __all__ = [
@@ -53,6 +55,7 @@ class SyncDriver:
         "_lease",
         "_over",
         "_pool",
+        "_record",
         "_send_request",
         "_stream",
         "driven",
@@ -80,6 +83,7 @@ class SyncDriver:
         self._info = info
         self._send_request = send
         self.observer = observer
+        self._record = RunningCall(pool.activity, info)
         self._lease: Lease | None = None
         """What this call holds, until it is settled."""
         self._stream: Any = None
@@ -96,7 +100,7 @@ class SyncDriver:
     def __call__(self, command: Command) -> Any:
         """Run *command* and notify the observer; return its reply."""
         if type(command) is Settle:
-            command = self._with_cost(command)
+            command = self._settling(command)
         observer = self.observer
         if observer is None:
             return self.handlers[type(command)](self, command)
@@ -139,6 +143,12 @@ class SyncDriver:
             )
         self.finish(GeneratorExit())
 
+    def _settling(self, command: Settle) -> Settle:
+        """Record what came of a request, and return it with its cost if that is needed now."""
+        command = self._with_cost(command)
+        self._record.settle(command)
+        return command
+
     def _with_cost(self, command: Settle) -> Settle:
         """Add what the request cost, where somebody wants to know."""
         outcome, has_budget = command.outcome, command.lease.has_budget
@@ -149,7 +159,7 @@ class SyncDriver:
         return Settle(command.lease, priced, command.names, command.error, command.at)
 
     def _settle_blocking(self, command: Settle) -> None:
-        command, observer = self._with_cost(command), self.observer
+        command, observer = self._settling(command), self.observer
         if observer is not None:
             observer.before(command)
         reply = SyncDriver._settle(self, command)
@@ -161,6 +171,7 @@ class SyncDriver:
         if self._over:
             return
         self._over = True
+        self._record.finish(error)
         if isinstance(error, Exhausted) and not error.has_untried_keys:
             notify_listeners(
                 self._pool.event_listeners, "on_exhausted", handle_internal_error, self._info, error
@@ -222,12 +233,14 @@ class SyncDriver:
         if observer is None:
             return self._send_now(command)
         token = observer.attach()
+        self._record.trace_id = current_trace_id()
         try:
             return self._send_now(command)
         finally:
             observer.detach(token)
 
     def _send_now(self, command: Send) -> Any:
+        self._record.send()
         if command.get:
             return self._send_request(command.lease, command.get)
         return self._send_request(command.lease)
@@ -263,7 +276,7 @@ class SyncDriver:
 
     def _sleep(self, command: Sleep) -> tuple[float, float]:
         if command.starts_wait:
-            self.notify(command)
+            self._begin_wait(command)
         began, ticket = self._monotonic(), command.ticket
         if ticket is None or self._by_clock(command):
             self._pool.clock.sleep(command.seconds)
@@ -274,6 +287,11 @@ class SyncDriver:
                 woken.wait(command.seconds)
             ticket.wake = None
         return self._slept(command, began)
+
+    def _begin_wait(self, command: Sleep) -> None:
+        if command.reason == "key":
+            self._record.waited = True
+        self.notify(command)
 
     def _by_clock(self, command: Sleep) -> bool:
         """Return whether to wait by the clock of the pool, which a test has set."""

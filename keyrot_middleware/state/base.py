@@ -9,7 +9,15 @@ from functools import cached_property, partial
 from typing import ClassVar, NamedTuple, Protocol
 from weakref import ReferenceType
 
-from ..core.activity import ActivityBatch, ActivityView
+from ..core.activity import (
+    ActivityBatch,
+    ActivityView,
+    CallRecord,
+    History,
+    ShareKind,
+    Span,
+    make_history,
+)
 from ..core.ledger import NO_SPENDING, KeyHealth, UnleasedUsage, Used
 from ..core.model import (
     Block,
@@ -189,7 +197,28 @@ class SharedActivity:
             now: The time, epoch seconds.
         """
         del key_ids, now
-        return ActivityView({}, 0, {}, [])
+        return ActivityView({}, {}, [])
+
+    def activity_history(self, entry: str, span: Span, now: float) -> History:
+        """Return the counts of a key, a project, a model, a workload or the pool over a span.
+
+        Args:
+            entry: A key id, or as `project_entry`, `share_entry` and `POOL` in core/activity.py.
+            span: How far back, and how finely.
+            now: The time, epoch seconds.
+        """
+        del entry, now
+        return make_history([()] * span.slots)
+
+    def activity_shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
+        """Return the counts of each model, or of each workload, over a span."""
+        del kind, span, now
+        return {}
+
+    def failures_of(self, key_id: str) -> list[CallRecord]:
+        """Return the last calls in which a key failed, the latest first."""
+        del key_id
+        return []
 
 
 class Claims(ABC):

@@ -23,7 +23,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
-from ..core.activity import ActivityBatch, ActivityView
+from ..core.activity import ActivityBatch, ActivityView, CallRecord, History, ShareKind, Span
 from ..core.ledger import (
     KeyHealth,
     Reservation,
@@ -472,6 +472,19 @@ class FallbackState(State):
         """Return the activity of the pool; nothing while degraded."""
         found = self._call_for_pages(self._shared.activity, tuple(key_ids), now)
         return super().activity(key_ids, now) if found is None else found
+
+    def activity_history(self, entry: str, span: Span, now: float) -> History:
+        """Return the counts of an entry; zeros while degraded."""
+        found = self._call_for_pages(self._shared.activity_history, entry, span, now)
+        return super().activity_history(entry, span, now) if found is None else found
+
+    def activity_shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
+        """Return the counts of each model or workload; nothing while degraded."""
+        return self._call_for_pages(self._shared.activity_shares, kind, span, now) or {}
+
+    def failures_of(self, key_id: str) -> list[CallRecord]:
+        """Return the last calls in which a key failed; nothing while degraded."""
+        return self._call_for_pages(self._shared.failures_of, key_id) or []
 
     def claim(self, name: str, seconds: float) -> float:
         """Take *name* in the shared state; while degraded, in this process."""

@@ -21,7 +21,7 @@ from typing import Any
 from ..core.commands import Acquire, Command, Failed, Send, Settle, Sleep
 from ..core.failures import describe
 from ..core.flow import Exhausted
-from ..core.model import CallInfo, Lease, Scope, Verdict, project_label
+from ..core.model import CallInfo, Lease, Scope, Verdict, project_name
 from ..errors import KeyrotWarning, warn_unless_logged
 from ..forks import after_fork
 from . import semconv
@@ -234,17 +234,20 @@ def _warn_unless_logged(pool: str, info: CallInfo, text: str, *values: object) -
 
 def _describe_scope(lease: Lease, scope: Scope) -> str:
     """Return the key that failed, and the scope of its cooldown."""
-    project = project_label(lease.project)
+    name, account = project_name(lease.project), lease.billing_account
+    project = f"project {name}, " if name is not None else ""
+    whole = f"all of project {name}" if name is not None else ""
     reach = {
-        Scope.KEY: "",
-        Scope.KEY_VERB: f" ({lease.verb} only)",
-        Scope.KEY_MODEL: f" ({lease.bucket} only)",
-        Scope.PROJECT_MODEL: f" (project {project}, {lease.bucket} only)",
-        Scope.PROJECT_CACHE: f" (project {project}, cached content only)",
-        Scope.PROJECT: f" (all of project {project})",
-        Scope.BILLING: f" (all of billing account {lease.billing_account})",
-    }
-    return f"key {lease.key_id}{reach.get(scope, '')}"
+        Scope.KEY_VERB: f"{lease.verb} only",
+        Scope.KEY_MODEL: f"{lease.bucket} only",
+        Scope.PROJECT_MODEL: f"{project}{lease.bucket} only",
+        Scope.PROJECT_CACHE: f"{project}cached content only",
+        Scope.PROJECT: whole,
+        Scope.BILLING: whole
+        if account == f"project:{lease.project}"
+        else f"all of billing account {account}",
+    }.get(scope, "")
+    return f"key {lease.key_id}{f' ({reach})' if reach else ''}"
 
 
 def _count(tokens: int | None) -> str:

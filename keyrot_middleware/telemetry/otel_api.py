@@ -8,8 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from opentelemetry import context
 from opentelemetry.context import Context
+from opentelemetry.trace import format_trace_id, get_current_span
 
-__all__ = ["CurrentProvider", "is_suppressed", "suppress_instrumentation"]
+__all__ = ["CurrentProvider", "current_trace_id", "is_suppressed", "suppress_instrumentation"]
 
 # The API keeps this key private, yet every instrumentation has to read it; the plain one is older.
 _KEY = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
@@ -19,6 +20,12 @@ _PLAIN_KEY = "suppress_instrumentation"
 def is_suppressed(ctx: Context) -> bool:
     """Return whether instrumentation is suppressed for calls made in this context."""
     return bool(ctx.get(_KEY) or ctx.get(_PLAIN_KEY))
+
+
+def current_trace_id() -> str:
+    """Return the trace of the current span, 32 hexadecimal digits; empty if it is not sampled."""
+    span = get_current_span().get_span_context()
+    return format_trace_id(span.trace_id) if span.is_valid and span.trace_flags.sampled else ""
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from opentelemetry.util.types import AttributeValue
 from .._version import __version__
 from ..core.commands import Acquire, Command, Refresh, Send, Settle, Sleep, StreamOpened
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, Usage, Verdict, project_label
+from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, Usage, Verdict, project_name
 from . import semconv
 from .attributes import (
     ErrorCause,
@@ -101,20 +101,16 @@ class AttemptSpan:
         self._started = time.monotonic()
         self._leased_at = lease.at
         """By the clock of the state, which may be another host's or a test's."""
-        self._span = tracer.start_span(
-            f"attempt {lease.key_id}",
-            parent,
-            attributes={
-                semconv.POOL: pool,
-                semconv.KEY_ID: lease.key_id,
-                semconv.KEY_PROJECT: project_label(lease.project),
-                semconv.ATTEMPT_NUMBER: send.attempt,
-                semconv.KEYS_EXCLUDED: send.excluded_count,
-                semconv.WAIT_TIME: self._started - acquire_since
-                if acquire_since is not None
-                else 0.0,
-            },
-        )
+        attributes: dict[str, AttributeValue] = {
+            semconv.POOL: pool,
+            semconv.KEY_ID: lease.key_id,
+            semconv.ATTEMPT_NUMBER: send.attempt,
+            semconv.KEYS_EXCLUDED: send.excluded_count,
+            semconv.WAIT_TIME: self._started - acquire_since if acquire_since is not None else 0.0,
+        }
+        if (project := project_name(lease.project)) is not None:
+            attributes[semconv.KEY_PROJECT] = project
+        self._span = tracer.start_span(f"attempt {lease.key_id}", parent, attributes=attributes)
         self._context = set_span_in_context(self._span, parent)
         self._settled_ns: int | None = None
         self._cost: float | None = None

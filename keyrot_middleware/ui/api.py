@@ -18,7 +18,7 @@ from ..errors import KeyrotError
 from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..guard import handle_internal_error
 from ..monitoring.report import StatusSource, source_of
-from ..runtime.current import current_pool, record_activity
+from ..runtime.current import current_pool
 from ..runtime.pool import Pool
 from .access import Access, AccessDenied, Session
 
@@ -48,8 +48,6 @@ class Api:
         self._source = source
         self._actions = actions
         self._report: tuple[Pool, StatusSource] | None = None
-        if source is None:
-            record_activity()
         self._threads = anyio.CapacityLimiter(THREADS)
 
     async def status(self, request: Request) -> Response:

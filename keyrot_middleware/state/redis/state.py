@@ -18,10 +18,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from typing import Any, ClassVar, TypeVar
 
-from ...core.activity import ActivityBatch, ActivityView
+from ...core.activity import ActivityBatch, ActivityView, CallRecord, History, ShareKind, Span
 from ...core.affinity import owner_lifetime
 from ...core.ledger import snapshot
 from ...core.model import (
@@ -252,12 +252,13 @@ class RedisState(SharedState):
         self._run("reset", len(names), *names, key.project)
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Forget learned limits whose key has new configured limits; see `State.configure`.
+        """Record configured limits and which keys have a value; see `State.configure`.
 
         Raises:
             RedisStateError: The server did not respond.
         """
         keys = tuple(candidates)
+        self._record_values(keys)
         name = f"{self._base}:configured"
         changed = self._of_its_type(name, lambda: self._changed_limits(name, keys))
         projects = list(dict.fromkeys(key.project for key, _ in changed))
@@ -277,6 +278,21 @@ class RedisState(SharedState):
             ]
         )
 
+    def _record_values(self, keys: Sequence[Candidate]) -> None:
+        """Record the fingerprint of the value that this process has of each key."""
+        name = f"{self._base}:values"
+        pairs = [(key.key_id, key.fingerprint) for key in keys if key.fingerprint]
+        if pairs:
+            self._server.commands(
+                [
+                    *(
+                        ["HSET", name, *chain.from_iterable(pairs[i : i + RECORDS_PER_COMMAND])]
+                        for i in range(0, len(pairs), RECORDS_PER_COMMAND)
+                    ),
+                    ["EXPIRE", name, str(RECORD_TTL_S)],
+                ]
+            )
+
     def _changed_limits(self, name: str, keys: Sequence[Candidate]) -> list[tuple[Candidate, str]]:
         """Return the keys whose limits are not the recorded ones, with their new limits as JSON.
 
@@ -291,13 +307,15 @@ class RedisState(SharedState):
         ]
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Return the keys with the values they were last used with; see `State.with_values`.
+        """Return the keys with the values that processes have; see `State.with_values`.
 
         Raises:
             RedisStateError: The server did not respond.
         """
         keys = tuple(candidates)
-        values = [record[3] for record in self._read_health(keys)]
+        known = self._read_many(["HMGET", f"{self._base}:values"], [key.key_id for key in keys])
+        used = [record[3] for record in self._read_health(keys)]
+        values = [one or last for one, last in zip(known, used, strict=True)]
         return [
             key if value is None else key.with_value(value.decode(errors="replace"))
             for key, value in zip(keys, values, strict=True)
@@ -473,6 +491,30 @@ class RedisState(SharedState):
             RedisStateError: The server did not respond.
         """
         return activity.read(self._server.commands, self._base, key_ids, now)
+
+    def activity_history(self, entry: str, span: Span, now: float) -> History:
+        """Return the counts of an entry over a span; see `State.activity_history`.
+
+        Raises:
+            RedisStateError: The server did not respond.
+        """
+        return activity.read_history(self._server.commands, self._base, entry, span, now)
+
+    def activity_shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
+        """Return the counts of each model or workload; see `State.activity_shares`.
+
+        Raises:
+            RedisStateError: The server did not respond.
+        """
+        return activity.read_shares(self._server.commands, self._base, kind, span, now)
+
+    def failures_of(self, key_id: str) -> list[CallRecord]:
+        """Return the last calls in which a key failed; see `State.failures_of`.
+
+        Raises:
+            RedisStateError: The server did not respond.
+        """
+        return activity.read_failures(self._server.commands, self._base, key_id)
 
     def claim(self, name: str, seconds: float) -> float:
         """Take *name* for all processes; see `State.claim`.

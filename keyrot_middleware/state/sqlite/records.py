@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from ...core.activity import MINUTES
+from ...core.activity import DAY, HOUR
 from ...core.ledger import Cooldowns, Health, Owner, Records, expires_at
 from ...core.model import NO_LIMITS, Limits
 from ...core.spending import Spending
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
-HISTORY_S = (MINUTES + 1) * 60
+HOUR_S = (HOUR.slots + 1) * HOUR.step_s
 MOST_KEPT = 50_000
 """Records kept between transactions."""
 
@@ -115,14 +115,21 @@ class RowRecords(Records):
         self.health = self._table("health", _read_health, _write_health)
         self.configured = self._table("configured", _read_limits, list)
         self.buckets = self._table("bucket", _read_text, _same)
+        self.values = self._table("value", _read_text, _same)
+        """The fingerprint of the value that some process has of each key."""
         self.owners = self._table("owner", _read_owner, list)
         self.claims = self._table("claim", _read_number, _same)
-        self.minutes = self._table("minute", _read_dict, _same, HISTORY_S)
-        """Requests and failures of each key, and waits, by the number of the minute."""
+        self.slots = {
+            HOUR: self._table("minute", _read_dict, _same, HOUR_S),
+            DAY: self._table("slot", _read_dict, _same, (DAY.slots + 1) * DAY.step_s),
+        }
+        """The counts of each entry, by the number of the slot; models and workloads apart."""
         self.days = self._table("day", _read_dict, _same, 2 * DAY_S)
         """Tokens and cost of each key, by the Pacific day."""
-        self.calls = self._table("calls", _read_list, _same, HISTORY_S)
+        self.calls = self._table("calls", _read_list, _same, HOUR_S)
         """The latest calls, the latest first."""
+        self.failures = self._table("failures", _read_list, _same, DAY_S)
+        """The last calls in which each key failed, likewise."""
 
     def _table(
         self,

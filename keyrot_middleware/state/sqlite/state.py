@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from ...core.activity import ActivityBatch, ActivityView
+from ...core.activity import ActivityBatch, ActivityView, CallRecord, History, ShareKind, Span
 from ...core.ledger import NO_SPENDING, KeyHealth, Ledger, Reservation, UnleasedUsage
 from ...core.model import (
     Block,
@@ -202,18 +202,33 @@ class SqliteState(SharedState):
         return self._look(lambda now: self._ledger.snapshot(keys, now))
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Return the keys with the values they were last used with; see `State.with_values`."""
+        """Return the keys with the values that processes have; see `State.with_values`."""
         keys = list(candidates)
-        return self._look(lambda _: self._ledger.with_values(keys))
+        return self._look(lambda _: self._with_values(keys))
+
+    def _with_values(self, keys: list[Candidate]) -> list[Candidate]:
+        names = [f"value:{key.key_id}" for key in keys]
+        self._records.read(names)
+        used, values = self._ledger.with_values(keys), map(self._records.values.get, names)
+        return [
+            last if value is None else key.with_value(value)
+            for key, last, value in zip(keys, used, values, strict=True)
+        ]
 
     def reset(self, key: Candidate) -> None:
         """Forget every cooldown that blocks *key*, and its project's learned limits."""
         self._run(lambda _: self._ledger.reset(key))
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Forget learned limits whose key has new configured limits; see `State.configure`."""
+        """Record configured limits and which keys have a value; see `State.configure`."""
         keys = list(candidates)
-        self._run(lambda _: self._ledger.configure(keys))
+        self._run(lambda _: self._configure(keys))
+
+    def _configure(self, keys: list[Candidate]) -> None:
+        self._ledger.configure(keys)
+        for key in keys:
+            if key.fingerprint:
+                self._records.values[f"value:{key.key_id}"] = key.fingerprint
 
     def record_usage(
         self,
@@ -239,6 +254,18 @@ class SqliteState(SharedState):
         """Return the activity of the pool; see `State.activity`."""
         wanted = tuple(key_ids)
         return self._look(lambda _: activity.view(self._records, wanted, now))
+
+    def activity_history(self, entry: str, span: Span, now: float) -> History:
+        """Return the counts of an entry over a span; see `State.activity_history`."""
+        return self._look(lambda _: activity.history(self._records, entry, span, now))
+
+    def activity_shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
+        """Return the counts of each model or workload; see `State.activity_shares`."""
+        return self._look(lambda _: activity.shares(self._records, kind, span, now))
+
+    def failures_of(self, key_id: str) -> list[CallRecord]:
+        """Return the last calls in which a key failed; see `State.failures_of`."""
+        return self._look(lambda _: activity.failures(self._records, key_id))
 
     def check(self) -> None:
         """Check whether the file can be written to, and whether it is another one.

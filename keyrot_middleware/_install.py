@@ -354,7 +354,7 @@ def project(name: str) -> Iterator[None]:
     owns. It holds for requests that are sent inside: iterate a list, and read a stream, there too.
 
     Args:
-        name: As in keys.json, and as `status()` has it; `key:<key_id>` for a key that has none.
+        name: As in keys.json, and as `status()` has it; `key:<key_id>` for a key without a project.
 
     Raises:
         KeyError: There is no such project; the message names those that there are.

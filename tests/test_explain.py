@@ -28,11 +28,11 @@ def test_requests_with_keys_selected_by_hand_are_part_of_the_history() -> None:
     """A success and a failure: two requests, one failure, the tokens of the day."""
     pool = Rig(key("a")).pool
     manager, source = KeyManager(pool), source_of(pool)
-    source.status()  # from here on requests are recorded
     selected = manager.select_key(MODEL, 10)
     manager.report_success(selected.key_id, tokens_used=8)
     manager.report_error(manager.select_key(MODEL).key_id, ConnectionError())
     summary = source_of(pool).status()["summary"]
-    assert summary["last_hour"] == {"requests": 2, "failures": 1, "waits": 0}
+    counts = {"calls": 2, "failed_calls": 1, "requests": 2, "failures": 1, "waits": 0}
+    assert summary["last_hour"] == counts
     assert summary["today"]["input_tokens"] == 8
     assert {call["outcome"] for call in source.attempts()["calls"]} == {"ok", "failed"}

@@ -56,7 +56,7 @@ def _show(found: dict[str, Any]) -> None:
         drawn.add_row(
             str(key["position"] or "-"),
             f"[green]{escape(key['key_id'])}[/]" if chosen else escape(key["key_id"]),
-            escape(key["project"]),
+            escape(key["project"] or "-"),
             escape(key["sentence"]),
             available_at(key["available"], key["available_at"], now),
         )

@@ -182,9 +182,14 @@ class _Attempts(_Shape):
     calls: list[dict[str, Any]]
 
 
+class _History(_Shape):
+    series: dict[str, list[int] | None]
+    shares: list[dict[str, Any]]
+
+
 class _Explained(_Shape):
     key_id: str
-    project: str
+    project: str | None
     position: int | None
     available: bool
     available_at: _Time | None
@@ -201,6 +206,7 @@ class _Explanation(_Shape):
 _SHAPES: dict[str, type[_Shape]] = {
     "status": _Status,
     "attempts": _Attempts,
+    "history": _History,
     "explain": _Explanation,
 }
 
@@ -221,6 +227,10 @@ class SocketSource:
     def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
         """Return the latest calls; see `StatusSource.attempts`."""
         return self._get("attempts", key=key, limit=limit)
+
+    def history(self, *, by: str = "", name: str = "", hours: int = 1) -> dict[str, Any]:
+        """Return the counts of the last hours; see `StatusSource.history`."""
+        return self._get("history", by=by, name=name, hours=hours)
 
     def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
         """Return which key a call would get now; see `StatusSource.explain`."""

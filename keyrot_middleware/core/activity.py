@@ -186,6 +186,10 @@ def dump_call(record: CallRecord) -> str:
     return json.dumps([*fields, *more], separators=(",", ":"))
 
 
+_MISSING = (0, "", "")
+"""What an earlier version did not write."""
+
+
 def load_call(text: str | bytes) -> CallRecord | None:
     """Read a call; None where something else wrote into the list."""
     try:
@@ -204,7 +208,7 @@ def load_call(text: str | bytes) -> CallRecord | None:
             return None
         if outcome not in ("ok", "failed", "exhausted", "abandoned"):
             return None
-        waited, workload, trace_id = (*more[:3], *(0, "", "")[len(more) :])
+        waited, workload, trace_id = [*more, *_MISSING[len(more) :]][: len(_MISSING)]
         return CallRecord(
             times[0],
             str(model),
@@ -333,9 +337,9 @@ class ActivityBatch:
     def _add_usage(self, record: CallRecord, cost_usd: float | None) -> None:
         day, usage, served = pacific_day(record.at), record.usage, record.attempts[-1]
         amounts = usage.input_tokens or 0, usage.output_tokens or 0, nano_usd(cost_usd or 0.0)
-        entries = (served.key_id, POOL)
+        entries = [served.key_id, POOL]
         if served.project:
-            entries = (*entries, project_entry(served.project))
+            entries.append(project_entry(served.project))
         for entry in entries:
             known = self.days.get((day, entry))
             if known is None:

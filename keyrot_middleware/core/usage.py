@@ -39,12 +39,8 @@ _META = '"usageMetadata"'
 _OPENAI_USAGE = '"usage"'
 _PAGE = 'PageToken"'
 _MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
-_COUNTS = re.compile(
-    r'"(?:(prompt|toolUsePrompt|candidates|response|thoughts|cachedContent)TokenCount"\s*:\s*'
-    r'"?(\d{1,18})\b|modelVersion"\s*:\s*"([^"\\]{1,200})"|'
-    r'(AUDIO|DOCUMENT|IMAGE|VIDEO|serviceTier)")'
-)
-"""The counts of a text response and its model; the last group needs more to be priced."""
+_MODEL = re.compile(r'"modelVersion"\s*:\s*"([^"\\]+)"')
+_decode_at = json.JSONDecoder().raw_decode
 _REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
 _FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
 _MAX_COUNT = 10**18
@@ -148,40 +144,25 @@ def parse_usage_text(body: object) -> tuple[Usage, tuple[str, ...]]:
 
 
 def parse_token_counts(body: object) -> tuple[Usage, tuple[str, ...]]:
-    """Return only tokens and model, without parsing: all that the pool itself and a price need.
+    """Return only tokens and model, all that the pool and a price need; no more is parsed.
 
     In JSON a quote inside a string is escaped, so model output cannot look like these keys. A
-    response that may name a stored resource, or has tokens with prices of their own, is parsed.
+    response that may name a stored resource is parsed.
     """
     if not isinstance(body, str) or '"name"' in body or 'ationToken"' in body or _PAGE in body:
         return parse_usage_text(body)
     begin = body.rfind(_META)
     if begin < 0:
         return NO_USAGE, ()
-    counts: dict[str, int] = {}
-    model = None
-    for name, count, version, other in _COUNTS.findall(body, begin):
-        if name:
-            counts[name] = int(count)
-        elif version:
-            model = version
-        elif other:
-            return parse_usage_text(body)
-    if not counts:
+    try:
+        meta, end = _decode_at(body, body.index("{", begin))
+    except (ValueError, RecursionError):
         return NO_USAGE, ()
+    model = _MODEL.search(body, end)
     if model is None and '"modelVersion"' in body:  # before the usage
         return parse_usage_text(body)
-    thoughts = counts.get("thoughts")
-    return (
-        Usage(
-            _sum(counts.get("prompt"), counts.get("toolUsePrompt")),
-            _sum(counts.get("candidates", counts.get("response")), thoughts),
-            counts.get("cachedContent"),
-            thoughts,
-            model,
-        ),
-        (),
-    )
+    usage = _usage(meta, model[1] if model is not None else None, None, ())
+    return (NO_USAGE if usage.input_tokens is None and usage.output_tokens is None else usage), ()
 
 
 def parse_openai_usage(body: Mapping[str, Any]) -> Usage:
@@ -303,7 +284,9 @@ def _details(meta: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     """Return how many tokens are no text, by their kind."""
     found: dict[str, int] = {}
     for field, kinds in _DETAILS.items():
-        parts = meta.get(field)
+        if field not in meta:
+            continue
+        parts = meta[field]
         for part in parts if isinstance(parts, list) else ():
             modality = part.get("modality") if isinstance(part, dict) else None
             kind = kinds.get(modality) if isinstance(modality, str) else None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ..core.activity import (
     COUNTERS,
@@ -268,8 +268,8 @@ class PoolReport:
             entry = _ENTRIES[by](name) if name else POOL
             counts = self._activity.history(entry, span, now)
         shares: dict[str, list[int]] = {}
-        if by == "model" or by == "workload":  # noqa: PLR1714 - which mypy narrows
-            shares = self._activity.shares(by, span, now)
+        if by in ("model", "workload"):
+            shares = self._activity.shares(cast(ShareKind, by), span, now)
         most = sorted(shares, key=lambda one: (-shares[one][COUNTERS.index("calls")], one))
         return {
             "by": by,
@@ -316,10 +316,9 @@ class PoolReport:
         next_keys = self._next_keys(order, blocks, counted, selector)
         chosen = next_keys[0] if next_keys else None
         place = {key.key_id: group + 1 for group, key in order}
+        turn = {key.key_id: number for number, (_, key) in enumerate(order)}
         keys = []
-        for key, view in sorted(
-            look.keys, key=lambda one: place.get(one[0].key_id, len(place) + 1)
-        ):
+        for key, view in sorted(look.keys, key=lambda one: turn.get(one[0].key_id, len(turn))):
             here = view.overall
             if key.key_id in place:
                 here = availability([blocks.get(key.key_id)])
@@ -592,7 +591,8 @@ def _by_model(
 ) -> dict[str, dict[str, Availability]]:
     """Return by model in use whether each key that could serve it is available.
 
-    A key that was not used with a model has used nothing of it: what blocks it for any model counts.
+    A key that was not used with a model has used nothing of it: what blocks it for every model
+    counts.
     """
     users: dict[str, set[Platform]] = {}
     for key, view in keys:
@@ -738,9 +738,8 @@ def _forgotten(before: KeyView) -> str:
     if known.cooldown_until is not None:
         what = "rejection" if before.overall.state == "rejected" else "cooldown"
         reach = {"project": " of its project", "billing": " of its billing account"}
-        of = next(
-            (text for name, text in reach.items() if name in (known.cooldown_scope or "")), ""
-        )
+        scope = known.cooldown_scope or ""
+        of = next((text for name, text in reach.items() if name in scope), "")
         parts.append(f"the {what}{of} ({known.cooldown_reason})")
     learned = sum(limit is not None for used in known.used for limit in used.limits[:3])
     if learned:

@@ -77,6 +77,19 @@ class Api:
 
         return await self._answer(request, read)
 
+    async def history(self, request: Request) -> Response:
+        """Return how many requests and calls there were in the last hours."""
+
+        def read(source: StatusSource) -> dict[str, Any]:
+            by, hours = _text(request, "by"), _number(request, "hours", 1, 1, 24)
+            if by not in ("", "key", "project", "model", "workload"):
+                raise BadParameter("by is one of key, project, model, workload")
+            if hours not in (1, 24):
+                raise BadParameter("hours is 1 or 24")
+            return source.history(by=by, name=_text(request, "name"), hours=hours)
+
+        return await self._answer(request, read)
+
     async def explain(self, request: Request) -> Response:
         """Return which key a call would get now, and why each other one not."""
 

@@ -67,6 +67,7 @@ def make_app(*, actions: bool, token: str | None, source: StatusSource | None) -
             Route("/static/{name}", page.static),
             Route("/api/status", api.status),
             Route("/api/attempts", api.attempts),
+            Route("/api/history", api.history),
             Route("/api/explain", api.explain),
             Route("/api/keys/{key_id:path}/{action}", api.act, methods=["POST"]),
         ],

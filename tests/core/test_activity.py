@@ -8,7 +8,13 @@ import pytest
 
 from keyrot_middleware.core.activity import (
     CALLS_KEPT,
+    DAY,
+    FAILING_KEPT,
+    FAILURES_KEPT,
+    HOUR,
     MINUTES,
+    NAMES_KEPT,
+    OTHER,
     POOL,
     ActivityBatch,
     ActivityLog,
@@ -16,6 +22,8 @@ from keyrot_middleware.core.activity import (
     CallRecord,
     dump_call,
     load_call,
+    project_entry,
+    share_entry,
 )
 from keyrot_middleware.core.model import NO_USAGE, Usage
 
@@ -27,12 +35,26 @@ def call(at: float, *attempts: tuple[str, str | None], **more: object) -> CallRe
     """Make a call with one attempt for each pair of key id and failure."""
     made = tuple(Attempt(key, failure, 429 if failure else None, 0.1) for key, failure in attempts)
     fields = {"usage": USAGE, "waited": False} | more
-    return CallRecord(at, "m", 0.2, "ok", made, **fields)  # type: ignore[arg-type]
+    return CallRecord(at, "m", 0.2, "ok", made)._replace(**fields)  # type: ignore[arg-type]
+
+
+class Log(ActivityLog):
+    """A log that counts each call at once."""
+
+    def __init__(self, *, is_large_pool: bool = False) -> None:
+        super().__init__()
+        self.batch = ActivityBatch(is_large_pool=is_large_pool)
+
+    def add(self, record: CallRecord) -> None:
+        """Count a call, at the price in its usage."""
+        batch = ActivityBatch(self.batch.names, self.batch.is_large_pool)
+        batch.add(record, record.usage.cost_usd)
+        self.merge(batch)
 
 
 def test_requests_and_failures_are_counted_per_key_and_minute() -> None:
     """The last of sixty minutes is the current one; the sums are under the pool's name."""
-    log = ActivityLog()
+    log = Log()
     log.add(call(NOW - 60, ("a", "quota_minute"), ("b", None)))
     log.add(call(NOW, ("b", None)))
     view = log.view(["a", "b", "never"], NOW)
@@ -46,17 +68,17 @@ def test_requests_and_failures_are_counted_per_key_and_minute() -> None:
 
 def test_minutes_of_more_than_an_hour_ago_are_dropped() -> None:
     """Waits as well as requests are dropped."""
-    log = ActivityLog()
+    log = Log()
     log.add(call(NOW, ("a", None), waited=True))
     log.add(call(NOW + 3600, ("a", None), waited=True))
     view = log.view(["a"], NOW + 3600)
     assert sum(view.histories["a"].requests) == 1
-    assert view.waits == 1
+    assert sum(view.histories[POOL].waits) == 1
 
 
 def test_history_starts_again_where_the_clock_steps_back() -> None:
     """Minutes that are in the future now do not block the counting of the present."""
-    log = ActivityLog()
+    log = Log()
     log.add(call(NOW + 86_400, ("a", None)))
     log.add(call(NOW, ("a", None)))
     assert sum(log.view(["a"], NOW).histories["a"].requests) == 1
@@ -64,7 +86,7 @@ def test_history_starts_again_where_the_clock_steps_back() -> None:
 
 def test_a_small_step_back_of_the_clock_moves_no_request_to_another_minute() -> None:
     """Requests of minutes that are in the future now are not shown as those of an hour ago."""
-    log = ActivityLog()
+    log = Log()
     log.add(call(NOW, ("a", None)))
     log.add(call(NOW - 600, ("a", "timeout")))
     view = log.view(["a"], NOW - 600)
@@ -75,7 +97,7 @@ def test_a_small_step_back_of_the_clock_moves_no_request_to_another_minute() -> 
 
 def test_a_key_takes_less_than_a_kilobyte() -> None:
     """In a process with ten thousand keys, all in use."""
-    log = ActivityLog()
+    log = Log(is_large_pool=True)
     log.add(call(NOW, ("first", None)))
     tracemalloc.start()
     for number in range(1_000):
@@ -87,7 +109,7 @@ def test_a_key_takes_less_than_a_kilobyte() -> None:
 
 def test_usage_is_summed_for_the_pacific_day() -> None:
     """It belongs to the key that served; at midnight Pacific time it starts from zero."""
-    log = ActivityLog()
+    log = Log()
     log.add(call(NOW, ("a", "quota_minute"), ("b", None)))
     log.add(call(NOW, ("b", None)))
     log.add(call(NOW, ("b", "timeout"), usage=NO_USAGE))
@@ -102,7 +124,7 @@ def test_usage_is_summed_for_the_pacific_day() -> None:
 
 def test_only_the_latest_calls_are_kept() -> None:
     """The newest comes first."""
-    log = ActivityLog()
+    log = Log()
     for number in range(CALLS_KEPT + 5):
         log.add(call(NOW + number, ("a", None)))
     calls = log.view([], NOW + CALLS_KEPT).calls
@@ -115,13 +137,15 @@ def test_a_batch_has_everything_that_calls_add(waited: bool) -> None:
     """Counters by minute and key, usage by day and key, and the calls themselves."""
     batch = ActivityBatch()
     assert not batch
-    batch.add(call(NOW, ("a", "quota_minute"), ("b", None), waited=waited))
-    batch.add(call(NOW, usage=NO_USAGE))
+    batch.add(call(NOW, ("a", "quota_minute"), ("b", None), waited=waited), 0.000_002_5)
+    batch.add(call(NOW, usage=NO_USAGE, outcome="exhausted"))
     minute = int(NOW // 60)
     assert batch
-    assert batch.minutes[(minute, "a")] == [1, 1]
-    assert batch.minutes[(minute, POOL)] == [2, 1]
-    assert batch.waits == ({minute: 1} if waited else {})
+    assert batch.minutes[minute, "a"] == [1, 1, 1]
+    assert batch.minutes[minute, "b"] == [1, 0, 0]
+    assert batch.minutes[minute, POOL] == [2, 1, 1, 2, 1, int(waited)]
+    assert batch.minutes[minute, share_entry("model", "m")] == batch.minutes[minute, POOL]
+    assert batch.buckets()[minute // 10, POOL] == batch.minutes[minute, POOL]
     assert batch.days[("2025-11-26", "b")] == batch.days[("2025-11-26", POOL)]
     assert batch.days[("2025-11-26", "b")].nano_usd == 2_500
     assert len(batch.calls) == 2
@@ -130,9 +154,77 @@ def test_a_batch_has_everything_that_calls_add(waited: bool) -> None:
 def test_a_call_is_written_as_text_and_read_back() -> None:
     """For a shared state; its usage is in other records."""
     attempts = (Attempt("a", "quota_day", 429, 0.5), Attempt("b", None, None, 1.0))
-    record = CallRecord(NOW, "m", 1.5, "ok", attempts, waited=True)
+    record = CallRecord(NOW, "m", 1.5, "ok", attempts, waited=True, workload="w", trace_id="1f")
     assert load_call(dump_call(record)) == record
     assert load_call(dump_call(record).encode()) == record
+    older = load_call('[1,"m",1,"ok",[],1]')
+    assert older is not None
+    assert (older.waited, older.workload) == (True, "")
+
+
+def test_calls_are_counted_by_workload_project_and_model_for_an_hour_and_a_day() -> None:
+    """Each has its own counts; a key and a project have requests only."""
+    log = Log()
+    served = Attempt("a", None, None, 0.1, "p")
+    made = call(NOW, workload="night", attempts=(Attempt("b", "quota_day", 429, 0.1), served))
+    log.add(made)
+    log.add(call(NOW + 300, usage=NO_USAGE, outcome="exhausted", model=""))
+    now = NOW + 7_200
+    for entry, requests in ((project_entry("p"), 1), ("a", 1), (share_entry("model", "m"), 2)):
+        assert sum(log.history(entry, HOUR, NOW).requests) == requests
+        assert sum(log.history(entry, HOUR, now).requests) == 0
+        assert sum(log.history(entry, DAY, now).requests) == requests
+    assert sum(log.history(POOL, DAY, now).failed_calls) == 1
+    assert sum(log.history(project_entry("p"), DAY, now).calls) == 0
+    assert log.shares("workload", DAY, now) == {"night": [2, 1, 1, 1, 0, 0]}
+    assert log.shares("workload", HOUR, now) == {}
+    assert log.shares("model", DAY, NOW + 90_000) == {}
+
+
+def test_keys_of_a_large_pool_are_counted_for_an_hour_only() -> None:
+    """So that ten thousand keys stay small; the pool and its workloads are counted for a day."""
+    log = Log(is_large_pool=True)
+    log.add(call(NOW, ("a", None), workload="night"))
+    assert sum(log.history("a", HOUR, NOW).requests) == 1
+    assert sum(log.history("a", DAY, NOW).requests) == 0
+    assert sum(log.history(POOL, DAY, NOW).requests) == 1
+    assert "night" in log.shares("workload", DAY, NOW)
+
+
+def test_the_names_of_workloads_are_bounded() -> None:
+    """Those after the first ones are counted as others; nothing is lost."""
+    log = Log()
+    for number in range(NAMES_KEPT + 5):
+        log.add(call(NOW, workload=f"w{number}", usage=NO_USAGE))
+    shares = log.shares("workload", HOUR, NOW)
+    assert len(shares) == NAMES_KEPT + 1
+    assert shares[OTHER][3] == 5
+
+
+def test_the_last_failures_of_each_key_are_kept() -> None:
+    """However many calls there were since; the newest first, one entry for a call."""
+    log = Log()
+    log.add(call(NOW, ("a", "timeout"), ("a", "timeout"), ("b", None)))
+    for number in range(CALLS_KEPT):
+        log.add(call(NOW + number, ("b", None)))
+    (kept,) = log.failures("a")
+    assert (kept.at, log.failures("b")) == (NOW, [])
+    for number in range(FAILURES_KEPT + 5):
+        log.add(call(NOW + number, ("a", "timeout")))
+    assert [one.at - NOW for one in log.failures("a")[:2]] == [FAILURES_KEPT + 4, FAILURES_KEPT + 3]
+    assert len(log.failures("a")) == FAILURES_KEPT
+    for number in range(FAILING_KEPT):
+        log.add(call(NOW, (f"k{number}", "timeout")))
+    assert log.failures("a") == []
+    assert log.failures("k0") != []
+
+
+def test_a_late_record_of_yesterday_is_not_part_of_today() -> None:
+    """The usage of a day is that of the latest day."""
+    log = Log()
+    log.add(call(NOW, ("a", None)))
+    log.add(call(NOW - 86_400, ("a", None)))
+    assert log.view(["a"], NOW).today["a"].input_tokens == 10
 
 
 @pytest.mark.parametrize(
@@ -144,6 +236,7 @@ def test_a_call_is_written_as_text_and_read_back() -> None:
         '[1,"m",1,"unknown",[],0]',
         '[1e999,"m",1,"ok",[],0]',
         '[1,"m",1,"ok",[7],0]',
+        '[1,"m",1,"ok",7]',
     ],
 )
 def test_what_is_no_call_is_none(text: str) -> None:

@@ -74,9 +74,8 @@ class ObservedPool:
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self.spans))
         observers = (TracingObserver("test", provider), self.metrics.observer)
-        pool.observers = (*observers, pool.activity)
+        pool.observers = observers
         self.report = source_of(pool)
-        self.report.status()
 
     def costs(self, name: str) -> list[Any]:
         """Return the cost on each span whose name has a prefix."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.pool import INFO, STREAMED, Rig, key
 from support.replies import MODEL, Chunks, bad, day, invalid, minute
 
+from keyrot_middleware.core.activity import CALLS_KEPT, LARGE_POOL, CallRecord
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Block, CallInfo, Candidate, Limits, Usage
 from keyrot_middleware.core.model_names import MAX_NAMES
 from keyrot_middleware.errors import KeyrotError
+from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.monitoring.health import AT_ONCE
 from keyrot_middleware.monitoring.report import PoolReport, source_of
 from keyrot_middleware.state.base import State
@@ -47,12 +50,12 @@ def test_an_unused_pool_is_available() -> None:
 def test_calls_show_in_counts_history_and_attempts() -> None:
     """A 429 on one key and a success on the next: one call, two requests, one failure."""
     rig = Rig(key("a", LIMITS), key("b", LIMITS), strategy="fill")
-    report(rig).status()  # from here on calls are recorded
     rig.will("a", minute("20s"))
     rig.will("b", Done("ok", Usage(input_tokens=12, output_tokens=3)))
     rig.call()
     found = report(rig).status()
-    assert found["summary"]["last_hour"] == {"requests": 2, "failures": 1, "waits": 0}
+    counts = {"calls": 1, "failed_calls": 0, "requests": 2, "failures": 1, "waits": 0}
+    assert found["summary"]["last_hour"] == counts
     assert found["summary"]["today"]["input_tokens"] == 12
     assert row(rig, "a")["history"]["failures"][-1] == 1
     assert row(rig, "b")["tokens_today"] == {"input": 12, "output": 3}
@@ -66,11 +69,9 @@ def test_calls_show_in_counts_history_and_attempts() -> None:
     assert report(rig).attempts(limit=0)["calls"] == []
 
 
-def test_calls_are_recorded_from_the_first_status_on() -> None:
-    """A pool in memory whose status is never read records nothing."""
+def test_calls_are_recorded_before_anybody_looks() -> None:
+    """A page that is opened later shows them too, and how they ended."""
     rig = Rig(key("a"), key("b"), max_wait_s=0)
-    rig.call()
-    assert report(rig).attempts()["calls"] == []
     asyncio.run(rig.acall())
     rig.default = bad()
     rig.failing()
@@ -79,12 +80,13 @@ def test_calls_are_recorded_from_the_first_status_on() -> None:
     rig.failing()
     calls = report(rig).attempts()["calls"]
     assert [call["outcome"] for call in calls] == ["exhausted", "exhausted", "failed", "ok"]
+    hour = report(rig).status()["summary"]["last_hour"]
+    assert (hour["calls"], hour["failed_calls"], hour["failures"]) == (4, 3, 3)
 
 
 def test_a_stream_that_is_dropped_is_recorded_as_abandoned() -> None:
     """With the attempt that was in flight."""
     rig = Rig(key("a"))
-    report(rig).status()
     rig.default = Chunks("one", "two")
     stream = rig.open(STREAMED)
     next(stream)
@@ -96,7 +98,6 @@ def test_a_stream_that_is_dropped_is_recorded_as_abandoned() -> None:
 def test_a_call_that_waits_for_a_key_is_counted_as_a_wait() -> None:
     """Once, however often it sleeps."""
     rig = Rig(key("a", LIMITS))
-    report(rig).status()
     for _ in range(3):
         rig.call()
     assert report(rig).status()["summary"]["last_hour"]["waits"] == 1
@@ -159,6 +160,154 @@ def test_keys_are_filtered_and_paged() -> None:
     for wrong in ({"offset": -1}, {"limit": 501}, {"state": "tired"}):
         with pytest.raises(KeyrotError, match="allowed"):
             found.status(**wrong)  # type: ignore[arg-type]
+
+
+def test_problems_come_first() -> None:
+    """So that the first screen of a large pool has what needs attention."""
+    rig = Rig(key("a"), key("b"), key("c"), strategy="fill")
+    rig.will("a", minute("20s"))
+    rig.will("b", invalid())
+    rig.call()
+    assert [one["key_id"] for one in report(rig).status()["keys"]] == ["b", "a", "c"]
+
+
+def test_a_pool_without_an_available_key_says_when_the_first_one_is() -> None:
+    """Of all keys, whichever page of them is shown; of each model too."""
+    rig = Rig(key("a"), key("b"), max_wait_s=0)
+    rig.will("a", minute("50s"))
+    rig.will("b", minute("20s"))
+    rig.failing()
+    found = report(rig).status(limit=1, query="a")["summary"]
+    assert found["available"] == 0
+    assert found["next"] == {"key_id": "b", "available_at": row(rig, "b")["available_at"]}
+    assert found["models"] == {MODEL: {"available": 0, "keys": 2, "next": found["next"]}}
+
+
+def test_a_model_counts_every_key_that_could_serve_it() -> None:
+    """Also those that were not used for it yet; not those without a value, nor switched off."""
+    keys = [key(name, LIMITS) for name in "abc"]
+    rig = Rig(*keys, strategy="fill", max_wait_s=0)
+    rig.pool.configured = (*keys, key("unresolved"), replace(key("off"), disabled="active=false"))
+    rig.call(INFO._replace(model="z-model"))
+    rig.call()
+    rig.will("b", invalid())
+    for _ in range(2):
+        rig.call()
+    models = report(rig).status()["summary"]["models"]
+    assert [*models] == [MODEL, "z-model"]
+    assert (models[MODEL]["available"], models[MODEL]["keys"]) == (1, 3)
+    assert (models["z-model"]["available"], models["z-model"]["keys"]) == (2, 3)
+
+
+def test_a_key_without_a_project_has_none() -> None:
+    """The name that the pool gives it inside is not shown."""
+    rig = Rig(KeySpec.model_validate({"key_id": "a"}).candidate, key("b", project="p"))
+    rig.call()
+    shown = [report(rig).status(), report(rig).explain(MODEL), report(rig).attempts()]
+    assert "key:" not in json.dumps(shown)
+    assert [row(rig, one)["project"] for one in "ab"] == [None, "p"]
+
+
+def test_the_last_failures_of_a_key_outlive_the_last_calls() -> None:
+    """`Show calls` of a key has them, however many calls other keys served since."""
+    rig = Rig(key("a"), key("b", priority=1), strategy="fill")
+    rig.will("a", minute("20s"))
+    for _ in range(CALLS_KEPT + 2):
+        rig.call()
+    found = report(rig)
+    assert all(len(call["attempts"]) == 1 for call in found.attempts()["calls"])
+    (call,) = found.attempts(key="a")["calls"]
+    assert [one["key_id"] for one in call["attempts"]] == ["a", "b"]
+
+
+def test_the_use_of_the_pool_is_counted_for_an_hour_and_a_day() -> None:
+    """Requests, 429s, failed calls and waits, by key, project, model and workload."""
+    rig = Rig(key("a", project="p"), key("b"), strategy="fill", max_wait_s=0)
+    rig.will("a", minute("20s"))
+    rig.call(INFO._replace(workload="night"))
+    rig.default = bad()
+    rig.failing()
+    found = report(rig)
+    whole = found.history(hours=24)
+    assert {name: sum(some) for name, some in whole["series"].items()} == {
+        "requests": 3,
+        "failures": 2,
+        "refused": 1,
+        "calls": 2,
+        "failed_calls": 1,
+        "waits": 0,
+    }
+    assert (whole["step_s"], len(whole["series"]["calls"])) == (600, 144)
+    for by, name in (("key", "a"), ("project", "p")):
+        series = found.history(by=by, name=name)["series"]
+        assert (sum(series["refused"]), series["calls"]) == (1, None)
+    (share,) = found.history(by="workload")["shares"]
+    assert (share["name"], share["calls"], share["refused"]) == ("night", 1, 1)
+    night = found.history(by="workload", name="night")
+    assert sum(night["series"]["requests"]) == 2
+    assert [one["name"] for one in found.history(by="model")["shares"]] == [MODEL]
+    for wrong in ({"by": "weather"}, {"hours": 2}):
+        with pytest.raises(KeyrotError, match="allowed"):
+            found.history(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_large_pool_has_no_day_of_a_key() -> None:
+    """It says so instead of showing zeros."""
+    rig = Rig(*(key(f"k{number}", project="p") for number in range(LARGE_POOL + 1)))
+    rig.call()
+    found = report(rig)
+    used = rig.sent[-1]
+    assert found.history(by="key", name=used, hours=24)["is_kept"] is False
+    assert sum(found.history(by="key", name=used)["series"]["requests"]) == 1
+    assert sum(found.history(hours=24)["series"]["requests"]) == 1
+
+
+def test_a_call_links_to_its_trace() -> None:
+    """Where KEYROT_TRACE_URL names an address, and the call has a trace."""
+    rig = Rig(key("a"))
+    record = CallRecord(rig.clock.time(), MODEL, 0.1, "ok", (), trace_id="0af7651916cd43dd")
+    rig.pool.activity.add(record)
+    rig.pool.activity.add(record._replace(trace_id=""))
+    rig.pool.trace_url = "https://jaeger.example/trace/{trace_id}"
+    without, traced = report(rig).attempts()["calls"]
+    assert traced["trace_url"] == "https://jaeger.example/trace/0af7651916cd43dd"
+    assert without["trace_id"] is without["trace_url"] is None
+    rig.pool.trace_url = None
+    assert report(rig).attempts()["calls"][1]["trace_url"] is None
+
+
+def test_a_reset_says_what_it_did() -> None:
+    """What was forgotten, how the key is now, and where there was nothing to forget."""
+    rig = Rig(key("a", LIMITS), key("b"), max_wait_s=0, strategy="fill")
+    rig.will("a", minute("20s", value=5))
+    rig.call()
+    found = report(rig)
+    assert found.reset("b") == (
+        "key b is reset: there was no cooldown and no learned limit to forget; it is now: "
+        "available now"
+    )
+    done = found.reset("a")
+    assert done.startswith("key a is reset: the cooldown of its project (quota_minute) and 1 learn")
+    rig.will("a", invalid())
+    rig.call()
+    assert "the rejection (key_invalid) is forgotten" in found.reset("a")
+
+
+def test_only_what_is_allowed_is_offered() -> None:
+    """A key that keys.json switches off is not enabled here; one without a value not disabled."""
+    rig = Rig(key("a"), key("b"))
+    off = replace(key("off"), disabled="active=false")
+    rig.pool.configured = (key("a"), key("b"), key("unresolved"), off)
+    found = source_of(rig.pool, check=lambda key_id: f"{key_id} works")
+    found.set_active("b", False)
+    allowed = {one["key_id"]: one["allowed_actions"] for one in found.status()["keys"]}
+    assert allowed == {
+        "a": ["reset", "disable", "check"],
+        "b": ["enable", "check"],
+        "unresolved": ["reset"],
+        "off": ["check"],
+    }
+    assert row(rig, "a")["allowed_actions"] == ["reset", "disable"]
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill"])

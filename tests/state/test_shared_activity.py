@@ -9,7 +9,15 @@ import pytest
 from support.redis_state import opened
 from support.servers import Server
 
-from keyrot_middleware.core.activity import CALLS_KEPT, POOL, Attempt, CallRecord
+from keyrot_middleware.core.activity import (
+    CALLS_KEPT,
+    DAY,
+    HOUR,
+    POOL,
+    Attempt,
+    CallRecord,
+    project_entry,
+)
 from keyrot_middleware.core.model import Usage
 from keyrot_middleware.runtime.activity import Activity
 
@@ -36,10 +44,34 @@ def test_two_processes_add_to_one_history(valkey: Server, place: str, tmp_path: 
         assert view.histories["a"].requests[-2:] == [1, 1]
         assert view.histories["a"].failures[-2:] == [1, 0]
         assert sum(view.histories[POOL].requests) == 3
-        assert (view.waits, view.today[POOL].input_tokens) == (3, 21)
+        assert (sum(view.histories[POOL].waits), view.today[POOL].input_tokens) == (3, 21)
         assert view.today["b"].cost_usd == 0.001
         assert "never" not in view.histories
         assert sorted(a.key_id for c in view.calls for a in c.attempts) == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("place", ["server", "file"])
+def test_the_use_of_a_day_is_that_of_all_processes(
+    valkey: Server, place: str, tmp_path: Path
+) -> None:
+    """By pool, key, project, model and workload; and the failures of a key."""
+    url = valkey.url if place == "server" else f"sqlite://{tmp_path}/state.sqlite3"
+    with opened(url) as one, opened(url) as other:
+        first, second = Activity(one, time.time), Activity(other, time.time)
+        failed = Attempt("a", "quota_minute", 429, 0.25, "p")
+        first.add(call(NOW - 7_200, "a")._replace(workload="night", attempts=(failed,)))
+        second.add(call(NOW, "b")._replace(workload="night", outcome="failed"))
+        second.send()
+        pool = first.history(POOL, DAY, NOW)
+        assert [sum(counts) for counts in pool] == [2, 1, 1, 2, 1, 2]
+        assert (len(pool.calls), pool.calls[-1], pool.calls[-13]) == (144, 1, 1)
+        assert sum(first.history(POOL, HOUR, NOW).calls) == 1
+        for entry in ("a", project_entry("p")):
+            assert sum(first.history(entry, DAY, NOW).refused) == 1
+        assert first.shares("workload", DAY, NOW) == {"night": [2, 1, 1, 2, 1, 2]}
+        assert first.shares("model", HOUR, NOW) == {"m": [1, 0, 0, 1, 1, 1]}
+        assert [one.at for one in second.failures("a")] == [NOW - 7_200]
+        assert second.failures("b") == []
 
 
 def test_activity_records_in_redis_expire(valkey: Server) -> None:
@@ -50,9 +82,11 @@ def test_activity_records_in_redis_expire(valkey: Server) -> None:
             for number in range(CALLS_KEPT):
                 activity.add(call(NOW + number, "a"))
             activity.send()
-        kinds = ("minute", "day", "calls")
+        activity.add(call(NOW, "a", "quota_minute"))
+        activity.send()
+        kinds = ("minute", "slot", "day", "calls", "failures")
         kept = [name for name in valkey.names() if name.split("}:")[-1].startswith(kinds)]
-        assert len(kept) >= 3
+        assert len(kept) >= 5
         assert all(int(valkey.execute("TTL", name)) > 0 for name in kept)
         assert len(activity.view([], NOW).calls) == CALLS_KEPT
 
@@ -115,7 +149,7 @@ def test_garbage_in_the_records_is_ignored(valkey: Server, garbage: str) -> None
         activity.add(call(NOW, "a"))
         activity.send()
         (calls,) = (name for name in valkey.names() if name.endswith(":calls"))
-        (minute,) = (name for name in valkey.names() if ":minute:" in name)
+        (minute,) = (n for n in valkey.names() if ":minute:" in n and not n.endswith(":shares"))
         valkey.execute("LPUSH", calls, garbage)
         valkey.execute("HSET", minute, "a:failures", "many")
         view = activity.view(["a"], NOW)

@@ -13,6 +13,7 @@ export class ApiError extends Error {
 
 export const getStatus = (filter) => request("GET", "api/status", filter);
 export const getAttempts = (filter) => request("GET", "api/attempts", filter);
+export const getHistory = (filter) => request("GET", "api/history", filter);
 export const getExplanation = (filter) => request("GET", "api/explain", filter);
 
 export function act(keyId, action) {

@@ -1,18 +1,24 @@
 // The page asks the server every two seconds, while it is visible, and shows what it answers.
 
-import { ApiError, act, getAttempts, getStatus } from "./api.js";
+import { ApiError, act, getAttempts, getHistory, getStatus } from "./api.js";
 import { showCalls } from "./calls.js";
-import { confirmed, openWhy, prepareWhy } from "./dialogs.js";
+import { showUse } from "./chart.js";
+import { confirmed, confirmedForAll, openWhy, prepareWhy, showResults } from "./dialogs.js";
 import { arrange, byId, el, setClass, setHidden, setText, stateClass, stateIcon, stateName } from "./dom.js";
-import { clock, count, money, plural, sentence, shortCount } from "./format.js";
+import { clock, count, countdown, money, plural, sentence, shortCount } from "./format.js";
 import { KeyTable } from "./keys.js";
 
 const EVERY_MS = 2000;
+const USE_EVERY_MS = 10000;
 const PAGE = 50;
-const SHOWN_MODELS = 8;
+const SHOWN_MODELS = 4;
 const STATES = ["available", "limited", "cooling_down", "rejected", "unresolved", "disabled"];
 
-const filter = { offset: 0, query: "", state: "", key: "" };
+// What is shown; it is in the address too, so that a link and the history have it.
+const NOTHING = { offset: 0, query: "", state: "", key: "", by: "", name: "", hours: 1 };
+const filter = { ...NOTHING };
+let lastStatus = null;
+let useAt = 0; // when the use of the pool was asked for last, by this machine's clock
 let timer = 0;
 let round = 0; // of the newest request: what an older one brings is no longer wanted
 let lastAnswer = null; // time of the server in its newest answer
@@ -20,7 +26,7 @@ let clockOffset = 0; // time of the server less that of this machine, in ms
 let lastChangeText = "";
 
 const serverNow = () => Date.now() + clockOffset;
-const table = new KeyTable(byId("key-table"), onAction, onCalls);
+const table = new KeyTable(onAction, onCalls);
 
 async function poll() {
   clearTimeout(timer);
@@ -32,6 +38,7 @@ async function poll() {
     ]);
     if (mine !== round) return;
     show(status, attempts);
+    if (Date.now() - useAt >= USE_EVERY_MS) await pollUse(mine);
   } catch (error) {
     if (mine !== round) return;
     if (!(error instanceof ApiError || error instanceof TypeError || error instanceof DOMException)) throw error;
@@ -41,7 +48,21 @@ async function poll() {
   }
 }
 
+async function pollUse(mine) {
+  const { by, name, hours } = filter;
+  const isShare = by === "workload" || by === "model";
+  const [use, shares] = await Promise.all([
+    getHistory({ by, name, hours }),
+    isShare && !name ? null : getHistory({ by: isShare ? by : "workload", hours }),
+  ]);
+  if (mine !== round) return;
+  useAt = Date.now();
+  showUse(use, shares ?? use, (kind, chosen) => changeUse({ by: kind, name: chosen }));
+  if (isShare) showOptions(byId("use-names"), (shares ?? use).shares.map((share) => share.name));
+}
+
 function show(status, attempts) {
+  lastStatus = status;
   lastAnswer = status.at;
   clockOffset = Date.parse(status.at) - Date.now();
   document.body.classList.remove("stale");
@@ -55,41 +76,64 @@ function show(status, attempts) {
     changeFilter({ offset: Math.max(0, Math.floor((status.total - 1) / PAGE) * PAGE) });
     return;
   }
-  announce(table.update(status.keys, status.summary.projects ?? {}, status.actions));
+  announce(table.update(status.keys, status.actions));
+  setHidden(byId("bulk"), !status.actions || status.keys.length === 0);
   showRange(status);
   showCalls(attempts.calls, filter.key);
-  showOptions(byId("key-ids"), status.keys.map((key) => key.key_id));
+  const ids = status.keys.map((key) => key.key_id);
+  showOptions(byId("key-ids"), ids);
+  if (filter.by === "key") showOptions(byId("use-names"), ids);
+  if (filter.by === "project") showOptions(byId("use-names"), [...new Set(status.keys.map((key) => key.project).filter(Boolean))]);
   tick();
 }
 
 function degradedText(status) {
   return status.shared
-    ? "Degraded: the shared state cannot be reached, so each process falls back to in-process limits."
+    ? "The shared state cannot be reached. Services go on with in-process limits, and this page shows what this process knows."
     : "Degraded.";
 }
 
 function showSummary(status) {
-  const { keys, available, states, models, last_hour: hour, today } = status.summary;
+  const { keys, available, states, last_hour: hour, today } = status.summary;
   setText(byId("pool-name"), status.pool);
   setText(byId("place"), status.shared ? `shared in ${status.state_url}` : "this process (memory://)");
-  const verdict = keys === 0 ? "This pool has no key." : available === 0
-    ? "No key is available." : `${count(available)} of ${plural(keys, "key")} ${available === 1 ? "is" : "are"} available.`;
-  setText(byId("verdict"), verdict);
   setClass(byId("verdict"), `verdict ${available === 0 ? "none" : available < keys ? "some" : "all"}`);
   document.title = `${count(available)}/${count(keys)} available · keyrot ${status.pool}`;
 
-  setText(byId("hour-requests"), shortCount(hour.requests));
-  setText(byId("hour-failures"), shortCount(hour.failures));
+  setText(byId("hour-failed"), shortCount(hour.failed_calls));
+  setText(byId("hour-calls"), shortCount(hour.calls));
   setText(byId("hour-waits"), shortCount(hour.waits));
-  byId("hour-failures").classList.toggle("bad", hour.failures > 0);
-  const rate = hour.requests > 0 ? (100 * hour.failures) / hour.requests : 0;
-  setText(byId("hour-note"), hour.requests > 0 ? `${rate.toFixed(1)} % of requests failed` : "no request");
+  byId("hour-failed").classList.toggle("bad", hour.failed_calls > 0);
+  setText(byId("hour-note"), hour.requests > 0
+    ? `${count(hour.failures)} of ${plural(hour.requests, "request")} failed${hour.failures > 0 ? "; a call goes on with another key" : ""}.`
+    : "No request was sent.");
   setText(byId("today-input"), shortCount(today.input_tokens));
   setText(byId("today-output"), shortCount(today.output_tokens));
   setText(byId("today-cost"), money(today.cost_usd));
   setText(byId("today-note"), status.cost_known ? "since midnight Pacific time" : "cost: pip install 'keyrot-middleware[cost]'");
   showStates(states, keys);
-  showModels(models);
+  showModels(status.summary.models);
+}
+
+// Can calls be served, and when again? Counts down, so it is written each second.
+function showVerdict(now) {
+  if (!lastStatus) return;
+  const { keys, available, next, models } = lastStatus.summary;
+  let text = `${count(available)} of ${plural(keys, "key")} ${available === 1 ? "is" : "are"} available.`;
+  if (keys === 0) text = "This pool has no key.";
+  else if (available === 0) text = `No key is available. ${whenAgain(next, now)}`;
+  setText(byId("verdict"), text);
+  const without = available === 0 ? [] : Object.keys(models).filter((name) => models[name].available === 0);
+  arrange(byId("without-key"), without.slice(0, SHOWN_MODELS).map((name, index) => {
+    const item = byId("without-key").children[index] ?? el("li");
+    setText(item, `No key is available for ${name}. ${whenAgain(models[name].next, now)}`);
+    return item;
+  }));
+  setHidden(byId("without-key"), without.length === 0);
+}
+
+function whenAgain(next, now) {
+  return next?.available_at ? `${next.key_id} ${countdown(next.available_at, now)}.` : "It is not known when one will be.";
 }
 
 function showStates(states, keys) {
@@ -97,8 +141,7 @@ function showStates(states, keys) {
   const list = byId("state-counts");
   if (!bar.childElementCount) {
     bar.append(...STATES.map((state) => el("span", { class: `segment segment-${state}` })));
-    list.append(...STATES.map((state) => el("li", { class: `state-count text-${stateClass(state)}` },
-      stateIcon(state), el("strong"), ` ${stateName(state)}`)));
+    list.append(...STATES.map((state) => el("li", {}, stateLink(state))));
   }
   STATES.forEach((state, index) => {
     const n = states[state] ?? 0;
@@ -109,11 +152,22 @@ function showStates(states, keys) {
   });
 }
 
+function stateLink(state) {
+  const node = el("a", { class: `state-count text-${stateClass(state)}` }, stateIcon(state), el("strong"), ` ${stateName(state)}`);
+  node.href = `?state=${state}`;
+  node.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    changeFilter({ state, offset: 0 });
+  });
+  return node;
+}
+
 const modelItems = new Map();
 
 function showModels(models) {
   const names = Object.keys(models);
-  const items = names.slice(0, SHOWN_MODELS).map((name) => {
+  const items = names.map((name) => {
     const item = modelItems.get(name) ?? makeModelItem(name);
     modelItems.set(name, item);
     const { available, keys } = models[name];
@@ -122,13 +176,11 @@ function showModels(models) {
     return item.node;
   });
   if (!names.length) items.push(byId("no-model") ?? el("li", { class: "note", id: "no-model" }, "No model was used yet."));
-  if (names.length > SHOWN_MODELS) {
-    const more = byId("more-models") ?? el("li", { class: "note", id: "more-models" });
-    setText(more, `and ${count(names.length - SHOWN_MODELS)} more`);
-    items.push(more);
-  }
-  for (const name of modelItems.keys()) if (!(name in models)) modelItems.delete(name);
-  arrange(byId("models"), items);
+  for (const name of modelItems.keys()) if (!Object.hasOwn(models, name)) modelItems.delete(name);
+  arrange(byId("models"), items.slice(0, SHOWN_MODELS));
+  arrange(byId("other-models"), items.slice(SHOWN_MODELS));
+  setHidden(byId("more-models"), names.length <= SHOWN_MODELS);
+  setText(byId("more-models-text"), `and ${count(names.length - SHOWN_MODELS)} more`);
   showOptions(byId("model-names"), names);
 }
 
@@ -165,7 +217,8 @@ function showProblem(error) {
   let text = `${since} Trying again every 2 seconds.`;
   if (error instanceof ApiError && error.status < 500) text = error.message;
   else if (error instanceof ApiError) {
-    text = `${error.message}${lastAnswer ? ` Shown values are of ${clock(lastAnswer)} UTC.` : ""}`;
+    const goOn = error.status === 503 && lastStatus?.shared ? " Services go on with in-process limits." : "";
+    text = `${error.message}${goOn}${lastAnswer ? ` Shown values are of ${clock(lastAnswer)} UTC.` : ""}`;
   }
   setText(byId("problem"), text);
   setHidden(byId("problem"), false);
@@ -185,11 +238,56 @@ function announce(changes) {
 
 function tick() {
   table.tick(serverNow());
+  showVerdict(serverNow());
 }
 
 function changeFilter(change) {
   Object.assign(filter, change);
+  writeAddress();
+  writeControls();
   poll();
+}
+
+function changeUse(change) {
+  useAt = 0;
+  changeFilter(change);
+}
+
+function writeAddress() {
+  const changed = Object.entries(filter).filter(([name, value]) => value !== NOTHING[name]);
+  const text = new URLSearchParams(changed).toString();
+  if (location.search.slice(1) !== text) history.pushState(null, "", text ? `?${text}` : location.pathname);
+}
+
+function readAddress() {
+  const given = new URLSearchParams(location.search);
+  for (const [name, value] of Object.entries(NOTHING)) {
+    const text = given.get(name);
+    if (text === null) filter[name] = value;
+    else filter[name] = typeof value === "number" ? Math.max(0, Math.floor(Number(text) || 0)) : text;
+  }
+  if (!STATES.includes(filter.state)) filter.state = "";
+  if (!["workload", "model", "project", "key"].includes(filter.by)) filter.by = "";
+  if (filter.hours !== 24) filter.hours = 1;
+  useAt = 0;
+  writeControls();
+}
+
+function writeControls() {
+  const fields = { query: "query", "state-filter": "state", "attempts-key": "key", "use-by": "by", "use-name": "name" };
+  for (const [id, name] of Object.entries(fields)) {
+    if (byId(id).value !== filter[name] && document.activeElement !== byId(id)) byId(id).value = filter[name];
+  }
+  setHidden(byId("use-name-field"), filter.by === "");
+  byId("use-name").placeholder = filter.by ? `Which ${filter.by}` : "";
+  for (const hours of [1, 24]) byId(`use-${hours}`).setAttribute("aria-pressed", String(filter.hours === hours));
+}
+
+// The next part begins at its top.
+function turnTo(offset) {
+  changeFilter({ offset });
+  byId("keys").scrollIntoView({ block: "start" });
+  byId("keys").focus({ preventScroll: true });
 }
 
 // Waits until the operator has stopped typing.
@@ -224,6 +322,34 @@ async function onAction(key, action, button) {
   }
 }
 
+// One key after the other: the server may be busy with calls.
+async function onActionForAll(action, button) {
+  const keys = table.allowing(action);
+  if (!keys.length) {
+    toast(`No key shown here can be ${action === "check" ? "checked" : action}.`, "");
+    return;
+  }
+  if (!(await confirmedForAll(keys, action))) return;
+  button.disabled = true;
+  const results = [];
+  try {
+    for (const { key_id: id } of keys) {
+      toast(`${sentence(action)}: ${results.length} of ${keys.length} keys done…`, "");
+      try {
+        results.push([id, (await act(id, action)).sentence, false]);
+      } catch (error) {
+        results.push([id, error instanceof ApiError ? error.message : "No answer from the server: it is not known whether this was done.", true]);
+        if (!(error instanceof ApiError)) break;
+      }
+    }
+  } finally {
+    button.disabled = false;
+    setHidden(byId("toast"), true);
+  }
+  showResults(`${sentence(action)}: ${results.length} of ${plural(keys.length, "key")}`, results);
+  poll();
+}
+
 let toastTimer = 0;
 
 function toast(text, kind) {
@@ -237,8 +363,17 @@ function toast(text, kind) {
 onTyping(byId("query"), (query) => changeFilter({ query, offset: 0 }));
 onTyping(byId("attempts-key"), (key) => changeFilter({ key }));
 byId("state-filter").addEventListener("change", (event) => changeFilter({ state: event.target.value, offset: 0 }));
-byId("previous").addEventListener("click", () => changeFilter({ offset: Math.max(0, filter.offset - PAGE) }));
-byId("next").addEventListener("click", () => changeFilter({ offset: filter.offset + PAGE }));
+byId("previous").addEventListener("click", () => turnTo(Math.max(0, filter.offset - PAGE)));
+byId("next").addEventListener("click", () => turnTo(filter.offset + PAGE));
+byId("reset-all").addEventListener("click", (event) => onActionForAll("reset", event.currentTarget));
+byId("check-all").addEventListener("click", (event) => onActionForAll("check", event.currentTarget));
+byId("use-by").addEventListener("change", (event) => changeUse({ by: event.target.value, name: "" }));
+onTyping(byId("use-name"), (name) => changeUse({ name }));
+for (const hours of [1, 24]) byId(`use-${hours}`).addEventListener("click", () => changeUse({ hours }));
+window.addEventListener("popstate", () => {
+  readAddress();
+  poll();
+});
 byId("why-other").addEventListener("click", () => openWhy(""));
 byId("toast").addEventListener("click", () => setHidden(byId("toast"), true));
 prepareWhy(serverNow);
@@ -250,4 +385,5 @@ document.addEventListener("visibilitychange", () => {
   } else poll();
 });
 setInterval(tick, 1000);
+readAddress();
 poll();

@@ -1,6 +1,6 @@
 // The table of recent calls: for each, the keys that were tried, in order.
 
-import { arrange, byId, el, setHidden, setText } from "./dom.js";
+import { arrange, byId, el, link, setHidden, setText } from "./dom.js";
 import { clock, seconds } from "./format.js";
 
 const OUTCOMES = new Map([["ok", "good"], ["failed", "bad"], ["exhausted", "bad"]]);
@@ -27,7 +27,15 @@ function callRow(call) {
     cell("Model", { class: "code" }, String(call.model)),
     cell("Keys tried", {}, attemptList(call)),
     cell("Result", {}, el("span", { class: OUTCOMES.get(call.outcome) ?? "muted" }, String(call.outcome))),
+    cell("Workload", { class: "muted" }, call.workload ?? ""),
+    cell("Trace", { class: "code trace" }, trace(call)),
     cell("Took", { class: "number" }, call.waited ? el("span", { class: "note" }, "waited, ") : "", seconds(call.seconds)));
+}
+
+function trace({ trace_id: id, trace_url: url }) {
+  if (!id) return "";
+  const text = String(id).slice(0, 8);
+  return (url && link(url, text, `Trace ${id}`)) || el("span", { class: "muted", title: String(id) }, text);
 }
 
 function attemptList(call) {

@@ -8,13 +8,23 @@ const MOST = 200;
 
 const QUESTIONS = {
   reset: [
-    "Its cooldown or rejection and its learned limits are forgotten, and so is what cools down its project or billing account. Usage stays counted.",
+    "Cooldowns, rejections and learned limits are forgotten, also those of the project and the billing account. Usage stays counted.",
     "Reset",
   ],
   disable: ["No new call uses it until it is enabled again. Calls that are under way finish.", "Disable"],
   enable: ["Calls use it again.", "Enable"],
-  check: ["One request is sent to Google with this key; it may count against its quota.", "Check"],
+  check: ["One request is sent to Google with each key; it may count against its quota.", "Check"],
 };
+
+export const confirmedForAll = (keys, action) => confirmed(keys.length === 1 ? keys[0].key_id : `all ${keys.length} keys`, action);
+
+// Shows what came of an action on several keys, as [key id, sentence, whether it failed].
+export function showResults(title, results) {
+  setText(byId("results-title"), title);
+  arrange(byId("results-list"), results.map(([keyId, text, failed]) =>
+    el("li", {}, el("p", {}, el("span", { class: "key-id" }, keyId)), el("p", { class: failed ? "sentence bad" : "sentence" }, sentence(text)))));
+  byId("results").showModal();
+}
 
 // Resolves to whether the operator agrees; Escape is a no, and so is the button that has the focus.
 export function confirmed(keyId, action) {
@@ -51,6 +61,7 @@ export function prepareWhy(getNow) {
     explain();
   });
   byId("why-close").addEventListener("click", () => byId("why").close());
+  byId("results-close").addEventListener("click", () => byId("results").close());
 }
 
 let now = Date.now;
@@ -76,7 +87,7 @@ function show(found) {
   const rows = found.keys.slice(0, MOST).map((key) =>
     el("li", { class: key.key_id === found.key_id ? "chosen" : key.available ? "" : "blocked" },
       el("p", {}, el("span", { class: "key-id" }, String(key.key_id)), " ",
-        el("span", { class: "note" }, `project ${key.project}`), " ",
+        el("span", { class: "note" }, key.project === null ? "" : `project ${key.project}`), " ",
         el("span", { class: "countdown" }, key.available_at && !key.available ? countdown(key.available_at, now()) : "")),
       el("p", { class: "sentence" }, sentence(key.sentence ?? key.reason))));
   if (found.keys.length > MOST) {

@@ -23,6 +23,25 @@ export function svg(tag, attributes = {}, ...children) {
   return node;
 }
 
+// A link to another site; null where the address is not one of the web.
+export function link(url, text, title) {
+  const { protocol } = parsed(url);
+  if (protocol !== "https:" && protocol !== "http:") return null;
+  const node = el("a", { title }, text);
+  node.href = url;
+  node.target = "_blank";
+  node.rel = "noopener noreferrer";
+  return node;
+}
+
+function parsed(url) {
+  try {
+    return new URL(url);
+  } catch {
+    return { protocol: "" };
+  }
+}
+
 // The setters below leave alone what is already right: a screen reader repeats what changes.
 
 export function setText(node, text) {

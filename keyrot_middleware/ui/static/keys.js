@@ -1,75 +1,53 @@
-// The table of keys: a row per key, in a group per project. Rows are kept from one update to the
-// next and only what is new is written, so that focus, open details and selections stay.
+// The table of keys: a line per key, and its details below it where they are open. Rows are kept
+// from one update to the next and only what is new is written, so that focus, open details and
+// selections stay.
 
-import { arrange, el, setClass, setHidden, setText, stateClass, stateIcon, stateName, svg } from "./dom.js";
+import { arrange, byId, el, setClass, setHidden, setText, stateClass, stateIcon, stateName, svg } from "./dom.js";
 import { ago, count, countdown, money, plural, sentence, shortCount } from "./format.js";
 
-const SHOWN_MODELS = 3;
 const WINDOWS = { rpm: "RPM", tpm: "TPM", rpd: "RPD" };
 const ACTIONS = { reset: "Reset", disable: "Disable", enable: "Enable", check: "Check" };
 
 export class KeyTable {
   // `onAction(key, action, button)` and `onCalls(keyId)` are called for the buttons of a row.
-  constructor(table, onAction, onCalls) {
-    this.table = table;
+  constructor(onAction, onCalls) {
     this.onAction = onAction;
     this.onCalls = onCalls;
     this.rows = new Map();
-    this.groups = new Map();
   }
 
   // Returns sentences about the keys whose state is another than at the last update.
-  update(keys, projects, actions) {
+  update(keys, actions) {
     const changes = [];
     const rows = new Map();
-    const groups = new Map();
     const members = new Map();
-    this.table.classList.toggle("with-actions", actions);
+    for (const { project } of keys) if (project !== null) members.set(project, (members.get(project) ?? 0) + 1);
     for (const key of keys) {
       const row = this.rows.get(key.key_id) ?? new KeyRow(this.onAction, this.onCalls);
       if (row.key && row.key.state !== key.state) {
         changes.push(`${key.key_id} is ${stateName(key.state)}`);
       }
-      row.update(key, actions);
+      row.update(key, members.get(key.project) ?? 1, actions);
       rows.set(key.key_id, row);
-      if (!members.has(key.project)) members.set(key.project, []);
-      members.get(key.project).push(row);
     }
-    for (const [project, inside] of members) {
-      const group = this.groups.get(project) ?? new ProjectGroup(project);
-      group.update(inside, Object.hasOwn(projects, project) ? projects[project] : {});
-      groups.set(project, group);
-    }
-    arrange(this.table, [...groups.values()].map((group) => group.body), this.table.tHead);
+    const focused = document.activeElement;
+    arrange(byId("key-rows"), [...rows.values()].flatMap((row) => [row.row, row.details]));
+    if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
     this.rows = rows;
-    this.groups = groups;
     return changes;
   }
 
   tick(now) {
     for (const row of this.rows.values()) row.tick(now);
   }
-}
 
-class ProjectGroup {
-  constructor(project) {
-    this.name = el("span", { class: "project-name" }, String(project));
-    this.note = el("span", { class: "note" });
-    this.budget = new Bar();
-    this.head = el("tr", { role: "row", class: "project" },
-      el("th", { scope: "rowgroup", role: "rowheader", colspan: "7" }, this.name, " ", this.note, this.budget.node));
-    this.body = el("tbody", { role: "rowgroup" });
-  }
-
-  update(rows, { usd_today: spent = null, usd_per_day: budget = null }) {
-    const available = rows.filter((row) => row.key.available).length;
-    const shared = rows.length > 1 ? ", which share its limits" : "";
-    const cost = budget === null ? "" : ` · ${money(spent)} of ${money(budget)} today`;
-    setText(this.note, `project · ${plural(rows.length, "key")}${shared} · ${available} available${cost}`);
-    this.budget.update(spent ?? 0, budget);
-    arrange(this.body, [this.head, ...rows.map((row) => row.row)]);
+  // The keys that are shown and for which an action is allowed.
+  allowing(action) {
+    return [...this.rows.values()].map((row) => row.key).filter((key) => key.allowed_actions.includes(action));
   }
 }
+
+let rowNumber = 0;
 
 class KeyRow {
   constructor(onAction, onCalls) {
@@ -79,75 +57,109 @@ class KeyRow {
     this.labels = el("span", { class: "note" });
     this.badge = el("span", { class: "state" });
     this.until = el("span", { class: "countdown" });
-    this.sentence = el("p", { class: "sentence" });
-    this.usage = el("div", { class: "usage" });
-    this.more = el("summary");
-    this.moreUsage = el("div", { class: "usage" });
-    this.details = el("details", {}, this.more, this.moreUsage);
-    this.noUsage = el("p", { class: "note" }, "Not used yet.");
+    this.reason = el("span", { class: "reason" });
+    this.most = new MostUsed();
     this.spark = new Sparkline();
     this.success = el("span", {});
     this.errors = el("span", {});
-    this.lastError = el("p", { class: "note" });
-    this.lastUsed = el("p", { class: "note" });
-    this.callsButton = el("button", { type: "button", class: "link" }, "Show calls");
-    this.callsButton.addEventListener("click", () => onCalls(this.key.key_id));
-    this.tokens = el("p", {});
-    this.tokensOut = el("p", {});
-    this.cost = el("p", {});
+    this.today = el("span", { class: "today" });
+    this.cost = el("span", { class: "cost" });
+    const id = `details-${++rowNumber}`;
+    this.toggle = el("button", { type: "button", class: "toggle", "aria-expanded": "false", "aria-controls": id });
+    this.toggle.addEventListener("click", () => this.open(this.details.hidden));
+    const cell = (label, name, ...content) => {
+      const made = el("td", { role: "cell", class: name }, ...content);
+      made.dataset.label = label;
+      return made;
+    };
+    this.row = el("tr", { role: "row", class: "key" },
+      el("th", { scope: "row", role: "rowheader" }, el("div", { class: "line" }, this.toggle, this.id, this.labels)),
+      cell("State", "", el("div", { class: "line" }, this.badge, this.until)),
+      cell("Reason", "", el("div", { class: "line" }, this.reason)),
+      cell("Most used limit", "", this.most.node),
+      cell("Last 60 minutes", "", this.spark.node),
+      cell("Requests", "", el("div", { class: "line" }, this.success, this.errors)),
+      cell("Today", "", el("div", { class: "line" }, this.today, this.cost)));
+    this.makeDetails(id, onAction, onCalls);
+  }
+
+  makeDetails(id, onAction, onCalls) {
+    this.sentence = el("p", { class: "sentence" });
+    this.facts = el("p", { class: "note" });
+    this.budget = new Bar();
+    this.budgetText = el("p", { class: "note" });
+    this.usage = el("div", { class: "usage" });
+    this.noUsage = el("p", { class: "note" }, "Not used yet.");
+    const calls = el("button", { type: "button" }, "Show calls");
+    calls.addEventListener("click", () => onCalls(this.key.key_id));
+    this.calls = calls;
     this.buttons = Object.entries(ACTIONS).map(([action, name]) => {
       const button = el("button", { type: "button" }, name);
       button.addEventListener("click", () => onAction(this.key, action, button));
       return [action, name, button];
     });
-    const cell = (label, ...content) => {
-      const made = el("td", { role: "cell" }, ...content);
-      made.dataset.label = label;
-      return made;
-    };
-    this.actionsCell = cell("Actions", el("div", { class: "buttons" }, ...this.buttons.map((b) => b[2])));
-    this.actionsCell.className = "actions-column";
-    this.row = el("tr", { role: "row", class: "key" },
-      el("th", { scope: "row", role: "rowheader" }, this.id, this.labels),
-      cell("State", el("p", { class: "state-line" }, this.badge, this.until), this.sentence),
-      cell("Used of each limit", this.noUsage, this.usage, this.details),
-      cell("Last 60 minutes", this.spark.node),
-      cell("Calls", el("p", { class: "counts" }, this.success, this.errors), this.lastError, this.lastUsed, this.callsButton),
-      cell("Today", this.tokens, this.tokensOut, this.cost),
-      this.actionsCell);
+    this.details = el("tr", { role: "row", class: "details", id },
+      el("td", { role: "cell", colspan: "7" },
+        el("div", { class: "detail" },
+          el("div", { class: "detail-text" }, this.sentence, this.facts, this.budgetText, this.budget.node),
+          el("div", { class: "detail-usage" }, this.noUsage, this.usage),
+          el("div", { class: "buttons" }, calls, ...this.buttons.map((b) => b[2])))));
+    this.details.hidden = true;
   }
 
-  update(key, actions) {
+  open(open) {
+    this.details.hidden = !open;
+    this.toggle.setAttribute("aria-expanded", String(open));
+  }
+
+  update(key, members, actions) {
     const before = this.key;
     this.key = key;
     setText(this.id, key.key_id);
+    this.id.title = key.key_id;
     const platform = key.platform === "gemini_api" ? "" : key.platform;
-    const labels = [platform, key.tier, key.model, key.priority ? `priority ${key.priority}` : ""];
+    const labels = [key.project ?? "", platform, key.tier, key.model, key.priority ? `priority ${key.priority}` : ""];
     setText(this.labels, labels.filter(Boolean).join(" · "));
+    this.labels.title = this.labels.textContent;
     if (before?.state !== key.state) {
       this.badge.replaceChildren(stateIcon(key.state), stateName(key.state));
       setClass(this.badge, `state state-${stateClass(key.state)}`);
       setClass(this.row, `key key-${stateClass(key.state)}`);
       this.row.dataset.state = key.state;
     }
-    setText(this.sentence, key.available ? blockedModels(key) : sentence(key.sentence));
+    const why = key.available ? blockedModels(key) : sentence(key.sentence);
+    setText(this.reason, why);
+    this.reason.title = why;
+    setText(this.sentence, why || "Available now.");
     this.updateUsage(key.used ?? {});
+    this.most.update(key.used ?? {});
     this.spark.update(key.history);
     setText(this.success, `${shortCount(key.success_count)} ok`);
-    setText(this.errors, plural(key.error_count, "error"));
-    setClass(this.errors, key.error_count ? "bad" : "muted");
-    setText(this.lastError, key.last_error ? `last: ${key.last_error}` : "");
-    this.callsButton.setAttribute("aria-label", `Show calls of ${key.key_id}`);
+    setText(this.errors, key.error_count ? plural(key.error_count, "error") : "");
+    setClass(this.errors, "bad");
+    this.errors.title = key.last_error ? `last: ${key.last_error}` : "";
     const tokens = key.tokens_today ?? {};
-    setText(this.tokens, tokens.input || tokens.output ? `${shortCount(tokens.input)} in` : "–");
-    setText(this.tokensOut, tokens.input || tokens.output ? `${shortCount(tokens.output)} out` : "");
-    setText(this.cost, key.usd_today === null ? "" : money(key.usd_today));
-    setHidden(this.actionsCell, !actions);
+    const used = tokens.input || tokens.output;
+    setText(this.today, used ? `${shortCount(tokens.input)} in, ${shortCount(tokens.output)} out` : "–");
+    setText(this.cost, key.usd_today === null || !used ? "" : money(key.usd_today));
+    const share = members > 1 ? `shares its limits with ${plural(members - 1, "other key")} shown` : "";
+    this.lastError = [share, key.last_error ? `last error: ${key.last_error}` : ""].filter(Boolean);
+    const budget = key.usd_per_day;
+    setText(this.budgetText, budget === null ? "" : `Budget of the day${key.project === null ? "" : ` of project ${key.project}`}: ${money(key.usd_spent)} of ${money(budget)}`);
+    this.budget.update(key.usd_spent ?? 0, budget);
+    this.updateButtons(actions);
+  }
+
+  updateButtons(actions) {
+    const { key_id: id, allowed_actions: allowed } = this.key;
+    const label = (button, text) => {
+      if (button.getAttribute("aria-label") !== text) button.setAttribute("aria-label", text);
+    };
+    label(this.toggle, `Details of ${id}`);
+    label(this.calls, `Show calls of ${id}`);
     for (const [action, name, button] of this.buttons) {
-      const label = `${name} ${key.key_id}`;
-      if (button.getAttribute("aria-label") !== label) button.setAttribute("aria-label", label);
-      const off = key.state === "disabled";
-      setHidden(button, (action === "disable" && off) || (action === "enable" && !off));
+      label(button, `${name} ${id}`);
+      setHidden(button, !actions || !allowed.includes(action));
     }
   }
 
@@ -159,19 +171,15 @@ class KeyRow {
       models.set(model, usage);
     }
     this.models = models;
-    const nodes = [...models.values()].map((usage) => usage.node);
-    arrange(this.usage, nodes.slice(0, SHOWN_MODELS));
-    arrange(this.moreUsage, nodes.slice(SHOWN_MODELS));
-    setHidden(this.details, nodes.length <= SHOWN_MODELS);
-    setText(this.more, plural(nodes.length - SHOWN_MODELS, "more model"));
-    setHidden(this.noUsage, nodes.length > 0);
+    arrange(this.usage, [...models.values()].map((usage) => usage.node));
+    setHidden(this.noUsage, models.size > 0);
   }
 
   tick(now) {
     const key = this.key;
     setText(this.until, key.available_at && !key.available ? countdown(key.available_at, now) : "");
-    setText(this.lastUsed, key.last_used ? `used ${ago(key.last_used, now)}` : "");
-    if (key.last_used) this.lastUsed.title = key.last_used;
+    const facts = [key.last_used ? `used ${ago(key.last_used, now)}` : "never used", ...this.lastError];
+    setText(this.facts, sentence(facts.join(" · ")));
     for (const usage of this.models.values()) usage.tick(now);
   }
 }
@@ -183,6 +191,34 @@ function blockedModels(key) {
   const names = blocked.slice(0, 3).map(([model, used]) => (used.reason ? `${model} (${used.reason})` : model));
   const more = blocked.length > 3 ? ` and ${count(blocked.length - 3)} more` : "";
   return `Not for ${names.join(", ")}${more}`;
+}
+
+// The window of which most is used, of all models; the details have all of them.
+class MostUsed {
+  constructor() {
+    this.bar = new Bar();
+    this.text = el("span", { class: "most-text" });
+    this.model = el("span", { class: "most-model" });
+    this.node = el("div", { class: "line most" }, this.bar.node, this.text, this.model);
+  }
+
+  update(used) {
+    let found = null;
+    for (const [model, windows] of Object.entries(used)) {
+      for (const [name, label] of Object.entries(WINDOWS)) {
+        const { used: amount = 0, limit = null } = windows[name] ?? {};
+        const part = limit === null ? -1 : limit > 0 ? amount / limit : 1;
+        if (found === null || part > found.part) found = { model, label, amount, limit, part };
+      }
+    }
+    this.bar.update(found?.amount ?? 0, found?.limit ?? null);
+    let text = "";
+    if (found) text = found.limit === null ? `${found.label} ${shortCount(found.amount)}` : `${found.label} ${shortCount(found.amount)} / ${shortCount(found.limit)}`;
+    setText(this.text, text);
+    const more = Object.keys(used).length - 1;
+    setText(this.model, found ? `${found.model || "any model"}${more > 0 ? ` +${more}` : ""}` : "not used yet");
+    this.model.title = Object.keys(used).join(", ");
+  }
 }
 
 class ModelUsage {
@@ -250,8 +286,8 @@ class Sparkline {
     this.failures = svg("path", { class: "spark-failures" });
     this.image = svg("svg", { viewBox: "0 0 120 28", class: "spark", role: "img", preserveAspectRatio: "none" },
       svg("path", { class: "spark-base", d: "M0 27.5h120" }), this.requests, this.failures);
-    this.text = el("p", { class: "note" });
-    this.node = el("div", { class: "spark-box" }, this.image, this.text);
+    this.text = el("span", { class: "note" });
+    this.node = el("div", { class: "line spark-box" }, this.image, this.text);
   }
 
   update(history) {
@@ -262,7 +298,8 @@ class Sparkline {
     const text = total || failed ? `${plural(total, "request")}${failed ? `, ${count(failed)} failed` : ""}` : "no request";
     const most = Math.max(1, ...requests, ...failures);
     setAttribute(this.image, "aria-label", `Last 60 minutes: ${text}, at most ${count(most)} a minute`);
-    setText(this.text, text);
+    this.node.title = text;
+    setText(this.text, total || failed ? shortCount(total) : "–");
     this.image.style.display = total || failed ? "" : "none";
     setAttribute(this.requests, "d", bars(requests, most));
     setAttribute(this.failures, "d", bars(failures, most));
@@ -284,4 +321,3 @@ function bars(numbers, most) {
 function setAttribute(node, name, value) {
   if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
-

@@ -100,7 +100,7 @@ sbom: dist       ## list what the wheel installs with all extras, in CycloneDX, 
 demo-svg: $(DEMO)  ## draw docs/images/demo.svg from a run of the demo
 	@$(BIN)/python tools/draw_demo.py
 
-screenshot: $(READY)  ## draw docs/images/page.png, the page over a sample, in Chromium
+screenshot: $(READY)  ## draw docs/images/page.png, the page after a day of calls, in Chromium
 	@PYTHONPATH=tests/ui $(BIN)/python tools/screenshot_page.py
 
 docs: .venv-docs/ready  ## build the documentation site into site/; a warning is an error

@@ -16,17 +16,25 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 
 from keyrot_middleware import _install
 from keyrot_middleware.core.commands import Acquire, Command, Done, Send, Settle
-from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Outcome, RetryPolicy
-from keyrot_middleware.core.usage import parse_usage_text
+from keyrot_middleware.core.model import (
+    CallInfo,
+    Lease,
+    LeaseOutcome,
+    Outcome,
+    RetryPolicy,
+    Usage,
+)
+from keyrot_middleware.core.usage import parse_token_counts, parse_usage_text
 from keyrot_middleware.guard import handle_internal_error
-from keyrot_middleware.runtime.activity import Activity
+from keyrot_middleware.prices import PriceList
+from keyrot_middleware.runtime.activity import COUNT_AT, Activity, RunningCall
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry.logs import LogObserver
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 from keyrot_middleware.telemetry.observer import Observer, observe
 from keyrot_middleware.telemetry.tracing import TracingObserver
 
-__all__ = ["spans_alone", "spans_in_a_loop", "traced", "untraced", "without_sdk"]
+__all__ = ["recording", "spans_alone", "spans_in_a_loop", "traced", "untraced", "without_sdk"]
 
 INFO = CallInfo("gemini-2.5-flash", "generateContent", 100, host="127.0.0.1:8080")
 LEASE = Lease("key_1", "project_1", "account_1", INFO.model, INFO.verb, 100, 1, 0.0, reservation=())
@@ -94,7 +102,6 @@ def without_sdk() -> float:
         TracingObserver("default"),
         LogObserver("default"),
         MetricsObserver("default"),
-        Activity(MemoryState(RetryPolicy(), time.time), time.time),
     )
     with untraced():
         assert observe(observers, INFO, handle_internal_error) is None, "a call is observed"
@@ -102,6 +109,29 @@ def without_sdk() -> float:
             lambda: observe(observers, INFO, handle_internal_error), number=NUMBER, repeat=REPEAT
         )
     return min(times) / NUMBER * 1e6
+
+
+def recording() -> float:
+    """Time what it takes to record a call, and to count and price it later; microseconds."""
+    prices, settled = PriceList(), Settle(LEASE, Outcome(LeaseOutcome.SUCCESS, None, _usage()))
+    activity = Activity(
+        MemoryState(RetryPolicy(), time.time),
+        time.time,
+        lambda record: prices.cost(record.usage, record.model, record.at),
+    )
+
+    def record() -> None:
+        call = RunningCall(activity, INFO)
+        call.send()
+        call.settle(settled)
+        call.finish(None)
+
+    times = timeit.repeat(record, number=COUNT_AT, repeat=REPEAT)
+    return min(times) / COUNT_AT * 1e6
+
+
+def _usage() -> Usage:
+    return parse_token_counts(ANSWER)[0]
 
 
 def spans_in_a_loop() -> float:

@@ -13,6 +13,8 @@ import pytest
 from support.pool import INFO
 from support.servers import server
 
+import keyrot_middleware
+from keyrot_middleware import KeyrotWarning
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, RetryPolicy
 from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.secrets import Secret
@@ -123,3 +125,33 @@ def test_an_unused_key_without_a_value_is_unresolved(
         "two": "limited",
         "new": "unresolved",
     }
+
+
+def test_the_state_of_a_key_is_the_same_from_every_terminal(
+    keyrot: Keyrot,
+    shared: tuple[State, dict[str, str]],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A value that only a service has is one; a value that only the terminal has is none."""
+    _, env = shared
+    (here / "keys.json").write_text(json.dumps([*KEYS, {"key_id": "new"}]))
+    for name in ("one", "two"):
+        monkeypatch.setenv(f"GEMINI_KEY_{name}", f"FAKE-value-of-{name}")
+    arguments = {"state_url": env["KEYROT_STATE_URL"], "pool": env["KEYROT_POOL"]}
+    with pytest.warns(KeyrotWarning, match="1 of 3 keys have no value"):
+        keyrot_middleware.install(**arguments)  # type: ignore[arg-type]
+    keyrot_middleware.uninstall()
+    for name in ("one", "two"):
+        monkeypatch.delenv(f"GEMINI_KEY_{name}")
+    for more in ({}, {"GEMINI_KEY_new": "FAKE-value-of-new"}):
+        found = json.loads(keyrot("status", "--json", **env, **more).stdout)["keys"]
+        assert {one["key_id"]: one["state"] for one in found} == {
+            "new": "unresolved",
+            "one": "available",
+            "two": "available",
+        }
+    assert found[0]["sentence"] == "no value: no service that uses this pool has reported one"
+    explained = json.loads(keyrot("explain", OTHER, "--json", **env).stdout)
+    assert explained["key_id"] in (None, "one", "two")
+    assert "of 2 keys now" in explained["sentence"]

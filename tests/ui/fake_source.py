@@ -25,7 +25,7 @@ def window(used: int, limit: int | None, source: str | None = "configured") -> d
     return {"used": used, "limit": limit, "source": source if limit is not None else None}
 
 
-def key(key_id: str, project: str = "proj-a", state: str = "available", **more: Any) -> Any:
+def key(key_id: str, project: str | None = "proj-a", state: str = "available", **more: Any) -> Any:
     """Make one key of `status`."""
     made = {
         "key_id": key_id,
@@ -48,12 +48,20 @@ def key(key_id: str, project: str = "proj-a", state: str = "available", **more: 
         "error_count": 0,
         "used": {},
         "usd_today": None,
+        "usd_spent": None,
         "usd_per_day": None,
+        "allowed_actions": allowed_actions(state),
         "tokens_today": {"input": 0, "output": 0},
         "history": {"from": None, "requests": [0] * 60, "failures": [0] * 60},
     }
     assert more.keys() <= made.keys()
     return made | more
+
+
+def allowed_actions(state: str) -> list[str]:
+    """Return what may be done by hand with a key in this state."""
+    off = {"disabled": ["enable", "check"], "unresolved": ["reset"]}
+    return off.get(state, ["reset", "disable", "check"])
 
 
 def call(*attempts: tuple[str, int | None, str | None], **more: Any) -> dict[str, Any]:
@@ -65,6 +73,9 @@ def call(*attempts: tuple[str, int | None, str | None], **more: Any) -> dict[str
         "seconds": 1.2,
         "outcome": "failed" if failed else "ok",
         "waited": False,
+        "workload": None,
+        "trace_id": None,
+        "trace_url": None,
         "attempts": [
             {"key_id": key_id, "code": code, "failure": failure, "seconds": 0.4}
             for key_id, code, failure in attempts
@@ -86,6 +97,7 @@ class FakeSource:
         self.more: dict[str, Any] = {}
         """Overrides of the answer of `status`."""
         self.today = {"input_tokens": 120331, "output_tokens": 20331, "cost_usd": 0.1234}
+        self.workloads = ["chat", "nightly-batch"]
         self.before: Callable[[], object] = lambda: None
         """Called by each request."""
 
@@ -95,11 +107,14 @@ class FakeSource:
         """Filter and page the keys."""
         self._begin()
         states = {name: 0 for name in KEY_STATES}
-        models: dict[str, dict[str, int]] = {}
+        models: dict[str, dict[str, Any]] = {}
+        times = [(one["available_at"], one["key_id"]) for one in self.keys if one["available_at"]]
+        at, first = min(times, default=(None, None))
+        soonest = {"key_id": first, "available_at": at}
         for one in self.keys:
             states[one["state"]] += 1
             for model, used in one["used"].items():
-                counts = models.setdefault(model, {"available": 0, "keys": 0})
+                counts = models.setdefault(model, {"available": 0, "keys": 0, "next": soonest})
                 counts["keys"] += 1
                 counts["available"] += bool(used["available"])
         found = [
@@ -120,8 +135,11 @@ class FakeSource:
                 "keys": len(self.keys),
                 "available": states["available"],
                 "states": states,
+                "next": soonest,
                 "models": models,
                 "last_hour": {
+                    "calls": 331,
+                    "failed_calls": 2,
                     "requests": sum(sum(one["history"]["requests"]) for one in self.keys),
                     "failures": sum(sum(one["history"]["failures"]) for one in self.keys),
                     "waits": 3,
@@ -144,6 +162,36 @@ class FakeSource:
             if not key or any(attempt["key_id"] == key for attempt in one["attempts"])
         ]
         return {"calls": tried[:limit]}
+
+    def history(self, *, by: str = "", name: str = "", hours: int = 1) -> dict[str, Any]:
+        """Return the same waves for every name."""
+        self._begin()
+        slots, step = (60, 60) if hours == 1 else (144, 600)
+        begin = datetime.now(UTC) - timedelta(seconds=slots * step)
+        waves = {
+            "requests": [round(20 + 15 * sin(n / 5)) for n in range(slots)],
+            "failures": [3 * (n % 13 == 0) for n in range(slots)],
+            "refused": [2 * (n % 13 == 0) for n in range(slots)],
+            "calls": [round(18 + 14 * sin(n / 5)) for n in range(slots)],
+            "failed_calls": [int(n == slots // 2) for n in range(slots)],
+            "waits": [n % 7 for n in range(slots)],
+        }
+        series: dict[str, Any] = dict(waves)
+        if by in ("key", "project") and name:
+            series |= {"calls": None, "failed_calls": None, "waits": None}
+        names = {"workload": self.workloads, "model": [MODEL]}.get(by, [])
+        sums = {counter: sum(values) // 3 for counter, values in waves.items()}
+        return {
+            "by": by,
+            "name": name,
+            "hours": hours,
+            "at": iso(datetime.now(UTC)),
+            "from": iso(begin),
+            "step_s": step,
+            "is_kept": True,
+            "series": series,
+            "shares": [{"name": one, **sums} for one in names],
+        }
 
     def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
         """Return the first available key."""
@@ -176,14 +224,21 @@ class FakeSource:
     def reset(self, key_id: str) -> str:
         """Make it available."""
         self._change("reset", key_id).update(
-            state="available", available=True, available_at=None, sentence="Available again."
+            state="available",
+            available=True,
+            available_at=None,
+            sentence="Available again.",
+            allowed_actions=allowed_actions("available"),
         )
         return f"Key {key_id} is available again."
 
     def set_active(self, key_id: str, active: bool) -> str:
         """Disable or enable it."""
         action, state = ("enable", "available") if active else ("disable", "disabled")
-        self._change(action, key_id).update(state=state, available=active, sentence=state)
+        allowed = allowed_actions(state)
+        self._change(action, key_id).update(
+            state=state, available=active, sentence=state, allowed_actions=allowed
+        )
         return f"Key {key_id} is {'enabled' if active else 'disabled'}."
 
     def check(self, key_id: str) -> str:
@@ -209,6 +264,8 @@ def _projects(keys: list[Any]) -> dict[str, Any]:
     """Sum the cost of each project's keys."""
     found: dict[str, Any] = {}
     for one in keys:
+        if one["project"] is None:
+            continue
         project = found.setdefault(one["project"], {"usd_today": None, "usd_per_day": None})
         if one["usd_today"] is not None:
             project["usd_today"] = (project["usd_today"] or 0.0) + one["usd_today"]
@@ -229,6 +286,12 @@ def many(count: int) -> FakeSource:
     }
     keys = [key(f"key_{n}", f"project-{n // 10}", used=used) for n in range(1, count + 1)]
     return FakeSource(keys)
+
+
+TRACED = {
+    "trace_id": "0af7651916cd43dd8448eb211c80319c",
+    "trace_url": "https://jaeger.example/trace/0af7651916cd43dd8448eb211c80319c",
+}
 
 
 def sample() -> FakeSource:
@@ -323,6 +386,7 @@ def sample() -> FakeSource:
             },
             usd_today=1.8423,
             usd_per_day=5.0,
+            usd_spent=3.5442,
             tokens_today={"input": 2_412_000, "output": 331_400},
             history=history(40, 19, {5: 3, 6: 2, 44: 4}),
         ),
@@ -340,6 +404,7 @@ def sample() -> FakeSource:
             },
             usd_today=1.7019,
             usd_per_day=5.0,
+            usd_spent=3.5442,
             tokens_today={"input": 2_209_000, "output": 310_100},
             history=history(38, 17, {}),
         ),
@@ -370,9 +435,10 @@ def sample() -> FakeSource:
         ),
         key(
             "old_1",
-            "my-app",
+            None,
             "disabled",
             tier="tier1",
+            allowed_actions=["check"],
             reason="active=false",
             sentence="Switched off by its owner (active: false).",
             last_used=later(days=-3),
@@ -383,7 +449,7 @@ def sample() -> FakeSource:
     tried = ("free_1", 429, "quota_minute")
     ok = ("paid_1", 200, None)
     calls = [
-        call(ok, at=later(seconds=-2), seconds=0.84),
+        call(ok, at=later(seconds=-2), seconds=0.84, workload="chat", **TRACED),
         call(tried, ok, at=later(seconds=-9), seconds=1.21),
         call(("paid_2", 200, None), at=later(seconds=-11), model=pro, seconds=6.4),
         call(("tenant_7", 400, "key_invalid"), ok, at=later(seconds=-64), seconds=1.02),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import Locator, Page, expect
 
-__all__ = ["HOSTILE", "TOKEN", "press_until", "row", "wait_for_rows"]
+__all__ = ["HOSTILE", "TOKEN", "details", "press_until", "row", "wait_for_rows"]
 
 TOKEN = "a-token-of-the-tests-0123"
 
@@ -26,6 +26,14 @@ HOSTILE = [
 def row(page: Page, key_id: str) -> Locator:
     """Find the row of a key."""
     return page.locator("tr.key").filter(has=page.locator("th .key-id", has_text=key_id))
+
+
+def details(page: Page, key_id: str) -> Locator:
+    """Open the details of a key, and return them."""
+    button = page.get_by_role("button", name=f"Details of {key_id}", exact=True)
+    if button.get_attribute("aria-expanded") == "false":
+        button.click()
+    return page.locator(f"#{button.get_attribute('aria-controls')}")
 
 
 def wait_for_rows(page: Page, count: int) -> None:

@@ -51,6 +51,8 @@ def test_attempts_and_explain_are_the_sources() -> None:
         ("/api/status?state=availible", 'Did you mean "available"?'),
         (f"/api/status?query={'x' * 301}", "query has at most 300 characters, found 301"),
         ("/api/attempts?limit=101", "limit is a number from 1 to 100"),
+        ("/api/history?by=weather", "by is one of key, project, model, workload"),
+        ("/api/history?hours=2", "hours is 1 or 24"),
         ("/api/explain", "model is missing"),
         ("/api/explain?model=%20", "model is missing"),
         ("/api/explain?model=m&tokens=many", "tokens is a number"),

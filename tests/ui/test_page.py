@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from fake_source import FakeSource, call, key, many, sample, window
-from page_parts import HOSTILE, TOKEN, press_until, row, wait_for_rows
+from fake_source import FakeSource, call, iso, key, many, sample, window
+from page_parts import HOSTILE, TOKEN, details, press_until, row, wait_for_rows
 from playwright.sync_api import Page, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -18,6 +19,7 @@ from starlette.routing import Mount
 from keyrot_middleware import ui
 
 MODEL = "gemini-2.5-flash"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 Open = Callable[..., Any]
 Serve = Callable[..., Any]
@@ -35,17 +37,18 @@ def test_the_printed_address_opens_the_page(serve: Serve, open_tab: Open) -> Non
     expect(row(page, "free_1")).to_contain_text("cooling down")
     expect(row(page, "free_1")).to_contain_text(re.compile(r"in 0:\d\d"))
     expect(row(page, "free_1")).to_contain_text("Google refused with 429 (quota_minute)")
-    expect(row(page, "free_1").locator(".window").first).to_have_text("RPM 5 / 5learned")
-    expect(row(page, "paid_1").locator(".model")).to_have_count(2)
-    expect(page.locator(".project").nth(1)).to_contain_text("$3.54 of $5.00 today")
+    expect(row(page, "free_1").locator(".most-text")).to_have_text("RPM 5 / 5")
+    expect(row(page, "paid_1")).to_contain_text("my-app")
     expect(row(page, "paid_1")).to_contain_text("$1.84")
+    expect(details(page, "free_1").locator(".window").first).to_have_text("RPM 5 / 5learned")
+    expect(details(page, "paid_1").locator(".model")).to_have_count(2)
+    expect(details(page, "paid_1")).to_contain_text("of project my-app: $3.54 of $5.00")
     image = row(page, "paid_1").get_by_role("img")
     expect(image).to_have_accessible_name(re.compile(r"Last 60 minutes: [\d,]+ requests, 9 failed"))
     states = page.locator("tr.key .state").all_inner_texts()
-    expected = ["cooling down", "limited", "available", "available", "disabled", "rejected"]
-    assert states == [*expected, "unresolved"]
-    projects = page.locator(".project-name").all_inner_texts()
-    assert projects == ["my-app-dev", "my-app", "customer-7", "customer-8"]
+    expected = ["cooling down", "limited", "available", "available", "rejected", "unresolved"]
+    assert states == [*expected, "disabled"]
+    expect(page.locator("#hour-failed")).to_have_text("2")
     expect(page.get_by_role("button", name="Reset")).to_have_count(0)
     assert tab.hosts == {server.url.removeprefix("http://")}
 
@@ -82,6 +85,8 @@ def test_a_key_is_reset_by_keyboard_alone(serve: Serve, open_tab: Open) -> None:
     page.keyboard.press("Tab")
     expect(page.locator(":focus")).to_have_text("Skip to the keys")
     page.keyboard.press("Enter")
+    press_until(page, "Details of free_1")
+    page.keyboard.press("Enter")
     press_until(page, "Reset free_1")
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
@@ -104,6 +109,7 @@ def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> 
     """Each action asks, does one thing, and shows its result; a failure too."""
     source = FakeSource([key("free_1")])
     page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login).page
+    details(page, "free_1")
     for name, result in (
         ("Disable", "is disabled"),
         ("Enable", "is enabled"),
@@ -118,6 +124,111 @@ def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> 
     page.get_by_role("dialog").get_by_role("button", name="Reset").click()
     expect(page.locator("#toast")).to_have_text("This pool has no key 'free_1'.")
     expect(page.locator("#no-keys")).to_have_text("This pool has no key.")
+
+
+def test_a_key_offers_what_is_allowed(serve: Serve, open_tab: Open) -> None:
+    """A key that keys.json switches off has no Enable: the server would refuse it."""
+    page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=sample())).login).page
+    wait_for_rows(page, 7)
+    offered = {
+        "old_1": ["Show calls", "Check"],
+        "tenant_8": ["Show calls", "Reset"],
+        "paid_1": ["Show calls", "Reset", "Disable", "Check"],
+    }
+    for key_id, names in offered.items():
+        buttons = details(page, key_id).get_by_role("button")
+        expect(buttons).to_have_text(names)
+
+
+def test_all_keys_that_are_shown_are_reset_at_once(serve: Serve, open_tab: Open) -> None:
+    """After one question; what came of each key is listed, and a failure ends nothing."""
+    source = FakeSource([key("a", state="rejected"), key("b", state="rejected"), key("c")])
+    page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login).page
+    wait_for_rows(page, 3)
+    page.get_by_role("link", name="2 rejected").click()
+    wait_for_rows(page, 2)
+    page.get_by_role("button", name="Reset all shown").click()
+    expect(page.get_by_role("dialog")).to_have_accessible_name("Reset all 2 keys?")
+    page.get_by_role("dialog").get_by_role("button", name="Reset").click()
+    expect(page.locator("#results-list li")).to_have_text(
+        ["aKey a is available again.", "bKey b is available again."]
+    )
+    page.keyboard.press("Escape")
+    assert source.changed == [("reset", "a"), ("reset", "b")]
+    expect(page.locator("#no-keys")).to_have_text("No key matches this filter.")
+
+
+def test_a_pool_without_a_key_says_when_the_next_is_available(serve: Serve, open_tab: Open) -> None:
+    """The headline counts down to the first key; a model without a key has its own line."""
+    until = iso(datetime.now(UTC) + timedelta(seconds=42))
+    used = {"available": False, "available_at": until, "reason": "rpm"}
+    used |= {"rpm": window(5, 5), "tpm": window(1, None), "rpd": window(1, None)}
+    blocked = key("paid_1", state="limited", available_at=until, used={MODEL: used})
+    source = FakeSource([blocked])
+    page = open_tab(serve(ui.app(source=source)).url).page
+    headline = page.get_by_role("heading", level=1)
+    expect(headline).to_have_text(re.compile(r"^No key is available\. paid_1 in 0:\d\d\.$"))
+    source.keys.append(key("free_2"))
+    expect(headline).to_have_text("1 of 2 keys is available.")
+    expect(page.locator("#without-key li")).to_have_text(
+        re.compile(rf"^No key is available for {MODEL}\. paid_1 in 0:\d\d\.$")
+    )
+
+
+def test_what_is_shown_is_in_the_address(serve: Serve, open_tab: Open) -> None:
+    """A state's count is a link to its keys; a reload shows the same, and Back what was before."""
+    page = open_tab(serve(ui.app(source=sample())).url).page
+    wait_for_rows(page, 7)
+    page.get_by_role("link", name="1 rejected").click()
+    wait_for_rows(page, 1)
+    assert page.url.endswith("/?state=rejected")
+    page.get_by_role("button", name="24 h").click()
+    expect(page.locator("#chart-text")).to_contain_text("Last 24 hours")
+    page.reload()
+    wait_for_rows(page, 1)
+    expect(row(page, "tenant_7")).to_be_visible()
+    expect(page.get_by_role("combobox", name="State")).to_have_value("rejected")
+    expect(page.get_by_role("button", name="24 h")).to_have_attribute("aria-pressed", "true")
+    page.go_back()
+    page.go_back()
+    wait_for_rows(page, 7)
+
+
+def test_the_use_of_the_pool_is_drawn(serve: Serve, open_tab: Open) -> None:
+    """Over an hour or a day, of all calls or of one workload, which a click on its name chooses."""
+    page = open_tab(serve(ui.app(source=sample())).url).page
+    chart = page.locator("#chart").get_by_role("img")
+    expect(chart).to_have_accessible_name(
+        re.compile(r"^Last hour: [\d,]+ requests, \d+ 429s, 1 failed call, \d+ waits$")
+    )
+    page.get_by_role("button", name="nightly-batch").click()
+    expect(chart).to_have_accessible_name(re.compile("^Workload nightly-batch, last hour"))
+    assert "by=workload&name=nightly-batch" in page.url
+    page.get_by_role("combobox", name="Count by").select_option("key")
+    page.get_by_role("searchbox", name="Name").fill("free_1")
+    expect(chart).to_have_accessible_name(re.compile(r"^Key free_1, last hour.* \d+ failed$"))
+
+
+def test_many_keys_need_few_screens(serve: Serve, open_tab: Open) -> None:
+    """Fifty keys are two screens of a desktop, ten are three of a phone."""
+    source = sample()
+    source.keys += many(43).keys
+    url = serve(ui.app(actions=True, token=TOKEN, source=source)).login
+    desktop = open_tab(url, viewport={"width": 1440, "height": 900}).page
+    wait_for_rows(desktop, 50)
+    assert bottom_of_keys(desktop) <= 2 * 900
+    del source.keys[10:]
+    phone = open_tab(url, viewport={"width": 390, "height": 844}).page
+    wait_for_rows(phone, 10)
+    assert bottom_of_keys(phone) <= 3 * 844
+
+
+def bottom_of_keys(page: Page) -> float:
+    """Return where the last key ends."""
+    found: float = page.evaluate(
+        "document.getElementById('key-table').getBoundingClientRect().bottom + scrollY"
+    )
+    return found
 
 
 def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
@@ -144,10 +255,12 @@ def test_a_state_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     page = open_tab(serve(ui.app(source=source)).url).page
     wait_for_rows(page, 7)
     source.broken = "The shared state does not answer."
-    expect(page.locator("#problem")).to_contain_text("The shared state does not answer. Shown")
+    expect(page.locator("#problem")).to_contain_text(
+        "The shared state does not answer. Services go on with in-process limits. Shown values are"
+    )
     source.broken, source.more = None, {"degraded": True}
     expect(page.locator("#problem")).to_be_hidden()
-    expect(page.locator("#degraded")).to_contain_text("falls back to in-process limits")
+    expect(page.locator("#degraded")).to_contain_text("Services go on with in-process limits")
 
 
 def test_an_available_key_shows_for_which_models_it_is_not(serve: Serve, open_tab: Open) -> None:
@@ -159,7 +272,7 @@ def test_an_available_key_shows_for_which_models_it_is_not(serve: Serve, open_ta
     source.more = {"has_records": False}
     page = open_tab(serve(ui.app(source=source)).url).page
     expect(row(page, "free_1").locator(".state")).to_have_text("available")
-    expect(row(page, "free_1").locator(".sentence")).to_have_text(f"Not for {MODEL} (quota_minute)")
+    expect(row(page, "free_1").locator(".reason")).to_have_text(f"Not for {MODEL} (quota_minute)")
     expect(page.locator("#unused")).to_contain_text("No call has used this pool yet.")
 
 
@@ -195,6 +308,8 @@ def test_ten_thousand_keys_are_paged_and_filtered(serve: Serve, open_tab: Open) 
     expect(page.get_by_role("button", name="Previous")).to_be_disabled()
     page.get_by_role("button", name="Next").click()
     expect(page.locator("#range")).to_have_text("51 to 100 of 10,000 keys")
+    expect(page.get_by_role("heading", name="Keys").last).to_be_focused()
+    expect(page.get_by_role("heading", name="Keys").last).to_be_in_viewport()
     page.get_by_role("searchbox", name="Key, project or model").fill("key_777")
     expect(page.locator("#range")).to_have_text("11 matching keys")
     page.get_by_role("combobox", name="State").select_option("rejected")
@@ -225,9 +340,12 @@ def test_recent_calls_can_be_filtered_by_key(serve: Serve, open_tab: Open) -> No
     expect(calls).to_have_count(9)
     expect(calls.nth(5)).to_contain_text("waited, 12.7 s")
     expect(calls.nth(1).locator("li")).to_have_text(["free_1 429 quota_minute", "paid_1 ok"])
-    page.get_by_role("button", name="Show calls of tenant_7").click()
+    link = calls.first.get_by_role("link")
+    expect(link).to_have_attribute("href", f"https://jaeger.example/trace/{TRACE}")
+    expect(calls.first).to_contain_text("chat")
+    details(page, "tenant_7").get_by_role("button", name="Show calls").click()
     expect(calls).to_have_count(1)
-    page.get_by_role("button", name="Show calls of old_1").click()
+    details(page, "old_1").get_by_role("button", name="Show calls").click()
     expect(page.locator("#no-calls")).to_have_text("No recent call tried old_1.")
 
 
@@ -243,7 +361,10 @@ def hostile_source() -> FakeSource:
     keys[0].update(tier=HOSTILE[0], model=HOSTILE[1], available_at=HOSTILE[0], last_used=HOSTILE[5])
     calls = [call((text, 429, text), ("b", None, None), model=text) for text in HOSTILE]
     calls[0].update(at=HOSTILE[0], outcome=HOSTILE[1], seconds=HOSTILE[2])
+    for text, one in zip(HOSTILE, calls, strict=True):
+        one.update(workload=text, trace_id=text, trace_url=text)
     source = FakeSource(keys, calls)
+    source.workloads = HOSTILE
     source.more = {"pool": HOSTILE[0], "state_url": HOSTILE[1]}
     return source
 
@@ -265,7 +386,9 @@ def test_hostile_texts_have_no_effect(serve: Serve, open_tab: Open) -> None:
     assert page.evaluate(
         "[...document.querySelectorAll('*')].some(n => n.onerror || n.onload)"
     ) is (False)
-    page.get_by_role("button", name=f"Reset {HOSTILE[0]}").click()
+    expect(page.locator("#calls a")).to_have_count(0)
+    expect(page.locator("#shares")).to_contain_text(HOSTILE[0])
+    details(page, HOSTILE[0]).get_by_role("button", name=f"Reset {HOSTILE[0]}").click()
     expect(page.get_by_role("dialog")).to_have_accessible_name(f"Reset {HOSTILE[0]}?")
     page.get_by_role("dialog").get_by_role("button", name="Reset").click()
     expect(page.locator("#toast")).to_contain_text(HOSTILE[0])
@@ -294,7 +417,8 @@ def test_axe_finds_nothing_serious(serve: Serve, open_tab: Open, scheme: str) ->
     expect(page.locator("#why-keys li")).to_have_count(7)
     check_accessible(page, "#why")
     page.keyboard.press("Escape")
-    page.get_by_role("button", name="Reset free_1").click()
+    details(page, "paid_1")
+    details(page, "free_1").get_by_role("button", name="Reset free_1").click()
     check_accessible(page, "#confirm")
     page.get_by_role("dialog").get_by_role("button", name="Reset").click()
     expect(page.locator("#toast")).to_be_visible()
@@ -308,6 +432,7 @@ def test_axe_finds_nothing_serious_on_a_phone(serve: Serve, open_tab: Open) -> N
     viewport = {"width": 390, "height": 844}
     page = open_tab(serve(ui.app(source=sample())).url, viewport=viewport, bypass_csp=True).page
     wait_for_rows(page, 7)
+    details(page, "paid_1")
     check_accessible(page)
 
 
@@ -327,9 +452,9 @@ def test_nothing_is_cut_off_at_any_width(serve: Serve, open_tab: Open) -> None:
     for width in (320, 390, 620, 700, 1080, 1100, 1360):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") == width
-        table = page.get_by_role("table", name="Keys by project")
+        table = page.get_by_role("table", name="Keys, problems first")
         expect(table.get_by_role("columnheader")).to_have_count(7)
-        expect(table.get_by_role("rowheader")).to_have_count(7 + 5)
+        expect(table.get_by_role("rowheader")).to_have_count(7)
 
 
 def test_all_responses_are_json_without_values(serve: Serve, open_tab: Open) -> None:

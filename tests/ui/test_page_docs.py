@@ -37,7 +37,7 @@ def fields(content: Any, under: str = "") -> Iterator[str]:
             yield from fields(one)
     elif isinstance(content, dict):
         for name, value in content.items():
-            if under not in ("used", "models", "states", "projects"):
+            if under not in ("used", "models", "states", "projects", "series"):
                 yield name
             yield from fields(value, name)
 
@@ -64,6 +64,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     [
         ("GET api/status", "/api/status"),
         ("GET api/attempts", "/api/attempts"),
+        ("GET api/history", "/api/history?by=model"),
         ("GET api/explain", f"/api/explain?model={MODEL}"),
     ],
 )
@@ -72,7 +73,8 @@ def test_each_field_is_documented(app: Any, heading: str, path: str) -> None:
     text = section(heading)
     found = set(fields(request(app, path).content))
     named = {part for name in re.findall(r"`([\w.]+)`", text) for part in name.split(".")}
-    assert {"at", "keys" if "attempts" not in path else "calls"} <= found
+    whole = {"/api/attempts": "calls", "/api/history": "series"}.get(path.partition("?")[0], "keys")
+    assert {"at", whole} <= found
     assert sorted(found - named) == []
     table = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
     listed = {name.split(".")[-1] for name in re.findall(r"`([\w.]+)`", table)}
@@ -82,7 +84,8 @@ def test_each_field_is_documented(app: Any, heading: str, path: str) -> None:
 def test_the_fake_of_the_tests_has_the_same_fields(app: Any) -> None:
     """The data of the other tests has the fields of a real pool."""
     fake = ui.app(source=sample())
-    for path in ("/api/status", "/api/attempts", f"/api/explain?model={MODEL}"):
+    paths = ("/api/status", "/api/attempts", "/api/history?by=model")
+    for path in (*paths, f"/api/explain?model={MODEL}"):
         real, made = (set(fields(request(one, path).content)) for one in (app, fake))
         assert sorted(real ^ made) == [], path
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 from asgi import request as send
 from google import genai
-from page_parts import HOSTILE, TOKEN, row, wait_for_rows
+from page_parts import HOSTILE, TOKEN, details, row, wait_for_rows
 from playwright.sync_api import Page, expect
 from support.servers import server
 
@@ -84,12 +84,13 @@ def test_a_key_that_goes_429_changes_its_row(
     begin_within_a_minute()
     call(client)
     expect(row(page, "free_1").locator(".state")).to_have_text("available")
-    expect(row(page, "free_1").locator(".window").first).to_have_text("RPM 1 / 100configured")
+    window = details(page, "free_1").locator(".window").first
+    expect(window).to_have_text("RPM 1 / 100configured")
     service.script("free_1", Reply.QUOTA_MINUTE)
     call(client)
     expect(row(page, "free_1").locator(".state")).to_have_text("cooling down")
     expect(row(page, "free_1")).to_contain_text(re.compile(r"in \d:\d\d"))
-    expect(row(page, "free_1")).to_contain_text("last: quota_minute")
+    expect(details(page, "free_1")).to_contain_text("last error: quota_minute")
     first = page.locator("#calls tr").first
     expect(first.locator("li")).to_have_text(["free_1 429 quota_minute", "paid_1 ok"])
     reset_by_keyboard(page, "free_1")
@@ -100,6 +101,7 @@ def test_a_key_that_goes_429_changes_its_row(
 
 def reset_by_keyboard(page: Page, key_id: str) -> None:
     """Press Reset of a key, and confirm."""
+    details(page, key_id)
     page.get_by_role("button", name=f"Reset {key_id}").focus()
     page.keyboard.press("Enter")
     expect(page.locator(":focus")).to_have_text("Cancel")
@@ -122,7 +124,7 @@ def test_hostile_texts_of_google_and_callers_have_no_effect(
         with_any_end(lambda model=model: call(client, model))
     page = open_tab(server_url).page
     wait_for_rows(page, 2)
-    expect(page.locator(".project-name").first).to_have_text(HOSTILE[0])
+    expect(row(page, "a_1").locator(".note").first).to_contain_text(HOSTILE[0])
     expect(page.locator("#calls")).to_contain_text(HOSTILE[0])
     elements = page.evaluate("[...document.querySelectorAll('*')].map(node => node.localName)")
     assert {"iframe", "style", "b", "i"} & set(elements) == set()
@@ -137,10 +139,12 @@ def with_any_end(work: Callable[[], None]) -> None:
         assert isinstance(error, genai.errors.APIError | ValueError)
 
 
-def test_history_begins_when_the_page_is_mounted(service: FakeGemini, pool: Any) -> None:
-    """Calls before the first visit are shown, whichever came first: app() or install()."""
-    app = ui.app()
+def test_history_begins_with_install(service: FakeGemini, pool: Any) -> None:
+    """A page that is mounted after the calls shows them, with tokens and cost."""
     call(pool({"key_id": "a_1"}))
+    app = ui.app()
+    today = send(app, "/api/status").content["summary"]["today"]
+    assert min(today["input_tokens"], today["output_tokens"], today["cost_usd"]) > 0
     assert send(app, "/api/attempts").content["calls"][0]["outcome"] == "ok"
     assert send(app, "/api/status").content["summary"]["last_hour"]["requests"] == 1
 
@@ -283,7 +287,8 @@ def test_calls_of_two_processes_are_on_one_page(
         begin_within_a_minute()
         assert [first.call(), second.call(), second.call()] == ["ok"] * 3
         expect(row(page, "one")).to_contain_text("3 ok")
-        expect(row(page, "one").locator(".window").first).to_have_text("RPM 3 / 50configured")
+        window = details(page, "one").locator(".window").first
+        expect(window).to_have_text("RPM 3 / 50configured")
         expect(page.locator("#calls tr")).to_have_count(3)
         service.script("one", Reply.QUOTA_MINUTE)
         assert first.call() == "ok"
@@ -298,7 +303,7 @@ def test_calls_of_two_processes_are_on_one_page(
         expect(row(page, "one").locator(".state")).to_have_text("disabled")
         assert second.call() == "ok"
         expect(page.locator("#calls tr").first.locator("li")).to_have_text(["two ok"])
-        page.get_by_role("button", name="Check two").click()
+        details(page, "two").get_by_role("button", name="Check two").click()
         page.get_by_role("dialog").get_by_role("button", name="Check").click()
         expect(page.locator("#toast")).to_contain_text("Key two works")
     finally:

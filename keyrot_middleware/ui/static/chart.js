@@ -12,7 +12,7 @@ const ROWS = [
 ];
 // A key or a project has no calls of its own: a call may try several.
 const ROWS_OF_REQUESTS = [ROWS[0], { title: "Failed requests", series: [["failures", "failed"]], height: 34 }];
-const TITLE = 16;
+const TITLE = 22;
 const AXIS = 18;
 const LEFT = 40; // for the numbers of the scales
 
@@ -41,7 +41,7 @@ function draw() {
     const most = Math.max(1, ...values.flat());
     const base = top + TITLE + row.height;
     parts.push(
-      label(0, top + 11, row.title, "chart-title"),
+      label(0, top + 15, row.title, "chart-title"),
       svg("path", { class: "chart-line", d: `M${LEFT} ${base - 0.5}H${width}M${LEFT} ${top + TITLE + 0.5}H${width}` }),
       label(LEFT - 6, top + TITLE + 9, shortCount(most), "chart-scale"), label(LEFT - 6, base, "0", "chart-scale"));
     row.series.forEach(([, name], index) =>

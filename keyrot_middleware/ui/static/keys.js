@@ -79,7 +79,7 @@ class KeyRow {
       cell("Most used limit", "", this.most.node),
       cell("Last 60 minutes", "", this.spark.node),
       cell("Requests", "", el("div", { class: "line" }, this.success, this.errors)),
-      cell("Today", "", el("div", { class: "line" }, this.today, this.cost)));
+      cell("Today", "", el("div", { class: "line" }, this.cost, this.today)));
     this.makeDetails(id, onAction, onCalls);
   }
 
@@ -135,15 +135,17 @@ class KeyRow {
     this.most.update(key.used ?? {});
     this.spark.update(key.history);
     setText(this.success, `${shortCount(key.success_count)} ok`);
-    setText(this.errors, key.error_count ? plural(key.error_count, "error") : "");
+    setText(this.errors, key.error_count ? `${shortCount(key.error_count)} failed` : "");
     setClass(this.errors, "bad");
     this.errors.title = key.last_error ? `last: ${key.last_error}` : "";
     const tokens = key.tokens_today ?? {};
-    const used = tokens.input || tokens.output;
-    setText(this.today, used ? `${shortCount(tokens.input)} in, ${shortCount(tokens.output)} out` : "–");
+    const used = (tokens.input ?? 0) + (tokens.output ?? 0);
     setText(this.cost, key.usd_today === null || !used ? "" : money(key.usd_today));
+    setText(this.today, used ? `${shortCount(used)} tokens` : "–");
+    const tokensText = used ? `today ${count(tokens.input)} tokens in, ${count(tokens.output)} out` : "";
+    this.today.title = tokensText;
     const share = members > 1 ? `shares its limits with ${plural(members - 1, "other key")} shown` : "";
-    this.lastError = [share, key.last_error ? `last error: ${key.last_error}` : ""].filter(Boolean);
+    this.more = [tokensText, share, key.last_error ? `last error: ${key.last_error}` : ""].filter(Boolean);
     const budget = key.usd_per_day;
     setText(this.budgetText, budget === null ? "" : `Budget of the day${key.project === null ? "" : ` of project ${key.project}`}: ${money(key.usd_spent)} of ${money(budget)}`);
     this.budget.update(key.usd_spent ?? 0, budget);
@@ -178,7 +180,7 @@ class KeyRow {
   tick(now) {
     const key = this.key;
     setText(this.until, key.available_at && !key.available ? countdown(key.available_at, now) : "");
-    const facts = [key.last_used ? `used ${ago(key.last_used, now)}` : "never used", ...this.lastError];
+    const facts = [key.last_used ? `used ${ago(key.last_used, now)}` : "never used", ...this.more];
     setText(this.facts, sentence(facts.join(" · ")));
     for (const usage of this.models.values()) usage.tick(now);
   }

@@ -1,0 +1,119 @@
+"""The calls of programs that end at once are on the page of those who share their state."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.servers import Server
+
+from keyrot_middleware.core.activity import POOL
+from keyrot_middleware.core.model import RetryPolicy
+from keyrot_middleware.exits import EXIT_S
+from keyrot_middleware.runtime.activity import Activity
+from keyrot_middleware.state import open_shared
+from keyrot_middleware.testing import FakeGemini
+
+PATIENCE_S = 60.0
+CALL = 'client.models.generate_content(model="gemini-2.5-flash", contents="hello")\n'
+BEGIN = """\
+import sys
+import keyrot_middleware
+from google import genai
+keyrot_middleware.install()
+client = genai.Client(http_options={"base_url": sys.argv[1]})
+"""
+WAIT = 'print("called", flush=True)\nsys.stdin.readline()\n'
+CHILD = f"""\
+def work():
+    {CALL}
+if __name__ == "__main__":
+    import multiprocessing
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+"""
+
+
+@pytest.fixture
+def gemini() -> Iterator[FakeGemini]:
+    """Serve one key."""
+    with FakeGemini() as running:
+        yield running
+
+
+@pytest.fixture
+def environment(gemini: FakeGemini) -> dict[str, str]:
+    """Let a program use that key."""
+    value = gemini.add_key("key_1", tier="paid").value
+    return {**os.environ, "GEMINI_API_KEYS": value, "KEYROT_ALLOWED_HOSTS": gemini.host}
+
+
+def start(program: str, gemini: FakeGemini, env: dict[str, str]) -> subprocess.Popen[str]:
+    """Start a program."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, gemini.url]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
+
+
+def calls_in(url: str) -> int:
+    """Return how many calls the page of this state counts."""
+    state = open_shared(url, RetryPolicy(), time.time)
+    assert state is not None
+    try:
+        view = Activity(state, time.time).view(["key_1"], time.time())
+        assert sum(view.histories[POOL].calls) == sum(view.histories["key_1"].requests)
+        return len(view.calls)
+    finally:
+        state.close()
+
+
+@pytest.mark.parametrize("place", ["server", "file"])
+def test_twelve_calls_of_six_programs_are_twelve(
+    place: str, tmp_path: Path, valkey: Server, gemini: FakeGemini, environment: dict[str, str]
+) -> None:
+    """Each sends two calls and ends, which takes less than the second between two reports."""
+    url = valkey.url if place == "server" else f"sqlite://{tmp_path}/state.sqlite3"
+    env = {**environment, "KEYROT_STATE_URL": url}
+    running = [start(BEGIN + 2 * CALL, gemini, env) for _ in range(6)]
+    assert [process.wait(PATIENCE_S) for process in running] == [0] * 6
+    assert gemini.count("key_1") == 12
+    assert calls_in(url) == 12
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_call_of_a_child_is_counted(
+    tmp_path: Path, gemini: FakeGemini, environment: dict[str, str]
+) -> None:
+    """A child of multiprocessing ends without exit handlers."""
+    url = f"sqlite://{tmp_path}/state.sqlite3"
+    process = start(BEGIN + CHILD, gemini, {**environment, "KEYROT_STATE_URL": url})
+    assert process.wait(PATIENCE_S) == 0
+    assert calls_in(url) == gemini.count("key_1") == 1
+
+
+def test_a_server_that_hangs_does_not_keep_a_program_alive(
+    valkey: Server, gemini: FakeGemini, environment: dict[str, str]
+) -> None:
+    """Its last calls are lost then; the exit waits for them no longer than for anything else."""
+    env = {**environment, "KEYROT_STATE_URL": f"{valkey.url}?socket_timeout=30"}
+    process = start(BEGIN + CALL + WAIT, gemini, env)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        assert process.stdout.readline() == "called\n"
+        valkey.signal(signal.SIGSTOP)
+        process.stdin.close()
+        began = time.monotonic()
+        assert process.wait(PATIENCE_S) == 0
+        assert time.monotonic() - began < EXIT_S + 20  # a busy machine exits slowly
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+        valkey.signal(signal.SIGCONT)

@@ -38,8 +38,6 @@ class Variant:
     """Arguments of install(), beside the keys; None: without the pool."""
     around: Callable[[], AbstractContextManager[object]] = nullcontext
     """A context that is entered for the turn."""
-    installed: Callable[[], object] | None = None
-    """Called at the beginning of a turn, when the pool is installed."""
     make_call: Callable[[Place], Call] | None = None
     """Make a function that calls another library; None: the SDK's `generate_content`."""
     make_async_call: Callable[[Place], AsyncCall] | None = None
@@ -130,8 +128,6 @@ def _pool(variant: Variant, place: Place) -> Iterator[None]:
     if variant.settings is not None:
         hosts = (place.host,)
         keyrot_middleware.install(keys=place.values, allowed_hosts=hosts, **variant.settings)
-        if variant.installed is not None:
-            variant.installed()
     try:
         yield
         pool = current_pool()

@@ -17,19 +17,15 @@ export function showCalls(calls, keyId) {
 }
 
 function callRow(call) {
-  const cell = (label, attributes, ...content) => {
-    const made = el("td", { role: "cell", ...attributes }, ...content);
-    made.dataset.label = label;
-    return made;
-  };
+  const cell = (attributes, ...content) => el("td", { role: "cell", ...attributes }, ...content);
   return el("tr", { role: "row" },
-    cell("Time", { class: "time" }, el("time", { datetime: call.at, title: call.at }, clock(call.at))),
-    cell("Model", { class: "code" }, String(call.model)),
-    cell("Keys tried", {}, attemptList(call)),
-    cell("Result", {}, el("span", { class: OUTCOMES.get(call.outcome) ?? "muted" }, String(call.outcome))),
-    cell("Workload", { class: "muted" }, call.workload ?? ""),
-    cell("Trace", { class: "code trace" }, trace(call)),
-    cell("Took", { class: "number" }, call.waited ? el("span", { class: "note" }, "waited, ") : "", seconds(call.seconds)));
+    cell({ class: "time" }, el("time", { datetime: call.at, title: call.at }, clock(call.at))),
+    cell({ class: "code" }, String(call.model)),
+    cell({}, attemptList(call)),
+    cell({}, el("span", { class: OUTCOMES.get(call.outcome) ?? "muted" }, String(call.outcome))),
+    cell({ class: "muted" }, call.workload ?? ""),
+    cell({ class: "code trace" }, trace(call)),
+    cell({ class: "number" }, call.waited ? el("span", { class: "note" }, "waited, ") : "", seconds(call.seconds)));
 }
 
 function trace({ trace_id: id, trace_url: url }) {

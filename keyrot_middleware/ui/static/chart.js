@@ -24,12 +24,17 @@ export function showUse(use, shares, onName) {
   showShares(shares, onName);
 }
 
-new ResizeObserver(() => draw()).observe(byId("chart"));
+let drawnWidth = 0;
+
+new ResizeObserver(() => {
+  if (byId("chart").clientWidth !== drawnWidth) requestAnimationFrame(draw);
+}).observe(byId("chart"));
 
 function draw() {
   if (!shown) return;
-  const width = Math.floor(byId("chart").clientWidth);
+  const width = byId("chart").clientWidth;
   if (width < LEFT + 20) return;
+  drawnWidth = width;
   const rows = shown.series.calls === null ? ROWS_OF_REQUESTS : ROWS;
   const height = rows.reduce((total, row) => total + TITLE + row.height, AXIS);
   const slots = shown.series.requests.length;

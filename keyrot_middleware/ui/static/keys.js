@@ -67,19 +67,16 @@ class KeyRow {
     const id = `details-${++rowNumber}`;
     this.toggle = el("button", { type: "button", class: "toggle", "aria-expanded": "false", "aria-controls": id });
     this.toggle.addEventListener("click", () => this.open(this.details.hidden));
-    const cell = (label, name, ...content) => {
-      const made = el("td", { role: "cell", class: name }, ...content);
-      made.dataset.label = label;
-      return made;
-    };
+    const cell = (content) => el("td", { role: "cell" }, content);
+    const line = (...content) => cell(el("div", { class: "line" }, ...content));
     this.row = el("tr", { role: "row", class: "key" },
       el("th", { scope: "row", role: "rowheader" }, el("div", { class: "line" }, this.toggle, this.id, this.labels)),
-      cell("State", "", el("div", { class: "line" }, this.badge, this.until)),
-      cell("Reason", "", el("div", { class: "line" }, this.reason)),
-      cell("Most used limit", "", this.most.node),
-      cell("Last 60 minutes", "", this.spark.node),
-      cell("Requests", "", el("div", { class: "line" }, this.success, this.errors)),
-      cell("Today", "", el("div", { class: "line" }, this.cost, this.today)));
+      line(this.badge, this.until),
+      line(this.reason),
+      cell(this.most.node),
+      cell(this.spark.node),
+      line(this.success, this.errors),
+      line(this.cost, this.today));
     this.makeDetails(id, onAction, onCalls);
   }
 

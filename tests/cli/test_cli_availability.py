@@ -85,7 +85,7 @@ def test_check_counts_what_the_shared_state_has_left(
 def test_models_are_counted_separately_where_they_differ(
     keyrot: Keyrot, shared: tuple[State, dict[str, str]]
 ) -> None:
-    """A key that is exhausted for one model and available for another counts for the other."""
+    """A key that is exhausted for one model counts for another, used with it or not."""
     state, env = shared
     exhaust(state, INFO.model)
     info, offer = INFO._replace(model=OTHER), ((0, KeySpec(key_id="one").candidate),)
@@ -95,7 +95,7 @@ def test_models_are_counted_separately_where_they_differ(
     lines = keyrot("status", **env).stdout.splitlines()
     assert any(line.startswith("1 of 2 keys are available") for line in lines)
     assert f"  {INFO.model}: 0 of 2" in lines
-    assert f"  {OTHER}: 1 of 1" in lines
+    assert f"  {OTHER}: 2 of 2" in lines
 
 
 def test_a_pool_name_without_records_is_reported(

@@ -21,13 +21,17 @@ from keyrot_middleware.state import open_shared
 from keyrot_middleware.testing import FakeGemini
 
 PATIENCE_S = 60.0
-CALL = 'client.models.generate_content(model="gemini-2.5-flash", contents="hello")\n'
+CALL = "client.post(PATH, json=BODY).raise_for_status()\n"
 BEGIN = """\
 import sys
+import httpx
 import keyrot_middleware
-from google import genai
 keyrot_middleware.install()
-client = genai.Client(http_options={"base_url": sys.argv[1]})
+PATH = "/v1beta/models/gemini-2.5-flash:generateContent"
+BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
+client = httpx.Client(
+    base_url=sys.argv[1], headers={"x-goog-api-key": "keyrot-pool"}, trust_env=False
+)
 """
 WAIT = 'print("called", flush=True)\nsys.stdin.readline()\n'
 CHILD = f"""\
@@ -55,11 +59,12 @@ def environment(gemini: FakeGemini) -> dict[str, str]:
     return {**os.environ, "GEMINI_API_KEYS": value, "KEYROT_ALLOWED_HOSTS": gemini.host}
 
 
-def start(program: str, gemini: FakeGemini, env: dict[str, str]) -> subprocess.Popen[str]:
+def start(
+    program: str, gemini: FakeGemini, env: dict[str, str], **pipes: int
+) -> subprocess.Popen[str]:
     """Start a program."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, gemini.url]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
+    return subprocess.Popen(command, env=env, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
 def calls_in(url: str) -> int:
@@ -102,18 +107,18 @@ def test_a_server_that_hangs_does_not_keep_a_program_alive(
     valkey: Server, gemini: FakeGemini, environment: dict[str, str]
 ) -> None:
     """Its last calls are lost then; the exit waits for them no longer than for anything else."""
-    env = {**environment, "KEYROT_STATE_URL": f"{valkey.url}?socket_timeout=30"}
-    process = start(BEGIN + CALL + WAIT, gemini, env)
-    assert process.stdout is not None
-    assert process.stdin is not None
-    try:
-        assert process.stdout.readline() == "called\n"
-        valkey.signal(signal.SIGSTOP)
-        process.stdin.close()
-        began = time.monotonic()
-        assert process.wait(PATIENCE_S) == 0
-        assert time.monotonic() - began < EXIT_S + 20  # a busy machine exits slowly
-    finally:
-        process.kill()
-        process.wait(PATIENCE_S)
-        valkey.signal(signal.SIGCONT)
+    env = {**environment, "KEYROT_STATE_URL": f"{valkey.strict_url}?socket_timeout=30"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with start(BEGIN + CALL + WAIT, gemini, env, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            assert process.stdout.readline() == "called\n"
+            valkey.signal(signal.SIGSTOP)
+            process.stdin.close()
+            began = time.monotonic()
+            assert process.wait(PATIENCE_S) == 0
+            assert time.monotonic() - began < EXIT_S + 20  # a busy machine exits slowly
+        finally:
+            process.kill()
+            valkey.signal(signal.SIGCONT)

@@ -205,7 +205,7 @@ def test_the_use_of_the_pool_is_drawn(serve: Serve, open_tab: Open) -> None:
     expect(chart).to_have_accessible_name(re.compile("^Workload nightly-batch, last hour"))
     assert "by=workload&name=nightly-batch" in page.url
     page.get_by_role("combobox", name="Count by").select_option("key")
-    page.get_by_role("searchbox", name="Name").fill("free_1")
+    page.get_by_role("combobox", name="Name").fill("free_1")
     expect(chart).to_have_accessible_name(re.compile(r"^Key free_1, last hour.* \d+ failed$"))
 
 

@@ -41,7 +41,7 @@ REFUSALS = [
     (40_000, "free_1", Reply.BAD_REQUEST),
     (2_400, "paid_1", Reply.BAD_REQUEST),
     (600, "batch_1", Reply.KEY_INVALID),
-    (25, "paid_1", Reply.QUOTA_MINUTE),
+    (25, "paid_1", Reply.CAPACITY),
 ]
 """What Google refuses: so many seconds before the end, the next request of a key."""
 NOW = datetime(2026, 3, 3, 17, 40, 24, tzinfo=UTC)

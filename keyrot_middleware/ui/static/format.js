@@ -3,6 +3,8 @@
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
 
+const tiny = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 });
+
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 
 export const count = (value) => (known(value) ? whole.format(value) : "–");
@@ -12,6 +14,9 @@ export function shortCount(value) {
   if (!known(value)) return "–";
   return value < 10000 ? whole.format(value) : short.format(value);
 }
+
+// 999, then 1.23K, 12.3K, 123K.
+export const tinyCount = (value) => (known(value) ? tiny.format(value) : "–");
 
 export function money(value) {
   if (!known(value)) return "–";

@@ -3,7 +3,7 @@
 // selections stay.
 
 import { arrange, byId, el, setClass, setHidden, setText, stateClass, stateIcon, stateName, svg } from "./dom.js";
-import { ago, count, countdown, money, plural, sentence, shortCount } from "./format.js";
+import { ago, count, countdown, money, plural, sentence, shortCount, tinyCount } from "./format.js";
 
 const WINDOWS = { rpm: "RPM", tpm: "TPM", rpd: "RPD" };
 const ACTIONS = { reset: "Reset", disable: "Disable", enable: "Enable", check: "Check" };
@@ -138,7 +138,7 @@ class KeyRow {
     const tokens = key.tokens_today ?? {};
     const used = (tokens.input ?? 0) + (tokens.output ?? 0);
     setText(this.cost, key.usd_today === null || !used ? "" : money(key.usd_today));
-    setText(this.today, used ? `${shortCount(used)} tokens` : "–");
+    setText(this.today, used ? `${tinyCount(used)} tokens` : "–");
     const tokensText = used ? `today ${count(tokens.input)} tokens in, ${count(tokens.output)} out` : "";
     this.today.title = tokensText;
     const share = members > 1 ? `shares its limits with ${plural(members - 1, "other key")} shown` : "";
@@ -206,7 +206,7 @@ class MostUsed {
     for (const [model, windows] of Object.entries(used)) {
       for (const [name, label] of Object.entries(WINDOWS)) {
         const { used: amount = 0, limit = null } = windows[name] ?? {};
-        const part = limit === null ? -1 : limit > 0 ? amount / limit : 1;
+        const part = limit > 0 ? amount / limit : limit === 0 ? 1 : name === "rpd" ? 0 : -1;
         if (found === null || part > found.part) found = { model, label, amount, limit, part };
       }
     }
@@ -298,7 +298,7 @@ class Sparkline {
     const most = Math.max(1, ...requests, ...failures);
     setAttribute(this.image, "aria-label", `Last 60 minutes: ${text}, at most ${count(most)} a minute`);
     this.node.title = text;
-    setText(this.text, total || failed ? shortCount(total) : "–");
+    setText(this.text, total || failed ? tinyCount(total) : "–");
     this.image.style.display = total || failed ? "" : "none";
     setAttribute(this.requests, "d", bars(requests, most));
     setAttribute(this.failures, "d", bars(failures, most));

@@ -273,38 +273,71 @@ class ActivityBatch:
     failures: dict[str, deque[CallRecord]] = field(default_factory=dict)
     """By key id: the last calls in which it failed."""
 
+    _good: dict[tuple[int, str, str, str, str, bool], list[int]] = field(default_factory=dict)
+    """Calls that one request served, as most are, by what they are counted by: how many, and their
+    input tokens, output tokens and cost."""
+
     def __bool__(self) -> bool:
         """Whether there is anything to add."""
         return bool(self.calls)
 
     def add(self, record: CallRecord, cost_usd: float | None = None) -> None:
-        """Count a call that ended, and what it cost."""
-        minute, attempts = int(record.at // 60), record.attempts
+        """Note a call that ended, and what it cost; `count` counts it."""
+        self.calls.append(record)
+        attempts, usage = record.attempts, record.usage
+        if len(attempts) != 1 or record.outcome != "ok" or attempts[0].failure is not None:
+            self._count_call(record, cost_usd)
+            return
+        minute, served = int(record.at // 60), attempts[0]
+        waited, workload = record.waited, record.workload
+        group = minute, served.key_id, served.project, record.model, workload, waited
+        sums = self._good.get(group)
+        if sums is None:
+            sums = self._good[group] = [0, 0, 0, 0]
+        sums[0] += 1
+        sums[1] += usage.input_tokens or 0
+        sums[2] += usage.output_tokens or 0
+        if cost_usd:
+            sums[3] += nano_usd(cost_usd)
+
+    def count(self) -> None:
+        """Count what was added: call this before the counts are read."""
+        good, self._good = self._good, {}
+        for (minute, key_id, project, model, workload, waited), (n, *amounts) in good.items():
+            for entry in self._of_requests(key_id, project):
+                self._count(minute, entry, (n, 0, 0))
+            for entry in self._of_calls(model, workload):
+                self._count(minute, entry, (n, 0, 0, n, 0, n if waited else 0))
+            self._add_usage(60.0 * minute, key_id, project, amounts)
+
+    def _count_call(self, record: CallRecord, cost_usd: float | None) -> None:
+        minute, attempts, usage = int(record.at // 60), record.attempts, record.usage
         failures = refused = 0
         for key_id, failure, code, _, project in attempts:
             failed, limited = failure is not None, code == 429
-            self._count(minute, key_id, (1, failed, limited))
-            if project:
-                self._count(minute, project_entry(project), (1, failed, limited))
+            for entry in self._of_requests(key_id, project):
+                self._count(minute, entry, (1, failed, limited))
             failures, refused = failures + failed, refused + limited
             if failed:
                 self._keep_failure(key_id, record)
-        whole = (
-            len(attempts),
-            failures,
-            refused,
-            1,
-            record.outcome in ("failed", "exhausted"),
-            record.waited,
-        )
-        self._count(minute, POOL, whole)
-        if record.model:
-            self._count(minute, self.names.entry("model", record.model), whole)
-        if record.workload:
-            self._count(minute, self.names.entry("workload", record.workload), whole)
-        if attempts and record.usage is not NO_USAGE:
-            self._add_usage(record, cost_usd)
-        self.calls.append(record)
+        has_failed = record.outcome in ("failed", "exhausted")
+        whole = len(attempts), failures, refused, 1, has_failed, record.waited
+        for entry in self._of_calls(record.model, record.workload):
+            self._count(minute, entry, whole)
+        if attempts:
+            amounts = usage.input_tokens or 0, usage.output_tokens or 0, nano_usd(cost_usd or 0.0)
+            self._add_usage(record.at, attempts[-1].key_id, attempts[-1].project, amounts)
+
+    def _of_requests(self, key_id: str, project: str) -> tuple[str, ...]:
+        return (key_id, project_entry(project)) if project else (key_id,)
+
+    def _of_calls(self, model: str, workload: str) -> list[str]:
+        entries = [POOL]
+        if model:
+            entries.append(self.names.entry("model", model))
+        if workload:
+            entries.append(self.names.entry("workload", workload))
+        return entries
 
     def buckets(self) -> dict[tuple[int, str], list[int]]:
         """Return the counts by slot of the day and entry."""
@@ -334,17 +367,12 @@ class ActivityBatch:
         if not kept or kept[-1] is not record:  # a key may fail twice in one call
             kept.append(record)
 
-    def _add_usage(self, record: CallRecord, cost_usd: float | None) -> None:
-        day, usage, served = pacific_day(record.at), record.usage, record.attempts[-1]
-        amounts = usage.input_tokens or 0, usage.output_tokens or 0, nano_usd(cost_usd or 0.0)
-        entries = [served.key_id, POOL]
-        if served.project:
-            entries.append(project_entry(served.project))
-        for entry in entries:
-            known = self.days.get((day, entry))
-            if known is None:
-                known = self.days[day, entry] = DayUsage()
-            known.add(*amounts)
+    def _add_usage(self, at: float, key_id: str, project: str, amounts: Sequence[int]) -> None:
+        if not any(amounts):
+            return
+        day = pacific_day(at)
+        for entry in (*self._of_requests(key_id, project), POOL):
+            self.days.setdefault((day, entry), DayUsage()).add(*amounts)
 
 
 class _Ring:

@@ -35,8 +35,8 @@ from ..state.base import State
 
 __all__ = ["Activity", "RunningCall"]
 
-COUNT_AT = 1_000
-"""Records after which a call counts them all."""
+COUNT_AT = 100
+"""Records after which a call counts them all: so few are still in the processor's cache."""
 
 Price = Callable[[CallRecord], float | None]
 
@@ -133,6 +133,7 @@ class Activity:
                 if cost is None and record.usage is not NO_USAGE:
                     cost = self._price(record)
                 batch.add(record, cost)
+            batch.count()
             if self._log is not None and batch:
                 self._log.merge(batch)
                 self._batch = self._new_batch()

@@ -49,6 +49,7 @@ class Log(ActivityLog):
         """Count a call, at the price in its usage."""
         batch = ActivityBatch(self.batch.names, self.batch.is_large_pool)
         batch.add(record, record.usage.cost_usd)
+        batch.count()
         self.merge(batch)
 
 
@@ -139,6 +140,7 @@ def test_a_batch_has_everything_that_calls_add(waited: bool) -> None:
     assert not batch
     batch.add(call(NOW, ("a", "quota_minute"), ("b", None), waited=waited), 0.000_002_5)
     batch.add(call(NOW, usage=NO_USAGE, outcome="exhausted"))
+    batch.count()
     minute = int(NOW // 60)
     assert batch
     assert batch.minutes[minute, "a"] == [1, 1, 1]

@@ -39,6 +39,7 @@ _META = '"usageMetadata"'
 _OPENAI_USAGE = '"usage"'
 _PAGE = 'PageToken"'
 _MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
+_META_OBJECT = re.compile(r'"usageMetadata"\s*:\s*(?=\{)')
 _MODEL = re.compile(r'"modelVersion"\s*:\s*"([^"\\]+)"')
 _decode_at = json.JSONDecoder().raw_decode
 _REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
@@ -154,8 +155,9 @@ def parse_token_counts(body: object) -> tuple[Usage, tuple[str, ...]]:
     begin = body.rfind(_META)
     if begin < 0:
         return NO_USAGE, ()
+    start = _META_OBJECT.match(body, begin)
     try:
-        meta, end = _decode_at(body, body.index("{", begin))
+        meta, end = _decode_at(body, start.end()) if start is not None else ({}, begin)
     except (ValueError, RecursionError):
         return NO_USAGE, ()
     model = _MODEL.search(body, end)

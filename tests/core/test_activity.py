@@ -183,6 +183,26 @@ def test_calls_are_counted_by_workload_project_and_model_for_an_hour_and_a_day()
     assert log.shares("model", DAY, NOW + 90_000) == {}
 
 
+def test_a_call_that_costs_is_counted_with_others_of_the_same_minute() -> None:
+    """Calls that one request served are counted in groups, by everything that tells them apart."""
+    log = Log()
+    batch = ActivityBatch()
+    for waited in (False, True, False):
+        batch.add(call(NOW, ("a", None), waited=waited), 0.5)
+    batch.add(call(NOW, ("a", None), usage=NO_USAGE))
+    batch.count()
+    log.merge(batch)
+    assert log.shares("model", HOUR, NOW) == {"m": [4, 0, 0, 4, 0, 1]}
+    assert log.view(["a"], NOW).today["a"] == log.view([], NOW).today[POOL]
+    assert log.view([], NOW).today[POOL].cost_usd == 1.5
+
+
+def test_a_span_has_its_slots_up_to_now() -> None:
+    """The last one is that of now."""
+    assert [HOUR.numbers(NOW)[-1], len(HOUR.numbers(NOW))] == [NOW // 60, 60]
+    assert [DAY.numbers(NOW)[-1], len(DAY.numbers(NOW))] == [NOW // 600, 144]
+
+
 def test_keys_of_a_large_pool_are_counted_for_an_hour_only() -> None:
     """So that ten thousand keys stay small; the pool and its workloads are counted for a day."""
     log = Log(is_large_pool=True)

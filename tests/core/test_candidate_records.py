@@ -5,7 +5,7 @@ from __future__ import annotations
 from support.candidates import list_candidates
 from support.pool import key
 
-from keyrot_middleware.core.model import project_label
+from keyrot_middleware.core.model import project_label, project_name
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.keys_file import KeySpec
 
@@ -19,6 +19,8 @@ def test_a_key_without_a_project_is_another_project_with_another_value() -> None
     assert new.billing_account == "project:key:one@89abcdef"
     assert {project_label(k.project) for k in (spec, old, new)} == {"key:one"}
     assert new.with_value("") == spec
+    assert (spec.fingerprint, new.fingerprint) == ("", "89abcdef")
+    assert (project_name(new.project), project_name("p")) == (None, "p")
 
 
 def test_a_named_project_keeps_its_records_with_every_value() -> None:

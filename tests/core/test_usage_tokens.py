@@ -1,4 +1,4 @@
-"""Input tokens read from a body's text alone: the same as by parsing it."""
+"""Tokens and the model, read from a part of a body's text: the same as by parsing all of it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,39 @@ COUNTS = st.dictionaries(
             "candidatesTokenCount",
             "thoughtsTokenCount",
             "totalTokenCount",
+            "cachedContentTokenCount",
         ]
     ),
     st.integers(0, 10**9),
 )
 
 
-@given(COUNTS, st.text(), st.booleans(), st.sampled_from([None, 2]))
+@given(
+    COUNTS,
+    st.text(),
+    st.permutations(range(3)),
+    st.sampled_from([None, 2]),
+    st.sampled_from(["gemini-3.8-flash", 'a "quoted" one', None]),
+    st.sampled_from([[], [{"modality": "AUDIO", "tokenCount": 3}]]),
+)
 def test_the_tokens_are_those_that_parsing_finds(
-    meta: dict[str, int], written: str, first: bool, indent: int | None
+    meta: dict[str, Any],
+    written: str,
+    order: list[int],
+    indent: int | None,
+    model: str | None,
+    details: list[Any],
 ) -> None:
-    """Whatever the model wrote, in any order and layout, the counts are the server's."""
+    """Whatever the model wrote, in any order and layout: counts, kinds of tokens and the model."""
     content = {"candidates": [{"content": {"parts": [{"text": written}]}}]}
-    parts: list[dict[str, Any]] = [{"usageMetadata": meta}, content]
-    body = json.dumps({**parts[not first], **parts[first]}, indent=indent)
-    assert parse_token_counts(body)[0].input_tokens == parse_usage_text(body)[0].input_tokens
+    meta = {**meta, "promptTokensDetails": details}
+    parts: list[dict[str, Any]] = [{"usageMetadata": meta}, content, {"modelVersion": model}]
+    body = json.dumps({k: v for place in order for k, v in parts[place].items()}, indent=indent)
+    found, parsed = parse_token_counts(body)[0], parse_usage_text(body)[0]
+    if parsed.input_tokens is None and parsed.output_tokens is None:
+        assert found in (NO_USAGE, parsed)
+    else:
+        assert found == parsed
 
 
 @pytest.mark.parametrize(
@@ -58,7 +76,18 @@ def test_stored_names_are_still_found() -> None:
     assert parse_token_counts(body)[1] == ("files/abc",)
 
 
-@pytest.mark.parametrize("body", [None, b"", {}, "", "no JSON", "[]"])
+NO_COUNTS = [
+    None,
+    b"",
+    {},
+    "",
+    "no JSON",
+    "[]",
+    '{"usageMetadata": null, "x": {"promptTokenCount": 1}}',
+]
+
+
+@pytest.mark.parametrize("body", [*NO_COUNTS, '{"usageMetadata": {"promptTokenCount": 1'])
 def test_a_body_without_counts_has_no_usage(body: object) -> None:
     """A body without counts, or of another kind, has no usage."""
     assert parse_token_counts(body) == (NO_USAGE, ())

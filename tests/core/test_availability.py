@@ -22,6 +22,7 @@ from keyrot_middleware.core.model import Block
         ("key_method_blocked", inf, ("cooling_down", None)),
         ("key_invalid", inf, ("rejected", None)),
         ("project_suspended", 86400.0, ("rejected", 86400.0)),
+        ("disabled", 900.0, ("disabled", 900.0)),
         ("a_class_of_another_version", 20.0, ("cooling_down", 20.0)),
     ],
 )

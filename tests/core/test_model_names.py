@@ -38,3 +38,13 @@ def test_a_long_name_is_none_and_no_name_stays_so() -> None:
     names = ModelNames()
     assert counted(names, "x" * (MAX_LENGTH + 1)) == OTHER
     assert counted(names, "") == ""
+
+
+def test_a_call_that_is_not_made_takes_no_name() -> None:
+    """It is told under which name it would be counted."""
+    names = ModelNames()
+    for n in range(MAX_NAMES):
+        assert names.preview(INFO._replace(model="new"), 0.0).model == "new"
+        counted(names, f"m{n}")
+    assert names.preview(INFO._replace(model="new"), 0.0).model == OTHER
+    assert names.preview(INFO._replace(model="m0"), 0.0).model == "m0"

@@ -614,8 +614,8 @@ class SettingArguments(TypedDict, total=False):
     """False: emit spans for attempts, and none for calls. Default: `true`. Variable:
     `KEYROT_CALL_SPANS`."""
     trace_url: str | None
-    """Where a tracing backend shows a trace, with `{trace_id}` in the URL: the page links each call to
-    it. Default: none. Variable: `KEYROT_TRACE_URL`."""
+    """Where a tracing backend shows a trace, such as `https://jaeger.example/trace/{trace_id}`: the
+    page links each call to it. Default: none. Variable: `KEYROT_TRACE_URL`."""
 
 
 ENV_NAMES: Mapping[str, str] = MappingProxyType(

@@ -359,4 +359,4 @@ def _reading(call: Call, response: Any, redact: Redact, key: Secret) -> dict[str
 def _name_request(error: BaseException, call: Call, response: Any) -> None:
     """Name the request in an error of the HTTP library, as its response does."""
     if isinstance(error, call.library.RequestError):
-        error.request = response.request  # type: ignore[attr-defined]  # it is one of the library's
+        error.request = response.request

@@ -10,7 +10,7 @@ from answers import dspy, instructor, smolagents
 
 __all__ = ["FRAMEWORKS", "ONE_GOOD", "PLAIN", "Case", "Fault", "Framework", "Pool", "cases"]
 
-Fault = Literal["minute", "day", "invalid", "good"]
+Fault = Literal["spent", "invalid", "good"]
 WAYS = ("sync", "stream", "tool", "async_", "async_stream", "async_tool")
 
 
@@ -224,14 +224,13 @@ class Pool:
         }
 
 
-# Spent for the day: sixty calls may take longer than a minute's limit lasts.
-ONE_GOOD = Pool("one good", {"spent": "day", "revoked": "invalid", "good": "good"}, calls=60)
+ONE_GOOD = Pool("one good", {"spent": "spent", "revoked": "invalid", "good": "good"}, calls=60)
 HOME_SPENT = Pool(
-    "home key spent", {"spent": "minute", "revoked": "invalid", "good": "good"}, home="spent"
+    "home key spent", {"spent": "spent", "revoked": "invalid", "good": "good"}, home="spent"
 )
 SPENT = Pool(
     "spent for the day",
-    {"day1": "day", "day2": "day"},
+    {"day1": "spent", "day2": "spent"},
     message=("No Gemini API key of pool ", " is available. day1: quota_day until "),
     status="RESOURCE_EXHAUSTED",
 )

@@ -11,8 +11,8 @@ from cases import Case
 __all__ = ["problems"]
 
 AT_ONCE_S = 30.0
-"""More than the pauses between DSPy's own retries. A wait for a minute's end shows in the counts of
-requests too. The first call is not timed: frameworks import much in it."""
+"""More than the pauses between DSPy's own retries. The first call is not timed: frameworks import
+much in it."""
 
 
 def problems(case: Case, results: list[dict[str, Any]], sent: dict[str, int]) -> list[str]:

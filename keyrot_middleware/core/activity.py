@@ -279,7 +279,7 @@ class ActivityBatch:
 
     def __bool__(self) -> bool:
         """Whether there is anything to add."""
-        return bool(self.calls)
+        return bool(self.calls or self.days)
 
     def add(self, record: CallRecord, cost_usd: float | None = None) -> None:
         """Note a call that ended, and what it cost; `count` counts it."""
@@ -299,6 +299,13 @@ class ActivityBatch:
         sums[2] += usage.output_tokens or 0
         if cost_usd:
             sums[3] += nano_usd(cost_usd)
+
+    def add_cost(self, record: CallRecord, cost_usd: float | None) -> None:
+        """Add what a call cost that was sent before."""
+        if record.attempts and cost_usd:
+            served = record.attempts[-1]
+            amounts = 0, 0, nano_usd(cost_usd)
+            self._add_usage(record.at, served.key_id, served.project, amounts)
 
     def count(self) -> None:
         """Count what was added: call this before the counts are read."""

@@ -91,6 +91,22 @@ class Activity:
             self._batch = self._new_batch()
         self._state.record_activity(batch)
 
+    def send_last(self) -> None:
+        """Send what is new as the process ends: first the counts, then what the calls cost.
+
+        The list of prices may have to be imported for that, which can take longer than the exit
+        may wait.
+        """
+        with self._lock:
+            price, self._price = self._price, _no_price
+            unpriced = [record for record in self._new if record.usage.cost_usd is None]
+        self.send()
+        batch = self._new_batch()
+        for record in unpriced:
+            batch.add_cost(record, price(record))
+        if batch:
+            self._state.record_activity(batch)
+
     def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return the activity of *key_ids* and of the pool as of *now*, epoch seconds."""
         self.send()

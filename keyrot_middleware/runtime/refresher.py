@@ -106,9 +106,10 @@ class Refresher:
             return None
         try:
             self._pool.settle_abandoned()
-            self._pool.activity.send()
             if not on:
+                self._pool.activity.send_last()
                 return None
+            self._pool.activity.send()
             tick_s = inf if self._pool.state.is_local else TICK_S
             if self._config.settings.secrets_ttl_s <= 0:
                 return tick_s

@@ -197,6 +197,21 @@ def test_a_call_that_costs_is_counted_with_others_of_the_same_minute() -> None:
     assert log.view([], NOW).today[POOL].cost_usd == 1.5
 
 
+def test_what_a_call_cost_may_be_added_later() -> None:
+    """As a process ends, its calls are sent before they are priced."""
+    log, batch = Log(), ActivityBatch()
+    log.add(call(NOW, ("a", None), usage=USAGE._replace(cost_usd=None)))
+    batch.add_cost(call(NOW), 0.5)
+    batch.add_cost(call(NOW, ("a", None)), None)
+    assert not batch
+    batch.add_cost(call(NOW, ("a", None)), 0.5)
+    assert batch
+    log.merge(batch)
+    found = log.view(["a"], NOW)
+    assert (found.today["a"].cost_usd, found.today["a"].input_tokens) == (0.5, 10)
+    assert len(found.calls) == 1
+
+
 def test_a_span_has_its_slots_up_to_now() -> None:
     """The last one is that of now."""
     assert [HOUR.numbers(NOW)[-1], len(HOUR.numbers(NOW))] == [NOW // 60, 60]

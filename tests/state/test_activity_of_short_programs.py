@@ -67,12 +67,14 @@ def start(
     return subprocess.Popen(command, env=env, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
-def calls_in(url: str) -> int:
+def calls_in(url: str, *, is_priced: bool = False) -> int:
     """Return how many calls the page of this state counts."""
     state = open_shared(url, RetryPolicy(), time.time)
     assert state is not None
     try:
         view = Activity(state, time.time).view(["key_1"], time.time())
+        if is_priced:
+            assert view.today["key_1"].cost_usd == view.today[POOL].cost_usd > 0
         assert sum(view.histories[POOL].calls) == sum(view.histories["key_1"].requests)
         return len(view.calls)
     finally:
@@ -101,6 +103,17 @@ def test_the_call_of_a_child_is_counted(
     process = start(BEGIN + CHILD, gemini, {**environment, "KEYROT_STATE_URL": url})
     assert process.wait(PATIENCE_S) == 0
     assert calls_in(url) == gemini.count("key_1") == 1
+
+
+def test_the_last_calls_are_priced(
+    tmp_path: Path, gemini: FakeGemini, environment: dict[str, str]
+) -> None:
+    """Where the list of prices is imported in time."""
+    url = f"sqlite://{tmp_path}/state.sqlite3"
+    program = "import genai_prices\n" + BEGIN + CALL
+    process = start(program, gemini, {**environment, "KEYROT_STATE_URL": url})
+    assert process.wait(PATIENCE_S) == 0
+    assert calls_in(url, is_priced=True) == 1
 
 
 def test_a_server_that_hangs_does_not_keep_a_program_alive(

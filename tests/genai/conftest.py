@@ -9,6 +9,7 @@ from typing import Any
 import certifi
 import pytest
 from support.mounted_secrets import Files
+from support.redirects import INVALID, Gateway, Server
 from support.scenes import Scene
 
 import keyrot_middleware
@@ -61,3 +62,35 @@ def no_aiohttp(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         monkeypatch.setattr(_api_client, "has_aiohttp", False)
 
     return hide
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start servers, and end them."""
+    servers: list[Server] = []
+
+    def start(*args: Any) -> Server:
+        servers.append(Server(*args))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def elsewhere(serve: Callable[..., Server]) -> Server:
+    """Serve at another address, which answers that the key is invalid."""
+    return serve(400, {}, INVALID)
+
+
+@pytest.fixture
+def redirect(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any], serve: Callable[..., Server]
+) -> Callable[[int, str], Gateway]:
+    """Start a gateway that answers with a code and a location."""
+
+    def start(code: int, location: str) -> Gateway:
+        return Gateway(gemini, pool, connect, serve(code, {"location": location}))
+
+    return start

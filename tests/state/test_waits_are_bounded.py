@@ -40,7 +40,7 @@ def over(state: State, clock: FakeClock, rig: Rig) -> Rig:
 def at_once(rig: Rig, info: CallInfo) -> type[Exception]:
     """Make a call that does not wait, and fails."""
     call = rig.make(info)
-    call.max_wait_s = 0.0
+    call.wait_limit_s = 0.0
     with pytest.raises((Exhausted, GoogleError)) as found:
         sync.run(call_flow(call), sync.SyncDriver(rig.pool, info, rig.send))
     return found.type

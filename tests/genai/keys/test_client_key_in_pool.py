@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 from google import genai
-from test_redirects import Server, elsewhere, held, install, serve
+from support.redirects import Gateway, Server, held
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini
-
-__all__ = ["elsewhere", "serve"]
 
 CALLS: dict[str, Callable[[genai.Client], Any]] = {
     "download": lambda client: client.files.download(file="files/a"),
@@ -43,15 +41,11 @@ CALLS["bypass"] = bypassed
 def test_its_key_follows_no_redirect_to_another_origin(
     call: Callable[[genai.Client], Any],
     gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-    serve: Callable[..., Server],
+    redirect: Callable[[int, str], Gateway],
     elsewhere: Server,
 ) -> None:
     """The pool's key is not sent elsewhere, although the program set it on the client itself."""
-    gateway = serve(307, {"location": f"{elsewhere.url}/x"})
-    install(pool, gemini, gateway.host)
-    client = connect(base_url=gateway.url, api_key=gemini.key("A").value)
+    client = redirect(307, f"{elsewhere.url}/x").client(own="A")
     with pytest.raises(genai.errors.APIError, match="redirects this request"):
         call(client)
     assert (elsewhere.seen, held(elsewhere, gemini)) == ([], [])
@@ -61,17 +55,13 @@ def test_its_key_follows_no_redirect_to_another_origin(
 def test_an_error_that_echoes_its_key_does_not_show_it(
     call: Callable[[genai.Client], Any],
     gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-    serve: Callable[..., Server],
+    redirect: Callable[[int, str], Gateway],
 ) -> None:
     """Neither the text of the error nor the locals of its frames hold the key."""
     body = b'{"error": {"code": 403, "message": "Consumer \'api_key:%b\'", "status": "X"}}'
-    gateway = serve(403, {})
-    install(pool, gemini, gateway.host)
-    value = gemini.key("A").value
-    gateway.answer = body % value.encode()
-    client = connect(base_url=gateway.url, api_key=value)
+    gateway = redirect(403, "")
+    client, value = gateway.client(own="A"), gemini.key("A").value
+    gateway.server.answer = body % value.encode()
     with pytest.raises(genai.errors.APIError) as caught:
         call(client)
     text = "".join(

@@ -29,7 +29,8 @@ OTHER = "project: not the one that this call may use (project)"
 def installed(pool: Any, gemini: Any) -> Any:
     """Install a pool of three projects, one of them with two keys."""
     for key in KEYS:
-        gemini.add_key(key if isinstance(key, str) else key["key_id"], tier="paid")
+        named = {} if isinstance(key, str) else {"project": key["project"]}
+        gemini.add_key(key if isinstance(key, str) else key["key_id"], tier="paid", **named)
     return pool(*KEYS, max_wait_s=0)
 
 

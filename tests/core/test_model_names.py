@@ -41,7 +41,7 @@ def test_a_long_name_is_none_and_no_name_stays_so() -> None:
 
 
 def test_a_call_that_is_not_made_takes_no_name() -> None:
-    """It is told under which name it would be counted."""
+    """It learns the name under which it would be counted."""
     names = ModelNames()
     for n in range(MAX_NAMES):
         assert names.preview(INFO._replace(model="new"), 0.0).model == "new"

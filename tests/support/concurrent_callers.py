@@ -13,9 +13,12 @@ from types import TracebackType
 from keyrot_middleware.core.model import Candidate, Lease
 from keyrot_middleware.state import State
 from support.pool import INFO
-from support.sync_async import OK, PATIENCE_S
+from support.sync_async import OK
 
-__all__ = ["Callers", "Tasks", "Threads", "check_callers"]
+__all__ = ["HUNG_S", "Callers", "Tasks", "Threads", "check_callers"]
+
+HUNG_S = 20.0
+"""A call that takes longer hangs, however busy the machine is; seconds."""
 
 
 class Callers(AbstractContextManager["Callers"]):
@@ -30,8 +33,6 @@ class Callers(AbstractContextManager["Callers"]):
         self.alone: Counter[str] = Counter()
         self.errors: list[BaseException] = []
         self.longest_s = 0.0
-        self.late_s = 0.0
-        """How long the machine itself delayed a pause: others may use it too."""
         self._over = False
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -60,20 +61,19 @@ class Callers(AbstractContextManager["Callers"]):
             assert time.monotonic() - began < seconds, "it did not come true in time"
             time.sleep(0.02)
 
-    def note(self, reply: object, seconds: float, paused_s: float) -> None:
-        """Record one call, and how late its pause ended."""
+    def note(self, reply: object, seconds: float) -> None:
+        """Record one call."""
         with self._lock:
             self.longest_s = max(self.longest_s, seconds)
-            self.late_s = max(self.late_s, paused_s - self.pause_s)
             if isinstance(reply, Lease):
                 self.leases[reply.key_id] += 1
                 self.alone[reply.key_id] += reply.degraded
 
 
 def check_callers(callers: Callers) -> None:
-    """Check that nothing was raised, and that no call waited long."""
+    """Check that nothing was raised, and that no call hung; `make chaos` measures the delays."""
     assert callers.errors == []
-    assert callers.longest_s < PATIENCE_S + 5 * callers.late_s
+    assert callers.longest_s < HUNG_S
 
 
 class Threads(Callers):
@@ -89,12 +89,11 @@ class Threads(Callers):
                 began = time.perf_counter()
                 reply = self.state.acquire(INFO, self.keys, spread=True)
                 acquire_s = time.perf_counter() - began
-                began = time.perf_counter()
                 time.sleep(self.pause_s)
-                paused_s, began = time.perf_counter() - began, time.perf_counter()
+                began = time.perf_counter()
                 if isinstance(reply, Lease):
                     self.state.settle(reply, OK)
-                self.note(reply, acquire_s + time.perf_counter() - began, paused_s)
+                self.note(reply, acquire_s + time.perf_counter() - began)
         except BaseException as error:
             self.errors.append(error)
 
@@ -115,11 +114,10 @@ class Tasks(Callers):
                 began = time.perf_counter()
                 reply = await self.state.aacquire(INFO, self.keys, spread=True)
                 acquire_s = time.perf_counter() - began
-                began = time.perf_counter()
                 await asyncio.sleep(self.pause_s)
-                paused_s, began = time.perf_counter() - began, time.perf_counter()
+                began = time.perf_counter()
                 if isinstance(reply, Lease):
                     await self.state.asettle(reply, OK)
-                self.note(reply, acquire_s + time.perf_counter() - began, paused_s)
+                self.note(reply, acquire_s + time.perf_counter() - began)
         except BaseException as error:
             self.errors.append(error)

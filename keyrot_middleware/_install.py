@@ -354,23 +354,31 @@ def project(name: str) -> Iterator[None]:
     owns. It holds for requests that are sent inside: iterate a list, and read a stream, there too.
 
     Args:
-        name: As in keys.json, and as `status()` has it; `key:<key_id>` for a key without a project.
+        name: As in keys.json, and as `status()` has it; the id of a key that has no project.
 
     Raises:
-        KeyError: There is no such project; the message names those that there are.
+        KeyError: There is no such project, or a key without a project has this id too; the
+            message names what is allowed, or what to change.
         KeyrotError: No pool is installed.
     """
     pool = current_pool()
     if pool is None:
         raise KeyrotError("project: no pool is installed; call install() first")
     known = pool.projects
-    if name not in known:
+    labels = known.get(name, ())
+    if len(labels) > 1:
+        raise KeyError(
+            f"{name!r} is the name of a project and the id of a key without a project, in pool "
+            f"{pool.name!r}; give that key a project of its own in keys.json"
+        )
+    if not labels:
         more = f", and {len(known) - _PROJECTS_SHOWN} more" if len(known) > _PROJECTS_SHOWN else ""
         raise KeyError(
-            f"no project {name!r} in pool {pool.name!r}; there are: "
-            f"{', '.join(known[:_PROJECTS_SHOWN])}{more}"
+            f"no project {name!r} in pool {pool.name!r}; allowed are projects, and ids of keys "
+            f"that have none: {', '.join(list(known)[:_PROJECTS_SHOWN])}{more}"
         )
-    token = required_project.set(name)
+    (label,) = labels
+    token = required_project.set(label)
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ from pydantic import (
     ValidationError,
 )
 
-from .core.model import GEMINI_API, NO_LIMITS, Candidate, Limits, Platform
+from .core.model import GEMINI_API, NO_LIMITS, OWN_PROJECT, Candidate, Limits, Platform
 from .core.text import did_you_mean, display, hide_secrets, holds_key
 from .errors import ConfigError
 
@@ -177,6 +177,13 @@ def _good_place(place: str) -> str:
     return place
 
 
+def _good_project(project: str) -> str:
+    """Refuse the name that the pool gives to a key without a project."""
+    if project.startswith(OWN_PROJECT):
+        raise ValueError(f"found {display(project)}")
+    return project
+
+
 def _bare_model(model: str) -> str:
     return model.removeprefix("models/")
 
@@ -214,8 +221,10 @@ class KeySpec(BaseModel):
         default=GEMINI_API,
         description="gemini_api, vertex_express (Vertex AI in express mode)",
     )
-    project: _Text | None = Field(
-        default=None, description=f"{_A_TEXT}; keys of one project share one quota"
+    project: Annotated[_Text, AfterValidator(_good_project)] | None = Field(
+        default=None,
+        description=f"{_A_TEXT} and does not begin with {OWN_PROJECT}; keys of one project share "
+        "one quota",
     )
     billing_account: _Text | None = Field(default=None, description=_A_TEXT)
     priority: int = Field(default=0, description="a whole number; lower goes first")
@@ -248,7 +257,7 @@ class KeySpec(BaseModel):
         A key without a project is its own project, and a project without a billing account
         pays for itself. A project has quotas of its own on each platform.
         """
-        project = self.project or f"key:{self.key_id}"
+        project = self.project or f"{OWN_PROJECT}{self.key_id}"
         account = self.billing_account or f"project:{project}"
         if self.project and self.platform != GEMINI_API:
             project = f"{project}/{self.platform}"

@@ -105,6 +105,7 @@ def test_an_empty_list_is_no_key(path: Path, content: str) -> None:
         ([{"key_id": 5}], "field key_id: found 5; allowed"),
         ([{"key_id": "GEMINI_API_KEY"}], 'field key_id: "GEMINI_API_KEY" is taken'),
         ([{"key_id": "a"}, {"key_id": "a"}], "FILE, key a, field key_id: found in the entries 1"),
+        ([{"key_id": "a", "project": "key:b"}], 'field project: found "key:b"; allowed: a text'),
         ([{"key_id": "a", "modle": "x"}], 'FILE, key a, unknown field "modle"; allowed: key_id'),
         ([{"key_id": "a", "modle": "x"}], 'Did you mean "model"?'),
         ([{"key_id": "a", "api_key": "x"}], 'unknown field "api_key"; the value of a key does not'),

@@ -26,6 +26,7 @@ __all__ = [
     "NO_USAGE",
     "OTHER_PROJECT",
     "OTHER_TIER",
+    "OWN_PROJECT",
     "POOL_KEY",
     "VERTEX_EXPRESS",
     "Backoff",
@@ -144,25 +145,25 @@ class Candidate:
         """
         record = f"{self.key_id}@{fingerprint}" if fingerprint else self.key_id
         project, account = self.project, self.billing_account
-        if project == f"{_OWN_PROJECT}{self.record}":
-            project = f"{_OWN_PROJECT}{record}"
+        if project == f"{OWN_PROJECT}{self.record}":
+            project = f"{OWN_PROJECT}{record}"
         if account == f"project:{self.project}":
             account = f"project:{project}"
         return replace(self, record=record, project=project, billing_account=account)
 
 
-_OWN_PROJECT = "key:"
-"""Prefix of the project of a key that names none."""
+OWN_PROJECT = "key:"
+"""Prefix of the project of a key that names none; no key may name one that begins so."""
 
 
 def project_label(project: str) -> str:
-    """Return a project for display: without the fingerprint of a key that is its own project."""
-    return project.partition("@")[0] if project.startswith(_OWN_PROJECT) else project
+    """Return a project without the fingerprint of a key that is its own project; not for display."""
+    return project.partition("@")[0] if project.startswith(OWN_PROJECT) else project
 
 
 def project_name(project: str) -> str | None:
     """Return a project for display; None for a key that is its own project, since it names none."""
-    return None if project.startswith(_OWN_PROJECT) else project
+    return None if project.startswith(OWN_PROJECT) else project
 
 
 class CallInfo(NamedTuple):

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import NamedTuple, TypedDict
 
 from ..core.availability import AVAILABLE, Availability, KeyState, availability
-from ..core.model import Block, CallInfo, Candidate, Platform, project_label, smaller_limit
+from ..core.model import Block, CallInfo, Candidate, Platform, project_name, smaller_limit
 from ..core.text import utc
 from ..runtime.pool import Pool
 from ..state.base import KeyHealth, State, Used
@@ -52,8 +52,9 @@ class HealthStatus(TypedDict):
     """The health of one key. Times are ISO 8601 in UTC."""
 
     model: str | None
-    project: str
-    """The name for `project()`: as in keys.json, or `key:<key_id>`."""
+    project: str | None
+    """As in keys.json, and as `project()` takes it; None: the key has none. `project()` takes the
+    id of such a key."""
     platform: Platform
     """Whose calls it serves: `gemini_api` or `vertex_express`."""
     state: KeyState
@@ -174,7 +175,7 @@ def _describe(key: Candidate, seen: KeyView, now: float) -> HealthStatus:
     out = state in ("rejected", "unresolved", "disabled")
     return {
         "model": key.model,
-        "project": project_label(key.project),
+        "project": project_name(key.project),
         "platform": key.platform,
         "state": state,
         "active": not out,

@@ -29,6 +29,7 @@ from ..core.model import (
     Usage,
     Verdict,
     project_label,
+    project_name,
 )
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
@@ -187,10 +188,17 @@ class Pool:
         return self.home_id_for(GEMINI_API)
 
     @property
-    def projects(self) -> list[str]:
-        """The labels of the projects of all configured keys."""
+    def projects(self) -> dict[str, set[str]]:
+        """The projects of all configured keys: by the name for `project()`, their labels.
+
+        A key without a project has its id as the name. It may be the name of a project too.
+        """
         keys = self.selector.keys.values() if self.configured is None else self.configured
-        return list(dict.fromkeys(project_label(key.project) for key in keys))
+        found: dict[str, set[str]] = {}
+        for key in keys:
+            name = project_name(key.project) or key.key_id
+            found.setdefault(name, set()).add(project_label(key.project))
+        return found
 
     def home_id_for(
         self,

@@ -19,7 +19,7 @@ from keyrot_middleware.core.model import Block, CallInfo, Candidate, Limits, Usa
 from keyrot_middleware.core.model_names import MAX_NAMES
 from keyrot_middleware.errors import KeyrotError
 from keyrot_middleware.keys_file import KeySpec
-from keyrot_middleware.monitoring.health import AT_ONCE
+from keyrot_middleware.monitoring.health import AT_ONCE, health
 from keyrot_middleware.monitoring.report import PoolReport, source_of
 from keyrot_middleware.state.base import State
 
@@ -200,12 +200,13 @@ def test_a_model_counts_every_key_that_could_serve_it() -> None:
 
 
 def test_a_key_without_a_project_has_none() -> None:
-    """The name that the pool gives it inside is not shown."""
+    """The name that the pool gives it inside is not shown, on the page nor in the status."""
     rig = Rig(KeySpec.model_validate({"key_id": "a"}).candidate, key("b", project="p"))
     rig.call()
     shown = [report(rig).status(), report(rig).explain(MODEL), report(rig).attempts()]
-    assert "key:" not in json.dumps(shown)
+    assert "key:" not in json.dumps([*shown, health(rig.pool)])
     assert [row(rig, one)["project"] for one in "ab"] == [None, "p"]
+    assert [health(rig.pool)[one]["project"] for one in "ab"] == [None, "p"]
 
 
 def test_the_last_failures_of_a_key_outlive_the_last_calls() -> None:

@@ -165,7 +165,7 @@ def test_the_owner_is_searched_among_these_tiers(pool: Any, gemini: Any, connect
     gemini.reset_log()
     with keyrot_middleware.workload("eea", tiers=PAID_ONLY):
         assert connect().files.get(name=file.name).name == file.name
-        with keyrot_middleware.project("key:other"):
+        with keyrot_middleware.project("other"):
             assert [f.name for f in connect().files.list()] == [file.name]
     assert keys_of(gemini) == {"paid", "other"}
 

@@ -80,12 +80,13 @@ def test_a_loop_over_the_projects_lists_everything_once(
     """As the guide has it, sync and async, over the SDK's own pages."""
     client = connect()
     names = []
-    for name in ("p", "other", "key:A"):
+    for name in ("p", "other", "A"):
         with keyrot_middleware.project(name):
             names += [create(client, kind) for _ in range(2)]
     listed: list[str] = []
-    projects = {key["project"] for key in keyrot_middleware.status()["keys"].values()}
-    assert projects == {"key:A", "p", "other"}
+    keys = keyrot_middleware.status()["keys"]
+    projects = {key["project"] or key_id for key_id, key in keys.items()}
+    assert projects == {"A", "p", "other"}
     for name in projects:
         with keyrot_middleware.project(name):
             listed += [x.name for x in getattr(client, kind).list(config={"page_size": 1})]
@@ -184,10 +185,25 @@ def test_both_a_project_and_tiers_hold(pool: Any, gemini: Any, connect: Any) -> 
 def test_an_unknown_project_is_an_error_that_names_the_known_ones(installed: Any) -> None:
     """It is raised where the block starts."""
     with (
-        pytest.raises(KeyError, match=r"no project 'x' in pool .* key:A, p, other"),
+        pytest.raises(KeyError, match=r"no project 'x' in pool .* A, p, other"),
         keyrot_middleware.project("x"),
     ):
         pytest.fail("the block ran")
+
+
+def test_the_id_of_a_key_names_its_project_only_if_it_has_no_other(pool: Any) -> None:
+    """A key with a project is named by that, and a name with two meanings is an error."""
+    pool("p", {"key_id": "B", "project": "p"}, {"key_id": "C", "project": "c"}, "key_1")
+    for name in ("C", "key:key_1"):
+        with pytest.raises(KeyError, match="no project"), keyrot_middleware.project(name):
+            pytest.fail("the block ran")
+    with (
+        pytest.raises(KeyError, match="'p' is the name of a project and the id of a key without"),
+        keyrot_middleware.project("p"),
+    ):
+        pytest.fail("the block ran")
+    with keyrot_middleware.project("key_1"):
+        pass
 
 
 def test_many_projects_are_not_all_named(pool: Any) -> None:

@@ -157,7 +157,7 @@ OWN_PROJECT = "key:"
 
 
 def project_label(project: str) -> str:
-    """Return a project without the fingerprint of a key that is its own project; not for display."""
+    """Return a project without the fingerprint of a key that is its own project: an inner name."""
     return project.partition("@")[0] if project.startswith(OWN_PROJECT) else project
 
 

@@ -30,8 +30,9 @@ from .http_clients import HttpClients
 from .keys_file import Tier, allowed_tiers
 from .monitoring.alert_receivers import open_receivers
 from .monitoring.alerts import AlertWatcher
-from .monitoring.health import HealthStatus, health, levels
+from .monitoring.health import HealthStatus, levels
 from .monitoring.notebook import NotebookDict
+from .monitoring.report import pool_health
 from .prices import require_prices
 from .runtime.current import (
     bypassed,
@@ -285,6 +286,9 @@ class PoolStatus(TypedDict):
     keys: dict[str, HealthStatus]
     """By key id, as `KeyManager.get_health_status()`; empty without a pool. What
     follows is there only where one is."""
+    headline: NotRequired[list[str]]
+    """Sentences: how many keys are available, which models have none and until when, and how many
+    calls and requests of the last hour failed, with a shared state of all processes."""
     pool: NotRequired[str]
     degraded: NotRequired[bool]
     """The shared state is unreachable, and this process uses in-process limits."""
@@ -305,12 +309,14 @@ def _pool_status() -> PoolStatus:
     binding = _binding
     if binding is None:
         return {"installed": False, "keys": {}}
+    keys, headline = pool_health(binding.pool)
     return {
         "installed": True,
         "pool": binding.pool.name,
         "degraded": binding.pool.state.degraded,
         "patched": binding.patched(),
-        "keys": health(binding.pool),
+        "keys": keys,
+        "headline": headline,
         "unresolved": dict(binding.pool.secrets.unresolved),
         "stale": dict(binding.pool.secrets.stale),
     }

@@ -9,9 +9,9 @@ from rich import markup
 from rich.console import Console
 from rich.table import Table
 
-from ..core.text import one_line, remaining
+from ..core.text import one_line, remaining, short_time
 
-__all__ = ["STATE_STYLES", "available_at", "console", "escape", "short_time", "table"]
+__all__ = ["STATE_STYLES", "available_at", "console", "escape", "table"]
 
 WIDTH = 100
 
@@ -54,8 +54,3 @@ def available_at(available: bool, at: str | None, now: datetime) -> str:
         return "-"
     left = (datetime.fromisoformat(at) - now).total_seconds()
     return f"{short_time(at)}, {remaining(left)}"
-
-
-def short_time(at: str) -> str:
-    """Write an ISO time as `2026-01-02 08:00Z`."""
-    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%MZ}"

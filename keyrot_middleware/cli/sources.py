@@ -144,10 +144,17 @@ class _Counts(_Shape):
     keys: int
 
 
-class _Hour(_Shape):
-    requests: int
-    failures: int
-    waits: int
+class _Sentence(_Shape):
+    text: str
+    key_id: str | None
+    available_at: _Time | None
+
+
+class _Headline(_Shape):
+    keys: _Sentence
+    models: list[_Sentence]
+    calls: str
+    requests: str
 
 
 class _Cost(_Shape):
@@ -161,7 +168,7 @@ class _Today(_Shape):
 
 class _Summary(_Counts):
     models: dict[str, _Counts]
-    last_hour: _Hour
+    headline: _Headline
     projects: dict[str, _Cost]
     today: _Today
 

@@ -16,8 +16,10 @@ from rich.live import Live
 from rich.text import Text
 
 from ..core.model import GEMINI_API
+from ..core.text import remaining, short_time
 from ..errors import KeyrotError
-from .console import STATE_STYLES, available_at, console, escape, short_time, table
+from ..monitoring.headline import lines_of
+from .console import STATE_STYLES, available_at, console, escape, table
 from .shared_pool import NOT_SHARED
 from .sources import open_source
 
@@ -133,10 +135,11 @@ def _draw(found: dict[str, Any], height: int | None = None) -> RenderableType:
     if height is not None:
         keys, left = _fit(keys, max(height - len(head) - _FRAME, 2))
     columns = ("key", "state", "reason", "available at", "used of limit")
-    drawn = table(f"Pool {escape(found['pool'])} in {escape(found['state_url'])}", *columns)
+    now = datetime.fromisoformat(found["at"])
+    where = f"Pool {escape(found['pool'])} in {escape(found['state_url'])}"
+    drawn = table(f"{where}, {now:%H:%M:%S} UTC", *columns)
     for column in drawn.columns:
         column.no_wrap, column.overflow = True, "ellipsis"
-    now = datetime.fromisoformat(found["at"])
     for key in keys:
         drawn.add_row(
             escape(key["key_id"]),
@@ -177,22 +180,18 @@ def _fit(keys: list[dict[str, Any]], room: int) -> tuple[list[Any], list[Any]]:
 
 
 def _verdict(found: dict[str, Any]) -> Iterator[str]:
-    """Say first how many keys a call could get now; by model too, where they differ."""
-    summary, hour = found["summary"], found["summary"]["last_hour"]
-    yield (
-        f"{summary['available']} of {summary['keys']} keys are available, "
-        f"{datetime.fromisoformat(found['at']):%H:%M:%S} UTC"
-    )
+    """Say first what the page says first; then how many keys each model has, where they differ."""
+    summary, now = found["summary"], datetime.fromisoformat(found["at"])
+
+    def when(at: str) -> str:
+        return remaining((datetime.fromisoformat(at) - now).total_seconds())
+
+    yield from map(escape, lines_of(summary["headline"], when))
     counts = {
         model: f"{some['available']} of {some['keys']}" for model, some in summary["models"].items()
     }
     if len(set(counts.values())) > 1:
         yield from (f"  {escape(model)}: {count}" for model, count in counts.items())
-    if hour["requests"]:
-        yield (
-            f"Last hour: {hour['requests']:,} requests, {hour['failures']:,} failures, "
-            f"{hour['waits']:,} waits"
-        )
     yield from _cost(summary)
     if found["degraded"]:
         yield "[yellow]Degraded: the shared state cannot be reached[/]"

@@ -177,6 +177,11 @@ def utc(moment: float) -> datetime:
     return datetime.fromtimestamp(min(max(moment, _FIRST), _LAST), UTC)
 
 
+def short_time(at: str) -> str:
+    """Write an ISO time as `2026-01-02 08:00Z`."""
+    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%MZ}"
+
+
 def remaining(seconds: float) -> str:
     """Say how long it is until a moment: `in 40 s`, `in 14 min`, `in 5 h`, `in 3 days`."""
     for most, unit, name in ((90, 1, "s"), (5_400, 60, "min"), (172_800, 3_600, "h")):

@@ -19,6 +19,7 @@ __all__ = [
     "ModelUsage",
     "blocks_of",
     "counts_today",
+    "describe",
     "health",
     "iso",
     "levels",
@@ -89,8 +90,12 @@ class KeyView(NamedTuple):
 def health(pool: Pool) -> dict[str, HealthStatus]:
     """Return the health of each key of *pool* by its id; keys without a value too."""
     pool.settle_abandoned()
-    now = pool.clock.time()
-    return {key.key_id: _describe(key, seen, now) for key, seen in pool_views(pool)}
+    return describe(pool_views(pool), pool.clock.time())
+
+
+def describe(keys: Iterable[tuple[Candidate, KeyView]], now: float) -> dict[str, HealthStatus]:
+    """Return the health of each of *keys* by its id."""
+    return {key.key_id: _describe(key, seen, now) for key, seen in keys}
 
 
 def pool_views(pool: Pool) -> list[tuple[Candidate, KeyView]]:

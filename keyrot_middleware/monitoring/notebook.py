@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from html import escape
 from typing import Any
 
 from ..core.model import smaller_limit
-from ..core.text import one_line
+from ..core.text import one_line, short_time
 
 __all__ = ["NotebookDict"]
 
@@ -27,13 +26,14 @@ class NotebookDict(dict[str, Any]):
         if not self.get("installed"):
             return "<p>keyrot: no pool is installed.</p>"
         keys: Mapping[str, Any] = self["keys"]
-        available = sum(key["available"] for key in keys.values())
-        degraded = "; the shared state is out of reach" if self.get("degraded") else ""
-        title = f"Pool {self.get('pool')}: {available} of {len(keys)} keys available{degraded}"
+        lines = [f"Pool {self['pool']}", *self["headline"]]
+        if self["degraded"]:
+            lines.append("The shared state cannot be reached.")
+        title = "<br>".join(_text(line) for line in lines)
         head = "".join(f"<th {LEFT}>{name}</th>" for name in COLUMNS)
         rows = "".join(_row(key_id, key) for key_id, key in keys.items())
         return (
-            f"<table><caption>{_text(title)}</caption>"
+            f"<table><caption {LEFT}>{title}</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         )
 
@@ -42,7 +42,9 @@ def _row(key_id: str, key: Mapping[str, Any]) -> str:
     state = key["state"]
     color = COLORS.get(state, "inherit" if state == "disabled" else "#cf222e")
     used = "<br>".join(_text(_used(model, key)) for model in key["used"]) or "-"
-    at = "now" if key["available"] else _time(key["available_at"])
+    known, at = key["available_at"], "now"
+    if not key["available"]:
+        at = "-" if known is None else short_time(known)
     cells = (
         _text(key_id),
         f'<span style="color:{color}">{_text(state)}</span>',
@@ -51,10 +53,6 @@ def _row(key_id: str, key: Mapping[str, Any]) -> str:
         used,
     )
     return f"<tr>{''.join(f'<td {LEFT}>{cell}</td>' for cell in cells)}</tr>"
-
-
-def _time(at: str | None) -> str:
-    return "-" if at is None else f"{datetime.fromisoformat(at):%Y-%m-%d %H:%MZ}"
 
 
 def _used(model: str, key: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ from ..core.model import (
 )
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
-from ..core.text import utc
+from ..core.text import short_time, utc
 from ..core.windows import DAY_S
 from ..errors import KeyrotError
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
@@ -59,9 +59,19 @@ from ..prices import is_installed
 from ..runtime.pool import Pool
 from ..settings import TRACE_ID
 from ..state.base import KeyHealth, State, Used
-from .health import VERB, KeyView, blocks_of, counts_today, iso, pool_views
+from .headline import headline_of, lines_of
+from .health import (
+    VERB,
+    HealthStatus,
+    KeyView,
+    blocks_of,
+    counts_today,
+    describe,
+    iso,
+    pool_views,
+)
 
-__all__ = ["PoolReport", "StatusSource", "source_of"]
+__all__ = ["PoolReport", "StatusSource", "pool_health", "source_of"]
 
 FRESH_S = 1.0
 """How long the keys are not read again: each open page of ten thousand keys reads every 2 s."""
@@ -226,13 +236,14 @@ class PoolReport:
         projects = dict.fromkeys(filter(None, (project_name(key.project) for key, _ in shown)))
         wanted = [key.key_id for key, _ in shown] + [project_entry(name) for name in projects]
         activity = self._activity.view(wanted, look.at)
-        summary = _summary(look, activity, cost_known=self._cost_known)
+        degraded = self._state.degraded
+        summary = _summary(look, activity, cost_known=self._cost_known, degraded=degraded)
         summary["projects"] = self._projects(shown, activity)
         return {
             "pool": self._name,
             "shared": not self._state.is_local,
             "state_url": self._state_url,
-            "degraded": self._state.degraded,
+            "degraded": degraded,
             "at": iso(look.at),
             "cost_known": self._cost_known,
             "has_records": any(_is_recorded(view.known) for _, view in look.keys),
@@ -563,6 +574,16 @@ def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolR
     )
 
 
+def pool_health(pool: Pool) -> tuple[dict[str, HealthStatus], list[str]]:
+    """Return the health of each key of this process's *pool*, and the lines of its headline."""
+    now, keys = pool.clock.time(), _settled_views(pool)
+    look = _Look(now, keys, _by_model(pool.state, keys), monotonic())
+    activity = pool.activity.view((), now)
+    summary = _summary(look, activity, cost_known=False, degraded=pool.state.degraded)
+    lines = lines_of(summary["headline"], lambda at: f"at {short_time(at)}")
+    return describe(keys, now), list(lines)
+
+
 def _settled_views(pool: Pool) -> list[tuple[Candidate, KeyView]]:
     pool.settle_abandoned()
     return pool_views(pool)
@@ -618,12 +639,26 @@ def _next(found: Mapping[str, Availability]) -> dict[str, Any]:
     return {"key_id": key_id, "available_at": iso(at)}
 
 
-def _summary(look: _Look, activity: ActivityView, *, cost_known: bool) -> dict[str, Any]:
+def _summary(
+    look: _Look, activity: ActivityView, *, cost_known: bool, degraded: bool
+) -> dict[str, Any]:
     keys = look.keys
     states = Counter(view.overall.state for _, view in keys)
     hour = activity.histories.get(POOL) or make_history([])
     today = activity.today.get(POOL) or DayUsage()
-    return {
+    last_hour = {
+        "calls": sum(hour.calls),
+        "failed_calls": sum(hour.failed_calls),
+        "requests": sum(hour.requests),
+        "failures": sum(hour.failures),
+        "waits": sum(hour.waits),
+    }
+    amounts = {
+        "input_tokens": today.input_tokens,
+        "output_tokens": today.output_tokens,
+        "cost_usd": today.cost_usd if cost_known else None,
+    }
+    summary = {
         "keys": len(keys),
         "available": states["available"],
         "states": {state: states[state] for state in KEY_STATES},
@@ -642,19 +677,10 @@ def _summary(look: _Look, activity: ActivityView, *, cost_known: bool) -> dict[s
             }
             for model, found in look.models.items()
         },
-        "last_hour": {
-            "calls": sum(hour.calls),
-            "failed_calls": sum(hour.failed_calls),
-            "requests": sum(hour.requests),
-            "failures": sum(hour.failures),
-            "waits": sum(hour.waits),
-        },
-        "today": {
-            "input_tokens": today.input_tokens,
-            "output_tokens": today.output_tokens,
-            "cost_usd": today.cost_usd if cost_known else None,
-        },
+        "last_hour": dict.fromkeys(last_hour) if degraded else last_hour,
+        "today": dict.fromkeys(amounts) if degraded else amounts,
     }
+    return {**summary, "headline": headline_of(summary)}
 
 
 def _used(key: Candidate, view: KeyView) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.keys_file import KeySpec
+from keyrot_middleware.monitoring.headline import headline_of
 from keyrot_middleware.state import State, open_shared
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")
@@ -104,7 +105,7 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
     ran = keyrot("status", **service.env, GEMINI_KEY_idle_01="FAKE-value-of-idle_01")
     assert ran.returncode == 0, ran.stderr
     lines = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
-    assert ran.stdout.startswith("2 of 6 keys are available")
+    assert ran.stdout.startswith("2 of 6 keys are available.\nLast hour: No call was made.\n")
     assert list(lines)[-6:] == ["gone_01", "also_01", "cool_01", "idle_01", "used_01", "off_01"]
     assert "\\n" not in ran.stdout
     assert re.search(r"Z, in \d+ min", lines["cool_01"])
@@ -307,9 +308,9 @@ def test_a_table_that_is_too_high_shows_keys_that_serve_too() -> None:
         {**key, "key_id": f"k{number}", "state": state, "available": available}
         for number, (state, available) in enumerate(states)
     ]
-    hour = {"requests": 0}
+    hour = dict.fromkeys(("calls", "failed_calls", "requests", "failures", "waits"), 0)
     summary = {"available": 40, "keys": 80, "models": {}, "last_hour": hour}
-    summary |= {"today": {"cost_usd": None}, "projects": {}}
+    summary |= {"today": {"cost_usd": None}, "projects": {}, "headline": headline_of(summary)}
     found = {"pool": "p", "state_url": "sqlite", "at": "2026-11-28T05:00:00Z", "keys": keys}
     found |= {"summary": summary, "degraded": False, "shared": True, "has_records": True}
     out = Console(width=100, height=20, file=io.StringIO())

@@ -50,7 +50,12 @@ STATUS = {
         "available": 1,
         "keys": 2,
         "models": {"one": {"available": 1, "keys": 2}, "two": {"available": 0, "keys": 2}},
-        "last_hour": {"requests": 1, "failures": 1, "waits": 1},
+        "headline": {
+            "keys": {"text": "No key is available.", "key_id": "free_1", "available_at": AT},
+            "models": [{"text": "None for two.", "key_id": None, "available_at": None}],
+            "calls": "1 of 2 calls failed.",
+            "requests": "3 of 4 requests failed.",
+        },
         "projects": {
             "proj-a": {"usd_today": 0.5, "usd_per_day": 1.0},
             "proj-b": {"usd_today": 0.5, "usd_per_day": None},

@@ -61,6 +61,30 @@ def test_status_and_explain_see_a_pool_in_memory(keyrot: Keyrot, path: str) -> N
     assert not any(thread.name == "keyrot-status" for thread in threading.enumerate())
 
 
+@pytest.mark.usefixtures("clean_environment")
+def test_the_command_the_page_and_a_notebook_say_the_same_first(keyrot: Keyrot, path: str) -> None:
+    """Which keys are available, then failed calls, then failed requests."""
+    install(path)
+    try:
+        with keyrot_middleware.get_key_manager() as manager:
+            manager.report_success(manager.select_key(MODEL).key_id)
+            manager.report_error(manager.select_key(MODEL).key_id, ConnectionError())
+        lines = [
+            "2 of 2 keys are available.",
+            "Last hour: 1 of 2 calls failed. 1 of 2 requests failed; a call goes on with another "
+            "key.",
+        ]
+        assert keyrot("status", KEYROT_STATUS_SOCKET=path).stdout.splitlines()[:2] == lines
+        assert keyrot_middleware.status()["headline"] == lines
+        assert "<br>".join(lines) in keyrot_middleware.status()._repr_html_()  # type: ignore[attr-defined]
+        said = SocketSource(path).status()["summary"]["headline"]
+        first = {"text": lines[0], "key_id": None, "available_at": None}
+        assert (said["keys"], said["models"]) == (first, [])
+        assert f"Last hour: {said['calls']} {said['requests']}" == lines[1]
+    finally:
+        keyrot_middleware.uninstall()
+
+
 def test_a_socket_without_a_server_is_reported(keyrot: Keyrot, path: str) -> None:
     """With its path, and what to check."""
     ran = keyrot("status", KEYROT_STATUS_SOCKET=path)

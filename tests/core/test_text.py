@@ -15,6 +15,7 @@ from keyrot_middleware.core.text import (
     holds_key,
     mask_keys,
     remaining,
+    short_time,
     utc,
 )
 
@@ -131,3 +132,8 @@ def test_text_that_is_nearly_a_key_is_hidden(text: str, hidden: str) -> None:
 def test_a_time_to_come_is_said_in_one_unit(seconds: float, text: str) -> None:
     """Precise enough to decide whether to wait."""
     assert remaining(seconds) == text
+
+
+def test_a_short_time_has_its_date_and_no_seconds() -> None:
+    """In UTC."""
+    assert short_time("2026-01-02T08:00:59Z") == "2026-01-02 08:00Z"

@@ -9,6 +9,7 @@ from typing import Any
 import keyrot_middleware
 from keyrot_middleware.monitoring.notebook import NotebookDict
 
+STATUS = {"installed": True, "pool": "p", "degraded": False, "headline": [], "keys": {}}
 HOSTILE = "<script>alert(1)</script>\n\x1b[31m"
 
 
@@ -60,7 +61,8 @@ def test_a_notebook_shows_a_row_for_each_key(pool: Any) -> None:
     pool("A", "B")
     html = keyrot_middleware.status()._repr_html_()  # type: ignore[attr-defined]
     text = " ".join(parsed(html).text)
-    assert "2 of 2 keys available" in text
+    assert "2 of 2 keys are available." in text
+    assert "Last hour: No call was made." in text
     assert {"A", "B", "available", "now"} <= set(text.split())
 
 
@@ -68,19 +70,19 @@ def test_used_of_limit_and_the_time_are_shown() -> None:
     """Of a learned and a configured limit the smaller is shown, and an unknown one is omitted."""
     at = "2026-11-26T12:31:00Z"
     limited = key(state="limited", available=False, available_at=at, reason="rpm")
-    html = NotebookDict(installed=True, pool="p", keys={"A": limited})._repr_html_()
+    html = NotebookDict(STATUS, keys={"A": limited})._repr_html_()
     assert "gemini-2.5-flash: 3/5 rpm, 1,200 tpm, 7/20 rpd" in html
     cells = [text for text in parsed(html).text if text != "key"]
     assert cells[cells.index("limited") :][1:3] == ["rpm", "2026-11-26 12:31Z"]
-    assert "0 of 1 keys available" in html
 
 
 def test_names_are_escaped() -> None:
     """Names of keys, models, pools and states add no tag and no control character."""
     used = {HOSTILE: key()["used"]["gemini-2.5-flash"]}
     keys = {HOSTILE: key(used=used, state=HOSTILE)}
-    html = NotebookDict(installed=True, pool=HOSTILE, keys=keys)._repr_html_()
-    assert parsed(html).tags == {"table", "caption", "thead", "tbody", "tr", "th", "td", "span"}
+    html = NotebookDict(STATUS, pool=HOSTILE, headline=[HOSTILE], keys=keys)._repr_html_()
+    tags = {"table", "caption", "br", "thead", "tbody", "tr", "th", "td", "span"}
+    assert parsed(html).tags == tags
     assert "\x1b" not in html
 
 
@@ -93,5 +95,5 @@ def test_without_a_pool_the_status_is_a_sentence() -> None:
 
 def test_an_unreachable_state_is_shown() -> None:
     """The caption states that this process counts for itself."""
-    html = NotebookDict(installed=True, pool="p", degraded=True, keys={})._repr_html_()
-    assert "the shared state is out of reach" in html
+    html = NotebookDict(STATUS, degraded=True)._repr_html_()
+    assert "The shared state cannot be reached." in html

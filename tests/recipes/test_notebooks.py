@@ -37,7 +37,7 @@ def test_a_cell_runs_and_shows_the_keys_as_a_table(recipe: Recipe) -> None:
     (recipe.folder / "run.py").write_text(RUNS_A_CELL)
     printed = recipe.python("run.py")
     assert "ok from B" in printed
-    assert "<table><caption>Pool default: 1 of 2 keys available" in printed
+    assert "Pool default<br>1 of 2 keys is available.<br>Last hour: 0 of 1 call failed." in printed
     assert "rejected" in printed
 
 

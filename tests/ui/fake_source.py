@@ -9,6 +9,7 @@ from typing import Any
 
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.errors import KeyrotError
+from keyrot_middleware.monitoring.headline import headline_of
 
 __all__ = ["FakeSource", "call", "key", "many", "sample", "window"]
 
@@ -131,22 +132,24 @@ class FakeSource:
             "at": iso(datetime.now(UTC)),
             "cost_known": True,
             "has_records": True,
-            "summary": {
-                "keys": len(self.keys),
-                "available": states["available"],
-                "states": states,
-                "next": soonest,
-                "models": models,
-                "last_hour": {
-                    "calls": 331,
-                    "failed_calls": 2,
-                    "requests": sum(sum(one["history"]["requests"]) for one in self.keys),
-                    "failures": sum(sum(one["history"]["failures"]) for one in self.keys),
-                    "waits": 3,
-                },
-                "today": self.today,
-                "projects": _projects(found[offset : offset + limit]),
-            },
+            "summary": _with_headline(
+                {
+                    "keys": len(self.keys),
+                    "available": states["available"],
+                    "states": states,
+                    "next": soonest,
+                    "models": models,
+                    "last_hour": {
+                        "calls": 331,
+                        "failed_calls": 2,
+                        "requests": sum(sum(one["history"]["requests"]) for one in self.keys),
+                        "failures": sum(sum(one["history"]["failures"]) for one in self.keys),
+                        "waits": 3,
+                    },
+                    "today": self.today,
+                    "projects": _projects(found[offset : offset + limit]),
+                }
+            ),
             "total": len(found),
             "offset": offset,
             "limit": limit,
@@ -258,6 +261,10 @@ class FakeSource:
             raise KeyError(f"no key {key_id!r}")
         self.changed.append((action, key_id))
         return found[0]
+
+
+def _with_headline(summary: dict[str, Any]) -> dict[str, Any]:
+    return summary | {"headline": headline_of(summary)}
 
 
 def _projects(keys: list[Any]) -> dict[str, Any]:

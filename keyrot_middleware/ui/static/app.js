@@ -94,7 +94,7 @@ function degradedText(status) {
 }
 
 function showSummary(status) {
-  const { keys, available, states, last_hour: hour, today } = status.summary;
+  const { keys, available, states, last_hour: hour, today, headline } = status.summary;
   setText(byId("pool-name"), status.pool);
   setText(byId("place"), status.shared ? `shared in ${status.state_url}` : "this process (memory://)");
   setClass(byId("verdict"), `verdict ${available === 0 ? "none" : available < keys ? "some" : "all"}`);
@@ -104,9 +104,7 @@ function showSummary(status) {
   setText(byId("hour-calls"), shortCount(hour.calls));
   setText(byId("hour-waits"), shortCount(hour.waits));
   byId("hour-failed").classList.toggle("bad", hour.failed_calls > 0);
-  setText(byId("hour-note"), hour.requests > 0
-    ? `${count(hour.failures)} of ${plural(hour.requests, "request")} failed${hour.failures > 0 ? "; a call goes on with another key" : ""}.`
-    : "No request was sent.");
+  setText(byId("hour-note"), headline.requests);
   setText(byId("today-input"), shortCount(today.input_tokens));
   setText(byId("today-output"), shortCount(today.output_tokens));
   setText(byId("today-cost"), money(today.cost_usd));
@@ -118,22 +116,18 @@ function showSummary(status) {
 // Can calls be served, and when again? Counts down, so it is written each second.
 function showVerdict(now) {
   if (!lastStatus) return;
-  const { keys, available, next, models } = lastStatus.summary;
-  let text = `${count(available)} of ${plural(keys, "key")} ${available === 1 ? "is" : "are"} available.`;
-  if (keys === 0) text = "This pool has no key.";
-  else if (available === 0) text = `No key is available. ${whenAgain(next, now)}`;
-  setText(byId("verdict"), text);
-  const without = available === 0 ? [] : Object.keys(models).filter((name) => models[name].available === 0);
-  arrange(byId("without-key"), without.slice(0, SHOWN_MODELS).map((name, index) => {
+  const { keys, models } = lastStatus.summary.headline;
+  setText(byId("verdict"), withCountdown(keys, now));
+  arrange(byId("without-key"), models.map((one, index) => {
     const item = byId("without-key").children[index] ?? el("li");
-    setText(item, `No key is available for ${name}. ${whenAgain(models[name].next, now)}`);
+    setText(item, withCountdown(one, now));
     return item;
   }));
-  setHidden(byId("without-key"), without.length === 0);
+  setHidden(byId("without-key"), models.length === 0);
 }
 
-function whenAgain(next, now) {
-  return next?.available_at ? `${next.key_id} ${countdown(next.available_at, now)}.` : "It is not known when one will be.";
+function withCountdown({ text, key_id: key, available_at: at }, now) {
+  return at === null ? text : `${text} ${key} ${countdown(at, now)}.`;
 }
 
 function showStates(states, keys) {

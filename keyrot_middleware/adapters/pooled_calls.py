@@ -98,13 +98,13 @@ class PooledCalls:
         known = (key, POOL_KEY, EXPRESS_POOL_KEY)
         return not any(has_foreign_key(some, known) for some in headers)
 
-    def call_state(self, info: CallInfo, key: str, patience_s: float = inf) -> CallState:
+    def call_state(self, info: CallInfo, key: str, wait_limit_s: float = inf) -> CallState:
         """Return the state of a new call.
 
         Args:
             info: The call.
             key: The client's own key, the placeholder or "".
-            patience_s: The timeout of the call, seconds, which limits its waits.
+            wait_limit_s: The timeout of the call, seconds, which limits its waits.
         """
         pool, tiers, project = self.pool, self.tiers, required_project.get()
         if tiers is not None or project is not None:
@@ -119,7 +119,7 @@ class PooledCalls:
             (pool.clock.time(), pool.random()),
             pool.overload,
             pool.waiting_lines,
-            patience_s,
+            wait_limit_s,
             pool.hints,
             searches=pool.owner_searches,
             home_is_own=own is not None,

@@ -119,7 +119,7 @@ class Interactions:
         key: str,
         url: str,
         stream: bool,
-        patience_s: float,
+        wait_limit_s: float,
         *,
         retries: bool,
     ) -> CallState:
@@ -132,7 +132,7 @@ class Interactions:
             host=host_from_url(url),
             sdk_retries=retries,
         )
-        return self._calls.call_state(info, key, patience_s)
+        return self._calls.call_state(info, key, wait_limit_s)
 
     def run(self, call: Call) -> Any:
         """Send a request; return what the SDK's method would."""

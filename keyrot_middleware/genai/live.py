@@ -192,7 +192,7 @@ class _LiveCall(NamedTuple):
     client: Any
     """The SDK's api client."""
     info: CallInfo
-    patience_s: float
+    wait_limit_s: float
 
 
 class LiveWrappers:
@@ -310,7 +310,7 @@ class LiveWrappers:
         def no_key(exhausted: Exhausted) -> BaseException:
             return exhausted_call(calls, exhausted, response_type_of(client), info.model)
 
-        call = calls.call_state(info, key.reveal(), pooled.patience_s)
+        call = calls.call_state(info, key.reveal(), pooled.wait_limit_s)
         connection: LiveConnection
         connection, relay = await runner.ahold(calls.pool, call, send, no_key, calls.observe(info))
         return connection.hold(relay)

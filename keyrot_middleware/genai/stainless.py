@@ -80,9 +80,9 @@ class StainlessRequests(Interactions):
         extra = options.extra_json if isinstance(options.extra_json, dict) else {}
         asked = ApiRequest(options.method, options.url, {**body, **extra})
         timeout = getattr(options.timeout, "read", options.timeout)
-        patience = timeout if isinstance(timeout, int | float) else inf
+        wait_limit_s = timeout if isinstance(timeout, int | float) else inf
         return Call(
-            self.state(asked, key, base_url, stream, patience, retries=False),
+            self.state(asked, key, base_url, stream, wait_limit_s, retries=False),
             Secret(key),
             asked,
             base_url,

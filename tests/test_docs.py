@@ -313,6 +313,37 @@ def test_links_have_targets(page: Path) -> None:
         assert not anchor or anchor in _anchors(target), link
 
 
+CODE = [
+    path
+    for folder in ("keyrot_middleware", "tests", "tools", "benchmarks", "examples")
+    for kind in ("*.py", "*.js", "*.lua")
+    for path in sorted((ROOT / folder).rglob(kind))
+]
+
+
+def test_pages_that_the_code_cites_exist() -> None:
+    """A comment cites a file of this repository, and a heading that is in it."""
+    capitals = {path.name for path in [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md")]}
+    cited = 0
+    for path in CODE:
+        text = path.read_text("utf-8")
+        for page, anchor in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", text):
+            assert (ROOT / page).is_file(), f"{path}: {page}"
+            assert not anchor or anchor in _anchors(ROOT / page), f"{path}: {page}#{anchor}"
+            cited += bool(anchor)
+        assert set(re.findall(r"\b[A-Z]{4,}\.md\b", text)) <= capitals, path
+    assert cited > 20
+
+
+def test_each_source_of_the_gemini_page_has_an_address() -> None:
+    """A mark in brackets is a link, and no address is without one."""
+    text = (ROOT / "docs" / "gemini-api.md").read_text("utf-8")
+    defined = set(re.findall(r"^\[([^\]]+)\]: https://", text, re.MULTILINE))
+    body = re.sub(r"`[^`]*`", "", text[: text.index("\n\n[")])
+    used = set(re.findall(r"\[([\w. -]+)\](?![\[(])", body))
+    assert used == defined
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_every_table_has_a_head(page: Path) -> None:
     """A blank line between rows would end the table, and show the rest as text."""

@@ -1,7 +1,7 @@
 """Which stored resources a request names, so that a key of the owning project is used.
 
-A file, a cache, a batch, an operation, a page token belongs to one project (GEMINI.md C); a key of
-another project gets a 403. request_body.py has the forms of the names.
+A file, a cache, a batch, an operation, a page token belongs to one project; a key of another
+project gets a 403 (docs/gemini-api.md#stored-things). request_body.py has the forms of the names.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NEW_BATCH = frozenset({"asyncBatchEmbedContent", "batchGenerateContent"})
 
 UNMETERED = GENERIC_VERBS | NEW_BATCH | {"computeTokens", "countTokens"}
 """Methods that do not count in a model's quota: batches have limits of their own, and counting
-tokens is no generation (GEMINI.md B3, B5). Unknown methods count."""
+tokens is no generation (docs/gemini-api.md#what-counts). Unknown methods count."""
 
 
 class Lifetime(NamedTuple):
@@ -71,7 +71,7 @@ _LIFETIMES = {
 }
 _LONG = Lifetime(60 * _DAY_S, renewed=True)
 """Of all else: an interaction is kept for 55 days, a batch, a cache or an operation for less
-(GEMINI.md C), and a file search store or a tuned model until it is deleted."""
+(docs/gemini-api.md#stored-things), and a file search store or a tuned model until it is deleted."""
 
 
 def owner_lifetime(name: str) -> Lifetime:

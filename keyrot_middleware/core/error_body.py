@@ -1,9 +1,10 @@
 """Parses Google's error bodies, whatever their shape.
 
-The shapes (GEMINI.md A0): REST's `{"error": {code, message, status, details}}`, Interactions'
-`{"error": {message, code: "snake_case"}}`, either in a list of one, the inner object alone, raw
-JSON text (appended to a stream after HTTP 200), and `{"message": text, "status": reason phrase}`
-that the SDK makes of text that is not JSON. Some gateways put a whole JSON error into `message`.
+The shapes (docs/gemini-api.md#shapes): REST's `{"error": {code, message, status, details}}`,
+Interactions' `{"error": {message, code: "snake_case"}}`, either in a list of one, the inner object
+alone, raw JSON text (appended to a stream after HTTP 200), and `{"message": text, "status": reason
+phrase}` that the SDK makes of text that is not JSON. Some gateways put a whole JSON error into
+`message`.
 
 Nothing here raises for any body or header, and no delay is infinite or NaN: unparsable parts are
 ignored.
@@ -175,7 +176,7 @@ def parse_error(code: object, body: object, retry_after: object, now: float) -> 
 def _shape(
     error: dict[Any, Any], details: list[dict[Any, Any]], http: int | None
 ) -> tuple[bool, bool]:
-    """Return `has_google_shape` and `is_google_error` of an error (GEMINI.md A0)."""
+    """Return `has_google_shape` and `is_google_error` of an error (docs/gemini-api.md#shapes)."""
     if http is not None and 1000 <= http < 2000:
         return True, True  # a websocket was closed: it has text and nothing else
     code, status = error.get("code"), error.get("status")

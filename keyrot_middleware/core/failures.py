@@ -26,8 +26,8 @@ no row matches penalizes no key.
 `Rule.scope` is what cools down and `Rule.until` for how long (None: the exponential cooldown, with
 `Rule.backoff`). No verdict is permanent: a rejected value is probed again slowly. With a scope the
 call tries another key; with `retry` it sends the same request again; with neither the SDK's
-exception is raised. Sources of each row are in docs/failures.md and GEMINI.md A. A new failure
-class is one row here, one there and one in the tests.
+exception is raised. Sources of each row are in docs/failures.md. A new failure class is one row
+here, one there and one in the tests.
 """
 
 from __future__ import annotations

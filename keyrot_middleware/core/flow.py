@@ -83,9 +83,10 @@ __all__ = [
 
 # Overloaded models: no retries while call after call fails -------------------------------------
 #
-# A 503 is about the model, for every key (GEMINI.md A13), and is retried. When several calls in a
-# row end with it, retries only add to the load and delay the error. Then each call is sent once;
-# the first success ends this. A busy service tier says nothing about the others.
+# A 503 is about the model, for every key (docs/gemini-api.md#refused-requests), and is retried.
+# When several calls in a row end with it, retries only add to the load and delay the error. Then
+# each call is sent once; the first success ends this. A busy service tier says nothing about the
+# others.
 
 
 MAX_FAILED_CALLS = 3
@@ -599,7 +600,8 @@ def _continue_or_raise(
 #
 # It was made by another host, or before the pool had a shared state. Each other project is asked
 # once whether it has it, one after the other, with one GET. Not for inference with a file: there
-# a 403 is the answer (GEMINI.md A7), and asking would be sending the prompt to every project.
+# a 403 is the answer (docs/gemini-api.md#things-of-another-project), and asking would be sending
+# the prompt to every project.
 
 
 _SEARCHED = frozenset({"cancel", "delete", "download", "get", "list", "patch"})

@@ -1,8 +1,8 @@
 """The values that all packages share: keys, calls, leases, outcomes and policies.
 
 Quota belongs to key ⊂ project ⊂ billing account, and within a project to a model *bucket*:
-several model names that Google counts together (GEMINI.md A1, B1). A `Scope` is the one that a
-failure is about.
+several model names that Google counts together (docs/gemini-api.md#what-a-limit-belongs-to). A
+`Scope` is the one that a failure is about.
 """
 
 from __future__ import annotations

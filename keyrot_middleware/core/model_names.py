@@ -19,8 +19,9 @@ FREE_LIMITS: Mapping[str, Limits] = {
     "gemini-3.5-flash-lite": _LITE,
     "gemini-3.1-flash-lite": _LITE,
 }
-"""The limits of a free project as 429s of autumn 2026 named them; Google publishes none (GEMINI.md
-B3). For examples and the fake service: a pool learns the true ones."""
+"""The limits of a free project as 429s of autumn 2026 named them; Google publishes none
+(docs/gemini-api.md#limits-of-the-tiers). For examples and the fake service: a pool learns the true
+ones."""
 
 MAX_NAMES = 200
 """Model names counted separately at a time; Google has about fifty."""

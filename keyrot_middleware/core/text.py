@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 # Two formats are in use: standard keys, AIza and 35 characters, and auth keys, AQ. and more
-# (GEMINI.md B6). One that was cut or copied badly is as secret. The repeats are open-ended, so that
-# no tail of a longer run stays behind.
+# (docs/gemini-api.md#formats). One that was cut or copied badly is as secret. The repeats are
+# open-ended, so that no tail of a longer run stays behind.
 _KEY = re.compile(r"(A?Iza)[0-9A-Za-z_-]{20,}|(AQ\.)[0-9A-Za-z_-]{20,}")
 _RUN = re.compile(r"[0-9A-Za-z_-]{30,}")
 _EDGE = re.compile(r"(?<=\d)(?=[A-Za-z])|(?<=[A-Za-z])(?=\d)")

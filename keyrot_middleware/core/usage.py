@@ -1,7 +1,7 @@
 """Parses responses: tokens, model, id, finish reasons, names of stored resources.
 
 Input tokens are those of the prompt (cached ones included) and of tool results; output tokens
-include thoughts (TELEMETRY.md, the GenAI conventions). In a stream each chunk repeats the usage
+include thoughts, as in OpenTelemetry's GenAI conventions. In a stream each chunk repeats the usage
 so far, so the last chunk with usage counts.
 
 The SDK passes bodies as text. Most of a large body (an image, a thousand embeddings) is not needed

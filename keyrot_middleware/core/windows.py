@@ -1,7 +1,8 @@
 """Minutes, Pacific days and cooldowns as arithmetic; the oracle for every state backend.
 
 Google counts requests and input tokens in fixed windows: the wall-clock minute for RPM and TPM,
-the day of America/Los_Angeles for RPD (GEMINI.md B4). Fixed windows have three consequences:
+the day of America/Los_Angeles for RPD (docs/gemini-api.md#windows). Fixed windows have three
+consequences:
 
 - A clock may differ from Google's by a second. Within `GUARD_S` of a minute's boundary it is
   unknown in which minute Google counts a request, so it is counted in both.

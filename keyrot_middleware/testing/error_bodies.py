@@ -1,6 +1,7 @@
 """Google's error bodies. Some of them echo the key of the request, as Google's do.
 
-Sources: GEMINI.md A1 and A3 to A10.
+Sources: docs/gemini-api.md#exhausted-quotas, docs/gemini-api.md#rejected-keys-and-refused-requests
+and docs/failures.md.
 """
 
 from __future__ import annotations
@@ -182,9 +183,9 @@ def cache_storage(request: FakeRequest) -> dict[str, Any]:
 
 # Bodies of 429: which limit was exceeded, and when to retry --------------------------------------
 #
-# An exhausted day of the free tier names the next minute as retry time (GEMINI.md A1). Quota names
-# without a public recording follow the pattern of the others: paid requests a minute, and
-# embeddings other than the free tier's requests.
+# An exhausted day of the free tier names the next minute as retry time
+# (docs/gemini-api.md#quota-errors-with-details). Quota names without a public recording follow the
+# pattern of the others: paid requests a minute, and embeddings other than the free tier's requests.
 
 
 QuotaLimit = Literal["rpm", "tpm", "rpd", "tpd"]
@@ -249,7 +250,8 @@ _QUOTA_NAMES: dict[tuple[bool, bool, QuotaLimit], tuple[str, str]] = {
         "EmbedContentInputTokensPerMinutePerProjectPerModel",
     ),
 }
-# The limits named by a scripted error if the project has none configured (GEMINI.md B3).
+# The limits named by a scripted error if the project has none configured
+# (docs/gemini-api.md#limits-of-the-tiers).
 _DEFAULT_LIMITS: dict[bool, Limits] = {
     True: FREE_LIMITS[CURRENT_MODEL],
     False: Limits(rpm=1_000, tpm=1_000_000, rpd=10_000),
@@ -322,7 +324,7 @@ def _line(violation: dict[str, Any]) -> str:
 def _retry(request: FakeRequest, kinds: Sequence[LimitName], *, free: bool) -> float:
     if "rpd" in kinds and not free:
         return seconds_to_midnight(request.now)
-    # An exhausted free day names the end of the minute (GEMINI.md A1).
+    # An exhausted free day names the end of the minute, as above.
     return seconds_to_minute(request.now) if request.wait_s is None else request.wait_s
 
 

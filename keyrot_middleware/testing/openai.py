@@ -1,8 +1,8 @@
 """OpenAI's protocol as Google serves it under `/v1beta/openai/`: a translation to the native one.
 
-Sources: GEMINI.md G; usage in every chunk: ogx-ai/ogx#5122; no usage of embeddings, and no index of
-the first: spring-projects/spring-ai#2485, #7019. How Google sends an error inside a stream is not
-recorded: it has the native form here.
+Sources: docs/gemini-api.md#the-openai-protocol; usage in every chunk: ogx-ai/ogx#5122; no usage of
+embeddings, and no index of the first: spring-projects/spring-ai#2485, #7019. How Google sends an
+error inside a stream is not recorded: it has the native form here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Quotas as Google counts them: per project and model bucket, in minutes and Pacific days.
 
-Sources: GEMINI.md B1 to B5. The minute starts at :00, unless another kind of window is chosen; the
-day starts at midnight Pacific time.
+Source: docs/gemini-api.md#quota. The minute starts at :00, unless another kind of window is chosen;
+the day starts at midnight Pacific time.
 """
 
 from __future__ import annotations

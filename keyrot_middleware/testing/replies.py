@@ -82,7 +82,8 @@ class Scripted:
         """Return the same error as the close frame of a Live session, with its message as reason.
 
         Args:
-            code: 1007, 1008 or 1011 (GEMINI.md A12). Other requests get the HTTP error.
+            code: 1007, 1008 or 1011 (docs/gemini-api.md#closed-live-sessions). Other requests get
+                the HTTP error.
             after: Messages of the server before it; None: none, not even `setupComplete`.
         """
         return replace(self, close=code, after_chunks=after)
@@ -94,7 +95,10 @@ class Scripted:
 
     @property
     def counts(self) -> bool:
-        """Whether the request counts against the quota: 400 and 5xx do as well (GEMINI.md B5)."""
+        """Whether the request counts against the quota: 400 and 5xx do as well.
+
+        See docs/gemini-api.md#what-counts.
+        """
         return self.status == 200 or self.status >= 500 or self.charged
 
     @property
@@ -177,7 +181,7 @@ def _exhausted(message: str, code: int = 429) -> Scripted:
 
 
 class Reply:
-    """Names of replies for `FakeGemini.script()`; each has its body from GEMINI.md A1 to A12.
+    """Names of replies for `FakeGemini.script()`; docs/gemini-api.md has the sources.
 
     Any member can be varied: `Reply.OVERLOADED.in_stream(after=2)`, `Reply.OK.delayed(0.5)`,
     `Reply.KEY_INVALID.list_wrapped()`, `Reply.EXHAUSTED.as_interactions()`.

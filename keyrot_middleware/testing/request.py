@@ -13,7 +13,8 @@ from keyrot_middleware.testing.quota import LimitName, Limits
 __all__ = ["QUOTA_VERBS", "STREAMS", "FakeRequest", "Route", "parse_route"]
 
 STREAMS = frozenset({"streamGenerateContent"})
-# Verbs that run a model and count against its quota; countTokens does not (GEMINI.md B5).
+# Verbs that run a model and count against its quota; countTokens does not
+# (docs/gemini-api.md#what-counts).
 QUOTA_VERBS = frozenset(
     {"generateContent", "streamGenerateContent", "embedContent", "batchEmbedContents", "predict"}
 )

@@ -26,7 +26,7 @@ except ImportError:
 __all__ = ["Handler", "Head", "HttpRequest", "LoopbackServer", "ResponsePlan", "Upgrade"]
 
 _BACKLOG = 1024
-# The headers that Google's front end adds to every reply (GEMINI.md A0).
+# The headers that Google's front end adds to every reply (docs/gemini-api.md#headers).
 _FRONT_END = (
     ("Vary", "Origin"),
     ("Vary", "X-Origin"),

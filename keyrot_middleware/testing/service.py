@@ -215,12 +215,12 @@ def _credential_error(route: Route, keys: list[str], http: HttpRequest) -> Scrip
         return None if bearer_tokens(http.values("authorization")) else Reply.NO_BEARER
     if keys:
         return None
-    # Google takes a bearer token for an OAuth token (GEMINI.md A5).
+    # Google takes a bearer token for an OAuth token (docs/gemini-api.md#where-a-key-is-sent).
     return Reply.TOKEN_UNSUPPORTED if http.values("authorization") else Reply.UNREGISTERED
 
 
 def _requests(request: FakeRequest) -> int:
-    # Each item of a batch counts as a request (GEMINI.md B5).
+    # Each item of a batch counts as a request (docs/gemini-api.md#what-counts).
     batch = request.route.verb == "batchEmbedContents"
     return len(request.body.get("requests") or ()) if batch else 1
 
@@ -229,7 +229,7 @@ def _requests(request: FakeRequest) -> int:
 
 
 _SSE = "text/event-stream"
-# The error codes of the Interactions API by HTTP status (GEMINI.md A0, A2, A4, A10).
+# The error codes of the Interactions API by HTTP status (docs/gemini-api.md#shapes).
 _INTERACTION_CODES = {
     400: "invalid_request",
     401: "authentication",
@@ -291,7 +291,8 @@ def stream_plan(
     elif request.route.openai and reply.after_chunks is None:
         events.append(openai.DONE)
     elif reply.body is not None:
-        # No `data:` before the error: it is appended to the events as it is (GEMINI.md A11).
+        # No `data:` before the error: it is appended to the events as it is
+        # (docs/gemini-api.md#errors-inside-a-stream).
         events.append(_json_error(reply, request, is_interaction=False) + b"\n")
     return ResponsePlan(
         Head(200, _SSE, request.now, None, reply.headers),
@@ -320,7 +321,8 @@ def error_plan(
     if not reply.status:
         return ResponsePlan(None, (), on_done, delay_s=delay, then=reply.then)
     body = _json_error(reply, request, is_interaction=is_of_interactions(request))
-    # A stream that fails at once has the type event-stream and a JSON body (GEMINI.md A0).
+    # A stream that fails at once has the type event-stream and a JSON body
+    # (docs/gemini-api.md#shapes).
     native = request.route.verb in STREAMS and not request.route.openai
     sse = native and is_stream(request) and reply.content_type == JSON
     kind = _SSE if sse else reply.content_type

@@ -315,7 +315,7 @@ class ResourceApi:
 
     def _create_cache(self, request: FakeRequest) -> Any:
         if request.free:
-            return Reply.CACHE_STORAGE  # The free tier stores no tokens (GEMINI.md A1).
+            return Reply.CACHE_STORAGE  # The free tier stores no tokens.
         ttl = str(request.body.get("ttl", f"{_CACHE_LIFE_S}s")).rstrip("s")
         name = self._resources.new_name("cachedContents")
         value = {
@@ -407,7 +407,8 @@ class ResourceApi:
         data = self._resources.data(name)
         if data is None or self._resources.get(name, _project(request)) is None:
             return Reply.FILE_DENIED
-        if request.route.verb == "files.download":  # the bytes are at another path (GEMINI.md C)
+        # The bytes are at another path (docs/gemini-api.md#stored-things).
+        if request.route.verb == "files.download":
             where = f"/download/{request.route.version}/{name}:download?alt=media"
             return Reply.custom(302, b"", headers={"Location": where})
         return Reply.custom(200, data, content_type="application/octet-stream")

@@ -144,7 +144,7 @@ def test_a_path_gives_resource_names(path: str, names: tuple[str, ...]) -> None:
 def test_a_body_names_stored_resources_in_the_known_fields(
     body: dict[str, Any], names: tuple[str, ...]
 ) -> None:
-    """Every field of SURFACES.md 2 that the four request methods see is read."""
+    """Every field of docs/gemini-api.md#names-in-requests that the four methods see is read."""
     assert read_body(body)[1] == names
 
 

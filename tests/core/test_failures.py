@@ -1,4 +1,4 @@
-"""The failure table: each row of GEMINI.md A13 and each real body gets its verdict."""
+"""The failure table: each row of docs/failures.md and each real body gets its verdict."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_more_text_never_costs_less(text: str, more: str) -> None:
 
 
 def test_requests_are_counted_per_item_of_a_batch() -> None:
-    """Google counts each item of a batchEmbedContents towards RPM (GEMINI.md A1)."""
+    """Google counts each item of a batch as a request (docs/gemini-api.md#what-counts)."""
     assert count_requests("batchEmbedContents", {"requests": [{}, {}, {}]}) == 3
     assert count_requests("batchEmbedContents", {"requests": []}) == 1
     assert count_requests("batchEmbedContents", {"requests": "?"}) == 1

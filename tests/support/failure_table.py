@@ -1,8 +1,8 @@
 """Every failure that Google is known for, and its expected verdict.
 
 One group for each class: the fields of its verdict that differ from "raise, penalize no key",
-and its bodies as (what it is, HTTP code, body). GEMINI.md A13 is the source of the verdicts,
-A1 to A11 of the bodies; those of streams stand in test_failures.py.
+and its bodies as (what it is, HTTP code, body). docs/failures.md has the sources of the
+verdicts, docs/gemini-api.md#errors of the bodies; those of streams stand in test_failures.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Error bodies as Google sent them (GEMINI.md A1 to A11), keys and project numbers replaced."""
+"""Error bodies as Google sent them (docs/gemini-api.md), keys and project numbers replaced."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from .adapters.urls import origin_from_url
 from .config import Config, load
 from .core.model import GEMINI_API
 from .core.model_fallback import next_models
-from .core.text import check_key_format, mask_url
+from .core.text import check_key_format, mask_url, plural
 from .errors import KeyrotError, warn
 from .events import EventName, PoolEvent
 from .genai.binding import Binding
@@ -189,7 +189,8 @@ def install(
             handle_internal_error,
             is_local=state.is_local,
         )
-        _log.info("pool %s is installed with %d keys", pool.name, len(pool.selector.keys))
+        count = plural(len(pool.selector.keys), "key")
+        _log.info("pool %s is installed with %s", pool.name, count)
 
 
 def _warn_of_other_settings(

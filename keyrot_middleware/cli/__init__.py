@@ -62,7 +62,7 @@ def _app() -> Any:
         try:
             __import__(package)
         except ImportError:
-            wanted_by = "keyrot (except keyrot run)"
+            wanted_by = "each command but keyrot run"
             raise MissingExtraError(wanted_by=wanted_by, package=package, extra="cli") from None
     from .app import app  # noqa: PLC0415 - only now is it known to be there
 

@@ -11,8 +11,10 @@ from typing import Any
 from ..config import LAST_RESORT_PRIORITY, load
 from ..core.availability import Availability
 from ..core.model import GEMINI_API, Platform
+from ..core.text import plural
 from ..errors import ConfigError, KeyrotError
 from ..genai.key_check import check_keys, require_allowed_host
+from ..monitoring.headline import available_of
 from ..monitoring.health import iso
 from ..settings import allowed_origins
 from ..telemetry.log_text import format_time
@@ -213,9 +215,9 @@ def _format_verdict(report: CheckReport) -> str:
     if not report.keys:
         return "[red]No key:[/] set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json."
     available = sum(key.availability.state == "available" for key in report.keys)
-    count = f"{available} of {len(report.keys)} keys are available"
+    count = available_of(available, len(report.keys))
     if report.ok:
         return f"[bold green]OK:[/] {count}."
     problems = len(report.problems) + sum(not key.ok for key in report.keys)
-    listed = f"{problems} problem{'s' if problems > 1 else ''}; " if problems else ""
+    listed = f"{plural(problems, 'problem')}; " if problems else ""
     return f"[bold red]Not OK:[/] {listed}{count}."

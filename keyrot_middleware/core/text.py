@@ -177,6 +177,11 @@ def utc(moment: float) -> datetime:
     return datetime.fromtimestamp(min(max(moment, _FIRST), _LAST), UTC)
 
 
+def plural(number: int, one: str) -> str:
+    """Return a number with its noun: `1 key`, `1,200 keys`."""
+    return f"{number:,} {one}{'' if number == 1 else 's'}"
+
+
 def short_time(at: str) -> str:
     """Write an ISO time as `2026-01-02 08:00Z`."""
     return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%MZ}"

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypedDict
 
-__all__ = ["Headline", "Sentence", "headline_of", "lines_of"]
+from ..core.text import plural
+
+__all__ = ["Headline", "Sentence", "available_of", "headline_of", "lines_of"]
 
 MODELS = 4
 """Models that it names."""
@@ -45,12 +47,8 @@ def headline_of(summary: Mapping[str, Any]) -> Headline:
         summary: The other fields of its `summary`; docs/page.md lists them.
     """
     keys, available, hour = summary["keys"], summary["available"], summary["last_hour"]
-    verb = "is" if available == 1 else "are"
-    first: Sentence = {
-        "text": f"{available:,} of {_plural(keys, 'key')} {verb} available.",
-        "key_id": None,
-        "available_at": None,
-    }
+    text = f"{available_of(available, keys)}."
+    first: Sentence = {"text": text, "key_id": None, "available_at": None}
     if not keys:
         first["text"] = "This pool has no key."
     elif not available:
@@ -94,7 +92,7 @@ def _calls(hour: Mapping[str, Any]) -> str:
     if not hour["calls"]:
         return _NO_CALL
     waits = f"; {hour['waits']:,} waited for a key" if hour["waits"] else ""
-    return f"{hour['failed_calls']:,} of {_plural(hour['calls'], 'call')} failed{waits}."
+    return f"{hour['failed_calls']:,} of {plural(hour['calls'], 'call')} failed{waits}."
 
 
 def _requests(hour: Mapping[str, Any]) -> str:
@@ -103,8 +101,10 @@ def _requests(hour: Mapping[str, Any]) -> str:
     if not hour["requests"]:
         return "No request was sent."
     more = "; a call goes on with another key" if hour["failures"] else ""
-    return f"{hour['failures']:,} of {_plural(hour['requests'], 'request')} failed{more}."
+    return f"{hour['failures']:,} of {plural(hour['requests'], 'request')} failed{more}."
 
 
-def _plural(number: int, one: str) -> str:
-    return f"{number:,} {one}{'' if number == 1 else 's'}"
+def available_of(available: int, keys: int) -> str:
+    """Return `1 of 2 keys is available`."""
+    verb = "is" if available == 1 else "are"
+    return f"{available:,} of {plural(keys, 'key')} {verb} available"

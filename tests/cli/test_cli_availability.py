@@ -53,7 +53,7 @@ def test_exhausted_keys_are_not_counted_as_available(
     state, env = shared
     exhaust(state, INFO.model)
     ran = keyrot("status", **env)
-    assert "0 of 2 keys are available" in ran.stdout
+    assert ran.stdout.startswith("No key is available. one in ")
     found = json.loads(keyrot("status", "--json", **env).stdout)["keys"][0]
     assert (found["state"], found["available"]) == ("limited", False)
     assert found["available_at"].endswith("Z")
@@ -93,7 +93,7 @@ def test_models_are_counted_separately_where_they_differ(
     assert isinstance(lease, Lease)
     state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
     lines = keyrot("status", **env).stdout.splitlines()
-    assert any(line.startswith("1 of 2 keys are available") for line in lines)
+    assert any(line.startswith("1 of 2 keys is available") for line in lines)
     assert f"  {INFO.model}: 0 of 2" in lines
     assert f"  {OTHER}: 2 of 2" in lines
 

@@ -81,7 +81,7 @@ def test_a_missing_key_is_an_error(keyrot: Keyrot, keys_file: Path) -> None:
     ran = keyrot("check", GEMINI_KEY_flash_01="value-one")
     assert ran.returncode == 1
     assert "skipped: key pro_01: the variable TEAM_KEY is set neither in" in ran.stdout
-    assert "Not OK: 1 problem; 1 of 2 keys are available." in ran.stdout
+    assert "Not OK: 1 problem; 1 of 2 keys is available." in ran.stdout
 
 
 def test_json_has_the_same_content(keyrot: Keyrot, keys_file: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_disabled_key_is_not_usable(keyrot: Keyrot, tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text('[{"key_id": "a", "active": false}, {"key_id": "b"}]')
     ran = keyrot("check", GEMINI_KEY_a="value-one", GEMINI_KEY_b="value-two")
     assert ran.returncode == 0
-    assert "OK: 1 of 2 keys are available." in ran.stdout
+    assert "OK: 1 of 2 keys is available." in ran.stdout
 
 
 def test_spans_that_cannot_be_exported_are_wrong(

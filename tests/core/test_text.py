@@ -14,6 +14,7 @@ from keyrot_middleware.core.text import (
     hide_secrets,
     holds_key,
     mask_keys,
+    plural,
     remaining,
     short_time,
     utc,
@@ -132,6 +133,12 @@ def test_text_that_is_nearly_a_key_is_hidden(text: str, hidden: str) -> None:
 def test_a_time_to_come_is_said_in_one_unit(seconds: float, text: str) -> None:
     """Precise enough to decide whether to wait."""
     assert remaining(seconds) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 keys"), (1, "1 key"), (1200, "1,200 keys")])
+def test_a_number_agrees_with_its_noun(number: int, text: str) -> None:
+    """As in "1 key"."""
+    assert plural(number, "key") == text
 
 
 def test_a_short_time_has_its_date_and_no_seconds() -> None:

@@ -145,7 +145,7 @@ class _Counts(_Shape):
 
 
 class _Sentence(_Shape):
-    text: str
+    sentence: str
     key_id: str | None
     available_at: _Time | None
 

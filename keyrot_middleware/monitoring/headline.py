@@ -22,7 +22,7 @@ _NO_CALL = "No call was made."
 class Sentence(TypedDict):
     """A sentence, and when the first key is available."""
 
-    text: str
+    sentence: str
     key_id: str | None
     available_at: str | None
     """ISO 8601 in UTC; None: a key is available, or it is not known when one will be."""
@@ -48,9 +48,9 @@ def headline_of(summary: Mapping[str, Any]) -> Headline:
     """
     keys, available, hour = summary["keys"], summary["available"], summary["last_hour"]
     text = f"{available_of(available, keys)}."
-    first: Sentence = {"text": text, "key_id": None, "available_at": None}
+    first: Sentence = {"sentence": text, "key_id": None, "available_at": None}
     if not keys:
-        first["text"] = "This pool has no key."
+        first["sentence"] = "This pool has no key."
     elif not available:
         first = _until("No key is available.", summary["next"])
     without = [
@@ -75,7 +75,8 @@ def lines_of(headline: Headline, when: Callable[[str], str]) -> Iterator[str]:
     """
     for one in (headline["keys"], *headline["models"]):
         at = one["available_at"]
-        yield one["text"] if at is None else f"{one['text']} {one['key_id']} {when(at)}."
+        said = one["sentence"]
+        yield said if at is None else f"{said} {one['key_id']} {when(at)}."
     calls, requests = headline["calls"], headline["requests"]
     yield f"Last hour: {calls}{'' if calls in (_UNKNOWN, _NO_CALL) else f' {requests}'}"
 
@@ -83,7 +84,7 @@ def lines_of(headline: Headline, when: Callable[[str], str]) -> Iterator[str]:
 def _until(text: str, first: Mapping[str, Any]) -> Sentence:
     if first["available_at"] is None:
         text += " It is not known when one will be."
-    return {"text": text, "key_id": first["key_id"], "available_at": first["available_at"]}
+    return {"sentence": text, "key_id": first["key_id"], "available_at": first["available_at"]}
 
 
 def _calls(hour: Mapping[str, Any]) -> str:

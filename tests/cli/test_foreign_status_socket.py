@@ -51,8 +51,8 @@ STATUS = {
         "keys": 2,
         "models": {"one": {"available": 1, "keys": 2}, "two": {"available": 0, "keys": 2}},
         "headline": {
-            "keys": {"text": "No key is available.", "key_id": "free_1", "available_at": AT},
-            "models": [{"text": "None for two.", "key_id": None, "available_at": None}],
+            "keys": {"sentence": "No key is available.", "key_id": "free_1", "available_at": AT},
+            "models": [{"sentence": "None for two.", "key_id": None, "available_at": None}],
             "calls": "1 of 2 calls failed.",
             "requests": "3 of 4 requests failed.",
         },

@@ -78,7 +78,7 @@ def test_the_command_the_page_and_a_notebook_say_the_same_first(keyrot: Keyrot, 
         assert keyrot_middleware.status()["headline"] == lines
         assert "<br>".join(lines) in keyrot_middleware.status()._repr_html_()  # type: ignore[attr-defined]
         said = SocketSource(path).status()["summary"]["headline"]
-        first = {"text": lines[0], "key_id": None, "available_at": None}
+        first = {"sentence": lines[0], "key_id": None, "available_at": None}
         assert (said["keys"], said["models"]) == (first, [])
         assert f"Last hour: {said['calls']} {said['requests']}" == lines[1]
     finally:

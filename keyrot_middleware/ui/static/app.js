@@ -126,8 +126,8 @@ function showVerdict(now) {
   setHidden(byId("without-key"), models.length === 0);
 }
 
-function withCountdown({ text, key_id: key, available_at: at }, now) {
-  return at === null ? text : `${text} ${key} ${countdown(at, now)}.`;
+function withCountdown({ sentence: said, key_id: key, available_at: at }, now) {
+  return at === null ? said : `${said} ${key} ${countdown(at, now)}.`;
 }
 
 function showStates(states, keys) {

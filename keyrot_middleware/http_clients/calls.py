@@ -20,14 +20,14 @@ from ..adapters.no_key import NO_KEY, error_body
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.reading import TIER_HEADER, read_call, with_served_tier
 from ..adapters.redaction import Redact
-from ..adapters.urls import host_from_url
+from ..adapters.urls import host_from_url, origin_from_url
 from ..core import interactions
 from ..core.affinity import Route, is_api_path, parse_path
 from ..core.commands import Done, Failed
 from ..core.failures import FailureFacts
 from ..core.flow import CallState, Exhausted
 from ..core.interactions import BodyLedger, EventLedger, ResponseLedger
-from ..core.model import POOL_KEY, CallInfo, Lease
+from ..core.model import GEMINI_API, POOL_KEY, CallInfo, Lease
 from ..core.model_fallback import find_signatures, replace_model
 from ..core.request_body import UPLOAD, add_name
 from ..core.text import holds_key
@@ -174,8 +174,13 @@ def _find_key(request: Incoming, *, any_bearer: bool) -> str:
     return str(given).strip()
 
 
-def home_key(calls: PooledCalls, url: str) -> Secret | Reply:
-    """Return the key that takes the place of a placeholder without the pool."""
+def home_key(calls: PooledCalls, url: str) -> Secret | Reply | None:
+    """Return the key that takes the place of a placeholder without the pool.
+
+    None: no key of the pool may go there, and the request is sent as it is.
+    """
+    if origin_from_url(url) not in calls.allowed[GEMINI_API]:
+        return None
     home = calls.pool.home_value(tiers=required_tiers.get(), project=required_project.get())
     return home or _without_pool(url)
 

@@ -232,6 +232,18 @@ class HttpxTransports(Library):
         found = await runner.astream(call.calls.pool, call.call, send, call.no_key, observer)
         return self.finished(found, opened)
 
+    async def asend_home(self, request: Any, key: Secret, send_once: Callable[[Any], Any]) -> Any:
+        """Send a request with the home key, once and without the pool."""
+        redact = self.redact
+        with Redacting(redact):
+            response = await send_once(self.with_key(request, key))
+            self.scrub(response, request, redact)
+            if response.status_code < 400:
+                return response
+            async with aclosing(response):
+                said = await auntil_enough(response.aiter_bytes())
+            return self.rebuilt_error(response, said, redact)[0]
+
     async def _areceived(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
         if response.status_code >= 400:
             async with aclosing(response):
@@ -293,7 +305,7 @@ class PooledTransport:
         if isinstance(found, Reply):
             return library.reply(found, request)
         if isinstance(found, Secret):
-            request = library.with_key(request, found)
+            return library.send_home(request, found, self._transport.handle_request)
         return self._transport.handle_request(request)
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -308,7 +320,8 @@ class PooledTransport:
         if isinstance(found, Reply):
             return library.reply(found, request)
         if isinstance(found, Secret):
-            request = library.with_key(request, found)
+            send_once = self._transport.handle_async_request
+            return await library.asend_home(request, found, send_once)
         return await self._transport.handle_async_request(request)
 
     def __getattr__(self, name: str) -> Any:

@@ -70,6 +70,13 @@ class RequestsAdapters(Library):
             sent.prepare_content_length(sent.body)
         return sent
 
+    def with_key(self, request: Any, key: Secret) -> Any:
+        """Return a request with *key* in place of its placeholder."""
+        sent = request.copy()
+        sent.url = without_key(request.url)
+        with_key_header(sent.headers, key)
+        return sent
+
     def scrub(self, response: Any, request: Any, redact: Redact) -> None:
         """Take keys out of the head of a response, and give it the program's request."""
         response.request, response.url = request, request.url
@@ -133,27 +140,22 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
         codes = getattr(getattr(adapter, "max_retries", None), "status_forcelist", None) or ()
         retries = any(code >= 500 for code in codes)
         found = library.read(request, given.get("timeout"), retries_5xx=retries)
-        if isinstance(found, Call):
-            once = _without_key_retries(adapter, codes)
-
-            def send_once(one: Any) -> Any:
-                try:
-                    return once.send(one, *args, **kwargs)
-                except Exception as error:
-                    if hasattr(error, "request"):
-                        error.request = request  # else it is the one with the key
-                    raise
-
-            return library.serve(found, request, send_once)
         if isinstance(found, Reply):
             return library.reply(found, request)
+        once = _without_key_retries(adapter, codes) if isinstance(found, Call) else adapter
+
+        def send_once(one: Any) -> Any:
+            try:
+                return once.send(one, *args, **kwargs)
+            except Exception as error:
+                if hasattr(error, "request"):
+                    error.request = request  # else it is the one with the key
+                raise
+
+        if isinstance(found, Call):
+            return library.serve(found, request, send_once)
         if isinstance(found, Secret):
-            sent = request.copy()
-            sent.url = without_key(request.url)
-            with_key_header(sent.headers, found)
-            response = adapter.send(sent, *args, **kwargs)
-            response.request = request
-            return response
+            return library.send_home(request, found, send_once)
         return adapter.send(request, *args, **kwargs)
 
 

@@ -28,9 +28,20 @@ class Library(ABC):
         """Serve a pool; None where no key was found at all."""
         self._calls = calls
 
+    @property
+    def redact(self) -> Redact:
+        """What redacts the keys of the pool; there is one."""
+        if self._calls is None:
+            raise RuntimeError("there is no pool")
+        return self._calls.redact("")
+
     @abstractmethod
     def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
         """Return the program's request with one key, or a GET of a stored resource with it."""
+
+    @abstractmethod
+    def with_key(self, request: Any, key: Secret) -> Any:
+        """Return the program's request with *key* in place of its placeholder."""
 
     @abstractmethod
     def scrub(self, response: Any, request: Any, redact: Redact) -> None:
@@ -119,17 +130,36 @@ class Library(ABC):
         body.close()
         return self.failed(call, response, said, body.ledger.error)
 
+    def send_home(self, request: Any, key: Secret, send_once: Callable[[Any], Any]) -> Any:
+        """Send a request with the home key, once and without the pool."""
+        redact = self.redact
+        with Redacting(redact):
+            response = send_once(self.with_key(request, key))
+            self.scrub(response, request, redact)
+            if response.status_code < 400:
+                return response
+            try:
+                said = until_enough(self.error_pieces(response))
+            finally:
+                response.close()
+            return self.rebuilt_error(response, said, redact)[0]
+
     # What sync and async calls share --------------------------------------------------------------
 
     def failed(self, call: Call, response: Any, said: bytes, event: Any = None) -> Failed:
         """Return the failure that a response is, or the first *event* of its stream."""
-        kept = kept_error(response.status_code, said, call.redact, self.charset(response))
-        rebuilt, headers = self.rebuilt(response, kept), response.headers
+        rebuilt, kept = self.rebuilt_error(response, said, call.redact)
+        headers = response.headers
         if event is not None:
             facts = FailureFacts(None, event, headers.get("retry-after"))
             return Failed(facts, Refused(rebuilt, event))
         text = kept.decode("utf-8", "replace")
         return call.refused(response.status_code, text, headers, rebuilt)
+
+    def rebuilt_error(self, response: Any, said: bytes, redact: Redact) -> tuple[Any, bytes]:
+        """Return a response that is an error, without a key in it, and its content."""
+        kept = kept_error(response.status_code, said, redact, self.charset(response))
+        return self.rebuilt(response, kept), kept
 
     def done(
         self, call: Call, response: Any, content: bytes, *, key: Secret, in_full: bool

@@ -120,6 +120,11 @@ class _RequestKey:
         ]
 
     @property
+    def was_written(self) -> bool:
+        """The request had the key itself: no placeholder and no mark stood for it."""
+        return self.placeholder is None and self.client_key is None
+
+    @property
     def missing(self) -> str | None:
         """What to tell a program whose pool has no key for this request; None if it has one."""
         if self.value is not None or not self.from_pool:
@@ -249,6 +254,9 @@ class Wire:
         key = self._find_key(pairs, str(arguments.get("url")))
         if key is None:
             return wrapped(*args, **kwargs)
+        if key.was_written and current_redact.get() is not None:
+            # The transport of an httpx client sends by aiohttp: the layer there reads the reply.
+            return wrapped(**{**arguments, "allow_redirects": False})
         return _Sending(self._request(wrapped, arguments, key))
 
     async def _request(

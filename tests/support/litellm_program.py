@@ -10,6 +10,8 @@ import os
 import sys
 from typing import Any
 
+import google.genai  # noqa: F401 - a program may use both, and its patches meet ours here
+
 import keyrot_middleware
 from keyrot_middleware.guard import raise_internal_errors
 from keyrot_middleware.testing import FakeGemini, Reply

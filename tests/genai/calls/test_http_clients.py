@@ -45,6 +45,39 @@ def test_injected_clients(mode, name, gemini, pool, connect) -> None:
     assert len(seen) == 3, "the program's client has sent them"
 
 
+def over_aiohttp(http: Any, aiohttp: Any) -> Any:
+    """Return a transport of httpx that sends by aiohttp, as that of litellm does."""
+
+    class OverAiohttp(http.AsyncBaseTransport):  # type: ignore[misc]  # a class of the library's
+        session: Any = None
+
+        async def handle_async_request(self, request: Any) -> Any:
+            self.session = self.session or aiohttp.ClientSession()
+            sent = {"headers": dict(request.headers), "data": request.content}
+            response = await self.session.request(request.method, str(request.url), **sent)
+            content = b"".join([data async for data in response.content.iter_any()])
+            headers = {"Content-Type": response.headers["Content-Type"]}
+            return http.Response(response.status, headers=headers, content=content)
+
+        async def aclose(self) -> None:
+            await self.session.close()
+
+    return OverAiohttp()
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode.startswith("async")])
+def test_an_injected_client_over_aiohttp(mode, gemini, pool, connect) -> None:
+    """Both libraries are patched; one layer writes the key and reads what is said of it."""
+    http = library("httpx")
+    transport = over_aiohttp(http, pytest.importorskip("aiohttp"))
+    pool("A", "B", "C", strategy="fill")
+    gemini.always("A", Reply.QUOTA_DAY)
+    gemini.always("B", Reply.KEY_INVALID)
+    client = connect(httpx_async_client=http.AsyncClient(transport=transport))
+    assert twice(mode, client) == ["ok from C"] * 2
+    assert [request.key for request in gemini.log] == ["A", "B", "C", "C"]
+
+
 @pytest.mark.parametrize("choice", ["httpx", "httpx2", "auto"])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_variable_that_chooses_the_client(

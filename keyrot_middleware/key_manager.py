@@ -41,7 +41,7 @@ from .core.model import (
     project_name,
 )
 from .core.spending import nano_usd
-from .core.text import did_you_mean, display
+from .core.text import did_you_mean, display, hide_secrets
 from .core.waiting import WaitingLines
 from .errors import ConfigError
 from .forks import after_fork
@@ -319,8 +319,8 @@ class KeyManager:
             if waiting:
                 return waiting.popleft()
         if key_id not in self._pool.selector.keys:
-            known = ", ".join(self._pool.selector.keys)
-            raise KeyError(f"no key {key_id!r} in pool {self._pool.name!r}; there are: {known}")
+            named, known = hide_secrets(key_id), ", ".join(self._pool.selector.keys)
+            raise KeyError(f"no key {named!r} in pool {self._pool.name!r}; there are: {known}")
         return None
 
     def _settle_late(

@@ -6,7 +6,7 @@ import sys
 
 from ..core.failures import REJECTIONS
 from ..core.model import Candidate
-from ..core.text import did_you_mean, one_line
+from ..core.text import did_you_mean, hide_secrets, one_line
 from ..errors import KeyrotError
 from ..state.base import KeyHealth
 from ..telemetry.log_text import format_time
@@ -60,7 +60,8 @@ def _find(pool: SharedPool, key_id: str) -> Candidate:
     if key is None:
         known = ", ".join(pool.keys)
         hint = did_you_mean(key_id, pool.keys)
-        raise KeyrotError(f"no key {key_id!r} in pool {pool.name!r}; keys: {known}.{hint}")
+        named = repr(hide_secrets(key_id))  # some give the value of a key
+        raise KeyrotError(f"no key {named} in pool {pool.name!r}; keys: {known}.{hint}")
     return key
 
 

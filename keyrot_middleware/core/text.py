@@ -143,8 +143,7 @@ def display(value: object) -> str:
     if value is not None and not isinstance(value, str | int | float):
         return f"a value of type {type(value).__name__}"
     value = mask_url(value) if isinstance(value, str) else value
-    text = hide_secrets(json.dumps(value, ensure_ascii=False))
-    text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be printed
+    text = one_line(hide_secrets(json.dumps(value, ensure_ascii=False)))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

@@ -34,7 +34,7 @@ from ..core.model import (
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.spending import nano_usd
-from ..core.text import standard_key_hint
+from ..core.text import hide_secrets, standard_key_hint
 from ..core.tokens import TokenScale
 from ..core.waiting import WaitingLines
 from ..errors import warn_safely
@@ -436,8 +436,8 @@ class Pool:
         """
         key = self.selector.keys.get(key_id)
         if key is None:
-            known = ", ".join(self.selector.keys)
-            raise KeyError(f"no key {key_id!r} in pool {self.name!r}; there are: {known}")
+            named, known = hide_secrets(key_id), ", ".join(self.selector.keys)
+            raise KeyError(f"no key {named!r} in pool {self.name!r}; there are: {known}")
         self.state.reset(key)
         self.selector.reset()
 

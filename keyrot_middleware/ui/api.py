@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..core.availability import KEY_STATES
-from ..core.text import did_you_mean, mask_keys
+from ..core.text import did_you_mean, hide_secrets, mask_keys
 from ..errors import KeyrotError
 from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..guard import handle_internal_error
@@ -118,7 +118,7 @@ class Api:
             try:
                 return {"ok": True, "sentence": calls[action]()}
             except KeyError:
-                raise AccessDenied(404, f"This pool has no key {key_id!r}.") from None
+                raise AccessDenied(404, f"This pool has no key {hide_secrets(key_id)!r}.") from None
             except KeyrotError as error:
                 raise AccessDenied(409, str(error)) from None
 

@@ -226,6 +226,14 @@ def test_an_unknown_key_is_an_error_that_lists_the_known_ones(
     assert 'Did you mean "gone_01"?' in ran.stderr
 
 
+def test_the_value_of_a_key_is_no_key_id(keyrot: Keyrot, service: Service) -> None:
+    """Who gives a value instead of an id is told so without the value."""
+    value = "AIzaFAKE" + "a1B2c" * 6
+    ran = keyrot("reset", value, **service.env)
+    assert (ran.returncode, value in ran.stdout + ran.stderr) == (1, False)
+    assert "no key '[a key]' in pool" in ran.stderr
+
+
 @pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("reset", "idle_01")])
 def test_a_server_that_is_down_is_reported(
     keyrot: Keyrot, service: Service, command: tuple[str, ...]

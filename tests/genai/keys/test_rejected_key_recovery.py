@@ -118,6 +118,14 @@ def test_reset_drops_a_learned_limit(
     assert found == {}
 
 
+def test_reset_repeats_no_value(pool: Any, gemini: FakeGemini) -> None:
+    """Who gives a value instead of an id gets an error without it."""
+    pool("A")
+    for reset in (keyrot_middleware.reset, keyrot_middleware.get_key_manager().report_success):
+        with pytest.raises(KeyError, match=r"no key '\[a key\]' in pool"):
+            reset(gemini.key("A").value)
+
+
 def test_reset_names_the_keys_that_there_are(pool: Any) -> None:
     """An unknown id is a KeyError; without a pool there is nothing to reset."""
     pool("A", "B")

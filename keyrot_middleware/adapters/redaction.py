@@ -409,8 +409,10 @@ _LOGGERS = (
     "httpcore2.http2",
     "hpack.hpack",
     "hpack.table",
+    "urllib3.connection",
 )
-"""They write the headers of a response at DEBUG; hpack those of a request too."""
+"""They write the headers of a response at DEBUG; hpack those of a request too, and urllib3 what it
+cannot parse."""
 
 
 class _LogFilter(logging.Filter):
@@ -424,6 +426,10 @@ class _LogFilter(logging.Filter):
             text = record.getMessage()
             if (hidden := redact(text)) != text:
                 record.msg, record.args = hidden, ()
+            if record.exc_info and (error := record.exc_info[1]) is not None:
+                text = "".join(traceback.format_exception(error)).rstrip()
+                if (hidden := redact(text)) != text:
+                    record.exc_info, record.exc_text = None, hidden
         return True
 
 

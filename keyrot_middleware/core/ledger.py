@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from math import inf
 from typing import NamedTuple, Protocol, TypeVar
@@ -199,7 +198,6 @@ class Records:
         """Get ready to return these records, where that is cheaper at once."""
 
 
-@lru_cache(maxsize=10_000)
 def quota_name(project: str, bucket: str) -> str:
     """Return the name of a quota record; the length separates `a:b`, `c` from `a`, `b:c`."""
     return f"quota:{len(project)}:{project}:{bucket}"

@@ -85,7 +85,7 @@ _EXTENSION = "keyrot"
 class _RequestKey:
     """The key of one request."""
 
-    __slots__ = ("client_key", "from_pool", "placeholder", "platform", "value")
+    __slots__ = ("client_key", "from_pool", "placeholder", "platform", "replaced", "value")
 
     def __init__(
         self,
@@ -105,6 +105,8 @@ class _RequestKey:
         """The placeholder that it replaces."""
         self.client_key = client_key
         """The client's own, of a send."""
+        self.replaced: tuple[str, ...] = ()
+        """Names of other headers of a request of httpx that go without it."""
 
     def replaces(self, name: str, text: str) -> bool:
         """Return whether a key header stands for this key, or repeats the client's own.
@@ -326,18 +328,27 @@ class Wire:
 
     def _httpx_key(self, request: Any) -> _RequestKey | None:
         """Return the key of a request of httpx, which may be sent again as it is."""
-        headers, url = raw_key_headers(request.headers), request.url
+        headers = raw_key_headers(request.headers)
         if not headers:
             return None
         if current_injection.get() is None and self._is_of_others(request):
             return None
         before = request.extensions.get(_EXTENSION)
         if before is None or (KEY_HEADER, HIDDEN) not in headers:
-            return self._find_key(headers, url)
+            key = self._find_key(headers, request.url)
+        else:
+            key = self._key_sent_before(before, str(request.url))
+        if key is not None:
+            key.replaced = tuple(
+                name for name, text in headers if name != KEY_HEADER and key.replaces(name, text)
+            )
+        return key
+
+    def _key_sent_before(self, before: Secret, url: str) -> _RequestKey | None:
         platform = self._platform_of(before)
         if platform is None:
             return _RequestKey(before, GEMINI_API, from_pool=False)
-        may_go = self._may_go(platform, str(url))
+        may_go = self._may_go(platform, url)
         return _RequestKey(before, platform, from_pool=True) if may_go else None
 
     def _find_key(self, headers: Iterable[tuple[str, Any]], url: Any) -> _RequestKey | None:
@@ -553,9 +564,8 @@ class _Exchange(Redacting):
 
     def __enter__(self) -> Self:
         headers, key = self._request.headers, self._key
-        for name, text in raw_key_headers(headers):
-            if name != KEY_HEADER and key.replaces(name, text):
-                headers.pop(name, None)
+        for name in key.replaced:
+            headers.pop(name, None)
         if key.value is None:
             headers.pop(KEY_HEADER, None)
         else:
@@ -572,9 +582,11 @@ class _Exchange(Redacting):
             return None
         response.history = list(self._history)
         request, response.next_request = response.next_request, None
-        with suppress(RuntimeError):  # a response that a test has made has no request
+        try:
             if response.request is not self._request:  # else it is hidden at the end
                 _hide_key(response.request, self._key)
+        except RuntimeError:  # a response that a test has made has no request
+            pass
         if request is None or not self._left:
             return None
         self._left -= 1

@@ -12,8 +12,7 @@ from ..adapters.patching import Patcher, warn_and_log
 from ..adapters.pooled_calls import PooledCalls
 from ..core.model import GEMINI_API
 from ..settings import AllowedOrigins
-from .calls import is_sdk_request
-from .httpx_clients import HttpxTransports, PooledTransport
+from .httpx_clients import HttpxTransports, PooledTransport, is_request_of_sdk
 from .requests_sessions import PooledAdapter, RequestsAdapters
 
 __all__ = ["HttpClients", "transport"]
@@ -106,7 +105,7 @@ class HttpClients:
         return (
             library in self.patcher.served
             and request.url.host in self.hosts
-            and not is_sdk_request(request.headers)
+            and not is_request_of_sdk(request)
         )
 
     def over(self, inner: Any, library: str) -> Any:

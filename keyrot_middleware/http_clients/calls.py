@@ -286,6 +286,11 @@ class Call(Models):
         super().__init__(state, calls.chains, contents)
 
     @property
+    def url(self) -> str:
+        """The address that the program requested."""
+        return self._request.url
+
+    @property
     def stream(self) -> bool:
         """Whether the program reads the response in pieces."""
         return self.call.info.stream

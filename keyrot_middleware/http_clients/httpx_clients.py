@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from itertools import chain
 from math import inf
 from typing import Any
@@ -44,12 +44,12 @@ from .calls import (
 )
 from .serving import Library, lost
 
-__all__ = ["HttpxTransports", "PooledTransport"]
+__all__ = ["HttpxTransports", "PooledTransport", "is_request_of_sdk"]
 
 _DEFAULT_TIMEOUT = {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 """httpx's own: the program has set none."""
 _CODED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
-_ENCODING = b"accept-encoding"
+_ENCODING = "accept-encoding"
 _CLIENT = CLIENT_HEADER.encode()
 
 
@@ -86,9 +86,10 @@ class HttpxTransports(Library):
             return None
 
     def _content(self, request: Any) -> tuple[bytes, Any]:
-        with suppress(self._library.RequestNotRead):
+        try:
             return request.content, None
-        return read_bounded(iter(request.stream))
+        except self._library.RequestNotRead:
+            return read_bounded(iter(request.stream))
 
     async def aread(self, request: Any) -> Any:
         """Return what to do with a request of an async client, whose body may come from a task."""
@@ -104,21 +105,22 @@ class HttpxTransports(Library):
     def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
         """Return the program's request with one key; it shares nothing that changes."""
         target, name = call.target_of(sought), call.key_header(key)
-        headers = [pair for pair in request.headers.raw if pair[0].lower() not in _KEY_NAMES]
-        headers = [*headers, (name[0].encode(), name[1].encode())]
+        headers = self._library.Headers(request.headers)  # from others as they are: not parsed
+        for other in KEY_NAMES:
+            if other != name[0] and other in headers:
+                del headers[other]
+        headers[name[0]] = name[1]
         if call.stream:  # or an echo of the key, and what it used, could not be read on the way
-            headers = [pair for pair in headers if pair[0].lower() != _ENCODING]
-            headers.append((_ENCODING, b"identity"))
+            headers[_ENCODING] = "identity"
         if sought or target.body is not call.content:
-            headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
-            headers.append((b"Content-Length", str(len(target.body)).encode()))
+            headers["Content-Length"] = str(len(target.body))
         stream: Any = self._library.ByteStream(target.body)
         if call.rest is not None:
             kind = mixed_type(_Chained, self._library.SyncByteStream, self._library.AsyncByteStream)
             stream = kind(target.body, call.take_rest())
         return self._library.Request(
             target.method,
-            request.url if target.url == str(request.url) else target.url,
+            request.url if target.url == call.url else target.url,
             headers=headers,
             stream=stream,
             extensions=request.extensions,
@@ -169,6 +171,10 @@ class HttpxTransports(Library):
         except Exception:  # not what it says, or in a coding that needs another library
             return raw
         return decoded
+
+    def headers(self, response: Any) -> Any:
+        """Return the headers of a response."""
+        return _plain(response.headers)
 
     def charset(self, response: Any) -> str | None:
         """Return the encoding of a response."""
@@ -251,14 +257,14 @@ class HttpxTransports(Library):
             return self.failed(call, response, said)
         if response.status_code >= 300:
             return Done(response)
-        stream, headers = response.stream, response.headers
+        stream, headers = response.stream, self.headers(response)
         if not call.is_stream(headers):
             try:
                 raw = b"".join([part async for part in stream])
             finally:
                 await stream.aclose()
             content = self._put_back(response, raw)
-            return self.done(call, response, content, key=key, in_full=in_full)
+            return self.done(call, response, content, headers, key=key, in_full=in_full)
         pieces, ledger = aiter(stream), call.ledger(headers)
         body = AsyncBody(pieces, stream.aclose, ledger, headers, key=key, redact=call.redact)
         try:
@@ -273,15 +279,12 @@ class HttpxTransports(Library):
         return self.failed(call, response, said, body.ledger.error)
 
 
-_KEY_NAMES = frozenset(name.encode() for name in KEY_NAMES)
-
-
 def _plain(headers: Any) -> dict[str, str]:
     """Return headers as a dictionary: each look-up in those of httpx takes microseconds."""
     return {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in headers.raw}
 
 
-def _is_sdk_request(request: Any) -> bool:
+def is_request_of_sdk(request: Any) -> bool:
     """Return whether google-genai sends a request, without decoding all of its headers."""
     for name, text in request.headers.raw:
         if name.lower() == _CLIENT:
@@ -297,7 +300,7 @@ class PooledTransport:
 
     def handle_request(self, request: Any) -> Any:
         """Send a request through the pool, or as it is."""
-        if _is_sdk_request(request):
+        if is_request_of_sdk(request):
             return self._transport.handle_request(request)
         library, found = self._library, self._library.read(request)
         if isinstance(found, Call):
@@ -310,7 +313,7 @@ class PooledTransport:
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request through the pool, or as it is."""
-        if _is_sdk_request(request):
+        if is_request_of_sdk(request):
             return await self._transport.handle_async_request(request)
         library, found = self._library, await self._library.aread(request)
         if isinstance(found, Call) and not _in_asyncio():

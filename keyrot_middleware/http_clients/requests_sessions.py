@@ -64,7 +64,7 @@ class RequestsAdapters(Library):
             sent.headers["Accept-Encoding"] = "identity"
         if call.rest is not None:
             sent.body = chain((target.body,), call.take_rest())
-        elif request.body is not None or sought:
+        elif target.body is not (request.body or b""):  # else it is a copy already
             sent.body = target.body or None
             sent.headers.pop("Transfer-Encoding", None)
             sent.prepare_content_length(sent.body)
@@ -80,7 +80,9 @@ class RequestsAdapters(Library):
     def scrub(self, response: Any, request: Any, redact: Redact) -> None:
         """Take keys out of the head of a response, and give it the program's request."""
         response.request, response.url = request, request.url
-        said = "\n".join((*response.headers.values(), response.reason or ""))
+        headers = response.headers  # its own method is three times as fast
+        pairs = getattr(headers, "lower_items", headers.items)()
+        said = "\n".join((*(text for _, text in pairs), response.reason or ""))
         if redact(said) != said:
             scrub(response, redact)
 
@@ -96,6 +98,10 @@ class RequestsAdapters(Library):
         """Read a response; requests keeps what was read."""
         content: bytes = response.content
         return content
+
+    def headers(self, response: Any) -> Any:
+        """Return the headers of a response."""
+        return response.headers
 
     def charset(self, response: Any) -> str | None:
         """Return the encoding of a response."""

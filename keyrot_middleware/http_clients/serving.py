@@ -60,6 +60,10 @@ class Library(ABC):
         """Read a response, decoded, and leave it as unread as it came."""
 
     @abstractmethod
+    def headers(self, response: Any) -> Any:
+        """Return the headers of a response, to read several by their names in lower case."""
+
+    @abstractmethod
     def charset(self, response: Any) -> str | None:
         """Return the encoding of a response, as the server calls it."""
 
@@ -114,9 +118,10 @@ class Library(ABC):
             return self.failed(call, response, said)
         if response.status_code >= 300:
             return Done(response)
-        headers = response.headers
+        headers = self.headers(response)
         if not call.is_stream(headers):
-            return self.done(call, response, self.content(response), key=key, in_full=in_full)
+            content = self.content(response)
+            return self.done(call, response, content, headers, key=key, in_full=in_full)
         pieces, close = self.pieces(response)
         body = Body(pieces, close, call.ledger(headers), headers, key=key, redact=call.redact)
         try:
@@ -162,15 +167,15 @@ class Library(ABC):
         return self.rebuilt(response, kept), kept
 
     def done(
-        self, call: Call, response: Any, content: bytes, *, key: Secret, in_full: bool
+        self, call: Call, response: Any, content: bytes, headers: Any, *, key: Secret, in_full: bool
     ) -> Done:
-        """Return a whole response, of which *content* was read."""
+        """Return a whole response, of which *content* and *headers* were read."""
         hidden = redact_key(content, key)
         if hidden != content:
             response = self.rebuilt(response, hidden)
         try:
             text = hidden.decode("utf-8", "replace")
-            return call.done(response, text, response.headers, in_full=in_full)
+            return call.done(response, text, headers, in_full=in_full)
         except Exception:
             handle_internal_error("http_clients")
             return Done(response)

@@ -136,7 +136,7 @@ def main() -> None:
         f"LiteLLM {version('litellm')}. All call a loopback server with three keys, in turns "
         f"with the plain SDK of {PER_ROUND} calls, {ROUNDS} times, in a process of its own; a "
         "Router has three deployments and its defaults, which hold no limits; in the last row it "
-        "holds them, as ours do. Added is p50 less the p50 of the plain SDK in the same run; "
+        "holds them, as ours do. Added is the median over the rounds of the difference at p50; "
         "LiteLLM has an HTTP client of its own; its cost is in the row without Router."
     )
     head = ("who", "added per call, sync", "added per call, async")

@@ -25,7 +25,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 from urllib.parse import urljoin

@@ -41,6 +41,7 @@ __all__ = [
     "CLIENT_HEADER",
     "KEY_NAMES",
     "NO_RETRY",
+    "READ_OF_RESPONSES",
     "Call",
     "Incoming",
     "Refused",
@@ -65,6 +66,8 @@ _INTERACTIONS = frozenset(
 NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
 _UPLOAD_URL = "x-goog-upload-url"
+READ_OF_RESPONSES = ("content-type", "content-encoding", "retry-after", TIER_HEADER, _UPLOAD_URL)
+"""The headers of a successful response that are read."""
 
 
 class Incoming(NamedTuple):

@@ -33,6 +33,7 @@ from ..secrets import Secret
 from .calls import (
     CLIENT_HEADER,
     KEY_NAMES,
+    READ_OF_RESPONSES,
     Call,
     Incoming,
     Reply,
@@ -51,6 +52,8 @@ _DEFAULT_TIMEOUT = {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 _CODED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 _ENCODING = "accept-encoding"
 _CLIENT = CLIENT_HEADER.encode()
+_READ_OF_REQUESTS = frozenset(name.encode() for name in (*KEY_NAMES, CLIENT_HEADER))
+_READ_OF_RESPONSES = frozenset(name.encode() for name in READ_OF_RESPONSES)
 
 
 class HttpxTransports(Library):
@@ -76,7 +79,7 @@ class HttpxTransports(Library):
             incoming = Incoming(
                 request.method,
                 str(request.url),
-                _plain(request.headers),
+                _read_headers(request.headers, _READ_OF_REQUESTS),
                 lambda: content or self._content(request),
                 inf if limit is None else limit,
             )
@@ -174,7 +177,7 @@ class HttpxTransports(Library):
 
     def headers(self, response: Any) -> Any:
         """Return the headers of a response."""
-        return _plain(response.headers)
+        return _read_headers(response.headers, _READ_OF_RESPONSES)
 
     def charset(self, response: Any) -> str | None:
         """Return the encoding of a response."""
@@ -279,9 +282,13 @@ class HttpxTransports(Library):
         return self.failed(call, response, said, body.ledger.error)
 
 
-def _plain(headers: Any) -> dict[str, str]:
-    """Return headers as a dictionary: each look-up in those of httpx takes microseconds."""
-    return {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in headers.raw}
+def _read_headers(headers: Any, names: frozenset[bytes]) -> dict[str, str]:
+    """Return some headers as a dictionary: each look-up in those of httpx takes microseconds."""
+    return {
+        name.decode("latin-1").lower(): text.decode("latin-1")
+        for name, text in headers.raw
+        if name.lower() in names
+    }
 
 
 def is_request_of_sdk(request: Any) -> bool:

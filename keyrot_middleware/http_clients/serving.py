@@ -61,7 +61,7 @@ class Library(ABC):
 
     @abstractmethod
     def headers(self, response: Any) -> Any:
-        """Return the headers of a response, to read several by their names in lower case."""
+        """Return those headers of a response that are read, by their names in lower case."""
 
     @abstractmethod
     def charset(self, response: Any) -> str | None:

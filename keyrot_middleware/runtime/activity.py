@@ -1,9 +1,9 @@
 """Record what calls did lately; see core/activity.py for what is kept.
 
 A call adds one record to a list; counting and pricing is done for many at once: where a page looks,
-by the refresher, or when the list is long. A pool with a state of its own keeps its activity in
-this process. Where the state is shared, the refresher sends what is new about once a second, and
-what is left when the program ends, so that a page shows the calls of all processes.
+by the refresher, or by a call when the list is long. A pool with a state of its own keeps its
+activity in this process. Where the state is shared, the refresher sends what is new about once a
+second, and what is left when the program ends, so that a page shows the calls of all processes.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ __all__ = ["Activity", "RunningCall"]
 
 COUNT_AT = 100
 """Records after which a call counts them all: so few are still in the processor's cache."""
+MOST_NEW = 10_000
+"""Records after which a call counts them, although nothing has been priced yet."""
 
 Price = Callable[[CallRecord], float | None]
 
@@ -54,6 +56,7 @@ class Activity:
         now: Callable[[], float],
         price: Price = _no_price,
         count_keys: Callable[[], int] = lambda: 0,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         """Start empty.
 
@@ -62,9 +65,11 @@ class Activity:
             now: Returns epoch seconds.
             price: Returns what a call cost, in US dollars, where its usage does not say.
             count_keys: Returns how many keys the pool has.
+            wake: Lets another thread call `send()` soon.
         """
         self.now = now
         self._state, self._price, self._count_keys = state, price, count_keys
+        self._wake, self._has_priced = wake, False
         self._lock = threading.Lock()
         self._new: deque[CallRecord] = deque()
         self._names = BoundedNames()
@@ -75,7 +80,12 @@ class Activity:
     def add(self, record: CallRecord) -> None:
         """Record a call that ended. Does not block, and may be called in a garbage collection."""
         self._new.append(record)
-        if len(self._new) >= COUNT_AT and self._lock.acquire(blocking=False):
+        if len(self._new) < COUNT_AT:
+            return
+        if not self._has_priced and len(self._new) < MOST_NEW:
+            # The first price imports the list of prices: a call would wait for a second.
+            self._wake()
+        elif self._lock.acquire(blocking=False):
             try:
                 self._count_new()
             finally:
@@ -148,6 +158,7 @@ class Activity:
                 cost = record.usage.cost_usd
                 if cost is None and record.usage is not NO_USAGE:
                     cost = self._price(record)
+                    self._has_priced = True
                 batch.add(record, cost)
             batch.count()
             if self._log is not None and batch:

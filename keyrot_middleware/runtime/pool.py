@@ -179,7 +179,11 @@ class Pool:
     def __post_init__(self) -> None:
         self.secrets.on_change = self.on_secrets_changed
         self.activity = Activity(
-            self.state, self.clock.time, self._price, lambda: len(self.selector.keys)
+            self.state,
+            self.clock.time,
+            self._price,
+            lambda: len(self.selector.keys),
+            lambda: self.secrets.wake.set(),  # noqa: PLW0108 - a fork has another event
         )
 
     @property

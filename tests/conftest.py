@@ -58,6 +58,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore::keyrot_middleware.errors.KeyrotWarning")
 
 
+def pytest_collection_finish() -> None:
+    """Leave what the tests import out of each later collection, which would take 0.2 s."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_sessionfinish() -> None:
     """Stop the Redis servers that tests share, whichever files were run."""
     servers = sys.modules.get("support.servers")

@@ -34,6 +34,7 @@ FAILURES = {
     "list of errors": Reply.KEY_INVALID_LIST,
 }
 WAYS = ("break", "close", "del", "break of a function")
+LIBRARIES = [("sync_stream", "httpx"), ("async_stream", "httpx"), ("async_stream", "aiohttp")]
 
 
 @pytest.fixture(autouse=True)
@@ -44,31 +45,29 @@ def _no_collector() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.mark.parametrize("aiohttp", [True, False])
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("mode", STREAMS)
+@pytest.mark.parametrize(("mode", "library"), LIBRARIES)
 def test_a_left_stream_has_no_lease(
-    mode, way, failure, aiohttp, gemini, pool, connect, monkeypatch
+    mode, library, way, failure, gemini, pool, connect, no_aiohttp
 ) -> None:
     """The first key fails, the second serves, the program leaves the stream in its middle."""
     skip_where_the_sdk_reconnects(mode)
-    if not aiohttp:
-        monkeypatch.setattr("google.genai._api_client.has_aiohttp", False)
+    if library == "httpx":
+        no_aiohttp()
     pool("A", "B", strategy="fill", max_retries=1)
     gemini.script("A", FAILURES[failure])
     leave(mode, way, connect(), pool)
 
 
-@pytest.mark.parametrize("aiohttp", [True, False])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("mode", STREAMS)
+@pytest.mark.parametrize(("mode", "library"), LIBRARIES)
 def test_a_left_stream_of_the_second_model_has_no_lease(
-    mode, way, aiohttp, gemini, pool, connect, monkeypatch
+    mode, library, way, gemini, pool, connect, no_aiohttp
 ) -> None:
     """No key can serve the first model, so what the program leaves is a stream of the second."""
-    if not aiohttp:
-        monkeypatch.setattr("google.genai._api_client.has_aiohttp", False)
+    if library == "httpx":
+        no_aiohttp()
     pool("A", "B", fallback_models=f"{PRO}>{MODEL}", max_wait_s=0)
     for label in ("A", "B"):
         gemini.limit(f"project-{label}", PRO, rpd=0)

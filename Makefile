@@ -7,7 +7,8 @@ READY := .venv/ready
 PIP_INSTALL := -m pip install --disable-pip-version-check
 JAEGER := tools/jaeger/bin/jaeger
 CORE_TESTS := tests/core tests/runtime
-# Four processes on two cores: most tests wait for a server or a clock. A file's tests stay together, in order.
+# Four processes on two cores: most tests wait for a server or a clock. A process that has no test left takes some of
+# another's, so a long file does not end last.
 # Without bytecode files each of the hundreds of programs that tests start would compile the SDK anew, and each pytest
 # process would rewrite the asserts of every test.
 unexport PYTHONDONTWRITEBYTECODE
@@ -16,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui) \
 	$(foreach name,other_instrumentations openinference traceloop sdk_methods cloud_replay,--ignore-glob='*/test_$(name)*') \
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 
 .PHONY: help demo test tests test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions lowest coexist frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
 
@@ -35,7 +36,7 @@ tests: $(READY)  ## run all tests; core/ must be covered completely
 	@echo "== all other tests"
 	@$(PYTEST) $(CORE_TESTS:%=--ignore=%)
 
-test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, without aiohttp and with it
+test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, and again without aiohttp what used it
 	@$(PYTHON) tools/newest.py
 
 fuzz: $(READY)   ## run property tests with random seeds for FUZZ_S=300 seconds, or once with SEED=…
@@ -71,7 +72,7 @@ sdk-versions: $(READY)  ## run our own tests that use the SDK with google-genai 
 
 lowest: .venv-lowest/ready  ## run our tests with the lowest version of each library that pyproject.toml allows
 	@echo "== tests with the lowest versions"
-	@.venv-lowest/bin/python -m pytest -n 4 --dist loadfile $(LOWEST_TESTS)
+	@.venv-lowest/bin/python -m pytest -n 4 --dist worksteal $(LOWEST_TESTS)
 
 coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed before and after
 	@$(BIN)/python tools/coexist/compare.py
@@ -124,17 +125,20 @@ clean:           ## remove everything that the targets set up
 	rm -rf tools/jaeger/bin .venv .venv-* dist sbom site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# .venv has two stages: what the demo needs, then the tools of the tests. Without compiling every module and without an
-# isolated build environment the first stage takes less time.
+# .venv has two stages: what the demo needs, then the tools of the tests. The first takes less time without compiling every
+# module, without an isolated build environment, and without a pip of its own where PYTHON's pip can install for it.
 $(DEMO): pyproject.toml requirements/demo.txt
 	@echo "== setting up .venv for the demo (once)"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python $(PIP_INSTALL) --no-compile -r requirements/demo.txt
-	@$(BIN)/python $(PIP_INSTALL) --no-compile --no-build-isolation --no-deps --editable .
+	@$(PYTHON) -m venv --without-pip .venv
+	@set -e; pip="$(PYTHON) -m pip --python $(BIN)/python"; \
+	$$pip --version >/dev/null 2>&1 || { $(BIN)/python -m ensurepip >/dev/null; pip="$(BIN)/python -m pip"; }; \
+	$$pip install --disable-pip-version-check --no-compile -r requirements/demo.txt; \
+	$$pip install --disable-pip-version-check --no-compile --no-build-isolation --no-deps --editable .
 	@touch $@
 
 $(READY): $(DEMO) requirements/dev.txt
 	@echo "== adding the tools of the tests to .venv (once; 600 MB)"
+	@$(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python $(PIP_INSTALL) -r requirements/dev.txt
 	@touch $@
 

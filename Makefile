@@ -36,7 +36,7 @@ tests: $(READY)  ## run all tests; core/ must be covered completely
 	@echo "== all other tests"
 	@$(PYTEST) $(CORE_TESTS:%=--ignore=%)
 
-test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, and again without aiohttp what used it
+test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, and what uses aiohttp without it
 	@$(PYTHON) tools/newest.py
 
 fuzz: $(READY)   ## run property tests with random seeds for FUZZ_S=300 seconds, or once with SEED=…

@@ -1,13 +1,14 @@
 """The SDK or this package is reloaded or imported again: calls use one pool, never two.
 
-Each case runs in a process of its own, since it changes what is imported.
+Each case runs in a process of its own, since it changes what is imported. The processes are forks
+of one that has imported both, which takes longer than a case.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
@@ -98,22 +99,60 @@ RELOADS = {
 }
 
 
+UNINSTALL = """
+fresh("keyrot_middleware")
+import keyrot_middleware
+keyrot_middleware.uninstall()
+assert set(map(layers, api_clients())) == {0}
+print("done")
+"""
+
+LOADER = """
+fresh("google.genai")
+from google import genai
+module = sys.modules["google.genai._api_client"]
+assert type(module.__loader__).__name__ == "SourceFileLoader"
+assert module.__spec__.loader is module.__loader__
+print("done")
+"""
+
+FORKS = """
+import json, os, sys, traceback
+import keyrot_middleware.testing
+from google import genai
+
+for name, program in json.load(sys.stdin).items():
+    print(json.dumps(name), flush=True)
+    if not os.fork():
+        sys.stderr = sys.stdout
+        exec(program, {"__name__": "__main__"})
+        sys.exit()
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def printed() -> dict[str, str]:
+    """Run all programs, each in a process of its own; return what they print."""
+    programs = {what: BEGIN + code + "\n" + END for what, code in RELOADS.items()}
+    programs |= {"uninstall()": BEGIN + UNINSTALL, "the loader": BEGIN + LOADER}
+    lines = run(FORKS, json.dumps(programs)).splitlines()
+    at = [lines.index(json.dumps(name)) for name in programs]
+    return {
+        name: "\n".join(lines[first + 1 : end])
+        for name, first, end in zip(programs, at, [*at[1:], len(lines)], strict=True)
+    }
+
+
 @pytest.mark.parametrize("what", RELOADS)
-def test_calls_go_through_one_pool(what: str) -> None:
+def test_calls_go_through_one_pool(what: str, printed: dict[str, str]) -> None:
     """They rotate with one layer, and uninstall() restores every class that was patched."""
-    assert run(BEGIN + RELOADS[what] + "\n" + END) == "done"
+    assert printed[what] == "done"
 
 
-def test_uninstall_of_a_fresh_copy_removes_the_old_pool() -> None:
+def test_uninstall_of_a_fresh_copy_removes_the_old_pool(printed: dict[str, str]) -> None:
     """Also where install() was not called again."""
-    program = """
-    fresh("keyrot_middleware")
-    import keyrot_middleware
-    keyrot_middleware.uninstall()
-    assert set(map(layers, api_clients())) == {0}
-    print("done")
-    """
-    assert run(BEGIN + textwrap.dedent(program)) == "done"
+    assert printed["uninstall()"] == "done"
 
 
 def test_a_pool_without_the_sdk_is_replaced_too() -> None:
@@ -126,23 +165,20 @@ def test_a_pool_without_the_sdk_is_replaced_too() -> None:
     assert run(program + END) == "done"
 
 
-def test_the_sdks_loader_is_its_own_after_the_import() -> None:
+def test_the_sdks_loader_is_its_own_after_the_import(printed: dict[str, str]) -> None:
     """The import machinery keeps nothing of ours with a module."""
-    program = """
-    fresh("google.genai")
-    from google import genai
-    module = sys.modules["google.genai._api_client"]
-    assert type(module.__loader__).__name__ == "SourceFileLoader"
-    assert module.__spec__.loader is module.__loader__
-    print("done")
-    """
-    assert run(BEGIN + textwrap.dedent(program)) == "done"
+    assert printed["the loader"] == "done"
 
 
-def run(program: str) -> str:
+def run(program: str, sent: str | None = None) -> str:
     """Run a program that must succeed; return its output."""
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program],
+        input=sent,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2_000:]
     return done.stdout.strip()

@@ -65,10 +65,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Stop the Redis servers that tests share, whichever files were run."""
-    servers = sys.modules.get("support.servers")
-    if servers is not None:
-        servers.stop_all()
+    """Stop the Redis servers and the process that tests share, whichever files were run."""
+    for module, stop in (("support.servers", "stop_all"), ("support.forks", "stop_forking")):
+        if module in sys.modules:
+            getattr(sys.modules[module], stop)()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

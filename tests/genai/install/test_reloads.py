@@ -1,16 +1,15 @@
 """The SDK or this package is reloaded or imported again: calls use one pool, never two.
 
-Each case runs in a process of its own, since it changes what is imported. The processes are forks
-of one that has imported both, which takes longer than a case.
+Each case runs in a process of its own, since it changes what is imported.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
 import pytest
+from support.forks import run_fork
 
 BEGIN = """
 import importlib, os, sys
@@ -116,43 +115,16 @@ assert module.__spec__.loader is module.__loader__
 print("done")
 """
 
-FORKS = """
-import json, os, sys, traceback
-import keyrot_middleware.testing
-from google import genai
-
-for name, program in json.load(sys.stdin).items():
-    print(json.dumps(name), flush=True)
-    if not os.fork():
-        sys.stderr = sys.stdout
-        exec(program, {"__name__": "__main__"})
-        sys.exit()
-    os.wait()
-"""
-
-
-@pytest.fixture(scope="module")
-def printed() -> dict[str, str]:
-    """Run all programs, each in a process of its own; return what they print."""
-    programs = {what: BEGIN + code + "\n" + END for what, code in RELOADS.items()}
-    programs |= {"uninstall()": BEGIN + UNINSTALL, "the loader": BEGIN + LOADER}
-    lines = run(FORKS, json.dumps(programs)).splitlines()
-    at = [lines.index(json.dumps(name)) for name in programs]
-    return {
-        name: "\n".join(lines[first + 1 : end])
-        for name, first, end in zip(programs, at, [*at[1:], len(lines)], strict=True)
-    }
-
 
 @pytest.mark.parametrize("what", RELOADS)
-def test_calls_go_through_one_pool(what: str, printed: dict[str, str]) -> None:
+def test_calls_go_through_one_pool(what: str) -> None:
     """They rotate with one layer, and uninstall() restores every class that was patched."""
-    assert printed[what] == "done"
+    assert run_fork(BEGIN + RELOADS[what] + "\n" + END) == "done\n"
 
 
-def test_uninstall_of_a_fresh_copy_removes_the_old_pool(printed: dict[str, str]) -> None:
+def test_uninstall_of_a_fresh_copy_removes_the_old_pool() -> None:
     """Also where install() was not called again."""
-    assert printed["uninstall()"] == "done"
+    assert run_fork(BEGIN + UNINSTALL) == "done\n"
 
 
 def test_a_pool_without_the_sdk_is_replaced_too() -> None:
@@ -162,23 +134,17 @@ def test_a_pool_without_the_sdk_is_replaced_too() -> None:
         "fresh('keyrot_middleware'); install()\nfrom google import genai\nbefore = genai",
     )
     program = "\n".join(line for line in program.splitlines() if not line.startswith("untouched"))
-    assert run(program + END) == "done"
-
-
-def test_the_sdks_loader_is_its_own_after_the_import(printed: dict[str, str]) -> None:
-    """The import machinery keeps nothing of ours with a module."""
-    assert printed["the loader"] == "done"
-
-
-def run(program: str, sent: str | None = None) -> str:
-    """Run a program that must succeed; return its output."""
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=sent,
+        [sys.executable, "-c", program + END],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2_000:]
-    return done.stdout.strip()
+    assert done.stdout == "done\n"
+
+
+def test_the_sdks_loader_is_its_own_after_the_import() -> None:
+    """The import machinery keeps nothing of ours with a module."""
+    assert run_fork(BEGIN + LOADER) == "done\n"

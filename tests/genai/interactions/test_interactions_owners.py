@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forks import run_fork
 from support.interactions import (
     SDK,
     SDK_WARNINGS,
@@ -212,16 +210,8 @@ def test_another_process_goes_on_with_the_owners_key(
     pool.ledger.checked = False
     gemini.always("A", Reply.KEY_INVALID)
     theirs = {**settings, "keys_file": str(tmp_path / "pool-keys.json"), "strategy": "fill"}
-    ended = subprocess.run(
-        [sys.executable, "-c", MAKER, json.dumps(gemini.http_options), json.dumps(theirs)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-    )
-    assert ended.returncode == 0, ended.stderr
-    before, running = json.loads(ended.stdout)
+    printed = run_fork(MAKER, json.dumps(gemini.http_options), json.dumps(theirs))
+    before, running = json.loads(printed)
     assert keys_of(gemini) == ["A", "B", "B"]
     gemini.reset_log()
     client = connect(gemini.key("C").value)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.genai import errors, types
+from support.forks import run_fork
 from support.modes import MODEL, run
 from support.servers import Server, server
 
@@ -164,24 +162,11 @@ def made(gemini: FakeGemini, pool: Any, shared: Server, tmp_path: Path) -> Itera
     pool(*keys, max_wait_s=0, **settings)  # writes the file of keys
     pool.ledger.checked = False
     options = {**gemini.http_options, "key": gemini.key("B").value}
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            MAKER,
-            json.dumps(options),
-            json.dumps({**settings, "keys_file": str(tmp_path / "pool-keys.json")}),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-    )
-    assert ended.returncode == 0, ended.stderr
+    theirs = {**settings, "keys_file": str(tmp_path / "pool-keys.json")}
+    printed = run_fork(MAKER, json.dumps(options), json.dumps(theirs))
     assert set(keys_of(gemini)) <= {"B", None}
     gemini.reset_log()
-    yield json.loads(ended.stdout)
+    yield json.loads(printed)
 
 
 @ALSO_ASYNC

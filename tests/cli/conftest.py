@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.forks import fork_keyrot
 
 from keyrot_middleware.testing import FakeGemini
 
@@ -35,6 +36,19 @@ def keyrot(clean_environment: None) -> Keyrot:
 
     def run(*arguments: str, stdin: str = "", **env: str) -> Ran:
         return start([sys.executable, "-m", "keyrot_middleware", *arguments], env, stdin)
+
+    return run
+
+
+@pytest.fixture
+def forked(clean_environment: None) -> Keyrot:
+    """Run `keyrot ARGUMENTS…` as a fork that has imported the command, or alone if *env* hides."""
+
+    def run(*arguments: str, stdin: str = "", **env: str) -> Ran:
+        if "PYTHONPATH" in env:
+            return start([sys.executable, "-m", "keyrot_middleware", *arguments], env, stdin)
+        environ = {**os.environ, "NO_PROXY": "127.0.0.1", **env}
+        return fork_keyrot(*arguments, environ=environ, stdin=stdin)
 
     return run
 

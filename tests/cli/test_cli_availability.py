@@ -21,6 +21,14 @@ from keyrot_middleware.secrets import Secret
 from keyrot_middleware.state import State, open_shared
 
 Keyrot = Callable[..., Any]
+
+
+@pytest.fixture
+def keyrot(forked: Keyrot) -> Keyrot:
+    """Run the command; `test_cli_run.py` and others start it from nothing."""
+    return forked
+
+
 KEYS: list[dict[str, Any]] = [{"key_id": "one", "rpd": 2}, {"key_id": "two", "rpd": 2}]
 OTHER = "gemini-2.5-pro"
 

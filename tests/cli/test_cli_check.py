@@ -16,6 +16,13 @@ from keyrot_middleware.testing import FakeGemini, Reply
 
 Keyrot = Callable[..., Any]
 
+
+@pytest.fixture
+def keyrot(forked: Keyrot) -> Keyrot:
+    """Run the command; `test_cli_run.py` and others start it from nothing."""
+    return forked
+
+
 KEYS = [
     {
         "key_id": "flash_01",

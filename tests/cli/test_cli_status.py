@@ -40,6 +40,13 @@ pytestmark = pytest.mark.usefixtures("within_a_minute")
 
 Keyrot = Callable[..., Any]
 
+
+@pytest.fixture
+def keyrot(forked: Keyrot) -> Keyrot:
+    """Run the command; `test_cli_run.py` and others start it from nothing."""
+    return forked
+
+
 KEYS: list[dict[str, Any]] = [
     {"key_id": "idle_01", "model": "gemini-2.5-flash"},
     {"key_id": "used_01", "rpm": 10, "tpm": 250_000, "rpd": 500},

@@ -1,4 +1,4 @@
-"""Programs that are forks of a process that has imported the SDK, which takes a second."""
+"""Programs that are forks of a process that has imported what they need, which takes a second."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["run_fork", "stop_forking"]
+__all__ = ["fork_keyrot", "run_fork", "stop_forking"]
 
 _PARENT = """
 import json, os, sys
-import keyrot_middleware.testing
-from google import genai
 
 for line in sys.stdin:
     asked = json.loads(line)
     if not os.fork():
-        for number, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        for number, name in enumerate(("in", "out", "err")):
+            os.dup2(os.open(asked["folder"] + "/" + name, os.O_RDWR), number)
+        sys.stdin = open(0)
         os.environ.clear()
         os.environ.update(asked["environ"])
         os.chdir(asked["cwd"])
@@ -30,7 +29,11 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
 
-_running: list[tuple[subprocess.Popen[str], tempfile.TemporaryDirectory[str]]] = []
+_SDK = "import keyrot_middleware.testing\nfrom google import genai\n"
+_COMMAND = "from keyrot_middleware.cli import app, check, explain, reset, status\n"
+_KEYROT = "import sys\nfrom keyrot_middleware.cli import main\nsys.exit(main())\n"
+
+_running: dict[str, tuple[subprocess.Popen[str], tempfile.TemporaryDirectory[str]]] = {}
 
 
 def run_fork(program: str, *arguments: str) -> str:
@@ -39,32 +42,54 @@ def run_fork(program: str, *arguments: str) -> str:
     It has imported the SDK and this library, and shows no warning. A program for which either
     matters is started as one of its own.
     """
-    if not _running:
-        folder = tempfile.TemporaryDirectory(prefix="keyrot-forks-")
-        command = [sys.executable, "-W", "ignore", "-c", _PARENT]
+    ended = _fork(_SDK, ("-W", "ignore"), program, arguments, dict(os.environ))
+    assert ended.returncode == 0, ended.stderr[-2_000:]
+    return ended.stdout
+
+
+def fork_keyrot(
+    *arguments: str, environ: dict[str, str], stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run `keyrot ARGUMENTS…` in this directory; it has imported what most commands need."""
+    return _fork(_COMMAND, (), _KEYROT, arguments, environ, stdin)
+
+
+def _fork(
+    imports: str,
+    options: tuple[str, ...],
+    program: str,
+    arguments: tuple[str, ...],
+    environ: dict[str, str],
+    stdin: str = "",
+) -> subprocess.CompletedProcess[str]:
+    sys.audit("os.fork")  # a program that may send by aiohttp: tools/aiohttp_use.py
+    if imports not in _running:
+        kept = tempfile.TemporaryDirectory(prefix="keyrot-forks-")
+        command = [sys.executable, *options, "-c", imports + _PARENT]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        _running.append((subprocess.Popen(command, cwd=folder.name, text=True, **pipes), folder))
-    ((parent, folder),) = _running
+        parent = subprocess.Popen(command, cwd=kept.name, text=True, **pipes)  # type: ignore[call-overload]
+        _running[imports] = (parent, kept)
+    parent, kept = _running[imports]
+    folder = Path(kept.name)
+    for name, text in (("in", stdin), ("out", ""), ("err", "")):
+        (folder / name).write_text(text)
     asked = {
+        "folder": str(folder),
         "program": program,
         "arguments": arguments,
-        "environ": dict(os.environ),
+        "environ": environ,
         "cwd": str(Path.cwd()),
     }
-    sys.audit("os.fork")  # a program that may send by aiohttp: tools/aiohttp_use.py
-    assert parent.stdin is not None
-    assert parent.stdout is not None
     parent.stdin.write(json.dumps(asked) + "\n")
     parent.stdin.flush()
-    code = parent.stdout.readline()
-    out, err = (Path(folder.name, name) for name in ("out", "err"))
-    assert code == "0\n", err.read_text()[-2_000:]
-    return out.read_text()
+    code = int(parent.stdout.readline())
+    out, err = ((folder / name).read_text() for name in ("out", "err"))
+    return subprocess.CompletedProcess([program, *arguments], code, out, err)
 
 
 def stop_forking() -> None:
-    """End the process whose forks they are."""
+    """End the processes whose forks they are."""
     while _running:
-        parent, folder = _running.pop()
+        parent, folder = _running.popitem()[1]
         parent.communicate(timeout=60)
         folder.cleanup()

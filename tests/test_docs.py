@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.collector import running_collector
 from support.docs_blocks import PAGES, ROOT, Block, blocks
+from support.forks import run_fork
 from support.servers import server
 
 from keyrot_middleware.events import EVENTS
@@ -53,13 +54,17 @@ def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def _environ(home: Path, variables: dict[str, str]) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "SYSTEMROOT", "LANG")}
+    return {**kept, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1", **variables}
+
+
 def _run(where: Path, *args: str, **variables: str) -> str:
     """Run Python in a directory and an environment of its own; return its output."""
-    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "SYSTEMROOT", "LANG")}
     done = subprocess.run(
         [sys.executable, *args],
         cwd=where,
-        env={**kept, "HOME": str(where), "PYTHONDONTWRITEBYTECODE": "1", **variables},
+        env=_environ(where, variables),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -69,22 +74,26 @@ def _run(where: Path, *args: str, **variables: str) -> str:
     return done.stdout
 
 
+RUN_PAGE = f"""
+import runpy, sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+runpy.run_module("support.docs_page", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize("page", [one for one in _with("python") if one != TUTORIAL], ids=_name)
 def test_snippets_run(page: Path, tmp_path: Path) -> None:
     """The Python of a page runs from top to bottom, against a fake API and a pool of three keys."""
     path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
     with FakeGemini() as gemini:
         keys = [gemini.add_key(f"key_{number}", tier="paid").value for number in (1, 2, 3)]
-        _run(
-            tmp_path,
-            "-m",
-            "support.docs_page",
-            str(page),
-            PYTHONPATH=path,
-            GEMINI_API_KEYS=",".join(keys),
-            GOOGLE_GEMINI_BASE_URL=gemini.url,
-            KEYROT_ALLOWED_HOSTS=gemini.host,
-        )
+        variables = {
+            "PYTHONPATH": path,
+            "GEMINI_API_KEYS": ",".join(keys),
+            "GOOGLE_GEMINI_BASE_URL": gemini.url,
+            "KEYROT_ALLOWED_HOSTS": gemini.host,
+        }
+        run_fork(RUN_PAGE, str(page), environ=_environ(tmp_path, variables))
     if list(tmp_path.glob("test_*.py")):
         quiet = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:keyrot")
         plugin = "keyrot_middleware.testing.pytest_plugin"  # installed or not, this one

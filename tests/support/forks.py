@@ -36,14 +36,15 @@ _KEYROT = "import sys\nfrom keyrot_middleware.cli import main\nsys.exit(main())\
 _running: dict[str, tuple[subprocess.Popen[str], tempfile.TemporaryDirectory[str]]] = {}
 
 
-def run_fork(program: str, *arguments: str) -> str:
-    """Run a program that must succeed, with this process's environment; return its output.
+def run_fork(program: str, *arguments: str, environ: dict[str, str] | None = None) -> str:
+    """Run a program that must succeed; return its output. Without *environ* it has this process's.
 
     It has imported the SDK and this library, and shows no warning. A program for which either
     matters is started as one of its own.
     """
-    ended = _fork(_SDK, ("-W", "ignore"), program, arguments, dict(os.environ))
-    assert ended.returncode == 0, ended.stderr[-2_000:]
+    given = dict(os.environ) if environ is None else environ
+    ended = _fork(_SDK, ("-W", "ignore"), program, arguments, given)
+    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr[-2_000:]}"
     return ended.stdout
 
 

@@ -87,9 +87,9 @@ def test_a_large_error_inside_a_stream(mode: str, kind: str, scene: Scene) -> No
 
     def talk(connection: Any, value: str) -> None:
         details: dict[str, Any] = {
-            "one text": [f"{value} and so on " * 200_000],
-            "many values": [{"n": number, "value": value} for number in range(200_000)],
-            "many names": [{f"{number} {value}": number for number in range(200_000)}],
+            "one text": [f"{value} and so on " * 40_000],
+            "many values": [{"n": number, "value": value} for number in range(40_000)],
+            "many names": [{f"{number} {value}": number for number in range(40_000)}],
         }
         error = {"code": 403, "message": "refused", "status": "X", "details": details[kind]}
         body = b"data: " + json.dumps({"error": error}).encode() + b"\n\n"

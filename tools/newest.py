@@ -4,7 +4,8 @@ The SDK sends async calls by aiohttp where it is installed, else by httpx or htt
 ``genai/`` run twice, but the second time only those in which the first run sent a request by
 aiohttp or started a Python program: `aiohttp_use.py` lists the others as they run. Nothing below
 ``genai/`` sends by the SDK, so the tests of those layers run once. What ``make test`` runs with the
-same Python is not repeated. Exit code 0: every test passes, or there is no newer Python.
+same Python is not repeated. Exit code 0: every test passes, or there is no newer Python. With
+``--only-build`` it makes the environment, and runs nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ WITHOUT_AIOHTTP = ("tests/genai",)
 VENV = ROOT / ".venv-newest"
 
 
-def main() -> int:
+def main(*, only_build: bool) -> int:
     """Find the newest Python, run the tests twice, and return the exit code."""
     found = pythons()
     newest = max(found, default=(0, 0))
@@ -37,6 +38,8 @@ def main() -> int:
         for line in (ROOT / "requirements" / f"{name}.txt").read_text("utf-8").splitlines()
     ]
     python = str(built(VENV, pins, editable=True, base=found[newest]))
+    if only_build:
+        return 0
     pip = [python, "-m", "pip", "-q", "--disable-pip-version-check"]
     aiohttp = next(pin for pin in pins if pin.startswith("aiohttp=="))
     subprocess.run([*pip, "install", aiohttp], check=True)
@@ -61,4 +64,4 @@ def passes(python: str, same: Path, how: str, *tests: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(only_build=sys.argv[1:] == ["--only-build"]))

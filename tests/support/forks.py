@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["fork_keyrot", "run_fork", "stop_forking"]
+__all__ = ["fork_keyrot", "fork_program", "run_fork", "stop_forking"]
 
 _PARENT = """
 import json, os, sys
@@ -43,9 +43,16 @@ def run_fork(program: str, *arguments: str, environ: dict[str, str] | None = Non
     matters is started as one of its own.
     """
     given = dict(os.environ) if environ is None else environ
-    ended = _fork(_SDK, ("-W", "ignore"), program, arguments, given)
+    ended = fork_program(program, *arguments, environ=given)
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr[-2_000:]}"
     return ended.stdout
+
+
+def fork_program(
+    program: str, *arguments: str, environ: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a program that may fail, in the same way."""
+    return _fork(_SDK, ("-W", "ignore"), program, arguments, environ)
 
 
 def fork_keyrot(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.collector import Collector, running_collector
+from support.forks import fork_program
 
 from keyrot_middleware.testing import FakeGemini
 
@@ -62,17 +63,21 @@ def program(collector: Collector, tmp_path: Path) -> Iterator[Program]:
         def run(
             *parts: str, by: tuple[str, ...] = (), **more: str
         ) -> subprocess.CompletedProcess[str]:
-            path = tmp_path / "program.py"
-            path.write_text("\n".join(map(textwrap.dedent, parts)), "utf-8")
-            done = subprocess.run(
-                [sys.executable, *by, str(path)],
-                env={**settings, **more},
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=240,
-                check=False,
-            )
+            text, environ = "\n".join(map(textwrap.dedent, parts)), {**settings, **more}
+            if not by and "PYTHONPATH" not in more:
+                done = fork_program(text, environ=environ)
+            else:
+                path = tmp_path / "program.py"
+                path.write_text(text, "utf-8")
+                done = subprocess.run(
+                    [sys.executable, *by, str(path)],
+                    env=environ,
+                    cwd=tmp_path,
+                    capture_output=True,
+                    text=True,
+                    timeout=240,
+                    check=False,
+                )
             assert key.encode() not in collector.held
             assert key not in done.stdout + done.stderr
             return done

@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["fork_keyrot", "fork_program", "run_fork", "stop_forking"]
 
 _PARENT = """
-import json, os, sys
+import json, os, signal, sys
 
 for line in sys.stdin:
     asked = json.loads(line)
@@ -20,6 +20,7 @@ for line in sys.stdin:
         for number, name in enumerate(("in", "out", "err")):
             os.dup2(os.open(asked["folder"] + "/" + name, os.O_RDWR), number)
         sys.stdin = open(0)
+        signal.alarm(120)  # one that hangs ends with code -14
         os.environ.clear()
         os.environ.update(asked["environ"])
         os.chdir(asked["cwd"])

@@ -7,8 +7,7 @@ READY := .venv/ready
 PIP_INSTALL := -m pip install --disable-pip-version-check
 JAEGER := tools/jaeger/bin/jaeger
 CORE_TESTS := tests/core tests/runtime
-# Four processes on two cores: most tests wait for a server or a clock. A process that has no test left takes some of
-# another's, so a long file does not end last.
+# Four processes on two cores: most tests wait for a server or a clock. A file's tests stay together, in order.
 # Without bytecode files each of the hundreds of programs that tests start would compile the SDK anew, and each pytest
 # process would rewrite the asserts of every test.
 unexport PYTHONDONTWRITEBYTECODE
@@ -17,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui) \
 	$(foreach name,other_instrumentations openinference traceloop sdk_methods cloud_replay,--ignore-glob='*/test_$(name)*') \
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
-PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
 .PHONY: help demo test tests test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions lowest coexist frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
 
@@ -72,7 +71,7 @@ sdk-versions: $(READY)  ## run our own tests that use the SDK with google-genai 
 
 lowest: .venv-lowest/ready  ## run our tests with the lowest version of each library that pyproject.toml allows
 	@echo "== tests with the lowest versions"
-	@.venv-lowest/bin/python -m pytest -n 4 --dist worksteal $(LOWEST_TESTS)
+	@.venv-lowest/bin/python -m pytest -n 4 --dist loadfile $(LOWEST_TESTS)
 
 coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed before and after
 	@$(BIN)/python tools/coexist/compare.py

@@ -57,7 +57,7 @@ def passes(python: str, same: Path, how: str, *tests: str) -> bool:
     version = subprocess.run([python, "-V"], check=True, capture_output=True, text=True).stdout
     print(f"== {version.strip()}, {how}: {', '.join(tests)}", flush=True)
     plugin = ["-p", "aiohttp_use", "--same-without-aiohttp", str(same)]
-    pytest = [python, "-m", "pytest", "-n", "4", "--dist", "worksteal", *plugin, *tests]
+    pytest = [python, "-m", "pytest", "-n", "4", "--dist", "loadfile", *plugin, *tests]
     path = os.pathsep.join(filter(None, (str(ROOT / "tools"), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": path}
     return subprocess.run(pytest, cwd=ROOT, check=False, env=environment).returncode == 0

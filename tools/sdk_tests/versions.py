@@ -48,7 +48,7 @@ def python_of(version: str, newest: str, pins: list[str]) -> Path:
 def passes(version: str, python: Path) -> bool:
     """Run the tests, and say whether all passed."""
     print(f"== google-genai {version}", flush=True)
-    pytest = [str(python), "-m", "pytest", "-n", "4", "--dist", "worksteal", "-q"]
+    pytest = [str(python), "-m", "pytest", "-n", "4", "--dist", "loadfile", "-q"]
     return subprocess.run([*pytest, *TESTS], cwd=ROOT, check=False).returncode == 0
 
 

@@ -234,7 +234,7 @@ def test_an_unknown_key_is_an_error_that_lists_the_known_ones(
 
 
 def test_the_value_of_a_key_is_no_key_id(keyrot: Keyrot, service: Service) -> None:
-    """Who gives a value instead of an id is told so without the value."""
+    """The error about a value given instead of an id does not repeat the value."""
     value = "AIzaFAKE" + "a1B2c" * 6
     ran = keyrot("reset", value, **service.env)
     assert (ran.returncode, value in ran.stdout + ran.stderr) == (1, False)

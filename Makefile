@@ -46,6 +46,7 @@ lint: $(READY)   ## check style and imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
+	@$(BIN)/python tools/mass.py
 
 types: $(READY)  ## check types
 	@echo "== mypy --strict"

@@ -1,0 +1,63 @@
+"""Print how many lines of code the package has, per folder, without blank lines, comments, docstrings.
+
+`make lint` prints the total beside the budget in CONTRIBUTING.md. `--folders` prints each folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import sys
+import tokenize
+from collections import Counter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "keyrot_middleware"
+_NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+}
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def count_python(text: str) -> int:
+    """Return the number of lines of code in a Python module."""
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in _NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
+            docstring = node.body[0]
+            lines.difference_update(range(docstring.lineno, (docstring.end_lineno or 0) + 1))
+    return len(lines)
+
+
+def count_lua(text: str) -> int:
+    """Return the number of lines of a Lua script that are neither blank nor a comment."""
+    stripped = (line.strip() for line in text.splitlines())
+    return sum(1 for line in stripped if line and not line.startswith("--"))
+
+
+def main(arguments: list[str]) -> None:
+    """Print the counts."""
+    folders: Counter[str] = Counter()
+    for path in PACKAGE.rglob("*.py"):
+        inside = path.relative_to(PACKAGE).parts
+        folders[inside[0] if len(inside) > 1 else "(top level)"] += count_python(path.read_text())
+    if "--folders" in arguments:
+        for name, lines in sorted(folders.items()):
+            print(f"{lines:7,} {name}")
+    files = sum(1 for _ in PACKAGE.rglob("*.py"))
+    lua = sum(count_lua(path.read_text()) for path in PACKAGE.rglob("*.lua"))
+    total = folders.total() - folders["testing"]
+    print(f"{total:,} lines of code without testing/, {lua} of Lua, {files} files")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

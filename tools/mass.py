@@ -1,4 +1,4 @@
-"""Print how many lines of code the package has, per folder, without blank lines, comments, docstrings.
+"""Print the lines of code of the package, per folder: no blank line, comment or docstring counts.
 
 `make lint` prints the total beside the budget in CONTRIBUTING.md. `--folders` prints each folder.
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar, Token
-from itertools import count
+from secrets import token_urlsafe
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
@@ -48,7 +48,6 @@ KEY_FAILURES = frozenset({401, 402, 403, 429})
 current_injection: ContextVar[KeyInjection | None] = ContextVar("keyrot_sending", default=None)
 """The send of ours that is being made; None where it is not ours."""
 
-_numbers = count(1)
 _marked: WeakValueDictionary[str, KeyInjection] = WeakValueDictionary()
 """The sends that are being made, by their marks. A request may be sent in another context, and the
 task of a send may be collected with its closed loop."""
@@ -88,8 +87,8 @@ class KeyInjection:
         """Where the key may go."""
         self.parsed_below = parsed_below
         """The response is parsed before our wrapper has it: the key in it is hidden on receipt."""
-        self.mark = f"{POOL_KEY}/{next(_numbers)}"
-        """What stands for the key."""
+        self.mark = f"{POOL_KEY}/{token_urlsafe(12)}"
+        """What stands for the key; nobody can guess that of another send."""
         self.is_written = False
         """The key was put in place of the mark."""
         self._forgetting = Forgetting()

@@ -31,7 +31,6 @@ from .keys_file import Tier, allowed_tiers
 from .monitoring.alert_receivers import open_receivers
 from .monitoring.alerts import AlertWatcher
 from .monitoring.health import HealthStatus, levels
-from .monitoring.notebook import NotebookDict
 from .monitoring.report import pool_health
 from .prices import require_prices
 from .runtime.current import (
@@ -59,7 +58,6 @@ from .telemetry.metrics import MetricsObserver
 from .telemetry.observer import Observer
 from .telemetry.otlp import set_up_otlp_export
 from .telemetry.tracing import TracingObserver
-from .ui.status_socket import StatusSocket
 
 __all__ = [
     "PoolStatus",
@@ -173,8 +171,7 @@ def install(
             pool.close()
             raise
         _in_force, _on_event = config.settings, on_event
-        served = _serve_status(config.settings.status_socket)
-        _binding = Binding(pool, allowed, partial(_closed, pool, metrics, served))
+        _binding = Binding(pool, allowed, partial(_closed, pool, metrics))
         clients = config.settings.clients
         _binding.patches_sdk = _SDK in clients
         libraries = [name for name in clients if name != _SDK]
@@ -244,23 +241,10 @@ def _warn(text: str) -> None:
     warn(text)
 
 
-def _serve_status(path: str | None) -> StatusSocket | None:
-    """Serve the pool's status on a socket; if that fails, warn."""
-    if path is None:
-        return None
-    try:
-        return StatusSocket(path)
-    except KeyrotError as error:
-        _warn(str(error))
-        return None
-
-
-def _closed(pool: Pool, metrics: MetricsObserver, served: StatusSocket | None) -> None:
+def _closed(pool: Pool, metrics: MetricsObserver) -> None:
     """Forget a pool that `uninstall()` or another copy of this package has closed."""
     global _binding, _on_event  # noqa: PLW0603 - see install()
     metrics.unregister_gauges()
-    if served is not None:
-        served.close()
     if _binding is not None and _binding.pool is pool:
         _binding = _on_event = None
     if current_pool() is pool:
@@ -302,11 +286,7 @@ class PoolStatus(TypedDict):
 
 
 def status() -> PoolStatus:
-    """Return whether a pool is installed, and the health of its keys; a notebook shows a table."""
-    return cast(PoolStatus, NotebookDict(_pool_status()))
-
-
-def _pool_status() -> PoolStatus:
+    """Return whether a pool is installed, and the health of its keys."""
     binding = _binding
     if binding is None:
         return {"installed": False, "keys": {}}

@@ -427,11 +427,6 @@ class Settings(EnabledSetting):
     redis_url: SecretStr | None = Field(
         default=None, validation_alias="REDIS_URL", repr=False, description=STATES
     )
-    status_socket: str | None = Field(
-        default=None,
-        validation_alias="KEYROT_STATUS_SOCKET",
-        description="the path of a Unix domain socket, such as /tmp/keyrot.sock",
-    )
     alerts: Annotated[
         tuple[SecretStr, ...], AfterValidator(_good_urls), NoDecode, BeforeValidator(_split_urls)
     ] = Field(
@@ -564,9 +559,6 @@ class SettingArguments(TypedDict, total=False):
     degraded_share: float | None
     """The part of each limit that this process may use while the shared state cannot be reached,
     more than 0, at most 1. Default: `1`. Variable: `KEYROT_DEGRADED_SHARE`."""
-    status_socket: str | None
-    """Path of a Unix domain socket on which this process serves its status to `keyrot status` and
-    `keyrot explain` (extra `ui`). Default: none. Variable: `KEYROT_STATUS_SOCKET`."""
     alerts: str | Sequence[str] | None
     """URLs of Apprise to which alerts are sent (extra `alerts`), as a list or separated by commas
     or spaces. Not read from `.env`. Default: none. Variable: `KEYROT_ALERTS`."""

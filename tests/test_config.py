@@ -307,7 +307,7 @@ def test_the_examples_load_together(here: Path, monkeypatch: pytest.MonkeyPatch)
     (here / ".env").write_text(text)
     (here / "keys.json").write_text((ROOT / "keys_example.json").read_text())
     config = load()
-    shown = {"keys_file", "status_socket"}  # which have an example's value
+    shown = {"keys_file"}  # which have an example's value
     defaults = {name: value for name, value in DEFAULTS.items() if name not in shown}
     assert config.settings.model_dump(exclude=shown) == defaults
     assert open_secret_cache(config).resolved == ("flash_01", "flash_02", "pro_01")

@@ -9,8 +9,7 @@ from typing import Any
 
 from ..errors import KeyrotError
 from .console import available_at, console, escape, table
-from .shared_pool import NOT_SHARED
-from .sources import open_source
+from .shared_pool import NOT_SHARED, open_source
 
 __all__ = ["explain"]
 

@@ -27,6 +27,7 @@ __all__ = [
     "MissingValues",
     "SharedPool",
     "open_configured",
+    "open_source",
     "pool_of",
     "report_of_shared",
     "shared_pool",
@@ -36,11 +37,10 @@ NOT_SHARED = """\
 With KEYROT_STATE_URL=memory:// the state of a pool lives inside each process that uses it, so this
 command cannot see it. Choose one of these:
 
-    KEYROT_STATUS_SOCKET=/tmp/keyrot.sock     set for the program and for this command (extra ui)
+    KEYROT_STATE_URL=sqlite                   one state for all processes of this host, in a file
     keyrot_middleware.ui.app()                a page to mount in the program (extra ui)
     keyrot_middleware.status()                in the program: everything, as a dict
     keyrot_middleware.reset("key_1")          in the program: make a key available again
-    KEYROT_STATE_URL=sqlite                   one state for all processes of this host, in a file
     KEYROT_STATE_URL=redis://…                one state for all processes of several hosts"""
 
 
@@ -189,6 +189,17 @@ def report_of_shared(pool: SharedPool) -> PoolReport:
         trace_url=pool.config.settings.trace_url,
         check=partial(_check, pool.config),
     )
+
+
+@contextmanager
+def open_source() -> Iterator[PoolReport | None]:
+    """Open the report of the shared pool that the settings name; None where it is not shared.
+
+    Raises:
+        KeyrotError: A setting is wrong, there is no key, or the state cannot be read.
+    """
+    with shared_pool() as pool:
+        yield report_of_shared(pool) if pool is not None else None
 
 
 def _check(config: Config, key_id: str) -> str:

@@ -1,4 +1,4 @@
-"""`keyrot status`: how each key is, in the shared state or in a program with a status socket."""
+"""`keyrot status`: how each key is."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from ..core.text import remaining, short_time
 from ..errors import KeyrotError
 from ..monitoring.headline import lines_of
 from .console import STATE_STYLES, available_at, console, escape, table
-from .shared_pool import NOT_SHARED
-from .sources import open_source
+from .shared_pool import NOT_SHARED, open_source
 
 __all__ = ["status"]
 

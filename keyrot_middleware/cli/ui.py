@@ -1,4 +1,4 @@
-"""`keyrot ui`: the page in a browser, over the shared state or a program's status socket."""
+"""`keyrot ui`: the page in a browser, over the shared state."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..monitoring.report import StatusSource
 from ..ui import app
 from ..ui.tokens import HOW_TO_MAKE, check_token
-from .shared_pool import NOT_SHARED
-from .sources import open_source
+from .shared_pool import NOT_SHARED, open_source
 
 __all__ = ["ui"]
 

@@ -304,7 +304,7 @@ def test_explain_exits_with_1_where_no_key_is_available(keyrot: Keyrot, here: Pa
     env = {"KEYROT_STATE_URL": server("valkey").url, "KEYROT_POOL": f"pool-{uuid4().hex[:8]}"}
     ran = keyrot("explain", "m", **env)
     assert (ran.returncode, "would get no key now" in ran.stdout) == (1, True)
-    assert "KEYROT_STATUS_SOCKET" in keyrot("explain", "m").stdout
+    assert "KEYROT_STATE_URL=sqlite" in keyrot("explain", "m").stdout
 
 
 def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:

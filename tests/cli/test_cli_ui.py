@@ -21,7 +21,6 @@ import pytest
 import uvicorn
 from support.servers import server
 
-import keyrot_middleware
 from keyrot_middleware import ui
 from keyrot_middleware.cli import connections
 
@@ -157,25 +156,6 @@ def test_a_request_has_a_time_to_arrive(part: bytes, monkeypatch: pytest.MonkeyP
     assert connections.BoundedConnection.places == {}
 
 
-def test_it_shows_a_program_with_a_status_socket(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The pool of one process, in memory, is shown through its socket; actions are refused."""
-    path = str(tmp_path / "keyrot.sock")
-    monkeypatch.setenv("GEMINI_API_KEYS", "FAKE-value-of-key-1,FAKE-value-of-key-2")
-    keyrot_middleware.install(status_socket=path)
-    try:
-        command = Command("--actions", KEYROT_STATUS_SOCKET=path)
-        bearer = {"Authorization": f"Bearer {command.token}"}
-        found = json.loads(command.get("/api/status", **bearer)[1])
-        status, body = command.get("/api/keys/key_1/reset", method="POST", **bearer)
-        assert command.end() == (0, "")
-    finally:
-        keyrot_middleware.uninstall()
-    assert (found["shared"], found["summary"]["keys"]) == (False, 2)
-    assert (status, "keyrot_middleware.reset('key_1')" in body) == (409, True)
-
-
 def test_a_token_file_is_for_a_permanent_page(shared: dict[str, str], tmp_path: Path) -> None:
     """The token in the file is not printed; other machines may then connect."""
     file = tmp_path / "token.txt"
@@ -203,7 +183,7 @@ def test_with_memory_the_error_names_what_to_do(keyrot: Keyrot) -> None:
     ran = keyrot("ui", "--port", "0", GEMINI_KEY_one="FAKE", GEMINI_API_KEYS="FAKE-a,FAKE-b")
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "keyrot_middleware.ui.app()" in ran.stderr
-    assert "KEYROT_STATUS_SOCKET" in ran.stderr
+    assert "KEYROT_STATE_URL=sqlite" in ran.stderr
 
 
 def test_a_port_in_use_is_a_sentence(keyrot: Keyrot, shared: dict[str, str]) -> None:

@@ -43,6 +43,7 @@ _REFUSALS = {
     "unauthorized": (401, "UNAUTHENTICATED"),
     "key_leaked": (403, "PERMISSION_DENIED"),
     "key_restricted": (403, "PERMISSION_DENIED"),
+    "key_denied": (403, "PERMISSION_DENIED"),
     "key_method_blocked": (403, "PERMISSION_DENIED"),
     "project_suspended": (403, "PERMISSION_DENIED"),
 }

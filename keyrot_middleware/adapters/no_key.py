@@ -68,7 +68,6 @@ def why_no_key(
     last: LastRefusal | None,
     *,
     has_untried_keys: bool = False,
-    quote: str | None = None,
 ) -> NoKey:
     """Return why no key could serve a call.
 
@@ -78,7 +77,6 @@ def why_no_key(
         now: Epoch seconds.
         last: What rejected the last key; used when all are rejected, and this process saw it.
         has_untried_keys: A limit on the attempts ended the call, so other keys may be available.
-        quote: What Google said of the model.
     """
     until = min((block.until for block in _returning(blocks) or blocks.values()), default=inf)
     reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
@@ -87,8 +85,6 @@ def why_no_key(
     which = "that was tried " if has_untried_keys else ""
     intro = f"No Gemini API key of pool {pool!r} {which}is available."
     body = _body(pool, blocks, reasons, until, now, intro)
-    if quote:
-        body["error"]["message"] += f' Google says: "{quote}"'
     return NoKey(body["error"]["code"], body, until, reasons)
 
 

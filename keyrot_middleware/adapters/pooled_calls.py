@@ -120,8 +120,6 @@ class PooledCalls:
             pool.overload,
             pool.waiting_lines,
             wait_limit_s,
-            pool.hints,
-            searches=pool.owner_searches,
             home_is_own=own is not None,
         )
 
@@ -160,7 +158,6 @@ class PooledCalls:
             exhausted.unavailable.at,
             last,
             has_untried_keys=exhausted.has_untried_keys,
-            quote=pool.quote(model, blocks),
         )
 
     def _own(self, key: str, info: CallInfo) -> Candidate | None:

@@ -86,8 +86,6 @@ class Send(NamedTuple):
     lease: Lease
     attempt: int
     excluded_count: int
-    get: str = ""
-    """Send a GET of this stored resource instead, to see whether the key's project has it."""
 
 
 class ReportServing(NamedTuple):

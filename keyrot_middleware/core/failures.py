@@ -39,7 +39,6 @@ from typing import Literal
 
 from .error_body import ParsedError, parse_error
 from .model import GENERIC_VERBS, MODEL_SCOPES, NO_LIMITS, Backoff, CallInfo, Scope, Verdict
-from .text import mask_keys, one_line
 from .windows import (
     DAY_S,
     next_minute,
@@ -51,7 +50,6 @@ __all__ = [
     "DAILY_BACKOFF",
     "KEY_REJECTIONS",
     "LONG_S",
-    "QUOTED",
     "REJECTIONS",
     "RULES",
     "SLOW_BACKOFF",
@@ -78,9 +76,6 @@ __all__ = [
 LONG_S = 300.0
 """A longer delay means an exhausted day, not a minute (Google's own clients use the same limit)."""
 HOUR_S = 3_600.0
-
-MAX_QUOTE = 300
-"""Characters of a message that are quoted."""
 
 DAY_GRACE_S = 600.0
 """If the first ten minutes of a day are refused as exhausted, the previous day is meant."""
@@ -203,8 +198,6 @@ class Rule:
     may_wait: bool = True
     sent: bool = True
     any_tier: bool = True
-    is_quoted: bool = False
-    """Google's message names what to use instead, so that later errors quote it."""
     trusts_any_body: bool = False
     """It is a rate limit, so it is believed from a proxy too."""
 
@@ -280,6 +273,22 @@ RULES: tuple[Rule, ...] = (
         text=_text(
             r"^(?:Requests from (?:referer|this (?:android|ios) client)\b.{0,300} are blocked"
             r"|The provided API key has an IP address restriction)"
+        ),
+        scope=Scope.KEY,
+        backoff=SLOW_BACKOFF,
+        rejected=True,
+    ),
+    Rule(
+        name="key_denied",
+        codes=(403,),
+        model_only=True,
+        reasons=frozenset(
+            {
+                "IAM_PERMISSION_DENIED",
+                "ORG_RESTRICTION_VIOLATION",
+                "RESOURCE_USAGE_RESTRICTION_VIOLATED",
+                "SECURITY_POLICY_VIOLATED",
+            }
         ),
         scope=Scope.KEY,
         backoff=SLOW_BACKOFF,
@@ -412,7 +421,6 @@ RULES: tuple[Rule, ...] = (
         text=_text(r"^(?:This model )?\S{0,100}\s?(?:is )?no longer available to new users"),
         scope=Scope.PROJECT_MODEL,
         until=for_a_day,
-        is_quoted=True,
     ),
     Rule(
         name="model_not_found",
@@ -464,8 +472,6 @@ RULES: tuple[Rule, ...] = (
     Rule(name="unknown"),
 )
 
-QUOTED = frozenset(rule.name for rule in RULES if rule.is_quoted)
-"""The classes whose message is quoted by later errors."""
 REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected)
 """The classes in which Google rejects the value of a key, for one method at least."""
 KEY_REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected and rule.scope is Scope.KEY)
@@ -514,7 +520,6 @@ def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Ver
         retry_delay_s=parsed.retry_delay_s if rule.retry else None,
         any_tier=rule.any_tier,
         exceeds_limit=exceeds_limit,
-        quote=mask_keys(one_line(parsed.message[:MAX_QUOTE])) if rule.is_quoted else "",
     )
 
 

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from typing import Any
 
-from .affinity import NEW_BATCH
 from .commands import (
     Acquire,
     Command,
@@ -67,13 +66,10 @@ from .waiting import STALL_S, Claims, Ticket, WaitingLines
 __all__ = [
     "CLOSE_AFTER_S",
     "MAX_FAILED_CALLS",
-    "MAX_PROJECTS_ASKED",
-    "SEARCH_AGAIN_S",
     "CallState",
     "Exhausted",
     "FailedAttempt",
     "Overload",
-    "OwnerSearches",
     "attempt_note",
     "call_flow",
     "drop_tracebacks",
@@ -139,52 +135,15 @@ class FailedAttempt:
     until: float | None
 
 
-def attempt_note(number: int, attempt: FailedAttempt, hint: str | None = None) -> str:
-    """Describe one attempt: which key, why it failed, until when it is cooling down.
-
-    Args:
-        number: From 1.
-        attempt: The attempt.
-        hint: A possible cause of the rejection of its key.
-    """
+def attempt_note(number: int, attempt: FailedAttempt) -> str:
+    """Describe one attempt: which key, why it failed, until when it is cooling down."""
     text = f"keyrot: attempt {number} with key {attempt.key_id}: {describe(attempt.verdict)}"
     if attempt.until is None:
         return text
     at = f"{utc(attempt.until):%Y-%m-%d %H:%M:%SZ}"
     if attempt.verdict.rejected:
-        why = f". {hint}" if hint else ""
-        return f"{text}, rejected; replace its value; tried again at {at}{why}"
+        return f"{text}, rejected; replace its value; tried again at {at}"
     return f"{text}, cooling down until {at}"
-
-
-# Stored resources whose owner is not known -----------------------------------------------------
-
-
-SEARCH_AGAIN_S = 60.0
-"""How long a resource that no project has is not searched for again, by a loop of polls, say."""
-_NAMES_KEPT = 1_000
-
-
-class OwnerSearches:
-    """Which stored resources were searched for in vain, as far as this process knows.
-
-    Not locked: threads that search for the same at the same time may do it once each.
-    """
-
-    __slots__ = ("_until",)
-
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-
-    def was_in_vain(self, name: str, now: float) -> bool:
-        """Return whether no project was found to have *name* a moment ago."""
-        return now < self._until.get(name, 0.0) <= now + SEARCH_AGAIN_S
-
-    def record_in_vain(self, name: str, now: float) -> None:
-        """Record that no project has *name*."""
-        if len(self._until) >= _NAMES_KEPT:
-            self._until = {}
-        self._until[name] = now + SEARCH_AGAIN_S
 
 
 # The state of one call -------------------------------------------------------------------------
@@ -225,8 +184,6 @@ class CallState:
     """The pool's waiting calls."""
     wait_limit_s: float = inf
     """How long the timeout of the call allows it to wait, seconds; see `budget_s`."""
-    hints: Mapping[str, str] = field(default_factory=dict)
-    """The pool's possible causes of rejections by key id, for the notes."""
     excluded: dict[str, float] = field(default_factory=dict)
     """Keys that failed this call, and until when (`inf`: for the rest of it)."""
     attempts: list[FailedAttempt] = field(default_factory=list)
@@ -257,16 +214,10 @@ class CallState:
     """The first chunk of a stream is here."""
     unavailable: Unavailable | None = None
     """Why no key was available, for a call that ended so."""
-    searches: OwnerSearches | None = None
-    """The pool's searches for owners; None: the call searches for none."""
-    can_get: bool = False
-    """Its surface can send a GET of a stored resource in place of the request."""
     home_is_own: bool = True
     """The client was made with its home key; else that is only the first key of the pool."""
     not_allowed: tuple[Candidate, ...] = ()
     """The keys of the owner of its stored resources that it may not use."""
-    guessed_owner: bool = False
-    """No key of the owner of its stored resources is known, so the home project's are used."""
 
     @property
     def budget_s(self) -> float:
@@ -317,8 +268,7 @@ def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate
     one_key = any(name.startswith(SAME_KEY_PREFIXES) for name in names)
     same = () if one_key else call.selector.find_project_keys(project, call.info.platform)
     owner_keys = ([key] if key is not None else []) + [k for k in same if k is not key]
-    call.guessed_owner = owner is None or not owner_keys
-    if call.guessed_owner and not call.info.bound_to_owner:
+    if (owner is None or not owner_keys) and not call.info.bound_to_owner:
         return None
     found = owner_keys or ([home] if home is not None else [])
     call.not_allowed = tuple(k for k in found if not call.info.may_use(k))
@@ -385,8 +335,7 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
             call.lines_version = call.waiting_lines.version
             excluded = _keys_to_skip(call, now)
             blocks: dict[str, Block] = {}
-            new_batch = call.info.verb in NEW_BATCH
-            spread = call.selector.spread and owner_keys is None and not new_batch
+            spread = call.selector.spread and owner_keys is None
             lease: Lease | Unavailable | None = None
             for candidates in _candidate_batches(call, owner_keys, excluded, now, draw):
                 lease = yield Acquire(call.info, candidates, spread)
@@ -403,16 +352,12 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
                 )
                 continue
             call.leave_line()
-            if new_batch:
-                call.selector.record_batch(lease.key_id)
             reply = yield from _attempt(call, lease)
             if isinstance(reply, Done):
                 return reply.response
             if isinstance(reply, StreamEnd) and reply.failed is None:
                 return None
-            found = yield from _continue_or_raise(call, lease, reply)
-            if found is not None:
-                return found.response
+            yield from _continue_or_raise(call, lease, reply)
             del reply  # see `_forget_failure`
     finally:
         call.drop_ticket()
@@ -479,19 +424,13 @@ def _unavailable(
     return Unavailable(now, {**deferred, **claimed, **blocks})
 
 
-def _attempt(
-    call: CallState, lease: Lease, sought: str = ""
-) -> Generator[Command, Any, Done | StreamEnd | Failed]:
-    """Send once with *lease*, and settle it exactly once, whatever happens.
-
-    On success, *sought* is recorded as a resource of the key's project.
-    """
+def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | StreamEnd | Failed]:
+    """Send once with *lease*, and settle it exactly once, whatever happens."""
     call.sends += 1
     stream: Any = None
     names: tuple[str, ...] = ()
     try:
-        get = sought if not call.info.idempotent else ""
-        reply: Any = yield Send(lease, call.sends, len(call.excluded), get)
+        reply: Any = yield Send(lease, call.sends, len(call.excluded))
         if isinstance(reply, StreamOpened):
             stream, call.delivered = reply.stream, True
             _forget_failure(call)
@@ -502,8 +441,6 @@ def _attempt(
         if failed is None:
             _forget_failure(call)
             outcome, names = Outcome(LeaseOutcome.SUCCESS, None, reply.usage), reply.names
-            if sought:
-                names = (*names, sought)
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
             if call.overload.models:
                 call.overload.record_success(call.info)
@@ -584,104 +521,14 @@ def drop_tracebacks(error: BaseException) -> None:
 
 def _continue_or_raise(
     call: CallState, lease: Lease, reply: StreamEnd | Failed
-) -> Generator[Command, Any, Done | None]:
-    """Return to send again after a failure, or the response of another project; else raise it."""
+) -> Generator[Command, Any, None]:
+    """Return to send again after a failure; else raise it."""
     # Where chunks were delivered, a stream is never restarted.
     if isinstance(reply, StreamEnd):
         raise _with_attempt_notes(call)
     if (yield from _should_continue(call, lease)):
-        return None
-    if _may_have_another_owner(call):
-        return (yield from _ask_other_projects(call, lease))
+        return
     raise _final_error(call, None)
-
-
-# A stored resource whose owner is not known, and which the home project does not have -----------
-#
-# It was made by another host, or before the pool had a shared state. Each other project is asked
-# once whether it has it, one after the other, with one GET. Not for inference with a file: there
-# a 403 is the answer (docs/gemini-api.md#things-of-another-project), and asking would be sending
-# the prompt to every project.
-
-
-_SEARCHED = frozenset({"cancel", "delete", "download", "get", "list", "patch"})
-"""Methods about one stored resource, which a GET finds."""
-_OF_THE_CALL = frozenset({"timeout", "transport"})
-"""Failures of the program's own, such as its deadline or a full disk: the search ends with them."""
-MAX_PROJECTS_ASKED = 50
-
-
-def _may_have_another_owner(call: CallState) -> bool:
-    """Return whether another project may have the resource that the home project has not."""
-    info, failure = call.info, call.attempts[-1].verdict
-    if call.searches is None or not call.guessed_owner or info.project is not None:
-        return False
-    if info.verb not in _SEARCHED:
-        return False
-    if failure.code not in (403, 404) or failure.rejected or not info.resources:
-        return False
-    name = info.resources[0]
-    if name.startswith(SAME_KEY_PREFIXES) or call.searches.was_in_vain(name, call.failed_at):
-        return False
-    return info.idempotent or call.can_get
-
-
-def _ask_other_projects(call: CallState, lease: Lease) -> Generator[Command, Any, Done]:
-    """Return the response of the project that has the resource; raise the first error if none has.
-
-    A call that changes the resource is sent only to the project that a GET found.
-    """
-    assert call.searches is not None  # noqa: S101 - narrows the type; see above
-    name, asked = call.info.resources[0], 0
-    first, number = call.last, len(call.attempts)
-    call.last = None
-    projects = call.selector.projects(call.info)
-    projects.pop(lease.project, None)
-    for keys in tuple(projects.values())[:MAX_PROJECTS_ASKED]:
-        reply = yield from _ask(call, keys, name)
-        asked += reply is not None
-        is_found = isinstance(reply, Done)
-        if is_found and not call.info.idempotent:
-            reply = yield from _ask(call, keys, "")
-        if isinstance(reply, Done):
-            return reply
-        ended = reply is not None and call.attempts[-1].verdict.failure in _OF_THE_CALL
-        if is_found or ended or isinstance(reply, StreamEnd):
-            call.last = call.last or first  # type: ignore[redundant-expr]  # it may be set by then
-            raise _with_attempt_notes(call)
-    call.searches.record_in_vain(name, call.failed_at)
-    call.last = first
-    del call.attempts[number:]
-    error = _with_attempt_notes(call)
-    error.add_note(
-        f"keyrot: the owner of {name} is not known; {asked} of {len(projects)} other projects of "
-        "the pool were asked, and none has it"
-    )
-    raise error
-
-
-def _ask(
-    call: CallState, keys: tuple[Candidate, ...], sought: str
-) -> Generator[Command, Any, Done | StreamEnd | Failed | None]:
-    """Send with the first key of a project that works; None if none does.
-
-    Args:
-        call: The call.
-        keys: The keys of the project.
-        sought: The resource to get; empty: send the call itself.
-    """
-    info = call.info
-    if sought and not info.idempotent:
-        info = info._replace(verb="get")
-    while keys:
-        lease: Lease | Unavailable = yield Acquire(info, tuple((0, key) for key in keys), False)
-        if isinstance(lease, Unavailable):
-            break
-        reply = yield from _attempt(call, lease, sought)
-        if isinstance(reply, Done) or not call.attempts[-1].verdict.rotate:
-            return reply
-        keys = tuple(key for key in keys if key.key_id != lease.key_id)
-    return None
 
 
 def _should_continue(call: CallState, lease: Lease) -> Generator[Command, Any, bool]:
@@ -870,5 +717,5 @@ def _with_attempt_notes(call: CallState, error: BaseException | None = None) -> 
     assert call.last is not None  # noqa: S101 - narrows the type; callers have just failed
     error = error or call.last.error
     for number, attempt in enumerate(call.attempts, 1):
-        error.add_note(attempt_note(number, attempt, call.hints.get(attempt.key_id)))
+        error.add_note(attempt_note(number, attempt))
     return error

@@ -313,8 +313,6 @@ class Verdict:
     """False: only a key of another tier can help (location not supported)."""
     exceeds_limit: bool = False
     """By our count the request is larger than the whole limit of every key of this tier."""
-    quote: str = ""
-    """What Google said, if later errors about the same model quote it."""
 
 
 class LeaseOutcome(StrEnum):

@@ -137,7 +137,6 @@ def fallback_call(call: CallState, model: str) -> CallState:
         overload=call.overload,
         waiting_lines=call.waiting_lines,
         wait_limit_s=max(call.budget_s - call.waited_s, 0.0),
-        hints=call.hints,
         excluded=failed,
     )
 

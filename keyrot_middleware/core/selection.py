@@ -5,8 +5,7 @@ a model, then the others; within these, keys of the requested workload first, th
 last resort comes after all of them. Keys of another platform, or of a tier or project that the call
 may not use, are in no group. Within a group the
 strategy decides where to start: `spread` at random, `fill` at the first key, `sticky` at a position
-derived from the conversation. For a new batch, the keys of the project that got one least recently
-come first.
+derived from the conversation.
 
 Candidates are passed to the state in batches of one group. The state decides which of them is
 available. A key that it refused until a known time is *deferred* here, so that a call does not try
@@ -21,10 +20,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from heapq import heappop, heappush
-from itertools import count
 from math import inf
 
-from .affinity import NEW_BATCH
 from .failures import RULES
 from .model import (
     GEMINI_API,
@@ -36,7 +33,6 @@ from .model import (
     Candidate,
     Platform,
     Scope,
-    project_label,
 )
 from .waiting import Claims, needed_amount
 from .windows import AHEAD_S
@@ -176,9 +172,6 @@ class Selector:
         self._lock: AbstractContextManager[object] = lock or nullcontext()
         self._projects: dict[str, list[Candidate]] = {}
         """The keys of each project, put together when somebody asks for the first."""
-        self._batches: dict[str, int] = {}
-        """The number of the last new batch of each project that got one."""
-        self._batch_numbers = count(1)
         self.had_full_window = False
         """A window was full once, so that released capacity may matter."""
 
@@ -193,14 +186,6 @@ class Selector:
             self._projects = projects  # whole, for other threads
         found = self._projects.get(project, ())
         return tuple(k for k in found if k.key_id in self.keys and k.platform == platform)
-
-    def projects(self, info: CallInfo) -> dict[str, tuple[Candidate, ...]]:
-        """Return the keys of each project that may serve a call, in the order of the keys."""
-        projects: dict[str, list[Candidate]] = {}
-        for key in tuple(self.keys.values()):
-            if key.platform == info.platform and info.may_use(key):
-                projects.setdefault(key.project, []).append(key)
-        return {project: tuple(keys) for project, keys in projects.items()}
 
     def other_tiers(self, info: CallInfo) -> dict[str, Block]:
         """Return the keys of the call's platform whose tier it may not use."""
@@ -224,9 +209,6 @@ class Selector:
             draw: A random number in [0, 1).
         """
         order = self._get_order(info)
-        if info.verb in NEW_BATCH:
-            yield from self._candidates_for_a_batch(order, info, excluded, now, draw)
-            return
         for group in order.groups:
             if group.rotations and not group.deferred:
                 offset = self._start(group, info, draw)
@@ -246,28 +228,6 @@ class Selector:
                 with self._lock:
                     retried = group.deferred_with_room_for(info)
                 yield from _in_batches(retried, excluded)
-
-    def _candidates_for_a_batch(
-        self,
-        order: _Order,
-        info: CallInfo,
-        excluded: Mapping[str, object] | Claims,
-        now: float,
-        draw: float,
-    ) -> Iterator[RankedCandidates]:
-        """Offer the keys of each group by when their projects last got a new batch."""
-        for group in order.groups:
-            with self._lock:
-                group.end_deferrals(now)
-                candidates = group.remaining(self._start(group, info, draw), ())
-            candidates.sort(key=lambda one: self._batches.get(project_label(one[1].project), 0))
-            yield from _in_batches(candidates, excluded)
-
-    def record_batch(self, key_id: str) -> None:
-        """Record that the project of a key gets a new batch: it is offered the next one last."""
-        key = self.keys.get(key_id)
-        if key is not None:
-            self._batches[project_label(key.project)] = next(self._batch_numbers)
 
     def ranking(self, info: CallInfo) -> list[RankedCandidate]:
         """Return all keys in the order of their groups, available or not."""

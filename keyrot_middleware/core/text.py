@@ -18,7 +18,6 @@ __all__ = [
     "mask_url",
     "one_line",
     "remaining",
-    "standard_key_hint",
     "utc",
 ]
 
@@ -100,19 +99,6 @@ def check_key_format(value: str) -> str | None:
     if value.startswith("AIza") and len(value) < _STANDARD_KEY_LENGTH:
         return "its value begins like a Gemini API key and is too short for one; it may be cut off"
     return None
-
-
-STANDARD_KEYS = (
-    "Google no longer accepts unrestricted standard keys, which begin with AIza: "
-    "https://ai.google.dev/gemini-api/docs/api-key"
-)
-"""A possible cause of the rejection of such a key that Google's response does not report."""
-
-
-def standard_key_hint(value: str, failure: str) -> str | None:
-    """Return the hint about a rejected standard key; None for other cases."""
-    unexplained = failure in ("key_invalid", "unauthorized")
-    return STANDARD_KEYS if unexplained and value.startswith("AIza") else None
 
 
 def mask_url(text: str) -> str:

@@ -6,13 +6,12 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..adapters.urls import origin_from_url
 from ..core.failures import classify
 from ..core.model import GEMINI_API, CallInfo, Platform
 from ..core.model_names import CURRENT_MODEL
-from ..core.text import standard_key_hint
 from ..errors import KeyrotError
 from ..runtime.current import bypassed
 from ..secrets import SecretCache
@@ -106,9 +105,7 @@ def check_key(
     try:
         client.models.generate_content(model=model, contents="Hi", config=config)
     except Exception as error:
-        check = _failure(error, secrets, model, time.monotonic() - began)
-        hint = standard_key_hint(secrets.value(key_id).reveal(), str(check.failure))
-        return replace(check, text=f"{check.text} {hint}") if hint else check
+        return _failure(error, secrets, model, time.monotonic() - began)
     finally:
         bypassed.reset(token)
         client.close()

@@ -421,9 +421,7 @@ class RequestWrappers:
             platform=platform,
         )
         call = self._calls.call_state(info, key, timeout_s(client, options))
-        if info.bound_to_owner:
-            call.can_get = not stream
-        else:
+        if not info.bound_to_owner:
             options = without_key_retries(client, options, retry)
         no_sdk_retry = retry is None and not info.bound_to_owner
         return _PooledCall(client, request, options, bool(extra), no_sdk_retry, call)

@@ -150,8 +150,6 @@ def read(calls: PooledCalls | None, request: Incoming) -> Call | Reply | Secret 
     body = _parse(content)
     info = _call_info(calls, request, route.collection, body)
     state = calls.call_state(info, own or POOL_KEY, request.timeout_s)
-    if info.bound_to_owner:
-        state.can_get = not info.stream and request.method != "GET" and not route.is_openai
     if rest is not None:
         state.policy = replace(state.policy, max_attempts=1, max_retries=0)
     call = Call(calls, state, request, content, body=body, own=Secret(own), route=route)

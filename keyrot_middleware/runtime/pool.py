@@ -15,26 +15,24 @@ from typing import Any, Protocol
 
 from ..core.activity import CallRecord
 from ..core.commands import Acquire, Settle
-from ..core.failures import KEY_REJECTIONS, QUOTED
-from ..core.flow import Overload, OwnerSearches
+from ..core.failures import KEY_REJECTIONS
+from ..core.flow import Overload
 from ..core.model import (
     GEMINI_API,
     NO_USAGE,
-    Block,
     CallInfo,
     Candidate,
     Lease,
     Platform,
     RetryPolicy,
     Usage,
-    Verdict,
     project_label,
     project_name,
 )
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.spending import nano_usd
-from ..core.text import hide_secrets, standard_key_hint
+from ..core.text import hide_secrets
 from ..core.tokens import TokenScale
 from ..core.waiting import WaitingLines
 from ..errors import warn_safely
@@ -132,7 +130,6 @@ class Pool:
     clock: Clock = field(default_factory=SystemClock)
     token_scale: TokenScale = field(default_factory=TokenScale)
     overload: Overload = field(default_factory=Overload)
-    owner_searches: OwnerSearches = field(default_factory=OwnerSearches)
     models: ModelNames = field(default_factory=ModelNames)
     waiting_lines: WaitingLines = field(default_factory=make_waiting_lines)
     random: Callable[[], float] = random.random
@@ -161,10 +158,6 @@ class Pool:
     """For what blocks in async calls: those of the loop may be full of sync calls that wait."""
     activity: Activity = field(init=False, repr=False)
     """What calls did lately."""
-    hints: dict[str, str] = field(default_factory=dict, repr=False)
-    """Likely causes of rejections, by key id."""
-    withdrawn: dict[str, str] = field(default_factory=dict, repr=False)
-    """What Google said of models that it no longer offers to a project, by model."""
     _refusals: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
     _unpriced: set[str] = field(default_factory=set, repr=False)
     """Models without a price that were warned of."""
@@ -322,7 +315,6 @@ class Pool:
             return
         if verdict.failure in KEY_REJECTIONS:
             self.doubtful.add(lease.key_id)
-            self._explain(lease.key_id, verdict.failure)
         self._rejected_as[lease.key_id] = lease.record or lease.key_id
         self._refusals.pop(lease.key_id, None)
         self._refusals[lease.key_id] = (
@@ -330,33 +322,6 @@ class Pool:
             getattr(error, "status", None),
             getattr(error, "details", None) or getattr(error, "body", None),
         )
-
-    def record_quote(self, model: str, verdict: Verdict | None) -> None:
-        """Keep what Google said of a model, if errors about it will quote that."""
-        if verdict is None or not verdict.quote:
-            return
-        if model not in self.withdrawn and len(self.withdrawn) >= MODELS_WARNED:
-            self.withdrawn = {}
-        self.withdrawn[model] = verdict.quote
-
-    def quote(self, model: str, blocks: Mapping[str, Block]) -> str | None:
-        """Return what Google said of a model, if that is why a key cannot serve it.
-
-        None where only other processes have heard it.
-        """
-        if all(block.reason not in QUOTED for block in blocks.values()):
-            return None
-        return self.withdrawn.get(model)
-
-    def _explain(self, key_id: str, failure: str) -> None:
-        """Log the likely cause of a rejection once, and keep it for the notes of errors."""
-        value = self.secrets.value(key_id) if key_id in self.selector.keys else Secret("")
-        hint = standard_key_hint(value.reveal(), failure)
-        if hint is None:
-            self.hints.pop(key_id, None)
-        elif key_id not in self.hints:
-            self.hints[key_id] = hint
-            _log.warning("pool %s: key %s: %s", self.name, key_id, hint)
 
     def last_refusal(self, key_ids: Iterable[str]) -> tuple[int, str | None, Any] | None:
         """Return code, status and body of the last rejection among *key_ids*."""

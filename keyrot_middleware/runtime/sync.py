@@ -75,8 +75,6 @@ class SyncDriver:
             pool: The pool.
             info: The call.
             send: Sends the request with the key of a lease; returns Done, StreamOpened or Failed.
-                With the name of a stored resource as a second argument it sends a GET of that
-                instead; only where `CallState.can_get` is set.
             observer: Is notified of every command.
         """
         self._pool = pool
@@ -241,8 +239,6 @@ class SyncDriver:
 
     def _send_now(self, command: Send) -> Any:
         self._record.send()
-        if command.get:
-            return self._send_request(command.lease, command.get)
         return self._send_request(command.lease)
 
     def _serving(self, command: ReportServing) -> None:
@@ -260,7 +256,6 @@ class SyncDriver:
     def _settled(self, command: Settle, until: float | None) -> float | None:
         if command.outcome.verdict is not None:
             self._pool.record_refusal(command)
-            self._pool.record_quote(self._info.model, command.outcome.verdict)
             self.notify(command._replace(at=self._pool.clock.time()), until)
         return until
 

@@ -55,17 +55,6 @@ def test_the_exception_lists_every_attempt() -> None:
     )
 
 
-def test_a_hint_is_part_of_the_note_of_a_rejection() -> None:
-    """A failure that rejects no key has no hint."""
-    rejected = FailedAttempt("k", Verdict("key_invalid", 400, rejected=True), 1e9)
-    assert attempt_note(1, rejected, "Standard keys are over.").endswith(
-        "Z. Standard keys are over."
-    )
-    assert attempt_note(1, FailedAttempt("k", Verdict("capacity", 429), 1e9), "Not this.").endswith(
-        "Z"
-    )
-
-
 def test_without_an_available_key_the_error_has_a_reason_per_key() -> None:
     """No key is available soon: nothing is sent, and the error has each key's reason."""
     rig = three(max_wait_s=10)

@@ -175,8 +175,6 @@ def test_a_call_gets_candidates_of_its_tiers_alone() -> None:
     selector, paid = Selector(keys, "fill"), INFO._replace(tiers=frozenset({"tier1", "tier2"}))
     assert list_candidates(selector) == ["free", "paid", "none"]
     assert list_candidates(selector, paid) == ["paid"]
-    assert list(selector.projects(INFO)) == ["free", "paid", "none"]
-    assert list(selector.projects(paid)) == ["paid"]
     assert selector.other_tiers(INFO) == {}
     assert selector.other_tiers(paid) == {key_id: Block("tier", inf) for key_id in ("free", "none")}
 
@@ -189,7 +187,6 @@ def test_a_call_gets_candidates_of_its_project_alone() -> None:
     assert list_candidates(selector) == ["a", "b", "c", "d"]
     assert list_candidates(selector, mine) == ["a", "b"]
     assert list_candidates(selector, INFO._replace(project="key:d")) == ["d"]
-    assert list(selector.projects(mine)) == ["p"]
     assert selector.other_tiers(mine) == {}
     paid = mine._replace(tiers=frozenset({"tier1"}))
     assert list_candidates(selector, paid) == ["b"]

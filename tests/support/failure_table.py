@@ -109,6 +109,19 @@ GROUPS = [
         ("iOS", 403, denied("?", reason("API_KEY_IOS_APP_BLOCKED"))),
         ("referrer", 403, denied("?", reason("API_KEY_HTTP_REFERRER_BLOCKED"))),
     ),
+    _of(
+        "key_denied",
+        KEY,
+        *(
+            (name, 403, denied("?", reason(name)))
+            for name in (
+                "IAM_PERMISSION_DENIED",
+                "ORG_RESTRICTION_VIOLATION",
+                "RESOURCE_USAGE_RESTRICTION_VIOLATED",
+                "SECURITY_POLICY_VIOLATED",
+            )
+        ),
+    ),
     _of("key_method_blocked", {**KEY, "scope": Scope.KEY_VERB}, ("method", 403, g.METHOD)),
     _of("service_disabled", {**PROJECT, "until": NOW + 600}, ("disabled", 403, g.DISABLED)),
     _of(
@@ -242,13 +255,9 @@ GROUPS = [
     ),
     _of(
         "model_withdrawn",
-        {**MODEL, "quote": g.NEW_USERS},
+        MODEL,
         ("new users", 404, _missing(g.NEW_USERS)),
         ("new users, Interactions", 404, interactions("not_found", g.NEW_USERS)),
-    ),
-    _of(
-        "model_withdrawn",
-        {**MODEL, "quote": "no longer available to new users, use X"},
         ("new users, bare", 404, _missing("no longer available to new users, use X")),
     ),
     _of(

@@ -22,7 +22,7 @@ from keyrot_middleware.core.model import Lease
 PAGE = Path(__file__).parents[3] / "docs" / "sdk-methods.md"
 ROW = re.compile(r"^\| (`.+?`) \| (\d+\.\d+) \| (.+?) \|", re.MULTILINE)
 VERSION = tuple(map(int, genai.__version__.split(".")[:2]))
-KEYS = {"any", "owner", "home", "in turn", "session", "Vertex", "-"}
+KEYS = {"any", "owner", "home", "session", "Vertex", "-"}
 MODEL = "gemini-2.5-flash"
 
 
@@ -274,7 +274,7 @@ class AnyServer:
         return Response(200, ANYTHING)
 
 
-KEYS_SENT = {"any": "AB", "owner": "B", "home": "C", "in turn": "AB", "Vertex": ""}
+KEYS_SENT = {"any": "AB", "owner": "B", "home": "C", "Vertex": ""}
 """A is the first of the pool and refused, B owns all that is stored, C is the home key."""
 WITH_CHUNKS = {"environments.files.upload": "BC"}
 """The chunks have the client's own key; those of other uploads have none."""

@@ -41,21 +41,6 @@ def keys_of(gemini: FakeGemini, **equal: object) -> list[str | None]:
 
 
 @ALSO_ASYNC
-def test_new_batches_are_spread_over_the_projects(
-    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
-    """Whatever the client's own key; each is polled by the key that made it."""
-    pool("A", "B", "C", strategy="fill")
-    client = connect(gemini.key("B").value)
-    jobs = [create(mode, client) for _ in range(6)]
-    assert keys_of(gemini) == ["A", "B", "C"] * 2
-    gemini.reset_log()
-    for job in jobs:
-        assert get(mode, client, job.name).state == types.JobState.JOB_STATE_PENDING
-    assert keys_of(gemini) == ["A", "B", "C"] * 2
-
-
-@ALSO_ASYNC
 def test_a_failed_key_is_excluded(
     mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:
@@ -67,40 +52,6 @@ def test_a_failed_key_is_excluded(
     for _ in range(5):
         create(mode, client)
     assert keys_of(gemini) == ["A", "B", "C", "C", "C", "C", "C"]
-
-
-@pytest.mark.filterwarnings("ignore:batches.create_embeddings")
-@ALSO_ASYNC
-def test_embeddings_too(
-    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
-    """A batch of embeddings takes a turn like one of answers."""
-    pool("A", "B", strategy="fill")
-    client = connect()
-    source = types.EmbeddingsBatchJobSource(
-        inlined_requests=types.EmbedContentBatch(contents="hello")
-    )
-    for _ in range(2):
-        asked = {"model": "gemini-embedding-001", "src": source}
-        if mode == "sync":
-            client.batches.create_embeddings(**asked)
-        else:
-            run(client, lambda asked=asked: client.aio.batches.create_embeddings(**asked))
-    assert keys_of(gemini) == ["A", "B"]
-
-
-def test_a_batch_that_another_program_deleted_holds_no_place(
-    gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
-    """A cap that an older keys.json has is ignored with a warning."""
-    with pytest.warns(keyrot_middleware.KeyrotWarning, match="max_pending_batches of key A is"):
-        pool({"key_id": "A", "max_pending_batches": 1}, max_wait_s=0)
-    client = connect(gemini.key("A").value)
-    job = create("sync", client)
-    with keyrot_middleware.bypass():
-        client.batches.delete(name=job.name)
-    create("sync", client)
-    assert gemini.count("A", verb="batches.create") == 2
 
 
 def test_googles_own_cap_moves_a_batch_to_another_project(

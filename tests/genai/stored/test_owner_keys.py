@@ -132,7 +132,7 @@ def test_a_batch_uses_one_key_throughout(gemini, three) -> None:
     file = upload(three)
     gemini.reset_log()
     job = three.batches.create(model=MODEL, src=file.name)
-    assert [b.name for b in three.batches.list()] == [job.name]
+    assert job.name in [b.name for b in three.batches.list()]
     assert set(keys_of(gemini)) == {"B"}
 
 

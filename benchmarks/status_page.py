@@ -25,7 +25,7 @@ def request_ms(times: int = 6) -> float:
     keyrot_middleware.install(keys=[f"{value[:-5]}{number:05}" for number in range(KEYS)])
     try:
         for number in range(times):
-            server = Server(ui.app())  # one that has read nothing yet
+            server = Server(ui.app(local=True))  # one that has read nothing yet
             begun = time.process_time()
             with urlopen(f"{server.url}/api/status?offset={number * SHOWN}&limit={SHOWN}") as reply:  # noqa: S310 - loopback
                 reply.read()
@@ -44,7 +44,7 @@ def shown_s(times: int = 5) -> float | None:
     if CHROMIUM is None:
         return None
     source, taken = FakeSource([fake_key("key_1")]), []
-    server = Server(ui.app(source=source))
+    server = Server(ui.app(local=True, source=source))
     with chromium() as browser:
         page = browser.new_page()
         page.goto(server.url)

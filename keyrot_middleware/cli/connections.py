@@ -15,7 +15,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 __all__ = ["BoundedConnection"]
 
-MAX_CONNECTIONS = 100
+MAX_CONNECTIONS = 240
+"""A process of macOS may open 256 files."""
 ARRIVE_S = 10.0
 """How long a request may take to arrive."""
 
@@ -28,10 +29,14 @@ class BoundedConnection(H11Protocol):
     arrival: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a place; close the connection in the first one if all are taken."""
+        """Take a place; if all are taken, that of a connection whose request is not being answered.
+
+        A page that polls is idle most of the time, and opens another connection by itself.
+        """
         super().connection_made(transport)
         if len(self.places) >= MAX_CONNECTIONS:
-            first = next(iter(self.places))
+            idle = (one for one in self.places if getattr(one.cycle, "response_complete", True))
+            first = next(idle, None) or next(iter(self.places))
             del self.places[first]
             first.transport.abort()
         self.places[self] = None

@@ -8,6 +8,7 @@ import secrets
 import socket
 import stat
 import sys
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
         return _fail(error, 2)
     with contextlib.closing(listener):
         try:
-            with open_source() as source:
+            with open_source() as source, tempfile.TemporaryDirectory() as folder:
                 if source is None:
                     print(NOT_SHARED, file=sys.stderr)
                     return 1
@@ -55,7 +56,7 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
                 def on_start() -> None:
                     _announce(found, listener, host, token, token_file)
                     if open_browser and sys.stdout.isatty():
-                        _open_browser(_url(listener, host, token))
+                        _open_browser(_url(listener, host, token), Path(folder))
 
                 _make_server(source, token, actions, on_start).run(sockets=[listener])
         except KeyboardInterrupt:  # the server has ended by then
@@ -181,5 +182,8 @@ def _announce(
     print("Ctrl-C ends it.", flush=True)
 
 
-def _open_browser(url: str) -> None:
-    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+def _open_browser(url: str, folder: Path) -> None:
+    """Open an address by a file in the user's own *folder*: everyone can read command lines."""
+    file = folder / "keyrot.html"
+    file.write_text(f'<meta http-equiv="refresh" content="0;url={url}">', "utf-8")
+    threading.Thread(target=webbrowser.open, args=(file.as_uri(),), daemon=True).start()

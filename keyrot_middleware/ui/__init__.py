@@ -1,6 +1,6 @@
 """The operators' page: the state of each key in a browser, as an ASGI app to mount anywhere.
 
-    app.mount("/keyrot", keyrot_middleware.ui.app())
+    app.mount("/keyrot", keyrot_middleware.ui.app(token=…))
 
 Importing this package imports no web framework; `app()` needs the extra `ui`.
 """
@@ -20,18 +20,23 @@ __all__ = ["app"]
 
 
 def app(
-    *, actions: bool = False, token: str | None = None, source: StatusSource | None = None
+    *,
+    token: str | None = None,
+    local: bool = False,
+    actions: bool = False,
+    source: StatusSource | None = None,
 ) -> Starlette:
     """Return the page and its API as an ASGI app; it needs no lifespan and works at any path.
 
     Args:
+        token: What a browser or a script must present, at least 16 characters.
+        local: Without a token, let in every user of this machine. A proxy or a tunnel on it lets in
+            whomever it serves, for it cannot always be recognized.
         actions: Offer to reset, disable, enable and check keys; needs *token*.
-        token: What a browser or a script must present, at least 16 characters. None: only this
-            machine may open the page.
         source: Where the data comes from. None: the pool that `install()` put in place.
 
     Raises:
-        ConfigError: The token is too short, or missing with *actions*.
+        ConfigError: The token is too short, or missing.
         MissingExtraError: Starlette is not installed.
     """
     try:
@@ -41,4 +46,4 @@ def app(
         raise MissingExtraError(wanted_by=wanted_by, package="starlette", extra="ui") from None
     from .server import make_app  # noqa: PLC0415 - needs Starlette
 
-    return make_app(actions=actions, token=token, source=source)
+    return make_app(token=token, local=local, actions=actions, source=source)

@@ -7,10 +7,10 @@ with the token, so that several worker processes accept it.
 Each wrong token makes the check of every token slow for a minute, also of the right one: else the
 time of an answer would tell which it is. Cookies are checked at once.
 
-Without a token: only this machine, which may look and change nothing. The client's address and the
-Host header must both be loopback (a foreign name that resolves to 127.0.0.1 is DNS rebinding), an
-Origin must be this server, and nothing may show that a proxy forwarded the request. A proxy can
-leave no trace at all, so this protects the status only.
+With `local=True` and no token: only this machine, which may look and change nothing. The client's
+address and the Host header must both be loopback (a foreign name that resolves to 127.0.0.1 is DNS
+rebinding), an Origin must be this server, and nothing may show that a proxy forwarded the request.
+A proxy can leave no trace at all, so this protects the status only.
 
 A request that changes something also needs the session's CSRF token in `X-CSRF-Token` and an
 Origin that is this server. A bearer token needs neither: no browser sends it by itself.
@@ -144,7 +144,7 @@ class Access:
             path=request.scope.get("root_path", "") + "/",
             secure=request.url.scheme == "https",
             httponly=True,
-            samesite="strict",
+            samesite="lax",  # a link in a colleague's message opens the page; a POST needs more,
         )
 
     def _cookie_session(self, request: Request) -> Session | None:

@@ -51,14 +51,17 @@ _ERROR_PAGE = """\
 """
 
 
-def make_app(*, actions: bool, token: str | None, source: StatusSource | None) -> Starlette:
+def make_app(
+    *, token: str | None, local: bool, actions: bool, source: StatusSource | None
+) -> Starlette:
     """Make the app; see `keyrot_middleware.ui.app`.
 
     Raises:
-        ConfigError: The token is too short, or missing with *actions*.
+        ConfigError: The token is too short, or missing.
     """
-    if actions and token is None:
-        raise ConfigError(f"ui.app(actions=True) needs a token: ui.app(token=…); {HOW_TO_MAKE}")
+    if token is None and (actions or not local):
+        only = "" if actions else ", or ui.app(local=True) for every user of this machine"
+        raise ConfigError(f"ui.app() needs a token: ui.app(token=…){only}; {HOW_TO_MAKE}")
     access = Access(token)
     api, page = Api(access, source, actions), Page(access)
     return Starlette(

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_demo_runs_a_program_without_and_with_the_pool(keyrot: Keyrot, tmp_path: Path) -> None:
     """One key fails at question 6, a pool answers all; short, no spans, and what to do next."""
     (tmp_path / "keys.json").write_text("not even JSON: the demo must not look at it")
-    ran = keyrot("demo", GEMINI_API_KEYS="mine", KEYROT_STRATEGY="nonsense")
+    ran = keyrot("demo", GEMINI_API_KEYS="mine", KEYROT_STRATEGY="nonsense", PATH="")
     assert ran.returncode == 0, ran.stderr
     for line in (
         r"question 1 +ok +revoked_1 key_invalid → exhausted_1 quota_day → free_1 ok",
@@ -35,7 +35,9 @@ def test_the_demo_runs_a_program_without_and_with_the_pool(keyrot: Keyrot, tmp_p
     assert len(lines) <= 30
     assert "gen_ai." not in ran.stdout
     assert "keyrot init" in lines[-2]
-    assert "keyrot run your_program.py" in lines[-1]
+    name, rest = lines[-1].split(maxsplit=1)
+    assert Path(name).exists()  # not on this PATH, as in an environment that is not active
+    assert rest.startswith("run your_program.py")
 
 
 def test_verbose_shows_the_spans_of_one_call(keyrot: Keyrot) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -124,15 +125,12 @@ def test_half_sent_requests_do_not_lock_the_operator_out(shared: dict[str, str])
             one.close()
 
 
-@pytest.mark.parametrize(
-    "part",
-    [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"],
-    ids=["nothing", "half a header", "half a body"],
-)
-def test_a_request_has_a_time_to_arrive(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the connection is closed, also after a request that was complete."""
-    monkeypatch.setattr(connections, "ARRIVE_S", 0.2)
-    app = ui.app(token=TOKEN)
+WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextlib.contextmanager
+def bounded(app: Any) -> Iterator[Any]:
+    """Serve an app by bounded connections."""
     config = uvicorn.Config(
         app, http=connections.BoundedConnection, lifespan="off", log_level="critical"
     )
@@ -141,19 +139,55 @@ def test_a_request_has_a_time_to_arrive(part: bytes, monkeypatch: pytest.MonkeyP
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            for before in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
-                with socket.create_connection(listener.getsockname(), 60) as client:
-                    client.sendall(before)
-                    if before:
-                        assert client.recv(9) == b"HTTP/1.1 "
-                    client.sendall(part)
-                    with contextlib.suppress(ConnectionResetError):
-                        while client.recv(65536):
-                            pass
+            yield listener.getsockname()
         finally:
             running.should_exit = True
             thread.join(30)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"],
+    ids=["nothing", "half a header", "half a body"],
+)
+def test_a_request_has_a_time_to_arrive(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the connection is closed, also after a request that was complete."""
+    monkeypatch.setattr(connections, "ARRIVE_S", 0.2)
+    with bounded(ui.app(token=TOKEN)) as address:
+        for before in (b"", WHOLE):
+            with socket.create_connection(address, 60) as client:
+                client.sendall(before)
+                if before:
+                    assert client.recv(9) == b"HTTP/1.1 "
+                client.sendall(part)
+                with contextlib.suppress(ConnectionResetError):
+                    while client.recv(65536):
+                        pass
     assert connections.BoundedConnection.places == {}
+
+
+def test_open_pages_do_not_end_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection that makes place is one that waits for a request."""
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
+    begun, go_on = threading.Event(), threading.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await asyncio.to_thread(go_on.wait)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    with bounded(slow) as address, socket.create_connection(address, 60) as client:
+        client.sendall(WHOLE)
+        assert begun.wait(60)
+        others = [socket.create_connection(address, 60) for _ in range(5)]
+        for evicted in others[:4]:
+            with contextlib.suppress(ConnectionResetError):
+                assert evicted.recv(1) == b""
+        go_on.set()
+        assert client.recv(12) == b"HTTP/1.1 204"
+        for other in others:
+            other.close()
 
 
 def test_a_token_file_is_for_a_permanent_page(shared: dict[str, str], tmp_path: Path) -> None:

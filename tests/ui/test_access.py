@@ -38,7 +38,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(source: FakeSource) -
     reply = log_in(app, root_path="/keyrot", scheme="https")
     assert (reply.status, reply.headers["location"]) == (303, "./")
     attributes = {part.strip().lower() for part in reply.headers["set-cookie"].split(";")[1:]}
-    assert attributes == {"path=/keyrot/", "httponly", "samesite=strict", "secure"}
+    assert attributes == {"path=/keyrot/", "httponly", "samesite=lax", "secure"}
     assert TOKEN not in reply.headers["set-cookie"]
     page = request(app, root_path="/keyrot", cookie=reply.cookie)
     assert (page.status, TOKEN in page.text) == (200, False)
@@ -113,7 +113,7 @@ def test_a_short_token_is_an_error(token: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8000", "localhost:8000", "[::1]:80"])
 def test_without_a_token_this_machine_is_allowed(source: FakeSource, host: str) -> None:
     """A loopback client with a loopback Host gets the page."""
-    app = ui.app(source=source)
+    app = ui.app(local=True, source=source)
     for client in (("127.0.0.1", 1), ("127.8.8.8", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)):
         assert request(app, host=host, client=client).status == 200
         assert request(app, "/api/status", host=host, client=client).status == 200
@@ -155,7 +155,7 @@ FORWARDED = (
 )
 def test_without_a_token_other_machines_are_refused(source: FakeSource, arguments: Any) -> None:
     """A foreign client, Host (DNS rebinding), proxy or site gets a 403 that names what to do."""
-    app = ui.app(source=source)
+    app = ui.app(local=True, source=source)
     for path, method in (("/", "GET"), ("/api/status", "GET"), ("/api/keys/free_1/reset", "POST")):
         reply = request(app, path, method=method, **arguments)
         assert reply.status == 403
@@ -237,15 +237,16 @@ def test_a_post_without_a_session_changes_nothing(browser: Browser, source: Fake
     assert (reply.status, source.changed) == (401, [])
 
 
-def test_actions_need_a_token() -> None:
-    """Whether a proxy stands in front cannot be known, so nothing is changed without a token."""
-    with pytest.raises(ConfigError, match=r"actions=True.* needs a token.*secrets\.token_urlsafe"):
-        ui.app(actions=True)
+@pytest.mark.parametrize("options", [{}, {"actions": True}, {"actions": True, "local": True}])
+def test_a_token_is_needed(options: Any) -> None:
+    """Whether a proxy stands in front cannot be known: without a token only if `local` says so."""
+    with pytest.raises(ConfigError, match=r"ui\.app\(\) needs a token.*secrets\.token_urlsafe"):
+        ui.app(**options)
 
 
 def test_without_a_token_nothing_is_changed(source: FakeSource) -> None:
     """The page of this machine only shows; it makes no session."""
-    app = ui.app(source=source)
+    app = ui.app(local=True, source=source)
     reply = request(app, "/api/keys/free_1/reset", method="POST", origin="http://127.0.0.1:8000")
     assert (reply.status, source.changed) == (403, [])
     assert "set-cookie" not in request(app).headers

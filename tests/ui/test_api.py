@@ -23,7 +23,9 @@ VALUE = "AIza" + "FAKEFAKEFAKEFAKEFAKEFAKEFAKEFAKE123"
 def test_status_is_the_sources_report() -> None:
     """The report of the source is returned, with whether this server offers actions."""
     source = sample()
-    reply = request(ui.app(source=source), "/api/status?query=free&state=limited&offset=0&limit=10")
+    reply = request(
+        ui.app(local=True, source=source), "/api/status?query=free&state=limited&offset=0&limit=10"
+    )
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
     assert [one["key_id"] for one in reply.content["keys"]] == ["free_2"]
     assert reply.content["actions"] is False
@@ -32,7 +34,7 @@ def test_status_is_the_sources_report() -> None:
 
 def test_attempts_and_explain_are_the_sources() -> None:
     """Calls can be filtered by key; an explanation is for a model and a number of tokens."""
-    app = ui.app(source=sample())
+    app = ui.app(local=True, source=sample())
     calls = request(app, "/api/attempts?key=tenant_7&limit=5").content["calls"]
     assert [one["attempts"][0]["key_id"] for one in calls] == ["tenant_7"]
     found = request(app, "/api/explain?model=models/gemini-2.5-pro&tokens=1200").content
@@ -60,7 +62,7 @@ def test_attempts_and_explain_are_the_sources() -> None:
 )
 def test_a_wrong_parameter_is_named(path: str, sentence: str) -> None:
     """A wrong parameter is a 400 that names what is allowed."""
-    reply = request(ui.app(source=FakeSource()), path)
+    reply = request(ui.app(local=True, source=FakeSource()), path)
     assert reply.status == 400
     assert sentence in reply.error
 
@@ -77,7 +79,7 @@ def test_an_unknown_key_is_not_found(action: str) -> None:
 
 def test_unknown_addresses_and_methods_are_errors_with_a_sentence() -> None:
     """404 and 405 are JSON too, and have the same headers as every other answer."""
-    app = ui.app(source=FakeSource())
+    app = ui.app(local=True, source=FakeSource())
     missing, wrong = request(app, "/nothing"), request(app, "/api/status", method="POST")
     assert (missing.status, wrong.status) == (404, 405)
     assert "nothing at this address" in missing.error
@@ -90,7 +92,7 @@ def test_unknown_addresses_and_methods_are_errors_with_a_sentence() -> None:
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css", "/api/status", "/x"])
 def test_every_answer_has_strict_headers(path: str) -> None:
     """Nothing may be loaded from elsewhere, framed, sniffed, stored or sent as a referrer."""
-    headers = request(ui.app(source=FakeSource()), path).headers
+    headers = request(ui.app(local=True, source=FakeSource()), path).headers
     policy = dict(
         part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";")
     )
@@ -114,7 +116,7 @@ def test_every_answer_has_strict_headers(path: str) -> None:
 def test_an_error_of_the_source_is_a_503_with_its_message() -> None:
     """A shared state that is down is reported, and the next request tries again."""
     source = FakeSource([key("free_1")])
-    app = ui.app(source=source)
+    app = ui.app(local=True, source=source)
     source.broken = "The shared state at redis://127.0.0.1:6379/0 does not answer."
     reply = request(app, "/api/status")
     assert (reply.status, reply.error) == (503, source.broken)
@@ -131,15 +133,15 @@ def test_an_internal_error_is_raised_in_tests_only(monkeypatch: pytest.MonkeyPat
 
     source.before = fail
     with pytest.raises(RuntimeError):
-        request(ui.app(source=source), "/api/status")
+        request(ui.app(local=True, source=source), "/api/status")
     monkeypatch.setattr(f"{handle_internal_error.__module__}._strict", False)
-    reply = request(ui.app(source=source), "/api/status")
+    reply = request(ui.app(local=True, source=source), "/api/status")
     assert (reply.status, "secret" in reply.text) == (500, False)
 
 
 def test_without_a_pool_the_api_names_what_to_do() -> None:
     """Mounted before install(), the page opens, and its API names what is missing."""
-    app = ui.app()
+    app = ui.app(local=True)
     assert request(app).status == 200
     reply = request(app, "/api/status")
     assert reply.status == 503
@@ -149,7 +151,7 @@ def test_without_a_pool_the_api_names_what_to_do() -> None:
 def test_text_that_looks_like_a_key_is_masked() -> None:
     """Whatever a source returns, the value of a key is not sent."""
     source = FakeSource([key("free_1", sentence=f"Google answered: {VALUE} is invalid")])
-    text = request(ui.app(source=source), "/api/status").text
+    text = request(ui.app(local=True, source=source), "/api/status").text
     assert VALUE not in text
     assert "[redacted]" in json.loads(text)["keys"][0]["sentence"]
 
@@ -157,14 +159,14 @@ def test_text_that_looks_like_a_key_is_masked() -> None:
 def test_half_a_character_is_no_error() -> None:
     """A model's name with a lone surrogate is passed on, escaped."""
     source = FakeSource([key("free_1", project="p\ud800")])
-    reply = request(ui.app(source=source), "/api/status")
+    reply = request(ui.app(local=True, source=source), "/api/status")
     assert reply.content["keys"][0]["project"] == "p\ud800"
 
 
 @pytest.mark.parametrize("mount", ["/keyrot", "/admin/keyrot"])
 def test_the_page_works_at_any_path(mount: str) -> None:
     """Mounted in another app it finds its files and API, without a lifespan."""
-    outer = Starlette(routes=[Mount(mount, ui.app(source=sample()))])
+    outer = Starlette(routes=[Mount(mount, ui.app(local=True, source=sample()))])
     assert request(outer, f"{mount}/").status == 200
     assert request(outer, f"{mount}/static/app.js").status == 200
     assert request(outer, f"{mount}/api/status").content["total"] == 7
@@ -174,7 +176,7 @@ def test_the_page_works_at_any_path(mount: str) -> None:
 
 def test_a_dispatcher_by_path_may_serve_it() -> None:
     """Any ASGI program may pass requests on with a root_path, as before Django's own app."""
-    page = ui.app(source=sample())
+    page = ui.app(local=True, source=sample())
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         assert scope["path"].startswith("/keyrot/")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import webbrowser
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from keyrot_middleware import ui
+from keyrot_middleware.cli.ui import _open_browser
 
 MODEL = "gemini-2.5-flash"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -53,6 +56,19 @@ def test_the_printed_address_opens_the_page(serve: Serve, open_tab: Open) -> Non
     assert tab.hosts == {server.url.removeprefix("http://")}
 
 
+def test_a_browser_gets_the_token_by_a_file(
+    serve: Serve, open_tab: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every user of a host can read the command line of a browser, so it has no token."""
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    _open_browser(serve(ui.app(token=TOKEN, source=sample())).login, tmp_path)
+    tab = open_tab(opened[0])
+    wait_for_rows(tab.page, 7)
+    assert TOKEN not in opened[0] + tab.page.url
+    tab.hosts.discard("")
+
+
 def test_a_wrong_token_opens_nothing(serve: Serve, open_tab: Open) -> None:
     """Without the token the browser gets a message with what to do, and no data."""
     server = serve(ui.app(token=TOKEN, source=sample()))
@@ -66,7 +82,7 @@ def test_a_wrong_token_opens_nothing(serve: Serve, open_tab: Open) -> None:
 def test_a_row_changes_without_a_reload(serve: Serve, open_tab: Open) -> None:
     """A change is shown in the same row, and is announced once."""
     source = FakeSource([key("free_1"), key("free_2")])
-    page = open_tab(serve(ui.app(source=source)).url).page
+    page = open_tab(serve(ui.app(local=True, source=source)).url).page
     wait_for_rows(page, 2)
     page.evaluate("window.sameRow = document.querySelector('tr.key')")
     for state in ("limited", "rejected", "cooling_down"):
@@ -165,7 +181,7 @@ def test_a_pool_without_a_key_says_when_the_next_is_available(serve: Serve, open
     used |= {"rpm": window(5, 5), "tpm": window(1, None), "rpd": window(1, None)}
     blocked = key("paid_1", state="limited", available_at=until, used={MODEL: used})
     source = FakeSource([blocked])
-    page = open_tab(serve(ui.app(source=source)).url).page
+    page = open_tab(serve(ui.app(local=True, source=source)).url).page
     headline = page.get_by_role("heading", level=1)
     expect(headline).to_have_text(re.compile(r"^No key is available\. paid_1 in 0:\d\d\.$"))
     source.keys.append(key("free_2"))
@@ -177,7 +193,7 @@ def test_a_pool_without_a_key_says_when_the_next_is_available(serve: Serve, open
 
 def test_what_is_shown_is_in_the_address(serve: Serve, open_tab: Open) -> None:
     """A state's count is a link to its keys; a reload shows the same, and Back what was before."""
-    page = open_tab(serve(ui.app(source=sample())).url).page
+    page = open_tab(serve(ui.app(local=True, source=sample())).url).page
     wait_for_rows(page, 7)
     page.get_by_role("link", name="1 rejected").click()
     wait_for_rows(page, 1)
@@ -196,7 +212,7 @@ def test_what_is_shown_is_in_the_address(serve: Serve, open_tab: Open) -> None:
 
 def test_the_use_of_the_pool_is_drawn(serve: Serve, open_tab: Open) -> None:
     """Over an hour or a day, of all calls or of one workload, which a click on its name chooses."""
-    page = open_tab(serve(ui.app(source=sample())).url).page
+    page = open_tab(serve(ui.app(local=True, source=sample())).url).page
     chart = page.locator("#chart").get_by_role("img")
     expect(chart).to_have_accessible_name(
         re.compile(r"^Last hour: [\d,]+ requests, \d+ 429s, 1 failed call, \d+ waits$")
@@ -233,7 +249,7 @@ def bottom_of_keys(page: Page) -> float:
 
 def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     """The page shows since when its values are old, and continues when the server is back."""
-    app = ui.app(source=sample())
+    app = ui.app(local=True, source=sample())
     server = serve(app)
     page = open_tab(server.url).page
     wait_for_rows(page, 7)
@@ -252,7 +268,7 @@ def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
 def test_a_state_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     """An error of the server is shown with its own message; degraded is a banner."""
     source = sample()
-    page = open_tab(serve(ui.app(source=source)).url).page
+    page = open_tab(serve(ui.app(local=True, source=source)).url).page
     wait_for_rows(page, 7)
     source.broken = "The shared state does not answer."
     expect(page.locator("#problem")).to_contain_text(
@@ -270,7 +286,7 @@ def test_an_available_key_shows_for_which_models_it_is_not(serve: Serve, open_ta
     blocked = used | {"available": False, "reason": "quota_minute"}
     source = FakeSource([key("free_1", used={MODEL: blocked, "gemini-2.5-pro": used})])
     source.more = {"has_records": False}
-    page = open_tab(serve(ui.app(source=source)).url).page
+    page = open_tab(serve(ui.app(local=True, source=source)).url).page
     expect(row(page, "free_1").locator(".state")).to_have_text("available")
     expect(row(page, "free_1").locator(".reason")).to_have_text(f"Not for {MODEL} (quota_minute)")
     expect(page.locator("#unused")).to_contain_text("No call has used this pool yet.")
@@ -281,7 +297,7 @@ def test_a_hidden_page_pauses(serve: Serve, open_tab: Open) -> None:
     requests: list[int] = []
     source = FakeSource([key("free_1")])
     source.before = lambda: requests.append(1)
-    page = open_tab(serve(ui.app(source=source)).url).page
+    page = open_tab(serve(ui.app(local=True, source=source)).url).page
     wait_for_rows(page, 1)
     switch = """hidden => {
         Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
@@ -302,7 +318,7 @@ def test_ten_thousand_keys_are_paged_and_filtered(serve: Serve, open_tab: Open) 
     """The page has 50 of 10,000 keys at a time, and finds one by its id or its state."""
     source = many(10_000)
     source.keys[7_776].update(state="rejected", available=False)
-    page = open_tab(serve(ui.app(source=source)).url).page
+    page = open_tab(serve(ui.app(local=True, source=source)).url).page
     wait_for_rows(page, 50)
     expect(page.locator("#range")).to_have_text("1 to 50 of 10,000 keys")
     expect(page.get_by_role("button", name="Previous")).to_be_disabled()
@@ -321,7 +337,7 @@ def test_ten_thousand_keys_are_paged_and_filtered(serve: Serve, open_tab: Open) 
 
 def test_the_explanation_is_shown_for_a_model(serve: Serve, open_tab: Open) -> None:
     """The explanation names the key that a call would get, and why the others are not used."""
-    page = open_tab(serve(ui.app(source=sample())).url).page
+    page = open_tab(serve(ui.app(local=True, source=sample())).url).page
     page.get_by_role("button", name=f"Why: which key would a call of {MODEL} get now?").click()
     expect(page.locator("#why-sentence")).to_contain_text("with 0 input tokens gets paid_1.")
     expect(page.locator("#why-keys li")).to_have_count(7)
@@ -335,7 +351,7 @@ def test_the_explanation_is_shown_for_a_model(serve: Serve, open_tab: Open) -> N
 
 def test_recent_calls_can_be_filtered_by_key(serve: Serve, open_tab: Open) -> None:
     """A call shows each key that it tried, in order; a key's button filters by it."""
-    page = open_tab(serve(ui.app(source=sample())).url).page
+    page = open_tab(serve(ui.app(local=True, source=sample())).url).page
     calls = page.locator("#calls tr")
     expect(calls).to_have_count(9)
     expect(calls.nth(5)).to_contain_text("waited, 12.7 s")
@@ -430,7 +446,9 @@ def test_axe_finds_nothing_serious(serve: Serve, open_tab: Open, scheme: str) ->
 def test_axe_finds_nothing_serious_on_a_phone(serve: Serve, open_tab: Open) -> None:
     """Nor where the tables are drawn as cards."""
     viewport = {"width": 390, "height": 844}
-    page = open_tab(serve(ui.app(source=sample())).url, viewport=viewport, bypass_csp=True).page
+    page = open_tab(
+        serve(ui.app(local=True, source=sample())).url, viewport=viewport, bypass_csp=True
+    ).page
     wait_for_rows(page, 7)
     details(page, "paid_1")
     check_accessible(page)
@@ -464,7 +482,7 @@ def test_all_responses_are_json_without_values(serve: Serve, open_tab: Open) -> 
         tab.page.expect_response(re.compile("/api/status")) as status,
         tab.page.expect_response(re.compile("/api/attempts")) as attempts,
     ):
-        tab.page.goto(serve(ui.app(source=sample())).url)
+        tab.page.goto(serve(ui.app(local=True, source=sample())).url)
     wait_for_rows(tab.page, 7)
     tab.hosts.discard("about:blank")
     bodies = [status.value.text(), attempts.value.text()]

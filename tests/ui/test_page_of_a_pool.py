@@ -142,7 +142,7 @@ def with_any_end(work: Callable[[], None]) -> None:
 def test_history_begins_with_install(service: FakeGemini, pool: Any) -> None:
     """A page that is mounted after the calls shows them, with tokens and cost."""
     call(pool({"key_id": "a_1"}))
-    app = ui.app()
+    app = ui.app(local=True)
     today = send(app, "/api/status").content["summary"]["today"]
     assert min(today["input_tokens"], today["output_tokens"], today["cost_usd"]) > 0
     assert send(app, "/api/attempts").content["calls"][0]["outcome"] == "ok"
@@ -155,7 +155,7 @@ def test_a_mounted_page_names_the_shared_state(monkeypatch: pytest.MonkeyPatch) 
     url = server("valkey").url
     keyrot_middleware.install(state_url=url.replace("//", "//:@"), pool="named")
     try:
-        found = send(ui.app(), "/api/status").content
+        found = send(ui.app(local=True), "/api/status").content
     finally:
         keyrot_middleware.uninstall()
     assert (found["shared"], found["pool"]) == (True, "named")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -69,8 +70,14 @@ def _fake(out: Console, verbose: bool) -> int:
     _print_both(out, alone.result(), pooled)
     _print_keys(out, pooled.report.get("keys", []), sent)
     _print_rest(out, pooled, verbose)
-    out.print("[bold]Next[/]  keyrot init                 writes keys.json and .env for your keys")
-    out.print("      keyrot run your_program.py  runs it with them; no line of it changes")
+    # `make demo` runs it from an environment that is not active.
+    own = str(Path(sys.executable).with_name("keyrot")).removeprefix(f"{Path.cwd()}/")
+    name = "keyrot" if shutil.which("keyrot") else escape(own)
+    for text in (
+        f"[bold]Next[/]  {name} init                 writes keys.json and .env for your keys",
+        f"      {name} run your_program.py  runs it with them; no line of it changes",
+    ):
+        out.print(text, soft_wrap=True)
     return pooled.exit_code
 
 

@@ -7,28 +7,15 @@ pool, or takes it along. Above it nothing is repeated.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import chain
 from math import inf
 from typing import Any
 
-from ..adapters.bodies import (
-    AsyncBody,
-    AsyncTee,
-    Body,
-    Tee,
-    aread_bounded,
-    auntil_enough,
-    mixed_type,
-    read_bounded,
-)
+from ..adapters.bodies import AsyncTee, Body, Tee, aread_bounded, mixed_type, read_bounded
 from ..adapters.pooled_calls import PooledCalls
-from ..adapters.redaction import Redact, Redacting, scrub_head
-from ..core.commands import Done, StreamOpened
-from ..core.model import Lease
+from ..adapters.redaction import Redact, scrub_head
 from ..guard import handle_internal_error
-from ..runtime import runner
 from ..secrets import Secret
 from .calls import (
     CLIENT_HEADER,
@@ -43,7 +30,7 @@ from .calls import (
     with_key_header,
     without_key,
 )
-from .serving import Library, lost
+from .serving import Library
 
 __all__ = ["HttpxTransports", "PooledTransport", "is_request_of_sdk"]
 
@@ -155,6 +142,23 @@ class HttpxTransports(Library):
         """Return the bytes of a stream."""
         return iter(response.stream), response.stream.close
 
+    def aerror_pieces(self, response: Any) -> AsyncIterator[bytes]:
+        """Return the decoded bytes of an error."""
+        return aiter(response.aiter_bytes())
+
+    def apieces(self, response: Any) -> tuple[AsyncIterator[bytes], Callable[[], Awaitable[Any]]]:
+        """Return the bytes of a stream."""
+        return aiter(response.stream), response.stream.aclose
+
+    async def acontent(self, response: Any) -> bytes:
+        """Read a response, and put the bytes back."""
+        stream = response.stream
+        try:
+            raw = b"".join([part async for part in stream])
+        finally:
+            await stream.aclose()
+        return self._put_back(response, raw)
+
     def content(self, response: Any) -> bytes:
         """Read a response, and put the bytes back."""
         try:
@@ -208,78 +212,6 @@ class HttpxTransports(Library):
         """Return a response of our own."""
         stream = self._library.ByteStream(reply.body)
         return self._library.Response(reply.code, headers=reply.headers, stream=stream)
-
-    # Async: what serving.py does ------------------------------------------------------------------
-
-    async def aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
-        """Send a request through the pool; *send_once* sends a copy of it."""
-        with call:
-            while True:
-                try:
-                    return await self._aserve(call, request, send_once)
-                except Exception as failure:
-                    goes_on = call.go_on(failure)
-                if not goes_on:
-                    return self.last(call.take_error(), request)
-
-    async def _aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
-        observer, opened = call.observe(), list[Any]()
-
-        async def send(lease: Lease, get: str = "") -> Any:
-            key, in_full = call.key(lease), observer is not None or lease.has_budget
-            try:
-                with Redacting(call.redact):
-                    response = await send_once(self.copy(call, request, key, get))
-                    self.scrub(response, request, call.redact)
-                    reply = await self._areceived(call, response, key, in_full)
-            except Exception as error:
-                return lost(error)
-            if isinstance(reply, StreamOpened):
-                opened[:] = (response, reply.stream)
-            return reply
-
-        found = await runner.astream(call.calls.pool, call.call, send, call.no_key, observer)
-        return self.finished(found, opened)
-
-    async def asend_home(self, request: Any, key: Secret, send_once: Callable[[Any], Any]) -> Any:
-        """Send a request with the home key, once and without the pool."""
-        redact = self.redact
-        with Redacting(redact):
-            response = await send_once(self.with_key(request, key))
-            self.scrub(response, request, redact)
-            if response.status_code < 400:
-                return response
-            async with aclosing(response):
-                said = await auntil_enough(response.aiter_bytes())
-            return self.rebuilt_error(response, said, redact)[0]
-
-    async def _areceived(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
-        if response.status_code >= 400:
-            async with aclosing(response):
-                said = await auntil_enough(response.aiter_bytes())
-            return self.failed(call, response, said)
-        if response.status_code >= 300:
-            return Done(response)
-        stream, headers = response.stream, self.headers(response)
-        if not call.is_stream(headers):
-            try:
-                raw = b"".join([part async for part in stream])
-            finally:
-                await stream.aclose()
-            content = self._put_back(response, raw)
-            return self.done(call, response, content, headers, key=key, in_full=in_full)
-        pieces, ledger = aiter(stream), call.ledger(headers)
-        body = AsyncBody(pieces, stream.aclose, ledger, headers, key=key, redact=call.redact)
-        try:
-            await body.read_first()
-            if not body.ledger.failed_at_once:
-                return StreamOpened(body)
-            said = await auntil_enough(body)
-        except BaseException:
-            await body.aclose()
-            raise
-        await body.aclose()
-        return self.failed(call, response, said, body.ledger.error)
 
 
 def _read_headers(headers: Any, names: frozenset[bytes]) -> dict[str, str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
-from ..adapters.bodies import Body, until_enough
+from ..adapters.bodies import AsyncBody, Body, auntil_enough, until_enough
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.reading import transport_failure
 from ..adapters.redaction import Redact, Redacting, kept_error, redact_key
@@ -22,7 +22,10 @@ __all__ = ["Library", "lost"]
 
 
 class Library(ABC):
-    """What a library has to say, and what is done with it."""
+    """What a library has to say, and what is done with it.
+
+    A library is sync, async or both, and has the methods of the kinds that it has.
+    """
 
     def __init__(self, calls: PooledCalls | None) -> None:
         """Serve a pool; None where no key was found at all."""
@@ -47,17 +50,38 @@ class Library(ABC):
     def scrub(self, response: Any, request: Any, redact: Redact) -> None:
         """Take keys out of the head of a response that was just received."""
 
-    @abstractmethod
+    def status(self, response: Any) -> int:
+        """Return the status of a response."""
+        code: int = response.status_code
+        return code
+
     def error_pieces(self, response: Any) -> Iterator[bytes]:
         """Return the decoded bytes of an error."""
+        raise NotImplementedError
 
-    @abstractmethod
+    def aerror_pieces(self, response: Any) -> AsyncIterator[bytes]:
+        """Async version of `error_pieces`."""
+        raise NotImplementedError
+
     def pieces(self, response: Any) -> tuple[Iterator[bytes], Callable[[], Any]]:
         """Return the bytes of a stream as they come, and what closes it."""
+        raise NotImplementedError
 
-    @abstractmethod
+    def apieces(self, response: Any) -> tuple[AsyncIterator[bytes], Callable[[], Awaitable[Any]]]:
+        """Async version of `pieces`."""
+        raise NotImplementedError
+
     def content(self, response: Any) -> bytes:
         """Read a response, decoded, and leave it as unread as it came."""
+        raise NotImplementedError
+
+    async def acontent(self, response: Any) -> bytes:
+        """Async version of `content`."""
+        raise NotImplementedError
+
+    async def aclose(self, response: Any) -> None:
+        """Release the connection of a response of an async client."""
+        await response.aclose()
 
     @abstractmethod
     def headers(self, response: Any) -> Any:
@@ -78,6 +102,8 @@ class Library(ABC):
     @abstractmethod
     def reply(self, reply: Reply, request: Any) -> Any:
         """Return a response of our own."""
+
+    # Sync -----------------------------------------------------------------------------------------
 
     def serve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
         """Send a request through the pool; *send_once* sends a copy of it."""
@@ -149,6 +175,76 @@ class Library(ABC):
                 response.close()
             return self.rebuilt_error(response, said, redact)[0]
 
+    # Async ----------------------------------------------------------------------------------------
+
+    async def aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
+        """Send a request through the pool; *send_once* sends a copy of it."""
+        with call:
+            while True:
+                try:
+                    return await self._aserve(call, request, send_once)
+                except Exception as failure:
+                    goes_on = call.go_on(failure)
+                if not goes_on:
+                    return self.last(call.take_error(), request)
+
+    async def _aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
+        observer, opened = call.observe(), list[Any]()
+
+        async def send(lease: Lease, get: str = "") -> Any:
+            key, in_full = call.key(lease), observer is not None or lease.has_budget
+            try:
+                with Redacting(call.redact):
+                    response = await send_once(self.copy(call, request, key, get))
+                    self.scrub(response, request, call.redact)
+                    reply = await self._areceived(call, response, key, in_full)
+            except Exception as error:
+                return lost(error)
+            if isinstance(reply, StreamOpened):
+                opened[:] = (response, reply.stream)
+            return reply
+
+        found = await runner.astream(call.calls.pool, call.call, send, call.no_key, observer)
+        return self.finished(found, opened)
+
+    async def _areceived(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
+        if self.status(response) >= 400:
+            return self.failed(call, response, await self._asaid(response))
+        if self.status(response) >= 300:
+            return Done(response)
+        headers = self.headers(response)
+        if not call.is_stream(headers):
+            content = await self.acontent(response)
+            return self.done(call, response, content, headers, key=key, in_full=in_full)
+        pieces, close = self.apieces(response)
+        body = AsyncBody(pieces, close, call.ledger(headers), headers, key=key, redact=call.redact)
+        try:
+            await body.read_first()
+            if not body.ledger.failed_at_once:
+                return StreamOpened(body)
+            said = await auntil_enough(body)
+        except BaseException:
+            await body.aclose()
+            raise
+        await body.aclose()
+        return self.failed(call, response, said, body.ledger.error)
+
+    async def asend_home(self, request: Any, key: Secret, send_once: Callable[[Any], Any]) -> Any:
+        """Send a request with the home key, once and without the pool."""
+        redact = self.redact
+        with Redacting(redact):
+            response = await send_once(self.with_key(request, key))
+            self.scrub(response, request, redact)
+            if self.status(response) < 400:
+                return response
+            return self.rebuilt_error(response, await self._asaid(response), redact)[0]
+
+    async def _asaid(self, response: Any) -> bytes:
+        try:
+            return await auntil_enough(self.aerror_pieces(response))
+        finally:
+            await self.aclose(response)
+
     # What sync and async calls share --------------------------------------------------------------
 
     def failed(self, call: Call, response: Any, said: bytes, event: Any = None) -> Failed:
@@ -159,11 +255,11 @@ class Library(ABC):
             facts = FailureFacts(None, event, headers.get("retry-after"))
             return Failed(facts, Refused(rebuilt, event))
         text = kept.decode("utf-8", "replace")
-        return call.refused(response.status_code, text, headers, rebuilt)
+        return call.refused(self.status(response), text, headers, rebuilt)
 
     def rebuilt_error(self, response: Any, said: bytes, redact: Redact) -> tuple[Any, bytes]:
         """Return a response that is an error, without a key in it, and its content."""
-        kept = kept_error(response.status_code, said, redact, self.charset(response))
+        kept = kept_error(self.status(response), said, redact, self.charset(response))
         return self.rebuilt(response, kept), kept
 
     def done(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil, inf, isfinite
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from ..core.model_fallback import find_signatures, replace_model
 from ..core.request_body import UPLOAD, add_name
 from ..core.text import holds_key
 from ..core.usage import parse_openai_text, parse_token_counts, parse_usage_text
+from ..guard import handle_internal_error
 from ..runtime.current import bypassed, required_project, required_tiers, workload
 from ..secrets import Secret
 from ..telemetry.observer import CallObserver
@@ -43,6 +44,7 @@ __all__ = [
     "NO_RETRY",
     "READ_OF_RESPONSES",
     "Call",
+    "Head",
     "Incoming",
     "Refused",
     "Reply",
@@ -77,8 +79,6 @@ class Incoming(NamedTuple):
     url: str
     headers: Any
     """A mapping whose names are in any case."""
-    read_body: Callable[[], tuple[bytes, Any]]
-    """Returns the body, and an iterator of the rest of one that is too long to be kept; or None."""
     timeout_s: float = inf
     """How long the program waits for the response; `inf` if it has set nothing."""
     retries_5xx: bool = False
@@ -118,17 +118,62 @@ class Target(NamedTuple):
 # Read a request -----------------------------------------------------------------------------------
 
 
-def read(calls: PooledCalls | None, request: Incoming) -> Call | Reply | Secret | None:
-    """Return what to do with a request to an allowed host.
+def read(calls: PooledCalls | None, request: Incoming) -> Head | Reply | Secret | None:
+    """Return what to do with a request to an allowed host, before its body is read.
 
     Args:
         calls: The pool; None where no key was found at all.
         request: The request.
 
     Returns:
-        A call of the pool; a response, where it has a placeholder and there is no key; a key that
-        takes the placeholder's place, once and without the pool; None: send it as it is.
+        A request for the pool; a response, where it has a placeholder and there is no key; a key
+        that takes the placeholder's place, once and without the pool; None: send it as it is.
     """
+    try:
+        return _read(calls, request)
+    except Exception:
+        return _after_internal_error(calls, request)
+
+
+class Head(NamedTuple):
+    """A request for the pool, of which the body is to be read."""
+
+    calls: PooledCalls
+    request: Incoming
+    route: Route
+    own: str
+
+    def call(self, content: bytes, rest: Any = None) -> Call | Reply | Secret | None:
+        """Return the call; or, after an internal error, what `read` returns.
+
+        Args:
+            content: The body.
+            rest: An iterator of the rest of one that is too long to be kept; or None.
+        """
+        try:
+            return self._call(content, rest)
+        except Exception:
+            return _after_internal_error(self.calls, self.request)
+
+    def _call(self, content: bytes, rest: Any) -> Call:
+        calls, request, route, own = self
+        body = _parse(content)
+        info = _call_info(calls, request, route.collection, body)
+        state = calls.call_state(info, own or POOL_KEY, request.timeout_s)
+        if rest is not None:
+            state.policy = replace(state.policy, max_attempts=1, max_retries=0)
+        return Call(calls, state, request, (content, rest), body=body, own=Secret(own), route=route)
+
+
+def _after_internal_error(calls: PooledCalls | None, request: Incoming) -> Reply | Secret | None:
+    """Return what to do with a request that could not be read: a placeholder is never sent."""
+    handle_internal_error("http_clients")
+    if _find_key(request, any_bearer=True) != POOL_KEY:
+        return None
+    return _without_pool(request.url) if calls is None else home_key(calls, request.url)
+
+
+def _read(calls: PooledCalls | None, request: Incoming) -> Head | Reply | Secret | None:
     if not is_api_path(request.url.partition("?")[0]):
         return None
     if is_sdk_request(request.headers):
@@ -146,15 +191,7 @@ def read(calls: PooledCalls | None, request: Incoming) -> Call | Reply | Secret 
     own = given if is_own else ""
     if not calls.serves(own or POOL_KEY, request.url):
         return home_key(calls, request.url) if bypassed.get() and not own else None
-    content, rest = request.read_body()
-    body = _parse(content)
-    info = _call_info(calls, request, route.collection, body)
-    state = calls.call_state(info, own or POOL_KEY, request.timeout_s)
-    if rest is not None:
-        state.policy = replace(state.policy, max_attempts=1, max_retries=0)
-    call = Call(calls, state, request, content, body=body, own=Secret(own), route=route)
-    call.rest = rest
-    return call
+    return Head(calls, request, route, own)
 
 
 def is_sdk_request(headers: Any) -> bool:
@@ -264,7 +301,7 @@ class Call(Models):
         calls: PooledCalls,
         state: CallState,
         request: Incoming,
-        content: bytes,
+        given: tuple[bytes, Any],
         *,
         body: dict[str, Any],
         own: Secret,
@@ -272,15 +309,14 @@ class Call(Models):
     ) -> None:
         self.calls, self.own, self.is_openai = calls, own, route.is_openai
         self.redact: Redact = calls.redact(own.reveal())
-        self._request, self._body, self.content = request, body, content
+        self._request, self._body = request, body
+        self.content, self.rest = given
         self._collection = ""
         """What an `id` in the response belongs to; for Interactions and the like."""
         if route.collection in _INTERACTIONS:
             self._collection = interactions.collection_of(request.method, request.url)
-        self.target = Target(request.method, without_key(request.url), content)
+        self.target = Target(request.method, without_key(request.url), self.content)
         """What is sent."""
-        self.rest: Any = None
-        """An iterator of the rest of a body that is too long to be kept; it is sent once."""
         contents: Any = ()
         if state.info.model in calls.chains.next_models:
             contents = _signed(body) if route.is_openai else body.get("contents")
@@ -309,11 +345,13 @@ class Call(Models):
         return False
 
     def take_rest(self) -> Any:
-        """Return the rest of a body that is too long to be kept.
+        """Return the rest of a body that is too long to be kept; None for nothing.
 
         Raises:
             RuntimeError: It was sent already.
         """
+        if self.rest is None:
+            return None
         rest, self.rest = self.rest, ()
         if rest == ():
             raise RuntimeError("keyrot: a request body of more than 32 MiB can be sent only once")

@@ -15,13 +15,13 @@ from typing import Any
 from ..adapters.bodies import AsyncTee, Body, Tee, aread_bounded, mixed_type, read_bounded
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub_head
-from ..guard import handle_internal_error
 from ..secrets import Secret
 from .calls import (
     CLIENT_HEADER,
     KEY_NAMES,
     READ_OF_RESPONSES,
     Call,
+    Head,
     Incoming,
     Reply,
     home_key,
@@ -58,39 +58,48 @@ class HttpxTransports(Library):
 
     # What a request is ----------------------------------------------------------------------------
 
-    def read(self, request: Any, content: tuple[bytes, Any] | None = None) -> Any:
-        """Return what to do with a request, whose *content* may be read; see `calls.read`."""
-        try:
-            timeout = request.extensions.get("timeout") or {}
-            limit = None if timeout == _DEFAULT_TIMEOUT else timeout.get("read")
-            incoming = Incoming(
+    def read(self, request: Any) -> Any:
+        """Return what to do with a request; see `calls.read`."""
+        timeout = request.extensions.get("timeout") or {}
+        limit = None if timeout == _DEFAULT_TIMEOUT else timeout.get("read")
+        return read(
+            self._calls,
+            Incoming(
                 request.method,
                 str(request.url),
                 _read_headers(request.headers, _READ_OF_REQUESTS),
-                lambda: content or self._content(request),
                 inf if limit is None else limit,
-            )
-            return read(self._calls, incoming)
-        except Exception:
-            handle_internal_error("http_clients")
-            return None
+            ),
+        )
 
-    def _content(self, request: Any) -> tuple[bytes, Any]:
+    def content_of(self, request: Any) -> tuple[bytes, Any]:
+        """Return the body, and the rest of one that is too long to be kept; or None."""
         try:
             return request.content, None
         except self._library.RequestNotRead:
             return read_bounded(iter(request.stream))
 
-    async def aread(self, request: Any) -> Any:
-        """Return what to do with a request of an async client, whose body may come from a task."""
-        content = None
-        if self._calls is not None:
-            try:
-                content = request.content, None
-            except self._library.RequestNotRead:
-                if isinstance(request.stream, self._library.AsyncByteStream):
-                    content = await aread_bounded(aiter(request.stream))
-        return self.read(request, content)
+    async def acontent_of(self, request: Any) -> tuple[bytes, Any]:
+        """Do the same with an async body."""
+        if isinstance(request.stream, self._library.SyncByteStream):
+            return self.content_of(request)
+        return await aread_bounded(aiter(request.stream))
+
+    def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
+        """Return a request whose body was read."""
+        return self._library.Request(
+            request.method,
+            request.url,
+            headers=self._library.Headers(request.headers.raw),
+            stream=self._body(content, rest),
+            extensions=request.extensions,
+        )
+
+    def _body(self, content: bytes, rest: Any) -> Any:
+        if rest is None:
+            return self._library.ByteStream(content)
+        kind = mixed_type(_Chained, self._library.SyncByteStream, self._library.AsyncByteStream)
+        return kind(content, rest)
 
     def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
         """Return the program's request with one key; it shares nothing that changes."""
@@ -104,15 +113,11 @@ class HttpxTransports(Library):
             headers[_ENCODING] = "identity"
         if sought or target.body is not call.content:
             headers["Content-Length"] = str(len(target.body))
-        stream: Any = self._library.ByteStream(target.body)
-        if call.rest is not None:
-            kind = mixed_type(_Chained, self._library.SyncByteStream, self._library.AsyncByteStream)
-            stream = kind(target.body, call.take_rest())
         return self._library.Request(
             target.method,
             request.url if target.url == call.url else target.url,
             headers=headers,
-            stream=stream,
+            stream=self._body(target.body, call.take_rest()),
             extensions=request.extensions,
         )
 
@@ -242,6 +247,11 @@ class PooledTransport:
         if is_request_of_sdk(request):
             return self._transport.handle_request(request)
         library, found = self._library, self._library.read(request)
+        if isinstance(found, Head):
+            content, rest = library.content_of(request)
+            found = found.call(content, rest)
+            if not isinstance(found, Call):
+                request = library.with_body(request, content, rest)
         if isinstance(found, Call):
             return library.serve(found, request, self._transport.handle_request)
         if isinstance(found, Reply):
@@ -254,9 +264,14 @@ class PooledTransport:
         """Send a request through the pool, or as it is."""
         if is_request_of_sdk(request):
             return await self._transport.handle_async_request(request)
-        library, found = self._library, await self._library.aread(request)
-        if isinstance(found, Call) and not _in_asyncio():
+        library, found = self._library, self._library.read(request)
+        if isinstance(found, Head) and not _in_asyncio():
             found = None if found.own else home_key(found.calls, str(request.url))
+        if isinstance(found, Head):
+            content, rest = await library.acontent_of(request)
+            found = found.call(content, rest)
+            if not isinstance(found, Call):
+                request = library.with_body(request, content, rest)
         if isinstance(found, Call):
             return await library.aserve(found, request, self._transport.handle_async_request)
         if isinstance(found, Reply):

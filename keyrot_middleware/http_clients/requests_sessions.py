@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http import HTTPStatus
-from itertools import chain
+from itertools import chain, repeat, takewhile
 from math import inf
 from typing import Any
 
@@ -19,15 +19,15 @@ import wrapt
 
 from ..adapters.bodies import Body, EventError, read_bounded
 from ..adapters.redaction import Redact, scrub
-from ..guard import handle_internal_error
 from ..secrets import Secret
-from .calls import KEY_NAMES, Call, Incoming, Reply, read, with_key_header, without_key
+from .calls import KEY_NAMES, Call, Head, Incoming, Reply, read, with_key_header, without_key
 from .serving import Library
 
 __all__ = ["PooledAdapter", "RequestsAdapters"]
 
 _KEY_FAILURES = frozenset({401, 402, 403, 429})
 _PIECE = 4_096
+_BLOCK = 1 << 20
 _CODED = ("content-encoding", "content-length", "transfer-encoding")
 
 
@@ -36,20 +36,12 @@ class RequestsAdapters(Library):
 
     def read(self, request: Any, timeout: Any, *, retries_5xx: bool) -> Any:
         """Return what to do with a prepared request; see `calls.read`."""
-        try:
-            limit = timeout[1] if isinstance(timeout, tuple) else timeout
-            incoming = Incoming(
-                request.method,
-                request.url,
-                request.headers,
-                lambda: _content(request.body),
-                limit if isinstance(limit, int | float) else inf,
-                retries_5xx,
-            )
-            return read(self._calls, incoming)
-        except Exception:
-            handle_internal_error("http_clients")
-            return None
+        limit = timeout[1] if isinstance(timeout, tuple) else timeout
+        limit_s = limit if isinstance(limit, int | float) else inf
+        return read(
+            self._calls,
+            Incoming(request.method, request.url, request.headers, limit_s, retries_5xx),
+        )
 
     def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
         """Return the program's request with one key."""
@@ -146,6 +138,12 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
         codes = getattr(getattr(adapter, "max_retries", None), "status_forcelist", None) or ()
         retries = any(code >= 500 for code in codes)
         found = library.read(request, given.get("timeout"), retries_5xx=retries)
+        if isinstance(found, Head):
+            content, rest = _content(request.body)
+            found = found.call(content, rest)
+            if not isinstance(found, Call):
+                request = request.copy()
+                request.body = content if rest is None else chain((content,), rest)
         if isinstance(found, Reply):
             return library.reply(found, request)
         once = _without_key_retries(adapter, codes) if isinstance(found, Call) else adapter
@@ -180,16 +178,19 @@ def _without_key_retries(adapter: Any, codes: Any) -> Any:
 
 
 def _content(body: Any) -> tuple[bytes, Any]:
-    """Return the body of a prepared request, and the rest of one that is too long to be kept."""
-    if body is None:
-        return b"", None
-    if isinstance(body, str):
-        return body.encode(), None
-    if isinstance(body, bytes | bytearray):
-        return bytes(body), None
-    if hasattr(body, "read"):
-        return read_bounded(iter(lambda: body.read(1 << 20), b""))
-    return read_bounded(iter(body))
+    """Return the body of a prepared request, and the rest of one that is too long to be kept.
+
+    What the program's file or generator raises is raised here.
+    """
+    if isinstance(body, str | bytes | bytearray | None):
+        return _encoded(body or b""), None
+    read = getattr(body, "read", None)
+    pieces = takewhile(len, map(read, repeat(_BLOCK))) if read is not None else iter(body)
+    return read_bounded(map(_encoded, pieces))
+
+
+def _encoded(text: str | bytes | bytearray) -> bytes:
+    return text.encode() if isinstance(text, str) else bytes(text)
 
 
 # Responses --------------------------------------------------------------------------------------

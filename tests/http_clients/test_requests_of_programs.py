@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +18,8 @@ from support.http_modes import MODEL, RAW, send
 from support.json_server import JsonServer, Response
 
 import keyrot_middleware
-from keyrot_middleware.http_clients import transport
+from keyrot_middleware import guard
+from keyrot_middleware.http_clients import calls, transport
 from keyrot_middleware.testing import FakeKey, Reply
 
 BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
@@ -207,6 +210,81 @@ def test_a_body_that_is_too_long_is_sent_once(library, gemini, pool, monkeypatch
     assert post(library, native(gemini), headers=headers, **content).status_code == 200
     [sent] = gemini.log
     assert sent.tokens >= 500
+
+
+def _texts(text: str) -> Any:
+    yield text[:9]
+    yield text[9:]
+
+
+def _text_file(text: str) -> Any:
+    Path("body.json").write_text(text, encoding="utf-8")
+    return Path("body.json").open(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore::requests.exceptions.FileModeWarning")
+@pytest.mark.parametrize("make", [_texts, _text_file, io.StringIO])
+def test_texts_as_a_body_are_sent_whole(make, gemini, one_good) -> None:
+    """Pieces and files of text, as requests takes them, go out whole with each key."""
+    one_good(strategy="fill")
+    text = json.dumps({"contents": [{"parts": [{"text": "h\u00e9llo " * 9}]}]}, ensure_ascii=False)
+    headers = {"x-goog-api-key": "unused", "content-type": "application/json"}
+    with closing(make(text)) as body:
+        assert post(requests, native(gemini), headers=headers, data=body, timeout=9).ok
+    assert [one.status for one in gemini.log] == [429, 400, 200]
+
+
+def _sync(library: Any, url: str, content: Any) -> Any:
+    given = {"data" if library is requests else "content": content}
+    return post(library, url, headers={"x-goog-api-key": "keyrot-pool"}, **given)
+
+
+def _async(library: Any, url: str, content: Any) -> Any:
+    async def pieces() -> Any:
+        for piece in content:
+            yield piece
+
+    async def go() -> Any:
+        async with library.AsyncClient() as client:
+            headers = {"x-goog-api-key": "keyrot-pool"}
+            return await client.post(url, content=pieces(), headers=headers)
+
+    return asyncio.run(go())
+
+
+SENDERS = pytest.mark.parametrize(
+    ("library", "sender"),
+    [(requests, _sync), *((one, how) for one in (httpx, httpx2) for how in (_sync, _async))],
+)
+
+
+@SENDERS
+def test_what_the_body_raises_is_the_programs(library, sender, gemini, pool) -> None:
+    """An error of the program's generator comes out as it is, and nothing is sent."""
+    pool("A")
+
+    def pieces() -> Any:
+        yield b"{"
+        raise LookupError("no next piece")
+
+    with pytest.raises(LookupError, match="no next piece"):
+        sender(library, native(gemini), pieces())
+    assert gemini.log == []
+
+
+@SENDERS
+@pytest.mark.parametrize("broken", ["parse_path", "_call_info"])
+def test_no_placeholder_is_sent_after_an_internal_error(
+    broken, library, sender, gemini, pool, monkeypatch
+) -> None:
+    """The call goes on with the home key, and with its whole body."""
+    pool("A")
+    monkeypatch.setattr(guard, "_strict", False)
+    monkeypatch.setattr(calls, broken, lambda *_: 1 / 0)
+    content = json.dumps(BODY).encode()
+    response = sender(library, native(gemini), iter((content[:9], content[9:])))
+    assert response.json()["candidates"][0]["content"]["parts"][0]["text"] == OK
+    assert gemini.sent("A") == 1
 
 
 @pytest.mark.parametrize("mode", [mode for mode in RAW if "stream" in mode])

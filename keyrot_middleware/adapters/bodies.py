@@ -250,10 +250,15 @@ class Tee:
         self._body, self._relay = body, relay
 
     def __iter__(self) -> Iterator[bytes]:
-        with suppress(EventError):
-            # `yield from` would close them with this generator, before close() is called
-            for data in self._relay:  # noqa: UP028
-                yield data
+        try:
+            with suppress(EventError):
+                # `yield from` would close them with this generator, before close() is called
+                for data in self._relay:  # noqa: UP028
+                    yield data
+        except GeneratorExit:  # dropped half-read: its connection is free at once, as without us
+            self._body.is_closing = True
+            self._body.close()
+            raise
 
     def close(self) -> None:
         """End the stream."""

@@ -97,6 +97,8 @@ class Attempt(NamedTuple):
     seconds: float
     project: str = ""
     """Of the key; empty if it names none."""
+    message: str = ""
+    """What the service wrote about the key; empty if it failed for another reason."""
 
 
 class CallRecord(NamedTuple):
@@ -109,7 +111,7 @@ class CallRecord(NamedTuple):
     outcome: CallOutcome
     attempts: tuple[Attempt, ...]
     usage: Usage = NO_USAGE
-    """Of the last attempt."""
+    """Of the last attempt, with its cost if that is known."""
     waited: bool = False
     """It waited for a key."""
     workload: str = ""
@@ -152,6 +154,9 @@ class History(NamedTuple):
     """Calls that raised: the last request failed, or no key was available."""
     waits: Sequence[int]
     """Calls that waited for a key."""
+    input_tokens: Sequence[int]
+    output_tokens: Sequence[int]
+    nano_usd: Sequence[int]
 
 
 COUNTERS = History._fields
@@ -180,41 +185,41 @@ class ActivityView(NamedTuple):
 
 def dump_call(record: CallRecord) -> str:
     """Return a call as text, for a shared state."""
-    attempts = [attempt[:4] for attempt in record.attempts]
+    attempts = [(*attempt[:4], attempt.message) for attempt in record.attempts]
     fields = (record.at, record.model, record.seconds, record.outcome, attempts)
-    more = (int(record.waited), record.workload, record.trace_id)
+    usage = record.usage
+    tokens = usage.input_tokens, usage.output_tokens, usage.cost_usd
+    more = (int(record.waited), record.workload, record.trace_id, *tokens)
     return json.dumps([*fields, *more], separators=(",", ":"))
-
-
-_MISSING = (0, "", "")
-"""What an earlier version did not write."""
 
 
 def load_call(text: str | bytes) -> CallRecord | None:
     """Read a call; None where something else wrote into the list."""
     try:
-        at, model, seconds, outcome, attempts, *more = json.loads(text)
+        at, model, seconds, outcome, attempts, waited, workload, trace_id, *usage = json.loads(text)
+        input_tokens, output_tokens, cost = usage
         found = tuple(
             Attempt(
                 str(key_id),
                 failure if failure is None else str(failure),
                 code if code is None else int(code),
                 float(lasted),
+                message=str(message),
             )
-            for key_id, failure, code, lasted in attempts
+            for key_id, failure, code, lasted, message in attempts
         )
         times = (float(at), float(seconds), *(attempt.seconds for attempt in found))
-        if not all(map(isfinite, times)):
+        if not all(map(isfinite, (*times, *(number for number in usage if number is not None)))):
             return None
         if outcome not in ("ok", "failed", "exhausted", "abandoned"):
             return None
-        waited, workload, trace_id = [*more, *_MISSING[len(more) :]][: len(_MISSING)]
         return CallRecord(
             times[0],
             str(model),
             times[1],
             outcome,
             found,
+            Usage(input_tokens, output_tokens, cost_usd=cost),
             waited=waited == 1,
             workload=str(workload),
             trace_id=str(trace_id),
@@ -283,6 +288,8 @@ class ActivityBatch:
 
     def add(self, record: CallRecord, cost_usd: float | None = None) -> None:
         """Note a call that ended, and what it cost; `count` counts it."""
+        if cost_usd is not None and record.usage.cost_usd is None:
+            record = record._replace(usage=record.usage._replace(cost_usd=cost_usd))
         self.calls.append(record)
         attempts, usage = record.attempts, record.usage
         if len(attempts) != 1 or record.outcome != "ok" or attempts[0].failure is not None:
@@ -306,6 +313,8 @@ class ActivityBatch:
             served = record.attempts[-1]
             amounts = 0, 0, nano_usd(cost_usd)
             self._add_usage(record.at, served.key_id, served.project, amounts)
+            for entry in self._of_calls(record.model, record.workload):
+                self._count(int(record.at // 60), entry, (0, 0, 0, 0, 0, 0, *amounts))
 
     def count(self) -> None:
         """Count what was added: call this before the counts are read."""
@@ -314,13 +323,13 @@ class ActivityBatch:
             for entry in self._of_requests(key_id, project):
                 self._count(minute, entry, (n, 0, 0))
             for entry in self._of_calls(model, workload):
-                self._count(minute, entry, (n, 0, 0, n, 0, n if waited else 0))
+                self._count(minute, entry, (n, 0, 0, n, 0, n if waited else 0, *amounts))
             self._add_usage(60.0 * minute, key_id, project, amounts)
 
     def _count_call(self, record: CallRecord, cost_usd: float | None) -> None:
         minute, attempts, usage = int(record.at // 60), record.attempts, record.usage
         failures = refused = 0
-        for key_id, failure, code, _, project in attempts:
+        for key_id, failure, code, _, project, _ in attempts:
             failed, limited = failure is not None, code == 429
             for entry in self._of_requests(key_id, project):
                 self._count(minute, entry, (1, failed, limited))
@@ -328,11 +337,11 @@ class ActivityBatch:
             if failed:
                 self._keep_failure(key_id, record)
         has_failed = record.outcome in ("failed", "exhausted")
-        whole = len(attempts), failures, refused, 1, has_failed, record.waited
+        amounts = usage.input_tokens or 0, usage.output_tokens or 0, nano_usd(cost_usd or 0.0)
+        whole = len(attempts), failures, refused, 1, has_failed, record.waited, *amounts
         for entry in self._of_calls(record.model, record.workload):
             self._count(minute, entry, whole)
         if attempts:
-            amounts = usage.input_tokens or 0, usage.output_tokens or 0, nano_usd(cost_usd or 0.0)
             self._add_usage(record.at, attempts[-1].key_id, attempts[-1].project, amounts)
 
     def _of_requests(self, key_id: str, project: str) -> tuple[str, ...]:
@@ -492,6 +501,6 @@ class ActivityLog:
             is_whole = entry == POOL or is_share(entry)
             width = len(COUNTERS) if is_whole else _OF_REQUESTS
             # Of ten thousand keys each must be small: 65,535 requests a minute are the most shown.
-            small = "H" if span is HOUR and not is_whole else "I"
+            small = "Q" if is_whole else "H" if span is HOUR else "I"
             ring = self._rings[span][entry] = _Ring(span.slots, width, small)
         return ring

@@ -520,6 +520,7 @@ def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Ver
         retry_delay_s=parsed.retry_delay_s if rule.retry else None,
         any_tier=rule.any_tier,
         exceeds_limit=exceeds_limit,
+        message=parsed.message if rule.scope is not Scope.NONE or rule.retry else "",
     )
 
 

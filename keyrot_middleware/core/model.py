@@ -8,7 +8,7 @@ several model names that Google counts together (docs/gemini-api.md#what-a-limit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf
 from types import MappingProxyType
@@ -313,6 +313,8 @@ class Verdict:
     """False: only a key of another tier can help (location not supported)."""
     exceeds_limit: bool = False
     """By our count the request is larger than the whole limit of every key of this tier."""
+    message: str = field(default="", compare=False)
+    """What the service wrote; empty where it is about the request, since it may quote that."""
 
 
 class LeaseOutcome(StrEnum):

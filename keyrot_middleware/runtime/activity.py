@@ -37,6 +37,8 @@ __all__ = ["Activity", "RunningCall"]
 
 COUNT_AT = 100
 """Records after which a call counts them all: so few are still in the processor's cache."""
+MESSAGE_MAX = 200
+"""Characters of what a service wrote about a key."""
 MOST_NEW = 10_000
 """Records after which a call counts them, although nothing has been priced yet."""
 
@@ -68,6 +70,8 @@ class Activity:
             wake: Lets another thread call `send()` soon.
         """
         self.now = now
+        self.redact: Callable[[str], str] = str
+        """Hides keys in what a service wrote."""
         self._state, self._price, self._count_keys = state, price, count_keys
         self._wake, self._has_priced = wake, False
         self._lock = threading.Lock()
@@ -207,9 +211,12 @@ class RunningCall:
     def settle(self, command: Settle) -> None:
         """Note what came of a request."""
         lease, (_, verdict, self._usage) = command.lease, command.outcome
-        failure, code = (None, None) if verdict is None else (verdict.failure, verdict.code)
-        seconds, project = perf_counter() - self._sent_at, project_name(lease.project)
-        self._attempts.append(Attempt(lease.key_id, failure, code, seconds, project or ""))
+        failure, code, message = None, None, ""
+        if verdict is not None:
+            failure, code = verdict.failure, verdict.code
+            message = self._activity.redact(verdict.message).partition("\n")[0][:MESSAGE_MAX]
+        seconds, project = perf_counter() - self._sent_at, project_name(lease.project) or ""
+        self._attempts.append(Attempt(lease.key_id, failure, code, seconds, project, message))
 
     def finish(self, error: BaseException | None) -> None:
         """Add the call to the pool's activity."""

@@ -178,6 +178,7 @@ class Pool:
             lambda: len(self.selector.keys),
             lambda: self.secrets.wake.set(),  # noqa: PLW0108 - a fork has another event
         )
+        self.activity.redact = self.secrets.redact
 
     @property
     def home_id(self) -> str | None:

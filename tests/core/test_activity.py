@@ -145,7 +145,8 @@ def test_a_batch_has_everything_that_calls_add(waited: bool) -> None:
     assert batch
     assert batch.minutes[minute, "a"] == [1, 1, 1]
     assert batch.minutes[minute, "b"] == [1, 0, 0]
-    assert batch.minutes[minute, POOL] == [2, 1, 1, 2, 1, int(waited)]
+    assert batch.minutes[minute, POOL] == [2, 1, 1, 2, 1, int(waited), 10, 5, 2_500]
+    assert batch.calls[0].usage.cost_usd == 0.000_002_5
     assert batch.minutes[minute, share_entry("model", "m")] == batch.minutes[minute, POOL]
     assert batch.buckets()[minute // 10, POOL] == batch.minutes[minute, POOL]
     assert batch.days[("2025-11-26", "b")] == batch.days[("2025-11-26", POOL)]
@@ -154,14 +155,12 @@ def test_a_batch_has_everything_that_calls_add(waited: bool) -> None:
 
 
 def test_a_call_is_written_as_text_and_read_back() -> None:
-    """For a shared state; its usage is in other records."""
-    attempts = (Attempt("a", "quota_day", 429, 0.5), Attempt("b", None, None, 1.0))
-    record = CallRecord(NOW, "m", 1.5, "ok", attempts, waited=True, workload="w", trace_id="1f")
+    """For a shared state, with what it used and what the service wrote about its keys."""
+    attempts = (Attempt("a", "quota_day", 429, 0.5, "", "out"), Attempt("b", None, None, 1.0))
+    usage = Usage(7, None, cost_usd=0.25)
+    record = CallRecord(NOW, "m", 1.5, "ok", attempts, usage, True, "w", "1f")
     assert load_call(dump_call(record)) == record
     assert load_call(dump_call(record).encode()) == record
-    older = load_call('[1,"m",1,"ok",[],1]')
-    assert older is not None
-    assert (older.waited, older.workload) == (True, "")
 
 
 def test_calls_are_counted_by_workload_project_and_model_for_an_hour_and_a_day() -> None:
@@ -178,7 +177,7 @@ def test_calls_are_counted_by_workload_project_and_model_for_an_hour_and_a_day()
         assert sum(log.history(entry, DAY, now).requests) == requests
     assert sum(log.history(POOL, DAY, now).failed_calls) == 1
     assert sum(log.history(project_entry("p"), DAY, now).calls) == 0
-    assert log.shares("workload", DAY, now) == {"night": [2, 1, 1, 1, 0, 0]}
+    assert log.shares("workload", DAY, now) == {"night": [2, 1, 1, 1, 0, 0, 10, 5, 2_500]}
     assert log.shares("workload", HOUR, now) == {}
     assert log.shares("model", DAY, NOW + 90_000) == {}
 
@@ -192,7 +191,7 @@ def test_a_call_that_costs_is_counted_with_others_of_the_same_minute() -> None:
     batch.add(call(NOW, ("a", None), usage=NO_USAGE))
     batch.count()
     log.merge(batch)
-    assert log.shares("model", HOUR, NOW) == {"m": [4, 0, 0, 4, 0, 1]}
+    assert log.shares("model", HOUR, NOW) == {"m": [4, 0, 0, 4, 0, 1, 30, 15, 1_500_000_000]}
     assert log.view(["a"], NOW).today["a"] == log.view([], NOW).today[POOL]
     assert log.view([], NOW).today[POOL].cost_usd == 1.5
 
@@ -210,6 +209,7 @@ def test_what_a_call_cost_may_be_added_later() -> None:
     found = log.view(["a"], NOW)
     assert (found.today["a"].cost_usd, found.today["a"].input_tokens) == (0.5, 10)
     assert len(found.calls) == 1
+    assert log.shares("model", HOUR, NOW)["m"][-3:] == [10, 5, 500_000_000]
 
 
 def test_a_span_has_its_slots_up_to_now() -> None:

@@ -63,13 +63,13 @@ def test_the_use_of_a_day_is_that_of_all_processes(
         second.add(call(NOW, "b")._replace(workload="night", outcome="failed"))
         second.send()
         pool = first.history(POOL, DAY, NOW)
-        assert [sum(counts) for counts in pool] == [2, 1, 1, 2, 1, 2]
+        assert [sum(counts) for counts in pool] == [2, 1, 1, 2, 1, 2, 14, 6, 2_000_000]
         assert (len(pool.calls), pool.calls[-1], pool.calls[-13]) == (144, 1, 1)
         assert sum(first.history(POOL, HOUR, NOW).calls) == 1
         for entry in ("a", project_entry("p")):
             assert sum(first.history(entry, DAY, NOW).refused) == 1
-        assert first.shares("workload", DAY, NOW) == {"night": [2, 1, 1, 2, 1, 2]}
-        assert first.shares("model", HOUR, NOW) == {"m": [1, 0, 0, 1, 1, 1]}
+        assert first.shares("workload", DAY, NOW) == {"night": [2, 1, 1, 2, 1, 2, 14, 6, 2_000_000]}
+        assert first.shares("model", HOUR, NOW) == {"m": [1, 0, 0, 1, 1, 1, 7, 3, 1_000_000]}
         assert [one.at for one in second.failures("a")] == [NOW - 7_200]
         assert second.failures("b") == []
 

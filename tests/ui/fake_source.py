@@ -178,6 +178,9 @@ class FakeSource:
             "calls": [round(18 + 14 * sin(n / 5)) for n in range(slots)],
             "failed_calls": [int(n == slots // 2) for n in range(slots)],
             "waits": [n % 7 for n in range(slots)],
+            "input_tokens": [1000 * (n % 7) for n in range(slots)],
+            "output_tokens": [100 * (n % 7) for n in range(slots)],
+            "nano_usd": [1_000_000 * (n % 7) for n in range(slots)],
         }
         series: dict[str, Any] = dict(waves)
         if by in ("key", "project") and name:

@@ -150,7 +150,7 @@ def _good_events(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-CLIENTS = ("google-genai", "httpx", "httpx2", "requests")
+CLIENTS = ("google-genai", "httpx", "httpx2", "requests", "aiohttp")
 """The libraries whose requests can go through the pool."""
 
 
@@ -573,8 +573,8 @@ class SettingArguments(TypedDict, total=False):
     `generativelanguage.googleapis.com,aiplatform.googleapis.com`. Variable:
     `KEYROT_ALLOWED_HOSTS`."""
     clients: str | Sequence[str] | None
-    """The libraries whose requests use the pool. Default: `google-genai,httpx,httpx2,requests`.
-    Variable: `KEYROT_CLIENTS`."""
+    """The libraries whose requests use the pool. Default:
+    `google-genai,httpx,httpx2,requests,aiohttp`. Variable: `KEYROT_CLIENTS`."""
     tiers: str | Sequence[Tier] | None
     """Calls use only keys of these tiers: `free`, `tier1`, `tier2`, `tier3`, `paid` (every paid
     one). Default: none. Variable: `KEYROT_TIERS`."""

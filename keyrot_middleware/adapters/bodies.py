@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from ..core.commands import Failed, StreamEnd
@@ -81,6 +82,8 @@ class _Body:
         """What was read before the first event was complete."""
         self.is_closing = False
         """The program reads no further."""
+        self.tail = b""
+        """An error event: the program reads it once the lease is settled with it."""
 
     def _take(self, data: bytes | None) -> bytes | None:
         """Count what has arrived, or that no more will; return what the program reads of it."""
@@ -158,10 +161,22 @@ class Body(_Body):
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the bytes, the first included."""
-        first, self.first = self.first, []
-        yield from first
-        while not self.is_closing and (data := self._next()) is not None:
+        for data in chain(self.first, iter(self._next, None)):
+            if self.ledger.error is not None:
+                self.tail = data
+                return
             yield data
+            if self.is_closing:
+                return
+
+    def read_of(self, relay: Any) -> bytes:
+        """Return the next bytes for the program, from the relay of this body; none at the end."""
+        with suppress(EventError):
+            for data in relay:
+                if data:
+                    return bytes(data)
+        tail, self.tail = self.tail, b""
+        return tail
 
     def close(self) -> None:
         """Release the connection."""
@@ -215,12 +230,29 @@ class AsyncBody(_Body):
         Raises:
             StopAsyncIteration: The body ended.
         """
-        if self.first:
-            return self.first.pop(0)
-        data = await self._next() if not self.is_closing else None
+        data: bytes | None = None
+        if not self.is_closing:
+            data = self.first.pop(0) if self.first else await self._next()
         if data is None:
             raise StopAsyncIteration
+        if self.ledger.error is not None:
+            self.tail = data
+            raise StopAsyncIteration
         return data
+
+    async def read_of(self, relay: Any) -> bytes:
+        """Async version of `Body.read_of`."""
+        with suppress(EventError):
+            async for data in relay:
+                if data:
+                    return bytes(data)
+        tail, self.tail = self.tail, b""
+        return tail
+
+    def drop(self, relay: Any) -> None:
+        """End the stream where the program has released its connection."""
+        self.is_closing = True
+        relay.abandon()
 
     async def aclose(self) -> None:
         """Release the connection."""
@@ -250,15 +282,8 @@ class Tee:
         self._body, self._relay = body, relay
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            with suppress(EventError):
-                # `yield from` would close them with this generator, before close() is called
-                for data in self._relay:  # noqa: UP028
-                    yield data
-        except GeneratorExit:  # dropped half-read: its connection is free at once, as without us
-            self._body.is_closing = True
-            self._body.close()
-            raise
+        while data := self._body.read_of(self._relay):
+            yield data
 
     def close(self) -> None:
         """End the stream."""
@@ -278,10 +303,8 @@ class AsyncTee:
         return self
 
     async def __anext__(self) -> bytes:
-        try:
-            data: bytes = await anext(self._relay)
-        except EventError:
-            raise StopAsyncIteration from None
+        if not (data := await self._body.read_of(self._relay)):
+            raise StopAsyncIteration
         return data
 
     async def aclose(self) -> None:

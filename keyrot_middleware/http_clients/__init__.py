@@ -1,4 +1,4 @@
-"""httpx, httpx2 and requests, through the pool: for openai, litellm and plain HTTP."""
+"""httpx, httpx2, requests and aiohttp, through the pool: for openai, litellm and plain HTTP."""
 
 from .binding import HttpClients, transport
 

@@ -17,9 +17,12 @@ from .requests_sessions import PooledAdapter, RequestsAdapters
 
 __all__ = ["HttpClients", "transport"]
 
+_AIOHTTP = "aiohttp"
 _HTTPX = ("httpx", "httpx2")
 _REQUESTS = "requests"
+_SHORT_FORMS = ("get", "post", "put", "patch", "delete", "head", "options")
 _SEAMS = {
+    _AIOHTTP: ("ClientSession.request", *(f"ClientSession.{name}" for name in _SHORT_FORMS)),
     **dict.fromkeys(_HTTPX, ("Client._transport_for_url", "AsyncClient._transport_for_url")),
     _REQUESTS: ("Session.get_adapter",),
 }
@@ -80,9 +83,12 @@ class HttpClients:
         self._served: dict[str, Any] = {}
         self.patcher = _HttpPatcher(replace)
         for library in libraries:
-            wrapper = self._session if library == _REQUESTS else self._client(library)
-            seams = _SEAMS[library]
-            self.patcher.add_functions({(library, seam): wrapper for seam in seams})
+            for seam in _SEAMS[library]:
+                if library == _AIOHTTP:
+                    wrapper = self._aiohttp(seam.partition(".")[2].upper())
+                else:
+                    wrapper = self._session if library == _REQUESTS else self._client(library)
+                self.patcher.add_functions({(library, seam): wrapper})
 
     def install(self, patched: Patched | None = None) -> None:
         """Patch the libraries, or repair the patches."""
@@ -121,24 +127,40 @@ class HttpClients:
         def wrapper(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
             """Wrap `_transport_for_url` of both clients."""
             found = wrapped(*args, **kwargs)
-            if _url(args, kwargs).host not in hosts:
+            if (args[0] if args else kwargs["url"]).host not in hosts:
                 return found
             return found if isinstance(found, _Explicit) else self.over(found, library)
 
         return wrapper
 
+    def _aiohttp(self, form: str) -> Any:
+        names = ("method", "url") if form == "REQUEST" else ("url",)
+
+        def wrapper(wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
+            """Wrap `ClientSession.request`, and its short forms."""
+            given = dict(zip(names, args, strict=False)) | kwargs
+            if _host(str(given.get("url"))) not in self.hosts:
+                return wrapped(*args, **kwargs)
+            if form != "REQUEST":
+                return session.request(
+                    **{"method": form, "allow_redirects": form != "HEAD"} | given
+                )
+            return self._sessions(wrapped, session, given)
+
+        return wrapper
+
+    def _sessions(self, wrapped: Callable[..., Any], session: Any, given: dict[str, Any]) -> Any:
+        from .aiohttp_sessions import AiohttpSessions  # noqa: PLC0415 - it imports aiohttp
+
+        return AiohttpSessions(self._calls).send(wrapped, session, given)
+
     def _session(self, wrapped: Callable[..., Any], _session: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `Session.get_adapter`."""
         found = wrapped(*args, **kwargs)
-        url = _url(args, kwargs)
+        url = args[0] if args else kwargs["url"]
         if not any(host in url for host in self.hosts) or _host(url) not in self.hosts:
             return found
         return PooledAdapter(found, RequestsAdapters(self._calls))
-
-
-def _url(args: Any, kwargs: Any) -> Any:
-    """Return the only argument, behind the client where the function is called unbound."""
-    return (*args, *kwargs.values())[-1]
 
 
 def _host(url: str) -> str:

@@ -98,6 +98,8 @@ class Ledger(ResponseLedger):
             self._read_json(line[5:])
         elif len(self._other) < _LONGEST:
             self._other += line
+            if line.endswith(b"}"):
+                self._read_json(self._other)
 
     def _read_json(self, text: bytes | bytearray) -> None:
         try:

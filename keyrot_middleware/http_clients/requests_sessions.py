@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from http import HTTPStatus
 from itertools import chain, repeat, takewhile
 from math import inf
@@ -17,7 +16,7 @@ from typing import Any
 
 import wrapt
 
-from ..adapters.bodies import Body, EventError, read_bounded
+from ..adapters.bodies import Body, read_bounded
 from ..adapters.redaction import Redact, scrub
 from ..secrets import Secret
 from .calls import KEY_NAMES, Call, Head, Incoming, Reply, read, with_key_header, without_key
@@ -235,11 +234,7 @@ class _Raw(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alone
 
     def _next(self) -> bytes:
         rest, self._self_rest = self._self_rest, b""
-        if rest:
-            return rest
-        with suppress(EventError):
-            return next(self._self_relay, b"")
-        return b""
+        return rest or self._self_body.read_of(self._self_relay)
 
     def close(self) -> None:
         """End the stream, and release the connection."""

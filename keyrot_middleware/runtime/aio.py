@@ -375,9 +375,17 @@ class AsyncRelay:
         if self._reading:
             raise RuntimeError("aclose(): the stream is being read")
         if not self._over:
+            self.abandon()
+            await _suppressing_errors(self._stream.aclose())
+
+    def abandon(self) -> None:
+        """Book what a stream has used whose connection is released already.
+
+        A task that is reading it settles it.
+        """
+        if not (self._over or self._reading):
             self._over = True
             self._driver.abandon()
-            await _suppressing_errors(self._stream.aclose())
 
     async def _end(self, failed: Exception | None) -> None:
         """Settle a stream that ended or broke."""

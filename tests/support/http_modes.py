@@ -95,11 +95,33 @@ def _requests(*, stream: bool) -> Sends:
     return sends
 
 
+def _aiohttp(*, stream: bool) -> Sends:
+    async def sends(base: Url, key: str, number: int) -> list[str]:
+        import aiohttp
+
+        headers, texts = {"x-goog-api-key": key}, []
+        verb = "streamGenerateContent" if stream else "generateContent"
+        url = _native(base, verb) + ("?alt=sse" if stream else "")
+        async with aiohttp.ClientSession(raise_for_status=True) as session:
+            for _ in range(number):
+                async with session.post(url, json=_BODY, headers=headers) as response:
+                    if stream:
+                        lines = [line.decode() async for line in response.content]
+                        texts.append(_texts(iter(lines)))
+                    else:
+                        texts.append(text_of(await response.json()))
+        return texts
+
+    return lambda *args: asyncio.run(sends(*args))
+
+
 RAW: dict[str, Sends] = {
     **{f"{name}-sync": _httpx(name, stream=False) for name in ("httpx", "httpx2")},
     **{f"{name}-stream": _httpx(name, stream=True) for name in ("httpx", "httpx2")},
     **{f"{name}-async": _httpx_async(name, stream=False) for name in ("httpx", "httpx2")},
     **{f"{name}-astream": _httpx_async(name, stream=True) for name in ("httpx", "httpx2")},
+    "aiohttp-async": _aiohttp(stream=False),
+    "aiohttp-astream": _aiohttp(stream=True),
     "requests-sync": _requests(stream=False),
     "requests-stream": _requests(stream=True),
 }

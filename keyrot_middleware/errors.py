@@ -81,12 +81,8 @@ class KeyrotWarning(UserWarning):
 
 
 _BETWEEN = (
-    "keyrot_middleware",
-    "google.genai",
-    "wrapt",
-    "contextlib",
-    "opentelemetry",
-    "openinference",
+    *("keyrot_middleware", "wrapt", "contextlib", "opentelemetry", "openinference"),
+    *("google.genai", "openai", "litellm", "httpx", "httpx2", "requests", "aiohttp"),
 )
 """Modules that stand between a program's own line and what it is warned of."""
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ..errors import KeyrotError
 from .autostart import environment
-
-__all__ = ["USAGE", "run"]
 
 USAGE = """\
 usage: keyrot run [-v] [PYTHON OPTIONS] PROGRAM [ARGUMENTS…]
        keyrot run [-v] [PYTHON OPTIONS] -m MODULE [ARGUMENTS…]
 
-Run a Python program with every google-genai call sent through the pool. PROGRAM is a script, a
-directory or zip file with a __main__.py, -c CODE, or - for stdin. Python processes that it starts
-use the pool too.
+Run a Python program with every call to Gemini sent through the pool. PROGRAM is a script, a
+directory or zip file with a __main__.py, a command such as gunicorn, -c CODE, or - for stdin.
+Python processes that it starts use the pool too.
 
   -v    log cooldowns and rejections to stderr
   -vv   log every decision to stderr
@@ -31,6 +30,8 @@ use the pool too.
 All further arguments are passed to python. Settings come from the environment and .env;
 `keyrot check` shows them.
 """
+
+_NO_PROGRAM = f"keyrot run: no program given\n{USAGE.splitlines()[0]}"
 
 _LEVELS = {"-v": logging.INFO, "-vv": logging.DEBUG}
 
@@ -51,75 +52,90 @@ def run(args: Sequence[str]) -> int:
         return 0
     if arguments and arguments[0] in _LEVELS:
         level = _LEVELS[arguments.pop(0)]
-    problem = _command_line_problem(arguments) or _settings_problem()
+    index, problem = _find_program(arguments)
+    enabled = False
+    if problem is None:
+        enabled, problem = _read_settings()
     if problem:
         _print_error(problem)
         return 2
-    command = [sys.executable, *arguments]
+    command = _command(arguments, index)
+    env = environment(level, expected=enabled)
     if sys.platform == "win32":  # its exec returns to the shell before the program has ended
-        return subprocess.call(command, env=environment(level))  # noqa: S603 - the user's program
+        return subprocess.call(command, env=env)  # noqa: S603 - the user's program
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
-    os.execve(sys.executable, command, environment(level))  # noqa: S606 - the user's own program
+    os.execve(command[0], command, env)  # noqa: S606 - the user's own program
 
 
-def _command_line_problem(arguments: Sequence[str]) -> str | None:
-    """Return what is wrong: no program, or an option that keeps Python from loading the pool."""
-    remaining = iter(arguments)
-    for argument in remaining:
+def _command(arguments: list[str], index: int) -> list[str]:
+    """Return what to execute: Python, or a command of PATH such as gunicorn."""
+    name = arguments[index]
+    is_file = os.path.isfile(name) or os.path.isfile(os.path.join(name, "__main__.py"))
+    found = None if is_file or name.startswith("-") else shutil.which(name)
+    if found is None:
+        return [sys.executable, *arguments]
+    if index == 0:
+        return [found, *arguments[1:]]
+    return [sys.executable, *arguments[:index], found, *arguments[index + 1 :]]
+
+
+def _find_program(arguments: Sequence[str]) -> tuple[int, str | None]:
+    """Return where the program is named, and what is wrong.
+
+    Wrong is no program, or an option that keeps Python from loading the pool.
+    """
+    index = 0
+    while index < len(arguments):
+        argument = arguments[index]
         if argument == "--":
-            argument = next(remaining, "")  # noqa: PLW2901 - the program's name, whatever it looks like
-        elif argument.startswith("--"):
-            if argument == "--check-hash-based-pycs":
-                next(remaining, None)
+            index += 1  # the program's name follows, whatever it looks like
+            break
+        if argument == "-" or not argument.startswith("-"):
+            break
+        if argument.startswith("--"):
+            index += 2 if argument == "--check-hash-based-pycs" else 1
             continue
-        elif argument.startswith("-") and argument != "-":
-            ended, problem = _parse_flags(argument[1:], remaining)
-            if ended or problem:
-                return problem
-            continue
-        return None if argument else _no_program()
-    return _no_program()
+        used, named, problem = _parse_flags(argument[1:], arguments[index + 1 : index + 2])
+        if named or problem:
+            return index, problem
+        index += used
+    return index, None if any(arguments[index : index + 1]) else _NO_PROGRAM
 
 
-def _parse_flags(letters: str, remaining: Iterator[str]) -> tuple[bool, str | None]:
+def _parse_flags(letters: str, after: Sequence[str]) -> tuple[int, bool, str | None]:
     """Parse one argument with short options as Python does.
 
     Returns:
-        Whether it names the program (`-c`, `-m`), and what is wrong with it.
+        How many arguments it takes, whether it names the program (`-c`, `-m`), and what is wrong.
     """
-    for index, letter in enumerate(letters):
-        value = letters[index + 1 :]
+    for place, letter in enumerate(letters):
+        value = letters[place + 1 :]
         if letter in _ISOLATING_FLAGS:
-            return False, (
+            problem = (
                 f"keyrot run: python's option -{letter} keeps Python from loading the pool; "
                 "omit it, or call keyrot_middleware.install() in the program"
             )
+            return 1, False, problem
         if letter in "cm":
-            named = value or next(remaining, "")
-            return True, None if named else _no_program()
+            return 1, True, None if value or any(after) else _NO_PROGRAM
         if letter in "WX":
-            if not value:
-                next(remaining, None)
-            break
-    return False, None
+            return 1 if value else 2, False, None
+    return 1, False, None
 
 
-def _no_program() -> str:
-    return f"keyrot run: no program given\n{USAGE.splitlines()[0]}"
-
-
-def _settings_problem() -> str | None:
-    """Return what is wrong with the settings, which the program's process will read too."""
+def _read_settings() -> tuple[bool, str | None]:
+    """Return whether rotation is on, and what is wrong; the program's process reads them too."""
     from ..config import load  # noqa: PLC0415 - not for a mere --help
     from ..telemetry.otlp import DeferredOtlpExport  # noqa: PLC0415
 
     try:
-        if load().settings.tracing == "otlp":
+        settings = load().settings
+        if settings.enabled and settings.tracing == "otlp":
             DeferredOtlpExport()  # raises if its extra is missing
     except KeyrotError as error:
-        return f"keyrot: {error}"
-    return None
+        return False, f"keyrot: {error}"
+    return settings.enabled, None
 
 
 def _print_error(text: str) -> None:

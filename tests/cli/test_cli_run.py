@@ -67,9 +67,14 @@ PROGRAMS = {
 }
 
 
+WITHOUT_POOL = (
+    "keyrot: this process had no pool: it imported none of google-genai, httpx, httpx2, requests\n"
+)
+
+
 def same(ran: Any, expected: Any) -> None:
-    """Check that two runs have the same output and exit code."""
-    assert (ran.returncode, ran.stdout, ran.stderr) == (
+    """Check that two runs have the same output and exit code, but for our own sentence."""
+    assert (ran.returncode, ran.stdout, ran.stderr.replace(WITHOUT_POOL, "")) == (
         expected.returncode,
         expected.stdout,
         expected.stderr,
@@ -200,7 +205,7 @@ def test_a_sitecustomize_of_the_user_still_runs(keyrot: Keyrot, tmp_path: Path) 
         "mine",
         str(tmp_path / "mine" / "sitecustomize.py"),
     )
-    assert ran.stderr == ""
+    assert ran.stderr == WITHOUT_POOL
 
 
 def test_an_interpreter_without_the_package_is_unchanged(keyrot: Keyrot, tmp_path: Path) -> None:
@@ -215,7 +220,7 @@ def test_an_interpreter_without_the_package_is_unchanged(keyrot: Keyrot, tmp_pat
         "subprocess.run(child, env={**os.environ, 'PYTHONPATH': path}, check=True)\n"
     )
     ran = keyrot("run", "app.py")
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", "")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", WITHOUT_POOL)
 
 
 def test_a_wrong_setting_stops_before_the_program(keyrot: Keyrot, tmp_path: Path) -> None:
@@ -320,6 +325,71 @@ def test_calls_go_through_the_pool(keyrot: Keyrot, service: FakeGemini, tmp_path
     assert "key key_1 is rejected: key_invalid (400); replace its value" in ran.stderr
     assert "quota_minute (429)" in ran.stderr
     assert not any(key.value in ran.stderr for key in keys)
+
+
+URL = "BASE/v1beta/models/gemini-flash-latest:generateContent"
+BODY = {"contents": [{"parts": [{"text": "hi"}]}]}
+POST = f"""
+response = LIBRARY.post("{URL}", json={BODY}, headers={{"x-goog-api-key": "keyrot-pool"}})
+print(response.json()["candidates"][0]["content"]["parts"][0]["text"])
+"""
+HTTP_PROGRAMS = {
+    "httpx": "import httpx" + POST.replace("LIBRARY", "httpx"),
+    "requests": "import requests" + POST.replace("LIBRARY", "requests"),
+    "openai": """
+import openai
+client = openai.OpenAI(api_key="keyrot-pool", base_url="BASE/v1beta/openai/")
+messages = [dict(role="user", content="hi")]
+chat = client.chat.completions.create(model="gemini-flash-latest", messages=messages)
+print(chat.choices[0].message.content)
+""",
+}
+
+
+@pytest.mark.parametrize("source", HTTP_PROGRAMS.values(), ids=HTTP_PROGRAMS.keys())
+def test_programs_without_google_genai_have_the_pool(
+    keyrot: Keyrot, service: FakeGemini, tmp_path: Path, source: str
+) -> None:
+    """The pool is there once any library is imported; a warning points at the program's line."""
+    keys = [service.add_key(label) for label in ("dead", "good")]
+    service.always("dead", Reply.KEY_INVALID)
+    (tmp_path / "app.py").write_text(source.replace("BASE", service.url))
+    ran = keyrot(
+        *("run", "app.py"),
+        GEMINI_API_KEYS=",".join(key.value for key in keys),
+        KEYROT_STRATEGY="fill",
+        KEYROT_ALLOWED_HOSTS=service.host,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "ok from good\n"), ran.stderr
+    assert [request.key for request in service.log] == ["dead", "good"]
+    (warning,) = [line for line in ran.stderr.splitlines() if "KeyrotWarning" in line]
+    assert f"{tmp_path}/app.py:" in warning
+    assert "key_invalid" in warning
+
+
+def test_a_process_without_a_pool_says_so(keyrot: Keyrot, tmp_path: Path) -> None:
+    """The program that ends without a pool prints one sentence; one that it starts does not."""
+    (tmp_path / "app.py").write_text(
+        "import os, subprocess, sys\n"
+        "if pid := os.fork(): os.waitpid(pid, 0)\n"
+        "else: sys.exit()\n"
+        "subprocess.run([sys.executable, '-c', 'print(1)'], check=True)\n"
+    )
+    ran = keyrot("run", "app.py", GEMINI_API_KEYS="one")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", WITHOUT_POOL)
+
+
+@pytest.mark.parametrize("options", [[], ["-v"], ["-X", "dev"]], ids=" ".join)
+def test_a_script_of_path_runs(keyrot: Keyrot, tmp_path: Path, options: list[str]) -> None:
+    """`keyrot run gunicorn app:app` finds gunicorn as a shell does."""
+    script = tmp_path / "bin" / "serve-it"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nimport httpx, sys; print(sys.argv)\n")
+    script.chmod(0o755)
+    path = os.pathsep.join([str(script.parent), os.environ["PATH"]])
+    ran = keyrot("run", *options, "serve-it", "app:app", PATH=path, GEMINI_API_KEYS="one")
+    assert (ran.returncode, ran.stdout) == (0, f"['{script}', 'app:app']\n"), ran.stderr
+    assert WITHOUT_POOL not in ran.stderr
 
 
 CHILD = """

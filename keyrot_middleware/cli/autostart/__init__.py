@@ -2,11 +2,13 @@
 
 Python imports a module named `sitecustomize` at each start, if there is one on its path. `keyrot
 run` puts this folder first on `PYTHONPATH`, so the program and every Python process that it starts
-import ours. It installs the pool when google-genai is imported, so other processes pay nothing.
+import ours. It installs the pool when the first library that the pool serves is imported, so other
+processes pay nothing.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -17,21 +19,24 @@ from wrapt import register_post_import_hook
 if TYPE_CHECKING:
     from ..progress import WaitProgress
 
-__all__ = ["LEVEL_VARIABLE", "environment", "start"]
-
 FOLDER = str(Path(__file__).parent)
 
 LEVEL_VARIABLE = "_KEYROT_RUN_LEVEL"
 """The log level of `-v`, a number; empty: warnings of install() only."""
 
-SDK = "google.genai._api_client"
+PID_VARIABLE = "_KEYROT_RUN_PID"
+"""The process that becomes the program, if that is to have a pool."""
+
+SERVED = {"google-genai": "google.genai"} | {name: name for name in ("httpx", "httpx2", "requests")}
+"""The module of each library that the pool serves."""
 
 
-def environment(level: int | None) -> dict[str, str]:
+def environment(level: int | None, *, expected: bool) -> dict[str, str]:
     """Return the environment of a Python process that starts with the pool.
 
     Args:
         level: Log to stderr from this level up; None: only warnings of `install()`.
+        expected: This process becomes the program, which says so if it ends without a pool.
     """
     inherited = os.environ.get("PYTHONPATH")
     entries = (
@@ -39,17 +44,39 @@ def environment(level: int | None) -> dict[str, str]:
     )  # an empty entry is the working directory
     path = [FOLDER, *(entry for entry in entries if entry != FOLDER)]
     value = "" if level is None else str(level)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), LEVEL_VARIABLE: value}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path),
+        LEVEL_VARIABLE: value,
+        PID_VARIABLE: str(os.getpid()) if expected else "",
+    }
+
+
+_tried: list[bool] = []
 
 
 def start() -> None:
-    """Install the pool as soon as this process imports google-genai."""
-    register_post_import_hook(_install, SDK)
+    """Install the pool as soon as this process imports a library that the pool serves."""
+    for module in SERVED.values():
+        register_post_import_hook(_install, module)
+    if os.environ.get(PID_VARIABLE) == str(os.getpid()):
+        atexit.register(_say_without_pool, os.getpid())
+
+
+def _say_without_pool(pid: int) -> None:
+    """Say that the program has ended without a pool, unless it failed or was forked."""
+    failed = hasattr(sys, "last_type")
+    if not _tried and not failed and os.getpid() == pid and sys.stderr is not None:
+        libraries = ", ".join(SERVED)
+        print(f"keyrot: this process had no pool: it imported none of {libraries}", file=sys.stderr)
 
 
 def _install(_module: Any) -> None:
-    """Call `install()`; if that fails, print why, and the program runs without the pool."""
-    from ...errors import KeyrotError  # noqa: PLC0415 - not before the SDK is imported
+    """Call `install()` once; if it fails, print why, and the program runs without the pool."""
+    if _tried:
+        return
+    _tried.append(True)
+    from ...errors import KeyrotError  # noqa: PLC0415 - not before it is needed
     from ...telemetry.logs import log_to_stderr  # noqa: PLC0415
 
     level = os.environ.get(LEVEL_VARIABLE, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -14,8 +15,10 @@ def _start() -> None:
     sys.path[:] = [entry for entry in sys.path if entry != here]
     try:
         from keyrot_middleware.cli.autostart import start  # noqa: PLC0415
-    except ImportError:
-        pass  # another interpreter, started by the program, without the package
+    except ImportError:  # another interpreter, without the package
+        if os.environ.get("_KEYROT_RUN_PID") == str(os.getpid()):
+            text = f"keyrot: {sys.executable} lacks keyrot_middleware: the program has no pool"
+            print(text, file=sys.stderr)
     else:
         start()
     if PathFinder.find_spec("sitecustomize", sys.path) is not None:

@@ -171,10 +171,12 @@ $(JAEGER): tools/jaeger/go.mod tools/jaeger/go.sum
 	@.venv-recipes/bin/python $(PIP_INSTALL) --no-build-isolation --no-deps --editable .
 	@touch $@
 
+# uv pip compile --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
+#   requirements/dist.in -o requirements/dist.txt
 .venv-dist/ready: requirements/dist.txt
 	@echo "== setting up .venv-dist (once)"
 	@$(PYTHON) -m venv .venv-dist
-	@.venv-dist/bin/python $(PIP_INSTALL) -r requirements/dist.txt
+	@.venv-dist/bin/python $(PIP_INSTALL) --require-hashes -r requirements/dist.txt
 	@touch $@
 
 .venv-docs/ready: requirements/docs.txt

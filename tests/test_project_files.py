@@ -16,7 +16,8 @@ import yaml
 from keyrot_middleware.genai import patching
 
 ROOT = Path(__file__).parents[1]
-REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
+HASHED = ROOT / "requirements" / "dist.txt"
+REQUIREMENTS = sorted({*(ROOT / "requirements").iterdir()} - {HASHED})
 STAGES = {"dev": ("demo", "dev"), "bench": ("demo", "dev", "bench")}
 """The files of requirements/ that install a dependency group."""
 
@@ -34,7 +35,7 @@ def names(requirements: Iterable[str]) -> set[str]:
 
 def pinned(*files: str) -> set[str]:
     """Return the distributions that files of requirements/ pin."""
-    texts = [(ROOT / "requirements" / f"{name}.txt").read_text("utf-8") for name in files]
+    texts = [path.read_text("utf-8") for path in REQUIREMENTS if path.stem in files]
     return names(line for text in texts for line in text.splitlines())
 
 
@@ -53,6 +54,13 @@ def test_every_requirement_is_pinned_once(path: Path) -> None:
     pin = re.compile(r"[a-z0-9-]+(\[[a-z0-9,]+\])?==[0-9][0-9a-z.]*")
     assert [line for line in lines if not pin.fullmatch(line)] == []
     assert lines == sorted(set(lines))
+
+
+def test_the_release_is_built_by_files_whose_hashes_are_known() -> None:
+    """All of them, and no index is named."""
+    lines = HASHED.read_text("utf-8").splitlines()
+    assert set(HASHED.with_suffix(".in").read_text().splitlines()) <= {x[:-2] for x in lines}
+    assert all(re.fullmatch(r"[a-z0-9-]+==.* \\|    --hash=sha256:\w{64}( \\)?", x) for x in lines)
 
 
 @pytest.mark.parametrize("name", project()["dependency-groups"])

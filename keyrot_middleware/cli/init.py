@@ -186,8 +186,8 @@ def _write(entries: Sequence[_Entry], state: str | None, *, force: bool) -> None
     if state is not None:
         lines += [_SHARED_BY, f"KEYROT_STATE_URL={state}"]
     text = "\n".join([*kept, "# Values of the keys in keys.json", *lines, ""])
-    _write_file(ENV_FILE, text, 0o600, force=force or ENV_FILE.exists())
-    _write_file(KEYS_FILE, json.dumps(listed, indent=2) + "\n", 0o644, force=force)
+    keys = json.dumps(listed, indent=2) + "\n"
+    _write_files([(KEYS_FILE, keys, 0o644), (ENV_FILE, text, 0o600)])
 
 
 _SHARED_BY = "# The limits of all processes that use these keys"
@@ -215,20 +215,24 @@ def _kept_lines(entries: Iterable[_Entry], state: str | None, *, force: bool) ->
     return [line for line, match in zip(lines, matches, strict=True) if match is None]
 
 
-def _write_file(path: Path, text: str, mode: int, *, force: bool) -> None:
-    # Replaced as a whole: where the disk is full, the file is still as it was.
-    made = path.with_name(f"{path.name}.new") if force else path
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+def _write_files(files: Sequence[tuple[Path, str, int]]) -> None:
+    """Write all before any is put in place: where the disk is full, all is as it was."""
+    made: list[Path] = []
     try:
-        with open(os.open(made, flags, mode), "w", encoding="utf-8") as stream:
-            stream.write(text)
-        if force:
-            made.replace(path.resolve())
+        for path, text, mode in files:
+            new = path.with_name(f"{path.name}.new")
+            number = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            made.append(new)
+            with open(number, "w", encoding="utf-8") as stream:
+                stream.write(text)
+        for path, _, _ in files:
+            made.pop(0).replace(path.resolve())
     except OSError as error:
         error.filename = error.filename or str(path)
-        if not isinstance(error, FileExistsError):
-            made.unlink(missing_ok=True)
         raise
+    finally:
+        for new in made:
+            new.unlink(missing_ok=True)
 
 
 def _print_next(entries: Sequence[_Entry], *, taken_over: bool) -> None:

@@ -154,14 +154,16 @@ def test_other_lines_of_env_stay_as_they_are(init: Init, here: Path) -> None:
     assert (here / ".env").read_text("utf-8").startswith("OTHER='a\u2028b'\n\nLAST=1\n#")
 
 
-def test_a_full_disk_leaves_env_as_it_was(
+def test_a_full_disk_leaves_both_files_as_they_were(
     init: Init, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its values may exist nowhere else."""
     (here / ".env").write_text("OTHER=1\n")
 
-    def full(stream: int, mode: str, encoding: str) -> Any:
-        os.close(stream)
+    def full(file: int, mode: str, encoding: str) -> Any:
+        if not os.path.exists(".env.new"):  # keys.json comes first
+            return os.fdopen(file, mode, encoding=encoding)
+        os.close(file)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("builtins.open", full)

@@ -20,8 +20,8 @@ from .adapters.urls import origin_from_url
 from .config import Config, load
 from .core.model import GEMINI_API
 from .core.model_fallback import next_models
-from .core.text import check_key_format, mask_url, plural
-from .errors import KeyrotError, warn
+from .core.text import check_key_format, did_you_mean, mask_url, plural
+from .errors import ConfigError, KeyrotError, warn
 from .events import EventName, PoolEvent
 from .genai.binding import Binding
 from .genai.wire import placeholder_guard
@@ -179,6 +179,7 @@ def install(
         _binding.others.append(http)
         _binding.install(replace_installed())
         set_current_pool(pool)
+        _seen_workloads.clear()
         state = pool.state
         metrics.register_gauges(
             lambda: levels(pool),
@@ -386,6 +387,7 @@ def workload(name: str, *, tiers: Iterable[Tier] | None = None) -> Iterator[None
     Raises:
         ValueError: One of *tiers* is no tier, or there is none.
     """
+    _warn_of_workload(name)
     around = allowed = required_tiers.get()
     if tiers is not None:
         allowed = _read_tiers(tiers)
@@ -396,6 +398,21 @@ def workload(name: str, *, tiers: Iterable[Tier] | None = None) -> Iterator[None
     finally:
         _workload.reset(tokens[0])
         required_tiers.reset(tokens[1])
+
+
+_MAX_WORKLOADS = 200
+_seen_workloads: set[str] = set()
+
+
+def _warn_of_workload(name: str) -> None:
+    """Warn once of a name that no key has, if a key has one like it."""
+    pool = current_pool()
+    if pool is None or name in _seen_workloads or len(_seen_workloads) >= _MAX_WORKLOADS:
+        return
+    _seen_workloads.add(name)
+    known = {key.workload for key in pool.selector.keys.values() if key.workload}
+    if name not in known and (hint := did_you_mean(name, known)):
+        _warn(f"workload({name!r}): no key of pool {pool.name} is for it.{hint}")
 
 
 def _read_tiers(tiers: Iterable[str]) -> frozenset[str]:
@@ -515,12 +532,21 @@ def doubts(secrets: SecretCache) -> Iterator[str]:
 
 
 def _open_state(config: Config, clock: Clock) -> State:
+    """Open the state.
+
+    Raises:
+        ConfigError: Without the frames below, whose local variables hold the URL's password.
+    """
     settings = config.settings
-    return open_state(
-        config.state_url,
-        config.policy,
-        clock.time,
-        variable=config.state_variable,
-        pool=settings.pool,
-        share=settings.degraded_share,
-    )
+    try:
+        return open_state(
+            config.state_url,
+            config.policy,
+            clock.time,
+            variable=config.state_variable,
+            pool=settings.pool,
+            share=settings.degraded_share,
+        )
+    except ConfigError as error:
+        problem = error.with_traceback(None)
+    raise problem

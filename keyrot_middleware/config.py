@@ -8,14 +8,15 @@ table of variables is `Settings`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from .core.model import LAST_RESORT, POOL_KEY, Candidate, Limits, RetryPolicy
@@ -39,6 +40,7 @@ from .settings import (
     ignored_in_file,
     join_problems,
     malformed_lines,
+    read_env_file,
     read_settings,
     refuse_unknown,
     setting_source,
@@ -136,8 +138,8 @@ def load(**overrides: Any) -> Config:
 
 def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> Config:
     """Bring the keys of all three places together; report in *problems* what is wrong."""
-    dotenv = dotenv_values(".env", encoding="utf-8") if Path(".env").is_file() else {}
-    warnings = malformed_lines(Path(".env"))
+    dotenv = read_env_file()
+    warnings = [*malformed_lines(Path(".env")), *_old_sdk()]
     if unknown := unknown_variables((*os.environ, *dotenv)):
         warnings.append(unknown)
     state_url = _state_url(settings, problems)
@@ -206,6 +208,24 @@ def reread(config: Config) -> Config:
     if problems:
         raise ConfigError(join_problems(problems))
     return replace(config, keys=keys, keys_seen=seen, warnings=tuple(warnings))
+
+
+_OLDEST_SDK = (1, 65)
+
+
+def _old_sdk() -> Iterator[str]:
+    """Yield a warning of a google-genai that the pool cannot serve."""
+    try:
+        found = version("google-genai")
+    except PackageNotFoundError:
+        return
+    numbers = re.findall(r"\d+", found)[:2]
+    if tuple(map(int, numbers)) < _OLDEST_SDK:
+        oldest = ".".join(map(str, _OLDEST_SDK))
+        yield (
+            f"google-genai {found} is installed, and the pool serves {oldest} and newer: calls go "
+            f'out as the program sends them. Run: pip install "google-genai>={oldest}"'
+        )
 
 
 def _state_url(settings: Settings, problems: list[str]) -> str:

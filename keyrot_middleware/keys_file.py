@@ -35,20 +35,17 @@ __all__ = [
     "DISABLED_IN_FILE",
     "GROUP",
     "OUTSIDE_TIERS",
-    "READABLE_VARIABLES",
     "SINGLE_KEYS",
     "KeySpec",
     "KeysFile",
     "Tier",
     "allowed_tiers",
     "candidates_of",
-    "configures_an_sdk",
     "entry_point_stores",
     "file_version",
     "is_known_scheme",
     "load_keys",
     "read_keys",
-    "readable_from_file",
 ]
 
 # Which secret stores there are, by scheme: those of this package, and those that plug in -------
@@ -61,59 +58,6 @@ __all__ = [
 GROUP = "keyrot_middleware.secret_stores"
 
 BUILT_STORES = ("env", "vault", "aws", "azure", "gcp", "file")
-
-# A `.env` may come with a directory from somebody else. So it says where keys are and, in
-# itself, who may read them; it runs no program, sends no SDK to another server, and makes no other
-# authority trusted.
-READABLE_VARIABLES: Mapping[str, frozenset[str]] = {
-    "vault": frozenset(
-        {
-            *("VAULT_ADDR", "VAULT_NAMESPACE", "VAULT_AUTH_MOUNT", "VAULT_CLIENT_TIMEOUT"),
-            *("VAULT_TOKEN", "VAULT_TOKEN_FILE"),
-            *("VAULT_ROLE_ID", "VAULT_ROLE_ID_FILE", "VAULT_SECRET_ID", "VAULT_SECRET_ID_FILE"),
-            *("VAULT_K8S_ROLE", "VAULT_K8S_TOKEN_FILE"),
-            *("VAULT_JWT_ROLE", "VAULT_JWT", "VAULT_JWT_FILE"),
-            *("VAULT_CACERT", "VAULT_CAPATH", "VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"),
-            *("VAULT_SKIP_VERIFY", "KEYROT_VAULT_ALLOW_HTTP", "KEYROT_VAULT_PLACE"),
-        }
-    ),
-    "aws": frozenset(
-        {
-            *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
-            *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-            "KEYROT_AWS_SECRET",
-        }
-    ),
-    "azure": frozenset(
-        {
-            *("AZURE_KEY_VAULT_URL", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"),
-        }
-    ),
-    "gcp": frozenset(
-        {"GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS", "KEYROT_GCP_SECRET"}
-    ),
-    "file": frozenset({"CREDENTIALS_DIRECTORY"}),
-}
-_STEERING: Mapping[str, re.Pattern[str]] = {
-    "aws": re.compile(
-        r"AWS_(?:CONFIG_FILE|SHARED_CREDENTIALS_FILE|CA_BUNDLE|ENDPOINT_URL(?:_\w+)?"
-        r"|WEB_IDENTITY_TOKEN_FILE|ROLE_ARN|CONTAINER_\w+|EC2_METADATA_\w+|USE_\w+_ENDPOINT)"
-    ),
-    "azure": re.compile(
-        r"AZURE_(?:AUTHORITY_HOST|FEDERATED_TOKEN_FILE|TOKEN_CREDENTIALS|CLIENT_CERTIFICATE_\w+)"
-    ),
-    "gcp": re.compile(r"CLOUDSDK_\w+|GCE_METADATA_\w+|GOOGLE_EXTERNAL_ACCOUNT_\w+"),
-}
-
-
-def readable_from_file(scheme: str, name: str) -> bool:
-    """Return whether `.env` may set a variable of a store; a plugged-in store decides itself."""
-    return scheme not in READABLE_VARIABLES or name in READABLE_VARIABLES[scheme]
-
-
-def configures_an_sdk(scheme: str, name: str) -> bool:
-    """Return whether a variable configures the SDK of a store; it is not read from `.env`."""
-    return scheme in _STEERING and _STEERING[scheme].fullmatch(name) is not None
 
 
 def entry_point_stores() -> dict[str, EntryPoint]:

@@ -43,7 +43,6 @@ from .keys_file import (
     BUILT_STORES,
     Tier,
     allowed_tiers,
-    configures_an_sdk,
     entry_point_stores,
     is_known_scheme,
 )
@@ -71,6 +70,7 @@ __all__ = [
     "join_problems",
     "malformed_lines",
     "origins",
+    "read_env_file",
     "read_settings",
     "refuse_unknown",
     "setting_source",
@@ -129,7 +129,7 @@ def _split(value: object) -> object:
 
 def _split_urls(value: object) -> object:
     """Split at blanks and commas in front of a scheme: an Apprise URL may have commas in it."""
-    value = value.get_secret_value() if isinstance(value, SecretStr) else value
+    value = _plain(value)
     if not isinstance(value, str):
         return value
     return tuple(filter(None, _NEXT_URL.split(value.strip(" \t\r\n,"))))
@@ -275,6 +275,10 @@ def _good_trace_url(url: str) -> str:
     return url
 
 
+def _plain(value: object) -> object:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -292,6 +296,27 @@ ALIASES: Mapping[str, str] = MappingProxyType(
 NOT_IN_FILE = frozenset({"KEYROT_ALERTS"})
 """Variables that are not read from `.env`, which may come with a directory from somebody else: URLs
 of Apprise start programs, read files and send to any host."""
+
+
+_STORE_PREFIXES = {
+    "vault": ("VAULT_",),
+    "aws": ("AWS_",),
+    "azure": ("AZURE_",),
+    "gcp": ("GOOGLE_CLOUD_", "GOOGLE_APPLICATION_", "CLOUDSDK_"),
+    "file": ("CREDENTIALS_DIRECTORY",),
+}
+
+
+def read_env_file(path: Path = Path(".env")) -> dict[str, str | None]:
+    """Read `.env` as it stands: `${NAME}` in it is no variable of this machine.
+
+    Raises:
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is not UTF-8 text.
+    """
+    if not path.is_file():
+        return {}
+    return dotenv_values(path, encoding="utf-8", interpolate=False)
 
 
 def spellings(variable: str) -> tuple[str, ...]:
@@ -329,8 +354,6 @@ class EnabledSetting(BaseSettings):
         frozen=True,
         case_sensitive=True,
         extra="ignore",
-        env_file=".env",
-        env_file_encoding="utf-8",
         hide_input_in_errors=True,
         allow_inf_nan=False,
     )
@@ -347,12 +370,12 @@ class EnabledSetting(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read both names of a variable in each layer, so that a layer still beats the next."""
-        for source in (env_settings, dotenv_settings):
-            if isinstance(source, EnvSettingsSource):
-                source.env_vars = _merge_aliases(source.env_vars)
+        if isinstance(env_settings, EnvSettingsSource):
+            env_settings.env_vars = _merge_aliases(env_settings.env_vars)
         if isinstance(dotenv_settings, EnvSettingsSource):
-            found = dotenv_settings.env_vars
-            dotenv_settings.env_vars = {k: v for k, v in found.items() if k not in NOT_IN_FILE}
+            found = read_env_file()
+            kept = {name: value for name, value in found.items() if name not in NOT_IN_FILE}
+            dotenv_settings.env_vars = _merge_aliases(kept)
         return init_settings, env_settings, dotenv_settings
 
     @field_validator("*", mode="before")
@@ -409,7 +432,7 @@ class Settings(EnabledSetting):
     gemini_api_key: SecretStr | None = Field(
         default=None, validation_alias="GEMINI_API_KEY", repr=False, description="a key"
     )
-    state_url: Annotated[str, AfterValidator(_good_state)] = Field(
+    state_url: Annotated[str, AfterValidator(_good_state), BeforeValidator(_plain)] = Field(
         default="memory://",
         validation_alias="KEYROT_STATE_URL",
         repr=False,
@@ -636,7 +659,7 @@ def hide_keys(given: Any) -> None:
 
     This comes first: error reporters show the arguments of functions.
     """
-    for name in ("keys", "google_api_key", "gemini_api_key", "alerts"):
+    for name in ("keys", "google_api_key", "gemini_api_key", "alerts", "state_url"):
         value = given.get(name)
         if isinstance(value, str):
             secrets = [SecretStr(part) for part in value.split(",")]
@@ -676,17 +699,17 @@ def unknown_variables(names: Iterable[str]) -> str | None:
 
 def ignored_in_file(stores: Iterable[str], names: Iterable[str]) -> str | None:
     """Return a warning about variables that are not read from `.env`; None without any."""
+    prefixes = tuple(prefix for store in stores for prefix in _STORE_PREFIXES.get(store, ()))
     ignored = [
         name
         for name in names
-        if name not in os.environ
-        and (name in NOT_IN_FILE or any(configures_an_sdk(store, name) for store in stores))
+        if name not in os.environ and (name in NOT_IN_FILE or name.startswith(prefixes))
     ]
     if not ignored:
         return None
     return (
-        f".env: {', '.join(ignored)}: not read from a file, since it decides which programs run "
-        "and where data goes; set it in the environment"
+        f".env: {', '.join(ignored)}: not read from a file, since it decides where logins and "
+        "data go; set it in the environment"
     )
 
 
@@ -776,5 +799,5 @@ def setting_source(name: str, given: Mapping[str, Any]) -> str:
     names = spellings(ENV_NAMES[name])
     if any(one in os.environ for one in names):
         return next((one for one in names if os.environ.get(one)), names[0])
-    in_file = dotenv_values(".env", encoding="utf-8") if len(names) > 1 else {}
+    in_file = read_env_file() if len(names) > 1 else {}
     return f"{next((one for one in names if in_file.get(one)), names[0])} in .env"

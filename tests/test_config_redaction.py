@@ -75,3 +75,15 @@ def test_ordinary_text_is_shown(value: str) -> None:
     """A long word is no key."""
     with pytest.raises(ConfigError, match=value):
         keyrot_middleware.install(strategy=value)
+
+
+@pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1/0?nope=1", "redis:///:{}@host"])
+def test_no_frame_shows_the_password_of_the_state(url: str) -> None:
+    """Error reporters record local variables."""
+    with pytest.raises(ConfigError) as caught:
+        keyrot_middleware.install(keys=["FAKE-a"], state_url=url.format("FAKE-password"))
+    frames = traceback.walk_tb(caught.tb)
+    own = [frame for frame, _ in frames if "keyrot_middleware" in frame.f_code.co_filename]
+    assert own
+    shown = [repr(value) for frame in own for value in frame.f_locals.values()]
+    assert "FAKE-password" not in "".join(shown) + str(caught.value)

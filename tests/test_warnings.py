@@ -16,6 +16,8 @@ from google import genai
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
+from keyrot_middleware.cli.check_report import build_report
+from keyrot_middleware.config import load
 from keyrot_middleware.testing import FakeGemini
 
 KEY = "FAKE-value-of-a-key"
@@ -79,6 +81,35 @@ def test_a_newer_sdk_is_a_warning_when_it_is_imported(tmp_path: Path) -> None:
         assert ran.stderr.count(shown) == ran.stderr.count("KeyrotWarning") == count
 
 
+def test_an_older_sdk_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At install() and in `keyrot check`: nothing is patched, and no log may be set up."""
+    monkeypatch.setattr("keyrot_middleware.config.version", lambda _: "1.64.0")
+    (text,) = warnings_of(keys=[KEY])
+    assert text.startswith("google-genai 1.64.0 is installed, and the pool serves 1.65 and newer")
+    assert text in build_report(load(keys=[KEY])).warnings
+
+
+def test_several_keys_in_one_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a comma is missing, or one variable too much has been used."""
+    monkeypatch.setenv("GEMINI_API_KEYS", "FAKE-a;FAKE-b")
+    monkeypatch.setenv("GEMINI_API_KEY", "FAKE-c,FAKE-d")
+    several = "its value holds several keys in one; put them into GEMINI_API_KEYS, with commas"
+    assert warnings_of() == [f"key key_1: {several}", f"key GEMINI_API_KEY: {several}"]
+
+
+def test_a_misspelt_workload_is_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and only where a key has a workload like it."""
+    path = here / "keys.json"
+    path.write_text('[{"key_id": "a", "workload": "batch"}]')
+    monkeypatch.setenv("GEMINI_KEY_a", KEY)
+    keyrot_middleware.install(keys_file=path)
+    for name, count in (("bacth", 1), ("bacth", 0), ("batch", 0), ("chat", 0)):
+        recorded = warnings.catch_warnings(record=True, action="always")
+        with recorded as found, keyrot_middleware.workload(name):
+            pass
+        assert len(found) == count
+
+
 def test_no_key_at_all_is_a_warning() -> None:
     """A program without logging must see it."""
     (text,) = warnings_of()
@@ -102,8 +133,10 @@ def test_keys_without_a_value_are_a_warning(here: Path, monkeypatch: pytest.Monk
 def test_a_misspelt_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the name that was probably meant."""
     monkeypatch.setenv("KEYROT_STRATGY", "fill")
+    monkeypatch.setenv("KEYROT_STATE", "sqlite")
     (text,) = warnings_of(keys=[KEY])
     assert 'KEYROT_STRATGY. Did you mean "KEYROT_STRATEGY"?' in text
+    assert 'KEYROT_STATE. Did you mean "KEYROT_STATE_URL"?' in text
 
 
 def test_malformed_lines_of_the_env_file_are_a_warning(here: Path) -> None:

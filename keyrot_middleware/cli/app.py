@@ -44,6 +44,7 @@ app = typer.Typer(
     help="Rotate google-genai calls over a pool of Gemini API keys.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 _command = partial(app.command, cls=_Command)
 

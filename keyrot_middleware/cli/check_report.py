@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from .._install import doubts
@@ -30,6 +29,7 @@ from ..settings import (
     NOT_IN_FILE,
     SECRET_SETTINGS,
     allowed_origins,
+    read_env_file,
     spellings,
 )
 from ..telemetry.otlp import DeferredOtlpExport
@@ -202,7 +202,7 @@ def _alerts_problem(config: Config) -> str | None:
 
 
 def _setting_reports(config: Config) -> Iterator[SettingReport]:
-    in_file = dotenv_values(config.env_file)
+    in_file = read_env_file(config.env_file)
     for name, variable in ENV_NAMES.items():
         source, names = "default", spellings(variable)
         if any(os.environ.get(one, "").strip() for one in names):

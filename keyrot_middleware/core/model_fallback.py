@@ -40,7 +40,7 @@ __all__ = [
 MAX_MODELS = 8
 """Models that one request may be sent to."""
 
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MODEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _VERBS = ("generateContent", "streamGenerateContent")
 
 _WINDOWS = frozenset({"rpm", "tpm", "rpd", "usd", "usd_reserved", "concurrency"})

@@ -81,6 +81,7 @@ def _unescape(escape: re.Match[str]) -> str:
 
 
 _STANDARD_KEY_LENGTH = 39
+_SEPARATOR = re.compile(r"[,;|\s]")
 _PLACEHOLDER = re.compile(
     r"^(?:<.*>|\.\.\.|x{3,}|(?:your|my|insert|enter|paste|put|replace|change)[-_ ]?\w*[-_ ].*"
     r"|change_?me|placeholder|todo|none|null)$|(?:api[-_]?key|key)[-_](?:here|goes[-_]here)$",
@@ -90,8 +91,8 @@ _PLACEHOLDER = re.compile(
 
 def check_key_format(value: str) -> str | None:
     """Return why *value* does not look like a Gemini key, without quoting it; None if it does."""
-    if ";" in value or len(_STARTS.findall(value)) > 1:
-        return "its value holds several keys in one; put a comma between keys"
+    if _SEPARATOR.search(value) or len(_STARTS.findall(value)) > 1:
+        return "its value holds several keys in one; put them into GEMINI_API_KEYS, with commas"
     if value.startswith("sk-"):
         return "its value begins with sk-, as keys of other providers do, and not with AIza or AQ."
     if _PLACEHOLDER.search(value):
@@ -150,7 +151,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     import difflib  # noqa: PLC0415 - only needed where something is wrong already
 
     names = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name.lower(), names, n=1)
+    longer = [one for one in names if one.startswith(f"{name.lower()}_")]
+    close = longer or difflib.get_close_matches(name.lower(), names, n=1)
     return f' Did you mean "{names[close[0]]}"?' if close else ""
 
 

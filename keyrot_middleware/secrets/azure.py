@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections import Counter
@@ -27,7 +26,6 @@ from .cloud import (
     resolve_refs,
     split_field,
 )
-from .environ import only_in_file
 
 __all__ = ["VAULT_VARIABLE", "AzureLogin", "AzureStore", "failure_from_error", "open_azure"]
 
@@ -142,7 +140,6 @@ def _caller(message: str, client_id: str | None) -> str:
 
 PROCESS_S = 5
 """For `az`, `azd` and PowerShell, which DefaultAzureCredential runs to find a login."""
-_PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 
 # cloud.read_batches retries; the SDK would wait for a Retry-After of minutes.
 _TIMEOUTS: Mapping[str, Any] = {
@@ -181,11 +178,6 @@ class AzureLogin:
         """The application or managed identity that the settings name."""
         return self._environ.get("AZURE_CLIENT_ID") or None
 
-    @property
-    def in_file(self) -> bool:
-        """Whether the whole login is in `.env`."""
-        return all(only_in_file(self._environ, name) for name in _PRINCIPAL)
-
     def client(self, host: str) -> Any:
         """Return the client of a vault.
 
@@ -209,12 +201,8 @@ class AzureLogin:
             self._clients.clear()
 
     def _default(self) -> Any:
-        """Make the default chain; it does not see a service principal that only `.env` has."""
-        from azure.identity import ClientSecretCredential, DefaultAzureCredential  # noqa: PLC0415
+        from azure.identity import DefaultAzureCredential  # noqa: PLC0415
 
-        tenant, client, secret = (self._environ.get(name, "") for name in _PRINCIPAL)
-        if tenant and client and secret and not all(os.environ.get(n) for n in _PRINCIPAL):
-            return ClientSecretCredential(tenant, client, secret, **_TIMEOUTS)
         return DefaultAzureCredential(process_timeout=PROCESS_S, **_TIMEOUTS)
 
 
@@ -227,12 +215,6 @@ _LIBRARIES = {
 _SCHEME = "azure://"
 _SUFFIX = ".vault.azure.net"
 """Of hosts in the public cloud; places in other clouds name the whole host."""
-_AZURE_HOSTS = re.compile(
-    r"^[a-z0-9-]+\.(?:vault|managedhsm)\."
-    r"(?:azure\.net|azure\.cn|usgovcloudapi\.net|microsoftazure\.de)(?::443)?$",
-    re.IGNORECASE,
-)
-"""Hosts of Key Vault in Azure's clouds."""
 _VAULT = re.compile(r"[A-Za-z0-9-]{1,127}|[A-Za-z0-9.-]{1,253}(?::\d{1,5})?")
 _NAME = re.compile(r"[A-Za-z0-9-]{1,127}")
 _VERSION = re.compile(r"[A-Za-z0-9]{1,64}")
@@ -251,22 +233,7 @@ def open_azure(environ: Mapping[str, str]) -> AzureStore:
     """
     require_extra("azure", _LIBRARIES)
     login, host = AzureLogin(environ), _host_from_url(environ.get(VAULT_VARIABLE, "").strip())
-    if host and only_in_file(environ, VAULT_VARIABLE) and not _AZURE_HOSTS.search(host):
-        _refuse_ambient(login, host)
     return AzureStore(login, host)
-
-
-def _refuse_ambient(login: AzureLogin, host: str) -> None:
-    """Do not send the machine's own login to a host that only `.env` names.
-
-    Raises:
-        ConfigError: The host is not Microsoft's, and the login is not in `.env` either.
-    """
-    if not login.in_file:
-        raise ConfigError(
-            f"{VAULT_VARIABLE} in .env: found {display(host)}; allowed there: a vault of Azure, "
-            f"such as https://NAME{_SUFFIX}; set it in the environment for another host"
-        )
 
 
 def _host_from_url(url: str) -> str | None:

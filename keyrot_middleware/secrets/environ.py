@@ -1,4 +1,4 @@
-"""The settings of a store: the environment, over those that `.env` may contain."""
+"""The variables that configure a store."""
 
 from __future__ import annotations
 
@@ -6,43 +6,24 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
+from ..settings import read_env_file
 
-from ..keys_file import readable_from_file
-
-__all__ = ["Environ", "only_in_file", "read_env_file", "read_environ"]
+__all__ = ["read_env_safely", "read_environ"]
 
 
-class Environ(dict[str, str]):
-    """Variables, and the names of those that only `.env` has."""
-
-    def __init__(self, variables: Mapping[str, str], in_file: frozenset[str]) -> None:
-        """*in_file*: the names that the environment does not have."""
-        super().__init__(variables)
-        self.in_file = in_file
-
-
-def read_env_file(path: Path) -> dict[str, str | None]:
+def read_env_safely(path: Path) -> dict[str, str | None]:
     """Read `.env`; empty if it cannot be read, which is reported when the settings are loaded."""
     try:
-        return dotenv_values(path, encoding="utf-8")
+        return read_env_file(path)
     except (OSError, UnicodeDecodeError):
         return {}
 
 
-def read_environ(scheme: str, env_file: Path) -> Environ:
-    """Read the settings of a store; an empty variable hides the one in `.env`.
+def read_environ(env_file: Path) -> Mapping[str, str]:
+    """Return the environment, over the variables of `.env` that begin with KEYROT_.
 
-    A store of another distribution gets all of `.env`: only that store knows what is safe.
+    A `.env` may come with a directory from somebody else: it does not say where logins go.
     """
-    found = {
-        name: value
-        for name, value in read_env_file(env_file).items()
-        if value is not None and name not in os.environ and readable_from_file(scheme, name)
-    }
-    return Environ({**found, **os.environ}, frozenset(found))
-
-
-def only_in_file(environ: Mapping[str, str], name: str) -> bool:
-    """Return whether a variable comes from `.env` and not from the environment."""
-    return isinstance(environ, Environ) and name in environ.in_file
+    found = read_env_safely(env_file)
+    in_file = {n: value for n, value in found.items() if n.startswith("KEYROT_") and value}
+    return {**in_file, **os.environ}

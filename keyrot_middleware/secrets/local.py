@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import SecretError
 from .base import Secret
-from .environ import read_env_file
+from .environ import read_env_safely
 
 __all__ = [
     "EnvStore",
@@ -66,7 +66,7 @@ class EnvStore:
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up; `.env` is read once."""
-        in_file = read_env_file(self._env_file)
+        in_file = read_env_safely(self._env_file)
         return {key_id: _find(key_id, ref, in_file) for key_id, ref in refs.items()}
 
 

@@ -132,7 +132,7 @@ def _open(find: Callable[[], Opener], scheme: str, env_file: Path) -> SecretStor
     """
     problem: ConfigError
     try:
-        return _import_opener(find, scheme)(read_environ(scheme, env_file))
+        return _import_opener(find, scheme)(read_environ(env_file))
     except ConfigError as error:
         problem = error.with_traceback(None)
     except ImportError as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 from ..core.text import display, mask_url
 from ..errors import ConfigError
 from .base import Secret
-from .environ import only_in_file
 
 __all__ = ["SCHEME", "Credential", "Login", "VaultSettings", "normalize_path", "read_settings"]
 
@@ -21,11 +20,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SECONDS = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?)s?")
 _ADDRESS = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE)
 _LOOPBACK = re.compile(r"http://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?(/.*)?", re.IGNORECASE)
-_TRUST = (
-    *("VAULT_CACERT", "VAULT_CAPATH", "VAULT_SKIP_VERIFY", "KEYROT_VAULT_ALLOW_HTTP"),
-    *("VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"),
-)
-"""How the server is trusted: read from where the address comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +34,6 @@ class Credential:
     """For messages: the variable, or the path of the file."""
     value: Secret | None = None
     path: Path | None = None
-    variable: str = ""
-    """The variable that may name the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +82,7 @@ def read_settings(environ: Mapping[str, str]) -> VaultSettings:
         ConfigError: It names the variable, its value (never a secret) and what is allowed.
     """
     found = {name: value.strip() for name, value in environ.items() if value and value.strip()}
-    address_in_file = only_in_file(environ, "VAULT_ADDR")
-    if not address_in_file:
-        found = {n: v for n, v in found.items() if n not in _TRUST or not only_in_file(environ, n)}
     login = _read_login(found)
-    if address_in_file:
-        _refuse_ambient(login, environ)
     certificate, key = found.get("VAULT_CLIENT_CERT"), found.get("VAULT_CLIENT_KEY")
     if bool(certificate) != bool(key):
         raise ConfigError("VAULT_CLIENT_CERT and VAULT_CLIENT_KEY: set both, or neither.")
@@ -117,24 +104,6 @@ def normalize_path(path: str) -> str | None:
     if len(parts) < 2 or {".", ".."} & set(parts) or _CONTROL.search(path):
         return None
     return "/".join(parts)
-
-
-def _refuse_ambient(login: Login, environ: Mapping[str, str]) -> None:
-    """Do not send the machine's own login to an address that only `.env` names.
-
-    A login in `.env` itself, or one that the environment names for this program, may be sent
-    there; the file of another program, such as ~/.vault-token, may not.
-
-    Raises:
-        ConfigError: It names the file, and what to set.
-    """
-    for credential in login.credentials.values():
-        named = environ.get(credential.variable, "").strip()
-        if credential.path and (not named or only_in_file(environ, credential.variable)):
-            raise ConfigError(
-                f"VAULT_ADDR comes from .env, so {credential.name} is not sent there; set "
-                "VAULT_ADDR in the environment, or put the login itself into .env."
-            )
 
 
 def _read_address(found: Mapping[str, str]) -> str:
@@ -221,4 +190,4 @@ def _find_credential(found: Mapping[str, str], name: str) -> Credential | None:
 
 def _credential_file(found: Mapping[str, str], variable: str, usual: str = "") -> Credential:
     path = Path(found.get(variable, usual)).expanduser()
-    return Credential(str(path), path=path, variable=variable)
+    return Credential(str(path), path=path)

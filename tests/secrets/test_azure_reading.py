@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.identity import ClientSecretCredential, DefaultAzureCredential
+from azure.identity import DefaultAzureCredential
 from support.cloud_emulator import ConcurrencyMeter
 from support.fake_key_vault import READER, SECRET, TENANT
 from support.store_servers.azure import AzureServer
@@ -177,15 +177,6 @@ def test_the_default_chain_logs_in(
         )
         == "FAKE-a"
     )
-
-
-def test_which_credential_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default chain; but a principal only in `.env` is invisible to the chain."""
-    assert type(AzureLogin({})._default()) is DefaultAzureCredential
-    assert type(AzureLogin(PRINCIPAL)._default()) is ClientSecretCredential
-    for name, value in PRINCIPAL.items():
-        monkeypatch.setenv(name, value)
-    assert type(AzureLogin(PRINCIPAL)._default()) is DefaultAzureCredential
 
 
 def test_a_host_that_is_no_vault_gets_no_token(

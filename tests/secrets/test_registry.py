@@ -50,10 +50,10 @@ def test_a_store_without_a_server_can_be_opened(scheme: str) -> None:
 def test_a_store_plugs_in_by_entry_point(
     plug_in: Any, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its name is a scheme in settings and in keys.json, and it gets the environment and .env."""
+    """Its name is a scheme in settings and in keys.json, and it gets our variables of .env."""
     plug_in("safe")
-    (here / ".env").write_text("ONE=file\nTWO=file\n")
-    monkeypatch.setenv("TWO", "environment")
+    (here / ".env").write_text("KEYROT_ONE=file\nKEYROT_TWO=file\nONE=file\n")
+    monkeypatch.setenv("KEYROT_TWO", "environment")
     (here / "keys.json").write_text(
         '[{"key_id": "a"}, {"key_id": "b", "secret": "safe://box"}, {"key_id": "missing"}]'
     )
@@ -62,7 +62,8 @@ def test_a_store_plugs_in_by_entry_point(
     assert cache.value("b") == Secret("FAKE-b-of-safe://box")
     assert cache.unresolved["missing"] == "key missing: not in the safe"
     (environ,) = stores.OPENED
-    assert (environ["ONE"], environ["TWO"]) == ("file", "environment")
+    assert (environ["KEYROT_ONE"], environ["KEYROT_TWO"]) == ("file", "environment")
+    assert "ONE" not in environ
 
 
 def test_a_plugged_in_store_is_named_among_what_is_allowed(plug_in: Any) -> None:

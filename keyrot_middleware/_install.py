@@ -481,10 +481,9 @@ def open_pool(
     except BaseException:  # a warning that the program has made an error
         pool.close()
         raise
-    if kept or not pool.state.is_local:
-        refresher = Refresher(pool, config, stores)
-        pool.background.append(refresher)
-        refresher.start()
+    refresher = Refresher(pool, config, stores)
+    pool.background.append(refresher)
+    refresher.start()
     if receivers:
         alerts = AlertWatcher(pool, receivers)
         pool.event_listeners = (log, alerts)

@@ -137,7 +137,8 @@ class Ledger:
 
     def __init__(self, state: Any) -> None:
         self.leases: list[Lease] = []
-        self.outcomes: list[tuple[Lease, Outcome]] = []
+        self.pool: Pool | None = None
+        self._outcomes: list[tuple[Lease, Outcome]] = []
         self.checked = True
         """False where the test itself makes the records incomplete."""
         self._state, self._acquire, self._settle = state, state.acquire, state.settle
@@ -153,9 +154,16 @@ class Ledger:
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Record a settlement; a later report of resource names, without a lease, is none."""
         if lease.reservation is not None and outcome.kind is not LeaseOutcome.SERVING:
-            self.outcomes.append((lease, outcome))
+            self._outcomes.append((lease, outcome))
         until: float | None = self._settle(lease, outcome, names)
         return until
+
+    @property
+    def outcomes(self) -> list[tuple[Lease, Outcome]]:
+        """How the leases ended, those of closed and dropped calls too."""
+        if self.pool is not None:
+            self.pool.settle_abandoned()
+        return self._outcomes
 
     @property
     def kinds(self) -> list[LeaseOutcome]:
@@ -170,6 +178,8 @@ class Ledger:
     @property
     def under_way(self) -> dict[str, int]:
         """What the state counts as in flight."""
+        if self.pool is not None:
+            self.pool.settle_abandoned()
         return in_flight(self._state)
 
     def check(self) -> None:
@@ -205,6 +215,7 @@ class Install:
             )
         pool = current_pool()
         assert pool is not None
+        self.ledger.pool = pool
         return pool
 
     def _open_state(self, *args: Any, **kwargs: Any) -> State:

@@ -54,6 +54,30 @@ def test_a_normal_end_is_a_success_with_its_true_tokens(manager: KeyManager) -> 
     assert manager.get_health_status()["A"]["success_count"] == 1
 
 
+def test_a_job_that_is_collected_does_not_wait_for_itself(manager: KeyManager) -> None:
+    """The collector may run at a line that holds a lock; the lease is settled later."""
+
+    def job() -> Iterator[str]:
+        with manager.lease(MODEL) as key:
+            yield key.key_id
+
+    pool = manager._pool
+
+    def collect() -> None:
+        """Drop a job of a cycle, as the collector does, under the lock that settling takes."""
+        steps = job()
+        assert next(steps) == "A"
+        with pool.settling:
+            steps.close()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    with manager.lease(MODEL) as key:
+        assert key.key_id == "A", "it is settled before the next call looks for a key"
+
+
 def test_an_exception_is_classified_and_raised_unchanged(manager: KeyManager) -> None:
     """A 429 cools the key down; the caller gets the same exception, without the key's value."""
     error = errors.ClientError(429, QUOTA | {"seen": "FAKE-value-of-A"})

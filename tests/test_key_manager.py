@@ -14,6 +14,7 @@ import pytest
 from google import genai
 from google.genai import errors
 from support.fake_settings import write_keys
+from support.servers import wait_for
 
 import keyrot_middleware
 from keyrot_middleware import (
@@ -271,7 +272,7 @@ def test_a_closed_manager_leaves_no_thread_and_no_open_selection() -> None:
         health = manager.get_health_status
     assert manager.closed
     assert health()["key_1"]["success_count"] == 0
-    assert set(threading.enumerate()) <= before
+    wait_for(lambda: set(threading.enumerate()) <= before)
 
 
 def test_closing_a_manager_of_the_installed_pool_leaves_the_pool(gemini, clock) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from ..adapters.imports import Patched
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import filter_logs
-from ..runtime.abandoned import unwatch_gc, watch_gc
 from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
 from .downloads import DownloadWrappers
@@ -88,7 +87,6 @@ class Binding:
 
     def install(self, patched: Patched | None = None) -> None:
         """Patch the SDK, or repair its patches; see `Patcher.install`."""
-        watch_gc()
         filter_logs(self.pool.secrets.redact)
         if self.patches_sdk:
             self.patcher.install(patched)
@@ -107,7 +105,6 @@ class Binding:
             adapter.close()
         self.patcher.uninstall()
         filter_logs(None)
-        unwatch_gc()
         for client in tuple(keyless):
             withdraw_placeholder(client)
         self.pool.close()

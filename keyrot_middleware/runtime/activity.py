@@ -1,9 +1,9 @@
 """Record what calls did lately; see core/activity.py for what is kept.
 
-A call adds one record to a list; counting and pricing is done for many at once: where a page looks,
-by the refresher, or by a call when the list is long. A pool with a state of its own keeps its
-activity in this process. Where the state is shared, the refresher sends what is new about once a
-second, and what is left when the program ends, so that a page shows the calls of all processes.
+A call adds one record to a list; counting and pricing is done for many at once, off the path of
+calls: by the refresher each second, or where a page looks. A pool with a state of its own keeps its
+activity in this process. Where the state is shared, the refresher sends what is new, and what is
+left when the program ends, so that a page shows the calls of all processes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,10 @@ from ..state.base import State
 
 __all__ = ["Activity", "RunningCall"]
 
-COUNT_AT = 100
-"""Records after which a call counts them all: so few are still in the processor's cache."""
 MESSAGE_MAX = 200
 """Characters of what a service wrote about a key."""
-MOST_NEW = 10_000
-"""Records after which a call counts them, although nothing has been priced yet."""
+MOST_NEW = 100_000
+"""Records that wait to be counted, at most; the oldest are dropped."""
 
 Price = Callable[[CallRecord], float | None]
 
@@ -58,7 +56,6 @@ class Activity:
         now: Callable[[], float],
         price: Price = _no_price,
         count_keys: Callable[[], int] = lambda: 0,
-        wake: Callable[[], None] = lambda: None,
     ) -> None:
         """Start empty.
 
@@ -67,15 +64,13 @@ class Activity:
             now: Returns epoch seconds.
             price: Returns what a call cost, in US dollars, where its usage does not say.
             count_keys: Returns how many keys the pool has.
-            wake: Lets another thread call `send()` soon.
         """
         self.now = now
         self.redact: Callable[[str], str] = str
         """Hides keys in what a service wrote."""
         self._state, self._price, self._count_keys = state, price, count_keys
-        self._wake, self._has_priced = wake, False
         self._lock = threading.Lock()
-        self._new: deque[CallRecord] = deque()
+        self._new: deque[CallRecord] = deque(maxlen=MOST_NEW)
         self._names = BoundedNames()
         self._log = ActivityLog() if state.is_local else None
         self._batch = self._new_batch()
@@ -84,16 +79,6 @@ class Activity:
     def add(self, record: CallRecord) -> None:
         """Record a call that ended. Does not block, and may be called in a garbage collection."""
         self._new.append(record)
-        if len(self._new) < COUNT_AT:
-            return
-        if not self._has_priced and len(self._new) < MOST_NEW:
-            # The first price imports the list of prices: a call would wait for a second.
-            self._wake()
-        elif self._lock.acquire(blocking=False):
-            try:
-                self._count_new()
-            finally:
-                self._lock.release()
 
     def send(self) -> None:
         """Count what is new, and send it to the shared state; what it does not take is dropped."""
@@ -113,7 +98,7 @@ class Activity:
         """
         with self._lock:
             price, self._price = self._price, _no_price
-            unpriced = [record for record in self._new if record.usage.cost_usd is None]
+            unpriced = self._unpriced()
         self.send()
         batch = self._new_batch()
         for record in unpriced:
@@ -153,6 +138,9 @@ class Activity:
         with self._lock:
             return self._log.failures(key_id)
 
+    def _unpriced(self) -> list[CallRecord]:
+        return [record for record in self._new if record.usage.cost_usd is None]
+
     def _count_new(self) -> None:
         """Count the new records; the lock is held."""
         new, batch = self._new, self._batch
@@ -162,7 +150,6 @@ class Activity:
                 cost = record.usage.cost_usd
                 if cost is None and record.usage is not NO_USAGE:
                     cost = self._price(record)
-                    self._has_priced = True
                 batch.add(record, cost)
             batch.count()
             if self._log is not None and batch:
@@ -176,7 +163,7 @@ class Activity:
 
     def _in_child(self) -> None:
         self._lock = threading.Lock()  # another thread may have held it at the fork
-        self._new = deque()  # the parent sends these
+        self._new.clear()  # the parent sends these
         self._batch = self._new_batch()
 
 

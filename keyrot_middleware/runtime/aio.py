@@ -367,7 +367,7 @@ class AsyncRelay:
         return chunk
 
     async def aclose(self) -> None:
-        """Close the stream; what it has used so far is booked before this returns.
+        """Close the stream; what it has used so far is booked within a second.
 
         Raises:
             RuntimeError: Another task is reading it.

@@ -150,7 +150,9 @@ class Pool:
     background: list[BackgroundWork] = field(default_factory=list, repr=False)
     """The refresher and the watcher of alerts, where the pool needs them; stopped in this order."""
     abandoned: deque[Abandoned] = field(default_factory=deque, repr=False)
-    """Calls that the garbage collector closed and `settle_abandoned` will settle."""
+    """Calls that were closed or dropped, which the next call or the refresher settles."""
+    settling: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    """Held while they are settled; a forked child has another."""
     doubtful: set[str] = field(default_factory=set, repr=False)
     """Keys that were rejected when last used; checked before one of them becomes the home key."""
     prices: PriceList = field(default_factory=PriceList)
@@ -176,7 +178,6 @@ class Pool:
             self.clock.time,
             self._price,
             lambda: len(self.selector.keys),
-            lambda: self.secrets.wake.set(),  # noqa: PLW0108 - a fork has another event
         )
         self.activity.redact = self.secrets.redact
 
@@ -301,13 +302,13 @@ class Pool:
             work.keep_running()
 
     def settle_abandoned(self) -> None:
-        """Settle the calls that the garbage collector closed."""
+        """Settle the calls that were closed or dropped; when this returns, none is left."""
+        with self.settling:
+            self._settle_abandoned()
+
+    def _settle_abandoned(self) -> None:
         while self.abandoned:
-            try:
-                call = self.abandoned.popleft()
-            except IndexError:  # another thread was faster
-                return
-            call.settle_abandoned()
+            self.abandoned.popleft().settle_abandoned()
 
     def record_refusal(self, settle: Settle) -> None:
         """Keep the error of a rejection; it is raised when all keys are rejected."""

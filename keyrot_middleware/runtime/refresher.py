@@ -1,4 +1,4 @@
-"""The background thread of a pool: refresh values, and watch keys.json.
+"""The background thread of a pool: settle dropped calls, refresh values, and watch keys.json.
 
 One daemon thread per pool, which sleeps on an event. It starts look-ups and waits for none of them
 (secrets/refresh.py). It ends with its pool. It starts again in a forked child, and with the next
@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
-from math import inf
 
 from ..config import Config, reread
 from ..errors import KeyrotError, warn_safely
@@ -32,8 +31,7 @@ _log = logging.getLogger("keyrot_middleware")
 LOOK_S = 3.0
 """Seconds between two checks of keys.json."""
 TICK_S = 1.0
-"""Seconds between two ticks with a shared state: other processes wait for leases abandoned here,
-and pages for recent calls."""
+"""Seconds between two ticks: calls that were dropped are settled, and those that ended counted."""
 SETTLE_S = 0.3
 """Seconds without a change after which keys.json is read: editors write in several steps."""
 
@@ -65,7 +63,7 @@ class Refresher:
     def start(self) -> None:
         """Start the thread."""
         self._on = True
-        if self._exit is None and not self._pool.state.is_local:
+        if self._exit is None:
             self._exit = weakref.finalize(self, _at_exit, weakref.ref(self))
         alive, stirred = weakref.ref(self), self._pool.secrets.wake
         weakref.finalize(self, stirred.set).atexit = False
@@ -93,6 +91,7 @@ class Refresher:
 
     def finish(self) -> None:
         """Stop the thread as the process ends; wait a little until it has sent the last calls."""
+        self._pool.settle_abandoned()
         if not self._on or self._pool.state.is_local:
             return
         self._is_last_turn, self._on = True, False
@@ -110,11 +109,10 @@ class Refresher:
                 self._pool.activity.send_last()
                 return None
             self._pool.activity.send()
-            tick_s = inf if self._pool.state.is_local else TICK_S
             if self._config.settings.secrets_ttl_s <= 0:
-                return tick_s
-            look_s = self._look() if self._config.keys_file is not None else inf
-            return min(self._pool.secrets.tick(), look_s, tick_s)
+                return TICK_S
+            look_s = self._look() if self._config.keys_file is not None else TICK_S
+            return min(self._pool.secrets.tick(), look_s, TICK_S)
         except Exception:
             handle_internal_error("secrets")
             return LOOK_S if on else None
@@ -152,6 +150,7 @@ class Refresher:
             warn_safely(text)
 
     def _renew(self) -> None:
+        self._pool.settling = threading.Lock()
         self._lock = threading.Lock()
         self._ends_with_child = False
         if self._on:

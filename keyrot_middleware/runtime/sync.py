@@ -28,7 +28,6 @@ from ..core.model import NO_USAGE, CallInfo, Lease, LeaseOutcome, Outcome, Unava
 from ..guard import handle_internal_error
 from ..telemetry.observer import CallObserver, notify_listeners
 from ..telemetry.otel_api import current_trace_id
-from .abandoned import in_gc
 from .activity import RunningCall
 from .pool import Pool, SystemClock, unreserved_lease
 
@@ -117,9 +116,10 @@ class SyncDriver:
         return command.stream
 
     def abandon(self) -> None:
-        """Settle a call that is closed or dropped; do nothing if it is over.
+        """Queue a call that is closed or dropped, to be settled; do nothing if it is over.
 
-        A call that the garbage collector closes is settled by the next call: see abandoned.py.
+        The garbage collector may be closing it, at any line of a thread, also at one that holds a
+        lock of the state, of a tracer or of logging: settling it here would wait for itself.
         """
         if self._abandoned or self._over:
             return
@@ -127,10 +127,7 @@ class SyncDriver:
         stream, self._stream = self._stream, None
         self._end = stream.end(None) if stream is not None else StreamEnd()
         self._send_request = _over  # what waits to be settled keeps nothing of the request alive
-        if in_gc():
-            self._pool.abandoned.append(self)
-        else:
-            self.settle_abandoned()
+        self._pool.abandoned.append(self)
 
     def settle_abandoned(self) -> None:
         """Settle the call in this thread, whether it is a sync or an async one."""
@@ -447,7 +444,7 @@ class Relay:
         return chunk
 
     def close(self) -> None:
-        """Close the stream; what it has used so far is booked before this returns.
+        """Close the stream; what it has used so far is booked within a second.
 
         Raises:
             ValueError: Another thread is reading it.
@@ -459,9 +456,8 @@ class Relay:
                 return
             self._over = True
             self._driver.abandon()
-            if not in_gc():  # else the collector closes both in turn
-                with suppress(Exception):  # its usage is booked, and nothing else is lost
-                    self._stream.close()
+            with suppress(Exception):  # its usage is read, and nothing else is lost
+                self._stream.close()
         finally:
             self._reading.release()
 

@@ -1,4 +1,4 @@
-"""Calls are counted for the page without making a call wait for the list of prices."""
+"""Calls are counted and priced off the path of calls."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from support.modes import ask
 from support.servers import wait_for
 
 from keyrot_middleware.prices import PriceList
-from keyrot_middleware.runtime.activity import COUNT_AT
 
 
-def test_the_first_price_is_asked_for_in_the_background(
-    pool: Any, connect: Any, monkeypatch: Any
-) -> None:
-    """The list of prices is imported with it, which takes a second; later a call may count."""
+def test_calls_are_priced_by_the_refresher(pool: Any, connect: Any, monkeypatch: Any) -> None:
+    """Also where the state is of this process: no call prices what others have used."""
     threads: list[str] = []
 
     def cost(*_: Any) -> float:
@@ -25,10 +22,7 @@ def test_the_first_price_is_asked_for_in_the_background(
     monkeypatch.setattr(PriceList, "cost", cost)
     pool("A")
     client = connect()
-    for _ in range(COUNT_AT):
+    for _ in range(20):
         ask("sync", client)
-    wait_for(lambda: len(threads) == COUNT_AT)
+    wait_for(lambda: len(threads) == 20)
     assert set(threads) == {"keyrot-refresher-default"}
-    for _ in range(COUNT_AT):
-        ask("sync", client)
-    assert threading.current_thread().name in threads

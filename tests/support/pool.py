@@ -64,7 +64,15 @@ class RecordingState(MemoryState):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.leases: list[Lease] = []
-        self.settled: list[tuple[Lease, Outcome]] = []
+        self._settled: list[tuple[Lease, Outcome]] = []
+        self.pool: Pool | None = None
+
+    @property
+    def settled(self) -> list[tuple[Lease, Outcome]]:
+        """How the leases ended, those of closed and dropped calls too."""
+        if self.pool is not None:
+            self.pool.settle_abandoned()
+        return self._settled
 
     def acquire(self, *args: Any, **kwargs: Any) -> Any:
         """Record a lease."""
@@ -76,7 +84,7 @@ class RecordingState(MemoryState):
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Record how a lease ended."""
         if outcome.kind is not LeaseOutcome.SERVING:
-            self.settled.append((lease, outcome))
+            self._settled.append((lease, outcome))
         return super().settle(lease, outcome, names)
 
     def check(self) -> None:
@@ -91,6 +99,8 @@ class RecordingState(MemoryState):
 def in_flight(state: State) -> dict[str, int]:
     """Return how many leases of each key are not settled, in memory."""
     assert isinstance(state, MemoryState)
+    if isinstance(state, RecordingState) and state.pool is not None:
+        state.pool.settle_abandoned()
     leases = state._records.leases.items()
     return {name.split(":", 1)[1].partition("@")[0]: len(held) for name, held in leases}
 
@@ -120,6 +130,7 @@ class Rig:
             clock=self,
             random=lambda: self.random,
         )
+        self.state.pool = self.pool
 
     @property
     def selector(self) -> Selector:

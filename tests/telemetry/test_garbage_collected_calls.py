@@ -5,22 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import types
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from support.scripted_pool import Chunks, ScriptedPool
 
-from keyrot_middleware.runtime.abandoned import unwatch_gc, watch_gc
 from keyrot_middleware.telemetry import semconv as names
-
-
-@pytest.fixture(autouse=True)
-def watched() -> Iterator[None]:
-    """Watch the collector, as install() does."""
-    watch_gc()
-    yield
-    unwatch_gc()
 
 
 def check_that_the_spans_ended_once(traced: Any, made: ScriptedPool) -> None:

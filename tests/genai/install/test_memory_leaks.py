@@ -70,6 +70,7 @@ def test_sync_calls_leave_nothing(unrecorded, connect) -> None:
             client.models.generate_content(**REQUEST)
 
     assert not keeps(work, CALLS)
+    made.settle_abandoned()
     assert in_flight(made.state) == {}
 
 
@@ -87,6 +88,7 @@ def test_streams_leave_nothing(unrecorded, connect) -> None:
             stream.close()
 
     assert not keeps(work, CALLS)
+    made.settle_abandoned()
     assert in_flight(made.state) == {}
 
 
@@ -109,6 +111,7 @@ def test_async_calls_leave_nothing(unrecorded, connect) -> None:
     with asyncio.Runner() as loop:
         assert not keeps(lambda number: loop.run(some(number)), CALLS)
         loop.run(client.aio.aclose())
+    made.settle_abandoned()
     assert in_flight(made.state) == {}
 
 
@@ -129,6 +132,7 @@ def test_failing_calls_leave_nothing(gemini, unrecorded, connect, clock) -> None
             clock.advance(20)
 
     assert not keeps(work, 2_500)
+    made.settle_abandoned()
     assert in_flight(made.state) == {}
 
 
@@ -145,4 +149,5 @@ def test_clients_leave_nothing(gemini, unrecorded) -> None:
             client.close()
 
     assert not keeps(work, 45, 20)
+    made.settle_abandoned()
     assert in_flight(made.state) == {}

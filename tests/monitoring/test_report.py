@@ -91,6 +91,7 @@ def test_a_stream_that_is_dropped_is_recorded_as_abandoned() -> None:
     stream = rig.open(STREAMED)
     next(stream)
     stream.close()
+    rig.pool.settle_abandoned()
     (call,) = report(rig).attempts()["calls"]
     assert (call["outcome"], [a["key_id"] for a in call["attempts"]]) == ("abandoned", ["a"])
 

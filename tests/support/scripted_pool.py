@@ -113,6 +113,14 @@ class Chunks:
         self.closed = True
 
 
+class SettledAtOnce(deque[Any]):
+    """In place of `Pool.abandoned`: no test waits for the thread of the pool."""
+
+    def append(self, call: Any) -> None:
+        """Settle a call that is closed or dropped."""
+        call.settle_abandoned()
+
+
 @dataclass
 class ScriptedPool:
     """A pool of keys, each with scripted replies to its sends."""
@@ -140,6 +148,7 @@ class ScriptedPool:
             event_listeners=[one for one in self.observers if isinstance(one, LogObserver)],
             clock=self.clock,
             random=lambda: 0.0,
+            abandoned=SettledAtOnce(),
         )
 
     def send(self, lease: Lease) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import types
+from collections import deque
 from typing import Any
 
 from support.scripted_pool import Chunks, ScriptedPool
@@ -25,6 +26,7 @@ def check_that_the_spans_ended_once(traced: Any, made: ScriptedPool) -> None:
 def test_a_reader_that_is_collected(traced: Any) -> None:
     """A task that waits for the second chunk of a stream, and whose loop is closed."""
     made = ScriptedPool([traced.observer], keys=("flash_01",))
+    made.pool.abandoned = deque()
     chunks = Chunks(3)
     chunks.gate = asyncio.Event()
     made.script = {"flash_01": [chunks]}
@@ -48,6 +50,7 @@ def test_a_reader_that_is_collected(traced: Any) -> None:
 def test_a_call_that_is_collected(traced: Any) -> None:
     """A coroutine that waits for its answer, and is dropped in a cycle."""
     made = ScriptedPool([traced.observer], keys=("flash_01",))
+    made.pool.abandoned = deque()
 
     @types.coroutine
     def hang(lease: Any) -> Any:

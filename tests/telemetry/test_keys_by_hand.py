@@ -144,9 +144,9 @@ def test_a_closed_generator_settles_its_lease(manager: KeyManager, traced: Any) 
     generator = generate()
     assert next(generator) == "key_1"
     generator.close()
+    health = manager.get_health_status()["key_1"]
     (attempt,) = traced.named("attempt")
     assert attempt.attributes["keyrot.attempt.outcome"] == "abandoned"
-    health = manager.get_health_status()["key_1"]
     assert (health["success_count"], health["error_count"]) == (0, 0)
 
 

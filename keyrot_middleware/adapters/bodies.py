@@ -282,8 +282,13 @@ class Tee:
         self._body, self._relay = body, relay
 
     def __iter__(self) -> Iterator[bytes]:
-        while data := self._body.read_of(self._relay):
-            yield data
+        try:
+            while data := self._body.read_of(self._relay):
+                yield data
+        except GeneratorExit:  # dropped half-read: its connection is free at once, as without us
+            self._body.is_closing = True
+            self._body.close()
+            raise
 
     def close(self) -> None:
         """End the stream."""

@@ -127,7 +127,7 @@ class HttpClients:
         def wrapper(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
             """Wrap `_transport_for_url` of both clients."""
             found = wrapped(*args, **kwargs)
-            if (args[0] if args else kwargs["url"]).host not in hosts:
+            if _url(args, kwargs).host not in hosts:
                 return found
             return found if isinstance(found, _Explicit) else self.over(found, library)
 
@@ -157,10 +157,15 @@ class HttpClients:
     def _session(self, wrapped: Callable[..., Any], _session: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `Session.get_adapter`."""
         found = wrapped(*args, **kwargs)
-        url = args[0] if args else kwargs["url"]
+        url = _url(args, kwargs)
         if not any(host in url for host in self.hosts) or _host(url) not in self.hosts:
             return found
         return PooledAdapter(found, RequestsAdapters(self._calls))
+
+
+def _url(args: Any, kwargs: Any) -> Any:
+    """Return the only argument, behind the client where the function is called unbound."""
+    return (*args, *kwargs.values())[-1]
 
 
 def _host(url: str) -> str:

@@ -48,6 +48,33 @@ def test_respx_sees_our_sends(gemini, pool) -> None:
     assert seen[1].read() == response.request.content
 
 
+@pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
+def test_the_method_may_be_called_unbound(library, gemini, pool) -> None:
+    """Mocks call the function that they found in the class, for hosts that are not ours too."""
+    pool("A")
+    kind, name, url = (
+        (requests.Session, "get_adapter", str)
+        if library is requests
+        else (library.Client, "_transport_for_url", library.URL)
+    )
+    found = vars(kind)[name]
+    with kind() as client:
+        for address in (gemini.url, "https://example.org"):
+            assert found(client, url(address)) is not None
+            assert found(client, url=url(address)) is not None
+
+
+def test_respx_in_place_of_httpx_itself(gemini, pool) -> None:
+    """Told to mock httpx, not httpcore, respx works as without a pool."""
+    respx = pytest.importorskip("respx")
+    pool("A")
+    with respx.mock(using="httpx") as router:
+        router.get("https://example.org/").respond(200)
+        router.post(f"{gemini.url}{PATH}").respond(200, json=OK)
+        assert httpx.get("https://example.org/").status_code == 200
+        assert httpx.post(f"{gemini.url}{PATH}", json=BODY, headers=HEADERS).json() == OK
+
+
 def test_pytest_httpx_sees_our_sends(gemini, pool, httpx_mock) -> None:
     """pytest-httpx answers each attempt, sync and async."""
     pool("A", "B", strategy="fill")

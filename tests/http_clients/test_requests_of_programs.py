@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import re
@@ -424,6 +425,24 @@ def test_a_connection_pool_of_one(library, gemini, one_good) -> None:
     with library.Client(limits=limits, timeout=library.Timeout(10, pool=0.5)) as client:
         for stream in (False, True, False):
             assert send(library, client, gemini.url, "unused", stream=stream) == "ok from C"
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda m: m.__name__)
+def test_a_stream_dropped_half_read_frees_its_connection(library, gemini, pool) -> None:
+    """As without a pool it does so at once, not when the garbage collector runs."""
+    pool("A")
+    limits, timeout = library.Limits(max_connections=1), library.Timeout(30, pool=5)
+    url, headers = native(gemini, "streamGenerateContent"), {"x-goog-api-key": "keyrot-pool"}
+    with library.Client(limits=limits, timeout=timeout) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(2):
+                request = client.build_request("POST", f"{url}?alt=sse", json=BODY, headers=headers)
+                assert next(client.send(request, stream=True).iter_lines())
+            assert send(library, client, gemini.url, "keyrot-pool") == OK
+        finally:
+            gc.enable()
 
 
 def test_retries_of_urllib3_do_not_use_a_bad_key_again(gemini, one_good) -> None:

@@ -64,8 +64,9 @@ def drop(_connection: Any, _value: str) -> None:
 
 
 def break_off(connection: Any, value: str) -> None:
-    """Repeat the key in a body that ends early."""
-    connection.sendall(answer(error_of(value), status="200 OK", length=10_000))
+    """Repeat the key in a body that ends early, and blames no key."""
+    body = json.dumps({"error": {"code": 400, "message": f"no {value}", "status": "X"}}).encode()
+    connection.sendall(answer(body, status="200 OK", length=10_000))
 
 
 async def live(client: Any) -> None:

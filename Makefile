@@ -79,6 +79,7 @@ coexist: $(READY)  ## run the tests of two other instrumentations, alone and wit
 
 frameworks: $(READY)  ## run twelve frameworks, among them LangChain, ADK, openai-agents and DSPy, unchanged, over a pool
 	@PYTHONPATH=tests $(BIN)/python tools/frameworks/run.py
+	@PYTHONPATH=tests $(BIN)/python tools/frameworks/litellm_proxy.py
 
 recipes: .venv-recipes/ready  ## run the recipes of docs/recipes in FastAPI, Django, Celery, RQ, gunicorn, Jupyter, Streamlit, …
 	@echo "== recipes"

@@ -27,13 +27,15 @@ demo: $(DEMO)    ## run an unchanged program over four keys, two of them bad
 	@echo "== keyrot demo: no key and no network needed"
 	@$(BIN)/keyrot demo
 
-test: lint types tests  ## run linters, type checks, import contracts and all tests
+test:            ## run linters, type checks, import contracts and all tests, whatever fails first
+	@$(MAKE) --keep-going --no-print-directory lint types tests
 
 tests: $(READY)  ## run all tests; core/ must be covered completely
-	@echo "== tests of core/ and runtime/, with coverage"
-	@$(PYTEST) $(CORE_TESTS) --cov --cov-report=term-missing:skip-covered
-	@echo "== all other tests"
-	@$(PYTEST) $(CORE_TESTS:%=--ignore=%)
+	@echo "== tests of core/ and runtime/, with coverage; then all other tests"
+	@failed=0; \
+	$(PYTEST) $(CORE_TESTS) --cov --cov-report=term-missing:skip-covered || failed=1; \
+	$(PYTEST) $(CORE_TESTS:%=--ignore=%) || failed=1; \
+	exit $$failed
 
 test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, and what uses aiohttp without it
 	@$(PYTHON) tools/newest.py

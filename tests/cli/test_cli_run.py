@@ -14,7 +14,9 @@ from zipfile import ZipFile
 import pytest
 
 import keyrot_middleware
+from keyrot_middleware.cli.autostart import MODULES
 from keyrot_middleware.cli.run import run
+from keyrot_middleware.settings import CLIENTS
 from keyrot_middleware.testing import FakeGemini, Reply
 
 Keyrot = Callable[..., Any]
@@ -67,9 +69,7 @@ PROGRAMS = {
 }
 
 
-WITHOUT_POOL = (
-    "keyrot: this process had no pool: it imported none of google-genai, httpx, httpx2, requests\n"
-)
+WITHOUT_POOL = f"keyrot: this process had no pool: it imported none of {', '.join(MODULES)}\n"
 
 
 def same(ran: Any, expected: Any) -> None:
@@ -365,6 +365,11 @@ def test_programs_without_google_genai_have_the_pool(
     (warning,) = [line for line in ran.stderr.splitlines() if "KeyrotWarning" in line]
     assert f"{tmp_path}/app.py:" in warning
     assert "key_invalid" in warning
+
+
+def test_each_library_that_is_served_installs_the_pool() -> None:
+    """The hooks are those of `KEYROT_CLIENTS`."""
+    assert {name.replace(".", "-") for name in MODULES} == set(CLIENTS)
 
 
 def test_a_process_without_a_pool_says_so(keyrot: Keyrot, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ LEVEL_VARIABLE = "_KEYROT_RUN_LEVEL"
 PID_VARIABLE = "_KEYROT_RUN_PID"
 """The process that becomes the program, if that is to have a pool."""
 
-SERVED = {"google-genai": "google.genai"} | {name: name for name in ("httpx", "httpx2", "requests")}
-"""The module of each library that the pool serves."""
+MODULES = ("google.genai", "httpx", "httpx2", "requests", "aiohttp")
+"""Of the libraries that the pool serves."""
 
 
 def environment(level: int | None, *, expected: bool) -> dict[str, str]:
@@ -57,7 +57,7 @@ _tried: list[bool] = []
 
 def start() -> None:
     """Install the pool as soon as this process imports a library that the pool serves."""
-    for module in SERVED.values():
+    for module in MODULES:
         register_post_import_hook(_install, module)
     if os.environ.get(PID_VARIABLE) == str(os.getpid()):
         atexit.register(_say_without_pool, os.getpid())
@@ -67,8 +67,8 @@ def _say_without_pool(pid: int) -> None:
     """Say that the program has ended without a pool, unless it failed or was forked."""
     failed = hasattr(sys, "last_type")
     if not _tried and not failed and os.getpid() == pid and sys.stderr is not None:
-        libraries = ", ".join(SERVED)
-        print(f"keyrot: this process had no pool: it imported none of {libraries}", file=sys.stderr)
+        modules = ", ".join(MODULES)
+        print(f"keyrot: this process had no pool: it imported none of {modules}", file=sys.stderr)
 
 
 def _install(_module: Any) -> None:

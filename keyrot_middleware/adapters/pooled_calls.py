@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -61,6 +62,8 @@ class PooledCalls:
         self.pool = pool
         self.allowed = allowed
         self.chains = Chains(pool)
+        self.uploads: deque[str] = deque(maxlen=1_000)
+        """Names of the uploads that were begun here; their bytes may come without a key."""
         self._warned: set[str] = set()
 
     @property

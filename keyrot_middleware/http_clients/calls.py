@@ -180,6 +180,8 @@ def _read(calls: PooledCalls | None, request: Incoming) -> Head | Reply | Secret
         return None
     route = parse_path(request.method, request.url)
     given = _find_key(request, any_bearer=route.is_openai)
+    if not given and calls is not None and any(name in calls.uploads for name in route.names):
+        given = POOL_KEY  # the bytes of an upload, which need no key; their reply names the file
     if not given or given.startswith(_LOGINS):
         return None
     if calls is None:
@@ -400,6 +402,8 @@ class Call(Models):
 
     def is_stream(self, headers: Any) -> bool:
         """Return whether to read a successful response in pieces."""
+        if _UPLOAD_URL in headers:
+            return False  # it has no body
         kind = headers.get("content-type", "")
         return self.stream or not kind or "json" not in kind
 
@@ -430,7 +434,9 @@ class Call(Models):
         else:
             usage, names = parse_usage_text(text) if in_full else parse_token_counts(text)
         if self.call.info.bound_to_owner and _UPLOAD_URL in headers:
-            names = (*names, *_upload(headers[_UPLOAD_URL]))
+            uploads = _upload(headers[_UPLOAD_URL])
+            self.calls.uploads.extend(uploads)
+            names = (*names, *uploads)
         if (tier := headers.get(TIER_HEADER)) is not None:
             usage = with_served_tier(usage, {TIER_HEADER: tier})
         return Done(response, usage, names)

@@ -381,6 +381,26 @@ def test_stored_things_go_with_their_owner(library, gemini, pool) -> None:
     assert {one.key for one in gemini.log} == {owner}
 
 
+@LIBRARIES
+def test_an_uploaded_file_goes_with_its_owner(library, gemini, pool) -> None:
+    """As Google's docs upload it: the bytes have no key; that of the start owns the file."""
+    pool("A", "B", "C", strategy="fill")
+    gemini.script("A", Reply.QUOTA_DAY)
+    headers = {"x-goog-api-key": "keyrot-pool"}
+    begin = {"X-Goog-Upload-Protocol": "resumable", "X-Goog-Upload-Command": "start"}
+    bytes_ = {"X-Goog-Upload-Offset": "0", "X-Goog-Upload-Command": "upload, finalize"}
+    url = f"{gemini.url}/upload/v1beta/files"
+    begun = post(library, url, json={"file": {}}, headers=headers | begin)
+    content = {"data" if library is requests else "content": b"hello"}
+    reply = post(library, begun.headers["x-goog-upload-url"], headers=bytes_, **content)
+    part = {"fileData": {"fileUri": reply.json()["file"]["uri"], "mimeType": "text/plain"}}
+    for _ in range(3):
+        body = {"contents": [{"parts": [part]}]}
+        assert post(library, native(gemini), json=body, headers=headers).status_code == 200
+    assert [one.key for one in gemini.log] == ["A", *["B"] * 5]
+    assert "x-goog-api-key" not in reply.request.headers
+
+
 def test_one_limit_for_all_libraries(gemini, pool, connect, within_a_minute) -> None:
     """Limit 20 with google-genai, httpx, requests and httpx2 in one process sends 20."""
     pool({"key_id": "A", "rpm": 20}, max_wait_s=0)

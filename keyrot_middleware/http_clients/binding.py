@@ -13,7 +13,7 @@ from ..adapters.pooled_calls import PooledCalls
 from ..core.model import GEMINI_API
 from ..settings import AllowedOrigins
 from .httpx_clients import HttpxTransports, PooledTransport, is_request_of_sdk
-from .requests_sessions import PooledAdapter, RequestsAdapters
+from .requests_sessions import PooledAdapter
 
 __all__ = ["HttpClients", "transport"]
 
@@ -160,7 +160,7 @@ class HttpClients:
         url = _url(args, kwargs)
         if not any(host in url for host in self.hosts) or _host(url) not in self.hosts:
             return found
-        return PooledAdapter(found, RequestsAdapters(self._calls))
+        return PooledAdapter(found, self._calls)
 
 
 def _url(args: Any, kwargs: Any) -> Any:

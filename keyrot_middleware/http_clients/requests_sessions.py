@@ -9,14 +9,17 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http import HTTPStatus
+from http.client import HTTPResponse
 from itertools import chain, repeat, takewhile
 from math import inf
 from typing import Any
 
 import wrapt
 
-from ..adapters.bodies import Body, read_bounded
+from ..adapters.bodies import read_bounded
+from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub
 from ..secrets import Secret
 from .calls import KEY_NAMES, Call, Head, Incoming, Reply, read, with_key_header, without_key
@@ -31,7 +34,12 @@ _CODED = ("content-encoding", "content-length", "transfer-encoding")
 
 
 class RequestsAdapters(Library):
-    """Serves requests of sessions."""
+    """Serves a request of a session."""
+
+    def __init__(self, calls: PooledCalls | None, *, stream: bool) -> None:
+        """Serve a pool, a program that reads responses itself (*stream*) or not."""
+        super().__init__(calls)
+        self._stream = stream
 
     def read(self, request: Any, timeout: Any, *, retries_5xx: bool) -> Any:
         """Return what to do with a prepared request; see `calls.read`."""
@@ -76,19 +84,45 @@ class RequestsAdapters(Library):
         said = "\n".join((*(text for _, text in pairs), response.reason or ""))
         if redact(said) != said:
             scrub(response, redact)
+            response.raw = _raw(response, *self.pieces(response), redact)
 
     def error_pieces(self, response: Any) -> Iterator[bytes]:
         """Return the decoded bytes of an error."""
         return iter(response.iter_content(_PIECE))
 
     def pieces(self, response: Any) -> tuple[Iterator[bytes], Callable[[], Any]]:
-        """Return the bytes of a stream, decoded."""
-        return _pieces(response.raw), response.raw.close
+        """Return the bytes of a response as they come."""
+        raw = response.raw
+        if not hasattr(raw, "stream"):  # a file, or none, as adapters of mocks have
+            return iter(response.iter_content(_PIECE)), response.close
+        if getattr(raw, "chunked", False) or not hasattr(raw, "read1"):
+            return iter(raw.stream(_PIECE, decode_content=False)), raw.close
+        # Without a length of its own, `stream` waits for a whole piece.
+        return iter(lambda: raw.read1(_PIECE, decode_content=False), b""), raw.close
 
     def content(self, response: Any) -> bytes:
-        """Read a response; requests keeps what was read."""
-        content: bytes = response.content
+        """Read a response; requests keeps what was read, but not for `raw`."""
+        if not self._stream or not hasattr(response.raw, "stream"):
+            kept: bytes = response.content
+            return kept
+        pieces, close = self.pieces(response)
+        content = b"".join(pieces)
+        response.raw = _raw(response, iter((content,)), close)
+        coded = sys.modules["urllib3"].HTTPResponse(
+            io.BytesIO(content), response.raw.headers, preload_content=False
+        )
+        with suppress(Exception):  # not what it says: the program sees it as it reads
+            content = coded.read()
         return content
+
+    def _received(self, *args: Any) -> Any:
+        errors, theirs = sys.modules["requests"].exceptions, sys.modules["urllib3"].exceptions
+        try:
+            return super()._received(*args)
+        except theirs.ProtocolError as error:  # as requests raises them
+            raise errors.ChunkedEncodingError(error) from error
+        except theirs.HTTPError as error:
+            raise errors.ConnectionError(error) from error
 
     def headers(self, response: Any) -> Any:
         """Return the headers of a response."""
@@ -104,12 +138,13 @@ class RequestsAdapters(Library):
         headers = {k: v for k, v in response.headers.items() if k.lower() not in _CODED}
         made = self.reply(Reply(response.status_code, headers, content), response.request)
         made.reason, made.encoding = response.reason, response.encoding
-        made.cookies, made.connection = response.cookies, response.connection
+        made.cookies, made.connection = response.cookies, getattr(response, "connection", None)
         return made
 
     def streamed(self, response: Any, body: Any, relay: Any) -> Any:
         """Return the response with the raw one that ends the lease."""
-        response.raw = _Raw(response.raw, body, relay)
+        pieces = iter(lambda: body.read_of(relay), b"")
+        response.raw = _raw(response, pieces, lambda: body.leave(relay))
         return response
 
     def reply(self, reply: Reply, request: Any) -> Any:
@@ -118,7 +153,7 @@ class RequestsAdapters(Library):
         response.status_code, response.request, response.url = reply.code, request, request.url
         response.headers.update(reply.headers)
         response.headers["content-length"] = str(len(reply.body))
-        response.raw, response.encoding = io.BytesIO(reply.body), "utf-8"
+        response.raw, response.encoding = _raw(response, iter((reply.body,)), bool), "utf-8"
         response.reason = HTTPStatus(reply.code).phrase
         return response
 
@@ -126,14 +161,15 @@ class RequestsAdapters(Library):
 class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alone
     """An adapter of the program's, over the pool."""
 
-    def __init__(self, adapter: Any, library: RequestsAdapters) -> None:
+    def __init__(self, adapter: Any, calls: PooledCalls | None) -> None:
         super().__init__(adapter)
-        self._self_library = library
+        self._self_calls = calls
 
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Send a request through the pool, or as it is."""
-        adapter, library = self.__wrapped__, self._self_library
+        adapter = self.__wrapped__
         given = dict(zip(("stream", "timeout"), args, strict=False)) | kwargs
+        library = RequestsAdapters(self._self_calls, stream=bool(given.get("stream")))
         codes = getattr(getattr(adapter, "max_retries", None), "status_forcelist", None) or ()
         retries = any(code >= 500 for code in codes)
         found = library.read(request, given.get("timeout"), retries_5xx=retries)
@@ -163,17 +199,31 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
 
 
 def _without_key_retries(adapter: Any, codes: Any) -> Any:
-    """Return the adapter without urllib3's retries of a key's failure; same connection pool."""
+    """Return the adapter without urllib3's retries of a key's failure."""
     if not getattr(getattr(adapter, "max_retries", None), "total", None):
         return adapter
-    twin = object.__new__(type(adapter))  # copy.copy would make another connection pool
-    vars(twin).update(vars(adapter))
-    left = frozenset(codes) - _KEY_FAILURES
     # A Retry honors Retry-After for 429 whether or not it is in the list.
-    twin.max_retries = adapter.max_retries.new(
-        status_forcelist=left, respect_retry_after_header=False
+    retries = adapter.max_retries.new(
+        status_forcelist=frozenset(codes) - _KEY_FAILURES, respect_retry_after_header=False
     )
-    return twin
+    return _Retrying(adapter, retries)
+
+
+class _Retrying(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alone
+    """An adapter with other retries for one send; what it counts and keeps is its own."""
+
+    def __init__(self, adapter: Any, retries: Any) -> None:
+        super().__init__(adapter)
+        self._self_retries = retries
+
+    @property
+    def max_retries(self) -> Any:
+        """The retries of this send."""
+        return self._self_retries
+
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        """Send as the adapter's own class does."""
+        return type(self.__wrapped__).send(self, *args, **kwargs)
 
 
 def _content(body: Any) -> tuple[bytes, Any]:
@@ -195,51 +245,61 @@ def _encoded(text: str | bytes | bytearray) -> bytes:
 # Responses --------------------------------------------------------------------------------------
 
 
-def _pieces(raw: Any) -> Iterator[bytes]:
-    """Return the bytes of a response as they come, decoded."""
-    if not hasattr(raw, "stream"):  # a file, as adapters of mocks have
-        return iter(lambda: raw.read(_PIECE), b"")
-    if getattr(raw, "chunked", False) or not hasattr(raw, "read1"):
-        return iter(raw.stream(_PIECE, decode_content=True))
-    # Without a length of its own, `stream` waits for a whole piece.
-    return iter(lambda: raw.read1(_PIECE, decode_content=True), b"")
+def _raw(
+    response: Any, pieces: Iterator[bytes], close: Callable[[], Any], redact: Redact = str
+) -> Any:
+    """Return the `raw` of a response as urllib3 has it, whose bytes come in *pieces*.
+
+    http.client reads them as from a connection, so every way of reading works as without a pool.
+    """
+    old = response.raw
+    headers = getattr(old, "headers", response.headers)
+    pairs = [(name, redact(text).replace("…", "...")) for name, text in headers.items()]
+    cookies = (f"{name}: {text}\r\n" for name, text in pairs if name.lower() == "set-cookie")
+    head = f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{''.join(cookies)}\r\n"
+    connection: Any = _Connection(head.encode("latin-1"), pieces, close)
+    body = HTTPResponse(connection, method="GET")
+    body.begin()
+    return sys.modules["urllib3"].HTTPResponse(
+        body,
+        pairs,
+        response.status_code,
+        getattr(old, "version", 11),
+        reason=response.reason,
+        preload_content=False,
+        decode_content=False,
+        original_response=body,
+        retries=getattr(old, "retries", None),
+        enforce_content_length=False,
+        request_url=getattr(old, "url", None),
+    )
 
 
-class _Raw(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alone
-    """The raw response of a stream, of which the lease ends with it; its bytes are decoded."""
+class _Connection(io.RawIOBase):
+    """A response on its way: a head, and pieces of the body as chunks."""
 
-    def __init__(self, raw: Any, body: Body, relay: Any) -> None:
-        super().__init__(raw)
-        self._self_body, self._self_relay, self._self_rest = body, relay, b""
+    def __init__(self, head: bytes, pieces: Iterator[bytes], close: Callable[[], Any]) -> None:
+        self._head, self._pieces, self._close = head, pieces, close
 
-    def stream(self, amt: int = 65_536, decode_content: bool | None = None) -> Iterator[bytes]:
-        """Yield the bytes as they come."""
-        del amt, decode_content
-        while data := self._next():
-            yield data
+    def makefile(self, _: str) -> io.BufferedReader:
+        """Return the file from which http.client reads."""
+        return io.BufferedReader(self)
 
-    def read(self, amt: int | None = None, *_: object, **__: object) -> bytes:
-        """Read so many bytes, or all."""
-        found = bytearray()
-        while (amt is None or len(found) < amt) and (data := self._next()):
-            found += data
-        self._self_rest = bytes(found[amt:]) if amt is not None else b""
-        return bytes(found[:amt])
+    def readable(self) -> bool:
+        """Return True."""
+        return True
 
-    def read1(self, amt: int | None = None, **_: object) -> bytes:
-        """Read what is there, at most so many bytes."""
-        data = self._next()
-        self._self_rest = data[amt:] if amt is not None else b""
-        return data[:amt]
-
-    def _next(self) -> bytes:
-        rest, self._self_rest = self._self_rest, b""
-        return rest or self._self_body.read_of(self._self_relay)
+    def readinto(self, buffer: Any) -> int:
+        """Read what is there; wait only where nothing is."""
+        if not self._head:
+            piece = next(self._pieces, b"")
+            self._head = b"%x\r\n%b\r\n" % (len(piece), piece)
+        size = min(len(buffer), len(self._head))
+        buffer[:size], self._head = self._head[:size], self._head[size:]
+        return size
 
     def close(self) -> None:
         """End the stream, and release the connection."""
-        self._self_body.leave(self._self_relay)
-
-    def release_conn(self) -> None:
-        """Do as `close`: what is not read by now never is."""
-        self.close()
+        if not self.closed:
+            super().close()
+            self._close()

@@ -6,6 +6,7 @@ way, and the lease ends with them: read to the end, closed or dropped.
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -116,9 +117,20 @@ class _Body:
         self._line = data[end:]
         return data[:end]
 
+    @property
+    def error(self) -> Any:
+        """The event that is an error, without keys: it may be quoted later."""
+        error = self.ledger.error
+        return error and json.loads(self._redact(json.dumps(error)))
+
+    @property
+    def ends_in_error(self) -> bool:
+        """Whether an error came behind events that the program has."""
+        return self.ledger.error is not None and not self.ledger.failed_at_once
+
     def failed_event(self) -> Failed:
         """Return the failure that is an event of the stream."""
-        facts = FailureFacts(None, self.ledger.error, self._headers.get("retry-after"))
+        facts = FailureFacts(None, self.error, self._headers.get("retry-after"))
         return Failed(facts, EventError())
 
     def finish(self) -> None:
@@ -162,7 +174,7 @@ class Body(_Body):
     def __iter__(self) -> Iterator[bytes]:
         """Yield the bytes, the first included."""
         for data in chain(self.first, iter(self._next, None)):
-            if self.ledger.error is not None:
+            if self.ends_in_error:
                 self.tail = data
                 return
             yield data
@@ -235,7 +247,7 @@ class AsyncBody(_Body):
             data = self.first.pop(0) if self.first else await self._next()
         if data is None:
             raise StopAsyncIteration
-        if self.ledger.error is not None:
+        if self.ends_in_error:
             self.tail = data
             raise StopAsyncIteration
         return data

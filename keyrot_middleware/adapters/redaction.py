@@ -410,9 +410,11 @@ _LOGGERS = (
     "hpack.hpack",
     "hpack.table",
     "urllib3.connection",
+    "urllib3.connectionpool",
+    "urllib3.util.retry",
 )
 """They write the headers of a response at DEBUG; hpack those of a request too, and urllib3 what it
-cannot parse."""
+cannot parse, and addresses."""
 
 
 class _LogFilter(logging.Filter):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil, inf, isfinite
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from ..adapters.key_headers import BEARER_HEADER, KEY_HEADER
 from ..adapters.model_chains import Chains, Models
@@ -30,7 +30,6 @@ from ..core.interactions import BodyLedger, EventLedger, ResponseLedger
 from ..core.model import GEMINI_API, POOL_KEY, CallInfo, Lease
 from ..core.model_fallback import find_signatures, replace_model
 from ..core.request_body import UPLOAD, add_name
-from ..core.text import holds_key
 from ..core.usage import parse_openai_text, parse_token_counts, parse_usage_text
 from ..guard import handle_internal_error
 from ..runtime.current import bypassed, required_project, required_tiers, workload
@@ -59,8 +58,6 @@ KEY_NAMES = frozenset({KEY_HEADER, BEARER_HEADER})
 CLIENT_HEADER = "x-goog-api-client"
 _SDK = "google-genai-sdk"
 """In this header of each of its requests."""
-_LOGINS = ("ya29.", "eyJ", "auth_tokens/")
-"""OAuth, identity and ephemeral tokens: somebody's login, never a key."""
 _KEY_IN_QUERY = re.compile(r"(?<=[?&])key=[^&#]*&?")
 _INTERACTIONS = frozenset(
     {"interactions", "agents", "environments", "credentials", "voices", "triggers", "webhooks"}
@@ -142,6 +139,7 @@ class Head(NamedTuple):
     request: Incoming
     route: Route
     own: str
+    in_query: bool
 
     def call(self, content: bytes, rest: Any = None) -> Call | Reply | Secret | None:
         """Return the call; or, after an internal error, what `read` returns.
@@ -156,19 +154,21 @@ class Head(NamedTuple):
             return _after_internal_error(self.calls, self.request)
 
     def _call(self, content: bytes, rest: Any) -> Call:
-        calls, request, route, own = self
+        calls, request, route, own, in_query = self
         body = _parse(content)
         info = _call_info(calls, request, route.collection, body)
         state = calls.call_state(info, own or POOL_KEY, request.timeout_s)
         if rest is not None:
             state.policy = replace(state.policy, max_attempts=1, max_retries=0)
-        return Call(calls, state, request, (content, rest), body=body, own=Secret(own), route=route)
+        call = Call(calls, state, request, (content, rest), body=body, own=Secret(own), route=route)
+        call.in_query = in_query
+        return call
 
 
 def _after_internal_error(calls: PooledCalls | None, request: Incoming) -> Reply | Secret | None:
     """Return what to do with a request that could not be read: a placeholder is never sent."""
     handle_internal_error("http_clients")
-    if _find_key(request, any_bearer=True) != POOL_KEY:
+    if _find_key(request, is_openai=False)[0] != POOL_KEY:
         return None
     return _without_pool(request.url) if calls is None else home_key(calls, request.url)
 
@@ -179,21 +179,19 @@ def _read(calls: PooledCalls | None, request: Incoming) -> Head | Reply | Secret
     if is_sdk_request(request.headers):
         return None
     route = parse_path(request.method, request.url)
-    given = _find_key(request, any_bearer=route.is_openai)
+    given, in_query = _find_key(request, is_openai=route.is_openai)
     if not given and calls is not None and any(name in calls.uploads for name in route.names):
         given = POOL_KEY  # the bytes of an upload, which need no key; their reply names the file
-    if not given or given.startswith(_LOGINS):
+    own = "" if given == POOL_KEY else given
+    if not given:
         return None
     if calls is None:
-        return _without_pool(request.url) if given == POOL_KEY else None
-    secret = Secret(given)
-    is_own = given != POOL_KEY and (
-        holds_key(given) or calls.pool.secrets.key_id_for(secret) is not None
-    )
-    own = given if is_own else ""
-    if not calls.serves(own or POOL_KEY, request.url):
+        return None if own else _without_pool(request.url)
+    if own and calls.pool.secrets.key_id_for(Secret(own)) is None:
+        return None  # the caller's own
+    if not calls.serves(given, request.url):
         return home_key(calls, request.url) if bypassed.get() and not own else None
-    return Head(calls, request, route, own)
+    return Head(calls, request, route, own, in_query)
 
 
 def is_sdk_request(headers: Any) -> bool:
@@ -201,17 +199,20 @@ def is_sdk_request(headers: Any) -> bool:
     return _SDK in headers.get(CLIENT_HEADER, "")
 
 
-def _find_key(request: Incoming, *, any_bearer: bool) -> str:
-    """Return the key or the placeholder of a request; empty for none."""
+def _find_key(request: Incoming, *, is_openai: bool) -> tuple[str, bool]:
+    """Return the key or the placeholder of a request, if any, and whether it is in the query.
+
+    A placeholder counts anywhere, a key where Google reads it.
+    """
     headers, query = request.headers, request.url.partition("?")[2]
-    given = headers.get(KEY_HEADER) or ""
-    if not given and "key=" in query:
-        given = next(iter(parse_qs(query).get("key", ())), "")
+    header = (headers.get(KEY_HEADER) or "").strip()
+    in_query = parse_qs(query).get("key", ("",))[0] if "key=" in query else ""
     scheme, _, token = (headers.get(BEARER_HEADER) or "").partition(" ")
-    token = token.strip() if scheme.lower() == "bearer" else ""
-    if not given and (any_bearer or token == POOL_KEY or holds_key(token)):
-        given = token
-    return str(given).strip()
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    given = bearer if is_openai else header or in_query
+    if POOL_KEY in (header, in_query, bearer):
+        given = POOL_KEY
+    return given, given == in_query != header and not is_openai
 
 
 def home_key(calls: PooledCalls, url: str) -> Secret | Reply | None:
@@ -291,6 +292,7 @@ class Call(Models):
         "_request",
         "calls",
         "content",
+        "in_query",
         "is_openai",
         "own",
         "redact",
@@ -319,6 +321,8 @@ class Call(Models):
             self._collection = interactions.collection_of(request.method, request.url)
         self.target = Target(request.method, without_key(request.url), self.content)
         """What is sent."""
+        self.in_query = False
+        """Whether the program has its key in the address."""
         contents: Any = ()
         if state.info.model in calls.chains.next_models:
             contents = _signed(body) if route.is_openai else body.get("contents")
@@ -395,8 +399,19 @@ class Call(Models):
     def key_header(self, key: Secret) -> tuple[str, str]:
         """Return the one header that carries the key, in the form of the path."""
         if self.is_openai:
-            return BEARER_HEADER, type(key.reveal())(f"Bearer {key.reveal()}")
-        return KEY_HEADER, key.reveal()
+            return BEARER_HEADER, f"Bearer {key.reveal()}"
+        return KEY_HEADER, str(key.reveal())
+
+    def write_key(self, key: Secret, headers: Any, url: str) -> str:
+        """Write the key where the request had its own, if Google reads it there; return the URL."""
+        name, text = self.key_header(key)
+        for other in KEY_NAMES - {name}:
+            headers.pop(other, None)
+        if not self.in_query:
+            headers[name] = text
+            return url
+        headers.pop(name, None)
+        return f"{url}{'&' if '?' in url else '?'}key={quote(text)}"
 
     # Read a response ------------------------------------------------------------------------------
 

@@ -103,19 +103,16 @@ class HttpxTransports(Library):
 
     def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
         """Return the program's request with one key; it shares nothing that changes."""
-        target, name = call.target_of(sought), call.key_header(key)
+        target = call.target_of(sought)
         headers = self._library.Headers(request.headers)  # from others as they are: not parsed
-        for other in KEY_NAMES:
-            if other != name[0] and other in headers:
-                del headers[other]
-        headers[name[0]] = name[1]
+        url = call.write_key(key, headers, target.url)
         if call.stream:  # or an echo of the key, and what it used, could not be read on the way
             headers[_ENCODING] = "identity"
         if sought or target.body is not call.content:
             headers["Content-Length"] = str(len(target.body))
         return self._library.Request(
             target.method,
-            request.url if target.url == call.url else target.url,
+            request.url if url == call.url else url,
             headers=headers,
             stream=self._body(target.body, call.take_rest()),
             extensions=request.extensions,

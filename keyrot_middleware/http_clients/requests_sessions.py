@@ -22,7 +22,7 @@ from ..adapters.bodies import read_bounded
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub
 from ..secrets import Secret
-from .calls import KEY_NAMES, Call, Head, Incoming, Reply, read, with_key_header, without_key
+from .calls import Call, Head, Incoming, Reply, read, with_key_header, without_key
 from .serving import Library
 
 __all__ = ["PooledAdapter", "RequestsAdapters"]
@@ -54,11 +54,7 @@ class RequestsAdapters(Library):
         """Return the program's request with one key."""
         target = call.target_of(sought)
         sent = request.copy()
-        sent.method, sent.url = target.method, target.url
-        for name in KEY_NAMES:
-            sent.headers.pop(name, None)
-        name, text = call.key_header(key)
-        sent.headers[name] = text
+        sent.method, sent.url = target.method, call.write_key(key, sent.headers, target.url)
         if call.stream:  # see httpx_clients.py
             sent.headers["Accept-Encoding"] = "identity"
         if call.rest is not None:
@@ -79,6 +75,8 @@ class RequestsAdapters(Library):
     def scrub(self, response: Any, request: Any, redact: Redact) -> None:
         """Take keys out of the head of a response, and give it the program's request."""
         response.request, response.url = request, request.url
+        if "key=" in request.url:
+            response.raw.url = request.path_url
         headers = response.headers  # its own method is three times as fast
         pairs = getattr(headers, "lower_items", headers.items)()
         said = "\n".join((*(text for _, text in pairs), response.reason or ""))

@@ -159,7 +159,7 @@ class Library(ABC):
             body.close()  # the next attempt needs a connection too
             raise
         body.close()
-        return self.failed(call, response, said, body.ledger.error)
+        return self.failed(call, response, said, body.error)
 
     def send_home(self, request: Any, key: Secret, send_once: Callable[[Any], Any]) -> Any:
         """Send a request with the home key, once and without the pool."""
@@ -227,7 +227,7 @@ class Library(ABC):
             await body.aclose()
             raise
         await body.aclose()
-        return self.failed(call, response, said, body.ledger.error)
+        return self.failed(call, response, said, body.error)
 
     async def asend_home(self, request: Any, key: Secret, send_once: Callable[[Any], Any]) -> Any:
         """Send a request with the home key, once and without the pool."""

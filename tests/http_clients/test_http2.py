@@ -41,7 +41,7 @@ def test_sixty_calls_meet_each_bad_key_once(library, stream, front, gemini, one_
     url, versions = front[0], list[str]()
     one_good(allowed_hosts=(url.partition("//")[2],))
     with library.Client(**options(front, versions)) as client:
-        texts = {send(library, client, url, "unused", stream=stream) for _ in range(60)}
+        texts = {send(library, client, url, "keyrot-pool", stream=stream) for _ in range(60)}
     assert texts == {"ok from C"}
     assert (gemini.sent("A"), gemini.sent("B"), gemini.sent("C")) == (1, 1, 60)
     assert versions == ["HTTP/2"] * 60
@@ -57,7 +57,7 @@ def test_concurrent_calls_share_a_connection(library, stream, front, gemini, poo
     async def go() -> list[Any]:
         limits = library.Limits(max_connections=1)
         async with library.AsyncClient(http2=True, verify=front[1], limits=limits) as client:
-            calls = (send_async(client, url, "unused", stream=stream) for _ in range(20))
+            calls = (send_async(client, url, "keyrot-pool", stream=stream) for _ in range(20))
             return await asyncio.gather(*calls, return_exceptions=True)
 
     found = asyncio.run(go())
@@ -74,9 +74,9 @@ def test_a_stream_that_is_left_ends_its_lease(library, front, gemini, pool) -> N
     )
     gemini.script("A", Reply.slow(0.05))
     path = f"{url}/v1beta/models/{MODEL}:streamGenerateContent?alt=sse"
-    body, headers = {"contents": [{"parts": [{"text": "hi"}]}]}, {"x-goog-api-key": "unused"}
+    body, headers = {"contents": [{"parts": [{"text": "hi"}]}]}, {"x-goog-api-key": "keyrot-pool"}
     with library.Client(http2=True, verify=front[1]) as client:
         with client.stream("POST", path, json=body, headers=headers) as response:
             next(response.iter_lines())
         assert pool.ledger.under_way == {}
-        assert send(library, client, url, "unused") == "ok from A"
+        assert send(library, client, url, "keyrot-pool") == "ok from A"

@@ -130,7 +130,7 @@ def test_a_dropped_async_stream_logs_nothing(gemini, pool, caplog) -> None:
 
     async def drop() -> None:
         url = f"{gemini.url}/v1beta/openai/"
-        async with openai.AsyncOpenAI(api_key="x", base_url=url) as client:
+        async with openai.AsyncOpenAI(api_key="keyrot-pool", base_url=url) as client:
             for _ in range(5):
                 stream = await client.chat.completions.create(
                     model=MODEL, messages=MESSAGES, stream=True

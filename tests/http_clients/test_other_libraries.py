@@ -147,13 +147,33 @@ def test_vcrpy_records_and_replays(gemini, pool, tmp_path) -> None:
     recorder = vcr.VCR(filter_headers=["x-goog-api-key"], ignore_hosts=[])
     file = str(tmp_path / "calls.yaml")
     with recorder.use_cassette(file) as cassette, httpx.Client() as client:
-        assert send(httpx, client, gemini.url, "unused") == "ok from B"
+        assert send(httpx, client, gemini.url, "keyrot-pool") == "ok from B"
         assert len(cassette) == 2
     keyrot_middleware.uninstall()
     pool("A", "B", strategy="fill")
     with recorder.use_cassette(file) as cassette, httpx.Client() as client:
-        assert send(httpx, client, gemini.url, "unused") == "ok from B"
+        assert send(httpx, client, gemini.url, "keyrot-pool") == "ok from B"
         assert cassette.play_count == 2
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("where", ["header", "query"])
+def test_cassettes_filter_the_place_of_the_programs_key(
+    library, where, gemini, pool, tmp_path
+) -> None:
+    """What a program tells vcrpy to leave out holds the key of the pool, and nothing else does."""
+    vcr = pytest.importorskip("vcr")
+    pool("A")
+    file, name = tmp_path / "call.yaml", "x-goog-api-key" if where == "header" else "key"
+    given = {"headers" if where == "header" else "params": {name: "keyrot-pool"}}
+    filters = {"filter_headers" if where == "header" else "filter_query_parameters": [name]}
+    with (
+        vcr.VCR(ignore_hosts=[], **filters).use_cassette(str(file)),
+        library.Session() if library is requests else library.Client() as client,
+    ):
+        assert client.post(f"{gemini.url}{PATH}", json=BODY, **given).status_code == 200
+    assert gemini.key("A").value not in file.read_text("utf-8")
+    assert "generateContent" in file.read_text("utf-8")
 
 
 @HTTPX
@@ -168,7 +188,7 @@ def test_cancelled_calls_end_their_leases(library, gemini, pool) -> None:
                 if stream:
                     gemini.script("A", Reply.hang(30.0))
                 task = asyncio.ensure_future(
-                    send_async(client, gemini.url, "unused", stream=stream)
+                    send_async(client, gemini.url, "keyrot-pool", stream=stream)
                 )
                 while not gemini.log or pool.ledger.under_way == {}:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
@@ -177,7 +197,7 @@ def test_cancelled_calls_end_their_leases(library, gemini, pool) -> None:
                     await task
                 assert pool.ledger.under_way == {}
                 gemini.clear_scripts()
-            assert await send_async(client, gemini.url, "unused") == "ok from A"
+            assert await send_async(client, gemini.url, "keyrot-pool") == "ok from A"
 
     asyncio.run(go())
 

@@ -25,6 +25,7 @@ from keyrot_middleware.testing import FakeKey, Reply
 
 BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
+HEADERS = {"x-goog-api-key": "keyrot-pool"}
 OK = "ok from A"
 
 
@@ -42,7 +43,7 @@ def native(gemini, verb="generateContent", root="v1beta") -> str:
 @LIBRARIES
 @pytest.mark.parametrize("where", ["header", "query", "bearer"])
 def test_a_key_is_taken_wherever_it_is(library, where, gemini, pool) -> None:
-    """A placeholder in a header, in the query or as a bearer token is never sent."""
+    """The key takes the place of the placeholder, wherever Google reads keys there."""
     pool("A")
     headers = {
         "header": {"x-goog-api-key": "keyrot-pool"},
@@ -52,9 +53,12 @@ def test_a_key_is_taken_wherever_it_is(library, where, gemini, pool) -> None:
     response = post(library, native(gemini) + query, json=BODY, headers=headers)
     assert response.status_code == 200
     [sent] = gemini.log
-    assert (sent.key, "key=" in sent.path) == ("A", False)
+    assert (sent.key, "key=" in sent.path) == ("A", where == "query")
+    assert "keyrot-pool" not in sent.path
     if where == "query":
-        assert sent.path.endswith("?alt=json")
+        assert "alt=json" in sent.path
+        assert response.url == native(gemini) + query
+        assert gemini.key("A").value not in repr(vars(response))
 
 
 @LIBRARIES
@@ -81,16 +85,19 @@ def test_what_is_not_ours_passes_untouched(library, gemini, pool) -> None:
         response = post(library, native(gemini), json=BODY, headers={"x-goog-api-key": own.value})
         assert response.json()["candidates"][0]["content"]["parts"][0]["text"] == "ok from own"
         # A placeholder is never sent: the home key takes its place.
-        response = post(library, native(gemini), json=BODY, headers={"x-goog-api-key": "unused"})
+        response = post(
+            library, native(gemini), json=BODY, headers={"x-goog-api-key": "keyrot-pool"}
+        )
     assert (response.status_code, gemini.sent("A")) == (200, 1)
 
 
 @LIBRARIES
 def test_google_genai_alone(library, gemini, pool) -> None:
     """`install(clients=("google-genai",))` leaves the HTTP libraries alone, but for a transport."""
-    pool("A", clients=("google-genai",))
-    url, headers = native(gemini), {"x-goog-api-key": "unused"}
-    assert post(library, url, json=BODY, headers=headers).status_code == 400
+    pool("A", "B", clients=("google-genai",), strategy="fill")
+    url, headers = native(gemini), {"x-goog-api-key": gemini.key("B").value}
+    assert post(library, url, json=BODY, headers=headers).status_code == 200
+    assert gemini.sent("B") == 1
     if library is requests:
         return
     with library.Client(transport=transport(library.HTTPTransport())) as client:
@@ -102,6 +109,7 @@ def test_google_genai_alone(library, gemini, pool) -> None:
             return await client.post(url, json=BODY, headers=headers)
 
     assert asyncio.run(go()).status_code == 200
+    assert gemini.sent("A") == 2
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda m: m.__name__)
@@ -109,7 +117,7 @@ def test_both_a_transport_and_install_send_once(library, gemini, pool) -> None:
     """A client with our transport, after install(), goes through the pool once."""
     pool({"key_id": "A", "rpm": 10})
     with library.Client(transport=transport(library.HTTPTransport())) as client:
-        send(library, client, gemini.url, "unused")
+        send(library, client, gemini.url, "keyrot-pool")
     assert gemini.sent("A") == 1
 
 
@@ -160,7 +168,9 @@ def test_the_answer_is_redacted(library, gemini, pool) -> None:
     echo = {"error": {"code": 400, "message": f"bad {value}", "status": "INVALID_ARGUMENT"}}
     gemini.script("A", Reply.custom(400, echo), Reply.custom(200, {"echo": value}))
     for _ in range(2):
-        response = post(library, native(gemini), json=BODY, headers={"x-goog-api-key": "x"})
+        response = post(
+            library, native(gemini), json=BODY, headers={"x-goog-api-key": "keyrot-pool"}
+        )
         assert value not in response.text
         assert "[redacted]" in response.text
 
@@ -173,7 +183,7 @@ def test_a_gateway_keeps_the_model(library, gemini, pool) -> None:
         keyrot_middleware.uninstall()
         pool("A", allowed_hosts=(f"127.0.0.1:{gateway.port}",))
         url = f"http://127.0.0.1:{gateway.port}/proxy/gemini/v1beta/models/{MODEL}:generateContent"
-        post(library, url, json=BODY, headers={"x-goog-api-key": "x"})
+        post(library, url, json=BODY, headers={"x-goog-api-key": "keyrot-pool"})
         [request] = gateway.requests
     assert request.headers["x-goog-api-key"] == gemini.key("A").value
     assert [lease.bucket for lease, _ in pool.ledger.outcomes] == [MODEL]
@@ -187,7 +197,7 @@ def test_a_body_from_a_generator_is_sent_again(library, gemini, one_good) -> Non
     def pieces():
         yield from (b'{"contents": [{"parts": [', b'{"text": "hello"}]}]}')
 
-    headers = {"x-goog-api-key": "unused", "content-type": "application/json"}
+    headers = {"x-goog-api-key": "keyrot-pool", "content-type": "application/json"}
     content = {"data": pieces()} if library is requests else {"content": pieces()}
     response = post(library, native(gemini), headers=headers, **content)
     assert response.status_code == 200
@@ -206,7 +216,7 @@ def test_a_body_that_is_too_long_is_sent_once(library, gemini, pool, monkeypatch
         yield b", ".join(json.dumps({"text": text}).encode() for _ in range(4))
         yield b"]}]}"
 
-    headers = {"x-goog-api-key": "unused", "content-type": "application/json"}
+    headers = {"x-goog-api-key": "keyrot-pool", "content-type": "application/json"}
     content = {"data": pieces()} if library is requests else {"content": pieces()}
     assert post(library, native(gemini), headers=headers, **content).status_code == 200
     [sent] = gemini.log
@@ -229,7 +239,7 @@ def test_texts_as_a_body_are_sent_whole(make, gemini, one_good) -> None:
     """Pieces and files of text, as requests takes them, go out whole with each key."""
     one_good(strategy="fill")
     text = json.dumps({"contents": [{"parts": [{"text": "h\u00e9llo " * 9}]}]}, ensure_ascii=False)
-    headers = {"x-goog-api-key": "unused", "content-type": "application/json"}
+    headers = {"x-goog-api-key": "keyrot-pool", "content-type": "application/json"}
     with closing(make(text)) as body:
         assert post(requests, native(gemini), headers=headers, data=body, timeout=9).ok
     assert [one.status for one in gemini.log] == [429, 400, 200]
@@ -296,7 +306,7 @@ def test_an_error_as_the_first_event_rotates(mode, reply, gemini, pool) -> None:
     """Under HTTP 200, before any chunk, a failure is one of the send: another key, or a retry."""
     pool("A", "B", strategy="fill")
     gemini.script("A", reply)
-    assert RAW[mode](gemini.url, "unused", 1)[0].startswith("ok from")
+    assert RAW[mode](gemini.url, "keyrot-pool", 1)[0].startswith("ok from")
     assert len(gemini.log) == 2
 
 
@@ -307,7 +317,7 @@ def test_a_stream_is_read_as_it_came(library, alt, gemini, pool) -> None:
     gemini.tokens(lambda _: 70)
     installed = pool({"key_id": "A", "tpm": 10_000})
     own = gemini.add_key("Z")
-    url, headers = native(gemini, "streamGenerateContent") + alt, {"x-goog-api-key": "unused"}
+    url, headers = native(gemini, "streamGenerateContent") + alt, {"x-goog-api-key": "keyrot-pool"}
     found = post(library, url, json=BODY, headers=headers).content
     with keyrot_middleware.bypass():
         plain = post(library, url, json=BODY, headers={"x-goog-api-key": own.value}).content
@@ -326,7 +336,7 @@ def test_no_key_is_a_response(library, gemini, pool) -> None:
     """Where no key can serve, the library's own response says why, and when to come again."""
     pool("A", max_wait_s=0)
     gemini.always("A", Reply.QUOTA_MINUTE)
-    headers = {"x-goog-api-key": "unused"}
+    headers = {"x-goog-api-key": "keyrot-pool"}
     for _ in range(2):
         response = post(library, native(gemini), json=BODY, headers=headers)
         assert response.status_code == 429
@@ -345,7 +355,7 @@ def test_an_error_of_a_stream_has_the_form_of_the_stream(library, alt, reply, ge
     """Without `alt=sse` a response is an array, and where no key can serve, its error is in one."""
     pool("A", max_wait_s=0)
     gemini.always("A", reply)
-    url, headers = native(gemini, "streamGenerateContent") + alt, {"x-goog-api-key": "unused"}
+    url, headers = native(gemini, "streamGenerateContent") + alt, {"x-goog-api-key": "keyrot-pool"}
     for _ in range(2):
         found = post(library, url, json=BODY, headers=headers).json()
         assert [type(found)] == [dict if alt else list]
@@ -369,7 +379,7 @@ def test_a_placeholder_never_leaves_without_a_pool(library, gemini) -> None:
 def test_stored_things_go_with_their_owner(library, gemini, pool) -> None:
     """A cache that one project made is used with a key of that project, by every library."""
     pool("A", "B")
-    url, headers = f"{gemini.url}/v1beta/cachedContents", {"x-goog-api-key": "unused"}
+    url, headers = f"{gemini.url}/v1beta/cachedContents", {"x-goog-api-key": "keyrot-pool"}
     text = [{"parts": [{"text": "long " * 5_000}]}]
     made = post(
         library, url, json={"model": f"models/{MODEL}", "contents": text}, headers=headers
@@ -408,7 +418,9 @@ def test_one_limit_for_all_libraries(gemini, pool, connect, within_a_minute) -> 
     sent = 0
     for _ in range(8):
         for library in (httpx, httpx2, requests):
-            response = post(library, native(gemini), json=BODY, headers={"x-goog-api-key": "x"})
+            response = post(
+                library, native(gemini), json=BODY, headers={"x-goog-api-key": "keyrot-pool"}
+            )
             sent += response.status_code == 200
         try:
             client.models.generate_content(model=MODEL, contents="hello")
@@ -444,7 +456,7 @@ def test_a_connection_pool_of_one(library, gemini, one_good) -> None:
     limits = library.Limits(max_connections=1)
     with library.Client(limits=limits, timeout=library.Timeout(10, pool=0.5)) as client:
         for stream in (False, True, False):
-            assert send(library, client, gemini.url, "unused", stream=stream) == "ok from C"
+            assert send(library, client, gemini.url, "keyrot-pool", stream=stream) == "ok from C"
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda m: m.__name__)
@@ -474,17 +486,54 @@ def test_retries_of_urllib3_do_not_use_a_bad_key_again(gemini, one_good) -> None
     with requests.Session() as session:
         session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
         for stream in (False, True):
-            assert send(requests, session, gemini.url, "unused", stream=stream) == "ok from C"
+            assert send(requests, session, gemini.url, "keyrot-pool", stream=stream) == "ok from C"
     assert (gemini.sent("A"), gemini.sent("B"), gemini.sent("C")) == (1, 1, 2)
 
 
-def test_the_key_of_the_program_is_the_home_key(gemini, pool) -> None:
-    """A real key outside the pool is never rotated to for inference, and owns stored things."""
+@LIBRARIES
+@pytest.mark.parametrize("where", ["header", "query", "bearer"])
+def test_a_key_outside_the_pool_is_the_callers_own(library, where, gemini, pool) -> None:
+    """Its request goes as it is, with its error too; so does one with any other word."""
     pool("A")
     own: FakeKey = gemini.add_key("own")
-    headers = {"x-goog-api-key": own.value}
+    for value, status in ((own.value, 200), ("let me in", 400)):
+        url, headers, body = native(gemini), {}, BODY
+        if where == "header":
+            headers = {"x-goog-api-key": value}
+        elif where == "query":
+            url = f"{url}?key={value}"
+        else:
+            url = f"{gemini.url}/v1beta/openai/chat/completions"
+            headers = {"Authorization": f"Bearer {value}"}
+            body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+        assert post(library, url, json=body, headers=headers).status_code == status
+    assert gemini.sent("own") == 1
+    assert gemini.sent("A") == 0
+
+
+def test_a_key_of_the_pool_is_the_home_key(gemini, pool) -> None:
+    """Any key serves a request with one, and stored things are its own."""
+    pool("A", "B", strategy="fill")
+    headers = {"x-goog-api-key": gemini.key("B").value}
     assert post(httpx, native(gemini), json=BODY, headers=headers).json()
     assert gemini.log[-1].key == "A"
     with httpx.Client() as client:
         client.get(f"{gemini.url}/v1beta/files", headers=headers)
-    assert gemini.log[-1].key == "own"
+    assert gemini.log[-1].key == "B"
+
+
+def test_an_error_under_200_is_quoted_without_the_key(gemini, pool) -> None:
+    """One about the key is part of our response to this call and the next, all others pass."""
+    pool("A", max_wait_s=0)
+    value = gemini.key("A").value
+    bad = {"error": {"code": 400, "message": f"bad {value}", "status": "INVALID_ARGUMENT"}}
+    message = f"Permission denied: Consumer 'api_key:{value}' has been suspended."
+    suspended = {"error": {"code": 403, "message": message, "status": "PERMISSION_DENIED"}}
+    gemini.script("A", Reply.custom(200, bad), Reply.custom(200, suspended))
+    url = native(gemini, "streamGenerateContent")
+    with httpx.Client() as client:
+        for status, said in ((200, "bad"), (403, "suspended"), (403, "suspended")):
+            response = client.post(url, json=BODY, headers=HEADERS)
+            assert response.status_code == status
+            assert said in response.text
+            assert value not in response.text

@@ -9,7 +9,7 @@ CALLS = RAW | OPENAI
 
 
 @pytest.mark.parametrize("mode", CALLS)
-@pytest.mark.parametrize("key", ["keyrot-pool", "unused"])
+@pytest.mark.parametrize("key", ["keyrot-pool", "keyrot-pool"])
 def test_sixty_calls_meet_each_bad_key_once(mode, key, gemini, one_good, clock) -> None:
     """An exhausted and an invalid key cost one request each, none of 60 calls fails or waits."""
     one_good()

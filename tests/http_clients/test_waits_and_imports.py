@@ -15,7 +15,7 @@ from support.http_modes import MODEL
 from keyrot_middleware.testing import FakeGemini, Reply
 
 BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
-HEADERS = {"x-goog-api-key": "unused"}
+HEADERS = {"x-goog-api-key": "keyrot-pool"}
 NEXT = "gemini-2.5-flash-lite"
 
 
@@ -76,7 +76,7 @@ library = importlib.import_module(sys.argv[1])
 url = f"http://{sys.argv[2]}/v1beta/models/gemini-2.5-flash:generateContent"
 body = {"contents": [{"parts": [{"text": "hello"}]}]}
 def code():
-    return library.post(url, json=body, headers={"x-goog-api-key": "unused"}).status_code
+    return library.post(url, json=body, headers={"x-goog-api-key": "keyrot-pool"}).status_code
 codes = [code()]
 importlib.reload(sys.modules[f"{library.__name__}"])
 codes.append(code())
@@ -121,4 +121,4 @@ def test_a_host_that_is_not_there_is_the_librarys_error(gemini, pool) -> None:
         with pytest.raises(error) as caught:
             library.post(url, json=BODY, headers=HEADERS)
         assert gemini.key("A").value not in repr(caught.value)
-        assert caught.value.request.headers["x-goog-api-key"] == "unused"
+        assert caught.value.request.headers["x-goog-api-key"] == "keyrot-pool"

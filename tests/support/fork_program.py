@@ -20,9 +20,9 @@ def main(mode: str, host: str, fork: str, *keys: str) -> int:
     """Fork before the first call, or after it; return the child's exit code."""
     keyrot_middleware.install(keys=keys, allowed_hosts=(host,), strategy="fill", max_wait_s=0)
     if fork == "after":
-        call[mode](f"http://{host}", "unused", 1)
+        call[mode](f"http://{host}", "keyrot-pool", 1)
     child = os.fork()
-    texts = call[mode](f"http://{host}", "unused", CALLS)
+    texts = call[mode](f"http://{host}", "keyrot-pool", CALLS)
     sys.stdout.write(json.dumps(texts) + "\n")
     sys.stdout.flush()
     if child == 0:

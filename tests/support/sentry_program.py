@@ -56,7 +56,7 @@ def refuse(connection: Any, value: str) -> None:
 
 def refuse_in_body(connection: Any, value: str) -> None:
     """Repeat the key in headers and body: what is below requests sees the reason as it came."""
-    connection.sendall(answer(error_of(value), f"X-Echo: {value}", status="400 Bad Request"))
+    connection.sendall(answer(error_of(value, 400), f"X-Echo: {value}", status="400 Bad Request"))
 
 
 def drop(_connection: Any, _value: str) -> None:
@@ -94,7 +94,7 @@ WAYS = {
 def http_calls(host: str, libraries: str) -> Iterator[Callable[[], Any]]:
     """Yield a call in some ways of openai, httpx and httpx2, or of requests."""
     for way in WAYS[libraries]:
-        yield partial(call[way], f"http://{host}", "unused", 1)
+        yield partial(call[way], f"http://{host}", "keyrot-pool", 1)
 
 
 def main(order: str, libraries: str) -> None:

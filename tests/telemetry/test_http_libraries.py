@@ -50,7 +50,7 @@ def test_opentelemetry_has_a_span_for_each_send(order, gemini, pool, traced) -> 
     gemini.script("A", Reply.QUOTA_MINUTE)
     wrapped = instrumented(library.HTTPXClientInstrumentor(), order, pool, traced)
     with wrapped, httpx.Client() as client:
-        assert send(httpx, client, gemini.url, "unused") == "ok from B"
+        assert send(httpx, client, gemini.url, "keyrot-pool") == "ok from B"
     assert [traced.parent_of(span) for span in traced.named("POST")] == ["attempt A", "attempt B"]
     counted = [s for s in traced.spans if USAGE in (s.attributes or {})]
     assert [span.name for span in counted] == [f"generate_content {MODEL}"]
@@ -70,7 +70,7 @@ def test_opentelemetry_has_one_span_for_a_call_of_requests(
     gemini.script("A", Reply.QUOTA_MINUTE)
     wrapped = instrumented(library.RequestsInstrumentor(), order, pool, traced)
     with wrapped, requests.Session() as session:
-        assert send(requests, session, gemini.url, "unused", stream=stream) == "ok from B"
+        assert send(requests, session, gemini.url, "keyrot-pool", stream=stream) == "ok from B"
     call = f"generate_content {MODEL}"
     names = {span.name: traced.parent_of(span) for span in traced.spans}
     assert names == {"attempt A": call, "attempt B": call, call: "POST", "POST": None}
@@ -90,7 +90,7 @@ def test_captured_headers_hold_no_key_with_the_setting_of_the_docs(
     monkeypatch.setenv(f"{capture}_CLIENT_REQUEST", ".*")
     monkeypatch.setenv(f"{capture}_SANITIZE_FIELDS", hides)
     path = f"models/{MODEL}:generateContent" if "goog" in header else "openai/chat/completions"
-    value = "unused" if "goog" in header else "Bearer unused"
+    value = "keyrot-pool" if "goog" in header else "Bearer keyrot-pool"
     with instrumented(library.HTTPXClientInstrumentor(), "after", pool, traced):
         httpx.post(f"{gemini.url}/v1beta/{path}", json=REQUEST, headers={header: value})
     (span,) = traced.named("POST")
@@ -129,7 +129,7 @@ def test_traceloop_counts_each_token_of_openai_once(
     library.OpenAIInstrumentor().instrument(
         tracer_provider=traced.provider, meter_provider=metered.provider
     )
-    options = {"api_key": "unused", "base_url": f"{gemini.url}/v1beta/openai/"}
+    options = {"api_key": "keyrot-pool", "base_url": f"{gemini.url}/v1beta/openai/"}
     try:
         if is_async:
             asyncio.run(ask(openai.AsyncOpenAI(**options), stream=stream))
@@ -157,7 +157,9 @@ def test_openinference_counts_each_token_once(gemini, pool, traced) -> None:
     instrumentor = oi.OpenAIInstrumentor()
     instrumentor.instrument(tracer_provider=traced.provider)
     try:
-        with openai.OpenAI(api_key="x", base_url=f"{gemini.url}/v1beta/openai/") as client:
+        with openai.OpenAI(
+            api_key="keyrot-pool", base_url=f"{gemini.url}/v1beta/openai/"
+        ) as client:
             ask = client.chat.completions.create
             ask(model=MODEL, messages=[{"role": "user", "content": "hi"}])
             list(ask(model=MODEL, messages=[{"role": "user", "content": "hi"}], stream=True))

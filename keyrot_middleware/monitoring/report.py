@@ -91,7 +91,7 @@ _URGENCY = {
 _WITHOUT_CALLS = ("unresolved", "disabled")
 """States in which a key could not serve any call."""
 _SPANS = {1: HOUR, 24: DAY}
-_OF_CALLS = ("calls", "failed_calls", "waits")
+_OF_CALLS = ("calls", "failed_calls", "waits", "input_tokens", "output_tokens", "nano_usd")
 """Counters that belong to no single key: a call may try several."""
 _ENTRIES: Mapping[str, Callable[[str], str]] = {
     "": lambda _: POOL,
@@ -108,11 +108,23 @@ _WINDOWS = {
 }
 
 
+SORTS: Mapping[str, Callable[[Candidate, KeyView], Any]] = {
+    "key": lambda key, _: key.key_id,
+    "project": lambda key, _: project_name(key.project) or "",
+    "state": lambda _, view: _URGENCY[view.overall.state],
+    "limit": lambda key, view: (
+        -max((_share(key, view.known, used.bucket) for used in view.known.used), default=0.0)
+    ),
+    "requests": lambda _, view: -view.known.success_count - view.known.error_count,
+}
+"""By what keys can be sorted; most used first."""
+
+
 class StatusSource(Protocol):
     """Where a page or a command takes its status from. All methods block."""
 
     def status(
-        self, *, offset: int = 0, limit: int = 100, query: str = "", state: str = ""
+        self, *, offset: int = 0, limit: int = 100, query: str = "", state: str = "", sort: str = ""
     ) -> dict[str, Any]:
         """Return the pool and a part of its keys.
 
@@ -121,6 +133,7 @@ class StatusSource(Protocol):
             limit: How many keys to return at most.
             query: Only keys whose id, project or model contains this, in any case.
             state: Only keys in this state.
+            sort: One of `SORTS`, or with `-` before it; problems first by default.
 
         Raises:
             KeyrotError: The state cannot be read, or an argument is wrong.
@@ -226,12 +239,14 @@ class PoolReport:
         self._last: _Look | None = None
 
     def status(
-        self, *, offset: int = 0, limit: int = 100, query: str = "", state: str = ""
+        self, *, offset: int = 0, limit: int = 100, query: str = "", state: str = "", sort: str = ""
     ) -> dict[str, Any]:
         """Return the pool and a part of its keys; see `StatusSource.status`."""
         _check_page(offset, limit, state)
         look = self._look()
         found = [pair for pair in look.keys if _matches(*pair, query.casefold(), state)]
+        if by := SORTS.get(sort.removeprefix("-")):
+            found.sort(key=lambda pair: by(*pair), reverse=sort.startswith("-"))
         shown = found[offset : offset + limit]
         projects = dict.fromkeys(filter(None, (project_name(key.project) for key, _ in shown)))
         wanted = [key.key_id for key, _ in shown] + [project_entry(name) for name in projects]
@@ -518,7 +533,15 @@ class PoolReport:
         url = None
         if self._trace_url is not None and call.trace_id:
             url = self._trace_url.replace(TRACE_ID, call.trace_id)
-        return {**_call(call), "trace_url": url}
+        usage = call.usage
+        return {
+            **_call(call),
+            "id": f"{call.at:.6f}",
+            "trace_url": url,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cost_usd": usage.cost_usd,
+        }
 
     def _sentence(
         self, key: Candidate, view: KeyView, here: Availability, now: float, model: str = ""
@@ -790,6 +813,7 @@ def _call(call: CallRecord) -> dict[str, Any]:
                 "code": attempt.code,
                 "failure": attempt.failure,
                 "seconds": round(attempt.seconds, 4),
+                "message": attempt.message,
             }
             for attempt in call.attempts
         ],

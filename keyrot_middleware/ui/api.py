@@ -17,7 +17,7 @@ from ..core.text import did_you_mean, hide_secrets, mask_keys
 from ..errors import KeyrotError
 from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..guard import handle_internal_error
-from ..monitoring.report import StatusSource, source_of
+from ..monitoring.report import SORTS, StatusSource, source_of
 from ..runtime.current import current_pool
 from ..runtime.pool import Pool
 from .access import Access, AccessDenied, Session
@@ -58,11 +58,15 @@ class Api:
             if state and state not in KEY_STATES:
                 hint = did_you_mean(state, KEY_STATES)
                 raise BadParameter(f"state is one of {', '.join(KEY_STATES)}.{hint}")
+            sort = _text(request, "sort")
+            if sort.removeprefix("-") not in ("", *SORTS):
+                raise BadParameter(f"sort is one of {', '.join(SORTS)}, or with - before it")
             found = source.status(
                 offset=_number(request, "offset", 0, 0, MAX_NUMBER),
                 limit=_number(request, "limit", 100, 1, MAX_KEYS),
                 query=_text(request, "query"),
                 state=state,
+                sort=sort,
             )
             return {**found, "actions": self._actions}
 

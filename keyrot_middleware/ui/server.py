@@ -26,7 +26,7 @@ _HEADERS = {
     # is ever parsed as HTML: Trusted Types make innerHTML an error.
     b"content-security-policy": (
         b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        b"img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
+        b"img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; "
         b"require-trusted-types-for 'script'; trusted-types 'none'"
     ),
     b"x-content-type-options": b"nosniff",
@@ -46,9 +46,13 @@ _ERROR_PAGE = """\
 <title>keyrot</title>
 <link rel="icon" href="static/icon.svg">
 <link rel="stylesheet" href="static/style.css">
-<main class="refused"><h1>This page is not open to you</h1><p>{sentence}</p></main>
+<main class="refused"><h1>This page is not open to you</h1><p>{sentence}</p>{form}</main>
 </html>
 """
+_FORM = (
+    '<form class="filters"><input name="token" type="password" aria-label="Token" required>'
+    '<button class="primary">Open</button></form>'
+)
 
 
 def make_app(
@@ -122,7 +126,9 @@ def _refusal(request: Request, refused: AccessDenied) -> Response:
     """Refuse with a page for a browser, else with JSON."""
     if "text/html" not in request.headers.get("accept", ""):
         return error_response(refused.status, refused.sentence)
-    html = _ERROR_PAGE.format(sentence=escape(refused.sentence))
+    html = _ERROR_PAGE.format(
+        sentence=escape(refused.sentence), form=_FORM if refused.status == 401 else ""
+    )
     return Response(html, refused.status, media_type="text/html")
 
 

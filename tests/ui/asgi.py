@@ -8,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LOOPBACK", "Reply", "request"]
-
-LOOPBACK = ("127.0.0.1", 50_000)
+__all__ = ["Reply", "request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,23 +17,17 @@ class Reply:
 
     status: int
     headers: dict[str, str]
-    body: bytes
-
-    @property
-    def text(self) -> str:
-        """Decode the body."""
-        return self.body.decode()
+    text: str
 
     @property
     def content(self) -> Any:
         """Parse the body as JSON."""
-        return json.loads(self.body)
+        return json.loads(self.text)
 
     @property
     def error(self) -> str:
         """Return the sentence of an error."""
-        sentence: str = self.content["error"]
-        return sentence
+        return str(self.content["error"])
 
     @property
     def cookie(self) -> str:
@@ -43,51 +35,34 @@ class Reply:
         return self.headers["set-cookie"].partition(";")[0]
 
 
-def request(
-    app: Any,
-    path: str = "/",
-    *,
-    method: str = "GET",
-    host: str = "127.0.0.1:8000",
-    client: tuple[str, int] | None = LOOPBACK,
-    root_path: str = "",
-    scheme: str = "http",
-    http_version: str = "1.1",
-    **headers: str,
-) -> Reply:
-    """Send one request; underscores in names of *headers* stand for hyphens."""
-    work = _request(app, path, method, host, client, root_path, scheme, http_version, headers)
-    with ThreadPoolExecutor(1) as thread:  # in this one Playwright's loop may be running
-        return thread.submit(asyncio.run, work).result()
+SCOPE = {
+    "type": "http",
+    "asgi": {"version": "3.0"},
+    "http_version": "1.1",
+    "method": "GET",
+    "scheme": "http",
+    "root_path": "",
+    "client": ("127.0.0.1", 50_000),
+    "server": ("127.0.0.1", 8000),
+}
 
 
-async def _request(
-    app: Any,
-    path: str,
-    method: str,
-    host: str,
-    client: tuple[str, int] | None,
-    root_path: str,
-    scheme: str,
-    http_version: str,
-    headers: dict[str, str],
-) -> Reply:
+def request(app: Any, path: str = "/", *, host: str = "127.0.0.1:8000", **more: Any) -> Reply:
+    """Send one request; *more* are parts of the scope, or headers with `_` for `-`."""
+    scope = SCOPE | {name: value for name, value in more.items() if name in SCOPE}
+    headers = {"host": host} | {name: value for name, value in more.items() if name not in SCOPE}
     bare, _, query = path.partition("?")
-    sent = {"host": host} | {name.replace("_", "-"): value for name, value in headers.items()}
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": http_version,
-        "method": method,
-        "scheme": scheme,
-        "path": root_path + bare,
-        "raw_path": (root_path + bare).encode(),
-        "query_string": query.encode(),
-        "root_path": root_path,
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in sent.items()],
-        "client": client,
-        "server": ("127.0.0.1", 8000),
-    }
+    scope["path"] = str(scope["root_path"]) + bare
+    scope["raw_path"], scope["query_string"] = scope["path"].encode(), query.encode()
+    scope["headers"] = [
+        (name.replace("_", "-").encode(), value.encode("latin-1"))
+        for name, value in headers.items()
+    ]
+    with ThreadPoolExecutor(1) as thread:  # in this one Playwright's loop may be running
+        return thread.submit(asyncio.run, _request(app, scope)).result()
+
+
+async def _request(app: Any, scope: Any) -> Reply:
     messages: list[Any] = []
 
     async def receive() -> Any:
@@ -99,4 +74,4 @@ async def _request(
     await app(scope, receive, send)
     start, *rest = messages
     found = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
-    return Reply(start["status"], found, b"".join(part.get("body", b"") for part in rest))
+    return Reply(start["status"], found, b"".join(one.get("body", b"") for one in rest).decode())

@@ -1,4 +1,4 @@
-"""A server for the page, and a real Chromium that opens it."""
+"""A server for the page, a real Chromium that opens it, and parts of the page."""
 
 from __future__ import annotations
 
@@ -11,15 +11,25 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from page_parts import TOKEN
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-__all__ = ["CHROMIUM", "Server", "chromium"]
+__all__ = ["CHROMIUM", "HOSTILE", "TOKEN", "Server", "chromium", "details", "row", "wait_for_rows"]
 
+TOKEN = "a-token-of-the-tests-0123"
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    '"><script>alert(2)</script>',
+    "javascript:alert(3)//",
+    "</td></tr></table><iframe srcdoc='<script>parent.alert(5)</script>'>",
+    "{{constructor.constructor('alert(7)')()}}",
+    "__proto__",
+    "\u202e\u2066<b>\u0000\n",
+    "<style>*{display:none}</style>",
 ]
 
 
@@ -53,3 +63,22 @@ def chromium() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield started
         started.close()
+
+
+def row(page: Page, key_id: str) -> Locator:
+    """Find the row of a key."""
+    return page.locator("tr.key").filter(has=page.locator("th .key-id", has_text=key_id))
+
+
+def details(page: Page, key_id: str) -> Locator:
+    """Open the details of a key, and return them."""
+    dialog = page.locator("#details")
+    if not dialog.is_visible():
+        page.get_by_role("button", name=f"Details of {key_id}", exact=True).first.click()
+    expect(page.locator("#details-title")).to_have_text(key_id)
+    return dialog
+
+
+def wait_for_rows(page: Page, count: int) -> None:
+    """Wait until the table has that many keys."""
+    expect(page.locator("tr.key")).to_have_count(count)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from asgi import Reply, request
 from fake_source import FakeSource, key
-from page_parts import TOKEN
+from served import TOKEN
 
 from keyrot_middleware import ConfigError, ui
 from keyrot_middleware.ui import access
@@ -59,7 +59,6 @@ def test_a_session_is_valid_in_every_process_with_the_token(source: FakeSource) 
     [
         {},
         {"authorization": "Bearer wrong-wrong-wrong-wrong"},
-        {"authorization": "Bearer"},
         {"authorization": f"Basic {TOKEN}"},
         {"authorization": "Bearer é"},
         {"cookie": "keyrot=1"},
@@ -71,16 +70,14 @@ def test_a_request_without_a_token_is_refused(source: FakeSource, headers: dict[
     app = ui.app(token=TOKEN, source=source)
     for path in ("/", "/api/status", "/api/attempts", "/api/explain?model=m"):
         reply = request(app, path, **headers)
-        assert reply.status == 401
-        assert "?token=" in reply.error
+        assert (reply.status, "?token=" in reply.error) == (401, True)
         assert reply.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "x", "é"])
+@pytest.mark.parametrize("token", ["", TOKEN[:-1], TOKEN + "x", "é"])
 def test_a_wrong_token_is_refused(source: FakeSource, token: str) -> None:
     """A browser gets a page with the reason; nothing of the token is repeated."""
-    app = ui.app(token=TOKEN, source=source)
-    reply = request(app, f"/?token={token}", accept="text/html")
+    reply = request(ui.app(token=TOKEN, source=source), f"/?token={token}", accept="text/html")
     assert (reply.status, "set-cookie" in reply.headers) == (401, False)
     assert "This token is wrong." in reply.text
     assert "text/html" in reply.headers["content-type"]
@@ -121,11 +118,8 @@ def test_without_a_token_this_machine_is_allowed(source: FakeSource, host: str) 
 
 
 FORWARDED = (
-    *("forwarded", "via", "x_real_ip", "true_client_ip", "x_client_ip", "x_cluster_client_ip"),
-    *("x_forwarded_for", "x_forwarded_host", "x_forwarded_proto", "x_forwarded_prefix"),
-    *("x_forwarded_server", "x_forwarded_port", "x_forwarded_client_cert", "x_original_host"),
-    *("x_envoy_external_address", "x_envoy_original_path", "x_amzn_trace_id", "fastly_client_ip"),
-    *("cf_connecting_ip", "cf_ray", "cf_visitor", "cdn_loop", "x_azure_clientip", "fly_client_ip"),
+    *("forwarded", "via", "x_real_ip", "true_client_ip", "x_forwarded_for", "x_original_host"),
+    *("x_envoy_external_address", "x_amzn_trace_id", "fastly_client_ip", "cf_ray", "cdn_loop"),
 )
 """Headers by which proxies say that they forwarded a request."""
 
@@ -135,19 +129,15 @@ FORWARDED = (
     [
         {"client": OTHER},
         {"client": None},
-        {"client": ("", 0)},
         {"client": ("testclient", 1)},
         {"host": "evil.example"},
         {"host": "127.0.0.1.evil.example"},
-        {"host": "localhost.evil.example:8000"},
-        {"host": "192.0.2.7"},
         {"host": ""},
         {"host": "[::1"},
         {"host": "evil.example#@127.0.0.1"},
         *({name: "192.0.2.7"} for name in FORWARDED),
-        {"http_version": "1.0"},  # nginx, which adds no header by default
+        {"http_version": "1.0"},  # nginx before 1.29.7, which adds no header by default
         {"http_version": "1"},  # the same, as granian writes it
-        {"origin": "http://evil.example"},  # the service may allow other origins to read
         {"origin": "http://localhost:3000"},
         {"origin": "null"},
     ],
@@ -202,24 +192,20 @@ def test_actions_of_the_page_are_done(browser: Browser, source: FakeSource) -> N
     "headers",
     [
         {"x_csrf_token": ""},
-        {"x_csrf_token": "wrong"},
         {"x_csrf_token": "é"},
         {"origin": ""},
         {"origin": "null"},
-        {"origin": "https://evil.example"},
         {"origin": "http://127.0.0.1:8001"},
-        {"origin": "http://127.0.0.1"},
         {"origin": "http://evil.example/127.0.0.1:8000"},
+        {"cookie": ""},
     ],
     ids=str,
 )
 def test_another_site_changes_nothing(
     browser: Browser, source: FakeSource, headers: dict[str, str]
 ) -> None:
-    """Without the CSRF token, or from another origin, a POST with the cookie is refused."""
-    reply = browser.post(**headers)
-    assert reply.status == 403
-    assert "another site" in reply.error or "reload the page" in reply.error
+    """Without cookie or CSRF token, or from another origin, a POST is refused."""
+    assert browser.post(**headers).status == (401 if "cookie" in headers else 403)
     assert source.changed == []
 
 
@@ -229,12 +215,6 @@ def test_the_csrf_token_belongs_to_one_session(source: FakeSource) -> None:
     one, two = Browser(app, log_in(app)), Browser(app, log_in(app))
     assert one.post(x_csrf_token=two.csrf).status == 403
     assert source.changed == []
-
-
-def test_a_post_without_a_session_changes_nothing(browser: Browser, source: FakeSource) -> None:
-    """A cookie that the browser does not send is no session."""
-    reply = browser.post(cookie="")
-    assert (reply.status, source.changed) == (401, [])
 
 
 @pytest.mark.parametrize("options", [{}, {"actions": True}, {"actions": True, "local": True}])

@@ -104,7 +104,7 @@ def test_every_answer_has_strict_headers(path: str) -> None:
         "img-src": "'self' data:",
         "frame-ancestors": "'none'",
         "base-uri": "'none'",
-        "form-action": "'none'",
+        "form-action": "'self'",
         "require-trusted-types-for": "'script'",
         "trusted-types": "'none'",
     }

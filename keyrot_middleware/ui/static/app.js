@@ -1,44 +1,74 @@
-// The page asks the server every two seconds, while it is visible, and shows what it answers.
+// The page asks the server every two seconds, while it is visible, and draws what it answers.
 
-import { ApiError, act, getAttempts, getHistory, getStatus } from "./api.js";
-import { showCalls } from "./calls.js";
-import { showUse } from "./chart.js";
-import { confirmed, confirmedForAll, openWhy, prepareWhy, showResults } from "./dialogs.js";
-import { arrange, byId, el, setClass, setHidden, setText, stateClass, stateIcon, stateName } from "./dom.js";
-import { clock, count, countdown, money, plural, sentence, shortCount } from "./format.js";
-import { KeyTable } from "./keys.js";
+import { chart, summary } from "./chart.js";
+import { byId, el, show, stateName } from "./dom.js";
+import { clock, count, plural, sentence } from "./format.js";
+import * as parts from "./parts.js";
 
 const EVERY_MS = 2000;
 const USE_EVERY_MS = 10000;
 const PAGE = 50;
-const SHOWN_MODELS = 4;
-const STATES = ["available", "limited", "cooling_down", "rejected", "unresolved", "disabled"];
+const QUESTIONS = {
+  reset: "Cooldowns, rejections and learned limits are forgotten, also those of the project and the billing account. Usage stays counted.",
+  disable: "No new call uses it until it is enabled again. Calls that are under way finish.",
+  enable: "Calls use it again.",
+  check: "One request is sent to Google with each key; it may count against its quota.",
+};
 
 // What is shown; it is in the address too, so that a link and the history have it.
-const NOTHING = { offset: 0, query: "", state: "", key: "", by: "", name: "", hours: 1 };
-const filter = { ...NOTHING };
-let lastStatus = null;
+const NOTHING = { offset: 0, query: "", state: "", sort: "", by: "", name: "", shares: "workload", hours: 1, key: "", call: "" };
+const CHOICES = { by: ["", "workload", "model", "project"], shares: ["workload", "model"], hours: [1, 24] };
+const chosen = { ...NOTHING };
+const known = { status: null, attempts: null, use: null, shares: null, found: null, tried: null, keyUse: null, why: null };
 let useAt = 0; // when the use of the pool was asked for last, by this machine's clock
 let timer = 0;
 let round = 0; // of the newest request: what an older one brings is no longer wanted
-let lastAnswer = null; // time of the server in its newest answer
 let clockOffset = 0; // time of the server less that of this machine, in ms
-let lastChangeText = "";
+let csrfToken = "";
 
-const serverNow = () => Date.now() + clockOffset;
-const table = new KeyTable(onAction, onCalls);
+class ApiError extends Error {}
+
+// Addresses are relative, so that the page works at any path.
+async function send(method, path, parameters = {}, patience = 8000) {
+  const query = new URLSearchParams(parameters).toString();
+  const response = await fetch(`api/${path}${query && `?${query}`}`, {
+    method,
+    headers: method === "GET" ? {} : { "X-CSRF-Token": csrfToken },
+    cache: "no-store",
+    redirect: "error",
+    signal: AbortSignal.timeout(patience),
+  });
+  if (response.status === 401) location.reload(); // the server's page says what to do
+  csrfToken = response.headers.get("X-CSRF-Token") ?? csrfToken;
+  const content = await response.json().catch(() => null);
+  if (response.ok && content !== null) return content;
+  throw Object.assign(new ApiError(content?.error ?? "The server's answer is not JSON."), { status: response.status });
+}
+
+async function load() {
+  const { offset, query, state, sort, by, name, shares, hours, key } = chosen;
+  const wanted = { status: send("GET", "status", { offset, limit: PAGE, query, state, sort }), attempts: send("GET", "attempts") };
+  if (Date.now() - useAt >= USE_EVERY_MS) {
+    wanted.use = send("GET", "history", { by, name, hours });
+    wanted.shares = send("GET", "history", { by: shares, hours });
+  }
+  if (key) {
+    wanted.found = send("GET", "status", { query: key, limit: 500 });
+    wanted.tried = send("GET", "attempts", { key });
+    wanted.keyUse = send("GET", "history", { by: "key", name: key, hours });
+  }
+  const answers = await Promise.all(Object.values(wanted));
+  return Object.fromEntries(Object.keys(wanted).map((one, index) => [one, answers[index]]));
+}
 
 async function poll() {
   clearTimeout(timer);
   const mine = ++round;
   try {
-    const [status, attempts] = await Promise.all([
-      getStatus({ offset: filter.offset, limit: PAGE, query: filter.query, state: filter.state }),
-      getAttempts({ key: filter.key }),
-    ]);
+    const found = await load();
     if (mine !== round) return;
-    show(status, attempts);
-    if (Date.now() - useAt >= USE_EVERY_MS) await pollUse(mine);
+    if (found.use) useAt = Date.now();
+    take(found);
   } catch (error) {
     if (mine !== round) return;
     if (!(error instanceof ApiError || error instanceof TypeError || error instanceof DOMException)) throw error;
@@ -48,336 +78,293 @@ async function poll() {
   }
 }
 
-async function pollUse(mine) {
-  const { by, name, hours } = filter;
-  const isShare = by === "workload" || by === "model";
-  const [use, shares] = await Promise.all([
-    getHistory({ by, name, hours }),
-    isShare && !name ? null : getHistory({ by: isShare ? by : "workload", hours }),
-  ]);
-  if (mine !== round) return;
-  useAt = Date.now();
-  showUse(use, shares ?? use, (kind, chosen) => changeUse({ by: kind, name: chosen }));
-  if (isShare) showOptions(byId("use-names"), (shares ?? use).shares.map((share) => share.name));
-}
-
-function show(status, attempts) {
-  lastStatus = status;
-  lastAnswer = status.at;
+function take(found) {
+  const { status } = found;
+  const before = new Map((known.status?.keys ?? []).map((key) => [key.key_id, key.state]));
+  Object.assign(known, found);
   clockOffset = Date.parse(status.at) - Date.now();
   document.body.classList.remove("stale");
-  setHidden(byId("problem"), true);
-  setText(byId("live-text"), `Live, ${clock(status.at)} UTC`);
-  setText(byId("degraded"), degradedText(status));
-  setHidden(byId("degraded"), !status.degraded);
-  setHidden(byId("unused"), status.has_records !== false || status.summary.keys === 0);
-  showSummary(status);
+  byId("problem").hidden = true;
+  show("live-text", `Live, ${clock(status.at)} UTC`);
   if (status.offset > 0 && status.offset >= status.total) {
-    changeFilter({ offset: Math.max(0, Math.floor((status.total - 1) / PAGE) * PAGE) });
+    change({ offset: Math.max(0, Math.floor((status.total - 1) / PAGE) * PAGE) });
     return;
   }
-  announce(table.update(status.keys, status.actions));
-  setHidden(byId("bulk"), !status.actions || status.keys.length === 0);
-  showRange(status);
-  showCalls(attempts.calls, filter.key);
-  const ids = status.keys.map((key) => key.key_id);
-  showOptions(byId("key-ids"), ids);
-  if (filter.by === "key") showOptions(byId("use-names"), ids);
-  if (filter.by === "project") showOptions(byId("use-names"), [...new Set(status.keys.map((key) => key.project).filter(Boolean))]);
-  tick();
+  announce(status.keys.filter((key) => (before.get(key.key_id) ?? key.state) !== key.state));
+  draw();
 }
 
-function degradedText(status) {
-  return status.shared
-    ? "The shared state cannot be reached. Services go on with in-process limits, and this page shows what this process knows."
-    : "Degraded.";
-}
-
-function showSummary(status) {
-  const { keys, available, states, last_hour: hour, today, headline } = status.summary;
-  setText(byId("pool-name"), status.pool);
-  setText(byId("place"), status.shared ? `shared in ${status.state_url}` : "this process (memory://)");
-  setClass(byId("verdict"), `verdict ${available === 0 ? "none" : available < keys ? "some" : "all"}`);
-  document.title = `${count(available)}/${count(keys)} available · keyrot ${status.pool}`;
-
-  setText(byId("hour-failed"), shortCount(hour.failed_calls));
-  setText(byId("hour-calls"), shortCount(hour.calls));
-  setText(byId("hour-waits"), shortCount(hour.waits));
-  byId("hour-failed").classList.toggle("bad", hour.failed_calls > 0);
-  setText(byId("hour-note"), headline.requests);
-  setText(byId("today-input"), shortCount(today.input_tokens));
-  setText(byId("today-output"), shortCount(today.output_tokens));
-  setText(byId("today-cost"), money(today.cost_usd));
-  setText(byId("today-note"), status.cost_known ? "since midnight Pacific time" : "cost: pip install 'keyrot-middleware[cost]'");
-  showStates(states, keys);
-  showModels(status.summary.models);
-}
-
-// Can calls be served, and when again? Counts down, so it is written each second.
-function showVerdict(now) {
-  if (!lastStatus) return;
-  const { keys, models } = lastStatus.summary.headline;
-  setText(byId("verdict"), withCountdown(keys, now));
-  arrange(byId("without-key"), models.map((one, index) => {
-    const item = byId("without-key").children[index] ?? el("li");
-    setText(item, withCountdown(one, now));
-    return item;
-  }));
-  setHidden(byId("without-key"), models.length === 0);
-}
-
-function withCountdown({ sentence: said, key_id: key, available_at: at }, now) {
-  return at === null ? said : `${said} ${key} ${countdown(at, now)}.`;
-}
-
-function showStates(states, keys) {
-  const bar = byId("state-bar");
-  const list = byId("state-counts");
-  if (!bar.childElementCount) {
-    bar.append(...STATES.map((state) => el("span", { class: `segment segment-${state}` })));
-    list.append(...STATES.map((state) => el("li", {}, stateLink(state))));
-  }
-  STATES.forEach((state, index) => {
-    const n = states[state] ?? 0;
-    bar.children[index].style.flexGrow = String(keys ? n / keys : 0);
-    setHidden(bar.children[index], n === 0);
-    setHidden(list.children[index], n === 0);
-    setText(list.children[index].querySelector("strong"), count(n));
-  });
-}
-
-function stateLink(state) {
-  const node = el("a", { class: `state-count text-${stateClass(state)}` }, stateIcon(state), el("strong"), ` ${stateName(state)}`);
-  node.href = `?state=${state}`;
-  node.addEventListener("click", (event) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    changeFilter({ state, offset: 0 });
-  });
-  return node;
-}
-
-const modelItems = new Map();
-
-function showModels(models) {
-  const names = Object.keys(models);
-  const items = names.map((name) => {
-    const item = modelItems.get(name) ?? makeModelItem(name);
-    modelItems.set(name, item);
-    const { available, keys } = models[name];
-    setText(item.counts, `${count(available)} of ${count(keys)}`);
-    setClass(item.counts, available === 0 ? "bad" : "muted");
-    return item.node;
-  });
-  if (!names.length) items.push(byId("no-model") ?? el("li", { class: "note", id: "no-model" }, "No model was used yet."));
-  for (const name of modelItems.keys()) if (!Object.hasOwn(models, name)) modelItems.delete(name);
-  arrange(byId("models"), items.slice(0, SHOWN_MODELS));
-  arrange(byId("other-models"), items.slice(SHOWN_MODELS));
-  setHidden(byId("more-models"), names.length <= SHOWN_MODELS);
-  setText(byId("more-models-text"), `and ${count(names.length - SHOWN_MODELS)} more`);
-  showOptions(byId("model-names"), names);
-}
-
-function showOptions(list, names) {
-  const content = JSON.stringify(names);
-  if (list.dataset.names === content) return;
-  list.dataset.names = content;
-  arrange(list, names.map((name) => el("option", { value: name })));
-}
-
-function makeModelItem(name) {
-  const counts = el("span", { class: "muted" });
-  const button = el("button", { type: "button", class: "small", "aria-label": `Why: which key would a call of ${name} get now?` }, "Why?");
-  button.addEventListener("click", () => openWhy(name));
-  const node = el("li", {}, el("span", { class: "code", title: name }, name), counts, button);
-  return { node, counts };
-}
-
-function showRange(status) {
-  const { total, offset, keys } = status;
-  const filtered = filter.query || filter.state;
-  setHidden(byId("no-keys"), keys.length > 0);
-  setText(byId("no-keys"), filtered ? "No key matches this filter." : "This pool has no key.");
-  setHidden(byId("key-table"), keys.length === 0);
-  const of = filtered ? `${plural(total, "matching key")}` : plural(total, "key");
-  setText(byId("range"), total > keys.length ? `${count(offset + 1)} to ${count(offset + keys.length)} of ${of}` : total ? of : "");
-  setHidden(byId("pager-buttons"), total <= PAGE);
-  byId("previous").disabled = offset === 0;
-  byId("next").disabled = offset + keys.length >= total;
+function announce(keys) {
+  if (!keys.length) return;
+  const texts = keys.slice(0, 3).map((key) => `${key.key_id} is ${stateName(key.state)}`);
+  const text = `${texts.join(", ")}${keys.length > 3 ? ` and ${keys.length - 3} more` : ""}.`;
+  // The same sentence twice must be two changes for a screen reader.
+  show("announcer", byId("announcer").textContent === text ? `${text} ` : text);
 }
 
 function showProblem(error) {
-  const since = lastAnswer ? `No answer since ${clock(lastAnswer)} UTC; shown values are old.` : "No answer from the server yet.";
-  let text = `${since} Trying again every 2 seconds.`;
-  if (error instanceof ApiError && error.status < 500) text = error.message;
-  else if (error instanceof ApiError) {
-    const goOn = error.status === 503 && lastStatus?.shared ? " Services go on with in-process limits." : "";
-    text = `${error.message}${goOn}${lastAnswer ? ` Shown values are of ${clock(lastAnswer)} UTC.` : ""}`;
+  const at = known.status && clock(known.status.at);
+  let text = `${at ? `No answer since ${at} UTC; shown values are old.` : "No answer from the server yet."} Trying again every 2 seconds.`;
+  if (error.status) {
+    const goOn = error.status === 503 && known.status?.shared ? " Services go on with in-process limits." : "";
+    text = `${error.message}${goOn}${at && error.status >= 500 ? ` Shown values are of ${at} UTC.` : ""}`;
   }
-  setText(byId("problem"), text);
-  setHidden(byId("problem"), false);
-  setText(byId("live-text"), lastAnswer ? `Old, of ${clock(lastAnswer)} UTC` : "Not connected");
-  if (!lastAnswer) setText(byId("verdict"), "Nothing to show yet.");
+  show("problem", text);
+  byId("problem").hidden = false;
+  show("live-text", at ? `Old, of ${at} UTC` : "Not connected");
+  if (!at) show("verdict", "Nothing to show yet.");
   document.body.classList.add("stale");
 }
 
-function announce(changes) {
-  if (!changes.length) return;
-  const more = changes.length > 3 ? ` and ${changes.length - 3} more` : "";
-  const text = `${changes.slice(0, 3).join(", ")}${more}.`;
-  // The same sentence twice must be two changes for a screen reader.
-  lastChangeText = text === lastChangeText ? `${text} ` : text;
-  byId("announcer").textContent = lastChangeText;
+// Everything is drawn from what is known; it counts down, so also each second.
+function draw() {
+  const { status, attempts, use, shares } = known;
+  if (!status) return;
+  const focused = document.activeElement;
+  const now = Date.now() + clockOffset;
+  const { summary: of, keys } = status;
+  const models = Object.keys(of.models);
+  document.title = `${count(of.available)}/${count(of.keys)} available · keyrot ${status.pool}`;
+  show("pool-name", status.pool);
+  show("place", status.shared ? `shared in ${status.state_url}` : "this process (memory://)");
+  show("degraded", status.shared ? "The shared state cannot be reached. Services go on with in-process limits, and this page shows what this process knows." : "Degraded.");
+  byId("degraded").hidden = !status.degraded;
+  byId("unused").hidden = status.has_records !== false || of.keys === 0;
+  byId("verdict").className = parts.verdictClass(of);
+  show("verdict", parts.withCountdown(of.headline.keys, now));
+  show("without-key", ...of.headline.models.map((one) => el("li", {}, parts.withCountdown(one, now))));
+  show("hour", ...parts.lastHour(of, attempts.calls));
+  show("states", ...parts.stateCounts(of));
+  show("models", ...parts.models(of.models));
+  show("today", ...parts.today(of, status.cost_known));
+  show("model-names", ...models.map((value) => el("option", { value })));
+  drawUse(use, shares);
+
+  show("key-rows", ...keys.map((key) => parts.keyRow(key, now)));
+  byId("key-table").hidden = keys.length === 0;
+  byId("no-keys").hidden = keys.length > 0;
+  const filtered = chosen.query || chosen.state;
+  const total = `${plural(status.total, filtered ? "matching key" : "key")}`;
+  show("no-keys", filtered ? "No key matches this filter." : "This pool has no key.");
+  show("range", keys.length && keys.length < status.total ? `${count(status.offset + 1)} to ${count(status.offset + keys.length)} of ${total}` : total);
+  byId("bulk").hidden = !status.actions || keys.length === 0;
+  byId("pager").hidden = status.total <= PAGE;
+  byId("previous").disabled = status.offset === 0;
+  byId("next").disabled = status.offset + keys.length >= status.total;
+
+  show("calls", ...attempts.calls.map(parts.callRow));
+  byId("no-calls").hidden = attempts.calls.length > 0;
+  drawDetails(now);
+  if (known.why) show("why-keys", ...parts.whyKeys(known.why));
+  if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
 }
 
-function tick() {
-  table.tick(serverNow());
-  showVerdict(serverNow());
+function drawUse(use, shares) {
+  if (!use) return;
+  show("use-title", use.name ? `Use of ${use.by} ${use.name}` : "Use of the pool");
+  byId("use-all").hidden = !use.name;
+  show("chart", chart(use, byId("chart").clientWidth));
+  show("chart-text", summary(use));
+  show("shares-name", sentence(shares.by));
+  show("shares", ...parts.shares(shares, chosen));
+  byId("share-table").hidden = shares.shares.length === 0;
+  byId("no-shares").hidden = shares.shares.length > 0;
+  show("no-shares", shares.by === "model" ? "No call named a model." : "No call was made in a workload. A program names one with keyrot_middleware.workload(…).");
+  if (shares.by === "workload") show("workload-names", ...shares.shares.map(({ name }) => el("option", { value: name })));
 }
 
-function changeFilter(change) {
-  Object.assign(filter, change);
-  writeAddress();
-  writeControls();
-  poll();
+// A key, or a call, that the address names.
+function drawDetails(now) {
+  const dialog = byId("details");
+  if (!chosen.key && !chosen.call) {
+    dialog.close();
+    return;
+  }
+  const call = chosen.call && [...known.attempts.calls, ...(known.tried?.calls ?? [])].find((one) => one.id === chosen.call);
+  const key = !chosen.call && known.found?.keys.find((one) => one.key_id === chosen.key);
+  if (!key && !chosen.call && known.found === null) return; // on its way
+  show("details-title", chosen.call ? "Call" : chosen.key);
+  let body = [el("p", {}, chosen.call ? "This call is not among the last 100 any more." : "This pool has no such key.")];
+  let rows = [];
+  if (call) body = parts.callDetails(call);
+  if (key) [body, rows] = parts.keyDetails(key, known.tried.calls, now, known.status.actions);
+  show("details-body", ...body);
+  if (!dialog.open) dialog.showModal();
+  byId("key-use").hidden = !key;
+  if (!key) return;
+  show("key-chart", chart(known.keyUse, byId("key-chart").clientWidth));
+  show("key-chart-text", summary(known.keyUse));
+  show("key-calls", ...rows);
 }
 
-function changeUse(change) {
-  useAt = 0;
-  changeFilter(change);
-}
+// The address -------------------------------------------------------------------------------------
 
-function writeAddress() {
-  const changed = Object.entries(filter).filter(([name, value]) => value !== NOTHING[name]);
-  const text = new URLSearchParams(changed).toString();
+function change(changes) {
+  Object.assign(chosen, changes);
+  if ("key" in changes) known.found = null;
+  const text = new URLSearchParams(Object.entries(chosen).filter(([name, value]) => value !== NOTHING[name])).toString();
   if (location.search.slice(1) !== text) history.pushState(null, "", text ? `?${text}` : location.pathname);
+  follow();
 }
 
 function readAddress() {
   const given = new URLSearchParams(location.search);
   for (const [name, value] of Object.entries(NOTHING)) {
-    const text = given.get(name);
-    if (text === null) filter[name] = value;
-    else filter[name] = typeof value === "number" ? Math.max(0, Math.floor(Number(text) || 0)) : text;
+    const text = given.get(name) ?? value;
+    chosen[name] = typeof value === "number" ? Math.max(0, Math.floor(Number(text) || 0)) : text;
   }
-  if (!STATES.includes(filter.state)) filter.state = "";
-  if (!["workload", "model", "project", "key"].includes(filter.by)) filter.by = "";
-  if (filter.hours !== 24) filter.hours = 1;
+  for (const [name, allowed] of Object.entries(CHOICES)) if (!allowed.includes(chosen[name])) chosen[name] = allowed[0];
+  known.found = null;
+  follow();
+}
+
+function follow() {
+  for (const id of ["query", "state"]) if (document.activeElement !== byId(id)) byId(id).value = chosen[id];
+  const press = (node, is) => node.setAttribute("aria-pressed", String(is));
+  for (const node of document.querySelectorAll("[data-hours]")) press(node, chosen.hours === Number(node.dataset.hours));
+  for (const node of document.querySelectorAll("[data-shares]")) press(node, chosen.shares === node.dataset.shares);
+  for (const node of document.querySelectorAll("[data-sort]")) {
+    const order = { [node.dataset.sort]: "ascending", [`-${node.dataset.sort}`]: "descending" }[chosen.sort] ?? "none";
+    node.closest("th").setAttribute("aria-sort", order);
+  }
   useAt = 0;
-  writeControls();
+  draw();
+  poll();
 }
 
-function writeControls() {
-  const fields = { query: "query", "state-filter": "state", "attempts-key": "key", "use-by": "by", "use-name": "name" };
-  for (const [id, name] of Object.entries(fields)) {
-    if (byId(id).value !== filter[name] && document.activeElement !== byId(id)) byId(id).value = filter[name];
+// What the operator does --------------------------------------------------------------------------
+
+const HANDLERS = {
+  key: ({ key }) => change({ key, call: "" }),
+  call: ({ call }) => change({ call }),
+  state: ({ state }) => change({ state, offset: 0 }),
+  sort: ({ sort }) => change({ sort: chosen.sort === sort ? `-${sort}` : chosen.sort === `-${sort}` ? "" : sort, offset: 0 }),
+  name: ({ by, name }) => change(chosen.by === by && chosen.name === name ? { by: "", name: "" } : { by, name }),
+  shares: ({ shares }) => change({ shares, by: "", name: "" }),
+  hours: ({ hours }) => change({ hours: Number(hours) }),
+  turn: ({ turn }) => {
+    change({ offset: Math.max(0, chosen.offset + Number(turn) * PAGE) });
+    byId("keys").scrollIntoView();
+    byId("keys").focus({ preventScroll: true });
+  },
+  why: ({ why }) => openWhy(why),
+  action: ({ action, of }, node) => onAction(action, [of], node),
+  all: ({ all }, node) => onAction(all, known.status.keys.filter((key) => key.allowed_actions.includes(all)).map((key) => key.key_id), node),
+  close: (_, node) => node.closest("dialog").close(),
+};
+
+document.addEventListener("click", (event) => {
+  const node = event.target.closest("button");
+  for (const [name, handle] of Object.entries(HANDLERS)) {
+    if (node && name in node.dataset) {
+      handle(node.dataset, node);
+      return;
+    }
   }
-  setHidden(byId("use-name-field"), filter.by === "");
-  byId("use-name").placeholder = filter.by ? `Which ${filter.by}` : "";
-  for (const hours of [1, 24]) byId(`use-${hours}`).setAttribute("aria-pressed", String(filter.hours === hours));
-}
+});
 
-// The next part begins at its top.
-function turnTo(offset) {
-  changeFilter({ offset });
-  byId("keys").scrollIntoView({ block: "start" });
-  byId("keys").focus({ preventScroll: true });
-}
-
-// Waits until the operator has stopped typing.
-function onTyping(input, handle) {
-  let waiting = 0;
-  input.addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(() => handle(input.value.trim()), 250);
+// Escape is a no, and so is the button that has the focus.
+function confirmed(title, action) {
+  const dialog = byId("confirm");
+  show("confirm-title", title);
+  show("confirm-text", QUESTIONS[action]);
+  show("confirm-yes", sentence(action));
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
   });
 }
 
-function onCalls(keyId) {
-  byId("attempts-key").value = keyId;
-  changeFilter({ key: keyId });
-  byId("attempts-title").scrollIntoView({ block: "start" });
-  byId("attempts-title").focus({ preventScroll: true });
-}
-
-async function onAction(key, action, button) {
-  if (!(await confirmed(key.key_id, action))) return;
-  button.disabled = true;
-  try {
-    const done = await act(key.key_id, action);
-    toast(sentence(done.sentence), "");
-  } catch (error) {
-    toast(error instanceof ApiError ? sentence(error.message) : "No answer from the server: it is not known whether this was done.", "toast-bad");
-  } finally {
-    button.disabled = false;
-    const place = button.hidden ? button.parentElement.querySelector("button:not([hidden])") : button;
-    place?.focus();
-    poll();
-  }
-}
-
 // One key after the other: the server may be busy with calls.
-async function onActionForAll(action, button) {
-  const keys = table.allowing(action);
-  if (!keys.length) {
-    toast(`No key shown here can be ${action === "check" ? "checked" : action}.`, "");
-    return;
-  }
-  if (!(await confirmedForAll(keys, action))) return;
-  button.disabled = true;
+async function onAction(action, ids, node) {
+  if (!ids.length) return toast(`No key shown here can be ${action === "check" ? "checked" : action}.`, "");
+  if (!(await confirmed(`${sentence(action)} ${ids.length === 1 ? ids[0] : `all ${ids.length} keys`}?`, action))) return null;
+  node.disabled = true;
   const results = [];
-  try {
-    for (const { key_id: id } of keys) {
-      toast(`${sentence(action)}: ${results.length} of ${keys.length} keys done…`, "");
-      try {
-        results.push([id, (await act(id, action)).sentence, false]);
-      } catch (error) {
-        results.push([id, error instanceof ApiError ? error.message : "No answer from the server: it is not known whether this was done.", true]);
-        if (!(error instanceof ApiError)) break;
-      }
+  for (const id of ids) {
+    if (ids.length > 1) toast(`${sentence(action)}: ${results.length} of ${ids.length} keys done…`, "");
+    try {
+      results.push([id, (await send("POST", `keys/${encodeURIComponent(id)}/${action}`, {}, 60000)).sentence, ""]);
+    } catch (error) {
+      results.push([id, error instanceof ApiError ? error.message : "No answer from the server: it is not known whether this was done.", "bad"]);
+      if (!(error instanceof ApiError)) break;
     }
-  } finally {
-    button.disabled = false;
-    setHidden(byId("toast"), true);
   }
-  showResults(`${sentence(action)}: ${results.length} of ${plural(keys.length, "key")}`, results);
-  poll();
+  node.disabled = false;
+  node.focus();
+  if (ids.length === 1) toast(sentence(results[0][1]), results[0][2] && "is-rejected");
+  else {
+    byId("toast").hidden = true;
+    show("results-title", `${sentence(action)}: ${results.length} of ${plural(ids.length, "key")}`);
+    show("results-list", ...results.map(([id, text, kind]) => el("li", {}, el("p", { class: "key-id" }, id), el("p", { class: `sentence ${kind}` }, sentence(text)))));
+    byId("results").showModal();
+  }
+  return poll();
 }
 
 let toastTimer = 0;
 
 function toast(text, kind) {
   clearTimeout(toastTimer);
-  setClass(byId("toast"), `toast ${kind}`);
-  setHidden(byId("toast"), false);
-  setText(byId("toast"), text);
-  toastTimer = setTimeout(() => setHidden(byId("toast"), true), 12000);
+  const node = byId("toast");
+  (document.querySelector("dialog[open]") ?? document.body).append(node); // above what is modal
+  node.className = `toast ${kind}`;
+  node.hidden = false;
+  show("toast", text);
+  toastTimer = setTimeout(() => { node.hidden = true; }, 12000);
 }
 
-onTyping(byId("query"), (query) => changeFilter({ query, offset: 0 }));
-onTyping(byId("attempts-key"), (key) => changeFilter({ key }));
-byId("state-filter").addEventListener("change", (event) => changeFilter({ state: event.target.value, offset: 0 }));
-byId("previous").addEventListener("click", () => turnTo(Math.max(0, filter.offset - PAGE)));
-byId("next").addEventListener("click", () => turnTo(filter.offset + PAGE));
-byId("reset-all").addEventListener("click", (event) => onActionForAll("reset", event.currentTarget));
-byId("check-all").addEventListener("click", (event) => onActionForAll("check", event.currentTarget));
-byId("use-by").addEventListener("change", (event) => changeUse({ by: event.target.value, name: "" }));
-onTyping(byId("use-name"), (name) => changeUse({ name }));
-for (const hours of [1, 24]) byId(`use-${hours}`).addEventListener("click", () => changeUse({ hours }));
-window.addEventListener("popstate", () => {
-  readAddress();
-  poll();
+function openWhy(model) {
+  byId("why-model").value = model;
+  known.why = null;
+  show("why-sentence", "");
+  show("why-keys");
+  byId("why").showModal();
+  if (model) explain();
+  else byId("why-model").focus();
+}
+
+let asked = 0;
+
+async function explain() {
+  const turn = ++asked;
+  const tokens = Math.max(0, Math.floor(Number(byId("why-tokens").value) || 0));
+  show("why-sentence", "…");
+  try {
+    const found = await send("GET", "explain", { model: byId("why-model").value.trim(), workload: byId("why-workload").value.trim(), tokens });
+    if (turn !== asked) return;
+    known.why = found;
+    show("why-sentence", `${found.sentence} (at ${clock(found.at)} UTC)`);
+    draw();
+  } catch (error) {
+    if (turn !== asked) return;
+    known.why = null;
+    show("why-keys");
+    show("why-sentence", error.name === "TimeoutError" ? "No answer from the server." : error.message);
+  }
+}
+
+byId("why-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  explain();
 });
-byId("why-other").addEventListener("click", () => openWhy(""));
-byId("toast").addEventListener("click", () => setHidden(byId("toast"), true));
-prepareWhy(serverNow);
+byId("details").addEventListener("close", () => (chosen.call && chosen.key ? change({ call: "" }) : (chosen.key || chosen.call) && change({ key: "", call: "" })));
+byId("state").addEventListener("change", (event) => change({ state: event.target.value, offset: 0 }));
+let typing = 0;
+byId("query").addEventListener("input", (event) => {
+  clearTimeout(typing); // until the operator has stopped typing
+  typing = setTimeout(() => change({ query: event.target.value.trim(), offset: 0 }), 250);
+});
+byId("toast").addEventListener("click", () => { byId("toast").hidden = true; });
+window.addEventListener("popstate", readAddress);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     clearTimeout(timer);
     round += 1; // what is under way is not waited for
-    setText(byId("live-text"), "Paused");
+    show("live-text", "Paused");
   } else poll();
 });
-setInterval(tick, 1000);
+new ResizeObserver(() => requestAnimationFrame(draw)).observe(byId("chart"));
+setInterval(() => document.hidden || draw(), 1000);
 readAddress();
-poll();

@@ -1,130 +1,84 @@
-// The use of the pool over an hour or a day: three rows of bars over one time axis, each with its
-// own scale, and beside them who uses it.
+// The use of the pool or of a key over an hour or a day: rows of bars over one time axis, each with
+// its own scale; and the bars of the table of keys.
 
-import { arrange, byId, el, setHidden, setText, svg } from "./dom.js";
-import { clock, count, plural, shortCount } from "./format.js";
+import { svg } from "./dom.js";
+import { clock, count, plural, shortCount, sum } from "./format.js";
 
 // Of each row: its title, the series that are drawn over one another, and its height.
 const ROWS = [
-  { title: "Requests, and 429s among them", series: [["requests", "requests"], ["refused", "refused"]], height: 84 },
-  { title: "Failed calls", series: [["failed_calls", "failed"]], height: 34 },
-  { title: "Waits for a key", series: [["waits", "waits"]], height: 34 },
+  ["Requests, and 429s among them", ["requests", "refused"], 74],
+  ["Failed calls", ["failed_calls"], 26],
+  ["Waits for a key", ["waits"], 26],
 ];
 // A key or a project has no calls of its own: a call may try several.
-const ROWS_OF_REQUESTS = [ROWS[0], { title: "Failed requests", series: [["failures", "failed"]], height: 34 }];
-const TITLE = 22;
+const ROWS_OF_REQUESTS = [ROWS[0], ["Failed requests", ["failures"], 26]];
+const TITLE = 20;
 const AXIS = 18;
 const LEFT = 40; // for the numbers of the scales
 
-let shown = null;
-
-export function showUse(use, shares, onName) {
-  shown = use;
-  draw();
-  showShares(shares, onName);
-}
-
-let drawnWidth = 0;
-
-new ResizeObserver(() => {
-  if (byId("chart").clientWidth !== drawnWidth) requestAnimationFrame(draw);
-}).observe(byId("chart"));
-
-function draw() {
-  if (!shown) return;
-  const width = byId("chart").clientWidth;
-  if (width < LEFT + 20) return;
-  drawnWidth = width;
-  const rows = shown.series.calls === null ? ROWS_OF_REQUESTS : ROWS;
-  const height = rows.reduce((total, row) => total + TITLE + row.height, AXIS);
-  const slots = shown.series.requests.length;
+export function chart(use, width) {
+  const rows = use.series.calls === null ? ROWS_OF_REQUESTS : ROWS;
+  const slots = use.series.requests.length;
   const step = (width - LEFT) / slots;
   const parts = [];
+  const label = (x, y, text, name) => parts.push(svg("text", { x: x.toFixed(1), y, class: name }, text));
   let top = 0;
-  for (const row of rows) {
-    const values = row.series.map(([name]) => shown.series[name] ?? []);
-    const most = Math.max(1, ...values.flat());
-    const base = top + TITLE + row.height;
-    parts.push(
-      label(0, top + 15, row.title, "chart-title"),
-      svg("path", { class: "chart-line", d: `M${LEFT} ${base - 0.5}H${width}M${LEFT} ${top + TITLE + 0.5}H${width}` }),
-      label(LEFT - 6, top + TITLE + 9, shortCount(most), "chart-scale"), label(LEFT - 6, base, "0", "chart-scale"));
-    row.series.forEach(([, name], index) =>
-      parts.push(svg("path", { class: `chart-${name}`, d: bars(values[index], most, row.height, base, step) })));
+  for (const [title, names, height] of rows) {
+    const most = Math.max(1, ...names.flatMap((name) => use.series[name]));
+    const base = top + TITLE + height;
+    label(0, top + 14, title, "chart-title");
+    label(LEFT - 6, top + TITLE + 9, shortCount(most), "chart-end");
+    label(LEFT - 6, base, "0", "chart-end");
+    parts.push(svg("path", { class: "chart-line", d: `M${LEFT} ${base - 0.5}H${width}M${LEFT} ${top + TITLE + 0.5}H${width}` }));
+    for (const name of names)
+      parts.push(svg("path", { class: `chart-${name}`, d: bars(use.series[name], most, height - 2, LEFT, base, step) }));
     top = base;
   }
-  for (const part of [0, 0.25, 0.5, 0.75]) {
-    const at = new Date(Date.parse(shown.from) + part * slots * shown.step_s * 1000);
-    parts.push(label(LEFT + part * (width - LEFT), top + 14, clock(at.toISOString()).slice(0, 5), "chart-time"));
+  const at = (slot) => clock(new Date(Date.parse(use.from) + slot * use.step_s * 1000).toISOString()).slice(0, 5);
+  for (const part of [0, 0.25, 0.5, 0.75]) label(LEFT + part * (width - LEFT), top + 14, at(Math.round(part * slots)), "");
+  label(width, top + 14, "now", "chart-end");
+  for (let slot = 0; slot < slots; slot += 1) {
+    const text = `${at(slot)} UTC${use.step_s > 60 ? `, ${use.step_s / 60} minutes` : ""}: ${counts(use, (values) => values[slot])}`;
+    parts.push(svg("rect", { x: (LEFT + slot * step).toFixed(1), width: step.toFixed(1), height: top, class: "chart-slot" }, svg("title", {}, text)));
   }
-  parts.push(label(width, top + 14, "now", "chart-now"));
-  const text = summary(shown);
-  const image = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": text }, ...parts);
-  image.addEventListener("pointermove", (event) => {
-    const slot = Math.floor((event.clientX - image.getBoundingClientRect().left - LEFT) / step);
-    setText(byId("chart-text"), slot >= 0 && slot < slots ? slotText(slot) : text);
-  });
-  image.addEventListener("pointerleave", () => setText(byId("chart-text"), text));
-  byId("chart").replaceChildren(image);
-  setText(byId("chart-text"), text);
+  const height = top + AXIS;
+  return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": summary(use) }, ...parts);
 }
 
-function bars(values, most, height, base, step) {
-  const width = Math.max(1, step - (step > 4 ? 1 : 0)).toFixed(2);
-  return values.map((value, index) => {
-    const size = value > 0 ? Math.max(1.5, (value / most) * (height - 2)) : 0;
-    return size ? `M${(LEFT + index * step).toFixed(2)} ${base}v-${size.toFixed(1)}h${width}v${size.toFixed(1)}z` : "";
-  }).join("");
+export function summary(use) {
+  if (!use.is_kept) return "In a pool of more than 500 keys, a key and a project are counted for one hour only.";
+  return `Last ${use.hours === 1 ? "hour" : "24 hours"}: ${counts(use, sum)}`;
 }
 
-function label(x, y, text, name) {
-  return svg("text", { x: x.toFixed(1), y, class: name }, text);
-}
-
-const sum = (numbers) => (numbers ?? []).reduce((total, number) => total + number, 0);
-
-function counts({ requests, refused, failures, failed_calls: failed, waits }) {
-  const parts = [plural(requests, "request"), `${plural(refused, "429")}`];
-  if (failed === null) parts.push(`${count(failures)} failed`);
-  else parts.push(plural(failed, "failed call"), plural(waits, "wait"));
+function counts({ series }, of) {
+  const parts = [plural(of(series.requests), "request"), plural(of(series.refused), "429")];
+  if (series.calls === null) parts.push(`${count(of(series.failures))} failed`);
+  else parts.push(plural(of(series.failed_calls), "failed call"), plural(of(series.waits), "wait"));
   return parts.join(", ");
 }
 
-function summary(use) {
-  if (!use.is_kept) return "In a pool of more than 500 keys, a key and a project are counted for one hour only.";
-  const sums = Object.fromEntries(Object.entries(use.series).map(([name, values]) => [name, values && sum(values)]));
-  const of = use.name ? `${use.by} ${use.name}, ` : "";
-  return `${of}last ${use.hours === 1 ? "hour" : "24 hours"}: ${counts(sums)}`.replace(/^./, (first) => first.toUpperCase());
+function bars(values, most, height, left, base, step) {
+  const width = Math.max(1, step - (step > 4 ? 1 : step / 4)).toFixed(2);
+  return values.map((value, index) => {
+    const size = Math.max(1.5, (value / most) * height).toFixed(1);
+    return value > 0 ? `M${(left + index * step).toFixed(2)} ${base}v-${size}h${width}v${size}z` : "";
+  }).join("");
 }
 
-function slotText(slot) {
-  const at = Date.parse(shown.from) + slot * shown.step_s * 1000;
-  const values = Object.fromEntries(Object.entries(shown.series).map(([name, all]) => [name, all && all[slot]]));
-  const span = shown.step_s > 60 ? `${shown.step_s / 60} minutes from ` : "";
-  return `${span}${clock(new Date(at).toISOString()).slice(0, 5)} UTC: ${counts(values)}`;
+// Requests per minute, failures in front of them, oldest first.
+export function sparkline({ requests, failures }) {
+  const failed = sum(failures);
+  const most = Math.max(1, ...requests);
+  const text = `Last 60 minutes: ${plural(sum(requests), "request")}${failed ? `, ${count(failed)} failed` : ""}`;
+  const draw = (values, name) => svg("path", { class: name, d: bars(values, most, 26, 0, 27.5, 2) });
+  return svg("svg", { viewBox: "0 0 120 28", class: "spark", role: "img", preserveAspectRatio: "none", "aria-label": text },
+    svg("path", { class: "chart-line", d: "M0 27.5h120" }), draw(requests, "chart-requests"), draw(failures, "chart-failures"));
 }
 
-function showShares(use, onName) {
-  const title = use.by === "model" ? "model" : "workload";
-  setText(byId("shares-title"), `Calls by ${title}, last ${use.hours === 1 ? "hour" : "24 hours"}`);
-  setText(byId("shares-name"), title === "model" ? "Model" : "Workload");
-  const rows = use.shares.map((share) => {
-    const button = el("button", { type: "button", class: "link", title: share.name }, share.name);
-    button.addEventListener("click", () => onName(title, share.name));
-    return shareRow(button, share);
-  });
-  const rest = sum(use.series.calls) - sum(use.shares.map((share) => share.calls));
-  if (rest > 0 && rows.length && title === "workload" && !use.name) rows.push(shareRow("no workload", { calls: rest }));
-  const content = JSON.stringify([use.by, use.shares, rest]);
-  if (byId("shares").dataset.content !== content) {
-    byId("shares").dataset.content = content;
-    arrange(byId("shares"), rows);
-  }
-  setHidden(byId("no-shares"), rows.length > 0);
-  setText(byId("no-shares"), title === "model" ? "No call named a model." : "No call was made in a workload. A program names one with keyrot_middleware.workload(…).");
-}
-
-function shareRow(name, share) {
-  const cell = (value, bad = false) => el("td", { class: bad && value ? "number bad" : "number" }, count(value ?? null));
-  return el("tr", {}, el("th", { scope: "row" }, name), cell(share.calls), cell(share.failed_calls, true), cell(share.refused), cell(share.waits));
+// How full something is; the numbers stand beside it as text.
+export function bar(used, limit) {
+  const part = limit > 0 ? Math.min(1, used / limit) : 1;
+  const kind = part >= 1 ? "full" : part >= 0.8 ? "high" : "";
+  return svg("svg", { viewBox: "0 0 100 6", class: "bar", preserveAspectRatio: "none", "aria-hidden": "true" },
+    svg("rect", { width: (100 * part).toFixed(1), height: 6, class: `fill ${kind}` }));
 }

@@ -51,6 +51,7 @@ from .settings import (
     Settings,
     allowed_origins,
     hide_keys,
+    is_proxied,
 )
 from .state import State, open_state
 from .telemetry.logs import LogObserver
@@ -158,6 +159,11 @@ def install(
             _guard.uninstall()
             _guard = None
         allowed = allowed_origins(config.settings.allowed_hosts)
+        if proxied := ", ".join(filter(is_proxied, config.settings.allowed_hosts)):
+            _warn(
+                f"HTTP_PROXY or ALL_PROXY would get keys for {proxied} in clear, so calls over "
+                f"plain HTTP there bypass the pool: set NO_PROXY={proxied.replace(' ', '')}"
+            )
         if pool is None:
             patched = replace_installed()
             _guard = _Guard(placeholder_guard(allowed), allowed, config.settings.clients)

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn, TypedDict, get_args
+from urllib.request import getproxies, proxy_bypass
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -194,8 +195,8 @@ def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
 def origins(hosts: Iterable[str]) -> frozenset[str]:
     """Return the origins of these hosts, in the form of `adapters.urls.origin_from_url`.
 
-    That is TLS, and plain HTTP only where it stays in this machine or is written in front of the
-    host. Without a port it is the scheme's own.
+    That is TLS, and plain HTTP only where it stays in this machine, not at a proxy, or is written
+    in front of the host. Without a port it is the scheme's own.
     """
     allowed: list[str] = []
     for entry in hosts:
@@ -205,9 +206,18 @@ def origins(hosts: Iterable[str]) -> frozenset[str]:
         plain, host, port = match.groups()
         if not plain:
             allowed.append(f"https://{host}:{port or 443}")
-        if plain or _LOOPBACK.fullmatch(host):
+        if plain or (_LOOPBACK.fullmatch(host) and not is_proxied(entry)):
             allowed.append(f"http://{host}:{port or 80}")
     return frozenset(allowed)
+
+
+def is_proxied(entry: str) -> bool:
+    """Return whether a proxy of the environment gets what is sent to a host of this machine."""
+    match = _HOST.fullmatch(entry)
+    if match is None or match[1] or not _LOOPBACK.fullmatch(match[2]):
+        return False
+    proxies = getproxies()
+    return bool(proxies.get("http") or proxies.get("all")) and not proxy_bypass(entry)
 
 
 AllowedOrigins = Mapping[Platform, frozenset[str]]

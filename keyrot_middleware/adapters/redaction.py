@@ -45,6 +45,7 @@ __all__ = [
     "redact_key",
     "scrub",
     "scrub_head",
+    "without_key",
 ]
 
 Redact = Callable[[str], str]
@@ -64,8 +65,7 @@ _MOST_VALUES = 20_000
 """Values of an error's JSON that are kept."""
 _CUT = " … [cut by keyrot: the error is longer than is kept of it]"
 
-_NEEDED_HEADER = "x-goog-upload-url"
-"""Where the SDK sends the chunks of an upload."""
+_KEY_IN_QUERY = re.compile(rb"(?<=[?&])key=[^&#]*&?")
 _ESCAPED_LETTER = re.compile(r"\\u00(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA])")
 """No JSON encoder escapes these on its own."""
 
@@ -140,6 +140,13 @@ def _redact_value(value: Any, redact: Redact, charset: str | None = None) -> Any
     return value
 
 
+def without_key(url: AnyStr) -> AnyStr:
+    """Return a URL without the key in its query."""
+    if isinstance(url, str):
+        return without_key(url.encode()).decode()
+    return _KEY_IN_QUERY.sub(b"", url).rstrip(b"?&") if b"key=" in url else url
+
+
 def bounded(value: Any, hide: Callable[[Any], Any], most: int = MOST) -> Any:
     """Hide keys in a text or in bytes; keep *most* of a longer one, and say so."""
     if len(value) <= most:
@@ -168,8 +175,8 @@ def _redact_headers(headers: Any, redact: Redact) -> Any:
 
 def _header(name: Any, text: Any, redact: Redact) -> tuple[Any, Any]:
     lower = (name.decode("latin-1") if isinstance(name, bytes) else str(name)).lower()
-    if lower == _NEEDED_HEADER:
-        return name, text
+    if lower == "x-goog-upload-url":  # it works without the key that it may repeat
+        text = without_key(text)
 
     def hide(text: str) -> str:
         hidden = redact(text)

@@ -28,11 +28,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from ..adapters.bodies import AsyncBody, aread_bounded, read_bounded
-from ..adapters.redaction import Redact, current_redact, scrub_head
+from ..adapters.redaction import Redact, current_redact, scrub_head, without_key
 from ..adapters.urls import origin_from_url
 from ..guard import handle_internal_error
 from ..secrets import Secret
-from .calls import KEY_NAMES, Call, Head, Incoming, Reply, read, with_key_header, without_key
+from .calls import KEY_NAMES, Call, Head, Incoming, Reply, read, with_key_header
 from .serving import Library
 
 __all__ = ["AiohttpSessions"]

@@ -19,7 +19,7 @@ from ..adapters.model_chains import Chains, Models
 from ..adapters.no_key import NO_KEY, error_body
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.reading import TIER_HEADER, read_call, with_served_tier
-from ..adapters.redaction import Redact
+from ..adapters.redaction import Redact, without_key
 from ..adapters.urls import host_from_url, origin_from_url
 from ..core import interactions
 from ..core.affinity import Route, is_api_path, parse_path
@@ -51,20 +51,20 @@ __all__ = [
     "is_sdk_request",
     "read",
     "with_key_header",
-    "without_key",
 ]
 
 KEY_NAMES = frozenset({KEY_HEADER, BEARER_HEADER})
 CLIENT_HEADER = "x-goog-api-client"
 _SDK = "google-genai-sdk"
 """In this header of each of its requests."""
-_KEY_IN_QUERY = re.compile(r"(?<=[?&])key=[^&#]*&?")
 _INTERACTIONS = frozenset(
     {"interactions", "agents", "environments", "credentials", "voices", "triggers", "webhooks"}
 )
 NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
 _UPLOAD_URL = "x-goog-upload-url"
+_GOOGLE = "https://generativelanguage.googleapis.com:443"
+"""A gateway passes on its upload URLs."""
 READ_OF_RESPONSES = ("content-type", "content-encoding", "retry-after", TIER_HEADER, _UPLOAD_URL)
 """The headers of a successful response that are read."""
 
@@ -224,11 +224,6 @@ def home_key(calls: PooledCalls, url: str) -> Secret | Reply | None:
         return None
     home = calls.pool.home_value(tiers=required_tiers.get(), project=required_project.get())
     return home or _without_pool(url)
-
-
-def without_key(url: str) -> str:
-    """Return a URL without the key in it: what is in an address ends up in logs."""
-    return _KEY_IN_QUERY.sub("", url).rstrip("?&") if "key=" in url else url
 
 
 def with_key_header(headers: Any, key: Secret) -> None:
@@ -434,9 +429,17 @@ class Call(Models):
         on_event = self._record_signatures if self.call.info.models_tried else None
         return Ledger(kind, is_openai=self.is_openai, on_event=on_event)
 
-    def done(self, response: Any, text: str, headers: Any, *, in_full: bool) -> Done:
-        """Read a whole response."""
+    def done(self, response: Any, text: str, headers: Any, *, in_full: bool) -> Done | Failed:
+        """Read a whole response; one that sends an upload to another host is a failure."""
         names: tuple[str, ...]
+        upload_url = headers.get(_UPLOAD_URL, "")
+        if upload_url and origin_from_url(upload_url) not in (
+            *self.calls.allowed[GEMINI_API],
+            _GOOGLE,
+        ):
+            where = host_from_url(upload_url) or "no host"
+            body = error_body(400, f"the upload goes to {where}, not in KEYROT_ALLOWED_HOSTS")
+            return Failed(FailureFacts(400, body), Refused(_reply(400, body, self.url), body))
         if self.call.info.models_tried:
             self._record_signatures(_parse(text.encode()))
         if self._collection:
@@ -448,8 +451,8 @@ class Call(Models):
             usage, names = parse_openai_text(text, in_full=in_full)
         else:
             usage, names = parse_usage_text(text) if in_full else parse_token_counts(text)
-        if self.call.info.bound_to_owner and _UPLOAD_URL in headers:
-            uploads = _upload(headers[_UPLOAD_URL])
+        if self.call.info.bound_to_owner and upload_url:
+            uploads = _upload(upload_url)
             self.calls.uploads.extend(uploads)
             names = (*names, *uploads)
         if (tier := headers.get(TIER_HEADER)) is not None:

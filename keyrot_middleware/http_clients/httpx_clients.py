@@ -14,7 +14,7 @@ from typing import Any
 
 from ..adapters.bodies import AsyncTee, Body, Tee, aread_bounded, mixed_type, read_bounded
 from ..adapters.pooled_calls import PooledCalls
-from ..adapters.redaction import Redact, scrub_head
+from ..adapters.redaction import Redact, scrub_head, without_key
 from ..secrets import Secret
 from .calls import (
     CLIENT_HEADER,
@@ -28,7 +28,6 @@ from .calls import (
     is_sdk_request,
     read,
     with_key_header,
-    without_key,
 )
 from .serving import Library
 

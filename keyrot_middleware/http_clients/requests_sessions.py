@@ -20,9 +20,9 @@ import wrapt
 
 from ..adapters.bodies import read_bounded
 from ..adapters.pooled_calls import PooledCalls
-from ..adapters.redaction import Redact, scrub
+from ..adapters.redaction import Redact, scrub, without_key
 from ..secrets import Secret
-from .calls import Call, Head, Incoming, Reply, read, with_key_header, without_key
+from .calls import Call, Head, Incoming, Reply, read, with_key_header
 from .serving import Library
 
 __all__ = ["PooledAdapter", "RequestsAdapters"]

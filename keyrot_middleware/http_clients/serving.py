@@ -264,7 +264,7 @@ class Library(ABC):
 
     def done(
         self, call: Call, response: Any, content: bytes, headers: Any, *, key: Secret, in_full: bool
-    ) -> Done:
+    ) -> Done | Failed:
         """Return a whole response, of which *content* and *headers* were read."""
         hidden = redact_key(content, key)
         if hidden != content:

@@ -62,6 +62,26 @@ def test_a_key_is_taken_wherever_it_is(library, where, gemini, pool) -> None:
 
 
 @LIBRARIES
+def test_a_proxy_gets_no_key_in_clear(library, gemini, pool, monkeypatch) -> None:
+    """Plain HTTP within this machine is none where a proxy of the environment gets it."""
+    with closing(JsonServer(lambda _: Response(200, {}))) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        with pytest.warns(keyrot_middleware.KeyrotWarning, match=f"NO_PROXY={gemini.host}"):
+            keyrot_middleware.install(keys=[gemini.add_key("A").value], allowed_hosts=[gemini.host])
+        with pytest.warns(keyrot_middleware.KeyrotWarning, match="bypass the pool"):
+            post(library, native(gemini), json=BODY, headers=HEADERS)
+        [sent] = proxy.requests
+        assert sent.headers["x-goog-api-key"] == "keyrot-pool"
+        keyrot_middleware.uninstall()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        keyrot_middleware.install(keys=[gemini.key("A").value], allowed_hosts=[gemini.host])
+        assert post(library, native(gemini), json=BODY, headers=HEADERS).status_code == 200
+    assert gemini.sent("A") == 1
+
+
+@LIBRARIES
 def test_two_credentials_become_one(library, gemini, pool) -> None:
     """A request with a header and a bearer token goes with one key: Google refuses two."""
     pool("A")
@@ -409,6 +429,22 @@ def test_an_uploaded_file_goes_with_its_owner(library, gemini, pool) -> None:
         assert post(library, native(gemini), json=body, headers=headers).status_code == 200
     assert [one.key for one in gemini.log] == ["A", *["B"] * 5]
     assert "x-goog-api-key" not in reply.request.headers
+
+
+@LIBRARIES
+def test_an_upload_goes_to_no_other_host(library, gemini, pool) -> None:
+    """A server that sends it elsewhere is refused; a key in the address is taken out."""
+    pool("A")
+    key, url = gemini.key("A").value, f"{gemini.url}/upload/v1beta/files"
+    for where, status in (
+        (f"https://elsewhere.test/{key}?upload_id=1", 400),
+        (f"{gemini.url}/{key}?key={key}&upload_id=1", 200),
+    ):
+        gemini.script("A", Reply.custom(200, {}).with_headers(**{"x-goog-upload-url": where}))
+        response = post(library, url, json={"file": {}}, headers=HEADERS)
+        assert response.status_code == status
+        assert key not in str(dict(response.headers)) + response.text
+    assert response.headers["x-goog-upload-url"].endswith("[redacted]?upload_id=1")
 
 
 def test_one_limit_for_all_libraries(gemini, pool, connect, within_a_minute) -> None:

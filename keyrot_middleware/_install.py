@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import NotRequired, TypedDict, Unpack, cast, get_args
+from typing import NotRequired, TypedDict, Unpack, get_args
 
 from .adapters.imports import Patched, replace_installed
 from .adapters.patching import Patcher
@@ -22,7 +22,7 @@ from .core.model import GEMINI_API
 from .core.model_fallback import next_models
 from .core.text import check_key_format, did_you_mean, mask_url, plural
 from .errors import ConfigError, KeyrotError, warn
-from .events import EventName, PoolEvent
+from .events import PoolEvent
 from .genai.binding import Binding
 from .genai.wire import placeholder_guard
 from .guard import handle_internal_error
@@ -446,8 +446,7 @@ def open_pool(
     Raises:
         ConfigError: A receiver of its events cannot be used.
     """
-    events = cast(tuple[EventName, ...], config.settings.alert_events)
-    receivers = open_receivers(on_event, config.settings.alerts, events)
+    receivers = open_receivers(on_event, config.settings.alerts, config.settings.alert_events)
     configured = config.candidates
     require_prices(configured)
     stores = Stores(config.env_file)

@@ -1,15 +1,9 @@
-"""Everything that install() needs to know, read and checked once.
-
-An argument of install() beats the environment, which beats `.env` in the working directory,
-which beats the default. An empty value means the default, and hides the layers below it. The
-table of variables is `Settings`.
-"""
+"""Everything that install() needs to know, read and checked once: settings and keys together."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
@@ -19,7 +13,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from .core.model import LAST_RESORT, POOL_KEY, Candidate, Limits, RetryPolicy
+from .core.model import LAST_RESORT, POOL_KEY, Candidate, RetryPolicy
 from .core.text import hide_secrets
 from .errors import ConfigError
 from .keys_file import (
@@ -33,41 +27,19 @@ from .keys_file import (
 from .settings import (
     ENV_NAMES,
     FROM_REDIS_URL,
-    GOOGLE_HOST,
     STATE_SCHEMES,
     STATES,
     Settings,
-    ignored_in_file,
+    doubtful_variables,
     join_problems,
+    layered,
     malformed_lines,
     read_env_file,
-    read_settings,
     refuse_unknown,
-    setting_source,
-    unknown_variables,
+    validate,
 )
 
-__all__ = [
-    "ENV_NAMES",
-    "GOOGLE_HOST",
-    "LAST_RESORT_PRIORITY",
-    "POOL_KEY",
-    "Config",
-    "KeySpec",
-    "Limits",
-    "RetryPolicy",
-    "Settings",
-    "load",
-    "reread",
-]
-
-LAST_RESORT_PRIORITY = LAST_RESORT
-"""The priority of the single key: it serves while nothing else can."""
-
-_NO_POOL_NAME = (
-    "the state is shared, and KEYROT_POOL is not set: all services of this server or file that do "
-    "not set it use the pool {!r} together. Name the pool of this service"
-)
+_OLDEST_SDK = (1, 65)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +47,8 @@ class Config:
     """Everything that install() needs to know, checked."""
 
     settings: Settings
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where each setting that is set stands: `KEYROT_POOL`, `KEYROT_POOL in .env`, …"""
     keys: tuple[KeySpec, ...] = ()
     """The pool in order: keys.json, then GEMINI_API_KEYS, then the single key; only what was given
     where keys were given to install()."""
@@ -125,57 +99,89 @@ def load(**overrides: Any) -> Config:
     given = {name: value for name, value in overrides.items() if value is not None}
     refuse_unknown(given)
     problems: list[str] = []
-    settings = read_settings(given, problems)
-    if settings is None:
-        raise ConfigError(join_problems(problems))
-    if not settings.enabled:
-        return Config(settings)
-    config = _gather(settings, given, problems)
+    env_file = _env_file(problems)
+    values, sources = layered(given, env_file)
+    switch = {name: value for name, value in values.items() if name == "enabled"}
+    if not validate(switch, sources, []).enabled:
+        return Config(Settings(enabled=False))
+    config = replace(
+        _gather(validate(values, sources, problems), sources, problems, env_file), sources=sources
+    )
     if problems:
         raise ConfigError(join_problems(problems))
     return config
 
 
-def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> Config:
+def _env_file(problems: list[str]) -> dict[str, str | None]:
+    try:
+        return read_env_file()
+    except UnicodeDecodeError as error:
+        problems.append(f".env is not UTF-8 text, at byte {error.start}; save it as UTF-8")
+    except OSError as error:
+        problems.append(f".env cannot be read: {error.strerror}")
+    return {}
+
+
+def _gather(
+    settings: Settings,
+    sources: Mapping[str, str],
+    problems: list[str],
+    env_file: Mapping[str, str | None],
+) -> Config:
     """Bring the keys of all three places together; report in *problems* what is wrong."""
-    dotenv = read_env_file()
-    warnings = [*malformed_lines(Path(".env")), *_old_sdk()]
-    if unknown := unknown_variables((*os.environ, *dotenv)):
-        warnings.append(unknown)
+    warnings = list(_old_sdk())
+    if not problems:
+        warnings += malformed_lines()
     state_url = _state_url(settings, problems)
-    if state_url != "memory://" and "pool" not in settings.model_fields_set:
-        warnings.append(_NO_POOL_NAME.format(settings.pool))
-    here, path = _working_directory(problems), _keys_file(settings)
+    if state_url != "memory://" and "pool" not in sources:
+        warnings.append(
+            "the state is shared, and KEYROT_POOL is not set: all services of this server or file "
+            f"that do not set it use the pool {settings.pool!r} together. Name the pool of this "
+            "service"
+        )
     values = _distinct(settings.keys, warnings)
-    alone = "keys" in given and bool(values)
+    given = {name for name, source in sources.items() if source.startswith("install(")}
+    alone = "keys" in given and bool(values)  # these keys are the pool, and none that happen to be
+    single = _single_key(settings, sources, given if alone else None)
+    path = settings.keys_file
+    if path is None and Path("keys.json").exists() and not alone:
+        path = Path("keys.json")
     if alone and "keys_file" not in given:
-        path = None  # these keys are the pool, and none that happen to be here
+        path = None
+    in_file: tuple[KeySpec, ...] = ()
     seen = file_version(path) if path else None
-    in_file = _keys_of_file(path, settings, given, problems, warnings) if path else ()
+    if path is not None:
+        in_file, wrong = read_keys(path)
+        named = f"{sources['keys_file']}, " if "keys_file" in sources else ""
+        problems += [f"{named}{text}" for text in wrong]
     stores = {
         settings.secret_store,
         *(key.secret.partition("://")[0] for key in in_file if key.secret),
     }
-    if ignored := ignored_in_file(stores, dotenv):
-        warnings.append(ignored)
-    inline = _numbered(values, {key.key_id for key in in_file})
+    warnings += doubtful_variables(env_file, stores)
+    free = (id_ for id_ in map("key_{}".format, count(1)) if id_ not in {k.key_id for k in in_file})
+    inline = dict(zip(free, values, strict=False))
     keys = [*in_file, *(KeySpec(key_id=key_id) for key_id in inline)]
-    single = _single_key(settings, given)
-    if alone and single not in given:
-        single = None
     if single:
-        keys.append(_last_resort(ENV_NAMES[single]))
-    if single and single in given:
-        inline[ENV_NAMES[single]] = getattr(settings, single)
-    problems += _tiers_problem(settings, keys, given)
+        # model_construct: the id is the name of the variable, which validation reserves.
+        secret = f"env://{single}"
+        keys.append(KeySpec.model_construct(key_id=single, priority=LAST_RESORT, secret=secret))
+        if single.lower() in given:
+            inline[single] = getattr(settings, single.lower())
+    problems += _tiers_problem(settings, keys, sources)
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        here = Path()
+        problems.append(f"the working directory cannot be found: {error.strerror}")
     return Config(
         settings=settings,
         keys=tuple(keys),
-        policy=_policy(settings, given, problems),
+        policy=_policy(settings, sources, problems),
         warnings=tuple(warnings),
         state_url=state_url,
         inline=MappingProxyType(inline),
-        last_resort=ENV_NAMES[single] if single else None,
+        last_resort=single,
         env_file=here / ".env",
         keys_file=here / path if path else None,
         keys_seen=seen,
@@ -183,7 +189,7 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
 
 
 def reread(config: Config) -> Config:
-    """Read keys.json again, with its warnings; all settings stay as they were read at start.
+    """Read keys.json again; all settings stay as they were read at start.
 
     A key of GEMINI_API_KEYS keeps its id, so keys.json may not take that one later. A list without
     any key, where the pool has no other, is taken for a file that is being written.
@@ -194,7 +200,7 @@ def reread(config: Config) -> Config:
     if config.keys_file is None:
         return config
     seen = file_version(config.keys_file)
-    in_file, problems, warnings = read_keys(config.keys_file)
+    in_file, problems = read_keys(config.keys_file)
     name = hide_secrets(str(config.keys_file))
     taken = [key.key_id for key in in_file if key.key_id in config.inline]
     problems += [f"{name}, key {key_id}: a key of GEMINI_API_KEYS has this id" for key_id in taken]
@@ -207,10 +213,7 @@ def reread(config: Config) -> Config:
         ]
     if problems:
         raise ConfigError(join_problems(problems))
-    return replace(config, keys=keys, keys_seen=seen, warnings=tuple(warnings))
-
-
-_OLDEST_SDK = (1, 65)
+    return replace(config, keys=keys, keys_seen=seen, warnings=())
 
 
 def _old_sdk() -> Iterator[str]:
@@ -232,52 +235,18 @@ def _state_url(settings: Settings, problems: list[str]) -> str:
     """Return the URL of the state. REDIS_URL is used only with KEYROT_STATE_URL=redis."""
     if settings.state_url != FROM_REDIS_URL:
         return settings.state_url
-    if settings.redis_url is None:
-        problems.append(
-            f"KEYROT_STATE_URL: found {FROM_REDIS_URL}, which means the place that REDIS_URL "
-            "names, and REDIS_URL is not set."
-        )
-        return "memory://"
-    url = settings.redis_url.get_secret_value()
+    url = settings.redis_url.get_secret_value() if settings.redis_url else ""
     if url.partition("://")[0] not in STATE_SCHEMES[2:]:
-        problems.append(f"REDIS_URL: it is no URL that can be used (not shown); allowed: {STATES}.")
+        found = "it is no URL that can be used (not shown)" if url else "it is not set"
+        problems.append(
+            f"REDIS_URL, which KEYROT_STATE_URL=redis names: {found}; allowed: {STATES}."
+        )
     return url
-
-
-def _keys_file(settings: Settings) -> Path | None:
-    """Return the path of keys.json: the configured one, else the one in the working directory."""
-    if settings.keys_file is not None:
-        return settings.keys_file
-    return Path("keys.json") if Path("keys.json").exists() else None
-
-
-def _working_directory(problems: list[str]) -> Path:
-    try:
-        return Path.cwd()
-    except OSError as error:
-        reason = f"the working directory cannot be found: {error.strerror}; it may be deleted"
-    problems.append(reason)
-    return Path()
-
-
-def _keys_of_file(
-    path: Path,
-    settings: Settings,
-    given: Mapping[str, Any],
-    problems: list[str],
-    warnings: list[str],
-) -> tuple[KeySpec, ...]:
-    found = read_keys(path)
-    named = f"{setting_source('keys_file', given)}, " if settings.keys_file else ""
-    problems += [f"{named}{text}" for text in found.problems]
-    warnings += found.warnings
-    return found.keys
 
 
 def _distinct(values: Iterable[SecretStr], warnings: list[str]) -> list[SecretStr]:
     """Drop what is blank, the placeholder, or there already."""
     first: dict[str, int] = {}
-    kept: list[SecretStr] = []
     for number, secret in enumerate(values, 1):
         value = _own(secret)
         if value in first:
@@ -286,14 +255,7 @@ def _distinct(values: Iterable[SecretStr], warnings: list[str]) -> list[SecretSt
             )
         elif value:
             first[value] = number
-            kept.append(SecretStr(value))
-    return kept
-
-
-def _numbered(values: Iterable[SecretStr], taken: Container[str]) -> dict[str, SecretStr]:
-    """Name the keys key_1, key_2, … as far as keys.json leaves these ids free."""
-    ids = (key_id for key_id in map("key_{}".format, count(1)) if key_id not in taken)
-    return {key_id: value for value, key_id in zip(values, ids, strict=False)}
+    return [SecretStr(value) for value in first]
 
 
 def _own(secret: SecretStr | None) -> str:
@@ -302,50 +264,41 @@ def _own(secret: SecretStr | None) -> str:
     return "" if value == POOL_KEY else value
 
 
-def _single_key(settings: Settings, given: Mapping[str, Any]) -> str | None:
-    """Name the setting of the single key: the SDK's order within each layer of settings."""
+def _single_key(
+    settings: Settings, sources: Mapping[str, str], among: set[str] | None
+) -> str | None:
+    """Return the variable of the single key: the SDK's order within each layer of settings."""
 
     def layer(name: str) -> int:
-        return 0 if name in given else 1 if ENV_NAMES[name] in os.environ else 2
+        source = sources.get(name.lower(), "")
+        return 0 if source.startswith("install(") else 2 if source.endswith(".env") else 1
 
-    names = [name.lower() for name in SINGLE_KEYS]
-    return next((n for n in sorted(names, key=layer) if _own(getattr(settings, n))), None)
-
-
-def _last_resort(variable: str) -> KeySpec:
-    # model_construct: the id is the name of the variable, which validation reserves.
-    return KeySpec.model_construct(
-        key_id=variable, priority=LAST_RESORT_PRIORITY, secret=f"env://{variable}"
-    )
+    for name in sorted(SINGLE_KEYS, key=layer):
+        if _own(getattr(settings, name.lower())) and (among is None or name.lower() in among):
+            return name
+    return None
 
 
 def _tiers_problem(
-    settings: Settings, keys: Iterable[KeySpec], given: Mapping[str, Any]
+    settings: Settings, keys: Iterable[KeySpec], sources: Mapping[str, str]
 ) -> Iterator[str]:
     """Yield a problem if calls may use none of the keys."""
     if settings.tiers and all(
         key.disabled for key in candidates_of(keys, allowed_tiers(settings.tiers))
     ):
         yield (
-            f"{setting_source('tiers', given)}: found {', '.join(settings.tiers)}, and no key of "
-            "the pool has such a tier; name the tier of each key in keys.json."
+            f"{sources['tiers']}: found {', '.join(settings.tiers)}, and no key of the pool has "
+            "such a tier; name the tier of each key in keys.json."
         )
 
 
-def _policy(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> RetryPolicy:
+def _policy(settings: Settings, sources: Mapping[str, str], problems: list[str]) -> RetryPolicy:
     names = RetryPolicy.__dataclass_fields__
     policy = RetryPolicy(**{name: getattr(settings, name) for name in names})
     if policy.cooldown_max_s < policy.cooldown_base_s:
-        problems.append(_ladder_problem(policy, settings, given))
+        problems.append(
+            f"{sources.get('cooldown_max_s', ENV_NAMES['cooldown_max_s'])}: found "
+            f"{policy.cooldown_max_s:g}; allowed: seconds, no less than KEYROT_COOLDOWN_BASE_S, "
+            f"which is {policy.cooldown_base_s:g}."
+        )
     return policy
-
-
-def _ladder_problem(policy: RetryPolicy, settings: Settings, given: Mapping[str, Any]) -> str:
-    """Return a problem with the one of the two that was set, not with a default."""
-    base, most = f"{policy.cooldown_base_s:g}", f"{policy.cooldown_max_s:g}"
-    if "cooldown_max_s" in settings.model_fields_set:
-        name, found, allowed = "max", most, f"no less than KEYROT_COOLDOWN_BASE_S, which is {base}"
-    else:
-        name, found, allowed = "base", base, f"no more than KEYROT_COOLDOWN_MAX_S, which is {most}"
-    place = setting_source(f"cooldown_{name}_s", given)
-    return f"{place}: found {found}; allowed: seconds, {allowed}."

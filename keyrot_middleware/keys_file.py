@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-import stat
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,26 +27,8 @@ from pydantic import (
 )
 
 from .core.model import GEMINI_API, NO_LIMITS, OWN_PROJECT, Candidate, Limits, Platform
-from .core.text import did_you_mean, display, hide_secrets, holds_key
+from .core.text import did_you_mean, display, hide_secrets, holds_key, one_line
 from .errors import ConfigError
-
-__all__ = [
-    "BUILT_STORES",
-    "DISABLED_IN_FILE",
-    "GROUP",
-    "OUTSIDE_TIERS",
-    "SINGLE_KEYS",
-    "KeySpec",
-    "KeysFile",
-    "Tier",
-    "allowed_tiers",
-    "candidates_of",
-    "entry_point_stores",
-    "file_version",
-    "is_known_scheme",
-    "load_keys",
-    "read_keys",
-]
 
 # Which secret stores there are, by scheme: those of this package, and those that plug in -------
 #
@@ -83,9 +65,6 @@ DISABLED_IN_FILE = "active=false"
 OUTSIDE_TIERS = "its tier is not one of KEYROT_TIERS"
 """Why a key is disabled."""
 
-LARGEST = 10 * 10**6
-"""Bytes of a keys.json: some fifty thousand keys with all their labels."""
-
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 _VALUES_ELSEWHERE = (
@@ -97,7 +76,9 @@ _VALUE_FIELDS = frozenset({"key", "api_key", "apikey", "value", "token"})
 
 def _good_id(key_id: str) -> str:
     if not _NAME.fullmatch(key_id):
-        raise ValueError(f"found {display(key_id)}")
+        raise ValueError(
+            f"found {display(key_id)}; allowed: letters, digits and _, not beginning with a digit"
+        )
     if key_id in SINGLE_KEYS:
         raise ValueError(f"{display(key_id)} is taken: it stands for the program's own key")
     return key_id
@@ -124,7 +105,7 @@ def _good_place(place: str) -> str:
 def _good_project(project: str) -> str:
     """Refuse the name that the pool gives to a key without a project."""
     if project.startswith(OWN_PROJECT):
-        raise ValueError(f"found {display(project)}")
+        raise ValueError(f"found {display(project)}; no project begins with {OWN_PROJECT}")
     return project
 
 
@@ -134,15 +115,13 @@ def _bare_model(model: str) -> str:
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _Count = Annotated[int, Field(gt=0)]
-_A_TEXT = "a text that is not empty"
-_A_COUNT = "a whole number above 0, or left out if not known"
 
 
 class KeySpec(BaseModel):
     """One key of the pool: labels, limits and where its value is kept, never the value.
 
-    The same class as `APIKeyMetadata`, and one entry of keys.json. The description of each
-    field says what is allowed; the errors quote it.
+    The same class as `APIKeyMetadata`, and one entry of keys.json. The quick reference is made of
+    the descriptions.
 
     Raises:
         ValidationError: pydantic's, a ValueError; it shows no input.
@@ -153,45 +132,55 @@ class KeySpec(BaseModel):
     )
 
     key_id: Annotated[str, AfterValidator(_good_id)] = Field(
-        description="letters, digits and _, not beginning with a digit (it ends the name of the "
-        f"variable GEMINI_KEY_<key_id>), and neither {' nor '.join(SINGLE_KEYS)}"
+        description="letters, digits and `_`, no digit first; appears in logs and spans"
     )
     model: Annotated[_Text, AfterValidator(_bare_model)] | None = Field(
-        default=None, description=f"{_A_TEXT}: the model that this key is for"
+        default=None,
+        description="the model this key is for; other models use it only if no other key is "
+        "available",
     )
-    workload: _Text | None = Field(default=None, description=_A_TEXT)
-    tier: Tier | None = Field(default=None, description="free, tier1, tier2, tier3, paid")
+    workload: _Text | None = Field(default=None, description="a name for `workload()`")
+    tier: Tier | None = Field(
+        default=None, description="`free`, `tier1`, `tier2`, `tier3`, `paid`; see `KEYROT_TIERS`"
+    )
     platform: Platform = Field(
         default=GEMINI_API,
-        description="gemini_api, vertex_express (Vertex AI in express mode)",
+        description="`vertex_express`: the key is for [Vertex AI in express "
+        "mode](express-mode.md), and for nothing else",
     )
     project: Annotated[_Text, AfterValidator(_good_project)] | None = Field(
         default=None,
-        description=f"{_A_TEXT} and does not begin with {OWN_PROJECT}; keys of one project share "
-        "one quota",
+        description="keys of one project and platform share one quota; a key without a project "
+        "shares its quota with no other key",
     )
-    billing_account: _Text | None = Field(default=None, description=_A_TEXT)
-    priority: int = Field(default=0, description="a whole number; lower goes first")
-    weight: float = Field(default=1.0, gt=0, description="a number above 0")
-    rpm: _Count | None = Field(default=None, description=f"{_A_COUNT}: requests in a minute")
-    tpm: _Count | None = Field(default=None, description=f"{_A_COUNT}: input tokens in a minute")
-    rpd: _Count | None = Field(default=None, description=f"{_A_COUNT}: requests in a Pacific day")
+    billing_account: _Text | None = Field(
+        default=None, description="projects of one account share credit and spending caps"
+    )
+    priority: int = Field(
+        default=0,
+        description="lower goes first; a higher one is used only if no lower one is available",
+    )
+    weight: float = Field(
+        default=1.0, gt=0, description="share of the load under `spread`, if no limit is known"
+    )
+    rpm: _Count | None = Field(default=None, description="requests per minute")
+    tpm: _Count | None = Field(default=None, description="input tokens per minute")
+    rpd: _Count | None = Field(default=None, description="requests per Pacific day")
+    max_concurrency: _Count | None = Field(default=None, description="concurrent requests")
     usd_per_day: float | None = Field(
         default=None,
         ge=1e-6,
         le=1e6,
-        description="a number from 0.000001 to 1000000: US dollars that the key's project may "
-        "spend in a Pacific day (needs the extra cost)",
+        description="US dollars that the key's project may spend per Pacific day: see "
+        "[cost.md](cost.md#a-budget-for-the-day)",
     )
-    max_concurrency: _Count | None = Field(
-        default=None, description=f"{_A_COUNT}: requests under way at once"
-    )
-    active: bool = Field(default=True, description="true or false")
+    active: bool = Field(default=True, description="`false` disables the key")
     secret: Annotated[str, AfterValidator(_good_place)] | None = Field(
         default=None,
         repr=False,
-        description="a place, such as env://NAME, file:///run/secrets/NAME or vault://PATH#FIELD, "
-        "or left out for the store's default place",
+        description="where the value is stored: `env://NAME`, `file:///path`, `vault://…`, "
+        "`aws://…`, `azure://…`, `gcp://…` ([secrets.md](secrets.md)); without it, in the default "
+        "location of `SECRET_STORE_TYPE`",
     )
 
     @property
@@ -277,78 +266,45 @@ def load_keys(path: Path) -> tuple[KeySpec, ...]:
     Raises:
         ConfigError: If it is missing, unreadable or wrong; with every mistake in it.
     """
-    found = read_keys(path)
-    if found.problems:
-        raise ConfigError("\n".join(found.problems))
-    return found.keys
+    keys, problems = read_keys(path)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return keys
 
 
-class KeysFile(NamedTuple):
-    """What was read from a keys.json."""
-
-    keys: tuple[KeySpec, ...]
-    problems: list[str]
-    """A sentence for each thing that is wrong."""
-    warnings: list[str]
-    """A sentence for each field that is ignored."""
-
-
-def read_keys(path: Path) -> KeysFile:
-    """Read keys.json; never fails, see `KeysFile.problems`."""
+def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
+    """Return the keys of a keys.json, and a sentence for each thing that is wrong."""
+    name = one_line(hide_secrets(str(path)))
     entries, problem = _parse(path)
-    name = hide_secrets(str(path))
     if problem:
-        return KeysFile((), [f"{name}: {problem}"], [])
+        return (), [f"{name}: {problem}"]
     keys: list[KeySpec] = []
     problems: list[str] = []
     for number, entry in enumerate(entries, 1):
         key, wrong = _read_entry(number, entry)
         keys += [key] if key else []
         problems += [f"{name}, {text}" for text in wrong]
-    problems += [f"{name}, {text}" for text in _repeats(entries)]
-    return KeysFile(tuple(keys), problems, [f"{name}: {text}" for text in _ignored(entries)])
-
-
-_PENDING_BATCHES = "max_pending_batches"
-"""The limit of earlier versions, which counted pending batches."""
-_SHOWN = 3
-"""Keys in one warning."""
-
-
-def _ignored(entries: Iterable[object]) -> list[str]:
-    """Return which fields are ignored."""
-    found = [
-        _who(number, entry)
-        for number, entry in enumerate(entries, 1)
-        if isinstance(entry, dict) and _PENDING_BATCHES in entry
+    ids = Counter(key.key_id for key in keys)
+    problems += [
+        f"{name}, key {hide_secrets(key_id)}, field key_id: found in {times} entries; allowed: once"
+        for key_id, times in ids.items()
+        if times > 1
     ]
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return found and [
-        f"the field {_PENDING_BATCHES} of {', '.join(found[:_SHOWN])}{more} is ignored, since "
-        "pending batches are not counted; delete it"
-    ]
+    return tuple(keys), problems
 
 
 def _parse(path: Path) -> tuple[list[Any], str | None]:
     """Return the entries of the file, or why there are none."""
-    try:
-        if refusal := _refusal(path):
-            return [], refusal
-        # utf-8-sig: editors on Windows put a byte order mark first.
-        found = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_no_repeats)
-        json.dumps(found, ensure_ascii=False).encode()
-    except FileNotFoundError:
+    if not path.is_file():  # a pipe could not be read again when it changes
         return [], "there is no such file; create it (see keys_example.json) or name another"
+    try:
+        found = json.loads(path.read_text("utf-8-sig"))  # editors on Windows mark the byte order
     except OSError as error:
         return [], f"the file cannot be read: {error.strerror}"
     except json.JSONDecodeError as error:
         return [], f"not JSON, line {error.lineno}, column {error.colno}: {error.msg}"
     except UnicodeDecodeError as error:
         return [], f"not UTF-8 text, at byte {error.start}; save the file as UTF-8"
-    except UnicodeEncodeError:
-        return [], "a \\u escape in it stands for half a character; write the character itself"
-    except _RepeatedFieldError as error:
-        return [], f"the field {display(error.args[0])} stands twice in one entry; keep one"
     except (ValueError, RecursionError):
         return [], "not JSON that can be read: a number is too long or lists lie too deep"
     if not isinstance(found, list):
@@ -356,100 +312,34 @@ def _parse(path: Path) -> tuple[list[Any], str | None]:
     return found, None
 
 
-def _refusal(path: Path) -> str | None:
-    """Return why a file is not read."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-        return "it is no regular file: a pipe cannot be read again when it changes"
-    if found.st_size > LARGEST:
-        return f"the file is larger than {LARGEST // 10**6} MB, which no list of keys is"
-    return None
-
-
-class _RepeatedFieldError(Exception):
-    """Carry the name of a field that stands twice in one object."""
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entry: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in entry:
-            raise _RepeatedFieldError(name)
-        entry[name] = value
-    return entry
-
-
 def _read_entry(number: int, entry: object) -> tuple[KeySpec | None, list[str]]:
     """Return the entry's key, or a sentence for each field that is wrong."""
     if not isinstance(entry, dict):
         return None, [f"entry {number}: found {display(entry)}; allowed: an object, {{…}}."]
-    who = _who(number, entry)
+    key_id = entry.get("key_id")
+    who = f"entry {number}"
+    if isinstance(key_id, str) and _NAME.fullmatch(key_id) and hide_secrets(key_id) == key_id:
+        who = f"key {key_id}"
     pasted = [name for name, value in entry.items() if isinstance(value, str) and holds_key(value)]
     if pasted:
-        return None, [f"{who}, field {_field(name)}: {_PASTED}" for name in pasted]
-    read = {name: value for name, value in entry.items() if name != _PENDING_BATCHES}
+        text = f"found an API key itself (not shown here); {_VALUES_ELSEWHERE}."
+        return None, [f"{who}, field {hide_secrets(name)}: {text}" for name in pasted]
     try:
-        return KeySpec.model_validate(read), []
+        return KeySpec.model_validate(entry), []
     except ValidationError as error:
         found = error.errors(include_url=False)
-    return None, [f"{who}, {_sentence(problem)}" for problem in found]
-
-
-_PASTED = f"found an API key itself (not shown here); {_VALUES_ELSEWHERE}."
-
-
-def _who(number: int, entry: dict[str, Any]) -> str:
-    key_id = entry.get("key_id")
-    if isinstance(key_id, str) and _NAME.fullmatch(key_id) and hide_secrets(key_id) == key_id:
-        return f"key {key_id}"
-    return f"entry {number}"
-
-
-def _field(name: object) -> str:
-    return hide_secrets(str(name))
+    return None, [f"{who}, field {_sentence(problem)}" for problem in found]
 
 
 def _sentence(problem: Any) -> str:
-    """Return one of pydantic's problems as a sentence that shows no secret."""
-    name = _field(problem["loc"][0])
-    match problem["type"]:
-        case "extra_forbidden":
-            return f"unknown field {display(name)}; {_instead(name)}"
-        case "missing":
-            found = "missing"
-        case "value_error":
-            found = str(problem["ctx"]["error"])
-        case _ if name == "secret":
-            found = "found no place (not shown here)"
-        case _:
-            found = f"found {display(problem['input'])}"
-    hint = did_you_mean(str(problem["input"]), _HINTS[name]) if name in _HINTS else ""
-    return f"field {name}: {found}; allowed: {KeySpec.model_fields[name].description}.{hint}"
-
-
-_HINTS: Mapping[str, tuple[str, ...]] = {
-    "tier": ("free", "tier1", "paid"),
-    "platform": get_args(Platform),
-}
-"""What may be meant by a wrong word."""
-
-
-def _instead(name: str) -> str:
-    if name.lower() in _VALUE_FIELDS:
-        return _VALUES_ELSEWHERE
-    return f"allowed: {', '.join(KeySpec.model_fields)}.{did_you_mean(name, KeySpec.model_fields)}"
-
-
-def _repeats(entries: Iterable[object]) -> list[str]:
-    """Return which entries have the same id."""
-    seen: dict[str, list[str]] = {}
-    for number, entry in enumerate(entries, 1):
-        key_id = entry.get("key_id") if isinstance(entry, dict) else None
-        if isinstance(key_id, str):
-            seen.setdefault(key_id, []).append(str(number))
-    return [
-        f"key {_field(key_id)}, field key_id: found in the entries {' and '.join(numbers)}; "
-        "allowed: once. Give each key an id of its own."
-        for key_id, numbers in seen.items()
-        if len(numbers) > 1
-    ]
+    """Return pydantic's own sentence about a field, with what was found unless it may be secret."""
+    name = str(problem["loc"][0])
+    text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        hint = did_you_mean(name, KeySpec.model_fields)
+        if name.lower() in _VALUE_FIELDS:
+            hint = f" {_VALUES_ELSEWHERE}"
+        return f"{display(name)}: there is no such field.{hint}"
+    if name == "secret" or problem["type"] in ("missing", "value_error"):
+        return f"{name}: {text}."
+    return f"{name}: found {display(problem['input'])}. {text}."

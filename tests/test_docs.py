@@ -19,19 +19,16 @@ from support.docs_blocks import PAGES, ROOT, Block, blocks
 from support.forks import run_fork
 from support.servers import server
 
-from keyrot_middleware.events import EVENTS
-from keyrot_middleware.keys_file import KeySpec, read_keys
-from keyrot_middleware.settings import ALIASES, ARGUMENTS, ENV_NAMES, Settings
+from keyrot_middleware.keys_file import read_keys
+from keyrot_middleware.settings import ENV_NAMES
 from keyrot_middleware.telemetry import semconv as names
 from keyrot_middleware.telemetry.instruments import METRICS, NEW_METRICS
 from keyrot_middleware.testing import FakeGemini, Reply
 
 README = ROOT / "README.md"
-QUICK = ROOT / "docs" / "quick-reference.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
-SETTINGS = ROOT / "keyrot_middleware" / "settings.py"
 RUN = ("python", "opentelemetry-instrument", "docker", "prometheus", "celery", "streamlit")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 REPOSITORY = re.compile(re.escape(PROJECT["urls"]["Repository"]) + "/(?:blob|raw|tree)/main/")
@@ -145,7 +142,7 @@ def _commands() -> list[list[str]]:
 
 
 def _is_known(variable: str) -> bool:
-    own = {*ENV_NAMES.values(), *ALIASES, "GOOGLE_GEMINI_BASE_URL"}
+    own = {*ENV_NAMES.values(), "GOOGLE_GEMINI_BASE_URL"}
     return variable in own or variable.startswith(("GEMINI_KEY_", "OTEL_"))
 
 
@@ -198,34 +195,15 @@ def test_variables_of_ours_exist() -> None:
     )
     read = set(re.findall(r'"(KEYROT_\w+)"', stores))
     assert {"KEYROT_VAULT_PLACE", "KEYROT_AWS_SECRET", "KEYROT_GCP_SECRET"} <= read
-    assert {name.rstrip("_") for name in documented} <= {*ENV_NAMES.values(), *ALIASES} | read
+    assert {name.rstrip("_") for name in documented} <= {*ENV_NAMES.values()} | read
 
 
-def _rows(page: Path, heading: str) -> list[list[str]]:
-    """Return the cells of the table below a heading."""
-    below = page.read_text("utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    lines = [line for line in below.splitlines() if line.startswith("| `")]
-    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
-
-
-def _written(default: object) -> str:
-    if default is None or default == ():
-        return "-"
-    if isinstance(default, tuple):
-        return ",".join(default)
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:g}" if isinstance(default, int | float) else str(default)
-
-
-def test_settings_table_is_complete() -> None:
-    """The quick reference names each variable with its argument and default, and no other."""
-    rows = {row[0]: row[1:3] for row in _rows(QUICK, "Settings")}
-    fields = Settings.model_fields
-    assert rows == {
-        ENV_NAMES[name]: [name if name in ARGUMENTS else "-", _written(field.default)]
-        for name, field in fields.items()
-    }
+def test_the_tables_of_settings_are_those_of_the_code() -> None:
+    """Quick reference and .env.example are made of the tables of the code."""
+    script = str(ROOT / "tools" / "settings_docs.py")
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, check=False)
+    assert done.stdout == b""
+    assert done.returncode == 0
 
 
 def _documented(module: Path, name: str) -> dict[str, str]:
@@ -247,27 +225,6 @@ def test_the_error_of_an_exhausted_pool_is_documented() -> None:
     """The reference has its attributes, although the class is made when the SDK is imported."""
     (module,) = (ROOT / "keyrot_middleware").rglob("pool_exhausted.py")
     assert list(_documented(module, "KeyPoolExhausted")) == ["retry_at", "reasons"]
-
-
-def test_each_setting_is_documented() -> None:
-    """The reference says of each setting what it means, its default, its variable, and its unit."""
-    documented = _documented(SETTINGS, "SettingArguments")
-    assert tuple(documented) == ARGUMENTS
-    for name, text in documented.items():
-        default = Settings.model_fields[name].default
-        special = {EVENTS: "all of them", None: "none", (): "none"}
-        written = special.get(default, f"`{_written(default)}`")
-        assert text.endswith(f" Default: {written}. Variable: `{ENV_NAMES[name]}`."), name
-        assert not name.endswith("_s") or "in seconds" in text, name
-
-
-def test_key_fields_are_those_of_keys_json() -> None:
-    """The quick reference names each field of keys.json with its default, and no other."""
-    rows = {row[0]: row[1] for row in _rows(QUICK, "keys.json")}
-    assert rows == {
-        name: "required" if field.is_required() else _written(field.default)
-        for name, field in KeySpec.model_fields.items()
-    }
 
 
 def test_telemetry_page_names_everything_that_is_emitted() -> None:
@@ -375,7 +332,8 @@ def test_readme_is_short() -> None:
     text = README.read_text("utf-8")
     assert len(text.split()) <= 900
     assert len(text.splitlines()) <= 150
-    assert len(QUICK.read_text("utf-8").splitlines()) < 160
+    quick = ROOT / "docs" / "quick-reference.md"
+    assert len(quick.read_text("utf-8").splitlines()) < 160
 
 
 def test_readme_links_to_files_of_its_own_commit() -> None:

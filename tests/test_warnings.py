@@ -147,21 +147,6 @@ def test_malformed_lines_of_the_env_file_are_a_warning(here: Path) -> None:
     assert text == ".env, lines 3, 5: ignored, since it is not NAME=value"
 
 
-def test_a_field_of_keys_json_that_is_ignored_is_a_warning(here: Path) -> None:
-    """With the file and the keys; the keys are used."""
-    entries = [{"key_id": name, "max_pending_batches": 5} for name in "ABCDE"] + [{"key_id": "F"}]
-    path = here / "keys.json"
-    path.write_text(json.dumps(entries))
-    (text, _) = warnings_of(keys_file=path)
-    assert text == (
-        f"{path}: the field max_pending_batches of key A, key B, key C and 2 more is ignored, "
-        "since pending batches are not counted; delete it"
-    )
-    keyrot_middleware.uninstall()
-    path.write_text(json.dumps([{"key_id": "A", "max_pending_batches": "5"}]))
-    assert " of key A is ignored, " in warnings_of(keys_file=path)[0]
-
-
 def test_a_base_url_that_is_not_allowed_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call of the program bypasses the pool, which must not go unnoticed."""
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "https://gateway.example:8443/v1")

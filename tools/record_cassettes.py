@@ -20,9 +20,8 @@ from google import genai
 from google.genai import errors
 
 import keyrot_middleware
-from keyrot_middleware.config import ENV_NAMES, GOOGLE_HOST
 from keyrot_middleware.core.text import holds_key
-from keyrot_middleware.settings import ALIASES
+from keyrot_middleware.settings import ENV_NAMES, GOOGLE_HOST
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 from keyrot_middleware.testing.cassettes import recorder
 
@@ -71,7 +70,7 @@ def main(arguments: list[str]) -> int:
 @contextmanager
 def nothing_around() -> Iterator[None]:
     """Remove every setting, .env and keys.json of this machine, which would add keys."""
-    for name in (*ENV_NAMES.values(), *ALIASES):
+    for name in ENV_NAMES.values():
         os.environ.pop(name, None)
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         yield

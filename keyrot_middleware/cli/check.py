@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..config import LAST_RESORT_PRIORITY, load
+from ..config import load
 from ..core.availability import Availability
-from ..core.model import GEMINI_API, Platform
+from ..core.model import GEMINI_API, LAST_RESORT, Platform
 from ..core.text import plural
 from ..errors import ConfigError, KeyrotError
 from ..genai.key_check import check_keys, require_allowed_host
@@ -179,7 +179,7 @@ def _print_message(style: str, label: str, text: str) -> None:
 
 
 def _format_priority(number: int) -> str:
-    return "last resort" if number == LAST_RESORT_PRIORITY else str(number)
+    return "last resort" if number == LAST_RESORT else str(number)
 
 
 def _format_limits(key: KeyReport) -> str:

@@ -26,11 +26,8 @@ from ..secrets import SecretCache, open_secret_cache
 from ..settings import (
     BASE_URL_VARIABLES,
     ENV_NAMES,
-    NOT_IN_FILE,
     SECRET_SETTINGS,
     allowed_origins,
-    read_env_file,
-    spellings,
 )
 from ..telemetry.otlp import DeferredOtlpExport
 from .shared_pool import open_configured
@@ -202,15 +199,10 @@ def _alerts_problem(config: Config) -> str | None:
 
 
 def _setting_reports(config: Config) -> Iterator[SettingReport]:
-    in_file = read_env_file(config.env_file)
     for name, variable in ENV_NAMES.items():
-        source, names = "default", spellings(variable)
-        if any(os.environ.get(one, "").strip() for one in names):
-            source = "environment"
-        elif not set(names) & (set(os.environ) | NOT_IN_FILE) and any(
-            (in_file.get(one) or "").strip() for one in names
-        ):
-            source = ".env"
+        where = config.sources.get(name)
+        source = ".env" if where and where.endswith(" in .env") else "environment"
+        source = source if where else "default"
         value = getattr(config.settings, name)
         if name == "keys_file" and value is None and Path("keys.json").exists():
             value = "keys.json"  # found in the working directory

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Iterable
 from contextlib import suppress
 
 from ..config import Config, reread
@@ -139,15 +138,9 @@ class Refresher:
         """Use the keys of *config*."""
         locations, configured = self._stores.locate(config), config.candidates
         require_prices(configured)
-        self._warn_of(set(config.warnings).difference(self._config.warnings))
         self._config = config
         self._pool.configured = configured
         self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)
-
-    def _warn_of(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            _log.warning("pool %s: %s", self._pool.name, text)
-            warn_safely(text)
 
     def _renew(self) -> None:
         self._pool.settling = threading.Lock()

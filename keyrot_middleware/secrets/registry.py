@@ -20,7 +20,8 @@ from .local import EnvStore, InlineStore
 from .refresh import Answers, Refs
 
 if TYPE_CHECKING:
-    from ..config import Config, KeySpec
+    from ..config import Config
+    from ..keys_file import KeySpec
 
 __all__ = [
     "LazyStore",

@@ -129,9 +129,9 @@ class PoolFactory:
 
     def _isolate(self) -> None:
         """Hide the settings of this machine, and lead the SDK to the fake service."""
-        from keyrot_middleware.settings import ALIASES, ENV_NAMES  # noqa: PLC0415 - see above
+        from keyrot_middleware.settings import ENV_NAMES  # noqa: PLC0415 - see above
 
-        for name in (*ENV_NAMES.values(), *ALIASES):
+        for name in ENV_NAMES.values():
             self._monkeypatch.setenv(name, "")  # hides a line of .env too
         for name in _SWITCHES_TO_VERTEX:
             self._monkeypatch.delenv(name, raising=False)

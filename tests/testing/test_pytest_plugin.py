@@ -133,7 +133,7 @@ def test_the_fixtures_serve_a_users_tests(tmp_path: Path) -> None:
         "-W",
         "ignore:Inheritance class AiohttpClientSession:DeprecationWarning",
         GEMINI_API_KEYS="FAKE-of-this-machine",
-        KEYROT_SECRET_STORE_TYPE="file",
+        SECRET_STORE_TYPE="file",
         HTTP_PROXY="http://127.0.0.1:9",
     )
     assert done.returncode == 0, done.stdout + done.stderr

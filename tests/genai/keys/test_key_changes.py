@@ -265,25 +265,6 @@ def test_a_broken_keys_file_keeps_the_keys_and_is_logged_once(
     )
 
 
-def test_a_changed_keys_file_with_an_ignored_field_is_warned_of_once(
-    files: Files, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The new keys are used; later versions of the file with the same field add no line."""
-    for key_id in ("A", "B"):
-        files.put(key_id)
-    files.list("A")
-    files.install()
-    for names in ("AB", "B", "BA"):
-        files.list(*({"key_id": name, "max_pending_batches": 1} for name in names[:1]), *names[1:])
-        wait_for(lambda names=names: serving_keys() == list(names))
-    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [line.partition(": the field ")[2].partition(" is ignored")[0] for line in lines] == [
-        "max_pending_batches of key A",
-        "max_pending_batches of key B",
-    ]
-    assert lines[0].startswith(f"pool default: {files.keys_file}")
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_value_that_comes_after_the_rejection_is_found_by_the_next_calls(
     mode: str,

@@ -41,6 +41,7 @@ __all__ = [
     "CLIENT_HEADER",
     "KEY_NAMES",
     "NO_RETRY",
+    "OPENAI_RETRIES",
     "READ_OF_RESPONSES",
     "Call",
     "Head",
@@ -62,6 +63,8 @@ _INTERACTIONS = frozenset(
 )
 NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
+OPENAI_RETRIES = "x-stainless-retry-count"
+"""In each request of openai, which repeats a lost connection too."""
 _UPLOAD_URL = "x-goog-upload-url"
 _GOOGLE = "https://generativelanguage.googleapis.com:443"
 """A gateway passes on its upload URLs."""
@@ -79,7 +82,7 @@ class Incoming(NamedTuple):
     timeout_s: float = inf
     """How long the program waits for the response; `inf` if it has set nothing."""
     retries_5xx: bool = False
-    """The library itself sends a request again after a 5xx."""
+    """The library itself sends a request again after a 5xx or a lost connection."""
 
 
 class Refused(Exception):  # noqa: N818 - a refusal of the server, which reaches no caller
@@ -255,6 +258,7 @@ def _call_info(
     calls: PooledCalls, request: Incoming, collection: str, body: Mapping[str, Any]
 ) -> CallInfo:
     pool, path = calls.pool, request.url
+    retries = request.retries_5xx or OPENAI_RETRIES in request.headers
     stream = ":stream" in path.partition("?")[0] or body.get("stream") is True
     if collection in _INTERACTIONS:
         info = interactions.call_info(request.method, path, body)
@@ -263,7 +267,7 @@ def _call_info(
             stream=stream,
             workload=workload.get(),
             host=host_from_url(path),
-            sdk_retries=request.retries_5xx,
+            sdk_retries=retries,
         )
     return read_call(
         request.method,
@@ -273,7 +277,7 @@ def _call_info(
         host=host_from_url(path),
         scale=pool.token_scale,
         sticky=pool.policy.strategy == "sticky",
-        sdk_retries=request.retries_5xx,
+        sdk_retries=retries,
     )
 
 

@@ -19,6 +19,7 @@ from ..secrets import Secret
 from .calls import (
     CLIENT_HEADER,
     KEY_NAMES,
+    OPENAI_RETRIES,
     READ_OF_RESPONSES,
     Call,
     Head,
@@ -38,7 +39,7 @@ _DEFAULT_TIMEOUT = {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 _CODED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 _ENCODING = "accept-encoding"
 _CLIENT = CLIENT_HEADER.encode()
-_READ_OF_REQUESTS = frozenset(name.encode() for name in (*KEY_NAMES, CLIENT_HEADER))
+_READ_OF_REQUESTS = frozenset(name.encode() for name in (*KEY_NAMES, CLIENT_HEADER, OPENAI_RETRIES))
 _READ_OF_RESPONSES = frozenset(name.encode() for name in READ_OF_RESPONSES)
 
 

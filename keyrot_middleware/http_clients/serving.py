@@ -114,7 +114,7 @@ class Library(ABC):
                 except Exception as failure:
                     goes_on = call.go_on(failure)
                 if not goes_on:
-                    return self.last(call.take_error(), request)
+                    return self.last(call, request)
 
     def _serve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
         observer, opened = call.observe(), list[Any]()
@@ -186,7 +186,7 @@ class Library(ABC):
                 except Exception as failure:
                     goes_on = call.go_on(failure)
                 if not goes_on:
-                    return self.last(call.take_error(), request)
+                    return self.last(call, request)
 
     async def _aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
         observer, opened = call.observe(), list[Any]()
@@ -284,13 +284,15 @@ class Library(ABC):
         opened.clear()
         return self.streamed(response, body, found)
 
-    def last(self, error: Exception, request: Any) -> Any:
+    def last(self, call: Call, request: Any) -> Any:
         """Return the response that ends a call; raise what is none."""
+        error = call.take_error()
         if not isinstance(error, Refused):
             raise error
         if isinstance(error.response, Reply):
             return self.reply(error.response, request)
-        error.response.headers[NO_RETRY] = "false"  # it was sent again here already
+        if not call.call.info.sdk_retries or self.status(error.response) < 500:
+            error.response.headers[NO_RETRY] = "false"  # it was sent again here already
         return error.response
 
 

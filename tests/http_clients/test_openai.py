@@ -62,13 +62,21 @@ def test_a_bad_request_is_sent_once(gemini, pool) -> None:
     assert (gemini.sent("A"), gemini.sent("B")) == (1, 0)
 
 
-def test_our_retries_are_not_multiplied(gemini, pool) -> None:
-    """A 503 that stays is retried here, three sends in all, and not again by openai."""
-    pool("A", max_retries=2)
-    gemini.always("A", Reply.OVERLOADED)
-    with client_of(gemini) as client, pytest.raises(openai.InternalServerError):
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (Reply.OVERLOADED, openai.InternalServerError),
+        (Reply.RESET, openai.APIConnectionError),
+        (Reply.QUOTA_DAY, openai.RateLimitError),
+    ],
+)
+def test_retries_are_not_multiplied(reply, error, gemini, pool) -> None:
+    """What openai repeats, twice, the pool does not; a key's failure is the pool's alone."""
+    pool("A", max_retries=2, max_wait_s=0)
+    gemini.always("A", reply)
+    with client_of(gemini) as client, pytest.raises(error):
         ask(client)
-    assert gemini.sent("A") == 3
+    assert gemini.sent("A") == (1 if error is openai.RateLimitError else 3)
 
 
 def test_usage_is_booked(gemini, pool) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .events import PoolEvent
     from .key_manager import KeyManager, get_key_manager
     from .keys_file import KeySpec as APIKeyMetadata
-    from .monitoring.health import HealthStatus, ModelUsage
+    from .monitoring.view import HealthStatus, ModelUsage
 
 # Pytest rewrites the packages of its plugins, and warns where one was imported before it, as under
 # `keyrot run -m pytest`, unless the docstring says that it need not.
@@ -88,10 +88,10 @@ logging.getLogger("keyrot_middleware").addFilter(_in_one_line)
 
 _HOMES = {
     "APIKeyMetadata": ("keys_file", "KeySpec"),
-    "HealthStatus": ("monitoring.health", "HealthStatus"),
+    "HealthStatus": ("monitoring.view", "HealthStatus"),
     "KeyManager": ("key_manager", "KeyManager"),
     "KeyPoolExhausted": ("adapters.pool_exhausted", "KeyPoolExhausted"),
-    "ModelUsage": ("monitoring.health", "ModelUsage"),
+    "ModelUsage": ("monitoring.view", "ModelUsage"),
     "PoolEvent": ("events", "PoolEvent"),
     "PoolStatus": ("_install", "PoolStatus"),
     "bypass": ("_install", "bypass"),

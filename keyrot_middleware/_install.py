@@ -28,10 +28,8 @@ from .genai.wire import placeholder_guard
 from .guard import handle_internal_error
 from .http_clients import HttpClients
 from .keys_file import Tier, allowed_tiers
-from .monitoring.alert_receivers import open_receivers
-from .monitoring.alerts import AlertWatcher
-from .monitoring.health import HealthStatus, levels
-from .monitoring.report import pool_health
+from .monitoring.alerts import Alerts, open_receivers
+from .monitoring.view import HealthStatus, levels, pool_health
 from .prices import require_prices
 from .runtime.current import (
     bypassed,
@@ -490,10 +488,9 @@ def open_pool(
     pool.background.append(refresher)
     refresher.start()
     if receivers:
-        alerts = AlertWatcher(pool, receivers)
-        pool.event_listeners = (log, alerts)
+        alerts = Alerts(pool, receivers)
+        pool.event_listeners, pool.observers = (log, alerts), (*pool.observers, alerts)
         pool.background.insert(0, alerts)  # its last events are read from a state that is kept up
-        alerts.start()
     return pool
 
 

@@ -39,6 +39,7 @@ __all__ = [
 _REFUSALS = {
     "tier": (400, "FAILED_PRECONDITION"),
     "project": (400, "FAILED_PRECONDITION"),
+    "key_expired": (400, "INVALID_ARGUMENT"),
     "key_invalid": (400, "INVALID_ARGUMENT"),
     "unauthorized": (401, "UNAUTHENTICATED"),
     "key_leaked": (403, "PERMISSION_DENIED"),

@@ -16,6 +16,7 @@ EventName = Literal[
     "state_degraded",
     "state_recovered",
     "budget_reached",
+    "workload_degraded",
 ]
 EVENTS: tuple[EventName, ...] = get_args(EventName)
 

@@ -46,8 +46,7 @@ from .core.waiting import WaitingLines
 from .errors import ConfigError
 from .forks import after_fork
 from .key_lease import KeyLease, KeyUse, LeasedKey, Report, check_count, report, reported_usage
-from .monitoring.health import HealthStatus, health
-from .monitoring.report import source_of
+from .monitoring.view import HealthStatus, health, source_of
 from .runtime.pool import Clock, Pool, SystemClock
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys

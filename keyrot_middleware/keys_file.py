@@ -26,7 +26,15 @@ from pydantic import (
     ValidationError,
 )
 
-from .core.model import GEMINI_API, NO_LIMITS, OWN_PROJECT, Candidate, Limits, Platform
+from .core.model import (
+    GEMINI_API,
+    NO_LIMITS,
+    OWN_PROJECT,
+    Candidate,
+    Limits,
+    Platform,
+    smaller_limit,
+)
 from .core.text import did_you_mean, display, hide_secrets, holds_key, one_line
 from .errors import ConfigError
 
@@ -227,10 +235,10 @@ def allowed_tiers(names: Iterable[str]) -> frozenset[str]:
 def candidates_of(
     keys: Iterable[KeySpec], tiers: frozenset[str] | None = None
 ) -> tuple[Candidate, ...]:
-    """Return keys as selection and quota see them, each with the budget of its project.
+    """Return keys as selection and quota see them, each with the limits and budget of its project.
 
-    The keys of a project share its budget as they share its quota, and so do those that name none.
-    If they name different ones, the smallest holds.
+    The keys of a project share both, and so do those that name none. If they name different ones,
+    the smallest holds; limits of a key that has a `model` are for other keys of that model only.
 
     Args:
         keys: Those of the pool.
@@ -243,12 +251,35 @@ def candidates_of(
             for key in candidates
         )
     budgets: dict[str, float] = {}
+    limits: dict[tuple[str, str | None], Limits] = {}
     for key in candidates:
         if key.usd_per_day is not None:
             budgets[key.project] = min(budgets.get(key.project, inf), key.usd_per_day)
-    if not budgets:
+        if key.limits is not NO_LIMITS:
+            group = key.project, key.model
+            limits[group] = _smaller(key.limits, limits.get(group, NO_LIMITS))
+    if not budgets and not limits:
         return candidates
-    return tuple(replace(key, usd_per_day=budgets.get(key.project)) for key in candidates)
+    return tuple(
+        replace(
+            key,
+            usd_per_day=budgets.get(key.project),
+            limits=_smaller(
+                key.limits,
+                limits.get((key.project, key.model), NO_LIMITS),
+                limits.get((key.project, None), NO_LIMITS),
+            ),
+        )
+        for key in candidates
+    )
+
+
+def _smaller(own: Limits, *others: Limits) -> Limits:
+    """Return the smallest of each limit; `max_concurrency` is a key's own."""
+    for other in others:
+        smallest = map(smaller_limit, own, other)
+        own = Limits(*smallest)._replace(max_concurrency=own.max_concurrency)
+    return NO_LIMITS if own == NO_LIMITS else own
 
 
 def file_version(path: Path) -> tuple[int, int, int] | None:

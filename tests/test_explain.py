@@ -6,7 +6,7 @@ import pytest
 from support.pool import Rig, key
 
 from keyrot_middleware import KeyManager, KeyrotError
-from keyrot_middleware.monitoring.report import source_of
+from keyrot_middleware.monitoring.view import source_of
 
 MODEL = "gemini-2.5-flash"
 

@@ -16,8 +16,7 @@ from google import genai
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
-from keyrot_middleware.cli.check_report import build_report
-from keyrot_middleware.config import load
+from keyrot_middleware.cli.check import check
 from keyrot_middleware.testing import FakeGemini
 
 KEY = "FAKE-value-of-a-key"
@@ -81,12 +80,14 @@ def test_a_newer_sdk_is_a_warning_when_it_is_imported(tmp_path: Path) -> None:
         assert ran.stderr.count(shown) == ran.stderr.count("KeyrotWarning") == count
 
 
-def test_an_older_sdk_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_sdk_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """At install() and in `keyrot check`: nothing is patched, and no log may be set up."""
     monkeypatch.setattr("keyrot_middleware.config.version", lambda _: "1.64.0")
     (text,) = warnings_of(keys=[KEY])
     assert text.startswith("google-genai 1.64.0 is installed, and the pool serves 1.65 and newer")
-    assert text in build_report(load(keys=[KEY])).warnings
+    monkeypatch.setenv("GEMINI_API_KEYS", KEY)
+    check(live=False, model=None, as_json=True)
+    assert text in json.loads(capsys.readouterr().out)["warnings"]
 
 
 def test_several_keys_in_one_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

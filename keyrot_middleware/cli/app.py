@@ -103,7 +103,7 @@ def _explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say which key a call would get now, and why not the others; nothing is sent."""
-    from .explain import explain  # noqa: PLC0415 - each command loads what it needs
+    from .status import explain  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(explain(model, tokens, workload, as_json=as_json))
 
@@ -135,9 +135,9 @@ def _reset(
     ],
 ) -> None:
     """Make a key of a shared state available again."""
-    from .reset import reset  # noqa: PLC0415 - each command loads what it needs
+    from .status import change  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(reset(key_id))
+    raise typer.Exit(change(key_id, "reset"))
 
 
 @_command("disable")
@@ -147,9 +147,9 @@ def _disable(
     ],
 ) -> None:
     """Keep new calls of all processes from a key of a shared state, for 30 days at most."""
-    from .reset import set_active  # noqa: PLC0415 - each command loads what it needs
+    from .status import change  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(set_active(key_id, active=False))
+    raise typer.Exit(change(key_id, "disable"))
 
 
 @_command("enable")
@@ -159,9 +159,9 @@ def _enable(
     ],
 ) -> None:
     """Use a disabled key of a shared state again."""
-    from .reset import set_active  # noqa: PLC0415 - each command loads what it needs
+    from .status import change  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(set_active(key_id, active=True))
+    raise typer.Exit(change(key_id, "enable"))
 
 
 @_command("demo")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from ..config import Config, load
@@ -14,69 +15,24 @@ from ..core.selection import Selector
 from ..core.text import mask_url
 from ..errors import KeyrotError
 from ..genai.key_check import check_key, describe_check, require_allowed_host
-from ..monitoring.health import KeyView, views, without_value
-from ..monitoring.report import PoolReport
+from ..monitoring.view import PoolReport, Row, look
 from ..runtime.activity import Activity
 from ..secrets import open_secret_cache
 from ..settings import allowed_origins
 from ..state import open_shared
-from ..state.base import SharedState, State
-
-__all__ = [
-    "NOT_SHARED",
-    "MissingValues",
-    "SharedPool",
-    "open_configured",
-    "open_source",
-    "pool_of",
-    "report_of_shared",
-    "shared_pool",
-]
+from ..state.base import SharedState
 
 NOT_SHARED = """\
 With KEYROT_STATE_URL=memory:// the state of a pool lives inside each process that uses it, so this
 command cannot see it. Choose one of these:
 
     KEYROT_STATE_URL=sqlite                   one state for all processes of this host, in a file
+    KEYROT_STATE_URL=redis://…                one state for all processes of several hosts
     keyrot_middleware.ui.app()                a page to mount in the program (extra ui)
     keyrot_middleware.status()                in the program: everything, as a dict
-    keyrot_middleware.reset("key_1")          in the program: make a key available again
-    KEYROT_STATE_URL=redis://…                one state for all processes of several hosts"""
-
-
-@dataclass(frozen=True, slots=True)
-class SharedPool:
-    """A pool and where it is shared."""
-
-    name: str
-    keys: dict[str, Candidate]
-    state: SharedState
-    url: str
-    """The URL, without user and password."""
-    config: Config = field(repr=False)
-
-
-@contextmanager
-def shared_pool() -> Iterator[SharedPool | None]:
-    """Open the state that the settings name; None where it is not shared.
-
-    Raises:
-        ConfigError: A setting or keys.json is wrong, or rotation is switched off, or has no key.
-        MissingExtraError: The library of the state is not installed.
-    """
-    config = load()
-    problem = _nothing_to_show(config)
-    if problem:
-        raise KeyrotError(problem)
-    name, state = config.settings.pool, open_configured(config)
-    if state is None:
-        yield None
-        return
-    try:
-        keys = {key.key_id: key for key in state.with_values(pool_of(config).values())}
-        yield SharedPool(name, keys, state, mask_url(config.state_url), config)
-    finally:
-        state.close()
+    keyrot_middleware.reset("key_1")          in the program: make a key available again"""
+NO_SERVICE_HAS_IT = "no service that uses this pool has reported one"
+NOT_HERE = "not found on this machine, and no service has reported one"
 
 
 def open_configured(config: Config) -> SharedState | None:
@@ -90,24 +46,34 @@ def open_configured(config: Config) -> SharedState | None:
     return open_shared(config.state_url, config.policy, time.time, pool=name, variable=variable)
 
 
-def _nothing_to_show(config: Config) -> str | None:
+@contextmanager
+def open_report() -> Iterator[PoolReport | None]:
+    """Open the report of the shared pool that the settings name; None where it is not shared.
+
+    Raises:
+        KeyrotError: A setting is wrong, there is no key, or the state cannot be read.
+    """
+    config = load()
     if not config.settings.enabled:
-        return "rotation is switched off by ENABLE_KEY_ROTATION: there is no pool"
+        raise KeyrotError("rotation is switched off by ENABLE_KEY_ROTATION: there is no pool")
     if not config.keys:
-        return "no key: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json"
-    return None
+        raise KeyrotError("no key: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json")
+    state = open_configured(config)
+    if state is None:
+        yield None
+        return
+    try:
+        report = _report(config, state)
+        try:
+            state.check()
+        except KeyrotError as error:  # it can be read, but not be counted in
+            print(f"keyrot: {error}; services use in-process limits meanwhile", file=sys.stderr)
+        yield report
+    finally:
+        state.close()
 
 
-def pool_of(config: Config) -> dict[str, Candidate]:
-    """List the keys of the pool by id."""
-    return {key.key_id: key for key in config.candidates}
-
-
-NO_SERVICE_HAS_IT = "no service that uses this pool has reported one"
-NOT_HERE = "not found on this machine, and no service has reported one"
-
-
-class MissingValues:
+class _MissingValues:
     """Which keys of a shared pool have no value, by what its services have reported.
 
     Whoever looks at a pool need not have its values. Only where no service has ever used the pool,
@@ -115,91 +81,60 @@ class MissingValues:
     """
 
     def __init__(self, config: Config) -> None:
-        """Look up nothing yet."""
         self._config = config
-        self._missing_here: frozenset[str] | None = None
+        self._here: frozenset[str] | None = None
         self.reasons: dict[str, str] = {}
-        """Why each key of the last look has none, by its id."""
 
-    def find(self, state: State, keys: Sequence[Candidate]) -> frozenset[str]:
-        """Return the ids of the keys without a value.
-
-        Args:
-            state: The shared state.
-            keys: All keys of the pool, as `State.with_values` returns them.
-
-        Raises:
-            KeyrotError: The state cannot be read.
-        """
+    def find(self, state: SharedState, keys: Sequence[Candidate]) -> None:
+        """Set `reasons` for *keys*, as `State.with_values` returns them."""
         unknown = [key for key in keys if not (key.fingerprint or key.disabled)]
-        found: Iterable[str] = ()
-        if unknown:
-            last_used = state.snapshot(unknown)
-            found = [k.key_id for k in unknown if last_used[k.key_id].last_used is None]
-        is_reported = any(key.fingerprint for key in keys)
-        if found and not is_reported:
-            found = self._look_up().intersection(found)
+        known = state.snapshot(unknown) if unknown else {}
+        found = {key.key_id for key in unknown if known[key.key_id].last_used is None}
+        why = NO_SERVICE_HAS_IT
+        if found and not any(key.fingerprint for key in keys):
+            why, found = NOT_HERE, found & self._look_up()
         self.reasons.clear()
-        self.reasons.update(dict.fromkeys(found, NO_SERVICE_HAS_IT if is_reported else NOT_HERE))
-        return frozenset(found)
+        self.reasons.update(dict.fromkeys(found, why))
 
     def _look_up(self) -> frozenset[str]:
-        if self._missing_here is None:
+        if self._here is None:
             secrets = open_secret_cache(self._config)
             try:
-                self._missing_here = frozenset(secrets.unresolved)
+                self._here = frozenset(secrets.unresolved)
             finally:
                 secrets.close()
-        return self._missing_here
+        return self._here
 
 
-def report_of_shared(pool: SharedPool) -> PoolReport:
-    """Return the report of a shared pool.
-
-    Raises:
-        KeyrotError: The state cannot be read.
-    """
-    missing = MissingValues(pool.config)
-    missing.find(pool.state, list(pool.keys.values()))  # a store that cannot be opened is named now
+def _report(config: Config, state: SharedState) -> PoolReport:
+    missing = _MissingValues(config)
 
     def keys() -> list[Candidate]:
         # Read again each time: a key has other records as soon as a service uses a new value.
-        return pool.state.with_values(pool.keys.values())
+        return state.with_values(config.candidates)
 
-    def found() -> list[tuple[Candidate, KeyView]]:
+    def rows() -> list[Row]:
         all_keys = keys()
-        seen = views(pool.state, all_keys)
-        for key_id in missing.find(pool.state, all_keys):
-            seen[key_id] = without_value(seen[key_id])
-        return [(key, seen[key.key_id]) for key in all_keys]
+        missing.find(state, all_keys)
+        return look(state, all_keys, missing.reasons)
 
     def selector() -> Selector:
         able = [key for key in keys() if key.key_id not in missing.reasons]
-        return Selector(able, pool.config.policy.strategy)
+        return Selector(able, config.policy.strategy)
 
+    missing.find(state, keys())  # a store that cannot be opened is named now
     return PoolReport(
-        name=pool.name,
-        state=pool.state,
-        state_url=pool.url,
-        views=found,
-        activity=Activity(pool.state, time.time),
+        name=config.settings.pool,
+        state=state,
+        state_url=mask_url(config.state_url),
+        rows=rows,
+        activity=Activity(state, time.time),
         selector=selector,
         now=time.time,
         missing=missing.reasons,
-        trace_url=pool.config.settings.trace_url,
-        check=partial(_check, pool.config),
+        trace_url=config.settings.trace_url,
+        check_key=partial(_check, config),
     )
-
-
-@contextmanager
-def open_source() -> Iterator[PoolReport | None]:
-    """Open the report of the shared pool that the settings name; None where it is not shared.
-
-    Raises:
-        KeyrotError: A setting is wrong, there is no key, or the state cannot be read.
-    """
-    with shared_pool() as pool:
-        yield report_of_shared(pool) if pool is not None else None
 
 
 def _check(config: Config, key_id: str) -> str:

@@ -19,10 +19,10 @@ from urllib.parse import quote
 
 from ..core.text import one_line
 from ..errors import ConfigError, KeyrotError, MissingExtraError
-from ..monitoring.report import StatusSource
+from ..monitoring.view import PoolReport
 from ..ui import app
 from ..ui.tokens import HOW_TO_MAKE, check_token
-from .shared_pool import NOT_SHARED, open_source
+from .shared_pool import NOT_SHARED, open_report
 
 __all__ = ["ui"]
 
@@ -47,7 +47,7 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
         return _fail(error, 2)
     with contextlib.closing(listener):
         try:
-            with open_source() as source, tempfile.TemporaryDirectory() as folder:
+            with open_report() as source, tempfile.TemporaryDirectory() as folder:
                 if source is None:
                     print(NOT_SHARED, file=sys.stderr)
                     return 1
@@ -74,7 +74,7 @@ def _fail(error: KeyrotError, code: int) -> int:
 
 
 def _make_server(
-    source: StatusSource, token: str, actions: bool, on_start: Callable[[], None]
+    source: PoolReport, token: str, actions: bool, on_start: Callable[[], None]
 ) -> Any:
     """Make a server of uvicorn, which may not be installed.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import isfinite
 from typing import Literal, NamedTuple, get_args
 
@@ -13,7 +12,6 @@ __all__ = [
     "AVAILABLE",
     "DISABLED_BY_HAND",
     "KEY_STATES",
-    "REJECTED",
     "Availability",
     "KeyState",
     "availability",
@@ -23,8 +21,6 @@ KeyState = Literal["available", "limited", "cooling_down", "rejected", "unresolv
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
 """The state of a key, in the words of status(), the CLI, metrics and the docs."""
 
-REJECTED = KEY_REJECTIONS | {"project_suspended"}
-"""The failure classes that reject every call of a key."""
 DISABLED_BY_HAND = "disabled"
 """The reason of a cooldown that an operator began, to keep a key from being used."""
 _LIMITED = frozenset({"rpm", "tpm", "rpd", "usd", "usd_reserved", "concurrency"})
@@ -43,24 +39,16 @@ class Availability(NamedTuple):
 AVAILABLE = Availability("available")
 
 
-def availability(blocks: Iterable[Block | None]) -> Availability:
-    """Combine the blocks of a key, one per model; None stands for an available model.
-
-    The key is available if it is for any of the models; else the block that ends first decides.
-    """
-    found = [AVAILABLE if block is None else _blocked(block) for block in blocks]
-    if not found or AVAILABLE in found:
+def availability(block: Block | None) -> Availability:
+    """Return what a block means; None stands for none."""
+    if block is None:
         return AVAILABLE
-    return min(found, key=lambda one: (one.at is None, one.at or 0.0))
-
-
-def _blocked(block: Block) -> Availability:
     known = isfinite(block.until) and block.reason not in IN_USE
     state: KeyState = "cooling_down"
     if block.reason in _LIMITED:
         state = "limited"
     elif block.reason == DISABLED_BY_HAND:
         state = "disabled"
-    elif block.reason in REJECTED:
+    elif block.reason in KEY_REJECTIONS:
         state = "rejected"
     return Availability(state, block.until if known else None, block.reason)

@@ -48,6 +48,7 @@ from .windows import (
 
 __all__ = [
     "DAILY_BACKOFF",
+    "GOOGLE_SAYS",
     "KEY_REJECTIONS",
     "LONG_S",
     "REJECTIONS",
@@ -246,9 +247,16 @@ RULES: tuple[Rule, ...] = (
     Rule(name="transport", transport="other"),
     # The value of the key is rejected (A5, A6).
     Rule(
+        name="key_expired",
+        text=_text(r"^API key expired\. Please\b"),
+        scope=Scope.KEY,
+        backoff=SLOW_BACKOFF,
+        rejected=True,
+    ),
+    Rule(
         name="key_invalid",
         reasons=frozenset({"API_KEY_INVALID"}),
-        text=_text(r"^API key (?:not valid|not found|expired)\. Please\b"),
+        text=_text(r"^API key not (?:valid|found)\. Please\b"),
         scope=Scope.KEY,
         backoff=SLOW_BACKOFF,
         rejected=True,
@@ -474,6 +482,13 @@ RULES: tuple[Rule, ...] = (
 
 REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected)
 """The classes in which Google rejects the value of a key, for one method at least."""
+GOOGLE_SAYS = {
+    "key_expired": "API key expired. Please renew the API key.",
+    "key_invalid": "API key not valid. Please pass a valid API key.",
+    "key_leaked": "Your API key was reported as leaked. Please use another API key.",
+    "project_suspended": "Permission denied: Consumer has been suspended.",
+}
+"""Google's own sentence for a class, by which people search for it."""
 KEY_REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected and rule.scope is Scope.KEY)
 """Those that apply to every call: such a key is *rejected*."""
 

@@ -14,6 +14,7 @@ from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
 from .affinity import owner_lifetime
+from .failures import KEY_REJECTIONS
 from .model import (
     NO_LIMITS,
     Block,
@@ -98,6 +99,8 @@ class KeyHealth:
     cooldown_scope: str | None = None
     last_error: str | None = None
     """The class of its latest failure, such as `quota_minute`, even if no key was penalized."""
+    rejection: str | None = None
+    """The class in which Google rejected its value; no request has succeeded since."""
     used: Sequence[Used] = ()
     spent_usd: float | None = None
     """What its project has spent of its budget in the Pacific day; None: it has no budget."""
@@ -818,9 +821,15 @@ def snapshot(
             Used(bucket, quota.requests, quota.tokens, quota.day_requests, quota.learned)
         )
     latest = _latest_cooldowns(cooldowns, now)
+    rejections = {  # also those whose time is over: a probe may fail again
+        name[1]: cooldown.failure
+        for name, cooldown in cooldowns.items()
+        if name[0] == "key" and cooldown.failure in KEY_REJECTIONS
+    }
     found = {}
     for key in keys:
         health = _describe(key, known.get(key.key_id, KeyHealth()), used, latest)
+        health.rejection = rejections.get(key.record)
         if key.usd_per_day is not None:
             health.spent_usd = _spent(spending.get(key.project), now)
         found[key.key_id] = health

@@ -1,404 +1,458 @@
-"""Watch a pool, and deliver what an operator wants to know; see events.py and docs/alerts.md.
+"""Tell a program, and the services that Apprise knows, what happens to a pool; see docs/alerts.md.
 
-Calls report an exhausted pool and a rejected key as they happen; everything else is found by a look
-at the pool every few seconds, in a thread that exists only if the program wants events. Of one
-event and key there is one message in ten minutes; with a shared state, one for all processes.
+Each event is found where it happens, in a call: its failure, or the success after one. What a
+project has used is looked up in the background, after calls that succeeded. Each receiver has a
+bounded queue and at most one thread, which exists while there is something to deliver. One that
+hangs delays its own events and nothing else. Of one event and key there is one message in ten
+minutes.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import logging
 import re
 import threading
 import time
+import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from math import inf, isfinite
-from typing import NamedTuple
+from types import TracebackType
+from typing import Any
 
-from ..core.availability import REJECTED
-from ..core.commands import Settle, Sleep
+from pydantic import SecretStr
+
+from ..core.commands import Command, Settle, Sleep
+from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
-from ..core.model import Block, CallInfo, Candidate
-from ..core.text import one_line, utc
+from ..core.model import CallInfo, Candidate, Lease, LeaseOutcome
+from ..core.text import did_you_mean, display, one_line, utc
+from ..core.windows import HOUR_S
+from ..errors import ConfigError, MissingExtraError
 from ..events import EventName, PoolEvent
 from ..exits import time_left
 from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
+from ..settings import ENV_NAMES
+from ..state.base import KeyHealth
 from ..telemetry.log_text import format_time
-from .alert_receivers import Receiver, restore_loggers
-from .health import KeyView, pool_views, quota_utilization
-
-__all__ = ["AlertWatcher"]
+from ..telemetry.otel_api import suppress_instrumentation
+from .view import VERB, blocks_of, utilization
 
 _log = logging.getLogger("keyrot_middleware")
 
-LOOK_S = 2.0
-"""Seconds between two looks at the pool."""
-LOOK_SHARE = 20
-"""A look that takes long is followed by a pause so many times as long: 5 % of one core at most."""
 REPEAT_S = 600.0
 """The shortest time between two messages about the same event and key."""
-SAME_S = 5.0
-"""A message of another process within this time before our last check is about the same thing."""
-NOTICE_S = 30.0
-"""A call does not report again what was reported so recently."""
-NOTICED_MAX = 1_000
+LOOK_S = 2.0
+"""How long after a call it is looked up what its project has used, with other calls' projects."""
 STOP_S = 2.0
 """How long uninstall() waits for what is being delivered."""
+QUEUE_MAX = 100
+"""Events that wait for one receiver; of more, the oldest are dropped."""
+TRIES = 3
+RETRY_S = 1.0
+"""The pause before the second try of a delivery; it doubles."""
+TIMEOUT_MAX_S = 10.0
+"""The longest time limit of one connection or answer that a URL may ask for with cto= and rto=."""
+THREAD_NAME = "keyrot-alert"
 QUOTA_SHARE = 0.8
+_NAMES_MAX = 1_000
 _MODEL = re.compile(r"[A-Za-z0-9._/:-]{1,200}")
+_LOGGERS = ("apprise", "urllib3.connectionpool")
 _WINDOWS = {
     "rpm": "requests per minute (RPM)",
     "tpm": "input tokens per minute (TPM)",
     "rpd": "requests per day (RPD)",
 }
+_TYPES: dict[EventName, str] = {
+    "pool_exhausted": "failure",
+    "key_rejected": "failure",
+    "key_available_again": "success",
+    "state_recovered": "success",
+}
+"""The kind of a notification in Apprise, which decides its color or icon; else a warning."""
 
 
-class _Found(NamedTuple):
-    """Something that may become an event."""
+class Receiver:
+    """Does one thing after the other in a thread of its own."""
 
-    event: EventName
-    key_id: str | None
-    at: float
-    text: str
-    reason: str | None = None
-    available_at: float | None = None
-
-
-class _Exhaustion(NamedTuple):
-    """What a call found when no key was available."""
-
-    at: float
-    model: str
-    blocks: Mapping[str, Block]
-
-
-_Condition = tuple[EventName, str | None, str]
-"""What lasts until it ends: an event, a key, and a window of a model where there are several."""
-
-
-class AlertWatcher:
-    """Finds the events of one pool and hands them to receivers; a `PoolEventListener`."""
-
-    def __init__(self, pool: Pool, receivers: Sequence[Receiver]) -> None:
-        """Start nothing yet."""
-        self._pool, self._receivers = pool, receivers
-        self._on = False
-        self._noticed: dict[tuple[str, str], float] = {}
-        self._dropped = False
-        self._reported: set[_Condition] = set()
-        """Conditions that hold and were reported, here or by another process."""
-        self._is_first_look = not pool.state.is_local
-        """At the first look at a shared state; what holds then was reported by others."""
-        self._is_degraded = False
-        """It was reported that the shared state is unreachable."""
-        self._postponed: dict[tuple[EventName, str | None], float] = {}
-        """When a condition may be reported whose event was sent before, epoch seconds."""
-        self._rejected: set[str] = set()
-        """Keys that were rejected and are not available again yet."""
-        self._exhausted: _Exhaustion | None = None
-        """The last reported one, until a key is available again."""
-        self._look_at = -inf
-        """When to look next, by `time.monotonic()`."""
-        self._looked_at: float | None = None
-        """When the last look was, epoch seconds."""
-        self._renew()
-        after_fork(self, AlertWatcher._in_child)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._on = True
-        self._exit = weakref.finalize(self, _at_exit, weakref.ref(self))
-        self._start_thread()
-
-    def stop(self, wait_s: float = STOP_S) -> None:
-        """Stop the thread; wait so long for what is being delivered."""
-        if not self._on:
-            return
-        self._on = False
-        self._exit.detach()
-        until = time.monotonic() + wait_s
-        self._wake.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join(wait_s)
-        for receiver in self._receivers:
-            receiver.close(until)
-        restore_loggers()
-
-    # In the thread of a call ---------------------------------------------------------------------
-
-    def keep_running(self) -> None:
-        """Start the thread again if it has ended although nobody stopped it."""
-        if not self._on or self._thread.is_alive():
-            return
-        with self._lock, suppress(RuntimeError):  # no thread can be started
-            if not self._thread.is_alive():
-                self._start_thread()
-
-    def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:
-        """Notice a rejected key."""
-        verdict = command.outcome.verdict if isinstance(command, Settle) else None
-        if verdict is None or verdict.failure not in REJECTED:
-            return
-        assert isinstance(command, Settle)  # noqa: S101 - narrowed above
-        key_id = command.lease.key_id
-        if self._is_new("key_rejected", key_id, command.at):
-            until = reply if isinstance(reply, int | float) else None
-            self._notice(_rejection(key_id, command.at, verdict.failure, until))
-
-    def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
-        """Notice that no key was available."""
-        found = error.unavailable
-        if self._is_new("pool_exhausted", "", found.at):
-            self._notice(_Exhaustion(found.at, info.quota_model, found.blocks))
-
-    def _is_new(self, event: str, key_id: str, at: float) -> bool:
-        before = self._noticed.get((event, key_id))
-        if before is not None and 0 <= at - before < NOTICE_S:
-            return False
-        if len(self._noticed) >= NOTICED_MAX:
-            self._noticed = {}
-        self._noticed[event, key_id] = at
-        return True
-
-    def _notice(self, found: _Found | _Exhaustion) -> None:
-        if len(self._queue) == self._queue.maxlen:
-            self._dropped = True
-        self._queue.append(found)
-        self._wake.set()
-
-    # In the thread of the watcher ----------------------------------------------------------------
-
-    def turn(self) -> float | None:
-        """Do what is due; return the seconds until the next look, None if stopped."""
-        on = self._on
-        try:
-            self.report_noticed()
-            if on and time.monotonic() >= self._look_at:
-                began = time.monotonic()
-                self._look_at = began + LOOK_S  # in case it fails
-                self.look()
-                took = time.monotonic() - began
-                self._look_at = began + took + max(LOOK_S, LOOK_SHARE * took)
-        except Exception:
-            handle_internal_error("alerts")
-        return max(self._look_at - time.monotonic(), 0.0) if on else None
-
-    def report_noticed(self) -> None:
-        """Report what calls have noticed."""
-        while self._queue:
-            found = self._queue.popleft()
-            if isinstance(found, _Exhaustion):
-                if self._claim("pool_exhausted", None) == 0:
-                    self._exhausted = found
-                    self._send(_exhaustion(found))
-                continue
-            if found.key_id is not None:
-                self._rejected.add(found.key_id)
-            condition: _Condition = (found.event, found.key_id, "")
-            if condition not in self._reported and self._report(found, lasts=True):
-                self._reported.add(condition)
-        if self._dropped:
-            self._dropped = False
-            text = "pool %s: more events than the alerts can take; the oldest are dropped"
-            _log.warning(text, self._pool.name)
-
-    def look(self) -> None:
-        """Compare the pool with what was reported."""
-        pool, degraded = self._pool, self._pool.state.degraded
-        views = pool_views(pool)
-        now = pool.clock.time()
-        self._compare_state(now)
-        if not degraded and not pool.state.degraded:  # else what others found is not in the views
-            found = _conditions(views, now)
-            if self._is_first_look:
-                self._is_first_look = False
-                self._reported |= found.keys()
-            self._reported &= found.keys()
-            self._compare_keys(views, found, now)
-        self._looked_at = now
-
-    def _compare_state(self, now: float) -> None:
-        if self._pool.state.degraded:
-            if not self._is_degraded:
-                text = "the shared state is unreachable; this process uses in-process limits"
-                found = _Found("state_degraded", None, now, text)
-                self._is_degraded = self._report(found, lasts=True)
-        elif self._is_degraded:
-            self._is_degraded = False
-            text = "the shared state is reachable again; limits are shared again"
-            self._report(_Found("state_recovered", None, now, text))
-
-    def _compare_keys(
+    def __init__(
         self,
-        views: Iterable[tuple[Candidate, KeyView]],
-        found: dict[_Condition, _Found],
-        now: float,
+        name: str,
+        deliver: Callable[[Any], object],
+        *,
+        tries: int = 1,
+        events: Collection[EventName] | None = None,
     ) -> None:
-        new: dict[tuple[EventName, str | None], set[_Condition]] = {}
-        for condition in found.keys() - self._reported:
-            new.setdefault(condition[:2], set()).add(condition)
-        for conditions in new.values():
-            parts = [found[one] for one in sorted(conditions, key=str)]
-            text = f"{parts[0].text}{''.join(f', and {_window(part)}' for part in parts[1:])}"
-            if self._report(parts[0]._replace(text=text), lasts=True):
-                self._reported |= conditions
-        self._rejected |= {one[1] for one in found if one[0] == "key_rejected" and one[1]}
-        keys = {}
-        for key, view in views:
-            keys[key.key_id] = view
-            if key.key_id in self._rejected and view.overall.state == "available":
-                self._rejected.discard(key.key_id)
-                self._report(_return(key.key_id, now))
-        self._rejected &= keys.keys()
-        self._compare_exhausted(keys, now)
-
-    def _compare_exhausted(self, keys: dict[str, KeyView], now: float) -> None:
-        """Report the first key that is available again after the pool was exhausted."""
-        exhausted = self._exhausted
-        for key_id in exhausted.blocks if exhausted is not None else ():
-            view = keys.get(key_id)
-            if view is None or exhausted is None:
-                continue
-            if view.models.get(exhausted.model, view.overall).state == "available":
-                self._exhausted = None
-                self._report(_return(key_id, now))
-                return
-
-    def _report(self, found: _Found, *, lasts: bool = False) -> bool:
-        """Send an event, unless it was sent within ten minutes, here or by another process.
+        """Start nothing yet.
 
         Args:
-            found: The event.
-            lasts: What it is about lasts. If the earlier event was about something else, this one
-                is to be reported again as soon as the ten minutes are over.
-
-        Returns:
-            Whether it counts as reported.
+            name: For log lines; holds no secret.
+            deliver: Delivers an event, or raises.
+            tries: How often a delivery is tried.
+            events: Which events to deliver; None for all.
         """
-        name, now = (found.event, found.key_id), self._pool.clock.time()
-        if 0 < self._postponed.get(name, now) - now <= REPEAT_S:
-            return False
-        self._postponed.pop(name, None)
-        left = self._claim(*name)
-        if left == 0:
-            self._send(found)
-        elif lasts:
-            since = LOOK_S if self._looked_at is None else now - self._looked_at
-            if REPEAT_S - left > since + SAME_S:
-                self._postponed[name] = now + left
-                return False
-        return True
+        self.name = name
+        self._deliver, self._tries, self._events = deliver, tries, events
+        self._failing = self._full = False
+        self._renew()
+        after_fork(self, Receiver._renew)  # the parent of a fork delivers its events
 
-    def _claim(self, event: EventName, key_id: str | None) -> float:
-        return self._pool.state.claim(f"{event}:{key_id or ''}", REPEAT_S)
+    def _renew(self) -> None:
+        self._queue: deque[Any] = deque()
+        self._lock = threading.Lock()
+        self.closed = threading.Event()
+        self._thread: threading.Thread | None = None
 
-    def _send(self, found: _Found) -> None:
-        pool, until = self._pool.name, found.available_at
-        event = PoolEvent(
-            event=found.event,
-            pool=pool,
-            key_id=found.key_id,
-            at=utc(found.at),
-            reason=found.reason,
-            sentence=one_line(f"pool {pool}: {found.text}."),
+    def put(self, event: Any) -> None:
+        """Deliver *event* later; never blocks."""
+        if self._events is not None and event.event not in self._events:
+            return
+        with self._lock:
+            if len(self._queue) >= QUEUE_MAX:
+                self._queue.popleft()
+                if not self._full:
+                    self._full = True
+                    text = "%s is too slow: more than %d events wait for it; the oldest are dropped"
+                    _log.warning(text, self.name, QUEUE_MAX)
+            self._queue.append(event)
+            if self._thread is not None and self._thread.is_alive():
+                return
+            thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+            with suppress(RuntimeError):  # no thread can be started; the next event tries again
+                thread.start()
+                self._thread = thread
+
+    def close(self, until: float) -> None:
+        """Deliver what waits, until `time.monotonic()` is *until*; drop the rest."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(max(until - time.monotonic(), 0.0))
+        self.closed.set()
+        with self._lock:
+            self._queue.clear()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._thread, self._full = None, False
+                    return
+                event = self._queue.popleft()
+            for attempt in range(self._tries):
+                if attempt and self.closed.wait(RETRY_S * 2.0 ** (attempt - 1)):
+                    break
+                try:
+                    self._deliver(event)
+                except BaseException as error:  # a function may raise SystemExit too
+                    if attempt == self._tries - 1:
+                        self._log_failure(error)
+                else:
+                    self._failing = False
+                    break
+
+    def _log_failure(self, error: BaseException) -> None:
+        """Log the first failure after a success; the text of the error may hold a secret."""
+        if not self._failing:
+            self._failing = True
+            kind, place = type(error).__name__, _place(error.__traceback__)
+            text = "%s failed (%s%s); more failures are logged after a success"
+            _log.warning(text, self.name, kind, place)
+
+
+def _place(trace: TracebackType | None) -> str:
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+
+
+def open_receivers(
+    on_event: Callable[[PoolEvent], object] | None,
+    urls: Sequence[SecretStr],
+    events: Collection[EventName],
+) -> list[Receiver]:
+    """Return the receivers of a pool; an empty list if nothing wants its events.
+
+    Args:
+        on_event: A function of the program.
+        urls: Of Apprise.
+        events: Which events are sent to the URLs.
+
+    Raises:
+        ConfigError: A URL or the function cannot be used.
+        MissingExtraError: Apprise is not installed.
+    """
+    call = getattr(on_event, "__call__", None)  # noqa: B004 - an object may have an async one
+    is_async = inspect.iscoroutinefunction(on_event) or inspect.iscoroutinefunction(call)
+    if on_event is not None and (is_async or call is None):
+        found = "an async function" if is_async else display(on_event)
+        raise ConfigError(
+            f"install(on_event=…): found {found}; allowed: a function of one PoolEvent."
+        )
+    receivers = [] if on_event is None else [Receiver("on_event", on_event)]
+    if not urls:
+        return receivers
+    variable = ENV_NAMES["alerts"]
+    try:
+        apprise: Any = importlib.import_module("apprise")
+    except ImportError:
+        raise MissingExtraError(wanted_by=variable, package="apprise", extra="alerts") from None
+    for number, url in enumerate(urls, 1):
+        # No variable holds the text of a URL: error reporters show those of a traceback.
+        scheme = url.get_secret_value().partition("://")[0].lower()
+        log = logging.getLogger("apprise")  # it logs what is wrong in a URL
+        before, log.disabled = log.disabled, True
+        with warnings.catch_warnings(action="ignore"):  # of deprecated modules that it imports
+            service = apprise.Apprise.instantiate(url.get_secret_value())
+        log.disabled = before
+        if service is None:
+            known = apprise.NotificationManager().schemas()
+            raise ConfigError(_problem(f"{variable}, entry {number}", scheme, known))
+        service.socket_connect_timeout = min(service.socket_connect_timeout, TIMEOUT_MAX_S)
+        service.socket_read_timeout = min(service.socket_read_timeout, TIMEOUT_MAX_S)
+        name = f"{variable}, entry {number} ({scheme}://)"
+        receivers.append(Receiver(name, partial(_send, service), tries=TRIES, events=events))
+    return receivers
+
+
+def _problem(where: str, scheme: str, known: list[str]) -> str:
+    if scheme in known:
+        return (
+            f"{where}: Apprise cannot use this {scheme}:// URL (not shown); allowed: the form that "
+            "Apprise documents for this service."
+        )
+    return (
+        f"{where}: found the unknown scheme {display(scheme)}; allowed: URLs of Apprise, such as "
+        f"mailto://, slack://, discord:// and json://.{did_you_mean(scheme, known)}"
+    )
+
+
+def _send(service: Any, event: PoolEvent) -> None:
+    with suppress_instrumentation():
+        sent = service.notify(
+            title=f"keyrot: {event.event} in pool {event.pool}",
+            body=event.sentence,
+            notify_type=_TYPES.get(event.event, "warning"),
+            body_format="text",
+        )
+    if not sent:
+        raise ConnectionError("the receiver did not take it")
+
+
+class _NothingOfAlerts(logging.Filter):
+    """Drops what is logged while an alert is delivered: Apprise and urllib3 log URLs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return threading.current_thread().name != THREAD_NAME
+
+
+_FILTER = _NothingOfAlerts()
+
+
+class Alerts:
+    """Finds the events of one pool and hands them to receivers; observes its calls."""
+
+    def __init__(self, pool: Pool, receivers: Sequence[Receiver]) -> None:
+        """Report from now on; `pool.background` has to hold it."""
+        self._pool, self._receivers = pool, receivers
+        self._looks = Receiver("a look at the pool", self._look)
+        self._sent: dict[tuple[EventName, str | None], float] = {}
+        """When an event about a key was last sent, epoch seconds."""
+        self._rejected: dict[str, float] = {}
+        """When keys were rejected for which no request has succeeded since, epoch seconds."""
+        self._exhausted = inf
+        """When the pool was exhausted, until a later request succeeds."""
+        self._is_degraded = False
+        self._used: dict[str, tuple[str, str]] = {}
+        """The projects to look at: a key of each, and the model of its last call."""
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(_FILTER)
+        self._exit = weakref.finalize(self, _at_exit, [self._looks, *receivers])
+
+    def keep_running(self) -> None:
+        """Do nothing: each event starts the thread that it needs."""
+
+    def stop(self) -> None:
+        """Wait a little for what is being delivered."""
+        self._exit.detach()
+        _close([self._looks, *self._receivers], STOP_S)
+        if not any(thread.name == THREAD_NAME for thread in threading.enumerate()):
+            for name in _LOGGERS:
+                logging.getLogger(name).removeFilter(_FILTER)
+
+    # In the thread of a call ----------------------------------------------------------------------
+
+    def observe(self, info: CallInfo) -> _AlertCall:
+        """Watch for the success of a call."""
+        if self._pool.state.degraded is not self._is_degraded:
+            self._is_degraded = not self._is_degraded
+            if self._is_degraded:
+                text = "the shared state is unreachable; this process uses in-process limits"
+                self._send("state_degraded", None, text)
+            else:
+                text = "the shared state is reachable again; limits are shared again"
+                self._send("state_recovered", None, text)
+        return _AlertCall(self, info)
+
+    def on_key_replaced(self, key_id: str) -> None:
+        """Report again if the new value is rejected too."""
+        self._rejected.pop(key_id, None)
+
+    def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:
+        """Report a rejected key, and a workload whose keys are out for the day."""
+        verdict = command.outcome.verdict if isinstance(command, Settle) else None
+        if verdict is None:
+            return
+        assert isinstance(command, Settle)  # noqa: S101 - narrowed above
+        key_id, until = command.lease.key_id, reply if isinstance(reply, int | float) else None
+        if verdict.failure in KEY_REJECTIONS:
+            if key_id not in self._rejected and len(self._rejected) < _NAMES_MAX:
+                self._rejected[key_id] = command.at
+                text = f"Google rejects key {key_id} ({verdict.failure}); replace its value"
+                self._send("key_rejected", key_id, text, verdict.failure, until)
+        elif until is not None and until - command.at >= HOUR_S:
+            self.look_at(command.lease.project, key_id, info.quota_model)
+
+    def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
+        """Report that no key is available; rejected keys may never be again."""
+        blocks = error.unavailable.blocks.values()
+        left = [block for block in blocks if block.reason not in KEY_REJECTIONS] or blocks
+        first = min(left, key=lambda block: block.until, default=None)
+        until, reason = (None, None) if first is None else (first.until, first.reason)
+        text = f"no key is available for {_model(info.quota_model)}{_until(until)}"
+        self._exhausted = min(self._exhausted, error.unavailable.at)
+        self._send("pool_exhausted", None, text, reason, until)
+
+    def on_success(self, info: CallInfo, lease: Lease) -> None:
+        """Report that a key works again, which was rejected, or without which there was none."""
+        key_id = lease.key_id
+        if lease.at > min(self._rejected.get(key_id, inf), self._exhausted):
+            self._rejected.pop(key_id, None)
+            self._exhausted = inf
+            self._send("key_available_again", key_id, f"key {key_id} is available again")
+        self.look_at(lease.project, key_id, info.quota_model)
+
+    def look_at(self, project: str, key_id: str, model: str) -> None:
+        """Look up in the background what a project has used."""
+        if not self._used:
+            self._looks.put(None)
+        self._used[project] = key_id, model
+
+    # In the background ----------------------------------------------------------------------------
+
+    def _look(self, _: None) -> None:
+        self._looks.closed.wait(LOOK_S)
+        used, self._used = self._used, {}
+        keys, state = self._pool.selector.keys, self._pool.state
+        try:
+            found = [(keys[key_id], model) for key_id, model in used.values() if key_id in keys]
+            known = state.snapshot([key for key, _ in found])
+            for key, model in found:
+                self._report_use(key, known[key.key_id])
+                if key.workload is not None:
+                    self._look_at_workload(key.workload, model)
+        except Exception:
+            handle_internal_error("alerts")
+
+    def _report_use(self, key: Candidate, known: KeyHealth) -> None:
+        key_id, project = key.key_id, key.project
+        if key.usd_per_day is not None and (known.spent_usd or 0.0) >= key.usd_per_day:
+            text = f"the budget of the project of key {key_id} is spent"
+            self._send("budget_reached", key_id, text, "usd", about=project)
+        used = [quota for one in known.used for quota in utilization(key, one)]
+        full = [quota for quota in used if quota.ratio >= QUOTA_SHARE]
+        if full:
+            shares = [
+                f"{q.ratio:.0%} of its {_WINDOWS[q.quota]} for {_model(q.model)}" for q in full
+            ]
+            text = f"key {key_id} has used {', and '.join(shares)}"
+            self._send("quota_80_percent", key_id, text, full[0].quota, about=project)
+
+    def _look_at_workload(self, workload: str, model: str) -> None:
+        """Report a workload whose own keys are out for an hour or longer."""
+        pool, now = self._pool, self._pool.clock.time()
+        keys = [key for key in pool.selector.keys.values() if key.workload == workload]
+        blocks = blocks_of(pool.state, CallInfo(model, VERB, tokens=1), keys)
+        if all(key.key_id in blocks and blocks[key.key_id].until - now >= HOUR_S for key in keys):
+            first = min(blocks.values(), key=lambda block: block.until)
+            text = (
+                f"no key of workload {one_line(workload)} is available for {_model(model)}"
+                f"{_until(first.until)}; its calls use the keys of others"
+            )
+            self._send("workload_degraded", None, text, first.reason, first.until, about=workload)
+
+    def _send(
+        self,
+        event: EventName,
+        key_id: str | None,
+        text: str,
+        reason: str | None = None,
+        until: float | None = None,
+        *,
+        about: str | None = None,
+    ) -> None:
+        """Send an event, unless it was sent within ten minutes about the same key or *about*."""
+        pool, now = self._pool, self._pool.clock.time()
+        name = event, about or key_id
+        if 0 <= now - self._sent.get(name, -REPEAT_S) < REPEAT_S:
+            return
+        if len(self._sent) >= _NAMES_MAX:
+            self._sent.clear()
+        self._sent[name] = now
+        found = PoolEvent(
+            event=event,
+            pool=pool.name,
+            key_id=key_id,
+            at=utc(now),
+            reason=reason,
+            sentence=one_line(f"pool {pool.name}: {text}."),
             available_at=utc(until) if until is not None and isfinite(until) else None,
         )
         for receiver in self._receivers:
-            receiver.put(event)
-
-    def _start_thread(self) -> None:
-        name = f"keyrot-alerts-{self._pool.name}"
-        args = (weakref.ref(self), self._wake)
-        self._thread = threading.Thread(target=_run, args=args, name=name, daemon=True)
-        self._thread.start()
-        weakref.finalize(self, self._wake.set).atexit = False
-
-    def _renew(self) -> None:
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._queue: deque[_Found | _Exhaustion] = deque(maxlen=NOTICED_MAX)
-
-    def _in_child(self) -> None:
-        """Watch in a forked child too; what its parent has noticed is the parent's to report."""
-        self._renew()
-        if self._on:
-            self._start_thread()
+            receiver.put(found)
 
 
-def _run(alive: weakref.ref[AlertWatcher], wake: threading.Event) -> None:
-    """Look while the pool exists; hold no reference to it while asleep."""
-    while (watcher := alive()) is not None and (pause := watcher.turn()) is not None:
-        del watcher
-        wake.wait(pause)
-        wake.clear()
+class _AlertCall:
+    """Watches one call; an observer (telemetry/observer.py)."""
+
+    __slots__ = ("_alerts", "_info")
+
+    def __init__(self, alerts: Alerts, info: CallInfo) -> None:
+        self._alerts, self._info = alerts, info
+
+    def before(self, command: Command) -> None:
+        """Do nothing."""
+
+    def after(self, command: Command, reply: Any) -> None:
+        """Note a success."""
+        if type(command) is Settle and command.outcome.kind is LeaseOutcome.SUCCESS:
+            self._alerts.on_success(self._info, command.lease)
+
+    def attach(self) -> None:
+        """Do nothing."""
+
+    def detach(self, token: object) -> None:
+        """Do nothing."""
+
+    def finish(self, error: BaseException | None) -> None:
+        """Do nothing."""
 
 
-def _at_exit(alive: weakref.ref[AlertWatcher]) -> None:
-    watcher = alive()
-    if watcher is not None:
-        watcher.stop(time_left())
+def _at_exit(receivers: list[Receiver]) -> None:
+    _close(receivers, time_left())
 
 
-# What a look finds, and in which words -----------------------------------------------------------
-
-
-def _conditions(views: Iterable[tuple[Candidate, KeyView]], now: float) -> dict[_Condition, _Found]:
-    """Return what holds now and is worth an event."""
-    found: dict[_Condition, _Found] = {}
-    windows: set[tuple[str, str, str]] = set()
-    """Of projects; the first key of a project stands for it."""
-    spent: set[str] = set()
-    """Projects that have spent their budget."""
-    for key, view in views:
-        key_id, overall = key.key_id, view.overall
-        if overall.state == "rejected":
-            event = _rejection(key_id, now, overall.reason, overall.at)
-            found["key_rejected", key_id, ""] = event
-        block = next((o for o in (overall, *view.models.values()) if o.reason == "usd"), None)
-        if block is not None and key.project not in spent:
-            spent.add(key.project)
-            text = f"the budget of the project of key {key_id} is spent{_until(block.at)}"
-            event = _Found("budget_reached", key_id, now, text, "usd", block.at)
-            found["budget_reached", key_id, ""] = event
-        for used in view.known.used:
-            for quota in quota_utilization(key, used):
-                window = (key.project, quota.model, quota.quota)
-                if quota.ratio < QUOTA_SHARE or window in windows:
-                    continue
-                windows.add(window)
-                share = f"{quota.ratio:.0%} of its {_WINDOWS[quota.quota]}"
-                text = f"key {key_id} has used {share} for {_model(quota.model)}"
-                event = _Found("quota_80_percent", key_id, now, text, quota.quota)
-                found["quota_80_percent", key_id, f"{quota.quota} {quota.model}"] = event
-    return found
-
-
-def _window(found: _Found) -> str:
-    return found.text.partition(" has used ")[2]
-
-
-def _rejection(key_id: str, at: float, failure: str | None, until: float | None) -> _Found:
-    text = f"Google rejects key {key_id} ({failure}); replace its value"
-    return _Found("key_rejected", key_id, at, text, failure, until)
-
-
-def _return(key_id: str, now: float) -> _Found:
-    return _Found("key_available_again", key_id, now, f"key {key_id} is available again")
-
-
-def _exhaustion(found: _Exhaustion) -> _Found:
-    blocks = found.blocks.values()
-    first = min(blocks, key=lambda block: block.until, default=None)
-    until = None if first is None or not isfinite(first.until) else first.until
-    text = f"no key is available for {_model(found.model)}{_until(until)}"
-    return _Found(
-        "pool_exhausted", None, found.at, text, None if first is None else first.reason, until
-    )
+def _close(receivers: list[Receiver], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    receivers[0].closed.set()  # the look does not wait any longer
+    for receiver in receivers:
+        receiver.close(until)
 
 
 def _model(name: str) -> str:

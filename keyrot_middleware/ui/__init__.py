@@ -14,7 +14,7 @@ from ..errors import MissingExtraError
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from ..monitoring.report import StatusSource
+    from ..monitoring.view import PoolReport
 
 __all__ = ["app"]
 
@@ -24,7 +24,7 @@ def app(
     token: str | None = None,
     local: bool = False,
     actions: bool = False,
-    source: StatusSource | None = None,
+    source: PoolReport | None = None,
 ) -> Starlette:
     """Return the page and its API as an ASGI app; it needs no lifespan and works at any path.
 

@@ -1,4 +1,4 @@
-"""The API under `api/`: JSON for the page and for scripts, read from a `StatusSource`."""
+"""The API under `api/`: JSON for the page and for scripts, read from a `PoolReport`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..core.text import did_you_mean, hide_secrets, mask_keys
 from ..errors import KeyrotError
 from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..guard import handle_internal_error
-from ..monitoring.report import SORTS, StatusSource, source_of
+from ..monitoring.view import SORTS, PoolReport, source_of
 from ..runtime.current import current_pool
 from ..runtime.pool import Pool
 from .access import Access, AccessDenied, Session
@@ -43,17 +43,17 @@ class BadParameter(Exception):  # noqa: N818 - a reply of HTTP, not a fault
 class Api:
     """Answer the requests under `api/`."""
 
-    def __init__(self, access: Access, source: StatusSource | None, actions: bool) -> None:
+    def __init__(self, access: Access, source: PoolReport | None, actions: bool) -> None:
         self._access = access
         self._source = source
         self._actions = actions
-        self._report: tuple[Pool, StatusSource] | None = None
+        self._report: tuple[Pool, PoolReport] | None = None
         self._threads = anyio.CapacityLimiter(THREADS)
 
     async def status(self, request: Request) -> Response:
         """Return the summary and a page of the keys."""
 
-        def read(source: StatusSource) -> dict[str, Any]:
+        def read(source: PoolReport) -> dict[str, Any]:
             state = _text(request, "state")
             if state and state not in KEY_STATES:
                 hint = did_you_mean(state, KEY_STATES)
@@ -75,7 +75,7 @@ class Api:
     async def attempts(self, request: Request) -> Response:
         """Return the newest calls, newest first."""
 
-        def read(source: StatusSource) -> dict[str, Any]:
+        def read(source: PoolReport) -> dict[str, Any]:
             limit = _number(request, "limit", MAX_CALLS, 1, MAX_CALLS)
             return source.attempts(key=_text(request, "key"), limit=limit)
 
@@ -84,7 +84,7 @@ class Api:
     async def history(self, request: Request) -> Response:
         """Return how many requests and calls there were in the last hours."""
 
-        def read(source: StatusSource) -> dict[str, Any]:
+        def read(source: PoolReport) -> dict[str, Any]:
             by, hours = _text(request, "by"), _number(request, "hours", 1, 1, 24)
             if by not in ("", "key", "project", "model", "workload"):
                 raise BadParameter("by is one of key, project, model, workload")
@@ -97,7 +97,7 @@ class Api:
     async def explain(self, request: Request) -> Response:
         """Return which key a call would get now, and why each other one not."""
 
-        def read(source: StatusSource) -> dict[str, Any]:
+        def read(source: PoolReport) -> dict[str, Any]:
             model = _text(request, "model")
             if not model:
                 raise BadParameter("model is missing: name the model of the call")
@@ -110,7 +110,7 @@ class Api:
         """Reset, disable, enable or check a key."""
         key_id, action = request.path_params["key_id"], request.path_params["action"]
 
-        def change(source: StatusSource) -> dict[str, Any]:
+        def change(source: PoolReport) -> dict[str, Any]:
             calls: dict[str, Callable[[], str]] = {
                 "reset": lambda: source.reset(key_id),
                 "disable": lambda: source.set_active(key_id, False),
@@ -131,7 +131,7 @@ class Api:
     async def _answer(
         self,
         request: Request,
-        work: Callable[[StatusSource], dict[str, Any]],
+        work: Callable[[PoolReport], dict[str, Any]],
         changes: bool = False,
     ) -> Response:
         """Do *work* in a thread, and turn what it raises into an answer with a sentence."""
@@ -165,7 +165,7 @@ class Api:
             )
         self._access.require_same_origin(request, session)
 
-    def _open_source(self) -> StatusSource:
+    def _open_source(self) -> PoolReport:
         if self._source is not None:
             return self._source
         pool = current_pool()

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ConfigError
-from ..monitoring.report import StatusSource
+from ..monitoring.view import PoolReport
 from .access import Access, AccessDenied
 from .api import Api, error_response
 from .tokens import HOW_TO_MAKE
@@ -56,7 +56,7 @@ _FORM = (
 
 
 def make_app(
-    *, token: str | None, local: bool, actions: bool, source: StatusSource | None
+    *, token: str | None, local: bool, actions: bool, source: PoolReport | None
 ) -> Starlette:
     """Make the app; see `keyrot_middleware.ui.app`.
 

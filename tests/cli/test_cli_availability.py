@@ -101,7 +101,7 @@ def test_models_are_counted_separately_where_they_differ(
     assert isinstance(lease, Lease)
     state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
     lines = keyrot("status", **env).stdout.splitlines()
-    assert any(line.startswith("1 of 2 keys is available") for line in lines)
+    assert lines[0] == "2 of 2 keys are available."
     assert f"  {INFO.model}: 0 of 2" in lines
     assert f"  {OTHER}: 2 of 2" in lines
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +57,8 @@ def test_the_table_shows_all_of_a_key(keyrot: Keyrot, keys_file: Path) -> None:
     texts += ("250,000 tpm", "env://GEMINI_KEY_flash_01", "pro_01", "env://TEAM_KEY", "8 at once")
     assert [text for text in texts if text not in table] == []
     assert table.count("found #") == 2
-    assert ran.stdout.startswith("OK: 2 of 2 keys are available.\n")
+    assert ran.stdout.endswith("\nOK: 2 of 2 keys are available.\n")
+    assert "KEYROT_MAX_WAIT_S" not in ran.stdout, "which has its default"
 
 
 def test_settings_show_where_they_come_from_and_no_secret(
@@ -282,6 +286,37 @@ def test_live_sends_one_request_with_each_key(keyrot: Keyrot, service: FakeGemin
     assert "project_suspended (403)" in shown.stdout
     assert service.log[-1].model == "gemini-x"
     assert not any(key.value in ran.stdout + shown.stdout for key in keys)
+
+
+def test_a_busy_key_works_and_a_rejected_one_is_wrong(
+    keyrot: Keyrot, service: FakeGemini, tmp_path: Path
+) -> None:
+    """A minute's quota says nothing against a key; what services found rejected is wrong here."""
+    values = [service.add_key(label).value for label in ("good", "busy")]
+    service.always("busy", Reply.QUOTA_MINUTE)
+    given = {
+        "GEMINI_API_KEYS": ",".join(values),
+        "GOOGLE_GEMINI_BASE_URL": service.url,
+        "KEYROT_ALLOWED_HOSTS": service.host,
+        "KEYROT_STATE_URL": f"sqlite://{tmp_path}/state.sqlite3",
+    }
+    ran = keyrot("check", "--live", **given)
+    assert (ran.returncode, "works; now quota_minute (429)" in ran.stdout) == (0, True)
+    service.always("busy", Reply.KEY_EXPIRED)
+    program = """
+import keyrot_middleware
+from google import genai
+keyrot_middleware.install(strategy="fill")
+client = genai.Client()
+client.models.generate_content(model="gemini-flash-latest", contents="hi")
+"""
+    given["GEMINI_API_KEYS"] = ",".join(reversed(values))
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    subprocess.run(command, env=os.environ | given, check=True, timeout=60)
+    ran = keyrot("check", **given)
+    assert ran.returncode == 1
+    assert ran.stdout.endswith("\nNot OK: 1 problem; 1 of 2 keys is available.\n")
+    assert "rejected: key_1: key_expired; replace its value" in ran.stdout
 
 
 def test_live_follows_no_redirect(keyrot: Keyrot, service: FakeGemini) -> None:

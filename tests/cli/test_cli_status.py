@@ -7,10 +7,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,7 +35,7 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.keys_file import KeySpec
-from keyrot_middleware.monitoring.headline import headline_of
+from keyrot_middleware.monitoring.view import headline_of
 from keyrot_middleware.state import State, open_shared
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")
@@ -111,7 +113,8 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
     """States of status(), windows, ends and errors are visible from another process."""
     ran = keyrot("status", **service.env, GEMINI_KEY_idle_01="FAKE-value-of-idle_01")
     assert ran.returncode == 0, ran.stderr
-    lines = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
+    drawn = ran.stdout.partition("Used, of each limit")[0]
+    lines = {line.split()[0]: line for line in drawn.splitlines() if line.strip()}
     assert ran.stdout.startswith("2 of 6 keys are available.\nLast hour: No call was made.\n")
     assert list(lines)[-6:] == ["gone_01", "also_01", "cool_01", "idle_01", "used_01", "off_01"]
     assert "\\n" not in ran.stdout
@@ -125,10 +128,13 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
         "off_01": "disabled",
         "also_01": "unresolved",
     }
-    assert "3/10 rpm, 30/250,000 tpm, 3/500 rpd" in lines["used_01"]
-    assert "1/5 rpm" in lines["cool_01"]
     assert "quota_minute" in lines["cool_01"]
     assert "key_invalid" in lines["gone_01"]
+    used = ran.stdout[ran.stdout.index("Used, of each limit") :].split("\n")
+    assert [line.split() for line in used if line.startswith(("p ", "used_01"))] == [
+        ["p", INFO.model, "1/5", "10", "1"],
+        ["used_01", INFO.model, "3/10", "30/250,000", "3/500"],
+    ]
 
 
 def test_json_has_the_same_content(keyrot: Keyrot, service: Service) -> None:
@@ -182,9 +188,9 @@ def test_watch_updates_until_it_is_interrupted(service: Service, flags: tuple[st
 @pytest.mark.parametrize(
     ("key_id", "message"),
     [
-        ("gone_01", "Key gone_01 is available again. It was rejected, with the next probe at"),
-        ("cool_01", "Also available again: also_01."),
-        ("used_01", "Key used_01 was not cooling down; nothing to reset."),
+        ("gone_01", "key gone_01 is reset: the rejection (key_invalid) is forgotten"),
+        ("cool_01", "the cooldown of its project (quota_minute) and 1 learned limit are forg"),
+        ("used_01", "there was no cooldown and no learned limit to forget"),
     ],
 )
 def test_reset_makes_a_key_available(
@@ -304,7 +310,7 @@ def test_explain_exits_with_1_where_no_key_is_available(keyrot: Keyrot, here: Pa
     env = {"KEYROT_STATE_URL": server("valkey").url, "KEYROT_POOL": f"pool-{uuid4().hex[:8]}"}
     ran = keyrot("explain", "m", **env)
     assert (ran.returncode, "would get no key now" in ran.stdout) == (1, True)
-    assert "KEYROT_STATE_URL=sqlite" in keyrot("explain", "m").stdout
+    assert "KEYROT_STATE_URL=sqlite" in keyrot("explain", "m").stderr
 
 
 def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:
@@ -314,18 +320,21 @@ def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:
     assert (ran.returncode, "ENABLE_KEY_ROTATION" in ran.stderr) == (1, True)
 
 
+SUMMARY: dict[str, Any] = {"available": 40, "keys": 80, "models": {}}
+SUMMARY["last_hour"] = dict.fromkeys(("calls", "failed_calls", "requests", "failures", "waits"), 0)
+
+
 def test_a_table_that_is_too_high_shows_keys_that_serve_too() -> None:
     """Of forty keys with problems and forty available ones, in 20 lines, and counts the others."""
     key = {"platform": "gemini_api", "usd_today": None, "used": {}, "model": None}
-    key |= {"last_error": None, "available_at": None, "reason": "key_invalid"}
+    key |= {"project": None, "available_at": None, "reason": "key_invalid"}
     states = [("rejected", False)] * 40 + [("available", True)] * 40
     keys = [
         {**key, "key_id": f"k{number}", "state": state, "available": available}
         for number, (state, available) in enumerate(states)
     ]
-    hour = dict.fromkeys(("calls", "failed_calls", "requests", "failures", "waits"), 0)
-    summary = {"available": 40, "keys": 80, "models": {}, "last_hour": hour}
-    summary |= {"today": {"cost_usd": None}, "projects": {}, "headline": headline_of(summary)}
+    summary = SUMMARY | {"today": {"cost_usd": None}, "projects": {}}
+    summary["headline"] = headline_of(SUMMARY)
     found = {"pool": "p", "state_url": "sqlite", "at": "2026-11-28T05:00:00Z", "keys": keys}
     found |= {"summary": summary, "degraded": False, "shared": True, "has_records": True}
     out = Console(width=100, height=20, file=io.StringIO())
@@ -335,3 +344,37 @@ def test_a_table_that_is_too_high_shows_keys_that_serve_too() -> None:
     assert sum("rejected" in line for line in lines[:-1]) >= 6
     assert sum("available" in line for line in lines[3:-1]) >= 6
     assert re.fullmatch(r"… and \d+ more keys: \d+ rejected, \d+ available", lines[-1].strip())
+
+
+@pytest.mark.parametrize("width", [72, 100, 200])
+def test_a_narrow_terminal_shows_every_key(width: int) -> None:
+    """With its state, however many models its project has used."""
+    models = ("gemini-flash-latest", "gemini-2.5-pro", "gemini-3-pro-preview", "gemini-2.5-flash")
+    window = {"used": 1, "limit": 5}
+    used = {"available": True, "available_at": None, "rpm": window, "tpm": window, "rpd": window}
+    key = {"key_id": "free_number_1", "project": "my-app-dev", "platform": "gemini_api"}
+    key |= {"state": "available", "available": True, "available_at": None, "reason": None}
+    blocked = used | {"available": False, "reason": "quota_day"}
+    key |= {"used": dict.fromkeys(models, used) | {models[0]: blocked}}
+    summary = {"headline": headline_of(SUMMARY), "models": {}, "projects": {}}
+    summary |= {"today": {"cost_usd": None}}
+    found = {"pool": "p", "state_url": "sqlite", "at": "2026-11-28T05:00:00Z", "keys": [key]}
+    found |= {"summary": summary, "degraded": False, "shared": True, "has_records": True}
+    out = Console(width=width, file=io.StringIO())
+    out.print(_draw(found))
+    text = out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    assert re.search(r"^free_number_1 +available +now +my-app-dev +gemini", text, re.MULTILINE)
+    assert len(re.findall(r"^my-app-dev +gemini-\S+ +1/5 +1/5 +1/5", text, re.MULTILINE)) == 4
+
+
+def test_a_locked_file_is_said(keyrot: Keyrot, tmp_path: Path) -> None:
+    """It is read all the same, but services cannot count in it."""
+    file = tmp_path / "state.sqlite3"
+    env = {"KEYROT_STATE_URL": f"sqlite://{file}", "GEMINI_API_KEYS": "FAKE-one"}
+    keyrot("status", **env)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        ran = keyrot("status", **env)
+    assert ran.returncode == 0
+    assert "another process holds the file for too long; services use in-process" in ran.stderr
+    assert ran.stdout.startswith("1 of 1 key is available.")

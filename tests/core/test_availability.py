@@ -28,18 +28,11 @@ from keyrot_middleware.core.model import Block
 )
 def test_each_reason_has_its_state(reason: str, until: float, expected: tuple[str, float]) -> None:
     """Full windows are `limited`, refusals `cooling_down` or `rejected`; a known end is given."""
-    found = availability([Block(reason, until)])
+    found = availability(Block(reason, until))
     assert found == Availability(*expected, reason)
     assert found.state in KEY_STATES
 
 
-def test_a_key_that_is_usable_for_one_model_is_available() -> None:
-    """One model without a block is enough, and so is a key without any record."""
-    assert availability([Block("rpd", 900.0), None]) == AVAILABLE
-    assert availability([]) == AVAILABLE
-
-
-def test_of_several_blocks_the_one_that_ends_first_decides() -> None:
-    """A known end comes before an unknown one."""
-    blocks = [Block("probe", 0.1), Block("rpd", 900.0), Block("rpm", 61.0)]
-    assert availability(blocks) == Availability("limited", 61.0, "rpm")
+def test_no_block_is_available() -> None:
+    """A key without any record can be leased."""
+    assert availability(None) == AVAILABLE

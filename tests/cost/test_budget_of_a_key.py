@@ -20,13 +20,12 @@ from test_costs import body, price
 
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted, KeyrotWarning
-from keyrot_middleware.cli.status import _verdict
+from keyrot_middleware.cli.status import _first_lines
 from keyrot_middleware.core.model import Candidate
 from keyrot_middleware.core.windows import next_pacific_midnight
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.keys_file import KeySpec, candidates_of
-from keyrot_middleware.monitoring.health import levels
-from keyrot_middleware.monitoring.report import source_of
+from keyrot_middleware.monitoring.view import levels, source_of
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
 CALL = ("gemini-2.5-flash", 1_000, 400, 150, 50, 0)
@@ -319,6 +318,6 @@ def test_gauges_and_the_command_show_the_budget(gemini: FakeGemini, pool: Any, c
     (snapshot,) = levels(made)
     assert [(one.model, one.quota) for one in snapshot.used] == [("", "usd")]
     assert snapshot.used[0].ratio == pytest.approx(0.25, abs=1e-5)
-    lines = list(_verdict(source_of(made).status()))
+    lines = list(_first_lines(source_of(made).status()))
     assert f"Today: {cost:.4f} USD, since midnight Pacific time" in lines
     assert f"  web: {cost:.4f} USD of {4 * cost:.4f} USD a day" in lines

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from support.otel import RecordedMetrics
 
-from keyrot_middleware.monitoring.report import source_of
+from keyrot_middleware.monitoring.view import source_of
 from keyrot_middleware.telemetry.tracing import TracingObserver
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
@@ -126,7 +126,8 @@ def test_a_stream_has_the_cost_of_its_last_chunk(
     gemini: FakeGemini, clock: FakeClock, pool: Any
 ) -> None:
     """Its chunks repeat the usage so far; one that is closed early has cost that much."""
-    observed = ObservedPool(pool("paid"))
+    installed = pool("paid")
+    observed = ObservedPool(installed)
     gemini.tokens(lambda _body: 5_000)
     client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
     model = "gemini-2.5-flash"
@@ -139,6 +140,7 @@ def test_a_stream_has_the_cost_of_its_last_chunk(
     stream = client.models.generate_content_stream(model=model, contents="hi")
     next(iter(stream))
     stream.close()  # type: ignore[attr-defined]
+    installed.settle_abandoned()
     assert observed.costs("generate_content")[1] >= price((model, 5_000, 0, 0, 0, 0), clock)
 
 

@@ -4,47 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-import weakref
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from traceback import TracebackException
 from typing import Any
 
 import apprise
 import pytest
 from google.genai import errors
+from pydantic import SecretStr
 from support.modes import close_connections
+from support.pool import INFO, Rig, key
 from support.receivers import Events, Mailbox, Webhook, dead_receiver
-from support.servers import BINARIES, Server, server, wait_for
+from support.replies import MODEL, day, expired, minute
+from support.servers import wait_for
 
 import keyrot_middleware
-from keyrot_middleware import exits
-from keyrot_middleware.events import PoolEvent
+from keyrot_middleware.config import load
+from keyrot_middleware.core.model import CallInfo, Limits
+from keyrot_middleware.core.text import utc
+from keyrot_middleware.errors import ConfigError, MissingExtraError
+from keyrot_middleware.events import EVENTS, PoolEvent
 from keyrot_middleware.exits import EXIT_S
 from keyrot_middleware.monitoring import alerts
-from keyrot_middleware.monitoring.alert_receivers import Receiver
+from keyrot_middleware.monitoring.alerts import Receiver, open_receivers
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
 CALLERS = 64
-MODEL = "gemini-2.5-flash"
 PATIENCE_S = 60
 TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check often, and do not wait for slow checks."""
-    monkeypatch.setattr(alerts, "LOOK_S", 0.05)
-    monkeypatch.setattr(alerts, "LOOK_SHARE", 1)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look soon after a call at what was used, and repeat a delivery soon."""
+    monkeypatch.setattr(alerts, "LOOK_S", 0.02)
+    monkeypatch.setattr(alerts, "RETRY_S", 0.01)
 
 
 @pytest.fixture
@@ -120,14 +126,13 @@ def test_each_event_arrives_once_with_64_callers(
         wait_for(lambda: len(events.all) == 3, PATIENCE_S)
         gemini.always("bad", None)
         keyrot_middleware.reset("bad")
+        clock.advance(1)
+        call(client)
         wait_for(lambda: len(events.all) == 4, PATIENCE_S)
-        call(client)
         state = installed.state
-        monkeypatch.setattr(type(state), "degraded", True)
-        wait_for(lambda: len(events.all) == 5, PATIENCE_S)
-        monkeypatch.setattr(type(state), "degraded", False)
-        wait_for(lambda: len(events.all) == 6, PATIENCE_S)
-        call(client)
+        for degraded in (True, False):
+            monkeypatch.setattr(type(state), "degraded", degraded)
+            call(client)
         expected = {
             "key_rejected": 1,
             "quota_80_percent": 1,
@@ -174,46 +179,6 @@ def _threads() -> set[str]:
     return {thread.name for thread in threading.enumerate()}
 
 
-def test_a_pool_without_receivers_has_no_thread(pool: Any) -> None:
-    """Without a receiver there is no listener and no watcher."""
-    made = pool("a")
-    assert not any(isinstance(work, alerts.AlertWatcher) for work in made.background)
-    assert not any(name.startswith("keyrot-alert") for name in _threads())
-    assert len(made.event_listeners) == 1
-
-
-def test_the_thread_ends_with_uninstall(pool: Any) -> None:
-    """And install() starts one again; another function meanwhile is reported."""
-    for _ in range(2):
-        pool("a", on_event=Events())
-        assert "keyrot-alerts-default" in _threads()
-        with pytest.warns(keyrot_middleware.KeyrotWarning, match="on_event of this call is ign"):
-            keyrot_middleware.install(on_event=print)
-        keyrot_middleware.uninstall()
-        wait_for(lambda: "keyrot-alerts-default" not in _threads(), PATIENCE_S)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_watcher_that_ended_is_started_again_by_the_next_call(
-    pool: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever ended it: events are delivered again."""
-    events = Events()
-    made = pool({"key_id": "a", "rpd": 1}, on_event=events, max_wait_s=0)
-
-    def end() -> None:
-        raise SystemExit
-
-    with monkeypatch.context() as patch:
-        patch.setattr(made.background[0], "look", end)
-        wait_for(lambda: "keyrot-alerts-default" not in _threads(), PATIENCE_S)
-    client = connect()
-    for _ in range(2):
-        with suppress(errors.ClientError):
-            client.models.generate_content(model=MODEL, contents="hello")
-    wait_for(lambda: ("pool_exhausted", None) in events.names, PATIENCE_S)
-
-
 def test_a_key_manager_reports_an_exhausted_pool(pool: Any) -> None:
     """Keys that are selected by hand belong to the same pool."""
     events = Events()
@@ -226,22 +191,6 @@ def test_a_key_manager_reports_an_exhausted_pool(pool: Any) -> None:
     wait_for(lambda: ("pool_exhausted", None) in events.names, PATIENCE_S)
 
 
-def test_an_outage_of_redis_and_its_end_are_reported(pool: Any) -> None:
-    """Without any call the checks notice it."""
-    events, valkey_server = Events(), Server(BINARIES["valkey"])
-    try:
-        pool("a", on_event=events, state_url=valkey_server.url, pool="outage")
-        pool.ledger.checked = False  # it records states in memory only
-        valkey_server.stop()
-        wait_for(lambda: events.names == [("state_degraded", None)], PATIENCE_S)
-        valkey_server.start()
-        wait_for(lambda: events.names[1:] == [("state_recovered", None)], PATIENCE_S)
-        keyrot_middleware.uninstall()
-        assert len(events.all) == 2
-    finally:
-        valkey_server.remove()
-
-
 def test_a_wrong_url_installs_nothing(pool: Any) -> None:
     """install() raises, and no pool is installed."""
     with pytest.raises(keyrot_middleware.ConfigError, match="KEYROT_ALERTS, entry 1: "):
@@ -251,16 +200,14 @@ def test_a_wrong_url_installs_nothing(pool: Any) -> None:
 
 PROGRAM = textwrap.dedent(
     """
-    import os, sys, time
+    import os, sys
     from contextlib import suppress
     from google import genai
     import keyrot_middleware
-    from keyrot_middleware.monitoring import alerts
 
-    alerts.LOOK_S = 0.05
-    URL, HOST, STATE, ALERTS, MODE = sys.argv[1:]
+    URL, HOST, ALERTS, MODE = sys.argv[1:]
     keyrot_middleware.install(
-        allowed_hosts=[HOST], state_url=STATE, alerts=ALERTS, pool="alerts", max_wait_s=0,
+        allowed_hosts=[HOST], alerts=ALERTS, pool="alerts", max_wait_s=0,
         keys_file="keys.json",
     )
     client = genai.Client(http_options={"base_url": URL})
@@ -275,14 +222,8 @@ PROGRAM = textwrap.dedent(
         child = os.fork()
         if child:
             sys.exit(os.waitpid(child, 0)[1])
-    if MODE != "late":
-        print("ready", flush=True)
-        sys.stdin.readline()
     call()
     call()
-    if MODE == "wait":
-        print("called", flush=True)
-        sys.stdin.readline()
     print("end", flush=True)
     """
 )
@@ -300,10 +241,10 @@ class Programs:
         self._env = {**os.environ, "PYTHONPATH": path, "GEMINI_KEY_a": value}
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, url: str, mode: str, state: str = "memory://") -> subprocess.Popen[str]:
+    def start(self, url: str, mode: str) -> subprocess.Popen[str]:
         """Start one that sends its alerts to *url*."""
         gemini = self._gemini
-        args = ["-c", PROGRAM, gemini.url, gemini.host, state, url, mode]
+        args = ["-c", PROGRAM, gemini.url, gemini.host, url, mode]
         process = subprocess.Popen(
             [sys.executable, *args],
             cwd=self._where,
@@ -327,35 +268,6 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
             process.communicate()
 
 
-def resume(process: subprocess.Popen[str], word: str = "ready") -> None:
-    """Wait until a program prints *word*, and let it continue."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == word
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
-@pytest.fixture
-def valkey() -> Server:
-    """Return the shared server."""
-    return server("valkey")
-
-
-def test_two_processes_with_redis_send_one_alert(
-    programs: Programs, webhook: Webhook, valkey: Server
-) -> None:
-    """Both find the key rejected and the pool exhausted; one of them reports it."""
-    both = [programs.start(webhook.url, "wait", valkey.url) for _ in range(2)]
-    for process in both:
-        resume(process)
-    for process in both:
-        resume(process, "called")
-    for process in both:
-        assert process.wait(PATIENCE_S) == 0
-    assert webhook.events == {"key_rejected": 1, "pool_exhausted": 1}
-
-
 def test_the_last_event_of_a_program_is_delivered(programs: Programs, webhook: Webhook) -> None:
     """The interpreter exits right after the call."""
     process = programs.start(webhook.url, "late")
@@ -374,32 +286,284 @@ def test_a_dead_receiver_does_not_keep_a_program_alive(programs: Programs) -> No
         assert time.monotonic() - began < EXIT_S + 20  # a busy machine exits slowly
 
 
-def test_all_pools_share_the_time_of_the_exit(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six pools with ten receivers that hang do not wait six times."""
-    monkeypatch.setattr(exits, "_until", None)
-    go = threading.Event()
-    event = PoolEvent("key_rejected", "p", "a", datetime.now(UTC), None, "hello")
-    receivers = [
-        [Receiver("on_event", lambda _: go.wait(PATIENCE_S)) for _ in range(10)] for _ in range(6)
-    ]
-    watchers = [alerts.AlertWatcher(pool("a"), some) for some in receivers]
-    for watcher, some in zip(watchers, receivers, strict=True):
-        watcher.start()
-        for receiver in some:
-            receiver.put(event)
-    began = time.monotonic()
-    for watcher in watchers:
-        alerts._at_exit(weakref.ref(watcher))
-    took = time.monotonic() - began
-    go.set()
-    assert EXIT_S <= took < 5 * EXIT_S
-    wait_for(lambda: "keyrot-alert" not in _threads(), PATIENCE_S)
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_sends_alerts(programs: Programs, webhook: Webhook) -> None:
     """It has a thread of its own, although its parent's was started before the fork."""
     process = programs.start(webhook.url, "fork")
-    resume(process)
     assert process.wait(PATIENCE_S) == 0
     assert webhook.events == {"key_rejected": 1, "pool_exhausted": 1}
+
+
+# Which events there are, without a thread ---------------------------------------------------------
+
+
+class Watched:
+    """A rig's pool, whose events are found where the test asks for them."""
+
+    def __init__(self, *keys: Any, **policy: Any) -> None:
+        self.rig = Rig(*keys, **{"strategy": "fill", "max_wait_s": 0, **policy})
+        self.events = Events()
+        self.alerts = alerts.Alerts(self.rig.pool, [self.events])  # type: ignore[list-item]  # its put()
+        self.alerts._looks.put = lambda _: None  # type: ignore[method-assign]
+        self.alerts._looks.closed.set()
+        self.alerts._exit.detach()
+        self.rig.pool.event_listeners = (self.alerts,)
+        self.rig.pool.observers = (self.alerts,)
+
+    def call(self, *replies: Any, info: CallInfo = INFO) -> list[tuple[str, str | None]]:
+        """Make a call with these replies of the first key, and return the new events."""
+        self.rig.will("a", *replies)
+        with suppress(Exception):  # the results of the calls are tested elsewhere
+            self.rig.call(info)
+        self.alerts._look(None)
+        return self.events.take()
+
+
+def test_a_rejected_key_is_reported_once_and_again_when_it_works() -> None:
+    """With its reason, when it is tried again, and a sentence without its value."""
+    pool = Watched(key("a"), key("b"))
+    pool.rig.will("a", expired())
+    pool.rig.call()
+    (event,) = pool.events.all
+    assert (event.event, event.pool, event.key_id) == ("key_rejected", "test", "a")
+    assert (event.reason, event.at) == ("key_expired", utc(pool.rig.time()))
+    assert event.sentence == "pool test: Google rejects key a (key_expired); replace its value."
+    assert event.available_at is not None
+    pool.events.take()
+    pool.rig.clock.sleep(3_600)  # its probe is due, which is no success
+    assert pool.call(expired()) == []
+    pool.rig.clock.sleep(7_200)
+    assert pool.call() == [("key_available_again", "a")]
+    pool.alerts._rejected["a"] = 0.0
+    pool.alerts.on_key_replaced("a")
+    assert pool.call() == []
+
+
+def test_an_exhausted_pool_says_until_when_without_rejected_keys() -> None:
+    """An expired key is tried in 15 minutes; the good ones are out until midnight."""
+    pool = Watched(key("a"), key("b"))
+    pool.rig.will("a", expired())
+    pool.rig.will("b", day())
+    pool.rig.failing()
+    event = pool.events.all[-1]
+    assert (event.event, event.reason) == ("pool_exhausted", "quota_day")
+    assert "until 2026-01-02 08:00:00Z" in event.sentence
+    pool.events.take()
+    assert pool.call() == []  # once in ten minutes
+    pool.rig.clock.sleep(86_400)
+    assert pool.call() == [("key_available_again", "a")]
+
+
+def test_a_workload_without_keys_of_its_own_is_reported() -> None:
+    """Its calls go on with the keys of others, which may cost money; only a long block counts."""
+    pool = Watched(key("a", workload="night"), key("b"))
+    night = INFO._replace(workload="night")
+    assert pool.call(minute("20s"), info=night) == []
+    pool.rig.clock.sleep(61)
+    assert pool.call(day(), info=night) == [("workload_degraded", None)]
+    assert pool.call(info=night) == []
+
+
+def test_eighty_percent_of_a_limit_and_a_spent_budget_are_reported() -> None:
+    """Once for the keys of a project."""
+    keys = (key("a", Limits(rpd=5), project="p"), key("b", Limits(rpd=5), project="p"))
+    pool = Watched(*keys)
+    found = [pool.call() for _ in range(5)]
+    assert found == [[], [], [], [("quota_80_percent", "a")], []]
+    budget = Watched(key("a", usd_per_day=1.0))
+    budget.rig.pool.state.record_spending("a", 2 * 10**9)
+    budget.alerts.look_at("a", "a", MODEL)
+    budget.alerts._look(None)
+    assert budget.events.take() == [("budget_reached", "a")]
+
+
+@pytest.mark.parametrize("model", ["@everyone", "<!channel>", "[x](http://h)", "evil\n\x1b[31m"])
+def test_a_model_name_cannot_address_a_channel(model: str) -> None:
+    """A program may let its users choose the model; a receiver may read markup in its name."""
+    pool = Watched(key("a", Limits(rpd=1)))
+    info = INFO._replace(model=model)
+    pool.rig.call(info)
+    pool.rig.failing(info)
+    event = pool.events.all[-1]
+    assert "for a model with an unusual name" in event.sentence
+    assert event.sentence.isprintable()
+
+
+# Receivers ----------------------------------------------------------------------------------------
+
+
+def event(name: Any = "key_rejected", sentence: str = "pool p: <b>key a</b> & more.") -> PoolEvent:
+    """Make an event."""
+    return PoolEvent(name, "p", "a", datetime.now(UTC), "key_invalid", sentence)
+
+
+def opened(*urls: str, events: Any = EVENTS) -> list[Receiver]:
+    """Open receivers by URL."""
+    return open_receivers(None, [SecretStr(url) for url in urls], events)
+
+
+def done() -> bool:
+    """Whether nothing is being delivered."""
+    return alerts.THREAD_NAME not in _threads()
+
+
+def test_a_webhook_gets_title_text_and_kind(webhook: Webhook) -> None:
+    """In the form of Apprise's json://; the events of the setting alone."""
+    (receiver,) = opened(webhook.url, events=("key_rejected",))
+    receiver.put(event("state_degraded"))
+    receiver.put(event())
+    wait_for(lambda: webhook.messages and done(), PATIENCE_S)
+    (message,) = webhook.messages
+    assert message["title"] == "keyrot: key_rejected in pool p"
+    assert message["message"] == "pool p: <b>key a</b> & more."
+    assert message["type"] == "failure"
+
+
+def test_a_dead_receiver_delays_no_other(webhook: Webhook, caplog: Any) -> None:
+    """It accepts and never answers; its own events are bounded, and the oldest dropped."""
+    events = Events()
+    with dead_receiver() as url:
+        receivers = open_receivers(events, [SecretStr(url), SecretStr(webhook.url)], EVENTS)
+        for _ in range(20):
+            for receiver in receivers:
+                receiver.put(event())
+        wait_for(lambda: len(webhook.requests) == 20 and len(events.all) == 20, PATIENCE_S)
+        for _ in range(2 * alerts.QUEUE_MAX):
+            receivers[1].put(event())
+        assert len(receivers[1]._queue) == alerts.QUEUE_MAX
+        assert sum("the oldest are dropped" in text for text in caplog.messages) == 1
+        receivers[1].close(0.0)
+    wait_for(done, PATIENCE_S)
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit], ids=lambda error: error.__name__)
+def test_a_function_that_raises_is_logged_once(error: type[BaseException], caplog: Any) -> None:
+    """It still gets the next events; the text of its error is not in the log."""
+    calls = []
+
+    def on_event(one: PoolEvent) -> None:
+        calls.append(one)
+        if len(calls) != 3:
+            raise error("FAKE-secret")
+
+    (receiver,) = open_receivers(on_event, (), EVENTS)
+    for _ in range(5):
+        receiver.put(event())
+    wait_for(lambda: len(calls) == 5 and done(), PATIENCE_S)
+    messages = [text for text in caplog.messages if "on_event failed" in text]
+    assert len(messages) == 2  # the first failure, and the first one after a success
+    assert error.__name__ in messages[0]
+    assert "test_alerts.py" in messages[0]
+    assert "FAKE" not in caplog.text
+
+
+def test_a_delivery_that_fails_is_tried_three_times(caplog: Any) -> None:
+    """Then the next event is delivered, and the log names the receiver without its URL."""
+    answers = iter([500] * alerts.TRIES + [503, 200])
+    webhook = Webhook(lambda: next(answers))
+    try:
+        with caplog.at_level(logging.DEBUG):
+            (receiver,) = opened(webhook.url)
+            log = logging.getLogger("apprise")
+            log.addFilter(alerts._FILTER)
+            receiver.put(event())
+            receiver.put(event("state_degraded"))
+            wait_for(lambda: len(webhook.requests) == alerts.TRIES + 2 and done(), PATIENCE_S)
+            log.debug("of the program")
+            log.removeFilter(alerts._FILTER)
+        assert webhook.events == {"key_rejected": alerts.TRIES, "state_degraded": 2}
+    finally:
+        webhook.close()
+    messages = [text for text in caplog.messages if " failed (" in text]
+    assert len(messages) == 1
+    assert "KEYROT_ALERTS, entry 1 (json://)" in messages[0]
+    assert "of the program" in caplog.text
+
+
+def test_urls_are_in_no_log(pool: Any, connect: Any, webhook: Webhook, caplog: Any) -> None:
+    """Not at DEBUG either, where Apprise and urllib3 log them; the filters go with the pool."""
+    with caplog.at_level(logging.DEBUG):
+        pool({"key_id": "a", "rpd": 1}, alerts=webhook.url, max_wait_s=0)
+        client = connect()
+        for _ in range(2):
+            with suppress(errors.ClientError):
+                client.models.generate_content(model=MODEL, contents="hello")
+        wait_for(lambda: webhook.requests and done(), PATIENCE_S)
+        keyrot_middleware.uninstall()
+    assert "hook-secret" not in caplog.text
+    assert alerts._FILTER not in logging.getLogger("apprise").filters
+
+
+SECRET = "FAKE-token-in-url"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (f"jsno://user:{SECRET}@host", 'unknown scheme "jsno"; allowed: URLs of Apprise'),
+        (f"jsno://user:{SECRET}@host", 'Did you mean "json"?'),
+        (f"slack://{SECRET}", "Apprise cannot use this slack:// URL (not shown)"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_an_error(url: str, message: str, caplog: Any) -> None:
+    """It names the setting and what is allowed, without the URL; nor do local variables hold it."""
+    urls = [SecretStr("json://127.0.0.1:9"), SecretStr(url)]
+    with caplog.at_level(logging.DEBUG), pytest.raises(ConfigError) as caught:
+        open_receivers(None, urls, EVENTS)
+    trace = TracebackException(caught.type, caught.value, caught.tb.tb_next, capture_locals=True)
+    assert SECRET not in "".join(trace.format())
+    assert str(caught.value).startswith("KEYROT_ALERTS, entry 2: ")
+    assert message in str(caught.value)
+    assert SECRET not in str(caught.value) + caplog.text
+
+
+@pytest.mark.parametrize("value", [SECRET, f"json://127.0.0.1 {SECRET}", f"://{SECRET}"])
+def test_a_value_that_is_no_url_is_an_error(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found together with the other settings, so that `keyrot check` finds it too."""
+    monkeypatch.setenv("KEYROT_ALERTS", value)
+    with pytest.raises(ConfigError) as caught:
+        load(keys="FAKE-a")
+    assert str(caught.value).startswith("KEYROT_ALERTS: entry 1 is no URL (not shown); allowed: ")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["json://a,json://b", "json://a json://b", "json://a,\njson://b,"]
+)
+def test_urls_are_separated_by_commas_or_blanks(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comma inside a URL is part of it; settings show no URL."""
+    monkeypatch.setenv("KEYROT_ALERTS", value)
+    settings = load(keys="FAKE-a").settings
+    assert [url.get_secret_value() for url in settings.alerts] == ["json://a", "json://b"]
+    assert "json" not in repr(settings)
+    (one,) = load(keys="FAKE-a", alerts="mailto://h?to=a@b.c,d@b.c").settings.alerts
+    assert one.get_secret_value() == "mailto://h?to=a@b.c,d@b.c"
+
+
+def test_an_unknown_event_is_an_error() -> None:
+    """It lists the known events, and the one that was probably meant."""
+    with pytest.raises(ConfigError) as caught:
+        load(keys="FAKE-a", alert_events="key_rejected,pool_exhaused")
+    assert 'found "pool_exhaused"; allowed: pool_exhausted, ' in str(caught.value)
+    assert 'Did you mean "pool_exhausted"?' in str(caught.value)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the setting and what to install."""
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(MissingExtraError) as caught:
+        opened("json://127.0.0.1:9")
+    assert "KEYROT_ALERTS needs the package 'apprise'" in str(caught.value)
+
+
+async def _async(_: PoolEvent) -> None:
+    """Do nothing."""
+
+
+@pytest.mark.parametrize("value", [3, "text", _async], ids=["number", "text", "async"])
+def test_a_value_that_is_no_function_is_an_error(value: Any) -> None:
+    """An async function would never be awaited."""
+    with pytest.raises(ConfigError, match=r"on_event=…\): found .*; allowed: a function of one"):
+        open_receivers(value, (), EVENTS)

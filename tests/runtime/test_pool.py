@@ -18,7 +18,7 @@ from keyrot_middleware.core.commands import Acquire
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.monitoring.health import health, iso
+from keyrot_middleware.monitoring.view import health, iso
 from keyrot_middleware.runtime.pool import SystemClock, make_selector, unreserved_lease
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.telemetry.log_text import format_time

@@ -75,6 +75,7 @@ def _text(text: str) -> dict[str, Any]:
 
 
 GROUPS = [
+    _of("key_expired", KEY, ("expired", 400, bad("API key expired. Please renew the API key."))),
     _of(
         "key_invalid",
         KEY,
@@ -82,7 +83,6 @@ GROUPS = [
         ("invalid in a list", 400, [g.INVALID]),
         ("invalid, text alone", 400, bad(g.NOT_VALID)),
         ("invalid, reason alone", 400, bad("?", reason("API_KEY_INVALID"))),
-        ("expired", 400, bad("API key expired. Please renew the API key.")),
         ("not found", 400, bad("API Key not found. Please pass a valid API key.")),
         ("invalid, Interactions", 400, interactions("invalid_request", g.NOT_VALID)),
         ("invalid, JSON as text", 400, json.dumps([bad(g.NOT_VALID)])),

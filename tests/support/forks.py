@@ -31,7 +31,7 @@ for line in sys.stdin:
 """
 
 _SDK = "import keyrot_middleware.testing\nfrom google import genai\n"
-_COMMAND = "from keyrot_middleware.cli import app, check, explain, reset, status\n"
+_COMMAND = "from keyrot_middleware.cli import app, check, status\n"
 _KEYROT = "import sys\nfrom keyrot_middleware.cli import main\nsys.exit(main())\n"
 
 _running: dict[str, tuple[subprocess.Popen[str], tempfile.TemporaryDirectory[str]]] = {}

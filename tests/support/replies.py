@@ -82,6 +82,11 @@ def invalid() -> Failed:
     return failure(400, "API key not valid. Please pass a valid API key.")
 
 
+def expired() -> Failed:
+    """Return the 400 of an expired key."""
+    return failure(400, "API key expired. Please renew the API key.")
+
+
 def blocked() -> Failed:
     """Return the 403 of a key that may not use this method of the API."""
     kind = "type.googleapis.com/google.rpc.ErrorInfo"

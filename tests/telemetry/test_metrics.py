@@ -256,7 +256,7 @@ def _kind(data: Any) -> str:
 def _everything(metered: RecordedMetrics) -> None:
     """Make calls of every kind, with a registered pool."""
     from keyrot_middleware.guard import handle_internal_error
-    from keyrot_middleware.monitoring.health import levels
+    from keyrot_middleware.monitoring.view import levels
 
     script = {"flash_01": [minute(9)], "pro_01": [Chunks(2), failure(400)]}
     scripted = ScriptedPool([metered.observer], script=script)

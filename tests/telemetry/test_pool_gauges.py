@@ -21,7 +21,7 @@ from support.servers import server
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.model import Candidate, Limits
 from keyrot_middleware.guard import handle_internal_error
-from keyrot_middleware.monitoring.health import levels
+from keyrot_middleware.monitoring.view import levels
 from keyrot_middleware.telemetry.metrics import CachedSnapshot, KeySnapshot
 from keyrot_middleware.testing import FakeGemini
 

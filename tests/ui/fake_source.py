@@ -9,7 +9,7 @@ from typing import Any
 
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.errors import KeyrotError
-from keyrot_middleware.monitoring.headline import headline_of
+from keyrot_middleware.monitoring.view import headline_of
 
 __all__ = ["FakeSource", "call", "key", "later", "sample", "used", "window"]
 

@@ -17,7 +17,7 @@ from ..._install import current_pool, install
 from ...core.commands import Command, Settle, Sleep
 from ...core.model import CallInfo, LeaseOutcome
 from ...errors import KeyrotError
-from ...monitoring.report import source_of
+from ...monitoring.view import source_of
 from ...telemetry.observer import CallObserver
 
 __all__ = [

@@ -43,11 +43,13 @@ test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest
 fuzz: $(READY)   ## run property tests with random seeds for FUZZ_S=300 seconds, or once with SEED=…
 	@$(BIN)/python tools/fuzz.py
 
-lint: $(READY)   ## check style and imports
+lint: $(READY)   ## check style, imports, and files that no program reads
 	@echo "== ruff, import-linter"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
+	@$(BIN)/python tools/settings_docs.py --check
+	@$(BIN)/python tools/check_files.py
 	@$(BIN)/python tools/mass.py
 
 types: $(READY)  ## check types

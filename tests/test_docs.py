@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shlex
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import tomllib
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,11 +28,6 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
 RUN = ("python", "opentelemetry-instrument", "docker", "prometheus", "celery", "streamlit")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-REPOSITORY = re.compile(re.escape(PROJECT["urls"]["Repository"]) + "/(?:blob|raw|tree)/main/")
-"""Where the site finds files of this project that are not in docs/."""
-LINK = re.compile(r"(!?)\[[^\]]*\]\(([^)\s]+)\)")
-"""A link, with ! in front of an image."""
 LIMIT_S = 300
 """Of one page; a page takes a second or two."""
 
@@ -118,13 +111,6 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
     assert b"tutorial" in collector.held
 
 
-def test_every_page_with_python_is_run() -> None:
-    """The pages that users read first have snippets, so the test above is not empty."""
-    assert {"README.md", "docs/operations.md", "docs/testing.md"} <= set(
-        map(_name, _with("python"))
-    )
-
-
 @pytest.mark.parametrize("page", _with("json"), ids=_name)
 def test_keys_files_are_right(page: Path, tmp_path: Path) -> None:
     """A keys.json that a page shows is one that install() takes."""
@@ -198,35 +184,6 @@ def test_variables_of_ours_exist() -> None:
     assert {name.rstrip("_") for name in documented} <= {*ENV_NAMES.values()} | read
 
 
-def test_the_tables_of_settings_are_those_of_the_code() -> None:
-    """Quick reference and .env.example are made of the tables of the code."""
-    script = str(ROOT / "tools" / "settings_docs.py")
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, check=False)
-    assert done.stdout == b""
-    assert done.returncode == 0
-
-
-def _documented(module: Path, name: str) -> dict[str, str]:
-    """Return the docstrings of a class's attributes as the site reads them: from the source."""
-    body = ast.parse(module.read_text("utf-8")).body
-    (found,) = (one for one in body if isinstance(one, ast.ClassDef) and one.name == name)
-    return {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in pairwise(found.body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-        and isinstance(text.value.value, str)
-    }
-
-
-def test_the_error_of_an_exhausted_pool_is_documented() -> None:
-    """The reference has its attributes, although the class is made when the SDK is imported."""
-    (module,) = (ROOT / "keyrot_middleware").rglob("pool_exhausted.py")
-    assert list(_documented(module, "KeyPoolExhausted")) == ["retry_at", "reasons"]
-
-
 def test_telemetry_page_names_everything_that_is_emitted() -> None:
     """The page names all attributes, events and metrics that we emit, and none that we do not.
 
@@ -252,120 +209,6 @@ def test_testing_page_names_existing_members_of_the_fake() -> None:
     calls = [row.split("|")[1] for row in table.splitlines() if "`" in row]
     methods = set(re.findall(r"`(\w+)", "".join(calls)))
     assert {name for name in methods if not hasattr(FakeGemini, name)} == set()
-
-
-def _slug(heading: str) -> str:
-    """Make the anchor of a heading as GitHub does."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-
-
-def _anchors(page: Path) -> set[str]:
-    bare = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return {_slug(heading) for heading in re.findall(r"^#+ (.+)$", bare, re.MULTILINE)}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=_name)
-def test_links_have_targets(page: Path) -> None:
-    """A link to a file of this project, or to a heading in one, finds it."""
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
-        path, _, anchor = link.partition("#")
-        if REPOSITORY.match(path):
-            target = ROOT / REPOSITORY.sub("", path)
-        elif path.startswith(("https://", "http://")):
-            continue
-        else:
-            target = (page.parent / path).resolve() if path else page
-        assert target.exists(), link
-        assert not anchor or anchor in _anchors(target), link
-
-
-CODE = [
-    path
-    for folder in ("keyrot_middleware", "tests", "tools", "benchmarks", "examples")
-    for kind in ("*.py", "*.js", "*.lua")
-    for path in sorted((ROOT / folder).rglob(kind))
-]
-
-
-def test_pages_that_the_code_cites_exist() -> None:
-    """A comment cites a file of this repository, and a heading that is in it."""
-    capitals = {path.name for path in [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md")]}
-    cited = 0
-    for path in CODE:
-        text = path.read_text("utf-8")
-        for page, anchor in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", text):
-            assert (ROOT / page).is_file(), f"{path}: {page}"
-            assert not anchor or anchor in _anchors(ROOT / page), f"{path}: {page}#{anchor}"
-            cited += bool(anchor)
-        assert set(re.findall(r"\b[A-Z]{4,}\.md\b", text)) <= capitals, path
-    assert cited > 20
-
-
-def test_each_source_of_the_gemini_page_has_an_address() -> None:
-    """A mark in brackets is a link, and no address is without one."""
-    text = (ROOT / "docs" / "gemini-api.md").read_text("utf-8")
-    defined = set(re.findall(r"^\[([^\]]+)\]: https://", text, re.MULTILINE))
-    body = re.sub(r"`[^`]*`", "", text[: text.index("\n\n[")])
-    used = set(re.findall(r"\[([\w. -]+)\](?![\[(])", body))
-    assert used == defined
-
-
-@pytest.mark.parametrize("page", PAGES, ids=_name)
-def test_every_table_has_a_head(page: Path) -> None:
-    """A blank line between rows would end the table, and show the rest as text."""
-    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
-    tables = re.findall(r"(?:^ *\|.*\n)+", text, re.MULTILINE)
-    headless = [table for table in tables if not re.match(r".*\n *\|[ :|-]+\|\n", table)]
-    assert headless == []
-
-
-def test_every_decision_has_a_date() -> None:
-    """Below its title, so that a reader knows how old it is."""
-    for page in (ROOT / "docs" / "adr").glob("0*.md"):
-        title, _, date = page.read_text("utf-8").splitlines()[:3]
-        assert title.startswith(f"# {page.name[:4]} "), page.name
-        assert re.fullmatch(r"20\d\d-\d\d-\d\d", date), page.name
-
-
-def test_readme_is_short() -> None:
-    """README is read in some minutes, and the quick reference at a glance."""
-    text = README.read_text("utf-8")
-    assert len(text.split()) <= 900
-    assert len(text.splitlines()) <= 150
-    quick = ROOT / "docs" / "quick-reference.md"
-    assert len(quick.read_text("utf-8").splitlines()) < 160
-
-
-def test_readme_links_to_files_of_its_own_commit() -> None:
-    """Its links to this project are relative, and the build of a wheel makes them absolute.
-
-    That they exist is tested for all pages.
-    """
-    text = README.read_text("utf-8")
-    links = [link for _, link in LINK.findall(text)]
-    assert "docs/index.md" in links
-    assert [link for link in links if REPOSITORY.match(link)] == []
-    images = [link for mark, link in LINK.findall(text) if mark]
-    assert images
-    assert all(link.startswith("docs/images/") for link in images)
-    assert "<img" not in text
-
-
-def test_readme_starts_with_what_a_stranger_needs() -> None:
-    """Status and licence, then both commands after the clone, before any chapter."""
-    head = README.read_text("utf-8").partition("\n## ")[0]
-    assert re.search(r"Status: alpha\. License: \[Apache-2\.0\]\(LICENSE\)", head)
-    (commands,) = (
-        block for block in blocks(README) if block.language == "sh" and block.code in head
-    )
-    lines = [line.partition("#")[0].split() for line in commands.code.splitlines()]
-    assert [line[:2] for line in lines] == [
-        ["git", "clone"],
-        ["cd", "keyrot-middleware"],
-        ["make", "demo"],
-        ["make", "test"],
-    ]
-    assert "Development Status :: 3 - Alpha" in PROJECT["classifiers"]
 
 
 def _measured(name: str) -> tuple[str, dict[str, list[str]]]:
@@ -415,18 +258,6 @@ def test_readme_has_the_measured_requests() -> None:
     failed = "no call fails" if found[2] == "0" else f"{found[2]} calls fail"
     cell = _readme_row("One expired key of three")[0]
     assert cell.startswith(f"{found[1]} wasted request{plural}, [{failed}](")
-
-
-def test_readme_leads_to_every_page() -> None:
-    """From README, or from the overview that it links to, a reader finds each page of docs/."""
-    overview = ROOT / "docs" / "index.md"
-    linked = re.findall(r"\]\((docs/[\w./-]+)", README.read_text("utf-8"))
-    assert _name(overview) in linked
-    linked += [
-        f"docs/{name}" for name in re.findall(r"\]\(([\w./-]+)", overview.read_text("utf-8"))
-    ]
-    pages = {_name(page) for page in PAGES if page.parent == ROOT / "docs"} - {_name(overview)}
-    assert sorted(pages - set(linked)) == []
 
 
 def test_frameworks_are_those_that_are_run() -> None:

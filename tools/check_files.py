@@ -1,0 +1,117 @@
+"""Check what no program reads: docs, requirements and workflows. `make lint` runs it."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("examples/*/README.md")]
+CODE = [
+    path
+    for folder in ("keyrot_middleware", "tests", "tools", "benchmarks", "examples")
+    for kind in ("*.py", "*.js", "*.lua")
+    for path in (ROOT / folder).rglob(kind)
+]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+PIN = re.compile(r"[a-z0-9-]+(\[[a-z0-9,]+\])?==[0-9][0-9a-z.]*")
+HASHED = re.compile(r"[a-z0-9-]+==.* \\|    --hash=sha256:\w{64}( \\)?")
+ACTION = re.compile(r" [\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+")
+
+
+def metadata() -> dict[str, Any]:
+    """Read pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    bare = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", bare, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def links() -> Iterator[str]:
+    """Yield links to files or headings that are not there, from pages and from code."""
+    repository = re.compile(
+        re.escape(metadata()["project"]["urls"]["Repository"]) + "/(?:blob|raw|tree)/main/"
+    )
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if repository.match(path):
+                target = ROOT / repository.sub("", path)
+            elif path.startswith(("https://", "http://")):
+                continue
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                yield f"{page}: no {link}"
+    for path in CODE:
+        text = path.read_text("utf-8")
+        for name, anchor in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", text):
+            there = (ROOT / name).is_file()
+            if not there or (anchor and anchor not in anchors(ROOT / name)):
+                yield f"{path}: no {name}#{anchor}"
+
+
+def pages() -> Iterator[str]:
+    """Yield tables without a head, decisions without a date, and pages that are not in the site."""
+    site = (ROOT / "zensical.toml").read_text("utf-8")
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        for table in re.findall(r"(?:^ *\|.*\n)+", text, re.MULTILINE):
+            if not re.match(r".*\n *\|[ :|-]+\|\n", table):
+                yield f"{page}: a table without a head: {table[:60]}"
+        if page.name.startswith("0") and not re.match(r"# \d{4} .*\n\n20\d\d-\d\d-\d\d\n", text):
+            yield f"{page}: no number in the title, or no date below it"
+        name = page.relative_to(DOCS).as_posix() if page.is_relative_to(DOCS) else ""
+        if name and not name.startswith("adr/0") and f'"{name}"' not in site:
+            yield f"{page} is not in zensical.toml"
+    words = len((ROOT / "README.md").read_text("utf-8").split())
+    if words > 900:
+        yield f"README.md has {words} words; allowed: 900"
+
+
+def requirements() -> Iterator[str]:
+    """Yield lines of requirements/ that are no pin, and dependencies without an upper bound."""
+    for path in sorted((ROOT / "requirements").iterdir()):
+        pattern = HASHED if path.name == "dist.txt" else PIN
+        lines = path.read_text("utf-8").splitlines()
+        yield from (f"{path}: {line}" for line in lines if not pattern.fullmatch(line))
+    project = metadata()["project"]
+    extras = project["optional-dependencies"].values()
+    needed = [*project["dependencies"], *(text for extra in extras for text in extra)]
+    for text in needed:
+        if "<" not in text and not text.startswith(("keyrot-middleware", "tzdata")):
+            yield f"pyproject.toml: {text} has no upper bound"
+
+
+def workflows() -> Iterator[str]:
+    """Yield actions that are not pinned by commit, and make targets that do not exist."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", makefile, re.MULTILINE))
+    for path in (*WORKFLOWS, ROOT / ".ci" / "run", ROOT / "CONTRIBUTING.md"):
+        text = path.read_text("utf-8")
+        for used in re.findall(r"uses:(.*)", text):
+            if not ACTION.fullmatch(used):
+                yield f"{path}: {used} is not pinned by commit"
+        for words in re.findall(r"(?:^|`|: )make ([a-z -]+)", text, re.MULTILINE):
+            yield from (f"{path}: no make {word}" for word in words.split() if word not in targets)
+
+
+def main() -> int:
+    """Print what is wrong; return whether anything is."""
+    found = [*links(), *pages(), *requirements(), *workflows()]
+    print(*(text.replace(f"{ROOT}/", "") for text in found), sep="\n", end="\n" * bool(found))
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

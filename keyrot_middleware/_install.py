@@ -20,6 +20,7 @@ from .adapters.urls import origin_from_url
 from .config import Config, load
 from .core.model import GEMINI_API
 from .core.model_fallback import next_models
+from .core.selection import Selector
 from .core.text import check_key_format, did_you_mean, mask_url, plural
 from .errors import ConfigError, KeyrotError, warn
 from .events import PoolEvent
@@ -39,7 +40,7 @@ from .runtime.current import (
     set_current_pool,
 )
 from .runtime.current import workload as _workload
-from .runtime.pool import Clock, Pool, SystemClock, make_selector, resolved_candidates
+from .runtime.pool import Clock, Pool, SystemClock, resolved_candidates
 from .runtime.refresher import Refresher
 from .secrets import SecretCache, Stores, open_secret_cache
 from .settings import (
@@ -449,7 +450,7 @@ def open_pool(
     require_prices(configured)
     stores = Stores(config.env_file)
     secrets = open_secret_cache(config, stores)
-    selector = make_selector(resolved_candidates(configured, secrets), config.policy.strategy)
+    selector = Selector(resolved_candidates(configured, secrets), config.policy.strategy)
     kept = config.settings.secrets_ttl_s > 0 and (
         secrets.can_change or config.keys_file is not None
     )

@@ -42,7 +42,6 @@ from .core.model import (
 )
 from .core.spending import nano_usd
 from .core.text import did_you_mean, display, hide_secrets
-from .core.waiting import WaitingLines
 from .errors import ConfigError
 from .forks import after_fork
 from .key_lease import KeyLease, KeyUse, LeasedKey, Report, check_count, report, reported_usage
@@ -97,7 +96,6 @@ class KeyManager:
         self._lock = threading.Lock()
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
         self._calls = PooledCalls(self._pool, self._pool.allowed_origins)
-        self._no_lines = WaitingLines()
         """Stays empty: what never waits is not behind calls that do."""
         self._out: dict[str, deque[KeyUse]] = {}
 
@@ -166,7 +164,6 @@ class KeyManager:
         self._forget_older_than(pool.clock.time() - LEASE_S)
         info = CallInfo(model or "", "generateContent", tokens, platform=platform)
         call = self._calls.call_state(info, "", 0.0)
-        call.waiting_lines = self._no_lines
         call.excluded |= dict.fromkeys(excluded, inf)
 
         def no_key(exhausted: Exhausted) -> BaseException:
@@ -183,7 +180,7 @@ class KeyManager:
     def _candidates(self, call: CallState) -> Iterator[str]:
         """Yield the ids of the keys that may serve a call."""
         for key in self._pool.selector.keys.values():
-            if key.platform == call.info.platform and call.info.may_use(key):
+            if call.info.may_use(key):
                 yield key.key_id
 
     def report_success(
@@ -303,13 +300,17 @@ class KeyManager:
 
     def _forget_older_than(self, at: float) -> None:
         """Settle selections without a report: a forgotten probe would block its key forever."""
-        stale: list[KeyUse] = []
         with self._lock:
-            for waiting in self._out.values():
-                while waiting and waiting[0].leased_at < at:
-                    stale.append(waiting.popleft())
+            stale = self._older_than(at)
         for use in stale:
             use.drop()
+
+    def _older_than(self, at: float) -> list[KeyUse]:
+        stale: list[KeyUse] = []
+        for waiting in self._out.values():
+            while waiting and waiting[0].leased_at < at:
+                stale.append(waiting.popleft())
+        return stale
 
     def _take(self, key_id: str) -> KeyUse | None:
         """Return the open selection of a key, the oldest; None where there is none."""

@@ -173,16 +173,14 @@ class PooledCalls:
             return None
         key_id = self.pool.secrets.key_id_for(Secret(key))
         own = self.pool.selector.keys.get(key_id) if key_id is not None else None
-        if own is not None and own.platform != info.platform:
-            return None
-        found = own or _outside(key)
+        found = own or _outside(key, info.platform)
         return found if info.may_use(found) else None
 
     def _home(self, info: CallInfo) -> Candidate:
         """Return the home key of clients without a key of their own, as a candidate."""
         key_id = self.pool.home_id_for(info.platform, info.tiers, info.project)
         found = self.pool.selector.keys.get(key_id) if key_id is not None else None
-        return found or _outside("")
+        return found or _outside("", info.platform)
 
     def _warn_of_host(self, host: str) -> None:
         """Warn once that calls to a host bypass the pool; the warning cannot fail the call."""
@@ -194,10 +192,10 @@ class PooledCalls:
         warn_safely(text)
 
 
-def _outside(key: str) -> Candidate:
+def _outside(key: str, platform: Platform) -> Candidate:
     """Return a key outside the pool, the client's own, as a candidate."""
     label = f"{HOME}{fingerprint(key)}"
-    return Candidate(label, label, label)
+    return Candidate(label, label, label, platform=platform)
 
 
 def is_key(key: Any) -> bool:

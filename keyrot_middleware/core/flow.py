@@ -61,7 +61,7 @@ from .request_body import is_certain
 from .selection import RankedCandidates, Selector
 from .text import utc
 from .tokens import TokenScale
-from .waiting import STALL_S, Claims, Ticket, WaitingLines
+from .waiting import LATE_S, Ticket, WaitingLines
 
 __all__ = [
     "CLOSE_AFTER_S",
@@ -200,8 +200,6 @@ class CallState:
     retries: int = 0
     waited_s: float = 0.0
     """Real seconds spent in waits."""
-    waited_until: float = 0.0
-    """When the last sleep of a wait ended, by the driver's monotonic clock."""
     ticket: Ticket | None = None
     """Set once the call had to wait."""
     lines_version: int = 0
@@ -228,11 +226,6 @@ class CallState:
         """Stop waiting: a key was found, or the call is over."""
         if self.ticket is not None:
             self.waiting_lines.leave(self.ticket)
-
-    def drop_ticket(self) -> None:
-        """Stop waiting, without a lock: the garbage collector may be closing the flow."""
-        if self.ticket is not None:
-            self.ticket.gone = True
 
 
 # The keys of the project that owns a stored resource (ADR 0005) --------------------------------
@@ -266,8 +259,9 @@ def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate
     if key is not None and key.platform != call.info.platform:
         key, project = home, home.project if home is not None else ""
     one_key = any(name.startswith(SAME_KEY_PREFIXES) for name in names)
-    same = () if one_key else call.selector.find_project_keys(project, call.info.platform)
-    owner_keys = ([key] if key is not None else []) + [k for k in same if k is not key]
+    same = () if one_key else call.selector.find_project_keys(project)
+    same = [k for k in same if k is not key and k.platform == call.info.platform]
+    owner_keys = ([key] if key is not None else []) + same
     if (owner is None or not owner_keys) and not call.info.bound_to_owner:
         return None
     found = owner_keys or ([home] if home is not None else [])
@@ -326,30 +320,16 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
         BaseException: The last exception, about the request or the service, with a note per
             failed attempt.
     """
-    stored = call.info.bound_to_owner or call.info.resources
-    owner_keys = (yield from owner_candidates(call)) if stored else None
+    owner_keys = yield from _owner_keys(call)
     try:
         while True:
-            now, draw = call.started or (yield GetTime())
-            call.started = None
-            call.lines_version = call.waiting_lines.version
-            excluded = _keys_to_skip(call, now)
-            blocks: dict[str, Block] = {}
-            spread = call.selector.spread and owner_keys is None
-            lease: Lease | Unavailable | None = None
-            for candidates in _candidate_batches(call, owner_keys, excluded, now, draw):
-                lease = yield Acquire(call.info, candidates, spread)
-                if isinstance(lease, Lease):
-                    break
-                _record_blocked(call, owner_keys, lease, blocks)
-                now = max(now, lease.at)  # the time for which the blocks are reported
-            if not isinstance(lease, Lease):
-                if owner_keys is not None and may_use_other_project(call, owner_keys, blocks):
+            lease = yield from _acquire(call, owner_keys)
+            if isinstance(lease, Unavailable):
+                if owner_keys is not None and may_use_other_project(call, owner_keys, lease.blocks):
                     owner_keys = None
                     continue
-                yield from _wait_or_raise(
-                    call, _unavailable(call, owner_keys, excluded, blocks, now)
-                )
+                yield from _wait_or_raise(call, lease)
+                owner_keys = yield from _owner_keys(call)  # keys may have changed meanwhile
                 continue
             call.leave_line()
             reply = yield from _attempt(call, lease)
@@ -360,7 +340,37 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
             yield from _continue_or_raise(call, lease, reply)
             del reply  # see `_forget_failure`
     finally:
-        call.drop_ticket()
+        call.waiting_lines.drop(call.ticket)
+
+
+def _acquire(
+    call: CallState, owner_keys: tuple[Candidate, ...] | None
+) -> Generator[Command, Any, Lease | Unavailable]:
+    """Return a lease, or why no key is available."""
+    yield from _wait_for_turn(call)
+    now, draw = call.started or (yield GetTime())
+    call.started = None
+    call.lines_version = call.waiting_lines.version
+    if call.ticket is not None:
+        call.ticket.woken = False
+    blocks: dict[str, Block] = {}
+    spread = call.selector.spread and owner_keys is None
+    for candidates in _candidate_batches(call, owner_keys, now, draw, blocks):
+        lease: Lease | Unavailable = yield Acquire(call.info, candidates, spread)
+        if isinstance(lease, Lease):
+            return lease
+        blocks.update(lease.blocks)
+        if owner_keys is None:
+            call.selector.skip(call.info, lease.blocks, lease.at)
+        now = max(now, lease.at)  # the time for which the blocks are reported
+    return Unavailable(now, blocks)
+
+
+def _owner_keys(call: CallState) -> Generator[Command, Any, tuple[Candidate, ...] | None]:
+    """Return the keys to which a call is bound; None: any key may send it."""
+    if call.info.bound_to_owner or call.info.resources:
+        return (yield from owner_candidates(call))
+    return None
 
 
 def _wait_or_raise(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, None]:
@@ -376,52 +386,18 @@ def _wait_or_raise(call: CallState, unavailable: Unavailable) -> Generator[Comma
     raise _final_error(call, unavailable)
 
 
-def _keys_to_skip(call: CallState, now: float) -> Mapping[str, object] | Claims:
-    """Return the keys to skip: those that failed this call, and those that earlier calls claim."""
-    if call.ticket is not None:
-        call.ticket.woken = False
-    if not call.waiting_lines.lines:
-        return call.excluded
-    return call.waiting_lines.ahead(call.info, call.ticket, call.excluded, now)
-
-
 def _candidate_batches(
     call: CallState,
     owner_keys: tuple[Candidate, ...] | None,
-    excluded: Mapping[str, object] | Claims,
     now: float,
     draw: float,
+    blocks: dict[str, Block],
 ) -> Iterable[RankedCandidates]:
-    """Return the candidates in batches."""
+    """Return the candidates in batches; *blocks* gets why others are left out."""
     if owner_keys is None:
-        return call.selector.candidate_batches(call.info, excluded, now, draw)
-    offer = tuple((0, key) for key in owner_keys if key.key_id not in excluded)
+        return call.selector.candidate_batches(call.info, call.excluded, now, draw, blocks)
+    offer = tuple((0, key) for key in owner_keys if key.key_id not in call.excluded)
     return (offer,) if offer else ()
-
-
-def _record_blocked(
-    call: CallState,
-    owner_keys: tuple[Candidate, ...] | None,
-    unavailable: Unavailable,
-    blocks: dict[str, Block],
-) -> None:
-    """Record blocked keys, so that the next calls skip them."""
-    blocks.update(unavailable.blocks)
-    if owner_keys is None:
-        call.selector.defer(call.info, unavailable.blocks, unavailable.at)
-
-
-def _unavailable(
-    call: CallState,
-    owner_keys: tuple[Candidate, ...] | None,
-    excluded: Mapping[str, object] | Claims,
-    blocks: dict[str, Block],
-    now: float,
-) -> Unavailable:
-    """Return what blocks each key: tried, deferred and claimed ones."""
-    deferred = {} if owner_keys is not None else call.selector.deferred(call.info)
-    claimed = excluded.claimed if isinstance(excluded, Claims) else {}
-    return Unavailable(now, {**deferred, **claimed, **blocks})
 
 
 def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | StreamEnd | Failed]:
@@ -465,8 +441,7 @@ def _settle(
 ) -> Generator[Command, Any, None]:
     error = call.last.error if outcome.verdict and call.last else None
     until: float | None = yield Settle(lease, outcome, names, error)
-    if call.selector.had_full_window or call.waiting_lines.lines:
-        _release_capacity(call, lease, outcome)
+    _release_capacity(call, lease, outcome)
     if outcome.verdict is not None:
         call.attempts.append(FailedAttempt(lease.key_id, outcome.verdict, until))
 
@@ -477,7 +452,8 @@ def _release_capacity(call: CallState, lease: Lease, outcome: Outcome) -> None:
     gave_back = outcome.kind is LeaseOutcome.UNSENT or (used is not None and used < lease.tokens)
     if gave_back:
         call.selector.release(lease.key_id)
-    call.waiting_lines.released(lease.key_id, gave_back=gave_back)
+    if call.waiting_lines.tickets:
+        call.waiting_lines.released(lease.key_id, gave_back=gave_back)
 
 
 def _classify_failure(
@@ -619,33 +595,49 @@ def _retry(call: CallState, verdict: Verdict) -> Generator[Command, Any, bool]:
 
 
 def _wait(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, bool]:
-    """Wait for the soonest key, if its time is known and within the remaining budget.
-
-    If earlier calls claim the keys, wait until this call is woken.
-    """
+    """Wait for the soonest key, if its time is known and within the remaining budget."""
     now, left = unavailable.at, call.budget_s - call.waited_s
     blocks = _waitable_blocks(call, unavailable)
-    ahead = (
-        call.waiting_lines.ahead(call.info, call.ticket, {}, now)
-        if call.waiting_lines.lines
-        else None
-    )
-    soonest, due = ahead.split(blocks) if ahead is not None else (_earliest_end(blocks), inf)
-    front = soonest <= due
+    soonest = _earliest_end(blocks)
     pause = max(soonest - now, MIN_PAUSE_S)
-    stall = max(due - now, 0.0) + JITTER_S + STALL_S
-    if not front:
-        pause = min(pause, stall, left)
     if left <= 0 or not isfinite(pause) or pause > left:
         return False
     _, draw = yield GetTime()
-    if front:
-        pause += draw * min(JITTER_S, pause, left - pause)
-    starts_wait = call.ticket is None or not call.ticket.queued
-    ticket = call.waiting_lines.join(
-        call.ticket, call.info, blocks, min(soonest, due), version=call.lines_version, now=now
-    )
-    call.ticket = ticket
+    call.ticket = call.ticket or Ticket(call.info)
+    starts_wait = call.ticket not in call.waiting_lines.tickets
+    front = call.waiting_lines.join(call.ticket, blocks, soonest, call.lines_version)
+    pause += draw * min(JITTER_S, pause, left - pause) if front else min(LATE_S, left - pause)
+    yield from _sleep_in_line(call, call.ticket, pause, front=front, starts_wait=starts_wait)
+    call.started = yield GetTime()
+    reached = call.started[0]
+    if not call.ticket.woken:
+        reached = max(reached, now + pause)
+    renewed, call.ticket.renewed = call.ticket.renewed, set()
+    for key_id in [k for k, until in call.excluded.items() if until <= reached or k in renewed]:
+        del call.excluded[key_id]
+    return True
+
+
+def _wait_for_turn(call: CallState) -> Generator[Command, Any, None]:
+    """Let calls go that came before."""
+    lines = call.waiting_lines
+    while lines.tickets and call.waited_s < call.budget_s:
+        is_new = call.ticket is None
+        now, _ = yield GetTime()
+        pause = lines.turn_in(call.info, call.ticket, now)
+        if pause == 0:
+            return
+        call.ticket = call.ticket or Ticket(call.info)
+        if is_new:
+            lines.join(call.ticket, {}, now, lines.version)
+        pause = min(pause, call.budget_s - call.waited_s)
+        yield from _sleep_in_line(call, call.ticket, pause, front=False, starts_wait=is_new)
+        call.started = None
+
+
+def _sleep_in_line(
+    call: CallState, ticket: Ticket, pause: float, *, front: bool, starts_wait: bool
+) -> Generator[Command, Any, None]:
     try:
         began, ended = yield Sleep(pause, "key", ticket, front, starts_wait)
     except GeneratorExit:
@@ -653,17 +645,7 @@ def _wait(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, 
     except BaseException:  # cancelled or interrupted: wake the next call now
         call.leave_line()
         raise
-    call.waited_s += ended - (began if starts_wait else call.waited_until)
-    call.waited_until = ended
-    call.started = yield GetTime()
-    reached = call.started[0]
-    if not ticket.woken:
-        reached = max(reached, now + pause)
-        if ahead is not None and pause == stall:
-            ahead.skip_stalled(reached)
-    for key_id in [k for k, until in call.excluded.items() if until <= reached]:
-        del call.excluded[key_id]
-    return True
+    call.waited_s += ended - began
 
 
 def _earliest_end(blocks: Mapping[str, Block]) -> float:

@@ -218,11 +218,13 @@ class CallInfo(NamedTuple):
         return self.model if self.counts_in_quota else ""
 
     def may_use(self, key: Candidate) -> bool:
-        """Return whether a key is of a project and a tier that may serve it."""
+        """Return whether a key is of a platform, a project and a tier that may serve it."""
         return self.why_not(key) is None
 
     def why_not(self, key: Candidate) -> str | None:
         """Return the reason of the block of a key that may not serve it; None: it may."""
+        if key.platform != self.platform:
+            return OTHER_PLATFORM
         if self.project is not None and project_label(key.project) != self.project:
             return OTHER_PROJECT
         return OTHER_TIER if self.tiers is not None and key.tier not in self.tiers else None
@@ -368,7 +370,10 @@ class Lease(NamedTuple):
 
 OTHER_TIER = "tier"
 OTHER_PROJECT = "project"
-"""The reasons of a `Block` of a key whose tier or project the call may not use."""
+OTHER_PLATFORM = "platform"
+"""The reasons of a `Block` of a key whose tier, project or platform the call may not use."""
+WINDOWS = frozenset({"rpm", "tpm", "rpd"})
+"""Reasons of a `Block` of a full window."""
 IN_USE = frozenset({"concurrency", "probe", "usd_reserved"})
 """Reasons of a `Block` that end when another call ends, whatever it used."""
 

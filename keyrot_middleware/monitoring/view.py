@@ -239,7 +239,7 @@ def pool_rows(pool: Pool) -> list[Row]:
     skipped = pool.secrets.duplicates.keys() - pool.secrets.unresolved.keys()
     keys = [
         selector.get(key.key_id, key)
-        for key in (selector.values() if pool.configured is None else pool.configured)
+        for key in pool.configured
         if key.key_id in selector or key.key_id not in skipped
     ]
     return look(pool.state, keys, {key.key_id for key in keys} - selector.keys())

@@ -26,7 +26,7 @@ from ..core.commands import (
     StreamEnd,
     StreamOpened,
 )
-from ..core.model import IN_USE, Lease, LeaseOutcome, Outcome, Unavailable
+from ..core.model import Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
 from ..guard import handle_internal_error
 from ..telemetry.observer import CallObserver
@@ -42,13 +42,6 @@ __all__ = [
 ]
 
 # Run the commands of a flow in an asyncio task ------------------------------------------------
-
-
-_TURNS = 12
-"""Two for each level of generators, and there are up to six: ours, a library's, a framework's."""
-
-
-_THREADS_RUN_S = 0.001
 
 
 class AsyncDriver(SyncDriver):
@@ -89,30 +82,11 @@ class AsyncDriver(SyncDriver):
         return reply
 
     def _acquire(self, command: Acquire) -> Any:
-        if not self._pool.state.is_local:
-            return self._acquire_async(command)
-        reply = super()._acquire(command)
-        return self._acquire_again(command) if _in_use(reply) else reply
-
-    async def _acquire_async(self, command: Acquire) -> Lease | Unavailable:
-        reply = await self._acquire_once_async(command)
-        return await self._acquire_again(command) if _in_use(reply) else reply
-
-    async def _acquire_again(self, command: Acquire) -> Lease | Unavailable:
-        """Acquire once the loop has closed the streams that are being closed.
-
-        `aclose()` of a stream drops the generators below it, and the loop closes those,
-        one level after the other, in its next turns. A thread that worked for the stream may hold
-        one of them until it runs again.
-        """
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
-        await asyncio.sleep(_THREADS_RUN_S)
         if self._pool.state.is_local:
             return super()._acquire(command)
-        return await self._acquire_once_async(command)
+        return self._acquire_async(command)
 
-    async def _acquire_once_async(self, command: Acquire) -> Lease | Unavailable:
+    async def _acquire_async(self, command: Acquire) -> Lease | Unavailable:
         reply = await self._call_state_async(
             self._pool.state.aacquire,
             self._counted(command),
@@ -239,13 +213,6 @@ async def _shielded(method: Callable[..., Coroutine[Any, Any, Any]], *args: Any)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-def _in_use(reply: Lease | Unavailable) -> bool:
-    """Return whether a key is blocked only because other calls use it."""
-    if isinstance(reply, Lease):
-        return False
-    return any(block.reason in IN_USE for block in reply.blocks.values())
 
 
 class AsyncStream(Protocol):

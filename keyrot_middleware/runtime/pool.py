@@ -36,7 +36,6 @@ from ..core.text import hide_secrets
 from ..core.tokens import TokenScale
 from ..core.waiting import WaitingLines
 from ..errors import warn_safely
-from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..prices import PriceList
 from ..secrets import Secret, SecretCache
@@ -50,8 +49,6 @@ __all__ = [
     "Clock",
     "Pool",
     "SystemClock",
-    "make_selector",
-    "make_waiting_lines",
     "resolved_candidates",
     "unreserved_lease",
 ]
@@ -109,13 +106,6 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-def make_waiting_lines() -> WaitingLines:
-    """Return empty waiting lines for threads and tasks; a forked child empties them."""
-    lines = WaitingLines(threading.Lock())
-    after_fork(lines, lambda child: child.reset(threading.Lock()))
-    return lines
-
-
 @dataclass(slots=True)
 class Pool:
     """Keys, the state of their limits, their values, and the policy of calls."""
@@ -131,7 +121,7 @@ class Pool:
     token_scale: TokenScale = field(default_factory=TokenScale)
     overload: Overload = field(default_factory=Overload)
     models: ModelNames = field(default_factory=ModelNames)
-    waiting_lines: WaitingLines = field(default_factory=make_waiting_lines)
+    waiting_lines: WaitingLines = field(default_factory=WaitingLines)
     random: Callable[[], float] = random.random
     last_resort: str | None = None
     """The id of the single key, where there is one."""
@@ -145,8 +135,8 @@ class Pool:
     """The tiers of the keys that may serve its calls; None: all. It has no others."""
     allowed_origins: Mapping[Platform, frozenset[str]] = field(default_factory=dict)
     """Where its keys may be sent; see `settings.allowed_origins`."""
-    configured: Sequence[Candidate] | None = None
-    """All configured keys; the selector has those with a value. None: they never change."""
+    configured: Sequence[Candidate] = ()
+    """All configured keys; the selector has those with a value."""
     background: list[BackgroundWork] = field(default_factory=list, repr=False)
     """The refresher and the watcher of alerts, where the pool needs them; stopped in this order."""
     abandoned: deque[Abandoned] = field(default_factory=deque, repr=False)
@@ -192,9 +182,8 @@ class Pool:
 
         A key without a project has its id as the name. It may be the name of a project too.
         """
-        keys = self.selector.keys.values() if self.configured is None else self.configured
         found: dict[str, set[str]] = {}
-        for key in keys:
+        for key in self.configured:
             name = project_name(key.project) or key.key_id
             found.setdefault(name, set()).add(project_label(key.project))
         return found
@@ -206,15 +195,12 @@ class Pool:
         project: str | None = None,
     ) -> str | None:
         """Return the id of the home key of a platform, of these tiers and project if given."""
-        keys, call = self.selector.keys, CallInfo("", "", tiers=tiers, project=project)
-
-        def fits(key: Candidate) -> bool:
-            return key.platform == platform and call.may_use(key)
-
-        order: Iterator[str] = (i for i, key in keys.items() if fits(key))
+        keys = self.selector.keys
+        call = CallInfo("", "", platform=platform, tiers=tiers, project=project)
+        order: Iterator[str] = (i for i, key in keys.items() if call.may_use(key))
         single = self.secrets.duplicates.get(self.last_resort or "", self.last_resort)
         own = keys.get(single or "")
-        if own is not None and fits(own):
+        if own is not None and call.may_use(own):
             order = chain([own.key_id], order)
         first = next(order, None)
         if not self.doubtful or first not in self.doubtful:
@@ -371,18 +357,13 @@ class Pool:
         return bool(changed)
 
     def on_secrets_changed(self, key_ids: frozenset[str]) -> None:
-        """Make keys with a new value available again, log that, and rebuild the selector."""
-        replaced = key_ids.intersection(self.selector.keys)
+        """Use new values and new keys from now on, in calls under way too, and log that."""
+        before = self.selector.keys
+        replaced = key_ids.intersection(before)
+        for key_id in replaced:
+            self._refusals.pop(key_id, None)
         try:
-            for key in resolved_candidates(
-                (self.selector.keys[key_id] for key_id in replaced), self.secrets
-            ):
-                self._refusals.pop(key.key_id, None)
-                self.selector.replace(key)
-            if (
-                self.configured is not None
-            ):  # no key at all is a list too: the last one was taken out
-                self._rebuild_selector(self.configured)
+            self._take_keys(resolved_candidates(self.configured, self.secrets), replaced)
         except Exception:
             handle_internal_error("secrets")
         self.log_replaced(replaced.intersection(self.selector.keys))  # not those that just left
@@ -411,6 +392,9 @@ class Pool:
             raise KeyError(f"no key {named!r} in pool {self.name!r}; there are: {known}")
         self.state.reset(key)
         self.selector.reset()
+        self.waiting_lines.wake_all(
+            one.key_id for one in self.selector.find_project_keys(key.project)
+        )
 
     def close(self) -> None:
         """Stop the background work; running calls finish."""
@@ -422,23 +406,18 @@ class Pool:
         self.state.close()
         self.threads.close()
 
-    def _rebuild_selector(self, configured: Iterable[Candidate]) -> None:
-        """Select from the *configured* keys that have a value; running calls keep theirs."""
-        before = self.selector
-        selector = make_selector(
-            resolved_candidates(configured, self.secrets), self.policy.strategy
-        )
-        if list(selector.keys.values()) == list(before.keys.values()):
+    def _take_keys(self, candidates: list[Candidate], replaced: frozenset[str]) -> None:
+        before = self.selector.keys
+        if candidates == list(before.values()):
             return
-        self.selector = selector
-        self.state.configure(selector.keys.values())
-        for verb, keys in (
-            ("added", selector.keys.keys() - before.keys.keys()),
-            ("removed", before.keys.keys() - selector.keys.keys()),
-        ):
-            if keys:
-                _log.info("pool %s: keys %s: %s", self.name, verb, ", ".join(sorted(keys)))
-        if not selector.keys:
+        self.selector.update(candidates)
+        self.state.configure(candidates)
+        self.waiting_lines.wake_all(replaced)
+        keys = self.selector.keys
+        for verb, changed in (("added", keys.keys() - before), ("removed", before.keys() - keys)):
+            if changed:
+                _log.info("pool %s: keys %s: %s", self.name, verb, ", ".join(sorted(changed)))
+        if not keys:
             left = "go out as the program sends them" if self.tiers is None else "fail"
             _log.error("pool %s: it has no key; calls %s until it has one", self.name, left)
 
@@ -451,13 +430,6 @@ def resolved_candidates(keys: Iterable[Candidate], secrets: SecretCache) -> list
         for key in keys
         if key.key_id in having
     ]
-
-
-def make_selector(keys: Iterable[Candidate], strategy: str) -> Selector:
-    """Return a selector that is safe to share between threads and forked processes."""
-    selector = Selector(keys, strategy, threading.Lock())
-    after_fork(selector, lambda child: setattr(child, "_lock", threading.Lock()))
-    return selector
 
 
 def unreserved_lease(command: Acquire, now: float) -> Lease:

@@ -183,7 +183,7 @@ class Api:
 def _check(pool: Pool, key_id: str) -> str:
     if key_id not in pool.secrets.resolved:
         raise KeyrotError(f"key {key_id} has no value to check")
-    keys = pool.configured if pool.configured is not None else pool.selector.keys.values()
+    keys = pool.configured
     for key in keys:
         if key.key_id == key_id:
             require_allowed_host(pool.allowed_origins, key.platform)

@@ -32,10 +32,9 @@ def test_a_named_project_keeps_its_records_with_every_value() -> None:
 
 
 def test_a_selector_replaces_a_key_whose_value_changed() -> None:
-    """It keeps its position; a removed key does not come back."""
+    """It keeps its position, also in calls under way."""
     selector = Selector([key("a"), key("b")], "fill")
-    selector.replace(key("a").with_value("01234567"))
-    selector.replace(key("c").with_value("01234567"))
+    selector.update([key("a").with_value("01234567"), key("b")])
     assert list_candidates(selector) == ["a", "b"]
     assert selector.keys["a"].record == "a@01234567"
     assert selector.find_project_keys("a")[0] is selector.keys["a"]

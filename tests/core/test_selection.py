@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from math import inf
 
@@ -12,7 +11,7 @@ from support.pool import INFO, key
 from support.replies import MODEL
 
 from keyrot_middleware.core.model import LAST_RESORT, Block
-from keyrot_middleware.core.selection import BATCH_SIZE, DEFER_S, MAX_ORDERS, Selector
+from keyrot_middleware.core.selection import BATCH_SIZE, MAX_ORDERS, SKIP_S, Selector
 
 
 def test_the_order_is_model_then_workload_then_priority() -> None:
@@ -55,7 +54,9 @@ def test_the_single_key_comes_after_keys_of_other_models() -> None:
 def test_each_group_has_a_rank_of_its_own() -> None:
     """The state distinguishes groups of candidates by rank, the first ones lowest."""
     selector = Selector([key("b", priority=1), key("a"), key("c", priority=1)])
-    ranks = [[rank for rank, _ in some] for some in selector.candidate_batches(INFO, {}, NOW, 0.0)]
+    ranks = [
+        [rank for rank, _ in some] for some in selector.candidate_batches(INFO, {}, NOW, 0.0, {})
+    ]
     assert ranks == [[0], [1, 1]]
 
 
@@ -71,7 +72,7 @@ def test_every_key_is_a_candidate_exactly_once(strategy: str, count: int) -> Non
     selector = Selector(many(count), strategy)
     for draw in (0.0, 0.37, 0.999):
         info = INFO._replace(conversation=f"{int(draw * 100):x}")
-        lists = list(selector.candidate_batches(info, {}, NOW, draw))
+        lists = list(selector.candidate_batches(info, {}, NOW, draw, {}))
         assert all(0 < len(candidates) <= BATCH_SIZE for candidates in lists)
         assert Counter(list_candidates(selector, info, draw=draw)) == {
             f"k{n}": 1 for n in range(count)
@@ -104,13 +105,13 @@ def test_sticky_keeps_a_conversation_with_its_key() -> None:
     }
 
 
-def test_sticky_uses_another_key_only_while_its_key_is_deferred() -> None:
-    """While its key is deferred a conversation uses the next one, and then comes back."""
+def test_sticky_uses_another_key_only_while_its_key_is_skipped() -> None:
+    """While its key is skipped a conversation uses the next one, and then comes back."""
     selector = Selector(many(12), "sticky")
     info = INFO._replace(conversation="0b")
-    selector.defer(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
+    selector.skip(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
     assert list_candidates(selector, info)[0] == "k0"
-    assert list_candidates(selector, info, now=NOW + DEFER_S)[0] == "k11"
+    assert list_candidates(selector, info, now=NOW + SKIP_S)[0] == "k11"
 
 
 def test_excluded_keys_are_no_candidates() -> None:
@@ -124,35 +125,23 @@ def test_excluded_keys_are_no_candidates() -> None:
 def test_orders_are_per_model_and_workload_and_bounded() -> None:
     """A key that cools down for one model serves others; old ones of many models are dropped."""
     selector = Selector(many(1))
-    selector.defer(INFO, {"k0": DEAD}, NOW)
+    selector.skip(INFO, {"k0": DEAD}, NOW)
     assert list_candidates(selector, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
     assert list_candidates(selector, INFO._replace(workload="batch")) == ["k0"]
     for number in range(3 * MAX_ORDERS):
         list_candidates(selector, INFO._replace(model=f"tuned-{number}"))
-    assert len(selector._orders) == MAX_ORDERS
-
-
-def test_no_lock_is_taken_twice() -> None:
-    """With a plain lock each method also works for a model without any call yet."""
-    lock = threading.Lock()
-    selector = Selector(many(3), "fill", lock)
-    assert selector.deferred(INFO._replace(model="a")) == {}
-    selector.defer(INFO._replace(model="b"), {"k0": DEAD}, NOW)
-    selector.reset()
-    selector.release("k0")
-    assert list_candidates(selector, INFO._replace(model="c")) == ["k0", "k1", "k2"]
-    assert not lock.locked()
+    assert len(selector._orders) <= MAX_ORDERS
 
 
 def test_projects_know_their_keys() -> None:
     """All keys of a project may use its stored resources."""
     one, two, three = key("a", project="p"), key("b"), key("c", project="p")
-    assert Selector([one, two, three]).find_project_keys("p") == (one, three)
+    assert Selector([one, two, three]).find_project_keys("p") == [one, three]
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
 def test_a_call_gets_candidates_of_its_platform_alone(strategy: str) -> None:
-    """In no batch, no ranking and no project is a key of the other platform."""
+    """In no batch, and no ranking is a key of the other platform."""
     keys = [
         key("a", project="p"),
         *(key(f"x{n}", project="p", platform="vertex_express", priority=n) for n in range(20)),
@@ -162,10 +151,8 @@ def test_a_call_gets_candidates_of_its_platform_alone(strategy: str) -> None:
     assert list_candidates(selector) == ["a", "b"]
     assert list_candidates(selector, express) == [f"x{n}" for n in range(20)]
     assert [one.key_id for _, one in selector.ranking(INFO)] == ["a", "b"]
-    assert selector.find_project_keys("p") == (keys[0],)
-    assert len(selector.find_project_keys("p", "vertex_express")) == 20
     assert selector.platforms == {"gemini_api", "vertex_express"}
-    selector.defer(express, {"a": DEAD, "x0": DEAD}, NOW)
+    selector.skip(express, {"a": DEAD, "x0": DEAD}, NOW)
     assert list_candidates(selector) == ["a", "b"]
 
 
@@ -196,11 +183,11 @@ def test_a_call_gets_candidates_of_its_project_alone() -> None:
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
 def test_a_call_gets_as_few_candidates_of_10_000_keys_as_of_10(strategy: str) -> None:
-    """The first batch is eight keys; with 9,990 deferred the call still sees ten at most."""
+    """The first batch is eight keys; with 9,990 skipped the call still sees ten at most."""
     selector = Selector(many(10_000), strategy)
-    assert len(next(selector.candidate_batches(INFO, {}, NOW, 0.5))) == BATCH_SIZE
+    assert len(next(selector.candidate_batches(INFO, {}, NOW, 0.5, {}))) == BATCH_SIZE
     dead = {f"k{number}": DEAD for number in range(10_000) if number % 1_000}
-    selector.defer(INFO, dead, NOW)
+    selector.skip(INFO, dead, NOW)
     assert sorted(list_candidates(selector, draw=0.5)) == sorted(
         f"k{n}" for n in range(0, 10_000, 1_000)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.monitoring.view import health, iso
-from keyrot_middleware.runtime.pool import SystemClock, make_selector, unreserved_lease
+from keyrot_middleware.runtime.pool import SystemClock, unreserved_lease
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.telemetry.log_text import format_time
 
@@ -32,19 +31,6 @@ async def test_the_systems_clock_returns_the_time_and_sleeps() -> None:
     clock.sleep(0.01)
     await clock.asleep(0.01)
     assert time.monotonic() - begin >= 0.02
-
-
-@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_a_forked_child_has_an_unlocked_selector() -> None:
-    """A fork while another thread defers a key must not leave the child waiting forever."""
-    selector = make_selector([key("a")], "spread")
-    with selector._lock:
-        child = os.fork()
-        if child == 0:
-            selector.reset()
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_the_home_key_is_the_single_key_or_the_first() -> None:

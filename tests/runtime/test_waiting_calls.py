@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, RecordingState, Rig, key
-from support.replies import OK, lost
+from support.replies import OK, lost, minute
 
 from keyrot_middleware.core import flow, waiting
 from keyrot_middleware.core.commands import Sleep
-from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.flow import Exhausted, call_flow
 from keyrot_middleware.core.model import Block, CallInfo, Lease, Limits
 from keyrot_middleware.runtime import sync
 from keyrot_middleware.runtime.pool import SystemClock
@@ -58,7 +58,7 @@ class Callers:
     @property
     def waiting(self) -> int:
         """Count the waiting calls."""
-        return sum(map(len, self.rig.pool.waiting_lines.lines.values()))
+        return len(self.rig.pool.waiting_lines.tickets)
 
     def until(self, true: Any) -> None:
         """Wait until something is true."""
@@ -145,7 +145,7 @@ def test_a_call_that_gives_up_lets_the_next_one_go(way: str) -> None:
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
     lease, callers = held(rig), Callers(rig, way)
     callers.begin("p")
-    (ticket,) = rig.pool.waiting_lines.lines[INFO.model]
+    (ticket,) = rig.pool.waiting_lines.tickets
     callers.begin("q")
     rig.pool.waiting_lines.leave(ticket)
     rig.state.settle(lease, _done())
@@ -171,66 +171,63 @@ def test_a_budget_ends_in_the_queue_too(way: str) -> None:
     assert callers.waiting == 0
 
 
-def test_a_blocked_call_is_skipped(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first in the queue is in a blocked event loop: the second is sent after a while."""
+def test_a_blocked_call_delays_the_others_a_little(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first in the queue is in a blocked event loop: the second looks for itself."""
     for module in (flow, waiting):
-        monkeypatch.setattr(module, "STALL_S", 0.1)
-    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
-    now = rig.pool.clock.time()
-    busy = Block("concurrency", now, waitable=True)
-    stuck = rig.pool.waiting_lines.join(
-        None, INFO, {"a": busy}, now, version=rig.pool.waiting_lines.version, now=now
-    )
+        monkeypatch.setattr(module, "LATE_S", 0.1)
+    rig = real(key("a"), max_wait_s=30.0)
+    lines, now = rig.pool.waiting_lines, rig.pool.clock.time()
+    stuck = waiting.Ticket(INFO)
+    assert lines.join(stuck, {"a": Block("rpm", now, waitable=True)}, now, lines.version)
     callers = Callers(rig, way)
     callers.begin("p")
     callers.end()
     assert callers.served == ["p"]
-    assert stuck.stalled
+    assert list(lines.tickets) == [stuck]
 
 
-def test_a_reset_key_serves_waiting_calls_when_another_call_joins(way: str) -> None:
-    """No wake-up reaches the first in the queue; it checks again when a call joins behind it."""
-    rig = real(key("a", Limits(rpm=1)), max_wait_s=65.0)
-    lease, callers = held(rig), Callers(rig, way)
+def test_a_reset_key_serves_waiting_calls(way: str) -> None:
+    """Also those that it has failed, and at once."""
+    rig = real(key("a"), max_wait_s=65.0)
+    rig.will("a", minute("50s"))
+    callers = Callers(rig, way)
     callers.begin("p")
-    rig.state.settle(lease, _unsent())  # as another process would
-    rig.pool.clock._offset += 2.0  # type: ignore[attr-defined]
-    rig.selector.reset()
-    callers.begin("q", waits=False)
-    callers.until(lambda: callers.served == ["p"])
-    ((ticket,),) = rig.pool.waiting_lines.lines.values()
-    rig.state.settle(rig.state.leases[-1], _unsent())
-    rig.selector.release("a")
-    rig.pool.waiting_lines.released("a", gave_back=True)
+    callers.begin("q")
+    rig.pool.reset("a")
     callers.end()
-    assert ticket.number == 1
-    assert callers.served == ["p", "q"]
+    assert sorted(callers.served) == ["p", "q"]
+    assert rig.sent == ["a", "a", "a"]
 
 
-def _unsent() -> Any:
-    from keyrot_middleware.core.model import LeaseOutcome, Outcome
-
-    return Outcome(LeaseOutcome.UNSENT)
-
-
-def test_a_smaller_request_passes_a_larger_one_that_does_not_fit(way: str) -> None:
-    """The large one waits for the minute's end; the small one does not wait at all."""
-    rig = real(key("a", Limits(tpm=1_000)), max_wait_s=65.0)
-    lease, callers = held(rig, INFO._replace(tokens=600)), Callers(rig, way)
-    callers.begin("large", INFO._replace(tokens=900))
-    callers.begin("small", INFO._replace(tokens=100), waits=False)
-    callers.until(lambda: callers.served == ["small"])
-    rig.state.settle(lease, _done_with(0))
-    rig.selector.release("a")
-    rig.pool.waiting_lines.released("a", gave_back=True)
+def test_a_new_key_serves_waiting_calls(way: str) -> None:
+    """One that is taken out meanwhile is not used any more."""
+    rig = real(key("a"), key("b"), max_wait_s=65.0)
+    pool = rig.pool
+    pool.configured = [key("a")]
+    pool.on_secrets_changed(frozenset())
+    rig.will("a", minute("50s"))
+    callers = Callers(rig, way)
+    callers.begin("p")
+    pool.configured = [key("b")]
+    pool.on_secrets_changed(frozenset())
     callers.end()
-    assert callers.served == ["small", "large"]
+    assert rig.sent == ["a", "b"]
 
 
-def _done_with(tokens: int) -> Any:
-    from keyrot_middleware.core.model import LeaseOutcome, Outcome, Usage
-
-    return Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens))
+def test_a_key_that_one_call_waits_for_serves_another(way: str) -> None:
+    """The first may not use it for a second, since it has failed that call; nobody claims it."""
+    rig = real(key("a"), max_wait_s=65.0)
+    rig.will("a", minute("1ms"))
+    callers = Callers(rig, way)
+    callers.begin("p")
+    time.sleep(0.01)  # the key is available again
+    call = rig.make()
+    call.wait_limit_s = 0.0
+    assert sync.run(call_flow(call), sync.SyncDriver(rig.pool, INFO, rig.send)) == "answer"
+    callers.end()
+    assert callers.served == ["p"]
 
 
 @pytest.mark.parametrize("end", ["close", "cancel"])
@@ -248,4 +245,4 @@ def test_a_waiting_call_that_ends_leaves_the_queue(end: str) -> None:
     else:
         with pytest.raises(asyncio.CancelledError):
             steps.throw(asyncio.CancelledError())
-    assert "a" not in rig.pool.waiting_lines.ahead(INFO, None, {}, rig.time() + 1)
+    assert rig.pool.waiting_lines.tickets == {}

@@ -21,7 +21,7 @@ def list_candidates(
     draw: float = 0.0,
 ) -> list[str]:
     """List every candidate key, in order."""
-    lists = selector.candidate_batches(info, dict.fromkeys(excluded), now, draw)
+    lists = selector.candidate_batches(info, dict.fromkeys(excluded), now, draw, {})
     return [candidate.key_id for candidates in lists for _, candidate in candidates]
 
 

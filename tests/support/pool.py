@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,7 +22,7 @@ from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.runtime import aio, sync
-from keyrot_middleware.runtime.pool import Pool
+from keyrot_middleware.runtime.pool import Pool, resolved_candidates
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.state import State
 from keyrot_middleware.state.memory import MemoryState
@@ -121,14 +120,16 @@ class Rig:
         """The reply when none are left."""
         self.state = RecordingState(self.policy, self.clock.time)
         self.store = EditableStore(*(k.key_id for k in keys))
+        secrets = SecretCache({k.key_id: SecretLocation(self.store) for k in keys})
         self.pool = Pool(
             "test",
-            Selector(keys, self.policy.strategy, threading.Lock()),
+            Selector(resolved_candidates(keys, secrets), self.policy.strategy),
             self.state,
-            SecretCache({k.key_id: SecretLocation(self.store) for k in keys}),
+            secrets,
             self.policy,
             clock=self,
             random=lambda: self.random,
+            configured=keys,
         )
         self.state.pool = self.pool
 

@@ -149,6 +149,7 @@ class ScriptedPool:
             clock=self.clock,
             random=lambda: 0.0,
             abandoned=SettledAtOnce(),
+            configured=candidates,
         )
 
     def send(self, lease: Lease) -> Any:

@@ -79,7 +79,7 @@ def delayed_answers(gemini: Any) -> tuple[threading.Event, threading.Event]:
 
 def waiting(pool: Any) -> int:
     """Count the waiting calls."""
-    return sum(map(len, pool.waiting_lines.lines.values()))
+    return len(pool.waiting_lines.tickets)
 
 
 class TestInRealTime:

@@ -87,7 +87,7 @@ def test_a_call_to_a_free_model_is_not_held_up(
     answered: list[str] = []
 
     def waits(calls: int) -> bool:
-        return len(pool.waiting_lines.lines.get(MODEL, ())) == calls
+        return len(pool.waiting_lines.tickets) == calls
 
     async def everyone() -> None:
         loop = asyncio.get_running_loop()

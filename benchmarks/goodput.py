@@ -14,17 +14,16 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
 from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from support.simulation import TOKENS, Goodput, possible, simulate
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini
-from keyrot_middleware.testing.quota import Limits, Window
+from keyrot_middleware.testing.keys import Limits
 
 from .calls import MODEL
 from .crew import crew
@@ -37,32 +36,29 @@ LATENCY_S = 0.3
 BEGIN_S = (10.0, 45.0)
 """A real run begins between these seconds of a minute: not where two minutes meet."""
 LIMITS = {"10 requests": Limits(rpm=10), "3,000 tokens": Limits(tpm=3_000)}
-BARS = {"minute": 1.0, "sliding": 0.95, "bucket": 0.85}
-BUSY = {**BARS, "minute": 0.95}
+BAR = 1.0
+BUSY = 0.95
 """In real time, on a machine that does other things too."""
 
 
 class Case(NamedTuple):
     """The parameters of a measurement."""
 
-    window: Window
     limit: str
     known: bool
 
-    def row(self, kind: str, found: Goodput, bars: Mapping[Window, float]) -> Row:
+    def row(self, kind: str, found: Goodput, bar: float) -> Row:
         """Format the row.
 
         Raises:
             AssertionError: A call failed, or too little was served.
         """
-        bar = bars[self.window]
         assert found.failed == 0, (kind, self, found)
         assert found.share >= bar, (kind, self, found)
-        assert self.window != "minute" or not self.known or not any(found.refused.values()), found
+        assert not self.known or not any(found.refused.values()), found
         refused = [found.refused.get(f"key_{n}", 0) for n in range(KEYS)]
         return (
             kind,
-            self.window,
             f"{self.limit} a minute, {'configured' if self.known else 'learned'}",
             str(found.possible),
             str(found.served),
@@ -73,10 +69,7 @@ class Case(NamedTuple):
         )
 
 
-CASES = [
-    Case(window, limit, known)
-    for window, limit, known in product(get_args(Window), LIMITS, (True, False))
-]
+CASES = [Case(limit, known) for limit, known in product(LIMITS, (True, False))]
 
 
 def simulated() -> list[Row]:
@@ -85,7 +78,6 @@ def simulated() -> list[Row]:
         case.row(
             "simulated",
             simulate(
-                case.window,
                 LIMITS[case.limit],
                 known=case.known,
                 keys=KEYS,
@@ -93,7 +85,7 @@ def simulated() -> list[Row]:
                 start_s=10.0,
                 seconds=SECONDS,
             ),
-            BARS,
+            BAR,
         )
         for case in CASES
     ]
@@ -129,7 +121,7 @@ def _work(pipe: Connection) -> None:
     except EOFError:  # the benchmark is done, or its process is gone
         return
     limits = LIMITS[case.limit]
-    with tempfile.TemporaryDirectory() as directory, FakeGemini(window=case.window) as gemini:
+    with tempfile.TemporaryDirectory() as directory, FakeGemini() as gemini:
         gemini.tokens(lambda _body: TOKENS)
         gemini.delay(LATENCY_S)
         ids = [f"key_{number}" for number in range(KEYS)]
@@ -143,13 +135,11 @@ def _work(pipe: Connection) -> None:
             keys_file=file, allowed_hosts=(f"http://{gemini.host}",), state_url="memory://"
         )
         client = genai.Client(api_key=keyrot_middleware.POOL_KEY, http_options=gemini.http_options)
-        pipe.send(tuple(_measure(client, gemini, case.window, limits, ids)))
+        pipe.send(tuple(_measure(client, gemini, limits, ids)))
         keyrot_middleware.uninstall()
 
 
-def _measure(
-    client: Any, gemini: FakeGemini, window: Window, limits: Limits, ids: list[str]
-) -> Goodput:
+def _measure(client: Any, gemini: FakeGemini, limits: Limits, ids: list[str]) -> Goodput:
     begun = time.time()
     failures: list[str] = []
     longest: list[float] = []
@@ -171,7 +161,7 @@ def _measure(
     log = [entry for entry in gemini.log if entry.at < begun + SECONDS]
     refused = Counter(entry.key for entry in log if entry.status == 429)
     return Goodput(
-        KEYS * possible(window, limits, begun, SECONDS),
+        KEYS * possible(limits, begun, SECONDS),
         sum(entry.status == 200 for entry in log),
         {key_id: refused[key_id] for key_id in ids},
         len(failures),
@@ -183,7 +173,6 @@ def main() -> int:
     """Run all, print and write the page."""
     head = (
         "run",
-        "window",
         "limit of each key",
         "possible",
         "served",
@@ -194,7 +183,7 @@ def main() -> int:
     )
     how = (
         f"{CALLERS} callers without pause for three minutes over {KEYS} keys; the pool "
-        "counts clock minutes. `possible` is what a caller that knows the kind of window "
+        "counts clock minutes. `possible` is what a caller that knows the limits "
         "gets served, the start of the first window included."
     )
     text = page("Goodput", "make goodput", how, head, simulated() + real())

@@ -13,7 +13,7 @@ import pytest
 import keyrot_middleware
 
 HEAVY = ("google.genai", "redis", "boto3", "hvac", "opentelemetry.sdk")
-OPTIONAL_ROOMS = ("cli", "ui.", "__main__", "testing.cassettes")
+OPTIONAL_ROOMS = ("cli", "ui.", "__main__")
 """Modules that need an extra, or run a program when they are imported."""
 
 

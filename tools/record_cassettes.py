@@ -23,7 +23,6 @@ import keyrot_middleware
 from keyrot_middleware.core.text import holds_key
 from keyrot_middleware.settings import ENV_NAMES, GOOGLE_HOST
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
-from keyrot_middleware.testing.cassettes import recorder
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -37,6 +36,7 @@ from support.cassette_scenarios import (  # noqa: E402 - the tests' own, found b
     traffic,
     values_for,
 )
+from support.cassettes import recorder  # noqa: E402
 
 Connect = Callable[[], genai.Client]
 MOST_SPENT = 60

@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keyrot_middleware.testing.clock import Clock, FakeClock, SystemClock
     from keyrot_middleware.testing.fake_gemini import FakeGemini
-    from keyrot_middleware.testing.keys import FakeKey
+    from keyrot_middleware.testing.keys import FakeKey, Limits, QuotaUsage
     from keyrot_middleware.testing.live import plain_websockets
-    from keyrot_middleware.testing.log import LoggedRequest
-    from keyrot_middleware.testing.quota import Limits, QuotaUsage
     from keyrot_middleware.testing.replies import Reply, Scripted
-    from keyrot_middleware.testing.request import FakeRequest
+    from keyrot_middleware.testing.request import FakeRequest, LoggedRequest
 
+_MODULES = {
+    "clock": ("Clock", "FakeClock", "SystemClock"),
+    "fake_gemini": ("FakeGemini",),
+    "keys": ("FakeKey", "Limits", "QuotaUsage"),
+    "live": ("plain_websockets",),
+    "replies": ("Reply", "Scripted"),
+    "request": ("FakeRequest", "LoggedRequest"),
+}
 __all__ = [
     "Clock",
     "FakeClock",
@@ -34,26 +40,11 @@ __all__ = [
     "plain_websockets",
 ]
 
-_MODULES = {
-    "Clock": "clock",
-    "FakeClock": "clock",
-    "FakeGemini": "fake_gemini",
-    "FakeKey": "keys",
-    "FakeRequest": "request",
-    "Limits": "quota",
-    "LoggedRequest": "log",
-    "Reply": "replies",
-    "Scripted": "replies",
-    "SystemClock": "clock",
-    "QuotaUsage": "quota",
-    "plain_websockets": "live",
-}
-
 
 if not TYPE_CHECKING:  # else a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
-        module = _MODULES.get(name)
+        module = next((one for one, names in _MODULES.items() if name in names), None)
         if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f"{__name__}.{module}"), name)

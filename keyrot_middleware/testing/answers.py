@@ -12,14 +12,6 @@ from typing import Any
 
 from keyrot_middleware.testing.request import FakeRequest
 
-__all__ = [
-    "ModelAnswer",
-    "ModelAnswers",
-    "count_tokens",
-    "example_value",
-    "get_field",
-]
-
 # JSON fields in either spelling: Google accepts both `displayName` and `display_name` ----------
 
 

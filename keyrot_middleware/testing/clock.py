@@ -8,8 +8,6 @@ import time
 from datetime import datetime
 from typing import Protocol
 
-__all__ = ["Clock", "FakeClock", "SystemClock"]
-
 
 class Clock(Protocol):
     """Anything with the time in epoch seconds."""

@@ -8,21 +8,18 @@ from typing import Any, Self
 
 from keyrot_middleware.testing.answers import ModelAnswer, count_tokens
 from keyrot_middleware.testing.clock import Clock, SystemClock
-from keyrot_middleware.testing.keys import FakeKey, Style, Tier, make_value
-from keyrot_middleware.testing.log import LoggedRequest, RequestLog
-from keyrot_middleware.testing.quota import Limits, QuotaUsage, Window
+from keyrot_middleware.testing.keys import FakeKey, Limits, QuotaUsage, Style, Tier, make_value
 from keyrot_middleware.testing.replies import Scripted
+from keyrot_middleware.testing.request import LoggedRequest, RequestLog
 from keyrot_middleware.testing.server import LoopbackServer
 from keyrot_middleware.testing.service import Service
-
-__all__ = ["FakeGemini"]
 
 
 class FakeGemini:
     """A real HTTP and websocket server on 127.0.0.1 that behaves like the Gemini API.
 
-    It has keys, projects, billing accounts and models, counts quotas in wall-clock minutes (or in
-    another kind of window) and Pacific days, and fails on demand in every observed way. Chats,
+    It has keys, projects, billing accounts and models, counts quotas in wall-clock minutes and
+    Pacific days, and fails on demand in every observed way. Chats,
     embeddings and models are also served in OpenAI's protocol, under `/v1beta/openai/`. All methods
     may be called from any thread, before and while it runs.
 
@@ -34,23 +31,11 @@ class FakeGemini:
     Args:
         clock: The time of quota windows; None: the system clock. Delays are always real.
         keep_log: How many of the newest requests `log` keeps; None keeps all.
-        window: How `rpm` and `tpm` are counted: in minutes of the clock (`minute`), within the last
-            60 seconds (`sliding`), or by a `bucket` that holds one limit and is refilled
-            evenly within 60 seconds.
-
-    Raises:
-        ValueError: If there is no such kind of window.
     """
 
-    def __init__(
-        self,
-        clock: Clock | None = None,
-        *,
-        keep_log: int | None = None,
-        window: Window = "minute",
-    ) -> None:
+    def __init__(self, clock: Clock | None = None, *, keep_log: int | None = None) -> None:
         self._log = RequestLog(keep_log)
-        self._service = Service(clock or SystemClock(), self._log, lambda: self.url, window)
+        self._service = Service(clock or SystemClock(), self._log, lambda: self.url)
         self._server = LoopbackServer(self._service.handle, self._service.upgrade)
 
     def start(self, port: int = 0) -> Self:
@@ -173,7 +158,7 @@ class FakeGemini:
         self._service.quotas.limit(project, Limits(rpm, tpm, rpd), bucket)
 
     def used(self, label: str, model: str) -> QuotaUsage:
-        """Return the usage of the key's project for a model in this minute (or window) and day."""
+        """Return the usage of the key's project for a model in this minute and day."""
         project = self.key(label).project
         bucket = self._service.models.bucket(model)
         return self._service.quotas.used(project, bucket, self._service.clock.time())
@@ -186,11 +171,11 @@ class FakeGemini:
 
     def alias(self, model: str, bucket: str) -> None:
         """Count requests for `model` under the quota of `bucket`, which errors then name."""
-        self._service.models.alias(model, bucket)
+        self._service.models.aliases[model] = bucket
 
     def remove_model(self, model: str) -> None:
         """Answer 404 for a model from now on."""
-        self._service.models.remove(model)
+        self._service.models.removed.add(model)
 
     # The answers.
 
@@ -200,11 +185,11 @@ class FakeGemini:
         Raises:
             KeyError: If there is no such key.
         """
-        self._service.scripts.add(self.key(label).label, replies)
+        self._service.scripts.next[self.key(label).label].extend(replies)
 
     def script_any(self, *replies: Scripted) -> None:
         """Answer the next requests of any key with these."""
-        self._service.scripts.add(None, replies)
+        self._service.scripts.next[None].extend(replies)
 
     def always(self, label: str, reply: Scripted | None) -> None:
         """Answer every request of a key with this until changed; None ends it.
@@ -224,7 +209,7 @@ class FakeGemini:
 
     def pending(self, label: str | None = None) -> int:
         """Return how many scripted replies of a key, or of any, are unused."""
-        return self._service.scripts.pending(label)
+        return len(self._service.scripts.next.get(label, ()))
 
     def answer(self, content: ModelAnswer | Callable[[dict[str, Any]], ModelAnswer] | None) -> None:
         """Set what models answer.
@@ -265,18 +250,6 @@ class FakeGemini:
         """
         project, now = self.key(label).project, self._service.clock.time()
         return self._service.stored.add_file(project, data, name, now)
-
-    def limit_batches(self, project: str, most: int) -> None:
-        """Answer 429 to a new batch while so many of the project are pending or running."""
-        self._service.stored.max_batches[project] = most
-
-    def set_batch(self, name: str, state: str) -> None:
-        """Put a batch into a state: `PENDING`, `RUNNING`, `SUCCEEDED`, `FAILED` or `EXPIRED`.
-
-        Raises:
-            KeyError: If there is no such batch.
-        """
-        self._service.stored.set_batch(name, state)
 
     def hold_operations(self, hold: bool = True) -> None:
         """Keep new operations pending until `finish_operation`; else the next read is done."""

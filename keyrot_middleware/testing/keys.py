@@ -1,21 +1,27 @@
-"""The keys of the fake service, with random values in the shape of real ones."""
+"""Keys, models and limits as Google has them: quotas count per project and model bucket.
+
+Source: docs/gemini-api.md#quota. The minute starts at :00, the day at midnight Pacific time.
+"""
 
 from __future__ import annotations
 
 import secrets
 import string
 import threading
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, time, timedelta
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
-__all__ = ["FakeKey", "KeyRegistry", "Style", "Tier", "make_value"]
+from keyrot_middleware.core.model_names import CURRENT_MODEL
 
 Tier = Literal["free", "paid"]
 Style = Literal["standard", "auth"]
-
+LimitName = Literal["rpm", "tpm", "rpd"]
+PACIFIC = ZoneInfo("America/Los_Angeles")
 _ALPHABET = string.ascii_letters + string.digits
 # Prefix and length of what follows: a standard key (AIza + 35) and an auth key (AQ. + 50).
-_SHAPES: dict[str, tuple[str, int]] = {"standard": ("AIza", 35), "auth": ("AQ.", 50)}
+_SHAPES = {"standard": ("AIza", 35), "auth": ("AQ.", 50)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,10 @@ def make_value(style: Style = "standard") -> str:
 
 
 class KeyRegistry:
-    """The keys by value and by label; thread-safe."""
+    """The keys by value and by label."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._by_value: dict[str, FakeKey] = {}
+        self.by_value: dict[str, FakeKey] = {}
         self._by_label: dict[str, FakeKey] = {}
         self._numbers: dict[str, str] = {}
 
@@ -66,23 +71,17 @@ class KeyRegistry:
         Raises:
             ValueError: If the label or the value is taken.
         """
-        with self._lock:
-            if label in self._by_label or value in self._by_value:
-                raise ValueError(f"a key {label!r}, or its value, exists already: choose another")
-            number = self._numbers.setdefault(project, str(100_000_000_001 + len(self._numbers)))
-            key = FakeKey(label, value, project, account, tier, number)
-            self._by_label[label] = self._by_value[value] = key
-            return key
+        if label in self._by_label or value in self.by_value:
+            raise ValueError(f"a key {label!r}, or its value, exists already: choose another")
+        number = self._numbers.setdefault(project, str(100_000_000_001 + len(self._numbers)))
+        key = FakeKey(label, value, project, account, tier, number)
+        self._by_label[label] = self.by_value[value] = key
+        return key
 
     def remove(self, label: str) -> None:
-        """Remove a key, as if it were deleted in AI Studio.
-
-        Raises:
-            KeyError: If there is no such key.
-        """
-        with self._lock:
-            del self._by_value[self.get(label).value]
-            del self._by_label[label]
+        """Remove a key, as if it were deleted in AI Studio."""
+        del self.by_value[self.get(label).value]
+        del self._by_label[label]
 
     def get(self, label: str) -> FakeKey:
         """Return the key with that label.
@@ -90,12 +89,178 @@ class KeyRegistry:
         Raises:
             KeyError: If there is no such key; the message lists the known ones.
         """
-        try:
-            return self._by_label[label]
-        except KeyError:
+        if label not in self._by_label:
             known = ", ".join(sorted(self._by_label)) or "none yet"
-            raise KeyError(f"no key {label!r}; add_key() made: {known}") from None
+            raise KeyError(f"no key {label!r}; add_key() made: {known}")
+        return self._by_label[label]
 
-    def find(self, value: str) -> FakeKey | None:
-        """Return the key with that value, or None."""
-        return self._by_value.get(value)
+
+# Models ------------------------------------------------------------------------------------------
+
+_LISTED = (
+    *(CURRENT_MODEL, "gemini-flash-lite-latest", "gemini-pro-latest", "gemini-3.8-flash"),
+    *("gemini-3.7-flash", "gemini-3.6-flash", "gemini-3.5-flash-lite", "gemini-3.1-flash-lite"),
+    *("gemini-3.1-pro-preview", "gemini-embedding-001", "gemma-4-31b-it"),
+    "imagen-4.0-generate-001",
+)
+# Every name in one of these families is a model, so a test may use any.
+_FAMILIES = ("gemini", "gemma", "text-embedding", "embedding", "imagen", "veo", "learnlm", "tuned")
+
+
+class ModelCatalogue:
+    """Models and the aliases of their quota buckets."""
+
+    def __init__(self) -> None:
+        self.aliases: dict[str, str] = {}
+        self.removed: set[str] = set()
+
+    def bucket(self, model: str) -> str:
+        """Return the quota bucket of a model."""
+        return self.aliases.get(model, model)
+
+    def serves(self, model: str) -> bool:
+        """Return whether the model exists: of a known family, and not removed."""
+        return model.startswith(_FAMILIES) and model not in self.removed
+
+    def all(self) -> list[dict[str, Any]]:
+        """Return the listed models."""
+        return [describe_model(model) for model in _LISTED if model not in self.removed]
+
+
+def describe_model(model: str) -> dict[str, Any]:
+    """Return a model as `models.get` does."""
+    verbs = ["generateContent", "countTokens", "createCachedContent", "batchGenerateContent"]
+    if "embedding" in model:
+        verbs = ["embedContent", "countTextTokens"]
+    elif model.startswith("imagen"):
+        verbs = ["predict"]
+    return {
+        "name": f"models/{model}",
+        "version": "001",
+        "displayName": model,
+        "inputTokenLimit": 1_048_576,
+        "outputTokenLimit": 65_536,
+        "supportedGenerationMethods": verbs,
+    }
+
+
+def list_page(name: str, items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
+    """Return one page of a list; the token is the index of the next item."""
+    token, size = query.get("pageToken", ""), query.get("pageSize", "")
+    start = int(token) if token.isdigit() else 0
+    end = start + (int(size) if size.isdigit() and int(size) else 50)
+    result: dict[str, Any] = {name: items[start:end]} if items[start:end] else {}
+    return result | ({"nextPageToken": str(end)} if end < len(items) else {})
+
+
+# Quotas ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of a project for one model: requests and input tokens a minute, requests a day.
+
+    None: no limit; 0: the model is not offered to the project.
+    """
+
+    rpm: int | None = None
+    tpm: int | None = None
+    rpd: int | None = None
+
+    def over(self, other: Limits) -> Limits:
+        """Return these limits, with those of `other` where none is set here."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(other, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(slots=True)
+class QuotaUsage:
+    """What a project has used in the current minute and day."""
+
+    minute: int
+    day: str
+    requests: int = 0
+    tokens: int = 0
+    day_requests: int = 0
+
+
+def seconds_to_minute(now: float) -> float:
+    """Return the seconds from epoch `now` to the next :00; 60 at :00 itself."""
+    return 60.0 - now % 60.0
+
+
+def seconds_to_midnight(now: float) -> float:
+    """Return the seconds from epoch `now` to the next midnight Pacific time."""
+    local = datetime.fromtimestamp(now, PACIFIC)
+    midnight = datetime.combine(local.date() + timedelta(days=1), time(), PACIFIC)
+    return midnight.timestamp() - now
+
+
+class QuotaCounter:
+    """Counts the usage of every project and bucket; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limits: dict[tuple[str, str | None], Limits] = {}
+        self._used: dict[tuple[str, str], QuotaUsage] = {}
+
+    def limit(self, project: str, limits: Limits, bucket: str | None = None) -> None:
+        """Set limits of a project, for one bucket or for all; None: no change."""
+        self._limits[project, bucket] = limits.over(self._limits.get((project, bucket), Limits()))
+
+    def limits(self, project: str, bucket: str) -> Limits:
+        """Return the limits of a project for a bucket: the bucket's own over those for all."""
+        general = self._limits.get((project, None), Limits())
+        return self._limits.get((project, bucket), Limits()).over(general)
+
+    def used(self, project: str, bucket: str, now: float) -> QuotaUsage:
+        """Return a copy of the usage in the current windows."""
+        with self._lock:
+            return replace(self._current(project, bucket, now))
+
+    def charge(
+        self, project: str, bucket: str, now: float, *, requests: int = 1, tokens: int = 0
+    ) -> list[LimitName]:
+        """Count a request if it fits, atomically.
+
+        Returns:
+            The limits it would exceed, in which case nothing was counted; empty if it fits.
+        """
+        limits = self.limits(project, bucket)
+        with self._lock:
+            used = self._current(project, bucket, now)
+            totals: dict[LimitName, int] = {
+                "rpd": used.day_requests + requests,
+                "rpm": used.requests + requests,
+                "tpm": used.tokens + tokens,
+            }
+            exceeded = [
+                name
+                for name, total in totals.items()
+                if (most := getattr(limits, name)) is not None and total > most
+            ]
+            if not exceeded:
+                _add(used, requests, tokens)
+            return exceeded
+
+    def count(
+        self, project: str, bucket: str, now: float, *, requests: int = 1, tokens: int = 0
+    ) -> None:
+        """Count a request whether it fits or not."""
+        with self._lock:
+            _add(self._current(project, bucket, now), requests, tokens)
+
+    def _current(self, project: str, bucket: str, now: float) -> QuotaUsage:
+        minute, day = int(now // 60), datetime.fromtimestamp(now, PACIFIC).date().isoformat()
+        used = self._used.setdefault((project, bucket), QuotaUsage(minute, day))
+        if used.minute != minute:
+            used.minute, used.requests, used.tokens = minute, 0, 0
+        if used.day != day:
+            used.day, used.day_requests = day, 0
+        return used
+
+
+def _add(used: QuotaUsage, requests: int, tokens: int) -> None:
+    used.requests += requests
+    used.tokens += tokens
+    used.day_requests += requests

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
 from keyrot_middleware.testing.answers import get_field
-from keyrot_middleware.testing.log import LoggedRequest
 from keyrot_middleware.testing.replies import Scripted
-from keyrot_middleware.testing.request import FakeRequest
-from keyrot_middleware.testing.websocket import WebSocket
+from keyrot_middleware.testing.request import FakeRequest, LoggedRequest
 
-__all__ = ["LiveSession", "close_reason", "plain_websockets"]
-
+_NO_LOG = logging.Logger("fake-gemini", logging.CRITICAL)
+"""A program that reads the log of websockets reads that of its own side only."""
+_DATA = (Opcode.CONT, Opcode.TEXT, Opcode.BINARY)
+MAX_REASON = 123
+"""Bytes of a reason that fit into a close frame."""
 _SILENCE = "AAAA"
 """Base64 of the audio that music is made of."""
 
@@ -25,7 +31,7 @@ Answer = Callable[[FakeRequest], dict[str, Any]]
 
 
 class LiveSession:
-    """One session, from its handshake on; see `websocket.Peer`.
+    """One session, from its handshake on.
 
     Args:
         request: The handshake.
@@ -192,6 +198,73 @@ class LiveSession:
             asyncio.get_running_loop().call_later(delay_s, work)
         else:
             work()
+
+
+class WebSocket(asyncio.Protocol):
+    """One connection, from the bytes of its handshake on.
+
+    Args:
+        peer: Answers its messages.
+        on_lost: Called once, when the connection is closed.
+    """
+
+    _transport: asyncio.Transport
+
+    def __init__(self, peer: LiveSession, on_lost: Callable[[], None]) -> None:
+        self._peer = peer
+        self._on_lost = on_lost
+        self._websocket = ServerProtocol(max_size=None, logger=_NO_LOG)
+        self._parts: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server makes no other
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the peer."""
+        del exc
+        self._peer.ended()
+        self._on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer the handshake, then pass each message on."""
+        self._websocket.receive_data(data)
+        for event in self._websocket.events_received():
+            if isinstance(event, Request):
+                self._websocket.send_response(self._websocket.accept(event))
+                self._flush()
+                self._peer.opened(self)
+            elif isinstance(event, Frame) and event.opcode in _DATA:
+                self._parts.append(bytes(event.data))
+                if event.fin:
+                    text, self._parts = b"".join(self._parts), []
+                    self._peer.received(json.loads(text))
+        self._flush()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message as Google does: JSON in a binary frame."""
+        if not self._transport.is_closing():
+            self._websocket.send_binary(json.dumps(message).encode())
+            self._flush()
+
+    def close(self, code: int, reason: str) -> None:
+        """Close with a code and a reason, which is cut where a frame has no more room."""
+        if not self._transport.is_closing():
+            cut = reason.encode()[:MAX_REASON].decode(errors="ignore")
+            self._websocket.send_close(code, cut)
+            self._flush()
+
+    def abort(self) -> None:
+        """Drop the connection at once, without a close frame."""
+        self._transport.abort()
+
+    def _flush(self) -> None:
+        for data in self._websocket.data_to_send():
+            if data:
+                self._transport.write(data)
+            else:
+                self._transport.close()
 
 
 def close_reason(reply: Scripted, request: FakeRequest) -> str:

@@ -13,8 +13,6 @@ from typing import Any
 
 from keyrot_middleware.testing.request import FakeRequest, Route
 
-__all__ = ["DONE", "bearer_tokens", "from_native", "to_native"]
-
 DONE = b"data: [DONE]\n\n"
 _FINISH = {"STOP": "stop", "MAX_TOKENS": "length", "SAFETY": "content_filter"}
 

@@ -1,24 +1,24 @@
-"""Every observed reply of the Gemini API, by name."""
+"""Every observed reply of the Gemini API, by name; some echo the key, as Google's do.
+
+Sources: docs/gemini-api.md#exhausted-quotas, docs/gemini-api.md#rejected-keys-and-refused-requests
+and docs/failures.md.
+"""
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from keyrot_middleware.testing import error_bodies
-from keyrot_middleware.testing.error_bodies import api_key_invalid, plain
+from keyrot_middleware.core.model_names import CURRENT_MODEL, FREE_LIMITS
+from keyrot_middleware.testing.keys import Limits, seconds_to_midnight, seconds_to_minute
 from keyrot_middleware.testing.request import FakeRequest
 
-__all__ = ["JSON", "Reply", "Scripted", "Scripts", "Then"]
-
-# A scripted reply and its variants: delayed, in mid-stream, in another shape -------------------
-
-
 JSON = "application/json; charset=UTF-8"
+HTML = "text/html; charset=UTF-8"
 Then = Literal["end", "close", "reset"]
+Body = Callable[[FakeRequest], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,40 +107,24 @@ class Scripted:
         return self.status == 200 and self.body is None
 
 
-# The scripted replies of a test ----------------------------------------------------------------
-
-
 class Scripts:
-    """Queues of replies by key, and default replies; thread-safe."""
+    """Queues of replies by key, and default replies; under None those of any key."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next: defaultdict[str | None, deque[Scripted]] = defaultdict(deque)
+        self.next: defaultdict[str | None, deque[Scripted]] = defaultdict(deque)
         self._always: dict[str | None, Scripted] = {}
-
-    def add(self, label: str | None, replies: Iterable[Scripted]) -> None:
-        """Put replies at the end of a key's queue, or of the common one if `label` is None."""
-        with self._lock:
-            self._next[label].extend(replies)
 
     def set_default(self, label: str | None, reply: Scripted | None) -> None:
         """Set the reply to all requests of a key, or of any; None removes it."""
-        with self._lock:
-            if reply is None:
-                self._always.pop(label, None)
-            else:
-                self._always[label] = reply
+        if reply is None:
+            self._always.pop(label, None)
+        else:
+            self._always[label] = reply
 
     def clear(self) -> None:
         """Remove all replies."""
-        with self._lock:
-            self._next.clear()
-            self._always.clear()
-
-    def pending(self, label: str | None) -> int:
-        """Return how many replies are still queued."""
-        with self._lock:
-            return len(self._next[label]) if label in self._next else 0
+        self.next.clear()
+        self._always.clear()
 
     def take(self, label: str | None, *, read: bool) -> Scripted | None:
         """Remove and return the reply to a request; None: answer as usual.
@@ -148,18 +132,254 @@ class Scripts:
         The key's queue comes first, then the common queue, the key's default, the common default.
         A reply that spares reads stays queued until a request that runs a model.
         """
-        with self._lock:
-            for queue in (self._next.get(label), self._next.get(None)):
-                if queue and not (read and queue[0].spares_reads):
-                    return queue.popleft()
-            for name in (label, None):
-                reply = self._always.get(name)
-                if reply is not None and not (read and reply.spares_reads):
-                    return reply
-            return None
+        for queue in (self.next.get(label), self.next.get(None)):
+            if queue and not (read and queue[0].spares_reads):
+                return queue.popleft()
+        found = (self._always.get(name) for name in (label, None))
+        return next((one for one in found if one and not (read and one.spares_reads)), None)
 
+
+# Error bodies ------------------------------------------------------------------------------------
 
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
+_TYPE = "type.googleapis.com/google.rpc."
+_SERVICE = "generativelanguage.googleapis.com"
+_CONSOLE = f"https://console.developers.google.com/apis/api/{_SERVICE}"
+_DOCS = "https://ai.google.dev/gemini-api/docs/rate-limits"
+_HELP = {
+    "@type": f"{_TYPE}Help",
+    "links": [{"description": "Learn more about Gemini API quotas", "url": _DOCS}],
+}
+
+
+def error(code: int, status: str, message: str, *details: dict[str, Any]) -> dict[str, Any]:
+    """Return Google's error object; it has no `details` if there are none."""
+    inner: dict[str, Any] = {"code": code, "message": message, "status": status}
+    return {"error": inner | ({"details": list(details)} if details else {})}
+
+
+def plain(code: int, status: str, message: str, *details: dict[str, Any]) -> Body:
+    """Return a body that is the same for every request."""
+    body = error(code, status, message, *details)
+    return lambda _request: body
+
+
+def _info(reason: str, **metadata: str) -> dict[str, Any]:
+    named = {"@type": f"{_TYPE}ErrorInfo", "reason": reason, "domain": "googleapis.com"}
+    return named | {"metadata": metadata}
+
+
+def _localized(message: str) -> dict[str, Any]:
+    return {"@type": f"{_TYPE}LocalizedMessage", "locale": "en-US", "message": message}
+
+
+def _api_key_invalid(message: str) -> Scripted:
+    """Return the 400 of a key that is unknown, expired or deleted: one reason, three messages."""
+    details = _info("API_KEY_INVALID", service=_SERVICE), _localized(message)
+    return Scripted(400, plain(400, "INVALID_ARGUMENT", message, *details))
+
+
+def _token_unsupported(request: FakeRequest) -> dict[str, Any]:
+    """Return the 401 of an auth key that was used like an OAuth token."""
+    message = (
+        "Request had invalid authentication credentials. Expected OAuth 2 access token, login "
+        "cookie or other valid authentication credential. See "
+        "https://developers.google.com/identity/sign-in/web/devconsole-project."
+    )
+    info = _info("ACCESS_TOKEN_TYPE_UNSUPPORTED", method=request.route.rpc, service=_SERVICE)
+    del info["domain"]
+    return error(401, "UNAUTHENTICATED", message, info)
+
+
+def _refused(message: str, reason: str, **metadata: str) -> Scripted:
+    """Return a 403 with an ErrorInfo; {value}, {number} and {rpc} are those of the request."""
+
+    def body(request: FakeRequest) -> dict[str, Any]:
+        number = request.consumer.removeprefix("projects/")
+        named = {"value": request.value, "number": number, "rpc": request.route.rpc}
+        text = message.format(**named)
+        more = {name: value.format(**named) for name, value in metadata.items()}
+        info = _info(reason, consumer=request.consumer, service=_SERVICE, **more)
+        return error(403, "PERMISSION_DENIED", text, info, _localized(text))
+
+    return Scripted(403, body)
+
+
+def _file_denied(request: FakeRequest) -> dict[str, Any]:
+    """Return the 403 of a file that is another project's, or gone; one text for both."""
+    file_id = (request.resource or request.route.name or "files/xxxx").partition("/")[2]
+    message = f"You do not have permission to access the File {file_id} or it may not exist."
+    return error(403, "PERMISSION_DENIED", message)
+
+
+def _rate_limit_exceeded(request: FakeRequest) -> dict[str, Any]:
+    """Return the older 429, which has an ErrorInfo and no QuotaFailure."""
+    metric, limit = "Generate Content API requests per minute", "GenerateContent request limit"
+    message = (
+        f"Quota exceeded for quota metric '{metric}' and limit '{limit} per minute for a region' "
+        f"of service '{_SERVICE}' for consumer 'project_number:{request.consumer[9:]}'."
+    )
+    info = _info(
+        "RATE_LIMIT_EXCEEDED",
+        service=_SERVICE,
+        quota_location="us-west4",
+        quota_limit_value="0",
+        quota_limit="GenerateContentRequestsPerMinutePerProjectPerRegion",
+        quota_metric=f"{_SERVICE}/generate_content_requests",
+        consumer=request.consumer,
+    )
+    return error(429, _EXHAUSTED, message, info)
+
+
+def _cache_storage(request: FakeRequest) -> dict[str, Any]:
+    """Return the 429 of explicit caching where the tier has none of it."""
+    message = (
+        "TotalCachedContentStorageTokensPerModelFreeTier limit exceeded for model "
+        f"{request.bucket or CURRENT_MODEL}: limit=0, requested={request.tokens}"
+    )
+    return error(429, _EXHAUSTED, message)
+
+
+def _model_not_found(request: FakeRequest) -> dict[str, Any]:
+    route = request.route
+    message = (
+        f"models/{route.model or 'unknown'} is not found for API version "
+        f"{route.version or 'v1beta'}, or is not supported for {route.verb or 'generateContent'}. "
+        "Call ModelService.ListModels to see the list of available models and their supported "
+        "methods."
+    )
+    return error(404, "NOT_FOUND", message)
+
+
+def _new_users(request: FakeRequest) -> dict[str, Any]:
+    """Return the 404 of an old model in a project that never used it."""
+    message = (
+        f"This model models/{request.route.model or 'gemini-2.5-flash'} is no longer available to "
+        "new users, use models/gemini-3.5-flash-lite."
+    )
+    return error(404, "NOT_FOUND", message)
+
+
+# Bodies of 429: which limit was exceeded, and when to retry. An exhausted day of the free tier
+# names the next minute as retry time (docs/gemini-api.md#quota-errors-with-details).
+
+_INTRO = (
+    "You exceeded your current quota, please check your plan and billing details. For more "
+    f"information on this error, head to: {_DOCS}."
+)
+_GENERATE = {
+    "rpd": "GenerateRequestsPerDayPerProjectPerModel",
+    "rpm": "GenerateRequestsPerMinutePerProjectPerModel",
+}
+_FREE_TOKENS = "GenerateContentInputTokensPerModelPer"
+# (embedding?, free tier?) -> limit -> quota id. Those without a public recording follow the others.
+_QUOTA_IDS: dict[tuple[bool, bool], dict[str, str]] = {
+    (False, True): {
+        **{kind: f"{quota_id}-FreeTier" for kind, quota_id in _GENERATE.items()},
+        "tpm": f"{_FREE_TOKENS}Minute-FreeTier",
+        "tpd": f"{_FREE_TOKENS}Day-FreeTier",
+    },
+    (False, False): {**_GENERATE, "tpm": "GenerateContentPaidTierInputTokensPerModelPerMinute"},
+    (True, True): {
+        "rpd": "EmbedContentRequestsPerDayPerUserPerProjectPerModel-FreeTier",
+        "rpm": "EmbedContentRequestsPerMinutePerUserPerProjectPerModel-FreeTier",
+        "tpm": "EmbedContentInputTokensPerMinutePerUserPerProjectPerModel-FreeTier",
+    },
+    (True, False): {
+        "rpd": "EmbedContentRequestsPerDayPerProjectPerModel",
+        "rpm": "EmbedContentRequestsPerMinutePerProjectPerModel",
+        "tpm": "EmbedContentInputTokensPerMinutePerProjectPerModel",
+    },
+}
+# The limits named by a scripted error if the project has none configured.
+_DEFAULT_LIMITS = {True: FREE_LIMITS[CURRENT_MODEL], False: Limits(1_000, 1_000_000, 10_000)}
+
+
+def go_duration(seconds: float) -> str:
+    """Format a duration as Google's messages do: `4h59m27.7s`, `48.939935699s`, `900ms`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms"
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    text = f"{rest:.9f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours:.0f}h{minutes:.0f}m{text}"
+    return f"{minutes:.0f}m{text}" if minutes else text
+
+
+def quota_body(
+    request: FakeRequest, kinds: Sequence[str], *, free: bool, retry_s: float, zero: bool = False
+) -> dict[str, Any]:
+    """Return the body of a 429 with Help, QuotaFailure and RetryInfo.
+
+    Args:
+        request: The refused request.
+        kinds: The limits it exceeds, in the order of the violations.
+        free: Whether the quotas of the free tier are named.
+        retry_s: The time in RetryInfo, in whole seconds there and exact in the message.
+        zero: Whether the limits are 0; Google omits such a `quotaValue`.
+    """
+    violations = [_violation(request, kind, free=free, zero=zero) for kind in kinds]
+    lines = "".join(
+        f"* Quota exceeded for metric: {one['quotaMetric']}, limit: {one.get('quotaValue', '0')}, "
+        f"model: {one['quotaDimensions']['model']}\n"
+        for one in violations
+    )
+    usage = " To monitor your current usage, head to: https://ai.dev/rate-limit. "
+    message = f"{_INTRO}{usage}\n{lines}Please retry in {go_duration(retry_s)}."
+    failure = {"@type": f"{_TYPE}QuotaFailure", "violations": violations}
+    retry = {"@type": f"{_TYPE}RetryInfo", "retryDelay": f"{int(retry_s)}s"}
+    return error(429, _EXHAUSTED, message, _HELP, failure, retry)
+
+
+def _violation(request: FakeRequest, kind: str, *, free: bool, zero: bool) -> dict[str, Any]:
+    embedding = "embed" in request.route.verb.lower() and kind in _QUOTA_IDS[True, free]
+    unit = "requests" if kind[0] == "r" else "input_token_count"
+    verb, tier = "embed" if embedding else "generate", "free" if free else "paid"
+    metric = f"{verb}_content_{tier}_tier_{unit}"
+    if not embedding and not free and kind != "tpm":
+        metric = f"generate_requests_per_model{'_per_day' if kind == 'rpd' else ''}"
+    violation: dict[str, Any] = {
+        "quotaMetric": f"{_SERVICE}/{metric}",
+        "quotaId": _QUOTA_IDS[embedding, free][kind],
+        "quotaDimensions": {"location": "global", "model": request.bucket or CURRENT_MODEL},
+    }
+    if not zero:
+        own = getattr(request.limits, kind)
+        limit = getattr(_DEFAULT_LIMITS[free], kind) if own is None else own
+        violation["quotaValue"] = str(limit)
+    return violation
+
+
+def _limit_zero(request: FakeRequest) -> dict[str, Any]:
+    """Return the 429 of a model that is not offered to the project: every limit is 0."""
+    kinds = ("rpd", "rpm", "tpm", "tpd")[: 4 if request.free else 3]
+    retry_s = seconds_to_minute(request.now)
+    return quota_body(request, kinds, free=request.free, retry_s=retry_s, zero=True)
+
+
+def over_quota(*kinds: str, free: bool | None = None) -> Scripted:
+    """Return a 429 that names the given limits, or those the request exceeds.
+
+    Args:
+        kinds: The limits to name; if none are given, those of `request.exceeded`.
+        free: The tier to name; the key's own if None.
+    """
+
+    def body(request: FakeRequest) -> dict[str, Any]:
+        named = kinds or request.exceeded
+        if not kinds and any(getattr(request.limits, kind) == 0 for kind in named):
+            return _limit_zero(request)
+        tier = request.free if free is None else free
+        in_s = seconds_to_midnight if "rpd" in named and not tier else seconds_to_minute
+        return quota_body(request, named, free=tier, retry_s=in_s(request.now))
+
+    return Scripted(429, body)
+
+
+# The replies -------------------------------------------------------------------------------------
+
+_BAD_FIELD = 'Invalid JSON payload received. Unknown name "unknownField": Cannot find field.'
 _SPEND = "https://ai.google.dev/gemini-api/docs/billing"
 _PREPAY = (
     "Your prepayment credits are depleted. Please go to AI Studio at    "
@@ -168,16 +388,20 @@ _PREPAY = (
 )
 
 
+def _error(code: int, status: str, message: str, **more: Any) -> Scripted:
+    return Scripted(code, plain(code, status, message), **more)
+
+
 def _denied(message: str) -> Scripted:
-    return Scripted(403, plain(403, "PERMISSION_DENIED", message))
+    return _error(403, "PERMISSION_DENIED", message)
 
 
 def _bad_request(message: str) -> Scripted:
-    return Scripted(400, plain(400, "INVALID_ARGUMENT", message), charged=True)
+    return _error(400, "INVALID_ARGUMENT", message, charged=True)
 
 
 def _exhausted(message: str, code: int = 429) -> Scripted:
-    return Scripted(code, plain(code, _EXHAUSTED, message))
+    return _error(code, _EXHAUSTED, message)
 
 
 class Reply:
@@ -191,17 +415,17 @@ class Reply:
     CONTINUATION: Final = Scripted(continues=True)
 
     # 429 with QuotaFailure: of the key's tier, or of the tier in the name.
-    QUOTA: Final = Scripted(429, error_bodies.over_quota())
-    QUOTA_MINUTE: Final = Scripted(429, error_bodies.over_quota("rpm"))
-    QUOTA_MINUTE_FREE: Final = Scripted(429, error_bodies.over_quota("rpm", free=True))
-    QUOTA_MINUTE_PAID: Final = Scripted(429, error_bodies.over_quota("rpm", free=False))
-    QUOTA_TOKENS: Final = Scripted(429, error_bodies.over_quota("tpm"))
-    QUOTA_TOKENS_FREE: Final = Scripted(429, error_bodies.over_quota("tpm", free=True))
-    QUOTA_TOKENS_PAID: Final = Scripted(429, error_bodies.over_quota("tpm", free=False))
-    QUOTA_DAY: Final = Scripted(429, error_bodies.over_quota("rpd"))
-    QUOTA_DAY_FREE: Final = Scripted(429, error_bodies.over_quota("rpd", free=True))
-    QUOTA_DAY_PAID: Final = Scripted(429, error_bodies.over_quota("rpd", free=False))
-    LIMIT_ZERO: Final = Scripted(429, error_bodies.limit_zero)
+    QUOTA: Final = over_quota()
+    QUOTA_MINUTE: Final = over_quota("rpm")
+    QUOTA_MINUTE_FREE: Final = over_quota("rpm", free=True)
+    QUOTA_MINUTE_PAID: Final = over_quota("rpm", free=False)
+    QUOTA_TOKENS: Final = over_quota("tpm")
+    QUOTA_TOKENS_FREE: Final = over_quota("tpm", free=True)
+    QUOTA_TOKENS_PAID: Final = over_quota("tpm", free=False)
+    QUOTA_DAY: Final = over_quota("rpd")
+    QUOTA_DAY_FREE: Final = over_quota("rpd", free=True)
+    QUOTA_DAY_PAID: Final = over_quota("rpd", free=False)
+    LIMIT_ZERO: Final = Scripted(429, _limit_zero)
 
     # 429 in its other forms, and 402.
     EXHAUSTED: Final = _exhausted("Resource has been exhausted (e.g. check quota).")
@@ -209,9 +433,9 @@ class Reply:
         "Resource exhausted. Please try again later. Please refer to https://cloud.google.com/"
         "vertex-ai/generative-ai/docs/error-code-429 for more details."
     )
-    HELP_ONLY: Final = Scripted(429, error_bodies.help_only)
-    RATE_LIMIT_EXCEEDED: Final = Scripted(429, error_bodies.rate_limit_exceeded)
-    CACHE_STORAGE: Final = Scripted(429, error_bodies.cache_storage)
+    HELP_ONLY: Final = Scripted(429, plain(429, _EXHAUSTED, _INTRO, _HELP))
+    RATE_LIMIT_EXCEEDED: Final = Scripted(429, _rate_limit_exceeded)
+    CACHE_STORAGE: Final = Scripted(429, _cache_storage)
     SPEND_CAP_PROJECT: Final = _exhausted(
         "Your project has exceeded its monthly spending cap. Please go to AI Studio at "
         "https://ai.studio/spend to manage your project spend cap. Learn more at "
@@ -230,17 +454,11 @@ class Reply:
     PREPAY_429: Final = replace(_exhausted(_PREPAY), spares_reads=True)
 
     # The key, its project, its account.
-    KEY_INVALID: Final = Scripted(
-        400, api_key_invalid("API key not valid. Please pass a valid API key.")
-    )
-    KEY_EXPIRED: Final = Scripted(
-        400, api_key_invalid("API key expired. Please renew the API key.")
-    )
-    KEY_NOT_FOUND: Final = Scripted(
-        400, api_key_invalid("API Key not found. Please pass a valid API key.")
-    )
+    KEY_INVALID: Final = _api_key_invalid("API key not valid. Please pass a valid API key.")
+    KEY_EXPIRED: Final = _api_key_invalid("API key expired. Please renew the API key.")
+    KEY_NOT_FOUND: Final = _api_key_invalid("API Key not found. Please pass a valid API key.")
     KEY_INVALID_LIST: Final = KEY_INVALID.list_wrapped()
-    TOKEN_UNSUPPORTED: Final = Scripted(401, error_bodies.token_unsupported)
+    TOKEN_UNSUPPORTED: Final = Scripted(401, _token_unsupported)
     MULTIPLE_KEYS: Final = _bad_request(
         "Multiple authentication credentials received. Please pass only one."
     )
@@ -250,33 +468,65 @@ class Reply:
         "Please use API Key or other form of API consumer identity to call this API."
     )
     KEY_LEAKED: Final = _denied("Your API key was reported as leaked. Please use another API key.")
-    KEY_SUSPENDED: Final = Scripted(403, error_bodies.suspended)
-    SERVICE_DISABLED: Final = Scripted(403, error_bodies.service_disabled)
-    SERVICE_BLOCKED: Final = Scripted(403, error_bodies.method_blocked)
-    REFERRER_BLOCKED: Final = Scripted(403, error_bodies.referrer_blocked)
-    IP_BLOCKED: Final = Scripted(403, error_bodies.ip_blocked)
+    KEY_SUSPENDED: Final = _refused(
+        "Permission denied: Consumer 'api_key:{value}' has been suspended.",
+        "CONSUMER_SUSPENDED",
+        containerInfo="api_key:{value}",
+    )
+    SERVICE_DISABLED: Final = _refused(
+        "Generative Language API has not been used in project {number} before or it is disabled. "
+        f"Enable it by visiting {_CONSOLE}/overview?project={{number}} then retry. If you enabled "
+        "this API recently, wait a few minutes for the action to propagate to our systems and "
+        "retry.",
+        "SERVICE_DISABLED",
+        containerInfo="{number}",
+        activationUrl=f"{_CONSOLE}/overview?project={{number}}",
+        serviceTitle="Generative Language API",
+    )
+    SERVICE_BLOCKED: Final = _refused(
+        f"Requests to this API {_SERVICE} method {{rpc}} are blocked.",
+        "API_KEY_SERVICE_BLOCKED",
+        apiName=_SERVICE,
+        methodName="{rpc}",
+    )
+    REFERRER_BLOCKED: Final = _refused(
+        "Requests from referer <empty> are blocked.",
+        "API_KEY_HTTP_REFERRER_BLOCKED",
+        httpReferrer="<empty>",
+    )
+    IP_BLOCKED: Final = _refused(
+        "The provided API key has an IP address restriction. The originating IP address of the "
+        "call (127.0.0.1) violates this restriction.",
+        "API_KEY_IP_ADDRESS_BLOCKED",
+        callerIp="127.0.0.1",
+    )
     PROJECT_DENIED: Final = replace(
         _denied("Your project has been denied access. Please contact support."), spares_reads=True
     )
     CALLER_DENIED: Final = _denied("The caller does not have permission")
-    FILE_DENIED: Final = Scripted(403, error_bodies.file_denied)
+    FILE_DENIED: Final = Scripted(403, _file_denied)
     CACHE_DENIED: Final = _denied("CachedContent not found (or permission denied)")
-    LOCATION: Final = Scripted(
-        400,
-        plain(400, "FAILED_PRECONDITION", "User location is not supported for the API use."),
+    LOCATION: Final = _error(
+        400, "FAILED_PRECONDITION", "User location is not supported for the API use."
     )
-    LOCATION_NO_BILLING: Final = Scripted(
+    LOCATION_NO_BILLING: Final = _error(
         400,
-        plain(
-            400,
-            "FAILED_PRECONDITION",
-            "User location is not supported for the API use without a billing account linked.",
-        ),
+        "FAILED_PRECONDITION",
+        "User location is not supported for the API use without a billing account linked.",
     )
 
     # The request and the model.
     BAD_REQUEST: Final = _bad_request("Provided image is not valid.")
-    BAD_FIELD: Final = Scripted(400, error_bodies.bad_field, charged=True)
+    BAD_FIELD: Final = Scripted(
+        400,
+        plain(
+            400,
+            "INVALID_ARGUMENT",
+            _BAD_FIELD,
+            {"@type": f"{_TYPE}BadRequest", "fieldViolations": [{"description": _BAD_FIELD}]},
+        ),
+        charged=True,
+    )
     TOO_MANY_TOKENS: Final = _bad_request(
         "The input token count exceeds the maximum number of tokens allowed (1048576)."
     )
@@ -285,43 +535,37 @@ class Reply:
     THOUGHT_SIGNATURE_MISSING: Final = _bad_request(
         "Function call is missing a thought_signature in functionCall parts."
     )
-    MODEL_NOT_FOUND: Final = Scripted(404, error_bodies.model_not_found)
-    NEW_USERS: Final = Scripted(404, error_bodies.new_users)
-    NOT_FOUND_HTML: Final = Scripted(404, lambda _request: b"", "text/html; charset=UTF-8")
+    MODEL_NOT_FOUND: Final = Scripted(404, _model_not_found)
+    NEW_USERS: Final = Scripted(404, _new_users)
+    NOT_FOUND_HTML: Final = Scripted(404, lambda _request: b"", HTML)
 
     # The service.
-    CANCELLED: Final = Scripted(499, plain(499, "CANCELLED", "The operation was cancelled."))
-    INTERNAL: Final = Scripted(
+    CANCELLED: Final = _error(499, "CANCELLED", "The operation was cancelled.")
+    INTERNAL: Final = _error(
         500,
-        plain(
-            500,
-            "INTERNAL",
-            "An internal error has occurred. Please retry or report in "
-            "https://developers.generativeai.google/guide/troubleshooting",
-        ),
+        "INTERNAL",
+        "An internal error has occurred. Please retry or report in "
+        "https://developers.generativeai.google/guide/troubleshooting",
     )
-    OVERLOADED: Final = Scripted(
-        503, plain(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")
+    OVERLOADED: Final = _error(
+        503, "UNAVAILABLE", "The model is overloaded. Please try again later."
     )
-    HIGH_DEMAND: Final = Scripted(
+    HIGH_DEMAND: Final = _error(
         503,
-        plain(
-            503,
-            "UNAVAILABLE",
-            "This model is currently experiencing high demand. Spikes in demand are usually "
-            "temporary. Please try again later.",
-        ),
+        "UNAVAILABLE",
+        "This model is currently experiencing high demand. Spikes in demand are usually "
+        "temporary. Please try again later.",
     )
-    DEADLINE_503: Final = Scripted(
-        503, plain(503, "UNAVAILABLE", "Deadline expired before operation could complete.")
+    DEADLINE_503: Final = _error(
+        503, "UNAVAILABLE", "Deadline expired before operation could complete."
     )
-    DEADLINE: Final = Scripted(
-        504, plain(504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete.")
+    DEADLINE: Final = _error(
+        504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete."
     )
     BAD_GATEWAY: Final = Scripted(
         502,
         lambda _request: "<html><title>Error 502 (Server Error)!!1</title></html>",
-        "text/html; charset=UTF-8",
+        HTML,
     )
 
     # The transport.

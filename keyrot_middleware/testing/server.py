@@ -13,8 +13,8 @@ from functools import partial
 from http import HTTPStatus
 
 from keyrot_middleware.errors import MissingExtraError
+from keyrot_middleware.testing.live import LiveSession, WebSocket
 from keyrot_middleware.testing.replies import Then
-from keyrot_middleware.testing.websocket import Peer, WebSocket
 
 try:
     import h11
@@ -22,8 +22,6 @@ except ImportError:
     raise MissingExtraError(
         wanted_by="keyrot_middleware.testing", package="h11", extra="testing"
     ) from None
-
-__all__ = ["Handler", "Head", "HttpRequest", "LoopbackServer", "ResponsePlan", "Upgrade"]
 
 _BACKLOG = 1024
 # The headers that Google's front end adds to every reply (docs/gemini-api.md#headers).
@@ -131,7 +129,7 @@ def _reason(status: int) -> str:
 
 
 Handler = Callable[[HttpRequest], ResponsePlan]
-Upgrade = Callable[[HttpRequest], Peer | ResponsePlan]
+Upgrade = Callable[[HttpRequest], LiveSession | ResponsePlan]
 """Returns what answers a websocket, or the response that refuses it."""
 
 
@@ -190,7 +188,7 @@ class _Connection(asyncio.Protocol):
         except h11.RemoteProtocolError:
             self._transport.close()
 
-    def _open(self, peer: Peer, handshake: bytes) -> None:
+    def _open(self, peer: LiveSession, handshake: bytes) -> None:
         """Hand the connection over to a websocket."""
         socket = WebSocket(peer, lambda: self._connections.discard(socket))
         self._connections.discard(self)

@@ -13,42 +13,40 @@ from typing import Any
 from keyrot_middleware.testing import openai
 from keyrot_middleware.testing.answers import ModelAnswers, count_tokens, get_field
 from keyrot_middleware.testing.clock import Clock
-from keyrot_middleware.testing.error_bodies import plain
-from keyrot_middleware.testing.keys import FakeKey, KeyRegistry
+from keyrot_middleware.testing.keys import (
+    FakeKey,
+    KeyRegistry,
+    Limits,
+    ModelCatalogue,
+    QuotaCounter,
+    describe_model,
+    list_page,
+)
 from keyrot_middleware.testing.live import LiveSession
-from keyrot_middleware.testing.log import LoggedRequest, RequestLog
-from keyrot_middleware.testing.models import ModelCatalogue, describe_model, list_page
-from keyrot_middleware.testing.openai import bearer_tokens
-from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
-from keyrot_middleware.testing.replies import JSON, Reply, Scripted, Scripts
-from keyrot_middleware.testing.request import QUOTA_VERBS, STREAMS, FakeRequest, Route, parse_route
+from keyrot_middleware.testing.replies import JSON, Reply, Scripted, Scripts, plain
+from keyrot_middleware.testing.request import (
+    QUOTA_VERBS,
+    STREAMS,
+    FakeRequest,
+    LoggedRequest,
+    RequestLog,
+    Route,
+    parse_route,
+)
 from keyrot_middleware.testing.server import Head, HttpRequest, ResponsePlan
 from keyrot_middleware.testing.stored import (
-    ResourceApi,
-    StoredResources,
+    DENIED,
+    ENTITY_GONE,
+    StoredThings,
     resource_names,
     unknown_interaction,
 )
-
-__all__ = [
-    "GENERATE_VERBS",
-    "MODEL_VERBS",
-    "RequestPolicy",
-    "Service",
-    "credentials",
-    "error_plan",
-    "is_stream",
-    "stream_plan",
-    "unary_plan",
-]
-
-# The reply to a request: by its credentials, by a script, or by the rules of the service --------
-
 
 GENERATE_VERBS = frozenset({"generateContent", "streamGenerateContent"})
 LIVE_VERBS = frozenset({"bidiGenerateContent", "bidiGenerateMusic"})
 _QUOTA_VERBS = QUOTA_VERBS | LIVE_VERBS | {"interactions.create", "decisions.create"}
 MODEL_VERBS = _QUOTA_VERBS | {"countTokens", "predictLongRunning", "batches.create"}
+_COUNTED = MODEL_VERBS | {"cachedContents.create"}
 _NO_CONTENTS = Scripted(
     400,
     plain(
@@ -58,152 +56,13 @@ _NO_CONTENTS = Scripted(
     ),
     name="NO_CONTENTS",
 )
-# The SDK sends no key with the bytes of an upload: the session's address is the credential.
-_KEYLESS = frozenset({"upload.chunk"})
-
-
-class RequestPolicy:
-    """Chooses the reply to a request and counts it against the quota.
-
-    Args:
-        quotas: Limits and usage per project.
-        scripts: The replies scripted by the test.
-        models: The models that exist.
-        resources: The files and caches of each project.
-    """
-
-    def __init__(
-        self,
-        quotas: QuotaCounter,
-        scripts: Scripts,
-        models: ModelCatalogue,
-        resources: StoredResources,
-    ) -> None:
-        self._quotas = quotas
-        self._scripts = scripts
-        self._models = models
-        self._resources = resources
-
-    def decide(self, request: FakeRequest, http: HttpRequest) -> tuple[FakeRequest, Scripted]:
-        """Return the reply: chosen by the credentials, a script, or the rules."""
-        verb, keys = request.route.verb, credentials(request.route, http)
-        if verb in _KEYLESS:
-            return request, Reply.OK
-        if refused := _credential_error(request.route, keys, http):
-            return request, refused
-        read = verb.endswith((".list", ".get"))
-        scripted = self._scripts.take(request.key.label if request.key else None, read=read)
-        if scripted is not None:
-            if scripted.counts:
-                self._count(request)
-            return request, scripted
-        return self._apply_rules(request, http) if request.key else (request, Reply.KEY_INVALID)
-
-    def admit(self, request: FakeRequest, http: HttpRequest) -> tuple[FakeRequest, Scripted]:
-        """Return the reply to the handshake of a websocket: by its credentials or a script."""
-        keys = list(dict.fromkeys(credentials(request.route, http)))
-        if refused := _credential_error(request.route, keys, http):
-            return request, refused
-        scripted = self._scripts.take(request.key.label if request.key else None, read=False)
-        if scripted is not None:
-            return request, scripted
-        if not request.route.verb:
-            return request, Reply.NOT_FOUND_HTML
-        return request, Reply.OK if request.key else Reply.KEY_INVALID
-
-    def set_up(self, request: FakeRequest) -> tuple[FakeRequest, Scripted]:
-        """Return the reply to the setup of a Live session, counted against the quota."""
-        project = request.key.project if request.key else ""
-        named = [*resource_names(request.body), *_session_names(request)]
-        if foreign := next((n for n in named if self._resources.get(n, project) is None), ""):
-            denied = Reply.FILE_DENIED if foreign.startswith("files/") else _NO_ENTITY
-            return replace(request, resource=foreign), denied.as_close(1008)
-        if request.route.verb not in LIVE_VERBS:
-            return request, Reply.OK
-        if not self._models.serves(request.route.model):
-            return request, Reply.MODEL_NOT_FOUND.as_close(1008)
-        request, reply = self._charge(request)
-        return request, reply if reply.answers else reply.as_close(1011)
-
-    def _apply_rules(self, request: FakeRequest, http: HttpRequest) -> tuple[FakeRequest, Scripted]:
-        verb = request.route.verb
-        if not verb:
-            return request, Reply.NOT_FOUND_HTML
-        if foreign := self._foreign_resource(request, http):
-            denied = Reply.FILE_DENIED if foreign.startswith("files/") else Reply.CACHE_DENIED
-            return replace(request, resource=foreign), denied
-        if unknown := self._unknown_interaction(request):
-            return request, unknown
-        if verb not in MODEL_VERBS:
-            return request, Reply.OK
-        runs_agent = request.route.verb == "interactions.create" and "agent" in request.body
-        if not runs_agent and not self._models.serves(request.route.model):
-            return request, Reply.MODEL_NOT_FOUND
-        return self._charge(request) if verb in _QUOTA_VERBS else (request, Reply.OK)
-
-    def _unknown_interaction(self, request: FakeRequest) -> Scripted | None:
-        """Return the reply about what an interaction names and the key's project does not have."""
-        body, project = request.body, request.key.project if request.key else ""
-        before = body.get("previous_interaction_id")
-        if before and self._resources.get(f"interactions/{before}", project) is None:
-            return unknown_interaction(before)
-        for key, collection in (("agent", "agents"), ("environment", "environments")):
-            name = body.get(key)
-            # Google's own agents and environments are of no project.
-            if isinstance(name, str) and self._resources.is_foreign(
-                f"{collection}/{name}", project
-            ):
-                text = f"{key.capitalize()} {name} not found."
-                return Scripted(404, plain(404, "NOT_FOUND", text))
-        return None
-
-    def _charge(self, request: FakeRequest) -> tuple[FakeRequest, Scripted]:
-        account, requests = self._quota_key(request), _requests(request)
-        exceeded = self._quotas.charge(*account, requests=requests, tokens=request.tokens)
-        if exceeded:
-            wait_s = self._quotas.wait_s(*account, requests=requests, tokens=request.tokens)
-            return replace(request, exceeded=tuple(exceeded), wait_s=wait_s), Reply.QUOTA
-        if request.route.verb in GENERATE_VERBS and not request.body.get("contents"):
-            return request, _NO_CONTENTS
-        return request, Reply.OK
-
-    def _count(self, request: FakeRequest) -> None:
-        if request.key and request.route.verb in _QUOTA_VERBS:
-            self._quotas.count(
-                *self._quota_key(request), requests=_requests(request), tokens=request.tokens
-            )
-
-    def _quota_key(self, request: FakeRequest) -> tuple[str, str, float]:
-        return (request.key.project if request.key else "", request.bucket, request.now)
-
-    def _foreign_resource(self, request: FakeRequest, http: HttpRequest) -> str:
-        """Return the first resource that the body names and the key's project does not have."""
-        if b"files/" not in http.body and b"cachedContents/" not in http.body:
-            return ""
-        if request.route.verb == "upload.start" or request.key is None:
-            return ""
-        project = request.key.project
-        names = resource_names(request.body)
-        return next((name for name in names if self._resources.get(name, project) is None), "")
-
-
-_NO_ENTITY = Scripted(404, plain(404, "NOT_FOUND", "Requested entity was not found."))
-
-
-def _session_names(request: FakeRequest) -> list[str]:
-    """Return the names under which a session to resume, or an interaction, is stored."""
-    handle = get_field(get_field(request.body, "sessionResumption"), "handle")
-    names = [f"handles/{handle}"] if handle else []
-    if request.route.verb == "interactions.connect":
-        names.append(f"interactions/{request.body.get('id')}")
-    return names
 
 
 def credentials(route: Route, http: HttpRequest) -> list[str]:
     """Return every key of a request: those in headers and the one in the query."""
     values = http.values("x-goog-api-key")
     if route.openai:
-        values += bearer_tokens(http.values("authorization"))
+        values += openai.bearer_tokens(http.values("authorization"))
     return [*values, route.query["key"]] if "key" in route.query else values
 
 
@@ -212,7 +71,7 @@ def _credential_error(route: Route, keys: list[str], http: HttpRequest) -> Scrip
         return Reply.MULTIPLE_KEYS
     if route.openai:
         # NVIDIA/NemoClaw#2093: neither x-goog-api-key nor ?key= is read there.
-        return None if bearer_tokens(http.values("authorization")) else Reply.NO_BEARER
+        return None if openai.bearer_tokens(http.values("authorization")) else Reply.NO_BEARER
     if keys:
         return None
     # Google takes a bearer token for an OAuth token (docs/gemini-api.md#where-a-key-is-sent).
@@ -345,9 +204,6 @@ def _json_error(reply: Scripted, request: FakeRequest, *, is_interaction: bool) 
     return json.dumps([value] if in_list else value, indent=2).encode()
 
 
-_COUNTED = MODEL_VERBS | {"cachedContents.create"}
-
-
 class Service:
     """The state of one fake service; `handle` runs in the server's thread only.
 
@@ -355,16 +211,13 @@ class Service:
         clock: The time of quota windows and timestamps.
         log: Records the requests.
         url: Returns the service's own address.
-        window: How minutes are counted.
     """
 
-    def __init__(
-        self, clock: Clock, log: RequestLog, url: Callable[[], str], window: Window = "minute"
-    ) -> None:
+    def __init__(self, clock: Clock, log: RequestLog, url: Callable[[], str]) -> None:
         self.clock = clock
         self.log = log
         self.keys = KeyRegistry()
-        self.quotas = QuotaCounter(window)
+        self.quotas = QuotaCounter()
         self.scripts = Scripts()
         self.models = ModelCatalogue()
         self.answers = ModelAnswers()
@@ -374,26 +227,111 @@ class Service:
         """Open Live sessions by the label of their key."""
         self._tokens: dict[str, FakeKey] = {}
         """Ephemeral tokens and the keys that made them."""
-        self._resources = StoredResources()
-        self.stored = ResourceApi(self._resources, url)
-        self._policy = RequestPolicy(self.quotas, self.scripts, self.models, self._resources)
+        self.stored = StoredThings(url)
 
     def handle(self, http: HttpRequest) -> ResponsePlan:
         """Answer one request; an error of the fake itself becomes an HTTP 500."""
         request = FakeRequest(parse_route(http.method, http.target), now=self.clock.time())
         try:
             request = self._parse(request.route, http)
-            request, reply = self._policy.decide(request, http)
+            request, reply = self._decide(request, http)
             return self._plan(request, reply, http)
         except Exception as error:
             text = f"FakeGemini could not answer: {type(error).__name__}: {error}"
             reply = Scripted(500, plain(500, "INTERNAL", text), name="FAKE_BROKEN")
             return error_plan(reply, request, self._log_request(request, reply, http), 0.0)
 
+    def _parse(self, route: Route, http: HttpRequest) -> FakeRequest:
+        body = _json(http.body)
+        if not route.model and body.get("model"):
+            route = replace(route, model=str(body["model"]).removeprefix("models/"))
+        if route.openai:
+            route, body = openai.to_native(route, body)
+        values = credentials(route, http)
+        key = None
+        if len(set(values)) == 1:
+            key = self.keys.by_value.get(values[0]) or self._tokens.get(values[0])
+        bucket = self.models.bucket(route.model)
+        return FakeRequest(
+            route,
+            key,
+            values[0] if values else "",
+            bucket,
+            self.clock.time(),
+            self.quotas.limits(key.project, bucket) if key else Limits(),
+            body=body,
+            tokens=self.count_tokens(body) if route.verb in _COUNTED else 0,
+        )
+
+    # Whether a request is allowed: by its credentials, a script, or the rules.
+
+    def _decide(self, request: FakeRequest, http: HttpRequest) -> tuple[FakeRequest, Scripted]:
+        verb = request.route.verb
+        if verb == "upload.chunk":  # sent without a key: the session's address is the credential
+            return request, Reply.OK
+        if refused := _credential_error(request.route, credentials(request.route, http), http):
+            return request, refused
+        read = verb.endswith((".list", ".get"))
+        scripted = self.scripts.take(request.key.label if request.key else None, read=read)
+        if scripted is None:
+            if request.key is None:
+                return request, Reply.KEY_INVALID
+            return self._apply_rules(request, http)
+        if scripted.counts and request.key and verb in _QUOTA_VERBS:
+            requests, tokens = _requests(request), request.tokens
+            account = request.project, request.bucket, request.now
+            self.quotas.count(*account, requests=requests, tokens=tokens)
+        return request, scripted
+
+    def _apply_rules(self, request: FakeRequest, http: HttpRequest) -> tuple[FakeRequest, Scripted]:
+        verb = request.route.verb
+        if not verb:
+            return request, Reply.NOT_FOUND_HTML
+        if (b"files/" in http.body or b"cachedContents/" in http.body) and verb != "upload.start":
+            names = resource_names(request.body)
+            if foreign := self._foreign(names, request.project):
+                return replace(request, resource=foreign), DENIED[foreign.partition("/")[0]]
+        if unknown := self._unknown_interaction(request):
+            return request, unknown
+        if verb not in MODEL_VERBS:
+            return request, Reply.OK
+        runs_agent = verb == "interactions.create" and "agent" in request.body
+        if not runs_agent and not self.models.serves(request.route.model):
+            return request, Reply.MODEL_NOT_FOUND
+        return self._charge(request) if verb in _QUOTA_VERBS else (request, Reply.OK)
+
+    def _foreign(self, names: Any, project: str) -> str:
+        return next((name for name in names if self.stored.get(name, project) is None), "")
+
+    def _unknown_interaction(self, request: FakeRequest) -> Scripted | None:
+        """Return the reply about what an interaction names and the key's project does not have."""
+        body, project = request.body, request.project
+        before = body.get("previous_interaction_id")
+        if before and self.stored.get(f"interactions/{before}", project) is None:
+            return unknown_interaction(before)
+        for key in ("agent", "environment"):
+            name = body.get(key)
+            # Google's own agents and environments are of no project.
+            if isinstance(name, str) and self.stored.is_foreign(f"{key}s/{name}", project):
+                text = f"{key.capitalize()} {name} not found."
+                return Scripted(404, plain(404, "NOT_FOUND", text))
+        return None
+
+    def _charge(self, request: FakeRequest) -> tuple[FakeRequest, Scripted]:
+        account, tokens = (request.project, request.bucket, request.now), request.tokens
+        exceeded = self.quotas.charge(*account, requests=_requests(request), tokens=tokens)
+        if exceeded:
+            return replace(request, exceeded=tuple(exceeded)), Reply.QUOTA
+        if request.route.verb in GENERATE_VERBS and not request.body.get("contents"):
+            return request, _NO_CONTENTS
+        return request, Reply.OK
+
+    # Live sessions.
+
     def upgrade(self, http: HttpRequest) -> LiveSession | ResponsePlan:
         """Answer the handshake of a websocket: by what answers its messages, or by a refusal."""
         request = self._parse(parse_route(http.method, http.target), http)
-        request, reply = self._policy.admit(request, http)
+        reply = self._admit(request, http)
         if not (reply.answers or reply.close):
             return self._plan(request, reply, http)
         entry = self._add_to_log(request, reply, http, status=101)
@@ -419,52 +357,53 @@ class Service:
             on_end=end,
         )
 
+    def _admit(self, request: FakeRequest, http: HttpRequest) -> Scripted:
+        keys = list(dict.fromkeys(credentials(request.route, http)))
+        if refused := _credential_error(request.route, keys, http):
+            return refused
+        scripted = self.scripts.take(request.key.label if request.key else None, read=False)
+        if scripted is not None or not request.route.verb:
+            return scripted or Reply.NOT_FOUND_HTML
+        return Reply.OK if request.key else Reply.KEY_INVALID
+
     def _set_up(self, request: FakeRequest) -> tuple[FakeRequest, Scripted]:
-        bucket = self.models.bucket(request.route.model)
-        limits = self.quotas.limits(request.key.project, bucket) if request.key else Limits()
+        """Return the reply to the setup of a Live session, counted against the quota."""
+        bucket, project = self.models.bucket(request.route.model), request.project
+        limits = self.quotas.limits(project, bucket)
         request = replace(request, bucket=bucket, limits=limits, now=self.clock.time(), tokens=0)
-        return self._policy.set_up(request)
+        names = list(resource_names(request.body))
+        if handle := get_field(get_field(request.body, "sessionResumption"), "handle"):
+            names.append(f"handles/{handle}")
+        if request.route.verb == "interactions.connect":
+            names.append(f"interactions/{request.body.get('id')}")
+        if foreign := self._foreign(names, project):
+            denied = Reply.FILE_DENIED if foreign.startswith("files/") else ENTITY_GONE
+            return replace(request, resource=foreign), denied.as_close(1008)
+        if request.route.verb not in LIVE_VERBS:
+            return request, Reply.OK
+        if not self.models.serves(request.route.model):
+            return request, Reply.MODEL_NOT_FOUND.as_close(1008)
+        request, reply = self._charge(request)
+        return request, reply if reply.answers else reply.as_close(1011)
 
     def _live_turn(self, request: FakeRequest) -> dict[str, Any]:
         request = replace(request, tokens=self.count_tokens(request.body), now=self.clock.time())
-        if request.key:
-            account = (request.key.project, request.bucket, request.now)
-            self.quotas.count(*account, requests=0, tokens=request.tokens)
+        account = (request.project, request.bucket, request.now)
+        self.quotas.count(*account, requests=0, tokens=request.tokens)
         return self.answers.generate(request)
 
     def _new_handle(self, request: FakeRequest) -> str:
         handle = secrets.token_urlsafe(60)
-        if request.key:
-            self._resources.put(f"handles/{handle}", request.key.project, {})
+        self.stored.put(f"handles/{handle}", request.project, {})
         return handle
+
+    # The answer.
 
     def _create_token(self, request: FakeRequest) -> dict[str, Any]:
         name = f"auth_tokens/{secrets.token_hex(16)}"
         if request.key:
             self._tokens[name] = request.key
         return {"name": name}
-
-    def _parse(self, route: Route, http: HttpRequest) -> FakeRequest:
-        body = _json(http.body)
-        if not route.model and body.get("model"):
-            route = replace(route, model=str(body["model"]).removeprefix("models/"))
-        if route.openai:
-            route, body = openai.to_native(route, body)
-        values = credentials(route, http)
-        key = None
-        if len(set(values)) == 1:
-            key = self.keys.find(values[0]) or self._tokens.get(values[0])
-        bucket = self.models.bucket(route.model)
-        return FakeRequest(
-            route,
-            key,
-            values[0] if values else "",
-            bucket,
-            self.clock.time(),
-            self.quotas.limits(key.project, bucket) if key else Limits(),
-            body=body,
-            tokens=self.count_tokens(body) if route.verb in _COUNTED else 0,
-        )
 
     def _plan(self, request: FakeRequest, reply: Scripted, http: HttpRequest) -> ResponsePlan:
         value: Any = None

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from support.cassette_scenarios import SCENARIOS, Scenario, values_for
+from support.cassettes import recorder
 
 import keyrot_middleware
 from keyrot_middleware.config import ENV_NAMES
 from keyrot_middleware.guard import raise_internal_errors
-from keyrot_middleware.settings import ALIASES
 from keyrot_middleware.testing import FakeClock
-from keyrot_middleware.testing.cassettes import recorder
 
 FOLDER = Path(__file__).resolve().parents[2] / "cassettes"
 
@@ -24,7 +23,7 @@ Replay = Callable[[str], AbstractContextManager[tuple[Scenario, Any]]]
 
 @pytest.fixture(autouse=True)
 def _nothing_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in (*ENV_NAMES.values(), *ALIASES):
+    for name in ENV_NAMES.values():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     with raise_internal_errors():

@@ -9,10 +9,10 @@ import pytest
 from google import genai
 from google.genai.errors import ClientError
 from support.cassette_scenarios import MODEL, SCENARIOS, plain, traffic, values_for
+from support.cassettes import recorder
 from vcr.errors import CannotOverwriteExistingCassetteException as NotRecorded
 
 import keyrot_middleware
-from keyrot_middleware.testing.cassettes import recorder
 
 FAILOVERS = sorted(name for name in SCENARIOS if name.startswith("failover"))
 SUSPENDED = sorted(name for name in SCENARIOS if name.startswith("suspended"))

@@ -1,4 +1,4 @@
-"""Callers without pause over a pool in memory, and a service with windows, in simulated time.
+"""Callers without pause over a pool in memory, and a service that counts, in simulated time.
 
 The flow, the pool and its state are the real ones. The event loop's time is a `FakeClock` that
 jumps to the next timer whenever no task can run, so three minutes take a second, and a run with
@@ -19,9 +19,8 @@ from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.model import CallInfo, Lease, Usage
 from keyrot_middleware.core.model import Limits as Configured
 from keyrot_middleware.testing import FakeClock
-from keyrot_middleware.testing.error_bodies import over_quota
-from keyrot_middleware.testing.keys import FakeKey
-from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
+from keyrot_middleware.testing.keys import FakeKey, Limits, QuotaCounter
+from keyrot_middleware.testing.replies import over_quota
 from keyrot_middleware.testing.request import FakeRequest, parse_route
 from support.pool import Rig, key
 from support.replies import MODEL, GoogleError
@@ -75,16 +74,18 @@ class Goodput(NamedTuple):
         return self.served / self.possible
 
 
+QUOTA = over_quota().body
+assert QUOTA is not None
+
+
 class _Simulated(Rig):
     """A rig in a loop's time, whose upstream counts."""
 
-    def __init__(
-        self, window: Window, limits: Limits, *, known: bool, keys: int, **policy: Any
-    ) -> None:
+    def __init__(self, limits: Limits, *, known: bool, keys: int, **policy: Any) -> None:
         configured = Configured(limits.rpm, limits.tpm) if known else Configured()
         ids = [f"key_{number}" for number in range(keys)]
         super().__init__(*(key(key_id, configured) for key_id in ids), **policy)
-        self.book = QuotaCounter(window)
+        self.book = QuotaCounter()
         for key_id in ids:
             self.book.limit(key_id, limits)
         self.limits = limits
@@ -104,7 +105,6 @@ class _Simulated(Rig):
         exceeded = self.book.charge(project, MODEL, now, tokens=TOKENS)
         if not exceeded:
             self.served_at.append(now)
-        wait_s = self.book.wait_s(project, MODEL, now, tokens=TOKENS)
         await asyncio.sleep(self.random.uniform(0.05, 1.0) if not exceeded else 0.05)
         if not exceeded:
             return Done("answer", Usage(input_tokens=TOKENS))
@@ -116,13 +116,11 @@ class _Simulated(Rig):
             now=now,
             limits=self.limits,
             exceeded=tuple(exceeded),
-            wait_s=wait_s,
         )
-        return Failed(FailureFacts(429, over_quota()(request)), GoogleError("429"))
+        return Failed(FailureFacts(429, QUOTA(request)), GoogleError("429"))
 
 
 def simulate(
-    window: Window,
     limits: Limits,
     *,
     known: bool = True,
@@ -134,7 +132,6 @@ def simulate(
     """Let *callers* call without pause for some minutes.
 
     Args:
-        window: How the service counts.
         limits: Of each key.
         known: The pool is configured with them; else it learns them.
         keys: How many keys there are, each of a project of its own.
@@ -142,7 +139,7 @@ def simulate(
         start_s: How long after :30 it begins.
         seconds: How long it lasts.
     """
-    rig = _Simulated(window, limits, known=known, keys=keys, max_wait_s=65.0)
+    rig = _Simulated(limits, known=known, keys=keys, max_wait_s=65.0)
     rig.clock.advance(start_s)
     begun = rig.time()
     failed, longest = 0, 0.0
@@ -163,7 +160,7 @@ def simulate(
 
     _run(rig.clock, everybody)
     return Goodput(
-        keys * possible(window, limits, begun, seconds),
+        keys * possible(limits, begun, seconds),
         sum(at < begun + seconds for at in rig.served_at),
         dict(rig.refused),
         failed,
@@ -171,9 +168,9 @@ def simulate(
     )
 
 
-def possible(window: Window, limits: Limits, begun: float, seconds: float) -> int:
+def possible(limits: Limits, begun: float, seconds: float) -> int:
     """Count what one key could have had served, by trying every tenth of a second."""
-    book = QuotaCounter(window)
+    book = QuotaCounter()
     book.limit("one", limits)
     served = 0
     for tick in range(int(seconds * 10)):

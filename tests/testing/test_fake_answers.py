@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from google import genai
 from google.genai import errors, types
@@ -45,34 +43,6 @@ def test_a_test_sets_the_answers(gemini, connect) -> None:
     assert call().candidates[0].finish_reason == types.FinishReason.SAFETY
     gemini.answer(None)
     assert call().text == "ok from a"
-
-
-def test_a_test_sets_the_token_counts(gemini, connect) -> None:
-    """tokens() decides usage and quota alike; thoughts() the thinking."""
-    client = connect(gemini.add_key("a", tpm=100))
-    gemini.tokens(lambda body: 60)
-    gemini.thoughts(9)
-    usage = client.models.generate_content(model=MODEL, contents="hello").usage_metadata
-    assert (usage.prompt_token_count, usage.thoughts_token_count) == (60, 9)
-    with pytest.raises(errors.ClientError, match="429"):
-        client.models.generate_content(model=MODEL, contents="hello")
-
-
-@pytest.mark.parametrize("answer", ["a text", {"functionCall": {"name": "f", "args": {}}}])
-def test_a_signed_thought_is_refused_by_another_model(answer, gemini, connect) -> None:
-    """As a whole and as a stream; the model that made it accepts it."""
-    client = connect(gemini.add_key("a"))
-    gemini.sign_thoughts()
-    gemini.answer(answer)
-    asked = types.Content(role="user", parts=[types.Part(text="hello")])
-    whole = client.models.generate_content(model=MODEL, contents=asked)
-    *_, last = client.models.generate_content_stream(model=MODEL, contents=asked)
-    for said in (whole, last):
-        contents = [asked, said.candidates[0].content, asked]
-        assert said.candidates[0].content.parts[0].thought_signature
-        client.models.generate_content(model=MODEL, contents=contents)
-        with pytest.raises(errors.ClientError, match="Corrupted thought signature"):
-            client.models.generate_content(model="gemini-2.5-pro", contents=contents)
 
 
 def test_a_declared_function_is_called_and_its_response_answered(gemini, connect) -> None:
@@ -132,13 +102,6 @@ def test_models_are_listed_in_pages(gemini, connect) -> None:
     assert client.models.get(model=MODEL).name == f"models/{MODEL}"
 
 
-def test_each_item_has_an_embedding(gemini, connect) -> None:
-    """Two texts, two vectors."""
-    client = connect(gemini.add_key("a"))
-    got = client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
-    assert len(got.embeddings) == 2
-
-
 def test_interactions_fail_in_their_own_shape(gemini, connect) -> None:
     """The code is a string, there is no status, and the SDK has another error class for it."""
     client = connect(gemini.add_key("a"))
@@ -146,42 +109,3 @@ def test_interactions_fail_in_their_own_shape(gemini, connect) -> None:
     with pytest.raises(errors.ServerError) as caught:
         client.models.generate_content(model=MODEL, contents="hello")
     assert caught.value.details["error"]["code"] == "service_unavailable"
-
-
-@pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
-def test_async_calls_and_streams_work_alike(gemini) -> None:
-    """The async client, with any transport, gets answers, chunks and errors."""
-    key = gemini.add_key("a")
-
-    async def run() -> tuple[str, list[str], int]:
-        client = genai.Client(api_key=key.value, http_options=gemini.http_options)
-        models = client.aio.models
-        text = (await models.generate_content(model=MODEL, contents="hello")).text
-        stream = await models.generate_content_stream(model=MODEL, contents="hello")
-        chunks = [chunk.text async for chunk in stream]
-        gemini.script("a", Reply.QUOTA_MINUTE)
-        with pytest.raises(errors.ClientError) as caught:
-            await models.generate_content(model=MODEL, contents="hello")
-        await client.aio.aclose()
-        client.close()
-        return text, chunks, caught.value.code
-
-    assert asyncio.run(run()) == ("ok from a", ["ok", " from", " a"], 429)
-
-
-@pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
-def test_many_tasks_get_exactly_the_quota(gemini) -> None:
-    """A hundred tasks at once get 20 answers."""
-    key = gemini.add_key("a", rpm=20)
-
-    async def run() -> int:
-        client = genai.Client(api_key=key.value, http_options=gemini.http_options)
-        calls = [
-            client.aio.models.generate_content(model=MODEL, contents="hello") for _ in range(100)
-        ]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        await client.aio.aclose()
-        client.close()
-        return sum(isinstance(r, types.GenerateContentResponse) for r in results)
-
-    assert asyncio.run(run()) == 20

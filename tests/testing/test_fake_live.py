@@ -11,7 +11,6 @@ import pytest
 from google import genai
 from google.genai import errors, types
 from support.modes import MODEL
-from websockets.exceptions import InvalidStatus
 
 from keyrot_middleware.testing import FakeGemini, Reply, plain_websockets
 
@@ -76,39 +75,6 @@ def test_a_turn_is_answered_with_its_usage(gemini: FakeGemini, connect: Connect)
     assert gemini.used("a", MODEL).tokens == sum(prompts)
 
 
-@pytest.mark.parametrize(
-    ("reply", "status"),
-    [(Reply.EXHAUSTED, 429), (Reply.TOKEN_UNSUPPORTED, 401), (Reply.KEY_SUSPENDED, 403)],
-)
-def test_a_handshake_is_refused_as_a_request_is(
-    reply: Any, status: int, gemini: FakeGemini, connect: Connect
-) -> None:
-    """Same status, same body."""
-    client = connect(gemini.add_key("a").value)
-    gemini.script("a", reply)
-
-    async def talk() -> None:
-        async with session(client):
-            pass
-
-    with pytest.raises(InvalidStatus) as refused:
-        asyncio.run(talk())
-    assert refused.value.response.status_code == status
-    assert b'"error"' in bytes(refused.value.response.body or b"")
-    assert gemini.count("a", status=status) == 1
-
-
-def test_an_unknown_key_is_refused(gemini: FakeGemini, connect: Connect) -> None:
-    """Google answers 400 to it."""
-
-    async def talk() -> None:
-        async with session(connect("FAKE-unknown")):
-            pass
-
-    with pytest.raises(InvalidStatus, match="400"):
-        asyncio.run(talk())
-
-
 @pytest.mark.parametrize("code", [1007, 1008, 1011])
 def test_a_session_is_closed_before_its_setup_is_done(
     code: int, gemini: FakeGemini, connect: Connect
@@ -150,20 +116,6 @@ def test_a_session_ends_after_some_messages(
     assert gemini.wait_idle()
 
 
-def test_a_session_counts_in_the_quota(gemini: FakeGemini, connect: Connect) -> None:
-    """The second is closed: one request a minute."""
-    client = connect(gemini.add_key("a", rpm=1).value)
-
-    async def talk() -> None:
-        async with session(client):
-            pass
-
-    asyncio.run(talk())
-    with pytest.raises(errors.APIError, match="exceeded your current quota") as closed:
-        asyncio.run(talk())
-    assert closed.value.code == 1011
-
-
 def test_a_session_is_resumed_by_keys_of_its_project(gemini: FakeGemini, connect: Connect) -> None:
     """A handle comes with the setup and with each turn; another project does not have it."""
     one, same = (gemini.add_key(label, project="p") for label in "ab")
@@ -201,21 +153,6 @@ def test_a_tool_is_called_and_answered(gemini: FakeGemini, connect: Connect) -> 
     assert asyncio.run(talk()) == "ok from a"
 
 
-def test_music_is_played(gemini: FakeGemini, connect: Connect) -> None:
-    """Its setup names the model, and it plays after a play command."""
-    client = connect(gemini.add_key("a").value, api_version="v1alpha")
-
-    async def listen() -> bytes:
-        async with client.aio.live.music.connect(model="models/learnlm-music") as music:
-            await music.play()
-            message = await anext(music.receive())
-            return bytes(message.server_content.audio_chunks[0].data)
-
-    assert asyncio.run(listen())
-    assert gemini.wait_idle()
-    assert [(e.verb, e.model) for e in gemini.log] == [("bidiGenerateMusic", "learnlm-music")]
-
-
 def test_an_ephemeral_token_stands_for_its_key(gemini: FakeGemini, connect: Connect) -> None:
     """It is made by a request, and opens sessions that count for the key that made it."""
     client = connect(gemini.add_key("a").value, api_version="v1alpha")
@@ -230,41 +167,3 @@ def test_an_ephemeral_token_stands_for_its_key(gemini: FakeGemini, connect: Conn
         ("auth_tokens.create", "a"),
         ("bidiGenerateContent", "a"),
     ]
-
-
-@pytest.mark.skipif(
-    not hasattr(genai.client.AsyncClient, "interactions")
-    or tuple(map(int, genai.__version__.split(".")[:2])) < (3, 6),
-    reason="this SDK has no live interactions",
-)
-def test_a_live_interaction_belongs_to_its_project(gemini: FakeGemini, connect: Connect) -> None:
-    """Another project's key gets the answer that there is none."""
-    a, b = (gemini.add_key(label).value for label in "ab")
-
-    async def talk() -> list[str]:
-        made = connect(a).interactions.create(model=MODEL, input="hello")
-        async with connect(a).aio.interactions.connect(made.id) as live:
-            await live.complete()
-            kinds = [event.event_type async for event in live.receive()]
-        async with connect(b).aio.interactions.connect(made.id) as live:
-            with pytest.raises(Exception, match="1008"):
-                await anext(live.receive())
-        return kinds
-
-    assert asyncio.run(talk())[-1] == "interaction.completed"
-
-
-def test_the_server_stops_with_a_session_open() -> None:
-    """The session breaks; nothing waits for it."""
-    gemini = FakeGemini()
-    with gemini:
-        client = genai.Client(api_key=gemini.add_key("a").value, http_options=gemini.http_options)
-
-        async def talk() -> None:
-            async with session(client) as live:
-                await asyncio.to_thread(gemini.stop)
-                with pytest.raises(errors.APIError):
-                    await live._receive()
-
-        asyncio.run(talk())
-    assert gemini.sessions("a") == 0

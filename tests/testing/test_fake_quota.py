@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 from google.genai import errors
 
-from keyrot_middleware.testing import FakeClock, FakeGemini
-from keyrot_middleware.testing.error_bodies import go_duration
-from keyrot_middleware.testing.quota import seconds_to_midnight, seconds_to_minute
+from keyrot_middleware.testing.keys import seconds_to_midnight
 
 MODEL = "gemini-2.5-flash"
 
@@ -55,15 +53,6 @@ def test_requests_over_the_minute_are_refused_until_the_next_one(gemini, clock, 
     refused(client)
     clock.advance(0.002)
     assert client.models.generate_content(model=MODEL, contents="hello").text == "ok from free"
-
-
-def test_a_refused_request_costs_nothing(gemini, clock, connect) -> None:
-    """Only answered requests are counted."""
-    client = connect(gemini.add_key("free", rpm=1, rpd=5))
-    client.models.generate_content(model=MODEL, contents="hello")
-    refused(client)
-    used = gemini.used("free", MODEL)
-    assert (used.requests, used.day_requests) == (1, 1)
 
 
 def test_input_tokens_are_limited_by_the_minute(gemini, connect) -> None:
@@ -117,15 +106,6 @@ def test_keys_of_one_project_share_its_quota(gemini, connect) -> None:
     two.models.generate_content(model="gemini-3.6-flash", contents="hello")
 
 
-def test_an_alias_is_counted_in_its_bucket(gemini, connect) -> None:
-    """The error names the bucket, not the requested model."""
-    gemini.alias("gemini-flash-latest", "gemini-3.6-flash")
-    client = connect(gemini.add_key("free", rpm=1))
-    client.models.generate_content(model="gemini-3.6-flash", contents="hello")
-    error = refused(client, model="gemini-flash-latest")
-    assert violations(error)[0]["quotaDimensions"]["model"] == "gemini-3.6-flash"
-
-
 def test_a_limit_of_zero_has_no_quota_value(gemini, connect) -> None:
     """A model that is not offered violates four quotas at once, and zero is omitted."""
     key = gemini.add_key("free", rpm=5)
@@ -153,20 +133,6 @@ def test_a_batch_of_embeddings_costs_a_request_an_item(gemini, connect) -> None:
     client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
 
 
-def test_counting_tokens_costs_no_quota(gemini, connect) -> None:
-    """CountTokens works while the minute is exhausted."""
-    client = connect(gemini.add_key("free", rpm=1))
-    client.models.generate_content(model=MODEL, contents="hello")
-    assert client.models.count_tokens(model=MODEL, contents="hello").total_tokens == 2
-
-
-def test_a_test_may_use_up_a_quota_beforehand(gemini, connect) -> None:
-    """spend() counts as if requests had been sent."""
-    client = connect(gemini.add_key("free", rpd=20))
-    gemini.spend("free", MODEL, requests=20)
-    refused(client)
-
-
 @pytest.mark.parametrize(
     ("moment", "hours"),
     [
@@ -178,40 +144,3 @@ def test_a_test_may_use_up_a_quota_beforehand(gemini, connect) -> None:
 def test_a_pacific_day_may_have_23_or_25_hours(moment: datetime, hours: int) -> None:
     """The day ends at midnight Pacific time, with daylight saving."""
     assert seconds_to_midnight(moment.timestamp()) == hours * 3600
-
-
-def test_a_minute_is_whole_at_its_start() -> None:
-    """At :00 a whole minute is left."""
-    assert (seconds_to_minute(120.0), seconds_to_minute(179.5)) == (60.0, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (48.939935699, "48.939935699s"),
-        (0.9, "900ms"),
-        (17967.724879759, "4h59m27.724879759s"),
-        (3600.0, "1h0m0s"),
-        (60.0, "1m0s"),
-    ],
-)
-def test_delays_are_written_as_in_google_messages(seconds: float, text: str) -> None:
-    """Hours, minutes, fractions and milliseconds all occur."""
-    assert go_duration(seconds) == text
-
-
-def test_the_real_clock_is_the_default() -> None:
-    """A server without a clock stamps requests with the machine's time."""
-    with FakeGemini() as gemini:
-        gemini.add_key("a", rpm=1)
-        gemini.spend("a", MODEL)
-        assert gemini.used("a", MODEL).day_requests == 1
-
-
-def test_a_clock_may_be_shared_by_two_servers(clock: FakeClock) -> None:
-    """Two services on one clock have windows of their own."""
-    with FakeGemini(clock) as one, FakeGemini(clock) as two:
-        one.add_key("a", rpm=1)
-        two.add_key("a", rpm=1)
-        one.spend("a", MODEL)
-        assert two.used("a", MODEL).requests == 0

@@ -47,12 +47,6 @@ def test_a_file_is_uploaded_in_two_steps(gemini, two) -> None:
     assert steps == [("upload.start", "owner"), ("upload.chunk", None)]
 
 
-def test_a_large_file_comes_in_several_chunks(two) -> None:
-    """Chunks of 8 MiB are put together."""
-    owner, _ = two
-    assert upload(owner, b"x" * (9 * 1024 * 1024)).size_bytes == 9 * 1024 * 1024
-
-
 def test_a_file_belongs_to_its_project(gemini, connect, two) -> None:
     """Another key of the project may use it; another project gets the 403 that penalizes no key."""
     owner, other = two
@@ -66,20 +60,6 @@ def test_a_file_belongs_to_its_project(gemini, connect, two) -> None:
     assert denied(other.files.delete, name=file.name) == text
     assert [f.name for f in owner.files.list()] == [file.name]
     assert list(other.files.list()) == []
-
-
-def test_a_deleted_file_is_gone(two) -> None:
-    """The text is the same as for another project's file."""
-    owner, _ = two
-    file = upload(owner)
-    owner.files.delete(name=file.name)
-    assert "or it may not exist" in denied(owner.files.get, name=file.name)
-
-
-def test_text_that_looks_like_a_file_is_only_text(two) -> None:
-    """A prompt may mention files/abc."""
-    _, other = two
-    assert other.models.generate_content(model=MODEL, contents="read files/abc please").text
 
 
 def test_a_cache_belongs_to_its_project(two) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -49,14 +48,6 @@ def test_an_error_inside_a_stream_comes_after_so_many_chunks(after, gemini, conn
     assert (error.code, gemini.log[0].status) == (503, 200)
 
 
-def test_a_429_inside_a_stream(gemini, connect) -> None:
-    """The short text of an in-stream 429 is a ClientError."""
-    client = connect(gemini.add_key("a"))
-    gemini.script("a", Reply.STREAM_EXHAUSTED)
-    texts, error = read(client)
-    assert (texts, getattr(error, "code", None)) == (["ok"], 429)
-
-
 def test_an_in_stream_error_of_a_unary_call_is_an_http_error(gemini, connect) -> None:
     """There is no stream to put it into."""
     client = connect(gemini.add_key("a"))
@@ -72,23 +63,6 @@ def test_a_stream_may_drop(gemini, connect) -> None:
     texts, error = read(client)
     assert texts == ["ok", " from"]
     assert type(error).__name__ == "RemoteProtocolError"
-
-
-def test_a_truncated_stream_raises_nothing(gemini, connect) -> None:
-    """It ends properly, only its last chunk never came."""
-    client = connect(gemini.add_key("a"))
-    gemini.script("a", Reply.truncated(2))
-    assert read(client) == (["ok", " from"], None)
-
-
-def test_a_slow_stream_takes_its_time(gemini, connect) -> None:
-    """The gap is before every chunk."""
-    client = connect(gemini.add_key("a"))
-    gemini.script("a", Reply.slow(0.03))
-    start = time.monotonic()
-    texts, error = read(client)
-    assert (len(texts), error) == (3, None)
-    assert time.monotonic() - start >= 0.085
 
 
 def test_an_abandoned_stream_is_not_sent_further(gemini, connect) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from keyrot_middleware.testing import FakeGemini, Reply
-from keyrot_middleware.testing.answers import example_value
 
 Request = Callable[..., tuple[int, Any]]
 CONTENTS = {"contents": [{"parts": [{"text": "hello"}]}]}
@@ -32,22 +31,6 @@ def send_request(gemini: FakeGemini):
 
     yield send
     connection.close()
-
-
-def test_one_embedding(send_request: Request) -> None:
-    """EmbedContent has one vector, not a list of them."""
-    status, body = send_request(
-        "POST", "/v1beta/models/gemini-embedding-001:embedContent", {"content": {}}
-    )
-    assert (status, list(body)) == (200, ["embedding"])
-
-
-def test_an_image_is_predicted(send_request: Request) -> None:
-    """Predict answers with one image."""
-    status, body = send_request(
-        "POST", "/v1beta/models/imagen-4.0-generate-001:predict", {"instances": []}
-    )
-    assert (status, body["predictions"][0]["mimeType"]) == (200, "image/png")
 
 
 def test_a_long_running_operation_is_done_when_requested(send_request: Request) -> None:
@@ -81,12 +64,6 @@ def test_an_interaction_fails_with_a_string_code(gemini: FakeGemini, send_reques
     )
 
 
-def test_a_stream_without_events_is_a_list(send_request: Request) -> None:
-    """StreamGenerateContent without alt=sse is a JSON array of the chunks."""
-    status, body = send_request("POST", "/v1beta/models/gemini-x:streamGenerateContent", CONTENTS)
-    assert (status, len(body)) == (200, 3)
-
-
 def test_a_file_can_be_downloaded_by_its_project(gemini: FakeGemini, send_request: Request) -> None:
     """One path leads to the other, which gives the bytes; a name that is not there is a 403."""
     send_request("POST", "/upload/v1beta/files", {"file": {"name": "files/mine"}})
@@ -109,77 +86,6 @@ def _upload_id(gemini: FakeGemini, send_request: Request) -> str:
     return response.headers["X-Goog-Upload-URL"].partition("upload_id=")[2].partition("&")[0]
 
 
-def test_an_upload_that_never_began_is_not_found(send_request: Request) -> None:
-    """The session's id is the credential."""
-    assert send_request("POST", "/upload/v1beta/files?upload_id=none", b"data")[0] == 404
-
-
-def test_a_cache_can_be_changed(send_request: Request) -> None:
-    """A PATCH changes what it names."""
-    _, made = send_request(
-        "POST", "/v1beta/cachedContents", {"model": "models/gemini-x", **CONTENTS}
-    )
-    assert send_request("PATCH", f"/v1beta/{made['name']}", {"ttl": "9s"})[1]["ttl"] == "9s"
-
-
-def test_unsupported_creates_and_unknown_verbs_are_not_found(send_request: Request) -> None:
-    """Files are only uploaded, and models have no unknown verb."""
-    assert send_request("POST", "/v1beta/files", {})[0] == 404
-    assert send_request("POST", "/v1beta/models/gemini-x:sing", {})[0] == 404
-    assert send_request("POST", "/v1beta/models", {})[0] == 404
-    assert send_request("POST", "/upload/v1beta/other", {})[0] == 404
-
-
-def test_a_bearer_token_is_no_key(gemini: FakeGemini) -> None:
-    """An auth key in the wrong header is a 401 of its own."""
-    key = gemini.add_key("auth", style="auth")
-    connection = http.client.HTTPConnection(gemini.host, timeout=10)
-    headers = {"Authorization": f"Bearer {key.value}"}
-    connection.request("POST", "/v1beta/models/gemini-x:generateContent", b"{}", headers)
-    error = json.loads(connection.getresponse().read())["error"]
-    connection.close()
-    assert (error["code"], error["status"]) == (401, "UNAUTHENTICATED")
-    assert error["details"][0]["reason"] == "ACCESS_TOKEN_TYPE_UNSUPPORTED"
-
-
-@pytest.mark.parametrize(
-    ("schema", "value"),
-    [
-        ({"type": "STRING"}, "text"),
-        ({"type": "string", "enum": ["red", "blue"]}, "red"),
-        ({"const": 7}, 7),
-        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, 1),
-        ({"type": ["number", "null"], "minimum": 5}, 5),
-        ({"type": "ARRAY", "items": {"type": "BOOLEAN"}}, [True]),
-        ({"properties": {"a": {"default": 3}}}, {"a": 3}),
-        ({"$ref": "#/$defs/A", "$defs": {"A": {"type": "integer"}}}, 1),
-        ({"$ref": "#/none"}, "text"),
-    ],
-)
-def test_a_value_fits_its_schema(schema: dict[str, Any], value: object) -> None:
-    """Both spellings of types, and what pydantic writes."""
-    assert example_value(schema) == value
-
-
-def test_a_batch_goes_through_its_states(gemini: FakeGemini, send_request: Request) -> None:
-    """It is pending until the test or a cancel ends it, and only so many may be pending."""
-    gemini.limit_batches(gemini.key("a").project, 1)
-    path = "/v1beta/models/gemini-x:batchGenerateContent"
-    _, batch = send_request("POST", path, CONTENTS)
-    assert send_request("POST", path, CONTENTS)[0] == 429
-    gemini.set_batch(batch["name"], "RUNNING")
-    assert (
-        send_request("GET", f"/v1beta/{batch['name']}")[1]["metadata"]["state"]
-        == "BATCH_STATE_RUNNING"
-    )
-    assert send_request("POST", path, CONTENTS)[0] == 429
-    send_request("POST", f"/v1beta/{batch['name']}:cancel", {})
-    assert send_request("GET", f"/v1beta/{batch['name']}")[1]["done"] is True
-    assert send_request("POST", path, CONTENTS)[0] == 200
-    assert send_request("DELETE", f"/v1beta/{batch['name']}")[0] == 200
-    assert send_request("GET", f"/v1beta/{batch['name']}")[0] == 404
-
-
 def test_an_operation_ends_with_a_video(gemini: FakeGemini, send_request: Request) -> None:
     """Held operations are pending until the test ends them; the video is a file of the project."""
     gemini.hold_operations()
@@ -193,12 +99,3 @@ def test_an_operation_ends_with_a_video(gemini: FakeGemini, send_request: Reques
     gemini.add_key("b")
     assert gemini.add_file("b", b"other", "files/other") == "files/other"
     assert send_request("GET", "/v1beta/files/other")[0] == 403
-
-
-def test_file_search_stores_and_their_media(gemini: FakeGemini, send_request: Request) -> None:
-    """Stores are made, listed and deleted; their media are downloaded."""
-    _, store = send_request("POST", "/v1beta/fileSearchStores", {"displayName": "s"})
-    assert send_request("GET", "/v1beta/fileSearchStores")[1]["fileSearchStores"] == [store]
-    media = gemini.add_file("a", b"media", f"{store['name']}/media/m")
-    assert send_request("GET", f"/v1beta/{media}?alt=media") == (200, b"media")
-    assert send_request("DELETE", f"/v1beta/{store['name']}")[0] == 200

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -165,32 +164,8 @@ def test_a_project_without_the_plugin_is_unchanged(tmp_path: Path) -> None:
     assert "keyrot_pool -- " in run_pytest(tmp_path, "--fixtures").stdout
 
 
-def test_a_fixture_of_the_same_name_wins(tmp_path: Path) -> None:
-    """A project that has a fixture called `fake_gemini` keeps its own."""
-    (tmp_path / "test_own.py").write_text(
-        "import pytest\n\n@pytest.fixture\ndef fake_gemini():\n    return 'own'\n\n"
-        "def test_own(fake_gemini):\n    assert fake_gemini == 'own'\n"
-    )
-    done = run_pytest(tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_pytest_does_not_warn_of_a_package_that_was_imported_before_it() -> None:
     """Under `keyrot run -m pytest` the package is imported first; pytest reads its docstring."""
     rewriting = pytest.importorskip("_pytest.assertion.rewrite")
     docstring = importlib.import_module("keyrot_middleware").__doc__
     assert rewriting.AssertionRewriter.is_rewrite_disabled(docstring)
-
-
-def test_the_entry_point_leads_to_the_plugin() -> None:
-    """Pytest finds it in a project that has the package installed."""
-    pyproject = Path(__file__).parents[2] / "pyproject.toml"
-    project = tomllib.loads(pyproject.read_text("utf-8"))["project"]
-    assert project["entry-points"]["pytest11"] == {"keyrot": PLUGIN}
-    assert importlib.import_module(PLUGIN).keyrot_pool
-
-
-@pytest.mark.parametrize("name", ["fake_gemini", "keyrot_clock", "keyrot_pool"])
-def test_each_fixture_is_described(name: str) -> None:
-    """`pytest --fixtures` shows a sentence for each."""
-    assert getattr(importlib.import_module(PLUGIN), name).__doc__

@@ -10,7 +10,7 @@ from support.modes import MODES, ask
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted
 from keyrot_middleware.testing import Reply
-from keyrot_middleware.testing.error_bodies import error
+from keyrot_middleware.testing.replies import error
 
 OWN, OTHER = [f"own_{number}" for number in range(5)], "other"
 

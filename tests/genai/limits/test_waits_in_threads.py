@@ -16,8 +16,7 @@ from support.modes import MODEL, ask_async, ask_sync, run
 
 from keyrot_middleware.runtime.pool import SystemClock
 from keyrot_middleware.testing import Reply
-from keyrot_middleware.testing.error_bodies import quota_body
-from keyrot_middleware.testing.replies import Scripted
+from keyrot_middleware.testing.replies import Scripted, quota_body
 
 THREADS = 3
 OTHER_MODEL = "gemini-2.5-pro"

@@ -59,7 +59,7 @@ def test_googles_own_cap_moves_a_batch_to_another_project(
 ) -> None:
     """A 429 for a create is the key's for creates alone."""
     pool("A", "B", strategy="fill")
-    gemini.limit_batches(gemini.key("A").project, 0)
+    gemini.script("A", Reply.EXHAUSTED)
     client = connect()
     for _ in range(3):
         create("sync", client)

@@ -1,7 +1,5 @@
 """Record and replay a pool's traffic with vcrpy, without keys in the cassettes.
 
-    from keyrot_middleware.testing.cassettes import recorder
-
     with recorder({"key_1": first, "key_2": second}).use_cassette("tests/cassettes/busy.yaml"):
         keyrot_middleware.install(keys=[first, second])
         genai.Client().models.generate_content(…)
@@ -26,8 +24,6 @@ from typing import Any
 from keyrot_middleware.adapters.redaction import redact_bytes
 from keyrot_middleware.core.text import hide_escaped, mask_keys
 from keyrot_middleware.secrets import Secret
-
-__all__ = ["KEY_NAME_HEADER", "options", "recorder", "same_key", "same_path"]
 
 KEY_NAME_HEADER = "x-key-name"
 """The header that replaces the key in a cassette."""
@@ -58,7 +54,7 @@ def recorder(keys: Mapping[str, str], **more: Any) -> Any:
         ValueError: Later, from a call whose request carries a key without a name, or whose
             response is compressed in a way that vcrpy cannot undo.
     """
-    import vcr  # noqa: PLC0415 - optional
+    import vcr
 
     instance = vcr.VCR(**{**options(keys), **more})
     instance.register_matcher(same_key.__name__, same_key)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from .core.model import LAST_RESORT, POOL_KEY, Candidate, RetryPolicy
-from .core.text import hide_secrets
+from .core.text import did_you_mean, display, hide_secrets
 from .errors import ConfigError
 from .keys_file import (
     SINGLE_KEYS,
@@ -25,6 +25,7 @@ from .keys_file import (
     read_keys,
 )
 from .settings import (
+    ARGUMENTS,
     ENV_NAMES,
     FROM_REDIS_URL,
     STATE_SCHEMES,
@@ -33,9 +34,7 @@ from .settings import (
     doubtful_variables,
     join_problems,
     layered,
-    malformed_lines,
     read_env_file,
-    refuse_unknown,
     validate,
 )
 
@@ -97,8 +96,12 @@ def load(**overrides: Any) -> Config:
             nothing else is looked at.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    refuse_unknown(given)
-    problems: list[str] = []
+    problems = [
+        f"install() has no argument {display(name)}; allowed: {', '.join(ARGUMENTS)}."
+        f"{did_you_mean(name, ARGUMENTS)}"
+        for name in given
+        if name not in ARGUMENTS
+    ]
     env_file = _env_file(problems)
     values, sources = layered(given, env_file)
     switch = {name: value for name, value in values.items() if name == "enabled"}
@@ -130,8 +133,6 @@ def _gather(
 ) -> Config:
     """Bring the keys of all three places together; report in *problems* what is wrong."""
     warnings = list(_old_sdk())
-    if not problems:
-        warnings += malformed_lines()
     state_url = _state_url(settings, problems)
     if state_url != "memory://" and "pool" not in sources:
         warnings.append(

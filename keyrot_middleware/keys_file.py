@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from math import inf
@@ -139,57 +139,43 @@ class KeySpec(BaseModel):
         frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False
     )
 
-    key_id: Annotated[str, AfterValidator(_good_id)] = Field(
-        description="letters, digits and `_`, no digit first; appears in logs and spans"
-    )
-    model: Annotated[_Text, AfterValidator(_bare_model)] | None = Field(
-        default=None,
-        description="the model this key is for; other models use it only if no other key is "
-        "available",
-    )
-    workload: _Text | None = Field(default=None, description="a name for `workload()`")
-    tier: Tier | None = Field(
-        default=None, description="`free`, `tier1`, `tier2`, `tier3`, `paid`; see `KEYROT_TIERS`"
-    )
-    platform: Platform = Field(
-        default=GEMINI_API,
-        description="`vertex_express`: the key is for [Vertex AI in express "
-        "mode](express-mode.md), and for nothing else",
-    )
-    project: Annotated[_Text, AfterValidator(_good_project)] | None = Field(
-        default=None,
-        description="keys of one project and platform share one quota; a key without a project "
-        "shares its quota with no other key",
-    )
-    billing_account: _Text | None = Field(
-        default=None, description="projects of one account share credit and spending caps"
-    )
-    priority: int = Field(
-        default=0,
-        description="lower goes first; a higher one is used only if no lower one is available",
-    )
-    weight: float = Field(
-        default=1.0, gt=0, description="share of the load under `spread`, if no limit is known"
-    )
-    rpm: _Count | None = Field(default=None, description="requests per minute")
-    tpm: _Count | None = Field(default=None, description="input tokens per minute")
-    rpd: _Count | None = Field(default=None, description="requests per Pacific day")
-    max_concurrency: _Count | None = Field(default=None, description="concurrent requests")
-    usd_per_day: float | None = Field(
-        default=None,
-        ge=1e-6,
-        le=1e6,
-        description="US dollars that the key's project may spend per Pacific day: see "
-        "[cost.md](cost.md#a-budget-for-the-day)",
-    )
-    active: bool = Field(default=True, description="`false` disables the key")
-    secret: Annotated[str, AfterValidator(_good_place)] | None = Field(
-        default=None,
-        repr=False,
-        description="where the value is stored: `env://NAME`, `file:///path`, `vault://…`, "
-        "`aws://…`, `azure://…`, `gcp://…` ([secrets.md](secrets.md)); without it, in the default "
-        "location of `SECRET_STORE_TYPE`",
-    )
+    key_id: Annotated[str, AfterValidator(_good_id)]
+    """letters, digits and `_`, no digit first; appears in logs and spans"""
+    model: Annotated[_Text, AfterValidator(_bare_model)] | None = None
+    """the model this key is for; other models use it only if no other key is available"""
+    workload: _Text | None = None
+    """a name for `workload()`"""
+    tier: Tier | None = None
+    """`free`, `tier1`, `tier2`, `tier3`, `paid`; see `KEYROT_TIERS`"""
+    platform: Platform = GEMINI_API
+    """`vertex_express`: the key is for [Vertex AI in express mode](express-mode.md), and for
+    nothing else"""
+    project: Annotated[_Text, AfterValidator(_good_project)] | None = None
+    """keys of one project and platform share one quota; a key without a project shares its quota
+    with no other key"""
+    billing_account: _Text | None = None
+    """projects of one account share credit and spending caps"""
+    priority: int = 0
+    """lower goes first; a higher one is used only if no lower one is available"""
+    weight: float = Field(default=1.0, gt=0)
+    """share of the load under `spread`, if no limit is known"""
+    rpm: _Count | None = None
+    """requests per minute"""
+    tpm: _Count | None = None
+    """input tokens per minute"""
+    rpd: _Count | None = None
+    """requests per Pacific day"""
+    max_concurrency: _Count | None = None
+    """concurrent requests"""
+    usd_per_day: float | None = Field(default=None, ge=1e-06, le=1000000.0)
+    """US dollars that the key's project may spend per Pacific day: see
+    [cost.md](cost.md#a-budget-for-the-day)"""
+    active: bool = True
+    """`false` disables the key"""
+    secret: Annotated[str, AfterValidator(_good_place)] | None = Field(default=None, repr=False)
+    """where the value is stored: `env://NAME`, `file:///path`, `vault://…`, `aws://…`,
+    `azure://…`, `gcp://…` ([secrets.md](secrets.md)); without it, in the default location of
+    `SECRET_STORE_TYPE`"""
 
     @property
     def candidate(self) -> Candidate:
@@ -359,18 +345,23 @@ def _read_entry(number: int, entry: object) -> tuple[KeySpec | None, list[str]]:
         return KeySpec.model_validate(entry), []
     except ValidationError as error:
         found = error.errors(include_url=False)
-    return None, [f"{who}, field {_sentence(problem)}" for problem in found]
+    return None, [f"{who}, field {_in_field(problem)}" for problem in found]
 
 
-def _sentence(problem: Any) -> str:
-    """Return pydantic's own sentence about a field, with what was found unless it may be secret."""
+def _in_field(problem: Any) -> str:
     name = str(problem["loc"][0])
-    text = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        hint = did_you_mean(name, KeySpec.model_fields)
-        if name.lower() in _VALUE_FIELDS:
-            hint = f" {_VALUES_ELSEWHERE}"
-        return f"{display(name)}: there is no such field.{hint}"
-    if name == "secret" or problem["type"] in ("missing", "value_error"):
-        return f"{name}: {text}."
-    return f"{name}: found {display(problem['input'])}. {text}."
+    if problem["type"] != "extra_forbidden":
+        return f"{name}: {sentence(problem, ('secret',))}"
+    hint = did_you_mean(name, KeySpec.model_fields)
+    hint = f" {_VALUES_ELSEWHERE}" if name.lower() in _VALUE_FIELDS else hint
+    return f"{display(name)}: there is no such field.{hint}"
+
+
+def sentence(problem: Any, hidden: Container[str] = ()) -> str:
+    """Return a problem of pydantic's in its own words, with what was found unless it is hidden."""
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] in ("missing", "value_error") or problem["loc"][0] in hidden:
+        return f"{text}."
+    expected = re.findall("'([^']+)'", problem.get("ctx", {}).get("expected", ""))
+    hint = did_you_mean(str(problem["input"]), expected)
+    return f"found {display(problem['input'])}. {text}.{hint}"

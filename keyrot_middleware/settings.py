@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, NoReturn, TypedDict, get_args
 from urllib.request import getproxies, proxy_bypass
 
 from dotenv import dotenv_values
-from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -32,9 +31,8 @@ from pydantic import (
 from .core.model import GEMINI_API, VERTEX_EXPRESS, Platform, Strategy
 from .core.model_fallback import MAX_MODELS, next_models
 from .core.text import did_you_mean, display, mask_keys, mask_url
-from .errors import ConfigError
 from .events import EVENTS, EventName
-from .keys_file import BUILT_STORES, Tier, entry_point_stores, is_known_scheme
+from .keys_file import BUILT_STORES, Tier, entry_point_stores, is_known_scheme, sentence
 
 GOOGLE_HOST = "generativelanguage.googleapis.com"
 """Of the Gemini Developer API."""
@@ -80,7 +78,7 @@ def _split(pattern: str) -> BeforeValidator:
         value = _plain(value)
         if not isinstance(value, str):
             return value
-        return tuple(filter(None, map(str.strip, re.split(pattern, value))))
+        return tuple(filter(None, (part.strip(" \t\r\n,") for part in re.split(pattern, value))))
 
     return BeforeValidator(split)
 
@@ -91,20 +89,25 @@ def _lower(value: object) -> object:
 
 def _good_url(url: SecretStr) -> SecretStr:
     if not _URL.fullmatch(url.get_secret_value()):
-        raise ValueError("one of them is no URL (not shown)")
+        raise ValueError("one of them is no URL (not shown); allowed: such as json://, mailto://")
     return url
 
 
 def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:
-    next_models(chains)
-    return chains
+    try:
+        next_models(chains)
+    except ValueError as error:
+        found = str(error)
+    else:
+        return chains
+    raise ValueError(f"{found}; allowed: chains of up to {MAX_MODELS} models such as a>b,c>d")
 
 
 def _good_host(host: str) -> str:
     match = _HOST.fullmatch(host)
     if match is None or not 0 < int(match[3] or 443) < 65536:
         masked = _USER_INFO.sub(r"\1[redacted]@", host)
-        raise ValueError(f"found {display(masked)}")
+        raise ValueError(f"found {display(masked)}; allowed: host or host:port in full")
     return host
 
 
@@ -120,27 +123,30 @@ def _good_path(path: Path) -> Path:
 def _good_store(store: str) -> str:
     if is_known_scheme(store):
         return store
-    there = ", ".join(entry_point_stores())
-    raise ValueError(f"found {display(store)}{f' (plugged in: {there})' if there else ''}")
+    known = (*BUILT_STORES, *entry_point_stores())
+    hint = did_you_mean(store, known)
+    raise ValueError(f"found {display(store)}; allowed: {', '.join(known)}.{hint}")
 
 
 def _good_state(url: str) -> str:
+    scheme, there, rest = url.partition("://")
+    login = rest.partition("?")[0].rpartition("@")[0]
     if url in (FROM_REDIS_URL, IN_FILE):
         return url
-    scheme, there, rest = url.partition("://")
     if not there or scheme not in STATE_SCHEMES or (scheme == "memory") == bool(rest):
-        raise ValueError(f"found {display(url)}")
-    if scheme == "sqlite" and (not re.match(r"/+[^/]", rest) or rest.endswith("/")):
-        raise ValueError(f"found {display(url)}; a file is named as in {SAMPLE_FILE}")
-    login = rest.partition("?")[0].rpartition("@")[0]
-    if not scheme.startswith(("unix", "sqlite")) and re.search("[/#]", login):
-        raise ValueError(f"found {display(url)}; in a password write / as %2F, # as %23, ? as %3F")
-    return url
+        allowed = f"{STATES}, {IN_FILE} (a file of this user), {FROM_REDIS_URL} (REDIS_URL)"
+    elif scheme == "sqlite" and (not re.match(r"/+[^/]", rest) or rest.endswith("/")):
+        allowed = f"a file, such as {SAMPLE_FILE}"
+    elif not scheme.startswith(("unix", "sqlite")) and re.search("[/#]", login):
+        allowed = "a password with / as %2F, # as %23 and ? as %3F"
+    else:
+        return url
+    raise ValueError(f"found {display(url)}; allowed: {allowed}")
 
 
 def _good_trace_url(url: str) -> str:
     if TRACE_ID not in url or not _HTTP_URL.fullmatch(url.replace(TRACE_ID, "0")):
-        raise ValueError(f"found {display(mask_url(url))}")
+        raise ValueError(f"found {display(mask_url(url))}; allowed: an address with {TRACE_ID}")
     return url
 
 
@@ -156,13 +162,6 @@ _CSV = (AfterValidator(lambda found: tuple(dict.fromkeys(found))), _split(","))
 _Whole = Annotated[int, Field(ge=0)]
 _Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 _SomeSeconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
-_S = f"up to {LONGEST_S} (366 days)"
-_BOOL = "true or false"
-
-
-def _setting(default: Any, allowed: str, meaning: str, **limits: Any) -> Any:
-    """Make a row of the table: the default, what errors say is allowed, and what docs say."""
-    return Field(default, description=allowed, json_schema_extra={"meaning": meaning}, **limits)
 
 
 class Settings(BaseModel):
@@ -172,150 +171,81 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
     )
 
-    enabled: bool = _setting(True, _BOOL, "`false`: `install()` does nothing")
-    keys: Annotated[tuple[SecretStr, ...], _split(",")] = _setting(
-        (),
-        "keys, comma-separated (as an argument also a list)",
-        "keys, comma-separated; their ids are `key_1`, `key_2`, … As an argument they are the whole"
-        " pool: no keys.json and no single key is added",
-        repr=False,
+    enabled: bool = True
+    """`false`: `install()` does nothing"""
+    keys: Annotated[tuple[SecretStr, ...], _split(",")] = ()
+    """keys, comma-separated; their ids are `key_1`, `key_2`, … As an argument they are the whole
+    pool: no keys.json and no single key is added"""
+    keys_file: Annotated[Path, AfterValidator(_good_path)] | None = None
+    """path of a keys.json; else `keys.json` in the working directory, if there is one"""
+    secret_store: Annotated[str, AfterValidator(_good_store), _Lower] = "env"
+    """where key values are stored: `env`, `file`, `vault`, `aws`, `azure`, `gcp`, or [your own
+    store](secrets.md#a-store-of-your-own)"""
+    secrets_ttl_s: _Seconds = 300.0
+    """how often values are read again in the background; 0: never"""
+    google_api_key: SecretStr | None = None
+    """the single key: the home key of clients without one, and the last resort of the pool"""
+    gemini_api_key: SecretStr | None = None
+    """the same, if `GOOGLE_API_KEY` is not set"""
+    state_url: Annotated[str, AfterValidator(_good_state), BeforeValidator(_plain)] = Field(
+        default="memory://", repr=False
     )
-    keys_file: Annotated[Path, AfterValidator(_good_path)] | None = _setting(
-        None,
-        "the path of a keys.json",
-        "path of a keys.json; else `keys.json` in the working directory, if there is one",
-    )
-    secret_store: Annotated[str, AfterValidator(_good_store), _Lower] = _setting(
-        "env",
-        f"{', '.join(BUILT_STORES)}, or one that is plugged in",
-        "where key values are stored: `env`, `file`, `vault`, `aws`, `azure`, `gcp`, or [your own "
-        "store](secrets.md#a-store-of-your-own)",
-    )
-    secrets_ttl_s: _Seconds = _setting(
-        300.0,
-        f"seconds, from 0 (0: never) {_S}",
-        "how often values are read again in the background; 0: never",
-    )
-    google_api_key: SecretStr | None = _setting(
-        None,
-        "a key",
-        "the single key: the home key of clients without one, and the last resort of the pool",
-        repr=False,
-    )
-    gemini_api_key: SecretStr | None = _setting(
-        None, "a key", "the same, if `GOOGLE_API_KEY` is not set", repr=False
-    )
-    state_url: Annotated[str, AfterValidator(_good_state), BeforeValidator(_plain)] = _setting(
-        "memory://",
-        f"{STATES}, {IN_FILE} (a file of this user), {FROM_REDIS_URL} (what REDIS_URL says)",
-        "where limits are counted: in this process; `sqlite` or `sqlite:///path`: in a "
-        "[file](sqlite.md) that the processes of this host share; or in a [Redis](redis.md) for "
-        "several hosts",
-        repr=False,
-    )
-    redis_url: SecretStr | None = _setting(
-        None, STATES, "that Redis, if `KEYROT_STATE_URL` is `redis`; ignored otherwise", repr=False
-    )
-    degraded_share: Annotated[float, Field(gt=0, le=1)] = _setting(
-        1.0,
-        "a part of each limit, more than 0, up to 1",
-        "part of each limit that this process may use [while the shared state is "
-        "down](redis-failures.md)",
-    )
+    """where limits are counted: in this process; `sqlite` or `sqlite:///path`: in a
+    [file](sqlite.md) that the processes of this host share; or in a [Redis](redis.md) for several
+    hosts"""
+    redis_url: SecretStr | None = None
+    """that Redis, if `KEYROT_STATE_URL` is `redis`; ignored otherwise"""
+    degraded_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """part of each limit that this process may use [while the shared state is
+    down](redis-failures.md)"""
     alerts: Annotated[
         tuple[Annotated[SecretStr, AfterValidator(_good_url)], ...],
         _split(r"[\s,]+(?=(?i:[a-z][a-z0-9+.-]*)://)"),
-    ] = _setting(
-        (),
-        "URLs of Apprise, such as mailto://, slack://, discord:// and json://, comma- or "
-        "space-separated (as an argument also a list)",
-        "where [alerts](alerts.md) are sent: URLs of [Apprise](https://github.com/caronc/apprise), "
-        "comma- or space-separated; not read from `.env` (extra `alerts`)",
-        repr=False,
-    )
-    alert_events: Annotated[tuple[EventName, ...], *_CSV] = _setting(
-        EVENTS, ", ".join(EVENTS), "which [events](alerts.md#events) are sent there"
-    )
-    pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = _setting(
-        "default",
-        "up to 64 letters, digits, _ . - and a letter or digit first",
-        "name of the pool in logs, spans and the shared state; use one name per service",
-    )
+    ] = ()
+    """where [alerts](alerts.md) are sent: URLs of [Apprise](https://github.com/caronc/apprise),
+    comma- or space-separated; not read from `.env` (extra `alerts`)"""
+    alert_events: Annotated[tuple[EventName, ...], *_CSV] = EVENTS
+    """which [events](alerts.md#events) are sent there"""
+    pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "default"
+    """name of the pool in logs, spans and the shared state; use one name per service"""
     allowed_hosts: Annotated[
         tuple[Annotated[str, AfterValidator(_good_host), _Lower], ...], _Some, *_CSV
-    ] = _setting(
-        (GOOGLE_HOST, VERTEX_HOST),
-        "host or host:port in full, comma-separated; http:// in front allows plain HTTP",
-        "hosts that may receive keys of the pool over TLS (loopback also over plain HTTP), as "
-        "`host` or `host:port`; `http://host:port` allows plain HTTP. The second of Google's hosts "
-        "is for keys of [express mode](express-mode.md) alone, the first for all others",
-    )
-    clients: Annotated[tuple[Client, ...], *_CSV] = _setting(
-        CLIENTS,
-        ", ".join(CLIENTS),
-        "libraries whose requests use the pool: see [openai, litellm and plain "
-        "HTTP](http-clients.md)",
-    )
-    tiers: Annotated[tuple[Tier, ...], _Some, *_CSV] | None = _setting(
-        None,
-        ", ".join(get_args(Tier)),
-        "calls use only keys of these [tiers](tiers.md): `free`, `tier1`, `tier2`, `tier3`, `paid` "
-        "(every paid one), comma-separated",
-    )
-    strategy: Annotated[Strategy, _Lower] = _setting(
-        "spread",
-        "spread, fill, sticky",
-        "`spread`: least used key first; `fill`: one key until it is exhausted; `sticky`: one key "
-        "per conversation",
-    )
-    max_attempts: _Whole = _setting(
-        0,
-        "a whole number from 0 (0: each key once)",
-        "attempts of one call with failing keys; 0: each key once",
-    )
-    max_retries: _Whole = _setting(
-        2, "a whole number from 0", "retries of one call after 5xx and connection errors"
-    )
-    max_wait_s: _Seconds = _setting(
-        65.0,
-        f"seconds, from 0 (0: never wait) {_S}",
-        "longest wait of one call for a key; 0: never wait",
-    )
-    cooldown_base_s: _SomeSeconds = _setting(
-        30.0,
-        f"seconds, more than 0, {_S}",
-        "first cooldown if the server names no time; it doubles with each failure in a row",
-    )
-    cooldown_max_s: _SomeSeconds = _setting(
-        900.0,
-        f"seconds, no less than KEYROT_COOLDOWN_BASE_S, {_S}",
-        "longest such cooldown",
-    )
+    ] = (GOOGLE_HOST, VERTEX_HOST)
+    """hosts that may receive keys of the pool over TLS (loopback also over plain HTTP), as `host`
+    or `host:port`; `http://host:port` allows plain HTTP. The second of Google's hosts is for keys
+    of [express mode](express-mode.md) alone, the first for all others"""
+    clients: Annotated[tuple[Client, ...], *_CSV] = CLIENTS
+    """libraries whose requests use the pool: see [openai, litellm, plain HTTP](http-clients.md)"""
+    tiers: Annotated[tuple[Tier, ...], _Some, *_CSV] | None = None
+    """calls use only keys of these [tiers](tiers.md): `free`, `tier1`, `tier2`, `tier3`, `paid`
+    (every paid one), comma-separated"""
+    strategy: Annotated[Strategy, _Lower] = "spread"
+    """`spread`: least used key first; `fill`: one key until it is exhausted; `sticky`: one key per
+    conversation"""
+    max_attempts: _Whole = 0
+    """attempts of one call with failing keys; 0: each key once"""
+    max_retries: _Whole = 2
+    """retries of one call after 5xx and connection errors"""
+    max_wait_s: _Seconds = 65.0
+    """longest wait of one call for a key; 0: never wait"""
+    cooldown_base_s: _SomeSeconds = 30.0
+    """first cooldown if the server names no time; it doubles with each failure in a row"""
+    cooldown_max_s: _SomeSeconds = 900.0
+    """longest such cooldown"""
     fallback_models: Annotated[
         tuple[str, ...], AfterValidator(_good_chains), _CSV[0], _split("[,;]")
-    ] = _setting(
-        (),
-        "chains of models such as gemini-3.8-flash>gemini-3.6-flash, separated by commas or "
-        f"semicolons; up to {MAX_MODELS} different models each, and one model after another",
-        "chains such as `gemini-3.8-flash>gemini-3.6-flash`, separated by commas or semicolons: "
-        "where a request goes [when no key can serve its model](model-fallback.md)",
-    )
-    tracing: Annotated[Literal["off", "otlp"], _Lower] = _setting(
-        "off",
-        "off, otlp",
-        "`otlp`: set up a tracer provider and exporter if the program has none (extra `otlp`)",
-    )
-    call_spans: bool = _setting(True, _BOOL, "`false`: emit spans for attempts only")
-    trace_url: Annotated[str, AfterValidator(_good_trace_url)] | None = _setting(
-        None,
-        f"an address of a trace with {TRACE_ID} in it, such as https://jaeger.example/trace/"
-        f"{TRACE_ID}",
-        f"where your tracing shows a trace, such as `https://jaeger.example/trace/{TRACE_ID}`: "
-        "[the page](page.md) links each call to it",
-    )
-    progress: bool = _setting(
-        True, _BOOL, "`false`: no countdown on a terminal while a call waits under `keyrot run`"
-    )
+    ] = ()
+    """chains such as `gemini-3.8-flash>gemini-3.6-flash`, separated by commas or semicolons: where
+    a request goes [when no key can serve its model](model-fallback.md)"""
+    tracing: Annotated[Literal["off", "otlp"], _Lower] = "off"
+    """`otlp`: set up a tracer provider and exporter if the program has none (extra `otlp`)"""
+    call_spans: bool = True
+    """`false`: emit spans for attempts only"""
+    trace_url: Annotated[str, AfterValidator(_good_trace_url)] | None = None
+    """where your tracing shows a trace, such as `https://jaeger.example/trace/{trace_id}`: [the
+    page](page.md) links each call to it"""
+    progress: bool = True
+    """`false`: no countdown on a terminal while a call waits under `keyrot run`"""
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("settings cannot be pickled: the keys in them stay in this process")
@@ -431,23 +361,12 @@ def validate(values: dict[str, Any], sources: Mapping[str, str], problems: list[
     except ValidationError as error:
         found = error.errors(include_url=False)
     # Outside the handler, so that pydantic's error is not the context of ours.
-    problems += dict.fromkeys(_sentence(problem, sources) for problem in found)
+    problems += dict.fromkeys(
+        f"{sources[str(problem['loc'][0])]}: {sentence(problem, SECRET_SETTINGS)}"
+        for problem in found
+    )
     wrong = {problem["loc"][0] for problem in found}
     return Settings(**{name: value for name, value in values.items() if name not in wrong})
-
-
-def _sentence(problem: Any, sources: Mapping[str, str]) -> str:
-    """Return where a wrong setting stands, what was found, and what is allowed."""
-    name, value = str(problem["loc"][0]), problem["input"]
-    allowed = str(Settings.model_fields[name].description)
-    found, hint = f"found {display(value)}", ""
-    if problem["type"] == "value_error":
-        found = str(problem["ctx"]["error"])
-    elif name in SECRET_SETTINGS:
-        found = "found something else (not shown here)"
-    if isinstance(value, str) and (problem["type"] == "literal_error" or name == "secret_store"):
-        hint = did_you_mean(value, allowed.split(", "))
-    return f"{sources[name]}: {found}; allowed: {allowed}.{hint}"
 
 
 def hide_keys(given: Any) -> None:
@@ -461,22 +380,6 @@ def hide_keys(given: Any) -> None:
             given[name] = SecretStr(value)
         elif isinstance(value, list | tuple | set | frozenset):
             given[name] = [SecretStr(one) if isinstance(one, str) else one for one in value]
-
-
-def refuse_unknown(given: Mapping[str, Any]) -> None:
-    """Refuse arguments that install() does not have.
-
-    Raises:
-        ConfigError: With every one of them, and what was probably meant.
-    """
-    problems = [
-        f"install() has no argument {display(name)}; allowed: {', '.join(ARGUMENTS)}."
-        f"{did_you_mean(name, ARGUMENTS)}"
-        for name in given
-        if name not in ARGUMENTS
-    ]
-    if problems:
-        raise ConfigError(join_problems(problems))
 
 
 def doubtful_variables(env_file: Mapping[str, str | None], stores: Iterable[str]) -> Iterable[str]:
@@ -500,25 +403,6 @@ def doubtful_variables(env_file: Mapping[str, str | None], stores: Iterable[str]
             f".env: {', '.join(ignored)}: not read from a file, since it decides where logins and "
             "data go; set it in the environment"
         )
-
-
-def malformed_lines(env_file: Path = Path(".env")) -> Iterable[str]:
-    """Yield a warning about lines of `.env` that are not NAME=value; never their content."""
-    if not env_file.is_file():
-        return
-    with env_file.open(encoding="utf-8") as stream:
-        found = [
-            str(one.original.line + _blank_lines_before(one.original.string))
-            for one in parse_stream(stream)
-            if one.error or (one.key is not None and one.value is None)
-        ]
-    if found:
-        lines = f"line{'s' if len(found) > 1 else ''} {', '.join(found)}"
-        yield f".env, {lines}: ignored, since it is not NAME=value"
-
-
-def _blank_lines_before(statement: str) -> int:
-    return statement[: len(statement) - len(statement.lstrip())].count("\n")
 
 
 def join_problems(problems: Sequence[str]) -> str:

@@ -140,14 +140,6 @@ def test_a_misspelt_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> No
     assert 'KEYROT_STATE. Did you mean "KEYROT_STATE_URL"?' in text
 
 
-def test_malformed_lines_of_the_env_file_are_a_warning(here: Path) -> None:
-    """By their number; their content may be a secret."""
-    lines = ["# keys", "KEYROT_POOL=mine", "GEMINI_API_KEY FAKE-secret", "", "FAKE-pasted", "A=b"]
-    (here / ".env").write_text("\n".join(lines))
-    (text,) = warnings_of(keys=[KEY])
-    assert text == ".env, lines 3, 5: ignored, since it is not NAME=value"
-
-
 def test_a_base_url_that_is_not_allowed_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call of the program bypasses the pool, which must not go unnoticed."""
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "https://gateway.example:8443/v1")

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import sys
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,37 +50,48 @@ def written(default: Any) -> str:
     return f"{default:g}" if isinstance(default, int | float) else str(default)
 
 
+def meanings(table: type) -> dict[str, str]:
+    """Return what the docstring below each field says."""
+    (found,) = ast.parse(inspect.getsource(table)).body
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(found.body)  # type: ignore[attr-defined]  # it is a class
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+
+
 def settings_table() -> str:
     """Return the table of settings."""
     rows = ["| Variable | Argument | Default | Meaning |", "|---|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        argument = f"`{name}`" if name in ARGUMENTS else "-"
-        default = f"`{written(field.default)}`" if written(field.default) else "-"
-        rows.append(f"| `{ENV_NAMES[name]}` | {argument} | {default} | {meaning(field)} |")
+    for name, meaning in meanings(Settings).items():
+        default = written(Settings.model_fields[name].default)
+        cells = (ENV_NAMES[name], name if name in ARGUMENTS else "", default)
+        rows.append(f"| {' | '.join(f'`{cell}`' if cell else '-' for cell in cells)} | {meaning} |")
     return "\n".join(rows)
 
 
 def keys_table() -> str:
     """Return the table of fields of keys.json."""
     rows = ["| Field | Default | Meaning |", "|---|---|---|"]
-    for name, field in KeySpec.model_fields.items():
+    for name, meaning in meanings(KeySpec).items():
+        field = KeySpec.model_fields[name]
         default = "required" if field.is_required() else written(field.default) or "-"
-        rows.append(f"| `{name}` | {default} | {field.description} |")
+        rows.append(f"| `{name}` | {default} | {meaning} |")
     return "\n".join(rows)
-
-
-def meaning(field: Any) -> str:
-    """Return what docs say about a setting."""
-    return str(field.json_schema_extra["meaning"])
 
 
 def example() -> str:
     """Return .env.example."""
     parts = [HEAD]
-    for name, field in Settings.model_fields.items():
-        plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", meaning(field)).replace("`", "")
+    for name, meaning in meanings(Settings).items():
+        plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", meaning).replace("`", "")
         text = "\n# ".join(textwrap.wrap(plain, 100, break_on_hyphens=False))
-        value = "keys.json" if name == "keys_file" else written(field.default)
+        default = written(Settings.model_fields[name].default)
+        value = "keys.json" if name == "keys_file" else default
         parts.append(f"\n# {text}\n#{ENV_NAMES[name]}={value}\n")
     return "".join([*parts, TAIL])
 

@@ -229,7 +229,8 @@ def test_a_wrong_setting_stops_before_the_program(keyrot: Keyrot, tmp_path: Path
     ran = keyrot("run", "app.py", KEYROT_STRATEGY="fastest", GEMINI_API_KEYS="one")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert (
-        ran.stderr == 'keyrot: KEYROT_STRATEGY: found "fastest"; allowed: spread, fill, sticky.\n'
+        ran.stderr == 'keyrot: KEYROT_STRATEGY: found "fastest". '
+        "Input should be 'spread', 'fill' or 'sticky'.\n"
     )
 
 

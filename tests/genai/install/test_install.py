@@ -179,7 +179,9 @@ def test_switched_off_it_is_a_no_op(gemini, monkeypatch) -> None:
 def test_a_wrong_setting_is_an_error_at_install_and_changes_nothing(gemini) -> None:
     """The message names the argument and what is allowed."""
     before = methods()
-    with pytest.raises(keyrot_middleware.ConfigError, match=r"strategy.*spread, fill, sticky"):
+    with pytest.raises(
+        keyrot_middleware.ConfigError, match=r"strategy.*'spread', 'fill' or 'sticky'"
+    ):
         keyrot_middleware.install(keys=[gemini.add_key("A").value], strategy="random")
     assert methods() == before
 

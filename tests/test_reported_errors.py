@@ -30,7 +30,7 @@ def manager(gemini: FakeGemini, clock: FakeClock) -> KeyManager:
 
 def by_requests(url: str, headers: dict[str, str]) -> None:
     """Send with requests."""
-    requests.post(url, json=BODY, headers=headers, timeout=9).raise_for_status()
+    requests.post(url, json=BODY, headers=headers, timeout=60).raise_for_status()
 
 
 def by_httpx(url: str, headers: dict[str, str]) -> None:
@@ -44,7 +44,7 @@ def by_urllib(url: str, headers: dict[str, str]) -> None:
     """Send with the standard library."""
     headers = {**headers, "content-type": "application/json"}
     request = urllib.request.Request(url, json.dumps(BODY).encode(), headers)  # noqa: S310 - loopback
-    urllib.request.urlopen(request, timeout=9)  # noqa: S310
+    urllib.request.urlopen(request, timeout=60)  # noqa: S310
 
 
 def by_aiohttp(url: str, headers: dict[str, str]) -> None:

@@ -309,11 +309,11 @@ class FakeGemini:
         """
         return self._service.sessions[self.key(label).label]
 
-    def wait_for(self, count: int, timeout: float = 5.0) -> bool:
+    def wait_for(self, count: int, timeout: float = 60.0) -> bool:
         """Wait until `count` requests came in all; return False if `timeout` seconds passed."""
         return self._log.wait_for(count, timeout)
 
-    def wait_idle(self, timeout: float = 5.0) -> bool:
+    def wait_idle(self, timeout: float = 60.0) -> bool:
         """Wait until no request is in flight and no Live session open.
 
         Returns:

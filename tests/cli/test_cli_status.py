@@ -182,7 +182,7 @@ def test_watch_updates_until_it_is_interrupted(service: Service, flags: tuple[st
                 watching.communicate(timeout=60)
             except subprocess.TimeoutExpired:
                 watching.kill()
-        assert watching.wait(10) == 0
+        assert watching.wait(60) == 0
 
 
 @pytest.mark.parametrize(

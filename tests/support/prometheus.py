@@ -51,7 +51,7 @@ class Prometheus:
     def stop(self) -> None:
         """Stop it, and remove its directory."""
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def get(self, path: str, **parameters: str) -> Any:

@@ -70,6 +70,6 @@ def _pass_on(handler: Any, body: bytes, behind: str) -> Reply:
             behind + handler.path,
             data=body,
             headers={name: handler.headers[name] for name in names},
-            timeout=10,
+            timeout=60,
         )
     return reply.status_code, reply.content, {"Content-Type": "application/json"}

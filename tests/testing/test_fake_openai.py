@@ -37,7 +37,7 @@ Sdk = Callable[[FakeKey], openai.OpenAI]
 @pytest.fixture
 def http(gemini: FakeGemini) -> Iterator[httpx.Client]:
     """Send plain HTTP to the fake service."""
-    with httpx.Client(base_url=gemini.url, timeout=10, verify=NO_CERTIFICATES) as client:
+    with httpx.Client(base_url=gemini.url, timeout=60, verify=NO_CERTIFICATES) as client:
         yield client
 
 

@@ -29,7 +29,7 @@ def post(
 @pytest.fixture
 def connection(gemini: FakeGemini):
     """Connect without the SDK."""
-    made = http.client.HTTPConnection(gemini.host, timeout=10)
+    made = http.client.HTTPConnection(gemini.host, timeout=60)
     yield made
     made.close()
 
@@ -51,7 +51,7 @@ def test_a_hang_outlasts_the_clients_patience(gemini) -> None:
     with pytest.raises(TimeoutError):
         post(impatient, key)
     impatient.close()
-    assert gemini.wait_idle(timeout=2)
+    assert gemini.wait_idle(timeout=60)
 
 
 def test_a_request_without_a_key_is_unregistered(gemini, connection) -> None:
@@ -93,7 +93,7 @@ def test_quotas_are_exact_under_many_threads(gemini) -> None:
     statuses: list[int] = []
 
     def work() -> None:
-        connection = http.client.HTTPConnection(gemini.host, timeout=10)
+        connection = http.client.HTTPConnection(gemini.host, timeout=60)
         statuses.extend(post(connection, key)[0] for _ in range(20))
         connection.close()
 
@@ -113,7 +113,7 @@ def test_nothing_is_left_after_stop() -> None:
     key = gemini.add_key("a")
     gemini.script("a", Reply.HANG)
     host = gemini.host
-    hanging = http.client.HTTPConnection(host, timeout=10)
+    hanging = http.client.HTTPConnection(host, timeout=60)
     hanging.request("POST", PATH, BODY, {"x-goog-api-key": key.value})
     assert gemini.wait_for(1, 60.0)
     gemini.stop()
@@ -125,7 +125,7 @@ def test_nothing_is_left_after_stop() -> None:
         socket.create_connection(("127.0.0.1", int(host.split(":")[1])), timeout=1)
     assert set(threading.enumerate()) <= before
     with gemini:
-        again = http.client.HTTPConnection(gemini.host, timeout=10)
+        again = http.client.HTTPConnection(gemini.host, timeout=60)
         assert post(again, key)[0] == 200
         again.close()
 
@@ -143,7 +143,7 @@ def test_a_short_log_still_counts_all() -> None:
     """keep_log bounds memory; sent() stays exact."""
     with FakeGemini(keep_log=5) as gemini:
         key = gemini.add_key("a")
-        connection = http.client.HTTPConnection(gemini.host, timeout=10)
+        connection = http.client.HTTPConnection(gemini.host, timeout=60)
         for _ in range(12):
             post(connection, key)
         connection.close()

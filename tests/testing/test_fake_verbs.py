@@ -19,7 +19,7 @@ CONTENTS = {"contents": [{"parts": [{"text": "hello"}]}]}
 def send_request(gemini: FakeGemini):
     """Send a request with the paid key `a` and return status and JSON, or bytes."""
     key = gemini.add_key("a", tier="paid")
-    connection = http.client.HTTPConnection(gemini.host, timeout=10)
+    connection = http.client.HTTPConnection(gemini.host, timeout=60)
 
     def send(method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
         data = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
@@ -76,7 +76,7 @@ def test_a_file_can_be_downloaded_by_its_project(gemini: FakeGemini, send_reques
 
 def _upload_id(gemini: FakeGemini, send_request: Request) -> str:
     """Begin an upload of files/mine, and return its id."""
-    connection = http.client.HTTPConnection(gemini.host, timeout=10)
+    connection = http.client.HTTPConnection(gemini.host, timeout=60)
     headers = {"x-goog-api-key": gemini.key("a").value}
     body = json.dumps({"file": {"name": "files/mine"}})
     connection.request("POST", "/upload/v1beta/files", body, headers)

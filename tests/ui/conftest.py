@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from served import CHROMIUM, Server, chromium
 
-PATIENCE_MS = 20_000
+PATIENCE_MS = 90_000
 """A test that waits in vain fails after this."""
 
 

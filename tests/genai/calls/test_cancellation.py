@@ -33,7 +33,7 @@ def ctrl_c(gemini):
 
     yield press_after
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
 
 
 def _press() -> None:

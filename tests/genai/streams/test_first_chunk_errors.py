@@ -21,7 +21,7 @@ def test_a_small_connection_pool_is_enough(aiohttp, gemini, pool, connect, monke
         monkeypatch.setattr(_api_client, "has_aiohttp", False)
     pool("A", "B", strategy="fill")
     gemini.always("A", UNREAD)
-    client = connect(timeout=5_000, async_client_args=options)
+    client = connect(timeout=60_000, async_client_args=options)
     assert calls("async_stream", client, 12, 12) == ["ok from B"] * 12
 
 
@@ -29,7 +29,7 @@ def test_a_small_sync_connection_pool_is_enough(gemini, pool, connect) -> None:
     """The same with threads."""
     pool("A", "B", strategy="fill")
     gemini.always("A", UNREAD)
-    client = connect(timeout=5_000, client_args={"limits": _three_connections()})
+    client = connect(timeout=60_000, client_args={"limits": _three_connections()})
     assert calls("sync_stream", client, 12, 12) == ["ok from B"] * 12
 
 

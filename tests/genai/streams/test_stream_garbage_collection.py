@@ -58,7 +58,7 @@ def test_a_stream_that_is_collected_under_a_lock_waits_for_no_lock(pool, connect
 
     thread = threading.Thread(target=collect, daemon=True)
     thread.start()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert collected(pool) == [LeaseOutcome.ABANDONED] * 2
 

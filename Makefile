@@ -18,7 +18,7 @@ LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions lowest coexist frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -79,7 +79,10 @@ lowest: .venv-lowest/ready  ## run our tests with the lowest version of each lib
 	@.venv-lowest/bin/python -m pytest -n 4 --dist loadfile $(LOWEST_TESTS)
 
 coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed before and after
-	@$(BIN)/python tools/coexist/compare.py
+	@$(BIN)/python tools/coexist/compare.py official openinference official-3 openinference-3
+
+peers-tests: $(READY)  ## run the tests of httpx, requests, respx, responses and pytest-httpx, alone and with a pool installed
+	@$(BIN)/python tools/coexist/compare.py httpx requests respx responses pytest-httpx
 
 frameworks: $(READY)  ## run twelve frameworks, among them LangChain, ADK, openai-agents and DSPy, unchanged, over a pool
 	@PYTHONPATH=tests $(BIN)/python tools/frameworks/run.py

@@ -13,10 +13,8 @@ from pathlib import Path
 from suites import Suite
 from venvs import HERE, ROOT, ready
 
-__all__ = ["MODES", "Run", "run_suite"]
+__all__ = ["Run", "run_suite"]
 
-MODES = ("alone", "before", "after")
-"""Without a pool; with one installed before the instrumentation; with one installed after it."""
 TIME_LIMIT_S = 900
 
 
@@ -52,7 +50,7 @@ def run_suite(suite: Suite, mode: str) -> Run:
             subprocess.run(
                 _command(python, suite),
                 cwd=sdist,
-                env=_environment(python, Path(scratch), written, mode),
+                env=_environment(suite, python, Path(scratch), written, mode),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 timeout=TIME_LIMIT_S,
@@ -78,14 +76,16 @@ def _read(found: dict[str, dict[str, object]]) -> Run:
 def _command(python: Path, suite: Suite) -> list[str]:
     """Return the command line; the project's own pytest settings do not reach these tests."""
     return [
-        *(str(python), "-m", "pytest", "tests", "--rootdir=.", "-p", "coexist_plugin"),
+        *(str(python), "-m", "pytest", suite.tests, "--rootdir=.", "-p", "coexist_plugin"),
         *("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"),
         *("-p", "no:cacheprovider", "--continue-on-collection-errors", "-q", "-rfE", "--tb=short"),
         *suite.options,
     ]
 
 
-def _environment(python: Path, scratch: Path, written: Path, mode: str) -> dict[str, str]:
+def _environment(
+    suite: Suite, python: Path, scratch: Path, written: Path, mode: str
+) -> dict[str, str]:
     """Return the whole environment of the tests, without the caller's variables and keys."""
     paths = (HERE, HERE / "stand_ins", ROOT / "tools" / "sdk_tests", ROOT)
     return {
@@ -96,6 +96,7 @@ def _environment(python: Path, scratch: Path, written: Path, mode: str) -> dict[
         "PYTHONHASHSEED": "0",
         "NO_GCE_CHECK": "true",
         "GEMINI_API_KEY": "FAKE-key-of-the-tests",
+        "KEYROT_ALLOWED_HOSTS": suite.hosts,
         "COEXIST_OUTCOMES": str(written),
         "COEXIST_POOL": mode if mode != "alone" else "",
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["SUITES", "Suite"]
+__all__ = ["PEERS", "SUITES", "Suite"]
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """The tests of one instrumentation of google-genai, as they are in its sdist.
+    """The tests of another package, as they are in its sdist.
 
     Attributes:
         name: Short; also the folder in ``.venv-coexist``.
@@ -19,6 +19,11 @@ class Suite:
         options: Further options of pytest.
         least_passed: Fewer than this, alone, mean that the environment is broken.
         least_sent: Fewer requests through a pool mean that equal outcomes prove nothing.
+        modes: With a pool installed before the suite, and with one installed after each time that
+            the instrumentation was instrumented.
+        hosts: The hosts that are allowed, if not Google's: their requests pass the pool's layer.
+        tests: The folder of the tests.
+        repository: Where they are, under the version as a tag, if the sdist has none.
     """
 
     name: str
@@ -27,7 +32,11 @@ class Suite:
     requirements: tuple[str, ...]
     options: tuple[str, ...]
     least_passed: int
-    least_sent: int
+    least_sent: int = 0
+    modes: tuple[str, ...] = ("alone", "before", "after")
+    hosts: str = ""
+    tests: str = "tests"
+    repository: str = ""
 
     @property
     def sdist(self) -> str:
@@ -54,9 +63,68 @@ _OPENINFERENCE = Suite(
     least_passed=150,
     least_sent=30,
 )
+_PEER = Suite(
+    "httpx",
+    "httpx==0.28.1",
+    "3.6.1",
+    (
+        *("brotli==1.2.1", "chardet==5.2.0", "click==8.5.1", "h2==4.4.1", "pygments==2.21.0"),
+        *("rich==15.0.0", "socksio==1.0.0", "trio==0.35.0", "trustme==1.2.1", "uvicorn==0.54.0"),
+        "zstandard==0.25.0",
+    ),
+    ("-o", "addopts=", "-o", "asyncio_mode=strict"),
+    least_passed=1_300,
+    modes=("alone", "before"),
+    hosts="127.0.0.1,localhost,example.com,www.example.com,example.org,www.example.org,foo.bar,test_url",
+)
+PEERS = (
+    _PEER,
+    replace(
+        _PEER,
+        name="requests",
+        package="requests==2.34.2",
+        requirements=(
+            *("httpbin==0.10.4", "pysocks==1.7.1", "pytest-httpbin==2.1.0", "pytest-mock==3.17.0"),
+            "trustme==1.2.1",
+        ),
+        options=_PEER.options[:2],
+        least_passed=500,
+    ),
+    replace(
+        _PEER,
+        name="respx",
+        package="respx==0.23.1",
+        requirements=("flask==3.1.3", "starlette==1.10.0", "trio==0.35.0"),
+        options=(
+            *("-o", "addopts=", "-p", "no:respx"),
+            *("-o", "asyncio_default_fixture_loop_scope=session"),
+        ),
+        least_passed=200,
+        repository="https://github.com/lundberg/respx",
+    ),
+    replace(
+        _PEER,
+        name="responses",
+        package="responses==0.26.1",
+        requirements=("pytest-httpserver==1.2.0", "tomli-w==1.2.0"),
+        options=_PEER.options[:2],
+        least_passed=150,
+        tests="responses/tests",
+    ),
+    replace(
+        _PEER,
+        name="pytest-httpx",
+        package="pytest-httpx==0.36.2",
+        requirements=(),
+        options=_PEER.options[:2],
+        least_passed=290,
+    ),
+)
+"""What patches or replaces the HTTP libraries, and these libraries themselves."""
 SUITES = (
     _OFFICIAL,
     _OPENINFERENCE,
     replace(_OFFICIAL, name="official-3", sdk="3.6.1", least_passed=500),
     replace(_OPENINFERENCE, name="openinference-3", sdk="3.6.1", least_passed=90),
+    *PEERS,
 )

@@ -19,7 +19,7 @@ REQUIREMENTS = HERE / "requirements.txt"
 
 
 def ready(suite: Suite) -> tuple[Path, Path]:
-    """Return the interpreter and the unpacked sdist of a suite, fetching both where needed.
+    """Return the interpreter and the unpacked sources of a suite, fetching both where needed.
 
     Raises:
         subprocess.CalledProcessError: pip could not install; its own message is on stderr.
@@ -31,12 +31,21 @@ def ready(suite: Suite) -> tuple[Path, Path]:
         print(f"{suite.name}: building {folder.relative_to(ROOT)} (a minute, once)", flush=True)
         venv.create(folder, with_pip=True, clear=True)
         _pip(python, "install", *_packages(suite), "-r", str(REQUIREMENTS))
-        options = ("--no-deps", "--no-binary=:all:", "-d", str(folder))
-        _pip(python, "download", *options, suite.package)
-        with tarfile.open(folder / f"{suite.sdist}.tar.gz") as sdist:
-            sdist.extractall(folder, filter="data")
+        _fetch(suite, python, folder)
         stamp.write_text(wanted, encoding="utf-8")
     return python, folder / suite.sdist
+
+
+def _fetch(suite: Suite, python: Path, folder: Path) -> None:
+    if suite.repository:
+        version = suite.package.partition("==")[2]
+        clone = ("git", "clone", "-q", "--depth", "1", "--branch", version, suite.repository)
+        subprocess.run([*clone, str(folder / suite.sdist)], check=True)
+        return
+    options = ("--no-deps", "--no-binary=:all:", "-d", str(folder))
+    _pip(python, "download", *options, suite.package)
+    with tarfile.open(folder / f"{suite.sdist}.tar.gz") as sdist:
+        sdist.extractall(folder, filter="data")
 
 
 def _packages(suite: Suite) -> tuple[str, ...]:

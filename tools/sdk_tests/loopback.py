@@ -18,7 +18,8 @@ def only_loopback() -> None:
 
 def _connect_here(self: socket.socket, address: Any) -> None:
     """Connect within this machine, refuse anything else at once."""
-    if isinstance(address, tuple) and not ipaddress.ip_address(address[0]).is_loopback:
+    host = address[0] if isinstance(address, tuple) else "localhost"
+    if host != "localhost" and not (_is_address(host) and ipaddress.ip_address(host).is_loopback):
         raise ConnectionRefusedError("these tests run without a network")
     _connect(self, address)
 

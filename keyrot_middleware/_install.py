@@ -59,23 +59,8 @@ from .telemetry.observer import Observer
 from .telemetry.otlp import set_up_otlp_export
 from .telemetry.tracing import TracingObserver
 
-__all__ = [
-    "PoolStatus",
-    "bypass",
-    "current_pool",
-    "doubts",
-    "install",
-    "open_pool",
-    "project",
-    "reset",
-    "status",
-    "uninstall",
-    "workload",
-]
-
-SHOWN = 3
+_SHOWN = 3
 """Reasons in one warning."""
-_PROJECTS_SHOWN = 20
 NO_KEY_FOUND = (
     "no Gemini API key found: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json; until "
     "then calls go out as the program sends them"
@@ -233,14 +218,6 @@ def _warn_of_base_url(pool: Pool) -> None:
             )
 
 
-def _warn_of(texts: Iterable[str], logged: Iterable[str]) -> None:
-    """Warn of several things; those in *logged* are in the log already."""
-    for text in texts:
-        _warn(text)
-    for text in logged:
-        warn(text)
-
-
 def _warn(text: str) -> None:
     """Issue a log record and a Python warning."""
     _log.warning("%s", text)
@@ -357,18 +334,14 @@ def project(name: str) -> Iterator[None]:
     pool = current_pool()
     if pool is None:
         raise KeyrotError("project: no pool is installed; call install() first")
-    known = pool.projects
-    labels = known.get(name, ())
+    labels = pool.projects.get(name, set())
+    if not labels:
+        known = ", ".join(list(pool.projects)[:20])
+        raise KeyError(f"no project {name!r} in pool {pool.name!r}; the first of them: {known}")
     if len(labels) > 1:
         raise KeyError(
             f"{name!r} is the name of a project and the id of a key without a project, in pool "
             f"{pool.name!r}; give that key a project of its own in keys.json"
-        )
-    if not labels:
-        more = f", and {len(known) - _PROJECTS_SHOWN} more" if len(known) > _PROJECTS_SHOWN else ""
-        raise KeyError(
-            f"no project {name!r} in pool {pool.name!r}; allowed are projects, and ids of keys "
-            f"that have none: {', '.join(list(known)[:_PROJECTS_SHOWN])}{more}"
         )
     (label,) = labels
     token = required_project.set(label)
@@ -454,10 +427,11 @@ def open_pool(
     kept = config.settings.secrets_ttl_s > 0 and (
         secrets.can_change or config.keys_file is not None
     )
-    texts = (*config.warnings, *doubts(secrets))
+    missing = _missing(config, secrets)
+    texts = [*config.warnings, *doubts(secrets), *([missing] if missing else ())]
     if not selector.keys and not (config.keys and kept) and config.tiers is None:
-        _warn_of(texts, _missing(config, secrets))
-        _warn(NO_KEY_FOUND)
+        for text in (*texts, NO_KEY_FOUND):
+            _warn(text)
         return None
     name = config.settings.pool
     log = LogObserver(name)
@@ -479,9 +453,9 @@ def open_pool(
         configured=configured,
     )
     pool.state.configure(selector.keys.values())
-    _log_missing_keys(config, secrets)
     try:
-        _warn_of(texts, _missing(config, secrets))
+        for text in texts:
+            _warn(text)
     except BaseException:  # a warning that the program has made an error
         pool.close()
         raise
@@ -495,35 +469,17 @@ def open_pool(
     return pool
 
 
-def _log_missing_keys(config: Config, secrets: SecretCache) -> None:
-    """Log which keys the pool uses while none of its own has a value."""
-    own = [key.key_id for key in config.keys if key.key_id != config.last_resort]
-    if not own or not set(own).isdisjoint(secrets.resolved):
-        return
-    left = "go out as the program sends them"
-    if config.tiers is not None:
-        left = "fail"
-    elif secrets.resolved:
-        left = f"go with {config.last_resort} alone"
-    _log.error(
-        "pool %s: none of its %d keys has a value yet; calls %s until one has",
-        config.settings.pool,
-        len(own),
-        left,
+def _missing(config: Config, secrets: SecretCache) -> str | None:
+    """Return which keys have no value, and why; the log has each of them."""
+    reasons = [secrets.unresolved[k.key_id] for k in config.keys if k.key_id in secrets.unresolved]
+    if not reasons:
+        return None
+    count = len(config.keys) - len(secrets.duplicates.keys() - secrets.unresolved.keys())
+    more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    return (
+        f"{len(reasons)} of {count} keys have no value and are skipped: "
+        f"{'; '.join(reasons[:_SHOWN])}{more}"
     )
-
-
-def _missing(config: Config, secrets: SecretCache) -> Iterator[str]:
-    """Yield which keys have no value, and why; the log has all of them."""
-    unresolved = secrets.unresolved
-    reasons = [unresolved[key.key_id] for key in config.keys if key.key_id in unresolved]
-    if reasons:
-        count = len(config.keys) - len(secrets.duplicates.keys() - unresolved.keys())
-        more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
-        yield (
-            f"{len(reasons)} of {count} keys have no value and are skipped: "
-            f"{'; '.join(reasons[:SHOWN])}{more}"
-        )
 
 
 def doubts(secrets: SecretCache) -> Iterator[str]:

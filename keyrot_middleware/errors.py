@@ -24,18 +24,6 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 
-__all__ = [
-    "ConfigError",
-    "KeyrotError",
-    "KeyrotWarning",
-    "MissingExtraError",
-    "SecretError",
-    "rejection_code",
-    "warn",
-    "warn_safely",
-    "warn_unless_logged",
-]
-
 _REFUSALS = {
     "tier": (400, "FAILED_PRECONDITION"),
     "project": (400, "FAILED_PRECONDITION"),

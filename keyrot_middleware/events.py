@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
-__all__ = ["EVENTS", "EventName", "PoolEvent"]
-
 EventName = Literal[
     "pool_exhausted",
     "key_rejected",

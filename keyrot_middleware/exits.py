@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["EXIT_S", "time_left"]
-
 EXIT_S = 1.5
 """With what Python itself does, a program exits within about two seconds."""
 

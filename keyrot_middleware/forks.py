@@ -8,8 +8,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["after_fork", "around_fork", "before_child_ends"]
-
 _T = TypeVar("_T")
 
 _Preparation = tuple[Callable[[Any], object], Callable[[Any], object]]

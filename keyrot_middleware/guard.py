@@ -12,8 +12,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["handle_internal_error", "raise_internal_errors"]
-
 _log = logging.getLogger("keyrot_middleware")
 _strict = False
 

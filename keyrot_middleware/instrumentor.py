@@ -18,8 +18,6 @@ from ._install import install, uninstall
 from .errors import KeyrotError
 from .telemetry.logs import log_to_stderr
 
-__all__ = ["KeyrotInstrumentor"]
-
 _log = logging.getLogger("keyrot_middleware")
 
 

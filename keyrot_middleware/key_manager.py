@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NoReturn, Unpack, get_args
 
-from ._install import current_pool, open_pool
+from ._install import open_pool
 from .adapters.foreign_errors import facts_from_reported_error
 from .adapters.pool_exhausted import exhausted_call
 from .adapters.pooled_calls import PooledCalls
@@ -46,6 +46,7 @@ from .errors import ConfigError
 from .forks import after_fork
 from .key_lease import KeyLease, KeyUse, LeasedKey, Report, check_count, report, reported_usage
 from .monitoring.view import HealthStatus, health, source_of
+from .runtime.current import current_pool
 from .runtime.pool import Clock, Pool, SystemClock
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys

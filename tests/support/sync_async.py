@@ -31,7 +31,6 @@ from support.servers import BINARIES, ENGINES, server
 __all__ = [
     "ABANDONED",
     "OK",
-    "PATIENCE_S",
     "UNSENT",
     "URIS",
     "AsyncClient",
@@ -80,9 +79,6 @@ def open_at(uri: str, policy: RetryPolicy, clock: Callable[[], float], **more: A
     more = {"lease_s": NO_EXPIRY_S, **more}
     return RedisState(server(name).url, policy, pool=pool, test_clock=clock, **more)
 
-
-PATIENCE_S = 2.0
-"""Longer than a call takes on a busy machine; without time limits it takes 3.9 s and more."""
 
 OK = Outcome(LeaseOutcome.SUCCESS)
 UNSENT = Outcome(LeaseOutcome.UNSENT)

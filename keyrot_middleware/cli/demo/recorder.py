@@ -13,11 +13,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ..._install import current_pool, install
+from ..._install import install
 from ...core.commands import Command, Settle, Sleep
 from ...core.model import CallInfo, LeaseOutcome
 from ...errors import KeyrotError
 from ...monitoring.view import source_of
+from ...runtime.current import current_pool
 from ...telemetry.observer import CallObserver
 
 __all__ = [

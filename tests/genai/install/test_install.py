@@ -13,7 +13,7 @@ from google.genai._api_client import BaseApiClient
 from support.modes import MODES, ask
 
 import keyrot_middleware
-from keyrot_middleware._install import current_pool
+from keyrot_middleware.runtime.current import current_pool
 from keyrot_middleware.testing import Reply
 
 SEAMS = (

@@ -24,7 +24,7 @@ def test_a_key_without_a_value_is_added_when_it_has_one(
     client = connect()
     assert ask("sync", client) == "ok from B"
     assert list(keyrot_middleware.status()["unresolved"]) == ["A"]
-    assert [r.getMessage()[:15] for r in caplog.records] == ["skipped: key A:"]
+    assert caplog.records[0].getMessage().startswith("skipped: key A:")
     assert caplog.records[0].levelname == "ERROR"
     files.put("A")
     wait_for(lambda: serving_keys() == ["A", "B"])
@@ -45,8 +45,7 @@ def test_a_store_that_is_down_leaves_the_single_key(
     files.install()
     client = connect()
     assert ask("sync", client) == "ok from single"
-    message = "none of its 2 keys has a value yet; calls go with GEMINI_API_KEY alone until one has"
-    assert message in caplog.text
+    assert "2 of 3 keys have no value and are skipped: key A: " in caplog.text
     files.put("A")
     wait_for(lambda: "A" in serving_keys())
     assert ask("sync", client) == "ok from A"
@@ -59,7 +58,7 @@ def test_without_any_value_calls_are_sent_as_by_the_sdk(
     """The patch is active; a client without a key can be made, and works later."""
     files.list("A")
     files.install()
-    assert "calls go out as the program sends them until one has" in caplog.text
+    assert "1 of 1 keys have no value and are skipped" in caplog.text
     status = keyrot_middleware.status()
     assert (status["installed"], list(status["unresolved"])) == (True, ["A"])
     assert [key["state"] for key in status["keys"].values()] == ["unresolved"]

@@ -13,7 +13,7 @@ from support.modes import ask, ask_async, run
 
 import keyrot_middleware
 from keyrot_middleware import guard
-from keyrot_middleware._install import current_pool
+from keyrot_middleware.runtime.current import current_pool
 from keyrot_middleware.testing import Reply
 
 CONFIG = types.UploadFileConfig(mime_type="text/plain")

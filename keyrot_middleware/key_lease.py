@@ -17,7 +17,7 @@ from .core.flow import CallState, Exhausted, FailedAttempt
 from .core.model import NO_USAGE, Lease, Usage, Verdict
 from .core.text import display
 from .core.usage import parse_usage
-from .runtime import aio, runner, sync
+from .runtime import runner
 from .secrets import Secret
 
 __all__ = ["KeyLease", "KeyUse", "LeasedKey", "Report", "check_count", "report", "reported_usage"]
@@ -113,17 +113,14 @@ class KeyUse:
             KeyPoolExhausted: None is available.
         """
         pool, call = self._calls.pool, self._call
-        relay: sync.Relay
-        key, relay = runner.hold(pool, call, self._send, self._no_key, self._observer())
-        self._relay = relay
+        key, self._relay = runner.hold(pool, call, self._send, self._no_key, self._observer())
         return key  # type: ignore[no-any-return]
 
     async def abegin(self) -> LeasedKey:
         """Async version of `begin`."""
         pool, call = self._calls.pool, self._call
-        relay: aio.AsyncRelay
-        key, relay = await runner.ahold(pool, call, self._asend, self._no_key, self._observer())
-        self._relay = relay
+        observer, no_key = self._observer(), self._no_key
+        key, self._relay = await runner.ahold(pool, call, self._asend, no_key, observer)
         return key  # type: ignore[no-any-return]
 
     def finish(self, error: BaseException | None) -> Report | None:

@@ -119,7 +119,6 @@ class PooledCalls:
             pool.policy,
             pool.token_scale,
             own or (self._home(info) if info.bound_to_owner else None),
-            (pool.clock.time(), pool.random()),
             pool.overload,
             pool.waiting_lines,
             wait_limit_s,

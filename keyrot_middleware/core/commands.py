@@ -1,35 +1,13 @@
-"""The commands that a call's flow yields to its driver, and the replies.
-
-Python cannot bind the type of a reply to its command, so each `yield` in flow.py annotates it:
-`reply: Lease | Unavailable = yield Acquire(...)`.
-"""
+"""What a call asks of its driver, what it gets back, and what observers are told of both."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
-from .model import NO_USAGE, CallInfo, Candidate, Lease, Outcome, Usage
+from .model import NO_USAGE, CallInfo, Lease, Outcome, Unavailable, Usage
+from .selection import RankedCandidates
 from .waiting import Ticket
-
-__all__ = [
-    "Acquire",
-    "Command",
-    "Done",
-    "Failed",
-    "Flow",
-    "GetOwner",
-    "GetTime",
-    "Refresh",
-    "RefreshAll",
-    "RelayStream",
-    "ReportServing",
-    "Send",
-    "Settle",
-    "Sleep",
-    "StreamEnd",
-    "StreamOpened",
-]
 
 
 class Failed(NamedTuple):
@@ -47,8 +25,6 @@ class Done(NamedTuple):
     usage: Usage = NO_USAGE
     names: tuple[str, ...] = ()
     """Stored resources that the response names; the key's project owns them."""
-    failed: None = None
-    """Always None; a StreamEnd has the same attribute."""
 
 
 class StreamOpened(NamedTuple):
@@ -67,15 +43,15 @@ class StreamEnd(NamedTuple):
     failed: Failed | None = None
 
 
-class GetTime(NamedTuple):
-    """Return the time, epoch seconds, and a random number in [0, 1)."""
+Reply = Done | StreamOpened | Failed | StreamEnd
+"""What a send returns; a StreamEnd where the send itself has passed a stream on."""
 
 
 class Acquire(NamedTuple):
     """Acquire a lease for one of *candidates*; lower groups first."""
 
     info: CallInfo
-    candidates: tuple[tuple[int, Candidate], ...]
+    candidates: RankedCandidates
     spread: bool
     """Within a group choose the least utilized key; else the first that is available."""
 
@@ -86,19 +62,6 @@ class Send(NamedTuple):
     lease: Lease
     attempt: int
     excluded_count: int
-
-
-class ReportServing(NamedTuple):
-    """Report that the probe *lease* succeeds, before its stream has ended."""
-
-    lease: Lease
-
-
-class RelayStream(NamedTuple):
-    """Pass the stream's chunks to the caller until it ends."""
-
-    lease: Lease
-    stream: Any
 
 
 class Settle(NamedTuple):
@@ -114,32 +77,15 @@ class Settle(NamedTuple):
 
 
 class Refresh(NamedTuple):
-    """Look up the value of a rejected key again; return whether it has a new one."""
+    """Look up the value of a rejected key again; the reply is whether it has a new one."""
 
     key_id: str
     wait: bool
     """Wait for the store; else the lookup only starts, and later calls use its result."""
 
 
-class RefreshAll(NamedTuple):
-    """Look up the values of all keys again, since all of them are rejected.
-
-    Return whether one of them has a new value. It may be False at once: the stores are queried at
-    most every few seconds.
-    """
-
-
-class GetOwner(NamedTuple):
-    """Return the owner of one of these stored resources: `(key_id, project)` or None."""
-
-    names: tuple[str, ...]
-
-
 class Sleep(NamedTuple):
-    """Wait *seconds*, or until the ticket is woken.
-
-    The reply is `(began, ended)` by a monotonic clock; without a wake-up at least *seconds* apart.
-    """
+    """Wait *seconds*, or until the ticket is woken."""
 
     seconds: float
     reason: Literal["key", "retry"]
@@ -151,16 +97,45 @@ class Sleep(NamedTuple):
     """It is the first Sleep of this wait."""
 
 
-Command = (
-    GetTime
-    | Acquire
-    | Send
-    | ReportServing
-    | RelayStream
-    | Settle
-    | GetOwner
-    | Refresh
-    | RefreshAll
-    | Sleep
-)
-Flow = Generator[Command, Any, Any]
+Command = Acquire | Send | Settle | Refresh | Sleep
+"""What observers see."""
+
+
+class Driver(Protocol):
+    """Performs what a call needs, in a thread or in a task; decides nothing."""
+
+    def time(self) -> float:
+        """Return the time, epoch seconds."""
+
+    def random(self) -> float:
+        """Return a random number in [0, 1)."""
+
+    async def acquire(self, command: Acquire) -> Lease | Unavailable:
+        """Acquire a lease."""
+
+    async def send(self, command: Send) -> Reply:
+        """Send the request. Failures are returned; what is raised is not the request's."""
+
+    async def settle(self, command: Settle) -> float | None:
+        """Settle a lease; return until when a cooldown lasts, epoch seconds."""
+
+    async def report_serving(self, lease: Lease) -> None:
+        """Report that the probe *lease* succeeds, before its stream has ended."""
+
+    async def get_owner(self, names: Sequence[str]) -> tuple[str, str] | None:
+        """Return the owner of one of these stored resources, `(key_id, project)`, or None."""
+
+    async def refresh(self, command: Refresh) -> bool:
+        """Look up the value of a rejected key again; return whether it has a new one."""
+
+    async def refresh_all(self) -> bool:
+        """Look up the values of all keys, since all are rejected; return whether one is new.
+
+        It may be False at once: the stores are queried at most every few seconds.
+        """
+
+    async def sleep(self, command: Sleep) -> float:
+        """Wait; return the seconds that it took by a monotonic clock.
+
+        Without a wake-up these are at least those of the command.
+        """

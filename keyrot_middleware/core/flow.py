@@ -1,8 +1,10 @@
-"""The whole policy of one call, as one generator.
+"""The whole policy of one call.
 
-`call_flow` yields commands (commands.py) and receives their replies; a driver performs them, sync
-or async, and decides nothing. A call acquires a lease, sends and settles it; after a failure the
-verdict of failures.py decides whether to try another key, to retry the same request, or to raise.
+`open_call` runs a call up to its response, or to the first chunk of its stream; `end_stream` does
+the rest. It acquires a lease, sends and settles it; after a failure the verdict of failures.py
+decides whether to try another key, to retry the same request, or to raise. A driver
+(commands.Driver) performs what it awaits, in a thread or in a task, and decides nothing: in a
+thread nothing that is awaited ever suspends.
 
 Three separate budgets:
 
@@ -11,30 +13,25 @@ Three separate budgets:
 - *waiting*: only while no key is available, at most `max_wait_s` in total, and only for a known
   time: a full minute of our own count, or a time from the server.
 
-Failures of Send are returned as values. Anything else (cancellation, Ctrl-C) is thrown in, and
-`_attempt` settles the lease as abandoned before it propagates. A flow that is closed instead (its
-stream was dropped, its loop is gone) cannot yield: its driver settles the lease.
+Failures of a send are returned as values. What is raised instead (cancellation, Ctrl-C) settles the
+lease as abandoned. A call that is closed (its stream was dropped, its loop is gone) cannot await:
+its driver settles the lease.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
-from typing import Any
 
 from .commands import (
     Acquire,
-    Command,
     Done,
+    Driver,
     Failed,
-    GetOwner,
-    GetTime,
     Refresh,
-    RefreshAll,
-    RelayStream,
-    ReportServing,
+    Reply,
     Send,
     Settle,
     Sleep,
@@ -62,20 +59,6 @@ from .selection import RankedCandidates, Selector
 from .text import utc
 from .tokens import TokenScale
 from .waiting import LATE_S, Ticket, WaitingLines
-
-__all__ = [
-    "CLOSE_AFTER_S",
-    "MAX_FAILED_CALLS",
-    "CallState",
-    "Exhausted",
-    "FailedAttempt",
-    "Overload",
-    "attempt_note",
-    "call_flow",
-    "drop_tracebacks",
-    "may_use_other_project",
-    "owner_candidates",
-]
 
 # Overloaded models: no retries while call after call fails -------------------------------------
 #
@@ -177,8 +160,6 @@ class CallState:
     scale: TokenScale
     home: Candidate | None = None
     """The home key of the client, for calls that use stored resources."""
-    started: tuple[float, float] | None = None
-    """When the call started, epoch seconds, and a random number in [0, 1)."""
     overload: Overload = field(default_factory=Overload)
     waiting_lines: WaitingLines = field(default_factory=WaitingLines)
     """The pool's waiting calls."""
@@ -243,7 +224,7 @@ CACHE_STORAGE = "cache_storage"
 """The failure class about a project's storage for cached content."""
 
 
-def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate, ...] | None]:
+async def owner_candidates(call: CallState, driver: Driver) -> tuple[Candidate, ...] | None:
     """Return the keys that own the call's stored resources; unknown ones are the home project's.
 
     Returns:
@@ -251,7 +232,7 @@ def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate
         the resources that it names is known. Keys that the call may not use are left out.
     """
     home, names = call.home, call.info.resources
-    owner: tuple[str, str] | None = (yield GetOwner(names)) if names else None
+    owner = await driver.get_owner(names) if names else None
     key, project = home, home.project if home is not None else ""
     if owner is not None:
         call.owner_is_known = True
@@ -309,54 +290,78 @@ OVERLOADED = "overloaded"
 """The failure class about the whole model."""
 
 
-def call_flow(call: CallState) -> Generator[Command, Any, Any]:
-    """Run one call: yield commands, receive replies, return the response.
+async def open_call(call: CallState, driver: Driver) -> tuple[Reply, Lease]:
+    """Run a call up to its response, or to the first chunk of its stream.
 
     Returns:
-        The response; None for a stream that was relayed to its end.
+        The reply and its lease, which is settled unless the reply is a stream: see `end_stream`.
 
     Raises:
         Exhausted: No key could serve the call; the request itself is not at fault.
         BaseException: The last exception, about the request or the service, with a note per
             failed attempt.
     """
-    owner_keys = yield from _owner_keys(call)
+    owner_keys = await _owner_keys(call, driver)
     try:
         while True:
-            lease = yield from _acquire(call, owner_keys)
+            lease = await _acquire(call, driver, owner_keys)
             if isinstance(lease, Unavailable):
                 if owner_keys is not None and may_use_other_project(call, owner_keys, lease.blocks):
                     owner_keys = None
                     continue
-                yield from _wait_or_raise(call, lease)
-                owner_keys = yield from _owner_keys(call)  # keys may have changed meanwhile
+                await _wait_or_raise(call, driver, lease)
+                owner_keys = await _owner_keys(call, driver)  # keys may have changed meanwhile
                 continue
             call.leave_line()
-            reply = yield from _attempt(call, lease)
-            if isinstance(reply, Done):
-                return reply.response
-            if isinstance(reply, StreamEnd) and reply.failed is None:
-                return None
-            yield from _continue_or_raise(call, lease, reply)
+            reply = await _attempt(call, driver, lease)
+            if isinstance(reply, StreamEnd) and reply.failed is not None:
+                raise _with_attempt_notes(call)
+            if not isinstance(reply, Failed):
+                return reply, lease
+            if not await _should_continue(call, driver, lease):
+                raise _final_error(call, None)
             del reply  # see `_forget_failure`
     finally:
         call.waiting_lines.drop(call.ticket)
 
 
-def _acquire(
-    call: CallState, owner_keys: tuple[Candidate, ...] | None
-) -> Generator[Command, Any, Lease | Unavailable]:
+async def end_stream(call: CallState, driver: Driver, lease: Lease, end: StreamEnd) -> None:
+    """Settle a stream that ended, or broke: it is never restarted.
+
+    Raises:
+        BaseException: What broke it, with a note per failed attempt.
+    """
+    await _settle_reply(call, driver, lease, end)
+    if end.failed is not None:
+        raise _with_attempt_notes(call)
+
+
+async def abandon(call: CallState, driver: Driver, lease: Lease, end: StreamEnd) -> None:
+    """Settle a request that was cancelled or interrupted, with its usage so far."""
+    await _settle(call, driver, lease, Outcome(LeaseOutcome.ABANDONED, None, end.usage), end.names)
+
+
+async def _owner_keys(call: CallState, driver: Driver) -> tuple[Candidate, ...] | None:
+    """Return the keys to which a call is bound; None: any key may send it."""
+    if call.info.bound_to_owner or call.info.resources:
+        return await owner_candidates(call, driver)
+    return None
+
+
+async def _acquire(
+    call: CallState, driver: Driver, owner_keys: tuple[Candidate, ...] | None
+) -> Lease | Unavailable:
     """Return a lease, or why no key is available."""
-    yield from _wait_for_turn(call)
-    now, draw = call.started or (yield GetTime())
-    call.started = None
+    if call.waiting_lines.tickets:
+        await _wait_for_turn(call, driver)
+    now = driver.time()
     call.lines_version = call.waiting_lines.version
     if call.ticket is not None:
         call.ticket.woken = False
     blocks: dict[str, Block] = {}
     spread = call.selector.spread and owner_keys is None
-    for candidates in _candidate_batches(call, owner_keys, now, draw, blocks):
-        lease: Lease | Unavailable = yield Acquire(call.info, candidates, spread)
+    for candidates in _candidate_batches(call, owner_keys, now, driver.random(), blocks):
+        lease = await driver.acquire(Acquire(call.info, candidates, spread))
         if isinstance(lease, Lease):
             return lease
         blocks.update(lease.blocks)
@@ -366,16 +371,9 @@ def _acquire(
     return Unavailable(now, blocks)
 
 
-def _owner_keys(call: CallState) -> Generator[Command, Any, tuple[Candidate, ...] | None]:
-    """Return the keys to which a call is bound; None: any key may send it."""
-    if call.info.bound_to_owner or call.info.resources:
-        return (yield from owner_candidates(call))
-    return None
-
-
-def _wait_or_raise(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, None]:
+async def _wait_or_raise(call: CallState, driver: Driver, unavailable: Unavailable) -> None:
     """Wait for a new value of a rejected key, or for a key; raise if neither helps."""
-    if (yield from _refresh_rejected(call, unavailable)) or (yield from _wait(call, unavailable)):
+    if await _refresh_rejected(call, driver, unavailable) or await _wait(call, driver, unavailable):
         return
     call.leave_line()
     # The keys that it may not use come first: its error names them too.
@@ -400,47 +398,49 @@ def _candidate_batches(
     return (offer,) if offer else ()
 
 
-def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | StreamEnd | Failed]:
-    """Send once with *lease*, and settle it exactly once, whatever happens."""
+async def _attempt(call: CallState, driver: Driver, lease: Lease) -> Reply:
+    """Send once with *lease*; settle it, unless a stream is open."""
     call.sends += 1
-    stream: Any = None
-    names: tuple[str, ...] = ()
     try:
-        reply: Any = yield Send(lease, call.sends, len(call.excluded))
+        reply = await driver.send(Send(lease, call.sends, len(call.excluded)))
         if isinstance(reply, StreamOpened):
-            stream, call.delivered = reply.stream, True
+            call.delivered = True
             _forget_failure(call)
             if lease.probe and reply.answered:  # other calls need not wait for its end
-                yield ReportServing(lease)
-            reply = yield RelayStream(lease, stream)
-        failed = reply if isinstance(reply, Failed) else reply.failed
-        if failed is None:
-            _forget_failure(call)
-            outcome, names = Outcome(LeaseOutcome.SUCCESS, None, reply.usage), reply.names
-            call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
-            if call.overload.models:
-                call.overload.record_success(call.info)
-        else:
-            names = getattr(reply, "names", ())  # what a stream that broke has named is there
-            outcome = yield from _classify_failure(
-                call, lease, failed, getattr(reply, "usage", NO_USAGE)
-            )
+                await driver.report_serving(lease)
+            return reply
     except GeneratorExit:
-        raise  # a closed generator cannot yield: the driver settles the lease
+        raise  # what is closed cannot await: the driver settles the lease
     except BaseException:
-        # A stream that was cancelled half-way is settled with its usage so far.
-        end = stream.end(None) if stream is not None else StreamEnd()
-        yield from _settle(call, lease, Outcome(LeaseOutcome.ABANDONED, None, end.usage), end.names)
+        await abandon(call, driver, lease, StreamEnd())
         raise
-    yield from _settle(call, lease, outcome, names)
-    return reply  # type: ignore[no-any-return]
+    await _settle_reply(call, driver, lease, reply)
+    return reply
 
 
-def _settle(
-    call: CallState, lease: Lease, outcome: Outcome, names: tuple[str, ...]
-) -> Generator[Command, Any, None]:
+async def _settle_reply(
+    call: CallState, driver: Driver, lease: Lease, reply: Done | Failed | StreamEnd
+) -> None:
+    """Settle a lease by what came of it."""
+    usage, names = (NO_USAGE, ()) if isinstance(reply, Failed) else (reply.usage, reply.names)
+    failed = reply if isinstance(reply, Failed) else getattr(reply, "failed", None)
+    _forget_failure(call)
+    if failed is None:
+        outcome = Outcome(LeaseOutcome.SUCCESS, None, usage)
+        call.scale.learn(call.info.model, call.info.estimate, usage.input_tokens or 0)
+        if call.overload.models:
+            call.overload.record_success(call.info)
+    else:
+        call.last, call.failed_at = failed, driver.time()
+        outcome = _failed_outcome(call, lease, failed, usage)
+    await _settle(call, driver, lease, outcome, names)
+
+
+async def _settle(
+    call: CallState, driver: Driver, lease: Lease, outcome: Outcome, names: tuple[str, ...]
+) -> None:
     error = call.last.error if outcome.verdict and call.last else None
-    until: float | None = yield Settle(lease, outcome, names, error)
+    until = await driver.settle(Settle(lease, outcome, names, error))
     _release_capacity(call, lease, outcome)
     if outcome.verdict is not None:
         call.attempts.append(FailedAttempt(lease.key_id, outcome.verdict, until))
@@ -456,18 +456,10 @@ def _release_capacity(call: CallState, lease: Lease, outcome: Outcome) -> None:
         call.waiting_lines.released(lease.key_id, gave_back=gave_back)
 
 
-def _classify_failure(
-    call: CallState, lease: Lease, failed: Failed, usage: Usage
-) -> Generator[Command, Any, Outcome]:
-    now, _ = yield GetTime()
-    call.failed_at = now
-    verdict = classify(failed.facts, call.info, now, lease.at)
-    if lease.key_id.startswith(HOME):
-        verdict = replace(
-            verdict, scope=Scope.NONE
-        )  # the client's own key: not managed by the pool
-    _forget_failure(call)
-    call.last = failed
+def _failed_outcome(call: CallState, lease: Lease, failed: Failed, usage: Usage) -> Outcome:
+    verdict = classify(failed.facts, call.info, call.failed_at, lease.at)
+    if lease.key_id.startswith(HOME):  # the client's own key: not managed by the pool
+        verdict = replace(verdict, scope=Scope.NONE)
     return Outcome(LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT, verdict, usage)
 
 
@@ -495,27 +487,15 @@ def drop_tracebacks(error: BaseException) -> None:
             chain += (link.__cause__, link.__context__)
 
 
-def _continue_or_raise(
-    call: CallState, lease: Lease, reply: StreamEnd | Failed
-) -> Generator[Command, Any, None]:
-    """Return to send again after a failure; else raise it."""
-    # Where chunks were delivered, a stream is never restarted.
-    if isinstance(reply, StreamEnd):
-        raise _with_attempt_notes(call)
-    if (yield from _should_continue(call, lease)):
-        return
-    raise _final_error(call, None)
-
-
-def _should_continue(call: CallState, lease: Lease) -> Generator[Command, Any, bool]:
+async def _should_continue(call: CallState, driver: Driver, lease: Lease) -> bool:
     """Return whether to send again after a failure, with another key or as a retry."""
     verdict = call.attempts[-1].verdict
     if verdict.retry:
-        return (yield from _retry(call, verdict))
+        return await _retry(call, driver, verdict)
     if not verdict.rotate:
         return False
     if verdict.rejected:
-        replaced: bool = yield Refresh(lease.key_id, wait=False)
+        replaced = await driver.refresh(Refresh(lease.key_id, wait=False))
         if lease.key_id not in call.refreshed:
             if replaced:
                 call.refreshed.add(lease.key_id)
@@ -529,12 +509,11 @@ def _should_continue(call: CallState, lease: Lease) -> Generator[Command, Any, b
     return not 0 < call.policy.max_attempts <= walked
 
 
-def _refresh_rejected(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, bool]:
+async def _refresh_rejected(call: CallState, driver: Driver, unavailable: Unavailable) -> bool:
     """Wait for new values of rejected keys, now that no other key is available."""
     while call.unresolved_rejections:
         key_id = call.unresolved_rejections.pop()
-        replaced: bool = yield Refresh(key_id, wait=True)
-        if replaced:
+        if await driver.refresh(Refresh(key_id, wait=True)):
             call.refreshed.add(key_id)
             del call.excluded[key_id]
             return True
@@ -544,8 +523,7 @@ def _refresh_rejected(call: CallState, unavailable: Unavailable) -> Generator[Co
     if not all(block.reason in REJECTIONS for block in blocks):
         return False
     call.looked_up = True
-    found: bool = yield RefreshAll()
-    return found
+    return await driver.refresh_all()
 
 
 def _exclude(call: CallState, lease: Lease, verdict: Verdict) -> None:
@@ -569,14 +547,14 @@ def _exclude(call: CallState, lease: Lease, verdict: Verdict) -> None:
                 call.excluded[key.key_id] = inf
 
 
-def _retry(call: CallState, verdict: Verdict) -> Generator[Command, Any, bool]:
+async def _retry(call: CallState, driver: Driver, verdict: Verdict) -> bool:
     """Wait before a retry; return False if the budget or the request forbids one."""
     limit = call.policy.max_retries if verdict.max_retries is None else verdict.max_retries
     harmless = call.info.idempotent or not verdict.sent
-    now, draw = yield GetTime()
+    now = driver.time()
     spent = call.retries >= min(limit, call.policy.max_retries)
     over = verdict.failure == OVERLOADED and call.overload.is_open(call.info, now)
-    pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + draw / 2)
+    pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + driver.random() / 2)
     named = (
         verdict.retry_delay_s
         if verdict.retry_delay_s is not None and verdict.retry_delay_s > pause
@@ -588,13 +566,13 @@ def _retry(call: CallState, verdict: Verdict) -> Generator[Command, Any, bool]:
             call.overload.record_overload(call.info, now)
         return False
     call.retries += 1
-    began, ended = yield Sleep(max(pause, named), "retry")
+    slept = await driver.sleep(Sleep(max(pause, named), "retry"))
     if named:  # a wait for the server counts against the budget
-        call.waited_s += ended - began
+        call.waited_s += slept
     return True
 
 
-def _wait(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, bool]:
+async def _wait(call: CallState, driver: Driver, unavailable: Unavailable) -> bool:
     """Wait for the soonest key, if its time is known and within the remaining budget."""
     now, left = unavailable.at, call.budget_s - call.waited_s
     blocks = _waitable_blocks(call, unavailable)
@@ -602,14 +580,14 @@ def _wait(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, 
     pause = max(soonest - now, MIN_PAUSE_S)
     if left <= 0 or not isfinite(pause) or pause > left:
         return False
-    _, draw = yield GetTime()
     call.ticket = call.ticket or Ticket(call.info)
     starts_wait = call.ticket not in call.waiting_lines.tickets
     front = call.waiting_lines.join(call.ticket, blocks, soonest, call.lines_version)
-    pause += draw * min(JITTER_S, pause, left - pause) if front else min(LATE_S, left - pause)
-    yield from _sleep_in_line(call, call.ticket, pause, front=front, starts_wait=starts_wait)
-    call.started = yield GetTime()
-    reached = call.started[0]
+    pause += (
+        driver.random() * min(JITTER_S, pause, left - pause) if front else min(LATE_S, left - pause)
+    )
+    await _sleep_in_line(call, driver, pause, front=front, starts_wait=starts_wait)
+    reached = driver.time()
     if not call.ticket.woken:
         reached = max(reached, now + pause)
     renewed, call.ticket.renewed = call.ticket.renewed, set()
@@ -618,12 +596,12 @@ def _wait(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, 
     return True
 
 
-def _wait_for_turn(call: CallState) -> Generator[Command, Any, None]:
+async def _wait_for_turn(call: CallState, driver: Driver) -> None:
     """Let calls go that came before."""
     lines = call.waiting_lines
     while lines.tickets and call.waited_s < call.budget_s:
         is_new = call.ticket is None
-        now, _ = yield GetTime()
+        now = driver.time()
         pause = lines.turn_in(call.info, call.ticket, now)
         if pause == 0:
             return
@@ -631,21 +609,19 @@ def _wait_for_turn(call: CallState) -> Generator[Command, Any, None]:
         if is_new:
             lines.join(call.ticket, {}, now, lines.version)
         pause = min(pause, call.budget_s - call.waited_s)
-        yield from _sleep_in_line(call, call.ticket, pause, front=False, starts_wait=is_new)
-        call.started = None
+        await _sleep_in_line(call, driver, pause, front=False, starts_wait=is_new)
 
 
-def _sleep_in_line(
-    call: CallState, ticket: Ticket, pause: float, *, front: bool, starts_wait: bool
-) -> Generator[Command, Any, None]:
+async def _sleep_in_line(
+    call: CallState, driver: Driver, pause: float, *, front: bool, starts_wait: bool
+) -> None:
     try:
-        began, ended = yield Sleep(pause, "key", ticket, front, starts_wait)
+        call.waited_s += await driver.sleep(Sleep(pause, "key", call.ticket, front, starts_wait))
     except GeneratorExit:
         raise
     except BaseException:  # cancelled or interrupted: wake the next call now
         call.leave_line()
         raise
-    call.waited_s += ended - began
 
 
 def _earliest_end(blocks: Mapping[str, Block]) -> float:

@@ -28,7 +28,7 @@ from ..core.model import GEMINI_API, NO_USAGE, CallInfo, Lease
 from ..core.request_body import HANDLE, INTERACTION, add_name, is_certain, read_body
 from ..core.usage import add_usage, parse_usage
 from ..guard import handle_internal_error
-from ..runtime import aio, runner
+from ..runtime import runner
 from ..runtime.current import workload
 from ..secrets import Secret
 from ..state.base import State
@@ -78,11 +78,11 @@ class LiveConnection(KeyInjection):
         """What the SDK has opened; None once the program has it."""
         self._lease = lease
         self._state: State = calls.pool.state
-        self._relay: aio.AsyncRelay | None = None
+        self._relay: runner.AsyncRelay | None = None
         self._settling: asyncio.Future[None] | None = None
         self._recording: set[asyncio.Future[None]] = set()
 
-    def hold(self, relay: aio.AsyncRelay) -> Any:
+    def hold(self, relay: runner.AsyncRelay) -> Any:
         """Keep the call open until the connection ends; return what the SDK has opened."""
         self._relay = relay
         session, self.session = self.session, None

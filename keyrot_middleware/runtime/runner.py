@@ -1,39 +1,26 @@
-"""Run one call of an adapter: its flow, the driver, and the exception where no key could serve.
+"""Run one call of an adapter, in a thread or in a task.
 
 An adapter says how a request is sent with the key of a lease, and which exception its programs
-expect where there is no key. All else about a call is here, sync and async.
+expect where there is no key.
 
-    run, arun          a call that ends with its response
-    stream, astream    a call whose response may be a stream: up to the first chunk
-    lazy_stream        the same as a generator, which sends nothing before it is read
+    run, arun          up to the response, or to the first chunk of a stream
+    lazy_stream        a stream as a generator, which sends nothing before it is read
     hold, ahold        a session, which keeps its lease until it is closed
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from typing import Any
 
-from ..core.commands import Done, Failed, StreamEnd, StreamOpened
-from ..core.flow import CallState, Exhausted, call_flow
+from ..core.commands import Reply, StreamOpened
+from ..core.flow import CallState, Exhausted, abandon, end_stream
+from ..core.model import Lease
 from ..telemetry.observer import CallObserver
-from . import aio, sync
+from .driver import AsyncDriver, SyncDriver, complete
 from .pool import Pool
-
-__all__ = [
-    "NoKey",
-    "Reply",
-    "ahold",
-    "arun",
-    "astream",
-    "hold",
-    "lazy_stream",
-    "run",
-    "stream",
-]
-
-Reply = Done | StreamOpened | Failed | StreamEnd
-"""What a send returns."""
 
 NoKey = Callable[[Exhausted], BaseException]
 """Makes the exception of a call that no key could serve. It is raised outside of any handler, so
@@ -43,11 +30,11 @@ that nothing internal is its context."""
 def run(
     pool: Pool,
     call: CallState,
-    send: Callable[..., Reply],
+    send: Callable[[Lease], Reply],
     no_key: NoKey,
     observer: CallObserver | None = None,
 ) -> Any:
-    """Run a call to its end; return its response.
+    """Run a call up to its response, or to the first chunk of its stream.
 
     Args:
         pool: The pool.
@@ -56,121 +43,230 @@ def run(
         no_key: Makes the exception where no key can serve.
         observer: Is notified of every command.
 
+    Returns:
+        The response; a `Relay` of the chunks where *send* returned `StreamOpened`.
+
     Raises:
-        BaseException: What *no_key* has made, else the last exception of *send*.
+        BaseException: What *no_key* has made, else the last exception of *send*. What breaks a
+            stream later is raised where it is read.
     """
-    driver = sync.SyncDriver(pool, call.info, send, observer)
+    driver = SyncDriver(pool, call, send, observer)
     try:
-        return sync.run(call_flow(call), driver)
+        reply = complete(driver.run())
     except Exhausted as exhausted:
         error = no_key(exhausted)
+    else:
+        return (
+            Relay(driver) if isinstance(reply, StreamOpened) else getattr(reply, "response", None)
+        )
     raise error
 
 
 async def arun(
     pool: Pool,
     call: CallState,
-    send: Callable[..., Awaitable[Reply]],
+    send: Callable[[Lease], Awaitable[Reply]],
     no_key: NoKey,
     observer: CallObserver | None = None,
 ) -> Any:
-    """Async version of `run`."""
-    driver = aio.AsyncDriver(pool, call.info, send, observer)
+    """Async version of `run`; the chunks are an `AsyncRelay`."""
+    driver = AsyncDriver(pool, call, send, observer)
     try:
-        return await aio.run(call_flow(call), driver)
-    except Exhausted as exhausted:
-        error = no_key(exhausted)
-    raise error
-
-
-def stream(
-    pool: Pool,
-    call: CallState,
-    send: Callable[..., Reply],
-    no_key: NoKey,
-    observer: CallObserver | None = None,
-) -> Any:
-    """Run a call up to the first chunk of its stream; arguments as for `run`.
-
-    Returns:
-        A `sync.Relay` of the chunks; the response itself where *send* returned `Done`.
-
-    Raises:
-        BaseException: As `run`. What breaks the stream later is raised where it is read.
-    """
-    driver = sync.SyncDriver(pool, call.info, send, observer)
-    try:
-        return sync.open_stream(call_flow(call), driver)
-    except Exhausted as exhausted:
-        error = no_key(exhausted)
-    raise error
-
-
-def lazy_stream(
-    pool: Pool,
-    call: CallState,
-    send: Callable[..., Reply],
-    no_key: NoKey,
-    observer: CallObserver | None = None,
-) -> Generator[Any, None, None]:
-    """Yield the chunks of a stream that is opened with the first of them; see `stream`."""
-    driver = sync.SyncDriver(pool, call.info, send, observer)
-    try:
-        yield from sync.run_stream(call_flow(call), driver)
+        reply = await driver.run()
     except Exhausted as exhausted:
         error = no_key(exhausted)
     else:
-        return
+        return (
+            AsyncRelay(driver)
+            if isinstance(reply, StreamOpened)
+            else getattr(reply, "response", None)
+        )
     raise error
 
 
-async def astream(
-    pool: Pool,
-    call: CallState,
-    send: Callable[..., Awaitable[Reply]],
-    no_key: NoKey,
-    observer: CallObserver | None = None,
-) -> Any:
-    """Async version of `stream`; the chunks are an `aio.AsyncRelay`."""
-    driver = aio.AsyncDriver(pool, call.info, send, observer)
+stream, astream = run, arun
+
+
+def lazy_stream(*args: Any) -> Generator[Any, None, None]:
+    """Yield the chunks of a stream that is opened with the first of them; see `run`."""
+    relay: Relay = run(*args)
     try:
-        return await aio.run_stream(call_flow(call), driver)
-    except Exhausted as exhausted:
-        error = no_key(exhausted)
-    raise error
+        yield from relay  # which is closed with this generator
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        relay.fail(error)
+        raise
 
 
-def hold(
-    pool: Pool,
-    call: CallState,
-    connect: Callable[..., Reply],
-    no_key: NoKey,
-    observer: CallObserver | None = None,
-) -> tuple[Any, sync.Relay]:
+def hold(*args: Any) -> tuple[Any, Relay]:
     """Open a session, such as a websocket, with the first key that can; arguments as for `run`.
 
-    Args:
-        pool: The pool.
-        call: The call.
-        connect: Opens it; returns a `StreamOpened` whose only chunk is the session.
-        no_key: As for `run`.
-        observer: As for `run`.
-
     Returns:
-        The session, and the relay that keeps its lease. Read on, the relay waits for the end of
-        the session and settles it with what the stream reports; closed, the session is abandoned.
+        The session, which is the only chunk, and the relay that keeps its lease. Read on, the relay
+        waits for the end of the session and settles it with what the stream reports; closed, the
+        session is abandoned.
     """
-    relay: sync.Relay = stream(pool, call, connect, no_key, observer)
+    relay: Relay = run(*args)
     return next(relay), relay
 
 
-async def ahold(
-    pool: Pool,
-    call: CallState,
-    connect: Callable[..., Awaitable[Reply]],
-    no_key: NoKey,
-    observer: CallObserver | None = None,
-) -> tuple[Any, aio.AsyncRelay]:
+async def ahold(*args: Any) -> tuple[Any, AsyncRelay]:
     """Async version of `hold`."""
-    relay: aio.AsyncRelay = await astream(pool, call, connect, no_key, observer)
+    relay: AsyncRelay = await arun(*args)
     return await anext(relay), relay
+
+
+class _Relay:
+    """The chunks of an open stream. Its lease is settled once, however it ends.
+
+    No generator: one that was never started is not closed, and one of a task is closed by its loop,
+    later or never. This is settled soon after it has no reference.
+    """
+
+    _busy: type[Exception]
+    """What reading it twice at a time raises."""
+
+    def __init__(self, driver: SyncDriver, chunks: Any) -> None:
+        self._driver, self._chunks = driver, chunks
+        self._over = False
+        self._reading = threading.Lock()
+
+    async def _read(self) -> Any:
+        """Return the next chunk; settle the stream and return None where there is none."""
+        driver = self._driver
+        if not self._reading.acquire(blocking=False):
+            raise self._busy("the stream is being read already")
+        try:
+            if self._over:
+                return None
+            chunk, failed = await driver.next_chunk(self._chunks)
+            if chunk is None:
+                end = driver.stream.end(failed)
+                await driver.close(driver.stream)
+                self._over = True
+                await self._settle(end_stream, end)
+        except GeneratorExit:
+            self._over = True
+            driver.abandon()
+            raise
+        except BaseException as error:
+            await self._fail(error)
+            raise
+        else:
+            return chunk
+        finally:
+            self._reading.release()
+
+    async def _close(self) -> None:
+        """Close the stream; what it has used so far is booked within a second."""
+        if not self._reading.acquire(blocking=False):
+            raise self._busy("the stream is being read")
+        try:
+            if not self._over:
+                self._over = True
+                stream = self._driver.stream
+                self._driver.abandon()
+                with suppress(Exception):  # its usage is read, and nothing else is lost
+                    await self._driver.close(stream)
+        finally:
+            self._reading.release()
+
+    async def _fail(self, error: BaseException) -> None:
+        """Settle a stream whose reader was interrupted by *error*, which is raised again."""
+        if self._over:
+            return
+        self._over = True
+        driver = self._driver
+        end = driver.stream.end(None)
+        try:
+            with suppress(Exception):
+                await driver.close(driver.stream)
+        except GeneratorExit:
+            raise
+        except BaseException:  # noqa: S110 - a second cancellation: the first is raised
+            pass
+        await self._settle(abandon, end, error)
+
+    async def _settle(self, how: Any, end: Any, error: BaseException | None = None) -> None:
+        driver = self._driver
+        try:
+            await how(driver.call, driver, driver.lease, end)
+        except GeneratorExit:
+            raise
+        except BaseException as raised:
+            driver.finish(raised)
+            raise
+        driver.finish(error)
+
+
+class Relay(_Relay):
+    """The chunks of an open stream, for a thread."""
+
+    _busy = ValueError
+
+    def __init__(self, driver: SyncDriver) -> None:
+        super().__init__(driver, iter(driver.stream))
+
+    def __iter__(self) -> Relay:
+        """Return this stream."""
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next chunk.
+
+        Raises:
+            StopIteration: The stream ended.
+            ValueError: Another thread is reading it.
+            BaseException: The error of the library that opened it.
+        """
+        chunk = complete(self._read())
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        """Close the stream; what it has used so far is booked within a second.
+
+        Raises:
+            ValueError: Another thread is reading it.
+        """
+        complete(self._close())
+
+    def fail(self, error: BaseException) -> None:
+        """Settle a stream whose reader was interrupted by *error*, which is raised again."""
+        complete(self._fail(error))
+
+
+class AsyncRelay(_Relay):
+    """The chunks of an open stream, for a task."""
+
+    _busy = RuntimeError
+
+    def __init__(self, driver: AsyncDriver) -> None:
+        super().__init__(driver, aiter(driver.stream))
+
+    def __aiter__(self) -> AsyncRelay:
+        """Return this stream."""
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next chunk.
+
+        Raises:
+            StopAsyncIteration: The stream ended.
+            RuntimeError: Another task is reading it.
+            BaseException: The error of the library that opened it.
+        """
+        chunk = await self._read()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """Close the stream; what it has used so far is booked within a second.
+
+        Raises:
+            RuntimeError: Another task is reading it.
+        """
+        await self._close()

@@ -19,10 +19,9 @@ from support.replies import (
     unsupported_region,
 )
 
-from keyrot_middleware.core.commands import Done, GetTime, Settle, Sleep
+from keyrot_middleware.core.commands import Done, Settle, Sleep
 from keyrot_middleware.core.flow import Exhausted, FailedAttempt, attempt_note
 from keyrot_middleware.core.model import Scope, Usage, Verdict
-from keyrot_middleware.runtime import sync
 
 
 @pytest.mark.parametrize(
@@ -97,8 +96,7 @@ def test_every_failure_is_settled_with_its_verdict_and_error() -> None:
     reply = minute()
     rig.will("a", reply)
     rig.will("b", lost("connect"))
-    tape = rig.flow()
-    sync.run(tape, sync.SyncDriver(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
+    tape = rig.recorded()
     first, second, third = tape.of(Settle)
     assert first.error is reply.error
     assert first.outcome.verdict.scope is Scope.PROJECT_MODEL
@@ -108,7 +106,6 @@ def test_every_failure_is_settled_with_its_verdict_and_error() -> None:
         "success",
     ]
     assert [sleep.reason for sleep in tape.of(Sleep)] == ["retry"]
-    assert tape.of(GetTime)
 
 
 # What is raised when no key could serve ---------------------------------------------------------

@@ -12,7 +12,6 @@ from support.replies import OK, capacity, day, exceeds_limit, invalid, minute, u
 from keyrot_middleware.core.commands import Sleep
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits
-from keyrot_middleware.runtime import sync
 
 
 def test_a_pool_of_one_key_waits_out_its_minute() -> None:
@@ -167,6 +166,5 @@ def test_a_wait_has_its_purpose() -> None:
     """Telemetry distinguishes a wait for a key from a pause before a retry."""
     rig = Rig(key("a"))
     rig.will("a", minute("3s"))
-    tape = rig.flow()
-    sync.run(tape, sync.SyncDriver(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
+    tape = rig.recorded()
     assert [(sleep.seconds, sleep.reason) for sleep in tape.of(Sleep)] == [(3.0, "key")]

@@ -18,7 +18,7 @@ from support.replies import (
     overloaded,
 )
 
-from keyrot_middleware.core.flow import CallState, call_flow
+from keyrot_middleware.core.flow import CallState
 from keyrot_middleware.core.model import CallInfo, Limits
 from keyrot_middleware.core.model_fallback import (
     MAX_MODELS,
@@ -35,18 +35,13 @@ from keyrot_middleware.core.model_fallback import (
     stay_note,
     tried_note,
 )
-from keyrot_middleware.runtime import sync
 
 
 def ended(rig: Rig, info: CallInfo = INFO) -> CallState:
     """Run a call to its error; give what it knows then."""
     call = rig.make(info)
-    driver = sync.SyncDriver(rig.pool, info, rig.send)
     try:
-        if info.stream:
-            list(sync.run_stream(call_flow(call), driver))
-        else:
-            sync.run(call_flow(call), driver)
+        rig.run(call)
     except Exception:
         return call
     raise AssertionError("the call has not failed")

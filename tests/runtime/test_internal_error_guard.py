@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 import pytest
-from support.pool import INFO, STREAMED, Rig, key
+from support.pool import INFO, Rig, key
 from support.replies import OK, Chunks, invalid
 
 from keyrot_middleware import guard
-from keyrot_middleware.core.flow import call_flow
 from keyrot_middleware.guard import handle_internal_error, raise_internal_errors
-from keyrot_middleware.runtime import aio, sync
 
 ROOMS = ("acquire", "settle", "get_owner", "refresh")
 HIDDEN = "FAKE-secret-of-the-library"
@@ -105,8 +104,7 @@ async def test_dropping_a_stream_survives_an_internal_error(rig: Rig, component:
     """Closing an unread stream raises nothing, even while the state is down."""
     break_component(rig, component)
     rig.will("a", Chunks(1))
-    flow = call_flow(rig.make(STREAMED))
-    await (await aio.run_stream(flow, aio.AsyncDriver(rig.pool, INFO, rig.asend))).aclose()
+    await (await rig.aopen()).aclose()
 
 
 @pytest.mark.usefixtures("lenient")
@@ -159,51 +157,50 @@ class RecordingObserver:
 SENT = ["Acquire", "Send", "(", ")", "Settle"]
 
 
-@pytest.mark.parametrize("way", ["sync", "async"])
-async def test_an_observer_sees_every_command(rig: Rig, way: str) -> None:
-    """Each command before and after, attached only while the SDK works, and the end, once."""
-    observer, flow = RecordingObserver(), call_flow(rig.make())
-    rig.will("a", invalid())
+def _call(rig: Rig, way: str, observer: RecordingObserver) -> Any:
     if way == "sync":
-        sync.run(flow, sync.SyncDriver(rig.pool, INFO, rig.send, observer))
-    else:
-        await aio.run(flow, aio.AsyncDriver(rig.pool, INFO, rig.asend, observer))
-    failed, served = [*SENT[:-1], "GetTime", "Settle"], SENT
-    assert observer.events == ["GetTime", *failed, "Refresh", "GetTime", *served, "end"]
+        return rig.call(observer=observer)
+    return asyncio.run(rig.acall(observer=observer))
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-async def test_an_observer_sees_an_interruption(rig: Rig, way: str) -> None:
+def test_an_observer_sees_every_command(rig: Rig, way: str) -> None:
+    """Each command before and after, attached only while the SDK works, and the end, once."""
+    observer = RecordingObserver()
+    rig.will("a", invalid())
+    _call(rig, way, observer)
+    assert observer.events == [*SENT, "Refresh", *SENT, "end"]
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_an_observer_sees_an_interruption(rig: Rig, way: str) -> None:
     """The command that raised, its exception, the settle, and the end with the exception."""
-    observer, flow = RecordingObserver(), call_flow(rig.make())
+    observer = RecordingObserver()
 
-    def stop(_: Any) -> Any:
+    def stop() -> Any:
         raise KeyboardInterrupt
 
-    async def astop(_: Any) -> Any:
-        raise KeyboardInterrupt
-
+    rig.will("a", stop)
     with pytest.raises(KeyboardInterrupt):
-        if way == "sync":
-            sync.run(flow, sync.SyncDriver(rig.pool, INFO, stop, observer))
-        else:
-            await aio.run(flow, aio.AsyncDriver(rig.pool, INFO, astop, observer))
-    sent = ["GetTime", "Acquire", "Send", "(", ")"]
-    assert observer.events == [*sent, "KeyboardInterrupt", "Settle", "KeyboardInterrupt"]
+        _call(rig, way, observer)
+    assert observer.events == [*SENT[:-1], "KeyboardInterrupt", "Settle", "KeyboardInterrupt"]
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 async def test_a_stream_is_attached_only_while_the_sdk_works(rig: Rig, way: str) -> None:
     """The attempt is current while a chunk is read, not while the caller has it."""
-    observer, flow = RecordingObserver(), call_flow(rig.make(STREAMED))
+    observer = RecordingObserver()
     rig.will("a", Chunks(1, 2))
     seen = []
+
+    def read(chunk: int) -> None:
+        seen.append((chunk, observer.events.count("("), observer.events.count(")")))
+
     if way == "sync":
-        for chunk in sync.run_stream(flow, sync.SyncDriver(rig.pool, INFO, rig.send, observer)):
-            seen.append((chunk, observer.events.count("("), observer.events.count(")")))
+        for chunk in rig.open(observer=observer):
+            read(chunk)
     else:
-        performer = aio.AsyncDriver(rig.pool, INFO, rig.asend, observer)
-        async for chunk in await aio.run_stream(flow, performer):
-            seen.append((chunk, observer.events.count("("), observer.events.count(")")))
+        async for chunk in await rig.aopen(observer=observer):
+            read(chunk)
     assert seen == [(1, 2, 2), (2, 3, 3)]
     assert observer.events[-2:] == ["Settle", "end"]

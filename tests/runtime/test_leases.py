@@ -11,15 +11,18 @@ import pytest
 from support.pool import INFO, STREAMED, Rig, key
 from support.replies import Chunks, minute
 
-from keyrot_middleware.core.flow import call_flow
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome
-from keyrot_middleware.runtime import aio, sync
+from keyrot_middleware.runtime.runner import AsyncRelay, lazy_stream
 
 
 @pytest.fixture
 def rig() -> Rig:
     """Make a pool of one key."""
     return Rig(key("a", Limits(tpm=1_000)), max_wait_s=60.0)
+
+
+def _raised(exhausted: BaseException) -> BaseException:
+    return exhausted
 
 
 def kinds(rig: Rig) -> list[LeaseOutcome]:
@@ -60,12 +63,11 @@ class Hanging(Chunks):
         self.closed += 1
 
 
-async def open_stream(rig: Rig, chunks: Chunks) -> aio.AsyncRelay:
+async def open_stream(rig: Rig, chunks: Chunks) -> AsyncRelay:
     """Begin a streamed call."""
     rig.will("a", chunks)
-    return await aio.run_stream(
-        call_flow(rig.make(STREAMED)), aio.AsyncDriver(rig.pool, INFO, rig.asend)
-    )
+    relay: AsyncRelay = await rig.aopen()
+    return relay
 
 
 def test_a_stream_under_another_loop_than_asyncios(rig: Rig) -> None:
@@ -73,7 +75,7 @@ def test_a_stream_under_another_loop_than_asyncios(rig: Rig) -> None:
     opening = open_stream(rig, Chunks(1, 2))
     with pytest.raises(StopIteration) as opened:
         opening.send(None)
-    assert isinstance(opened.value.value, aio.AsyncRelay)
+    assert isinstance(opened.value.value, AsyncRelay)
     del opened
     gc.collect()
     assert kinds(rig) == [LeaseOutcome.ABANDONED]
@@ -85,8 +87,8 @@ async def test_a_task_cancelled_while_it_sends(rig: Rig) -> None:
     async def hang(_: Lease) -> Any:
         await asyncio.Event().wait()
 
-    flow = call_flow(rig.make())
-    await stopped(asyncio.create_task(aio.run(flow, aio.AsyncDriver(rig.pool, INFO, hang))))
+    rig.asend = hang  # type: ignore[method-assign]
+    await stopped(asyncio.create_task(rig.acall()))
     assert kinds(rig) == [LeaseOutcome.ABANDONED]
     assert tokens(rig) == INFO.tokens
 
@@ -176,9 +178,7 @@ def test_a_sync_stream_abandoned_half_way(rig: Rig) -> None:
     for leave in ("close", "drop", "throw"):
         chunks = Chunks(1, 2, 3)
         rig.will("a", chunks)
-        stream = sync.run_stream(
-            call_flow(rig.make(STREAMED)), sync.SyncDriver(rig.pool, INFO, rig.send)
-        )
+        stream = lazy_stream(rig.pool, rig.make(STREAMED), rig.send, _raised)
         assert next(stream) == 1
         if leave == "close":
             stream.close()
@@ -194,9 +194,7 @@ def test_a_sync_stream_abandoned_half_way(rig: Rig) -> None:
 
 def test_an_unread_sync_stream_sends_nothing(rig: Rig) -> None:
     """An unread generator leases no key."""
-    sync.run_stream(
-        call_flow(rig.make(STREAMED)), sync.SyncDriver(rig.pool, INFO, rig.send)
-    ).close()
+    lazy_stream(rig.pool, rig.make(STREAMED), rig.send, _raised).close()
     assert (rig.sent, kinds(rig)) == ([], [])
 
 
@@ -209,8 +207,9 @@ def test_any_exception_of_a_send_is_raised_and_settled(
     def send(_: Lease) -> Any:
         raise error
 
+    rig.send = send  # type: ignore[method-assign]
     with pytest.raises(error):
-        sync.run(call_flow(rig.make()), sync.SyncDriver(rig.pool, INFO, send))
+        rig.call()
     assert kinds(rig) == [LeaseOutcome.ABANDONED]
 
 
@@ -220,7 +219,8 @@ async def test_a_coroutine_closed_from_outside_is_settled(rig: Rig) -> None:
     async def hang(_: Lease) -> Any:
         await asyncio.Event().wait()
 
-    coroutine = aio.run(call_flow(rig.make()), aio.AsyncDriver(rig.pool, INFO, hang))
+    rig.asend = hang  # type: ignore[method-assign]
+    coroutine = rig.acall()
     coroutine.send(None)
     coroutine.close()
     assert kinds(rig) == [LeaseOutcome.ABANDONED]

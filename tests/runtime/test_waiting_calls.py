@@ -12,10 +12,8 @@ from support.pool import INFO, RecordingState, Rig, key
 from support.replies import OK, lost, minute
 
 from keyrot_middleware.core import flow, waiting
-from keyrot_middleware.core.commands import Sleep
-from keyrot_middleware.core.flow import Exhausted, call_flow
+from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Block, CallInfo, Lease, Limits
-from keyrot_middleware.runtime import sync
 from keyrot_middleware.runtime.pool import SystemClock
 
 
@@ -225,24 +223,25 @@ def test_a_key_that_one_call_waits_for_serves_another(way: str) -> None:
     time.sleep(0.01)  # the key is available again
     call = rig.make()
     call.wait_limit_s = 0.0
-    assert sync.run(call_flow(call), sync.SyncDriver(rig.pool, INFO, rig.send)) == "answer"
+    assert rig.run(call) == "answer"
     callers.end()
     assert callers.served == ["p"]
 
 
 @pytest.mark.parametrize("end", ["close", "cancel"])
-def test_a_waiting_call_that_ends_leaves_the_queue(end: str) -> None:
-    """Its flow is closed, as the garbage collector does, or its task is cancelled."""
-    rig = Rig(key("a", Limits(max_concurrency=1)))
+async def test_a_waiting_call_that_ends_leaves_the_queue(end: str) -> None:
+    """Its coroutine is closed, as the garbage collector does, or its task is cancelled."""
+    rig = real(key("a", Limits(max_concurrency=1)))
     held(rig)
-    steps = rig.flow()
-    command = next(steps)
-    while type(command) is not Sleep:
-        reply = sync.SyncDriver(rig.pool, INFO, rig.send)(command)
-        command = steps.send(reply)
+    call = rig.acall()
     if end == "close":
-        steps.flow.close()
+        call.send(None)
+        assert rig.pool.waiting_lines.tickets
+        call.close()
     else:
+        task = asyncio.create_task(call)
+        await asyncio.sleep(0)
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            steps.throw(asyncio.CancelledError())
+            await task
     assert rig.pool.waiting_lines.tickets == {}

@@ -11,9 +11,8 @@ from support.replies import OK, GoogleError, minute
 from support.sync_async import OpenBackend
 
 from keyrot_middleware.core.commands import Done
-from keyrot_middleware.core.flow import Exhausted, call_flow
+from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Block, CallInfo, Limits, Unavailable, Usage
-from keyrot_middleware.runtime import sync
 from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 
@@ -42,7 +41,7 @@ def at_once(rig: Rig, info: CallInfo) -> type[Exception]:
     call = rig.make(info)
     call.wait_limit_s = 0.0
     with pytest.raises((Exhausted, GoogleError)) as found:
-        sync.run(call_flow(call), sync.SyncDriver(rig.pool, info, rig.send))
+        rig.run(call)
     return found.type
 
 

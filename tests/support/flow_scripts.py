@@ -6,16 +6,15 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from inspect import iscoroutine
 from typing import Any
 
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.commands import Settle, Sleep
-from keyrot_middleware.core.flow import CallState, call_flow
+from keyrot_middleware.core.flow import CallState, Exhausted
 from keyrot_middleware.core.model import CallInfo, Candidate, Lease, Limits
 from keyrot_middleware.core.waiting import Ticket
-from keyrot_middleware.runtime import aio, sync
+from keyrot_middleware.runtime import runner
 from support import replies as r
 from support.pool import INFO, STREAMED, RecordingState, Rig, Tape, key
 from support.replies import Chunks
@@ -121,14 +120,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-class _Interrupts:
+class _Interrupts(Tape):
     """Raise at chosen steps: before a command is performed, or after a Settle was."""
 
     def __init__(self, rig: Rig, ran: Ran, when: Mapping[int, type[BaseException]]) -> None:
+        super().__init__()
         self.rig, self.ran, self.when, self.step = rig, ran, when, 0
 
     def before(self, command: Any) -> None:
         """Raise, unless it is a Settle; look for keys that could serve while the call sleeps."""
+        super().before(command)
         self.step += 1
         if self.step in self.when and type(command) is not Settle:
             raise self.when[self.step]
@@ -139,8 +140,9 @@ class _Interrupts:
         ):
             self.ran.unfair += _available(self.rig, self.ran.call)
 
-    def after(self, command: Any) -> None:
+    def after(self, command: Any, reply: Any) -> None:
         """Raise after a Settle."""
+        super().after(command, reply)
         if self.step in self.when and type(command) is Settle:
             raise self.when[self.step]
 
@@ -153,52 +155,34 @@ def _available(rig: Rig, call: CallState) -> list[str]:
     return [reply.key_id for reply in replies if isinstance(reply, Lease)]
 
 
-class _Sync(sync.SyncDriver):
-    interrupts: _Interrupts
-
-    def __call__(self, command: Any) -> Any:
-        self.interrupts.before(command)
-        reply = super().__call__(command)
-        self.interrupts.after(command)
-        return reply
+def _begin(
+    rig: Rig, info: CallInfo, home: Candidate | None, when: Mapping[int, type[BaseException]]
+) -> Ran:
+    ran = Ran(Tape(), rig.make(info, home))
+    ran.tape = _Interrupts(rig, ran, when)
+    return ran
 
 
-class _Async(aio.AsyncDriver):
-    interrupts: _Interrupts
-
-    async def __call__(self, command: Any) -> Any:
-        self.interrupts.before(command)
-        reply = super().__call__(command)
-        if iscoroutine(reply):
-            reply = await reply
-        self.interrupts.after(command)
-        return reply
-
-
-def _begin(rig: Rig, info: CallInfo, home: Candidate | None) -> Ran:
-    call = rig.make(info, home)
-    return Ran(Tape(call_flow(call)), call)
+def _raised(exhausted: Exhausted) -> BaseException:
+    return exhausted
 
 
 def run_sync(script: Script) -> tuple[Rig, list[Ran]]:
     """Play a script in this thread."""
     rig, all_of_them = script.rig(), []
     for info, home, when, take in script.calls:
-        ran = _begin(rig, info, home)
-        perform = _Sync(rig.pool, info, rig.send)
-        perform.interrupts = _Interrupts(rig, ran, when)
+        ran = _begin(rig, info, home, when)
         try:
-            if script.stream:
-                ran.result = _take(sync.run_stream(ran.tape, perform), take)  # type: ignore[arg-type]
-            else:
-                ran.result = sync.run(ran.tape, perform)  # type: ignore[arg-type]
+            reply = runner.run(rig.pool, ran.call, rig.send, _raised, ran.tape)
+            ran.result = _take(reply, take) if isinstance(reply, runner.Relay) else reply
         except BaseException as error:
             ran.result = error
+        rig.pool.settle_abandoned()
         all_of_them.append(ran)
     return rig, all_of_them
 
 
-def _take(chunks: Any, most: int | None) -> list[Any]:
+def _take(chunks: runner.Relay, most: int | None) -> list[Any]:
     taken = []
     for chunk in chunks:
         taken.append(chunk)
@@ -212,21 +196,20 @@ async def run_async(script: Script) -> tuple[Rig, list[Ran]]:
     """Play a script in this task."""
     rig, all_of_them = script.rig(), []
     for info, home, when, take in script.calls:
-        ran = _begin(rig, info, home)
-        perform = _Async(rig.pool, info, rig.asend)
-        perform.interrupts = _Interrupts(rig, ran, when)
+        ran = _begin(rig, info, home, when)
         try:
-            if script.stream:
-                ran.result = await _atake(await aio.run_stream(ran.tape, perform), take)  # type: ignore[arg-type]
-            else:
-                ran.result = await aio.run(ran.tape, perform)  # type: ignore[arg-type]
+            reply = await runner.arun(rig.pool, ran.call, rig.asend, _raised, ran.tape)
+            ran.result = (
+                await _atake(reply, take) if isinstance(reply, runner.AsyncRelay) else reply
+            )
         except BaseException as error:
             ran.result = error
+        rig.pool.settle_abandoned()
         all_of_them.append(ran)
     return rig, all_of_them
 
 
-async def _atake(chunks: Any, most: int | None) -> list[Any]:
+async def _atake(chunks: runner.AsyncRelay, most: int | None) -> list[Any]:
     taken = []
     async for chunk in chunks:
         taken.append(chunk)

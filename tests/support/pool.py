@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from keyrot_middleware.core.commands import StreamOpened
-from keyrot_middleware.core.flow import CallState, call_flow
+from keyrot_middleware.core.flow import CallState, Exhausted
 from keyrot_middleware.core.model import (
     NO_LIMITS,
     CallInfo,
@@ -21,7 +22,7 @@ from keyrot_middleware.core.model import (
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.guard import handle_internal_error
-from keyrot_middleware.runtime import aio, sync
+from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.pool import Pool, resolved_candidates
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.state import State
@@ -168,9 +169,17 @@ class Rig:
         """Answer by the script."""
         return self.send(lease)
 
-    def flow(self, info: CallInfo = INFO, home: Candidate | None = None) -> Tape:
-        """Make the flow of a call."""
-        return Tape(call_flow(self.make(info, home)))
+    def recorded(self, info: CallInfo = INFO) -> Tape:
+        """Run a call, and return a record of its commands."""
+        tape = Tape()
+        with suppress(Exception):
+            self.call(info, observer=tape)
+        return tape
+
+    def run(self, call: CallState) -> Any:
+        """Run a call that was made before; for a stream return all its chunks."""
+        reply = runner.run(self.pool, call, self.send, _raised)
+        return list(reply) if isinstance(reply, runner.Relay) else reply
 
     def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> CallState:
         """Make a call."""
@@ -182,30 +191,33 @@ class Rig:
         }
         return CallState(info, self.selector, self.policy, pool.token_scale, home, **shared)
 
-    def call(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
+    def call(
+        self, info: CallInfo = INFO, home: Candidate | None = None, observer: Any = None
+    ) -> Any:
         """Run a call in this thread; for a stream return all its chunks."""
-        flow, driver = (
-            call_flow(self.make(info, home)),
-            sync.SyncDriver(self.pool, info, self.send, self._observer(info)),
-        )
-        if info.stream:
-            return list(sync.run_stream(flow, driver))
-        return sync.run(flow, driver)
+        reply = self.open(info, home, observer)
+        return list(reply) if isinstance(reply, runner.Relay) else reply
 
-    def open(self, info: CallInfo = STREAMED) -> Any:
-        """Open a stream, in this thread."""
-        driver = sync.SyncDriver(self.pool, info, self.send, self._observer(info))
-        return sync.run_stream(call_flow(self.make(info, None)), driver)
+    def open(
+        self, info: CallInfo = STREAMED, home: Candidate | None = None, observer: Any = None
+    ) -> Any:
+        """Run a call up to the first chunk of its stream, in this thread."""
+        observer = observer or self._observer(info)
+        return runner.run(self.pool, self.make(info, home), self.send, _raised, observer)
 
-    async def acall(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
+    async def acall(
+        self, info: CallInfo = INFO, home: Candidate | None = None, observer: Any = None
+    ) -> Any:
         """Run a call in this task; for a stream return all its chunks."""
-        flow, driver = (
-            call_flow(self.make(info, home)),
-            aio.AsyncDriver(self.pool, info, self.asend, self._observer(info)),
-        )
-        if info.stream:
-            return [chunk async for chunk in await aio.run_stream(flow, driver)]
-        return await aio.run(flow, driver)
+        reply = await self.aopen(info, home, observer)
+        return [one async for one in reply] if isinstance(reply, runner.AsyncRelay) else reply
+
+    async def aopen(
+        self, info: CallInfo = STREAMED, home: Candidate | None = None, observer: Any = None
+    ) -> Any:
+        """Run a call up to the first chunk of its stream, in this task."""
+        observer = observer or self._observer(info)
+        return await runner.arun(self.pool, self.make(info, home), self.asend, _raised, observer)
 
     def _observer(self, info: CallInfo) -> CallObserver | None:
         return observe(self.pool.observers, info, handle_internal_error)
@@ -224,30 +236,32 @@ def three(**policy: Any) -> Rig:
     return Rig(key("a"), key("b"), key("c"), strategy="fill", **policy)
 
 
-class Tape:
-    """A flow, and a record of its commands and replies."""
+def _raised(exhausted: Exhausted) -> BaseException:
+    return exhausted
 
-    def __init__(self, flow: Any) -> None:
-        self.flow = flow
+
+class Tape:
+    """An observer that records commands and replies."""
+
+    def __init__(self) -> None:
         self.log: list[Any] = []
 
-    def __next__(self) -> Any:
-        """Start the flow."""
-        return self._record(next(self.flow))
-
-    def send(self, reply: Any) -> Any:
-        """Send a reply."""
-        self.log.append(("reply", reply))
-        return self._record(self.flow.send(reply))
-
-    def throw(self, error: BaseException) -> Any:
-        """Throw an error."""
-        self.log.append(("thrown", error))
-        return self._record(self.flow.throw(error))
-
-    def _record(self, command: Any) -> Any:
+    def before(self, command: Any) -> None:
+        """Record a command."""
         self.log.append(("command", command))
-        return command
+
+    def after(self, command: Any, reply: Any) -> None:
+        """Record a reply, or what was raised."""
+        self.log.append(("thrown" if isinstance(reply, BaseException) else "reply", reply))
+
+    def attach(self) -> None:
+        """Do nothing."""
+
+    def detach(self, token: object) -> None:
+        """Do nothing."""
+
+    def finish(self, error: BaseException | None) -> None:
+        """Do nothing."""
 
     def of(self, kind: type) -> list[Any]:
         """List the commands of one kind."""

@@ -12,11 +12,11 @@ from opentelemetry import trace
 
 from keyrot_middleware.core.commands import Done, Failed, StreamEnd, StreamOpened
 from keyrot_middleware.core.failures import FailureFacts
-from keyrot_middleware.core.flow import CallState, call_flow
+from keyrot_middleware.core.flow import CallState, Exhausted
 from keyrot_middleware.core.model import CallInfo, Candidate, Lease, RetryPolicy, Usage
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.guard import handle_internal_error
-from keyrot_middleware.runtime import aio, sync
+from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.secrets.base import Secret
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
@@ -167,30 +167,27 @@ class ScriptedPool:
         """Do the same in a task."""
         return self.send(lease)
 
-    def _call(self, info: CallInfo) -> tuple[Any, Any]:
+    def _call(self, info: CallInfo, send: Any) -> tuple[Any, ...]:
         pool = self.pool
-        flow = call_flow(CallState(info, pool.selector, pool.policy, pool.token_scale))
-        return flow, observe(pool.observers, info, handle_internal_error)
+        call = CallState(info, pool.selector, pool.policy, pool.token_scale)
+        return pool, call, send, _raised, observe(pool.observers, info, handle_internal_error)
 
     def run(self, info: CallInfo = INFO) -> Any:
         """Send a unary call from this thread."""
-        flow, watching = self._call(info)
-        return sync.run(flow, sync.SyncDriver(self.pool, info, self.send, watching))
+        return runner.run(*self._call(info, self.send))
 
     async def arun(self, info: CallInfo = INFO) -> Any:
         """Send a unary call from this task."""
-        flow, watching = self._call(info)
-        return await aio.run(flow, aio.AsyncDriver(self.pool, info, self.asend, watching))
+        return await runner.arun(*self._call(info, self.asend))
 
     def stream(self, info: CallInfo = STREAMED) -> Iterator[Any]:
         """Open a stream for this thread; nothing is sent before the first read."""
-        flow, watching = self._call(info)
-        yield from sync.run_stream(flow, sync.SyncDriver(self.pool, info, self.send, watching))
+        yield from runner.lazy_stream(*self._call(info, self.send))
 
-    async def astream(self, info: CallInfo = STREAMED) -> aio.AsyncRelay:
+    async def astream(self, info: CallInfo = STREAMED) -> runner.AsyncRelay:
         """Open a stream for tasks; the first chunk has arrived."""
-        flow, watching = self._call(info)
-        return await aio.run_stream(flow, aio.AsyncDriver(self.pool, info, self.asend, watching))
+        relay: runner.AsyncRelay = await self.arun(info)
+        return relay
 
     def all_modes(self, *, stream: bool = False) -> dict[str, Callable[[], Any]]:
         """Give the ways to make one whole call: in a thread, and in a task."""
@@ -200,3 +197,7 @@ class ScriptedPool:
 
     async def _all(self) -> list[Any]:
         return [chunk async for chunk in await self.astream()]
+
+
+def _raised(exhausted: Exhausted) -> BaseException:
+    return exhausted

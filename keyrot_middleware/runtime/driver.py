@@ -1,0 +1,394 @@
+"""Drive a call: perform what its flow awaits on the parts of a pool, in a thread or in a task.
+
+One driver, with two small ends. In a thread nothing that is awaited ever suspends, so `complete`
+runs a coroutine by its first step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from ..core.commands import (
+    Acquire,
+    Command,
+    Refresh,
+    Reply,
+    Send,
+    Settle,
+    Sleep,
+    StreamEnd,
+    StreamOpened,
+)
+from ..core.failures import KEY_REJECTIONS
+from ..core.flow import CallState, Exhausted, open_call
+from ..core.model import NO_USAGE, CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
+from ..core.waiting import Ticket
+from ..guard import handle_internal_error
+from ..telemetry.observer import CallObserver, notify_listeners
+from ..telemetry.otel_api import current_trace_id
+from .activity import RunningCall
+from .pool import Pool, SystemClock, unreserved_lease
+
+_T = TypeVar("_T")
+
+
+def complete(work: Coroutine[Any, Any, _T]) -> _T:
+    """Return the result of a coroutine that never suspends."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise AssertionError("what runs in a thread has nothing to wait for")
+
+
+class SyncDriver:
+    """Runs one call on the parts of its pool, and blocks the thread."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        call: CallState,
+        send: Callable[[Lease], Any],
+        observer: CallObserver | None = None,
+    ) -> None:
+        """Serve one call.
+
+        Args:
+            pool: The pool.
+            call: The call.
+            send: Sends the request with the key of a lease; returns Done, StreamOpened or Failed.
+            observer: Is notified of every command.
+        """
+        self.call, self.observer = call, observer
+        self._pool, self._send_request = pool, send
+        self._record = RunningCall(pool.activity, call.info)
+        self.lease: Lease | None = None
+        """What this call holds, until it is settled."""
+        self.stream: Any = None
+        """The open stream, which counts its usage."""
+        self._end = StreamEnd()
+        self.is_over = self._began = False
+        monotonic = getattr(pool.clock, "monotonic", pool.clock.time)
+        self._monotonic: Callable[[], float] = monotonic
+        self.time: Callable[[], float] = pool.clock.time
+        self.random: Callable[[], float] = pool.random
+
+    async def run(self) -> Reply:
+        """Run the call up to its response, or to the first chunk of its stream."""
+        self._began = True
+        try:
+            reply, _ = await open_call(self.call, self)
+        except GeneratorExit:
+            self.abandon()
+            raise
+        except BaseException as error:
+            self.finish(error)
+            raise
+        if isinstance(reply, StreamOpened):
+            self.stream = reply.stream
+        else:
+            self.finish(None)
+        return reply
+
+    def finish(self, error: BaseException | None) -> None:
+        """Report, once, that the call is over."""
+        if self.is_over:
+            return
+        self.is_over = True
+        if self.lease is not None:  # an interrupt came between: it is settled soon
+            self._pool.abandoned.append(self)
+        self._record.finish(error)
+        if isinstance(error, Exhausted) and not error.has_untried_keys:
+            self._notify("on_exhausted", error)
+        if self.observer is not None:
+            self.observer.finish(error)
+
+    def abandon(self) -> None:
+        """Queue a call that is closed or dropped, to be settled; do nothing if it is over.
+
+        The garbage collector may be closing it, at any line of a thread, also at one that holds a
+        lock of the state, of a tracer or of logging: settling it here would wait for itself.
+        """
+        if self.is_over or not self._began:
+            return
+        self._began = False
+        stream, self.stream = self.stream, None
+        self._end = stream.end(None) if stream is not None else StreamEnd()
+        self._send_request = _over  # what waits to be settled keeps nothing of the request alive
+        self._pool.abandoned.append(self)
+
+    def __del__(self) -> None:
+        if hasattr(self, "random"):  # else it was interrupted as it was made
+            self.abandon()
+
+    def settle_abandoned(self) -> None:
+        """Settle the call in this thread, whether it is a sync or an async one."""
+        lease, end = self.lease, self._end
+        if lease is not None:
+            self.lease = None
+            outcome = Outcome(LeaseOutcome.ABANDONED, None, end.usage)
+            command = self._settled(Settle(lease, outcome, end.names))
+            settling = SyncDriver._asked(self, "settle", lease, command.outcome, end.names)
+            complete(self._observed(command, partial(self._guarded, settling)))
+        self.finish(GeneratorExit())
+
+    def is_alive(self) -> bool:
+        """Return whether the lease of the call will be settled; see `state.base.Holder`."""
+        return self._began and not self.is_over
+
+    # What the flow awaits -------------------------------------------------------------------------
+
+    async def acquire(self, command: Acquire) -> Lease | Unavailable:
+        """Acquire a lease."""
+        pool = self._pool
+        if pool.abandoned:
+            pool.settle_abandoned()
+        pool.keep_running()
+        info = pool.with_estimates(command.info)
+        reply = await self._observed(command, partial(self._acquire, info, command))
+        if reply is None:  # the state failed
+            reply = unreserved_lease(command, self.time())
+        if isinstance(reply, Lease):
+            self.lease = reply
+            return reply
+        for key_id, block in reply.blocks.items():
+            if block.reason in KEY_REJECTIONS:
+                pool.doubtful.add(key_id)
+        return reply
+
+    async def _acquire(self, info: CallInfo, command: Acquire) -> Lease | Unavailable | None:
+        return await self._guarded(
+            self._asked("acquire", info, command.candidates, spread=command.spread, holder=self)
+        )
+
+    async def send(self, command: Send) -> Any:
+        """Send the request."""
+        self._record.send()
+        if self.observer is None:
+            return await self._request(command.lease)
+        work = partial(self._request, command.lease)
+        return await self._observed(command, partial(self._attached, work))
+
+    async def _attached(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        observer = self.observer
+        if observer is None:
+            return await work()
+        token = observer.attach()
+        self._record.trace_id = current_trace_id()
+        try:
+            return await work()
+        finally:
+            observer.detach(token)
+
+    async def settle(self, command: Settle) -> float | None:
+        """Settle a lease."""
+        command = self._settled(command)
+        if self.observer is None:
+            return await self._settle(command)
+        return await self._observed(command, partial(self._settle, command))
+
+    def _settled(self, command: Settle) -> Settle:
+        """Record what came of a request, and return it with its cost if that is needed now."""
+        outcome, has_budget = command.outcome, command.lease.has_budget
+        if outcome.usage is not NO_USAGE and (has_budget or self.observer is not None):
+            usage = self._pool.with_cost(outcome.usage, self.call.info, has_budget=has_budget)
+            command = command._replace(outcome=outcome._replace(usage=usage))
+        self._record.settle(command)
+        return command
+
+    async def _settle(self, command: Settle) -> float | None:
+        self.lease = until = None  # from here on it is settled to the end, also when cancelled
+        if command.lease.reservation is not None:
+            settling = self._asked("settle", command.lease, command.outcome, command.names)
+            until = await self._shielded(self._guarded(settling))
+        if command.outcome.verdict is not None:
+            self._pool.record_refusal(command)
+            self._notify("on_change", command._replace(at=self.time()), until)
+        return until
+
+    async def report_serving(self, lease: Lease) -> None:
+        """Report that a probe succeeds."""
+        if lease.reservation is not None:
+            await self._guarded(self._asked("settle", lease, Outcome(LeaseOutcome.SERVING)))
+
+    async def get_owner(self, names: Sequence[str]) -> tuple[str, str] | None:
+        """Return the owner of a stored resource."""
+        owner: tuple[str, str] | None = await self._guarded(self._asked("get_owner", names))
+        return owner
+
+    async def refresh(self, command: Refresh) -> bool:
+        """Look up the value of a rejected key again."""
+        look_up = partial(self._pool.refresh, command.key_id, wait=command.wait)
+        return await self._observed(command, partial(self._blocking, look_up))
+
+    async def refresh_all(self) -> bool:
+        """Look up the values of all keys."""
+        return await self._blocking(self._pool.refresh_all)
+
+    async def sleep(self, command: Sleep) -> float:
+        """Wait."""
+        if command.starts_wait:
+            self._record.waited = self._record.waited or command.reason == "key"
+            self._notify("on_change", command, None)
+        return await self._observed(command, partial(self._slept, command))
+
+    async def _slept(self, command: Sleep) -> float:
+        began, ticket, clock = self._monotonic(), command.ticket, self._pool.clock
+        if ticket is None or (command.is_front and not isinstance(clock, SystemClock)):
+            await self._pause(command.seconds)  # by the clock of the pool, which a test has set
+        else:
+            await self._until_woken(ticket, command.seconds)
+        slept = self._monotonic() - began
+        return slept if ticket is not None and ticket.woken else max(slept, command.seconds)
+
+    async def _observed(self, command: Command, work: Callable[[], Awaitable[_T]]) -> _T:
+        observer = self.observer
+        if observer is None:
+            return await work()
+        observer.before(command)
+        try:
+            reply = await work()
+        except BaseException as error:
+            observer.after(command, error)
+            raise
+        observer.after(command, reply)
+        return reply
+
+    async def _guarded(self, work: Awaitable[_T]) -> _T | None:
+        """Return what the state returns; None if it fails: the call goes on."""
+        try:
+            return await work
+        except Exception:
+            handle_internal_error("state")
+            return None
+
+    def _notify(self, method: str, *args: object) -> None:
+        """Notify the event listeners of what affects more than this call."""
+        listeners, info = self._pool.event_listeners, self.call.info
+        notify_listeners(listeners, method, handle_internal_error, info, *args)
+
+    async def next_chunk(self, chunks: Any) -> tuple[Any, Exception | None]:
+        """Return the next chunk of a stream, with the span of the attempt current.
+
+        Returns:
+            None at the end of the stream, and where reading fails with the second.
+        """
+        try:
+            return await self._attached(partial(self._next, chunks)), None
+        except StopAsyncIteration:
+            return None, None
+        except Exception as error:
+            return None, error
+
+    # The end of a thread --------------------------------------------------------------------------
+
+    async def _asked(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._pool.state, method)(*args, **kwargs)
+
+    async def _request(self, lease: Lease) -> Reply:
+        return self._send_request(lease)  # type: ignore[no-any-return]
+
+    async def _shielded(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return await work
+
+    async def _blocking(self, work: Callable[[], _T]) -> _T:
+        return work()
+
+    async def _pause(self, seconds: float) -> None:
+        self._pool.clock.sleep(seconds)
+
+    async def _until_woken(self, ticket: Ticket, seconds: float) -> None:
+        woken = threading.Event()
+        ticket.wake = woken.set
+        if not ticket.woken:  # else it was woken before `wake` was set
+            woken.wait(seconds)
+        ticket.wake = None
+
+    async def _next(self, chunks: Any) -> Any:
+        return next(chunks, None)
+
+    async def close(self, stream: Any) -> None:
+        """Release the connection of a stream."""
+        stream.close()
+
+
+class AsyncDriver(SyncDriver):
+    """The end of a task: blocks only that."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        """Serve one call of the running loop; the arguments are those of `SyncDriver`."""
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:  # under a loop that is not asyncio's
+            self._loop = None
+        super().__init__(*args, **more)
+
+    def is_alive(self) -> bool:
+        """Return the same; a call in a closed loop never continues."""
+        return super().is_alive() and not (self._loop is not None and self._loop.is_closed())
+
+    async def _asked(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        state = self._pool.state
+        if state.is_local:
+            return getattr(state, method)(*args, **kwargs)
+        return await getattr(state, f"a{method}")(*args, **kwargs)
+
+    async def _request(self, lease: Lease) -> Reply:
+        return await self._send_request(lease)  # type: ignore[no-any-return]
+
+    async def _shielded(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await *work* to its end even when the task is cancelled meanwhile, then be cancelled."""
+        if self._pool.state.is_local:
+            return await work
+        task = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    async def _blocking(self, work: Callable[[], _T]) -> _T:
+        return await self._pool.threads.run(work)
+
+    async def _pause(self, seconds: float) -> None:
+        await self._pool.clock.asleep(seconds)
+
+    async def _until_woken(self, ticket: Ticket, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+
+        def finish() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        def wake() -> bool:  # from any thread
+            try:
+                loop.call_soon_threadsafe(finish)
+            except RuntimeError:  # the loop is closed, and the call with it
+                return False
+            return True
+
+        ticket.wake = wake
+        if ticket.woken:  # before `wake` was set
+            return
+        timer = loop.call_later(seconds, finish)
+        try:
+            await woken
+        finally:
+            timer.cancel()
+            ticket.wake = None
+
+    async def _next(self, chunks: Any) -> Any:
+        return await anext(chunks)
+
+    async def close(self, stream: Any) -> None:
+        """Release the connection of a stream."""
+        await stream.aclose()
+
+
+def _over(_lease: Lease) -> Any:
+    raise RuntimeError("this call was abandoned")

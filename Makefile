@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Without the tests over other instrumentations, which need newer versions of OpenTelemetry, over the list of the SDK's
 # methods, which begins with 1.75, and over recordings of newer clients. What old libraries warn of is not ours.
 LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui) \
-	$(foreach name,other_instrumentations openinference traceloop sdk_methods cloud_replay,--ignore-glob='*/test_$(name)*') \
+	$(foreach name,other_instrumentations openinference traceloop sdk_methods,--ignore-glob='*/test_$(name)*') \
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
@@ -126,8 +126,6 @@ test-jaeger: $(READY) $(JAEGER)  ## run examples/jaeger and find its spans in a 
 
 record: $(READY)  ## record the cassettes again, from Google if the environment has keys, else from the fake
 	@$(BIN)/python tools/record_cassettes.py
-	@$(BIN)/python tools/record_secret_cassettes.py
-	@$(BIN)/python tools/record_cloud_cassettes.py
 
 clean:           ## remove everything that the targets set up
 	rm -rf tools/jaeger/bin .venv .venv-* dist sbom site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache

@@ -1,7 +1,7 @@
 """The background thread of a pool: settle dropped calls, refresh values, and watch keys.json.
 
 One daemon thread per pool, which sleeps on an event. It starts look-ups and waits for none of them
-(secrets/refresh.py). It ends with its pool. It starts again in a forked child, and with the next
+(secrets/cache.py). It ends with its pool. It starts again in a forked child, and with the next
 call if something ended it: a store, or a handler of the log, may raise SystemExit.
 """
 

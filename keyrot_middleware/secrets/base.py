@@ -9,8 +9,6 @@ from typing import Any, NoReturn, Protocol
 
 from ..errors import SecretError
 
-__all__ = ["MASKED_FROM", "PlainText", "Secret", "SecretStore"]
-
 MASKED_FROM = 8
 """Characters; a shorter value is not masked: it is no key, and texts would become unreadable."""
 _MASK = "[secret]"

@@ -1,9 +1,9 @@
 """The values of the pool's keys, in memory only.
 
-Every call reads `value()`, which takes no lock: threads that look keys up (refresh.py) set one
-attribute of a key at a time, and `set_locations()` replaces the whole dictionary. Look-ups happen
-at the start, when Google rejects a key, and on a schedule that `tick()` follows
-(runtime/refresher.py calls it).
+Every call reads `value()`, which takes no lock: the threads that look keys up set one attribute of
+a key at a time, and `set_locations()` replaces the whole dictionary. Look-ups happen at the start,
+when Google rejects a key, and on a schedule that `tick()` follows (runtime/refresher.py calls it).
+Each store has one thread at a time, so one that hangs delays no other.
 
 A key without a value is skipped and reported, and the others are used. A key that has a value
 never loses it: where a later look-up fails, the last value stays in use.
@@ -16,7 +16,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -25,17 +27,16 @@ from typing import NamedTuple, NoReturn
 
 from ..core.model import POOL_KEY
 from ..core.text import hide_escaped, mask_keys
-from ..errors import SecretError
+from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
 from .base import MASKED_FROM, Secret, SecretStore
-from .refresh import Answers, RefreshSchedule, Refs, StoreWorker
-
-__all__ = ["LOOKUP_TIMEOUT_S", "START_TIMEOUT_S", "SecretCache", "SecretLocation"]
 
 START_TIMEOUT_S = 10.0
 """How long a start waits for stores; keys that have no answer by then join later."""
 LOOKUP_TIMEOUT_S = 2.0
 """How long a call waits for a new value of the key that Google just rejected."""
+FIRST_RETRY_S = 2.0
+"""Pause after the first failure of a store; it doubles with each further failure."""
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -44,6 +45,9 @@ _LOGGED_SINGLY = 10
 # What may stand in a header and in an API key; a stray quote comes from `docker --env-file`.
 _GOOD_VALUE = re.compile(r"[!#-&(-~]+")
 _MASKS = ("AIza…[redacted]", "AQ.…[redacted]")
+
+Refs = dict[str, str | None]
+"""The reference of each key id, as in keys.json; None: the store's default."""
 
 
 class SecretLocation(NamedTuple):
@@ -54,11 +58,52 @@ class SecretLocation(NamedTuple):
     """As in keys.json; None: the store's default for the key."""
 
 
+class _Lookup:
+    """One request to a store, for one or more keys."""
+
+    def __init__(self, refs: Refs) -> None:
+        self.refs = refs
+        self.requested_at = time.monotonic()
+        self.changed: Future[frozenset[str]] = Future()
+
+    def wait(self, timeout_s: float) -> frozenset[str] | None:
+        """Return the ids whose value changed; None: no answer in time.
+
+        The time counts from the first request: a caller that joins a slow look-up late does not
+        wait the full *timeout_s* again.
+        """
+        try:
+            return self.changed.result(max(0.0, self.requested_at + timeout_s - time.monotonic()))
+        except FutureTimeoutError:
+            return None
+
+
+class _Worker:
+    """A store, the look-up that runs in it, the next one, and when it is due."""
+
+    def __init__(self, store: SecretStore) -> None:
+        self.store = store
+        self.instant = bool(getattr(store, "instant", False))
+        self.due = 0.0
+        """On the clock of `time.monotonic()`."""
+        self.failures = 0
+        """Look-ups in a row after which a key had no current value."""
+        self.failure_logged = False
+        self.running: _Lookup | None = None
+        self.next: _Lookup | None = None
+        """What was requested while one runs."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the store's values never change."""
+        return bool(getattr(self.store, "fixed", False))
+
+
 @dataclass(slots=True)
 class _Key:
     """A key of the pool."""
 
-    worker: StoreWorker
+    worker: _Worker
     ref: str | None
     value: Secret | None = None
     """The last one; None: it never had one."""
@@ -97,6 +142,8 @@ class SecretCache:
         self.locations: Mapping[str, SecretLocation]
         """Where each key is kept."""
         self._keys: dict[str, _Key] = {}
+        self._workers: dict[int, _Worker] = {}
+        """By the identity of the store."""
         self._removed: dict[str, Secret] = {}
         """Values of ids that left the pool, for calls in flight."""
         self._key_ids: dict[Secret, str] = {}
@@ -132,25 +179,23 @@ class SecretCache:
     @property
     def unresolved(self) -> Mapping[str, str]:
         """Why a key has no value, by id."""
-        reasons = {i: key.error for i, key in self._keys.items() if key.value is None}
-        return {i: reason for i, reason in reasons.items() if reason}
+        return {i: key.error for i, key in self._keys.items() if key.value is None and key.error}
 
     @property
     def stale(self) -> Mapping[str, str]:
         """Why the latest look-up of a key failed, though its last value is in use, by id."""
-        reasons = {i: key.error for i, key in self._keys.items() if key.value is not None}
-        return {i: reason for i, reason in reasons.items() if reason}
+        keys = self._keys.items()
+        return {i: key.error for i, key in keys if key.value is not None and key.error}
 
     @property
     def duplicates(self) -> Mapping[str, str]:
         """The id that is used in place of one with the same value."""
-        others = {i: key.duplicate_of for i, key in self._keys.items()}
-        return {i: other for i, other in others.items() if other}
+        return {i: key.duplicate_of for i, key in self._keys.items() if key.duplicate_of}
 
     @property
     def can_change(self) -> bool:
         """Whether a later look-up may find another value."""
-        return any(not worker.fixed for worker in self._refs_by_worker())
+        return any(not worker.fixed for worker in self._workers.values())
 
     def redact(self, text: str, also: Secret | None = None) -> str:
         """Mask in *text* every value this cache ever held, and whatever looks like a key.
@@ -185,7 +230,7 @@ class SecretCache:
         key = self._keys.get(key_id)
         if key is None:
             return False
-        changed = key.worker.look_up({key_id: key.ref}, urgent=True).changed(timeout_s)
+        changed = self._look_up(key.worker, {key_id: key.ref}).wait(timeout_s)
         if changed is None:
             if timeout_s > 0:
                 text = "key %s: the secret store %s is slow; its answer is used when it arrives"
@@ -200,12 +245,9 @@ class SecretCache:
 
         As `refresh`: it raises nothing, and answers that take longer are used when they arrive.
         """
-        lookups = [
-            worker.look_up(refs, urgent=True)
-            for worker, refs in self._refs_by_worker().items()
-            if not worker.fixed
-        ]
-        return frozenset[str]().union(*(lookup.changed(timeout_s) or () for lookup in lookups))
+        workers = [worker for worker in self._workers.values() if not worker.fixed]
+        lookups = [self._look_up(worker, self._refs_in(worker)) for worker in workers]
+        return frozenset[str]().union(*(lookup.wait(timeout_s) or () for lookup in lookups))
 
     def set_locations(
         self, locations: Mapping[str, SecretLocation], timeout_s: float = START_TIMEOUT_S
@@ -215,11 +257,12 @@ class SecretCache:
         Keys that *locations* lacks leave the pool; calls in flight still find their values. A key
         with another location keeps its value until the new location has one.
         """
-        workers = self._make_workers(locations, [key.worker for key in self._keys.values()])
         with self._lock:
-            before, keys = self._keys, dict[str, _Key]()
+            before, keys, workers = self._keys, dict[str, _Key](), dict[int, _Worker]()
             for key_id, (store, ref) in locations.items():
-                key, worker = before.get(key_id), workers[id(store)]
+                worker = self._workers.get(id(store)) or workers.get(id(store)) or _Worker(store)
+                workers[id(store)] = worker
+                key = before.get(key_id)
                 if key is None or key.worker is not worker or key.ref != ref:
                     reason = f"key {key_id}: no answer yet from the secret store {store.scheme}"
                     key = _Key(worker, ref, key.value if key else None, reason)
@@ -227,49 +270,89 @@ class SecretCache:
             for key_id in before.keys() - keys.keys():
                 if (value := before[key_id].value) is not None:
                     self._removed[key_id] = value
-            self._keys, self.locations = keys, MappingProxyType(dict(locations))
-        requested = self._refs_by_worker(failing=True)
-        lookups = [worker.look_up(refs) for worker, refs in requested.items()]
+            self._keys, self._workers = keys, workers
+            self.locations = MappingProxyType(dict(locations))
+        failing = {worker: self._refs_in(worker, failing=True) for worker in workers.values()}
+        lookups = [self._look_up(worker, refs) for worker, refs in failing.items() if refs]
         for lookup in lookups:
-            lookup.changed(timeout_s)
-        self._log_skipped()
-        for worker in requested:
-            worker.failure_logged = worker in self._refs_by_worker(failing=True)
+            lookup.wait(timeout_s)
+        reasons = list(self.unresolved.values())
+        for reason in reasons[:_LOGGED_SINGLY]:
+            _log.error("skipped: %s", reason)
+        if len(reasons) > _LOGGED_SINGLY:
+            _log.error("skipped: %d keys more", len(reasons) - _LOGGED_SINGLY)
+        for worker in workers.values():
+            worker.failure_logged = bool(self._refs_in(worker, failing=True))
         self._notify(frozenset())
 
     def tick(self) -> float:
         """Start the look-ups that are due; return the seconds until the next one is."""
         now, next_due = time.monotonic(), inf
-        failing = self._refs_by_worker(failing=True)
-        for worker, refs in self._refs_by_worker().items():
-            if worker.fixed or worker.busy:
-                continue  # a busy worker sets `wake` when it is done
-            retried = failing.get(worker, {})
-            self._log_health(worker, retried)
-            schedule = worker.schedule
-            if now >= schedule.next_due:
-                worker.look_up(refs if schedule.started(now) else retried)
+        for worker in self._workers.values():
+            if worker.fixed or worker.running:
+                continue  # a worker that runs sets `wake` when it is done
+            failing = self._refs_in(worker, failing=True)
+            self._log_health(worker, failing)
+            if now < worker.due:
+                next_due = min(next_due, worker.due)
             else:
-                next_due = min(next_due, schedule.next_due)
+                some = failing and self._retry_s(worker) < self._ttl_s
+                self._look_up(worker, failing if some else self._refs_in(worker))
         return max(0.0, next_due - now)
 
     def close(self) -> None:
         """Ignore answers from now on; values stay for calls in flight."""
         self._closed = True
 
-    def _make_workers(
-        self, locations: Mapping[str, SecretLocation], running: Iterable[StoreWorker]
-    ) -> dict[int, StoreWorker]:
-        """Return the worker of each store, by its identity: a *running* one, or a new one."""
-        workers = {id(worker.store): worker for worker in running}
-        for store, _ in locations.values():
-            if id(store) not in workers:
-                schedule = RefreshSchedule(self._ttl_s, self._random, time.monotonic())
-                workers[id(store)] = StoreWorker(store, schedule, self._apply, self.wake.set)
-        return workers
+    def _look_up(self, worker: _Worker, refs: Refs) -> _Lookup:
+        """Request keys; where one runs already, in the next look-up, all together.
 
-    def _apply(self, worker: StoreWorker, refs: Refs, answers: Answers) -> frozenset[str]:
-        """Store what *worker* found; return the ids that have another value."""
+        The thread is a daemon and not an executor's, for which the interpreter would wait at exit.
+
+        Raises:
+            RuntimeError: The system has no thread left.
+        """
+        lookup = _Lookup(refs)
+        if worker.instant:
+            self._run(worker, lookup)
+            return lookup
+        with self._lock:
+            running = worker.running
+            if running is None:
+                self._start(worker, lookup)
+                return lookup
+            if refs.items() <= running.refs.items() and not running.changed.done():
+                return running
+            worker.next = worker.next or lookup
+            worker.next.refs |= refs
+            return worker.next
+
+    def _start(self, worker: _Worker, lookup: _Lookup) -> None:
+        name = f"keyrot-secrets-{worker.store.scheme}"
+        threading.Thread(target=self._work, args=(worker, lookup), name=name, daemon=True).start()
+        worker.running = lookup
+
+    def _work(self, worker: _Worker, lookup: _Lookup) -> None:
+        try:
+            self._run(worker, lookup)
+        finally:
+            with self._lock:
+                worker.running, following, worker.next = None, worker.next, None
+                if following is not None:
+                    self._start(worker, following)
+            self.wake.set()
+
+    def _run(self, worker: _Worker, lookup: _Lookup) -> None:
+        changed: frozenset[str] = frozenset()
+        try:
+            changed = self._apply(worker, lookup.refs, _resolve(worker.store, lookup.refs))
+        finally:
+            lookup.changed.set_result(changed)
+
+    def _apply(
+        self, worker: _Worker, refs: Refs, answers: Mapping[str, Secret | SecretError]
+    ) -> frozenset[str]:
+        """Take what a store has answered; return the ids that have another value."""
         changed = set()
         with self._lock:
             if self._closed:
@@ -280,8 +363,10 @@ class SecretCache:
                     continue  # removed or moved meanwhile
                 if self._update(key_id, key, answers[key_id]):
                     changed.add(key_id)
-        failing = worker in self._refs_by_worker(failing=True)
-        worker.schedule.finished(time.monotonic(), failing=failing)
+        worker.failures = worker.failures + 1 if self._refs_in(worker, failing=True) else 0
+        pause = self._retry_s(worker) if worker.failures else self._ttl_s
+        # Processes that start together spread over half of the time.
+        worker.due = time.monotonic() + pause * (0.5 + self._random() / 2)
         if changed:
             self._notify(frozenset(changed))
         return frozenset(changed)
@@ -315,22 +400,18 @@ class SecretCache:
             if self.on_change is not None:
                 self.on_change(changed)
 
-    def _refs_by_worker(self, *, failing: bool = False) -> dict[StoreWorker, dict[str, str | None]]:
-        """Return the keys of each store; *failing*: those without a current value only."""
-        refs: dict[StoreWorker, dict[str, str | None]] = {}
-        for key_id, key in self._keys.items():
-            if key.error or not failing:
-                refs.setdefault(key.worker, {})[key_id] = key.ref
-        return refs
+    def _refs_in(self, worker: _Worker, *, failing: bool = False) -> Refs:
+        """Return the keys of a store; *failing*: those without a current value only."""
+        return {
+            key_id: key.ref
+            for key_id, key in self._keys.items()
+            if key.worker is worker and (key.error or not failing)
+        }
 
-    def _log_skipped(self) -> None:
-        reasons = list(self.unresolved.values())
-        for reason in reasons[:_LOGGED_SINGLY]:
-            _log.error("skipped: %s", reason)
-        if len(reasons) > _LOGGED_SINGLY:
-            _log.error("skipped: %d keys more", len(reasons) - _LOGGED_SINGLY)
+    def _retry_s(self, worker: _Worker) -> float:
+        return min(FIRST_RETRY_S * 2.0 ** min(worker.failures - 1, 30), self._ttl_s)
 
-    def _log_health(self, worker: StoreWorker, failing: Collection[str]) -> None:
+    def _log_health(self, worker: _Worker, failing: Refs) -> None:
         """Log once that keys of a store have no current value, and once that all have one."""
         if failing and not worker.failure_logged:
             text = "secret store %s: %d keys have no current value; it is asked again (%s)"
@@ -350,12 +431,29 @@ class SecretCache:
 
     def _reset_after_fork(self) -> None:
         self._make_locks()
-        workers = self._make_workers(self.locations, ())  # the threads stayed with the parent
-        for key in self._keys.values():
-            key.worker = workers[id(key.worker.store)]
-        for worker in workers.values():
-            worker.failure_logged = worker in self._refs_by_worker(failing=True)
-            worker.schedule.finished(time.monotonic(), failing=worker.failure_logged)
+        for worker in self._workers.values():
+            worker.running = worker.next = None  # the threads stayed with the parent
+
+
+def _resolve(
+    store: SecretStore, refs: Mapping[str, str | None]
+) -> Mapping[str, Secret | SecretError]:
+    """Return an answer for each key, whatever the store does."""
+    reason = "gave no answer"
+    found: Mapping[str, Secret | SecretError] = {}
+    try:
+        found = dict(store.resolve(refs))
+    except KeyrotError as error:
+        reason = f"cannot be used: {mask_keys(str(error))}"
+    except Exception as error:
+        # The type only: the message of a store's library may hold a token or a value.
+        reason = f"failed with {type(error).__name__}"
+    return {
+        key_id: answer
+        if isinstance(answer := found.get(key_id), Secret | SecretError)
+        else SecretError(f"key {key_id}: the secret store {store.scheme} {reason}")
+        for key_id in refs
+    }
 
 
 def _problem(value: str) -> str | None:

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import SecretError
+from ..settings import read_env_file
 from .base import Secret
-from .environ import read_env_safely
 
-__all__ = [
-    "EnvStore",
-    "FileStore",
-    "InlineStore",
-    "open_file",
-]
+
+def read_env_safely(path: Path) -> dict[str, str | None]:
+    """Read `.env`; empty if it cannot be read, which is reported when the settings are loaded."""
+    try:
+        return read_env_file(path)
+    except (OSError, UnicodeDecodeError):
+        return {}
 
 
 class InlineStore:

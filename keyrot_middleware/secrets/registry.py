@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,52 +11,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.text import did_you_mean, display
-from ..errors import ConfigError, KeyrotError, MissingExtraError, SecretError
+from ..errors import ConfigError, MissingExtraError, SecretError
 from ..forks import after_fork
 from ..keys_file import BUILT_STORES, GROUP, entry_point_stores
 from .base import Secret, SecretStore
 from .cache import SecretLocation
-from .environ import read_environ
-from .local import EnvStore, InlineStore
-from .refresh import Answers, Refs
+from .local import EnvStore, InlineStore, read_env_safely
 
 if TYPE_CHECKING:
     from ..config import Config
     from ..keys_file import KeySpec
 
-__all__ = [
-    "LazyStore",
-    "Stores",
-    "open_store",
-]
 
+class _OpenedStore:
+    """A store that is opened again in a forked child, and at a look-up after opening has failed.
 
-class LazyStore:
-    """A store that is opened at the first look-up.
-
-    A forked child opens its own: two processes on one connection would read each other's
-    responses. If opening fails, the next look-up tries again.
+    Two processes on one connection would read each other's responses.
     """
 
     def __init__(self, scheme: str, opener: Callable[[], SecretStore]) -> None:
-        """Do not open the store yet; *opener* opens it."""
-        self.scheme = scheme
-        self._opener = opener
-        self._store: SecretStore | None = None
-        self._lock = threading.Lock()
-        after_fork(self, LazyStore._reset_after_fork)
-
-    def open(self) -> None:
-        """Open the store, if it is reachable now.
+        """Open the store, if it is reachable now; *opener* opens it.
 
         Raises:
             ConfigError: A setting of the store is wrong, or its library is missing.
         """
+        self.scheme = scheme
+        self._opener = opener
+        self._store: SecretStore | None = None
+        self._reset()
+        after_fork(self, _OpenedStore._reset)
         try:
-            self._get_store()
-        except (KeyrotError, ImportError) as error:
-            if not isinstance(error, SecretError):
-                raise
+            self._opened()
+        except ConfigError:
+            raise
         except Exception:  # noqa: S110 - the look-up that follows tries again and reports it
             pass
 
@@ -64,25 +52,18 @@ class LazyStore:
         place = getattr(self._store, "place", None)
         return str(place(key_id)) if callable(place) else None
 
-    def resolve(self, refs: Refs) -> Answers:
-        """Look the keys up in the store; see `SecretStore.resolve`.
+    def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
+        """Look the keys up in the store; see `SecretStore.resolve`."""
+        return self._opened().resolve(refs)
 
-        Raises:
-            Exception: What the opener or the store raises.
-        """
-        return self._get_store().resolve(refs)
-
-    def _get_store(self) -> SecretStore:
+    def _opened(self) -> SecretStore:
         with self._lock:
             if self._store is None:
                 self._store = self._opener()
             return self._store
 
-    def _reset_after_fork(self) -> None:
+    def _reset(self) -> None:
         self._lock, self._store = threading.Lock(), None
-
-    def __repr__(self) -> str:
-        return f"<secret store {self.scheme}>"
 
 
 Opener = Callable[[Mapping[str, str]], SecretStore]
@@ -103,9 +84,7 @@ def open_store(uri: str, *, env_file: Path | None = None) -> SecretStore:
     env_file = env_file or Path(".env").absolute()
     if scheme == "env":
         return EnvStore(env_file)
-    store = LazyStore(scheme, partial(_open, _opener(scheme), scheme, env_file))
-    store.open()
-    return store
+    return _OpenedStore(scheme, partial(_open, _opener(scheme), scheme, env_file))
 
 
 def _opener(scheme: str) -> Callable[[], Opener]:
@@ -124,7 +103,7 @@ def _opener(scheme: str) -> Callable[[], Opener]:
 
 
 def _open(find: Callable[[], Opener], scheme: str, env_file: Path) -> SecretStore:
-    """Open a store.
+    """Open a store by the environment, over the variables of `.env` that begin with KEYROT_.
 
     Raises:
         ConfigError: Without the frames of the store: their local variables hold the environment,
@@ -132,21 +111,19 @@ def _open(find: Callable[[], Opener], scheme: str, env_file: Path) -> SecretStor
         Exception: What else the store raises.
     """
     problem: ConfigError
+    in_file = read_env_safely(env_file).items()
+    ours = {name: value for name, value in in_file if name.startswith("KEYROT_") and value}
     try:
-        return _import_opener(find, scheme)(read_environ(env_file))
-    except ConfigError as error:
-        problem = error.with_traceback(None)
-    except ImportError as error:
+        opener = find()
+    except (ImportError, AttributeError) as error:  # or the entry point names what is not there
         problem = _import_error(scheme, error)
-    raise problem
-
-
-def _import_opener(find: Callable[[], Opener], scheme: str) -> Opener:
-    """Import what opens a store."""
-    try:
-        return find()
-    except AttributeError as error:  # the entry point names something that does not exist
-        problem = _import_error(scheme, error)
+    else:
+        try:
+            return opener({**ours, **os.environ})
+        except ConfigError as error:
+            problem = error.with_traceback(None)
+        except ImportError as error:
+            problem = _import_error(scheme, error)
     raise problem
 
 

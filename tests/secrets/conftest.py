@@ -28,12 +28,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeat a request to a busy store at once."""
-    monkeypatch.setattr("keyrot_middleware.secrets.cloud.RETRY_PAUSE_S", 0.01)
-
-
 @pytest.fixture(scope="module")
 def bao() -> OpenBao:
     """Return the shared server."""

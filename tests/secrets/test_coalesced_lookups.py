@@ -1,4 +1,4 @@
-"""Look-ups of one store are combined, and a rejected key does not queue."""
+"""Look-ups of one store are combined."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.servers import wait_for
-from support.stores import GatedStore, cache_of, record_changes, tick_until
+from support.stores import GatedStore, cache_of, record_changes
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 
@@ -56,18 +56,6 @@ def test_keys_rejected_meanwhile_are_looked_up_in_one_batch() -> None:
     wait_for(lambda: len(slow.lookups) == 2)
     assert (slow.lookups[0], set(slow.lookups[1])) == (("a",), {"b", "c"})
     assert slow.most_at_once == 1
-
-
-def test_a_rejected_key_does_not_queue_behind_a_full_look_up() -> None:
-    """A look-up of all keys that hangs does not delay that of a single key."""
-    slow = GatedStore(a=A, b=B)
-    cache = cache_of(slow, ttl_s=0.01)
-    slow.gate.clear()
-    tick_until(cache, lambda: slow.under_way == 1)
-    assert not cache.refresh("a", timeout_s=0.0)
-    wait_for(lambda: slow.under_way == 2)
-    assert slow.lookups[1:] == [("a", "b"), ("a",)]
-    slow.gate.set()
 
 
 def test_after_a_look_up_without_a_thread_the_next_one_is_tried(

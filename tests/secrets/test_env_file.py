@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.stores import resolve_one
 
 from keyrot_middleware.config import load
-from keyrot_middleware.secrets.environ import read_environ
+from keyrot_middleware.secrets import registry
 from keyrot_middleware.secrets.registry import open_store
 
 
@@ -41,10 +42,13 @@ STORE_VARIABLES = (
 )
 
 
-def test_the_file_says_not_where_logins_go(here: Path) -> None:
+def test_the_file_says_not_where_logins_go(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store gets the environment, and only our own variables of `.env`."""
     write(here, **dict.fromkeys(STORE_VARIABLES, "x"), KEYROT_VAULT_PLACE="secret/app")
-    environ = read_environ(here / ".env")
+    opened: list[Any] = []
+    monkeypatch.setattr(registry, "_opener", lambda _: lambda: opened.append)
+    open_store("vault")
+    (environ,) = opened
     assert set(environ).isdisjoint(STORE_VARIABLES)
     assert environ["KEYROT_VAULT_PLACE"] == "secret/app"
 

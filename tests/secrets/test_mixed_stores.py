@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 from support.fake_secret_manager import PROJECT, READER
-from support.moto_server import environ_for
+from support.moto_server import options_for
 from support.openbao import OpenBao, policy
 from support.store_servers.aws import AwsServer
 from support.store_servers.gcp import GcpServer
 
-from keyrot_middleware.secrets.gcp import ENDPOINT_VARIABLE
 from keyrot_middleware.testing import FakeGemini, Reply
 
 PLACES = {
@@ -28,6 +27,12 @@ PLACES = {
     "denied": "vault://secret/team-b#flash_01",
     "missing": "aws://prod/none#pro_01",
 }
+
+
+def aws_environ(port: int) -> dict[str, str]:
+    """Return the variables of boto3 that lead to a port of this machine."""
+    names = {"endpoint_url": "AWS_ENDPOINT_URL", "region_name": "AWS_DEFAULT_REGION"}
+    return {names.get(name, name.upper()): value for name, value in options_for(port).items()}
 
 
 @pytest.fixture
@@ -41,9 +46,9 @@ def stores(here: Path, gemini: FakeGemini, bao: OpenBao) -> Iterator[dict[str, s
         gcp.manager.write("secret", value["gcp"])
         yield {
             **bao.role(bao.allow(policy("secret/data/team-a"))),
-            **environ_for(aws.server.port),
+            **aws_environ(aws.server.port),
             "GOOGLE_APPLICATION_CREDENTIALS": str(gcp.manager.credentials(READER)),
-            ENDPOINT_VARIABLE: gcp.manager.url,
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": gcp.manager.url,
             "NAME": value["env"],
             "GOOGLE_GEMINI_BASE_URL": gemini.url,
             "KEYROT_ALLOWED_HOSTS": gemini.host,
@@ -77,6 +82,6 @@ def test_check_reports_where_each_key_is_and_whether_google_accepts_it(
         "gcp": None,
         "env": None,
     }
-    assert 'its policy needs: path "secret/data/team-b"' in keys["denied"]["problem"]
-    assert "there is no such secret" in keys["missing"]["problem"]
+    assert keys["denied"]["problem"].endswith(": Forbidden")
+    assert keys["missing"]["problem"].endswith(": ResourceNotFoundException")
     assert done.returncode == 1

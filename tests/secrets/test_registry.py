@@ -69,7 +69,7 @@ def test_a_store_plugs_in_by_entry_point(
 def test_a_plugged_in_store_is_named_among_what_is_allowed(plug_in: Any) -> None:
     """The error for a misspelt type lists the plugged-in ones too."""
     plug_in("safe", "broken")
-    with pytest.raises(ConfigError, match=r'found "saef" \(plugged in: safe, broken\)'):
+    with pytest.raises(ConfigError, match=r'found "saef"; allowed: .*safe, broken'):
         load(secret_store="saef")
     with pytest.raises(ConfigError, match=r'file, safe, broken .*Did you mean "safe"\?'):
         open_store("saef")
@@ -95,7 +95,6 @@ def test_a_store_that_is_down_when_it_is_opened_is_tried_again(
     monkeypatch.setattr(stores, "open_broken", stores.open_safe)
     again = open_store("broken")
     assert isinstance(again.resolve({"a": None})["a"], Secret)
-    assert repr(store) == "<secret store broken>"
 
 
 def test_an_error_in_an_opener_is_not_reported_as_a_missing_entry_point(plug_in: Any) -> None:
@@ -138,7 +137,7 @@ def test_a_missing_extra_is_an_error_with_the_pip_line(
     [
         ("vault", {"VAULT_ADDR": "nowhere"}),
         ("azure", {"AZURE_KEY_VAULT_URL": "nowhere"}),
-        ("gcp", {"KEYROT_GCP_SECRET": "no name"}),
+        ("gcp", {"CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": "nowhere"}),
         ("aws", {}),
     ],
 )
@@ -150,7 +149,8 @@ def test_an_error_has_no_frame_that_holds_the_environment(
     for name, value in hidden.items():
         monkeypatch.setenv(name, value)
     if not wrong:
-        monkeypatch.setitem(sys.modules, "boto3", None)
+        monkeypatch.setitem(sys.modules, "boto3.session", None)
+        monkeypatch.delitem(sys.modules, "keyrot_middleware.secrets.aws", raising=False)
     with pytest.raises(ConfigError) as caught:
         open_store(scheme)
     error: BaseException = caught.value

@@ -13,7 +13,7 @@ from support.servers import wait_for
 from support.stores import GatedStore, cache_of, record_changes, tick_until
 
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
-from keyrot_middleware.secrets import refresh as refresh_module
+from keyrot_middleware.secrets import cache as cache_module
 from keyrot_middleware.secrets.local import InlineStore
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
@@ -64,7 +64,7 @@ def test_a_rejected_key_is_waited_for_briefly_and_returns_later(
 ) -> None:
     """The call continues; the answer is used when it arrives, and the listener is notified."""
     now = [100.0]
-    monkeypatch.setattr(refresh_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(cache_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     slow = GatedStore(a=A)
     cache = cache_of(slow)
     changes = record_changes(cache)
@@ -197,20 +197,3 @@ def test_a_forked_child_looks_up_on_its_own() -> None:
     slow.gate.set()
     assert os.waitpid(child, 0)[1] == 0
     assert cache.value("a") == Secret(A)
-
-
-def test_a_key_rejected_while_its_reference_changes_is_not_looked_up_twice() -> None:
-    """keys.json names another secret at this moment: that look-up is in flight already."""
-    changed: list[bool] = []
-
-    class Meanwhile(GatedStore):
-        @property
-        def instant(self) -> bool:
-            """Reject the key while the cache registers its new store."""
-            changed.append(cache.refresh("a"))
-            return True
-
-    cache, there = cache_of(GatedStore(a=A)), Meanwhile(a=B)
-    cache.set_locations({"a": SecretLocation(there)})
-    assert (changed, there.lookups) == ([False], [("a",)])
-    assert cache.value("a") == Secret(B)

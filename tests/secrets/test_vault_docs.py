@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
@@ -21,7 +20,6 @@ from keyrot_middleware.secrets import vault
 from keyrot_middleware.secrets.vault import open_vault
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "stores" / "vault.md"
-SOURCES = sorted(Path(vault.__file__).parent.glob("vault*.py"))
 ADDRESS, CA = "https://vault.example:8200", "/etc/ssl/company-ca.pem"
 
 
@@ -90,10 +88,11 @@ def test_the_commands_lead_to_keys_that_are_found(bao: OpenBao, here: Path) -> N
     found = resolve_all(open_vault(program), flash_01=None, pro_01=None)
     assert found == {key_id: f"FAKE-value-of-{key_id}" for key_id in ("flash_01", "pro_01")}
     refused = resolve_all(open_vault(program), other="vault://secret/other#x")["other"]
-    assert 'its policy needs: path "secret/data/other"' in refused
+    assert refused.endswith(": Forbidden")
     assert (here / "secret-id").stat().st_mode & 0o077 == 0
-    assert "failed: " in by_jwt(bao, signer, repository="my-org/other", ref="refs/heads/main")
-    assert "failed: " in by_jwt(bao, signer)
+    other = by_jwt(bao, signer, repository="my-org/other", ref="refs/heads/main")
+    assert other.endswith(": InvalidRequest")
+    assert by_jwt(bao, signer).endswith(": InvalidRequest")
     claims = {"repository": "my-org/my-app", "ref": "refs/heads/main"}
     assert by_jwt(bao, signer, **claims) == "FAKE-value-of-pro_01"
     roles = [bao.admin("GET", f"auth/{way}/role/keyrot") for way in ("kubernetes", "jwt")]
@@ -105,19 +104,6 @@ def test_the_table_of_settings_is_complete() -> None:
     table = PAGE.read_text("utf-8").partition("## Settings")[2].partition("\n## ")[0]
     rows = "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
     documented = set(re.findall(r"`((?:VAULT|KEYROT)_\w+)`", rows)) - {"VAULT_TOKEN_FILE"}
-    code = (SOURCES[0].parent / "vault_settings.py").read_text("utf-8")
-    read = set(re.findall(r'"((?:VAULT|KEYROT)_\w+)"', code)) - {"VAULT_TOKEN_FILE"}
+    code = Path(vault.__file__).read_text("utf-8")
+    read = set(re.findall(r'"((?:VAULT|KEYROT)_\w+)"', code))
     assert documented == read
-
-
-def test_the_errors_that_are_explained_exist() -> None:
-    """Each text of the last table is one of the code's own."""
-    texts: list[str] = []
-    for source in SOURCES:
-        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                texts.append(node.value)
-    table = PAGE.read_text("utf-8").partition("## What the errors mean")[2]
-    documented = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
-    assert len(documented) == 21
-    assert [one for one in documented if not any(one in text for text in texts)] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,10 +16,7 @@ import requests
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from keyrot_middleware.secrets.aws import LIBRARY_LOGGERS
-from keyrot_middleware.secrets.cloud import quiet_library_logs, quiet_loggers
-
-__all__ = ["REGION", "MotoServer", "RefusingServer", "environ_for", "moto_server"]
+__all__ = ["REGION", "MotoServer", "RefusingServer", "moto_server", "options_for"]
 
 REGION = "eu-central-1"
 
@@ -26,15 +24,13 @@ REGION = "eu-central-1"
 botocore.session.create_loader = cache(botocore.session.create_loader)
 
 
-def environ_for(port: int, **more: str) -> dict[str, str]:
-    """Give settings that lead to a port of this machine, and nothing of the machine's own."""
+def options_for(port: int, **more: str) -> dict[str, Any]:
+    """Give options of boto3's client that lead to a port of this machine."""
     return {
-        "AWS_ACCESS_KEY_ID": "FAKEACCESSKEY",
-        "AWS_SECRET_ACCESS_KEY": "FAKE-secret-access-key",
-        "AWS_CONFIG_FILE": "there-is-none",
-        "AWS_SHARED_CREDENTIALS_FILE": "there-is-none",
-        "AWS_REGION": REGION,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "aws_access_key_id": "FAKEACCESSKEY",
+        "aws_secret_access_key": "FAKE-secret-access-key",
+        "region_name": REGION,
+        "endpoint_url": f"http://127.0.0.1:{port}",
         **more,
     }
 
@@ -43,7 +39,6 @@ class MotoServer:
     """Secrets Manager as moto implements it; the requests are counted."""
 
     def __init__(self) -> None:
-        quiet_loggers(*LIBRARY_LOGGERS)
         self._app = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self.targets: list[str] = []
@@ -55,10 +50,7 @@ class MotoServer:
 
     def client(self, service: str) -> Any:
         """Make a client of any service of AWS, for who may do everything."""
-        environ = environ_for(self.port)
-        return boto3.session.Session(
-            environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"], region_name=REGION
-        ).client(service, endpoint_url=environ["AWS_ENDPOINT_URL"])
+        return boto3.session.Session().client(service, **options_for(self.port))
 
     def _count(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         target = str(environ.get("HTTP_X_AMZ_TARGET", ""))
@@ -76,10 +68,10 @@ class MotoServer:
     def write(self, name: str, value: str | bytes) -> str:
         """Make a secret, or a new version of it; return its ARN.
 
-        Logs are off meanwhile: some tests search the logs at DEBUG for values from the store.
+        In a thread whose logs are off: some tests search those at DEBUG for values.
         """
-        with quiet_library_logs():
-            return self._write(name, value)
+        with ThreadPoolExecutor(1, "keyrot-secrets") as threads:
+            return threads.submit(self._write, name, value).result()
 
     def _write(self, name: str, value: str | bytes) -> str:
         kind = "SecretString" if isinstance(value, str) else "SecretBinary"

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keyrot_middleware.secrets.aws import DEFAULT_SECRET, AwsStore, open_aws
-from support.moto_server import RefusingServer, environ_for, moto_server
+from keyrot_middleware.secrets.aws import AwsStore
+from support.moto_server import RefusingServer, moto_server, options_for
 from support.store_servers.base import OneSecretServer
 from support.unreachable import SilentServer, closed_port
 
@@ -29,7 +29,7 @@ def deny(target: str, sent: dict[str, Any]) -> tuple[int, Any]:
 class AwsServer(OneSecretServer):
     """One JSON secret `keyrot` holds all keys that have no secret of their own."""
 
-    default = DEFAULT_SECRET
+    default = "keyrot"
     scheme = "aws"
 
     def __init__(self, directory: Path) -> None:
@@ -39,9 +39,9 @@ class AwsServer(OneSecretServer):
         self.server.empty()
         self._ends: list[SilentServer | RefusingServer] = []
 
-    def open(self, **settings: str) -> AwsStore:
+    def open(self, **options: str) -> AwsStore:
         """Open a store, with an identity that may read."""
-        return open_aws(environ_for(self.server.port, **settings))
+        return AwsStore(self.default, **options_for(self.server.port, **options))
 
     def write(self, name: str, text: str) -> None:
         """Write a secret, or a new version of it."""
@@ -56,17 +56,17 @@ class AwsServer(OneSecretServer):
         """Open a store whose identity may read nothing; moto refuses in another format."""
         refusing = RefusingServer(deny)
         self._ends.append(refusing)
-        return open_aws(environ_for(refusing.port))
+        return AwsStore(self.default, **options_for(refusing.port))
 
     def down(self) -> AwsStore:
         """Open a store at a port with no listener."""
-        return open_aws(environ_for(closed_port()))
+        return AwsStore(self.default, **options_for(closed_port()))
 
     def hanging(self) -> AwsStore:
         """Open a store at a port that never answers."""
         silent = SilentServer()
         self._ends.append(silent)
-        return open_aws(environ_for(silent.port))
+        return AwsStore(self.default, **options_for(silent.port))
 
     def requests(self) -> int:
         """Count the requests that the server got."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from azure.identity import ClientSecretCredential
 
-from keyrot_middleware.secrets.azure import AzureLogin, AzureStore
+from keyrot_middleware.secrets.azure import AzureStore
 from support.certificate_authority import CertificateAuthority
 from support.fake_key_vault import READER, SECRET, TENANT, UNPRIVILEGED, KeyVault
 from support.unreachable import SilentServer, closed_port
@@ -43,10 +42,9 @@ class AzureServer:
                 retry_total=0,
             )
 
-        login = partial(AzureLogin, {"AZURE_CLIENT_ID": client_id}, credential=credential)
         # The certificate and the resource of a vault on this machine are not Azure's.
         here = {"connection_verify": self.vault.ca, "verify_challenge_resource": False}
-        return AzureStore(login(**here), host)
+        return AzureStore(host, credential, **here)
 
     def put(self, key_id: str, value: str | bytes) -> None:
         """Write a key; Key Vault has texts only, so bytes are decoded carelessly."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from keyrot_middleware.secrets.gcp import DEFAULT_SECRET, ENDPOINT_VARIABLE, GcpStore, open_gcp
+from google.oauth2 import service_account
+
+from keyrot_middleware.secrets.gcp import GcpStore
 from support.fake_secret_manager import PROJECT, READER, UNPRIVILEGED, SecretManager
 from support.store_servers.base import OneSecretServer
 from support.unreachable import SilentServer, closed_port
@@ -16,7 +19,7 @@ __all__ = ["GcpServer"]
 class GcpServer(OneSecretServer):
     """One JSON secret `keyrot` holds all keys that have no secret of their own."""
 
-    default = DEFAULT_SECRET
+    default = "keyrot"
     scheme = "gcp"
 
     def __init__(self, directory: Path) -> None:
@@ -30,13 +33,13 @@ class GcpServer(OneSecretServer):
         return self._at(self.manager.url, account)
 
     def _at(self, url: str, account: str = READER) -> GcpStore:
-        return open_gcp(
-            {
-                "GOOGLE_CLOUD_PROJECT": PROJECT,
-                "GOOGLE_APPLICATION_CREDENTIALS": str(self.manager.credentials(account)),
-                ENDPOINT_VARIABLE: url,
-            }
-        )
+        def login() -> tuple[Any, str]:
+            file = str(self.manager.credentials(account))
+            scopes = ["https://www.googleapis.com/auth/cloud-platform"]
+            made: Any = service_account.Credentials.from_service_account_file
+            return made(file, scopes=scopes), PROJECT
+
+        return GcpStore(url, f"{PROJECT}/{self.default}", login)
 
     def write(self, name: str, text: str) -> None:
         """Write a secret, or a new version of it."""

@@ -1,0 +1,311 @@
+"""The stores of AWS, Azure and Google beyond the contract of all stores."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from azure.identity import DefaultAzureCredential
+from support.cloud_emulator import ScriptedReplies
+from support.fake_key_vault import READER, SECRET, TENANT, failure
+from support.fake_secret_manager import PROJECT
+from support.fake_secret_manager import READER as ACCOUNT
+from support.fake_secret_manager import status as google_status
+from support.json_server import Response
+from support.moto_server import RefusingServer, options_for
+from support.store_servers.aws import AwsServer
+from support.store_servers.azure import AzureServer
+from support.store_servers.gcp import GcpServer
+from support.stores import resolve_all, resolve_one
+
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.secrets.aws import AwsStore, open_aws
+from keyrot_middleware.secrets.azure import AzureStore, open_azure
+from keyrot_middleware.secrets.gcp import open_gcp
+
+
+@pytest.fixture
+def aws(tmp_path: Path) -> Iterator[AwsServer]:
+    """Start an empty Secrets Manager."""
+    with closing(AwsServer(tmp_path)) as server:
+        yield server
+
+
+@pytest.fixture
+def azure(tmp_path: Path) -> Iterator[AzureServer]:
+    """Start an empty Key Vault."""
+    with closing(AzureServer(tmp_path)) as server:
+        yield server
+
+
+@pytest.fixture
+def gcp(tmp_path: Path) -> Iterator[GcpServer]:
+    """Start an empty Secret Manager."""
+    with closing(GcpServer(tmp_path)) as server:
+        yield server
+
+
+# AWS ------------------------------------------------------------------------------------------
+
+
+def test_aws_names_arns_and_whole_secrets(aws: AwsServer) -> None:
+    """A name with slashes or an ARN; a field, the whole text, or the field with the key's id."""
+    arn = aws.server.write("prod/team-a", json.dumps({"x": "FAKE-x", "c": "FAKE-c"}))
+    aws.server.write("plain", b"\xef\xbb\xbf FAKE-plain\r\n")
+    aws.server.write("binary", b"\xff\xfe\x00\x01")
+    places = {
+        "a": "aws://prod/team-a#x",
+        "b": f"aws://{arn}#x",
+        "c": f"aws://{arn[:-7]}",
+        "d": "aws://plain",
+        "e": "aws://binary",
+        "f": "aws://prod/none",
+    }
+    assert resolve_all(aws.open(), **places) == {
+        "a": "FAKE-x",
+        "b": "FAKE-x",
+        "c": "FAKE-c",
+        "d": "FAKE-plain",
+        "e": "key e: aws://binary: it is no text",
+        "f": "key f: aws://prod/none: ResourceNotFoundException",
+    }
+    assert open_aws({"KEYROT_AWS_SECRET": "prod/pool"}).place("a") == "aws://prod/pool#a"
+
+
+def test_aws_reads_the_current_version(aws: AwsServer) -> None:
+    """A staged one is not read."""
+    aws.server.write("one", "FAKE-old")
+    aws.server.write("one", "FAKE-new")
+    aws.server.admin.put_secret_value(
+        SecretId="one", SecretString="FAKE-pending", VersionStages=["AWSPENDING"]
+    )
+    assert resolve_one(aws.open(), "aws://one") == "FAKE-new"
+
+
+def test_aws_requests_an_arn_in_its_own_region(aws: AwsServer) -> None:
+    """Names are in the region of the settings."""
+    options = {**options_for(aws.server.port), "region_name": "us-east-1"}
+    there = boto3.session.Session().client("secretsmanager", **options)
+    arn = there.create_secret(Name="far/away", SecretString="FAKE-far")["ARN"]
+    aws.put("b", "FAKE-near")
+    found = resolve_all(aws.open(), a=f"aws://{arn}", b=None)
+    there.delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
+    assert found == {"a": "FAKE-far", "b": "FAKE-near"}
+
+
+def test_aws_settings_are_those_of_boto3(
+    aws: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login that appears later in a file is found without a restart."""
+    file = tmp_path / "credentials"
+    variables = {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_SHARED_CREDENTIALS_FILE": str(file),
+        "AWS_CONFIG_FILE": "there-is-none",
+        "AWS_REGION": "eu-central-1",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{aws.server.port}",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    aws.put("a", "FAKE-a")
+    store = open_aws({})
+    assert resolve_one(store).endswith(": NoCredentialsError")
+    file.write_text("[default]\naws_access_key_id = FAKEMINE\naws_secret_access_key = FAKE-s\n")
+    assert resolve_one(store) == "FAKE-a"
+
+
+def test_aws_renews_an_expired_login_once() -> None:
+    """With the whole chain of credentials, in the same look-up."""
+
+    def answer(_: str, __: dict[str, Any]) -> tuple[int, Any]:
+        if len(server.targets) == 2:
+            return 400, {"__type": "ExpiredTokenException", "Message": "expired"}
+        return 200, {"SecretString": "FAKE-value"}
+
+    with closing(RefusingServer(answer)) as server:
+        store = AwsStore("keyrot", **options_for(server.port))
+        assert [resolve_one(store, "aws://plain") for _ in range(2)] == ["FAKE-value"] * 2
+        assert len(server.targets) == 3
+
+
+def test_the_programs_own_use_of_boto3_still_logs(
+    aws: AwsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only log lines written while we read are dropped."""
+    resolve_one(aws.open())
+    caplog.set_level(logging.DEBUG, "botocore.parsers")
+    aws.server.admin.list_secrets()
+    assert "Response body" in caplog.text
+
+
+# Azure ----------------------------------------------------------------------------------------
+
+
+def test_azure_names_versions_and_fields(azure: AzureServer) -> None:
+    """A secret with the key's id, `-` for `_`; a pinned version; a field of a JSON object."""
+    host, old = azure.vault.host, azure.vault.write("flash-01", "FAKE-old")
+    azure.vault.write("flash-01", "FAKE-new")
+    azure.vault.write("team", json.dumps({"x": "FAKE-x", "d": "FAKE-d"}))
+    places = {
+        "flash_01": None,
+        "b": f"azure://{host}/flash-01/{old}",
+        "c": f"azure://{host}/team#x",
+        "d": f"azure://{host}/team",
+        "e": f"azure://{host}/none",
+    }
+    found = resolve_all(azure.open(), **places)
+    assert found.pop("e").endswith("/none: ResourceNotFoundError 404 SecretNotFound")
+    assert found == {"flash_01": "FAKE-new", "b": "FAKE-old", "c": "FAKE-x", "d": "FAKE-d"}
+    assert "AZURE_KEY_VAULT_URL is not set" in resolve_one(open_azure({}))
+
+
+def test_azure_says_the_code_of_a_refusal(azure: AzureServer) -> None:
+    """The innermost one, without the message."""
+    azure.put("a", "FAKE-a")
+    assert resolve_one(azure.denied()).endswith(": HttpResponseError 403 ForbiddenByRbac")
+
+
+def test_azure_reads_a_vault_while_another_is_down(azure: AzureServer) -> None:
+    """And five hundred keys of one that is down cost one attempt."""
+    azure.put("b", "FAKE-b")
+    down = azure.down().place("a").removesuffix("/a")
+    began = time.monotonic()
+    places = {f"k{number}": f"{down}/k{number}" for number in range(500)}
+    found = resolve_all(azure.open(), **places, b=None)
+    assert time.monotonic() - began < 30
+    assert found["b"] == "FAKE-b"
+    assert {found[key_id].rpartition(": ")[2] for key_id in places} == {"ServiceRequestError"}
+
+
+def test_azure_logs_in_by_the_default_chain_and_again(
+    azure: AzureServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the environment of azure-identity; a login that is refused is renewed once."""
+    principal = {"TENANT_ID": TENANT, "CLIENT_ID": READER, "CLIENT_SECRET": SECRET}
+    for name, value in principal.items():
+        monkeypatch.setenv(f"AZURE_{name}", value)
+    here: dict[str, Any] = {"connection_verify": azure.vault.ca}
+    chain = partial(
+        DefaultAzureCredential,
+        authority=f"https://{azure.vault.host}",
+        disable_instance_discovery=True,
+        **here,
+    )
+    azure.put("a", "FAKE-a")
+    store = AzureStore(azure.vault.host, chain, verify_challenge_resource=False, **here)
+    assert resolve_one(store) == "FAKE-a"
+    azure.vault.revoke()
+    assert resolve_one(store) == "FAKE-a"
+
+
+def test_azure_sends_no_token_to_a_host_that_is_no_vault(
+    azure: AzureServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library checks that the login belongs to the vault's host."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", azure.vault.ca)
+    store = open_azure({"AZURE_KEY_VAULT_URL": f"https://{azure.vault.host}"})
+    assert resolve_one(store).startswith("key a: ")
+    assert azure.vault.count("/token") == 0
+    assert [a for a in azure.vault.server.requests if "authorization" in a.headers] == []
+
+
+@pytest.mark.parametrize("url", ["http://v.vault.azure.net", "v", "https://v/secrets/a"])
+def test_azure_refuses_a_url_of_no_vault(url: str) -> None:
+    """When the store is opened."""
+    with pytest.raises(ConfigError, match=r"AZURE_KEY_VAULT_URL: found .*; allowed: https"):
+        open_azure({"AZURE_KEY_VAULT_URL": url})
+
+
+# Google ---------------------------------------------------------------------------------------
+
+
+def test_google_versions_projects_and_fields(gcp: GcpServer) -> None:
+    """The newest or a named one; of the login's project where none is set."""
+    old = gcp.manager.write("key", "FAKE-old")
+    gcp.manager.write("key", b"\xef\xbb\xbfFAKE-new\r\n")
+    gcp.manager.write("team", json.dumps({"x": "FAKE-x"}))
+    gcp.put("a", "FAKE-a")
+    place = f"gcp://{PROJECT}/key"
+    places = {"b": place, "c": f"{place}/{old}", "d": f"gcp://{PROJECT}/team#x", "e": f"{place}/7"}
+    found = resolve_all(gcp.open(), a=None, **places)
+    assert found.pop("e").endswith("/key/7: 404 NOT_FOUND")
+    assert found == {"a": "FAKE-a", "b": "FAKE-new", "c": "FAKE-old", "d": "FAKE-x"}
+
+
+def test_google_logs_in_by_the_environment(
+    gcp: GcpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Application default credentials; a login that appears later is found."""
+    file = tmp_path / "later.json"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    gcp.put("a", "FAKE-a")
+    store = open_gcp({"CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": gcp.manager.url})
+    assert store.place("a") == "gcp:///keyrot#a"
+    assert resolve_one(store).endswith(": DefaultCredentialsError")
+    file.write_text(gcp.manager.credentials(ACCOUNT).read_text())
+    assert resolve_one(store) == "FAKE-a"
+    gcp.manager.revoke()
+    assert resolve_one(store) == "FAKE-a"
+
+
+@pytest.mark.parametrize("url", ["http://secrets.example", "secrets.example"])
+def test_google_refuses_an_endpoint_that_would_get_the_token_unencrypted(url: str) -> None:
+    """When the store is opened; plain HTTP is for this machine only."""
+    with pytest.raises(ConfigError, match=r"SECRETMANAGER: found .*; allowed: https://HOST/"):
+        open_gcp({"CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": url})
+
+
+# All ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "answer"),
+    [
+        (AzureServer, failure(503, "ServiceUnavailable", "m")),
+        (AzureServer, Response(429, {"error": {"code": "Throttled"}}, {"Retry-After": "1"})),
+        (GcpServer, google_status(503, "UNAVAILABLE", "m")),
+        (GcpServer, Response(429, {"error": {}}, {"Retry-After": "60"})),
+    ],
+)
+def test_the_library_repeats_a_request_to_a_busy_store(
+    server: Any, answer: Response, tmp_path: Path
+) -> None:
+    """A moment later."""
+    with closing(server(tmp_path)) as made:
+        made.put("a", "FAKE-a")
+        emulator = made.vault if server is AzureServer else made.manager
+        emulator.odd = ScriptedReplies(answer)
+        assert resolve_one(made.open()) == "FAKE-a"
+
+
+_HANGS = """
+import threading, time
+from keyrot_middleware.secrets import SecretCache, SecretLocation
+from keyrot_middleware.secrets.remote import RemoteStore
+
+class Store(RemoteStore):
+    scheme = "x"
+    def connect(self):
+        time.sleep(600)
+    def read(self, client, name):
+        return ""
+
+cache = SecretCache({"a": SecretLocation(Store("y"))}, start_timeout_s=0.1)
+assert "no answer yet" in cache.unresolved["a"]
+"""
+
+
+def test_the_end_of_a_program_waits_for_no_store() -> None:
+    """A look-up that hangs in the background does not delay it."""
+    subprocess.run([sys.executable, "-c", _HANGS], timeout=120, check=True)

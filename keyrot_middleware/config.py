@@ -140,7 +140,9 @@ def _gather(
             f"that do not set it use the pool {settings.pool!r} together. Name the pool of this "
             "service"
         )
-    values = _distinct(settings.keys, warnings)
+    values = dict.fromkeys(filter(None, map(_own, settings.keys)))
+    if len(values) < sum(1 for secret in settings.keys if _own(secret)):
+        warnings.append("GEMINI_API_KEYS: a key stands twice in it, and was skipped")
     given = {name for name, source in sources.items() if source.startswith("install(")}
     alone = "keys" in given and bool(values)  # these keys are the pool, and none that happen to be
     single = _single_key(settings, sources, given if alone else None)
@@ -160,8 +162,9 @@ def _gather(
         *(key.secret.partition("://")[0] for key in in_file if key.secret),
     }
     warnings += doubtful_variables(env_file, stores)
-    free = (id_ for id_ in map("key_{}".format, count(1)) if id_ not in {k.key_id for k in in_file})
-    inline = dict(zip(free, values, strict=False))
+    taken = {key.key_id for key in in_file}
+    free = (key_id for key_id in map("key_{}".format, count(1)) if key_id not in taken)
+    inline = {key_id: SecretStr(value) for key_id, value in zip(free, values, strict=False)}
     keys = [*in_file, *(KeySpec(key_id=key_id) for key_id in inline)]
     if single:
         # model_construct: the id is the name of the variable, which validation reserves.
@@ -170,11 +173,7 @@ def _gather(
         if single.lower() in given:
             inline[single] = getattr(settings, single.lower())
     problems += _tiers_problem(settings, keys, sources)
-    try:
-        here = Path.cwd()
-    except OSError as error:
-        here = Path()
-        problems.append(f"the working directory cannot be found: {error.strerror}")
+    here = Path.cwd()
     return Config(
         settings=settings,
         keys=tuple(keys),
@@ -243,20 +242,6 @@ def _state_url(settings: Settings, problems: list[str]) -> str:
             f"REDIS_URL, which KEYROT_STATE_URL=redis names: {found}; allowed: {STATES}."
         )
     return url
-
-
-def _distinct(values: Iterable[SecretStr], warnings: list[str]) -> list[SecretStr]:
-    """Drop what is blank, the placeholder, or there already."""
-    first: dict[str, int] = {}
-    for number, secret in enumerate(values, 1):
-        value = _own(secret)
-        if value in first:
-            warnings.append(
-                f"GEMINI_API_KEYS: entry {number} repeats entry {first[value]} and was skipped"
-            )
-        elif value:
-            first[value] = number
-    return [SecretStr(value) for value in first]
 
 
 def _own(secret: SecretStr | None) -> str:

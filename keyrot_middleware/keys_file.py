@@ -36,7 +36,6 @@ from .core.model import (
     smaller_limit,
 )
 from .core.text import did_you_mean, display, hide_secrets, holds_key, one_line
-from .errors import ConfigError
 
 # Which secret stores there are, by scheme: those of this package, and those that plug in -------
 #
@@ -74,7 +73,6 @@ OUTSIDE_TIERS = "its tier is not one of KEYROT_TIERS"
 """Why a key is disabled."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 _VALUES_ELSEWHERE = (
     "the value of a key does not belong in this file: put it into the variable "
     "GEMINI_KEY_<key_id>, or name its place, such as env://NAME"
@@ -83,30 +81,21 @@ _VALUE_FIELDS = frozenset({"key", "api_key", "apikey", "value", "token"})
 
 
 def _good_id(key_id: str) -> str:
-    if not _NAME.fullmatch(key_id):
-        raise ValueError(
-            f"found {display(key_id)}; allowed: letters, digits and _, not beginning with a digit"
-        )
     if key_id in SINGLE_KEYS:
-        raise ValueError(f"{display(key_id)} is taken: it stands for the program's own key")
+        raise ValueError(f"{key_id} is taken: it stands for the program's own key")
     return key_id
 
 
 def _good_place(place: str) -> str:
-    """Refuse what is no place; a text without a scheme may be a key, so it is never shown."""
-    match = _SCHEME.fullmatch(place)
-    if match is None:
-        raise ValueError(f"found no place (not shown here); {_VALUES_ELSEWHERE}")
-    scheme, name = match.groups()
-    if not is_known_scheme(scheme):
-        there = ", ".join((*BUILT_STORES, *entry_point_stores()))
-        raise ValueError(f"found the unknown scheme {display(scheme)} (known: {there})")
-    if scheme == "env" and not _NAME.fullmatch(name):
-        raise ValueError("what follows env:// is no name of an environment variable")
-    if scheme == "file" and not name.startswith("/"):
-        raise ValueError("what follows file:// is no path from the root")
-    if not name:
-        raise ValueError(f"nothing follows {scheme}://")
+    """Refuse what is no place; it may be a key, so it is never shown."""
+    scheme, _, name = place.partition("://")
+    good = {"env": _NAME.fullmatch(name), "file": name.startswith("/")}.get(scheme, name)
+    if not good or not is_known_scheme(scheme):
+        known = ", ".join(f"{one}://" for one in (*BUILT_STORES, *entry_point_stores()))
+        raise ValueError(
+            f"found no place (not shown here); allowed: env://NAME, file:///path, or a place in one"
+            f" of {known}; {_VALUES_ELSEWHERE}"
+        )
     return place
 
 
@@ -139,7 +128,7 @@ class KeySpec(BaseModel):
         frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False
     )
 
-    key_id: Annotated[str, AfterValidator(_good_id)]
+    key_id: Annotated[str, Field(pattern=f"^{_NAME.pattern}$"), AfterValidator(_good_id)]
     """letters, digits and `_`, no digit first; appears in logs and spans"""
     model: Annotated[_Text, AfterValidator(_bare_model)] | None = None
     """the model this key is for; other models use it only if no other key is available"""
@@ -277,18 +266,6 @@ def file_version(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def load_keys(path: Path) -> tuple[KeySpec, ...]:
-    """Read keys.json.
-
-    Raises:
-        ConfigError: If it is missing, unreadable or wrong; with every mistake in it.
-    """
-    keys, problems = read_keys(path)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return keys
-
-
 def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
     """Return the keys of a keys.json, and a sentence for each thing that is wrong."""
     name = one_line(hide_secrets(str(path)))
@@ -361,7 +338,7 @@ def sentence(problem: Any, hidden: Container[str] = ()) -> str:
     """Return a problem of pydantic's in its own words, with what was found unless it is hidden."""
     text = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] in ("missing", "value_error") or problem["loc"][0] in hidden:
-        return f"{text}."
+        return text if text.endswith("?") else f"{text}."
     expected = re.findall("'([^']+)'", problem.get("ctx", {}).get("expected", ""))
     hint = did_you_mean(str(problem["input"]), expected)
     return f"found {display(problem['input'])}. {text}.{hint}"

@@ -142,7 +142,7 @@ def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A}, {B},,{A} ,{POOL_KEY},{C}")
     config = load()
     assert [key.key_id for key in config.keys] == ["key_1", "key_2", "key_3"]
-    assert config.warnings == ("GEMINI_API_KEYS: entry 3 repeats entry 1 and was skipped",)
+    assert config.warnings == ("GEMINI_API_KEYS: a key stands twice in it, and was skipped",)
     cache = open_secret_cache(config)
     assert [cache.value(key_id).reveal() for key_id in cache.resolved] == [A, B, C]
 

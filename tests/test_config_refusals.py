@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -150,17 +149,6 @@ def test_a_path_that_cannot_be_one_is_refused(keys_file: str, found: str) -> Non
     """Not with an arbitrary error of a system call."""
     text = wrong(keys_file=keys_file)
     assert text.startswith(f"install(keys_file=…): {found}")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="it cannot be deleted there")
-def test_a_deleted_working_directory_is_an_error(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No relative path can be read, so the setting is wrong."""
-    (here / "gone").mkdir()
-    monkeypatch.chdir(here / "gone")
-    (here / "gone").rmdir()
-    assert wrong().startswith("the working directory cannot be found: ")
 
 
 def test_a_file_of_another_encoding_is_an_error(here: Path) -> None:

@@ -26,7 +26,6 @@ from .errors import ConfigError, KeyrotError, warn
 from .events import PoolEvent
 from .genai.binding import Binding
 from .genai.wire import placeholder_guard
-from .guard import handle_internal_error
 from .http_clients import HttpClients
 from .keys_file import Tier, allowed_tiers
 from .monitoring.alerts import Alerts, open_receivers
@@ -171,12 +170,7 @@ def install(
         set_current_pool(pool)
         _seen_workloads.clear()
         state = pool.state
-        metrics.register_gauges(
-            lambda: levels(pool),
-            lambda: state.degraded,
-            handle_internal_error,
-            is_local=state.is_local,
-        )
+        metrics.register_gauges(lambda: levels(pool), lambda: state.degraded)
         count = plural(len(pool.selector.keys), "key")
         _log.info("pool %s is installed with %s", pool.name, count)
 

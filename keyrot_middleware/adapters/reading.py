@@ -10,6 +10,7 @@ from ..core.affinity import conversation, parse_path
 from ..core.model import GEMINI_API, NO_USAGE, CallInfo, Platform, Usage
 from ..core.request_body import is_certain, read_body, requested_tier
 from ..core.spending import service_tier
+from ..core.text import mask_keys
 from ..core.tokens import TokenScale, count_requests
 from ..runtime.current import workload
 
@@ -54,6 +55,7 @@ def read_call(
     model = route.model
     if route.is_openai and isinstance(named := body.get("model"), str):
         model = named.removeprefix("models/")
+    model = mask_keys(model)  # it is shown: a key may be given in its place
     return CallInfo(
         model=model,
         verb=route.verb,

@@ -25,6 +25,7 @@ from .request_body import (
     requested_tier,
 )
 from .spending import service_tier
+from .text import mask_keys
 
 __all__ = ["BodyLedger", "EventLedger", "ResponseLedger", "call_info", "collection_of"]
 
@@ -68,7 +69,7 @@ def call_info(method: str, path: str, body: Mapping[str, Any]) -> CallInfo:
     ids: dict[str, None] = dict.fromkeys((*route.names, *names))
     _find_ids(body, ids)
     model = body.get("model") if is_create else None
-    model = model.removeprefix("models/") if isinstance(model, str) else ""
+    model = mask_keys(model.removeprefix("models/")) if isinstance(model, str) else ""
     return CallInfo(
         model=model,
         verb=route.verb,

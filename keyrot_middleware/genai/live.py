@@ -26,6 +26,7 @@ from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.flow import Exhausted
 from ..core.model import GEMINI_API, NO_USAGE, CallInfo, Lease
 from ..core.request_body import HANDLE, INTERACTION, add_name, is_certain, read_body
+from ..core.text import mask_keys
 from ..core.usage import add_usage, parse_usage
 from ..guard import handle_internal_error
 from ..runtime import runner
@@ -271,7 +272,7 @@ class LiveWrappers:
         if not self._calls.serves(client.api_key or "", base_url, *headers):
             return None
         info = CallInfo(
-            model=model.removeprefix("models/"),
+            model=mask_keys(model.removeprefix("models/")),
             verb=verb,
             requests=1 if model else 0,
             stream=True,

@@ -1,63 +1,286 @@
-"""Metrics, through the OpenTelemetry API alone: for whichever meter provider the program has."""
+"""Metrics, through the OpenTelemetry API alone: for whichever meter provider the program has.
+
+The `keyrot.key.*` metrics follow those of database connection pools, since calls wait for a key in
+the same way. The `gen_ai.*` metrics follow the GenAI conventions.
+"""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from inspect import signature
 from typing import Any, NamedTuple
 
 from opentelemetry import context, metrics
-from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, NoOpMeter, Observation
+from opentelemetry.metrics import Meter, MeterProvider, NoOpMeter, Observation
 
 from .._version import __version__
 from ..core.availability import KEY_STATES, KeyState
 from ..core.commands import Acquire, Command, Send, Settle, Sleep, StreamOpened
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, LeaseOutcome
+from ..core.model import HOME, NO_USAGE, CallInfo, LeaseOutcome, Platform
+from ..core.model_names import ModelNames
+from ..guard import handle_internal_error
 from . import semconv
 from .attributes import (
+    Attributes,
     ErrorCause,
-    attempt_attributes,
     cause_from_error,
     cause_from_verdict,
+    covering_span,
     operation_name,
-    pool_attributes,
+    request_attributes,
 )
-from .instruments import (
-    DEGRADED,
-    KEY_COUNT,
-    QUOTA_USED,
-    CallKey,
-    Instruments,
-    reported_tokens,
-)
-from .observer import CallObserver, OnInternalError
+from .observer import CallObserver
 from .otel_api import CurrentProvider, is_suppressed
-from .tracing import find_foreign_span
-
-__all__ = [
-    "CachedSnapshot",
-    "CallMeter",
-    "GaugeSource",
-    "KeySnapshot",
-    "MetricsObserver",
-    "PoolGauges",
-    "QuotaUtilization",
-]
-
-# The state of the keys when metrics are collected -----------------------------------------------
-#
-# A shared state is read over the network, which must not delay a collection. So it is read in a
-# thread, with a timeout; a collection that times out reports no keys.
 
 
-MAX_WAIT_S = 2.0
-"""Longest wait of a collection; Prometheus allows a scrape ten seconds."""
+class Metric(NamedTuple):
+    """One metric."""
+
+    kind: str
+    name: str
+    unit: str
+    description: str
+    attributes: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+    """Upper bounds, advised to the program's SDK."""
+
+
+_SECONDS = tuple(round(0.01 * 2.0**power, 2) for power in range(14))
+_TOKENS = tuple(4.0**power for power in range(14))
+_WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+_POOL, _MODEL, _FAILURE = semconv.POOL, semconv.GEN_AI_REQUEST_MODEL, semconv.FAILURE_CLASS
+_SERVER = (semconv.SERVER_ADDRESS, semconv.SERVER_PORT)
+_REQUEST = (semconv.GEN_AI_OPERATION, semconv.GEN_AI_PROVIDER, _MODEL, *_SERVER, _POOL)
+_CALL = (*_REQUEST, semconv.GEN_AI_RESPONSE_MODEL, semconv.ERROR_TYPE)
+_KEY = (_POOL, _MODEL, semconv.KEY_ID)
+_SEND = (*_KEY, semconv.ERROR_TYPE, _FAILURE)
+_FELL_BACK = (_POOL, _MODEL, semconv.FALLBACK_FROM)
+_COUNTER, _UP_DOWN, _HISTOGRAM = "Counter", "UpDownCounter", "Histogram"
+_GAUGE, _OBSERVED = "observable Gauge", "observable UpDownCounter"
+
+_DURATION = Metric(_HISTOGRAM, "gen_ai.client.operation.duration", "s", "A call.", _CALL, _SECONDS)
+_TOKEN_USAGE = Metric(
+    *(_HISTOGRAM, "gen_ai.client.token.usage", "{token}", "Tokens of a call's response."),
+    *((*_CALL, semconv.TOKEN_TYPE), _TOKENS),
+)
+_FIRST_CHUNK = Metric(
+    *(_HISTOGRAM, "gen_ai.client.operation.time_to_first_chunk", "s", "Of a streamed call."),
+    *(_REQUEST, _SECONDS),
+)
+_ATTEMPT = Metric(_HISTOGRAM, "keyrot.attempt.duration", "s", "One send.", _SEND, _SECONDS)
+_ATTEMPTS = Metric(
+    *(_HISTOGRAM, "keyrot.call.attempts", "{attempt}", "Sends of a call; 0: no key was available."),
+    *((_POOL, semconv.ERROR_TYPE), (1, 2, 3, 4, 5, 8, 10)),
+)
+_FALLBACKS = Metric(
+    _COUNTER, "keyrot.call.model_fallbacks", "{call}", "Calls to another model.", _FELL_BACK
+)
+_WAIT_TIME = Metric(
+    _HISTOGRAM, "keyrot.key.wait_time", "s", "Time to acquire a key.", (_POOL,), _WAITS
+)
+_PENDING = Metric(
+    _UP_DOWN, "keyrot.key.pending_requests", "{request}", "Calls that wait for a key.", (_POOL,)
+)
+_TIMEOUTS = Metric(
+    _COUNTER, "keyrot.key.timeouts", "{timeout}", "Calls without an available key.", (_POOL,)
+)
+_COOLDOWNS = Metric(
+    *(_COUNTER, "keyrot.key.cooldowns", "{cooldown}", "Failures with a cooldown or a rejection."),
+    (_POOL, semconv.KEY_ID, _FAILURE),
+)
+_KEY_TOKENS = Metric(
+    *(_COUNTER, "keyrot.key.tokens", "{token}", "Tokens of the responses to this key."),
+    (*_KEY, semconv.TOKEN_TYPE),
+)
+_KEY_COST = Metric(_COUNTER, "keyrot.key.cost", "{USD}", "Cost of requests with this key.", _KEY)
+_KEY_COUNT = Metric(
+    _OBSERVED, "keyrot.key.count", "{key}", "Keys by their state.", (_POOL, semconv.KEY_STATE)
+)
+_QUOTA_USED = Metric(
+    *(_GAUGE, "keyrot.key.quota.used_ratio", "1", "Used share of a limit of the key's project."),
+    (*_KEY, semconv.QUOTA),
+)
+_DEGRADED = Metric(
+    _OBSERVED, "keyrot.state.degraded", "{state}", "1: in-process limits are used.", (_POOL,)
+)
+_OF_CALLS = (
+    *(_DURATION, _TOKEN_USAGE, _FIRST_CHUNK, _ATTEMPT, _ATTEMPTS, _FALLBACKS, _WAIT_TIME, _PENDING),
+    *(_TIMEOUTS, _COOLDOWNS, _KEY_TOKENS, _KEY_COST),
+)
+METRICS = (*_OF_CALLS, _KEY_COUNT, _QUOTA_USED, _DEGRADED)
+"""In the order of the documentation."""
+_HAS_BUCKETS = "explicit_bucket_boundaries_advisory" in signature(Meter.create_histogram).parameters
+"""Since OpenTelemetry 1.30; with older versions the histograms have the SDK's own buckets."""
+
+
+# Attribute sets of measurements, cached: creating one costs more than the measurement -------------
+
+CACHE_SIZE = 4_096
+"""The SDK keeps 2,000 series per metric and merges the rest into one."""
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _labels(  # noqa: PLR0917 - keyword arguments would double the cost of a cache hit
+    pool: str,
+    error_type: str | None = None,
+    key_id: str = "",
+    model: str | None = None,
+    failure: str | None = None,
+    token_type: str | None = None,
+) -> Attributes:
+    """Return the attributes of a measurement; every home key is `home`, or each had its series."""
+    values = {
+        _POOL: pool,
+        semconv.ERROR_TYPE: error_type,
+        semconv.KEY_ID: HOME.rstrip(":") if key_id.startswith(HOME) else key_id,
+        _MODEL: model,
+        _FAILURE: failure,
+        semconv.TOKEN_TYPE: token_type,
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _call_labels(  # noqa: PLR0917 - as above
+    pool: str,
+    verb: str,
+    model: str,
+    host: str,
+    platform: Platform,
+    error_type: str | None = None,
+    response_model: str | None = None,
+    token_type: str | None = None,
+) -> Attributes:
+    """Return the attributes of a measurement of a call, as in the GenAI conventions."""
+    request = request_attributes(operation_name(verb), model, host, platform)
+    more = {semconv.GEN_AI_RESPONSE_MODEL: response_model} if response_model else {}
+    return request | more | _labels(pool, error_type, "", None, None, token_type)
+
+
+# How the commands of one call become measurements -------------------------------------------------
+
+
+class CallMeter:
+    """Measures one call, from the moment it is made."""
+
+    __slots__ = (
+        "_abandoned", "_acquire_since", "_count", "_info", "_instruments", "_is_covered", "_key_id",
+        "_last_failure", "_pool", "_sent_at", "_started", "_usage",
+    )  # fmt: skip
+
+    def __init__(
+        self, instruments: dict[Metric, Any], info: CallInfo, pool: str, *, is_covered: bool
+    ) -> None:
+        """Start to measure; *is_covered*: another instrumentation has the `gen_ai.*` metrics."""
+        self._started = time.perf_counter()
+        self._instruments, self._info, self._pool = instruments, info, pool
+        self._is_covered = is_covered
+        self._key_id: str | None = None
+        """The key of the request in flight."""
+        self._count, self._sent_at = 0, 0.0
+        self._usage = NO_USAGE
+        self._acquire_since: float | None = None
+        self._abandoned: tuple[str, float] | None = None
+        """Key and seconds of an abandoned attempt; its `error.type` is known at the call's end."""
+        self._last_failure: tuple[BaseException | None, ErrorCause | None] = (None, None)
+
+    def before(self, command: Command) -> None:
+        """Start what *command* starts."""
+        is_wait = isinstance(command, Sleep) and command.reason == "key"
+        if isinstance(command, Send):
+            now = time.perf_counter()
+            since = now if self._acquire_since is None else self._acquire_since
+            self._instruments[_WAIT_TIME].record(now - since, _labels(self._pool))
+            self._acquire_since, self._sent_at = None, now
+            self._key_id, self._count = command.lease.key_id, self._count + 1
+        elif self._acquire_since is None and (is_wait or isinstance(command, Acquire)):
+            self._acquire_since = time.perf_counter()
+        if is_wait:
+            self._instruments[_PENDING].add(1, _labels(self._pool))
+
+    def after(self, command: Command, reply: Any) -> None:
+        """Record the result of *command*."""
+        if isinstance(command, Settle):
+            self._settle(command, cooling_down=isinstance(reply, int | float))
+        elif isinstance(command, Send):
+            is_stream = isinstance(reply, StreamOpened) and self._info.stream
+            if is_stream and not self._is_covered:
+                seconds = time.perf_counter() - self._started
+                self._instruments[_FIRST_CHUNK].record(seconds, _call_labels(*self._call))
+        elif isinstance(command, Sleep) and command.reason == "key":
+            self._instruments[_PENDING].add(-1, _labels(self._pool))
+
+    def attach(self) -> None:
+        """Do nothing: a measurement has no context."""
+
+    def detach(self, token: object) -> None:
+        """Do nothing."""
+
+    def finish(self, error: BaseException | None) -> None:
+        """Record the whole call."""
+        now, instruments, pool = time.perf_counter(), self._instruments, self._pool
+        if self._key_id is not None:  # an async stream that was dropped unread, and not settled
+            self._abandoned = self._key_id, now - self._sent_at
+        last_error, cause = self._last_failure
+        if error is None or error is not last_error:
+            cause = cause_from_error(error)
+        error_type = cause.type if cause is not None else None
+        if self._abandoned is not None:
+            key_id, duration = self._abandoned
+            attributes = _labels(pool, error_type, key_id, self._info.model)
+            instruments[_ATTEMPT].record(duration, attributes)
+        instruments[_ATTEMPTS].record(self._count, _labels(pool, error_type))
+        if isinstance(error, Exhausted):
+            instruments[_TIMEOUTS].add(1, _labels(pool))
+        if self._is_covered:
+            return
+        call, model = self._call, self._usage.model
+        instruments[_DURATION].record(now - self._started, _call_labels(*call, error_type, model))
+        for kind, tokens in zip(("input", "output"), self._usage, strict=False):
+            if isinstance(tokens, int):
+                attributes = _call_labels(*call, error_type, model, kind)
+                instruments[_TOKEN_USAGE].record(tokens, attributes)
+
+    def _settle(self, command: Settle, *, cooling_down: bool) -> None:
+        seconds = time.perf_counter() - self._sent_at
+        self._key_id = None
+        instruments, pool = self._instruments, self._pool
+        key_id, model = command.lease.key_id, self._info.model
+        outcome, verdict, self._usage = command.outcome
+        for kind, tokens in zip(("input", "output"), self._usage, strict=False):
+            if isinstance(tokens, int):
+                attributes = _labels(pool, None, key_id, model, None, kind)
+                instruments[_KEY_TOKENS].add(tokens, attributes)
+        if self._usage.cost_usd is not None:
+            attributes = _labels(pool, None, key_id, model)
+            instruments[_KEY_COST].add(self._usage.cost_usd, attributes)
+        failure = error_type = None
+        if verdict is not None:
+            cause = cause_from_verdict(verdict, command.error)
+            self._last_failure = command.error, cause
+            failure, error_type = verdict.failure, cause.type
+            if cooling_down:
+                instruments[_COOLDOWNS].add(1, _labels(pool, None, key_id, None, failure))
+        elif outcome is not LeaseOutcome.SUCCESS:
+            self._abandoned = key_id, seconds
+            return
+        attributes = _labels(pool, error_type, key_id, model, failure)
+        instruments[_ATTEMPT].record(seconds, attributes)
+
+    @property
+    def _call(self) -> tuple[str, str, str, str, Platform]:
+        info = self._info
+        return self._pool, info.verb, info.model, info.host, info.platform
+
+
+# What each collection reports: the keys by state, the used quota, degradation ---------------------
+
 CACHE_S = 0.25
-"""The metrics of a collection are observed one after the other; one snapshot serves all."""
+"""The metrics of a collection are observed one after the other; one look serves all."""
 
 
 class QuotaUtilization(NamedTuple):
@@ -80,77 +303,29 @@ class KeySnapshot(NamedTuple):
     """Of known limits, for models that were used."""
 
 
-class CachedSnapshot:
-    """The latest snapshot of all keys, refreshed once it is older than `CACHE_S`."""
-
-    def __init__(
-        self,
-        read: Callable[[], Iterable[KeySnapshot]],
-        on_error: OnInternalError,
-        *,
-        is_local: bool,
-    ) -> None:
-        """Read nothing yet.
-
-        Args:
-            read: Returns a snapshot of each key; may be slow and may raise, unless *is_local*.
-            on_error: Called when *read* raises.
-            is_local: *read* does no I/O, so it is called without a thread.
-        """
-        self._read = read
-        self._on_error = on_error
-        self._is_local = is_local
-        self._thread: threading.Thread | None = None
-        self._last: tuple[float, Sequence[KeySnapshot]] = (float("-inf"), ())
-
-    def __call__(self, timeout_s: float) -> Sequence[KeySnapshot]:
-        """Return a snapshot of each key; nothing if that takes longer than *timeout_s* seconds.
-
-        No lock is held, since the process may fork: two concurrent collections read twice.
-        """
-        begin = time.monotonic()
-        if begin - self._last[0] > CACHE_S:
-            if self._is_local:
-                self._refresh()
-            elif (thread := self._refresh_thread()) is not None:
-                thread.join(min(timeout_s, MAX_WAIT_S))
-        at, keys = self._last
-        return keys if at >= begin - CACHE_S else ()
-
-    def _refresh_thread(self) -> threading.Thread | None:
-        """Return the thread that refreshes; None while the interpreter shuts down."""
-        thread = self._thread
-        if thread is None or not thread.is_alive():
-            thread = threading.Thread(target=self._refresh, name="keyrot-metrics", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                return None
-            self._thread = thread
-        return thread
-
-    def _refresh(self) -> None:
-        try:
-            keys = tuple(self._read())
-        except Exception:
-            keys = ()
-            self._on_error("telemetry")
-        self._last = (time.monotonic(), keys)
-
-
-# What each collection reports: the keys by state, the used quota, degradation -------------------
-
-
-@dataclass(frozen=True, slots=True)
-class GaugeSource:
+class _Source:
     """An installed pool."""
 
-    pool: str
-    keys: CachedSnapshot
-    is_degraded: Callable[[], bool]
+    def __init__(
+        self, pool: str, read: Callable[[], Iterable[KeySnapshot]], is_degraded: Callable[[], bool]
+    ) -> None:
+        self.pool, self._look, self.is_degraded = pool, read, is_degraded
+        self._last: tuple[float, Sequence[KeySnapshot]] = (float("-inf"), ())
+
+    def read(self) -> Sequence[KeySnapshot]:
+        """Return how each key is; no lock is held, since the process may fork."""
+        at, keys = self._last
+        if time.monotonic() - at > CACHE_S:
+            try:
+                keys = tuple(self._look())
+            except Exception:
+                keys = ()
+                handle_internal_error("telemetry")
+            self._last = time.monotonic(), keys
+        return keys
 
 
-class PoolGauges:
+class _Gauges:
     """The gauges of all pools of one meter provider.
 
     A callback cannot be removed from its instrument, and an instrument is created only once. So
@@ -158,188 +333,37 @@ class PoolGauges:
     """
 
     def __init__(self) -> None:
-        self._sources: dict[int, GaugeSource] = {}
-        self._created = False
+        self.sources: list[_Source] = []
+        self.created = False
 
-    def register(self, source: GaugeSource, get_meter: Callable[[], Meter]) -> None:
-        """Report a pool from now on."""
-        self._sources[id(source)] = source
-        if self._created:
-            return
-        self._created = True
-        meter = get_meter()
-        meter.create_observable_up_down_counter(
-            KEY_COUNT.name, [self._states], KEY_COUNT.unit, KEY_COUNT.description
-        )
-        meter.create_observable_gauge(
-            QUOTA_USED.name, [self._quotas], QUOTA_USED.unit, QUOTA_USED.description
-        )
-        meter.create_observable_up_down_counter(
-            DEGRADED.name, [self._degraded], DEGRADED.unit, DEGRADED.description
-        )
+    def create(self, meter: Meter) -> None:
+        self.created = True
+        for create, metric, callback in (
+            (meter.create_observable_up_down_counter, _KEY_COUNT, self._states),
+            (meter.create_observable_gauge, _QUOTA_USED, self._quotas),
+            (meter.create_observable_up_down_counter, _DEGRADED, self._degraded),
+        ):
+            create(metric.name, [callback], metric.unit, metric.description)
 
-    def unregister(self, source: GaugeSource) -> None:
-        """Stop reporting a pool."""
-        self._sources.pop(id(source), None)
+    def _states(self, _options: object) -> Iterator[Observation]:
+        for source in tuple(self.sources):
+            counts = Counter(key.state for key in source.read())
+            for state in KEY_STATES if counts else ():
+                yield Observation(counts[state], {_POOL: source.pool, semconv.KEY_STATE: state})
 
-    def _states(self, options: CallbackOptions) -> Iterator[Observation]:
-        for source in tuple(self._sources.values()):
-            keys = source.keys(options.timeout_millis / 1000)
-            counts = Counter(key.state for key in keys)
-            for state in KEY_STATES if keys else ():
-                attributes = {semconv.POOL: source.pool, semconv.KEY_STATE: state}
-                yield Observation(counts[state], attributes)
-
-    def _quotas(self, options: CallbackOptions) -> Iterator[Observation]:
-        for source in tuple(self._sources.values()):
-            for key in source.keys(options.timeout_millis / 1000):
+    def _quotas(self, _options: object) -> Iterator[Observation]:
+        for source in tuple(self.sources):
+            for key in source.read():
                 for model, quota, ratio in key.used:
-                    attributes = attempt_attributes(source.pool, key.key_id, model)
-                    yield Observation(ratio, {**attributes, semconv.QUOTA: quota})
+                    labels = _labels(source.pool, None, key.key_id, model)
+                    yield Observation(ratio, {**labels, semconv.QUOTA: quota})
 
-    def _degraded(self, _options: CallbackOptions) -> Iterator[Observation]:
-        for source in tuple(self._sources.values()):
-            yield Observation(int(source.is_degraded()), pool_attributes(source.pool))
-
-
-# How the commands of one call become measurements ----------------------------------------------
+    def _degraded(self, _options: object) -> Iterator[Observation]:
+        for source in tuple(self.sources):
+            yield Observation(int(source.is_degraded()), _labels(source.pool))
 
 
-class CallMeter:
-    """Measures one call, from the moment it is made."""
-
-    __slots__ = (
-        "_abandoned", "_acquire_since", "_attempts", "_foreign_metrics", "_info", "_instruments",
-        "_key_id", "_last_failure", "_pool", "_sent_at", "_started", "_usage",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        instruments: Instruments,
-        info: CallInfo,
-        pool: str,
-        *,
-        foreign_metrics: bool,
-    ) -> None:
-        """Start to measure.
-
-        Args:
-            instruments: Record the measurements.
-            info: The call.
-            pool: The pool's name.
-            foreign_metrics: Another instrumentation records the `gen_ai.*` metrics of this call.
-        """
-        self._started = time.perf_counter()
-        self._instruments = instruments
-        self._info = info
-        self._pool = pool
-        self._foreign_metrics = foreign_metrics
-        self._key_id: str | None = None
-        """The key of the request in flight."""
-        self._attempts = 0
-        self._sent_at = 0.0
-        self._usage = NO_USAGE
-        self._acquire_since: float | None = None
-        self._abandoned: tuple[str, float] | None = None
-        """Key and seconds of an abandoned attempt; its `error.type` is known at the call's end."""
-        self._last_failure: tuple[BaseException | None, ErrorCause | None] = (None, None)
-
-    def before(self, command: Command) -> None:
-        """Start what *command* starts."""
-        if isinstance(command, Acquire):
-            self._start_acquire()
-        elif isinstance(command, Send):
-            self._send(command)
-        elif isinstance(command, Sleep) and command.reason == "key":
-            # A call that has failed with every key waits first and acquires afterwards.
-            self._start_acquire()
-            self._instruments.pending.add(1, pool_attributes(self._pool))
-
-    def after(self, command: Command, reply: Any) -> None:
-        """Record the result of *command*."""
-        if isinstance(command, Settle):
-            self._settle(command, cooling_down=isinstance(reply, int | float))
-        elif isinstance(command, Send):
-            is_stream = isinstance(reply, StreamOpened) and self._info.stream
-            if is_stream and not self._foreign_metrics:
-                seconds = time.perf_counter() - self._started
-                for metrics in self._instruments.calls:
-                    metrics.first_chunk(self._call_key(), seconds)
-        elif isinstance(command, Sleep) and command.reason == "key":
-            self._instruments.pending.add(-1, pool_attributes(self._pool))
-
-    def attach(self) -> None:
-        """Do nothing: a measurement has no context."""
-
-    def detach(self, token: object) -> None:
-        """Do nothing."""
-
-    def finish(self, error: BaseException | None) -> None:
-        """Record the whole call."""
-        now = time.perf_counter()
-        seconds = now - self._started
-        if self._key_id is not None:  # an async stream that was dropped unread, and not settled
-            self._abandoned = self._key_id, now - self._sent_at
-        instruments, pool, info = self._instruments, self._pool, self._info
-        last_error, cause = self._last_failure
-        if error is None or error is not last_error:
-            cause = cause_from_error(error)
-        error_type = cause.type if cause is not None else None
-        if self._abandoned is not None:
-            key_id, duration = self._abandoned
-            attributes = attempt_attributes(pool, key_id, info.model, None, None, error_type)
-            instruments.attempt_duration.record(duration, attributes)
-        instruments.call_attempts.record(self._attempts, pool_attributes(pool, error_type))
-        if isinstance(error, Exhausted):
-            instruments.timeouts.add(1, pool_attributes(pool))
-        if not self._foreign_metrics:
-            for metrics in instruments.calls:
-                metrics.call(self._call_key(), seconds, self._usage, error_type)
-
-    def _start_acquire(self) -> None:
-        if self._acquire_since is None:
-            self._acquire_since = time.perf_counter()
-
-    def _send(self, command: Send) -> None:
-        now = time.perf_counter()
-        waited = now - self._acquire_since if self._acquire_since is not None else 0.0
-        self._instruments.wait_time.record(waited, pool_attributes(self._pool))
-        self._acquire_since, self._sent_at = None, now
-        self._attempts += 1
-        self._key_id = command.lease.key_id
-
-    def _settle(self, command: Settle, *, cooling_down: bool) -> None:
-        seconds = time.perf_counter() - self._sent_at
-        self._key_id = None
-        pool, key_id, model = self._pool, command.lease.key_id, self._info.model
-        outcome, verdict, self._usage = command.outcome
-        for token_type, tokens in reported_tokens(self._usage):
-            attributes = attempt_attributes(pool, key_id, model, token_type)
-            self._instruments.key_tokens.add(tokens, attributes)
-        cost = self._usage.cost_usd
-        if cost is not None:
-            self._instruments.key_cost.add(cost, attempt_attributes(pool, key_id, model))
-        failure = error_type = None
-        if verdict is not None:
-            cause = cause_from_verdict(verdict, command.error)
-            self._last_failure = command.error, cause
-            failure, error_type = verdict.failure, cause.type
-            if cooling_down:
-                attributes = attempt_attributes(pool, key_id, None, None, failure)
-                self._instruments.cooldowns.add(1, attributes)
-        elif outcome is not LeaseOutcome.SUCCESS:
-            self._abandoned = key_id, seconds
-            return
-        attributes = attempt_attributes(pool, key_id, model, None, failure, error_type)
-        self._instruments.attempt_duration.record(seconds, attributes)
-
-    def _call_key(self) -> CallKey:
-        info = self._info
-        return self._pool, operation_name(info.verb), info.model, info.host, info.platform
-
-
-_API = "opentelemetry.metrics"
-_global_gauges = PoolGauges()
+_global_gauges = _Gauges()
 """Of the global provider, whichever it will be."""
 
 
@@ -353,12 +377,12 @@ class MetricsObserver:
             pool_name: The value of `keyrot.pool.name`.
             meter_provider: None: the global one, which may be set later.
         """
-        self._pool = pool_name
-        self._provider = meter_provider
-        self._gauges = PoolGauges() if meter_provider is not None else _global_gauges
+        self._pool, self._provider = pool_name, meter_provider
+        self._gauges = _Gauges() if meter_provider is not None else _global_gauges
+        self._models = ModelNames()
         get = metrics.get_meter_provider if meter_provider is None else lambda: meter_provider
         self._instruments = CurrentProvider(get, self._create_instruments)
-        self._source: GaugeSource | None = None
+        self._source: _Source | None = None
 
     def observe(self, info: CallInfo) -> CallObserver | None:
         """Measure a call, unless nothing records it or instrumentation is suppressed."""
@@ -368,58 +392,54 @@ class MetricsObserver:
         ctx = context.get_current()
         if is_suppressed(ctx):
             return None
-        foreign = find_foreign_span(ctx, info, self._pool)
-        if foreign is not None:
-            foreign.label_metrics()
-        foreign_metrics = foreign is not None and foreign.has_metrics
+        is_covered = covering_span(ctx, info) is not None
+        info = self._models.bounded(info, time.monotonic())
         if info.models_tried:
-            attributes = {semconv.FALLBACK_FROM: info.models_tried[-1]}
-            attributes |= {semconv.POOL: self._pool, semconv.GEN_AI_REQUEST_MODEL: info.model}
-            instruments.model_fallbacks.add(1, attributes)
-        return CallMeter(instruments, info, self._pool, foreign_metrics=foreign_metrics)
+            attributes = _labels(self._pool, None, "", info.model)
+            attributes = attributes | {semconv.FALLBACK_FROM: info.models_tried[-1]}
+            instruments[_FALLBACKS].add(1, attributes)
+        return CallMeter(instruments, info, self._pool, is_covered=is_covered)
 
     def register_gauges(
-        self,
-        read_keys: Callable[[], Iterable[KeySnapshot]],
-        is_degraded: Callable[[], bool],
-        on_error: OnInternalError,
-        *,
-        is_local: bool,
+        self, read_keys: Callable[[], Iterable[KeySnapshot]], is_degraded: Callable[[], bool]
     ) -> None:
-        """Report the state of the keys at each collection, until `unregister_gauges()`.
-
-        Args:
-            read_keys: Returns a snapshot of each key.
-            is_degraded: Returns whether the shared state is down.
-            on_error: Called when *read_keys* raises.
-            is_local: *read_keys* does no I/O.
-        """
-        snapshot = CachedSnapshot(read_keys, on_error, is_local=is_local)
-        self._source = GaugeSource(self._pool, snapshot, is_degraded)
-        try:
-            self._gauges.register(self._source, self._get_meter)
+        """Report the state of the keys at each collection, until `unregister_gauges()`."""
+        self._source = _Source(self._pool, read_keys, is_degraded)
+        self._gauges.sources.append(self._source)
+        if self._gauges.created:
+            return
+        try:  # the API's proxy forwards to the program's provider once it is set
+            self._gauges.create(
+                metrics.get_meter(semconv.INSTRUMENTATION, __version__, self._provider)
+            )
         except Exception:  # a provider named by OTEL_PYTHON_METER_PROVIDER that cannot be loaded
-            on_error("telemetry")
+            handle_internal_error("telemetry")
 
     def unregister_gauges(self) -> None:
         """Stop reporting the state of the keys."""
         if self._source is not None:
-            self._gauges.unregister(self._source)
+            self._gauges.sources.remove(self._source)
             self._source = None
 
-    def _get_meter(self) -> Meter:
-        """Return a meter; the API's proxy forwards to the program's provider once it is set."""
-        return metrics.get_meter(semconv.INSTRUMENTATION, __version__, self._provider)
-
-    def _create_instruments(self, provider: MeterProvider) -> Instruments | None:
+    def _create_instruments(self, provider: MeterProvider) -> dict[Metric, Any] | None:
         """Create the instruments; return None if the provider records nothing."""
         # The API's own providers, in place until the program sets one, record nothing.
-        if type(provider).__module__.startswith(_API):
+        if type(provider).__module__.startswith("opentelemetry.metrics"):
             return None
         meter = provider.get_meter(semconv.INSTRUMENTATION, __version__)
         if isinstance(meter, NoOpMeter):
             return None
-        instruments = Instruments(meter)
-        for counter in (instruments.pending, instruments.timeouts):
-            counter.add(0, pool_attributes(self._pool))  # a rate exists before the first increment
-        return instruments
+        made: dict[Metric, Any] = {}
+        for metric in _OF_CALLS:
+            args = metric.name, metric.unit, metric.description
+            if metric.kind == _HISTOGRAM:
+                buckets = {"explicit_bucket_boundaries_advisory": metric.buckets}
+                more: Any = buckets if _HAS_BUCKETS else {}
+                made[metric] = meter.create_histogram(*args, **more)
+            elif metric.kind == _COUNTER:
+                made[metric] = meter.create_counter(*args)
+            else:
+                made[metric] = meter.create_up_down_counter(*args)
+        for metric in (_PENDING, _TIMEOUTS):  # a rate exists before the first increment
+            made[metric].add(0, _labels(self._pool))
+        return made

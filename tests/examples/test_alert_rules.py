@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from keyrot_middleware.telemetry.instruments import METRICS
+from keyrot_middleware.telemetry.metrics import METRICS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "prometheus"
 RULES = EXAMPLE / "alerts.yml"

@@ -18,7 +18,7 @@ import pytest
 from support.prometheus import BINARY, Prometheus, read
 from support.servers import free_port, wait_for
 
-from keyrot_middleware.telemetry.instruments import METRICS
+from keyrot_middleware.telemetry.metrics import METRICS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "prometheus"
 DASHBOARD: dict[str, Any] = json.loads((EXAMPLE / "grafana" / "keyrot.json").read_text("utf-8"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +25,8 @@ from support.scripted_pool import (
 from keyrot_middleware.core.commands import Acquire, Send, Settle
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import HOME, Candidate, Lease, LeaseOutcome, Outcome, Usage
-from keyrot_middleware.telemetry.instruments import METRICS, MetricKind
+from keyrot_middleware.core.model_names import MAX_NAMES, OTHER
+from keyrot_middleware.telemetry.metrics import METRICS
 
 INFERENCE = "opentelemetry.genai.client.inference.context"
 DURATION = "gen_ai.client.operation.duration"
@@ -191,9 +191,8 @@ async def test_a_cancelled_call(metered: RecordedMetrics) -> None:
 
 
 def test_under_the_official_instrumentation(metered: RecordedMetrics) -> None:
-    """What it measures itself we do not; its metrics have our pool."""
-    data = SimpleNamespace(attributes={}, metric_attributes={})
-    token = context.attach(context.set_value(INFERENCE, data))
+    """What it measures itself we do not."""
+    token = context.attach(context.set_value(INFERENCE, object()))
     try:
         ScriptedPool([metered.observer]).run()
         list(ScriptedPool([metered.observer], script={"flash_01": [Chunks(2)]}).stream(STREAMED))
@@ -201,7 +200,6 @@ def test_under_the_official_instrumentation(metered: RecordedMetrics) -> None:
         context.detach(token)
     assert {name for name in metered.collect() if name.startswith("gen_ai.")} == set()
     assert metered.by(ATTEMPT, "error.type") == {None: 2}
-    assert data.metric_attributes == {"keyrot.pool.name": "test"}
 
 
 @pytest.mark.parametrize("key", ["suppress_instrumentation", None])
@@ -243,7 +241,7 @@ def test_the_table_is_what_the_sdk_sees(metered: RecordedMetrics) -> None:
         assert {name for point in points for name in point.attributes} == set(metric.attributes)
         if HAS_BUCKETS or not metric.buckets:
             assert {point.bounds for point in points} == {metric.buckets}
-        assert bool(metric.buckets) is (metric.kind is MetricKind.HISTOGRAM)
+        assert bool(metric.buckets) is (metric.kind == "Histogram")
 
 
 def _kind(data: Any) -> str:
@@ -255,7 +253,6 @@ def _kind(data: Any) -> str:
 
 def _everything(metered: RecordedMetrics) -> None:
     """Make calls of every kind, with a registered pool."""
-    from keyrot_middleware.guard import handle_internal_error
     from keyrot_middleware.monitoring.view import levels
 
     script = {"flash_01": [minute(9)], "pro_01": [Chunks(2), failure(400)]}
@@ -263,9 +260,7 @@ def _everything(metered: RecordedMetrics) -> None:
     list(scripted.stream())
     with pytest.raises(GoogleError):
         scripted.run()
-    metered.observer.register_gauges(
-        lambda: levels(scripted.pool), lambda: False, handle_internal_error, is_local=True
-    )
+    metered.observer.register_gauges(lambda: levels(scripted.pool), lambda: False)
     metered.observer.observe(INFO._replace(models_tried=("gemini-2.5-pro",)))
     usage = Usage(1, 1, model="m")
     watch = metered.observer.observe(INFO)
@@ -274,6 +269,14 @@ def _everything(metered: RecordedMetrics) -> None:
     watch.before(Send(lease, 1, 0))
     watch.after(Settle(lease, Outcome(LeaseOutcome.ABANDONED, None, usage)), None)
     watch.finish(asyncio.CancelledError())
+
+
+def test_model_names_of_a_programs_users_are_bounded(metered: RecordedMetrics) -> None:
+    """After some two hundred names all others have one series."""
+    scripted = ScriptedPool([metered.observer])
+    for number in range(MAX_NAMES + 20):
+        scripted.run(INFO._replace(model=f"m-{number}"))
+    assert metered.by(DURATION, "gen_ai.request.model")[OTHER] == 20
 
 
 def test_the_buckets_are_those_of_the_conventions() -> None:

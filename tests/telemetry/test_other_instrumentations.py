@@ -95,8 +95,6 @@ def test_requests_of_a_tool_are_not_the_calls(model, traced, gemini, pool, conne
     wanted = [f"{outer} > {attempt}"] * 2 + [outer, tool]
     wanted += inner + [f"{path} > {attempt}" for path in inner]
     assert sorted(tree(traced)) == sorted(wanted)
-    counts = {s.name: s.attributes.get("keyrot.attempt.count") for s in traced.named(CALL)[-1:]}
-    assert counts == {CALL: 2}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -146,20 +144,6 @@ def test_an_embedding_is_recorded_as_without_a_pool(way, traced, gemini, pool, c
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("first", [OFFICIAL, OPENINFERENCE], ids=["official", "openinference"])
-def test_under_both_there_is_one_inference_span(first, mode, traced, gemini, pool, connect) -> None:
-    """Whichever is outermost, the official span is the logical one and holds the attempt."""
-    pool("A")
-    second = OPENINFERENCE if first == OFFICIAL else OFFICIAL
-    with instrumented(traced.provider, first, second):
-        ask(mode, connect())
-    ours = [s for s in traced.spans if s.instrumentation_scope.name == "keyrot_middleware"]
-    assert "attempt A" in [span.name for span in ours]
-    inference = [s for s in traced.spans if "gen_ai.operation.name" in s.attributes]
-    assert [span.instrumentation_scope.name for span in inference] == [OFFICIAL]
-
-
-@pytest.mark.parametrize("mode", MODES)
 def test_suppressed_calls_rotate_and_record_nothing(mode, traced, gemini, pool, connect) -> None:
     """Under `suppress_instrumentation` another key is used, and no span or attribute is ours."""
     pool("A", "B", strategy="fill")
@@ -170,7 +154,7 @@ def test_suppressed_calls_rotate_and_record_nothing(mode, traced, gemini, pool, 
     assert not any(name.startswith("keyrot") for s in traced.spans for name in s.attributes)
 
 
-@pytest.mark.parametrize("others", [(OFFICIAL,), (OPENINFERENCE,), (OFFICIAL, OPENINFERENCE)])
+@pytest.mark.parametrize("others", [(OFFICIAL,), (OPENINFERENCE,)])
 def test_abandoned_and_interleaved_streams_end_once(others, traced, gemini, pool, connect) -> None:
     """Two streams read in turn, one of them dropped: each attempt ends, and no span stays open.
 

@@ -7,8 +7,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,8 @@ from support.servers import server
 
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.model import Candidate, Limits
-from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.monitoring.view import levels
-from keyrot_middleware.telemetry.metrics import CachedSnapshot, KeySnapshot
+from keyrot_middleware.telemetry.metrics import KeySnapshot
 from keyrot_middleware.testing import FakeGemini
 
 COUNT = "keyrot.key.count"
@@ -38,9 +35,7 @@ class RecordedGauges(RecordedMetrics):
         self.scripted = ScriptedPool([self.observer], keys=keys, script=script)
         self.degraded = False
         self.reads = 0
-        self.observer.register_gauges(
-            self._levels, lambda: self.degraded, handle_internal_error, is_local=True
-        )
+        self.observer.register_gauges(self._levels, lambda: self.degraded)
 
     def _levels(self) -> Iterable[KeySnapshot]:
         self.reads += 1
@@ -50,7 +45,7 @@ class RecordedGauges(RecordedMetrics):
     def states(self) -> Any:
         """Count the keys by their state, read again."""
         source: Any = self.observer._source
-        source.keys._last = (float("-inf"), ())
+        source._last = (float("-inf"), ())
         return self.by(COUNT, "keyrot.key.state")
 
     def limit(self, key_id: str, limits: Limits) -> None:
@@ -106,19 +101,21 @@ def test_a_limit_of_zero_is_used_up() -> None:
     }
 
 
+def test_a_state_that_fails_breaks_nothing() -> None:
+    """The collection has no gauges of the keys; it is read once for all metrics."""
+    gauges = RecordedGauges()
+    gauges.collect()
+    assert gauges.reads == 1
+    gauges.observer._source._look = lambda: 1 / 0  # type: ignore[union-attr,assignment,return-value]
+    assert gauges.states == {}
+
+
 def test_degraded() -> None:
     """1 while this process counts alone, 0 else."""
     gauges = RecordedGauges()
     assert gauges.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 0}
     gauges.degraded = True
     assert gauges.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 1}
-
-
-def test_one_reading_serves_a_collection() -> None:
-    """The state is read once for all metrics, whatever their number."""
-    gauges = RecordedGauges()
-    gauges.collect()
-    assert gauges.reads == 1
 
 
 def test_an_uninstalled_pool_is_not_reported() -> None:
@@ -129,67 +126,8 @@ def test_an_uninstalled_pool_is_not_reported() -> None:
     assert {name for name in gauges.collect() if name in (COUNT, USED)} == set()
     assert gauges.points("keyrot.state.degraded") == []
     gauges.observer.unregister_gauges()
-    gauges.observer.register_gauges(
-        gauges._levels, lambda: False, handle_internal_error, is_local=True
-    )
+    gauges.observer.register_gauges(gauges._levels, lambda: False)
     assert [point.value for point in gauges.points("keyrot.state.degraded")] == [0]
-
-
-def test_a_hanging_state_delays_no_collection() -> None:
-    """A read that takes too long is waited for a while, and not begun a second time."""
-    gate, reads = threading.Event(), []
-
-    def hang() -> list[KeySnapshot]:
-        reads.append(1)
-        gate.wait(30)
-        return [KeySnapshot("a", "available")]
-
-    reading = CachedSnapshot(hang, handle_internal_error, is_local=False)
-    begin = time.monotonic()
-    assert reading(0.05) == reading(0.05) == ()
-    assert time.monotonic() - begin < 20, "it hangs for 30 s"
-    gate.set()
-    reading._thread.join(10)  # type: ignore[union-attr]
-    assert [level.key_id for level in reading(0.05)] == ["a"]
-    assert len(reads) == 1
-
-
-def test_a_state_that_fails_breaks_nothing() -> None:
-    """Exceptions of a read go to the guard, and this collection has no gauges of the keys."""
-    errors: list[str] = []
-
-    def fail() -> list[KeySnapshot]:
-        raise ConnectionError
-
-    for is_local in (True, False):
-        assert CachedSnapshot(fail, errors.append, is_local=is_local)(1) == ()
-    assert errors == ["telemetry"] * 2
-
-
-def test_no_thread_can_be_started_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last collection comes from an exit handler, when Python starts no thread any more."""
-
-    def refuse(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    reading = CachedSnapshot(
-        lambda: [KeySnapshot("a", "available")], handle_internal_error, is_local=False
-    )
-    assert reading(1) == ()
-
-
-def test_an_unavailable_provider_is_no_error() -> None:
-    """The program starts without metrics, and the error is reported."""
-    errors: list[str] = []
-    metered = RecordedMetrics()
-
-    def fail() -> Any:
-        raise LookupError("no such provider")
-
-    metered.observer._get_meter = fail  # type: ignore[method-assign]
-    metered.observer.register_gauges(list, lambda: False, errors.append, is_local=True)
-    assert errors == ["telemetry"]
 
 
 PROGRAM = textwrap.dedent(

@@ -12,6 +12,7 @@ from support.modes import ask
 
 import keyrot_middleware
 from keyrot_middleware.core.model_names import MAX_NAMES
+from keyrot_middleware.monitoring.view import source_of
 
 
 def test_any_number_of_model_names_leaves_a_bounded_state(
@@ -42,3 +43,18 @@ def test_control_characters_of_a_model_reach_no_log_line(
     texts = [record.getMessage() for record in caplog.records if "evil" in record.getMessage()]
     assert texts
     assert not any(set("\x1b\n\u202e") & set(text) for text in texts)
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_key_in_place_of_the_model_is_shown_nowhere(
+    way: str, gemini: Any, pool: Any, connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in status(), nor in a log line, nor in what the page shows of the call."""
+    caplog.set_level(logging.DEBUG, "keyrot_middleware")
+    installed = pool("A", max_wait_s=0)
+    key = "AIzaFAKE" + "b3" * 16
+    with suppress(errors.ClientError):
+        ask(way, connect(), model=key)
+    shown = [keyrot_middleware.status(), source_of(installed).status(), caplog.text]
+    assert "AIza" in str(shown)
+    assert key not in str([*shown, source_of(installed).attempts()])

@@ -20,8 +20,6 @@ from .core.usage import parse_usage
 from .runtime import runner
 from .secrets import Secret
 
-__all__ = ["KeyLease", "KeyUse", "LeasedKey", "Report", "check_count", "report", "reported_usage"]
-
 
 class Report(NamedTuple):
     """What a failure means."""

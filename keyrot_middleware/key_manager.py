@@ -44,14 +44,12 @@ from .core.spending import nano_usd
 from .core.text import did_you_mean, display, hide_secrets
 from .errors import ConfigError
 from .forks import after_fork
-from .key_lease import KeyLease, KeyUse, LeasedKey, Report, check_count, report, reported_usage
+from .key_lease import KeyLease, KeyUse, Report, check_count, report, reported_usage
 from .monitoring.view import HealthStatus, health, source_of
 from .runtime.current import current_pool
 from .runtime.pool import Clock, Pool, SystemClock
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys
-
-__all__ = ["KeyLease", "KeyManager", "LeasedKey", "Report", "SelectedKey", "get_key_manager"]
 
 LEASE_S = 600.0
 """Seconds after which a selection without a report counts as abandoned."""

@@ -17,18 +17,6 @@ from urllib.parse import parse_qsl
 from .model import GENERIC_VERBS
 from .request_body import CONTINUATION, HANDLE, PAGE, TYPED, UPLOAD, add_name, read_body
 
-__all__ = [
-    "NEW_BATCH",
-    "STATELESS",
-    "Lifetime",
-    "Route",
-    "conversation",
-    "find_resource_names",
-    "is_api_path",
-    "owner_lifetime",
-    "parse_path",
-]
-
 STATELESS = frozenset(
     {
         "batchEmbedContents",

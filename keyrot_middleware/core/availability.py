@@ -8,15 +8,6 @@ from typing import Literal, NamedTuple, get_args
 from .failures import KEY_REJECTIONS
 from .model import IN_USE, Block
 
-__all__ = [
-    "AVAILABLE",
-    "DISABLED_BY_HAND",
-    "KEY_STATES",
-    "Availability",
-    "KeyState",
-    "availability",
-]
-
 KeyState = Literal["available", "limited", "cooling_down", "rejected", "unresolved", "disabled"]
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
 """The state of a key, in the words of status(), the CLI, metrics and the docs."""

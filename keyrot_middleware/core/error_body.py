@@ -20,8 +20,6 @@ from typing import Any, NamedTuple
 
 from .model import NO_LIMITS, Limits
 
-__all__ = ["ParsedError", "QuotaViolation", "parse_error", "seconds"]
-
 MAX_DELAY_S = 90_000.0
 """25 hours, the longest Pacific day; longer delays are clamped."""
 MAX_MESSAGE = 8_192

@@ -35,6 +35,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from .error_body import ParsedError, parse_error
@@ -45,31 +46,6 @@ from .windows import (
     next_pacific_midnight,
     next_pacific_month,
 )
-
-__all__ = [
-    "DAILY_BACKOFF",
-    "GOOGLE_SAYS",
-    "KEY_REJECTIONS",
-    "LONG_S",
-    "REJECTIONS",
-    "RULES",
-    "SLOW_BACKOFF",
-    "SPEND_BACKOFF",
-    "FailureFacts",
-    "Rule",
-    "Transport",
-    "Until",
-    "classify",
-    "describe",
-    "for_a_day",
-    "for_an_hour",
-    "for_ten_minutes",
-    "until_backoff",
-    "until_cap_reset",
-    "until_day_end",
-    "until_minute_end",
-    "until_retry_info",
-]
 
 # One row of the table: the signals to match, and the consequences -------------------------------
 
@@ -120,7 +96,7 @@ def for_ten_minutes(_parsed: ParsedError, now: float) -> float:
 
 
 def for_an_hour(_parsed: ParsedError, now: float) -> float:
-    """Return the time in an hour: credit may have been added, or Google was wrong (A4)."""
+    """Return the time in an hour: credit may have been added, or Google was wrong."""
     return now + HOUR_S
 
 
@@ -158,7 +134,7 @@ def until_retry_info(parsed: ParsedError, now: float) -> float | None:
     return None if parsed.retry_delay_s is None else now + parsed.retry_delay_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One failure class: its signals and its consequences.
 
@@ -169,21 +145,19 @@ class Rule:
     """
 
     name: str
-    transport: Transport = ""
     codes: Container[int | None] | None = None
     """None: any code, and no code."""
+    transport: Transport = ""
     model_only: bool = False
     """Only for a request that names a model and no stored resource."""
     reasons: frozenset[str] = frozenset()
     """ErrorInfo reasons and Interactions' codes, upper case."""
-    text: re.Pattern[str] | None = None
+    text: str = ""
+    """A pattern for the message."""
     quota: str = ""
     """A part of the quotaId or metric name, lower-case letters only."""
     limit_is_zero: bool = False
-    """A limit of 0."""
     has_retry_delay: bool = False
-    """The server reported a retry delay."""
-
     scope: Scope = Scope.NONE
     until: Until = until_backoff
     backoff: Backoff | None = None
@@ -199,7 +173,7 @@ class Rule:
     may_wait: bool = True
     sent: bool = True
     any_tier: bool = True
-    trusts_any_body: bool = False
+    any_body: bool = False
     """It is a rate limit, so it is believed from a proxy too."""
 
     def matches(self, facts: FailureFacts, parsed: ParsedError, info: CallInfo) -> bool:
@@ -208,276 +182,208 @@ class Rule:
             return False
         if self.codes is not None and parsed.code not in self.codes:
             return False
-        alone = self._has_no_signals()
-        believed = self.trusts_any_body or (
-            parsed.is_google_error if alone else parsed.has_google_shape
-        )
-        if self.scope is not Scope.NONE and not believed:
+        signals = self.reasons, self.text, self.quota, self.limit_is_zero, self.has_retry_delay
+        alone = not any(signals)
+        believed = parsed.is_google_error if alone else parsed.has_google_shape
+        if self.scope is not Scope.NONE and not (believed or self.any_body):
             return False
         if self.model_only and (info.bound_to_owner or info.resources or not info.model):
             return False
         return alone or self._has_signal(parsed)
 
-    def _has_no_signals(self) -> bool:
-        return not (
-            self.reasons or self.text or self.quota or self.limit_is_zero or self.has_retry_delay
-        )
-
     def _has_signal(self, parsed: ParsedError) -> bool:
         return (
             not self.reasons.isdisjoint(parsed.reasons)
-            or (self.text is not None and self.text.search(parsed.message) is not None)
+            or (self.text != "" and re.search(self.text, parsed.message, _FLAGS) is not None)
             or (self.quota != "" and any(self.quota in quota.name for quota in parsed.quotas))
             or (self.limit_is_zero and any(quota.limit == 0 for quota in parsed.quotas))
             or (self.has_retry_delay and parsed.retry_delay_s is not None)
         )
 
 
-def _text(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE | re.DOTALL)
-
-
+_FLAGS = re.IGNORECASE | re.DOTALL
 _QUOTA = (429,)
+
+
+def _any_of(*reasons: str) -> frozenset[str]:
+    return frozenset(reasons)
+
+
+_rejected = partial(Rule, scope=Scope.KEY, backoff=SLOW_BACKOFF, rejected=True)
+_for_long = partial(_rejected, backoff=DAILY_BACKOFF)
+_project = partial(Rule, scope=Scope.PROJECT)
+_billing = partial(Rule, scope=Scope.BILLING)
+_model = partial(Rule, scope=Scope.PROJECT_MODEL)
+_paced = partial(_model, codes=_QUOTA, has_known_end=True)
 
 RULES: tuple[Rule, ...] = (
     # Transport errors.
-    Rule(name="connect", transport="connect", retry=True, sent=False),
-    Rule(name="reset", transport="reset", retry=True),
-    Rule(name="timeout", transport="timeout"),
-    Rule(name="transport", transport="other"),
-    # The value of the key is rejected (A5, A6).
-    Rule(
-        name="key_expired",
-        text=_text(r"^API key expired\. Please\b"),
-        scope=Scope.KEY,
-        backoff=SLOW_BACKOFF,
-        rejected=True,
+    Rule("connect", transport="connect", retry=True, sent=False),
+    Rule("reset", transport="reset", retry=True),
+    Rule("timeout", transport="timeout"),
+    Rule("transport", transport="other"),
+    # The value of the key is rejected.
+    _rejected("key_expired", text=r"^API key expired\. Please\b"),
+    _rejected(
+        "key_invalid",
+        reasons=_any_of("API_KEY_INVALID"),
+        text=r"^API key not (?:valid|found)\. Please\b",
     ),
-    Rule(
-        name="key_invalid",
-        reasons=frozenset({"API_KEY_INVALID"}),
-        text=_text(r"^API key not (?:valid|found)\. Please\b"),
-        scope=Scope.KEY,
-        backoff=SLOW_BACKOFF,
-        rejected=True,
-    ),
-    Rule(
-        name="key_leaked",
-        text=_text(r"^Your API key was reported as leaked\b"),
-        scope=Scope.KEY,
-        backoff=DAILY_BACKOFF,
-        rejected=True,
-    ),
-    Rule(
-        name="key_restricted",
-        reasons=frozenset(
-            {
-                "API_KEY_ANDROID_APP_BLOCKED",
-                "API_KEY_HTTP_REFERRER_BLOCKED",
-                "API_KEY_IOS_APP_BLOCKED",
-                "API_KEY_IP_ADDRESS_BLOCKED",
-            }
+    _for_long("key_leaked", text=r"^Your API key was reported as leaked\b"),
+    _rejected(
+        "key_restricted",
+        reasons=_any_of(
+            *("API_KEY_ANDROID_APP_BLOCKED", "API_KEY_HTTP_REFERRER_BLOCKED"),
+            *("API_KEY_IOS_APP_BLOCKED", "API_KEY_IP_ADDRESS_BLOCKED"),
         ),
-        text=_text(
-            r"^(?:Requests from (?:referer|this (?:android|ios) client)\b.{0,300} are blocked"
-            r"|The provided API key has an IP address restriction)"
-        ),
-        scope=Scope.KEY,
-        backoff=SLOW_BACKOFF,
-        rejected=True,
+        text=r"^(?:Requests from (?:referer|this (?:android|ios) client)\b.{0,300} are blocked"
+        r"|The provided API key has an IP address restriction)",
     ),
-    Rule(
-        name="key_denied",
-        codes=(403,),
+    _rejected(
+        "key_denied",
+        (403,),
         model_only=True,
-        reasons=frozenset(
-            {
-                "IAM_PERMISSION_DENIED",
-                "ORG_RESTRICTION_VIOLATION",
-                "RESOURCE_USAGE_RESTRICTION_VIOLATED",
-                "SECURITY_POLICY_VIOLATED",
-            }
+        reasons=_any_of(
+            *("IAM_PERMISSION_DENIED", "ORG_RESTRICTION_VIOLATION", "SECURITY_POLICY_VIOLATED"),
+            "RESOURCE_USAGE_RESTRICTION_VIOLATED",
         ),
-        scope=Scope.KEY,
-        backoff=SLOW_BACKOFF,
-        rejected=True,
     ),
-    Rule(
-        name="key_method_blocked",
-        reasons=frozenset({"API_KEY_SERVICE_BLOCKED"}),
-        text=_text(r"^Requests to this API \S{1,200} method \S{1,200} are blocked"),
+    _rejected(
+        "key_method_blocked",
+        reasons=_any_of("API_KEY_SERVICE_BLOCKED"),
+        text=r"^Requests to this API \S{1,200} method \S{1,200} are blocked",
         scope=Scope.KEY_VERB,
-        backoff=SLOW_BACKOFF,
-        rejected=True,
     ),
-    Rule(
-        name="project_suspended",
-        reasons=frozenset({"CONSUMER_SUSPENDED"}),
-        text=_text(r"^Permission denied: Consumer '[^']{0,300}' has been suspended"),
-        scope=Scope.KEY,
-        backoff=DAILY_BACKOFF,
-        rejected=True,
+    _for_long(
+        "project_suspended",
+        reasons=_any_of("CONSUMER_SUSPENDED"),
+        text=r"^Permission denied: Consumer '[^']{0,300}' has been suspended",
     ),
-    # The project or its billing account (A3, A4, A6).
-    Rule(
-        name="service_disabled",
-        reasons=frozenset({"SERVICE_DISABLED"}),
-        text=_text(r"^Generative Language API has not been used in project\b"),
-        scope=Scope.PROJECT,
+    # The project or its billing account.
+    _project(
+        "service_disabled",
+        reasons=_any_of("SERVICE_DISABLED"),
+        text=r"^Generative Language API has not been used in project\b",
         until=for_ten_minutes,
     ),
-    Rule(
-        name="project_denied",
-        reasons=frozenset({"BILLING_DISABLED", "CONSUMER_INVALID", "USER_PROJECT_DENIED"}),
-        text=_text(r"^Your project has been denied access\b"),
-        scope=Scope.PROJECT,
+    _project(
+        "project_denied",
+        reasons=_any_of("BILLING_DISABLED", "CONSUMER_INVALID", "USER_PROJECT_DENIED"),
+        text=r"^Your project has been denied access\b",
         until=for_a_day,
     ),
-    Rule(
-        name="credit_depleted",
-        reasons=frozenset({"PAYMENT_REQUIRED"}),
-        text=_text(r"^Your prepayment credits are depleted\b"),
-        scope=Scope.BILLING,
+    _billing(
+        "credit_depleted",
+        reasons=_any_of("PAYMENT_REQUIRED"),
+        text=r"^Your prepayment credits are depleted\b",
         until=for_an_hour,
     ),
-    Rule(
-        name="billing_cap",
-        text=_text(r"^Your billing account has exceeded its monthly spending cap\b"),
-        scope=Scope.BILLING,
+    _billing(
+        "billing_cap",
+        text=r"^Your billing account has exceeded its monthly spending cap\b",
         until=until_cap_reset,
     ),
-    Rule(
-        name="project_cap",
-        text=_text(r"^Your project has exceeded its monthly spending cap\b"),
-        scope=Scope.PROJECT,
+    _project(
+        "project_cap",
+        text=r"^Your project has exceeded its monthly spending cap\b",
         until=until_cap_reset,
     ),
-    Rule(
-        name="spend_rate",
-        text=_text(r"^You exceeded your spend-based rate limit\b"),
-        scope=Scope.BILLING,
+    _billing(
+        "spend_rate",
+        text=r"^You exceeded your spend-based rate limit\b",
         until=until_retry_info,
         backoff=SPEND_BACKOFF,
         has_known_end=True,
     ),
-    # Quotas, the gravest first (A1, A2).
+    # Quotas, the gravest first.
     Rule(
-        name="cache_storage",
-        codes=_QUOTA,
-        text=_text(r"^TotalCachedContentStorage"),
+        "cache_storage",
+        _QUOTA,
+        text=r"^TotalCachedContentStorage",
         quota="totalcachedcontentstorage",
         scope=Scope.PROJECT_CACHE,
         until=for_a_day,
     ),
     Rule(
-        name="batch_quota",
-        codes=_QUOTA,
+        "batch_quota",
+        _QUOTA,
         quota="enqueued",
         scope=Scope.KEY_VERB,
         until=until_retry_info,
-        trusts_any_body=True,
+        any_body=True,
     ),
-    Rule(
-        name="limit_zero",
-        codes=_QUOTA,
-        limit_is_zero=True,
-        scope=Scope.PROJECT_MODEL,
-        until=for_a_day,
-        may_wait=False,
-    ),
-    Rule(
-        name="quota_day",
-        codes=_QUOTA,
-        reasons=frozenset({"QUOTA_EXCEEDED"}),
+    _model("limit_zero", _QUOTA, limit_is_zero=True, until=for_a_day, may_wait=False),
+    _paced(
+        "quota_day",
+        reasons=_any_of("QUOTA_EXCEEDED"),
         quota="perday",
-        scope=Scope.PROJECT_MODEL,
         until=until_day_end,
-        has_known_end=True,
         may_wait=False,
     ),
-    Rule(
-        name="quota_minute",
-        codes=_QUOTA,
-        reasons=frozenset({"RATE_LIMIT_EXCEEDED"}),
+    _paced(
+        "quota_minute",
+        reasons=_any_of("RATE_LIMIT_EXCEEDED"),
         quota="perminute",
-        scope=Scope.PROJECT_MODEL,
         until=until_minute_end,
-        has_known_end=True,
-        trusts_any_body=True,
+        any_body=True,
     ),
-    Rule(
-        name="rate_limit",
-        codes=_QUOTA,
-        has_retry_delay=True,
-        scope=Scope.PROJECT_MODEL,
-        until=until_retry_info,
-        has_known_end=True,
-        trusts_any_body=True,
-    ),
-    # The model in this project, the location, the request's own resources (A6 to A9).
-    Rule(
-        name="model_denied",
-        codes=(403,),
+    _paced("rate_limit", has_retry_delay=True, until=until_retry_info, any_body=True),
+    # The model in this project, the location, the request's own resources.
+    _model(
+        "model_denied",
+        (403,),
         model_only=True,
-        text=_text(r"^The caller does not have permission\.?$"),
-        scope=Scope.PROJECT_MODEL,
+        text=r"^The caller does not have permission\.?$",
+        until=for_a_day,
+    ),
+    _model(
+        "model_withdrawn",
+        (404,),
+        text=r"^(?:This model )?\S{0,100}\s?(?:is )?no longer available to new users",
         until=for_a_day,
     ),
     Rule(
-        name="model_withdrawn",
-        codes=(404,),
-        text=_text(r"^(?:This model )?\S{0,100}\s?(?:is )?no longer available to new users"),
-        scope=Scope.PROJECT_MODEL,
-        until=for_a_day,
+        "model_not_found",
+        (404,),
+        text=r"^(?:models/\S{1,200} is|Publisher Model \S{1,300}(?: was)?) not found\b",
     ),
     Rule(
-        name="model_not_found",
-        codes=(404,),
-        text=_text(r"^(?:models/\S{1,200} is|Publisher Model \S{1,300}(?: was)?) not found\b"),
-    ),
-    Rule(
-        name="location",
-        codes=(400,),
-        text=_text(
-            r"^(?:User location is not supported"
-            r"|(?:Gemini API )?free tier is not available in your country)"
-        ),
+        "location",
+        (400,),
+        text=r"^(?:User location is not supported"
+        r"|(?:Gemini API )?free tier is not available in your country)",
         rotate=True,
         max_rotations=1,
         any_tier=False,
     ),
     Rule(
-        name="affinity",
-        codes=(400, 403, 404),
-        text=_text(
-            r"thought[ _]signature|permission to access the File|the file is missing"
-            r"|CachedContent not found|Requested entity was not found"
-            r"|^(?!models/).{0,200}\b(?:interaction|operation)s?\b.{0,200} not found"
-        ),
+        "affinity",
+        (400, 403, 404),
+        text=r"thought[ _]signature|permission to access the File|the file is missing"
+        r"|CachedContent not found|Requested entity was not found"
+        r"|^(?!models/).{0,200}\b(?:interaction|operation)s?\b.{0,200} not found",
     ),
     Rule(
-        name="no_key",
-        codes=(401, 403),
-        reasons=frozenset({"CREDENTIALS_MISSING"}),
-        text=_text(r"unregistered callers|^API keys are not supported by this API"),
+        "no_key",
+        (401, 403),
+        reasons=_any_of("CREDENTIALS_MISSING"),
+        text=r"unregistered callers|^API keys are not supported by this API",
     ),
-    # Codes alone (A9, A10).
-    Rule(name="unauthorized", codes=(401,), scope=Scope.KEY, backoff=SLOW_BACKOFF, rejected=True),
-    Rule(name="payment_required", codes=(402,), scope=Scope.BILLING, until=for_an_hour),
-    Rule(name="gateway", codes=(401, 402)),
-    Rule(
-        name="capacity", codes=_QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, trusts_any_body=True
-    ),
-    Rule(name="forbidden", codes=(403,)),
-    Rule(name="not_found", codes=(404,)),
-    Rule(name="request_timeout", codes=(408,)),
-    Rule(name="too_large", codes=(413,)),
-    Rule(name="cancelled", codes=(499,)),
-    Rule(name="bad_request", codes=(*range(400, 500), 1007)),
-    Rule(name="overloaded", codes=(503,), retry=True),
-    Rule(name="deadline", codes=(504,), retry=True, max_retries=1),
-    Rule(name="server_error", codes=(*range(500, 600), 1011), retry=True),
-    Rule(name="unknown"),
+    # Codes alone.
+    _rejected("unauthorized", (401,)),
+    _billing("payment_required", (402,), until=for_an_hour),
+    Rule("gateway", (401, 402)),
+    Rule("capacity", _QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, any_body=True),
+    Rule("forbidden", (403,)),
+    Rule("not_found", (404,)),
+    Rule("request_timeout", (408,)),
+    Rule("too_large", (413,)),
+    Rule("cancelled", (499,)),
+    Rule("bad_request", (*range(400, 500), 1007)),
+    Rule("overloaded", (503,), retry=True),
+    Rule("deadline", (504,), retry=True, max_retries=1),
+    Rule("server_error", (*range(500, 600), 1011), retry=True),
+    Rule("unknown"),
 )
 
 REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected)

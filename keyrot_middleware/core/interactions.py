@@ -27,8 +27,6 @@ from .request_body import (
 from .spending import service_tier
 from .text import mask_keys
 
-__all__ = ["BodyLedger", "EventLedger", "ResponseLedger", "call_info", "collection_of"]
-
 _NEW = frozenset({"interactions", "decisions"})
 """Creates that any key may send: they run a model or an agent, as a generate does."""
 _SAME = frozenset({"get", "list", "patch", "cancel"})

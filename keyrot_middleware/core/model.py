@@ -14,41 +14,6 @@ from math import inf
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-__all__ = [
-    "EXPRESS_POOL_KEY",
-    "GEMINI_API",
-    "GENERIC_VERBS",
-    "HOME",
-    "IN_USE",
-    "LAST_RESORT",
-    "MODEL_SCOPES",
-    "NO_LIMITS",
-    "NO_USAGE",
-    "OTHER_PROJECT",
-    "OTHER_TIER",
-    "OWN_PROJECT",
-    "POOL_KEY",
-    "VERTEX_EXPRESS",
-    "Backoff",
-    "Block",
-    "CallInfo",
-    "Candidate",
-    "Lease",
-    "LeaseOutcome",
-    "Limits",
-    "Outcome",
-    "Platform",
-    "RetryPolicy",
-    "Scope",
-    "Strategy",
-    "Unavailable",
-    "Usage",
-    "Verdict",
-    "project_label",
-    "project_name",
-    "smaller_limit",
-]
-
 HOME = "home:"
 """Prefix of the id of a client's own explicit key that is not in the pool."""
 

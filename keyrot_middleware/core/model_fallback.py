@@ -22,21 +22,6 @@ from .model import MODEL_SCOPES, CallInfo
 from .text import display
 from .usage import parse_object
 
-__all__ = [
-    "MAX_MODELS",
-    "SignedModels",
-    "fallback_call",
-    "find_signatures",
-    "is_missing",
-    "may_fall_back",
-    "next_models",
-    "replace_model",
-    "response_signatures",
-    "stay_note",
-    "tried_note",
-    "with_model",
-]
-
 MAX_MODELS = 8
 """Models that one request may be sent to."""
 

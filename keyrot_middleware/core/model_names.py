@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from .model import CallInfo, Limits
 
-__all__ = ["CURRENT_MODEL", "FREE_LIMITS", "MAX_NAMES", "OTHER", "ModelNames"]
-
 CURRENT_MODEL = "gemini-flash-latest"
 """What README, docs, examples and `keyrot check --live` ask for: an alias of Google's, since Google
 closes a model to new projects when it has a newer one."""

@@ -12,21 +12,6 @@ from typing import Any
 from .spending import service_tier
 from .tokens import COSTS, PER_CHAR, SKIPPED, get_mime_type, media_cost, text_cost
 
-__all__ = [
-    "CONTINUATION",
-    "HANDLE",
-    "INTERACTION",
-    "KINDS",
-    "OPAQUE",
-    "PAGE",
-    "TYPED",
-    "UPLOAD",
-    "add_name",
-    "is_certain",
-    "read_body",
-    "requested_tier",
-]
-
 # Names of stored resources, and the keys under which requests and responses have them -----------
 #
 # Typed names (`files/abc`) are recognized by their value, but only under keys that can hold a name:

@@ -21,8 +21,6 @@ from typing import NamedTuple
 from .failures import RULES
 from .model import IN_USE, LAST_RESORT, OTHER_TIER, Block, CallInfo, Candidate, Scope
 
-__all__ = ["BATCH_SIZE", "RankedCandidates", "Selector"]
-
 BATCH_SIZE = 8
 """Keys in one batch; in groups up to this size `spread` compares all keys."""
 

@@ -7,20 +7,6 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
-__all__ = [
-    "check_key_format",
-    "did_you_mean",
-    "display",
-    "hide_escaped",
-    "hide_secrets",
-    "holds_key",
-    "mask_keys",
-    "mask_url",
-    "one_line",
-    "remaining",
-    "utc",
-]
-
 # Two formats are in use: standard keys, AIza and 35 characters, and auth keys, AQ. and more
 # (docs/gemini-api.md#formats). One that was cut or copied badly is as secret. The repeats are
 # open-ended, so that no tail of a longer run stays behind.

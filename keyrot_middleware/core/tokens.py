@@ -11,17 +11,6 @@ from collections.abc import Callable, Mapping
 from math import ceil
 from typing import Any
 
-__all__ = [
-    "COSTS",
-    "PER_CHAR",
-    "SKIPPED",
-    "TokenScale",
-    "count_requests",
-    "get_mime_type",
-    "media_cost",
-    "text_cost",
-]
-
 # "A token is equivalent to about 4 characters" (ai.google.dev/gemini-api/docs/tokens). Scripts of
 # two and three UTF-8 bytes a character have fewer: ~2.4 characters a token for Cyrillic, ~1.7 for
 # Chinese and Japanese. A charge for each byte beyond the first approximates both.

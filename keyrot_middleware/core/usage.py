@@ -19,17 +19,6 @@ from .affinity import find_resource_names
 from .model import NO_USAGE, Usage
 from .spending import service_tier
 
-__all__ = [
-    "StreamLedger",
-    "add_usage",
-    "parse_object",
-    "parse_openai_text",
-    "parse_openai_usage",
-    "parse_token_counts",
-    "parse_usage",
-    "parse_usage_text",
-]
-
 _NONE: Mapping[str, Any] = {}
 _LARGE = 2_048
 """From this length on, parsing a whole body costs more than searching it."""

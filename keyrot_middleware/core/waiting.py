@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 from .model import IN_USE, WINDOWS, Block, CallInfo
 
-__all__ = ["LATE_S", "Ticket", "WaitingLines"]
-
 LATE_S = 2.0
 """How long a call waits for those before it that do not act: their loop may be blocked."""
 

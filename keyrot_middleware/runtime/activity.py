@@ -33,8 +33,6 @@ from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..state.base import State
 
-__all__ = ["Activity", "RunningCall"]
-
 MESSAGE_MAX = 200
 """Characters of what a service wrote about a key."""
 MOST_NEW = 100_000

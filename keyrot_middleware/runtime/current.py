@@ -10,15 +10,6 @@ from contextvars import ContextVar
 
 from .pool import Pool
 
-__all__ = [
-    "bypassed",
-    "current_pool",
-    "required_project",
-    "required_tiers",
-    "set_current_pool",
-    "workload",
-]
-
 bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
 workload: ContextVar[str | None] = ContextVar("keyrot_workload", default=None)
 required_tiers: ContextVar[frozenset[str] | None] = ContextVar("keyrot_tiers", default=None)

@@ -45,14 +45,6 @@ from ..state.threads import StateThreads
 from ..telemetry.observer import Observer, PoolEventListener
 from .activity import Activity
 
-__all__ = [
-    "Clock",
-    "Pool",
-    "SystemClock",
-    "resolved_candidates",
-    "unreserved_lease",
-]
-
 _log = logging.getLogger("keyrot_middleware")
 
 LOOK_UP_S = 2.0

@@ -23,8 +23,6 @@ from ..secrets import Stores
 from ..secrets.cache import LOOKUP_TIMEOUT_S
 from .pool import Pool
 
-__all__ = ["Refresher"]
-
 _log = logging.getLogger("keyrot_middleware")
 
 LOOK_S = 3.0

@@ -9,17 +9,6 @@ from ..core.commands import Command, Settle, Sleep
 from ..core.flow import Exhausted
 from ..core.model import CallInfo
 
-__all__ = [
-    "CallObserver",
-    "CompositeObserver",
-    "GuardedObserver",
-    "Observer",
-    "OnInternalError",
-    "PoolEventListener",
-    "notify_listeners",
-    "observe",
-]
-
 OnInternalError = Callable[[str], None]
 """Called inside an `except` block with the name of the component that failed."""
 

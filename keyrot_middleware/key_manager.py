@@ -14,22 +14,25 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from functools import partial
 from math import inf
-from typing import Any, NoReturn, Unpack, get_args
+from types import TracebackType
+from typing import Any, NamedTuple, NoReturn, Unpack, get_args
 
 from ._install import open_pool
 from .adapters.foreign_errors import facts_from_reported_error
 from .adapters.pool_exhausted import exhausted_call
 from .adapters.pooled_calls import PooledCalls
+from .adapters.reading import with_served_tier
 from .config import load
-from .core.activity import Attempt, CallRecord
-from .core.commands import Settle
+from .core.commands import Failed, Settle, StreamEnd, StreamOpened
 from .core.failures import FailureFacts, classify
-from .core.flow import CallState, Exhausted
+from .core.flow import CallState, Exhausted, end_stream
 from .core.model import (
     GEMINI_API,
+    NO_USAGE,
     Block,
     CallInfo,
     Lease,
@@ -37,17 +40,18 @@ from .core.model import (
     Outcome,
     Platform,
     Unavailable,
+    Usage,
     Verdict,
-    project_name,
 )
-from .core.spending import nano_usd
 from .core.text import did_you_mean, display, hide_secrets
+from .core.usage import parse_usage
 from .errors import ConfigError
 from .forks import after_fork
-from .key_lease import KeyLease, KeyUse, Report, check_count, report, reported_usage
 from .monitoring.view import HealthStatus, health, source_of
 from .runtime.current import current_pool
+from .runtime.driver import AsyncDriver, SyncDriver, complete
 from .runtime.pool import Clock, Pool, SystemClock
+from .runtime.runner import NoKey
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys
 
@@ -55,20 +59,156 @@ LEASE_S = 600.0
 """Seconds after which a selection without a report counts as abandoned."""
 
 
-@dataclass(frozen=True, slots=True)
-class SelectedKey:
-    """A key to send one request with."""
+class Report(NamedTuple):
+    """What a failure means."""
 
-    key_id: str
-    _value: Secret = field(repr=False)
+    failure: str
+    """Its class, a row of docs/failures.md, such as `quota_minute`; `unknown` blames no key."""
+    try_another_key: bool
+    """False: the request itself is at fault, or waiting is what helps; do not walk the pool."""
+    cooldown_until: datetime | None
+    """Until when the key, or its project, is cooling down; None: not at all."""
+
+
+class LeasedKey:
+    """A key that is leased for one request."""
+
+    __slots__ = ("_value", "key_id", "report", "tokens_used", "usage")
+
+    def __init__(self, key_id: str, value: Secret) -> None:
+        self.key_id = key_id
+        self._value = value
+        self.tokens_used: int | None = None
+        """Input tokens as the server counted them; None: unknown, the reserved ones count."""
+        self.usage = NO_USAGE
+        """All that is known of what the request used."""
+        self.report: Report | None = None
+        """After the block: what its exception means; None where there was none."""
 
     @property
     def api_key(self) -> str:
         """The key itself."""
         return str(self._value.reveal())
 
+    def record_usage(self, tokens_used: int | None = None, *, response: Any = None) -> None:
+        """Record what the request used, which is booked when the block ends.
+
+        Args:
+            tokens_used: Input tokens as the server counted them.
+            response: Instead of *tokens_used*: the SDK's response, whose usage is read.
+
+        Raises:
+            ValueError: The number of tokens is negative or no integer.
+        """
+        self.usage = _reported_usage(tokens_used, response)
+        self.tokens_used = self.usage.input_tokens
+
+    def __repr__(self) -> str:
+        return f"LeasedKey(key_id={self.key_id!r})"
+
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a selected key cannot be pickled or copied: its value stays where it is")
+        raise TypeError("a leased key cannot be pickled or copied: its value stays where it is")
+
+
+class KeyLease:
+    """The use of one key: a context manager, for `with` and for `async with`; it is used once.
+
+    To its call it is an open stream without chunks, which ends with what the program says.
+    """
+
+    def __init__(self, calls: PooledCalls, make: Callable[[], CallState], no_key: NoKey) -> None:
+        """Lease nothing yet.
+
+        Args:
+            calls: The pool.
+            make: Makes the call, at the start of the block.
+            no_key: Makes the exception where no key is available.
+        """
+        self._calls, self._make, self._no_key = calls, make, no_key
+        self._driver: SyncDriver | None = None
+        self.key: LeasedKey
+        self.leased_at = 0.0
+        """When, epoch seconds."""
+
+    def __enter__(self) -> LeasedKey:
+        return complete(self._begin(SyncDriver))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        complete(self.finish(error))
+
+    async def __aenter__(self) -> LeasedKey:
+        return await self._begin(AsyncDriver)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.finish(error)
+
+    async def _begin(self, kind: type[SyncDriver]) -> LeasedKey:
+        if self._driver is not None:
+            raise RuntimeError("a lease is used once: call lease() for each request")
+        call, pool = self._make(), self._calls.pool
+        send = self._send if kind is SyncDriver else self._asend
+        self._driver = kind(pool, call, send, self._calls.observe(call.info))
+        try:
+            await self._driver.run()
+        except Exhausted as exhausted:
+            error = self._no_key(exhausted)
+        else:
+            return self.key
+        raise error
+
+    def _send(self, lease: Lease) -> StreamOpened:
+        self.leased_at = lease.at
+        self.key = LeasedKey(lease.key_id, self._calls.pool.secrets.value(lease.key_id))
+        return StreamOpened(self, answered=False)
+
+    async def _asend(self, lease: Lease) -> StreamOpened:
+        return self._send(lease)
+
+    def end(self, error: Exception | None) -> StreamEnd:
+        """Return the usage, and the failure that the program has reported."""
+        if error is None:
+            return StreamEnd(self.key.usage)
+        facts = facts_from_reported_error(error, self._calls.pool.secrets.redact)
+        return StreamEnd(self.key.usage, (), Failed(facts, error))
+
+    async def finish(self, error: BaseException | None) -> Report | None:
+        """Settle the lease; return what an exception of the program's means."""
+        driver = self._driver
+        assert driver is not None  # noqa: S101 - the block was entered
+        if error is not None and not isinstance(error, Exception):
+            driver.abandon()  # a cancellation or an interrupt is no failure of the key
+            return None
+        call, lease = driver.call, driver.lease
+        assert lease is not None  # noqa: S101 - it is settled here
+        driver.finish(await end_stream(call, driver, lease, self.end(error)))
+        call.last = driver.stream = None  # the frames of the exception are the program's
+        if not call.attempts:
+            return None
+        failed = call.attempts[-1]
+        if failed.verdict.rejected:
+            await driver.blocking(partial(self._look_up, failed.key_id))
+        self.key.report = _report(failed.verdict, failed.until)
+        return self.key.report
+
+    def _look_up(self, key_id: str) -> None:
+        pool = self._calls.pool
+        if pool.refresh(key_id):
+            pool.log_replaced(frozenset({key_id}))
+
+    def drop(self) -> None:
+        """Settle the lease of a program that has said nothing."""
+        if self._driver is not None:
+            self._driver.abandon()
 
 
 class KeyManager:
@@ -95,8 +235,7 @@ class KeyManager:
         self._lock = threading.Lock()
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
         self._calls = PooledCalls(self._pool, self._pool.allowed_origins)
-        """Stays empty: what never waits is not behind calls that do."""
-        self._out: dict[str, deque[KeyUse]] = {}
+        self._out: dict[str, deque[KeyLease]] = {}
 
     def lease(
         self,
@@ -122,9 +261,7 @@ class KeyManager:
             KeyPoolExhausted: At the start of the block: no key is available.
             ValueError: The number of tokens is negative or no integer, or the platform is unknown.
         """
-        check_count("tokens_needed", tokens_needed)
-        _check_platform(platform)
-        return KeyLease(lambda: self._use(model_preference, tokens_needed, exclude, platform))
+        return self._use(model_preference, tokens_needed, exclude, platform)
 
     def select_key(
         self,
@@ -132,7 +269,7 @@ class KeyManager:
         tokens_needed: int = 0,
         exclude: Collection[str] = (),
         platform: Platform = GEMINI_API,
-    ) -> SelectedKey:
+    ) -> LeasedKey:
         """Reserve a request on the best key that is available now; never waits.
 
         Args:
@@ -146,41 +283,38 @@ class KeyManager:
             KeyPoolExhausted: No key is available; `retry_at` and `reasons` say when and why.
             ValueError: The number of tokens is negative or no integer, or the platform is unknown.
         """
-        check_count("tokens_needed", tokens_needed)
-        _check_platform(platform)
         use = self._use(model_preference, tokens_needed, exclude, platform)
-        key_id = use.begin().key_id
+        key = use.__enter__()
         with self._lock:
-            self._out.setdefault(key_id, deque()).append(use)
-        return SelectedKey(key_id, self._pool.secrets.value(key_id))
+            self._out.setdefault(key.key_id, deque()).append(use)
+        return key
 
     def _use(
         self, model: str | None, tokens: int, exclude: Collection[str], platform: Platform
-    ) -> KeyUse:
-        """Return the use of a key that is leased with its start."""
+    ) -> KeyLease:
+        _check_count("tokens_needed", tokens)
+        _check_platform(platform)
         excluded = frozenset((exclude,) if isinstance(exclude, str) else exclude)
-        pool = self._pool
-        self._forget_older_than(pool.clock.time() - LEASE_S)
-        info = CallInfo(model or "", "generateContent", tokens, platform=platform)
-        call = self._calls.call_state(info, "", 0.0)
-        call.excluded |= dict.fromkeys(excluded, inf)
+        pool, info = self._pool, CallInfo(model or "", "generateContent", tokens, platform=platform)
 
         def no_key(exhausted: Exhausted) -> BaseException:
             found = exhausted.unavailable
             blocks = self._left_out(excluded, found.at) | found.blocks
-            all_of_them = Exhausted(Unavailable(found.at, blocks))
-            return exhausted_call(self._calls, all_of_them, None, info.model)
+            return exhausted_call(
+                self._calls, Exhausted(Unavailable(found.at, blocks)), None, info.model
+            )
 
-        if excluded and all(key_id in excluded for key_id in self._candidates(call)):
-            # The program has excluded them: the pool is not exhausted, and nobody is alerted.
-            raise no_key(Exhausted(Unavailable(pool.clock.time(), {})))
-        return KeyUse(self._calls, call, no_key)
+        def make() -> CallState:
+            self._forget_older_than(pool.clock.time() - LEASE_S)
+            call = self._calls.call_state(info, "", 0.0)
+            call.excluded |= dict.fromkeys(excluded, inf)
+            may_use = [key for key in pool.selector.keys.values() if call.info.may_use(key)]
+            if excluded and all(key.key_id in excluded for key in may_use):
+                # The program has excluded them: the pool is not exhausted, and nobody is alerted.
+                raise no_key(Exhausted(Unavailable(pool.clock.time(), {})))
+            return call
 
-    def _candidates(self, call: CallState) -> Iterator[str]:
-        """Yield the ids of the keys that may serve a call."""
-        for key in self._pool.selector.keys.values():
-            if call.info.may_use(key):
-                yield key.key_id
+        return KeyLease(self._calls, make, no_key)
 
     def report_success(
         self, key_id: str, tokens_used: int | None = None, *, response: Any = None
@@ -196,13 +330,13 @@ class KeyManager:
             KeyError: There is no such key.
             ValueError: The number of tokens is negative or no integer.
         """
-        usage = reported_usage(tokens_used, response)
+        usage = _reported_usage(tokens_used, response)
         use = self._take(key_id)
         if use is None:
             self._settle_late(key_id, Outcome(LeaseOutcome.SUCCESS, None, usage))
             return
         use.key.usage = usage
-        use.finish(None)
+        complete(use.finish(None))
 
     def report_error(self, key_id: str, error: BaseException) -> Report:
         """Report that the request failed: the key is judged by the rules of the pool.
@@ -220,7 +354,7 @@ class KeyManager:
         """
         use, pool = self._take(key_id), self._pool
         if use is not None:
-            return use.finish(error) or report(Verdict("unknown"), None)
+            return complete(use.finish(error)) or _report(Verdict("unknown"), None)
         facts = FailureFacts()
         if isinstance(error, Exception):
             facts = facts_from_reported_error(error, pool.secrets.redact)
@@ -231,7 +365,7 @@ class KeyManager:
         until = self._settle_late(key_id, Outcome(kind, verdict), error)
         if verdict.rejected and pool.refresh(key_id):
             pool.log_replaced(frozenset({key_id}))
-        return report(verdict, until)
+        return _report(verdict, until)
 
     def reset(self, key_id: str) -> None:
         """Make a key available again, and forget its learned limits; see `reset()`.
@@ -304,14 +438,14 @@ class KeyManager:
         for use in stale:
             use.drop()
 
-    def _older_than(self, at: float) -> list[KeyUse]:
-        stale: list[KeyUse] = []
+    def _older_than(self, at: float) -> list[KeyLease]:
+        stale: list[KeyLease] = []
         for waiting in self._out.values():
             while waiting and waiting[0].leased_at < at:
                 stale.append(waiting.popleft())
         return stale
 
-    def _take(self, key_id: str) -> KeyUse | None:
+    def _take(self, key_id: str) -> KeyLease | None:
         """Return the open selection of a key, the oldest; None where there is none."""
         with self._lock:
             waiting = self._out.get(key_id)
@@ -330,30 +464,16 @@ class KeyManager:
         Returns:
             When the cooldown that it caused ends, epoch seconds.
         """
-        pool, verdict = self._pool, outcome.verdict
-        key, info = pool.selector.keys[key_id], CallInfo("", "generateContent")
-        own = (key_id, key.project, key.billing_account)
-        lease = Lease(*own, "", info.verb, 0, 0, at=0.0, record=key.record)
+        pool, key = self._pool, self._pool.selector.keys[key_id]
+        own = (key_id, key.project, key.billing_account, "", "generateContent")
+        lease = Lease(*own, 0, 0, at=0.0, record=key.record)
         pool.record_refusal(Settle(lease, outcome, (), error))
-        has_budget = key.usd_per_day is not None
-        if has_budget:
-            usage = pool.with_cost(outcome.usage, info, has_budget=has_budget)
-            outcome = outcome._replace(usage=usage)
-        until = pool.state.settle(lease, outcome)
-        if has_budget and outcome.usage.cost_usd:
-            pool.state.record_spending(key.project, nano_usd(outcome.usage.cost_usd))
-        failure, code = (verdict.failure, verdict.code) if verdict is not None else (None, None)
-        pool.activity.add(
-            CallRecord(
-                pool.clock.time(),
-                "",
-                0.0,
-                "ok" if verdict is None else "failed",
-                (Attempt(key_id, failure, code, 0.0, project_name(key.project) or ""),),
-                outcome.usage,
-            )
-        )
-        return until
+        return pool.state.settle(lease, outcome)
+
+
+def _report(verdict: Verdict, until: float | None) -> Report:
+    at = datetime.fromtimestamp(until, UTC) if until is not None else None
+    return Report(verdict.failure, verdict.rotate, at)
 
 
 def _check_platform(platform: object) -> None:
@@ -397,3 +517,37 @@ def _own_pool(clock: Clock, settings: SettingArguments) -> Pool:
             "keys.json with a GEMINI_KEY_<key_id> for each key"
         )
     return pool
+
+
+def _reported_usage(tokens_used: int | None, response: Any) -> Usage:
+    """Return the usage that is given: the input tokens alone, or that of an SDK's response.
+
+    Raises:
+        ValueError: The number of tokens is negative or no integer.
+    """
+    if tokens_used is not None:
+        _check_count("tokens_used", tokens_used)
+        return Usage(tokens_used)
+    meta = getattr(response, "usage_metadata", None)
+    counts = {
+        "promptTokenCount": getattr(meta, "prompt_token_count", None),
+        "toolUsePromptTokenCount": getattr(meta, "tool_use_prompt_token_count", None),
+        "candidatesTokenCount": getattr(meta, "candidates_token_count", None),
+        "thoughtsTokenCount": getattr(meta, "thoughts_token_count", None),
+        "cachedContentTokenCount": getattr(meta, "cached_content_token_count", None),
+    }
+    known = {name: count for name, count in counts.items() if count is not None}
+    model = getattr(response, "model_version", None)
+    usage = parse_usage({"usageMetadata": known, "modelVersion": model})
+    http = getattr(response, "sdk_http_response", None)
+    return with_served_tier(usage, getattr(http, "headers", None))
+
+
+def _check_count(name: str, value: object) -> None:
+    """Refuse what would spoil the windows that it is counted in.
+
+    Raises:
+        ValueError: It is negative or no integer.
+    """
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name}: found {display(value)}; allowed: a whole number from 0")

@@ -325,15 +325,16 @@ async def open_call(call: CallState, driver: Driver) -> tuple[Reply, Lease]:
         call.waiting_lines.drop(call.ticket)
 
 
-async def end_stream(call: CallState, driver: Driver, lease: Lease, end: StreamEnd) -> None:
+async def end_stream(
+    call: CallState, driver: Driver, lease: Lease, end: StreamEnd
+) -> BaseException | None:
     """Settle a stream that ended, or broke: it is never restarted.
 
-    Raises:
-        BaseException: What broke it, with a note per failed attempt.
+    Returns:
+        What broke it, with a note per failed attempt.
     """
     await _settle_reply(call, driver, lease, end)
-    if end.failed is not None:
-        raise _with_attempt_notes(call)
+    return None if end.failed is None else _with_attempt_notes(call)
 
 
 async def abandon(call: CallState, driver: Driver, lease: Lease, end: StreamEnd) -> None:

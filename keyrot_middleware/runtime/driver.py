@@ -223,11 +223,11 @@ class SyncDriver:
     async def refresh(self, command: Refresh) -> bool:
         """Look up the value of a rejected key again."""
         look_up = partial(self._pool.refresh, command.key_id, wait=command.wait)
-        return await self._observed(command, partial(self._blocking, look_up))
+        return await self._observed(command, partial(self.blocking, look_up))
 
     async def refresh_all(self) -> bool:
         """Look up the values of all keys."""
-        return await self._blocking(self._pool.refresh_all)
+        return await self.blocking(self._pool.refresh_all)
 
     async def sleep(self, command: Sleep) -> float:
         """Wait."""
@@ -295,7 +295,8 @@ class SyncDriver:
     async def _shielded(self, work: Coroutine[Any, Any, _T]) -> _T:
         return await work
 
-    async def _blocking(self, work: Callable[[], _T]) -> _T:
+    async def blocking(self, work: Callable[[], _T]) -> _T:
+        """Run what blocks for a while."""
         return work()
 
     async def _pause(self, seconds: float) -> None:
@@ -351,7 +352,8 @@ class AsyncDriver(SyncDriver):
             await asyncio.wait([task])
             raise
 
-    async def _blocking(self, work: Callable[[], _T]) -> _T:
+    async def blocking(self, work: Callable[[], _T]) -> _T:
+        """Run what blocks for a while."""
         return await self._pool.threads.run(work)
 
     async def _pause(self, seconds: float) -> None:

@@ -191,13 +191,15 @@ class _Relay:
     async def _settle(self, how: Any, end: Any, error: BaseException | None = None) -> None:
         driver = self._driver
         try:
-            await how(driver.call, driver, driver.lease, end)
+            broken = await how(driver.call, driver, driver.lease, end)
         except GeneratorExit:
             raise
         except BaseException as raised:
             driver.finish(raised)
             raise
-        driver.finish(error)
+        driver.finish(broken or error)
+        if broken is not None:
+            raise broken
 
 
 class Relay(_Relay):

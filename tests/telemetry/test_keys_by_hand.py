@@ -11,7 +11,7 @@ from opentelemetry.trace import StatusCode
 from support.otel import RecordedMetrics
 
 from keyrot_middleware import KeyManager, KeyPoolExhausted
-from keyrot_middleware.key_lease import LeasedKey
+from keyrot_middleware.key_manager import LeasedKey
 
 MODEL = "gemini-2.5-flash"
 

@@ -121,7 +121,7 @@ def check(*, live: bool, model: str | None, as_json: bool) -> int:
             else:
                 print("Rotation is switched off by ENABLE_KEY_ROTATION; install() does nothing.")
             return 0
-        secrets = open_secret_cache(config)
+        secrets = open_secret_cache(config, start_timeout_s=60)
         report = _make_report(config, secrets)
     except ConfigError as error:
         if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .base import Secret, SecretStore
-from .cache import SecretCache, SecretLocation
+from .cache import START_TIMEOUT_S, SecretCache, SecretLocation
 from .registry import Stores, open_store
 
 if TYPE_CHECKING:
@@ -22,8 +22,10 @@ __all__ = [
 ]
 
 
-def open_secret_cache(config: Config, stores: Stores | None = None) -> SecretCache:
-    """Open the stores that the keys name, and look all keys up.
+def open_secret_cache(
+    config: Config, stores: Stores | None = None, start_timeout_s: float = START_TIMEOUT_S
+) -> SecretCache:
+    """Open the stores that the keys name, and look all keys up, within so many seconds.
 
     Raises:
         ConfigError: A store does not exist or cannot be opened. Missing values raise nothing.
@@ -33,4 +35,5 @@ def open_secret_cache(config: Config, stores: Stores | None = None) -> SecretCac
         stores.locate(config),
         optional=[config.last_resort] if config.last_resort else [],
         ttl_s=config.settings.secrets_ttl_s,
+        start_timeout_s=start_timeout_s,
     )

@@ -45,7 +45,6 @@ class AwsStore(RemoteStore):
         """*options*: more for boto3's client, such as `endpoint_url`."""
         super().__init__(default)
         self._options = options
-        self._client_lock = threading.Lock()
 
     def connect(self) -> Any:
         """Return a function that returns the client of a region."""
@@ -69,7 +68,7 @@ class AwsStore(RemoteStore):
     def read(self, client: Any, name: str) -> str | bytes:
         """Return the text or the bytes of a secret; an ARN names its region."""
         region = name.split(":")[3] if name.count(":") > 3 else None
-        with self._client_lock:  # boto3 makes clients in one thread at a time
+        with self._lock:  # boto3 makes clients in one thread at a time
             regional = client(region)
         try:
             found = regional.get_secret_value(SecretId=name)

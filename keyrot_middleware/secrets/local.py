@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -74,19 +73,12 @@ class EnvStore:
 def _find(key_id: str, ref: str | None, in_file: Mapping[str, str | None]) -> Secret | SecretError:
     name = ref.removeprefix(_SCHEME) if ref else f"{_PREFIX}{key_id}"
     value = os.environ.get(name, in_file.get(name))
-    if value is None:
-        return SecretError(
-            f"key {key_id}: the variable {name} is set neither in the environment nor in .env"
-            f"{_other_case(name, in_file)}"
-        )
-    return Secret(value) or SecretError(f"key {key_id}: the variable {name} is empty")
-
-
-def _other_case(name: str, in_file: Mapping[str, str | None]) -> str:
-    """Return a hint if a variable differs in upper and lower case only."""
-    names = (other for other in (*os.environ, *in_file) if other.lower() == name.lower())
-    other = next(names, None)
-    return f" ({other} is: case matters)" if other else ""
+    if value is not None:
+        return Secret(value) or SecretError(f"key {key_id}: the variable {name} is empty")
+    other = next((one for one in (*os.environ, *in_file) if one.lower() == name.lower()), None)
+    hint = f" ({other} is: case matters)" if other else ""
+    text = f"the variable {name} is set neither in the environment nor in .env{hint}"
+    return SecretError(f"key {key_id}: {text}")
 
 
 # Files: Docker, Kubernetes and systemd mount secrets as a directory with one file each ----------
@@ -128,31 +120,12 @@ class FileStore:
     def _find(self, key_id: str, ref: str | None) -> Secret | SecretError:
         path = Path((ref or self.place(key_id)).removeprefix(_FILE_SCHEME))
         try:
-            secret = Secret(_read(path))
-        except _NotASecretError as error:
-            why = str(error)
-        except FileNotFoundError:
-            why = "there is no such file"
-        except UnicodeDecodeError:
-            why = "it is not UTF-8 text"
+            if path.exists() and not path.is_file():
+                why = "no regular file"  # reading a pipe or a device may never end
+            elif path.stat().st_size > _MAX_SIZE:
+                why = f"larger than {_MAX_SIZE} bytes"
+            else:
+                return Secret(path.read_bytes().decode("utf-8-sig"))
         except (OSError, ValueError) as error:
-            why = f"it cannot be read: {getattr(error, 'strerror', None) or 'no path'}"
-        else:
-            if secret:
-                return secret
-            why = "it is empty"
+            why = type(error).__name__
         return SecretError(f"key {key_id}: the file {path}: {why}")
-
-
-class _NotASecretError(Exception):
-    """The path is not that of a secret."""
-
-
-def _read(path: Path) -> str:
-    """Read a regular file; reading a pipe or a device may never end."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise _NotASecretError("it is no regular file")
-    if found.st_size > _MAX_SIZE:
-        raise _NotASecretError(f"it is larger than {_MAX_SIZE} bytes")
-    return path.read_bytes().decode("utf-8-sig")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from urllib.parse import unquote
 
 from ..errors import SecretError
+from ..forks import after_fork
 from .base import Secret
 
 CONNECT_TIMEOUT_S = 2.0
@@ -49,8 +50,9 @@ class RemoteStore(ABC):
     def __init__(self, default: str) -> None:
         """Connect to nothing yet; *default* is the secret with a field for each key."""
         self._default = default
-        self._client: Any = None
-        self._lock = threading.Lock()
+        self._client: Any
+        self._reset()
+        after_fork(self, RemoteStore._reset)
 
     @abstractmethod
     def connect(self) -> Any:
@@ -119,6 +121,10 @@ class RemoteStore(ABC):
             if self._client is None:
                 self._client = self.connect()
             return self._client
+
+    def _reset(self) -> None:
+        """Forget the client: two processes on one connection would read each other's responses."""
+        self._client, self._lock = None, threading.Lock()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a secret store cannot be pickled: its login stays in this process")

@@ -27,6 +27,7 @@ from .remote import CONNECT_TIMEOUT_S, RemoteStore, Unreadable
 _ADDRESS = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE)
 _LOOPBACK = re.compile(r"http://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?(/.*)?", re.IGNORECASE)
 _KUBERNETES_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+_SECONDS = re.compile(r"\d{1,6}(\.\d{1,9})?")
 _TRUE = ("1", "t", "true")
 
 
@@ -61,12 +62,11 @@ class VaultStore(RemoteStore):
         place = self._environ.get("KEYROT_VAULT_PLACE", "secret/keyrot").removeprefix("vault://")
         super().__init__(place.strip("/"))
         seconds = self._environ.get("VAULT_CLIENT_TIMEOUT", "5").removesuffix("s")
-        try:
-            self._timeout_s = float(seconds)
-        except ValueError:
+        if not _SECONDS.fullmatch(seconds):
             raise ConfigError(
                 f"VAULT_CLIENT_TIMEOUT: found {display(seconds)}; allowed: seconds, such as 5."
-            ) from None
+            )
+        self._timeout_s = float(seconds)
 
     def connect(self) -> Any:
         """Log in by the first of these whose variables are set; files are read now."""

@@ -127,7 +127,7 @@ def test_each_key_has_its_store_and_reference(keyrot: Keyrot, tmp_path: Path) ->
         "GEMINI_API_KEY": ("env", "env://GEMINI_API_KEY"),
     }
     assert [key["resolved"] for key in keys.values()] == [True, False, True, True]
-    assert keys["b"]["problem"] == "key b: the file /none/b: there is no such file"
+    assert keys["b"]["problem"] == "key b: the file /none/b: FileNotFoundError"
     assert ran.returncode == 1
 
 

@@ -46,7 +46,7 @@ def test_the_file_says_not_where_logins_go(here: Path, monkeypatch: pytest.Monke
     """A store gets the environment, and only our own variables of `.env`."""
     write(here, **dict.fromkeys(STORE_VARIABLES, "x"), KEYROT_VAULT_PLACE="secret/app")
     opened: list[Any] = []
-    monkeypatch.setattr(registry, "_opener", lambda _: lambda: opened.append)
+    monkeypatch.setattr(registry, "_opener", lambda _: opened.append)
     open_store("vault")
     (environ,) = opened
     assert set(environ).isdisjoint(STORE_VARIABLES)

@@ -26,7 +26,7 @@ def main() -> int:
         color_system="truecolor",
         highlight=False,
     )
-    code = demo(live=False, verbose=False, out=out)
+    code = demo(out)
     if code == 0:
         out.print()  # rich cuts the lower edge off the last line
         svg = WEB_FONT.sub("", out.export_svg(title="keyrot demo", unique_id="demo"))

@@ -13,8 +13,6 @@ from typing import Any
 from .._version import __version__
 from ..errors import MissingExtraError
 
-__all__ = ["OTHER_COMMANDS", "main"]
-
 OTHER_COMMANDS = "check, status, explain, ui, reset, disable, enable, demo, init, fake"
 """All but `run`, for a help that cannot ask typer."""
 

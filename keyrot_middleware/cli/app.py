@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +13,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
-from .completion import key_ids
+from ..errors import ConfigError, KeyrotError, MissingExtraError
 from .run import USAGE
-
-__all__ = ["app"]
 
 
 class _Command(TyperCommand):
@@ -25,7 +26,17 @@ class _Command(TyperCommand):
 
 
 class _Group(TyperGroup):
-    """`keyrot` itself, whose help shows flags so too."""
+    """`keyrot` itself, whose help shows flags so too, and which prints our errors."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyrotError as error:
+            print(f"keyrot: {error}", file=sys.stderr)
+            raise typer.Exit(
+                2 if isinstance(error, ConfigError | MissingExtraError) else 1
+            ) from None
 
     def get_params(self, ctx: Any) -> Any:
         """Return the parameters."""
@@ -128,59 +139,51 @@ def _ui(
     )
 
 
-@_command("reset")
-def _reset(
-    key_id: Annotated[
-        str, typer.Argument(help="The key's id, as in keys.json.", autocompletion=key_ids)
-    ],
-) -> None:
-    """Make a key of a shared state available again."""
+def _key_ids(incomplete: str) -> list[str]:
+    """Return the ids of the configured keys that begin so; none where the settings are wrong."""
+    from ..config import load  # noqa: PLC0415 - only where the shell asks
+
+    with warnings.catch_warnings(), suppress(KeyrotError):
+        warnings.simplefilter("ignore")
+        return [key.key_id for key in load().keys if key.key_id.startswith(incomplete)]
+    return []
+
+
+_KeyId = Annotated[
+    str, typer.Argument(help="The key's id, as in keys.json.", autocompletion=_key_ids)
+]
+
+
+def _change(key_id: str, action: str) -> None:
     from .status import change  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(change(key_id, "reset"))
+    raise typer.Exit(change(key_id, action))
+
+
+@_command("reset")
+def _reset(key_id: _KeyId) -> None:
+    """Make a key of a shared state available again."""
+    _change(key_id, "reset")
 
 
 @_command("disable")
-def _disable(
-    key_id: Annotated[
-        str, typer.Argument(help="The key's id, as in keys.json.", autocompletion=key_ids)
-    ],
-) -> None:
+def _disable(key_id: _KeyId) -> None:
     """Keep new calls of all processes from a key of a shared state, for 30 days at most."""
-    from .status import change  # noqa: PLC0415 - each command loads what it needs
-
-    raise typer.Exit(change(key_id, "disable"))
+    _change(key_id, "disable")
 
 
 @_command("enable")
-def _enable(
-    key_id: Annotated[
-        str, typer.Argument(help="The key's id, as in keys.json.", autocompletion=key_ids)
-    ],
-) -> None:
+def _enable(key_id: _KeyId) -> None:
     """Use a disabled key of a shared state again."""
-    from .status import change  # noqa: PLC0415 - each command loads what it needs
-
-    raise typer.Exit(change(key_id, "enable"))
+    _change(key_id, "enable")
 
 
 @_command("demo")
-def _demo(
-    live: Annotated[
-        bool,
-        typer.Option(
-            "--live",
-            help="Send to Google with your own keys; uses quota for about a dozen requests.",
-        ),
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show the spans of one call too.")
-    ] = False,
-) -> None:
+def _demo() -> None:
     """Run a program without and with a pool of four fake keys; needs no key and no network."""
     from .demo import demo  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(demo(live=live, verbose=verbose))
+    raise typer.Exit(demo())
 
 
 @_command("init")
@@ -193,7 +196,7 @@ def _init(
         typer.Option("--force", help="Replace keys.json, and the lines of these keys in .env."),
     ] = False,
 ) -> None:
-    """Write a first keys.json and .env, from a few questions or from GEMINI_API_KEYS."""
+    """Write a first keys.json and .env, from keys that you paste or from GEMINI_API_KEYS."""
     from .init import init  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(init(yes=yes, force=force))

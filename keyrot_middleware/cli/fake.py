@@ -11,15 +11,12 @@ from typing import NamedTuple
 
 from ..core.model_names import CURRENT_MODEL, FREE_LIMITS
 from ..core.text import did_you_mean, display, one_line
+from ..errors import ConfigError, KeyrotError
 from ..telemetry.log_text import format_time
 from ..testing import FakeGemini, LoggedRequest, Reply
-from ..testing.keys import Tier
-
-__all__ = ["fake"]
 
 _FREE = FREE_LIMITS[CURRENT_MODEL].rpm
 DEFAULT_KEYS = (f"key_1={_FREE}", f"key_2={_FREE}", "key_3")
-
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(?:([1-9][0-9]{0,8})|([A-Za-z][A-Za-z0-9_]*)))?")
 _REPLIES = {"REVOKED": "KEY_INVALID", "EXPIRED": "KEY_EXPIRED", "LEAKED": "KEY_LEAKED"}
 """What a key may be called, and the reply that it then gets."""
@@ -28,7 +25,9 @@ _KEPT = 1_000
 """Requests that are kept to be printed; the rest of a burst is counted."""
 
 
-class _Key(NamedTuple):
+class Key(NamedTuple):
+    """A key of the command line."""
+
     key_id: str
     rpm: int | None
     reply: str | None
@@ -44,24 +43,25 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool) -> int:
             of them with 5 requests a minute.
         quiet: Print no requests.
 
-    Returns:
-        0; 1 where the port cannot be used; 2 for a key that is not written so.
+    Raises:
+        ConfigError: A key is not written so.
+        KeyrotError: The port cannot be used.
     """
-    parsed, problem = _parse(list(keys) or DEFAULT_KEYS)
-    if problem:
-        print(f"keyrot fake: {problem}", file=sys.stderr)
-        return 2
+    parsed = parse(list(keys) or DEFAULT_KEYS)
     gemini = FakeGemini(keep_log=_KEPT)
-    for key in parsed:
-        tier: Tier = "paid" if key.rpm is None else "free"
-        gemini.add_key(key.key_id, tier=tier, rpm=key.rpm, value=f"FAKE-{key.key_id}")
-        if key.reply is not None:
-            gemini.always(key.key_id, Reply.all()[key.reply])
+    for key_id, rpm, reply in parsed:
+        tier = "paid" if rpm is None else "free"
+        gemini.add_key(key_id, tier=tier, rpm=rpm, value=f"FAKE-{key_id}")  # type: ignore[arg-type]
+        if reply is not None:
+            gemini.always(key_id, Reply.all()[reply])
     try:
         gemini.start(port)
     except OSError as error:
-        print(f"keyrot fake: {_port_problem(port, error)}", file=sys.stderr)
-        return 1
+        reason = os.strerror(error.errno or 0).lower()  # that of the error has the address, too
+        raise KeyrotError(
+            f"port {port} of 127.0.0.1 cannot be used: {reason}; "
+            "choose another with --port, or --port 0 for any that is free"
+        ) from None
     try:
         _print_start(gemini, parsed)
         _serve(gemini, quiet=quiet)
@@ -72,44 +72,40 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool) -> int:
     return 0
 
 
-def _parse(keys: Iterable[str]) -> tuple[list[_Key], str | None]:
-    """Return the keys, and what is wrong with the first that is wrong."""
-    parsed: list[_Key] = []
+def parse(keys: Iterable[str]) -> list[Key]:
+    """Return the keys of the command line.
+
+    Raises:
+        ConfigError: One is wrong.
+    """
+    parsed: dict[str, Key] = {}
     for text in keys:
         match = _KEY.fullmatch(text)
         if match is None:
             allowed = "ID, ID=RPM or ID=REPLY, such as free_1, free_1=5 or bad_1=revoked"
-            return parsed, f"--key: found {display(text)}; allowed: {allowed}"
-        reply = match[3].upper() if match[3] else None
-        reply = _REPLIES.get(reply or "", reply)
-        key = _Key(match[1], int(match[2]) if match[2] else None, reply)
-        if key.reply is not None and key.reply not in (replies := Reply.all()):
-            hint = did_you_mean(key.reply, (*replies, *_REPLIES))
-            return parsed, f"--key: there is no reply {match[3]}; docs/testing.md has them.{hint}"
-        if key.key_id in (one.key_id for one in parsed):
-            return parsed, f"--key: {key.key_id} was given twice; give each key an id of its own"
-        parsed.append(key)
-    return parsed, None
+            raise ConfigError(f"--key: found {display(text)}; allowed: {allowed}")
+        name, rpm, reply = match.groups()
+        if reply is not None:
+            replies = Reply.all()
+            known = _REPLIES.get(reply.upper(), reply.upper())
+            if known not in replies:
+                hint = did_you_mean(reply, (*replies, *_REPLIES))
+                raise ConfigError(f"--key: no reply {reply}; docs/testing.md has them.{hint}")
+            reply = known
+        if name in parsed:
+            raise ConfigError(f"--key: {name} was given twice; give each key an id of its own")
+        parsed[name] = Key(name, int(rpm) if rpm else None, reply)
+    return list(parsed.values())
 
 
-def _port_problem(port: int, error: OSError) -> str:
-    reason = os.strerror(error.errno or 0).lower()  # strerror of the error has the address, too
-    return (
-        f"port {port} of 127.0.0.1 cannot be used: {reason}; "
-        "choose another with --port, or --port 0 for any that is free"
-    )
-
-
-def _print_start(gemini: FakeGemini, keys: list[_Key]) -> None:
+def _print_start(gemini: FakeGemini, keys: list[Key]) -> None:
     print(
         f"Fake Gemini API on {gemini.url}. It needs no real key and no network. Ctrl-C ends it.\n"
     )
     width = max(len(key.key_id) for key in keys)
-    for key in keys:
-        limit = "no limit" if key.rpm is None else f"limit of {key.rpm} a minute, then a 429"
-        if key.reply is not None:
-            limit = f"always {key.reply}"
-        print(f"  {key.key_id:{width}}  {limit}")
+    for key_id, rpm, reply in keys:
+        limit = "no limit" if rpm is None else f"limit of {rpm} a minute, then a 429"
+        print(f"  {key_id:{width}}  {limit if reply is None else f'always {reply}'}")
     print(f"\nModel: {CURRENT_MODEL}, or any other of Google's.")
     print(f"OpenAI's protocol: {gemini.url}/v1beta/openai/")
     print("\nIn the terminal of your program:\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import secrets
@@ -14,17 +15,25 @@ import webbrowser
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from ..core.text import one_line
-from ..errors import ConfigError, KeyrotError, MissingExtraError
-from ..monitoring.view import PoolReport
-from ..ui import app
-from ..ui.tokens import HOW_TO_MAKE, check_token
+from ..errors import ConfigError, MissingExtraError
+from ..ui import HOW_TO_MAKE, app, check_token
 from .shared_pool import NOT_SHARED, open_report
 
-__all__ = ["ui"]
+try:
+    import h11
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+except ImportError:
+    raise MissingExtraError(wanted_by="keyrot ui", package="uvicorn", extra="ui") from None
+
+MAX_CONNECTIONS = 240
+"""A process of macOS may open 256 files."""
+ARRIVE_S = 10.0
+"""How long a request may take to arrive."""
 
 
 def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_browser: bool) -> int:
@@ -38,62 +47,89 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
         open_browser: Open the address in a browser, if this is a terminal.
 
     Returns:
-        0 after Ctrl-C; 1 where there is nothing to show; 2 for a wrong option or a missing extra.
+        0 after Ctrl-C; 1 where there is nothing to show.
+
+    Raises:
+        KeyrotError: An option is wrong, or the state cannot be read.
     """
-    try:
-        token = _read_token(token_file, host)
-        listener = _listen(host, port)
-    except ConfigError as error:
-        return _fail(error, 2)
-    with contextlib.closing(listener):
-        try:
-            with open_report() as source, tempfile.TemporaryDirectory() as folder:
-                if source is None:
-                    print(NOT_SHARED, file=sys.stderr)
-                    return 1
-                found = source.status(limit=1)  # raises where it cannot be read
+    token = _read_token(token_file, host)
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # the server has ended by then
+        _listen(host, port) as listener,
+        open_report() as source,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        if source is None:
+            print(NOT_SHARED, file=sys.stderr)
+            return 1
+        found = source.status(limit=1)  # raises where it cannot be read
+        name = f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{listener.getsockname()[1]}/?token="
 
-                def on_start() -> None:
-                    _announce(found, listener, host, token, token_file)
-                    if open_browser and sys.stdout.isatty():
-                        _open_browser(_url(listener, host, token), Path(folder))
+        def on_start() -> None:
+            _announce(found, address, token, token_file, host)
+            if open_browser and sys.stdout.isatty():
+                _open_browser(address + quote(token, safe=""), Path(folder))
 
-                _make_server(source, token, actions, on_start).run(sockets=[listener])
-        except KeyboardInterrupt:  # the server has ended by then
-            return 0
-        except MissingExtraError as error:
-            return _fail(error, 2)
-        except KeyrotError as error:
-            return _fail(error, 1)
+        page = app(actions=actions, token=token, source=source)
+        _make_server(page, on_start).run(sockets=[listener])
     return 0
 
 
-def _fail(error: KeyrotError, code: int) -> int:
-    print(f"keyrot: {error}", file=sys.stderr)
-    return code
+class BoundedConnection(H11Protocol):
+    """A connection that is closed if its request does not arrive, or if others need its place.
 
-
-def _make_server(
-    source: PoolReport, token: str, actions: bool, on_start: Callable[[], None]
-) -> Any:
-    """Make a server of uvicorn, which may not be installed.
-
-    Args:
-        source: For the page.
-        token: For the page.
-        actions: For the page.
-        on_start: Called once it serves, and handles Ctrl-C.
-
-    Raises:
-        MissingExtraError: It is not, or Starlette is not.
+    uvicorn waits without limit for the rest of a request, and refuses whoever comes when there are
+    too many connections. Here the newest one always gets in: neither half-sent requests nor many
+    open pages lock the operator out.
     """
-    page = app(actions=actions, token=token, source=source)
-    try:
-        import uvicorn  # noqa: PLC0415 - an optional library
-    except ImportError:
-        raise MissingExtraError(wanted_by="keyrot ui", package="uvicorn", extra="ui") from None
-    from .connections import BoundedConnection  # noqa: PLC0415 - needs uvicorn
 
+    places: ClassVar[dict[BoundedConnection, None]] = {}
+    """The open connections of the process; first the one whose last request is the longest ago."""
+    arrival: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a place; if all are taken, that of a connection whose request is not being answered.
+
+        A page that polls is idle most of the time, and opens another connection by itself.
+        """
+        super().connection_made(transport)
+        if len(self.places) >= MAX_CONNECTIONS:
+            idle = (one for one in self.places if getattr(one.cycle, "response_complete", True))
+            first = next(idle, None) or next(iter(self.places))
+            del self.places[first]
+            first.transport.abort()
+        self.places[self] = None
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Read a part of a request."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave the place."""
+        super().connection_lost(exc)
+        self.places.pop(self, None)
+        self._stop_timer()
+
+    def _watch(self) -> None:
+        """Close the connection after `ARRIVE_S` unless the request is complete."""
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            if self.arrival is None:
+                self.arrival = self.loop.call_later(ARRIVE_S, self.transport.abort)
+            return
+        self._stop_timer()
+        if self in self.places:
+            self.places[self] = self.places.pop(self)
+
+    def _stop_timer(self) -> None:
+        if self.arrival is not None:
+            self.arrival.cancel()
+            self.arrival = None
+
+
+def _make_server(page: Any, on_start: Callable[[], None]) -> uvicorn.Server:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -115,11 +151,7 @@ def _make_server(
 
 
 def _read_token(file: Path | None, host: str) -> str:
-    """Return the token in *file*, or a random one.
-
-    Raises:
-        ConfigError: The file cannot be read, its token is too short, or *host* needs a file.
-    """
+    """Return the token in *file*, or a random one."""
     if file is None:
         if not _is_loopback(host):
             raise ConfigError(
@@ -139,44 +171,29 @@ def _read_token(file: Path | None, host: str) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    try:
+    with contextlib.suppress(ValueError):
         return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return False
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Open the port.
-
-    Raises:
-        ConfigError: It is in use, or there is no such address here.
-    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        text = f"--host {host} --port {port}: {error.strerror or error}"
         if error.errno == errno.EADDRINUSE:
             text = f"port {port} of {host} is in use; choose another with --port, or --port 0"
-        else:
-            text = f"--host {host} --port {port}: {error.strerror or error}"
         raise ConfigError(text) from None
 
 
-def _url(listener: socket.socket, host: str, token: str) -> str:
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{listener.getsockname()[1]}/?token={quote(token, safe='')}"
-
-
 def _announce(
-    found: dict[str, Any], listener: socket.socket, host: str, token: str, file: Path | None
+    found: dict[str, Any], address: str, token: str, file: Path | None, host: str
 ) -> None:
-    """Print which pool is shown, and the address."""
     pool, url = one_line(str(found["pool"])), one_line(str(found["state_url"]))
     print(f"keyrot ui: pool {pool}, {found['summary']['keys']} keys, state in {url}")
-    if file is None:
-        print(f"Open  {_url(listener, host, token)}")
-    else:
-        print(f"Open  {_url(listener, host, '')}…  with the token in {file}")
+    shown = quote(token, safe="") if file is None else f"…  with the token in {file}"
+    print(f"Open  {address}{shown}")
     if not _is_loopback(host):
         print("This is plain HTTP: put a server with TLS in front of it.")
     print("Ctrl-C ends it.", flush=True)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import MissingExtraError
+from ..errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from ..monitoring.view import PoolReport
 
-__all__ = ["app"]
+MIN_LENGTH = 16
+HOW_TO_MAKE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(24))'"
 
 
 def app(
@@ -39,6 +40,11 @@ def app(
         ConfigError: The token is too short, or missing.
         MissingExtraError: Starlette is not installed.
     """
+    if token is not None:
+        check_token(token, "ui.app(token=…)")
+    elif actions or not local:
+        only = "" if actions else ", or ui.app(local=True) for every user of this machine"
+        raise ConfigError(f"ui.app() needs a token: ui.app(token=…){only}; {HOW_TO_MAKE}")
     try:
         import starlette  # noqa: F401, PLC0415 - an optional library
     except ImportError:
@@ -46,4 +52,18 @@ def app(
         raise MissingExtraError(wanted_by=wanted_by, package="starlette", extra="ui") from None
     from .server import make_app  # noqa: PLC0415 - needs Starlette
 
-    return make_app(token=token, local=local, actions=actions, source=source)
+    return make_app(token=token, actions=actions, source=source)
+
+
+def check_token(token: str, name: str) -> str:
+    """Return *token* if it is long enough.
+
+    Raises:
+        ConfigError: It is too short; the message begins with *name*, and the token is not in it.
+    """
+    if len(token) < MIN_LENGTH:
+        raise ConfigError(
+            f"{name}: a token has at least {MIN_LENGTH} characters, found {len(token)}; "
+            f"{HOW_TO_MAKE}"
+        )
+    return token

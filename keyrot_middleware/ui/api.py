@@ -22,8 +22,6 @@ from ..runtime.current import current_pool
 from ..runtime.pool import Pool
 from .access import Access, AccessDenied, Session
 
-__all__ = ["Api", "error_response"]
-
 T = TypeVar("T")
 
 MAX_KEYS = 500

@@ -1,23 +1,17 @@
-"""The countdown of a wait on the terminal of a program under `keyrot run`."""
+"""The line of a wait on the terminal of a program under `keyrot run`."""
 
 from __future__ import annotations
 
-import io
 import os
+import re
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from keyrot_middleware.cli import progress as progress_module
-from keyrot_middleware.cli.progress import WaitProgress, wait_progress
+from keyrot_middleware.cli.progress import WaitProgress
 from keyrot_middleware.core.commands import Settle, Sleep
 from keyrot_middleware.core.model import (
     Block,
@@ -52,90 +46,32 @@ print(client.models.generate_content(model="gemini-2.5-flash", contents="hi").te
 """
 
 
-@pytest.fixture
-def out(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    monkeypatch.setattr(progress_module, "TICK_S", 0.01)
-    still = SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep)  # the seconds never change
-    monkeypatch.setattr(progress_module, "time", still)
-    return io.StringIO()
-
-
-@pytest.fixture
-def progress(out: io.StringIO) -> WaitProgress:
-    return WaitProgress(Console(file=out, force_terminal=True, width=100, color_system=None))
-
-
-def waiting(**blocks: str) -> Sleep:
-    ticket = Ticket(1, INFO)
-    ticket.blocks = {key: Block(reason, 100.0) for key, reason in blocks.items()}
-    return Sleep(42.0, "key", ticket)
-
-
-def until(true: Callable[[], Any]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def drawing() -> bool:
-    return any(thread.name == "keyrot-progress" for thread in threading.enumerate())
-
-
-def test_the_key_the_reason_and_the_time_are_shown(
-    progress: WaitProgress, out: io.StringIO
-) -> None:
-    """A wait is one line, erased when it is over; its thread ends with it."""
-    call = progress.observe(INFO)
-    call.before(waiting(A="rpm"))
-    until(lambda: "keyrot: waiting 42 s for A (rpm)" in out.getvalue())
-    call.after(waiting(A="rpm"), (0.0, 42.0))
-    until(lambda: not drawing())
-    assert out.getvalue().endswith("\r\x1b[2K")
-    assert "\n" not in out.getvalue()
-
-
-def test_googles_errors_in_this_call_are_shown(progress: WaitProgress, out: io.StringIO) -> None:
-    """A key that failed in this call is shown with its HTTP code; a retry with the last failure."""
-    call = progress.observe(INFO)
+def test_waits_are_one_line_that_is_erased(capsys: pytest.CaptureFixture[str]) -> None:
+    """The one that ends first, with Google's error in that call; a short one is not shown."""
+    progress = WaitProgress()
+    first, second = progress.observe(INFO), progress.observe(INFO)
     lease = Lease("A", "p", "b", INFO.model, INFO.verb, 0, 1, at=0.0)
     verdict = Verdict("quota_minute", 429, Scope.PROJECT_MODEL)
-    call.after(Settle(lease, Outcome(LeaseOutcome.FAILURE, verdict)), None)
-    call.before(waiting(A="quota_minute"))
-    until(lambda: "for A (429 quota_minute)" in out.getvalue())
-    call.finish(None)
-    call.before(Sleep(9.0, "retry"))
-    until(lambda: "waiting 9 s before the next try (429 quota_minute)" in out.getvalue())
-    call.finish(KeyboardInterrupt())
-    until(lambda: not drawing())
-
-
-def test_several_calls_are_one_line(progress: WaitProgress, out: io.StringIO) -> None:
-    """The wait that ends first is shown, and how many more there are."""
-    calls = [progress.observe(INFO) for _ in range(3)]
-    for call in calls:
-        call.before(waiting(A="rpm"))
-    until(lambda: "for A (rpm); 2 more calls wait" in out.getvalue())
-    for call in calls:
-        call.finish(None)
-    until(lambda: not drawing())
-
-
-def test_a_short_wait_is_not_shown(progress: WaitProgress) -> None:
-    """Half a second starts no thread."""
-    progress.observe(INFO).before(Sleep(0.5, "retry"))
-    assert not drawing()
-
-
-def test_without_a_terminal_there_is_no_countdown() -> None:
-    """In a pipe nothing is observed."""
-    assert wait_progress() is None
+    first.after(Settle(lease, Outcome(LeaseOutcome.FAILURE, verdict)), None)
+    ticket = Ticket(INFO)
+    ticket.blocks = {"A": Block("quota_minute", 100.0)}
+    first.before(Sleep(42.0, "key", ticket))
+    second.before(Sleep(60.0, "retry"))
+    second.before(Sleep(0.5, "retry"))
+    first.after(Sleep(42.0, "key", ticket), None)
+    second.finish(KeyboardInterrupt())
+    shown = capsys.readouterr().err.split("\r\x1b[2K")
+    assert re.sub(r"[\d:]{8}", "T", "|".join(shown)) == (
+        "|keyrot: waiting until T for A (429 quota_minute)"
+        "|keyrot: waiting until T for A (429 quota_minute); 1 more"
+        "|keyrot: waiting until T before a retry|"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pty")
 @pytest.mark.parametrize("setting", ["", "off"])
 def test_a_program_on_a_terminal_shows_the_wait(setting: str, here: Path) -> None:
-    """Under `keyrot run` a wait of 3 s is counted down on a terminal, unless it is switched off."""
+    """Under `keyrot run` a wait of 3 s is shown on a terminal, unless it is switched off."""
     import pty
 
     Path("app.py").write_text(PROGRAM)

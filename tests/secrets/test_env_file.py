@@ -57,14 +57,19 @@ def test_ignored_variables_of_the_file_are_reported(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the pool uses the store, and the environment does not have the variable too."""
-    write(here, AWS_ENDPOINT_URL="http://127.0.0.1:1", CLOUDSDK_CONFIG="x", SECRET_STORE_TYPE="aws")
+    write(
+        here,
+        AWS_ENDPOINT_URL="http://127.0.0.1:1",
+        GOOGLE_CLOUD_PROJECT="x",
+        SECRET_STORE_TYPE="aws",
+    )
     (text,) = load(keys=["FAKE-a"]).warnings
     assert text.startswith(".env: AWS_ENDPOINT_URL: not read from a file")
     assert load(keys=["FAKE-a"], secret_store="env").warnings == ()
     (here / "keys.json").write_text('[{"key_id": "a", "secret": "gcp://project/x"}]')
     (text,) = load(secret_store="env").warnings
-    assert "CLOUDSDK_CONFIG" in text
-    monkeypatch.setenv("CLOUDSDK_CONFIG", "x")
+    assert "GOOGLE_CLOUD_PROJECT" in text
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "x")
     assert load(secret_store="env").warnings == ()
 
 

@@ -21,8 +21,8 @@ from typing import NamedTuple
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.state import State, open_shared
-from keyrot_middleware.state.redis.url import TIMEOUT_S
-from keyrot_middleware.state.sqlite.state import WAIT_S
+from keyrot_middleware.state.redis import TIMEOUT_S
+from keyrot_middleware.state.sqlite import WAIT_S
 from keyrot_middleware.testing import FakeGemini
 
 from .chaos_faults import ENGINES, FAULTS, FILE_FAULTS, Fault

@@ -30,8 +30,8 @@ from support.servers import (
 
 from keyrot_middleware.core.model import CallInfo, Candidate, Limits, RetryPolicy
 from keyrot_middleware.state import open_shared
-from keyrot_middleware.state.redis.url import TIMEOUT_S
-from keyrot_middleware.state.sqlite.state import WAIT_S
+from keyrot_middleware.state.redis import TIMEOUT_S
+from keyrot_middleware.state.sqlite import WAIT_S
 
 from .chaos_worker import POOL
 

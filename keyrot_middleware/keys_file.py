@@ -155,7 +155,7 @@ class KeySpec(BaseModel):
     rpd: _Count | None = None
     """requests per Pacific day"""
     max_concurrency: _Count | None = None
-    """concurrent requests"""
+    """concurrent requests of one process"""
     usd_per_day: float | None = Field(default=None, ge=1e-06, le=1000000.0)
     """US dollars that the key's project may spend per Pacific day: see
     [cost.md](cost.md#a-budget-for-the-day)"""

@@ -19,8 +19,7 @@ from ..monitoring.view import PoolReport, Row, look
 from ..runtime.activity import Activity
 from ..secrets import open_secret_cache
 from ..settings import allowed_origins
-from ..state import open_shared
-from ..state.base import SharedState
+from ..state import State, open_shared
 
 NOT_SHARED = """\
 With KEYROT_STATE_URL=memory:// the state of a pool lives inside each process that uses it, so this
@@ -35,7 +34,7 @@ NO_SERVICE_HAS_IT = "no service that uses this pool has reported one"
 NOT_HERE = "not found on this machine, and no service has reported one"
 
 
-def open_configured(config: Config) -> SharedState | None:
+def open_configured(config: Config) -> State | None:
     """Open the shared state that the settings name; None where it is not shared.
 
     Raises:
@@ -85,7 +84,7 @@ class _MissingValues:
         self._here: frozenset[str] | None = None
         self.reasons: dict[str, str] = {}
 
-    def find(self, state: SharedState, keys: Sequence[Candidate]) -> None:
+    def find(self, state: State, keys: Sequence[Candidate]) -> None:
         """Set `reasons` for *keys*, as `State.with_values` returns them."""
         unknown = [key for key in keys if not (key.fingerprint or key.disabled)]
         known = state.snapshot(unknown) if unknown else {}
@@ -106,7 +105,7 @@ class _MissingValues:
         return self._here
 
 
-def _report(config: Config, state: SharedState) -> PoolReport:
+def _report(config: Config, state: State) -> PoolReport:
     missing = _MissingValues(config)
 
     def keys() -> list[Candidate]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal, NamedTuple
@@ -17,36 +17,6 @@ from typing import Literal, NamedTuple
 from .model import NO_USAGE, Usage
 from .spending import NANO, nano_usd
 from .windows import pacific_day
-
-__all__ = [
-    "CALLS_KEPT",
-    "COUNTERS",
-    "DAY",
-    "FAILURES_KEPT",
-    "HOUR",
-    "LARGE_POOL",
-    "MINUTES",
-    "NAMES_KEPT",
-    "OTHER",
-    "POOL",
-    "ActivityBatch",
-    "ActivityLog",
-    "ActivityView",
-    "Attempt",
-    "BoundedNames",
-    "CallOutcome",
-    "CallRecord",
-    "DayUsage",
-    "History",
-    "ShareKind",
-    "Span",
-    "dump_call",
-    "is_share",
-    "load_call",
-    "make_history",
-    "project_entry",
-    "share_entry",
-]
 
 CALLS_KEPT = 100
 FAILURES_KEPT = 20
@@ -504,3 +474,115 @@ class ActivityLog:
             small = "Q" if is_whole else "H" if span is HOUR else "I"
             ring = self._rings[span][entry] = _Ring(span.slots, width, small)
         return ring
+
+
+# Activity that processes share ------------------------------------------------------------------
+
+
+class ActivityRows(NamedTuple):
+    """A batch for a shared state, which adds it up."""
+
+    counts: dict[str, dict[str, int]]
+    """By record and field."""
+    texts: dict[str, tuple[list[str], int]]
+    """By list: the latest last, and how many are kept."""
+
+
+_USAGE = ("input", "output", "nano_usd")
+_RECORDS = {HOUR: "minute", DAY: "slot"}
+_LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
+
+
+def lifetime_s(name: str) -> int:
+    """Return how long a record or a list is kept after its last change, seconds."""
+    return _LIFETIMES[name.partition(":")[0]]
+
+
+def rows_of(batch: ActivityBatch) -> ActivityRows:
+    """Return a batch as a shared state adds it up."""
+    counts: dict[str, dict[str, int]] = {}
+    for span, found in ((HOUR, batch.minutes), (DAY, batch.buckets())):
+        for (slot, entry), more in found.items():
+            record = counts.setdefault(_record(span, slot, entry), {})
+            for counter, n in zip(COUNTERS, more, strict=False):
+                if n:
+                    record[f"{entry}:{counter}"] = int(n)
+    for (day, entry), usage in batch.days.items():
+        record = counts.setdefault(f"day:{day}", {})
+        amounts = usage.input_tokens, usage.output_tokens, usage.nano_usd
+        for name, n in zip(_USAGE, amounts, strict=True):
+            record[f"{entry}:{name}"] = n
+    texts = {
+        f"failures:{key_id}": ([dump_call(call) for call in calls], FAILURES_KEPT)
+        for key_id, calls in batch.failures.items()
+    }
+    if batch.calls:
+        texts["calls"] = [dump_call(call) for call in batch.calls], CALLS_KEPT
+    return ActivityRows(counts, texts)
+
+
+def _record(span: Span, slot: int, entry: str) -> str:
+    return f"{_RECORDS[span]}:{slot}{':shares' if is_share(entry) else ''}"
+
+
+class SharedLog:
+    """The activity of all processes, read from a shared state."""
+
+    def __init__(
+        self,
+        read: Callable[[Sequence[str], Sequence[str] | None], list[Mapping[str, int]]],
+        read_texts: Callable[[str], list[str]],
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            read: Returns the counts of records: of some fields, or of all.
+            read_texts: Returns a list, the latest first.
+        """
+        self._read, self._read_texts = read, read_texts
+
+    def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
+        """Return what is known of *key_ids* and of the pool as of *now*, epoch seconds."""
+        wanted = (*key_ids, POOL)
+        fields = [f"{entry}:{one}" for entry in wanted for one in COUNTERS[:_OF_REQUESTS]]
+        fields += [f"{POOL}:{one}" for one in COUNTERS[_OF_REQUESTS:]]
+        rows = self._read([_record(HOUR, slot, POOL) for slot in HOUR.numbers(now)], fields)
+        histories = {entry: _history(rows, entry) for entry in wanted}
+        usage_fields = [f"{entry}:{name}" for entry in wanted for name in _USAGE]
+        (day,) = self._read([f"day:{pacific_day(now)}"], usage_fields)
+        today = {
+            entry: DayUsage(*(day.get(f"{entry}:{name}", 0) for name in _USAGE)) for entry in wanted
+        }
+        return ActivityView(
+            {entry: found for entry, found in histories.items() if any(map(any, found))},
+            {entry: usage for entry, usage in today.items() if usage != DayUsage()},
+            self._calls("calls"),
+        )
+
+    def history(self, entry: str, span: Span, now: float) -> History:
+        """Return the counts of a key, a project, a model, a workload or the pool."""
+        names = [_record(span, slot, entry) for slot in span.numbers(now)]
+        return _history(self._read(names, [f"{entry}:{counter}" for counter in COUNTERS]), entry)
+
+    def shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
+        """Return the counts of each model, or each workload, over a span."""
+        start, sums = share_entry(kind, ""), dict[str, list[int]]()
+        names = [_record(span, slot, start) for slot in span.numbers(now)]
+        for row in self._read(names, None):
+            for field_name, count in row.items():
+                entry, _, counter = field_name.rpartition(":")
+                if entry.startswith(start) and counter in COUNTERS:
+                    known = sums.setdefault(entry.removeprefix(start), [0] * len(COUNTERS))
+                    known[COUNTERS.index(counter)] += count
+        return sums
+
+    def failures(self, key_id: str) -> list[CallRecord]:
+        """Return the last calls in which a key failed, the latest first."""
+        return self._calls(f"failures:{key_id}")
+
+    def _calls(self, name: str) -> list[CallRecord]:
+        return [call for call in map(load_call, self._read_texts(name)) if call is not None]
+
+
+def _history(rows: Iterable[Mapping[str, int]], entry: str) -> History:
+    return make_history([[row.get(f"{entry}:{one}", 0) for one in COUNTERS] for row in rows])

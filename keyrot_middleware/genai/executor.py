@@ -52,6 +52,6 @@ class DefaultExecutor:
         func: Callable[..., Any],
         *args: Any,
     ) -> Any:
-        if executor is not None or self._threads.is_closed:
+        if executor is not None:
             return wrapped(executor, func, *args)
         return asyncio.wrap_future(self._threads.submit(partial(func, *args)), loop=loop)

@@ -30,6 +30,7 @@ from pydantic import SecretStr
 from ..core.commands import Command, Settle, Sleep
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
+from ..core.ledger import KeyHealth
 from ..core.model import CallInfo, Candidate, Lease, LeaseOutcome
 from ..core.text import did_you_mean, display, one_line, utc
 from ..core.windows import HOUR_S
@@ -40,7 +41,6 @@ from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
 from ..settings import ENV_NAMES
-from ..state.base import KeyHealth
 from ..telemetry.log_text import format_time
 from ..telemetry.otel_api import suppress_instrumentation
 from .view import VERB, blocks_of, utilization

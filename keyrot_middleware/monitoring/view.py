@@ -37,6 +37,7 @@ from ..core.activity import (
 )
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, availability
 from ..core.failures import GOOGLE_SAYS
+from ..core.ledger import KeyHealth, Used
 from ..core.model import (
     GEMINI_API,
     NO_LIMITS,
@@ -62,7 +63,7 @@ from ..prices import is_installed
 from ..runtime.activity import Activity
 from ..runtime.pool import Pool
 from ..settings import TRACE_ID
-from ..state.base import KeyHealth, State, Used
+from ..state import State
 from ..telemetry.metrics import KeySnapshot, QuotaUtilization
 
 VERB = "generateContent"

@@ -23,8 +23,10 @@ from ..core.activity import (
     CallOutcome,
     CallRecord,
     History,
+    SharedLog,
     ShareKind,
     Span,
+    rows_of,
 )
 from ..core.commands import Settle
 from ..core.flow import Exhausted
@@ -70,7 +72,8 @@ class Activity:
         self._lock = threading.Lock()
         self._new: deque[CallRecord] = deque(maxlen=MOST_NEW)
         self._names = BoundedNames()
-        self._log = ActivityLog() if state.is_local else None
+        self._own = ActivityLog() if state.is_local else None
+        self._log = self._own or SharedLog(state.activity, state.activity_log)
         self._batch = self._new_batch()
         after_fork(self, Activity._in_child)
 
@@ -83,10 +86,10 @@ class Activity:
         with self._lock:
             self._count_new()
             batch = self._batch
-            if self._log is not None or not batch:
+            if self._own is not None or not batch:
                 return
             self._batch = self._new_batch()
-        self._state.record_activity(batch)
+        self._state.add_activity(rows_of(batch))
 
     def send_last(self) -> None:
         """Send what is new as the process ends: first the counts, then what the calls cost.
@@ -102,37 +105,29 @@ class Activity:
         for record in unpriced:
             batch.add_cost(record, price(record))
         if batch:
-            self._state.record_activity(batch)
+            self._state.add_activity(rows_of(batch))
 
     def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return the activity of *key_ids* and of the pool as of *now*, epoch seconds."""
         self.send()
-        if self._log is None:
-            return self._state.activity(key_ids, now)
         with self._lock:
             return self._log.view(key_ids, now)
 
     def history(self, entry: str, span: Span, now: float) -> History:
         """Return the counts of a key, a project, a model, a workload or the pool over a span."""
         self.send()
-        if self._log is None:
-            return self._state.activity_history(entry, span, now)
         with self._lock:
             return self._log.history(entry, span, now)
 
     def shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
         """Return the counts of each model, or of each workload, over a span."""
         self.send()
-        if self._log is None:
-            return self._state.activity_shares(kind, span, now)
         with self._lock:
             return self._log.shares(kind, span, now)
 
     def failures(self, key_id: str) -> list[CallRecord]:
         """Return the last calls in which a key failed, the latest first."""
         self.send()
-        if self._log is None:
-            return self._state.failures_of(key_id)
         with self._lock:
             return self._log.failures(key_id)
 
@@ -150,8 +145,8 @@ class Activity:
                     cost = self._price(record)
                 batch.add(record, cost)
             batch.count()
-            if self._log is not None and batch:
-                self._log.merge(batch)
+            if self._own is not None and batch:
+                self._own.merge(batch)
                 self._batch = self._new_batch()
         except Exception:
             handle_internal_error("activity")

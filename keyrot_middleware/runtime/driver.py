@@ -136,10 +136,6 @@ class SyncDriver:
             complete(self._observed(command, partial(self._guarded, settling)))
         self.finish(GeneratorExit())
 
-    def is_alive(self) -> bool:
-        """Return whether the lease of the call will be settled; see `state.base.Holder`."""
-        return self._began and not self.is_over
-
     # What the flow awaits -------------------------------------------------------------------------
 
     async def acquire(self, command: Acquire) -> Lease | Unavailable:
@@ -162,7 +158,7 @@ class SyncDriver:
 
     async def _acquire(self, info: CallInfo, command: Acquire) -> Lease | Unavailable | None:
         return await self._guarded(
-            self._asked("acquire", info, command.candidates, spread=command.spread, holder=self)
+            self._asked("acquire", info, command.candidates, spread=command.spread)
         )
 
     async def send(self, command: Send) -> Any:
@@ -319,18 +315,6 @@ class SyncDriver:
 
 class AsyncDriver(SyncDriver):
     """The end of a task: blocks only that."""
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        """Serve one call of the running loop; the arguments are those of `SyncDriver`."""
-        try:
-            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:  # under a loop that is not asyncio's
-            self._loop = None
-        super().__init__(*args, **more)
-
-    def is_alive(self) -> bool:
-        """Return the same; a call in a closed loop never continues."""
-        return super().is_alive() and not (self._loop is not None and self._loop.is_closed())
 
     async def _asked(self, method: str, *args: Any, **kwargs: Any) -> Any:
         state = self._pool.state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
@@ -11,9 +10,8 @@ from types import ModuleType
 from ..core.model import RetryPolicy
 from ..errors import ConfigError, MissingExtraError
 from ..settings import STATE_SCHEMES
-from .base import SharedState, State
-from .circuit_breaker import CircuitBreaker
-from .fallback import FallbackState, LocalWindows
+from .base import State
+from .fallback import FallbackState
 from .memory import MemoryState
 
 __all__ = ["FallbackState", "MemoryState", "State", "open_shared", "open_state"]
@@ -46,9 +44,7 @@ def open_state(
     shared = open_shared(uri, policy, clock, pool=pool, variable=variable)
     if shared is None:
         return MemoryState(policy, clock, pool=pool)
-    state = FallbackState(
-        shared, LocalWindows(policy, clock, share), CircuitBreaker(time.monotonic), pool
-    )
+    state = FallbackState(shared, MemoryState(policy, clock, share), pool, clock)
     state.check()
     return state
 
@@ -60,7 +56,7 @@ def open_shared(
     *,
     pool: str = "default",
     variable: str = "KEYROT_STATE_URL",
-) -> SharedState | None:
+) -> State | None:
     """Open a shared state without fallback, which raises errors; None for memory://.
 
     Raises:
@@ -73,12 +69,11 @@ def open_shared(
     if scheme == "sqlite":
         sqlite = _import_sqlite(variable)
         path = sqlite.path_of_url(uri, pool, variable)
-        file: SharedState = sqlite.SqliteState(path, policy, clock, pool=pool)
+        file: State = sqlite.SqliteState(path, policy, clock, pool=pool)
         return file
     if scheme in STATE_SCHEMES:
         redis = _import_redis(f"{variable}={scheme}://…")
-        redis.check_url(uri, variable)
-        state: SharedState = redis.RedisState(uri, policy, clock, pool=pool)
+        state: State = redis.RedisState(uri, policy, clock, pool=pool, variable=variable)
         return state
     allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)
     raise ConfigError(f"{variable}: no state backend for {scheme!r}://; allowed: {allowed}")

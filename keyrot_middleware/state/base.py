@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property, partial
-from typing import ClassVar, NamedTuple, Protocol
-from weakref import ReferenceType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import ClassVar
+from weakref import WeakSet
 
-from ..core.activity import (
-    ActivityBatch,
-    ActivityView,
-    CallRecord,
-    History,
-    ShareKind,
-    Span,
-    make_history,
-)
-from ..core.ledger import NO_SPENDING, KeyHealth, UnleasedUsage, Used
+from ..core.activity import ActivityRows
+from ..core.ledger import KeyHealth, Reservation
 from ..core.model import (
     Block,
     CallInfo,
@@ -29,89 +21,74 @@ from ..core.model import (
     Unavailable,
 )
 from ..core.selection import RankedCandidates
+from ..core.windows import PROBE_POLL_S
+from ..forks import after_fork
 from .threads import StateThreads
 
-__all__ = [
-    "NO_SPENDING",
-    "Claims",
-    "Counted",
-    "DataLoss",
-    "DataLostError",
-    "Holder",
-    "HolderRef",
-    "KeyHealth",
-    "Owners",
-    "Quota",
-    "SharedActivity",
-    "SharedState",
-    "State",
-    "UnleasedUsage",
-    "Used",
-    "is_abandoned",
-    "without_reservation",
-]
 
+class InFlight:
+    """The leases of this process that count in `max_concurrency`.
 
-class Counted(NamedTuple):
-    """A request, or a cost, that a shared state has counted."""
-
-    at: float
-    """Epoch seconds."""
-    project: str
-    bucket: str = ""
-    requests: int = 0
-    tokens: int = 0
-    spent: int = 0
-    """Billionths of a dollar."""
-
-
-class DataLoss(NamedTuple):
-    """A shared state has lost data: the records of another *epoch* are in use."""
-
-    epoch: str
-    changes: int
-    """The number of changes in the new epoch."""
-    missing: Sequence[Counted] | None
-    """What was counted for this process and is missing; None if everything is."""
-
-
-class DataLostError(Exception):
-    """Raised by `acquire` of a shared state that has lost data; nothing is leased.
-
-    Report what is missing, `accept_loss`, and call again.
+    A lease that nobody settles ends with its last reference.
     """
 
+    def __init__(self) -> None:
+        """Start empty."""
+        self._begin()
+        after_fork(self, InFlight._begin)
 
-class Holder(Protocol):
-    """The call that holds a lease."""
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._leases: dict[str, WeakSet[Reservation]] = {}
 
-    def is_alive(self) -> bool:
-        """Return whether the call is in flight."""
+    def blocks(self, candidates: Iterable[Candidate], now: float) -> dict[str, Block]:
+        """Return the keys that have no room for another request."""
+        return {
+            key.key_id: Block("concurrency", now + PROBE_POLL_S, waitable=True)
+            for key in candidates
+            if key.limits.max_concurrency is not None
+            and len(self._leases.get(key.record, ())) >= key.limits.max_concurrency
+        }
+
+    def add(self, lease: Lease, most: int | None) -> bool:
+        """Count a lease; return False if there is no room any more."""
+        if most is None or not isinstance(lease.reservation, Reservation):
+            return True
+        with self._lock:
+            leases = self._leases.setdefault(lease.record, WeakSet())
+            if len(leases) >= most:
+                return False
+            leases.add(lease.reservation)
+            return True
+
+    def remove(self, lease: Lease) -> None:
+        """Count a lease no more."""
+        leases = self._leases.get(lease.record)
+        if leases is not None and isinstance(lease.reservation, Reservation):
+            leases.discard(lease.reservation)
 
 
-HolderRef = ReferenceType[Holder] | None
-"""A weak reference to a holder; None if the caller passed none: then it counts as alive."""
+class State(ABC):
+    """The limits of keys, who owns stored resources, and what calls did lately."""
 
+    is_local: ClassVar[bool] = True
+    """The methods do no I/O, so that tasks may call them directly."""
 
-def is_abandoned(held: HolderRef) -> bool:
-    """Return whether the holder of a lease is gone, so that it will never settle it."""
-    if held is None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """Count nothing yet; *clock* returns epoch seconds."""
+        self._clock = clock
+        self._in_flight = InFlight()
+        self._threads = StateThreads()
+
+    @property
+    def degraded(self) -> bool:
+        """Return whether the shared state is unreachable, so that in-process limits apply."""
         return False
-    holder = held()
-    return holder is None or not holder.is_alive()
 
+    # Leases ---------------------------------------------------------------------------------------
 
-class Quota(ABC):
-    """The limits of keys: leases, their outcomes, and what is known of each key."""
-
-    @abstractmethod
     def acquire(
-        self,
-        info: CallInfo,
-        candidates: RankedCandidates,
-        *,
-        spread: bool,
-        holder: Holder | None = None,
+        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
     ) -> Lease | Unavailable:
         """Acquire a lease for one of *candidates*: reserve in all windows or in none.
 
@@ -119,11 +96,25 @@ class Quota(ABC):
             info: The call: its model, verb, tokens and requests.
             candidates: `(group, candidate)` in order; lower groups first.
             spread: Within a group choose the least utilized key, else the first available one.
-            holder: The lease counts in `max_concurrency` while the holder is alive and the lease
-                is not settled; without a holder until it is settled.
         """
+        limits = {
+            key.key_id: key.limits.max_concurrency
+            for _, key in candidates
+            if key.limits.max_concurrency is not None
+        }
+        if not limits:
+            return self._acquire(info, candidates, spread=spread)
+        while True:
+            full = self._in_flight.blocks((key for _, key in candidates), self._clock())
+            offer = tuple(one for one in candidates if one[1].key_id not in full)
+            reply = self._acquire(info, offer, spread=spread)
+            if isinstance(reply, Unavailable):
+                others = self._get_blocks(info, [k for _, k in candidates if k.key_id in full])
+                return reply.beside(full | others)
+            if self._in_flight.add(reply, limits.get(reply.key_id)):
+                return reply._replace(refused={**full, **reply.refused}) if full else reply
+            self._settle(reply, Outcome(LeaseOutcome.UNSENT), ())
 
-    @abstractmethod
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Settle *lease* with its outcome, and record it as the owner of *names*.
 
@@ -132,8 +123,10 @@ class Quota(ABC):
         Returns:
             Until when the scope of the failure is cooling down, epoch seconds; None if it is not.
         """
+        if outcome.kind is not LeaseOutcome.SERVING:
+            self._in_flight.remove(lease)
+        return self._settle(lease, outcome, tuple(names))
 
-    @abstractmethod
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each of *candidates* now; nothing is reserved.
 
@@ -141,6 +134,24 @@ class Quota(ABC):
             info: The call to be sent.
             candidates: Any number of keys; those that `acquire` would lease are not returned.
         """
+        keys = list(candidates)
+        return self._in_flight.blocks(keys, self._clock()) | self._get_blocks(info, keys)
+
+    @abstractmethod
+    def _acquire(
+        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
+    ) -> Lease | Unavailable:
+        """Acquire a lease, `max_concurrency` aside."""
+
+    @abstractmethod
+    def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
+        """Settle a lease, `max_concurrency` aside."""
+
+    @abstractmethod
+    def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
+        """Return why `_acquire` would refuse keys."""
+
+    # Keys -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
@@ -156,102 +167,10 @@ class Quota(ABC):
 
     @abstractmethod
     def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Record the configured limits of keys.
+        """Record the limits of keys, and which of their values this process has.
 
-        If those of a key have changed, the learned limits of its project are forgotten.
+        If the limits of a key have changed, the learned limits of its project are forgotten.
         """
-
-    @abstractmethod
-    def record_spending(self, project: str, amount: int) -> None:
-        """Count what requests of a project that has a budget have cost.
-
-        Args:
-            project: Of their keys.
-            amount: In billionths of a dollar.
-        """
-
-
-class Owners(ABC):
-    """Which key owns a stored resource."""
-
-    @abstractmethod
-    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Return `(key_id, project)` of the first known one of *names*."""
-
-    @abstractmethod
-    def set_owner(self, lease: Lease, names: Iterable[str]) -> None:
-        """Record the key of *lease*, which is settled already, as the owner of *names*."""
-
-
-class SharedActivity:
-    """What the calls of all processes did lately; without any where nothing is shared."""
-
-    def record_activity(self, batch: ActivityBatch) -> None:
-        """Add to the activity that all processes of a shared pool have in common."""
-
-    def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
-        """Return the activity of all processes of a shared pool.
-
-        Args:
-            key_ids: The keys whose history and usage are wanted; the sums are always there.
-            now: The time, epoch seconds.
-        """
-        del key_ids, now
-        return ActivityView({}, {}, [])
-
-    def activity_history(self, entry: str, span: Span, now: float) -> History:
-        """Return the counts of a key, a project, a model, a workload or the pool over a span.
-
-        Args:
-            entry: A key id, or as `project_entry`, `share_entry` and `POOL` in core/activity.py.
-            span: How far back, and how finely.
-            now: The time, epoch seconds.
-        """
-        del entry, now
-        return make_history([()] * span.slots)
-
-    def activity_shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
-        """Return the counts of each model, or of each workload, over a span."""
-        del kind, span, now
-        return {}
-
-    def failures_of(self, key_id: str) -> list[CallRecord]:
-        """Return the last calls in which a key failed, the latest first."""
-        del key_id
-        return []
-
-
-class Claims(ABC):
-    """Who does what only one process may do."""
-
-    @abstractmethod
-    def claim(self, name: str, seconds: float) -> float:
-        """Take *name* for so many *seconds*, so that of all processes one does what it stands for.
-
-        Returns:
-            0: it is the caller's now. Else how many seconds an earlier claim still lasts.
-        """
-
-
-class State(Quota, Owners, SharedActivity, Claims):
-    """The state of a pool. The async methods of a state that does I/O use threads."""
-
-    is_local: ClassVar[bool] = True
-    """The blocking methods do no I/O, so that tasks may call them directly."""
-
-    @property
-    def degraded(self) -> bool:
-        """Return whether the shared state is unreachable, so that in-process limits apply."""
-        return False
-
-    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
-        """Return whether `settle` does no I/O with these arguments, so that tasks may call it."""
-        del lease, outcome, names
-        return self.is_local
-
-    def set_owner(self, lease: Lease, names: Iterable[str]) -> None:
-        """Record the key of *lease*, which is settled already, as the owner of *names*."""
-        self.settle(without_reservation(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Return keys whose values the caller does not know with the values in use.
@@ -260,98 +179,78 @@ class State(Quota, Owners, SharedActivity, Claims):
         """
         return list(candidates)
 
-    def close(self) -> None:
-        """Close connections and threads; calls in flight can still be settled."""
-        if not self.is_local:
-            self._threads.close()
+    # Owners ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Return `(key_id, project)` of the first known one of *names*."""
+
+    def set_owner(self, lease: Lease, names: Iterable[str]) -> None:
+        """Record the key of *lease*, which is settled already, as the owner of *names*."""
+        self._settle(without_reservation(lease), Outcome(LeaseOutcome.UNSENT), tuple(names))
+
+    # Activity -------------------------------------------------------------------------------------
+
+    def add_activity(self, rows: ActivityRows) -> None:  # noqa: B027 - nothing is shared
+        """Add to the activity that all processes of a shared pool have in common."""
+
+    def activity(
+        self, names: Sequence[str], fields: Sequence[str] | None
+    ) -> list[Mapping[str, int]]:
+        """Return the counts of the records *names*: of some fields, or of all.
+
+        They are empty where nothing is shared.
+        """
+        del fields
+        return [{} for _ in names]
+
+    def activity_log(self, name: str) -> list[str]:
+        """Return the texts of a list of the activity, the latest first."""
+        del name
+        return []
+
+    # Tasks ----------------------------------------------------------------------------------------
 
     async def aacquire(
-        self,
-        info: CallInfo,
-        candidates: RankedCandidates,
-        *,
-        spread: bool,
-        holder: Holder | None = None,
+        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
     ) -> Lease | Unavailable:
         """Async version of `acquire`; if the task is cancelled, the lease is released."""
-        work = partial(self.acquire, info, candidates, spread=spread, holder=holder)
-        return work() if self.is_local else await self._threads.run(work, self._give_back_unsent)
+        work = partial(self.acquire, info, candidates, spread=spread)
+        return await self._threads.run(work, self._give_back)
 
     async def asettle(
         self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
     ) -> float | None:
         """Async version of `settle`."""
-        names = tuple(names)
-        work = partial(self.settle, lease, outcome, names)
-        at_once = self.settles_without_io(lease, outcome, names)
-        return work() if at_once else await self._threads.run(work)
+        if self.settles_without_io(lease, outcome, tuple(names)):
+            return self.settle(lease, outcome, names)
+        return await self._threads.run(partial(self.settle, lease, outcome, tuple(names)))
 
     async def aget_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Async version of `get_owner`."""
-        work = partial(self.get_owner, names)
-        return work() if self.is_local else await self._threads.run(work)
+        return await self._threads.run(partial(self.get_owner, tuple(names)))
 
     async def aset_owner(self, lease: Lease, names: Iterable[str]) -> None:
         """Async version of `set_owner`."""
-        await self.asettle(without_reservation(lease), Outcome(LeaseOutcome.ABANDONED), names)
+        await self._threads.run(partial(self.set_owner, lease, tuple(names)))
 
-    @cached_property
-    def _threads(self) -> StateThreads:
-        return StateThreads()
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+        """Return whether `settle` does no I/O with these arguments, so that tasks may call it."""
+        del lease, outcome, names
+        return self.is_local
 
-    def _give_back_unsent(self, reply: Lease | Unavailable) -> None:
+    def _give_back(self, reply: Lease | Unavailable) -> None:
         if isinstance(reply, Lease):
             self.settle(reply, Outcome(LeaseOutcome.UNSENT))
 
-
-class SharedState(State):
-    """What a state has in addition that others fall back from: see fallback.py."""
-
-    def release(self, lease: Lease) -> None:
-        """Stop renewing *lease*, which is settled elsewhere; it expires by itself."""
-
-    @abstractmethod
-    def record_usage(
-        self,
-        usages: Sequence[UnleasedUsage],
-        spending: Mapping[str, int] = NO_SPENDING,
-        report: str = "",
-        *,
-        again: bool = False,
-    ) -> None:
-        """Count requests that were sent without a lease, and costs; limits are not checked.
-
-        Args:
-            usages: The requests.
-            spending: Billionths of a dollar by project, only of those that have a budget.
-            report: Identifies the report: a shared state that has counted it counts it no more.
-            again: All of it was counted before the data loss that `take_loss` has returned.
-        """
-
-    def record_spending(self, project: str, amount: int) -> None:
-        """Count what requests of a project have cost; see `Quota.record_spending`."""
-        self.record_usage((), {project: amount})
-
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - nothing can fail
         """Check whether the backend works; raise its error if it does not."""
 
-    @contextmanager
-    def inline(self) -> Iterator[bool]:
-        """Let a task make its next call of this state in its own thread, if that takes no time.
-
-        Yields:
-            Whether it may: the call waits for nothing and nobody.
-        """
-        yield False
-
-    def take_loss(self) -> DataLoss | None:
-        """Return the data loss that was found since the last call; None if there is none."""
-        return None
-
-    def accept_loss(self, loss: DataLoss) -> None:
-        """Lease keys again: what was missing is reported; see DataLostError."""
+    def close(self) -> None:
+        """Close connections and threads; calls in flight can still be settled."""
+        self._threads.close()
 
 
 def without_reservation(lease: Lease) -> Lease:
     """Return *lease* as one that was not reserved: settling it changes no counts."""
-    return lease._replace(reservation=None, degraded=False)
+    return lease._replace(reservation=None, degraded=False, has_budget=False)

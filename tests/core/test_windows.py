@@ -1,4 +1,4 @@
-"""Minutes and Pacific days: the arithmetic that every state backend must agree with."""
+"""Minutes, days, cooldowns and budgets: the arithmetic that every state backend must agree with."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.moments import MINUTE, NOON, PACIFIC, at
+from support.pool import key
 
-from keyrot_middleware.core.model import NO_LIMITS, Block, Limits
+from keyrot_middleware.core.model import NO_LIMITS, Block, Limits, Scope
+from keyrot_middleware.core.spending import nano_usd, service_tier
 from keyrot_middleware.core.windows import (
-    DAY_S,
-    GUARD_S,
-    Cooldown,
+    Learned,
     QuotaWindows,
     Slot,
+    Spending,
+    exponential_cooldown,
     next_minute,
     next_pacific_midnight,
     next_pacific_month,
+    scope_key,
+    scope_keys,
 )
 
 
@@ -31,14 +35,8 @@ def rolled(now: float = NOON) -> QuotaWindows:
 
 def use(quota: QuotaWindows, now: float, requests: int = 1, tokens: int = 0) -> Slot:
     """Reserve at *now*."""
-    return quota.reserve(requests, tokens, near_boundary=quota.advance(now))
-
-
-def room(quota: QuotaWindows, limits: Limits, now: float, tokens: int = 0) -> str | None:
-    """Check the room at *now*; return the window that has none."""
-    near_boundary = quota.advance(now)
-    block = quota.blocked_by(limits, 1, tokens, near_boundary=near_boundary)
-    return block.reason if block else None
+    quota.advance(now)
+    return quota.reserve(requests, tokens, now)
 
 
 @pytest.mark.parametrize(
@@ -99,98 +97,9 @@ def test_near_an_edge_a_request_counts_in_both_minutes(
     second: float, counts_in: tuple[int, ...]
 ) -> None:
     """Within a second of the edge it is unknown which minute Google counts it in."""
-    minute, near_boundary, _ = use(rolled(MINUTE - 90), MINUTE + second)
+    minute, late, _ = use(rolled(MINUTE - 90), MINUTE + second)
     first = int(minute - MINUTE // 60)
-    assert ((first, first + 1) if near_boundary else (first,)) == counts_in
-
-
-def test_a_full_minute_is_over_a_guard_after_its_edge() -> None:
-    """RPM 2 reserved mid-minute is released at the next edge plus the guard, not at the edge."""
-    quota, limits = rolled(), Limits(rpm=2)
-    use(quota, NOON)
-    assert room(quota, limits, NOON) is None
-    use(quota, NOON)
-    block = quota.blocked_by(limits, 1, 0, near_boundary=quota.advance(NOON))
-    assert block == Block("rpm", MINUTE + 60 + GUARD_S, waitable=True)
-    assert room(quota, limits, MINUTE + 60.5) == "rpm"
-    assert room(quota, limits, MINUTE + 61) is None
-
-
-def test_at_an_edge_the_next_minute_needs_room_too() -> None:
-    """A reservation in the next minute keeps the edge full until the minute after it."""
-    quota, limits = rolled(), Limits(rpm=1)
-    use(quota, MINUTE + 59.5)
-    assert quota.blocked_by(limits, 1, 0, near_boundary=quota.advance(MINUTE + 59.6)) == Block(
-        "rpm", MINUTE + 121, waitable=True
-    )
-    assert room(quota, limits, MINUTE + 100) == "rpm"
-    assert room(quota, limits, MINUTE + 121) is None
-
-
-def test_tokens_have_a_window_of_their_own() -> None:
-    """TPM blocks by the request's own tokens, at an edge in both minutes."""
-    quota, limits = rolled(), Limits(rpm=100, tpm=1_000)
-    use(quota, NOON, tokens=900)
-    assert room(quota, limits, NOON, tokens=100) is None
-    assert room(quota, limits, NOON, tokens=101) == "tpm"
-    use(quota, MINUTE + 119.5, tokens=950)
-    assert room(quota, limits, MINUTE + 119.6, tokens=51) == "tpm"
-    assert room(quota, limits, MINUTE + 121, tokens=51) == "tpm"
-    assert room(quota, limits, MINUTE + 121, tokens=50) is None
-
-
-def test_a_request_larger_than_the_limit_goes_into_an_empty_window_only() -> None:
-    """The estimate may be wrong, so Google decides; but never on top of others."""
-    quota, limits = rolled(), Limits(tpm=100)
-    assert room(quota, limits, NOON, tokens=500) is None
-    use(quota, NOON, tokens=1)
-    assert room(quota, limits, NOON, tokens=500) == "tpm"
-    assert room(rolled(), Limits(rpm=0), NOON) == "rpm"
-
-
-def test_the_day_ends_at_pacific_midnight_and_is_not_waited_for() -> None:
-    """RPD counts from midnight to midnight Pacific time; its end is not waitable."""
-    begin = at(2026, 3, 8)
-    quota, limits = rolled(begin), Limits(rpd=1)
-    use(quota, begin + 5)
-    block = quota.blocked_by(limits, 1, 0, near_boundary=quota.advance(begin + 3_600))
-    assert block == Block("rpd", begin + 23 * 3_600, waitable=False)
-    assert room(quota, limits, begin + 23 * 3_600 - 1) == "rpd"
-    assert room(quota, limits, begin + 23 * 3_600) is None
-
-
-def test_learned_limits_beat_configured_ones_for_a_day() -> None:
-    """Learned limits apply, the others as configured, and after a day all as configured."""
-    quota, configured = rolled(), Limits(rpm=100, tpm=9_000, rpd=50, max_concurrency=3)
-    assert quota.limits(configured) is configured
-    quota.learn(Limits(rpm=5), NOON)
-    quota.learn(Limits(tpm=250), NOON + 60)
-    assert quota.limits(configured) == Limits(5, 250, 50, 3)
-    quota.learn(Limits(rpd=20), NOON + 120)
-    assert quota.limits(configured) == Limits(5, 250, 20, 3)
-    quota.advance(NOON + 119 + DAY_S)
-    assert quota.limits(configured) == Limits(5, 250, 20, 3)
-    quota.advance(NOON + 120 + DAY_S)
-    assert quota.limits(configured) is configured
-
-
-@pytest.mark.parametrize("second", [10, 30.5, 58])
-def test_learned_limits_end_in_the_middle_of_a_minute_too(second: float) -> None:
-    """A read a moment before, when no window was about to end, does not keep it."""
-    quota, ends = rolled(), NOON + second + DAY_S
-    quota.learn(Limits(rpm=5), NOON + second)
-    quota.advance(ends - 1)
-    assert quota.learned == Limits(rpm=5)
-    quota.advance(ends)
-    assert quota.learned == NO_LIMITS
-
-
-def test_learning_after_the_day_starts_afresh() -> None:
-    """A limit that has expired does not come back with the next learned one."""
-    quota = rolled()
-    quota.learn(Limits(rpm=5), NOON)
-    quota.learn(Limits(rpd=20), NOON + DAY_S)
-    assert quota.learned == Limits(rpd=20)
+    assert ((first, first + 1) if late else (first,)) == counts_in
 
 
 @pytest.mark.parametrize("later", [0, 10, 29, 29.5, 30.5, 31, 60, 90, 150, 10 * 60])
@@ -205,7 +114,7 @@ def test_a_correction_finds_its_minute(booked: float, later: float) -> None:
     quota.advance(after)
     other.advance(after)
     quota.adjust(slot, 0, 20 - 500)
-    assert (quota.tokens, quota.tokens_next) == (other.tokens, other.tokens_next)
+    assert (quota.tokens, quota.late_tokens) == (other.tokens, other.late_tokens)
 
 
 def test_a_correction_does_not_touch_another_day() -> None:
@@ -228,65 +137,80 @@ def test_the_utilization_is_that_of_the_fullest_window() -> None:
     assert quota.utilization(Limits(max_concurrency=9), 4.0) == 0.5
 
 
-def test_a_quota_expires_after_its_day_and_its_learned_limits() -> None:
-    """A record may be dropped when no window of it counts and no learned limit applies."""
-    begin = at(2026, 1, 16)
-    quota = rolled(begin - 0.5)
-    assert quota.expires_at > begin
-    assert quota.expires_at <= begin + 61
-    quota.learn(Limits(rpm=5), begin)
-    assert quota.expires_at > begin + 61
-    assert quota.expires_at <= begin + DAY_S
-
-
-# Clocks that step back -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("back", [121, 3_600, 3 * 86_400])
-def test_a_minute_that_lies_in_the_future_is_dropped(back: float) -> None:
-    """A clock that steps back leaves nothing full, nor a learned limit for longer than a day."""
-    quota, limits = rolled(), Limits(rpm=1, rpd=9)
-    quota.learn(Limits(tpm=600), NOON)
-    use(quota, NOON)
-    assert room(quota, limits, NOON) == "rpm"
-    assert room(quota, limits, NOON - back) is None
-    quota.advance(NOON - back + DAY_S)
-    assert quota.learned == NO_LIMITS
-
-
-def test_a_day_that_lies_in_the_future_is_dropped() -> None:
-    """Across midnight Pacific time; within the day its count stays."""
-    midnight = next_pacific_midnight(NOON)
-    quota, limits = rolled(midnight + 600), Limits(rpd=1)
-    use(quota, midnight + 600)
-    assert room(quota, limits, midnight + 300) == "rpd"
-    assert room(quota, limits, midnight - 3_000) is None
-    assert quota.day_end == midnight
-
-
-def test_a_small_step_back_keeps_what_was_counted() -> None:
-    """After half a minute back, recent requests still count, until their minute ends."""
-    quota, limits = rolled(), Limits(rpm=1)
-    use(quota, NOON)
-    assert room(quota, limits, NOON - 40) == "rpm"
-    assert room(quota, limits, MINUTE + 61) is None
-
-
-def test_a_cooldown_that_lies_in_the_future_is_over() -> None:
-    """Its length and one minute more is as long as it may last on a clock that stepped back."""
-    rest = Cooldown()
-    rest.extend("quota_minute", NOON + 20, waitable=True, now=NOON)
-    for now, runs in ((NOON, True), (NOON - 60, True), (NOON - 61, False), (NOON + 20, False)):
-        assert (rest.is_active(now), rest.blocked_by(now) is not None) == (runs, runs)
-    rest.extend("quota_minute", NOON - 3_580, waitable=True, now=NOON - 3_600)
-    assert rest.until == NOON - 3_580
-
-
-def test_no_count_falls_below_zero_after_a_clock_that_was_set_back() -> None:
-    """A request that is given back where its windows began anew leaves no extra room."""
+@pytest.mark.parametrize(("back", "kept"), [(60.0, 2), (120.0, 0), (3_600.0, 0)])
+def test_a_clock_that_is_set_back_begins_a_new_minute(back: float, kept: int) -> None:
+    """Nobody waits for a minute that lies in the future; a small step keeps what was counted."""
     quota = rolled()
-    slot = use(quota, NOON, requests=2, tokens=50)
-    quota.advance(NOON + 2 * DAY_S)
-    quota.advance(NOON)
-    quota.adjust(slot, -2, -50)
-    assert (quota.requests, quota.tokens, quota.day_requests) == (0, 0, 0)
+    use(quota, NOON, requests=2)
+    quota.advance(NOON - back)
+    assert quota.requests == kept
+
+
+def test_the_smaller_of_a_configured_and_a_learned_limit_holds() -> None:
+    """Of each window; a cap on concurrency is never learned."""
+    learned = Learned(NOON, Limits(rpm=5, rpd=20))
+    assert learned.smaller(Limits(9, 100, 10, 3)) == Limits(5, 100, 10, 3)
+
+
+# Cooldowns -------------------------------------------------------------------------------------
+
+
+def test_the_backoff_doubles_up_to_the_maximum() -> None:
+    """30, 60, 120 … 900 seconds, and no overflow after a thousand failures."""
+    steps = [exponential_cooldown(number, 30.0, 900.0) for number in (1, 2, 3, 4, 5, 6, 1_000)]
+    assert steps == [30, 60, 120, 240, 480, 900, 900]
+
+
+@pytest.mark.parametrize(
+    ("scope", "name"),
+    [
+        (Scope.KEY, ("key:k", "key")),
+        (Scope.KEY_VERB, ("key:k", "key_verb:v")),
+        (Scope.KEY_MODEL, ("key:k", "key_model:m")),
+        (Scope.PROJECT_MODEL, ("project:p", "project_model:m")),
+        (Scope.PROJECT, ("project:p", "project")),
+        (Scope.PROJECT_CACHE, ("project:p", "project_cache")),
+        (Scope.BILLING, ("billing:b", "billing")),
+    ],
+)
+def test_each_scope_has_a_name_that_blocks_the_key(scope: Scope, name: tuple[str, str]) -> None:
+    """Selection checks every failure's cooldown; the cache's only for caches."""
+    named = scope_key(scope, record="k", project="p", billing_account="b", bucket="m", verb="v")
+    candidate = key("k", project="p", billing_account="b")
+    assert named == name
+    assert (named in scope_keys(candidate, "m", "v")) == (scope is not Scope.PROJECT_CACHE)
+    assert ("project:p", "project_cache") in scope_keys(candidate, "m", "cachedContents")
+
+
+# Money -----------------------------------------------------------------------------------------
+
+
+def test_a_request_reserves_the_highest_cost_of_the_day() -> None:
+    """The longest answer before the first; only one request may exceed the budget."""
+    spending = Spending()
+    spending.advance(NOON)
+    assert spending.expected(1, 6) == 6
+    spending.highest, spending.spent = 3, 3
+    assert (spending.expected(1, 6), spending.expected(5, 9)) == (3, 5)
+    assert spending.blocked_by(10, 8, NOON) is None
+    spending.reserved = 3
+    assert spending.blocked_by(10, 4, NOON) is None
+    block = spending.blocked_by(10, 5, NOON)
+    assert block is not None
+    assert (block.reason, block.waitable) == ("usd_reserved", True)
+    spending.spent = 10
+    assert spending.blocked_by(10, 0, NOON) == Block("usd", spending.day_end)
+    spending.advance(spending.day_end)
+    assert (spending.spent, spending.highest, spending.blocked_by(10, 9, NOON)) == (0, 0, None)
+
+
+def test_dollars_are_counted_in_billionths() -> None:
+    """So that sums are exact; no amount is larger than every store can count."""
+    assert nano_usd(0.1) + nano_usd(0.2) == nano_usd(0.3) == 300_000_000
+    assert nano_usd(1e308) == nano_usd(1e12) == 2**53
+
+
+def test_a_service_tier_has_one_spelling() -> None:
+    """Requests and responses name it in any case, or in full; what is no short name is none."""
+    assert {service_tier(text) for text in (" Flex ", "FLEX", "SERVICE_TIER_FLEX")} == {"flex"}
+    assert [service_tier(odd) for odd in ("", "unspecified", None, 7, "x" * 33)] == [None] * 5

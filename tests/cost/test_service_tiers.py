@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -96,39 +95,6 @@ def test_a_budget_holds_for_priority_calls(gemini: FakeGemini, clock: FakeClock,
             client.models.generate_content(model=MODEL, contents="hi", config=asking("priority"))
     assert gemini.count() == 6
     assert spent(made) == pytest.approx(6 * 1.8 * cost, abs=1e-9)
-
-
-def test_calls_at_once_reserve_the_tier_that_they_ask_for(
-    gemini: FakeGemini, clock: FakeClock, pool: Any
-) -> None:
-    """What a flex call has cost says nothing about priority calls: 16 of them stop at the budget.
-
-    Only the last of those in flight may exceed it.
-    """
-    long_answer = (MODEL, 10, 0, 20_000, 0, 0)
-    cost = price(long_answer, clock)
-    budget = 10 * cost
-    made = pool({"key_id": "paid", "project": "web", "usd_per_day": budget}, max_wait_s=86_400)
-    gemini.script("paid", served("flex", long_answer), *[served("priority", long_answer)] * 20)
-
-    async def call(client: genai.Client, tier: str) -> Any:
-        config = asking(tier)
-        return await client.aio.models.generate_content(model=MODEL, contents="hi", config=config)
-
-    async def all_of_them() -> list[Any]:
-        client = client_of(gemini)
-        await call(client, "flex")
-        calls = [call(client, "priority") for _ in range(16)]
-        found = await asyncio.gather(*calls, return_exceptions=True)
-        await client.aio.aclose()
-        return found
-
-    found = asyncio.run(all_of_them())
-    sent = sum(not isinstance(one, Exception) for one in found)
-    assert {type(one).__name__ for one in found} == {"GenerateContentResponse", "KeyPoolExhausted"}
-    assert sent == 6
-    assert spent(made) == pytest.approx((0.5 + sent * 1.8) * cost, abs=1e-9)
-    assert budget <= spent(made) < budget + 1.8 * cost
 
 
 def test_interactions_have_the_cost_of_their_tier(

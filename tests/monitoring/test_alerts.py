@@ -32,7 +32,7 @@ from support.servers import wait_for
 
 import keyrot_middleware
 from keyrot_middleware.config import load
-from keyrot_middleware.core.model import CallInfo, Limits
+from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Limits, Outcome, Usage
 from keyrot_middleware.core.text import utc
 from keyrot_middleware.errors import ConfigError, MissingExtraError
 from keyrot_middleware.events import EVENTS, PoolEvent
@@ -371,7 +371,9 @@ def test_eighty_percent_of_a_limit_and_a_spent_budget_are_reported() -> None:
     found = [pool.call() for _ in range(5)]
     assert found == [[], [], [], [("quota_80_percent", "a")], []]
     budget = Watched(key("a", usd_per_day=1.0))
-    budget.rig.pool.state.record_spending("a", 2 * 10**9)
+    lease = Lease("a", "a", "a", "", "", 0, 0, at=0.0, has_budget=True)
+    outcome = Outcome(LeaseOutcome.SUCCESS, None, Usage(cost_usd=2.0))
+    budget.rig.pool.state.settle(lease, outcome)
     budget.alerts.look_at("a", "a", MODEL)
     budget.alerts._look(None)
     assert budget.events.take() == [("budget_reached", "a")]

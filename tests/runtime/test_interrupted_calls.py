@@ -72,6 +72,8 @@ def test_ctrl_c_at_any_moment_loses_no_key(kind: str) -> None:
         with suppress(KeyboardInterrupt), ctrl_c:
             send_call(rig, kind)
         was_raised = ctrl_c.was_raised
+        rig.state.leases.clear()
+        rig.state.settled.clear()
         rig.script.clear()
         rig.clock.advance(60)
         with suppress(KeyboardInterrupt):

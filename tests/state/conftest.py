@@ -28,11 +28,10 @@ def open_backend(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[O
         state.close()
 
 
-@pytest.fixture(params=[SyncClient, AsyncClient], ids=["sync", "async"])
-def client(request: pytest.FixtureRequest, open_backend: OpenBackend) -> StateClient:
-    """Open a backend at the defaults; use its blocking methods, or its awaited ones."""
-    client: StateClient = request.param(open_backend())
-    return client
+@pytest.fixture
+def client(open_backend: OpenBackend) -> StateClient:
+    """Open a backend at the defaults; use its blocking methods."""
+    return SyncClient(open_backend())
 
 
 @pytest.fixture(params=[SyncClient, AsyncClient], ids=["sync", "async"])

@@ -41,10 +41,10 @@ KEYS = (
 )
 
 
-def costing(amount: int | None, tier: str | None = None) -> Outcome:
-    """Return a success that cost *amount* billionths in a service tier."""
+def costing(amount: int | None) -> Outcome:
+    """Return a success that cost *amount* billionths."""
     usd = None if amount is None else amount / NANO
-    return Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1, cost_usd=usd, service_tier=tier))
+    return Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1, cost_usd=usd))
 
 
 def today(now: float) -> Any:
@@ -58,20 +58,20 @@ class Account:
 
     day: Any = None
     spent: int = 0
-    highest: dict[tuple[str, str], int] = field(default_factory=dict)
+    highest: int = 0
     in_flight: list[tuple[Lease, int]] = field(default_factory=list)
 
     def begin(self, now: float) -> None:
         """Begin a new day where one has begun."""
         if today(now) != self.day:
-            self.day, self.spent, self.highest = today(now), 0, {}
+            self.day, self.spent, self.highest = today(now), 0, 0
 
     def refusal(self, expected: int) -> str | None:
         """Return why a request must not be sent."""
         if self.spent >= 10:
             return "usd"
         reserved = sum(amount for _, amount in self.in_flight)
-        if self.in_flight and self.spent + reserved + expected > 10:
+        if reserved and self.spent + reserved + expected > 10:
             return "usd_reserved"
         return None
 
@@ -80,17 +80,14 @@ STEP = st.one_of(
     st.tuples(
         st.just("acquire"),
         st.integers(0, 3),
-        st.sampled_from([("m", ""), ("n", ""), ("m", "flex"), ("m", "priority"), ("m", "odd")]),
+        st.sampled_from(["m", "n"]),
         st.sampled_from([0, 1, 3]),
     ),
     st.tuples(
         st.just("settle"),
         st.integers(0, 9),
         st.sampled_from(["served", "unsent", "abandoned", "failed"]),
-        st.tuples(
-            st.sampled_from([None, 0, 1, 2, 5, 30]),
-            st.sampled_from([None, "standard", "flex", "priority"]),
-        ),
+        st.sampled_from([None, 0, 1, 2, 5, 30]),
     ),
     st.tuples(st.just("pass"), st.sampled_from([1.0, 61.0, 120.0]), st.none(), st.none()),
 )
@@ -124,14 +121,11 @@ def test_a_budget_agrees_with_a_naive_model(uri: str, steps: list[tuple[Any, ...
 
 
 def _acquire(
-    state: State, account: Account, one: Candidate, priced: tuple[str, str], cost: int, now: float
+    state: State, account: Account, one: Candidate, model: str, cost: int, now: float
 ) -> Lease | None:
-    info = INFO._replace(
-        model=priced[0], service_tier=priced[1], input_cost=cost, longest_cost=cost + 6
-    )
+    info = INFO._replace(model=model, input_cost=cost, longest_cost=cost + 6)
     account.begin(now)
-    highest = account.highest.get((priced[0], _tier(priced[1])))
-    expected = cost + 6 if highest is None else cost + highest
+    expected = max(cost, account.highest) if account.highest else cost + 6
     want = account.refusal(expected) if one.usd_per_day is not None else None
     blocks = {key_id: block.reason for key_id, block in state.get_blocks(info, [one]).items()}
     assert blocks == ({} if want is None else {one.key_id: want})
@@ -149,25 +143,19 @@ def _acquire(
     return reply
 
 
-def _tier(tier: str | None) -> str:
-    """Return the service tier whose costs count together; an unknown one is standard."""
-    return tier if tier in ("flex", "priority") else ""
-
-
 def _settle(
     state: State,
     account: Account,
     lease: Lease,
     how: str,
-    served: tuple[int | None, str | None],
+    cost: int | None,
     now: float,
 ) -> None:
-    cost, tier = served
     account.begin(now)
     account.in_flight = [one for one in account.in_flight if one[0] is not lease]
-    usage = costing(cost, tier).usage
+    usage = costing(cost).usage
     outcomes = {
-        "served": costing(cost, tier),
+        "served": costing(cost),
         "unsent": UNSENT,
         "abandoned": ABANDONED._replace(usage=usage),
         "failed": failed(Scope.NONE)._replace(usage=usage),
@@ -176,9 +164,7 @@ def _settle(
     if how == "unsent":
         cost = None
     account.spent += cost or 0
-    if cost is not None or how == "served":
-        priced = lease.bucket, _tier(tier)
-        account.highest[priced] = max(account.highest.get(priced, 0), cost or 0)
+    account.highest = max(account.highest, cost or 0)
 
 
 def _spent(state: State) -> dict[str, int | None]:
@@ -225,37 +211,15 @@ def test_a_model_without_a_price_counts_nothing(uri: str) -> None:
 
 
 @pytest.mark.parametrize("uri", URIS)
-def test_models_of_a_project_are_forgotten_when_there_are_many(uri: str) -> None:
-    """The highest cost of a model is an estimate, and a program may invent model names."""
-    state = open_at(uri, RetryPolicy(), FakeClock(EVE).time)
-    rich = key("rich", usd_per_day=1.0)
-    for number in range(70):
-        info = INFO._replace(model=f"model-{number}")
-        lease = state.acquire(info, ((0, rich),), spread=False)
-        assert isinstance(lease, Lease)
-        state.settle(lease, costing(1))
-    found = state.snapshot([rich])["rich"].spent_usd
-    assert found == pytest.approx(70 / NANO)
-
-
-class Lost:
-    """A call that ended without being settled."""
-
-    alive = True
-
-    def is_alive(self) -> bool:
-        """Return whether it is in flight."""
-        return self.alive
-
-
-def test_the_reservation_of_an_abandoned_call_ends() -> None:
-    """An interrupted call that was never settled releases its reservation."""
-    state = open_at("memory://", RetryPolicy(), FakeClock(EVE).time)
-    info, holder = INFO._replace(longest_cost=100), Lost()
-    first = state.acquire(info, ((0, KEYS[0]),), spread=False, holder=holder)
-    assert isinstance(first, Lease)
+def test_the_reservation_of_a_killed_process_ends(uri: str) -> None:
+    """A call that is never settled reserves nothing any more after ten minutes."""
+    clock = FakeClock(EVE - 3_600)
+    state = open_at(uri, RetryPolicy(), clock.time)
+    info = INFO._replace(longest_cost=100)
+    assert isinstance(state.acquire(info, ((0, KEYS[0]),), spread=False), Lease)
+    clock.advance(290)
     refused = state.acquire(info, ((0, KEYS[1]),), spread=False)
     assert isinstance(refused, Unavailable)
     assert refused.blocks["b"].reason == "usd_reserved"
-    holder.alive = False
+    clock.advance(310)
     assert isinstance(state.acquire(info, ((0, KEYS[1]),), spread=False), Lease)

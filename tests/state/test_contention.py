@@ -18,7 +18,7 @@ from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope
 from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 
-THREADS, TASKS = 100, 1_000
+THREADS, TASKS = 50, 200
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def switch_threads_often() -> Iterator[None]:
 
 
 def at_once(work: Callable[[], Any]) -> list[Any]:
-    """Do *work* in a hundred threads that begin together; return what each returned."""
+    """Do *work* in fifty threads that begin together; return what each returned."""
     start, results = threading.Barrier(THREADS), []
 
     def one() -> None:
@@ -55,29 +55,29 @@ def acquire_key(state: State, *keys: Candidate, **info: Any) -> str | None:
 
 
 @pytest.mark.usefixtures("switch_threads_often")
-def test_100_threads_are_granted_exactly_the_limit(open_backend: OpenBackend) -> None:
-    """Three keys, two of one project, 45 requests in all: 45 of 300 are granted, none twice."""
+def test_50_threads_are_granted_exactly_the_limit(open_backend: OpenBackend) -> None:
+    """Three keys, two of one project, 45 requests in all: 45 of 150 are granted, none twice."""
     state = open_backend()
     keys = [key("a", Limits(rpm=20), project="p"), key("b", Limits(rpm=20), project="p")]
     keys += [key("c", Limits(rpm=25))]
     granted = Counter(chain(*at_once(lambda: [acquire_key(state, *keys) for _ in range(3)])))
     assert granted["a"] + granted["b"] == 20
     assert granted["c"] == 25
-    assert granted[None] == 300 - 45
+    assert granted[None] == 150 - 45
 
 
 @pytest.mark.usefixtures("switch_threads_often")
-def test_100_threads_are_granted_exactly_the_tokens(open_backend: OpenBackend) -> None:
+def test_50_threads_are_granted_exactly_the_tokens(open_backend: OpenBackend) -> None:
     """TPM 5,000 and 30 tokens each: 166 requests, whatever the order."""
     state, one = open_backend(), key("a", Limits(tpm=5_000))
     granted = Counter(
-        chain(*at_once(lambda: [acquire_key(state, one, tokens=30) for _ in range(3)]))
+        chain(*at_once(lambda: [acquire_key(state, one, tokens=30) for _ in range(6)]))
     )
     assert granted["a"] == 166
 
 
 @pytest.mark.usefixtures("switch_threads_often")
-def test_100_threads_settle_without_losing_a_count(open_backend: OpenBackend) -> None:
+def test_50_threads_settle_without_losing_a_count(open_backend: OpenBackend) -> None:
     """Reservations, corrections and concurrency are exact after thousands of leases."""
     state, one = open_backend(), key("a", Limits(max_concurrency=3))
 
@@ -94,11 +94,12 @@ def test_100_threads_settle_without_losing_a_count(open_backend: OpenBackend) ->
     known = state.snapshot([one])["a"]
     assert known.success_count == done
     assert (known.used[0].requests_minute, known.used[0].tokens_minute) == (done, 7 * done)
-    assert [acquire_key(state, one) for _ in range(4)] == ["a", "a", "a", None]
+    leases = [state.acquire(INFO, ((0, one),), spread=True) for _ in range(4)]
+    assert [isinstance(reply, Lease) for reply in leases] == [True, True, True, False]
 
 
 @pytest.mark.usefixtures("switch_threads_often")
-def test_of_100_threads_one_is_the_probe(open_backend: OpenBackend, clock: FakeClock) -> None:
+def test_of_50_threads_one_is_the_probe(open_backend: OpenBackend, clock: FakeClock) -> None:
     """After a cooldown exactly one of all callers is the probe."""
     state, one = open_backend(), key("a")
     lease = state.acquire(INFO, ((0, one),), spread=True)
@@ -109,8 +110,8 @@ def test_of_100_threads_one_is_the_probe(open_backend: OpenBackend, clock: FakeC
 
 
 @pytest.mark.usefixtures("switch_threads_often")
-def test_a_burst_of_100_failures_is_one_step(open_backend: OpenBackend, clock: FakeClock) -> None:
-    """A hundred requests that fail together cool their key down for 30 s, not for 900."""
+def test_a_burst_of_50_failures_is_one_step(open_backend: OpenBackend, clock: FakeClock) -> None:
+    """Fifty requests that fail together cool their key down for 30 s, not for 900."""
     state, one = open_backend(), key("a")
 
     def work() -> float | None:
@@ -123,8 +124,8 @@ def test_a_burst_of_100_failures_is_one_step(open_backend: OpenBackend, clock: F
     assert set(at_once(work)) == {clock.time() + 30}
 
 
-async def test_1_000_tasks_are_granted_exactly_the_limit(open_backend: OpenBackend) -> None:
-    """RPM 20 and a thousand tasks: exactly twenty are granted."""
+async def test_200_tasks_are_granted_exactly_the_limit(open_backend: OpenBackend) -> None:
+    """RPM 20 and 200 tasks: exactly twenty are granted."""
     state, one = open_backend(), key("a", Limits(rpm=20))
 
     async def task() -> bool:

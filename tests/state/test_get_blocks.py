@@ -52,9 +52,10 @@ def test_blocked_keys_are_those_that_acquire_refuses(uri: str, steps: list[Any])
 @pytest.mark.parametrize("uri", URIS)
 def test_reading_the_blocks_reserves_nothing(uri: str) -> None:
     """However often the blocks are read, the one request that a key has left is left."""
-    one = key("a", Limits(rpm=1, max_concurrency=1))
+    one = key("a", Limits(max_concurrency=1))
     state = open_at(uri, RetryPolicy(), FakeClock().time)
     assert [state.get_blocks(INFO, [one]) for _ in range(5)] == [{}] * 5
-    assert isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
+    lease = state.acquire(INFO, ((0, one),), spread=False)
+    assert isinstance(lease, Lease)
     assert isinstance(state.acquire(INFO, ((0, one),), spread=False), Unavailable)
     assert state.get_blocks(INFO, [one])["a"].reason == "concurrency"

@@ -60,7 +60,7 @@ def test_a_shared_record_is_renewed_when_it_is_used(clock: FakeClock) -> None:
     try:
         lease = state.acquire(INFO, ((0, key("a")),), spread=False)
         state.settle(lease, OK, ["files/f", "batches/b"])
-        names = [name for name in shared.names() if name.startswith("keyrot:v1:{owners}:owner:")]
+        names = [name for name in shared.names() if name.startswith("keyrot:v2:{owners}:owner:")]
         for name in names:
             shared.execute("EXPIRE", name, "100")
         assert state.get_owner(["none", "files/f"]) == ("a", "a")

@@ -85,7 +85,7 @@ VERDICT: dict[str, st.SearchStrategy[Any]] = {
     "retry_delay_s": st.sampled_from([None, 0.5, 40.0]),
     "max_retries": st.sampled_from([None, 1]),
     "max_rotations": st.sampled_from([None, 1]),
-    "quote": st.sampled_from(["", "use another model"]),
+    "message": st.sampled_from(["", "API key expired"]),
 }
 VERDICTS = st.builds(Verdict, **VERDICT)
 OUTCOMES = st.builds(

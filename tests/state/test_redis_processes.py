@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -16,21 +15,17 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, key
-from support.servers import ENGINES, Server, server, wait_for
+from support.servers import ENGINES, server, wait_for
 
-from keyrot_middleware import exits
 from keyrot_middleware.core.model import (
     Lease,
     LeaseOutcome,
-    Limits,
     Outcome,
     RetryPolicy,
     Scope,
-    Unavailable,
     Verdict,
 )
 from keyrot_middleware.state.redis import RedisState
-from keyrot_middleware.state.redis.state import _close
 
 _pools = count()
 
@@ -144,106 +139,6 @@ def test_a_key_refused_to_one_process_is_not_tried_by_others(
     assert first.request(**job, settle="minute") == ["A"]
     job = {**job, "settle": "success", "times": 5}
     assert [worker.request(**job) for worker in others] == [["B"] * 5] * 3
-
-
-def test_the_leases_of_a_killed_worker_expire(
-    workers: Callable[[int], list[Worker]],
-) -> None:
-    """SIGKILL with both slots of max_concurrency taken: they are free when the leases expire."""
-    (worker,) = workers(1)
-    where = pool()
-    job = {**where, "keys": ["a"], "limits": {"max_concurrency": 2}, "lease_s": 4}
-    begun = time.monotonic()
-    assert worker.request(**job, times=3, close=False) == ["a", "a"]
-    worker.process.send_signal(signal.SIGKILL)
-    worker.process.wait(10)
-    state = RedisState(where["url"], RetryPolicy(), pool=where["pool"], lease_s=4)
-    one = ((0, key("a", Limits(max_concurrency=2))),)
-    refusal = state.acquire(INFO, one, spread=False)
-    assert isinstance(refusal, Unavailable)
-    assert refusal.blocks["a"].reason == "concurrency"
-    for _ in range(2):  # the leases began one after the other, and so they end
-        wait_for(lambda: isinstance(state.acquire(INFO, one, spread=False), Lease), 20)
-        assert time.monotonic() - begun >= 4
-    assert isinstance(state.acquire(INFO, one, spread=False), Unavailable)
-    state.close()
-
-
-def test_the_last_settles_of_a_process_are_recorded() -> None:
-    """A hundred successes and the end of the program at once: a hundred are counted."""
-    where = pool()
-    program = (
-        "import json, redis_worker, sys; c = json.loads(sys.argv[1]); "
-        "assert len(redis_worker.do(c)) == c['times']"
-    )
-    job = {**where, "keys": ["a"], "times": 100, "settle": "success", "close": False}
-    subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, json.dumps(job)],
-        check=True,
-        cwd=Path(__file__).parents[1] / "support",
-        timeout=120,
-    )
-    state = RedisState(where["url"], RetryPolicy(), pool=where["pool"])
-    assert state.snapshot([key("a")])["a"].success_count == 100
-    state.close()
-
-
-@pytest.mark.parametrize("method", ["inherited", "fork", "forkserver", "spawn"])
-def test_the_last_settles_of_children_are_recorded(method: str) -> None:
-    """Children of multiprocessing open the state, make one call, and end: each is counted."""
-    where, number = pool(), 5
-    program = (
-        "import redis_worker\nif __name__ == '__main__':\n"
-        f"    redis_worker.start_children({method!r}, {number}, **{where})"
-    )
-    folder = Path(__file__).parents[1] / "support"
-    command = [sys.executable, "-c", program]
-    subprocess.run(command, check=True, cwd=folder, timeout=120)
-    state = RedisState(where["url"], RetryPolicy(), pool=where["pool"])
-    assert state.snapshot([key("a")])["a"].success_count == number
-    state.close()
-
-
-@pytest.mark.parametrize("call", ["sync", "async"])
-def test_exit_does_not_wait_for_a_server_that_hangs(call: str, valkey: Server) -> None:
-    """A program with `socket_timeout=30` ends within seconds, whatever it was waiting for."""
-    program = Path(__file__).parents[1] / "support" / "redis_exit.py"
-    url = f"{valkey.strict_url}?socket_timeout=30"
-    command = [sys.executable, str(program), url, call]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "called\n"
-            valkey.signal(signal.SIGSTOP)
-            process.send_signal(signal.SIGUSR1)
-            assert process.stdout.readline() == "ends\n"
-            begun = time.monotonic()
-            process.wait(25)
-            assert time.monotonic() - begun < 10, "a second and more on a busy machine"
-        finally:
-            process.kill()
-            valkey.signal(signal.SIGCONT)
-
-
-def test_all_pools_share_the_time_of_the_exit(
-    valkey: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Eight pools whose server hangs do not wait eight times."""
-    monkeypatch.setattr(exits, "_until", None)
-    url, offer = f"{valkey.strict_url}?socket_timeout=10", ((0, key("a")),)
-    states = [RedisState(url, RetryPolicy(), pool=f"ends-{i}") for i in range(8)]
-    leases = [one.acquire(INFO, offer, spread=False) for one in states]
-    valkey.signal(signal.SIGSTOP)
-    try:
-        for one, lease in zip(states, leases, strict=True):
-            assert isinstance(lease, Lease)
-            one.settle(lease, Outcome(LeaseOutcome.SUCCESS))
-        begun = time.monotonic()
-        for one in states:
-            _close(one._server, weakref.ref(one))
-        assert time.monotonic() - begun < 4 * exits.EXIT_S, "a second and a half on a quiet machine"
-    finally:
-        valkey.signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

@@ -124,13 +124,3 @@ async def test_sentinels_use_the_same_certificates(
             client = kind(state)
             await client.settle(await client.acquire_lease(key("a")))
             state.close()
-
-
-async def test_a_file_that_is_no_certificate_is_an_error(port: int, tmp_path: Path) -> None:
-    """The file is read when the first connection is opened; the error is one of ours too."""
-    (tmp_path / "ca.pem").write_text("no certificate")
-    url = f"rediss://127.0.0.1:{port}/0?socket_timeout=5&ssl_ca_certs={tmp_path / 'ca.pem'}"
-    state = RedisState(url, RetryPolicy(), pool="tls")
-    for client in (SyncClient(state), AsyncClient(state)):
-        with pytest.raises(RedisStateError):
-            await client.acquire_lease(key("a"))

@@ -1,20 +1,15 @@
-"""What a program without logging must know of its shared state: it is lost, or drops records."""
+"""What a program without logging must know of its shared state: it is lost."""
 
 from __future__ import annotations
 
 import logging
 import subprocess
 import sys
-import time
 import warnings
 
-import pytest
-from support.faulty_state import warnings_of
-from support.redis_state import POLICY, opened
-from support.servers import Server, free_port
+from support.servers import free_port
 
 from keyrot_middleware.errors import KeyrotWarning, warn_unless_logged
-from keyrot_middleware.state import open_state
 
 PROGRAM = """
 import logging, sys, time
@@ -52,33 +47,6 @@ def test_a_lost_state_is_a_log_record_with_logging() -> None:
 def test_a_program_whose_warnings_are_errors_continues() -> None:
     """No call fails because of a warning."""
     stderr_of(f"redis://127.0.0.1:{free_port()}/0", "-W", "error")
-
-
-@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
-def test_a_server_that_drops_records_is_warned_of(
-    policy: str, valkey: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Once for each process, with what to set."""
-    valkey.execute("CONFIG", "SET", "maxmemory-policy", policy)
-    with opened(valkey.strict_url) as state:
-        for _ in range(2):
-            state.check()
-    (text,) = warnings_of(caplog)
-    assert f"redis://127.0.0.1:{valkey.port}: maxmemory-policy is {policy}" in text
-    assert "set it to noeviction" in text
-    assert "KeyrotWarning" in stderr_of(valkey.strict_url)
-
-
-def test_a_server_that_drops_nothing_is_not_warned_of(
-    valkey: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Neither is one whose user may not ask for its settings."""
-    with opened(valkey.strict_url) as state:
-        state.check()
-    valkey.execute("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    valkey.execute("ACL", "SETUSER", "default", "-info")
-    open_state(valkey.strict_url, POLICY, time.time).close()
-    assert warnings_of(caplog) == []
 
 
 def test_a_handler_of_the_library_or_above_it_is_enough() -> None:

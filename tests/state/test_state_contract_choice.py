@@ -8,8 +8,8 @@ from math import inf
 from support.pool import INFO, key
 from support.sync_async import OK, UNSENT, StateClient, failed, used
 
+from keyrot_middleware.core.ledger import KeyHealth, Used
 from keyrot_middleware.core.model import NO_LIMITS, Lease, Limits, Scope, Unavailable
-from keyrot_middleware.state.base import KeyHealth, Used
 from keyrot_middleware.testing import FakeClock
 
 A, B, C = (key(name, Limits(rpm=10)) for name in "abc")

@@ -11,7 +11,6 @@ from support.sync_async import ABANDONED, UNSENT, StateClient, failed, used
 
 from keyrot_middleware.core.model import CallInfo, Limits, Scope, Unavailable
 from keyrot_middleware.core.windows import DAY_S
-from keyrot_middleware.state.base import SharedState, UnleasedUsage
 from keyrot_middleware.testing import FakeClock
 
 PACIFIC = ZoneInfo("America/Los_Angeles")
@@ -246,17 +245,3 @@ async def test_a_bucket_may_change(client: StateClient, clock: FakeClock) -> Non
     await client.fails(one, moved, info=latest)
     assert await client.refused(one, info=latest) == {"a": "failure"}
     assert (await client.acquire_lease(one)).bucket == INFO.model
-
-
-async def test_usage_without_a_lease_counts(client: StateClient) -> None:
-    """`record_usage` counts in the minute and the day, over every limit, and cools down no key."""
-    one = key("a", Limits(rpm=5, tpm=1_000))
-    if not isinstance(client.state, SharedState):
-        return  # nothing falls back from a FallbackState
-    client.state.record_usage([UnleasedUsage("a", INFO.model, 3, 30, 3)])
-    used = client.state.snapshot([one])["a"].used[0]
-    assert (used.requests_minute, used.tokens_minute, used.requests_day) == (3, 30, 3)
-    assert await client.granted(one) == 2
-    client.state.record_usage([UnleasedUsage("a", INFO.model, 4, 40, 4)])
-    assert client.state.snapshot([one])["a"].used[0].requests_minute == 9
-    assert await client.refused(one) == {"a": "rpm"}

@@ -12,8 +12,8 @@ from support.sync_async import OpenBackend
 
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import Block, CallInfo, Limits, Unavailable, Usage
-from keyrot_middleware.state import State
+from keyrot_middleware.core.model import Block, CallInfo, Limits, RetryPolicy, Unavailable, Usage
+from keyrot_middleware.state import MemoryState, State
 from keyrot_middleware.testing import FakeClock
 
 LARGE = INFO._replace(tokens=900, estimate=900)
@@ -64,50 +64,17 @@ def test_a_key_that_is_available_before_its_minute_ends_is_used(
     assert 5.0 <= sum(rig.slept) <= 5.2
 
 
-class Late(State):
+class Late(MemoryState):
     """A state whose times are past when they arrive, like a server whose clock is behind."""
 
-    def __init__(self, now: Any) -> None:
-        self._now = now
-
-    def acquire(
-        self, info: Any, candidates: Any, *, spread: bool, holder: Any = None
-    ) -> Unavailable:
-        """Refuse."""
-        block = Block("rpm", self._now() - 0.7, waitable=True)
-        return Unavailable(self._now(), {key.key_id: block for _, key in candidates})
-
-    def settle(self, *_: Any) -> None:
-        """Do nothing."""
-
-    def get_blocks(self, info: Any, candidates: Any) -> dict[str, Block]:
-        """Refuse all."""
-        return self.acquire(info, [(0, key) for key in candidates], spread=False).blocks
-
-    def get_owner(self, names: Any) -> None:
-        """Return nothing."""
-
-    def reset(self, key: Any) -> None:
-        """Do nothing."""
-
-    def configure(self, candidates: Any) -> None:
-        """Do nothing."""
-
-    def record_spending(self, project: str, amount: int) -> None:
-        """Do nothing."""
-
-    def snapshot(self, candidates: Any) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-    def claim(self, name: str, seconds: float) -> float:
-        """Claim every name."""
-        return 0.0
+    def _acquire(self, info: Any, candidates: Any, *, spread: bool) -> Unavailable:
+        block = Block("rpm", self._clock() - 0.7, waitable=True)
+        return Unavailable(self._clock(), {key.key_id: block for _, key in candidates})
 
 
 def test_a_time_in_the_past_is_waited_for_a_little(clock: FakeClock) -> None:
     """Each retry uses a part of the budget, so that they end."""
-    rig = over(Late(clock.time), clock, Patient(key("a"), max_wait_s=2.0))
+    rig = over(Late(RetryPolicy(), clock.time), clock, Patient(key("a"), max_wait_s=2.0))
     began = clock.time()
     assert isinstance(rig.failing(), Exhausted)
     assert 1.9 <= clock.time() - began <= 2.0

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from keyrot_middleware.core.commands import StreamOpened
 from keyrot_middleware.core.flow import CallState, Exhausted
@@ -18,6 +19,7 @@ from keyrot_middleware.core.model import (
     Limits,
     Outcome,
     RetryPolicy,
+    Unavailable,
 )
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.errors import SecretError
@@ -93,7 +95,7 @@ class RecordingState(MemoryState):
         assert ended == Counter(id(lease) for lease in self.leases)
         assert in_flight(self) == {}
         cooldowns = [c for found in self._records.cooldowns.values() for c in found.values()]
-        assert [c for c in cooldowns if c.probe is not None] == []
+        assert [c for c in cooldowns if c.probe_until] == []
 
 
 def in_flight(state: State) -> dict[str, int]:
@@ -101,8 +103,30 @@ def in_flight(state: State) -> dict[str, int]:
     assert isinstance(state, MemoryState)
     if isinstance(state, RecordingState) and state.pool is not None:
         state.pool.settle_abandoned()
-    leases = state._records.leases.items()
-    return {name.split(":", 1)[1].partition("@")[0]: len(held) for name, held in leases}
+    return dict(Counter(_held.get(state, WeakKeyDictionary[Any, str]()).values()))
+
+
+_held: WeakKeyDictionary[State, WeakKeyDictionary[Any, str]] = WeakKeyDictionary()
+"""The key of each lease that is not settled, by its reservation."""
+_acquire, _settle = State.acquire, State.settle
+
+
+def _recorded_acquire(self: State, *args: Any, **kwargs: Any) -> Lease | Unavailable:
+    reply = _acquire(self, *args, **kwargs)
+    if isinstance(reply, Lease) and reply.reservation is not None:
+        _held.setdefault(self, WeakKeyDictionary())[reply.reservation] = reply.key_id
+    return reply
+
+
+def _recorded_settle(
+    self: State, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
+) -> float | None:
+    if outcome.kind is not LeaseOutcome.SERVING and lease.reservation is not None:
+        _held.get(self, WeakKeyDictionary[Any, str]()).pop(lease.reservation, None)
+    return _settle(self, lease, outcome, names)
+
+
+State.acquire, State.settle = _recorded_acquire, _recorded_settle  # type: ignore[method-assign]
 
 
 class Rig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 from itertools import cycle, islice
 from typing import Any
@@ -42,7 +41,6 @@ def do(command: dict[str, Any]) -> Any:
         command["url"],
         RetryPolicy(),
         pool=command["pool"],
-        lease_s=command.get("lease_s", 600.0),
         test_clock=None if now is None else lambda: float(now),
     )
     leased: list[Any] = []
@@ -62,36 +60,6 @@ def do(command: dict[str, Any]) -> Any:
     if command.get("close", True):
         state.close()
     return leased
-
-
-opened: list[RedisState] = []
-"""States that live as long as their process, as that of install() does."""
-
-
-def call_once(url: str, pool: str) -> None:
-    """Open the state, as a child of multiprocessing may do, make one call, and end."""
-    state = opened[0] if opened else RedisState(url, RetryPolicy(), pool=pool)
-    opened[:] = [state]
-    reply = state.acquire(INFO, keys_of({"keys": ["a"]}), spread=False)
-    assert isinstance(reply, Lease)
-    state.settle(reply, Outcome(LeaseOutcome.SUCCESS))
-
-
-def start_children(method: str, number: int, url: str, pool: str) -> None:
-    """Start so many children by a method of multiprocessing; wait for their end.
-
-    Those of the method `inherited` are forked after the parent has made a call.
-    """
-    if method == "inherited":
-        call_once(url, pool)
-        method, number = "fork", number - 1
-    context = multiprocessing.get_context(method)
-    children = [context.Process(target=call_once, args=(url, pool)) for _ in range(number)]  # type: ignore[attr-defined]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(60)
-    assert [child.exitcode for child in children] == [0] * number
 
 
 def reply(what: Any) -> None:

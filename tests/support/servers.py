@@ -181,7 +181,7 @@ def pool_on(node: Server, prefix: str, slots: int = 16) -> str:
     first = min(row[0] for row in node.execute("CLUSTER", "SLOTS") if _is_at(row, node.port))
     for number in range(100_000):
         name = f"{prefix}-{number}"
-        if first <= key_slot(f"keyrot:v1:{{{name}}}".encode()) < first + slots:
+        if first <= key_slot(f"keyrot:v2:{{{name}}}".encode()) < first + slots:
             return name
     raise AssertionError("no such name")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,7 @@ from keyrot_middleware.state import State, open_state
 from support.pool import INFO, key
 from support.sync_async import OK
 
-__all__ = ["ONE", "TWENTY", "acquire", "grant", "hold", "hurry", "opened", "run", "url_of"]
+__all__ = ["ONE", "TWENTY", "acquire", "grant", "hurry", "opened", "run", "url_of"]
 
 TWENTY = key("twenty", Limits(rpm=10_000, rpd=20))
 """Not by the minute, which may end during a test."""
@@ -57,16 +55,6 @@ def hurry(path: Path, count: int, start: Any, results: Any) -> None:
     state.close()
 
 
-def hold(path: Path, results: Any) -> None:
-    """Acquire a lease, report that, and be killed."""
-    state = opened(path)
-    lease = acquire(state, ONE)
-    results.put(lease is not None and not lease.degraded)
-    results.close()
-    results.join_thread()
-    time.sleep(60)
-
-
 def run(count: int, work: Callable[..., None], *args: Any, method: str = "spawn") -> list[Any]:
     """Run *work* in so many processes that begin together; return what they report."""
     context = multiprocessing.get_context(method)
@@ -82,9 +70,3 @@ def run(count: int, work: Callable[..., None], *args: Any, method: str = "spawn"
         worker.join(30)
         assert worker.exitcode == 0
     return found
-
-
-def kill(process: Any) -> None:
-    """Kill a process with no chance to clean up."""
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(30)

@@ -24,9 +24,8 @@ from keyrot_middleware.core.model import (
 from keyrot_middleware.state import State, open_state
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.state.sqlite import SqliteState
-from support.faulty_state import degrading
 from support.pool import INFO
-from support.servers import BINARIES, ENGINES, server
+from support.servers import BINARIES, server
 
 __all__ = [
     "ABANDONED",
@@ -42,19 +41,14 @@ __all__ = [
     "used",
 ]
 
-URIS: tuple[str, ...] = ("memory://", "sqlite://", "mirrored://", "alone://", *ENGINES)
-SHARED = ("sqlite://", *ENGINES)
+SHARED = ("sqlite://", "valkey://")
 """The backends that processes can share."""
-"""Every backend; a new one is one more row here and in `open_at`.
-
-`mirrored` is a FallbackState with a working shared state; in `alone` the shared state is down."""
+URIS = ("memory://", *SHARED)
+"""Every backend; a new one is one more row here and in `open_at`."""
 
 OpenBackend = Callable[..., State]
 """The fixture `open_backend`: opens the backend under test with a policy, or the defaults."""
 
-
-NO_EXPIRY_S = 1e9
-"""Leases in memory never expire on their own, so those in Redis do not either."""
 
 _pools = count()
 _folder = TemporaryDirectory(prefix="keyrot-", ignore_cleanup_errors=True)
@@ -62,21 +56,11 @@ _folder = TemporaryDirectory(prefix="keyrot-", ignore_cleanup_errors=True)
 
 def open_at(uri: str, policy: RetryPolicy, clock: Callable[[], float], **more: Any) -> State:
     """Open the backend *uri*, empty, with *clock* to decide; its server is started if need be."""
-    name = uri.partition("://")[0]
-    if name in ("mirrored", "alone"):
-        state, shared = degrading(clock, policy)
-        if name == "alone":
-            shared.cut()
-        return state
+    name, pool = uri.partition("://")[0], f"pool-{next(_pools)}"
     if name == "sqlite":
-        path = Path(_folder.name) / f"{next(_pools)}.sqlite3"
-        return SqliteState(
-            path, policy, clock, **{"lease_s": NO_EXPIRY_S, "sweep_s": NO_EXPIRY_S, **more}
-        )
+        return SqliteState(Path(_folder.name) / f"{pool}.sqlite3", policy, clock, **more)
     if name not in BINARIES:
         return open_state(uri, policy, clock)
-    pool = f"pool-{next(_pools)}"
-    more = {"lease_s": NO_EXPIRY_S, **more}
     return RedisState(server(name).url, policy, pool=pool, test_clock=clock, **more)
 
 
@@ -100,6 +84,8 @@ class StateClient:
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self.held: list[Lease] = []
+        """Leases that `granted` has acquired: one that is dropped is no longer in flight."""
 
     async def acquire(
         self, *keys: Candidate | tuple[int, Candidate], info: CallInfo = INFO, spread: bool = False
@@ -140,8 +126,10 @@ class StateClient:
     async def granted(self, candidate: Candidate, most: int = 1_000, **more: Any) -> int:
         """Return how many leases can be acquired without settling one."""
         for number in range(most):
-            if isinstance(await self.acquire(candidate, **more), Unavailable):
+            reply = await self.acquire(candidate, **more)
+            if isinstance(reply, Unavailable):
                 return number
+            self.held.append(reply)
         return most
 
 

@@ -1,0 +1,406 @@
+-- The decisions of core/ledger.py, on records in Redis: one script is one decision, atomic for all.
+-- redis.py puts constants of Python in front of it. docs/redis.md lists the records.
+--
+-- KEYS[1]: `keyrot:v2:{pool}`, with which all names begin, so that they are in one cluster slot.
+-- ARGV: epoch seconds in tests, '' else: this server's clock decides; the Pacific midnights around
+--       now; settles; a call to acquire a key for, '' for none. The last three are JSON.
+-- Returns the time; the ends of the settles' cooldowns, '' for none; JSON about the call, or ''.
+
+local now_text = ARGV[1]
+if now_text == '' then
+  local time = redis.call('TIME')
+  now_text = string.format('%s.%06d', time[1], time[2])
+end
+local now = tonumber(now_text)
+
+local midnights = cjson.decode(ARGV[2])
+local day_end = midnights[#midnights]
+for i = #midnights, 1, -1 do
+  if midnights[i] > now then
+    day_end = midnights[i]
+  end
+end
+
+local function full_name(table)
+  return KEYS[1] .. ':' .. table
+end
+
+local QUOTAS = full_name('quotas:') .. day_end -- of one day: the counts end with it
+local LEARNED, COOLDOWNS, SPENDING = full_name('learned'), full_name('cooldowns'), full_name('spending')
+local HEALTH, BUCKETS = full_name('health'), full_name('buckets')
+
+-- Return records by their place in names, false where there is none.
+local function read(table, names)
+  local found = {}
+  if #names > 0 and redis.call('EXISTS', table) == 1 then
+    for i, text in ipairs(redis.call('HMGET', table, unpack(names))) do
+      found[i] = text and cjson.decode(text)
+    end
+  end
+  return found
+end
+
+local function save(table, name, record, for_s)
+  redis.call('HSET', table, name, cjson.encode(record))
+  redis.call('EXPIRE', table, for_s)
+end
+
+local function known(number) -- of JSON, in which it may be null
+  return type(number) == 'number' and number or nil
+end
+
+local function smaller(a, b)
+  a, b = known(a), known(b)
+  return a and b and math.min(a, b) or a or b
+end
+
+-- Quotas: minute, requests, tokens, late requests, late tokens, end of the day, requests of the day.
+
+local MINUTE, REQUESTS, TOKENS, LATE_REQUESTS, LATE_TOKENS, DAY_END, DAY_REQUESTS = 1, 2, 3, 4, 5, 6, 7
+
+local function advance(q)
+  local minute = math.floor((now - GUARD_S) / 60)
+  if minute ~= q[MINUTE] and minute ~= q[MINUTE] - 1 then
+    local kept = minute == q[MINUTE] + 1
+    q[REQUESTS], q[TOKENS] = kept and q[LATE_REQUESTS] or 0, kept and q[LATE_TOKENS] or 0
+    q[LATE_REQUESTS], q[LATE_TOKENS], q[MINUTE] = 0, 0, minute
+  end
+  return q
+end
+
+-- Change the counts of a request that was counted in `slot`: minute, late?, end of the day.
+local function adjust(q, slot, requests, tokens)
+  local function add(field, more)
+    q[field] = math.max(q[field] + more, 0)
+  end
+  local minute, late = slot[1], slot[2]
+  if minute == q[MINUTE] or (late and minute + 1 == q[MINUTE]) then
+    add(REQUESTS, requests)
+    add(TOKENS, tokens)
+  end
+  if late and minute == q[MINUTE] then
+    add(LATE_REQUESTS, requests)
+    add(LATE_TOKENS, tokens)
+  end
+  if slot[3] == q[DAY_END] then
+    add(DAY_REQUESTS, requests)
+  end
+end
+
+local function exceeds(used, cost, limit)
+  return limit and used + cost > limit and (used > 0 or limit <= 0)
+end
+
+local function full_window(q, limits, call)
+  if exceeds(q[DAY_REQUESTS], call.requests, limits.rpd) then
+    return 'rpd', day_end, false
+  end
+  local minute_end = (q[MINUTE] + 1) * 60 + GUARD_S
+  if exceeds(q[REQUESTS], call.requests, limits.rpm) then
+    return 'rpm', minute_end, true
+  elseif exceeds(q[TOKENS], call.tokens, limits.tpm) then
+    return 'tpm', minute_end, true
+  end
+end
+
+local function utilization(q, limits, weight)
+  local most = -1
+  for field, limit in pairs({ [REQUESTS] = limits.rpm, [TOKENS] = limits.tpm, [DAY_REQUESTS] = limits.rpd }) do
+    if limit > 0 then
+      most = math.max(most, q[field] / limit)
+    end
+  end
+  return most >= 0 and most or q[REQUESTS] / weight
+end
+
+-- Learned limits: until, rpm, tpm, rpd.
+local function limits_of(key, learned)
+  if not learned or now >= learned[1] then
+    learned = {}
+  end
+  return {
+    rpm = smaller(key.rpm, learned[2]), tpm = smaller(key.tpm, learned[3]), rpd = smaller(key.rpd, learned[4]),
+  }
+end
+
+-- Money, in billionths: end of the day, spent, highest cost, period, reserved in it, in the one before.
+
+local S_DAY_END, SPENT, HIGHEST, PERIOD, RESERVED, RESERVED_BEFORE = 1, 2, 3, 4, 5, 6
+
+local function read_spending(project)
+  local s = read(SPENDING, { project })[1] or { 0, 0, 0, 0, 0, 0 }
+  if now >= s[S_DAY_END] then
+    s[S_DAY_END], s[SPENT], s[HIGHEST] = day_end, 0, 0
+  end
+  local period = math.floor(now / RESERVED_S)
+  if period ~= s[PERIOD] then
+    s[RESERVED_BEFORE] = period == s[PERIOD] + 1 and s[RESERVED] or 0
+    s[PERIOD], s[RESERVED] = period, 0
+  end
+  return s
+end
+
+local function expected_cost(s, call)
+  return s[HIGHEST] > 0 and math.max(s[HIGHEST], call.input_cost) or call.longest_cost
+end
+
+local function budget_block(s, budget, call)
+  local reserved = s[RESERVED] + s[RESERVED_BEFORE]
+  if s[SPENT] >= budget then
+    return 'usd', s[S_DAY_END], false
+  elseif reserved > 0 and s[SPENT] + reserved + expected_cost(s, call) > budget then
+    return 'usd_reserved', now + POLL_S, true
+  end
+end
+
+-- Cooldowns of a billing account, a project or a key, by scope: until, failures in a row, failure,
+-- waitable, until when the probe is alone.
+
+local UNTIL, FAILURES, FAILURE, WAITABLE, PROBE_UNTIL = 1, 2, 3, 4, 5
+
+local function owners_of(one)
+  return { 'billing:' .. one.account, 'project:' .. one.project, 'key:' .. one.record }
+end
+
+-- Return the scopes that concern a call, the widest first: place of the owner, and the scope.
+local function scopes_of(bucket, verb)
+  local scopes = {
+    { 1, 'billing' }, { 2, 'project' }, { 3, 'key' }, { 2, 'project_model:' .. bucket },
+    { 3, 'key_model:' .. bucket }, { 3, 'key_verb:' .. verb },
+  }
+  if verb == 'cachedContents' then
+    scopes[7] = { 2, 'project_cache' }
+  end
+  return scopes
+end
+
+local function cooldown_block(cooldowns, first, scopes)
+  for _, scope in ipairs(scopes) do
+    local of_owner = cooldowns[first + scope[1]]
+    local cooldown = of_owner and of_owner[scope[2]]
+    if cooldown and now < cooldown[UNTIL] then
+      return cooldown[FAILURE], cooldown[UNTIL], cooldown[WAITABLE]
+    elseif cooldown and now < cooldown[PROBE_UNTIL] then
+      return 'probe', math.min(now + POLL_S, cooldown[PROBE_UNTIL]), true
+    end
+  end
+end
+
+-- Let `change` change each cooldown that concerns a lease, or return true to end it; return whether
+-- there are any.
+local function change_cooldowns(lease, bucket, verb, change)
+  local owners, found = owners_of(lease), false
+  local cooldowns = read(COOLDOWNS, owners)
+  for _, scope in ipairs(scopes_of(bucket, verb)) do
+    local of_owner = cooldowns[scope[1]]
+    if of_owner and of_owner[scope[2]] then
+      found = true
+      if change(of_owner[scope[2]]) then
+        of_owner[scope[2]] = nil
+      end
+      if next(of_owner) then
+        save(COOLDOWNS, owners[scope[1]], of_owner, UNUSED_S)
+      else
+        redis.call('HDEL', COOLDOWNS, owners[scope[1]])
+      end
+    end
+  end
+  return found
+end
+
+-- Outcomes -----------------------------------------------------------------------------------------
+
+local function clear_cooldowns(s)
+  change_cooldowns(s, s.bucket, s.verb, function(cooldown)
+    return cooldown[UNTIL] <= s.at
+  end)
+end
+
+local function release(s, name)
+  local requests, tokens = 0, known(s.used) and s.used - s.tokens or 0
+  if s.kind == 'unsent' then
+    requests, tokens = -s.requests, -s.tokens
+  end
+  local q = (requests ~= 0 or tokens ~= 0) and read(QUOTAS, { name })[1]
+  if q then
+    adjust(q, s.slot, requests, tokens)
+    save(QUOTAS, name, q, QUOTA_S)
+  end
+  local learned = s.kind == 'success' and read(LEARNED, { name })[1]
+  if learned then -- the limits that a single successful request exceeds are wrong, or were raised
+    local sizes, exceeded = { 0, s.requests, known(s.used) or 0, s.requests }, false
+    for i = 2, 4 do
+      if known(learned[i]) and sizes[i] > learned[i] then
+        learned[i], exceeded = cjson.null, true
+      end
+    end
+    if exceeded then
+      save(LEARNED, name, learned, DAY_S)
+    end
+  end
+  if s.probe then
+    change_cooldowns(s, s.bucket, s.verb, function(cooldown)
+      if cooldown[PROBE_UNTIL] < s.at + PROBE_S + 0.001 then -- else a later one is the probe
+        cooldown[PROBE_UNTIL] = 0
+      end
+    end)
+  end
+end
+
+local function settle_spending(s)
+  local spending, cost = read_spending(s.project), known(s.cost)
+  for back, field in pairs({ [0] = RESERVED, [1] = RESERVED_BEFORE }) do
+    if s.slot and s.period == spending[PERIOD] - back then
+      spending[field] = math.max(spending[field] - s.reserved, 0)
+    end
+  end
+  spending[SPENT] = spending[SPENT] + (cost or 0)
+  spending[HIGHEST] = math.max(spending[HIGHEST], cost or 0)
+  save(SPENDING, s.project, spending, UNUSED_S)
+end
+
+local function count_end(s)
+  if s.slot then
+    redis.call('HSET', HEALTH, s.key .. '\nlast_used', now_text)
+  end
+  if s.kind == 'success' then
+    redis.call('HINCRBY', HEALTH, s.key .. '\nsuccesses', 1)
+  end
+  if s.verdict and s.kind ~= 'abandoned' then -- else a person has disabled the key
+    redis.call('HINCRBY', HEALTH, s.key .. '\nerrors', 1)
+    redis.call('HSET', HEALTH, s.key .. '\nlast_error', s.verdict.failure)
+  end
+  redis.call('EXPIRE', HEALTH, UNUSED_S)
+end
+
+local function learn(name, limits)
+  local old, learned = read(LEARNED, { name })[1], { now + DAY_S }
+  for i = 1, 3 do
+    local kept = old and now < old[1] and old[i + 1]
+    learned[i + 1] = known(limits[i]) or known(kept) or cjson.null
+  end
+  save(LEARNED, name, learned, DAY_S)
+end
+
+local function apply_verdict(s, verdict)
+  if verdict.bucket ~= s.bucket and s.bucket ~= '' then
+    save(BUCKETS, s.model, verdict.bucket, UNUSED_S)
+  end
+  if verdict.learned then
+    learn(s.project .. '\n' .. verdict.bucket, verdict.learned)
+  end
+  if not verdict.owner then
+    return ''
+  end
+  local of_owner = read(COOLDOWNS, { verdict.owner })[1] or {}
+  for scope, old in pairs(of_owner) do
+    if scope ~= verdict.scope and old[UNTIL] + DAY_S < now then
+      of_owner[scope] = nil
+    end
+  end
+  local cooldown = of_owner[verdict.scope] or { 0, 0, '', false, 0 }
+  local ends = known(verdict['until'])
+  if not ends then
+    -- Requests that were in flight together and fail together count as one failure.
+    if s.at >= cooldown[UNTIL] or cooldown[FAILURES] == 0 then
+      cooldown[FAILURES] = cooldown[FAILURES] + 1
+    end
+    ends = now + math.min(verdict.base_s * 2 ^ math.min(cooldown[FAILURES] - 1, 60), verdict.max_s)
+  end
+  if ends >= cooldown[UNTIL] then -- an active cooldown is never shortened
+    cooldown[UNTIL], cooldown[FAILURE], cooldown[WAITABLE] = ends, verdict.failure, verdict.waitable
+  end
+  cooldown[PROBE_UNTIL] = 0
+  of_owner[verdict.scope] = cooldown
+  save(COOLDOWNS, verdict.owner, of_owner, UNUSED_S)
+  return string.format('%.17g', cooldown[UNTIL])
+end
+
+local function settle(s)
+  if s.kind == 'serving' then -- the first chunk of a stream has arrived: it ends later
+    clear_cooldowns(s)
+    return ''
+  end
+  if s.slot then -- else it was not leased here: reported by KeyManager
+    release(s, s.project .. '\n' .. s.bucket)
+  end
+  if s.has_budget then
+    settle_spending(s)
+  end
+  for _, owner in ipairs(s.owned or {}) do
+    redis.call('SET', full_name('owner:') .. owner[1], cjson.encode({ s.key, s.project }), 'EX', owner[2])
+  end
+  if s.kind ~= 'unsent' or s.verdict then
+    count_end(s)
+  end
+  if s.kind == 'success' then
+    clear_cooldowns(s)
+  end
+  return s.verdict and apply_verdict(s, s.verdict) or ''
+end
+
+-- Choosing a key -----------------------------------------------------------------------------------
+
+local function grant(best, call, bucket, blocks)
+  local key, q = best.key, best.q
+  local slot = { q[MINUTE], now >= (q[MINUTE] + 1) * 60 - GUARD_S, day_end }
+  adjust(q, slot, call.requests, call.tokens)
+  save(QUOTAS, key.project .. '\n' .. bucket, q, QUOTA_S)
+  local reserved = 0
+  if best.spending then
+    reserved = expected_cost(best.spending, call)
+    best.spending[RESERVED] = best.spending[RESERVED] + reserved
+    save(SPENDING, key.project, best.spending, UNUSED_S)
+  end
+  local probe = change_cooldowns(key, bucket, call.verb, function(cooldown)
+    cooldown[PROBE_UNTIL] = now + PROBE_S
+  end)
+  return cjson.encode({
+    key = key.key, bucket = bucket, slot = slot, reserved = reserved, probe = probe, blocks = blocks,
+    period = best.spending and best.spending[PERIOD] or 0,
+  })
+end
+
+local function acquire(call)
+  local bucket = read(BUCKETS, { call.model })[1] or call.model
+  local names, owners = {}, {}
+  for i, key in ipairs(call.keys) do
+    names[i] = key.project .. '\n' .. bucket
+    for place, owner in ipairs(owners_of(key)) do
+      owners[3 * (i - 1) + place] = owner
+    end
+  end
+  local quotas, learned = read(QUOTAS, names), read(LEARNED, names)
+  local cooldowns, scopes = read(COOLDOWNS, owners), scopes_of(bucket, call.verb)
+  local blocks, best = {}, nil
+  for i, key in ipairs(call.keys) do
+    if best and (not call.spread or key.group ~= best.key.group) then
+      break
+    end
+    local q = advance(quotas[i] or { -1, 0, 0, 0, 0, day_end, 0 })
+    local limits = limits_of(key, learned[i])
+    local reason, ends, waitable = cooldown_block(cooldowns, 3 * (i - 1), scopes)
+    if not reason then
+      reason, ends, waitable = full_window(q, limits, call)
+    end
+    local spending = not reason and key.budget and call.requests > 0 and read_spending(key.project)
+    if spending then
+      reason, ends, waitable = budget_block(spending, key.budget, call)
+    end
+    if reason then
+      blocks[key.key] = { reason, ends, waitable }
+    else
+      local share = call.spread and utilization(q, limits, key.weight) or 0
+      if not best or share < best.share then
+        best = { key = key, q = q, share = share, spending = spending }
+      end
+    end
+  end
+  return best and grant(best, call, bucket, blocks) or cjson.encode({ blocks = blocks })
+end
+
+local ends = {}
+for i, s in ipairs(cjson.decode(ARGV[3])) do
+  ends[i] = settle(s)
+end
+return { now_text, ends, ARGV[4] ~= '' and acquire(cjson.decode(ARGV[4])) or '' }

@@ -1,0 +1,645 @@
+"""The pool's state in Redis: each decision is a run of ledger.lua, so it is atomic.
+
+Only the server's clock decides (ADR 0008). Times that are returned are by this host's clock, and
+times that are passed in are read as such, if the two clocks differ by more than `GUARD_S`.
+
+A call waits for one round trip, that of `acquire`. The settle of a plain success is *deferred*: it
+is sent with the next script of this process, with its activity, or at `close()`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import parse_url
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from ..core import windows
+from ..core.activity import ActivityRows, lifetime_s
+from ..core.affinity import owner_lifetime
+from ..core.ledger import (
+    Health,
+    KeyHealth,
+    Ledger,
+    Records,
+    Reservation,
+    owner_name,
+    quota_name,
+)
+from ..core.model import (
+    NO_LIMITS,
+    Block,
+    CallInfo,
+    Candidate,
+    Lease,
+    LeaseOutcome,
+    Outcome,
+    RetryPolicy,
+    Scope,
+    Unavailable,
+    Verdict,
+)
+from ..core.selection import RankedCandidates
+from ..core.spending import nano_usd
+from ..core.text import one_line
+from ..core.windows import cooldown_names, next_pacific_midnight, scope_key
+from ..errors import ConfigError, KeyrotError
+from ..forks import after_fork
+from .base import State
+from .codec import FOREVER, UNUSED_S, dump, load
+
+TIMEOUT_S = 1.0
+"""How long to wait for a reply: a busy host needs a quarter of it."""
+MAX_CONNECTIONS = 2**31
+"""One per thread in use; redis-py allows only 100 by default."""
+SETTLES_AT_ONCE = 100
+MAX_DEFERRED = 10_000
+MAX_CANDIDATES = 50_000
+_FAILURES = (RedisError, RedisClusterException, OSError)
+"""What redis-py raises; RedisClusterException is not a RedisError."""
+_ECHO = re.compile(r",? with args\b.*", re.DOTALL)
+"""Servers echo commands that they do not understand, such as `AUTH` with its password."""
+_CONSTANTS = {
+    "GUARD_S": windows.GUARD_S,
+    "PROBE_S": windows.PROBE_S,
+    "POLL_S": windows.PROBE_POLL_S,
+    "RESERVED_S": windows.RESERVED_S,
+    "DAY_S": windows.DAY_S,
+    "QUOTA_S": 2 * windows.DAY_S,
+    "UNUSED_S": UNUSED_S,
+}
+_parse: Any = parse_url  # has no types
+_Node: Any = ClusterNode
+_Sentinel: Any = Sentinel
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class RedisStateError(KeyrotError):
+    """Raised when the server was not reached in time, or refused."""
+
+
+@cache
+def script_text() -> str:
+    """Return ledger.lua with the constants in front."""
+    values = ", ".join(f"{value:g}" for value in _CONSTANTS.values())
+    path = files("keyrot_middleware.state") / "ledger.lua"
+    return f"local {', '.join(_CONSTANTS)} = {values}\n{path.read_text(encoding='utf-8')}"
+
+
+class Server:
+    """The server of a URL, by redis-py: docs/redis.md has the URLs."""
+
+    def __init__(self, url: str, variable: str) -> None:
+        """Parse *url* without connecting.
+
+        Raises:
+            ConfigError: It is wrong; the message has no password.
+        """
+        scheme, _, rest = url.partition("://")
+        base, _, self._kind = scheme.partition("+")
+        address, mark, query = rest.partition("?")
+        place, slash, path = address.partition("/")
+        user, at, hosts = place.rpartition("@")
+        self._master = ""
+        if self._kind == "sentinel":
+            self._master, _, path = path.partition("/")
+        first, *others = [unquote(host) for host in hosts.split(",")]
+        problem, port = "", 26379 if self._kind == "sentinel" else 6379
+        try:
+            self._options: dict[str, Any] = _parse(
+                f"{base}://{user}{at}{first}{slash}{path}{mark}{query}"
+            )
+            nodes = [urlsplit(f"//{host}") for host in (first, *others)]
+            self._nodes = [(node.hostname or "", node.port or port) for node in nodes]
+        except ValueError as error:
+            problem = str(error)
+        if not problem and base != "unix" and not all(host for host, _ in self._nodes):
+            problem = "a host is missing"
+        if others and not self._kind:
+            problem = "several hosts need redis+cluster:// or redis+sentinel://"
+        if self._kind == "sentinel" and not self._master:
+            problem = "the name of the sentinels' master is missing"
+        if problem:
+            raise ConfigError(f"{variable} ({scheme}://…): {problem}; see docs/redis.md")
+        self._secrets = [self._options.get(name) for name in ("password", "username")]
+        self._address = f"{scheme}://{hosts}{slash}{path if base == 'unix' else ''}".rstrip("/")
+        self._lock = threading.Lock()
+        self._client: Any = None
+        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
+        if not self._kind:
+            self._check_options(variable)
+
+    def _check_options(self, variable: str) -> None:
+        pool = self.client.connection_pool
+        try:
+            pool.connection_class(**pool.connection_kwargs)
+        except (TypeError, RedisError) as error:
+            raise ConfigError(f"{variable}: {self.hide(str(error))}; see docs/redis.md") from None
+
+    @property
+    def client(self) -> Any:
+        """The client, connected or not; that of a cluster connects when it is made."""
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    self._client = self._open()
+        return self._client
+
+    def _open(self) -> Any:
+        options = {
+            "socket_timeout": TIMEOUT_S,
+            "socket_connect_timeout": TIMEOUT_S,
+            "retry": Retry(NoBackoff(), 1),
+            "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+            "protocol": 2,
+            **self._options,
+        }
+        if not self._kind:
+            return redis.Redis.from_pool(
+                redis.ConnectionPool(max_connections=MAX_CONNECTIONS, **options)
+            )
+        for name in ("host", "port"):
+            options.pop(name, None)
+        if options.pop("connection_class", None) is not None:
+            options["ssl"] = True
+        if self._kind == "cluster":
+            options.pop("db", None)
+            nodes = [_Node(host, port) for host, port in self._nodes]
+            return RedisCluster(startup_nodes=nodes, **options)
+        sentinel = {
+            name.removeprefix("sentinel_"): options.pop(name)
+            for name in ("sentinel_username", "sentinel_password")
+            if name in options
+        }
+        timeouts = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
+        tls = {name: value for name, value in options.items() if name.startswith("ssl")}
+        found = _Sentinel(self._nodes, sentinel_kwargs={**timeouts, **tls, **sentinel}, **options)
+        return found.master_for(self._master)
+
+    def run(self, work: Callable[[Any], Any]) -> Any:
+        """Return what *work* returns with the client.
+
+        Raises:
+            RedisStateError: The server was not reached in time, or refused.
+        """
+        try:
+            return work(self.client)
+        except _FAILURES as error:
+            text = self.hide(one_line(_ECHO.sub("", str(error)))) or type(error).__name__
+            raise RedisStateError(f"{self._address}: {text}") from None
+
+    def hide(self, text: str) -> str:
+        """Return a text without the password, and without a user's name that may be a token."""
+        for secret in filter(None, self._secrets):
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "[redacted]", text)
+        return text
+
+    def close(self) -> None:
+        """Close the connections; a later command opens new ones."""
+        if self._client is not None:
+            self._client.close()
+
+
+class RedisState(State):
+    """The pool's state in a server that all its processes share."""
+
+    is_local: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        url: str,
+        policy: RetryPolicy,
+        clock: Callable[[], float] = time.time,
+        *,
+        pool: str = "default",
+        variable: str = "KEYROT_STATE_URL",
+        test_clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Parse the URL; the first call connects.
+
+        Args:
+            url: See docs/redis.md.
+            policy: For the lengths of exponential cooldowns.
+            clock: This host's clock, by which times are returned; it decides nothing.
+            pool: Its name, part of the name of each record.
+            variable: The setting that has *url*, for messages.
+            test_clock: For tests only: decides instead of the server's clock.
+
+        Raises:
+            ConfigError: The URL is wrong.
+        """
+        super().__init__(test_clock or clock)
+        self._policy, self._test_clock = policy, test_clock
+        self._base = f"keyrot:v2:{{{pool}}}"
+        self._server = Server(url, variable)
+        self._script: Any = None
+        self._skew = 0.0
+        """How far the server's clock is ahead of this host's, seconds; 0 within the guard."""
+        self._midnights = (0.0, "")
+        self._packed: dict[tuple[str, int], tuple[Candidate, str]] = {}
+        self._deferred: deque[str] = deque(maxlen=MAX_DEFERRED)
+        self._is_closed = False
+        after_fork(self, lambda child: child._deferred.clear())  # the parent sends them
+        weakref.finalize(self, _flush_at_exit, weakref.ref(self))
+
+    # Leases ---------------------------------------------------------------------------------------
+
+    def _acquire(
+        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
+    ) -> Lease | Unavailable:
+        call = {
+            "model": info.quota_model,
+            "verb": info.verb,
+            "requests": info.requests,
+            "tokens": info.tokens,
+            "spread": spread,
+            "input_cost": info.input_cost,
+            "longest_cost": info.longest_cost,
+        }
+        keys = ",".join([self._pack(group, key) for group, key in candidates])
+        now, _, reply = self._decide([], f'{_json(call)[:-1]},"keys":[{keys}]}}')
+        found, at = json.loads(reply), now - self._skew
+        blocks = {
+            key_id: Block(reason, self._host_time(until), bool(waitable))
+            for key_id, (reason, until, waitable) in found["blocks"].items()
+        }
+        if "key" not in found:
+            return Unavailable(at, blocks)
+        key = next(key for _, key in candidates if key.key_id == found["key"])
+        return Lease(
+            key_id=key.key_id,
+            project=key.project,
+            billing_account=key.billing_account,
+            bucket=found["bucket"],
+            verb=info.verb,
+            tokens=info.tokens,
+            requests=info.requests,
+            at=at,
+            probe=found["probe"],
+            tier=key.tier,
+            reservation=Reservation(
+                tuple(found["slot"]), info.quota_model, found["reserved"], found["period"]
+            ),
+            record=key.record,
+            has_budget=key.usd_per_day is not None and info.requests > 0,
+            refused=blocks,
+        )
+
+    def _pack(self, group: int, key: Candidate) -> str:
+        """Return a candidate as JSON, which is made once."""
+        known = self._packed.get((key.key_id, group))
+        if known is None or known[0] is not key:
+            if len(self._packed) >= MAX_CANDIDATES:
+                self._packed.clear()
+            rpm, tpm, rpd, _ = key.limits
+            budget = None if key.usd_per_day is None else nano_usd(key.usd_per_day)
+            limits = {"rpm": rpm, "tpm": tpm, "rpd": rpd, "budget": budget}
+            row = {
+                "key": key.key_id,
+                "record": key.record,
+                "project": key.project,
+                "account": key.billing_account,
+                "group": group,
+                "weight": key.weight,
+                **{name: limit for name, limit in limits.items() if limit is not None},
+            }
+            known = self._packed[key.key_id, group] = key, _json(row)
+        return known[1]
+
+    def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
+        packed = self._pack_settle(lease, outcome, names)
+        if self._can_defer(lease, outcome, names):
+            self._deferred.append(packed)
+            return None
+        _, ends, _ = self._decide([packed])
+        return self._host_time(float(ends[-1])) if ends[-1] else None
+
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+        """Return whether `settle` only defers; see `State.settles_without_io`."""
+        return self._can_defer(lease, outcome, names)
+
+    def _can_defer(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> bool:
+        """Return whether a settle may be sent later, since no other call depends on it."""
+        is_plain = outcome.kind is LeaseOutcome.SUCCESS and outcome.verdict is None
+        has_more = names or lease.probe or lease.has_budget or lease.reservation is None
+        return is_plain and not has_more and not self._is_closed
+
+    def _pack_settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> str:
+        row: dict[str, Any] = {
+            "kind": outcome.kind.value,
+            "key": lease.key_id,
+            "record": lease.record or lease.key_id,
+            "project": lease.project,
+            "account": lease.billing_account,
+            "bucket": lease.bucket,
+            "verb": lease.verb,
+            "requests": lease.requests,
+            "tokens": lease.tokens,
+            "used": outcome.usage.input_tokens,
+            "at": lease.at + self._skew,
+            "probe": lease.probe,
+            "has_budget": lease.has_budget,
+            "model": lease.bucket,
+        }
+        if isinstance(found := lease.reservation, Reservation):
+            row |= {"slot": found.slot, "model": found.model}
+            row |= {"reserved": found.cost, "period": found.period}
+        if lease.has_budget and outcome.usage.cost_usd is not None:
+            row["cost"] = nano_usd(outcome.usage.cost_usd)
+        if names:
+            row["owned"] = [(owner_name(name), owner_lifetime(name).seconds) for name in names]
+        if outcome.verdict is not None:
+            row["verdict"] = self._verdict_row(lease, outcome.verdict)
+        return _json(row)
+
+    def _verdict_row(self, lease: Lease, verdict: Verdict) -> dict[str, Any]:
+        bucket = verdict.bucket or lease.bucket
+        base_s, max_s = verdict.backoff or self._policy.backoff
+        row: dict[str, Any] = {
+            "failure": verdict.failure,
+            "bucket": bucket,
+            "waitable": verdict.has_known_end and verdict.may_wait,
+            "base_s": base_s,
+            "max_s": max_s,
+        }
+        if verdict.until is not None:
+            row["until"] = min(verdict.until + self._skew, FOREVER)
+        if verdict.learned != NO_LIMITS:
+            row["learned"] = verdict.learned[:3]
+        if verdict.scope is not Scope.NONE:
+            row["owner"], row["scope"] = scope_key(
+                verdict.scope,
+                record=lease.record or lease.key_id,
+                project=lease.project,
+                billing_account=lease.billing_account,
+                bucket=bucket,
+                verb=lease.verb,
+            )
+        return row
+
+    def _decide(self, settles: list[str], call: str = "") -> tuple[float, list[bytes], bytes]:
+        """Run the script: deferred settles, these, then a call; return its reply."""
+        deferred = self._take_deferred()
+        args = [
+            "" if self._test_clock is None else repr(self._test_clock()),
+            self._midnights_json(),
+            f"[{','.join(deferred + settles)}]".encode(errors="replace"),
+            call.encode(errors="replace"),
+        ]
+        began = self._clock()
+
+        def work(client: Any) -> Any:
+            if self._script is None:
+                self._script = client.register_script(script_text())
+            return self._script(keys=[self._base], args=args)
+
+        now, ends, reply = self._server.run(work)
+        skew = float(now) - began
+        self._skew = skew if abs(skew) > windows.GUARD_S else 0.0
+        return float(now), ends, reply
+
+    def _take_deferred(self) -> list[str]:
+        taken: list[str] = []
+        while self._deferred and len(taken) < SETTLES_AT_ONCE:
+            try:
+                taken.append(self._deferred.popleft())
+            except IndexError:  # another thread was faster
+                break
+        return taken
+
+    def _midnights_json(self) -> str:
+        """Return yesterday's, today's and tomorrow's end: this host's clock may be hours off."""
+        until, text = self._midnights
+        now = self._clock()
+        if not until - windows.HOUR_S <= now < until:
+            until = (now // windows.HOUR_S + 1) * windows.HOUR_S
+            ends = [next_pacific_midnight(now - windows.DAY_S)]
+            while len(ends) < 3:
+                ends.append(next_pacific_midnight(ends[-1]))
+            text = _json([int(end) for end in ends])
+            self._midnights = until, text
+        return text
+
+    def _host_time(self, server_time: float) -> float:
+        return float("inf") if server_time >= FOREVER else server_time - self._skew
+
+    # Keys -----------------------------------------------------------------------------------------
+
+    def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
+        records, now = self._read("learned", "cooldowns", "buckets", "spending")
+        ledger = Ledger(records, self._policy)
+        names = [quota_name(key.project, ledger.bucket(info)) for key in keys]
+        records.quotas = self._get("quotas", names, self._quotas(now)) if names else {}
+        found = ledger.get_blocks(info, keys, now)
+        return {
+            key_id: block._replace(until=self._host_time(block.until))
+            for key_id, block in found.items()
+        }
+
+    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        """Return what is known of each key, by its id."""
+        keys = list(candidates)
+        records, now = self._read("learned", "cooldowns", "spending")
+        records.quotas = self._get_all("quotas", self._quotas(now))
+        records.health = self._read_health(keys)
+        found = Ledger(records, self._policy).snapshot(keys, now)
+        for health in found.values():
+            if health.last_used is not None:
+                health.last_used -= self._skew
+            if health.cooldown_until is not None:
+                health.cooldown_until = self._host_time(health.cooldown_until)
+        return found
+
+    def _read(self, *tables: str) -> tuple[Records, float]:
+        """Return whole tables, and the time by the server's clock."""
+        now, _, _ = self._decide([])
+        return Records(**{name: self._get_all(name) for name in tables}), now
+
+    def _read_health(self, keys: Sequence[Candidate]) -> dict[str, Health]:
+        names = ("last_used", "successes", "errors", "last_error")
+        fields = [f"{key.key_id}\n{name}" for key in keys for name in names]
+        rows = self._hmget("health", fields)
+        found = {}
+        for place, key in enumerate(keys):
+            used, successes, errors, error = rows[4 * place : 4 * place + 4]
+            last_used = float(used) if used else None
+            last_error = error.decode() if error else None
+            found[key.key_id] = Health(last_used, int(successes or 0), int(errors or 0), last_error)
+        return found
+
+    def _quotas(self, now: float) -> str:
+        return f"quotas:{int(next_pacific_midnight(now))}"
+
+    def _get_all(self, table: str, name: str = "") -> dict[str, Any]:
+        full = f"{self._base}:{name or table}"
+        rows = self._server.run(lambda client: client.hgetall(full))
+        return {field.decode(errors="replace"): load(table, row) for field, row in rows.items()}
+
+    def _get(self, table: str, fields: Sequence[str], name: str = "") -> dict[str, Any]:
+        rows = zip(fields, self._hmget(name or table, fields), strict=True)
+        return {field: load(table, row) for field, row in rows if row is not None}
+
+    def _hmget(self, name: str, fields: Sequence[str]) -> list[bytes | None]:
+        full, encoded = f"{self._base}:{name}", [one.encode(errors="replace") for one in fields]
+        if not encoded:
+            return []
+        found: list[bytes | None] = self._server.run(lambda client: client.hmget(full, encoded))
+        return found
+
+    def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Return the keys with the values that processes have; see `State.with_values`."""
+        keys = list(candidates)
+        known = self._get("configured", [key.key_id for key in keys])
+        return Ledger(Records(configured=known), self._policy).with_values(keys)
+
+    def reset(self, key: Candidate) -> None:
+        """Forget every cooldown that blocks *key*, and its project's learned limits."""
+        names, full = cooldown_names(key), f"{self._base}:cooldowns"
+        self._server.run(lambda client: client.hdel(full, *names))
+        self._forget_learned({key.project})
+
+    def configure(self, candidates: Iterable[Candidate]) -> None:
+        """Record configured limits and which keys have a value; see `State.configure`."""
+        keys, full = list(candidates), f"{self._base}:configured"
+        known = self._get("configured", [key.key_id for key in keys])
+        before = dict(known)
+        Ledger(Records(configured=known), self._policy).configure(keys)
+        changed = {name: dump(row) for name, row in known.items() if before.get(name) != row}
+        limits = {key_id for key_id in changed if _limits(known, key_id) != _limits(before, key_id)}
+        self._forget_learned({key.project for key in keys if key.key_id in limits})
+        if changed:
+            self._server.run(lambda client: client.hset(full, mapping=changed))
+        self._server.run(lambda client: client.expire(full, int(UNUSED_S)))
+
+    def _forget_learned(self, projects: set[str]) -> None:
+        full = f"{self._base}:learned"
+        fields = self._server.run(lambda client: client.hkeys(full)) if projects else ()
+        found = [field for field in fields if field.decode().partition("\n")[0] in projects]
+        if found:
+            self._server.run(lambda client: client.hdel(full, *found))
+
+    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Return the owner of the first known one of *names*; see `State.get_owner`."""
+        records = {f"{self._base}:owner:{owner_name(name)}": name for name in names}
+        if not records:
+            return None
+        found = self._server.run(lambda client: client.mget(list(records)))
+        for (record, name), text in zip(records.items(), found, strict=True):
+            if text is not None:
+                kept = owner_lifetime(name)
+                if kept.renewed:
+                    self._renew(record, kept.seconds)
+                key_id, project = json.loads(text)
+                return key_id, project
+        return None
+
+    def _renew(self, record: str, seconds: int) -> None:
+        self._server.run(lambda client: client.expire(record, seconds))
+
+    # Activity -------------------------------------------------------------------------------------
+
+    def add_activity(self, rows: ActivityRows) -> None:
+        """Add to the activity of the pool, and send deferred settles."""
+        self.flush()
+
+        def work(client: Any) -> None:
+            pipe = client.pipeline(transaction=False)
+            for name, counts in rows.counts.items():
+                for field, n in counts.items():
+                    pipe.hincrby(f"{self._base}:{name}", field, n)
+                pipe.expire(f"{self._base}:{name}", lifetime_s(name))
+            for name, (texts, most) in rows.texts.items():
+                pipe.lpush(f"{self._base}:{name}", *texts)
+                pipe.ltrim(f"{self._base}:{name}", 0, most - 1)
+                pipe.expire(f"{self._base}:{name}", lifetime_s(name))
+            pipe.execute()
+
+        self._server.run(work)
+
+    def activity(
+        self, names: Sequence[str], fields: Sequence[str] | None
+    ) -> list[Mapping[str, int]]:
+        """Return the counts of records; see `State.activity`."""
+
+        def work(client: Any) -> Any:
+            pipe = client.pipeline(transaction=False)
+            for name in names:
+                full = f"{self._base}:{name}"
+                if fields is None:
+                    pipe.hgetall(full)
+                else:
+                    pipe.hmget(full, fields)
+            return pipe.execute()
+
+        rows = self._server.run(work)
+        if fields is None:
+            return [{name.decode(): int(n) for name, n in row.items()} for row in rows]
+        return [
+            {name: int(n) for name, n in zip(fields, row, strict=True) if n is not None}
+            for row in rows
+        ]
+
+    def activity_log(self, name: str) -> list[str]:
+        """Return the texts of a list; see `State.activity_log`."""
+        full = f"{self._base}:{name}"
+        found = self._server.run(lambda client: client.lrange(full, 0, -1))
+        return [text.decode(errors="replace") for text in found]
+
+    # The server -----------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Check whether the server can be written to.
+
+        Raises:
+            RedisStateError: It cannot be, or does not respond.
+        """
+        self._server.run(lambda client: client.set(f"{self._base}:check", "", ex=60))
+        self._decide([])
+
+    def flush(self) -> None:
+        """Send the deferred settles."""
+        while self._deferred:
+            self._decide([])
+
+    def close(self) -> None:
+        """Send the deferred settles and close connections; calls in flight can still be settled."""
+        super().close()
+        self._is_closed = True
+        _flush_at_exit(lambda: self)
+        self._server.close()
+
+
+def _limits(configured: Mapping[str, Any], key_id: str) -> Any:
+    known = configured.get(key_id)
+    return (None, None, None) if known is None else known[:3]
+
+
+def _flush_at_exit(alive: Callable[[], RedisState | None]) -> None:
+    state = alive()
+    if state is not None:
+        try:
+            state.flush()
+        except KeyrotError:
+            state._deferred.clear()
+
+
+def check_library() -> None:
+    """Check that the installed redis-py has what is used."""
+    Retry(NoBackoff(), 1)

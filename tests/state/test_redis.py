@@ -1,0 +1,407 @@
+"""Redis: its URLs, its records, and a server that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import datetime
+from itertools import count
+from math import inf
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from support.pool import INFO, key
+from support.redis_state import opened
+from support.servers import Server, server
+from support.sync_async import OK, failed, used
+
+from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope, Unavailable
+from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.errors import ConfigError, MissingExtraError
+from keyrot_middleware.state import open_state
+from keyrot_middleware.state.redis import RedisState, RedisStateError
+from keyrot_middleware.state.redis import Server as Url
+from keyrot_middleware.testing import FakeClock
+
+_pools = count()
+BOUND_S = 15.0
+"""Far less than a call that hangs, far more than its time limits on a busy machine."""
+
+
+@pytest.fixture
+def shared() -> Server:
+    """Return the shared server, emptied."""
+    one = server("valkey")
+    one.execute("FLUSHALL")
+    return one
+
+
+@pytest.fixture
+def state(shared: Server) -> Iterator[RedisState]:
+    """Open a pool on the server's own clock."""
+    with closing(RedisState(shared.url, RetryPolicy(), pool=f"redis-{next(_pools)}")) as made:
+        yield made
+
+
+def acquire(state: RedisState, *keys: Candidate, **info: Any) -> Lease | Unavailable:
+    """Acquire one of *keys*."""
+    return state.acquire(INFO._replace(**info), tuple((0, one) for one in keys), spread=True)
+
+
+def acquire_lease(state: RedisState, *keys: Candidate, **info: Any) -> Lease:
+    """Acquire a lease."""
+    lease = acquire(state, *keys, **info)
+    assert isinstance(lease, Lease), lease
+    return lease
+
+
+# URLs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("redis://host", {"host": "host"}),
+        ("redis://host:7000/5", {"host": "host", "port": 7000, "db": 5}),
+        ("redis://u:p%40%3A@[::1]:7000", {"username": "u", "password": "p@:", "host": "::1"}),
+        ("redis://host?db=2&client_name=me&socket_timeout=3", {"db": 2, "socket_timeout": 3.0}),
+        ("rediss://host?ssl_ca_certs=/ca.pem", {"ssl_ca_certs": "/ca.pem"}),
+        ("unix://u:p@/run/redis.sock?db=3", {"path": "/run/redis.sock", "db": 3}),
+    ],
+)
+def test_a_url_is_that_of_redis_py(url: str, options: dict[str, Any]) -> None:
+    """Its options are those of the connections."""
+    found = Url(url, "KEYROT_STATE_URL").client.connection_pool.connection_kwargs
+    assert {name: found[name] for name in options} == options
+    assert found["socket_timeout"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis://:secret@", "a host is missing"),
+        ("redis://:secret@host:99999", "[Pp]ort"),
+        ("redis://:secret@a,b", r"redis\+cluster:// or redis\+sentinel://"),
+        ("redis+sentinel://:secret@host", "the name of the sentinels' master is missing"),
+        ("redis://:secret@host?socket_timeout=soon", "socket_timeout"),
+        ("redis://:secret@host?no_such_option=1", "no_such_option"),
+    ],
+)
+def test_a_wrong_url_is_refused_without_its_password(url: str, why: str) -> None:
+    """With the variable and where to read."""
+    with pytest.raises(ConfigError, match=why) as caught:
+        open_state(url, RetryPolicy(), time.time, variable="REDIS_URL")
+    assert "REDIS_URL" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And shows no password."""
+    for name in [n for n in sys.modules if n.partition(".")[0] == "redis" or ".state.redis" in n]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(MissingExtraError, match=r"keyrot-middleware\[redis\]") as caught:
+        open_state("redis://:hunter2@localhost", RetryPolicy(), time.time)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_library_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its version and how to upgrade."""
+    importlib.import_module("keyrot_middleware.state.redis")
+    monkeypatch.delitem(sys.modules, "keyrot_middleware.state.redis")
+    monkeypatch.delattr("redis.backoff.NoBackoff")
+    with pytest.raises(ConfigError, match=r"cannot use the installed redis \d.*--upgrade"):
+        open_state("redis://localhost", RetryPolicy(), time.time)
+
+
+# Records ---------------------------------------------------------------------------------------
+
+
+def everything(state: RedisState) -> None:
+    """Write a record of every kind."""
+    one = key("a", Limits(rpm=50), project="p", billing_account="acc", usd_per_day=1.0)
+    state.configure([one])
+    state.settle(acquire_lease(state, one), used(12), ["files/secret-name", "continuation:xxx"])
+    state.settle(
+        acquire_lease(state, one), failed(Scope.PROJECT_MODEL, bucket="f", learned=Limits(rpm=9))
+    )
+    state.settle(acquire_lease(state, key("b")), failed(Scope.KEY, inf))
+
+
+def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Server) -> None:
+    """All names have the same prefix and hash tag; each record expires, within 30 days."""
+    everything(state)
+    names = shared.names()
+    assert {name.split(":")[3] for name in names} == {
+        "buckets",
+        "configured",
+        "cooldowns",
+        "health",
+        "learned",
+        "owner",
+        "quotas",
+        "spending",
+    }
+    assert len({name.split(":")[2] for name in names}) == 1
+    assert all("secret" not in name and "xxx" not in name for name in names)
+    ends = {name: shared.execute("TTL", name) for name in names}
+    assert all(0 < seconds <= 30 * DAY_S for seconds in ends.values()), ends
+
+
+def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:
+    """An acquire that is refused leaves every record and its expiry as they were."""
+    keys = [key("a", Limits(rpm=1, rpd=1)), key("b"), key("c")]
+    acquire_lease(state, keys[0])
+    state.settle(acquire_lease(state, keys[1]), failed(Scope.KEY_MODEL))
+    state.settle(acquire_lease(state, keys[2]), failed(Scope.PROJECT, inf))
+
+    def dump() -> Any:
+        return {n: (shared.execute("DUMP", n), shared.execute("PEXPIRETIME", n)) for n in names}
+
+    names = shared.names()
+    before = dump()
+    assert isinstance(acquire(state, *keys), Unavailable)
+    assert (dump(), shared.names()) == (before, names)
+
+
+def test_a_call_costs_one_script(state: RedisState, shared: Server) -> None:
+    """The script that acquires settles what has succeeded before; nothing is searched for."""
+    keys = [key(f"k{n}", Limits(rpm=100)) for n in range(8)]
+    state.settle(acquire_lease(state, key("other")), failed(Scope.KEY))
+    shared.execute("CONFIG", "RESETSTAT")
+    for _ in range(10):
+        state.settle(acquire_lease(state, *keys), used(11))
+    rows = shared.execute("INFO", "commandstats")
+    assert rows["cmdstat_evalsha"]["calls"] == 10
+    assert not [name for name in rows if name.endswith(("scan", "keys"))]
+    known = state.snapshot(keys)
+    assert sum(health.success_count for health in known.values()) == 10
+
+
+def test_a_key_and_model_in_use_take_less_than_a_kilobyte(
+    state: RedisState, shared: Server
+) -> None:
+    """Two thousand keys, each used with limits."""
+    keys = [key(f"key_{n:05}", Limits(rpm=9, tpm=999, rpd=99)) for n in range(2_000)]
+    acquire_lease(state, key("first"))
+    before = shared.execute("INFO", "memory")["used_memory"]
+    for one in keys:
+        acquire_lease(state, one)
+    each = (shared.execute("INFO", "memory")["used_memory"] - before) / len(keys)
+    assert each <= 1024, each
+
+
+def test_pools_of_two_names_share_nothing(shared: Server) -> None:
+    """Two pools on one server have a limit of their own each."""
+    one = key("a", Limits(rpd=1))
+    states = [RedisState(shared.url, RetryPolicy(), pool=name) for name in ("x", "y")]
+    for state in states:
+        acquire_lease(state, one)
+    for state in states:
+        assert isinstance(acquire(state, one), Unavailable)
+        state.close()
+
+
+def test_unusual_names_do_not_collide_and_are_no_error(state: RedisState) -> None:
+    """A project `a:b` with model `c`, a project `a` with `b:c`; a string that UTF-8 cannot hold."""
+    first, second = key("k1", project="a:b"), key("k2", project="a")
+    acquire_lease(state, first, model="c")
+    acquire_lease(state, second, model="b:c")
+    acquire_lease(state, key("k3"), model="m\ud800")
+    used_of = {k: v.used for k, v in state.snapshot([first, second]).items()}
+    assert [used.bucket for used in used_of["k1"]] == ["c"]
+    assert [used.bucket for used in used_of["k2"]] == ["b:c"]
+
+
+def test_the_servers_clock_decides(shared: Server) -> None:
+    """A host whose clock is five minutes behind cools a key down as long as the others."""
+    seconds, micros = shared.execute("TIME")
+    now, one = int(seconds) + int(micros) / 1e6, key("a")
+    late, right = FakeClock(now - 300), FakeClock(now)
+    behind = RedisState(shared.url, RetryPolicy(), late.time, pool="clocks")
+    other = RedisState(shared.url, RetryPolicy(), right.time, pool="clocks")
+    lease = acquire_lease(behind, one)
+    assert lease.at == pytest.approx(late.time(), abs=20)
+    until = behind.settle(lease, failed(Scope.KEY, late.time() + 60, has_known_end=True))
+    assert until == pytest.approx(late.time() + 60, abs=20)
+    for state, clock in ((behind, late), (other, right)):
+        refusal = acquire(state, one)
+        assert isinstance(refusal, Unavailable)
+        assert refusal.retry_at == pytest.approx(clock.time() + 60, abs=20)
+        seen = state.snapshot([one])["a"]
+        assert seen.cooldown_until == pytest.approx(clock.time() + 60, abs=20)
+        state.close()
+
+
+@pytest.mark.parametrize("hours", [-20, 0, 20])
+def test_a_hosts_wrong_date_does_not_move_the_pacific_day(
+    hours: float, state: RedisState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The day ends at the midnight after the server's time, for hosts that are off by hours."""
+    pacific = ZoneInfo("America/Los_Angeles")
+    moment = datetime(2026, 3, 8, 12, tzinfo=pacific).timestamp()
+    monkeypatch.setattr(state, "_test_clock", lambda: moment)
+    monkeypatch.setattr(state, "_clock", lambda: moment + hours * 3_600)
+    one = key("a", Limits(rpd=1))
+    acquire_lease(state, one)
+    refusal = acquire(state, one)
+    assert isinstance(refusal, Unavailable)
+    end = datetime(2026, 3, 9, tzinfo=pacific).timestamp()
+    assert refusal.retry_at == end + hours * 3_600
+
+
+# A server that fails ---------------------------------------------------------------------------
+
+
+def test_a_server_that_comes_back_is_used(valkey: Server) -> None:
+    """A connection was closed, scripts were flushed, it has restarted: only its end is an error."""
+    state, one = RedisState(valkey.url, RetryPolicy()), key("a")
+    acquire_lease(state, one)
+    valkey.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    acquire_lease(state, one)
+    valkey.execute("SCRIPT", "FLUSH")
+    acquire_lease(state, one)
+    valkey.stop()
+    with pytest.raises(RedisStateError, match=r"redis://127.0.0.1:\d+: .*refused"):
+        acquire_lease(state, one)
+    valkey.start()
+    acquire_lease(state, one)
+    state.close()
+
+
+def test_a_server_that_hangs_is_given_up(valkey: Server) -> None:
+    """SIGSTOP: a call, the check and the end wait for their time limits; SIGCONT ends it."""
+    state, one = RedisState(valkey.strict_url, RetryPolicy()), key("a")
+    state.settle(acquire_lease(state, one), OK)
+    valkey.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        with pytest.raises(RedisStateError):
+            acquire(state, one)
+        with pytest.raises(RedisStateError):
+            state.check()
+    finally:
+        valkey.signal(signal.SIGCONT)
+    assert time.monotonic() - began < BOUND_S
+    acquire_lease(state, one)
+    state.close()
+
+
+def test_a_slow_reply_is_no_lost_one(valkey: Server) -> None:
+    """Half a second, as on a host with thirty busy processes: limits stay shared."""
+    with opened(valkey.strict_url) as state:
+        for _ in range(3):
+            valkey.signal(signal.SIGSTOP)
+            threading.Timer(0.5, valkey.signal, [signal.SIGCONT]).start()
+            reply = state.acquire(INFO, ((0, key("a")),), spread=False)
+            assert isinstance(reply, Lease)
+            assert not reply.degraded
+        assert not state.degraded
+
+
+def test_a_server_of_another_protocol_is_an_error() -> None:
+    """A port that speaks HTTP."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        serving = threading.Thread(target=_answer, args=(other, b"HTTP/1.1 400 Bad\r\n\r\n"))
+        serving.start()
+        state = RedisState(f"redis://127.0.0.1:{other.getsockname()[1]}", RetryPolicy())
+        with pytest.raises(RedisStateError):
+            acquire(state, key("a"))
+    serving.join(5)
+
+
+def _answer(other: socket.socket, answer: bytes) -> None:
+    other.settimeout(0.5)
+    with suppress(OSError):
+        while True:
+            conn, _ = other.accept()
+            with conn:
+                conn.recv(10_000)
+                conn.sendall(answer)
+
+
+@pytest.mark.parametrize(
+    "echo", ["unknown command 'AUTH', with args beginning with: '{}'", "no {}"]
+)
+def test_a_server_that_repeats_the_password_is_not_quoted(echo: str) -> None:
+    """Whatever the server echoes, no message and no cause of one contains the password."""
+    secret = "s3cret+pass"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        answer = f"-ERR {echo.format(secret)}\r\n".encode()
+        serving = threading.Thread(target=_answer, args=(other, answer))
+        serving.start()
+        state = RedisState(
+            f"redis://:s3cret%2Bpass@127.0.0.1:{other.getsockname()[1]}", RetryPolicy()
+        )
+        with pytest.raises(RedisStateError) as caught:
+            acquire(state, key("a"))
+        serving.join(5)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_replica_refuses_and_records_nothing(state: RedisState, valkey: Server) -> None:
+    """READONLY is an error of acquire and of the check; a master again, it serves."""
+    with closing(RedisState(valkey.url, RetryPolicy())) as replica:
+        acquire_lease(replica, key("a"))
+        valkey.execute("REPLICAOF", "127.0.0.1", 1)
+        for call in (lambda: acquire(replica, key("a")), replica.check):
+            with pytest.raises(RedisStateError):
+                call()
+        valkey.execute("REPLICAOF", "NO", "ONE")
+        acquire_lease(replica, key("a"))
+        (known,) = replica.snapshot([key("a")])["a"].used
+        assert known.requests_day == 2
+
+
+def test_a_record_of_somebody_else_is_an_error(state: RedisState, shared: Server) -> None:
+    """Another type, or another text: the breaker opens, and the warning says why."""
+    acquire_lease(state, key("a"))
+    (name,) = shared.names()
+    shared.execute("SET", name, "something else")
+    with pytest.raises(RedisStateError, match="WRONGTYPE"):
+        acquire(state, key("a"))
+
+
+async def test_a_user_and_a_database_of_the_url_are_used(valkey: Server) -> None:
+    """The records are in the database of the URL, by a user with the permissions in the docs."""
+    text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text(encoding="utf-8")
+    allowed = re.search(r"`(evalsha [a-z|\s]+)`", text)
+    assert allowed is not None
+    may = [f"+{command}" for command in f"{allowed[1]} select".split()]
+    valkey.execute("ACL", "SETUSER", "keyrot", "on", ">p@ss:w/rd", "~keyrot:v2:{own}*", *may)
+    url = f"redis://keyrot:p%40ss%3Aw%2Frd@127.0.0.1:{valkey.port}/3"
+    with closing(RedisState(url, RetryPolicy(), pool="own")) as state:
+        everything(state)
+        assert state.get_owner(["files/secret-name"]) == ("a", "p")
+        state.reset(key("a", project="p", billing_account="acc"))
+        assert state.snapshot([key("a")])["a"].error_count == 1
+        state.check()
+    assert "db3" in valkey.execute("INFO", "keyspace")
+
+
+def test_a_pool_outlives_its_loops(state: RedisState) -> None:
+    """Programs of their own, one after the other, and many tasks in each."""
+    one = key("a")
+
+    async def call() -> None:
+        lease = await state.aacquire(INFO, ((0, one),), spread=False)
+        assert isinstance(lease, Lease)
+        await state.asettle(lease, OK)
+
+    async def many() -> None:
+        await asyncio.gather(*(call() for _ in range(20)))
+
+    for _ in range(10):
+        asyncio.run(many())
+    assert state.snapshot([one])["a"].success_count == 200

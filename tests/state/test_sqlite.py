@@ -1,0 +1,378 @@
+"""A file: where it is, whose it is, and what happens when it cannot be used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support.faulty_state import warnings_of
+from support.pool import INFO, key
+from support.servers import wait_for
+from support.sqlite_state import ONE, TWENTY, acquire, grant, opened
+from support.sync_async import OK, UNSENT
+
+from keyrot_middleware.core.model import Lease, Limits, RetryPolicy
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.state import FallbackState, State, sqlite
+from keyrot_middleware.state.sqlite import SCHEMA, SqliteState, SqliteStateError, path_of_url
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes and locks of POSIX")
+Open = Callable[[], State]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name a file."""
+    return tmp_path / "keyrot.sqlite3"
+
+
+@pytest.fixture
+def open_file(path: Path) -> Iterator[Open]:
+    """Open the file as install() does."""
+    made: list[State] = []
+
+    def open_it() -> State:
+        made.append(opened(path))
+        return made[-1]
+
+    yield open_it
+    for state in made:
+        state.close()
+
+
+@pytest.fixture
+def alone(path: Path) -> Iterator[SqliteState]:
+    """Open the file without a fallback."""
+    state = SqliteState(path, RetryPolicy(), time.time)
+    yield state
+    state.close()
+
+
+def is_shared(state: State) -> bool:
+    """Return whether a lease is one of the file."""
+    lease = acquire(state, key("other"))
+    assert lease is not None
+    state.settle(lease, UNSENT)
+    return not lease.degraded
+
+
+def database(path: Path, *sql: str) -> bytes:
+    """Write a database; return its bytes."""
+    with closing(sqlite3.connect(path)) as db:
+        for line in sql:
+            db.execute(line)
+        db.commit()
+    return path.read_bytes()
+
+
+# Whose the file is -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"my notes of twenty years\n" * 500, b"short\n", b"SQLite format 3\0" + b"\xff" * 9000],
+)
+def test_a_file_of_the_users_is_left_as_it_is(
+    path: Path, open_file: Open, text: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is written, moved or made beside it; the warning names it; calls go on."""
+    path.write_bytes(text)
+    assert not is_shared(open_file())
+    assert path.read_bytes() == text
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    (warning,) = warnings_of(caplog)
+    assert str(path) in warning
+    assert "left as it is" in warning
+    assert "falling back to in-process limits" in warning
+
+
+@pytest.mark.parametrize(
+    ("sql", "text"),
+    [
+        ("CREATE TABLE mine (x)", "a file of another program"),
+        ("PRAGMA application_id = 7", "a file of another program"),
+        (f"PRAGMA user_version = {SCHEMA + 1}", "a file of another program"),
+    ],
+)
+def test_a_database_of_another_program_is_left_alone(
+    path: Path, alone: SqliteState, sql: str, text: str
+) -> None:
+    """Neither written to nor moved; an error names it."""
+    before = database(path, sql)
+    with pytest.raises(SqliteStateError, match=f"{path}: .*{text}"):
+        alone.check()
+    assert path.read_bytes() == before
+
+
+def test_a_file_of_a_newer_version_is_left_alone(path: Path, alone: SqliteState) -> None:
+    """A program that is not upgraded yet counts for itself."""
+    alone.check()
+    alone.close()
+    database(path, f"PRAGMA user_version = {SCHEMA + 1}")
+    with pytest.raises(SqliteStateError, match="newer keyrot_middleware"):
+        alone.check()
+
+
+@POSIX
+def test_a_file_of_another_user_is_an_error(
+    path: Path, alone: SqliteState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns it can read and change what is counted; in a folder of a group that is meant."""
+    path.touch()
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    if owner == 0:
+        os.chown(path, 12_345, -1)
+    with pytest.raises(SqliteStateError, match=f"{path}: the file belongs to another user"):
+        alone.check()
+    path.parent.chmod(0o2770)
+    alone.check()
+
+
+@POSIX
+def test_two_users_of_a_folder_share_a_file(path: Path, alone: SqliteState) -> None:
+    """In a folder whose group may write to it, the group may write to the file, whatever umask."""
+    path.parent.chmod(0o2770)
+    before = os.umask(0o077)
+    try:
+        alone.check()
+    finally:
+        os.umask(before)
+    found = {one.name: one.stat().st_mode & 0o777 for one in path.parent.iterdir()}
+    assert found["keyrot.sqlite3"] == found["keyrot.sqlite3-wal"] == 0o660
+    assert not [name for name in found if "lock" in name]
+
+
+@POSIX
+def test_what_a_dangling_link_names_is_made_for_this_user_alone(
+    path: Path, alone: SqliteState
+) -> None:
+    """As any other file."""
+    path.symlink_to(path.with_name("elsewhere"))
+    alone.check()
+    assert path.with_name("elsewhere").stat().st_mode & 0o777 == 0o600
+
+
+# A file that cannot be used --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["deleted", "deleted with its log", "renamed"])
+def test_a_file_that_is_taken_away_is_replaced(path: Path, open_file: Open, how: str) -> None:
+    """Running and new processes go on with one new file, though an index of the old one is left."""
+    mine, other = open_file(), open_file()
+    assert grant(mine, 8) + grant(other, 4) == 12
+    if how == "renamed":
+        path.rename(path.with_name("old.sqlite3"))
+    else:
+        path.unlink()
+    if how == "deleted with its log":
+        for suffix in ("-wal", "-shm"):
+            path.with_name(f"{path.name}{suffix}").unlink()
+    new = open_file()
+    assert grant(new, 5) == 5
+    assert [is_shared(state) for state in (mine, other, new)] == [True] * 3
+    assert sum(grant(state, 20) for state in (mine, other, new)) == 15
+
+
+def test_a_locked_file_is_not_waited_for_for_long(
+    path: Path,
+    open_file: Open,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that holds it: calls go on, a warning says so, and then limits are shared again."""
+    monkeypatch.setattr(sqlite, "WAIT_S", 0.1)
+    state = open_file()
+    assert is_shared(state)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        lease = acquire(state, TWENTY)
+        assert lease is not None
+        assert lease.degraded
+        assert state.degraded
+    wait_for(lambda: is_shared(state))
+    assert "holds the file for too long" in warnings_of(caplog)[0]
+
+
+def test_a_place_that_is_no_folder_is_no_outage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning says what is wrong."""
+    (tmp_path / "file").touch()
+    state = opened(tmp_path / "file" / "keyrot.sqlite3")
+    assert not is_shared(state)
+    assert "falling back to in-process limits" in warnings_of(caplog)[0]
+    state.close()
+
+
+FULL = """
+import resource, signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from support.sqlite_state import TWENTY, acquire, opened
+from support.sync_async import OK
+state = opened(Path(sys.argv[1]))
+state.settle(acquire(state, TWENTY), OK)
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+for _ in range(4):
+    lease = acquire(state, TWENTY)
+    state.settle(lease, OK)
+assert state.degraded and lease.degraded
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+until = time.monotonic() + 30
+while state.degraded or lease.degraded:
+    assert time.monotonic() < until
+    time.sleep(0.1)
+    lease = acquire(state, TWENTY)
+    state.settle(lease, OK)
+state.close()
+"""
+
+
+@POSIX
+def test_a_disk_that_takes_no_more_is_no_outage(path: Path) -> None:
+    """Calls go on; when there is room again, the file is used again."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", FULL, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "falling back to in-process limits" in ran.stderr
+
+
+def test_a_record_that_cannot_be_read_opens_the_breaker(
+    path: Path, open_file: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Something else has written it: calls go on with in-process limits."""
+    state = open_file()
+    assert is_shared(state)
+    database(path, "UPDATE records SET value = '{'")
+    assert not is_shared(state)
+    assert "cannot be used" in warnings_of(caplog)[0]
+
+
+# Where it is, and how large --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["sqlite://keyrot.sqlite3", "sqlite://./x", "sqlite:///"])
+def test_a_path_that_is_not_absolute_is_refused(url: str) -> None:
+    """A relative one would mean another file in each working directory."""
+    with pytest.raises(ConfigError, match="sqlite:///var/lib"):
+        path_of_url(url, "default")
+
+
+def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the user's state folder, one for each pool, or where the URL says."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert path_of_url("sqlite", "my pool") == tmp_path / "keyrot" / "my_pool.sqlite3"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    local = tmp_path / ".local" / "state"
+    assert path_of_url("sqlite", "p") == local / "keyrot" / "p.sqlite3"
+    assert path_of_url("sqlite:///var/x.db", "p") == Path("/var/x.db")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError()))
+    with pytest.raises(ConfigError, match="no home folder"):
+        path_of_url("sqlite", "p")
+
+
+def size(path: Path) -> int:
+    """Return the bytes of the file and those beside it."""
+    return sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*"))
+
+
+def test_the_file_does_not_grow_with_calls(path: Path, alone: SqliteState) -> None:
+    """Thousands of calls leave it small, and its log bounded."""
+    for _ in range(3_000):
+        lease = alone.acquire(INFO, ((0, key("a")),), spread=False)
+        assert isinstance(lease, Lease)
+        alone.settle(lease, OK)
+    assert size(path) < 6_000_000
+    alone.close()
+    assert size(path) < 100_000
+
+
+def test_expired_records_and_the_oldest_owners_are_swept_and_no_counts(
+    path: Path, alone: SqliteState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owners of sixty days are bounded by themselves: the counts of the day stay."""
+    monkeypatch.setattr(sqlite, "SWEEP_S", -1.0)
+    monkeypatch.setattr(sqlite, "MAX_OWNERS", 50)
+    assert grant(alone, 12) == 12
+    lease = acquire(alone, key("other"))
+    assert lease is not None
+    alone.settle(lease, OK, [f"interactions/{number}" for number in range(200)])
+    database(path, "INSERT INTO records VALUES ('default:quotas:old', '[]', 5)")
+    assert grant(alone, 12) == 8
+    with closing(sqlite3.connect(path)) as db:
+        names = [name for (name,) in db.execute("SELECT name FROM records")]
+    assert sum(":owners:" in name for name in names) == 50
+    assert "default:quotas:old" not in names
+
+
+# Tasks -----------------------------------------------------------------------------------------
+
+
+async def test_a_held_file_does_not_block_the_loop(path: Path, open_file: Open) -> None:
+    """The call waits in a thread, and other tasks go on."""
+    state, offer = open_file(), ((0, key("a")),)
+    await state.aacquire(INFO, offer, spread=False)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(state.aacquire(INFO, offer, spread=False))
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert not waiting.done()
+    lease = await waiting
+    assert isinstance(lease, Lease)
+    assert not lease.degraded
+
+
+async def test_a_cancelled_call_gives_its_lease_back(path: Path, open_file: Open) -> None:
+    """Also where the thread gets it after the task has ended."""
+    state = open_file()
+    assert is_shared(state)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(state.aacquire(INFO, ((0, ONE),), spread=False))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    for _ in range(100):
+        if isinstance(await state.aacquire(INFO, ((0, ONE),), spread=False), Lease):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the slot was not given back")
+
+
+def test_a_pool_outlives_its_loops(open_file: Open) -> None:
+    """Programs of their own, one after the other, and many tasks in each."""
+    state = open_file()
+
+    async def call() -> None:
+        lease = await state.aacquire(INFO, ((0, key("a", Limits(rpm=10_000))),), spread=False)
+        assert isinstance(lease, Lease)
+        await state.asettle(lease, OK)
+
+    async def many() -> None:
+        await asyncio.gather(*(call() for _ in range(20)))
+
+    for _ in range(10):
+        asyncio.run(many())
+    assert state.snapshot([key("a")])["a"].success_count == 200
+    assert isinstance(state, FallbackState)

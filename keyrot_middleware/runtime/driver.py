@@ -28,7 +28,7 @@ from ..core.flow import CallState, Exhausted, open_call
 from ..core.model import NO_USAGE, CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
 from ..guard import handle_internal_error
-from ..telemetry.observer import CallObserver, notify_listeners
+from ..telemetry.observer import CallObserver, tell
 from ..telemetry.otel_api import current_trace_id
 from .activity import RunningCall
 from .pool import Pool, SystemClock, unreserved_lease
@@ -265,7 +265,7 @@ class SyncDriver:
     def _notify(self, method: str, *args: object) -> None:
         """Notify the event listeners of what affects more than this call."""
         listeners, info = self._pool.event_listeners, self.call.info
-        notify_listeners(listeners, method, handle_internal_error, info, *args)
+        tell(listeners, method, handle_internal_error, info, *args)
 
     async def next_chunk(self, chunks: Any) -> tuple[Any, Exception | None]:
         """Return the next chunk of a stream, with the span of the attempt current.

@@ -69,23 +69,6 @@ class Clock(Protocol):
         """Block only the task."""
 
 
-class Abandoned(Protocol):
-    """A call that the garbage collector closed."""
-
-    def settle_abandoned(self) -> None:
-        """Settle it."""
-
-
-class BackgroundWork(Protocol):
-    """A thread that serves a pool from install() to uninstall()."""
-
-    def keep_running(self) -> None:
-        """Start it again if it ended although nobody stopped it."""
-
-    def stop(self) -> None:
-        """End it."""
-
-
 class SystemClock:
     """The machine's clock."""
 
@@ -129,9 +112,9 @@ class Pool:
     """Where its keys may be sent; see `settings.allowed_origins`."""
     configured: Sequence[Candidate] = ()
     """All configured keys; the selector has those with a value."""
-    background: list[BackgroundWork] = field(default_factory=list, repr=False)
+    background: list[Any] = field(default_factory=list, repr=False)
     """The refresher and the watcher of alerts, where the pool needs them; stopped in this order."""
-    abandoned: deque[Abandoned] = field(default_factory=deque, repr=False)
+    abandoned: deque[Any] = field(default_factory=deque, repr=False)
     """Calls that were closed or dropped, which the next call or the refresher settles."""
     settling: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held while they are settled; a forked child has another."""
@@ -156,10 +139,7 @@ class Pool:
     def __post_init__(self) -> None:
         self.secrets.on_change = self.on_secrets_changed
         self.activity = Activity(
-            self.state,
-            self.clock.time,
-            self._price,
-            lambda: len(self.selector.keys),
+            self.state, self.clock.time, self._price, lambda: len(self.selector.keys)
         )
         self.activity.redact = self.secrets.redact
 

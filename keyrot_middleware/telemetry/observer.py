@@ -51,95 +51,50 @@ class PoolEventListener(Protocol):
         """Handle a call for which no key was available."""
 
 
-class GuardedObserver:
-    """Passes everything on to an observer and reports what it raises to *on_error*."""
-
-    __slots__ = ("_observer", "_on_error")
-
-    def __init__(self, observer: CallObserver, on_error: OnInternalError) -> None:
-        self._observer = observer
-        self._on_error = on_error
-
-    def before(self, command: Command) -> None:
-        """Pass it on."""
-        try:
-            self._observer.before(command)
-        except Exception:
-            self._on_error(_COMPONENT)
-
-    def after(self, command: Command, reply: Any) -> None:
-        """Pass it on."""
-        try:
-            self._observer.after(command, reply)
-        except Exception:
-            self._on_error(_COMPONENT)
-
-    def attach(self) -> object:
-        """Attach it; return None if that fails."""
-        try:
-            return self._observer.attach()
-        except Exception:
-            self._on_error(_COMPONENT)
-        return None
-
-    def detach(self, token: object) -> None:
-        """Detach it."""
-        try:
-            self._observer.detach(token)
-        except Exception:
-            self._on_error(_COMPONENT)
-
-    def finish(self, error: BaseException | None) -> None:
-        """Pass it on."""
-        try:
-            self._observer.finish(error)
-        except Exception:
-            self._on_error(_COMPONENT)
-
-
-class CompositeObserver:
-    """Several observers as one; each of them is guarded, so all are notified."""
-
-    __slots__ = ("_observers",)
-
-    def __init__(self, observers: Sequence[CallObserver]) -> None:
-        self._observers = observers
-
-    def before(self, command: Command) -> None:
-        """Notify every observer."""
-        for observer in self._observers:
-            observer.before(command)
-
-    def after(self, command: Command, reply: Any) -> None:
-        """Notify every observer."""
-        for observer in self._observers:
-            observer.after(command, reply)
-
-    def attach(self) -> object:
-        """Attach every observer; return their tokens."""
-        return [observer.attach() for observer in self._observers]
-
-    def detach(self, token: object) -> None:
-        """Detach every observer, the last attached first."""
-        tokens: list[object] = token  # type: ignore[assignment]  # what attach() returned
-        for observer in reversed(self._observers):
-            observer.detach(tokens.pop())
-
-    def finish(self, error: BaseException | None) -> None:
-        """Notify every observer."""
-        for observer in self._observers:
-            observer.finish(error)
-
-
-def notify_listeners(
-    listeners: Iterable[object], method: str, on_error: OnInternalError, *args: object
-) -> None:
+def tell(listeners: Iterable[object], method: str, on_error: OnInternalError, *args: Any) -> None:
     """Call *method* of each listener; report what it raises to *on_error*."""
     for listener in listeners:
         try:
             getattr(listener, method)(*args)
         except Exception:
             on_error(_COMPONENT)
+
+
+class CallObservers:
+    """The observers of a call as one. What one of them raises is reported, and hides nothing."""
+
+    __slots__ = ("_observers", "_on_error")
+
+    def __init__(self, observers: Sequence[CallObserver], on_error: OnInternalError) -> None:
+        self._observers, self._on_error = observers, on_error
+
+    def before(self, command: Command) -> None:
+        """Notify every observer."""
+        tell(self._observers, "before", self._on_error, command)
+
+    def after(self, command: Command, reply: Any) -> None:
+        """Notify every observer."""
+        tell(self._observers, "after", self._on_error, command, reply)
+
+    def attach(self) -> object:
+        """Attach every observer; return them with their tokens, the last attached first."""
+        attached: list[tuple[CallObserver, object]] = []
+        for observer in self._observers:
+            try:
+                attached.insert(0, (observer, observer.attach()))
+            except Exception:
+                self._on_error(_COMPONENT)
+        return attached
+
+    def detach(self, token: object) -> None:
+        """Detach every observer that was attached."""
+        attached: list[tuple[CallObserver, object]] = token  # type: ignore[assignment]  # see above
+        for observer, its_own in attached:
+            tell((observer,), "detach", self._on_error, its_own)
+
+    def finish(self, error: BaseException | None) -> None:
+        """Notify every observer."""
+        tell(self._observers, "finish", self._on_error, error)
 
 
 def observe(
@@ -154,7 +109,5 @@ def observe(
             on_error(_COMPONENT)
         else:
             if call_observer is not None:
-                found.append(GuardedObserver(call_observer, on_error))
-    if not found:
-        return None
-    return found[0] if len(found) == 1 else CompositeObserver(found)
+                found.append(call_observer)
+    return CallObservers(found, on_error) if found else None

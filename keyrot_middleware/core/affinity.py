@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -91,10 +90,8 @@ _LISTS = (
     *("files", "cachedContents", "batches", "operations", "fileSearchStores", "tunedModels"),
     "data",  # OpenAI's
 )
-_MAX_DEPTH = 100
-"""Nesting levels that are searched; protobuf's JSON parser rejects deeper ones."""
-_MAX_PIECES = 256
-_MAX_PIECE = 4_096
+_START = 65_536
+"""How much of a conversation's start is digested."""
 
 
 class Route(NamedTuple):
@@ -201,43 +198,19 @@ def find_resource_names(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def conversation(body: Mapping[str, Any]) -> str:
-    """Return a digest of what all turns of a conversation share: system instruction, first content.
+    """Return a digest of what all turns of a conversation share: instruction and first message.
 
     Returns:
         Sixteen hexadecimal digits; empty if the body has neither.
     """
     system = body.get("systemInstruction") or body.get("system_instruction")
-    contents = body.get("contents")
-    if isinstance(messages := body.get("messages"), list):  # OpenAI's
-        is_system = [_role(one) in ("system", "developer") for one in messages]
-        system = [one for one, is_one in zip(messages, is_system, strict=True) if is_one]
-        contents = [one for one, is_one in zip(messages, is_system, strict=True) if not is_one]
-    first = contents[0] if isinstance(contents, list) and contents else contents
-    if not system and not first:
+    contents = body.get("contents") or body.get("messages")
+    if isinstance(contents, list):  # OpenAI's first message may be the instruction
+        contents = contents[: 1 if "contents" in body else 2]
+    if not system and not contents:
         return ""
-    digest = blake2b(digest_size=8)
-    for node in (system, first):
-        digest.update(b"\x1e")
-        for piece in islice(_pieces(node, 0), _MAX_PIECES):
-            # Starts and lengths distinguish conversations well enough, at any size of media.
-            digest.update(f"{len(piece)}:{piece[:_MAX_PIECE]}".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
-
-
-def _role(message: object) -> object:
-    return message.get("role") if isinstance(message, dict) else None
-
-
-def _pieces(node: Any, depth: int) -> Iterable[str]:
-    if isinstance(node, dict) and depth < _MAX_DEPTH:
-        for key, value in node.items():
-            yield str(key)
-            yield from _pieces(value, depth + 1)
-    elif isinstance(node, (list, tuple)) and depth < _MAX_DEPTH:
-        for value in node:
-            yield from _pieces(value, depth + 1)
-    elif isinstance(node, str):
-        yield node
+    start = repr((system, contents))[:_START].encode("utf-8", "surrogatepass")
+    return blake2b(start, digest_size=8).hexdigest()
 
 
 def _split(path: str) -> tuple[list[str], str]:

@@ -234,7 +234,7 @@ class Settings(BaseModel):
     """where your tracing shows a trace, such as `https://jaeger.example/trace/{trace_id}`: [the
     page](page.md) links each call to it"""
     progress: bool = True
-    """`false`: no countdown on a terminal while a call waits under `keyrot run`"""
+    """`false`: no line on a terminal while a call waits under `keyrot run`"""
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("settings cannot be pickled: the keys in them stay in this process")

@@ -1,9 +1,10 @@
-"""Begin and end of a child process: what it must not share with its parent, and its last work."""
+"""Begin and end of a process: what a child must not share, and how long the exit may take."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -75,3 +76,21 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):  # once for the process: a registration cannot be taken back
     os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+EXIT_S = 1.5
+"""With what Python itself does, a program exits within about two seconds."""
+
+_until: float | None = None
+
+
+def time_left() -> float:
+    """Return the seconds that the exit may still wait; they begin with the first call.
+
+    However many pools and receivers there are, they share this time.
+    """
+    global _until  # noqa: PLW0603 - a process exits once
+    now = time.monotonic()
+    if _until is None:
+        _until = now + EXIT_S
+    return max(_until - now, 0.0)

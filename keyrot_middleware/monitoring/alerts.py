@@ -36,8 +36,7 @@ from ..core.text import did_you_mean, display, one_line, utc
 from ..core.windows import HOUR_S
 from ..errors import ConfigError, MissingExtraError
 from ..events import EventName, PoolEvent
-from ..exits import time_left
-from ..forks import after_fork
+from ..forks import after_fork, time_left
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
 from ..settings import ENV_NAMES

@@ -14,8 +14,7 @@ from contextlib import suppress
 
 from ..config import Config, reread
 from ..errors import KeyrotError, warn_safely
-from ..exits import time_left
-from ..forks import after_fork, before_child_ends
+from ..forks import after_fork, before_child_ends, time_left
 from ..guard import handle_internal_error
 from ..keys_file import file_version
 from ..prices import require_prices

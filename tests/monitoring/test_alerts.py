@@ -36,7 +36,7 @@ from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Limits, 
 from keyrot_middleware.core.text import utc
 from keyrot_middleware.errors import ConfigError, MissingExtraError
 from keyrot_middleware.events import EVENTS, PoolEvent
-from keyrot_middleware.exits import EXIT_S
+from keyrot_middleware.forks import EXIT_S
 from keyrot_middleware.monitoring import alerts
 from keyrot_middleware.monitoring.alerts import Receiver, open_receivers
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply

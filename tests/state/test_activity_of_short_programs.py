@@ -16,7 +16,7 @@ from support.servers import Server
 
 from keyrot_middleware.core.activity import POOL
 from keyrot_middleware.core.model import RetryPolicy
-from keyrot_middleware.exits import EXIT_S
+from keyrot_middleware.forks import EXIT_S
 from keyrot_middleware.runtime.activity import Activity
 from keyrot_middleware.state import open_shared
 from keyrot_middleware.testing import FakeGemini

@@ -10,6 +10,7 @@ from typing import Any
 from ..core.commands import Command, Settle, Sleep
 from ..core.model import CallInfo
 from ..core.text import one_line
+from ..telemetry.observer import CallObserver
 
 LEAST_S = 1.0
 """A shorter wait is not shown."""
@@ -41,7 +42,7 @@ class WaitProgress:
         sys.stderr.flush()
 
 
-class _CallWaits:
+class _CallWaits(CallObserver):
     def __init__(self, progress: WaitProgress) -> None:
         self._progress, self._last = progress, ""
 
@@ -61,12 +62,6 @@ class _CallWaits:
         elif type(command) is Settle and command.outcome.verdict is not None:
             verdict = command.outcome.verdict
             self._last = f"{verdict.code or ''} {verdict.failure}".strip()
-
-    def attach(self) -> None:
-        """Do nothing."""
-
-    def detach(self, token: object) -> None:
-        """Do nothing."""
 
     def finish(self, error: BaseException | None) -> None:
         """End a wait that was interrupted."""

@@ -41,6 +41,7 @@ from ..guard import handle_internal_error
 from ..runtime.pool import Pool
 from ..settings import ENV_NAMES
 from ..telemetry.log_text import format_time
+from ..telemetry.observer import CallObserver
 from ..telemetry.otel_api import suppress_instrumentation
 from .view import VERB, blocks_of, utilization
 
@@ -417,7 +418,7 @@ class Alerts:
             receiver.put(found)
 
 
-class _AlertCall:
+class _AlertCall(CallObserver):
     """Watches one call; an observer (telemetry/observer.py)."""
 
     __slots__ = ("_alerts", "_info")
@@ -425,22 +426,10 @@ class _AlertCall:
     def __init__(self, alerts: Alerts, info: CallInfo) -> None:
         self._alerts, self._info = alerts, info
 
-    def before(self, command: Command) -> None:
-        """Do nothing."""
-
     def after(self, command: Command, reply: Any) -> None:
         """Note a success."""
         if type(command) is Settle and command.outcome.kind is LeaseOutcome.SUCCESS:
             self._alerts.on_success(self._info, command.lease)
-
-    def attach(self) -> None:
-        """Do nothing."""
-
-    def detach(self, token: object) -> None:
-        """Do nothing."""
-
-    def finish(self, error: BaseException | None) -> None:
-        """Do nothing."""
 
 
 def _at_exit(receivers: list[Receiver]) -> None:

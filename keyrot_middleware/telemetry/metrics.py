@@ -20,7 +20,7 @@ from .._version import __version__
 from ..core.availability import KEY_STATES, KeyState
 from ..core.commands import Acquire, Command, Send, Settle, Sleep, StreamOpened
 from ..core.flow import Exhausted
-from ..core.model import HOME, NO_USAGE, CallInfo, LeaseOutcome, Platform
+from ..core.model import HOME, NO_USAGE, CallInfo, LeaseOutcome, Platform, Usage
 from ..core.model_names import ModelNames
 from ..guard import handle_internal_error
 from . import semconv
@@ -164,7 +164,7 @@ def _call_labels(  # noqa: PLR0917 - as above
 # How the commands of one call become measurements -------------------------------------------------
 
 
-class CallMeter:
+class CallMeter(CallObserver):
     """Measures one call, from the moment it is made."""
 
     __slots__ = (
@@ -214,12 +214,6 @@ class CallMeter:
         elif isinstance(command, Sleep) and command.reason == "key":
             self._instruments[_PENDING].add(-1, _labels(self._pool))
 
-    def attach(self) -> None:
-        """Do nothing: a measurement has no context."""
-
-    def detach(self, token: object) -> None:
-        """Do nothing."""
-
     def finish(self, error: BaseException | None) -> None:
         """Record the whole call."""
         now, instruments, pool = time.perf_counter(), self._instruments, self._pool
@@ -240,8 +234,8 @@ class CallMeter:
             return
         call, model = self._call, self._usage.model
         instruments[_DURATION].record(now - self._started, _call_labels(*call, error_type, model))
-        for kind, tokens in zip(("input", "output"), self._usage, strict=False):
-            if isinstance(tokens, int):
+        for kind, tokens in _tokens(self._usage):
+            if tokens is not None:
                 attributes = _call_labels(*call, error_type, model, kind)
                 instruments[_TOKEN_USAGE].record(tokens, attributes)
 
@@ -251,8 +245,8 @@ class CallMeter:
         instruments, pool = self._instruments, self._pool
         key_id, model = command.lease.key_id, self._info.model
         outcome, verdict, self._usage = command.outcome
-        for kind, tokens in zip(("input", "output"), self._usage, strict=False):
-            if isinstance(tokens, int):
+        for kind, tokens in _tokens(self._usage):
+            if tokens is not None:
                 attributes = _labels(pool, None, key_id, model, None, kind)
                 instruments[_KEY_TOKENS].add(tokens, attributes)
         if self._usage.cost_usd is not None:
@@ -275,6 +269,10 @@ class CallMeter:
     def _call(self) -> tuple[str, str, str, str, Platform]:
         info = self._info
         return self._pool, info.verb, info.model, info.host, info.platform
+
+
+def _tokens(usage: Usage) -> tuple[tuple[str, int | None], ...]:
+    return ("input", usage.input_tokens), ("output", usage.output_tokens)
 
 
 # What each collection reports: the keys by state, the used quota, degradation ---------------------

@@ -15,8 +15,10 @@ OnInternalError = Callable[[str], None]
 _COMPONENT = "telemetry"
 
 
-class CallObserver(Protocol):
-    """Observes one call. Its state lives here, so concurrent calls never mix."""
+class CallObserver:
+    """Observes one call; does nothing. Its state lives here, so concurrent calls never mix."""
+
+    __slots__ = ()
 
     def before(self, command: Command) -> None:
         """Handle a command that is about to be performed."""
@@ -60,7 +62,7 @@ def tell(listeners: Iterable[object], method: str, on_error: OnInternalError, *a
             on_error(_COMPONENT)
 
 
-class CallObservers:
+class CallObservers(CallObserver):
     """The observers of a call as one. What one of them raises is reported, and hides nothing."""
 
     __slots__ = ("_observers", "_on_error")

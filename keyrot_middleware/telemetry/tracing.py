@@ -57,13 +57,13 @@ _USAGE_ATTRIBUTES = (
 """In the order of the first fields of `Usage`."""
 
 
-class CallTracer:
+class CallTracer(CallObserver):
     """Traces one call. Its spans start with its first command: a stream may never be read."""
 
     __slots__ = (
         "_acquire_since", "_attempt", "_call_spans", "_cost", "_count", "_ctx", "_degraded",
-        "_describes", "_first_chunk", "_info", "_is_own", "_key_id", "_last_failure", "_leased_at",
-        "_parent", "_pool", "_sent", "_span", "_started", "_tracer", "_usage",
+        "_describes", "_first_chunk", "_info", "_is_own", "_key_id", "_last_failure",
+        "_parent", "_pool", "_span", "_started", "_tracer", "_usage",
     )  # fmt: skip
 
     def __init__(
@@ -79,7 +79,6 @@ class CallTracer:
         self._parent = ctx
         self._attempt: Span | None = None
         self._started = time.monotonic()
-        self._sent = self._leased_at = 0.0
         self._acquire_since: float | None = None
         self._first_chunk: float | None = None
         self._count = 0
@@ -194,22 +193,22 @@ class CallTracer:
             self._event(semconv.EVENT_FALLBACK, models)
 
     def _send(self, command: Send) -> None:
-        lease, self._sent = command.lease, time.monotonic()
+        lease, now = command.lease, time.monotonic()
         if (lease.degraded or lease.reservation is None) and not self._degraded:
             self._degraded = True  # the shared state is down
             self._event(semconv.EVENT_DEGRADED, {semconv.KEY_ID: lease.key_id})
-        since = self._sent if self._acquire_since is None else self._acquire_since
+        since = now if self._acquire_since is None else self._acquire_since
         attributes: Attributes = {
             semconv.POOL: self._pool,
             semconv.KEY_ID: lease.key_id,
             semconv.ATTEMPT_NUMBER: command.attempt,
-            semconv.WAIT_TIME: self._sent - since,
+            semconv.WAIT_TIME: now - since,
         }
         if (project := project_name(lease.project)) is not None:
             attributes[semconv.KEY_PROJECT] = project
         name = f"attempt {lease.key_id}"
         self._attempt = self._tracer.start_span(name, self._parent, attributes=attributes)
-        self._acquire_since, self._leased_at = None, lease.at
+        self._acquire_since = None
         self._key_id, self._count = lease.key_id, self._count + 1
 
     def _settle(self, command: Settle, until: float | None) -> None:
@@ -231,13 +230,11 @@ class CallTracer:
         if verdict is not None:
             attempt.set_attribute(semconv.FAILURE_CLASS, verdict.failure)
             if until is not None:
-                # The lease's time is by the clock of the state, another host's or a test's.
-                left = until - self._leased_at - (time.monotonic() - self._sent)
                 about: Attributes = {
                     semconv.KEY_ID: command.lease.key_id,
                     semconv.FAILURE_CLASS: verdict.failure,
                     semconv.COOLDOWN_SCOPE: verdict.scope.value,
-                    semconv.COOLDOWN_DURATION: round(max(left, 0.0), 3),
+                    semconv.COOLDOWN_DURATION: round(max(until - command.lease.at, 0.0), 3),
                 }
                 name = semconv.EVENT_RETIRED if verdict.rejected else semconv.EVENT_COOLDOWN
                 attempt.add_event(name, about)

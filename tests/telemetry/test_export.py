@@ -119,38 +119,6 @@ def test_a_program_that_ends_with_an_error_flushes_too(
     assert b"attempt key_1" in collector.held
 
 
-def test_the_standard_variables_configure_the_export(
-    program: Program, collector: Collector
-) -> None:
-    """Service name, resource, headers, compression and the endpoint for traces are respected."""
-    program(
-        INSTALL,
-        CALL,
-        OTEL_SERVICE_NAME="my-service",
-        OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=staging",
-        OTEL_EXPORTER_OTLP_HEADERS="x-tenant=blue",
-        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
-        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/elsewhere",
-    )
-    ((path, headers, body),) = collector.got
-    assert (path, headers["x-tenant"]) == ("/elsewhere", "blue")
-    assert b"my-service" in body
-    assert b"staging" in body
-    program(INSTALL, CALL, OTEL_EXPORTER_OTLP_COMPRESSION="gzip")
-    assert collector.got[-1][1]["content-encoding"] == "gzip"
-
-
-@pytest.mark.parametrize(
-    "off", [{"OTEL_TRACES_SAMPLER": "always_off"}, {"OTEL_SDK_DISABLED": "true"}]
-)
-def test_the_standard_variables_can_switch_it_off(
-    program: Program, collector: Collector, off: dict[str, str]
-) -> None:
-    """A sampler that drops all, or a disabled SDK: the call works and nothing is sent."""
-    assert program(INSTALL, CALL, **off).returncode == 0
-    assert collector.got == []
-
-
 @pytest.mark.parametrize(
     ("parts", "by"),
     [((OWN, INSTALL, CALL, PRINT_PROVIDER), ()), ((OWN, CALL, PRINT_PROVIDER), RUN)],
@@ -163,24 +131,6 @@ def test_a_program_with_a_provider_keeps_it(
     done = program(*parts, by=by)
     assert (done.stdout, done.stderr) == ("True 2\n", "")
     assert collector.got == []
-
-
-def test_a_provider_that_comes_after_install_is_refused_by_opentelemetry(
-    program: Program, collector: Collector
-) -> None:
-    """There is still one provider, ours from install(); OpenTelemetry logs the refusal."""
-    done = program(INSTALL, OWN, CALL, PRINT_PROVIDER)
-    assert done.stdout == "False 0\n"
-    assert "Overriding of current TracerProvider is not allowed" in done.stderr
-    assert collector.held.count(b"attempt key_1") == 1
-
-
-def test_a_second_pool_makes_no_second_provider(program: Program, collector: Collector) -> None:
-    """uninstall() keeps the provider, which may still be exporting; install() uses it again."""
-    again = "keyrot_middleware.uninstall(); keyrot_middleware.install()"
-    assert program(INSTALL, CALL, again, CALL).stderr == ""
-    assert len(collector.got) == 1
-    assert collector.held.count(b"attempt key_1") == 2
 
 
 def test_calls_succeed_without_a_collector(program: Program) -> None:

@@ -80,17 +80,6 @@ def test_a_lease_has_a_span_and_counts(
 
 
 @WAYS
-def test_a_lease_has_no_time_to_a_first_chunk(
-    way: Any, manager: KeyManager, traced: Any, metered: RecordedMetrics
-) -> None:
-    """Its key is no chunk of a stream."""
-    way(manager, lambda _key: None)
-    (call,) = traced.named("generate_content")
-    assert "gen_ai.response.time_to_first_chunk" not in call.attributes
-    assert metered.points("gen_ai.client.operation.time_to_first_chunk") == []
-
-
-@WAYS
 def test_the_exception_of_a_block_is_the_error_of_the_spans(
     way: Any, manager: KeyManager, traced: Any, metered: RecordedMetrics
 ) -> None:
@@ -148,10 +137,3 @@ def test_a_closed_generator_settles_its_lease(manager: KeyManager, traced: Any) 
     (attempt,) = traced.named("attempt")
     assert attempt.attributes["keyrot.attempt.outcome"] == "abandoned"
     assert (health["success_count"], health["error_count"]) == (0, 0)
-
-
-def test_a_stop_iteration_of_the_block_is_no_success(manager: KeyManager) -> None:
-    """It is an exception like any other, and passes through."""
-    with pytest.raises(StopIteration), manager.lease(MODEL):
-        raise StopIteration
-    assert manager.get_health_status()["key_1"]["success_count"] == 0

@@ -49,7 +49,8 @@ def test_the_story_at_debug(caplog: pytest.LogCaptureFixture) -> None:
         "DEBUG lease of key exp_02, 10 input tokens reserved",
         "DEBUG attempt 2 is sent with key exp_02",
         "DEBUG key exp_02 failed with GoogleError",
-        "WARNING key exp_02 is rejected: key_invalid (400); replace its value; "
+        'WARNING key exp_02 is rejected: key_invalid (400) "API key not valid. Please pass a valid '
+        'API key."; replace its value; '
         "tried again at 2026-01-01 12:45:30Z",
         "DEBUG key exp_02 settled: key_invalid (400), ? input and ? output tokens",
         "WARNING waits 20.0 s for a key (flash_01: quota_minute until 2026-01-01 12:30:50Z); "

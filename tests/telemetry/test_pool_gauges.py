@@ -90,17 +90,6 @@ def test_the_smaller_of_both_limits_holds(own: int, used: float) -> None:
     assert gauges.by(USED, "keyrot.key.id")["a_limited"] == pytest.approx(used)
 
 
-def test_a_limit_of_zero_is_used_up() -> None:
-    """A project without any free quota has its limit at 0."""
-    gauges = RecordedGauges()
-    gauges.scripted.run()  # a model that was never used is not reported
-    gauges.limit("a_limited", Limits(tpm=100, rpd=0))
-    assert gauges.by(USED, "keyrot.key.id", "keyrot.quota") == {
-        ("a_limited", "tpm"): 0.12,
-        ("a_limited", "rpd"): 1.0,
-    }
-
-
 def test_a_state_that_fails_breaks_nothing() -> None:
     """The collection has no gauges of the keys; it is read once for all metrics."""
     gauges = RecordedGauges()

@@ -17,7 +17,6 @@ from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 from support.scripted_pool import INFO
 
 from keyrot_middleware.telemetry.metrics import MetricsObserver
-from keyrot_middleware.telemetry.otel_api import CurrentProvider
 from keyrot_middleware.telemetry.tracing import TracingObserver
 
 OBSERVERS: dict[Any, Any] = {TracerProvider: TracingObserver, MeterProvider: MetricsObserver}
@@ -99,12 +98,3 @@ def test_a_provider_that_the_environment_names_is_loaded() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_the_instruments_of_a_provider_are_made_once() -> None:
-    """It is made again only when another provider is set."""
-    providers: list[object] = ["one"]
-    made = CurrentProvider(lambda: providers[-1], lambda provider: [provider])
-    assert made() is made()
-    providers.append("two")
-    assert made() == ["two"]

@@ -77,7 +77,7 @@ def test_the_first_rejection_of_a_key_is_shown(service: FakeGemini, tmp_path: Pa
     """At the line of the call, with the key, why, and what to do."""
     service.always("first", Reply.KEY_INVALID)
     text = stderr_of(service, tmp_path)
-    assert f"{LINE}key first is rejected: key_invalid (400); replace its value" in text
+    assert f'{LINE}key first is rejected: key_invalid (400) "API key not valid' in text
     assert text.count("KeyrotWarning") == 1
 
 

@@ -1,10 +1,16 @@
-"""The ASGI app: the page's files, its API, and the headers that every answer has."""
+"""The ASGI app: the page's files, its API under `api/`, and the headers that every answer has."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Awaitable, Callable
+from functools import partial
 from html import escape
 from importlib.resources import files
+from typing import Any
 
+import anyio
+import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -13,10 +19,24 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..monitoring.view import PoolReport
+from ..core.availability import KEY_STATES
+from ..core.text import did_you_mean, hide_secrets, mask_keys
+from ..errors import KeyrotError
+from ..genai.key_check import check_key, describe_check, require_allowed_host
+from ..guard import handle_internal_error
+from ..monitoring.view import SORTS, PoolReport, source_of
+from ..runtime.current import current_pool
+from ..runtime.pool import Pool
 from .access import Access, AccessDenied
-from .api import Api, error_response
 
+MAX_KEYS = 500
+MAX_CALLS = 100
+"""Keys, and calls, in one answer."""
+MAX_TEXT = 300
+"""Characters of a filter or of a model's name."""
+MAX_NUMBER = 10**9
+THREADS = 4
+"""Requests that are worked on at once: the service has other uses for its threads."""
 _HEADERS = {
     # Nothing is loaded from elsewhere, nothing runs that is not a file of this package, and no text
     # is ever parsed as HTML: Trusted Types make innerHTML an error.
@@ -31,8 +51,8 @@ _HEADERS = {
     b"cross-origin-opener-policy": b"same-origin",
     b"cross-origin-resource-policy": b"same-origin",
 }
-_MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"} | {
-    ".svg": "image/svg+xml"
+_MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"} | {
+    "svg": "image/svg+xml"
 }
 _ERROR_PAGE = """\
 <!doctype html>
@@ -49,39 +69,39 @@ _FORM = (
     '<form class="filters"><input name="token" type="password" aria-label="Token" required>'
     '<button class="primary">Open</button></form>'
 )
+Work = Callable[[PoolReport, Request], dict[str, Any]]
 
 
 def make_app(*, token: str | None, actions: bool, source: PoolReport | None) -> Starlette:
     """Make the app; see `keyrot_middleware.ui.app`."""
-    access = Access(token)
-    api, page = Api(access, source, actions), Page(access)
-    return Starlette(
+    server = _Server(Access(token), source)
+    app = Starlette(
         routes=[
-            Route("/", page.index),
-            Route("/static/{name}", page.static),
-            Route("/api/status", api.status),
-            Route("/api/attempts", api.attempts),
-            Route("/api/history", api.history),
-            Route("/api/explain", api.explain),
-            Route("/api/keys/{key_id:path}/{action}", api.act, methods=["POST"]),
+            Route("/", server.index),
+            Route("/static/{name}", server.static),
+            Route("/api/status", server.answering(_status)),
+            Route("/api/attempts", server.answering(_attempts)),
+            Route("/api/history", server.answering(_history)),
+            Route("/api/explain", server.answering(_explain)),
+            Route(
+                "/api/keys/{key_id:path}/{action}",
+                server.answering(_act, changes=True),
+                methods=["POST"],
+            ),
         ],
-        middleware=[Middleware(SecurityHeaders)],
+        middleware=[Middleware(_SecurityHeaders)],
         exception_handlers={HTTPException: _http_error},
     )
+    app.state.actions = actions
+    return app
 
 
-class Page:
-    """Answer the requests for the page itself."""
-
-    def __init__(self, access: Access) -> None:
-        self._access = access
-        self._files = {
-            file.name: Response(
-                file.read_bytes(), media_type=_MEDIA_TYPES[file.name[file.name.rindex(".") :]]
-            )
-            for file in (files(__package__) / "static").iterdir()
-            if file.name.endswith(tuple(_MEDIA_TYPES))
-        }
+class _Server:
+    def __init__(self, access: Access, source: PoolReport | None) -> None:
+        self._access, self._source = access, source
+        self._report: tuple[Pool, PoolReport] | None = None
+        self._threads = anyio.CapacityLimiter(THREADS)
+        self._files = {file.name: file for file in (files(__package__) / "static").iterdir()}
 
     async def index(self, request: Request) -> Response:
         """Return the page; with `?token=` in its address, the way to the address without it."""
@@ -105,35 +125,179 @@ class Page:
         return self._file(name)
 
     def _file(self, name: str) -> Response:
-        kept = self._files[name]
-        return Response(kept.body, media_type=kept.media_type)
+        media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
+        return Response(self._files[name].read_bytes(), media_type=media_type)
+
+    def answering(
+        self, work: Work, changes: bool = False
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Return a handler that does *work* in a thread; what it raises becomes a sentence."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                session = await self._access.admit(request)
+                if changes:
+                    self._access.require_same_origin(request, session)
+                found = await anyio.to_thread.run_sync(
+                    lambda: work(self._open_source(), request), limiter=self._threads
+                )
+            except AccessDenied as refused:
+                return _error(refused.status, refused.sentence)
+            except KeyrotError as error:
+                return _error(503, str(error))
+            except Exception:
+                handle_internal_error("ui")
+                return _error(500, "The request failed; the log of the service has more.")
+            response = _json(200, found)
+            if request.app.state.actions and session.session_id:
+                response.headers["X-CSRF-Token"] = session.csrf_token
+            return response
+
+        return answer
+
+    def _open_source(self) -> PoolReport:
+        if self._source is not None:
+            return self._source
+        pool = current_pool()
+        if pool is None:
+            self._report = None
+            raise KeyrotError(
+                "No pool is installed in this process: call keyrot_middleware.install() first."
+            )
+        if self._report is None or self._report[0] is not pool:
+            # Kept, since one look at a large pool serves all requests of a second.
+            self._report = pool, source_of(pool, check=partial(_check, pool))
+        return self._report[1]
+
+
+def _check(pool: Pool, key_id: str) -> str:
+    if key_id not in pool.secrets.resolved:
+        raise KeyrotError(f"key {key_id} has no value to check")
+    for key in pool.configured:
+        if key.key_id == key_id:
+            require_allowed_host(pool.allowed_origins, key.platform)
+            check = check_key(pool.secrets, key_id, key.model, key.platform)
+            return describe_check(key_id, check)
+    raise KeyError(key_id)
+
+
+# The API -----------------------------------------------------------------------------------------
+
+
+def _status(source: PoolReport, request: Request) -> dict[str, Any]:
+    state, sort = _text(request, "state"), _text(request, "sort")
+    if state and state not in KEY_STATES:
+        hint = did_you_mean(state, KEY_STATES)
+        raise AccessDenied(400, f"state is one of {', '.join(KEY_STATES)}.{hint}")
+    if sort.removeprefix("-") not in ("", *SORTS):
+        raise AccessDenied(400, f"sort is one of {', '.join(SORTS)}, or with - before it")
+    found = source.status(
+        offset=_number(request, "offset", 0, 0, MAX_NUMBER),
+        limit=_number(request, "limit", 100, 1, MAX_KEYS),
+        query=_text(request, "query"),
+        state=state,
+        sort=sort,
+    )
+    return {**found, "actions": request.app.state.actions}
+
+
+def _attempts(source: PoolReport, request: Request) -> dict[str, Any]:
+    limit = _number(request, "limit", MAX_CALLS, 1, MAX_CALLS)
+    return source.attempts(key=_text(request, "key"), limit=limit)
+
+
+def _history(source: PoolReport, request: Request) -> dict[str, Any]:
+    by, hours = _text(request, "by"), _number(request, "hours", 1, 1, 24)
+    if by not in ("", "key", "project", "model", "workload"):
+        raise AccessDenied(400, "by is one of key, project, model, workload")
+    if hours not in (1, 24):
+        raise AccessDenied(400, "hours is 1 or 24")
+    return source.history(by=by, name=_text(request, "name"), hours=hours)
+
+
+def _explain(source: PoolReport, request: Request) -> dict[str, Any]:
+    model, workload = _text(request, "model"), _text(request, "workload")
+    if not model:
+        raise AccessDenied(400, "model is missing: name the model of the call")
+    return source.explain(model, _number(request, "tokens", 0, 0, MAX_NUMBER), workload)
+
+
+def _act(source: PoolReport, request: Request) -> dict[str, Any]:
+    if not request.app.state.actions:
+        raise AccessDenied(
+            403,
+            "Actions are off: start with keyrot ui --actions, "
+            "or mount keyrot_middleware.ui.app(actions=True, token=…).",
+        )
+    key_id, action = request.path_params["key_id"], request.path_params["action"]
+    calls: dict[str, Callable[[], str]] = {
+        "reset": lambda: source.reset(key_id),
+        "disable": lambda: source.set_active(key_id, False),
+        "enable": lambda: source.set_active(key_id, True),
+        "check": lambda: source.check(key_id),
+    }
+    if action not in calls:
+        raise AccessDenied(404, f"There is no such action; there are {', '.join(calls)}.")
+    try:
+        return {"ok": True, "sentence": calls[action]()}
+    except KeyError:
+        raise AccessDenied(404, f"This pool has no key {hide_secrets(key_id)!r}.") from None
+    except KeyrotError as error:
+        raise AccessDenied(409, str(error)) from None
+
+
+def _text(request: Request, name: str) -> str:
+    value = request.query_params.get(name, "").strip()
+    if len(value) > MAX_TEXT:
+        raise AccessDenied(400, f"{name} has at most {MAX_TEXT} characters, found {len(value)}")
+    return value
+
+
+def _number(request: Request, name: str, default: int, least: int, most: int) -> int:
+    text = request.query_params.get(name, "") or str(default)
+    value = int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else -1
+    if not least <= value <= most:
+        raise AccessDenied(400, f"{name} is a number from {least} to {most:,}")
+    return value
+
+
+# Answers -----------------------------------------------------------------------------------------
+
+
+def _json(status: int, content: dict[str, Any]) -> Response:
+    """Make an answer; escapes keep half a character from being an error of the encoder."""
+    return Response(mask_keys(json.dumps(content)), status, media_type="application/json")
+
+
+def _error(status: int, sentence: str) -> Response:
+    response = _json(status, {"error": sentence})
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def _refusal(request: Request, refused: AccessDenied) -> Response:
     """Refuse with a page for a browser, else with JSON."""
     if "text/html" not in request.headers.get("accept", ""):
-        return error_response(refused.status, refused.sentence)
-    html = _ERROR_PAGE.format(
-        sentence=escape(refused.sentence), form=_FORM if refused.status == 401 else ""
-    )
+        return _error(refused.status, refused.sentence)
+    form = _FORM if refused.status == 401 else ""
+    html = _ERROR_PAGE.format(sentence=escape(refused.sentence), form=form)
     return Response(html, refused.status, media_type="text/html")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     sentence = {404: "There is nothing at this address.", 405: "This address has other methods."}
-    return error_response(status, sentence.get(status, "The request cannot be answered."))
+    return _error(status, sentence.get(status, "The request cannot be answered."))
 
 
-class SecurityHeaders:
-    """Add the same headers to every answer."""
+class _SecurityHeaders:
+    """Adds the same headers to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message["headers"], *_HEADERS.items()]}

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
         uninstall,
         workload,
     )
-    from .adapters.pool_exhausted import KeyPoolExhausted
     from .events import PoolEvent
+    from .genai.exhausted import KeyPoolExhausted
     from .key_manager import KeyManager, get_key_manager
     from .keys_file import KeySpec as APIKeyMetadata
     from .monitoring.view import HealthStatus, ModelUsage
@@ -90,7 +90,7 @@ _HOMES = {
     "APIKeyMetadata": ("keys_file", "KeySpec"),
     "HealthStatus": ("monitoring.view", "HealthStatus"),
     "KeyManager": ("key_manager", "KeyManager"),
-    "KeyPoolExhausted": ("adapters.pool_exhausted", "KeyPoolExhausted"),
+    "KeyPoolExhausted": ("genai.exhausted", "KeyPoolExhausted"),
     "ModelUsage": ("monitoring.view", "ModelUsage"),
     "PoolEvent": ("events", "PoolEvent"),
     "PoolStatus": ("_install", "PoolStatus"),

@@ -9,13 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NotRequired, TypedDict, Unpack, get_args
 
-from .adapters.imports import Patched, replace_installed
-from .adapters.patching import Patcher
 from .adapters.urls import origin_from_url
 from .config import Config, load
 from .core.model import GEMINI_API
@@ -25,8 +23,6 @@ from .core.text import check_key_format, did_you_mean, mask_url, plural
 from .errors import ConfigError, KeyrotError, warn
 from .events import PoolEvent
 from .genai.binding import Binding
-from .genai.wire import placeholder_guard
-from .http_clients import HttpClients
 from .keys_file import Tier, allowed_tiers
 from .monitoring.alerts import Alerts, open_receivers
 from .monitoring.view import HealthStatus, levels, pool_health
@@ -44,7 +40,6 @@ from .runtime.refresher import Refresher
 from .secrets import SecretCache, Stores, open_secret_cache
 from .settings import (
     BASE_URL_VARIABLES,
-    AllowedOrigins,
     SettingArguments,
     Settings,
     allowed_origins,
@@ -68,35 +63,11 @@ NO_KEY_FOUND = (
 _log = logging.getLogger("keyrot_middleware")
 _lock = threading.Lock()
 _binding: Binding | None = None
-_guard: _Guard | None = None
+_guard: Binding | None = None
 """Keeps the placeholder off the wire where no key was found."""
 _in_force: Settings | None = None
 """The settings of the installed pool."""
 _on_event: Callable[[PoolEvent], object] | None = None
-
-
-_SDK = "google-genai"
-
-
-class _Guard:
-    """Keeps the placeholder off the wire where no key was found."""
-
-    def __init__(self, sdk: Patcher, allowed: AllowedOrigins, clients: Collection[str]) -> None:
-        self._sdk = sdk if _SDK in clients else None
-        libraries = [name for name in clients if name != _SDK]
-        self._http = HttpClients(None, allowed, libraries, self.uninstall)
-
-    def install(self, patched: Patched) -> None:
-        """Patch the libraries."""
-        if self._sdk is not None:
-            self._sdk.install(patched)
-        self._http.install(patched)
-
-    def uninstall(self) -> None:
-        """Restore them."""
-        if self._sdk is not None:
-            self._sdk.uninstall()
-        self._http.close()
 
 
 def install(
@@ -108,10 +79,9 @@ def install(
     """Send every google-genai call of this process with a key from the pool, from now on.
 
     May be called before or after google.genai is imported, and before or after clients are made.
-    A second call changes nothing until `uninstall()`, and warns if it has other settings. If the
-    SDK is reloaded, it is patched again. If this package is reloaded, its new copy replaces the
-    pool of the old one. A `KeyrotWarning` says what you must know at once, such as a missing key;
-    if warnings are errors, nothing is installed.
+    A second call changes nothing until `uninstall()`, and warns if it has other settings. A
+    `KeyrotWarning` says what you must know at once, such as a missing key; if warnings are errors,
+    nothing is installed.
 
     Args:
         clock: Where time comes from; `keyrot_middleware.testing.FakeClock` in tests.
@@ -139,7 +109,7 @@ def install(
         metrics = MetricsObserver(config.settings.pool)
         pool = open_pool(config, clock or SystemClock(), metrics, on_event=on_event)
         if _guard is not None:
-            _guard.uninstall()
+            _guard.close()
             _guard = None
         allowed = allowed_origins(config.settings.allowed_hosts)
         if proxied := ", ".join(filter(is_proxied, config.settings.allowed_hosts)):
@@ -148,9 +118,8 @@ def install(
                 f"plain HTTP there bypass the pool: set NO_PROXY={proxied.replace(' ', '')}"
             )
         if pool is None:
-            patched = replace_installed()
-            _guard = _Guard(placeholder_guard(allowed), allowed, config.settings.clients)
-            _guard.install(patched)
+            _guard = Binding(None, allowed, config.settings.clients, lambda: None)
+            _guard.install()
             return
         try:
             if config.settings.tracing == "otlp":
@@ -160,13 +129,9 @@ def install(
             pool.close()
             raise
         _in_force, _on_event = config.settings, on_event
-        _binding = Binding(pool, allowed, partial(_closed, pool, metrics))
         clients = config.settings.clients
-        _binding.patches_sdk = _SDK in clients
-        libraries = [name for name in clients if name != _SDK]
-        http = HttpClients(_binding.calls, allowed, libraries, _binding.close)
-        _binding.others.append(http)
-        _binding.install(replace_installed())
+        _binding = Binding(pool, allowed, clients, partial(_closed, pool, metrics))
+        _binding.install()
         set_current_pool(pool)
         _seen_workloads.clear()
         state = pool.state
@@ -219,7 +184,7 @@ def _warn(text: str) -> None:
 
 
 def _closed(pool: Pool, metrics: MetricsObserver) -> None:
-    """Forget a pool that `uninstall()` or another copy of this package has closed."""
+    """Forget a pool that `uninstall()` has closed."""
     global _binding, _on_event  # noqa: PLW0603 - see install()
     metrics.unregister_gauges()
     if _binding is not None and _binding.pool is pool:
@@ -233,12 +198,11 @@ def uninstall() -> None:
     global _binding, _guard  # noqa: PLW0603 - see install()
     with _lock:
         if _guard is not None:
-            _guard.uninstall()
+            _guard.close()
             _guard = None
         binding, _binding = _binding, None
         if binding is not None:
             binding.close()
-        replace_installed()
 
 
 class PoolStatus(TypedDict):
@@ -264,19 +228,19 @@ class PoolStatus(TypedDict):
 
 def status() -> PoolStatus:
     """Return whether a pool is installed, and the health of its keys."""
-    binding = _binding
-    if binding is None:
+    binding, pool = _binding, current_pool()
+    if binding is None or pool is None:
         return {"installed": False, "keys": {}}
-    keys, headline = pool_health(binding.pool)
+    keys, headline = pool_health(pool)
     return {
         "installed": True,
-        "pool": binding.pool.name,
-        "degraded": binding.pool.state.degraded,
+        "pool": pool.name,
+        "degraded": pool.state.degraded,
         "patched": binding.patched(),
         "keys": keys,
         "headline": headline,
-        "unresolved": dict(binding.pool.secrets.unresolved),
-        "stale": dict(binding.pool.secrets.stale),
+        "unresolved": dict(pool.secrets.unresolved),
+        "stale": dict(pool.secrets.stale),
     }
 
 

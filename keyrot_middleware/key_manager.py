@@ -23,7 +23,6 @@ from typing import Any, NamedTuple, NoReturn, Unpack, get_args
 
 from ._install import open_pool
 from .adapters.foreign_errors import facts_from_reported_error
-from .adapters.pool_exhausted import exhausted_call
 from .adapters.pooled_calls import PooledCalls
 from .adapters.reading import with_served_tier
 from .config import load
@@ -300,9 +299,9 @@ class KeyManager:
         def no_key(exhausted: Exhausted) -> BaseException:
             found = exhausted.unavailable
             blocks = self._left_out(excluded, found.at) | found.blocks
-            return exhausted_call(
-                self._calls, Exhausted(Unavailable(found.at, blocks)), None, info.model
-            )
+            from .genai.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
+
+            return error(self._calls.no_key(Exhausted(Unavailable(found.at, blocks))), None)
 
         def make() -> CallState:
             self._forget_older_than(pool.clock.time() - LEASE_S)

@@ -7,8 +7,7 @@ way, and the lease ends with them: read to the end, closed or dropped.
 from __future__ import annotations
 
 import json
-import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import chain
@@ -20,21 +19,7 @@ from ..core.interactions import ResponseLedger
 from ..guard import handle_internal_error
 from ..secrets import Secret
 from .reading import transport_failure, with_served_tier
-from .redaction import ENOUGH, MOST, Redact, Redacting, redact_key
-
-__all__ = [
-    "LONGEST_BODY",
-    "AsyncBody",
-    "AsyncTee",
-    "Body",
-    "EventError",
-    "Tee",
-    "aread_bounded",
-    "auntil_enough",
-    "mixed_type",
-    "read_bounded",
-    "until_enough",
-]
+from .redaction import ENOUGH, Redact, Redacting, redact_key
 
 LONGEST_BODY = 32 * 1024 * 1024
 """Bytes of a body from a generator that are kept, so that it can be sent again. Google takes 20 MB
@@ -55,11 +40,8 @@ class _Body:
         ledger: ResponseLedger,
         headers: Any,
         *,
-        key: Secret | None,
+        key: Secret,
         redact: Redact,
-        by_line: bool = False,
-        unpack: Callable[[bytes], bytes] = bytes,
-        known: Collection[str] = (),
     ) -> None:
         """Read nothing yet.
 
@@ -68,60 +50,36 @@ class _Body:
             close: Releases the connection; returns an awaitable for an async body.
             ledger: Reads the bytes.
             headers: Those of the response.
-            key: The one that the request went with; None: the body passes as it is.
+            key: The one that the request went with.
             redact: Takes keys out of exceptions.
-            by_line: Pass on whole lines, in which a key that came in pieces is found.
-            unpack: Undoes the content encoding, for the ledger.
-            known: Names whose owner is recorded already.
         """
         self._pieces, self._close, self.ledger = pieces, close, ledger
-        self._headers, self._key, self._redact = headers, key, redact
-        self._by_line, self._unpack, self._known = by_line, unpack, known
-        self._line = b""
-        """The beginning of a line."""
+        self._headers, self._key, self.redact = headers, key, redact
         self.first: list[bytes] = []
         """What was read before the first event was complete."""
         self.is_closing = False
         """The program reads no further."""
         self.tail = b""
         """An error event: the program reads it once the lease is settled with it."""
+        self.notes: list[str] = []
+        """About each attempt, if the stream ends with an error event."""
 
     def _take(self, data: bytes | None) -> bytes | None:
         """Count what has arrived, or that no more will; return what the program reads of it."""
-        if data is not None:
-            self._count(data)
-        if self._key is None:
+        if not data:
             return data
-        if self._by_line:
-            data = self._whole_lines(data)
-        return redact_key(data, self._key) if data else data
-
-    def _count(self, data: bytes) -> None:
         try:
-            self.ledger.feed(self._unpack(data))
-        except zlib.error:
-            self.ledger = ResponseLedger("")
+            self.ledger.feed(data)
         except Exception:
             self.ledger = ResponseLedger("")
             handle_internal_error("adapters")
-
-    def _whole_lines(self, data: bytes | None) -> bytes | None:
-        """Return the lines that are whole; what is too long for a line passes as it is."""
-        if data is None:
-            line, self._line = self._line, b""
-            return line or None
-        data = self._line + data
-        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        if len(data) - end > MOST:
-            end = len(data)
-        self._line = data[end:]
-        return data[:end]
+        return redact_key(data, self._key)
 
     @property
     def error(self) -> Any:
         """The event that is an error, without keys: it may be quoted later."""
         error = self.ledger.error
-        return error and json.loads(self._redact(json.dumps(error)))
+        return error and json.loads(self.redact(json.dumps(error)))
 
     @property
     def ends_in_error(self) -> bool:
@@ -150,8 +108,7 @@ class _Body:
         elif self.ledger.error is not None:
             failed = self.failed_event()
         usage = with_served_tier(self.ledger.usage, self._headers)
-        names = tuple(name for name in self.ledger.names if name not in self._known)
-        return StreamEnd(usage, names, failed)
+        return StreamEnd(usage, self.ledger.names, failed)
 
 
 class Body(_Body):
@@ -167,7 +124,7 @@ class Body(_Body):
             self.first.append(data)
 
     def _next(self) -> bytes | None:
-        with Redacting(self._redact):
+        with Redacting(self.redact):
             data = next(self._pieces, None)
         return self._take(data)
 
@@ -183,16 +140,17 @@ class Body(_Body):
 
     def read_of(self, relay: Any) -> bytes:
         """Return the next bytes for the program, from the relay of this body; none at the end."""
-        with suppress(EventError):
+        try:
             for data in relay:
                 if data:
                     return bytes(data)
+        except EventError as error:
+            self.notes += getattr(error, "__notes__", ())
         tail, self.tail = self.tail, b""
         return tail
 
     def close(self) -> None:
         """Release the connection."""
-        self._line = b""
         with suppress(Exception):
             self._close()
 
@@ -228,7 +186,7 @@ class AsyncBody(_Body):
             self.first.append(data)
 
     async def _next(self) -> bytes | None:
-        with Redacting(self._redact):
+        with Redacting(self.redact):
             data = await anext(self._pieces, None)
         return self._take(data)
 
@@ -254,10 +212,12 @@ class AsyncBody(_Body):
 
     async def read_of(self, relay: Any) -> bytes:
         """Async version of `Body.read_of`."""
-        with suppress(EventError):
+        try:
             async for data in relay:
                 if data:
                     return bytes(data)
+        except EventError as error:
+            self.notes += getattr(error, "__notes__", ())
         tail, self.tail = self.tail, b""
         return tail
 
@@ -268,7 +228,6 @@ class AsyncBody(_Body):
 
     async def aclose(self) -> None:
         """Release the connection."""
-        self._line = b""
         with suppress(Exception):
             await self._close()
 
@@ -299,6 +258,9 @@ class Tee:
                 yield data
         except GeneratorExit:  # dropped half-read: its connection is free at once, as without us
             self._body.is_closing = True
+            if not self._body.ledger.is_over:  # else it may be closed yet, as a whole stream
+                with suppress(ValueError):
+                    self._relay.close()
             self._body.close()
             raise
 

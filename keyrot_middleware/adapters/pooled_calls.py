@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -36,6 +35,7 @@ from ..runtime.current import bypassed, required_project, required_tiers
 from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..settings import AllowedOrigins
+from ..state.memory import BoundedDict
 from ..telemetry.observer import CallObserver, observe
 from .key_headers import has_foreign_key
 from .model_chains import Chains
@@ -62,8 +62,9 @@ class PooledCalls:
         self.pool = pool
         self.allowed = allowed
         self.chains = Chains(pool)
-        self.uploads: deque[str] = deque(maxlen=1_000)
-        """Names of the uploads that were begun here; their bytes may come without a key."""
+        self.uploads: BoundedDict[Secret] = BoundedDict(1_000)
+        """The client's own key, or an empty one, of each upload that was begun here, by its name;
+        its bytes may come without a key."""
         self._warned: set[str] = set()
 
     @property
@@ -139,13 +140,8 @@ class PooledCalls:
         """Return the observer of a call, for its driver; None if there is none."""
         return observe(self.pool.observers, info, handle_internal_error)
 
-    def no_key(self, exhausted: Exhausted, model: str = "") -> NoKey:
-        """Return why no key could serve a call.
-
-        Args:
-            exhausted: How it ended.
-            model: The one that was requested, if any.
-        """
+    def no_key(self, exhausted: Exhausted) -> NoKey:
+        """Return why no key could serve a call."""
         blocks, pool = exhausted.unavailable.blocks, self.pool
         if blocks or GEMINI_API in pool.selector.platforms:
             mine = [k for k, block in blocks.items() if block.reason not in _NOT_ALLOWED]

@@ -69,9 +69,9 @@ def owner_lifetime(name: str) -> Lifetime:
 _PREFIX = re.compile(r"(?:upload|download|\{api_version\}|v\d+(?:(?:alpha|beta)\d*)?)\Z")
 
 _API = re.compile(
-    r"/v\d+(?:(?:alpha|beta)\d*)?/(?=(?:openai|models|tunedModels|files|cachedContents|batches"
-    r"|fileSearchStores|operations|corpora|interactions|agents|environments|credentials|voices"
-    r"|triggers|webhooks|decisions|auth_tokens)(?:[/:?]|\Z))"
+    r"/v\d+(?:(?:alpha|beta)\d*)?/(?=(?:openai|models|publishers|tunedModels|files|cachedContents"
+    r"|batches|fileSearchStores|operations|corpora|interactions|agents|environments|credentials"
+    r"|voices|triggers|webhooks|decisions|auth_tokens)(?:[/:?]|\Z))"
 )
 """Where the path of the API begins; a gateway may have parts of its own in front of it."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from ..adapters.foreign_errors import facts_from_reported_error
 from ..adapters.urls import origin_from_url
 from ..core.failures import classify
 from ..core.model import GEMINI_API, CallInfo, Platform
@@ -16,7 +17,6 @@ from ..errors import KeyrotError
 from ..runtime.current import bypassed
 from ..secrets import SecretCache
 from ..settings import BASE_URL_VARIABLES, GOOGLE_HOST, VERTEX_HOST, AllowedOrigins
-from .call_info import failed_from_error
 
 __all__ = [
     "KeyCheck",
@@ -120,7 +120,7 @@ def describe_check(key_id: str, check: KeyCheck) -> str:
 
 
 def _failure(error: Exception, secrets: SecretCache, model: str, seconds: float) -> KeyCheck:
-    facts = failed_from_error(error, secrets.redact, None).facts
+    facts = facts_from_reported_error(error, secrets.redact)
     verdict = classify(facts, CallInfo(model, "generateContent"), time.time())
     text = secrets.redact(str(getattr(error, "message", None) or error)).strip()
     return KeyCheck(False, model, seconds, verdict.failure, verdict.code, text)

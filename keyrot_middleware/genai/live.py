@@ -12,35 +12,39 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
+from contextvars import ContextVar
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..adapters.patching import Patcher, Wrapper
-from ..adapters.pool_exhausted import exhausted_call
-from ..adapters.pooled_calls import PooledCalls
-from ..adapters.redaction import redact_exception
-from ..adapters.urls import host_from_url
+from ..adapters.foreign_errors import facts_from_close, facts_from_error
+from ..adapters.key_headers import KEY_HEADER
+from ..adapters.no_key import NO_KEY, error_body
+from ..adapters.patching import Wrapper
+from ..adapters.pooled_calls import PooledCalls, is_key
+from ..adapters.reading import transport_failure
+from ..adapters.redaction import Redacting
+from ..adapters.urls import host_from_url, origin_from_url
 from ..core.commands import Failed, StreamEnd, StreamOpened
+from ..core.failures import FailureFacts
 from ..core.flow import Exhausted
 from ..core.model import GEMINI_API, NO_USAGE, CallInfo, Lease
 from ..core.request_body import HANDLE, INTERACTION, add_name, is_certain, read_body
 from ..core.text import mask_keys
 from ..core.usage import add_usage, parse_usage
+from ..errors import ConfigError
 from ..guard import handle_internal_error
 from ..runtime import runner
-from ..runtime.current import workload
+from ..runtime.current import required_project, required_tiers, workload
 from ..secrets import Secret
 from ..state.base import State
-from .call_info import facts_from_session_error, option, timeout_s
-from .error_responses import response_type_of
-from .key_injection import KeyInjection
+from .client import option
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
-
-__all__ = ["LiveConnection", "LiveWrappers"]
 
 _USAGE = b'"usageMetadata"'
 _NEW_HANDLE = b'"newHandle"'
@@ -57,21 +61,18 @@ class _SessionAccount:
         self.error: Exception | None = None
 
 
-class LiveConnection(KeyInjection):
-    """One websocket: the key of its handshake, and what is settled at its end.
+_current: ContextVar[LiveConnection | None] = ContextVar("keyrot_live", default=None)
+"""The session that is being opened."""
+_KEY_IN_URL = re.compile(r"\?key=[^&]*$")
 
-    Inside the `with` the SDK opens it.
-    """
 
-    def __init__(
-        self,
-        lease: Lease,
-        calls: PooledCalls,
-        patcher: Patcher,
-        client_key: Secret,
-    ) -> None:
-        super().__init__(calls.value(lease), client_key, calls.allowed[GEMINI_API], patcher)
-        self.redact = calls.redact(client_key.reveal())
+class LiveConnection:
+    """One websocket: the key of its handshake, and what is settled at its end."""
+
+    def __init__(self, lease: Lease, calls: PooledCalls, client_key: str) -> None:
+        self.value = calls.value(lease)
+        """The key of the handshake; None: the client's own."""
+        self.redact = calls.redact(client_key)
         self.dialed = False
         """A websocket was asked for."""
         self.account = _SessionAccount()
@@ -180,7 +181,7 @@ class _SessionStream:
 
     def end(self, error: Exception | None) -> StreamEnd:
         """Return the usage of the session, its newest handle and why it broke."""
-        failed = Failed(facts_from_session_error(error), error) if error is not None else None
+        failed = Failed(_facts(error), error) if error is not None else None
         return StreamEnd(self._account.usage, self._account.names, failed)
 
     async def aclose(self) -> None:
@@ -199,21 +200,23 @@ class _LiveCall(NamedTuple):
 class LiveWrappers:
     """The wrappers of what opens a Live session."""
 
-    def __init__(self, calls: PooledCalls, keep_patches: Patcher) -> None:
-        """Serve a pool.
-
-        Args:
-            calls: The pool.
-            keep_patches: Keeps the patches of a handshake in place until it has ended.
-        """
+    def __init__(self, calls: PooledCalls | None) -> None:
+        """Serve a pool; None where no key was found at all."""
         self._calls = calls
-        self._patcher = keep_patches
 
     @property
     def table(self) -> dict[tuple[str, str], Wrapper]:
         """The wrapper of each module's method."""
         interactions = "google.genai._interactions_websocket"
+        dial: dict[tuple[str, str], Wrapper] = {
+            ("google.genai.live", "ws_connect"): self.dial,
+            ("google.genai.live_music", "connect"): self.dial,
+            (interactions, "ws_connect"): self.dial,
+        }
+        if self._calls is None:
+            return dial
         return {
+            **dial,
             ("google.genai.live", "AsyncLive.connect"): self.connect,
             ("google.genai.live_music", "AsyncLiveMusic.connect"): self.connect_music,
             (interactions, "InteractionWebSocketConnectionContext._open"): self.open_interaction,
@@ -243,6 +246,60 @@ class LiveWrappers:
             return manager
         return _Session(self, lambda: wrapped(*args, **kwargs), pooled)
 
+    def dial(self, wrapped: Callable[..., Any], _module: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap what Live calls to connect.
+
+        Raises:
+            ConfigError: The pool's key would go to a host that may not have it.
+        """
+        uri = args[0] if args else kwargs.pop("uri")
+        name = "additional_headers" if "additional_headers" in kwargs else "extra_headers"
+        headers = dict(kwargs.get(name) or {})
+        live = _current.get()
+        if live is not None and live.dialed:
+            live = None
+        if live is not None:
+            live.dialed = True
+        value = live.value if live is not None else None
+        given = next((text for key, text in headers.items() if key.lower() == KEY_HEADER), "")
+        if value is None and not is_key(given) and given:
+            value = self._home()
+        if value is not None and self._calls is not None:
+            origin = origin_from_url(uri)
+            if origin not in self._calls.allowed[GEMINI_API]:
+                raise ConfigError(
+                    f"no key of the pool may go to {origin or uri}: it is not in "
+                    "KEYROT_ALLOWED_HOSTS"
+                )
+            bearer = ["Bearer", *given.split()]
+            kwargs[name] = {
+                key: text
+                for key, text in headers.items()
+                if key.lower() != KEY_HEADER and text.split() != bearer
+            } | {KEY_HEADER: value.reveal()}
+            # SDK 1.x names the key in the address as well, where logs and errors would show it.
+            uri = _KEY_IN_URL.sub("", uri)
+            redact = live.redact if live is not None else self._calls.redact("")
+            kwargs |= _guarded(kwargs, origin, value, redact, live)
+        elif live is not None:
+            kwargs |= _guarded(kwargs, None, Secret(given), live.redact, live)
+        return wrapped(uri, *args[1:], **kwargs)
+
+    def _home(self) -> Secret:
+        """Return the key that takes the place of a placeholder.
+
+        Raises:
+            APIError: There is none.
+        """
+        home = None
+        if self._calls is not None:
+            asked = (required_tiers.get(), required_project.get())
+            home = self._calls.pool.home_value(GEMINI_API, *asked)
+        if home is None:
+            error = sys.modules["google.genai.errors"].ClientError
+            raise error(401, error_body(401, NO_KEY), None)
+        return home
+
     async def open_interaction(
         self, wrapped: Callable[..., Awaitable[Any]], context: Any, args: Any, kwargs: Any
     ) -> Any:
@@ -265,7 +322,7 @@ class LiveWrappers:
         self, client: Any, verb: str, model: str, names: tuple[str, ...], options: Any
     ) -> _LiveCall | None:
         """Return a session for the pool; None if it passes through."""
-        if client.vertexai:
+        if client.vertexai or self._calls is None:
             return None
         base_url = option(options, "base_url") or client._http_options.base_url or ""
         headers = (client._http_options.headers, option(options, "headers"))
@@ -282,7 +339,8 @@ class LiveWrappers:
             host=host_from_url(base_url),
             counts_in_quota=bool(model),
         )
-        return _LiveCall(client, info, timeout_s(client, None))
+        timeout = client._http_options.timeout
+        return _LiveCall(client, info, timeout / 1000 if timeout else inf)
 
     async def open(self, enter: Callable[[], Awaitable[Any]], pooled: _LiveCall) -> Any:
         """Open a session with the first key that can; return what *enter* does.
@@ -292,26 +350,29 @@ class LiveWrappers:
                 the session, so it must not hold it: one that the program drops would stay open.
             pooled: The call.
         """
-        calls, client, info = self._calls, pooled.client, pooled.info
-        key = Secret(client.api_key or "")
+        calls, info, key = self._calls, pooled.info, pooled.client.api_key or ""
+        assert calls is not None  # noqa: S101 - narrows the type
 
         async def send(lease: Lease) -> StreamOpened | Failed:
-            handled = sys.exception()
-            connection = LiveConnection(lease, calls, self._patcher, key)
+            connection = LiveConnection(lease, calls, key)
+            token = _current.set(connection)
             try:
-                with connection:
+                with Redacting(connection.redact):
                     connection.session = await enter()
             except Exception as error:
                 if not connection.dialed:
                     raise  # the SDK refuses the arguments
-                redact_exception(error, connection.redact, handled)
-                return Failed(facts_from_session_error(connection.account.error or error), error)
+                return Failed(_facts(connection.account.error or error), error)
+            finally:
+                _current.reset(token)
             return StreamOpened(_SessionStream(connection))
 
-        def no_key(exhausted: Exhausted) -> BaseException:
-            return exhausted_call(calls, exhausted, response_type_of(client), info.model)
+        def no_key(found: Exhausted) -> BaseException:
+            from .exhausted import exhausted  # noqa: PLC0415 - it imports the SDK
 
-        call = calls.call_state(info, key.reveal(), pooled.wait_limit_s)
+            return exhausted(calls.no_key(found), found.last, getattr(found, "__notes__", ()))
+
+        call = calls.call_state(info, key, pooled.wait_limit_s)
         connection: LiveConnection
         connection, relay = await runner.ahold(calls.pool, call, send, no_key, calls.observe(info))
         return connection.hold(relay)
@@ -343,6 +404,25 @@ class _Session(AbstractAsyncContextManager[Any]):
 
     async def __aexit__(self, *error: Any) -> Any:
         return await self._manager.__aexit__(*error)
+
+
+def _guarded(*args: Any) -> dict[str, Any]:
+    from .websocket import guarded  # noqa: PLC0415 - it needs websockets, which is loaded by Live
+
+    return guarded(*args)
+
+
+def _facts(error: BaseException) -> FailureFacts:
+    """Read the facts of an error of a session: of its handshake, its setup or its end."""
+    if hasattr(error, "rcvd"):  # websockets' ConnectionClosed; None: no close frame came
+        close = error.rcvd
+        if close is None:
+            return FailureFacts(transport="reset")
+        return facts_from_close(close.code, close.reason)
+    code = getattr(error, "code", None)
+    if isinstance(code, int) and code >= 1000:
+        return facts_from_close(code, getattr(error, "details", None))
+    return facts_from_error(error, str) or FailureFacts(transport=transport_failure(error))
 
 
 def _plain(value: Any) -> Any:

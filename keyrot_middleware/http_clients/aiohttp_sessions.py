@@ -28,16 +28,14 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from ..adapters.bodies import AsyncBody, aread_bounded, read_bounded
-from ..adapters.redaction import Redact, current_redact, scrub_head, without_key
+from ..adapters.redaction import Redact, current_redact, scrub, scrub_head, without_key
 from ..adapters.urls import origin_from_url
 from ..guard import handle_internal_error
 from ..secrets import Secret
 from .calls import KEY_NAMES, Call, Head, Incoming, Reply, read, with_key_header
 from .serving import Library
 
-__all__ = ["AiohttpSessions"]
-
-_CODED = ("content-encoding", "content-length", "transfer-encoding")
+_LEFT_OUT = ("content-encoding", "content-length", "transfer-encoding", "location")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 10
 """aiohttp's own."""
@@ -75,8 +73,10 @@ class AiohttpSessions(Library):
         limit = request.get("timeout")
         limit = getattr(limit, "total", limit)
         timeout_s = limit if isinstance(limit, int | float) and limit > 0 else inf
-        incoming = Incoming(sent["method"].upper(), sent["url"], headers, timeout_s)
-        found = read(self._calls, incoming)
+        incoming = Incoming(
+            sent["method"].upper(), sent["url"], headers, timeout_s, library="aiohttp"
+        )
+        found = read(self._calls, self._served, incoming)
         return (sent if found is not None else request), found
 
     async def _send(
@@ -130,17 +130,15 @@ class AiohttpSessions(Library):
 
     # What a request is ----------------------------------------------------------------------------
 
-    def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
+    def copy(self, call: Call, request: Any, key: Secret) -> Any:
         """Return the program's request with one key."""
-        target, (name, text) = call.target_of(sought), call.key_header(key)
+        target = call.target
         headers = CIMultiDict(request["headers"])
-        for other in KEY_NAMES:
-            headers.popall(other, None)
-        headers[name] = text
+        url = call.write_key(key, headers, target.url)
         if call.stream:  # see httpx_clients.py
             headers["Accept-Encoding"] = "identity"
         data = _joined(target.body, call.take_rest())
-        sent = {"method": target.method, "url": target.url, "headers": headers, "data": data}
+        sent = {"method": target.method, "url": url, "headers": headers, "data": data}
         return {**request, **sent}
 
     def with_key(self, request: Any, key: Secret) -> Any:
@@ -188,18 +186,20 @@ class AiohttpSessions(Library):
 
     def rebuilt(self, response: Any, content: bytes) -> Any:
         """Return a response with another content."""
-        headers = [(k, v) for k, v in response.headers.items() if k.lower() not in _CODED]
-        return Made(response.method, response.url, response.status, headers, content)
+        headers = [(k, v) for k, v in response.headers.items() if k.lower() not in _LEFT_OUT]
+        status = (response.status, response.reason or "")
+        return Made(response.method, response.url, status, headers, content)
 
     def streamed(self, response: Any, body: Any, relay: Any) -> Any:
         """Return the response whose content ends the lease."""
+        scrub(response, body.redact)  # which knows what was sent
         response.content = Content(body, relay)
         return response
 
     def reply(self, reply: Reply, request: Any) -> Any:
         """Return a response of our own."""
-        url = URL(request["url"])
-        return Made(request["method"], url, reply.code, reply.headers.items(), reply.body)
+        url, status = URL(request["url"]), (reply.code, responses.get(reply.code, ""))
+        return Made(request["method"], url, status, reply.headers.items(), reply.body)
 
 
 async def _send_once(wrapped: Callable[..., Any], request: dict[str, Any]) -> Any:
@@ -372,13 +372,19 @@ class Made(aiohttp.ClientResponse):
     """A response whose content is here."""
 
     def __init__(
-        self, method: str, url: URL, code: int, headers: Iterable[tuple[str, str]], content: bytes
+        self,
+        method: str,
+        url: URL,
+        status: tuple[int, str],
+        headers: Iterable[tuple[str, str]],
+        content: bytes,
     ) -> None:
         # That of the base class asks for a connection.
-        self.method, self.status, self.version = method, code, aiohttp.HttpVersion11
-        self.reason = responses.get(code, "")
+        self.method, (self.status, self.reason) = method, status
+        self.version = aiohttp.HttpVersion11
         self.content = Content(None, None, content)  # type: ignore[assignment]  # same methods
         self._body, self._url, self._real_url, self._cache = content, url, url, {}
         self._headers = CIMultiDictProxy(CIMultiDict(headers))
         self._raw_headers = tuple((k.encode(), v.encode()) for k, v in self._headers.items())
+        self._loop = asyncio.get_running_loop()
         self._request_info = aiohttp.RequestInfo(url, method, CIMultiDictProxy(CIMultiDict()), url)

@@ -2,97 +2,66 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ..adapters.imports import Patched
-from ..adapters.patching import Patcher, warn_and_log
+from ..adapters.patching import Patcher, Wrapper
 from ..adapters.pooled_calls import PooledCalls
-from ..core.model import GEMINI_API
+from ..adapters.redaction import current_redact, scrub_head
 from ..settings import AllowedOrigins
-from .httpx_clients import HttpxTransports, PooledTransport, is_request_of_sdk
+from .calls import SDK
+from .httpx_clients import HttpxTransports, PooledTransport
 from .requests_sessions import PooledAdapter
 
-__all__ = ["HttpClients", "transport"]
-
-_AIOHTTP = "aiohttp"
 _HTTPX = ("httpx", "httpx2")
-_REQUESTS = "requests"
-_SHORT_FORMS = ("get", "post", "put", "patch", "delete", "head", "options")
-_SEAMS = {
-    _AIOHTTP: ("ClientSession.request", *(f"ClientSession.{name}" for name in _SHORT_FORMS)),
-    **dict.fromkeys(_HTTPX, ("Client._transport_for_url", "AsyncClient._transport_for_url")),
-    _REQUESTS: ("Session.get_adapter",),
-}
-"""The methods that pick what sends a request to an address. httpx's has no public name."""
-
-
-class _HttpPatcher(Patcher):
-    """Patches what is there, and warns once of a library that has no such method."""
-
-    def __init__(self, replace: Callable[[], None]) -> None:
-        super().__init__(replace)
-        self._warned: set[str] = set()
-
-    @property
-    def served(self) -> set[str]:
-        """The libraries that are served, now or when they are imported."""
-        return self.modules - self._warned if self.enabled else set()
-
-    def is_complete(self) -> bool:
-        """Return True: a library without the method is left alone."""
-        for library in self.modules - self._warned:
-            module = sys.modules.get(library)
-            for seam in _SEAMS[library]:
-                owner, _, name = seam.partition(".")
-                cls = getattr(module, owner, None)
-                if cls is not None and not hasattr(cls, name) and library not in self._warned:
-                    self._warned.add(library)
-                    version = getattr(module, "__version__", "of this version")
-                    warn_and_log(
-                        f"{library} {version} has no {seam}, so its requests do not go through "
-                        "the pool; a newer keyrot-middleware may know this version, and "
-                        "keyrot_middleware.http_clients.transport() works with any"
-                    )
-        return True
+_VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 
 class HttpClients:
     """Serves the requests of HTTP libraries, from `install` to `close`."""
 
     def __init__(
-        self,
-        calls: PooledCalls | None,
-        allowed: AllowedOrigins,
-        libraries: Collection[str],
-        replace: Callable[[], None],
+        self, calls: PooledCalls | None, allowed: AllowedOrigins, served: Collection[str]
     ) -> None:
         """Patch nothing yet.
 
         Args:
             calls: The pool; None where no key was found, so that only placeholders are kept back.
             allowed: Where its keys may go.
-            libraries: The names of those to serve.
-            replace: Takes all away, for another copy of this package.
+            served: The names of the libraries to serve; google-genai sends by three of them.
         """
-        self._calls = calls
-        self.hosts = {_host(origin) for origin in allowed[GEMINI_API]}
+        self._calls, self._served = calls, served
+        self.hosts = {_host(origin) for origins in allowed.values() for origin in origins}
         """Where requests may be served: the first and only comparison for all others."""
-        self._served: dict[str, Any] = {}
-        self.patcher = _HttpPatcher(replace)
-        for library in libraries:
-            for seam in _SEAMS[library]:
-                if library == _AIOHTTP:
-                    wrapper = self._aiohttp(seam.partition(".")[2].upper())
-                else:
-                    wrapper = self._session if library == _REQUESTS else self._client(library)
-                self.patcher.add_functions({(library, seam): wrapper})
+        self.patcher = Patcher(self._table())
 
-    def install(self, patched: Patched | None = None) -> None:
+    def _table(self) -> dict[tuple[str, str], Wrapper]:
+        """Return the wrappers of what picks a sender for an address; httpx's has no public name."""
+        table: dict[tuple[str, str], Wrapper] = {}
+        for library in _HTTPX:
+            if {library, SDK} & set(self._served):
+                pick = self._client(library)
+                table[library, "Client._transport_for_url"] = pick
+                table[library, "AsyncClient._transport_for_url"] = pick
+        if "requests" in self._served:
+            table["requests", "Session.get_adapter"] = self._session
+        if {"aiohttp", SDK} & set(self._served):
+            table["aiohttp", "ClientSession.request"] = self._request
+            table["aiohttp", "ClientResponse.start"] = _start
+            for verb in _VERBS if "aiohttp" in self._served else ():
+                table["aiohttp", f"ClientSession.{verb.lower()}"] = self._short_form(verb)
+        if self._calls is not None:
+            table["asyncio.base_events", "BaseEventLoop.run_in_executor"] = self._in_executor
+            table["uvloop", "Loop.run_in_executor"] = self._in_executor
+        return table
+
+    def install(self) -> None:
         """Patch the libraries, or repair the patches."""
-        self.patcher.install(patched)
+        self.patcher.install()
         _installed[:] = (self,)
 
     def close(self) -> None:
@@ -101,58 +70,24 @@ class HttpClients:
         if _installed == [self]:
             _installed.clear()
 
-    def patched(self) -> dict[str, bool]:
-        """Return for each patched method whether our layer is in place."""
-        return self.patcher.status()
-
-    def serves(self, request: Any) -> bool:
-        """Return whether the key of a request of httpx or httpx2 is written here."""
-        library = type(request).__module__.partition(".")[0]
-        return (
-            library in self.patcher.served
-            and request.url.host in self.hosts
-            and not is_request_of_sdk(request)
-        )
-
-    def over(self, inner: Any, library: str) -> Any:
-        """Return a transport of httpx or httpx2, over the pool."""
-        served = self._served.get(library)
-        if served is None:
-            served = self._served[library] = HttpxTransports(self._calls, sys.modules[library])
-        return PooledTransport(inner, served)
+    def over(self, library: str, served: Collection[str]) -> HttpxTransports:
+        """Return what serves requests of httpx or httpx2."""
+        return HttpxTransports(self._calls, served, sys.modules[library])
 
     def _client(self, library: str) -> Any:
         hosts = self.hosts
+        over: list[HttpxTransports] = []
 
         def wrapper(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
             """Wrap `_transport_for_url` of both clients."""
             found = wrapped(*args, **kwargs)
-            if _url(args, kwargs).host not in hosts:
+            if _url(args, kwargs).host not in hosts or isinstance(found, _Explicit):
                 return found
-            return found if isinstance(found, _Explicit) else self.over(found, library)
+            if not over:
+                over.append(self.over(library, self._served))
+            return PooledTransport(found, over[0])
 
         return wrapper
-
-    def _aiohttp(self, form: str) -> Any:
-        names = ("method", "url") if form == "REQUEST" else ("url",)
-
-        def wrapper(wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
-            """Wrap `ClientSession.request`, and its short forms."""
-            given = dict(zip(names, args, strict=False)) | kwargs
-            if _host(str(given.get("url"))) not in self.hosts:
-                return wrapped(*args, **kwargs)
-            if form != "REQUEST":
-                return session.request(
-                    **{"method": form, "allow_redirects": form != "HEAD"} | given
-                )
-            return self._sessions(wrapped, session, given)
-
-        return wrapper
-
-    def _sessions(self, wrapped: Callable[..., Any], session: Any, given: dict[str, Any]) -> Any:
-        from .aiohttp_sessions import AiohttpSessions  # noqa: PLC0415 - it imports aiohttp
-
-        return AiohttpSessions(self._calls).send(wrapped, session, given)
 
     def _session(self, wrapped: Callable[..., Any], _session: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `Session.get_adapter`."""
@@ -160,7 +95,52 @@ class HttpClients:
         url = _url(args, kwargs)
         if not any(host in url for host in self.hosts) or _host(url) not in self.hosts:
             return found
-        return PooledAdapter(found, self._calls)
+        return PooledAdapter(found, self._calls, self._served)
+
+    def _request(self, wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `ClientSession.request`."""
+        given = dict(zip(("method", "url"), args, strict=False)) | kwargs
+        if _host(str(given.get("url"))) not in self.hosts:
+            return wrapped(*args, **kwargs)
+        from .aiohttp_sessions import AiohttpSessions  # noqa: PLC0415 - it imports aiohttp
+
+        return AiohttpSessions(self._calls, self._served).send(wrapped, session, given)
+
+    def _short_form(self, verb: str) -> Any:
+        def wrapper(wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
+            """Wrap a method of a session that sends without `request`."""
+            given = dict(zip(("url",), args, strict=False)) | kwargs
+            if _host(str(given.get("url"))) not in self.hosts:
+                return wrapped(*args, **kwargs)
+            return session.request(**{"method": verb, "allow_redirects": verb != "HEAD"} | given)
+
+        return wrapper
+
+    def _in_executor(self, wrapped: Callable[..., Any], loop: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap the loops' `run_in_executor`: a send uses threads of the pool's own.
+
+        asyncio resolves names in the loop's default executor, and aiohttp reads .netrc there. Sync
+        calls that wait for a key in that executor (`asyncio.to_thread`) can take all of its
+        threads: a task that has the key they wait for could then not connect.
+        """
+        if current_redact.get() is None or self._calls is None:
+            return wrapped(*args, **kwargs)
+        threads = self._calls.pool.threads
+
+        def run(executor: Any, func: Callable[..., Any], *given: Any) -> Any:
+            if executor is not None:
+                return wrapped(executor, func, *given)
+            return asyncio.wrap_future(threads.submit(partial(func, *given)), loop=loop)
+
+        return run(*args, **kwargs)
+
+
+async def _start(wrapped: Callable[..., Any], response: Any, args: Any, kwargs: Any) -> Any:
+    """Wrap `ClientResponse.start`: tracers and the cookie jar read the head of a response."""
+    started, redact = await wrapped(*args, **kwargs), current_redact.get()
+    if redact is not None:
+        scrub_head(response, redact)
+    return started
 
 
 def _url(args: Any, kwargs: Any) -> Any:
@@ -193,7 +173,8 @@ class _Explicit:
     def _over(self, request: Any) -> Any:
         for installed in _installed:
             if request.url.host in installed.hosts:
-                return installed.over(self._inner, type(request).__module__.partition(".")[0])
+                library = type(request).__module__.partition(".")[0]
+                return PooledTransport(self._inner, installed.over(library, (library, SDK)))
         return self._inner
 
     def __enter__(self) -> Any:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import ceil, inf, isfinite
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urljoin
 
 from ..adapters.key_headers import BEARER_HEADER, KEY_HEADER
 from ..adapters.model_chains import Chains, Models
-from ..adapters.no_key import NO_KEY, error_body
+from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, NoKey, error_body
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.reading import TIER_HEADER, read_call, with_served_tier
 from ..adapters.redaction import Redact, without_key
@@ -27,39 +28,42 @@ from ..core.commands import Done, Failed
 from ..core.failures import FailureFacts
 from ..core.flow import CallState, Exhausted
 from ..core.interactions import BodyLedger, EventLedger, ResponseLedger
-from ..core.model import GEMINI_API, POOL_KEY, CallInfo, Lease
+from ..core.model import (
+    EXPRESS_POOL_KEY,
+    GEMINI_API,
+    POOL_KEY,
+    VERTEX_EXPRESS,
+    CallInfo,
+    Lease,
+    Platform,
+)
 from ..core.model_fallback import find_signatures, replace_model
 from ..core.request_body import UPLOAD, add_name
 from ..core.usage import parse_openai_text, parse_token_counts, parse_usage_text
 from ..guard import handle_internal_error
-from ..runtime.current import bypassed, required_project, required_tiers, workload
+from ..runtime.current import (
+    SdkCall,
+    required_project,
+    required_tiers,
+    sdk_call,
+    workload,
+)
 from ..secrets import Secret
 from ..telemetry.observer import CallObserver
 from .ledgers import Ledger, NamedLedger
 
-__all__ = [
-    "CLIENT_HEADER",
-    "KEY_NAMES",
-    "NO_RETRY",
-    "OPENAI_RETRIES",
-    "READ_OF_RESPONSES",
-    "Call",
-    "Head",
-    "Incoming",
-    "Refused",
-    "Reply",
-    "home_key",
-    "is_sdk_request",
-    "read",
-    "with_key_header",
-]
-
 KEY_NAMES = frozenset({KEY_HEADER, BEARER_HEADER})
 CLIENT_HEADER = "x-goog-api-client"
+SDK = "google-genai"
 _SDK = "google-genai-sdk"
 """In this header of each of its requests."""
+_PLACEHOLDERS = (POOL_KEY, EXPRESS_POOL_KEY)
+_VERTEX = re.compile(r"aiplatform\.googleapis\.com|/v1beta1/|/publishers/")
 _INTERACTIONS = frozenset(
-    {"interactions", "agents", "environments", "credentials", "voices", "triggers", "webhooks"}
+    {
+        *("interactions", "agents", "environments", "credentials", "voices", "triggers"),
+        *("webhooks", "decisions"),
+    }
 )
 NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
@@ -83,15 +87,31 @@ class Incoming(NamedTuple):
     """How long the program waits for the response; `inf` if it has set nothing."""
     retries_5xx: bool = False
     """The library itself sends a request again after a 5xx or a lost connection."""
+    library: str = ""
+    """Which one it is, unless google-genai sends the request."""
+
+
+class Outcome(NamedTuple):
+    """What a response that ends a call carries for the exception that google-genai makes of it."""
+
+    notes: Sequence[str]
+    """One about each attempt."""
+    no_key: NoKey | None = None
+    """Why no key could serve the call."""
+    last: tuple[int, Any, Any] | None = None
+    """Code, body and response of the last refusal before that."""
 
 
 class Refused(Exception):  # noqa: N818 - a refusal of the server, which reaches no caller
     """No response that serves: a refusal, which goes to the program, or another attempt follows."""
 
-    def __init__(self, response: Any, body: Any = None) -> None:
+    def __init__(self, response: Any, body: Any = None, no_key: NoKey | None = None) -> None:
         super().__init__()
         first = body[0] if isinstance(body, list) and body else body
         self.response = response
+        self.body = body
+        self.no_key = no_key
+        self.code = 0
         self.details = first if isinstance(first, dict) else None
         """The body, as Google writes errors."""
         error = self.details.get("error") if self.details else None
@@ -107,7 +127,7 @@ class Reply(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What is sent: with another model than the program's, or a GET of a stored resource."""
+    """What is sent: with another model than the program's."""
 
     method: str
     url: str
@@ -118,11 +138,14 @@ class Target(NamedTuple):
 # Read a request -----------------------------------------------------------------------------------
 
 
-def read(calls: PooledCalls | None, request: Incoming) -> Head | Reply | Secret | None:
+def read(
+    calls: PooledCalls | None, served: Collection[str], request: Incoming
+) -> Head | Reply | Secret | None:
     """Return what to do with a request to an allowed host, before its body is read.
 
     Args:
         calls: The pool; None where no key was found at all.
+        served: The libraries whose requests are served.
         request: The request.
 
     Returns:
@@ -130,7 +153,7 @@ def read(calls: PooledCalls | None, request: Incoming) -> Head | Reply | Secret 
         that takes the placeholder's place, once and without the pool; None: send it as it is.
     """
     try:
-        return _read(calls, request)
+        return _read(calls, served, request)
     except Exception:
         return _after_internal_error(calls, request)
 
@@ -141,7 +164,9 @@ class Head(NamedTuple):
     calls: PooledCalls
     request: Incoming
     route: Route
+    platform: Platform
     own: str
+    sdk: SdkCall | None
     in_query: bool
 
     def call(self, content: bytes, rest: Any = None) -> Call | Reply | Secret | None:
@@ -157,14 +182,18 @@ class Head(NamedTuple):
             return _after_internal_error(self.calls, self.request)
 
     def _call(self, content: bytes, rest: Any) -> Call:
-        calls, request, route, own, in_query = self
+        calls, request, route, platform, own, sdk, in_query = self
         body = _parse(content)
-        info = _call_info(calls, request, route.collection, body)
+        info = _call_info(calls, request, route.collection, body)._replace(platform=platform)
         state = calls.call_state(info, own or POOL_KEY, request.timeout_s)
+        if sdk is not None and sdk.repeats:
+            state.info = state.info._replace(sdk_retries=True)
+        if sdk is not None and sdk.attempts > 1:
+            state.policy = replace(state.policy, max_retries=sdk.attempts - 1)
         if rest is not None:
             state.policy = replace(state.policy, max_attempts=1, max_retries=0)
         call = Call(calls, state, request, (content, rest), body=body, own=Secret(own), route=route)
-        call.in_query = in_query
+        call.in_query, call.is_sdk = in_query, sdk is not None
         return call
 
 
@@ -173,33 +202,47 @@ def _after_internal_error(calls: PooledCalls | None, request: Incoming) -> Reply
     handle_internal_error("http_clients")
     if _find_key(request, is_openai=False)[0] != POOL_KEY:
         return None
+    if (sdk := sdk_call.get()) is not None and sdk.own:
+        return Secret(sdk.own)
     return _without_pool(request.url) if calls is None else home_key(calls, request.url)
 
 
-def _read(calls: PooledCalls | None, request: Incoming) -> Head | Reply | Secret | None:
+def _read(
+    calls: PooledCalls | None, served: Collection[str], request: Incoming
+) -> Head | Reply | Secret | None:
     if not is_api_path(request.url.partition("?")[0]):
         return None
-    if is_sdk_request(request.headers):
+    is_sdk = _SDK in request.headers.get(CLIENT_HEADER, "")
+    if (SDK if is_sdk else request.library) not in served:
         return None
-    route = parse_path(request.method, request.url)
+    route, platform = parse_path(request.method, request.url), platform_of(request.url)
     given, in_query = _find_key(request, is_openai=route.is_openai)
-    if not given and calls is not None and any(name in calls.uploads for name in route.names):
+    sdk, own = (sdk_call.get() or SdkCall("")) if is_sdk else None, given
+    upload = _begun_upload(calls, route) if not given else None
+    if upload is not None:
         given = POOL_KEY  # the bytes of an upload, which need no key; their reply names the file
-    own = "" if given == POOL_KEY else given
     if not given:
         return None
     if calls is None:
-        return None if own else _without_pool(request.url)
-    if own and calls.pool.secrets.key_id_for(Secret(own)) is None:
+        return _without_pool(request.url) if given == POOL_KEY else None
+    if given == POOL_KEY:
+        own = sdk.own if sdk is not None else upload.reveal() if upload is not None else ""
+    elif calls.pool.secrets.key_id_for(Secret(given)) is None or (sdk and platform != GEMINI_API):
         return None  # the caller's own
-    if not calls.serves(given, request.url):
-        return home_key(calls, request.url) if bypassed.get() and not own else None
-    return Head(calls, request, route, own, in_query)
+    if not calls.serves(own or POOL_KEY, request.url, platform=platform):
+        return None if own else home_key(calls, request.url)
+    return Head(calls, request, route, platform, own, sdk, in_query)
 
 
-def is_sdk_request(headers: Any) -> bool:
-    """Return whether google-genai sends a request: it has an adapter of its own."""
-    return _SDK in headers.get(CLIENT_HEADER, "")
+def _begun_upload(calls: PooledCalls | None, route: Route) -> Secret | None:
+    """Return the client's own key, or an empty one, of the upload whose bytes these are."""
+    begun = calls.uploads if calls is not None else {}
+    return next((begun[name] for name in route.names if name in begun), None)
+
+
+def platform_of(url: str) -> Platform:
+    """Return which service a request is for, by its address: no other has such a version."""
+    return VERTEX_EXPRESS if _VERTEX.search(url) else GEMINI_API
 
 
 def _find_key(request: Incoming, *, is_openai: bool) -> tuple[str, bool]:
@@ -213,9 +256,10 @@ def _find_key(request: Incoming, *, is_openai: bool) -> tuple[str, bool]:
     scheme, _, token = (headers.get(BEARER_HEADER) or "").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
     given = bearer if is_openai else header or in_query
-    if POOL_KEY in (header, in_query, bearer):
+    if not {header, in_query, bearer}.isdisjoint(_PLACEHOLDERS):
         given = POOL_KEY
-    return given, given == in_query != header and not is_openai
+    found = (given, *_PLACEHOLDERS)
+    return given, in_query in found and header not in found and not is_openai
 
 
 def home_key(calls: PooledCalls, url: str) -> Secret | Reply | None:
@@ -223,25 +267,25 @@ def home_key(calls: PooledCalls, url: str) -> Secret | Reply | None:
 
     None: no key of the pool may go there, and the request is sent as it is.
     """
-    if origin_from_url(url) not in calls.allowed[GEMINI_API]:
+    platform = platform_of(url)
+    if origin_from_url(url) not in calls.allowed[platform]:
         return None
-    home = calls.pool.home_value(tiers=required_tiers.get(), project=required_project.get())
+    home = calls.pool.home_value(platform, required_tiers.get(), required_project.get())
     return home or _without_pool(url)
 
 
 def with_key_header(headers: Any, key: Secret) -> None:
     """Put a key into headers, in place of the placeholder that they have."""
-    is_bearer = BEARER_HEADER in headers
-    for name in KEY_NAMES:
-        headers.pop(name, None)
-    headers[BEARER_HEADER if is_bearer else KEY_HEADER] = (
-        f"Bearer {key.reveal()}" if is_bearer else key.reveal()
-    )
+    if KEY_HEADER in headers or BEARER_HEADER not in headers:
+        headers[KEY_HEADER] = key.reveal()
+    else:
+        headers[BEARER_HEADER] = f"Bearer {key.reveal()}"
 
 
 def _without_pool(url: str) -> Reply:
     """Return the response to a request that has a placeholder where there is no key to send."""
-    return _reply(401, error_body(401, NO_KEY), url)
+    text = NO_KEY if platform_of(url) == GEMINI_API else NO_EXPRESS_KEY
+    return _reply(401, error_body(401, text), url)
 
 
 def _parse(content: bytes) -> dict[str, Any]:
@@ -293,6 +337,7 @@ class Call(Models):
         "content",
         "in_query",
         "is_openai",
+        "is_sdk",
         "own",
         "redact",
         "rest",
@@ -322,6 +367,8 @@ class Call(Models):
         """What is sent."""
         self.in_query = False
         """Whether the program has its key in the address."""
+        self.is_sdk = False
+        """Whether google-genai sends it."""
         contents: Any = ()
         if state.info.model in calls.chains.next_models:
             contents = _signed(body) if route.is_openai else body.get("contents")
@@ -373,16 +420,9 @@ class Call(Models):
             return True
         named = str(self._body.get("model"))
         prefix = "models/" if named.startswith("models/") else ""
-        body = {**self._body, "model": f"{prefix}{model}"}
+        body = {**json.loads(self.content), "model": f"{prefix}{model}"}
         self.target = Target(method, url, json.dumps(body).encode())
         return True
-
-    def target_of(self, sought: str) -> Target:
-        """Return what to send: the request, or a GET of a stored resource in its place."""
-        if not sought:
-            return self.target
-        root = re.match(r".*?/v\d[^/]*/", self.target.url)
-        return Target("GET", f"{root[0] if root else ''}{sought}", b"")
 
     def key(self, lease: Lease) -> Secret:
         """Return the key to send with a lease.
@@ -405,7 +445,9 @@ class Call(Models):
         """Write the key where the request had its own, if Google reads it there; return the URL."""
         name, text = self.key_header(key)
         for other in KEY_NAMES - {name}:
-            headers.pop(other, None)
+            token = headers.get(other, "").rpartition(" ")[2]
+            if other == KEY_HEADER or token in (*_PLACEHOLDERS, self.own.reveal()):
+                headers.pop(other, None)  # another token of the program's stays
         if not self.in_query:
             headers[name] = text
             return url
@@ -413,6 +455,24 @@ class Call(Models):
         return f"{url}{'&' if '?' in url else '?'}key={quote(text)}"
 
     # Read a response ------------------------------------------------------------------------------
+
+    def refused_redirect(self, code: int, where: str | None) -> bytes | None:
+        """Return an error in place of a redirect; None for one that the program may follow.
+
+        google-genai would take its prompt and the placeholder to another origin.
+        """
+        if not where or not self.is_sdk:
+            return None
+        origin, target = origin_from_url(self.url), "another address"
+        with suppress(ValueError):
+            target = origin_from_url(urljoin(self.url, where)) or target
+        if target == origin and "redacted" not in where:
+            return None
+        text = (
+            f"{origin} redirects this request to {target}, where the pool's key may not follow: "
+            "the request was not sent there, and no key is penalized"
+        )
+        return json.dumps(error_body(code, text)).encode()
 
     def is_stream(self, headers: Any) -> bool:
         """Return whether to read a successful response in pieces."""
@@ -457,7 +517,8 @@ class Call(Models):
             usage, names = parse_usage_text(text) if in_full else parse_token_counts(text)
         if self.call.info.bound_to_owner and upload_url:
             uploads = _upload(upload_url)
-            self.calls.uploads.extend(uploads)
+            for name in uploads:
+                self.calls.uploads[name] = self.own
             names = (*names, *uploads)
         if (tier := headers.get(TIER_HEADER)) is not None:
             usage = with_served_tier(usage, {TIER_HEADER: tier})
@@ -477,7 +538,9 @@ class Call(Models):
         except (ValueError, RecursionError):
             body = text
         after = headers.get("retry-after")
-        return Failed(FailureFacts(code, body, after), Refused(response, body))
+        refused = Refused(response, body)
+        refused.code = code
+        return Failed(FailureFacts(code, body, after), refused)
 
     # No key ---------------------------------------------------------------------------------------
 
@@ -487,13 +550,15 @@ class Call(Models):
         On a path of OpenAI's its body is an object, not the list that Google sends there: openai
         shows the message of an object only.
         """
-        why = self.calls.no_key(exhausted, self.call.info.model)
+        why = self.calls.no_key(exhausted)
         reply = _reply(why.code, why.body, self.target.url)
         if why.code == 429 and isfinite(why.until):
             soonest = max(1, ceil(why.until - exhausted.unavailable.at))
             reply.headers["retry-after"] = str(soonest)
-        error = Refused(reply, why.body)
+        error = Refused(reply, why.body, why)
         error.__cause__ = exhausted.last
+        for note in getattr(exhausted, "__notes__", ()):
+            error.add_note(note)
         return error
 
 

@@ -7,7 +7,7 @@ pool, or takes it along. Above it nothing is repeated.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from itertools import chain
 from math import inf
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from ..adapters.bodies import AsyncTee, Body, Tee, aread_bounded, mixed_type, read_bounded
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub_head, without_key
+from ..runtime.current import sdk_call
 from ..secrets import Secret
 from .calls import (
     CLIENT_HEADER,
@@ -24,21 +25,18 @@ from .calls import (
     Call,
     Head,
     Incoming,
+    Outcome,
     Reply,
     home_key,
-    is_sdk_request,
     read,
     with_key_header,
 )
 from .serving import Library
 
-__all__ = ["HttpxTransports", "PooledTransport", "is_request_of_sdk"]
-
 _DEFAULT_TIMEOUT = {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 """httpx's own: the program has set none."""
-_CODED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+_LEFT_OUT = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"location"})
 _ENCODING = "accept-encoding"
-_CLIENT = CLIENT_HEADER.encode()
 _READ_OF_REQUESTS = frozenset(name.encode() for name in (*KEY_NAMES, CLIENT_HEADER, OPENAI_RETRIES))
 _READ_OF_RESPONSES = frozenset(name.encode() for name in READ_OF_RESPONSES)
 
@@ -46,14 +44,9 @@ _READ_OF_RESPONSES = frozenset(name.encode() for name in READ_OF_RESPONSES)
 class HttpxTransports(Library):
     """Serves requests of one library, httpx or httpx2."""
 
-    def __init__(self, calls: PooledCalls | None, library: Any) -> None:
-        """Serve a pool.
-
-        Args:
-            calls: None where no key was found at all.
-            library: The module.
-        """
-        super().__init__(calls)
+    def __init__(self, calls: PooledCalls | None, served: Collection[str], library: Any) -> None:
+        """Serve a pool; *library*: the module."""
+        super().__init__(calls, served)
         self._library = library
 
     # What a request is ----------------------------------------------------------------------------
@@ -61,14 +54,17 @@ class HttpxTransports(Library):
     def read(self, request: Any) -> Any:
         """Return what to do with a request; see `calls.read`."""
         timeout = request.extensions.get("timeout") or {}
-        limit = None if timeout == _DEFAULT_TIMEOUT else timeout.get("read")
+        is_default = timeout == _DEFAULT_TIMEOUT and sdk_call.get() is None
+        limit = None if is_default else timeout.get("read")
         return read(
             self._calls,
+            self._served,
             Incoming(
                 request.method,
                 str(request.url),
                 _read_headers(request.headers, _READ_OF_REQUESTS),
                 inf if limit is None else limit,
+                library=self._library.__name__,
             ),
         )
 
@@ -101,22 +97,26 @@ class HttpxTransports(Library):
         kind = mixed_type(_Chained, self._library.SyncByteStream, self._library.AsyncByteStream)
         return kind(content, rest)
 
-    def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
+    def copy(self, call: Call, request: Any, key: Secret) -> Any:
         """Return the program's request with one key; it shares nothing that changes."""
-        target = call.target_of(sought)
+        target = call.target
         headers = self._library.Headers(request.headers)  # from others as they are: not parsed
         url = call.write_key(key, headers, target.url)
         if call.stream:  # or an echo of the key, and what it used, could not be read on the way
             headers[_ENCODING] = "identity"
-        if sought or target.body is not call.content:
+        if target.body is not call.content:
             headers["Content-Length"] = str(len(target.body))
-        return self._library.Request(
+        rest = call.take_rest()
+        sent = self._library.Request(
             target.method,
             request.url if url == call.url else url,
             headers=headers,
-            stream=self._body(target.body, call.take_rest()),
+            stream=self._body(target.body, rest),
             extensions=request.extensions,
         )
+        if rest is None:
+            sent.read()  # transports of others look at `content`
+        return sent
 
     def with_key(self, request: Any, key: Secret) -> Any:
         """Return a request with *key* in place of its placeholder."""
@@ -192,7 +192,7 @@ class HttpxTransports(Library):
 
     def rebuilt(self, response: Any, content: bytes) -> Any:
         """Return an unread response with another content."""
-        headers = [pair for pair in response.headers.raw if pair[0].lower() not in _CODED]
+        headers = [pair for pair in response.headers.raw if pair[0].lower() not in _LEFT_OUT]
         headers.append((b"Content-Length", str(len(content)).encode()))
         return self._library.Response(
             response.status_code,
@@ -215,6 +215,14 @@ class HttpxTransports(Library):
         stream = self._library.ByteStream(reply.body)
         return self._library.Response(reply.code, headers=reply.headers, stream=stream)
 
+    def with_outcome(self, response: Any, outcome: Outcome, request: Any) -> Any:
+        """Return a response that carries an outcome."""
+        if outcome.last is not None and not isinstance(outcome.last[2], Reply):
+            outcome.last[2].request = request
+            outcome.last[2].read()
+        response.extensions = {**response.extensions, "keyrot": outcome}
+        return response
+
 
 def _read_headers(headers: Any, names: frozenset[bytes]) -> dict[str, str]:
     """Return some headers as a dictionary: each look-up in those of httpx takes microseconds."""
@@ -225,14 +233,6 @@ def _read_headers(headers: Any, names: frozenset[bytes]) -> dict[str, str]:
     }
 
 
-def is_request_of_sdk(request: Any) -> bool:
-    """Return whether google-genai sends a request, without decoding all of its headers."""
-    for name, text in request.headers.raw:
-        if name.lower() == _CLIENT:
-            return is_sdk_request({CLIENT_HEADER: text.decode("latin-1")})
-    return False
-
-
 class PooledTransport:
     """A transport over the pool."""
 
@@ -241,8 +241,6 @@ class PooledTransport:
 
     def handle_request(self, request: Any) -> Any:
         """Send a request through the pool, or as it is."""
-        if is_request_of_sdk(request):
-            return self._transport.handle_request(request)
         library, found = self._library, self._library.read(request)
         if isinstance(found, Head):
             content, rest = library.content_of(request)
@@ -259,8 +257,6 @@ class PooledTransport:
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request through the pool, or as it is."""
-        if is_request_of_sdk(request):
-            return await self._transport.handle_async_request(request)
         library, found = self._library, self._library.read(request)
         if isinstance(found, Head) and not _in_asyncio():
             found = None if found.own else home_key(found.calls, str(request.url))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPResponse
@@ -25,8 +25,6 @@ from ..secrets import Secret
 from .calls import Call, Head, Incoming, Reply, read, with_key_header
 from .serving import Library
 
-__all__ = ["PooledAdapter", "RequestsAdapters"]
-
 _KEY_FAILURES = frozenset({401, 402, 403, 429})
 _PIECE = 4_096
 _BLOCK = 1 << 20
@@ -36,23 +34,23 @@ _CODED = ("content-encoding", "content-length", "transfer-encoding")
 class RequestsAdapters(Library):
     """Serves a request of a session."""
 
-    def __init__(self, calls: PooledCalls | None, *, stream: bool) -> None:
+    def __init__(self, calls: PooledCalls | None, served: Collection[str], *, stream: bool) -> None:
         """Serve a pool, a program that reads responses itself (*stream*) or not."""
-        super().__init__(calls)
+        super().__init__(calls, served)
         self._stream = stream
 
     def read(self, request: Any, timeout: Any, *, retries_5xx: bool) -> Any:
         """Return what to do with a prepared request; see `calls.read`."""
         limit = timeout[1] if isinstance(timeout, tuple) else timeout
         limit_s = limit if isinstance(limit, int | float) else inf
-        return read(
-            self._calls,
-            Incoming(request.method, request.url, request.headers, limit_s, retries_5xx),
+        incoming = Incoming(
+            request.method, request.url, request.headers, limit_s, retries_5xx, "requests"
         )
+        return read(self._calls, self._served, incoming)
 
-    def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
+    def copy(self, call: Call, request: Any, key: Secret) -> Any:
         """Return the program's request with one key."""
-        target = call.target_of(sought)
+        target = call.target
         sent = request.copy()
         sent.method, sent.url = target.method, call.write_key(key, sent.headers, target.url)
         if call.stream:  # see httpx_clients.py
@@ -159,15 +157,16 @@ class RequestsAdapters(Library):
 class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alone
     """An adapter of the program's, over the pool."""
 
-    def __init__(self, adapter: Any, calls: PooledCalls | None) -> None:
+    def __init__(self, adapter: Any, *of: Any) -> None:
         super().__init__(adapter)
-        self._self_calls = calls
+        self._self_of = of
+        """The pool, and the libraries that are served."""
 
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Send a request through the pool, or as it is."""
         adapter = self.__wrapped__
         given = dict(zip(("stream", "timeout"), args, strict=False)) | kwargs
-        library = RequestsAdapters(self._self_calls, stream=bool(given.get("stream")))
+        library = RequestsAdapters(*self._self_of, stream=bool(given.get("stream")))
         codes = getattr(getattr(adapter, "max_retries", None), "status_forcelist", None) or ()
         retries = any(code >= 500 for code in codes)
         found = library.read(request, given.get("timeout"), retries_5xx=retries)

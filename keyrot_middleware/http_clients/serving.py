@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from typing import Any
 
 from ..adapters.bodies import AsyncBody, Body, auntil_enough, until_enough
@@ -16,9 +16,14 @@ from ..core.model import Lease
 from ..guard import handle_internal_error
 from ..runtime import runner
 from ..secrets import Secret
-from .calls import NO_RETRY, Call, Refused, Reply
+from .calls import NO_RETRY, Call, Outcome, Refused, Reply
 
-__all__ = ["Library", "lost"]
+
+def outcome_of(response: Any) -> Outcome | None:
+    """Return the outcome that a response carries, or the SDK's response around it."""
+    inner = getattr(response, "response_stream", response)
+    found = getattr(inner, "keyrot", None) or getattr(inner, "extensions", {}).get("keyrot")
+    return found if isinstance(found, Outcome) else None
 
 
 class Library(ABC):
@@ -27,9 +32,14 @@ class Library(ABC):
     A library is sync, async or both, and has the methods of the kinds that it has.
     """
 
-    def __init__(self, calls: PooledCalls | None) -> None:
-        """Serve a pool; None where no key was found at all."""
-        self._calls = calls
+    def __init__(self, calls: PooledCalls | None, served: Collection[str]) -> None:
+        """Serve a pool.
+
+        Args:
+            calls: None where no key was found at all.
+            served: The libraries whose requests are served, google-genai among them or not.
+        """
+        self._calls, self._served = calls, served
 
     @property
     def redact(self) -> Redact:
@@ -39,8 +49,8 @@ class Library(ABC):
         return self._calls.redact("")
 
     @abstractmethod
-    def copy(self, call: Call, request: Any, key: Secret, sought: str) -> Any:
-        """Return the program's request with one key, or a GET of a stored resource with it."""
+    def copy(self, call: Call, request: Any, key: Secret) -> Any:
+        """Return the program's request with one key."""
 
     @abstractmethod
     def with_key(self, request: Any, key: Secret) -> Any:
@@ -119,11 +129,11 @@ class Library(ABC):
     def _serve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
         observer, opened = call.observe(), list[Any]()
 
-        def send(lease: Lease, get: str = "") -> Any:
+        def send(lease: Lease) -> Any:
             key, in_full = call.key(lease), observer is not None or lease.has_budget
             try:
                 with Redacting(call.redact):
-                    response = send_once(self.copy(call, request, key, get))
+                    response = send_once(self.copy(call, request, key))
                     self.scrub(response, request, call.redact)
                     reply = self._received(call, response, key, in_full)
             except Exception as error:
@@ -132,8 +142,8 @@ class Library(ABC):
                 opened[:] = (response, reply.stream)
             return reply
 
-        found = runner.stream(call.calls.pool, call.call, send, call.no_key, observer)
-        return self.finished(found, opened)
+        found = runner.run(call.calls.pool, call.call, send, call.no_key, observer)
+        return self.finished(found, opened, request)
 
     def _received(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
         if response.status_code >= 400:
@@ -143,7 +153,11 @@ class Library(ABC):
                 response.close()
             return self.failed(call, response, said)
         if response.status_code >= 300:
-            return Done(response)
+            where = response.headers.get("location")
+            if (error := call.refused_redirect(response.status_code, where)) is None:
+                return Done(response)
+            response.close()
+            return Done(self.rebuilt(response, error))
         headers = self.headers(response)
         if not call.is_stream(headers):
             content = self.content(response)
@@ -195,7 +209,7 @@ class Library(ABC):
             key, in_full = call.key(lease), observer is not None or lease.has_budget
             try:
                 with Redacting(call.redact):
-                    response = await send_once(self.copy(call, request, key, get))
+                    response = await send_once(self.copy(call, request, key))
                     self.scrub(response, request, call.redact)
                     reply = await self._areceived(call, response, key, in_full)
             except Exception as error:
@@ -204,14 +218,18 @@ class Library(ABC):
                 opened[:] = (response, reply.stream)
             return reply
 
-        found = await runner.astream(call.calls.pool, call.call, send, call.no_key, observer)
-        return self.finished(found, opened)
+        found = await runner.arun(call.calls.pool, call.call, send, call.no_key, observer)
+        return self.finished(found, opened, request)
 
     async def _areceived(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
         if self.status(response) >= 400:
             return self.failed(call, response, await self._asaid(response))
         if self.status(response) >= 300:
-            return Done(response)
+            where = response.headers.get("location")
+            if (error := call.refused_redirect(self.status(response), where)) is None:
+                return Done(response)
+            await self.aclose(response)
+            return Done(self.rebuilt(response, error))
         headers = self.headers(response)
         if not call.is_stream(headers):
             content = await self.acontent(response)
@@ -276,24 +294,37 @@ class Library(ABC):
             handle_internal_error("http_clients")
             return Done(response)
 
-    def finished(self, found: Any, opened: list[Any]) -> Any:
+    def finished(self, found: Any, opened: list[Any], request: Any) -> Any:
         """Return the response that the program gets; *opened*: that of a stream, and its body."""
         if not opened:
             return found
         response, body = opened
         opened.clear()
-        return self.streamed(response, body, found)
+        response = self.streamed(response, body, found)
+        return self.with_outcome(response, Outcome(body.notes), request)
 
     def last(self, call: Call, request: Any) -> Any:
         """Return the response that ends a call; raise what is none."""
         error = call.take_error()
         if not isinstance(error, Refused):
             raise error
-        if isinstance(error.response, Reply):
-            return self.reply(error.response, request)
-        if not call.call.info.sdk_retries or self.status(error.response) < 500:
-            error.response.headers[NO_RETRY] = "false"  # it was sent again here already
-        return error.response
+        before, last = error.__cause__, None
+        if isinstance(before, Refused):
+            last = (before.code, before.body, before.response)
+        outcome = Outcome(getattr(error, "__notes__", ()), error.no_key, last)
+        response = error.response
+        if isinstance(response, Reply):
+            response = self.reply(response, request)
+        elif hasattr(response.headers, "update") and (
+            not call.call.info.sdk_retries or self.status(response) < 500
+        ):
+            response.headers[NO_RETRY] = "false"  # it was sent again here already
+        return self.with_outcome(response, outcome, request)
+
+    def with_outcome(self, response: Any, outcome: Outcome, request: Any) -> Any:
+        """Return the response to *request* that carries an outcome; see `outcome_of`."""
+        response.keyrot = outcome
+        return response
 
 
 def lost(error: Exception) -> Failed:

@@ -7,6 +7,7 @@ The pool that install() put in place in this process, and what `bypass()`, `work
 from __future__ import annotations
 
 from contextvars import ContextVar
+from typing import NamedTuple
 
 from .pool import Pool
 
@@ -16,6 +17,20 @@ required_tiers: ContextVar[frozenset[str] | None] = ContextVar("keyrot_tiers", d
 """The tiers that `workload()` allows; None: all."""
 required_project: ContextVar[str | None] = ContextVar("keyrot_project", default=None)
 """The project that `project()` names; None: all are allowed."""
+
+
+class SdkCall(NamedTuple):
+    """What google-genai knows of the request that it sends, and the request does not say."""
+
+    own: str
+    """The client's own key, for which the placeholder stands in the request."""
+    attempts: int = 1
+    """How often the client's retry options would send it."""
+    repeats: bool = False
+    """The client itself repeats it after a 5xx or a lost connection."""
+
+
+sdk_call: ContextVar[SdkCall | None] = ContextVar("keyrot_sdk_call", default=None)
 
 _current: Pool | None = None
 

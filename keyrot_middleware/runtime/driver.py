@@ -213,6 +213,8 @@ class SyncDriver:
 
     async def get_owner(self, names: Sequence[str]) -> tuple[str, str] | None:
         """Return the owner of a stored resource."""
+        if self._pool.abandoned:  # a stream that was just closed may have named it
+            self._pool.settle_abandoned()
         owner: tuple[str, str] | None = await self._guarded(self._asked("get_owner", names))
         return owner
 

@@ -4,14 +4,13 @@ An adapter says how a request is sent with the key of a lease, and which excepti
 expect where there is no key.
 
     run, arun          up to the response, or to the first chunk of a stream
-    lazy_stream        a stream as a generator, which sends nothing before it is read
     hold, ahold        a session, which keeps its lease until it is closed
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -82,21 +81,6 @@ async def arun(
             else getattr(reply, "response", None)
         )
     raise error
-
-
-stream, astream = run, arun
-
-
-def lazy_stream(*args: Any) -> Generator[Any, None, None]:
-    """Yield the chunks of a stream that is opened with the first of them; see `run`."""
-    relay: Relay = run(*args)
-    try:
-        yield from relay  # which is closed with this generator
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        relay.fail(error)
-        raise
 
 
 def hold(*args: Any) -> tuple[Any, Relay]:
@@ -235,10 +219,6 @@ class Relay(_Relay):
         """
         complete(self._close())
 
-    def fail(self, error: BaseException) -> None:
-        """Settle a stream whose reader was interrupted by *error*, which is raised again."""
-        complete(self._fail(error))
-
 
 class AsyncRelay(_Relay):
     """The chunks of an open stream, for a task."""
@@ -272,3 +252,12 @@ class AsyncRelay(_Relay):
             RuntimeError: Another task is reading it.
         """
         await self._close()
+
+    def abandon(self) -> None:
+        """Book what a stream has used whose connection is released already.
+
+        A task that is reading it settles it.
+        """
+        if not self._over and not self._reading.locked():
+            self._over = True
+            self._driver.abandon()

@@ -37,13 +37,13 @@ def _arun(rig: Rig, info: Any = INFO) -> Any:
 
 
 def _stream(rig: Rig, info: Any = STREAMED) -> Any:
-    opened = runner.stream(rig.pool, rig.make(info), rig.send, _no_key)
+    opened = runner.run(rig.pool, rig.make(info), rig.send, _no_key)
     return list(opened) if hasattr(opened, "__next__") else opened
 
 
 def _astream(rig: Rig, info: Any = STREAMED) -> Any:
     async def read() -> Any:
-        opened = await runner.astream(rig.pool, rig.make(info), rig.asend, _no_key)
+        opened = await runner.arun(rig.pool, rig.make(info), rig.asend, _no_key)
         return [one async for one in opened] if hasattr(opened, "__anext__") else opened
 
     return asyncio.run(read())
@@ -95,7 +95,7 @@ def test_a_sync_stream_that_is_left_is_settled_once(end: str) -> None:
     failed = minute("30s") if end == "break" else None
     chunks = Chunks(1, 2, failed=failed)
     rig.will("a", chunks)
-    relay = runner.stream(rig.pool, rig.make(STREAMED), rig.send, _no_key)
+    relay = runner.run(rig.pool, rig.make(STREAMED), rig.send, _no_key)
     if end == "break":
         with pytest.raises(type(failed.error)):  # type: ignore[union-attr]  # it is set
             list(relay)
@@ -123,7 +123,7 @@ def test_an_interrupt_settles_a_sync_stream() -> None:
             raise KeyboardInterrupt
 
     rig.will("a", Interrupted())
-    relay = runner.stream(rig.pool, rig.make(STREAMED), rig.send, _no_key)
+    relay = runner.run(rig.pool, rig.make(STREAMED), rig.send, _no_key)
     assert next(relay) == 1
     with pytest.raises(KeyboardInterrupt):
         next(relay)
@@ -147,7 +147,7 @@ def test_a_stream_that_is_being_read_cannot_be_read_or_closed_beside() -> None:
             yield 1
 
     rig.will("a", Nosy())
-    relay = runner.stream(rig.pool, rig.make(STREAMED), rig.send, _no_key)
+    relay = runner.run(rig.pool, rig.make(STREAMED), rig.send, _no_key)
     assert list(relay) == [1]
     assert len(refused) == 2
     rig.state.check()

@@ -89,7 +89,9 @@ def test_requests_of_a_tool_are_not_the_calls(model, traced, gemini, pool, conne
     outer = f"opentelemetry: {CALL}"
     tool = f"{outer} > opentelemetry: execute_tool look_up"
     attempt = "keyrot_middleware: attempt A"
-    inner = [f"{tool} > keyrot_middleware: {n}" for n in ("files", f"generate_content {model}")]
+    # An upload is a start, and the bytes.
+    names = ("files", "files", f"generate_content {model}")
+    inner = [f"{tool} > keyrot_middleware: {name}" for name in names]
     wanted = [f"{outer} > {attempt}"] * 2 + [outer, tool]
     wanted += inner + [f"{path} > {attempt}" for path in inner]
     assert sorted(tree(traced)) == sorted(wanted)

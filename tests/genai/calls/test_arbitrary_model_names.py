@@ -30,21 +30,6 @@ def test_any_number_of_model_names_leaves_a_bounded_state(
     assert used["gemini-2.5-flash"]["requests_day"] == 1
 
 
-def test_control_characters_of_a_model_reach_no_log_line(
-    gemini: Any, pool: Any, connect: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A name causes neither a new log line nor a color of the terminal."""
-    caplog.set_level(logging.DEBUG, "keyrot_middleware")
-    pool("A", max_wait_s=0)
-    client = connect()
-    for _ in range(2):
-        with pytest.raises(Exception, match="URL"):
-            ask("sync", client, model="evil\x1b[31m\nforged line\u202e")
-    texts = [record.getMessage() for record in caplog.records if "evil" in record.getMessage()]
-    assert texts
-    assert not any(set("\x1b\n\u202e") & set(text) for text in texts)
-
-
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_key_in_place_of_the_model_is_shown_nowhere(
     way: str, gemini: Any, pool: Any, connect: Any, caplog: pytest.LogCaptureFixture

@@ -152,7 +152,7 @@ def test_an_error_in_parsing_the_request_sends_it_unchanged(
 ) -> None:
     """An unreadable request is sent as the SDK sends it, with the client's own key."""
     pool("A")
-    monkeypatch.setattr("keyrot_middleware.genai.wrappers.call_info", breaks)
+    monkeypatch.setattr("keyrot_middleware.http_clients.calls._call_info", breaks)
     assert ask(mode, connect(gemini.add_key("own").value)) == "ok from own"
 
 

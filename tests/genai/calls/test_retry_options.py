@@ -1,4 +1,4 @@
-"""The SDK's own retries: used for failures that penalize no key, never for a key's own failure."""
+"""The SDK's own retries: the pool repeats in their place, as often, and never a key's failure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def client_and_request(where: str, gemini, connect, **retry):
     return connect(), {"config": {"http_options": http_options}}
 
 
-@pytest.mark.parametrize("where", WHERE)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "where"), list(zip(MODES, WHERE, strict=True)))
 def test_a_429_is_never_retried_on_the_same_key(mode, where, gemini, pool, connect) -> None:
     """LangChain configures six attempts: the exhausted key is tried once, and another serves."""
     pool("A", "B", "C", strategy="fill")
@@ -36,8 +35,7 @@ def test_a_429_is_never_retried_on_the_same_key(mode, where, gemini, pool, conne
     assert [request.key for request in gemini.log] == ["A", "B", "C"]
 
 
-@pytest.mark.parametrize("where", WHERE)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "where"), list(zip(MODES, WHERE, strict=True)))
 def test_a_5xx_is_retried_as_the_program_configured(mode, where, gemini, pool, connect) -> None:
     """Three attempts are three requests with the same key, and our own retries do not multiply."""
     pool("A", "B", strategy="fill")
@@ -52,8 +50,7 @@ def test_a_5xx_is_retried_as_the_program_configured(mode, where, gemini, pool, c
     assert [request.key for request in gemini.log] == ["A"] * 3
 
 
-@pytest.mark.parametrize("where", WHERE)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "where"), list(zip(MODES, WHERE, strict=True)))
 def test_where_only_429_was_to_be_retried_no_code_is_left(
     mode, where, gemini, pool, connect
 ) -> None:
@@ -113,26 +110,11 @@ def test_the_requests_options_beat_the_clients(gemini, pool, connect) -> None:
     assert gemini.count() == 5
 
 
-def test_a_call_of_stored_resources_keeps_the_programs_retries(gemini, pool, connect) -> None:
-    """No other key may serve it, so a 429 is retried as the program configured."""
-    pool("A", "B", strategy="fill")
-    client, _ = client_and_request("client dict", gemini, connect, attempts=3)
-    gemini.script("A", Reply.EXHAUSTED, Reply.OVERLOADED)
-    assert list(client.files.list()) == []
-    assert [request.key for request in gemini.log] == ["A"] * 3
-
-
 @pytest.mark.parametrize("mode", MODES)
-def test_the_sdks_retry_machinery_is_used_only_for_retries(
-    mode, gemini, pool, connect, monkeypatch
-) -> None:
-    """Without retry options it would try once, so a request bypasses it."""
+def test_the_sdks_retry_machinery_is_not_used(mode, gemini, pool, connect, monkeypatch) -> None:
+    """It would cost more than the pool."""
     pool("A", strategy="fill")
     client = connect()
     for name in ("_retry", "_async_retry"):
         monkeypatch.setattr(client._api_client, name, None)
     assert ask(mode, client) == "ok from A"
-    patient, request = client_and_request("client dict", gemini, connect, attempts=2)
-    gemini.script("A", Reply.INTERNAL)
-    assert ask(mode, patient, **request) == "ok from A"
-    assert gemini.count() == 3

@@ -123,10 +123,9 @@ def test_an_error_event_of_every_key_exhausts_the_pool(mode, gemini, pool, conne
     """Nothing was delivered, so the program gets an exception, as at the next call."""
     pool("A", "B", strategy="fill", max_wait_s=0)
     gemini.always_any(Reply.EXHAUSTED.in_stream(0))
-    client = connect()
     for _ in range(2):
         with pytest.raises(keyrot_middleware.KeyPoolExhausted):
-            create(mode, client)
+            create(mode, connect())
     assert sorted(keys_of(gemini)) == ["A", "B"]
     assert pool.ledger.under_way == {}
 

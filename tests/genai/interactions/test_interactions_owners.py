@@ -114,7 +114,7 @@ def test_the_error_names_the_owner_that_is_rejected(mode, gemini, pool, connect)
         create(mode, client, previous_interaction_id=name)
     assert "attempt 1 with key B: key_invalid (400)" in caught.value.__notes__[0]
     with pytest.raises(error_type("BadRequestError")) as caught:
-        create(mode, client, previous_interaction_id=name)
+        create(mode, connect(), previous_interaction_id=name)
     assert caught.value.reasons["B"].startswith("key_invalid")
     assert keys_of(gemini) == ["B"]
 

@@ -11,7 +11,6 @@ import pytest
 from google import genai
 from support.redirects import Gateway, Server, held
 
-import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini
 
 CALLS: dict[str, Callable[[genai.Client], Any]] = {
@@ -26,15 +25,6 @@ async def downloaded(client: genai.Client) -> Any:
         return await client.aio.files.download(file="files/a")
     finally:
         await client.aio.aclose()
-
-
-def bypassed(client: genai.Client) -> Any:
-    """Call without the pool's rotation."""
-    with keyrot_middleware.bypass():
-        return client.models.generate_content(model="gemini-2.5-flash", contents="x")
-
-
-CALLS["bypass"] = bypassed
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())

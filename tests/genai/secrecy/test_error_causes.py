@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from google import genai
 
 import keyrot_middleware
-from keyrot_middleware.testing import FakeGemini, Reply
-
-HINT = "Google no longer accepts unrestricted standard keys"
+from keyrot_middleware.testing import FakeGemini
 
 
 @pytest.fixture(autouse=True)
@@ -39,21 +35,3 @@ def test_a_client_without_a_key_can_be_made_once_install_finds_one(gemini: FakeG
     keyrot_middleware.install()
     keyrot_middleware.install(keys=["FAKE-value-of-a-key"])
     genai.Client().close()
-
-
-def test_the_rejection_of_a_standard_key_is_explained_in_note_and_log(
-    gemini: FakeGemini, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Once in the log for each key, and in the error that is raised."""
-    key = gemini.add_key("a").value
-    assert key.startswith("AIza")
-    gemini.always("a", Reply.KEY_INVALID)
-    keyrot_middleware.install(keys=[key], allowed_hosts=[gemini.host], max_wait_s=0)
-    caplog.set_level(logging.WARNING, "keyrot_middleware")
-    with pytest.raises(genai.errors.ClientError) as raised:
-        connect().models.generate_content(model="gemini-2.5-flash", contents="hi")
-    notes = raised.value.__notes__
-    assert [HINT in note for note in notes].count(True) == 1
-    assert caplog.text.count(HINT) == 1
-    assert "https://ai.google.dev/gemini-api/docs/api-key" in caplog.text
-    assert key not in caplog.text + "".join(notes)

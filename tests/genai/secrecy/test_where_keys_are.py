@@ -105,10 +105,6 @@ def test_a_request_that_was_sent_shows_no_key(scene: Scene) -> None:
     assert [
         one for one in held if isinstance(one, str | bytes) and server.keys[0] in str(one)
     ] == []
-    with pytest.raises(TypeError):
-        list(request.extensions["keyrot"])
-    with pytest.raises(TypeError):
-        vars(request.extensions["keyrot"])
 
 
 HIDING: dict[str, Callable[[Secret], str]] = {

@@ -12,7 +12,6 @@ from google.genai import errors, types
 from support.modes import ask, ask_async, run
 
 import keyrot_middleware
-from keyrot_middleware import guard
 from keyrot_middleware.runtime.current import current_pool
 from keyrot_middleware.testing import Reply
 
@@ -139,34 +138,6 @@ def test_many_uploads_at_once_keep_their_owners_apart(gemini, pool, connect) -> 
         assert all(threads.map(one, range(24)))
 
 
-def test_unfinished_uploads_are_dropped(gemini, three, monkeypatch) -> None:
-    """A program that never sends the chunks leaves a bounded table behind."""
-    body = {"file": {"mimeType": "text/plain", "sizeBytes": "5"}}
-    headers = {"X-Goog-Upload-Command": "start", "X-Goog-Upload-Protocol": "resumable"}
-    options = {"api_version": "", "headers": headers}
-    begun = keyrot_middleware._install._binding.uploads.starts
-    monkeypatch.setattr(begun, "most", 3)
-    for _ in range(5):
-        three._api_client.request("post", "upload/v1beta/files", body, options)
-    assert len(begun) == 3
-    upload("sync", three)
-    assert len(begun) == 2
-
-
-@ALSO_ASYNC
-def test_a_broken_owner_table_does_not_reach_the_upload(mode, three, monkeypatch, caplog) -> None:
-    """The file is the program's even if its owner was not recorded."""
-    monkeypatch.setattr(guard, "_strict", False)
-
-    def breaks(*_: Any, **__: Any) -> None:
-        raise RuntimeError
-
-    for door in ("set_owner", "aset_owner"):
-        monkeypatch.setattr(current_pool().state, door, breaks)
-    assert upload(mode, three).name.startswith("files/")
-    assert "state failed" in caplog.text
-
-
 @ALSO_ASYNC
 def test_a_revoked_home_key_is_replaced_by_another_of_its_project(
     mode, gemini, pool, connect
@@ -177,4 +148,4 @@ def test_a_revoked_home_key_is_replaced_by_another_of_its_project(
     gemini.always("A", Reply.KEY_INVALID)
     file = upload(mode, client)
     assert client.files.get(name=file.name).name == file.name
-    assert [request.key for request in gemini.log if request.key] == ["A", "B", "B"]
+    assert [request.key for request in gemini.log if request.key] == ["A", "B", "B", "B"]

@@ -8,12 +8,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.modes import STREAMS, ask, run
+from support.modes import STREAMS, run
 from support.streams import REQUEST
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
-from keyrot_middleware.genai.key_injection import current_injection
 
 
 def test_many_streams_open_at_once(gemini, pool, connect) -> None:
@@ -66,25 +65,6 @@ def test_a_stream_read_in_another_thread(gemini, pool, connect) -> None:
     thread.join()
     assert "".join(texts) == "ok from A"
     assert pool.ledger.kinds in ([LeaseOutcome.ABANDONED], [LeaseOutcome.SUCCESS])
-
-
-def test_an_open_stream_leaves_nothing_in_the_context(gemini, pool, connect) -> None:
-    """While a stream is open the program's own code sees no key in its context."""
-    pool("A")
-    client = connect()
-    stream = client.models.generate_content_stream(**REQUEST)
-    next(stream)
-    assert current_injection.get() is None
-    assert ask("sync", client) == "ok from A"
-    stream.close()
-
-    async def look() -> None:
-        opened = await client.aio.models.generate_content_stream(**REQUEST)
-        await anext(opened)
-        assert current_injection.get() is None
-        await opened.aclose()
-
-    run(client, look)
 
 
 @pytest.mark.parametrize("mode", STREAMS)

@@ -15,7 +15,6 @@ from functools import partial
 from typing import NotRequired, TypedDict, Unpack, get_args
 
 from .adapters.urls import origin_from_url
-from .config import Config, load
 from .core.model import GEMINI_API
 from .core.model_fallback import next_models
 from .core.selection import Selector
@@ -40,11 +39,13 @@ from .runtime.refresher import Refresher
 from .secrets import SecretCache, Stores, open_secret_cache
 from .settings import (
     BASE_URL_VARIABLES,
+    Config,
     SettingArguments,
     Settings,
     allowed_origins,
     hide_keys,
     is_proxied,
+    load,
 )
 from .state import State, open_state
 from .telemetry.logs import LogObserver

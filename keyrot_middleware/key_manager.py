@@ -25,7 +25,6 @@ from ._install import open_pool
 from .adapters.foreign_errors import facts_from_reported_error
 from .adapters.pooled_calls import PooledCalls
 from .adapters.reading import with_served_tier
-from .config import load
 from .core.commands import Failed, Settle, StreamEnd, StreamOpened
 from .core.failures import FailureFacts, classify
 from .core.flow import CallState, Exhausted, end_stream
@@ -52,7 +51,7 @@ from .runtime.driver import AsyncDriver, SyncDriver, complete
 from .runtime.pool import Clock, Pool, SystemClock
 from .runtime.runner import NoKey
 from .secrets import Secret
-from .settings import SettingArguments, hide_keys
+from .settings import SettingArguments, hide_keys, load
 
 LEASE_S = 600.0
 """Seconds after which a selection without a report counts as abandoned."""

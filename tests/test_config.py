@@ -13,11 +13,10 @@ from pydantic import ValidationError
 from support.fake_settings import AUTH, A, B, C, write_keys, wrong
 
 from keyrot_middleware.adapters.urls import origin_from_url
-from keyrot_middleware.config import load
 from keyrot_middleware.core.model import LAST_RESORT, POOL_KEY, RetryPolicy
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets import open_secret_cache
-from keyrot_middleware.settings import ENV_NAMES, GOOGLE_HOST, VERTEX_HOST, Settings, origins
+from keyrot_middleware.settings import ENV_NAMES, GOOGLE_HOST, VERTEX_HOST, Settings, load, origins
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = Settings.model_construct().model_dump(exclude={"keys_file"})

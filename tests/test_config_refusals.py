@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from support.fake_settings import AUTH, A, B, write_keys, wrong
 
-from keyrot_middleware.config import load
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.settings import ARGUMENTS, ENV_NAMES, GOOGLE_HOST, doubtful_variables
+from keyrot_middleware.settings import ARGUMENTS, ENV_NAMES, GOOGLE_HOST, doubtful_variables, load
 
 SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
 

@@ -46,7 +46,7 @@ def test_a_working_pool_has_no_warnings(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_older_sdk_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """At install() and in `keyrot check`: nothing is patched, and no log may be set up."""
-    monkeypatch.setattr("keyrot_middleware.config.version", lambda _: "1.64.0")
+    monkeypatch.setattr("keyrot_middleware.settings.version", lambda _: "1.64.0")
     (text,) = warnings_of(keys=[KEY])
     assert text.startswith("google-genai 1.64.0 is installed, and the pool serves 1.65 and newer")
     monkeypatch.setenv("GEMINI_API_KEYS", KEY)

@@ -141,7 +141,7 @@ def _ui(
 
 def _key_ids(incomplete: str) -> list[str]:
     """Return the ids of the configured keys that begin so; none where the settings are wrong."""
-    from ..config import load  # noqa: PLC0415 - only where the shell asks
+    from ..settings import load  # noqa: PLC0415 - only where the shell asks
 
     with warnings.catch_warnings(), suppress(KeyrotError):
         warnings.simplefilter("ignore")

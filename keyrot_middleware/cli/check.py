@@ -14,7 +14,6 @@ from pydantic import SecretStr
 
 from .._install import doubts
 from ..adapters.urls import origin_from_url
-from ..config import Config, load
 from ..core.availability import AVAILABLE, Availability
 from ..core.failures import KEY_REJECTIONS
 from ..core.model import GEMINI_API, LAST_RESORT, VERTEX_EXPRESS, Platform
@@ -30,7 +29,9 @@ from ..settings import (
     BASE_URL_VARIABLES,
     ENV_NAMES,
     SECRET_SETTINGS,
+    Config,
     allowed_origins,
+    load,
 )
 from ..telemetry.log_text import format_time
 from ..telemetry.otlp import DeferredOtlpExport

@@ -126,7 +126,7 @@ def _parse_flags(letters: str, after: Sequence[str]) -> tuple[int, bool, str | N
 
 def _read_settings() -> tuple[bool, str | None]:
     """Return whether rotation is on, and what is wrong; the program's process reads them too."""
-    from ..config import load  # noqa: PLC0415 - not for a mere --help
+    from ..settings import load  # noqa: PLC0415 - not for a mere --help
     from ..telemetry.otlp import DeferredOtlpExport  # noqa: PLC0415
 
     try:

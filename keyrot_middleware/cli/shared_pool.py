@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
-from ..config import Config, load
 from ..core.model import Candidate
 from ..core.selection import Selector
 from ..core.text import mask_url
@@ -18,7 +17,7 @@ from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..monitoring.view import PoolReport, Row, look
 from ..runtime.activity import Activity
 from ..secrets import open_secret_cache
-from ..settings import allowed_origins
+from ..settings import Config, allowed_origins, load
 from ..state import State, open_shared
 
 NOT_SHARED = """\

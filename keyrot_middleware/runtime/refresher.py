@@ -12,7 +12,6 @@ import threading
 import weakref
 from contextlib import suppress
 
-from ..config import Config, reread
 from ..errors import KeyrotError, warn_safely
 from ..forks import after_fork, before_child_ends, time_left
 from ..guard import handle_internal_error
@@ -20,6 +19,7 @@ from ..keys_file import file_version
 from ..prices import require_prices
 from ..secrets import Stores
 from ..secrets.cache import LOOKUP_TIMEOUT_S
+from ..settings import Config, reread
 from .pool import Pool
 
 _log = logging.getLogger("keyrot_middleware")

@@ -9,7 +9,7 @@ from .cache import START_TIMEOUT_S, SecretCache, SecretLocation
 from .registry import Stores, open_store
 
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..settings import Config
 
 __all__ = [
     "Secret",

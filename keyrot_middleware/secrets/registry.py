@@ -16,8 +16,8 @@ from .cache import SecretLocation
 from .local import EnvStore, InlineStore, read_env_safely
 
 if TYPE_CHECKING:
-    from ..config import Config
     from ..keys_file import KeySpec
+    from ..settings import Config
 
 
 def open_store(uri: str, *, env_file: Path | None = None) -> SecretStore:

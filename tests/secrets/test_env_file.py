@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from support.stores import resolve_one
 
-from keyrot_middleware.config import load
 from keyrot_middleware.secrets import registry
 from keyrot_middleware.secrets.registry import open_store
+from keyrot_middleware.settings import load
 
 
 def write(here: Path, **variables: object) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from support import stores
 
-from keyrot_middleware.config import load
 from keyrot_middleware.errors import ConfigError, MissingExtraError, SecretError
 from keyrot_middleware.keys_file import BUILT_STORES
 from keyrot_middleware.secrets import Secret, open_secret_cache, open_store
+from keyrot_middleware.settings import load
 
 
 @pytest.fixture

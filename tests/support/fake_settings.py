@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from keyrot_middleware.config import load
 from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.settings import load
 
 __all__ = ["AUTH", "A", "B", "C", "write_keys", "wrong"]
 

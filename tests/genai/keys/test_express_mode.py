@@ -205,8 +205,7 @@ def test_vertex_with_a_project_is_untouched(gemini, pool, monkeypatch) -> None:
 
 def test_google_hosts_are_each_for_one_platform() -> None:
     """By default a developer key goes to one host, an express key to the other, over TLS."""
-    from keyrot_middleware.config import load
-    from keyrot_middleware.settings import allowed_origins
+    from keyrot_middleware.settings import allowed_origins, load
 
     allowed = allowed_origins(load().settings.allowed_hosts)
     assert allowed == {

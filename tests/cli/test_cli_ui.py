@@ -205,15 +205,6 @@ def test_a_token_file_is_for_a_permanent_page(shared: dict[str, str], tmp_path: 
     assert command.end() == (0, "")
 
 
-def test_a_token_that_others_can_read_is_reported(shared: dict[str, str], tmp_path: Path) -> None:
-    """A file with too wide a mode is used, with a warning on stderr."""
-    file = tmp_path / "token.txt"
-    file.write_text(TOKEN)
-    file.chmod(0o644)
-    code, errors = Command("--token-file", str(file), **shared).end()
-    assert (code, errors) == (0, f"keyrot: other users can read {file}: chmod 600 {file}\n")
-
-
 def run(*arguments: str, **env: str) -> tuple[int, str]:
     """Run a command that fails in this process."""
     ran = CliRunner().invoke(app, ["ui", *arguments], env=env)
@@ -257,13 +248,6 @@ def test_a_wrong_token_file_is_a_sentence(
     code, output = run("--token-file", str(file))
     assert (code, sentence in output, "secrets.token_urlsafe" in output) == (2, True, True)
     assert "short;" not in output
-
-
-def test_an_address_that_is_not_here_is_a_sentence(tmp_path: Path) -> None:
-    """Neither a traceback nor a printed address without a server."""
-    (tmp_path / "token.txt").write_text(TOKEN)
-    code, output = run("--host", "192.0.2.7", "--token-file", str(tmp_path / "token.txt"))
-    assert (code, "--host 192.0.2.7 --port 8787:" in output) == (2, True)
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])

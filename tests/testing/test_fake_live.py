@@ -75,24 +75,6 @@ def test_a_turn_is_answered_with_its_usage(gemini: FakeGemini, connect: Connect)
     assert gemini.used("a", MODEL).tokens == sum(prompts)
 
 
-@pytest.mark.parametrize("code", [1007, 1008, 1011])
-def test_a_session_is_closed_before_its_setup_is_done(
-    code: int, gemini: FakeGemini, connect: Connect
-) -> None:
-    """The close frame has the code and the message of the error."""
-    client = connect(gemini.add_key("a").value)
-    gemini.script("a", Reply.EXHAUSTED.as_close(code))
-
-    async def talk() -> None:
-        async with session(client):
-            pass
-
-    with pytest.raises(errors.APIError, match="Resource has been exhausted") as closed:
-        asyncio.run(talk())
-    assert closed.value.code == code
-    assert gemini.count("a", status=code, reply="EXHAUSTED") == 1
-
-
 @pytest.mark.parametrize(
     ("reply", "code"), [(Reply.EXHAUSTED.as_close(1011, after=1), 1011), (Reply.dropped(1), 1006)]
 )
@@ -151,19 +133,3 @@ def test_a_tool_is_called_and_answered(gemini: FakeGemini, connect: Connect) -> 
             return "".join([m.text or "" async for m in live.receive()])
 
     assert asyncio.run(talk()) == "ok from a"
-
-
-def test_an_ephemeral_token_stands_for_its_key(gemini: FakeGemini, connect: Connect) -> None:
-    """It is made by a request, and opens sessions that count for the key that made it."""
-    client = connect(gemini.add_key("a").value, api_version="v1alpha")
-    token = client.auth_tokens.create(config={"uses": 1})
-
-    async def talk() -> None:
-        async with session(connect(token.name, api_version="v1alpha")):
-            pass
-
-    asyncio.run(talk())
-    assert [(e.verb, e.key) for e in gemini.log] == [
-        ("auth_tokens.create", "a"),
-        ("bidiGenerateContent", "a"),
-    ]

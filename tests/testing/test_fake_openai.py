@@ -130,21 +130,6 @@ def test_the_openai_sdk_reads_answers_tools_and_schemas(gemini: FakeGemini, sdk:
     assert completions.create(**HELLO, tools=[TOOL], tool_choice="none").choices[0].message.content
 
 
-def test_embeddings_count_each_input(gemini: FakeGemini, sdk: Sdk) -> None:
-    """One vector an input, and one request of the quota; usage is not reported."""
-    client = sdk(gemini.add_key("a", rpm=4))
-    model = "gemini-embedding-001"
-    made = client.embeddings.create(model=model, input=["one", "two", "three"])
-    assert [len(one.embedding) for one in made.data] == [4, 4, 4]
-    assert gemini.used("a", model).requests == 3
-    assert "usage" not in made.to_dict()
-    assert len(client.embeddings.create(model=model, input="one").data) == 1
-    message = refusal(
-        lambda: client.embeddings.create(model=model, input="one"), openai.RateLimitError
-    )
-    assert "embed_content_free_tier_requests, limit: 4" in message
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", sorted(ERRORS))
 def test_every_error_is_the_native_one_in_a_list(
@@ -186,17 +171,3 @@ def test_both_protocols_have_one_quota(
     gemini.remove_key("a")
     message = refusal(lambda: client.chat.completions.create(**HELLO), openai.BadRequestError)
     assert message == "API key not valid. Please pass a valid API key."
-
-
-def test_a_stream_fails_in_its_middle(gemini: FakeGemini, http: httpx.Client) -> None:
-    """The error comes without `data:` after the first chunk; there is no [DONE]."""
-    key = gemini.add_key("a")
-    gemini.script("a", Reply.STREAM_OVERLOADED, Reply.dropped(1), Reply.truncated(1))
-    sent = {**HELLO, "stream": True}
-    text = http.post(CHAT, json=sent, headers=bearer(key)).text
-    first, _, error = text.partition("\r\n\r\n")
-    assert json.loads(first.removeprefix("data: "))["choices"]
-    assert json.loads(error)[0]["error"]["code"] == 503
-    with pytest.raises(httpx.RemoteProtocolError):
-        http.post(CHAT, json=sent, headers=bearer(key))
-    assert "[DONE]" not in http.post(CHAT, json=sent, headers=bearer(key)).text

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from google.genai import errors
-
-from keyrot_middleware.testing.keys import seconds_to_midnight
 
 MODEL = "gemini-2.5-flash"
 
@@ -121,26 +118,3 @@ def test_a_limit_of_zero_has_no_quota_value(gemini, connect) -> None:
     assert not any("quotaValue" in v for v in violations(error))
     assert error["message"].count("limit: 0, model: gemini-2.5-pro") == 4
     client.models.generate_content(model=MODEL, contents="hello")
-
-
-def test_a_batch_of_embeddings_costs_a_request_an_item(gemini, connect) -> None:
-    """Three items do not fit where two are allowed; the quota id is the embeddings' own."""
-    client = connect(gemini.add_key("free", rpm=2))
-    with pytest.raises(errors.ClientError) as caught:
-        client.models.embed_content(model="gemini-embedding-001", contents=["a", "b", "c"])
-    found = violations(caught.value.details["error"])[0]["quotaId"]
-    assert found == "EmbedContentRequestsPerMinutePerUserPerProjectPerModel-FreeTier"
-    client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
-
-
-@pytest.mark.parametrize(
-    ("moment", "hours"),
-    [
-        (datetime(2026, 3, 8, 8, tzinfo=UTC), 23),  # the clocks go forward on this day
-        (datetime(2026, 11, 1, 7, tzinfo=UTC), 25),  # and back on this one
-        (datetime(2026, 7, 1, 7, tzinfo=UTC), 24),
-    ],
-)
-def test_a_pacific_day_may_have_23_or_25_hours(moment: datetime, hours: int) -> None:
-    """The day ends at midnight Pacific time, with daylight saving."""
-    assert seconds_to_midnight(moment.timestamp()) == hours * 3600

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 PLUGIN = "keyrot_middleware.testing.pytest_plugin"
 WITH_PLUGIN = ("-p", "no:keyrot", "-p", PLUGIN)
@@ -162,10 +159,3 @@ def test_a_project_without_the_plugin_is_unchanged(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
     assert json.loads((tmp_path / "loaded.json").read_text()) == []
     assert "keyrot_pool -- " in run_pytest(tmp_path, "--fixtures").stdout
-
-
-def test_pytest_does_not_warn_of_a_package_that_was_imported_before_it() -> None:
-    """Under `keyrot run -m pytest` the package is imported first; pytest reads its docstring."""
-    rewriting = pytest.importorskip("_pytest.assertion.rewrite")
-    docstring = importlib.import_module("keyrot_middleware").__doc__
-    assert rewriting.AssertionRewriter.is_rewrite_disabled(docstring)

@@ -311,15 +311,6 @@ def test_a_state_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     expect(page.locator("#unused")).to_contain_text("No call has used this pool yet.")
 
 
-def test_an_available_key_shows_for_which_models_it_is_not(serve: Serve, open_tab: Open) -> None:
-    """Available means for some model; the others are named, with the reason."""
-    blocked = used(window(1, 5), "quota_minute")
-    source = FakeSource([key("free_1", used={MODEL: blocked, "other": used(window(1, 5))})])
-    page = open_tab(serve(ui.app(local=True, source=source)).url).page
-    expect(row(page, "free_1").locator(".state")).to_have_text("available")
-    expect(row(page, "free_1").locator(".reason")).to_have_text(f"Not for {MODEL} (quota_minute)")
-
-
 def test_a_hidden_page_pauses(serve: Serve, open_tab: Open) -> None:
     """A hidden page sends no request, and sends one at once when it is shown again."""
     requests: list[int] = []

@@ -18,13 +18,12 @@ import pytest
 from asgi import request as send
 from google import genai
 from playwright.sync_api import Page, expect
-from served import HOSTILE, TOKEN, details, row, wait_for_rows
+from served import TOKEN, details, row, wait_for_rows
 from support.servers import server
 
 import keyrot_middleware
 from keyrot_middleware import ui
 from keyrot_middleware.testing import FakeGemini, Reply
-from keyrot_middleware.testing.keys import make_value
 
 MODEL = "gemini-2.5-flash"
 PROMPT, ANSWER = "the-prompt-of-the-test", "the-answer-of-the-test"
@@ -109,58 +108,6 @@ def act(page: Page, key_id: str, action: str) -> None:
     expect(page.locator("#details")).to_be_hidden()
 
 
-def test_hostile_texts_of_google_and_callers_have_no_effect(
-    service: FakeGemini, pool: Any, serve: Serve, open_tab: Open
-) -> None:
-    """HTML in projects, models and Google's messages comes through the pool as text."""
-    server_url = serve(ui.app(actions=True, token=TOKEN)).login
-    client = pool(
-        {"key_id": "a_1", "project": HOSTILE[0], "tier": "tier1", "model": HOSTILE[1]},
-        {"key_id": "a_2", "project": HOSTILE[3]},
-    )
-    service.script("a_1", refusal(403, "PERMISSION_DENIED", HOSTILE[0]))
-    for model in (MODEL, *HOSTILE[:4]):
-        with_any_end(lambda model=model: call(client, model))
-    page = open_tab(server_url).page
-    wait_for_rows(page, 2)
-    expect(row(page, "a_1")).to_contain_text(HOSTILE[0])
-    expect(page.locator("#calls")).to_contain_text(HOSTILE[0])
-    elements = page.evaluate("[...document.querySelectorAll('*')].map(node => node.localName)")
-    assert {"iframe", "style", "b", "i"} & set(elements) == set()
-    assert elements.count("script") == elements.count("img") == 1
-
-
-def with_any_end(work: Callable[[], None]) -> None:
-    """Call a function that may fail."""
-    try:
-        work()
-    except Exception as error:
-        assert isinstance(error, genai.errors.APIError | ValueError)
-
-
-def test_history_begins_with_install(service: FakeGemini, pool: Any) -> None:
-    """A page that is mounted after the calls shows them, with tokens and cost."""
-    call(pool({"key_id": "a_1"}))
-    app = ui.app(local=True)
-    today = send(app, "/api/status").content["summary"]["today"]
-    assert min(today["input_tokens"], today["output_tokens"], today["cost_usd"]) > 0
-    assert send(app, "/api/attempts").content["calls"][0]["outcome"] == "ok"
-    assert send(app, "/api/status").content["summary"]["last_hour"]["requests"] == 1
-
-
-def test_a_mounted_page_names_the_shared_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Redis the page of a service shows where the state is, without the password."""
-    monkeypatch.setenv("GEMINI_API_KEYS", make_value())
-    url = server("valkey").url
-    keyrot_middleware.install(state_url=url.replace("//", "//:@"), pool="named")
-    try:
-        found = send(ui.app(local=True), "/api/status").content
-    finally:
-        keyrot_middleware.uninstall()
-    assert (found["shared"], found["pool"]) == (True, "named")
-    assert found["state_url"].startswith("redis://[redacted]@127.0.0.1:")
-
-
 def test_a_check_sends_a_key_to_allowed_hosts_only(
     service: FakeGemini, pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,12 +165,7 @@ keyrot_middleware.install(allowed_hosts=(sys.argv[2],), strategy="fill")
 client = genai.Client(http_options={"base_url": sys.argv[1]})
 print("ready", flush=True)
 for line in sys.stdin:
-    try:
-        client.models.generate_content(model=line.strip(), contents="hello")
-    except genai.errors.APIError as error:
-        print(error.code, flush=True)
-    else:
-        print("ok", flush=True)
+    print(client.models.generate_content(model=line.strip(), contents="hello").text, flush=True)
 """
 
 
@@ -238,18 +180,16 @@ class Program:
             env={**os.environ, **env},
             text=True,
         )
-
-    def read(self) -> str:
-        """Return its next line."""
         assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        assert self._process.stdout.readline() == "ready\n"
 
-    def call(self, model: str = MODEL) -> str:
-        """Send a call; return `ok` or the code of its error."""
+    def call(self) -> str:
+        """Send a call; return its answer."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{model}\n")
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{MODEL}\n")
         self._process.stdin.flush()
-        return self.read()
+        return self._process.stdout.readline().strip()
 
     def stop(self) -> None:
         """Stop it."""
@@ -275,7 +215,6 @@ def test_calls_of_two_processes_are_on_one_page(
         text=True,
     )
     try:
-        assert (first.read(), second.read()) == ("ready", "ready")
         assert shown.stdout is not None
         lines = [shown.stdout.readline() for _ in range(3)]
         url = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", "".join(lines))
@@ -284,12 +223,12 @@ def test_calls_of_two_processes_are_on_one_page(
         wait_for_rows(page, 2)
         expect(page.locator("#place")).to_contain_text("shared in redis://127.0.0.1:")
         begin_within_a_minute()
-        assert [first.call(), second.call(), second.call()] == ["ok"] * 3
+        assert [first.call(), second.call(), second.call()] == [ANSWER] * 3
         expect(row(page, "one")).to_contain_text("3 ok")
         expect(row(page, "one").locator(".most")).to_have_text("RPM 3 / 50")
         expect(page.locator("#calls tr")).to_have_count(3)
         service.script("one", Reply.QUOTA_MINUTE)
-        assert first.call() == "ok"
+        assert first.call() == ANSWER
         expect(row(page, "one").locator(".state")).to_have_text("cooling down")
         expect(page.locator("#calls tr").first.locator("li")).to_have_text(
             ["one 429 quota_minute", "two ok"]
@@ -298,7 +237,7 @@ def test_calls_of_two_processes_are_on_one_page(
         expect(row(page, "one").locator(".state")).to_have_text("available")
         act(page, "one", "Disable")
         expect(row(page, "one").locator(".state")).to_have_text("disabled")
-        assert second.call() == "ok"
+        assert second.call() == ANSWER
         expect(page.locator("#calls tr").first.locator("li")).to_have_text(["two ok"])
         act(page, "two", "Check")
         expect(page.locator("#toast")).to_contain_text("Key two works")

@@ -38,7 +38,6 @@ from ..settings import AllowedOrigins
 from ..state.memory import BoundedDict
 from ..telemetry.observer import CallObserver, observe
 from .key_headers import has_foreign_key
-from .model_chains import Chains
 from .no_key import NO_KEY, NoKey, error_body, why_no_key
 from .redaction import Redact
 from .urls import host_from_url, origin_from_url
@@ -50,7 +49,7 @@ _log = logging.getLogger("keyrot_middleware")
 _SALT = os.urandom(16)
 _NOT_ALLOWED = (OTHER_TIER, OTHER_PROJECT)
 _EPHEMERAL = "auth_tokens/"
-_MAX_HOSTS_WARNED = 20
+_MOST_WARNED = 20
 """Programs may use any number of hosts."""
 
 
@@ -61,7 +60,6 @@ class PooledCalls:
         """Serve a pool whose keys may go to *allowed*."""
         self.pool = pool
         self.allowed = allowed
-        self.chains = Chains(pool)
         self.uploads: BoundedDict[Secret] = BoundedDict(1_000)
         """The client's own key, or an empty one, of each upload that was begun here, by its name;
         its bytes may come without a key."""
@@ -95,7 +93,10 @@ class PooledCalls:
         if platform == VERTEX_EXPRESS and not has_keys:
             return False
         if origin_from_url(base_url) not in self.allowed[platform]:
-            self._warn_of_host(host_from_url(base_url))
+            host = host_from_url(base_url)
+            self.warn_once(
+                host, f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"
+            )
             return False
         if not has_keys and is_key(key) and self.tiers is None and required_project.get() is None:
             return False
@@ -177,12 +178,11 @@ class PooledCalls:
         found = self.pool.selector.keys.get(key_id) if key_id is not None else None
         return found or _outside("", info.platform)
 
-    def _warn_of_host(self, host: str) -> None:
-        """Warn once that calls to a host bypass the pool; the warning cannot fail the call."""
-        if host in self._warned or len(self._warned) >= _MAX_HOSTS_WARNED:
+    def warn_once(self, subject: str, text: str) -> None:
+        """Warn of a host or a model, once; the warning cannot fail the call."""
+        if subject in self._warned or len(self._warned) >= _MOST_WARNED:
             return
-        self._warned.add(host)
-        text = f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"
+        self._warned.add(subject)
         _log.warning("%s", text)
         warn_safely(text)
 

@@ -3,24 +3,21 @@
 A chain is written `gemini-3.8-flash>gemini-3.6-flash`. A request goes on to the next model of its
 chain where the failure is about the model and nothing was delivered: every key that could serve
 is limited for it, it is overloaded for everyone, or there is no such model. A request that is
-wrong, or that is bound to what one project has stored, stays with its model. A request whose
-contents carry thought signatures stays with the model that made them: another one refuses them.
+wrong, or that is bound to what one project has stored, stays with its model. So does one
+whose contents carry thought signatures: another model refuses them.
 """
 
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from hashlib import blake2b
 from itertools import pairwise
 from math import inf
 
 from .failures import RULES
 from .flow import OVERLOADED, CallState
-from .model import MODEL_SCOPES, CallInfo
+from .model import MODEL_SCOPES
 from .text import display
-from .usage import parse_object
 
 MAX_MODELS = 8
 """Models that one request may be sent to."""
@@ -94,16 +91,6 @@ def is_missing(call: CallState) -> bool:
     return bool(call.attempts) and all(a.verdict.failure in _MISSING for a in call.attempts)
 
 
-def with_model(call: CallState, model: str) -> CallInfo:
-    """Return the call's request as one to another model."""
-    info = call.info
-    return info._replace(
-        model=model,
-        tokens=call.scale.scaled(model, info.estimate),
-        models_tried=(*info.models_tried, info.model),
-    )
-
-
 def fallback_call(call: CallState, model: str) -> CallState:
     """Return the call of the same request to another model, with what is left of its waiting.
 
@@ -114,8 +101,13 @@ def fallback_call(call: CallState, model: str) -> CallState:
         for attempt in call.attempts
         if attempt.verdict.rotate and attempt.verdict.failure not in _ABOUT_THE_MODEL
     }
+    info = call.info._replace(
+        model=model,
+        tokens=call.scale.scaled(model, call.info.estimate),
+        models_tried=(*call.info.models_tried, call.info.model),
+    )
     return CallState(
-        with_model(call, model),
+        info,
         call.selector,
         call.policy,
         call.scale,
@@ -143,91 +135,3 @@ def stay_note(model: str) -> str:
         f"keyrot: this request stays with {model}, since its contents carry thought signatures "
         "that another model refuses"
     )
-
-
-# Which model made a thought signature ------------------------------------------------------------
-
-
-SIGNATURES_KEPT = 10_000
-SIGNATURE_S = 86_400.0
-"""How long the model of a signature is remembered: a conversation goes on sooner."""
-
-
-def _canonical(signature: str) -> str:
-    # The server and the SDK use different base64 alphabets.
-    return signature.rstrip("=").replace("+", "-").replace("/", "_")
-
-
-_OF_NO_MODEL = frozenset(
-    _canonical(text)
-    for name in ("context_engineering_is_the_way_to_go", "skip_thought_signature_validator")
-    for text in (name, b64encode(name.encode()).decode())
-)
-"""What a program may send in place of a signature, and every model accepts
-(https://ai.google.dev/gemini-api/docs/thought-signatures, FAQ)."""
-
-
-def find_signatures(contents: object) -> list[str]:
-    """Return the thought signatures in contents, as a request or response has them, in order."""
-    found: list[str] = []
-    for content in contents if isinstance(contents, list | tuple) else (contents,):
-        parts = content.get("parts") if isinstance(content, dict) else None
-        for part in parts if isinstance(parts, list | tuple) else ():
-            if isinstance(part, dict):
-                value = part.get("thoughtSignature", part.get("thought_signature"))
-                if isinstance(value, str) and value:
-                    found.append(_canonical(value))
-    return [signature for signature in found if signature not in _OF_NO_MODEL]
-
-
-def response_signatures(body: object) -> list[str]:
-    """Return the thought signatures in the text of a response, or of a chunk of a stream."""
-    if not isinstance(body, str) or "thoughtSignature" not in body:
-        return []
-    candidates = parse_object(body).get("candidates")
-    if not isinstance(candidates, list):
-        return []
-    return find_signatures([one.get("content") for one in candidates if isinstance(one, dict)])
-
-
-class SignedModels:
-    """Which model made the thought signatures of requests that fell back, as far as is remembered.
-
-    Not locked: threads that record at the same time may forget older ones early.
-    """
-
-    __slots__ = ("_older", "_recent")
-
-    def __init__(self) -> None:
-        self._recent: dict[bytes, tuple[str, float]] = {}
-        """By digest: the model, and until when it is remembered, epoch seconds."""
-        self._older: dict[bytes, tuple[str, float]] = {}
-
-    def record(self, signatures: Iterable[str], model: str, now: float) -> None:
-        """Record that *model* made these."""
-        for signature in signatures:
-            if len(self._recent) >= SIGNATURES_KEPT:
-                self._older, self._recent = self._recent, {}
-            self._recent[_digest(signature)] = (model, now + SIGNATURE_S)
-
-    def model_for(
-        self, info: CallInfo, contents: object, following: Mapping[str, str], now: float
-    ) -> str | None:
-        """Return the model that a request must stay with; None if its chain may serve it.
-
-        That is the model of its chain which made the last signature in its *contents*. A signature
-        that is not remembered is taken for one of the requested model.
-        """
-        signatures = find_signatures(contents) if info.verb in _VERBS else []
-        if not signatures:
-            return None
-        digest = _digest(signatures[-1])
-        made_by, until = self._recent.get(digest) or self._older.get(digest) or ("", 0.0)
-        model: str | None = info.model if now < until else None
-        while model is not None and model != made_by:  # chains have an end
-            model = following.get(model)
-        return model or info.model
-
-
-def _digest(signature: str) -> bytes:
-    return blake2b(signature.encode("utf-8", "surrogatepass"), digest_size=16).digest()

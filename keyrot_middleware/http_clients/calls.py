@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urljoin
 
 from ..adapters.key_headers import BEARER_HEADER, KEY_HEADER
-from ..adapters.model_chains import Chains, Models
 from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, NoKey, error_body
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.reading import TIER_HEADER, read_call, with_served_tier
@@ -25,6 +24,7 @@ from ..adapters.urls import host_from_url, origin_from_url
 from ..core import interactions
 from ..core.affinity import Route, is_api_path, parse_path
 from ..core.commands import Done, Failed
+from ..core.error_body import parse_error
 from ..core.failures import FailureFacts
 from ..core.flow import CallState, Exhausted
 from ..core.interactions import BodyLedger, EventLedger, ResponseLedger
@@ -37,8 +37,16 @@ from ..core.model import (
     Lease,
     Platform,
 )
-from ..core.model_fallback import find_signatures, replace_model
+from ..core.model_fallback import (
+    fallback_call,
+    is_missing,
+    may_fall_back,
+    replace_model,
+    stay_note,
+    tried_note,
+)
 from ..core.request_body import UPLOAD, add_name
+from ..core.text import one_line
 from ..core.usage import parse_openai_text, parse_token_counts, parse_usage_text
 from ..guard import handle_internal_error
 from ..runtime.current import (
@@ -69,6 +77,9 @@ NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
 OPENAI_RETRIES = "x-stainless-retry-count"
 """In each request of openai, which repeats a lost connection too."""
+_QUOTED = 300
+"""Characters of Google's message in a warning."""
+_SIGNATURES = (b"thoughtSignature", b"thought_signature")
 _UPLOAD_URL = "x-goog-upload-url"
 _GOOGLE = "https://generativelanguage.googleapis.com:443"
 """A gateway passes on its upload URLs."""
@@ -325,14 +336,15 @@ def _call_info(
     )
 
 
-class Call(Models):
+class Call:
     """A request that goes through the pool."""
 
     __slots__ = (
         "_body",
         "_collection",
-        "_observers",
+        "_error",
         "_request",
+        "call",
         "calls",
         "content",
         "in_query",
@@ -369,10 +381,10 @@ class Call(Models):
         """Whether the program has its key in the address."""
         self.is_sdk = False
         """Whether google-genai sends it."""
-        contents: Any = ()
-        if state.info.model in calls.chains.next_models:
-            contents = _signed(body) if route.is_openai else body.get("contents")
-        super().__init__(state, calls.chains, contents)
+        self.call = state
+        """That of the current model."""
+        self._error: Exception | None = None
+        """That of the first model."""
 
     @property
     def url(self) -> str:
@@ -389,12 +401,44 @@ class Call(Models):
         return self.calls.observe(self.call.info)
 
     def go_on(self, error: Exception) -> bool:
-        """Go on to the next model, if the request's has one; see `Models.go_on`."""
-        info = self.call.info
-        if info.models_tried or info.model in self.calls.chains.next_models:
-            return super().go_on(error)
-        self._error = error
-        return False
+        """Go on to the next model of the chain after a failure; return whether there is one."""
+        self._error = self._error or error
+        call, following = self.call, self.calls.pool.next_models
+        model = following.get(call.info.model)
+        if (model is not None or call.info.models_tried) and is_missing(call):
+            self._warn_of_missing(error, model)
+        if model is None or not may_fall_back(call):
+            return False
+        if any(name in self.content for name in _SIGNATURES):
+            self._error.add_note(stay_note(call.info.model))
+            return False
+        if not self.send_to(model):
+            return False
+        for link in (error, error.__cause__):  # its frames hold this call
+            if link is not None:
+                link.__traceback__ = None
+        self.call = fallback_call(call, model)
+        return True
+
+    def _warn_of_missing(self, error: Exception, after: str | None) -> None:
+        """Warn of a model of a chain that Google does not have."""
+        model = self.call.info.model
+        then = f"requests go on to {after}" if after else "it is the last of its chain"
+        body = getattr(error.__cause__ or error, "details", None)
+        why = one_line(parse_error(404, body, None, 0.0).message)[:_QUOTED]
+        self.calls.warn_once(
+            model,
+            f"KEYROT_FALLBACK_MODELS: the model {model} is misspelt or retired, and {then}; "
+            f"Google answers 404: {why}",
+        )
+
+    def take_error(self) -> Exception:
+        """Return the error to raise, that of the first model."""
+        error, self._error = self._error, None
+        assert error is not None  # noqa: S101 - narrows the type; a model has just failed
+        if tried := self.call.info.models_tried:
+            error.add_note(tried_note((*tried, self.call.info.model)))
+        return error
 
     def take_rest(self) -> Any:
         """Return the rest of a body that is too long to be kept; None for nothing.
@@ -490,8 +534,7 @@ class Call(Models):
             return NamedLedger(info.resources if info.bound_to_owner and info.idempotent else ())
         if self._collection:
             return (EventLedger if is_events else BodyLedger)(self._collection)
-        on_event = self._record_signatures if self.call.info.models_tried else None
-        return Ledger(kind, is_openai=self.is_openai, on_event=on_event)
+        return Ledger(kind, is_openai=self.is_openai)
 
     def done(self, response: Any, text: str, headers: Any, *, in_full: bool) -> Done | Failed:
         """Read a whole response; one that sends an upload to another host is a failure."""
@@ -504,8 +547,6 @@ class Call(Models):
             where = host_from_url(upload_url) or "no host"
             body = error_body(400, f"the upload goes to {where}, not in KEYROT_ALLOWED_HOSTS")
             return Failed(FailureFacts(400, body), Refused(_reply(400, body, self.url), body))
-        if self.call.info.models_tried:
-            self._record_signatures(_parse(text.encode()))
         if self._collection:
             ledger = BodyLedger(self._collection)
             ledger.feed(text.encode())
@@ -523,13 +564,6 @@ class Call(Models):
         if (tier := headers.get(TIER_HEADER)) is not None:
             usage = with_served_tier(usage, {TIER_HEADER: tier})
         return Done(response, usage, names)
-
-    def _record_signatures(self, body: Mapping[str, Any]) -> None:
-        """Remember which model signed the thoughts in a response, or in an event of one."""
-        candidates = [one.get("content") for one in _dicts(body.get("candidates"))]
-        if found := find_signatures(_signed(body) if self.is_openai else candidates):
-            chains: Chains = self.calls.chains
-            chains.signed.record(found, self.call.info.model, chains.now())
 
     def refused(self, code: int, text: str, headers: Any, response: Any) -> Failed:
         """Return the failure that a response is."""
@@ -580,21 +614,3 @@ def _upload(url: str) -> Iterable[str]:
     for value in parse_qs(url.partition("?")[2]).get("upload_id", ()):
         add_name(found, UPLOAD, value)
     return found
-
-
-def _signed(body: Mapping[str, Any]) -> list[Any]:
-    """Return contents as Google has them with the thought signatures of OpenAI's messages."""
-    messages: list[Any] = list(_dicts(body.get("messages")))
-    messages += [one.get("message", one.get("delta")) for one in _dicts(body.get("choices"))]
-    parts = []
-    for message in _dicts(messages):
-        for holder in (message, *_dicts(message.get("tool_calls"))):
-            extra = holder.get("extra_content")
-            google = extra.get("google") if isinstance(extra, dict) else None
-            if isinstance(google, dict):
-                parts.append(google)
-    return [{"parts": parts}]
-
-
-def _dicts(items: object) -> Iterable[dict[str, Any]]:
-    return [one for one in items if isinstance(one, dict)] if isinstance(items, list) else ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from ..core.interactions import ResponseLedger
@@ -19,27 +18,19 @@ class Ledger(ResponseLedger):
     It reads no more than what a client reads that stops behind the last event: that stream is over.
     """
 
-    __slots__ = ("_begun", "_google", "_is_array", "_is_openai", "_on_event", "_other", "_rest")
+    __slots__ = ("_begun", "_google", "_is_array", "_is_openai", "_other", "_rest")
 
-    def __init__(
-        self,
-        content_type: str,
-        *,
-        is_openai: bool,
-        on_event: Callable[[dict[str, Any]], None] | None = None,
-    ) -> None:
+    def __init__(self, content_type: str, *, is_openai: bool) -> None:
         """Start empty.
 
         Args:
             content_type: That of the response.
             is_openai: It is in OpenAI's protocol.
-            on_event: Called with each event that is no error.
         """
         super().__init__("")
         self._is_openai = is_openai
         self._is_array = "event-stream" not in content_type
         self._google = StreamLedger()
-        self._on_event = on_event
         self._rest = b""
         """The beginning of a line, or of an element, whose end is not here."""
         self._other = bytearray()
@@ -115,8 +106,6 @@ class Ledger(ResponseLedger):
             self.error, self.is_over = event, True
             return
         self._begun = True
-        if self._on_event is not None:
-            self._on_event(event)
         if self._is_openai:
             usage = parse_openai_usage(event)
             before = self.usage if usage.input_tokens is None else NO_USAGE

@@ -117,14 +117,13 @@ class Library(ABC):
 
     def serve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
         """Send a request through the pool; *send_once* sends a copy of it."""
-        with call:
-            while True:
-                try:
-                    return self._serve(call, request, send_once)
-                except Exception as failure:
-                    goes_on = call.go_on(failure)
-                if not goes_on:
-                    return self.last(call, request)
+        while True:
+            try:
+                return self._serve(call, request, send_once)
+            except Exception as failure:
+                goes_on = call.go_on(failure)
+            if not goes_on:
+                return self.last(call, request)
 
     def _serve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
         observer, opened = call.observe(), list[Any]()
@@ -193,19 +192,18 @@ class Library(ABC):
 
     async def aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
         """Send a request through the pool; *send_once* sends a copy of it."""
-        with call:
-            while True:
-                try:
-                    return await self._aserve(call, request, send_once)
-                except Exception as failure:
-                    goes_on = call.go_on(failure)
-                if not goes_on:
-                    return self.last(call, request)
+        while True:
+            try:
+                return await self._aserve(call, request, send_once)
+            except Exception as failure:
+                goes_on = call.go_on(failure)
+            if not goes_on:
+                return self.last(call, request)
 
     async def _aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
         observer, opened = call.observe(), list[Any]()
 
-        async def send(lease: Lease, get: str = "") -> Any:
+        async def send(lease: Lease) -> Any:
             key, in_full = call.key(lease), observer is not None or lease.has_budget
             try:
                 with Redacting(call.redact):

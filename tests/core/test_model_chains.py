@@ -22,16 +22,11 @@ from keyrot_middleware.core.flow import CallState
 from keyrot_middleware.core.model import CallInfo, Limits
 from keyrot_middleware.core.model_fallback import (
     MAX_MODELS,
-    SIGNATURE_S,
-    SIGNATURES_KEPT,
-    SignedModels,
     fallback_call,
-    find_signatures,
     is_missing,
     may_fall_back,
     next_models,
     replace_model,
-    response_signatures,
     stay_note,
     tried_note,
 )
@@ -199,74 +194,3 @@ def test_the_note_names_the_models() -> None:
 def test_the_note_says_why_a_request_stays() -> None:
     """With the model whose signatures it carries."""
     assert stay_note("a").startswith("keyrot: this request stays with a, since its contents carry")
-
-
-def signed(*signatures: object) -> list[Any]:
-    """Return contents whose parts have these signatures."""
-    return [{"role": "model", "parts": [{"thoughtSignature": one} for one in signatures]}]
-
-
-class TestSignatures:
-    """Which model a request stays with."""
-
-    @pytest.mark.parametrize(
-        ("contents", "found"),
-        [
-            (signed("a", "b"), ["a", "b"]),
-            (signed("a") + signed("b"), ["a", "b"]),
-            (signed("a")[0], ["a"]),
-            ([{"parts": [{"thought_signature": "a+/=="}]}], ["a-_"]),
-            (signed("", None, 1), []),
-            (signed("skip_thought_signature_validator"), []),
-            (signed("c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="), []),
-            (signed("context_engineering_is_the_way_to_go"), []),
-            ([{"parts": [{"functionCall": {"args": {"thoughtSignature": "a"}}}]}], []),
-            (["text", {"parts": "text"}, {"parts": ["text"]}, None], []),
-            ("text", []),
-            (None, []),
-        ],
-    )
-    def test_signatures_are_found_in_parts(self, contents: object, found: list[str]) -> None:
-        """In the form that requests and responses share; what every model accepts is none."""
-        assert find_signatures(contents) == found
-
-    @pytest.mark.parametrize(
-        ("body", "found"),
-        [
-            ('{"candidates": [{"content": {"parts": [{"thoughtSignature": "a\\u003d"}]}}]}', ["a"]),
-            ('{"candidates": [{}, 1], "thoughtSignature": "a"}', []),
-            ('{"candidates": 1, "thoughtSignature": "a"}', []),
-            ("thoughtSignature", []),
-            ('{"candidates": []}', []),
-            (None, []),
-        ],
-    )
-    def test_signatures_are_found_in_responses(self, body: object, found: list[str]) -> None:
-        """Also where Google escapes a character."""
-        assert response_signatures(body) == found
-
-    def test_the_model_of_the_last_known_signature_holds(self) -> None:
-        """If it is in the chain of the request; else the requested model keeps it."""
-        models, chain = SignedModels(), {INFO.model: "b", "b": "c"}
-        models.record(["x"], "b", 0.0)
-        models.record(["y"], "elsewhere", 0.0)
-
-        def model_for(*signatures: str, now: float = 1.0, **more: Any) -> str | None:
-            return models.model_for(INFO._replace(**more), signed(*signatures), chain, now)
-
-        assert model_for() is None
-        assert model_for("x") == "b"
-        assert model_for("unknown", "x") == "b"
-        assert model_for("x", "unknown") == INFO.model
-        assert model_for("y") == INFO.model
-        assert model_for("x", now=SIGNATURE_S) == INFO.model
-        assert model_for("x", verb="countTokens") is None
-
-    def test_only_so_many_are_kept(self) -> None:
-        """The oldest are forgotten first, and the latest never."""
-        models = SignedModels()
-        numbers = range(2 * SIGNATURES_KEPT + 1)
-        models.record(map(str, numbers), "b", 0.0)
-        left = [models.model_for(INFO, signed(str(n)), {INFO.model: "b"}, 1.0) for n in numbers]
-        assert left[0] == INFO.model
-        assert left[-SIGNATURES_KEPT:] == ["b"] * SIGNATURES_KEPT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gc
 import logging
 import warnings
@@ -315,111 +314,19 @@ def test_errors_of_models_that_another_one_replaced_leave_no_cycle(
         gc.enable()
 
 
-# Thought signatures: a model refuses those of another one ----------------------------------------
-
-
-@pytest.fixture
-def weather(gemini, clock) -> Any:
-    """A tool that takes two minutes, so that limits of a minute are over after it."""
-    gemini.sign_thoughts()
-
-    def get_weather(city: str) -> str:
-        """Return the weather."""
-        clock.advance(120)
-        return f"sunny in {city}"
-
-    get_weather.__annotations__ = {"city": str, "return": str}
-    return {"tools": [get_weather]}
-
-
 @pytest.mark.parametrize("mode", MODES)
-def test_a_tool_loop_goes_on_with_the_model_that_signed(
-    mode, gemini, pool, connect, weather
+def test_a_request_with_thought_signatures_stays_with_its_model(
+    mode, gemini, pool, connect
 ) -> None:
-    """Hop 1 fell to the second model; hop 2 goes there, although the first one is available."""
+    """Another model refuses them; a note says why none was asked."""
     pool("A", fallback_models=CHAIN, max_wait_s=0)
     gemini.script("A", Reply.QUOTA_MINUTE)
-    assert ask(mode, connect(), model=PRO, config=weather).endswith("ok from A")
-    assert models(gemini) == [PRO, FLASH, FLASH]
-    gemini.reset_log()
-    assert ask(mode, connect(), model=PRO) == "ok from A"
-    assert models(gemini) == [PRO], "other conversations use the first model again"
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_tool_loop_fails_where_the_model_that_signed_cannot_serve(
-    mode, gemini, pool, connect, weather
-) -> None:
-    """No other model is asked, and a note says why."""
-    pool("A", fallback_models=f"{PRO}>{FLASH}>{LITE}", max_wait_s=0)
-    gemini.script("A", Reply.QUOTA_MINUTE, Reply.OK, Reply.QUOTA_DAY)
+    contents = [{"role": "model", "parts": [{"text": "x", "thought_signature": b"signed"}]}]
+    contents += [{"role": "user", "parts": [{"text": "y"}]}]
     with pytest.raises(genai.errors.ClientError, match="429") as failed:
-        ask(mode, connect(), model=PRO, config=weather)
-    assert models(gemini) == [PRO, FLASH, FLASH]
-    assert failed.value.__notes__[-1].startswith(f"keyrot: this request stays with {FLASH}, since")
-
-
-@pytest.mark.parametrize("kind", ["first", "unknown"])
-def test_a_conversation_of_the_first_model_does_not_go_on_to_the_next(
-    kind, gemini, pool, connect, clock
-) -> None:
-    """Its signatures are the first model's, also where another process has got them."""
-    gemini.sign_thoughts()
-    pool("A", fallback_models=CHAIN, max_wait_s=0)
-    client = connect()
-    chat = client.chats.create(model=PRO)
-    if kind == "unknown":
-        with keyrot_middleware.bypass():
-            client = connect(gemini.key("A").value)
-            chat = client.chats.create(model=PRO)
-            chat.send_message("one")
-    else:
-        chat.send_message("one")
-    gemini.reset_log()
-    gemini.script("A", Reply.QUOTA_MINUTE)
-    with pytest.raises(genai.errors.ClientError, match="429") as failed:
-        chat.send_message("two")
+        ask(mode, connect(), model=PRO, contents=contents)
     assert models(gemini) == [PRO]
     assert failed.value.__notes__[-1].startswith(f"keyrot: this request stays with {PRO}, since")
-    clock.advance(60)
-    assert chat.send_message("two").text == "ok from A"
-
-
-def test_a_chat_stays_with_the_second_model(gemini, pool, connect, clock) -> None:
-    """Turn after turn, each with a new signature; a new chat starts with the first model."""
-    gemini.sign_thoughts()
-    pool("A", fallback_models=CHAIN, max_wait_s=0)
-    gemini.script("A", Reply.QUOTA_MINUTE)
-    chat = connect().chats.create(model=PRO)
-    for _ in range(3):
-        assert "".join(chunk.text for chunk in chat.send_message_stream("x")) == "ok from A"
-        clock.advance(60)
-    assert models(gemini) == [PRO, FLASH, FLASH, FLASH]
-    assert connect().chats.create(model=PRO).send_message("x").text == "ok from A"
-    assert models(gemini)[-1] == PRO
-
-
-def test_a_signature_of_no_model_does_not_keep_a_request(gemini, pro_is_limited, connect) -> None:
-    """Google accepts it of every model, so the next one may serve the request."""
-    pro_is_limited()
-    part = {"text": "x", "thought_signature": b"skip_thought_signature_validator"}
-    contents = [{"role": "model", "parts": [part]}, {"role": "user", "parts": [{"text": "y"}]}]
-    assert ask("sync", connect(), model=PRO, contents=contents).startswith("ok from ")
-    sent = gemini.log[-1].body["contents"][0]["parts"][0]["thoughtSignature"]
-    assert base64.urlsafe_b64decode(sent) == b"skip_thought_signature_validator"
-
-
-def test_a_signature_is_forgotten_after_a_day(gemini, pool, connect, clock) -> None:
-    """Then the request goes to the model that the program names."""
-    gemini.sign_thoughts()
-    pool("A", fallback_models=CHAIN, max_wait_s=0)
-    gemini.script("A", Reply.QUOTA_MINUTE)
-    chat = connect().chats.create(model=PRO)
-    chat.send_message("one")
-    clock.advance(86_500)
-    with pytest.raises(genai.errors.ClientError, match="thought signature"):
-        chat.send_message("two")
-    assert models(gemini) == [PRO, FLASH, PRO]
 
 
 # Models that Google does not have ----------------------------------------------------------------

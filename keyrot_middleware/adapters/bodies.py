@@ -15,7 +15,6 @@ from typing import Any
 
 from ..core.commands import Failed, StreamEnd
 from ..core.failures import FailureFacts
-from ..core.interactions import ResponseLedger
 from ..guard import handle_internal_error
 from ..secrets import Secret
 from .reading import transport_failure, with_served_tier
@@ -37,7 +36,7 @@ class _Body:
         self,
         pieces: Any,
         close: Callable[[], Any],
-        ledger: ResponseLedger,
+        ledger: Any,
         headers: Any,
         *,
         key: Secret,
@@ -71,7 +70,7 @@ class _Body:
         try:
             self.ledger.feed(data)
         except Exception:
-            self.ledger = ResponseLedger("")
+            self.ledger.give_up()
             handle_internal_error("adapters")
         return redact_key(data, self._key)
 

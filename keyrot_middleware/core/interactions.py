@@ -8,7 +8,6 @@ environments and voices. So such an id counts only if its owner is known: `is_ce
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,10 +104,13 @@ def _find_ids(part: object, found: dict[str, None]) -> None:
 # Responses --------------------------------------------------------------------------------------
 
 
-class ResponseLedger:
-    """What a response reports: names of what is stored, tokens, and the error of a stream."""
+class InteractionLedger:
+    """What a response, or its events, report: names of what is stored, and tokens."""
 
-    __slots__ = ("_collection", "_names", "error", "is_over", "usage")
+    __slots__ = ("_collection", "_names", "usage")
+
+    marks = (b'"interaction', b'_token"', b'"error"')
+    """Only events with one of these can report something; most carry text or media."""
 
     def __init__(self, collection: str) -> None:
         """Start empty.
@@ -119,31 +121,11 @@ class ResponseLedger:
         self._collection = collection
         self._names: dict[str, None] = {}
         self.usage: Usage = NO_USAGE
-        self.error: Any = None
-        """The body of an error that came inside a stream; None for none."""
-        self.is_over = False
-        """The response is complete, whether or not more bytes come."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return the stored resources named so far."""
         return tuple(self._names)
-
-    @property
-    def has_begun(self) -> bool:
-        """Return whether data or an error is here."""
-        return True
-
-    @property
-    def failed_at_once(self) -> bool:
-        """Return whether an error came before any data."""
-        return False
-
-    def feed(self, data: bytes) -> None:
-        """Add bytes of the body. Here: bytes that can report nothing, such as those of a file."""
-
-    def finish(self) -> None:
-        """Read what is left: the body has ended."""
 
     def read(self, body: object) -> None:
         """Read a whole body, parsed."""
@@ -155,6 +137,15 @@ class ResponseLedger:
             if isinstance(item, Mapping):
                 self._add_names(item, self._collection)
         self._read_usage(body)
+
+    def feed(self, event: Mapping[str, Any]) -> bool:
+        """Add an event of a stream; return whether it is the last one."""
+        interaction = event.get("interaction")
+        if isinstance(interaction, Mapping):
+            self._add_names(interaction, "interactions")
+            self._read_usage(interaction)
+        self._add_names(event, "")
+        return event.get("event_type") in _LAST
 
     def _add_names(self, body: Mapping[str, Any], collection: str) -> None:
         if collection and isinstance(name := body.get("id"), str) and name:
@@ -184,98 +175,7 @@ class ResponseLedger:
         )
 
 
-class BodyLedger(ResponseLedger):
-    """Reads a body of JSON, when all of it is there."""
-
-    __slots__ = ("_body",)
-
-    def __init__(self, collection: str) -> None:
-        super().__init__(collection)
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        """Add bytes of the body."""
-        self._body += data
-
-    def finish(self) -> None:
-        """Read the body."""
-        self.read(_parse(self._body))
-        self._body = bytearray()
-        self.is_over = True
-
-
-class EventLedger(ResponseLedger):
-    """Reads a stream of server-sent events, as its bytes come.
-
-    Only events that can report something are parsed; most carry text or media.
-    """
-
-    __slots__ = ("_begun", "_line")
-
-    def __init__(self, collection: str) -> None:
-        super().__init__(collection)
-        self._line = bytearray()
-        self._begun = False
-
-    @property
-    def has_begun(self) -> bool:
-        """Return whether the first event is here, not only a part of it."""
-        return self._begun or self.is_over
-
-    @property
-    def failed_at_once(self) -> bool:
-        """Return whether the first event is an error."""
-        return self.error is not None and not self._begun
-
-    def feed(self, data: bytes) -> None:
-        """Add bytes of the stream."""
-        if b"\n" not in data and b"\r" not in data:
-            self._line += data
-            return
-        *lines, last = (bytes(self._line) + data).replace(b"\r", b"\n").split(b"\n")
-        self._line = bytearray(last)
-        for line in lines:
-            self._read_line(line)
-
-    def finish(self) -> None:
-        """Read the last line, which may have no end."""
-        self._read_line(bytes(self._line))
-        self._line = bytearray()
-
-    def _read_line(self, line: bytes) -> None:
-        if not line.startswith(b"data:"):
-            return
-        if line[5:].strip() == b"[DONE]":
-            self.is_over = True
-            return
-        event = _parse(line[5:]) if any(word in line for word in _REPORTING) else None
-        if not isinstance(event, Mapping):
-            self._begun = True
-            return
-        kind = event.get("event_type")
-        if kind == "error":
-            self.error, self.is_over = {"error": event.get("error")}, True
-            return
-        self._begun = True
-        if kind in _LAST:
-            self.is_over = True
-        interaction = event.get("interaction")
-        if isinstance(interaction, Mapping):
-            self._add_names(interaction, "interactions")
-            self._read_usage(interaction)
-        self._add_names(event, "")
-
-
-_REPORTING = (b'"interaction', b'_token"', b'"error"')
 _LAST = ("interaction.completed", "interaction.complete")
-
-
-def _parse(text: bytes | bytearray) -> object:
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value
 
 
 def _count(counts: Mapping[str, Any], name: str) -> int | None:

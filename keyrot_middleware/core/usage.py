@@ -62,30 +62,28 @@ _AFTER = {"modelVersion", "responseId"}
 class StreamLedger:
     """Collects the usage of one stream from its chunks."""
 
-    __slots__ = ("_meta", "_model", "_names", "_reasons", "_response_id", "chunks")
+    __slots__ = ("_meta", "_model", "_names", "_reasons", "_response_id")
+
+    marks = ()
 
     def __init__(self) -> None:
-        self.chunks = 0
-        """Chunks fed so far."""
         self._meta: Mapping[str, Any] = _NONE
         self._model: str | None = None
         self._response_id: str | None = None
         self._reasons: dict[int, str] = {}
         self._names: dict[str, None] = {}
 
-    def feed(self, chunk: Mapping[str, Any] | str | None) -> None:
-        """Add a chunk, parsed or as JSON text; anything else is only counted."""
-        self.chunks += 1
-        body = _read(chunk) if isinstance(chunk, str) else chunk
-        if not isinstance(body, Mapping):
-            return
+    def feed(self, body: Mapping[str, Any]) -> bool:
+        """Add a chunk; return whether it is the last one."""
         meta = body.get("usageMetadata")
         if isinstance(meta, Mapping) and _has_numbers(meta):
             self._meta = meta
         self._model = _string(body.get("modelVersion")) or self._model
         self._response_id = _string(body.get("responseId")) or self._response_id
-        self._reasons.update(_reasons(body.get("candidates")))
+        reasons = _reasons(body.get("candidates"))
+        self._reasons.update(reasons)
         self._names.update(dict.fromkeys(find_resource_names(body)))
+        return bool(reasons)
 
     @property
     def usage(self) -> Usage:
@@ -97,6 +95,28 @@ class StreamLedger:
     def names(self) -> tuple[str, ...]:
         """Return the stored resources named so far, mostly continuation tokens."""
         return tuple(self._names)
+
+
+class OpenAILedger:
+    """Collects the usage of one stream in OpenAI's protocol, which has an end of its own."""
+
+    __slots__ = ("usage",)
+
+    marks = names = ()
+
+    def __init__(self) -> None:
+        self.usage = NO_USAGE
+
+    def feed(self, body: Mapping[str, Any]) -> bool:
+        """Add a chunk; return whether it is the last one."""
+        usage, before = parse_openai_usage(body), self.usage
+        known = before if usage.input_tokens is None else NO_USAGE
+        self.usage = usage._replace(
+            input_tokens=usage.input_tokens or known.input_tokens,
+            output_tokens=usage.output_tokens or known.output_tokens,
+            finish_reasons=usage.finish_reasons or before.finish_reasons,
+        )
+        return False
 
 
 def parse_usage(body: Mapping[str, Any]) -> Usage:

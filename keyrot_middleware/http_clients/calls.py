@@ -27,7 +27,7 @@ from ..core.commands import Done, Failed
 from ..core.error_body import parse_error
 from ..core.failures import FailureFacts
 from ..core.flow import CallState, Exhausted
-from ..core.interactions import BodyLedger, EventLedger, ResponseLedger
+from ..core.interactions import InteractionLedger
 from ..core.model import (
     EXPRESS_POOL_KEY,
     GEMINI_API,
@@ -47,7 +47,14 @@ from ..core.model_fallback import (
 )
 from ..core.request_body import UPLOAD, add_name
 from ..core.text import one_line
-from ..core.usage import parse_openai_text, parse_token_counts, parse_usage_text
+from ..core.usage import (
+    OpenAILedger,
+    StreamLedger,
+    parse_object,
+    parse_openai_text,
+    parse_token_counts,
+    parse_usage_text,
+)
 from ..guard import handle_internal_error
 from ..runtime.current import (
     SdkCall,
@@ -58,7 +65,7 @@ from ..runtime.current import (
 )
 from ..secrets import Secret
 from ..telemetry.observer import CallObserver
-from .ledgers import Ledger, NamedLedger
+from .ledgers import Ledger
 
 KEY_NAMES = frozenset({KEY_HEADER, BEARER_HEADER})
 CLIENT_HEADER = "x-goog-api-client"
@@ -525,16 +532,19 @@ class Call:
         kind = headers.get("content-type", "")
         return self.stream or not kind or "json" not in kind
 
-    def ledger(self, headers: Any) -> ResponseLedger:
+    def ledger(self, headers: Any) -> Ledger:
         """Return what reads a response in pieces."""
         kind = headers.get("content-type", "")
         is_events = "event-stream" in kind
         if headers.get("content-encoding") or not (is_events or "json" in kind):
-            info = self.call.info
-            return NamedLedger(info.resources if info.bound_to_owner and info.idempotent else ())
+            ledger, info = Ledger(), self.call.info
+            if info.bound_to_owner and info.idempotent:
+                ledger.names = info.resources  # of a file: its project has what was asked for
+            return ledger
         if self._collection:
-            return (EventLedger if is_events else BodyLedger)(self._collection)
-        return Ledger(kind, is_openai=self.is_openai)
+            return Ledger(InteractionLedger(self._collection), is_array=not is_events)
+        events = OpenAILedger() if self.is_openai else StreamLedger()
+        return Ledger(events, is_array=not is_events)
 
     def done(self, response: Any, text: str, headers: Any, *, in_full: bool) -> Done | Failed:
         """Read a whole response; one that sends an upload to another host is a failure."""
@@ -548,9 +558,8 @@ class Call:
             body = error_body(400, f"the upload goes to {where}, not in KEYROT_ALLOWED_HOSTS")
             return Failed(FailureFacts(400, body), Refused(_reply(400, body, self.url), body))
         if self._collection:
-            ledger = BodyLedger(self._collection)
-            ledger.feed(text.encode())
-            ledger.finish()
+            ledger = InteractionLedger(self._collection)
+            ledger.read(parse_object(text))
             usage, names = ledger.usage, ledger.names
         elif self.is_openai:
             usage, names = parse_openai_text(text, in_full=in_full)

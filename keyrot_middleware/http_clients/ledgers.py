@@ -5,68 +5,79 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..core.interactions import ResponseLedger
 from ..core.model import NO_USAGE
-from ..core.usage import StreamLedger, parse_openai_usage
-
-__all__ = ["Ledger", "NamedLedger"]
 
 
-class Ledger(ResponseLedger):
+class Ledger:
     """Reads server-sent events, and the array of JSON that comes without `alt=sse`.
 
     It reads no more than what a client reads that stops behind the last event: that stream is over.
     """
 
-    __slots__ = ("_begun", "_google", "_is_array", "_is_openai", "_other", "_rest")
-
-    def __init__(self, content_type: str, *, is_openai: bool) -> None:
+    def __init__(self, events: Any = None, *, is_array: bool = False) -> None:
         """Start empty.
 
         Args:
-            content_type: That of the response.
-            is_openai: It is in OpenAI's protocol.
+            events: Reads each event, in one of the protocols; None: the bytes report nothing.
+            is_array: The events are the elements of an array.
         """
-        super().__init__("")
-        self._is_openai = is_openai
-        self._is_array = "event-stream" not in content_type
-        self._google = StreamLedger()
-        self._rest = b""
+        self._events, self._is_array = events, is_array
+        self._rest = bytearray()
         """The beginning of a line, or of an element, whose end is not here."""
         self._other = bytearray()
         """What is no event: an error behind the events comes as JSON alone."""
         self._begun = False
+        self.error: Any = None
+        """The event that is an error."""
+        self.is_over = False
+        """The response is complete, whether or not more bytes come."""
+        self.names: tuple[str, ...] = ()
+        """The stored resources named so far."""
+
+    @property
+    def usage(self) -> Any:
+        """The tokens so far."""
+        return NO_USAGE if self._events is None else self._events.usage
 
     @property
     def has_begun(self) -> bool:
-        """Return whether the first event is here, not only a part of it."""
-        return self._begun or self.is_over
+        """Whether the first event is here, not only a part of it."""
+        return self._begun or self.is_over or self._events is None
 
     @property
     def failed_at_once(self) -> bool:
-        """Return whether the first event is an error."""
+        """Whether the first event is an error."""
         return self.error is not None and not self._begun
+
+    def give_up(self) -> None:
+        """Read no further."""
+        self._events = None
 
     def feed(self, data: bytes) -> None:
         """Add bytes of the stream."""
+        if self._events is None:
+            return
         self._rest += data
         if self._is_array:
             # Most elements end with a piece; to search each piece for one would be quadratic.
-            if self._rest.rstrip(b" \r\n,]").endswith(b"}"):
+            if data.rstrip(b" \r\n,]").endswith(b"}"):
                 self._read_elements()
         elif b"\n" in data or b"\r" in data:
-            *lines, self._rest = self._rest.replace(b"\r", b"\n").split(b"\n")
+            *lines, rest = bytes(self._rest).replace(b"\r", b"\n").split(b"\n")
+            self._rest = bytearray(rest)
             for line in lines:
                 self._read_line(line)
 
     def finish(self) -> None:
         """Read what is left: the body has ended."""
+        if self._events is None:
+            return
         if self._is_array:
             self._read_elements()
         else:
-            self._read_line(self._rest)
+            self._read_line(bytes(self._rest))
             self._read_json(self._other)
-        self._rest = b""
+        self._rest.clear()
         self.is_over = True
 
     def _read_elements(self) -> None:
@@ -79,14 +90,17 @@ class Ledger(ResponseLedger):
                 break
             self._read(event)
             text = text[end:]
-        self._rest = text.encode()
+        self._rest = bytearray(text.encode())
 
     def _read_line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
+            marks = self._events.marks
             if line[5:].strip() == b"[DONE]":
                 self.is_over = True
-                return
-            self._read_json(line[5:])
+            elif marks and not any(mark in line for mark in marks):
+                self._begun = True
+            else:
+                self._read_json(line[5:])
         elif len(self._other) < _LONGEST:
             self._other += line
             if line.endswith(b"}"):
@@ -102,32 +116,13 @@ class Ledger(ResponseLedger):
     def _read(self, event: Any) -> None:
         if not isinstance(event, dict):
             return
-        if "error" in event:
+        if "error" in event and event.get("event_type", "error") == "error":
             self.error, self.is_over = event, True
             return
         self._begun = True
-        if self._is_openai:
-            usage = parse_openai_usage(event)
-            before = self.usage if usage.input_tokens is None else NO_USAGE
-            self.usage = usage._replace(
-                input_tokens=usage.input_tokens or before.input_tokens,
-                output_tokens=usage.output_tokens or before.output_tokens,
-                finish_reasons=usage.finish_reasons or self.usage.finish_reasons,
-            )
-            return
-        self._google.feed(event)
-        self.usage = self._google.usage
-        self._names = dict.fromkeys(self._google.names)
-        if any(one.get("finishReason") for one in event.get("candidates") or ()):
+        if self._events.feed(event):
             self.is_over = True
-
-
-class NamedLedger(ResponseLedger):
-    """Bytes that report nothing, such as those of a file; its project has what was asked for."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__("")
-        self._names = dict.fromkeys(names)
+        self.names = self._events.names
 
 
 _LONGEST = 65_536

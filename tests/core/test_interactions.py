@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from keyrot_middleware.core.interactions import (
-    BodyLedger,
-    EventLedger,
-    ResponseLedger,
-    call_info,
-    collection_of,
-)
+from keyrot_middleware.core.interactions import InteractionLedger, call_info, collection_of
 from keyrot_middleware.core.model import NO_USAGE, CallInfo
 
 NEW = "https://host.example/v1beta/interactions"
@@ -46,7 +39,7 @@ def test_a_new_interaction_may_use_any_key() -> None:
 def test_the_service_tier_of_a_request(asked: dict[str, str], tier: str) -> None:
     """Standard is the tier of a request that names none; the response names the served one."""
     assert new(model="m", **asked).service_tier == tier
-    ledger = BodyLedger("interactions")
+    ledger = InteractionLedger("interactions")
     ledger.read({"id": "v1_a", "usage": USAGE, **asked})
     assert ledger.usage.service_tier == asked.get("service_tier")
 
@@ -154,14 +147,10 @@ def test_the_collection_of_an_id(method: str, path: str, collection: str) -> Non
 # Responses --------------------------------------------------------------------------------------
 
 
-def read(body: Any, collection: str = "interactions") -> ResponseLedger:
-    """Read a whole body, in two pieces."""
-    ledger, text = BodyLedger(collection), json.dumps(body).encode()
-    ledger.feed(text[:5])
-    ledger.feed(text[5:])
-    ledger.finish()
-    assert ledger.is_over
-    assert not ledger.failed_at_once
+def read(body: Any, collection: str = "interactions") -> InteractionLedger:
+    """Read a whole body."""
+    ledger = InteractionLedger(collection)
+    ledger.read(body)
     return ledger
 
 
@@ -196,7 +185,7 @@ def test_other_names_are_read() -> None:
 def test_other_bodies_report_nothing(body: Any) -> None:
     """Whatever comes, nothing is raised."""
     ledger = read(body, "agents")
-    assert (ledger.names, ledger.usage, ledger.error) == ((), NO_USAGE, None)
+    assert (ledger.names, ledger.usage) == ((), NO_USAGE)
 
 
 def test_counts_that_are_no_numbers_are_unknown() -> None:
@@ -205,99 +194,11 @@ def test_counts_that_are_no_numbers_are_unknown() -> None:
     assert read({"usage": usage}).usage == NO_USAGE
 
 
-def test_bytes_that_are_no_json_report_nothing() -> None:
-    """A file of an environment, or half a body."""
-    for ledger in (ResponseLedger("environments"), BodyLedger("environments")):
-        ledger.feed(b'{"id": "e')
-        ledger.finish()
-        assert ledger.names == ()
-
-
-CREATED = {"event_type": "interaction.created", "interaction": {"id": "v1_a"}}
-DELTA = {"event_type": "step.delta", "delta": {"type": "text", "text": 'an "error" is'}}
-STATUS = {
-    "event_type": "interaction.status_update",
-    "interaction_id": "v1_a",
-    "continuation_token": "t",
-}
-COMPLETED = {
-    "event_type": "interaction.completed",
-    "interaction": {"id": "v1_a", "model": "m", "usage": USAGE},
-}
-ERROR = {"event_type": "error", "error": {"code": "too_many_requests", "message": "Slow."}}
-
-
-def sse(*events: Any, end: str = "\n") -> bytes:
-    """Write events."""
-    return b"".join(
-        f"event: {event['event_type']}{end}data: {json.dumps(event)}{end}{end}".encode()
-        for event in events
-    )
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
-def test_a_stream_is_read_in_any_pieces(size: int, end: str) -> None:
-    """Ids, the token of a continuation and the tokens, wherever the bytes are cut."""
-    data = sse(CREATED, DELTA, STATUS, DELTA, COMPLETED, end=end)
-    ledger = EventLedger("interactions")
-    for start in range(0, len(data), size):
-        ledger.feed(data[start : start + size])
-    ledger.finish()
+def test_events_are_read() -> None:
+    """Ids, the token of a continuation and the tokens; the last one is known."""
+    ledger = InteractionLedger("interactions")
+    usage = {"event_type": "interaction.completed", "interaction": {"id": "v1_a", "usage": USAGE}}
+    assert not ledger.feed({"event_type": "x", "interaction_id": "v1_a", "continuation_token": "t"})
+    assert ledger.feed(usage)
     assert ledger.names == ("interactions/v1_a", "continuation:t")
-    assert ledger.usage[:6] == (12, 8, 4, 3, "m", "v1_a")
-    assert (ledger.is_over, ledger.error, ledger.failed_at_once) == (True, None, False)
-
-
-def test_a_stream_is_over_with_its_last_event() -> None:
-    """The SDK reads no further, and closes it."""
-    ledger = EventLedger("interactions")
-    ledger.feed(sse(CREATED, DELTA))
-    assert not ledger.is_over
-    ledger.feed(b"event: done\ndata: [DONE]\n\n")
-    assert ledger.is_over
-
-
-@pytest.mark.parametrize("before", [(), (CREATED,), (DELTA,)])
-def test_an_error_in_a_stream(before: Any) -> None:
-    """As the first event it is a failed send; behind another one it is not."""
-    ledger = EventLedger("interactions")
-    ledger.feed(b": a comment\n" + sse(*before, ERROR))
-    assert ledger.error == {"error": ERROR["error"]}
-    assert ledger.failed_at_once == (not before)
-    assert ledger.is_over
-
-
-@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
-def test_a_stream_has_begun_with_its_first_event(size: int) -> None:
-    """Not with a comment, nor with a part of the event, which may be an error."""
-    data = b": a comment\n" + sse(ERROR)
-    ledger = EventLedger("interactions")
-    for start in range(0, len(data), size):
-        assert (ledger.has_begun, ledger.failed_at_once) == (False, False)
-        ledger.feed(data[start : start + size])
-        if b"data: %b\n" % json.dumps(ERROR).encode() in data[: start + size]:
-            break
-    assert (ledger.has_begun, ledger.failed_at_once) == (True, True)
-    ledger = EventLedger("interactions")
-    ledger.feed(sse(DELTA))
-    assert (ledger.has_begun, ledger.failed_at_once) == (True, False)
-    assert ResponseLedger("").has_begun
-
-
-def test_a_last_line_without_an_end_is_read() -> None:
-    """Some streams end with it."""
-    ledger = EventLedger("interactions")
-    ledger.feed(sse(ERROR).rstrip())
-    assert ledger.error is None
-    ledger.finish()
-    assert ledger.error is not None
-
-
-@pytest.mark.parametrize("line", [b'data: {"interaction', b'data: ["interaction"]', b"data:"])
-def test_lines_that_are_no_events_report_nothing(line: bytes) -> None:
-    """Whatever comes, nothing is raised."""
-    ledger = EventLedger("interactions")
-    ledger.feed(line + b"\n\n")
-    ledger.finish()
-    assert (ledger.names, ledger.error, ledger.is_over) == ((), None, False)
+    assert ledger.usage[:4] == (12, 8, 4, 3)

@@ -158,8 +158,7 @@ def test_a_large_body_is_read_as_if_it_had_been_parsed(body: dict[str, Any]) -> 
     assert names == ledger.names
 
 
-@pytest.mark.parametrize("form", [dict, json.dumps], ids=["parsed", "text"])
-def test_a_stream_ends_with_the_last_usage_that_has_numbers(form: Any) -> None:
+def test_a_stream_ends_with_the_last_usage_that_has_numbers() -> None:
     """Later chunks replace the usage, unless they bring an empty one."""
     ledger = StreamLedger()
     first = {"promptTokenCount": 10}
@@ -171,24 +170,20 @@ def test_a_stream_ends_with_the_last_usage_that_has_numbers(form: Any) -> None:
     ]
     usages = []
     for chunk in chunks:
-        ledger.feed(form(chunk))
+        ledger.feed(chunk)
         usages.append(ledger.usage)
     assert usages[0] == Usage(input_tokens=10, model="m-001")
     assert usages[1] == READ
     assert usages[3] == READ._replace(finish_reasons=("stop", "max_tokens"))
-    assert ledger.chunks == 4
 
 
 def test_a_stream_has_its_continuation_tokens() -> None:
-    """Tokens are listed once, in order; a value that is no chunk only counts."""
+    """Tokens are listed once, in order."""
     ledger = StreamLedger()
     for token in ("one", "two", "one"):
         ledger.feed({"candidates": [{"continuationToken": token}]})
-    for odd in (None, "", "[DONE]", "[]", '{"x": 1}'):
-        ledger.feed(odd)
     assert ledger.names == ("continuation:one", "continuation:two")
     assert ledger.usage == NO_USAGE
-    assert ledger.chunks == 8
 
 
 @settings(deadline=None)
@@ -197,7 +192,6 @@ def test_no_response_makes_it_raise(body: dict[str, Any], text: str) -> None:
     """Anything a server sends, parsed or as text, is read, and both ways agree."""
     ledger = StreamLedger()
     ledger.feed(body)
-    ledger.feed(text)
     assert isinstance(parse_usage(body), Usage)
     assert isinstance(ledger.usage, Usage)
     assert parse_usage_text(text)[0] == NO_USAGE

@@ -59,7 +59,7 @@ async def _async_times(selector: Selector, state: State) -> list[float]:
     taken = []
     for number in range(EACH):
         begun = time.perf_counter()
-        candidates = next(selector.candidate_batches(INFO, {}, time.time(), number * 0.618 % 1))
+        candidates = next(selector.candidate_batches(INFO, {}, time.time(), number * 0.618 % 1, {}))
         lease = await state.aacquire(INFO, candidates, spread=True)
         assert isinstance(lease, Lease)
         await state.asettle(lease, DONE)
@@ -134,7 +134,7 @@ def over_two_scripts(url: str, pause_s: float) -> dict[str, tuple[float, float]]
 
 
 def _candidates(selector: Selector, number: int) -> RankedCandidates:
-    return next(selector.candidate_batches(INFO, {}, time.time(), number * 0.618 % 1))
+    return next(selector.candidate_batches(INFO, {}, time.time(), number * 0.618 % 1, {}))
 
 
 def _pause(seconds: float) -> None:
@@ -163,9 +163,7 @@ def server_times(url: str, count: int = 8) -> float:
 
 def report(url: str) -> None:
     """Print every figure."""
-    for limits in (LIMITS, LIMITS._replace(max_concurrency=9)):
-        size, most = redis_memory_per_key(url, limits), limits.max_concurrency
-        print(f"memory per key and model in use, max_concurrency {most}: {size:.0f} bytes")
+    print(f"memory per key and model in use: {redis_memory_per_key(url, LIMITS):.0f} bytes")
     for count in (1, 3, 8):
         row = ", ".join(f"{name} {took:.0f} µs" for name, took in call_times(url, count).items())
         print(f"acquire and settle, {count} candidates: {row}")

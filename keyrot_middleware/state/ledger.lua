@@ -41,8 +41,10 @@ local function read(table, names)
 end
 
 local function save(table, name, record, for_s)
-  redis.call('HSET', table, name, cjson.encode(record))
-  redis.call('EXPIRE', table, for_s)
+  local is_new = redis.call('HSET', table, name, cjson.encode(record))
+  if is_new == 1 or table ~= QUOTAS then -- that of a day begins with the day
+    redis.call('EXPIRE', table, for_s)
+  end
 end
 
 local function known(number) -- of JSON, in which it may be null
@@ -58,8 +60,9 @@ end
 
 local MINUTE, REQUESTS, TOKENS, LATE_REQUESTS, LATE_TOKENS, DAY_END, DAY_REQUESTS = 1, 2, 3, 4, 5, 6, 7
 
+local minute = math.floor((now - GUARD_S) / 60)
+
 local function advance(q)
-  local minute = math.floor((now - GUARD_S) / 60)
   if minute ~= q[MINUTE] and minute ~= q[MINUTE] - 1 then
     local kept = minute == q[MINUTE] + 1
     q[REQUESTS], q[TOKENS] = kept and q[LATE_REQUESTS] or 0, kept and q[LATE_TOKENS] or 0
@@ -73,12 +76,12 @@ local function adjust(q, slot, requests, tokens)
   local function add(field, more)
     q[field] = math.max(q[field] + more, 0)
   end
-  local minute, late = slot[1], slot[2]
-  if minute == q[MINUTE] or (late and minute + 1 == q[MINUTE]) then
+  local counted, late = slot[1], slot[2]
+  if counted == q[MINUTE] or (late and counted + 1 == q[MINUTE]) then
     add(REQUESTS, requests)
     add(TOKENS, tokens)
   end
-  if late and minute == q[MINUTE] then
+  if late and counted == q[MINUTE] then
     add(LATE_REQUESTS, requests)
     add(LATE_TOKENS, tokens)
   end
@@ -91,36 +94,30 @@ local function exceeds(used, cost, limit)
   return limit and used + cost > limit and (used > 0 or limit <= 0)
 end
 
-local function full_window(q, limits, call)
-  if exceeds(q[DAY_REQUESTS], call.requests, limits.rpd) then
+local function full_window(q, rpm, tpm, rpd, call)
+  if exceeds(q[DAY_REQUESTS], call.requests, rpd) then
     return 'rpd', day_end, false
-  end
-  local minute_end = (q[MINUTE] + 1) * 60 + GUARD_S
-  if exceeds(q[REQUESTS], call.requests, limits.rpm) then
-    return 'rpm', minute_end, true
-  elseif exceeds(q[TOKENS], call.tokens, limits.tpm) then
-    return 'tpm', minute_end, true
+  elseif exceeds(q[REQUESTS], call.requests, rpm) then
+    return 'rpm', (q[MINUTE] + 1) * 60 + GUARD_S, true
+  elseif exceeds(q[TOKENS], call.tokens, tpm) then
+    return 'tpm', (q[MINUTE] + 1) * 60 + GUARD_S, true
   end
 end
 
-local function utilization(q, limits, weight)
-  local most = -1
-  for field, limit in pairs({ [REQUESTS] = limits.rpm, [TOKENS] = limits.tpm, [DAY_REQUESTS] = limits.rpd }) do
-    if limit > 0 then
-      most = math.max(most, q[field] / limit)
-    end
-  end
+local function utilization(q, rpm, tpm, rpd, weight)
+  local of_rpm = rpm and rpm > 0 and q[REQUESTS] / rpm or -1
+  local of_tpm = tpm and tpm > 0 and q[TOKENS] / tpm or -1
+  local of_rpd = rpd and rpd > 0 and q[DAY_REQUESTS] / rpd or -1
+  local most = math.max(of_rpm, of_tpm, of_rpd)
   return most >= 0 and most or q[REQUESTS] / weight
 end
 
 -- Learned limits: until, rpm, tpm, rpd.
 local function limits_of(key, learned)
   if not learned or now >= learned[1] then
-    learned = {}
+    return key.rpm, key.tpm, key.rpd
   end
-  return {
-    rpm = smaller(key.rpm, learned[2]), tpm = smaller(key.tpm, learned[3]), rpd = smaller(key.rpd, learned[4]),
-  }
+  return smaller(key.rpm, learned[2]), smaller(key.tpm, learned[3]), smaller(key.rpd, learned[4])
 end
 
 -- Money, in billionths: end of the day, spent, highest cost, period, reserved in it, in the one before.
@@ -189,6 +186,9 @@ end
 -- Let `change` change each cooldown that concerns a lease, or return true to end it; return whether
 -- there are any.
 local function change_cooldowns(lease, bucket, verb, change)
+  if redis.call('EXISTS', COOLDOWNS) == 0 then
+    return false
+  end
   local owners, found = owners_of(lease), false
   local cooldowns = read(COOLDOWNS, owners)
   for _, scope in ipairs(scopes_of(bucket, verb)) do
@@ -363,25 +363,29 @@ end
 
 local function acquire(call)
   local bucket = read(BUCKETS, { call.model })[1] or call.model
-  local names, owners = {}, {}
+  local names, owners, scopes = {}, {}, {}
   for i, key in ipairs(call.keys) do
     names[i] = key.project .. '\n' .. bucket
-    for place, owner in ipairs(owners_of(key)) do
-      owners[3 * (i - 1) + place] = owner
+  end
+  if redis.call('EXISTS', COOLDOWNS) == 1 then
+    scopes = scopes_of(bucket, call.verb)
+    for i, key in ipairs(call.keys) do
+      for place, owner in ipairs(owners_of(key)) do
+        owners[3 * (i - 1) + place] = owner
+      end
     end
   end
-  local quotas, learned = read(QUOTAS, names), read(LEARNED, names)
-  local cooldowns, scopes = read(COOLDOWNS, owners), scopes_of(bucket, call.verb)
+  local quotas, learned, cooldowns = read(QUOTAS, names), read(LEARNED, names), read(COOLDOWNS, owners)
   local blocks, best = {}, nil
   for i, key in ipairs(call.keys) do
     if best and (not call.spread or key.group ~= best.key.group) then
       break
     end
     local q = advance(quotas[i] or { -1, 0, 0, 0, 0, day_end, 0 })
-    local limits = limits_of(key, learned[i])
+    local rpm, tpm, rpd = limits_of(key, learned[i])
     local reason, ends, waitable = cooldown_block(cooldowns, 3 * (i - 1), scopes)
     if not reason then
-      reason, ends, waitable = full_window(q, limits, call)
+      reason, ends, waitable = full_window(q, rpm, tpm, rpd, call)
     end
     local spending = not reason and key.budget and call.requests > 0 and read_spending(key.project)
     if spending then
@@ -390,7 +394,7 @@ local function acquire(call)
     if reason then
       blocks[key.key] = { reason, ends, waitable }
     else
-      local share = call.spread and utilization(q, limits, key.weight) or 0
+      local share = call.spread and utilization(q, rpm, tpm, rpd, key.weight) or 0
       if not best or share < best.share then
         best = { key = key, q = q, share = share, spending = spending }
       end

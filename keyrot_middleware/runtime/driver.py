@@ -319,10 +319,7 @@ class AsyncDriver(SyncDriver):
     """The end of a task: blocks only that."""
 
     async def _asked(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        state = self._pool.state
-        if state.is_local:
-            return getattr(state, method)(*args, **kwargs)
-        return await getattr(state, f"a{method}")(*args, **kwargs)
+        return await self._pool.state.do(method, *args, **kwargs)
 
     async def _request(self, lease: Lease) -> Reply:
         return await self._send_request(lease)  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakSet
 
 from ..core.activity import ActivityRows
@@ -211,30 +211,17 @@ class State(ABC):
 
     # Tasks ----------------------------------------------------------------------------------------
 
-    async def aacquire(
-        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
-    ) -> Lease | Unavailable:
-        """Async version of `acquire`; if the task is cancelled, the lease is released."""
-        work = partial(self.acquire, info, candidates, spread=spread)
-        return await self._threads.run(work, self._give_back)
+    async def do(self, method: str, *args: Any, **more: Any) -> Any:
+        """Call a method for a task; what does I/O runs in a thread.
 
-    async def asettle(
-        self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
-    ) -> float | None:
-        """Async version of `settle`."""
-        if self.settles_without_io(lease, outcome, tuple(names)):
-            return self.settle(lease, outcome, names)
-        return await self._threads.run(partial(self.settle, lease, outcome, tuple(names)))
+        If the task is cancelled, a lease that was acquired for it is given back.
+        """
+        work = partial(getattr(self, method), *args, **more)
+        if self.is_local or (method == "settle" and self.settles_without_io(*args)):
+            return work()
+        return await self._threads.run(work, self._give_back if method == "acquire" else None)
 
-    async def aget_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Async version of `get_owner`."""
-        return await self._threads.run(partial(self.get_owner, tuple(names)))
-
-    async def aset_owner(self, lease: Lease, names: Iterable[str]) -> None:
-        """Async version of `set_owner`."""
-        await self._threads.run(partial(self.set_owner, lease, tuple(names)))
-
-    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
         """Return whether `settle` does no I/O with these arguments, so that tasks may call it."""
         del lease, outcome, names
         return self.is_local

@@ -126,7 +126,7 @@ class FallbackState(State):
         until = self._call(lambda: self._shared.settle(lease, outcome, names))
         return local if until is _FAILED else until
 
-    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
         """Return whether the shared state settles without I/O, or does not know *lease*."""
         return lease.degraded or self._shared.settles_without_io(lease, outcome, names)
 

@@ -327,9 +327,9 @@ class RedisState(State):
         _, ends, _ = self._decide([packed])
         return self._host_time(float(ends[-1])) if ends[-1] else None
 
-    def settles_without_io(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
         """Return whether `settle` only defers; see `State.settles_without_io`."""
-        return self._can_defer(lease, outcome, names)
+        return self._can_defer(lease, outcome, tuple(names))
 
     def _can_defer(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> bool:
         """Return whether a settle may be sent later, since no other call depends on it."""

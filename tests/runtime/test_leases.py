@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from support.pool import INFO, STREAMED, Rig, key
 from support.replies import Chunks, minute
 
-from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits
 from keyrot_middleware.runtime.runner import AsyncRelay, run
 
 
@@ -228,19 +228,12 @@ class Distant:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.near, name)
 
-    async def aacquire(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer after an iteration of the loop."""
+    async def do(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Settle when the test allows it; else answer after an iteration of the loop."""
+        if method == "settle":
+            await self.wait.wait()
         await asyncio.sleep(0)
-        return self.near.acquire(*args, **kwargs)
-
-    async def asettle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> Any:
-        """Answer when the test allows it."""
-        await self.wait.wait()
-        return self.near.settle(lease, outcome, names)
-
-    async def aget_owner(self, names: Iterable[str]) -> Any:
-        """Answer at once."""
-        return self.near.get_owner(names)
+        return getattr(self.near, method)(*args, **kwargs)
 
 
 async def test_a_task_cancelled_while_it_settles_over_a_network(rig: Rig) -> None:
@@ -248,8 +241,13 @@ async def test_a_task_cancelled_while_it_settles_over_a_network(rig: Rig) -> Non
     distant = Distant(rig)
     rig.pool.state = distant  # type: ignore[assignment]
     task = asyncio.create_task(rig.acall())
-    asyncio.get_running_loop().call_later(0.01, distant.wait.set)
-    await stopped(task)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    distant.wait.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert kinds(rig) == [LeaseOutcome.SUCCESS]
 
 

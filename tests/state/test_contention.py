@@ -130,11 +130,11 @@ async def test_200_tasks_are_granted_exactly_the_limit(open_backend: OpenBackend
 
     async def task() -> bool:
         await asyncio.sleep(0)
-        reply = await state.aacquire(INFO, ((0, one),), spread=True)
+        reply = await state.do("acquire", INFO, ((0, one),), spread=True)
         if not isinstance(reply, Lease):
             return False
         await asyncio.sleep(0)
-        await state.asettle(reply, OK)
+        await state.do("settle", reply, OK)
         return True
 
     granted = await asyncio.gather(*(task() for _ in range(TASKS)))

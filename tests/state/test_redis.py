@@ -395,9 +395,9 @@ def test_a_pool_outlives_its_loops(state: RedisState) -> None:
     one = key("a")
 
     async def call() -> None:
-        lease = await state.aacquire(INFO, ((0, one),), spread=False)
+        lease = await state.do("acquire", INFO, ((0, one),), spread=False)
         assert isinstance(lease, Lease)
-        await state.asettle(lease, OK)
+        await state.do("settle", lease, OK)
 
     async def many() -> None:
         await asyncio.gather(*(call() for _ in range(20)))

@@ -330,10 +330,10 @@ def test_expired_records_and_the_oldest_owners_are_swept_and_no_counts(
 async def test_a_held_file_does_not_block_the_loop(path: Path, open_file: Open) -> None:
     """The call waits in a thread, and other tasks go on."""
     state, offer = open_file(), ((0, key("a")),)
-    await state.aacquire(INFO, offer, spread=False)
+    await state.do("acquire", INFO, offer, spread=False)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        waiting = asyncio.create_task(state.aacquire(INFO, offer, spread=False))
+        waiting = asyncio.create_task(state.do("acquire", INFO, offer, spread=False))
         for _ in range(20):
             await asyncio.sleep(0.01)
         assert not waiting.done()
@@ -348,13 +348,13 @@ async def test_a_cancelled_call_gives_its_lease_back(path: Path, open_file: Open
     assert is_shared(state)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        waiting = asyncio.create_task(state.aacquire(INFO, ((0, ONE),), spread=False))
+        waiting = asyncio.create_task(state.do("acquire", INFO, ((0, ONE),), spread=False))
         await asyncio.sleep(0.1)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
     for _ in range(100):
-        if isinstance(await state.aacquire(INFO, ((0, ONE),), spread=False), Lease):
+        if isinstance(await state.do("acquire", INFO, ((0, ONE),), spread=False), Lease):
             return
         await asyncio.sleep(0.05)
     raise AssertionError("the slot was not given back")
@@ -365,9 +365,9 @@ def test_a_pool_outlives_its_loops(open_file: Open) -> None:
     state = open_file()
 
     async def call() -> None:
-        lease = await state.aacquire(INFO, ((0, key("a", Limits(rpm=10_000))),), spread=False)
+        lease = await state.do("acquire", INFO, ((0, key("a", Limits(rpm=10_000))),), spread=False)
         assert isinstance(lease, Lease)
-        await state.asettle(lease, OK)
+        await state.do("settle", lease, OK)
 
     async def many() -> None:
         await asyncio.gather(*(call() for _ in range(20)))

@@ -112,12 +112,12 @@ class Tasks(Callers):
         try:
             while not self._over:
                 began = time.perf_counter()
-                reply = await self.state.aacquire(INFO, self.keys, spread=True)
+                reply = await self.state.do("acquire", INFO, self.keys, spread=True)
                 acquire_s = time.perf_counter() - began
                 await asyncio.sleep(self.pause_s)
                 began = time.perf_counter()
                 if isinstance(reply, Lease):
-                    await self.state.asettle(reply, OK)
+                    await self.state.do("settle", reply, OK)
                 self.note(reply, acquire_s + time.perf_counter() - began)
         except BaseException as error:
             self.errors.append(error)

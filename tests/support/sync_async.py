@@ -162,16 +162,16 @@ class AsyncClient(StateClient):
 
     async def acquire(self, *keys: Any, info: CallInfo = INFO, spread: bool = False) -> Any:
         """Call the state."""
-        return await self.state.aacquire(info, _ranked(keys), spread=spread)
+        return await self.state.do("acquire", info, _ranked(keys), spread=spread)
 
     async def settle(self, lease: Lease, outcome: Outcome = OK, names: Iterable[str] = ()) -> Any:
         """Settle."""
-        return await self.state.asettle(lease, outcome, names)
+        return await self.state.do("settle", lease, outcome, names)
 
     async def get_owner(self, *names: str) -> Any:
         """Call the state."""
-        return await self.state.aget_owner(names)
+        return await self.state.do("get_owner", names)
 
     async def set_owner(self, lease: Lease, *names: str) -> None:
         """Call the state."""
-        await self.state.aset_owner(lease, names)
+        await self.state.do("set_owner", lease, names)

@@ -359,12 +359,7 @@ def _limit_zero(request: FakeRequest) -> dict[str, Any]:
 
 
 def over_quota(*kinds: str, free: bool | None = None) -> Scripted:
-    """Return a 429 that names the given limits, or those the request exceeds.
-
-    Args:
-        kinds: The limits to name; if none are given, those of `request.exceeded`.
-        free: The tier to name; the key's own if None.
-    """
+    """Return a 429 that names the given limits, or those the request exceeds; of the key's tier."""
 
     def body(request: FakeRequest) -> dict[str, Any]:
         named = kinds or request.exceeded
@@ -414,14 +409,10 @@ class Reply:
     OK: Final = Scripted()
     CONTINUATION: Final = Scripted(continues=True)
 
-    # 429 with QuotaFailure: of the key's tier, or of the tier in the name.
+    # 429 with QuotaFailure, of the key's tier.
     QUOTA: Final = over_quota()
     QUOTA_MINUTE: Final = over_quota("rpm")
-    QUOTA_MINUTE_FREE: Final = over_quota("rpm", free=True)
-    QUOTA_MINUTE_PAID: Final = over_quota("rpm", free=False)
     QUOTA_TOKENS: Final = over_quota("tpm")
-    QUOTA_TOKENS_FREE: Final = over_quota("tpm", free=True)
-    QUOTA_TOKENS_PAID: Final = over_quota("tpm", free=False)
     QUOTA_DAY: Final = over_quota("rpd")
     QUOTA_DAY_FREE: Final = over_quota("rpd", free=True)
     QUOTA_DAY_PAID: Final = over_quota("rpd", free=False)
@@ -441,23 +432,16 @@ class Reply:
         "https://ai.studio/spend to manage your project spend cap. Learn more at "
         f"{_SPEND}#project-spend-caps. "
     )
-    SPEND_CAP_BILLING: Final = _exhausted(
-        "Your billing account has exceeded its monthly spending cap. Please go to AI Studio at "
-        "https://ai.studio/billing to manage your billing. Learn more at "
-        f"{_SPEND}#tier-spend-caps. "
-    )
     SPEND_RATE: Final = _exhausted(
         "You exceeded your spend-based rate limit. Your spending rate has exceeded the allowed "
         "limit for your account's billing history and tier."
     )
     PREPAY: Final = replace(_exhausted(_PREPAY, 402), spares_reads=True)
-    PREPAY_429: Final = replace(_exhausted(_PREPAY), spares_reads=True)
 
     # The key, its project, its account.
     KEY_INVALID: Final = _api_key_invalid("API key not valid. Please pass a valid API key.")
     KEY_EXPIRED: Final = _api_key_invalid("API key expired. Please renew the API key.")
     KEY_NOT_FOUND: Final = _api_key_invalid("API Key not found. Please pass a valid API key.")
-    KEY_INVALID_LIST: Final = KEY_INVALID.list_wrapped()
     TOKEN_UNSUPPORTED: Final = Scripted(401, _token_unsupported)
     MULTIPLE_KEYS: Final = _bad_request(
         "Multiple authentication credentials received. Please pass only one."
@@ -483,17 +467,6 @@ class Reply:
         activationUrl=f"{_CONSOLE}/overview?project={{number}}",
         serviceTitle="Generative Language API",
     )
-    SERVICE_BLOCKED: Final = _refused(
-        f"Requests to this API {_SERVICE} method {{rpc}} are blocked.",
-        "API_KEY_SERVICE_BLOCKED",
-        apiName=_SERVICE,
-        methodName="{rpc}",
-    )
-    REFERRER_BLOCKED: Final = _refused(
-        "Requests from referer <empty> are blocked.",
-        "API_KEY_HTTP_REFERRER_BLOCKED",
-        httpReferrer="<empty>",
-    )
     IP_BLOCKED: Final = _refused(
         "The provided API key has an IP address restriction. The originating IP address of the "
         "call (127.0.0.1) violates this restriction.",
@@ -503,16 +476,10 @@ class Reply:
     PROJECT_DENIED: Final = replace(
         _denied("Your project has been denied access. Please contact support."), spares_reads=True
     )
-    CALLER_DENIED: Final = _denied("The caller does not have permission")
     FILE_DENIED: Final = Scripted(403, _file_denied)
     CACHE_DENIED: Final = _denied("CachedContent not found (or permission denied)")
     LOCATION: Final = _error(
         400, "FAILED_PRECONDITION", "User location is not supported for the API use."
-    )
-    LOCATION_NO_BILLING: Final = _error(
-        400,
-        "FAILED_PRECONDITION",
-        "User location is not supported for the API use without a billing account linked.",
     )
 
     # The request and the model.
@@ -549,15 +516,6 @@ class Reply:
     )
     OVERLOADED: Final = _error(
         503, "UNAVAILABLE", "The model is overloaded. Please try again later."
-    )
-    HIGH_DEMAND: Final = _error(
-        503,
-        "UNAVAILABLE",
-        "This model is currently experiencing high demand. Spikes in demand are usually "
-        "temporary. Please try again later.",
-    )
-    DEADLINE_503: Final = _error(
-        503, "UNAVAILABLE", "Deadline expired before operation could complete."
     )
     DEADLINE: Final = _error(
         504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete."

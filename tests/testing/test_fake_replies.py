@@ -75,19 +75,15 @@ def test_an_invalid_key_has_its_reason(gemini, connect) -> None:
     for _ in range(3):
         detail = fails(client).details["error"]["details"][0]
         assert detail["reason"] == "API_KEY_INVALID"
-    gemini.script("a", Reply.KEY_INVALID_LIST)
+    gemini.script("a", Reply.KEY_INVALID.list_wrapped())
     assert fails(client).message == "API key not valid. Please pass a valid API key."
 
 
 @pytest.mark.parametrize(
     ("reply", "quota_id"),
     [
-        (Reply.QUOTA_MINUTE_FREE, "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
         (Reply.QUOTA_DAY_FREE, "GenerateRequestsPerDayPerProjectPerModel-FreeTier"),
-        (Reply.QUOTA_TOKENS_FREE, "GenerateContentInputTokensPerModelPerMinute-FreeTier"),
-        (Reply.QUOTA_MINUTE_PAID, "GenerateRequestsPerMinutePerProjectPerModel"),
         (Reply.QUOTA_DAY_PAID, "GenerateRequestsPerDayPerProjectPerModel"),
-        (Reply.QUOTA_TOKENS_PAID, "GenerateContentPaidTierInputTokensPerModelPerMinute"),
     ],
 )
 def test_a_scripted_quota_names_its_tier(reply, quota_id, gemini, connect) -> None:

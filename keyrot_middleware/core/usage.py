@@ -97,28 +97,6 @@ class StreamLedger:
         return tuple(self._names)
 
 
-class OpenAILedger:
-    """Collects the usage of one stream in OpenAI's protocol, which has an end of its own."""
-
-    __slots__ = ("usage",)
-
-    marks = names = ()
-
-    def __init__(self) -> None:
-        self.usage = NO_USAGE
-
-    def feed(self, body: Mapping[str, Any]) -> bool:
-        """Add a chunk; return whether it is the last one."""
-        usage, before = parse_openai_usage(body), self.usage
-        known = before if usage.input_tokens is None else NO_USAGE
-        self.usage = usage._replace(
-            input_tokens=usage.input_tokens or known.input_tokens,
-            output_tokens=usage.output_tokens or known.output_tokens,
-            finish_reasons=usage.finish_reasons or before.finish_reasons,
-        )
-        return False
-
-
 def parse_usage(body: Mapping[str, Any]) -> Usage:
     """Return the usage of a complete response.
 

@@ -48,7 +48,6 @@ from ..core.model_fallback import (
 from ..core.request_body import UPLOAD, add_name
 from ..core.text import one_line
 from ..core.usage import (
-    OpenAILedger,
     StreamLedger,
     parse_object,
     parse_openai_text,
@@ -65,7 +64,7 @@ from ..runtime.current import (
 )
 from ..secrets import Secret
 from ..telemetry.observer import CallObserver
-from .ledgers import Ledger
+from .ledgers import Ledger, OpenAILedger
 
 KEY_NAMES = frozenset({KEY_HEADER, BEARER_HEADER})
 CLIENT_HEADER = "x-goog-api-client"

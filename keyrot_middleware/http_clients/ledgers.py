@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ..core.model import NO_USAGE
+from ..core.usage import parse_openai_usage
 
 
 class Ledger:
@@ -123,6 +125,28 @@ class Ledger:
         if self._events.feed(event):
             self.is_over = True
         self.names = self._events.names
+
+
+class OpenAILedger:
+    """Collects the usage of one stream in OpenAI's protocol, which has an end of its own."""
+
+    __slots__ = ("usage",)
+
+    marks = names = ()
+
+    def __init__(self) -> None:
+        self.usage = NO_USAGE
+
+    def feed(self, body: Mapping[str, Any]) -> bool:
+        """Add a chunk; return whether it is the last one."""
+        usage, before = parse_openai_usage(body), self.usage
+        known = before if usage.input_tokens is None else NO_USAGE
+        self.usage = usage._replace(
+            input_tokens=usage.input_tokens or known.input_tokens,
+            output_tokens=usage.output_tokens or known.output_tokens,
+            finish_reasons=usage.finish_reasons or before.finish_reasons,
+        )
+        return False
 
 
 _LONGEST = 65_536

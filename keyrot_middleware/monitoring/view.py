@@ -87,6 +87,15 @@ WINDOWS = {
     "tpm": ("input tokens", "this minute"),
     "rpd": ("requests", "today"),
 }
+_SENTENCES = {
+    "concurrency": "all requests that max_concurrency allows are under way",
+    "usd": "the budget of the day is spent",
+    "usd_reserved": "requests under way may spend the rest of the budget of the day",
+    "probe": "one request is under way to see whether the key works again",
+    DISABLED_IN_FILE: "switched off in keys.json",
+    OUTSIDE_TIERS: OUTSIDE_TIERS,
+}
+"""By the reason of a key's state."""
 _SPANS = {1: HOUR, 24: DAY}
 _OF_CALLS = ("calls", "failed_calls", "waits", "input_tokens", "output_tokens", "nano_usd")
 """Counters that belong to no single key: a call may try several."""
@@ -253,26 +262,37 @@ def health(pool: Pool) -> dict[str, HealthStatus]:
 
 
 def _health(row: Row, now: float) -> HealthStatus:
-    key, known, (state, at, reason) = row.key, row.known, row.overall
-    until = known.cooldown_until
-    out = state in ("rejected", "unresolved", "disabled")
-    return {
-        "model": key.model,
-        "project": project_name(key.project),
-        "platform": key.platform,
-        "state": state,
+    found, known = _describe(row), row.known
+    out = row.overall.state in ("rejected", "unresolved", "disabled")
+    found |= {
         "active": not out,
+        "in_cooldown": known.cooldown_until is not None and known.cooldown_until > now,
+        "disabled_reason": row.overall.reason if out else None,
+        "limits": row.key.limits._asdict(),
+        "used": {used.bucket: _usage(used, row) for used in known.used},
+    }
+    return cast(HealthStatus, found)
+
+
+def _describe(row: Row) -> dict[str, Any]:
+    """Return what `status()` and the page say of a key in the same words."""
+    key, known, (state, at, reason) = row.key, row.known, row.overall
+    return {
+        **{
+            name: getattr(key, name) for name in ("key_id", "platform", "model", "tier", "priority")
+        },
+        "project": project_name(key.project),
+        "state": state,
+        "reason": reason,
         "available": state == "available",
         "available_at": iso(at),
-        "reason": reason,
+        "cooldown_until": iso(known.cooldown_until),
+        "cooldown_reason": known.cooldown_reason,
+        "cooldown_scope": known.cooldown_scope,
+        "last_error": known.last_error,
         "last_used": iso(known.last_used),
         "success_count": known.success_count,
         "error_count": known.error_count,
-        "in_cooldown": until is not None and until > now,
-        "cooldown_until": iso(until),
-        "disabled_reason": reason if out else None,
-        "limits": key.limits._asdict(),
-        "used": {used.bucket: _usage(used, row) for used in known.used},
     }
 
 
@@ -335,7 +355,7 @@ def headline_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sentences that are said first; docs/page.md lists the fields of a summary."""
     keys, available, hour = summary["keys"], summary["available"], summary["last_hour"]
     models = summary["models"]
-    first = _sentence(f"{available_of(available, keys)}.")
+    first = {**_next((None, None)), "sentence": f"{available_of(available, keys)}."}
     if not keys:
         first["sentence"] = "This pool has no key."
     elif not available:
@@ -345,12 +365,17 @@ def headline_of(summary: Mapping[str, Any]) -> dict[str, Any]:
         for name, some in models.items()
         if not some["available"] and (available or len(models) > 1)
     ]
-    return {
-        "keys": first,
-        "models": without[:MODELS],
-        "calls": _calls(hour),
-        "requests": _requests(hour),
-    }
+    calls = requests = _UNKNOWN
+    if hour["calls"] is not None:
+        waits = f"; {hour['waits']:,} waited for a key" if hour["waits"] else ""
+        more = "; a call goes on with another key" if hour["failures"] else ""
+        calls, requests = _NO_CALL, "No request was sent."
+        if hour["calls"]:
+            calls = f"{hour['failed_calls']:,} of {plural(hour['calls'], 'call')} failed{waits}."
+        if hour["requests"]:
+            sent = plural(hour["requests"], "request")
+            requests = f"{hour['failures']:,} of {sent} failed{more}."
+    return {"keys": first, "models": without[:MODELS], "calls": calls, "requests": requests}
 
 
 def lines_of(headline: Mapping[str, Any], when: Callable[[str], str]) -> Iterator[str]:
@@ -373,32 +398,9 @@ def available_of(available: int, keys: int) -> str:
     return f"{available:,} of {plural(keys, 'key')} {verb} available"
 
 
-def _sentence(text: str, key_id: str | None = None, at: str | None = None) -> dict[str, Any]:
-    return {"sentence": text, "key_id": key_id, "available_at": at}
-
-
 def _until(text: str, first: Mapping[str, Any]) -> dict[str, Any]:
-    if first["available_at"] is None:
-        text += " It is not known when one will be."
-    return _sentence(text, first["key_id"], first["available_at"])
-
-
-def _calls(hour: Mapping[str, Any]) -> str:
-    if hour["calls"] is None:
-        return _UNKNOWN
-    if not hour["calls"]:
-        return _NO_CALL
-    waits = f"; {hour['waits']:,} waited for a key" if hour["waits"] else ""
-    return f"{hour['failed_calls']:,} of {plural(hour['calls'], 'call')} failed{waits}."
-
-
-def _requests(hour: Mapping[str, Any]) -> str:
-    if hour["requests"] is None:
-        return _UNKNOWN
-    if not hour["requests"]:
-        return "No request was sent."
-    more = "; a call goes on with another key" if hour["failures"] else ""
-    return f"{hour['failures']:,} of {plural(hour['requests'], 'request')} failed{more}."
+    unknown = "" if first["available_at"] else " It is not known when one will be."
+    return {"sentence": f"{text}{unknown}", **first}
 
 
 def _models_of(rows: Iterable[Row]) -> dict[str, dict[str, Availability]]:
@@ -751,28 +753,12 @@ class PoolReport:
         return [key_id for key_id, share in shares.items() if share == least]
 
     def _key(self, row: Row, activity: ActivityView, now: float) -> dict[str, Any]:
-        key, known, overall = row.key, row.known, row.overall
+        key = row.key
         history = activity.histories.get(key.key_id) or make_history([()] * MINUTES)
         today = activity.today.get(key.key_id) or DayUsage()
         return {
-            "key_id": key.key_id,
-            "project": project_name(key.project),
-            "platform": key.platform,
-            "model": key.model,
-            "tier": key.tier,
-            "priority": key.priority,
-            "state": overall.state,
-            "reason": overall.reason,
-            "sentence": self._sentence(row, overall, now),
-            "available": overall.state == "available",
-            "available_at": iso(overall.at),
-            "cooldown_until": iso(known.cooldown_until),
-            "cooldown_reason": known.cooldown_reason,
-            "cooldown_scope": known.cooldown_scope,
-            "last_error": known.last_error,
-            "last_used": iso(known.last_used),
-            "success_count": known.success_count,
-            "error_count": known.error_count,
+            **_describe(row),
+            "sentence": self._sentence(row, row.overall, now),
             "used": _used(row),
             "tokens_today": {"input": today.input_tokens, "output": today.output_tokens},
             "usd_today": today.cost_usd if self._cost_known else None,
@@ -850,31 +836,20 @@ class PoolReport:
         match here.state:
             case "available":
                 return "available now"
-            case "limited" if reason == "concurrency":
-                return "all requests that max_concurrency allows are under way"
-            case "limited" if reason == "usd_reserved":
-                return "requests under way may spend the rest of the budget of the day"
-            case "limited" if reason == "usd":
-                return f"the budget of the day is spent{when}"
             case "limited":
-                return f"{_full_window(row, reason, model)}{when}"
-            case "cooling_down" if reason == "probe":
-                return "one request is under way to see whether the key works again"
+                return f"{_SENTENCES.get(reason) or _full_window(row, reason, model)}{when}"
             case "cooling_down":
-                return f"cooling down after {reason}{when}"
+                return f"{_SENTENCES.get(reason) or f'cooling down after {reason}'}{when}"
             case "rejected":
                 quote = f': "{GOOGLE_SAYS[reason]}"' if reason in GOOGLE_SAYS else ""
                 again = f"at {_clock(here.at, now)}" if here.at is not None else "by the next call"
-                return (
-                    f"Google rejects the key ({reason}{quote}); replace its value; tried again "
-                    f"{again}"
-                )
+                text = f"Google rejects the key ({reason}{quote}); replace its value"
+                return f"{text}; tried again {again}"
             case "unresolved":
                 why = self.missing.get(row.key.key_id)
                 return f"no value: {why}" if why else "the secret store has no value for it"
             case _:
-                off = {DISABLED_IN_FILE: "switched off in keys.json", OUTSIDE_TIERS: OUTSIDE_TIERS}
-                return f"{off.get(reason, 'switched off by hand')}{when}"
+                return f"{_SENTENCES.get(reason, 'switched off by hand')}{when}"
 
 
 def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolReport:

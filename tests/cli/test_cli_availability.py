@@ -120,21 +120,6 @@ def test_a_pool_name_without_records_is_reported(
     assert "no records" not in keyrot("status", **env).stdout
 
 
-def test_an_unused_key_without_a_value_is_unresolved(
-    keyrot: Keyrot, shared: tuple[State, dict[str, str]], here: Path
-) -> None:
-    """No call can get it; one that some service has used has its value there."""
-    state, env = shared
-    exhaust(state, INFO.model)
-    (here / "keys.json").write_text(json.dumps([*KEYS, {"key_id": "new"}]))
-    found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]
-    assert {one["key_id"]: one["state"] for one in found} == {
-        "one": "limited",
-        "two": "limited",
-        "new": "unresolved",
-    }
-
-
 def test_the_state_of_a_key_is_the_same_from_every_terminal(
     keyrot: Keyrot,
     shared: tuple[State, dict[str, str]],

@@ -123,4 +123,5 @@ def _failure(error: Exception, secrets: SecretCache, model: str, seconds: float)
     facts = facts_from_reported_error(error, secrets.redact)
     verdict = classify(facts, CallInfo(model, "generateContent"), time.time())
     text = secrets.redact(str(getattr(error, "message", None) or error)).strip()
-    return KeyCheck(False, model, seconds, verdict.failure, verdict.code, text)
+    code = verdict.code or getattr(error, "code", None)  # also of a redirect
+    return KeyCheck(False, model, seconds, verdict.failure, code, text)

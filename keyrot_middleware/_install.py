@@ -11,8 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import NotRequired, TypedDict, Unpack, get_args
+from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
 from .adapters.urls import origin_from_url
 from .core.model import GEMINI_API
@@ -63,12 +62,16 @@ NO_KEY_FOUND = (
 
 _log = logging.getLogger("keyrot_middleware")
 _lock = threading.Lock()
-_binding: Binding | None = None
-_guard: Binding | None = None
-"""Keeps the placeholder off the wire where no key was found."""
-_in_force: Settings | None = None
-"""The settings of the installed pool."""
-_on_event: Callable[[PoolEvent], object] | None = None
+_installed: _Installed | None = None
+
+
+class _Installed(NamedTuple):
+    """What install() put in place; without a pool it keeps the placeholder off the wire."""
+
+    binding: Binding
+    settings: Settings
+    on_event: Callable[[PoolEvent], object] | None
+    metrics: MetricsObserver
 
 
 def install(
@@ -96,12 +99,12 @@ def install(
     Raises:
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.
     """
-    global _binding, _guard, _in_force, _on_event  # noqa: PLW0603 - one SDK in a process
+    global _installed  # noqa: PLW0603 - one SDK in a process
     hide_keys(settings)
     with _lock:
-        if _binding is not None:
-            _binding.install()
-            _warn_of_other_settings(settings, on_event)
+        if _installed is not None and _installed.binding.pool is not None:
+            _installed.binding.install()
+            _warn_of_other_settings(_installed, settings, on_event)
             return
         config = load(**settings)
         if not config.settings.enabled:
@@ -109,30 +112,22 @@ def install(
             return
         metrics = MetricsObserver(config.settings.pool)
         pool = open_pool(config, clock or SystemClock(), metrics, on_event=on_event)
-        if _guard is not None:
-            _guard.close()
-            _guard = None
-        allowed = allowed_origins(config.settings.allowed_hosts)
-        if proxied := ", ".join(filter(is_proxied, config.settings.allowed_hosts)):
-            _warn(
-                f"HTTP_PROXY or ALL_PROXY would get keys for {proxied} in clear, so calls over "
-                f"plain HTTP there bypass the pool: set NO_PROXY={proxied.replace(' ', '')}"
-            )
-        if pool is None:
-            _guard = Binding(None, allowed, config.settings.clients, lambda: None)
-            _guard.install()
-            return
+        _close()
         try:
-            if config.settings.tracing == "otlp":
+            if config.settings.tracing == "otlp" and pool is not None:
                 set_up_otlp_export()
-            _warn_of_base_url(pool)
+            for text in bypasses(config):
+                _warn(text)
         except BaseException:
-            pool.close()
+            if pool is not None:
+                pool.close()
             raise
-        _in_force, _on_event = config.settings, on_event
-        clients = config.settings.clients
-        _binding = Binding(pool, allowed, clients, partial(_closed, pool, metrics))
-        _binding.install()
+        allowed = allowed_origins(config.settings.allowed_hosts)
+        binding = Binding(pool, allowed, config.settings.clients)
+        _installed = _Installed(binding, config.settings, on_event, metrics)
+        binding.install()
+        if pool is None:
+            return
         set_current_pool(pool)
         _seen_workloads.clear()
         state = pool.state
@@ -142,22 +137,20 @@ def install(
 
 
 def _warn_of_other_settings(
-    settings: SettingArguments, on_event: Callable[[PoolEvent], object] | None
+    installed: _Installed,
+    settings: SettingArguments,
+    on_event: Callable[[PoolEvent], object] | None,
 ) -> None:
     """Warn of arguments that a second install() has and that are not in force.
 
     Raises:
         ConfigError: They are wrong.
     """
-    if _in_force is None or (on_event is None and all(one is None for one in settings.values())):
-        return
-    asked = load(**settings).settings
-    other = ["on_event"] if on_event is not None and on_event is not _on_event else []
-    other += [
-        name
-        for name, value in settings.items()
-        if value is not None and getattr(asked, name) != getattr(_in_force, name)
-    ]
+    given = [name for name, value in settings.items() if value is not None]
+    asked = load(**settings).settings if given else installed.settings
+    other = [one for one in given if getattr(asked, one) != getattr(installed.settings, one)]
+    if on_event is not None and on_event is not installed.on_event:
+        other.append("on_event")
     if other:  # a Python warning only: it points at the line to change
         warn(
             f"install() was called before, so {', '.join(other)} of this call "
@@ -165,17 +158,22 @@ def _warn_of_other_settings(
         )
 
 
-def _warn_of_base_url(pool: Pool) -> None:
-    """Warn if all calls of the SDK would bypass the pool."""
+def bypasses(config: Config) -> Iterator[str]:
+    """Yield why calls bypass the pool."""
+    allowed = allowed_origins(config.settings.allowed_hosts)
+    platforms = {GEMINI_API, *(key.platform for key in config.keys)}
     for platform, name in BASE_URL_VARIABLES.items():
-        base_url = os.environ.get(name)
-        if not base_url or platform not in (GEMINI_API, *pool.selector.platforms):
-            continue
-        if (origin := origin_from_url(base_url)) not in pool.allowed_origins[platform]:
-            _warn(
+        origin = origin_from_url(os.environ.get(name, ""))
+        if os.environ.get(name) and platform in platforms and origin not in allowed[platform]:
+            yield (
                 f"{name} points to {origin or 'no host'}, which is not in KEYROT_ALLOWED_HOSTS: "
                 "calls to it bypass the pool"
             )
+    if proxied := ", ".join(filter(is_proxied, config.settings.allowed_hosts)):
+        yield (
+            f"HTTP_PROXY or ALL_PROXY would get keys for {proxied} in clear, so calls over "
+            f"plain HTTP there bypass the pool: set NO_PROXY={proxied.replace(' ', '')}"
+        )
 
 
 def _warn(text: str) -> None:
@@ -184,26 +182,21 @@ def _warn(text: str) -> None:
     warn(text)
 
 
-def _closed(pool: Pool, metrics: MetricsObserver) -> None:
-    """Forget a pool that `uninstall()` has closed."""
-    global _binding, _on_event  # noqa: PLW0603 - see install()
-    metrics.unregister_gauges()
-    if _binding is not None and _binding.pool is pool:
-        _binding = _on_event = None
-    if current_pool() is pool:
-        set_current_pool(None)
-
-
 def uninstall() -> None:
     """Restore exactly what install() changed; running calls finish."""
-    global _binding, _guard  # noqa: PLW0603 - see install()
     with _lock:
-        if _guard is not None:
-            _guard.close()
-            _guard = None
-        binding, _binding = _binding, None
-        if binding is not None:
-            binding.close()
+        _close()
+
+
+def _close() -> None:
+    global _installed
+    if _installed is None:
+        return
+    installed, _installed = _installed, None
+    installed.metrics.unregister_gauges()
+    if installed.binding.pool is not None:
+        set_current_pool(None)
+    installed.binding.close()
 
 
 class PoolStatus(TypedDict):
@@ -229,15 +222,15 @@ class PoolStatus(TypedDict):
 
 def status() -> PoolStatus:
     """Return whether a pool is installed, and the health of its keys."""
-    binding, pool = _binding, current_pool()
-    if binding is None or pool is None:
+    installed, pool = _installed, current_pool()
+    if installed is None or pool is None:
         return {"installed": False, "keys": {}}
     keys, headline = pool_health(pool)
     return {
         "installed": True,
         "pool": pool.name,
         "degraded": pool.state.degraded,
-        "patched": binding.patched(),
+        "patched": installed.binding.patched(),
         "keys": keys,
         "headline": headline,
         "unresolved": dict(pool.secrets.unresolved),
@@ -327,7 +320,7 @@ def workload(name: str, *, tiers: Iterable[Tier] | None = None) -> Iterator[None
     _warn_of_workload(name)
     around = allowed = required_tiers.get()
     if tiers is not None:
-        allowed = _read_tiers(tiers)
+        allowed = allowed_tiers((tiers,) if isinstance(tiers, str) else tiers)
         allowed = allowed if around is None else allowed & around
     tokens = _workload.set(name), required_tiers.set(allowed)
     try:
@@ -350,14 +343,6 @@ def _warn_of_workload(name: str) -> None:
     known = {key.workload for key in pool.selector.keys.values() if key.workload}
     if name not in known and (hint := did_you_mean(name, known)):
         _warn(f"workload({name!r}): no key of pool {pool.name} is for it.{hint}")
-
-
-def _read_tiers(tiers: Iterable[str]) -> frozenset[str]:
-    try:
-        return allowed_tiers((tiers,) if isinstance(tiers, str) else tiers)
-    except ValueError as error:
-        problem = str(error)
-    raise ValueError(f"workload(tiers=…): {problem}; allowed: {', '.join(get_args(Tier))}")
 
 
 def open_pool(

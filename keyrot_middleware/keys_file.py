@@ -203,7 +203,8 @@ def allowed_tiers(names: Iterable[str]) -> frozenset[str]:
     names = frozenset(name.strip() for name in names if name.strip())
     wrong = sorted(names.difference(get_args(Tier)))
     if wrong or not names:
-        raise ValueError(f"found {display(wrong[0])}" if wrong else "found no tier")
+        found = display(wrong[0]) if wrong else "no tier"
+        raise ValueError(f"found {found}; allowed: {', '.join(get_args(Tier))}")
     return names | PAID_TIERS if "paid" in names else names
 
 

@@ -12,21 +12,19 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from .._install import doubts
-from ..adapters.urls import origin_from_url
+from .._install import bypasses, doubts
 from ..core.availability import AVAILABLE, Availability
 from ..core.failures import KEY_REJECTIONS
 from ..core.model import GEMINI_API, LAST_RESORT, VERTEX_EXPRESS, Platform
 from ..core.text import mask_keys, mask_url, plural
 from ..errors import ConfigError, KeyrotError, MissingExtraError
-from ..genai.key_check import KeyCheck, base_url, check_keys, require_allowed_host
+from ..genai.key_check import KeyCheck, check_keys, require_allowed_host
 from ..keys_file import OUTSIDE_TIERS, KeySpec
 from ..monitoring.alerts import open_receivers
 from ..monitoring.view import available_of, iso, look
 from ..runtime.pool import resolved_candidates
 from ..secrets import SecretCache, open_secret_cache
 from ..settings import (
-    BASE_URL_VARIABLES,
     ENV_NAMES,
     SECRET_SETTINGS,
     Config,
@@ -254,15 +252,8 @@ def _locate(key: KeySpec, config: Config, secrets: SecretCache) -> tuple[str, st
 
 def _bypass_warnings(config: Config) -> Iterator[str]:
     """Yield what makes calls bypass the pool."""
-    allowed, platforms = allowed_origins(config.settings.allowed_hosts), {GEMINI_API}
-    platforms.update(key.platform for key in config.keys)
-    for platform, name in BASE_URL_VARIABLES.items():
-        origin = origin_from_url(base_url(platform))
-        if platform in platforms and origin not in allowed[platform]:
-            yield (
-                f"{name} points to {origin or 'no URL'}, which is not in "
-                "KEYROT_ALLOWED_HOSTS: calls to it bypass the pool"
-            )
+    yield from bypasses(config)
+    platforms = {key.platform for key in config.keys}
     for name in ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"):
         if os.environ.get(name, "").lower() in ("true", "1") and VERTEX_EXPRESS not in platforms:
             yield f"{name} is set: clients go to Vertex AI, and bypass the pool"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from ..adapters.patching import Patcher
 from ..adapters.pooled_calls import PooledCalls
@@ -19,11 +19,7 @@ class Binding:
     """Connects one pool to its libraries, from `install` to `close`."""
 
     def __init__(
-        self,
-        pool: Pool | None,
-        allowed: AllowedOrigins,
-        clients: Collection[str],
-        on_close: Callable[[], None],
+        self, pool: Pool | None, allowed: AllowedOrigins, clients: Collection[str]
     ) -> None:
         """Patch nothing yet.
 
@@ -31,9 +27,8 @@ class Binding:
             pool: None where no key was found: then only the placeholder is kept off the wire.
             allowed: Where its keys may go.
             clients: The libraries to serve.
-            on_close: Called by `close`.
         """
-        self.pool, self._on_close = pool, on_close
+        self.pool = pool
         calls = PooledCalls(pool, allowed) if pool is not None else None
         sdk = {**Clients(calls, allowed).table, **LiveWrappers(calls).table}
         self._http = HttpClients(calls, allowed, clients)
@@ -48,7 +43,6 @@ class Binding:
 
     def close(self) -> None:
         """Restore the libraries; running calls finish."""
-        self._on_close()
         self._http.close()
         self._patchers[0].uninstall()
         filter_logs(None)

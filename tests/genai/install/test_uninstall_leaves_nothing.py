@@ -30,7 +30,6 @@ import decimal
 import importlib
 import os
 import sys
-import threading
 
 from google import genai
 from opentelemetry import metrics, trace
@@ -83,7 +82,6 @@ def cycle():
     )
     assert all(keyrot_middleware.status()["patched"].values())
     use(genai.Client(http_options={"base_url": URL}))
-    assert any(thread.name == "keyrot-alerts-cycle" for thread in threading.enumerate())
     assert "available" in {key["state"] for key in keyrot_middleware.status()["keys"].values()}
     assert reader.get_metrics_data() is not None
     keyrot_middleware.uninstall()
@@ -136,6 +134,6 @@ def test_the_process_is_as_before(state: str, tmp_path: Path) -> None:
         )
     again = "has been created already."  # OpenTelemetry before 1.30 logs it for equal instruments
     logged = [line for line in done.stderr.splitlines() if not line.endswith(again)]
-    assert (done.returncode, done.stdout.strip()) == (0, "")
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
     assert not logged or not AIOHTTP, "of httpx's streams asyncio logs, with any pool or none"
     assert hook.events["key_rejected"] >= 1

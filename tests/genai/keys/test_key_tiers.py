@@ -249,9 +249,9 @@ def test_a_pool_without_such_a_key_is_an_error(
 @pytest.mark.parametrize(
     ("tiers", "text"),
     [
-        ("tier1,teir2", 'found "teir2"; allowed: free, tier1, tier2, tier3, paid'),
-        (["gold"], 'found "gold"; allowed: free, tier1, tier2, tier3, paid'),
-        ([], "found no tier; allowed: free"),
+        ("tier1,teir2", 'found "teir2"'),
+        (["gold"], 'found "gold"'),
+        ([], "found no"),
     ],
 )
 def test_wrong_tiers_are_errors(tiers: Any, text: str) -> None:
@@ -261,11 +261,11 @@ def test_wrong_tiers_are_errors(tiers: Any, text: str) -> None:
     assert text in str(raised.value)
     names = tiers.split(",") if isinstance(tiers, str) else tiers
     with (
-        pytest.raises(ValueError, match=r"workload\(tiers=…\): ") as wrong,
+        pytest.raises(ValueError, match="allowed: free, tier1, tier2, tier3, paid") as wrong,
         keyrot_middleware.workload("x", tiers=names),
     ):
         pass
-    assert text.partition(";")[0] in str(wrong.value)
+    assert text in str(wrong.value)
 
 
 def test_no_call_passes_a_pool_whose_keys_are_gone(gemini: Any, connect: Any, files: Any) -> None:

@@ -295,14 +295,21 @@ class Pool:
             key_id: The key.
             wait: Wait for the store; else only a local store can answer.
         """
+        timeout_s = LOOKUP_TIMEOUT_S if wait else 0.0
         try:
-            key, rejected = self.selector.keys.get(key_id), self._rejected_as.get(key_id)
-            if key is not None and rejected is not None and key.record != rejected:
-                return True  # it was replaced meanwhile
-            return self.secrets.refresh(key_id, LOOKUP_TIMEOUT_S if wait else 0.0)
+            return (
+                self._was_replaced(key_id)
+                or self.secrets.refresh(key_id, timeout_s)
+                or self._was_replaced(key_id)  # by a look-up that ended meanwhile
+            )
         except Exception:
             handle_internal_error("secrets")
             return False
+
+    def _was_replaced(self, key_id: str) -> bool:
+        """Return whether a key has another value than the one that was rejected last."""
+        key, rejected = self.selector.keys.get(key_id), self._rejected_as.get(key_id)
+        return key is not None and rejected is not None and key.record != rejected
 
     def refresh_all(self) -> bool:
         """Look up all values again, because every key is rejected; return whether one changed.

@@ -343,33 +343,25 @@ class SecretCache:
             self.wake.set()
 
     def _run(self, worker: _Worker, lookup: _Lookup) -> None:
-        changed: frozenset[str] = frozenset()
-        try:
-            changed = self._apply(worker, lookup.refs, _resolve(worker.store, lookup.refs))
-        finally:
-            lookup.changed.set_result(changed)
-
-    def _apply(
-        self, worker: _Worker, refs: Refs, answers: Mapping[str, Secret | SecretError]
-    ) -> frozenset[str]:
-        """Take what a store has answered; return the ids that have another value."""
+        """Look keys up, take what the store answers, and say which have another value."""
         changed = set()
-        with self._lock:
-            if self._closed:
-                return frozenset()
-            for key_id, ref in refs.items():
-                key = self._keys.get(key_id)
-                if key is None or key.worker is not worker or key.ref != ref:
-                    continue  # removed or moved meanwhile
-                if self._update(key_id, key, answers[key_id]):
-                    changed.add(key_id)
-        worker.failures = worker.failures + 1 if self._refs_in(worker, failing=True) else 0
-        pause = self._retry_s(worker) if worker.failures else self._ttl_s
-        # Processes that start together spread over half of the time.
-        worker.due = time.monotonic() + pause * (0.5 + self._random() / 2)
-        if changed:
-            self._notify(frozenset(changed))
-        return frozenset(changed)
+        try:
+            answers = _resolve(worker.store, lookup.refs)
+            with self._lock:
+                for key_id, ref in lookup.refs.items():
+                    key = self._keys.get(key_id)
+                    if self._closed or key is None or key.worker is not worker or key.ref != ref:
+                        continue  # removed or moved meanwhile
+                    if self._update(key_id, key, answers[key_id]):
+                        changed.add(key_id)
+            worker.failures = worker.failures + 1 if self._refs_in(worker, failing=True) else 0
+            pause = self._retry_s(worker) if worker.failures else self._ttl_s
+            # Processes that start together spread over half of the time.
+            worker.due = time.monotonic() + pause * (0.5 + self._random() / 2)
+            if changed:
+                self._notify(frozenset(changed))
+        finally:
+            lookup.changed.set_result(frozenset(changed))
 
     def _update(self, key_id: str, key: _Key, answer: Secret | SecretError) -> bool:
         """Store an answer; return whether the key has another value now."""
@@ -435,9 +427,7 @@ class SecretCache:
             worker.running = worker.next = None  # the threads stayed with the parent
 
 
-def _resolve(
-    store: SecretStore, refs: Mapping[str, str | None]
-) -> Mapping[str, Secret | SecretError]:
+def _resolve(store: SecretStore, refs: Refs) -> Mapping[str, Secret | SecretError]:
     """Return an answer for each key, whatever the store does."""
     reason = "gave no answer"
     found: Mapping[str, Secret | SecretError] = {}

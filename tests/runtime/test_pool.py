@@ -55,6 +55,19 @@ def test_a_key_replaced_in_its_store_is_available_at_once() -> None:
     assert not rig.pool.refresh("unknown")
 
 
+def test_a_value_that_another_look_up_has_found_meanwhile_is_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever look-up found it, the rejected call is sent with it."""
+    rig = Rig(key("a"))
+    rig.will("a", invalid())
+    rig.failing()
+    rig.store.values["a"] += "x"
+    look_up = rig.pool.secrets.refresh
+    monkeypatch.setattr(rig.pool.secrets, "refresh", lambda *args: look_up(*args) and False)
+    assert rig.pool.refresh("a")
+
+
 def test_a_key_replaced_after_its_project_was_suspended_is_available() -> None:
     """The new value may belong to another project at Google, whatever the project's name here."""
     rig = Rig(key("a", project="web"), strategy="fill")

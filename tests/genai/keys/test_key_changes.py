@@ -91,29 +91,6 @@ def test_a_value_replaced_in_time_costs_no_failed_send(
     assert [request.status for request in gemini.log] == [200] * 3
 
 
-def test_a_value_found_by_a_refresh_has_a_span_of_its_own(
-    gemini: FakeGemini, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No call can have the event, so a short root span has it."""
-    from opentelemetry import trace
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    files.list("A")
-    files.put("A")
-    files.install()
-    files.put("A", "A_new")
-    wait_for(exporter.get_finished_spans)
-    (span,) = exporter.get_finished_spans()
-    assert (span.name, span.parent) == ("refresh secrets", None)
-    assert span.attributes == {"keyrot.pool.name": "default", "keyrot.key.id": "A"}
-    assert [event.name for event in span.events] == ["keyrot.key.replaced"]
-
-
 def test_keys_and_limits_change_without_a_restart(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:

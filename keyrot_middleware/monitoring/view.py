@@ -805,7 +805,7 @@ class PoolReport:
         if self.trace_url is not None and call.trace_id:
             url = self.trace_url.replace(TRACE_ID, call.trace_id)
         return {
-            "id": f"{call.at:.6f}",
+            "id": f"{call.at:.6f}_{call.seconds:.6f}",
             "at": iso(call.at),
             "model": call.model,
             "seconds": round(call.seconds, 4),

@@ -47,6 +47,7 @@ function fill(parent, children) {
     const child = typeof one === "string" ? new Text(one) : one;
     const id = child.dataset?.id;
     const node = id !== undefined ? kept.get(id) : here?.dataset?.id === undefined ? here : null;
+    kept.delete(id); // of two with one id, the second is a node of its own
     if (node?.nodeName !== child.nodeName) {
       parent.insertBefore(child, here);
       continue;

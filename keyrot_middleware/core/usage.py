@@ -4,14 +4,13 @@ Input tokens are those of the prompt (cached ones included) and of tool results;
 include thoughts, as in OpenTelemetry's GenAI conventions. In a stream each chunk repeats the usage
 so far, so the last chunk with usage counts.
 
-The SDK passes bodies as text. Most of a large body (an image, a thousand embeddings) is not needed
-here, so it is searched before it is parsed, and only its tail is parsed if possible.
+Most of a large body (an image, a thousand embeddings) is not needed here, so only its end is parsed
+if possible.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,20 +21,12 @@ from .spending import service_tier
 _NONE: Mapping[str, Any] = {}
 _LARGE = 2_048
 """From this length on, parsing a whole body costs more than searching it."""
-_TAIL = 16_384
-"""How many characters at the end are searched for the end of the content."""
 _META = '"usageMetadata"'
 _OPENAI_USAGE = '"usage"'
-_PAGE = 'PageToken"'
-_MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
-_META_OBJECT = re.compile(r'"usageMetadata"\s*:\s*(?=\{)')
-_MODEL = re.compile(r'"modelVersion"\s*:\s*"([^"\\]+)"')
-_decode_at = json.JSONDecoder().raw_decode
-_REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
-_FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
+_NAMING = ('"name"', 'ationToken"', 'PageToken"')
+"""Keys of what is stored; model output cannot look like them, for its quotes are escaped."""
 _MAX_COUNT = 10**18
 """No request has this many tokens; numbers larger than a float would break the arithmetic."""
-_FURTHER = re.compile(r'"index"\s*:\s*[1-9]|"continuationToken"')
 _INPUT_DETAILS = {
     "AUDIO": "input_audio_tokens",
     "DOCUMENT": "input_image_tokens",
@@ -55,8 +46,6 @@ _DETAILS = {
     "responseTokensDetails": _OUTPUT_DETAILS,
 }
 """How `Usage.details` names the modalities in each list of details."""
-_AFTER = {"modelVersion", "responseId"}
-"""Keys that follow the usage in Google's order; if missing there, they come before."""
 
 
 class StreamLedger:
@@ -125,33 +114,32 @@ def add_usage(one: Usage, other: Usage) -> Usage:
     )
 
 
-def parse_usage_text(body: object) -> tuple[Usage, tuple[str, ...]]:
-    """Return usage and names of stored resources of a response as text; none if it is no JSON."""
-    read = _read(body) if isinstance(body, str) else _NONE
-    return (parse_usage(read), find_resource_names(read)) if read else (NO_USAGE, ())
+def parse_usage_text(text: object, *, in_full: bool = True) -> tuple[Usage, tuple[str, ...]]:
+    """Return usage and names of stored resources of a response; none if it is no JSON text.
 
-
-def parse_token_counts(body: object) -> tuple[Usage, tuple[str, ...]]:
-    """Return only tokens and model, all that the pool and a price need; no more is parsed.
-
-    In JSON a quote inside a string is escaped, so model output cannot look like these keys. A
-    response that may name a stored resource is parsed.
+    Args:
+        text: The body.
+        in_full: More than its tokens and model. Else only the end of the body is parsed, if that
+            will do.
     """
-    if not isinstance(body, str) or '"name"' in body or 'ationToken"' in body or _PAGE in body:
-        return parse_usage_text(body)
-    begin = body.rfind(_META)
-    if begin < 0:
+    if not isinstance(text, str):
         return NO_USAGE, ()
-    start = _META_OBJECT.match(body, begin)
-    try:
-        meta, end = _decode_at(body, start.end()) if start is not None else ({}, begin)
-    except (ValueError, RecursionError):
+    begin = text.rfind(_META)
+    whole = any(key in text for key in _NAMING) or (in_full and '"finishReason"' in text)
+    if not whole and begin < 0:
         return NO_USAGE, ()
-    model = _MODEL.search(body, end)
-    if model is None and '"modelVersion"' in body:  # before the usage
-        return parse_usage_text(body)
-    usage = _usage(meta, model[1] if model is not None else None, None, ())
-    return (NO_USAGE if usage.input_tokens is None and usage.output_tokens is None else usage), ()
+    # The rest after a key of the outermost object is an object; after others, brackets are left.
+    body = _NONE if whole else parse_object("{" + text[begin:])
+    if "modelVersion" not in body:
+        body = parse_object(text)
+    usage = parse_usage(body)
+    counted = usage.input_tokens is not None or usage.output_tokens is not None
+    return usage if counted or in_full else NO_USAGE, find_resource_names(body)
+
+
+def parse_token_counts(text: object) -> tuple[Usage, tuple[str, ...]]:
+    """Return only tokens and model, all that the pool and a price need."""
+    return parse_usage_text(text, in_full=False)
 
 
 def parse_openai_usage(body: Mapping[str, Any]) -> Usage:
@@ -198,42 +186,6 @@ def parse_openai_text(text: str, *, in_full: bool) -> tuple[Usage, tuple[str, ..
     begin = text.rfind(_OPENAI_USAGE) if not in_full and len(text) > _LARGE else -1
     body = (parse_object("{" + text[begin:]) if begin >= 0 else None) or parse_object(text)
     return parse_openai_usage(body), find_resource_names(body)
-
-
-def _read(text: str) -> Mapping[str, Any]:
-    """Parse the needed part of a body; empty if there is none, or it is no JSON object."""
-    if len(text) > _LARGE and (reduced := _reduce(text)) is not None:
-        return reduced
-    return parse_object(text) if any(marker in text for marker in _MARKERS) else _NONE
-
-
-def _reduce(text: str) -> Mapping[str, Any] | None:
-    """Parse only the tail of a response, after the content; None if that is not possible.
-
-    It is possible for embeddings, and for one complete candidate without a continuation token.
-    """
-    head = _REDUCIBLE.match(text)
-    if head is None:
-        return None
-    begin = max(len(text) - _TAIL, 0)
-    start = text.rfind(_META, begin)
-    if head[1] != "candidates":
-        return _NONE if start < 0 else _parse_from(text, start)
-    reasons = _FINISH.findall(text, begin, max(start, 0))
-    if len(reasons) != 1 or reasons[0] == "CONTINUATION" or _FURTHER.search(text, begin, start):
-        return None
-    tail = _parse_from(text, start)
-    if tail is None or not tail.keys() >= _AFTER:
-        return None
-    return {**tail, "candidates": [{"finishReason": reasons[0]}]}
-
-
-def _parse_from(text: str, start: int) -> dict[str, Any] | None:
-    """Parse from *start*; None unless a key of the outermost object starts there.
-
-    The rest after such a key is a valid object; after a nested key brackets would be left over.
-    """
-    return parse_object("{" + text[start:]) or None
 
 
 def parse_object(text: str | None) -> dict[str, Any]:

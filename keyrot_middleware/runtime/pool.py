@@ -47,12 +47,8 @@ from .activity import Activity
 
 _log = logging.getLogger("keyrot_middleware")
 
-LOOK_UP_S = 2.0
-LOOK_UP_MOST_S = 30.0
-"""The pauses between look-ups while every key is rejected: the shorter one doubles up to the longer
-one."""
-
-
+LOOK_UP_S = 5.0
+"""The pause between look-ups of all values while every key is rejected."""
 MODELS_WARNED = 100
 
 
@@ -129,10 +125,7 @@ class Pool:
     _unpriced: set[str] = field(default_factory=set, repr=False)
     """Models without a price that were warned of."""
     _look_up_at: float = 0.0
-    _look_ups: int = 0
-    _looking_until: float = 0.0
-    """When all values may be looked up again, by `time.monotonic()`; how often they were in vain;
-    until when others join a look-up that is under way."""
+    """When all values may be looked up again, by `time.monotonic()`."""
     _rejected_as: dict[str, str] = field(default_factory=dict, repr=False)
     """The state record of each key at its last rejection."""
 
@@ -142,11 +135,6 @@ class Pool:
             self.state, self.clock.time, self._price, lambda: len(self.selector.keys)
         )
         self.activity.redact = self.secrets.redact
-
-    @property
-    def home_id(self) -> str | None:
-        """The id of the home key of clients without a key of their own, if there is one."""
-        return self.home_id_for(GEMINI_API)
 
     @property
     def projects(self) -> dict[str, set[str]]:
@@ -162,7 +150,7 @@ class Pool:
 
     def home_id_for(
         self,
-        platform: Platform,
+        platform: Platform = GEMINI_API,
         tiers: frozenset[str] | None = None,
         project: str | None = None,
     ) -> str | None:
@@ -204,17 +192,9 @@ class Pool:
         return rejected
 
     def with_cost(self, usage: Usage, info: CallInfo, *, has_budget: bool) -> Usage:
-        """Return the *usage* of a call with what it cost, where that is known.
-
-        Its price is that of the service tier in which it was served; where the response names
-        none, of the tier that it asked for.
-        """
+        """Return the *usage* of a call with what it cost, where that is known."""
         tier = info.service_tier if usage.service_tier is None else usage.service_tier
-        try:
-            cost = self.prices.cost(usage, info.model, self.clock.time(), tier)
-        except Exception:
-            handle_internal_error("cost")
-            return usage
+        cost = self._cost(usage, info.model, self.clock.time(), tier)
         if cost is not None:
             return usage.with_cost(cost, tier or None)
         if has_budget and usage != NO_USAGE:
@@ -222,11 +202,14 @@ class Pool:
         return usage
 
     def _price(self, record: CallRecord) -> float | None:
-        """Return what a recorded call cost, where that is known."""
         tier = record.usage.service_tier
         tier = record.service_tier if tier is None else tier
+        return self._cost(record.usage, record.model, record.at, tier)
+
+    def _cost(self, usage: Usage, model: str, at: float, tier: str) -> float | None:
+        """Return a price: of the service tier of the response, else of the one asked for."""
         try:
-            return self.prices.cost(record.usage, record.model, record.at, tier)
+            return self.prices.cost(usage, model, at, tier)
         except Exception:
             handle_internal_error("cost")
             return None
@@ -312,28 +295,16 @@ class Pool:
         return key is not None and rejected is not None and key.record != rejected
 
     def refresh_all(self) -> bool:
-        """Look up all values again, because every key is rejected; return whether one changed.
-
-        The first look-up is immediate; the pause before the next one doubles while nothing changes.
-        Calls that arrive during a look-up wait for it too, for `LOOKUP_TIMEOUT_S` at most.
-        """
+        """Look up all values again, since every key is rejected; return whether one changed."""
         now = time.monotonic()
-        if now >= self._look_up_at:
-            self._look_up_at = now + min(LOOK_UP_S * 2.0**self._look_ups, LOOK_UP_MOST_S)
-            self._look_ups = min(self._look_ups + 1, 10)
-            self._looking_until = now + LOOKUP_TIMEOUT_S
-        elif now >= self._looking_until:
+        if now < self._look_up_at:
             return False
+        self._look_up_at = now + LOOK_UP_S
         try:
-            changed = self.secrets.refresh_all(LOOKUP_TIMEOUT_S)
+            return bool(self.secrets.refresh_all(LOOKUP_TIMEOUT_S))
         except Exception:
             handle_internal_error("secrets")
             return False
-        finally:
-            self._looking_until = 0.0
-        if changed:
-            self._look_up_at, self._look_ups = 0.0, 0
-        return bool(changed)
 
     def on_secrets_changed(self, key_ids: frozenset[str]) -> None:
         """Use new values and new keys from now on, in calls under way too, and log that."""

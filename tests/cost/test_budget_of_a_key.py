@@ -289,25 +289,6 @@ def test_a_key_selected_by_hand_is_counted_by_its_response(
         manager.select_key(MODEL)
 
 
-def test_a_late_report_or_one_without_a_selection_is_counted(
-    gemini: FakeGemini, clock: FakeClock, pool: Any, cost: float
-) -> None:
-    """A selection is dropped after ten minutes; the cost of its request is not."""
-    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 2.5 * cost}, max_wait_s=0)
-    client = client_of(gemini)
-    response = client.models.generate_content(model=MODEL, contents="hi")
-    manager = keyrot_middleware.get_key_manager()
-    chosen = manager.select_key(MODEL)
-    clock.advance(601)
-    manager.report_error(manager.select_key(MODEL).key_id, ConnectionError())
-    manager.report_success(chosen.key_id, response=response)
-    assert spent(made) == pytest.approx(2 * cost, abs=1e-9)
-    manager.report_success(chosen.key_id, response=response)
-    assert spent(made) == pytest.approx(3 * cost, abs=1e-9)
-    with pytest.raises(KeyPoolExhausted):
-        manager.select_key(MODEL)
-
-
 def test_gauges_and_the_command_show_the_budget(gemini: FakeGemini, pool: Any, cost: float) -> None:
     """The used part of it in metrics; in `keyrot status` in dollars."""
     made = pool({"key_id": "paid", "project": "web", "usd_per_day": 4 * cost})

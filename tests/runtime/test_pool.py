@@ -36,9 +36,9 @@ async def test_the_systems_clock_returns_the_time_and_sleeps() -> None:
 def test_the_home_key_is_the_single_key_or_the_first() -> None:
     """A client without a key has the single key as its home key, or the pool's first."""
     rig = Rig(key("a"), key("single", priority=1_000_000))
-    assert rig.pool.home_id == "a"
-    assert replace(rig.pool, last_resort="single").home_id == "single"
-    assert replace(rig.pool, last_resort="left out").home_id == "a"
+    assert rig.pool.home_id_for() == "a"
+    assert replace(rig.pool, last_resort="single").home_id_for() == "single"
+    assert replace(rig.pool, last_resort="left out").home_id_for() == "a"
 
 
 def test_a_key_replaced_in_its_store_is_available_at_once() -> None:

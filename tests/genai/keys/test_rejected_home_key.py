@@ -50,7 +50,7 @@ def test_a_new_resource_is_created_by_another_key(kind, known, gemini, pool, con
         assert CREATES[kind](client).name
     assert gemini.sent("A") == 1
     used = {request.key for request in gemini.log if request.key}
-    assert used == ({"A", "B", "C"} if kind == "batch" else {"A", "B"})  # batches are spread
+    assert used == {"A", "B"}
 
 
 @pytest.mark.parametrize("kind", CREATES)

@@ -43,8 +43,8 @@ class StreamEnd(NamedTuple):
     failed: Failed | None = None
 
 
-Reply = Done | StreamOpened | Failed | StreamEnd
-"""What a send returns; a StreamEnd where the send itself has passed a stream on."""
+Reply = Done | StreamOpened | Failed
+"""What a send returns."""
 
 
 class Acquire(NamedTuple):

@@ -290,11 +290,11 @@ OVERLOADED = "overloaded"
 """The failure class about the whole model."""
 
 
-async def open_call(call: CallState, driver: Driver) -> tuple[Reply, Lease]:
+async def open_call(call: CallState, driver: Driver) -> Done | StreamOpened:
     """Run a call up to its response, or to the first chunk of its stream.
 
     Returns:
-        The reply and its lease, which is settled unless the reply is a stream: see `end_stream`.
+        The reply; the lease of a stream is settled later, by `end_stream`.
 
     Raises:
         Exhausted: No key could serve the call; the request itself is not at fault.
@@ -314,10 +314,8 @@ async def open_call(call: CallState, driver: Driver) -> tuple[Reply, Lease]:
                 continue
             call.leave_line()
             reply = await _attempt(call, driver, lease)
-            if isinstance(reply, StreamEnd) and reply.failed is not None:
-                raise _with_attempt_notes(call)
             if not isinstance(reply, Failed):
-                return reply, lease
+                return reply
             if not await _should_continue(call, driver, lease):
                 raise _final_error(call, None)
             del reply  # see `_forget_failure`

@@ -137,11 +137,6 @@ def parse_usage_text(text: object, *, in_full: bool = True) -> tuple[Usage, tupl
     return usage if counted or in_full else NO_USAGE, find_resource_names(body)
 
 
-def parse_token_counts(text: object) -> tuple[Usage, tuple[str, ...]]:
-    """Return only tokens and model, all that the pool and a price need."""
-    return parse_usage_text(text, in_full=False)
-
-
 def parse_openai_usage(body: Mapping[str, Any]) -> Usage:
     """Return the usage of a response, or of a chunk of one, in OpenAI's protocol.
 

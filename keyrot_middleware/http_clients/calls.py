@@ -51,7 +51,6 @@ from ..core.usage import (
     StreamLedger,
     parse_object,
     parse_openai_text,
-    parse_token_counts,
     parse_usage_text,
 )
 from ..guard import handle_internal_error
@@ -563,7 +562,7 @@ class Call:
         elif self.is_openai:
             usage, names = parse_openai_text(text, in_full=in_full)
         else:
-            usage, names = parse_usage_text(text) if in_full else parse_token_counts(text)
+            usage, names = parse_usage_text(text, in_full=in_full)
         if self.call.info.bound_to_owner and upload_url:
             uploads = _upload(upload_url)
             for name in uploads:

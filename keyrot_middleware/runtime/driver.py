@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from ..core.commands import (
     Acquire,
     Command,
+    Done,
     Refresh,
     Reply,
     Send,
@@ -77,11 +78,11 @@ class SyncDriver:
         self.time: Callable[[], float] = pool.clock.time
         self.random: Callable[[], float] = pool.random
 
-    async def run(self) -> Reply:
+    async def run(self) -> Done | StreamOpened:
         """Run the call up to its response, or to the first chunk of its stream."""
         self._began = True
         try:
-            reply, _ = await open_call(self.call, self)
+            reply = await open_call(self.call, self)
         except GeneratorExit:
             self.abandon()
             raise

@@ -4,7 +4,7 @@ An adapter says how a request is sent with the key of a lease, and which excepti
 expect where there is no key.
 
     run, arun          up to the response, or to the first chunk of a stream
-    hold, ahold        a session, which keeps its lease until it is closed
+    ahold              a session, which keeps its lease until it is closed
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ async def arun(
     raise error
 
 
-def hold(*args: Any) -> tuple[Any, Relay]:
+async def ahold(*args: Any) -> tuple[Any, AsyncRelay]:
     """Open a session, such as a websocket, with the first key that can; arguments as for `run`.
 
     Returns:
@@ -91,12 +91,6 @@ def hold(*args: Any) -> tuple[Any, Relay]:
         waits for the end of the session and settles it with what the stream reports; closed, the
         session is abandoned.
     """
-    relay: Relay = run(*args)
-    return next(relay), relay
-
-
-async def ahold(*args: Any) -> tuple[Any, AsyncRelay]:
-    """Async version of `hold`."""
     relay: AsyncRelay = await arun(*args)
     return await anext(relay), relay
 

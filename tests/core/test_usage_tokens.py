@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from keyrot_middleware.core.model import NO_USAGE
 from keyrot_middleware.core.usage import (
     parse_object,
-    parse_token_counts,
     parse_usage,
     parse_usage_text,
 )
@@ -53,7 +52,7 @@ def test_the_tokens_are_those_that_parsing_finds(
     meta = {**meta, "promptTokensDetails": details}
     parts: list[dict[str, Any]] = [{"usageMetadata": meta}, content, {"modelVersion": model}]
     body = json.dumps({k: v for place in order for k, v in parts[place].items()}, indent=indent)
-    found, parsed = parse_token_counts(body)[0], parse_usage_text(body)[0]
+    found, parsed = parse_usage_text(body, in_full=False)[0], parse_usage_text(body)[0]
     if parsed.input_tokens is None and parsed.output_tokens is None:
         assert found in (NO_USAGE, parsed)
     else:
@@ -66,14 +65,14 @@ def test_the_tokens_are_those_that_parsing_finds(
 def test_a_model_cannot_write_counts(written: str) -> None:
     """In JSON a quote inside a text is escaped, so it never looks like a key."""
     body = json.dumps({"candidates": [{"text": written}], "usageMetadata": {"promptTokenCount": 3}})
-    assert parse_token_counts(body)[0].input_tokens == 3
+    assert parse_usage_text(body, in_full=False)[0].input_tokens == 3
 
 
 def test_stored_names_are_still_found() -> None:
     """A response that names a stored resource is parsed: its owner must be recorded."""
     body = json.dumps({"name": "files/abc", "usageMetadata": {"promptTokenCount": 3}})
-    assert parse_token_counts(body) == parse_usage_text(body)
-    assert parse_token_counts(body)[1] == ("files/abc",)
+    assert parse_usage_text(body, in_full=False) == parse_usage_text(body)
+    assert parse_usage_text(body, in_full=False)[1] == ("files/abc",)
 
 
 NO_COUNTS = [
@@ -90,7 +89,7 @@ NO_COUNTS = [
 @pytest.mark.parametrize("body", [*NO_COUNTS, '{"usageMetadata": {"promptTokenCount": 1'])
 def test_a_body_without_counts_has_no_usage(body: object) -> None:
     """A body without counts, or of another kind, has no usage."""
-    assert parse_token_counts(body) == (NO_USAGE, ())
+    assert parse_usage_text(body, in_full=False) == (NO_USAGE, ())
 
 
 def test_modalities_are_read_from_a_response() -> None:

@@ -153,18 +153,6 @@ def test_a_stream_that_is_being_read_cannot_be_read_or_closed_beside() -> None:
     rig.state.check()
 
 
-def test_a_session_keeps_its_lease_until_it_is_closed() -> None:
-    """`hold` returns the session and what keeps its key in use."""
-    rig = Rig(key("a", Limits(max_concurrency=1)))
-    rig.will("a", Chunks("the session"))
-    opened, relay = runner.hold(rig.pool, rig.make(STREAMED), rig.send, _no_key)
-    assert opened == "the session"
-    assert in_flight(rig.state) == {"a": 1}
-    relay.close()
-    assert not in_flight(rig.state)
-    rig.state.check()
-
-
 def test_an_async_session_keeps_its_lease_until_it_is_closed() -> None:
     """`ahold` does the same."""
 

@@ -182,7 +182,7 @@ class ScriptedPool:
 
     def stream(self, info: CallInfo = STREAMED) -> Iterator[Any]:
         """Open a stream for this thread; nothing is sent before the first read."""
-        yield from runner.lazy_stream(*self._call(info, self.send))
+        yield from runner.run(*self._call(info, self.send))
 
     async def astream(self, info: CallInfo = STREAMED) -> runner.AsyncRelay:
         """Open a stream for tasks; the first chunk has arrived."""

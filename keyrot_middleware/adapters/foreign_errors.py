@@ -16,8 +16,6 @@ from ..core.failures import FailureFacts
 from .reading import transport_failure
 from .redaction import Redact, redact_exception
 
-__all__ = ["facts_from_close", "facts_from_error", "facts_from_reported_error"]
-
 _LONGEST = 65_536
 """No error body of Google's is longer."""
 _INTERNAL_ERROR = 1011

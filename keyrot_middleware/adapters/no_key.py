@@ -17,8 +17,6 @@ from ..core.failures import REJECTIONS
 from ..core.model import OTHER_PROJECT, OTHER_TIER, Block
 from ..errors import rejection_code
 
-__all__ = ["NO_EXPRESS_KEY", "NO_KEY", "LastRefusal", "NoKey", "error_body", "why_no_key"]
-
 _SNIFFED = ("timeout", "403", "500", "502", "503")
 _SHOWN = 10
 """Keys named in the message; all of them are in `reasons`."""

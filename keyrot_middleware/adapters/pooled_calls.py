@@ -42,8 +42,6 @@ from .no_key import NO_KEY, NoKey, error_body, why_no_key
 from .redaction import Redact
 from .urls import host_from_url, origin_from_url
 
-__all__ = ["PooledCalls", "fingerprint", "is_key"]
-
 _log = logging.getLogger("keyrot_middleware")
 
 _SALT = os.urandom(16)

@@ -14,14 +14,11 @@ from ..core.text import mask_keys
 from ..core.tokens import TokenScale, count_requests
 from ..runtime.current import workload
 
-__all__ = ["TIER_HEADER", "read_call", "transport_failure", "with_served_tier"]
-
 
 def read_call(
     method: str,
     path: str,
     body: Mapping[str, Any],
-    extra: Mapping[str, Any] | None = None,
     *,
     stream: bool,
     host: str,
@@ -36,7 +33,6 @@ def read_call(
         method: The HTTP method.
         path: Its path, with the query; with or without host and version.
         body: Its JSON body; empty if it has none.
-        extra: What is merged into the body when it is sent.
         stream: The response is read in chunks.
         host: As in `CallInfo`.
         scale: That of the pool.
@@ -45,10 +41,7 @@ def read_call(
         sdk_retries: As in `CallInfo`.
     """
     route = parse_path(method, path)
-    whole = {**body, **extra} if extra else body
-    tokens, names = read_body(whole)
-    if extra:  # which the SDK merges level by level, so that nothing of the body is lost
-        names += read_body(body)[1]
+    tokens, names = read_body(body)
     names = tuple(dict.fromkeys((*route.names, *names))) if names else route.names
     bound_to_owner = route.bound_to_owner or any(map(is_certain, names))
     tokens = tokens if route.counts_in_quota else 0
@@ -72,7 +65,7 @@ def read_call(
         platform=platform,
         sdk_retries=sdk_retries,
         counts_in_quota=route.counts_in_quota,
-        service_tier=requested_tier(whole),
+        service_tier=requested_tier(body),
     )
 
 

@@ -17,7 +17,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from itertools import chain
@@ -27,26 +27,6 @@ from ..core.text import hide_escaped
 from ..guard import handle_internal_error
 from ..secrets.base import Secret
 from .key_headers import KEY_HEADER
-
-__all__ = [
-    "ENOUGH",
-    "HIDDEN",
-    "MOST",
-    "SPARE",
-    "Forgetting",
-    "Redact",
-    "Redacting",
-    "bounded",
-    "current_redact",
-    "filter_logs",
-    "kept_error",
-    "redact_bytes",
-    "redact_exception",
-    "redact_key",
-    "scrub",
-    "scrub_head",
-    "without_key",
-]
 
 Redact = Callable[[str], str]
 
@@ -61,8 +41,6 @@ ENOUGH = _MOST_BYTES + SPARE
 """Bytes of the body of an error that are read."""
 _MOST_PARTS = 8
 """Objects in an error that hold a response, one in the other."""
-_MOST_VALUES = 20_000
-"""Values of an error's JSON that are kept."""
 _CUT = " … [cut by keyrot: the error is longer than is kept of it]"
 
 _KEY_IN_QUERY = re.compile(rb"(?<=[?&])key=[^&#]*&?")
@@ -79,8 +57,6 @@ def redact_key(sent: AnyStr, key: Secret) -> AnyStr:
     All else that looks like a key is the program's: a model may write about keys.
     """
     if isinstance(sent, bytes):
-        if b"\0" in sent:
-            return redact_bytes(sent, lambda text: hide_escaped(text, key.hide_in))
         text = sent.decode("latin-1")  # one character a byte, and the key is ASCII
         hidden = redact_key(text, key)
         return sent if hidden == text else hidden.encode("latin-1")
@@ -89,37 +65,14 @@ def redact_key(sent: AnyStr, key: Secret) -> AnyStr:
     return hide_escaped(sent, key.hide_in)
 
 
-def redact_bytes(data: bytes, redact: Redact, charset: str | None = None) -> bytes:
-    """Redact bytes, whichever encoding they are read with.
-
-    Args:
-        data: What a server sent.
-        redact: Takes the keys out of a text.
-        charset: As the server calls the encoding.
-    """
-    for encoding, errors in _encodings(data, charset):
-        with suppress(Exception):  # no such encoding, or it is not in use here
-            text = data.decode(encoding, errors)
-            hidden = redact(text)
-            if hidden != text:
-                data = hidden.encode(encoding, errors)
-    if b"\0" in data:  # parts of it are in an encoding of two or four bytes a character
-        text = data.replace(b"\0", b"").decode("utf-8", "surrogateescape")
-        hidden = redact(text)
-        if hidden != text:
-            return hidden.encode("utf-8", "surrogateescape")
-    return data
+def redact_bytes(data: bytes, redact: Redact) -> bytes:
+    """Redact bytes of text."""
+    text = data.decode("utf-8", "surrogateescape")
+    hidden = redact(text)
+    return data if hidden == text else hidden.encode("utf-8", "surrogateescape")
 
 
-def _encodings(data: bytes, charset: str | None) -> Iterator[tuple[str, str]]:
-    if charset and charset.lower() not in ("utf-8", "utf8"):
-        yield charset, "replace"
-    yield "utf-8", "surrogateescape"
-    if b"\0" in data[:8]:
-        yield json.detect_encoding(data), "replace"
-
-
-def _redact_value(value: Any, redact: Redact, charset: str | None = None) -> Any:
+def _redact_value(value: Any, redact: Redact) -> Any:
     """Redact a text, bytes, a tuple or headers; return the same object if there is nothing to hide.
 
     An error that is longer than `MOST` is cut.
@@ -128,10 +81,10 @@ def _redact_value(value: Any, redact: Redact, charset: str | None = None) -> Any
         hidden = bounded(value, redact)
         return value if hidden == value else hidden
     if isinstance(value, bytes | bytearray):
-        hidden = bounded(value, lambda data: redact_bytes(bytes(data), redact, charset))
+        hidden = bounded(value, lambda data: redact_bytes(bytes(data), redact))
         return value if hidden == value else hidden
     if isinstance(value, tuple):
-        items = [_redact_value(item, redact, charset) for item in value]
+        items = [_redact_value(item, redact) for item in value]
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
         return value._make(items) if hasattr(value, "_make") else tuple(items)
@@ -188,53 +141,23 @@ def _header(name: Any, text: Any, redact: Redact) -> tuple[Any, Any]:
 
 
 def _redact_json(value: Any, redact: Redact) -> None:
-    """Redact a dict or list of JSON in place, and drop what is more than is kept of an error."""
-    boxes: list[tuple[Any, Iterator[Any]]] = [(value, _keys_of(value))]
-    seen = {id(value)}
-    values = letters = 0
-    while boxes:
-        box, keys = boxes[-1]
-        key = next(keys, _END)
-        if key is _END:
-            boxes.pop()
-            continue
-        if values > _MOST_VALUES or letters > MOST:
-            _drop(box, [key, *keys])
-            continue
-        values, item = values + 1, box[key]
-        if isinstance(item, dict | list):
-            if id(item) not in seen:
+    """Redact a dict or list of JSON in place."""
+    boxes, seen = [value], {id(value)}
+    for box in boxes:  # which grows meanwhile
+        for key in list(box) if isinstance(box, dict) else range(len(box)):
+            item = box[key]
+            if not isinstance(item, dict | list):
+                box[key] = _redact_value(item, redact)
+            elif id(item) not in seen:
                 seen.add(id(item))
-                boxes.append((item, _keys_of(item)))
-        else:
-            letters += len(item) if isinstance(item, str) else 0
-            box[key] = _redact_value(item, redact)
-        if isinstance(box, dict) and isinstance(key, str):
-            letters += len(key)
-            if (name := redact(key)) != key:
+                boxes.append(item)
+            if isinstance(key, str) and (name := redact(key)) != key:
                 box[name] = box.pop(key)
 
 
-_END = object()
-
-
-def _keys_of(box: Any) -> Iterator[Any]:
-    return iter(list(box) if isinstance(box, dict) else range(len(box)))
-
-
-def _drop(box: Any, keys: Sequence[Any]) -> None:
-    """Replace the items of these keys, the last ones, by a sentence that they were cut."""
-    if isinstance(box, list):
-        box[keys[0] :] = [_CUT]
-        return
-    for key in keys:
-        del box[key]
-    box["cut"] = _CUT
-
-
-def kept_error(code: int, body: bytes, redact: Redact, charset: str | None) -> bytes:
+def kept_error(code: int, body: bytes, redact: Redact) -> bytes:
     """Return what is kept of a body. Half of a JSON text is none: the SDK reads it as a message."""
-    kept: bytes = bounded(body, lambda data: redact_bytes(data, redact, charset), _MOST_BYTES)
+    kept: bytes = bounded(body, lambda data: redact_bytes(data, redact), _MOST_BYTES)
     if len(body) <= _MOST_BYTES or body.lstrip()[:1] not in (b"{", b"["):
         return kept
     error = {"code": code, "message": kept.decode("utf-8", "replace")}
@@ -266,14 +189,11 @@ def _scrub_one(holder: Any, redact: Redact) -> None:
     held = getattr(holder, "__dict__", None)
     if not held:
         return
-    charset = None
-    with suppress(Exception):
-        charset = getattr(holder, "charset_encoding", None) or getattr(holder, "charset", None)
     for name, value in [*held.items()]:
         with suppress(Exception):
             if isinstance(value, dict | list):
                 _scrub_items(value, redact)
-            elif (hidden := _redact_value(value, redact, charset)) is not value:
+            elif (hidden := _redact_value(value, redact)) is not value:
                 held[name] = hidden
     with suppress(Exception):  # `request` raises where there is none
         request = holder.request
@@ -342,20 +262,6 @@ def _forget_frames(error: BaseException, handled: BaseException | None = None) -
         for frame, _ in traceback.walk_tb(link.__traceback__):
             with suppress(RuntimeError):  # it is still running
                 frame.clear()
-
-
-class Forgetting:
-    """Around a part of a send: an exception that leaves it, of any kind, shows no variables."""
-
-    __slots__ = ("_handled",)
-
-    def __enter__(self) -> None:
-        self._handled = sys.exception()
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is not None:
-            _forget_frames(error, self._handled)
-        self._handled = None
 
 
 def _chain(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-__all__ = ["host_from_url", "origin_from_url"]
-
 
 @lru_cache(maxsize=256)
 def host_from_url(base_url: str) -> str:

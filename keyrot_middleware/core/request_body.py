@@ -158,7 +158,8 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     """Return the estimated input tokens of a *body*, and the stored resources that it names.
 
     Args:
-        body: A JSON object with keys in camelCase or snake_case, as it is sent.
+        body: A JSON object with keys in camelCase or snake_case, as it is sent, but for the length
+            of a long base64 text in its place.
     """
     found: dict[str, None] = {}
     total = 0.0
@@ -179,8 +180,11 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
                         add_name(found, kind, item)
                 nodes.append((value, is_data or key in OPAQUE))
                 total += isinstance(node, dict)
+            elif isinstance(value, bytes | bytearray):
+                total += _media(node, len(value))
             else:
-                total += _media(node, len(value)) if isinstance(value, bytes | bytearray) else 1
+                is_length = key in _ENCODED and type(value) is int and value > 0  # of base64
+                total += _media(node, value * 3 // 4) if is_length else 1
     return ceil(total), tuple(found)
 
 

@@ -18,15 +18,6 @@ from ..runtime.current import bypassed
 from ..secrets import SecretCache
 from ..settings import BASE_URL_VARIABLES, GOOGLE_HOST, VERTEX_HOST, AllowedOrigins
 
-__all__ = [
-    "KeyCheck",
-    "base_url",
-    "check_key",
-    "check_keys",
-    "describe_check",
-    "require_allowed_host",
-]
-
 _AT_ONCE = 8
 _TIMEOUT_MS = 20_000
 

@@ -21,8 +21,6 @@ from ..adapters.redaction import HIDDEN, Redact, redact_exception, redact_key, s
 from ..errors import ConfigError
 from ..secrets import Secret
 
-__all__ = ["SessionWatch", "guarded"]
-
 UNREAD_S = 30.0
 """How long a program may leave the last messages of a lost connection unread and have their tokens
 counted still."""

@@ -32,6 +32,7 @@ from ..adapters.redaction import Redact, current_redact, scrub, scrub_head, with
 from ..adapters.urls import origin_from_url
 from ..guard import handle_internal_error
 from ..secrets import Secret
+from ..secrets.base import PlainText
 from .calls import KEY_NAMES, Call, Head, Incoming, Reply, read, with_key_header
 from .serving import Library
 
@@ -135,6 +136,7 @@ class AiohttpSessions(Library):
         target = call.target
         headers = CIMultiDict(request["headers"])
         url = call.write_key(key, headers, target.url)
+        _mask(headers)
         if call.stream:  # see httpx_clients.py
             headers["Accept-Encoding"] = "identity"
         data = _joined(target.body, call.take_rest())
@@ -145,6 +147,7 @@ class AiohttpSessions(Library):
         """Return a request with *key* in place of its placeholder."""
         headers = CIMultiDict(request["headers"])
         with_key_header(headers, key)
+        _mask(headers)
         return {**request, "url": without_key(request["url"]), "headers": headers}
 
     # What a response is ---------------------------------------------------------------------------
@@ -179,11 +182,6 @@ class AiohttpSessions(Library):
         """Return the headers of a response."""
         return response.headers
 
-    def charset(self, response: Any) -> str | None:
-        """Return the encoding of a response."""
-        found: str | None = response.charset
-        return found
-
     def rebuilt(self, response: Any, content: bytes) -> Any:
         """Return a response with another content."""
         headers = [(k, v) for k, v in response.headers.items() if k.lower() not in _LEFT_OUT]
@@ -200,6 +198,13 @@ class AiohttpSessions(Library):
         """Return a response of our own."""
         url, status = URL(request["url"]), (reply.code, responses.get(reply.code, ""))
         return Made(request["method"], url, status, reply.headers.items(), reply.body)
+
+
+def _mask(headers: CIMultiDict[str]) -> None:
+    """Let the key not show in a dictionary of ours: error reporters print those that are in use."""
+    for name in KEY_NAMES:
+        if name in headers:
+            headers[name] = PlainText(headers[name])
 
 
 async def _send_once(wrapped: Callable[..., Any], request: dict[str, Any]) -> Any:

@@ -200,7 +200,7 @@ class Head(NamedTuple):
     def _call(self, content: bytes, rest: Any) -> Call:
         calls, request, route, platform, own, sdk, in_query = self
         body = _parse(content)
-        info = _call_info(calls, request, route.collection, body)._replace(platform=platform)
+        info = _call_info(calls, request, route.collection, body, platform)
         state = calls.call_state(info, own or POOL_KEY, request.timeout_s)
         if sdk is not None and sdk.repeats:
             state.info = state.info._replace(sdk_retries=True)
@@ -304,18 +304,38 @@ def _without_pool(url: str) -> Reply:
     return _reply(401, error_body(401, text), url)
 
 
+_LARGE = 65_536
+_LONG_TEXT = 8_192
+_LENGTH = re.compile(rb'"\x00(\d+)\x00"')
+
+
+def _without_media(content: bytes) -> bytes:
+    """Return a body with the length of each base64 text in its place: megabytes are not parsed."""
+    texts = content.split(b'"')
+    for number, text in enumerate(texts):
+        if len(text) < _LONG_TEXT or not text.isascii() or texts[number - 1].endswith(b"\\"):
+            continue
+        if b" " not in text and b"," not in text and b"\\" not in text:
+            texts[number] = b"\x00%d\x00" % len(text)
+    return _LENGTH.sub(rb"\1", b'"'.join(texts))
+
+
 def _parse(content: bytes) -> dict[str, Any]:
     if content.lstrip()[:1] != b"{":
         return {}
     try:
-        body = json.loads(content)
+        body = json.loads(content if len(content) < _LARGE else _without_media(content))
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 
 
 def _call_info(
-    calls: PooledCalls, request: Incoming, collection: str, body: Mapping[str, Any]
+    calls: PooledCalls,
+    request: Incoming,
+    collection: str,
+    body: Mapping[str, Any],
+    platform: Platform,
 ) -> CallInfo:
     pool, path = calls.pool, request.url
     retries = request.retries_5xx or OPENAI_RETRIES in request.headers
@@ -337,6 +357,7 @@ def _call_info(
         host=host_from_url(path),
         scale=pool.token_scale,
         sticky=pool.policy.strategy == "sticky",
+        platform=platform,
         sdk_retries=retries,
     )
 

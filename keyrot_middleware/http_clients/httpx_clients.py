@@ -185,11 +185,6 @@ class HttpxTransports(Library):
         """Return the headers of a response."""
         return _read_headers(response.headers, _READ_OF_RESPONSES)
 
-    def charset(self, response: Any) -> str | None:
-        """Return the encoding of a response."""
-        found: str | None = response.charset_encoding
-        return found
-
     def rebuilt(self, response: Any, content: bytes) -> Any:
         """Return an unread response with another content."""
         headers = [pair for pair in response.headers.raw if pair[0].lower() not in _LEFT_OUT]

@@ -124,11 +124,6 @@ class RequestsAdapters(Library):
         """Return the headers of a response."""
         return response.headers
 
-    def charset(self, response: Any) -> str | None:
-        """Return the encoding of a response."""
-        found: str | None = response.encoding
-        return found
-
     def rebuilt(self, response: Any, content: bytes) -> Any:
         """Return an unread response with another content."""
         headers = {k: v for k, v in response.headers.items() if k.lower() not in _CODED}

@@ -98,10 +98,6 @@ class Library(ABC):
         """Return those headers of a response that are read, by their names in lower case."""
 
     @abstractmethod
-    def charset(self, response: Any) -> str | None:
-        """Return the encoding of a response, as the server calls it."""
-
-    @abstractmethod
     def rebuilt(self, response: Any, content: bytes) -> Any:
         """Return an unread response like another one, with another content."""
 
@@ -275,7 +271,7 @@ class Library(ABC):
 
     def rebuilt_error(self, response: Any, said: bytes, redact: Redact) -> tuple[Any, bytes]:
         """Return a response that is an error, without a key in it, and its content."""
-        kept = kept_error(self.status(response), said, redact, self.charset(response))
+        kept = kept_error(self.status(response), said, redact)
         return self.rebuilt(response, kept), kept
 
     def done(

@@ -116,7 +116,7 @@ class _Relay:
         if not self._reading.acquire(blocking=False):
             raise self._busy("the stream is being read already")
         try:
-            if self._over:
+            if self._over or driver.stream is None:  # the collector may have had the driver first
                 return None
             chunk, failed = await driver.next_chunk(self._chunks)
             if chunk is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
@@ -30,7 +30,25 @@ __all__ = [
     "run",
     "sdk_error",
     "skip_where_the_sdk_reconnects",
+    "spread",
 ]
+
+
+def spread(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Return combinations in which each value of each axis stands twice at least, in other company.
+
+    An axis of tuples gives the values of several parameters.
+    """
+    lists = [list(axis) for axis in axes]
+    rows = []
+    for number in range(2 * max(map(len, lists))):
+        row: tuple[Any, ...] = ()
+        for shift, axis in enumerate(lists):
+            value = axis[(number + shift * (number // len(axis))) % len(axis)]
+            row += value if isinstance(value, tuple) else (value,)
+        rows.append(row)
+    return list(dict.fromkeys(rows))
+
 
 MODEL = "gemini-2.5-flash"
 MODES = ("sync", "sync_stream", "async", "async_stream")

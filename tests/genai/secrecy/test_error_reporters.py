@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.interactions import SDK_WARNINGS
-from support.modes import MODEL, run, skip_where_the_sdk_reconnects
+from support.modes import MODEL, run, skip_where_the_sdk_reconnects, spread
 from support.raw_server import RawServer, answer, chunk, reset
 from support.reporters import sent_to_sentry
 from support.scenes import SURFACES, WAYS, Scene, error_of, raised, surfaces
@@ -78,8 +78,7 @@ def call(scene: Scene, client: Any, surface: str) -> BaseException | None:
     return raised(surfaces(client)[surface])
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("surface", "library"), WAYS)
+@pytest.mark.parametrize(("surface", "library", "fault"), spread(WAYS, FAULTS))
 def test_no_reporter_shows_a_key(
     surface: str, library: str, fault: str, scene: Scene, no_aiohttp: Callable[[], None]
 ) -> None:
@@ -108,22 +107,13 @@ def test_a_refused_connection(
     scene.check(call(scene, client, surface), sent=False)
 
 
-@pytest.mark.parametrize("surface", SURFACES)
-def test_a_proxy_that_drops(
-    surface: str, scene: Scene, no_aiohttp: Callable[[], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A proxy of the environment in front of a gateway without TLS gets the headers."""
-    no_aiohttp()  # which asks the environment for no proxy
-    proxy = scene.serve(lambda connection, _: None)
-    monkeypatch.setenv("HTTP_PROXY", proxy.url)
-    client = scene.client(f"http://127.0.0.1:{free_port()}", retry_options={"attempts": 1})
-    scene.check(call(scene, client, surface))
-
-
-@pytest.mark.parametrize("fault", SILENT)
-@pytest.mark.parametrize("library", ["httpx", "aiohttp"])
 @pytest.mark.parametrize(
-    "surface", [surface for surface in SURFACES if "async" in surface and surface != "async upload"]
+    ("surface", "library", "fault"),
+    spread(
+        [name for name in SURFACES if "async" in name and name != "async upload"],
+        ["httpx", "aiohttp"],
+        SILENT,
+    ),
 )
 def test_a_call_that_the_program_gives_up(
     surface: str, library: str, fault: str, scene: Scene, no_aiohttp: Callable[[], None]
@@ -223,26 +213,6 @@ def test_a_live_session_that_ends_in_the_middle(fault: str, scene: Scene) -> Non
     error = raised(lambda: asyncio.run(session()))
     assert keys
     scene.check(error, sent=False)
-
-
-@pytest.mark.parametrize("listens", [True, False], ids=["drops", "is not there"])
-def test_a_proxy_in_front_of_a_live_session(
-    listens: bool, scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The connection goes through what the environment names."""
-    pytest.importorskip("websockets.proxy")  # older ones know of no proxy
-    proxy = scene.serve(lambda connection, _: None)
-    url = proxy.url if listens else f"http://127.0.0.1:{free_port()}"
-    monkeypatch.setenv("HTTP_PROXY", url)
-
-    async def session() -> None:
-        async with client.aio.live.connect(model=MODEL):
-            pass
-
-    with plain_websockets():
-        client = scene.client(f"http://127.0.0.1:{free_port()}")
-        scene.check(raised(lambda: asyncio.run(session())), sent=False)
-    assert proxy.keys == ([""] if listens else [])
 
 
 @pytest.mark.parametrize("order", ["before", "after"])

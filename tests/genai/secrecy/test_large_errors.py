@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.interactions import SDK_WARNINGS
-from support.modes import sdk_error
+from support.modes import sdk_error, spread
 from support.raw_server import answer, chunk
 from support.scenes import WAYS, Scene, raised, surfaces
 
@@ -54,8 +54,7 @@ BODIES: dict[str, tuple[Callable[[str], Iterator[bytes]], str]] = {
 }
 
 
-@pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize(("surface", "library"), WAYS)
+@pytest.mark.parametrize(("surface", "library", "body"), spread(WAYS, BODIES))
 def test_an_error_without_an_end(
     surface: str, library: str, body: str, scene: Scene, no_aiohttp: Callable[[], None]
 ) -> None:

@@ -1,0 +1,34 @@
+"""A body with megabytes of media: they are not parsed, and count as before."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from keyrot_middleware.core.request_body import read_body
+from keyrot_middleware.http_clients import calls
+
+DATA = base64.b64encode(bytes(range(256)) * 4_000).decode()
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("mime", ["audio/wav", "image/png", "application/pdf"])
+def test_media_is_not_parsed_and_counts_the_same(mime: str, ascii_only: bool, monkeypatch) -> None:
+    """What is beside it is read: texts with quotes and without a space, names of files."""
+    parts: list[Any] = [
+        {"text": 'a "quoted\\" text, with words'},
+        {"inlineData": {"mimeType": mime, "data": DATA}},
+        {"text": "hello " * 5_000},
+        {"text": "\u5bc6" * 5_000},
+        {"fileData": {"fileUri": "files/abc"}},
+    ]
+    body = {"contents": [{"parts": parts}]}
+    content = json.dumps(body, ensure_ascii=ascii_only).encode()
+    seen: list[int] = []
+    loads = json.loads
+    monkeypatch.setattr(calls.json, "loads", lambda text: seen.append(len(text)) or loads(text))
+    assert read_body(calls._parse(content)) == read_body(body)
+    assert seen[0] < len(DATA) / 2

@@ -27,8 +27,6 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
-    ValidationInfo,
-    field_validator,
 )
 
 from .core.model import (
@@ -136,15 +134,6 @@ def _good_host(host: str) -> str:
     return host
 
 
-def _good_path(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError(
-            f"found {display(str(path))}, whose ~ is no user of this machine"
-        ) from None
-
-
 def _good_store(store: str) -> str:
     if is_known_scheme(store):
         return store
@@ -201,7 +190,7 @@ class Settings(BaseModel):
     keys: Annotated[tuple[SecretStr, ...], _split(",")] = ()
     """keys, comma-separated; their ids are `key_1`, `key_2`, … As an argument they are the whole
     pool: no keys.json and no single key is added"""
-    keys_file: Annotated[Path, AfterValidator(_good_path)] | None = None
+    keys_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
     """path of a keys.json; else `keys.json` in the working directory, if there is one"""
     secret_store: Annotated[str, AfterValidator(_good_store), _Lower] = "env"
     """where key values are stored: `env`, `file`, `vault`, `aws`, `azure`, `gcp`, or [your own
@@ -270,19 +259,10 @@ class Settings(BaseModel):
     """where your tracing shows a trace, such as `https://jaeger.example/trace/{trace_id}`: [the
     page](page.md) links each call to it"""
     progress: bool = True
-    """`false`: no countdown on a terminal while a call waits under `keyrot run`"""
+    """`false`: no line on a terminal while a call waits under `keyrot run`"""
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("settings cannot be pickled: the keys in them stay in this process")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_other_types(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse True as a number and bytes as a text, which pydantic takes."""
-        switch = cls.model_fields[info.field_name or ""].annotation is bool
-        if isinstance(value, bytes) or (isinstance(value, bool) and not switch):
-            raise ValueError(f"found {display(value)}")
-        return value
 
 
 class SettingArguments(TypedDict, total=False):

@@ -135,21 +135,6 @@ def test_no_secret_is_ever_shown(here: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert secret.lower() not in texts.lower()
 
 
-@pytest.mark.parametrize(
-    ("keys_file", "found"),
-    [
-        (
-            "~no-such-user/keys.json",
-            'found "~no-such-user/keys.json", whose ~ is no user of this',
-        ),
-    ],
-)
-def test_a_path_that_cannot_be_one_is_refused(keys_file: str, found: str) -> None:
-    """Not with an arbitrary error of a system call."""
-    text = wrong(keys_file=keys_file)
-    assert text.startswith(f"install(keys_file=…): {found}")
-
-
 def test_a_file_of_another_encoding_is_an_error(here: Path) -> None:
     """A .env that is not UTF-8 is an error of ours, not a UnicodeDecodeError."""
     (here / ".env").write_bytes(b"KEYROT_POOL=\xff\xfe\n")
@@ -163,17 +148,15 @@ def test_an_unreadable_file_is_an_error(here: Path) -> None:
     assert ".env cannot be read: " in wrong()
 
 
-WRONG: tuple[object, ...] = (3, True, 1.5, b"x", object(), [3], {"a": 1}, (None,), {1}, "\ud800")
+WRONG: tuple[object, ...] = (3, 1.5, object(), [3], {"a": 1}, (None,), {1}, "\ud800")
 """Of these each setting takes at most numbers, booleans or text."""
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_an_argument_of_a_wrong_type_is_named(name: str) -> None:
-    """Any value is accepted or refused by name, also where Python takes True for 1."""
+    """Any value is accepted or refused by name."""
     for value in WRONG:
         try:
             load(**{name: value})
         except ConfigError as error:
             assert f"install({name}=…)" in str(error), value
-    if name not in ("enabled", "call_spans"):
-        assert f"install({name}=…): found" in wrong(**{name: b"x"})

@@ -199,32 +199,3 @@ def test_each_panel_has_data(prometheus: Prometheus, title: str, expression: str
         series = prometheus.get("series", **{"match[]": name})
         labels = {label for one in series for label in one}
         assert set(re.findall(r"(\w+)(?:=~|!=|=)", selector)) | grouped <= labels, title
-
-
-def test_legends_and_variables_name_existing_labels() -> None:
-    """A legend uses only labels by which its expression groups; the pool is selected by a label."""
-    for panel in DASHBOARD["panels"]:
-        for target in panel["targets"]:
-            grouped = re.findall(r"\bby \(([^)]*)\)", target["expr"])
-            for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
-                assert label in grouped[0], target
-    variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
-    query = variables["pool"]["query"]["query"]
-    assert query == "label_values(keyrot_key_count, keyrot_pool_name)"
-
-
-def test_the_dashboard_covers_the_required_metrics() -> None:
-    """Requests, failures, keys by state, tokens, three quotas, waits, added latency."""
-    expanded = " ".join(expression for _, expression in EXPRESSIONS)
-    assert {metric.name for metric in METRICS if metric.name.replace(".", "_") in expanded} >= {
-        "keyrot.call.attempts",
-        "keyrot.attempt.duration",
-        "keyrot.key.count",
-        "keyrot.key.tokens",
-        "keyrot.key.quota.used_ratio",
-        "keyrot.key.wait_time",
-        "keyrot.key.pending_requests",
-        "gen_ai.client.operation.duration",
-    }
-    quotas = set(re.findall(r'keyrot_quota="(\w+)"', expanded))
-    assert quotas == {"rpm", "tpm", "rpd"}

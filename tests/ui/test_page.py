@@ -272,16 +272,16 @@ def test_the_use_of_the_pool_is_drawn(serve: Serve, open_tab: Open) -> None:
 
 
 def test_many_keys_need_few_screens(serve: Serve, open_tab: Open) -> None:
-    """Fifty keys below the chart are two and a half screens; a reason has two lines."""
+    """Fifty keys below the chart are two and a half screens; a reason has three lines."""
     source = FakeSource([key(f"key_{n}") for n in range(50)])
-    source.keys[0].update(state="rejected", available=False, sentence="word " * 18)
+    source.keys[0].update(state="rejected", available=False, sentence="word " * 25)
     url = serve(ui.app(actions=True, token=TOKEN, source=source)).login
     page = open_tab(url, viewport={"width": 1440, "height": 900}).page
     wait_for_rows(page, 50)
     bottom = page.locator("#key-table").evaluate("node => node.getBoundingClientRect().bottom")
     assert bottom + page.evaluate("scrollY") <= 2.5 * 900
     reason = row(page, "key_0").locator(".reason")
-    assert reason.evaluate("node => node.scrollHeight <= node.clientHeight + 1")  # 90 letters
+    assert reason.evaluate("node => node.scrollHeight <= node.clientHeight + 1")  # 125 letters
 
 
 def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:

@@ -7,7 +7,6 @@ project, and of the first models and workloads that a process names. Everything 
 from __future__ import annotations
 
 import json
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +20,6 @@ from .windows import pacific_day
 CALLS_KEPT = 100
 FAILURES_KEPT = 20
 """Of each key: the last calls in which it failed."""
-FAILING_KEPT = 500
-"""Keys of one process whose failures are kept; the one that failed longest ago is dropped first."""
 NAMES_KEPT = 100
 """Models, and workloads, that a process counts by their names; the rest is `OTHER`."""
 LARGE_POOL = 500
@@ -154,7 +151,7 @@ class ActivityView(NamedTuple):
 
 
 def dump_call(record: CallRecord) -> str:
-    """Return a call as text, for a shared state."""
+    """Return a call as text, for a state."""
     attempts = [(*attempt[:4], attempt.message) for attempt in record.attempts]
     fields = (record.at, record.model, record.seconds, record.outcome, attempts)
     usage = record.usage
@@ -248,55 +245,15 @@ class ActivityBatch:
     failures: dict[str, deque[CallRecord]] = field(default_factory=dict)
     """By key id: the last calls in which it failed."""
 
-    _good: dict[tuple[int, str, str, str, str, bool], list[int]] = field(default_factory=dict)
-    """Calls that one request served, as most are, by what they are counted by: how many, and their
-    input tokens, output tokens and cost."""
-
     def __bool__(self) -> bool:
         """Whether there is anything to add."""
         return bool(self.calls or self.days)
 
     def add(self, record: CallRecord, cost_usd: float | None = None) -> None:
-        """Note a call that ended, and what it cost; `count` counts it."""
+        """Count a call that ended, and what it cost."""
         if cost_usd is not None and record.usage.cost_usd is None:
             record = record._replace(usage=record.usage._replace(cost_usd=cost_usd))
         self.calls.append(record)
-        attempts, usage = record.attempts, record.usage
-        if len(attempts) != 1 or record.outcome != "ok" or attempts[0].failure is not None:
-            self._count_call(record, cost_usd)
-            return
-        minute, served = int(record.at // 60), attempts[0]
-        waited, workload = record.waited, record.workload
-        group = minute, served.key_id, served.project, record.model, workload, waited
-        sums = self._good.get(group)
-        if sums is None:
-            sums = self._good[group] = [0, 0, 0, 0]
-        sums[0] += 1
-        sums[1] += usage.input_tokens or 0
-        sums[2] += usage.output_tokens or 0
-        if cost_usd:
-            sums[3] += nano_usd(cost_usd)
-
-    def add_cost(self, record: CallRecord, cost_usd: float | None) -> None:
-        """Add what a call cost that was sent before."""
-        if record.attempts and cost_usd:
-            served = record.attempts[-1]
-            amounts = 0, 0, nano_usd(cost_usd)
-            self._add_usage(record.at, served.key_id, served.project, amounts)
-            for entry in self._of_calls(record.model, record.workload):
-                self._count(int(record.at // 60), entry, (0, 0, 0, 0, 0, 0, *amounts))
-
-    def count(self) -> None:
-        """Count what was added: call this before the counts are read."""
-        good, self._good = self._good, {}
-        for (minute, key_id, project, model, workload, waited), (n, *amounts) in good.items():
-            for entry in self._of_requests(key_id, project):
-                self._count(minute, entry, (n, 0, 0))
-            for entry in self._of_calls(model, workload):
-                self._count(minute, entry, (n, 0, 0, n, 0, n if waited else 0, *amounts))
-            self._add_usage(60.0 * minute, key_id, project, amounts)
-
-    def _count_call(self, record: CallRecord, cost_usd: float | None) -> None:
         minute, attempts, usage = int(record.at // 60), record.attempts, record.usage
         failures = refused = 0
         for key_id, failure, code, _, project, _ in attempts:
@@ -313,6 +270,15 @@ class ActivityBatch:
             self._count(minute, entry, whole)
         if attempts:
             self._add_usage(record.at, attempts[-1].key_id, attempts[-1].project, amounts)
+
+    def add_cost(self, record: CallRecord, cost_usd: float | None) -> None:
+        """Add what a call cost that was sent before."""
+        if record.attempts and cost_usd:
+            served = record.attempts[-1]
+            amounts = 0, 0, nano_usd(cost_usd)
+            self._add_usage(record.at, served.key_id, served.project, amounts)
+            for entry in self._of_calls(record.model, record.workload):
+                self._count(int(record.at // 60), entry, (0, 0, 0, 0, 0, 0, *amounts))
 
     def _of_requests(self, key_id: str, project: str) -> tuple[str, ...]:
         return (key_id, project_entry(project)) if project else (key_id,)
@@ -361,126 +327,11 @@ class ActivityBatch:
             self.days.setdefault((day, entry), DayUsage()).add(*amounts)
 
 
-class _Ring:
-    """Counts of the newest slots of a span."""
-
-    __slots__ = ("_counts", "_most", "_newest", "_slots", "_width")
-
-    def __init__(self, slots: int, width: int, typecode: str) -> None:
-        self._slots, self._width = slots, width
-        self._counts = array(typecode, [0]) * (slots * width)
-        self._most = 256**self._counts.itemsize - 1
-        self._newest = 0
-
-    def add(self, slot: int, counts: Sequence[int]) -> None:
-        """Count in a slot; a count that is full stays so."""
-        if slot != self._newest:
-            self._advance(slot)
-        place = self._width * (slot % self._slots)
-        for more in counts:
-            if more:
-                self._counts[place] = min(self._counts[place] + more, self._most)
-            place += 1
-
-    def rows(self, slot: int) -> list[Sequence[int]]:
-        """Return the counts of the slots up to this one."""
-        self._advance(slot)
-        first = self._newest - self._slots + 1  # later than the first one if the clock stepped back
-        return [
-            self._counts[(start := self._width * (n % self._slots)) : start + self._width]
-            if n >= first
-            else ()
-            for n in range(slot - self._slots + 1, slot + 1)
-        ]
-
-    def _advance(self, slot: int) -> None:
-        if slot <= self._newest - self._slots:  # the clock stepped back: start again
-            self._clear(0, self._slots)
-            self._newest = slot
-        for skipped in range(max(self._newest + 1, slot - self._slots + 1), slot + 1):
-            self._clear(skipped % self._slots, 1)
-        self._newest = max(self._newest, slot)
-
-    def _clear(self, first: int, count: int) -> None:
-        for place in range(self._width * first, self._width * (first + count)):
-            self._counts[place] = 0
-
-
-class ActivityLog:
-    """The activity of one process, in memory. Not locked."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._rings: dict[Span, dict[str, _Ring]] = {HOUR: {}, DAY: {}}
-        self._day = ""
-        self._today: dict[str, DayUsage] = {}
-        self._calls: deque[CallRecord] = deque(maxlen=CALLS_KEPT)
-        self._failures: dict[str, deque[CallRecord]] = {}
-
-    def merge(self, batch: ActivityBatch) -> None:
-        """Add a batch."""
-        for span, counts in ((HOUR, batch.minutes), (DAY, batch.buckets())):
-            for (slot, entry), more in counts.items():
-                self._ring(span, entry).add(slot, more)
-        for (day, entry), usage in batch.days.items():
-            if day > self._day:
-                self._day, self._today = day, {}
-            if day == self._day:
-                today = self._today.setdefault(entry, DayUsage())
-                today.add(usage.input_tokens, usage.output_tokens, usage.nano_usd)
-        self._calls.extend(batch.calls)
-        for key_id, records in batch.failures.items():
-            kept = self._failures.pop(key_id, None) or deque(maxlen=FAILURES_KEPT)
-            kept.extend(records)
-            self._failures[key_id] = kept
-            if len(self._failures) > FAILING_KEPT:
-                del self._failures[next(iter(self._failures))]
-
-    def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
-        """Return what is known of *key_ids* and of the pool as of *now*, epoch seconds."""
-        wanted, known = (*key_ids, POOL), self._rings[HOUR]
-        today = self._today if self._day == pacific_day(now) else {}
-        return ActivityView(
-            {entry: self.history(entry, HOUR, now) for entry in wanted if entry in known},
-            {entry: today[entry] for entry in wanted if entry in today},
-            list(reversed(self._calls)),
-        )
-
-    def history(self, entry: str, span: Span, now: float) -> History:
-        """Return the counts of a key, a project, a model, a workload or the pool."""
-        ring = self._rings[span].get(entry)
-        return make_history([()] * span.slots if ring is None else ring.rows(span.last(now)))
-
-    def shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
-        """Return the counts of each model, or each workload, over a span."""
-        start, found = f"{kind}:", {}
-        for entry in self._rings[span]:
-            if entry.startswith(start):
-                sums = [sum(counts) for counts in self.history(entry, span, now)]
-                if any(sums):
-                    found[entry.removeprefix(start)] = sums
-        return found
-
-    def failures(self, key_id: str) -> list[CallRecord]:
-        """Return the last calls in which a key failed, the latest first."""
-        return list(reversed(self._failures.get(key_id, ())))
-
-    def _ring(self, span: Span, entry: str) -> _Ring:
-        ring = self._rings[span].get(entry)
-        if ring is None:
-            is_whole = entry == POOL or is_share(entry)
-            width = len(COUNTERS) if is_whole else _OF_REQUESTS
-            # Of ten thousand keys each must be small: 65,535 requests a minute are the most shown.
-            small = "Q" if is_whole else "H" if span is HOUR else "I"
-            ring = self._rings[span][entry] = _Ring(span.slots, width, small)
-        return ring
-
-
-# Activity that processes share ------------------------------------------------------------------
+# What a state keeps -----------------------------------------------------------------------------
 
 
 class ActivityRows(NamedTuple):
-    """A batch for a shared state, which adds it up."""
+    """A batch for a state, which adds it up."""
 
     counts: dict[str, dict[str, int]]
     """By record and field."""
@@ -499,7 +350,7 @@ def lifetime_s(name: str) -> int:
 
 
 def rows_of(batch: ActivityBatch) -> ActivityRows:
-    """Return a batch as a shared state adds it up."""
+    """Return a batch as a state adds it up."""
     counts: dict[str, dict[str, int]] = {}
     for span, found in ((HOUR, batch.minutes), (DAY, batch.buckets())):
         for (slot, entry), more in found.items():
@@ -525,8 +376,8 @@ def _record(span: Span, slot: int, entry: str) -> str:
     return f"{_RECORDS[span]}:{slot}{':shares' if is_share(entry) else ''}"
 
 
-class SharedLog:
-    """The activity of all processes, read from a shared state."""
+class ActivityLog:
+    """The activity of a pool, read from its state."""
 
     def __init__(
         self,

@@ -1,9 +1,8 @@
 """Record what calls did lately; see core/activity.py for what is kept.
 
 A call adds one record to a list; counting and pricing is done for many at once, off the path of
-calls: by the refresher each second, or where a page looks. A pool with a state of its own keeps its
-activity in this process. Where the state is shared, the refresher sends what is new, and what is
-left when the program ends, so that a page shows the calls of all processes.
+calls: by the refresher each second, where a page looks, and when the program ends. The state adds
+it up, so that a page shows the calls of all processes that share one.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from ..core.activity import (
     CallOutcome,
     CallRecord,
     History,
-    SharedLog,
     ShareKind,
     Span,
     rows_of,
@@ -60,7 +58,7 @@ class Activity:
         """Start empty.
 
         Args:
-            state: What a shared one has in common is sent there.
+            state: It keeps the activity.
             now: Returns epoch seconds.
             price: Returns what a call cost, in US dollars, where its usage does not say.
             count_keys: Returns how many keys the pool has.
@@ -72,8 +70,7 @@ class Activity:
         self._lock = threading.Lock()
         self._new: deque[CallRecord] = deque(maxlen=MOST_NEW)
         self._names = BoundedNames()
-        self._own = ActivityLog() if state.is_local else None
-        self._log = self._own or SharedLog(state.activity, state.activity_log)
+        self._log = ActivityLog(state.activity, state.activity_log)
         self._batch = self._new_batch()
         after_fork(self, Activity._in_child)
 
@@ -82,14 +79,12 @@ class Activity:
         self._new.append(record)
 
     def send(self) -> None:
-        """Count what is new, and send it to the shared state; what it does not take is dropped."""
+        """Count what is new, and send it to the state; what that does not take is dropped."""
         with self._lock:
             self._count_new()
-            batch = self._batch
-            if self._own is not None or not batch:
-                return
-            self._batch = self._new_batch()
-        self._state.add_activity(rows_of(batch))
+            batch, self._batch = self._batch, self._new_batch()
+        if batch:
+            self._state.add_activity(rows_of(batch))
 
     def send_last(self) -> None:
         """Send what is new as the process ends: first the counts, then what the calls cost.
@@ -110,26 +105,22 @@ class Activity:
     def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return the activity of *key_ids* and of the pool as of *now*, epoch seconds."""
         self.send()
-        with self._lock:
-            return self._log.view(key_ids, now)
+        return self._log.view(key_ids, now)
 
     def history(self, entry: str, span: Span, now: float) -> History:
         """Return the counts of a key, a project, a model, a workload or the pool over a span."""
         self.send()
-        with self._lock:
-            return self._log.history(entry, span, now)
+        return self._log.history(entry, span, now)
 
     def shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
         """Return the counts of each model, or of each workload, over a span."""
         self.send()
-        with self._lock:
-            return self._log.shares(kind, span, now)
+        return self._log.shares(kind, span, now)
 
     def failures(self, key_id: str) -> list[CallRecord]:
         """Return the last calls in which a key failed, the latest first."""
         self.send()
-        with self._lock:
-            return self._log.failures(key_id)
+        return self._log.failures(key_id)
 
     def _unpriced(self) -> list[CallRecord]:
         return [record for record in self._new if record.usage.cost_usd is None]
@@ -144,10 +135,6 @@ class Activity:
                 if cost is None and record.usage is not NO_USAGE:
                     cost = self._price(record)
                 batch.add(record, cost)
-            batch.count()
-            if self._own is not None and batch:
-                self._own.merge(batch)
-                self._batch = self._new_batch()
         except Exception:
             handle_internal_error("activity")
 

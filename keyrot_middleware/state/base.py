@@ -191,23 +191,19 @@ class State(ABC):
 
     # Activity -------------------------------------------------------------------------------------
 
-    def add_activity(self, rows: ActivityRows) -> None:  # noqa: B027 - nothing is shared
-        """Add to the activity that all processes of a shared pool have in common."""
+    @abstractmethod
+    def add_activity(self, rows: ActivityRows) -> None:
+        """Add to the activity of the pool."""
 
+    @abstractmethod
     def activity(
         self, names: Sequence[str], fields: Sequence[str] | None
     ) -> list[Mapping[str, int]]:
-        """Return the counts of the records *names*: of some fields, or of all.
+        """Return the counts of the records *names*: of some fields, or of all."""
 
-        They are empty where nothing is shared.
-        """
-        del fields
-        return [{} for _ in names]
-
+    @abstractmethod
     def activity_log(self, name: str) -> list[str]:
         """Return the texts of a list of the activity, the latest first."""
-        del name
-        return []
 
     # Tasks ----------------------------------------------------------------------------------------
 

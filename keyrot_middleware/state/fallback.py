@@ -165,7 +165,7 @@ class FallbackState(State):
         self, names: Sequence[str], fields: Sequence[str] | None
     ) -> list[Mapping[str, int]]:
         """Return the counts of records; nothing while degraded."""
-        nothing = super().activity(names, fields)
+        nothing: list[Mapping[str, int]] = [{} for _ in names]
         return self._for_pages(lambda: self._shared.activity(names, fields), nothing)
 
     def activity_log(self, name: str) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from ..core.activity import ActivityRows, lifetime_s
 from ..core.ledger import KeyHealth, Ledger, Owner, Records, Table
 from ..core.model import (
     Block,
@@ -29,6 +30,7 @@ _T = TypeVar("_T")
 
 MAX_OWNERS = 100_000
 SWEEP_AT = 256
+MAX_LISTS = 500
 
 
 class BoundedDict(OrderedDict[str, _T]):
@@ -69,6 +71,9 @@ class MemoryState(State):
         self._records = Records(owners=BoundedDict[Owner](MAX_OWNERS))
         self._ledger = Ledger(self._records, policy, share)
         self._sweep_at = SWEEP_AT
+        self._activity: dict[str, tuple[float, dict[str, int]]] = {}
+        """By record: until when it is kept, and its counts."""
+        self._texts: BoundedDict[deque[str]] = BoundedDict(MAX_LISTS)
         self._pool, self._warns = pool, False
         after_fork(self, MemoryState._after_fork)
 
@@ -119,6 +124,38 @@ class MemoryState(State):
         """Forget learned limits whose key has new configured limits; see `State.configure`."""
         with self._lock:
             self._ledger.configure(candidates)
+
+    def add_activity(self, rows: ActivityRows) -> None:
+        """Add to the activity of this process; see `State.add_activity`."""
+        with self._lock:
+            now = self._clock()
+            for name, fields in rows.counts.items():
+                if name not in self._activity:
+                    kept = self._activity.items()
+                    self._activity = {one: found for one, found in kept if found[0] > now}
+                    self._activity[name] = now + lifetime_s(name), {}
+                counts = self._activity[name][1]
+                for field, n in fields.items():
+                    counts[field] = counts.get(field, 0) + n
+            for name, (texts, most) in rows.texts.items():
+                known = self._texts.get(name)
+                self._texts[name] = deque(known or (), maxlen=most)
+                self._texts[name].extend(texts)
+
+    def activity(
+        self, names: Sequence[str], fields: Sequence[str] | None
+    ) -> list[Mapping[str, int]]:
+        """Return the counts of records; see `State.activity`."""
+        with self._lock:
+            found = [self._activity[name][1] if name in self._activity else {} for name in names]
+            if fields is None:
+                return [dict(row) for row in found]
+            return [{name: row[name] for name in fields if name in row} for row in found]
+
+    def activity_log(self, name: str) -> list[str]:
+        """Return the texts of a list; see `State.activity_log`."""
+        with self._lock:
+            return list(reversed(self._texts.get(name) or ()))
 
     def _warn_of_fork(self) -> None:
         self._warns = False

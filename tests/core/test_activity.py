@@ -9,7 +9,6 @@ import pytest
 from keyrot_middleware.core.activity import (
     CALLS_KEPT,
     DAY,
-    FAILING_KEPT,
     FAILURES_KEPT,
     HOUR,
     MINUTES,
@@ -23,9 +22,11 @@ from keyrot_middleware.core.activity import (
     dump_call,
     load_call,
     project_entry,
+    rows_of,
     share_entry,
 )
-from keyrot_middleware.core.model import NO_USAGE, Usage
+from keyrot_middleware.core.model import NO_USAGE, RetryPolicy, Usage
+from keyrot_middleware.state import MemoryState
 
 NOW = 1_764_158_400.0  # 2025-11-26 12:00:00 UTC
 USAGE = Usage(input_tokens=10, output_tokens=5, cost_usd=0.000_002_5)
@@ -42,15 +43,19 @@ class Log(ActivityLog):
     """A log that counts each call at once."""
 
     def __init__(self, *, is_large_pool: bool = False) -> None:
-        super().__init__()
+        self.state = MemoryState(RetryPolicy(), lambda: NOW)
+        super().__init__(self.state.activity, self.state.activity_log)
         self.batch = ActivityBatch(is_large_pool=is_large_pool)
 
     def add(self, record: CallRecord) -> None:
         """Count a call, at the price in its usage."""
         batch = ActivityBatch(self.batch.names, self.batch.is_large_pool)
         batch.add(record, record.usage.cost_usd)
-        batch.count()
         self.merge(batch)
+
+    def merge(self, batch: ActivityBatch) -> None:
+        """Add a batch."""
+        self.state.add_activity(rows_of(batch))
 
 
 def test_requests_and_failures_are_counted_per_key_and_minute() -> None:
@@ -75,25 +80,6 @@ def test_minutes_of_more_than_an_hour_ago_are_dropped() -> None:
     view = log.view(["a"], NOW + 3600)
     assert sum(view.histories["a"].requests) == 1
     assert sum(view.histories[POOL].waits) == 1
-
-
-def test_history_starts_again_where_the_clock_steps_back() -> None:
-    """Minutes that are in the future now do not block the counting of the present."""
-    log = Log()
-    log.add(call(NOW + 86_400, ("a", None)))
-    log.add(call(NOW, ("a", None)))
-    assert sum(log.view(["a"], NOW).histories["a"].requests) == 1
-
-
-def test_a_small_step_back_of_the_clock_moves_no_request_to_another_minute() -> None:
-    """Requests of minutes that are in the future now are not shown as those of an hour ago."""
-    log = Log()
-    log.add(call(NOW, ("a", None)))
-    log.add(call(NOW - 600, ("a", "timeout")))
-    view = log.view(["a"], NOW - 600)
-    assert list(view.histories["a"].requests) == [0] * (MINUTES - 1) + [1]
-    assert sum(view.histories["a"].failures) == 1
-    assert sum(log.view(["a"], NOW).histories["a"].requests) == 2
 
 
 def test_a_key_takes_less_than_a_kilobyte() -> None:
@@ -140,7 +126,6 @@ def test_a_batch_has_everything_that_calls_add(waited: bool) -> None:
     assert not batch
     batch.add(call(NOW, ("a", "quota_minute"), ("b", None), waited=waited), 0.000_002_5)
     batch.add(call(NOW, usage=NO_USAGE, outcome="exhausted"))
-    batch.count()
     minute = int(NOW // 60)
     assert batch
     assert batch.minutes[minute, "a"] == [1, 1, 1]
@@ -180,20 +165,6 @@ def test_calls_are_counted_by_workload_project_and_model_for_an_hour_and_a_day()
     assert log.shares("workload", DAY, now) == {"night": [2, 1, 1, 1, 0, 0, 10, 5, 2_500]}
     assert log.shares("workload", HOUR, now) == {}
     assert log.shares("model", DAY, NOW + 90_000) == {}
-
-
-def test_a_call_that_costs_is_counted_with_others_of_the_same_minute() -> None:
-    """Calls that one request served are counted in groups, by everything that tells them apart."""
-    log = Log()
-    batch = ActivityBatch()
-    for waited in (False, True, False):
-        batch.add(call(NOW, ("a", None), waited=waited), 0.5)
-    batch.add(call(NOW, ("a", None), usage=NO_USAGE))
-    batch.count()
-    log.merge(batch)
-    assert log.shares("model", HOUR, NOW) == {"m": [4, 0, 0, 4, 0, 1, 30, 15, 1_500_000_000]}
-    assert log.view(["a"], NOW).today["a"] == log.view([], NOW).today[POOL]
-    assert log.view([], NOW).today[POOL].cost_usd == 1.5
 
 
 def test_what_a_call_cost_may_be_added_later() -> None:
@@ -250,10 +221,6 @@ def test_the_last_failures_of_each_key_are_kept() -> None:
         log.add(call(NOW + number, ("a", "timeout")))
     assert [one.at - NOW for one in log.failures("a")[:2]] == [FAILURES_KEPT + 4, FAILURES_KEPT + 3]
     assert len(log.failures("a")) == FAILURES_KEPT
-    for number in range(FAILING_KEPT):
-        log.add(call(NOW, (f"k{number}", "timeout")))
-    assert log.failures("a") == []
-    assert log.failures("k0") != []
 
 
 def test_a_late_record_of_yesterday_is_not_part_of_today() -> None:

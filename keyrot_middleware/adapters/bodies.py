@@ -7,15 +7,16 @@ way, and the lease ends with them: read to the end, closed or dropped.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import cache
-from itertools import chain
+from inspect import isawaitable
 from typing import Any
 
 from ..core.commands import Failed, StreamEnd
 from ..core.failures import FailureFacts
 from ..guard import handle_internal_error
+from ..runtime.driver import complete
 from ..secrets import Secret
 from .reading import transport_failure, with_served_tier
 from .redaction import ENOUGH, Redact, Redacting, redact_key
@@ -29,8 +30,8 @@ class EventError(Exception):
     """An error came inside a stream, where the program reads it. Never reaches a caller."""
 
 
-class _Body:
-    """What sync and async bodies share: the ledger, and the pieces up to the first event."""
+class Body:
+    """The pieces and what they report. Over a sync library no coroutine of it suspends."""
 
     def __init__(
         self,
@@ -46,13 +47,14 @@ class _Body:
 
         Args:
             pieces: The bytes, an iterator or an async one.
-            close: Releases the connection; returns an awaitable for an async body.
+            close: Releases the connection; may return an awaitable.
             ledger: Reads the bytes.
             headers: Those of the response.
             key: The one that the request went with.
             redact: Takes keys out of exceptions.
         """
         self._pieces, self._close, self.ledger = pieces, close, ledger
+        self._is_async = hasattr(pieces, "__anext__")
         self._headers, self._key, self.redact = headers, key, redact
         self.first: list[bytes] = []
         """What was read before the first event was complete."""
@@ -109,72 +111,6 @@ class _Body:
         usage = with_served_tier(self.ledger.usage, self._headers)
         return StreamEnd(usage, self.ledger.names, failed)
 
-
-class Body(_Body):
-    """A sync one."""
-
-    def read_first(self) -> None:
-        """Read until the first event is here, or all of the body is."""
-        while not self.ledger.has_begun:
-            data = self._next()
-            if data is None:
-                self.finish()
-                return
-            self.first.append(data)
-
-    def _next(self) -> bytes | None:
-        with Redacting(self.redact):
-            data = next(self._pieces, None)
-        return self._take(data)
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield the bytes, the first included."""
-        for data in chain(self.first, iter(self._next, None)):
-            if self.ends_in_error:
-                self.tail = data
-                return
-            yield data
-            if self.is_closing:
-                return
-
-    def read_of(self, relay: Any) -> bytes:
-        """Return the next bytes for the program, from the relay of this body; none at the end."""
-        try:
-            for data in relay:
-                if data:
-                    return bytes(data)
-        except EventError as error:
-            self.notes += getattr(error, "__notes__", ())
-        tail, self.tail = self.tail, b""
-        return tail
-
-    def close(self) -> None:
-        """Release the connection."""
-        with suppress(Exception):
-            self._close()
-
-    def leave(self, relay: Any) -> None:
-        """End the stream where the program closes it.
-
-        Programs stop reading behind the last event, before the end of the bytes. Closed there, the
-        stream is whole; closed before, the call is abandoned.
-        """
-        self.is_closing = True
-        try:
-            if self.ledger.is_over:
-                with suppress(EventError):
-                    for _ in relay:
-                        pass
-            else:
-                relay.close()
-        except ValueError:
-            pass  # another thread reads it, and ends with an error now
-        self.close()
-
-
-class AsyncBody(_Body):
-    """An async one."""
-
     async def read_first(self) -> None:
         """Read until the first event is here, or all of the body is."""
         while not self.ledger.has_begun:
@@ -186,8 +122,22 @@ class AsyncBody(_Body):
 
     async def _next(self) -> bytes | None:
         with Redacting(self.redact):
-            data = await anext(self._pieces, None)
+            if self._is_async:
+                data = await anext(self._pieces, None)
+            else:
+                data = next(self._pieces, None)
         return self._take(data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Return this body."""
+        return self
+
+    def __next__(self) -> bytes:
+        """Return the next bytes; for a thread."""
+        try:
+            return complete(self.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Return this body."""
@@ -210,9 +160,9 @@ class AsyncBody(_Body):
         return data
 
     async def read_of(self, relay: Any) -> bytes:
-        """Async version of `Body.read_of`."""
+        """Return the next bytes for the program, from the relay of this body; none at the end."""
         try:
-            async for data in relay:
+            while (data := await relay.read()) is not None:
                 if data:
                     return bytes(data)
         except EventError as error:
@@ -228,20 +178,30 @@ class AsyncBody(_Body):
     async def aclose(self) -> None:
         """Release the connection."""
         with suppress(Exception):
-            await self._close()
+            closing = self._close()
+            if isawaitable(closing):
+                await closing
+
+    def close(self) -> None:
+        """Release the connection; for a thread."""
+        complete(self.aclose())
 
     async def leave(self, relay: Any) -> None:
-        """End the stream where the program closes it; see `Body.leave`."""
+        """End the stream where the program closes it.
+
+        Programs stop reading behind the last event, before the end of the bytes. Closed there, the
+        stream is whole; closed before, the call is abandoned.
+        """
         self.is_closing = True
         try:
             if self.ledger.is_over:
                 with suppress(EventError):
-                    async for _ in relay:
+                    while await relay.read() is not None:
                         pass
             else:
-                await relay.aclose()
-        except RuntimeError:
-            pass  # another task reads it, and ends with an error now
+                await relay.end()
+        except (ValueError, RuntimeError):
+            pass  # another thread or task reads it, and ends with an error now
         await self.aclose()
 
 
@@ -253,7 +213,7 @@ class Tee:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            while data := self._body.read_of(self._relay):
+            while data := complete(self._body.read_of(self._relay)):
                 yield data
         except GeneratorExit:  # dropped half-read: its connection is free at once, as without us
             self._body.is_closing = True
@@ -265,7 +225,7 @@ class Tee:
 
     def close(self) -> None:
         """End the stream."""
-        self._body.leave(self._relay)
+        complete(self._body.leave(self._relay))
 
 
 class AsyncTee:
@@ -274,7 +234,7 @@ class AsyncTee:
     No generator: a loop closes one that is dropped, while what is above closes it too.
     """
 
-    def __init__(self, body: AsyncBody, relay: Any) -> None:
+    def __init__(self, body: Body, relay: Any) -> None:
         self._body, self._relay = body, relay
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -299,40 +259,20 @@ def mixed_type(ours: type, *theirs: type) -> Any:
 # Bodies up to a bound ----------------------------------------------------------------------------
 
 
-def read_bounded(pieces: Iterator[bytes]) -> tuple[bytes, Any]:
+async def read_bounded(pieces: Any) -> tuple[bytes, Any]:
     """Return the beginning of a body, and what is left of it; None for nothing."""
-    read = bytearray()
-    for piece in pieces:
+    read, is_async = bytearray(), hasattr(pieces, "__anext__")
+    while (piece := await anext(pieces, None) if is_async else next(pieces, None)) is not None:
         read += piece
         if len(read) > LONGEST_BODY:
             return bytes(read), pieces
     return bytes(read), None
 
 
-async def aread_bounded(pieces: AsyncIterator[bytes]) -> tuple[bytes, Any]:
-    """Async version of `read_bounded`."""
-    read = bytearray()
-    async for piece in pieces:
-        read += piece
-        if len(read) > LONGEST_BODY:
-            return bytes(read), pieces
-    return bytes(read), None
-
-
-def until_enough(pieces: Iterable[bytes]) -> bytes:
+async def until_enough(pieces: Any) -> bytes:
     """Read as much of an error as is kept."""
-    read = bytearray()
-    for piece in pieces:
-        read += piece[: ENOUGH - len(read)]
-        if len(read) == ENOUGH:
-            break
-    return bytes(read)
-
-
-async def auntil_enough(pieces: AsyncIterable[bytes]) -> bytes:
-    """Async version of `until_enough`."""
-    read = bytearray()
-    async for piece in pieces:
+    read, is_async = bytearray(), hasattr(pieces, "__anext__")
+    while (piece := await anext(pieces, None) if is_async else next(pieces, None)) is not None:
         read += piece[: ENOUGH - len(read)]
         if len(read) == ENOUGH:
             break

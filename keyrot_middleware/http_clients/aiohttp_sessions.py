@@ -11,7 +11,6 @@ import io
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
     Callable,
     Coroutine,
     Generator,
@@ -27,13 +26,13 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from ..adapters.bodies import AsyncBody, aread_bounded, read_bounded
+from ..adapters.bodies import Body, read_bounded
 from ..adapters.redaction import Redact, current_redact, scrub, scrub_head, without_key
 from ..adapters.urls import origin_from_url
 from ..guard import handle_internal_error
 from ..secrets import Secret
 from ..secrets.base import PlainText
-from .calls import KEY_NAMES, Call, Head, Incoming, Reply, read, with_key_header
+from .calls import KEY_NAMES, Call, Incoming, Reply, read, with_key_header
 from .serving import Library
 
 _LEFT_OUT = ("content-encoding", "content-length", "transfer-encoding", "location")
@@ -86,19 +85,7 @@ class AiohttpSessions(Library):
         check = request.pop("raise_for_status", None)
         check = session.raise_for_status if check is None else check
         follows = request.pop("allow_redirects", True)
-        once = partial(_send_once, wrapped)
-        if isinstance(found, Head):
-            content, rest = await _content(request.get("data"))
-            found = found.call(content, rest)
-            request["data"] = _joined(content, rest)
-        if isinstance(found, Call):
-            response = await self.aserve(found, request, once)
-        elif isinstance(found, Secret):
-            response = await self.asend_home(request, found, once)
-        elif isinstance(found, Reply):
-            response = self.reply(found, request)
-        else:
-            response = await once(request)
+        response = await self.ahandle(found, request, partial(_send_once, wrapped))
         where = response.headers.get("Location")
         if follows and where and response.status in _REDIRECTS:
             return await self._follow(session, request, response, where)
@@ -131,6 +118,27 @@ class AiohttpSessions(Library):
 
     # What a request is ----------------------------------------------------------------------------
 
+    async def body_of(self, request: Any) -> tuple[bytes, Any]:
+        """Return the body, and the rest of one that is too long to be kept, or that is a form.
+
+        From here on the request has what was read: a redirect may send it again.
+        """
+        data, rest = request.get("data"), None
+        if data is None or isinstance(data, str | bytes | bytearray):
+            content = data.encode() if isinstance(data, str) else bytes(data or b"")
+        elif isinstance(data, io.IOBase):
+            content, rest = await read_bounded(iter(lambda: data.read(1 << 20), b""))
+        elif isinstance(data, AsyncIterable):
+            content, rest = await read_bounded(aiter(data))
+        else:
+            content, rest = b"", data
+        request["data"] = _joined(content, rest)
+        return content, rest
+
+    def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
+        """Return the request."""
+        return request
+
     def copy(self, call: Call, request: Any, key: Secret) -> Any:
         """Return the program's request with one key."""
         target = call.target
@@ -161,15 +169,15 @@ class AiohttpSessions(Library):
         """Take keys out of the head of a response."""
         scrub_head(response, redact)
 
-    def aerror_pieces(self, response: Any) -> AsyncIterator[bytes]:
+    def error_pieces(self, response: Any) -> Any:
         """Return the decoded bytes of an error."""
         return aiter(response.content.iter_any())
 
-    def apieces(self, response: Any) -> tuple[AsyncIterator[bytes], Callable[[], Awaitable[Any]]]:
+    def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
         """Return the bytes of a stream, decoded."""
-        return aiter(response.content.iter_any()), partial(self.aclose, response)
+        return aiter(response.content.iter_any()), response.release
 
-    async def acontent(self, response: Any) -> bytes:
+    async def content(self, response: Any) -> bytes:
         """Read a response; aiohttp keeps what was read."""
         content: bytes = await response.read()
         return content
@@ -242,17 +250,6 @@ class Sending(Coroutine[Any, Any, Any]):
         await self._response.__aexit__(*error)
 
 
-async def _content(data: Any) -> tuple[bytes, Any]:
-    """Return a body, and the rest of one that is too long to be kept, or that is a form."""
-    if data is None or isinstance(data, str | bytes | bytearray):
-        return data.encode() if isinstance(data, str) else bytes(data or b""), None
-    if isinstance(data, io.IOBase):
-        return read_bounded(iter(lambda: data.read(1 << 20), b""))
-    if isinstance(data, AsyncIterable):
-        return await aread_bounded(aiter(data))
-    return b"", data
-
-
 def _joined(begin: bytes, rest: Any) -> Any:
     if rest is None:
         return begin or None
@@ -281,7 +278,7 @@ class _Chained:
 class Content:
     """What the program reads of a response, by the methods of aiohttp's StreamReader."""
 
-    def __init__(self, body: AsyncBody | None, relay: Any, rest: bytes = b"") -> None:
+    def __init__(self, body: Body | None, relay: Any, rest: bytes = b"") -> None:
         """Read a stream, of which the lease ends with it; or *rest* alone."""
         self._body, self._relay, self._rest = body, relay, rest
         self._over = body is None

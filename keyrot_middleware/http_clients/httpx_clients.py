@@ -7,12 +7,12 @@ pool, or takes it along. Above it nothing is repeated.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from itertools import chain
 from math import inf
 from typing import Any
 
-from ..adapters.bodies import AsyncTee, Body, Tee, aread_bounded, mixed_type, read_bounded
+from ..adapters.bodies import AsyncTee, Tee, mixed_type, read_bounded
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub_head, without_key
 from ..runtime.current import sdk_call
@@ -68,18 +68,17 @@ class HttpxTransports(Library):
             ),
         )
 
-    def content_of(self, request: Any) -> tuple[bytes, Any]:
+    async def body_of(self, request: Any) -> tuple[bytes, Any]:
         """Return the body, and the rest of one that is too long to be kept; or None."""
         try:
             return request.content, None
         except self._library.RequestNotRead:
-            return read_bounded(iter(request.stream))
+            return await read_bounded(self._iterator(request.stream))
 
-    async def acontent_of(self, request: Any) -> tuple[bytes, Any]:
-        """Do the same with an async body."""
-        if isinstance(request.stream, self._library.SyncByteStream):
-            return self.content_of(request)
-        return await aread_bounded(aiter(request.stream))
+    def _iterator(self, stream: Any) -> Any:
+        """Return an iterator of a stream, an async one where it can only be read so."""
+        is_sync = isinstance(stream, self._library.SyncByteStream)
+        return iter(stream) if is_sync else aiter(stream)
 
     def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
         """Return a request whose body was read."""
@@ -136,38 +135,38 @@ class HttpxTransports(Library):
         """Take keys out of the head of a response."""
         scrub_head(response, redact)
 
-    def error_pieces(self, response: Any) -> Iterator[bytes]:
+    def _is_sync(self, response: Any) -> bool:
+        return isinstance(response.stream, self._library.SyncByteStream)
+
+    def error_pieces(self, response: Any) -> Any:
         """Return the decoded bytes of an error."""
-        return iter(response.iter_bytes())
+        is_sync = self._is_sync(response)
+        return iter(response.iter_bytes()) if is_sync else aiter(response.aiter_bytes())
 
-    def pieces(self, response: Any) -> tuple[Iterator[bytes], Callable[[], Any]]:
+    def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
         """Return the bytes of a stream."""
-        return iter(response.stream), response.stream.close
+        stream = response.stream
+        return self._iterator(stream), stream.close if self._is_sync(response) else stream.aclose
 
-    def aerror_pieces(self, response: Any) -> AsyncIterator[bytes]:
-        """Return the decoded bytes of an error."""
-        return aiter(response.aiter_bytes())
-
-    def apieces(self, response: Any) -> tuple[AsyncIterator[bytes], Callable[[], Awaitable[Any]]]:
-        """Return the bytes of a stream."""
-        return aiter(response.stream), response.stream.aclose
-
-    async def acontent(self, response: Any) -> bytes:
+    async def content(self, response: Any) -> bytes:
         """Read a response, and put the bytes back."""
         stream = response.stream
+        if self._is_sync(response):
+            try:
+                return self._put_back(response, b"".join(stream))
+            finally:
+                stream.close()
         try:
-            raw = b"".join([part async for part in stream])
+            return self._put_back(response, b"".join([part async for part in stream]))
         finally:
             await stream.aclose()
-        return self._put_back(response, raw)
 
-    def content(self, response: Any) -> bytes:
-        """Read a response, and put the bytes back."""
-        try:
-            raw = b"".join(response.stream)
-        finally:
-            response.stream.close()
-        return self._put_back(response, raw)
+    async def aclose(self, response: Any) -> None:
+        """Release the connection of a response."""
+        if self._is_sync(response):
+            response.close()
+        else:
+            await response.aclose()
 
     def _put_back(self, response: Any, raw: bytes) -> bytes:
         response.stream = self._library.ByteStream(raw)
@@ -198,10 +197,10 @@ class HttpxTransports(Library):
 
     def streamed(self, response: Any, body: Any, relay: Any) -> Any:
         """Return the response with the stream that ends the lease."""
-        if isinstance(body, Body):
-            kind = mixed_type(Tee, self._library.SyncByteStream)
-        else:
+        if hasattr(relay, "__anext__"):
             kind = mixed_type(AsyncTee, self._library.AsyncByteStream)
+        else:
+            kind = mixed_type(Tee, self._library.SyncByteStream)
         response.stream = kind(body, relay)
         return response
 
@@ -236,38 +235,15 @@ class PooledTransport:
 
     def handle_request(self, request: Any) -> Any:
         """Send a request through the pool, or as it is."""
-        library, found = self._library, self._library.read(request)
-        if isinstance(found, Head):
-            content, rest = library.content_of(request)
-            found = found.call(content, rest)
-            if not isinstance(found, Call):
-                request = library.with_body(request, content, rest)
-        if isinstance(found, Call):
-            return library.serve(found, request, self._transport.handle_request)
-        if isinstance(found, Reply):
-            return library.reply(found, request)
-        if isinstance(found, Secret):
-            return library.send_home(request, found, self._transport.handle_request)
-        return self._transport.handle_request(request)
+        library = self._library
+        return library.handle(library.read(request), request, self._transport.handle_request)
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request through the pool, or as it is."""
         library, found = self._library, self._library.read(request)
         if isinstance(found, Head) and not _in_asyncio():
             found = None if found.own else home_key(found.calls, str(request.url))
-        if isinstance(found, Head):
-            content, rest = await library.acontent_of(request)
-            found = found.call(content, rest)
-            if not isinstance(found, Call):
-                request = library.with_body(request, content, rest)
-        if isinstance(found, Call):
-            return await library.aserve(found, request, self._transport.handle_async_request)
-        if isinstance(found, Reply):
-            return library.reply(found, request)
-        if isinstance(found, Secret):
-            send_once = self._transport.handle_async_request
-            return await library.asend_home(request, found, send_once)
-        return await self._transport.handle_async_request(request)
+        return await library.ahandle(found, request, self._transport.handle_async_request)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -21,6 +21,7 @@ import wrapt
 from ..adapters.bodies import read_bounded
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub, without_key
+from ..runtime.driver import complete
 from ..secrets import Secret
 from .calls import Call, Head, Incoming, Reply, read, with_key_header
 from .serving import Library
@@ -47,6 +48,24 @@ class RequestsAdapters(Library):
             request.method, request.url, request.headers, limit_s, retries_5xx, "requests"
         )
         return read(self._calls, self._served, incoming)
+
+    async def body_of(self, request: Any) -> tuple[bytes, Any]:
+        """Return the body, and the rest of one that is too long to be kept; or None.
+
+        What the program's file or generator raises is raised here.
+        """
+        body = request.body
+        if isinstance(body, str | bytes | bytearray | None):
+            return _encoded(body or b""), None
+        read = getattr(body, "read", None)
+        pieces = takewhile(len, map(read, repeat(_BLOCK))) if read is not None else iter(body)
+        return await read_bounded(map(_encoded, pieces))
+
+    def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
+        """Return a request whose body was read."""
+        sent = request.copy()
+        sent.body = content if rest is None else chain((content,), rest)
+        return sent
 
     def copy(self, call: Call, request: Any, key: Secret) -> Any:
         """Return the program's request with one key."""
@@ -96,7 +115,7 @@ class RequestsAdapters(Library):
         # Without a length of its own, `stream` waits for a whole piece.
         return iter(lambda: raw.read1(_PIECE, decode_content=False), b""), raw.close
 
-    def content(self, response: Any) -> bytes:
+    async def content(self, response: Any) -> bytes:
         """Read a response; requests keeps what was read, but not for `raw`."""
         if not self._stream or not hasattr(response.raw, "stream"):
             kept: bytes = response.content
@@ -111,10 +130,14 @@ class RequestsAdapters(Library):
             content = coded.read()
         return content
 
-    def _received(self, *args: Any) -> Any:
+    async def aclose(self, response: Any) -> None:
+        """Release the connection of a response."""
+        response.close()
+
+    async def _received(self, *args: Any) -> Any:
         errors, theirs = sys.modules["requests"].exceptions, sys.modules["urllib3"].exceptions
         try:
-            return super()._received(*args)
+            return await super()._received(*args)
         except theirs.ProtocolError as error:  # as requests raises them
             raise errors.ChunkedEncodingError(error) from error
         except theirs.HTTPError as error:
@@ -134,8 +157,8 @@ class RequestsAdapters(Library):
 
     def streamed(self, response: Any, body: Any, relay: Any) -> Any:
         """Return the response with the raw one that ends the lease."""
-        pieces = iter(lambda: body.read_of(relay), b"")
-        response.raw = _raw(response, pieces, lambda: body.leave(relay))
+        pieces = iter(lambda: complete(body.read_of(relay)), b"")
+        response.raw = _raw(response, pieces, lambda: complete(body.leave(relay)))
         return response
 
     def reply(self, reply: Reply, request: Any) -> Any:
@@ -165,15 +188,7 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
         codes = getattr(getattr(adapter, "max_retries", None), "status_forcelist", None) or ()
         retries = any(code >= 500 for code in codes)
         found = library.read(request, given.get("timeout"), retries_5xx=retries)
-        if isinstance(found, Head):
-            content, rest = _content(request.body)
-            found = found.call(content, rest)
-            if not isinstance(found, Call):
-                request = request.copy()
-                request.body = content if rest is None else chain((content,), rest)
-        if isinstance(found, Reply):
-            return library.reply(found, request)
-        once = _without_key_retries(adapter, codes) if isinstance(found, Call) else adapter
+        once = _without_key_retries(adapter, codes) if isinstance(found, Head) else adapter
 
         def send_once(one: Any) -> Any:
             try:
@@ -183,11 +198,7 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
                     error.request = request  # else it is the one with the key
                 raise
 
-        if isinstance(found, Call):
-            return library.serve(found, request, send_once)
-        if isinstance(found, Secret):
-            return library.send_home(request, found, send_once)
-        return adapter.send(request, *args, **kwargs)
+        return library.handle(found, request, send_once)
 
 
 def _without_key_retries(adapter: Any, codes: Any) -> Any:
@@ -216,18 +227,6 @@ class _Retrying(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alon
     def send(self, *args: Any, **kwargs: Any) -> Any:
         """Send as the adapter's own class does."""
         return type(self.__wrapped__).send(self, *args, **kwargs)
-
-
-def _content(body: Any) -> tuple[bytes, Any]:
-    """Return the body of a prepared request, and the rest of one that is too long to be kept.
-
-    What the program's file or generator raises is raised here.
-    """
-    if isinstance(body, str | bytes | bytearray | None):
-        return _encoded(body or b""), None
-    read = getattr(body, "read", None)
-    pieces = takewhile(len, map(read, repeat(_BLOCK))) if read is not None else iter(body)
-    return read_bounded(map(_encoded, pieces))
 
 
 def _encoded(text: str | bytes | bytearray) -> bytes:

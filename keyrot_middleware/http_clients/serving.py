@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
-from ..adapters.bodies import AsyncBody, Body, auntil_enough, until_enough
+from ..adapters.bodies import Body, until_enough
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.reading import transport_failure
 from ..adapters.redaction import Redact, Redacting, kept_error, redact_key
@@ -15,8 +15,12 @@ from ..core.failures import FailureFacts
 from ..core.model import Lease
 from ..guard import handle_internal_error
 from ..runtime import runner
+from ..runtime.driver import complete
 from ..secrets import Secret
-from .calls import NO_RETRY, Call, Outcome, Refused, Reply
+from .calls import NO_RETRY, Call, Head, Outcome, Refused, Reply
+
+Send = Callable[[Any], Any]
+"""Sends a request once, in a task by a coroutine."""
 
 
 def outcome_of(response: Any) -> Outcome | None:
@@ -29,7 +33,7 @@ def outcome_of(response: Any) -> Outcome | None:
 class Library(ABC):
     """What a library has to say, and what is done with it.
 
-    A library is sync, async or both, and has the methods of the kinds that it has.
+    A coroutine of a sync library has nothing to wait for: it runs in one step.
     """
 
     def __init__(self, calls: PooledCalls | None, served: Collection[str]) -> None:
@@ -65,33 +69,21 @@ class Library(ABC):
         code: int = response.status_code
         return code
 
-    def error_pieces(self, response: Any) -> Iterator[bytes]:
-        """Return the decoded bytes of an error."""
-        raise NotImplementedError
+    @abstractmethod
+    def error_pieces(self, response: Any) -> Any:
+        """Return the decoded bytes of an error, as an iterator or an async one."""
 
-    def aerror_pieces(self, response: Any) -> AsyncIterator[bytes]:
-        """Async version of `error_pieces`."""
-        raise NotImplementedError
+    @abstractmethod
+    def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
+        """Return the bytes of a stream as they come, and what closes it; see `Body`."""
 
-    def pieces(self, response: Any) -> tuple[Iterator[bytes], Callable[[], Any]]:
-        """Return the bytes of a stream as they come, and what closes it."""
-        raise NotImplementedError
-
-    def apieces(self, response: Any) -> tuple[AsyncIterator[bytes], Callable[[], Awaitable[Any]]]:
-        """Async version of `pieces`."""
-        raise NotImplementedError
-
-    def content(self, response: Any) -> bytes:
+    @abstractmethod
+    async def content(self, response: Any) -> bytes:
         """Read a response, decoded, and leave it as unread as it came."""
-        raise NotImplementedError
 
-    async def acontent(self, response: Any) -> bytes:
-        """Async version of `content`."""
-        raise NotImplementedError
-
+    @abstractmethod
     async def aclose(self, response: Any) -> None:
-        """Release the connection of a response of an async client."""
-        await response.aclose()
+        """Release the connection of a response."""
 
     @abstractmethod
     def headers(self, response: Any) -> Any:
@@ -109,115 +101,75 @@ class Library(ABC):
     def reply(self, reply: Reply, request: Any) -> Any:
         """Return a response of our own."""
 
-    # Sync -----------------------------------------------------------------------------------------
+    @abstractmethod
+    async def body_of(self, request: Any) -> tuple[bytes, Any]:
+        """Return the body, and the rest of one that is too long to be kept; or None."""
 
-    def serve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
-        """Send a request through the pool; *send_once* sends a copy of it."""
-        while True:
+    @abstractmethod
+    def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
+        """Return a request whose body was read."""
+
+    # Send -----------------------------------------------------------------------------------------
+
+    def handle(self, found: Any, request: Any, send_once: Send) -> Any:
+        """Send a request in a thread; arguments as for `ahandle`."""
+
+        async def once(one: Any) -> Any:
+            return send_once(one)
+
+        return complete(self._handle(found, request, once, _run))
+
+    async def ahandle(self, found: Any, request: Any, send_once: Send) -> Any:
+        """Send a request through the pool, or as it is.
+
+        Args:
+            found: What `read` has returned for it.
+            request: The request.
+            send_once: Sends it, or a copy of it.
+        """
+        return await self._handle(found, request, send_once, runner.arun)
+
+    async def _handle(self, found: Any, request: Any, once: Send, run: Any) -> Any:
+        if isinstance(found, Head):
+            content, rest = await self.body_of(request)
+            found = found.call(content, rest)
+            if not isinstance(found, Call):
+                request = self.with_body(request, content, rest)
+        if isinstance(found, Reply):
+            return self.reply(found, request)
+        if isinstance(found, Secret):
+            return await self._send_home(request, found, once)
+        while isinstance(found, Call):
             try:
-                return self._serve(call, request, send_once)
+                return await self._serve(found, request, once, run)
             except Exception as failure:
-                goes_on = call.go_on(failure)
+                goes_on = found.go_on(failure)
             if not goes_on:
-                return self.last(call, request)
+                return self.last(found, request)
+        return await once(request)
 
-    def _serve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
-        observer, opened = call.observe(), list[Any]()
-
-        def send(lease: Lease) -> Any:
-            key, in_full = call.key(lease), observer is not None or lease.has_budget
-            try:
-                with Redacting(call.redact):
-                    response = send_once(self.copy(call, request, key))
-                    self.scrub(response, request, call.redact)
-                    reply = self._received(call, response, key, in_full)
-            except Exception as error:
-                return lost(error)
-            if isinstance(reply, StreamOpened):
-                opened[:] = (response, reply.stream)
-            return reply
-
-        found = runner.run(call.calls.pool, call.call, send, call.no_key, observer)
-        return self.finished(found, opened, request)
-
-    def _received(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
-        if response.status_code >= 400:
-            try:
-                said = until_enough(self.error_pieces(response))
-            finally:
-                response.close()
-            return self.failed(call, response, said)
-        if response.status_code >= 300:
-            where = response.headers.get("location")
-            if (error := call.refused_redirect(response.status_code, where)) is None:
-                return Done(response)
-            response.close()
-            return Done(self.rebuilt(response, error))
-        headers = self.headers(response)
-        if not call.is_stream(headers):
-            content = self.content(response)
-            return self.done(call, response, content, headers, key=key, in_full=in_full)
-        pieces, close = self.pieces(response)
-        body = Body(pieces, close, call.ledger(headers), headers, key=key, redact=call.redact)
-        try:
-            body.read_first()
-            if not body.ledger.failed_at_once:
-                return StreamOpened(body)
-            said = until_enough(body)
-        except BaseException:
-            body.close()  # the next attempt needs a connection too
-            raise
-        body.close()
-        return self.failed(call, response, said, body.error)
-
-    def send_home(self, request: Any, key: Secret, send_once: Callable[[Any], Any]) -> Any:
-        """Send a request with the home key, once and without the pool."""
-        redact = self.redact
-        with Redacting(redact):
-            response = send_once(self.with_key(request, key))
-            self.scrub(response, request, redact)
-            if response.status_code < 400:
-                return response
-            try:
-                said = until_enough(self.error_pieces(response))
-            finally:
-                response.close()
-            return self.rebuilt_error(response, said, redact)[0]
-
-    # Async ----------------------------------------------------------------------------------------
-
-    async def aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
-        """Send a request through the pool; *send_once* sends a copy of it."""
-        while True:
-            try:
-                return await self._aserve(call, request, send_once)
-            except Exception as failure:
-                goes_on = call.go_on(failure)
-            if not goes_on:
-                return self.last(call, request)
-
-    async def _aserve(self, call: Call, request: Any, send_once: Callable[[Any], Any]) -> Any:
+    async def _serve(self, call: Call, request: Any, once: Send, run: Any) -> Any:
         observer, opened = call.observe(), list[Any]()
 
         async def send(lease: Lease) -> Any:
             key, in_full = call.key(lease), observer is not None or lease.has_budget
             try:
                 with Redacting(call.redact):
-                    response = await send_once(self.copy(call, request, key))
+                    response = await once(self.copy(call, request, key))
                     self.scrub(response, request, call.redact)
-                    reply = await self._areceived(call, response, key, in_full)
+                    reply = await self._received(call, response, key, in_full)
             except Exception as error:
                 return lost(error)
             if isinstance(reply, StreamOpened):
                 opened[:] = (response, reply.stream)
             return reply
 
-        found = await runner.arun(call.calls.pool, call.call, send, call.no_key, observer)
+        found = await run(call.calls.pool, call.call, send, call.no_key, observer)
         return self.finished(found, opened, request)
 
-    async def _areceived(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
+    async def _received(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
         if self.status(response) >= 400:
-            return self.failed(call, response, await self._asaid(response))
+            return self.failed(call, response, await self._said(response))
         if self.status(response) >= 300:
             where = response.headers.get("location")
             if (error := call.refused_redirect(self.status(response), where)) is None:
@@ -226,38 +178,38 @@ class Library(ABC):
             return Done(self.rebuilt(response, error))
         headers = self.headers(response)
         if not call.is_stream(headers):
-            content = await self.acontent(response)
+            content = await self.content(response)
             return self.done(call, response, content, headers, key=key, in_full=in_full)
-        pieces, close = self.apieces(response)
-        body = AsyncBody(pieces, close, call.ledger(headers), headers, key=key, redact=call.redact)
+        pieces, close = self.pieces(response)
+        body = Body(pieces, close, call.ledger(headers), headers, key=key, redact=call.redact)
         try:
             await body.read_first()
             if not body.ledger.failed_at_once:
                 return StreamOpened(body)
-            said = await auntil_enough(body)
+            said = await until_enough(body)
         except BaseException:
-            await body.aclose()
+            await body.aclose()  # the next attempt needs a connection too
             raise
         await body.aclose()
         return self.failed(call, response, said, body.error)
 
-    async def asend_home(self, request: Any, key: Secret, send_once: Callable[[Any], Any]) -> Any:
+    async def _send_home(self, request: Any, key: Secret, once: Send) -> Any:
         """Send a request with the home key, once and without the pool."""
         redact = self.redact
         with Redacting(redact):
-            response = await send_once(self.with_key(request, key))
+            response = await once(self.with_key(request, key))
             self.scrub(response, request, redact)
             if self.status(response) < 400:
                 return response
-            return self.rebuilt_error(response, await self._asaid(response), redact)[0]
+            return self.rebuilt_error(response, await self._said(response), redact)[0]
 
-    async def _asaid(self, response: Any) -> bytes:
+    async def _said(self, response: Any) -> bytes:
         try:
-            return await auntil_enough(self.aerror_pieces(response))
+            return await until_enough(self.error_pieces(response))
         finally:
             await self.aclose(response)
 
-    # What sync and async calls share --------------------------------------------------------------
+    # Make a response ------------------------------------------------------------------------------
 
     def failed(self, call: Call, response: Any, said: bytes, event: Any = None) -> Failed:
         """Return the failure that a response is, or the first *event* of its stream."""
@@ -319,6 +271,10 @@ class Library(ABC):
         """Return the response to *request* that carries an outcome; see `outcome_of`."""
         response.keyrot = outcome
         return response
+
+
+async def _run(pool: Any, call: Any, send: Any, *more: Any) -> Any:
+    return runner.run(pool, call, lambda lease: complete(send(lease)), *more)
 
 
 def lost(error: Exception) -> Failed:

@@ -110,7 +110,7 @@ class _Relay:
         self._over = False
         self._reading = threading.Lock()
 
-    async def _read(self) -> Any:
+    async def read(self) -> Any:
         """Return the next chunk; settle the stream and return None where there is none."""
         driver = self._driver
         if not self._reading.acquire(blocking=False):
@@ -136,7 +136,7 @@ class _Relay:
         finally:
             self._reading.release()
 
-    async def _close(self) -> None:
+    async def end(self) -> None:
         """Close the stream; what it has used so far is booked within a second."""
         if not self._reading.acquire(blocking=False):
             raise self._busy("the stream is being read")
@@ -149,6 +149,15 @@ class _Relay:
                     await self._driver.close(stream)
         finally:
             self._reading.release()
+
+    def abandon(self) -> None:
+        """Book what a stream has used whose connection is released already.
+
+        A task that is reading it settles it.
+        """
+        if not self._over and not self._reading.locked():
+            self._over = True
+            self._driver.abandon()
 
     async def _fail(self, error: BaseException) -> None:
         """Settle a stream whose reader was interrupted by *error*, which is raised again."""
@@ -200,7 +209,7 @@ class Relay(_Relay):
             ValueError: Another thread is reading it.
             BaseException: The error of the library that opened it.
         """
-        chunk = complete(self._read())
+        chunk = complete(self.read())
         if chunk is None:
             raise StopIteration
         return chunk
@@ -211,7 +220,7 @@ class Relay(_Relay):
         Raises:
             ValueError: Another thread is reading it.
         """
-        complete(self._close())
+        complete(self.end())
 
 
 class AsyncRelay(_Relay):
@@ -234,7 +243,7 @@ class AsyncRelay(_Relay):
             RuntimeError: Another task is reading it.
             BaseException: The error of the library that opened it.
         """
-        chunk = await self._read()
+        chunk = await self.read()
         if chunk is None:
             raise StopAsyncIteration
         return chunk
@@ -245,13 +254,4 @@ class AsyncRelay(_Relay):
         Raises:
             RuntimeError: Another task is reading it.
         """
-        await self._close()
-
-    def abandon(self) -> None:
-        """Book what a stream has used whose connection is released already.
-
-        A task that is reading it settles it.
-        """
-        if not self._over and not self._reading.locked():
-            self._over = True
-            self._driver.abandon()
+        await self.end()

@@ -587,11 +587,12 @@ def _gather(
         if single.lower() in given:
             inline[single] = getattr(settings, single.lower())
     problems += _tiers_problem(settings, keys, sources)
+    policy = {name: getattr(settings, name) for name in RetryPolicy.__dataclass_fields__}
     here = Path.cwd()
     return Config(
         settings=settings,
         keys=tuple(keys),
-        policy=_policy(settings, sources, problems),
+        policy=RetryPolicy(**policy),
         warnings=tuple(warnings),
         state_url=state_url,
         inline=MappingProxyType(inline),
@@ -690,15 +691,3 @@ def _tiers_problem(
             f"{sources['tiers']}: found {', '.join(settings.tiers)}, and no key of the pool has "
             "such a tier; name the tier of each key in keys.json."
         )
-
-
-def _policy(settings: Settings, sources: Mapping[str, str], problems: list[str]) -> RetryPolicy:
-    names = RetryPolicy.__dataclass_fields__
-    policy = RetryPolicy(**{name: getattr(settings, name) for name in names})
-    if policy.cooldown_max_s < policy.cooldown_base_s:
-        problems.append(
-            f"{sources.get('cooldown_max_s', ENV_NAMES['cooldown_max_s'])}: found "
-            f"{policy.cooldown_max_s:g}; allowed: seconds, no less than KEYROT_COOLDOWN_BASE_S, "
-            f"which is {policy.cooldown_base_s:g}."
-        )
-    return policy

@@ -44,7 +44,6 @@ SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
         ("KEYROT_MAX_RETRIES", "1.5", '"1.5"', "valid integer"),
         ("KEYROT_MAX_WAIT_S", "nan", '"nan"', "finite number"),
         *((variable, "31622401", '"31622401"', "or equal to 31622400") for variable in SECONDS),
-        ("KEYROT_COOLDOWN_MAX_S", "5", "found 5;", "KEYROT_COOLDOWN_BASE_S, which is 30"),
         ("KEYROT_FALLBACK_MODELS", "a->b", '"a-"', "chains of up to"),
         ("KEYROT_KEYS_FILE", "gone.json", "no such file", "keys_example.json"),
     ],
@@ -76,10 +75,9 @@ def test_all_problems_come_in_one_error(here: Path, monkeypatch: pytest.MonkeyPa
     """Settings and keys.json are both read to the end before anything is raised."""
     write_keys(here / "keys.json", {"key_id": "a", "rpm": 0})
     monkeypatch.setenv("KEYROT_STRATEGY", "x")
-    monkeypatch.setenv("KEYROT_COOLDOWN_MAX_S", "1")
     text = wrong(max_retries=-1)
-    assert text.startswith("4 things are wrong:\n  - ")
-    for part in ("KEYROT_STRATEGY", "install(max_retries=…)", "key a, field rpm", "COOLDOWN_MAX"):
+    assert text.startswith("3 things are wrong:\n  - ")
+    for part in ("KEYROT_STRATEGY", "install(max_retries=…)", "key a, field rpm"):
         assert part in text
 
 

@@ -49,6 +49,8 @@ def complete(work: Coroutine[Any, Any, _T]) -> _T:
 class SyncDriver:
     """Runs one call on the parts of its pool, and blocks the thread."""
 
+    _began = False
+
     def __init__(
         self,
         pool: Pool,
@@ -72,9 +74,7 @@ class SyncDriver:
         self.stream: Any = None
         """The open stream, which counts its usage."""
         self._end = StreamEnd()
-        self.is_over = self._began = False
-        monotonic = getattr(pool.clock, "monotonic", pool.clock.time)
-        self._monotonic: Callable[[], float] = monotonic
+        self.is_over = False
         self.time: Callable[[], float] = pool.clock.time
         self.random: Callable[[], float] = pool.random
 
@@ -123,7 +123,7 @@ class SyncDriver:
         self._pool.abandoned.append(self)
 
     def __del__(self) -> None:
-        if hasattr(self, "random"):  # else it was interrupted as it was made
+        if self._began and not self.is_over:
             self.abandon()
 
     def settle_abandoned(self) -> None:
@@ -133,9 +133,15 @@ class SyncDriver:
             self.lease = None
             outcome = Outcome(LeaseOutcome.ABANDONED, None, end.usage)
             command = self._settled(Settle(lease, outcome, end.names))
-            settling = SyncDriver._asked(self, "settle", lease, command.outcome, end.names)
-            complete(self._observed(command, partial(self._guarded, settling)))
+            complete(self._observed(command, partial(self._settle_here, command)))
         self.finish(GeneratorExit())
+
+    async def _settle_here(self, command: Settle) -> float | None:
+        try:
+            return self._pool.state.settle(command.lease, command.outcome, command.names)
+        except Exception:
+            handle_internal_error("state")
+            return None
 
     # What the flow awaits -------------------------------------------------------------------------
 
@@ -146,7 +152,10 @@ class SyncDriver:
             pool.settle_abandoned()
         pool.keep_running()
         info = pool.with_estimates(command.info)
-        reply = await self._observed(command, partial(self._acquire, info, command))
+        if self.observer is None:
+            reply = await self._acquire(info, command)
+        else:
+            reply = await self._observed(command, partial(self._acquire, info, command))
         if reply is None:  # the state failed
             reply = unreserved_lease(command, self.time())
         if isinstance(reply, Lease):
@@ -158,9 +167,10 @@ class SyncDriver:
         return reply
 
     async def _acquire(self, info: CallInfo, command: Acquire) -> Lease | Unavailable | None:
-        return await self._guarded(
-            self._asked("acquire", info, command.candidates, spread=command.spread)
+        asked: Lease | Unavailable | None = await self._ask(
+            "acquire", info, command.candidates, spread=command.spread
         )
+        return asked
 
     async def send(self, command: Send) -> Any:
         """Send the request."""
@@ -200,8 +210,7 @@ class SyncDriver:
     async def _settle(self, command: Settle) -> float | None:
         self.lease = until = None  # from here on it is settled to the end, also when cancelled
         if command.lease.reservation is not None:
-            settling = self._asked("settle", command.lease, command.outcome, command.names)
-            until = await self._shielded(self._guarded(settling))
+            until = await self._ask("settle", command.lease, command.outcome, command.names)
         if command.outcome.verdict is not None:
             self._pool.record_refusal(command)
             self._notify("on_change", command._replace(at=self.time()), until)
@@ -210,13 +219,13 @@ class SyncDriver:
     async def report_serving(self, lease: Lease) -> None:
         """Report that a probe succeeds."""
         if lease.reservation is not None:
-            await self._guarded(self._asked("settle", lease, Outcome(LeaseOutcome.SERVING)))
+            await self._ask("settle", lease, Outcome(LeaseOutcome.SERVING))
 
     async def get_owner(self, names: Sequence[str]) -> tuple[str, str] | None:
         """Return the owner of a stored resource."""
         if self._pool.abandoned:  # a stream that was just closed may have named it
             self._pool.settle_abandoned()
-        owner: tuple[str, str] | None = await self._guarded(self._asked("get_owner", names))
+        owner: tuple[str, str] | None = await self._ask("get_owner", names)
         return owner
 
     async def refresh(self, command: Refresh) -> bool:
@@ -236,12 +245,14 @@ class SyncDriver:
         return await self._observed(command, partial(self._slept, command))
 
     async def _slept(self, command: Sleep) -> float:
-        began, ticket, clock = self._monotonic(), command.ticket, self._pool.clock
+        ticket, clock = command.ticket, self._pool.clock
+        monotonic: Callable[[], float] = getattr(clock, "monotonic", clock.time)
+        began = monotonic()
         if ticket is None or (command.is_front and not isinstance(clock, SystemClock)):
             await self._pause(command.seconds)  # by the clock of the pool, which a test has set
         else:
             await self._until_woken(ticket, command.seconds)
-        slept = self._monotonic() - began
+        slept = monotonic() - began
         return slept if ticket is not None and ticket.woken else max(slept, command.seconds)
 
     async def _observed(self, command: Command, work: Callable[[], Awaitable[_T]]) -> _T:
@@ -257,10 +268,10 @@ class SyncDriver:
         observer.after(command, reply)
         return reply
 
-    async def _guarded(self, work: Awaitable[_T]) -> _T | None:
-        """Return what the state returns; None if it fails: the call goes on."""
+    async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Return what a method of the state returns; None if it fails: the call goes on."""
         try:
-            return await work
+            return await self._asked(method, *args, **kwargs)
         except Exception:
             handle_internal_error("state")
             return None
@@ -291,9 +302,6 @@ class SyncDriver:
     async def _request(self, lease: Lease) -> Reply:
         return self._send_request(lease)  # type: ignore[no-any-return]
 
-    async def _shielded(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return await work
-
     async def blocking(self, work: Callable[[], _T]) -> _T:
         """Run what blocks for a while."""
         return work()
@@ -320,14 +328,10 @@ class AsyncDriver(SyncDriver):
     """The end of a task: blocks only that."""
 
     async def _asked(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return await self._pool.state.do(method, *args, **kwargs)
-
-    async def _request(self, lease: Lease) -> Reply:
-        return await self._send_request(lease)  # type: ignore[no-any-return]
-
-    async def _shielded(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Await *work* to its end even when the task is cancelled meanwhile, then be cancelled."""
-        if self._pool.state.is_local:
+        """Ask the state. It settles to the end, also when the task is cancelled meanwhile."""
+        state = self._pool.state
+        work = state.do(method, *args, **kwargs)
+        if method != "settle" or state.is_local:
             return await work
         task = asyncio.ensure_future(work)
         try:
@@ -335,6 +339,9 @@ class AsyncDriver(SyncDriver):
         except asyncio.CancelledError:
             await asyncio.wait([task])
             raise
+
+    async def _request(self, lease: Lease) -> Reply:
+        return await self._send_request(lease)  # type: ignore[no-any-return]
 
     async def blocking(self, work: Callable[[], _T]) -> _T:
         """Run what blocks for a while."""

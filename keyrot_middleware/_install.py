@@ -116,8 +116,7 @@ def install(
         try:
             if config.settings.tracing == "otlp" and pool is not None:
                 set_up_otlp_export()
-            for text in bypasses(config):
-                _warn(text)
+            _warn(*bypasses(config))
         except BaseException:
             if pool is not None:
                 pool.close()
@@ -176,10 +175,11 @@ def bypasses(config: Config) -> Iterator[str]:
         )
 
 
-def _warn(text: str) -> None:
-    """Issue a log record and a Python warning."""
-    _log.warning("%s", text)
-    warn(text)
+def _warn(*texts: str) -> None:
+    """Issue log records and Python warnings."""
+    for text in texts:
+        _log.warning("%s", text)
+        warn(text)
 
 
 def uninstall() -> None:

@@ -54,11 +54,14 @@ class Patcher:
     def wrap(self, module: ModuleType) -> None:
         """Patch a module."""
         with self._lock:
-            for label, owner, name, wrapper in self._targets(module.__name__):
-                if not hasattr(owner, name):
-                    _warn_of(module, label)
-                elif self.enabled and _find(owner, name, wrapper) is None:
-                    wrap_object(owner, name, FunctionWrapper, (wrapper, self.enabled))
+            self._wrap(module)
+
+    def _wrap(self, module: ModuleType) -> None:
+        for label, owner, name, wrapper in self._targets(module.__name__):
+            if not hasattr(owner, name):
+                _warn_of(module, label)
+            elif self.enabled and _find(owner, name, wrapper) is None:
+                wrap_object(owner, name, FunctionWrapper, (wrapper, self.enabled))
 
     def uninstall(self) -> None:
         """Restore all."""
@@ -67,14 +70,17 @@ class Patcher:
             if self in patchers:
                 patchers.remove(self)
         with self._lock:
-            for _, owner, name, wrapper in self._targets():
-                layer = _find(owner, name, wrapper)
-                if layer is None or vars(owner)[name] is not layer:
-                    continue
-                if layer.__wrapped__ is _inherited(owner, name):
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, layer.__wrapped__)
+            self._unwrap()
+
+    def _unwrap(self) -> None:
+        for _, owner, name, wrapper in self._targets():
+            layer = _find(owner, name, wrapper)
+            if layer is None or vars(owner)[name] is not layer:
+                continue
+            if layer.__wrapped__ is _inherited(owner, name):
+                delattr(owner, name)
+            else:
+                setattr(owner, name, layer.__wrapped__)
 
     def status(self) -> dict[str, bool]:
         """Return for each method of what is imported whether our layer is in place."""

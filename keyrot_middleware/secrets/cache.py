@@ -258,20 +258,7 @@ class SecretCache:
         with another location keeps its value until the new location has one.
         """
         with self._lock:
-            before, keys, workers = self._keys, dict[str, _Key](), dict[int, _Worker]()
-            for key_id, (store, ref) in locations.items():
-                worker = self._workers.get(id(store)) or workers.get(id(store)) or _Worker(store)
-                workers[id(store)] = worker
-                key = before.get(key_id)
-                if key is None or key.worker is not worker or key.ref != ref:
-                    reason = f"key {key_id}: no answer yet from the secret store {store.scheme}"
-                    key = _Key(worker, ref, key.value if key else None, reason)
-                keys[key_id] = key
-            for key_id in before.keys() - keys.keys():
-                if (value := before[key_id].value) is not None:
-                    self._removed[key_id] = value
-            self._keys, self._workers = keys, workers
-            self.locations = MappingProxyType(dict(locations))
+            workers = self._replace_locations(locations)
         failing = {worker: self._refs_in(worker, failing=True) for worker in workers.values()}
         lookups = [self._look_up(worker, refs) for worker, refs in failing.items() if refs]
         for lookup in lookups:
@@ -284,6 +271,23 @@ class SecretCache:
         for worker in workers.values():
             worker.failure_logged = bool(self._refs_in(worker, failing=True))
         self._notify(frozenset())
+
+    def _replace_locations(self, locations: Mapping[str, SecretLocation]) -> dict[int, _Worker]:
+        before, keys, workers = self._keys, dict[str, _Key](), dict[int, _Worker]()
+        for key_id, (store, ref) in locations.items():
+            worker = self._workers.get(id(store)) or workers.get(id(store)) or _Worker(store)
+            workers[id(store)] = worker
+            key = before.get(key_id)
+            if key is None or key.worker is not worker or key.ref != ref:
+                reason = f"key {key_id}: no answer yet from the secret store {store.scheme}"
+                key = _Key(worker, ref, key.value if key else None, reason)
+            keys[key_id] = key
+        for key_id in before.keys() - keys.keys():
+            if (value := before[key_id].value) is not None:
+                self._removed[key_id] = value
+        self._keys, self._workers = keys, workers
+        self.locations = MappingProxyType(dict(locations))
+        return workers
 
     def tick(self) -> float:
         """Start the look-ups that are due; return the seconds until the next one is."""
@@ -344,16 +348,11 @@ class SecretCache:
 
     def _run(self, worker: _Worker, lookup: _Lookup) -> None:
         """Look keys up, take what the store answers, and say which have another value."""
-        changed = set()
+        changed = set[str]()
         try:
             answers = _resolve(worker.store, lookup.refs)
             with self._lock:
-                for key_id, ref in lookup.refs.items():
-                    key = self._keys.get(key_id)
-                    if self._closed or key is None or key.worker is not worker or key.ref != ref:
-                        continue  # removed or moved meanwhile
-                    if self._update(key_id, key, answers[key_id]):
-                        changed.add(key_id)
+                changed = self._take(worker, lookup, answers)
             worker.failures = worker.failures + 1 if self._refs_in(worker, failing=True) else 0
             pause = self._retry_s(worker) if worker.failures else self._ttl_s
             # Processes that start together spread over half of the time.
@@ -362,6 +361,18 @@ class SecretCache:
                 self._notify(frozenset(changed))
         finally:
             lookup.changed.set_result(frozenset(changed))
+
+    def _take(
+        self, worker: _Worker, lookup: _Lookup, answers: Mapping[str, Secret | SecretError]
+    ) -> set[str]:
+        changed = set()
+        for key_id, ref in lookup.refs.items():
+            key = self._keys.get(key_id)
+            if self._closed or key is None or key.worker is not worker or key.ref != ref:
+                continue  # removed or moved meanwhile
+            if self._update(key_id, key, answers[key_id]):
+                changed.add(key_id)
+        return changed
 
     def _update(self, key_id: str, key: _Key, answer: Secret | SecretError) -> bool:
         """Store an answer; return whether the key has another value now."""

@@ -128,29 +128,36 @@ class MemoryState(State):
     def add_activity(self, rows: ActivityRows) -> None:
         """Add to the activity of this process; see `State.add_activity`."""
         with self._lock:
-            now = self._clock()
-            for name, fields in rows.counts.items():
-                if name not in self._activity:
-                    kept = self._activity.items()
-                    self._activity = {one: found for one, found in kept if found[0] > now}
-                    self._activity[name] = now + lifetime_s(name), {}
-                counts = self._activity[name][1]
-                for field, n in fields.items():
-                    counts[field] = counts.get(field, 0) + n
-            for name, (texts, most) in rows.texts.items():
-                known = self._texts.get(name)
-                self._texts[name] = deque(known or (), maxlen=most)
-                self._texts[name].extend(texts)
+            self._add_activity(rows, self._clock())
+
+    def _add_activity(self, rows: ActivityRows, now: float) -> None:
+        for name, fields in rows.counts.items():
+            if name not in self._activity:
+                kept = self._activity.items()
+                self._activity = {one: found for one, found in kept if found[0] > now}
+                self._activity[name] = now + lifetime_s(name), {}
+            counts = self._activity[name][1]
+            for field, n in fields.items():
+                counts[field] = counts.get(field, 0) + n
+        for name, (texts, most) in rows.texts.items():
+            known = self._texts.get(name)
+            self._texts[name] = deque(known or (), maxlen=most)
+            self._texts[name].extend(texts)
 
     def activity(
         self, names: Sequence[str], fields: Sequence[str] | None
     ) -> list[Mapping[str, int]]:
         """Return the counts of records; see `State.activity`."""
         with self._lock:
-            found = [self._activity[name][1] if name in self._activity else {} for name in names]
-            if fields is None:
-                return [dict(row) for row in found]
-            return [{name: row[name] for name in fields if name in row} for row in found]
+            return self._read_activity(names, fields)
+
+    def _read_activity(
+        self, names: Sequence[str], fields: Sequence[str] | None
+    ) -> list[Mapping[str, int]]:
+        found = [self._activity[name][1] if name in self._activity else {} for name in names]
+        if fields is None:
+            return [dict(row) for row in found]
+        return [{name: row[name] for name in fields if name in row} for row in found]
 
     def activity_log(self, name: str) -> list[str]:
         """Return the texts of a list; see `State.activity_log`."""

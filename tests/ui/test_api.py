@@ -79,17 +79,6 @@ def test_every_answer_has_strict_headers(path: str) -> None:
     assert headers["cache-control"] == "no-store"
 
 
-def test_an_error_of_the_source_is_a_503_with_its_message() -> None:
-    """A shared state that is down is reported, and the next request tries again."""
-    source = FakeSource([key("free_1")])
-    app = ui.app(local=True, source=source)
-    source.broken = "The shared state at redis://127.0.0.1:6379/0 does not answer."
-    reply = request(app, "/api/status")
-    assert (reply.status, reply.error) == (503, source.broken)
-    source.broken = None
-    assert request(app, "/api/status").status == 200
-
-
 def test_an_internal_error_is_raised_in_tests_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """An internal error is logged, and answered without its text."""
     source = FakeSource()

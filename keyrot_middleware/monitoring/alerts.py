@@ -22,7 +22,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf, isfinite
-from types import TracebackType
 from typing import Any
 
 from pydantic import SecretStr
@@ -161,15 +160,8 @@ class Receiver:
         """Log the first failure after a success; the text of the error may hold a secret."""
         if not self._failing:
             self._failing = True
-            kind, place = type(error).__name__, _place(error.__traceback__)
-            text = "%s failed (%s%s); more failures are logged after a success"
-            _log.warning(text, self.name, kind, place)
-
-
-def _place(trace: TracebackType | None) -> str:
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+            text = "%s failed (%s); more failures are logged after a success"
+            _log.warning(text, self.name, type(error).__name__)
 
 
 def open_receivers(
@@ -271,6 +263,9 @@ class Alerts:
         self._is_degraded = False
         self._used: dict[str, tuple[str, str]] = {}
         """The projects to look at: a key of each, and the model of its last call."""
+        self._is_queued = False
+        """A look will come."""
+        after_fork(self, lambda alerts: setattr(alerts, "_is_queued", False))
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(_FILTER)
         self._exit = weakref.finalize(self, _at_exit, [self._looks, *receivers])
@@ -340,18 +335,20 @@ class Alerts:
 
     def look_at(self, project: str, key_id: str, model: str) -> None:
         """Look up in the background what a project has used."""
-        if not self._used:
-            self._looks.put(None)
         self._used[project] = key_id, model
+        if not self._is_queued:
+            self._is_queued = True
+            self._looks.put(None)
 
     # In the background ----------------------------------------------------------------------------
 
     def _look(self, _: None) -> None:
         self._looks.closed.wait(LOOK_S)
+        self._is_queued = False  # first, so that a call that comes meanwhile queues the next look
         used, self._used = self._used, {}
         keys, state = self._pool.selector.keys, self._pool.state
         try:
-            found = [(keys[key_id], model) for key_id, model in used.values() if key_id in keys]
+            found = [(keys[key_id], model) for key_id, model in [*used.values()] if key_id in keys]
             known = state.snapshot([key for key, _ in found])
             for key, model in found:
                 self._report_use(key, known[key.key_id])

@@ -42,26 +42,30 @@ class Breaker:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start closed; *clock* returns monotonic seconds."""
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         self._pause_s = FIRST_PAUSE_S
         self._retry_at = 0.0
         self.opened_at: float | None = None
+        self._closed_at = 0.0
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
-    def open(self) -> bool:
-        """Record a failure; return whether the breaker was closed."""
+    def open(self, began: float) -> bool:
+        """Record the failure of a call that *began* then; return whether it opens the breaker.
+
+        One that began before the breaker closed says nothing about the time since.
+        """
         with self._lock:
-            now, was_closed = self._clock(), self.opened_at is None
-            if was_closed:
-                self._pause_s, self.opened_at = FIRST_PAUSE_S, now
-                self._retry_at = now + self._pause_s
-            return was_closed
+            if self.opened_at is not None or began < self._closed_at:
+                return False
+            self._pause_s, self.opened_at = FIRST_PAUSE_S, self.clock()
+            self._retry_at = self.opened_at + self._pause_s
+            return True
 
     def may_try(self) -> bool:
         """Return whether the state may be tried now; the next trial may follow after a pause."""
         with self._lock:
-            now = self._clock()
+            now = self.clock()
             if self.opened_at is None or now < self._retry_at:
                 return False
             self._pause_s = min(2 * self._pause_s, PAUSE_S)
@@ -72,7 +76,8 @@ class Breaker:
         """Record that the state works; return for how long the breaker was open."""
         with self._lock:
             opened_at, self.opened_at = self.opened_at, None
-            return 0.0 if opened_at is None else self._clock() - opened_at
+            self._closed_at = self.clock()
+            return 0.0 if opened_at is None else self._closed_at - opened_at
 
 
 class FallbackState(State):
@@ -192,10 +197,11 @@ class FallbackState(State):
             if self._breaker.may_try():
                 self._threads.submit(self._try_again)
             return _FAILED
+        began = self._breaker.clock()
         try:
             return call()
         except Exception as error:
-            if self._breaker.open():
+            if self._breaker.open(began):
                 warn_unless_logged(
                     _log,
                     f"pool {self._pool}: the shared state cannot be used ({_reason(error)}); "

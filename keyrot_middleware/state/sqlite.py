@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -480,6 +481,7 @@ def _check_user(path: Path, found: os.stat_result) -> None:
     raise PermissionError(0, "the file belongs to another user; name another one")
 
 
+@lru_cache
 def _marks(rows: int, columns: int) -> str:
     return ",".join([f"({','.join('?' * columns)})"] * rows)
 

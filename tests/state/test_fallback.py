@@ -136,8 +136,8 @@ async def test_an_outage_of_a_day_keeps_counting(clock: FakeClock) -> None:
 def test_the_pause_doubles_up_to_the_longest(clock: FakeClock) -> None:
     """Of many callers one may try; a success ends it."""
     breaker = Breaker(clock.time)
-    assert breaker.open()
-    assert not breaker.open()
+    assert breaker.open(clock.time())
+    assert not breaker.open(clock.time())
     pauses, last = [], clock.time()
     while len(pauses) < 7:
         clock.advance(0.01)
@@ -148,6 +148,8 @@ def test_the_pause_doubles_up_to_the_longest(clock: FakeClock) -> None:
     assert pauses[:2] == pytest.approx([FIRST_PAUSE_S, 2 * FIRST_PAUSE_S], abs=0.02)
     assert pauses[-1] == pytest.approx(PAUSE_S, abs=0.02)
     assert breaker.close() == pytest.approx(sum(pauses), abs=0.1)
+    assert breaker.opened_at is None
+    assert not breaker.open(clock.time() - 1)
     assert breaker.opened_at is None
 
 

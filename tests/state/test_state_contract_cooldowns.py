@@ -75,45 +75,10 @@ async def test_a_call_without_a_model_shares_no_bucket(
     assert await client.granted(A, most=1, info=stored) == 1
 
 
-async def test_the_backoff_is_30_60_120_up_to_900(client: StateClient, clock: FakeClock) -> None:
-    """Each failure of the probe doubles the cooldown, up to the maximum; no call waits for it."""
-    cooldowns = []
-    for _ in range(8):
-        until = await client.fails(D, GUESS)
-        assert until is not None
-        cooldowns.append(round(until - clock.time()))
-        reply = await client.acquire(D)
-        assert isinstance(reply, Unavailable)
-        assert not reply.blocks["d"].waitable
-        clock.advance(until - clock.time())
-    assert cooldowns == [30, 60, 120, 240, 480, 900, 900, 900]
-
-
-async def test_a_success_resets_the_backoff(client: StateClient, clock: FakeClock) -> None:
-    """After the probe has succeeded the next failure cools down for 30 s again."""
-    await client.fails(D, GUESS)
-    clock.advance(30)
-    await client.fails(D, GUESS)
-    clock.advance(60)
-    await client.settle(await client.acquire_lease(D))
-    assert await client.fails(D, GUESS) == clock.time() + 30
-
-
 async def test_each_scope_has_a_backoff_of_its_own(client: StateClient, clock: FakeClock) -> None:
     """Failures of one model do not lengthen the cooldown of another."""
     for info in (INFO, PRO):
         assert await client.fails(D, GUESS, info=info) == clock.time() + 30
-
-
-async def test_a_burst_of_failures_is_one_step(client: StateClient, clock: FakeClock) -> None:
-    """Ten requests in flight that fail together are one step, not ten."""
-    leases = [await client.acquire_lease(D) for _ in range(10)]
-    for lease in leases:
-        clock.advance(0.5)
-        until = await client.settle(lease, GUESS)
-    assert until == clock.time() + 30
-    clock.advance(30)
-    assert await client.fails(D, GUESS) == clock.time() + 60
 
 
 async def test_one_probe_goes_first(client: StateClient, clock: FakeClock) -> None:
@@ -152,50 +117,6 @@ async def test_a_project_is_probed_by_one_of_its_keys(
     assert await client.granted(A, most=3) == 3
 
 
-async def test_a_success_that_began_before_does_not_end_a_cooldown(
-    client: StateClient, clock: FakeClock
-) -> None:
-    """A long stream that began before the failure proves nothing about the time after it."""
-    stream = await client.acquire_lease(D)
-    await client.fails(D, GUESS)
-    clock.advance(10)
-    await client.settle(stream)
-    assert await client.refused(D) == {"d": "failure"}
-    stream = await client.acquire_lease(key("e"))
-    await client.fails(key("e"), GUESS)
-    clock.advance(31)
-    await client.settle(stream)
-    assert (await client.acquire_lease(key("e"))).probe
-
-
-async def test_a_failure_that_began_before_renews_a_cooldown(
-    client: StateClient, clock: FakeClock
-) -> None:
-    """A late failure while the probe is in flight keeps the key cooling down."""
-    late = await client.acquire_lease(D)
-    await client.fails(D, GUESS)
-    clock.advance(30)
-    probe = await client.acquire_lease(D)
-    await client.settle(late, failed(Scope.KEY_MODEL, clock.time() + 50))
-    await client.settle(probe)
-    assert await client.refused(D) == {"d": "failure"}
-
-
-async def test_a_renewed_cooldown_has_a_probe_of_its_own(
-    client: StateClient, clock: FakeClock
-) -> None:
-    """A first probe that is still in flight neither delays the second one nor replaces it."""
-    late = await client.acquire_lease(D)
-    await client.fails(D, GUESS)
-    clock.advance(30)
-    first = await client.acquire_lease(D)
-    await client.settle(late, failed(Scope.KEY_MODEL, clock.time() + 50))
-    clock.advance(50)
-    assert (await client.acquire_lease(D)).probe
-    await client.settle(first, ABANDONED)
-    assert await client.refused(D) == {"d": "probe"}
-
-
 async def test_a_block_with_a_named_time_may_be_waited_for(
     client: StateClient, clock: FakeClock
 ) -> None:
@@ -210,14 +131,6 @@ async def test_a_block_with_a_named_time_may_be_waited_for(
         reply = await client.acquire(one)
         assert isinstance(reply, Unavailable)
         assert reply.blocks[one.key_id].waitable == waitable
-
-
-async def test_a_running_cooldown_is_never_shortened(client: StateClient, clock: FakeClock) -> None:
-    """A minute's failure after a day's does not change the day's end."""
-    leases = [await client.acquire_lease(D) for _ in range(2)]
-    far = clock.time() + 3_600
-    assert await client.settle(leases[0], failed(Scope.PROJECT_MODEL, far)) == far
-    assert await client.settle(leases[1], failed(Scope.PROJECT_MODEL, clock.time() + 20)) == far
 
 
 async def test_a_rejected_value_is_probed_on_a_slow_backoff(
@@ -332,25 +245,6 @@ async def test_a_reset_forgets_learned_limits(client: StateClient) -> None:
     for info in (INFO, PRO):
         assert await client.granted(A, most=5, info=info) == 5
         assert await client.granted(D, info=info) == 1
-
-
-async def test_a_slow_probe_delays_others_for_two_seconds(
-    client: StateClient, clock: FakeClock
-) -> None:
-    """While a probe takes long, one more is sent every two seconds; then that one is the probe."""
-    await client.fails(D, GUESS)
-    clock.advance(30)
-    probes = [await client.acquire_lease(D)]
-    for _ in range(3):
-        clock.advance(1.75)
-        assert await client.refused(D) == {"d": "probe"}
-        clock.advance(0.25)
-        probes.append(await client.acquire_lease(D))
-        assert await client.refused(D) == {"d": "probe"}
-    await client.settle(probes[0], ABANDONED)  # not the one that others wait for
-    assert await client.refused(D) == {"d": "probe"}
-    await client.settle(probes[1])
-    assert not (await client.acquire_lease(D)).probe
 
 
 async def test_a_probe_that_succeeds_lets_others_go_before_its_end(

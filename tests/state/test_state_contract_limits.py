@@ -30,20 +30,6 @@ async def test_requests_a_minute_are_exact(client: StateClient, clock: FakeClock
     assert await client.granted(one) == 20
 
 
-async def test_near_an_edge_both_minutes_must_have_room(
-    client: StateClient, clock: FakeClock
-) -> None:
-    """A burst half a second before the edge uses up the minute after it too."""
-    one = key("a", Limits(rpm=20))
-    clock.advance(29.5)
-    assert await client.granted(one) == 20
-    for seconds in (0.5, 0.5, 0.5, 30):
-        clock.advance(seconds)
-        assert await client.granted(one) == 0
-    clock.advance(30)
-    assert await client.granted(one) == 20
-
-
 async def test_unmetered_calls_are_leased_and_not_counted(client: StateClient) -> None:
     """An exhausted minute does not stop countTokens, nor do a hundred of these exhaust one."""
     one, count = key("a", Limits(rpm=20, tpm=100)), INFO._replace(requests=0, tokens=0)
@@ -51,23 +37,6 @@ async def test_unmetered_calls_are_leased_and_not_counted(client: StateClient) -
     assert await client.granted(one, most=100, info=count) == 100
     assert await client.granted(one) == 10
     assert await client.granted(one, most=5, info=count) == 5
-
-
-async def test_a_batch_counts_as_many_requests(client: StateClient) -> None:
-    """Each item of a batchEmbedContents is a request; one too large goes into an empty minute."""
-    one, batch = key("a", Limits(rpm=20)), INFO._replace(requests=7)
-    assert await client.granted(one, info=batch) == 2
-    assert await client.granted(one) == 6
-    other = key("b", Limits(rpm=5))
-    assert await client.granted(other, info=batch) == 1
-
-
-async def test_tokens_a_minute_are_exact(client: StateClient) -> None:
-    """TPM counts what was reserved, and a smaller request may still have room."""
-    one = key("a", Limits(tpm=1_000))
-    assert await client.granted(one, info=INFO._replace(tokens=300)) == 3
-    assert await client.refused(one, info=INFO._replace(tokens=101)) == {"a": "tpm"}
-    await client.acquire_lease(one, info=INFO._replace(tokens=100))
 
 
 @pytest.mark.parametrize(("day", "hours"), [((2026, 3, 8), 23), ((2026, 11, 1), 25)])
@@ -89,15 +58,6 @@ async def test_requests_a_day_end_at_pacific_midnight(
     assert await client.granted(one) == 3
 
 
-async def test_the_first_full_window_is_reported_and_none_is_reserved(client: StateClient) -> None:
-    """All windows or none: a request without room for its tokens uses up no request."""
-    one = key("a", Limits(rpm=5, tpm=100))
-    await client.acquire_lease(one, info=INFO._replace(tokens=50))
-    for _ in range(10):
-        assert await client.refused(one, info=INFO._replace(tokens=60)) == {"a": "tpm"}
-    assert await client.granted(one, info=INFO._replace(tokens=0)) == 4
-
-
 async def test_concurrency_is_released_however_a_lease_ends(client: StateClient) -> None:
     """`max_concurrency` counts what is in flight, whatever its result."""
     one = key("a", Limits(max_concurrency=2))
@@ -110,63 +70,6 @@ async def test_concurrency_is_released_however_a_lease_ends(client: StateClient)
         for lease in leases:
             await client.settle(lease, outcome)
     assert await client.granted(one, most=9) == 2
-
-
-async def test_the_reservation_of_an_unsent_request_is_released(client: StateClient) -> None:
-    """A refused connection used neither request, day nor tokens."""
-    one, info = key("a", Limits(rpm=3, tpm=300, rpd=3)), INFO._replace(tokens=100)
-    for _ in range(10):
-        await client.settle(await client.acquire_lease(one, info=info), UNSENT)
-    assert await client.granted(one, info=info) == 3
-
-
-@pytest.mark.parametrize("outcome", [ABANDONED, failed(Scope.NONE)])
-async def test_a_request_that_may_have_counted_stays_reserved(
-    client: StateClient, outcome: object
-) -> None:
-    """A cancelled or failed request may have counted at Google: its reservation stays."""
-    one = key("a", Limits(rpm=3))
-    for _ in range(3):
-        await client.settle(await client.acquire_lease(one), outcome)  # type: ignore[arg-type]
-    assert await client.refused(one) == {"a": "rpm"}
-
-
-async def test_tokens_are_corrected_to_the_true_ones(client: StateClient) -> None:
-    """A response with fewer tokens releases the rest at once; one with more uses more."""
-    one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
-    await client.settle(await client.acquire_lease(one, info=info), used(100))
-    lease = await client.acquire_lease(one, info=info)
-    assert await client.refused(one, info=INFO._replace(tokens=1)) == {"a": "tpm"}
-    await client.settle(lease, used(890))
-    await client.acquire_lease(one, info=INFO._replace(tokens=10))
-    other = key("b", Limits(tpm=1_000))
-    await client.settle(await client.acquire_lease(other, info=INFO._replace(tokens=1)), used(999))
-    assert await client.refused(other, info=INFO._replace(tokens=2)) == {"b": "tpm"}
-
-
-@pytest.mark.parametrize(("begin", "end", "free"), [(0, 40, 950), (29.5, 40, 950), (0, 29.5, 950)])
-async def test_corrections_reach_across_a_minutes_edge(
-    client: StateClient, clock: FakeClock, begin: float, end: float, free: int
-) -> None:
-    """A long stream is corrected where it was recorded: in its minute, or both near the edge."""
-    one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
-    clock.advance(begin)
-    lease = await client.acquire_lease(one, info=info)
-    clock.advance(end - begin)
-    await client.settle(lease, used(50))
-    await client.acquire_lease(one, info=INFO._replace(tokens=free))
-
-
-async def test_a_late_correction_does_not_touch_a_later_minute(
-    client: StateClient, clock: FakeClock
-) -> None:
-    """A request that ended two minutes later releases nothing of the current minute."""
-    one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
-    lease = await client.acquire_lease(one, info=info)
-    clock.advance(120)
-    await client.acquire_lease(one, info=info)
-    await client.settle(lease, used(1))
-    assert await client.refused(one, info=info) == {"a": "tpm"}
 
 
 async def test_keys_of_one_project_share_one_budget(client: StateClient) -> None:

@@ -85,6 +85,18 @@ class Faulty(State):
         """Return the snapshot, or fail."""
         return self._do("snapshot", candidates)
 
+    def add_activity(self, rows: Any) -> None:
+        """Add."""
+        self.inner.add_activity(rows)
+
+    def activity(self, names: Any, fields: Any) -> Any:
+        """Read."""
+        return self.inner.activity(names, fields)
+
+    def activity_log(self, name: str) -> list[str]:
+        """Read."""
+        return self.inner.activity_log(name)
+
     def _do(self, method: str, *args: Any, **more: Any) -> Any:
         with self._lock:
             self.calls.append(method)

@@ -96,6 +96,15 @@ def test_owners_are_bounded(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -
     assert known == ["files/0", "files/3", "files/4"]
 
 
+def test_a_lease_that_is_dropped_is_not_in_flight(state: MemoryState) -> None:
+    """A call that an interrupt has ended before it was settled holds no slot."""
+    one = key("a", Limits(max_concurrency=1))
+    lease = acquire_lease(state, one)
+    assert not isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
+    del lease
+    acquire_lease(state, one)
+
+
 def test_10_000_calls_leave_no_growth(state: MemoryState) -> None:
     """Memory grows per key and model, not per call."""
     one = key("a")

@@ -15,7 +15,14 @@ from support.servers import server
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
-from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, RetryPolicy
+from keyrot_middleware.core.model import (
+    Lease,
+    LeaseOutcome,
+    Outcome,
+    RetryPolicy,
+    Scope,
+    Verdict,
+)
 from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.state import State, open_shared
@@ -148,3 +155,32 @@ def test_the_state_of_a_key_is_the_same_from_every_terminal(
     explained = json.loads(keyrot("explain", OTHER, "--json", **env).stdout)
     assert explained["key_id"] in (None, "one", "two")
     assert "of 2 keys now" in explained["sentence"]
+
+
+@pytest.mark.parametrize("kind", ["server", "file"])
+def test_a_rejected_key_stays_so_when_its_probe_is_due(
+    keyrot: Keyrot, tmp_path: Path, clean_environment: None, kind: str
+) -> None:
+    """From outside too: no request has shown that it works again; a success does."""
+    (tmp_path / "keys.json").write_text(json.dumps([{"key_id": "one"}, {"key_id": "two"}]))
+    url = server("valkey").url if kind == "server" else f"sqlite://{tmp_path}/state.sqlite3"
+    env = {"KEYROT_STATE_URL": url, "KEYROT_POOL": f"pool-{uuid4().hex[:8]}"}
+    state = open_shared(url, RetryPolicy(), time.time, pool=env["KEYROT_POOL"])
+    assert state is not None
+    offer = ((0, KeySpec(key_id="one").candidate),)
+    try:
+        lease = state.acquire(INFO, offer, spread=False)
+        assert isinstance(lease, Lease)
+        until = time.time() + 0.2
+        verdict = Verdict("key_expired", 400, Scope.KEY, until=until, rejected=True)
+        state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
+        while not isinstance(lease := state.acquire(INFO, offer, spread=False), Lease):
+            time.sleep(0.05)
+        found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]
+        one = next(key for key in found if key["key_id"] == "one")
+        assert (one["state"], one["reason"]) == ("rejected", "key_expired")
+        state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
+        found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]
+        assert "rejected" not in [key["state"] for key in found]
+    finally:
+        state.close()

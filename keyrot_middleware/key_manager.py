@@ -108,11 +108,18 @@ class LeasedKey:
         raise TypeError("a leased key cannot be pickled or copied: its value stays where it is")
 
 
-class KeyLease:
-    """The use of one key: a context manager, for `with` and for `async with`; it is used once.
+class _KeyInUse(NamedTuple):
+    """What its call has for an open stream."""
 
-    To its call it is an open stream without chunks, which ends with what the program says.
-    """
+    key: LeasedKey
+
+    def end(self, _error: Exception | None) -> StreamEnd:
+        """Return the usage so far."""
+        return StreamEnd(self.key.usage)
+
+
+class KeyLease:
+    """The use of one key: a context manager, for `with` and for `async with`; it is used once."""
 
     def __init__(self, calls: PooledCalls, make: Callable[[], CallState], no_key: NoKey) -> None:
         """Lease nothing yet.
@@ -167,17 +174,10 @@ class KeyLease:
     def _send(self, lease: Lease) -> StreamOpened:
         self.leased_at = lease.at
         self.key = LeasedKey(lease.key_id, self._calls.pool.secrets.value(lease.key_id))
-        return StreamOpened(self, answered=False)
+        return StreamOpened(_KeyInUse(self.key), answered=False)
 
     async def _asend(self, lease: Lease) -> StreamOpened:
         return self._send(lease)
-
-    def end(self, error: Exception | None) -> StreamEnd:
-        """Return the usage, and the failure that the program has reported."""
-        if error is None:
-            return StreamEnd(self.key.usage)
-        facts = facts_from_reported_error(error, self._calls.pool.secrets.redact)
-        return StreamEnd(self.key.usage, (), Failed(facts, error))
 
     async def finish(self, error: BaseException | None) -> Report | None:
         """Settle the lease; return what an exception of the program's means."""
@@ -188,14 +188,19 @@ class KeyLease:
             return None
         call, lease = driver.call, driver.lease
         assert lease is not None  # noqa: S101 - it is settled here
-        driver.finish(await end_stream(call, driver, lease, self.end(error)))
+        failed = None
+        if error is not None:
+            facts = facts_from_reported_error(error, self._calls.pool.secrets.redact)
+            failed = Failed(facts, error)
+        end = StreamEnd(self.key.usage, (), failed)
+        driver.finish(await end_stream(call, driver, lease, end))
         call.last = driver.stream = None  # the frames of the exception are the program's
         if not call.attempts:
             return None
-        failed = call.attempts[-1]
-        if failed.verdict.rejected:
-            await driver.blocking(partial(self._look_up, failed.key_id))
-        self.key.report = _report(failed.verdict, failed.until)
+        attempt = call.attempts[-1]
+        if attempt.verdict.rejected:
+            await driver.blocking(partial(self._look_up, attempt.key_id))
+        self.key.report = _report(attempt.verdict, attempt.until)
         return self.key.report
 
     def _look_up(self, key_id: str) -> None:

@@ -90,7 +90,7 @@ class SyncDriver:
             self.finish(error)
             raise
         if isinstance(reply, StreamOpened):
-            self.stream = reply.stream
+            self.stream, self._send_request = reply.stream, _over
         else:
             self.finish(None)
         return reply

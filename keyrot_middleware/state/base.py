@@ -47,7 +47,7 @@ class InFlight:
             key.key_id: Block("concurrency", now + PROBE_POLL_S, waitable=True)
             for key in candidates
             if key.limits.max_concurrency is not None
-            and len(self._leases.get(key.record, ())) >= key.limits.max_concurrency
+            and _living(self._leases.get(key.record)) >= key.limits.max_concurrency
         }
 
     def add(self, lease: Lease, most: int | None) -> bool:
@@ -56,7 +56,7 @@ class InFlight:
             return True
         with self._lock:
             leases = self._leases.setdefault(lease.record, WeakSet())
-            if len(leases) >= most:
+            if _living(leases) >= most:
                 return False
             leases.add(lease.reservation)
             return True
@@ -66,6 +66,11 @@ class InFlight:
         leases = self._leases.get(lease.record)
         if leases is not None and isinstance(lease.reservation, Reservation):
             leases.discard(lease.reservation)
+
+
+def _living(leases: WeakSet[Reservation] | None) -> int:
+    """Count leases; `len` counts dead ones too, whose removal an interrupt has swallowed."""
+    return len(list(leases)) if leases else 0
 
 
 class State(ABC):

@@ -48,6 +48,17 @@ class TestStreams:
         assert reply.error.__notes__[0].startswith("keyrot: attempt 1 with key a: ")
         assert rig.state.snapshot([key("a")])["a"].used[0].tokens_minute == 5
 
+    def test_a_probe_has_succeeded_with_the_first_chunk(self) -> None:
+        """Other calls need not wait for the end of the stream."""
+        rig = Rig(key("a"), max_wait_s=0)
+        rig.will("a", invalid(), Chunks(1, 2))
+        rig.failing()
+        rig.clock.advance(1_000)
+        stream = rig.open()
+        assert next(stream) == 1
+        assert rig.call() == "answer"
+        assert list(stream) == [2]
+
 
 class TestStoredResources:
     """A call that names stored resources uses their owner's key, or the home key."""

@@ -186,6 +186,22 @@ def test_a_blocked_call_delays_the_others_a_little(
     assert list(lines.tickets) == [stuck]
 
 
+def test_those_behind_let_the_front_go_first(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that wakes up by itself does not look before the front is late."""
+    for module in (flow, waiting):
+        monkeypatch.setattr(module, "LATE_S", 0.1)
+    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
+    lease, lines, now = held(rig), rig.pool.waiting_lines, rig.pool.clock.time()
+    full = {"b": Block("rpm", now + 1.0, waitable=True)}
+    lines.join(waiting.Ticket(INFO), full, now + 1.0, lines.version)
+    callers = Callers(rig, way)
+    callers.begin("p")
+    rig.state.settle(lease, _done())
+    callers.end()
+    assert callers.served == ["p"]
+    assert rig.pool.clock.time() >= now + 1.1
+
+
 def test_a_reset_key_serves_waiting_calls(way: str) -> None:
     """Also those that it has failed, and at once."""
     rig = real(key("a"), max_wait_s=65.0)

@@ -49,7 +49,7 @@ from .monitoring.view import HealthStatus, health, source_of
 from .runtime.current import current_pool
 from .runtime.driver import AsyncDriver, SyncDriver, complete
 from .runtime.pool import Clock, Pool, SystemClock
-from .runtime.runner import NoKey
+from .runtime.runner import ErrorMaker
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys, load
 
@@ -121,7 +121,9 @@ class _KeyInUse(NamedTuple):
 class KeyLease:
     """The use of one key: a context manager, for `with` and for `async with`; it is used once."""
 
-    def __init__(self, calls: PooledCalls, make: Callable[[], CallState], no_key: NoKey) -> None:
+    def __init__(
+        self, calls: PooledCalls, make: Callable[[], CallState], no_key: ErrorMaker
+    ) -> None:
         """Lease nothing yet.
 
         Args:

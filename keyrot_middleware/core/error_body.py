@@ -39,7 +39,7 @@ _LINE = re.compile(
     r"(?:, limit: (?P<limit>[0-9]{1,15})(?![0-9.]))?(?:, model: (?P<model>[\w-]+(?:\.[\w-]+)*))?"
 )
 _CODES = {
-    # Interactions' words (A0, A4, A5, A10).
+    # Interactions' words.
     "AUTHENTICATION": 401,
     "INVALID_REQUEST": 400,
     "PAYMENT_REQUIRED": 402,
@@ -92,7 +92,7 @@ class QuotaViolation(NamedTuple):
     name: str
     """`quotaId`, or the metric's name from the message: lower case, letters only."""
     limit: int | None = None
-    """Zero if the model is not offered (A1: Google then omits `quotaValue`)."""
+    """Zero if the model is not offered (Google then omits `quotaValue`)."""
     model: str | None = None
     """The bucket in which Google counts it."""
 
@@ -282,7 +282,7 @@ def _is_old(metadata: object) -> bool:
 
 
 def _old(metadata: dict[Any, Any]) -> QuotaViolation:
-    """Parse the form of 2025, an ErrorInfo RATE_LIMIT_EXCEEDED (A1)."""
+    """Parse the form of 2025, an ErrorInfo RATE_LIMIT_EXCEEDED."""
     return QuotaViolation(_name(metadata["quota_limit"]), _int(metadata.get("quota_limit_value")))
 
 

@@ -21,7 +21,7 @@ from ..telemetry.observer import CallObserver
 from .driver import AsyncDriver, SyncDriver, complete
 from .pool import Pool
 
-NoKey = Callable[[Exhausted], BaseException]
+ErrorMaker = Callable[[Exhausted], BaseException]
 """Makes the exception of a call that no key could serve. It is raised outside of any handler, so
 that nothing internal is its context."""
 
@@ -30,7 +30,7 @@ def run(
     pool: Pool,
     call: CallState,
     send: Callable[[Lease], Reply],
-    no_key: NoKey,
+    no_key: ErrorMaker,
     observer: CallObserver | None = None,
 ) -> Any:
     """Run a call up to its response, or to the first chunk of its stream.
@@ -65,7 +65,7 @@ async def arun(
     pool: Pool,
     call: CallState,
     send: Callable[[Lease], Awaitable[Reply]],
-    no_key: NoKey,
+    no_key: ErrorMaker,
     observer: CallObserver | None = None,
 ) -> Any:
     """Async version of `run`; the chunks are an `AsyncRelay`."""

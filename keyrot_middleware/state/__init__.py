@@ -101,27 +101,14 @@ def _import_redis(wanted_by: str) -> ModuleType:
         ConfigError: It is too old, or broken.
     """
     try:
-        backend = import_module(".redis", __package__)
-        backend.check_library()
+        return import_module(".redis", __package__)
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "redis":
             raise
         if isinstance(error, ModuleNotFoundError) and sys.modules.get("redis") is None:
             raise MissingExtraError(wanted_by=wanted_by, package="redis", extra="redis") from None
-        raise _unusable(wanted_by, error) from error
-    except (
-        TypeError,
-        AttributeError,
-    ) as error:  # an old version lacks an argument or a name
-        raise _unusable(wanted_by, error) from error
-    return backend
-
-
-def _unusable(wanted_by: str, error: Exception) -> ConfigError:
-    library = sys.modules.get("redis")
-    version = getattr(library, "__version__", "of unknown version")
-    found = "library" if library is None else f"redis {version}"
-    return ConfigError(
-        f"{wanted_by} cannot use the installed {found} ({error}); "
-        "run: pip install --upgrade 'keyrot-middleware[redis]'"
-    )
+        version = getattr(sys.modules.get("redis"), "__version__", "of unknown version")
+        raise ConfigError(
+            f"{wanted_by} cannot use the installed redis {version} ({error}); "
+            "run: pip install --upgrade 'keyrot-middleware[redis]'"
+        ) from error

@@ -52,7 +52,7 @@ def dump(record: object) -> str:
     """Return a record as text."""
     match record:
         case QuotaWindows() | Spending() | Cooldown():
-            row = [getattr(record, name) for name in FIELDS[type(record)]]
+            row = [getattr(record, name) for name in record.__slots__]
         case Learned(until, limits):
             row = [until, *limits[:3]]
         case dict():
@@ -65,17 +65,6 @@ def dump(record: object) -> str:
         case _:
             raise TypeError(type(record))
     return json.dumps([min(one, FOREVER) if one == inf else one for one in row])
-
-
-FIELDS = {
-    QuotaWindows: (
-        *("minute", "requests", "tokens", "late_requests", "late_tokens"),
-        *("day_end", "day_requests"),
-    ),
-    Spending: ("day_end", "spent", "highest", "period", "reserved", "reserved_before"),
-    Cooldown: ("until", "failure_count", "failure", "waitable", "probe_until"),
-}
-"""In the order of their arguments."""
 
 
 def expires_at(record: object, now: float) -> float:

@@ -634,8 +634,3 @@ def _flush_at_exit(alive: Callable[[], RedisState | None]) -> None:
             state.flush()
         except KeyrotError:
             state._deferred.clear()
-
-
-def check_library() -> None:
-    """Check that the installed redis-py has what is used."""
-    Retry(NoBackoff(), 1)

@@ -12,20 +12,6 @@ from keyrot_middleware.core.request_body import read_body
 from keyrot_middleware.core.tokens import TokenScale, count_requests
 
 TEXTS = st.text(alphabet=st.characters(), max_size=200)
-JSON_LIKE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.binary(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["contents", "parts", "text", "data", "mimeType", "uri", "file_uri"])
-            | TEXTS,
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=20,
-)
-BODIES = st.dictionaries(st.sampled_from(["contents", "tools", "requests"]) | TEXTS, JSON_LIKE)
 
 
 def estimate(body: dict[str, Any]) -> int:
@@ -128,13 +114,6 @@ def test_a_cyclic_body_is_estimated_without_error() -> None:
     assert estimate(body) > 0
     body["twice"] = [body, body]
     assert estimate(body) > 0
-
-
-@settings(deadline=None)
-@given(BODIES)
-def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
-    """For any body of a program the estimate is a number."""
-    assert estimate(body) >= 0
 
 
 @settings(deadline=None)

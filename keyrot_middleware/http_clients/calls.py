@@ -347,6 +347,7 @@ def _call_info(
             stream=stream,
             workload=workload.get(),
             host=host_from_url(path),
+            platform=platform,
             sdk_retries=retries,
         )
     return read_call(

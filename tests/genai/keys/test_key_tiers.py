@@ -156,20 +156,6 @@ def test_what_a_key_of_another_tier_owns_is_out_of_reach(
     assert client.files.get(name=file.name).name == file.name
 
 
-def test_the_owner_is_searched_among_these_tiers(pool: Any, gemini: Any, connect: Any) -> None:
-    """A file that the pool has not seen: no project of another tier is asked for it."""
-    more = {"key_id": "other", "tier": "tier2", "priority": 3}
-    made = pool(*KEYS, more)
-    file = upload(connect(gemini.key("other").value))
-    made.state.set_owner = made.state.get_owner = lambda *_: None
-    gemini.reset_log()
-    with keyrot_middleware.workload("eea", tiers=PAID_ONLY):
-        assert connect().files.get(name=file.name).name == file.name
-        with keyrot_middleware.project("other"):
-            assert [f.name for f in connect().files.list()] == [file.name]
-    assert keys_of(gemini) == {"paid", "other"}
-
-
 def test_live_and_interactions_too(paid_only: None, gemini: Any, connect: Any) -> None:
     """A session opens with a paid key, and an interaction is made with one."""
     with plain_websockets():

@@ -116,7 +116,7 @@ def connections_reset(engine: str) -> Iterator[Fault]:
 
 @contextmanager
 def slow(engine: str) -> Iterator[Fault]:
-    """Each reply takes 180 ms, of a time limit of 200 ms, until the end."""
+    """Each reply takes 180 ms, until the end."""
     with _server(engine) as server, relay_to(server.port) as relay:
 
         def delay(seconds: float) -> None:

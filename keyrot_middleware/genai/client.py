@@ -26,6 +26,7 @@ from ..guard import handle_internal_error
 from ..http_clients.calls import platform_of as platform_of_url
 from ..http_clients.serving import outcome_of
 from ..runtime.current import SdkCall, sdk_call
+from ..secrets.base import PlainText
 from ..settings import AllowedOrigins
 
 _API = "google.genai._api_client"
@@ -188,7 +189,7 @@ class Clients:
             if name.lower() == KEY_HEADER or headers[name].split()[1:] == [key]:
                 del headers[name]
         headers[KEY_HEADER] = POOL_KEY if platform == GEMINI_API else EXPRESS_POOL_KEY
-        return sdk_call.set(call._replace(own=key if is_key(key) else ""))
+        return sdk_call.set(call._replace(own=PlainText(key if is_key(key) else "")))
 
 
 def _without_key_failures(given: dict[str, Any]) -> Any:

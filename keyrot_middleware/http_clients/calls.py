@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urljoin
@@ -174,8 +174,9 @@ def read(
         return _after_internal_error(calls, request)
 
 
-class Head(NamedTuple):
-    """A request for the pool, of which the body is to be read."""
+@dataclass(slots=True, repr=False, eq=False)
+class Head:
+    """A request for the pool, of which the body is to be read. No tuple: reporters show those."""
 
     calls: PooledCalls
     request: Incoming
@@ -198,19 +199,16 @@ class Head(NamedTuple):
             return _after_internal_error(self.calls, self.request)
 
     def _call(self, content: bytes, rest: Any) -> Call:
-        calls, request, route, platform, own, sdk, in_query = self
-        body = _parse(content)
-        info = _call_info(calls, request, route.collection, body, platform)
-        state = calls.call_state(info, own or POOL_KEY, request.timeout_s)
+        sdk, body = self.sdk, _parse(content)
+        info = _call_info(self.calls, self.request, self.route.collection, body, self.platform)
+        state = self.calls.call_state(info, self.own or POOL_KEY, self.request.timeout_s)
         if sdk is not None and sdk.repeats:
             state.info = state.info._replace(sdk_retries=True)
         if sdk is not None and sdk.attempts > 1:
             state.policy = replace(state.policy, max_retries=sdk.attempts - 1)
         if rest is not None:
             state.policy = replace(state.policy, max_attempts=1, max_retries=0)
-        call = Call(calls, state, request, (content, rest), body=body, own=Secret(own), route=route)
-        call.in_query, call.is_sdk = in_query, sdk is not None
-        return call
+        return Call(self, state, content, rest, body)
 
 
 def _after_internal_error(calls: PooledCalls | None, request: Incoming) -> Reply | Secret | None:
@@ -367,10 +365,9 @@ class Call:
     """A request that goes through the pool."""
 
     __slots__ = (
-        "_body",
         "_collection",
         "_error",
-        "_request",
+        "_named",
         "call",
         "calls",
         "content",
@@ -381,42 +378,31 @@ class Call:
         "redact",
         "rest",
         "target",
+        "url",
     )
 
     def __init__(
-        self,
-        calls: PooledCalls,
-        state: CallState,
-        request: Incoming,
-        given: tuple[bytes, Any],
-        *,
-        body: dict[str, Any],
-        own: Secret,
-        route: Route,
+        self, head: Head, state: CallState, content: bytes, rest: Any, body: dict[str, Any]
     ) -> None:
-        self.calls, self.own, self.is_openai = calls, own, route.is_openai
-        self.redact: Redact = calls.redact(own.reveal())
-        self._request, self._body = request, body
-        self.content, self.rest = given
+        calls, request, route = head.calls, head.request, head.route
+        self.calls, self.own, self.is_openai = calls, Secret(head.own), route.is_openai
+        self.redact: Redact = calls.redact(head.own)
+        self.url, self.content, self.rest = request.url, content, rest
+        self._named = str(body.get("model"))
         self._collection = ""
         """What an `id` in the response belongs to; for Interactions and the like."""
         if route.collection in _INTERACTIONS:
             self._collection = interactions.collection_of(request.method, request.url)
-        self.target = Target(request.method, without_key(request.url), self.content)
+        self.target = Target(request.method, without_key(request.url), content)
         """What is sent."""
-        self.in_query = False
+        self.in_query = head.in_query
         """Whether the program has its key in the address."""
-        self.is_sdk = False
+        self.is_sdk = head.sdk is not None
         """Whether google-genai sends it."""
         self.call = state
         """That of the current model."""
         self._error: Exception | None = None
         """That of the first model."""
-
-    @property
-    def url(self) -> str:
-        """The address that the program requested."""
-        return self._request.url
 
     @property
     def stream(self) -> bool:
@@ -489,8 +475,7 @@ class Call:
                 return False
             self.target = Target(method, path, content)
             return True
-        named = str(self._body.get("model"))
-        prefix = "models/" if named.startswith("models/") else ""
+        prefix = "models/" if self._named.startswith("models/") else ""
         body = {**json.loads(self.content), "model": f"{prefix}{model}"}
         self.target = Target(method, url, json.dumps(body).encode())
         return True

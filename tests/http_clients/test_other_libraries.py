@@ -9,6 +9,7 @@ import httpx
 import httpx2
 import pytest
 import requests
+from google import genai
 from support.http_modes import MODEL, send, send_async
 from support.reporters import sent_to_sentry
 
@@ -214,6 +215,24 @@ def test_trio_sends_once_with_the_home_key(library, gemini, pool) -> None:
 
     assert trio.run(go).status_code == 200
     assert gemini.sent("A") == 1
+
+
+def test_google_genai_over_trio_sends_once_too(gemini, pool) -> None:
+    """Where no key is free its exception is the SDK's own; nothing waits for a loop."""
+    trio = pytest.importorskip("trio")
+    pool({"key_id": "A", "max_concurrency": 1})
+    gemini.script("A", Reply.QUOTA_MINUTE)
+
+    async def go() -> Any:
+        async with httpx.AsyncClient() as sender:
+            options = {"httpx_async_client": sender, "base_url": gemini.url}
+            client = genai.Client(http_options=options)
+            with pytest.raises(genai.errors.ClientError, match="429"):
+                await client.aio.models.generate_content(model=MODEL, contents="hello")
+            return await client.aio.models.generate_content(model=MODEL, contents="hello")
+
+    assert trio.run(go).text == "ok from A"
+    assert gemini.sent("A") == 2
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Fault:
     is_outage: bool = False
     """Processes cannot use the server meanwhile, and are to notice that."""
     pool: str = POOL
-    most_delay_s: float = 2 * TIMEOUT_S
+    most_delay_s: float = 2 * TIMEOUT_S + 1.0
     """How long a call may be delayed."""
 
 

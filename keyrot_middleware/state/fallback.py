@@ -72,12 +72,14 @@ class Breaker:
             self._retry_at = now + self._pause_s
             return True
 
-    def close(self) -> float:
-        """Record that the state works; return for how long the breaker was open."""
+    def close(self) -> float | None:
+        """Record that the state works; return for how long the breaker was open, if it was."""
         with self._lock:
             opened_at, self.opened_at = self.opened_at, None
+            if opened_at is None:
+                return None
             self._closed_at = self.clock()
-            return 0.0 if opened_at is None else self._closed_at - opened_at
+            return self._closed_at - opened_at
 
 
 class FallbackState(State):
@@ -214,8 +216,9 @@ class FallbackState(State):
             self._shared.check()
         except Exception:
             return
-        text = "pool %s: the shared state is back after %.1f s; limits are shared again"
-        _log.warning(text, self._pool, self._breaker.close())
+        if (seconds := self._breaker.close()) is not None:
+            text = "pool %s: the shared state is back after %.1f s; limits are shared again"
+            _log.warning(text, self._pool, seconds)
 
     def _first(self, call: Callable[[], _T], local: Callable[[], _T]) -> _T:
         found = self._call(call)

@@ -1,6 +1,6 @@
 """The pool's state in Redis: each decision is a run of ledger.lua, so it is atomic.
 
-Only the server's clock decides (ADR 0008). Times that are returned are by this host's clock, and
+Only the server's clock decides (ADR 0009). Times that are returned are by this host's clock, and
 times that are passed in are read as such, if the two clocks differ by more than `GUARD_S`.
 
 A call waits for one round trip, that of `acquire`. The settle of a plain success is *deferred*: it

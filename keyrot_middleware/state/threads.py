@@ -1,4 +1,4 @@
-"""Threads in which tasks run the blocking methods of a state that does I/O (ADR 0028)."""
+"""Threads in which tasks run the blocking methods of a state that does I/O (ADR 0009)."""
 
 from __future__ import annotations
 

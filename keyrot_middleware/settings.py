@@ -211,7 +211,7 @@ class Settings(BaseModel):
     """that Redis, if `KEYROT_STATE_URL` is `redis`; ignored otherwise"""
     degraded_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """part of each limit that this process may use [while the shared state is
-    down](redis-failures.md)"""
+    down](redis.md#when-redis-fails)"""
     alerts: Annotated[
         tuple[Annotated[SecretStr, AfterValidator(_good_url)], ...],
         _split(r"[\s,]+(?=(?i:[a-z][a-z0-9+.-]*)://)"),

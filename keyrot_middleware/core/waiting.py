@@ -44,6 +44,8 @@ class Ticket:
 
     def waits_for(self, key_id: str, *, gave_back: bool) -> bool:
         """Return whether the end of a request with this key may help the call."""
+        if not self.blocks:  # it has not looked yet
+            return True
         block = self.blocks.get(key_id)
         return block is not None and (
             block.reason in IN_USE or (gave_back and block.reason in WINDOWS)

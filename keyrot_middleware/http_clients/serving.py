@@ -171,11 +171,10 @@ class Library(ABC):
         if self.status(response) >= 400:
             return self.failed(call, response, await self._said(response))
         if self.status(response) >= 300:
-            where = response.headers.get("location")
-            if (error := call.refused_redirect(self.status(response), where)) is None:
-                return Done(response)
-            await self.aclose(response)
-            return Done(self.rebuilt(response, error))
+            content, where = await self.content(response), response.headers.get("location")
+            error = call.refused_redirect(self.status(response), where)
+            kept = error or kept_error(self.status(response), content, call.redact)
+            return Done(response if kept == content else self.rebuilt(response, kept))
         headers = self.headers(response)
         if not call.is_stream(headers):
             content = await self.content(response)

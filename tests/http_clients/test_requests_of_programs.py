@@ -182,12 +182,12 @@ def test_a_redirect_takes_no_key_along(library, gemini, pool) -> None:
 
 @LIBRARIES
 def test_the_answer_is_redacted(library, gemini, pool) -> None:
-    """A key that the server repeats, in an error, a header or a response, is replaced."""
+    """A key that the server repeats, in an error, a redirect or a response, is replaced."""
     pool("A")
     value = gemini.key("A").value
     echo = {"error": {"code": 400, "message": f"bad {value}", "status": "INVALID_ARGUMENT"}}
-    gemini.script("A", Reply.custom(400, echo), Reply.custom(200, {"echo": value}))
-    for _ in range(2):
+    gemini.script("A", *(Reply.custom(status, echo) for status in (400, 302, 200)))
+    for _ in range(3):
         response = post(
             library, native(gemini), json=BODY, headers={"x-goog-api-key": "keyrot-pool"}
         )

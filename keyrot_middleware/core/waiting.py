@@ -98,7 +98,10 @@ class WaitingLines:
         if ticket in self.tickets:
             del self.tickets[ticket]
             self.version += 1
-            self._wake_first(self._line(ticket.line))
+            line = self._line(ticket.line)
+            if line:  # the next one could not look before: it is not late
+                line[0].due = max(line[0].due, ticket.due)
+            self._wake_first(line)
 
     def drop(self, ticket: Ticket | None) -> None:
         """Leave the line and wake nobody: the garbage collector may be closing the call."""

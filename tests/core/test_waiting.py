@@ -66,6 +66,16 @@ def test_those_behind_look_when_the_front_is_late() -> None:
     assert lines.turn_in(INFO, new, NOW) == LATE_S
 
 
+def test_a_new_front_is_late_only_after_its_own_time() -> None:
+    """It could not look before, however long ago it joined: the third does not overtake it."""
+    lines = WaitingLines()
+    front, second, third = (joined(lines, BUSY, NOW + 0.1) for _ in range(3))
+    lines.join(front, BUSY, NOW + 60, lines.version)
+    lines.leave(front)
+    assert second.woken
+    assert lines.turn_in(INFO, third, NOW + 60) == LATE_S
+
+
 def test_capacity_wakes_the_first_that_waits_for_it() -> None:
     """A full window needs part of a reservation; a busy key only the end of a request."""
     lines = WaitingLines()

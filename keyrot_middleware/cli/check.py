@@ -56,14 +56,14 @@ class _Key:
     same_as: str | None
     """The key with the same value, which is used instead."""
     fingerprint: str | None
-    shared: Availability
-    """In the shared state."""
+    shared: Availability | None
+    """In the shared state; None: that cannot be read."""
     probe: KeyCheck | None = None
     """The result of `--live`."""
 
     @property
-    def availability(self) -> Availability:
-        """Whether a call sent now would get it."""
+    def availability(self) -> Availability | None:
+        """Whether a call sent now would get it; None: not known."""
         if self.disabled:
             return Availability("disabled", None, self.disabled)
         if self.fingerprint is None:
@@ -80,8 +80,9 @@ class _Key:
         if self.probe is not None and not self.probe.ok and self.probe.failure not in BUSY:
             text = " ".join(str(self.probe.text).split())[:MAX_TEXT]
             return f"failed: {self.spec.key_id}: {self.probe.failure}: {text}"
-        if self.availability.state == "rejected":
-            return f"rejected: {self.spec.key_id}: {self.availability.reason}; replace its value"
+        here = self.availability
+        if here is not None and here.state == "rejected":
+            return f"rejected: {self.spec.key_id}: {here.reason}; replace its value"
         return None
 
 
@@ -141,6 +142,7 @@ def _make_report(config: Config, secrets: SecretCache) -> _Report:
     """Look up every key as install() does, and check settings and state."""
     url, problems = mask_url(config.state_url), []
     rows: dict[str, Availability] = {}
+    unknown: Availability | None = AVAILABLE
     is_shared, problem = True, ""
     try:
         shared = open_configured(config)
@@ -155,6 +157,7 @@ def _make_report(config: Config, secrets: SecretCache) -> _Report:
     except KeyrotError as error:
         # The messages contain no credentials, except in the URL.
         text = str(error).replace(config.state_url, url)
+        unknown = None
         problem = f"the shared state {url} cannot be used: {text}"
         problems.append(problem)
     try:
@@ -182,7 +185,7 @@ def _make_report(config: Config, secrets: SecretCache) -> _Report:
                 fingerprint=secrets.value(key.key_id).fingerprint
                 if key.key_id in secrets.resolved
                 else None,
-                shared=rows.get(key.key_id, AVAILABLE),
+                shared=rows.get(key.key_id, unknown),
             )
             for key in config.keys
         ],
@@ -286,6 +289,7 @@ def _to_json(report: _Report) -> dict[str, Any]:
 
 
 def _key_to_json(key: _Key) -> dict[str, Any]:
+    here = key.availability
     value = key.spec.model_dump(exclude={"secret"}) | {
         "store": key.store,
         "secret": key.location,
@@ -293,9 +297,9 @@ def _key_to_json(key: _Key) -> dict[str, Any]:
         "problem": key.problem,
         "same_as": key.same_as,
         "fingerprint": key.fingerprint,
-        "state": key.availability.state,
-        "available": key.availability == AVAILABLE,
-        "available_at": iso(key.availability.at),
+        "state": here and here.state,
+        "available": here and here == AVAILABLE,
+        "available_at": here and iso(here.at),
     }
     if key.probe is not None:
         names = ("ok", "model", "failure", "code", "text")
@@ -365,8 +369,9 @@ def _format_value(key: _Key) -> str:
     if key.same_as:
         return f"same value as {key.same_as}"
     text, here = f"[green]found[/] #{key.fingerprint}", key.shared
-    if here != AVAILABLE:
-        until = f" until {format_time(here.at)}" if here.at is not None else ""
+    if here is not None and here != AVAILABLE:
+        until = ", tried again at" if here.state == "rejected" else " until"
+        until = f"{until} {format_time(here.at)}" if here.at is not None else ""
         text += f", [yellow]{here.state}{until}[/]"
     if key.probe is None:
         return text
@@ -381,8 +386,10 @@ def _format_value(key: _Key) -> str:
 def _verdict(report: _Report) -> str:
     if not report.keys:
         return "[red]No key:[/] set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json."
-    available = sum(key.availability == AVAILABLE for key in report.keys)
-    count = available_of(available, len(report.keys))
+    states = [key.availability for key in report.keys]
+    count = available_of(states.count(AVAILABLE), len(states))
+    if None in states:
+        count = "which keys are available is not known"
     if report.ok:
         return f"[bold green]OK:[/] {count}."
     problems = len(report.problems) + sum(key.trouble is not None for key in report.keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich import markup
 from rich.console import Console
 from rich.table import Table
 
+from ..core.failures import KEY_REJECTIONS
 from ..core.text import one_line, remaining, short_time
 
 __all__ = ["STATE_STYLES", "available_at", "console", "escape", "table"]
@@ -46,11 +48,12 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
-def available_at(available: bool, at: str | None, now: datetime) -> str:
-    """Say when a key is available, and how long that is from *now*."""
-    if available:
+def available_at(key: Mapping[str, Any], now: datetime) -> str:
+    """Say when a key is available, and how long that is from *now*; not of a rejected one."""
+    if key["available"]:
         return "now"
-    if at is None:
+    at = key["available_at"]
+    if at is None or key["reason"] in KEY_REJECTIONS:
         return "-"
     left = (datetime.fromisoformat(at) - now).total_seconds()
     return f"{short_time(at)}, {remaining(left)}"

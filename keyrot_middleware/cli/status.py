@@ -205,7 +205,7 @@ def _draw(found: dict[str, Any], height: int | None = None) -> RenderableType:
         drawn.add_row(
             escape(key["key_id"]),
             f"[{STATE_STYLES[key['state']]}]{key['state']}[/]",
-            available_at(key["available"], key["available_at"], now),
+            available_at(key, now),
             escape(key["project"] or "-"),
             reason,
         )
@@ -274,6 +274,8 @@ def _usd(amount: float) -> str:
 def _reason(key: dict[str, Any]) -> str:
     """Say why a key is not available, or for which models it is not."""
     parts = [key["reason"]] if key["reason"] else []
+    if key["state"] == "rejected" and key["available_at"] is not None:
+        parts.append(f"tried again at {short_time(key['available_at'])}")
     if key["available"]:
         parts += [
             f"{model}: {used['reason']}{_until(used)}"
@@ -318,7 +320,7 @@ def _show_explanation(found: dict[str, Any]) -> None:
             f"[green]{escape(key['key_id'])}[/]" if chosen else escape(key["key_id"]),
             escape(key["project"] or "-"),
             escape(key["sentence"]),
-            available_at(key["available"], key["available_at"], now),
+            available_at(key, now),
         )
     out.print(drawn)
     out.print("Keys of the same order are tried together; a lower order goes first.")

@@ -358,16 +358,20 @@ async def _acquire(
     if call.ticket is not None:
         call.ticket.woken = False
     blocks: dict[str, Block] = {}
+    asked = set[str]()
     spread = call.selector.spread and owner_keys is None
-    for candidates in _candidate_batches(call, owner_keys, now, driver.random(), blocks):
-        lease = await driver.acquire(Acquire(call.info, candidates, spread))
-        if isinstance(lease, Lease):
-            return lease
-        blocks.update(lease.blocks)
-        if owner_keys is None:
-            call.selector.skip(call.info, lease.blocks, lease.at)
-        now = max(now, lease.at)  # the time for which the blocks are reported
-    return Unavailable(now, blocks)
+    while True:
+        for candidates in _candidate_batches(call, owner_keys, now, driver.random(), blocks):
+            lease = await driver.acquire(Acquire(call.info, candidates, spread))
+            if isinstance(lease, Lease):
+                return lease
+            blocks.update(lease.blocks)
+            asked |= lease.blocks.keys()
+            if owner_keys is None:
+                call.selector.skip(call.info, lease.blocks, lease.at)
+            now = max(now, lease.at)  # the time for which the blocks are reported
+        if asked >= blocks.keys() or not call.selector.ask_again(call.info, now):
+            return Unavailable(now, blocks)
 
 
 async def _wait_or_raise(call: CallState, driver: Driver, unavailable: Unavailable) -> None:

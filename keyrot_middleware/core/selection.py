@@ -8,8 +8,8 @@ position derived from the conversation.
 
 Candidates are passed to the state in batches of one group. The state decides which of them is
 available. A key that it refused until a known time is skipped until then, so that a call does not
-try ten thousand exhausted keys. That is a hint: it ends after `SKIP_S` at the latest, and a full
-window says nothing about a smaller request.
+try ten thousand exhausted keys. That is a hint: it ends after `SKIP_S` at the latest, or when a
+call finds no key, and a full window says nothing about a smaller request.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ BATCH_SIZE = 8
 """Keys in one batch; in groups up to this size `spread` compares all keys."""
 
 SKIP_S = 60.0
+ASK_AGAIN_S = 0.01
+"""For each key of the pool: how long a call without a key may rely on keys that were skipped."""
 MAX_ORDERS = 64
 """Orders kept: one per model, workload, tiers and project in use, and per method without quota."""
 
@@ -53,7 +55,7 @@ class _Refusal(NamedTuple):
 class _Order:
     """The groups of calls of one kind, and the keys that the state refused them."""
 
-    __slots__ = ("groups", "refused", "rotations")
+    __slots__ = ("asked_at", "groups", "refused", "rotations")
 
     def __init__(self, groups: list[list[RankedCandidate]]) -> None:
         self.groups = groups
@@ -65,6 +67,8 @@ class _Order:
         ]
         """For small groups: every batch while no key is skipped, by its start."""
         self.refused: dict[str, _Refusal] = {}
+        self.asked_at = 0.0
+        """When a call without a key last asked about all keys, epoch seconds."""
 
 
 class Selector:
@@ -162,6 +166,18 @@ class Selector:
             if block.until > now and block.reason not in _NEVER_SKIPPED:
                 until = min(block.until, now + SKIP_S)
                 refused[key_id] = _Refusal(block, until, _needed(block, info))
+
+    def ask_again(self, info: CallInfo, now: float) -> bool:
+        """Skip no key, for a call that found none: another process may have reset one.
+
+        Returns:
+            False if no key was skipped, or all were asked about just now.
+        """
+        order = self._get_order(info)
+        if not order.refused or now - order.asked_at < ASK_AGAIN_S * len(self.keys):
+            return False
+        order.refused, order.asked_at = {}, now
+        return True
 
     def release(self, key_id: str) -> None:
         """Try this key again: part of a reservation was released, so its windows may have room."""

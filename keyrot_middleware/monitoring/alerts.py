@@ -258,8 +258,8 @@ class Alerts:
         """When an event about a key was last sent, epoch seconds."""
         self._rejected: dict[str, float] = {}
         """When keys were rejected for which no request has succeeded since, epoch seconds."""
-        self._exhausted = inf
-        """When the pool was exhausted, until a later request succeeds."""
+        self._exhausted: dict[str, float] = {}
+        """When no key was available for a model, until a later request to it succeeds."""
         self._is_degraded = False
         self._used: dict[str, tuple[str, str]] = {}
         """The projects to look at: a key of each, and the model of its last call."""
@@ -321,15 +321,17 @@ class Alerts:
         first = min(left, key=lambda block: block.until, default=None)
         until, reason = (None, None) if first is None else (first.until, first.reason)
         text = f"no key is available for {_model(info.quota_model)}{_until(until)}"
-        self._exhausted = min(self._exhausted, error.unavailable.at)
+        if len(self._exhausted) < _NAMES_MAX:
+            self._exhausted.setdefault(info.quota_model, error.unavailable.at)
         self._send("pool_exhausted", None, text, reason, until)
 
     def on_success(self, info: CallInfo, lease: Lease) -> None:
         """Report that a key works again, which was rejected, or without which there was none."""
         key_id = lease.key_id
-        if lease.at > min(self._rejected.get(key_id, inf), self._exhausted):
+        exhausted = self._exhausted.get(info.quota_model, inf)
+        if lease.at > min(self._rejected.get(key_id, inf), exhausted):
             self._rejected.pop(key_id, None)
-            self._exhausted = inf
+            self._exhausted.pop(info.quota_model, None)
             self._send("key_available_again", key_id, f"key {key_id} is available again")
         self.look_at(lease.project, key_id, info.quota_model)
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from time import monotonic
 from typing import Any, TypedDict, cast
 
@@ -652,13 +652,22 @@ class PoolReport:
                     sentence = "would get the call" if len(next_keys) == 1 else "may get the call"
             found.append((row.key, here, sentence))
         soonest = _first({key.key_id: here for key, here, _ in found})
+        verdict = _verdict(next_keys, info.model, len(found), iso(soonest[0]))
+        last = min((place[key_id] for key_id in next_keys), default=len(place) + 1)
+        due = [
+            key.key_id
+            for key, here, _ in found
+            if here.state == "rejected" and here.at is None and place.get(key.key_id, inf) <= last
+        ]
+        if due:
+            verdict += f" First it tries again {', '.join(due[:NAMED])}, which Google rejected."
         return {
             "model": info.model,
             "tokens": tokens,
             "workload": info.workload,
             "at": iso(now),
             "key_id": next_keys[0] if next_keys else None,
-            "sentence": _verdict(next_keys, info.model, len(found), iso(soonest[0])),
+            "sentence": verdict,
             "keys": [
                 {
                     "key_id": key.key_id,

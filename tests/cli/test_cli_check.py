@@ -153,8 +153,10 @@ def test_the_state_is_shown_and_checked(keyrot: Keyrot, keys_file: Path) -> None
     assert ran.returncode == 1
     assert "State: redis://[redacted]@127.0.0.1:" in ran.stdout
     assert "cannot be used" in ran.stdout
+    assert ran.stdout.endswith("Not OK: 1 problem; which keys are available is not known.\n")
     report = json.loads(keyrot("check", "--json", KEYROT_STATE_URL=url, **values).stdout)
     assert (report["state"]["shared"], report["state"]["reachable"]) == (True, False)
+    assert {(key["state"], key["available"]) for key in report["keys"]} == {(None, None)}
     assert "hunter2" not in ran.stdout + ran.stderr + json.dumps(report)
     ran = keyrot("check", KEYROT_STATE_URL=server("valkey").url, **values)
     assert ran.returncode == 0
@@ -280,6 +282,8 @@ client.models.generate_content(model="gemini-flash-latest", contents="hi")
     assert ran.returncode == 1
     assert ran.stdout.endswith("\nNot OK: 1 problem; 1 of 2 keys is available.\n")
     assert "rejected: key_1: key_expired; replace its value" in ran.stdout
+    assert "rejected, tried again at" in ran.stdout
+    assert "rejected until" not in ran.stdout
 
 
 def test_live_follows_no_redirect(keyrot: Keyrot, service: FakeGemini) -> None:

@@ -168,3 +168,16 @@ def test_a_wait_has_its_purpose() -> None:
     rig.will("a", minute("3s"))
     tape = rig.recorded()
     assert [(sleep.seconds, sleep.reason) for sleep in tape.of(Sleep)] == [(3.0, "key")]
+
+
+def test_no_call_fails_because_a_key_was_blocked_before_another_process_reset_it() -> None:
+    """Blocked keys are skipped; a call that finds no other asks about them again."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
+    rig.will("a", day())
+    rig.will("b", day())
+    rig.failing()
+    rig.failing()
+    rig.clock.advance(1)
+    rig.state.reset(key("b"))
+    assert rig.call() == "answer"
+    assert rig.sent == ["a", "b", "b"]

@@ -350,6 +350,8 @@ def test_an_exhausted_pool_says_until_when_without_rejected_keys() -> None:
     assert "until 2026-01-02 08:00:00Z" in event.sentence
     pool.events.take()
     assert pool.call() == []  # once in ten minutes
+    pool.rig.clock.sleep(1)
+    assert pool.call(info=INFO._replace(model="gemini-2.5-pro")) == []  # the other is still out
     pool.rig.clock.sleep(86_400)
     assert pool.call() == [("key_available_again", "a")]
 

@@ -266,6 +266,11 @@ def _raw(
     )
 
 
+class _File(io.BufferedReader):
+    def flush(self) -> None:
+        """Do nothing: http.client flushes what the garbage collector has closed before it."""
+
+
 class _Connection(io.RawIOBase):
     """A response on its way: a head, and pieces of the body as chunks."""
 
@@ -274,7 +279,7 @@ class _Connection(io.RawIOBase):
 
     def makefile(self, _: str) -> io.BufferedReader:
         """Return the file from which http.client reads."""
-        return io.BufferedReader(self)
+        return _File(self)
 
     def readable(self) -> bool:
         """Return True."""

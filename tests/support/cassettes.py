@@ -35,7 +35,6 @@ _REQUEST_HEADERS = ("content-type", KEY_NAME_HEADER)
 _RESPONSE_HEADERS = ("content-type", "retry-after")
 _LOOPBACK = re.compile(r"https?://(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?(?=/|$)")
 _PROJECT_NUMBER = re.compile(r"(?<=projects/)\d{6,}|(?<=project[ =])\d{6,}")
-_CHARSET = re.compile(r"charset=[\"']?([\w.-]+)", re.IGNORECASE)
 _API_VERSION = re.compile(r"^/v\d+(?:alpha|beta)?\d*/")
 
 TextFilter = Callable[[str], str]
@@ -168,20 +167,19 @@ def _select_headers(wanted: Collection[str], headers: Mapping[str, Any]) -> dict
 
 
 def _filter_interaction(request: Any, response: Any, change: TextFilter) -> tuple[Any, Any]:
-    charset = _CHARSET.search(str(response["headers"].get("content-type")))
     request.uri = change(request.uri)
     request.body = _filter_value(request.body, change)
-    return request, _filter_value(response, change, charset and charset[1])
+    return request, _filter_value(response, change)
 
 
-def _filter_value(value: Any, change: TextFilter, charset: str | None = None) -> Any:
-    """Apply a filter to every text in a value of dicts, lists, texts and bytes of any encoding."""
+def _filter_value(value: Any, change: TextFilter) -> Any:
+    """Apply a filter to every text in a value of dicts, lists, texts and bytes."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, bytes):
-        return redact_bytes(value, change, charset)
+        return redact_bytes(value, change)
     if isinstance(value, dict):
-        return {name: _filter_value(part, change, charset) for name, part in value.items()}
+        return {name: _filter_value(part, change) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_filter_value(part, change, charset) for part in value]
+        return [_filter_value(part, change) for part in value]
     return value

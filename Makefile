@@ -6,7 +6,6 @@ DEMO := .venv/demo-ready
 READY := .venv/ready
 PIP_INSTALL := -m pip install --disable-pip-version-check
 JAEGER := tools/jaeger/bin/jaeger
-CORE_TESTS := tests/core tests/runtime
 # Four processes on two cores: most tests wait for a server or a clock. A file's tests stay together, in order.
 # Without bytecode files each of the hundreds of programs that tests start would compile the SDK anew, and each pytest
 # process would rewrite the asserts of every test.
@@ -31,11 +30,8 @@ test:            ## run linters, type checks, import contracts and all tests, wh
 	@$(MAKE) --keep-going --no-print-directory lint types tests
 
 tests: $(READY)  ## run all tests; core/ must be covered completely
-	@echo "== tests of core/ and runtime/, with coverage; then all other tests"
-	@failed=0; \
-	$(PYTEST) $(CORE_TESTS) --cov --cov-report=term-missing:skip-covered || failed=1; \
-	$(PYTEST) $(CORE_TESTS:%=--ignore=%) || failed=1; \
-	exit $$failed
+	@echo "== tests"
+	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, and what uses aiohttp without it
 	@$(PYTHON) tools/newest.py

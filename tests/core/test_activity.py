@@ -237,9 +237,9 @@ def test_a_late_record_of_yesterday_is_not_part_of_today() -> None:
         "",
         "{}",
         "[1]",
-        '[1,"m",1,"unknown",[],0]',
-        '[1e999,"m",1,"ok",[],0]',
-        '[1,"m",1,"ok",[7],0]',
+        '[1,"m",1,"unknown",[],0,"",null,1,1,null]',
+        '[1e999,"m",1,"ok",[],0,"",null,1,1,null]',
+        '[1,"m",1,"ok",[7],0,"",null,1,1,null]',
         '[1,"m",1,"ok",7]',
     ],
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from support.candidates import list_candidates
 from support.pool import key
 
-from keyrot_middleware.core.model import project_label, project_name
+from keyrot_middleware.core.ledger import Configured, Ledger, Records
+from keyrot_middleware.core.model import RetryPolicy, project_label, project_name
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.keys_file import KeySpec
 
@@ -38,3 +39,11 @@ def test_a_selector_replaces_a_key_whose_value_changed() -> None:
     assert list_candidates(selector) == ["a", "b"]
     assert selector.keys["a"].record == "a@01234567"
     assert selector.find_project_keys("a")[0] is selector.keys["a"]
+
+
+def test_a_key_has_the_value_that_processes_use() -> None:
+    """Of a key that none uses, no value is known."""
+    records = Records(configured={"one": Configured(fingerprint="01234567")})
+    one, two = (KeySpec(key_id=name).candidate for name in ("one", "two"))
+    found = Ledger(records, RetryPolicy()).with_values([one, two])
+    assert found == [one.with_value("01234567"), two]

@@ -167,9 +167,7 @@ def test_a_failed_attempt_has_its_cause_and_cooldown(roots: dict[str, Span]) -> 
     """Its attributes are those of the table in docs/telemetry.md, and the cooldown is its event."""
     ((failed, served),) = (call.below for call in roots["2 the second key serves"].below)
     tags = dict(failed.tags)
-    cooldown = tags.pop("keyrot.cooldown.duration")
-    assert 0 < cooldown < 65
-    assert failed.events[0].attributes["keyrot.cooldown.duration"] == cooldown
+    assert 0 < failed.events[0].attributes["keyrot.cooldown.duration"] < 65
     assert tags.pop("keyrot.acquire.wait_time") >= 0
     assert tags == {
         "error": True,
@@ -178,7 +176,6 @@ def test_a_failed_attempt_has_its_cause_and_cooldown(roots: dict[str, Span]) -> 
         "keyrot.attempt.number": 1,
         "keyrot.attempt.outcome": "failure",
         "keyrot.failure.class": "quota_minute",
-        "keyrot.key.excluded_count": 0,
         "keyrot.key.id": "free_1",
         "keyrot.key.project": "hobby",
         "keyrot.pool.name": "default",
@@ -188,7 +185,6 @@ def test_a_failed_attempt_has_its_cause_and_cooldown(roots: dict[str, Span]) -> 
         "otel.status_description": "429 quota_minute",
         "span.kind": "internal",
     }
-    assert served.tags["keyrot.key.excluded_count"] == 1
     assert served.tags["keyrot.key.project"] == "second-hobby"
 
 

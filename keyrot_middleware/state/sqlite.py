@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
+from weakref import finalize
 
 from ..core.activity import ActivityRows, lifetime_s
 from ..core.ledger import KeyHealth, Ledger, Records, quota_name
@@ -371,6 +372,8 @@ class SqliteState(State):
             db.close()
             raise
         self._db = db
+        self._closing = finalize(self, db.close)  # also where the state is dropped
+        self._closing.atexit = False
 
     @staticmethod
     def _prepare(db: sqlite3.Connection) -> None:
@@ -397,7 +400,7 @@ class SqliteState(State):
         db, self._db = self._db, None
         if db is not None:
             with suppress(sqlite3.Error):
-                db.close()
+                self._closing()
 
     # Forks ----------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sqlite3
 import subprocess
@@ -293,6 +294,23 @@ def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def size(path: Path) -> int:
     """Return the bytes of the file and those beside it."""
     return sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system lists no open files")
+def test_a_state_that_is_dropped_leaves_no_open_file(path: Path) -> None:
+    """Python 3.13 warns of a connection that the collector has to close."""
+
+    def held() -> list[str]:
+        links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+        names = [os.readlink(link) for link in links if os.path.lexists(link)]
+        return [name for name in names if name.startswith(str(path))]
+
+    state = opened(path)
+    state.check()
+    assert held()
+    del state
+    gc.collect()
+    assert held() == []
 
 
 def test_the_file_does_not_grow_with_calls(path: Path, alone: SqliteState) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import json
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 __all__ = ["LITELLM", "MODEL", "OPENAI", "RAW", "TEXT", "Url", "call", "send", "send_async"]
@@ -120,8 +121,11 @@ RAW: dict[str, Sends] = {
     **{f"{name}-stream": _httpx(name, stream=True) for name in ("httpx", "httpx2")},
     **{f"{name}-async": _httpx_async(name, stream=False) for name in ("httpx", "httpx2")},
     **{f"{name}-astream": _httpx_async(name, stream=True) for name in ("httpx", "httpx2")},
-    "aiohttp-async": _aiohttp(stream=False),
-    "aiohttp-astream": _aiohttp(stream=True),
+    **(
+        {"aiohttp-async": _aiohttp(stream=False), "aiohttp-astream": _aiohttp(stream=True)}
+        if find_spec("aiohttp")
+        else {}
+    ),
     "requests-sync": _requests(stream=False),
     "requests-stream": _requests(stream=True),
 }

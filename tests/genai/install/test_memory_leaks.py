@@ -27,12 +27,16 @@ def gemini(clock):
 
 @pytest.fixture
 def unrecorded(pool):
-    """Install a pool whose ledger keeps nothing either."""
+    """Install a pool whose ledger keeps nothing either, and that counts no activity.
+
+    Activity grows with time, to its bounds: tests/core/test_activity.py is about them.
+    """
 
     def install(*keys, **settings):
         made = pool(*keys, **settings)
         del made.state.acquire, made.state.settle
         pool.ledger.checked = False
+        made.activity.add = lambda record: None
         return made
 
     return install

@@ -1,4 +1,4 @@
-"""What a call asks of its driver, what it gets back, and what observers are told of both."""
+"""What a call requests of its driver, what it gets back, and what observers get of both."""
 
 from __future__ import annotations
 

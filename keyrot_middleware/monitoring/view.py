@@ -428,7 +428,7 @@ def _summary(
     available = {
         model: sum(one == AVAILABLE for one in found.values()) for model, found in models.items()
     }
-    # Of several models without a key the one that is out longest is told.
+    # Of several models without a key the one that is out longest is reported.
     out = [_first(found) for model, found in models.items() if not available[model]]
     everywhere = _first({row.key.key_id: row.overall for row in rows})
     last_hour = {

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
-from .adapters.urls import origin_from_url
+from .adapters.reading import origin_from_url
 from .core.model import GEMINI_API
 from .core.model_fallback import next_models
 from .core.selection import Selector

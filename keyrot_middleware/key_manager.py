@@ -22,9 +22,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Unpack, get_args
 
 from ._install import open_pool
-from .adapters.foreign_errors import facts_from_reported_error
 from .adapters.pooled_calls import PooledCalls
-from .adapters.reading import with_served_tier
+from .adapters.reading import facts_from_reported_error, with_served_tier
 from .core.commands import Failed, Settle, StreamEnd, StreamOpened
 from .core.failures import FailureFacts, classify
 from .core.flow import CallState, Exhausted, end_stream

@@ -37,10 +37,9 @@ from ..secrets import Secret
 from ..settings import AllowedOrigins
 from ..state.memory import BoundedDict
 from ..telemetry.observer import CallObserver, observe
-from .key_headers import has_foreign_key
 from .no_key import NO_KEY, NoKey, error_body, why_no_key
-from .redaction import Redact
-from .urls import host_from_url, origin_from_url
+from .reading import host_from_url, origin_from_url
+from .redaction import Redact, has_foreign_key
 
 _log = logging.getLogger("keyrot_middleware")
 

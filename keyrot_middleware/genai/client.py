@@ -17,10 +17,10 @@ from typing import Any
 
 import wrapt
 
-from ..adapters.key_headers import KEY_HEADER, key_header_names
 from ..adapters.patching import Wrapper
 from ..adapters.pooled_calls import PooledCalls, is_key
-from ..adapters.urls import origin_from_url
+from ..adapters.reading import origin_from_url
+from ..adapters.redaction import KEY_HEADER, key_header_names
 from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, POOL_KEY, VERTEX_EXPRESS, Platform
 from ..guard import handle_internal_error
 from ..http_clients.calls import platform_of as platform_of_url

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ..adapters.foreign_errors import facts_from_reported_error
-from ..adapters.urls import origin_from_url
+from ..adapters.reading import facts_from_reported_error, origin_from_url
 from ..core.failures import classify
 from ..core.model import GEMINI_API, CallInfo, Platform
 from ..core.model_names import CURRENT_MODEL

@@ -20,14 +20,17 @@ from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..adapters.foreign_errors import facts_from_close, facts_from_error
-from ..adapters.key_headers import KEY_HEADER
 from ..adapters.no_key import NO_KEY, error_body
 from ..adapters.patching import Wrapper
 from ..adapters.pooled_calls import PooledCalls, is_key
-from ..adapters.reading import transport_failure
-from ..adapters.redaction import Redacting
-from ..adapters.urls import host_from_url, origin_from_url
+from ..adapters.reading import (
+    facts_from_close,
+    facts_from_error,
+    host_from_url,
+    origin_from_url,
+    transport_failure,
+)
+from ..adapters.redaction import KEY_HEADER, Redacting
 from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.failures import FailureFacts
 from ..core.flow import Exhausted

@@ -16,8 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
-from ..adapters.key_headers import KEY_HEADER
-from ..adapters.redaction import HIDDEN, Redact, redact_exception, redact_key, scrub
+from ..adapters.redaction import HIDDEN, KEY_HEADER, Redact, redact_exception, redact_key, scrub
 from ..errors import ConfigError
 from ..secrets import Secret
 

@@ -27,8 +27,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from ..adapters.bodies import Body, read_bounded
+from ..adapters.reading import origin_from_url
 from ..adapters.redaction import Redact, current_redact, scrub, scrub_head, without_key
-from ..adapters.urls import origin_from_url
 from ..guard import handle_internal_error
 from ..secrets import Secret
 from ..secrets.base import PlainText

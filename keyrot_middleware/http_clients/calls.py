@@ -15,12 +15,16 @@ from math import ceil, inf, isfinite
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urljoin
 
-from ..adapters.key_headers import BEARER_HEADER, KEY_HEADER
 from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, NoKey, error_body
 from ..adapters.pooled_calls import PooledCalls
-from ..adapters.reading import TIER_HEADER, read_call, with_served_tier
-from ..adapters.redaction import Redact, without_key
-from ..adapters.urls import host_from_url, origin_from_url
+from ..adapters.reading import (
+    TIER_HEADER,
+    host_from_url,
+    origin_from_url,
+    read_call,
+    with_served_tier,
+)
+from ..adapters.redaction import BEARER_HEADER, KEY_HEADER, Redact, without_key
 from ..core import interactions
 from ..core.affinity import Route, is_api_path, parse_path
 from ..core.commands import Done, Failed

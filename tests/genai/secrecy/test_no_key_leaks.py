@@ -13,8 +13,7 @@ from support.key_search import hold_no_key, texts_of
 from support.modes import MODES, ask_async, calls, sdk_error, skip_where_the_sdk_reconnects
 
 import keyrot_middleware
-from keyrot_middleware.adapters.key_headers import KEY_HEADER
-from keyrot_middleware.adapters.redaction import redact_exception
+from keyrot_middleware.adapters.redaction import KEY_HEADER, redact_exception
 from keyrot_middleware.testing import Reply
 
 ECHO = "your key {} is refused"

@@ -29,9 +29,9 @@ from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.prices import PriceList
 from keyrot_middleware.runtime.activity import COUNT_AT, Activity, RunningCall
 from keyrot_middleware.state.memory import MemoryState
+from keyrot_middleware.telemetry import Observer, observe
 from keyrot_middleware.telemetry.logs import LogObserver
 from keyrot_middleware.telemetry.metrics import MetricsObserver
-from keyrot_middleware.telemetry.observer import Observer, observe
 from keyrot_middleware.telemetry.tracing import TracingObserver
 
 __all__ = ["recording", "spans_alone", "spans_in_a_loop", "traced", "untraced", "without_sdk"]

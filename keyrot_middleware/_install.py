@@ -47,10 +47,10 @@ from .settings import (
     load,
 )
 from .state import State, open_state
+from .telemetry import Observer
 from .telemetry.logs import LogObserver
 from .telemetry.metrics import MetricsObserver
-from .telemetry.observer import Observer
-from .telemetry.otlp import set_up_otlp_export
+from .telemetry.otel import set_up_otlp_export
 from .telemetry.tracing import TracingObserver
 
 _SHOWN = 3

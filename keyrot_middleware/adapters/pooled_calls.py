@@ -36,7 +36,7 @@ from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..settings import AllowedOrigins
 from ..state.memory import BoundedDict
-from ..telemetry.observer import CallObserver, observe
+from ..telemetry import CallObserver, observe
 from .no_key import NO_KEY, NoKey, error_body, why_no_key
 from .reading import host_from_url, origin_from_url
 from .redaction import Redact, has_foreign_key

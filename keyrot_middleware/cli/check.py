@@ -31,8 +31,8 @@ from ..settings import (
     allowed_origins,
     load,
 )
-from ..telemetry.log_text import format_time
-from ..telemetry.otlp import DeferredOtlpExport
+from ..telemetry.logs import format_time
+from ..telemetry.otel import DeferredOtlpExport
 from .console import console, escape, table
 from .shared_pool import open_configured
 

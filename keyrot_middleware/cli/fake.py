@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..core.model_names import CURRENT_MODEL, FREE_LIMITS
 from ..core.text import did_you_mean, display, one_line
 from ..errors import ConfigError, KeyrotError
-from ..telemetry.log_text import format_time
+from ..telemetry.logs import format_time
 from ..testing import FakeGemini, LoggedRequest, Reply
 
 _FREE = FREE_LIMITS[CURRENT_MODEL].rpm

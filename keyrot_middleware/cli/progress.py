@@ -10,14 +10,14 @@ from typing import Any
 from ..core.commands import Command, Settle, Sleep
 from ..core.model import CallInfo
 from ..core.text import one_line
-from ..telemetry.observer import CallObserver
+from ..telemetry import CallObserver
 
 LEAST_S = 1.0
 """A shorter wait is not shown."""
 
 
 class WaitProgress:
-    """Shows the wait that ends first; an observer (telemetry/observer.py)."""
+    """Shows the wait that ends first; an observer (telemetry/__init__.py)."""
 
     def __init__(self) -> None:
         self._waits: dict[object, tuple[float, str]] = {}

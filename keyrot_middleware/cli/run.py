@@ -127,7 +127,7 @@ def _parse_flags(letters: str, after: Sequence[str]) -> tuple[int, bool, str | N
 def _read_settings() -> tuple[bool, str | None]:
     """Return whether rotation is on, and what is wrong; the program's process reads them too."""
     from ..settings import load  # noqa: PLC0415 - not for a mere --help
-    from ..telemetry.otlp import DeferredOtlpExport  # noqa: PLC0415
+    from ..telemetry.otel import DeferredOtlpExport  # noqa: PLC0415
 
     try:
         settings = load().settings

@@ -66,7 +66,7 @@ from ..runtime.current import (
     workload,
 )
 from ..secrets import Secret
-from ..telemetry.observer import CallObserver
+from ..telemetry import CallObserver
 from .ledgers import Ledger, OpenAILedger
 
 KEY_NAMES = frozenset({KEY_HEADER, BEARER_HEADER})

@@ -39,9 +39,9 @@ from ..forks import after_fork, time_left
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
 from ..settings import ENV_NAMES
-from ..telemetry.log_text import format_time
-from ..telemetry.observer import CallObserver
-from ..telemetry.otel_api import suppress_instrumentation
+from ..telemetry import CallObserver
+from ..telemetry.logs import format_time
+from ..telemetry.otel import suppress_instrumentation
 from .view import VERB, blocks_of, utilization
 
 _log = logging.getLogger("keyrot_middleware")
@@ -418,7 +418,7 @@ class Alerts:
 
 
 class _AlertCall(CallObserver):
-    """Watches one call; an observer (telemetry/observer.py)."""
+    """Watches one call; an observer (telemetry/__init__.py)."""
 
     __slots__ = ("_alerts", "_info")
 

@@ -29,8 +29,8 @@ from ..core.flow import CallState, Exhausted, open_call
 from ..core.model import NO_USAGE, CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
 from ..guard import handle_internal_error
-from ..telemetry.observer import CallObserver, tell
-from ..telemetry.otel_api import current_trace_id
+from ..telemetry import CallObserver, tell
+from ..telemetry.otel import current_trace_id
 from .activity import RunningCall
 from .pool import Pool, SystemClock, unreserved_lease
 

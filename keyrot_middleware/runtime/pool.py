@@ -42,7 +42,7 @@ from ..secrets import Secret, SecretCache
 from ..secrets.cache import LOOKUP_TIMEOUT_S
 from ..state.base import State
 from ..state.threads import StateThreads
-from ..telemetry.observer import Observer, PoolEventListener
+from ..telemetry import Observer, PoolEventListener
 from .activity import Activity
 
 _log = logging.getLogger("keyrot_middleware")

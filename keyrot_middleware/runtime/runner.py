@@ -17,7 +17,7 @@ from typing import Any
 from ..core.commands import Reply, StreamOpened
 from ..core.flow import CallState, Exhausted, abandon, end_stream
 from ..core.model import Lease
-from ..telemetry.observer import CallObserver
+from ..telemetry import CallObserver
 from .driver import AsyncDriver, SyncDriver, complete
 from .pool import Pool
 

@@ -13,20 +13,19 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from typing import Any
 
 from ..core.commands import Acquire, Command, Failed, Send, Settle, Sleep
-from ..core.failures import GOOGLE_SAYS, describe
+from ..core.failures import GOOGLE_SAYS, REJECTIONS, describe
 from ..core.flow import Exhausted
-from ..core.model import CallInfo, Lease, Scope, Verdict, project_name
+from ..core.model import Block, CallInfo, Lease, Scope, Verdict, project_name
+from ..core.text import utc
 from ..errors import KeyrotWarning, warn_unless_logged
 from ..forks import after_fork
-from . import semconv
-from .log_text import format_blocked_keys, format_time
-from .observer import CallObserver
+from . import CallObserver, semconv
 
 _logger = logging.getLogger(semconv.INSTRUMENTATION)
 
@@ -230,3 +229,28 @@ def log_to_stderr(level: int | None = None) -> Iterator[None]:
     finally:
         if level is None:
             log.removeHandler(handler)
+
+
+MAX_BLOCKED_KEYS = 10
+"""Most keys listed in one text."""
+
+
+def format_time(at: float) -> str:
+    """Format epoch seconds: `2026-01-02 08:00:00Z`."""
+    return f"{utc(at):%Y-%m-%d %H:%M:%SZ}"
+
+
+def format_blocked_keys(blocked: Mapping[str, Block]) -> list[str]:
+    """Return why each key is not available: `flash_01: quota_day until 2026-01-02 08:00:00Z`."""
+    blocks = sorted(blocked.items())
+    texts = [f"{key_id}: {_format_block(block)}" for key_id, block in blocks[:MAX_BLOCKED_KEYS]]
+    if len(blocks) > MAX_BLOCKED_KEYS:
+        texts.append(f"and {len(blocks) - MAX_BLOCKED_KEYS} more")
+    return texts
+
+
+def _format_block(block: Block) -> str:
+    if block.reason in REJECTIONS:
+        until = format_time(block.until)
+        return f"{block.reason}, rejected; replace its value; tried again at {until}"
+    return f"{block.reason} until {format_time(block.until)}"

@@ -23,8 +23,9 @@ from ..core.flow import Exhausted
 from ..core.model import HOME, NO_USAGE, CallInfo, LeaseOutcome, Platform, Usage
 from ..core.model_names import ModelNames
 from ..guard import handle_internal_error
-from . import semconv
-from .attributes import (
+from . import CallObserver, semconv
+from .otel import CurrentProvider, is_suppressed
+from .semconv import (
     Attributes,
     ErrorCause,
     cause_from_error,
@@ -33,8 +34,6 @@ from .attributes import (
     operation_name,
     request_attributes,
 )
-from .observer import CallObserver
-from .otel_api import CurrentProvider, is_suppressed
 
 
 class Metric(NamedTuple):

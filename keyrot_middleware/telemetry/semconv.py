@@ -1,12 +1,24 @@
-"""The names of our spans, events and attributes; docs/telemetry.md says what each means.
+"""The names of our spans, events and attributes, and the values that spans and metrics share.
 
-The `gen_ai.*` names follow the GenAI semantic conventions. Their Python constants are deprecated
-since the conventions moved to a repository of their own, so the names are spelled out here.
+docs/telemetry.md says what each means. The `gen_ai.*` names follow the GenAI semantic conventions.
+Their Python constants are deprecated since the conventions moved to a repository of their own, so
+the names are spelled out here.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, Status, StatusCode, get_current_span
+from opentelemetry.util.types import AttributeValue
+
+from ..core.failures import REJECTIONS
+from ..core.flow import Exhausted
+from ..core.model import GEMINI_API, CallInfo, Platform, Verdict
+from ..errors import rejection_code
 
 INSTRUMENTATION: Final = "keyrot_middleware"
 """The instrumentation scope, and the logger."""
@@ -63,3 +75,106 @@ BLOCKED_KEYS: Final = "keyrot.pool.blocked_keys"
 KEY_STATE: Final = "keyrot.key.state"
 QUOTA: Final = "keyrot.quota"
 TOKEN_TYPE: Final = "gen_ai.token.type"
+
+
+Attributes = dict[str, AttributeValue]
+
+
+class ErrorCause(NamedTuple):
+    """`error.type`, and the status description that a timeline shows; never a message or a key."""
+
+    type: str
+    description: str
+
+
+def cause_from_verdict(verdict: Verdict, error: BaseException | None) -> ErrorCause:
+    """Return why an attempt failed: `("429", "429 quota_minute")`."""
+    if verdict.code is not None:
+        return ErrorCause(str(verdict.code), f"{verdict.code} {verdict.failure}")
+    return ErrorCause(_class_name(error) if error is not None else verdict.failure, verdict.failure)
+
+
+def cause_from_error(error: BaseException | None) -> ErrorCause | None:
+    """Return why a call failed; None if it succeeded or its reader closed the stream."""
+    if error is None or isinstance(error, GeneratorExit):
+        return None
+    if isinstance(error, Exhausted):
+        # The caller sees KeyPoolExhausted: a 429 while any key will come back, else the refusal.
+        reasons = [block.reason for block in error.unavailable.blocks.values()]
+        code, _ = rejection_code(reasons if REJECTIONS.issuperset(reasons) else ())
+        return ErrorCause(str(code), "no key can serve")
+    return ErrorCause(_class_name(error), type(error).__name__)
+
+
+def record_error(span: Span, cause: ErrorCause) -> None:
+    """Mark *span* as failed."""
+    span.set_attribute(ERROR_TYPE, cause.type)
+    span.set_status(Status(StatusCode.ERROR, cause.description))
+
+
+def _class_name(error: BaseException) -> str:
+    cls = type(error)
+    return (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )
+
+
+_OPERATIONS = {
+    "generateContent": "generate_content",
+    "streamGenerateContent": "generate_content",
+    "embedContent": "embeddings",
+    "batchEmbedContents": "embeddings",
+}
+"""The names of the conventions; other methods have their own name in snake case."""
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+@lru_cache(maxsize=256)
+def operation_name(verb: str) -> str:
+    """Return the name of a method's operation: `count_tokens` for `countTokens`."""
+    return _OPERATIONS.get(verb) or _WORD_START.sub("_", verb).lower()
+
+
+def request_attributes(operation: str, model: str, host: str, platform: Platform) -> Attributes:
+    """Return the attributes known before anything is sent.
+
+    The host is `host`, `host:port` or `[v6]:port`; without a port there is no port attribute.
+    """
+    attributes: Attributes = {
+        GEN_AI_OPERATION: operation,
+        GEN_AI_PROVIDER: (PROVIDER if platform == GEMINI_API else EXPRESS_PROVIDER),
+    }
+    address, colon, port = host.rpartition(":")
+    if colon and port.isdecimal() and (":" not in address or address.endswith("]")):
+        attributes[SERVER_PORT], host = int(port), address
+    if host:
+        attributes[SERVER_ADDRESS] = host.strip("[]")
+    if model:
+        attributes[GEN_AI_REQUEST_MODEL] = model
+    return attributes
+
+
+# Two inference spans for one request would double its tokens in every backend. The official
+# instrumentation has the operation's data in the context, by these keys of its optional library
+# opentelemetry-util-genai; older versions, and others, have the operation on the current span.
+_DATA_KEYS = {
+    "embeddings": "opentelemetry.genai.client.embedding.context",
+    "get": "opentelemetry.genai.client.fetch_response.context",
+    "generate_content": "opentelemetry.genai.client.inference.context",
+}
+_INFERENCE = ("chat", "generate_content", "text_completion")
+"""Different names of the same operation."""
+
+
+def covering_span(ctx: Context, info: CallInfo) -> Span | None:
+    """Return the current span if another instrumentation describes this request with it."""
+    span, operation = get_current_span(ctx), operation_name(info.verb)
+    attributes = getattr(span, "attributes", None) or {}
+    model = attributes.get(GEN_AI_REQUEST_MODEL)
+    asked = info.models_tried[0] if info.models_tried else info.model
+    if isinstance(model, str) and not model.endswith(asked.rpartition("/")[2]):
+        return None  # a request of a tool that is called meanwhile
+    named = attributes.get(GEN_AI_OPERATION)
+    same = named == operation or (named in _INFERENCE and operation in _INFERENCE)
+    has_data = named is None and ctx.get(_DATA_KEYS.get(operation, "")) is not None
+    return span if same or has_data else None

@@ -30,8 +30,10 @@ from .._version import __version__
 from ..core.commands import Acquire, Command, Send, Settle, Sleep, StreamOpened
 from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, Platform, project_name
-from . import semconv
-from .attributes import (
+from . import CallObserver, semconv
+from .logs import format_blocked_keys
+from .otel import CurrentProvider, is_suppressed
+from .semconv import (
     Attributes,
     ErrorCause,
     cause_from_error,
@@ -41,9 +43,6 @@ from .attributes import (
     record_error,
     request_attributes,
 )
-from .log_text import format_blocked_keys
-from .observer import CallObserver
-from .otel_api import CurrentProvider, is_suppressed
 
 _USAGE_ATTRIBUTES = (
     semconv.GEN_AI_INPUT_TOKENS,

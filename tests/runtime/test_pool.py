@@ -20,7 +20,7 @@ from keyrot_middleware.errors import SecretError
 from keyrot_middleware.monitoring.view import health, iso
 from keyrot_middleware.runtime.pool import SystemClock, unreserved_lease
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
-from keyrot_middleware.telemetry.log_text import format_time
+from keyrot_middleware.telemetry.logs import format_time
 
 
 async def test_the_systems_clock_returns_the_time_and_sleeps() -> None:

@@ -29,7 +29,7 @@ from keyrot_middleware.runtime.pool import Pool, resolved_candidates
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.state import State
 from keyrot_middleware.state.memory import MemoryState
-from keyrot_middleware.telemetry.observer import CallObserver, observe
+from keyrot_middleware.telemetry import CallObserver, observe
 from keyrot_middleware.testing import FakeClock
 from support.replies import MODEL, OK, Chunks
 

@@ -22,8 +22,8 @@ from keyrot_middleware.secrets.base import Secret
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 from keyrot_middleware.secrets.local import InlineStore
 from keyrot_middleware.state.memory import MemoryState
+from keyrot_middleware.telemetry import Observer, observe
 from keyrot_middleware.telemetry.logs import LogObserver
-from keyrot_middleware.telemetry.observer import Observer, observe
 from keyrot_middleware.testing import FakeClock
 
 SECRET = "FAKE-secret-of-{}"

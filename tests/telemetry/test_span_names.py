@@ -18,7 +18,7 @@ from support.scripted_pool import (
 )
 
 from keyrot_middleware.core.model import CallInfo
-from keyrot_middleware.telemetry.attributes import operation_name
+from keyrot_middleware.telemetry.semconv import operation_name
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def _install_untraced() -> None:
     from ..._install import install  # noqa: PLC0415
     from ...runtime.current import current_pool  # noqa: PLC0415
     from ...settings import load  # noqa: PLC0415
-    from ...telemetry.otlp import DeferredOtlpExport  # noqa: PLC0415
+    from ...telemetry.otel import DeferredOtlpExport  # noqa: PLC0415
 
     settings = load().settings
     exports = (DeferredOtlpExport(),) if settings.tracing == "otlp" else ()

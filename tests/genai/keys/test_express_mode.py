@@ -272,7 +272,7 @@ def test_a_project_has_quotas_of_its_own_on_each_platform(gemini, pool, vertex, 
 
 def test_the_span_names_the_platform(gemini, pool, vertex, connect) -> None:
     """`gen_ai.provider.name` is that of the conventions."""
-    from keyrot_middleware.telemetry.attributes import request_attributes
+    from keyrot_middleware.telemetry.semconv import request_attributes
 
     express_mode = request_attributes("generate_content", MODEL, "h", "vertex_express")
     assert express_mode["gen_ai.provider.name"] == "gcp.vertex_ai"

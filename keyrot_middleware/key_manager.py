@@ -21,11 +21,12 @@ from math import inf
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Unpack, get_args
 
+from . import providers
 from ._install import open_pool
 from .adapters.pooled_calls import PooledCalls
 from .adapters.reading import facts_from_reported_error, with_served_tier
 from .core.commands import Failed, Settle, StreamEnd, StreamOpened
-from .core.failures import FailureFacts, classify
+from .core.failures import FailureFacts
 from .core.flow import CallState, Exhausted, end_stream
 from .core.model import (
     GEMINI_API,
@@ -364,7 +365,7 @@ class KeyManager:
             facts = facts_from_reported_error(error, pool.secrets.redact)
         key = pool.selector.keys[key_id]
         info = CallInfo("", "generateContent", platform=key.platform)
-        verdict = classify(facts, info, pool.clock.time(), None)
+        verdict = providers.of(key.platform).classify(facts, info, pool.clock.time())
         kind = LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT
         until = self._settle_late(key_id, Outcome(kind, verdict), error)
         if verdict.rejected and pool.refresh(key_id):

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from math import inf
 from typing import Any
 
+from .. import providers
 from ..core.flow import CallState, Exhausted
 from ..core.model import (
     EXPRESS_POOL_KEY,
@@ -117,6 +118,7 @@ class PooledCalls:
             pool.selector,
             pool.policy,
             pool.token_scale,
+            providers.of(info.platform).classify,
             own or (self._home(info) if info.bound_to_owner else None),
             pool.overload,
             pool.waiting_lines,

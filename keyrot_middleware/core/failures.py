@@ -2,70 +2,146 @@
 
 Theory of operation
 -------------------
-Google responds to an exhausted minute or day, a revoked key, a closed billing account, a model that
-is not offered, another project's file and a malformed request with the same few HTTP codes. The
-pool must distinguish them: a revoked key taken for a busy one fails calls for ever, a bad request
-taken for a bad key rejects the whole pool. One table, `RULES`, has one row per failure class. The
-first row that matches decides:
+A provider responds to an exhausted minute or day, a revoked key, a closed account, a model that is
+not offered, another project's file and a malformed request with the same few HTTP codes. The pool
+must distinguish them: a revoked key taken for a busy one fails calls for ever, a bad request taken
+for a bad key rejects the whole pool. Each provider has one table with one row, a `Rule`, per
+failure class. The first row that matches decides:
 
 1. *Transport errors* have no body; the kind of transport error selects the row.
-2. *Signals* come before codes, because codes are ambiguous: depleted credit was a 429 and is a 402,
-   an invalid key is a 400, another project's file a 403. A row may name structured signals
-   (`details`: ErrorInfo's reason, QuotaFailure's quotaId, RetryInfo) and a pattern for the message;
-   error_body.py prefers the details if both are there.
-3. *Quotas* are ordered from the longest to the shortest, since one body may list several: a limit
-   of 0, the day, the minute. RetryInfo cannot distinguish them: an exhausted free day says "retry
-   in 2s".
+2. *Signals* come before codes, because codes are ambiguous. A row may name structured signals
+   (`reasons`, `quota`) and a pattern for the message.
+3. *Quotas* are ordered from the longest to the shortest, since one body may list several.
 4. *Codes* alone come last. The last row is `unknown`: raise, penalize no key.
 
-Text that is not Google's cannot steer the pool. A row with a scope needs a body in the shape of
-Google's errors: a proxy's 401 or a login page penalizes no key. A pattern matches from the start of
-the message (`^`), since Google quotes parts of the request only after text of its own. A body that
-no row matches penalizes no key.
+Text that is not the provider's cannot steer the pool. A row with a scope needs a body in the shape
+of the provider's errors: a proxy's 401 or a login page penalizes no key. A pattern matches from the
+start of the message (`^`), since a message may quote parts of the request after text of its own. A
+body that no row matches penalizes no key.
 
 `Rule.scope` is what cools down and `Rule.until` for how long (None: the exponential cooldown, with
 `Rule.backoff`). No verdict is permanent: a rejected value is probed again slowly. With a scope the
-call tries another key; with `retry` it sends the same request again; with neither the SDK's
-exception is raised. Sources of each row are in docs/failures.md. A new failure class is one row
-here, one there and one in the tests.
+call tries another key; with `retry` it sends the same request again; with neither the exception is
+raised.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from .error_body import ParsedError, parse_error
-from .model import GENERIC_VERBS, MODEL_SCOPES, NO_LIMITS, Backoff, CallInfo, Scope, Verdict
-from .windows import (
-    DAY_S,
-    next_minute,
-    next_pacific_midnight,
-    next_pacific_month,
+from .model import (
+    GENERIC_VERBS,
+    MODEL_SCOPES,
+    NO_LIMITS,
+    Backoff,
+    CallInfo,
+    Limits,
+    Scope,
+    Verdict,
 )
+from .windows import DAY_S, HOUR_S, next_minute
 
-# One row of the table: the signals to match, and the consequences -------------------------------
+KEY_REJECTIONS = frozenset(
+    {
+        *("key_expired", "key_invalid", "key_leaked", "key_restricted", "key_denied"),
+        *("project_suspended", "unauthorized"),
+    }
+)
+"""The classes in which a provider rejects the value of a key: such a key is *rejected*."""
+REJECTIONS = KEY_REJECTIONS | {"key_method_blocked"}
+"""These, and the one for a single method."""
+MODEL_FAILURES = frozenset(
+    {
+        *("limit_zero", "quota_day", "quota_minute", "rate_limit", "capacity"),
+        *("model_denied", "model_withdrawn"),
+    }
+)
+"""The classes about one model of a key or project: another model may serve."""
 
+MAX_DELAY_S = 90_000.0
+"""25 hours, the longest day; longer delays are clamped."""
+METHOD_FAILURES = frozenset({"key_method_blocked", "batch_quota", "cache_storage"})
+"""The classes about one method, or one kind of stored things."""
 
 LONG_S = 300.0
-"""A longer delay means an exhausted day, not a minute (Google's own clients use the same limit)."""
-HOUR_S = 3_600.0
-
-DAY_GRACE_S = 600.0
-"""If the first ten minutes of a day are refused as exhausted, the previous day is meant."""
+"""A longer delay means an exhausted day, not a minute."""
 
 SLOW_BACKOFF = Backoff(900.0, 21_600.0)
 """Backoff of the probes of a rejected value: after 15 minutes, then doubling up to 6 hours.
 
-Google may be wrong for a minute, or a restriction is lifted. About eight requests on the first day.
+The provider may be wrong for a minute, or a restriction is lifted. About eight requests on the
+first day.
 """
 DAILY_BACKOFF = Backoff(DAY_S, DAY_S)
 """For a leaked value or a suspended project, which takes an appeal."""
-SPEND_BACKOFF = Backoff(30.0, 600.0)
-"""For the rate of spending, which Google measures over the last ten minutes."""
+
+
+class QuotaViolation(NamedTuple):
+    """A quota that was exceeded."""
+
+    name: str
+    """Lower case, letters only, with these words in it: `requests` or `inputtokens`, `perminute` or
+    `perday`, and `permodel` for one whose limit is learned."""
+    limit: int | None = None
+    """Zero if the model is not offered."""
+    model: str | None = None
+    """The bucket in which the provider counts it."""
+
+
+class ParsedError(NamedTuple):
+    """The content of an error body and its headers."""
+
+    code: int | None
+    message: str = ""
+    reasons: frozenset[str] = frozenset()
+    """Words of the error: codes, types, reasons; upper case."""
+    quotas: tuple[QuotaViolation, ...] = ()
+    retry_delay_s: float | None = None
+    """Seconds, more than 0 and at most `MAX_DELAY_S`."""
+    has_shape: bool = False
+    """The body has the shape of the provider's errors; else a proxy or a login page may have it."""
+    is_sure: bool = False
+    """It also has fields that others omit, so its code alone is trusted."""
+    sent_at: float | None = None
+    """When the request was sent, epoch seconds; None: just now."""
+
+    @property
+    def bucket(self) -> str | None:
+        """Return the provider's name of the model bucket."""
+        return next((quota.model for quota in self.quotas if quota.model), None)
+
+    @property
+    def limits(self) -> Limits:
+        """Return the reported limits of the model bucket."""
+        return NO_LIMITS._replace(
+            rpm=self._least("requests", "perminute"),
+            tpm=self._least("inputtokens", "perminute"),
+            rpd=self._least("requests", "perday"),
+        )
+
+    def exceeds_any_limit(self, tokens: int) -> bool:
+        """Return whether *tokens* are more than a whole exceeded limit of input tokens."""
+        limits = [quota.limit for quota in self.quotas if "inputtoken" in quota.name]
+        return any(limit and tokens > limit for limit in limits)
+
+    def _least(self, *words: str) -> int | None:
+        """Return the smallest limit; batches and regions count separately, and 0 is a refusal."""
+        reported = [
+            quota.limit
+            for quota in self.quotas
+            if all(word in quota.name for word in (*words, "permodel"))
+            and "enqueued" not in quota.name
+            and quota.limit
+        ]
+        return min(reported, default=None)
+
 
 Transport = Literal["", "connect", "reset", "timeout", "other"]
 Until = Callable[[ParsedError, float], float | None]
@@ -78,12 +154,14 @@ class FailureFacts:
     code: int | None = None
     """The HTTP code; None for a transport error, None or 0 inside a stream."""
     body: object = None
-    """Parsed JSON or text, in any of the shapes of error_body.py."""
+    """Parsed JSON or text."""
     retry_after: str | None = None
     """The header Retry-After: seconds or an HTTP date."""
     transport: Transport = ""
     """`connect`: refused, no such host, nothing sent; `reset`: dropped before any response;
     `timeout`: the caller's own deadline."""
+    headers: Mapping[str, Any] | None = None
+    """All headers of the response, looked up in lower case; None: not known."""
 
 
 def until_backoff(_parsed: ParsedError, _now: float) -> None:
@@ -91,37 +169,18 @@ def until_backoff(_parsed: ParsedError, _now: float) -> None:
 
 
 def for_ten_minutes(_parsed: ParsedError, now: float) -> float:
-    """Return the time in 10 minutes: enabling an API takes that long."""
+    """Return the time in 10 minutes."""
     return now + 600.0
 
 
 def for_an_hour(_parsed: ParsedError, now: float) -> float:
-    """Return the time in an hour: credit may have been added, or Google was wrong."""
+    """Return the time in an hour: credit may have been added, or the provider was wrong."""
     return now + HOUR_S
-
-
-def until_cap_reset(_parsed: ParsedError, now: float) -> float:
-    """Return the time in an hour, or the end of the month: the cap may be raised before."""
-    return min(now + HOUR_S, next_pacific_month(now))
 
 
 def for_a_day(_parsed: ParsedError, now: float) -> float:
     """Return the time in 24 hours: someone has to change something."""
     return now + DAY_S
-
-
-def until_day_end(parsed: ParsedError, now: float) -> float | None:
-    """Return the next Pacific midnight, or the end of a RetryInfo over `LONG_S` (paid days).
-
-    Around midnight it is the previous day that is exhausted: clocks differ, Google's reset may be
-    late, and a response may arrive on the next day. The end is unknown then: None.
-    """
-    sent = now if parsed.sent_at is None else parsed.sent_at
-    if next_pacific_midnight(sent - DAY_GRACE_S) <= now:
-        return None
-    if parsed.retry_delay_s is not None and parsed.retry_delay_s > LONG_S:
-        return now + parsed.retry_delay_s
-    return next_pacific_midnight(now)
 
 
 def until_minute_end(parsed: ParsedError, now: float) -> float:
@@ -134,14 +193,100 @@ def until_retry_info(parsed: ParsedError, now: float) -> float | None:
     return None if parsed.retry_delay_s is None else now + parsed.retry_delay_s
 
 
+_NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,12})?"
+DURATION_PART = rf"({_NUMBER})(ms|h|m|s)"
+_DURATION = re.compile(rf"(?:{DURATION_PART})+")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+MAX_MESSAGE = 8_192
+"""Messages of providers are shorter; those of proxies are truncated."""
+_MAX_NESTING = 5
+"""Envelopes around one error: text, list, `error`, JSON in a message, `error`."""
+
+
+def seconds(text: str) -> float | None:
+    """Parse `4h59m27.7s`, `48.9s`, `900ms`; None for anything else."""
+    if _DURATION.fullmatch(text) is None:
+        return None
+    return sum(float(n) * _UNITS[unit] for n, unit in re.findall(DURATION_PART, text))
+
+
+def open_error(body: object) -> dict[Any, Any]:
+    """Unwrap the error from its envelopes."""
+    for _ in range(_MAX_NESTING):
+        inner = _inner(body)
+        if inner is None:
+            break
+        body = inner
+    return body if isinstance(body, dict) else {}
+
+
+def _inner(body: object) -> object:
+    """Unwrap one envelope; None if *body* is none."""
+    if isinstance(body, str):
+        parsed = _parse(body)
+        return {"message": body} if parsed is None else parsed
+    if isinstance(body, list):
+        return body[-1] if body else None
+    if not isinstance(body, dict):
+        return None
+    if isinstance(body.get("error"), dict | str):
+        return body["error"]
+    message = body.get("message")
+    return _parse(message) if isinstance(message, str) else None
+
+
+def _parse(text: str) -> object:
+    """Parse JSON that can hold an error, an object or a list of them; None for other text."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        parsed: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) or objects(parsed) else None
+
+
+def objects(value: object) -> list[dict[Any, Any]]:
+    """Return the objects of a list of JSON; none of what is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def error_words(error: Mapping[Any, Any], *names: str) -> frozenset[str]:
+    """Return the words of an error under these names, in upper case."""
+    found = (error.get(name) for name in names)
+    return frozenset(word.upper() for word in found if isinstance(word, str) and word)
+
+
+def retry_after_s(value: object, now: float) -> float | None:
+    """Return the seconds of a header Retry-After, which may be an HTTP date; None without one."""
+    text = value.strip() if isinstance(value, str) else ""
+    if re.fullmatch(_NUMBER, text):
+        return sane_delay(float(text))
+    return sane_delay(_date(text) - now)
+
+
+def _date(text: str) -> float:
+    """Return an HTTP date in epoch seconds; 0 if it is none."""
+    try:
+        date: datetime = parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except Exception:  # email.utils raises IndexError and TypeError too
+        return 0.0
+
+
+def sane_delay(delay: float) -> float | None:
+    """Return a delay in seconds, `MAX_DELAY_S` at most; None unless it is positive."""
+    return min(delay, MAX_DELAY_S) if delay > 0 else None
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One failure class: its signals and its consequences.
 
     It matches where `transport`, `codes` and `model_only` all match and at least one of the signals
     `reasons`, `text`, `quota`, `limit_is_zero`, `has_retry_delay` is present. A rule without
-    signals matches by its code. A rule with a scope matches only errors in the shape of Google's,
-    unless it is `any_body`.
+    signals matches by its code. A rule with a scope matches only errors in the shape of
+    the provider's, unless it is `any_body`.
     """
 
     name: str
@@ -151,11 +296,11 @@ class Rule:
     model_only: bool = False
     """Only for a request that names a model and no stored resource."""
     reasons: frozenset[str] = frozenset()
-    """ErrorInfo reasons and Interactions' codes, upper case."""
+    """Words of the error: codes, types, reasons; upper case."""
     text: str = ""
     """A pattern for the message."""
     quota: str = ""
-    """A part of the quotaId or metric name, lower-case letters only."""
+    """A part of a quota's name."""
     limit_is_zero: bool = False
     has_retry_delay: bool = False
     scope: Scope = Scope.NONE
@@ -163,7 +308,7 @@ class Rule:
     backoff: Backoff | None = None
     """Of the exponential cooldown; None: as the settings say."""
     rejected: bool = False
-    """Google rejects the key's value."""
+    """The provider rejects the key's value."""
     has_known_end: bool = False
     rotate: bool = False
     """Try another key although no scope cools down; with a scope it is tried anyway."""
@@ -184,7 +329,7 @@ class Rule:
             return False
         signals = self.reasons, self.text, self.quota, self.limit_is_zero, self.has_retry_delay
         alone = not any(signals)
-        believed = parsed.is_google_error if alone else parsed.has_google_shape
+        believed = parsed.is_sure if alone else parsed.has_shape
         if self.scope is not Scope.NONE and not (believed or self.any_body):
             return False
         if self.model_only and (info.bound_to_owner or info.resources or not info.model):
@@ -202,178 +347,26 @@ class Rule:
 
 
 _FLAGS = re.IGNORECASE | re.DOTALL
+
+
 _QUOTA = (429,)
 
+rejected = partial(Rule, scope=Scope.KEY, backoff=SLOW_BACKOFF, rejected=True)
+rejected_for_long = partial(rejected, backoff=DAILY_BACKOFF)
+of_project = partial(Rule, scope=Scope.PROJECT)
+of_billing = partial(Rule, scope=Scope.BILLING)
+of_model = partial(Rule, scope=Scope.PROJECT_MODEL)
+paced = partial(of_model, codes=_QUOTA, has_known_end=True)
+"""Kinds of rows, by what cools down."""
 
-def _any_of(*reasons: str) -> frozenset[str]:
-    return frozenset(reasons)
-
-
-_rejected = partial(Rule, scope=Scope.KEY, backoff=SLOW_BACKOFF, rejected=True)
-_for_long = partial(_rejected, backoff=DAILY_BACKOFF)
-_project = partial(Rule, scope=Scope.PROJECT)
-_billing = partial(Rule, scope=Scope.BILLING)
-_model = partial(Rule, scope=Scope.PROJECT_MODEL)
-_paced = partial(_model, codes=_QUOTA, has_known_end=True)
-
-RULES: tuple[Rule, ...] = (
-    # Transport errors.
+FIRST_RULES = (
     Rule("connect", transport="connect", retry=True, sent=False),
     Rule("reset", transport="reset", retry=True),
     Rule("timeout", transport="timeout"),
     Rule("transport", transport="other"),
-    # The value of the key is rejected.
-    _rejected("key_expired", text=r"^API key expired\. Please\b"),
-    _rejected(
-        "key_invalid",
-        reasons=_any_of("API_KEY_INVALID"),
-        text=r"^API key not (?:valid|found)\. Please\b",
-    ),
-    _for_long("key_leaked", text=r"^Your API key was reported as leaked\b"),
-    _rejected(
-        "key_restricted",
-        reasons=_any_of(
-            *("API_KEY_ANDROID_APP_BLOCKED", "API_KEY_HTTP_REFERRER_BLOCKED"),
-            *("API_KEY_IOS_APP_BLOCKED", "API_KEY_IP_ADDRESS_BLOCKED"),
-        ),
-        text=r"^(?:Requests from (?:referer|this (?:android|ios) client)\b.{0,300} are blocked"
-        r"|The provided API key has an IP address restriction)",
-    ),
-    _rejected(
-        "key_denied",
-        (403,),
-        model_only=True,
-        reasons=_any_of(
-            *("IAM_PERMISSION_DENIED", "ORG_RESTRICTION_VIOLATION", "SECURITY_POLICY_VIOLATED"),
-            "RESOURCE_USAGE_RESTRICTION_VIOLATED",
-        ),
-    ),
-    _rejected(
-        "key_method_blocked",
-        reasons=_any_of("API_KEY_SERVICE_BLOCKED"),
-        text=r"^Requests to this API \S{1,200} method \S{1,200} are blocked",
-        scope=Scope.KEY_VERB,
-    ),
-    _for_long(
-        "project_suspended",
-        reasons=_any_of("CONSUMER_SUSPENDED"),
-        text=r"^Permission denied: Consumer '[^']{0,300}' has been suspended",
-    ),
-    # The project or its billing account.
-    _project(
-        "service_disabled",
-        reasons=_any_of("SERVICE_DISABLED"),
-        text=r"^Generative Language API has not been used in project\b",
-        until=for_ten_minutes,
-    ),
-    _project(
-        "project_denied",
-        reasons=_any_of("BILLING_DISABLED", "CONSUMER_INVALID", "USER_PROJECT_DENIED"),
-        text=r"^Your project has been denied access\b",
-        until=for_a_day,
-    ),
-    _billing(
-        "credit_depleted",
-        reasons=_any_of("PAYMENT_REQUIRED"),
-        text=r"^Your prepayment credits are depleted\b",
-        until=for_an_hour,
-    ),
-    _billing(
-        "billing_cap",
-        text=r"^Your billing account has exceeded its monthly spending cap\b",
-        until=until_cap_reset,
-    ),
-    _project(
-        "project_cap",
-        text=r"^Your project has exceeded its monthly spending cap\b",
-        until=until_cap_reset,
-    ),
-    _billing(
-        "spend_rate",
-        text=r"^You exceeded your spend-based rate limit\b",
-        until=until_retry_info,
-        backoff=SPEND_BACKOFF,
-        has_known_end=True,
-    ),
-    # Quotas, the gravest first.
-    Rule(
-        "cache_storage",
-        _QUOTA,
-        text=r"^TotalCachedContentStorage",
-        quota="totalcachedcontentstorage",
-        scope=Scope.PROJECT_CACHE,
-        until=for_a_day,
-    ),
-    Rule(
-        "batch_quota",
-        _QUOTA,
-        quota="enqueued",
-        scope=Scope.KEY_VERB,
-        until=until_retry_info,
-        any_body=True,
-    ),
-    _model("limit_zero", _QUOTA, limit_is_zero=True, until=for_a_day, may_wait=False),
-    _paced(
-        "quota_day",
-        reasons=_any_of("QUOTA_EXCEEDED"),
-        quota="perday",
-        until=until_day_end,
-        may_wait=False,
-    ),
-    _paced(
-        "quota_minute",
-        reasons=_any_of("RATE_LIMIT_EXCEEDED"),
-        quota="perminute",
-        until=until_minute_end,
-        any_body=True,
-    ),
-    _paced("rate_limit", has_retry_delay=True, until=until_retry_info, any_body=True),
-    # The model in this project, the location, the request's own resources.
-    _model(
-        "model_denied",
-        (403,),
-        model_only=True,
-        text=r"^The caller does not have permission\.?$",
-        until=for_a_day,
-    ),
-    _model(
-        "model_withdrawn",
-        (404,),
-        text=r"^(?:This model )?\S{0,100}\s?(?:is )?no longer available to new users",
-        until=for_a_day,
-    ),
-    Rule(
-        "model_not_found",
-        (404,),
-        text=r"^(?:models/\S{1,200} is|Publisher Model \S{1,300}(?: was)?) not found\b",
-    ),
-    Rule(
-        "location",
-        (400,),
-        text=r"^(?:User location is not supported"
-        r"|(?:Gemini API )?free tier is not available in your country)",
-        rotate=True,
-        max_rotations=1,
-        any_tier=False,
-    ),
-    Rule(
-        "affinity",
-        (400, 403, 404),
-        text=r"thought[ _]signature|permission to access the File|the file is missing"
-        r"|CachedContent not found|Requested entity was not found"
-        r"|^(?!models/).{0,200}\b(?:interaction|operation)s?\b.{0,200} not found",
-    ),
-    Rule(
-        "no_key",
-        (401, 403),
-        reasons=_any_of("CREDENTIALS_MISSING"),
-        text=r"unregistered callers|^API keys are not supported by this API",
-    ),
-    # Codes alone.
-    _rejected("unauthorized", (401,)),
-    _billing("payment_required", (402,), until=for_an_hour),
-    Rule("gateway", (401, 402)),
-    Rule("capacity", _QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, any_body=True),
+)
+"""Of every provider, before its own."""
+LAST_RULES = (
     Rule("forbidden", (403,)),
     Rule("not_found", (404,)),
     Rule("request_timeout", (408,)),
@@ -385,37 +378,26 @@ RULES: tuple[Rule, ...] = (
     Rule("server_error", (*range(500, 600), 1011), retry=True),
     Rule("unknown"),
 )
+"""Of every provider, after its own."""
 
-REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected)
-"""The classes in which Google rejects the value of a key, for one method at least."""
-GOOGLE_SAYS = {
-    "key_expired": "API key expired. Please renew the API key.",
-    "key_invalid": "API key not valid. Please pass a valid API key.",
-    "key_leaked": "Your API key was reported as leaked. Please use another API key.",
-    "project_suspended": "Permission denied: Consumer has been suspended.",
-}
-"""Google's own sentence for a class, by which people search for it."""
-KEY_REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected and rule.scope is Scope.KEY)
-"""Those that apply to every call: such a key is *rejected*."""
+Classify = Callable[[FailureFacts, CallInfo, float, float | None], Verdict]
+"""`Provider.classify`: what a failure at a time means, of a request sent at another."""
 
 
 def classify(
-    facts: FailureFacts, info: CallInfo, now: float, sent_at: float | None = None
+    rules: Iterable[Rule], facts: FailureFacts, parsed: ParsedError, info: CallInfo, now: float
 ) -> Verdict:
-    """Return the verdict of the first row that matches a failure.
+    """Return the verdict of the first row that matches a failure; the last row matches any.
 
     Args:
+        rules: The table of the provider.
         facts: What came back instead of a response.
+        parsed: The same as the provider reads it.
         info: The call; its tokens show whether it can ever fit into the limit.
         now: Epoch seconds.
-        sent_at: When the request was sent; None for now.
-
-    Returns:
-        The verdict; no facts make it raise.
     """
-    parsed = parse_error(facts.code, facts.body, facts.retry_after, now)._replace(sent_at=sent_at)
-    fits = (rule for rule in RULES if rule.matches(facts, parsed, info))
-    return _verdict(next(fits, RULES[-1]), parsed, info, now)
+    rule = next(rule for rule in rules if rule.matches(facts, parsed, info))
+    return _verdict(rule, parsed, info, now)
 
 
 def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Verdict:

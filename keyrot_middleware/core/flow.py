@@ -38,7 +38,7 @@ from .commands import (
     StreamEnd,
     StreamOpened,
 )
-from .failures import REJECTIONS, classify, describe
+from .failures import REJECTIONS, Classify, describe
 from .model import (
     HOME,
     NO_USAGE,
@@ -158,6 +158,8 @@ class CallState:
     selector: Selector
     policy: RetryPolicy
     scale: TokenScale
+    classify: Classify
+    """That of its provider."""
     home: Candidate | None = None
     """The home key of the client, for calls that use stored resources."""
     overload: Overload = field(default_factory=Overload)
@@ -460,7 +462,7 @@ def _release_capacity(call: CallState, lease: Lease, outcome: Outcome) -> None:
 
 
 def _failed_outcome(call: CallState, lease: Lease, failed: Failed, usage: Usage) -> Outcome:
-    verdict = classify(failed.facts, call.info, call.failed_at, lease.at)
+    verdict = call.classify(failed.facts, call.info, call.failed_at, lease.at)
     if lease.key_id.startswith(HOME):  # the client's own key: not managed by the pool
         verdict = replace(verdict, scope=Scope.NONE)
     return Outcome(LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT, verdict, usage)

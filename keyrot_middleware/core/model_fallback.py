@@ -14,9 +14,8 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from math import inf
 
-from .failures import RULES
+from .failures import MODEL_FAILURES
 from .flow import OVERLOADED, CallState
-from .model import MODEL_SCOPES
 from .text import display
 
 MAX_MODELS = 8
@@ -29,11 +28,7 @@ _WINDOWS = frozenset({"rpm", "tpm", "rpd", "usd", "usd_reserved", "concurrency"}
 _NOT_FOUND = "model_not_found"
 """The failure class of a model that no project has."""
 _MISSING = frozenset({_NOT_FOUND, "model_withdrawn"})
-_ABOUT_THE_MODEL = (
-    frozenset(rule.name for rule in RULES if rule.scope in MODEL_SCOPES)
-    | _WINDOWS
-    | {OVERLOADED, _NOT_FOUND}
-)
+_ABOUT_THE_MODEL = MODEL_FAILURES | _WINDOWS | {OVERLOADED, _NOT_FOUND}
 """Failure classes and blocks that end or change with another model, as far as is known."""
 
 
@@ -111,6 +106,7 @@ def fallback_call(call: CallState, model: str) -> CallState:
         call.selector,
         call.policy,
         call.scale,
+        call.classify,
         overload=call.overload,
         waiting_lines=call.waiting_lines,
         wait_limit_s=max(call.budget_s - call.waited_s, 0.0),

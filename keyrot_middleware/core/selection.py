@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import NamedTuple
 
-from .failures import RULES
-from .model import IN_USE, LAST_RESORT, OTHER_TIER, Block, CallInfo, Candidate, Scope
+from .failures import METHOD_FAILURES
+from .model import IN_USE, LAST_RESORT, OTHER_TIER, Block, CallInfo, Candidate
 
 BATCH_SIZE = 8
 """Keys in one batch; in groups up to this size `spread` compares all keys."""
@@ -30,10 +30,7 @@ ASK_AGAIN_S = 0.01
 MAX_ORDERS = 64
 """Orders kept: one per model, workload, tiers and project in use, and per method without quota."""
 
-_METHOD_FAILURES = {
-    rule.name for rule in RULES if rule.scope in (Scope.KEY_VERB, Scope.PROJECT_CACHE)
-}
-_NEVER_SKIPPED = IN_USE | _METHOD_FAILURES
+_NEVER_SKIPPED = IN_USE | METHOD_FAILURES
 """Reasons without a known end, or about one method only: the next call tries such a key again."""
 
 RankedCandidate = tuple[int, Candidate]

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..adapters.reading import facts_from_reported_error, origin_from_url
-from ..core.failures import classify
 from ..core.model import GEMINI_API, CallInfo, Platform
 from ..core.model_names import CURRENT_MODEL
 from ..errors import KeyrotError
+from ..providers.gemini import Gemini
 from ..runtime.current import bypassed
 from ..secrets import SecretCache
 from ..settings import BASE_URL_VARIABLES, GOOGLE_HOST, VERTEX_HOST, AllowedOrigins
@@ -111,7 +111,7 @@ def describe_check(key_id: str, check: KeyCheck) -> str:
 
 def _failure(error: Exception, secrets: SecretCache, model: str, seconds: float) -> KeyCheck:
     facts = facts_from_reported_error(error, secrets.redact)
-    verdict = classify(facts, CallInfo(model, "generateContent"), time.time())
+    verdict = Gemini().classify(facts, CallInfo(model, "generateContent"), time.time())
     text = secrets.redact(str(getattr(error, "message", None) or error)).strip()
     code = verdict.code or getattr(error, "code", None)  # also of a redirect
     return KeyCheck(False, model, seconds, verdict.failure, code, text)

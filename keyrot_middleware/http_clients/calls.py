@@ -15,6 +15,7 @@ from math import ceil, inf, isfinite
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urljoin
 
+from .. import providers
 from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, NoKey, error_body
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.reading import (
@@ -28,7 +29,6 @@ from ..adapters.redaction import BEARER_HEADER, KEY_HEADER, Redact, without_key
 from ..core import interactions
 from ..core.affinity import Route, is_api_path, parse_path
 from ..core.commands import Done, Failed
-from ..core.error_body import parse_error
 from ..core.failures import FailureFacts
 from ..core.flow import CallState, Exhausted
 from ..core.interactions import InteractionLedger
@@ -442,7 +442,8 @@ class Call:
         model = self.call.info.model
         then = f"requests go on to {after}" if after else "it is the last of its chain"
         body = getattr(error.__cause__ or error, "details", None)
-        why = one_line(parse_error(404, body, None, 0.0).message)[:_QUOTED]
+        facts, provider = FailureFacts(404, body), providers.of(self.call.info.platform)
+        why = one_line(provider.parse_error(facts, 0.0).message)[:_QUOTED]
         self.calls.warn_once(
             model,
             f"KEYROT_FALLBACK_MODELS: the model {model} is misspelt or retired, and {then}; "

@@ -20,6 +20,7 @@ from math import inf, isfinite
 from time import monotonic
 from typing import Any, TypedDict, cast
 
+from .. import providers
 from ..core.activity import (
     COUNTERS,
     DAY,
@@ -36,7 +37,6 @@ from ..core.activity import (
     share_entry,
 )
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, availability
-from ..core.failures import GOOGLE_SAYS
 from ..core.ledger import KeyHealth, Used
 from ..core.model import (
     GEMINI_API,
@@ -850,9 +850,10 @@ class PoolReport:
             case "cooling_down":
                 return f"{_SENTENCES.get(reason) or f'cooling down after {reason}'}{when}"
             case "rejected":
-                quote = f': "{GOOGLE_SAYS[reason]}"' if reason in GOOGLE_SAYS else ""
+                provider = providers.of(row.key.platform)
+                quote = f': "{provider.says[reason]}"' if reason in provider.says else ""
                 again = f"at {_clock(here.at, now)}" if here.at is not None else "by the next call"
-                text = f"Google rejects the key ({reason}{quote}); replace its value"
+                text = f"{provider.title} rejects the key ({reason}{quote}); replace its value"
                 return f"{text}; tried again {again}"
             case "unresolved":
                 why = self.missing.get(row.key.key_id)

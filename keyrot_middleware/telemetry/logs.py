@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any
 
+from .. import providers
 from ..core.commands import Acquire, Command, Failed, Send, Settle, Sleep
-from ..core.failures import GOOGLE_SAYS, REJECTIONS, describe
+from ..core.failures import REJECTIONS, describe
 from ..core.flow import Exhausted
 from ..core.model import Block, CallInfo, Lease, Scope, Verdict, project_name
 from ..core.text import utc
@@ -136,7 +137,7 @@ class LogObserver:
             level = logging.WARNING if wide or long else logging.INFO
             _log(self._pool, info, level, "%s is cooling down until %s: %s", who, when, cause)
             return
-        says = GOOGLE_SAYS.get(verdict.failure)
+        says = providers.of(info.platform).says.get(verdict.failure)
         quote = f' "{says}"' if says else ""
         text = f"{who} is rejected: {cause}{quote}; replace its value; tried again at {when}"
         if is_first:

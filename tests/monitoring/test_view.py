@@ -117,7 +117,7 @@ def test_windows_name_their_limit_and_where_it_comes_from() -> None:
     ("reply", "state", "sentence"),
     [
         (minute("20s"), "cooling_down", "cooling down after quota_minute; available again at "),
-        (invalid(), "rejected", "Google rejects the key (key_invalid: "),
+        (invalid(), "rejected", "Gemini rejects the key (key_invalid: "),
     ],
 )
 def test_a_sentence_explains_why_a_key_is_not_available(
@@ -468,7 +468,7 @@ def test_a_rejected_key_is_rejected_until_a_request_succeeds() -> None:
         assert report(rig).explain(MODEL)["key_id"] == "good"
         rig.clock.advance(3_600)
     assert found["sentence"].startswith(
-        'Google rejects the key (key_expired: "API key expired. Please renew the API key."); '
+        'Gemini rejects the key (key_expired: "API key expired. Please renew the API key."); '
     )
     assert row(rig, "bad")["sentence"].endswith("tried again by the next call")
     rig.call()

@@ -24,6 +24,7 @@ from keyrot_middleware.core.model import (
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.guard import handle_internal_error
+from keyrot_middleware.providers.gemini import Gemini
 from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.pool import Pool, resolved_candidates
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
@@ -213,7 +214,10 @@ class Rig:
             "waiting_lines": pool.waiting_lines,
             "home_is_own": self.home_is_own,
         }
-        return CallState(info, self.selector, self.policy, pool.token_scale, home, **shared)
+        classify = Gemini().classify
+        return CallState(
+            info, self.selector, self.policy, pool.token_scale, classify, home, **shared
+        )
 
     def call(
         self, info: CallInfo = INFO, home: Candidate | None = None, observer: Any = None

@@ -16,6 +16,7 @@ from keyrot_middleware.core.flow import CallState, Exhausted
 from keyrot_middleware.core.model import CallInfo, Candidate, Lease, RetryPolicy, Usage
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.guard import handle_internal_error
+from keyrot_middleware.providers.gemini import Gemini
 from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.secrets.base import Secret
@@ -169,7 +170,7 @@ class ScriptedPool:
 
     def _call(self, info: CallInfo, send: Any) -> tuple[Any, ...]:
         pool = self.pool
-        call = CallState(info, pool.selector, pool.policy, pool.token_scale)
+        call = CallState(info, pool.selector, pool.policy, pool.token_scale, Gemini().classify)
         return pool, call, send, _raised, observe(pool.observers, info, handle_internal_error)
 
     def run(self, info: CallInfo = INFO) -> Any:

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from support.failure_table import CALL, NOW
 from support.google_bodies import delay, over, quota_failure, violation
 
-from keyrot_middleware.core.error_body import MAX_DELAY_S, parse_error
-from keyrot_middleware.core.failures import FailureFacts, classify
+from keyrot_middleware.core.failures import MAX_DELAY_S, FailureFacts
 from keyrot_middleware.core.usage import parse_usage_text
+from keyrot_middleware.providers.gemini import Gemini
+
+classify, parse_error = Gemini().classify, Gemini().parse_error
 
 HEADERS = [
     ("0\x1f", None),
@@ -51,7 +53,7 @@ HEADERS = [
 @pytest.mark.parametrize(("header", "expected"), HEADERS, ids=[ascii(h) for h, _ in HEADERS])
 def test_retry_after_is_a_time_or_ignored(header: Any, expected: float | None) -> None:
     """Any text in the header is read as it was meant, or not at all."""
-    assert parse_error(429, None, header, NOW).retry_delay_s == expected
+    assert parse_error(FailureFacts(429, None, header), NOW).retry_delay_s == expected
 
 
 DEEP: Any = []
@@ -105,8 +107,8 @@ def test_no_text_is_an_endless_or_unreadable_time(header: str, named: str) -> No
     """A header, a RetryInfo and a message of any text give a delay in bounds, or none."""
     body = over(f"Please retry in {named}", delay(named), delay(f"{named}s"))
     for got in (
-        parse_error(429, None, header, NOW).retry_delay_s,
-        parse_error(429, body, header, NOW).retry_delay_s,
+        parse_error(FailureFacts(429, None, header), NOW).retry_delay_s,
+        parse_error(FailureFacts(429, body, header), NOW).retry_delay_s,
     ):
         assert got is None or (isfinite(got) and 0 < got <= MAX_DELAY_S)
 

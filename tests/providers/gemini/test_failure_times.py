@@ -10,8 +10,11 @@ from support import google_bodies as g
 from support.failure_table import CALL, NOW
 from support.google_bodies import delay, over, quota_failure, violation
 
-from keyrot_middleware.core.failures import FailureFacts, classify
+from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.model import CallInfo, Limits, Scope, Verdict
+from keyrot_middleware.providers.gemini import Gemini
+
+classify = Gemini().classify
 
 PACIFIC = ZoneInfo("America/Los_Angeles")
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from keyrot_middleware.core.failures import DAILY_BACKOFF, RULES, Rule
+from keyrot_middleware.core.failures import DAILY_BACKOFF, Rule
 from keyrot_middleware.core.model import Scope
+from keyrot_middleware.providers.gemini.failures import RULES
 
-PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
+PAGE = Path(__file__).parents[3] / "docs" / "failures.md"
 SCOPES = {
     Scope.NONE: "none",
     Scope.KEY: "the key",

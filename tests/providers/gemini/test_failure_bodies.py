@@ -14,14 +14,15 @@ from support import google_bodies as g
 from support.failure_table import NOW
 from support.google_bodies import delay, over, quota_failure, reason, rest, violation
 
-from keyrot_middleware.core.error_body import (
+from keyrot_middleware.core.failures import (
     MAX_DELAY_S,
+    FailureFacts,
     ParsedError,
     QuotaViolation,
-    parse_error,
     seconds,
 )
 from keyrot_middleware.core.model import Limits
+from keyrot_middleware.providers.gemini import Gemini
 
 BUSY: dict[str, Any] = {"code": 429, "message": "Busy.", "status": "RESOURCE_EXHAUSTED"}
 ENVELOPES = {
@@ -39,7 +40,7 @@ ENVELOPES = {
 
 def parse(body: object, code: int | None = 429, retry_after: str | None = None) -> ParsedError:
     """Parse a body as of a fixed time."""
-    return parse_error(code, body, retry_after, NOW)
+    return Gemini().parse_error(FailureFacts(code, body, retry_after), NOW)
 
 
 @pytest.mark.parametrize("body", ENVELOPES.values(), ids=ENVELOPES.keys())
@@ -274,10 +275,10 @@ SHAPES: list[tuple[Any, tuple[bool, bool]]] = [
 def test_googles_shape_is_recognized(body: object, shape: tuple[bool, bool]) -> None:
     """A number or a status of Google's as code, a message, and for certainty a status or type."""
     parsed = parse(body, 401)
-    assert (parsed.has_google_shape, parsed.is_google_error) == shape
+    assert (parsed.has_shape, parsed.is_sure) == shape
 
 
 def test_the_text_of_a_websockets_close_is_googles() -> None:
     """It has no body; Live reports by text alone that a key is invalid."""
     parsed = parse(g.NOT_VALID, 1007)
-    assert (parsed.has_google_shape, parsed.is_google_error) == (True, True)
+    assert (parsed.has_shape, parsed.is_sure) == (True, True)

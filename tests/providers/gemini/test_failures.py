@@ -13,8 +13,11 @@ from support import google_bodies as g
 from support.failure_table import CALL, GROUPS, NOW
 from support.google_bodies import delay, denied, over, rest
 
-from keyrot_middleware.core.failures import RULES, FailureFacts, classify, describe
+from keyrot_middleware.core.failures import FailureFacts, describe
 from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Scope, Verdict
+from keyrot_middleware.providers.gemini import Gemini
+
+classify, RULES = Gemini().classify, Gemini.rules
 
 PINNED = CallInfo(
     "gemini-2.5-flash", "generateContent", bound_to_owner=True, resources=("files/a",)

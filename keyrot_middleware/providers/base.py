@@ -1,0 +1,192 @@
+"""What the pool asks of a provider of an API: one class each, mostly data.
+
+A `Provider` with its defaults serves an API in the manner of OpenAI's: the key as a bearer token,
+the model in a JSON body, errors as `{"error": {"message", "type", "code"}}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from ..core.failures import (
+    FIRST_RULES,
+    LAST_RULES,
+    MAX_MESSAGE,
+    FailureFacts,
+    ParsedError,
+    Rule,
+    classify,
+    error_words,
+    open_error,
+    retry_after_s,
+)
+from ..core.model import NO_USAGE, CallInfo, Usage, Verdict
+
+
+class Route(NamedTuple):
+    """What follows from the method and the path of a request alone."""
+
+    verb: str
+    """The API's method, such as `generateContent` or `chat.completions`."""
+    model: str = ""
+    """Empty where the path names none."""
+    names: tuple[str, ...] = ()
+    """Stored things that the address names, in the form of core/stored.py."""
+    bound_to_owner: bool = False
+    """It uses stored things, so only their owner's key may send it; also if its body names some."""
+    idempotent: bool = True
+    """Sending it twice is harmless."""
+    counts_in_quota: bool = True
+    """It counts in the limits of the model."""
+    stream: bool = False
+    """The path itself asks for a stream."""
+    protocol: str = ""
+    """Which of the provider's protocols it is, where there are several."""
+
+
+class Reported(NamedTuple):
+    """A limit that the headers of a response name."""
+
+    limit: Literal["rpm", "tpm", "rpd"]
+    of: int | None
+    left: int | None = None
+    until: float | None = None
+    """When all of it is left again, epoch seconds."""
+
+
+class Events:
+    """Reads the events of one stream. The defaults report nothing."""
+
+    marks: tuple[bytes, ...] = ()
+    """Only events that hold one of these are parsed and fed; empty: all."""
+    usage: Usage = NO_USAGE
+    names: tuple[str, ...] = ()
+    """Stored things that were named so far."""
+
+    def feed(self, event: Mapping[str, Any]) -> bool:
+        """Add an event; return whether it is the last one."""
+        return False
+
+    def is_error(self, event: Mapping[str, Any]) -> bool:
+        """Return whether an event is an error."""
+        return bool(event.get("error"))
+
+
+class Provider:
+    """One API: what its requests, keys, replies and failures look like. It has no state."""
+
+    name: ClassVar[str]
+    """In keys.json, such as `openai`."""
+    platform: ClassVar[str]
+    """Of its keys and calls; `name`, but where one provider has several services."""
+    title: ClassVar[str]
+    """For people: `OpenAI`."""
+    otel: ClassVar[str]
+    """`gen_ai.provider.name`, by OpenTelemetry's conventions."""
+    hosts: tuple[str, ...] = ()
+    """Where its keys may be sent."""
+    variables: tuple[str, ...] = ()
+    """Variables of its SDK that hold one key, such as `OPENAI_API_KEY`."""
+    base_url_variable: str = ""
+    """The variable of its SDK that names another address."""
+    project_word, account_word = "project", "organization"
+    """What it calls that to which a limit, and a payment, belongs."""
+    zone: str = "UTC"
+    """Where its day and month end."""
+    key_header, key_scheme = "authorization", "Bearer"
+    key_headers: tuple[str, ...] = ("authorization",)
+    """All headers in which a request can have a key, in lower case."""
+    reply_headers: tuple[str, ...] = ()
+    """Further headers of a successful response that it reads."""
+    rules: tuple[Rule, ...] = (*FIRST_RULES, *LAST_RULES)
+    says: Mapping[str, str] = {}
+    """Its own sentence for a failure class, by which people search."""
+
+    # A request ------------------------------------------------------------------------------------
+
+    def route(self, method: str, url: str) -> Route | None:
+        """Return what a request is; None: the pool does not serve it. Keep results in a cache."""
+        raise NotImplementedError
+
+    def find_key(self, route: Route, headers: Any, url: str) -> tuple[str, bool]:
+        """Return the key of a request, or "", and whether it is in the query.
+
+        Args:
+            route: That of the request.
+            headers: A mapping whose names are in any case.
+            url: The whole address.
+        """
+        value = (headers.get(self.key_header) or "").strip()
+        if self.key_scheme:
+            scheme, _, value = value.partition(" ")
+            value = value.strip() if scheme.lower() == self.key_scheme.lower() else ""
+        return value, False
+
+    def key_field(self, route: Route, key: str) -> tuple[str, str]:
+        """Return name and text of the header that carries *key*."""
+        return self.key_header, f"{self.key_scheme} {key}" if self.key_scheme else key
+
+    def read_request(self, route: Route, body: Mapping[str, Any]) -> CallInfo:
+        """Read a request: `tokens` and `estimate` as estimated; keep none of its content."""
+        raise NotImplementedError
+
+    def conversation(self, body: Mapping[str, Any]) -> str:
+        """Return a digest of what all turns of a conversation share; empty: nothing."""
+        return ""
+
+    def with_model(
+        self, route: Route, url: str, content: bytes, models: tuple[str, str]
+    ) -> tuple[str, bytes] | None:
+        """Return a request with the second of *models* in place of the first; None: impossible."""
+        return url, json.dumps({**json.loads(content), "model": models[1]}).encode()
+
+    # A reply --------------------------------------------------------------------------------------
+
+    def read_reply(
+        self, route: Route, text: str, headers: Mapping[str, str], *, in_full: bool
+    ) -> tuple[Usage, tuple[str, ...]]:
+        """Return the usage of a whole response, and the stored things that it names.
+
+        Args:
+            route: That of the request.
+            text: The body.
+            headers: `reply_headers`, by name in lower case.
+            in_full: More than tokens and model are of use.
+        """
+        return NO_USAGE, ()
+
+    def events(self, route: Route) -> Events:
+        """Return what reads the stream of a response."""
+        return Events()
+
+    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+        """Return the limits that the headers of a success name."""
+        return ()
+
+    def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
+        """Return what a failed response says, whatever its shape. It must not raise."""
+        error = open_error(facts.body)
+        message, words = error.get("message"), error_words(error, "type", "code")
+        shaped = isinstance(message, str) and bool(words)
+        return ParsedError(
+            facts.code,
+            message.strip()[:MAX_MESSAGE] if isinstance(message, str) else "",
+            words,
+            retry_delay_s=retry_after_s(facts.retry_after, now),
+            has_shape=shaped,
+            is_sure=shaped,
+        )
+
+    def classify(
+        self, facts: FailureFacts, info: CallInfo, now: float, sent_at: float | None = None
+    ) -> Verdict:
+        """Return what a failure means; a request of *info* was sent at *sent_at*, or just now."""
+        parsed = self.parse_error(facts, now)._replace(sent_at=sent_at)
+        return classify(self.rules, facts, parsed, info, now)
+
+    def error_body(self, code: int, text: str, retry_in_s: float | None = None) -> dict[str, Any]:
+        """Return *text* as the body of an error of the provider's, for a reply of our own."""
+        kind = "authentication_error" if code == 401 else "rate_limit_error"
+        return {"error": {"message": text, "type": kind, "code": None, "param": None}}

@@ -1,0 +1,228 @@
+"""Google's failure classes, and what each means (docs/failures.md has the source of each row).
+
+Depleted credit was a 429 and is a 402, an invalid key is a 400, another project's file a 403: so
+rows name ErrorInfo's reason, QuotaFailure's quotaId, RetryInfo, or the beginning of the message.
+RetryInfo cannot distinguish quotas: an exhausted free day says "retry in 2s". A new failure class
+is one row here, one in docs/failures.md and one in the tests.
+"""
+
+from __future__ import annotations
+
+from ...core.failures import (
+    FIRST_RULES,
+    LAST_RULES,
+    LONG_S,
+    ParsedError,
+    Rule,
+    for_a_day,
+    for_an_hour,
+    for_ten_minutes,
+    of_billing,
+    of_model,
+    of_project,
+    paced,
+    rejected,
+    rejected_for_long,
+    until_minute_end,
+    until_retry_info,
+)
+from ...core.model import Backoff, Scope
+from ...core.windows import HOUR_S, next_pacific_midnight, next_pacific_month
+
+DAY_GRACE_S = 600.0
+"""If the first ten minutes of a day are refused as exhausted, the previous day is meant."""
+SPEND_BACKOFF = Backoff(30.0, 600.0)
+"""For the rate of spending, which Google measures over the last ten minutes."""
+
+
+def until_cap_reset(_parsed: ParsedError, now: float) -> float:
+    """Return the time in an hour, or the end of the month: the cap may be raised before."""
+    return min(now + HOUR_S, next_pacific_month(now))
+
+
+def until_day_end(parsed: ParsedError, now: float) -> float | None:
+    """Return the next Pacific midnight, or the end of a RetryInfo over `LONG_S` (paid days).
+
+    Around midnight it is the previous day that is exhausted: clocks differ, Google's reset may be
+    late, and a response may arrive on the next day. The end is unknown then: None.
+    """
+    sent = now if parsed.sent_at is None else parsed.sent_at
+    if next_pacific_midnight(sent - DAY_GRACE_S) <= now:
+        return None
+    if parsed.retry_delay_s is not None and parsed.retry_delay_s > LONG_S:
+        return now + parsed.retry_delay_s
+    return next_pacific_midnight(now)
+
+
+_QUOTA = (429,)
+
+
+def words(*reasons: str) -> frozenset[str]:
+    """Return reasons of a row."""
+    return frozenset(reasons)
+
+
+RULES: tuple[Rule, ...] = (
+    *FIRST_RULES,
+    # The value of the key is rejected.
+    rejected("key_expired", text=r"^API key expired\. Please\b"),
+    rejected(
+        "key_invalid",
+        reasons=words("API_KEY_INVALID"),
+        text=r"^API key not (?:valid|found)\. Please\b",
+    ),
+    rejected_for_long("key_leaked", text=r"^Your API key was reported as leaked\b"),
+    rejected(
+        "key_restricted",
+        reasons=words(
+            *("API_KEY_ANDROID_APP_BLOCKED", "API_KEY_HTTP_REFERRER_BLOCKED"),
+            *("API_KEY_IOS_APP_BLOCKED", "API_KEY_IP_ADDRESS_BLOCKED"),
+        ),
+        text=r"^(?:Requests from (?:referer|this (?:android|ios) client)\b.{0,300} are blocked"
+        r"|The provided API key has an IP address restriction)",
+    ),
+    rejected(
+        "key_denied",
+        (403,),
+        model_only=True,
+        reasons=words(
+            *("IAM_PERMISSION_DENIED", "ORG_RESTRICTION_VIOLATION", "SECURITY_POLICY_VIOLATED"),
+            "RESOURCE_USAGE_RESTRICTION_VIOLATED",
+        ),
+    ),
+    rejected(
+        "key_method_blocked",
+        reasons=words("API_KEY_SERVICE_BLOCKED"),
+        text=r"^Requests to this API \S{1,200} method \S{1,200} are blocked",
+        scope=Scope.KEY_VERB,
+    ),
+    rejected_for_long(
+        "project_suspended",
+        reasons=words("CONSUMER_SUSPENDED"),
+        text=r"^Permission denied: Consumer '[^']{0,300}' has been suspended",
+    ),
+    # The project or its billing account.
+    of_project(
+        "service_disabled",
+        reasons=words("SERVICE_DISABLED"),
+        text=r"^Generative Language API has not been used in project\b",
+        until=for_ten_minutes,
+    ),
+    of_project(
+        "project_denied",
+        reasons=words("BILLING_DISABLED", "CONSUMER_INVALID", "USER_PROJECT_DENIED"),
+        text=r"^Your project has been denied access\b",
+        until=for_a_day,
+    ),
+    of_billing(
+        "credit_depleted",
+        reasons=words("PAYMENT_REQUIRED"),
+        text=r"^Your prepayment credits are depleted\b",
+        until=for_an_hour,
+    ),
+    of_billing(
+        "billing_cap",
+        text=r"^Your billing account has exceeded its monthly spending cap\b",
+        until=until_cap_reset,
+    ),
+    of_project(
+        "project_cap",
+        text=r"^Your project has exceeded its monthly spending cap\b",
+        until=until_cap_reset,
+    ),
+    of_billing(
+        "spend_rate",
+        text=r"^You exceeded your spend-based rate limit\b",
+        until=until_retry_info,
+        backoff=SPEND_BACKOFF,
+        has_known_end=True,
+    ),
+    # Quotas, the gravest first.
+    Rule(
+        "cache_storage",
+        _QUOTA,
+        text=r"^TotalCachedContentStorage",
+        quota="totalcachedcontentstorage",
+        scope=Scope.PROJECT_CACHE,
+        until=for_a_day,
+    ),
+    Rule(
+        "batch_quota",
+        _QUOTA,
+        quota="enqueued",
+        scope=Scope.KEY_VERB,
+        until=until_retry_info,
+        any_body=True,
+    ),
+    of_model("limit_zero", _QUOTA, limit_is_zero=True, until=for_a_day, may_wait=False),
+    paced(
+        "quota_day",
+        reasons=words("QUOTA_EXCEEDED"),
+        quota="perday",
+        until=until_day_end,
+        may_wait=False,
+    ),
+    paced(
+        "quota_minute",
+        reasons=words("RATE_LIMIT_EXCEEDED"),
+        quota="perminute",
+        until=until_minute_end,
+        any_body=True,
+    ),
+    paced("rate_limit", has_retry_delay=True, until=until_retry_info, any_body=True),
+    # The model in this project, the location, the request's own resources.
+    of_model(
+        "model_denied",
+        (403,),
+        model_only=True,
+        text=r"^The caller does not have permission\.?$",
+        until=for_a_day,
+    ),
+    of_model(
+        "model_withdrawn",
+        (404,),
+        text=r"^(?:This model )?\S{0,100}\s?(?:is )?no longer available to new users",
+        until=for_a_day,
+    ),
+    Rule(
+        "model_not_found",
+        (404,),
+        text=r"^(?:models/\S{1,200} is|Publisher Model \S{1,300}(?: was)?) not found\b",
+    ),
+    Rule(
+        "location",
+        (400,),
+        text=r"^(?:User location is not supported"
+        r"|(?:Gemini API )?free tier is not available in your country)",
+        rotate=True,
+        max_rotations=1,
+        any_tier=False,
+    ),
+    Rule(
+        "affinity",
+        (400, 403, 404),
+        text=r"thought[ _]signature|permission to access the File|the file is missing"
+        r"|CachedContent not found|Requested entity was not found"
+        r"|^(?!models/).{0,200}\b(?:interaction|operation)s?\b.{0,200} not found",
+    ),
+    Rule(
+        "no_key",
+        (401, 403),
+        reasons=words("CREDENTIALS_MISSING"),
+        text=r"unregistered callers|^API keys are not supported by this API",
+    ),
+    # Codes alone.
+    rejected("unauthorized", (401,)),
+    of_billing("payment_required", (402,), until=for_an_hour),
+    Rule("gateway", (401, 402)),
+    Rule("capacity", _QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, any_body=True),
+    *LAST_RULES,
+)
+
+SAYS = {
+    "key_expired": "API key expired. Please renew the API key.",
+    "key_invalid": "API key not valid. Please pass a valid API key.",
+    "key_leaked": "Your API key was reported as leaked. Please use another API key.",
+    "project_suspended": "Permission denied: Consumer has been suspended.",
+}
+"""Google's own sentence for a class, by which people search for it."""

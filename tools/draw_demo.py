@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from keyrot_middleware.cli.demo import demo
+from keyrot_middleware.cli.fake import demo
 
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "demo.svg"
 WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)

@@ -33,8 +33,7 @@ from ..settings import (
 )
 from ..telemetry.logs import format_time
 from ..telemetry.otel import DeferredOtlpExport
-from .console import console, escape, table
-from .shared_pool import open_configured
+from .status import console, escape, open_configured, table
 
 MAX_TEXT = 200
 """Longest part of a server's message in the table; the JSON has all of it."""

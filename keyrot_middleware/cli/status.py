@@ -1,4 +1,4 @@
-"""`keyrot status`, `explain`, `reset`, `disable`, `enable`: a shared pool, while services run."""
+"""A shared pool while services run: `keyrot status`, `explain`, `reset`, `disable`, `enable`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich import markup
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
-from ..core.model import GEMINI_API
-from ..core.text import did_you_mean, hide_secrets, one_line, remaining, short_time
+from ..core.failures import KEY_REJECTIONS
+from ..core.model import GEMINI_API, Candidate
+from ..core.selection import Selector
+from ..core.text import did_you_mean, hide_secrets, mask_url, one_line, remaining, short_time
 from ..errors import KeyrotError
-from ..monitoring.view import LIMIT_MAX, URGENCY, WINDOWS, PoolReport, lines_of
-from .console import STATE_STYLES, available_at, console, escape, table
-from .shared_pool import NOT_SHARED, open_report
+from ..genai.key_check import check_key, describe_check, require_allowed_host
+from ..monitoring.view import LIMIT_MAX, URGENCY, WINDOWS, PoolReport, Row, lines_of, look
+from ..runtime.activity import Activity
+from ..secrets import open_secret_cache
+from ..settings import Config, allowed_origins, load
+from ..state import State, open_shared
 
 EVERY_S = 2.0
 """Between two looks of `--watch`."""
@@ -324,3 +334,175 @@ def _show_explanation(found: dict[str, Any]) -> None:
         )
     out.print(drawn)
     out.print("Keys of the same order are tried together; a lower order goes first.")
+
+
+NOT_SHARED = """\
+With KEYROT_STATE_URL=memory:// the state of a pool lives inside each process that uses it, so this
+command cannot see it. Choose one of these:
+
+    KEYROT_STATE_URL=sqlite                   one state for all processes of this host, in a file
+    KEYROT_STATE_URL=redis://…                one state for all processes of several hosts
+    keyrot_middleware.ui.app()                a page to mount in the program (extra ui)
+    keyrot_middleware.status()                in the program: everything, as a dict
+    keyrot_middleware.reset("key_1")          in the program: make a key available again"""
+NO_SERVICE_HAS_IT = "no service that uses this pool has reported one"
+NOT_HERE = "not found on this machine, and no service has reported one"
+
+
+def open_configured(config: Config) -> State | None:
+    """Open the shared state that the settings name; None where it is not shared.
+
+    Raises:
+        ConfigError: It cannot be opened.
+        MissingExtraError: Its library is not installed.
+    """
+    name, variable = config.settings.pool, config.state_variable
+    return open_shared(config.state_url, config.policy, time.time, pool=name, variable=variable)
+
+
+@contextmanager
+def open_report() -> Iterator[PoolReport | None]:
+    """Open the report of the shared pool that the settings name; None where it is not shared.
+
+    Raises:
+        KeyrotError: A setting is wrong, there is no key, or the state cannot be read.
+    """
+    config = load()
+    if not config.settings.enabled:
+        raise KeyrotError("rotation is switched off by ENABLE_KEY_ROTATION: there is no pool")
+    if not config.keys:
+        raise KeyrotError("no key: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json")
+    state = open_configured(config)
+    if state is None:
+        yield None
+        return
+    try:
+        yield _report(config, state)
+    finally:
+        state.close()
+
+
+class _MissingValues:
+    """Which keys of a shared pool have no value, by what its services have reported.
+
+    Whoever looks at a pool need not have its values. Only where no service has ever used the pool,
+    they are looked up here, once.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._here: frozenset[str] | None = None
+        self.reasons: dict[str, str] = {}
+
+    def find(self, state: State, keys: Sequence[Candidate]) -> None:
+        """Set `reasons` for *keys*, as `State.with_values` returns them."""
+        unknown = [key for key in keys if not (key.fingerprint or key.disabled)]
+        known = state.snapshot(unknown) if unknown else {}
+        found = {key.key_id for key in unknown if known[key.key_id].last_used is None}
+        why = NO_SERVICE_HAS_IT
+        if found and not any(key.fingerprint for key in keys):
+            why, found = NOT_HERE, found & self._look_up()
+        self.reasons.clear()
+        self.reasons.update(dict.fromkeys(found, why))
+
+    def _look_up(self) -> frozenset[str]:
+        if self._here is None:
+            secrets = open_secret_cache(self._config)
+            try:
+                self._here = frozenset(secrets.unresolved)
+            finally:
+                secrets.close()
+        return self._here
+
+
+def _report(config: Config, state: State) -> PoolReport:
+    missing = _MissingValues(config)
+
+    def keys() -> list[Candidate]:
+        # Read again each time: a key has other records as soon as a service uses a new value.
+        return state.with_values(config.candidates)
+
+    def rows() -> list[Row]:
+        all_keys = keys()
+        missing.find(state, all_keys)
+        return look(state, all_keys, missing.reasons)
+
+    def selector() -> Selector:
+        able = [key for key in keys() if key.key_id not in missing.reasons]
+        return Selector(able, config.policy.strategy)
+
+    missing.find(state, keys())  # a store that cannot be opened is named now
+    return PoolReport(
+        name=config.settings.pool,
+        state=state,
+        state_url=mask_url(config.state_url),
+        rows=rows,
+        activity=Activity(state, time.time),
+        selector=selector,
+        now=time.time,
+        missing=missing.reasons,
+        trace_url=config.settings.trace_url,
+        check_key=partial(_check, config),
+    )
+
+
+def _check(config: Config, key_id: str) -> str:
+    """Send one request with a key whose value is known here; return a sentence.
+
+    Raises:
+        KeyrotError: It has no value here, or may not be sent.
+    """
+    keys = tuple(key for key in config.keys if key.key_id == key_id)
+    platform = keys[0].platform
+    require_allowed_host(allowed_origins(config.settings.allowed_hosts), platform)
+    secrets = open_secret_cache(replace(config, keys=keys))
+    try:
+        if key_id not in secrets.resolved:
+            raise KeyrotError(f"key {key_id} has no value on this machine")
+        return describe_check(key_id, check_key(secrets, key_id, keys[0].model, platform))
+    finally:
+        secrets.close()
+
+
+WIDTH = 100
+
+STATE_STYLES = {
+    "available": "green",
+    "limited": "yellow",
+    "cooling_down": "yellow",
+    "rejected": "red",
+    "unresolved": "red",
+    "disabled": "dim",
+}
+"""The color of each state of a key."""
+
+
+def console() -> Console:
+    """Return a console on stdout; without a terminal (a pipe, CI) 100 columns wide."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def escape(text: str) -> str:
+    """Escape markup in *text*, which may come from users or a server."""
+    return markup.escape(one_line(text))
+
+
+def table(title: str, *columns: str) -> Table:
+    """Return an empty table in the style of this command."""
+    look: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0)}
+    made = Table(title=title or None, title_justify="left", title_style="bold", **look)
+    for name in columns:
+        made.add_column(name, header_style="dim", overflow="fold")
+    return made
+
+
+def available_at(key: Mapping[str, Any], now: datetime) -> str:
+    """Say when a key is available, and how long that is from *now*; not of a rejected one."""
+    if key["available"]:
+        return "now"
+    at = key["available_at"]
+    if at is None or key["reason"] in KEY_REJECTIONS:
+        return "-"
+    left = (datetime.fromisoformat(at) - now).total_seconds()
+    return f"{short_time(at)}, {remaining(left)}"

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from ..core.text import one_line
 from ..errors import ConfigError, MissingExtraError
 from ..ui import HOW_TO_MAKE, app, check_token
-from .shared_pool import NOT_SHARED, open_report
+from .status import NOT_SHARED, open_report
 
 try:
     import h11

@@ -84,7 +84,7 @@ def test_a_disk_that_takes_nothing_is_a_sentence(init: Init, monkeypatch: Any) -
     def refuse(*_: Any) -> int:
         raise PermissionError(13, "Permission denied", ".env")
 
-    monkeypatch.setattr("keyrot_middleware.cli.init.os.open", refuse)
+    monkeypatch.setattr("keyrot_middleware.cli.app.os.open", refuse)
     done = init("--yes", GEMINI_API_KEYS="FAKE-1")
     message = "keyrot: keys.json was not written: Permission denied\n"
     assert (done.exit_code, done.output) == (1, message)

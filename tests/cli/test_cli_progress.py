@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from keyrot_middleware.cli.progress import WaitProgress
 from keyrot_middleware.core.commands import Settle, Sleep
 from keyrot_middleware.core.model import (
     Block,
@@ -23,6 +22,7 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.core.waiting import Ticket
+from keyrot_middleware.telemetry.logs import WaitProgress
 from keyrot_middleware.testing import FakeGemini, Reply
 
 INFO = CallInfo("gemini-2.5-flash", "generateContent")

@@ -14,8 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 import keyrot_middleware
-from keyrot_middleware.cli.autostart import MODULES
-from keyrot_middleware.cli.run import run
+from keyrot_middleware.cli.run import MODULES, run
 from keyrot_middleware.settings import CLIENTS
 from keyrot_middleware.testing import FakeGemini, Reply
 

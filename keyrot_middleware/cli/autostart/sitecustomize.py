@@ -14,7 +14,7 @@ def _start() -> None:
     here = str(Path(__file__).parent)
     sys.path[:] = [entry for entry in sys.path if entry != here]
     try:
-        from keyrot_middleware.cli.autostart import start  # noqa: PLC0415
+        from keyrot_middleware.cli.run import start  # noqa: PLC0415
     except ImportError:  # another interpreter, without the package
         if os.environ.get("_KEYROT_RUN_PID") == str(os.getpid()):
             text = f"keyrot: {sys.executable} lacks keyrot_middleware: the program has no pool"

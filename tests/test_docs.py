@@ -27,7 +27,15 @@ README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
-RUN = ("python", "opentelemetry-instrument", "docker", "prometheus", "celery", "streamlit")
+RUN = (
+    "python",
+    "opentelemetry-instrument",
+    "docker",
+    "prometheus",
+    "celery",
+    "dramatiq",
+    "streamlit",
+)
 LIMIT_S = 300
 """Of one page; a page takes a second or two."""
 

@@ -36,6 +36,8 @@ class NoKey(NamedTuple):
     """An error as Google writes it, or the one with which it rejected the last key."""
     until: float
     """When the first key is expected back, epoch seconds; `inf` for never."""
+    retry_in: int | None
+    """Seconds until then, rounded up, at least 1; None for never."""
     reasons: dict[str, str]
     """Why each key cannot serve, and until when, by key id."""
 
@@ -77,13 +79,14 @@ def why_no_key(
         has_untried_keys: A limit on the attempts ended the call, so other keys may be available.
     """
     until = min((block.until for block in _returning(blocks) or blocks.values()), default=inf)
+    retry_in = max(ceil(until - now), 1) if isfinite(until) else None
     reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
     if not _returning(blocks) and last is not None:  # else another process may have seen it
-        return NoKey(last[0], _google_body(last[2]), until, reasons)
+        return NoKey(last[0], _google_body(last[2]), until, retry_in, reasons)
     which = "that was tried " if has_untried_keys else ""
     intro = f"No Gemini API key of pool {pool!r} {which}is available."
     body = _body(pool, blocks, reasons, until, now, intro)
-    return NoKey(body["error"]["code"], body, until, reasons)
+    return NoKey(body["error"]["code"], body, until, retry_in, reasons)
 
 
 def _google_body(details: Any) -> Any:

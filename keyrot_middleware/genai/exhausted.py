@@ -35,6 +35,9 @@ class KeyPoolExhausted(ClientError):  # noqa: N818 - its name is fixed, and says
     retry_at: datetime | None
     """When to call again: when the first key is expected to be available, an aware time in UTC. If
     all keys are rejected, when the first one is tried again. None: no time is known."""
+    retry_in: int | None
+    """How many seconds after the exception was raised that is, rounded up, at least 1: a delay for
+    a task queue."""
     reasons: dict[str, str]
     """Why each key cannot serve the call, and until when, by key id."""
 
@@ -70,7 +73,7 @@ def exhausted(
         state = {**theirs.__dict__, **error.__dict__}
         error = _rebuild(type(theirs), state, error.args)
     error.retry_at = datetime.fromtimestamp(why.until, UTC) if isfinite(why.until) else None
-    error.reasons = why.reasons
+    error.retry_in, error.reasons = why.retry_in, why.reasons
     error.__cause__ = last
     for note in notes:
         error.add_note(note)

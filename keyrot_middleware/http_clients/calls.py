@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from math import ceil, inf, isfinite
+from math import inf
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urljoin
 
@@ -605,9 +605,8 @@ class Call:
         """
         why = self.calls.no_key(exhausted)
         reply = _reply(why.code, why.body, self.target.url)
-        if why.code == 429 and isfinite(why.until):
-            soonest = max(1, ceil(why.until - exhausted.unavailable.at))
-            reply.headers["retry-after"] = str(soonest)
+        if why.code == 429 and why.retry_in is not None:
+            reply.headers["retry-after"] = str(why.retry_in)
         error = Refused(reply, why.body, why)
         error.__cause__ = exhausted.last
         for note in getattr(exhausted, "__notes__", ()):

@@ -18,7 +18,7 @@ from keyrot_middleware.testing import FakeGemini
 NEEDED = {
     "test_fastapi.py": ("fastapi", "uvicorn"),
     "test_django.py": ("django",),
-    "test_task_queues.py": ("celery", "rq"),
+    "test_task_queues.py": ("celery", "dramatiq", "rq"),
     "test_servers.py": ("gunicorn", "uvicorn"),
     "test_notebooks.py": ("nbclient", "ipykernel", "streamlit"),
     "test_retries.py": ("tenacity", "strands", "langextract"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from support.recipes import Recipe
 
 from keyrot_middleware.testing import Reply
@@ -73,6 +75,36 @@ def test_rq_jobs_share_an_exhausted_key(recipe: Recipe) -> None:
         printed = recipe.python("client.py")
     assert printed.strip() == str(["ok from B"] * 3), log.read_text()
     assert [recipe.gemini.sent("A"), recipe.gemini.sent("B")] == [1, 3]
+
+
+def test_an_rq_job_is_tried_later_when_no_key_is_available(recipe: Recipe) -> None:
+    """The job returns a `Retry` with the pool's time, and the worker's scheduler repeats it."""
+    recipe.keys("A")
+    recipe.env["BROKER_URL"] = recipe.share()
+    recipe.write("task-queues.md")
+    recipe.gemini.script("A", Reply.custom(429, _retry_in(3)))
+    (recipe.folder / "client.py").write_text(RQ_JOBS)
+    with recipe.running("worker.py") as log:
+        printed = recipe.python("client.py")
+    assert printed.strip() == str(["ok from A"] * 3), log.read_text()
+
+
+def test_a_dramatiq_task_is_tried_later_when_no_key_is_available(recipe: Recipe) -> None:
+    """The actor raises `Retry` with the pool's time; the worker runs it again then."""
+    recipe.keys("A")
+    recipe.env["BROKER_URL"] = recipe.share()
+    recipe.write("task-queues.md")
+    recipe.gemini.script("A", Reply.custom(429, _retry_in(3)))
+    (recipe.folder / "client.py").write_text(
+        "from actors import summarize\nfor text in 'ab': summarize.send(text)\n"
+    )
+    worker = ("-m", "dramatiq", "actors", "--processes", "1", "--threads", "1")
+    with recipe.running(*worker) as log:
+        recipe.python("client.py")
+        end = time.monotonic() + 90
+        while recipe.gemini.sent("A") < 3:
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
 
 
 def test_the_commands_alone_are_enough(recipe: Recipe) -> None:

@@ -44,6 +44,7 @@ def ask(error: KeyPoolExhausted) -> ClientError:
         raise error
     except KeyPoolExhausted as caught:
         assert_type(caught.reasons, dict[str, str])
+        assert_type(caught.retry_in, int | None)
         assert_type(caught.code, int)
         return caught
 

@@ -127,6 +127,7 @@ def test_the_error_has_the_time_and_the_reasons(gemini, pool, connect, clock) ->
     )
     now = datetime.fromtimestamp(clock.time(), UTC)
     assert timedelta(seconds=20) < error.retry_at - now <= timedelta(seconds=31)
+    assert 0 <= error.retry_in - (error.retry_at - now).total_seconds() < 1
     assert set(error.reasons) == {"key_0", "key_1", "key_2"}
     assert error.reasons["key_0"].startswith("quota_minute until 2026-01-01T12:3")
     assert error.reasons["key_1"].startswith(
@@ -145,7 +146,7 @@ def test_the_error_can_be_pickled(mode, gemini, pool, connect) -> None:
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert type(again) is type(error)
     assert (str(again), again.args) == (str(error), error.args)
-    for name in ("code", "status", "message", "details", "retry_at", "reasons"):
+    for name in ("code", "status", "message", "details", "retry_at", "retry_in", "reasons"):
         assert getattr(again, name) == getattr(error, name)
     assert again.response.text == error.response.text
 

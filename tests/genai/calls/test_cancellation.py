@@ -7,7 +7,7 @@ import signal
 import threading
 
 import pytest
-from support.modes import MODEL, MODES, ask, run
+from support.modes import MODEL, MODES, ask, ask_async, run, spread
 
 from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import FakeClock, Reply
@@ -54,20 +54,6 @@ def test_ctrl_c_while_a_request_is_in_flight(mode, gemini, pool, connect, ctrl_c
     assert ask(mode, client) == "ok from A"
 
 
-def test_ctrl_c_in_the_middle_of_a_stream(gemini, pool, connect) -> None:
-    """The same while it waits for a later chunk."""
-    pool("A")
-    gemini.script("A", Reply.slow(PATIENCE_S).delayed(0))
-    stream = connect().models.generate_content_stream(**REQUEST)
-    next(stream)
-    timer = threading.Timer(0.5, _press)
-    with pytest.raises(KeyboardInterrupt):
-        timer.start()
-        next(stream)
-    timer.join()
-    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
-
-
 class InterruptingClock(FakeClock):
     """A clock whose sleep is interrupted by Ctrl-C, or by a cancelled task."""
 
@@ -88,8 +74,9 @@ class TestWhileWaiting:
         """Use a clock that interrupts every sleep."""
         return InterruptingClock()
 
-    @pytest.mark.parametrize("reply", [Reply.OVERLOADED, Reply.QUOTA_MINUTE])
-    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize(
+        ("reply", "mode"), spread([Reply.OVERLOADED, Reply.QUOTA_MINUTE], MODES)
+    )
     def test_an_interrupt_is_raised(self, mode, reply, gemini, pool, connect) -> None:
         """No lease is held meanwhile, so none is left."""
         pool("A")
@@ -107,49 +94,18 @@ def test_a_cancelled_task_settles_its_lease(mode, gemini, pool, connect) -> None
     client = connect()
     gemini.script("A", Reply.OK.delayed(PATIENCE_S))
 
-    async def one() -> str:
-        if mode == "async":
-            return str((await client.aio.models.generate_content(**REQUEST)).text)
-        stream = await client.aio.models.generate_content_stream(**REQUEST)
-        return "".join([chunk.text or "" async for chunk in stream])
-
     async def cancel() -> None:
-        task = asyncio.create_task(one())
+        task = asyncio.create_task(ask_async(mode, client))
         assert await asyncio.to_thread(gemini.wait_for, 1, PATIENCE_S)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
         assert pool.ledger.under_way == {}
-        assert await one() == "ok from A"
+        assert await ask_async(mode, client) == "ok from A"
 
     run(client, cancel)
     assert gemini.count() == 2
-
-
-@pytest.mark.parametrize("mode", ASYNC)
-def test_a_deadline_is_a_timeout_error(mode, gemini, pool, connect) -> None:
-    """asyncio.timeout() and wait_for() work as without us: no retry, no penalty."""
-    pool("A", "B")
-    client = connect()
-    gemini.always_any(Reply.OK.delayed(PATIENCE_S))
-
-    async def over_when_it_came(deadline: asyncio.Timeout) -> None:
-        await asyncio.to_thread(gemini.wait_for, 1, PATIENCE_S)
-        deadline.reschedule(asyncio.get_running_loop().time())
-
-    async def hurried() -> None:
-        async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
-            group.create_task(over_when_it_came(deadline))
-            if mode == "async":
-                await client.aio.models.generate_content(**REQUEST)
-            else:
-                async for _ in await client.aio.models.generate_content_stream(**REQUEST):
-                    pass
-
-    with pytest.raises(TimeoutError):
-        run(client, hurried)
-    assert (gemini.count(), pool.ledger.kinds) == (1, [LeaseOutcome.ABANDONED])
 
 
 def test_a_hundred_cancelled_tasks_leave_nothing(gemini, pool, connect) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 
 import pytest
-from google.genai import types
-from support.modes import MODEL, MODES, ask, calls, run
+from support.modes import MODES, ask, calls, spread
 
 from keyrot_middleware.testing import Reply
 
@@ -24,8 +22,7 @@ def sent(gemini) -> tuple[int, int, int]:
     return gemini.sent("A"), gemini.sent("B"), gemini.sent("C")
 
 
-@pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("strategy", "mode"), spread(["spread", "fill", "sticky"], MODES))
 def test_sixty_calls_meet_each_bad_key_once(mode, strategy, gemini, pool, connect, clock) -> None:
     """An exhausted and an invalid key cost one request each, none of 60 calls fails or waits."""
     one_exhausted_one_invalid(gemini, pool, strategy=strategy)
@@ -57,36 +54,6 @@ def test_sixty_calls_from_32_callers_at_once(mode, gemini, pool, connect, clock)
     assert clock.time() == began
 
 
-def test_a_known_bad_key_is_not_used_again_by_32_callers(gemini, pool, connect) -> None:
-    """Once one call has failed with A and B, 32 callers at once send to neither."""
-    one_exhausted_one_invalid(gemini, pool)
-    client = connect()
-    calls("sync", client, 3)
-    gemini.reset_log()
-    assert calls("sync", client, 60, at_once=32) == ["ok from C"] * 60
-    assert sent(gemini) == (0, 0, 60)
-
-
-def test_every_method_of_models_rotates(gemini, pool, connect) -> None:
-    """Embedding and counting use the pool too, sync and async, with the SDK's own types."""
-    one_exhausted_one_invalid(gemini, pool, strategy="fill")
-    client = connect()
-    assert isinstance(
-        client.models.embed_content(model="gemini-embedding-001", contents="x"),
-        types.EmbedContentResponse,
-    )
-    assert isinstance(
-        client.models.count_tokens(model=MODEL, contents="x"), types.CountTokensResponse
-    )
-
-    async def same() -> None:
-        answer = await client.aio.models.count_tokens(model=MODEL, contents="x")
-        assert isinstance(answer, types.CountTokensResponse)
-
-    run(client, same)
-    assert gemini.sent("C") == 3
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_client_with_a_key_of_its_own_rotates_too(mode, gemini, pool, connect) -> None:
     """Frameworks pass a key on explicitly: it is a home key, never an opt-out."""
@@ -114,17 +81,3 @@ def test_the_patched_methods_look_like_the_sdks_own(pool) -> None:
     before = looks()
     pool("A")
     assert looks() == before
-
-
-def test_threads_and_loops_side_by_side(gemini, pool, connect) -> None:
-    """One client in a thread's own event loop while others call synchronously."""
-    one_exhausted_one_invalid(gemini, pool)
-    client, other = connect(), connect()
-
-    async def both() -> list:
-        request = {"model": MODEL, "contents": "hello"}
-        threads = [asyncio.to_thread(client.models.generate_content, **request) for _ in range(8)]
-        tasks = [other.aio.models.generate_content(**request) for _ in range(8)]
-        return await asyncio.gather(*threads, *tasks)
-
-    assert {answer.text for answer in run(other, both)} == {"ok from C"}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
+import pickle
 from typing import Any
 
 import pytest
-from google.genai import _api_client
+from google.genai import _api_client, errors
 from support.interactions import SDK
-from support.modes import MODES, STREAMS, ask, ask_async, http_library, run
+from support.key_search import hold_no_key
+from support.modes import MODES, ask, ask_async, calls, http_library, run, spread
 
+import keyrot_middleware
 from keyrot_middleware.testing import Reply
 
 CHOOSES = "GOOGLE_GENAI_HTTP_CLIENT" in inspect.getsource(_api_client)
@@ -25,8 +26,7 @@ def library(name: str) -> Any:
     return pytest.importorskip(name)
 
 
-@pytest.mark.parametrize("name", ["httpx", "httpx2"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "mode"), spread(["httpx", "httpx2"], MODES))
 def test_injected_clients(mode, name, gemini, pool, connect) -> None:
     """`httpx_client` and `httpx_async_client` of the program's own, with its own event hooks."""
     http, seen = library(name), []
@@ -65,8 +65,7 @@ def over_aiohttp(http: Any, aiohttp: Any) -> Any:
     return OverAiohttp()
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode.startswith("async")])
-def test_an_injected_client_over_aiohttp(mode, gemini, pool, connect) -> None:
+def test_an_injected_client_over_aiohttp(gemini, pool, connect) -> None:
     """Both libraries are patched; one layer writes the key and reads what is said of it."""
     http = library("httpx")
     transport = over_aiohttp(http, pytest.importorskip("aiohttp"))
@@ -74,12 +73,11 @@ def test_an_injected_client_over_aiohttp(mode, gemini, pool, connect) -> None:
     gemini.always("A", Reply.QUOTA_DAY)
     gemini.always("B", Reply.KEY_INVALID)
     client = connect(httpx_async_client=http.AsyncClient(transport=transport))
-    assert twice(mode, client) == ["ok from C"] * 2
+    assert twice("async_stream", client) == ["ok from C"] * 2
     assert [request.key for request in gemini.log] == ["A", "B", "C", "C"]
 
 
-@pytest.mark.parametrize("choice", ["httpx", "httpx2", "auto"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("choice", "mode"), spread(["httpx", "httpx2", "auto"], MODES))
 def test_the_variable_that_chooses_the_client(
     mode, choice, gemini, pool, connect, monkeypatch
 ) -> None:
@@ -103,16 +101,67 @@ def test_the_variable_that_chooses_the_client(
     assert [request.key for request in gemini.log] == ["A", "B", "B"]
 
 
-@pytest.mark.parametrize("name", ["httpx", "httpx2"])
-@pytest.mark.parametrize("mode", STREAMS)
-def test_a_failed_first_chunk_over_one_connection(mode, name, gemini, pool, connect) -> None:
-    """An injected client with a single connection has it back before the next key is tried."""
-    http = library(name)
-    one = {"limits": http.Limits(max_connections=1), "timeout": 5.0}
-    pool("A", "B", strategy="fill")
-    gemini.always("A", Reply.EXHAUSTED.in_stream(0))
-    client = connect(httpx_client=http.Client(**one), httpx_async_client=http.AsyncClient(**one))
-    assert twice(mode, client) == ["ok from B"] * 2
+def test_a_mock_of_send_in_a_programs_tests(pool, connect, monkeypatch) -> None:
+    """Its response has no request."""
+    http = http_library()
+    text = '{"candidates": [{"content": {"role": "model", "parts": [{"text": "mocked"}]}}]}'
+    monkeypatch.setattr(http.Client, "send", lambda *_, **__: http.Response(200, text=text))
+    pool("A")
+    assert ask("sync", connect()) == "mocked"
+
+
+# Without aiohttp, as pip installs the SDK, its async methods use httpx ----------------------------
+
+
+@pytest.mark.parametrize(("mode", "at_once"), [("async", 32), ("async_stream", 1)])
+def test_sixty_calls_meet_each_bad_key_once(
+    mode, at_once, gemini, pool, connect, no_aiohttp
+) -> None:
+    """An exhausted and an invalid key cost a request for every caller in flight."""
+    no_aiohttp()
+    pool("A", "B", "C")
+    gemini.always("A", Reply.QUOTA_MINUTE)
+    gemini.always("B", Reply.KEY_INVALID)
+    assert calls(mode, connect(), 60, at_once) == ["ok from C"] * 60
+    assert max(gemini.sent("A"), gemini.sent("B")) <= at_once
+    assert gemini.sent("C") == 60
+
+
+@pytest.mark.parametrize(
+    ("mode", "reply"),
+    spread(
+        ["async", "async_stream"], [Reply.BAD_REQUEST, Reply.KEY_SUSPENDED, Reply.NOT_FOUND_HTML]
+    ),
+)
+def test_errors_are_readable_and_without_a_key(
+    mode, reply, gemini, pool, connect, no_aiohttp
+) -> None:
+    """The SDK's own class, its response readable as before, notes, and no key anywhere."""
+    no_aiohttp()
+    pool("A", "B", max_wait_s=0)
+    gemini.always_any(reply)
+    client = connect(gemini.add_key("own").value)
+    (error,) = calls(mode, client, 1)
+    assert isinstance(error, errors.ClientError)
+    assert error.__notes__
+    assert error.response.status_code == error.code
+    assert pickle.loads(pickle.dumps(error)).code == error.code  # noqa: S301 - our own
+    hold_no_key(error, gemini, "A", "B", "own")
+
+
+@pytest.mark.parametrize("mode", ["async", "async_stream"])
+def test_lost_connections_are_repeated_and_deadlines_are_not(
+    mode, gemini, pool, connect, no_aiohttp
+) -> None:
+    """Two repeats after a reset, none after a read timeout; neither penalizes a key."""
+    no_aiohttp()
+    pool("A", "B")
+    gemini.script_any(Reply.RESET, Reply.RESET, Reply.OK, Reply.HANG)
+    (answer,), (error,) = calls(mode, connect(), 1), calls(mode, connect(timeout=300), 1)
+    assert str(answer).startswith("ok from ")
+    assert "timeout" in type(error).__name__.lower()
+    assert gemini.count() == 4
+    assert not any(key["in_cooldown"] for key in keyrot_middleware.status()["keys"].values())
 
 
 def twice(mode: str, client: Any) -> list[str]:
@@ -128,33 +177,3 @@ def twice(mode: str, client: Any) -> list[str]:
     )
     client._api_client._httpx_client.close()
     return texts
-
-
-MOCKED = """
-import json
-from unittest.mock import patch
-
-import keyrot_middleware
-import {http} as http
-
-keyrot_middleware.install(keys="FAKE-a")
-content = {{"role": "model", "parts": [{{"text": "mocked"}}]}}
-text = json.dumps({{"candidates": [{{"content": content}}]}})
-with patch.object(http.Client, "send", return_value=http.Response(200, text=text)) as send:
-    from google import genai
-
-    call = genai.Client().models.generate_content(model="gemini-flash-latest", contents="hello")
-print(call.text, send.call_count)
-"""
-
-
-def test_a_mock_of_send_in_a_program_s_tests() -> None:
-    """A mock that is there before the SDK gets no client, and its response has no request."""
-    done = subprocess.run(
-        [sys.executable, "-c", MOCKED.format(http=http_library().__name__)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == ("mocked 1\n", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google import genai
 from google.genai import types
-from support.modes import MODES, ask, calls
+from support.modes import MODES, ask, calls, spread
 
 from keyrot_middleware.testing import Reply
 
@@ -24,15 +24,25 @@ def client_and_request(where: str, gemini, connect, **retry):
     return connect(), {"config": {"http_options": http_options}}
 
 
-@pytest.mark.parametrize(("mode", "where"), list(zip(MODES, WHERE, strict=True)))
-def test_a_429_is_never_retried_on_the_same_key(mode, where, gemini, pool, connect) -> None:
-    """LangChain configures six attempts: the exhausted key is tried once, and another serves."""
-    pool("A", "B", "C", strategy="fill")
+@pytest.mark.parametrize(
+    ("mode", "where", "codes"),
+    spread(MODES, WHERE, ["", "429", "403", "401 402 403 429", "429 503"]),
+)
+def test_a_keys_failure_is_never_retried_on_the_same_key(
+    mode, where, codes, gemini, pool, connect
+) -> None:
+    """LangChain configures six attempts: a key that failed is tried once, and another serves.
+
+    Where no code is left one attempt is set, since an empty list means the SDK's defaults.
+    """
+    pool("A", "B", "C", "D", strategy="fill")
     gemini.always("A", Reply.QUOTA_MINUTE)
-    gemini.always("B", Reply.EXHAUSTED)
-    client, request = client_and_request(where, gemini, connect, attempts=6)
-    assert ask(mode, client, **request) == "ok from C"
-    assert [request.key for request in gemini.log] == ["A", "B", "C"]
+    gemini.always("B", Reply.KEY_LEAKED)
+    gemini.always("C", Reply.PREPAY)
+    retry = {"attempts": 6} | ({"http_status_codes": [*map(int, codes.split())]} if codes else {})
+    client, request = client_and_request(where, gemini, connect, **retry)
+    assert ask(mode, client, **request) == "ok from D"
+    assert [request.key for request in gemini.log] == ["A", "B", "C", "D"]
 
 
 @pytest.mark.parametrize(("mode", "where"), list(zip(MODES, WHERE, strict=True)))
@@ -50,47 +60,7 @@ def test_a_5xx_is_retried_as_the_program_configured(mode, where, gemini, pool, c
     assert [request.key for request in gemini.log] == ["A"] * 3
 
 
-@pytest.mark.parametrize(("mode", "where"), list(zip(MODES, WHERE, strict=True)))
-def test_where_only_429_was_to_be_retried_no_code_is_left(
-    mode, where, gemini, pool, connect
-) -> None:
-    """An empty list means the SDK's defaults, so one attempt is set: nothing is repeated."""
-    pool("A", "B", strategy="fill")
-    gemini.always("A", Reply.QUOTA_MINUTE)
-    client, request = client_and_request(
-        where, gemini, connect, attempts=5, http_status_codes=[429]
-    )
-    assert ask(mode, client, **request) == "ok from B"
-    assert [request.key for request in gemini.log] == ["A", "B"]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_codes_without_429_stay_as_they_are(mode, gemini, pool, connect) -> None:
-    """A list of the program's own, of 5xx only, is used."""
-    pool("A", "B", strategy="fill")
-    client, _ = client_and_request(
-        "client dict", gemini, connect, attempts=4, http_status_codes=[500]
-    )
-    gemini.script("A", Reply.INTERNAL, Reply.INTERNAL, Reply.INTERNAL)
-    assert ask(mode, client) == "ok from A"
-    assert gemini.count() == 4
-
-
-@pytest.mark.parametrize("codes", [[401, 402, 403, 429], [403]])
-def test_no_code_of_a_keys_own_failure_is_retried(codes, gemini, pool, connect) -> None:
-    """Not 401, 402 and 403 either."""
-    pool("A", "B", "C", strategy="fill")
-    gemini.always("A", Reply.KEY_LEAKED)
-    gemini.always("B", Reply.PREPAY)
-    client, _ = client_and_request(
-        "client dict", gemini, connect, attempts=4, http_status_codes=codes
-    )
-    assert ask("sync", client) == "ok from C"
-    assert [request.key for request in gemini.log] == ["A", "B", "C"]
-
-
-@pytest.mark.parametrize("attempts", [0, 1])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("attempts", "mode"), spread([0, 1], MODES))
 def test_one_attempt_leaves_5xx_to_us(mode, attempts, gemini, pool, connect) -> None:
     """A program without SDK retries still has ours."""
     pool("A", strategy="fill")
@@ -108,13 +78,3 @@ def test_the_requests_options_beat_the_clients(gemini, pool, connect) -> None:
     gemini.always("A", Reply.OVERLOADED)
     calls("sync", client, 1, **request)
     assert gemini.count() == 5
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_sdks_retry_machinery_is_not_used(mode, gemini, pool, connect, monkeypatch) -> None:
-    """It would cost more than the pool."""
-    pool("A", strategy="fill")
-    client = connect()
-    for name in ("_retry", "_async_retry"):
-        monkeypatch.setattr(client._api_client, name, None)
-    assert ask(mode, client) == "ok from A"

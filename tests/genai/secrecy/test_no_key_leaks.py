@@ -14,6 +14,7 @@ from support.modes import MODES, ask_async, calls, sdk_error, skip_where_the_sdk
 
 import keyrot_middleware
 from keyrot_middleware.adapters.redaction import KEY_HEADER, redact_exception
+from keyrot_middleware.monitoring.view import source_of
 from keyrot_middleware.testing import Reply
 
 ECHO = "your key {} is refused"
@@ -149,6 +150,17 @@ def test_an_interaction_that_is_never_sent_keeps_no_key(mode, gemini, pool, conn
     requests = [frame.f_locals["req"] for frame in frames if frame.f_locals.get("req")]
     assert requests
     assert [one for one in requests if value in one.headers.values()] == []
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_key_in_place_of_the_model_is_shown_nowhere(mode, pool, connect, caplog) -> None:
+    """Neither in status(), nor in a log line, nor in what the page shows of the call."""
+    caplog.set_level(logging.DEBUG, "keyrot_middleware")
+    installed, key = pool("A", max_wait_s=0), "AIzaFAKE" + "b3" * 16
+    calls(mode, connect(), 1, model=key)
+    shown = [keyrot_middleware.status(), source_of(installed).status(), caplog.text]
+    assert "AIza" in str(shown)
+    assert key not in str([*shown, source_of(installed).attempts()])
 
 
 def test_values_of_the_pool_do_not_show(gemini, pool, connect) -> None:

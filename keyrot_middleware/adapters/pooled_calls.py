@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -32,7 +33,7 @@ from ..core.model import (
 )
 from ..errors import warn_safely
 from ..guard import handle_internal_error
-from ..runtime.current import bypassed, required_project, required_tiers
+from ..runtime.current import SdkCall, bypassed, required_project, required_tiers
 from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..settings import AllowedOrigins
@@ -47,6 +48,8 @@ _log = logging.getLogger("keyrot_middleware")
 _SALT = os.urandom(16)
 _NOT_ALLOWED = (OTHER_TIER, OTHER_PROJECT)
 _EPHEMERAL = "auth_tokens/"
+_TO_TRANSPORT_S = 2.0
+"""How long an uninstall waits for calls of google-genai to reach their transport: microseconds."""
 _MOST_WARNED = 20
 """Programs may use any number of hosts."""
 
@@ -61,7 +64,25 @@ class PooledCalls:
         self.uploads: BoundedDict[Secret] = BoundedDict(1_000)
         """The client's own key, or an empty one, of each upload that was begun here, by its name;
         its bytes may come without a key."""
+        self.begun: set[SdkCall | None] = set()
+        """Calls of google-genai with the placeholder, which have not reached their transport."""
+        self._is_closed = False
         self._warned: set[str] = set()
+
+    def begin(self, call: SdkCall) -> bool:
+        """Return whether a call of google-genai may have the placeholder in place of its key."""
+        self.begun.add(call)
+        if self._is_closed:
+            self.begun.discard(call)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Begin no call, and let those that have the placeholder reach their transport."""
+        self._is_closed = True
+        end = time.monotonic() + _TO_TRANSPORT_S
+        while self.begun and time.monotonic() < end:
+            time.sleep(0.001)
 
     @property
     def tiers(self) -> frozenset[str] | None:

@@ -29,7 +29,7 @@ class Binding:
             clients: The libraries to serve.
         """
         self.pool = pool
-        calls = PooledCalls(pool, allowed) if pool is not None else None
+        self._calls = calls = PooledCalls(pool, allowed) if pool is not None else None
         sdk = {**Clients(calls, allowed).table, **LiveWrappers(calls).table}
         self._http = HttpClients(calls, allowed, clients)
         self._patchers = (Patcher(sdk if SDK in clients else {}), self._http.patcher)
@@ -38,13 +38,15 @@ class Binding:
         """Patch the libraries, or put back what others have removed."""
         if self.pool is not None:
             filter_logs(self.pool.secrets.redact)
+        self._http.install()  # first: it takes the placeholder out of what the SDK sends
         self._patchers[0].install()
-        self._http.install()
 
     def close(self) -> None:
         """Restore the libraries; running calls finish."""
-        self._http.close()
         self._patchers[0].uninstall()
+        if self._calls is not None:
+            self._calls.close()
+        self._http.close()
         filter_logs(None)
         if self.pool is not None:
             self.pool.close()

@@ -92,7 +92,7 @@ class Clients:
         try:
             return client._request_once(*_of_once(*args, **kwargs))
         finally:
-            sdk_call.reset(token)
+            self._end(token)
 
     async def async_request(
         self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
@@ -107,7 +107,7 @@ class Clients:
         try:
             response = await once(request, stream, **({"implicit_retry": False} if hidden else {}))
         finally:
-            sdk_call.reset(token)
+            self._end(token)
         return _Stream(response) if stream else response
 
     def do_request(self, wrapped: Callable[..., Any], _sdk: Any, args: Any, kwargs: Any) -> Any:
@@ -122,7 +122,7 @@ class Clients:
             return response
         finally:
             if token is not None:
-                sdk_call.reset(token)
+                self._end(token)
 
     async def do_request_async(
         self, wrapped: Callable[..., Any], _sdk: Any, args: Any, kwargs: Any
@@ -138,7 +138,7 @@ class Clients:
             return response
         finally:
             if token is not None:
-                sdk_call.reset(token)
+                self._end(token)
 
     def _begin_request(
         self, client: Any, http_request: Any, http_options: Any = None, stream: bool = False
@@ -152,7 +152,7 @@ class Clients:
             if retry is not None:
                 found = option(retry, "attempts")
                 attempts = _DEFAULT_ATTEMPTS if found is None else found
-            url, headers, call = http_request.url, http_request.headers, SdkCall("", attempts)
+            url, headers, call = http_request.url, http_request.headers, SdkCall(attempts=attempts)
             return self._begin(client.api_key, url, headers, platform, call)
         except Exception:
             handle_internal_error("genai")
@@ -164,7 +164,7 @@ class Clients:
             key, retry = getattr(source, "api_key", None), _without_key_failures(given)
             url = str(request.url)
             platform = GEMINI_API if platform_of_url(url) == GEMINI_API else None
-            call = SdkCall("", repeats=retry is not None)
+            call = SdkCall(repeats=retry is not None)
             token = self._begin(key, url, request.headers, platform, call)
         except Exception:
             handle_internal_error("genai")
@@ -185,11 +185,19 @@ class Clients:
                 if not is_key(headers[name]):  # a placeholder
                     del headers[name]
             return None
+        call.own = PlainText(key if is_key(key) else "")
+        if not self._calls.begin(call):
+            return None
         for name in names:
             if name.lower() == KEY_HEADER or headers[name].split()[1:] == [key]:
                 del headers[name]
         headers[KEY_HEADER] = POOL_KEY if platform == GEMINI_API else EXPRESS_POOL_KEY
-        return sdk_call.set(call._replace(own=PlainText(key if is_key(key) else "")))
+        return sdk_call.set(call)
+
+    def _end(self, token: Token[SdkCall | None]) -> None:
+        if self._calls is not None:
+            self._calls.begun.discard(sdk_call.get())
+        sdk_call.reset(token)
 
 
 def _without_key_failures(given: dict[str, Any]) -> Any:

@@ -172,6 +172,8 @@ def read(
         A request for the pool; a response, where it has a placeholder and there is no key; a key
         that takes the placeholder's place, once and without the pool; None: send it as it is.
     """
+    if calls is not None:
+        calls.begun.discard(sdk_call.get())
     try:
         return _read(calls, served, request)
     except Exception:
@@ -235,7 +237,7 @@ def _read(
         return None
     route, platform = parse_path(request.method, request.url), platform_of(request.url)
     given, in_query = _find_key(request, is_openai=route.is_openai)
-    sdk, own = (sdk_call.get() or SdkCall("")) if is_sdk else None, given
+    sdk, own = (sdk_call.get() or SdkCall()) if is_sdk else None, given
     upload = _begun_upload(calls, route) if not given else None
     if upload is not None:
         given = POOL_KEY  # the bytes of an upload, which need no key; their reply names the file

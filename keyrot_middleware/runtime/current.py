@@ -7,7 +7,7 @@ The pool that install() put in place in this process, and what `bypass()`, `work
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from .pool import Pool
 
@@ -19,10 +19,11 @@ required_project: ContextVar[str | None] = ContextVar("keyrot_project", default=
 """The project that `project()` names; None: all are allowed."""
 
 
-class SdkCall(NamedTuple):
+@dataclass(slots=True, repr=False, eq=False)
+class SdkCall:
     """What google-genai knows of the request that it sends, and the request does not say."""
 
-    own: str
+    own: str = ""
     """The client's own key, for which the placeholder stands in the request."""
     attempts: int = 1
     """How often the client's retry options would send it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from google.genai._api_client import BaseApiClient
 from support.modes import MODES, ask
 
 import keyrot_middleware
+from keyrot_middleware.adapters import pooled_calls
 from keyrot_middleware.testing import Reply
 
 KEY = "x-goog-api-key"
@@ -122,6 +124,23 @@ def test_a_call_of_an_old_pool_beside_a_new_one(mode, gemini, pool, connect, in_
     assert ask(mode, client) == "ok from B"
     assert all(keyrot_middleware.status()["patched"].values())
     keyrot_middleware.uninstall()
+
+
+def test_a_call_on_its_way_to_the_transport(gemini, pool, connect, plain, monkeypatch) -> None:
+    """An uninstall in another thread lets it get there: its own key was already taken off."""
+    monkeypatch.setattr(pooled_calls, "_TO_TRANSPORT_S", 60.0)
+    pool("A")
+    uninstall = threading.Thread(target=keyrot_middleware.uninstall)
+
+    def hook(_request: Any) -> None:
+        uninstall.start()
+        while changed(plain):
+            time.sleep(0.001)
+
+    options = {"event_hooks": {"request": [hook]}}
+    client = connect(gemini.add_key("own").value, client_args=options)
+    assert ask("sync", client) == "ok from A"
+    uninstall.join()
 
 
 def test_many_calls_during_install_and_uninstall(gemini, pool, connect) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from keyrot_middleware.events import PoolEvent
+from keyrot_middleware.errors import PoolEvent
 
 from . import file_state
 from .bare_redis import bare_scripts

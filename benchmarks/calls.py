@@ -14,7 +14,7 @@ from google import genai
 from google.genai import types
 
 import keyrot_middleware
-from keyrot_middleware.runtime.current import current_pool
+from keyrot_middleware.runtime import current_pool
 
 from .server import Place, server
 

@@ -25,7 +25,7 @@ from keyrot_middleware.core.model import (
     Usage,
 )
 from keyrot_middleware.core.usage import parse_token_counts, parse_usage_text
-from keyrot_middleware.guard import handle_internal_error
+from keyrot_middleware.errors import handle_internal_error
 from keyrot_middleware.prices import PriceList
 from keyrot_middleware.runtime.activity import COUNT_AT, Activity, RunningCall
 from keyrot_middleware.state.memory import MemoryState

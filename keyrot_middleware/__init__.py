@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         uninstall,
         workload,
     )
-    from .events import PoolEvent
+    from .errors import PoolEvent
     from .genai.exhausted import KeyPoolExhausted
     from .key_manager import KeyManager, get_key_manager
     from .keys_file import KeySpec as APIKeyMetadata

@@ -13,28 +13,26 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
-from .adapters.reading import origin_from_url
+from .adapters import origin_from_url
 from .core.model import GEMINI_API
 from .core.model_fallback import next_models
 from .core.selection import Selector
 from .core.text import check_key_format, did_you_mean, mask_url, plural
-from .errors import ConfigError, KeyrotError, warn
-from .events import PoolEvent
-from .genai.binding import Binding
+from .errors import ConfigError, KeyrotError, PoolEvent, warn
+from .genai import Binding
 from .keys_file import Tier, allowed_tiers
-from .monitoring.alerts import Alerts, open_receivers
+from .monitoring import Alerts, open_receivers
 from .monitoring.view import HealthStatus, levels, pool_health
 from .prices import require_prices
-from .runtime.current import (
+from .runtime import (
     bypassed,
     current_pool,
     required_project,
     required_tiers,
     set_current_pool,
 )
-from .runtime.current import workload as _workload
-from .runtime.pool import Clock, Pool, SystemClock, resolved_candidates
-from .runtime.refresher import Refresher
+from .runtime import workload as _workload
+from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidates
 from .secrets import SecretCache, Stores, open_secret_cache
 from .settings import (
     BASE_URL_VARIABLES,

@@ -1,4 +1,4 @@
-"""Errors and warnings of this library.
+"""Errors, warnings and events of this library.
 
     Exception
     ├── KeyrotError
@@ -7,22 +7,30 @@
     │   └── SecretError                      a secret store has no value for a key
     └── google.genai.errors.APIError
         └── ClientError
-            └── KeyPoolExhausted             no key is available; in adapters/pool_exhausted.py:
+            └── KeyPoolExhausted             no key is available; in genai/exhausted.py:
                                              importing this file must not import the SDK
     Warning
     └── UserWarning
         └── KeyrotWarning                    what a user must know at once, by `warnings.warn`
 
 Everything else that comes out of a call is the SDK's own exception.
+
+Internal errors are logged and survived: a library in the path of every call must not be its outage.
+Whatever state, secrets or telemetry raise is caught where it would reach the call, and the call
+goes on without them. Under `raise_internal_errors()` they are raised, so that our tests see them.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import sys
 import warnings
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, get_args
 
 _REFUSALS = {
     "tier": (400, "FAILED_PRECONDITION"),
@@ -124,3 +132,68 @@ def rejection_code(retired: Iterable[str]) -> tuple[int, str]:
     """
     known = [_REFUSALS[reason] for reason in retired if reason in _REFUSALS]
     return known[-1] if known else (429, "RESOURCE_EXHAUSTED")
+
+
+_log = logging.getLogger("keyrot_middleware")
+_strict = False
+
+
+def handle_internal_error(room: str) -> None:
+    """Log the exception being handled and go on; call it inside an `except` block.
+
+    Raises:
+        Exception: The one being handled, under `raise_internal_errors()`.
+    """
+    error = sys.exc_info()[1]
+    if _strict and error is not None:
+        raise error
+    # The text of a foreign error could hold a secret: its type and place are enough.
+    place = error.__traceback__ if error is not None else None
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+    _log.warning("%s failed (%s at %s); the call goes on without it", room, type(error), where)
+
+
+@contextmanager
+def raise_internal_errors() -> Iterator[None]:
+    """Raise internal errors instead of logging them: for tests."""
+    global _strict  # noqa: PLW0603 - one switch for the process, as pytest needs it
+    before, _strict = _strict, True
+    try:
+        yield
+    finally:
+        _strict = before
+
+
+EventName = Literal[
+    "pool_exhausted",
+    "key_rejected",
+    "key_available_again",
+    "quota_80_percent",
+    "state_degraded",
+    "state_recovered",
+    "budget_reached",
+    "workload_degraded",
+]
+EVENTS: tuple[EventName, ...] = get_args(EventName)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvent:
+    """One event of a pool. No value of a key, prompt or answer is in it."""
+
+    event: EventName
+    """What happened, such as `key_rejected`."""
+    pool: str
+    """The name of the pool."""
+    key_id: str | None
+    """The key; None if the event affects the whole pool."""
+    at: datetime
+    """When it was found, an aware datetime in UTC."""
+    reason: str | None
+    """Why: a failure class such as `key_invalid`, or a window: `rpm`, `tpm`, `rpd`, `usd`."""
+    sentence: str
+    """The event in one sentence, for people."""
+    available_at: datetime | None = None
+    """When the key, or the first key of the pool, is tried again, in UTC; None: not known."""

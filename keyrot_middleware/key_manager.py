@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, NoReturn, Unpack, get_args
 
 from . import providers
 from ._install import open_pool
+from .adapters import facts_from_reported_error, with_served_tier
 from .adapters.pooled_calls import PooledCalls
-from .adapters.reading import facts_from_reported_error, with_served_tier
 from .core.commands import Failed, Settle, StreamEnd, StreamOpened
 from .core.failures import FailureFacts
 from .core.flow import CallState, Exhausted, end_stream
@@ -46,7 +46,7 @@ from .core.usage import parse_usage
 from .errors import ConfigError
 from .forks import after_fork
 from .monitoring.view import HealthStatus, health, source_of
-from .runtime.current import current_pool
+from .runtime import current_pool
 from .runtime.driver import AsyncDriver, SyncDriver, complete
 from .runtime.pool import Clock, Pool, SystemClock
 from .runtime.runner import ErrorMaker

@@ -41,8 +41,7 @@ from .core.model import (
 )
 from .core.model_fallback import MAX_MODELS, next_models
 from .core.text import did_you_mean, display, hide_secrets, mask_keys, mask_url
-from .errors import ConfigError
-from .events import EVENTS, EventName
+from .errors import EVENTS, ConfigError, EventName
 from .keys_file import (
     BUILT_STORES,
     SINGLE_KEYS,

@@ -20,8 +20,8 @@ from support.pool import in_flight
 import keyrot_middleware
 from keyrot_middleware import _install
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome
-from keyrot_middleware.guard import raise_internal_errors
-from keyrot_middleware.runtime.current import current_pool
+from keyrot_middleware.errors import raise_internal_errors
+from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.state import State, open_state
 from keyrot_middleware.testing import FakeClock, FakeGemini

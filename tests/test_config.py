@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from support.fake_settings import AUTH, A, B, C, write_keys, wrong
 
-from keyrot_middleware.adapters.reading import origin_from_url
+from keyrot_middleware.adapters import origin_from_url
 from keyrot_middleware.core.model import LAST_RESORT, POOL_KEY, RetryPolicy
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets import open_secret_cache

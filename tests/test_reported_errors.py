@@ -166,5 +166,5 @@ class HostileError(Exception):
 
 def test_a_hostile_error_is_reported_without_an_exception(manager, monkeypatch) -> None:
     """Exceptions of its attributes are not raised by a report."""
-    monkeypatch.setattr("keyrot_middleware.guard._strict", False)
+    monkeypatch.setattr("keyrot_middleware.errors._strict", False)
     assert manager.report_error("key_1", HostileError("x")).failure == "transport"

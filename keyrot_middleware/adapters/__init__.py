@@ -1,1 +1,280 @@
-"""What adapters share. An adapter puts calls of a library through the pool."""
+"""Read requests, responses and errors of the Gemini API, whichever library sends or raises them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..core.affinity import conversation, parse_path
+from ..core.failures import FailureFacts
+from ..core.model import GEMINI_API, NO_USAGE, CallInfo, Platform, Usage
+from ..core.request_body import is_certain, read_body, requested_tier
+from ..core.spending import service_tier
+from ..core.text import mask_keys
+from ..core.tokens import TokenScale, count_requests
+from ..runtime import workload
+from .redaction import Redact, redact_exception
+
+
+def read_call(
+    method: str,
+    path: str,
+    body: Mapping[str, Any],
+    *,
+    stream: bool,
+    host: str,
+    scale: TokenScale,
+    sticky: bool,
+    platform: Platform = GEMINI_API,
+    sdk_retries: bool = False,
+) -> CallInfo:
+    """Read a request; none of its content is kept.
+
+    Args:
+        method: The HTTP method.
+        path: Its path, with the query; with or without host and version.
+        body: Its JSON body; empty if it has none.
+        stream: The response is read in chunks.
+        host: As in `CallInfo`.
+        scale: That of the pool.
+        sticky: A conversation keeps its key.
+        platform: Which service it is for.
+        sdk_retries: As in `CallInfo`.
+    """
+    route = parse_path(method, path)
+    tokens, names = read_body(body)
+    names = tuple(dict.fromkeys((*route.names, *names))) if names else route.names
+    bound_to_owner = route.bound_to_owner or any(map(is_certain, names))
+    tokens = tokens if route.counts_in_quota else 0
+    model = route.model
+    if route.is_openai and isinstance(named := body.get("model"), str):
+        model = named.removeprefix("models/")
+    model = mask_keys(model)  # it is shown: a key may be given in its place
+    return CallInfo(
+        model=model,
+        verb=route.verb,
+        tokens=scale.scaled(model, tokens),
+        estimate=tokens,
+        requests=count_requests(route.verb, body) if route.counts_in_quota else 0,
+        stream=stream,
+        bound_to_owner=bound_to_owner,
+        idempotent=route.idempotent,
+        resources=names,
+        workload=workload.get(),
+        conversation=conversation(body) if sticky and not bound_to_owner else None,
+        host=host,
+        platform=platform,
+        sdk_retries=sdk_retries,
+        counts_in_quota=route.counts_in_quota,
+        service_tier=requested_tier(body),
+    )
+
+
+def with_served_tier(usage: Usage, headers: Any) -> Usage:
+    """Return *usage* with the service tier that the headers name; without, that of the body.
+
+    The header is how Google says that a request was served in another tier than it asked for. The
+    body of an interaction may repeat the one that was asked for.
+    """
+    if usage is NO_USAGE or not hasattr(headers, "items"):
+        return usage
+    found = (text for name, text in headers.items() if name.lower() == TIER_HEADER)
+    served = service_tier(next(found, None))
+    return usage if served is None else usage._replace(service_tier=served)
+
+
+TIER_HEADER = "x-gemini-service-tier"
+
+
+_TRANSPORT_ERRORS: Mapping[str, Any] = {
+    # httpx and httpx2, aiohttp, requests: their names are read, for none may be imported here.
+    "ConnectError": "connect",
+    "ReadError": "reset",
+    "WriteError": "reset",
+    "CloseError": "reset",
+    "RemoteProtocolError": "reset",
+    "TimeoutException": "timeout",
+    "ClientConnectorError": "connect",
+    "ConnectionTimeoutError": "timeout",
+    "ServerTimeoutError": "timeout",
+    "ServerDisconnectedError": "reset",
+    "ClientOSError": "reset",
+    "ClientPayloadError": "reset",
+    "ClientConnectionResetError": "reset",
+    "ReadTimeout": "timeout",
+    "ConnectTimeout": "timeout",
+    "ChunkedEncodingError": "reset",
+    "ProtocolError": "reset",
+    "NewConnectionError": "connect",
+    # websockets
+    "InvalidMessage": "reset",
+    # what lies below them
+    "TimeoutError": "timeout",
+    "ConnectionRefusedError": "connect",
+    "ConnectionResetError": "reset",
+    "BrokenPipeError": "reset",
+}
+
+
+def transport_failure(error: BaseException) -> Any:
+    """Classify a transport error by the first of its classes in the table.
+
+    requests has one class for all lost connections; what it was made of is in its arguments.
+    """
+    for _ in range(_DEEPEST):
+        for cls in type(error).__mro__:
+            if cls.__name__ in _TRANSPORT_ERRORS:
+                return _TRANSPORT_ERRORS[cls.__name__]
+        inner = None
+        with suppress(Exception):  # attributes of foreign exceptions
+            inner = getattr(error, "reason", None) or next(iter(error.args), None)
+        if not isinstance(inner, Exception):
+            break
+        error = inner
+    return "other"
+
+
+_DEEPEST = 5
+
+
+@lru_cache(maxsize=256)
+def host_from_url(base_url: str) -> str:
+    """Return `host`, or `host:port` for a port that is not the default; empty for no URL."""
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port
+    except ValueError:
+        return ""
+    if port is None or (parts.scheme, port) in (("https", 443), ("http", 80)):
+        return parts.hostname or ""
+    return f"{parts.hostname or ''}:{port}"
+
+
+_PORTS = {"https": 443, "wss": 443, "http": 80, "ws": 80}
+
+
+@lru_cache(maxsize=256)
+def origin_from_url(url: str) -> str:
+    """Return `scheme://host:port` of a URL, in the form of `settings.origins`; empty without host.
+
+    A websocket over TLS has the origin of its host's HTTPS.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[parts.scheme]
+    except (KeyError, ValueError):
+        return ""
+    host = parts.hostname or ""
+    scheme = {"wss": "https", "ws": "http"}.get(parts.scheme, parts.scheme)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
+
+
+_LONGEST = 65_536
+"""No error body of Google's is longer."""
+_INTERNAL_ERROR = 1011
+"""The code with which Live closes a websocket, also when a quota is exhausted."""
+
+
+def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | None:
+    """Return the facts of an HTTP error; None for another error, such as a lost connection.
+
+    Args:
+        error: As it was reported.
+        redact: Takes the keys out of a body that is put back.
+    """
+    response = _get(error, "response")
+    code = _status(response, "status_code", "status") or _status(
+        error, "status_code", "status", "code"
+    )
+    if code is None:
+        return _from_websocket_close(error)
+    body = (
+        _body(error, "details")
+        or _body(response, "content", "text", "body")
+        or _body(error, "body")
+        or _from_urllib(error, redact)
+    )
+    return FailureFacts(code, body, _retry_after(response) or _retry_after(error))
+
+
+def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
+    """Return the facts of an error that a program reports, whatever it is; redact keys in it."""
+    facts = facts_from_error(error, redact)
+    redact_exception(error, redact, frames=False)
+    return facts or FailureFacts(transport=transport_failure(error))
+
+
+def _is_quota_close(code: object, reason: object) -> bool:
+    """Return whether a websocket was closed because of a quota, which has no code of its own."""
+    return code == _INTERNAL_ERROR and "quota" in str(reason).lower()
+
+
+def facts_from_close(code: object, reason: object) -> FailureFacts:
+    """Return the facts of a close frame of the server's."""
+    if _is_quota_close(code, reason):
+        return FailureFacts(429, reason)
+    return FailureFacts(code if isinstance(code, int) else None, reason)
+
+
+def _from_websocket_close(error: BaseException) -> FailureFacts | None:
+    close = _get(error, "rcvd")  # websockets' ConnectionClosed: the frame that came
+    reason = _get(close, "reason")
+    if _is_quota_close(_get(close, "code"), reason):
+        return FailureFacts(429, reason)
+    code = _get(error, "code")  # google-genai's error of a Live session
+    is_close = isinstance(code, int) and code >= 1000
+    return facts_from_close(code, _get(error, "details")) if is_close else None
+
+
+def _get(holder: object, name: str) -> Any:
+    """Read an attribute; None if it raises."""
+    with suppress(Exception):
+        return getattr(holder, name, None)
+    return None
+
+
+def _status(holder: object, *names: str) -> int | None:
+    for value in (_get(holder, name) for name in names):
+        if isinstance(value, int) and 400 <= value < 600:
+            return int(value)
+    return None
+
+
+def _body(holder: object, *names: str) -> Any:
+    """Return the first attribute that is a body; None if the response was not read."""
+    for value in (_get(holder, name) for name in names):
+        if isinstance(value, bytes | bytearray) and value:
+            return value[:_LONGEST].decode("utf-8", "replace")
+        if isinstance(value, str) and value:
+            return value[:_LONGEST]
+        if isinstance(value, dict | list) and value:
+            return value
+    return None
+
+
+def _retry_after(holder: object) -> str | None:
+    headers = _get(holder, "headers")
+    for name in ("retry-after", "Retry-After"):
+        with suppress(Exception):
+            if isinstance(value := headers.get(name), str):
+                return value
+    return None
+
+
+def _from_urllib(error: Any, redact: Redact) -> str | None:
+    """Read the body of urllib's error, and put it back: it can be read only once."""
+    with suppress(Exception):
+        if error.fp is None:
+            return None
+        body: bytes = error.read(_LONGEST)
+        text = redact(body.decode("utf-8", "surrogateescape"))
+        again = io.BytesIO(text.encode("utf-8", "surrogateescape"))
+        for name in [name for name in vars(error) if hasattr(again, name)]:
+            delattr(error, name)  # methods of the old file that were looked up before
+        error.fp = error.file = again
+        return text or None
+    return None

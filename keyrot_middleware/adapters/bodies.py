@@ -15,10 +15,10 @@ from typing import Any
 
 from ..core.commands import Failed, StreamEnd
 from ..core.failures import FailureFacts
-from ..guard import handle_internal_error
+from ..errors import handle_internal_error
 from ..runtime.driver import complete
 from ..secrets import Secret
-from .reading import transport_failure, with_served_tier
+from . import transport_failure, with_served_tier
 from .redaction import ENOUGH, Redact, Redacting, redact_key
 
 LONGEST_BODY = 32 * 1024 * 1024

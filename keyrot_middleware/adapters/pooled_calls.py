@@ -31,16 +31,15 @@ from ..core.model import (
     Lease,
     Platform,
 )
-from ..errors import warn_safely
-from ..guard import handle_internal_error
-from ..runtime.current import SdkCall, bypassed, required_project, required_tiers
+from ..errors import handle_internal_error, warn_safely
+from ..runtime import SdkCall, bypassed, required_project, required_tiers
 from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..settings import AllowedOrigins
 from ..state.memory import BoundedDict
 from ..telemetry import CallObserver, observe
+from . import host_from_url, origin_from_url
 from .no_key import NO_KEY, NoKey, error_body, why_no_key
-from .reading import host_from_url, origin_from_url
 from .redaction import Redact, has_foreign_key
 
 _log = logging.getLogger("keyrot_middleware")

@@ -25,7 +25,7 @@ from itertools import chain
 from typing import Any, AnyStr, Self
 
 from ..core.text import hide_escaped
-from ..guard import handle_internal_error
+from ..errors import handle_internal_error
 from ..secrets.base import Secret
 
 Redact = Callable[[str], str]

@@ -20,7 +20,7 @@ from ..core.text import mask_keys, mask_url, plural
 from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..genai.key_check import KeyCheck, check_keys, require_allowed_host
 from ..keys_file import OUTSIDE_TIERS, KeySpec
-from ..monitoring.alerts import open_receivers
+from ..monitoring import open_receivers
 from ..monitoring.view import available_of, iso, look
 from ..runtime.pool import resolved_candidates
 from ..secrets import SecretCache, open_secret_cache

@@ -222,7 +222,7 @@ def _install(_module: Any) -> None:
 def _install_untraced() -> None:
     """Call `install()`, but let the program set up tracing before its first call."""
     from .._install import install  # noqa: PLC0415
-    from ..runtime.current import current_pool  # noqa: PLC0415
+    from ..runtime import current_pool  # noqa: PLC0415
     from ..settings import load  # noqa: PLC0415
     from ..telemetry.otel import DeferredOtlpExport  # noqa: PLC0415
 

@@ -17,15 +17,15 @@ from typing import Any
 
 import wrapt
 
+from ..adapters import origin_from_url
 from ..adapters.patching import Wrapper
 from ..adapters.pooled_calls import PooledCalls, is_key
-from ..adapters.reading import origin_from_url
 from ..adapters.redaction import KEY_HEADER, key_header_names
 from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, POOL_KEY, VERTEX_EXPRESS, Platform
-from ..guard import handle_internal_error
+from ..errors import handle_internal_error
 from ..http_clients.calls import platform_of as platform_of_url
 from ..http_clients.serving import outcome_of
-from ..runtime.current import SdkCall, sdk_call
+from ..runtime import SdkCall, sdk_call
 from ..secrets.base import PlainText
 from ..settings import AllowedOrigins
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ..adapters.reading import facts_from_reported_error, origin_from_url
+from ..adapters import facts_from_reported_error, origin_from_url
 from ..core.model import GEMINI_API, CallInfo, Platform
 from ..core.model_names import CURRENT_MODEL
 from ..errors import KeyrotError
 from ..providers.gemini import Gemini
-from ..runtime.current import bypassed
+from ..runtime import bypassed
 from ..secrets import SecretCache
 from ..settings import BASE_URL_VARIABLES, GOOGLE_HOST, VERTEX_HOST, AllowedOrigins
 

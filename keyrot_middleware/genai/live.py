@@ -20,16 +20,16 @@ from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..adapters.no_key import NO_KEY, error_body
-from ..adapters.patching import Wrapper
-from ..adapters.pooled_calls import PooledCalls, is_key
-from ..adapters.reading import (
+from ..adapters import (
     facts_from_close,
     facts_from_error,
     host_from_url,
     origin_from_url,
     transport_failure,
 )
+from ..adapters.no_key import NO_KEY, error_body
+from ..adapters.patching import Wrapper
+from ..adapters.pooled_calls import PooledCalls, is_key
 from ..adapters.redaction import KEY_HEADER, Redacting
 from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.failures import FailureFacts
@@ -38,10 +38,8 @@ from ..core.model import GEMINI_API, NO_USAGE, CallInfo, Lease
 from ..core.request_body import HANDLE, INTERACTION, add_name, is_certain, read_body
 from ..core.text import mask_keys
 from ..core.usage import add_usage, parse_usage
-from ..errors import ConfigError
-from ..guard import handle_internal_error
-from ..runtime import runner
-from ..runtime.current import required_project, required_tiers, workload
+from ..errors import ConfigError, handle_internal_error
+from ..runtime import required_project, required_tiers, runner, workload
 from ..secrets import Secret
 from ..state.base import State
 from .client import option

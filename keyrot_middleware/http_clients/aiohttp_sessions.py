@@ -26,10 +26,10 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from ..adapters import origin_from_url
 from ..adapters.bodies import Body, read_bounded
-from ..adapters.reading import origin_from_url
 from ..adapters.redaction import Redact, current_redact, scrub, scrub_head, without_key
-from ..guard import handle_internal_error
+from ..errors import handle_internal_error
 from ..secrets import Secret
 from ..secrets.base import PlainText
 from .calls import KEY_NAMES, Call, Incoming, Reply, read, with_key_header

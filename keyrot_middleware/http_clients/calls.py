@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urljoin
 
 from .. import providers
-from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, NoKey, error_body
-from ..adapters.pooled_calls import PooledCalls
-from ..adapters.reading import (
+from ..adapters import (
     TIER_HEADER,
     host_from_url,
     origin_from_url,
     read_call,
     with_served_tier,
 )
+from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, NoKey, error_body
+from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import BEARER_HEADER, KEY_HEADER, Redact, without_key
 from ..core import interactions
 from ..core.affinity import Route, is_api_path, parse_path
@@ -57,8 +57,8 @@ from ..core.usage import (
     parse_openai_text,
     parse_usage_text,
 )
-from ..guard import handle_internal_error
-from ..runtime.current import (
+from ..errors import handle_internal_error
+from ..runtime import (
     SdkCall,
     required_project,
     required_tiers,

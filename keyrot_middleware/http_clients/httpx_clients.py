@@ -15,7 +15,7 @@ from typing import Any
 from ..adapters.bodies import AsyncTee, Tee, mixed_type, read_bounded
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub_head, without_key
-from ..runtime.current import sdk_call
+from ..runtime import sdk_call
 from ..secrets import Secret
 from .calls import (
     CLIENT_HEADER,

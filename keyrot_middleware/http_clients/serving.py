@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from typing import Any
 
+from ..adapters import transport_failure
 from ..adapters.bodies import Body, until_enough
 from ..adapters.pooled_calls import PooledCalls
-from ..adapters.reading import transport_failure
 from ..adapters.redaction import Redact, Redacting, kept_error, redact_key
 from ..core.commands import Done, Failed, StreamOpened
 from ..core.failures import FailureFacts
 from ..core.model import Lease
-from ..guard import handle_internal_error
+from ..errors import handle_internal_error
 from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret

@@ -29,8 +29,8 @@ from ..core.activity import (
 from ..core.commands import Settle
 from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, project_name
+from ..errors import handle_internal_error
 from ..forks import after_fork
-from ..guard import handle_internal_error
 from ..state.base import State
 
 MESSAGE_MAX = 200

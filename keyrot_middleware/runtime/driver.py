@@ -28,7 +28,7 @@ from ..core.failures import KEY_REJECTIONS
 from ..core.flow import CallState, Exhausted, open_call
 from ..core.model import NO_USAGE, CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
-from ..guard import handle_internal_error
+from ..errors import handle_internal_error
 from ..telemetry import CallObserver, tell
 from ..telemetry.otel import current_trace_id
 from .activity import RunningCall

@@ -2,7 +2,7 @@
 
 Every call reads `value()`, which takes no lock: the threads that look keys up set one attribute of
 a key at a time, and `set_locations()` replaces the whole dictionary. Look-ups happen at the start,
-when Google rejects a key, and on a schedule that `tick()` follows (runtime/refresher.py calls it).
+when Google rejects a key, and on a schedule that `tick()` follows (runtime/pool.py calls it).
 Each store has one thread at a time, so one that hangs delays no other.
 
 A key without a value is skipped and reported, and the others are used. A key that has a value

@@ -11,8 +11,7 @@ from ..core.model import RetryPolicy
 from ..errors import ConfigError, MissingExtraError
 from ..settings import STATE_SCHEMES
 from .base import State
-from .fallback import FallbackState
-from .memory import MemoryState
+from .memory import FallbackState, MemoryState
 
 __all__ = ["FallbackState", "MemoryState", "State", "open_shared", "open_state"]
 

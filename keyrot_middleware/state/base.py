@@ -1,29 +1,37 @@
-"""The interface of a state backend: it counts usage and decides on leases atomically."""
+"""What state backends share: the interface, threads for tasks, and records as JSON.
+
+A backend counts usage and decides on leases atomically.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, ClassVar
+from math import inf
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
 from ..core.activity import ActivityRows
-from ..core.ledger import KeyHealth, Reservation
+from ..core.ledger import Configured, Cooldowns, Health, KeyHealth, Owner, Reservation
 from ..core.model import (
     Block,
     CallInfo,
     Candidate,
     Lease,
     LeaseOutcome,
+    Limits,
     Outcome,
     Unavailable,
 )
 from ..core.selection import RankedCandidates
-from ..core.windows import PROBE_POLL_S
+from ..core.windows import DAY_S, PROBE_POLL_S, Cooldown, Learned, QuotaWindows, Spending
 from ..forks import after_fork
-from .threads import StateThreads
 
 
 class InFlight:
@@ -242,3 +250,131 @@ class State(ABC):
 def without_reservation(lease: Lease) -> Lease:
     """Return *lease* as one that was not reserved: settling it changes no counts."""
     return lease._replace(reservation=None, degraded=False, has_budget=False)
+
+
+MAX_THREADS = 32
+"""A script takes the server about 50 µs, so a few threads keep a near one busy; a distant one takes
+its latency for each, so more are started while all are waiting."""
+
+_T = TypeVar("_T")
+
+
+class StateThreads:
+    """Threads that start when a task needs one and end with `close()`."""
+
+    def __init__(self) -> None:
+        """Start no thread yet."""
+        self._begin()
+        after_fork(self, StateThreads._begin)
+
+    def _begin(self) -> None:
+        """Start without threads, also in a forked child, which has none of its parent's."""
+        self._executor = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="keyrot-state")
+
+    async def run(self, work: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
+        """Run *work* in a thread, in the context of the calling task.
+
+        Args:
+            work: Blocks for a bounded time.
+            undo: Called with the result, in the same thread, if the task was cancelled meanwhile.
+        """
+        future = self.submit(partial(contextvars.copy_context().run, work))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if undo is not None and not future.cancelled():
+                future.add_done_callback(partial(_undo, undo))
+            raise
+
+    def submit(self, work: Callable[[], Any]) -> Future[Any]:
+        """Run *work* in a thread; where none can be started, in the calling one."""
+        try:
+            return self._executor.submit(work)
+        except RuntimeError:  # closed, the interpreter ends, or no thread can be started
+            future: Future[Any] = Future()
+            future.set_running_or_notify_cancel()
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+            return future
+
+    def close(self) -> None:
+        """End the threads; running work finishes, later work runs in the calling thread."""
+        self._executor.shutdown(wait=False)
+
+
+def _undo(undo: Callable[[Any], object], future: Future[Any]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        undo(future.result())
+
+
+FOREVER = 1e12
+"""In place of an infinite time, which JSON does not have."""
+UNUSED_S = 30 * DAY_S
+"""How long records are kept that have no end."""
+
+
+def _cooldowns_of(rows: dict[str, list[Any]]) -> Cooldowns:
+    return {
+        scope: Cooldown(inf if until >= FOREVER else until, *rest)
+        for scope, (until, *rest) in rows.items()
+    }
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "quotas": lambda row: QuotaWindows(*row),
+    "learned": lambda row: Learned(row[0], Limits(*row[1:])),
+    "cooldowns": _cooldowns_of,
+    "spending": lambda row: Spending(*row),
+    "health": lambda row: Health(*row),
+    "configured": lambda row: Configured(*row),
+    "buckets": str,
+    "owners": lambda row: Owner(*row),
+}
+
+
+def load(table: str, text: str | bytes) -> Any:
+    """Parse a record of a table.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        return READERS[table](json.loads(text))
+    except (TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise ValueError(f"a record of {table} cannot be read") from error
+
+
+def dump(record: object) -> str:
+    """Return a record as text."""
+    match record:
+        case QuotaWindows() | Spending() | Cooldown():
+            row = [getattr(record, name) for name in record.__slots__]
+        case Learned(until, limits):
+            row = [until, *limits[:3]]
+        case dict():
+            rows = (f"{json.dumps(scope)}:{dump(one)}" for scope, one in record.items())
+            return f"{{{','.join(rows)}}}"
+        case str():
+            return json.dumps(record)
+        case tuple():
+            row = list(record)
+        case _:
+            raise TypeError(type(record))
+    return json.dumps([min(one, FOREVER) if one == inf else one for one in row])
+
+
+def expires_at(record: object, now: float) -> float:
+    """Return from when on a record says no more than none does, epoch seconds."""
+    match record:
+        case QuotaWindows():
+            return record.day_end + 120.0
+        case Spending():
+            return record.day_end
+        case Learned() | Owner():
+            return record.until
+        case dict():
+            return max((one.until for one in record.values()), default=now) + DAY_S
+        case _:
+            return now + UNUSED_S

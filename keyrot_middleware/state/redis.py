@@ -62,8 +62,7 @@ from ..core.text import one_line
 from ..core.windows import cooldown_names, next_pacific_midnight, scope_key
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork
-from .base import State
-from .codec import FOREVER, UNUSED_S, dump, load
+from .base import FOREVER, UNUSED_S, State, dump, load
 
 TIMEOUT_S = 2.0
 """How long to wait for a reply: on a host with thirty busy processes one took 0.9 s."""

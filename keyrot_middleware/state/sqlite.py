@@ -36,8 +36,7 @@ from ..core.windows import cooldown_names
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork, around_fork
 from ..settings import IN_FILE, SAMPLE_FILE
-from .base import State
-from .codec import dump, expires_at, load
+from .base import State, dump, expires_at, load
 
 if sys.platform != "win32":
     import fcntl

@@ -22,7 +22,7 @@ from ..core.commands import Acquire, Command, Send, Settle, Sleep, StreamOpened
 from ..core.flow import Exhausted
 from ..core.model import HOME, NO_USAGE, CallInfo, LeaseOutcome, Platform, Usage
 from ..core.model_names import ModelNames
-from ..guard import handle_internal_error
+from ..errors import handle_internal_error
 from . import CallObserver, semconv
 from .otel import CurrentProvider, is_suppressed
 from .semconv import (

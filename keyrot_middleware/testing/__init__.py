@@ -10,17 +10,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keyrot_middleware.testing.clock import Clock, FakeClock, SystemClock
     from keyrot_middleware.testing.fake_gemini import FakeGemini
-    from keyrot_middleware.testing.keys import FakeKey, Limits, QuotaUsage
+    from keyrot_middleware.testing.keys import (
+        Clock,
+        FakeClock,
+        FakeKey,
+        Limits,
+        QuotaUsage,
+        SystemClock,
+    )
     from keyrot_middleware.testing.live import plain_websockets
     from keyrot_middleware.testing.replies import Reply, Scripted
     from keyrot_middleware.testing.request import FakeRequest, LoggedRequest
 
 _MODULES = {
-    "clock": ("Clock", "FakeClock", "SystemClock"),
     "fake_gemini": ("FakeGemini",),
-    "keys": ("FakeKey", "Limits", "QuotaUsage"),
+    "keys": ("Clock", "FakeClock", "FakeKey", "Limits", "QuotaUsage", "SystemClock"),
     "live": ("plain_websockets",),
     "replies": ("Reply", "Scripted"),
     "request": ("FakeRequest", "LoggedRequest"),

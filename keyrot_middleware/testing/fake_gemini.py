@@ -7,8 +7,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from keyrot_middleware.testing.answers import ModelAnswer, count_tokens
-from keyrot_middleware.testing.clock import Clock, SystemClock
-from keyrot_middleware.testing.keys import FakeKey, Limits, QuotaUsage, Style, Tier, make_value
+from keyrot_middleware.testing.keys import (
+    Clock,
+    FakeKey,
+    Limits,
+    QuotaUsage,
+    Style,
+    SystemClock,
+    Tier,
+    make_value,
+)
 from keyrot_middleware.testing.replies import Scripted
 from keyrot_middleware.testing.request import LoggedRequest, RequestLog
 from keyrot_middleware.testing.server import LoopbackServer

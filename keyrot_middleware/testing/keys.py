@@ -5,12 +5,15 @@ Source: docs/gemini-api.md#quota. The minute starts at :00, the day at midnight 
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 import secrets
 import string
 import threading
+import time
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime, time, timedelta
-from typing import Any, Literal
+from datetime import datetime, timedelta
+from typing import Any, Literal, Protocol
 from zoneinfo import ZoneInfo
 
 from keyrot_middleware.core.model_names import CURRENT_MODEL
@@ -192,7 +195,7 @@ def seconds_to_minute(now: float) -> float:
 def seconds_to_midnight(now: float) -> float:
     """Return the seconds from epoch `now` to the next midnight Pacific time."""
     local = datetime.fromtimestamp(now, PACIFIC)
-    midnight = datetime.combine(local.date() + timedelta(days=1), time(), PACIFIC)
+    midnight = datetime.combine(local.date() + timedelta(days=1), dt.time(), PACIFIC)
     return midnight.timestamp() - now
 
 
@@ -264,3 +267,69 @@ def _add(used: QuotaUsage, requests: int, tokens: int) -> None:
     used.requests += requests
     used.tokens += tokens
     used.day_requests += requests
+
+
+class Clock(Protocol):
+    """Anything with the time in epoch seconds."""
+
+    def time(self) -> float:
+        """Return the seconds since 1970-01-01 UTC."""
+
+
+class SystemClock:
+    """The system clock."""
+
+    def time(self) -> float:
+        """Return the seconds since 1970-01-01 UTC."""
+        return time.time()
+
+
+class FakeClock:
+    """A clock that only moves when advanced; safe for threads and tasks.
+
+    Args:
+        start: An aware `datetime`, or epoch seconds; by default 12:30:30 UTC on a winter day,
+            30 s into a minute and far from the Pacific midnight.
+
+    Raises:
+        ValueError: If `start` is a `datetime` without a zone.
+    """
+
+    def __init__(self, start: datetime | float = 1_767_270_630.0) -> None:
+        if isinstance(start, datetime) and start.tzinfo is None:
+            raise ValueError("FakeClock(start=…) needs a datetime with a zone, e.g. tzinfo=UTC")
+        self._origin = start.timestamp() if isinstance(start, datetime) else float(start)
+        self._now = self._origin
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"FakeClock({self.time()!r})"
+
+    def time(self) -> float:
+        """Return the seconds since 1970-01-01 UTC."""
+        with self._lock:
+            return self._now
+
+    def monotonic(self) -> float:
+        """Return the seconds since this clock was made."""
+        return self.time() - self._origin
+
+    def advance(self, seconds: float) -> None:
+        """Advance the clock.
+
+        Raises:
+            ValueError: If `seconds` is negative.
+        """
+        if seconds < 0:
+            raise ValueError(f"a clock only goes forward: advance({seconds}) is negative")
+        with self._lock:
+            self._now += seconds
+
+    def sleep(self, seconds: float) -> None:
+        """Advance the clock by `seconds` instead of waiting; by nothing if negative."""
+        self.advance(max(0.0, seconds))
+
+    async def asleep(self, seconds: float) -> None:
+        """Advance the clock by `seconds` instead of waiting, and let other tasks run once."""
+        self.sleep(seconds)
+        await asyncio.sleep(0)

@@ -12,8 +12,8 @@ from typing import Any
 
 from keyrot_middleware.testing import openai
 from keyrot_middleware.testing.answers import ModelAnswers, count_tokens, get_field
-from keyrot_middleware.testing.clock import Clock
 from keyrot_middleware.testing.keys import (
+    Clock,
     FakeKey,
     KeyRegistry,
     Limits,

@@ -12,7 +12,7 @@ from support.cassette_scenarios import SCENARIOS, Scenario, values_for
 from support.cassettes import recorder
 
 import keyrot_middleware
-from keyrot_middleware.guard import raise_internal_errors
+from keyrot_middleware.errors import raise_internal_errors
 from keyrot_middleware.settings import ENV_NAMES
 from keyrot_middleware.testing import FakeClock
 

@@ -13,7 +13,7 @@ from support.redirects import INVALID, Gateway, Server
 from support.scenes import Scene
 
 import keyrot_middleware
-from keyrot_middleware.runtime import refresher as upkeep
+from keyrot_middleware.runtime import pool as upkeep
 from keyrot_middleware.testing import FakeGemini
 
 _END = "-----END CERTIFICATE-----\n"

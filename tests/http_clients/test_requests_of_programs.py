@@ -19,7 +19,7 @@ from support.http_modes import MODEL, RAW, send
 from support.json_server import JsonServer, Response
 
 import keyrot_middleware
-from keyrot_middleware import guard
+from keyrot_middleware import errors
 from keyrot_middleware.http_clients import calls, transport
 from keyrot_middleware.testing import FakeKey, Reply
 
@@ -310,7 +310,7 @@ def test_no_placeholder_is_sent_after_an_internal_error(
 ) -> None:
     """The call goes on with the home key, and with its whole body."""
     pool("A")
-    monkeypatch.setattr(guard, "_strict", False)
+    monkeypatch.setattr(errors, "_strict", False)
     monkeypatch.setattr(calls, broken, lambda *_: 1 / 0)
     content = json.dumps(BODY).encode()
     response = sender(library, native(gemini), iter((content[:9], content[9:])))

@@ -31,13 +31,12 @@ from support.replies import MODEL, day, expired, minute
 from support.servers import wait_for
 
 import keyrot_middleware
+from keyrot_middleware import monitoring as alerts
 from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Limits, Outcome, Usage
 from keyrot_middleware.core.text import utc
-from keyrot_middleware.errors import ConfigError, MissingExtraError
-from keyrot_middleware.events import EVENTS, PoolEvent
+from keyrot_middleware.errors import EVENTS, ConfigError, MissingExtraError, PoolEvent
 from keyrot_middleware.forks import EXIT_S
-from keyrot_middleware.monitoring import alerts
-from keyrot_middleware.monitoring.alerts import Receiver, open_receivers
+from keyrot_middleware.monitoring import Receiver, open_receivers
 from keyrot_middleware.settings import load
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 

@@ -10,8 +10,8 @@ import pytest
 from support.pool import INFO, Rig, key
 from support.replies import OK, Chunks, invalid
 
-from keyrot_middleware import guard
-from keyrot_middleware.guard import handle_internal_error, raise_internal_errors
+from keyrot_middleware import errors
+from keyrot_middleware.errors import handle_internal_error, raise_internal_errors
 
 ROOMS = ("acquire", "settle", "get_owner", "refresh")
 HIDDEN = "FAKE-secret-of-the-library"
@@ -30,7 +30,7 @@ def rig() -> Rig:
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Continue after internal errors, as in the user's process."""
-    monkeypatch.setattr(guard, "_strict", False)
+    monkeypatch.setattr(errors, "_strict", False)
 
 
 def break_component(rig: Rig, component: str) -> None:

@@ -14,7 +14,7 @@ from support.sync_async import OK, AsyncClient, SyncClient, failed
 
 from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.core.windows import DAY_S
-from keyrot_middleware.state.fallback import FIRST_PAUSE_S, PAUSE_S, Breaker
+from keyrot_middleware.state.memory import FIRST_PAUSE_S, PAUSE_S, Breaker
 from keyrot_middleware.testing import FakeClock
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keyrot_middleware.core.model import Limits
-from keyrot_middleware.state.fallback import PAUSE_S
+from keyrot_middleware.state.memory import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 from support.faulty_state import degrading
 from support.pool import key

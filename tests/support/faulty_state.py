@@ -22,7 +22,7 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.core.selection import RankedCandidates
 from keyrot_middleware.state import FallbackState, MemoryState, State
-from keyrot_middleware.state.fallback import Breaker
+from keyrot_middleware.state.memory import Breaker
 
 __all__ = ["ConnectionLostError", "Faulty", "degrading", "warnings_of"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import google.genai  # noqa: F401 - a program may use both, and its patches meet ours here
 
 import keyrot_middleware
-from keyrot_middleware.guard import raise_internal_errors
+from keyrot_middleware.errors import raise_internal_errors
 from keyrot_middleware.testing import FakeGemini, Reply
 from support.http_modes import LITELLM, MESSAGES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keyrot_middleware
-from keyrot_middleware.runtime.current import current_pool
+from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import FakeGemini
 
 __all__ = ["Files", "serving_keys", "value_of"]

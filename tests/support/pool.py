@@ -22,8 +22,7 @@ from keyrot_middleware.core.model import (
     Unavailable,
 )
 from keyrot_middleware.core.selection import Selector
-from keyrot_middleware.errors import SecretError
-from keyrot_middleware.guard import handle_internal_error
+from keyrot_middleware.errors import SecretError, handle_internal_error
 from keyrot_middleware.providers.gemini import Gemini
 from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.pool import Pool, resolved_candidates

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 
-from keyrot_middleware.events import PoolEvent
+from keyrot_middleware.errors import PoolEvent
 from support.json_server import JsonServer, Request, Response
 
 __all__ = ["Events", "Mailbox", "Webhook", "dead_receiver"]

@@ -15,7 +15,7 @@ from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.flow import CallState, Exhausted
 from keyrot_middleware.core.model import CallInfo, Candidate, Lease, RetryPolicy, Usage
 from keyrot_middleware.core.selection import Selector
-from keyrot_middleware.guard import handle_internal_error
+from keyrot_middleware.errors import handle_internal_error
 from keyrot_middleware.providers.gemini import Gemini
 from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.pool import Pool

@@ -10,7 +10,7 @@ import pytest
 from support.scripted_pool import INFO, OK, PROMPT, ScriptedPool, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.guard import raise_internal_errors
+from keyrot_middleware.errors import raise_internal_errors
 from keyrot_middleware.telemetry.logs import LogObserver
 
 NAME = "keyrot_middleware"

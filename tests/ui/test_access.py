@@ -10,7 +10,7 @@ from fake_source import FakeSource, key
 from served import TOKEN
 
 from keyrot_middleware import ConfigError, ui
-from keyrot_middleware.ui import access
+from keyrot_middleware.ui import server as access
 
 OTHER = ("192.0.2.7", 40_000)
 

@@ -14,7 +14,7 @@ from starlette.routing import Mount
 
 import keyrot_middleware
 from keyrot_middleware import ui
-from keyrot_middleware.guard import handle_internal_error
+from keyrot_middleware.errors import handle_internal_error
 
 VALUE = "AIza" + "FAKEFAKEFAKEFAKEFAKEFAKEFAKEFAKE123"
 

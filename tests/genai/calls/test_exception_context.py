@@ -9,7 +9,7 @@ import pytest
 from google.genai import errors
 from support.modes import AIOHTTP, MODES, ask, sdk_error
 
-from keyrot_middleware import guard
+from keyrot_middleware import errors as guard
 from keyrot_middleware.adapters.redaction import redact_exception
 from keyrot_middleware.testing import Reply
 

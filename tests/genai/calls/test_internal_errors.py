@@ -9,7 +9,7 @@ import pytest
 from google.genai import types
 from support.modes import MODES, ask, calls, spread
 
-from keyrot_middleware import guard
+from keyrot_middleware import errors
 from keyrot_middleware.testing import Reply
 
 
@@ -43,7 +43,7 @@ DOORS = ["acquire", "settle", "refresh", *SINK]
 @pytest.fixture
 def lenient(monkeypatch) -> None:
     """Switch the strict guard off, as in a program."""
-    monkeypatch.setattr(guard, "_strict", False)
+    monkeypatch.setattr(errors, "_strict", False)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from google.genai._api_client import BaseApiClient
 from support.modes import MODES, ask
 
 import keyrot_middleware
-from keyrot_middleware.runtime.current import current_pool
+from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import Reply
 
 SEAMS = ("__init__", "_request", "_async_request")

@@ -317,7 +317,7 @@ def test_a_placeholder_client_outlives_the_pool(gemini, pool, vertex) -> None:
 
 def test_check_live_asks_each_platform_with_its_own_keys(gemini, pool, monkeypatch) -> None:
     """The request of a live check takes the way of the key's platform."""
-    from keyrot_middleware.runtime.current import current_pool
+    from keyrot_middleware.runtime import current_pool
     from keyrot_middleware.ui.server import _check
 
     pool("D", express("A"))

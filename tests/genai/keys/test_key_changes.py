@@ -15,8 +15,7 @@ from support.mounted_secrets import Files, serving_keys, value_of
 from support.servers import wait_for
 
 import keyrot_middleware
-from keyrot_middleware.runtime import pool
-from keyrot_middleware.runtime.current import current_pool
+from keyrot_middleware.runtime import current_pool, pool
 from keyrot_middleware.testing import FakeGemini, Reply
 
 

@@ -13,7 +13,7 @@ from support.modes import MODES, ask, calls
 from support.servers import BINARIES, Server, free_port, wait_for
 
 import keyrot_middleware
-from keyrot_middleware.state.fallback import PAUSE_S
+from keyrot_middleware.state.memory import PAUSE_S
 from keyrot_middleware.testing import FakeGemini, Reply
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")

@@ -13,7 +13,7 @@ from support.modes import MODES, ask, calls
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
 from keyrot_middleware.adapters.pooled_calls import PooledCalls
-from keyrot_middleware.runtime.current import current_pool
+from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import FakeGemini, Reply
 
 KEY = "x-goog-api-key"

@@ -18,7 +18,7 @@ from support.raw_server import answer
 from support.scenes import SURFACES, Scene, error_of, surfaces
 
 import keyrot_middleware
-from keyrot_middleware.runtime.current import current_pool
+from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.secrets import Secret
 
 pytestmark = [*SDK_WARNINGS, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

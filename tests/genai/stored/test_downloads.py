@@ -16,7 +16,7 @@ from support.sync_async import ABANDONED
 
 import keyrot_middleware
 from keyrot_middleware.core.model import Lease
-from keyrot_middleware.runtime.current import current_pool
+from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import FakeGemini, Reply
 
 ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])

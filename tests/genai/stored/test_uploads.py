@@ -12,7 +12,7 @@ from google.genai import errors, types
 from support.modes import ask, ask_async, run
 
 import keyrot_middleware
-from keyrot_middleware.runtime.current import current_pool
+from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import Reply
 
 CONFIG = types.UploadFileConfig(mime_type="text/plain")

@@ -12,7 +12,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from math import inf
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
@@ -334,6 +334,10 @@ READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_parse = lru_cache(1_024)(json.loads)
+"""Most records are as they were when they were last read; readers keep nothing of it."""
+
+
 def load(table: str, text: str | bytes) -> Any:
     """Parse a record of a table.
 
@@ -341,7 +345,7 @@ def load(table: str, text: str | bytes) -> Any:
         ValueError: It cannot be read.
     """
     try:
-        return READERS[table](json.loads(text))
+        return READERS[table](_parse(text))
     except (TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"a record of {table} cannot be read") from error
 
@@ -349,7 +353,9 @@ def load(table: str, text: str | bytes) -> Any:
 def dump(record: object) -> str:
     """Return a record as text."""
     match record:
-        case QuotaWindows() | Spending() | Cooldown():
+        case QuotaWindows() | Spending():
+            return str([getattr(record, name) for name in record.__slots__])  # numbers
+        case Cooldown():
             row = [getattr(record, name) for name in record.__slots__]
         case Learned(until, limits):
             row = [until, *limits[:3]]

@@ -269,20 +269,20 @@ class FallbackState(State):
     def _acquire(
         self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
     ) -> Lease | Unavailable:
-        reply = self._call(lambda: self._shared.acquire(info, candidates, spread=spread))
+        reply = self._call(lambda: self._shared._acquire(info, candidates, spread=spread))
         if reply is _FAILED:
-            reply = self._local.acquire(info, candidates, spread=spread)
+            reply = self._local._acquire(info, candidates, spread=spread)
             return reply._replace(degraded=True) if isinstance(reply, Lease) else reply
         found: Lease | Unavailable = reply
         return found
 
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
         if lease.degraded:
-            return self._local.settle(lease, outcome, names)
+            return self._local._settle(lease, outcome, names)
         local = None
         if outcome.verdict is not None or names or lease.probe:
-            local = self._local.settle(without_reservation(lease), outcome, names)
-        until = self._call(lambda: self._shared.settle(lease, outcome, names))
+            local = self._local._settle(without_reservation(lease), outcome, names)
+        until = self._call(lambda: self._shared._settle(lease, outcome, names))
         return local if until is _FAILED else until
 
     def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:

@@ -13,9 +13,9 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 from weakref import finalize
@@ -62,6 +62,11 @@ TRIES = 5
 SWEEP_S = 300.0
 MAX_OWNERS = 100_000
 ROWS_AT_ONCE = 500
+MAX_NAMES = 10_000
+_SELDOM = ("cooldowns", "learned")
+_FIRST = "(SELECT min(name) FROM records WHERE name > ? AND name < ?)"
+_FIRSTS = f" UNION ALL SELECT {_FIRST}, {_FIRST}"
+"""The names of the first records of those tables."""
 
 
 class SqliteStateError(KeyrotError):
@@ -159,21 +164,24 @@ class SqliteState(State):
         quotas = [quota_name(key.project, bucket) for key in keys]
         self._rows.read(
             [("buckets", model)]
-            + [(table, name) for table in ("quotas", "learned") for name in quotas]
-            + [("cooldowns", name) for key in keys for name in cooldown_names(key)]
+            + [("quotas", name) for name in quotas]
             + [("spending", key.project) for key in keys if key.usd_per_day is not None]
         )
+        if "learned" not in self._rows.empty:
+            self._rows.read([("learned", name) for name in quotas])
+        if "cooldowns" not in self._rows.empty:
+            self._rows.read([("cooldowns", name) for key in keys for name in cooldown_names(key)])
         found = self._ledger.bucket(info)
         if found != bucket:
             self._buckets[model] = found
 
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
         quota = quota_name(lease.project, lease.bucket)
-        wanted = [("health", lease.key_id), ("quotas", quota), ("learned", quota)]
-        wanted += [("cooldowns", name) for name in cooldown_names(lease)]
 
         def decide(now: float) -> float | None:
-            self._rows.read(wanted)
+            self._rows.read([("health", lease.key_id), ("quotas", quota)])
+            if "cooldowns" not in self._rows.empty:
+                self._rows.read([("cooldowns", name) for name in cooldown_names(lease)])
             return self._ledger.settle(lease, outcome, names, now)
 
         return self._run(decide)
@@ -495,14 +503,18 @@ class _Rows:
     """What a decision has read and changed."""
 
     def __init__(self, prefix: str, execute: Callable[..., list[Any]]) -> None:
-        self._prefix, self._execute = prefix, execute
+        self._execute = execute
+        self.full_name = lru_cache(MAX_NAMES)(partial(_full_name, prefix))
+        self._ranges = [f"{prefix}{table}{end}" for table in _SELDOM for end in ":;"]
         self.clear()
 
     def clear(self) -> None:
-        self._texts: dict[str, str | None] = {}
+        self.texts: dict[str, str | None] = {}
         """As read; None: there is none."""
-        self._found: dict[str, Any] = {}
-        self._changed: set[str] = set()
+        self.found: dict[str, Any] = {}
+        self.changed: set[str] = set()
+        self.empty: Collection[str] = ()
+        """Tables that have no record at all, as far as is known."""
 
     def records(self) -> Records:
         names = Records.__dataclass_fields__
@@ -510,51 +522,33 @@ class _Rows:
 
     def read(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Read records that are needed soon: tables and names."""
-        names = dict.fromkeys(self.full_name(table, name) for table, name in wanted)
-        missing = [name for name in names if name not in self._texts]
-        for start in range(0, len(missing), ROWS_AT_ONCE):
-            some = missing[start : start + ROWS_AT_ONCE]
-            self._texts.update(dict.fromkeys(some))
+        names = [self.full_name(table, name) for table, name in wanted]
+        for start in range(0, len(names), ROWS_AT_ONCE):
+            some = names[start : start + ROWS_AT_ONCE]
             sql = f"SELECT name, value FROM records WHERE name IN {_marks(1, len(some))}"  # noqa: S608
-            self._texts.update(self._execute(sql, some))
+            *found, firsts = self._execute(sql + _FIRSTS, some + self._ranges)
+            firsts = zip(_SELDOM, firsts, strict=True)
+            self.empty = [table for table, first in firsts if first is None]
+            self.texts.update(dict.fromkeys(some))
+            self.texts.update(found)
 
-    def get(self, table: str, name: str) -> Any:
-        full = self.full_name(table, name)
-        if full in self._found:
-            return self._found[full]
-        if full not in self._texts:
-            self.read([(table, name)])
-        text = self._texts[full]
-        found = self._found[full] = load(table, text) if text else None
-        return found
-
-    def set(self, table: str, name: str, record: Any) -> None:
-        full = self.full_name(table, name)
-        if full not in self._texts:
-            self.read([(table, name)])
-        self._found[full] = record
-        self._changed.add(full)
-
-    def items(self, table: str) -> list[tuple[str, Any]]:
-        start = self.full_name(table, "")
+    def read_range(self, begin: str, end: str) -> dict[str, str | None]:
         sql = "SELECT name, value FROM records WHERE name >= ? AND name < ?"
-        self._texts.update(self._execute(sql, (start, f"{start[:-1]};")))
-        names = [name.removeprefix(start) for name in self._texts if name.startswith(start)]
-        found = [(name, self.get(table, name)) for name in names]
-        return [(name, record) for name, record in found if record is not None]
+        self.texts.update(self._execute(sql, (begin, end)))
+        return self.texts
 
     def store(self, now: float) -> bool:
         """Write what was changed; return False if somebody else has changed it meanwhile."""
-        if not self._changed:
+        if not self.changed:
             return True
         new: list[Any] = []
         seen: list[Any] = []
-        for name in self._changed:
-            record = self._found[name]
+        for name in self.changed:
+            record = self.found[name]
             text = "" if record is None else dump(record)  # swept soon
             new += [name, text, now if record is None else expires_at(record, now)]
-            seen += [name, self._texts[name]]
-        count = len(self._changed)
+            seen += [name, self.texts[name]]
+        count = len(self.changed)
         (written,) = self._execute(
             "INSERT INTO records SELECT * FROM"  # noqa: S608 - marks
             f" (VALUES {_marks(count, 3)}) WHERE NOT EXISTS (SELECT 1 FROM"
@@ -565,9 +559,10 @@ class _Rows:
         )
         return bool(written > 0)
 
-    def full_name(self, table: str, name: str) -> str:
-        text = f"{self._prefix}{table}:{name}"
-        return text if text.isascii() else text.encode(errors="replace").decode()
+
+def _full_name(prefix: str, table: str, name: str) -> str:
+    text = f"{prefix}{table}:{name}"
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 class _Table(Generic[_T]):
@@ -577,20 +572,33 @@ class _Table(Generic[_T]):
         self._rows, self._table = rows, table
 
     def get(self, name: str) -> _T | None:
-        found: _T | None = self._rows.get(self._table, name)
+        rows, full = self._rows, self._rows.full_name(self._table, name)
+        if full not in rows.found:
+            if full not in rows.texts and self._table not in rows.empty:
+                rows.read([(self._table, name)])
+            text = rows.texts.setdefault(full)
+            rows.found[full] = load(self._table, text) if text else None
+        found: _T | None = rows.found[full]
         return found
 
-    def __setitem__(self, name: str, record: _T) -> None:
-        self._rows.set(self._table, name, record)
+    def __setitem__(self, name: str, record: _T | None) -> None:
+        self.get(name)
+        full = self._rows.full_name(self._table, name)
+        self._rows.found[full] = record
+        self._rows.changed.add(full)
 
     def pop(self, name: str, default: None) -> _T | None:
         found = self.get(name)
         if found is not None:
-            self._rows.set(self._table, name, None)
+            self[name] = None
         return found if found is not None else default
 
     def items(self) -> list[tuple[str, _T]]:
-        return self._rows.items(self._table)
+        start = self._rows.full_name(self._table, "")
+        texts = self._rows.read_range(start, f"{start[:-1]};")
+        names = [name.removeprefix(start) for name in texts if name.startswith(start)]
+        found = [(name, self.get(name)) for name in names]
+        return [(name, record) for name, record in found if record is not None]
 
     def __len__(self) -> int:
-        return 1  # unknown
+        return self._table not in self._rows.empty

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 from support.modes import MODES, ask, calls, spread
 
@@ -63,21 +61,3 @@ def test_a_client_with_a_key_of_its_own_rotates_too(mode, gemini, pool, connect)
     stranger = connect(gemini.add_key("stranger").value)
     assert ask(mode, stranger) == "ok from C"
     assert gemini.sent("stranger") == 0
-
-
-def test_the_patched_methods_look_like_the_sdks_own(pool) -> None:
-    """Signatures, and what inspect and asyncio report about the methods, stay the same."""
-    from google.genai._api_client import BaseApiClient
-
-    names = ("__init__", "request", "request_streamed", "async_request", "async_request_streamed")
-
-    def looks() -> list[object]:
-        methods = [getattr(BaseApiClient, name) for name in names]
-        return [
-            (inspect.signature(m), inspect.iscoroutinefunction(m), m.__name__, m.__doc__)
-            for m in methods
-        ]
-
-    before = looks()
-    pool("A")
-    assert looks() == before

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from itertools import cycle, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -293,8 +293,9 @@ def server(pool, gemini) -> Iterator[AnyServer]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("mode", ["sync", "async"])
-@pytest.mark.parametrize("method", CALLED)
+@pytest.mark.parametrize(
+    ("method", "mode"), list(zip(CALLED, cycle(["sync", "async"]), strict=False))
+)
 def test_a_request_has_the_key_that_the_page_names(method, mode, server, pool, connect) -> None:
     """Whatever becomes of the answer: it is the same for all methods, so not all can read it."""
     client, error = connect(pool.key("C"), base_url=f"http://{server.host}"), None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from google.genai._api_client import BaseApiClient
-from support.modes import MODES, ask
+from support.modes import MODES, ask, spread
 
 import keyrot_middleware
 from keyrot_middleware.adapters import pooled_calls
@@ -46,8 +46,7 @@ def in_pause(clock, monkeypatch) -> Callable[[Callable[[], None]], None]:
     return arrange
 
 
-@pytest.mark.parametrize("own", ["own", None, keyrot_middleware.POOL_KEY])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("own", "mode"), spread(["own", None, keyrot_middleware.POOL_KEY], MODES))
 def test_a_call_in_its_pause_continues_with_the_pools_key(
     mode, own, gemini, pool, connect, plain, in_pause
 ) -> None:
@@ -88,24 +87,6 @@ def test_a_call_that_continues_penalizes_only_keys_that_were_sent(
     assert seen == [set()]
     known = made.state.snapshot(made.selector.keys.values())
     assert [known[i].cooldown_reason for i in "AB"] == ["unauthorized", None]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_call_that_has_sent_nothing_yet_has_its_key(
-    mode, gemini, pool, connect, monkeypatch
-) -> None:
-    """Uninstalled between the lease and the send, the request still has the key."""
-    made = pool("A")
-    acquire = made.state.acquire
-
-    def uninstalling(*args: Any, **kwargs: Any) -> Any:
-        keyrot_middleware.uninstall()
-        return acquire(*args, **kwargs)
-
-    monkeypatch.setattr(made.state, "acquire", uninstalling)
-    client = connect(gemini.add_key("own").value)
-    assert ask(mode, client) == "ok from A"
-    assert ask(mode, client) == "ok from own"
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -8,7 +8,6 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import pytest
 from support.modes import AIOHTTP
 from support.receivers import Webhook
 from support.servers import server
@@ -109,8 +108,7 @@ print(*differences(after, settled_snapshot(after)), sep="\\n")
 """
 
 
-@pytest.mark.parametrize("state", ["memory", "redis"])
-def test_the_process_is_as_before(state: str, tmp_path: Path) -> None:
+def test_the_process_is_as_before(tmp_path: Path) -> None:
     """After calls, streams and telemetry nothing that install() added to the process is left.
 
     Alerts are on, and one is sent: a key is rejected. Compared are patched methods, threads,
@@ -118,12 +116,11 @@ def test_the_process_is_as_before(state: str, tmp_path: Path) -> None:
     filters, signal handlers, variables, contexts, and registrations with atexit and for forks,
     whose number must not grow from one install() to the next.
     """
-    url = "memory://" if state == "memory" else server("valkey").url
     with FakeGemini() as gemini, closing(Webhook()) as hook:
         own, *keys = [gemini.add_key(label, tier="paid").value for label in ("own", "a", "b", "c")]
         gemini.always("c", Reply.KEY_INVALID)
         path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
-        args = (url, gemini.url, gemini.host, own, ",".join(keys), hook.url)
+        args = (server("valkey").url, gemini.url, gemini.host, own, ",".join(keys), hook.url)
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, *args],
             env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": REJECTED},

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import io
 import socket
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,20 +16,12 @@ from support.modes import MODEL
 
 import keyrot_middleware
 from keyrot_middleware.genai import websocket
-from keyrot_middleware.testing import FakeGemini, Reply, plain_websockets
+from keyrot_middleware.testing import Reply
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::DeprecationWarning", "ignore:.*experimental"
 )
-Connect = Callable[..., Any]
 SDK = tuple(int(part) for part in genai.__version__.split(".")[:2])
-
-
-@pytest.fixture(autouse=True)
-def _no_tls() -> Iterator[None]:
-    """Let the SDK ask for no TLS on loopback."""
-    with plain_websockets():
-        yield
 
 
 async def newest_handle(client: Any) -> str:
@@ -42,9 +33,7 @@ async def newest_handle(client: Any) -> str:
         return str(update.new_handle)
 
 
-def test_a_session_is_resumed_with_a_key_of_its_project(
-    gemini: FakeGemini, pool: Any, connect: Connect
-) -> None:
+def test_a_session_is_resumed_with_a_key_of_its_project(gemini, pool, connect) -> None:
     """The handle was issued to B's project: its keys resume it, and no other."""
     pool("A", {"key_id": "B", "project": "p"}, {"key_id": "B2", "project": "p"}, strategy="fill")
     gemini.script("A", Reply.EXHAUSTED.as_close(1011))
@@ -66,9 +55,7 @@ def test_a_session_is_resumed_with_a_key_of_its_project(
     assert gemini.log[-1].key == "B2"
 
 
-def test_an_unknown_handle_goes_with_the_home_key(
-    gemini: FakeGemini, pool: Any, connect: Connect
-) -> None:
+def test_an_unknown_handle_goes_with_the_home_key(gemini, pool, connect) -> None:
     """Another key is not tried: it cannot know the session."""
     pool("A", "B", strategy="fill")
 
@@ -82,9 +69,7 @@ def test_an_unknown_handle_goes_with_the_home_key(
     assert [entry.key for entry in gemini.log] == ["B"]
 
 
-def test_a_setup_that_names_a_file_goes_with_its_owner(
-    gemini: FakeGemini, pool: Any, connect: Connect
-) -> None:
+def test_a_setup_that_names_a_file_goes_with_its_owner(gemini, pool, connect) -> None:
     """In a content, in a dict or as the SDK's own object."""
     pool("A", "B", strategy="fill")
     client = connect(gemini.key("B").value)
@@ -96,9 +81,7 @@ def test_a_setup_that_names_a_file_goes_with_its_owner(
     assert asyncio.run(converse(client)) == "ok from A"
 
 
-def test_a_token_is_made_by_the_home_key_and_used_untouched(
-    gemini: FakeGemini, pool: Any, connect: Connect
-) -> None:
+def test_a_token_is_made_by_the_home_key_and_used_untouched(gemini, pool, connect) -> None:
     """One for a session to resume is made by the session's owner."""
     pool("A", "B", strategy="fill")
     handle = asyncio.run(newest_handle(connect()))
@@ -119,9 +102,7 @@ def test_a_token_is_made_by_the_home_key_and_used_untouched(
 
 
 @pytest.mark.skipif(SDK < (3, 6), reason="this SDK has no live interactions")
-def test_a_live_interaction_goes_with_its_owner(
-    gemini: FakeGemini, pool: Any, connect: Connect
-) -> None:
+def test_a_live_interaction_goes_with_its_owner(gemini, pool, connect) -> None:
     """As a context manager and awaited; its lease ends with its websocket."""
     pool("A", "B", strategy="fill")
     gemini.script("A", Reply.EXHAUSTED)
@@ -160,7 +141,7 @@ def test_a_live_interaction_goes_with_its_owner(
 
 @pytest.mark.skipif(SDK < (3, 6), reason="this SDK has no live interactions")
 def test_a_live_interaction_that_is_dropped_frees_its_lease_when_it_ends(
-    gemini: FakeGemini, pool: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    gemini, pool, connect, monkeypatch
 ) -> None:
     """The program has neither closed nor kept it; the network drops it."""
     monkeypatch.setattr(websocket, "UNREAD_S", 3_600.0)

@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 from support.interactions import SDK_WARNINGS
-from support.live import opened, say
-from support.modes import MODEL, STREAMS, run, skip_where_the_sdk_reconnects
+from support.modes import MODEL, STREAMS, run, skip_where_the_sdk_reconnects, spread
 from support.streams import REQUEST, collected
 
-from keyrot_middleware.testing import Reply, plain_websockets
+from keyrot_middleware.testing import Reply
 
 pytestmark = [*SDK_WARNINGS, pytest.mark.filterwarnings("ignore::UserWarning")]
-PRO = "gemini-2.5-pro"
 
 FAILURES = {
     "429": Reply.EXHAUSTED,
@@ -40,8 +38,7 @@ def _no_collector() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.mark.parametrize(("failure", "way"), list(zip(FAILURES, WAYS, strict=True)))
-@pytest.mark.parametrize(("mode", "library"), LIBRARIES)
+@pytest.mark.parametrize(("mode", "library", "failure", "way"), spread(LIBRARIES, FAILURES, WAYS))
 def test_a_left_stream_has_no_lease(
     mode, library, way, failure, gemini, pool, connect, no_aiohttp
 ) -> None:
@@ -57,54 +54,12 @@ def test_a_left_stream_has_no_lease(
     leave(mode, way, connect(), pool)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("mode", "library"), LIBRARIES)
-def test_a_left_stream_of_the_second_model_has_no_lease(
-    mode, library, way, gemini, pool, connect, no_aiohttp
-) -> None:
-    """No key can serve the first model, so what the program leaves is a stream of the second."""
-    if library == "httpx":
-        no_aiohttp()
-    pool("A", "B", fallback_models=f"{PRO}>{MODEL}", max_wait_s=0)
-    for label in ("A", "B"):
-        gemini.limit(f"project-{label}", PRO, rpd=0)
-        gemini.spend(label, PRO)
-    leave(mode, way, connect(), pool, model=PRO)
-
-
-@pytest.mark.parametrize("failure", ["429"])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("mode", STREAMS)
-def test_a_left_stream_of_an_interaction_has_no_lease(
-    mode, way, failure, gemini, pool, connect
-) -> None:
+@pytest.mark.parametrize(("mode", "way"), spread(STREAMS, WAYS))
+def test_a_left_stream_of_an_interaction_has_no_lease(mode, way, gemini, pool, connect) -> None:
     """A closed one at once; one that is lost is a cycle of the SDK's own, so it is collected."""
     pool("A", "B", strategy="fill", max_retries=1)
-    gemini.script("A", FAILURES[failure].as_interactions())
+    gemini.script("A", Reply.EXHAUSTED.as_interactions())
     leave(mode, way, connect(), pool, interaction=True)
-
-
-@pytest.mark.parametrize("failure", ["429", "invalid key"])
-def test_a_lost_session_has_no_lease(failure, gemini, pool, connect) -> None:
-    """The same for a Live session that the program drops without closing it."""
-    pool("A", "B", strategy="fill", max_retries=1)
-    gemini.script("A", FAILURES[failure])
-
-    async def lose(client: Any) -> None:
-        manager = opened(client)
-        session = await manager.__aenter__()
-        await say(session)
-        assert pool.ledger.under_way == {"B": 1}
-        del session, manager
-        for _ in range(500):  # the SDK's generator closes the connection, in the loop
-            if not pool.ledger.under_way:
-                break
-            await asyncio.sleep(0.01)
-        assert pool.ledger.under_way == {}
-
-    with plain_websockets():
-        client = connect()
-        run(client, lambda: lose(client))
 
 
 def leave(mode: str, way: str, client: Any, pool: Any, **asked: Any) -> None:

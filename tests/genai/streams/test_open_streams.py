@@ -15,21 +15,6 @@ import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
 
 
-def test_many_streams_open_at_once(gemini, pool, connect) -> None:
-    """Read in turn, chunk by chunk, each is whole and each lease is settled once."""
-    pool("A", "B", "C")
-    client = connect()
-    streams = [client.models.generate_content_stream(**REQUEST) for _ in range(12)]
-    texts = [""] * 12
-    for _ in range(3):
-        for number, stream in enumerate(streams):
-            texts[number] += next(stream).text
-    assert all(text in ("ok from A", "ok from B", "ok from C") for text in texts)
-    assert sum(pool.ledger.under_way.values()) == 12
-    assert [list(stream) for stream in streams] == [[]] * 12
-    assert pool.ledger.kinds == [LeaseOutcome.SUCCESS] * 12
-
-
 def test_many_async_streams_open_at_once(gemini, pool, connect) -> None:
     """The same in one loop, with tasks that stop early."""
     pool("A", "B", "C")

@@ -12,21 +12,19 @@ from google import genai
 from support.modes import AIOHTTP, run
 from support.streams import REQUEST
 
-import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
 ONE_AT_A_TIME = {"key_id": "A", "max_concurrency": 1}
 
 
-@pytest.mark.parametrize("aiohttp", [True, False])
-@pytest.mark.parametrize("read", ["nothing", "all"])
+@pytest.mark.parametrize(("read", "aiohttp"), [("nothing", True), ("all", False)])
 def test_the_next_call_gets_the_key_of_a_stream_that_was_closed(
-    read, aiohttp, gemini, pool, connect, monkeypatch
+    read, aiohttp, pool, connect, no_aiohttp
 ) -> None:
     """`await stream.aclose()` releases the one slot of a key, twenty times."""
     if not aiohttp:
-        monkeypatch.setattr("google.genai._api_client.has_aiohttp", False)
+        no_aiohttp()
     pool(ONE_AT_A_TIME, max_wait_s=0)
     client = connect()
 
@@ -76,11 +74,3 @@ def test_a_stream_in_flight_on_a_closed_loop_is_collected(
     assert [found for found in complaints if "keyrot" in repr(found)] == []
     assert connect().models.generate_content(**REQUEST).text == "ok from A"
     assert pool.ledger.kinds == [LeaseOutcome.ABANDONED, LeaseOutcome.SUCCESS]
-
-
-def test_nothing_stays_with_the_garbage_collector(pool) -> None:
-    """uninstall() leaves no callback of ours behind."""
-    before = list(gc.callbacks)
-    pool("A")
-    keyrot_middleware.uninstall()
-    assert gc.callbacks == before

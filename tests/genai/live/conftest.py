@@ -1,0 +1,16 @@
+"""Shared by the tests of Live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from keyrot_middleware.testing import plain_websockets
+
+
+@pytest.fixture(autouse=True)
+def _no_tls() -> Iterator[None]:
+    """Let the SDK ask for no TLS on loopback."""
+    with plain_websockets():
+        yield

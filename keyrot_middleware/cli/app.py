@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
+from ..core.text import seconds_in
 from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..keys_file import SINGLE_KEYS
 from .run import USAGE
@@ -158,10 +159,17 @@ _KeyId = Annotated[
 ]
 
 
-def _change(key_id: str, action: str) -> None:
+def _seconds(text: str) -> float:
+    try:
+        return seconds_in(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _change(key_id: str, action: str, for_s: float | None = None) -> None:
     from .status import change  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(change(key_id, action))
+    raise typer.Exit(change(key_id, action, for_s))
 
 
 @_command("reset")
@@ -171,9 +179,15 @@ def _reset(key_id: _KeyId) -> None:
 
 
 @_command("disable")
-def _disable(key_id: _KeyId) -> None:
-    """Keep new calls of all processes from a key of a shared state, for 30 days at most."""
-    _change(key_id, "disable")
+def _disable(
+    key_id: _KeyId,
+    for_s: Annotated[
+        float | None,
+        typer.Option("--for", parser=_seconds, metavar="TIME", help="Such as 90s, 15m, 6h or 30d."),
+    ] = None,
+) -> None:
+    """Keep new calls of all processes from a key of a shared state, for 30 days if not told."""
+    _change(key_id, "disable", for_s)
 
 
 @_command("enable")

@@ -25,7 +25,16 @@ from ..core.selection import Selector
 from ..core.text import did_you_mean, hide_secrets, mask_url, one_line, remaining, short_time
 from ..errors import KeyrotError
 from ..genai.key_check import check_key, describe_check, require_allowed_host
-from ..monitoring.view import LIMIT_MAX, URGENCY, WINDOWS, PoolReport, Row, lines_of, look
+from ..monitoring.view import (
+    DISABLED_S,
+    LIMIT_MAX,
+    URGENCY,
+    WINDOWS,
+    PoolReport,
+    Row,
+    lines_of,
+    look,
+)
 from ..runtime.activity import Activity
 from ..secrets import open_secret_cache
 from ..settings import Config, allowed_origins, load
@@ -82,13 +91,14 @@ def explain(model: str, tokens: int, workload: str, *, as_json: bool) -> int:
     return _with_report(show, as_json)
 
 
-def change(key_id: str, action: str) -> int:
+def change(key_id: str, action: str, for_s: float | None = None) -> int:
     """Change a key for all processes that share the state.
 
     Args:
         key_id: The key.
         action: `reset` (clear the cooldowns of a key, its project and billing account, and its
             learned limits), `enable` or `disable`.
+        for_s: How long it is disabled, seconds; None: 30 days.
 
     Returns:
         0; 1 with a message on stderr if that fails.
@@ -99,7 +109,7 @@ def change(key_id: str, action: str) -> int:
             done = (
                 report.reset(key_id)
                 if action == "reset"
-                else report.set_active(key_id, action == "enable")
+                else report.set_active(key_id, action == "enable", for_s or DISABLED_S)
             )
         except KeyError:
             known = [key["key_id"] for key in report.status(limit=LIMIT_MAX)["keys"]]

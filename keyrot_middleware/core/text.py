@@ -160,6 +160,22 @@ def short_time(at: str) -> str:
     return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%MZ}"
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def seconds_in(text: str) -> float:
+    """Return how long `90s`, `15m`, `6h` or `30d` is.
+
+    Raises:
+        ValueError: It is no such time, or longer than ten years.
+    """
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text.strip().lower(), re.ASCII)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 0 < seconds <= 3_650 * _UNITS["d"]:
+        raise ValueError(f"found {display(text)}; allowed: a time such as 90s, 15m, 6h or 30d")
+    return seconds
+
+
 def remaining(seconds: float) -> str:
     """Say how long it is until a moment: `in 40 s`, `in 14 min`, `in 5 h`, `in 3 days`."""
     for most, unit, name in ((90, 1, "s"), (5_400, 60, "min"), (172_800, 3_600, "h")):

@@ -78,7 +78,7 @@ MODELS = 4
 """Models without a key that the headline names."""
 LIMIT_MAX = 500
 """Keys in one answer."""
-DISABLED_S = 30 * DAY_S
+DISABLED_S = int(30 * DAY_S)
 """How long a key stays off that was switched off by hand, unless it is enabled before."""
 URGENCY = ("rejected", "unresolved", "cooling_down", "limited", "available", "disabled")
 """In which order keys are listed: problems first."""
@@ -691,8 +691,13 @@ class PoolReport:
         now = self._sentence(after, after.overall, self.now())
         return f"key {key_id} is reset: {_forgotten(before)}; it is now: {now}"
 
-    def set_active(self, key_id: str, active: bool) -> str:
-        """Switch a key on or off; return a sentence. Raises KeyError for an unknown id."""
+    def set_active(self, key_id: str, active: bool, for_s: float = DISABLED_S) -> str:
+        """Switch a key on, or off *for_s* seconds; return a sentence.
+
+        Raises:
+            KeyError: There is no such key.
+            KeyrotError: It is switched on where it was switched off.
+        """
         row = self._find(key_id)
         key = row.key
         if key.disabled:
@@ -702,13 +707,15 @@ class PoolReport:
         if active:
             self._reset(row)
             return f"key {key_id} is enabled"
-        until = self.now() + DISABLED_S
+        until = self.now() + for_s
+        if row.overall.reason == DISABLED_BY_HAND:
+            self._reset(row)  # else a shorter time would not count
         verdict = Verdict(
             DISABLED_BY_HAND, scope=Scope.KEY, until=until, has_known_end=True, may_wait=False
         )
         own = (key_id, key.project, key.billing_account)
         lease = Lease(*own, "", VERB, 0, 0, at=0.0, record=key.record)
-        self.state.settle(lease, Outcome(LeaseOutcome.ABANDONED, verdict))
+        until = self.state.settle(lease, Outcome(LeaseOutcome.ABANDONED, verdict)) or until
         self._last = None
         return (
             f"key {key_id} is disabled until {_clock(until, self.now())}, until it is enabled, "

@@ -47,7 +47,7 @@ from ..core.availability import KEY_STATES
 from ..core.text import did_you_mean, hide_secrets, mask_keys
 from ..errors import KeyrotError, handle_internal_error
 from ..genai.key_check import check_key, describe_check, require_allowed_host
-from ..monitoring.view import SORTS, PoolReport, source_of
+from ..monitoring.view import DISABLED_S, SORTS, PoolReport, source_of
 from ..runtime import current_pool
 from ..runtime.pool import Pool
 
@@ -254,7 +254,9 @@ def _act(source: PoolReport, request: Request) -> dict[str, Any]:
     key_id, action = request.path_params["key_id"], request.path_params["action"]
     calls: dict[str, Callable[[], str]] = {
         "reset": lambda: source.reset(key_id),
-        "disable": lambda: source.set_active(key_id, False),
+        "disable": lambda: source.set_active(
+            key_id, False, _number(request, "seconds", DISABLED_S, 1, DISABLED_S)
+        ),
         "enable": lambda: source.set_active(key_id, True),
         "check": lambda: source.check(key_id),
     }

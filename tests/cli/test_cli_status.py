@@ -212,6 +212,12 @@ def test_a_key_is_disabled_and_enabled(keyrot: Keyrot, service: Service) -> None
     ran = keyrot("enable", "used_01", **service.env)
     assert (ran.returncode, ran.stdout) == (0, "key used_01 is enabled\n")
     assert isinstance(service.acquire("used_01"), Lease)
+    ran = keyrot("disable", "used_01", "--for", "6h", **service.env)
+    assert (ran.returncode, "key used_01 is disabled until " in ran.stdout) == (0, True)
+    block = service.acquire("used_01").blocks["used_01"]
+    assert 5.9 * 3_600 < block.until - time.time() < 6.1 * 3_600
+    ran = keyrot("disable", "used_01", "--for", "6 weeks", **service.env)
+    assert (ran.returncode, "allowed: a time such as" in ran.stderr) == (2, True)
     assert "no key 'used' in pool" in keyrot("disable", "used", **service.env).stderr
     ran = keyrot("enable", "off_01", **service.env)
     assert (ran.returncode, "change it there" in ran.stderr) == (1, True)

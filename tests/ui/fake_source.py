@@ -105,6 +105,7 @@ class FakeSource:
         self.keys = keys or []
         self.calls = calls or []
         self.changed: list[tuple[str, ...]] = []
+        self.disabled_for_s = 0.0
         """The actions: (action, key id)."""
         self.broken: str | None = None
         """The error of each request."""
@@ -221,9 +222,10 @@ class FakeSource:
         self._change("reset", key_id, "available")
         return f"key {key_id} is available again"
 
-    def set_active(self, key_id: str, active: bool) -> str:
+    def set_active(self, key_id: str, active: bool, for_s: float = 0.0) -> str:
         """Switch it on or off."""
         name = "enable" if active else "disable"
+        self.disabled_for_s = self.disabled_for_s if active else for_s
         self._change(name, key_id, "available" if active else "disabled")
         return f"key {key_id} is {name}d"
 

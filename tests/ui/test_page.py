@@ -138,9 +138,13 @@ def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> 
     expect(buttons).to_have_text(["Reset", "Disable", "Check"])  # what the server allows
     for name, result in (("Disable", "disabled"), ("Enable", "enabled"), ("Check", "answers")):
         page.get_by_role("button", name=f"{name} free_1").click()
+        expect(page.locator("#confirm-seconds")).to_be_visible(visible=name == "Disable")
+        if name == "Disable":
+            page.get_by_label("For").select_option("6 hours")
         page.locator("#confirm-yes").click()
         expect(page.locator("#toast")).to_contain_text(result)
     assert [action for action, _ in source.changed] == ["disable", "enable", "check"]
+    assert source.disabled_for_s == 21_600
     page.get_by_role("button", name="Reset free_1").click()
     source.keys.clear()
     page.locator("#confirm-yes").click()

@@ -269,6 +269,7 @@ function confirmed(title, action) {
   show("confirm-title", title);
   show("confirm-text", QUESTIONS[action]);
   show("confirm-yes", sentence(action));
+  byId("confirm-for").hidden = action !== "disable";
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {
@@ -285,7 +286,7 @@ async function onAction(action, ids, node) {
   for (const id of ids) {
     if (ids.length > 1) toast(`${sentence(action)}: ${results.length} of ${ids.length} keys done…`, "");
     try {
-      results.push([id, (await send("POST", `keys/${encodeURIComponent(id)}/${action}`, {}, 60000)).sentence, ""]);
+      results.push([id, (await send("POST", `keys/${encodeURIComponent(id)}/${action}`, action === "disable" ? { seconds: byId("confirm-seconds").value } : {}, 60000)).sentence, ""]);
     } catch (error) {
       results.push([id, error instanceof ApiError ? error.message : "No answer from the server: it is not known whether this was done.", "bad"]);
       if (!(error instanceof ApiError)) break;

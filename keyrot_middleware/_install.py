@@ -33,7 +33,8 @@ from .runtime import (
 )
 from .runtime import workload as _workload
 from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidates
-from .secrets import SecretCache, Stores, open_secret_cache
+from .secrets.cache import SecretCache
+from .secrets.stores import Stores, open_secret_cache
 from .settings import (
     BASE_URL_VARIABLES,
     Config,

@@ -26,7 +26,7 @@ from typing import Any, AnyStr, Self
 
 from ..core.text import hide_escaped
 from ..errors import handle_internal_error
-from ..secrets.base import Secret
+from ..secrets import Secret
 
 Redact = Callable[[str], str]
 

@@ -23,7 +23,8 @@ from ..keys_file import OUTSIDE_TIERS, KeySpec
 from ..monitoring import open_receivers
 from ..monitoring.view import available_of, iso, look
 from ..runtime.pool import resolved_candidates
-from ..secrets import SecretCache, open_secret_cache
+from ..secrets.cache import SecretCache
+from ..secrets.stores import open_secret_cache
 from ..settings import (
     ENV_NAMES,
     SECRET_SETTINGS,

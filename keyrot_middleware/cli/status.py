@@ -36,7 +36,7 @@ from ..monitoring.view import (
     look,
 )
 from ..runtime.activity import Activity
-from ..secrets import open_secret_cache
+from ..secrets.stores import open_secret_cache
 from ..settings import Config, allowed_origins, load
 from ..state import State, open_shared
 

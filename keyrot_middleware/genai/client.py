@@ -26,7 +26,7 @@ from ..errors import handle_internal_error
 from ..http_clients.calls import platform_of as platform_of_url
 from ..http_clients.serving import outcome_of
 from ..runtime import SdkCall, sdk_call
-from ..secrets.base import PlainText
+from ..secrets import PlainText
 from ..settings import AllowedOrigins
 
 _API = "google.genai._api_client"

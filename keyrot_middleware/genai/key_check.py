@@ -14,7 +14,7 @@ from ..core.model_names import CURRENT_MODEL
 from ..errors import KeyrotError
 from ..providers.gemini import Gemini
 from ..runtime import bypassed
-from ..secrets import SecretCache
+from ..secrets.cache import SecretCache
 from ..settings import BASE_URL_VARIABLES, GOOGLE_HOST, VERTEX_HOST, AllowedOrigins
 
 _AT_ONCE = 8

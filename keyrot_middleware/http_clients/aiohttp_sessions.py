@@ -30,8 +30,7 @@ from ..adapters import origin_from_url
 from ..adapters.bodies import Body, read_bounded
 from ..adapters.redaction import Redact, current_redact, scrub, scrub_head, without_key
 from ..errors import handle_internal_error
-from ..secrets import Secret
-from ..secrets.base import PlainText
+from ..secrets import PlainText, Secret
 from .calls import KEY_NAMES, Call, Incoming, Reply, read, with_key_header
 from .serving import Library
 

@@ -47,8 +47,9 @@ from ..errors import KeyrotError, handle_internal_error, warn_safely
 from ..forks import after_fork, before_child_ends, time_left
 from ..keys_file import file_version
 from ..prices import PriceList, require_prices
-from ..secrets import Secret, SecretCache, Stores
-from ..secrets.cache import LOOKUP_TIMEOUT_S
+from ..secrets import Secret
+from ..secrets.cache import LOOKUP_TIMEOUT_S, SecretCache
+from ..secrets.stores import Stores
 from ..settings import Config, reread
 from ..state.base import State, StateThreads
 from ..telemetry import Observer, PoolEventListener

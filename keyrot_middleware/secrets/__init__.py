@@ -1,39 +1,120 @@
-"""Secret stores, and the cache of their values. A store's library is imported when it is opened."""
+"""Secrets, and the interface of the stores that keep them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hmac
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, NoReturn, Protocol
 
-from .base import Secret, SecretStore
-from .cache import START_TIMEOUT_S, SecretCache, SecretLocation
-from .registry import Stores, open_store
+from ..errors import SecretError
 
-if TYPE_CHECKING:
-    from ..settings import Config
-
-__all__ = [
-    "Secret",
-    "SecretCache",
-    "SecretLocation",
-    "SecretStore",
-    "Stores",
-    "open_secret_cache",
-    "open_store",
-]
+MASKED_FROM = 8
+"""Characters; a shorter value is not masked: it is no key, and texts would become unreadable."""
+_MASK = "[secret]"
 
 
-def open_secret_cache(
-    config: Config, stores: Stores | None = None, start_timeout_s: float = START_TIMEOUT_S
-) -> SecretCache:
-    """Open the stores that the keys name, and look all keys up, within so many seconds.
+class PlainText(str):
+    """The text of a secret, for the header of a request or the argument of a library.
 
-    Raises:
-        ConfigError: A store does not exist or cannot be opened. Missing values raise nothing.
+    Its repr is masked: error reporters show the repr of local variables, their own as well as those
+    of libraries. Its str is the value.
     """
-    stores = stores or Stores(config.env_file)
-    return SecretCache(
-        stores.locate(config),
-        optional=[config.last_resort] if config.last_resort else [],
-        ttl_s=config.settings.secrets_ttl_s,
-        start_timeout_s=start_timeout_s,
-    )
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> str:
+        """Return a part of it, which is masked too: rich shows the beginning of a long text."""
+        return PlainText(super().__getitem__(index))
+
+    def __repr__(self) -> str:
+        return "'[redacted]'"
+
+
+class Secret:
+    """A value that only `reveal()` shows. Whatever carries a key carries it as one of these.
+
+    It is masked in repr, str and format, has no items and no `vars()`, and cannot be pickled.
+    Whitespace around it is removed.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = PlainText(value.strip())
+
+    def reveal(self) -> PlainText:
+        """Return the value."""
+        return self._value
+
+    def hide_in(self, text: str, mask: str = "[redacted]") -> str:
+        """Replace the value wherever it stands in a text."""
+        return text.replace(self._value, mask) if self._value else text
+
+    @property
+    def fingerprint(self) -> str:
+        """8 hexadecimal digits that are the same for the same value everywhere.
+
+        There is no salt, so that fingerprints can be compared between hosts. 32 bits of a digest
+        reveal nothing of a value that cannot be guessed.
+        """
+        return blake2b(self._value.encode(), digest_size=4, person=b"keyrot").hexdigest()
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return f"Secret({_MASK})"
+
+    def __str__(self) -> str:
+        return _MASK
+
+    def __format__(self, spec: str) -> str:
+        return format(_MASK, spec)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled: its value stays in this process")
+
+
+class SecretStore(Protocol):
+    """A place that keeps the values of keys.
+
+    Stores are synchronous: the cache holds their values and calls them in threads of its own, at
+    most two at once. A store may also have the attributes (False by default)
+
+    - `instant`: a look-up needs no network, so it runs in the calling thread;
+    - `fixed`: values never change, so they are not refreshed;
+
+    and a method `place(key_id)` that returns where a key is kept by default, for messages.
+    """
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of its places, such as `env`."""
+        ...
+
+    def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
+        """Look keys up, in as few requests as the store allows.
+
+        Args:
+            refs: The place of each key id, as in keys.json (`env://NAME`); None: the place where
+                this store keeps a key of that id by default.
+
+        Returns:
+            For each key id its secret, or an error that names the key, the place and the reason.
+        """
+        ...

@@ -29,7 +29,7 @@ from ..core.model import POOL_KEY
 from ..core.text import hide_escaped, mask_keys
 from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
-from .base import MASKED_FROM, Secret, SecretStore
+from . import MASKED_FROM, Secret, SecretStore
 
 START_TIMEOUT_S = 10.0
 """How long a start waits for stores; keys that have no answer by then join later."""

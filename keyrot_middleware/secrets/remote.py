@@ -1,23 +1,31 @@
-"""What stores over the network share: one read for each secret, ten at once, and errors by class.
+"""Stores over the network: one read for each secret, ten at once, and errors by class.
 
-Requests, retries, time-outs and logins are those of the store's own library. Of its exceptions a
-message shows the class, and a code that is one word: their texts may hold a token or a value.
+Requests, retries, time-outs and logins are those of the store's own library, which is imported when
+the store is opened. Of its exceptions a message shows the class, and a code that is one word: their
+texts may hold a token or a value.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import logging
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, urlsplit
 
-from ..errors import SecretError
+from ..core.text import display
+from ..errors import ConfigError, SecretError
 from ..forks import after_fork
-from .base import Secret
+from . import PlainText, Secret
 
 CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 4.0
@@ -46,9 +54,16 @@ class RemoteStore(ABC):
     """
 
     scheme: str
+    libraries: tuple[str, ...] = ()
 
     def __init__(self, default: str) -> None:
-        """Connect to nothing yet; *default* is the secret with a field for each key."""
+        """Connect to nothing yet; *default* is the secret with a field for each key.
+
+        Raises:
+            ImportError: The library is not installed.
+        """
+        for name in self.libraries:
+            import_module(name)
         self._default = default
         self._client: Any
         self._reset()
@@ -158,3 +173,387 @@ def _parse_object(text: str) -> Mapping[str, object] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+# HashiCorp Vault or OpenBao -----------------------------------------------------------------------
+
+
+_ADDRESS = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE)
+_LOOPBACK_URL = re.compile(r"(?i)http://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?(/.*)?")
+_KUBERNETES_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+_SECONDS = re.compile(r"\d{1,6}(\.\d{1,9})?")
+_TRUE = ("1", "t", "true")
+
+
+def open_vault(environ: Mapping[str, str]) -> VaultStore:
+    """Open the store; the first look-up sends the first request.
+
+    Raises:
+        ConfigError: `VAULT_ADDR` or `VAULT_CLIENT_TIMEOUT` is not allowed.
+    """
+    address = environ.get("VAULT_ADDR", "").strip()
+    plain = address.lower().startswith("http:") and not _LOOPBACK_URL.fullmatch(address)
+    if not _ADDRESS.fullmatch(address) or (
+        plain and environ.get("KEYROT_VAULT_ALLOW_HTTP", "").lower() not in _TRUE
+    ):
+        raise ConfigError(
+            f"VAULT_ADDR: found {display(address) if address else 'nothing'}; allowed: "
+            "https://host:port. Over http:// everyone on the way reads the token and the keys; "
+            "KEYROT_VAULT_ALLOW_HTTP=true allows it."
+        )
+    return VaultStore(environ)
+
+
+class VaultStore(RemoteStore):
+    """Reads keys at `vault://MOUNT/path/of/secret#field`, from one server with one identity.
+
+    The secrets engine is KV, version 1 or 2. Version 2 keeps the secret `team/a` of the mount
+    `secret` at `secret/data/team/a`, with its fields one level deeper; the server shows the version
+    of a mount to every token that may read something in it. See docs/stores/vault.md.
+    """
+
+    scheme, libraries = "vault", ("hvac",)
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Read with the server and the login that the variables of *environ* name."""
+        given = {name: PlainText(value.strip()) for name, value in environ.items()}
+        self._environ = {name: value for name, value in given.items() if value}
+        place = self._environ.get("KEYROT_VAULT_PLACE", "secret/keyrot").removeprefix("vault://")
+        super().__init__(place.strip("/"))
+        seconds = self._environ.get("VAULT_CLIENT_TIMEOUT", "5").removesuffix("s")
+        if not _SECONDS.fullmatch(seconds):
+            raise ConfigError(
+                f"VAULT_CLIENT_TIMEOUT: found {display(seconds)}; allowed: seconds, such as 5."
+            )
+        self._timeout_s = float(seconds)
+
+    def connect(self) -> Any:
+        """Log in by the first of these whose variables are set; files are read now."""
+        import hvac
+
+        found = self._environ.get
+        key = found("VAULT_CLIENT_CERT"), found("VAULT_CLIENT_KEY")
+        trust_all = found("VAULT_SKIP_VERIFY", "").lower() in _TRUE
+        client = hvac.Client(
+            url=found("VAULT_ADDR"),
+            token=self._given("VAULT_TOKEN"),  # None: hvac reads ~/.vault-token
+            cert=key if all(key) else None,
+            verify=not trust_all and (found("VAULT_CACERT") or found("VAULT_CAPATH") or True),
+            timeout=(min(CONNECT_TIMEOUT_S, self._timeout_s), self._timeout_s),
+            namespace=found("VAULT_NAMESPACE"),
+            allow_redirects=False,  # another server would get token and login
+        )
+        mount = found("VAULT_AUTH_MOUNT", "").strip("/").removeprefix("auth/")
+        role_id, jwt = self._given("VAULT_ROLE_ID"), self._given("VAULT_JWT")
+        if found("VAULT_TOKEN"):
+            pass
+        elif role_id:
+            secret_id = self._given("VAULT_SECRET_ID")
+            client.auth.approle.login(role_id, secret_id, mount_point=mount or "approle")
+        elif role := found("VAULT_K8S_ROLE"):
+            token = Path(found("VAULT_K8S_TOKEN_FILE", _KUBERNETES_TOKEN)).read_text("utf-8")
+            client.auth.kubernetes.login(role, token.strip(), mount_point=mount or "kubernetes")
+        elif (role := found("VAULT_JWT_ROLE")) and jwt:
+            client.auth.jwt.jwt_login(role, jwt, path=mount or "jwt")
+        return client
+
+    def read(self, client: Any, name: str) -> Mapping[str, object]:
+        """Return the fields of a secret."""
+        from hvac.exceptions import VaultDown, VaultError
+
+        name = name.strip("/")
+        try:
+            mount, version = self._mount(client, name)
+            path = f"{mount}data/{name.removeprefix(mount)}" if version == "2" else name
+            data = _data(client, path)
+        except VaultDown:
+            raise
+        except VaultError as error:
+            raise Unreadable(type(error).__name__) from None
+        fields = data.get("data") if version == "2" else data
+        if not isinstance(fields, Mapping):
+            raise Unreadable("InvalidPath")
+        return fields
+
+    def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
+        """Look the keys up; then renew a token of the settings, which no login replaces."""
+        found = super().resolve(refs)
+        if self._client is not None and "VAULT_TOKEN" in self._environ:
+            with suppress(Exception):
+                self._client.auth.token.renew_self()
+        return found
+
+    def _mount(self, client: Any, name: str) -> tuple[str, str]:
+        """Return the mount of a path and its version; version 2 where the server hides it."""
+        from hvac.exceptions import Forbidden
+
+        try:
+            data = _data(client, f"sys/internal/ui/mounts/{name}")
+        except Forbidden:
+            return name.partition("/")[0] + "/", "2"
+        return str(data.get("path")), str((data.get("options") or {}).get("version", "1"))
+
+    def _given(self, name: str) -> str | None:
+        """Return a variable, else the content of the file that the variable with _FILE names."""
+        if value := self._environ.get(name):
+            return value
+        file = self._environ.get(f"{name}_FILE")
+        return Path(file).expanduser().read_text("utf-8").strip() if file else None
+
+
+def _data(client: Any, path: str) -> Mapping[str, Any]:
+    """Return the data at a path.
+
+    Raises:
+        Unreadable: There is none, or the server redirects, or is no Vault.
+    """
+    reply = client.read(quote(path))
+    if reply is None:
+        raise Unreadable("InvalidPath")
+    data = reply.get("data") if isinstance(reply, dict) else None
+    if not isinstance(data, dict):
+        raise Unreadable("the server redirects, or is no Vault")
+    return data
+
+
+# AWS Secrets Manager ------------------------------------------------------------------------------
+
+
+_LOGGERS = ("auth", "endpoint", "hooks", "parsers", "utils")
+"""Of botocore; their DEBUG lines hold whole responses, signatures and session tokens."""
+
+
+def open_aws(environ: Mapping[str, str]) -> AwsStore:
+    """Open the store; boto3 takes its own settings from the environment."""
+    return AwsStore(environ.get("KEYROT_AWS_SECRET") or "keyrot")
+
+
+def _is_loggable(record: logging.LogRecord) -> bool:
+    """Drop lines below WARNING in threads that read secrets; the program's own stay."""
+    reading = threading.current_thread().name.startswith("keyrot-secrets")
+    return record.levelno >= logging.WARNING or not reading
+
+
+class AwsStore(RemoteStore):
+    """Reads keys at `aws://NAME-or-ARN#field`; always the version AWSCURRENT."""
+
+    scheme, libraries = "aws", ("boto3",)
+
+    def __init__(self, default: str, **options: Any) -> None:
+        """*options*: more for boto3's client, such as `endpoint_url`."""
+        super().__init__(default)
+        self._options = options
+
+    def connect(self) -> Any:
+        """Return a function that returns the client of a region."""
+        from boto3.session import Session
+        from botocore.config import Config
+
+        for name in _LOGGERS:
+            logging.getLogger(f"botocore.{name}").addFilter(_is_loggable)
+        session = Session()
+        config = Config(
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            retries={"mode": "standard", "total_max_attempts": 2},
+            max_pool_connections=MAX_CONCURRENCY,
+        )
+
+        @cache
+        def client(region: str | None) -> Any:
+            options = {**self._options, **({"region_name": region} if region else {})}
+            return session.client("secretsmanager", config=config, **options)
+
+        return client
+
+    def read(self, client: Any, name: str) -> str | bytes:
+        """Return the text or the bytes of a secret; an ARN names its region."""
+        from botocore.exceptions import ClientError
+
+        region = name.split(":")[3] if name.count(":") > 3 else None
+        with self._lock:  # boto3 makes clients in one thread at a time
+            regional = client(region)
+        try:
+            found = regional.get_secret_value(SecretId=name)
+        except ClientError as error:
+            raise Unreadable(codes(error.response.get("Error", {}).get("Code"))) from None
+        stored: str | bytes = found.get("SecretString") or found.get("SecretBinary") or ""
+        return stored
+
+
+# Azure Key Vault ----------------------------------------------------------------------------------
+
+
+_VARIABLE = "AZURE_KEY_VAULT_URL"
+_OPTIONS: Mapping[str, Any] = {
+    "connection_timeout": CONNECT_TIMEOUT_S,
+    "read_timeout": READ_TIMEOUT_S,
+    "retry_total": 1,
+}
+_PROCESS_S = 5
+"""For `az`, `azd` and PowerShell, which the default login runs."""
+
+
+def open_azure(environ: Mapping[str, str]) -> AzureStore:
+    """Open the store; azure-identity takes its own settings from the environment.
+
+    Raises:
+        ConfigError: `AZURE_KEY_VAULT_URL` is no https:// URL of a host.
+    """
+    url = urlsplit(environ.get(_VARIABLE, "").strip())
+    if url.geturl() and (url.scheme != "https" or url.path.strip("/")):
+        raise ConfigError(
+            f"{_VARIABLE}: found {display(url.geturl())}; allowed: https://NAME.vault.azure.net."
+        )
+    return AzureStore(url.netloc)
+
+
+class AzureStore(RemoteStore):
+    """Reads keys at `azure://VAULT/SECRET[/VERSION]`, or in a secret named like their id.
+
+    Names of secrets have letters, digits and `-` only, so `flash_01` becomes `flash-01`.
+    """
+
+    scheme, libraries = "azure", ("azure.identity", "azure.keyvault.secrets")
+
+    def __init__(
+        self, host: str, credential: Callable[[], Any] | None = None, **options: Any
+    ) -> None:
+        """Read by default in the vault *host*; *options*: more for azure's SecretClient."""
+        super().__init__(host)
+        self._credential = credential or _azure_login
+        self._options = {**_OPTIONS, **options}
+
+    def place(self, key_id: str) -> str:
+        """Return where a key is kept by default."""
+        return f"{self.scheme}://{self._default}/{key_id.replace('_', '-')}"
+
+    def server_of(self, name: str) -> str:
+        """Return the vault."""
+        return name.partition("/")[0]
+
+    def connect(self) -> Any:
+        """Return a function that returns the client of a vault."""
+        from azure.keyvault.secrets import SecretClient
+
+        credential = self._credential()
+
+        @cache
+        def client(host: str) -> SecretClient:
+            return SecretClient(f"https://{host}", credential, **self._options)
+
+        return client
+
+    def read(self, client: Any, name: str) -> str:
+        """Return a secret; a vault without a dot or a port is one of the public cloud."""
+        from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+
+        vault, _, path = name.partition("/")
+        if not vault:
+            raise Unreadable(f"{_VARIABLE} is not set")
+        host = vault if {".", ":"} & set(vault) else f"{vault}.vault.azure.net"
+        secret, _, version = path.partition("/")
+        try:
+            return client(host).get_secret(secret, version or None).value or ""
+        except ClientAuthenticationError:
+            raise
+        except HttpResponseError as error:
+            inner = getattr(error.error, "innererror", None) or {}
+            code = inner.get("code") or getattr(error.error, "code", "")
+            raise Unreadable(codes(type(error).__name__, error.status_code, code)) from None
+
+
+def _azure_login() -> Any:
+    from azure.identity import DefaultAzureCredential
+
+    return DefaultAzureCredential(process_timeout=_PROCESS_S, **_OPTIONS)
+
+
+# Google Secret Manager ----------------------------------------------------------------------------
+
+
+_ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER"
+"""gcloud's own variable for another endpoint, such as a private one."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def open_gcp(environ: Mapping[str, str]) -> GcpStore:
+    """Open the store; google-auth takes its own settings from the environment.
+
+    Raises:
+        ConfigError: The endpoint is no https:// URL.
+    """
+    endpoint = environ.get(_ENDPOINT, "").strip() or "https://secretmanager.googleapis.com"
+    url = urlsplit(endpoint)
+    if url.scheme != "https" and url.hostname not in _LOOPBACK:
+        raise ConfigError(f"{_ENDPOINT}: found {display(endpoint)}; allowed: https://HOST/.")
+    secret = environ.get("KEYROT_GCP_SECRET") or "keyrot"
+    return GcpStore(endpoint, f"{environ.get('GOOGLE_CLOUD_PROJECT', '')}/{secret}")
+
+
+class GcpStore(RemoteStore):
+    """Reads keys at `gcp://PROJECT/SECRET[/VERSION][#FIELD]`, or by their id in one JSON secret."""
+
+    scheme, libraries = "gcp", ("google.auth.transport.requests",)
+
+    def __init__(
+        self,
+        endpoint: str,
+        default: str,
+        login: Callable[[], tuple[Any, str | None]] | None = None,
+    ) -> None:
+        """Read at *endpoint*; *login* returns credentials and their project."""
+        super().__init__(default)
+        self._endpoint, self._login = endpoint.rstrip("/"), login or _google_login
+
+    def connect(self) -> Any:
+        """Return a session that sends tokens, and the project of the login."""
+        from google.auth.transport.requests import AuthorizedSession
+        from requests.adapters import HTTPAdapter
+        from urllib3 import Retry
+
+        credentials, project = self._login()
+        session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+        retry = Retry(2, status_forcelist=(429, 500, 502, 503, 504), backoff_factor=0.5)
+        retry.raise_on_status, retry.respect_retry_after_header = False, False
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONCURRENCY, max_retries=retry))
+        return session, project
+
+    def read(self, client: Any, name: str) -> bytes:
+        """Return the bytes of a version; without a project, of the login's."""
+        session, own = client
+        project, secret, version, *_ = [*name.split("/"), "", ""]
+        if not (project or own):
+            raise Unreadable("GOOGLE_CLOUD_PROJECT is not set, and the login names no project")
+        path = f"projects/{project or own}/secrets/{secret}/versions/{version or 'latest'}:access"
+        reply = session.get(
+            f"{self._endpoint}/v1/{path}",
+            timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+            allow_redirects=False,
+        )
+        if reply.status_code != 200:
+            raise Unreadable(codes(reply.status_code, _status(reply)))
+        return base64.b64decode(reply.json()["payload"]["data"])
+
+
+def _google_login() -> tuple[Any, str | None]:
+    import google.auth
+
+    return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+
+
+def _status(reply: Any) -> object:
+    try:
+        return reply.json()["error"]["status"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+OPENERS: Mapping[str, Callable[[Mapping[str, str]], RemoteStore]] = {
+    "vault": open_vault,
+    "aws": open_aws,
+    "azure": open_azure,
+    "gcp": open_gcp,
+}
+"""By scheme; they take the environment."""

@@ -19,7 +19,8 @@ from keyrot_middleware.core.model import Limits
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.monitoring.view import health, iso
 from keyrot_middleware.runtime.pool import SystemClock, unreserved_lease
-from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
+from keyrot_middleware.secrets import Secret
+from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 from keyrot_middleware.telemetry.logs import format_time
 
 

@@ -29,9 +29,7 @@ from support.store_servers.gcp import GcpServer
 from support.stores import resolve_all, resolve_one
 
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.secrets.aws import AwsStore, open_aws
-from keyrot_middleware.secrets.azure import AzureStore, open_azure
-from keyrot_middleware.secrets.gcp import open_gcp
+from keyrot_middleware.secrets.remote import AwsStore, AzureStore, open_aws, open_azure, open_gcp
 
 
 @pytest.fixture
@@ -291,7 +289,7 @@ def test_the_library_repeats_a_request_to_a_busy_store(
 
 _HANGS = """
 import threading, time
-from keyrot_middleware.secrets import SecretCache, SecretLocation
+from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 from keyrot_middleware.secrets.remote import RemoteStore
 
 class Store(RemoteStore):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from support.stores import resolve_one
 
-from keyrot_middleware.secrets import registry
-from keyrot_middleware.secrets.registry import open_store
+from keyrot_middleware.secrets import stores
+from keyrot_middleware.secrets.stores import open_store
 from keyrot_middleware.settings import load
 
 
@@ -46,7 +46,7 @@ def test_the_file_says_not_where_logins_go(here: Path, monkeypatch: pytest.Monke
     """A store gets the environment, and only our own variables of `.env`."""
     write(here, **dict.fromkeys(STORE_VARIABLES, "x"), KEYROT_VAULT_PLACE="secret/app")
     opened: list[Any] = []
-    monkeypatch.setattr(registry, "_opener", lambda _: opened.append)
+    monkeypatch.setattr(stores, "_opener", lambda _: opened.append)
     open_store("vault")
     (environ,) = opened
     assert set(environ).isdisjoint(STORE_VARIABLES)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.secrets import Secret, SecretStore, open_store
-from keyrot_middleware.secrets.local import InlineStore
+from keyrot_middleware.secrets import Secret, SecretStore
+from keyrot_middleware.secrets.stores import InlineStore, open_store
 
 
 def look_up(store: SecretStore, key_id: str, ref: str | None = None) -> str:

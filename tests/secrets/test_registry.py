@@ -13,7 +13,9 @@ from support import stores
 
 from keyrot_middleware.errors import ConfigError, MissingExtraError, SecretError
 from keyrot_middleware.keys_file import BUILT_STORES
-from keyrot_middleware.secrets import Secret, open_secret_cache, open_store
+from keyrot_middleware.secrets import Secret
+from keyrot_middleware.secrets.remote import OPENERS
+from keyrot_middleware.secrets.stores import open_secret_cache, open_store
 from keyrot_middleware.settings import load
 
 
@@ -114,9 +116,7 @@ def test_a_missing_extra_is_an_error_with_the_pip_line(
     def opener(environ: Any) -> Any:
         import no_such_library  # noqa: F401
 
-    module = type(sys)(f"keyrot_middleware.secrets.{scheme}")
-    setattr(module, f"open_{scheme}", opener)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(OPENERS, scheme, opener)  # type: ignore[arg-type]  # a dict
     with pytest.raises(MissingExtraError) as caught:
         open_store(scheme)
     assert isinstance(caught.value, ConfigError)
@@ -142,8 +142,7 @@ def test_an_error_has_no_frame_that_holds_the_environment(
     for name, value in hidden.items():
         monkeypatch.setenv(name, value)
     if not wrong:
-        monkeypatch.setitem(sys.modules, "boto3.session", None)
-        monkeypatch.delitem(sys.modules, "keyrot_middleware.secrets.aws", raising=False)
+        monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(ConfigError) as caught:
         open_store(scheme)
     error: BaseException = caught.value
@@ -173,7 +172,7 @@ def test_the_stores_may_be_mixed(here: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_secret_error_raised_by_a_store_is_shown(plug_in: Any) -> None:
     """A store may raise for all keys at once; its message is shown, without keys."""
-    from keyrot_middleware.secrets import SecretCache, SecretLocation
+    from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 
     class Sealed:
         scheme = "sealed"

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation, open_secret_cache
+from keyrot_middleware.secrets import Secret
+from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
+from keyrot_middleware.secrets.stores import open_secret_cache
 from keyrot_middleware.settings import load
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")

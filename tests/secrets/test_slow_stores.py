@@ -12,9 +12,10 @@ import pytest
 from support.servers import wait_for
 from support.stores import GatedStore, cache_of, record_changes, tick_until
 
-from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
+from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets import cache as cache_module
-from keyrot_middleware.secrets.local import InlineStore
+from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
+from keyrot_middleware.secrets.stores import InlineStore
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 

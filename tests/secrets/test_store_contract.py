@@ -17,12 +17,8 @@ from support.servers import wait_for
 from support.store_servers.base import StoreServer
 
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.secrets import (
-    Secret,
-    SecretCache,
-    SecretLocation,
-    SecretStore,
-)
+from keyrot_middleware.secrets import Secret, SecretStore
+from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 
 SERVERS = {
     "env": ("support.store_servers.env", "EnvServer"),

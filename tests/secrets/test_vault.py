@@ -19,7 +19,7 @@ from support.vault_proxy import Reply, vault_proxy
 
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets import SecretStore
-from keyrot_middleware.secrets.vault import open_vault
+from keyrot_middleware.secrets.remote import open_vault
 
 TOKEN = "hvs.FAKE" + "t" * 24
 ROLE = {"VAULT_ROLE_ID": "role-id-FAKE-5678", "VAULT_SECRET_ID": "secret-id-FAKE-1234"}

@@ -26,7 +26,8 @@ from keyrot_middleware.errors import SecretError, handle_internal_error
 from keyrot_middleware.providers.gemini import Gemini
 from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.pool import Pool, resolved_candidates
-from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
+from keyrot_middleware.secrets import Secret
+from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 from keyrot_middleware.state import State
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry import CallObserver, observe

@@ -19,9 +19,9 @@ from keyrot_middleware.errors import handle_internal_error
 from keyrot_middleware.providers.gemini import Gemini
 from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.pool import Pool
-from keyrot_middleware.secrets.base import Secret
+from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
-from keyrot_middleware.secrets.local import InlineStore
+from keyrot_middleware.secrets.stores import InlineStore
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry import Observer, observe
 from keyrot_middleware.telemetry.logs import LogObserver

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation, SecretStore
+from keyrot_middleware.secrets import Secret, SecretStore
+from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 from support.servers import wait_for
 
 __all__ = [

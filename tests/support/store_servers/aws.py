@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keyrot_middleware.secrets.aws import AwsStore
+from keyrot_middleware.secrets.remote import AwsStore
 from support.moto_server import RefusingServer, moto_server, options_for
 from support.store_servers.base import OneSecretServer
 from support.unreachable import SilentServer, closed_port

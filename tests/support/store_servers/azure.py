@@ -8,7 +8,7 @@ from typing import Any
 
 from azure.identity import ClientSecretCredential
 
-from keyrot_middleware.secrets.azure import AzureStore
+from keyrot_middleware.secrets.remote import AzureStore
 from support.certificate_authority import CertificateAuthority
 from support.fake_key_vault import READER, SECRET, TENANT, UNPRIVILEGED, KeyVault
 from support.unreachable import SilentServer, closed_port

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Protocol
 
-from keyrot_middleware.secrets.base import SecretStore
+from keyrot_middleware.secrets import SecretStore
 
 __all__ = ["OneSecretServer", "StoreServer"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from keyrot_middleware.secrets import SecretStore, open_store
+from keyrot_middleware.secrets import SecretStore
+from keyrot_middleware.secrets.stores import open_store
 
 __all__ = ["EnvServer"]
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from keyrot_middleware.secrets import SecretStore
-from keyrot_middleware.secrets.local import open_file
+from keyrot_middleware.secrets.stores import open_file
 
 __all__ = ["FileServer"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.oauth2 import service_account
 
-from keyrot_middleware.secrets.gcp import GcpStore
+from keyrot_middleware.secrets.remote import GcpStore
 from support.fake_secret_manager import PROJECT, READER, UNPRIVILEGED, SecretManager
 from support.store_servers.base import OneSecretServer
 from support.unreachable import SilentServer, closed_port

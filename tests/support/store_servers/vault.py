@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from keyrot_middleware.secrets.base import SecretStore
-from keyrot_middleware.secrets.vault import open_vault
+from keyrot_middleware.secrets import SecretStore
+from keyrot_middleware.secrets.remote import open_vault
 from support.openbao import policy, shared
 from support.unreachable import SilentServer, closed_port
 

@@ -1,0 +1,258 @@
+"""How stores are opened, and those of this machine: settings, environment, `.env` and files.
+
+Built-in stores are opened by name, others by entry point.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.text import did_you_mean, display
+from ..errors import ConfigError, MissingExtraError, SecretError
+from ..keys_file import BUILT_STORES, GROUP, entry_point_stores
+from ..settings import read_env_file
+from . import Secret, SecretStore
+from .cache import START_TIMEOUT_S, SecretCache, SecretLocation
+from .remote import OPENERS
+
+if TYPE_CHECKING:
+    from ..keys_file import KeySpec
+    from ..settings import Config
+
+
+def open_store(uri: str, *, env_file: Path | None = None) -> SecretStore:
+    """Open the secret store of a scheme (`env`) or of a place (`env://NAME`).
+
+    Args:
+        uri: Scheme or place.
+        env_file: The `.env` to read; None: the one in the working directory.
+
+    Raises:
+        ConfigError: There is no such store, a setting of it is wrong, or its extra is not
+            installed. A store of ours that is not reachable raises nothing.
+    """
+    scheme = uri.partition("://")[0].lower()
+    env_file = env_file or Path(".env").absolute()
+    found = EnvStore(env_file) if scheme == "env" else _open(scheme, env_file)
+    if isinstance(found, ConfigError):
+        raise found
+    return found
+
+
+def _open(scheme: str, env_file: Path) -> SecretStore | ConfigError:
+    """Return a store, or an error without frames: their local variables hold the environment."""
+    try:
+        opener = _opener(scheme)
+    except (ImportError, AttributeError) as error:  # or the entry point names what is not there
+        return _import_error(scheme, error)
+    try:
+        store: SecretStore = opener(_environ(env_file))
+    except ConfigError as error:
+        return error.with_traceback(None)
+    except ImportError as error:
+        return _import_error(scheme, error)
+    except Exception as error:
+        return ConfigError(f"the secret store {scheme} cannot be opened: {type(error).__name__}")
+    return store
+
+
+def _opener(scheme: str) -> Callable[[Mapping[str, str]], SecretStore]:
+    """Import the function that opens a store."""
+    opener: Callable[[Mapping[str, str]], SecretStore]
+    others = entry_point_stores()
+    if scheme in BUILT_STORES:
+        opener = open_file if scheme == "file" else OPENERS[scheme]
+    elif scheme in others:
+        opener = others[scheme].load()
+    else:
+        known = (*BUILT_STORES, *others)
+        raise ConfigError(
+            f"secret store: found {display(scheme)}; allowed: {', '.join(known)} (others plug in "
+            f"by the entry point {GROUP}).{did_you_mean(scheme, known)}"
+        )
+    return opener
+
+
+def _environ(env_file: Path) -> dict[str, str]:
+    """Return the environment, over the variables of `.env` that begin with KEYROT_."""
+    in_file = read_env_safely(env_file).items()
+    return {n: v for n, v in in_file if n.startswith("KEYROT_") and v} | os.environ
+
+
+def _import_error(scheme: str, error: ImportError | AttributeError) -> ConfigError:
+    if scheme not in BUILT_STORES:
+        return ConfigError(f"secret store {scheme}, an entry point of {GROUP}: {error}")
+    package = (error.name or "its library").partition(".")[0]
+    wanted_by = f"the secret store {scheme}"
+    return MissingExtraError(wanted_by=wanted_by, package=package, extra=scheme)
+
+
+class Stores:
+    """The stores of one pool; each is opened once, for its first key."""
+
+    def __init__(self, env_file: Path) -> None:
+        """Open no store yet."""
+        self._env_file = env_file
+        self._open: dict[str, SecretStore] = {}
+
+    def locate(self, config: Config) -> dict[str, SecretLocation]:
+        """Return where the value of each key is kept, in the order of the pool.
+
+        Raises:
+            ConfigError: A store that a key names does not exist or cannot be opened.
+        """
+        given = {k: Secret(v.get_secret_value()) for k, v in config.inline.items()}
+        inline = InlineStore(given)
+        default = config.settings.secret_store
+        return {
+            key.key_id: SecretLocation(inline)
+            if key.key_id in given
+            else self._location(key, default)
+            for key in config.keys
+        }
+
+    def _location(self, key: KeySpec, default: str) -> SecretLocation:
+        scheme = key.secret.partition("://")[0] if key.secret else default
+        if scheme not in self._open:
+            self._open[scheme] = open_store(scheme, env_file=self._env_file)
+        return SecretLocation(self._open[scheme], key.secret)
+
+
+def read_env_safely(path: Path) -> dict[str, str | None]:
+    """Read `.env`; empty if it cannot be read, which is reported when the settings are loaded."""
+    try:
+        return read_env_file(path)
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+class InlineStore:
+    """Values of a setting (`GEMINI_API_KEYS`, an argument of install())."""
+
+    scheme = "inline"
+    instant = True
+    fixed = True
+
+    def __init__(self, values: Mapping[str, Secret]) -> None:
+        self._values = dict(values)
+
+    def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
+        """Return the values; places are ignored."""
+        return {
+            key_id: self._values.get(key_id)
+            or SecretError(f"key {key_id}: no value was given for it")
+            for key_id in refs
+        }
+
+
+_PREFIX = "GEMINI_KEY_"
+_SCHEME = "env://"
+
+
+class EnvStore:
+    """Reads keys from `GEMINI_KEY_<key_id>`, or from the variable that `env://NAME` names.
+
+    The environment beats `.env`, and an empty variable hides the one in `.env`.
+    """
+
+    scheme = "env"
+    instant = True
+
+    def __init__(self, env_file: Path | None = None) -> None:
+        """*env_file* need not exist; None: `.env` in the working directory."""
+        self._env_file = env_file or Path(".env").absolute()
+
+    @property
+    def fixed(self) -> bool:
+        """Whether values never change: the environment does not, `.env` may."""
+        return not self._env_file.exists()
+
+    def place(self, key_id: str) -> str:
+        """Return where a key is kept by default."""
+        return f"{_SCHEME}{_PREFIX}{key_id}"
+
+    def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
+        """Look the keys up; `.env` is read once."""
+        in_file = read_env_safely(self._env_file)
+        return {key_id: _find(key_id, ref, in_file) for key_id, ref in refs.items()}
+
+
+def _find(key_id: str, ref: str | None, in_file: Mapping[str, str | None]) -> Secret | SecretError:
+    name = ref.removeprefix(_SCHEME) if ref else f"{_PREFIX}{key_id}"
+    value = os.environ.get(name, in_file.get(name))
+    if value is not None:
+        return Secret(value) or SecretError(f"key {key_id}: the variable {name} is empty")
+    other = next((one for one in (*os.environ, *in_file) if one.lower() == name.lower()), None)
+    hint = f" ({other} is: case matters)" if other else ""
+    text = f"the variable {name} is set neither in the environment nor in .env{hint}"
+    return SecretError(f"key {key_id}: {text}")
+
+
+# Files: Docker, Kubernetes and systemd mount secrets as a directory with one file each ----------
+
+
+_FILE_SCHEME = "file://"
+_DIRECTORY = Path("/run/secrets")
+"""Where Docker and Podman mount secrets."""
+_MAX_SIZE = 64 * 1024
+"""Bytes; a key has about fifty, so a larger file is a mistake."""
+
+
+def open_file(environ: Mapping[str, str]) -> FileStore:
+    """Open the store for systemd's CREDENTIALS_DIRECTORY, else for /run/secrets."""
+    return FileStore(Path(environ.get("CREDENTIALS_DIRECTORY") or _DIRECTORY))
+
+
+class FileStore:
+    """Reads keys from files: `<directory>/<key_id>`, or the one that `file:///path` names.
+
+    Each look-up reads the file again. Links are followed, as Kubernetes uses them. Whitespace
+    around a value is removed.
+    """
+
+    scheme = "file"
+
+    def __init__(self, directory: Path) -> None:
+        """Read nothing yet."""
+        self._directory = directory
+
+    def place(self, key_id: str) -> str:
+        """Return where a key is kept by default."""
+        return f"{_FILE_SCHEME}{self._directory / key_id}"
+
+    def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
+        """Read the files."""
+        return {key_id: self._find(key_id, ref) for key_id, ref in refs.items()}
+
+    def _find(self, key_id: str, ref: str | None) -> Secret | SecretError:
+        path = Path((ref or self.place(key_id)).removeprefix(_FILE_SCHEME))
+        try:
+            if path.exists() and not path.is_file():
+                why = "no regular file"  # reading a pipe or a device may never end
+            elif path.stat().st_size > _MAX_SIZE:
+                why = f"larger than {_MAX_SIZE} bytes"
+            else:
+                return Secret(path.read_bytes().decode("utf-8-sig"))
+        except (OSError, ValueError) as error:
+            why = type(error).__name__
+        return SecretError(f"key {key_id}: the file {path}: {why}")
+
+
+def open_secret_cache(
+    config: Config, stores: Stores | None = None, start_timeout_s: float = START_TIMEOUT_S
+) -> SecretCache:
+    """Open the stores that the keys name, and look all keys up, within so many seconds.
+
+    Raises:
+        ConfigError: A store does not exist or cannot be opened. Missing values raise nothing.
+    """
+    stores = stores or Stores(config.env_file)
+    return SecretCache(
+        stores.locate(config),
+        optional=[config.last_resort] if config.last_resort else [],
+        ttl_s=config.settings.secrets_ttl_s,
+        start_timeout_s=start_timeout_s,
+    )

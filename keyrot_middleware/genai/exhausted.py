@@ -2,7 +2,7 @@
 
 Frameworks know the SDK's `ClientError` and read its code, body and `response.text`; some rebuild
 it from `(code, details, response)`, and only the text of the body survives. So the body is a whole
-Google error; see no_key.py. This imports the SDK, and is imported where the SDK is.
+Google error; see `NoKey`. This imports the SDK, and is imported where the SDK is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from google.genai.errors import ClientError
 
-from ..adapters.no_key import NoKey
+from ..adapters.pooled_calls import NoKey
 
 
 class KeyPoolExhausted(ClientError):  # noqa: N818 - its name is fixed, and says what it is

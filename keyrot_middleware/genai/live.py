@@ -27,9 +27,8 @@ from ..adapters import (
     origin_from_url,
     transport_failure,
 )
-from ..adapters.no_key import NO_KEY, error_body
 from ..adapters.patching import Wrapper
-from ..adapters.pooled_calls import PooledCalls, is_key
+from ..adapters.pooled_calls import NO_KEY, PooledCalls, error_body, is_key
 from ..adapters.redaction import KEY_HEADER, Redacting
 from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.failures import FailureFacts

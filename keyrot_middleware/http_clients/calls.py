@@ -23,8 +23,7 @@ from ..adapters import (
     read_call,
     with_served_tier,
 )
-from ..adapters.no_key import NO_EXPRESS_KEY, NO_KEY, NoKey, error_body
-from ..adapters.pooled_calls import PooledCalls
+from ..adapters.pooled_calls import NO_EXPRESS_KEY, NO_KEY, NoKey, PooledCalls, error_body
 from ..adapters.redaction import BEARER_HEADER, KEY_HEADER, Redact, without_key
 from ..core import interactions
 from ..core.affinity import Route, is_api_path, parse_path

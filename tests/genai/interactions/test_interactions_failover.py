@@ -8,12 +8,10 @@ from support.interactions import (
     SDK,
     SDK_WARNINGS,
     create,
-    create_async,
-    create_sync,
     error_type,
     keys_of,
 )
-from support.modes import MODEL, MODES, STREAMS, run
+from support.modes import MODEL, MODES, STREAMS, spread
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply
@@ -21,8 +19,9 @@ from keyrot_middleware.testing import Reply
 pytestmark = SDK_WARNINGS
 
 
-@pytest.mark.parametrize("limited", [Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.QUOTA_DAY])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("limited", "mode"), spread([Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.QUOTA_DAY], MODES)
+)
 def test_failed_keys_are_requested_once(mode, limited, gemini, pool, connect) -> None:
     """A has no quota, B is invalid, C serves: A and B get one request each."""
     pool("A", "B", "C", strategy="fill")
@@ -32,13 +31,15 @@ def test_failed_keys_are_requested_once(mode, limited, gemini, pool, connect) ->
     assert [gemini.sent(key) for key in "ABC"] == [1, 1, 12]
 
 
-@pytest.mark.parametrize("options", [None, {"attempts": 5}, {"attempts": 3, "initial_delay": 0.01}])
-@pytest.mark.parametrize("mode", MODES)
-def test_the_sdk_does_not_repeat_a_429(mode, options, gemini, pool, connect) -> None:
+@pytest.mark.parametrize(
+    ("attempts", "mode"),
+    spread([0, 5], MODES),
+)
+def test_the_sdk_does_not_repeat_a_429(mode, attempts, gemini, pool, connect) -> None:
     """Its client for Interactions repeats by default; no key gets its own 429 again."""
     pool("A", "B", strategy="fill", max_wait_s=0)
     gemini.always_any(Reply.QUOTA_MINUTE)
-    more = {"retry_options": types.HttpRetryOptions(**options)} if options else {}
+    more = {"retry_options": types.HttpRetryOptions(attempts=attempts)} if attempts else {}
     with pytest.raises(error_type("RateLimitError")):
         create(mode, connect(**more))
     assert sorted(keys_of(gemini)) == ["A", "B"]
@@ -78,34 +79,29 @@ def test_a_bad_request_is_sent_once(mode, gemini, pool, connect) -> None:
     assert len(set(create(mode, connect(), 6))) == 2, installed
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_background_interaction_is_polled_with_its_key(mode, gemini, pool, connect) -> None:
+def test_a_background_interaction_is_polled_with_its_key(gemini, pool, connect) -> None:
     """It is created by a key that serves, and its result is read with the same one."""
     pool("A", "B", "C", strategy="fill")
     gemini.script("A", Reply.QUOTA_MINUTE)
     gemini.script("B", Reply.KEY_INVALID)
     client = connect()
-
-    async def work() -> None:
-        made = await client.aio.interactions.create(model=MODEL, input="hello", background=True)
-        assert made.status == "in_progress"
-        assert (await client.aio.interactions.get(made.id)).status == "completed"
-
-    if mode == "sync":
-        made = client.interactions.create(model=MODEL, input="hello", background=True)
-        assert client.interactions.get(made.id).status == "completed"
-    else:
-        run(client, work)
+    made = client.interactions.create(model=MODEL, input="hello", background=True)
+    assert made.status == "in_progress"
+    assert client.interactions.get(made.id).status == "completed"
     assert keys_of(gemini) == ["A", "B", "C", "C"]
 
 
 @pytest.mark.parametrize("mode", STREAMS)
 def test_an_error_as_first_event_is_a_failed_send(mode, gemini, pool, connect) -> None:
     """Under HTTP 200, before any data: another key is tried, and the program sees no error."""
-    pool("A", "B", strategy="fill")
+    pool("A", "B", strategy="fill", max_wait_s=0)
     gemini.always("A", Reply.EXHAUSTED.in_stream(0))
     assert create(mode, connect(), 3) == ["ok from B"] * 3
     assert gemini.sent("A") == 1
+    gemini.always("B", Reply.EXHAUSTED.in_stream(0))
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted):
+        create(mode, connect())
+    assert pool.ledger.under_way == {}
 
 
 @pytest.mark.parametrize("mode", STREAMS)
@@ -119,42 +115,9 @@ def test_an_error_event_that_is_no_keys_fault_is_what_the_program_sees(
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_an_error_event_of_every_key_exhausts_the_pool(mode, gemini, pool, connect) -> None:
-    """Nothing was delivered, so the program gets an exception, as at the next call."""
-    pool("A", "B", strategy="fill", max_wait_s=0)
-    gemini.always_any(Reply.EXHAUSTED.in_stream(0))
-    for _ in range(2):
-        with pytest.raises(keyrot_middleware.KeyPoolExhausted):
-            create(mode, connect())
-    assert sorted(keys_of(gemini)) == ["A", "B"]
-    assert pool.ledger.under_way == {}
-
-
-@pytest.mark.parametrize("mode", STREAMS)
 def test_nothing_is_repeated_behind_the_first_data(mode, gemini, pool, connect) -> None:
     """The error is the program's to see; the key is cooling down, and the next call avoids it."""
     pool("A", "B", strategy="fill")
     gemini.script("A", Reply.EXHAUSTED.in_stream(2))
-    client = connect()
-    if mode == "sync_stream":
-        texts = [create_sync(mode, client) for _ in range(2)]
-    else:
-
-        async def both() -> list[str]:
-            return [await create_async(mode, client) for _ in range(2)]
-
-        texts = run(client, both)
-    assert texts == ["error event: too_many_requests", "ok from B"]
+    assert create(mode, connect(), 2) == ["error event: too_many_requests", "ok from B"]
     assert keys_of(gemini) == ["A", "B"]
-
-
-@pytest.mark.parametrize("mode", STREAMS)
-def test_a_lost_connection_behind_the_first_data_is_raised(mode, gemini, pool, connect) -> None:
-    """The transport's error comes out, and the request is not sent again."""
-    pool("A", "B", strategy="fill")
-    gemini.always_any(Reply.dropped(4))
-    kinds = {"APIConnectionError", "RemoteProtocolError", "ContinuationInterruptedError"}
-    with pytest.raises(Exception) as caught:
-        create(mode, connect())
-    assert type(caught.value).__name__ in kinds
-    assert len(gemini.log) == 1

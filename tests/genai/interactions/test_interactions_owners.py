@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.forks import run_fork
 from support.interactions import (
     SDK,
     SDK_WARNINGS,
     create,
-    create_async,
     error_type,
     keys_of,
 )
-from support.modes import MODEL, MODES, run
-from support.servers import server
+from support.modes import MODEL, MODES
 
 from keyrot_middleware.testing import Reply
 
@@ -91,18 +86,6 @@ def test_an_owner_at_its_limit_is_not_replaced(mode, gemini, pool, connect) -> N
     assert keys_of(gemini) == ["B"]
 
 
-def test_an_owner_is_waited_for(gemini, pool, connect, clock) -> None:
-    """Its minute ends at a known time, and it serves then."""
-    pool("A", "B")
-    client = connect()
-    name = made_by("B", gemini, client)
-    gemini.script("B", Reply.QUOTA_MINUTE)
-    began = clock.time()
-    assert create("sync", client, previous_interaction_id=name) == ["ok from B"]
-    assert keys_of(gemini) == ["B", "B"]
-    assert clock.time() > began
-
-
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_the_error_names_the_owner_that_is_rejected(mode, gemini, pool, connect) -> None:
     """At first as a note on the SDK's own error, then as the reason that nothing can be sent."""
@@ -144,82 +127,17 @@ def test_an_agent_of_the_program_goes_with_its_owner(gemini, pool, connect) -> N
 
 
 @since_2
-def test_a_list_shows_the_home_project_and_teaches_the_owners(gemini, pool, connect) -> None:
-    """What a list names is read with the key that listed it."""
-    pool("A", "B")
-    connect(gemini.key("B").value).agents.create(id="mine")
-    listed = connect(gemini.key("B").value).agents.list()
-    assert "mine" in json.dumps(listed.model_dump(mode="json"))
-    assert keys_of(gemini) == ["B", "B"]
-
-
-@since_2
 @pytest.mark.parametrize("mode", MODES)
 def test_all_hops_of_a_continuation_go_with_one_key(mode, gemini, pool, connect) -> None:
     """The SDK sends them by itself; each is a call of ours."""
     pool("A", "B", "C")
     client = connect()
 
-    async def three() -> None:
-        for _ in range(3):
-            await create_async(mode, client)
-
     gemini.script_any(*[Reply.CONTINUATION, Reply.CONTINUATION, Reply.OK] * 3)
-    if mode.startswith("async"):
-        run(client, three)
-    else:
-        for _ in range(3):
-            create(mode, client)
+    create(mode, client, 3)
     keys = keys_of(gemini)
     assert len(keys) == 9
     assert [len(set(keys[at : at + 3])) for at in (0, 3, 6)] == [1, 1, 1]
 
 
 # One process creates it, another goes on ---------------------------------------------------------
-
-
-MAKER = """
-import json, sys
-import keyrot_middleware
-from google import genai
-
-options, settings = json.loads(sys.argv[1]), json.loads(sys.argv[2])
-keyrot_middleware.install(**settings)
-client = genai.Client(http_options=options)
-stream = client.interactions.create(model="gemini-2.5-flash", input="hello", stream=True)
-found = [event.model_dump(mode="json").get("interaction") or {} for event in stream]
-names = [interaction.get("id") for interaction in found]
-made = client.interactions.create(model="gemini-2.5-flash", input="hello", background=True)
-print(json.dumps([next(filter(None, names)), made.id]))
-keyrot_middleware.uninstall()
-"""
-
-
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_another_process_goes_on_with_the_owners_key(
-    mode, gemini, pool, connect, tmp_path: Path
-) -> None:
-    """Through Redis: the next turn of a streamed one, and the result of one in the background."""
-    shared = server("valkey")
-    shared.execute("FLUSHALL")
-    settings = {"state_url": shared.url, "pool": "processes", "allowed_hosts": [gemini.host]}
-    pool("A", "B", "C", strategy="fill", **settings)
-    pool.ledger.checked = False
-    gemini.always("A", Reply.KEY_INVALID)
-    theirs = {**settings, "keys_file": str(tmp_path / "pool-keys.json"), "strategy": "fill"}
-    printed = run_fork(MAKER, json.dumps(gemini.http_options), json.dumps(theirs))
-    before, running = json.loads(printed)
-    assert keys_of(gemini) == ["A", "B", "B"]
-    gemini.reset_log()
-    client = connect(gemini.key("C").value)
-
-    async def use() -> None:
-        assert await create_async(mode, client, previous_interaction_id=before) == "ok from B"
-        assert (await client.aio.interactions.get(running)).status == "completed"
-
-    if mode == "async":
-        run(client, use)
-    else:
-        assert create(mode, client, previous_interaction_id=before) == ["ok from B"]
-        assert client.interactions.get(running).status == "completed"
-    assert keys_of(gemini) == ["B", "B"]

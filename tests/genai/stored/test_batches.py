@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from google.genai import errors, types
+from google.genai import types
 from support.forks import run_fork
+from support.interactions import SDK_WARNINGS
 from support.modes import MODEL, run
-from support.servers import Server, server
+from support.servers import server
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
 
+pytestmark = SDK_WARNINGS
 ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])
 SOURCE = [types.InlinedRequest(contents="hello")]
 
@@ -27,23 +27,13 @@ def create(mode: str, client: Any) -> Any:
     return run(client, lambda: client.aio.batches.create(model=MODEL, src=SOURCE))
 
 
-def get(mode: str, client: Any, name: str) -> Any:
-    """Get a batch."""
-    if mode == "sync":
-        return client.batches.get(name=name)
-    return run(client, lambda: client.aio.batches.get(name=name))
-
-
-def keys_of(gemini: FakeGemini, **equal: object) -> list[str | None]:
+def keys_of(gemini: FakeGemini) -> list[str | None]:
     """Return whose the requests were."""
-    found = gemini.log
-    return [r.key for r in found if all(getattr(r, k) == v for k, v in equal.items())]
+    return [request.key for request in gemini.log]
 
 
 @ALSO_ASYNC
-def test_a_failed_key_is_excluded(
-    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
+def test_a_failed_key_is_excluded(mode, gemini, pool, connect) -> None:
     """A = 429, B = invalid, C = good: one request each, and all later ones with C."""
     pool("A", "B", "C", strategy="fill")
     gemini.always("A", Reply.QUOTA_MINUTE)
@@ -54,9 +44,7 @@ def test_a_failed_key_is_excluded(
     assert keys_of(gemini) == ["A", "B", "C", "C", "C", "C", "C"]
 
 
-def test_googles_own_cap_moves_a_batch_to_another_project(
-    gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
+def test_googles_own_cap_moves_a_batch_to_another_project(gemini, pool, connect) -> None:
     """A 429 for a create is the key's for creates alone."""
     pool("A", "B", strategy="fill")
     gemini.script("A", Reply.EXHAUSTED)
@@ -91,83 +79,61 @@ made = {
     )["name"],
 }
 made["batch"] = client.batches.create(model="gemini-2.5-flash", src=made["file"]).name
+with keyrot_middleware.project("B"):
+    asked = {"model": "gemini-2.5-flash", "input": "hello"}
+    stream = client.interactions.create(**asked, stream=True)
+    events = [event.model_dump(mode="json").get("interaction") or {} for event in stream]
+    made["turn"] = next(filter(None, [interaction.get("id") for interaction in events]))
+    made["background"] = client.interactions.create(**asked, background=True).id
 print(json.dumps(made))
 keyrot_middleware.uninstall()
 """
 
 
-@pytest.fixture
-def shared() -> Server:
-    """Give the server that tests share, emptied."""
-    one = server("valkey")
-    one.execute("FLUSHALL")
-    return one
+def test_what_one_process_made_another_uses(gemini, pool, connect, tmp_path) -> None:
+    """A batch, a video operation and its video, a file, a cache, interactions: the right key.
 
-
-@pytest.fixture
-def made(gemini: FakeGemini, pool: Any, shared: Server, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Let another process make one of each with key B; then install the same pool here."""
+    Where it is rejected the error says so, and no other project's key is tried: none could help.
+    """
+    shared = server("valkey")
+    shared.execute("FLUSHALL")
     gemini.hold_operations()
-    keys = ("A", "B", "C")
     settings = {"state_url": shared.url, "pool": "processes", "allowed_hosts": [gemini.host]}
-    pool(*keys, max_wait_s=0, **settings)  # writes the file of keys
+    pool("A", "B", "C", max_wait_s=0, **settings)
     pool.ledger.checked = False
     options = {**gemini.http_options, "key": gemini.key("B").value}
     theirs = {**settings, "keys_file": str(tmp_path / "pool-keys.json")}
-    printed = run_fork(MAKER, json.dumps(options), json.dumps(theirs))
+    made = json.loads(run_fork(MAKER, json.dumps(options), json.dumps(theirs)))
     assert set(keys_of(gemini)) <= {"B", None}
     gemini.reset_log()
-    yield json.loads(printed)
-
-
-@ALSO_ASYNC
-def test_what_one_process_made_another_uses(
-    mode: str, made: dict[str, str], gemini: FakeGemini, connect: Callable[..., Any]
-) -> None:
-    """A batch, a video operation and its video, a file and a cache: the right key each time."""
     client = connect()
     film = gemini.finish_operation(made["operation"], b"film")
+    operation = types.GenerateVideosOperation(name=made["operation"])
+    uses = {
+        "batch": lambda api: api.batches.get(name=made["batch"]),
+        "operation": lambda api: api.operations.get(operation),
+        "film": lambda api: api.files.download(file=film),
+        "file": lambda api: api.files.get(name=made["file"]),
+        "cache": lambda api: api.caches.get(name=made["cache"]),
+        "turn": lambda api: api.interactions.create(
+            model=MODEL, input="hello", previous_interaction_id=made["turn"]
+        ),
+        "background": lambda api: api.interactions.get(made["background"]),
+    }
 
-    async def use() -> None:
-        aio = client.aio
-        await aio.batches.get(name=made["batch"])
-        done = await aio.operations.get(types.GenerateVideosOperation(name=made["operation"]))
-        assert done.done
-        assert await aio.files.download(file=film) == b"film"
-        await aio.files.get(name=made["file"])
-        await aio.caches.get(name=made["cache"])
+    async def use_all() -> None:
+        for use in uses.values():
+            use(client)
+            await use(client.aio)
 
-    if mode == "async":
-        run(client, use)
-    else:
-        client.batches.get(name=made["batch"])
-        assert client.operations.get(types.GenerateVideosOperation(name=made["operation"])).done
-        assert client.files.download(file=film) == b"film"
-        client.files.get(name=made["file"])
-        client.caches.get(name=made["cache"])
-    assert keys_of(gemini) == ["B"] * 6
+    run(client, use_all)
+    assert keys_of(gemini) == ["B"] * 16
     assert {request.status for request in gemini.log} == {200, 302}
-
-
-@ALSO_ASYNC
-@pytest.mark.parametrize("what", ["batch", "operation", "file", "cache"])
-def test_the_error_says_whose_key_was_rejected(
-    what: str, mode: str, made: dict[str, str], gemini: FakeGemini, connect: Callable[..., Any]
-) -> None:
-    """No other project's key is tried: it could not help."""
     gemini.always("B", Reply.KEY_INVALID)
-    client = connect()
-
-    def use(api: Any) -> Any:
-        name = made[what]
-        return {
-            "batch": lambda: api.batches.get(name=name),
-            "operation": lambda: api.operations.get(types.GenerateVideosOperation(name=name)),
-            "file": lambda: api.files.get(name=name),
-            "cache": lambda: api.caches.get(name=name),
-        }[what]()
-
-    with pytest.raises(errors.ClientError, match="API key not valid") as caught:
-        use(client) if mode == "sync" else run(client, lambda: use(client.aio))
-    assert "attempt 1 with key B: key_invalid (400), rejected" in caught.value.__notes__[0]
-    assert keys_of(gemini) == ["B"]
+    for use in uses.values():
+        gemini.reset_log()
+        with pytest.raises(Exception, match="API key not valid") as caught:
+            use(client)
+        assert "attempt 1 with key B: key_invalid (400), rejected" in caught.value.__notes__[0]
+        assert keys_of(gemini) == ["B"]
+        keyrot_middleware.reset("B")

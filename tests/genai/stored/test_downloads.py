@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -58,14 +57,14 @@ def keys_of(gemini: FakeGemini) -> list[str | None]:
 
 
 @pytest.fixture
-def three(pool: Any, connect: Callable[..., Any]) -> Any:
+def three(pool, connect) -> Any:
     """Install a pool of three projects; the home key is A's."""
     pool("A", "B", "C", strategy="fill", max_wait_s=0)
     return connect()
 
 
 @ALSO_ASYNC
-def test_a_download_goes_with_the_owners_key(mode: str, gemini: FakeGemini, three: Any) -> None:
+def test_a_download_goes_with_the_owners_key(mode, gemini, three) -> None:
     """Also the request to which it is redirected; nothing reaches another project."""
     name = made_by(gemini, "B")
     assert download(mode, three, name) == b"film"
@@ -74,25 +73,7 @@ def test_a_download_goes_with_the_owners_key(mode: str, gemini: FakeGemini, thre
 
 
 @ALSO_ASYNC
-def test_media_of_a_file_search_store(mode: str, gemini: FakeGemini, three: Any) -> None:
-    """They belong to the project that owns the store."""
-    store = three._api_client.request("post", "fileSearchStores", {}, None)
-    name = gemini.add_file("A", b"media", f"{store.body.split(chr(34))[3]}/media/m")
-    gemini.reset_log()
-    assert fetch(mode, three, f"{name}?alt=media") == b"media"
-    assert keys_of(gemini) == ["A"]
-
-
-@ALSO_ASYNC
-def test_a_file_that_nobody_knows_goes_home(mode: str, gemini: FakeGemini, three: Any) -> None:
-    """The client's home key is tried as without a pool."""
-    name = gemini.add_file("A", b"film")
-    assert download(mode, three, name) == b"film"
-    assert keys_of(gemini) == ["A", "A"]
-
-
-@ALSO_ASYNC
-def test_the_owners_refusal_comes_out(mode: str, gemini: FakeGemini, three: Any) -> None:
+def test_the_owners_refusal_comes_out(mode, gemini, three) -> None:
     """A 429 goes to no other project's key, and the note says whose it was."""
     name = made_by(gemini, "B")
     gemini.always("B", Reply.QUOTA_DAY)
@@ -103,46 +84,9 @@ def test_the_owners_refusal_comes_out(mode: str, gemini: FakeGemini, three: Any)
     assert "attempt 1 with key B" in caught.value.__notes__[0]
 
 
-@ALSO_ASYNC
-def test_the_error_says_whose_key_is_rejected(mode: str, gemini: FakeGemini, three: Any) -> None:
-    """The owner's key, and no other is tried."""
-    name = made_by(gemini, "B")
-    gemini.always("B", Reply.KEY_INVALID)
-    with pytest.raises(errors.ClientError, match="API key not valid"):
-        download(mode, three, name)
-    with pytest.raises(keyrot_middleware.KeyPoolExhausted) as exhausted:
-        download(mode, three, name)
-    assert list(exhausted.value.reasons) == ["B"]
-    assert set(keys_of(gemini)) == {"B"}
-
-
-@ALSO_ASYNC
-def test_another_key_of_the_project_serves(
-    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
-    """The file is the project's."""
-    pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C", strategy="fill")
-    client = connect()
-    name = made_by(gemini, "A")
-    gemini.always("A", Reply.KEY_INVALID)
-    assert download(mode, client, name) == b"film"
-    assert keys_of(gemini) == ["A", "B", "B"]
-
-
-@ALSO_ASYNC
-def test_a_lost_connection_is_repeated(mode: str, gemini: FakeGemini, three: Any) -> None:
-    """A download is a GET: sending it again is harmless."""
-    name = made_by(gemini, "B")
-    gemini.script("B", Reply.OVERLOADED)
-    assert download(mode, three, name) == b"film"
-    assert keys_of(gemini) == ["B", "B", "B"]
-
-
 @has_destination
 @ALSO_ASYNC
-def test_a_path_and_a_stream_of_the_program(
-    mode: str, gemini: FakeGemini, three: Any, tmp_path: Any
-) -> None:
+def test_a_path_and_a_stream_of_the_program(mode, gemini, three, tmp_path) -> None:
     """The bytes are written where the program wants them, with the owner's key."""
     name = made_by(gemini, "B")
     path, stream = tmp_path / "film", io.BytesIO()
@@ -169,7 +113,7 @@ class Broken(io.BytesIO):
 
 @has_destination
 @ALSO_ASYNC
-def test_nothing_is_written_twice_into_a_stream(mode: str, gemini: FakeGemini, three: Any) -> None:
+def test_nothing_is_written_twice_into_a_stream(mode, gemini, three) -> None:
     """What is written cannot be taken back, so the failure comes out."""
     name, stream = made_by(gemini, "B"), Broken()
     path = f"{name}:download?alt=media"
@@ -180,9 +124,7 @@ def test_nothing_is_written_twice_into_a_stream(mode: str, gemini: FakeGemini, t
 
 
 @ALSO_ASYNC
-def test_what_bypasses_the_pool_is_sent_as_it_is(
-    mode: str, gemini: FakeGemini, three: Any, connect: Callable[..., Any]
-) -> None:
+def test_what_bypasses_the_pool_is_sent_as_it_is(mode, gemini, three, connect) -> None:
     """A key header of the caller's own, and bypass()."""
     name = made_by(gemini, "B")
     own = connect(gemini.key("C").value)
@@ -192,9 +134,3 @@ def test_what_bypasses_the_pool_is_sent_as_it_is(
     with pytest.raises(errors.ClientError):
         download(mode, own, name, config=config)
     assert keys_of(gemini) == ["C", "own"]
-
-
-def test_a_download_is_traced_and_settled(gemini: FakeGemini, three: Any, pool: Any) -> None:
-    """It has a lease that ends, and shows in the activity of the pool."""
-    download("sync", three, made_by(gemini, "B"))
-    assert pool.ledger.keys[-1] == "B"

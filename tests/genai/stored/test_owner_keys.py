@@ -7,7 +7,7 @@ import io
 import pytest
 from google import genai
 from google.genai import errors, types
-from support.modes import MODEL, MODES, ask, ask_sync, calls, run
+from support.modes import MODEL, MODES, ask, ask_sync, calls, run, spread
 
 from keyrot_middleware.testing import Reply
 
@@ -33,49 +33,10 @@ def three(gemini, pool, connect):
     return connect(gemini.key("B").value)
 
 
-def test_a_file_uses_the_home_key_throughout(gemini, three) -> None:
-    """Upload, get, list, delete: one key, the client's own."""
-    file = upload(three)
-    assert three.files.get(name=file.name).name == file.name
-    assert [f.name for f in three.files.list()] == [file.name]
-    three.files.delete(name=file.name)
-    assert set(keys_of(gemini)) == {"B"}
-
-
-def test_async_files_too(gemini, three) -> None:
-    """The same asynchronously."""
-
-    async def life() -> None:
-        config = types.UploadFileConfig(mime_type="text/plain")
-        file = await three.aio.files.upload(file=io.BytesIO(b"hello"), config=config)
-        await three.aio.files.get(name=file.name)
-        await three.aio.models.generate_content(model=MODEL, contents=["look", file])
-        await three.aio.files.delete(name=file.name)
-
-    run(three, life)
-    assert set(keys_of(gemini)) == {"B"}
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_prompt_with_a_file_uses_the_files_key(mode, gemini, three) -> None:
-    """However many keys are available: 12 of 12, and plain prompts still rotate."""
-    file = upload(three)
-    gemini.reset_log()
-    assert calls(mode, three, 12, contents=["look", file]) == ["ok from B"] * 12
-    assert len(set(calls(mode, three, 12))) > 1
-
-
-def test_a_file_is_found_from_another_client(gemini, three, connect) -> None:
-    """The reply named its owner: a client with another home key reaches it too."""
-    file = upload(three)
-    other = connect(gemini.key("C").value)
-    assert ask("sync", other, contents=["look", file]) == "ok from B"
-    assert other.files.get(name=file.name).name == file.name
-
-
-@pytest.mark.parametrize("where", ["client", "request dict", "request object"])
-@pytest.mark.parametrize("what", ["cache", "file"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("where", "what", "mode"),
+    spread(["client", "request dict", "request object"], ["cache", "file"], MODES),
+)
 def test_names_in_extra_body_are_read(mode, what, where, gemini, three, connect) -> None:
     """The SDK merges extra_body below us: a cache or a file in it still binds the call."""
     if what == "cache":
@@ -123,19 +84,6 @@ def test_a_cache_is_created_where_there_is_room_for_one(mode, gemini, pool, conn
     assert keys_of(gemini) == ["free", "paid", "paid", "paid", "free"]
 
 
-def test_a_batch_uses_one_key_throughout(gemini, three) -> None:
-    """Create, get, cancel; and a batch of a file uses the key of the file."""
-    job = three.batches.create(model=MODEL, src=[types.InlinedRequest(contents="hello")])
-    three.batches.get(name=job.name)
-    three.batches.cancel(name=job.name)
-    assert len(set(keys_of(gemini))) == 1
-    file = upload(three)
-    gemini.reset_log()
-    job = three.batches.create(model=MODEL, src=file.name)
-    assert job.name in [b.name for b in three.batches.list()]
-    assert set(keys_of(gemini)) == {"B"}
-
-
 def test_the_pages_of_a_list_use_one_key(gemini, three) -> None:
     """A page token is its key's, from the first page to the last."""
     files = [upload(three).name for _ in range(5)]
@@ -147,27 +95,6 @@ def test_the_pages_of_a_list_use_one_key(gemini, three) -> None:
     assert len(models) > 2
     assert len({request.key for request in pages}) == 1
     assert len(pages) > 1
-
-
-def test_an_owner_at_its_limit_is_not_replaced_by_another_project(gemini, three) -> None:
-    """Another project cannot read the file: the owner's 429 is raised after the wait for it."""
-    file = upload(three)
-    gemini.reset_log()
-    gemini.always("B", Reply.QUOTA_DAY)
-    with pytest.raises(errors.ClientError) as caught:
-        ask("sync", three, contents=["look", file])
-    assert (caught.value.code, keys_of(gemini)) == (429, ["B"])
-
-
-def test_another_key_of_the_same_project_can_serve(gemini, pool, connect) -> None:
-    """The file is the project's: when one key is revoked another one serves."""
-    pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C", strategy="fill")
-    client = connect()
-    file = upload(client)
-    gemini.reset_log()
-    gemini.always("A", Reply.KEY_INVALID)
-    assert ask("sync", client, contents=["look", file]) == "ok from B"
-    assert keys_of(gemini) == ["A", "B"]
 
 
 def test_an_explicit_key_outside_the_pool_keeps_its_own_resources(gemini, pool, connect) -> None:
@@ -187,14 +114,6 @@ def test_text_that_mentions_a_file_does_not_bind_a_call(gemini, three) -> None:
     """A prompt is only a prompt."""
     file = upload(three)
     assert len(set(calls("sync", three, 12, contents=f"read {file.name} please"))) > 1
-
-
-@pytest.mark.parametrize("token", ["page", "unknown"])
-def test_an_unknown_page_uses_the_home_key(token, gemini, three) -> None:
-    """Its owner is unknown, so it is sent as without a pool."""
-    client = three._api_client
-    assert client.request("get", f"files?pageToken={token}", {}, None) is not None
-    assert keys_of(gemini) == ["B"]
 
 
 @continues

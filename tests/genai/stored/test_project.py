@@ -26,7 +26,7 @@ OTHER = "project: not the one that this call may use (project)"
 
 
 @pytest.fixture
-def installed(pool: Any, gemini: Any) -> Any:
+def installed(pool, gemini) -> Any:
     """Install a pool of three projects, one of them with two keys."""
     for key in KEYS:
         named = {} if isinstance(key, str) else {"project": key["project"]}
@@ -52,9 +52,7 @@ def create(client: Any, kind: str) -> str:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_calls_use_keys_of_this_project_only(
-    mode: str, installed: Any, gemini: Any, connect: Any
-) -> None:
+def test_calls_use_keys_of_this_project_only(mode, installed, gemini, connect) -> None:
     """Whatever the client's own key, and when a key of the project fails."""
     gemini.always("B1", Reply.KEY_INVALID)
     gemini.add_key("foreign")
@@ -65,7 +63,7 @@ def test_calls_use_keys_of_this_project_only(
 
 
 @pytest.mark.parametrize("mode", {**RAW, **OPENAI})
-def test_requests_of_http_libraries_too(mode: str, installed: Any, gemini: Any) -> None:
+def test_requests_of_http_libraries_too(mode, installed, gemini) -> None:
     """In the program's own client, with a placeholder or a key of another project."""
     for key in ("keyrot-pool", gemini.key("A").value):
         with keyrot_middleware.project("other"):
@@ -74,9 +72,7 @@ def test_requests_of_http_libraries_too(mode: str, installed: Any, gemini: Any) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_loop_over_the_projects_lists_everything_once(
-    kind: str, installed: Any, gemini: Any, connect: Any
-) -> None:
+def test_a_loop_over_the_projects_lists_everything_once(kind, installed, gemini, connect) -> None:
     """As the guide has it, sync and async, over the SDK's own pages."""
     client = connect()
     names = []
@@ -104,7 +100,7 @@ def test_a_loop_over_the_projects_lists_everything_once(
 
 
 def test_a_create_stays_in_the_project_where_its_keys_cannot_serve(
-    installed: Any, gemini: Any, connect: Any
+    installed, gemini, connect
 ) -> None:
     """A client without a key of its own would make it elsewhere."""
     for key in ("B1", "B2"):
@@ -117,9 +113,7 @@ def test_a_create_stays_in_the_project_where_its_keys_cannot_serve(
     assert keys_of(gemini) == {"B1", "B2"}
 
 
-def test_what_another_project_owns_is_out_of_reach(
-    installed: Any, gemini: Any, connect: Any
-) -> None:
+def test_what_another_project_owns_is_out_of_reach(installed, gemini, connect) -> None:
     """No request is sent where the owner is known; else the project's own 403, and no search."""
     client = connect()
     file = create(client, "files")
@@ -135,7 +129,7 @@ def test_what_another_project_owns_is_out_of_reach(
     assert client.files.get(name=file).name == file
 
 
-def test_live_interactions_and_keys_by_hand_too(installed: Any, gemini: Any, connect: Any) -> None:
+def test_live_interactions_and_keys_by_hand_too(installed, gemini, connect) -> None:
     """A session opens with a key of the project, and an interaction is made with one."""
     with plain_websockets(), keyrot_middleware.project("other"):
         client = connect(gemini.key("A").value)
@@ -147,17 +141,7 @@ def test_live_interactions_and_keys_by_hand_too(installed: Any, gemini: Any, con
     assert keys_of(gemini) == {"C"}
 
 
-def test_the_placeholder_is_replaced_by_a_key_of_the_project(
-    installed: Any, gemini: Any, connect: Any
-) -> None:
-    """Also where the pool has no part in the call."""
-    client = connect()
-    with keyrot_middleware.project("other"), keyrot_middleware.bypass():
-        assert ask("sync", client) == "ok from C"
-        assert RAW["httpx-sync"](gemini.url, "keyrot-pool", 1) == ["ok from C"]
-
-
-def test_inside_another_the_inner_one_holds(installed: Any, connect: Any) -> None:
+def test_inside_another_the_inner_one_holds(installed, connect) -> None:
     """And it ends with its block, also by an exception."""
     client = connect()
     with keyrot_middleware.project("p"):
@@ -167,7 +151,7 @@ def test_inside_another_the_inner_one_holds(installed: Any, connect: Any) -> Non
         assert ask("sync", client).startswith("ok from B")
 
 
-def test_both_a_project_and_tiers_hold(pool: Any, gemini: Any, connect: Any) -> None:
+def test_both_a_project_and_tiers_hold(pool, gemini, connect) -> None:
     """The error names the keys of the project."""
     pool({"key_id": "A", "project": "p", "tier": "free"}, {"key_id": "B", "tier": "tier1"})
     client = connect()
@@ -182,7 +166,7 @@ def test_both_a_project_and_tiers_hold(pool: Any, gemini: Any, connect: Any) -> 
         assert ask("sync", client) == "ok from A"
 
 
-def test_an_unknown_project_is_an_error_that_names_the_known_ones(installed: Any) -> None:
+def test_an_unknown_project_is_an_error_that_names_the_known_ones(installed) -> None:
     """It is raised where the block starts."""
     with (
         pytest.raises(KeyError, match=r"no project 'x' in pool .* A, p, other"),
@@ -191,7 +175,7 @@ def test_an_unknown_project_is_an_error_that_names_the_known_ones(installed: Any
         pytest.fail("the block ran")
 
 
-def test_the_id_of_a_key_names_its_project_only_if_it_has_no_other(pool: Any) -> None:
+def test_the_id_of_a_key_names_its_project_only_if_it_has_no_other(pool) -> None:
     """A key with a project is named by that, and a name with two meanings is an error."""
     pool("p", {"key_id": "B", "project": "p"}, {"key_id": "C", "project": "c"}, "key_1")
     for name in ("C", "key:key_1"):

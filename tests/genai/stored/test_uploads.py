@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from google.genai import errors, types
+from google.genai import types
 from support.modes import ask, ask_async, run
 
-import keyrot_middleware
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import Reply
 
@@ -88,54 +86,12 @@ def test_any_client_finds_the_file_at_once(mode, gemini, three, other) -> None:
 
 
 @ALSO_ASYNC
-def test_another_key_of_the_project_serves_when_the_uploads_key_is_revoked(
-    mode, gemini, pool, connect
-) -> None:
-    """The file is the project's: another key of it can read what the first has uploaded."""
-    pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C", strategy="fill")
-    client = connect()
-    file = upload(mode, client)
-    gemini.always("A", Reply.KEY_INVALID)
-    assert ask("sync", client, contents=["look", file]) == "ok from B"
-
-
-@ALSO_ASYNC
 def test_a_name_of_the_programs_own_stays_with_its_project(mode, gemini, three, other) -> None:
     """Uploaded again under the same name by another client: it replaces its own, or nothing."""
     upload(mode, three, name="mine")
     upload(mode, other, name="mine")
     starts = [request.key for request in gemini.log if request.verb == "upload.start"]
     assert starts == ["B", "B"]
-
-
-@ALSO_ASYNC
-def test_an_upload_outside_the_pool_has_no_recorded_owner(mode, three) -> None:
-    """In bypass() the client's own key is used, and the pool records nothing."""
-    with keyrot_middleware.bypass():
-        file = upload(mode, three)
-    assert current_pool().state.get_owner([file.name]) is None
-
-
-@ALSO_ASYNC
-def test_a_refused_upload_records_no_owner(mode, gemini, three) -> None:
-    """A start that fails is one request and the SDK's own error; no other key retries it."""
-    gemini.script("B", Reply.BAD_REQUEST)
-    with pytest.raises(errors.ClientError):
-        upload(mode, three)
-    assert [request.key for request in gemini.log] == ["B"]
-
-
-def test_many_uploads_at_once_keep_their_owners_apart(gemini, pool, connect) -> None:
-    """24 uploads in 8 threads by three clients: each file belongs to its client's key."""
-    pool("A", "B", "C")
-    clients = [connect(gemini.key(label).value) for label in "ABC"]
-
-    def one(turn: int) -> bool:
-        file = upload("sync", clients[turn % 3])
-        return current_pool().state.get_owner([file.name])[0] == "ABC"[turn % 3]
-
-    with ThreadPoolExecutor(8) as threads:
-        assert all(threads.map(one, range(24)))
 
 
 @ALSO_ASYNC

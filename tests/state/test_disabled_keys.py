@@ -5,25 +5,16 @@ from __future__ import annotations
 import time
 
 import pytest
-from support.pool import INFO, key
-from support.sync_async import failed
+from support.states import A, failed, granted, refusal, settle
 
-from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, Scope, Unavailable
+from keyrot_middleware.core.model import Scope
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.monitoring.view import PoolReport, look
 from keyrot_middleware.runtime.activity import Activity
 from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 
-A = key("a")
 H = 3_600.0
-
-
-@pytest.fixture
-def state(open_backend) -> State:
-    """Return one of memory, SQLite and Redis."""
-    found: State = open_backend()
-    return found
 
 
 @pytest.fixture
@@ -40,35 +31,24 @@ def report(state: State, clock: FakeClock) -> PoolReport:
     )
 
 
-def acquire(state: State) -> Lease | Unavailable:
-    """Try to lease the key."""
-    return state.acquire(INFO, ((0, A),), spread=False)
-
-
 def test_a_key_is_disabled_for_a_time(state: State, report: PoolReport, clock: FakeClock) -> None:
     """It ends by itself; the second time counts, also if it is shorter; a call does not wait."""
     assert "until 2026-01-31 12:30 UTC" in report.set_active("a", False)
     assert "until 18:30:30 UTC" in report.set_active("a", False, 6 * H)
     clock.advance(6 * H - 60)
-    refused = acquire(state)
-    assert isinstance(refused, Unavailable)
-    assert [(one.reason, one.waitable) for one in refused.blocks.values()] == [("disabled", False)]
+    blocks = refusal(state, A).blocks.values()
+    assert [(one.reason, one.waitable) for one in blocks] == [("disabled", False)]
     clock.advance(61)
     assert look(state, [A])[0].overall.state == "available"
-    leased = acquire(state)
-    assert isinstance(leased, Lease)
-    state.settle(leased, Outcome(LeaseOutcome.SUCCESS))
-    assert all(isinstance(acquire(state), Lease) for _ in range(2))
+    settle(state, A)
+    assert granted(state, A, most=2) == 2
 
 
 def test_a_longer_block_of_the_key_stays(
     state: State, report: PoolReport, clock: FakeClock
 ) -> None:
     """The sentence names the time at which the key is used again, not the one that was asked."""
-    leased = acquire(state)
-    assert isinstance(leased, Lease)
-    outcome = failed(Scope.KEY, clock.time() + 5 * H, has_known_end=True)
-    state.settle(leased, outcome)
+    settle(state, A, failed(Scope.KEY, clock.time() + 5 * H, has_known_end=True))
     assert "until 17:30:30 UTC" in report.set_active("a", False, H)
     clock.advance(2 * H)
-    assert isinstance(acquire(state), Unavailable)
+    refusal(state, A)

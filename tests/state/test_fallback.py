@@ -2,69 +2,111 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 import threading
 import time
+import warnings
+from collections.abc import Callable
 
 import pytest
-from support.fallback import FIVE, A, C, FallbackSetup
-from support.faulty_state import degrading, warnings_of
 from support.pool import INFO, key
-from support.servers import wait_for
-from support.sync_async import OK, AsyncClient, SyncClient, failed
+from support.servers import free_port, wait_for
+from support.states import (
+    OK,
+    A,
+    Faulty,
+    degrading,
+    failed,
+    granted,
+    lease_of,
+    refused,
+    settle,
+    warnings_of,
+)
 
 from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.errors import KeyrotWarning, warn_unless_logged
+from keyrot_middleware.state import FallbackState
 from keyrot_middleware.state.memory import FIRST_PAUSE_S, PAUSE_S, Breaker
 from keyrot_middleware.testing import FakeClock
 
+FIVE = key("f", Limits(rpm=5))
+Restore = Callable[[], None]
 
-@pytest.fixture(params=[SyncClient, AsyncClient], ids=["sync", "async"])
-def setup(request: pytest.FixtureRequest, clock: FakeClock) -> FallbackSetup:
+
+@pytest.fixture
+def both(clock: FakeClock) -> tuple[FallbackState, Faulty]:
+    return degrading(clock.time)
+
+
+@pytest.fixture
+def state(both: tuple[FallbackState, Faulty]) -> FallbackState:
     """Open a state over one that can be cut off."""
-    return FallbackSetup(request.param, clock)
+    return both[0]
 
 
-async def restored(setup: FallbackSetup) -> None:
-    """Restore the shared state, and make calls until it is used again."""
-    setup.restore()
-    await setup.client.acquire(key("other"))
-    wait_for(lambda: not setup.state.degraded)
+@pytest.fixture
+def shared(both: tuple[FallbackState, Faulty]) -> Faulty:
+    return both[1]
+
+
+@pytest.fixture
+def restore(state: FallbackState, shared: Faulty, clock: FakeClock) -> Restore:
+    """Restore the connection, let the pause pass, and call until the state is shared again."""
+
+    def do() -> None:
+        shared.restore()
+        clock.advance(PAUSE_S)
+        lease_of(state, key("other"))
+        wait_for(lambda: not state.degraded)
+
+    return do
 
 
 @pytest.mark.parametrize("method", ["acquire", "settle", "get_owner"])
-async def test_nothing_is_raised_whatever_fails(setup: FallbackSetup, method: str) -> None:
-    """Each method that a call uses has an answer when the shared state is down."""
-    setup.shared.cut(method)
-    lease = await setup.client.acquire_lease(A)
-    await setup.client.settle(lease, OK, ["files/1"])
-    assert await setup.client.get_owner("files/1") == ("a", "p")
+async def test_nothing_is_raised_whatever_fails(
+    state: FallbackState, shared: Faulty, method: str
+) -> None:
+    """Each method that a call uses has an answer when the shared state is down, awaited too."""
+    shared.cut(method)
+    settle(state, A, OK, "files/1")
+    assert state.get_owner(["files/1"]) == ("a", "a")
+    lease = await state.do("acquire", INFO, ((0, A),), spread=False)
+    await state.do("settle", lease, OK, ["files/2"])
+    assert await state.do("get_owner", ["files/2"]) == ("a", "a")
 
 
-async def test_a_state_that_fails_is_tried_once_in_a_pause_by_no_call(
-    setup: FallbackSetup,
+def test_a_state_that_fails_is_tried_once_in_a_pause_by_no_call(
+    state: FallbackState, shared: Faulty, clock: FakeClock, restore: Restore
 ) -> None:
     """It is called once; a thread tries it after a pause; its answer ends the outage."""
-    setup.shared.cut()
+    shared.cut()
     for _ in range(10):
-        await setup.client.settle(await setup.client.acquire_lease(A))
-    assert setup.shared.calls == ["acquire"]
-    setup.clock.advance(PAUSE_S)
+        settle(state, A)
+    assert shared.calls == ["acquire"]
+    clock.advance(PAUSE_S)
     for _ in range(10):
-        assert (await setup.client.acquire_lease(A)).degraded
-    wait_for(lambda: setup.shared.calls == ["acquire", "check"])
-    await restored(setup)
-    assert not (await setup.client.acquire_lease(A)).degraded
+        assert lease_of(state, A).degraded
+    wait_for(lambda: shared.calls == ["acquire", "check"])
+    restore()
+    assert not lease_of(state, A).degraded
 
 
-async def test_one_warning_at_the_start_of_an_outage_and_one_at_its_end(
-    setup: FallbackSetup, caplog: pytest.LogCaptureFixture
+def test_one_warning_at_the_start_of_an_outage_and_one_at_its_end(
+    state: FallbackState,
+    shared: Faulty,
+    clock: FakeClock,
+    restore: Restore,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The log states what failed, what that means, and how long it lasted; each once."""
-    setup.shared.cut()
+    shared.cut()
     for _ in range(3):
-        await setup.client.settle(await setup.client.acquire_lease(A))
-    setup.clock.advance(10)
-    await restored(setup)
+        settle(state, A)
+    clock.advance(10)
+    restore()
     wait_for(lambda: len(warnings_of(caplog)) == 2)
     assert warnings_of(caplog) == [
         "pool test: the shared state cannot be used (ConnectionLostError); falling back to "
@@ -73,64 +115,59 @@ async def test_one_warning_at_the_start_of_an_outage_and_one_at_its_end(
     ]
 
 
-async def test_what_its_own_calls_have_found_holds_in_an_outage(setup: FallbackSetup) -> None:
+def test_what_its_own_calls_have_found_holds_in_an_outage(
+    state: FallbackState, shared: Faulty, clock: FakeClock
+) -> None:
     """Cooldowns, learned limits and owners; not what others have used."""
-    await setup.client.fails(A, failed(Scope.KEY, setup.clock.time() + 600))
-    await setup.client.fails(C, failed(Scope.NONE, learned=Limits(rpm=3)))
-    await setup.client.settle(await setup.client.acquire_lease(key("d")), OK, ["files/1"])
-    setup.shared.cut()
-    assert await setup.client.refused(A) == {"a": "failure"}
-    assert await setup.client.granted(C) == 3
-    assert await setup.client.get_owner("files/1") == ("d", "d")
-    setup.state.reset(A)
-    await setup.client.acquire_lease(A)
+    settle(state, A, failed(Scope.KEY, clock.time() + 600))
+    settle(state, FIVE, failed(Scope.NONE, learned=Limits(rpm=3)))
+    settle(state, key("d"), OK, "files/1")
+    shared.cut()
+    assert refused(state, A) == {"a": "failure"}
+    assert granted(state, FIVE) == 3
+    assert state.get_owner(["files/1"]) == ("d", "d")
+    state.reset(A)
+    lease_of(state, A)
 
 
-async def test_a_lease_is_settled_where_it_was_granted(setup: FallbackSetup) -> None:
+def test_a_lease_is_settled_where_it_was_granted(
+    state: FallbackState, shared: Faulty, restore: Restore
+) -> None:
     """One of before the outage is lost with it, one of the outage is unknown afterwards."""
-    before = await setup.client.acquire_lease(FIVE)
-    setup.shared.cut()
-    during = await setup.client.acquire_lease(FIVE)
-    await setup.client.settle(before)
-    await restored(setup)
-    await setup.client.settle(during)
-    known = setup.shared.inner.snapshot([FIVE])["f"]
+    before = lease_of(state, FIVE)
+    shared.cut()
+    during = lease_of(state, FIVE)
+    settle(state, before)
+    restore()
+    settle(state, during)
+    known = shared.inner.snapshot([FIVE])["f"]
     assert (known.success_count, known.used[0].requests_minute) == (0, 1)
 
 
-async def test_leases_in_flight_count_in_max_concurrency(setup: FallbackSetup) -> None:
-    """A key with `max_concurrency` 2 takes two at once, whichever state granted the first."""
+def test_leases_in_flight_count_in_max_concurrency(state: FallbackState, shared: Faulty) -> None:
+    """Two at once, whichever state granted the first."""
     one = key("k", Limits(max_concurrency=2))
-    first = await setup.client.acquire_lease(one)
-    setup.shared.cut()
-    second = await setup.client.acquire_lease(one)
-    assert await setup.client.refused(one) == {"k": "concurrency"}
-    await setup.client.settle(first)
-    first = await setup.client.acquire_lease(one)
-    assert await setup.client.refused(one) == {"k": "concurrency"}
-    await setup.client.settle(second)
-    await setup.client.acquire_lease(one)
+    first = lease_of(state, one)
+    shared.cut()
+    second = lease_of(state, one)
+    assert refused(state, one) == {"k": "concurrency"}
+    settle(state, first)
+    first = lease_of(state, one)
+    assert refused(state, one) == {"k": "concurrency"}
+    settle(state, second)
+    lease_of(state, one)
 
 
 @pytest.mark.parametrize(("share", "room"), [(1.0, 10), (0.25, 2), (0.01, 1)])
-async def test_an_outage_leaves_a_share_of_each_limit(
-    clock: FakeClock, share: float, room: int
-) -> None:
-    """Of four processes each takes a quarter: rounded down, but one at the least."""
-    setup = FallbackSetup(SyncClient, clock, share=share)
-    setup.shared.cut()
-    assert await setup.client.granted(key("s", Limits(rpm=10))) == room
-    assert await setup.client.refused(key("z", Limits(rpd=0))) == {"z": "rpd"}
-
-
-async def test_an_outage_of_a_day_keeps_counting(clock: FakeClock) -> None:
-    """Days begin and end by the clock here too."""
-    setup = FallbackSetup(SyncClient, clock)
-    setup.shared.cut()
-    one = key("y", Limits(rpd=3))
-    assert await setup.client.granted(one) == 3
+def test_an_outage_leaves_a_share_of_each_limit(clock: FakeClock, share: float, room: int) -> None:
+    """Of four processes each takes a quarter: rounded down, but one at the least; days end too."""
+    state, shared = degrading(clock.time, share=share)
+    shared.cut()
+    one = key("s", Limits(rpd=10))
+    assert granted(state, one) == room
     clock.advance(DAY_S)
-    assert await setup.client.granted(one) == 3
+    assert granted(state, one) == room
+    assert refused(state, key("z", Limits(rpd=0))) == {"z": "rpd"}
 
 
 def test_the_pause_doubles_up_to_the_longest(clock: FakeClock) -> None:
@@ -148,15 +185,13 @@ def test_the_pause_doubles_up_to_the_longest(clock: FakeClock) -> None:
     assert pauses[:2] == pytest.approx([FIRST_PAUSE_S, 2 * FIRST_PAUSE_S], abs=0.02)
     assert pauses[-1] == pytest.approx(PAUSE_S, abs=0.02)
     assert breaker.close() == pytest.approx(sum(pauses), abs=0.1)
-    assert breaker.opened_at is None
     assert not breaker.open(clock.time() - 1)
     assert breaker.opened_at is None
 
 
 def test_many_callers_while_it_hangs_and_recovers(clock: FakeClock) -> None:
-    """No call fails, each call waits once at the most, and each limit is used to its end."""
-    ticks = time.monotonic
-    state, shared = degrading(clock.time, breaker_clock=lambda: ticks() * 40)
+    """No call fails, and no limit is exceeded in either state."""
+    state, shared = degrading(clock.time, breaker_clock=lambda: time.monotonic() * 40)
     keys = tuple((0, key(f"k{n}", Limits(rpm=50 * (n + 1)))) for n in range(3))
     leases: list[Lease] = []
 
@@ -176,16 +211,59 @@ def test_many_callers_while_it_hangs_and_recovers(clock: FakeClock) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    granted = [sum(one.degraded == alone for one in leases) for alone in (False, True)]
-    assert granted[0] <= 300
-    assert 0 < granted[1] <= 300
+    alone = sum(one.degraded for one in leases)
+    assert len(leases) - alone <= 300
+    assert 0 < alone <= 300
     wait_for(lambda: state.acquire(INFO, keys, spread=True) and not state.degraded)
 
 
-def test_closing_closes_the_shared_state(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It owns the shared state's connections."""
-    state, shared = degrading(clock.time)
+def test_closing_closes_the_shared_state(
+    state: FallbackState, shared: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
     closed: list[str] = []
-    monkeypatch.setattr(shared, "close", lambda: closed.append("shared"))
+    monkeypatch.setattr(shared.inner, "close", lambda: closed.append("shared"))
     state.close()
     assert closed == ["shared"]
+
+
+# What a program without logging sees -----------------------------------------------------------
+
+PROGRAM = """
+import logging, sys, time
+from keyrot_middleware.core.model import RetryPolicy
+from keyrot_middleware.state import open_state
+if sys.argv[2] == "logging":
+    logging.basicConfig(format="logged: %(message)s")
+open_state(sys.argv[1], RetryPolicy(), time.time).close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "logs", "begins"),
+    [
+        ((), "none", "KeyrotWarning: pool default: the shared state cannot be used"),
+        ((), "logging", "logged: pool default: the shared state cannot be used"),
+        (("-W", "error"), "none", ""),
+    ],
+)
+def test_a_lost_state_is_one_warning_and_no_error(
+    options: tuple[str, ...], logs: str, begins: str
+) -> None:
+    """Of Python where no logging is set up; a program whose warnings are errors continues."""
+    url = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
+    command = [sys.executable, *options, "-c", PROGRAM, url, logs]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert begins in done.stderr
+    assert done.stderr.count("cannot be used") == 1 or options
+    assert "hunter2" not in done.stderr
+
+
+def test_a_handler_of_the_library_or_above_it_is_enough() -> None:
+    """Only a program without any handler gets a Python warning."""
+    log = logging.Logger("alone")
+    for handler, shown in ((logging.NullHandler(), [KeyrotWarning]), (logging.StreamHandler(), [])):
+        log.addHandler(handler)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            warn_unless_logged(log, "text")
+        assert [one.category for one in found] == shown

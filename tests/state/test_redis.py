@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import re
 import signal
@@ -22,11 +21,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from support.pool import INFO, key
-from support.redis_state import opened
 from support.servers import Server, server
-from support.sync_async import OK, failed, used
+from support.states import A, acquire, failed, lease_of, opened, refusal, settle, used
 
-from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope, Unavailable
+from keyrot_middleware.core.model import Limits, RetryPolicy, Scope
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import ConfigError, MissingExtraError
 from keyrot_middleware.state import open_state
@@ -52,18 +50,6 @@ def state(shared: Server) -> Iterator[RedisState]:
     """Open a pool on the server's own clock."""
     with closing(RedisState(shared.url, RetryPolicy(), pool=f"redis-{next(_pools)}")) as made:
         yield made
-
-
-def acquire(state: RedisState, *keys: Candidate, **info: Any) -> Lease | Unavailable:
-    """Acquire one of *keys*."""
-    return state.acquire(INFO._replace(**info), tuple((0, one) for one in keys), spread=True)
-
-
-def acquire_lease(state: RedisState, *keys: Candidate, **info: Any) -> Lease:
-    """Acquire a lease."""
-    lease = acquire(state, *keys, **info)
-    assert isinstance(lease, Lease), lease
-    return lease
 
 
 # URLs ------------------------------------------------------------------------------------------
@@ -132,27 +118,17 @@ def everything(state: RedisState) -> None:
     """Write a record of every kind."""
     one = key("a", Limits(rpm=50), project="p", billing_account="acc", usd_per_day=1.0)
     state.configure([one])
-    state.settle(acquire_lease(state, one), used(12), ["files/secret-name", "continuation:xxx"])
-    state.settle(
-        acquire_lease(state, one), failed(Scope.PROJECT_MODEL, bucket="f", learned=Limits(rpm=9))
-    )
-    state.settle(acquire_lease(state, key("b")), failed(Scope.KEY, inf))
+    settle(state, one, used(12), "files/secret-name", "continuation:xxx")
+    settle(state, one, failed(Scope.PROJECT_MODEL, bucket="f", learned=Limits(rpm=9)))
+    settle(state, key("b"), failed(Scope.KEY, inf))
 
 
 def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Server) -> None:
     """All names have the same prefix and hash tag; each record expires, within 30 days."""
     everything(state)
     names = shared.names()
-    assert {name.split(":")[3] for name in names} == {
-        "buckets",
-        "configured",
-        "cooldowns",
-        "health",
-        "learned",
-        "owner",
-        "quotas",
-        "spending",
-    }
+    kinds = "buckets configured cooldowns health learned owner quotas spending"
+    assert {name.split(":")[3] for name in names} == set(kinds.split())
     assert len({name.split(":")[2] for name in names}) == 1
     assert all("secret" not in name and "xxx" not in name for name in names)
     ends = {name: shared.execute("TTL", name) for name in names}
@@ -162,26 +138,26 @@ def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Se
 def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:
     """An acquire that is refused leaves every record and its expiry as they were."""
     keys = [key("a", Limits(rpm=1, rpd=1)), key("b"), key("c")]
-    acquire_lease(state, keys[0])
-    state.settle(acquire_lease(state, keys[1]), failed(Scope.KEY_MODEL))
-    state.settle(acquire_lease(state, keys[2]), failed(Scope.PROJECT, inf))
+    lease_of(state, keys[0])
+    settle(state, keys[1], failed(Scope.KEY_MODEL))
+    settle(state, keys[2], failed(Scope.PROJECT, inf))
 
     def dump() -> Any:
         return {n: (shared.execute("DUMP", n), shared.execute("PEXPIRETIME", n)) for n in names}
 
     names = shared.names()
     before = dump()
-    assert isinstance(acquire(state, *keys), Unavailable)
+    refusal(state, *keys)
     assert (dump(), shared.names()) == (before, names)
 
 
 def test_a_call_costs_one_script(state: RedisState, shared: Server) -> None:
     """The script that acquires settles what has succeeded before; nothing is searched for."""
     keys = [key(f"k{n}", Limits(rpm=100)) for n in range(8)]
-    state.settle(acquire_lease(state, key("other")), failed(Scope.KEY))
+    settle(state, key("other"), failed(Scope.KEY))
     shared.execute("CONFIG", "RESETSTAT")
     for _ in range(10):
-        state.settle(acquire_lease(state, *keys), used(11))
+        state.settle(lease_of(state, *keys), used(11))
     rows = shared.execute("INFO", "commandstats")
     assert rows["cmdstat_evalsha"]["calls"] == 10
     assert not [name for name in rows if name.endswith(("scan", "keys"))]
@@ -194,10 +170,10 @@ def test_a_key_and_model_in_use_take_less_than_a_kilobyte(
 ) -> None:
     """Two thousand keys, each used with limits."""
     keys = [key(f"key_{n:05}", Limits(rpm=9, tpm=999, rpd=99)) for n in range(2_000)]
-    acquire_lease(state, key("first"))
+    lease_of(state, key("first"))
     before = shared.execute("INFO", "memory")["used_memory"]
     for one in keys:
-        acquire_lease(state, one)
+        lease_of(state, one)
     each = (shared.execute("INFO", "memory")["used_memory"] - before) / len(keys)
     assert each <= 1024, each
 
@@ -207,18 +183,18 @@ def test_pools_of_two_names_share_nothing(shared: Server) -> None:
     one = key("a", Limits(rpd=1))
     states = [RedisState(shared.url, RetryPolicy(), pool=name) for name in ("x", "y")]
     for state in states:
-        acquire_lease(state, one)
+        lease_of(state, one)
     for state in states:
-        assert isinstance(acquire(state, one), Unavailable)
+        refusal(state, one)
         state.close()
 
 
 def test_unusual_names_do_not_collide_and_are_no_error(state: RedisState) -> None:
     """A project `a:b` with model `c`, a project `a` with `b:c`; a string that UTF-8 cannot hold."""
     first, second = key("k1", project="a:b"), key("k2", project="a")
-    acquire_lease(state, first, model="c")
-    acquire_lease(state, second, model="b:c")
-    acquire_lease(state, key("k3"), model="m\ud800")
+    lease_of(state, first, info=INFO._replace(model="c"))
+    lease_of(state, second, info=INFO._replace(model="b:c"))
+    lease_of(state, key("k3"), info=INFO._replace(model="m\ud800"))
     used_of = {k: v.used for k, v in state.snapshot([first, second]).items()}
     assert [used.bucket for used in used_of["k1"]] == ["c"]
     assert [used.bucket for used in used_of["k2"]] == ["b:c"]
@@ -227,18 +203,16 @@ def test_unusual_names_do_not_collide_and_are_no_error(state: RedisState) -> Non
 def test_the_servers_clock_decides(shared: Server) -> None:
     """A host whose clock is five minutes behind cools a key down as long as the others."""
     seconds, micros = shared.execute("TIME")
-    now, one = int(seconds) + int(micros) / 1e6, key("a")
+    now, one = int(seconds) + int(micros) / 1e6, A
     late, right = FakeClock(now - 300), FakeClock(now)
     behind = RedisState(shared.url, RetryPolicy(), late.time, pool="clocks")
     other = RedisState(shared.url, RetryPolicy(), right.time, pool="clocks")
-    lease = acquire_lease(behind, one)
+    lease = lease_of(behind, one)
     assert lease.at == pytest.approx(late.time(), abs=20)
     until = behind.settle(lease, failed(Scope.KEY, late.time() + 60, has_known_end=True))
     assert until == pytest.approx(late.time() + 60, abs=20)
     for state, clock in ((behind, late), (other, right)):
-        refusal = acquire(state, one)
-        assert isinstance(refusal, Unavailable)
-        assert refusal.retry_at == pytest.approx(clock.time() + 60, abs=20)
+        assert refusal(state, one).retry_at == pytest.approx(clock.time() + 60, abs=20)
         seen = state.snapshot([one])["a"]
         assert seen.cooldown_until == pytest.approx(clock.time() + 60, abs=20)
         state.close()
@@ -254,11 +228,9 @@ def test_a_hosts_wrong_date_does_not_move_the_pacific_day(
     monkeypatch.setattr(state, "_test_clock", lambda: moment)
     monkeypatch.setattr(state, "_clock", lambda: moment + hours * 3_600)
     one = key("a", Limits(rpd=1))
-    acquire_lease(state, one)
-    refusal = acquire(state, one)
-    assert isinstance(refusal, Unavailable)
+    lease_of(state, one)
     end = datetime(2026, 3, 9, tzinfo=pacific).timestamp()
-    assert refusal.retry_at == end + hours * 3_600
+    assert refusal(state, one).retry_at == end + hours * 3_600
 
 
 # A server that fails ---------------------------------------------------------------------------
@@ -266,86 +238,71 @@ def test_a_hosts_wrong_date_does_not_move_the_pacific_day(
 
 def test_a_server_that_comes_back_is_used(valkey: Server) -> None:
     """A connection was closed, scripts were flushed, it has restarted: only its end is an error."""
-    state, one = RedisState(valkey.url, RetryPolicy()), key("a")
-    acquire_lease(state, one)
+    state, one = RedisState(valkey.url, RetryPolicy()), A
+    lease_of(state, one)
     valkey.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    acquire_lease(state, one)
+    lease_of(state, one)
     valkey.execute("SCRIPT", "FLUSH")
-    acquire_lease(state, one)
+    lease_of(state, one)
     valkey.stop()
     with pytest.raises(RedisStateError, match=r"redis://127.0.0.1:\d+: .*refused"):
-        acquire_lease(state, one)
+        lease_of(state, one)
     valkey.start()
-    acquire_lease(state, one)
+    lease_of(state, one)
     state.close()
 
 
 def test_a_server_that_hangs_is_given_up(valkey: Server) -> None:
-    """SIGSTOP: a call, the check and the end wait for their time limits; SIGCONT ends it."""
-    state, one = RedisState(valkey.strict_url, RetryPolicy()), key("a")
-    state.settle(acquire_lease(state, one), OK)
-    valkey.signal(signal.SIGSTOP)
-    began = time.monotonic()
-    try:
-        with pytest.raises(RedisStateError):
-            acquire(state, one)
-        with pytest.raises(RedisStateError):
-            state.check()
-    finally:
-        valkey.signal(signal.SIGCONT)
-    assert time.monotonic() - began < BOUND_S
-    acquire_lease(state, one)
-    state.close()
+    """SIGSTOP: a call and the check wait for their time limits; SIGCONT ends it."""
+    with closing(RedisState(valkey.strict_url, RetryPolicy())) as state:
+        settle(state, A)
+        valkey.signal(signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            for call in (lambda: acquire(state, A), state.check):
+                with pytest.raises(RedisStateError):
+                    call()
+        finally:
+            valkey.signal(signal.SIGCONT)
+        assert time.monotonic() - began < BOUND_S
+        lease_of(state, A)
 
 
 def test_a_slow_reply_is_no_lost_one(valkey: Server) -> None:
     """Half a second, as on a host with thirty busy processes: limits stay shared."""
     with opened(valkey.strict_url) as state:
-        for _ in range(3):
-            valkey.signal(signal.SIGSTOP)
-            threading.Timer(0.5, valkey.signal, [signal.SIGCONT]).start()
-            reply = state.acquire(INFO, ((0, key("a")),), spread=False)
-            assert isinstance(reply, Lease)
-            assert not reply.degraded
+        valkey.signal(signal.SIGSTOP)
+        threading.Timer(0.5, valkey.signal, [signal.SIGCONT]).start()
+        assert not lease_of(state, A).degraded
         assert not state.degraded
 
 
-def test_a_server_of_another_protocol_is_an_error() -> None:
-    """A port that speaks HTTP."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        serving = threading.Thread(target=_answer, args=(other, b"HTTP/1.1 400 Bad\r\n\r\n"))
-        serving.start()
-        state = RedisState(f"redis://127.0.0.1:{other.getsockname()[1]}", RetryPolicy())
-        with pytest.raises(RedisStateError):
-            acquire(state, key("a"))
-    serving.join(5)
-
-
-def _answer(other: socket.socket, answer: bytes) -> None:
-    other.settimeout(0.5)
-    with suppress(OSError):
-        while True:
-            conn, _ = other.accept()
-            with conn:
-                conn.recv(10_000)
-                conn.sendall(answer)
-
-
 @pytest.mark.parametrize(
-    "echo", ["unknown command 'AUTH', with args beginning with: '{}'", "no {}"]
+    "answer",
+    [
+        "HTTP/1.1 400 Bad",
+        "-ERR unknown command 'AUTH', with args beginning with: 's3cret+pass'",
+        "-ERR no s3cret+pass",
+    ],
 )
-def test_a_server_that_repeats_the_password_is_not_quoted(echo: str) -> None:
-    """Whatever the server echoes, no message and no cause of one contains the password."""
-    secret = "s3cret+pass"
+def test_a_server_of_another_protocol_is_an_error_without_the_password(answer: str) -> None:
+    """Whatever the server echoes, no message and no cause of one contains it."""
+
+    def serve() -> None:
+        other.settimeout(0.5)
+        with suppress(OSError):
+            while True:
+                with other.accept()[0] as conn:
+                    conn.recv(10_000)
+                    conn.sendall(f"{answer}\r\n".encode())
+
     with socket.create_server(("127.0.0.1", 0)) as other:
-        answer = f"-ERR {echo.format(secret)}\r\n".encode()
-        serving = threading.Thread(target=_answer, args=(other, answer))
+        serving = threading.Thread(target=serve)
         serving.start()
-        state = RedisState(
-            f"redis://:s3cret%2Bpass@127.0.0.1:{other.getsockname()[1]}", RetryPolicy()
-        )
+        at = f"127.0.0.1:{other.getsockname()[1]}"
+        state = RedisState(f"redis://:s3cret%2Bpass@{at}", RetryPolicy())
         with pytest.raises(RedisStateError) as caught:
-            acquire(state, key("a"))
+            acquire(state, A)
         serving.join(5)
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
@@ -353,24 +310,24 @@ def test_a_server_that_repeats_the_password_is_not_quoted(echo: str) -> None:
 def test_a_replica_refuses_and_records_nothing(state: RedisState, valkey: Server) -> None:
     """READONLY is an error of acquire and of the check; a master again, it serves."""
     with closing(RedisState(valkey.url, RetryPolicy())) as replica:
-        acquire_lease(replica, key("a"))
+        lease_of(replica, A)
         valkey.execute("REPLICAOF", "127.0.0.1", 1)
-        for call in (lambda: acquire(replica, key("a")), replica.check):
+        for call in (lambda: acquire(replica, A), replica.check):
             with pytest.raises(RedisStateError):
                 call()
         valkey.execute("REPLICAOF", "NO", "ONE")
-        acquire_lease(replica, key("a"))
-        (known,) = replica.snapshot([key("a")])["a"].used
+        lease_of(replica, A)
+        (known,) = replica.snapshot([A])["a"].used
         assert known.requests_day == 2
 
 
 def test_a_record_of_somebody_else_is_an_error(state: RedisState, shared: Server) -> None:
     """Another type, or another text: the breaker opens, and the warning says why."""
-    acquire_lease(state, key("a"))
+    lease_of(state, A)
     (name,) = shared.names()
     shared.execute("SET", name, "something else")
     with pytest.raises(RedisStateError, match="WRONGTYPE"):
-        acquire(state, key("a"))
+        acquire(state, A)
 
 
 async def test_a_user_and_a_database_of_the_url_are_used(valkey: Server) -> None:
@@ -385,23 +342,6 @@ async def test_a_user_and_a_database_of_the_url_are_used(valkey: Server) -> None
         everything(state)
         assert state.get_owner(["files/secret-name"]) == ("a", "p")
         state.reset(key("a", project="p", billing_account="acc"))
-        assert state.snapshot([key("a")])["a"].error_count == 1
+        assert state.snapshot([A])["a"].error_count == 1
         state.check()
     assert "db3" in valkey.execute("INFO", "keyspace")
-
-
-def test_a_pool_outlives_its_loops(state: RedisState) -> None:
-    """Programs of their own, one after the other, and many tasks in each."""
-    one = key("a")
-
-    async def call() -> None:
-        lease = await state.do("acquire", INFO, ((0, one),), spread=False)
-        assert isinstance(lease, Lease)
-        await state.do("settle", lease, OK)
-
-    async def many() -> None:
-        await asyncio.gather(*(call() for _ in range(20)))
-
-    for _ in range(10):
-        asyncio.run(many())
-    assert state.snapshot([one])["a"].success_count == 200

@@ -9,16 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.faulty_state import warnings_of
 from support.pool import INFO, key
 from support.servers import wait_for
-from support.sqlite_state import ONE, TWENTY, acquire, grant, opened
-from support.sync_async import OK, UNSENT
+from support.states import OK, UNSENT, A, acquire, lease_of, opened, settle, warnings_of
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy
 from keyrot_middleware.errors import ConfigError
@@ -26,43 +24,43 @@ from keyrot_middleware.state import FallbackState, State, sqlite
 from keyrot_middleware.state.sqlite import SCHEMA, SqliteState, SqliteStateError, path_of_url
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes and locks of POSIX")
-Open = Callable[[], State]
+TWENTY = key("twenty", Limits(rpm=10_000, rpd=20))
+OFFER = ((0, A),)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Name a file."""
-    return tmp_path / "keyrot.sqlite3"
+    """Name a file in a folder that does not exist yet."""
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o700)
+    return folder / "keyrot.sqlite3"
 
 
 @pytest.fixture
-def open_file(path: Path) -> Iterator[Open]:
+def state(path: Path) -> Iterator[FallbackState]:
     """Open the file as install() does."""
-    made: list[State] = []
-
-    def open_it() -> State:
-        made.append(opened(path))
-        return made[-1]
-
-    yield open_it
-    for state in made:
-        state.close()
+    with opened(path) as made:
+        yield made
 
 
 @pytest.fixture
 def alone(path: Path) -> Iterator[SqliteState]:
     """Open the file without a fallback."""
-    state = SqliteState(path, RetryPolicy(), time.time)
-    yield state
-    state.close()
+    with closing(SqliteState(path, RetryPolicy(), time.time)) as made:
+        yield made
 
 
 def is_shared(state: State) -> bool:
     """Return whether a lease is one of the file."""
-    lease = acquire(state, key("other"))
-    assert lease is not None
-    state.settle(lease, UNSENT)
+    lease = lease_of(state, key("other"))
+    settle(state, lease, UNSENT)
     return not lease.degraded
+
+
+def grant(state: State, times: int) -> int:
+    """Return how many of so many requests are granted by the file."""
+    leases = [one for one in (acquire(state, TWENTY) for _ in range(times)) if hasattr(one, "verb")]
+    return sum(not one.degraded for one in leases)
 
 
 def database(path: Path, *sql: str) -> bytes:
@@ -82,17 +80,17 @@ def database(path: Path, *sql: str) -> bytes:
     [b"my notes of twenty years\n" * 500, b"short\n", b"SQLite format 3\0" + b"\xff" * 9000],
 )
 def test_a_file_of_the_users_is_left_as_it_is(
-    path: Path, open_file: Open, text: bytes, caplog: pytest.LogCaptureFixture
+    path: Path, text: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is written, moved or made beside it; the warning names it; calls go on."""
     path.write_bytes(text)
-    assert not is_shared(open_file())
+    with opened(path) as state:
+        assert not is_shared(state)
     assert path.read_bytes() == text
     assert [one.name for one in path.parent.iterdir()] == [path.name]
     (warning,) = warnings_of(caplog)
-    assert str(path) in warning
-    assert "left as it is" in warning
-    assert "falling back to in-process limits" in warning
+    for part in (str(path), "left as it is", "falling back to in-process limits"):
+        assert part in warning
 
 
 @pytest.mark.parametrize(
@@ -123,6 +121,18 @@ def test_a_file_of_a_newer_version_is_left_alone(path: Path, alone: SqliteState)
 
 
 @POSIX
+def test_the_file_is_the_users_own(tmp_path: Path) -> None:
+    """The folder is 0700; the file and those beside it are 0600."""
+    path = tmp_path / "new" / "keyrot.sqlite3"
+    with opened(path) as state:
+        lease_of(state, TWENTY)
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        found = {one.name: one.stat().st_mode & 0o777 for one in path.parent.iterdir()}
+        assert set(found) >= {"keyrot.sqlite3", "keyrot.sqlite3-wal"}
+        assert set(found.values()) == {0o600}
+
+
+@POSIX
 def test_a_file_of_another_user_is_an_error(
     path: Path, alone: SqliteState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,14 +159,12 @@ def test_two_users_of_a_folder_share_a_file(path: Path, alone: SqliteState) -> N
         os.umask(before)
     found = {one.name: one.stat().st_mode & 0o777 for one in path.parent.iterdir()}
     assert found["keyrot.sqlite3"] == found["keyrot.sqlite3-wal"] == 0o660
-    assert not [name for name in found if "lock" in name]
 
 
 @POSIX
 def test_what_a_dangling_link_names_is_made_for_this_user_alone(
     path: Path, alone: SqliteState
 ) -> None:
-    """As any other file."""
     path.symlink_to(path.with_name("elsewhere"))
     alone.check()
     assert path.with_name("elsewhere").stat().st_mode & 0o777 == 0o600
@@ -166,38 +174,34 @@ def test_what_a_dangling_link_names_is_made_for_this_user_alone(
 
 
 @pytest.mark.parametrize("how", ["deleted", "deleted with its log", "renamed"])
-def test_a_file_that_is_taken_away_is_replaced(path: Path, open_file: Open, how: str) -> None:
+def test_a_file_that_is_taken_away_is_replaced(path: Path, how: str) -> None:
     """Running and new processes go on with one new file, though an index of the old one is left."""
-    mine, other = open_file(), open_file()
-    assert grant(mine, 8) + grant(other, 4) == 12
-    if how == "renamed":
-        path.rename(path.with_name("old.sqlite3"))
-    else:
-        path.unlink()
-    if how == "deleted with its log":
-        for suffix in ("-wal", "-shm"):
-            path.with_name(f"{path.name}{suffix}").unlink()
-    new = open_file()
-    assert grant(new, 5) == 5
-    assert [is_shared(state) for state in (mine, other, new)] == [True] * 3
-    assert sum(grant(state, 20) for state in (mine, other, new)) == 15
+    with opened(path) as mine, opened(path) as other, opened(path) as new:
+        assert grant(mine, 8) + grant(other, 4) == 12
+        if how == "renamed":
+            path.rename(path.with_name("old.sqlite3"))
+        else:
+            path.unlink()
+        if how == "deleted with its log":
+            for suffix in ("-wal", "-shm"):
+                path.with_name(f"{path.name}{suffix}").unlink()
+        assert grant(new, 5) == 5
+        assert [is_shared(state) for state in (mine, other, new)] == [True] * 3
+        assert sum(grant(state, 20) for state in (mine, other, new)) == 15
 
 
 def test_a_locked_file_is_not_waited_for_for_long(
     path: Path,
-    open_file: Open,
+    state: FallbackState,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that holds it: calls go on, a warning says so, and then limits are shared again."""
     monkeypatch.setattr(sqlite, "WAIT_S", 0.1)
-    state = open_file()
     assert is_shared(state)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        lease = acquire(state, TWENTY)
-        assert lease is not None
-        assert lease.degraded
+        assert lease_of(state, TWENTY).degraded
         assert state.degraded
     wait_for(lambda: is_shared(state))
     assert "holds the file for too long" in warnings_of(caplog)[0]
@@ -206,59 +210,49 @@ def test_a_locked_file_is_not_waited_for_for_long(
 def test_a_place_that_is_no_folder_is_no_outage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warning says what is wrong."""
     (tmp_path / "file").touch()
-    state = opened(tmp_path / "file" / "keyrot.sqlite3")
-    assert not is_shared(state)
+    with opened(tmp_path / "file" / "keyrot.sqlite3") as state:
+        assert not is_shared(state)
     assert "falling back to in-process limits" in warnings_of(caplog)[0]
-    state.close()
 
 
 FULL = """
 import resource, signal, sys, time
-from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from support.sqlite_state import TWENTY, acquire, opened
-from support.sync_async import OK
-state = opened(Path(sys.argv[1]))
-state.settle(acquire(state, TWENTY), OK)
-soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-for _ in range(4):
-    lease = acquire(state, TWENTY)
-    state.settle(lease, OK)
-assert state.degraded and lease.degraded
-resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-until = time.monotonic() + 30
-while state.degraded or lease.degraded:
-    assert time.monotonic() < until
-    time.sleep(0.1)
-    lease = acquire(state, TWENTY)
-    state.settle(lease, OK)
-state.close()
+from support.states import A, lease_of, opened, settle
+def call():
+    lease = lease_of(state, A)
+    settle(state, lease)
+    return state.degraded or lease.degraded
+with opened("sqlite://" + sys.argv[1]) as state:
+    assert not call()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    assert [call() for _ in range(4)][-1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    until = time.monotonic() + 30
+    while call():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 """
 
 
 @POSIX
 def test_a_disk_that_takes_no_more_is_no_outage(path: Path) -> None:
     """Calls go on; when there is room again, the file is used again."""
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", FULL, str(path)]
+    where = Path(__file__).parents[1]
     ran = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", FULL, str(path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=Path(__file__).parents[1],
-        check=False,
+        command, capture_output=True, text=True, timeout=60, cwd=where, check=False
     )
     assert ran.returncode == 0, ran.stderr
     assert "falling back to in-process limits" in ran.stderr
 
 
 def test_a_record_that_cannot_be_read_opens_the_breaker(
-    path: Path, open_file: Open, caplog: pytest.LogCaptureFixture
+    path: Path, state: FallbackState, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Something else has written it: calls go on with in-process limits."""
-    state = open_file()
     assert is_shared(state)
     database(path, "UPDATE records SET value = '{'")
     assert not is_shared(state)
@@ -291,11 +285,6 @@ def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         path_of_url("sqlite", "p")
 
 
-def size(path: Path) -> int:
-    """Return the bytes of the file and those beside it."""
-    return sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*"))
-
-
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system lists no open files")
 def test_a_state_that_is_dropped_leaves_no_open_file(path: Path) -> None:
     """Python 3.13 warns of a connection that the collector has to close."""
@@ -305,7 +294,7 @@ def test_a_state_that_is_dropped_leaves_no_open_file(path: Path) -> None:
         names = [os.readlink(link) for link in links if os.path.lexists(link)]
         return [name for name in names if name.startswith(str(path))]
 
-    state = opened(path)
+    state = SqliteState(path, RetryPolicy(), time.time)
     state.check()
     assert held()
     del state
@@ -315,13 +304,15 @@ def test_a_state_that_is_dropped_leaves_no_open_file(path: Path) -> None:
 
 def test_the_file_does_not_grow_with_calls(path: Path, alone: SqliteState) -> None:
     """Thousands of calls leave it small, and its log bounded."""
+
+    def size() -> int:
+        return sum(one.stat().st_size for one in path.parent.iterdir())
+
     for _ in range(3_000):
-        lease = alone.acquire(INFO, ((0, key("a")),), spread=False)
-        assert isinstance(lease, Lease)
-        alone.settle(lease, OK)
-    assert size(path) < 6_000_000
+        settle(alone, A)
+    assert size() < 6_000_000
     alone.close()
-    assert size(path) < 100_000
+    assert size() < 100_000
 
 
 def test_expired_records_and_the_oldest_owners_are_swept_and_no_counts(
@@ -331,9 +322,7 @@ def test_expired_records_and_the_oldest_owners_are_swept_and_no_counts(
     monkeypatch.setattr(sqlite, "SWEEP_S", -1.0)
     monkeypatch.setattr(sqlite, "MAX_OWNERS", 50)
     assert grant(alone, 12) == 12
-    lease = acquire(alone, key("other"))
-    assert lease is not None
-    alone.settle(lease, OK, [f"interactions/{number}" for number in range(200)])
+    settle(alone, A, OK, *(f"interactions/{number}" for number in range(200)))
     database(path, "INSERT INTO records VALUES ('default:quotas:old', '[]', 5)")
     assert grant(alone, 12) == 8
     with closing(sqlite3.connect(path)) as db:
@@ -345,52 +334,41 @@ def test_expired_records_and_the_oldest_owners_are_swept_and_no_counts(
 # Tasks -----------------------------------------------------------------------------------------
 
 
-async def test_a_held_file_does_not_block_the_loop(path: Path, open_file: Open) -> None:
-    """The call waits in a thread, and other tasks go on."""
-    state, offer = open_file(), ((0, key("a")),)
-    await state.do("acquire", INFO, offer, spread=False)
+async def test_a_held_file_blocks_no_loop_and_a_cancelled_call_gives_its_lease_back(
+    path: Path, state: FallbackState
+) -> None:
+    """Also where the thread gets it after the task has ended."""
+    one = ((0, key("one", Limits(max_concurrency=1))),)
+    await state.do("acquire", INFO, OFFER, spread=False)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        waiting = asyncio.create_task(state.do("acquire", INFO, offer, spread=False))
+        waiting = asyncio.create_task(state.do("acquire", INFO, OFFER, spread=False))
+        cancelled = asyncio.create_task(state.do("acquire", INFO, one, spread=False))
         for _ in range(20):
             await asyncio.sleep(0.01)
         assert not waiting.done()
-    lease = await waiting
-    assert isinstance(lease, Lease)
-    assert not lease.degraded
-
-
-async def test_a_cancelled_call_gives_its_lease_back(path: Path, open_file: Open) -> None:
-    """Also where the thread gets it after the task has ended."""
-    state = open_file()
-    assert is_shared(state)
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("BEGIN IMMEDIATE")
-        waiting = asyncio.create_task(state.do("acquire", INFO, ((0, ONE),), spread=False))
-        await asyncio.sleep(0.1)
-        waiting.cancel()
+        cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await waiting
+            await cancelled
+    assert not (await waiting).degraded
     for _ in range(100):
-        if isinstance(await state.do("acquire", INFO, ((0, ONE),), spread=False), Lease):
+        if isinstance(await state.do("acquire", INFO, one, spread=False), Lease):
             return
         await asyncio.sleep(0.05)
     raise AssertionError("the slot was not given back")
 
 
-def test_a_pool_outlives_its_loops(open_file: Open) -> None:
+def test_a_pool_outlives_its_loops(url: str) -> None:
     """Programs of their own, one after the other, and many tasks in each."""
-    state = open_file()
 
     async def call() -> None:
-        lease = await state.do("acquire", INFO, ((0, key("a", Limits(rpm=10_000))),), spread=False)
-        assert isinstance(lease, Lease)
+        lease = await state.do("acquire", INFO, OFFER, spread=False)
         await state.do("settle", lease, OK)
 
     async def many() -> None:
         await asyncio.gather(*(call() for _ in range(20)))
 
-    for _ in range(10):
-        asyncio.run(many())
-    assert state.snapshot([key("a")])["a"].success_count == 200
-    assert isinstance(state, FallbackState)
+    with opened(url) as state:
+        for _ in range(10):
+            asyncio.run(many())
+        assert state.snapshot([A])["a"].success_count == 200

@@ -8,9 +8,9 @@ import time
 from typing import Any
 
 import pytest
-from support.faulty_state import Faulty, degrading
 from support.modes import MODES, ask, calls
 from support.servers import BINARIES, Server, free_port, wait_for
+from support.states import Faulty, degrading
 
 import keyrot_middleware
 from keyrot_middleware.state.memory import PAUSE_S

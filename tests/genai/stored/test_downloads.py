@@ -11,7 +11,7 @@ from google.genai import errors
 from google.genai._api_client import BaseApiClient
 from support.modes import run
 from support.pool import INFO
-from support.sync_async import ABANDONED
+from support.states import ABANDONED
 
 import keyrot_middleware
 from keyrot_middleware.core.model import Lease

@@ -11,29 +11,24 @@ from math import inf
 from typing import Any
 
 import pytest
-from support.faulty_state import warnings_of
 from support.pool import INFO, key
-from support.sync_async import OK, failed, used
+from support.states import OK, A, acquire, failed, lease_of, refused, settle, used, warnings_of
 
 from keyrot_middleware import forks
-from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope
+from keyrot_middleware.core.affinity import owner_lifetime
+from keyrot_middleware.core.model import Limits, RetryPolicy, Scope
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import MemoryState, memory, open_state
 from keyrot_middleware.testing import FakeClock
 
+FORKS = pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
+IN_THREADS = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded")
+
 
 @pytest.fixture
 def state(clock: FakeClock) -> MemoryState:
-    """Open one."""
     return MemoryState(RetryPolicy(), clock.time)
-
-
-def acquire_lease(state: MemoryState, one: Candidate, **info: Any) -> Lease:
-    """Acquire one key."""
-    lease = state.acquire(INFO._replace(**info), ((0, one),), spread=False)
-    assert isinstance(lease, Lease)
-    return lease
 
 
 def lines_of(work: Callable[[], object]) -> int:
@@ -55,7 +50,6 @@ def lines_of(work: Callable[[], object]) -> int:
 
 
 def test_an_unknown_scheme_is_an_error_that_names_the_allowed_ones(clock: FakeClock) -> None:
-    """A wrong KEYROT_STATE_URL names the variable, the scheme and the allowed ones."""
     with pytest.raises(ConfigError, match=r"KEYROT_STATE_URL.*'mongo'.*memory://"):
         open_state("mongo://localhost", RetryPolicy(), clock.time)
 
@@ -65,23 +59,21 @@ def test_expired_records_are_swept(state: MemoryState, clock: FakeClock) -> None
     one = key("a", Limits(rpm=100))
     for day in range(30):
         for number in range(100):
-            lease = acquire_lease(state, one, model=f"tuned-{day}-{number}")
-            state.settle(lease, failed(Scope.KEY_MODEL) if number % 2 else OK)
+            outcome = failed(Scope.KEY_MODEL) if number % 2 else OK
+            settle(state, one, outcome, info=INFO._replace(model=f"tuned-{day}-{number}"))
         clock.advance(DAY_S)
     assert len(state._records.quotas) <= 2 * memory.SWEEP_AT
     assert sum(map(len, state._records.cooldowns.values())) <= 2 * memory.SWEEP_AT
 
 
-def test_sweeping_keeps_what_still_counts(state: MemoryState, clock: FakeClock) -> None:
+def test_sweeping_keeps_what_still_counts(state: MemoryState) -> None:
     """Learned limits, windows in use and rejected keys outlive any number of other models."""
-    one = key("a")
-    state.settle(acquire_lease(state, one), failed(Scope.NONE, learned=Limits(rpm=2)))
-    state.settle(acquire_lease(state, key("dead")), failed(Scope.KEY, inf))
+    settle(state, A, failed(Scope.NONE, learned=Limits(rpm=2)))
+    settle(state, key("dead"), failed(Scope.KEY, inf))
     for number in range(5 * memory.SWEEP_AT):
-        state.settle(acquire_lease(state, key("other"), model=f"tuned-{number}"), OK)
-    acquire_lease(state, one)
-    assert not isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
-    assert not isinstance(state.acquire(INFO, ((0, key("dead")),), spread=False), Lease)
+        settle(state, key("other"), info=INFO._replace(model=f"tuned-{number}"))
+    lease_of(state, A)
+    assert refused(state, A, key("dead")) == {"a": "rpm", "dead": "failure"}
 
 
 def test_owners_are_bounded(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,94 +81,106 @@ def test_owners_are_bounded(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(memory, "MAX_OWNERS", 3)
     state = MemoryState(RetryPolicy(), clock.time)
     for number in range(5):
-        name, bucket = f"files/{number}", f"bucket-{number}"
-        lease = acquire_lease(state, key("a"), model=f"m{number}")
-        state.settle(lease, failed(Scope.NONE, bucket=bucket), (name, "files/0"))
+        bucket, info = f"bucket-{number}", INFO._replace(model=f"m{number}")
+        outcome = failed(Scope.NONE, bucket=bucket)
+        settle(state, A, outcome, f"files/{number}", "files/0", info=info)
     known = [name for name in (f"files/{n}" for n in range(5)) if state.get_owner([name])]
     assert known == ["files/0", "files/3", "files/4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "renewed"),
+    [
+        ("files/a", 49 / 24, False),
+        ("page:t", 1, False),
+        ("continuation:t", 1, False),
+        ("batches/b", 60, True),
+        ("models/veo/operations/o", 60, True),
+        ("interactions/i", 60, True),
+        ("fileSearchStores/s", 60, True),
+    ],
+)
+def test_the_owner_is_remembered_as_long_as_the_resource(
+    state: MemoryState, clock: FakeClock, name: str, days: float, renewed: bool
+) -> None:
+    """A file's for its 48 hours; others for longer than an interaction, and from each use on."""
+    lifetime = owner_lifetime(name)
+    assert (lifetime.seconds / DAY_S, lifetime.renewed) == (days, renewed)
+    settle(state, A, OK, name)
+    for _ in range(2):
+        clock.sleep(0.9 * days * DAY_S)
+        assert state.get_owner([name]) == ("a", "a")
+        if not renewed:
+            break
+    clock.sleep(days * DAY_S)
+    assert state.get_owner([name]) is None
 
 
 def test_a_lease_that_is_dropped_is_not_in_flight(state: MemoryState) -> None:
     """A call that an interrupt has ended before it was settled holds no slot."""
     one = key("a", Limits(max_concurrency=1))
-    lease = acquire_lease(state, one)
-    assert not isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
+    lease = lease_of(state, one)
+    assert refused(state, one) == {"a": "concurrency"}
     del lease
-    acquire_lease(state, one)
+    lease_of(state, one)
 
 
 def test_10_000_calls_leave_no_growth(state: MemoryState) -> None:
     """Memory grows per key and model, not per call."""
-    one = key("a")
 
     def size() -> list[int]:
         return [len(getattr(state._records, name)) for name in state._records.__slots__]
 
-    state.settle(acquire_lease(state, one), OK, ("files/x",))
+    settle(state, A, OK, "files/x")
     before = size()
     for _ in range(10_000):
-        state.settle(acquire_lease(state, one), used(1), ("files/x",))
+        settle(state, A, used(1), "files/x")
     assert size() == before
 
 
-def test_acquire_reads_only_the_candidates(state: MemoryState) -> None:
-    """Ten thousand known keys do not slow down a choice among eight."""
-    for number in range(10_000):
-        state.settle(acquire_lease(state, key(f"k{number}")), failed(Scope.KEY, inf))
-    assert 0 < lines_of(lambda: acquire_lease(state, key("good"))) < 300
-
-
-def test_a_snapshot_of_many_cooling_keys_is_one_pass(state: MemoryState) -> None:
-    """status() must not hold the lock for the square of the number of keys."""
-    keys = [key(f"k{number}") for number in range(1_000)]
+def test_many_keys_cost_a_choice_nothing_and_a_snapshot_one_pass(state: MemoryState) -> None:
+    """Acquire reads the candidates only; status() must not hold the lock for a square."""
+    keys = [key(f"k{number}") for number in range(3_000)]
     for one in keys:
-        state.settle(acquire_lease(state, one), failed(Scope.KEY, inf))
+        settle(state, one, failed(Scope.KEY, inf))
+    assert 0 < lines_of(lambda: lease_of(state, key("good"))) < 300
     assert {known.cooldown_until for known in state.snapshot(keys).values()} == {inf}
     assert lines_of(lambda: state.snapshot(keys)) < 100 * len(keys)
 
 
-@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@FORKS
+@IN_THREADS
 def test_a_forked_child_has_a_lock_of_its_own(state: MemoryState) -> None:
     """A fork while another thread holds the lock must not leave the child waiting forever."""
     with state._lock:
         child = os.fork()
         if child == 0:
-            os._exit(0 if not state._lock.locked() and acquire_lease(state, key("a")) else 1)
+            os._exit(0 if not state._lock.locked() and acquire(state, A) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@FORKS
+@IN_THREADS
 def test_a_forked_child_says_once_that_it_counts_by_itself(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With what to set; neither its parent nor the fallback of a shared state says so."""
-    pool, fallback = (
-        open_state("memory://", RetryPolicy(), clock.time, pool="mine"),
-        MemoryState(RetryPolicy(), clock.time),
-    )
+    pool = open_state("memory://", RetryPolicy(), clock.time, pool="mine")
+    fallback = MemoryState(RetryPolicy(), clock.time)
     child = os.fork()
     if child == 0:
-        for _ in range(2):
-            for state in (pool, fallback):
-                state.acquire(INFO, ((0, key("a")),), spread=False)
+        for state in (pool, fallback, pool, fallback):
+            lease_of(state, A)
         (text,) = warnings_of(caplog)
         os._exit(0 if "pool mine" in text and "KEYROT_STATE_URL=sqlite" in text else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    pool.acquire(INFO, ((0, key("a")),), spread=False)
+    lease_of(pool, A)
     assert warnings_of(caplog) == []
 
 
-def test_without_forks_nothing_is_registered(
+def test_a_system_without_forks_and_a_collected_state(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
-    """Windows has no fork."""
-    monkeypatch.delattr(os, "register_at_fork", raising=False)
-    assert acquire_lease(MemoryState(RetryPolicy(), clock.time), key("a"))
-
-
-def test_a_collected_state_needs_no_lock(clock: FakeClock) -> None:
     """The fork handler keeps no state alive, and a fork after its end does no harm."""
     gone = MemoryState(RetryPolicy(), clock.time)
     before = gone._lock
@@ -187,3 +191,5 @@ def test_a_collected_state_needs_no_lock(clock: FakeClock) -> None:
     gc.collect()
     assert watched() is None
     forks._in_child()
+    monkeypatch.delattr(os, "register_at_fork", raising=False)
+    assert lease_of(MemoryState(RetryPolicy(), clock.time), A)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from support.pool import INFO, Rig, key
 from support.replies import OK, GoogleError, minute
-from support.sync_async import OpenBackend
 
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.flow import Exhausted
@@ -46,10 +45,10 @@ def at_once(rig: Rig, info: CallInfo) -> type[Exception]:
 
 
 def test_a_key_that_is_available_before_its_minute_ends_is_used(
-    open_backend: OpenBackend, clock: FakeClock
+    state: State, clock: FakeClock
 ) -> None:
     """Its window was full, then tokens were released, then Google named a shorter time."""
-    rig = over(open_backend(), clock, Patient(key("a", Limits(tpm=1_000)), max_wait_s=60.0))
+    rig = over(state, clock, Patient(key("a", Limits(tpm=1_000)), max_wait_s=60.0))
 
     def meanwhile() -> Any:
         assert at_once(rig, LARGE) is Exhausted

@@ -1,0 +1,208 @@
+"""A page shows the calls of all processes that share a state, of programs that end at once too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.forks import run_fork
+from support.servers import Server
+from support.states import opened
+
+from keyrot_middleware.core.activity import (
+    CALLS_KEPT,
+    DAY,
+    HOUR,
+    POOL,
+    Attempt,
+    CallRecord,
+    project_entry,
+)
+from keyrot_middleware.core.model import Usage
+from keyrot_middleware.forks import EXIT_S
+from keyrot_middleware.runtime.activity import Activity
+from keyrot_middleware.testing import FakeGemini
+
+NOW = 1_764_158_400.0
+
+
+def call(at: float, key_id: str, failure: str | None = None, **more: object) -> CallRecord:
+    """Make a call of one attempt."""
+    attempts = (Attempt(key_id, failure, 429 if failure else None, 0.25, "p"),)
+    made = CallRecord(at, "m", 0.5, "ok", attempts, Usage(7, 3, cost_usd=0.001), True)
+    return made._replace(**more)
+
+
+def test_two_processes_add_to_one_history(url: str) -> None:
+    """Sums of both: counts, waits, usage and calls, by pool, key, project, model and workload."""
+    with opened(url) as one, opened(url) as other:
+        first, second = Activity(one, time.time), Activity(other, time.time)
+        first.add(call(NOW - 7_200, "a", "quota_minute", workload="night"))
+        second.add(call(NOW, "b", workload="night", outcome="failed", waited=False))
+        second.send()
+        view = first.view(["a", "b", "never"], NOW)
+        assert sum(view.histories[POOL].requests) == 1  # of the last hour
+        assert view.today["b"].cost_usd == 0.001
+        assert "never" not in view.histories
+        assert [[a.key_id for a in c.attempts] for c in view.calls] == [["a"], ["b"]]
+        assert [c.waited for c in view.calls] == [True, False]
+        pool = first.history(POOL, DAY, NOW)
+        assert [sum(counts) for counts in pool] == [2, 1, 1, 2, 1, 1, 14, 6, 2_000_000]
+        assert (len(pool.calls), pool.calls[-1], pool.calls[-13]) == (144, 1, 1)
+        assert sum(first.history(POOL, HOUR, NOW).calls) == 1
+        for entry in ("a", project_entry("p")):
+            assert sum(first.history(entry, DAY, NOW).refused) == 1
+        assert first.shares("workload", DAY, NOW) == {"night": [2, 1, 1, 2, 1, 1, 14, 6, 2_000_000]}
+        assert first.shares("model", HOUR, NOW) == {"m": [1, 0, 0, 1, 1, 0, 7, 3, 1_000_000]}
+        assert [one.at for one in second.failures("a")] == [NOW - 7_200]
+        assert second.failures("b") == []
+
+
+def test_activity_records_in_redis_expire(valkey: Server) -> None:
+    """Each record has a time to live, and the list of calls a length."""
+    with opened(valkey.url) as state:
+        activity = Activity(state, time.time)
+        for _ in range(2):
+            for number in range(CALLS_KEPT):
+                activity.add(call(NOW + number, "a"))
+            activity.send()
+        activity.add(call(NOW, "a", "quota_minute"))
+        activity.send()
+        kinds = ("minute", "slot", "day", "calls", "failures")
+        kept = [name for name in valkey.names() if name.split("}:")[-1].startswith(kinds)]
+        assert len(kept) >= 5
+        assert all(int(valkey.execute("TTL", name)) > 0 for name in kept)
+        assert len(activity.view([], NOW).calls) == CALLS_KEPT
+
+
+def test_an_outage_leaves_the_activity_empty(valkey: Server) -> None:
+    """Nothing is raised, and nothing is kept for later."""
+    with opened(valkey.url) as state:
+        activity = Activity(state, time.time)
+        valkey.stop()
+        activity.add(call(time.time(), "a"))
+        activity.send()
+        assert activity.view(["a"], NOW).calls == []
+
+
+def test_records_that_cannot_be_read_degrade_no_pool(
+    valkey: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A text in the list of calls is not shown; a record of another type is one warning."""
+    with opened(valkey.url) as state:
+        activity = Activity(state, time.time)
+        activity.add(call(NOW, "a"))
+        activity.send()
+        (calls,) = (name for name in valkey.names() if name.endswith(":calls"))
+        for garbage in ("no json", "[]", '[1,"m",1,"odd",[]]', '[1,"m",NaN,"ok",[]]'):
+            valkey.execute("LPUSH", calls, garbage)
+        view = activity.view(["a"], NOW)
+        assert [a.key_id for c in view.calls for a in c.attempts] == ["a"]
+        valkey.execute("SET", calls, "something else")
+        for _ in range(3):
+            activity.add(call(NOW, "a"))
+            activity.send()
+            assert activity.view(["a"], NOW).calls == []
+            assert not state.degraded
+    (warning,) = (r.message for r in caplog.records if r.levelname == "WARNING")
+    assert "limits are not affected" in warning
+
+
+# Programs that end at once ---------------------------------------------------------------------
+
+PATIENCE_S = 60.0
+CALL = "client.post(PATH, json=BODY).raise_for_status()\n"
+BEGIN = """\
+import sys
+import httpx
+import keyrot_middleware
+keyrot_middleware.install()
+PATH = "/v1beta/models/gemini-2.5-flash:generateContent"
+BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
+client = httpx.Client(
+    base_url=sys.argv[1], headers={"x-goog-api-key": "keyrot-pool"}, trust_env=False
+)
+"""
+CHILD = f"""\
+def work():
+    {CALL}
+if __name__ == "__main__":
+    import multiprocessing
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+"""
+WAIT = 'print("called", flush=True)\nsys.stdin.readline()\n'
+
+
+@pytest.fixture
+def gemini() -> Iterator[FakeGemini]:
+    """Serve one key, by the machine's clock."""
+    with FakeGemini() as running:
+        running.add_key("key_1", tier="paid")
+        yield running
+
+
+@pytest.fixture
+def environment(gemini: FakeGemini) -> dict[str, str]:
+    value = gemini.key("key_1").value
+    return {**os.environ, "GEMINI_API_KEYS": value, "KEYROT_ALLOWED_HOSTS": gemini.host}
+
+
+def calls_in(url: str, *, is_priced: bool = False) -> int:
+    """Return how many calls the page of this state counts."""
+    with opened(url, pool="default") as state:
+        view = Activity(state, time.time).view(["key_1"], time.time())
+        if is_priced:
+            assert view.today["key_1"].cost_usd == view.today[POOL].cost_usd > 0
+        assert sum(view.histories[POOL].calls) == sum(view.histories["key_1"].requests)
+        return len(view.calls)
+
+
+def test_the_calls_of_short_programs_are_counted(
+    url: str, gemini: FakeGemini, environment: dict[str, str]
+) -> None:
+    """Each sends two calls and ends, which takes less than the second between two reports."""
+    for _ in range(2):  # one after the other: two programs at once take longer than a second
+        run_fork(BEGIN + 2 * CALL, gemini.url, environ={**environment, "KEYROT_STATE_URL": url})
+    assert gemini.count("key_1") == 4
+    assert calls_in(url) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("program", [BEGIN + CHILD, "import genai_prices\n" + BEGIN + CALL])
+def test_the_last_call_of_a_program_is_counted(
+    program: str, tmp_path: Path, gemini: FakeGemini, environment: dict[str, str]
+) -> None:
+    """A child of multiprocessing has no exit handlers; prices are there if imported in time."""
+    env = {**environment, "KEYROT_STATE_URL": f"sqlite://{tmp_path}/state.sqlite3"}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, gemini.url]
+    subprocess.run(command, env=env, timeout=PATIENCE_S, check=True)
+    assert gemini.count("key_1") == 1
+    assert calls_in(env["KEYROT_STATE_URL"], is_priced="prices" in program) == 1
+
+
+def test_a_server_that_hangs_does_not_keep_a_program_alive(
+    valkey: Server, gemini: FakeGemini, environment: dict[str, str]
+) -> None:
+    """Its last calls are lost then; the exit waits for them no longer than for anything else."""
+    env = {**environment, "KEYROT_STATE_URL": f"{valkey.strict_url}?socket_timeout=30"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-c", BEGIN + CALL + WAIT, gemini.url]
+    with subprocess.Popen(command, env=env, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            assert process.stdout.readline() == "called\n"
+            valkey.signal(signal.SIGSTOP)
+            process.stdin.close()
+            began = time.monotonic()
+            assert process.wait(PATIENCE_S) == 0
+            assert time.monotonic() - began < EXIT_S + 20  # a busy machine exits slowly
+        finally:
+            process.kill()
+            valkey.signal(signal.SIGCONT)

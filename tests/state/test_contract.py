@@ -1,0 +1,584 @@
+"""The contract of a state, for each backend: choice, limits, cooldowns, owners, snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from itertools import chain
+from math import inf
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from support.pool import INFO, key
+from support.states import (
+    OK,
+    UNSENT,
+    acquire,
+    failed,
+    granted,
+    lease_of,
+    refusal,
+    refused,
+    settle,
+    used,
+)
+
+from keyrot_middleware.core.failures import SLOW_BACKOFF
+from keyrot_middleware.core.ledger import KeyHealth, Used
+from keyrot_middleware.core.model import (
+    NO_LIMITS,
+    Block,
+    CallInfo,
+    Lease,
+    LeaseOutcome,
+    Limits,
+    Outcome,
+    Scope,
+    Unavailable,
+    Usage,
+    Verdict,
+)
+from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.keys_file import KeySpec
+from keyrot_middleware.state import State
+from keyrot_middleware.testing import FakeClock
+
+PACIFIC = ZoneInfo("America/Los_Angeles")
+THREADS, TASKS = 50, 200
+REJECTED = Outcome(
+    LeaseOutcome.FAILURE,
+    Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOW_BACKOFF),
+)
+LONE = KeySpec(key_id="lone").candidate
+A, B = key("a", project="p", billing_account="x"), key("b", project="p", billing_account="x")
+C, D = key("c", project="q", billing_account="x"), key("d")
+PRO = INFO._replace(model="gemini-2.5-pro")
+EMBED = INFO._replace(verb="embedContent")
+CACHE = INFO._replace(verb="cachedContents")
+COUNT = INFO._replace(verb="countTokens", counts_in_quota=False, requests=0, tokens=0)
+LATEST = INFO._replace(model="gemini-flash-latest")
+
+
+# Which candidate is leased ---------------------------------------------------------------------
+
+
+def test_without_spreading_the_order_is_the_order_of_use(state: State) -> None:
+    small, second = key("small", Limits(rpm=2)), key("second", Limits(rpm=10))
+    leased = [lease_of(state, small, second).key_id for _ in range(4)]
+    assert leased == ["small", "small", "second", "second"]
+    assert [lease_of(state, key("free"), D).key_id for _ in range(4)] == ["free"] * 4
+
+
+def test_spreading_leases_the_least_utilized_key(state: State) -> None:
+    """The used fraction of the limit counts; where no limit is known, the weight."""
+    small, large = key("small", Limits(rpm=10)), key("large", Limits(rpm=30))
+    leased = [lease_of(state, small, large, spread=True).key_id for _ in range(20)]
+    assert (leased.count("small"), leased.count("large")) == (5, 15)
+    heavy, light = key("heavy", weight=3.0), key("light")
+    leased = [lease_of(state, light, heavy, spread=True).key_id for _ in range(40)]
+    assert leased.count("heavy") == 30
+
+
+def test_a_lower_group_goes_first_however_used(state: State) -> None:
+    first, second = key("first", Limits(rpm=10)), key("second", Limits(rpm=10))
+    leased = [lease_of(state, (0, first), (1, second), spread=True).key_id for _ in range(12)]
+    assert leased == ["first"] * 10 + ["second"] * 2
+
+
+def test_a_refusal_has_every_keys_reason_and_the_soonest_time(
+    state: State, clock: FakeClock
+) -> None:
+    settle(state, A, failed(Scope.KEY, clock.time() + 5, has_known_end=True))
+    settle(state, B, failed(Scope.KEY, inf))
+    reply = refusal(state, A, B)
+    assert (reply.at, reply.retry_at) == (clock.time(), clock.time() + 5)
+    assert lease_of(state, A, B, C).key_id == "c"
+    assert refusal(state).retry_at == inf
+
+
+def test_a_lease_has_its_key_reservation_and_tier(state: State, clock: FakeClock) -> None:
+    lease = lease_of(state, replace(D, tier="paid"), info=INFO._replace(tokens=77, requests=2))
+    assert lease._replace(reservation=None, degraded=False) == Lease(
+        key_id="d",
+        project="d",
+        billing_account="d",
+        bucket=INFO.model,
+        verb=INFO.verb,
+        tokens=77,
+        requests=2,
+        at=clock.time(),
+        tier="paid",
+        record="d",
+    )
+
+
+# Owners and snapshots --------------------------------------------------------------------------
+
+
+def test_the_owner_of_a_stored_resource_is_known(state: State) -> None:
+    """The first known of several names decides; the newest owner counts."""
+    assert state.get_owner(["files/x"]) is None
+    settle(state, A, OK, "files/x", "files/y")
+    assert state.get_owner(["files/none", "files/y"]) == ("a", "p")
+    settle(state, D, OK, "files/y")
+    assert state.get_owner(["files/y", "files/x"]) == ("d", "d")
+    assert state.get_owner([]) is None
+
+
+def test_a_resource_name_may_be_recorded_after_the_settle(state: State) -> None:
+    """It counts or releases nothing a second time."""
+    most = key("a", Limits(max_concurrency=1), project="p")
+    lease = lease_of(state, most)
+    settle(state, lease)
+    other = lease_of(state, most)
+    before = state.snapshot([most])
+    state.set_owner(lease, ["files/late"])
+    assert state.get_owner(["files/late"]) == ("a", "p")
+    assert state.snapshot([most]) == before
+    assert refused(state, most) == {"a": "concurrency"}
+    settle(state, other)
+
+
+def test_a_snapshot_has_what_is_known_now(state: State, clock: FakeClock) -> None:
+    """Counts, the latest running cooldown, and usage of each model; what is past counts nothing."""
+    now = clock.time()
+    settle(state, D, used(40), info=INFO._replace(tokens=50))
+    settle(state, D, failed(Scope.KEY_MODEL, now + 5))
+    clock.advance(5)
+    until = clock.time() + 60
+    settle(state, D, failed(Scope.PROJECT, until, learned=Limits(rpm=5)))
+    assert state.snapshot([D, A]) == {
+        "d": KeyHealth(
+            last_used=clock.time(),
+            success_count=1,
+            error_count=2,
+            cooldown_until=until,
+            cooldown_reason="failure",
+            cooldown_scope="project",
+            last_error="failure",
+            used=[Used(INFO.model, 3, 60, 3, Limits(rpm=5))],
+        ),
+        "a": KeyHealth(),
+    }
+    clock.advance(3 * DAY_S)
+    assert state.snapshot([D])["d"].used == [Used(INFO.model, 0, 0, 0, NO_LIMITS)]
+
+
+def test_a_snapshot_sees_the_widest_and_latest_cooldown(state: State, clock: FakeClock) -> None:
+    """A billing account's is that of each of its keys; of equal ends the wider one is shown."""
+    leases = [lease_of(state, A) for _ in range(2)]
+    settle(state, leases[0], failed(Scope.BILLING, clock.time() + 90))
+    settle(state, leases[1], failed(Scope.KEY, clock.time() + 20))
+    settle(state, D, failed(Scope.KEY_VERB, clock.time() + 60), info=EMBED)
+    settle(state, D, failed(Scope.KEY, clock.time() + 60), info=PRO)
+    shown = state.snapshot([A, C, D, LONE])
+    assert [shown[name].cooldown_scope for name in ("a", "c", "d", "lone")] == [
+        "billing",
+        "billing",
+        "key",
+        None,
+    ]
+
+
+def test_a_report_on_a_key_without_a_lease_is_recorded(state: State, clock: FakeClock) -> None:
+    """A failure reported by hand cools its key down, and releases no reservation."""
+    by_hand = Lease("d", "d", "d", INFO.model, INFO.verb, 0, 0, at=clock.time())
+    busy = key("d", Limits(max_concurrency=1))
+    lease = lease_of(state, busy)
+    until = clock.time() + 20
+    assert settle(state, by_hand, failed(Scope.KEY_MODEL, until, bucket=PRO.model)) == until
+    assert refused(state, busy, info=PRO) == {"d": "failure"}
+    settle(state, by_hand, OK)
+    settle(state, by_hand, UNSENT)
+    assert refused(state, busy, info=INFO._replace(model="x")) == {"d": "concurrency"}
+    settle(state, lease)
+    assert state.snapshot([busy])["d"].success_count == 2
+
+
+# Limits ----------------------------------------------------------------------------------------
+
+
+def test_requests_a_minute_are_exact(state: State, clock: FakeClock) -> None:
+    """RPM 20 leases 20 times in a minute, and 20 again when the guard after its edge is over."""
+    one = key("a", Limits(rpm=20))
+    assert granted(state, one) == 20
+    reply = refusal(state, one)
+    assert reply.retry_at == clock.time() + 31
+    assert reply.blocks["a"].waitable
+    clock.advance(30.9)
+    assert granted(state, one) == 0
+    clock.advance(0.1)
+    assert granted(state, one) == 20
+
+
+def test_unmetered_calls_are_leased_and_not_counted(state: State) -> None:
+    """An exhausted minute does not stop countTokens, nor do a hundred of these exhaust one."""
+    one = key("a", Limits(rpm=20, tpm=100))
+    assert granted(state, one, most=100, info=COUNT) == 100
+    assert granted(state, one) == 10
+    assert granted(state, one, most=5, info=COUNT) == 5
+
+
+@pytest.mark.parametrize(("day", "hours"), [((2026, 3, 8), 23), ((2026, 11, 1), 25)])
+def test_requests_a_day_end_at_pacific_midnight(
+    state: State, clock: FakeClock, day: tuple[int, int, int], hours: int
+) -> None:
+    """On the short and the long day too; no call waits for it."""
+    begin = datetime(*day, 0, 0, 30, tzinfo=PACIFIC).timestamp()
+    clock.advance(begin - clock.time())
+    one = key("a", Limits(rpd=3))
+    assert granted(state, one) == 3
+    reply = refusal(state, one)
+    assert reply.retry_at == begin - 30 + hours * 3_600
+    assert not reply.blocks["a"].waitable
+    clock.advance(hours * 3_600 - 31)
+    assert granted(state, one) == 0
+    clock.advance(1)
+    assert granted(state, one) == 3
+
+
+def test_keys_of_a_project_share_a_budget_for_each_model(state: State) -> None:
+    one, two = (key(name, Limits(rpm=5), project="p") for name in "ab")
+    assert granted(state, one, most=3) == 3
+    assert granted(state, two) == 2
+    assert refused(state, one, two) == {"a": "rpm", "b": "rpm"}
+    assert granted(state, key("c", Limits(rpm=5))) == 5
+    assert granted(state, one, info=PRO) == 5
+
+
+def test_a_smaller_learned_limit_holds_for_a_day(state: State, clock: FakeClock) -> None:
+    """`quotaValue` applies to the whole project, and expires after a day."""
+    one, two = (key(name, Limits(rpm=100), project="p") for name in "ab")
+    known = {"learned": Limits(rpm=5), "has_known_end": True}
+    settle(state, one, failed(Scope.PROJECT_MODEL, clock.time() + 20, **known))
+    clock.advance(60)
+    settle(state, two)
+    assert granted(state, two) == 4
+    clock.advance(DAY_S)
+    assert granted(state, one) == 100
+
+
+@pytest.mark.parametrize(
+    ("own", "learned", "info"),
+    [
+        (NO_LIMITS, Limits(rpm=2), INFO),
+        (Limits(rpm=2), Limits(rpm=5), INFO),
+        (Limits(rpd=2), Limits(rpd=5), INFO),
+        (Limits(tpm=20), Limits(tpm=50), INFO._replace(tokens=10)),
+        (Limits(rpm=2, rpd=50), Limits(rpm=9, rpd=5), INFO),
+    ],
+)
+def test_the_smaller_of_a_configured_and_a_learned_limit_holds(
+    state: State, own: Limits, learned: Limits, info: CallInfo
+) -> None:
+    """A larger limit that Google names lets nothing more through: somebody else may use it too."""
+    settle(state, key("a", own), failed(Scope.NONE, learned=learned), info=info)
+    assert granted(state, key("a", own), info=info) == 1
+
+
+def test_a_bucket_is_learned_and_may_change(state: State, clock: FakeClock) -> None:
+    """Names that Google counts together share one budget; a `-latest` name moves to a new model."""
+    one, soon = key("a", Limits(rpm=5)), clock.time()
+    settle(state, one, failed(Scope.PROJECT_MODEL, soon, bucket=INFO.model), info=LATEST)
+    settle(state, one, info=LATEST)
+    assert granted(state, one, most=2, info=LATEST) == 2
+    assert granted(state, one) == 2
+    clock.advance(61)
+    moved = failed(Scope.PROJECT_MODEL, clock.time() + 20, bucket="gemini-3-flash")
+    settle(state, one, moved, info=LATEST)
+    assert refused(state, one, info=LATEST) == {"a": "failure"}
+    assert lease_of(state, one).bucket == INFO.model
+
+
+@pytest.mark.parametrize(
+    ("learned", "info", "tokens"),
+    [
+        (Limits(tpm=100), INFO._replace(tokens=100), 250),
+        (Limits(rpm=2), INFO._replace(requests=3), 10),
+        (Limits(rpd=2), INFO._replace(requests=3), 10),
+    ],
+)
+def test_a_success_beyond_a_learned_limit_ends_it(
+    state: State, learned: Limits, info: CallInfo, tokens: int
+) -> None:
+    """Google raised it, or the estimate was wrong: a served request is within the limit."""
+    request = lease_of(state, D, info=info)
+    settle(state, D, failed(Scope.NONE, learned=learned), info=info._replace(requests=0))
+    settle(state, request, used(tokens))
+    assert state.snapshot([D])["d"].used[0].limits == NO_LIMITS
+    assert granted(state, D, most=9) == 9
+
+
+def test_a_success_within_a_learned_limit_ends_nothing(state: State) -> None:
+    """Nor do several that were in flight together: the server's order is not known."""
+    leases = [lease_of(state, D) for _ in range(4)]
+    settle(state, D, failed(Scope.NONE, learned=Limits(rpm=2, tpm=100)))
+    for lease in leases:
+        settle(state, lease, used(90))
+    assert state.snapshot([D])["d"].used[0].limits == Limits(rpm=2, tpm=100)
+
+
+def test_a_configured_limit_that_changes_beats_what_was_learned_before(state: State) -> None:
+    """That of the key's project; a limit learned after it holds again, also after a restart."""
+    before, after = replace(A, limits=Limits(rpm=2)), replace(A, limits=Limits(rpm=4))
+    state.configure([before, D])
+    for one in (before, D):
+        settle(state, one, failed(Scope.NONE, learned=Limits(rpm=2)))
+    state.configure([before, D])
+    assert granted(state, before) == 1
+    state.configure([after, D])
+    assert granted(state, after) == 2
+    assert granted(state, D) == 1
+    settle(state, after, failed(Scope.NONE, learned=Limits(rpm=3)), info=PRO)
+    state.configure([after, D])
+    assert granted(state, after, info=PRO) == 2
+    state.configure([replace(A, limits=NO_LIMITS), D])
+    assert granted(state, A, most=9, info=PRO) == 9
+
+
+BUDGET = key("a", usd_per_day=10e-9)
+
+
+def test_a_model_without_a_price_counts_nothing(state: State) -> None:
+    """Its first request is not special, and many are in flight at once."""
+    for _ in range(2):
+        for lease in [lease_of(state, BUDGET) for _ in range(5)]:
+            settle(state, lease, OK._replace(usage=Usage(1, 1)))
+    assert state.snapshot([BUDGET])["a"].spent_usd == 0
+
+
+def test_the_reservation_of_a_killed_process_ends(state: State, clock: FakeClock) -> None:
+    """A call that is never settled reserves nothing any more after ten minutes."""
+    info = INFO._replace(longest_cost=100)
+    lease_of(state, BUDGET, info=info)
+    clock.advance(290)
+    assert refused(state, BUDGET, info=info) == {"a": "usd_reserved"}
+    clock.advance(310)
+    lease_of(state, BUDGET, info=info)
+
+
+# Cooldowns -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scope", "cooling"),
+    [
+        (Scope.NONE, ""),
+        (Scope.KEY, "a pro embed cache count"),
+        (Scope.KEY_VERB, "a pro"),
+        (Scope.KEY_MODEL, "a embed cache"),
+        (Scope.PROJECT_MODEL, "a embed cache b"),
+        (Scope.PROJECT_CACHE, "cache"),
+        (Scope.PROJECT, "a pro embed cache count b"),
+        (Scope.BILLING, "a pro embed cache count b c"),
+    ],
+)
+def test_exactly_the_keys_in_a_failures_scope_cool_down(
+    state: State, clock: FakeClock, scope: Scope, cooling: str
+) -> None:
+    until = settle(state, A, failed(scope, clock.time() + 60))
+    ways = {"a": (A, INFO), "pro": (A, PRO), "embed": (A, EMBED), "cache": (A, CACHE)}
+    ways |= {"count": (A, COUNT), "b": (B, INFO), "c": (C, INFO), "d": (D, INFO)}
+    replies = {name: acquire(state, one, info=info) for name, (one, info) in ways.items()}
+    found = [name for name, reply in replies.items() if isinstance(reply, Unavailable)]
+    assert found == cooling.split()
+    assert until == (None if scope is Scope.NONE else clock.time() + 60)
+
+
+def test_a_call_without_a_model_shares_no_bucket(state: State, clock: FakeClock) -> None:
+    """A bucket in the failure of one such call does not make all of them share it."""
+    stored = INFO._replace(model="", verb="cachedContents", counts_in_quota=False)
+    settle(state, A, failed(Scope.NONE, bucket="gemini-2.5-flash"), info=stored)
+    settle(state, A, failed(Scope.PROJECT_MODEL, clock.time() + 60))
+    assert granted(state, A, most=1, info=stored) == 1
+
+
+def test_a_project_is_probed_by_one_of_its_keys(state: State, clock: FakeClock) -> None:
+    """While one key probes its project, the project's other keys wait as well."""
+    settle(state, A, failed(Scope.PROJECT_MODEL, clock.time() + 20, has_known_end=True))
+    clock.advance(20)
+    probe = lease_of(state, B)
+    assert refused(state, A) == {"a": "probe"}
+    settle(state, probe)
+    assert granted(state, A, most=3) == 3
+
+
+def test_a_probe_that_streams_lets_others_go_before_its_end(state: State, clock: FakeClock) -> None:
+    """The first chunk ends the probing; its slot and tokens are held until the end."""
+    one = key("one", Limits(tpm=100, max_concurrency=2))
+    settle(state, one, failed(Scope.KEY))
+    clock.advance(30)
+    probe = lease_of(state, one)
+    settle(state, probe, Outcome(LeaseOutcome.SERVING))
+    other = lease_of(state, one)
+    assert not other.probe
+    assert refused(state, one) == {"one": "concurrency"}
+    settle(state, probe, used(90))
+    assert refused(state, one) == {"one": "tpm"}
+
+
+def test_a_block_with_a_named_time_may_be_waited_for(state: State, clock: FakeClock) -> None:
+    for number, (known, waitable) in enumerate(
+        [
+            ({"has_known_end": True}, True),
+            ({}, False),
+            ({"has_known_end": True, "may_wait": False}, False),
+        ]
+    ):
+        one = key(f"k{number}")
+        settle(state, one, failed(Scope.KEY, clock.time() + 20, **known))
+        assert refusal(state, one).blocks[one.key_id].waitable == waitable
+
+
+def test_a_rejected_value_is_probed_on_a_slow_backoff(state: State, clock: FakeClock) -> None:
+    """15 minutes, doubled up to 6 hours, eight in a day; after a success from the start."""
+    cooldowns: list[float] = []
+    while sum(cooldowns) < DAY_S:
+        until = settle(state, D, REJECTED)
+        assert until is not None
+        cooldowns.append(until - clock.time())
+        assert refusal(state, D).blocks["d"] == Block("key_invalid", until, waitable=False)
+        clock.advance(cooldowns[-1])
+    assert cooldowns == [900, 1_800, 3_600, 7_200, 14_400, 21_600, 21_600, 21_600]
+    settle(state, D)
+    assert not lease_of(state, D).probe
+    assert settle(state, D, REJECTED) == clock.time() + 900
+
+
+def test_what_was_found_with_one_value_does_not_bind_another(state: State) -> None:
+    """Also where the rejection comes after the new value; a named project is of all its values."""
+    old, new = (LONE.with_value(fingerprint) for fingerprint in ("01234567", "89abcdef"))
+    settle(state, old, failed(Scope.NONE, learned=Limits(rpm=3)))
+    late = lease_of(state, old)
+    settle(state, old, REJECTED)
+    assert refused(state, old) == {"lone": "key_invalid"}
+    settle(state, late, REJECTED)
+    assert not lease_of(state, new).probe
+    assert granted(state, new, most=5) == 5
+    assert state.snapshot([old])["lone"].cooldown_reason == "key_invalid"
+    assert state.snapshot([new])["lone"].cooldown_reason is None
+    settle(state, A.with_value("01234567"), failed(Scope.NONE, learned=Limits(rpm=2)))
+    assert granted(state, B.with_value("89abcdef")) == 1
+
+
+@pytest.mark.parametrize("scope", [s for s in Scope if s is not Scope.NONE])
+def test_a_reset_ends_every_cooldown_of_a_key(state: State, scope: Scope) -> None:
+    """By hand, also after a rejection of its project or account."""
+    settle(state, A, failed(scope, inf), info=CACHE)
+    assert refused(state, A, info=CACHE) == {"a": "failure"}
+    state.reset(A)
+    assert lease_of(state, A, info=CACHE).probe is False
+    assert state.snapshot([A])["a"].cooldown_until is None
+
+
+def test_a_reset_forgets_learned_limits_and_leaves_other_keys(state: State) -> None:
+    """Those of the key's project, in each model's bucket; the cooldown of another key stays."""
+    for one in (A, D):
+        for info in (INFO, PRO):
+            settle(state, one, failed(Scope.NONE, learned=Limits(rpm=2)), info=info)
+    settle(state, B, failed(Scope.KEY, inf), info=COUNT)
+    state.reset(A)
+    for info in (INFO, PRO):
+        assert granted(state, A, most=5, info=info) == 5
+        assert granted(state, D, info=info) == 1
+    assert refused(state, B) == {"b": "failure"}
+
+
+# Threads and tasks -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def switch_threads_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(before)
+
+
+def at_once(work: Callable[[], Any]) -> list[Any]:
+    """Do *work* in fifty threads that begin together; return what each returned."""
+    start, results = threading.Barrier(THREADS), []
+
+    def one() -> None:
+        start.wait(60)
+        results.append(work())
+
+    threads = [threading.Thread(target=one) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(results) == THREADS
+    return results
+
+
+@pytest.mark.usefixtures("switch_threads_often")
+def test_50_threads_are_granted_exactly_the_limit(state: State) -> None:
+    """Three keys, two of one project, 45 requests in all: 45 of 150 are granted, none twice."""
+    keys = [key(name, Limits(rpm=20), project="p") for name in "ab"] + [key("c", Limits(rpm=25))]
+
+    def work() -> list[str | None]:
+        replies = [acquire(state, *keys, spread=True) for _ in range(3)]
+        return [one.key_id if isinstance(one, Lease) else None for one in replies]
+
+    counts = Counter(chain(*at_once(work)))
+    assert counts["a"] + counts["b"] == 20
+    assert (counts["c"], counts[None]) == (25, 150 - 45)
+
+
+@pytest.mark.usefixtures("switch_threads_often")
+def test_50_threads_settle_without_losing_a_count(state: State) -> None:
+    """Reservations, corrections and concurrency are exact after hundreds of leases."""
+    one = key("a", Limits(max_concurrency=3))
+
+    def work() -> int:
+        done = 0
+        for number in range(20):
+            reply = acquire(state, one, info=INFO._replace(tokens=50), spread=True)
+            if isinstance(reply, Lease):
+                settle(state, reply, UNSENT if number % 2 else used(7))
+                done += number % 2 == 0
+        return done
+
+    done = sum(at_once(work))
+    known = state.snapshot([one])["a"]
+    assert known.success_count == done
+    assert (known.used[0].requests_minute, known.used[0].tokens_minute) == (done, 7 * done)
+    assert granted(state, one) == 3
+
+
+@pytest.mark.usefixtures("switch_threads_often")
+def test_50_failures_are_one_step_and_one_of_50_threads_is_the_probe(
+    state: State, clock: FakeClock
+) -> None:
+    """Fifty requests that fail together cool their key down for 30 s, not for 900."""
+    together = threading.Barrier(THREADS)
+
+    def fail() -> float | None:
+        lease = lease_of(state, D)
+        together.wait(60)
+        return settle(state, lease, failed(Scope.KEY_MODEL))
+
+    assert set(at_once(fail)) == {clock.time() + 30}
+    clock.advance(30)
+    probes = at_once(lambda: isinstance(acquire(state, D), Lease))
+    assert sum(probes) == 1
+
+
+async def test_200_tasks_are_granted_exactly_the_limit(state: State) -> None:
+    one = key("a", Limits(rpm=20))
+
+    async def task() -> bool:
+        reply = await state.do("acquire", INFO, ((0, one),), spread=True)
+        if not isinstance(reply, Lease):
+            return False
+        await state.do("settle", reply, OK)
+        return True
+
+    assert sum(await asyncio.gather(*(task() for _ in range(TASKS)))) == 20

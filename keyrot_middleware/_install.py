@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
 from .adapters import origin_from_url
@@ -31,6 +32,7 @@ from .runtime import (
     required_tiers,
     set_current_pool,
 )
+from .runtime import session as _session
 from .runtime import workload as _workload
 from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidates
 from .secrets.cache import SecretCache
@@ -303,11 +305,16 @@ def project(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def workload(name: str, *, tiers: Iterable[Tier] | None = None) -> Iterator[None]:
+def workload(
+    name: str, *, session: str | None = None, tiers: Iterable[Tier] | None = None
+) -> Iterator[None]:
     """Prefer the keys of workload *name* for the calls made inside.
 
     Args:
         name: As in keys.json.
+        session: A conversation, a user, a document: calls with the same text prefer one key, whose
+            project has their beginning in its prompt cache. They use another while that one is not
+            available. None: as around it.
         tiers: Use keys of these tiers only, whatever else would serve the call; beside those of
             `install()` and of a `workload()` around this one, not instead. `paid` is every paid
             tier. None: as around it. It holds for requests that are sent inside: read a stream
@@ -321,12 +328,16 @@ def workload(name: str, *, tiers: Iterable[Tier] | None = None) -> Iterator[None
     if tiers is not None:
         allowed = allowed_tiers((tiers,) if isinstance(tiers, str) else tiers)
         allowed = allowed if around is None else allowed & around
-    tokens = _workload.set(name), required_tiers.set(allowed)
+    of_session = _session.get()
+    if session is not None:
+        of_session = blake2b(session.encode(errors="replace"), digest_size=8).hexdigest()
+    tokens = _workload.set(name), required_tiers.set(allowed), _session.set(of_session)
     try:
         yield
     finally:
         _workload.reset(tokens[0])
         required_tiers.reset(tokens[1])
+        _session.reset(tokens[2])
 
 
 _MAX_WORKLOADS = 200

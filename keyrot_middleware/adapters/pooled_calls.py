@@ -36,7 +36,7 @@ from ..core.model import (
     Platform,
 )
 from ..errors import handle_internal_error, rejection_code, warn_safely
-from ..runtime import SdkCall, bypassed, required_project, required_tiers
+from ..runtime import SdkCall, bypassed, required_project, required_tiers, session
 from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..settings import AllowedOrigins
@@ -135,6 +135,8 @@ class PooledCalls:
         pool, tiers, project = self.pool, self.tiers, required_project.get()
         if tiers is not None or project is not None:
             info = info._replace(tiers=tiers, project=project)
+        if (same := session.get()) is not None:
+            info = info._replace(conversation=same)
         own = self._own(key, info) if info.bound_to_owner else None
         return CallState(
             info,

@@ -28,6 +28,7 @@ from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..monitoring.view import (
     DISABLED_S,
     LIMIT_MAX,
+    NAMED,
     URGENCY,
     WINDOWS,
     PoolReport,
@@ -154,7 +155,11 @@ def _look(report: PoolReport) -> dict[str, Any]:
             raise KeyrotError(f"the keys could not be read within {LOOK_MAX_S:g} s")
         found["keys"] += more["keys"]
         found["summary"]["projects"] |= more["summary"]["projects"]
-    return found | {"limit": len(found["keys"])}
+    workloads = {
+        one["name"]: {"input": one["input_tokens"], "cached": one["cached_tokens"]}
+        for one in report.history(by="workload")["shares"]
+    }
+    return found | {"limit": len(found["keys"]), "workloads": workloads}
 
 
 def _show_json(look: Look, watch: bool) -> None:
@@ -280,11 +285,21 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
             yield f"  {escape(name)}: {_usd(cost['usd_today'] or 0.0)}{of}"
         elif cost["usd_today"] and len(projects) > 1:
             yield f"  {escape(name)}: {_usd(cost['usd_today'])}"
+    yield from _cached("today", {k["key_id"]: k["tokens_today"] for k in found["keys"]})
+    yield from _cached("in the last hour", found["workloads"])
     if found["shared"] and not found["has_records"]:
         yield (
             f"There are no records of a pool {found['pool']!r} in this state: no call has been "
             "made through it yet, or KEYROT_POOL names another pool than that of your services."
         )
+
+
+def _cached(when: str, tokens: dict[str, dict[str, int]]) -> Iterator[str]:
+    """Say which part of the input tokens came from a prompt cache, of those that have most."""
+    most = sorted((n["cached"], name, n["input"]) for name, n in tokens.items() if n["cached"])
+    if most:
+        shares = (f"{escape(name)} {part / n:.0%}" for part, name, n in most[: -NAMED - 1 : -1])
+        yield f"Input tokens from a prompt cache {when}: {', '.join(shares)}"
 
 
 def _usd(amount: float) -> str:

@@ -95,12 +95,15 @@ class DayUsage:
     input_tokens: int = 0
     output_tokens: int = 0
     nano_usd: int = 0
+    cached_tokens: int = 0
+    """Of the input."""
 
-    def add(self, input_tokens: int, output_tokens: int, nano_usd: int) -> None:
+    def add(self, input_tokens: int, output_tokens: int, nano_usd: int, cached_tokens: int) -> None:
         """Add the usage of one request."""
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
         self.nano_usd += nano_usd
+        self.cached_tokens += cached_tokens
 
     @property
     def cost_usd(self) -> float:
@@ -124,6 +127,8 @@ class History(NamedTuple):
     input_tokens: Sequence[int]
     output_tokens: Sequence[int]
     nano_usd: Sequence[int]
+    cached_tokens: Sequence[int]
+    """Input tokens that came from a prompt cache."""
 
 
 COUNTERS = History._fields
@@ -264,7 +269,12 @@ class ActivityBatch:
             if failed:
                 self._keep_failure(key_id, record)
         has_failed = record.outcome in ("failed", "exhausted")
-        amounts = usage.input_tokens or 0, usage.output_tokens or 0, nano_usd(cost_usd or 0.0)
+        amounts = (
+            usage.input_tokens or 0,
+            usage.output_tokens or 0,
+            nano_usd(cost_usd or 0.0),
+            usage.cached_tokens or 0,
+        )
         whole = len(attempts), failures, refused, 1, has_failed, record.waited, *amounts
         for entry in self._of_calls(record.model, record.workload):
             self._count(minute, entry, whole)
@@ -275,7 +285,7 @@ class ActivityBatch:
         """Add what a call cost that was sent before."""
         if record.attempts and cost_usd:
             served = record.attempts[-1]
-            amounts = 0, 0, nano_usd(cost_usd)
+            amounts = 0, 0, nano_usd(cost_usd), 0
             self._add_usage(record.at, served.key_id, served.project, amounts)
             for entry in self._of_calls(record.model, record.workload):
                 self._count(int(record.at // 60), entry, (0, 0, 0, 0, 0, 0, *amounts))
@@ -339,7 +349,7 @@ class ActivityRows(NamedTuple):
     """By list: the latest last, and how many are kept."""
 
 
-_USAGE = ("input", "output", "nano_usd")
+_USAGE = ("input", "output", "nano_usd", "cached")
 _RECORDS = {HOUR: "minute", DAY: "slot"}
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
 
@@ -360,9 +370,10 @@ def rows_of(batch: ActivityBatch) -> ActivityRows:
                     record[f"{entry}:{counter}"] = int(n)
     for (day, entry), usage in batch.days.items():
         record = counts.setdefault(f"day:{day}", {})
-        amounts = usage.input_tokens, usage.output_tokens, usage.nano_usd
+        amounts = usage.input_tokens, usage.output_tokens, usage.nano_usd, usage.cached_tokens
         for name, n in zip(_USAGE, amounts, strict=True):
-            record[f"{entry}:{name}"] = n
+            if n:
+                record[f"{entry}:{name}"] = n
     texts = {
         f"failures:{key_id}": ([dump_call(call) for call in calls], FAILURES_KEPT)
         for key_id, calls in batch.failures.items()

@@ -361,7 +361,7 @@ async def _acquire(
         call.ticket.woken = False
     blocks: dict[str, Block] = {}
     asked = set[str]()
-    spread = call.selector.spread and owner_keys is None
+    spread = call.selector.spread and owner_keys is None and not call.info.conversation
     while True:
         for candidates in _candidate_batches(call, owner_keys, now, driver.random(), blocks):
             lease = await driver.acquire(Acquire(call.info, candidates, spread))

@@ -155,7 +155,8 @@ class CallInfo(NamedTuple):
     Where it is not `bound_to_owner`, it goes with their owner's key only if that is known."""
     workload: str | None = None
     conversation: str | None = None
-    """A digest that is the same for all turns of a conversation (strategy `sticky`)."""
+    """A digest that is the same for all turns of a conversation: of the session that `workload()`
+    names, or under the strategy `sticky` of how the conversation begins."""
     host: str = ""
     """Its destination: `host` or `host:port`."""
     platform: Platform = GEMINI_API

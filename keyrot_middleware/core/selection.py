@@ -3,8 +3,8 @@
 The order of a call is a list of groups: keys whose `model` is the requested one, then keys without
 a model, then the others; within these, keys of the requested workload first, then by priority; the
 last resort comes after all of them. Keys that the call may not use are in no group. Within a group
-the strategy decides where to start: `spread` at random, `fill` at the first key, `sticky` at a
-position derived from the conversation.
+the strategy decides where to start: `spread` at random, `fill` at the first key; a call with a
+conversation at a position derived from that.
 
 Candidates are passed to the state in batches of one group. The state decides which of them is
 available. A key that it refused until a known time is skipped until then, so that a call does not
@@ -207,7 +207,7 @@ class Selector:
         )
 
     def _start(self, count: int, info: CallInfo, draw: float) -> int:
-        if self.sticky and info.conversation:
+        if info.conversation:
             return int(info.conversation, 16) % count
         # A call without a conversation starts at random, not always at the first key.
         return int(draw * count) if self.spread or self.sticky else 0

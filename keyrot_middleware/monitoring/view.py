@@ -97,7 +97,7 @@ _SENTENCES = {
 }
 """By the reason of a key's state."""
 _SPANS = {1: HOUR, 24: DAY}
-_OF_CALLS = ("calls", "failed_calls", "waits", "input_tokens", "output_tokens", "nano_usd")
+_OF_CALLS = COUNTERS[3:]
 """Counters that belong to no single key: a call may try several."""
 _UNKNOWN = "Not known while the shared state cannot be reached."
 _NO_CALL = "No call was made."
@@ -776,7 +776,11 @@ class PoolReport:
             **_describe(row),
             "sentence": self._sentence(row, row.overall, now),
             "used": _used(row),
-            "tokens_today": {"input": today.input_tokens, "output": today.output_tokens},
+            "tokens_today": {
+                "input": today.input_tokens,
+                "output": today.output_tokens,
+                "cached": today.cached_tokens,
+            },
             "usd_today": today.cost_usd if self._cost_known else None,
             "usd_spent": self._spent(row, activity),
             "usd_per_day": key.usd_per_day,

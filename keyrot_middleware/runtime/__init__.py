@@ -13,6 +13,8 @@ from .pool import Pool
 
 bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
 workload: ContextVar[str | None] = ContextVar("keyrot_workload", default=None)
+session: ContextVar[str | None] = ContextVar("keyrot_session", default=None)
+"""A digest of the session that `workload()` names; None: no session."""
 required_tiers: ContextVar[frozenset[str] | None] = ContextVar("keyrot_tiers", default=None)
 """The tiers that `workload()` allows; None: all."""
 required_project: ContextVar[str | None] = ContextVar("keyrot_project", default=None)

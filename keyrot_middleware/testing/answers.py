@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from keyrot_middleware.testing.request import FakeRequest
@@ -29,6 +29,8 @@ def get_field(value: Any, camel: str) -> Any:
 
 ModelAnswer = str | dict[str, Any]
 _PIECES = 4
+_LEAST_CACHED = 1_024
+"""Tokens; shorter beginnings are not cached."""
 _EMBEDDING = [0.013, -0.007, 0.021, 0.002]
 
 
@@ -45,6 +47,8 @@ class ModelAnswers:
         continuations: How many continuation tokens were issued; makes each unique.
         signs_thoughts: Parts have a thought signature of their model.
         signatures: How many of them were issued; makes each unique.
+        first: By project, model and beginning of a prompt the first request that had it: later ones
+            find it in the project's implicit cache.
     """
 
     answer: ModelAnswer | Callable[[dict[str, Any]], ModelAnswer] | None = None
@@ -53,6 +57,7 @@ class ModelAnswers:
     continuations: int = 0
     signs_thoughts: bool = False
     signatures: int = 0
+    first: dict[tuple[str, str, str], FakeRequest] = field(default_factory=dict)
 
     def generate(self, request: FakeRequest, *, continues: bool = False) -> dict[str, Any]:
         """Return a whole GenerateContentResponse."""
@@ -207,7 +212,18 @@ class ModelAnswers:
             "thoughtsTokenCount": self.thoughts,
             "totalTokenCount": request.tokens + output_tokens + self.thoughts,
             **_served_tier(request, "serviceTier"),
+            **self._cached(request),
         }
+
+    def _cached(self, request: FakeRequest) -> dict[str, int]:
+        """Return how much of the prompt is cached: a long beginning that is not new."""
+        body = request.body
+        begin = json.dumps([get_field(body, "systemInstruction"), (body.get("contents") or [0])[0]])
+        tokens = min(_estimate_tokens(begin), request.tokens)
+        name = request.project, request.route.model, begin
+        if tokens < _LEAST_CACHED or self.first.setdefault(name, request) is request:
+            return {}
+        return {"cachedContentTokenCount": tokens}
 
     def _part_chunk(
         self, request: FakeRequest, whole: dict[str, Any], pieces: list[str], upto: int

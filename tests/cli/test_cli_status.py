@@ -319,6 +319,7 @@ def test_a_table_that_is_too_high_shows_keys_that_serve_too() -> None:
     """Of forty keys with problems and forty available ones, in 20 lines, and counts the others."""
     key = {"platform": "gemini_api", "usd_today": None, "used": {}, "model": None}
     key |= {"project": None, "available_at": None, "reason": "key_invalid"}
+    key |= {"tokens_today": {"input": 9, "output": 0, "cached": 0}}
     states = [("rejected", False)] * 40 + [("available", True)] * 40
     keys = [
         {**key, "key_id": f"k{number}", "state": state, "available": available}
@@ -328,6 +329,7 @@ def test_a_table_that_is_too_high_shows_keys_that_serve_too() -> None:
     summary["headline"] = headline_of(SUMMARY)
     found = {"pool": "p", "state_url": "sqlite", "at": "2026-11-28T05:00:00Z", "keys": keys}
     found |= {"summary": summary, "degraded": False, "shared": True, "has_records": True}
+    found |= {"workloads": {}}
     out = Console(width=100, height=20, file=io.StringIO())
     out.print(_draw(found, 20))
     lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
@@ -347,15 +349,20 @@ def test_a_narrow_terminal_shows_every_key(width: int) -> None:
     key |= {"state": "available", "available": True, "available_at": None, "reason": None}
     blocked = used | {"available": False, "reason": "quota_day"}
     key |= {"used": dict.fromkeys(models, used) | {models[0]: blocked}}
+    key |= {"tokens_today": {"input": 10, "output": 5, "cached": 4}}
     summary = {"headline": headline_of(SUMMARY), "models": {}, "projects": {}}
     summary |= {"today": {"cost_usd": None}}
     found = {"pool": "p", "state_url": "sqlite", "at": "2026-11-28T05:00:00Z", "keys": [key]}
     found |= {"summary": summary, "degraded": False, "shared": True, "has_records": True}
+    workloads = {"chat": {"input": 200, "cached": 86}, "night": {"input": 1, "cached": 0}}
+    found |= {"workloads": workloads}
     out = Console(width=width, file=io.StringIO())
     out.print(_draw(found))
     text = out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     assert re.search(r"^free_number_1 +available +now +my-app-dev +gemini", text, re.MULTILINE)
     assert len(re.findall(r"^my-app-dev +gemini-\S+ +1/5 +1/5 +1/5", text, re.MULTILINE)) == 4
+    for share in ("today: free_number_1 40%", "in the last hour: chat 43%"):
+        assert f"Input tokens from a prompt cache {share}\n" in text
 
 
 def test_a_locked_file_is_said(keyrot: Keyrot, tmp_path: Path) -> None:

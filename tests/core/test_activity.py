@@ -29,7 +29,7 @@ from keyrot_middleware.core.model import NO_USAGE, RetryPolicy, Usage
 from keyrot_middleware.state import MemoryState
 
 NOW = 1_764_158_400.0  # 2025-11-26 12:00:00 UTC
-USAGE = Usage(input_tokens=10, output_tokens=5, cost_usd=0.000_002_5)
+USAGE = Usage(input_tokens=10, output_tokens=5, cached_tokens=4, cost_usd=0.000_002_5)
 
 
 def call(at: float, *attempts: tuple[str, str | None], **more: object) -> CallRecord:
@@ -130,7 +130,7 @@ def test_a_batch_has_everything_that_calls_add(waited: bool) -> None:
     assert batch
     assert batch.minutes[minute, "a"] == [1, 1, 1]
     assert batch.minutes[minute, "b"] == [1, 0, 0]
-    assert batch.minutes[minute, POOL] == [2, 1, 1, 2, 1, int(waited), 10, 5, 2_500]
+    assert batch.minutes[minute, POOL] == [2, 1, 1, 2, 1, int(waited), 10, 5, 2_500, 4]
     assert batch.calls[0].usage.cost_usd == 0.000_002_5
     assert batch.minutes[minute, share_entry("model", "m")] == batch.minutes[minute, POOL]
     assert batch.buckets()[minute // 10, POOL] == batch.minutes[minute, POOL]
@@ -162,7 +162,7 @@ def test_calls_are_counted_by_workload_project_and_model_for_an_hour_and_a_day()
         assert sum(log.history(entry, DAY, now).requests) == requests
     assert sum(log.history(POOL, DAY, now).failed_calls) == 1
     assert sum(log.history(project_entry("p"), DAY, now).calls) == 0
-    assert log.shares("workload", DAY, now) == {"night": [2, 1, 1, 1, 0, 0, 10, 5, 2_500]}
+    assert log.shares("workload", DAY, now) == {"night": [2, 1, 1, 1, 0, 0, 10, 5, 2_500, 4]}
     assert log.shares("workload", HOUR, now) == {}
     assert log.shares("model", DAY, NOW + 90_000) == {}
 
@@ -180,7 +180,7 @@ def test_what_a_call_cost_may_be_added_later() -> None:
     found = log.view(["a"], NOW)
     assert (found.today["a"].cost_usd, found.today["a"].input_tokens) == (0.5, 10)
     assert len(found.calls) == 1
-    assert log.shares("model", HOUR, NOW)["m"][-3:] == [10, 5, 500_000_000]
+    assert log.shares("model", HOUR, NOW)["m"][-4:] == [10, 5, 500_000_000, 4]
 
 
 def test_a_span_has_its_slots_up_to_now() -> None:

@@ -89,9 +89,10 @@ def test_spread_begins_anywhere_and_fill_at_the_beginning() -> None:
     }
 
 
-def test_sticky_keeps_a_conversation_with_its_key() -> None:
-    """The same conversation begins at the same key, others elsewhere."""
-    selector = Selector(many(20), "sticky")
+@pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
+def test_a_conversation_keeps_its_key(strategy: str) -> None:
+    """The same conversation begins at the same key, others elsewhere; a session is one."""
+    selector = Selector(many(20), strategy)
     first = {
         hash_: {
             list_candidates(selector, INFO._replace(conversation=hash_), draw=d / 10)[0]
@@ -100,6 +101,11 @@ def test_sticky_keeps_a_conversation_with_its_key() -> None:
         for hash_ in ("00", "07", "13", "1b")
     }
     assert first == {"00": {"k0"}, "07": {"k7"}, "13": {"k19"}, "1b": {"k7"}}
+
+
+def test_sticky_without_a_conversation_begins_anywhere() -> None:
+    """Not always at the first key."""
+    selector = Selector(many(20), "sticky")
     assert {list_candidates(selector, draw=draw / 20)[0] for draw in range(20)} == {
         k.key_id for k in many(20)
     }

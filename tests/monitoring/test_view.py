@@ -62,14 +62,14 @@ def test_calls_show_in_counts_history_and_attempts() -> None:
     """A 429 on one key and a success on the next: one call, two requests, one failure."""
     rig = Rig(key("a", LIMITS), key("b", LIMITS), strategy="fill")
     rig.will("a", minute("20s"))
-    rig.will("b", Done("ok", Usage(input_tokens=12, output_tokens=3)))
+    rig.will("b", Done("ok", Usage(input_tokens=12, output_tokens=3, cached_tokens=4)))
     rig.call()
     found = report(rig).status()
     counts = {"calls": 1, "failed_calls": 0, "requests": 2, "failures": 1, "waits": 0}
     assert found["summary"]["last_hour"] == counts
     assert found["summary"]["today"]["input_tokens"] == 12
     assert row(rig, "a")["history"]["failures"][-1] == 1
-    assert row(rig, "b")["tokens_today"] == {"input": 12, "output": 3}
+    assert row(rig, "b")["tokens_today"] == {"input": 12, "output": 3, "cached": 4}
     (call,) = report(rig).attempts()["calls"]
     assert (call["model"], call["outcome"]) == (MODEL, "ok")
     assert [(a["key_id"], a["code"], a["failure"]) for a in call["attempts"]] == [

@@ -62,7 +62,7 @@ def key(key_id: str, project: str | None = "proj-a", state: str = "available", *
         "usd_spent": None,
         "usd_per_day": None,
         "allowed_actions": allowed,
-        "tokens_today": {"input": 0, "output": 0},
+        "tokens_today": {"input": 0, "output": 0, "cached": 0},
         "history": {"from": None, "requests": [0] * 60, "failures": [0] * 60},
     }
     assert more.keys() <= made.keys()
@@ -184,7 +184,7 @@ class FakeSource:
         self._begin()
         slots, step = (60, 60) if hours == 1 else (144, 600)
         counters = ("requests", "failures", "refused", "calls", "failed_calls", "waits")
-        counters += ("input_tokens", "output_tokens", "nano_usd")
+        counters += ("input_tokens", "output_tokens", "nano_usd", "cached_tokens")
         series: dict[str, Any] = {one: [n % 7 for n in range(slots)] for one in counters}
         sums = {counter: sum(values) // 3 for counter, values in series.items()}
         if by in ("key", "project") and name:
@@ -273,7 +273,7 @@ def sample() -> FakeSource:
             usd_today=1.8423,
             usd_spent=3.5442,
             usd_per_day=5.0,
-            tokens_today={"input": 2_412_000, "output": 331_400},
+            tokens_today={"input": 2_412_000, "output": 331_400, "cached": 1_206_000},
             history={"from": later(-3600), "requests": [20] * 60, "failures": [0] * 51 + [1] * 9},
         ),
         key("paid_2", "my-app", used={MODEL: used(window(298, 1000))}),

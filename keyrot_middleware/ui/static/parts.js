@@ -9,6 +9,7 @@ const LONG = { rpm: "Requests per minute", tpm: "Input tokens per minute", rpd: 
 const ACTIONS = { reset: "Reset", disable: "Disable", enable: "Enable", check: "Check" };
 const OUTCOMES = { ok: "good", failed: "bad", exhausted: "bad" };
 
+const cached = (part, whole) => (part ? `${Math.round((100 * part) / whole)} %` : "");
 const note = (...content) => el("p", { class: "note" }, ...content);
 const figure = (name, value, bad = false) => el("div", {}, el("dt", {}, name), el("dd", { class: bad && "bad" }, value));
 const cell = (attributes, ...content) => el("td", { role: "cell", ...attributes }, ...content);
@@ -73,7 +74,7 @@ export function today({ today: used }, costKnown) {
 export function shares(use, chosen) {
   const number = (value, bad) => el("td", { class: `number${bad && value ? " bad" : ""}` }, shortCount(value));
   const row = (name, of) => el("tr", { "data-id": of.name ?? "" }, el("th", { scope: "row" }, name), number(of.calls), number(of.failed_calls, true),
-    number(of.refused), number(of.input_tokens), number(of.output_tokens), el("td", { class: "number" }, money(of.nano_usd / 1e9)));
+    number(of.refused), number(of.input_tokens), el("td", { class: "number" }, cached(of.cached_tokens, of.input_tokens)), number(of.output_tokens), el("td", { class: "number" }, money(of.nano_usd / 1e9)));
   const rows = use.shares.map((share) => row(button(share.name, {
     class: "link", title: share.name, "data-by": use.by, "data-name": share.name,
     "aria-pressed": String(chosen.by === use.by && chosen.name === share.name),
@@ -123,7 +124,7 @@ function mostUsed(used) {
 
 export function keyRow(key, now) {
   const why = reason(key);
-  const { input, output } = key.tokens_today;
+  const { input, output, cached: again } = key.tokens_today;
   const line = (...content) => cell({}, el("div", { class: "line" }, ...content));
   const labels = [key.platform === "gemini_api" ? "" : key.platform, key.tier, key.model, key.priority ? `priority ${key.priority}` : ""].filter(Boolean).join(" · ");
   return el("tr", { role: "row", class: `key key-${stateClass(key.state)}`, "data-id": key.key_id },
@@ -134,15 +135,15 @@ export function keyRow(key, now) {
     line(...mostUsed(key.used)),
     line(sum(key.history.requests) ? sparkline(key.history) : "", el("span", { class: "note" }, shortCount(sum(key.history.requests)))),
     line(`${shortCount(key.success_count)} ok`, key.error_count ? el("span", { class: "bad" }, `${shortCount(key.error_count)} failed`) : ""),
-    line(input + output && key.usd_today !== null ? money(key.usd_today) : "", el("span", { class: "note", title: `${count(input)} tokens in, ${count(output)} out` }, input + output ? `${shortCount(input + output)} tok` : "–")));
+    line(input + output && key.usd_today !== null ? money(key.usd_today) : "", el("span", { class: "note", title: `${count(input)} tokens in, ${count(output)} out, ${count(again)} of the input cached` }, input + output ? `${shortCount(input + output)} tok` : "–")));
 }
 
 export function keyDetails(key, calls, now, actions) {
-  const { input, output } = key.tokens_today;
+  const { input, output, cached: again } = key.tokens_today;
   const facts = [
     ["Project", key.project ?? "none: its own"], ["Tier", key.tier], ["Model", key.model], ["Priority", count(key.priority)],
     ["Used", key.last_used ? ago(key.last_used, now) : "never"], ["Requests", `${count(key.success_count)} ok, ${count(key.error_count)} failed`],
-    ["Today", `${count(input)} tokens in, ${count(output)} out${key.usd_today === null ? "" : `, ${money(key.usd_today)}`}`],
+    ["Today", `${count(input)} tokens in${again ? ` (${cached(again, input)} cached)` : ""}, ${count(output)} out${key.usd_today === null ? "" : `, ${money(key.usd_today)}`}`],
     ["Last error", key.last_error],
   ];
   const found = [

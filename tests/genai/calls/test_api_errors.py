@@ -24,7 +24,10 @@ OF_THE_REQUEST = (
     "CACHE_DENIED",
     "CANCELLED",
     "UNREGISTERED",
+    "OF_A_GATEWAY",
 )
+GATEWAY = Reply.custom(401, "<html>Sign in</html>", content_type="text/html")
+"""A proxy is not Google: its refusals penalize no key."""
 
 
 def penalized() -> list[str]:
@@ -48,7 +51,7 @@ def test_a_failure_of_the_request_is_raised_as_by_the_sdk(
     mode, name, gemini, pool, connect
 ) -> None:
     """One request, the same exception as without us, no key penalized."""
-    gemini.always_any(getattr(Reply, name))
+    gemini.always_any(getattr(Reply, name, GATEWAY))
     client = connect(gemini.add_key("own").value)
     (plain,) = calls(mode, client, 1)
     gemini.reset_log()

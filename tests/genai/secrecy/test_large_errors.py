@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from support.interactions import SDK_WARNINGS
-from support.modes import sdk_error, spread
-from support.raw_server import answer, chunk
-from support.scenes import WAYS, Scene, raised, surfaces
+from support.modes import spread
+from support.raw_server import chunk
+from support.scenes import WAYS, raised, surfaces
 
 from keyrot_middleware.adapters.redaction import MOST
 
@@ -55,9 +55,7 @@ BODIES: dict[str, tuple[Callable[[str], Iterator[bytes]], str]] = {
 
 
 @pytest.mark.parametrize(("surface", "library", "body"), spread(WAYS, BODIES))
-def test_an_error_without_an_end(
-    surface: str, library: str, body: str, scene: Scene, no_aiohttp: Callable[[], None]
-) -> None:
+def test_an_error_without_an_end(surface, library, body, scene, no_aiohttp) -> None:
     """The call ends with the SDK's own error, which says that it was cut."""
     if library == "httpx":
         no_aiohttp()
@@ -77,17 +75,3 @@ def test_an_error_without_an_end(
     assert CUT in str(error)
     assert len(str(error)) < 2 * MOST
     scene.check(error)
-
-
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_an_error_of_usual_size_is_whole(mode: str, scene: Scene) -> None:
-    """Also a long one: the project of each key is at its quota, and the details say so."""
-    violation = {"quotaId": "GenerateRequestsPerDayPerProjectPerModel", "quotaValue": "50"}
-    details = [{"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]}]
-    details += [{"@type": "type.googleapis.com/google.rpc.Help", "text": "x" * 60_000}]
-    said = {"code": 429, "message": "Quota exceeded", "status": "RESOURCE_EXHAUSTED"}
-    body = json.dumps({"error": said | {"details": details}}).encode()
-    server = scene.serve(lambda connection, _: connection.sendall(answer(body, status="429 Busy")))
-    error: Any = raised(surfaces(scene.client(server.url))[mode])
-    assert sdk_error(error).details == json.loads(body)
-    assert ["quota_day" in note for note in error.__notes__] == [True, True]

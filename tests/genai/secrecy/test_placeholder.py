@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from google import genai
-from google.genai import live
-from support.modes import MODEL, MODES, ask, run
+from support.modes import MODEL, MODES, ask, run, spread
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini
@@ -51,7 +50,7 @@ def sent(gemini: FakeGemini) -> list[list[str]]:
 
 
 @pytest.fixture
-def no_key(gemini: FakeGemini, caplog: pytest.LogCaptureFixture) -> None:
+def no_key(gemini, caplog) -> None:
     """Install without any key; the warning is tested elsewhere."""
     caplog.set_level(logging.ERROR, "keyrot_middleware")
     keyrot_middleware.install(allowed_hosts=[gemini.host])
@@ -61,7 +60,7 @@ def no_key(gemini: FakeGemini, caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_call_without_any_key_is_an_error_that_names_what_to_set(
-    mode: str, gemini: FakeGemini, no_key: None, connect: Callable[..., Any]
+    mode, gemini, no_key, connect
 ) -> None:
     """Before anything is sent; a client with a key of its own works as without the pool."""
     with pytest.raises(genai.errors.ClientError, match="set GEMINI_API_KEYS") as caught:
@@ -72,11 +71,8 @@ def test_a_call_without_any_key_is_an_error_that_names_what_to_set(
     assert sent(gemini) == [[gemini.key("own").value]]
 
 
-@pytest.mark.parametrize("call", OTHERS)
-@pytest.mark.parametrize("bypassed", [False, True])
-def test_other_calls_without_any_key(
-    call: str, bypassed: bool, gemini: FakeGemini, no_key: None, connect: Callable[..., Any]
-) -> None:
+@pytest.mark.parametrize(("call", "bypassed"), spread(OTHERS, [False, True]))
+def test_other_calls_without_any_key(call, bypassed, gemini, no_key, connect) -> None:
     """Files, downloads and Interactions raise the same, each with its own class."""
     inside = keyrot_middleware.bypass() if bypassed else contextlib.nullcontext()
     with inside, pytest.raises(Exception, match="set GEMINI_API_KEYS"):
@@ -84,9 +80,7 @@ def test_other_calls_without_any_key(
     assert sent(gemini) == []
 
 
-def test_live_without_any_key(
-    gemini: FakeGemini, no_key: None, connect: Callable[..., Any]
-) -> None:
+def test_live_without_any_key(gemini, no_key, connect) -> None:
     """A session is not begun."""
 
     async def session() -> None:
@@ -98,17 +92,10 @@ def test_live_without_any_key(
     assert sent(gemini) == []
 
 
-@pytest.mark.parametrize("given", [None, POOL_KEY])
-@pytest.mark.parametrize("call", OTHERS)
-@pytest.mark.parametrize("bypassed", [False, True])
-def test_the_pools_key_is_sent_in_its_place(
-    call: str,
-    bypassed: bool,
-    given: str | None,
-    gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-) -> None:
+@pytest.mark.parametrize(
+    ("given", "call", "bypassed"), spread([None, POOL_KEY], OTHERS, [False, True])
+)
+def test_the_pools_key_is_sent_in_its_place(call, bypassed, given, gemini, pool, connect) -> None:
     """In calls that do not rotate, and inside bypass(), it is the home key.
 
     Both keys are of one project, or the owner of the file would be searched for in the other.
@@ -122,9 +109,7 @@ def test_the_pools_key_is_sent_in_its_place(
 
 
 @pytest.mark.parametrize("call", ["sync", "files.get", "interactions"])
-def test_a_client_outlives_its_pool(
-    call: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
+def test_a_client_outlives_its_pool(call, gemini, pool, connect) -> None:
     """Without a key of its own it has none after uninstall(); with the next pool it has one."""
     pool("A", "B", strategy="fill")
     client = connect()
@@ -148,30 +133,3 @@ def test_a_client_outlives_its_pool(
     with contextlib.suppress(Exception):
         work()
     assert sent(gemini)[0] == [gemini.key("A").value]
-
-
-def test_live_has_the_pools_key_or_none_of_it(
-    gemini: FakeGemini, pool: Any, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the pool the handshake has it; afterwards no key of the pool."""
-    seen: list[Any] = []
-
-    @contextlib.asynccontextmanager
-    async def dial(uri: str, additional_headers: Any = None, **_: Any) -> Any:
-        seen.append((uri, dict(additional_headers).get(KEY)))
-        raise ConnectionError("enough")
-        yield
-
-    monkeypatch.setattr(live, "ws_connect", dial)
-    pool("A")
-    client = connect()
-
-    async def session() -> None:
-        async with client.aio.live.connect(model=MODEL):
-            pass
-
-    for _ in range(2):
-        with pytest.raises(ConnectionError):
-            asyncio.run(session())
-        keyrot_middleware.uninstall()
-    assert [value for _, value in seen] == [gemini.key("A").value, POOL_KEY]

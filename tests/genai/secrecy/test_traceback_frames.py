@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import logging
 from collections.abc import Callable
 from traceback import TracebackException, walk_tb
 from typing import Any
@@ -14,7 +11,7 @@ import pytest
 from google import genai
 from support.interactions import create
 from support.key_search import texts_of
-from support.modes import MODEL, MODES, STREAMS, ask, calls, run, sdk_error, spread
+from support.modes import MODEL, MODES, STREAMS, ask, calls, run, spread
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -67,9 +64,7 @@ def echoing(code: int, form: str) -> Any:
 @pytest.mark.parametrize(
     ("mode", "code", "form"), spread(MODES, CODES, ["json", "list", "deep", "text"])
 )
-def test_no_frame_shows_a_key_that_google_repeats(
-    mode: str, code: int, form: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
+def test_no_frame_shows_a_key_that_google_repeats(mode, code, form, gemini, pool, connect) -> None:
     """Neither the last error nor one before it, whichever class of failure it is."""
     pool("A", "B", max_retries=0, max_wait_s=0)
     gemini.always_any(echoing(code, form))
@@ -77,11 +72,8 @@ def test_no_frame_shows_a_key_that_google_repeats(
     check_no_key(error, gemini, "A", "B", "own")
 
 
-@pytest.mark.parametrize("name", ["KEY_SUSPENDED", "QUOTA_DAY"])
-@pytest.mark.parametrize("mode", STREAMS)
-def test_no_frame_shows_a_key_that_a_stream_repeats(
-    mode: str, name: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
+@pytest.mark.parametrize(("name", "mode"), spread(["KEY_SUSPENDED", "QUOTA_DAY"], STREAMS))
+def test_no_frame_shows_a_key_that_a_stream_repeats(mode, name, gemini, pool, connect) -> None:
     """An error in the middle of a stream came with a 200, and was read by the SDK already."""
     pool("A", "B")
     gemini.always_any(Reply.all()[name].in_stream(1))
@@ -90,9 +82,7 @@ def test_no_frame_shows_a_key_that_a_stream_repeats(
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_no_document_that_cannot_be_read_shows_a_key(
-    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
+def test_no_document_that_cannot_be_read_shows_a_key(mode, gemini, pool, connect) -> None:
     """A decoder's error keeps the whole document, its frames too."""
     pool("A")
     gemini.always_any(Reply.custom(200, lambda request: f"data: {{{request.value}\n\n"))
@@ -113,14 +103,11 @@ def other_calls(client: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-@pytest.mark.parametrize("code", [400, 403])
 @pytest.mark.parametrize("call", other_calls(None))
-def test_errors_of_other_calls_show_no_key(
-    call: str, code: int, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
+def test_errors_of_other_calls_show_no_key(call, gemini, pool, connect) -> None:
     """Downloads and Interactions raise errors of their own classes, made of the same bodies."""
     pool("A", strategy="fill")
-    gemini.always_any(echoing(code, "json"))
+    gemini.always_any(echoing(403, "json"))
     with pytest.raises(Exception, match=r"suspended") as caught:
         other_calls(connect())[call]()
     assert gemini.log[-1].header_values("x-goog-api-key") == [gemini.key("A").value]
@@ -128,9 +115,7 @@ def test_errors_of_other_calls_show_no_key(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_error_inside_bypass_shows_no_key_of_the_pool(
-    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
+def test_an_error_inside_bypass_shows_no_key_of_the_pool(mode, gemini, pool, connect) -> None:
     """The pool's key is redacted; a client's own is not, and the SDK's error is untouched."""
     pool("A", strategy="fill")
     gemini.always_any(echoing(403, "json"))
@@ -143,20 +128,8 @@ def test_an_error_inside_bypass_shows_no_key_of_the_pool(
             ask(mode, connect(own))
 
 
-def test_a_redirect_that_was_followed_shows_no_key(
-    gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
-    """Neither the last response nor the one before."""
-    pool("A", max_wait_s=0)
-    moved = Reply.custom(307, {}, headers={"location": "/v1beta/models/x:generateContent"})
-    gemini.script("A", moved, echoing(403, "json"))
-    (error,) = calls("sync", connect(), 1)
-    check_no_key(error, gemini, "A")
-    check_no_key(sdk_error(error), gemini, "A")
-
-
 @pytest.mark.parametrize("kind", ["plain", "list"])
-def test_a_failing_install_shows_no_key(kind: str, gemini: FakeGemini) -> None:
+def test_a_failing_install_shows_no_key(kind, gemini) -> None:
     """The keys are among the arguments of functions of ours when the error leaves them."""
     values = [gemini.add_key(label).value for label in "AB"]
     keys = values if kind == "list" else ",".join(values)
@@ -168,38 +141,7 @@ def test_a_failing_install_shows_no_key(kind: str, gemini: FakeGemini) -> None:
         assert [value for value in values if value in held] == []
 
 
-def test_the_log_of_live_shows_no_key(
-    gemini: FakeGemini,
-    pool: Any,
-    connect: Callable[..., Any],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Websockets logs every header of its handshake at DEBUG, under its own logger as before."""
-    pool("A")
-    client = connect()
-    api = client._api_client
-    base = type(api)._websocket_base_url
-    monkeypatch.setattr(
-        type(api), "_websocket_base_url", lambda *args: base(*args).replace("wss:", "ws:")
-    )
-    api._websocket_ssl_ctx.clear()
-
-    async def session() -> None:
-        async with client.aio.live.connect(model=MODEL):
-            pass
-
-    with caplog.at_level(logging.DEBUG), contextlib.suppress(Exception):
-        asyncio.run(session())
-    assert any(record.name == "websockets.client" for record in caplog.records)
-    assert "x-goog-api-key" in caplog.text
-    assert gemini.log[-1].header_values("x-goog-api-key") == [gemini.key("A").value]
-    assert gemini.key("A").value not in caplog.text
-
-
-def test_the_request_of_the_program_is_not_redacted(
-    gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
+def test_the_request_of_the_program_is_not_redacted(gemini, pool, connect) -> None:
     """A prompt may quote text that looks like a key: an error does not change the next attempt."""
     pool("A", "B", strategy="fill")
     gemini.script("A", echoing(403, "json"))

@@ -15,7 +15,7 @@ import pytest
 from support.interactions import SDK_WARNINGS
 from support.modes import sdk_error
 from support.raw_server import answer
-from support.scenes import SURFACES, Scene, error_of, surfaces
+from support.scenes import SURFACES, error_of, surfaces
 
 import keyrot_middleware
 from keyrot_middleware.runtime import current_pool
@@ -41,7 +41,7 @@ def reached(*roots: Any) -> Iterator[Any]:
             found += gc.get_referents(one)
 
 
-def test_the_pool_holds_no_plain_value(gemini: Any, pool: Any, connect: Any) -> None:
+def test_the_pool_holds_no_plain_value(gemini, pool, connect) -> None:
     """Neither at rest, nor for a key that an SDK's client, a manager or a lease has."""
     pool("A", {"key_id": "odd", "project": "p"}, max_wait_s=0)
     values = {gemini.key(label).value for label in ("A", "odd")}
@@ -60,7 +60,7 @@ def test_the_pool_holds_no_plain_value(gemini: Any, pool: Any, connect: Any) -> 
 
 
 @pytest.mark.parametrize("surface", [name for name in SURFACES if name != "async upload"])
-def test_no_frame_of_ours_holds_a_plain_value_while_it_is_sent(surface: str, scene: Scene) -> None:
+def test_no_frame_of_ours_holds_a_plain_value_while_it_is_sent(surface, scene) -> None:
     """A log of Sentry's with `attach_stacktrace`, or a debugger, shows the frames that run."""
     shown: list[str] = []
     caller = threading.get_ident()
@@ -93,7 +93,7 @@ def texts(value: Any, depth: int = 4) -> Iterator[str]:
             yield from texts(item, depth - 1)
 
 
-def test_a_request_that_was_sent_shows_no_key(scene: Scene) -> None:
+def test_a_request_that_was_sent_shows_no_key(scene) -> None:
     """A response has its request, with what is needed to send it again."""
     server = scene.serve(lambda connection, value: connection.sendall(answer(error_of(value))))
     client = scene.client(server.url)
@@ -117,7 +117,7 @@ HIDING: dict[str, Callable[[Secret], str]] = {
 
 
 @pytest.mark.parametrize("way", HIDING)
-def test_a_secret_shows_nothing(way: str) -> None:
+def test_a_secret_shows_nothing(way) -> None:
     """Only `reveal()` gives the text, which is masked in turn where a reporter shows it."""
     secret = Secret("FAKE-value")
     assert "FAKE" not in HIDING[way](secret)
@@ -125,7 +125,7 @@ def test_a_secret_shows_nothing(way: str) -> None:
 
 
 @pytest.mark.parametrize("look", [iter, vars, len, pickle.dumps, dataclasses.asdict])
-def test_a_secret_has_no_parts(look: Callable[[Any], Any]) -> None:
+def test_a_secret_has_no_parts(look) -> None:
     """Reporters take apart what has items or attributes."""
     with pytest.raises(TypeError):
         look(Secret("FAKE-value"))

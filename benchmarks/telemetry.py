@@ -24,9 +24,9 @@ from keyrot_middleware.core.model import (
     RetryPolicy,
     Usage,
 )
-from keyrot_middleware.core.usage import parse_token_counts, parse_usage_text
 from keyrot_middleware.errors import handle_internal_error
 from keyrot_middleware.prices import PriceList
+from keyrot_middleware.providers.gemini.replies import parse_usage_text
 from keyrot_middleware.runtime.activity import COUNT_AT, Activity, RunningCall
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry import Observer, observe
@@ -133,7 +133,7 @@ def recording() -> float:
 
 
 def _usage() -> Usage:
-    return parse_token_counts(ANSWER)[0]
+    return parse_usage_text(ANSWER, in_full=False)[0]
 
 
 def spans_in_a_loop() -> float:

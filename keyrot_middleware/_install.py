@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
+from . import providers
 from .adapters import origin_from_url
-from .core.model import GEMINI_API
+from .core.model import DEFAULT_PLATFORM
 from .core.model_fallback import next_models
 from .core.selection import Selector
 from .core.text import check_key_format, did_you_mean, mask_url, plural
@@ -38,7 +39,6 @@ from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidat
 from .secrets.cache import SecretCache
 from .secrets.stores import Stores, open_secret_cache
 from .settings import (
-    BASE_URL_VARIABLES,
     Config,
     SettingArguments,
     Settings,
@@ -161,8 +161,9 @@ def _warn_of_other_settings(
 def bypasses(config: Config) -> Iterator[str]:
     """Yield why calls bypass the pool."""
     allowed = allowed_origins(config.settings.allowed_hosts)
-    platforms = {GEMINI_API, *(key.platform for key in config.keys)}
-    for platform, name in BASE_URL_VARIABLES.items():
+    platforms = {DEFAULT_PLATFORM, *(key.platform for key in config.keys)}
+    for platform in platforms:
+        name = providers.of(platform).base_url_variable
         origin = origin_from_url(os.environ.get(name, ""))
         if os.environ.get(name) and platform in platforms and origin not in allowed[platform]:
             yield (

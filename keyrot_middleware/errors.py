@@ -33,18 +33,18 @@ from datetime import datetime
 from typing import Literal, get_args
 
 _REFUSALS = {
-    "tier": (400, "FAILED_PRECONDITION"),
-    "project": (400, "FAILED_PRECONDITION"),
-    "key_expired": (400, "INVALID_ARGUMENT"),
-    "key_invalid": (400, "INVALID_ARGUMENT"),
-    "unauthorized": (401, "UNAUTHENTICATED"),
-    "key_leaked": (403, "PERMISSION_DENIED"),
-    "key_restricted": (403, "PERMISSION_DENIED"),
-    "key_denied": (403, "PERMISSION_DENIED"),
-    "key_method_blocked": (403, "PERMISSION_DENIED"),
-    "project_suspended": (403, "PERMISSION_DENIED"),
+    "tier": 400,
+    "project": 400,
+    "key_expired": 400,
+    "key_invalid": 400,
+    "unauthorized": 401,
+    "key_leaked": 403,
+    "key_restricted": 403,
+    "key_denied": 403,
+    "key_method_blocked": 403,
+    "project_suspended": 403,
 }
-"""Code and status with which Google rejects a key, by failure class; no key may serve the call."""
+"""The code with which a key is rejected, by failure class; no key may serve the call."""
 
 
 class KeyrotError(Exception):
@@ -125,13 +125,13 @@ def _is_between(module: str) -> bool:
 
 
 def rejection_code(retired: Iterable[str]) -> tuple[int, str]:
-    """Return code and status of a `KeyPoolExhausted`: of the rejection, else of a rate limit.
+    """Return the code of a `KeyPoolExhausted`, and the failure class behind it, if any.
 
     Args:
         retired: Why each key is rejected, if none of them becomes available by itself.
     """
-    known = [_REFUSALS[reason] for reason in retired if reason in _REFUSALS]
-    return known[-1] if known else (429, "RESOURCE_EXHAUSTED")
+    known = [reason for reason in retired if reason in _REFUSALS]
+    return (_REFUSALS[known[-1]], known[-1]) if known else (429, "")
 
 
 _log = logging.getLogger("keyrot_middleware")

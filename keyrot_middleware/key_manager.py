@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 from math import inf
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Unpack, get_args
+from typing import Any, NamedTuple, NoReturn, Unpack
 
 from . import providers
 from ._install import open_pool
@@ -29,23 +29,23 @@ from .core.commands import Failed, Settle, StreamEnd, StreamOpened
 from .core.failures import FailureFacts
 from .core.flow import CallState, Exhausted, end_stream
 from .core.model import (
-    GEMINI_API,
+    DEFAULT_PLATFORM,
     NO_USAGE,
     Block,
     CallInfo,
     Lease,
     LeaseOutcome,
     Outcome,
-    Platform,
     Unavailable,
     Usage,
     Verdict,
 )
 from .core.text import did_you_mean, display, hide_secrets
-from .core.usage import parse_usage
 from .errors import ConfigError
 from .forks import after_fork
 from .monitoring.view import HealthStatus, health, source_of
+from .providers.gemini import Gemini
+from .providers.gemini.replies import parse_usage
 from .runtime import current_pool
 from .runtime.driver import AsyncDriver, SyncDriver, complete
 from .runtime.pool import Clock, Pool, SystemClock
@@ -247,7 +247,7 @@ class KeyManager:
         model_preference: str | None = None,
         tokens_needed: int = 0,
         exclude: Collection[str] = (),
-        platform: Platform = GEMINI_API,
+        platform: str = DEFAULT_PLATFORM,
     ) -> KeyLease:
         """Lease a key for one request: `with manager.lease(model) as key`, or `async with`.
 
@@ -273,7 +273,7 @@ class KeyManager:
         model_preference: str | None = None,
         tokens_needed: int = 0,
         exclude: Collection[str] = (),
-        platform: Platform = GEMINI_API,
+        platform: str = DEFAULT_PLATFORM,
     ) -> LeasedKey:
         """Reserve a request on the best key that is available now; never waits.
 
@@ -295,7 +295,7 @@ class KeyManager:
         return key
 
     def _use(
-        self, model: str | None, tokens: int, exclude: Collection[str], platform: Platform
+        self, model: str | None, tokens: int, exclude: Collection[str], platform: str
     ) -> KeyLease:
         _check_count("tokens_needed", tokens)
         _check_platform(platform)
@@ -307,7 +307,8 @@ class KeyManager:
             blocks = self._left_out(excluded, found.at) | found.blocks
             from .genai.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
 
-            return error(self._calls.no_key(Exhausted(Unavailable(found.at, blocks))), None)
+            all_blocked = Exhausted(Unavailable(found.at, blocks))
+            return error(self._calls.no_key(all_blocked, providers.of(platform)), None)
 
         def make() -> CallState:
             self._forget_older_than(pool.clock.time() - LEASE_S)
@@ -405,7 +406,7 @@ class KeyManager:
         model: str,
         tokens: int = 0,
         workload: str = "",
-        platform: Platform = GEMINI_API,
+        platform: str = DEFAULT_PLATFORM,
     ) -> dict[str, Any]:
         """Return which key a call would get now; nothing is sent, and nothing reserved.
 
@@ -482,7 +483,7 @@ def _report(verdict: Verdict, until: float | None) -> Report:
 
 
 def _check_platform(platform: object) -> None:
-    allowed = get_args(Platform)
+    allowed = providers.platforms()
     if platform not in allowed:
         raise ValueError(
             f"platform: found {display(platform)}; allowed: {', '.join(allowed)}."
@@ -545,7 +546,10 @@ def _reported_usage(tokens_used: int | None, response: Any) -> Usage:
     model = getattr(response, "model_version", None)
     usage = parse_usage({"usageMetadata": known, "modelVersion": model})
     http = getattr(response, "sdk_http_response", None)
-    return with_served_tier(usage, getattr(http, "headers", None))
+    headers = getattr(http, "headers", None)
+    named = headers.items() if headers is not None and hasattr(headers, "items") else ()
+    tiers = (text for name, text in named if name.lower() == Gemini.tier_header)
+    return with_served_tier(usage, next(tiers, None))
 
 
 def _check_count(name: str, value: object) -> None:

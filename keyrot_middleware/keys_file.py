@@ -27,12 +27,11 @@ from pydantic import (
 )
 
 from .core.model import (
-    GEMINI_API,
+    DEFAULT_PLATFORM,
     NO_LIMITS,
     OWN_PROJECT,
     Candidate,
     Limits,
-    Platform,
     smaller_limit,
 )
 from .core.text import did_you_mean, display, hide_secrets, holds_key, one_line
@@ -62,6 +61,8 @@ def is_known_scheme(scheme: str) -> bool:
 
 SINGLE_KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 """Variables of the single key in the SDK's own order; also its id in the pool."""
+
+Platform = Literal["gemini_api", "vertex_express"]
 
 Tier = Literal["free", "tier1", "tier2", "tier3", "paid"]
 """Google's usage tiers; `paid` where it does not matter which of them."""
@@ -136,7 +137,7 @@ class KeySpec(BaseModel):
     """a name for `workload()`"""
     tier: Tier | None = None
     """`free`, `tier1`, `tier2`, `tier3`, `paid`; see `KEYROT_TIERS`"""
-    platform: Platform = GEMINI_API
+    platform: Platform = DEFAULT_PLATFORM
     """`vertex_express`: the key is for [Vertex AI in express mode](express-mode.md), and for
     nothing else"""
     project: Annotated[_Text, AfterValidator(_good_project)] | None = None
@@ -175,7 +176,7 @@ class KeySpec(BaseModel):
         """
         project = self.project or f"{OWN_PROJECT}{self.key_id}"
         account = self.billing_account or f"project:{project}"
-        if self.project and self.platform != GEMINI_API:
+        if self.project and self.platform != DEFAULT_PLATFORM:
             project = f"{project}/{self.platform}"
         limits = Limits(self.rpm, self.tpm, self.rpd, self.max_concurrency)
         return Candidate(

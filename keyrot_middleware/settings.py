@@ -30,12 +30,9 @@ from pydantic import (
 )
 
 from .core.model import (
-    GEMINI_API,
     LAST_RESORT,
     POOL_KEY,
-    VERTEX_EXPRESS,
     Candidate,
-    Platform,
     RetryPolicy,
     Strategy,
 )
@@ -55,15 +52,9 @@ from .keys_file import (
     read_keys,
     sentence,
 )
+from .providers.gemini import Gemini, VertexExpress
 
-GOOGLE_HOST = "generativelanguage.googleapis.com"
-"""Of the Gemini Developer API."""
-VERTEX_HOST = "aiplatform.googleapis.com"
-"""Of Vertex AI in express mode."""
-BASE_URL_VARIABLES: Mapping[Platform, str] = MappingProxyType(
-    {GEMINI_API: "GOOGLE_GEMINI_BASE_URL", VERTEX_EXPRESS: "GOOGLE_VERTEX_BASE_URL"}
-)
-"""The variables of the SDK that name another host."""
+GOOGLE_HOST, VERTEX_HOST = Gemini.hosts[0], VertexExpress.hosts[0]
 LONGEST_S = 366 * 86400
 """The longest time that a setting may be. A longer one is a mistake, and ends after year 9999."""
 STATE_SCHEMES = (
@@ -411,7 +402,7 @@ def join_problems(problems: Sequence[str]) -> str:
     return "\n".join([f"{len(problems)} things are wrong:", *(f"  - {text}" for text in problems)])
 
 
-AllowedOrigins = Mapping[Platform, frozenset[str]]
+AllowedOrigins = Mapping[str, frozenset[str]]
 """Where keys may be sent, by their platform."""
 
 
@@ -446,8 +437,8 @@ def allowed_origins(hosts: Iterable[str]) -> AllowedOrigins:
     """Return the origins of these hosts for each platform: Google's own are for one alone."""
     hosts = tuple(hosts)
     return {
-        GEMINI_API: origins(h for h in hosts if not h.partition(":")[0].endswith(VERTEX_HOST)),
-        VERTEX_EXPRESS: origins(h for h in hosts if h.partition(":")[0] != GOOGLE_HOST),
+        Gemini.platform: origins(h for h in hosts if not h.partition(":")[0].endswith(VERTEX_HOST)),
+        VertexExpress.platform: origins(h for h in hosts if h.partition(":")[0] != GOOGLE_HOST),
     }
 
 

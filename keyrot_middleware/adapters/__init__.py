@@ -1,4 +1,4 @@
-"""Read requests, responses and errors of the Gemini API, whichever library sends or raises them."""
+"""Read addresses, responses and errors, whichever library sends or raises them."""
 
 from __future__ import annotations
 
@@ -9,85 +9,20 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..core.affinity import conversation, parse_path
 from ..core.failures import FailureFacts
-from ..core.model import GEMINI_API, NO_USAGE, CallInfo, Platform, Usage
-from ..core.request_body import is_certain, read_body, requested_tier
+from ..core.model import NO_USAGE, Usage
 from ..core.spending import service_tier
-from ..core.text import mask_keys
-from ..core.tokens import TokenScale, count_requests
-from ..runtime import workload
 from .redaction import Redact, redact_exception
 
 
-def read_call(
-    method: str,
-    path: str,
-    body: Mapping[str, Any],
-    *,
-    stream: bool,
-    host: str,
-    scale: TokenScale,
-    sticky: bool,
-    platform: Platform = GEMINI_API,
-    sdk_retries: bool = False,
-) -> CallInfo:
-    """Read a request; none of its content is kept.
-
-    Args:
-        method: The HTTP method.
-        path: Its path, with the query; with or without host and version.
-        body: Its JSON body; empty if it has none.
-        stream: The response is read in chunks.
-        host: As in `CallInfo`.
-        scale: That of the pool.
-        sticky: A conversation keeps its key.
-        platform: Which service it is for.
-        sdk_retries: As in `CallInfo`.
-    """
-    route = parse_path(method, path)
-    tokens, names = read_body(body)
-    names = tuple(dict.fromkeys((*route.names, *names))) if names else route.names
-    bound_to_owner = route.bound_to_owner or any(map(is_certain, names))
-    tokens = tokens if route.counts_in_quota else 0
-    model = route.model
-    if route.is_openai and isinstance(named := body.get("model"), str):
-        model = named.removeprefix("models/")
-    model = mask_keys(model)  # it is shown: a key may be given in its place
-    return CallInfo(
-        model=model,
-        verb=route.verb,
-        tokens=scale.scaled(model, tokens),
-        estimate=tokens,
-        requests=count_requests(route.verb, body) if route.counts_in_quota else 0,
-        stream=stream,
-        bound_to_owner=bound_to_owner,
-        idempotent=route.idempotent,
-        resources=names,
-        workload=workload.get(),
-        conversation=conversation(body) if sticky and not bound_to_owner else None,
-        host=host,
-        platform=platform,
-        sdk_retries=sdk_retries,
-        counts_in_quota=route.counts_in_quota,
-        service_tier=requested_tier(body),
-    )
-
-
-def with_served_tier(usage: Usage, headers: Any) -> Usage:
+def with_served_tier(usage: Usage, served: str | None) -> Usage:
     """Return *usage* with the service tier that the headers name; without, that of the body.
 
     The header is how Google says that a request was served in another tier than it asked for. The
     body of an interaction may repeat the one that was asked for.
     """
-    if usage is NO_USAGE or not hasattr(headers, "items"):
-        return usage
-    found = (text for name, text in headers.items() if name.lower() == TIER_HEADER)
-    served = service_tier(next(found, None))
+    served = service_tier(served) if usage is not NO_USAGE else None
     return usage if served is None else usage._replace(service_tier=served)
-
-
-TIER_HEADER = "x-gemini-service-tier"
 
 
 _TRANSPORT_ERRORS: Mapping[str, Any] = {
@@ -139,6 +74,15 @@ def transport_failure(error: BaseException) -> Any:
 
 
 _DEEPEST = 5
+
+
+@lru_cache(maxsize=256)
+def hostname(url: str) -> str:
+    """Return the host of a URL, without its port; empty for none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 @lru_cache(maxsize=256)

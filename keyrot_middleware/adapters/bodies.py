@@ -18,7 +18,7 @@ from ..core.failures import FailureFacts
 from ..errors import handle_internal_error
 from ..runtime.driver import complete
 from ..secrets import Secret
-from . import transport_failure, with_served_tier
+from . import transport_failure
 from .redaction import ENOUGH, Redact, Redacting, redact_key
 
 LONGEST_BODY = 32 * 1024 * 1024
@@ -108,8 +108,7 @@ class Body:
             failed = Failed(FailureFacts(transport=transport_failure(error)), error)
         elif self.ledger.error is not None:
             failed = self.failed_event()
-        usage = with_served_tier(self.ledger.usage, self._headers)
-        return StreamEnd(usage, self.ledger.names, failed)
+        return StreamEnd(self.ledger.usage, self.ledger.names, failed)
 
     async def read_first(self) -> None:
         """Read until the first event is here, or all of the body is."""

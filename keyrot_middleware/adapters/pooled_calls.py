@@ -22,20 +22,18 @@ from .. import providers
 from ..core.failures import REJECTIONS
 from ..core.flow import CallState, Exhausted
 from ..core.model import (
-    EXPRESS_POOL_KEY,
-    GEMINI_API,
+    DEFAULT_PLATFORM,
     HOME,
     OTHER_PROJECT,
     OTHER_TIER,
     POOL_KEY,
-    VERTEX_EXPRESS,
     Block,
     CallInfo,
     Candidate,
     Lease,
-    Platform,
 )
 from ..errors import handle_internal_error, rejection_code, warn_safely
+from ..providers.base import Provider
 from ..runtime import SdkCall, bypassed, required_project, required_tiers, session
 from ..runtime.pool import Pool
 from ..secrets import Secret
@@ -43,7 +41,7 @@ from ..settings import AllowedOrigins
 from ..state.memory import BoundedDict
 from ..telemetry import CallObserver, observe
 from . import host_from_url, origin_from_url
-from .redaction import Redact, has_foreign_key
+from .redaction import Redact
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -96,22 +94,20 @@ class PooledCalls:
         self,
         key: str,
         base_url: str,
-        *headers: Mapping[str, Any] | None,
-        platform: Platform = GEMINI_API,
+        platform: str = DEFAULT_PLATFORM,
     ) -> bool:
         """Return whether a request goes through the pool; else it is sent as it is.
 
         Args:
             key: The client's own key, the placeholder or "".
             base_url: Where it goes; another host is warned about, once.
-            headers: Those of the client and of the request: a key of the caller's own there is
-                used untouched.
-            platform: That of the client. A pool without a key for express mode has no part in it.
+            platform: That of the client. A pool without a key for another than the default has no
+                part in it.
         """
         if key.startswith(_EPHEMERAL) or bypassed.get():
             return False
         has_keys = platform in self.pool.selector.platforms
-        if platform == VERTEX_EXPRESS and not has_keys:
+        if platform != DEFAULT_PLATFORM and not has_keys:
             return False
         if origin_from_url(base_url) not in self.allowed[platform]:
             host = host_from_url(base_url)
@@ -119,10 +115,8 @@ class PooledCalls:
                 host, f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"
             )
             return False
-        if not has_keys and is_key(key) and self.tiers is None and required_project.get() is None:
-            return False
-        known = (key, POOL_KEY, EXPRESS_POOL_KEY)
-        return not any(has_foreign_key(some, known) for some in headers)
+        unbound = self.tiers is None and required_project.get() is None
+        return has_keys or not is_key(key) or not unbound
 
     def call_state(self, info: CallInfo, key: str, wait_limit_s: float = inf) -> CallState:
         """Return the state of a new call.
@@ -165,17 +159,19 @@ class PooledCalls:
         """Return the observer of a call, for its driver; None if there is none."""
         return observe(self.pool.observers, info, handle_internal_error)
 
-    def no_key(self, exhausted: Exhausted) -> NoKey:
+    def no_key(self, exhausted: Exhausted, provider: Provider) -> NoKey:
         """Return why no key could serve a call."""
         blocks, pool = exhausted.unavailable.blocks, self.pool
-        if blocks or GEMINI_API in pool.selector.platforms:
+        if blocks or provider.platform in pool.selector.platforms:
             mine = [k for k, block in blocks.items() if block.reason not in _NOT_ALLOWED]
             last = pool.last_refusal(mine)
         else:
             only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
-            text = f"pool {pool.name!r} has no Gemini API key{only}; {NO_KEY}"
-            last = (401, "UNAUTHENTICATED", error_body(401, text))
+            lacks = f"pool {pool.name!r} has no {provider.title} API key{only}"
+            body = provider.error_body(401, f"keyrot: {lacks}; {provider.no_key}")
+            last = (401, "UNAUTHENTICATED", body)
         return why_no_key(
+            provider,
             pool.name,
             blocks,
             exhausted.unavailable.at,
@@ -211,7 +207,7 @@ class PooledCalls:
         warn_safely(text)
 
 
-def _outside(key: str, platform: Platform) -> Candidate:
+def _outside(key: str, platform: str) -> Candidate:
     """Return a key outside the pool, the client's own, as a candidate."""
     label = f"{HOME}{fingerprint(key)}"
     return Candidate(label, label, label, platform=platform)
@@ -219,7 +215,7 @@ def _outside(key: str, platform: Platform) -> Candidate:
 
 def is_key(key: Any) -> bool:
     """Return whether *key* is a key, neither empty nor a placeholder."""
-    return isinstance(key, str) and key.strip() not in ("", POOL_KEY, EXPRESS_POOL_KEY)
+    return isinstance(key, str) and not key.strip().startswith(POOL_KEY) and key.strip() != ""
 
 
 @lru_cache(maxsize=256)
@@ -228,15 +224,12 @@ def fingerprint(key: str) -> str:
     return blake2b(key.encode(), digest_size=4, key=_SALT).hexdigest()
 
 
-_SNIFFED = ("timeout", "403", "500", "502", "503")
+_DAYS = frozenset({"rpd", "quota_day", "usd"})
 _SHOWN = 10
 """Keys named in the message; all of them are in `reasons`."""
 
-_TYPE = "type.googleapis.com/google.rpc."
-
-
 LastRefusal = tuple[int, str | None, Any]
-"""Code, status and body with which Google rejected a key."""
+"""Code, status and body with which a provider rejected a key."""
 
 
 class NoKey(NamedTuple):
@@ -244,7 +237,7 @@ class NoKey(NamedTuple):
 
     code: int
     body: Any
-    """An error as Google writes it, or the one with which it rejected the last key."""
+    """An error as the provider writes it, or the one with which it rejected the last key."""
     until: float
     """When the first key is expected back, epoch seconds; `inf` for never."""
     retry_in: int | None
@@ -253,26 +246,8 @@ class NoKey(NamedTuple):
     """Why each key cannot serve, and until when, by key id."""
 
 
-NO_KEY = (
-    "there is no Gemini API key to send this with: set GEMINI_API_KEYS or GEMINI_API_KEY, write a "
-    "keys.json, or give the client an api_key other than keyrot-pool; keyrot check shows what is "
-    "found"
-)
-
-
-NO_EXPRESS_KEY = (
-    "there is no key for Vertex AI in express mode to send this with: write a keys.json that has "
-    'one with "platform": "vertex_express", or give the client an api_key other than keyrot-pool'
-)
-
-
-def error_body(code: int, text: str) -> dict[str, Any]:
-    """Return *text* as the body of an error of Google."""
-    status = "UNAUTHENTICATED" if code == 401 else "FAILED_PRECONDITION"
-    return {"error": {"code": code, "message": f"keyrot: {text}", "status": status}}
-
-
 def why_no_key(
+    provider: Provider,
     pool: str,
     blocks: Mapping[str, Block],
     now: float,
@@ -283,6 +258,7 @@ def why_no_key(
     """Return why no key could serve a call.
 
     Args:
+        provider: That of the call.
         pool: The pool's name.
         blocks: Why each key cannot serve.
         now: Epoch seconds.
@@ -293,15 +269,30 @@ def why_no_key(
     retry_in = max(ceil(until - now), 1) if isfinite(until) else None
     reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
     if not _returning(blocks) and last is not None:  # else another process may have seen it
-        return NoKey(last[0], _google_body(last[2]), until, retry_in, reasons)
+        return NoKey(last[0], _whole_body(last[2]), until, retry_in, reasons)
     which = "that was tried " if has_untried_keys else ""
-    intro = f"No Gemini API key of pool {pool!r} {which}is available."
-    body = _body(pool, blocks, reasons, until, now, intro)
-    return NoKey(body["error"]["code"], body, until, retry_in, reasons)
+    shown = "; ".join(f"{key_id}: {why}" for key_id, why in list(reasons.items())[:_SHOWN])
+    more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    text = f"Pool {pool!r} has no {provider.title} API key that may serve this call."
+    if shown:
+        text = f"No {provider.title} API key of pool {pool!r} {which}is available. {shown}{more}."
+    code, body = _error(provider, blocks, text, until - now)
+    return NoKey(code, body, until, retry_in, reasons)
 
 
-def _google_body(details: Any) -> Any:
-    """Return Google's body; for an async stream the SDK has it as the text of a `message`."""
+def _error(
+    provider: Provider, blocks: Mapping[str, Block], text: str, wait_s: float
+) -> tuple[int, dict[str, Any]]:
+    returning = {block.reason for block in _returning(blocks)}
+    if not returning:
+        code, reason = rejection_code(block.reason for block in blocks.values())
+        return code, provider.error_body(code, text, reason=reason)
+    reason = "usd" if returning == {"usd"} else "rpd" if returning <= _DAYS else ""
+    return 429, provider.error_body(429, text, reason=reason, retry_in_s=wait_s)
+
+
+def _whole_body(details: Any) -> Any:
+    """Return the body; for an async stream the SDK has it as the text of a `message`."""
     try:
         body = json.loads(details["message"])
     except (KeyError, TypeError, ValueError):
@@ -323,42 +314,5 @@ def _reason(block: Block) -> str:
 
 
 def _returning(blocks: Mapping[str, Block]) -> list[Block]:
-    """List the blocks that end by themselves: those of keys that Google does not reject."""
+    """List the blocks that end by themselves: those of keys that are not rejected."""
     return [b for b in blocks.values() if b.reason not in REJECTIONS and isfinite(b.until)]
-
-
-def _body(  # noqa: PLR0917 - one caller
-    pool: str,
-    blocks: Mapping[str, Block],
-    reasons: Mapping[str, str],
-    retry_at: float,
-    now: float,
-    intro: str,
-) -> dict[str, Any]:
-    shown = "; ".join(f"{key_id}: {why}" for key_id, why in list(reasons.items())[:_SHOWN])
-    more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    message = (
-        f"{intro} {shown}{more}."
-        if shown
-        else (f"Pool {pool!r} has no Gemini API key that may serve this call.")
-    )
-    details: list[dict[str, Any]] = []
-    returning = _returning(blocks)
-    why = {block.reason for block in returning}
-    if returning and why <= {"rpd", "quota_day", "usd"}:
-        violation = {"quotaMetric": "keyrot/requests", "quotaId": "KeyPoolRequestsPerDay"}
-        if why == {"usd"}:
-            violation = {"quotaMetric": "keyrot/usd", "quotaId": "KeyPoolUsdPerDay"}
-        details.append({"@type": f"{_TYPE}QuotaFailure", "violations": [violation]})
-    if returning:
-        details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": _delay(retry_at - now)})
-    code, status = rejection_code(() if returning else [block.reason for block in blocks.values()])
-    return {"error": {"code": code, "message": message, "status": status, "details": details}}
-
-
-def _delay(seconds: float) -> str:
-    """Round up to whole seconds, past numbers that are taken for another error's code."""
-    whole = max(ceil(seconds), 1)
-    while any(word in str(whole) for word in _SNIFFED):
-        whole += 1
-    return f"{whole}s"

@@ -20,7 +20,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache
 from itertools import chain
 from typing import Any, AnyStr, Self
 
@@ -135,7 +134,7 @@ def _header(name: Any, text: Any, redact: Redact) -> tuple[Any, Any]:
         hidden = redact(text)
         if hidden == text:
             return text
-        return HIDDEN if lower == KEY_HEADER else hidden.replace("…", "...")  # they are ASCII
+        return hidden.replace("…", "...")  # they are ASCII
 
     return _redact_value(name, hide), _redact_value(text, hide)
 
@@ -379,23 +378,3 @@ class Redacting:
         if error is not None:
             redact_exception(error, self._redact, self._handled)
         self._handled = None
-
-
-KEY_HEADER = "x-goog-api-key"
-BEARER_HEADER = "authorization"
-
-
-def has_foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
-    """Return whether the caller has set a key header other than the client's own key."""
-    if not headers:
-        return False
-    for name in key_header_names(tuple(headers)):
-        if name.lower() == KEY_HEADER and headers[name].strip() not in own:
-            return True
-    return False
-
-
-@lru_cache(maxsize=256)
-def key_header_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Choose the headers that can carry a key; programs use few sets of names, each many times."""
-    return tuple(name for name in names if name.lower() in (KEY_HEADER, BEARER_HEADER))

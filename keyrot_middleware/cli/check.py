@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from .._install import bypasses, doubts
 from ..core.availability import AVAILABLE, Availability
 from ..core.failures import KEY_REJECTIONS
-from ..core.model import GEMINI_API, LAST_RESORT, VERTEX_EXPRESS, Platform
+from ..core.model import DEFAULT_PLATFORM, LAST_RESORT
 from ..core.text import mask_keys, mask_url, plural
 from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..genai.key_check import KeyCheck, check_keys, require_allowed_host
@@ -198,7 +198,7 @@ def _probe(report: _Report, secrets: SecretCache, config: Config, model: str | N
     """Send one request with each key; keys are sent to allowed hosts only."""
     found = [key.spec for key in report.keys if key.fingerprint is not None]
     allowed = allowed_origins(config.settings.allowed_hosts)
-    wanted: dict[str, tuple[str | None, Platform]] = {}
+    wanted: dict[str, tuple[str | None, str]] = {}
     for platform in dict.fromkeys(spec.platform for spec in found):
         try:
             require_allowed_host(allowed, platform)
@@ -258,7 +258,7 @@ def _bypass_warnings(config: Config) -> Iterator[str]:
     yield from bypasses(config)
     platforms = {key.platform for key in config.keys}
     for name in ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"):
-        if os.environ.get(name, "").lower() in ("true", "1") and VERTEX_EXPRESS not in platforms:
+        if os.environ.get(name, "").lower() in ("true", "1") and "vertex_express" not in platforms:
             yield f"{name} is set: clients go to Vertex AI, and bypass the pool"
     idle = [key.key_id for key in config.keys if not key.active]
     if idle:
@@ -338,7 +338,7 @@ def _print_keys(keys: list[_Key]) -> None:
     rows = table(f"Keys ({len(keys)})", *columns)
     for key in keys:
         spec = key.spec
-        platform = None if spec.platform == GEMINI_API else spec.platform
+        platform = None if spec.platform == DEFAULT_PLATFORM else spec.platform
         details = ", ".join(filter(None, (spec.workload, spec.tier, platform))) or "-"
         last = spec.priority == LAST_RESORT
         limits: Mapping[str, int | None] = {

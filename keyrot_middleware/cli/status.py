@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.failures import KEY_REJECTIONS
-from ..core.model import GEMINI_API, Candidate
+from ..core.model import DEFAULT_PLATFORM, Candidate
 from ..core.selection import Selector
 from ..core.text import did_you_mean, hide_secrets, mask_url, one_line, remaining, short_time
 from ..errors import KeyrotError
@@ -317,7 +317,7 @@ def _reason(key: dict[str, Any]) -> str:
             for model, used in key["used"].items()
             if not used["available"]
         ]
-    if key["platform"] != GEMINI_API:
+    if key["platform"] != DEFAULT_PLATFORM:
         parts.append(key["platform"])
     return "; ".join(parts) or "-"
 

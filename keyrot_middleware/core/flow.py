@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 
+from .affinity import is_certain
 from .commands import (
     Acquire,
     Done,
@@ -54,7 +55,6 @@ from .model import (
     Usage,
     Verdict,
 )
-from .request_body import is_certain
 from .selection import RankedCandidates, Selector
 from .text import utc
 from .tokens import TokenScale

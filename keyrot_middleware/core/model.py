@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 HOME = "home:"
 """Prefix of the id of a client's own explicit key that is not in the pool."""
@@ -41,12 +41,9 @@ MODEL_SCOPES = frozenset({Scope.KEY_MODEL, Scope.PROJECT_MODEL})
 """Scopes that only a call which counts in a model's quota can affect."""
 
 
-Platform = Literal["gemini_api", "vertex_express"]
-"""Which of Google's two services a key is for: the Gemini Developer API, or Vertex AI in express
-mode. A call is sent with keys of its own platform only."""
-
-GEMINI_API: Platform = "gemini_api"
-VERTEX_EXPRESS: Platform = "vertex_express"
+DEFAULT_PLATFORM: Final = "gemini_api"
+"""The platform of keys that name none. A platform is a service that keys are for, such as a
+provider's API: a call is sent with keys of its own platform only."""
 
 
 class Limits(NamedTuple):
@@ -87,7 +84,7 @@ class Candidate:
     weight: float = 1.0
     disabled: str | None = None
     """Why no call uses it; None: calls use it."""
-    platform: Platform = GEMINI_API
+    platform: str = DEFAULT_PLATFORM
     usd_per_day: float | None = None
     """The budget of its project for the Pacific day, US dollars; see keys_file.candidates_of."""
     record: str = ""
@@ -159,7 +156,7 @@ class CallInfo(NamedTuple):
     names, or under the strategy `sticky` of how the conversation begins."""
     host: str = ""
     """Its destination: `host` or `host:port`."""
-    platform: Platform = GEMINI_API
+    platform: str = DEFAULT_PLATFORM
     models_tried: tuple[str, ...] = ()
     """Models that could not serve the request before, the requested one first; see
     model_fallback.py."""
@@ -380,11 +377,7 @@ LAST_RESORT = 1_000_000
 """Keys with at least this priority come after all others, even those of other models."""
 
 POOL_KEY = "keyrot-pool"
-"""As the value of a key: the program has no key of its own. It is never sent."""
-
-EXPRESS_POOL_KEY = "keyrot-pool-vertex-express"
-"""What stands for `POOL_KEY` inside a client of express mode, so that its requests show which
-platform they are for."""
+"""As the value of a key: the program has no key of its own. What begins so is never sent."""
 
 Strategy = Literal["spread", "fill", "sticky"]
 """`spread`: the least used share first; `fill`: one key until it is exhausted; `sticky`: the same

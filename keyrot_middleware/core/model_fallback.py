@@ -114,12 +114,6 @@ def fallback_call(call: CallState, model: str) -> CallState:
     )
 
 
-def replace_model(path: str, model: str, by: str) -> str | None:
-    """Return the path of a request to another model; None if it does not name the first."""
-    before, found, verb = path.partition(f"models/{model}:")
-    return f"{before}models/{by}:{verb}" if found else None
-
-
 def tried_note(models: Iterable[str]) -> str:
     """Return the note on the error of a request that no model of its chain could serve."""
     return f"keyrot: no model could serve this request; tried: {', '.join(models)}"

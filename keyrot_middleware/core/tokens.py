@@ -1,22 +1,8 @@
-"""How many requests and input tokens a call counts as, as far as is known before it is sent."""
+"""How many input tokens a call counts as, as far as is known before it is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import ceil
-from typing import Any
-
-
-def count_requests(verb: str, body: Mapping[str, Any]) -> int:
-    """Return how many requests it counts as in RPM: each item of a batchEmbedContents is one."""
-    if verb == "batchEmbedContents":
-        items = body.get("requests")
-    elif verb == "embedContent":
-        items = body.get("input")  # OpenAI's: one text or several
-    else:
-        return 1
-    return max(1, len(items)) if isinstance(items, list) else 1
-
 
 _MAX_MODELS = 256
 _KEPT = 0.95

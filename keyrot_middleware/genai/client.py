@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import Token
+from functools import lru_cache
 from typing import Any
 
 import wrapt
@@ -20,11 +21,17 @@ import wrapt
 from ..adapters import origin_from_url
 from ..adapters.patching import Wrapper
 from ..adapters.pooled_calls import PooledCalls, is_key
-from ..adapters.redaction import KEY_HEADER, key_header_names
-from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, POOL_KEY, VERTEX_EXPRESS, Platform
+from ..core.model import POOL_KEY
 from ..errors import handle_internal_error
-from ..http_clients.calls import platform_of as platform_of_url
 from ..http_clients.serving import outcome_of
+from ..providers.gemini import (
+    BEARER_HEADER,
+    EXPRESS_POOL_KEY,
+    GEMINI_API,
+    KEY_HEADER,
+    VERTEX_EXPRESS,
+    is_vertex,
+)
 from ..runtime import SdkCall, sdk_call
 from ..secrets import PlainText
 from ..settings import AllowedOrigins
@@ -163,7 +170,7 @@ class Clients:
             request, source = given["request"], given["hook_ctx"].security_source
             key, retry = getattr(source, "api_key", None), _without_key_failures(given)
             url = str(request.url)
-            platform = GEMINI_API if platform_of_url(url) == GEMINI_API else None
+            platform = None if is_vertex(url) else GEMINI_API
             call = SdkCall(repeats=retry is not None)
             token = self._begin(key, url, request.headers, platform, call)
         except Exception:
@@ -174,13 +181,13 @@ class Clients:
         return token
 
     def _begin(
-        self, key: Any, url: str, headers: Any, platform: Platform | None, call: SdkCall
+        self, key: Any, url: str, headers: Any, platform: str | None, call: SdkCall
     ) -> Token[SdkCall | None] | None:
         """Let the placeholder stand for a client's key in the headers of a request."""
         if not isinstance(key, str) or not key or platform is None or self._calls is None:
             return None
-        names = key_header_names(tuple(headers))
-        if not self._calls.serves(key, url, headers, platform=platform):
+        names = _key_header_names(tuple(headers))
+        if not self._calls.serves(key, url, platform=platform) or has_foreign_key(headers, key):
             for name in names if not is_allowed(self._allowed, url) else ():
                 if not is_key(headers[name]):  # a placeholder
                     del headers[name]
@@ -198,6 +205,23 @@ class Clients:
         if self._calls is not None:
             self._calls.begun.discard(sdk_call.get())
         sdk_call.reset(token)
+
+
+def has_foreign_key(headers: Mapping[str, Any] | None, own: str) -> bool:
+    """Return whether the caller has set a key header other than the client's own key."""
+    if not headers:
+        return False
+    for name in _key_header_names(tuple(headers)):
+        text = headers[name].strip()
+        if name.lower() == KEY_HEADER and text != own and not text.startswith(POOL_KEY):
+            return True
+    return False
+
+
+@lru_cache(maxsize=256)
+def _key_header_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Choose the headers that can carry a key; programs use few sets of names, each many times."""
+    return tuple(name for name in names if name.lower() in (KEY_HEADER, BEARER_HEADER))
 
 
 def _without_key_failures(given: dict[str, Any]) -> Any:
@@ -267,7 +291,7 @@ def placeholder_for(given: Mapping[str, Any], allowed: AllowedOrigins) -> str | 
     return POOL_KEY if platform == GEMINI_API else EXPRESS_POOL_KEY
 
 
-def platform_of(client: Any) -> Platform | None:
+def platform_of(client: Any) -> str | None:
     """Return the platform of an api client; None for Vertex AI with a project or credentials."""
     if not client.vertexai:
         return GEMINI_API

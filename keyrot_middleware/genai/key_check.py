@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from .. import providers
 from ..adapters import facts_from_reported_error, origin_from_url
-from ..core.model import GEMINI_API, CallInfo, Platform
+from ..core.model import CallInfo
 from ..core.model_names import CURRENT_MODEL
 from ..errors import KeyrotError
-from ..providers.gemini import Gemini
+from ..providers.gemini import GEMINI_API, Gemini
 from ..runtime import bypassed
 from ..secrets.cache import SecretCache
-from ..settings import BASE_URL_VARIABLES, GOOGLE_HOST, VERTEX_HOST, AllowedOrigins
+from ..settings import AllowedOrigins
 
 _AT_ONCE = 8
 _TIMEOUT_MS = 20_000
@@ -35,13 +36,13 @@ class KeyCheck:
     """What the server said, without keys."""
 
 
-def base_url(platform: Platform = GEMINI_API) -> str:
+def base_url(platform: str = GEMINI_API) -> str:
     """Return where checks are sent: where the SDK sends calls by default."""
-    host = GOOGLE_HOST if platform == GEMINI_API else VERTEX_HOST
-    return os.environ.get(BASE_URL_VARIABLES[platform]) or f"https://{host}"
+    provider = providers.of(platform)
+    return os.environ.get(provider.base_url_variable) or f"https://{provider.hosts[0]}"
 
 
-def require_allowed_host(allowed: AllowedOrigins, platform: Platform = GEMINI_API) -> None:
+def require_allowed_host(allowed: AllowedOrigins, platform: str = GEMINI_API) -> None:
     """Make sure that keys of a platform may be sent to its `base_url`.
 
     Raises:
@@ -53,7 +54,7 @@ def require_allowed_host(allowed: AllowedOrigins, platform: Platform = GEMINI_AP
 
 
 def check_keys(
-    secrets: SecretCache, keys: Mapping[str, tuple[str | None, Platform]]
+    secrets: SecretCache, keys: Mapping[str, tuple[str | None, str]]
 ) -> dict[str, KeyCheck]:
     """Send one request with each key, eight at a time; see `check_key`.
 
@@ -69,7 +70,7 @@ def check_keys(
 
 
 def check_key(
-    secrets: SecretCache, key_id: str, model: str | None, platform: Platform = GEMINI_API
+    secrets: SecretCache, key_id: str, model: str | None, platform: str = GEMINI_API
 ) -> KeyCheck:
     """Send one request with a key; the pool, its limits and its state play no part.
 

@@ -28,24 +28,27 @@ from ..adapters import (
     transport_failure,
 )
 from ..adapters.patching import Wrapper
-from ..adapters.pooled_calls import NO_KEY, PooledCalls, error_body, is_key
-from ..adapters.redaction import KEY_HEADER, Redacting
+from ..adapters.pooled_calls import PooledCalls, is_key
+from ..adapters.redaction import Redacting
+from ..core.affinity import HANDLE, INTERACTION, is_certain
 from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.failures import FailureFacts
 from ..core.flow import Exhausted
-from ..core.model import GEMINI_API, NO_USAGE, CallInfo, Lease
-from ..core.request_body import HANDLE, INTERACTION, add_name, is_certain, read_body
+from ..core.model import NO_USAGE, CallInfo, Lease
 from ..core.text import mask_keys
-from ..core.usage import add_usage, parse_usage
 from ..errors import ConfigError, handle_internal_error
+from ..providers.gemini import GEMINI_API, KEY_HEADER, Gemini
+from ..providers.gemini.bodies import add_name, read_body
+from ..providers.gemini.replies import add_usage, parse_usage
 from ..runtime import required_project, required_tiers, runner, workload
 from ..secrets import Secret
 from ..state.base import State
-from .client import option
+from .client import has_foreign_key, option
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
 
+_GEMINI = Gemini()
 _USAGE = b'"usageMetadata"'
 _NEW_HANDLE = b'"newHandle"'
 _NORMAL = (1000, 1001)
@@ -297,7 +300,7 @@ class LiveWrappers:
             home = self._calls.pool.home_value(GEMINI_API, *asked)
         if home is None:
             error = sys.modules["google.genai.errors"].ClientError
-            raise error(401, error_body(401, NO_KEY), None)
+            raise error(401, _GEMINI.error_body(401, f"keyrot: {_GEMINI.no_key}"), None)
         return home
 
     async def open_interaction(
@@ -326,7 +329,9 @@ class LiveWrappers:
             return None
         base_url = option(options, "base_url") or client._http_options.base_url or ""
         headers = (client._http_options.headers, option(options, "headers"))
-        if not self._calls.serves(client.api_key or "", base_url, *headers):
+        key = client.api_key or ""
+        foreign = any(has_foreign_key(some, key) for some in headers)
+        if foreign or not self._calls.serves(key, base_url):
             return None
         info = CallInfo(
             model=mask_keys(model.removeprefix("models/")),
@@ -370,7 +375,9 @@ class LiveWrappers:
         def no_key(found: Exhausted) -> BaseException:
             from .exhausted import exhausted  # noqa: PLC0415 - it imports the SDK
 
-            return exhausted(calls.no_key(found), found.last, getattr(found, "__notes__", ()))
+            return exhausted(
+                calls.no_key(found, _GEMINI), found.last, getattr(found, "__notes__", ())
+            )
 
         call = calls.call_state(info, key, pooled.wait_limit_s)
         connection: LiveConnection

@@ -16,8 +16,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
-from ..adapters.redaction import HIDDEN, KEY_HEADER, Redact, redact_exception, redact_key, scrub
+from ..adapters.redaction import HIDDEN, Redact, redact_exception, redact_key, scrub
 from ..errors import ConfigError
+from ..providers.gemini import KEY_HEADER
 from ..secrets import Secret
 
 UNREAD_S = 30.0

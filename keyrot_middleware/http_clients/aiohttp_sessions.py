@@ -31,7 +31,7 @@ from ..adapters.bodies import Body, read_bounded
 from ..adapters.redaction import Redact, current_redact, scrub, scrub_head, without_key
 from ..errors import handle_internal_error
 from ..secrets import PlainText, Secret
-from .calls import KEY_NAMES, Call, Incoming, Reply, read, with_key_header
+from .calls import Call, Incoming, Reply, read
 from .serving import Library
 
 _LEFT_OUT = ("content-encoding", "content-length", "transfer-encoding", "location")
@@ -111,7 +111,7 @@ class AiohttpSessions(Library):
             sent |= {"method": "GET", "data": None}
         if origin_from_url(target) != origin_from_url(request["url"]):
             sent["headers"] = CIMultiDict(request["headers"])
-            for name in KEY_NAMES:
+            for name in self._served.key_headers:
                 sent["headers"].popall(name, None)
         return await session.request(**sent)
 
@@ -143,7 +143,7 @@ class AiohttpSessions(Library):
         target = call.target
         headers = CIMultiDict(request["headers"])
         url = call.write_key(key, headers, target.url)
-        _mask(headers)
+        self._mask(headers)
         if call.stream:  # see httpx_clients.py
             headers["Accept-Encoding"] = "identity"
         data = _joined(target.body, call.take_rest())
@@ -153,9 +153,15 @@ class AiohttpSessions(Library):
     def with_key(self, request: Any, key: Secret) -> Any:
         """Return a request with *key* in place of its placeholder."""
         headers = CIMultiDict(request["headers"])
-        with_key_header(headers, key)
-        _mask(headers)
+        self._served.write_home_key(headers, request["url"], key)
+        self._mask(headers)
         return {**request, "url": without_key(request["url"]), "headers": headers}
+
+    def _mask(self, headers: CIMultiDict[str]) -> None:
+        """Let no key show in a dictionary of ours: error reporters print those that are in use."""
+        for name in self._served.key_headers:
+            if name in headers:
+                headers[name] = PlainText(headers[name])
 
     # What a response is ---------------------------------------------------------------------------
 
@@ -205,13 +211,6 @@ class AiohttpSessions(Library):
         """Return a response of our own."""
         url, status = URL(request["url"]), (reply.code, responses.get(reply.code, ""))
         return Made(request["method"], url, status, reply.headers.items(), reply.body)
-
-
-def _mask(headers: CIMultiDict[str]) -> None:
-    """Let the key not show in a dictionary of ours: error reporters print those that are in use."""
-    for name in KEY_NAMES:
-        if name in headers:
-            headers[name] = PlainText(headers[name])
 
 
 async def _send_once(wrapped: Callable[..., Any], request: dict[str, Any]) -> Any:

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
+from ..adapters import hostname
 from ..adapters.patching import Patcher, Wrapper
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import current_redact, scrub_head
 from ..settings import AllowedOrigins
-from .calls import SDK
+from .calls import SDK, served
 from .httpx_clients import HttpxTransports, PooledTransport
 from .requests_sessions import PooledAdapter
 
@@ -25,34 +25,35 @@ class HttpClients:
     """Serves the requests of HTTP libraries, from `install` to `close`."""
 
     def __init__(
-        self, calls: PooledCalls | None, allowed: AllowedOrigins, served: Collection[str]
+        self, calls: PooledCalls | None, allowed: AllowedOrigins, libraries: Collection[str]
     ) -> None:
         """Patch nothing yet.
 
         Args:
             calls: The pool; None where no key was found, so that only placeholders are kept back.
             allowed: Where its keys may go.
-            served: The names of the libraries to serve; google-genai sends by three of them.
+            libraries: The names of those to serve; google-genai sends by three of them.
         """
-        self._calls, self._served = calls, served
-        self.hosts = {_host(origin) for origins in allowed.values() for origin in origins}
+        self._calls, self._served = calls, served(libraries, allowed)
+        self.hosts = self._served.hosts
         """Where requests may be served: the first and only comparison for all others."""
         self.patcher = Patcher(self._table())
 
     def _table(self) -> dict[tuple[str, str], Wrapper]:
         """Return the wrappers of what picks a sender for an address; httpx's has no public name."""
+        libraries = self._served.libraries
         table: dict[tuple[str, str], Wrapper] = {}
         for library in _HTTPX:
-            if {library, SDK} & set(self._served):
+            if {library, SDK} & set(libraries):
                 pick = self._client(library)
                 table[library, "Client._transport_for_url"] = pick
                 table[library, "AsyncClient._transport_for_url"] = pick
-        if "requests" in self._served:
+        if "requests" in libraries:
             table["requests", "Session.get_adapter"] = self._session
-        if {"aiohttp", SDK} & set(self._served):
+        if {"aiohttp", SDK} & set(libraries):
             table["aiohttp", "ClientSession.request"] = self._request
             table["aiohttp", "ClientResponse.start"] = _start
-            for verb in _VERBS if "aiohttp" in self._served else ():
+            for verb in _VERBS if "aiohttp" in libraries else ():
                 table["aiohttp", f"ClientSession.{verb.lower()}"] = self._short_form(verb)
         if self._calls is not None:
             table["asyncio.base_events", "BaseEventLoop.run_in_executor"] = self._in_executor
@@ -70,8 +71,9 @@ class HttpClients:
         if _installed == [self]:
             _installed.clear()
 
-    def over(self, library: str, served: Collection[str]) -> HttpxTransports:
+    def over(self, library: str, libraries: Collection[str]) -> HttpxTransports:
         """Return what serves requests of httpx or httpx2."""
+        served = self._served._replace(libraries=libraries)
         return HttpxTransports(self._calls, served, sys.modules[library])
 
     def _client(self, library: str) -> Any:
@@ -84,7 +86,7 @@ class HttpClients:
             if _url(args, kwargs).host not in hosts or isinstance(found, _Explicit):
                 return found
             if not over:
-                over.append(self.over(library, self._served))
+                over.append(self.over(library, self._served.libraries))
             return PooledTransport(found, over[0])
 
         return wrapper
@@ -93,14 +95,14 @@ class HttpClients:
         """Wrap `Session.get_adapter`."""
         found = wrapped(*args, **kwargs)
         url = _url(args, kwargs)
-        if not any(host in url for host in self.hosts) or _host(url) not in self.hosts:
+        if not any(host in url for host in self.hosts) or hostname(url) not in self.hosts:
             return found
         return PooledAdapter(found, self._calls, self._served)
 
     def _request(self, wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `ClientSession.request`."""
         given = dict(zip(("method", "url"), args, strict=False)) | kwargs
-        if _host(str(given.get("url"))) not in self.hosts:
+        if hostname(str(given.get("url"))) not in self.hosts:
             return wrapped(*args, **kwargs)
         from .aiohttp_sessions import AiohttpSessions  # noqa: PLC0415 - it imports aiohttp
 
@@ -110,7 +112,7 @@ class HttpClients:
         def wrapper(wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
             """Wrap a method of a session that sends without `request`."""
             given = dict(zip(("url",), args, strict=False)) | kwargs
-            if _host(str(given.get("url"))) not in self.hosts:
+            if hostname(str(given.get("url"))) not in self.hosts:
                 return wrapped(*args, **kwargs)
             return session.request(**{"method": verb, "allow_redirects": verb != "HEAD"} | given)
 
@@ -146,10 +148,6 @@ async def _start(wrapped: Callable[..., Any], response: Any, args: Any, kwargs: 
 def _url(args: Any, kwargs: Any) -> Any:
     """Return the only argument, behind the client where the function is called unbound."""
     return (*args, *kwargs.values())[-1]
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or ""
 
 
 _installed: list[HttpClients] = []

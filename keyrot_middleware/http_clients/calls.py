@@ -8,55 +8,41 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, quote, urljoin
+from urllib.parse import quote, urljoin
 
 from .. import providers
 from ..adapters import (
-    TIER_HEADER,
     host_from_url,
+    hostname,
     origin_from_url,
-    read_call,
     with_served_tier,
 )
-from ..adapters.pooled_calls import NO_EXPRESS_KEY, NO_KEY, NoKey, PooledCalls, error_body
-from ..adapters.redaction import BEARER_HEADER, KEY_HEADER, Redact, without_key
-from ..core import interactions
-from ..core.affinity import Route, is_api_path, parse_path
+from ..adapters.pooled_calls import NoKey, PooledCalls
+from ..adapters.redaction import Redact, without_key
 from ..core.commands import Done, Failed
 from ..core.failures import FailureFacts
 from ..core.flow import CallState, Exhausted
-from ..core.interactions import InteractionLedger
 from ..core.model import (
-    EXPRESS_POOL_KEY,
-    GEMINI_API,
     POOL_KEY,
-    VERTEX_EXPRESS,
     CallInfo,
     Lease,
-    Platform,
 )
 from ..core.model_fallback import (
     fallback_call,
     is_missing,
     may_fall_back,
-    replace_model,
     stay_note,
     tried_note,
 )
-from ..core.request_body import UPLOAD, add_name
 from ..core.text import one_line
-from ..core.usage import (
-    StreamLedger,
-    parse_object,
-    parse_openai_text,
-    parse_usage_text,
-)
 from ..errors import handle_internal_error
+from ..providers.base import Provider, Route
+from ..providers.gemini import GEMINI_API
 from ..runtime import (
     SdkCall,
     required_project,
@@ -65,34 +51,80 @@ from ..runtime import (
     workload,
 )
 from ..secrets import Secret
+from ..settings import AllowedOrigins
 from ..telemetry import CallObserver
-from .ledgers import Ledger, OpenAILedger
+from .ledgers import Ledger
 
-KEY_NAMES = frozenset({KEY_HEADER, BEARER_HEADER})
 CLIENT_HEADER = "x-goog-api-client"
 SDK = "google-genai"
 _SDK = "google-genai-sdk"
 """In this header of each of its requests."""
-_PLACEHOLDERS = (POOL_KEY, EXPRESS_POOL_KEY)
-_VERTEX = re.compile(r"aiplatform\.googleapis\.com|/v1beta1/|/publishers/")
-_INTERACTIONS = frozenset(
-    {
-        *("interactions", "agents", "environments", "credentials", "voices", "triggers"),
-        *("webhooks", "decisions"),
-    }
-)
+_PLACEHOLDER = re.compile(rf"{POOL_KEY}[\w-]*")
 NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
 OPENAI_RETRIES = "x-stainless-retry-count"
 """In each request of openai, which repeats a lost connection too."""
 _QUOTED = 300
-"""Characters of Google's message in a warning."""
-_SIGNATURES = (b"thoughtSignature", b"thought_signature")
-_UPLOAD_URL = "x-goog-upload-url"
-_GOOGLE = "https://generativelanguage.googleapis.com:443"
-"""A gateway passes on its upload URLs."""
-READ_OF_RESPONSES = ("content-type", "content-encoding", "retry-after", TIER_HEADER, _UPLOAD_URL)
-"""The headers of a successful response that are read."""
+"""Characters of a provider's message in a warning."""
+
+
+class Served(NamedTuple):
+    """What goes through the pool."""
+
+    libraries: Collection[str]
+    """google-genai among them or not."""
+    hosts: Mapping[str, Sequence[Provider]]
+    """The providers whose keys may go to a host."""
+    key_headers: frozenset[str]
+    """Those that can have a key, in lower case."""
+    request_headers: frozenset[str]
+    """The headers of a request that are read, in lower case."""
+    reply_headers: frozenset[str]
+    """The headers of a successful response that are read."""
+
+    def find(self, method: str, url: str) -> tuple[Provider, Route] | None:
+        """Return the provider and the route of a request; None: it is none of the pool's."""
+        for provider in self.hosts.get(hostname(url), ()):
+            route = provider.route(method, url)
+            if route is not None:
+                return provider, route
+        return None
+
+    def write_home_key(self, headers: Any, url: str, key: Secret) -> None:
+        """Write a key where a request has a placeholder."""
+        there = [name for name in self.key_headers if POOL_KEY in (headers.get(name) or "")]
+        for name in there:
+            headers[name] = _PLACEHOLDER.sub(key.reveal(), headers[name])
+        if not there:  # it is in the address
+            name, text = self.hosts[hostname(url)][0].key_field(Route(""), key.reveal())
+            headers[name] = text
+
+
+def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
+    """Return what goes through the pool.
+
+    Args:
+        libraries: Those whose requests are served.
+        allowed: Where the keys of each platform may go.
+    """
+    hosts: dict[str, list[Provider]] = {}
+    for platform, origins in allowed.items():
+        for host in {hostname(origin) for origin in origins}:
+            hosts.setdefault(host, []).append(providers.of(platform))
+    found = {provider for some in hosts.values() for provider in some}
+    keys = frozenset(name for provider in found for name in provider.key_headers)
+    return Served(
+        libraries,
+        hosts,
+        keys,
+        keys | {CLIENT_HEADER, OPENAI_RETRIES},
+        frozenset(
+            {
+                *("content-type", "content-encoding", "retry-after"),
+                *(h for p in found for h in (*p.limit_headers, p.tier_header, p.upload_header)),
+            }
+        ),
+    )
 
 
 class Incoming(NamedTuple):
@@ -158,13 +190,13 @@ class Target(NamedTuple):
 
 
 def read(
-    calls: PooledCalls | None, served: Collection[str], request: Incoming
+    calls: PooledCalls | None, served: Served, request: Incoming
 ) -> Head | Reply | Secret | None:
     """Return what to do with a request to an allowed host, before its body is read.
 
     Args:
         calls: The pool; None where no key was found at all.
-        served: The libraries whose requests are served.
+        served: What goes through the pool.
         request: The request.
 
     Returns:
@@ -176,7 +208,7 @@ def read(
     try:
         return _read(calls, served, request)
     except Exception:
-        return _after_internal_error(calls, request)
+        return _after_internal_error(calls, served, request)
 
 
 @dataclass(slots=True, repr=False, eq=False)
@@ -185,11 +217,12 @@ class Head:
 
     calls: PooledCalls
     request: Incoming
+    provider: Provider
     route: Route
-    platform: Platform
     own: str
     sdk: SdkCall | None
     in_query: bool
+    served: Served
 
     def call(self, content: bytes, rest: Any = None) -> Call | Reply | Secret | None:
         """Return the call; or, after an internal error, what `read` returns.
@@ -201,11 +234,11 @@ class Head:
         try:
             return self._call(content, rest)
         except Exception:
-            return _after_internal_error(self.calls, self.request)
+            return _after_internal_error(self.calls, self.served, self.request)
 
     def _call(self, content: bytes, rest: Any) -> Call:
         sdk, body = self.sdk, _parse(content)
-        info = _call_info(self.calls, self.request, self.route.collection, body, self.platform)
+        info = self._info(body)
         state = self.calls.call_state(info, self.own or POOL_KEY, self.request.timeout_s)
         if sdk is not None and sdk.repeats:
             state.info = state.info._replace(sdk_retries=True)
@@ -213,44 +246,69 @@ class Head:
             state.policy = replace(state.policy, max_retries=sdk.attempts - 1)
         if rest is not None:
             state.policy = replace(state.policy, max_attempts=1, max_retries=0)
-        return Call(self, state, content, rest, body)
+        return Call(self, state, content, rest)
+
+    def _info(self, body: dict[str, Any]) -> CallInfo:
+        request, pool, provider = self.request, self.calls.pool, self.provider
+        info = provider.read_request(self.route, body)
+        sticky = pool.policy.strategy == "sticky" and not info.bound_to_owner
+        return info._replace(
+            tokens=pool.token_scale.scaled(info.model, info.estimate),
+            workload=workload.get(),
+            conversation=provider.conversation(body) if sticky else None,
+            host=host_from_url(request.url),
+            platform=provider.platform,
+            sdk_retries=request.retries_5xx or OPENAI_RETRIES in request.headers,
+        )
 
 
-def _after_internal_error(calls: PooledCalls | None, request: Incoming) -> Reply | Secret | None:
+def _after_internal_error(
+    calls: PooledCalls | None, served: Served, request: Incoming
+) -> Reply | Secret | None:
     """Return what to do with a request that could not be read: a placeholder is never sent."""
     handle_internal_error("http_clients")
-    if _find_key(request, is_openai=False)[0] != POOL_KEY:
+    said = (*(request.headers.get(name) or "" for name in served.key_headers), request.url)
+    if not any(POOL_KEY in text for text in said):
         return None
     if (sdk := sdk_call.get()) is not None and sdk.own:
         return Secret(sdk.own)
-    return _without_pool(request.url) if calls is None else home_key(calls, request.url)
+    provider = served.hosts[hostname(request.url)][0]
+    return (
+        _without_pool(provider, request.url)
+        if calls is None
+        else home_key(calls, provider, request.url)
+    )
 
 
 def _read(
-    calls: PooledCalls | None, served: Collection[str], request: Incoming
+    calls: PooledCalls | None, served: Served, request: Incoming
 ) -> Head | Reply | Secret | None:
-    if not is_api_path(request.url.partition("?")[0]):
+    found = served.find(request.method, request.url)
+    if found is None:
         return None
+    provider, route = found
     is_sdk = _SDK in request.headers.get(CLIENT_HEADER, "")
-    if (SDK if is_sdk else request.library) not in served:
+    if (SDK if is_sdk else request.library) not in served.libraries:
         return None
-    route, platform = parse_path(request.method, request.url), platform_of(request.url)
-    given, in_query = _find_key(request, is_openai=route.is_openai)
+    given, in_query = provider.find_key(route, request.headers, request.url)
     sdk, own = (sdk_call.get() or SdkCall()) if is_sdk else None, given
     upload = _begun_upload(calls, route) if not given else None
     if upload is not None:
         given = POOL_KEY  # the bytes of an upload, which need no key; their reply names the file
     if not given:
         return None
+    is_placeholder = given.startswith(POOL_KEY)
     if calls is None:
-        return _without_pool(request.url) if given == POOL_KEY else None
-    if given == POOL_KEY:
+        return _without_pool(provider, request.url) if is_placeholder else None
+    if is_placeholder:
         own = sdk.own if sdk is not None else upload.reveal() if upload is not None else ""
-    elif calls.pool.secrets.key_id_for(Secret(given)) is None or (sdk and platform != GEMINI_API):
+    elif calls.pool.secrets.key_id_for(Secret(given)) is None or (
+        sdk and provider.platform != GEMINI_API
+    ):
         return None  # the caller's own
-    if not calls.serves(own or POOL_KEY, request.url, platform=platform):
-        return None if own else home_key(calls, request.url)
-    return Head(calls, request, route, platform, own, sdk, in_query)
+    if not calls.serves(own or POOL_KEY, request.url, platform=provider.platform):
+        return None if own else home_key(calls, provider, request.url)
+    return Head(calls, request, provider, route, own, sdk, in_query, served)
 
 
 def _begun_upload(calls: PooledCalls | None, route: Route) -> Secret | None:
@@ -259,52 +317,20 @@ def _begun_upload(calls: PooledCalls | None, route: Route) -> Secret | None:
     return next((begun[name] for name in route.names if name in begun), None)
 
 
-def platform_of(url: str) -> Platform:
-    """Return which service a request is for, by its address: no other has such a version."""
-    return VERTEX_EXPRESS if _VERTEX.search(url) else GEMINI_API
-
-
-def _find_key(request: Incoming, *, is_openai: bool) -> tuple[str, bool]:
-    """Return the key or the placeholder of a request, if any, and whether it is in the query.
-
-    A placeholder counts anywhere, a key where Google reads it.
-    """
-    headers, query = request.headers, request.url.partition("?")[2]
-    header = (headers.get(KEY_HEADER) or "").strip()
-    in_query = parse_qs(query).get("key", ("",))[0] if "key=" in query else ""
-    scheme, _, token = (headers.get(BEARER_HEADER) or "").partition(" ")
-    bearer = token.strip() if scheme.lower() == "bearer" else ""
-    given = bearer if is_openai else header or in_query
-    if not {header, in_query, bearer}.isdisjoint(_PLACEHOLDERS):
-        given = POOL_KEY
-    found = (given, *_PLACEHOLDERS)
-    return given, in_query in found and header not in found and not is_openai
-
-
-def home_key(calls: PooledCalls, url: str) -> Secret | Reply | None:
+def home_key(calls: PooledCalls, provider: Provider, url: str) -> Secret | Reply | None:
     """Return the key that takes the place of a placeholder without the pool.
 
     None: no key of the pool may go there, and the request is sent as it is.
     """
-    platform = platform_of(url)
-    if origin_from_url(url) not in calls.allowed[platform]:
+    if origin_from_url(url) not in calls.allowed[provider.platform]:
         return None
-    home = calls.pool.home_value(platform, required_tiers.get(), required_project.get())
-    return home or _without_pool(url)
+    home = calls.pool.home_value(provider.platform, required_tiers.get(), required_project.get())
+    return home or _without_pool(provider, url)
 
 
-def with_key_header(headers: Any, key: Secret) -> None:
-    """Put a key into headers, in place of the placeholder that they have."""
-    if KEY_HEADER in headers or BEARER_HEADER not in headers:
-        headers[KEY_HEADER] = key.reveal()
-    else:
-        headers[BEARER_HEADER] = f"Bearer {key.reveal()}"
-
-
-def _without_pool(url: str) -> Reply:
+def _without_pool(provider: Provider, url: str) -> Reply:
     """Return the response to a request that has a placeholder where there is no key to send."""
-    text = NO_KEY if platform_of(url) == GEMINI_API else NO_EXPRESS_KEY
-    return _reply(401, error_body(401, text), url)
+    return _reply(401, provider.error_body(401, f"keyrot: {provider.no_key}"), url)
 
 
 _LARGE = 65_536
@@ -333,71 +359,31 @@ def _parse(content: bytes) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _call_info(
-    calls: PooledCalls,
-    request: Incoming,
-    collection: str,
-    body: Mapping[str, Any],
-    platform: Platform,
-) -> CallInfo:
-    pool, path = calls.pool, request.url
-    retries = request.retries_5xx or OPENAI_RETRIES in request.headers
-    stream = ":stream" in path.partition("?")[0] or body.get("stream") is True
-    if collection in _INTERACTIONS:
-        info = interactions.call_info(request.method, path, body)
-        return info._replace(
-            tokens=pool.token_scale.scaled(info.model, info.estimate),
-            stream=stream,
-            workload=workload.get(),
-            host=host_from_url(path),
-            platform=platform,
-            sdk_retries=retries,
-        )
-    return read_call(
-        request.method,
-        path,
-        body,
-        stream=stream,
-        host=host_from_url(path),
-        scale=pool.token_scale,
-        sticky=pool.policy.strategy == "sticky",
-        platform=platform,
-        sdk_retries=retries,
-    )
-
-
 class Call:
     """A request that goes through the pool."""
 
     __slots__ = (
-        "_collection",
         "_error",
-        "_named",
         "call",
         "calls",
         "content",
         "in_query",
-        "is_openai",
         "is_sdk",
         "own",
+        "provider",
         "redact",
         "rest",
+        "route",
         "target",
         "url",
     )
 
-    def __init__(
-        self, head: Head, state: CallState, content: bytes, rest: Any, body: dict[str, Any]
-    ) -> None:
-        calls, request, route = head.calls, head.request, head.route
-        self.calls, self.own, self.is_openai = calls, Secret(head.own), route.is_openai
+    def __init__(self, head: Head, state: CallState, content: bytes, rest: Any) -> None:
+        calls, request = head.calls, head.request
+        self.provider, self.route = head.provider, head.route
+        self.calls, self.own = calls, Secret(head.own)
         self.redact: Redact = calls.redact(head.own)
         self.url, self.content, self.rest = request.url, content, rest
-        self._named = str(body.get("model"))
-        self._collection = ""
-        """What an `id` in the response belongs to; for Interactions and the like."""
-        if route.collection in _INTERACTIONS:
-            self._collection = interactions.collection_of(request.method, request.url)
         self.target = Target(request.method, without_key(request.url), content)
         """What is sent."""
         self.in_query = head.in_query
@@ -427,7 +413,7 @@ class Call:
             self._warn_of_missing(error, model)
         if model is None or not may_fall_back(call):
             return False
-        if any(name in self.content for name in _SIGNATURES):
+        if any(mark in self.content for mark in self.provider.model_marks):
             self._error.add_note(stay_note(call.info.model))
             return False
         if not self.send_to(model):
@@ -443,8 +429,8 @@ class Call:
         model = self.call.info.model
         then = f"requests go on to {after}" if after else "it is the last of its chain"
         body = getattr(error.__cause__ or error, "details", None)
-        facts, provider = FailureFacts(404, body), providers.of(self.call.info.platform)
-        why = one_line(provider.parse_error(facts, 0.0).message)[:_QUOTED]
+        provider = self.provider
+        why = one_line(provider.parse_error(FailureFacts(404, body), 0.0).message)[:_QUOTED]
         self.calls.warn_once(
             model,
             f"KEYROT_FALLBACK_MODELS: the model {model} is misspelt or retired, and {then}; "
@@ -474,16 +460,12 @@ class Call:
 
     def send_to(self, model: str) -> bool:
         """Send the request to another model, which its path names, or its body."""
-        method, url, content = self.target
-        if not self.is_openai:
-            path = replace_model(url, self.call.info.model, model)
-            if path is None:
-                return False
-            self.target = Target(method, path, content)
-            return True
-        prefix = "models/" if self._named.startswith("models/") else ""
-        body = {**json.loads(self.content), "model": f"{prefix}{model}"}
-        self.target = Target(method, url, json.dumps(body).encode())
+        method, url, _ = self.target
+        models = self.call.info.model, model
+        found = self.provider.with_model(self.route, url, self.content, models)
+        if found is None:
+            return False
+        self.target = Target(method, *found)
         return True
 
     def key(self, lease: Lease) -> Secret:
@@ -494,27 +476,24 @@ class Call:
         """
         value = self.calls.value(lease) or self.own
         if not value:
-            raise Refused(_without_pool(self.target.url))
+            raise Refused(_without_pool(self.provider, self.target.url))
         return value
 
-    def key_header(self, key: Secret) -> tuple[str, str]:
-        """Return the one header that carries the key, in the form of the path."""
-        if self.is_openai:
-            return BEARER_HEADER, f"Bearer {key.reveal()}"
-        return KEY_HEADER, str(key.reveal())
-
     def write_key(self, key: Secret, headers: Any, url: str) -> str:
-        """Write the key where the request had its own, if Google reads it there; return the URL."""
-        name, text = self.key_header(key)
-        for other in KEY_NAMES - {name}:
+        """Write the key where the request had its own; return the URL."""
+        provider = self.provider
+        name, text = provider.key_field(self.route, key.reveal())
+        for other in provider.key_headers:
+            if other == name:
+                continue
             token = headers.get(other, "").rpartition(" ")[2]
-            if other == KEY_HEADER or token in (*_PLACEHOLDERS, self.own.reveal()):
+            if other == provider.key_header or token == self.own.reveal() or POOL_KEY in token:
                 headers.pop(other, None)  # another token of the program's stays
         if not self.in_query:
             headers[name] = text
             return url
         headers.pop(name, None)
-        return f"{url}{'&' if '?' in url else '?'}key={quote(text)}"
+        return f"{url}{'&' if '?' in url else '?'}key={quote(key.reveal())}"
 
     # Read a response ------------------------------------------------------------------------------
 
@@ -534,11 +513,11 @@ class Call:
             f"{origin} redirects this request to {target}, where the pool's key may not follow: "
             "the request was not sent there, and no key is penalized"
         )
-        return json.dumps(error_body(code, text)).encode()
+        return json.dumps(self.provider.error_body(code, f"keyrot: {text}")).encode()
 
     def is_stream(self, headers: Any) -> bool:
         """Return whether to read a successful response in pieces."""
-        if _UPLOAD_URL in headers:
+        if self.provider.upload_header in headers:
             return False  # it has no body
         kind = headers.get("content-type", "")
         return self.stream or not kind or "json" not in kind
@@ -552,37 +531,28 @@ class Call:
             if info.bound_to_owner and info.idempotent:
                 ledger.names = info.resources  # of a file: its project has what was asked for
             return ledger
-        if self._collection:
-            return Ledger(InteractionLedger(self._collection), is_array=not is_events)
-        events = OpenAILedger() if self.is_openai else StreamLedger()
-        return Ledger(events, is_array=not is_events)
+        served = headers.get(self.provider.tier_header)
+        events = self.provider.events(self.route)
+        return Ledger(events, is_array=not is_events, served_tier=served)
 
     def done(self, response: Any, text: str, headers: Any, *, in_full: bool) -> Done | Failed:
         """Read a whole response; one that sends an upload to another host is a failure."""
-        names: tuple[str, ...]
-        upload_url = headers.get(_UPLOAD_URL, "")
-        if upload_url and origin_from_url(upload_url) not in (
-            *self.calls.allowed[GEMINI_API],
-            _GOOGLE,
-        ):
-            where = host_from_url(upload_url) or "no host"
-            body = error_body(400, f"the upload goes to {where}, not in KEYROT_ALLOWED_HOSTS")
-            return Failed(FailureFacts(400, body), Refused(_reply(400, body, self.url), body))
-        if self._collection:
-            ledger = InteractionLedger(self._collection)
-            ledger.read(parse_object(text))
-            usage, names = ledger.usage, ledger.names
-        elif self.is_openai:
-            usage, names = parse_openai_text(text, in_full=in_full)
-        else:
-            usage, names = parse_usage_text(text, in_full=in_full)
-        if self.call.info.bound_to_owner and upload_url:
-            uploads = _upload(upload_url)
+        provider = self.provider
+        if upload_url := headers.get(provider.upload_header):
+            # A gateway passes on the provider's own upload URLs.
+            own = (f"https://{host}:443" for host in provider.hosts)
+            if origin_from_url(upload_url) not in (*self.calls.allowed[provider.platform], *own):
+                where = host_from_url(upload_url) or "no host"
+                text = f"the upload goes to {where}, not in KEYROT_ALLOWED_HOSTS"
+                body = provider.error_body(400, f"keyrot: {text}")
+                return Failed(FailureFacts(400, body), Refused(_reply(400, body, self.url), body))
+        usage, names = provider.read_reply(self.route, text, in_full=in_full)
+        if upload_url and self.call.info.bound_to_owner:
+            uploads = _upload_names(provider, upload_url)
             for name in uploads:
                 self.calls.uploads[name] = self.own
             names = (*names, *uploads)
-        if (tier := headers.get(TIER_HEADER)) is not None:
-            usage = with_served_tier(usage, {TIER_HEADER: tier})
+        usage = with_served_tier(usage, headers.get(provider.tier_header))
         return Done(response, usage, names)
 
     def refused(self, code: int, text: str, headers: Any, response: Any) -> Failed:
@@ -594,17 +564,16 @@ class Call:
         after = headers.get("retry-after")
         refused = Refused(response, body)
         refused.code = code
-        return Failed(FailureFacts(code, body, after), refused)
+        return Failed(FailureFacts(code, body, after, headers=headers), refused)
 
     # No key ---------------------------------------------------------------------------------------
 
     def no_key(self, exhausted: Exhausted) -> Refused:
         """Return the response to a call that no key could serve.
 
-        On a path of OpenAI's its body is an object, not the list that Google sends there: openai
-        shows the message of an object only.
+        Its body is an object on a path of OpenAI's too: openai shows the message of one only.
         """
-        why = self.calls.no_key(exhausted)
+        why = self.calls.no_key(exhausted, self.provider)
         reply = _reply(why.code, why.body, self.target.url)
         if why.code == 429 and why.retry_in is not None:
             reply.headers["retry-after"] = str(why.retry_in)
@@ -628,8 +597,6 @@ def _reply(code: int, body: Any, url: str) -> Reply:
     return Reply(code, headers, content)
 
 
-def _upload(url: str) -> Iterable[str]:
-    found: dict[str, None] = {}
-    for value in parse_qs(url.partition("?")[2]).get("upload_id", ()):
-        add_name(found, UPLOAD, value)
-    return found
+def _upload_names(provider: Provider, url: str) -> tuple[str, ...]:
+    route = provider.route("POST", url)
+    return route.names if route is not None else ()

@@ -7,7 +7,7 @@ pool, or takes it along. Above it nothing is repeated.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import chain
 from math import inf
 from typing import Any
@@ -18,18 +18,14 @@ from ..adapters.redaction import Redact, scrub_head, without_key
 from ..runtime import sdk_call
 from ..secrets import Secret
 from .calls import (
-    CLIENT_HEADER,
-    KEY_NAMES,
-    OPENAI_RETRIES,
-    READ_OF_RESPONSES,
     Call,
     Head,
     Incoming,
     Outcome,
     Reply,
+    Served,
     home_key,
     read,
-    with_key_header,
 )
 from .serving import Library
 
@@ -37,17 +33,17 @@ _DEFAULT_TIMEOUT = {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 """httpx's own: the program has set none."""
 _LEFT_OUT = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"location"})
 _ENCODING = "accept-encoding"
-_READ_OF_REQUESTS = frozenset(name.encode() for name in (*KEY_NAMES, CLIENT_HEADER, OPENAI_RETRIES))
-_READ_OF_RESPONSES = frozenset(name.encode() for name in READ_OF_RESPONSES)
 
 
 class HttpxTransports(Library):
     """Serves requests of one library, httpx or httpx2."""
 
-    def __init__(self, calls: PooledCalls | None, served: Collection[str], library: Any) -> None:
+    def __init__(self, calls: PooledCalls | None, served: Served, library: Any) -> None:
         """Serve a pool; *library*: the module."""
         super().__init__(calls, served)
         self._library = library
+        self._of_requests = frozenset(name.encode() for name in served.request_headers)
+        self._of_replies = frozenset(name.encode() for name in served.reply_headers)
 
     # What a request is ----------------------------------------------------------------------------
 
@@ -62,7 +58,7 @@ class HttpxTransports(Library):
             Incoming(
                 request.method,
                 str(request.url),
-                _read_headers(request.headers, _READ_OF_REQUESTS),
+                _read_headers(request.headers, self._of_requests),
                 inf if limit is None else limit,
                 library=self._library.__name__,
             ),
@@ -120,7 +116,7 @@ class HttpxTransports(Library):
     def with_key(self, request: Any, key: Secret) -> Any:
         """Return a request with *key* in place of its placeholder."""
         headers = self._library.Headers(request.headers.raw)
-        with_key_header(headers, key)
+        self._served.write_home_key(headers, str(request.url), key)
         return self._library.Request(
             request.method,
             without_key(str(request.url)),
@@ -182,7 +178,7 @@ class HttpxTransports(Library):
 
     def headers(self, response: Any) -> Any:
         """Return the headers of a response."""
-        return _read_headers(response.headers, _READ_OF_RESPONSES)
+        return _read_headers(response.headers, self._of_replies)
 
     def rebuilt(self, response: Any, content: bytes) -> Any:
         """Return an unread response with another content."""
@@ -242,7 +238,8 @@ class PooledTransport:
         """Send a request through the pool, or as it is."""
         library, found = self._library, self._library.read(request)
         if isinstance(found, Head) and not _in_asyncio():
-            found = None if found.own else home_key(found.calls, str(request.url))
+            own = found.own
+            found = None if own else home_key(found.calls, found.provider, str(request.url))
         return await library.ahandle(found, request, self._transport.handle_async_request)
 
     def __getattr__(self, name: str) -> Any:

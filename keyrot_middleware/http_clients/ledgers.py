@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-from ..core.model import NO_USAGE
-from ..core.usage import parse_openai_usage
+from ..adapters import with_served_tier
+from ..core.model import NO_USAGE, Usage
+from ..providers.base import Events
 
 
 class Ledger:
@@ -16,14 +16,22 @@ class Ledger:
     It reads no more than what a client reads that stops behind the last event: that stream is over.
     """
 
-    def __init__(self, events: Any = None, *, is_array: bool = False) -> None:
+    def __init__(
+        self,
+        events: Events | None = None,
+        *,
+        is_array: bool = False,
+        served_tier: str | None = None,
+    ) -> None:
         """Start empty.
 
         Args:
             events: Reads each event, in one of the protocols; None: the bytes report nothing.
             is_array: The events are the elements of an array.
+            served_tier: The service tier that the headers name, if any.
         """
-        self._events, self._is_array = events, is_array
+        self._events: Any = events
+        self._is_array, self._served_tier = is_array, served_tier
         self._rest = bytearray()
         """The beginning of a line, or of an element, whose end is not here."""
         self._other = bytearray()
@@ -37,9 +45,10 @@ class Ledger:
         """The stored resources named so far."""
 
     @property
-    def usage(self) -> Any:
+    def usage(self) -> Usage:
         """The tokens so far."""
-        return NO_USAGE if self._events is None else self._events.usage
+        usage: Usage = NO_USAGE if self._events is None else self._events.usage
+        return with_served_tier(usage, self._served_tier)
 
     @property
     def has_begun(self) -> bool:
@@ -118,7 +127,7 @@ class Ledger:
     def _read(self, event: Any) -> None:
         if not isinstance(event, dict):
             return
-        if "error" in event and event.get("event_type", "error") == "error":
+        if self._events.is_error(event):
             self.error, self.is_over = event, True
             return
         self._begun = True
@@ -127,28 +136,6 @@ class Ledger:
         self.names = self._events.names
 
 
-class OpenAILedger:
-    """Collects the usage of one stream in OpenAI's protocol, which has an end of its own."""
-
-    __slots__ = ("usage",)
-
-    marks = names = ()
-
-    def __init__(self) -> None:
-        self.usage = NO_USAGE
-
-    def feed(self, body: Mapping[str, Any]) -> bool:
-        """Add a chunk; return whether it is the last one."""
-        usage, before = parse_openai_usage(body), self.usage
-        known = before if usage.input_tokens is None else NO_USAGE
-        self.usage = usage._replace(
-            input_tokens=usage.input_tokens or known.input_tokens,
-            output_tokens=usage.output_tokens or known.output_tokens,
-            finish_reasons=usage.finish_reasons or before.finish_reasons,
-        )
-        return False
-
-
 _LONGEST = 65_536
-"""No error of Google's is longer."""
+"""No error of a provider's is longer."""
 _decoder = json.JSONDecoder()

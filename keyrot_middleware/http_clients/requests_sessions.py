@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPResponse
@@ -23,7 +23,7 @@ from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub, without_key
 from ..runtime.driver import complete
 from ..secrets import Secret
-from .calls import Call, Head, Incoming, Reply, read, with_key_header
+from .calls import Call, Head, Incoming, Reply, Served, read
 from .serving import Library
 
 _KEY_FAILURES = frozenset({401, 402, 403, 429})
@@ -35,7 +35,7 @@ _CODED = ("content-encoding", "content-length", "transfer-encoding")
 class RequestsAdapters(Library):
     """Serves a request of a session."""
 
-    def __init__(self, calls: PooledCalls | None, served: Collection[str], *, stream: bool) -> None:
+    def __init__(self, calls: PooledCalls | None, served: Served, *, stream: bool) -> None:
         """Serve a pool, a program that reads responses itself (*stream*) or not."""
         super().__init__(calls, served)
         self._stream = stream
@@ -86,7 +86,7 @@ class RequestsAdapters(Library):
         """Return a request with *key* in place of its placeholder."""
         sent = request.copy()
         sent.url = without_key(request.url)
-        with_key_header(sent.headers, key)
+        self._served.write_home_key(sent.headers, request.url, key)
         return sent
 
     def scrub(self, response: Any, request: Any, redact: Redact) -> None:

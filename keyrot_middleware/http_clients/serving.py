@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from ..adapters import transport_failure
@@ -17,7 +17,7 @@ from ..errors import handle_internal_error
 from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret
-from .calls import NO_RETRY, Call, Head, Outcome, Refused, Reply
+from .calls import NO_RETRY, Call, Head, Outcome, Refused, Reply, Served
 
 Send = Callable[[Any], Any]
 """Sends a request once, in a task by a coroutine."""
@@ -36,12 +36,12 @@ class Library(ABC):
     A coroutine of a sync library has nothing to wait for: it runs in one step.
     """
 
-    def __init__(self, calls: PooledCalls | None, served: Collection[str]) -> None:
+    def __init__(self, calls: PooledCalls | None, served: Served) -> None:
         """Serve a pool.
 
         Args:
             calls: None where no key was found at all.
-            served: The libraries whose requests are served, google-genai among them or not.
+            served: What goes through it.
         """
         self._calls, self._served = calls, served
 
@@ -215,7 +215,7 @@ class Library(ABC):
         rebuilt, kept = self.rebuilt_error(response, said, call.redact)
         headers = response.headers
         if event is not None:
-            facts = FailureFacts(None, event, headers.get("retry-after"))
+            facts = FailureFacts(None, event, headers.get("retry-after"), headers=headers)
             return Failed(facts, Refused(rebuilt, event))
         text = kept.decode("utf-8", "replace")
         return call.refused(self.status(response), text, headers, rebuilt)

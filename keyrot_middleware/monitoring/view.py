@@ -39,7 +39,7 @@ from ..core.activity import (
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, availability
 from ..core.ledger import KeyHealth, Used
 from ..core.model import (
-    GEMINI_API,
+    DEFAULT_PLATFORM,
     NO_LIMITS,
     Block,
     CallInfo,
@@ -47,7 +47,6 @@ from ..core.model import (
     Lease,
     LeaseOutcome,
     Outcome,
-    Platform,
     Scope,
     Verdict,
     project_name,
@@ -122,7 +121,7 @@ class HealthStatus(TypedDict):
     project: str | None
     """As in keys.json, and as `project()` takes it; None: the key has none. `project()` takes the
     id of such a key."""
-    platform: Platform
+    platform: str
     """Whose calls it serves: `gemini_api` or `vertex_express`."""
     state: str
     """`available`, `limited`, `cooling_down`, `rejected`, `unresolved` or `disabled`."""
@@ -201,12 +200,12 @@ def _by_model(
     keys: list[Candidate],
     known: Mapping[str, KeyHealth],
     any_model: Mapping[str, Block],
-) -> tuple[dict[str, dict[str, Block]], dict[str, set[Platform]]]:
+) -> tuple[dict[str, dict[str, Block]], dict[str, set[str]]]:
     """Return what blocks keys, by model, and the platforms of each model in use.
 
     A model of yesterday is in use while it is blocked.
     """
-    models, in_use = set[str](), dict[str, set[Platform]]()
+    models, in_use = set[str](), dict[str, set[str]]()
     for key in keys:
         for used in known[key.key_id].used:
             if used.bucket:
@@ -614,7 +613,7 @@ class PoolReport:
         }
 
     def explain(
-        self, model: str, tokens: int = 0, workload: str = "", platform: Platform = GEMINI_API
+        self, model: str, tokens: int = 0, workload: str = "", platform: str = DEFAULT_PLATFORM
     ) -> dict[str, Any]:
         """Return which key a call would get now, and why each other would not be used.
 

@@ -33,7 +33,7 @@ class Route(NamedTuple):
     model: str = ""
     """Empty where the path names none."""
     names: tuple[str, ...] = ()
-    """Stored things that the address names, in the form of core/stored.py."""
+    """Stored things that the address names, in the form of core/affinity.py."""
     bound_to_owner: bool = False
     """It uses stored things, so only their owner's key may send it; also if its body names some."""
     idempotent: bool = True
@@ -44,6 +44,8 @@ class Route(NamedTuple):
     """The path itself asks for a stream."""
     protocol: str = ""
     """Which of the provider's protocols it is, where there are several."""
+    collection: str = ""
+    """What an `id` of the reply belongs to, where ids are names without a collection."""
 
 
 class Reported(NamedTuple):
@@ -59,10 +61,12 @@ class Reported(NamedTuple):
 class Events:
     """Reads the events of one stream. The defaults report nothing."""
 
-    marks: tuple[bytes, ...] = ()
+    __slots__ = ()
+
+    marks: ClassVar[tuple[bytes, ...]] = ()
     """Only events that hold one of these are parsed and fed; empty: all."""
-    usage: Usage = NO_USAGE
-    names: tuple[str, ...] = ()
+    usage: Any = NO_USAGE
+    names: Any = ()
     """Stored things that were named so far."""
 
     def feed(self, event: Mapping[str, Any]) -> bool:
@@ -71,7 +75,7 @@ class Events:
 
     def is_error(self, event: Mapping[str, Any]) -> bool:
         """Return whether an event is an error."""
-        return bool(event.get("error"))
+        return event.get("error") is not None and event.get("event_type", "error") == "error"
 
 
 class Provider:
@@ -98,11 +102,25 @@ class Provider:
     key_header, key_scheme = "authorization", "Bearer"
     key_headers: tuple[str, ...] = ("authorization",)
     """All headers in which a request can have a key, in lower case."""
-    reply_headers: tuple[str, ...] = ()
-    """Further headers of a successful response that it reads."""
+    limit_headers: tuple[str, ...] = ()
+    """The headers of a successful response that `read_limits` reads, in lower case."""
+    tier_header = upload_header = ""
+    """Those that name the service tier in which it was served, and where an upload goes."""
+    model_marks: tuple[bytes, ...] = ()
+    """What a body holds that only the same model accepts, so no fallback model gets it."""
     rules: tuple[Rule, ...] = (*FIRST_RULES, *LAST_RULES)
     says: Mapping[str, str] = {}
     """Its own sentence for a failure class, by which people search."""
+
+    @property
+    def no_key(self) -> str:
+        """What to do where there is no key at all."""
+        variable = self.variables[-1] if self.variables else "its variable"
+        return (
+            f"there is no {self.title} API key to send this with: set {variable}S or {variable}, "
+            "write a keys.json, or give the client an api_key other than keyrot-pool; keyrot check "
+            "shows what is found"
+        )
 
     # A request ------------------------------------------------------------------------------------
 
@@ -117,6 +135,8 @@ class Provider:
             route: That of the request.
             headers: A mapping whose names are in any case.
             url: The whole address.
+
+        A placeholder, which begins with `POOL_KEY`, may be in any place.
         """
         value = (headers.get(self.key_header) or "").strip()
         if self.key_scheme:
@@ -145,14 +165,13 @@ class Provider:
     # A reply --------------------------------------------------------------------------------------
 
     def read_reply(
-        self, route: Route, text: str, headers: Mapping[str, str], *, in_full: bool
+        self, route: Route, text: str, *, in_full: bool
     ) -> tuple[Usage, tuple[str, ...]]:
         """Return the usage of a whole response, and the stored things that it names.
 
         Args:
             route: That of the request.
             text: The body.
-            headers: `reply_headers`, by name in lower case.
             in_full: More than tokens and model are of use.
         """
         return NO_USAGE, ()
@@ -186,7 +205,16 @@ class Provider:
         parsed = self.parse_error(facts, now)._replace(sent_at=sent_at)
         return classify(self.rules, facts, parsed, info, now)
 
-    def error_body(self, code: int, text: str, retry_in_s: float | None = None) -> dict[str, Any]:
-        """Return *text* as the body of an error of the provider's, for a reply of our own."""
+    def error_body(
+        self, code: int, text: str, *, reason: str = "", retry_in_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return *text* as the body of an error of the provider's, for a reply of our own.
+
+        Args:
+            code: The HTTP code.
+            text: The message.
+            reason: The failure class behind it; `rpd` or `usd` where a day is exhausted.
+            retry_in_s: When a key will be available, if it is known.
+        """
         kind = "authentication_error" if code == 401 else "rate_limit_error"
-        return {"error": {"message": text, "type": kind, "code": None, "param": None}}
+        return {"error": {"message": text, "type": kind, "code": reason or None, "param": None}}

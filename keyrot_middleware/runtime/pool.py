@@ -26,12 +26,11 @@ from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Overload
 from ..core.model import (
-    GEMINI_API,
+    DEFAULT_PLATFORM,
     NO_USAGE,
     CallInfo,
     Candidate,
     Lease,
-    Platform,
     RetryPolicy,
     Usage,
     project_label,
@@ -114,7 +113,7 @@ class Pool:
     """The model that a request goes on to when no key can serve its own."""
     tiers: frozenset[str] | None = None
     """The tiers of the keys that may serve its calls; None: all. It has no others."""
-    allowed_origins: Mapping[Platform, frozenset[str]] = field(default_factory=dict)
+    allowed_origins: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Where its keys may be sent; see `settings.allowed_origins`."""
     configured: Sequence[Candidate] = ()
     """All configured keys; the selector has those with a value."""
@@ -160,7 +159,7 @@ class Pool:
 
     def home_id_for(
         self,
-        platform: Platform = GEMINI_API,
+        platform: str = DEFAULT_PLATFORM,
         tiers: frozenset[str] | None = None,
         project: str | None = None,
     ) -> str | None:
@@ -180,7 +179,7 @@ class Pool:
 
     def home_value(
         self,
-        platform: Platform = GEMINI_API,
+        platform: str = DEFAULT_PLATFORM,
         tiers: frozenset[str] | None = None,
         project: str | None = None,
     ) -> Secret | None:

@@ -20,7 +20,7 @@ from .._version import __version__
 from ..core.availability import KEY_STATES, KeyState
 from ..core.commands import Acquire, Command, Send, Settle, Sleep, StreamOpened
 from ..core.flow import Exhausted
-from ..core.model import HOME, NO_USAGE, CallInfo, LeaseOutcome, Platform, Usage
+from ..core.model import HOME, NO_USAGE, CallInfo, LeaseOutcome, Usage
 from ..core.model_names import ModelNames
 from ..errors import handle_internal_error
 from . import CallObserver, semconv
@@ -149,7 +149,7 @@ def _call_labels(  # noqa: PLR0917 - as above
     verb: str,
     model: str,
     host: str,
-    platform: Platform,
+    platform: str,
     error_type: str | None = None,
     response_model: str | None = None,
     token_type: str | None = None,
@@ -265,7 +265,7 @@ class CallMeter(CallObserver):
         instruments[_ATTEMPT].record(seconds, attributes)
 
     @property
-    def _call(self) -> tuple[str, str, str, str, Platform]:
+    def _call(self) -> tuple[str, str, str, str, str]:
         info = self._info
         return self._pool, info.verb, info.model, info.host, info.platform
 

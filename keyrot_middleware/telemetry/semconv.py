@@ -15,9 +15,10 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode, get_current_span
 from opentelemetry.util.types import AttributeValue
 
+from .. import providers
 from ..core.failures import REJECTIONS
 from ..core.flow import Exhausted
-from ..core.model import GEMINI_API, CallInfo, Platform, Verdict
+from ..core.model import CallInfo, Verdict
 from ..errors import rejection_code
 
 INSTRUMENTATION: Final = "keyrot_middleware"
@@ -38,8 +39,6 @@ GEN_AI_CACHED_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 GEN_AI_THOUGHT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
-PROVIDER: Final = "gcp.gemini"
-EXPRESS_PROVIDER: Final = "gcp.vertex_ai"
 ATTEMPT_COUNT: Final = "keyrot.attempt.count"
 
 # Both kinds of span.
@@ -135,14 +134,14 @@ def operation_name(verb: str) -> str:
     return _OPERATIONS.get(verb) or _WORD_START.sub("_", verb).lower()
 
 
-def request_attributes(operation: str, model: str, host: str, platform: Platform) -> Attributes:
+def request_attributes(operation: str, model: str, host: str, platform: str) -> Attributes:
     """Return the attributes known before anything is sent.
 
     The host is `host`, `host:port` or `[v6]:port`; without a port there is no port attribute.
     """
     attributes: Attributes = {
         GEN_AI_OPERATION: operation,
-        GEN_AI_PROVIDER: (PROVIDER if platform == GEMINI_API else EXPRESS_PROVIDER),
+        GEN_AI_PROVIDER: providers.of(platform).otel,
     }
     address, colon, port = host.rpartition(":")
     if colon and port.isdecimal() and (":" not in address or address.endswith("]")):

@@ -29,7 +29,7 @@ from opentelemetry.trace import (
 from .._version import __version__
 from ..core.commands import Acquire, Command, Send, Settle, Sleep, StreamOpened
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, Platform, project_name
+from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, project_name
 from . import CallObserver, semconv
 from .logs import format_blocked_keys
 from .otel import CurrentProvider, is_suppressed
@@ -251,7 +251,7 @@ class CallTracer(CallObserver):
 
 @lru_cache(maxsize=1024)
 def _call_start(
-    verb: str, model: str, host: str, stream: bool, platform: Platform
+    verb: str, model: str, host: str, stream: bool, platform: str
 ) -> tuple[str, Attributes]:
     """Return name and first attributes of a call's span; the SDK copies them."""
     operation = operation_name(verb)

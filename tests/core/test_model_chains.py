@@ -26,7 +26,6 @@ from keyrot_middleware.core.model_fallback import (
     is_missing,
     may_fall_back,
     next_models,
-    replace_model,
     stay_note,
     tried_note,
 )
@@ -166,24 +165,6 @@ def test_the_next_call_has_what_is_left_of_the_waiting() -> None:
     assert other.budget_s == pytest.approx(40 - call.waited_s)
     assert set(other.excluded) == {"b"}
     assert fallback_call(other, "gemini-y").info.models_tried == (INFO.model, "gemini-x")
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("models/a:generateContent", "models/b:generateContent"),
-        ("models/a:streamGenerateContent?alt=sse", "models/b:streamGenerateContent?alt=sse"),
-        (
-            "publishers/google/models/a:generateContent",
-            "publishers/google/models/b:generateContent",
-        ),
-        ("{api_version}/models/a:generateContent", "{api_version}/models/b:generateContent"),
-        ("models/ab:generateContent", None),
-    ],
-)
-def test_the_model_in_a_path(path: str, expected: str | None) -> None:
-    """Only the model changes."""
-    assert replace_model(path, "a", "b") == expected
 
 
 def test_the_note_names_the_models() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from keyrot_middleware.core.interactions import InteractionLedger
 from keyrot_middleware.http_clients.ledgers import Ledger
+from keyrot_middleware.providers.gemini.replies import InteractionEvents
 
 USAGE = {
     "total_input_tokens": 10,
@@ -44,7 +44,7 @@ def sse(*events: Any, end: str = "\n") -> bytes:
 def test_a_stream_is_read_in_any_pieces(size: int, end: str) -> None:
     """Ids, the token of a continuation and the tokens, wherever the bytes are cut."""
     data = sse(CREATED, DELTA, STATUS, DELTA, COMPLETED, end=end)
-    ledger = Ledger(InteractionLedger("interactions"))
+    ledger = Ledger(InteractionEvents("interactions"))
     for start in range(0, len(data), size):
         ledger.feed(data[start : start + size])
     ledger.finish()
@@ -55,7 +55,7 @@ def test_a_stream_is_read_in_any_pieces(size: int, end: str) -> None:
 
 def test_a_stream_is_over_with_its_last_event() -> None:
     """The SDK reads no further, and closes it."""
-    ledger = Ledger(InteractionLedger("interactions"))
+    ledger = Ledger(InteractionEvents("interactions"))
     ledger.feed(sse(CREATED, DELTA))
     assert not ledger.is_over
     ledger.feed(b"event: done\ndata: [DONE]\n\n")
@@ -65,7 +65,7 @@ def test_a_stream_is_over_with_its_last_event() -> None:
 @pytest.mark.parametrize("before", [(), (CREATED,), (DELTA,)])
 def test_an_error_in_a_stream(before: Any) -> None:
     """As the first event it is a failed send; behind another one it is not."""
-    ledger = Ledger(InteractionLedger("interactions"))
+    ledger = Ledger(InteractionEvents("interactions"))
     ledger.feed(b": a comment\n" + sse(*before, ERROR))
     assert ledger.error == ERROR
     assert ledger.failed_at_once == (not before)
@@ -76,14 +76,14 @@ def test_an_error_in_a_stream(before: Any) -> None:
 def test_a_stream_has_begun_with_its_first_event(size: int) -> None:
     """Not with a comment, nor with a part of the event, which may be an error."""
     data = b": a comment\n" + sse(ERROR)
-    ledger = Ledger(InteractionLedger("interactions"))
+    ledger = Ledger(InteractionEvents("interactions"))
     for start in range(0, len(data), size):
         assert (ledger.has_begun, ledger.failed_at_once) == (False, False)
         ledger.feed(data[start : start + size])
         if b"data: %b\n" % json.dumps(ERROR).encode() in data[: start + size]:
             break
     assert (ledger.has_begun, ledger.failed_at_once) == (True, True)
-    ledger = Ledger(InteractionLedger("interactions"))
+    ledger = Ledger(InteractionEvents("interactions"))
     ledger.feed(sse(DELTA))
     assert (ledger.has_begun, ledger.failed_at_once) == (True, False)
     assert Ledger().has_begun
@@ -91,7 +91,7 @@ def test_a_stream_has_begun_with_its_first_event(size: int) -> None:
 
 def test_a_last_line_without_an_end_is_read() -> None:
     """Some streams end with it."""
-    ledger = Ledger(InteractionLedger("interactions"))
+    ledger = Ledger(InteractionEvents("interactions"))
     ledger.feed(sse(ERROR).rstrip())
     assert ledger.error is None
     ledger.finish()
@@ -101,7 +101,7 @@ def test_a_last_line_without_an_end_is_read() -> None:
 @pytest.mark.parametrize("line", [b'data: {"interaction', b'data: ["interaction"]', b"data:"])
 def test_lines_that_are_no_events_report_nothing(line: bytes) -> None:
     """Whatever comes, nothing is raised."""
-    ledger = Ledger(InteractionLedger("interactions"))
+    ledger = Ledger(InteractionEvents("interactions"))
     ledger.feed(line + b"\n\n")
     ledger.finish()
     assert (ledger.names, ledger.error) == ((), None)

@@ -304,14 +304,14 @@ def test_what_the_body_raises_is_the_programs(library, sender, gemini, pool) -> 
 
 
 @SENDERS
-@pytest.mark.parametrize("broken", ["parse_path", "_call_info"])
+@pytest.mark.parametrize("broken", [(calls.Served, "find"), (calls.Head, "_info")])
 def test_no_placeholder_is_sent_after_an_internal_error(
     broken, library, sender, gemini, pool, monkeypatch
 ) -> None:
     """The call goes on with the home key, and with its whole body."""
     pool("A")
     monkeypatch.setattr(errors, "_strict", False)
-    monkeypatch.setattr(calls, broken, lambda *_: 1 / 0)
+    monkeypatch.setattr(*broken, lambda *_: 1 / 0)
     content = json.dumps(BODY).encode()
     response = sender(library, native(gemini), iter((content[:9], content[9:])))
     assert response.json()["candidates"][0]["content"]["parts"][0]["text"] == OK

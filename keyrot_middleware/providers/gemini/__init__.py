@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+from urllib.parse import parse_qs
+
 from ...core.failures import FailureFacts, ParsedError
-from ..base import Provider
-from . import errors, failures
+from ...core.model import DEFAULT_PLATFORM, POOL_KEY, CallInfo, Usage
+from ..base import Events, Provider, Route
+from . import errors, failures, replies, requests
+
+GEMINI_API = DEFAULT_PLATFORM
+VERTEX_EXPRESS = "vertex_express"
+"""Google's two services: the Gemini Developer API, and Vertex AI in express mode."""
+EXPRESS_POOL_KEY = f"{POOL_KEY}-vertex-express"
+"""What stands for `POOL_KEY` inside a client of express mode, so that its requests show which
+platform they are for."""
+
+KEY_HEADER, BEARER_HEADER = "x-goog-api-key", "authorization"
+_SNIFFED = ("timeout", "403", "500", "502", "503")
+_STATUSES = {
+    400: "FAILED_PRECONDITION",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    429: "RESOURCE_EXHAUSTED",
+}
+_INVALID = ("key_expired", "key_invalid")
+_TYPE = "type.googleapis.com/google.rpc."
 
 
 class Gemini(Provider):
     """The Gemini Developer API."""
 
     name = "gemini"
-    platform = "gemini_api"
+    platform = GEMINI_API
     title = "Gemini"
     otel = "gcp.gemini"
     hosts = ("generativelanguage.googleapis.com",)
@@ -19,20 +44,114 @@ class Gemini(Provider):
     base_url_variable = "GOOGLE_GEMINI_BASE_URL"
     account_word = "billing account"
     zone = "America/Los_Angeles"
-    key_header, key_scheme = "x-goog-api-key", ""
-    key_headers = ("x-goog-api-key", "authorization")
+    key_header, key_scheme = KEY_HEADER, ""
+    key_headers = (KEY_HEADER, BEARER_HEADER)
+    tier_header = "x-gemini-service-tier"
+    upload_header = "x-goog-upload-url"
+    model_marks = (b"thoughtSignature", b"thought_signature")
     rules = failures.RULES
     says = failures.SAYS
+    route = staticmethod(requests.route_of)
+
+    def find_key(self, route: Route, headers: Any, url: str) -> tuple[str, bool]:
+        """Return the key of a request where Google reads it, or a placeholder from anywhere."""
+        query = url.partition("?")[2]
+        header = (headers.get(KEY_HEADER) or "").strip()
+        in_query = parse_qs(query).get("key", ("",))[0] if "key=" in query else ""
+        scheme, _, token = (headers.get(BEARER_HEADER) or "").partition(" ")
+        bearer = token.strip() if scheme.lower() == "bearer" else ""
+        is_openai = route.protocol == "openai"
+        given = bearer if is_openai else header or in_query
+        for found in (header, in_query, bearer):
+            if found.startswith(POOL_KEY):
+                given = found
+        is_in_query = in_query != "" and in_query == given and header != given
+        return given, is_in_query and not is_openai
+
+    def key_field(self, route: Route, key: str) -> tuple[str, str]:
+        """Return the header that carries *key*, in the form of the path."""
+        if route.protocol == "openai":
+            return BEARER_HEADER, f"Bearer {key}"
+        return KEY_HEADER, key
+
+    def read_request(self, route: Route, body: Mapping[str, Any]) -> CallInfo:
+        """Read a request."""
+        return requests.read_request(route, body)
+
+    def conversation(self, body: Mapping[str, Any]) -> str:
+        """Return a digest of what all turns of a conversation share."""
+        return requests.conversation(body)
+
+    def with_model(
+        self, route: Route, url: str, content: bytes, models: tuple[str, str]
+    ) -> tuple[str, bytes] | None:
+        """Return a request to another model, which its path names, or its body."""
+        before, after = models
+        if route.protocol == "openai":
+            body = json.loads(content)
+            prefix = "models/" if str(body.get("model")).startswith("models/") else ""
+            return url, json.dumps({**body, "model": f"{prefix}{after}"}).encode()
+        begin, found, verb = url.partition(f"models/{before}:")
+        return (f"{begin}models/{after}:{verb}", content) if found else None
+
+    def read_reply(
+        self, route: Route, text: str, *, in_full: bool
+    ) -> tuple[Usage, tuple[str, ...]]:
+        """Return the usage of a whole response, and the stored things that it names."""
+        return replies.read_reply(route, text, in_full=in_full)
+
+    def events(self, route: Route) -> Events:
+        """Return what reads the stream of a response."""
+        return replies.events_of(route)
 
     def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
         """Return what a failed response says."""
         return errors.parse_error(facts, now)
 
+    def error_body(
+        self, code: int, text: str, *, reason: str = "", retry_in_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return an error as Google writes it: with a QuotaFailure for a day, and a RetryInfo."""
+        details: list[dict[str, Any]] = []
+        if reason in ("rpd", "usd"):
+            what = "requests" if reason == "rpd" else reason
+            quota = f"KeyPool{what.capitalize()}PerDay"
+            violation = {"quotaMetric": f"keyrot/{what}", "quotaId": quota}
+            details.append({"@type": f"{_TYPE}QuotaFailure", "violations": [violation]})
+        if retry_in_s is not None:
+            details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": _delay(retry_in_s)})
+        status = "INVALID_ARGUMENT" if reason in _INVALID else _STATUSES.get(code, "UNKNOWN")
+        error: dict[str, Any] = {"code": code, "message": text, "status": status}
+        return {"error": {**error, "details": details} if details else error}
+
 
 class VertexExpress(Gemini):
     """Vertex AI in express mode: the same API at another host, with other keys."""
 
-    platform = "vertex_express"
+    platform = VERTEX_EXPRESS
     otel = "gcp.vertex_ai"
     hosts = ("aiplatform.googleapis.com",)
     base_url_variable = "GOOGLE_VERTEX_BASE_URL"
+    route = staticmethod(requests.express_route_of)
+
+    @property
+    def no_key(self) -> str:
+        """What to do where there is no key at all."""
+        return (
+            "there is no key for Vertex AI in express mode to send this with: write a keys.json "
+            'that has one with "platform": "vertex_express", or give the client an api_key other '
+            "than keyrot-pool"
+        )
+
+
+def is_vertex(url: str) -> bool:
+    """Return whether an address is one of Vertex AI."""
+    return requests.VERTEX.search(url) is not None
+
+
+def _delay(seconds: float) -> str:
+    """Round up to whole seconds, past numbers that are taken for another error's code."""
+    whole = max(ceil(seconds), 1)
+    while any(word in str(whole) for word in _SNIFFED):
+        whole += 1
+    return f"{whole}s"

@@ -103,5 +103,5 @@ def test_a_request_that_cannot_be_parsed_is_sent_unchanged(
 ) -> None:
     """As the SDK sends it, with the client's own key."""
     pool("A")
-    monkeypatch.setattr("keyrot_middleware.http_clients.calls._call_info", breaks)
+    monkeypatch.setattr("keyrot_middleware.http_clients.calls.Head._info", breaks)
     assert ask(mode, connect(gemini.add_key("own").value)) == "ok from own"

@@ -11,8 +11,9 @@ from support.key_search import hold_no_key, texts_of
 from support.modes import MODES, ask_async, calls, skip_where_the_sdk_reconnects
 
 import keyrot_middleware
-from keyrot_middleware.adapters.redaction import KEY_HEADER, redact_exception
+from keyrot_middleware.adapters.redaction import redact_exception
 from keyrot_middleware.monitoring.view import source_of
+from keyrot_middleware.providers.gemini import KEY_HEADER
 from keyrot_middleware.testing import Reply
 
 FAILURES = sorted(set(Reply.all()) - {"OK", "CONTINUATION"})

@@ -14,8 +14,8 @@ from support.failure_table import CALL, NOW
 from support.google_bodies import delay, over, quota_failure, violation
 
 from keyrot_middleware.core.failures import MAX_DELAY_S, FailureFacts
-from keyrot_middleware.core.usage import parse_usage_text
 from keyrot_middleware.providers.gemini import Gemini
+from keyrot_middleware.providers.gemini.replies import parse_usage_text
 
 classify, parse_error = Gemini().classify, Gemini().parse_error
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from keyrot_middleware.core.affinity import (
-    conversation,
-    find_resource_names,
-    is_api_path,
-    parse_path,
-)
 from keyrot_middleware.core.model import NO_USAGE, Usage
-from keyrot_middleware.core.request_body import read_body
-from keyrot_middleware.core.tokens import count_requests
-from keyrot_middleware.core.usage import parse_openai_text, parse_openai_usage
+from keyrot_middleware.providers.gemini.bodies import read_body
+from keyrot_middleware.providers.gemini.replies import find_resource_names
+from keyrot_middleware.providers.gemini.requests import (
+    conversation,
+    count_requests,
+    parse_path,
+    route_of,
+)
+from keyrot_middleware.providers.openai_protocol import parse_text, parse_usage
 
 HOST = "https://generativelanguage.googleapis.com"
 GENERATE = "/v1beta/models/gemini-2.5-flash:generateContent"
@@ -39,7 +39,7 @@ def test_paths(method: str, path: str, verb: str, bound: bool, counts: bool) -> 
     """A path of OpenAI's has Google's own verb, and the body names the model."""
     route = parse_path(method, f"{HOST}/v1beta/openai/{path}")
     assert (route.verb, route.bound_to_owner, route.counts_in_quota) == (verb, bound, counts)
-    assert route.is_openai
+    assert route.protocol == "openai"
 
 
 def test_a_batch_is_a_stored_thing() -> None:
@@ -52,16 +52,16 @@ def test_a_batch_is_a_stored_thing() -> None:
 )
 def test_a_gateway_may_stand_in_front(path: str) -> None:
     """The path of the API begins at its version, wherever that is."""
-    assert is_api_path(path)
+    assert route_of("post", path) is not None
     route = parse_path("post", path)
     assert (route.model, route.verb) == ("gemini-2.5-flash", "generateContent")
-    assert not route.is_openai
+    assert route.protocol == ""
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/chat/completions", "/models/x", "/v1beta/modelsx"])
 def test_other_paths_are_none_of_the_api(path: str) -> None:
     """What has no version and collection of Google's is not its API."""
-    assert not is_api_path(f"{HOST}{path}")
+    assert route_of("post", f"{HOST}{path}") is None
 
 
 def test_an_upload_in_several_requests_has_a_name() -> None:
@@ -127,14 +127,14 @@ FULL = Usage(10, 30, 4, 25, "gemini-2.5-flash", "r1", ("stop",))
 
 def test_usage_has_the_thoughts_that_only_the_total_has() -> None:
     """Output is what is in the total beside the prompt."""
-    assert parse_openai_usage(BODY) == FULL
-    assert parse_openai_usage({"usage": {"prompt_tokens": 3}}) == Usage(3)
+    assert parse_usage(BODY) == FULL
+    assert parse_usage({"usage": {"prompt_tokens": 3}}) == Usage(3)
 
 
 @pytest.mark.parametrize("body", [{}, {"usage": None}, {"usage": {"prompt_tokens_details": 1}}])
 def test_without_usage_there_is_none(body: dict[str, Any]) -> None:
     """Odd bodies report nothing, and raise nothing."""
-    assert parse_openai_usage(body) == NO_USAGE
+    assert parse_usage(body) == NO_USAGE
 
 
 @pytest.mark.parametrize("padding", [0, 5_000])
@@ -143,12 +143,12 @@ def test_text_is_read_like_the_body_in_it(padding: int) -> None:
     import json
 
     text = json.dumps({"data": ["x" * padding], **BODY})
-    assert parse_openai_text(text, in_full=True) == (FULL, ())
-    usage, names = parse_openai_text(text, in_full=False)
-    assert (usage.input_tokens, usage.output_tokens, names) == (10, 30, ())
-    assert parse_openai_text("no JSON", in_full=False) == (NO_USAGE, ())
+    assert parse_text(text, in_full=True)[0] == FULL
+    usage, _ = parse_text(text, in_full=False)
+    assert (usage.input_tokens, usage.output_tokens) == (10, 30)
+    assert parse_text("no JSON", in_full=False) == (NO_USAGE, {})
     nested = json.dumps({"usage": USAGE, "data": ["x" * padding, {"usage": 1}]})
-    assert parse_openai_text(nested, in_full=False)[0].input_tokens == 10
+    assert parse_text(nested, in_full=False)[0].input_tokens == 10
 
 
 def test_what_a_response_names_is_owned() -> None:

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE, Usage
-from keyrot_middleware.core.usage import StreamLedger, add_usage, parse_usage, parse_usage_text
+from keyrot_middleware.providers.gemini.replies import (
+    StreamEvents,
+    add_usage,
+    parse_usage,
+    parse_usage_text,
+)
 
 META = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
 KEYS = st.text(max_size=6) | st.sampled_from(
@@ -35,7 +40,7 @@ def test_the_served_tier_is_that_of_the_last_usage() -> None:
     meta = {**META, "serviceTier": "PRIORITY"}
     assert parse_usage(answer(usageMetadata=meta)).service_tier == "priority"
     assert parse_usage(answer()).service_tier is None
-    ledger = StreamLedger()
+    ledger = StreamEvents()
     for chunk in (answer(), answer(usageMetadata=meta)):
         ledger.feed(chunk)
     assert ledger.usage.service_tier == "priority"
@@ -153,14 +158,14 @@ def test_a_large_body_is_read_as_if_it_had_been_parsed(body: dict[str, Any]) -> 
     """Reading only the tail returns the same as reading all of it."""
     usage, names = parse_usage_text(json.dumps(body))
     assert usage == parse_usage(body)
-    ledger = StreamLedger()
+    ledger = StreamEvents()
     ledger.feed(body)
     assert names == ledger.names
 
 
 def test_a_stream_ends_with_the_last_usage_that_has_numbers() -> None:
     """Later chunks replace the usage, unless they bring an empty one."""
-    ledger = StreamLedger()
+    ledger = StreamEvents()
     first = {"promptTokenCount": 10}
     chunks = [
         {"candidates": [{"content": {}}], "usageMetadata": first, "modelVersion": "m-001"},
@@ -179,7 +184,7 @@ def test_a_stream_ends_with_the_last_usage_that_has_numbers() -> None:
 
 def test_a_stream_has_its_continuation_tokens() -> None:
     """Tokens are listed once, in order."""
-    ledger = StreamLedger()
+    ledger = StreamEvents()
     for token in ("one", "two", "one"):
         ledger.feed({"candidates": [{"continuationToken": token}]})
     assert ledger.names == ("continuation:one", "continuation:two")
@@ -190,7 +195,7 @@ def test_a_stream_has_its_continuation_tokens() -> None:
 @given(st.dictionaries(KEYS, JSON_LIKE, max_size=5), st.text(max_size=50))
 def test_no_response_makes_it_raise(body: dict[str, Any], text: str) -> None:
     """Anything a server sends, parsed or as text, is read, and both ways agree."""
-    ledger = StreamLedger()
+    ledger = StreamEvents()
     ledger.feed(body)
     assert isinstance(parse_usage(body), Usage)
     assert isinstance(ledger.usage, Usage)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from keyrot_middleware.core.interactions import InteractionLedger, call_info, collection_of
 from keyrot_middleware.core.model import NO_USAGE, CallInfo
+from keyrot_middleware.providers.gemini.replies import InteractionEvents
+from keyrot_middleware.providers.gemini.requests import parse_path, read_request
 
 NEW = "https://host.example/v1beta/interactions"
 USAGE = {
@@ -17,6 +18,11 @@ USAGE = {
     "total_thought_tokens": 3,
     "total_cached_tokens": 4,
 }
+
+
+def call_info(method: str, path: str, body: dict[str, Any]) -> CallInfo:
+    """Read a request."""
+    return read_request(parse_path(method, path), body)
 
 
 def new(**body: Any) -> CallInfo:
@@ -39,7 +45,7 @@ def test_a_new_interaction_may_use_any_key() -> None:
 def test_the_service_tier_of_a_request(asked: dict[str, str], tier: str) -> None:
     """Standard is the tier of a request that names none; the response names the served one."""
     assert new(model="m", **asked).service_tier == tier
-    ledger = InteractionLedger("interactions")
+    ledger = InteractionEvents("interactions")
     ledger.read({"id": "v1_a", "usage": USAGE, **asked})
     assert ledger.usage.service_tier == asked.get("service_tier")
 
@@ -141,15 +147,15 @@ def test_a_decision_is_like_a_generate() -> None:
 )
 def test_the_collection_of_an_id(method: str, path: str, collection: str) -> None:
     """The `id` of a response belongs to what was created or read."""
-    assert collection_of(method, path) == collection
+    assert parse_path(method, path).collection == collection
 
 
 # Responses --------------------------------------------------------------------------------------
 
 
-def read(body: Any, collection: str = "interactions") -> InteractionLedger:
+def read(body: Any, collection: str = "interactions") -> InteractionEvents:
     """Read a whole body."""
-    ledger = InteractionLedger(collection)
+    ledger = InteractionEvents(collection)
     ledger.read(body)
     return ledger
 
@@ -196,7 +202,7 @@ def test_counts_that_are_no_numbers_are_unknown() -> None:
 
 def test_events_are_read() -> None:
     """Ids, the token of a continuation and the tokens; the last one is known."""
-    ledger = InteractionLedger("interactions")
+    ledger = InteractionEvents("interactions")
     usage = {"event_type": "interaction.completed", "interaction": {"id": "v1_a", "usage": USAGE}}
     assert not ledger.feed({"event_type": "x", "interaction_id": "v1_a", "continuation_token": "t"})
     assert ledger.feed(usage)

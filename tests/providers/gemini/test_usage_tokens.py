@@ -10,11 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE
-from keyrot_middleware.core.usage import (
-    parse_object,
-    parse_usage,
-    parse_usage_text,
-)
+from keyrot_middleware.providers.gemini.replies import parse_usage, parse_usage_text
+from keyrot_middleware.providers.openai_protocol import parse_object
 
 COUNTS = st.dictionaries(
     st.sampled_from(

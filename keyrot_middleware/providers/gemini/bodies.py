@@ -9,7 +9,8 @@ from itertools import islice, repeat
 from math import ceil
 from typing import Any
 
-from .spending import service_tier
+from ...core.affinity import CONTINUATION, HANDLE, INTERACTION, TYPED, VOICE
+from ...core.spending import service_tier
 
 # Names of stored resources, and the keys under which requests and responses have them -----------
 #
@@ -34,16 +35,6 @@ _NAME = re.compile(
     rf"((?:models/[^/:?#\s]+/operations|{_COLLECTIONS})/[^/:?#\s]+)(?=[/:?#]|\Z)"
 )
 
-PAGE = "page:"
-CONTINUATION = "continuation:"
-INTERACTION = "interactions/"
-_VOICE = "voices/"
-HANDLE = "handle:"
-"""Of a Live session that can be resumed."""
-UPLOAD = "upload:"
-"""Of an upload in several requests."""
-TYPED = ""
-
 KINDS = {
     **dict.fromkeys(("name", "fileUri", "file_uri", "uri", "fileName", "file_name"), TYPED),
     **dict.fromkeys(("cachedContent", "cached_content", "model", "baseModel"), TYPED),
@@ -53,7 +44,7 @@ KINDS = {
     **dict.fromkeys(("fileSearchStoreNames", "file_search_store_names"), TYPED),
     **dict.fromkeys(("continuationToken", "continuation_token"), CONTINUATION),
     **dict.fromkeys(("previousInteractionId", "previous_interaction_id"), INTERACTION),
-    "voice": _VOICE,
+    "voice": VOICE,
     "handle": HANDLE,
 }
 """The keys that can hold a name, and the prefix of untyped names."""
@@ -73,18 +64,6 @@ _MAX_TOKEN = 64
 """Longer tokens are replaced by their digest."""
 
 
-_UNCERTAIN = ("agents/", "credentials/", "environments/", _VOICE)
-
-
-def is_certain(name: str) -> bool:
-    """Return whether a request that has this *name* in its body names a stored resource.
-
-    Agents, environments and voices may also be Google's own, with ids of the same form; the owner
-    of such a name matters only if it is known.
-    """
-    return not name.startswith(_UNCERTAIN)
-
-
 def add_name(found: dict[str, None], kind: str, value: object) -> None:
     """Add *value* to *found*, if it is a name."""
     if not isinstance(value, str) or not value:
@@ -92,7 +71,7 @@ def add_name(found: dict[str, None], kind: str, value: object) -> None:
     if kind == TYPED:
         if (match := _NAME.match(value)) is not None:
             found[match[1]] = None
-    elif kind in (INTERACTION, _VOICE):
+    elif kind in (INTERACTION, VOICE):
         found[kind + value] = None
     else:
         found[kind + _token(kind, value)] = None

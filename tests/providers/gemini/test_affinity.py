@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from keyrot_middleware.core.affinity import conversation, find_resource_names, parse_path
-from keyrot_middleware.core.request_body import read_body
+from keyrot_middleware.providers.base import Route
+from keyrot_middleware.providers.gemini import Gemini
+from keyrot_middleware.providers.gemini.bodies import read_body
+from keyrot_middleware.providers.gemini.replies import find_resource_names
+from keyrot_middleware.providers.gemini.requests import conversation, parse_path
 
 GENERATE = "models/gemini-2.5-flash:generateContent"
 HOST = "https://generativelanguage.googleapis.com"
@@ -21,60 +24,61 @@ def part(**kind: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("method", "path", "route"),
     [
-        ("post", GENERATE, ("gemini-2.5-flash", "generateContent", "models")),
+        ("post", GENERATE, ("gemini-2.5-flash", "generateContent")),
         (
             "POST",
             "models/x:streamGenerateContent?alt=sse",
-            ("x", "streamGenerateContent", "models"),
+            ("x", "streamGenerateContent"),
         ),
-        ("post", f"/v1beta/{GENERATE}", ("gemini-2.5-flash", "generateContent", "models")),
-        ("post", f"{HOST}/v1/{GENERATE}", ("gemini-2.5-flash", "generateContent", "models")),
+        ("post", f"/v1beta/{GENERATE}", ("gemini-2.5-flash", "generateContent")),
+        ("post", f"{HOST}/v1/{GENERATE}", ("gemini-2.5-flash", "generateContent")),
         (
             "post",
             "tunedModels/x:generateContent",
-            ("tunedModels/x", "generateContent", "tunedModels"),
+            ("tunedModels/x", "generateContent"),
         ),
-        ("get", "models?pageSize=3&pageToken=t", ("", "list", "models")),
-        ("get", "models/x", ("x", "get", "models")),
-        ("get", "models/veo/operations/o1", ("veo", "get", "models")),
-        ("get", "files/abc", ("", "get", "files")),
-        ("get", "files", ("", "list", "files")),
-        ("post", "files:register", ("", "register", "files")),
-        ("post", "upload/{api_version}/files", ("", "files", "files")),
-        ("post", "upload/v1beta/files", ("", "files", "files")),
-        ("get", "download/v1beta/files/abc:download?alt=media", ("", "download", "files")),
-        ("post", "cachedContents", ("", "cachedContents", "cachedContents")),
-        ("patch", "cachedContents/x?updateMask=ttl", ("", "patch", "cachedContents")),
-        ("delete", "fileSearchStores/x?force=True", ("", "delete", "fileSearchStores")),
-        ("get", "fileSearchStores/x/documents", ("", "list", "fileSearchStores")),
+        ("get", "models?pageSize=3&pageToken=t", ("", "list")),
+        ("get", "models/x", ("x", "get")),
+        ("get", "models/veo/operations/o1", ("veo", "get")),
+        ("get", "files/abc", ("", "get")),
+        ("get", "files", ("", "list")),
+        ("post", "files:register", ("", "register")),
+        ("post", "upload/{api_version}/files", ("", "files")),
+        ("post", "upload/v1beta/files", ("", "files")),
+        ("get", "download/v1beta/files/abc:download?alt=media", ("", "download")),
+        ("post", "cachedContents", ("", "cachedContents")),
+        ("patch", "cachedContents/x?updateMask=ttl", ("", "patch")),
+        ("delete", "fileSearchStores/x?force=True", ("", "delete")),
+        ("get", "fileSearchStores/x/documents", ("", "list")),
         (
             "post",
             "upload/{api_version}/fileSearchStores/x:uploadToFileSearchStore",
-            ("", "uploadToFileSearchStore", "fileSearchStores"),
+            ("", "uploadToFileSearchStore"),
         ),
-        ("post", "batches/x:cancel", ("", "cancel", "batches")),
-        ("post", "interactions/i/cancel", ("", "cancel", "interactions")),
+        ("post", "batches/x:cancel", ("", "cancel")),
+        ("post", "interactions/i/cancel", ("", "cancel")),
         (
             "post",
             f"publishers/google/{GENERATE}",
-            ("gemini-2.5-flash", "generateContent", "models"),
+            ("gemini-2.5-flash", "generateContent"),
         ),
         (
             "post",
             "/v1beta1/publishers/google/models/x:streamGenerateContent?alt=sse",
-            ("x", "streamGenerateContent", "models"),
+            ("x", "streamGenerateContent"),
         ),
-        ("get", "publishers/google/models", ("", "list", "models")),
-        ("post", "models/x", ("x", "post", "models")),
-        ("get", "", ("", "get", "")),
-        ("get", "https://host", ("", "get", "")),
+        ("get", "publishers/google/models", ("", "list")),
+        ("post", "models/x", ("x", "post")),
+        ("get", "", ("", "get")),
+        ("get", "https://host", ("", "get")),
     ],
 )
 def test_paths_are_read_as_the_sdk_writes_them(
-    method: str, path: str, route: tuple[str, str, str]
+    method: str, path: str, route: tuple[str, str]
 ) -> None:
-    """Model, verb and collection come out of every form of path, in every version of the SDK."""
-    assert parse_path(method, path)[:3] == route
+    """Model and verb come out of every form of path, in every version of the SDK."""
+    found = parse_path(method, path)
+    assert (found.model, found.verb) == route
 
 
 @pytest.mark.parametrize(
@@ -326,3 +330,22 @@ def test_vertex_ai_writes_names_in_full() -> None:
     assert parse_path("get", name).names == ("cachedContents/c",)
     operation = "projects/1/locations/l/publishers/google/models/veo/operations/o"
     assert read_body({"operationName": operation})[1] == ("models/veo/operations/o",)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("models/a:generateContent", "models/b:generateContent"),
+        ("models/a:streamGenerateContent?alt=sse", "models/b:streamGenerateContent?alt=sse"),
+        (
+            "publishers/google/models/a:generateContent",
+            "publishers/google/models/b:generateContent",
+        ),
+        ("{api_version}/models/a:generateContent", "{api_version}/models/b:generateContent"),
+        ("models/ab:generateContent", None),
+    ],
+)
+def test_the_model_in_a_path(path: str, expected: str | None) -> None:
+    """Only the model changes."""
+    found = Gemini().with_model(Route("generateContent"), path, b"{}", ("a", "b"))
+    assert found == (None if expected is None else (expected, b"{}"))

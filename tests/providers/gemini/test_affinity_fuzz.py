@@ -7,8 +7,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyrot_middleware.core.affinity import conversation, find_resource_names, parse_path
-from keyrot_middleware.core.request_body import read_body
+from keyrot_middleware.providers.gemini.bodies import read_body
+from keyrot_middleware.providers.gemini.replies import find_resource_names
+from keyrot_middleware.providers.gemini.requests import conversation, parse_path
 
 TEXTS = st.text(max_size=30) | st.sampled_from(["files/a", "https://h/v1/files/a", "corpora/", ""])
 KEYS = (

@@ -14,6 +14,19 @@ GROUP = "keyrot_middleware.providers"
 _BUILT_IN = {
     "gemini_api": "gemini:Gemini",
     "vertex_express": "gemini:VertexExpress",
+    "openai": "openai:OpenAI",
+    "anthropic": "anthropic:Anthropic",
+    "openrouter": "openrouter:OpenRouter",
+    "groq": "groq:Groq",
+    "mistral": "mistral:Mistral",
+    "xai": "others:XAI",
+    "deepseek": "others:DeepSeek",
+    "azure-openai": "others:AzureOpenAI",
+    "together": "others:Together",
+    "fireworks": "others:Fireworks",
+    "cerebras": "others:Cerebras",
+    "perplexity": "others:Perplexity",
+    "cohere": "others:Cohere",
 }
 """Module and class of each platform."""
 

@@ -19,15 +19,15 @@ MAX_COUNT = 10**18
 
 
 def parse_usage(body: Mapping[str, Any]) -> Usage:
-    """Return the usage of a response, or of a chunk of one.
+    """Return the usage of a response, or of a chunk of one; of the Responses API too.
 
     Thoughts are in `total_tokens` whether or not `completion_tokens` has them.
     """
     counts = body.get("usage")
     counts = counts if isinstance(counts, Mapping) else _NONE
+    asked, answer = ("prompt", "completion") if "prompt_tokens" in counts else ("input", "output")
     sent, received, total = (
-        as_count(counts.get(name))
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+        as_count(counts.get(f"{what}_tokens")) for what in (asked, answer, "total")
     )
     if sent is not None and total is not None and total > sent:
         received = max(received or 0, total - sent)
@@ -39,8 +39,8 @@ def parse_usage(body: Mapping[str, Any]) -> Usage:
     return Usage(
         sent,
         received,
-        _detail(counts, "prompt_tokens_details", "cached_tokens"),
-        _detail(counts, "completion_tokens_details", "reasoning_tokens"),
+        _detail(counts, f"{asked}_tokens_details", "cached_tokens"),
+        _detail(counts, f"{answer}_tokens_details", "reasoning_tokens"),
         as_text(body.get("model")),
         as_text(body.get("id")),
         tuple(reason for reason in reasons if isinstance(reason, str)),

@@ -78,6 +78,7 @@ class Head:
         now: The time of the header `Date`, epoch seconds.
         length: Of the whole body, bytes; None: the body comes in chunks.
         headers: More headers.
+        front_end: Those of the service's front end.
     """
 
     status: int
@@ -85,6 +86,7 @@ class Head:
     now: float
     length: int | None
     headers: tuple[tuple[str, str], ...] = ()
+    front_end: tuple[tuple[str, str], ...] = _FRONT_END
 
     def response(self) -> h11.Response:
         """Return it as h11 sends it."""
@@ -92,7 +94,7 @@ class Head:
         if self.length is not None:
             framing = ("Content-Length", str(self.length))
         date = formatdate(int(self.now), usegmt=True)
-        fixed = (("Content-Type", self.content_type), ("Date", date), *_FRONT_END)
+        fixed = (("Content-Type", self.content_type), ("Date", date), *self.front_end)
         return h11.Response(
             status_code=self.status,
             headers=[*fixed, *self.headers, framing],

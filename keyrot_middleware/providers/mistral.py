@@ -1,0 +1,63 @@
+"""Mistral's API: OpenAI's protocol, with errors of its gateway's and of its own.
+
+Sources of the rows: recorded replies (tests/providers/recorded.jsonl) and messages in public
+issues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core.failures import FIRST_RULES, Rule, of_model, paced, rejected, until_minute_end
+from .base import Reported
+from .openai import SHARED_RULES, OpenAILike, any_of
+
+
+class Mistral(OpenAILike):
+    """api.mistral.ai and its regions."""
+
+    name = platform = "mistral"
+    otel = "mistral_ai"
+    title = "Mistral"
+    hosts = ("api.mistral.ai", "api.eu.mistral.ai", "api.us.mistral.ai")
+    variables = ("MISTRAL_API_KEY",)
+    project_word = "workspace"
+    limit_headers = tuple(
+        f"x-ratelimit-{word}-{kind}-minute"
+        for kind in ("req", "tokens")
+        for word in ("limit", "remaining")
+    )
+    rules = (
+        *FIRST_RULES,
+        rejected("key_invalid", (401,), text=r"^Invalid API Key"),
+        Rule("overloaded", (429, 503), text=r"^Service tier capacity exceeded", retry=True),
+        paced(
+            "rate_limit",
+            reasons=any_of("RATE_LIMITED"),
+            text=r"^Requests rate limit exceeded",
+            until=until_minute_end,
+        ),
+        of_model("model_denied", (403,)),
+        *SHARED_RULES,
+    )
+
+    def open(self, body: object) -> Mapping[Any, Any]:
+        """Return the object of a failed response; its gateway writes `{"detail": "…"}`."""
+        error = super().open(body)
+        detail = error.get("detail")
+        if isinstance(detail, str):
+            return {"message": detail, "code": None}
+        return {"code": None, **error} if isinstance(body, dict) and "message" in error else error
+
+    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+        """Return the limits that the headers of a success name; they name no reset."""
+        found = []
+        for kind, limit in (("req", "rpm"), ("tokens", "tpm")):
+            of, left = (
+                headers.get(f"x-ratelimit-{word}-{kind}-minute") or ""
+                for word in ("limit", "remaining")
+            )
+            if of.isdecimal() and left.isdecimal():
+                found.append(Reported(limit, int(of), int(left)))  # type: ignore[arg-type]  # one of the three
+        return found

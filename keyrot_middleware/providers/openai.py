@@ -1,0 +1,370 @@
+"""OpenAI's API, and what the APIs that speak its protocol have in common.
+
+Sources of the rows: the reference and the help center of OpenAI, and recorded replies
+(tests/providers/recorded.jsonl).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import islice, repeat
+from math import ceil
+from typing import Any
+
+from ..core.failures import (
+    FIRST_RULES,
+    LAST_RULES,
+    MAX_MESSAGE,
+    FailureFacts,
+    ParsedError,
+    QuotaViolation,
+    Rule,
+    error_words,
+    for_a_day,
+    for_an_hour,
+    objects,
+    of_billing,
+    of_model,
+    of_project,
+    open_error,
+    paced,
+    rejected,
+    rejected_for_long,
+    retry_after_s,
+    sane_delay,
+    seconds,
+    until_minute_end,
+    until_retry_info,
+)
+from ..core.model import NO_USAGE, CallInfo, Usage
+from .base import Events, Provider, Reported, Route
+from .openai_protocol import ChatEvents, parse_text, parse_usage
+
+# Requests -----------------------------------------------------------------------------------------
+
+_STATELESS = {
+    "chat/completions": "chat",
+    "completions": "text_completion",
+    "embeddings": "embeddings",
+    "responses": "chat",
+    "responses/input_tokens": "count_tokens",
+    "ocr": "ocr",
+    "fim/completions": "text_completion",
+    **{
+        path: path.replace("/", "_")
+        for path in (
+            *("images/generations", "images/edits", "images/variations", "moderations"),
+            *("audio/speech", "audio/transcriptions", "audio/translations"),
+        )
+    },
+}
+"""What stores nothing, or only its own response: any key may send it."""
+_API = re.compile(
+    r"/(?=(?:(?:chat|fim)/completions|completions|ocr|responses|embeddings|images|audio|moderations|files"
+    r"|batches|uploads|vector_stores|containers|conversations|videos|fine_tuning|assistants"
+    r"|threads|evals|models(?!/(?:chat|embeddings)))(?:/|\Z))"
+)
+"""Where the path of the API begins, behind a version and whatever a gateway has in front."""
+_DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
+"""Azure's name of a model."""
+
+
+@lru_cache(maxsize=1024)
+def _route(method: str, path: str) -> Route | None:
+    begin = _API.search(path)
+    if begin is None:
+        return None
+    rest = path[begin.end() :].rstrip("/")
+    verb, reads = _STATELESS.get(rest), method.upper() == "GET"
+    if verb is not None and method.upper() == "POST":
+        found = _DEPLOYMENT.search(path)
+        protocol = "responses" if rest == "responses" else ""
+        counts = verb != "count_tokens"
+        return Route(verb, found[1] if found else "", counts_in_quota=counts, protocol=protocol)
+    parts = rest.split("/")
+    if parts[0] == "models" and reads:
+        return Route("get" if parts[1:] else "list", counts_in_quota=False)
+    names = tuple(parts[2 if parts[0] in ("chat", "fine_tuning") else 1 :: 2])
+    return Route(
+        method.lower() if names else "list" if reads else parts[0],
+        names=names,
+        bound_to_owner=True,
+        idempotent=reads,
+        counts_in_quota=False,
+        protocol="stored",
+    )
+
+
+_ID = re.compile(
+    r"(?:file|batch|msgbatch|resp|vs|cntr|conv|upload|asst|thread|pmpt|video)[-_][\w-]{6,}"
+)
+_NOT_TEXT = frozenset({"model", "role", "type", "id", "url", "image_url", "data", "detail"})
+_MEDIA = 1_000.0
+"""Tokens of an image, a file or a recording: the response corrects it."""
+_MAX_CONTAINERS = 100_000
+
+
+def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
+    """Return the estimated input tokens of a request, and the stored things that it names."""
+    found: dict[str, None] = {}
+    total, nodes = 0.0, [body]
+    for node in islice(nodes, _MAX_CONTAINERS):  # which grows meanwhile
+        for key, value in node.items() if isinstance(node, dict) else zip(repeat(""), node):
+            if isinstance(value, dict | list):
+                nodes.append(value)  # type: ignore[arg-type]  # a list is read like an object
+            elif isinstance(value, str):
+                if key not in _NOT_TEXT:
+                    total += len(value if value.isascii() else value.encode(errors="replace")) / 4
+                elif key in ("url", "image_url", "data"):
+                    total += _MEDIA
+                if len(value) < 100 and _ID.fullmatch(value):
+                    found[value] = None
+    return ceil(total), tuple(found)
+
+
+# Replies ------------------------------------------------------------------------------------------
+
+
+class ResponsesEvents(Events):
+    """Reads the stream of a response of the Responses API."""
+
+    marks = (b'"response":', b'"error"')
+
+    def __init__(self) -> None:
+        self.usage: Usage = NO_USAGE
+        self.names: tuple[str, ...] = ()
+
+    def feed(self, event: Mapping[str, Any]) -> bool:
+        """Add an event; return whether it is the last one."""
+        response = event.get("response")
+        if isinstance(response, Mapping):
+            self.names = _stored(response)
+            if response.get("usage"):
+                self.usage = parse_usage(response)
+        kind = event.get("type")
+        return kind in ("response.completed", "response.incomplete", "response.failed")
+
+    def is_error(self, event: Mapping[str, Any]) -> bool:
+        """Return whether an event is an error."""
+        return event.get("type") in ("error", "response.failed") or bool(event.get("error"))
+
+
+def _stored(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the stored things that a reply names."""
+    if body.get("object") == "response" and body.get("store") is False:
+        return ()
+    items = (body, *objects(body.get("data")), *objects(body.get("output")))
+    names = ("id", "output_file_id", "error_file_id", "container_id")
+    found = (item.get(name) for item in items for name in names)
+    return tuple(one for one in dict.fromkeys(found) if isinstance(one, str) and one)
+
+
+def six_limits(
+    headers: Mapping[str, str], now: float, *, requests: str = "", milliseconds: bool = False
+) -> Iterator[Reported]:
+    """Read `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`.
+
+    Args:
+        headers: Of a success.
+        now: Epoch seconds.
+        requests: `rpm` or `rpd`: of what the requests are; empty: their reset shows it, since it is
+            the time until all are left again.
+        milliseconds: A reset without a unit is in them.
+    """
+    for kind in ("requests", "tokens"):
+        limit = _count(headers.get(f"x-ratelimit-limit-{kind}"))
+        left = _count(headers.get(f"x-ratelimit-remaining-{kind}"))
+        if not limit:
+            continue
+        text = headers.get(f"x-ratelimit-reset-{kind}") or ""
+        reset = seconds(text if text[-1:].isalpha() else f"{text}{'ms' if milliseconds else 's'}")
+        name = "tpm" if kind == "tokens" else requests
+        if not name:
+            period = (reset or 0) * limit / max(limit - (left or 0), 1)
+            name = "rpd" if period > _HOUR_S else "rpm"
+        yield Reported(name, limit, left, None if reset is None else now + reset)  # type: ignore[arg-type]  # one of the three
+
+
+_HOUR_S = 3_600.0
+
+
+def next_month(now: float) -> float:
+    """Return when the next month begins in UTC."""
+    today = datetime.fromtimestamp(now, UTC)
+    return datetime(today.year + today.month // 12, today.month % 12 + 1, 1, tzinfo=UTC).timestamp()
+
+
+def _count(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+# Failures -----------------------------------------------------------------------------------------
+
+_LIMIT = re.compile(
+    r"on (?P<what>requests|tokens) per (?P<unit>min|day)\w* \([RT]P[MD]\): "
+    r"Limit (?P<limit>\d{1,12}), Used \d{1,12}, Requested (?P<requested>\d{1,12})"
+)
+"""OpenAI's and Groq's: the headers do not tell an exhausted day from a minute."""
+_AGAIN = re.compile(r"(?:try again|retry after|retry) in ([\d.hms]{2,20})\b")
+_CODES = {
+    **dict.fromkeys(("INVALID_API_KEY", "AUTHENTICATION_ERROR"), 401),
+    **dict.fromkeys(("RATE_LIMIT_EXCEEDED", "RATE_LIMIT_ERROR", "INSUFFICIENT_QUOTA"), 429),
+    **dict.fromkeys(("SERVER_ERROR", "API_ERROR"), 500),
+    **dict.fromkeys(("SERVER_IS_OVERLOADED", "OVERLOADED_ERROR"), 503),
+    "INVALID_REQUEST_ERROR": 400,
+}
+"""What an error inside a stream means, which has no HTTP code."""
+
+
+def any_of(*words: str) -> frozenset[str]:
+    """Return words that a rule looks for."""
+    return frozenset(words)
+
+
+LIMIT_RULES = (
+    Rule("too_large", (413, 429), reasons=any_of("REQUESTED_OVER_LIMIT")),
+    paced("quota_day", quota="perday", until=until_retry_info, may_wait=False),
+    paced("quota_minute", quota="perminute", until=until_minute_end),
+)
+"""Of the providers whose messages name the window."""
+SHARED_RULES = (
+    Rule("overloaded", (529,), retry=True),
+    of_billing("payment_required", (402,), until=for_an_hour),
+    paced("rate_limit", until=until_minute_end),
+    *LAST_RULES,
+)
+"""Of all of them, after their own."""
+
+
+class OpenAILike(Provider):
+    """What the providers that speak OpenAI's protocol share."""
+
+    rules: tuple[Rule, ...] = (
+        *FIRST_RULES,
+        rejected("key_invalid", (401,)),
+        *LIMIT_RULES,
+        *SHARED_RULES,
+    )
+
+    def route(self, method: str, url: str) -> Route | None:
+        """Return what a request is."""
+        return _route(method, url.partition("?")[0])
+
+    def read_request(self, route: Route, body: Mapping[str, Any]) -> CallInfo:
+        """Read a request."""
+        tokens, names = read_body(body)
+        tokens = tokens if route.counts_in_quota else 0
+        model = body.get("model")
+        return CallInfo(
+            route.model or (model if isinstance(model, str) else ""),
+            route.verb,
+            tokens,
+            tokens,
+            stream=body.get("stream") is True,
+            bound_to_owner=route.bound_to_owner or bool(names),
+            idempotent=route.idempotent,
+            resources=(*route.names, *names),
+            counts_in_quota=route.counts_in_quota,
+        )
+
+    def read_reply(
+        self, route: Route, text: str, *, in_full: bool
+    ) -> tuple[Usage, tuple[str, ...]]:
+        """Return usage and stored things of a whole response."""
+        usage, body = parse_text(text, in_full=in_full or bool(route.protocol))
+        return usage, _stored(body) if route.protocol else ()
+
+    def events(self, route: Route) -> Events:
+        """Return what reads the stream of a response."""
+        return ResponsesEvents() if route.protocol == "responses" else ChatEvents()
+
+    def open(self, body: object) -> Mapping[Any, Any]:
+        """Return the object of a failed response that has `message` and `code`."""
+        return open_error(body.get("response", body) if isinstance(body, dict) else body)
+
+    def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
+        """Return what a failed response says."""
+        error = self.open(facts.body)
+        message, words = error.get("message"), error_words(error, "type", "code")
+        message = message.strip()[:MAX_MESSAGE] if isinstance(message, str) else ""
+        code = facts.code or next((_CODES[word] for word in words if word in _CODES), None)
+        if not code and isinstance(number := error.get("code"), int):
+            code = number
+        quotas: tuple[QuotaViolation, ...] = ()
+        if (found := _LIMIT.search(message)) is not None:
+            kind = "requests" if found["what"] == "requests" else "inputtokens"
+            unit = "perday" if found["unit"] == "day" else "perminute"
+            quotas = (QuotaViolation(f"{kind}{unit}permodel", int(found["limit"])),)
+            if int(found["requested"]) > int(found["limit"]):
+                words |= {"REQUESTED_OVER_LIMIT"}
+        again = _AGAIN.search(message)
+        shaped = bool(message) and ("code" in error or "type" in error)
+        return ParsedError(
+            code,
+            message,
+            words,
+            quotas,
+            self._delay(facts, now) or (sane_delay(seconds(again[1]) or 0) if again else None),
+            has_shape=shaped,
+            is_sure=shaped,
+        )
+
+    def _delay(self, facts: FailureFacts, now: float) -> float | None:
+        exact = _count((facts.headers or {}).get("retry-after-ms"))
+        return sane_delay(exact / 1_000) if exact else retry_after_s(facts.retry_after, now)
+
+
+_SPENT = any_of("ORGANIZATION_SPEND_LIMIT_EXCEEDED", "ORGANIZATION_USAGE_LIMIT_EXCEEDED")
+
+
+class OpenAI(OpenAILike):
+    """api.openai.com."""
+
+    name = platform = otel = "openai"
+    title = "OpenAI"
+    hosts = ("api.openai.com",)
+    variables = ("OPENAI_API_KEY",)
+    base_url_variable = "OPENAI_BASE_URL"
+    limit_headers = tuple(
+        f"x-ratelimit-{word}-{kind}"
+        for kind in ("requests", "tokens")
+        for word in ("limit", "remaining", "reset")
+    )
+    rules = (
+        *FIRST_RULES,
+        rejected("key_invalid", (401,), reasons=any_of("INVALID_API_KEY")),
+        rejected_for_long(
+            "key_denied",
+            (401,),
+            reasons=any_of("ACCOUNT_DEACTIVATED"),
+            text=r"^You must be a member of an organization",
+        ),
+        rejected("key_restricted", (401,), text=r"^Your IP is not authorized|^IP not authorized"),
+        of_project(
+            "project_cap", reasons=any_of("PROJECT_SPEND_LIMIT_EXCEEDED"), until=for_an_hour
+        ),
+        of_billing("billing_cap", reasons=_SPENT, until=for_an_hour),
+        of_billing(
+            "credit_depleted",
+            (429,),
+            reasons=any_of("INSUFFICIENT_QUOTA", "CREDIT_BALANCE_EXHAUSTED"),
+            until=for_an_hour,
+        ),
+        *LIMIT_RULES,
+        of_model("rate_limit", (429,), reasons=any_of("SLOW_DOWN"), until=until_retry_info),
+        of_model(
+            "model_denied",
+            (400, 404),
+            reasons=any_of("MODEL_NOT_FOUND"),
+            until=for_a_day,
+            max_rotations=1,
+        ),
+        *SHARED_RULES,
+    )
+
+    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+        """Return the limits that the headers of a success name."""
+        return tuple(six_limits(headers, now))

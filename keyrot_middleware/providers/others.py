@@ -1,0 +1,279 @@
+"""Rows: providers that speak OpenAI's protocol, or nearly, and differ by a few lines each.
+
+Sources: recorded replies (tests/providers/recorded.jsonl), each provider's documentation, and
+messages in public issues. What is not verified is not here: such a failure is raised, and penalizes
+no key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from ..core.failures import (
+    FIRST_RULES,
+    LAST_RULES,
+    FailureFacts,
+    ParsedError,
+    Rule,
+    for_a_day,
+    for_an_hour,
+    of_billing,
+    of_model,
+    paced,
+    rejected,
+    until_minute_end,
+    until_retry_info,
+)
+from ..core.model import Usage
+from .base import Reported, Route
+from .openai import SHARED_RULES, OpenAI, OpenAILike, any_of, next_month, six_limits
+from .openai_protocol import parse_object
+
+
+class XAI(OpenAILike):
+    """api.x.ai, by HTTP; its gRPC passes through untouched."""
+
+    name = platform = "xai"
+    otel = "x_ai"
+    title = "xAI"
+    hosts = ("api.x.ai",)
+    variables = ("XAI_API_KEY",)
+    project_word = account_word = "team"
+    limit_headers = OpenAI.limit_headers
+    rules = (
+        *FIRST_RULES,
+        rejected("key_invalid", (400,), text=r"^Incorrect API key provided"),
+        rejected("unauthorized", (401,)),
+        of_billing(
+            "credit_depleted",
+            (403, 429),
+            text=r"used all available credits or reached its monthly spending limit",
+            until=for_an_hour,
+        ),
+        paced("rate_limit", until=until_minute_end),
+        *LAST_RULES,
+    )
+
+    def open(self, body: object) -> Mapping[Any, Any]:
+        """Return the object of a failed response: `{"code": "…", "error": "…"}`."""
+        if isinstance(body, dict) and isinstance(body.get("error"), str):
+            return {"message": body["error"], "code": body.get("code")}
+        return super().open(body)
+
+    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+        """Return the limits that the headers of a success name."""
+        return tuple(six_limits(headers, now, requests="rpm"))
+
+
+class DeepSeek(OpenAILike):
+    """api.deepseek.com, which limits concurrency alone."""
+
+    name = platform = otel = "deepseek"
+    title = "DeepSeek"
+    hosts = ("api.deepseek.com",)
+    variables = ("DEEPSEEK_API_KEY",)
+    project_word = account_word = "account"
+    rules = (
+        *FIRST_RULES,
+        rejected("key_invalid", (401,), reasons=any_of("AUTHENTICATION_ERROR")),
+        of_billing("credit_depleted", (402,), until=for_an_hour),
+        of_model("rate_limit", (429,)),
+        *LAST_RULES,
+    )
+
+
+class AzureOpenAI(OpenAILike):
+    """A resource of Azure OpenAI; KEYROT_ALLOWED_HOSTS names its host."""
+
+    name = platform = "azure-openai"
+    otel = "azure.ai.openai"
+    title = "Azure OpenAI"
+    variables = ("AZURE_OPENAI_API_KEY",)
+    base_url_variable = "AZURE_OPENAI_ENDPOINT"
+    project_word, account_word = "deployment", "subscription"
+    key_header, key_scheme = "api-key", ""
+    key_headers = ("api-key", "authorization")
+    limit_headers = OpenAI.limit_headers
+    rules = (
+        *FIRST_RULES,
+        rejected(
+            "key_invalid",
+            (401,),
+            text=r"^Access denied due to invalid subscription key or wrong API",
+        ),
+        paced(
+            "rate_limit",
+            reasons=any_of("RATELIMITREACHED", "429"),
+            until=until_minute_end,
+            max_rotations=5,
+        ),
+        *LAST_RULES,
+    )
+
+    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+        """Return the limits that the headers of a success name, without their resets.
+
+        Those were milliseconds once, and are seconds now.
+        """
+        found = six_limits(headers, now, requests="rpm")
+        return tuple(one._replace(until=None) for one in found)
+
+
+class Together(OpenAILike):
+    """api.together.ai, whose limits change with the use."""
+
+    name = platform = otel = "together"
+    title = "Together AI"
+    hosts = ("api.together.ai", "api.together.xyz")
+    variables = ("TOGETHER_API_KEY",)
+    rules = (
+        *FIRST_RULES,
+        rejected("key_invalid", (401,)),
+        of_billing("payment_required", (402,), until=for_an_hour),
+        of_model(
+            "rate_limit",
+            (429,),
+            reasons=any_of("DYNAMIC_REQUEST_LIMITED", "DYNAMIC_TOKEN_LIMITED"),
+            until=until_retry_info,
+        ),
+        *LAST_RULES,
+    )
+
+    def open(self, body: object) -> Mapping[Any, Any]:
+        """Return the object of a failed response; its words may stand in `error_type`."""
+        error = super().open(body)
+        return {**error, "type": error["error_type"]} if "error_type" in error else error
+
+
+class Fireworks(OpenAILike):
+    """api.fireworks.ai."""
+
+    name = platform = otel = "fireworks"
+    title = "Fireworks"
+    hosts = ("api.fireworks.ai",)
+    variables = ("FIREWORKS_API_KEY",)
+    project_word = account_word = "account"
+    rules = (
+        *FIRST_RULES,
+        rejected("key_invalid", (401, 403)),
+        of_billing("billing_cap", (412,), text=r"^Account \S+ is suspended", until=for_an_hour),
+        of_billing("payment_required", (402,), until=for_an_hour),
+        of_model("rate_limit", (429,), until=until_retry_info),
+        *LAST_RULES,
+    )
+
+
+class Cerebras(OpenAILike):
+    """api.cerebras.ai."""
+
+    name = platform = otel = "cerebras"
+    title = "Cerebras"
+    hosts = ("api.cerebras.ai",)
+    variables = ("CEREBRAS_API_KEY",)
+    rules = (
+        *FIRST_RULES,
+        rejected("key_invalid", (401,)),
+        paced(
+            "quota_minute",
+            text=r"^(?:Requests|Tokens) per minute limit exceeded",
+            until=until_minute_end,
+        ),
+        of_model("model_denied", (404,), until=for_a_day, max_rotations=1),
+        *SHARED_RULES,
+    )
+
+
+class Perplexity(OpenAILike):
+    """api.perplexity.ai."""
+
+    name = platform = otel = "perplexity"
+    title = "Perplexity"
+    hosts = ("api.perplexity.ai",)
+    variables = ("PERPLEXITY_API_KEY",)
+    project_word = account_word = "account"
+    rules = (
+        *FIRST_RULES,
+        rejected("key_invalid", (401,), reasons=any_of("INVALID_API_KEY")),
+        of_model("rate_limit", (429,)),
+        *LAST_RULES,
+    )
+
+
+_COHERE = re.compile(r"/v[12]/(chat|embed|rerank|classify|tokenize|detokenize|models)\Z")
+
+
+@lru_cache(maxsize=64)
+def _cohere_route(path: str) -> Route | None:
+    found = _COHERE.search(path)
+    verb = {"embed": "embeddings"}.get(found[1], found[1]) if found else ""
+    return Route(verb, counts_in_quota=verb != "models") if verb else None
+
+
+class Cohere(OpenAILike):
+    """api.cohere.com: a protocol of its own, and trial keys with limits of their own."""
+
+    name = platform = otel = "cohere"
+    title = "Cohere"
+    hosts = ("api.cohere.com", "api.cohere.ai")
+    variables = ("CO_API_KEY", "COHERE_API_KEY")
+    limit_headers = ("x-trial-endpoint-call-limit", "x-trial-endpoint-call-remaining")
+    rules = (
+        *FIRST_RULES,
+        rejected(
+            "key_invalid",
+            (401,),
+            text=r"^(?:Incorrect API key provided|invalid api token|Your API key has expired)",
+        ),
+        of_billing(
+            "billing_cap",
+            (402,),
+            text=r"^Maximum billing reached for this API key",
+            until=lambda _parsed, now: next_month(now),
+        ),
+        of_billing(
+            "payment_required",
+            (402,),
+            text=r"^Please add or update your payment method",
+            until=for_an_hour,
+        ),
+        paced(
+            "quota_minute",
+            text=r"per minute request limit|calls / minute|tokens per minute",
+            until=until_minute_end,
+        ),
+        Rule("model_not_found", (404,), text=r"^model '"),
+        *LAST_RULES,
+    )
+
+    def route(self, method: str, url: str) -> Route | None:
+        """Return what a request is."""
+        return _cohere_route(url.partition("?")[0])
+
+    def read_reply(
+        self, route: Route, text: str, *, in_full: bool
+    ) -> tuple[Usage, tuple[str, ...]]:
+        """Return the usage of a whole response: what is billed."""
+        body = parse_object(text)
+        found = body.get("usage") or body.get("meta")
+        units = found.get("billed_units") if isinstance(found, dict) else None
+        units = units if isinstance(units, dict) else {}
+        sent, received = units.get("input_tokens"), units.get("output_tokens")
+        return Usage(
+            int(sent) if isinstance(sent, int | float) else None,
+            int(received) if isinstance(received, int | float) else None,
+        ), ()
+
+    def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
+        """Return what a failed response says: `{"id": "…", "message": "…"}`."""
+        parsed = super().parse_error(facts, now)
+        return parsed._replace(has_shape=isinstance(facts.body, dict), is_sure=False)
+
+    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+        """Return the limits that the headers of a success of a trial key name."""
+        of, left = (headers.get(name) or "" for name in self.limit_headers)
+        if not (of.isdecimal() and left.isdecimal()):
+            return ()
+        return (Reported("rpm", int(of), int(left)),)

@@ -1,28 +1,38 @@
-"""A lease is settled exactly once, whenever and however a real task or thread is stopped."""
+"""A lease is settled exactly once, whenever and however a call, a stream or a session ends."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import pytest
-from support.pool import INFO, STREAMED, Rig, key
-from support.replies import Chunks, minute
+from support.pool import INFO, STREAMED, Rig, in_flight, key
+from support.replies import OK, Chunks, invalid, minute
 
-from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits
-from keyrot_middleware.runtime.runner import AsyncRelay, run
+from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope, Verdict
+from keyrot_middleware.runtime import runner
+from keyrot_middleware.runtime.runner import AsyncRelay
+
+ABANDONED, FAILURE, SUCCESS = LeaseOutcome.ABANDONED, LeaseOutcome.FAILURE, LeaseOutcome.SUCCESS
 
 
 @pytest.fixture
 def rig() -> Rig:
-    """Make a pool of one key."""
     return Rig(key("a", Limits(tpm=1_000)), max_wait_s=60.0)
 
 
-def _raised(exhausted: BaseException) -> BaseException:
-    return exhausted
+class _NoKeyError(Exception):
+    """What a program of the adapter expects."""
+
+
+def _no_key(exhausted: Exhausted) -> BaseException:
+    return _NoKeyError(dict(exhausted.unavailable.blocks))
 
 
 def kinds(rig: Rig) -> list[LeaseOutcome]:
@@ -36,10 +46,18 @@ def tokens(rig: Rig) -> int:
     return rig.state.snapshot(rig.selector.keys.values())["a"].used[0].tokens_minute
 
 
+async def ticks(times: int = 5) -> None:
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+async def hang(_: Any) -> Any:
+    await asyncio.Event().wait()
+
+
 async def stopped(task: asyncio.Task[Any], times: int = 1) -> None:
     """Cancel *task* so many times, and let it end."""
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await ticks()
     for _ in range(times):
         task.cancel()
         await asyncio.sleep(0)
@@ -47,62 +65,89 @@ async def stopped(task: asyncio.Task[Any], times: int = 1) -> None:
         await task
 
 
-class Hanging(Chunks):
-    """A stream without a second chunk; closing it takes a while too."""
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        """Yield one chunk."""
-        self.given += 1
-        yield 1
-        await asyncio.Event().wait()
-
-    async def aclose(self) -> None:
-        """Take some iterations of the loop."""
-        for _ in range(3):
-            await asyncio.sleep(0)
-        self.closed += 1
-
-
 async def open_stream(rig: Rig, chunks: Chunks) -> AsyncRelay:
-    """Begin a streamed call."""
     rig.will("a", chunks)
     relay: AsyncRelay = await rig.aopen()
     return relay
 
 
-def test_a_stream_under_another_loop_than_asyncios(rig: Rig) -> None:
-    """A stream opened without asyncio is returned, and settled when it is dropped unread."""
-    opening = open_stream(rig, Chunks(1, 2))
-    with pytest.raises(StopIteration) as opened:
-        opening.send(None)
-    assert isinstance(opened.value.value, AsyncRelay)
-    del opened
-    gc.collect()
-    assert kinds(rig) == [LeaseOutcome.ABANDONED]
+# What a call returns ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_a_call_and_a_stream_rotate_until_they_are_served(way: str) -> None:
+    """The first key that serves answers; a stream is settled with its usage at its end."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0.0)
+    rig.will("a", invalid())
+    assert (rig.call() if way == "sync" else await rig.acall()) == OK.response
+    rig.state.reset(rig.selector.keys["a"])
+    rig.will("a", minute("30s"))
+    rig.will("b", Chunks(1, 2, 3))
+    assert (rig.call(STREAMED) if way == "sync" else await rig.acall(STREAMED)) == [1, 2, 3]
+    assert rig.sent == ["a", "b", "a", "b"]
+    assert rig.state.settled[-1][1].usage.input_tokens == 6
+    assert kinds(rig) == [FAILURE, SUCCESS] * 2
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_no_key_raises_what_the_adapter_has_made(way: str) -> None:
+    """Outside of any handler, with nothing behind it."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0.0)
+    rig.will("a", invalid())
+    rig.will("b", minute("30s"))
+    with pytest.raises(_NoKeyError) as caught:
+        if way == "sync":
+            runner.run(rig.pool, rig.make(STREAMED), rig.send, _no_key)
+        else:
+            await runner.arun(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
+    assert caught.value.args[0].keys() == {"a", "b"}
+    assert caught.value.__context__ is None
+    rig.state.check()
+
+
+async def test_an_async_session_keeps_its_lease_until_it_is_closed() -> None:
+    rig = Rig(key("a", Limits(max_concurrency=1)))
+    rig.will("a", Chunks("the session"))
+    opened, relay = await runner.ahold(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
+    assert opened == "the session"
+    assert in_flight(rig.state) == {"a": 1}
+    await relay.aclose()
+    assert not in_flight(rig.state)
+    assert kinds(rig) == [ABANDONED]
+
+
+# Tasks that are stopped ------------------------------------------------------------------------
 
 
 async def test_a_task_cancelled_while_it_sends(rig: Rig) -> None:
     """The request may have counted: abandoned, its reservation kept, no key penalized."""
-
-    async def hang(_: Lease) -> Any:
-        await asyncio.Event().wait()
-
     rig.asend = hang  # type: ignore[method-assign]
     await stopped(asyncio.create_task(rig.acall()))
-    assert kinds(rig) == [LeaseOutcome.ABANDONED]
-    assert tokens(rig) == INFO.tokens
+    coroutine = rig.acall()
+    coroutine.send(None)
+    coroutine.close()  # as a loop that is torn down does
+    assert kinds(rig) == [ABANDONED] * 2
+    assert tokens(rig) == 2 * INFO.tokens
 
 
 async def test_a_task_cancelled_while_it_waits(rig: Rig) -> None:
-    """While a call sleeps it holds no lease."""
-
-    async def hang(_: float) -> None:
-        await asyncio.Event().wait()
-
     rig.asleep = hang  # type: ignore[method-assign]
     rig.will("a", minute())
     await stopped(asyncio.create_task(rig.acall()))
-    assert kinds(rig) == [LeaseOutcome.FAILURE]
+    assert kinds(rig) == [FAILURE]
+
+
+class Hanging(Chunks):
+    """A stream without a second chunk; closing it takes a while too."""
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        self.given += 1
+        yield 1
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        await ticks(3)
+        self.closed += 1
 
 
 @pytest.mark.parametrize("times", [1, 2, 4])
@@ -115,106 +160,8 @@ async def test_a_task_cancelled_while_it_reads(rig: Rig, times: int) -> None:
             pass
 
     await stopped(asyncio.create_task(read()), times)
-    assert kinds(rig) == [LeaseOutcome.ABANDONED]
+    assert kinds(rig) == [ABANDONED]
     assert tokens(rig) == 4
-
-
-async def test_a_stream_closed_half_way(rig: Rig) -> None:
-    """`aclose()` after a chunk closes the SDK's stream and records its usage."""
-    chunks = Chunks(1, 2, 3)
-    relay = await open_stream(rig, chunks)
-    assert await anext(relay) == 1
-    await relay.aclose()
-    await relay.aclose()
-    assert kinds(rig) == [LeaseOutcome.ABANDONED]
-    assert (chunks.closed, tokens(rig)) == (1, 4)
-    with pytest.raises(StopAsyncIteration):
-        await anext(relay)
-
-
-async def test_a_stream_closed_before_its_first_chunk(rig: Rig) -> None:
-    """`aclose()` on an unread stream closes the SDK's stream as well."""
-    chunks = Chunks(1, 2, 3)
-    chunks.complaint = ConnectionError("already closed")
-    relay = await open_stream(rig, chunks)
-    await relay.aclose()
-    await relay.aclose()
-    assert kinds(rig) == [LeaseOutcome.ABANDONED]
-    assert chunks.closed == 1
-
-
-async def test_a_stream_dropped_before_its_first_chunk(rig: Rig) -> None:
-    """An unread stream is settled when it is collected."""
-    relay = await open_stream(rig, Chunks(1, 2, 3))
-    del relay
-    gc.collect()
-    assert kinds(rig) == [LeaseOutcome.ABANDONED]
-
-
-async def test_a_stream_dropped_half_way(rig: Rig) -> None:
-    """A stream dropped after a chunk is closed by the loop and settled."""
-    relay = await open_stream(rig, Chunks(1, 2, 3))
-    async for _ in relay:
-        break
-    del relay
-    gc.collect()
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert kinds(rig) == [LeaseOutcome.ABANDONED]
-
-
-async def test_a_stream_read_to_its_end_is_settled_once(rig: Rig) -> None:
-    """Closing or dropping it afterwards changes nothing."""
-    relay = await open_stream(rig, Chunks(1, 2))
-    assert [chunk async for chunk in aiter(relay)] == [1, 2]
-    await relay.aclose()
-    del relay
-    gc.collect()
-    assert kinds(rig) == [LeaseOutcome.SUCCESS]
-
-
-def test_a_sync_stream_abandoned_half_way(rig: Rig) -> None:
-    """A stream that is closed or dropped settles with its usage so far."""
-    for leave in ("close", "drop"):
-        chunks = Chunks(1, 2, 3)
-        rig.will("a", chunks)
-        stream = run(rig.pool, rig.make(STREAMED), rig.send, _raised)
-        assert next(stream) == 1
-        if leave == "close":
-            stream.close()
-        del stream
-        gc.collect()
-        assert chunks.closed == (leave == "close")
-    assert kinds(rig) == [LeaseOutcome.ABANDONED] * 2
-    assert tokens(rig) == 2 * 4
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, RuntimeError])
-def test_any_exception_of_a_send_is_raised_and_settled(
-    rig: Rig, error: type[BaseException]
-) -> None:
-    """Only an SDK failure is a value; anything else is raised to the caller unchanged."""
-
-    def send(_: Lease) -> Any:
-        raise error
-
-    rig.send = send  # type: ignore[method-assign]
-    with pytest.raises(error):
-        rig.call()
-    assert kinds(rig) == [LeaseOutcome.ABANDONED]
-
-
-async def test_a_coroutine_closed_from_outside_is_settled(rig: Rig) -> None:
-    """A loop that is torn down closes its coroutines: GeneratorExit, with no time to wait."""
-
-    async def hang(_: Lease) -> Any:
-        await asyncio.Event().wait()
-
-    rig.asend = hang  # type: ignore[method-assign]
-    coroutine = rig.acall()
-    coroutine.send(None)
-    coroutine.close()
-    assert kinds(rig) == [LeaseOutcome.ABANDONED]
 
 
 class Distant:
@@ -224,6 +171,7 @@ class Distant:
 
     def __init__(self, rig: Rig) -> None:
         self.near, self.wait = rig.state, asyncio.Event()
+        rig.pool.state = self  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.near, name)
@@ -239,46 +187,187 @@ class Distant:
 async def test_a_task_cancelled_while_it_settles_over_a_network(rig: Rig) -> None:
     """The settle is finished first, once; then the task is cancelled."""
     distant = Distant(rig)
-    rig.pool.state = distant  # type: ignore[assignment]
     task = asyncio.create_task(rig.acall())
-    for _ in range(50):
-        await asyncio.sleep(0)
+    await ticks(50)
     task.cancel()
     await asyncio.sleep(0)
     distant.wait.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert kinds(rig) == [LeaseOutcome.SUCCESS]
-
-
-async def test_a_call_over_a_network_has_the_same_result(rig: Rig) -> None:
-    """Awaited methods of a remote state are awaited."""
-    distant = Distant(rig)
-    rig.pool.state = distant  # type: ignore[assignment]
-    distant.wait.set()
     rig.will("a", minute("5s"))
     assert await rig.acall() == "answer"
-    assert kinds(rig) == [LeaseOutcome.FAILURE, LeaseOutcome.SUCCESS]
-    with pytest.raises(Exception, match="no key is available"):
-        await rig.acall(INFO._replace(bound_to_owner=True, resources=("files/a",)))
+    assert kinds(rig) == [SUCCESS, FAILURE, SUCCESS]
 
 
-async def test_a_stream_that_breaks_is_a_failure_of_its_key(rig: Rig) -> None:
-    """The SDK's error is raised by the async stream too, with the tokens so far recorded."""
-    reply = minute()
-    relay = await open_stream(rig, Chunks(1, failed=reply))
-    assert await anext(relay) == 1
-    with pytest.raises(Exception, match="quota") as raised:
+# Streams that are left -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [0, 1])
+async def test_a_stream_is_closed_once(rig: Rig, read: int) -> None:
+    """`aclose()` unread or after a chunk closes the SDK's stream; what that raises is dropped."""
+    chunks = Chunks(1, 2, 3, complaint=ConnectionError("already closed"))
+    relay = await open_stream(rig, chunks)
+    for _ in range(read):
+        assert await anext(relay) == 1
+    await relay.aclose()
+    await relay.aclose()
+    assert (kinds(rig), chunks.closed) == ([ABANDONED], 1)
+    assert not read or tokens(rig) == 4
+    with pytest.raises(StopAsyncIteration):
         await anext(relay)
-    assert raised.value is reply.error
-    assert kinds(rig) == [LeaseOutcome.FAILURE]
-    assert tokens(rig) == 4
 
 
-def test_all_opened_streams_are_closed(rig: Rig) -> None:
-    """A stream is closed at its end, and after a failure."""
-    whole, broken = Chunks(1), Chunks(1, failed=minute())
-    rig.will("a", whole, broken)
-    assert rig.call(STREAMED) == [1]
-    rig.failing(STREAMED)
-    assert (whole.closed, broken.closed) == (1, 1)
+@pytest.mark.parametrize("read", [0, 1, 3])
+async def test_a_stream_that_is_dropped_is_settled(rig: Rig, read: int) -> None:
+    """Unread, half way, or at its end, where dropping it changes nothing."""
+    relay = await open_stream(rig, Chunks(1, 2, 3))
+    for _ in range(read):
+        await anext(relay)
+    if read == 3:
+        assert [chunk async for chunk in aiter(relay)] == []
+        await relay.aclose()
+    del relay
+    gc.collect()
+    await ticks()
+    assert kinds(rig) == [SUCCESS if read == 3 else ABANDONED]
+
+
+def test_a_stream_under_another_loop_than_asyncios(rig: Rig) -> None:
+    """A stream opened without asyncio is returned, and settled when it is dropped unread."""
+    opening = open_stream(rig, Chunks(1, 2))
+    with pytest.raises(StopIteration) as opened:
+        opening.send(None)
+    assert isinstance(opened.value.value, AsyncRelay)
+    del opened
+    gc.collect()
+    assert kinds(rig) == [ABANDONED]
+
+
+@pytest.mark.parametrize("end", ["close", "drop", "drop half way", "interrupt"])
+def test_a_sync_stream_that_is_left_is_settled_once(rig: Rig, end: str) -> None:
+    """Closed, dropped, or left by Ctrl-C, which is raised as it is; with the usage so far."""
+
+    class Interrupted(Chunks):
+        def __iter__(self) -> Any:
+            self.given += 1
+            yield 1
+            raise KeyboardInterrupt
+
+    chunks = Interrupted() if end == "interrupt" else Chunks(1, 2, 3)
+    rig.will("a", chunks)
+    relay = rig.open()
+    if end != "drop":
+        assert next(relay) == 1
+    if end == "interrupt":
+        with pytest.raises(KeyboardInterrupt):
+            next(relay)
+    elif end == "close":
+        relay.close()
+        assert chunks.closed == 1
+    if not end.startswith("drop"):
+        assert list(relay) == []
+    del relay
+    gc.collect()
+    assert kinds(rig) == [ABANDONED]
+    assert end == "drop" or tokens(rig) == 4
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_a_stream_that_breaks_is_a_failure_of_its_key(rig: Rig, way: str) -> None:
+    """The SDK's error is raised, with the tokens so far recorded, and the stream is closed."""
+    broken = Chunks(1, failed=minute())
+    rig.will("a", broken)
+    with pytest.raises(Exception, match="quota") as raised:
+        _ = rig.call(STREAMED) if way == "sync" else await rig.acall(STREAMED)
+    assert raised.value is broken.failed.error  # type: ignore[union-attr]
+    assert (kinds(rig), tokens(rig), broken.closed) == ([FAILURE], 4, 1)
+
+
+def test_a_stream_that_is_being_read_cannot_be_read_or_closed_beside(rig: Rig) -> None:
+    """A second reader gets an error, as with a generator, and the first one goes on."""
+
+    class Nosy(Chunks):
+        def __iter__(self) -> Any:
+            for act in (relay.close, relay.__next__):
+                with pytest.raises(ValueError, match="is being read"):
+                    act()
+            yield 1
+
+    rig.will("a", Nosy())
+    relay = rig.open()
+    assert list(relay) == [1]
+    assert kinds(rig) == [SUCCESS]
+
+
+# Exceptions, and Ctrl-C at any moment ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, RuntimeError])
+def test_any_exception_of_a_send_is_raised_and_settled(
+    rig: Rig, error: type[BaseException]
+) -> None:
+    """Only an SDK failure is a value; anything else is raised to the caller unchanged."""
+
+    def send(_: Lease) -> Any:
+        raise error
+
+    rig.send = send  # type: ignore[method-assign]
+    with pytest.raises(error):
+        rig.call()
+    assert kinds(rig) == [ABANDONED]
+
+
+class CtrlC:
+    """Raises KeyboardInterrupt once, at the nth point where Python handles signals.
+
+    Such points are the start of a Python function and the return of a C function.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __enter__(self) -> None:
+        sys.setprofile(self._look)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _look(self, frame: FrameType, event: str, _arg: Any) -> None:
+        ours = "keyrot_middleware" in frame.f_code.co_filename
+        if ours and event in ("call", "c_return") and self.left > 0:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+
+def cooled() -> Rig:
+    """Make a pool of one key whose cooldown has just ended, with `max_concurrency` 1."""
+    one = key("a", Limits(max_concurrency=1))
+    rig = Rig(one, max_wait_s=0.0)
+    lease = Lease("a", one.project, one.billing_account, "", "", 0, 0, at=0.0, record=one.record)
+    verdict = Verdict("capacity", 503, Scope.KEY, rig.clock.time() - 1)
+    rig.state.settle(lease, Outcome(FAILURE, verdict))
+    return rig
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("info", [INFO, STREAMED], ids=["whole", "stream"])
+def test_ctrl_c_at_any_moment_loses_no_key(info: Any) -> None:
+    """The key is available again, at once or within a minute."""
+    number, was_raised = 0, True
+    while was_raised:
+        number += 1
+        rig, ctrl_c = cooled(), CtrlC(number)
+        if info is STREAMED:
+            rig.will("a", Chunks(1, 2, 3))
+        with suppress(KeyboardInterrupt), ctrl_c:
+            assert rig.call(info) in ("answer", [1, 2, 3])
+        was_raised = ctrl_c.left == 0
+        rig.state.leases.clear()
+        rig.state.settled.clear()
+        rig.script.clear()
+        rig.clock.advance(60)
+        with suppress(KeyboardInterrupt):
+            assert rig.call() == "answer", number
+    assert number > 50

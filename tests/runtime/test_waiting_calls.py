@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from support.pool import INFO, RecordingState, Rig, key
 from support.replies import OK, lost, minute
+from support.servers import wait_for
 
 from keyrot_middleware.core import flow, waiting
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import Block, CallInfo, Lease, Limits
+from keyrot_middleware.core.model import Block, CallInfo, Lease, LeaseOutcome, Limits, Outcome
 from keyrot_middleware.runtime.pool import SystemClock
+
+SUCCESS = Outcome(LeaseOutcome.SUCCESS)
 
 
 class Running(SystemClock):
@@ -24,12 +27,10 @@ class Running(SystemClock):
         self._offset = 1_767_270_630.0 - time.monotonic()
 
     def time(self) -> float:  # type: ignore[override]  # a function in its class
-        """Return the time."""
         return self._offset + time.monotonic()
 
 
 def real(*keys: Any, **policy: Any) -> Rig:
-    """Make a rig whose clock runs."""
     rig, clock = Rig(*keys, **policy), Running()
     rig.state = rig.pool.state = RecordingState(rig.policy, clock.time)
     rig.pool.clock = clock
@@ -46,27 +47,17 @@ class Callers:
         self.threads: list[threading.Thread] = []
 
     def begin(self, name: str, info: CallInfo = INFO, *, waits: bool = True) -> None:
-        """Begin a call, and wait until it waits."""
         before = self.waiting
         self.threads.append(threading.Thread(target=self._call, args=(name, info)))
         self.threads[-1].start()
         if waits:
-            self.until(lambda: self.waiting == before + 1)
+            wait_for(lambda: self.waiting == before + 1)
 
     @property
     def waiting(self) -> int:
-        """Count the waiting calls."""
         return len(self.rig.pool.waiting_lines.tickets)
 
-    def until(self, true: Any) -> None:
-        """Wait until something is true."""
-        end = time.monotonic() + 30
-        while not true():
-            assert time.monotonic() < end
-            time.sleep(0.005)
-
     def end(self) -> None:
-        """Wait for all of them."""
         for thread in self.threads:
             thread.join(30)
             assert not thread.is_alive()
@@ -82,7 +73,6 @@ class Callers:
 
 @pytest.fixture(params=["sync", "async"])
 def way(request: pytest.FixtureRequest) -> str:
-    """Call in threads, or in tasks."""
     return str(request.param)
 
 
@@ -95,7 +85,6 @@ def held(rig: Rig, info: CallInfo = INFO) -> Lease:
 
 
 def test_a_call_that_ends_wakes_the_first_waiting_call(way: str) -> None:
-    """In the order of arrival."""
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
     callers, release = Callers(rig, way), threading.Event()
 
@@ -105,7 +94,7 @@ def test_a_call_that_ends_wakes_the_first_waiting_call(way: str) -> None:
 
     rig.will("a", hold)
     callers.begin("holder", waits=False)
-    callers.until(lambda: rig.sent == ["a"])
+    wait_for(lambda: rig.sent == ["a"])
     for number in range(4):
         callers.begin(f"{number}", INFO._replace(tokens=number))
     release.set()
@@ -123,13 +112,9 @@ def test_an_unused_reservation_serves_the_first_waiting_call(way: str) -> None:
         return lost("connect")
 
     rig.will("a", unsent)
-
-    def holder() -> None:
-        rig.failing()
-
-    thread = threading.Thread(target=holder)
+    thread = threading.Thread(target=rig.failing)
     thread.start()
-    callers.until(lambda: rig.sent == ["a"])
+    wait_for(lambda: rig.sent == ["a"])
     callers.begin("p")
     release.set()
     thread.join(30)
@@ -146,15 +131,9 @@ def test_a_call_that_gives_up_lets_the_next_one_go(way: str) -> None:
     (ticket,) = rig.pool.waiting_lines.tickets
     callers.begin("q")
     rig.pool.waiting_lines.leave(ticket)
-    rig.state.settle(lease, _done())
+    rig.state.settle(lease, SUCCESS)
     callers.end()
     assert sorted(callers.served) == ["p", "q"]
-
-
-def _done() -> Any:
-    from keyrot_middleware.core.model import LeaseOutcome, Outcome
-
-    return Outcome(LeaseOutcome.SUCCESS)
 
 
 def test_a_budget_ends_in_the_queue_too(way: str) -> None:
@@ -164,7 +143,7 @@ def test_a_budget_ends_in_the_queue_too(way: str) -> None:
     callers.begin("p")
     callers.begin("q", waits=False)
     callers.end()
-    rig.state.settle(lease, _done())
+    rig.state.settle(lease, SUCCESS)
     assert sorted(callers.failed) == ["p", "q"]
     assert callers.waiting == 0
 
@@ -196,38 +175,29 @@ def test_those_behind_let_the_front_go_first(way: str, monkeypatch: pytest.Monke
     lines.join(waiting.Ticket(INFO), full, now + 1.0, lines.version)
     callers = Callers(rig, way)
     callers.begin("p")
-    rig.state.settle(lease, _done())
+    rig.state.settle(lease, SUCCESS)
     callers.end()
     assert callers.served == ["p"]
     assert rig.pool.clock.time() >= now + 1.1
 
 
-def test_a_reset_key_serves_waiting_calls(way: str) -> None:
-    """Also those that it has failed, and at once."""
-    rig = real(key("a"), max_wait_s=65.0)
-    rig.will("a", minute("50s"))
-    callers = Callers(rig, way)
-    callers.begin("p")
-    callers.begin("q")
-    rig.pool.reset("a")
-    callers.end()
-    assert sorted(callers.served) == ["p", "q"]
-    assert rig.sent == ["a", "a", "a"]
-
-
-def test_a_new_key_serves_waiting_calls(way: str) -> None:
-    """One that is taken out meanwhile is not used any more."""
+def test_a_reset_key_and_a_new_one_serve_waiting_calls(way: str) -> None:
+    """Also those that it has failed, at once; one that is taken out meanwhile is used no more."""
     rig = real(key("a"), key("b"), max_wait_s=65.0)
     pool = rig.pool
     pool.configured = [key("a")]
     pool.on_secrets_changed(frozenset())
-    rig.will("a", minute("50s"))
+    rig.will("a", minute("50s"), minute("50s"))
     callers = Callers(rig, way)
     callers.begin("p")
+    pool.reset("a")
+    wait_for(lambda: rig.sent == ["a", "a"] and callers.waiting)
+    callers.begin("q")
     pool.configured = [key("b")]
     pool.on_secrets_changed(frozenset())
     callers.end()
-    assert rig.sent == ["a", "b"]
+    assert sorted(callers.served) == ["p", "q"]
+    assert rig.sent == ["a", "a", "b", "b"]
 
 
 def test_a_key_that_one_call_waits_for_serves_another(way: str) -> None:

@@ -20,11 +20,9 @@ def list_candidates(
     now: float = NOW,
     draw: float = 0.0,
 ) -> list[str]:
-    """List every candidate key, in order."""
     lists = selector.candidate_batches(info, dict.fromkeys(excluded), now, draw, {})
     return [candidate.key_id for candidates in lists for _, candidate in candidates]
 
 
 def many(count: int, **labels: object) -> list[Candidate]:
-    """Make keys k0, k1, …."""
     return [key(f"k{number}", **labels) for number in range(count)]

@@ -33,26 +33,21 @@ class Scenario:
 
     @property
     def names(self) -> list[str]:
-        """The ids that the pool gives its keys, in order."""
         return list(dict.fromkeys(name for name, _ in self.traffic))
 
 
 def plain(client: genai.Client) -> str:
-    """Call from a thread."""
     with client:
         return client.models.generate_content(model=MODEL, contents=PROMPT).text or ""
 
 
 def stream(client: genai.Client) -> str:
-    """Stream in a thread."""
     with client:
         chunks = client.models.generate_content_stream(model=MODEL, contents=PROMPT)
         return "".join(chunk.text or "" for chunk in chunks)
 
 
 def plain_async(client: genai.Client) -> str:
-    """Call from a task."""
-
     async def call() -> str:
         async with client.aio as aio:
             return (await aio.models.generate_content(model=MODEL, contents=PROMPT)).text or ""
@@ -61,8 +56,6 @@ def plain_async(client: genai.Client) -> str:
 
 
 def stream_async(client: genai.Client) -> str:
-    """Stream in a task."""
-
     async def call() -> str:
         async with client.aio as aio:
             chunks = await aio.models.generate_content_stream(model=MODEL, contents=PROMPT)

@@ -101,8 +101,6 @@ def same_path(one: Any, other: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _KeyNames:
-    """Replaces keys by their names."""
-
     keys: Mapping[str, Secret]
 
     def name(self, request: Any) -> Any:

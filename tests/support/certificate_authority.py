@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-__all__ = ["CertificateAuthority"]
-
 
 class CertificateAuthority:
     """Signs one certificate, for localhost, 127.0.0.1 and *hosts*, valid for a day.
@@ -72,7 +70,6 @@ class CertificateAuthority:
         )
 
     def context(self) -> ssl.SSLContext:
-        """Give what a server on this machine needs."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.chain)
         return context

@@ -11,8 +11,6 @@ from collections.abc import Callable
 
 from support.json_server import JsonServer, Request, Response
 
-__all__ = ["CloudEmulator", "ConcurrencyMeter", "ScriptedReplies"]
-
 
 class CloudEmulator(ABC):
     """What a service needs beside its secrets: a server, tokens, and a count of requests."""
@@ -29,7 +27,6 @@ class CloudEmulator(ABC):
         """Answer as the service does."""
 
     def issue_token(self, identity: str) -> str:
-        """Make a token for an identity."""
         token = f"FAKE-token-{next(self.numbers)}"
         self._tokens[token] = identity
         return token
@@ -39,16 +36,13 @@ class CloudEmulator(ABC):
         return self._tokens.get(request.headers.get("authorization", "").removeprefix("Bearer "))
 
     def revoke(self) -> None:
-        """Refuse every token issued so far."""
         self._tokens.clear()
 
     @property
     def tokens(self) -> list[str]:
-        """The tokens that are accepted."""
         return list(self._tokens)
 
     def count(self, path: str) -> int:
-        """Count the requests whose path contains *path*."""
         return sum(path in request.path for request in self.server.requests)
 
 
@@ -60,7 +54,6 @@ class ConcurrencyMeter:
         self._lock = threading.Lock()
 
     def __call__(self, request: Request) -> None:
-        """Let the service answer after a moment."""
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
@@ -77,7 +70,6 @@ class ScriptedReplies:
         self.reads = 0
 
     def __call__(self, request: Request) -> Response | None:
-        """Take the next one."""
         if "/secrets/" not in request.path or "authorization" not in request.headers:
             return None
         self.reads += 1

@@ -7,24 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-__all__ = ["Collector", "running_collector"]
-
 
 class Collector(HTTPServer):
-    """Keep every request body."""
-
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Post)
         self.got: list[tuple[str, dict[str, str], bytes]] = []
 
     @property
     def url(self) -> str:
-        """Its address."""
         return f"http://127.0.0.1:{self.server_port}"
 
     @property
     def held(self) -> bytes:
-        """All bodies, joined."""
         return b"".join(body for _, _, body in self.got)
 
 
@@ -45,7 +39,6 @@ class _Post(BaseHTTPRequestHandler):
 
 @contextmanager
 def running_collector() -> Iterator[Collector]:
-    """Serve until the block ends."""
     server = Collector()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

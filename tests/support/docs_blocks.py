@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PAGES", "ROOT", "Block", "blocks"]
-
 ROOT = Path(__file__).parents[2]
 PAGES = (
     ROOT / "README.md",
@@ -29,8 +27,6 @@ _FILE = re.compile(r"# (\w+\.py)\n")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block."""
-
     language: str
     code: str
     line: int
@@ -49,7 +45,6 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """List the blocks of a page from top to bottom."""
     text = page.read_text("utf-8")
     found: list[Block] = []
     for match in _FENCE.finditer(text):

@@ -14,8 +14,6 @@ from keyrot_middleware.core.model import Backoff, CallInfo, Scope
 from support import google_bodies as g
 from support.google_bodies import bad, delay, denied, interactions, over, reason, rest
 
-__all__ = ["CALL", "GROUPS", "NOW", "Group"]
-
 NOW = 1_795_551_320.0  # 2026-11-24 20:15:20 UTC
 MIDNIGHT = 1_795_593_600.0  # 2026-11-25 00:00 Pacific time
 MINUTE = 1_795_551_361.0  # the next minute and its guard of a second
@@ -46,8 +44,6 @@ RAISE: dict[str, Any] = {}
 
 
 class Group(NamedTuple):
-    """The bodies of one class that get one verdict."""
-
     failure: str
     fields: dict[str, Any]
     bodies: tuple[tuple[str, int, Any], ...]

@@ -12,8 +12,6 @@ from support.certificate_authority import CertificateAuthority
 from support.cloud_emulator import CloudEmulator
 from support.json_server import Request, Response
 
-__all__ = ["READER", "SECRET", "TENANT", "UNPRIVILEGED", "KeyVault", "failure", "forbidden"]
-
 TENANT = "11111111-1111-4111-8111-111111111111"
 READER = "22222222-2222-4222-8222-222222222222"
 UNPRIVILEGED = "33333333-3333-4333-8333-333333333333"
@@ -30,22 +28,18 @@ class KeyVault(CloudEmulator):
         self.ca = str(authority.file)
 
     def write(self, name: str, value: str) -> str:
-        """Add a version of a secret, and return its id."""
         version = f"{next(self.numbers):032x}"
         self._secrets.setdefault(name.lower(), {})[version] = value
         return version
 
     def remove(self, name: str) -> None:
-        """Delete a secret."""
         self._secrets.pop(name.lower(), None)
 
     def empty(self) -> None:
-        """Delete all secrets, and answer as usual."""
         self._secrets.clear()
         self.odd = lambda _: None
 
     def answer(self, request: Request) -> Response:
-        """Answer as the service does."""
         if request.path.endswith("/.well-known/openid-configuration"):
             return self._discovery()
         if request.path.endswith("/oauth2/v2.0/token"):
@@ -94,7 +88,6 @@ class KeyVault(CloudEmulator):
 
 
 def failure(status: int, code: str, message: str, inner: str | None = None) -> Response:
-    """Answer with an error in Key Vault's form."""
     error: dict[str, Any] = {"code": code, "message": message}
     if inner:
         error["innererror"] = {"code": inner}
@@ -102,7 +95,6 @@ def failure(status: int, code: str, message: str, inner: str | None = None) -> R
 
 
 def forbidden(inner: str, client: str) -> Response:
-    """Deny a client."""
     return failure(
         403,
         "Forbidden",

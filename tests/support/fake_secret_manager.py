@@ -18,16 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from support.cloud_emulator import CloudEmulator
 from support.json_server import Request, Response
 
-__all__ = [
-    "PROJECT",
-    "READER",
-    "UNPRIVILEGED",
-    "SecretManager",
-    "credentials_file",
-    "payload",
-    "status",
-]
-
 PROJECT = "keyrot-tests"
 READER = f"reader@{PROJECT}.iam.gserviceaccount.com"
 UNPRIVILEGED = f"nobody@{PROJECT}.iam.gserviceaccount.com"
@@ -47,23 +37,19 @@ class SecretManager(CloudEmulator):
         self.url = f"http://127.0.0.1:{self.server.port}"
 
     def credentials(self, account: str) -> Path:
-        """Write the credentials file of a service account."""
         return credentials_file(self._directory, account, f"{self.url}/token", self._key)
 
     def write(self, name: str, value: str | bytes, project: str = PROJECT) -> str:
-        """Add a version of a secret, and return its number."""
         data = value.encode() if isinstance(value, str) else value
         versions = self._secrets.setdefault((project, name), [])
         versions.append(data)
         return str(len(versions))
 
     def empty(self) -> None:
-        """Delete all secrets, and answer as usual."""
         self._secrets.clear()
         self.odd = lambda _: None
 
     def answer(self, request: Request) -> Response:
-        """Answer as the service does."""
         return self._token(request) if request.path == "/token" else self._access(request)
 
     def _token(self, request: Request) -> Response:
@@ -120,13 +106,11 @@ def credentials_file(
 
 
 def payload(name: str, data: bytes) -> Response:
-    """Answer with a version."""
     encoded = base64.b64encode(data).decode()
     return Response(200, {"name": name, "payload": {"data": encoded}})
 
 
 def status(code: int, name: str, message: str, reason: str | None = None) -> Response:
-    """Answer with an error in Google's form."""
     error: dict[str, Any] = {"code": code, "message": message, "status": name}
     if reason:
         kind = "type.googleapis.com/google.rpc.ErrorInfo"

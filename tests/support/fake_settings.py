@@ -10,14 +10,11 @@ import pytest
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.settings import load
 
-__all__ = ["AUTH", "A", "B", "C", "write_keys", "wrong"]
-
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 AUTH = "AQ." + "FAKE" + "z" * 46
 
 
 def wrong(**overrides: object) -> str:
-    """Load settings that must be refused; return the message."""
     with pytest.raises(ConfigError) as caught:
         load(**overrides)
     assert caught.value.__cause__ is None
@@ -27,6 +24,5 @@ def wrong(**overrides: object) -> str:
 
 
 def write_keys(path: Path, *entries: dict[str, object]) -> Path:
-    """Write a keys.json."""
     path.write_text(json.dumps(entries))
     return path

@@ -9,8 +9,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["fork_keyrot", "fork_program", "run_fork", "stop_forking"]
-
 _PARENT = """
 import json, os, signal, sys
 
@@ -52,7 +50,6 @@ def run_fork(program: str, *arguments: str, environ: dict[str, str] | None = Non
 def fork_program(
     program: str, *arguments: str, environ: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program that may fail, in the same way."""
     return _fork(_SDK, ("-W", "ignore"), program, arguments, environ)
 
 
@@ -97,7 +94,6 @@ def _fork(
 
 
 def stop_forking() -> None:
-    """End the processes whose forks they are."""
     while _running:
         parent, folder = _running.popitem()[1]
         parent.communicate(timeout=60)

@@ -26,7 +26,6 @@ def interactions(code: str, message: str) -> dict[str, Any]:
 
 
 def reason(word: str, **metadata: str) -> dict[str, Any]:
-    """Write an ErrorInfo."""
     return {
         "@type": f"{RPC}ErrorInfo",
         "reason": word,
@@ -36,12 +35,10 @@ def reason(word: str, **metadata: str) -> dict[str, Any]:
 
 
 def localized(message: str) -> dict[str, Any]:
-    """Write a LocalizedMessage, which repeats the message."""
     return {"@type": f"{RPC}LocalizedMessage", "locale": "en-US", "message": message}
 
 
 def delay(text: str) -> dict[str, Any]:
-    """Write a RetryInfo."""
     return {"@type": f"{RPC}RetryInfo", "retryDelay": text}
 
 
@@ -55,22 +52,18 @@ def violation(
 
 
 def quota_failure(*violations: dict[str, Any]) -> dict[str, Any]:
-    """Write a QuotaFailure."""
     return {"@type": f"{RPC}QuotaFailure", "violations": list(violations)}
 
 
 def over(message: str, *details: dict[str, Any]) -> dict[str, Any]:
-    """Write a 429 of RESOURCE_EXHAUSTED."""
     return rest(429, "RESOURCE_EXHAUSTED", message, *details)
 
 
 def bad(message: str, *details: dict[str, Any]) -> dict[str, Any]:
-    """Write a 400 of INVALID_ARGUMENT."""
     return rest(400, "INVALID_ARGUMENT", message, *details)
 
 
 def denied(message: str, *details: dict[str, Any]) -> dict[str, Any]:
-    """Write a 403 of PERMISSION_DENIED."""
     return rest(403, "PERMISSION_DENIED", message, *details)
 
 

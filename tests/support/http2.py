@@ -18,8 +18,6 @@ from hypercorn.config import Config
 from keyrot_middleware.testing import FakeGemini
 from support.certificate_authority import CertificateAuthority
 
-__all__ = ["http2_in_front"]
-
 _PIECE = 65_536
 _OF_ONE_CONNECTION = ("connection", "transfer-encoding", "keep-alive")
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
-__all__ = ["LITELLM", "MODEL", "OPENAI", "RAW", "TEXT", "Url", "call", "send", "send_async"]
-
 MODEL = "gemini-2.5-flash"
 TEXT = "hello"
 Url = str
@@ -24,7 +22,6 @@ _BODY = {"contents": [{"parts": [{"text": TEXT}]}]}
 
 
 def text_of(body: Any) -> str:
-    """Return the text of a native response or chunk."""
     parts = (body.get("candidates") or [{}])[0].get("content", {}).get("parts", [])
     return "".join(part.get("text", "") for part in parts)
 

@@ -9,17 +9,6 @@ from google import genai
 
 from support.modes import MODEL, run
 
-__all__ = [
-    "SDK",
-    "SDK_WARNINGS",
-    "create",
-    "create_async",
-    "create_sync",
-    "error_type",
-    "keys_of",
-    "text_of",
-]
-
 SDK = tuple(int(part) for part in genai.__version__.split(".")[:2])
 
 SDK_WARNINGS = [
@@ -34,7 +23,6 @@ SDK_WARNINGS = [
 
 
 def text_of(interaction: Any) -> str:
-    """Return the text that a whole interaction has."""
     value = interaction.model_dump(mode="json")
     parts = value.get("outputs") or value["steps"][-1]["content"]
     return "".join(part["text"] for part in parts)
@@ -51,7 +39,6 @@ def joined(events: list[Any]) -> str:
 
 
 def create_sync(mode: str, client: Any, **asked: Any) -> str:
-    """Create one in this thread; return its text."""
     asked = {"model": MODEL, "input": "hello", **asked}
     if "agent" in asked:
         del asked["model"]
@@ -61,7 +48,6 @@ def create_sync(mode: str, client: Any, **asked: Any) -> str:
 
 
 async def create_async(mode: str, client: Any, **asked: Any) -> str:
-    """Create one in this task; return its text."""
     asked = {"model": MODEL, "input": "hello", **asked}
     if "agent" in asked:
         del asked["model"]
@@ -92,5 +78,4 @@ def error_type(name: str) -> Any:
 
 
 def keys_of(gemini: Any) -> list[str]:
-    """Return whose the requests were, in order."""
     return [request.key for request in gemini.log]

@@ -16,8 +16,6 @@ from typing import Any
 
 from support.servers import free_port, wait_for
 
-__all__ = ["ROOT", "SERVICE", "Event", "Jaeger", "Span", "draw", "find_jaeger", "root_of"]
-
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tools" / "jaeger" / "jaeger.yaml"
 BUILT = ROOT / "tools" / "jaeger" / "bin" / "jaeger"
@@ -30,10 +28,7 @@ def find_jaeger() -> str | None:
 
 
 class Jaeger:
-    """One process with its spans in memory."""
-
     def __init__(self, binary: str, log: Path) -> None:
-        """Start it, and wait until it answers."""
         self._log = log
         self._query = f"http://127.0.0.1:{(query := free_port())}"
         self.otlp = f"http://127.0.0.1:{(otlp := free_port())}"
@@ -86,8 +81,6 @@ def _began(trace: dict[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class Event:
-    """An event of a span."""
-
     name: str
     at: int
     """Microseconds since the epoch."""
@@ -96,8 +89,6 @@ class Event:
 
 @dataclass(frozen=True)
 class Span:
-    """A span as Jaeger keeps it."""
-
     name: str
     began: int
     ended: int
@@ -115,7 +106,6 @@ class Span:
         return " ".join(part for part in parts if part)
 
     def everything(self) -> Iterator[Span]:
-        """Return this span and all that is below."""
         yield self
         for child in self.below:
             yield from child.everything()

@@ -11,12 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["JsonServer", "Request", "Response"]
-
 
 class Request(NamedTuple):
-    """One request."""
-
     method: str
     path: str
     headers: Mapping[str, str]
@@ -24,7 +20,6 @@ class Request(NamedTuple):
 
     @property
     def form(self) -> dict[str, str]:
-        """The fields of a form."""
         return {name: values[0] for name, values in parse_qs(self.body.decode()).items()}
 
 
@@ -45,8 +40,6 @@ class Response:
 
 
 class JsonServer:
-    """Serves on a free port of localhost until `close()`."""
-
     def __init__(
         self, answer: Callable[[Request], Response], tls: ssl.SSLContext | None = None
     ) -> None:
@@ -63,12 +56,10 @@ class JsonServer:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def answer(self, request: Request) -> Response:
-        """Keep a request, and answer it."""
         self.requests.append(request)
         return self._answer(request)
 
     def close(self) -> None:
-        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -8,8 +8,6 @@ import traceback
 from types import FrameType
 from typing import Any
 
-__all__ = ["hold_no_key", "texts_of"]
-
 
 def texts_of(error: BaseException) -> list[str]:
     """Collect every text of an exception, of its chain, its response and its request."""
@@ -54,7 +52,6 @@ def http_texts(holder: Any) -> list[str]:
 
 
 def hold_no_key(error: Any, gemini, *labels: str) -> None:
-    """Check that no text has a key's value, nor most of one."""
     values = [gemini.key(label).value for label in labels]
     parts = [value[10:-1] for value in values]
     leaks = [text for text in texts_of(error) for part in parts if part in text]

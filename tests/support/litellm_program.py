@@ -38,7 +38,6 @@ def _rotated(mode: str) -> dict[str, Any]:
 
 
 def _exhausted(mode: str) -> dict[str, Any]:
-    """Send two calls where no key can serve."""
     import litellm
 
     with FakeGemini() as gemini:
@@ -58,7 +57,6 @@ def _exhausted(mode: str) -> dict[str, Any]:
 
 
 def _refused() -> dict[str, Any]:
-    """Send a bad request."""
     import litellm
 
     with FakeGemini() as gemini:

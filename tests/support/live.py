@@ -6,11 +6,8 @@ from typing import Any
 
 from support.modes import MODEL
 
-__all__ = ["converse", "opened", "say"]
-
 
 def opened(client: Any, **config: Any) -> Any:
-    """Return the context manager of a session."""
     return client.aio.live.connect(model=MODEL, config=config or None)
 
 
@@ -21,6 +18,5 @@ async def say(live: Any, text: str = "hello") -> str:
 
 
 async def converse(client: Any, **config: Any) -> str:
-    """Open a session, say something, and close it."""
     async with opened(client, **config) as live:
         return await say(live)

@@ -16,23 +16,6 @@ from google.genai._api_client import BaseApiClient
 
 import keyrot_middleware
 
-__all__ = [
-    "AIOHTTP",
-    "MODEL",
-    "MODES",
-    "STREAMS",
-    "ask",
-    "ask_async",
-    "ask_sync",
-    "calls",
-    "close_connections",
-    "http_library",
-    "run",
-    "sdk_error",
-    "skip_where_the_sdk_reconnects",
-    "spread",
-]
-
 
 def spread(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
     """Return combinations in which each value of each axis stands twice at least, in other company.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-__all__ = ["MINUTE", "NOON", "PACIFIC", "at"]
-
 NOON = datetime(2026, 1, 1, 12, 30, 30, tzinfo=UTC).timestamp()
 MINUTE = NOON - 30
 PACIFIC = ZoneInfo("America/Los_Angeles")

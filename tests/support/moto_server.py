@@ -16,8 +16,6 @@ import requests
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-__all__ = ["REGION", "MotoServer", "RefusingServer", "moto_server", "options_for"]
-
 REGION = "eu-central-1"
 
 # A session reads a megabyte of JSON, and each store of a test has one: they share what is read.
@@ -60,7 +58,6 @@ class MotoServer:
         return answer
 
     def empty(self) -> None:
-        """Delete everything."""
         with requests.Session() as session:
             session.trust_env = False
             session.post(f"http://127.0.0.1:{self.port}/moto-api/reset", timeout=30)
@@ -121,6 +118,5 @@ class RefusingServer:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
-        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()

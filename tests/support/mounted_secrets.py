@@ -10,8 +10,6 @@ import keyrot_middleware
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import FakeGemini
 
-__all__ = ["Files", "serving_keys", "value_of"]
-
 TTL_S = 0.2
 """For tests: how often values are looked up."""
 
@@ -35,7 +33,6 @@ class Files:
         draft.rename(self.folder / key_id)
 
     def list(self, *entries: str | dict[str, Any]) -> None:
-        """Write keys.json."""
         found = [{"key_id": one} if isinstance(one, str) else one for one in entries]
         self.write(json.dumps(found))
 
@@ -46,7 +43,6 @@ class Files:
         draft.rename(self.keys_file)
 
     def install(self, **settings: Any) -> None:
-        """Install the pool."""
         given = {"secret_store": "file", "secrets_ttl_s": TTL_S, "strategy": "fill", **settings}
         keyrot_middleware.install(
             clock=self._clock,
@@ -57,14 +53,12 @@ class Files:
 
 
 def serving_keys() -> list[str]:
-    """List the ids of the keys in use."""
     pool = current_pool()
     assert pool is not None
     return list(pool.selector.keys)
 
 
 def value_of(key_id: str) -> str:
-    """Return the value in use."""
     pool = current_pool()
     assert pool is not None
     return pool.secrets.value(key_id).reveal()

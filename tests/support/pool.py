@@ -39,15 +39,12 @@ STREAMED = INFO._replace(verb="streamGenerateContent", stream=True)
 
 
 def key(key_id: str, limits: Limits = NO_LIMITS, **labels: Any) -> Candidate:
-    """Make a key; without a project it is its own."""
     project = labels.pop("project", key_id)
     billing = labels.pop("billing_account", project)
     return Candidate(key_id, project, billing, limits, **labels)
 
 
 class EditableStore:
-    """A secret store whose values a test may change."""
-
     scheme = "store"
     instant = True
 
@@ -56,14 +53,11 @@ class EditableStore:
         self.lookups = 0
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
-        """Give what is there."""
         self.lookups += 1
         return {key_id: Secret(self.values[key_id]) for key_id in refs}
 
 
 class RecordingState(MemoryState):
-    """A state that records its leases and their settlements."""
-
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.leases: list[Lease] = []
@@ -78,14 +72,12 @@ class RecordingState(MemoryState):
         return self._settled
 
     def acquire(self, *args: Any, **kwargs: Any) -> Any:
-        """Record a lease."""
         reply = super().acquire(*args, **kwargs)
         if isinstance(reply, Lease):
             self.leases.append(reply)
         return reply
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
-        """Record how a lease ended."""
         if outcome.kind is not LeaseOutcome.SERVING:
             self._settled.append((lease, outcome))
         return super().settle(lease, outcome, names)
@@ -161,20 +153,16 @@ class Rig:
 
     @property
     def selector(self) -> Selector:
-        """Return the pool's own."""
         return self.pool.selector
 
     def time(self) -> float:
-        """Return the time of the test's clock."""
         return self.clock.time()
 
     def sleep(self, seconds: float) -> None:
-        """Move the clock, and record it."""
         self.slept.append(seconds)
         self.clock.sleep(seconds)
 
     async def asleep(self, seconds: float) -> None:
-        """Move the clock, and record it."""
         self.sleep(seconds)
 
     def will(self, key_id: str, *replies: Any) -> None:
@@ -182,7 +170,6 @@ class Rig:
         self.script[key_id].extend(replies)
 
     def send(self, lease: Lease) -> Any:
-        """Answer by the script."""
         self.sent.append(lease.key_id)
         replies = self.script[lease.key_id]
         reply = replies.popleft() if replies else self.default
@@ -191,11 +178,9 @@ class Rig:
         return StreamOpened(reply) if isinstance(reply, Chunks) else reply
 
     async def asend(self, lease: Lease) -> Any:
-        """Answer by the script."""
         return self.send(lease)
 
     def recorded(self, info: CallInfo = INFO) -> Tape:
-        """Run a call, and return a record of its commands."""
         tape = Tape()
         with suppress(Exception):
             self.call(info, observer=tape)
@@ -207,7 +192,6 @@ class Rig:
         return list(reply) if isinstance(reply, runner.Relay) else reply
 
     def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> CallState:
-        """Make a call."""
         pool = self.pool
         shared: dict[str, Any] = {
             "overload": pool.overload,
@@ -251,7 +235,6 @@ class Rig:
         return observe(self.pool.observers, info, handle_internal_error)
 
     def failing(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
-        """Run a call that must fail; return its exception."""
         try:
             self.call(info, home)
         except Exception as error:
@@ -260,7 +243,6 @@ class Rig:
 
 
 def three(**policy: Any) -> Rig:
-    """Make keys a, b, c, used in that order."""
     return Rig(key("a"), key("b"), key("c"), strategy="fill", **policy)
 
 
@@ -269,17 +251,13 @@ def _raised(exhausted: Exhausted) -> BaseException:
 
 
 class Tape:
-    """An observer that records commands and replies."""
-
     def __init__(self) -> None:
         self.log: list[Any] = []
 
     def before(self, command: Any) -> None:
-        """Record a command."""
         self.log.append(("command", command))
 
     def after(self, command: Any, reply: Any) -> None:
-        """Record a reply, or what was raised."""
         self.log.append(("thrown" if isinstance(reply, BaseException) else "reply", reply))
 
     def attach(self) -> None:
@@ -292,5 +270,4 @@ class Tape:
         """Do nothing."""
 
     def of(self, kind: type) -> list[Any]:
-        """List the commands of one kind."""
         return [what for how, what in self.log if how == "command" and type(what) is kind]

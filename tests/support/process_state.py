@@ -20,8 +20,6 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
-__all__ = ["differences", "settled_snapshot", "snapshot", "watch_registrations"]
-
 LOGGERS = (
     "apprise",
     "urllib3.connectionpool",

@@ -15,22 +15,17 @@ from urllib.request import ProxyHandler, build_opener
 
 from support.servers import free_port, wait_for
 
-__all__ = ["BINARY", "Prometheus", "read"]
-
 BINARY = shutil.which("prometheus")
 _open = build_opener(ProxyHandler({})).open
 
 
 def read(url: str) -> bytes:
-    """Get a page of this machine."""
     with _open(url, timeout=5) as response:
         found: bytes = response.read()
         return found
 
 
 class Prometheus:
-    """One server process, in a directory of its own."""
-
     def __init__(self, config: str) -> None:
         """Start it with the text of a prometheus.yml, and wait until it is ready."""
         assert BINARY is not None
@@ -49,24 +44,20 @@ class Prometheus:
         wait_for(self._is_ready, 20)
 
     def stop(self) -> None:
-        """Stop it, and remove its directory."""
         self._process.kill()
         self._process.wait(60)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def get(self, path: str, **parameters: str) -> Any:
-        """Send a request to its API; return the data."""
         answer = json.loads(read(f"{self.url}/api/v1/{path}?{urlencode(parameters)}"))
         assert answer["status"] == "success", answer
         return answer["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Evaluate PromQL now; return its series."""
         found: list[dict[str, Any]] = self.get("query", query=expression)["result"]
         return found
 
     def by(self, expression: str, *labels: str) -> dict[Any, float]:
-        """Evaluate PromQL now; return its values by the labels."""
         rows = self.query(expression)
         names: Sequence[str] = labels
         keys = (tuple(row["metric"].get(name, "") for name in names) for row in rows)

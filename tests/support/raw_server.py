@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["RawServer", "answer", "chunk", "reset"]
-
 Talk = Callable[[socket.socket, str], Any]
 """Answers a request on its connection, which has this key; the connection is closed after it."""
 
@@ -31,7 +29,6 @@ class RawServer:
         self._threads[0].start()
 
     def close(self) -> None:
-        """Close the port and all connections."""
         self._closing.set()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -42,7 +39,6 @@ class RawServer:
             thread.join(10)
 
     def wait(self, seconds: float) -> None:
-        """Say nothing for so long, or until the server is closed."""
         self._closing.wait(seconds)
 
     def _accept(self) -> None:
@@ -64,7 +60,6 @@ class RawServer:
                 self._talk(connection, key)
 
     def _read(self, connection: socket.socket) -> str | None:
-        """Read a request; return its key."""
         data = b""
         while b"\r\n\r\n" not in data:
             if not (more := connection.recv(65_536)):
@@ -91,11 +86,9 @@ def answer(
 
 
 def chunk(data: bytes) -> bytes:
-    """Return a chunk of a chunked body."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 def reset(connection: socket.socket) -> None:
-    """Reset a connection instead of closing it."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()

@@ -17,8 +17,6 @@ from aiosmtpd.controller import Controller
 from keyrot_middleware.errors import PoolEvent
 from support.json_server import JsonServer, Request, Response
 
-__all__ = ["Events", "Mailbox", "Webhook", "dead_receiver"]
-
 
 class Events:
     """Keeps the events it gets; is a receiver and a function for `on_event`."""
@@ -27,18 +25,15 @@ class Events:
         self.all: list[PoolEvent] = []
 
     def put(self, event: PoolEvent) -> None:
-        """Keep it."""
         self.all.append(event)
 
     __call__ = put
 
     @property
     def names(self) -> list[tuple[str, str | None]]:
-        """The events and their keys, in order."""
         return [(event.event, event.key_id) for event in self.all]
 
     def take(self) -> list[tuple[str, str | None]]:
-        """Return the events since the last call."""
         found = self.names
         self.all.clear()
         return found
@@ -50,42 +45,32 @@ def _event_of(title: str) -> str:
 
 
 class Webhook:
-    """A server that accepts the JSON of Apprise's json://."""
-
     def __init__(self, status: Callable[[], int] = lambda: 200) -> None:
         """Serve on a free port; *status* decides how each request is answered."""
         self._server = JsonServer(lambda _: Response(status(), {}))
 
     @property
     def url(self) -> str:
-        """Its URL, with a secret in the path."""
         return f"json://127.0.0.1:{self._server.port}/FAKE-hook-secret"
 
     @property
     def requests(self) -> list[Request]:
-        """The requests."""
         return self._server.requests
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """Their bodies."""
         return [json.loads(one.body) for one in tuple(self.requests)]
 
     @property
     def events(self) -> Counter[str]:
-        """How many requests there were for each event."""
         return Counter(_event_of(message["title"]) for message in self.messages)
 
     def close(self) -> None:
-        """Stop serving."""
         self._server.close()
 
 
 class Mailbox:
-    """A mail server that keeps what it gets."""
-
     def __init__(self) -> None:
-        """Serve on a free port."""
         self.received: list[bytes] = []
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -94,18 +79,15 @@ class Mailbox:
         self.url = f"mailto://127.0.0.1:{port}?from=keyrot@example.com&to=ops@example.com"
 
     async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802
-        """Keep a message; aiosmtpd calls this."""
         self.received.append(envelope.content)
         return "250 OK"
 
     @property
     def events(self) -> Counter[str]:
-        """How many messages there were for each event."""
         titles = (message_from_bytes(one)["Subject"] for one in tuple(self.received))
         return Counter(_event_of(str(make_header(decode_header(title)))) for title in titles)
 
     def close(self) -> None:
-        """Stop serving."""
         self._controller.stop()
 
 

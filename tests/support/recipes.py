@@ -17,8 +17,6 @@ from keyrot_middleware.testing import FakeGemini
 from support.docs_blocks import ROOT, blocks
 from support.servers import server
 
-__all__ = ["Recipe", "get"]
-
 WAIT_S = 60.0
 """Seconds that a server may take to begin; it takes one or two."""
 
@@ -50,13 +48,11 @@ class Recipe:
         self.env["GEMINI_API_KEYS"] = ",".join(values)
 
     def share(self) -> str:
-        """Share the state in a Valkey; return its URL."""
         url = server("valkey").strict_url
         self.env |= {"KEYROT_STATE_URL": url, "KEYROT_POOL": self.folder.name.replace("_", "-")}
         return url
 
     def write(self, page: str) -> None:
-        """Write the files that a page shows."""
         for block in blocks(ROOT / "docs" / "recipes" / page):
             if block.file:
                 path = self.folder / block.file
@@ -64,7 +60,6 @@ class Recipe:
                 path.write_text(block.code, "utf-8")
 
     def python(self, *args: str) -> str:
-        """Run Python in the directory; return what it printed."""
         done = subprocess.run(
             [sys.executable, *args],
             cwd=self.folder,

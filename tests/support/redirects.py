@@ -9,8 +9,6 @@ from typing import Any
 
 from keyrot_middleware.testing import FakeGemini
 
-__all__ = ["INVALID", "Gateway", "Server", "held"]
-
 INVALID = (
     b'{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.", '
     b'"status": "INVALID_ARGUMENT", "details": [{"@type": '
@@ -53,7 +51,6 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop it."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -78,6 +75,5 @@ class Gateway:
 
 
 def held(server: Server, gemini: FakeGemini) -> list[str]:
-    """List the pool's values that arrived at a server."""
     ours = [gemini.key(label).value for label in "ABC"]
     return [value for value in ours if value in repr(server.seen)]

@@ -13,8 +13,6 @@ from typing import Any
 
 from support.servers import free_port, wait_for
 
-__all__ = ["Relay", "relay_to"]
-
 RESET = struct.pack("ii", 1, 0)
 """For SO_LINGER: a closed connection is reset."""
 
@@ -43,11 +41,9 @@ class Relay:
 
     @property
     def url(self) -> str:
-        """Its URL, with the default timeouts."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def close(self) -> None:
-        """Swallow everything from now on."""
         self._loop.call_soon_threadsafe(self._open.clear)
 
     def open(self) -> None:
@@ -55,20 +51,16 @@ class Relay:
         self._loop.call_soon_threadsafe(self._open.set)
 
     def lose_next(self, replies: int = 1) -> None:
-        """Reset the connections of the next replies."""
         ends = self.lost + replies
         self.loses = lambda: self.lost < ends
 
     def lose(self, share: float, random: Random) -> None:
-        """Reset the connections of a share of all replies."""
         self.loses = lambda: random.random() < share
 
     def reset_all(self) -> None:
-        """Reset all open connections."""
         self._loop.call_soon_threadsafe(lambda: [_reset(one) for one in list(self._writers)])
 
     def remove(self) -> None:
-        """End the relay."""
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(10)
         self._loop.close()
@@ -144,7 +136,6 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 @contextmanager
 def relay_to(port: int) -> Iterator[Relay]:
-    """Run a relay to a server."""
     relay = Relay(port)
     try:
         yield relay

@@ -21,7 +21,6 @@ class GoogleError(Exception):
 
 
 def failure(code: int, message: str = "", *details: Mapping[str, Any]) -> Failed:
-    """Return a failed send with Google's body."""
     status = STATUSES.get(code, "UNKNOWN")
     error = {"code": code, "message": message, "status": status, "details": list(details)}
     body = {"error": error}
@@ -49,7 +48,6 @@ def exhausted(window: str, delay: str | None = None, value: int = 5, model: str 
 
 
 def minute(delay: str = "20s", **body: Any) -> Failed:
-    """Return the 429 of an exhausted minute."""
     return exhausted("PerMinute", delay, **body)
 
 
@@ -68,7 +66,6 @@ def exceeds_limit(limit: int = 1_000) -> Failed:
 
 
 def capacity() -> Failed:
-    """Return the 429 that names neither time nor quota."""
     return failure(429, "Resource has been exhausted (e.g. check quota).")
 
 
@@ -78,12 +75,10 @@ def no_room() -> Failed:
 
 
 def invalid() -> Failed:
-    """Return the 400 of an invalid key."""
     return failure(400, "API key not valid. Please pass a valid API key.")
 
 
 def expired() -> Failed:
-    """Return the 400 of an expired key."""
     return failure(400, "API key expired. Please renew the API key.")
 
 
@@ -94,7 +89,6 @@ def blocked() -> Failed:
 
 
 def denied() -> Failed:
-    """Return the 403 of a project that Google has closed."""
     return failure(403, "Your project has been denied access. Please contact support.")
 
 
@@ -104,26 +98,29 @@ def unsupported_region() -> Failed:
 
 
 def overloaded() -> Failed:
-    """Return the 503 of an overloaded model."""
     return failure(503, "The model is overloaded. Please try again later.")
 
 
 def bad() -> Failed:
-    """Return the 400 of a malformed request."""
     return failure(400, "Invalid JSON payload received.")
 
 
 class Chunks:
     """A stream as the SDK opens it, for both drivers: its chunks, then an end or a failure."""
 
-    def __init__(self, *chunks: Any, failed: Failed | None = None, names: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        *chunks: Any,
+        failed: Failed | None = None,
+        names: tuple[str, ...] = (),
+        complaint: Exception | None = None,
+    ) -> None:
+        """*complaint* is the error that closing raises."""
         self.chunks, self.failed, self.names = chunks, failed, names
         self.given = self.closed = 0
-        self.complaint: Exception | None = None
-        """The error that closing raises."""
+        self.complaint = complaint
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the chunks."""
         for chunk in self.chunks:
             self.given += 1
             yield chunk
@@ -132,7 +129,6 @@ class Chunks:
             raise self.failed.error
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        """Yield the chunks."""
         for chunk in self:
             yield chunk
 
@@ -142,11 +138,9 @@ class Chunks:
         return StreamEnd(Usage(input_tokens=3 + self.given), self.names, failed)
 
     def close(self) -> None:
-        """Close."""
         self.closed += 1
         if self.complaint is not None:
             raise self.complaint
 
     async def aclose(self) -> None:
-        """Close."""
         self.close()

@@ -18,20 +18,15 @@ from sentry_sdk.utils import event_from_exception
 
 from support.key_search import texts_of
 
-__all__ = ["recorded", "sent_to_sentry"]
-
 _DEEPEST = 6
 
 
 class _Kept(Transport):
-    """Keeps what would be sent to Sentry."""
-
     def __init__(self) -> None:
         super().__init__()
         self.text = ""
 
     def capture_envelope(self, envelope: Envelope) -> None:
-        """Keep an envelope."""
         self.text += envelope.serialize().decode()
 
 

@@ -13,14 +13,11 @@ from support.modes import MODES, ask, run
 from support.raw_server import RawServer
 from support.reporters import recorded
 
-__all__ = ["SURFACES", "TIMEOUT_MS", "WAYS", "Scene", "error_of", "raised", "surfaces"]
-
 TIMEOUT_MS = 30_000
 """Of a call that should not end by it."""
 
 
 def error_of(value: str, code: int = 403) -> bytes:
-    """Return an error that repeats a key, as Google does."""
     message = f"Permission denied: Consumer 'api_key:{value}' has been suspended."
     return json.dumps({"error": {"code": code, "message": message, "status": "X"}}).encode()
 
@@ -33,7 +30,6 @@ class Scene:
         self.server: RawServer | None = None
 
     def serve(self, talk: Callable[[Any, str], Any]) -> RawServer:
-        """Start the server."""
         self.server = RawServer(talk)
         return self.server
 
@@ -79,7 +75,6 @@ class Scene:
 
 
 def raised(work: Callable[[], Any]) -> BaseException | None:
-    """Return what a program would catch."""
     try:
         work()
     except BaseException as error:
@@ -91,7 +86,6 @@ CONFIG = {"mime_type": "text/plain"}
 
 
 def surfaces(client: Any) -> dict[str, Callable[[], Any]]:
-    """Return one call of each kind."""
     aio = client and client.aio
     return {
         **{mode: lambda mode=mode: ask(mode, client) for mode in MODES},

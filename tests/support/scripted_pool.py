@@ -64,7 +64,6 @@ def minute(seconds: int) -> Failed:
 
 
 def invalid() -> Failed:
-    """Return the 400 of an invalid key."""
     info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
     return failure(400, details=[info])
 
@@ -102,15 +101,12 @@ class Chunks:
             yield chunk
 
     def end(self, error: Exception | None) -> StreamEnd:
-        """Return the usage."""
         return StreamEnd(USAGE, failed=self._failed if error is not None else None)
 
     def close(self) -> None:
-        """Close it."""
         self.closed = True
 
     async def aclose(self) -> None:
-        """Close it."""
         self.closed = True
 
 
@@ -118,7 +114,6 @@ class SettledAtOnce(deque[Any]):
     """In place of `Pool.abandoned`: no test waits for the thread of the pool."""
 
     def append(self, call: Any) -> None:
-        """Settle a call that is closed or dropped."""
         call.settle_abandoned()
 
 
@@ -165,7 +160,6 @@ class ScriptedPool:
         return StreamOpened(reply) if isinstance(reply, Chunks) else reply
 
     async def asend(self, lease: Lease) -> Any:
-        """Do the same in a task."""
         return self.send(lease)
 
     def _call(self, info: CallInfo, send: Any) -> tuple[Any, ...]:
@@ -174,11 +168,9 @@ class ScriptedPool:
         return pool, call, send, _raised, observe(pool.observers, info, handle_internal_error)
 
     def run(self, info: CallInfo = INFO) -> Any:
-        """Send a unary call from this thread."""
         return runner.run(*self._call(info, self.send))
 
     async def arun(self, info: CallInfo = INFO) -> Any:
-        """Send a unary call from this task."""
         return await runner.arun(*self._call(info, self.asend))
 
     def stream(self, info: CallInfo = STREAMED) -> Iterator[Any]:
@@ -186,7 +178,6 @@ class ScriptedPool:
         yield from runner.run(*self._call(info, self.send))
 
     async def astream(self, info: CallInfo = STREAMED) -> runner.AsyncRelay:
-        """Open a stream for tasks; the first chunk has arrived."""
         relay: runner.AsyncRelay = await self.arun(info)
         return relay
 

@@ -36,15 +36,11 @@ VALUES = [make_value() for _ in range(3)]
 
 
 class Kept(Transport):
-    """Keeps what would be sent."""
-
     def capture_envelope(self, envelope: Envelope) -> None:
-        """Keep an envelope."""
         SENT.append(envelope.serialize().decode())
 
 
 def start_sentry() -> None:
-    """Start it with its defaults, and with traces."""
     sentry_sdk.init("http://FAKE@127.0.0.1:9/1", transport=Kept, traces_sample_rate=1.0)
 
 
@@ -70,7 +66,6 @@ def break_off(connection: Any, value: str) -> None:
 
 
 async def live(client: Any) -> None:
-    """Open a session."""
     async with client.aio.live.connect(model=MODEL):
         pass
 

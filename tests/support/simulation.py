@@ -25,8 +25,6 @@ from keyrot_middleware.testing.request import FakeRequest, parse_route
 from support.pool import Rig, key
 from support.replies import MODEL, GoogleError
 
-__all__ = ["TOKENS", "Goodput", "JumpingLoop", "possible", "simulate"]
-
 TOKENS = 100
 """Of each request."""
 
@@ -39,7 +37,6 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         super().__init__(_Selector(clock))
 
     def time(self) -> float:
-        """Return the time of timers."""
         return self._clock.monotonic()
 
 
@@ -56,8 +53,6 @@ class _Selector(selectors.SelectSelector):
 
 
 class Goodput(NamedTuple):
-    """The result of a simulation."""
-
     possible: int
     """Requests that a caller who knows the service's windows could have had served."""
     served: int
@@ -79,8 +74,6 @@ assert QUOTA is not None
 
 
 class _Simulated(Rig):
-    """A rig in a loop's time, whose upstream counts."""
-
     def __init__(self, limits: Limits, *, known: bool, keys: int, **policy: Any) -> None:
         configured = Configured(limits.rpm, limits.tpm) if known else Configured()
         ids = [f"key_{number}" for number in range(keys)]
@@ -95,7 +88,6 @@ class _Simulated(Rig):
         self.refused: Counter[str] = Counter()
 
     async def asleep(self, seconds: float) -> None:
-        """Wait, in the loop's time."""
         await asyncio.sleep(seconds)
 
     async def asend(self, lease: Lease) -> Any:

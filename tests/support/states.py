@@ -71,7 +71,6 @@ def opened(url: str | Path, pool: str = "test") -> Iterator[FallbackState]:
 
 
 def used(tokens: int) -> Outcome:
-    """Return a success that used *tokens* input tokens."""
     return Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens))
 
 
@@ -91,7 +90,6 @@ def acquire(
 
 
 def lease_of(state: State, *keys: Any, **more: Any) -> Lease:
-    """Acquire a lease; fail where there is none."""
     reply = acquire(state, *keys, **more)
     assert isinstance(reply, Lease), reply
     return reply
@@ -104,7 +102,6 @@ def refusal(state: State, *keys: Any, **more: Any) -> Unavailable:
 
 
 def refused(state: State, *keys: Any, **more: Any) -> dict[str, str]:
-    """Expect a refusal; return the reason of each key."""
     return {name: block.reason for name, block in refusal(state, *keys, **more).blocks.items()}
 
 
@@ -146,7 +143,6 @@ class Faulty:
         self.calls: list[str] = []
 
     def cut(self, *methods: str, hangs_s: float = 0.0) -> None:
-        """Let these methods fail; all of them if none is named."""
         self.failing, self.hangs_s = frozenset(methods) or self.METHODS, hangs_s
 
     def restore(self) -> None:
@@ -210,7 +206,6 @@ class Callers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop; nothing was raised, and no call hung."""
         self._over = True
         for thread in self._threads:
             thread.join(HUNG_S)
@@ -221,7 +216,6 @@ class Callers:
         wait_for(true, 60)
 
     def count(self, *kinds: str, alone: bool | None = None) -> int:
-        """Count the leases of these kinds, or of all."""
         found = [how for kind, how in self.leases if not kinds or kind in kinds]
         return sum(alone is None or how == alone for how in found)
 

@@ -14,20 +14,6 @@ from keyrot_middleware.secrets import Secret, SecretStore
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 from support.servers import wait_for
 
-__all__ = [
-    "OPENED",
-    "GatedStore",
-    "SafeStore",
-    "all_output",
-    "cache_of",
-    "open_safe",
-    "plug_in",
-    "record_changes",
-    "resolve_all",
-    "resolve_one",
-    "tick_until",
-]
-
 
 class GatedStore:
     """A store behind a gate; open unless `gate.clear()` shuts it."""
@@ -45,7 +31,6 @@ class GatedStore:
         self._lock = threading.Lock()
 
     def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
-        """Answer when the gate is open."""
         with self._lock:
             self.lookups.append(tuple(refs))
             self.under_way += 1
@@ -64,7 +49,6 @@ class GatedStore:
 
 
 def record_changes(cache: SecretCache) -> list[frozenset[str]]:
-    """Return a list that gets the ids of each change."""
     changes: list[frozenset[str]] = []
     cache.on_change = changes.append
     return changes
@@ -73,7 +57,6 @@ def record_changes(cache: SecretCache) -> list[frozenset[str]]:
 def cache_of(
     store: GatedStore, *key_ids: str, ttl_s: float = 300.0, start_timeout_s: float = 5.0
 ) -> SecretCache:
-    """Make a cache of a store's keys."""
     locations = {key_id: SecretLocation(store) for key_id in key_ids or store.values}
     return SecretCache(locations, ttl_s=ttl_s, start_timeout_s=start_timeout_s)
 
@@ -84,14 +67,12 @@ def tick_until(cache: SecretCache, true: Callable[[], Any]) -> None:
 
 
 def resolve_all(store: SecretStore, **refs: str | None) -> dict[str, str]:
-    """Return the value of each key, or the text of its error."""
     found = store.resolve(refs)
     assert found.keys() == refs.keys()
     return {k: v.reveal() if isinstance(v, Secret) else str(v) for k, v in found.items()}
 
 
 def resolve_one(store: SecretStore, ref: str | None = None, key_id: str = "a") -> str:
-    """Return the value of one key, or the text of its error."""
     return resolve_all(store, **{key_id: ref})[key_id]
 
 
@@ -112,12 +93,9 @@ OPENED: list[Mapping[str, str]] = []
 
 
 class SafeStore:
-    """A store that keeps keys in upper case."""
-
     scheme = "safe"
 
     def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
-        """Give a value for each key that has a good id."""
         return {
             key_id: SecretError(f"key {key_id}: not in the safe")
             if key_id == "missing"
@@ -127,19 +105,16 @@ class SafeStore:
 
 
 def open_safe(environ: Mapping[str, str]) -> SafeStore:
-    """Open the store."""
     OPENED.append(environ)
     return SafeStore()
 
 
 def open_broken(environ: Mapping[str, str]) -> SafeStore:
-    """Fail like a store that cannot reach its server."""
     OPENED.append(environ)
     raise ConnectionRefusedError(environ["SAFE_TOKEN"])
 
 
 def open_flawed(environ: Mapping[str, str]) -> SafeStore:
-    """Fail like a store with a bug."""
     raise AttributeError("safe")
 
 

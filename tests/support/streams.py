@@ -8,8 +8,6 @@ import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
 from support.modes import MODEL
 
-__all__ = ["REQUEST", "body", "collected", "path_of"]
-
 REQUEST = {"model": MODEL, "contents": "hello"}
 
 
@@ -19,7 +17,6 @@ def path_of() -> str:
 
 
 def body() -> dict:
-    """Return a body, as the SDK calls its api client."""
     return {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
 
 

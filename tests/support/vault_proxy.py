@@ -11,8 +11,6 @@ from typing import Any
 
 import requests
 
-__all__ = ["Reply", "vault_proxy"]
-
 Reply = tuple[int, bytes, dict[str, str]]
 
 

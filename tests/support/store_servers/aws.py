@@ -11,13 +11,10 @@ from support.moto_server import RefusingServer, moto_server, options_for
 from support.store_servers.base import OneSecretServer
 from support.unreachable import SilentServer, closed_port
 
-__all__ = ["UNPRIVILEGED", "AwsServer", "deny"]
-
 UNPRIVILEGED = "arn:aws:sts::123456789012:assumed-role/nobody/session"
 
 
 def deny(target: str, sent: dict[str, Any]) -> tuple[int, Any]:
-    """Refuse a request with the message of AWS."""
     return 400, {
         "__type": "AccessDeniedException",
         "Message": f"User: {UNPRIVILEGED} is not authorized to perform: secretsmanager:{target} on "
@@ -40,15 +37,12 @@ class AwsServer(OneSecretServer):
         self._ends: list[SilentServer | RefusingServer] = []
 
     def open(self, **options: str) -> AwsStore:
-        """Open a store, with an identity that may read."""
         return AwsStore(self.default, **options_for(self.server.port, **options))
 
     def write(self, name: str, text: str) -> None:
-        """Write a secret, or a new version of it."""
         self.server.write(name, text)
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
-        """Write a JSON secret; return each field's reference."""
         self.write(name, json.dumps(fields))
         return {field: f"aws://{name}#{field}" for field in fields}
 
@@ -59,20 +53,16 @@ class AwsServer(OneSecretServer):
         return AwsStore(self.default, **options_for(refusing.port))
 
     def down(self) -> AwsStore:
-        """Open a store at a port with no listener."""
         return AwsStore(self.default, **options_for(closed_port()))
 
     def hanging(self) -> AwsStore:
-        """Open a store at a port that never answers."""
         silent = SilentServer()
         self._ends.append(silent)
         return AwsStore(self.default, **options_for(silent.port))
 
     def requests(self) -> int:
-        """Count the requests that the server got."""
         return len(self.server.targets)
 
     def close(self) -> None:
-        """Stop what was started beside the shared server."""
         for end in self._ends:
             end.close()

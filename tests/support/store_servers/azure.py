@@ -13,8 +13,6 @@ from support.certificate_authority import CertificateAuthority
 from support.fake_key_vault import READER, SECRET, TENANT, UNPRIVILEGED, KeyVault
 from support.unreachable import SilentServer, closed_port
 
-__all__ = ["AzureServer"]
-
 
 class AzureServer:
     """Each key is a secret of its own, named like it with `-` for `_`."""
@@ -22,12 +20,10 @@ class AzureServer:
     scheme = "azure"
 
     def __init__(self, directory: Path) -> None:
-        """Start the vault; its certificates are in *directory*."""
         self.vault = KeyVault(CertificateAuthority(directory))
         self._ends: list[SilentServer] = []
 
     def open(self, client_id: str = READER, secret: str = SECRET) -> AzureStore:
-        """Open a store, with an identity that may read."""
         return self._at(self.vault.host, client_id, secret)
 
     def _at(self, host: str, client_id: str = READER, secret: str = SECRET) -> AzureStore:
@@ -52,34 +48,27 @@ class AzureServer:
         self.vault.write(key_id.replace("_", "-"), text)
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
-        """Write a JSON secret; return each field's reference."""
         name = name.replace("_", "-").replace("/", "-")
         self.vault.write(name, json.dumps(fields))
         return {field: f"azure://{self.vault.host}/{name}#{field}" for field in fields}
 
     def remove(self, key_id: str) -> None:
-        """Delete the secret of a key."""
         self.vault.remove(key_id.replace("_", "-"))
 
     def denied(self) -> AzureStore:
-        """Open a store whose identity may read nothing."""
         return self.open(UNPRIVILEGED)
 
     def down(self) -> AzureStore:
-        """Open a store at a port with no listener."""
         return self._at(f"localhost:{closed_port()}")
 
     def hanging(self) -> AzureStore:
-        """Open a store at a port that never answers."""
         self._ends.append(SilentServer())
         return self._at(f"localhost:{self._ends[-1].port}")
 
     def requests(self) -> int:
-        """Count the requests that the server got, logins too."""
         return len(self.vault.server.requests)
 
     def close(self) -> None:
-        """Stop the servers."""
         self.vault.server.close()
         for end in self._ends:
             end.close()

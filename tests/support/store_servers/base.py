@@ -9,37 +9,25 @@ from typing import Protocol
 
 from keyrot_middleware.secrets import SecretStore
 
-__all__ = ["OneSecretServer", "StoreServer"]
-
 
 class StoreServer(Protocol):
     """A server with secrets, and our store in front of it; one for each kind of store."""
 
     scheme: str
 
-    def open(self) -> SecretStore:
-        """Open a new store, with an identity that may read."""
-        ...
+    def open(self) -> SecretStore: ...
 
-    def put(self, key_id: str, value: str | bytes) -> None:
-        """Write a key where the store looks for it by default."""
-        ...
+    def put(self, key_id: str, value: str | bytes) -> None: ...
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
         """Write one secret of several fields; return each field's reference, as in keys.json."""
         ...
 
-    def remove(self, key_id: str) -> None:
-        """Delete the key."""
-        ...
+    def remove(self, key_id: str) -> None: ...
 
-    def denied(self) -> SecretStore:
-        """Open a store whose identity may read nothing."""
-        ...
+    def denied(self) -> SecretStore: ...
 
-    def down(self) -> SecretStore:
-        """Open a store at an address with no listener."""
-        ...
+    def down(self) -> SecretStore: ...
 
     def hanging(self) -> SecretStore:
         """Open a store at an address that accepts connections and never answers."""
@@ -74,11 +62,9 @@ class OneSecretServer(ABC):
         self.put_many({key_id: value})
 
     def put_many(self, values: Mapping[str, str]) -> None:
-        """Write the fields of several keys at once."""
         self._keys.update(values)
         self.write(self.default, json.dumps(self._keys))
 
     def remove(self, key_id: str) -> None:
-        """Delete a key's field."""
         self._keys.pop(key_id, None)
         self.write(self.default, json.dumps(self._keys))

@@ -8,12 +8,8 @@ from pathlib import Path
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.stores import open_store
 
-__all__ = ["EnvServer"]
-
 
 class EnvServer:
-    """Writes variables; `close()` removes them."""
-
     scheme = "env"
     lacks = frozenset({"denied", "down", "hanging", "requests"})
 
@@ -22,25 +18,20 @@ class EnvServer:
         self._names: set[str] = set()
 
     def open(self) -> SecretStore:
-        """Open a store."""
         return open_store("env", env_file=self._env_file)
 
     def put(self, key_id: str, value: str | bytes) -> None:
-        """Set the key's variable."""
         self._set(f"GEMINI_KEY_{key_id}", value)
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
-        """Set a variable for each field."""
         for field, value in fields.items():
             self._set(f"{name}_{field}", value)
         return {field: f"env://{name}_{field}" for field in fields}
 
     def remove(self, key_id: str) -> None:
-        """Remove the key's variable."""
         del os.environ[f"GEMINI_KEY_{key_id}"]
 
     def close(self) -> None:
-        """Remove all variables."""
         for name in self._names:
             os.environ.pop(name, None)
 

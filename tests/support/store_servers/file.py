@@ -8,12 +8,8 @@ from pathlib import Path
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.stores import open_file
 
-__all__ = ["FileServer"]
-
 
 class FileServer:
-    """Writes files under *folder*."""
-
     scheme = "file"
     lacks = frozenset({"requests"} | ({"denied"} if os.geteuid() == 0 else set()))
     """Root may read every file."""
@@ -25,7 +21,6 @@ class FileServer:
         self._pipes = folder / "pipes"
 
     def open(self) -> SecretStore:
-        """Open a store."""
         return open_file({"CREDENTIALS_DIRECTORY": str(self._folder)})
 
     def put(self, key_id: str, value: str | bytes) -> None:
@@ -42,16 +37,13 @@ class FileServer:
         return {field: f"file://{folder / field}" for field in fields}
 
     def remove(self, key_id: str) -> None:
-        """Delete the key's file."""
         (self._folder / key_id).unlink()
 
     def denied(self) -> SecretStore:
-        """Open a store in a directory without permission."""
         self._folder.chmod(0)
         return self.open()
 
     def down(self) -> SecretStore:
-        """Open a store whose directory does not exist."""
         return open_file({"CREDENTIALS_DIRECTORY": str(self._nowhere)})
 
     def hanging(self) -> SecretStore:

@@ -13,8 +13,6 @@ from support.fake_secret_manager import PROJECT, READER, UNPRIVILEGED, SecretMan
 from support.store_servers.base import OneSecretServer
 from support.unreachable import SilentServer, closed_port
 
-__all__ = ["GcpServer"]
-
 
 class GcpServer(OneSecretServer):
     """One JSON secret `keyrot` holds all keys that have no secret of their own."""
@@ -29,7 +27,6 @@ class GcpServer(OneSecretServer):
         self._ends: list[SilentServer] = []
 
     def open(self, account: str = READER) -> GcpStore:
-        """Open a store, with an identity that may read."""
         return self._at(self.manager.url, account)
 
     def _at(self, url: str, account: str = READER) -> GcpStore:
@@ -42,34 +39,27 @@ class GcpServer(OneSecretServer):
         return GcpStore(url, f"{PROJECT}/{self.default}", login)
 
     def write(self, name: str, text: str) -> None:
-        """Write a secret, or a new version of it."""
         self.manager.write(name, text)
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
-        """Write a JSON secret; return each field's reference."""
         name = name.replace("/", "-")
         self.write(name, json.dumps(fields))
         return {field: f"gcp://{PROJECT}/{name}#{field}" for field in fields}
 
     def denied(self) -> GcpStore:
-        """Open a store whose identity may read nothing."""
         return self.open(UNPRIVILEGED)
 
     def down(self) -> GcpStore:
-        """Open a store at a port with no listener."""
         return self._at(f"http://127.0.0.1:{closed_port()}")
 
     def hanging(self) -> GcpStore:
-        """Open a store at a port that never answers."""
         self._ends.append(SilentServer())
         return self._at(f"http://127.0.0.1:{self._ends[-1].port}")
 
     def requests(self) -> int:
-        """Count the requests that the server got, logins too."""
         return len(self.manager.server.requests)
 
     def close(self) -> None:
-        """Stop the servers."""
         self.manager.server.close()
         for end in self._ends:
             end.close()

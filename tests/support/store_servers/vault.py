@@ -10,19 +10,14 @@ from keyrot_middleware.secrets.remote import open_vault
 from support.openbao import policy, shared
 from support.unreachable import SilentServer, closed_port
 
-__all__ = ["VALUE", "VaultServer"]
-
 VALUE = "AIza" + "FAKE" + "v" * 31
 """Of the key `a`, where tests share a server."""
 
 
 class VaultServer:
-    """A KV mount of its own in the shared server."""
-
     scheme = "vault"
 
     def __init__(self, directory: Path | None = None) -> None:
-        """Mount an engine; nothing is written to *directory*."""
         self.bao = shared()
         self.mount = self.bao.mount(2)
         self._path = f"{self.mount}/data/keyrot"
@@ -33,7 +28,6 @@ class VaultServer:
         self._ends: list[SilentServer] = []
 
     def open(self) -> SecretStore:
-        """Open a store that may read."""
         return open_vault(self.variables)
 
     def put(self, key_id: str, value: str | bytes) -> None:
@@ -42,18 +36,15 @@ class VaultServer:
         self.bao.patch(self._path, {key_id: text})
 
     def put_many(self, values: Mapping[str, str]) -> None:
-        """Write many fields, in pieces that OpenBao accepts."""
         items = list(values.items())
         for start in range(0, len(items), 250):
             self.bao.patch(self._path, dict(items[start : start + 250]))
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
-        """Write a secret of several fields."""
         self.bao.write(f"{self.mount}/data/team/{name}", fields)
         return {field: f"vault://{self.mount}/team/{name}#{field}" for field in fields}
 
     def remove(self, key_id: str) -> None:
-        """Delete the field."""
         self.bao.patch(self._path, {key_id: None})
 
     def denied(self) -> SecretStore:
@@ -61,7 +52,6 @@ class VaultServer:
         return open_vault(self._stranger)
 
     def down(self) -> SecretStore:
-        """Open a store at a port with no listener."""
         return open_vault({**self.variables, "VAULT_ADDR": f"http://127.0.0.1:{closed_port()}"})
 
     def hanging(self) -> SecretStore:
@@ -71,11 +61,9 @@ class VaultServer:
         return open_vault({**self.variables, **silent})
 
     def requests(self) -> int:
-        """Count the requests in the audit log."""
         return len(self.bao.requested_paths())
 
     def close(self) -> None:
-        """Remove the mount."""
         self.bao.admin("DELETE", f"sys/mounts/{self.mount}")
         for end in self._ends:
             end.close()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from google import genai
-from support.modes import MODES, ask, calls
+from support.modes import MODES, ask, calls, spread
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeClock, Reply
@@ -22,8 +21,9 @@ def clock() -> FakeClock:
     return FakeClock(MIDNIGHT - 1.0)
 
 
-@pytest.mark.parametrize("reply", [Reply.QUOTA_DAY_FREE, Reply.QUOTA_DAY_PAID])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("reply", "mode"), spread([Reply.QUOTA_DAY_FREE, Reply.QUOTA_DAY_PAID], MODES)
+)
 def test_keys_refused_just_after_midnight_are_available_again_soon(
     mode, reply, gemini, pool, connect, clock
 ) -> None:
@@ -55,30 +55,5 @@ def test_a_late_reset_is_retried_less_and_less_often(gemini, pool, connect, cloc
         clock.advance(10.0)
     assert len(sent) <= 6
     assert sent[:4] == [0, 30, 90, 210]
-    until = keyrot_middleware.status()["keys"]["A"]["cooldown_until"]
-    assert datetime.fromisoformat(until).timestamp() == MIDNIGHT + 86_400
-
-
-def test_a_request_of_the_old_day_counts_for_that_day(gemini, pool, connect, clock) -> None:
-    """It was sent at 23:59:59 and is refused after midnight."""
-    pool("A")
-    client = connect()
-
-    def late(request: Any) -> Any:
-        clock.advance(2.0)
-        return Reply.QUOTA_DAY_PAID.body(request)
-
-    gemini.script("A", Reply.custom(429, late))
-    assert isinstance(calls("sync", client, 1)[0], genai.errors.ClientError)
-    clock.advance(31.0)
-    assert ask("sync", client) == "ok from A"
-
-
-def test_a_day_that_is_exhausted_later_ends_at_midnight(gemini, pool, connect, clock) -> None:
-    """Eleven minutes into the day the refusal is not a clock error."""
-    pool("A")
-    clock.advance(1.0 + 660.0)
-    gemini.always_any(Reply.QUOTA_DAY_FREE)
-    calls("sync", connect(), 1)
     until = keyrot_middleware.status()["keys"]["A"]["cooldown_until"]
     assert datetime.fromisoformat(until).timestamp() == MIDNIGHT + 86_400

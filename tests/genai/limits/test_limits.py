@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import io
 import math
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.modes import MODEL, MODES, ask, ask_sync, calls, run
+from support.modes import MODEL, MODES, ask, calls, spread
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -21,67 +20,16 @@ def served(answers) -> int:
     return kinds[str]
 
 
-@pytest.mark.parametrize("mode", ["sync", "sync_stream"])
-def test_eight_threads_of_twenty_calls_send_exactly_the_limit(
-    mode, gemini, pool, connect, clock
-) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_160_calls_at_once_send_exactly_the_limit(mode, gemini, pool, connect, clock) -> None:
     """20 a minute are 20 of 160, and 20 more in the next minute; Google refuses none."""
     gemini.add_key("A", rpm=20)
     pool({"key_id": "A", "rpm": 20}, max_wait_s=0)
     client = connect()
-
-    def twenty(_: int) -> list:
-        return [calls_one(mode, client) for _ in range(20)]
-
     for total in (20, 40):
-        with ThreadPoolExecutor(8) as threads:
-            answers = [answer for some in threads.map(twenty, range(8)) for answer in some]
+        answers = calls(mode, client, 160, at_once=160 if mode.startswith("async") else 8)
         assert (served(answers), gemini.count(), gemini.count(status=429)) == (20, total, 0)
         clock.advance(60)
-
-
-def calls_one(mode, client) -> object:
-    """Send one call; return the text or the error."""
-    try:
-        return ask_sync(mode, client)
-    except Exception as error:
-        return error
-
-
-@pytest.mark.parametrize("mode", ["async", "async_stream"])
-def test_a_thousand_tasks_send_exactly_the_limit(mode, gemini, pool, connect) -> None:
-    """20 a minute are 20 of 1,000."""
-    gemini.add_key("A", rpm=20)
-    pool({"key_id": "A", "rpm": 20}, max_wait_s=0)
-    answers = calls(mode, connect(), 1_000, at_once=1_000)
-    assert (served(answers), gemini.count(), gemini.count(status=429)) == (20, 20, 0)
-
-
-def test_two_keys_with_limits_send_their_sum(gemini, pool, connect) -> None:
-    """Each to its own limit, whatever the order."""
-    pool({"key_id": "A", "rpm": 20}, {"key_id": "B", "rpm": 30}, max_wait_s=0)
-    assert served(calls("sync", connect(), 80, at_once=8)) == 50
-    assert (gemini.sent("A"), gemini.sent("B")) == (20, 30)
-
-
-def test_two_keys_of_one_project_share_its_limit(gemini, pool, connect) -> None:
-    """Quota is the project's."""
-    keys = [{"key_id": name, "project": "p", "rpm": 20} for name in "AB"]
-    pool(*keys, max_wait_s=0)
-    assert served(calls("sync", connect(), 60, at_once=8)) == 20
-
-
-def test_a_day_has_its_limit(gemini, pool, connect, clock) -> None:
-    """RPD counts over the minutes, until midnight Pacific time."""
-    pool({"key_id": "A", "rpd": 30}, max_wait_s=0)
-    client = connect()
-    numbers = []
-    for _ in range(3):
-        numbers.append(served(calls("sync", client, 20)))
-        clock.advance(60)
-    assert numbers == [20, 10, 0]
-    clock.advance(24 * 3600)
-    assert served(calls("sync", client, 20)) == 20
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -107,30 +55,6 @@ def test_a_learned_limit_is_kept(gemini, pool, connect, clock) -> None:
     assert (gemini.count(status=429), gemini.count()) == (0, 5)
 
 
-def test_a_configured_limit_is_a_cap(gemini, pool, connect, clock) -> None:
-    """The 429 names 5, since somebody else uses the project; the file says 2, and 2 are sent."""
-    gemini.add_key("A", rpm=5)
-    pool({"key_id": "A", "rpm": 2}, max_wait_s=0)
-    client = connect(gemini.key("A").value)
-    with keyrot_middleware.bypass():
-        for _ in range(5):  # in this thread: others do not inherit it
-            ask("sync", client)
-    calls("sync", client, 1)
-    assert gemini.count(status=429) == 1
-    clock.advance(60)
-    gemini.reset_log()
-    assert served(calls("sync", client, 12)) == 2
-    assert gemini.count() == 2
-
-
-def test_limits_are_per_model(gemini, pool, connect) -> None:
-    """An exhausted model does not delay another."""
-    pool({"key_id": "A", "rpm": 2}, max_wait_s=0)
-    client = connect()
-    assert served(calls("sync", client, 4)) == 2
-    assert served(calls("sync", client, 4, model="gemini-2.5-pro")) == 2
-
-
 def test_batched_embeddings_count_each(gemini, pool, connect) -> None:
     """A batchEmbedContents of five items is five requests."""
     gemini.add_key("A", rpm=10)
@@ -146,8 +70,7 @@ def test_batched_embeddings_count_each(gemini, pool, connect) -> None:
     assert gemini.count(status=429) == 0
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("factor", [0.4, 3.0, 6.0])
+@pytest.mark.parametrize(("mode", "factor"), spread(MODES, [0.4, 3.0, 6.0]))
 def test_true_tokens_stay_within_the_limit_once_learned(
     factor, mode, gemini: FakeGemini, pool, connect, clock
 ) -> None:
@@ -194,28 +117,36 @@ def test_an_unsent_request_releases_its_reservation(gemini, pool, connect) -> No
     assert used[MODEL]["requests_minute"] == 0
 
 
-def test_a_refused_request_does_not_count_again(gemini, pool, connect, clock) -> None:
-    """A refused request is not counted twice: its cost ends with its minute."""
-    pool({"key_id": "A", "rpm": 3}, "B", strategy="fill", max_wait_s=0)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_rate_of_spending_is_the_accounts(mode, gemini, pool, connect) -> None:
+    """One request is sent for all its keys and models; another account serves both."""
+    own = [f"own_{number}" for number in range(5)]
+    keys = [{"key_id": key, "project": key, "billing_account": "ours"} for key in own]
+    pool(*keys, {"key_id": "other", "billing_account": "theirs", "priority": 1}, max_wait_s=0)
+    for key in own:
+        gemini.always(key, Reply.SPEND_RATE)
     client = connect()
-    gemini.script("A", Reply.EXHAUSTED)
-    assert ask("sync", client) == "ok from B"
-    clock.advance(60)
-    answers = calls("sync", client, 5)
-    assert Counter(answers) == {"ok from A": 3, "ok from B": 2}
+    for model in ("gemini-3.8-flash", "gemini-3.5-flash-lite"):
+        assert ask(mode, client, model=model) == "ok from other"
+    assert (sum(map(gemini.sent, own)), gemini.sent("other")) == (1, 2)
+    states = {i: key["state"] for i, key in keyrot_middleware.status()["keys"].items()}
+    assert states == {**dict.fromkeys(own, "cooling_down"), "other": "available"}
 
 
-def test_many_loops_and_threads_share_one_limit(gemini, pool, connect) -> None:
-    """Threads beside tasks: still exactly the limit."""
-    pool({"key_id": "A", "rpm": 20}, max_wait_s=0)
-    client, other = connect(), connect()
-
-    async def both() -> list:
-        threads = [asyncio.to_thread(calls_one, "sync", other) for _ in range(40)]
-        request = {"model": MODEL, "contents": "hello"}
-        tasks = [client.aio.models.generate_content(**request) for _ in range(40)]
-        return await asyncio.gather(*threads, *tasks, return_exceptions=True)
-
-    answers = [getattr(answer, "text", answer) for answer in run(client, both)]
-    assert served(answers) == 20
-    assert gemini.count() == 20
+def test_calls_that_count_in_no_models_quota(gemini, pool, connect) -> None:
+    """Counting and polling are neither counted nor stopped by an exhausted day."""
+    gemini.add_key("A")
+    pool({"key_id": "A", "rpm": 5, "rpd": 20, "tpm": 1_000}, max_wait_s=0)
+    client, request = connect(), {"model": MODEL, "contents": "x"}
+    file = client.files.upload(file=io.BytesIO(b"hello"), config={"mime_type": "text/plain"})
+    for _ in range(25):
+        client.files.get(name=file.name)
+        client.models.count_tokens(model=MODEL, contents="word " * 2_000)
+    lines = [{"contents": [{"parts": [{"text": "word " * 2_000}]}]}]
+    client.batches.create(model=MODEL, src=lines)
+    assert client.models.generate_content(**request).text
+    gemini.script("A", Reply.QUOTA_DAY)
+    with pytest.raises(Exception, match="429"):
+        client.models.generate_content(**request)
+    assert client.models.count_tokens(**request).total_tokens
+    assert client.models.get(model=MODEL).name

@@ -90,7 +90,7 @@ class TestInRealTime:
         """Use the machine's."""
         return SystemClock()
 
-    @pytest.mark.parametrize("how", ["sync", "async", "mixed"])
+    @pytest.mark.parametrize("how", ["async", "mixed"])
     def test_calls_are_sent_in_the_order_in_which_they_came(
         self, how, gemini, pool, connect, state_url
     ) -> None:
@@ -109,29 +109,6 @@ class TestInRealTime:
         assert contents(gemini) == ["first", *(f"call {number}" for number in range(CALLERS))]
         assert waiting(made) == 0
 
-    def test_a_call_of_a_closed_loop_delays_no_other(self, gemini, pool, connect) -> None:
-        """A task waits in front, and its loop is closed: the next call is still sent."""
-        made = pool({"key_id": "A", "max_concurrency": 1})
-        came, served = delayed_answers(gemini)
-        client = connect()
-        loop = asyncio.new_event_loop()
-        loop.set_exception_handler(lambda _loop, _context: None)  # of a task that is lost
-        with ThreadPoolExecutor(2) as threads:
-            first = threads.submit(ask_sync, "sync", client, contents="first")
-            assert came.wait(30)
-            lost = loop.create_task(ask_async("async", client, contents="lost"))
-            while not waiting(made):
-                loop.run_until_complete(asyncio.sleep(0.01))
-            loop.stop()
-            loop.run_forever()
-            loop.close()
-            later = threads.submit(ask_sync, "sync", client, contents="later")
-            wait_for(lambda: waiting(made) == 2, 30)
-            served.set()
-            assert (first.result(30), later.result(30)) == ("ok", "ok")
-        assert contents(gemini) == ["first", "later"]
-        _drop(lost)
-
 
 class Quiet(FakeClock):
     """A clock that moves only while no request is in flight, as if none took any time."""
@@ -147,14 +124,6 @@ class Quiet(FakeClock):
         """Move on, once every request has ended."""
         await asyncio.to_thread(wait_for, self.idle, 30)
         await super().asleep(seconds)
-
-
-def _drop(task: Any) -> None:
-    """Close the coroutine of a task that can never run again."""
-    from contextlib import suppress
-
-    with suppress(BaseException):
-        task.get_coro().throw(asyncio.CancelledError)
 
 
 class TestInMinutes:

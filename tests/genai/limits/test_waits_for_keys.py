@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 from google import genai
-from support.modes import MODES, ask, calls
+from support.modes import MODEL, MODES, ask, calls, spread
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
@@ -61,97 +61,6 @@ def test_a_time_beyond_the_budget_is_not_waited_for(mode, gemini, pool, connect,
     assert (gemini.count(), clock.time()) == (2, began)
 
 
-def test_the_budget_is_for_the_whole_call(gemini, pool, connect, clock) -> None:
-    """A key that keeps failing is not waited for again and again."""
-    pool("A")
-    gemini.always("A", Reply.QUOTA_MINUTE)
-    began = clock.time()
-    (error,) = calls("sync", connect(), 1)
-    assert isinstance(error, genai.errors.ClientError)
-    assert clock.time() - began <= 31
-    assert gemini.count() == 2
-
-
-@pytest.mark.parametrize("reply", [Reply.QUOTA_DAY, Reply.LIMIT_ZERO, Reply.SPEND_CAP_PROJECT])
-def test_a_day_is_never_waited_for(reply, gemini, pool, connect, clock) -> None:
-    """However long a program would wait."""
-    pool("A", max_wait_s=1_000_000)
-    gemini.always("A", reply)
-    began = clock.time()
-    assert isinstance(calls("sync", connect(), 1)[0], genai.errors.ClientError)
-    assert isinstance(calls("sync", connect(), 1)[0], keyrot_middleware.KeyPoolExhausted)
-    assert (gemini.count(), clock.time()) == (1, began)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_available_key_is_used_at_once(mode, gemini, pool, connect, clock) -> None:
-    """No call waits for a key while another is available."""
-    pool("A", "B", "C", strategy="fill")
-    gemini.always("A", Reply.QUOTA_MINUTE)
-    gemini.always("B", Reply.EXHAUSTED)
-    began = clock.time()
-    assert calls(mode, connect(), 20, at_once=4) == ["ok from C"] * 20
-    assert clock.time() == began
-
-
-@pytest.mark.parametrize("reply", [Reply.EXHAUSTED, Reply.CAPACITY, Reply.HELP_ONLY])
-def test_a_guess_is_not_waited_for(reply, gemini, pool, connect, clock) -> None:
-    """A 429 without a time cools the key down for 30 s, and is raised at once."""
-    pool("A")
-    gemini.always("A", reply)
-    began = clock.time()
-    assert isinstance(calls("sync", connect(), 1)[0], genai.errors.ClientError)
-    assert clock.time() == began
-
-
-def test_the_soonest_key_is_waited_for(gemini, pool, connect, clock) -> None:
-    """Of two that cool down, the one that is available first."""
-    in_nine = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "9s"}
-    body = {"code": 429, "message": "slow down", "status": "RESOURCE_EXHAUSTED"}
-    pool("A", "B", strategy="fill")
-    gemini.script("A", Reply.QUOTA_MINUTE)
-    gemini.script("B", Reply.custom(429, {"error": {**body, "details": [in_nine]}}))
-    began = clock.time()
-    assert ask("sync", connect()) == "ok from B"
-    assert [request.key for request in gemini.log] == ["A", "B", "B"]
-    assert 9 <= clock.time() - began <= 9.5
-
-
-def test_cooldowns_without_a_time_double_and_start_again_after_a_success(
-    gemini, pool, connect, clock
-) -> None:
-    """30, 60, 120 s, up to 900, and 30 again once the key has served."""
-    pool("A")
-    client = connect()
-
-    def cooldown_s() -> float:
-        gemini.script("A", Reply.EXHAUSTED)
-        assert isinstance(calls("sync", client, 1)[0], genai.errors.ClientError)
-        until = keyrot_middleware.status()["keys"]["A"]["cooldown_until"]
-        return datetime.fromisoformat(until).timestamp() - clock.time()
-
-    lengths = []
-    for _ in range(7):
-        lengths.append(round(cooldown_s()))
-        clock.advance(lengths[-1])
-    assert lengths == [30, 60, 120, 240, 480, 900, 900]
-    assert ask("sync", client) == "ok from A"
-    assert round(cooldown_s()) == 30
-
-
-def test_one_probe_goes_first_when_a_cooldown_ends(gemini, pool, connect, clock) -> None:
-    """Sixteen callers after the cooldown: while the probe is in flight no other uses the key."""
-    pool("A", "B", strategy="fill")
-    client = connect()
-    gemini.script("A", Reply.EXHAUSTED)
-    assert ask("sync", client) == "ok from B"
-    clock.advance(31)
-    gemini.reset_log()
-    gemini.always("A", Reply.EXHAUSTED.delayed(0.05))
-    assert calls("sync", client, 16, at_once=16) == ["ok from B"] * 16
-    assert gemini.sent("A") == 1
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_5xx_are_retried_within_their_budget(mode, gemini, pool, connect, clock) -> None:
     """Two retries with backoff, then the SDK's ServerError; no key is penalized."""
@@ -170,19 +79,53 @@ def test_5xx_are_retried_within_their_budget(mode, gemini, pool, connect, clock)
     assert LeaseOutcome.UNSENT not in pool.ledger.kinds
 
 
-@pytest.mark.parametrize(("reply", "sends"), [(Reply.DEADLINE, 2), (Reply.BAD_GATEWAY, 3)])
-def test_each_5xx_has_its_number_of_retries(reply, sends, gemini, pool, connect) -> None:
-    """A 504 has taken its time already: it is retried once."""
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}
+
+
+def busy(code: int, seconds: str | None = None, *details: object) -> object:
+    """Make the reply of an overloaded service."""
+    status = {503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}[code]
+    error = {"code": code, "message": "Busy.", "status": status, "details": list(details)}
+    headers = {"Retry-After": seconds} if seconds else None
+    return Reply.custom(code, {"error": error}, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("mode", "reply"), spread(MODES, [busy(503, "7"), busy(504, "7"), busy(503, None, RETRY_INFO)])
+)
+def test_a_time_that_an_overloaded_server_names_is_waited_for(
+    mode, reply, gemini, pool, connect, clock
+) -> None:
+    """The request is sent again after it, not before."""
     pool("A")
-    gemini.always("A", reply)
-    assert isinstance(calls("sync", connect(), 1)[0], genai.errors.ServerError)
-    assert gemini.count() == sends
-
-
-def test_zero_retries_send_once(gemini, pool, connect, clock) -> None:
-    """KEYROT_MAX_RETRIES=0 raises a 5xx at once."""
-    pool("A", max_retries=0)
-    gemini.always("A", Reply.OVERLOADED)
+    gemini.script_any(reply)
     began = clock.time()
-    assert isinstance(calls("sync", connect(), 1)[0], genai.errors.ServerError)
-    assert (gemini.count(), clock.time()) == (1, began)
+    assert ask(mode, connect()) == "ok from A"
+    assert 7.0 <= clock.time() - began <= 8.0
+    assert gemini.count() == 2
+
+
+@pytest.mark.parametrize(("mode", "where"), spread(MODES, ["client", "request"]))
+def test_a_timeout_bounds_the_waiting_too(mode, where, gemini, pool, connect, clock) -> None:
+    """A program that gives a call five seconds does not wait twenty for a key."""
+    pool("A")
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    began = clock.time()
+    of_client = {"timeout": 5_000} if where == "client" else {}
+    of_request = {"config": {"http_options": {"timeout": 5_000}}} if where == "request" else {}
+    (error,) = calls(mode, connect(**of_client), 1, **of_request)
+    assert isinstance(error, genai.errors.ClientError)
+    assert (clock.time(), gemini.count()) == (began, 1)
+
+
+def test_a_probing_stream_lets_others_go_at_its_first_chunk(pool, connect, gemini, clock) -> None:
+    """A reader that keeps a half-read stream delays no other call: the key has proved available."""
+    pool("A", max_wait_s=0)
+    client = connect()
+    gemini.script("A", Reply.EXHAUSTED)
+    calls("sync", client, 1)
+    clock.advance(31)
+    stream = client.models.generate_content_stream(model=MODEL, contents="hello")
+    next(stream)
+    assert calls("sync", client, 3) == ["ok from A"] * 3
+    stream.close()

@@ -6,7 +6,6 @@ The loop resolves names in these threads, and aiohttp reads .netrc there for eac
 from __future__ import annotations
 
 import asyncio
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,16 +37,17 @@ def install(pool: Any, clock: Any, gemini: Any, named: dict[str, Any]) -> Any:
     return lambda *keys, **more: pool(*keys, **{"allowed_hosts": hosts, **more})
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("aiohttp", [True, False])
-@pytest.mark.parametrize("first", ["tasks", "threads", "mixed"])
+@pytest.mark.parametrize(
+    ("first", "aiohttp", "loop"),
+    [("tasks", True, "asyncio"), ("threads", False, "uvloop"), ("mixed", True, "uvloop")],
+)
 def test_tasks_and_threads_share_one_place(
-    first, aiohttp, loop, gemini, install, named, connect, monkeypatch
+    first, aiohttp, loop, gemini, install, named, connect, no_aiohttp
 ) -> None:
     """Ten calls each share a key with `max_concurrency: 1`, and each of them is served."""
     make_loop = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
     if not aiohttp:
-        monkeypatch.setattr("google.genai._api_client.has_aiohttp", False)
+        no_aiohttp()
     install({"key_id": "A", "max_concurrency": 1}, max_wait_s=60)
     gemini.always("A", Reply.slow(0.01))
     client = connect(client_options=named)
@@ -71,13 +71,8 @@ def test_tasks_and_threads_share_one_place(
     assert gemini.peak("A") == 1
 
 
-@pytest.mark.parametrize("aiohttp", [True, False])
-def test_a_call_to_a_free_model_is_not_held_up(
-    aiohttp, gemini, install, named, connect, monkeypatch
-) -> None:
+def test_a_call_to_a_free_model_is_not_held_up(gemini, install, named, connect) -> None:
     """All threads of the loop wait for the limit of one model; a task calls another model."""
-    if not aiohttp:
-        monkeypatch.setattr("google.genai._api_client.has_aiohttp", False)
     pool = install("A", max_wait_s=60)
     gemini.script(
         "A", Scripted(429, lambda sent: quota_body(sent, ["rpm"], free=False, retry_s=5.0))
@@ -107,22 +102,3 @@ def test_a_call_to_a_free_model_is_not_held_up(
 
     run(client, everyone)
     assert answered == [OTHER_MODEL, *[MODEL] * (THREADS + 1)]
-
-
-def test_work_of_the_program_stays_in_its_executor(install, named, connect) -> None:
-    """Only what a send of the pool needs runs elsewhere."""
-    install("A")
-    client = connect(client_options=named)
-    names: list[str] = []
-
-    async def everyone() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="program"))
-        await ask_async("async", client)
-        names.append(await asyncio.to_thread(lambda: threading.current_thread().name))
-        own = ThreadPoolExecutor(1, thread_name_prefix="own")
-        names.append(await loop.run_in_executor(own, lambda: threading.current_thread().name))
-        own.shutdown()
-
-    run(client, everyone)
-    assert names == ["program_0", "own_0"]

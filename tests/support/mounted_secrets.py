@@ -42,6 +42,13 @@ class Files:
         draft.write_text(content)
         draft.rename(self.keys_file)
 
+    def start(self, *key_ids: str, **settings: Any) -> None:
+        """Write values of these keys and list them, and install the pool."""
+        for key_id in key_ids:
+            self.put(key_id)
+        self.list(*key_ids)
+        self.install(**settings)
+
     def install(self, **settings: Any) -> None:
         given = {"secret_store": "file", "secrets_ttl_s": TTL_S, "strategy": "fill", **settings}
         keyrot_middleware.install(

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 from google.genai import types
-from support.modes import MODEL, MODES, ask, calls
+from support.modes import MODES, ask, calls, spread
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply
@@ -15,80 +15,55 @@ KEY = "x-goog-api-key"
 CASES = [KEY, "X-Goog-Api-Key", "X-GOOG-API-KEY"]
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("mode", MODES)
-def test_a_clients_own_key_header_is_untouched(mode, name, gemini, pool, connect) -> None:
-    """A client with another key's header has chosen a key: the request is sent as without us."""
-    other = gemini.add_key("other").value
-    client = connect("FAKE-unused", headers={name: other})
-    plain = calls(mode, client, 1)
-    wire = [request.headers for request in gemini.log]
-    gemini.reset_log()
-    pool("A")
-    assert list(map(repr, calls(mode, client, 1))) == list(map(repr, plain))
-    assert keys_of(gemini) == [[v for n, v in h if n.lower() == KEY] for h in wire]
-    assert gemini.sent("A") == 0
+WHERE = ("client", "request dict", "request object")
 
 
-@pytest.mark.parametrize("form", ["object", "dict"])
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("mode", MODES)
-def test_a_requests_own_key_header_is_untouched(mode, name, form, gemini, pool, connect) -> None:
-    """The same for the header of one request."""
-    other = gemini.add_key("other").value
-    options = {"headers": {name: other}}
-    config = {"http_options": options if form == "dict" else types.HttpOptions(**options)}
-    client = connect("FAKE-unused")
-    plain = calls(mode, client, 1, config=copy.deepcopy(config))
+def client_and_request(where: str, connect, key: str | None, headers: dict[str, str]):
+    """Return a client and the arguments of a call, with headers in the requested place."""
+    if where == "client":
+        return connect(key, headers=headers), {}
+    options = {"headers": headers}
+    http_options = options if where == "request dict" else types.HttpOptions(**options)
+    return connect(key), {"config": {"http_options": http_options}}
+
+
+@pytest.mark.parametrize(("mode", "name", "where"), spread(MODES, CASES, WHERE))
+def test_a_key_header_of_another_key_is_untouched(mode, name, where, gemini, pool, connect) -> None:
+    """The program has chosen a key: the request is sent as without us."""
+    headers = {name: gemini.add_key("other").value}
+    client, request = client_and_request(where, connect, "FAKE-unused", headers)
+    plain = calls(mode, client, 1, **copy.deepcopy(request))
     wire = keys_of(gemini)
-    gemini.reset_log()
     pool("A")
-    assert list(map(repr, calls(mode, client, 1, config=config))) == list(map(repr, plain))
-    assert keys_of(gemini) == wire
+    assert list(map(repr, calls(mode, client, 1, **request))) == list(map(repr, plain))
+    assert keys_of(gemini) == wire * 2
     assert gemini.sent("A") == 0
-    assert ask(mode, client) == "ok from A"
 
 
-@pytest.mark.parametrize("where", ["client", "request"])
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("mode", MODES)
-def test_the_home_key_again_in_another_case_is_sent_once(
-    mode, name, where, gemini, pool, connect
-) -> None:
-    """A header that repeats the client's own key is no choice; one key header is sent."""
+BEARER = ["Authorization", "authorization", "AUTHORIZATION"]
+
+
+@pytest.mark.parametrize(("mode", "name", "where"), spread(MODES, [*CASES, *BEARER], WHERE))
+def test_the_home_key_again_is_sent_once(mode, name, where, gemini, pool, connect) -> None:
+    """A header that repeats the client's own key, in any case or as a bearer, is no choice."""
     home = gemini.add_key("home").value
-    headers = {name: home, "x-custom": "kept"}
+    headers = {name: f"Bearer {home}" if name in BEARER else home, "x-custom": "kept"}
     pool("A")
-    client = connect(home, **({"headers": headers} if where == "client" else {}))
-    config = {"http_options": {"headers": headers}} if where == "request" else None
-    assert ask(mode, client, config=config) == "ok from A"
+    client, request = client_and_request(where, connect, home, headers)
+    assert ask(mode, client, **request) == "ok from A"
     assert keys_of(gemini) == [[gemini.key("A").value]]
+    assert gemini.log[0].header_values("authorization") == []
     assert gemini.log[0].header_values("x-custom") == ["kept"]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_placeholder_in_a_header_is_not_sent(name, gemini, pool, connect) -> None:
-    """The placeholder in a header means the pool."""
+@pytest.mark.parametrize("where", WHERE)
+def test_the_placeholder_in_a_header_is_not_sent(where, name, gemini, pool, connect) -> None:
+    """It means the pool."""
     pool("A")
-    client = connect(headers={name: keyrot_middleware.POOL_KEY})
-    assert ask("sync", client) == "ok from A"
-    config = {"http_options": {"headers": {name: keyrot_middleware.POOL_KEY}}}
-    assert ask("sync", connect(), config=config) == "ok from A"
-    assert keys_of(gemini) == [[gemini.key("A").value]] * 2
-
-
-@pytest.mark.parametrize("where", ["client", "request"])
-@pytest.mark.parametrize("name", ["Authorization", "authorization", "AUTHORIZATION"])
-@pytest.mark.parametrize("mode", MODES)
-def test_the_home_key_as_bearer_is_dropped(mode, name, where, gemini, pool, connect) -> None:
-    """Some frameworks send the key twice; the second form would contradict the pool's key."""
-    home = gemini.add_key("home").value
-    headers = {name: f"Bearer {home}"}
-    pool("A")
-    client = connect(home, **({"headers": headers} if where == "client" else {}))
-    config = {"http_options": {"headers": headers}} if where == "request" else None
-    assert ask(mode, client, config=config) == "ok from A"
-    assert gemini.log[0].header_values("authorization") == []
+    headers = {name: keyrot_middleware.POOL_KEY}
+    client, request = client_and_request(where, connect, None, headers)
+    assert ask("sync", client, **request) == "ok from A"
     assert keys_of(gemini) == [[gemini.key("A").value]]
 
 
@@ -100,19 +75,7 @@ def test_anothers_bearer_stays(gemini, pool, connect) -> None:
     assert gemini.log[0].header_values("authorization") == ["Bearer FAKE-gateway"]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_every_request_has_one_key_header(mode, gemini, pool, connect) -> None:
-    """Over a pool of four, each request has the key of its lease and no other."""
-    pool("A", "B", "C", "D")
-    calls(mode, connect(), 12, at_once=4)
-    assert [request.header_values(KEY) for request in gemini.log] == [
-        [gemini.key(request.key).value] for request in gemini.log
-    ]
-    assert sorted(request.key for request in gemini.log) == sorted(pool.ledger.keys)
-
-
-@pytest.mark.parametrize("form", ["object", "dict"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("form", "mode"), spread(["object", "dict"], MODES))
 def test_options_of_the_program_are_not_changed(mode, form, gemini, pool, connect) -> None:
     """The client's options and the request's are the same values after a failover as before."""
     pool("A", "B", strategy="fill")
@@ -134,28 +97,6 @@ def test_options_of_the_program_are_not_changed(mode, form, gemini, pool, connec
         ["1"],
         ["2"],
     )
-
-
-def test_the_request_dict_is_changed_no_more_than_by_the_sdk(gemini, pool, connect) -> None:
-    """After a failover the caller's dict is unchanged, except for changes by the SDK itself."""
-    body = {
-        "contents": [{"parts": [{"text": "hello"}], "role": "user"}],
-        "_url": {"model": MODEL},
-        "generationConfig": {"temperature": 0.5},
-    }
-    path = f"models/{MODEL}:generateContent"
-    options = types.HttpOptions(extra_body={"generationConfig": {"topK": 3}})
-    client = connect(gemini.add_key("own").value)
-    plain = copy.deepcopy(body)
-    client._api_client.request("post", path, plain, options)
-    pool("A", "B", strategy="fill")
-    gemini.always("A", Reply.KEY_INVALID)
-    pooled = copy.deepcopy(body)
-    client._api_client.request("post", path, pooled, options)
-    assert pooled in (body, plain)
-    sent = [request.body for request in gemini.log]
-    assert sent[0] == sent[1] == sent[2]
-    assert sent[0]["generationConfig"] == {"temperature": 0.5, "topK": 3}
 
 
 def keys_of(gemini) -> list[list[str]]:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from google.genai import errors
 from support.modes import MODES, ask, calls
-from support.mounted_secrets import Files, serving_keys, value_of
+from support.mounted_secrets import serving_keys, value_of
 from support.servers import wait_for
 
 import keyrot_middleware
 from keyrot_middleware.runtime import current_pool, pool
-from keyrot_middleware.testing import FakeGemini, Reply
+from keyrot_middleware.testing import Reply
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_leaked_key_that_is_replaced_is_available_within_one_refresh(
-    mode: str, gemini: FakeGemini, files: Files, connect: Callable[..., Any]
+    mode, gemini, files, connect
 ) -> None:
     """The same process continues: with the other key at once, with the new value soon."""
-    files.list("A", "B")
-    files.put("A")
-    files.put("B")
-    files.install()
+    files.start("A", "B")
     client = connect()
     assert ask(mode, client) == "ok from A"
     gemini.always("A", Reply.KEY_LEAKED)
@@ -42,12 +38,10 @@ def test_a_leaked_key_that_is_replaced_is_available_within_one_refresh(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_value_that_is_replaced_already_serves_the_same_call(
-    mode: str, gemini: FakeGemini, files: Files, connect: Callable[..., Any]
+    mode, gemini, files, connect
 ) -> None:
     """A pool of one key whose old value is refused: looked up at once, and sent again."""
-    files.list("A")
-    files.put("A")
-    files.install(secrets_ttl_s=300)
+    files.start("A", secrets_ttl_s=300)
     client = connect()
     assert ask(mode, client) == "ok from A"
     gemini.always("A", Reply.KEY_INVALID)
@@ -55,30 +49,10 @@ def test_a_value_that_is_replaced_already_serves_the_same_call(
     assert ask(mode, client) == "ok from A_new"
 
 
-def test_a_suspended_projects_key_that_is_replaced_is_available_again(
-    gemini: FakeGemini, files: Files, connect: Callable[..., Any]
-) -> None:
-    """The new value is sent, although the project has the same name in keys.json."""
-    files.list({"key_id": "A", "project": "web"}, {"key_id": "B", "project": "other"})
-    files.put("A")
-    files.put("B")
-    files.install()
-    client = connect()
-    gemini.always("A", Reply.KEY_SUSPENDED)
-    assert [ask("sync", client) for _ in range(2)] == ["ok from B"] * 2
-    files.put("A", "A_new")
-    wait_for(lambda: ask("sync", client) == "ok from A_new")
-    assert gemini.sent("A") == 1
-
-
-def test_a_value_replaced_in_time_costs_no_failed_send(
-    gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_value_replaced_in_time_costs_no_failed_send(gemini, files, connect, caplog) -> None:
     """Old and new value are valid for a while: the new one is used, and a log line reports it."""
     caplog.set_level(logging.INFO, "keyrot_middleware")
-    files.list("A")
-    files.put("A")
-    files.install()
+    files.start("A")
     client = connect()
     ask("sync", client)
     files.put("A", "A_new")
@@ -90,9 +64,7 @@ def test_a_value_replaced_in_time_costs_no_failed_send(
     assert [request.status for request in gemini.log] == [200] * 3
 
 
-def test_keys_and_limits_change_without_a_restart(
-    gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_keys_and_limits_change_without_a_restart(gemini, files, connect, caplog) -> None:
     """keys.json is read again when it has changed; calls in flight keep their keys."""
     caplog.set_level(logging.INFO, "keyrot_middleware")
     files.list("A", "B")
@@ -117,14 +89,10 @@ def test_keys_and_limits_change_without_a_restart(
     assert ask("sync", client) == "ok from A"
 
 
-def test_the_last_key_that_is_removed_is_not_sent_again(
-    gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_last_key_that_is_removed_is_not_sent_again(gemini, files, connect, caplog) -> None:
     """A pool whose only key is switched off has none, logged as ERROR, until one is added."""
     caplog.set_level(logging.INFO, "keyrot_middleware")
-    files.list("A")
-    files.put("A")
-    files.install()
+    files.start("A")
     client = connect()
     assert ask("sync", client) == "ok from A"
     files.list({"key_id": "A", "active": False})
@@ -141,11 +109,7 @@ def test_the_last_key_that_is_removed_is_not_sent_again(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_keys_file_that_is_emptied_for_a_moment_fails_no_call(
-    mode: str,
-    gemini: FakeGemini,
-    files: Files,
-    connect: Callable[..., Any],
-    caplog: pytest.LogCaptureFixture,
+    mode, gemini, files, connect, caplog
 ) -> None:
     """Under load: the keys stay, one ERROR says what to do, and the next whole file is used."""
     files.list("A", "B")
@@ -185,41 +149,9 @@ def test_a_keys_file_that_is_emptied_for_a_moment_fails_no_call(
         assert set(running.result()) == {"ok from A"}
 
 
-def test_without_keys_in_keys_json_the_single_key_serves(
-    gemini: FakeGemini, files: Files, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The single key is not from keys.json, and stays when that is emptied."""
-    monkeypatch.setenv("GEMINI_API_KEY", gemini.add_key("single").value)
-    files.list("A")
-    files.put("A")
-    files.install()
-    files.list()
-    wait_for(lambda: serving_keys() == ["GEMINI_API_KEY"])
-    assert ask("sync", connect()) == "ok from single"
-
-
-def test_a_disabled_key_is_not_reported_as_available(
-    gemini: FakeGemini, files: Files, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Not where its value changes at the same time, and not where it changes later."""
-    caplog.set_level(logging.INFO, "keyrot_middleware")
-    files.list("A")
-    files.put("A")
-    files.put("B")
-    files.install()
-    files.list({"key_id": "A", "active": False, "secret": f"file://{files.folder}/B"})
-    wait_for(lambda: serving_keys() == [])
-    wait_for(lambda: value_of("A") == gemini.key("B").value)
-    files.list({"key_id": "A", "active": False})
-    wait_for(lambda: value_of("A") == gemini.key("A").value)
-    assert "keys removed: A" in caplog.text
-    assert "is available again" not in caplog.text
-    assert "keys added" not in caplog.text
-
-
 @pytest.mark.parametrize("content", ['[{"key_id": "A", "rpm": -1}]', "[{", None])
 def test_a_broken_keys_file_keeps_the_keys_and_is_logged_once(
-    content: str | None, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    content, files, connect, caplog
 ) -> None:
     """An error names the mistake; the next valid version is used."""
     files.list("A")
@@ -243,18 +175,11 @@ def test_a_broken_keys_file_keeps_the_keys_and_is_logged_once(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_value_that_comes_after_the_rejection_is_found_by_the_next_calls(
-    mode: str,
-    gemini: FakeGemini,
-    files: Files,
-    connect: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
+    mode, gemini, files, connect, monkeypatch
 ) -> None:
     """Without any key left the store is read every few seconds, whatever the TTL is, or 0."""
     monkeypatch.setattr(pool, "LOOK_UP_S", 0.01)
-    files.list("A", "B")
-    files.put("A")
-    files.put("B")
-    files.install(secrets_ttl_s=0)
+    files.start("A", "B", secrets_ttl_s=0)
     client = connect()
     for label in ("A", "B"):
         gemini.always(label, Reply.KEY_INVALID)
@@ -277,66 +202,106 @@ def test_a_value_that_comes_after_the_rejection_is_found_by_the_next_calls(
     assert (gemini.sent("A"), gemini.sent("B")) == (1, 1)
 
 
-def test_with_no_key_left_the_stores_are_read_at_most_every_few_seconds(
-    gemini: FakeGemini, files: Files, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+# The thread that refreshes -----------------------------------------------------------------------
+
+
+def _threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("keyrot-refresher")]
+
+
+def test_one_thread_for_each_pool_and_none_after_it(files) -> None:
+    """uninstall() ends it; a value replaced afterwards changes nothing."""
+    files.start("A")
+    assert _threads() == ["keyrot-refresher-default"]
+    keyrot_middleware.uninstall()
+    wait_for(lambda: not _threads())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_is_started_again_by_the_next_call(
+    gemini, files, connect, monkeypatch
 ) -> None:
-    """Hundreds of failing calls cost a look-up every five seconds."""
-    seconds, looks = 1_000.0, list[float]()
-    files.list("A")
-    files.put("A")
-    files.install(secrets_ttl_s=0)
-    client = connect()
-    gemini.always("A", Reply.KEY_INVALID)
-    with pytest.raises(errors.ClientError):
-        ask("sync", client)
-    current = current_pool()
-    assert current is not None
-    refresh_all = current.secrets.refresh_all
+    """Whatever ended it, such as SystemExit in a store; values are refreshed again."""
+    files.start("A")
+    pool = keyrot_middleware._install.current_pool()
 
-    def counted(wait_s: float) -> frozenset[str]:
-        looks.append(seconds)
-        return refresh_all(wait_s)
+    def end() -> None:
+        raise SystemExit
 
-    monkeypatch.setattr(current.secrets, "refresh_all", counted)
-    monkeypatch.setattr(pool.time, "monotonic", lambda: seconds)
-    for _ in range(400):
-        with pytest.raises(keyrot_middleware.KeyPoolExhausted):
-            ask("sync", client)
-        seconds += 0.25
-    assert [at - looks[0] for at in looks] == [5.0 * number for number in range(20)]
-
-
-def test_a_key_manager_finds_a_value_that_comes_after_the_rejection(
-    gemini: FakeGemini, files: Files
-) -> None:
-    """Without any key left `select_key` looks the values up before it raises."""
-    files.list("A")
-    files.put("A")
-    files.install(secrets_ttl_s=0)
-    manager = keyrot_middleware.get_key_manager()
-    rejected = errors.ClientError(
-        401, {"error": {"code": 401, "message": "?", "status": "UNAUTHENTICATED"}}
-    )
-    manager.report_error(manager.select_key("gemini-2.5-flash").key_id, rejected)
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.activity, "send", end)
+        pool.secrets.wake.set()
+        wait_for(lambda: not _threads())
+    new = gemini.add_key("A_new", tier="paid").value
+    assert ask("sync", connect()) == "ok from A"
+    assert _threads() == ["keyrot-refresher-default"]
     files.put("A", "A_new")
-    assert manager.select_key("gemini-2.5-flash").api_key == gemini.key("A_new").value
+    wait_for(lambda: value_of("A") == new)
 
 
-def test_a_limit_that_is_changed_in_keys_json_beats_what_was_learned_before(
-    gemini: FakeGemini, files: Files, connect: Callable[..., Any]
-) -> None:
-    """Its owner has raised it at Google, and in the file."""
-    files.list("A")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_worker_refreshes_on_its_own(gemini, files) -> None:
+    """Servers install() before they fork: each worker looks values up again."""
+    files.start("A")
+    new = gemini.add_key("A_new", tier="paid").value
+    child = os.fork()
+    if child == 0:
+        try:
+            wait_for(lambda: value_of("A") == new)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    files.put("A", "A_new")
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_no_value_gets_into_the_environment(gemini, files) -> None:
+    """Child processes inherit the environment, so it must not contain a value of a store."""
+    before = dict(os.environ)
+    files.start("A")
+    files.put("A", "A_new")
+    wait_for(lambda: value_of("A") == gemini.key("A_new").value)
+    assert dict(os.environ) == before
+
+
+# Keys without a value ----------------------------------------------------------------------------
+
+
+def test_a_key_without_a_value_is_added_when_it_has_one(gemini, files, connect, caplog) -> None:
+    """The others serve; it is an error in the log and in status(), until it resolves."""
+    files.list("A", "B")
+    files.put("B")
+    files.install()
+    client = connect()
+    assert ask("sync", client) == "ok from B"
+    assert list(keyrot_middleware.status()["unresolved"]) == ["A"]
+    assert caplog.records[0].getMessage().startswith("skipped: key A:")
+    assert caplog.records[0].levelname == "ERROR"
     files.put("A")
-    files.install(max_wait_s=0)
-    gemini.script("A", Reply.QUOTA_MINUTE)
-    with pytest.raises(errors.ClientError):
-        ask("sync", connect())
+    wait_for(lambda: serving_keys() == ["A", "B"])
+    assert ask("sync", client) == "ok from A"
+    assert keyrot_middleware.status()["unresolved"] == {}
 
-    def learned() -> dict[str, int]:
-        used = keyrot_middleware.status()["keys"]["A"]["used"]
-        return used["gemini-2.5-flash"]["learned"]
 
-    assert learned()
-    files.list({"key_id": "A", "rpm": 500})
-    wait_for(lambda: not learned())
+@pytest.mark.parametrize("mode", MODES)
+def test_without_any_value_calls_are_sent_as_by_the_sdk(
+    mode, gemini, files, connect, caplog
+) -> None:
+    """The patch is active; a client without a key can be made, and works later."""
+    files.list("A")
+    files.install()
+    assert "1 of 1 keys have no value and are skipped" in caplog.text
+    status = keyrot_middleware.status()
+    assert (status["installed"], list(status["unresolved"])) == (True, ["A"])
+    assert [key["state"] for key in status["keys"].values()] == ["unresolved"]
+    own, bare = connect(gemini.add_key("own").value), connect()
+    assert ask(mode, own) == "ok from own"
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted, match="GEMINI_API_KEYS") as caught:
+        ask(mode, bare)
+    assert (caught.value.code, caught.value.status) == (401, "UNAUTHENTICATED")
+    assert gemini.count() == 1, "no placeholder on the wire"
+    files.put("A")
+    wait_for(lambda: serving_keys() == ["A"])
+    assert ask(mode, bare) == ask(mode, own) == "ok from A"
+    assert list(bare.files.list()) == []

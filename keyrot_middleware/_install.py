@@ -17,15 +17,15 @@ from typing import NamedTuple, NotRequired, TypedDict, Unpack
 from . import providers
 from .adapters import origin_from_url
 from .core.model import DEFAULT_PLATFORM
-from .core.model_fallback import next_models
 from .core.selection import Selector
-from .core.text import check_key_format, did_you_mean, mask_url, plural
+from .core.text import did_you_mean, mask_url, plural
 from .errors import ConfigError, KeyrotError, PoolEvent, warn
 from .genai import Binding
 from .keys_file import Tier, allowed_tiers
 from .monitoring import Alerts, open_receivers
 from .monitoring.view import HealthStatus, levels, pool_health
 from .prices import require_prices
+from .providers.keys import check_key_format, foreign_key, is_ambiguous
 from .runtime import (
     bypassed,
     current_pool,
@@ -46,6 +46,7 @@ from .settings import (
     hide_keys,
     is_proxied,
     load,
+    next_models,
 )
 from .state import State, open_state
 from .telemetry import Observer
@@ -383,7 +384,7 @@ def open_pool(
         secrets.can_change or config.keys_file is not None
     )
     missing = _missing(config, secrets)
-    texts = [*config.warnings, *doubts(secrets), *([missing] if missing else ())]
+    texts = [*config.warnings, *doubts(config, secrets), *([missing] if missing else ())]
     if not selector.keys and not (config.keys and kept) and config.tiers is None:
         for text in (*texts, NO_KEY_FOUND):
             _warn(text)
@@ -437,10 +438,19 @@ def _missing(config: Config, secrets: SecretCache) -> str | None:
     )
 
 
-def doubts(secrets: SecretCache) -> Iterator[str]:
-    """Yield which values do not look like a Gemini API key; they are used all the same."""
+def doubts(config: Config, secrets: SecretCache) -> Iterator[str]:
+    """Yield which values do not look like a key of their provider; they are used all the same.
+
+    Raises:
+        ConfigError: One has the shape of another provider's, and would be sent to the wrong one.
+    """
+    platforms = {key.key_id: key.platform for key in config.candidates}
     for key_id in secrets.resolved:
-        if doubt := check_key_format(secrets.value(key_id).reveal()):
+        value, provider = secrets.value(key_id), providers.of(platforms[key_id])
+        wrong = foreign_key(value.reveal(), provider.name)
+        if wrong and not is_ambiguous(value.reveal()):
+            raise ConfigError(f"key {key_id}: {wrong}")
+        if doubt := check_key_format(value.reveal(), provider):
             yield f"key {key_id}: {doubt}"
 
 

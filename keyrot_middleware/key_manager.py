@@ -40,12 +40,13 @@ from .core.model import (
     Usage,
     Verdict,
 )
-from .core.text import did_you_mean, display, hide_secrets
+from .core.text import did_you_mean
 from .errors import ConfigError
 from .forks import after_fork
 from .monitoring.view import HealthStatus, health, source_of
 from .providers.gemini import Gemini
 from .providers.gemini.replies import parse_usage
+from .providers.keys import display, hide_secrets
 from .runtime import current_pool
 from .runtime.driver import AsyncDriver, SyncDriver, complete
 from .runtime.pool import Clock, Pool, SystemClock

@@ -34,7 +34,8 @@ from .core.model import (
     Limits,
     smaller_limit,
 )
-from .core.text import did_you_mean, display, hide_secrets, holds_key, one_line
+from .core.text import did_you_mean, one_line
+from .providers.keys import display, hide_secrets, holds_key
 
 # Which secret stores there are, by scheme: those of this package, and those that plug in -------
 #

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import count
+from itertools import count, pairwise
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -36,8 +36,7 @@ from .core.model import (
     RetryPolicy,
     Strategy,
 )
-from .core.model_fallback import MAX_MODELS, next_models
-from .core.text import did_you_mean, display, hide_secrets, mask_keys, mask_url
+from .core.text import did_you_mean, mask_url
 from .errors import EVENTS, ConfigError, EventName
 from .keys_file import (
     BUILT_STORES,
@@ -53,8 +52,12 @@ from .keys_file import (
     sentence,
 )
 from .providers.gemini import Gemini, VertexExpress
+from .providers.keys import display, hide_secrets, mask_keys
 
 GOOGLE_HOST, VERTEX_HOST = Gemini.hosts[0], VertexExpress.hosts[0]
+MAX_MODELS = 8
+"""Models that one request may be sent to."""
+_MODEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 LONGEST_S = 366 * 86400
 """The longest time that a setting may be. A longer one is a mistake, and ends after year 9999."""
 STATE_SCHEMES = (
@@ -104,6 +107,41 @@ def _good_url(url: SecretStr) -> SecretStr:
     if not _URL.fullmatch(url.get_secret_value()):
         raise ValueError("one of them is no URL (not shown); allowed: such as json://, mailto://")
     return url
+
+
+def next_models(chains: Iterable[str]) -> dict[str, str]:
+    """Return the model that follows each model.
+
+    Args:
+        chains: Such as `a>b>c`.
+
+    Raises:
+        ValueError: What is wrong in them.
+    """
+    following: dict[str, str] = {}
+    for chain in chains:
+        models = [name.strip().removeprefix("models/") for name in chain.split(">")]
+        wrong = next((name for name in models if not _MODEL.fullmatch(name)), None)
+        if wrong is not None:
+            raise ValueError(f"found {display(wrong)} in {display(chain)}, which is no model")
+        if len(models) < 2:
+            raise ValueError(f"found {display(chain)}, which names no model after the first")
+        for model, after in pairwise(models):
+            if following.setdefault(model, after) != after:
+                raise ValueError(f"found {display(model)} with two models after it")
+    for model in following:
+        _check_length(model, following)
+    return following
+
+
+def _check_length(model: str, following: Mapping[str, str]) -> None:
+    seen = [model]
+    while (after := following.get(seen[-1])) is not None:
+        if after in seen:
+            raise ValueError(f"found {display(after)} twice in one chain")
+        seen.append(after)
+    if len(seen) > MAX_MODELS:
+        raise ValueError(f"found {len(seen)} models in the chain of {display(model)}")
 
 
 def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:

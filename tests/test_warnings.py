@@ -135,7 +135,7 @@ def test_a_second_install_is_warned_of_once(caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [("sk-proj-" + "x" * 40, "begins with sk-"), ("your-key-here", "looks like a placeholder")],
+    [("sk-" + "x" * 40, "begins with sk-"), ("your-key-here", "looks like a placeholder")],
 )
 def test_a_value_that_is_no_gemini_key_is_a_warning(value: str, text: str) -> None:
     """It is still used; the warning shows nothing of it."""
@@ -144,6 +144,13 @@ def test_a_value_that_is_no_gemini_key_is_a_warning(value: str, text: str) -> No
     assert "key key_1" in found
     assert value[4:] not in found
     assert keyrot_middleware.status()["installed"]
+
+
+def test_a_key_of_another_provider_is_an_error_that_names_both() -> None:
+    """It would be sent to the wrong API."""
+    with pytest.raises(keyrot_middleware.ConfigError, match="keys of openai do; it is for gemini"):
+        keyrot_middleware.install(keys=["sk-proj-" + "x" * 40])
+    assert not keyrot_middleware.status()["installed"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from google import genai
 from google.genai import errors
 
 import keyrot_middleware
-from keyrot_middleware.core.text import holds_key
+from keyrot_middleware.providers.keys import holds_key
 from keyrot_middleware.settings import ENV_NAMES, GOOGLE_HOST
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 

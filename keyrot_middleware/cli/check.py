@@ -16,12 +16,13 @@ from .._install import bypasses, doubts
 from ..core.availability import AVAILABLE, Availability
 from ..core.failures import KEY_REJECTIONS
 from ..core.model import DEFAULT_PLATFORM, LAST_RESORT
-from ..core.text import mask_keys, mask_url, plural
+from ..core.text import mask_url, plural
 from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..genai.key_check import KeyCheck, check_keys, require_allowed_host
 from ..keys_file import OUTSIDE_TIERS, KeySpec
 from ..monitoring import open_receivers
 from ..monitoring.view import available_of, iso, look
+from ..providers.keys import mask_keys
 from ..runtime.pool import resolved_candidates
 from ..secrets.cache import SecretCache
 from ..secrets.stores import open_secret_cache
@@ -169,6 +170,11 @@ def _make_report(config: Config, secrets: SecretCache) -> _Report:
         open_receivers(None, config.settings.alerts, ())
     except ConfigError as error:
         problems.append(str(error))
+    warnings = [*config.warnings, *_bypass_warnings(config)]
+    try:
+        warnings += doubts(config, secrets)
+    except ConfigError as error:
+        problems.append(str(error))
     disabled = {key.key_id: key.disabled for key in config.candidates}
     return _Report(
         settings=dict(_settings(config)),
@@ -189,7 +195,7 @@ def _make_report(config: Config, secrets: SecretCache) -> _Report:
             )
             for key in config.keys
         ],
-        warnings=[*config.warnings, *doubts(secrets), *_bypass_warnings(config)],
+        warnings=warnings,
         problems=problems,
     )
 

@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from ..core.model_names import CURRENT_MODEL, FREE_LIMITS
-from ..core.text import did_you_mean, display, one_line
+from ..core.text import did_you_mean, one_line
 from ..errors import ConfigError, KeyrotError
+from ..providers.gemini.models import CURRENT_MODEL, FREE_LIMITS
+from ..providers.keys import display
 from ..telemetry.logs import format_time
 from ..testing import FakeClock, FakeGemini, LoggedRequest, Reply
 from .status import console, escape, table

@@ -22,7 +22,7 @@ from rich.text import Text
 from ..core.failures import KEY_REJECTIONS
 from ..core.model import DEFAULT_PLATFORM, Candidate
 from ..core.selection import Selector
-from ..core.text import did_you_mean, hide_secrets, mask_url, one_line, remaining, short_time
+from ..core.text import did_you_mean, mask_url, one_line, remaining, short_time
 from ..errors import KeyrotError
 from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..monitoring.view import (
@@ -36,6 +36,7 @@ from ..monitoring.view import (
     lines_of,
     look,
 )
+from ..providers.keys import hide_secrets
 from ..runtime.activity import Activity
 from ..secrets.stores import open_secret_cache
 from ..settings import Config, allowed_origins, load

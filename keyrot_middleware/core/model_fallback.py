@@ -1,6 +1,6 @@
 """Which model a request goes to when no key can serve its own, and when it does.
 
-A chain is written `gemini-3.8-flash>gemini-3.6-flash`. A request goes on to the next model of its
+A chain is written `a>b>c`. A request goes on to the next model of its
 chain where the failure is about the model and nothing was delivered: every key that could serve
 is limited for it, it is overloaded for everyone, or there is no such model. A request that is
 wrong, or that is bound to what one project has stored, stays with its model. So does one
@@ -9,19 +9,12 @@ whose contents carry thought signatures: another model refuses them.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Iterable
 from math import inf
 
 from .failures import MODEL_FAILURES
 from .flow import OVERLOADED, CallState
-from .text import display
 
-MAX_MODELS = 8
-"""Models that one request may be sent to."""
-
-_MODEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _VERBS = ("generateContent", "streamGenerateContent")
 
 _WINDOWS = frozenset({"rpm", "tpm", "rpd", "usd", "usd_reserved", "concurrency"})
@@ -30,41 +23,6 @@ _NOT_FOUND = "model_not_found"
 _MISSING = frozenset({_NOT_FOUND, "model_withdrawn"})
 _ABOUT_THE_MODEL = MODEL_FAILURES | _WINDOWS | {OVERLOADED, _NOT_FOUND}
 """Failure classes and blocks that end or change with another model, as far as is known."""
-
-
-def next_models(chains: Iterable[str]) -> dict[str, str]:
-    """Return the model that follows each model.
-
-    Args:
-        chains: Such as `a>b>c`.
-
-    Raises:
-        ValueError: What is wrong in them.
-    """
-    following: dict[str, str] = {}
-    for chain in chains:
-        models = [name.strip().removeprefix("models/") for name in chain.split(">")]
-        wrong = next((name for name in models if not _MODEL.fullmatch(name)), None)
-        if wrong is not None:
-            raise ValueError(f"found {display(wrong)} in {display(chain)}, which is no model")
-        if len(models) < 2:
-            raise ValueError(f"found {display(chain)}, which names no model after the first")
-        for model, after in pairwise(models):
-            if following.setdefault(model, after) != after:
-                raise ValueError(f"found {display(model)} with two models after it")
-    for model in following:
-        _check_length(model, following)
-    return following
-
-
-def _check_length(model: str, following: Mapping[str, str]) -> None:
-    seen = [model]
-    while (after := following.get(seen[-1])) is not None:
-        if after in seen:
-            raise ValueError(f"found {display(after)} twice in one chain")
-        seen.append(after)
-    if len(seen) > MAX_MODELS:
-        raise ValueError(f"found {len(seen)} models in the chain of {display(model)}")
 
 
 def may_fall_back(call: CallState) -> bool:

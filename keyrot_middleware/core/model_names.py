@@ -1,28 +1,11 @@
-"""The model that examples name, and a bound on the names that are counted separately."""
+"""A bound on the names of models that are counted separately."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from .model import CallInfo, Limits
-
-CURRENT_MODEL = "gemini-flash-latest"
-"""What README, docs, examples and `keyrot check --live` ask for: an alias of Google's, since Google
-closes a model to new projects when it has a newer one."""
-_FLASH, _LITE = Limits(rpm=5, tpm=250_000, rpd=20), Limits(rpm=15, tpm=250_000, rpd=500)
-FREE_LIMITS: Mapping[str, Limits] = {
-    CURRENT_MODEL: _FLASH,
-    "gemini-3.8-flash": _FLASH,
-    "gemini-3.6-flash": _FLASH,
-    "gemini-3.5-flash-lite": _LITE,
-    "gemini-3.1-flash-lite": _LITE,
-}
-"""The limits of a free project as 429s of autumn 2026 named them; Google publishes none
-(docs/gemini-api.md#limits-of-the-tiers). For examples and the fake service: a pool learns the true
-ones."""
+from .model import CallInfo
 
 MAX_NAMES = 200
-"""Model names counted separately at a time; Google has about fifty."""
+"""Model names counted separately at a time; a provider has about fifty."""
 MAX_LENGTH = 100
 IDLE_S = 3_600.0
 OTHER = "other-models"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from .. import providers
 from ..adapters import facts_from_reported_error, origin_from_url
 from ..core.model import CallInfo
-from ..core.model_names import CURRENT_MODEL
 from ..errors import KeyrotError
 from ..providers.gemini import GEMINI_API, Gemini
+from ..providers.gemini.models import CURRENT_MODEL
 from ..runtime import bypassed
 from ..secrets.cache import SecretCache
 from ..settings import AllowedOrigins

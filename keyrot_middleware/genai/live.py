@@ -35,11 +35,11 @@ from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.failures import FailureFacts
 from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, Lease
-from ..core.text import mask_keys
 from ..errors import ConfigError, handle_internal_error
 from ..providers.gemini import GEMINI_API, KEY_HEADER, Gemini
 from ..providers.gemini.bodies import add_name, read_body
 from ..providers.gemini.replies import add_usage, parse_usage
+from ..providers.keys import mask_keys
 from ..runtime import required_project, required_tiers, runner, workload
 from ..secrets import Secret
 from ..state.base import State

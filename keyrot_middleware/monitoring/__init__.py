@@ -31,10 +31,11 @@ from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
 from ..core.ledger import KeyHealth
 from ..core.model import CallInfo, Candidate, Lease, LeaseOutcome
-from ..core.text import did_you_mean, display, one_line, utc
+from ..core.text import did_you_mean, one_line, utc
 from ..core.windows import HOUR_S
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
+from ..providers.keys import display
 from ..runtime.pool import Pool
 from ..settings import ENV_NAMES
 from ..telemetry import CallObserver

@@ -39,13 +39,13 @@ from ..core.model import (
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.spending import nano_usd
-from ..core.text import hide_secrets
 from ..core.tokens import TokenScale
 from ..core.waiting import WaitingLines
 from ..errors import KeyrotError, handle_internal_error, warn_safely
 from ..forks import after_fork, before_child_ends, time_left
 from ..keys_file import file_version
 from ..prices import PriceList, require_prices
+from ..providers.keys import hide_secrets
 from ..secrets import Secret
 from ..secrets.cache import LOOKUP_TIMEOUT_S, SecretCache
 from ..secrets.stores import Stores

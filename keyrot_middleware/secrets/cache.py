@@ -26,9 +26,10 @@ from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
 from ..core.model import POOL_KEY
-from ..core.text import hide_escaped, mask_keys
+from ..core.text import hide_escaped
 from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
+from ..providers.keys import has_key_shape, mask_keys
 from . import MASKED_FROM, Secret, SecretStore
 
 START_TIMEOUT_S = 10.0
@@ -44,7 +45,6 @@ _LOGGED_SINGLY = 10
 """Keys without a value that the log names one by one."""
 # What may stand in a header and in an API key; a stray quote comes from `docker --env-file`.
 _GOOD_VALUE = re.compile(r"[!#-&(-~]+")
-_MASKS = ("AIza…[redacted]", "AQ.…[redacted]")
 
 Refs = dict[str, str | None]
 """The reference of each key id, as in keys.json; None: the store's default."""
@@ -470,4 +470,4 @@ def _problem(value: str) -> str | None:
 
 def _is_masked_by_value(value: str) -> bool:
     """Return whether masking by shape does not hide the whole value, which is long enough."""
-    return len(value) >= MASKED_FROM and mask_keys(value) not in _MASKS
+    return len(value) >= MASKED_FROM and not has_key_shape(value)

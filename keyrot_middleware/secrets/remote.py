@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
-from ..core.text import display
 from ..errors import ConfigError, SecretError
 from ..forks import after_fork
+from ..providers.keys import display
 from . import PlainText, Secret
 
 CONNECT_TIMEOUT_S = 2.0

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.text import did_you_mean, display
+from ..core.text import did_you_mean
 from ..errors import ConfigError, MissingExtraError, SecretError
 from ..keys_file import BUILT_STORES, GROUP, entry_point_stores
+from ..providers.keys import display
 from ..settings import read_env_file
 from . import Secret, SecretStore
 from .cache import START_TIMEOUT_S, SecretCache, SecretLocation

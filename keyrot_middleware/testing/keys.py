@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 from zoneinfo import ZoneInfo
 
-from keyrot_middleware.core.model_names import CURRENT_MODEL
+from keyrot_middleware.providers.gemini.models import CURRENT_MODEL
 
 Tier = Literal["free", "paid"]
 Style = Literal["standard", "auth"]

@@ -44,10 +44,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.availability import KEY_STATES
-from ..core.text import did_you_mean, hide_secrets, mask_keys
+from ..core.text import did_you_mean
 from ..errors import KeyrotError, handle_internal_error
 from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..monitoring.view import DISABLED_S, SORTS, PoolReport, source_of
+from ..providers.keys import hide_secrets, mask_keys
 from ..runtime import current_pool
 from ..runtime.pool import Pool
 

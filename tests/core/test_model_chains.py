@@ -21,14 +21,13 @@ from support.replies import (
 from keyrot_middleware.core.flow import CallState
 from keyrot_middleware.core.model import CallInfo, Limits
 from keyrot_middleware.core.model_fallback import (
-    MAX_MODELS,
     fallback_call,
     is_missing,
     may_fall_back,
-    next_models,
     stay_note,
     tried_note,
 )
+from keyrot_middleware.settings import MAX_MODELS, next_models
 
 
 def ended(rig: Rig, info: CallInfo = INFO) -> CallState:

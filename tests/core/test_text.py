@@ -9,16 +9,13 @@ import pytest
 
 from keyrot_middleware.core.text import (
     did_you_mean,
-    display,
     hide_escaped,
-    hide_secrets,
-    holds_key,
-    mask_keys,
     plural,
     remaining,
     short_time,
     utc,
 )
+from keyrot_middleware.providers.keys import display, hide_secrets, holds_key, mask_keys
 
 KEY = "AIza" + "FAKE" + "k" * 31
 AUTH = "AQ." + "FAKE" + "z" * 46

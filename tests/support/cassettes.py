@@ -22,7 +22,8 @@ from functools import partial
 from typing import Any
 
 from keyrot_middleware.adapters.redaction import redact_bytes
-from keyrot_middleware.core.text import hide_escaped, mask_keys
+from keyrot_middleware.core.text import hide_escaped
+from keyrot_middleware.providers.keys import mask_keys
 from keyrot_middleware.secrets import Secret
 
 KEY_NAME_HEADER = "x-key-name"

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 from ...core.affinity import PAGE, TYPED, UPLOAD, is_certain
 from ...core.model import GENERIC_VERBS, CallInfo
-from ...core.text import mask_keys
+from ...providers.keys import mask_keys
 from ..base import Route
 from .bodies import add_name, read_body, requested_tier
 

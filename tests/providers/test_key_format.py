@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from keyrot_middleware.core.text import check_key_format
+from keyrot_middleware.providers.gemini import Gemini
+from keyrot_middleware.providers.keys import check_key_format
 
 STANDARD = "AIza" + "FAKE".ljust(35, "x")
 AUTH = "AQ." + "FAKE".ljust(40, "x")
@@ -27,7 +28,7 @@ AUTH = "AQ." + "FAKE".ljust(40, "x")
 )
 def test_a_value_that_is_no_gemini_key_is_reported(value: str, text: str) -> None:
     """A key of another provider, a placeholder, several keys in one, a part of one."""
-    found = check_key_format(value)
+    found = check_key_format(value, Gemini())
     assert found is not None
     assert text in found
     assert value not in found
@@ -38,4 +39,4 @@ def test_a_value_that_is_no_gemini_key_is_reported(value: str, text: str) -> Non
 )
 def test_other_values_are_not_reported(value: str) -> None:
     """A gateway may have keys of any shape."""
-    assert check_key_format(value) is None
+    assert check_key_format(value, Gemini()) is None

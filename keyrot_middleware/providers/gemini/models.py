@@ -1,0 +1,22 @@
+"""The models that examples name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...core.model import Limits
+
+CURRENT_MODEL = "gemini-flash-latest"
+"""What README, docs, examples and `keyrot check --live` ask for: an alias of Google's, since Google
+closes a model to new projects when it has a newer one."""
+_FLASH, _LITE = Limits(rpm=5, tpm=250_000, rpd=20), Limits(rpm=15, tpm=250_000, rpd=500)
+FREE_LIMITS: Mapping[str, Limits] = {
+    CURRENT_MODEL: _FLASH,
+    "gemini-3.8-flash": _FLASH,
+    "gemini-3.6-flash": _FLASH,
+    "gemini-3.5-flash-lite": _LITE,
+    "gemini-3.1-flash-lite": _LITE,
+}
+"""The limits of a free project as 429s of autumn 2026 named them; Google publishes none
+(docs/gemini-api.md#limits-of-the-tiers). For examples and the fake service: a pool learns the true
+ones."""

@@ -192,7 +192,7 @@ class PoolEvent:
     at: datetime
     """When it was found, an aware datetime in UTC."""
     reason: str | None
-    """Why: a failure class such as `key_invalid`, or a window: `rpm`, `tpm`, `rpd`, `usd`."""
+    """Why: a failure class such as `key_invalid`, or a window: `rpm`, `usd`…"""
     sentence: str
     """The event in one sentence, for people."""
     available_at: datetime | None = None

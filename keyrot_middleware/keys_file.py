@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
-from math import inf
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -28,12 +28,16 @@ from pydantic import (
 
 from .core.model import (
     DEFAULT_PLATFORM,
+    NO_BUDGET,
     NO_LIMITS,
     OWN_PROJECT,
+    USD_WINDOWS,
+    Budget,
     Candidate,
     Limits,
     smaller_limit,
 )
+from .core.spending import nano_usd
 from .core.text import did_you_mean, one_line
 from .providers.keys import display, hide_secrets, holds_key
 
@@ -114,6 +118,10 @@ def _bare_model(model: str) -> str:
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _Count = Annotated[int, Field(gt=0)]
+_Usd = Annotated[float, Field(ge=1e-06, le=1000000.0)]
+UsdWindow = Literal["10m", "day", "month"]
+SPEND_RATES: Mapping[Tier | None, float] = {"tier1": 10.0, "tier2": 50.0, "tier3": 200.0}
+"""What Google lets a billing account spend within ten minutes, US dollars."""
 
 
 class KeySpec(BaseModel):
@@ -158,9 +166,12 @@ class KeySpec(BaseModel):
     """requests per Pacific day"""
     max_concurrency: _Count | None = None
     """concurrent requests of one process"""
-    usd_per_day: float | None = Field(default=None, ge=1e-06, le=1000000.0)
-    """US dollars that the key's project may spend per Pacific day: see
-    [cost.md](cost.md#a-budget-for-the-day)"""
+    usd: dict[UsdWindow, _Usd] | None = None
+    """US dollars: `{"10m": 9, "day": 20, "month": 250}`, or some of them; what the billing account
+    may spend in ten minutes, and the project in a Pacific day and month: see
+    [cost.md](cost.md#budgets)"""
+    usd_per_day: _Usd | None = None
+    """the short form of `"usd": {"day": …}`"""
     active: bool = True
     """`false` disables the key"""
     secret: Annotated[str, AfterValidator(_good_place)] | None = Field(default=None, repr=False)
@@ -180,6 +191,10 @@ class KeySpec(BaseModel):
         if self.project and self.platform != DEFAULT_PLATFORM:
             project = f"{project}/{self.platform}"
         limits = Limits(self.rpm, self.tpm, self.rpd, self.max_concurrency)
+        rate = None
+        if self.billing_account and self.platform == DEFAULT_PLATFORM and find_spec("genai_prices"):
+            rate = SPEND_RATES.get(self.tier)
+        usd: dict[Any, float | None] = {"10m": rate, "day": self.usd_per_day}
         return Candidate(
             key_id=self.key_id,
             project=project,
@@ -192,8 +207,13 @@ class KeySpec(BaseModel):
             weight=self.weight,
             disabled=None if self.active else DISABLED_IN_FILE,
             platform=self.platform,
-            usd_per_day=self.usd_per_day,
+            usd=budget(usd | (self.usd or {})),
         )
+
+
+def budget(usd: Mapping[Any, float | None]) -> Budget:
+    """Return what may be spent in each window, in billionths; dollars by window."""
+    return Budget(*(None if (n := usd.get(name)) is None else nano_usd(n) for name in USD_WINDOWS))
 
 
 def allowed_tiers(names: Iterable[str]) -> frozenset[str]:
@@ -213,10 +233,11 @@ def allowed_tiers(names: Iterable[str]) -> frozenset[str]:
 def candidates_of(
     keys: Iterable[KeySpec], tiers: frozenset[str] | None = None
 ) -> tuple[Candidate, ...]:
-    """Return keys as selection and quota see them, each with the limits and budget of its project.
+    """Return keys as selection and quota see them, each with the limits and budgets that it shares.
 
     The keys of a project share both, and so do those that name none. If they name different ones,
     the smallest holds; limits of a key that has a `model` are for other keys of that model only.
+    What may be spent within ten minutes is shared by the keys of a billing account.
 
     Args:
         keys: Those of the pool.
@@ -228,11 +249,12 @@ def candidates_of(
             key if key.disabled or key.tier in tiers else replace(key, disabled=OUTSIDE_TIERS)
             for key in candidates
         )
-    budgets: dict[str, float] = {}
+    budgets: dict[str, Budget] = {}
     limits: dict[tuple[str, str | None], Limits] = {}
     for key in candidates:
-        if key.usd_per_day is not None:
-            budgets[key.project] = min(budgets.get(key.project, inf), key.usd_per_day)
+        for purse, usd in key.purses:
+            smallest = map(smaller_limit, usd, budgets.get(purse, NO_BUDGET))
+            budgets[purse] = Budget(*smallest)
         if key.limits is not NO_LIMITS:
             group = key.project, key.model
             limits[group] = _smaller(key.limits, limits.get(group, NO_LIMITS))
@@ -241,7 +263,9 @@ def candidates_of(
     return tuple(
         replace(
             key,
-            usd_per_day=budgets.get(key.project),
+            usd=budgets.get(f"project:{key.project}", NO_BUDGET)._replace(
+                ten_minutes=budgets.get(f"billing:{key.billing_account}", NO_BUDGET).ten_minutes
+            ),
             limits=_smaller(
                 key.limits,
                 limits.get((key.project, key.model), NO_LIMITS),

@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from .core.model import Candidate, Usage
+from .core.model import NO_BUDGET, Candidate, Usage
 from .errors import MissingExtraError
 
 _log = logging.getLogger("keyrot_middleware")
@@ -46,14 +46,12 @@ def require_prices(keys: Iterable[Candidate]) -> None:
     """Import the list if a key has a budget, so that no call waits for it.
 
     Raises:
-        MissingExtraError: A key has `usd_per_day`, and genai-prices is not installed.
+        MissingExtraError: A key has `usd`, and genai-prices is not installed.
     """
-    if all(key.usd_per_day is None for key in keys):
+    if all(key.usd == NO_BUDGET for key in keys):
         return
     if not is_installed():
-        raise MissingExtraError(
-            wanted_by="usd_per_day in keys.json", package="genai-prices", extra="cost"
-        )
+        raise MissingExtraError(wanted_by="usd in keys.json", package="genai-prices", extra="cost")
     import_module("genai_prices")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from keyrot_middleware.core.model import Candidate, Limits
+from keyrot_middleware.core.model import Budget, Candidate, Limits
+from keyrot_middleware.core.spending import NANO
 from keyrot_middleware.keys_file import KeySpec, read_keys
 
 KEY = "AIza" + "FAKE" + "k" * 31
@@ -61,6 +62,7 @@ def test_every_field_is_used(path: Path) -> None:
         "tpm": 2,
         "rpd": 3,
         "max_concurrency": 4,
+        "usd": {"day": 5, "month": 6.0},
         "active": False,
         "secret": "env://NAME",
     }
@@ -68,7 +70,17 @@ def test_every_field_is_used(path: Path) -> None:
     (key,) = load_keys(path)
     assert key.secret == "env://NAME"
     assert key.candidate == Candidate(
-        "a", "p", "b", Limits(1, 2, 3, 4), "gemini-x", "batch", "tier1", -1, 2.0, "active=false"
+        "a",
+        "p",
+        "b",
+        Limits(1, 2, 3, 4),
+        "gemini-x",
+        "batch",
+        "tier1",
+        -1,
+        2.0,
+        "active=false",
+        usd=Budget(10 * NANO, 5 * NANO, 6 * NANO),
     )
 
 

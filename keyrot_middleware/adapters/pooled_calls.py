@@ -224,7 +224,7 @@ def fingerprint(key: str) -> str:
     return blake2b(key.encode(), digest_size=4, key=_SALT).hexdigest()
 
 
-_DAYS = frozenset({"rpd", "quota_day", "usd"})
+_DAYS = frozenset({"rpd", "quota_day", "usd", "usd_month"})
 _SHOWN = 10
 """Keys named in the message; all of them are in `reasons`."""
 
@@ -287,7 +287,7 @@ def _error(
     if not returning:
         code, reason = rejection_code(block.reason for block in blocks.values())
         return code, provider.error_body(code, text, reason=reason)
-    reason = "usd" if returning == {"usd"} else "rpd" if returning <= _DAYS else ""
+    reason = "usd" if returning <= {"usd", "usd_month"} else "rpd" if returning <= _DAYS else ""
     return 429, provider.error_body(429, text, reason=reason, retry_in_s=wait_s)
 
 

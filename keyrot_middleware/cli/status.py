@@ -42,6 +42,7 @@ from ..secrets.stores import open_secret_cache
 from ..settings import Config, allowed_origins, load
 from ..state import State, open_shared
 
+USD_PERIODS = {"10m": "in ten minutes", "day": "a day", "month": "a month"}
 EVERY_S = 2.0
 """Between two looks of `--watch`."""
 PIPE_WIDTH = 400
@@ -281,10 +282,10 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"Today: {_usd(summary['today']['cost_usd'])}, since midnight Pacific time"
     projects = summary["projects"]
     for name, cost in projects.items():
-        if cost["usd_per_day"] is not None:
-            of = f" of {_usd(cost['usd_per_day'])} a day"
-            yield f"  {escape(name)}: {_usd(cost['usd_today'] or 0.0)}{of}"
-        elif cost["usd_today"] and len(projects) > 1:
+        for window, one in cost["usd"].items():
+            of = f"{_usd(one['spent'])} of {_usd(one['limit'])}"
+            yield f"  {escape(name)}: {of} {USD_PERIODS[window]}"
+        if "day" not in cost["usd"] and cost["usd_today"] and len(projects) > 1:
             yield f"  {escape(name)}: {_usd(cost['usd_today'])}"
     yield from _cached("today", {k["key_id"]: k["tokens_today"] for k in found["keys"]})
     yield from _cached("in the last hour", found["workloads"])

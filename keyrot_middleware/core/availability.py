@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Literal, NamedTuple, get_args
 
 from .failures import KEY_REJECTIONS
-from .model import IN_USE, Block
+from .model import IN_USE, LIMITED, Block
 
 KeyState = Literal["available", "limited", "cooling_down", "rejected", "unresolved", "disabled"]
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
@@ -14,7 +14,6 @@ KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
 
 DISABLED_BY_HAND = "disabled"
 """The reason of a cooldown that an operator began, to keep a key from being used."""
-_LIMITED = frozenset({"rpm", "tpm", "rpd", "usd", "usd_reserved", "concurrency"})
 
 
 class Availability(NamedTuple):
@@ -24,7 +23,7 @@ class Availability(NamedTuple):
     at: float | None = None
     """When it is available again, epoch seconds; None: it is, or the time is unknown."""
     reason: str | None = None
-    """A failure class, or `rpm`, `tpm`, `rpd`, `usd`, `usd_reserved`, `concurrency`, `probe`."""
+    """That of the `Block`."""
 
 
 AVAILABLE = Availability("available")
@@ -36,7 +35,7 @@ def availability(block: Block | None) -> Availability:
         return AVAILABLE
     known = isfinite(block.until) and block.reason not in IN_USE
     state: KeyState = "cooling_down"
-    if block.reason in _LIMITED:
+    if block.reason in LIMITED:
         state = "limited"
     elif block.reason == DISABLED_BY_HAND:
         state = "disabled"

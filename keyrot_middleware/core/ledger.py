@@ -17,8 +17,10 @@ from typing import NamedTuple, Protocol, TypeVar
 from .affinity import owner_lifetime
 from .failures import KEY_REJECTIONS
 from .model import (
+    NO_BUDGET,
     NO_LIMITS,
     Block,
+    Budget,
     CallInfo,
     Candidate,
     Lease,
@@ -31,11 +33,12 @@ from .model import (
     Verdict,
 )
 from .selection import RankedCandidates
-from .spending import NANO, nano_usd
+from .spending import nano_usd
 from .windows import (
     DAY_S,
     HOUR_S,
     PROBE_S,
+    RESERVED_S,
     Cooldown,
     Learned,
     QuotaWindows,
@@ -79,8 +82,8 @@ class KeyHealth:
     rejection: str | None = None
     """The class in which Google rejected its value; no request has succeeded since."""
     used: Sequence[Used] = ()
-    spent_usd: float | None = None
-    """What its project has spent of its budget in the Pacific day; None: it has no budget."""
+    spent: Budget = NO_BUDGET
+    """What was spent in each window in which it has a budget."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -91,7 +94,7 @@ class Reservation:
     model: str
     """As requested; the lease has only the bucket."""
     cost: int = 0
-    """Billionths of a dollar, and the period in which they were reserved."""
+    """Billionths of a dollar in each purse, and the period in which they were reserved."""
     period: int = 0
 
 
@@ -156,8 +159,8 @@ class Records:
     quotas: Table[QuotaWindows] = field(default_factory=dict)
     learned: Table[Learned] = field(default_factory=dict)
     cooldowns: Table[Cooldowns] = field(default_factory=dict)
-    spending: Table[Spending] = field(default_factory=dict)
-    """By project; only of those that have a budget."""
+    purses: Table[Spending] = field(default_factory=dict)
+    """Only of what has a budget."""
     health: Table[Health] = field(default_factory=dict)
     configured: Table[Configured] = field(default_factory=dict)
     buckets: Table[str] = field(default_factory=dict)
@@ -173,6 +176,11 @@ def quota_name(project: str, bucket: str) -> str:
 def owner_name(name: str) -> str:
     """Return the name of an owner's record: names can be long or confidential."""
     return blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
+
+
+def _purses(key: Candidate, info: CallInfo) -> tuple[tuple[str, Budget], ...]:
+    """Return what pays for a call with a key."""
+    return key.purses if info.requests and key.usd != NO_BUDGET else ()
 
 
 class Ledger:
@@ -213,11 +221,11 @@ class Ledger:
         if best is None:
             return Unavailable(now, blocks)
         key, quota = best
-        has_budget = key.usd_per_day is not None and info.requests > 0
+        purses = tuple(name for name, _ in _purses(key, info))
         reservation = Reservation(
             quota.reserve(info.requests, info.tokens, now),
             info.quota_model,
-            *(self._reserve_spending(key, info, now) if has_budget else ()),
+            *(self._reserve_spending(purses, info, now) if purses else ()),
         )
         self._records.quotas[quota_name(key.project, bucket)] = quota
         return Lease(
@@ -233,7 +241,7 @@ class Ledger:
             tier=key.tier,
             reservation=reservation,
             record=key.record,
-            has_budget=has_budget,
+            purses=purses,
             refused=blocks,
         )
 
@@ -275,10 +283,10 @@ class Ledger:
             block = self._cooldown_block(key, bucket, info.verb, now)
         if block is None and limits is not NO_LIMITS:
             block = quota.blocked_by(limits, info.requests, info.tokens)
-        if block is None and key.usd_per_day is not None and info.requests:
-            spending = self._spending(key.project, now)
+        for name, budget in _purses(key, info) if block is None else ():
+            spending = self._spending(name, now)
             expected = spending.expected(info.input_cost, info.longest_cost)
-            block = spending.blocked_by(nano_usd(key.usd_per_day), expected, now)
+            block = block or spending.blocked_by(budget, expected, now)
         return quota, limits, block
 
     def _cooldown_block(self, key: Candidate, bucket: str, verb: str, now: float) -> Block | None:
@@ -294,28 +302,31 @@ class Ledger:
 
     # Money ----------------------------------------------------------------------------------------
 
-    def _spending(self, project: str, now: float) -> Spending:
-        spending = self._records.spending.get(project) or Spending()
+    def _spending(self, purse: str, now: float) -> Spending:
+        spending = self._records.purses.get(purse) or Spending()
         spending.advance(now)
         return spending
 
-    def _reserve_spending(self, key: Candidate, info: CallInfo, now: float) -> tuple[int, int]:
-        spending = self._spending(key.project, now)
-        cost = spending.expected(info.input_cost, info.longest_cost)
-        spending.reserved += cost
-        self._records.spending[key.project] = spending
-        return cost, spending.period
+    def _reserve_spending(
+        self, purses: Iterable[str], info: CallInfo, now: float
+    ) -> tuple[int, int]:
+        found = {name: self._spending(name, now) for name in purses}
+        cost = max(one.expected(info.input_cost, info.longest_cost) for one in found.values())
+        for name, spending in found.items():
+            spending.reserved += cost
+            self._records.purses[name] = spending
+        return cost, int(now // RESERVED_S)
 
     def _settle_spending(
         self, lease: Lease, reservation: Reservation | None, outcome: Outcome, now: float
     ) -> None:
-        spending, usd = self._spending(lease.project, now), outcome.usage.cost_usd
-        if reservation is not None:
-            spending.release(reservation.period, reservation.cost)
-        if usd is not None:
-            spending.spent += nano_usd(usd)
-            spending.highest = max(spending.highest, nano_usd(usd))
-        self._records.spending[lease.project] = spending
+        for name in lease.purses:
+            spending, usd = self._spending(name, now), outcome.usage.cost_usd
+            if reservation is not None:
+                spending.release(reservation.period, reservation.cost)
+            if usd is not None:
+                spending.book(nano_usd(usd))
+            self._records.purses[name] = spending
 
     # Outcomes -------------------------------------------------------------------------------------
 
@@ -330,8 +341,7 @@ class Ledger:
         reservation = lease.reservation if isinstance(lease.reservation, Reservation) else None
         if reservation is not None:  # else it was not leased here: reported by KeyManager
             self._release(lease, reservation, outcome, now)
-        if lease.has_budget:
-            self._settle_spending(lease, reservation, outcome, now)
+        self._settle_spending(lease, reservation, outcome, now)
         for name in names:
             self._set_owner(name, lease.key_id, lease.project, now)
         if kind is not LeaseOutcome.UNSENT or verdict is not None:
@@ -526,8 +536,9 @@ class Ledger:
             ends = [end for name in cooldown_names(key) if (end := latest.get(name))]
             if ends:
                 health.cooldown_until, _, health.cooldown_scope, health.cooldown_reason = max(ends)
-            if key.usd_per_day is not None:
-                health.spent_usd = self._spending(key.project, now).spent / NANO
+            for name, budget in key.purses:
+                spent = zip(self._spending(name, now).spent, budget, health.spent, strict=True)
+                health.spent = Budget(*(had if of is None else n for n, of, had in spent))
             found[key.key_id] = health
         return found
 

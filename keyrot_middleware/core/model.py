@@ -69,6 +69,21 @@ def smaller_limit(configured: int | None, learned: int | None) -> int | None:
     return min(configured, learned)
 
 
+class Budget(NamedTuple):
+    """Billionths of a dollar in each window of money; None: no limit."""
+
+    ten_minutes: int | None = None
+    """Of a billing account, any ten minutes."""
+    day: int | None = None
+    """Of a project or a workload, like the month."""
+    month: int | None = None
+
+
+NO_BUDGET = Budget()
+USD_WINDOWS = ("10m", "day", "month")
+"""The fields of a `Budget` as users write them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A key as selection and quota see it: labels and limits, never its value."""
@@ -85,8 +100,8 @@ class Candidate:
     disabled: str | None = None
     """Why no call uses it; None: calls use it."""
     platform: str = DEFAULT_PLATFORM
-    usd_per_day: float | None = None
-    """The budget of its project for the Pacific day, US dollars; see keys_file.candidates_of."""
+    usd: Budget = NO_BUDGET
+    """What its billing account and its project may spend; see keys_file.candidates_of."""
     record: str = ""
     """The name under which its cooldowns are stored: its id and the fingerprint of its value, so
     that a rejection of one value does not affect another. Without a value its id alone."""
@@ -94,6 +109,16 @@ class Candidate:
     def __post_init__(self) -> None:
         if not self.record:
             object.__setattr__(self, "record", self.key_id)
+
+    @property
+    def purses(self) -> tuple[tuple[str, Budget], ...]:
+        """Return the names of its budgets, and what each may spend."""
+        of_account, of_project = Budget(self.usd.ten_minutes), self.usd._replace(ten_minutes=None)
+        found = (
+            (f"billing:{self.billing_account}", of_account),
+            (f"project:{self.project}", of_project),
+        )
+        return tuple(one for one in found if one[1] != NO_BUDGET)
 
     @property
     def fingerprint(self) -> str:
@@ -325,8 +350,8 @@ class Lease(NamedTuple):
     """Leased by in-process limits, since the shared state fails."""
     record: str = ""
     """The key's `Candidate.record` at that time; empty: its id."""
-    has_budget: bool = False
-    """The key's project has a budget, so the state must know what the request costs."""
+    purses: tuple[str, ...] = ()
+    """The budgets that pay for it; if there are any, the state must know what it costs."""
     refused: Mapping[str, Block] = MappingProxyType({})
     """Why candidates that come before it were not available, by key id, if the state knows."""
 
@@ -337,6 +362,10 @@ OTHER_PLATFORM = "platform"
 """The reasons of a `Block` of a key whose tier, project or platform the call may not use."""
 WINDOWS = frozenset({"rpm", "tpm", "rpd"})
 """Reasons of a `Block` of a full window."""
+USD_REASONS = ("usd_10m", "usd", "usd_month")
+"""Reasons of a `Block` of a budget that is spent, in the order of `Budget`."""
+LIMITED = WINDOWS | {*USD_REASONS, "usd_reserved", "concurrency"}
+"""Reasons of a `Block` of a limit."""
 IN_USE = frozenset({"concurrency", "probe", "usd_reserved"})
 """Reasons of a `Block` that end when another call ends, whatever it used."""
 
@@ -345,8 +374,7 @@ class Block(NamedTuple):
     """Why a key is not available now."""
 
     reason: str
-    """A failure class, or `rpm`, `tpm`, `rpd`, `usd`, `usd_reserved`, `concurrency`, `probe`,
-    `tier`, `project`."""
+    """A failure class, or one of `LIMITED`, `probe`, `tier`, `project`."""
     until: float
     """When it ends, epoch seconds; `inf`: not by itself."""
     waitable: bool = False

@@ -14,14 +14,14 @@ from math import inf
 
 from .failures import MODEL_FAILURES
 from .flow import OVERLOADED, CallState
+from .model import LIMITED
 
 _VERBS = ("generateContent", "streamGenerateContent")
 
-_WINDOWS = frozenset({"rpm", "tpm", "rpd", "usd", "usd_reserved", "concurrency"})
 _NOT_FOUND = "model_not_found"
 """The failure class of a model that no project has."""
 _MISSING = frozenset({_NOT_FOUND, "model_withdrawn"})
-_ABOUT_THE_MODEL = MODEL_FAILURES | _WINDOWS | {OVERLOADED, _NOT_FOUND}
+_ABOUT_THE_MODEL = MODEL_FAILURES | LIMITED | {OVERLOADED, _NOT_FOUND}
 """Failure classes and blocks that end or change with another model, as far as is known."""
 
 

@@ -19,7 +19,7 @@ from math import inf
 from typing import NamedTuple
 
 from .failures import METHOD_FAILURES
-from .model import IN_USE, LAST_RESORT, OTHER_TIER, Block, CallInfo, Candidate
+from .model import IN_USE, LAST_RESORT, NO_BUDGET, OTHER_TIER, Block, CallInfo, Candidate
 
 BATCH_SIZE = 8
 """Keys in one batch; in groups up to this size `spread` compares all keys."""
@@ -90,8 +90,8 @@ class Selector:
         self.keys = {key.key_id: key for key in keys if key.disabled is None}
         self.platforms = frozenset(key.platform for key in self.keys.values())
         """For which there is a key."""
-        self.has_budgets = any(key.usd_per_day is not None for key in self.keys.values())
-        """A key's project has a budget, so that costs must be estimated before a call."""
+        self.has_budgets = any(key.usd != NO_BUDGET for key in self.keys.values())
+        """One of them has a budget, so that costs must be estimated before a call."""
         self.reset()
 
     def reset(self) -> None:

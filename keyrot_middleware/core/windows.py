@@ -13,13 +13,13 @@ does not block others for long: every `PROBE_S` seconds one more request may go.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from .model import NO_LIMITS, Block, Candidate, Lease, Limits, Scope, smaller_limit
+from .model import NO_LIMITS, Block, Budget, Candidate, Lease, Limits, Scope, smaller_limit
 
 GUARD_S = 1.0
 DAY_S = 86_400.0
@@ -30,6 +30,9 @@ PROBE_POLL_S = 0.1
 """When to look again while a key is at max_concurrency or probed: the end is unknown."""
 RESERVED_S = 300.0
 """Between one and two of these a reservation of money lasts that is never settled."""
+SLOT_S = 30.0
+SLOTS = 21
+"""Ten minutes slide in twenty slots; one more, since the latest is not over."""
 
 _PACIFIC = ZoneInfo("America/Los_Angeles")
 
@@ -252,7 +255,7 @@ def _exceeds(used: int, cost: int, limit: int) -> bool:
 
 @dataclass(slots=True)
 class Spending:
-    """What a project has spent in the Pacific day, and what requests under way may spend.
+    """What was spent of a budget in each window, and what requests under way may spend.
 
     A request that does not fit waits until another has ended. With none under way, one is let
     through as long as anything is left of the budget: only it can exceed it. Amounts are
@@ -260,35 +263,71 @@ class Spending:
     """
 
     day_end: float = 0.0
-    spent: int = 0
+    day: int = 0
+    month_end: float = 0.0
+    month: int = 0
     highest: int = 0
     """The most that a request has cost today."""
     period: int = 0
     reserved: int = 0
     """Reserved in this period of `RESERVED_S`, and in the one before."""
     reserved_before: int = 0
+    slot: int = 0
+    """The number of the last of the twenty slots of ten minutes, and the one before them."""
+    recent: list[int] = field(default_factory=lambda: [0] * SLOTS)
+
+    @property
+    def spent(self) -> Budget:
+        """Return what was spent in each window; call `advance` first."""
+        return Budget(sum(self.recent), self.day, self.month)
 
     def advance(self, now: float) -> None:
-        """Start the day of *now*, and let old reservations end."""
+        """Start the windows of *now*, and let old reservations end."""
+        if now >= self.month_end:
+            self.month_end, self.month = next_pacific_month(now), 0
         if now >= self.day_end:
-            self.day_end, self.spent, self.highest = next_pacific_midnight(now), 0, 0
-        period = int(now // RESERVED_S)
+            self.day_end, self.day, self.highest = next_pacific_midnight(now), 0, 0
+        period, slot = int(now // RESERVED_S), int(now // SLOT_S)
         if period != self.period:
             self.reserved_before = self.reserved if period == self.period + 1 else 0
             self.period, self.reserved = period, 0
+        if not -SLOTS <= slot - self.slot <= 0:  # a clock that was set back keeps them
+            moved = min(abs(slot - self.slot), SLOTS)
+            self.slot, self.recent = slot, self.recent[moved:] + [0] * moved
 
     def expected(self, input_cost: int, longest_cost: int) -> int:
         """Return what a request may cost: of its input alone, and with the longest answer."""
-        return max(self.highest, input_cost) if self.highest else longest_cost
+        return min(max(self.highest, input_cost), longest_cost) if self.highest else longest_cost
 
-    def blocked_by(self, budget: int, expected: int, now: float) -> Block | None:
+    def blocked_by(self, budget: Budget, expected: int, now: float) -> Block | None:
         """Return why a request that may cost *expected* must not be sent; call `advance` first."""
-        if self.spent >= budget:
+        recent = sum(self.recent)
+        if budget.month is not None and self.month >= budget.month:
+            return Block("usd_month", self.month_end)
+        if budget.day is not None and self.day >= budget.day:
             return Block("usd", self.day_end)
+        if budget.ten_minutes is not None and recent >= budget.ten_minutes:
+            return Block("usd_10m", self._room_at(budget.ten_minutes), waitable=True)
         reserved = self.reserved + self.reserved_before
-        if reserved and self.spent + reserved + expected > budget:
+        if reserved and any(
+            limit is not None and amount + reserved + expected > limit
+            for amount, limit in zip((recent, self.day, self.month), budget, strict=True)
+        ):
             return Block("usd_reserved", now + PROBE_POLL_S, waitable=True)
         return None
+
+    def _room_at(self, limit: int) -> float:
+        """Return when enough has left the ten minutes, epoch seconds."""
+        left, moved = sum(self.recent), 0
+        while left >= limit and moved < SLOTS:
+            left, moved = left - self.recent[moved], moved + 1
+        return (self.slot + moved) * SLOT_S
+
+    def book(self, amount: int) -> None:
+        """Count what a request has cost."""
+        self.recent[-1] += amount
+        self.day, self.month = self.day + amount, self.month + amount
+        self.highest = max(self.highest, amount)
 
     def release(self, period: int, amount: int) -> None:
         """End a reservation."""

@@ -152,7 +152,7 @@ class Library(ABC):
         observer, opened = call.observe(), list[Any]()
 
         async def send(lease: Lease) -> Any:
-            key, in_full = call.key(lease), observer is not None or lease.has_budget
+            key, in_full = call.key(lease), observer is not None or bool(lease.purses)
             try:
                 with Redacting(call.redact):
                     response = await once(self.copy(call, request, key))

@@ -30,7 +30,7 @@ from ..core.commands import Command, Settle, Sleep
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
 from ..core.ledger import KeyHealth
-from ..core.model import CallInfo, Candidate, Lease, LeaseOutcome
+from ..core.model import USD_REASONS, CallInfo, Candidate, Lease, LeaseOutcome
 from ..core.text import did_you_mean, one_line, utc
 from ..core.windows import HOUR_S
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
@@ -360,9 +360,11 @@ class Alerts:
 
     def _report_use(self, key: Candidate, known: KeyHealth) -> None:
         key_id, project = key.key_id, key.project
-        if key.usd_per_day is not None and (known.spent_usd or 0.0) >= key.usd_per_day:
-            text = f"the budget of the project of key {key_id} is spent"
-            self._send("budget_reached", key_id, text, "usd", about=project)
+        for reason, limit, spent in zip(USD_REASONS[1:], key.usd[1:], known.spent[1:], strict=True):
+            if limit is not None and (spent or 0) >= limit:
+                of = "month" if reason == "usd_month" else "day"
+                text = f"the budget of the {of} of the project of key {key_id} is spent"
+                self._send("budget_reached", key_id, text, reason, about=project)
         used = [quota for one in known.used for quota in utilization(key, one)]
         full = [quota for quota in used if quota.ratio >= QUOTA_SHARE]
         if full:

@@ -41,6 +41,8 @@ from ..core.ledger import KeyHealth, Used
 from ..core.model import (
     DEFAULT_PLATFORM,
     NO_LIMITS,
+    USD_REASONS,
+    USD_WINDOWS,
     Block,
     CallInfo,
     Candidate,
@@ -54,6 +56,7 @@ from ..core.model import (
 )
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
+from ..core.spending import NANO
 from ..core.text import plural, short_time, utc
 from ..core.windows import DAY_S
 from ..errors import KeyrotError
@@ -88,8 +91,10 @@ WINDOWS = {
 }
 _SENTENCES = {
     "concurrency": "all requests that max_concurrency allows are under way",
+    "usd_10m": "the budget of ten minutes is spent",
     "usd": "the budget of the day is spent",
-    "usd_reserved": "requests under way may spend the rest of the budget of the day",
+    "usd_month": "the budget of the month is spent",
+    "usd_reserved": "requests under way may spend the rest of a budget",
     "probe": "one request is under way to see whether the key works again",
     DISABLED_IN_FILE: "switched off in keys.json",
     OUTSIDE_TIERS: OUTSIDE_TIERS,
@@ -312,9 +317,11 @@ def levels(pool: Pool) -> list[KeySnapshot]:
     found = []
     for row in pool_rows(pool):
         used = [quota for used in row.known.used for quota in utilization(row.key, used)]
-        if row.key.usd_per_day is not None:
-            spent = (row.known.spent_usd or 0.0) / row.key.usd_per_day
-            used.append(QuotaUtilization("", "usd", spent))
+        used += [
+            QuotaUtilization("", reason, (spent or 0) / limit)
+            for reason, limit, spent in zip(USD_REASONS, row.key.usd, row.known.spent, strict=True)
+            if limit is not None
+        ]
         found.append(KeySnapshot(row.key.key_id, row.overall.state, tuple(used)))
     return found
 
@@ -326,6 +333,16 @@ def utilization(key: Candidate, used: Used) -> list[QuotaUtilization]:
         for name, one in _windows(key, used).items()
         if one["limit"] is not None
     ]
+
+
+def _budgets(row: Row) -> dict[str, dict[str, float]]:
+    """Return what was spent of each budget of a key, US dollars, by window."""
+    found = zip(USD_WINDOWS, row.known.spent, row.key.usd, strict=True)
+    return {
+        window: {"spent": (spent or 0) / NANO, "limit": limit / NANO}
+        for window, spent, limit in found
+        if limit is not None
+    }
 
 
 def _windows(key: Candidate, used: Used) -> dict[str, dict[str, Any]]:
@@ -781,8 +798,7 @@ class PoolReport:
                 "cached": today.cached_tokens,
             },
             "usd_today": today.cost_usd if self._cost_known else None,
-            "usd_spent": self._spent(row, activity),
-            "usd_per_day": key.usd_per_day,
+            "usd": _budgets(row),
             "allowed_actions": self._allowed_actions(row),
             "history": {
                 "from": iso((now // 60 - MINUTES + 1) * 60),
@@ -804,17 +820,17 @@ class PoolReport:
         """Return what each project of the keys that are shown has cost today, and its budget."""
         found: dict[str, Any] = {}
         for row in shown:
-            name, budget = project_name(row.key.project), row.key.usd_per_day
-            if name is None and budget is None:
+            name, budgets = project_name(row.key.project), _budgets(row)
+            if name is None and not budgets:
                 continue  # the key has all there is
-            entry = {"usd_today": self._spent(row, activity), "usd_per_day": budget}
+            entry = {"usd_today": self._spent(row, activity), "usd": budgets}
             found.setdefault(name or f"key {row.key.key_id}", entry)
         return found
 
     def _spent(self, row: Row, activity: ActivityView) -> float | None:
         """Return what the project of a key has cost today."""
-        if row.known.spent_usd is not None or not self._cost_known:
-            return row.known.spent_usd
+        if row.known.spent.day is not None or not self._cost_known:
+            return None if row.known.spent.day is None else row.known.spent.day / NANO
         name = project_name(row.key.project)
         entry = row.key.key_id if name is None else project_entry(name)
         return activity.today.get(entry, DayUsage()).cost_usd

@@ -200,9 +200,9 @@ class SyncDriver:
 
     def _settled(self, command: Settle) -> Settle:
         """Record what came of a request, and return it with its cost if that is needed now."""
-        outcome, has_budget = command.outcome, command.lease.has_budget
-        if outcome.usage is not NO_USAGE and (has_budget or self.observer is not None):
-            usage = self._pool.with_cost(outcome.usage, self.call.info, has_budget=has_budget)
+        outcome, purses = command.outcome, command.lease.purses
+        if outcome.usage is not NO_USAGE and (purses or self.observer is not None):
+            usage = self._pool.with_cost(outcome.usage, self.call.info, purses)
             command = command._replace(outcome=outcome._replace(usage=usage))
         self._record.settle(command)
         return command

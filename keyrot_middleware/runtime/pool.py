@@ -200,13 +200,13 @@ class Pool:
         self.doubtful &= rejected
         return rejected
 
-    def with_cost(self, usage: Usage, info: CallInfo, *, has_budget: bool) -> Usage:
+    def with_cost(self, usage: Usage, info: CallInfo, purses: Sequence[str]) -> Usage:
         """Return the *usage* of a call with what it cost, where that is known."""
         tier = info.service_tier if usage.service_tier is None else usage.service_tier
         cost = self._cost(usage, info.model, self.clock.time(), tier)
         if cost is not None:
             return usage.with_cost(cost, tier or None)
-        if has_budget and usage != NO_USAGE:
+        if purses and usage != NO_USAGE:
             self._warn_of_unknown_cost(usage.model or info.model)
         return usage
 
@@ -229,7 +229,7 @@ class Pool:
             return
         self._unpriced.add(model)
         warn_safely(
-            f"no price is known for model {model!r}: its calls do not count in usd_per_day; "
+            f"no price is known for model {model!r}: its calls do not count in usd; "
             "a newer genai-prices may know it"
         )
 

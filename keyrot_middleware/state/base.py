@@ -249,7 +249,7 @@ class State(ABC):
 
 def without_reservation(lease: Lease) -> Lease:
     """Return *lease* as one that was not reserved: settling it changes no counts."""
-    return lease._replace(reservation=None, degraded=False, has_budget=False)
+    return lease._replace(reservation=None, degraded=False, purses=())
 
 
 MAX_THREADS = 32
@@ -311,8 +311,8 @@ def _undo(undo: Callable[[Any], object], future: Future[Any]) -> None:
 
 FOREVER = 1e12
 """In place of an infinite time, which JSON does not have."""
-UNUSED_S = 30 * DAY_S
-"""How long records are kept that have no end."""
+UNUSED_S = 32 * DAY_S
+"""How long records are kept that have no end: longer than a month, of which some count money."""
 
 
 def _cooldowns_of(rows: dict[str, list[Any]]) -> Cooldowns:
@@ -326,7 +326,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "quotas": lambda row: QuotaWindows(*row),
     "learned": lambda row: Learned(row[0], Limits(*row[1:])),
     "cooldowns": _cooldowns_of,
-    "spending": lambda row: Spending(*row),
+    "purses": lambda row: Spending(*[*row[:-1], [*row[-1]]]),
     "health": lambda row: Health(*row),
     "configured": lambda row: Configured(*row),
     "buckets": str,
@@ -377,7 +377,7 @@ def expires_at(record: object, now: float) -> float:
         case QuotaWindows():
             return record.day_end + 120.0
         case Spending():
-            return record.day_end
+            return record.month_end
         case Learned() | Owner():
             return record.until
         case dict():

@@ -2,8 +2,8 @@
 -- redis.py puts constants of Python in front of it. docs/redis.md lists the records.
 --
 -- KEYS[1]: `keyrot:v2:{pool}`, with which all names begin, so that they are in one cluster slot.
--- ARGV: epoch seconds in tests, '' else: this server's clock decides; the Pacific midnights around
---       now; settles; a call to acquire a key for, '' for none. The last three are JSON.
+-- ARGV: epoch seconds in tests, '' else: this server's clock decides; the ends of days and of months
+--       around now; settles; a call to acquire a key for, '' for none. The last three are JSON.
 -- Returns the time; the ends of the settles' cooldowns, '' for none; JSON about the call, or ''.
 
 local now_text = ARGV[1]
@@ -13,20 +13,25 @@ if now_text == '' then
 end
 local now = tonumber(now_text)
 
-local midnights = cjson.decode(ARGV[2])
-local day_end = midnights[#midnights]
-for i = #midnights, 1, -1 do
-  if midnights[i] > now then
-    day_end = midnights[i]
+local function next_of(ends)
+  local found = ends[#ends]
+  for i = #ends, 1, -1 do
+    if ends[i] > now then
+      found = ends[i]
+    end
   end
+  return found
 end
+
+local ends_of = cjson.decode(ARGV[2])
+local day_end, month_end = next_of(ends_of[1]), next_of(ends_of[2])
 
 local function full_name(table)
   return KEYS[1] .. ':' .. table
 end
 
 local QUOTAS = full_name('quotas:') .. day_end -- of one day: the counts end with it
-local LEARNED, COOLDOWNS, SPENDING = full_name('learned'), full_name('cooldowns'), full_name('spending')
+local LEARNED, COOLDOWNS, PURSES = full_name('learned'), full_name('cooldowns'), full_name('purses')
 local HEALTH, BUCKETS = full_name('health'), full_name('buckets')
 
 -- Return records by their place in names, false where there is none.
@@ -120,33 +125,72 @@ local function limits_of(key, learned)
   return smaller(key.rpm, learned[2]), smaller(key.tpm, learned[3]), smaller(key.rpd, learned[4])
 end
 
--- Money, in billionths: end of the day, spent, highest cost, period, reserved in it, in the one before.
+-- Money, in billionths: of the day, of the month, the highest cost, reserved in this period and in the
+-- one before, and what was spent in each slot of the last ten minutes.
 
-local S_DAY_END, SPENT, HIGHEST, PERIOD, RESERVED, RESERVED_BEFORE = 1, 2, 3, 4, 5, 6
+local S_DAY_END, DAY, S_MONTH_END, MONTH, HIGHEST, PERIOD, RESERVED, RESERVED_BEFORE, SLOT, RECENT =
+  1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 
-local function read_spending(project)
-  local s = read(SPENDING, { project })[1] or { 0, 0, 0, 0, 0, 0 }
-  if now >= s[S_DAY_END] then
-    s[S_DAY_END], s[SPENT], s[HIGHEST] = day_end, 0, 0
+local function read_purse(name)
+  local s = read(PURSES, { name })[1] or { 0, 0, 0, 0, 0, 0, 0, 0, 0, {} }
+  if now >= s[S_MONTH_END] then
+    s[S_MONTH_END], s[MONTH] = month_end, 0
   end
-  local period = math.floor(now / RESERVED_S)
+  if now >= s[S_DAY_END] then
+    s[S_DAY_END], s[DAY], s[HIGHEST] = day_end, 0, 0
+  end
+  local period, slot = math.floor(now / RESERVED_S), math.floor(now / SLOT_S)
   if period ~= s[PERIOD] then
     s[RESERVED_BEFORE] = period == s[PERIOD] + 1 and s[RESERVED] or 0
     s[PERIOD], s[RESERVED] = period, 0
+  end
+  local moved = slot - s[SLOT]
+  if moved < -SLOTS or moved > 0 then -- a clock that was set back keeps them
+    local recent = {}
+    for i = 1, SLOTS do
+      recent[i] = s[RECENT][i + math.min(math.abs(moved), SLOTS)] or 0
+    end
+    s[SLOT], s[RECENT] = slot, recent
   end
   return s
 end
 
 local function expected_cost(s, call)
-  return s[HIGHEST] > 0 and math.max(s[HIGHEST], call.input_cost) or call.longest_cost
+  return s[HIGHEST] > 0 and math.min(math.max(s[HIGHEST], call.input_cost), call.longest_cost)
+    or call.longest_cost
 end
 
-local function budget_block(s, budget, call)
-  local reserved = s[RESERVED] + s[RESERVED_BEFORE]
-  if s[SPENT] >= budget then
+local function spent_recently(s)
+  local sum = 0
+  for _, amount in ipairs(s[RECENT]) do
+    sum = sum + amount
+  end
+  return sum
+end
+
+-- Return why a purse must not pay for a call: `purse` has its name and the limits of its windows.
+local function budget_block(s, purse, call)
+  local recent, reserved = spent_recently(s), s[RESERVED] + s[RESERVED_BEFORE]
+  local function holds(place, amount)
+    return known(purse[place]) and amount >= purse[place]
+  end
+  if holds(4, s[MONTH]) then
+    return 'usd_month', s[S_MONTH_END], false
+  elseif holds(3, s[DAY]) then
     return 'usd', s[S_DAY_END], false
-  elseif reserved > 0 and s[SPENT] + reserved + expected_cost(s, call) > budget then
-    return 'usd_reserved', now + POLL_S, true
+  elseif holds(2, recent) then
+    local left, moved = recent, 0
+    while left >= purse[2] and moved < SLOTS do
+      moved = moved + 1
+      left = left - s[RECENT][moved]
+    end
+    return 'usd_10m', (s[SLOT] + moved) * SLOT_S, true
+  end
+  local more = reserved + expected_cost(s, call)
+  for place, amount in pairs({ [2] = recent, [3] = s[DAY], [4] = s[MONTH] }) do
+    if reserved > 0 and known(purse[place]) and amount + more > purse[place] then
+      return 'usd_reserved', now + POLL_S, true
+    end
   end
 end
 
@@ -247,16 +291,17 @@ local function release(s, name)
   end
 end
 
-local function settle_spending(s)
-  local spending, cost = read_spending(s.project), known(s.cost)
+local function settle_spending(s, purse)
+  local spending, cost = read_purse(purse), known(s.cost) or 0
   for back, field in pairs({ [0] = RESERVED, [1] = RESERVED_BEFORE }) do
     if s.slot and s.period == spending[PERIOD] - back then
       spending[field] = math.max(spending[field] - s.reserved, 0)
     end
   end
-  spending[SPENT] = spending[SPENT] + (cost or 0)
-  spending[HIGHEST] = math.max(spending[HIGHEST], cost or 0)
-  save(SPENDING, s.project, spending, UNUSED_S)
+  spending[RECENT][SLOTS] = spending[RECENT][SLOTS] + cost
+  spending[DAY], spending[MONTH] = spending[DAY] + cost, spending[MONTH] + cost
+  spending[HIGHEST] = math.max(spending[HIGHEST], cost)
+  save(PURSES, purse, spending, UNUSED_S)
 end
 
 local function count_end(s)
@@ -324,8 +369,8 @@ local function settle(s)
   if s.slot then -- else it was not leased here: reported by KeyManager
     release(s, s.project .. '\n' .. s.bucket)
   end
-  if s.has_budget then
-    settle_spending(s)
+  for _, purse in ipairs(s.purses) do
+    settle_spending(s, purse)
   end
   for _, owner in ipairs(s.owned or {}) do
     redis.call('SET', full_name('owner:') .. owner[1], cjson.encode({ s.key, s.project }), 'EX', owner[2])
@@ -346,18 +391,21 @@ local function grant(best, call, bucket, blocks)
   local slot = { q[MINUTE], now >= (q[MINUTE] + 1) * 60 - GUARD_S, day_end }
   adjust(q, slot, call.requests, call.tokens)
   save(QUOTAS, key.project .. '\n' .. bucket, q, QUOTA_S)
-  local reserved = 0
-  if best.spending then
-    reserved = expected_cost(best.spending, call)
-    best.spending[RESERVED] = best.spending[RESERVED] + reserved
-    save(SPENDING, key.project, best.spending, UNUSED_S)
+  local reserved, names = 0, {}
+  for i, purse in ipairs(best.purses) do
+    names[i] = purse[1]
+    reserved = math.max(reserved, expected_cost(best.spending[i], call))
+  end
+  for i, spending in ipairs(best.spending) do
+    spending[RESERVED] = spending[RESERVED] + reserved
+    save(PURSES, names[i], spending, UNUSED_S)
   end
   local probe = change_cooldowns(key, bucket, call.verb, function(cooldown)
     cooldown[PROBE_UNTIL] = now + PROBE_S
   end)
   return cjson.encode({
     key = key.key, bucket = bucket, slot = slot, reserved = reserved, probe = probe, blocks = blocks,
-    period = best.spending and best.spending[PERIOD] or 0,
+    purses = names, period = #names > 0 and math.floor(now / RESERVED_S) or 0,
   })
 end
 
@@ -387,16 +435,19 @@ local function acquire(call)
     if not reason then
       reason, ends, waitable = full_window(q, rpm, tpm, rpd, call)
     end
-    local spending = not reason and key.budget and call.requests > 0 and read_spending(key.project)
-    if spending then
-      reason, ends, waitable = budget_block(spending, key.budget, call)
+    local purses, spending = not reason and call.requests > 0 and key.purses or {}, {}
+    for place, purse in ipairs(purses) do
+      spending[place] = read_purse(purse[1])
+      if not reason then
+        reason, ends, waitable = budget_block(spending[place], purse, call)
+      end
     end
     if reason then
       blocks[key.key] = { reason, ends, waitable }
     else
       local share = call.spread and utilization(q, rpm, tpm, rpd, key.weight) or 0
       if not best or share < best.share then
-        best = { key = key, q = q, share = share, spending = spending }
+        best = { key = key, q = q, share = share, purses = purses, spending = spending }
       end
     end
   end

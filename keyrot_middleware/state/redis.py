@@ -59,7 +59,12 @@ from ..core.model import (
 from ..core.selection import RankedCandidates
 from ..core.spending import nano_usd
 from ..core.text import one_line
-from ..core.windows import cooldown_names, next_pacific_midnight, scope_key
+from ..core.windows import (
+    cooldown_names,
+    next_pacific_midnight,
+    next_pacific_month,
+    scope_key,
+)
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork
 from .base import FOREVER, UNUSED_S, State, dump, load
@@ -80,6 +85,8 @@ _CONSTANTS = {
     "PROBE_S": windows.PROBE_S,
     "POLL_S": windows.PROBE_POLL_S,
     "RESERVED_S": windows.RESERVED_S,
+    "SLOT_S": windows.SLOT_S,
+    "SLOTS": windows.SLOTS,
     "DAY_S": windows.DAY_S,
     "QUOTA_S": 2 * windows.DAY_S,
     "UNUSED_S": UNUSED_S,
@@ -251,7 +258,7 @@ class RedisState(State):
         self._script: Any = None
         self._skew = 0.0
         """How far the server's clock is ahead of this host's, seconds; 0 within the guard."""
-        self._midnights = (0.0, "")
+        self._ends = (0.0, "")
         self._packed: dict[tuple[str, int], tuple[Candidate, str]] = {}
         self._deferred: deque[str] = deque(maxlen=MAX_DEFERRED)
         self._is_closed = False
@@ -293,7 +300,7 @@ class RedisState(State):
                 tuple(found["slot"]), info.quota_model, found["reserved"], found["period"]
             ),
             record=key.record,
-            has_budget=key.usd_per_day is not None and info.requests > 0,
+            purses=tuple(found["purses"]),
             refused=blocks,
         )
 
@@ -304,8 +311,7 @@ class RedisState(State):
             if len(self._packed) >= MAX_CANDIDATES:
                 self._packed.clear()
             rpm, tpm, rpd, _ = key.limits
-            budget = None if key.usd_per_day is None else nano_usd(key.usd_per_day)
-            limits = {"rpm": rpm, "tpm": tpm, "rpd": rpd, "budget": budget}
+            limits = {"rpm": rpm, "tpm": tpm, "rpd": rpd}
             row = {
                 "key": key.key_id,
                 "record": key.record,
@@ -313,6 +319,7 @@ class RedisState(State):
                 "account": key.billing_account,
                 "group": group,
                 "weight": key.weight,
+                "purses": [(name, *budget) for name, budget in key.purses],
                 **{name: limit for name, limit in limits.items() if limit is not None},
             }
             known = self._packed[key.key_id, group] = key, _json(row)
@@ -333,7 +340,7 @@ class RedisState(State):
     def _can_defer(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> bool:
         """Return whether a settle may be sent later, since no other call depends on it."""
         is_plain = outcome.kind is LeaseOutcome.SUCCESS and outcome.verdict is None
-        has_more = names or lease.probe or lease.has_budget or lease.reservation is None
+        has_more = names or lease.probe or lease.purses or lease.reservation is None
         return is_plain and not has_more and not self._is_closed
 
     def _pack_settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> str:
@@ -350,13 +357,13 @@ class RedisState(State):
             "used": outcome.usage.input_tokens,
             "at": lease.at + self._skew,
             "probe": lease.probe,
-            "has_budget": lease.has_budget,
+            "purses": lease.purses,
             "model": lease.bucket,
         }
         if isinstance(found := lease.reservation, Reservation):
             row |= {"slot": found.slot, "model": found.model}
             row |= {"reserved": found.cost, "period": found.period}
-        if lease.has_budget and outcome.usage.cost_usd is not None:
+        if outcome.usage.cost_usd is not None:
             row["cost"] = nano_usd(outcome.usage.cost_usd)
         if names:
             row["owned"] = [(owner_name(name), owner_lifetime(name).seconds) for name in names]
@@ -394,7 +401,7 @@ class RedisState(State):
         deferred = self._take_deferred()
         args = [
             "" if self._test_clock is None else repr(self._test_clock()),
-            self._midnights_json(),
+            self._ends_json(),
             f"[{','.join(deferred + settles)}]".encode(errors="replace"),
             call.encode(errors="replace"),
         ]
@@ -419,17 +426,20 @@ class RedisState(State):
                 break
         return taken
 
-    def _midnights_json(self) -> str:
-        """Return yesterday's, today's and tomorrow's end: this host's clock may be hours off."""
-        until, text = self._midnights
+    def _ends_json(self) -> str:
+        """Return the ends of days and months around now: this host's clock may be hours off."""
+        until, text = self._ends
         now = self._clock()
         if not until - windows.HOUR_S <= now < until:
             until = (now // windows.HOUR_S + 1) * windows.HOUR_S
-            ends = [next_pacific_midnight(now - windows.DAY_S)]
-            while len(ends) < 3:
-                ends.append(next_pacific_midnight(ends[-1]))
-            text = _json([int(end) for end in ends])
-            self._midnights = until, text
+            ends: list[list[int]] = []
+            for next_end in (next_pacific_midnight, next_pacific_month):
+                found = [next_end(now - windows.DAY_S)]
+                while len(found) < 3:
+                    found.append(next_end(found[-1]))
+                ends.append([int(end) for end in found])
+            text = _json(ends)
+            self._ends = until, text
         return text
 
     def _host_time(self, server_time: float) -> float:
@@ -438,7 +448,7 @@ class RedisState(State):
     # Keys -----------------------------------------------------------------------------------------
 
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
-        records, now = self._read("learned", "cooldowns", "buckets", "spending")
+        records, now = self._read("learned", "cooldowns", "buckets", "purses")
         ledger = Ledger(records, self._policy)
         names = [quota_name(key.project, ledger.bucket(info)) for key in keys]
         records.quotas = self._get("quotas", names, self._quotas(now)) if names else {}
@@ -451,7 +461,7 @@ class RedisState(State):
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Return what is known of each key, by its id."""
         keys = list(candidates)
-        records, now = self._read("learned", "cooldowns", "spending")
+        records, now = self._read("learned", "cooldowns", "purses")
         records.quotas = self._get_all("quotas", self._quotas(now))
         records.health = self._read_health(keys)
         found = Ledger(records, self._policy).snapshot(keys, now)

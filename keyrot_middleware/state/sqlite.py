@@ -165,7 +165,7 @@ class SqliteState(State):
         self._rows.read(
             [("buckets", model)]
             + [("quotas", name) for name in quotas]
-            + [("spending", key.project) for key in keys if key.usd_per_day is not None]
+            + [("purses", name) for key in keys for name, _ in key.purses]
         )
         if "learned" not in self._rows.empty:
             self._rows.read([("learned", name) for name in quotas])
@@ -176,10 +176,11 @@ class SqliteState(State):
             self._buckets[model] = found
 
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
-        quota = quota_name(lease.project, lease.bucket)
+        wanted = [("health", lease.key_id), ("quotas", quota_name(lease.project, lease.bucket))]
+        wanted += [("purses", name) for name in lease.purses]
 
         def decide(now: float) -> float | None:
-            self._rows.read([("health", lease.key_id), ("quotas", quota)])
+            self._rows.read(wanted)
             if "cooldowns" not in self._rows.empty:
                 self._rows.read([("cooldowns", name) for name in cooldown_names(lease)])
             return self._ledger.settle(lease, outcome, names, now)

@@ -286,7 +286,7 @@ class QuotaUtilization(NamedTuple):
     model: str
     """The model, or Google's name for several models with one quota; empty for a budget."""
     quota: str
-    """`rpm`, `tpm`, `rpd` or `usd`."""
+    """`rpm`, `tpm`, `rpd`, `usd_10m`, `usd` or `usd_month`."""
     ratio: float
     """From 0 to 1."""
 

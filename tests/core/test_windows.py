@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.moments import MINUTE, NOON, PACIFIC, at
 from support.pool import key
 
-from keyrot_middleware.core.model import NO_LIMITS, Block, Limits, Scope
+from keyrot_middleware.core.model import NO_LIMITS, Block, Budget, Limits, Scope
 from keyrot_middleware.core.spending import nano_usd, service_tier
 from keyrot_middleware.core.windows import (
     Learned,
@@ -186,22 +186,44 @@ def test_each_scope_has_a_name_that_blocks_the_key(scope: Scope, name: tuple[str
 
 
 def test_a_request_reserves_the_highest_cost_of_the_day() -> None:
-    """The longest answer before the first; only one request may exceed the budget."""
-    spending = Spending()
+    """The longest answer before the first, and at most; only one request may exceed the budget."""
+    spending, budget = Spending(), Budget(day=10)
     spending.advance(NOON)
     assert spending.expected(1, 6) == 6
-    spending.highest, spending.spent = 3, 3
-    assert (spending.expected(1, 6), spending.expected(5, 9)) == (3, 5)
-    assert spending.blocked_by(10, 8, NOON) is None
+    spending.book(3)
+    assert (spending.expected(1, 6), spending.expected(5, 9), spending.expected(1, 2)) == (3, 5, 2)
+    assert spending.blocked_by(budget, 8, NOON) is None
     spending.reserved = 3
-    assert spending.blocked_by(10, 4, NOON) is None
-    block = spending.blocked_by(10, 5, NOON)
+    assert spending.blocked_by(budget, 4, NOON) is None
+    block = spending.blocked_by(budget, 5, NOON)
     assert block is not None
     assert (block.reason, block.waitable) == ("usd_reserved", True)
-    spending.spent = 10
-    assert spending.blocked_by(10, 0, NOON) == Block("usd", spending.day_end)
+    spending.book(7)
+    assert spending.blocked_by(budget, 0, NOON) == Block("usd", spending.day_end)
+    assert spending.blocked_by(Budget(month=10), 0, NOON) == Block("usd_month", spending.month_end)
     spending.advance(spending.day_end)
-    assert (spending.spent, spending.highest, spending.blocked_by(10, 9, NOON)) == (0, 0, None)
+    assert (spending.spent, spending.highest) == ((0, 0, 10), 0)
+    assert spending.blocked_by(budget, 9, NOON) is None
+    spending.advance(spending.month_end)
+    assert spending.spent == (0, 0, 0)
+
+
+def test_ten_minutes_slide_in_twenty_slots() -> None:
+    """What was spent counts for ten minutes, and for half a minute more at the most."""
+    spending, budget, noon = Spending(), Budget(ten_minutes=10), NOON // 30 * 30
+    for later, amount in ((29.9, 4), (30.0, 5), (200.0, 2)):
+        spending.advance(noon + later)
+        spending.book(amount)
+    block = spending.blocked_by(budget, 0, noon + 200)
+    assert block == Block("usd_10m", noon + 630, waitable=True)
+    spending.advance(noon + 629)
+    assert spending.spent.ten_minutes == 11
+    spending.advance(block.until)
+    assert spending.spent.ten_minutes == 7
+    spending.advance(noon + 620)
+    assert spending.spent.ten_minutes == 7, "a clock that steps back gives nothing back"
+    spending.advance(noon - 86_400)
+    assert spending.spent.ten_minutes == 0, "nor does one that was a day ahead block a day"
 
 
 def test_dollars_are_counted_in_billionths() -> None:

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from test_costs import body, price
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted, KeyrotWarning
 from keyrot_middleware.cli.status import _first_lines
-from keyrot_middleware.core.model import Candidate
+from keyrot_middleware.core.model import NO_BUDGET, Budget, Candidate
+from keyrot_middleware.core.spending import NANO
 from keyrot_middleware.core.windows import next_pacific_midnight
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.keys_file import KeySpec, candidates_of
@@ -103,12 +105,13 @@ def test_status_reports_an_exhausted_budget_until_midnight(
         "c": ("available", None),
     }
     first = status["keys"][0]
-    assert first["usd_per_day"] == status["keys"][1]["usd_per_day"] == pytest.approx(cost)
+    budget = {"day": {"spent": pytest.approx(cost), "limit": pytest.approx(cost)}}
+    assert first["usd"] == status["keys"][1]["usd"] == budget
     assert first["sentence"].startswith("the budget of the day is spent; available again at ")
-    assert status["keys"][2]["usd_per_day"] is None
+    assert status["keys"][2]["usd"] == {}
     assert status["summary"]["projects"]["web"] == {
         "usd_today": pytest.approx(cost, abs=1e-9),
-        "usd_per_day": pytest.approx(cost),
+        "usd": budget,
     }
     why = {key["key_id"]: key["reason"] for key in source_of(made).explain(MODEL)["keys"]}
     assert why == {"a": "usd", "b": "usd", "c": None}
@@ -168,7 +171,7 @@ def test_an_unknown_model_is_reported_once(gemini: FakeGemini, pool: Any) -> Non
             client.models.generate_content(model="gemini-9-nova", contents="hi")
     texts = [str(one.message) for one in caught if issubclass(one.category, KeyrotWarning)]
     assert [text for text in texts if "no price" in text] == [
-        "no price is known for model 'gemini-9-nova': its calls do not count in usd_per_day; "
+        "no price is known for model 'gemini-9-nova': its calls do not count in usd; "
         "a newer genai-prices may know it"
     ]
 
@@ -191,7 +194,60 @@ def test_the_smallest_budget_of_a_project_holds() -> None:
         KeySpec(key_id="e", usd_per_day=3),
     )
     found: tuple[Candidate, ...] = candidates_of(keys)
-    assert [key.usd_per_day for key in found] == [1.5, 1.5, 1.5, None, 3]
+    days = [key.usd.day for key in found]
+    assert days == [1_500_000_000, 1_500_000_000, 1_500_000_000, None, 3_000_000_000]
+
+
+def test_the_keys_of_a_billing_account_share_its_ten_minutes() -> None:
+    """Google's number by its tier, unless the account has another; in billionths."""
+    keys = (
+        KeySpec(key_id="a", billing_account="co", tier="tier1", project="web"),
+        KeySpec(key_id="b", billing_account="co", usd={"month": 8}),
+        KeySpec(key_id="c", billing_account="co", platform="vertex_express"),
+        KeySpec(key_id="d", billing_account="big", tier="tier2", usd={"10m": 90}),
+        KeySpec(key_id="e", billing_account="free", tier="free"),
+        KeySpec(key_id="f", tier="tier3"),
+    )
+    found = {key.key_id: key.usd for key in candidates_of(keys)}
+    assert found == {
+        "a": Budget(10 * NANO),
+        "b": Budget(10 * NANO, None, 8 * NANO),
+        "c": Budget(10 * NANO),
+        "d": Budget(90 * NANO),
+        "e": NO_BUDGET,
+        "f": NO_BUDGET,
+    }
+
+
+def test_without_prices_no_account_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's number needs the cost of each call, and nobody has asked for the extra."""
+    monkeypatch.setattr("keyrot_middleware.keys_file.find_spec", lambda _name: None)
+    assert KeySpec(key_id="a", billing_account="co", tier="tier1").candidate.usd == NO_BUDGET
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_load_that_google_refuses_is_kept_below_its_rate(
+    gemini: FakeGemini, clock: FakeClock, pool: Any, cost: float, guarded: bool
+) -> None:
+    """An hour of calls, one each five seconds, against an account that may spend 50 in ten minutes.
+
+    The service counts as Google does, and refuses what comes after.
+    """
+    entry: dict[str, Any] = {"key_id": "paid", "billing_account": "co"}
+    if guarded:
+        entry["usd"] = {"10m": 50 * cost}
+    pool(entry, max_wait_s=0)
+    client, served, refused = client_of(gemini), list[float](), 0
+    for _ in range(720):
+        clock.advance(5)
+        before, full = gemini.count(), sum(at > clock.time() - 600 for at in served) >= 50
+        gemini.always_any(Reply.SPEND_RATE if full else Reply.custom(200, body(CALL)))
+        with suppress(KeyPoolExhausted, genai.errors.ClientError):
+            client.models.generate_content(model=MODEL, contents="hi")
+        refused += full and gemini.count() > before
+        served += [clock.time()] * (not full and gemini.count() > before)
+    assert bool(refused) is not guarded
+    assert not guarded or len(served) >= 280, "of 300 that Google lets through"
 
 
 WORKER = textwrap.dedent(
@@ -217,7 +273,7 @@ WORKER = textwrap.dedent(
                 return
     print("ready", flush=True)
     sys.stdin.readline()
-    threads = [threading.Thread(target=call) for _ in range(4)]
+    threads = [threading.Thread(target=call) for _ in range(16)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
     print(sent, flush=True)
@@ -233,17 +289,20 @@ def valkey() -> Iterator[Server]:
     made.remove()
 
 
+@pytest.mark.parametrize("window", ["10m", "month"])
+@pytest.mark.parametrize("shared", ["sqlite", "valkey"])
 def test_four_processes_stop_within_one_call(
-    valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: str, window: str, valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over one Valkey, with four threads each, all at once."""
+    """Over one file or server, with sixteen threads each, all at once."""
     cost = price(CALL, FakeClock())
-    entry = {"key_id": "paid", "project": "web", "usd_per_day": 20.5 * cost}
+    url = valkey.url if shared == "valkey" else f"sqlite://{tmp_path}/state"
+    entry = {"key_id": "paid", "project": "web", "usd": {window: 20.5 * cost}}
     (tmp_path / "keys.json").write_text(json.dumps([entry]))
     with FakeGemini() as gemini:
         monkeypatch.setenv("GEMINI_KEY_paid", gemini.add_key("paid", tier="paid").value)
         gemini.always_any(Reply.custom(200, body(CALL)).delayed(0.02))
-        args = [sys.executable, "-c", WORKER, valkey.url, gemini.host]
+        args = [sys.executable, "-c", WORKER, url, gemini.host]
         workers = [
             subprocess.Popen(
                 args, cwd=tmp_path, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE

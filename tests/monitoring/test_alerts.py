@@ -32,7 +32,15 @@ from support.servers import wait_for
 
 import keyrot_middleware
 from keyrot_middleware import monitoring as alerts
-from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Limits, Outcome, Usage
+from keyrot_middleware.core.model import (
+    Budget,
+    CallInfo,
+    Lease,
+    LeaseOutcome,
+    Limits,
+    Outcome,
+    Usage,
+)
 from keyrot_middleware.core.text import utc
 from keyrot_middleware.errors import EVENTS, ConfigError, MissingExtraError, PoolEvent
 from keyrot_middleware.forks import EXIT_S
@@ -371,8 +379,8 @@ def test_eighty_percent_of_a_limit_and_a_spent_budget_are_reported() -> None:
     pool = Watched(*keys)
     found = [pool.call() for _ in range(5)]
     assert found == [[], [], [], [("quota_80_percent", "a")], []]
-    budget = Watched(key("a", usd_per_day=1.0))
-    lease = Lease("a", "a", "a", "", "", 0, 0, at=0.0, has_budget=True)
+    budget = Watched(key("a", usd=Budget(1, 10**9)))
+    lease = Lease("a", "a", "a", "", "", 0, 0, at=0.0, purses=("project:a", "billing:a"))
     outcome = Outcome(LeaseOutcome.SUCCESS, None, Usage(cost_usd=2.0))
     budget.rig.pool.state.settle(lease, outcome)
     budget.alerts.look_at("a", "a", MODEL)

@@ -34,6 +34,7 @@ from keyrot_middleware.core.ledger import KeyHealth, Used
 from keyrot_middleware.core.model import (
     NO_LIMITS,
     Block,
+    Budget,
     CallInfo,
     Lease,
     LeaseOutcome,
@@ -342,7 +343,7 @@ def test_a_configured_limit_that_changes_beats_what_was_learned_before(state: St
     assert granted(state, A, most=9, info=PRO) == 9
 
 
-BUDGET = key("a", usd_per_day=10e-9)
+BUDGET = key("a", usd=Budget(day=10))
 
 
 def test_a_model_without_a_price_counts_nothing(state: State) -> None:
@@ -350,7 +351,7 @@ def test_a_model_without_a_price_counts_nothing(state: State) -> None:
     for _ in range(2):
         for lease in [lease_of(state, BUDGET) for _ in range(5)]:
             settle(state, lease, OK._replace(usage=Usage(1, 1)))
-    assert state.snapshot([BUDGET])["a"].spent_usd == 0
+    assert state.snapshot([BUDGET])["a"].spent.day == 0
 
 
 def test_the_reservation_of_a_killed_process_ends(state: State, clock: FakeClock) -> None:

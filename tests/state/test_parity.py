@@ -17,6 +17,7 @@ from support.states import URIS, open_at
 from keyrot_middleware.core.model import (
     Backoff,
     Block,
+    Budget,
     Lease,
     LeaseOutcome,
     Limits,
@@ -30,9 +31,15 @@ from keyrot_middleware.testing import FakeClock
 
 EVE = datetime(2026, 11, 1, 23, 57, 30, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
 KEYS = (
-    key("a", Limits(rpm=4, tpm=100, rpd=9, max_concurrency=2), project="p", billing_account="x"),
+    key(
+        "a",
+        Limits(rpm=4, tpm=100, rpd=9, max_concurrency=2),
+        project="p",
+        billing_account="x",
+        usd=Budget(60, 200, 500),
+    ),
     key("b", Limits(rpm=4), project="p", billing_account="x", weight=2.5),
-    key("c", Limits(tpm=70, rpd=12), billing_account="x"),
+    key("c", Limits(tpm=70, rpd=12), billing_account="x", usd=Budget(60)),
     key("d", Limits(max_concurrency=1)),
     key("e", weight=0.3),
     key("f", Limits(rpm=0, tpm=50)),
@@ -88,7 +95,9 @@ def verdict(draw: Random, now: float) -> Verdict:
 def outcome(draw: Random, now: float) -> Outcome:
     kind = draw.choice([LeaseOutcome.SUCCESS, LeaseOutcome.SUCCESS, *ENDS])
     why = verdict(draw, now) if draw.random() < 0.5 else None
-    return Outcome(kind, why, Usage(input_tokens=draw.choice([None, 0, 5, 60, 130])))
+    cost = draw.choice([None, 0.0, 10e-9, 30e-9])
+    tokens = draw.choice([None, 0, 5, 60, 130])
+    return Outcome(kind, why, Usage(input_tokens=tokens, cost_usd=cost))
 
 
 def to_milliseconds(blocks: Mapping[str, Block]) -> dict[str, Block]:
@@ -145,7 +154,9 @@ class Twins:
             model=draw.choice(["one", "two", "three"]),
             verb=draw.choice(VERBS),
             tokens=draw.choice([0, 1, 20, 50, 130]),
-            requests=draw.randint(1, 3),
+            requests=draw.randint(0, 3),
+            input_cost=draw.choice([0, 5]),
+            longest_cost=draw.choice([20, 40]),
         )
         offer = tuple(
             sorted(

@@ -24,7 +24,7 @@ from support.pool import INFO, key
 from support.servers import Server, server
 from support.states import A, acquire, failed, lease_of, opened, refusal, settle, used
 
-from keyrot_middleware.core.model import Limits, RetryPolicy, Scope
+from keyrot_middleware.core.model import Budget, Limits, RetryPolicy, Scope
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import ConfigError, MissingExtraError
 from keyrot_middleware.state import open_state
@@ -116,7 +116,7 @@ def test_a_library_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def everything(state: RedisState) -> None:
     """Write a record of every kind."""
-    one = key("a", Limits(rpm=50), project="p", billing_account="acc", usd_per_day=1.0)
+    one = key("a", Limits(rpm=50), project="p", billing_account="acc", usd=Budget(day=10**9))
     state.configure([one])
     settle(state, one, used(12), "files/secret-name", "continuation:xxx")
     settle(state, one, failed(Scope.PROJECT_MODEL, bucket="f", learned=Limits(rpm=9)))
@@ -124,15 +124,15 @@ def everything(state: RedisState) -> None:
 
 
 def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Server) -> None:
-    """All names have the same prefix and hash tag; each record expires, within 30 days."""
+    """All names have the same prefix and hash tag; each record expires, within 32 days."""
     everything(state)
     names = shared.names()
-    kinds = "buckets configured cooldowns health learned owner quotas spending"
+    kinds = "buckets configured cooldowns health learned owner purses quotas"
     assert {name.split(":")[3] for name in names} == set(kinds.split())
     assert len({name.split(":")[2] for name in names}) == 1
     assert all("secret" not in name and "xxx" not in name for name in names)
     ends = {name: shared.execute("TTL", name) for name in names}
-    assert all(0 < seconds <= 30 * DAY_S for seconds in ends.values()), ends
+    assert all(0 < seconds <= 32 * DAY_S for seconds in ends.values()), ends
 
 
 def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:

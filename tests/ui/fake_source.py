@@ -59,8 +59,7 @@ def key(key_id: str, project: str | None = "proj-a", state: str = "available", *
         "error_count": 0,
         "used": {},
         "usd_today": None,
-        "usd_spent": None,
-        "usd_per_day": None,
+        "usd": {},
         "allowed_actions": allowed,
         "tokens_today": {"input": 0, "output": 0, "cached": 0},
         "history": {"from": None, "requests": [0] * 60, "failures": [0] * 60},
@@ -149,7 +148,7 @@ class FakeSource:
             "last_hour": hour,
             "today": {"input_tokens": 120_331, "output_tokens": 20_331, "cost_usd": 0.1234},
             "projects": {
-                one["project"]: {"usd_today": one["usd_spent"], "usd_per_day": one["usd_per_day"]}
+                one["project"]: {"usd_today": one["usd_today"], "usd": one["usd"]}
                 for one in shown
                 if one["project"] is not None
             },
@@ -271,8 +270,7 @@ def sample() -> FakeSource:
             last_used=later(-2),
             used={MODEL: used(window(312, 1000)), "gemini-2.5-pro": used(window(1, 9))},
             usd_today=1.8423,
-            usd_spent=3.5442,
-            usd_per_day=5.0,
+            usd={"day": {"spent": 3.5442, "limit": 5.0}},
             tokens_today={"input": 2_412_000, "output": 331_400, "cached": 1_206_000},
             history={"from": later(-3600), "requests": [20] * 60, "failures": [0] * 51 + [1] * 9},
         ),

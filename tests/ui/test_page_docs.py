@@ -37,7 +37,7 @@ def fields(content: Any, under: str = "") -> Iterator[str]:
             yield from fields(one)
     elif isinstance(content, dict):
         for name, value in content.items():
-            if under not in ("used", "models", "states", "projects", "series"):
+            if under not in ("used", "models", "states", "projects", "series", "usd"):
                 yield name
             yield from fields(value, name)
 
@@ -45,7 +45,9 @@ def fields(content: Any, under: str = "") -> Iterator[str]:
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Mount the page over a pool that has been used, with a failure."""
-    (tmp_path / "keys.json").write_text(json.dumps([{"key_id": "one"}, {"key_id": "two"}]))
+    (tmp_path / "keys.json").write_text(
+        json.dumps([{"key_id": "one", "usd": {"day": 5}}, {"key_id": "two"}])
+    )
     with FakeGemini() as gemini:
         for label in ("one", "two"):
             monkeypatch.setenv(f"GEMINI_KEY_{label}", gemini.add_key(label).value)

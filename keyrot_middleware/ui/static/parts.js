@@ -151,9 +151,9 @@ export function keyDetails(key, calls, now, actions) {
     el("p", { class: "sentence" }, reason(key) || "Available now."),
     el("dl", { class: "facts" }, ...facts.filter(([, value]) => value).map(([name, value]) => figure(name, value))),
   ];
-  if (key.usd_per_day !== null) {
-    const of = key.project === null ? "" : ` of project ${key.project}`;
-    found.push(note(`Budget of the day${of}: ${money(key.usd_spent)} of ${money(key.usd_per_day)}`), bar(key.usd_spent ?? 0, key.usd_per_day));
+  for (const [window, { spent, limit }] of Object.entries(key.usd)) {
+    const of = window === "10m" ? "ten minutes, of its billing account" : `the ${window}${key.project === null ? "" : `, of project ${key.project}`}`;
+    found.push(note(`Budget of ${of}: ${money(spent)} of ${money(limit)}`), bar(spent, limit));
   }
   found.push(...Object.entries(key.used).map(([model, used]) => modelUsage(model, used, now)));
   if (!Object.keys(key.used).length) found.push(note("Not used yet."));

@@ -115,8 +115,9 @@ class PooledCalls:
                 host, f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"
             )
             return False
-        unbound = self.tiers is None and required_project.get() is None
-        return has_keys or not is_key(key) or not unbound
+        if has_keys or not is_key(key):
+            return True
+        return self.tiers is not None or required_project.get() is not None
 
     def call_state(self, info: CallInfo, key: str, wait_limit_s: float = inf) -> CallState:
         """Return the state of a new call.

@@ -552,7 +552,8 @@ class Call:
             for name in uploads:
                 self.calls.uploads[name] = self.own
             names = (*names, *uploads)
-        usage = with_served_tier(usage, headers.get(provider.tier_header))
+        if tier := headers.get(provider.tier_header):
+            usage = with_served_tier(usage, tier)
         return Done(response, usage, names)
 
     def refused(self, code: int, text: str, headers: Any, response: Any) -> Failed:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from math import ceil
 from typing import Any
 from urllib.parse import parse_qs
 
-from ...core.failures import FailureFacts, ParsedError
-from ...core.model import DEFAULT_PLATFORM, POOL_KEY, CallInfo, Usage
-from ..base import Events, Provider, Route
+from ...core.model import DEFAULT_PLATFORM, POOL_KEY
+from ..base import Provider, Route
 from . import errors, failures, replies, requests
 
 GEMINI_API = DEFAULT_PLATFORM
@@ -52,6 +50,11 @@ class Gemini(Provider):
     rules = failures.RULES
     says = failures.SAYS
     route = staticmethod(requests.route_of)
+    read_request = staticmethod(requests.read_request)
+    conversation = staticmethod(requests.conversation)
+    read_reply = staticmethod(replies.read_reply)
+    events = staticmethod(replies.events_of)
+    parse_error = staticmethod(errors.parse_error)
 
     def find_key(self, route: Route, headers: Any, url: str) -> tuple[str, bool]:
         """Return the key of a request where Google reads it, or a placeholder from anywhere."""
@@ -74,14 +77,6 @@ class Gemini(Provider):
             return BEARER_HEADER, f"Bearer {key}"
         return KEY_HEADER, key
 
-    def read_request(self, route: Route, body: Mapping[str, Any]) -> CallInfo:
-        """Read a request."""
-        return requests.read_request(route, body)
-
-    def conversation(self, body: Mapping[str, Any]) -> str:
-        """Return a digest of what all turns of a conversation share."""
-        return requests.conversation(body)
-
     def with_model(
         self, route: Route, url: str, content: bytes, models: tuple[str, str]
     ) -> tuple[str, bytes] | None:
@@ -93,20 +88,6 @@ class Gemini(Provider):
             return url, json.dumps({**body, "model": f"{prefix}{after}"}).encode()
         begin, found, verb = url.partition(f"models/{before}:")
         return (f"{begin}models/{after}:{verb}", content) if found else None
-
-    def read_reply(
-        self, route: Route, text: str, *, in_full: bool
-    ) -> tuple[Usage, tuple[str, ...]]:
-        """Return the usage of a whole response, and the stored things that it names."""
-        return replies.read_reply(route, text, in_full=in_full)
-
-    def events(self, route: Route) -> Events:
-        """Return what reads the stream of a response."""
-        return replies.events_of(route)
-
-    def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
-        """Return what a failed response says."""
-        return errors.parse_error(facts, now)
 
     def error_body(
         self, code: int, text: str, *, reason: str = "", retry_in_s: float | None = None

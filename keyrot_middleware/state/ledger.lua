@@ -2,15 +2,14 @@
 -- redis.py puts constants of Python in front of it. docs/redis.md lists the records.
 --
 -- KEYS[1]: `keyrot:v2:{pool}`, with which all names begin, so that they are in one cluster slot.
--- ARGV: epoch seconds in tests, '' else: this server's clock decides; the ends of days and of months
---       around now; settles; a call to acquire a key for, '' for none. The last three are JSON.
+-- ARGV[1]: JSON of epoch seconds in tests, null else: this server's clock decides; the ends of days and
+--          of months around now; settles; a call to acquire a key for, or nothing.
 -- Returns the time; the ends of the settles' cooldowns, '' for none; JSON about the call, or ''.
 
-local now_text = ARGV[1]
-if now_text == '' then
-  local time = redis.call('TIME')
-  now_text = string.format('%s.%06d', time[1], time[2])
-end
+local test_time, ends_of, settles, wanted = unpack(cjson.decode(ARGV[1]))
+local time = redis.call('TIME')
+local now_text = type(test_time) == 'number' and string.format('%.17g', test_time)
+  or string.format('%s.%06d', time[1], time[2])
 local now = tonumber(now_text)
 
 local function next_of(ends)
@@ -23,7 +22,6 @@ local function next_of(ends)
   return found
 end
 
-local ends_of = cjson.decode(ARGV[2])
 local day_end, month_end = next_of(ends_of[1]), next_of(ends_of[2])
 
 local function full_name(table)
@@ -33,11 +31,13 @@ end
 local QUOTAS = full_name('quotas:') .. day_end -- of one day: the counts end with it
 local LEARNED, COOLDOWNS, PURSES = full_name('learned'), full_name('cooldowns'), full_name('purses')
 local HEALTH, BUCKETS = full_name('health'), full_name('buckets')
+local has_seldom = redis.call('EXISTS', LEARNED, COOLDOWNS, PURSES, BUCKETS) > 0
+local HEALTH_RENEWED = 100 -- successes of a key, after which the health of all is kept on
 
 -- Return records by their place in names, false where there is none.
 local function read(table, names)
   local found = {}
-  if #names > 0 and redis.call('EXISTS', table) == 1 then
+  if #names > 0 and (has_seldom or table == QUOTAS) then
     for i, text in ipairs(redis.call('HMGET', table, unpack(names))) do
       found[i] = text and cjson.decode(text)
     end
@@ -50,6 +50,7 @@ local function save(table, name, record, for_s)
   if is_new == 1 or table ~= QUOTAS then -- that of a day begins with the day
     redis.call('EXPIRE', table, for_s)
   end
+  has_seldom = has_seldom or table ~= QUOTAS
 end
 
 local function known(number) -- of JSON, in which it may be null
@@ -230,7 +231,7 @@ end
 -- Let `change` change each cooldown that concerns a lease, or return true to end it; return whether
 -- there are any.
 local function change_cooldowns(lease, bucket, verb, change)
-  if redis.call('EXISTS', COOLDOWNS) == 0 then
+  if not has_seldom then
     return false
   end
   local owners, found = owners_of(lease), false
@@ -308,14 +309,14 @@ local function count_end(s)
   if s.slot then
     redis.call('HSET', HEALTH, s.key .. '\nlast_used', now_text)
   end
-  if s.kind == 'success' then
-    redis.call('HINCRBY', HEALTH, s.key .. '\nsuccesses', 1)
-  end
+  local successes = s.kind == 'success' and redis.call('HINCRBY', HEALTH, s.key .. '\nsuccesses', 1)
   if s.verdict and s.kind ~= 'abandoned' then -- else a person has disabled the key
     redis.call('HINCRBY', HEALTH, s.key .. '\nerrors', 1)
     redis.call('HSET', HEALTH, s.key .. '\nlast_error', s.verdict.failure)
   end
-  redis.call('EXPIRE', HEALTH, UNUSED_S)
+  if not successes or successes % HEALTH_RENEWED == 1 then
+    redis.call('EXPIRE', HEALTH, UNUSED_S)
+  end
 end
 
 local function learn(name, limits)
@@ -369,7 +370,7 @@ local function settle(s)
   if s.slot then -- else it was not leased here: reported by KeyManager
     release(s, s.project .. '\n' .. s.bucket)
   end
-  for _, purse in ipairs(s.purses) do
+  for _, purse in ipairs(s.purses or {}) do
     settle_spending(s, purse)
   end
   for _, owner in ipairs(s.owned or {}) do
@@ -404,7 +405,7 @@ local function grant(best, call, bucket, blocks)
     cooldown[PROBE_UNTIL] = now + PROBE_S
   end)
   return cjson.encode({
-    key = key.key, bucket = bucket, slot = slot, reserved = reserved, probe = probe, blocks = blocks,
+    place = best.place, bucket = bucket, slot = slot, reserved = reserved, probe = probe, blocks = blocks,
     purses = names, period = #names > 0 and math.floor(now / RESERVED_S) or 0,
   })
 end
@@ -415,7 +416,7 @@ local function acquire(call)
   for i, key in ipairs(call.keys) do
     names[i] = key.project .. '\n' .. bucket
   end
-  if redis.call('EXISTS', COOLDOWNS) == 1 then
+  if has_seldom then
     scopes = scopes_of(bucket, call.verb)
     for i, key in ipairs(call.keys) do
       for place, owner in ipairs(owners_of(key)) do
@@ -426,12 +427,15 @@ local function acquire(call)
   local quotas, learned, cooldowns = read(QUOTAS, names), read(LEARNED, names), read(COOLDOWNS, owners)
   local blocks, best = {}, nil
   for i, key in ipairs(call.keys) do
-    if best and (not call.spread or key.group ~= best.key.group) then
+    if best and (not call.spread or (key.group or 0) ~= (best.key.group or 0)) then
       break
     end
     local q = advance(quotas[i] or { -1, 0, 0, 0, 0, day_end, 0 })
     local rpm, tpm, rpd = limits_of(key, learned[i])
-    local reason, ends, waitable = cooldown_block(cooldowns, 3 * (i - 1), scopes)
+    local reason, ends, waitable
+    if has_seldom then
+      reason, ends, waitable = cooldown_block(cooldowns, 3 * (i - 1), scopes)
+    end
     if not reason then
       reason, ends, waitable = full_window(q, rpm, tpm, rpd, call)
     end
@@ -445,9 +449,9 @@ local function acquire(call)
     if reason then
       blocks[key.key] = { reason, ends, waitable }
     else
-      local share = call.spread and utilization(q, rpm, tpm, rpd, key.weight) or 0
+      local share = call.spread and utilization(q, rpm, tpm, rpd, key.weight or 1) or 0
       if not best or share < best.share then
-        best = { key = key, q = q, share = share, purses = purses, spending = spending }
+        best = { place = i - 1, key = key, q = q, share = share, purses = purses, spending = spending }
       end
     end
   end
@@ -455,7 +459,7 @@ local function acquire(call)
 end
 
 local ends = {}
-for i, s in ipairs(cjson.decode(ARGV[3])) do
+for i, s in ipairs(settles) do
   ends[i] = settle(s)
 end
-return { now_text, ends, ARGV[4] ~= '' and acquire(cjson.decode(ARGV[4])) or '' }
+return { now_text, ends, wanted and acquire(wanted) or '' }

@@ -16,7 +16,8 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
@@ -26,7 +27,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -76,6 +77,7 @@ MAX_CONNECTIONS = 2**31
 SETTLES_AT_ONCE = 100
 MAX_DEFERRED = 10_000
 MAX_CANDIDATES = 50_000
+MAX_OFFERS = 500
 _FAILURES = (RedisError, RedisClusterException, OSError)
 """What redis-py raises; RedisClusterException is not a RedisError."""
 _ECHO = re.compile(r",? with args\b.*", re.DOTALL)
@@ -94,7 +96,15 @@ _CONSTANTS = {
 _parse: Any = parse_url  # has no types
 _Node: Any = ClusterNode
 _Sentinel: Any = Sentinel
+_decode = json.JSONDecoder().decode
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_text = lru_cache(1_000)(_json)
+
+
+@lru_cache(10_000)
+def _who(key_id: str, record: str, project: str, account: str) -> str:
+    """Return the members of a JSON object that say which key it is about."""
+    return _json({"key": key_id, "record": record, "project": project, "account": account})[1:-1]
 
 
 class RedisStateError(KeyrotError):
@@ -107,6 +117,12 @@ def script_text() -> str:
     values = ", ".join(f"{value:g}" for value in _CONSTANTS.values())
     path = files("keyrot_middleware.state") / "ledger.lua"
     return f"local {', '.join(_CONSTANTS)} = {values}\n{path.read_text(encoding='utf-8')}"
+
+
+@cache
+def script_digest() -> str:
+    """Return the name of the script in a server."""
+    return sha1(script_text().encode(), usedforsecurity=False).hexdigest()
 
 
 class Server:
@@ -255,10 +271,11 @@ class RedisState(State):
         self._policy, self._test_clock = policy, test_clock
         self._base = f"keyrot:v2:{{{pool}}}"
         self._server = Server(url, variable)
-        self._script: Any = None
         self._skew = 0.0
         """How far the server's clock is ahead of this host's, seconds; 0 within the guard."""
         self._ends = (0.0, "")
+        self._offers: dict[int, tuple[RankedCandidates, str]] = {}
+        """Candidates as JSON, by their identity: most calls have one of few tuples."""
         self._packed: dict[tuple[str, int], tuple[Candidate, str]] = {}
         self._deferred: deque[str] = deque(maxlen=MAX_DEFERRED)
         self._is_closed = False
@@ -270,21 +287,26 @@ class RedisState(State):
     def _acquire(
         self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
     ) -> Lease | Unavailable:
-        keys = ",".join([self._pack(group, key) for group, key in candidates])
+        known = self._offers.get(id(candidates))
+        if known is None or known[0] is not candidates:
+            if len(self._offers) >= MAX_OFFERS:
+                self._offers.clear()
+            keys = ",".join([self._pack(group, key) for group, key in candidates])
+            known = self._offers[id(candidates)] = candidates, keys
         call = (
-            f'{{"model":{_json(info.quota_model)},"verb":{_json(info.verb)}'
-            f',"requests":{info.requests},"tokens":{info.tokens},"spread":{_json(spread)}'
-            f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost},"keys":[{keys}]}}'
+            f'{{"model":{_text(info.quota_model)},"verb":{_text(info.verb)}'
+            f',"requests":{info.requests},"tokens":{info.tokens},"spread":{_text(spread)}'
+            f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost},"keys":[{known[1]}]}}'
         )
         now, _, reply = self._decide([], call)
-        found, at = json.loads(reply), now - self._skew
+        found, at = _decode(reply.decode()), now - self._skew
         blocks = {
             key_id: Block(reason, self._host_time(until), bool(waitable))
             for key_id, (reason, until, waitable) in found["blocks"].items()
         }
-        if "key" not in found:
+        if "place" not in found:
             return Unavailable(at, blocks)
-        key = next(key for _, key in candidates if key.key_id == found["key"])
+        key = candidates[found["place"]][1]
         return Lease(
             key_id=key.key_id,
             project=key.project,
@@ -312,17 +334,14 @@ class RedisState(State):
                 self._packed.clear()
             rpm, tpm, rpd, _ = key.limits
             limits = {"rpm": rpm, "tpm": tpm, "rpd": rpd}
-            row = {
-                "key": key.key_id,
-                "record": key.record,
-                "project": key.project,
-                "account": key.billing_account,
-                "group": group,
-                "weight": key.weight,
-                "purses": [(name, *budget) for name, budget in key.purses],
-                **{name: limit for name, limit in limits.items() if limit is not None},
-            }
-            known = self._packed[key.key_id, group] = key, _json(row)
+            row: dict[str, Any] = {n: limit for n, limit in limits.items() if limit is not None}
+            row |= {"group": group} if group else {}
+            row |= {"weight": key.weight} if key.weight != 1 else {}
+            if key.purses:
+                row["purses"] = [(name, *budget) for name, budget in key.purses]
+            who = _who(key.key_id, key.record, key.project, key.billing_account)
+            more = f",{_json(row)[1:-1]}" if row else ""
+            known = self._packed[key.key_id, group] = key, f"{{{who}{more}}}"
         return known[1]
 
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
@@ -344,32 +363,31 @@ class RedisState(State):
         return is_plain and not has_more and not self._is_closed
 
     def _pack_settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> str:
-        row: dict[str, Any] = {
-            "kind": outcome.kind.value,
-            "key": lease.key_id,
-            "record": lease.record or lease.key_id,
-            "project": lease.project,
-            "account": lease.billing_account,
-            "bucket": lease.bucket,
-            "verb": lease.verb,
-            "requests": lease.requests,
-            "tokens": lease.tokens,
-            "used": outcome.usage.input_tokens,
-            "at": lease.at + self._skew,
-            "probe": lease.probe,
-            "purses": lease.purses,
-            "model": lease.bucket,
-        }
-        if isinstance(found := lease.reservation, Reservation):
-            row |= {"slot": found.slot, "model": found.model}
-            row |= {"reserved": found.cost, "period": found.period}
-        if outcome.usage.cost_usd is not None:
-            row["cost"] = nano_usd(outcome.usage.cost_usd)
+        used, found = outcome.usage.input_tokens, lease.reservation
+        who = _who(lease.key_id, lease.record or lease.key_id, lease.project, lease.billing_account)
+        row = (
+            f'{{"kind":"{outcome.kind.value}",{who},"bucket":{_text(lease.bucket)}'
+            f',"verb":{_text(lease.verb)},"requests":{lease.requests},"tokens":{lease.tokens}'
+            f',"used":{"null" if used is None else used},"at":{lease.at + self._skew}'
+        )
+        if isinstance(found, Reservation):
+            minute, late, day_end = found.slot
+            row += f',"slot":[{minute},{"true" if late else "false"},{day_end}]'
+        more: dict[str, Any] = {}
+        if lease.probe:
+            more["probe"] = True
+        if lease.purses:
+            more["purses"] = lease.purses
+            if isinstance(found, Reservation):
+                more |= {"reserved": found.cost, "period": found.period}
+            if outcome.usage.cost_usd is not None:
+                more["cost"] = nano_usd(outcome.usage.cost_usd)
         if names:
-            row["owned"] = [(owner_name(name), owner_lifetime(name).seconds) for name in names]
+            more["owned"] = [(owner_name(name), owner_lifetime(name).seconds) for name in names]
         if outcome.verdict is not None:
-            row["verdict"] = self._verdict_row(lease, outcome.verdict)
-        return _json(row)
+            more["model"] = found.model if isinstance(found, Reservation) else lease.bucket
+            more["verdict"] = self._verdict_row(lease, outcome.verdict)
+        return f"{row},{_json(more)[1:]}" if more else f"{row}}}"
 
     def _verdict_row(self, lease: Lease, verdict: Verdict) -> dict[str, Any]:
         bucket = verdict.bucket or lease.bucket
@@ -398,19 +416,17 @@ class RedisState(State):
 
     def _decide(self, settles: list[str], call: str = "") -> tuple[float, list[bytes], bytes]:
         """Run the script: deferred settles, these, then a call; return its reply."""
-        deferred = self._take_deferred()
-        args = [
-            "" if self._test_clock is None else repr(self._test_clock()),
-            self._ends_json(),
-            f"[{','.join(deferred + settles)}]".encode(errors="replace"),
-            call.encode(errors="replace"),
-        ]
+        test_time = "null" if self._test_clock is None else repr(self._test_clock())
+        settled = ",".join(self._take_deferred() + settles)
+        given = f"[{test_time},{self._ends_json()},[{settled}]{call and ','}{call}]"
+        args = (1, self._base, given.encode(errors="replace"))
         began = self._clock()
 
         def work(client: Any) -> Any:
-            if self._script is None:
-                self._script = client.register_script(script_text())
-            return self._script(keys=[self._base], args=args)
+            try:
+                return client.evalsha(script_digest(), *args)
+            except NoScriptError:  # EVAL keeps it for the next time
+                return client.eval(script_text(), *args)
 
         now, ends, reply = self._server.run(work)
         skew = float(now) - began

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,7 @@ def start(command: list[str], env: dict[str, str], stdin: str = "") -> Ran:
 
 
 @pytest.fixture
-def keyrot(clean_environment: None) -> Keyrot:
-    """Run `keyrot ARGUMENTS…` in the test's directory."""
-
-    def run(*arguments: str, stdin: str = "", **env: str) -> Ran:
-        return start([sys.executable, "-m", "keyrot_middleware", *arguments], env, stdin)
-
-    return run
-
-
-@pytest.fixture
-def forked(clean_environment: None) -> Keyrot:
+def keyrot(clean_environment) -> Keyrot:
     """Run `keyrot ARGUMENTS…` as a fork that has imported the command, or alone if *env* hides."""
 
     def run(*arguments: str, stdin: str = "", **env: str) -> Ran:
@@ -54,13 +45,15 @@ def forked(clean_environment: None) -> Keyrot:
 
 
 @pytest.fixture
-def python(clean_environment: None) -> Keyrot:
+def python(clean_environment) -> Keyrot:
     """Run `python ARGUMENTS…` in the test's directory."""
+    return lambda *arguments, stdin="", **env: start([sys.executable, *arguments], env, stdin)
 
-    def run(*arguments: str, stdin: str = "", **env: str) -> Ran:
-        return start([sys.executable, *arguments], env, stdin)
 
-    return run
+@pytest.fixture
+def started(python) -> Keyrot:
+    """Run `keyrot ARGUMENTS…` as a program of its own."""
+    return partial(python, "-m", "keyrot_middleware")
 
 
 @pytest.fixture

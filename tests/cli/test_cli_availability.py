@@ -15,25 +15,12 @@ from support.servers import server
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
-from keyrot_middleware.core.model import (
-    Lease,
-    LeaseOutcome,
-    Outcome,
-    RetryPolicy,
-    Scope,
-    Verdict,
-)
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, RetryPolicy, Scope, Verdict
 from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.state import State, open_shared
 
 Keyrot = Callable[..., Any]
-
-
-@pytest.fixture
-def keyrot(forked: Keyrot) -> Keyrot:
-    """Run the command; `test_cli_run.py` and others start it from nothing."""
-    return forked
 
 
 KEYS: list[dict[str, Any]] = [{"key_id": "one", "rpd": 2}, {"key_id": "two", "rpd": 2}]
@@ -61,23 +48,7 @@ def exhaust(state: State, model: str) -> None:
             state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
 
 
-def test_exhausted_keys_are_not_counted_as_available(
-    keyrot: Keyrot, shared: tuple[State, dict[str, str]]
-) -> None:
-    """Their day is used up and a call raises KeyPoolExhausted: neither is available."""
-    state, env = shared
-    exhaust(state, INFO.model)
-    ran = keyrot("status", **env)
-    assert ran.stdout.startswith("No key is available. one in ")
-    found = json.loads(keyrot("status", "--json", **env).stdout)["keys"][0]
-    assert (found["state"], found["available"]) == ("limited", False)
-    assert found["available_at"].endswith("Z")
-    assert found["used"][INFO.model]["available"] is False
-
-
-def test_check_counts_what_the_shared_state_has_left(
-    keyrot: Keyrot, shared: tuple[State, dict[str, str]]
-) -> None:
+def test_check_counts_what_the_shared_state_has_left(keyrot, shared) -> None:
     """Values are found, but no call can get a key until the day ends."""
     state, env = shared
     env = {**env, "GEMINI_KEY_one": "FAKE-value-of-one", "GEMINI_KEY_two": "FAKE-value-of-two"}
@@ -97,9 +68,7 @@ def test_check_counts_what_the_shared_state_has_left(
     assert one["available_at"].endswith("Z")
 
 
-def test_models_are_counted_separately_where_they_differ(
-    keyrot: Keyrot, shared: tuple[State, dict[str, str]]
-) -> None:
+def test_models_are_counted_separately_where_they_differ(keyrot, shared) -> None:
     """A key that is exhausted for one model counts for another, used with it or not."""
     state, env = shared
     exhaust(state, INFO.model)
@@ -113,9 +82,7 @@ def test_models_are_counted_separately_where_they_differ(
     assert f"  {OTHER}: 2 of 2" in lines
 
 
-def test_a_pool_name_without_records_is_reported(
-    keyrot: Keyrot, shared: tuple[State, dict[str, str]]
-) -> None:
+def test_a_pool_name_without_records_is_reported(keyrot, shared) -> None:
     """A misspelt KEYROT_POOL must not look like a pool whose keys are all available."""
     state, env = shared
     exhaust(state, INFO.model)
@@ -128,10 +95,7 @@ def test_a_pool_name_without_records_is_reported(
 
 
 def test_the_state_of_a_key_is_the_same_from_every_terminal(
-    keyrot: Keyrot,
-    shared: tuple[State, dict[str, str]],
-    here: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    keyrot, shared, here, monkeypatch
 ) -> None:
     """A value that only a service has is one; a value that only the terminal has is none."""
     _, env = shared
@@ -159,7 +123,7 @@ def test_the_state_of_a_key_is_the_same_from_every_terminal(
 
 @pytest.mark.parametrize("kind", ["server", "file"])
 def test_a_rejected_key_stays_so_when_its_probe_is_due(
-    keyrot: Keyrot, tmp_path: Path, clean_environment: None, kind: str
+    keyrot, tmp_path, clean_environment, kind
 ) -> None:
     """From outside too: no request has shown that it works again; a success does."""
     (tmp_path / "keys.json").write_text(json.dumps([{"key_id": "one"}, {"key_id": "two"}]))

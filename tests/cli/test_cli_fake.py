@@ -112,12 +112,6 @@ def test_reset_completes_key_ids(keyrot: Keyrot) -> None:
     assert (ran.stdout.strip(), ran.stderr) == ("", "")
 
 
-def test_a_flag_has_no_type() -> None:
-    """`--json`, not `--json <bool>`; the same for --help."""
-    for arguments in (("--help",), ("status", "--help"), ("init", "--help")):
-        assert "bool" not in run(*arguments).output.lower()
-
-
 def test_the_help_without_the_extra_lists_all_commands() -> None:
     """Those that typer would list."""
     names = {command.name for command in app.registered_commands} - {"run"}

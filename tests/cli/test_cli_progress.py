@@ -33,9 +33,7 @@ SLOW = Reply.custom(
             "code": 429,
             "status": "RESOURCE_EXHAUSTED",
             "message": "slow down",
-            "details": [
-                {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3s"},
-            ],
+            "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3s"}],
         }
     },
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import json
@@ -168,30 +167,6 @@ def test_a_request_has_a_time_to_arrive(part: bytes, monkeypatch: pytest.MonkeyP
     assert command.BoundedConnection.places == {}
 
 
-def test_open_pages_do_not_end_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection that makes place is one that waits for a request."""
-    monkeypatch.setattr(command, "MAX_CONNECTIONS", 2)
-    begun, go_on = threading.Event(), threading.Event()
-
-    async def slow(scope: Any, receive: Any, send: Any) -> None:
-        begun.set()
-        await asyncio.to_thread(go_on.wait)
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
-
-    with bounded(slow) as address, socket.create_connection(address, 60) as client:
-        client.sendall(WHOLE)
-        assert begun.wait(60)
-        others = [socket.create_connection(address, 60) for _ in range(5)]
-        for evicted in others[:4]:
-            with contextlib.suppress(ConnectionResetError):
-                assert evicted.recv(1) == b""
-        go_on.set()
-        assert client.recv(12) == b"HTTP/1.1 204"
-        for other in others:
-            other.close()
-
-
 def test_a_token_file_is_for_a_permanent_page(shared: dict[str, str], tmp_path: Path) -> None:
     """The token in the file is not printed; other machines may then connect."""
     file = tmp_path / "token.txt"
@@ -238,9 +213,7 @@ def test_another_host_needs_a_token_file(host: str) -> None:
     [(None, "No such file"), (b"short", "at least 16 characters, found 5"), (b"\xff", "UTF-8")],
     ids=["missing", "short", "bytes"],
 )
-def test_a_wrong_token_file_is_a_sentence(
-    tmp_path: Path, content: bytes | None, sentence: str
-) -> None:
+def test_a_wrong_token_file_is_a_sentence(tmp_path, content, sentence) -> None:
     """The error names the mistake and how to make a token, and not the file's content."""
     file = tmp_path / "token.txt"
     if content is not None:
@@ -251,9 +224,7 @@ def test_a_wrong_token_file_is_a_sentence(
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])
-def test_a_missing_extra_is_a_sentence(
-    keyrot: Keyrot, hide: Callable[[str], dict[str, str]], shared: dict[str, str], package: str
-) -> None:
+def test_a_missing_extra_is_a_sentence(keyrot, hide, shared, package) -> None:
     """Without Starlette or uvicorn the command names the extra to install."""
     ran = keyrot("ui", "--port", "0", **shared, **hide(package))
     assert ran.returncode == 2

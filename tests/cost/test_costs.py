@@ -103,9 +103,7 @@ def make_calls(gemini: FakeGemini, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_ten_calls_have_the_cost_of_the_price_list(
-    gemini: FakeGemini, clock: FakeClock, pool: Any, mode: str
-) -> None:
+def test_ten_calls_have_the_cost_of_the_price_list(gemini, clock, pool, mode) -> None:
     """To a millionth of a dollar: in the metric, on both spans, in the report."""
     observed = ObservedPool(pool({"key_id": "paid", "project": "web"}))
     make_calls(gemini, mode)
@@ -122,9 +120,7 @@ def test_ten_calls_have_the_cost_of_the_price_list(
     assert status["keys"][0]["usd_today"] == pytest.approx(sum(want), abs=MILLIONTH)
 
 
-def test_a_stream_has_the_cost_of_its_last_chunk(
-    gemini: FakeGemini, clock: FakeClock, pool: Any
-) -> None:
+def test_a_stream_has_the_cost_of_its_last_chunk(gemini, clock, pool) -> None:
     """Its chunks repeat the usage so far; one that is closed early has cost that much."""
     installed = pool("paid")
     observed = ObservedPool(installed)
@@ -144,9 +140,7 @@ def test_a_stream_has_the_cost_of_its_last_chunk(
     assert observed.costs("generate_content")[1] >= price((model, 5_000, 0, 0, 0, 0), clock)
 
 
-def test_the_cost_of_a_call_is_that_of_all_its_attempts(
-    gemini: FakeGemini, clock: FakeClock, pool: Any
-) -> None:
+def test_the_cost_of_a_call_is_that_of_all_its_attempts(gemini, clock, pool) -> None:
     """The cost of a failed request is unknown."""
     observed = ObservedPool(pool("free", "paid", strategy="fill"))
     gemini.script("free", Reply.QUOTA_MINUTE)
@@ -158,9 +152,7 @@ def test_the_cost_of_a_call_is_that_of_all_its_attempts(
     assert observed.costs("generate_content") == [want]
 
 
-def test_an_unknown_model_has_no_cost(
-    gemini: FakeGemini, pool: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unknown_model_has_no_cost(gemini, pool, caplog) -> None:
     """Neither in metrics nor on spans; the log says so once."""
     observed = ObservedPool(pool("paid"))
     client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
@@ -174,9 +166,7 @@ def test_an_unknown_model_has_no_cost(
     ]
 
 
-def test_without_genai_prices_calls_are_still_reported(
-    gemini: FakeGemini, pool: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_genai_prices_calls_are_still_reported(gemini, pool, monkeypatch) -> None:
     """Calls are made, observed and reported; their cost is unknown."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
     observed = ObservedPool(pool("paid"))

@@ -48,9 +48,7 @@ def expected(
     parts=st.tuples(*[st.integers(0, 3)] * 5),
     output=st.integers(0, 70_000),
 )
-def test_a_request_has_the_cost_of_the_list(
-    model: str, tokens: int, parts: tuple[int, ...], output: int
-) -> None:
+def test_a_request_has_the_cost_of_the_list(model, tokens, parts, output) -> None:
     """In each tier, with cached tokens, audio and images, some of which are cached too."""
     cached, audio, image, made, both = (tokens * part // 10 for part in parts)
     counts = {
@@ -92,9 +90,7 @@ def test_a_service_tier_has_its_price(model: str, tier: str, ratio: float, token
 
 
 @pytest.mark.parametrize("tier", ["flex", "priority"])
-def test_the_lists_own_price_of_a_service_tier_counts(
-    monkeypatch: pytest.MonkeyPatch, tier: str
-) -> None:
+def test_the_lists_own_price_of_a_service_tier_counts(monkeypatch, tier) -> None:
     """The list has it for models of speech; they have the ratios that are assumed for others."""
     model = "gemini-3.8-flash-tts"
     want = expected(model, context={"service_tier": tier}, input_tokens=10, output_tokens=20)

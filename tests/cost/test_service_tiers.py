@@ -36,9 +36,7 @@ def asking(tier: str | None) -> types.GenerateContentConfig:
 
 @pytest.mark.parametrize("tier", ASKED)
 @pytest.mark.parametrize("mode", MODES)
-def test_a_call_costs_what_its_tier_costs(
-    gemini: FakeGemini, clock: FakeClock, pool: Any, connect: Any, mode: str, tier: str
-) -> None:
+def test_a_call_costs_what_its_tier_costs(gemini, clock, pool, connect, mode, tier) -> None:
     """In the span and in the report, sync and async, whole and as a stream."""
     observed = ObservedPool(pool({"key_id": "paid", "project": "web"}))
     gemini.tokens(lambda _body: 1_000_000)
@@ -65,15 +63,7 @@ def test_a_call_costs_what_its_tier_costs(
     ],
 )
 def test_the_served_tier_is_booked(
-    gemini: FakeGemini,
-    clock: FakeClock,
-    pool: Any,
-    connect: Any,
-    stream: bool,
-    asked: str | None,
-    named: str | None,
-    header: str,
-    ratio: float,
+    gemini, clock, pool, connect, stream, asked, named, header, ratio
 ) -> None:
     """The header names it, else the usage, else it is the one that was asked for."""
     made = pool({"key_id": "paid", "project": "web", "usd_per_day": 1.0})
@@ -97,9 +87,7 @@ def test_a_budget_holds_for_priority_calls(gemini: FakeGemini, clock: FakeClock,
     assert spent(made) == pytest.approx(6 * 1.8 * cost, abs=1e-9)
 
 
-def test_interactions_have_the_cost_of_their_tier(
-    gemini: FakeGemini, clock: FakeClock, pool: Any, connect: Any
-) -> None:
+def test_interactions_have_the_cost_of_their_tier(gemini, clock, pool, connect) -> None:
     """They name it in the interaction itself; streams in the last event."""
     made = pool({"key_id": "paid", "project": "web", "usd_per_day": 1_000.0})
     gemini.tokens(lambda _body: 1_000_000)
@@ -114,7 +102,7 @@ def test_interactions_have_the_cost_of_their_tier(
 
 
 def test_overloaded_flex_calls_do_not_stop_the_retries_of_standard_ones(
-    gemini: FakeGemini, pool: Any, connect: Any
+    gemini, pool, connect
 ) -> None:
     """Flex answers 503 when it is busy; that is no sign of an overloaded model."""
     pool("paid", max_retries=1)
@@ -130,9 +118,7 @@ def test_overloaded_flex_calls_do_not_stop_the_retries_of_standard_ones(
         ask("sync", client, model=MODEL, config=asking("flex"))
 
 
-def test_a_reported_response_has_the_cost_of_its_tier(
-    gemini: FakeGemini, clock: FakeClock, pool: Any, connect: Any
-) -> None:
+def test_a_reported_response_has_the_cost_of_its_tier(gemini, clock, pool, connect) -> None:
     """`KeyManager.report_success(response=…)` reads it from the response of the SDK.
 
     The SDK keeps its headers, and drops the tier in its usage.

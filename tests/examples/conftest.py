@@ -34,9 +34,7 @@ def pool(service: FakeGemini) -> dict[str, str]:
 
 
 @pytest.fixture
-def example(
-    service: FakeGemini, clean_environment: None
-) -> Callable[..., subprocess.CompletedProcess[str]]:
+def example(service, clean_environment) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run an example of that name with arguments, by `python` or by `keyrot run`."""
 
     def run(

@@ -16,9 +16,7 @@ BROKEN = "def generate_signals(prices:\n    return 1"
 
 
 @pytest.mark.parametrize("name", ["plain_program.py", "plain_program_async.py"])
-def test_plain_programs_run_with_a_pool(
-    example: Example, service: FakeGemini, pool: dict[str, str], name: str
-) -> None:
+def test_plain_programs_run_with_a_pool(example, service, pool, name) -> None:
     """Under `keyrot run` all their calls are answered despite an exhausted and a dead key."""
     ran = example(name, settings=pool, by=KEYROT_RUN)
     assert ran.returncode == 0, ran.stderr
@@ -48,9 +46,7 @@ def test_the_trace_is_printed(example: Example, pool: dict[str, str]) -> None:
     assert attempts == ["key_1", "key_2", "key_3"]
 
 
-def test_keys_are_selected_by_hand(
-    example: Example, service: FakeGemini, pool: dict[str, str]
-) -> None:
+def test_keys_are_selected_by_hand(example, service, pool) -> None:
     """The manual program reports failures and does not lease the failed keys again."""
     ran = example("manual_key_manager.py", settings=pool)
     assert ran.returncode == 0, ran.stderr
@@ -63,9 +59,7 @@ def test_keys_are_selected_by_hand(
 
 
 @pytest.mark.parametrize("answer", [STRATEGY, f"Here it is:\n```python\n{STRATEGY}\n```\nBye."])
-def test_a_strategy_is_generated_from_a_pool(
-    example: Example, service: FakeGemini, pool: dict[str, str], answer: str
-) -> None:
+def test_a_strategy_is_generated_from_a_pool(example, service, pool, answer) -> None:
     """Code is returned, with or without Markdown around it."""
     service.answer(answer)
     ran = example("gemini_strategy_generator.py", "Buy on RSI < 30", settings=pool)

@@ -46,7 +46,7 @@ from keyrot_middleware.errors import EVENTS, ConfigError, MissingExtraError, Poo
 from keyrot_middleware.forks import EXIT_S
 from keyrot_middleware.monitoring import Receiver, open_receivers
 from keyrot_middleware.settings import load
-from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
+from keyrot_middleware.testing import FakeGemini, Reply
 
 CALLERS = 64
 PATIENCE_S = 60
@@ -105,14 +105,7 @@ def call_in_tasks(client: Any, times: int = 1) -> None:
 
 @pytest.mark.parametrize("call", [call_in_threads, call_in_tasks], ids=["threads", "tasks"])
 def test_each_event_arrives_once_with_64_callers(
-    call: Any,
-    pool: Any,
-    gemini: FakeGemini,
-    clock: FakeClock,
-    connect: Any,
-    webhook: Webhook,
-    mailbox: Mailbox,
-    monkeypatch: pytest.MonkeyPatch,
+    call, pool, gemini, clock, connect, webhook, mailbox, monkeypatch
 ) -> None:
     """By e-mail, by webhook and in a function; a dead receiver beside them changes nothing."""
     events = Events()
@@ -162,26 +155,6 @@ def _label(pool: Any, key_id: str) -> str:
     return key_id
 
 
-def test_a_dead_receiver_delays_no_call(pool: Any, connect: Any) -> None:
-    """Calls continue while the delivery hangs, and uninstall() waits for a short time only."""
-    with dead_receiver() as dead:
-        pool({"key_id": "a", "rpd": 1}, alerts=dead, max_wait_s=0)
-        client = connect()
-        client.models.generate_content(model=MODEL, contents="hello")
-        with suppress(errors.ClientError):
-            client.models.generate_content(model=MODEL, contents="hello")
-        wait_for(lambda: "keyrot-alert" in _threads(), PATIENCE_S)
-        keyrot_middleware.reset("a")
-        for _ in range(20):
-            with suppress(errors.ClientError):
-                client.models.generate_content(model=MODEL, contents="hello")
-        assert "keyrot-alert" in _threads()  # it still hangs, and all calls have ended
-        began = time.monotonic()
-        keyrot_middleware.uninstall()
-        assert time.monotonic() - began < alerts.STOP_S + 10
-    wait_for(lambda: "keyrot-alert" not in _threads(), PATIENCE_S)
-
-
 def _threads() -> set[str]:
     return {thread.name for thread in threading.enumerate()}
 
@@ -196,13 +169,6 @@ def test_a_key_manager_reports_an_exhausted_pool(pool: Any) -> None:
     with pytest.raises(keyrot_middleware.KeyPoolExhausted):
         manager.select_key("gemini-2.5-flash")
     wait_for(lambda: ("pool_exhausted", None) in events.names, PATIENCE_S)
-
-
-def test_a_wrong_url_installs_nothing(pool: Any) -> None:
-    """install() raises, and no pool is installed."""
-    with pytest.raises(keyrot_middleware.ConfigError, match="KEYROT_ALERTS, entry 1: "):
-        pool("a", alerts="nosuch://host")
-    assert not keyrot_middleware.status()["installed"]
 
 
 PROGRAM = textwrap.dedent(
@@ -388,22 +354,6 @@ def test_eighty_percent_of_a_limit_and_a_spent_budget_are_reported() -> None:
     assert budget.events.take() == [("budget_reached", "a")]
 
 
-def test_a_call_that_comes_during_a_look_is_looked_at_next(monkeypatch: Any) -> None:
-    """However the two meet, a look follows."""
-    pool, queued = Watched(key("a"), key("b")), []
-    pool.alerts._looks.put = queued.append  # type: ignore[method-assign]
-    snapshot = pool.rig.pool.state.snapshot
-
-    def look(keys: Any) -> Any:
-        pool.alerts.look_at("b", "b", MODEL)
-        return snapshot(keys)
-
-    monkeypatch.setattr(pool.rig.pool.state, "snapshot", look)
-    pool.alerts.look_at("a", "a", MODEL)
-    pool.alerts._look(None)
-    assert (len(queued), [*pool.alerts._used]) == (2, ["b"])
-
-
 @pytest.mark.parametrize("model", ["@everyone", "<!channel>", "[x](http://h)", "evil\n\x1b[31m"])
 def test_a_model_name_cannot_address_a_channel(model: str) -> None:
     """A program may let its users choose the model; a receiver may read markup in its name."""
@@ -553,29 +503,6 @@ def test_a_value_that_is_no_url_is_an_error(value: str, monkeypatch: pytest.Monk
         "KEYROT_ALERTS: one of them is no URL (not shown); allowed: "
     )
     assert SECRET not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "value", ["json://a,json://b", "json://a json://b", "json://a,\njson://b,"]
-)
-def test_urls_are_separated_by_commas_or_blanks(
-    value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A comma inside a URL is part of it; settings show no URL."""
-    monkeypatch.setenv("KEYROT_ALERTS", value)
-    settings = load(keys="FAKE-a").settings
-    assert [url.get_secret_value() for url in settings.alerts] == ["json://a", "json://b"]
-    assert "json" not in repr(settings)
-    (one,) = load(keys="FAKE-a", alerts="mailto://h?to=a@b.c,d@b.c").settings.alerts
-    assert one.get_secret_value() == "mailto://h?to=a@b.c,d@b.c"
-
-
-def test_an_unknown_event_is_an_error() -> None:
-    """It lists the known events, and the one that was probably meant."""
-    with pytest.raises(ConfigError) as caught:
-        load(keys="FAKE-a", alert_events="key_rejected,pool_exhaused")
-    assert 'found "pool_exhaused". Input should be ' in str(caught.value)
-    assert 'Did you mean "pool_exhausted"?' in str(caught.value)
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,29 +13,22 @@ from hypothesis import strategies as st
 from support.pool import INFO, Rig, key
 from support.replies import MODEL, OK, bad, day, expired, invalid, minute
 
-from keyrot_middleware.core.activity import CALLS_KEPT, LARGE_POOL, CallRecord
+from keyrot_middleware.core.activity import CallRecord
 from keyrot_middleware.core.availability import AVAILABLE
 from keyrot_middleware.core.commands import Done
-from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import (
-    Block,
     CallInfo,
-    Candidate,
     Lease,
     LeaseOutcome,
     Limits,
     Outcome,
     Usage,
 )
-from keyrot_middleware.core.model_names import MAX_NAMES
 from keyrot_middleware.errors import KeyrotError
-from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.monitoring.view import (
-    AT_ONCE,
     VERB,
     PoolReport,
     headline_of,
-    health,
     lines_of,
     pool_health,
     pool_rows,
@@ -103,16 +94,6 @@ def test_a_call_that_waits_for_a_key_is_counted_as_a_wait() -> None:
     assert report(rig).status()["summary"]["last_hour"]["waits"] == 1
 
 
-def test_windows_name_their_limit_and_where_it_comes_from() -> None:
-    """A configured limit, one learned from a 429, and an unknown one."""
-    rig = Rig(key("a", Limits(rpm=100)), max_wait_s=0)
-    rig.will("a", minute("20s", value=5))
-    rig.failing()
-    used = row(rig, "a")["used"][MODEL]
-    assert used["rpm"] == {"used": 1, "limit": 5, "source": "learned"}
-    assert used["rpd"] == {"used": 1, "limit": None, "source": None}
-
-
 @pytest.mark.parametrize(
     ("reply", "state", "sentence"),
     [
@@ -120,9 +101,7 @@ def test_windows_name_their_limit_and_where_it_comes_from() -> None:
         (invalid(), "rejected", "Gemini rejects the key (key_invalid: "),
     ],
 )
-def test_a_sentence_explains_why_a_key_is_not_available(
-    reply: Any, state: str, sentence: str
-) -> None:
+def test_a_sentence_explains_why_a_key_is_not_available(reply, state, sentence) -> None:
     """With the time at which it is tried again."""
     rig = Rig(key("a"), max_wait_s=0)
     rig.will("a", reply)
@@ -142,15 +121,6 @@ def test_keys_are_filtered_and_paged() -> None:
     for wrong in ({"offset": -1}, {"limit": 501}, {"state": "tired"}):
         with pytest.raises(KeyrotError, match="allowed"):
             found.status(**wrong)  # type: ignore[arg-type]
-
-
-def test_problems_come_first() -> None:
-    """So that the first screen of a large pool has what needs attention."""
-    rig = Rig(key("a"), key("b"), key("c"), strategy="fill")
-    rig.will("a", minute("20s"))
-    rig.will("b", invalid())
-    rig.call()
-    assert [one["key_id"] for one in report(rig).status()["keys"]] == ["b", "a", "c"]
 
 
 def test_a_pool_without_an_available_key_says_when_the_first_one_is() -> None:
@@ -179,28 +149,6 @@ def test_a_model_counts_every_key_that_could_serve_it() -> None:
     assert [*models] == [MODEL, "z-model"]
     assert (models[MODEL]["available"], models[MODEL]["keys"]) == (1, 3)
     assert (models["z-model"]["available"], models["z-model"]["keys"]) == (2, 3)
-
-
-def test_a_key_without_a_project_has_none() -> None:
-    """The name that the pool gives it inside is not shown, on the page nor in the status."""
-    rig = Rig(KeySpec.model_validate({"key_id": "a"}).candidate, key("b", project="p"))
-    rig.call()
-    shown = [report(rig).status(), report(rig).explain(MODEL), report(rig).attempts()]
-    assert "key:" not in json.dumps([*shown, health(rig.pool)])
-    assert [row(rig, one)["project"] for one in "ab"] == [None, "p"]
-    assert [health(rig.pool)[one]["project"] for one in "ab"] == [None, "p"]
-
-
-def test_the_last_failures_of_a_key_outlive_the_last_calls() -> None:
-    """`Show calls` of a key has them, however many calls other keys served since."""
-    rig = Rig(key("a"), key("b", priority=1), strategy="fill")
-    rig.will("a", minute("20s"))
-    for _ in range(CALLS_KEPT + 2):
-        rig.call()
-    found = report(rig)
-    assert all(len(call["attempts"]) == 1 for call in found.attempts()["calls"])
-    (call,) = found.attempts(key="a")["calls"]
-    assert [one["key_id"] for one in call["attempts"]] == ["a", "b"]
 
 
 def test_the_use_of_the_pool_is_counted_for_an_hour_and_a_day() -> None:
@@ -233,17 +181,6 @@ def test_the_use_of_the_pool_is_counted_for_an_hour_and_a_day() -> None:
     for wrong in ({"by": "weather"}, {"hours": 2}):
         with pytest.raises(KeyrotError, match="allowed"):
             found.history(**wrong)  # type: ignore[arg-type]
-
-
-def test_a_large_pool_has_no_day_of_a_key() -> None:
-    """It says so instead of showing zeros."""
-    rig = Rig(*(key(f"k{number}", project="p") for number in range(LARGE_POOL + 1)))
-    rig.call()
-    found = report(rig)
-    used = rig.sent[-1]
-    assert found.history(by="key", name=used, hours=24)["is_kept"] is False
-    assert sum(found.history(by="key", name=used)["series"]["requests"]) == 1
-    assert sum(found.history(hours=24)["series"]["requests"]) == 1
 
 
 def test_a_call_links_to_its_trace() -> None:
@@ -358,52 +295,6 @@ def test_a_key_that_is_disabled_gets_no_call_until_it_is_enabled() -> None:
     assert rig.sent[-1] == "a"
 
 
-def test_unknown_keys_and_missing_checks_are_errors() -> None:
-    """A KeyError for an unknown id; a sentence where keys cannot be checked."""
-    found = report(Rig(key("a")))
-    for act in (found.reset, found.check, lambda key_id: found.set_active(key_id, False)):
-        with pytest.raises(KeyError):
-            act("unknown")
-    with pytest.raises(KeyrotError, match="keyrot check"):
-        found.check("a")
-    assert "reset" in found.reset("a")
-
-
-def test_explain_and_status_agree_on_the_smallest_request() -> None:
-    """Without tokens given: a key whose input tokens are used up is available in neither."""
-    rig = Rig(key("a", Limits(tpm=10)), max_wait_s=0)
-    rig.call(INFO._replace(tokens=10))
-    assert row(rig, "a")["available"] is False
-    assert report(rig).explain(MODEL)["key_id"] is None
-
-
-def test_the_blocks_of_a_large_pool_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call does not wait until all keys are explained."""
-    rig = Rig(*(key(f"k{number}") for number in range(AT_ONCE + 1)))
-    sizes, get_blocks = [], rig.state.get_blocks
-
-    def counted(info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
-        sizes.append(len(some := list(candidates)))
-        return get_blocks(info, some)
-
-    monkeypatch.setattr(rig.state, "get_blocks", counted)
-    assert report(rig).explain(MODEL)["key_id"] == "k0"
-    assert max(sizes) == AT_ONCE
-
-
-def test_explain_counts_a_model_as_a_call_to_it_is_counted() -> None:
-    """When many models are in use, all further ones share one window."""
-    rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
-    for number in range(MAX_NAMES + 1):
-        rig.call(INFO._replace(model=f"model-{number}"))
-    assert report(rig).explain("one-more")["key_id"] is None
-    assert isinstance(rig.failing(INFO._replace(model="one-more")), Exhausted)
-    assert report(rig).explain("model-0")["key_id"] is None
-    rig.clock.advance(3_700)
-    assert report(rig).explain("one-more")["key_id"] == "a"
-    assert rig.call(INFO._replace(model="one-more")) == "answer"
-
-
 # One rule for all outputs -----------------------------------------------------------------------
 
 OTHER = "gemini-2.5-pro"
@@ -421,11 +312,7 @@ def would_get(rig: Rig, key_id: str, model: str) -> bool:
 MODELS = st.sampled_from([MODEL, OTHER])
 STEP = st.one_of(
     st.tuples(st.just("call"), MODELS, st.none()),
-    st.tuples(
-        st.just("fail"),
-        MODELS,
-        st.sampled_from([minute("20s"), invalid()]),
-    ),
+    st.tuples(st.just("fail"), MODELS, st.sampled_from([minute("20s"), invalid()])),
     st.tuples(st.just("pass"), st.sampled_from([1.0, 25.0, 61.0, 4000.0]), st.none()),
 )
 
@@ -503,22 +390,6 @@ def test_the_longest_block_of_a_key_counts() -> None:
         f"No key is available for {MODEL}. a at 2026-01-02 08:00Z.",
         f"No key is available for {OTHER}. a at 2026-01-01 12:30Z.",
     ]
-
-
-def test_the_counts_of_models_and_keys_agree() -> None:
-    """A key that is out for the only model it was used with serves another model in use."""
-    rig = Rig(key("a"), key("b", priority=1), strategy="fill")
-    rig.will("a", day())
-    rig.call()
-    rig.call(INFO._replace(model=OTHER))
-    summary = report(rig).status()["summary"]
-    assert {m: (one["available"], one["keys"]) for m, one in summary["models"].items()} == {
-        MODEL: (1, 2),
-        OTHER: (2, 2),
-    }
-    assert summary["available"] == 2
-    assert row(rig, "a")["reason"] is None
-    assert row(rig, "a")["used"][MODEL]["reason"] == "quota_day"
 
 
 HOUR = {"calls": 0, "failed_calls": 0, "requests": 0, "failures": 0, "waits": 0}

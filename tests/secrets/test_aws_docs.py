@@ -65,9 +65,7 @@ def test_the_commands_lead_to_keys_that_are_found(store_server: AwsServer, here:
     assert made == 2
 
 
-def test_the_policy_allows_the_requested_actions_and_no_other(
-    store_server: AwsServer, here: Path
-) -> None:
+def test_the_policy_allows_the_requested_actions_and_no_other(store_server, here) -> None:
     """Of Secrets Manager, for one secret and for several; a role accepts it unchanged."""
     _, policy = examples()
     (here / "policy.json").write_text(json.dumps(policy))

@@ -101,9 +101,7 @@ def test_aws_requests_an_arn_in_its_own_region(aws: AwsServer) -> None:
     assert found == {"a": "FAKE-far", "b": "FAKE-near"}
 
 
-def test_aws_settings_are_those_of_boto3(
-    aws: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_aws_settings_are_those_of_boto3(aws, tmp_path, monkeypatch) -> None:
     """A login that appears later in a file is found without a restart."""
     file = tmp_path / "credentials"
     variables = {
@@ -137,9 +135,7 @@ def test_aws_renews_an_expired_login_once() -> None:
         assert len(server.targets) == 3
 
 
-def test_the_programs_own_use_of_boto3_still_logs(
-    aws: AwsServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_programs_own_use_of_boto3_still_logs(aws, caplog) -> None:
     """Only log lines written while we read are dropped."""
     resolve_one(aws.open())
     caplog.set_level(logging.DEBUG, "botocore.parsers")
@@ -186,9 +182,7 @@ def test_azure_reads_a_vault_while_another_is_down(azure: AzureServer) -> None:
     assert {found[key_id].rpartition(": ")[2] for key_id in places} == {"ServiceRequestError"}
 
 
-def test_azure_logs_in_by_the_default_chain_and_again(
-    azure: AzureServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_azure_logs_in_by_the_default_chain_and_again(azure, monkeypatch) -> None:
     """With the environment of azure-identity; a login that is refused is renewed once."""
     principal = {"TENANT_ID": TENANT, "CLIENT_ID": READER, "CLIENT_SECRET": SECRET}
     for name, value in principal.items():
@@ -207,9 +201,7 @@ def test_azure_logs_in_by_the_default_chain_and_again(
     assert resolve_one(store) == "FAKE-a"
 
 
-def test_azure_sends_no_token_to_a_host_that_is_no_vault(
-    azure: AzureServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_azure_sends_no_token_to_a_host_that_is_no_vault(azure, monkeypatch) -> None:
     """The library checks that the login belongs to the vault's host."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", azure.vault.ca)
     store = open_azure({"AZURE_KEY_VAULT_URL": f"https://{azure.vault.host}"})
@@ -241,9 +233,7 @@ def test_google_versions_projects_and_fields(gcp: GcpServer) -> None:
     assert found == {"a": "FAKE-a", "b": "FAKE-new", "c": "FAKE-old", "d": "FAKE-x"}
 
 
-def test_google_logs_in_by_the_environment(
-    gcp: GcpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_google_logs_in_by_the_environment(gcp, tmp_path, monkeypatch) -> None:
     """Application default credentials; a login that appears later is found."""
     file = tmp_path / "later.json"
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
@@ -276,9 +266,7 @@ def test_google_refuses_an_endpoint_that_would_get_the_token_unencrypted(url: st
         (GcpServer, Response(429, {"error": {}}, {"Retry-After": "60"})),
     ],
 )
-def test_the_library_repeats_a_request_to_a_busy_store(
-    server: Any, answer: Response, tmp_path: Path
-) -> None:
+def test_the_library_repeats_a_request_to_a_busy_store(server, answer, tmp_path) -> None:
     """A moment later."""
     with closing(server(tmp_path)) as made:
         made.put("a", "FAKE-a")

@@ -58,9 +58,7 @@ def test_keys_rejected_meanwhile_are_looked_up_in_one_batch() -> None:
     assert slow.most_at_once == 1
 
 
-def test_after_a_look_up_without_a_thread_the_next_one_is_tried(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_after_a_look_up_without_a_thread_the_next_one_is_tried(monkeypatch) -> None:
     """A machine without threads for a moment does not end all look-ups of the store."""
     store = GatedStore(a=A)
     cache = cache_of(store)

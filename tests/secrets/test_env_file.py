@@ -18,9 +18,7 @@ def write(here: Path, **variables: object) -> None:
     (here / ".env").write_text("".join(f"{n}={value}\n" for n, value in variables.items()))
 
 
-def test_no_variable_of_this_machine_is_read_into_the_file(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_variable_of_this_machine_is_read_into_the_file(here, monkeypatch) -> None:
     """`${NAME}` stands for itself, in settings and in values of keys."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "FAKE-secret-of-the-shell")
     text = "${AWS_SECRET_ACCESS_KEY}"
@@ -53,9 +51,7 @@ def test_the_file_says_not_where_logins_go(here: Path, monkeypatch: pytest.Monke
     assert environ["KEYROT_VAULT_PLACE"] == "secret/app"
 
 
-def test_ignored_variables_of_the_file_are_reported(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ignored_variables_of_the_file_are_reported(here, monkeypatch) -> None:
     """Where the pool uses the store, and the environment does not have the variable too."""
     write(
         here,

@@ -52,9 +52,7 @@ def test_a_name_in_another_case_is_pointed_out(monkeypatch: pytest.MonkeyPatch) 
     assert text.endswith("nor in .env (GEMINI_KEY_FLASH_01 is: case matters)")
 
 
-def test_a_broken_file_does_not_hide_the_environment(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_file_does_not_hide_the_environment(here, monkeypatch) -> None:
     """A .env that is being rewritten does not hide variables of the environment."""
     (here / ".env").write_bytes(b"GEMINI_KEY_a=\xff\n")
     monkeypatch.setenv("GEMINI_KEY_b", "value")

@@ -56,7 +56,7 @@ def stores(here: Path, gemini: FakeGemini, bao: OpenBao) -> Iterator[dict[str, s
 
 
 def test_check_reports_where_each_key_is_and_whether_google_accepts_it(
-    stores: dict[str, str], here: Path, gemini: FakeGemini
+    stores, here, gemini
 ) -> None:
     """Store, reference, and whether it resolved; with --live, the result of a request; no value."""
     gemini.always("aws", Reply.KEY_LEAKED)

@@ -49,9 +49,7 @@ def test_a_store_without_a_server_can_be_opened(scheme: str) -> None:
     assert open_store(f"{scheme}:///x").scheme == scheme
 
 
-def test_a_store_plugs_in_by_entry_point(
-    plug_in: Any, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_plugs_in_by_entry_point(plug_in, here, monkeypatch) -> None:
     """Its name is a scheme in settings and in keys.json, and it gets our variables of .env."""
     plug_in("safe")
     (here / ".env").write_text("KEYROT_ONE=file\nKEYROT_TWO=file\nONE=file\n")
@@ -89,7 +87,7 @@ def test_our_stores_cannot_be_replaced(plug_in: Any, monkeypatch: pytest.MonkeyP
     ("scheme", "error"), [("broken", "ConnectionRefusedError"), ("flawed", "AttributeError")]
 )
 def test_an_opener_that_raises_is_an_error_without_its_text(
-    plug_in: Any, monkeypatch: pytest.MonkeyPatch, scheme: str, error: str
+    plug_in, monkeypatch, scheme, error
 ) -> None:
     """Stores connect at the first look-up."""
     monkeypatch.setenv("SAFE_TOKEN", "FAKE-token")
@@ -108,9 +106,7 @@ def test_an_entry_point_that_cannot_be_loaded_is_reported(plug_in: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", sorted(set(BUILT_STORES) - {"env", "file"}))
-def test_a_missing_extra_is_an_error_with_the_pip_line(
-    scheme: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_extra_is_an_error_with_the_pip_line(scheme, monkeypatch) -> None:
     """Whether the library is missing at import or on opening, the pip line is the same."""
 
     def opener(environ: Any) -> Any:
@@ -134,9 +130,7 @@ def test_a_missing_extra_is_an_error_with_the_pip_line(
         ("aws", {}),
     ],
 )
-def test_an_error_has_no_frame_that_holds_the_environment(
-    scheme: str, wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_has_no_frame_that_holds_the_environment(scheme, wrong, monkeypatch) -> None:
     """Error reporters show local variables, which may hold values and logins."""
     hidden = {"GEMINI_KEY_a": "FAKE-value", "VAULT_TOKEN": "FAKE-token", **wrong}
     for name, value in hidden.items():

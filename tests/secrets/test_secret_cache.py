@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -70,9 +70,7 @@ def test_values_are_found_by_id_and_ids_by_value() -> None:
         (A, "is that of the key a"),
     ],
 )
-def test_an_unusable_key_is_skipped_and_reported(
-    value: str, reason: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unusable_key_is_skipped_and_reported(value, reason, caplog) -> None:
     """The others are available; the reason is logged once, without a value."""
     cache = EditableStore(a=A, bad=value, c=C).cache()
     assert cache.resolved == ("a", "c")
@@ -148,9 +146,7 @@ def _repeat(store: EditableStore) -> None:
 
 
 @pytest.mark.parametrize("harm", [_break, _remove, _empty, _repeat])
-def test_a_failing_refresh_keeps_the_last_value(
-    harm: Callable[[EditableStore], None], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failing_refresh_keeps_the_last_value(harm, caplog) -> None:
     """Nothing is raised, the last value is used, and the reason is logged and kept."""
     store = EditableStore(a=A, b=B)
     cache = store.cache()

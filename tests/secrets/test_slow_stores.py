@@ -20,9 +20,7 @@ from keyrot_middleware.secrets.stores import InlineStore
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 
 
-def test_a_start_waits_for_a_slow_store_for_a_limited_time(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_start_waits_for_a_slow_store_for_a_limited_time(caplog) -> None:
     """Other stores' keys are available at once; the slow one's are added when it answers."""
     slow = GatedStore(a=A)
     slow.gate.clear()
@@ -60,9 +58,7 @@ def test_stores_are_read_concurrently_at_the_start() -> None:
     assert cache.resolved == ("a", "b")
 
 
-def test_a_rejected_key_is_waited_for_briefly_and_returns_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_rejected_key_is_waited_for_briefly_and_returns_later(monkeypatch) -> None:
     """The call continues; the answer is used when it arrives, and the listener is notified."""
     now = [100.0]
     monkeypatch.setattr(cache_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -97,9 +93,7 @@ def test_all_keys_are_looked_up_again_on_schedule() -> None:
     assert changes == [frozenset({"b"})]
 
 
-def test_a_store_that_fails_keeps_the_last_values_and_is_logged_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_store_that_fails_keeps_the_last_values_and_is_logged_once(caplog) -> None:
     """One warning when it begins, one line when it is over; no text of the exception."""
     caplog.set_level(logging.INFO)
     slow = GatedStore(a=A, b=B)
@@ -169,9 +163,7 @@ def test_an_answer_for_a_removed_key_is_dropped() -> None:
     assert (cache.value("b"), changes) == (Secret(B), [])
 
 
-def test_hundreds_of_missing_keys_are_reported_in_a_few_lines(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_hundreds_of_missing_keys_are_reported_in_a_few_lines(caplog) -> None:
     """Ten by name, the rest by number; all are in `unresolved`."""
     cache = cache_of(GatedStore(), *(f"k{number}" for number in range(500)))
     assert len(cache.unresolved) == 500

@@ -187,9 +187,7 @@ def test_many_keys_take_few_requests(server: StoreServer) -> None:
     assert server.requests() - before <= MOST_REQUESTS[server.scheme]
 
 
-def test_no_value_is_in_anything_but_the_answer(
-    server: StoreServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_value_is_in_anything_but_the_answer(server, caplog) -> None:
     """Not in a log line at any level, an error and its causes, a repr or a pickle."""
     caplog.set_level(0)
     server.put("a", A)

@@ -116,7 +116,7 @@ def test_tls(bao: OpenBao, at: dict[str, str], trust: str) -> None:
 
 @pytest.mark.parametrize("name", ["VAULT_TOKEN_FILE", "HOME"])
 def test_a_token_file_is_read_again_when_its_token_is_refused(
-    name: str, at: dict[str, str], bao: OpenBao, reading: str, here: Path, monkeypatch: Any
+    name, at, bao, reading, here, monkeypatch
 ) -> None:
     """The file of a variable, or the one of `vault login`; an agent may rewrite it."""
     path = here / (".vault-token" if name == "HOME" else "sink")
@@ -142,16 +142,11 @@ def test_a_token_of_the_settings_is_renewed(at: dict[str, str], bao: OpenBao, re
 
 @pytest.mark.parametrize("secret_id", [True, False])
 def test_an_approle_logs_in_once_and_again_when_its_token_is_refused(
-    at: dict[str, str], bao: OpenBao, reading: str, here: Path, secret_id: bool
+    at, bao, reading, here, secret_id
 ) -> None:
     """The token is kept between look-ups; a secret id may be in a file, or not needed."""
     bound: dict[str, Any] = (
-        {}
-        if secret_id
-        else {
-            "bind_secret_id": False,
-            "token_bound_cidrs": ["127.0.0.0/8"],
-        }
+        {} if secret_id else {"bind_secret_id": False, "token_bound_cidrs": ["127.0.0.0/8"]}
     )
     role = bao.role(reading, **bound)
     if secret_id:
@@ -189,9 +184,7 @@ def test_a_jwt(at: dict[str, str], bao: OpenBao, reading: str, here: Path, signe
     assert found["other"].endswith(": InvalidRequest")
 
 
-def test_kubernetes(
-    at: dict[str, str], bao: OpenBao, reading: str, here: Path, signer: Any
-) -> None:
+def test_kubernetes(at, bao, reading, here, signer) -> None:
     """The pod's token is reviewed by the cluster; an unknown one is refused."""
 
     def pod_token(account: str) -> str:
@@ -282,9 +275,7 @@ def test_a_server_that_is_down_or_sealed_is_asked_once_in_a_look_up(bao: OpenBao
 
 @pytest.mark.parametrize("status", [400, 403, 429, 503])
 @pytest.mark.parametrize("identity", [{"VAULT_TOKEN": TOKEN}, ROLE], ids=["token", "role"])
-def test_a_server_that_echoes_secrets_is_not_quoted(
-    status: int, identity: dict[str, str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_echoes_secrets_is_not_quoted(status, identity, caplog) -> None:
     """Neither in an error, its causes and its store nor in a log."""
     caplog.set_level(logging.DEBUG)
 

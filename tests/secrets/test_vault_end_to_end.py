@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,15 +16,13 @@ from support.vault_proxy import vault_proxy
 
 import keyrot_middleware
 from keyrot_middleware.runtime import pool
-from keyrot_middleware.testing import FakeGemini, Reply
+from keyrot_middleware.testing import Reply
 
 TTL_S = 0.2
 
 
 @pytest.fixture
-def server(
-    gemini: FakeGemini, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[VaultServer]:
+def server(gemini, here, monkeypatch) -> Iterator[VaultServer]:
     """Put two keys of the fake service into Vault; return a program's environment for them."""
     made = VaultServer()
     for key_id in ("A", "B"):
@@ -50,11 +47,7 @@ def call(client: Any) -> str:
 
 
 def test_a_leaked_key_that_is_replaced_in_vault_is_available_again(
-    server: VaultServer,
-    gemini: FakeGemini,
-    connect: Callable[..., Any],
-    clock: Any,
-    caplog: pytest.LogCaptureFixture,
+    server, gemini, connect, clock, caplog
 ) -> None:
     """The same process continues with the other key, then with the new value; no call fails."""
     caplog.set_level(logging.DEBUG)
@@ -74,13 +67,7 @@ def test_a_leaked_key_that_is_replaced_in_vault_is_available_again(
         assert gemini.key(label).value not in caplog.text
 
 
-def test_a_revoked_login_fails_no_call(
-    server: VaultServer,
-    gemini: FakeGemini,
-    connect: Callable[..., Any],
-    clock: Any,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_revoked_login_fails_no_call(server, gemini, connect, clock, caplog) -> None:
     """Every login is revoked while the program runs: the last values are kept, and it is logged."""
     keyrot_middleware.install(clock=clock)
     client = connect()
@@ -93,12 +80,7 @@ def test_a_revoked_login_fails_no_call(
 
 
 def test_with_vault_down_at_the_start_the_single_key_is_used(
-    server: VaultServer,
-    gemini: FakeGemini,
-    connect: Callable[..., Any],
-    clock: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    server, gemini, connect, clock, monkeypatch, caplog
 ) -> None:
     """It is used at once, the log has the reason, and when Vault is up its keys are used."""
     monkeypatch.setenv("GEMINI_API_KEY", gemini.add_key("single", tier="paid").value)
@@ -120,11 +102,7 @@ def test_with_vault_down_at_the_start_the_single_key_is_used(
 
 
 def test_with_every_key_rejected_a_new_value_in_vault_is_found_before_the_ttl_is_over(
-    server: VaultServer,
-    gemini: FakeGemini,
-    connect: Callable[..., Any],
-    clock: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    server, gemini, connect, clock, monkeypatch
 ) -> None:
     """It is written after the rejection; the next calls read it, in one read for all keys."""
     monkeypatch.setattr(pool, "LOOK_UP_S", 0.05)

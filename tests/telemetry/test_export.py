@@ -92,7 +92,7 @@ RUN = ("-m", "keyrot_middleware", "run")
     ("parts", "by"), [((INSTALL, CALL), ()), ((CALL,), RUN)], ids=["install", "keyrot run"]
 )
 def test_spans_are_exported_and_flushed_at_the_end_of_the_program(
-    program: Program, collector: Collector, parts: tuple[str, ...], by: tuple[str, ...]
+    program, collector, parts, by
 ) -> None:
     """One setting is enough for a program without OpenTelemetry to export its spans."""
     assert program(*parts, by=by).stderr == ""
@@ -101,9 +101,7 @@ def test_spans_are_exported_and_flushed_at_the_end_of_the_program(
     assert b"attempt key_1" in collector.held
 
 
-def test_the_argument_has_the_effect_of_the_variable(
-    program: Program, collector: Collector
-) -> None:
+def test_the_argument_has_the_effect_of_the_variable(program, collector) -> None:
     """install(tracing="otlp") sets it up without the variable."""
     program('import keyrot_middleware; keyrot_middleware.install(tracing="otlp")', CALL)
     program(INSTALL, CALL, KEYROT_TRACING="off")
@@ -111,9 +109,7 @@ def test_the_argument_has_the_effect_of_the_variable(
 
 
 @pytest.mark.parametrize("end", ["raise RuntimeError('it went wrong')", "import sys; sys.exit(1)"])
-def test_a_program_that_ends_with_an_error_flushes_too(
-    program: Program, collector: Collector, end: str
-) -> None:
+def test_a_program_that_ends_with_an_error_flushes_too(program, collector, end) -> None:
     """The spans of the failure matter most."""
     assert program(INSTALL, CALL, end).returncode == 1
     assert b"attempt key_1" in collector.held
@@ -124,9 +120,7 @@ def test_a_program_that_ends_with_an_error_flushes_too(
     [((OWN, INSTALL, CALL, PRINT_PROVIDER), ()), ((OWN, CALL, PRINT_PROVIDER), RUN)],
     ids=["install", "keyrot run"],
 )
-def test_a_program_with_a_provider_keeps_it(
-    program: Program, collector: Collector, parts: tuple[str, ...], by: tuple[str, ...]
-) -> None:
+def test_a_program_with_a_provider_keeps_it(program, collector, parts, by) -> None:
     """Its provider gets our spans, and no second one is made; `keyrot run` begins before it."""
     done = program(*parts, by=by)
     assert (done.stdout, done.stderr) == ("True 2\n", "")
@@ -141,9 +135,7 @@ def test_calls_succeed_without_a_collector(program: Program) -> None:
 
 
 @pytest.mark.parametrize(("parts", "by"), [((INSTALL,), ()), ((), RUN)], ids=["install", "run"])
-def test_a_missing_extra_is_an_error_at_the_start(
-    program: Program, parts: tuple[str, ...], by: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_missing_extra_is_an_error_at_the_start(program, parts, by, tmp_path) -> None:
     """Without the exporter the setting is an error that names the pip line."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys; sys.modules['opentelemetry.exporter.otlp.proto.http.trace_exporter'] = None"

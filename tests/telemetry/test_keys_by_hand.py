@@ -62,9 +62,7 @@ WAYS = pytest.mark.parametrize("way", [_lease, _lease_in_a_task, _select])
 
 
 @WAYS
-def test_a_lease_has_a_span_and_counts(
-    way: Any, manager: KeyManager, traced: Any, metered: RecordedMetrics
-) -> None:
+def test_a_lease_has_a_span_and_counts(way, manager, traced, metered) -> None:
     """One span for the call and one for its attempt, and the metrics of a call with its tokens."""
     way(manager, lambda key: key.record_usage(120))
     call, attempt = traced.named("generate_content")[0], traced.named("attempt")[0]
@@ -80,9 +78,7 @@ def test_a_lease_has_a_span_and_counts(
 
 
 @WAYS
-def test_the_exception_of_a_block_is_the_error_of_the_spans(
-    way: Any, manager: KeyManager, traced: Any, metered: RecordedMetrics
-) -> None:
+def test_the_exception_of_a_block_is_the_error_of_the_spans(way, manager, traced, metered) -> None:
     """Attempt and call have its class; it is raised with the traceback that it had, and a note."""
 
     def fail(_key: LeasedKey) -> None:
@@ -102,9 +98,7 @@ def test_the_exception_of_a_block_is_the_error_of_the_spans(
 
 
 @WAYS
-def test_no_available_key_is_an_event_of_the_call(
-    way: Any, manager: KeyManager, traced: Any, metered: RecordedMetrics
-) -> None:
+def test_no_available_key_is_an_event_of_the_call(way, manager, traced, metered) -> None:
     """The span has the reasons, and the call counts as one without a key."""
     error = {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}
     manager.report_error("key_1", _HttpError(400, error))

@@ -70,9 +70,7 @@ def test_the_story_at_debug(caplog: pytest.LogCaptureFixture) -> None:
         (logging.ERROR, []),
     ],
 )
-def test_the_story_at_other_levels(
-    caplog: pytest.LogCaptureFixture, level: int, levels: list[str]
-) -> None:
+def test_the_story_at_other_levels(caplog, level, levels) -> None:
     """INFO has what changes; WARNING, the default, what needs attention."""
     caplog.set_level(level, NAME)
     story(ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02")))
@@ -102,14 +100,8 @@ def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
 def test_a_long_or_wide_cooldown_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """Billing problems and exhausted days need a person's attention."""
     scripted = ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02", "pro_03"))
-    denied = {
-        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-        "reason": "SERVICE_DISABLED",
-    }
-    scripted.script = {
-        "flash_01": [failure(402)],
-        "exp_02": [failure(403, details=[denied])],
-    }
+    denied = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED"}
+    scripted.script = {"flash_01": [failure(402)], "exp_02": [failure(403, details=[denied])]}
     caplog.set_level(logging.WARNING, NAME)
     with pytest.raises(Exhausted):
         scripted.run()

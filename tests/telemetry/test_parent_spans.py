@@ -130,9 +130,7 @@ def test_data_of_another_operation_is_not_used(traced: Any, key: str, verb: str,
         ("invoke_agent", "gemini-2.5-flash", True),
     ],
 )
-def test_only_a_span_of_this_request_is_used(
-    traced: Any, key: str | None, operation: str, model: str, own: bool
-) -> None:
+def test_only_a_span_of_this_request_is_used(traced, key, operation, model, own) -> None:
     """The spans around a tool or another model's operation have spans of their own inside."""
     attributes = {"gen_ai.operation.name": operation, "gen_ai.request.model": model}
     with Official(traced, key, **attributes):

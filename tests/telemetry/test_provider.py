@@ -65,9 +65,7 @@ def test_a_provider_that_records_nothing_is_declined(observer: Any) -> None:
     assert observer.observe(INFO) is None
 
 
-def test_an_sdk_that_is_switched_off_is_declined(
-    kind: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_sdk_that_is_switched_off_is_declined(kind, monkeypatch) -> None:
     """With OTEL_SDK_DISABLED the SDK's tracers and meters do nothing."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert OBSERVERS[kind]("test", kind(shutdown_on_exit=False)).observe(INFO) is None

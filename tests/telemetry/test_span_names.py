@@ -33,9 +33,7 @@ from keyrot_middleware.telemetry.semconv import operation_name
         ("list", "", "list"),
     ],
 )
-def test_a_call_is_named_by_operation_and_model(
-    traced: Any, verb: str, model: str, name: str
-) -> None:
+def test_a_call_is_named_by_operation_and_model(traced, verb, model, name) -> None:
     """Both verbs of a generation share one operation; a request without a model has a bare name."""
     ScriptedPool([traced.observer]).run(CallInfo(model, verb))
     call = traced.spans[-1]
@@ -54,9 +52,7 @@ def test_a_call_is_named_by_operation_and_model(
         ("", None, None),
     ],
 )
-def test_the_server_is_recorded_as_far_as_it_is_known(
-    traced: Any, host: str, address: str | None, port: int | None
-) -> None:
+def test_the_server_is_recorded_as_far_as_it_is_known(traced, host, address, port) -> None:
     """An address with its port if the URL has one, nothing where the host is unknown."""
     ScriptedPool([traced.observer]).run(INFO._replace(host=host))
     attributes = traced.spans[-1].attributes

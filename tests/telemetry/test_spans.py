@@ -130,9 +130,7 @@ def test_a_wait_for_the_only_key(traced: Any, way: str) -> None:
     """)  # noqa: E501
 
 
-def test_the_attempt_after_a_wait_has_its_duration(
-    traced: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_attempt_after_a_wait_has_its_duration(traced, monkeypatch) -> None:
     """Its wait time includes the wait, though the call had no key to acquire before it."""
     scripted = ScriptedPool([traced.observer], keys=("flash_01",))
     scripted.script = {"flash_01": [minute(20), OK]}
@@ -249,9 +247,7 @@ def test_a_stream_that_breaks(traced: Any, way: str) -> None:
 
 
 @pytest.mark.parametrize("lease", [{"reservation": None}, {"degraded": True}])
-def test_a_state_that_is_down_is_recorded_once(
-    traced: Any, monkeypatch: pytest.MonkeyPatch, lease: dict[str, Any]
-) -> None:
+def test_a_state_that_is_down_is_recorded_once(traced, monkeypatch, lease) -> None:
     """A lease of this process alone, or without a reservation, is an event, once for each call."""
     scripted = ScriptedPool([traced.observer], script={"flash_01": [failure(503), OK]})
     acquire = scripted.pool.state.acquire

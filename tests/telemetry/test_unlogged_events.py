@@ -90,9 +90,7 @@ def test_the_first_long_wait_is_shown(service: FakeGemini, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("rpm", "text"), [(1, "waits 3"), (None, "key first is rejected")])
-def test_with_logging_it_is_a_log_line(
-    service: FakeGemini, tmp_path: Path, rpm: int | None, text: str
-) -> None:
+def test_with_logging_it_is_a_log_line(service, tmp_path, rpm, text) -> None:
     """At WARNING, which logging shows by default, and not a Python warning too."""
     if rpm is None:
         service.always("first", Reply.KEY_INVALID)
@@ -107,9 +105,7 @@ def test_a_program_whose_warnings_are_errors_continues(service: FakeGemini, tmp_
     assert stderr_of(service, tmp_path, "-W", "error::UserWarning", "app.py", rpm=1) == ""
 
 
-def test_each_rejected_key_is_shown_and_again_when_its_new_value_is_rejected(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_rejected_key_is_shown_and_again_when_its_new_value_is_rejected(monkeypatch) -> None:
     """A probe that fails again is nothing new."""
     without_logging(monkeypatch)
     log = LogObserver("test")

@@ -12,7 +12,7 @@ import openai
 import pytest
 from google.genai import errors
 
-from keyrot_middleware.testing import FakeClock, FakeGemini, FakeKey, Reply
+from keyrot_middleware.testing import FakeGemini, FakeKey, Reply
 
 MODEL = "gemini-2.5-flash"
 HELLO: Any = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
@@ -132,9 +132,7 @@ def test_the_openai_sdk_reads_answers_tools_and_schemas(gemini: FakeGemini, sdk:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", sorted(ERRORS))
-def test_every_error_is_the_native_one_in_a_list(
-    name: str, stream: bool, gemini: FakeGemini, http: httpx.Client
-) -> None:
+def test_every_error_is_the_native_one_in_a_list(name, stream, gemini, http) -> None:
     """Body, status and headers are those of the native path; a stream fails before it begins."""
     key = gemini.add_key("a")
     gemini.script("a", ERRORS[name], ERRORS[name])
@@ -153,9 +151,7 @@ def test_every_error_is_the_native_one_in_a_list(
         assert here.content == there.content
 
 
-def test_both_protocols_have_one_quota(
-    gemini: FakeGemini, clock: FakeClock, sdk: Sdk, connect: Any
-) -> None:
+def test_both_protocols_have_one_quota(gemini, clock, sdk, connect) -> None:
     """Requests of one count for the other, and the 429 names the same limit."""
     key = gemini.add_key("a", rpm=2)
     native, client = connect(key), sdk(key)

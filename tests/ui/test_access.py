@@ -178,9 +178,7 @@ def test_actions_of_the_page_are_done(browser: Browser, source: FakeSource) -> N
     ],
     ids=str,
 )
-def test_another_site_changes_nothing(
-    browser: Browser, source: FakeSource, headers: dict[str, str]
-) -> None:
+def test_another_site_changes_nothing(browser, source, headers) -> None:
     """Without cookie or CSRF token, or from another origin, a POST is refused."""
     assert browser.post(**headers).status == (401 if "cookie" in headers else 403)
     assert source.changed == []

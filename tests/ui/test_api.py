@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 from asgi import request
@@ -12,7 +10,6 @@ from fake_source import FakeSource, key, sample
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-import keyrot_middleware
 from keyrot_middleware import ui
 from keyrot_middleware.errors import handle_internal_error
 
@@ -120,20 +117,3 @@ def test_the_page_works_at_any_path(mount: str) -> None:
     assert request(outer, f"{mount}/api/status").content["total"] == 7
     moved = request(outer, mount)
     assert (moved.status, moved.headers["location"]) == (307, f"http://127.0.0.1:8000{mount}/")
-
-
-def test_importing_the_package_imports_no_web_framework() -> None:
-    """`keyrot_middleware.ui` is lazy, and needs its extra only when it is called."""
-    code = (
-        "import sys, keyrot_middleware; assert 'keyrot_middleware.ui' not in sys.modules;"
-        "keyrot_middleware.ui; assert not {'starlette', 'anyio', 'uvicorn'} & {*sys.modules};"
-        "sys.modules['starlette'] = None\n"
-        "try: keyrot_middleware.ui.app(local=True)\n"
-        "except keyrot_middleware.MissingExtraError as error: print(error)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "pip install 'keyrot-middleware[ui]'" in done.stdout
-    assert keyrot_middleware.ui is ui

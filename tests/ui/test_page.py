@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import webbrowser
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from fake_source import FakeSource, call, key, later, sample, used, window
+from fake_source import FakeSource, call, key, sample, used, window
 from playwright.sync_api import Page, expect
 from served import HOSTILE, TOKEN, details, row, wait_for_rows
 from starlette.applications import Starlette
@@ -56,9 +55,7 @@ def test_the_printed_address_opens_the_page(serve: Serve, open_tab: Open) -> Non
     assert tab.hosts == {server.url.removeprefix("http://")}
 
 
-def test_a_browser_gets_the_token_by_a_file(
-    serve: Serve, open_tab: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_browser_gets_the_token_by_a_file(serve, open_tab, tmp_path, monkeypatch) -> None:
     """Every user of a host can read the command line of a browser, so it has no token."""
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
@@ -171,20 +168,6 @@ def test_all_keys_that_are_shown_are_reset_at_once(serve: Serve, open_tab: Open)
     expect(page.locator("#no-keys")).to_have_text("No key matches this filter.")
 
 
-def test_a_pool_without_a_key_says_when_the_next_is_available(serve: Serve, open_tab: Open) -> None:
-    """The headline counts down to the first key; a model without a key has its own line."""
-    blocked = {MODEL: used(window(5, 5), "rpm", later(42))}
-    source = FakeSource([key("paid_1", state="limited", available_at=later(42), used=blocked)])
-    page = open_tab(serve(ui.app(local=True, source=source)).url).page
-    headline = page.get_by_role("heading", level=1)
-    next_key = r"paid_1 is available in 0:\d\d\.$"
-    expect(headline).to_have_text(re.compile(rf"^No key is available\. {next_key}"))
-    source.keys.append(key("free_2"))
-    expect(headline).to_have_text("1 of 2 keys is available.")
-    without = re.compile(rf"^No key is available for {MODEL}\. {next_key}")
-    expect(page.locator("#without-key li")).to_have_text(without)
-
-
 def test_what_is_shown_is_in_the_address(serve: Serve, open_tab: Open) -> None:
     """Filters, the order, a key and a call; a reload shows the same, and Back what was before."""
     page = open_tab(serve(ui.app(local=True, source=sample())).url).page
@@ -243,17 +226,6 @@ def test_a_call_shows_its_attempts_tokens_cost_and_trace(serve: Serve, open_tab:
     expect(link).to_have_attribute("href", re.compile(r"^https://jaeger\.example/trace/0af7"))
 
 
-def test_a_key_shows_its_limits_and_budget(serve: Serve, open_tab: Open) -> None:
-    """Of each model, with where a limit comes from."""
-    page = open_tab(serve(ui.app(local=True, source=sample())).url).page
-    found = details(page, "paid_1")
-    expect(found.locator(".model")).to_have_count(2)
-    expect(found).to_contain_text("of project my-app: $3.54 of $5.00")
-    expect(found.locator(".window").first).to_have_text("RPM 312 / 1,000 configured")
-    expect(found.locator(".window").nth(1)).to_have_text("TPM 1 no limit known")
-    expect(found.locator(".buttons button")).to_have_count(0)
-
-
 def test_the_use_of_the_pool_is_drawn(serve: Serve, open_tab: Open) -> None:
     """Of all calls, of one workload or model, or of a project; with tokens and cost."""
     page = open_tab(serve(ui.app(local=True, source=sample())).url).page
@@ -275,19 +247,6 @@ def test_the_use_of_the_pool_is_drawn(serve: Serve, open_tab: Open) -> None:
     expect(chart).to_have_accessible_name(re.compile(r"\d+ failed$"))
 
 
-def test_many_keys_need_few_screens(serve: Serve, open_tab: Open) -> None:
-    """Fifty keys below the chart are two and a half screens; a reason has three lines."""
-    source = FakeSource([key(f"key_{n}") for n in range(50)])
-    source.keys[0].update(state="rejected", available=False, sentence="word " * 25)
-    url = serve(ui.app(actions=True, token=TOKEN, source=source)).login
-    page = open_tab(url, viewport={"width": 1440, "height": 900}).page
-    wait_for_rows(page, 50)
-    bottom = page.locator("#key-table").evaluate("node => node.getBoundingClientRect().bottom")
-    assert bottom + page.evaluate("scrollY") <= 2.5 * 900
-    reason = row(page, "key_0").locator(".reason")
-    assert reason.evaluate("node => node.scrollHeight <= node.clientHeight + 1")  # 125 letters
-
-
 def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     """The page shows since when its values are old, and continues when the server is back."""
     app = ui.app(local=True, source=sample())
@@ -302,43 +261,6 @@ def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     serve(app, server.port)
     expect(banner).to_be_hidden()
     expect(page.locator("#live-text")).to_have_text(re.compile(r"^Live, "))
-
-
-def test_a_state_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
-    """An error of the server is shown with its own message; degraded is a banner."""
-    source = sample()
-    page = open_tab(serve(ui.app(local=True, source=source)).url).page
-    wait_for_rows(page, 7)
-    source.broken = "The shared state does not answer."
-    expect(page.locator("#problem")).to_contain_text(
-        "The shared state does not answer. Services go on with in-process limits. Shown values are"
-    )
-    source.broken, source.more = None, {"degraded": True, "has_records": False}
-    expect(page.locator("#problem")).to_be_hidden()
-    expect(page.locator("#degraded")).to_contain_text("Services go on with in-process limits")
-    expect(page.locator("#unused")).to_contain_text("No call has used this pool yet.")
-
-
-def test_a_hidden_page_pauses(serve: Serve, open_tab: Open) -> None:
-    """A hidden page sends no request, and sends one at once when it is shown again."""
-    requests: list[int] = []
-    source = FakeSource([key("free_1")])
-    source.before = lambda: requests.append(1)
-    page = open_tab(serve(ui.app(local=True, source=source)).url).page
-    wait_for_rows(page, 1)
-    switch = """hidden => {
-        Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
-        document.dispatchEvent(new Event("visibilitychange"));
-    }"""
-    page.evaluate(switch, True)
-    expect(page.locator("#live-text")).to_have_text("Paused")
-    page.wait_for_timeout(1_000)  # for requests that were in flight
-    before = len(requests)
-    page.wait_for_timeout(2_300)
-    assert len(requests) == before
-    source.keys[0].update(state="limited", available=False)
-    page.evaluate(switch, False)
-    expect(row(page, "free_1").locator(".state")).to_have_text("limited")
 
 
 def test_ten_thousand_keys_are_paged_and_filtered(serve: Serve, open_tab: Open) -> None:

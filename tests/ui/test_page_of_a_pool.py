@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from asgi import request as send
 from google import genai
 from playwright.sync_api import Page, expect
 from served import TOKEN, details, row, wait_for_rows
-from support.servers import server
 
 import keyrot_middleware
 from keyrot_middleware import ui
@@ -28,7 +21,6 @@ from keyrot_middleware.testing import FakeGemini, Reply
 MODEL = "gemini-2.5-flash"
 PROMPT, ANSWER = "the-prompt-of-the-test", "the-answer-of-the-test"
 
-Open = Callable[..., Any]
 Serve = Callable[..., Any]
 
 
@@ -41,9 +33,7 @@ def service() -> Iterator[FakeGemini]:
 
 
 @pytest.fixture
-def pool(
-    service: FakeGemini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Any]]:
+def pool(service, tmp_path, monkeypatch) -> Iterator[Callable[..., Any]]:
     """Install a pool of the given entries of keys.json, and return a client over it."""
     clients: list[Any] = []
 
@@ -73,9 +63,7 @@ def refusal(code: int, status: str, message: str) -> Any:
     return Reply.custom(code, {"error": {"code": code, "status": status, "message": message}})
 
 
-def test_a_key_that_goes_429_changes_its_row(
-    service: FakeGemini, pool: Any, serve: Serve, open_tab: Open
-) -> None:
+def test_a_key_that_goes_429_changes_its_row(service, pool, serve, open_tab) -> None:
     """The page of the process shows the refusal, its end, and the call that continued."""
     client = pool({"key_id": "free_1", "rpm": 100}, {"key_id": "paid_1", "priority": 1})
     page = open_tab(serve(ui.app(actions=True, token=TOKEN)).login).page
@@ -108,9 +96,7 @@ def act(page: Page, key_id: str, action: str) -> None:
     expect(page.locator("#details")).to_be_hidden()
 
 
-def test_a_check_sends_a_key_to_allowed_hosts_only(
-    service: FakeGemini, pool: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_check_sends_a_key_to_allowed_hosts_only(service, pool, monkeypatch) -> None:
     """Where the SDK's default address is not allowed, nothing is sent, and the page reports it."""
     pool({"key_id": "a_1"})
     app = ui.app(actions=True, token="t" * 16)
@@ -126,9 +112,7 @@ def test_a_check_sends_a_key_to_allowed_hosts_only(
     assert "key a_1 works" in done.content["sentence"]
 
 
-def test_no_value_prompt_or_answer_is_in_any_response(
-    service: FakeGemini, pool: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_value_prompt_or_answer_is_in_any_response(service, pool, monkeypatch) -> None:
     """After good, refused and failed calls no body or header of the app holds any of them."""
     client = pool({"key_id": "a_1"}, {"key_id": "a_2"}, {"key_id": "a_3"})
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", service.url)
@@ -155,95 +139,3 @@ def begin_within_a_minute() -> None:
     left = 60 - time.time() % 60
     if left < 8:
         time.sleep(left + 1.5)
-
-
-PROGRAM = """\
-import sys
-import keyrot_middleware
-from google import genai
-keyrot_middleware.install(allowed_hosts=(sys.argv[2],), strategy="fill")
-client = genai.Client(http_options={"base_url": sys.argv[1]})
-print("ready", flush=True)
-for line in sys.stdin:
-    print(client.models.generate_content(model=line.strip(), contents="hello").text, flush=True)
-"""
-
-
-class Program:
-    """A process that sends a call for each line."""
-
-    def __init__(self, service: FakeGemini, env: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, service.url, service.host],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **env},
-            text=True,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-
-    def call(self) -> str:
-        """Send a call; return its answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{MODEL}\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline().strip()
-
-    def stop(self) -> None:
-        """Stop it."""
-        self._process.communicate(timeout=20)
-
-
-def test_calls_of_two_processes_are_on_one_page(
-    service: FakeGemini, tmp_path: Path, open_tab: Open
-) -> None:
-    """`keyrot ui` shows over Redis what other processes do, in one table, and changes it."""
-    values = {label: service.add_key(label, tier="paid").value for label in ("one", "two")}
-    entries = [{"key_id": "one", "rpm": 50}, {"key_id": "two", "priority": 1}]
-    (tmp_path / "keys.json").write_text(json.dumps(entries))
-    env = {f"GEMINI_KEY_{label}": value for label, value in values.items()}
-    env |= {"KEYROT_STATE_URL": server("valkey").url, "KEYROT_POOL": f"pool-{uuid4().hex[:8]}"}
-    env |= {"GOOGLE_GEMINI_BASE_URL": service.url, "KEYROT_ALLOWED_HOSTS": service.host}
-    first, second = Program(service, env), Program(service, env)
-    shown = subprocess.Popen(
-        [sys.executable, "-m", "keyrot_middleware", "ui", "--port", "0", "--no-open", "--actions"],
-        env={**os.environ, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert shown.stdout is not None
-        lines = [shown.stdout.readline() for _ in range(3)]
-        url = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", "".join(lines))
-        assert url is not None, lines
-        page = open_tab(url[0]).page
-        wait_for_rows(page, 2)
-        expect(page.locator("#place")).to_contain_text("shared in redis://127.0.0.1:")
-        begin_within_a_minute()
-        assert [first.call(), second.call(), second.call()] == [ANSWER] * 3
-        expect(row(page, "one")).to_contain_text("3 ok")
-        expect(row(page, "one").locator(".most")).to_have_text("RPM 3 / 50")
-        expect(page.locator("#calls tr")).to_have_count(3)
-        service.script("one", Reply.QUOTA_MINUTE)
-        assert first.call() == ANSWER
-        expect(row(page, "one").locator(".state")).to_have_text("cooling down")
-        expect(page.locator("#calls tr").first.locator("li")).to_have_text(
-            ["one 429 quota_minute", "two ok"]
-        )
-        act(page, "one", "Reset")
-        expect(row(page, "one").locator(".state")).to_have_text("available")
-        act(page, "one", "Disable")
-        expect(row(page, "one").locator(".state")).to_have_text("disabled")
-        assert second.call() == ANSWER
-        expect(page.locator("#calls tr").first.locator("li")).to_have_text(["two ok"])
-        act(page, "two", "Check")
-        expect(page.locator("#toast")).to_contain_text("Key two works")
-    finally:
-        first.stop()
-        second.stop()
-        shown.send_signal(signal.SIGINT)
-        out, err = shown.communicate(timeout=20)
-    assert (shown.returncode, err) == (0, ""), out

@@ -53,7 +53,9 @@ def spent(pool: Any) -> float:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async", "stream"])
-def test_one_caller_stops_at_the_budget(gemini, clock, pool, cost, mode) -> None:
+def test_one_caller_stops_at_the_budget(
+    gemini: FakeGemini, clock: FakeClock, pool: Any, cost: float, mode: str
+) -> None:
     """Ten calls and a half: the eleventh exceeds the budget, the twelfth is not sent."""
     made = pool({"key_id": "paid", "project": "web", "usd_per_day": 10.5 * cost}, max_wait_s=0)
     client = client_of(gemini)
@@ -83,7 +85,9 @@ def test_one_caller_stops_at_the_budget(gemini, clock, pool, cost, mode) -> None
     assert "KeyPoolUsdPerDay" in json.dumps(failed.value.details)
 
 
-def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, cost) -> None:
+def test_status_reports_an_exhausted_budget_until_midnight(
+    gemini: FakeGemini, clock: FakeClock, pool: Any, cost: float
+) -> None:
     """The keys of the project are limited, those of another are not; then all are available."""
     keys = [
         {"key_id": "a", "project": "web", "usd_per_day": cost},
@@ -95,7 +99,11 @@ def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, 
     client.models.generate_content(model=MODEL, contents="hi")
     status = source_of(made).status()
     states = {key["key_id"]: (key["state"], key["reason"]) for key in status["keys"]}
-    assert states == {"a": ("limited", "usd"), "b": ("limited", "usd"), "c": ("available", None)}
+    assert states == {
+        "a": ("limited", "usd"),
+        "b": ("limited", "usd"),
+        "c": ("available", None),
+    }
     first = status["keys"][0]
     budget = {"day": {"spent": pytest.approx(cost), "limit": pytest.approx(cost)}}
     assert first["usd"] == status["keys"][1]["usd"] == budget
@@ -317,7 +325,9 @@ def test_four_processes_stop_within_one_call(
         assert sum(sent) == gemini.count() == 21
 
 
-def test_a_key_selected_by_hand_is_counted_by_its_response(gemini, pool, cost) -> None:
+def test_a_key_selected_by_hand_is_counted_by_its_response(
+    gemini: FakeGemini, pool: Any, cost: float
+) -> None:
     """The response has the whole usage; `tokens_used` alone is the input."""
     made = pool({"key_id": "paid", "project": "web", "usd_per_day": 2.5 * cost}, max_wait_s=0)
     manager = keyrot_middleware.get_key_manager()

@@ -63,24 +63,3 @@ def test_the_commands_lead_to_keys_that_are_found(store_server: AwsServer, here:
             run(store_server.server, args)
             assert resolve_all(store, **dict.fromkeys(keys)) == values
     assert made == 2
-
-
-def test_the_policy_allows_the_requested_actions_and_no_other(store_server, here) -> None:
-    """Of Secrets Manager, for one secret and for several; a role accepts it unchanged."""
-    _, policy = examples()
-    (here / "policy.json").write_text(json.dumps(policy))
-    store_server.server.client("iam").create_role(
-        RoleName="my-program", AssumeRolePolicyDocument="{}"
-    )
-    (given,) = (args for args in lines() if args[:2] == ["aws", "iam"])
-    run(store_server.server, given)
-    store_server.put("a", "FAKE-a")
-    places = store_server.put_fields("other", {"b": "FAKE-b"})
-    before = len(store_server.server.targets)
-    resolve_all(store_server.open(), a=None)
-    resolve_all(store_server.open(), a=None, **places)
-    requested = {f"secretsmanager:{target}" for target in store_server.server.targets[before:]}
-    assert requested == {s["Action"] for s in policy["Statement"]} - {"kms:Decrypt"}
-    pattern = policy["Statement"][0]["Resource"].rpartition(":")[2].replace("?", ".")
-    arn = store_server.server.admin.describe_secret(SecretId="keyrot")["ARN"]
-    assert re.fullmatch(pattern, arn.rpartition(":")[2])

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from azure.identity import DefaultAzureCredential
-from support.cloud_emulator import ScriptedReplies
-from support.fake_key_vault import READER, SECRET, TENANT, failure
+from support.fake_key_vault import READER, SECRET, TENANT
 from support.fake_secret_manager import PROJECT
 from support.fake_secret_manager import READER as ACCOUNT
-from support.fake_secret_manager import status as google_status
-from support.json_server import Response
 from support.moto_server import RefusingServer, options_for
 from support.store_servers.aws import AwsServer
 from support.store_servers.azure import AzureServer
@@ -80,27 +74,6 @@ def test_aws_names_arns_and_whole_secrets(aws: AwsServer) -> None:
     assert open_aws({"KEYROT_AWS_SECRET": "prod/pool"}).place("a") == "aws://prod/pool#a"
 
 
-def test_aws_reads_the_current_version(aws: AwsServer) -> None:
-    """A staged one is not read."""
-    aws.server.write("one", "FAKE-old")
-    aws.server.write("one", "FAKE-new")
-    aws.server.admin.put_secret_value(
-        SecretId="one", SecretString="FAKE-pending", VersionStages=["AWSPENDING"]
-    )
-    assert resolve_one(aws.open(), "aws://one") == "FAKE-new"
-
-
-def test_aws_requests_an_arn_in_its_own_region(aws: AwsServer) -> None:
-    """Names are in the region of the settings."""
-    options = {**options_for(aws.server.port), "region_name": "us-east-1"}
-    there = boto3.session.Session().client("secretsmanager", **options)
-    arn = there.create_secret(Name="far/away", SecretString="FAKE-far")["ARN"]
-    aws.put("b", "FAKE-near")
-    found = resolve_all(aws.open(), a=f"aws://{arn}", b=None)
-    there.delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
-    assert found == {"a": "FAKE-far", "b": "FAKE-near"}
-
-
 def test_aws_settings_are_those_of_boto3(aws, tmp_path, monkeypatch) -> None:
     """A login that appears later in a file is found without a restart."""
     file = tmp_path / "credentials"
@@ -135,14 +108,6 @@ def test_aws_renews_an_expired_login_once() -> None:
         assert len(server.targets) == 3
 
 
-def test_the_programs_own_use_of_boto3_still_logs(aws, caplog) -> None:
-    """Only log lines written while we read are dropped."""
-    resolve_one(aws.open())
-    caplog.set_level(logging.DEBUG, "botocore.parsers")
-    aws.server.admin.list_secrets()
-    assert "Response body" in caplog.text
-
-
 # Azure ----------------------------------------------------------------------------------------
 
 
@@ -162,24 +127,6 @@ def test_azure_names_versions_and_fields(azure: AzureServer) -> None:
     assert found.pop("e").endswith("/none: ResourceNotFoundError 404 SecretNotFound")
     assert found == {"flash_01": "FAKE-new", "b": "FAKE-old", "c": "FAKE-x", "d": "FAKE-d"}
     assert "AZURE_KEY_VAULT_URL is not set" in resolve_one(open_azure({}))
-
-
-def test_azure_says_the_code_of_a_refusal(azure: AzureServer) -> None:
-    """The innermost one, without the message."""
-    azure.put("a", "FAKE-a")
-    assert resolve_one(azure.denied()).endswith(": HttpResponseError 403 ForbiddenByRbac")
-
-
-def test_azure_reads_a_vault_while_another_is_down(azure: AzureServer) -> None:
-    """And five hundred keys of one that is down cost one attempt."""
-    azure.put("b", "FAKE-b")
-    down = azure.down().place("a").removesuffix("/a")
-    began = time.monotonic()
-    places = {f"k{number}": f"{down}/k{number}" for number in range(500)}
-    found = resolve_all(azure.open(), **places, b=None)
-    assert time.monotonic() - began < 30
-    assert found["b"] == "FAKE-b"
-    assert {found[key_id].rpartition(": ")[2] for key_id in places} == {"ServiceRequestError"}
 
 
 def test_azure_logs_in_by_the_default_chain_and_again(azure, monkeypatch) -> None:
@@ -255,24 +202,6 @@ def test_google_refuses_an_endpoint_that_would_get_the_token_unencrypted(url: st
 
 
 # All ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("server", "answer"),
-    [
-        (AzureServer, failure(503, "ServiceUnavailable", "m")),
-        (AzureServer, Response(429, {"error": {"code": "Throttled"}}, {"Retry-After": "1"})),
-        (GcpServer, google_status(503, "UNAVAILABLE", "m")),
-        (GcpServer, Response(429, {"error": {}}, {"Retry-After": "60"})),
-    ],
-)
-def test_the_library_repeats_a_request_to_a_busy_store(server, answer, tmp_path) -> None:
-    """A moment later."""
-    with closing(server(tmp_path)) as made:
-        made.put("a", "FAKE-a")
-        emulator = made.vault if server is AzureServer else made.manager
-        emulator.odd = ScriptedReplies(answer)
-        assert resolve_one(made.open()) == "FAKE-a"
 
 
 _HANGS = """

@@ -8,7 +8,7 @@ import pytest
 
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret, SecretStore
-from keyrot_middleware.secrets.stores import InlineStore, open_store
+from keyrot_middleware.secrets.stores import open_store
 
 
 def look_up(store: SecretStore, key_id: str, ref: str | None = None) -> str:
@@ -36,32 +36,8 @@ def test_a_reference_names_another_variable(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(found["b"], SecretError)
 
 
-def test_a_change_is_read_at_the_next_look_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is read again each time, whatever the working directory is by then."""
-    store = open_store("env")
-    assert "set neither" in look_up(store, "a")
-    (here / ".env").write_text("GEMINI_KEY_a=new\n")
-    monkeypatch.chdir("/")
-    assert look_up(store, "a") == "new"
-
-
 def test_a_name_in_another_case_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Capitals are the usual mistake."""
     monkeypatch.setenv("GEMINI_KEY_FLASH_01", "value")
     text = look_up(open_store("env"), "flash_01")
     assert text.endswith("nor in .env (GEMINI_KEY_FLASH_01 is: case matters)")
-
-
-def test_a_broken_file_does_not_hide_the_environment(here, monkeypatch) -> None:
-    """A .env that is being rewritten does not hide variables of the environment."""
-    (here / ".env").write_bytes(b"GEMINI_KEY_a=\xff\n")
-    monkeypatch.setenv("GEMINI_KEY_b", "value")
-    assert look_up(open_store("env"), "b") == "value"
-    assert "set neither" in look_up(open_store("env"), "a")
-
-
-def test_an_inline_value_is_returned() -> None:
-    """Values from a setting are found by key id."""
-    store = InlineStore({"a": Secret("value")})
-    assert look_up(store, "a") == "value"
-    assert look_up(store, "b") == "key b: no value was given for it"

@@ -42,13 +42,6 @@ def test_an_unknown_store_is_refused(uri: str) -> None:
     assert ('Did you mean "env"?' in str(caught.value)) is (uri == "en")
 
 
-@pytest.mark.parametrize("scheme", ["env", "file"])
-def test_a_store_without_a_server_can_be_opened(scheme: str) -> None:
-    """The stores without settings or a library are available."""
-    assert open_store(scheme).scheme == scheme
-    assert open_store(f"{scheme}:///x").scheme == scheme
-
-
 def test_a_store_plugs_in_by_entry_point(plug_in, here, monkeypatch) -> None:
     """Its name is a scheme in settings and in keys.json, and it gets our variables of .env."""
     plug_in("safe")
@@ -64,15 +57,6 @@ def test_a_store_plugs_in_by_entry_point(plug_in, here, monkeypatch) -> None:
     (environ,) = stores.OPENED
     assert (environ["KEYROT_ONE"], environ["KEYROT_TWO"]) == ("file", "environment")
     assert "ONE" not in environ
-
-
-def test_a_plugged_in_store_is_named_among_what_is_allowed(plug_in: Any) -> None:
-    """The error for a misspelt type lists the plugged-in ones too."""
-    plug_in("safe", "broken")
-    with pytest.raises(ConfigError, match=r'found "saef"; allowed: .*safe, broken'):
-        load(secret_store="saef")
-    with pytest.raises(ConfigError, match=r'file, safe, broken .*Did you mean "safe"\?'):
-        open_store("saef")
 
 
 def test_our_stores_cannot_be_replaced(plug_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,27 +37,6 @@ def test_a_start_waits_for_a_slow_store_for_a_limited_time(caplog) -> None:
     assert changes == [frozenset({"a"})]
 
 
-def test_stores_are_read_concurrently_at_the_start() -> None:
-    """Two slow stores are waited for together."""
-    one, two = GatedStore(a=A), GatedStore(b=B)
-    one.gate.clear()
-    two.gate.clear()
-
-    def both_read() -> bool:
-        return bool(one.lookups and two.lookups)
-
-    def let_go() -> None:
-        wait_for(both_read)
-        one.gate.set()
-        two.gate.set()
-
-    thread = threading.Thread(target=let_go)
-    thread.start()
-    cache = SecretCache({"a": SecretLocation(one), "b": SecretLocation(two)}, start_timeout_s=15.0)
-    thread.join()
-    assert cache.resolved == ("a", "b")
-
-
 def test_a_rejected_key_is_waited_for_briefly_and_returns_later(monkeypatch) -> None:
     """The call continues; the answer is used when it arrives, and the listener is notified."""
     now = [100.0]
@@ -129,46 +108,6 @@ def test_references_can_be_replaced() -> None:
     )
     assert cache.value("d") == Secret(A), "a value may move to another id"
     assert cache.unresolved == {}
-
-
-def test_a_key_with_another_reference_keeps_its_value_until_the_new_one_is_read() -> None:
-    """A typing error in keys.json does not make a key unavailable."""
-    one, two = GatedStore(a=A), GatedStore()
-    cache = cache_of(one)
-    cache.set_locations({"a": SecretLocation(two, "slow://elsewhere")})
-    assert cache.value("a") == Secret(A)
-    assert cache.stale == {"a": "key a: not there"}
-    two.values["a"] = B
-    assert cache.refresh("a")
-    assert cache.value("a") == Secret(B)
-
-
-def test_an_answer_for_a_removed_key_is_dropped() -> None:
-    """A late answer does not add it again, nor does it change a closed cache."""
-    slow, other = GatedStore(a=A, b=B), GatedStore(a=B)
-    cache = cache_of(slow)
-    slow.gate.clear()
-    slow.values["a"] = C
-    assert not cache.refresh("a", timeout_s=0.0)
-    cache.set_locations({"b": SecretLocation(slow)}, 0.0)
-    slow.gate.set()
-    wait_for(lambda: not slow.under_way)
-    assert cache.resolved == ("b",)
-    cache.set_locations({"a": SecretLocation(other), "b": SecretLocation(slow)})
-    assert cache.unresolved["a"] == "key a: its value is that of the key b"
-    changes = record_changes(cache)
-    cache.close()
-    slow.values["b"] = C
-    assert not cache.refresh("b")
-    assert (cache.value("b"), changes) == (Secret(B), [])
-
-
-def test_hundreds_of_missing_keys_are_reported_in_a_few_lines(caplog) -> None:
-    """Ten by name, the rest by number; all are in `unresolved`."""
-    cache = cache_of(GatedStore(), *(f"k{number}" for number in range(500)))
-    assert len(cache.unresolved) == 500
-    assert [record.levelname for record in caplog.records] == ["ERROR"] * 11
-    assert caplog.records[-1].getMessage() == "skipped: 490 keys more"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -118,17 +117,6 @@ def test_fields_of_one_secret_are_keys_of_their_own(server: StoreServer) -> None
     assert look_up(store, **places) == {"first": A, "second": B}
     server.put("a", ODD)
     assert look_up(store, "a", **places) == {"a": ODD, "first": A, "second": B}
-
-
-def test_concurrent_threads_each_get_their_answers(server: StoreServer) -> None:
-    """Over one unused store: the first look-up opens it and logs in."""
-    ids = [f"key_{number}" for number in range(8)]
-    for key_id in ids:
-        server.put(key_id, f"FAKE-value-of-{key_id}")
-    store = server.open()
-    with ThreadPoolExecutor(len(ids)) as threads:
-        found = list(threads.map(partial(look_up, store), ids * 3))
-    assert found == [{key_id: f"FAKE-value-of-{key_id}"} for key_id in ids * 3]
 
 
 @pytest.mark.parametrize("value", ["", " \n", b"\xff\xfe\x00\x01binary"], ids=repr)

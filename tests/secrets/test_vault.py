@@ -10,7 +10,6 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.openbao import ROOT_TOKEN, OpenBao, policy, unique
 from support.store_servers.vault import VALUE
@@ -41,51 +40,6 @@ def test_both_versions_of_kv_are_distinguished(bao: OpenBao, version: int, path:
     store = opened(bao, bao.token(bao.allow(policy(real))))
     places = {"a": f"vault://{mount}/team/a#flash", "pro": f"vault://{mount}/team/a/"}
     assert resolve_all(store, **places) == {"a": VALUE, "pro": "second"}
-
-
-def test_names_may_be_unusual(bao: OpenBao) -> None:
-    """What has a meaning in a place is percent-encoded."""
-    mount = bao.mount(2)
-    bao.admin("POST", f"{mount}/data/a%20b/%C3%BC%3F", {"data": {"x#y": VALUE}})
-    assert resolve_one(opened(bao), f"vault://{mount}/a%20b/%C3%BC%3F#x%23y") == VALUE
-
-
-def test_a_server_that_hides_its_mounts(bao: OpenBao) -> None:
-    """Then the first part of a path is a mount of version 2."""
-    mount = bao.mount(2)
-    bao.write(f"{mount}/data/keyrot", {"a": VALUE})
-
-    def answer(handler: Any, body: bytes) -> Reply | None:
-        return (403, b"{}", {}) if "/sys/" in handler.path else None
-
-    with vault_proxy(answer, bao.url) as url:
-        assert resolve_one(opened(bao, VAULT_ADDR=url), f"vault://{mount}/keyrot#a") == VALUE
-
-
-def test_each_secret_has_an_answer_of_its_own(bao: OpenBao) -> None:
-    """Denied, missing, deleted, no such field, no text: the others are found."""
-    mount = bao.mount(2)
-    for name in ("mine", "theirs", "deleted"):
-        bao.write(f"{mount}/data/{name}", {"x": VALUE, "n": 12345678})
-    bao.admin("DELETE", f"{mount}/data/deleted")
-    rules = bao.allow(policy(*(f"{mount}/data/{name}" for name in ("mine", "deleted", "none"))))
-    places = {
-        "a": f"vault://{mount}/mine#x",
-        "b": f"vault://{mount}/theirs#x",
-        "c": f"vault://{mount}/none#x",
-        "d": f"vault://{mount}/deleted#x",
-        "e": f"vault://{mount}/mine#y",
-        "f": f"vault://{mount}/mine#n",
-    }
-    found = resolve_all(opened(bao, bao.token(rules)), **places)
-    assert found.pop("a") == VALUE
-    assert {key_id: text.partition(f"{places[key_id]}: ")[2] for key_id, text in found.items()} == {
-        "b": "Forbidden",
-        "c": "InvalidPath",
-        "d": "InvalidPath",
-        "e": "it has no field y with a text",
-        "f": "it has no field n with a text",
-    }
 
 
 def test_namespaces(bao: OpenBao) -> None:
@@ -132,14 +86,6 @@ def test_a_token_file_is_read_again_when_its_token_is_refused(
     assert resolve_one(store) == VALUE
 
 
-def test_a_token_of_the_settings_is_renewed(at: dict[str, str], bao: OpenBao, reading: str) -> None:
-    """At each look-up: it lives as long as the server allows."""
-    store = open_vault({**at, "VAULT_TOKEN": bao.token(reading, ttl="20s")})
-    before = len(bao.requested_paths())
-    assert resolve_one(store) == VALUE
-    assert bao.requested_paths()[before:][-1] == "auth/token/renew-self"
-
-
 @pytest.mark.parametrize("secret_id", [True, False])
 def test_an_approle_logs_in_once_and_again_when_its_token_is_refused(
     at, bao, reading, here, secret_id
@@ -165,23 +111,6 @@ def test_an_approle_logs_in_once_and_again_when_its_token_is_refused(
 def signer() -> ec.EllipticCurvePrivateKey:
     """Return an issuer of tokens."""
     return ec.generate_private_key(ec.SECP256R1())
-
-
-def test_a_jwt(at: dict[str, str], bao: OpenBao, reading: str, here: Path, signer: Any) -> None:
-    """A signed token of a provider is exchanged; one of another audience is refused."""
-    mount, pem = bao.enable("jwt"), serialization.PublicFormat.SubjectPublicKeyInfo
-    public = signer.public_key().public_bytes(serialization.Encoding.PEM, pem).decode()
-    bao.admin("POST", f"auth/{mount}/config", {"jwt_validation_pubkeys": [public]})
-    role = {"role_type": "jwt", "user_claim": "sub", "bound_audiences": ["keyrot"]}
-    bao.admin("POST", f"auth/{mount}/role/ci", {**role, "token_policies": [reading]})
-    found = {}
-    for audience in ("keyrot", "other"):
-        claims = {"sub": "build", "aud": audience, "exp": int(time.time()) + 60}
-        (here / "jwt").write_text(jwt.encode(claims, signer, "ES256"))
-        variables = {"VAULT_JWT_ROLE": "ci", "VAULT_JWT_FILE": str(here / "jwt")}
-        found[audience] = resolve_one(open_vault({**at, "VAULT_AUTH_MOUNT": mount, **variables}))
-    assert found["keyrot"] == VALUE
-    assert found["other"].endswith(": InvalidRequest")
 
 
 def test_kubernetes(at, bao, reading, here, signer) -> None:
@@ -241,12 +170,6 @@ def test_a_wrong_variable_is_an_error(variables: dict[str, str], message: str) -
     with pytest.raises(ConfigError) as caught:
         open_vault(variables)
     assert message in str(caught.value)
-
-
-def test_http_to_other_hosts_can_be_allowed() -> None:
-    """And to this one it always is."""
-    open_vault({"VAULT_ADDR": "http://vault.example", "KEYROT_VAULT_ALLOW_HTTP": "true"})
-    open_vault({"VAULT_ADDR": "http://[::1]:8200"})
 
 
 def test_a_server_that_is_down_or_sealed_is_asked_once_in_a_look_up(bao: OpenBao) -> None:

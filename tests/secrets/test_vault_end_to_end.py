@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from google.genai import errors
 from support.servers import wait_for
 from support.store_servers.vault import VaultServer
 from support.vault_proxy import Reply as Answer
 from support.vault_proxy import vault_proxy
 
 import keyrot_middleware
-from keyrot_middleware.runtime import pool
 from keyrot_middleware.testing import Reply
 
 TTL_S = 0.2
@@ -67,18 +65,6 @@ def test_a_leaked_key_that_is_replaced_in_vault_is_available_again(
         assert gemini.key(label).value not in caplog.text
 
 
-def test_a_revoked_login_fails_no_call(server, gemini, connect, clock, caplog) -> None:
-    """Every login is revoked while the program runs: the last values are kept, and it is logged."""
-    keyrot_middleware.install(clock=clock)
-    client = connect()
-    call(client)
-    server.bao.admin("DELETE", f"sys/auth/{server.variables['VAULT_AUTH_MOUNT']}")
-    wait_for(lambda: "secret store vault: 2 keys have no current value" in caplog.text)
-    call(client)
-    assert gemini.sent("A") == 2
-    assert server.variables["VAULT_SECRET_ID"] not in caplog.text
-
-
 def test_with_vault_down_at_the_start_the_single_key_is_used(
     server, gemini, connect, clock, monkeypatch, caplog
 ) -> None:
@@ -99,28 +85,3 @@ def test_with_vault_down_at_the_start_the_single_key_is_used(
         down[0] = False
         wait_for(lambda: call(client) and gemini.sent("A") > 0)
         keyrot_middleware.uninstall()
-
-
-def test_with_every_key_rejected_a_new_value_in_vault_is_found_before_the_ttl_is_over(
-    server, gemini, connect, clock, monkeypatch
-) -> None:
-    """It is written after the rejection; the next calls read it, in one read for all keys."""
-    monkeypatch.setattr(pool, "LOOK_UP_S", 0.05)
-    monkeypatch.setenv("KEYROT_SECRETS_TTL_S", "300")
-    keyrot_middleware.install(clock=clock)
-    client = connect()
-    for key_id in ("A", "B"):
-        gemini.always(key_id, Reply.KEY_INVALID)
-    for _ in range(3):
-        with pytest.raises(errors.ClientError):
-            call(client)
-    server.put("A", gemini.add_key("A_new", tier="paid").value)
-
-    def answered() -> bool:
-        try:
-            return call(client) == "ok from A_new"
-        except keyrot_middleware.KeyPoolExhausted:
-            return False
-
-    wait_for(answered)
-    assert (gemini.sent("A"), gemini.sent("B")) == (1, 1)

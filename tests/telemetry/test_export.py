@@ -101,13 +101,6 @@ def test_spans_are_exported_and_flushed_at_the_end_of_the_program(
     assert b"attempt key_1" in collector.held
 
 
-def test_the_argument_has_the_effect_of_the_variable(program, collector) -> None:
-    """install(tracing="otlp") sets it up without the variable."""
-    program('import keyrot_middleware; keyrot_middleware.install(tracing="otlp")', CALL)
-    program(INSTALL, CALL, KEYROT_TRACING="off")
-    assert collector.held.count(b"attempt key_1") == 1
-
-
 @pytest.mark.parametrize("end", ["raise RuntimeError('it went wrong')", "import sys; sys.exit(1)"])
 def test_a_program_that_ends_with_an_error_flushes_too(program, collector, end) -> None:
     """The spans of the failure matter most."""
@@ -144,22 +137,3 @@ def test_a_missing_extra_is_an_error_at_the_start(program, parts, by, tmp_path) 
     assert done.returncode != 0
     assert done.stdout == ""
     assert "pip install 'keyrot-middleware[otlp]'" in done.stderr
-
-
-def test_a_failed_install_leaves_nothing_running(program: Program, tmp_path: Path) -> None:
-    """A program that continues without the exporter has no thread of a pool."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys; sys.modules['opentelemetry.exporter.otlp.proto.http.trace_exporter'] = None"
-    )
-    (tmp_path / "keys.json").write_text('[{"key_id": "a"}]')
-    install = (
-        "import keyrot_middleware, threading, time\n"
-        "try:\n    keyrot_middleware.install()\n"
-        "except keyrot_middleware.MissingExtraError:\n    pass\n"
-        "until = time.monotonic() + 5\n"
-        "while threading.active_count() > 1 and time.monotonic() < until:\n    time.sleep(0.01)\n"
-        "print([thread.name for thread in threading.enumerate()])"
-    )
-    keys = {"KEYROT_KEYS_FILE": str(tmp_path / "keys.json"), "GEMINI_KEY_a": "FAKE-value"}
-    done = program(install, PYTHONPATH=str(tmp_path), **keys)
-    assert (done.stdout, done.returncode) == ("['MainThread']\n", 0)

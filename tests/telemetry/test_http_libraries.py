@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-import requests
 from opentelemetry import metrics, trace
 from support.docs_blocks import ROOT
 from support.http_modes import MODEL, send
@@ -57,26 +56,6 @@ def test_opentelemetry_has_a_span_for_each_send(order, gemini, pool, traced) -> 
     assert not any(
         key in str(span.attributes) for span in traced.spans for key in [gemini.key("A").value]
     )
-
-
-@pytest.mark.parametrize("order", ["before", "after"])
-@pytest.mark.parametrize("stream", [False, True])
-def test_opentelemetry_has_one_span_for_a_call_of_requests(
-    order, stream, gemini, pool, traced
-) -> None:
-    """It wraps the session, above the pool: its span holds ours, with all attempts, and no key."""
-    library = pytest.importorskip("opentelemetry.instrumentation.requests")
-    gemini.add_key("A")
-    gemini.script("A", Reply.QUOTA_MINUTE)
-    wrapped = instrumented(library.RequestsInstrumentor(), order, pool, traced)
-    with wrapped, requests.Session() as session:
-        assert send(requests, session, gemini.url, "keyrot-pool", stream=stream) == "ok from B"
-    call = f"generate_content {MODEL}"
-    names = {span.name: traced.parent_of(span) for span in traced.spans}
-    assert names == {"attempt A": call, "attempt B": call, call: "POST", "POST": None}
-    assert [span.name for span in traced.spans if USAGE in (span.attributes or {})] == [call]
-    texts = str([dict(span.attributes or {}) for span in traced.spans])
-    assert not any(gemini.key(label).value in texts for label in "AB")
 
 
 @pytest.mark.parametrize("header", ["x-goog-api-key", "authorization"])

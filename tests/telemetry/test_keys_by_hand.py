@@ -115,19 +115,3 @@ class _HttpError(Exception):
     def __init__(self, status_code: int, body: Any) -> None:
         super().__init__("refused")
         self.status_code, self.body = status_code, body
-
-
-def test_a_closed_generator_settles_its_lease(manager: KeyManager, traced: Any) -> None:
-    """A block in a generator that is closed releases the key, and counts for nothing."""
-
-    def generate() -> Iterator[str]:
-        with manager.lease(MODEL) as key:
-            yield key.key_id
-
-    generator = generate()
-    assert next(generator) == "key_1"
-    generator.close()
-    health = manager.get_health_status()["key_1"]
-    (attempt,) = traced.named("attempt")
-    assert attempt.attributes["keyrot.attempt.outcome"] == "abandoned"
-    assert (health["success_count"], health["error_count"]) == (0, 0)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from support.scripted_pool import OK, ScriptedPool, failure, invalid, minute
+from support.scripted_pool import ScriptedPool, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import Limits, RetryPolicy
-from keyrot_middleware.core.selection import Selector
+from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.telemetry.logs import LogObserver
 
 NAME = "keyrot_middleware"
@@ -47,19 +45,6 @@ def test_failures_that_come_together_are_one_line(caplog: pytest.LogCaptureFixtu
     assert len(lines(caplog, "is rejected")) == 1
 
 
-def test_the_same_failure_after_a_pause_is_another_line(caplog: pytest.LogCaptureFixture) -> None:
-    """The key was tried again, and failed again."""
-    caplog.set_level(logging.INFO, NAME)
-    scripted = ScriptedPool([LogObserver("test")], keys=("a",))
-    scripted.policy = replace(scripted.policy, max_wait_s=0.0)
-    scripted.script = {"a": [failure(429), failure(429)]}
-    for _ in range(2):
-        with pytest.raises(Exhausted):
-            scripted.run()
-        scripted.clock.advance(31)
-    assert len(lines(caplog, "is cooling down")) == 2
-
-
 def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     """The next warning has the number of further failed calls."""
     policy = RetryPolicy(strategy="fill", max_wait_s=0.0)
@@ -72,21 +57,3 @@ def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixt
     found = lines(caplog, "no key is available")
     assert len(found) == 3
     assert ["59 more calls" in line for line in found] == [False, True, True]
-
-
-def test_a_wait_is_one_line_however_often_it_polls(caplog: pytest.LogCaptureFixture) -> None:
-    """A busy key is polled ten times a second."""
-    caplog.set_level(logging.INFO, NAME)
-    scripted = ScriptedPool([LogObserver("test")], keys=("a",))
-    (key,) = scripted.pool.selector.keys.values()
-    busy = replace(key, limits=Limits(max_concurrency=1))
-    scripted.pool.selector = Selector([busy], "fill")
-
-    def meanwhile() -> Any:
-        with pytest.raises(Exhausted):
-            scripted.run()
-        return OK
-
-    scripted.script = {"a": [meanwhile]}
-    scripted.run()
-    assert len(lines(caplog, "waits")) == 1

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from support.scripted_pool import INFO, OK, PROMPT, ScriptedPool, failure, invalid, minute
+from support.scripted_pool import OK, PROMPT, ScriptedPool, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.errors import raise_internal_errors
@@ -75,12 +75,6 @@ def test_the_story_at_other_levels(caplog, level, levels) -> None:
     caplog.set_level(level, NAME)
     story(ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02")))
     assert [line.split()[0] for line in lines(caplog)] == levels
-
-
-def test_a_silent_logger_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """A logger above WARNING costs one check."""
-    caplog.set_level(logging.CRITICAL, NAME)
-    assert LogObserver("test").observe(INFO) is None
 
 
 def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:

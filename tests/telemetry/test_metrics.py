@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import time
 from typing import Any
 
 import pytest
@@ -12,7 +10,6 @@ from opentelemetry import context
 from support.otel import HAS_BUCKETS, RecordedMetrics
 from support.scripted_pool import (
     INFO,
-    OK,
     STREAMED,
     Chunks,
     GoogleError,
@@ -22,10 +19,9 @@ from support.scripted_pool import (
     minute,
 )
 
-from keyrot_middleware.core.commands import Acquire, Send, Settle
+from keyrot_middleware.core.commands import Send, Settle
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import HOME, Candidate, Lease, LeaseOutcome, Outcome, Usage
-from keyrot_middleware.core.model_names import MAX_NAMES, OTHER
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, Usage
 from keyrot_middleware.telemetry.metrics import METRICS
 
 INFERENCE = "opentelemetry.genai.client.inference.context"
@@ -114,32 +110,6 @@ def test_no_key_is_available(metered: RecordedMetrics) -> None:
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_a_call_that_waits_is_pending(metered: RecordedMetrics, way: str) -> None:
-    """While it waits for a key it is counted as pending, and no longer."""
-    scripted = ScriptedPool([metered.observer], keys=("a1",), script={"a1": [minute(20), OK]})
-    seen: list[Any] = []
-
-    class Watching:
-        def time(self) -> float:
-            return scripted.clock.time()
-
-        def sleep(self, seconds: float) -> None:
-            seen.append(metered.by("keyrot.key.pending_requests", "keyrot.pool.name"))
-            time.sleep(0.03)
-            scripted.clock.sleep(seconds)
-
-        async def asleep(self, seconds: float) -> None:
-            self.sleep(seconds)
-
-    scripted.pool.clock = Watching()
-    scripted.all_modes()[way]()
-    assert seen == [{"test": 1}]
-    (waits,) = metered.points("keyrot.key.wait_time")
-    assert (waits.count, waits.value > 0.03) == (2, True)
-    assert metered.by("keyrot.key.pending_requests", "keyrot.pool.name") == {"test": 0}
-
-
-@pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_stream(metered: RecordedMetrics, way: str) -> None:
     """It has a time to its first chunk beside its duration, and the usage of its end."""
     scripted = ScriptedPool([metered.observer], script={"flash_01": [Chunks(3)]})
@@ -148,37 +118,6 @@ def test_a_stream(metered: RecordedMetrics, way: str) -> None:
     assert [point.count for point in first] == [1]
     assert metered.by(DURATION, "error.type") == {None: 1}
     assert metered.by("keyrot.key.tokens", "gen_ai.token.type") == {"input": 12, "output": 30}
-
-
-def test_a_stream_that_its_reader_abandons(metered: RecordedMetrics) -> None:
-    """Dropped, it is no error; its usage so far is counted."""
-    scripted = ScriptedPool([metered.observer], script={"flash_01": [Chunks(3)]})
-    stream = scripted.stream()
-    next(stream)
-    del stream
-    gc.collect()
-    assert metered.by(ATTEMPT, "error.type") == {None: 1}
-    assert metered.by(DURATION, "error.type") == {None: 1}
-    assert metered.by("keyrot.key.tokens", "gen_ai.token.type") == {"input": 12, "output": 30}
-
-
-async def test_a_cancelled_call(metered: RecordedMetrics) -> None:
-    """Attempt and call are both counted as cancelled."""
-    scripted = ScriptedPool([metered.observer])
-    under_way = asyncio.Event()
-
-    async def hang(_lease: Lease) -> Any:
-        under_way.set()
-        await asyncio.Event().wait()
-
-    scripted.asend = hang  # type: ignore[method-assign]
-    task = asyncio.create_task(scripted.arun())
-    await under_way.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    cancelled = {"asyncio.exceptions.CancelledError": 1}
-    assert metered.by(ATTEMPT, "error.type") == metered.by(DURATION, "error.type") == cancelled
 
 
 def test_under_the_official_instrumentation(metered: RecordedMetrics) -> None:
@@ -204,19 +143,6 @@ def test_suppressed(metered: RecordedMetrics, key: str | None) -> None:
         context.detach(token)
     # The two that exist from the start are at zero.
     assert set(metered.collect()) <= {"keyrot.key.timeouts", "keyrot.key.pending_requests"}
-
-
-def test_a_foreign_key_has_no_series_of_its_own(metered: RecordedMetrics) -> None:
-    """A program with a thousand customers' own keys does not make a thousand series."""
-    watch = metered.observer.observe(INFO)
-    assert watch is not None
-    for label in ("home:1a2b", "home:3c4d"):
-        lease = Lease(label, label, label, "m", INFO.verb, 0, 1, at=0.0)
-        watch.before(Acquire(INFO, ((0, Candidate(label, label, label)),), spread=False))
-        watch.before(Send(lease, 1, 0))
-        watch.after(Settle(lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1))), None)
-    assert HOME == "home:"
-    assert metered.by(ATTEMPT, "keyrot.key.id") == {"home": 2}
 
 
 def test_the_table_is_what_the_sdk_sees(metered: RecordedMetrics) -> None:
@@ -260,23 +186,3 @@ def _everything(metered: RecordedMetrics) -> None:
     watch.before(Send(lease, 1, 0))
     watch.after(Settle(lease, Outcome(LeaseOutcome.ABANDONED, None, usage)), None)
     watch.finish(asyncio.CancelledError())
-
-
-def test_model_names_of_a_programs_users_are_bounded(metered: RecordedMetrics) -> None:
-    """After some two hundred names all others have one series."""
-    scripted = ScriptedPool([metered.observer])
-    for number in range(MAX_NAMES + 20):
-        scripted.run(INFO._replace(model=f"m-{number}"))
-    assert metered.by(DURATION, "gen_ai.request.model")[OTHER] == 20
-
-
-def test_the_buckets_are_those_of_the_conventions() -> None:
-    """Durations from 10 ms to 82 s and tokens to 67 million, each the double or fourfold."""
-    buckets = {metric.name: metric.buckets for metric in METRICS}
-    assert buckets[DURATION][:3] == (0.01, 0.02, 0.04)
-    assert buckets[DURATION][-1] == 81.92
-    assert buckets[TOKENS][:3] == (1, 4, 16)
-    assert buckets[TOKENS][-1] == 67_108_864
-    assert buckets["keyrot.call.attempts"] == (1, 2, 3, 4, 5, 8, 10)
-    waits = buckets["keyrot.key.wait_time"]
-    assert (waits[0], waits[-1]) == (0.001, 10)

@@ -55,24 +55,6 @@ def test_the_official_span_holds_our_attempts(mode, traced, gemini, pool, connec
     assert span.status.status_code.name != "ERROR"
 
 
-def weather(city: str) -> str:
-    """Return the weather."""
-    return f"sunny in {city}"
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_each_request_of_a_tool_call_has_its_attempt(mode, traced, gemini, pool, connect) -> None:
-    """Two requests, two attempts, and none of them within the tool's own span."""
-    pool("A")
-    with instrumented(traced.provider, OFFICIAL):
-        ask(mode, connect(), config={"tools": [weather]})
-    attempts = [path for path in tree(traced) if "attempt A" in path]
-    assert len(attempts) == 2
-    assert all(path.count("keyrot_middleware") == 1 for path in attempts)
-    assert not any("execute_tool" in path for path in attempts)
-    assert gemini.sent("A") == 2
-
-
 @pytest.mark.parametrize("model", [MODEL, "gemini-2.5-flash-lite"])
 def test_requests_of_a_tool_are_not_the_calls(model, traced, gemini, pool, connect) -> None:
     """A tool's uploads and calls have spans of their own, inside its own span."""

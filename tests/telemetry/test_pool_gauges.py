@@ -81,15 +81,6 @@ def test_utilization_of_each_limit() -> None:
     assert gauges.by(USED, *names) == share
 
 
-@pytest.mark.parametrize(("own", "used"), [(10, 0.2), (2, 0.5)])
-def test_the_smaller_of_both_limits_holds(own: int, used: float) -> None:
-    """The 429 of a minute named five requests; the file has more, or less."""
-    gauges = RecordedGauges(a_limited=[minute(9)])
-    gauges.limit("a_limited", Limits(rpm=own))
-    gauges.scripted.run()
-    assert gauges.by(USED, "keyrot.key.id")["a_limited"] == pytest.approx(used)
-
-
 def test_a_state_that_fails_breaks_nothing() -> None:
     """The collection has no gauges of the keys; it is read once for all metrics."""
     gauges = RecordedGauges()
@@ -105,18 +96,6 @@ def test_degraded() -> None:
     assert gauges.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 0}
     gauges.degraded = True
     assert gauges.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 1}
-
-
-def test_an_uninstalled_pool_is_not_reported() -> None:
-    """Afterwards no gauge reports it; another registered pool is reported once."""
-    gauges = RecordedGauges()
-    assert gauges.states
-    gauges.observer.unregister_gauges()
-    assert {name for name in gauges.collect() if name in (COUNT, USED)} == set()
-    assert gauges.points("keyrot.state.degraded") == []
-    gauges.observer.unregister_gauges()
-    gauges.observer.register_gauges(gauges._levels, lambda: False)
-    assert [point.value for point in gauges.points("keyrot.state.degraded")] == [0]
 
 
 PROGRAM = textwrap.dedent(

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import gc
 import threading
-import types
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from support.scripted_pool import STREAMED, Chunks, ScriptedPool
+from support.scripted_pool import Chunks, ScriptedPool
 
-from keyrot_middleware.core.commands import Send
-from keyrot_middleware.core.model import Lease
 from keyrot_middleware.telemetry import semconv as names
 
 
@@ -53,14 +49,6 @@ def test_spans_of_the_reader_between_chunks_are_its_own(traced: Any) -> None:
     assert len(traced.named("generate_content")) == len(traced.named("attempt")) == 2
 
 
-def test_a_stream_that_is_never_read_records_nothing(traced: Any) -> None:
-    """A thread's stream that was dropped before its first read has sent nothing."""
-    made = scripted(traced)
-    made.stream()
-    gc.collect()
-    assert traced.spans == []
-
-
 @pytest.mark.parametrize("how", ["close", "drop"])
 def test_a_stream_that_its_reader_abandons(traced: Any, how: str) -> None:
     """Closed or dropped, the spans end at once, are no error, and are abandoned."""
@@ -93,24 +81,6 @@ def test_a_stream_that_is_read_in_another_thread(traced: Any) -> None:
     assert traced.parent_of(traced.named("generate_content")[0]) == "opener"
 
 
-async def test_a_stream_that_is_dropped_before_its_first_chunk_was_read(traced: Any) -> None:
-    """An async stream is open before it is read; dropping it ends its spans."""
-    stream = await scripted(traced).astream()
-    del stream
-    gc.collect()
-    assert outcomes(traced) == {"abandoned"}
-    assert statuses(traced) == {"UNSET"}
-
-
-async def test_an_async_stream_that_is_closed(traced: Any) -> None:
-    """`aclose()` in another task than the reader's ends the spans without a complaint."""
-    stream = await scripted(traced).astream()
-    await anext(stream)
-    await asyncio.create_task(stream.aclose())
-    assert outcomes(traced) == {"abandoned"}
-    assert statuses(traced) == {"UNSET"}
-
-
 async def test_a_cancelled_reader(traced: Any) -> None:
     """Cancellation is raised again, and is the error of both spans."""
     made = scripted(traced)
@@ -131,37 +101,6 @@ async def test_a_cancelled_reader(traced: Any) -> None:
     for span in (traced.named("attempt")[0], traced.named("generate_content")[0]):
         assert span.attributes["error.type"] == "asyncio.exceptions.CancelledError"
         assert span.status.description == "CancelledError"
-
-
-async def test_a_cancelled_send(traced: Any) -> None:
-    """A call that is cancelled before any answer ends both spans."""
-    made = scripted(traced)
-
-    async def hang(lease: Any) -> Any:
-        made.seen.append(lease)
-        await asyncio.Event().wait()
-
-    made.asend = hang  # type: ignore[method-assign]
-    task = asyncio.create_task(made.arun())
-    await iterations(10)
-    assert made.seen
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert outcomes(traced) == {"abandoned"}
-    assert statuses(traced) == {"ERROR"}
-
-
-def test_detaching_in_a_foreign_context_is_silent(traced: Any) -> None:
-    """A coroutine that outlived its loop is torn down elsewhere: no detach fails."""
-    watching = traced.observer.observe(STREAMED)
-    lease = Lease("flash_01", "p", "b", "m", STREAMED.verb, 0, 1, 0.0, reservation=())
-    watching.before(Send(lease, 1, 0))
-    token = contextvars.copy_context().run(watching.attach)
-    watching.detach(token)
-    assert trace.get_current_span() is trace.INVALID_SPAN
-    watching.finish(GeneratorExit())
-    assert outcomes(traced) == {"abandoned"}
 
 
 async def test_a_hundred_streams_at_once(traced: Any) -> None:
@@ -188,19 +127,3 @@ async def test_a_hundred_streams_at_once(traced: Any) -> None:
     assert len(traced.named("attempt")) == len(traced.named("generate_content")) == 100
     assert all(traced.parent_of(s) == f"reader {s.name[5:]}" for s in traced.named("work"))
     assert {traced.parent_of(span) for span in traced.named("HTTP")} == {"attempt flash_01"}
-
-
-def test_a_coroutine_that_is_closed_while_it_sends(traced: Any) -> None:
-    """A call torn down without an error of its own ends both spans, and is no error."""
-    made = scripted(traced)
-
-    @types.coroutine
-    def hang(lease: Any) -> Any:
-        yield
-
-    made.asend = hang  # type: ignore[method-assign,assignment]
-    call = made.arun()
-    call.send(None)
-    call.close()
-    assert outcomes(traced) == {"abandoned"}
-    assert statuses(traced) == {"UNSET"}

@@ -6,13 +6,12 @@ import json
 import logging
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_pool import OK, ScriptedPool, invalid, minute
+from support.scripted_pool import OK, ScriptedPool, invalid
 
 from keyrot_middleware.errors import KeyrotWarning
 from keyrot_middleware.telemetry.logs import LogObserver
@@ -120,15 +119,3 @@ def test_each_rejected_key_is_shown_and_again_when_its_new_value_is_rejected(mon
         scripted.run()
     subjects = [str(one.message).split(": ")[1].split(" is ")[0] for one in found]
     assert subjects == ["key a", "key b", "key a"]
-
-
-def test_a_short_wait_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a second or two; only a longer one looks as if the program hangs."""
-    without_logging(monkeypatch)
-    scripted = ScriptedPool([LogObserver("test")], keys=("a",))
-    scripted.script = {"a": [minute(2), OK, minute(20), OK]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", KeyrotWarning)
-        scripted.run()
-    with pytest.warns(KeyrotWarning, match="waits 20"):
-        scripted.run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from google import genai
-from google.genai import errors, types
+from google.genai import types
 from pydantic import BaseModel
 
 from keyrot_middleware.testing import Reply
@@ -91,21 +91,3 @@ def test_a_continuation_is_followed_hop_by_hop(gemini, connect) -> None:
     tokens = [request.body.get("continuationToken") for request in gemini.log]
     assert tokens[0] is None
     assert len(set(tokens)) == 3
-
-
-def test_models_are_listed_in_pages(gemini, connect) -> None:
-    """The pager requests the next page with the token of the one before."""
-    client = connect(gemini.add_key("a"))
-    names = [model.name for model in client.models.list(config={"page_size": 4})]
-    assert len(names) == len(set(names)) > 8
-    assert gemini.count(verb="models.list") == -(-len(names) // 4)
-    assert client.models.get(model=MODEL).name == f"models/{MODEL}"
-
-
-def test_interactions_fail_in_their_own_shape(gemini, connect) -> None:
-    """The code is a string, there is no status, and the SDK has another error class for it."""
-    client = connect(gemini.add_key("a"))
-    gemini.always("a", Reply.OVERLOADED.as_interactions())
-    with pytest.raises(errors.ServerError) as caught:
-        client.models.generate_content(model=MODEL, contents="hello")
-    assert caught.value.details["error"]["code"] == "service_unavailable"

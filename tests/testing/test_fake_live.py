@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from google import genai
-from google.genai import errors, types
+from google.genai import errors
 from support.modes import MODEL
 
 from keyrot_middleware.testing import FakeGemini, Reply, plain_websockets
@@ -94,40 +94,3 @@ def test_a_session_ends_after_some_messages(reply, code, gemini, connect) -> Non
         asyncio.run(talk())
     assert (closed.value.code, len(seen)) == (code, 1)
     assert gemini.wait_idle()
-
-
-def test_a_session_is_resumed_by_keys_of_its_project(gemini: FakeGemini, connect: Connect) -> None:
-    """A handle comes with the setup and with each turn; another project does not have it."""
-    one, same = (gemini.add_key(label, project="p") for label in "ab")
-    other = gemini.add_key("c")
-
-    async def first() -> str:
-        async with session(connect(one.value), session_resumption={}) as live:
-            [update] = [await live._receive()]
-            return str(update.session_resumption_update.new_handle)
-
-    async def resume(value: str, handle: str) -> None:
-        async with session(connect(value), session_resumption={"handle": handle}):
-            pass
-
-    handle = asyncio.run(first())
-    asyncio.run(resume(same.value, handle))
-    with pytest.raises(errors.APIError, match="not found"):
-        asyncio.run(resume(other.value, handle))
-
-
-def test_a_tool_is_called_and_answered(gemini: FakeGemini, connect: Connect) -> None:
-    """The first turn is a call of the declared function, the next one a text."""
-    client = connect(gemini.add_key("a").value)
-    tools = [{"function_declarations": [{"name": "look"}]}]
-
-    async def talk() -> str:
-        async with session(client, tools=tools) as live:
-            await live.send_client_content(turns={"role": "user", "parts": [{"text": "hello"}]})
-            call = await live._receive()
-            [asked] = call.tool_call.function_calls
-            answer = types.FunctionResponse(id=asked.id, name=asked.name, response={"seen": 1})
-            await live.send_tool_response(function_responses=answer)
-            return "".join([m.text or "" async for m in live.receive()])
-
-    assert asyncio.run(talk()) == "ok from a"

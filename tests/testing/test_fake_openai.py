@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from google.genai import errors
 
 from keyrot_middleware.testing import FakeGemini, FakeKey, Reply
 
@@ -56,14 +55,6 @@ def sdk(gemini: FakeGemini) -> Iterator[Sdk]:
     yield make
     for client in clients:
         client.close()
-
-
-def refusal(call: Callable[[], object], kind: type[openai.APIStatusError]) -> str:
-    """Return Google's message to a call that fails; the SDK shows it from no list."""
-    with pytest.raises(kind) as caught:
-        call()
-    (body,) = caught.value.response.json()
-    return str(body["error"]["message"])
 
 
 def bearer(key: FakeKey) -> dict[str, str]:
@@ -149,21 +140,3 @@ def test_every_error_is_the_native_one_in_a_list(name, stream, gemini, http) -> 
         assert here.json() == (native if isinstance(native, list) else [native])
     else:
         assert here.content == there.content
-
-
-def test_both_protocols_have_one_quota(gemini, clock, sdk, connect) -> None:
-    """Requests of one count for the other, and the 429 names the same limit."""
-    key = gemini.add_key("a", rpm=2)
-    native, client = connect(key), sdk(key)
-    native.models.generate_content(model=MODEL, contents="hello")
-    client.chat.completions.create(**HELLO)
-    with pytest.raises(openai.RateLimitError) as caught:
-        client.chat.completions.create(**HELLO)
-    with pytest.raises(errors.ClientError) as other:
-        native.models.generate_content(model=MODEL, contents="hello")
-    assert caught.value.response.json() == [other.value.details]
-    clock.advance(60)
-    assert client.chat.completions.create(**HELLO).choices
-    gemini.remove_key("a")
-    message = refusal(lambda: client.chat.completions.create(**HELLO), openai.BadRequestError)
-    assert message == "API key not valid. Please pass a valid API key."

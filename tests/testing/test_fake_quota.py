@@ -66,17 +66,6 @@ def test_input_tokens_are_limited_by_the_minute(gemini, connect) -> None:
     free.models.generate_content(model=MODEL, contents="x" * 8)
 
 
-def test_an_exhausted_free_day_names_a_misleading_delay(gemini, clock, connect) -> None:
-    """RetryInfo of the free tier points at the next minute; only the quota id names the day."""
-    client = connect(gemini.add_key("free", rpd=1))
-    client.models.generate_content(model=MODEL, contents="hello")
-    error = refused(client)
-    assert violations(error)[0]["quotaId"] == "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
-    assert error["details"][2]["retryDelay"] == "30s"
-    clock.advance(60)
-    refused(client)
-
-
 def test_an_exhausted_paid_day_names_the_true_delay(gemini, clock, connect) -> None:
     """From 12:30:30 UTC it is 19 h 29 min 30 s to midnight in a Californian winter."""
     client = connect(gemini.add_key("paid", tier="paid", rpd=1))
@@ -101,20 +90,3 @@ def test_keys_of_one_project_share_its_quota(gemini, connect) -> None:
     refused(two)
     other.models.generate_content(model=MODEL, contents="hello")
     two.models.generate_content(model="gemini-3.6-flash", contents="hello")
-
-
-def test_a_limit_of_zero_has_no_quota_value(gemini, connect) -> None:
-    """A model that is not offered violates four quotas at once, and zero is omitted."""
-    key = gemini.add_key("free", rpm=5)
-    gemini.limit(key.project, "gemini-2.5-pro", rpm=0, tpm=0, rpd=0)
-    client = connect(key)
-    error = refused(client, model="gemini-2.5-pro")
-    assert [v["quotaId"] for v in violations(error)] == [
-        "GenerateRequestsPerDayPerProjectPerModel-FreeTier",
-        "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
-        "GenerateContentInputTokensPerModelPerMinute-FreeTier",
-        "GenerateContentInputTokensPerModelPerDay-FreeTier",
-    ]
-    assert not any("quotaValue" in v for v in violations(error))
-    assert error["message"].count("limit: 0, model: gemini-2.5-pro") == 4
-    client.models.generate_content(model=MODEL, contents="hello")

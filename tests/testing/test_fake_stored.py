@@ -37,16 +37,6 @@ def upload(client: Any, data: bytes = b"hello") -> types.File:
     return file
 
 
-def test_a_file_is_uploaded_in_two_steps(gemini, two) -> None:
-    """The start has the key and the chunk has none; the file has its size and a project."""
-    owner, _ = two
-    file = upload(owner)
-    assert (file.size_bytes, file.display_name, file.state) == (5, "greeting", "ACTIVE")
-    assert owner.files.get(name=file.name).uri == file.uri
-    steps = [(request.verb, request.key) for request in gemini.log[:2]]
-    assert steps == [("upload.start", "owner"), ("upload.chunk", None)]
-
-
 def test_a_file_belongs_to_its_project(gemini, connect, two) -> None:
     """Another key of the project may use it; another project gets the 403 that penalizes no key."""
     owner, other = two
@@ -76,26 +66,3 @@ def test_a_cache_belongs_to_its_project(two) -> None:
     assert [c.name for c in owner.caches.list()] == [cache.name]
     owner.caches.delete(name=cache.name)
     assert denied(owner.caches.get, name=cache.name) == CACHE_TEXT
-
-
-def test_the_free_tier_has_no_caches(gemini, connect) -> None:
-    """Creating one is a 429 with a clear message, and generation still works."""
-    client = connect(gemini.add_key("free"))
-    config = types.CreateCachedContentConfig(contents="long text")
-    with pytest.raises(errors.ClientError, match="TotalCachedContentStorage") as caught:
-        client.caches.create(model=MODEL, config=config)
-    assert caught.value.code == 429
-    assert client.models.generate_content(model=MODEL, contents="hello").text
-
-
-def test_a_batch_belongs_to_its_project(two) -> None:
-    """Create, get, list and cancel it with the owner; another project does not see it."""
-    owner, other = two
-    src = [types.InlinedRequest(contents="hello")]
-    job = owner.batches.create(model=MODEL, src=src)
-    assert owner.batches.get(name=job.name).state == types.JobState.JOB_STATE_PENDING
-    owner.batches.cancel(name=job.name)
-    assert owner.batches.get(name=job.name).state == types.JobState.JOB_STATE_CANCELLED
-    assert [b.name for b in owner.batches.list()] == [job.name]
-    with pytest.raises(errors.ClientError, match="404"):
-        other.batches.get(name=job.name)

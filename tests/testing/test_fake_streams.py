@@ -48,14 +48,6 @@ def test_an_error_inside_a_stream_comes_after_so_many_chunks(after, gemini, conn
     assert (error.code, gemini.log[0].status) == (503, 200)
 
 
-def test_an_in_stream_error_of_a_unary_call_is_an_http_error(gemini, connect) -> None:
-    """There is no stream to put it into."""
-    client = connect(gemini.add_key("a"))
-    gemini.script("a", Reply.STREAM_OVERLOADED)
-    with pytest.raises(errors.ServerError):
-        client.models.generate_content(model=MODEL, contents="hello")
-
-
 def test_a_stream_may_drop(gemini, connect) -> None:
     """The connection ends after two chunks, and the transport's own error is raised."""
     client = connect(gemini.add_key("a"))
@@ -63,14 +55,3 @@ def test_a_stream_may_drop(gemini, connect) -> None:
     texts, error = read(client)
     assert texts == ["ok", " from"]
     assert type(error).__name__ == "RemoteProtocolError"
-
-
-def test_an_abandoned_stream_is_not_sent_further(gemini, connect) -> None:
-    """When the reader disconnects the request is over, long before its last chunk was due."""
-    client = connect(gemini.add_key("a"))
-    gemini.script("a", Reply.slow(5).delayed(0.0))
-    stream = client.models.generate_content_stream(model=MODEL, contents="hello")
-    assert next(iter(stream)).text == "ok"
-    stream.close()
-    client.close()
-    assert gemini.wait_idle(timeout=60)

@@ -12,7 +12,6 @@ import pytest
 from keyrot_middleware.testing import FakeGemini, Reply
 
 Request = Callable[..., tuple[int, Any]]
-CONTENTS = {"contents": [{"parts": [{"text": "hello"}]}]}
 
 
 @pytest.fixture
@@ -62,28 +61,6 @@ def test_an_interaction_fails_with_a_string_code(gemini: FakeGemini, send_reques
         429,
         {"error": {"message": message, "code": "too_many_requests"}},
     )
-
-
-def test_a_file_can_be_downloaded_by_its_project(gemini: FakeGemini, send_request: Request) -> None:
-    """One path leads to the other, which gives the bytes; a name that is not there is a 403."""
-    send_request("POST", "/upload/v1beta/files", {"file": {"name": "files/mine"}})
-    path = f"/upload/v1beta/files?upload_id={_upload_id(gemini, send_request)}"
-    send_request("POST", path, b"data", **{"X-Goog-Upload-Command": "upload, finalize"})
-    assert send_request("GET", "/v1beta/files/mine:download?alt=media")[0] == 302
-    assert send_request("GET", "/download/v1beta/files/mine:download?alt=media") == (200, b"data")
-    assert send_request("GET", "/v1beta/files/none:download?alt=media")[0] == 403
-
-
-def _upload_id(gemini: FakeGemini, send_request: Request) -> str:
-    """Begin an upload of files/mine, and return its id."""
-    connection = http.client.HTTPConnection(gemini.host, timeout=60)
-    headers = {"x-goog-api-key": gemini.key("a").value}
-    body = json.dumps({"file": {"name": "files/mine"}})
-    connection.request("POST", "/upload/v1beta/files", body, headers)
-    response = connection.getresponse()
-    response.read()
-    connection.close()
-    return response.headers["X-Goog-Upload-URL"].partition("upload_id=")[2].partition("&")[0]
 
 
 def test_an_operation_ends_with_a_video(gemini: FakeGemini, send_request: Request) -> None:

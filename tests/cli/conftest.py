@@ -19,7 +19,6 @@ Keyrot = Callable[..., Ran]
 
 
 def start(command: list[str], env: dict[str, str], stdin: str = "") -> Ran:
-    """Run a command in the current directory, with *env* over the environment."""
     return subprocess.run(
         command,
         input=stdin,
@@ -33,8 +32,6 @@ def start(command: list[str], env: dict[str, str], stdin: str = "") -> Ran:
 
 @pytest.fixture
 def keyrot(clean_environment) -> Keyrot:
-    """Run `keyrot ARGUMENTS…` as a fork that has imported the command, or alone if *env* hides."""
-
     def run(*arguments: str, stdin: str = "", **env: str) -> Ran:
         if "PYTHONPATH" in env:
             return start([sys.executable, "-m", "keyrot_middleware", *arguments], env, stdin)
@@ -46,27 +43,22 @@ def keyrot(clean_environment) -> Keyrot:
 
 @pytest.fixture
 def python(clean_environment) -> Keyrot:
-    """Run `python ARGUMENTS…` in the test's directory."""
     return lambda *arguments, stdin="", **env: start([sys.executable, *arguments], env, stdin)
 
 
 @pytest.fixture
 def started(python) -> Keyrot:
-    """Run `keyrot ARGUMENTS…` as a program of its own."""
     return partial(python, "-m", "keyrot_middleware")
 
 
 @pytest.fixture
 def service() -> Iterator[FakeGemini]:
-    """Serve until the test ends."""
     with FakeGemini() as server:
         yield server
 
 
 @pytest.fixture
 def hide(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
-    """Return an environment in which a package cannot be imported."""
-
     def without(package: str) -> dict[str, str]:
         folder: Path = tmp_path_factory.mktemp("hidden")
         (folder / "sitecustomize.py").write_text(f"import sys; sys.modules[{package!r}] = None")

@@ -35,7 +35,6 @@ KEYS = [
 
 @pytest.fixture
 def keys_file(tmp_path: Path, clean_environment: None) -> Path:
-    """Write a keys.json with two keys where it is found."""
     file = tmp_path / "keys.json"
     file.write_text(json.dumps(KEYS))
     return file

@@ -19,8 +19,6 @@ Init = Callable[..., Any]
 
 @pytest.fixture
 def init(clean_environment: None) -> Init:
-    """Run `keyrot init ARGUMENTS…` in the test's empty directory; *answers* are typed."""
-
     def run(*arguments: str, answers: str = "", **env: str) -> Any:
         return CliRunner().invoke(app, ["init", *arguments], input=answers, env=env)
 

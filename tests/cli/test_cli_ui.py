@@ -32,7 +32,6 @@ TOKEN = "a-token-of-the-tests-0123"
 
 @pytest.fixture
 def shared(tmp_path: Path, clean_environment: None) -> dict[str, str]:
-    """Write keys.json for a pool in Valkey; return the environment of its services."""
     (tmp_path / "keys.json").write_text(json.dumps([{"key_id": "one"}]))
     return {
         "KEYROT_STATE_URL": server("valkey").url,
@@ -101,7 +100,6 @@ def test_it_serves_the_page_behind_a_random_token(shared: dict[str, str]) -> Non
 
 
 def half_sent(port: int, count: int) -> list[socket.socket]:
-    """Open connections and send half a request on each."""
     opened = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(count)]
     for one in opened:
         one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
@@ -131,7 +129,6 @@ WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @contextlib.contextmanager
 def bounded(app: Any) -> Iterator[Any]:
-    """Serve an app by bounded command."""
     config = uvicorn.Config(
         app, http=command.BoundedConnection, lifespan="off", log_level="critical"
     )
@@ -181,7 +178,6 @@ def test_a_token_file_is_for_a_permanent_page(shared: dict[str, str], tmp_path: 
 
 
 def run(*arguments: str, **env: str) -> tuple[int, str]:
-    """Run a command that fails in this process."""
     ran = CliRunner().invoke(app, ["ui", *arguments], env=env)
     return ran.exit_code, ran.output
 

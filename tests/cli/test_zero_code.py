@@ -36,7 +36,6 @@ Instrumented = Callable[..., Any]
 
 @pytest.fixture
 def service() -> Iterator[FakeGemini]:
-    """Serve with a dead and a good key until the test ends."""
     with FakeGemini() as server:
         server.add_key("dead", tier="paid")
         server.add_key("good", tier="paid")
@@ -46,7 +45,6 @@ def service() -> Iterator[FakeGemini]:
 
 @pytest.fixture
 def instrumented(service: FakeGemini, tmp_path: Path) -> Instrumented:
-    """Run a program with the real command, its pool made of both keys."""
     (tmp_path / "app.py").write_text(PROGRAM)
 
     def run(*args: str, **variables: str) -> Any:
@@ -106,7 +104,6 @@ def test_a_wrong_setting_is_logged_and_the_program_starts(instrumented, service)
 
 @pytest.fixture
 def instrumentor(monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyrotInstrumentor]:
-    """Return the one instrumentor; uninstrument at the end."""
     monkeypatch.setenv("GEMINI_API_KEYS", "one,two")
     one = KeyrotInstrumentor()
     yield one

@@ -35,7 +35,6 @@ CALLS = [
 
 
 def body(call: tuple[Any, ...]) -> dict[str, Any]:
-    """Return a response with the usage of *call*."""
     model, prompt, cached, answer, thoughts, tools = call
     return {
         "candidates": [
@@ -54,7 +53,6 @@ def body(call: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def price(call: tuple[Any, ...], clock: FakeClock) -> float:
-    """Return the price of genai-prices, by its own parsing of the response."""
     usage = genai_prices.extract_usage(body(call), provider_id="google").usage
     found = genai_prices.calc_price(
         usage,
@@ -83,7 +81,6 @@ class ObservedPool:
 
 
 def make_calls(gemini: FakeGemini, mode: str) -> None:
-    """Make all calls with one key, each answered with its usage."""
     for call in CALLS:
         gemini.script("paid", Reply.custom(200, body(call)))
     client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]

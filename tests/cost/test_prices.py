@@ -33,7 +33,6 @@ PRICES = PriceList()
 def expected(
     model: str, at: datetime = NOW, context: dict[str, str] | None = None, **counts: int
 ) -> float:
-    """Return the price of genai-prices itself."""
     usage = genai_prices.Usage(**counts)
     price = genai_prices.calc_price(
         usage, model, provider_id="google", genai_request_timestamp=at, price_context=context

@@ -19,7 +19,6 @@ ASKED = {"flex": 0.5, "standard": 1.0, "priority": 1.8}
 
 
 def served(tier: str | None, call: tuple[Any, ...] = CALL, **headers: str) -> Scripted:
-    """Return an answer that was served in a tier."""
     answer = body(call)
     if tier is not None:
         answer["usageMetadata"]["serviceTier"] = tier
@@ -27,7 +26,6 @@ def served(tier: str | None, call: tuple[Any, ...] = CALL, **headers: str) -> Sc
 
 
 def asking(tier: str | None) -> types.GenerateContentConfig:
-    """Return a config that asks for a service tier."""
     return types.GenerateContentConfig(service_tier=tier)  # type: ignore[arg-type]
 
 

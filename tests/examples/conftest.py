@@ -17,7 +17,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture
 def service() -> Iterator[FakeGemini]:
-    """Serve with an exhausted, a dead and a good key until the test ends."""
     with FakeGemini() as server:
         for label in ("exhausted", "dead", "good"):
             server.add_key(label)
@@ -28,15 +27,12 @@ def service() -> Iterator[FakeGemini]:
 
 @pytest.fixture
 def pool(service: FakeGemini) -> dict[str, str]:
-    """Return the settings of a program with all three keys, used in their order."""
     values = [service.key(label).value for label in ("exhausted", "dead", "good")]
     return {"GEMINI_API_KEYS": ",".join(values), "KEYROT_STRATEGY": "fill"}
 
 
 @pytest.fixture
 def example(service, clean_environment) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run an example of that name with arguments, by `python` or by `keyrot run`."""
-
     def run(
         name: str, *arguments: str, settings: dict[str, str], by: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:

@@ -22,13 +22,11 @@ needs_promtool = pytest.mark.skipif(
 
 
 def names() -> list[str]:
-    """Return the names of the rules."""
     groups = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
     return [rule["alert"] for group in groups for rule in group["rules"]]
 
 
 def promtool(*args: str) -> None:
-    """Run promtool; it must report nothing."""
     assert PROMTOOL is not None
     done = subprocess.run(
         [PROMTOOL, *args], capture_output=True, text=True, timeout=60, check=False

@@ -78,7 +78,6 @@ def _start(where: Path, *args: str) -> subprocess.Popen[str]:
 
 
 def _config(*targets: int) -> str:
-    """Return the example's own configuration, for other ports and with short intervals."""
     text = (EXAMPLE / "prometheus.yml").read_text("utf-8")
     assert '["localhost:9464"]' in text
     where = json.dumps([f"127.0.0.1:{port}" for port in targets])
@@ -90,7 +89,6 @@ HURRY = "scrape_interval: 300ms"
 
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
-    """Run a program of a few calls, and the example under load, until the tests end."""
     ports = {"few": free_port(), "example": free_port()}
     where = tmp_path_factory.mktemp("programs")
     with ExitStack() as stack:
@@ -115,7 +113,6 @@ def _serves(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def prometheus(ports: dict[str, int]) -> Iterator[Prometheus]:
-    """Run Prometheus on both programs until the tests end."""
     server = Prometheus(_config(*ports.values()))
     yield server
     server.stop()

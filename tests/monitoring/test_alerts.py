@@ -55,14 +55,12 @@ TESTS = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look soon after a call at what was used, and repeat a delivery soon."""
     monkeypatch.setattr(alerts, "LOOK_S", 0.02)
     monkeypatch.setattr(alerts, "RETRY_S", 0.01)
 
 
 @pytest.fixture
 def webhook() -> Iterator[Webhook]:
-    """Run a webhook until the test ends."""
     made = Webhook()
     yield made
     made.close()
@@ -70,15 +68,12 @@ def webhook() -> Iterator[Webhook]:
 
 @pytest.fixture
 def mailbox() -> Iterator[Mailbox]:
-    """Run a mail server until the test ends."""
     made = Mailbox()
     yield made
     made.close()
 
 
 def call_in_threads(client: Any, times: int = 1) -> None:
-    """Make calls from 64 threads; errors are expected."""
-
     def call(_: int) -> None:
         for _ in range(times):
             with suppress(errors.ClientError):
@@ -89,8 +84,6 @@ def call_in_threads(client: Any, times: int = 1) -> None:
 
 
 def call_in_tasks(client: Any, times: int = 1) -> None:
-    """Make calls from 64 tasks; errors are expected."""
-
     async def call() -> None:
         for _ in range(times):
             with suppress(errors.ClientError):
@@ -159,18 +152,6 @@ def _threads() -> set[str]:
     return {thread.name for thread in threading.enumerate()}
 
 
-def test_a_key_manager_reports_an_exhausted_pool(pool: Any) -> None:
-    """Keys that are selected by hand belong to the same pool."""
-    events = Events()
-    pool({"key_id": "a", "rpd": 1}, on_event=events)
-    manager = keyrot_middleware.get_key_manager()
-    manager.select_key("gemini-2.5-flash")
-    manager.report_success("a", 10)
-    with pytest.raises(keyrot_middleware.KeyPoolExhausted):
-        manager.select_key("gemini-2.5-flash")
-    wait_for(lambda: ("pool_exhausted", None) in events.names, PATIENCE_S)
-
-
 PROGRAM = textwrap.dedent(
     """
     import os, sys
@@ -232,7 +213,6 @@ class Programs:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Start programs; end them with the test."""
     with FakeGemini() as gemini:
         made = Programs(gemini, tmp_path)
         yield made
@@ -257,14 +237,6 @@ def test_a_dead_receiver_does_not_keep_a_program_alive(programs: Programs) -> No
         began = time.monotonic()
         assert process.wait(PATIENCE_S) == 0
         assert time.monotonic() - began < EXIT_S + 20  # a busy machine exits slowly
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_sends_alerts(programs: Programs, webhook: Webhook) -> None:
-    """It has a thread of its own, although its parent's was started before the fork."""
-    process = programs.start(webhook.url, "fork")
-    assert process.wait(PATIENCE_S) == 0
-    assert webhook.events == {"key_rejected": 1, "pool_exhausted": 1}
 
 
 # Which events there are, without a thread ---------------------------------------------------------
@@ -370,17 +342,14 @@ def test_a_model_name_cannot_address_a_channel(model: str) -> None:
 
 
 def event(name: Any = "key_rejected", sentence: str = "pool p: <b>key a</b> & more.") -> PoolEvent:
-    """Make an event."""
     return PoolEvent(name, "p", "a", datetime.now(UTC), "key_invalid", sentence)
 
 
 def opened(*urls: str, events: Any = EVENTS) -> list[Receiver]:
-    """Open receivers by URL."""
     return open_receivers(None, [SecretStr(url) for url in urls], events)
 
 
 def done() -> bool:
-    """Whether nothing is being delivered."""
     return alerts.THREAD_NAME not in _threads()
 
 

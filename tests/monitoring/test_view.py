@@ -39,12 +39,10 @@ LIMITS = Limits(rpm=2, rpd=10)
 
 
 def report(rig: Rig) -> PoolReport:
-    """Return the report of a rig's pool, without a cache."""
     return source_of(rig.pool)
 
 
 def row(rig: Rig, key_id: str) -> dict[str, Any]:
-    """Return the row of one key."""
     found = report(rig).status()["keys"]
     return next(one for one in found if one["key_id"] == key_id)
 
@@ -301,7 +299,6 @@ OTHER = "gemini-2.5-pro"
 
 
 def would_get(rig: Rig, key_id: str, model: str) -> bool:
-    """Lease the key for the smallest request, and release it."""
     offer = ((0, rig.selector.keys[key_id]),)
     reply = rig.pool.state.acquire(CallInfo(model, VERB, tokens=1), offer, spread=False)
     if isinstance(reply, Lease):
@@ -339,7 +336,6 @@ def test_available_keys_are_those_that_a_call_gets(steps: list[Any]) -> None:
 
 
 def lines(rig: Rig) -> list[str]:
-    """Return the headline of `status()`."""
     return pool_health(rig.pool)[1]
 
 

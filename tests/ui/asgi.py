@@ -48,7 +48,6 @@ SCOPE = {
 
 
 def request(app: Any, path: str = "/", *, host: str = "127.0.0.1:8000", **more: Any) -> Reply:
-    """Send one request; *more* are parts of the scope, or headers with `_` for `-`."""
     scope = SCOPE | {name: value for name, value in more.items() if name in SCOPE}
     headers = {"host": host} | {name: value for name, value in more.items() if name not in SCOPE}
     bare, _, query = path.partition("?")

@@ -15,7 +15,6 @@ PATIENCE_MS = 90_000
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
-    """Serve apps until the test ends."""
     running: list[Server] = []
 
     def start(app: Any, port: int = 0) -> Server:
@@ -29,7 +28,6 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Start Debian's Chromium, once for a module."""
     if CHROMIUM is None:
         pytest.skip("no chromium here (tools/ci_packages.sh)")
     expect.set_options(timeout=PATIENCE_MS)
@@ -63,7 +61,6 @@ class Tab:
 
 @pytest.fixture
 def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
-    """Open pages in fresh profiles, and check at the end that there were no incidents."""
     tabs: list[Tab] = []
 
     def start(url: str, **options: Any) -> Tab:

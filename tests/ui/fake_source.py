@@ -19,25 +19,22 @@ OF_KEY = ["reset", "disable", "check"]
 
 
 def later(seconds: float = 0) -> str:
-    """Write a time from now as the API does."""
     moment = datetime.now(UTC) + timedelta(seconds=seconds)
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def window(amount: int, limit: int | None, source: str = "configured") -> dict[str, Any]:
-    """Make what is used of one limit."""
     return {"used": amount, "limit": limit, "source": None if limit is None else source}
 
 
 def used(rpm: Any, reason: str | None = None, at: str | None = None) -> dict[str, Any]:
-    """Make what is used with a model."""
     here = {"available": reason is None, "available_at": at, "reason": reason}
     return here | {"rpm": rpm, "tpm": window(1, None), "rpd": window(1, 20, "learned")}
 
 
 def key(key_id: str, project: str | None = "proj-a", state: str = "available", **more: Any) -> Any:
-    """Make one key of `status`."""
     allowed = {"disabled": ["enable", "check"], "unresolved": ["reset"]}.get(state, OF_KEY)
+<<<<<<< HEAD
     made = {
         "key_id": key_id,
         "project": project,
@@ -64,36 +61,31 @@ def key(key_id: str, project: str | None = "proj-a", state: str = "available", *
         "tokens_today": {"input": 0, "output": 0, "cached": 0},
         "history": {"from": None, "requests": [0] * 60, "failures": [0] * 60},
     }
+=======
+    none = ("reason", "cooldown_until", "cooldown_reason", "cooldown_scope", "last_error")
+    none += ("model", "available_at", "last_used", "usd_today", "usd_spent", "usd_per_day")
+    made: dict[str, Any] = dict.fromkeys(none)
+    made |= {"key_id": key_id, "project": project, "platform": "gemini_api", "tier": "free"}
+    made |= {"priority": 0, "state": state, "sentence": state, "available": state == "available"}
+    made |= {"success_count": 0, "error_count": 0, "used": {}, "allowed_actions": allowed}
+    made["tokens_today"] = {"input": 0, "output": 0, "cached": 0}
+    made["history"] = {"from": None, "requests": [0] * 60, "failures": [0] * 60}
+>>>>>>> f2daead (Keep the tests of one command in one file)
     assert more.keys() <= made.keys()
     return made | more
 
 
 def call(*attempts: tuple[str, int | None, str | None], **more: Any) -> dict[str, Any]:
-    """Make one call of `attempts`, from (key id, code, failure) of each attempt."""
-    made = {
-        "id": str(next(NUMBERS)),
-        "at": later(),
-        "model": MODEL,
-        "seconds": 1.2,
-        "outcome": "failed" if attempts and attempts[-1][2] else "ok",
-        "waited": False,
-        "workload": None,
-        "trace_id": None,
-        "trace_url": None,
-        "input_tokens": 1_200,
-        "output_tokens": 340,
-        "cost_usd": 0.0012,
-        "attempts": [
-            {
-                "key_id": key_id,
-                "code": code,
-                "failure": failure,
-                "seconds": 0.4,
-                "message": f"Google about {failure}" if failure else "",
-            }
-            for key_id, code, failure in attempts
-        ],
-    }
+    failed = bool(attempts and attempts[-1][2])
+    made: dict[str, Any] = dict.fromkeys(("workload", "trace_id", "trace_url"))
+    made |= {"id": str(next(NUMBERS)), "at": later(), "model": MODEL, "seconds": 1.2}
+    made |= {"outcome": "failed" if failed else "ok", "waited": False, "cost_usd": 0.0012}
+    made |= {"input_tokens": 1_200, "output_tokens": 340}
+    made["attempts"] = [
+        {"key_id": key_id, "code": code, "failure": failure, "seconds": 0.4}
+        | {"message": f"Google about {failure}" if failure else ""}
+        for key_id, code, failure in attempts
+    ]
     return made | more
 
 
@@ -139,6 +131,7 @@ class FakeSource:
             found.sort(key=lambda one: one["key_id"], reverse=sort.startswith("-"))
         shown = found[offset : offset + limit]
         hour = {"calls": 331, "failed_calls": 2, "requests": 340, "failures": 9, "waits": 3}
+<<<<<<< HEAD
         summary: dict[str, Any] = {
             "keys": len(self.keys),
             "available": states["available"],
@@ -152,21 +145,23 @@ class FakeSource:
                 for one in shown
                 if one["project"] is not None
             },
+=======
+        summary: dict[str, Any] = {"keys": len(self.keys), "available": states["available"]}
+        summary |= {"states": states, "next": {"key_id": first, "available_at": at}}
+        summary |= {"models": models, "last_hour": hour}
+        today = {"input_tokens": 120_331, "output_tokens": 20_331, "cost_usd": 0.1234}
+        summary["today"] = today
+        summary["projects"] = {
+            one["project"]: {"usd_today": one["usd_spent"], "usd_per_day": one["usd_per_day"]}
+            for one in shown
+            if one["project"] is not None
+>>>>>>> f2daead (Keep the tests of one command in one file)
         }
-        return {
-            "pool": "default",
-            "shared": True,
-            "state_url": "redis://127.0.0.1:6379/0",
-            "degraded": False,
-            "at": later(),
-            "cost_known": True,
-            "has_records": True,
-            "summary": {**summary, "headline": headline_of(summary)},
-            "total": len(found),
-            "offset": offset,
-            "limit": limit,
-            "keys": shown,
-        } | self.more
+        summary["headline"] = headline_of(summary)
+        made = {"pool": "default", "shared": True, "state_url": "redis://127.0.0.1:6379/0"}
+        made |= {"degraded": False, "at": later(), "cost_known": True, "has_records": True}
+        made |= {"summary": summary, "total": len(found), "offset": offset, "limit": limit}
+        return made | {"keys": shown} | self.more
 
     def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
         """Return the calls that tried *key*."""
@@ -189,17 +184,9 @@ class FakeSource:
         if by in ("key", "project") and name:
             series |= dict.fromkeys(counters[3:])
         names = {"workload": self.workloads, "model": [MODEL]}.get(by, [])
-        return {
-            "by": by,
-            "name": name,
-            "hours": hours,
-            "at": later(),
-            "from": later(-slots * step),
-            "step_s": step,
-            "is_kept": True,
-            "series": series,
-            "shares": [{"name": one, **sums} for one in names],
-        }
+        made = {"by": by, "name": name, "hours": hours, "at": later(), "step_s": step}
+        made |= {"from": later(-slots * step), "is_kept": True, "series": series}
+        return made | {"shares": [{"name": one, **sums} for one in names]}
 
     def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
         """Return the first available key."""
@@ -249,7 +236,6 @@ class FakeSource:
 
 
 def sample() -> FakeSource:
-    """Return a pool with a key in each state, and a few calls."""
     keys = [
         key(
             "free_1",

@@ -58,7 +58,6 @@ class Server:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Run Debian's Chromium."""
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield started
@@ -66,12 +65,10 @@ def chromium() -> Iterator[Browser]:
 
 
 def row(page: Page, key_id: str) -> Locator:
-    """Find the row of a key."""
     return page.locator("tr.key").filter(has=page.locator("th .key-id", has_text=key_id))
 
 
 def details(page: Page, key_id: str) -> Locator:
-    """Open the details of a key, and return them."""
     dialog = page.locator("#details")
     if not dialog.is_visible():
         page.get_by_role("button", name=f"Details of {key_id}", exact=True).first.click()
@@ -80,5 +77,4 @@ def details(page: Page, key_id: str) -> Locator:
 
 
 def wait_for_rows(page: Page, count: int) -> None:
-    """Wait until the table has that many keys."""
     expect(page.locator("tr.key")).to_have_count(count)

@@ -17,18 +17,15 @@ OTHER = ("192.0.2.7", 40_000)
 
 @pytest.fixture
 def source() -> FakeSource:
-    """Make a source with one key that is cooling down."""
     return FakeSource([key("free_1", state="cooling_down")])
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait less after a wrong token."""
     monkeypatch.setattr(access, "WRONG_TOKEN_S", 0.01)
 
 
 def log_in(app: Any, **more: Any) -> Reply:
-    """Open the address that `keyrot ui` prints."""
     return request(app, f"/?token={TOKEN}", **more)
 
 
@@ -151,7 +148,6 @@ class Browser:
 
 @pytest.fixture
 def browser(source: FakeSource) -> Browser:
-    """Open a page that has actions."""
     app = ui.app(token=TOKEN, actions=True, source=source)
     return Browser(app, log_in(app))
 

@@ -151,23 +151,6 @@ def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> 
     expect(page.locator("#no-keys")).to_have_text("This pool has no key.")
 
 
-def test_all_keys_that_are_shown_are_reset_at_once(serve: Serve, open_tab: Open) -> None:
-    """After one question; what came of each key is listed, and a failure ends nothing."""
-    source = FakeSource([key("a", state="rejected"), key("b", state="rejected"), key("c")])
-    page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login).page
-    wait_for_rows(page, 3)
-    page.get_by_role("button", name="2 rejected").click()
-    wait_for_rows(page, 2)
-    page.get_by_role("button", name="Reset all shown").click()
-    expect(page.locator("#confirm")).to_have_accessible_name("Reset all 2 keys?")
-    page.locator("#confirm-yes").click()
-    results = ["aKey a is available again", "bKey b is available again"]
-    expect(page.locator("#results-list li")).to_have_text(results)
-    page.keyboard.press("Escape")
-    assert source.changed == [("reset", "a"), ("reset", "b")]
-    expect(page.locator("#no-keys")).to_have_text("No key matches this filter.")
-
-
 def test_what_is_shown_is_in_the_address(serve: Serve, open_tab: Open) -> None:
     """Filters, the order, a key and a call; a reload shows the same, and Back what was before."""
     page = open_tab(serve(ui.app(local=True, source=sample())).url).page
@@ -263,25 +246,6 @@ def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     expect(page.locator("#live-text")).to_have_text(re.compile(r"^Live, "))
 
 
-def test_ten_thousand_keys_are_paged_and_filtered(serve: Serve, open_tab: Open) -> None:
-    """The page has 50 of 10,000 keys at a time, and finds one by its id or its state."""
-    source = FakeSource([key(f"key_{n}") for n in range(10_000)])
-    source.keys[7_776].update(state="rejected", available=False)
-    page = open_tab(serve(ui.app(local=True, source=source)).url).page
-    wait_for_rows(page, 50)
-    expect(page.locator("#range")).to_have_text("1 to 50 of 10,000 keys")
-    expect(page.get_by_role("button", name="Previous")).to_be_disabled()
-    page.get_by_role("button", name="Next").click()
-    expect(page.locator("#range")).to_have_text("51 to 100 of 10,000 keys")
-    expect(page.locator("#keys")).to_be_focused()
-    expect(page.locator("#keys")).to_be_in_viewport()
-    page.get_by_role("searchbox", name="Key, project or model").fill("key_777")
-    expect(page.locator("#range")).to_have_text("11 matching keys")
-    page.get_by_role("combobox", name="State").select_option("rejected")
-    wait_for_rows(page, 1)
-    expect(row(page, "key_7776")).to_contain_text("rejected")
-
-
 def test_the_explanation_is_shown_for_a_model_and_a_workload(serve: Serve, open_tab: Open) -> None:
     """The explanation names the key that a call would get, and why the others are not used."""
     page = open_tab(serve(ui.app(local=True, source=sample())).url).page
@@ -298,7 +262,6 @@ def test_the_explanation_is_shown_for_a_model_and_a_workload(serve: Serve, open_
 
 
 def hostile_source() -> FakeSource:
-    """Put hostile texts wherever a text may have a foreign source."""
     usage = {text: used(window(1, 2, "<i>"), text, "<b>") for text in HOSTILE}
     keys = [
         key(text, text, "limited", sentence=text, last_error=text, used=usage) for text in HOSTILE
@@ -379,21 +342,6 @@ def test_axe_finds_nothing_serious(serve: Serve, open_tab: Open, scheme: str, wi
 
 
 def check_accessible(page: Page, part: str = "html") -> None:
-    """Let axe check a part of the page as it is."""
     found = Axe().run(page, part).response["violations"]
     serious = [one for one in found if one["impact"] in ("serious", "critical")]
     assert [(one["id"], [n["html"] for n in one["nodes"]]) for one in serious] == []
-
-
-def test_nothing_is_cut_off_at_any_width(serve: Serve, open_tab: Open) -> None:
-    """The page never scrolls sideways, with long names too, and its tables stay tables."""
-    source = sample()
-    source.keys[0].update(key_id="a" * 120, project="p" * 200, sentence="s" * 300)
-    page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login).page
-    wait_for_rows(page, 7)
-    for width in (320, 390, 620, 768, 1080, 1100, 1360):
-        page.set_viewport_size({"width": width, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        table = page.get_by_role("table", name="Keys, problems first")
-        expect(table.get_by_role("columnheader")).to_have_count(8)
-        expect(table.get_by_role("rowheader")).to_have_count(7)

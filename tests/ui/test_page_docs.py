@@ -26,12 +26,10 @@ MODEL = "gemini-2.5-flash"
 
 
 def section(heading: str) -> str:
-    """Return what is below a heading."""
     return PAGE.partition(f"### {heading}\n")[2].partition("\n### ")[0]
 
 
 def fields(content: Any, under: str = "") -> Iterator[str]:
-    """Yield the name of each field; maps by model or by state have no names."""
     if isinstance(content, list):
         for one in content:
             yield from fields(one)
@@ -44,10 +42,14 @@ def fields(content: Any, under: str = "") -> Iterator[str]:
 
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+<<<<<<< HEAD
     """Mount the page over a pool that has been used, with a failure."""
     (tmp_path / "keys.json").write_text(
         json.dumps([{"key_id": "one", "usd": {"day": 5}}, {"key_id": "two"}])
     )
+=======
+    (tmp_path / "keys.json").write_text(json.dumps([{"key_id": "one"}, {"key_id": "two"}]))
+>>>>>>> f2daead (Keep the tests of one command in one file)
     with FakeGemini() as gemini:
         for label in ("one", "two"):
             monkeypatch.setenv(f"GEMINI_KEY_{label}", gemini.add_key(label).value)

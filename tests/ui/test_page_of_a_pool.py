@@ -26,7 +26,6 @@ Serve = Callable[..., Any]
 
 @pytest.fixture
 def service() -> Iterator[FakeGemini]:
-    """Serve by the machine's clock, which the page's countdowns need."""
     with FakeGemini() as running:
         running.answer(ANSWER)
         yield running
@@ -34,7 +33,6 @@ def service() -> Iterator[FakeGemini]:
 
 @pytest.fixture
 def pool(service, tmp_path, monkeypatch) -> Iterator[Callable[..., Any]]:
-    """Install a pool of the given entries of keys.json, and return a client over it."""
     clients: list[Any] = []
 
     def install(*entries: dict[str, Any]) -> Any:
@@ -54,12 +52,10 @@ def pool(service, tmp_path, monkeypatch) -> Iterator[Callable[..., Any]]:
 
 
 def call(client: Any, model: str = MODEL) -> None:
-    """Send one call."""
     client.models.generate_content(model=model, contents=PROMPT)
 
 
 def refusal(code: int, status: str, message: str) -> Any:
-    """Let Google refuse with a message."""
     return Reply.custom(code, {"error": {"code": code, "status": status, "message": message}})
 
 
@@ -88,7 +84,6 @@ def test_a_key_that_goes_429_changes_its_row(service, pool, serve, open_tab) -> 
 
 
 def act(page: Page, key_id: str, action: str) -> None:
-    """Do something with a key, in its details."""
     details(page, key_id).get_by_role("button", name=f"{action} {key_id}").click()
     page.locator("#confirm-yes").click()
     expect(page.locator("#toast")).to_contain_text(key_id)
@@ -135,7 +130,6 @@ def test_no_value_prompt_or_answer_is_in_any_response(service, pool, monkeypatch
 
 
 def begin_within_a_minute() -> None:
-    """Wait if the minute ends soon: otherwise usage would count in the next one."""
     left = 60 - time.time() % 60
     if left < 8:
         time.sleep(left + 1.5)

@@ -118,6 +118,7 @@ def test_a_key_is_reset_by_keyboard_alone(serve: Serve, open_tab: Open) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(":focus")).to_have_text("Cancel")
     page.keyboard.press("Tab")
+    expect(page.locator("#confirm-yes")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#toast")).to_have_text("Key free_1 is available again")
     expect(page.locator(":focus")).to_have_accessible_name("Reset free_1")

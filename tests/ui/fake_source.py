@@ -34,43 +34,15 @@ def used(rpm: Any, reason: str | None = None, at: str | None = None) -> dict[str
 
 def key(key_id: str, project: str | None = "proj-a", state: str = "available", **more: Any) -> Any:
     allowed = {"disabled": ["enable", "check"], "unresolved": ["reset"]}.get(state, OF_KEY)
-<<<<<<< HEAD
-    made = {
-        "key_id": key_id,
-        "project": project,
-        "platform": "gemini_api",
-        "model": None,
-        "tier": "free",
-        "priority": 0,
-        "state": state,
-        "reason": None,
-        "sentence": state,
-        "available": state == "available",
-        "available_at": None,
-        "cooldown_until": None,
-        "cooldown_reason": None,
-        "cooldown_scope": None,
-        "last_error": None,
-        "last_used": None,
-        "success_count": 0,
-        "error_count": 0,
-        "used": {},
-        "usd_today": None,
-        "usd": {},
-        "allowed_actions": allowed,
-        "tokens_today": {"input": 0, "output": 0, "cached": 0},
-        "history": {"from": None, "requests": [0] * 60, "failures": [0] * 60},
-    }
-=======
     none = ("reason", "cooldown_until", "cooldown_reason", "cooldown_scope", "last_error")
-    none += ("model", "available_at", "last_used", "usd_today", "usd_spent", "usd_per_day")
+    none += ("model", "available_at", "last_used", "usd_today")
     made: dict[str, Any] = dict.fromkeys(none)
     made |= {"key_id": key_id, "project": project, "platform": "gemini_api", "tier": "free"}
     made |= {"priority": 0, "state": state, "sentence": state, "available": state == "available"}
-    made |= {"success_count": 0, "error_count": 0, "used": {}, "allowed_actions": allowed}
+    made |= {"success_count": 0, "error_count": 0, "used": {}, "usd": {}}
+    made["allowed_actions"] = allowed
     made["tokens_today"] = {"input": 0, "output": 0, "cached": 0}
     made["history"] = {"from": None, "requests": [0] * 60, "failures": [0] * 60}
->>>>>>> f2daead (Keep the tests of one command in one file)
     assert more.keys() <= made.keys()
     return made | more
 
@@ -131,31 +103,15 @@ class FakeSource:
             found.sort(key=lambda one: one["key_id"], reverse=sort.startswith("-"))
         shown = found[offset : offset + limit]
         hour = {"calls": 331, "failed_calls": 2, "requests": 340, "failures": 9, "waits": 3}
-<<<<<<< HEAD
-        summary: dict[str, Any] = {
-            "keys": len(self.keys),
-            "available": states["available"],
-            "states": states,
-            "next": {"key_id": first, "available_at": at},
-            "models": models,
-            "last_hour": hour,
-            "today": {"input_tokens": 120_331, "output_tokens": 20_331, "cost_usd": 0.1234},
-            "projects": {
-                one["project"]: {"usd_today": one["usd_today"], "usd": one["usd"]}
-                for one in shown
-                if one["project"] is not None
-            },
-=======
         summary: dict[str, Any] = {"keys": len(self.keys), "available": states["available"]}
         summary |= {"states": states, "next": {"key_id": first, "available_at": at}}
         summary |= {"models": models, "last_hour": hour}
         today = {"input_tokens": 120_331, "output_tokens": 20_331, "cost_usd": 0.1234}
         summary["today"] = today
         summary["projects"] = {
-            one["project"]: {"usd_today": one["usd_spent"], "usd_per_day": one["usd_per_day"]}
+            one["project"]: {"usd_today": one["usd_today"], "usd": one["usd"]}
             for one in shown
             if one["project"] is not None
->>>>>>> f2daead (Keep the tests of one command in one file)
         }
         summary["headline"] = headline_of(summary)
         made = {"pool": "default", "shared": True, "state_url": "redis://127.0.0.1:6379/0"}

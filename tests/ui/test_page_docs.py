@@ -42,14 +42,10 @@ def fields(content: Any, under: str = "") -> Iterator[str]:
 
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-<<<<<<< HEAD
     """Mount the page over a pool that has been used, with a failure."""
     (tmp_path / "keys.json").write_text(
         json.dumps([{"key_id": "one", "usd": {"day": 5}}, {"key_id": "two"}])
     )
-=======
-    (tmp_path / "keys.json").write_text(json.dumps([{"key_id": "one"}, {"key_id": "two"}]))
->>>>>>> f2daead (Keep the tests of one command in one file)
     with FakeGemini() as gemini:
         for label in ("one", "two"):
             monkeypatch.setenv(f"GEMINI_KEY_{label}", gemini.add_key(label).value)

@@ -125,7 +125,10 @@ State.acquire, State.settle = _recorded_acquire, _recorded_settle  # type: ignor
 class Rig:
     """A pool, the replies of upstream to each of its keys, and a record of sends and sleeps."""
 
-    def __init__(self, *keys: Candidate, **policy: Any) -> None:
+    def __init__(
+        self, *keys: Candidate, pool: Mapping[str, Any] | None = None, **policy: Any
+    ) -> None:
+        """*pool* has more arguments of `Pool`."""
         self.policy = RetryPolicy(**policy)
         self.clock = FakeClock()
         self.random = 0.0
@@ -148,6 +151,7 @@ class Rig:
             clock=self,
             random=lambda: self.random,
             configured=keys,
+            **(pool or {}),
         )
         self.state.pool = self.pool
 

@@ -13,6 +13,7 @@ MODEL = "gemini-2.5-flash"
 OK = Done("answer", Usage(input_tokens=10))
 
 
+KIND = "type.googleapis.com/google.rpc."
 STATUSES = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 429: "RESOURCE_EXHAUSTED"}
 
 
@@ -40,10 +41,9 @@ def exhausted(window: str, delay: str | None = None, value: int = 5, model: str 
         "quotaDimensions": {"model": model, "location": "global"},
         "quotaValue": str(value),
     }
-    kind = "type.googleapis.com/google.rpc."
-    details: list[Mapping[str, Any]] = [{"@type": f"{kind}QuotaFailure", "violations": [violation]}]
+    details: list[Mapping[str, Any]] = [{"@type": f"{KIND}QuotaFailure", "violations": [violation]}]
     if delay is not None:
-        details.append({"@type": f"{kind}RetryInfo", "retryDelay": delay})
+        details.append({"@type": f"{KIND}RetryInfo", "retryDelay": delay})
     return failure(429, "You exceeded your current quota", *details)
 
 
@@ -59,9 +59,8 @@ def day() -> Failed:
 def exceeds_limit(limit: int = 1_000) -> Failed:
     """Return the 429 of a minute's input tokens, of which there are no more than *limit* in all."""
     violation = {"quotaId": "GenerateContentInputTokensPerMinute", "quotaValue": str(limit)}
-    kind = "type.googleapis.com/google.rpc."
-    quota = {"@type": f"{kind}QuotaFailure", "violations": [violation]}
-    named = {"@type": f"{kind}RetryInfo", "retryDelay": "9s"}
+    quota = {"@type": f"{KIND}QuotaFailure", "violations": [violation]}
+    named = {"@type": f"{KIND}RetryInfo", "retryDelay": "9s"}
     return failure(429, "You exceeded your current quota", quota, named)
 
 
@@ -84,8 +83,9 @@ def expired() -> Failed:
 
 def blocked() -> Failed:
     """Return the 403 of a key that may not use this method of the API."""
-    kind = "type.googleapis.com/google.rpc.ErrorInfo"
-    return failure(403, "Blocked.", {"@type": kind, "reason": "API_KEY_SERVICE_BLOCKED"})
+    return failure(
+        403, "Blocked.", {"@type": f"{KIND}ErrorInfo", "reason": "API_KEY_SERVICE_BLOCKED"}
+    )
 
 
 def denied() -> Failed:

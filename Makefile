@@ -17,7 +17,7 @@ LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -57,9 +57,6 @@ bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.m
 
 bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server and write benchmarks/PEERS.md
 	@.venv-bench/bin/python -m benchmarks.peers
-
-chaos: $(READY)  ## kill, stop, cut off and fail over Redis under 64 callers and write benchmarks/CHAOS.md
-	@PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos
 
 goodput: $(READY)  ## measure the share of allowed requests that the pool uses and write benchmarks/GOODPUT.md
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.goodput

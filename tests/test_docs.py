@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from support.collector import running_collector
+from support.collector import Collector
 from support.docs_blocks import PAGES, ROOT, Block, blocks
 from support.forks import run_fork
 from support.servers import server
@@ -105,7 +105,7 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
     They have the name of the service under which the page says to find them.
     """
     path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
-    with running_collector() as collector:
+    with Collector() as collector:
         _run(
             tmp_path,
             "-m",

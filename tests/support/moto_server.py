@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import boto3
@@ -15,6 +14,8 @@ import botocore.session
 import requests
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
+
+from support.json_server import JsonServer, Request, Response
 
 REGION = "eu-central-1"
 
@@ -85,7 +86,7 @@ def moto_server() -> MotoServer:
     return MotoServer()
 
 
-class RefusingServer:
+class RefusingServer(JsonServer):
     """A server that answers as Secrets Manager does where a request is refused.
 
     Args:
@@ -93,30 +94,15 @@ class RefusingServer:
     """
 
     def __init__(self, answers: Callable[[str, dict[str, Any]], tuple[int, Any]]) -> None:
-        self.targets: list[str] = []
-        outer = self
+        kind = {"Content-Type": "application/x-amz-json-1.1"}
+        super().__init__(
+            lambda request: Response(*answers(_target(request), json.loads(request.body)), kind)
+        )
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    @property
+    def targets(self) -> list[str]:
+        return [_target(request) for request in self.requests]
 
-            def do_POST(self) -> None:
-                target = self.headers["X-Amz-Target"].rpartition(".")[2]
-                outer.targets.append(target)
-                sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, answer = answers(target, sent)
-                body = json.dumps(answer).encode()
-                # In one write, or Nagle's algorithm costs 44 ms.
-                head = f"HTTP/1.1 {status} -\r\nContent-Type: application/x-amz-json-1.1\r\n"
-                self.wfile.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
-            def log_message(self, *args: Any) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+def _target(request: Request) -> str:
+    return request.headers["x-amz-target"].rpartition(".")[2]

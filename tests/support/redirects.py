@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from keyrot_middleware.testing import FakeGemini
+from support.json_server import JsonServer, Request, Response
 
 INVALID = (
     b'{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.", '
@@ -16,44 +15,26 @@ INVALID = (
 )
 
 
-class Server:
+class Server(JsonServer):
     """A server on loopback that redirects everything, or answers every request alike."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        self.seen: list[tuple[str, str, str]] = []
-        self.headers, self.bodies, self.answer = headers, dict[str, bytes](), body
-        server = self
+        self.headers, self.bodies, self.status, self.body = (
+            headers,
+            dict[str, bytes](),
+            status,
+            body,
+        )
+        super().__init__(self._reply)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def _reply(self, request: Request) -> Response:
+        found = self.bodies.get(request.path)
+        status = self.status if found is None else 200
+        return Response(status, self.body if found is None else found, self.headers)
 
-            def do_GET(self) -> None:
-                self.rfile.read(int(self.headers.get("content-length") or 0))
-                server.seen.append((self.command, self.path, str(self.headers)))
-                answer = server.bodies.get(self.path, server.answer)
-                self.send_response(200 if self.path in server.bodies else status)
-                for name, value in server.headers.items():
-                    self.send_header(name, value)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            do_POST = do_GET  # noqa: N815 - the name is http.server's
-
-            def log_message(self, *_: Any) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.host = f"127.0.0.1:{self._server.server_port}"
-        self.url = f"http://{self.host}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    @property
+    def seen(self) -> list[tuple[str, str, str]]:
+        return [(one.method, one.path, str(one.headers)) for one in self.requests]
 
 
 class Gateway:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.collector import Collector, running_collector
+from support.collector import Collector
 from support.forks import fork_program
 
 from keyrot_middleware.testing import FakeGemini
@@ -38,7 +38,7 @@ print(trace.get_tracer_provider() is own, len(spans.get_finished_spans()))
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     """Serve until the test ends."""
-    with running_collector() as server:
+    with Collector() as server:
         yield server
 
 
@@ -96,7 +96,7 @@ def test_spans_are_exported_and_flushed_at_the_end_of_the_program(
 ) -> None:
     """One setting is enough for a program without OpenTelemetry to export its spans."""
     assert program(*parts, by=by).stderr == ""
-    assert {path for path, _, _ in collector.got} == {"/v1/traces"}
+    assert {request.path for request in collector.requests} == {"/v1/traces"}
     assert b"generate_content gemini-2.5-flash" in collector.held
     assert b"attempt key_1" in collector.held
 
@@ -117,7 +117,7 @@ def test_a_program_with_a_provider_keeps_it(program, collector, parts, by) -> No
     """Its provider gets our spans, and no second one is made; `keyrot run` begins before it."""
     done = program(*parts, by=by)
     assert (done.stdout, done.stderr) == ("True 2\n", "")
-    assert collector.got == []
+    assert collector.requests == []
 
 
 def test_calls_succeed_without_a_collector(program: Program) -> None:

@@ -5,37 +5,15 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any
 
-from keyrot_middleware.secrets import SecretStore
+StoreServer = Any
+"""A server with secrets, and our store in front of it; one for each kind of store.
 
-
-class StoreServer(Protocol):
-    """A server with secrets, and our store in front of it; one for each kind of store."""
-
-    scheme: str
-
-    def open(self) -> SecretStore: ...
-
-    def put(self, key_id: str, value: str | bytes) -> None: ...
-
-    def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
-        """Write one secret of several fields; return each field's reference, as in keys.json."""
-        ...
-
-    def remove(self, key_id: str) -> None: ...
-
-    def denied(self) -> SecretStore: ...
-
-    def down(self) -> SecretStore: ...
-
-    def hanging(self) -> SecretStore:
-        """Open a store at an address that accepts connections and never answers."""
-        ...
-
-    def requests(self) -> int:
-        """Count the requests so far; only the difference of two counts means anything."""
-        ...
+It has `scheme`, `open()`, `put(key_id, value)`, `put_fields(name, fields)`, which returns each
+field's reference as in keys.json, `remove(key_id)`, `denied()`, `down()`, `hanging()` and
+`requests()`, of which only the difference of two counts means anything.
+"""
 
 
 class OneSecretServer(ABC):

@@ -9,17 +9,16 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.pool import in_flight
+from support.pool import Ledger
 
 import keyrot_middleware
 from keyrot_middleware import _install
-from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome
 from keyrot_middleware.errors import raise_internal_errors
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.runtime.pool import Pool
@@ -130,65 +129,6 @@ def gemini(clock: FakeClock) -> Iterator[FakeGemini]:
     """Serve until the test ends, by the same clock as the pool."""
     with FakeGemini(clock) as server:
         yield server
-
-
-class Ledger:
-    """Every lease of a pool, and how it was settled."""
-
-    def __init__(self, state: Any) -> None:
-        self.leases: list[Lease] = []
-        self.pool: Pool | None = None
-        self._outcomes: list[tuple[Lease, Outcome]] = []
-        self.checked = True
-        """False where the test itself makes the records incomplete."""
-        self._state, self._acquire, self._settle = state, state.acquire, state.settle
-        state.acquire, state.settle = self.acquire, self.settle
-
-    def acquire(self, *args: Any, **kwargs: Any) -> Any:
-        """Record a lease."""
-        reply = self._acquire(*args, **kwargs)
-        if isinstance(reply, Lease):
-            self.leases.append(reply)
-        return reply
-
-    def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
-        """Record a settlement; a later report of resource names, without a lease, is none."""
-        if lease.reservation is not None and outcome.kind is not LeaseOutcome.SERVING:
-            self._outcomes.append((lease, outcome))
-        until: float | None = self._settle(lease, outcome, names)
-        return until
-
-    @property
-    def outcomes(self) -> list[tuple[Lease, Outcome]]:
-        """How the leases ended, those of closed and dropped calls too."""
-        if self.pool is not None:
-            self.pool.settle_abandoned()
-        return self._outcomes
-
-    @property
-    def kinds(self) -> list[LeaseOutcome]:
-        """How the leases ended, in order."""
-        return [outcome.kind for _, outcome in self.outcomes]
-
-    @property
-    def keys(self) -> list[str]:
-        """The keys of the settled leases, in order."""
-        return [lease.key_id for lease, _ in self.outcomes]
-
-    @property
-    def under_way(self) -> dict[str, int]:
-        """What the state counts as in flight."""
-        if self.pool is not None:
-            self.pool.settle_abandoned()
-        return in_flight(self._state)
-
-    def check(self) -> None:
-        """Check that every lease was settled, and none twice."""
-        if self.under_way:
-            gc.collect()  # a stream that was dropped in a cycle
-        settled = Counter(id(lease) for lease, _ in self.outcomes)
-        assert settled == Counter(id(lease) for lease in self.leases)
-        assert self.under_way == {}
 
 
 class Install:

@@ -81,7 +81,7 @@ async def test_a_call_without_a_state_uses_the_pool_without_reservations(
     rig.will("a", invalid())
     assert (rig.call() if way == "sync" else await rig.acall()) == "answer"
     assert rig.sent == ["a", "b"]
-    assert rig.state.settled == []
+    assert rig.ledger.outcomes == []
 
 
 @pytest.mark.usefixtures("lenient")

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support.pool import INFO, STREAMED, Rig, in_flight, key
+from support.pool import INFO, STREAMED, Rig, key
 from support.replies import OK, Chunks, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
@@ -37,8 +37,8 @@ def _no_key(exhausted: Exhausted) -> BaseException:
 
 def kinds(rig: Rig) -> list[LeaseOutcome]:
     """Return how the leases ended; check that each ended once."""
-    rig.state.check()
-    return [outcome.kind for _, outcome in rig.state.settled]
+    rig.check()
+    return [outcome.kind for _, outcome in rig.ledger.outcomes]
 
 
 def tokens(rig: Rig) -> int:
@@ -85,7 +85,7 @@ async def test_a_call_and_a_stream_rotate_until_they_are_served(way: str) -> Non
     rig.will("b", Chunks(1, 2, 3))
     assert (rig.call(STREAMED) if way == "sync" else await rig.acall(STREAMED)) == [1, 2, 3]
     assert rig.sent == ["a", "b", "a", "b"]
-    assert rig.state.settled[-1][1].usage.input_tokens == 6
+    assert rig.ledger.outcomes[-1][1].usage.input_tokens == 6
     assert kinds(rig) == [FAILURE, SUCCESS] * 2
 
 
@@ -102,7 +102,7 @@ async def test_no_key_raises_what_the_adapter_has_made(way: str) -> None:
             await runner.arun(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
     assert caught.value.args[0].keys() == {"a", "b"}
     assert caught.value.__context__ is None
-    rig.state.check()
+    rig.check()
 
 
 async def test_an_async_session_keeps_its_lease_until_it_is_closed() -> None:
@@ -110,9 +110,9 @@ async def test_an_async_session_keeps_its_lease_until_it_is_closed() -> None:
     rig.will("a", Chunks("the session"))
     opened, relay = await runner.ahold(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
     assert opened == "the session"
-    assert in_flight(rig.state) == {"a": 1}
+    assert rig.ledger.under_way == {"a": 1}
     await relay.aclose()
-    assert not in_flight(rig.state)
+    assert not rig.ledger.under_way
     assert kinds(rig) == [ABANDONED]
 
 
@@ -364,8 +364,7 @@ def test_ctrl_c_at_any_moment_loses_no_key(info: Any) -> None:
         with suppress(KeyboardInterrupt), ctrl_c:
             assert rig.call(info) in ("answer", [1, 2, 3])
         was_raised = ctrl_c.left == 0
-        rig.state.leases.clear()
-        rig.state.settled.clear()
+        rig.ledger.clear()
         rig.script.clear()
         rig.clock.advance(60)
         with suppress(KeyboardInterrupt):

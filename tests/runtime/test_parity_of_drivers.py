@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from random import Random
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import replies as r
-from support.pool import INFO, STREAMED, RecordingState, Rig, Tape, key
+from support.pool import INFO, STREAMED, Rig, Tape, key
 from support.replies import Chunks
 
 from keyrot_middleware.core.commands import Refresh, Send, Settle, Sleep
@@ -17,6 +18,7 @@ from keyrot_middleware.core.flow import CallState, Exhausted
 from keyrot_middleware.core.model import Lease, Limits
 from keyrot_middleware.core.waiting import Ticket
 from keyrot_middleware.runtime import runner
+from keyrot_middleware.state import MemoryState
 
 FAULTS: dict[str, Any] = {
     "ok": lambda: r.OK,
@@ -131,7 +133,7 @@ class Ran(Tape):
             raise self.when[self.step]
         waits = type(command) is Sleep and command.reason == "key"
         if waits and not self.call.info.bound_to_owner:
-            acquire = super(RecordingState, self.rig.state).acquire
+            acquire = partial(MemoryState.acquire, self.rig.state)
             for key_id, one in self.rig.selector.keys.items():
                 offer, is_out = ((0, one),), key_id in self.call.excluded
                 if not is_out and isinstance(acquire(self.call.info, offer, spread=False), Lease):
@@ -220,8 +222,8 @@ def test_the_same_script_has_the_same_result_sync_and_async(seed: int) -> None:
         SEEN.add(type(ran.result).__name__)
     assert (rig.sent, rig.slept) == (twin.sent, twin.slept)
     assert rig.state.snapshot(script.keys) == twin.state.snapshot(script.keys)
-    rig.state.check()
-    twin.state.check()
+    rig.check()
+    twin.check()
 
 
 def test_the_scripts_cover_every_command() -> None:

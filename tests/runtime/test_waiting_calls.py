@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from support.pool import INFO, RecordingState, Rig, key
+from support.pool import INFO, Ledger, Rig, key
 from support.replies import OK, lost, minute
 from support.servers import wait_for
 
@@ -16,6 +16,7 @@ from keyrot_middleware.core import flow, waiting
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Block, CallInfo, Lease, LeaseOutcome, Limits, Outcome
 from keyrot_middleware.runtime.pool import SystemClock
+from keyrot_middleware.state import MemoryState
 
 SUCCESS = Outcome(LeaseOutcome.SUCCESS)
 
@@ -32,7 +33,8 @@ class Running(SystemClock):
 
 def real(*keys: Any, **policy: Any) -> Rig:
     rig, clock = Rig(*keys, **policy), Running()
-    rig.state = rig.pool.state = RecordingState(rig.policy, clock.time)
+    rig.state = rig.pool.state = MemoryState(rig.policy, clock.time)
+    rig.ledger = Ledger(rig.state, rig.pool)
     rig.pool.clock = clock
     return rig
 
@@ -99,7 +101,7 @@ def test_a_call_that_ends_wakes_the_first_waiting_call(way: str) -> None:
         callers.begin(f"{number}", INFO._replace(tokens=number))
     release.set()
     callers.end()
-    assert [lease.tokens for lease in rig.state.leases] == [INFO.tokens, 0, 1, 2, 3]
+    assert [lease.tokens for lease in rig.ledger.leases] == [INFO.tokens, 0, 1, 2, 3]
 
 
 def test_an_unused_reservation_serves_the_first_waiting_call(way: str) -> None:

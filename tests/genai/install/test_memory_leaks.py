@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from collections import deque
 from collections.abc import Callable
 
 import pytest
 from support.modes import MODEL
-from support.pool import in_flight
 
 from keyrot_middleware.testing import FakeGemini, Reply
 
@@ -34,7 +34,7 @@ def unrecorded(pool):
 
     def install(*keys, **settings):
         made = pool(*keys, **settings)
-        del made.state.acquire, made.state.settle
+        pool.ledger.leases = pool.ledger._outcomes = deque(maxlen=0)
         pool.ledger.checked = False
         made.activity.add = lambda record: None
         return made
@@ -80,7 +80,7 @@ def test_sync_calls_leave_nothing(unrecorded, connect) -> None:
 
     assert not keeps(work, CALLS)
     made.settle_abandoned()
-    assert in_flight(made.state) == {}
+    assert made.state.ledger.under_way == {}
 
 
 def test_async_calls_leave_nothing(unrecorded, connect) -> None:
@@ -103,7 +103,7 @@ def test_async_calls_leave_nothing(unrecorded, connect) -> None:
         assert not keeps(lambda number: loop.run(some(number)), CALLS)
         loop.run(client.aio.aclose())
     made.settle_abandoned()
-    assert in_flight(made.state) == {}
+    assert made.state.ledger.under_way == {}
 
 
 def test_failing_calls_leave_nothing(gemini, unrecorded, connect, clock) -> None:
@@ -124,7 +124,7 @@ def test_failing_calls_leave_nothing(gemini, unrecorded, connect, clock) -> None
 
     assert not keeps(work, CALLS)
     made.settle_abandoned()
-    assert in_flight(made.state) == {}
+    assert made.state.ledger.under_way == {}
 
 
 def test_clients_leave_nothing(gemini, unrecorded) -> None:
@@ -141,4 +141,4 @@ def test_clients_leave_nothing(gemini, unrecorded) -> None:
 
     assert not keeps(work, 45, 20)
     made.settle_abandoned()
-    assert in_flight(made.state) == {}
+    assert made.state.ledger.under_way == {}

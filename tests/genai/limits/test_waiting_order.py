@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from support.modes import MODEL, ask_async, ask_sync, calls
-from support.pool import in_flight
 from support.servers import BINARIES, Server, wait_for
 
 from keyrot_middleware.runtime.pool import SystemClock
@@ -141,7 +140,7 @@ class TestInMinutes:
         """Each call is served in its minute or the next: none waits for longer."""
         gemini.add_key("A", rpm=50)
         made = pool({"key_id": "A", "rpm": 50}, max_wait_s=65)
-        clock.idle = lambda: not in_flight(made.state)
+        clock.idle = lambda: not made.state.ledger.under_way
         results = calls(mode, connect(), 240, at_once=CALLERS, model=MODEL)
         assert [text for text in results if text != "ok from A"] == []
         assert gemini.count(status=429) == 0

@@ -5,40 +5,22 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
-from support.fake_settings import AUTH, A, B, C, write_keys, wrong
+from support.fake_settings import AUTH, A, B, C, write_keys
 
 from keyrot_middleware.adapters import origin_from_url
 from keyrot_middleware.core.model import LAST_RESORT, POOL_KEY, RetryPolicy
-from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets.stores import open_secret_cache
-from keyrot_middleware.settings import ENV_NAMES, GOOGLE_HOST, VERTEX_HOST, Settings, load, origins
+from keyrot_middleware.settings import ENV_NAMES, Settings, load, origins
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = Settings.model_construct().model_dump(exclude={"keys_file"})
 
 
-def test_nothing_set_gives_the_defaults_and_no_key() -> None:
-    """Without any setting the documented defaults hold and the pool is empty."""
-    config = load()
-    assert config.keys == ()
-    assert config.warnings == ()
-    assert config.policy == RetryPolicy("spread", 0, 2, 65.0, 30.0, 900.0)
-    settings = config.settings
-    assert settings.enabled
-    assert settings.secret_store == "env"
-    assert settings.state_url == "memory://"
-    assert settings.pool == "default"
-    assert settings.allowed_hosts == (GOOGLE_HOST, VERTEX_HOST)
-    assert settings.tracing == "off"
-
-
 def test_an_argument_beats_the_environment_beats_the_file_beats_the_default(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+    here, monkeypatch
 ) -> None:
     """Each layer of settings hides the ones below it."""
     (here / ".env").write_text("KEYROT_POOL=from-file\nKEYROT_MAX_RETRIES=7\nOTHER=1\n")
@@ -50,9 +32,7 @@ def test_an_argument_beats_the_environment_beats_the_file_beats_the_default(
     assert load().policy.max_retries == 7
 
 
-def test_an_empty_value_means_the_default_and_hides_the_layers_below(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_value_means_the_default_and_hides_the_layers_below(here, monkeypatch) -> None:
     """`KEYROT_POOL=` in the environment switches off what .env says."""
     (here / ".env").write_text(f"KEYROT_POOL=from-file\nGEMINI_API_KEYS={A}\n")
     for name in ENV_NAMES.values():
@@ -60,12 +40,6 @@ def test_an_empty_value_means_the_default_and_hides_the_layers_below(
     config = load()
     assert (config.keys, config.warnings, config.policy) == ((), (), RetryPolicy())
     assert config.settings.pool == "default"
-
-
-@pytest.mark.parametrize("value", ["spread", "FILL", " sticky "])
-def test_choices_ignore_case_and_blanks(value: str) -> None:
-    """A choice in capitals is the same choice."""
-    assert load(strategy=value).policy.strategy == value.strip().lower()
 
 
 def test_hosts_are_compared_in_lower_case_and_once() -> None:
@@ -94,7 +68,7 @@ def test_hosts_are_compared_in_lower_case_and_once() -> None:
         ("proxy.test:8443", "https://proxy.test:8443"),
     ],
 )
-def test_every_host_that_is_accepted_can_match(host: str, url: str) -> None:
+def test_every_host_that_is_accepted_can_match(host, url) -> None:
     """Addresses in brackets and a scheme's own port match those of the base URL."""
     names = origins(load(allowed_hosts=[host]).settings.allowed_hosts)
     assert origin_from_url(url) in names
@@ -117,7 +91,7 @@ def test_every_host_that_is_accepted_can_match(host: str, url: str) -> None:
         ("proxy.test", "proxy.test"),
     ],
 )
-def test_only_written_hosts_and_ports_are_allowed(host: str, url: str) -> None:
+def test_only_written_hosts_and_ports_are_allowed(host, url) -> None:
     """Plain HTTP is allowed for loopback, or where it is written; a port is that port alone."""
     names = origins(load(allowed_hosts=[host]).settings.allowed_hosts)
     assert origin_from_url(url) not in names
@@ -128,15 +102,7 @@ def test_the_end_of_an_address_is_no_port() -> None:
     assert origins(["[2001:db8::1:80]"]) == {"https://[2001:db8::1:80]:443"}
 
 
-@pytest.mark.parametrize(
-    "url", ["redis://u:p w@h/0", "unix://u:p@/run/a@b/#s", "redis://h/0?sentinel_password=a/b@c"]
-)
-def test_urls_of_a_state_that_can_be_read_are_let_through(url: str) -> None:
-    """Blanks need no encoding; a socket's path and the options may have an `@`."""
-    assert load(state_url=url).state_url == url
-
-
-def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_keys_makes_a_pool(monkeypatch) -> None:
     """GEMINI_API_KEYS alone: key_1, key_2, …; blanks and repeats dropped, repeats reported."""
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A}, {B},,{A} ,{POOL_KEY},{C}")
     config = load()
@@ -146,7 +112,7 @@ def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [cache.value(key_id).reveal() for key_id in cache.resolved] == [A, B, C]
 
 
-def test_both_kinds_of_keys_join(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_kinds_of_keys_join(here, monkeypatch) -> None:
     """Keys of keys.json come first; numbered keys do not change their ids."""
     write_keys(here / "keys.json", {"key_id": "key_1"}, {"key_id": "flash_01"})
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{B}")
@@ -155,9 +121,7 @@ def test_both_kinds_of_keys_join(here: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert ids == ["key_1", "flash_01", "key_2", "key_3", "GEMINI_API_KEY"]
 
 
-def test_keys_given_as_an_argument_are_the_pool(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_given_as_an_argument_are_the_pool(here, monkeypatch) -> None:
     """Neither keys.json nor the single key of the environment is added, unless it is given too."""
     path = write_keys(here / "keys.json", {"key_id": "paid_01"})
     monkeypatch.setenv("GEMINI_API_KEY", C)
@@ -166,14 +130,6 @@ def test_keys_given_as_an_argument_are_the_pool(
     both = load(keys=[A], keys_file=path, gemini_api_key=C)
     assert [key.key_id for key in both.keys] == ["paid_01", "key_1", "GEMINI_API_KEY"]
     assert [key.key_id for key in load(keys=[]).keys] == ["paid_01", "GEMINI_API_KEY"]
-
-
-def test_a_named_file_is_read_in_place_of_the_usual_one(here: Path) -> None:
-    """KEYROT_KEYS_FILE names another file; the usual one is then not read."""
-    (here / "keys.json").write_text("not JSON")
-    path = write_keys(here / "mine.json", {"key_id": "mine"})
-    assert [key.key_id for key in load(keys_file=path).keys] == ["mine"]
-    assert "keys.json: not JSON, line 1, column 1" in wrong()
 
 
 @pytest.mark.parametrize(
@@ -187,9 +143,7 @@ def test_a_named_file_is_read_in_place_of_the_usual_one(here: Path) -> None:
         ({}, None),
     ],
 )
-def test_the_single_key_is_chosen_as_the_sdk_does(
-    settings: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_single_key_is_chosen_as_the_sdk_does(settings, expected, monkeypatch) -> None:
     """GOOGLE_API_KEY comes first; empty and the placeholder mean none; alone it is a pool."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
@@ -201,21 +155,7 @@ def test_the_single_key_is_chosen_as_the_sdk_does(
         assert open_secret_cache(config).value(expected).reveal() == settings[expected]
 
 
-def test_the_layers_hold_for_the_single_key_too(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """GEMINI_API_KEY of a higher layer beats GOOGLE_API_KEY of a lower one."""
-    (here / ".env").write_text(f"GOOGLE_API_KEY={A}\n")
-    assert open_secret_cache(load()).value("GOOGLE_API_KEY").reveal() == A
-    monkeypatch.setenv("GEMINI_API_KEY", B)
-    assert open_secret_cache(load()).value("GEMINI_API_KEY").reveal() == B
-    monkeypatch.setenv("GOOGLE_API_KEY", A)
-    assert open_secret_cache(load(gemini_api_key=C)).value("GEMINI_API_KEY").reveal() == C
-
-
-def test_the_state_url_or_the_redis_url_is_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_state_url_or_the_redis_url_is_used(monkeypatch) -> None:
     """KEYROT_STATE_URL; with `redis` REDIS_URL; otherwise memory. Passwords are not shown."""
     assert load().state_url == "memory://"
     monkeypatch.setenv("REDIS_URL", "redis://:hunter2@cache/0")
@@ -233,21 +173,10 @@ def test_the_state_url_or_the_redis_url_is_used(
 
 
 @pytest.mark.parametrize("url", ["tcp://:hunter2@cache", "redis://:hunter2@cache"])
-def test_a_redis_url_of_the_program_is_not_used(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_url_of_the_program_is_not_used(url, monkeypatch) -> None:
     """It may have another purpose: it is no consent, whether it is usable or not."""
     monkeypatch.setenv("REDIS_URL", url)
     assert (load().state_url, load().warnings) == ("memory://", ())
-
-
-def test_a_required_redis_url_must_be_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """KEYROT_STATE_URL=redis requires it, so a missing or wrong one is an error."""
-    monkeypatch.setenv("KEYROT_STATE_URL", "redis")
-    with pytest.raises(ConfigError, match=r"REDIS_URL, .* it is not set"):
-        load()
-    monkeypatch.setenv("REDIS_URL", "tcp://:hunter2@cache")
-    with pytest.raises(ConfigError, match=r"REDIS_URL, .* it is no URL that can be used") as caught:
-        load()
-    assert "hunter2" not in str(caught.value)
 
 
 def test_a_shared_state_without_a_pool_name_is_a_warning() -> None:
@@ -258,7 +187,7 @@ def test_a_shared_state_without_a_pool_name_is_a_warning() -> None:
     assert load().warnings == ()
 
 
-def test_a_good_config_shows_and_pickles_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_good_config_shows_and_pickles_no_secret(monkeypatch) -> None:
     """Neither repr nor warnings nor pickle carry a key; a copy is still possible."""
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{A},{AUTH}")
     config = load(gemini_api_key=B)
@@ -270,18 +199,7 @@ def test_a_good_config_shows_and_pickles_no_secret(monkeypatch: pytest.MonkeyPat
     assert copy.copy(config.settings) == config.settings
 
 
-def test_the_config_is_frozen() -> None:
-    """Nothing can be changed after it was checked."""
-    config = load(keys=A)
-    with pytest.raises(FrozenInstanceError):
-        config.keys = ()  # type: ignore[misc]
-    with pytest.raises(ValidationError):
-        config.settings.pool = "x"
-    with pytest.raises(TypeError):
-        config.inline["x"] = config.inline["key_1"]  # type: ignore[index]
-
-
-def test_the_examples_load_together(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_load_together(here, monkeypatch) -> None:
     """.env.example with every line switched on, filled in, loads with keys_example.json."""
     text = re.sub(r"^#(?=[A-Z0-9_]+=)", "", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
     for value, name in zip((A, B, C), ("flash_01=", "flash_02=", "TEAM_PRO_KEY="), strict=True):

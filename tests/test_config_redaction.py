@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.modes import spread
 
 import keyrot_middleware
 from keyrot_middleware import ConfigError
@@ -53,11 +54,8 @@ WRONG: dict[str, Wrong] = {
 }
 
 
-@pytest.mark.parametrize("place", WRONG)
-@pytest.mark.parametrize("kind", NEAR)
-def test_no_error_shows_it(
-    kind: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("place", "kind"), spread(WRONG, NEAR))
+def test_no_error_shows_it(kind, place, tmp_path, monkeypatch) -> None:
     """A key that was copied badly may be in the wrong place too."""
     monkeypatch.chdir(tmp_path)
     near = NEAR[kind]
@@ -71,14 +69,14 @@ def test_no_error_shows_it(
 @pytest.mark.parametrize(
     "value", ["gemini-2.5-flash-image-preview-customtools", "a" * 60, "generate-content-per-day-2"]
 )
-def test_ordinary_text_is_shown(value: str) -> None:
+def test_ordinary_text_is_shown(value) -> None:
     """A long word is no key."""
     with pytest.raises(ConfigError, match=value):
         keyrot_middleware.install(strategy=value)
 
 
 @pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1/0?nope=1", "redis:///:{}@host"])
-def test_no_frame_shows_the_password_of_the_state(url: str) -> None:
+def test_no_frame_shows_the_password_of_the_state(url) -> None:
     """Error reporters record local variables."""
     with pytest.raises(ConfigError) as caught:
         keyrot_middleware.install(keys=["FAKE-a"], state_url=url.format("FAKE-password"))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import threading
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +21,7 @@ QUOTA = {"error": {"code": 429, "message": "slow down", "status": "RESOURCE_EXHA
 
 
 @pytest.fixture(params=["memory", "redis"])
-def manager(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[KeyManager]:
+def manager(request, tmp_path, monkeypatch) -> Iterator[KeyManager]:
     """Open a pool of key A, with `max_concurrency` 1, and of key B."""
     entries = [{"key_id": "A", "max_concurrency": 1}, {"key_id": "B"}]
     for name in "AB":
@@ -42,7 +38,7 @@ def used(manager: KeyManager, key_id: str = "A") -> dict[str, Any]:
     return dict(manager.get_health_status()[key_id]["used"][MODEL])
 
 
-def test_a_normal_end_is_a_success_with_its_true_tokens(manager: KeyManager) -> None:
+def test_a_normal_end_is_a_success_with_its_true_tokens(manager) -> None:
     """The key is leased inside the block; afterwards its true tokens are recorded."""
     with manager.lease(MODEL, tokens_needed=500) as key:
         assert (key.key_id, key.api_key) == ("A", "FAKE-value-of-A")
@@ -54,31 +50,7 @@ def test_a_normal_end_is_a_success_with_its_true_tokens(manager: KeyManager) -> 
     assert manager.get_health_status()["A"]["success_count"] == 1
 
 
-def test_a_job_that_is_collected_does_not_wait_for_itself(manager: KeyManager) -> None:
-    """The collector may run at a line that holds a lock; the lease is settled later."""
-
-    def job() -> Iterator[str]:
-        with manager.lease(MODEL) as key:
-            yield key.key_id
-
-    pool = manager._pool
-
-    def collect() -> None:
-        """Drop a job of a cycle, as the collector does, under the lock that settling takes."""
-        steps = job()
-        assert next(steps) == "A"
-        with pool.settling:
-            steps.close()
-
-    thread = threading.Thread(target=collect, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive()
-    with manager.lease(MODEL) as key:
-        assert key.key_id == "A", "it is settled before the next call looks for a key"
-
-
-def test_an_exception_is_classified_and_raised_unchanged(manager: KeyManager) -> None:
+def test_an_exception_is_classified_and_raised_unchanged(manager) -> None:
     """A 429 cools the key down; the caller gets the same exception, without the key's value."""
     error = errors.ClientError(429, QUOTA | {"seen": "FAKE-value-of-A"})
     with pytest.raises(errors.ClientError) as caught, manager.lease(MODEL) as key:
@@ -91,30 +63,25 @@ def test_an_exception_is_classified_and_raised_unchanged(manager: KeyManager) ->
         assert other.key_id == "B"
 
 
-def test_an_exception_of_the_program_penalizes_no_key(manager: KeyManager) -> None:
-    """An exception that is not about the request leaves the key available."""
-    with pytest.raises(ZeroDivisionError), manager.lease(MODEL):
-        _ = 1 / 0
-    with manager.lease(MODEL) as key:
-        assert key.key_id == "A"
-
-
-def test_an_interrupt_is_no_error_of_the_key(manager: KeyManager) -> None:
-    """Ctrl-C inside the block counts neither as a success nor as an error."""
+def test_what_is_not_about_the_request_penalizes_no_key(manager) -> None:
+    """Ctrl-C is not even counted; an exception of the program leaves the key available."""
     with pytest.raises(KeyboardInterrupt), manager.lease(MODEL) as key:
         raise KeyboardInterrupt
     health = manager.get_health_status()["A"]
     assert (key.report, health["error_count"], health["available"]) == (None, 0, True)
+    with pytest.raises(ZeroDivisionError), manager.lease(MODEL):
+        _ = 1 / 0
+    assert manager.get_health_status()["A"]["available"]
 
 
-def test_no_key_available_is_raised_at_the_start(manager: KeyManager) -> None:
+def test_no_key_available_is_raised_at_the_start(manager) -> None:
     """The block does not begin, and `retry_at` and `reasons` explain it."""
     with pytest.raises(KeyPoolExhausted) as caught, manager.lease(MODEL, exclude=("A", "B")):
         pytest.fail("the block began")
     assert set(caught.value.reasons) == {"A", "B"}
 
 
-async def test_a_task_leases_as_a_thread_does(manager: KeyManager) -> None:
+async def test_a_task_leases_as_a_thread_does(manager) -> None:
     """`async with` reserves and settles without blocking the loop."""
     async with manager.lease(MODEL, tokens_needed=500) as key:
         assert key.key_id == "A"
@@ -128,7 +95,7 @@ async def test_a_task_leases_as_a_thread_does(manager: KeyManager) -> None:
     assert manager.get_health_status()["A"]["state"] == "cooling_down"
 
 
-async def test_a_cancelled_task_releases_its_key(manager: KeyManager) -> None:
+async def test_a_cancelled_task_releases_its_key(manager) -> None:
     """Whether it is cancelled inside the block or at its start, key A is available again."""
 
     async def hold(begun: asyncio.Event) -> None:
@@ -154,56 +121,13 @@ async def _until_available(manager: KeyManager) -> None:
     pytest.fail("key A was not given back")
 
 
-def test_each_lease_is_settled_with_its_own_tokens(manager: KeyManager) -> None:
-    """Of two leases of one key the one that ends first records its own usage, not the other's."""
-    with manager.lease(MODEL, exclude="A") as first, manager.lease("other", exclude="A") as second:
-        second.record_usage(7)
-        first.record_usage(1000)
-    assert used(manager, "B")["tokens_minute"] == 1000
-    assert manager.get_health_status()["B"]["used"]["other"]["tokens_minute"] == 7
-
-
-def test_the_limit_of_one_at_a_time_holds_for_threads(manager: KeyManager) -> None:
-    """Two threads never have key A at once."""
-    inside, peaks = 0, []
-    lock = threading.Lock()
-
-    def work() -> None:
-        nonlocal inside
-        for _ in range(20):
-            with manager.lease(MODEL) as key:
-                if key.key_id != "A":
-                    continue
-                with lock:
-                    inside += 1
-                    peaks.append(inside)
-                with lock:
-                    inside -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(peaks) == {1}
-
-
-def test_a_lease_is_used_once(manager: KeyManager) -> None:
+def test_a_lease_is_used_once(manager) -> None:
     """A second block with the same object is an error that names what to do."""
     lease = manager.lease(MODEL)
     with lease:
         pass
     with pytest.raises(RuntimeError, match="call lease\\(\\) for each request"), lease:
         pass
-
-
-@pytest.mark.parametrize("tokens", [-5, "12", 1.5])
-def test_wrong_numbers_of_tokens_are_refused(manager: KeyManager, tokens: Any) -> None:
-    """The error names what is allowed."""
-    with pytest.raises(ValueError, match="allowed: a whole number from 0"):
-        manager.lease(MODEL, tokens_needed=tokens)
-    with manager.lease(MODEL) as key, pytest.raises(ValueError, match="tokens_used"):
-        key.record_usage(tokens)
 
 
 def test_a_leased_key_shows_no_value_and_cannot_be_pickled() -> None:

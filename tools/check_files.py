@@ -1,7 +1,8 @@
-"""Check what no program reads: docs, requirements and workflows. `make lint` runs it."""
+"""Check docs, requirements, workflows and what stands under locks. `make lint` runs it."""
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import tomllib
@@ -22,6 +23,7 @@ CODE = [
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PIN = re.compile(r"[a-z0-9-]+(\[[a-z0-9,]+\])?==[0-9][0-9a-z.]*")
 HASHED = re.compile(r"[a-z0-9-]+==.* \\|    --hash=sha256:\w{64}( \\)?")
+LOCK = re.compile(r"(?<![a-z])lock$")
 ACTION = re.compile(r" [\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+")
 
 
@@ -106,9 +108,34 @@ def workflows() -> Iterator[str]:
             yield from (f"{path}: no make {word}" for word in words.split() if word not in targets)
 
 
+def loops_under_locks() -> Iterator[str]:
+    """Yield loops that stand directly under `with …lock:`, where a Ctrl-C would skip the release.
+
+    CPython checks for signals where a loop jumps back, and leaves that jump out of what a `with`
+    block covers. A function that is called under the lock is covered.
+    """
+    loops = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp)
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.GeneratorExp)
+
+    def below(node: ast.AST) -> Iterator[int]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, loops):
+                yield child.lineno
+            if not isinstance(child, functions):
+                yield from below(child)
+
+    for path in CODE:
+        if path.suffix == ".py" and path.is_relative_to(ROOT / "keyrot_middleware"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                held = node.items if isinstance(node, ast.With | ast.AsyncWith) else []
+                names = [ast.unparse(item.context_expr) for item in held]
+                if "testing" not in path.parts and any(LOCK.search(name) for name in names):
+                    yield from (f"{path}:{line}: a loop under a lock" for line in below(node))
+
+
 def main() -> int:
     """Print what is wrong; return whether anything is."""
-    found = [*links(), *pages(), *requirements(), *workflows()]
+    found = [*links(), *pages(), *requirements(), *workflows(), *loops_under_locks()]
     print(*(text.replace(f"{ROOT}/", "") for text in found), sep="\n", end="\n" * bool(found))
     return bool(found)
 

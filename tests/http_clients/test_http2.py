@@ -10,9 +10,7 @@ import httpx
 import httpx2
 import pytest
 from support.http2 import http2_in_front
-from support.http_modes import MODEL, send, send_async
-
-from keyrot_middleware.testing import Reply
+from support.http_modes import send, send_async
 
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda m: m.__name__)
 STREAM = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -63,20 +61,3 @@ def test_concurrent_calls_share_a_connection(library, stream, front, gemini, poo
     found = asyncio.run(go())
     assert found.count("ok from A") == gemini.sent("A") == 15
     assert sum(isinstance(one, library.HTTPStatusError) for one in found) == 5
-
-
-@LIBRARIES
-def test_a_stream_that_is_left_ends_its_lease(library, front, gemini, pool) -> None:
-    """Its stream of HTTP/2 is reset, the connection and the key serve the next call."""
-    url = front[0]
-    pool(
-        {"key_id": "A", "max_concurrency": 1}, allowed_hosts=(url.partition("//")[2],), max_wait_s=0
-    )
-    gemini.script("A", Reply.slow(0.05))
-    path = f"{url}/v1beta/models/{MODEL}:streamGenerateContent?alt=sse"
-    body, headers = {"contents": [{"parts": [{"text": "hi"}]}]}, {"x-goog-api-key": "keyrot-pool"}
-    with library.Client(http2=True, verify=front[1]) as client:
-        with client.stream("POST", path, json=body, headers=headers) as response:
-            next(response.iter_lines())
-        assert pool.ledger.under_way == {}
-        assert send(library, client, url, "keyrot-pool") == "ok from A"

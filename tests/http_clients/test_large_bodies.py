@@ -16,7 +16,7 @@ DATA = base64.b64encode(bytes(range(256)) * 4_000).decode()
 
 @pytest.mark.parametrize("ascii_only", [True, False])
 @pytest.mark.parametrize("mime", ["audio/wav", "image/png", "application/pdf"])
-def test_media_is_not_parsed_and_counts_the_same(mime: str, ascii_only: bool, monkeypatch) -> None:
+def test_media_is_not_parsed_and_counts_the_same(mime, ascii_only, monkeypatch) -> None:
     """What is beside it is read: texts with quotes and without a space, names of files."""
     parts: list[Any] = [
         {"text": 'a "quoted\\" text, with words'},

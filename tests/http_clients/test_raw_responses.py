@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import gzip
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
 import requests
 from support.http_modes import MODEL
 from support.json_server import JsonServer, Response
-from support.raw_server import RawServer, answer, chunk
-
-from keyrot_middleware.testing import Reply
+from support.modes import spread
+from support.raw_server import RawServer
 
 BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
 PATH = f"/v1beta/models/{MODEL}:"
@@ -69,8 +65,9 @@ def served(gemini, pool) -> Iterator[Callable[..., str]]:
         server.close()
 
 
-@pytest.mark.parametrize("read", READS)
-@pytest.mark.parametrize("verb", ["generateContent", "streamGenerateContent"])
+@pytest.mark.parametrize(
+    ("read", "verb"), spread(READS, ["generateContent", "streamGenerateContent"])
+)
 def test_raw_is_the_response_of_urllib3(verb, read, served) -> None:
     """Every way of reading it gives the bytes of the wire, coded as they came."""
     sent = gzip.compress(json.dumps(OK).encode(), mtime=0)
@@ -85,9 +82,10 @@ def test_raw_is_the_response_of_urllib3(verb, read, served) -> None:
     assert [*found.raw.headers.items()] == [*plain.raw.headers.items()]
 
 
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("status", [200, 302, 404])
-@pytest.mark.parametrize("verb", ["generateContent", "streamGenerateContent"])
+@pytest.mark.parametrize(
+    ("stream", "status", "verb"),
+    spread([True, False], [200, 302, 404], ["generateContent", "streamGenerateContent"]),
+)
 def test_an_echoed_key_is_in_no_header(verb, status, stream, gemini, served) -> None:
     """Neither the raw response nor the session's cookies keep it; other cookies stay."""
     key = gemini.key("A").value if gemini.add_key("A") else ""
@@ -101,18 +99,6 @@ def test_an_echoed_key_is_in_no_header(verb, status, stream, gemini, served) -> 
         assert key not in str(seen)
         assert session.cookies["k"].endswith("[redacted]")
         assert response.json() == OK
-
-
-def test_a_lost_connection_is_an_error_of_requests(gemini, pool) -> None:
-    """Before the first event of a stream too, where the pool has read already."""
-    head = answer(
-        b"", "Transfer-Encoding: chunked", "Content-Type: text/event-stream", status="200"
-    )
-    begun = head.replace(b"Content-Length: 0\r\n", b"") + chunk(b"data: {")
-    with closing(RawServer(lambda connection, _: connection.sendall(begun))) as server:
-        pool("A", allowed_hosts=(server.host,), max_retries=0)
-        with pytest.raises(requests.exceptions.ChunkedEncodingError):
-            post(server.url, "streamGenerateContent?alt=sse")
 
 
 class _Plain(requests.adapters.BaseAdapter):
@@ -131,8 +117,7 @@ class _Plain(requests.adapters.BaseAdapter):
         response.raw = io.BytesIO(json.dumps(body).encode())
         return response
 
-    def close(self) -> None:
-        """Do nothing."""
+    def close(self) -> None: ...
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -146,37 +131,3 @@ def test_an_adapter_without_connections(stream, gemini, pool) -> None:
             f"{gemini.url}{PATH}generateContent", json=BODY, headers=HEADERS, stream=stream
         )
     assert response.json() == OK
-
-
-class _Counting(requests.adapters.HTTPAdapter):
-    number = 0
-
-    def send(self, *args: Any, **kwargs: Any) -> Any:
-        """Count, and send."""
-        self.number += 1
-        return super().send(*args, **kwargs)
-
-
-def test_an_adapter_with_retries_keeps_what_it_sets(gemini, pool) -> None:
-    """It is the program's own that sends, though its retries are others."""
-    pool("A")
-    retry = requests.adapters.Retry(total=2, status_forcelist=[502])
-    adapter = _Counting(max_retries=retry)
-    with requests.Session() as session:
-        session.mount("http://", adapter)
-        for _ in range(3):
-            session.post(f"{gemini.url}{PATH}generateContent", json=BODY, headers=HEADERS)
-    assert (adapter.number, adapter.max_retries) == (3, retry)
-
-
-def test_an_unread_response_is_collected_in_silence(gemini, pool, monkeypatch) -> None:
-    """Python 3.13 reports what a finalizer raises; the collector may end a file before its user."""
-    pool("A")
-    said: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", said.append)
-    gemini.script("A", Reply.BAD_REQUEST)
-    response = post(gemini.url, "generateContent", timeout=60)
-    response.cycle = response
-    del response
-    gc.collect()
-    assert not said

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import pytest
-from support.jaeger import SERVICE, Span, draw, root_of
+from support.jaeger import SERVICE, draw, root_of
 
 from keyrot_middleware._version import __version__
 from keyrot_middleware.testing import FakeGemini
 
 ASYNC = ", async"
 KEY = re.compile(r"AIza|AQ\.|FAKE")
-CALL = "generate_content gemini-flash-latest"
-
 # A line for each span: name, kind, status, attributes; `!` is an event of the span.
 TREES = (
     """
@@ -94,50 +91,23 @@ def name_of(tree: str) -> str:
     return tree.strip().partition("  ")[0]
 
 
-def every(roots: dict[str, Span], prefix: str) -> list[Span]:
-    """Return all spans whose name has a prefix."""
-    spans = (span for root in roots.values() for span in root.everything())
-    return [span for span in spans if span.name.startswith(prefix)]
-
-
 @pytest.mark.parametrize("way", ["", ASYNC], ids=["sync", "async"])
 @pytest.mark.parametrize("tree", TREES, ids=name_of)
-def test_a_case_is_traced_completely(roots: dict[str, Span], tree: str, way: str) -> None:
+def test_a_case_is_traced_completely(roots, tree, way) -> None:
     """Names, kinds, parents, attempts in order, status and events are those of the case."""
     name = name_of(tree)
     drawn = re.sub(r"rejected; [^,]*Z", "…", draw(roots[name + way]))
     assert drawn == tree.strip().replace(name, name + way)
 
 
-def test_there_is_one_trace_for_each_case(traces: list[dict[str, Any]]) -> None:
+def test_there_is_one_trace_for_each_case(traces) -> None:
     """Nothing else is exported, and nothing twice."""
     assert len(traces) == 2 * len(TREES)
     spans = [span["spanID"] for trace in traces for span in trace["spans"]]
     assert len(spans) == len(set(spans))
 
 
-def test_attempts_follow_each_other_inside_their_call(roots: dict[str, Span]) -> None:
-    """In the timeline an attempt begins when the one before is over, and none outlives the call."""
-    for call in every(roots, CALL):
-        edges = [call.began, *(edge for one in call.below for edge in (one.began, one.ended))]
-        assert edges == sorted(edges)
-        assert call.ended >= edges[-1]
-
-
-def test_a_wait_lasts_as_long_as_recorded(roots: dict[str, Span]) -> None:
-    """The gap between two attempts is the wait of the event, and the next attempt has it too."""
-    for way in ("", ASYNC):
-        (call,) = roots[f"5 every key is busy for a second{way}"].below
-        (wait,) = call.events
-        *_, last, served = call.below
-        seconds = wait.attributes["keyrot.wait.seconds"]
-        assert 0.9 < seconds < 3.0
-        assert last.ended <= wait.at <= served.began
-        assert (served.began - wait.at) / 1e6 >= seconds - 0.01
-        assert served.tags["keyrot.acquire.wait_time"] >= seconds - 0.01
-
-
-def test_a_successful_call_has_all_its_attributes(roots: dict[str, Span]) -> None:
+def test_a_successful_call_has_all_its_attributes(roots) -> None:
     """Model, usage, server, pool and key are on the call, with the types of the conventions."""
     (call,) = roots["2 the second key serves"].below
     tags = dict(call.tags)
@@ -163,40 +133,7 @@ def test_a_successful_call_has_all_its_attributes(roots: dict[str, Span]) -> Non
     }
 
 
-def test_a_failed_attempt_has_its_cause_and_cooldown(roots: dict[str, Span]) -> None:
-    """Its attributes are those of the table in docs/telemetry.md, and the cooldown is its event."""
-    ((failed, served),) = (call.below for call in roots["2 the second key serves"].below)
-    tags = dict(failed.tags)
-    assert 0 < failed.events[0].attributes["keyrot.cooldown.duration"] < 65
-    assert tags.pop("keyrot.acquire.wait_time") >= 0
-    assert tags == {
-        "error": True,
-        "error.type": "429",
-        "http.response.status_code": 429,
-        "keyrot.attempt.number": 1,
-        "keyrot.attempt.outcome": "failure",
-        "keyrot.failure.class": "quota_minute",
-        "keyrot.key.id": "free_1",
-        "keyrot.key.project": "hobby",
-        "keyrot.pool.name": "default",
-        "otel.scope.name": "keyrot_middleware",
-        "otel.scope.version": __version__,
-        "otel.status_code": "ERROR",
-        "otel.status_description": "429 quota_minute",
-        "span.kind": "internal",
-    }
-    assert served.tags["keyrot.key.project"] == "second-hobby"
-
-
-def test_a_stream_has_the_time_of_its_first_chunk(roots: dict[str, Span]) -> None:
-    """The time lies within the call's own."""
-    for way in ("", ASYNC):
-        (call,) = roots[f"4 a stream{way}"].below
-        first = call.tags["gen_ai.response.time_to_first_chunk"]
-        assert 0 < first <= (call.ended - call.began) / 1e6 + 0.001
-
-
-def test_a_failed_call_can_be_found_by_its_tags(jaeger: Any, roots: dict[str, Span]) -> None:
+def test_a_failed_call_can_be_found_by_its_tags(jaeger, roots) -> None:
     """The searches in the example's README find their traces."""
     for tags, case in (
         ({"keyrot.failure.class": "key_leaked"}, "7 no key can serve"),
@@ -207,7 +144,7 @@ def test_a_failed_call_can_be_found_by_its_tags(jaeger: Any, roots: dict[str, Sp
         assert {root_of(trace).name for trace in found} == {case, case + ASYNC}
 
 
-def test_jaeger_has_no_key_and_no_text(traces: list[dict[str, Any]]) -> None:
+def test_jaeger_has_no_key_and_no_text(traces) -> None:
     """No key of the pool, prompt, answer or server's message was exported."""
     with FakeGemini() as gemini:
         for style in ("standard", "auth"):

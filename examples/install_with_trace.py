@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import keyrot_middleware
-from keyrot_middleware.telemetry.span_tree import format_tree
+from keyrot_middleware.testing.span_tree import format_tree
 
 
 def main() -> None:

@@ -61,7 +61,6 @@ class Send(NamedTuple):
 
     lease: Lease
     attempt: int
-    excluded_count: int
 
 
 class Settle(NamedTuple):

@@ -407,7 +407,7 @@ async def _attempt(call: CallState, driver: Driver, lease: Lease) -> Reply:
     """Send once with *lease*; settle it, unless a stream is open."""
     call.sends += 1
     try:
-        reply = await driver.send(Send(lease, call.sends, len(call.excluded)))
+        reply = await driver.send(Send(lease, call.sends))
         if isinstance(reply, StreamOpened):
             call.delivered = True
             _forget_failure(call)

@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from keyrot_middleware.errors import raise_internal_errors
-from keyrot_middleware.telemetry.span_tree import format_attribute, format_tree
 from keyrot_middleware.telemetry.tracing import TracingObserver
+from keyrot_middleware.testing.span_tree import format_attribute, format_tree
 
 
 class RecordedSpans:

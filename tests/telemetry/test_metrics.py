@@ -183,6 +183,6 @@ def _everything(metered: RecordedMetrics) -> None:
     watch = metered.observer.observe(INFO)
     assert watch is not None
     lease = Lease("a", "a", "a", "m", INFO.verb, 0, 1, at=0.0)
-    watch.before(Send(lease, 1, 0))
+    watch.before(Send(lease, 1))
     watch.after(Settle(lease, Outcome(LeaseOutcome.ABANDONED, None, usage)), None)
     watch.finish(asyncio.CancelledError())

@@ -1,13 +1,11 @@
-"""Format spans as a tree of text: for the demo, examples and snapshots in tests."""
+"""Format spans as a tree of text, for examples and snapshots in tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from . import semconv
-
-__all__ = ["format_attribute", "format_tree"]
+from ..telemetry import semconv
 
 FormatAttribute = Callable[[str, Any], str | None]
 """Formats one attribute; returns None to omit it."""

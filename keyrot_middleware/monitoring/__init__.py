@@ -3,8 +3,8 @@
 Each event is found where it happens, in a call: its failure, or the success after one. What a
 project has used is looked up in the background, after calls that succeeded. Each receiver has a
 bounded queue and at most one thread, which exists while there is something to deliver. One that
-hangs delays its own events and nothing else. Of one event and key there is one message in ten
-minutes.
+hangs delays its own events and nothing else. Of one event and key, or model, there is one message
+in ten minutes; of what lasts until Pacific midnight, one a day.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..core.flow import Exhausted
 from ..core.ledger import KeyHealth
 from ..core.model import USD_REASONS, CallInfo, Candidate, Lease, LeaseOutcome
 from ..core.text import did_you_mean, one_line, utc
-from ..core.windows import HOUR_S
+from ..core.windows import GUARD_S, HOUR_S, next_pacific_midnight
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
 from ..providers.keys import display
@@ -46,7 +46,7 @@ from .view import VERB, blocks_of, utilization
 _log = logging.getLogger("keyrot_middleware")
 
 REPEAT_S = 600.0
-"""The shortest time between two messages about the same event and key."""
+"""The shortest time between two messages about the same event and key or model."""
 LOOK_S = 2.0
 """How long after a call it is looked up what its project has used, with other calls' projects."""
 STOP_S = 2.0
@@ -254,9 +254,10 @@ class Alerts:
         self._pool, self._receivers = pool, receivers
         self._looks = Receiver("a look at the pool", self._look)
         self._sent: dict[tuple[EventName, str | None], float] = {}
-        """When an event about a key was last sent, epoch seconds."""
-        self._rejected: dict[str, float] = {}
-        """When keys were rejected for which no request has succeeded since, epoch seconds."""
+        """Until when an event about a key or a model is not sent again, epoch seconds."""
+        self._rejected: dict[str, tuple[float, float]] = {}
+        """When keys were rejected for which no request has succeeded since, and when they are
+        tried again, epoch seconds."""
         self._exhausted: dict[str, float] = {}
         """When no key was available for a model, until a later request to it succeeds."""
         self._is_degraded = False
@@ -294,10 +295,6 @@ class Alerts:
                 self._send("state_recovered", None, text)
         return _AlertCall(self, info)
 
-    def on_key_replaced(self, key_id: str) -> None:
-        """Report again if the new value is rejected too."""
-        self._rejected.pop(key_id, None)
-
     def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:
         """Report a rejected key, and a workload whose keys are out for the day."""
         verdict = command.outcome.verdict if isinstance(command, Settle) else None
@@ -306,8 +303,11 @@ class Alerts:
         assert isinstance(command, Settle)  # noqa: S101 - narrowed above
         key_id, until = command.lease.key_id, reply if isinstance(reply, int | float) else None
         if verdict.failure in KEY_REJECTIONS:
-            if key_id not in self._rejected and len(self._rejected) < _NAMES_MAX:
-                self._rejected[key_id] = command.at
+            at, again = self._rejected.get(key_id, (0.0, inf))
+            if len(self._rejected) < _NAMES_MAX:
+                self._rejected[key_id] = command.at, until or 0.0
+            if at + GUARD_S < command.lease.at < again:  # no probe: it was reset or replaced
+                self._sent.pop(("key_rejected", key_id), None)
                 text = f"Google rejects key {key_id} ({verdict.failure}); replace its value"
                 self._send("key_rejected", key_id, text, verdict.failure, until)
         elif until is not None and until - command.at >= HOUR_S:
@@ -322,13 +322,13 @@ class Alerts:
         text = f"no key is available for {_model(info.quota_model)}{_until(until)}"
         if len(self._exhausted) < _NAMES_MAX:
             self._exhausted.setdefault(info.quota_model, error.unavailable.at)
-        self._send("pool_exhausted", None, text, reason, until)
+        self._send("pool_exhausted", None, text, reason, until, about=info.quota_model)
 
     def on_success(self, info: CallInfo, lease: Lease) -> None:
         """Report that a key works again, which was rejected, or without which there was none."""
         key_id = lease.key_id
         exhausted = self._exhausted.get(info.quota_model, inf)
-        if lease.at > min(self._rejected.get(key_id, inf), exhausted):
+        if lease.at > min(self._rejected.get(key_id, (inf,))[0], exhausted):
             self._rejected.pop(key_id, None)
             self._exhausted.pop(info.quota_model, None)
             self._send("key_available_again", key_id, f"key {key_id} is available again")
@@ -360,19 +360,20 @@ class Alerts:
 
     def _report_use(self, key: Candidate, known: KeyHealth) -> None:
         key_id, project = key.key_id, key.project
+        midnight = next_pacific_midnight(self._pool.clock.time())
         for reason, limit, spent in zip(USD_REASONS[1:], key.usd[1:], known.spent[1:], strict=True):
             if limit is not None and (spent or 0) >= limit:
                 of = "month" if reason == "usd_month" else "day"
                 text = f"the budget of the {of} of the project of key {key_id} is spent"
-                self._send("budget_reached", key_id, text, reason, about=project)
-        used = [quota for one in known.used for quota in utilization(key, one)]
-        full = [quota for quota in used if quota.ratio >= QUOTA_SHARE]
-        if full:
-            shares = [
-                f"{q.ratio:.0%} of its {_WINDOWS[q.quota]} for {_model(q.model)}" for q in full
-            ]
-            text = f"key {key_id} has used {', and '.join(shares)}"
-            self._send("quota_80_percent", key_id, text, full[0].quota, about=project)
+                about = f"{project} {reason}"
+                self._send("budget_reached", key_id, text, reason, about=about, quiet=midnight)
+        for used in known.used:
+            for model, quota, ratio in utilization(key, used):
+                if ratio >= QUOTA_SHARE:
+                    share = f"{ratio:.0%} of its {_WINDOWS[quota]} for {_model(model)}"
+                    text, about = f"key {key_id} has used {share}", f"{project} {quota} {model}"
+                    quiet = midnight if quota == "rpd" else None
+                    self._send("quota_80_percent", key_id, text, quota, about=about, quiet=quiet)
 
     def _look_at_workload(self, workload: str, model: str) -> None:
         """Report a workload whose own keys are out for an hour or longer."""
@@ -396,15 +397,16 @@ class Alerts:
         until: float | None = None,
         *,
         about: str | None = None,
+        quiet: float | None = None,
     ) -> None:
-        """Send an event, unless it was sent within ten minutes about the same key or *about*."""
+        """Send an event, once about a key, or *about*, in ten minutes, or until *quiet*."""
         pool, now = self._pool, self._pool.clock.time()
         name = event, about or key_id
-        if 0 <= now - self._sent.get(name, -REPEAT_S) < REPEAT_S:
+        if now < self._sent.get(name, 0.0):
             return
         if len(self._sent) >= _NAMES_MAX:
             self._sent.clear()
-        self._sent[name] = now
+        self._sent[name] = now + REPEAT_S if quiet is None else quiet
         found = PoolEvent(
             event=event,
             pool=pool.name,

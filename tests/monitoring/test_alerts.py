@@ -264,7 +264,7 @@ class Watched:
         return self.events.take()
 
 
-def test_a_rejected_key_is_reported_once_and_again_when_it_works() -> None:
+def test_a_rejected_key_is_reported_once_and_again_after_a_reset() -> None:
     """With its reason, when it is tried again, and a sentence without its value."""
     pool = Watched(key("a"), key("b"))
     pool.rig.will("a", expired())
@@ -279,9 +279,10 @@ def test_a_rejected_key_is_reported_once_and_again_when_it_works() -> None:
     assert pool.call(expired()) == []
     pool.rig.clock.sleep(7_200)
     assert pool.call() == [("key_available_again", "a")]
-    pool.alerts._rejected["a"] = 0.0
-    pool.alerts.on_key_replaced("a")
-    assert pool.call() == []
+    assert pool.call(expired()) == [("key_rejected", "a")]
+    pool.rig.clock.sleep(60)
+    pool.rig.pool.reset("a")
+    assert pool.call(expired()) == [("key_rejected", "a")]
 
 
 def test_an_exhausted_pool_says_until_when_without_rejected_keys() -> None:
@@ -295,6 +296,9 @@ def test_an_exhausted_pool_says_until_when_without_rejected_keys() -> None:
     assert "until 2026-01-02 08:00:00Z" in event.sentence
     pool.events.take()
     assert pool.call() == []  # once in ten minutes
+    other = INFO._replace(model="gemini-2.5-flash-lite")
+    pool.rig.will("b", day())
+    assert pool.call(info=other) == [("pool_exhausted", None)]
     pool.rig.clock.sleep(1)
     assert pool.call(info=INFO._replace(model="gemini-2.5-pro")) == []  # the other is still out
     pool.rig.clock.sleep(86_400)
@@ -312,11 +316,15 @@ def test_a_workload_without_keys_of_its_own_is_reported() -> None:
 
 
 def test_eighty_percent_of_a_limit_and_a_spent_budget_are_reported() -> None:
-    """Once for the keys of a project."""
+    """Once for the keys of a project; the limit of a day once a day."""
     keys = (key("a", Limits(rpd=5), project="p"), key("b", Limits(rpd=5), project="p"))
     pool = Watched(*keys)
     found = [pool.call() for _ in range(5)]
     assert found == [[], [], [], [("quota_80_percent", "a")], []]
+    pool.rig.clock.sleep(3_600)
+    assert pool.call() == [("pool_exhausted", None)]
+    pool.rig.clock.sleep(86_400)
+    assert [pool.call() for _ in range(4)][-1] == [("quota_80_percent", "a")]
     budget = Watched(key("a", usd=Budget(1, 10**9)))
     lease = Lease("a", "a", "a", "", "", 0, 0, at=0.0, purses=("project:a", "billing:a"))
     outcome = Outcome(LeaseOutcome.SUCCESS, None, Usage(cost_usd=2.0))

@@ -7,6 +7,7 @@ project, and of the first models and workloads that a process names. Everything 
 from __future__ import annotations
 
 import json
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -360,14 +361,14 @@ def lifetime_s(name: str) -> int:
 
 
 def rows_of(batch: ActivityBatch) -> ActivityRows:
-    """Return a batch as a state adds it up."""
+    """Return a batch as a state adds it up; hundreds of records share the names of fields."""
     counts: dict[str, dict[str, int]] = {}
     for span, found in ((HOUR, batch.minutes), (DAY, batch.buckets())):
         for (slot, entry), more in found.items():
             record = counts.setdefault(_record(span, slot, entry), {})
             for counter, n in zip(COUNTERS, more, strict=False):
                 if n:
-                    record[f"{entry}:{counter}"] = int(n)
+                    record[sys.intern(f"{entry}:{counter}")] = int(n)
     for (day, entry), usage in batch.days.items():
         record = counts.setdefault(f"day:{day}", {})
         amounts = usage.input_tokens, usage.output_tokens, usage.nano_usd, usage.cached_tokens

@@ -27,16 +27,19 @@ def gemini(clock):
 
 @pytest.fixture
 def unrecorded(pool):
-    """Install a pool whose ledger keeps nothing either, and that counts no activity.
-
-    Activity grows with time, to its bounds: tests/core/test_activity.py is about them.
-    """
+    """Install a pool whose ledger keeps nothing either, and that counts each call at its end."""
 
     def install(*keys, **settings):
         made = pool(*keys, **settings)
         pool.ledger.leases = pool.ledger._outcomes = deque(maxlen=0)
         pool.ledger.checked = False
-        made.activity.add = lambda record: None
+        add = made.activity.add
+
+        def add_and_send(record):
+            add(record)
+            made.activity.send()  # the refresher sends once a second
+
+        made.activity.add = add_and_send
         return made
 
     return install
@@ -110,6 +113,9 @@ def test_failing_calls_leave_nothing(gemini, unrecorded, connect, clock) -> None
     """Failovers, cooldowns, retries and errors over many minutes."""
     made = unrecorded("A", "B", {"key_id": "C", "rpm": 500})
     client = connect()
+    for _ in range(150):  # of each ten minutes of a day there are counts
+        client.models.generate_content(**REQUEST)
+        clock.advance(600)
     replies = [Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.OVERLOADED, Reply.BAD_REQUEST]
 
     def work(number: int) -> None:

@@ -29,6 +29,7 @@ from pydantic import (
     ValidationError,
 )
 
+from . import providers
 from .core.model import (
     LAST_RESORT,
     POOL_KEY,
@@ -615,12 +616,14 @@ def _gather(
         if single.lower() in given:
             inline[single] = getattr(settings, single.lower())
     problems += _tiers_problem(settings, keys, sources)
-    policy = {name: getattr(settings, name) for name in RetryPolicy.__dataclass_fields__}
+    policy = {
+        name: getattr(settings, name) for name in RetryPolicy.__dataclass_fields__ if name != "zone"
+    }
     here = Path.cwd()
     return Config(
         settings=settings,
         keys=tuple(keys),
-        policy=RetryPolicy(**policy),
+        policy=RetryPolicy(**policy, zone=_zone(keys)),
         warnings=tuple(warnings),
         state_url=state_url,
         inline=MappingProxyType(inline),
@@ -629,6 +632,12 @@ def _gather(
         keys_file=here / path if path else None,
         keys_seen=seen,
     )
+
+
+def _zone(keys: Sequence[KeySpec]) -> str:
+    """Return where the days of the pool end: those of Gemini, unless it has no key of Gemini's."""
+    zones = [providers.of(key.platform).zone for key in keys]
+    return Gemini.zone if Gemini.zone in zones or not zones else zones[0]
 
 
 def reread(config: Config) -> Config:

@@ -1,4 +1,4 @@
-"""Check docs, requirements, workflows and what stands under locks. `make lint` runs it."""
+"""Check docs, requirements, workflows, names, and what stands under locks. `make lint` runs it."""
 
 from __future__ import annotations
 
@@ -133,9 +133,20 @@ def loops_under_locks() -> Iterator[str]:
                     yield from (f"{path}:{line}: a loop under a lock" for line in below(node))
 
 
+def providers() -> Iterator[str]:
+    """Yield lines of core/ and state/ that name a provider: those folders are for all of them."""
+    name = re.compile(r"gemini|google|vertex|openai|anthropic|pacific", re.IGNORECASE)
+    for path in CODE:
+        if path.parent.name in ("core", "state") and path.parts[-3] == "keyrot_middleware":
+            for line in path.read_text("utf-8").splitlines():
+                known = "docs/gemini-api.md" in line or line.startswith("DEFAULT_PLATFORM")
+                if name.search(line) and not known:
+                    yield f"{path} names a provider: {line.strip()}"
+
+
 def main() -> int:
     """Print what is wrong; return whether anything is."""
-    found = [*links(), *pages(), *requirements(), *workflows(), *loops_under_locks()]
+    found = [*links(), *pages(), *requirements(), *workflows(), *loops_under_locks(), *providers()]
     print(*(text.replace(f"{ROOT}/", "") for text in found), sep="\n", end="\n" * bool(found))
     return bool(found)
 

@@ -279,7 +279,8 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
     if len(set(counts.values())) > 1:
         yield from (f"  {escape(model)}: {count}" for model, count in counts.items())
     if summary["today"]["cost_usd"]:
-        yield f"Today: {_usd(summary['today']['cost_usd'])}, since midnight Pacific time"
+        since = f"since midnight {summary['midnight']}"
+        yield f"Today: {_usd(summary['today']['cost_usd'])}, {since}"
     projects = summary["projects"]
     for name, cost in projects.items():
         for window, one in cost["usd"].items():
@@ -464,7 +465,7 @@ def _report(config: Config, state: State) -> PoolReport:
         state=state,
         state_url=mask_url(config.state_url),
         rows=rows,
-        activity=Activity(state, time.time),
+        activity=Activity(state, time.time, zone=config.policy.zone),
         selector=selector,
         now=time.time,
         missing=missing.reasons,

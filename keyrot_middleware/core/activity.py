@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal, NamedTuple
 
-from .model import NO_USAGE, Usage
+from .model import DEFAULT_ZONE, NO_USAGE, Usage
 from .spending import NANO, nano_usd
-from .windows import pacific_day
+from .windows import day_of
 
 CALLS_KEPT = 100
 FAILURES_KEPT = 20
@@ -91,7 +91,7 @@ class CallRecord(NamedTuple):
 
 @dataclass(slots=True)
 class DayUsage:
-    """Tokens and cost of one Pacific day."""
+    """Tokens and cost of one day."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -242,11 +242,13 @@ class ActivityBatch:
     names: BoundedNames = field(default_factory=BoundedNames)
     is_large_pool: bool = False
     """It has more than `LARGE_POOL` keys."""
+    zone: str = DEFAULT_ZONE
+    """Where its days end."""
     minutes: dict[tuple[int, str], list[int]] = field(default_factory=dict)
     """By minute and entry: the counts, in the order of `COUNTERS`; of keys and projects the first
     three."""
     days: dict[tuple[str, str], DayUsage] = field(default_factory=dict)
-    """By Pacific day and entry: keys, projects and the pool."""
+    """By day and entry: keys, projects and the pool."""
     calls: deque[CallRecord] = field(default_factory=lambda: deque(maxlen=CALLS_KEPT))
     failures: dict[str, deque[CallRecord]] = field(default_factory=dict)
     """By key id: the last calls in which it failed."""
@@ -333,7 +335,7 @@ class ActivityBatch:
     def _add_usage(self, at: float, key_id: str, project: str, amounts: Sequence[int]) -> None:
         if not any(amounts):
             return
-        day = pacific_day(at)
+        day = day_of(at, self.zone)
         for entry in (*self._of_requests(key_id, project), POOL):
             self.days.setdefault((day, entry), DayUsage()).add(*amounts)
 
@@ -395,14 +397,16 @@ class ActivityLog:
         self,
         read: Callable[[Sequence[str], Sequence[str] | None], list[Mapping[str, int]]],
         read_texts: Callable[[str], list[str]],
+        zone: str = DEFAULT_ZONE,
     ) -> None:
         """Read nothing yet.
 
         Args:
             read: Returns the counts of records: of some fields, or of all.
             read_texts: Returns a list, the latest first.
+            zone: Where its days end.
         """
-        self._read, self._read_texts = read, read_texts
+        self._read, self._read_texts, self.zone = read, read_texts, zone
 
     def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return what is known of *key_ids* and of the pool as of *now*, epoch seconds."""
@@ -412,7 +416,7 @@ class ActivityLog:
         rows = self._read([_record(HOUR, slot, POOL) for slot in HOUR.numbers(now)], fields)
         histories = {entry: _history(rows, entry) for entry in wanted}
         usage_fields = [f"{entry}:{name}" for entry in wanted for name in _USAGE]
-        (day,) = self._read([f"day:{pacific_day(now)}"], usage_fields)
+        (day,) = self._read([f"day:{day_of(now, self.zone)}"], usage_fields)
         today = {
             entry: DayUsage(*(day.get(f"{entry}:{name}", 0) for name in _USAGE)) for entry in wanted
         }

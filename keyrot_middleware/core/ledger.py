@@ -3,7 +3,7 @@
 They read and change *records* that are named by text and do not refer to each other; a state keeps
 these, in dictionaries or in rows. It calls one method at a time, with the time: here are no lock
 and no clock. What a table returns may be changed; it is stored when it is assigned. Counts are
-advice: after a fault of a state some are missing, and a 429 of Google's rotates.
+advice: after a fault of a state some are missing, and a 429 rotates.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class KeyHealth:
     last_error: str | None = None
     """The class of its latest failure, such as `quota_minute`, even if no key was penalized."""
     rejection: str | None = None
-    """The class in which Google rejected its value; no request has succeeded since."""
+    """The class in which its value was rejected; no request has succeeded since."""
     used: Sequence[Used] = ()
     spent: Budget = NO_BUDGET
     """What was spent in each window in which it has a budget."""
@@ -164,7 +164,7 @@ class Records:
     health: Table[Health] = field(default_factory=dict)
     configured: Table[Configured] = field(default_factory=dict)
     buckets: Table[str] = field(default_factory=dict)
-    """The bucket in which Google counts a model, if a failure has named it."""
+    """The bucket in which a model is counted, if a failure has named it."""
     owners: Table[Owner] = field(default_factory=dict)
 
 
@@ -277,7 +277,7 @@ class Ledger:
         """Return what is used of a key's quota, its limits, and what blocks it."""
         name = quota_name(key.project, bucket)
         quota = self._records.quotas.get(name) or QuotaWindows()
-        quota.advance(now)
+        quota.advance(now, self._policy.zone)
         limits, block = self._limits(key, name, now), None
         if self._records.cooldowns:
             block = self._cooldown_block(key, bucket, info.verb, now)
@@ -304,7 +304,7 @@ class Ledger:
 
     def _spending(self, purse: str, now: float) -> Spending:
         spending = self._records.purses.get(purse) or Spending()
-        spending.advance(now)
+        spending.advance(now, self._policy.zone)
         return spending
 
     def _reserve_spending(
@@ -517,7 +517,7 @@ class Ledger:
         for name in quotas | learned:
             project, _, bucket = name.partition("\n")
             quota = quotas.get(name) or QuotaWindows()
-            quota.advance(now)
+            quota.advance(now, self._policy.zone)
             limits = learned[name].limits if name in learned else NO_LIMITS
             if name in learned and now >= learned[name].until:
                 limits = NO_LIMITS

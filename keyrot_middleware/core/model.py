@@ -1,7 +1,7 @@
 """The values that all packages share: keys, calls, leases, outcomes and policies.
 
 Quota belongs to key ⊂ project ⊂ billing account, and within a project to a model *bucket*:
-several model names that Google counts together (docs/gemini-api.md#what-a-limit-belongs-to). A
+several model names that are counted together (docs/gemini-api.md#what-a-limit-belongs-to). A
 `Scope` is the one that a failure is about.
 """
 
@@ -46,6 +46,10 @@ DEFAULT_PLATFORM: Final = "gemini_api"
 provider's API: a call is sent with keys of its own platform only."""
 
 
+DEFAULT_ZONE = "America/Los_Angeles"
+"""Where the day of the default platform ends."""
+
+
 class Limits(NamedTuple):
     """The limits of a key; None means unknown."""
 
@@ -54,7 +58,7 @@ class Limits(NamedTuple):
     tpm: int | None = None
     """Input tokens in a wall-clock minute."""
     rpd: int | None = None
-    """Requests in a Pacific day."""
+    """Requests in a day, which ends where the pool's `RetryPolicy.zone` says."""
     max_concurrency: int | None = None
     """Requests in flight at once; never learned."""
 
@@ -278,7 +282,7 @@ class Verdict:
     backoff: Backoff | None = None
     """Of the exponential cooldown; None: as the settings say."""
     rejected: bool = False
-    """Google rejects the key's value. It is probed again slowly, a new value is used at once."""
+    """The key's value is rejected. It is probed again slowly, a new value is used at once."""
     has_known_end: bool = False
     """`until` was reported by the server, or follows from the quota's window."""
     rotate: bool = False
@@ -294,7 +298,7 @@ class Verdict:
     sent: bool = True
     """The request reached the server; else its reservation is released."""
     bucket: str | None = None
-    """Google's name for the model bucket, if the failure reported it."""
+    """The provider's name for the model bucket, if the failure reported it."""
     learned: Limits = NO_LIMITS
     """Limits reported by `quotaValue`."""
     retry_delay_s: float | None = None
@@ -430,6 +434,9 @@ class RetryPolicy:
     """First cooldown of a scope for which the server reported no time."""
     cooldown_max_s: float = 900.0
     """The cooldown doubles with each failure in a row, up to this."""
+    zone: str = DEFAULT_ZONE
+    """Where the days and months of the pool end: those of the default platform, if it has keys of
+    that, else of its first key's."""
 
     @property
     def backoff(self) -> Backoff:

@@ -1,10 +1,10 @@
-"""Minutes, Pacific days, budgets and cooldowns as arithmetic; state/ledger.lua has the same in Lua.
+"""Minutes, days, budgets and cooldowns as arithmetic; state/ledger.lua has the same in Lua.
 
-Google counts requests and input tokens in fixed windows: the wall-clock minute for RPM and TPM,
-the day of America/Los_Angeles for RPD (docs/gemini-api.md#windows). A clock may differ from
-Google's by a second, so a minute begins `GUARD_S` late here, and a request of its last two
-seconds counts in the next minute too. A request larger than the whole limit never fits: it is
-allowed when the window is empty, since the estimate may be wrong; Google's response decides.
+Requests and input tokens are counted in fixed windows: the wall-clock minute for RPM and TPM, the
+day of a time zone for RPD (docs/gemini-api.md#windows). A clock may differ from the service's by a
+second, so a minute begins `GUARD_S` late here, and a request of its last two seconds counts in the
+next minute too. A request larger than the whole limit never fits: it is allowed when the window is
+empty, since the estimate may be wrong; the response decides.
 
 A cooldown without a time from the server doubles with each consecutive failure of its scope.
 When it ends, a single request (the probe) goes first; a success clears the cooldown. A slow probe
@@ -34,43 +34,41 @@ SLOT_S = 30.0
 SLOTS = 21
 """Ten minutes slide in twenty slots; one more, since the latest is not over."""
 
-_PACIFIC = ZoneInfo("America/Los_Angeles")
-
 
 def next_minute(now: float) -> float:
-    """Return when the next minute has started by Google's clock too, epoch seconds."""
+    """Return when the next minute has started by the service's clock too, epoch seconds."""
     return (now // 60 + 1) * 60 + GUARD_S
 
 
-def next_pacific_midnight(now: float) -> float:
-    """Return when the Pacific day ends (it has 23, 24 or 25 hours), epoch seconds."""
-    return _midnight_after(int(now // 3600))
+def next_midnight(now: float, zone: str) -> float:
+    """Return when the day of a time zone ends (it has 23, 24 or 25 hours), epoch seconds."""
+    return _midnight_after(int(now // 3600), zone)
 
 
 @lru_cache(maxsize=8)
-def _midnight_after(hour: int) -> float:
-    """Return the Pacific midnight after *hour*, counted in full hours since the epoch."""
-    local = datetime.fromtimestamp(hour * 3600, _PACIFIC)
+def _midnight_after(hour: int, zone: str) -> float:
+    """Return the midnight after *hour*, counted in full hours since the epoch."""
+    local = datetime.fromtimestamp(hour * 3600, ZoneInfo(zone))
     tomorrow = local.date() + timedelta(days=1)
-    midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=_PACIFIC)
+    midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=local.tzinfo)
     return midnight.astimezone(UTC).timestamp()
 
 
-def pacific_day(now: float) -> str:
-    """Return the date in Los Angeles at *now*, such as `2026-11-26`."""
-    return _pacific_day(int(now // 3600))
+def day_of(now: float, zone: str) -> str:
+    """Return the date in a time zone at *now*, such as `2026-11-26`."""
+    return _day_of(int(now // 3600), zone)
 
 
 @lru_cache(maxsize=8)
-def _pacific_day(hour: int) -> str:
-    return datetime.fromtimestamp(hour * 3600, _PACIFIC).date().isoformat()
+def _day_of(hour: int, zone: str) -> str:
+    return datetime.fromtimestamp(hour * 3600, ZoneInfo(zone)).date().isoformat()
 
 
-def next_pacific_month(now: float) -> float:
-    """Return when the Pacific month ends, epoch seconds."""
-    local = datetime.fromtimestamp(now, _PACIFIC)
-    first = datetime(local.year + local.month // 12, local.month % 12 + 1, 1, tzinfo=_PACIFIC)
-    return first.astimezone(UTC).timestamp()
+def next_month(now: float, zone: str) -> float:
+    """Return when the month of a time zone ends, epoch seconds."""
+    local = datetime.fromtimestamp(now, ZoneInfo(zone))
+    year, month = local.year + local.month // 12, local.month % 12 + 1
+    return datetime(year, month, 1, tzinfo=local.tzinfo).astimezone(UTC).timestamp()
 
 
 def exponential_cooldown(failure_count: int, base_s: float, max_s: float) -> float:
@@ -193,7 +191,7 @@ class QuotaWindows:
     day_end: float = 0.0
     day_requests: int = 0
 
-    def advance(self, now: float) -> None:
+    def advance(self, now: float, zone: str) -> None:
         """Start the windows of *now*."""
         minute = int((now - GUARD_S) // 60)
         if not self.minute - 1 <= minute <= self.minute:
@@ -202,7 +200,7 @@ class QuotaWindows:
             self.late_requests = self.late_tokens = 0
             self.minute = minute
         if now >= self.day_end:
-            self.day_end, self.day_requests = next_pacific_midnight(now), 0
+            self.day_end, self.day_requests = next_midnight(now, zone), 0
 
     def blocked_by(self, limits: Limits, requests: int, tokens: int) -> Block | None:
         """Return which window is full; call `advance` first."""
@@ -281,12 +279,12 @@ class Spending:
         """Return what was spent in each window; call `advance` first."""
         return Budget(sum(self.recent), self.day, self.month)
 
-    def advance(self, now: float) -> None:
+    def advance(self, now: float, zone: str) -> None:
         """Start the windows of *now*, and let old reservations end."""
         if now >= self.month_end:
-            self.month_end, self.month = next_pacific_month(now), 0
+            self.month_end, self.month = next_month(now, zone), 0
         if now >= self.day_end:
-            self.day_end, self.day, self.highest = next_pacific_midnight(now), 0, 0
+            self.day_end, self.day, self.highest = next_midnight(now, zone), 0, 0
         period, slot = int(now // RESERVED_S), int(now // SLOT_S)
         if period != self.period:
             self.reserved_before = self.reserved if period == self.period + 1 else 0

@@ -32,7 +32,7 @@ from ..core.flow import Exhausted
 from ..core.ledger import KeyHealth
 from ..core.model import USD_REASONS, CallInfo, Candidate, Lease, LeaseOutcome
 from ..core.text import did_you_mean, one_line, utc
-from ..core.windows import GUARD_S, HOUR_S, next_pacific_midnight
+from ..core.windows import GUARD_S, HOUR_S, next_midnight
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
 from ..providers.keys import display
@@ -360,7 +360,8 @@ class Alerts:
 
     def _report_use(self, key: Candidate, known: KeyHealth) -> None:
         key_id, project = key.key_id, key.project
-        midnight = next_pacific_midnight(self._pool.clock.time())
+        pool = self._pool
+        midnight = next_midnight(pool.clock.time(), pool.policy.zone)
         for reason, limit, spent in zip(USD_REASONS[1:], key.usd[1:], known.spent[1:], strict=True):
             if limit is not None and (spent or 0) >= limit:
                 of = "month" if reason == "usd_month" else "day"

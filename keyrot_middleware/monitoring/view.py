@@ -40,6 +40,7 @@ from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availab
 from ..core.ledger import KeyHealth, Used
 from ..core.model import (
     DEFAULT_PLATFORM,
+    DEFAULT_ZONE,
     NO_LIMITS,
     USD_REASONS,
     USD_WINDOWS,
@@ -440,6 +441,7 @@ def _summary(
     states = Counter(row.overall.state for row in rows)
     hour = activity.histories.get(POOL) or make_history([])
     today = activity.today.get(POOL) or DayUsage()
+    zones = {providers.of(row.key.platform).zone for row in rows}
     models = _models_of(rows)
     available = {
         model: sum(one == AVAILABLE for one in found.values()) for model, found in models.items()
@@ -474,6 +476,7 @@ def _summary(
         },
         "last_hour": dict.fromkeys(last_hour) if degraded else last_hour,
         "today": dict.fromkeys(amounts) if degraded else amounts,
+        "midnight": "Pacific time" if not zones or DEFAULT_ZONE in zones else "UTC",
     }
     return {**summary, "headline": headline_of(summary)}
 

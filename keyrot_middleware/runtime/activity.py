@@ -28,7 +28,7 @@ from ..core.activity import (
 )
 from ..core.commands import Settle
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, project_name
+from ..core.model import DEFAULT_ZONE, NO_USAGE, CallInfo, project_name
 from ..errors import handle_internal_error
 from ..forks import after_fork
 from ..state.base import State
@@ -54,6 +54,7 @@ class Activity:
         now: Callable[[], float],
         price: Price = _no_price,
         count_keys: Callable[[], int] = lambda: 0,
+        zone: str = DEFAULT_ZONE,
     ) -> None:
         """Start empty.
 
@@ -62,6 +63,7 @@ class Activity:
             now: Returns epoch seconds.
             price: Returns what a call cost, in US dollars, where its usage does not say.
             count_keys: Returns how many keys the pool has.
+            zone: Where its days end.
         """
         self.now = now
         self.redact: Callable[[str], str] = str
@@ -70,7 +72,8 @@ class Activity:
         self._lock = threading.Lock()
         self._new: deque[CallRecord] = deque(maxlen=MOST_NEW)
         self._names = BoundedNames()
-        self._log = ActivityLog(state.activity, state.activity_log)
+        self._log = ActivityLog(state.activity, state.activity_log, zone)
+        self.zone = zone
         self._batch = self._new_batch()
         after_fork(self, Activity._in_child)
 
@@ -139,7 +142,7 @@ class Activity:
             handle_internal_error("activity")
 
     def _new_batch(self) -> ActivityBatch:
-        return ActivityBatch(self._names, self._count_keys() > LARGE_POOL)
+        return ActivityBatch(self._names, self._count_keys() > LARGE_POOL, self.zone)
 
     def _in_child(self) -> None:
         self._lock = threading.Lock()  # another thread may have held it at the fork

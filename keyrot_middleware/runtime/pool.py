@@ -141,7 +141,11 @@ class Pool:
     def __post_init__(self) -> None:
         self.secrets.on_change = self.on_secrets_changed
         self.activity = Activity(
-            self.state, self.clock.time, self._price, lambda: len(self.selector.keys)
+            self.state,
+            self.clock.time,
+            self._price,
+            lambda: len(self.selector.keys),
+            self.policy.zone,
         )
         self.activity.redact = self.secrets.redact
 

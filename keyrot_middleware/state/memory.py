@@ -2,7 +2,7 @@
 
 In memory, limits are exact for threads and tasks, under one lock. A lease is settled with the state
 that granted it. What happens while the shared state is unreachable is not reported to it
-afterwards: counts are advice, and Google's 429 is the book. This process keeps what its own calls
+afterwards: counts are advice, and a 429 is the book. This process keeps what its own calls
 have found, cooldowns, learned limits and owners, for that time.
 """
 

@@ -62,8 +62,8 @@ from ..core.spending import nano_usd
 from ..core.text import one_line
 from ..core.windows import (
     cooldown_names,
-    next_pacific_midnight,
-    next_pacific_month,
+    next_midnight,
+    next_month,
     scope_key,
 )
 from ..errors import ConfigError, KeyrotError
@@ -449,10 +449,10 @@ class RedisState(State):
         if not until - windows.HOUR_S <= now < until:
             until = (now // windows.HOUR_S + 1) * windows.HOUR_S
             ends: list[list[int]] = []
-            for next_end in (next_pacific_midnight, next_pacific_month):
-                found = [next_end(now - windows.DAY_S)]
+            for next_end in (next_midnight, next_month):
+                found = [next_end(now - windows.DAY_S, self._policy.zone)]
                 while len(found) < 3:
-                    found.append(next_end(found[-1]))
+                    found.append(next_end(found[-1], self._policy.zone))
                 ends.append([int(end) for end in found])
             text = _json(ends)
             self._ends = until, text
@@ -506,7 +506,7 @@ class RedisState(State):
         return found
 
     def _quotas(self, now: float) -> str:
-        return f"quotas:{int(next_pacific_midnight(now))}"
+        return f"quotas:{int(next_midnight(now, self._policy.zone))}"
 
     def _get_all(self, table: str, name: str = "") -> dict[str, Any]:
         full = f"{self._base}:{name or table}"

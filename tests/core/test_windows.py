@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.moments import MINUTE, NOON, PACIFIC, at
 from support.pool import key
 
-from keyrot_middleware.core.model import NO_LIMITS, Block, Budget, Limits, Scope
+from keyrot_middleware.core.model import DEFAULT_ZONE, NO_LIMITS, Block, Budget, Limits, Scope
 from keyrot_middleware.core.spending import nano_usd, service_tier
 from keyrot_middleware.core.windows import (
     Learned,
@@ -18,9 +18,9 @@ from keyrot_middleware.core.windows import (
     Slot,
     Spending,
     exponential_cooldown,
+    next_midnight,
     next_minute,
-    next_pacific_midnight,
-    next_pacific_month,
+    next_month,
     scope_key,
     scope_keys,
 )
@@ -29,13 +29,13 @@ from keyrot_middleware.core.windows import (
 def rolled(now: float = NOON) -> QuotaWindows:
     """Make a quota whose windows are those of *now*."""
     quota = QuotaWindows()
-    quota.advance(now)
+    quota.advance(now, DEFAULT_ZONE)
     return quota
 
 
 def use(quota: QuotaWindows, now: float, requests: int = 1, tokens: int = 0) -> Slot:
     """Reserve at *now*."""
-    quota.advance(now)
+    quota.advance(now, DEFAULT_ZONE)
     return quota.reserve(requests, tokens, now)
 
 
@@ -52,15 +52,15 @@ def use(quota: QuotaWindows, now: float, requests: int = 1, tokens: int = 0) -> 
 def test_a_pacific_day_has_23_24_or_25_hours(day: tuple[int, int, int], hours: int) -> None:
     """Midnight follows Pacific time, on the days of daylight saving too."""
     begin = at(*day)
-    assert next_pacific_midnight(begin) - begin == hours * 3600
-    assert next_pacific_midnight(begin + hours * 3600 - 0.001) == begin + hours * 3600
-    assert next_pacific_midnight(begin + hours * 3600) > begin + hours * 3600
+    assert next_midnight(begin, DEFAULT_ZONE) - begin == hours * 3600
+    assert next_midnight(begin + hours * 3600 - 0.001, DEFAULT_ZONE) == begin + hours * 3600
+    assert next_midnight(begin + hours * 3600, DEFAULT_ZONE) > begin + hours * 3600
 
 
 @given(st.floats(0, 4e9, allow_nan=False))
 def test_midnight_is_always_ahead_and_is_midnight(now: float) -> None:
     """At any time the next midnight is later, at most 25 hours, and its wall clock is 00:00."""
-    midnight = next_pacific_midnight(now)
+    midnight = next_midnight(now, DEFAULT_ZONE)
     local = datetime.fromtimestamp(midnight, PACIFIC)
     assert 0 < midnight - now <= 25 * 3600
     assert (local.hour, local.minute, local.second) == (0, 0, 0)
@@ -78,7 +78,17 @@ def test_a_pacific_month_ends_at_midnight_of_the_first(
     now: tuple[int, ...], then: tuple[int, ...]
 ) -> None:
     """A spending cap's month ends at midnight Pacific time, in December too."""
-    assert next_pacific_month(at(*now)) == at(*then)
+    assert next_month(at(*now), DEFAULT_ZONE) == at(*then)
+
+
+def test_a_day_may_end_with_utc() -> None:
+    """That of a pool without the default platform."""
+    noon = datetime(2026, 11, 26, 12, tzinfo=UTC).timestamp()
+    assert next_midnight(noon, "UTC") == noon + 43_200
+    assert next_month(noon, "UTC") == noon + 43_200 + 4 * 86_400
+    quota = QuotaWindows()
+    quota.advance(noon, "UTC")
+    assert quota.day_end == noon + 43_200
 
 
 @pytest.mark.parametrize(
@@ -111,8 +121,8 @@ def test_a_correction_finds_its_minute(booked: float, later: float) -> None:
     slot = use(quota, moment, tokens=500)
     use(other, moment, tokens=20)
     after = max(moment, NOON + later)
-    quota.advance(after)
-    other.advance(after)
+    quota.advance(after, DEFAULT_ZONE)
+    other.advance(after, DEFAULT_ZONE)
     quota.adjust(slot, 0, 20 - 500)
     assert (quota.tokens, quota.late_tokens) == (other.tokens, other.late_tokens)
 
@@ -142,7 +152,7 @@ def test_a_clock_that_is_set_back_begins_a_new_minute(back: float, kept: int) ->
     """Nobody waits for a minute that lies in the future; a small step keeps what was counted."""
     quota = rolled()
     use(quota, NOON, requests=2)
-    quota.advance(NOON - back)
+    quota.advance(NOON - back, DEFAULT_ZONE)
     assert quota.requests == kept
 
 
@@ -188,7 +198,7 @@ def test_each_scope_has_a_name_that_blocks_the_key(scope: Scope, name: tuple[str
 def test_a_request_reserves_the_highest_cost_of_the_day() -> None:
     """The longest answer before the first, and at most; only one request may exceed the budget."""
     spending, budget = Spending(), Budget(day=10)
-    spending.advance(NOON)
+    spending.advance(NOON, DEFAULT_ZONE)
     assert spending.expected(1, 6) == 6
     spending.book(3)
     assert (spending.expected(1, 6), spending.expected(5, 9), spending.expected(1, 2)) == (3, 5, 2)
@@ -201,10 +211,10 @@ def test_a_request_reserves_the_highest_cost_of_the_day() -> None:
     spending.book(7)
     assert spending.blocked_by(budget, 0, NOON) == Block("usd", spending.day_end)
     assert spending.blocked_by(Budget(month=10), 0, NOON) == Block("usd_month", spending.month_end)
-    spending.advance(spending.day_end)
+    spending.advance(spending.day_end, DEFAULT_ZONE)
     assert (spending.spent, spending.highest) == ((0, 0, 10), 0)
     assert spending.blocked_by(budget, 9, NOON) is None
-    spending.advance(spending.month_end)
+    spending.advance(spending.month_end, DEFAULT_ZONE)
     assert spending.spent == (0, 0, 0)
 
 
@@ -212,17 +222,17 @@ def test_ten_minutes_slide_in_twenty_slots() -> None:
     """What was spent counts for ten minutes, and for half a minute more at the most."""
     spending, budget, noon = Spending(), Budget(ten_minutes=10), NOON // 30 * 30
     for later, amount in ((29.9, 4), (30.0, 5), (200.0, 2)):
-        spending.advance(noon + later)
+        spending.advance(noon + later, DEFAULT_ZONE)
         spending.book(amount)
     block = spending.blocked_by(budget, 0, noon + 200)
     assert block == Block("usd_10m", noon + 630, waitable=True)
-    spending.advance(noon + 629)
+    spending.advance(noon + 629, DEFAULT_ZONE)
     assert spending.spent.ten_minutes == 11
-    spending.advance(block.until)
+    spending.advance(block.until, DEFAULT_ZONE)
     assert spending.spent.ten_minutes == 7
-    spending.advance(noon + 620)
+    spending.advance(noon + 620, DEFAULT_ZONE)
     assert spending.spent.ten_minutes == 7, "a clock that steps back gives nothing back"
-    spending.advance(noon - 86_400)
+    spending.advance(noon - 86_400, DEFAULT_ZONE)
     assert spending.spent.ten_minutes == 0, "nor does one that was a day ahead block a day"
 
 

@@ -19,9 +19,9 @@ from test_costs import body, price
 
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted
-from keyrot_middleware.core.model import NO_BUDGET, Budget, Candidate
+from keyrot_middleware.core.model import DEFAULT_ZONE, NO_BUDGET, Budget, Candidate
 from keyrot_middleware.core.spending import NANO
-from keyrot_middleware.core.windows import next_pacific_midnight
+from keyrot_middleware.core.windows import next_midnight
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.keys_file import KeySpec, candidates_of
 from keyrot_middleware.monitoring.view import source_of
@@ -75,7 +75,7 @@ def test_one_caller_stops_at_the_budget(gemini, clock, pool, cost, mode) -> None
     assert spent(made) == pytest.approx(11 * cost, abs=1e-9)
     assert failed.value.reasons == {"paid": failed.value.reasons["paid"]}
     assert failed.value.retry_at is not None
-    midnight = next_pacific_midnight(clock.time())
+    midnight = next_midnight(clock.time(), DEFAULT_ZONE)
     assert failed.value.retry_at.timestamp() == pytest.approx(midnight)
     assert "KeyPoolUsdPerDay" in json.dumps(failed.value.details)
 
@@ -111,7 +111,7 @@ def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, 
     assert keyrot_middleware.status()["keys"]["a"]["state"] == "limited"
     client.models.generate_content(model=MODEL, contents="hi")
     assert [request.key for request in gemini.log] == ["a", "c"]
-    clock.advance(next_pacific_midnight(clock.time()) - clock.time())
+    clock.advance(next_midnight(clock.time(), DEFAULT_ZONE) - clock.time())
     assert {key["state"] for key in source_of(made).status()["keys"]} == {"available"}
     client.models.generate_content(model=MODEL, contents="hi")
     assert gemini.log[-1].key == "a"

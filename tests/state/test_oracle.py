@@ -15,6 +15,7 @@ from support.pool import INFO, key
 from support.states import ABANDONED, UNSENT, URIS, acquire, failed, open_at, used
 
 from keyrot_middleware.core.model import (
+    DEFAULT_ZONE,
     NO_BUDGET,
     USD_REASONS,
     Block,
@@ -28,7 +29,7 @@ from keyrot_middleware.core.model import (
     Unavailable,
 )
 from keyrot_middleware.core.spending import NANO
-from keyrot_middleware.core.windows import next_pacific_midnight, next_pacific_month
+from keyrot_middleware.core.windows import next_midnight, next_month
 from keyrot_middleware.testing import FakeClock
 
 PACIFIC = ZoneInfo("America/Los_Angeles")
@@ -125,7 +126,7 @@ class Naive:
     def check(self, block: Block, one: Candidate, now: float) -> None:
         """Check until when a budget blocks a key, and whether a call may wait for that."""
         assert block.waitable == (block.reason not in ("usd", "usd_month", "rpd"))
-        ends = {"usd": next_pacific_midnight(now), "usd_month": next_pacific_month(now)}
+        ends = {"usd": next_midnight(now, DEFAULT_ZONE), "usd_month": next_month(now, DEFAULT_ZONE)}
         if block.reason == "usd_10m":
             ends["usd_10m"] = self._free_at(one, now)
         assert block.until == ends.get(block.reason, block.until)

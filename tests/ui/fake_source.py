@@ -107,7 +107,7 @@ class FakeSource:
         summary |= {"states": states, "next": {"key_id": first, "available_at": at}}
         summary |= {"models": models, "last_hour": hour}
         today = {"input_tokens": 120_331, "output_tokens": 20_331, "cost_usd": 0.1234}
-        summary["today"] = today
+        summary |= {"today": today, "midnight": "Pacific time"}
         summary["projects"] = {
             one["project"]: {"usd_today": one["usd_today"], "usd": one["usd"]}
             for one in shown

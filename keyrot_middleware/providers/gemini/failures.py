@@ -27,8 +27,10 @@ from ...core.failures import (
     until_retry_info,
 )
 from ...core.model import Backoff, Scope
-from ...core.windows import HOUR_S, next_pacific_midnight, next_pacific_month
+from ...core.windows import HOUR_S, next_midnight, next_month
 
+ZONE = "America/Los_Angeles"
+"""Where Google's days and months end."""
 DAY_GRACE_S = 600.0
 """If the first ten minutes of a day are refused as exhausted, the previous day is meant."""
 SPEND_BACKOFF = Backoff(30.0, 600.0)
@@ -37,7 +39,7 @@ SPEND_BACKOFF = Backoff(30.0, 600.0)
 
 def until_cap_reset(_parsed: ParsedError, now: float) -> float:
     """Return the time in an hour, or the end of the month: the cap may be raised before."""
-    return min(now + HOUR_S, next_pacific_month(now))
+    return min(now + HOUR_S, next_month(now, ZONE))
 
 
 def until_day_end(parsed: ParsedError, now: float) -> float | None:
@@ -47,11 +49,11 @@ def until_day_end(parsed: ParsedError, now: float) -> float | None:
     late, and a response may arrive on the next day. The end is unknown then: None.
     """
     sent = now if parsed.sent_at is None else parsed.sent_at
-    if next_pacific_midnight(sent - DAY_GRACE_S) <= now:
+    if next_midnight(sent - DAY_GRACE_S, ZONE) <= now:
         return None
     if parsed.retry_delay_s is not None and parsed.retry_delay_s > LONG_S:
         return now + parsed.retry_delay_s
-    return next_pacific_midnight(now)
+    return next_midnight(now, ZONE)
 
 
 _QUOTA = (429,)

@@ -62,11 +62,11 @@ export function models(found) {
   return items.length ? items : [el("li", { class: "note" }, "No model was used yet.")];
 }
 
-export function today({ today: used }, costKnown) {
+export function today({ today: used, midnight }, costKnown) {
   return [
     el("dl", { class: "figures" }, figure("Tokens in", shortCount(used.input_tokens)), figure("Tokens out", shortCount(used.output_tokens)),
       figure("Cost", money(used.cost_usd))),
-    note(costKnown ? "since midnight Pacific time" : "cost: pip install 'keyrot-middleware[cost]'"),
+    note(costKnown ? `since midnight ${midnight}` : "cost: pip install 'keyrot-middleware[cost]'"),
   ];
 }
 

@@ -20,7 +20,6 @@ _AUTHORITIES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to an empty directory and remove all variables of ours and the SDK's."""
     for name in list(os.environ):
         if name.startswith(_OF_OTHERS) or name in _AUTHORITIES:
             monkeypatch.delenv(name)
@@ -30,13 +29,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def bao() -> OpenBao:
-    """Return the shared server."""
     return shared()
 
 
 @pytest.fixture(scope="module")
 def _mount() -> Iterator[str]:
-    """Mount an engine with the key `a` in it."""
     server = VaultServer()
     server.put("a", VALUE)
     yield server.mount
@@ -45,11 +42,9 @@ def _mount() -> Iterator[str]:
 
 @pytest.fixture
 def at(_mount: str, bao: OpenBao) -> dict[str, str]:
-    """Return its address: variables without an identity."""
     return {"VAULT_ADDR": bao.url, "KEYROT_VAULT_PLACE": f"{_mount}/keyrot"}
 
 
 @pytest.fixture(scope="module")
 def reading(_mount: str, bao: OpenBao) -> str:
-    """Make a policy that may read the keys."""
     return bao.allow(policy(f"{_mount}/data/keyrot"))

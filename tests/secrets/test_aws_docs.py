@@ -20,24 +20,20 @@ PAGE = ROOT / "docs" / "stores" / "aws.md"
 
 @pytest.fixture
 def store_server(tmp_path: Path) -> AwsServer:
-    """An account without a secret."""
     return AwsServer(tmp_path)
 
 
 def lines() -> list[list[str]]:
-    """List the commands of the page, as argument lists."""
     code = "".join(block.code for block in blocks(PAGE) if block.language == "bash")
     return [shlex.split(line) for line in code.replace("\\\n", " ").splitlines()]
 
 
 def examples() -> list[Any]:
-    """Read the JSON examples of the page, which have comments."""
     texts = [block.code for block in blocks(PAGE) if block.language == "jsonc"]
     return [json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)) for text in texts]
 
 
 def run(server: MotoServer, args: list[str]) -> None:
-    """Run an operation as the aws command does: name and parameters in lower case."""
     _, service, command, *flags = args
     client = server.client(service)
     model = client.meta.service_model

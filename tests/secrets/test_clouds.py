@@ -28,21 +28,18 @@ from keyrot_middleware.secrets.remote import AwsStore, AzureStore, open_aws, ope
 
 @pytest.fixture
 def aws(tmp_path: Path) -> Iterator[AwsServer]:
-    """Start an empty Secrets Manager."""
     with closing(AwsServer(tmp_path)) as server:
         yield server
 
 
 @pytest.fixture
 def azure(tmp_path: Path) -> Iterator[AzureServer]:
-    """Start an empty Key Vault."""
     with closing(AzureServer(tmp_path)) as server:
         yield server
 
 
 @pytest.fixture
 def gcp(tmp_path: Path) -> Iterator[GcpServer]:
-    """Start an empty Secret Manager."""
     with closing(GcpServer(tmp_path)) as server:
         yield server
 

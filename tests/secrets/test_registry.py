@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import stores
 
-from keyrot_middleware.errors import ConfigError, MissingExtraError, SecretError
+from keyrot_middleware.errors import ConfigError, MissingExtraError
 from keyrot_middleware.keys_file import BUILT_STORES
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets.remote import OPENERS
@@ -21,8 +21,6 @@ from keyrot_middleware.settings import load
 
 @pytest.fixture
 def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Install a distribution with stores."""
-
     def install(*schemes: str) -> None:
         folder = tmp_path / "site"
         folder.mkdir()
@@ -146,19 +144,3 @@ def test_the_stores_may_be_mixed(here: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert cache.unresolved == {"one": "key one: its value is that of the key a"}
     assert cache.locations["a"].store is cache.locations["one"].store
     assert dict(os.environ) == before, "a value that stands there is every child process's"
-
-
-def test_a_secret_error_raised_by_a_store_is_shown(plug_in: Any) -> None:
-    """A store may raise for all keys at once; its message is shown, without keys."""
-    from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
-
-    class Sealed:
-        scheme = "sealed"
-
-        def resolve(self, refs: Any) -> Any:
-            raise SecretError("it is sealed by AIza" + "FAKE" + "x" * 31)
-
-    cache = SecretCache({"a": SecretLocation(Sealed())})
-    assert cache.unresolved["a"] == (
-        "key a: the secret store sealed cannot be used: it is sealed by AIza…[redacted]"
-    )

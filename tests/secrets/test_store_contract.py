@@ -41,7 +41,6 @@ which has no batch. Logins, and requests that detect the version, included."""
 
 @pytest.fixture(params=SERVERS, scope="module")
 def build(request: pytest.FixtureRequest) -> Callable[[Path], Any]:
-    """Return the class of a store server."""
     module, name = SERVERS[request.param]
     made: Callable[[Path], Any] = getattr(import_module(module), name)
     return made
@@ -49,20 +48,17 @@ def build(request: pytest.FixtureRequest) -> Callable[[Path], Any]:
 
 @pytest.fixture
 def server(build: Callable[[Path], Any], tmp_path: Path) -> Iterator[StoreServer]:
-    """Start a store server, and close it."""
     made = build(tmp_path)
     yield made
     made.close()
 
 
 def can(server: StoreServer, what: str) -> None:
-    """Skip where a store has no such state: an environment cannot be down."""
     if what in getattr(server, "lacks", ()):
         pytest.skip(NOT_APPLICABLE)
 
 
 def look_up(store: SecretStore, *key_ids: str, **places: str) -> dict[str, str]:
-    """Return values, and the texts of errors."""
     refs = {**dict.fromkeys(key_ids), **places}
     found = store.resolve(refs)
     assert set(found) == set(refs), "an answer for each key"
@@ -73,7 +69,6 @@ def look_up(store: SecretStore, *key_ids: str, **places: str) -> dict[str, str]:
 
 
 def refusal(store: SecretStore, key_id: str = "a", **places: str) -> str:
-    """Return the error text of a key that is not found."""
     text = look_up(store, key_id, **places)[key_id]
     assert text.startswith("error: ")
     assert key_id in text, "it names the key"

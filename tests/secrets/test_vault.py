@@ -25,7 +25,6 @@ ROLE = {"VAULT_ROLE_ID": "role-id-FAKE-5678", "VAULT_SECRET_ID": "secret-id-FAKE
 
 
 def opened(bao: OpenBao, token: str = ROOT_TOKEN, **more: str) -> SecretStore:
-    """Open a store with a token, root's by default."""
     return open_vault({"VAULT_ADDR": bao.url, "VAULT_TOKEN": token, **more})
 
 
@@ -109,7 +108,6 @@ def test_an_approle_logs_in_once_and_again_when_its_token_is_refused(
 
 @pytest.fixture(scope="module")
 def signer() -> ec.EllipticCurvePrivateKey:
-    """Return an issuer of tokens."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -170,27 +168,6 @@ def test_a_wrong_variable_is_an_error(variables: dict[str, str], message: str) -
     with pytest.raises(ConfigError) as caught:
         open_vault(variables)
     assert message in str(caught.value)
-
-
-def test_a_server_that_is_down_or_sealed_is_asked_once_in_a_look_up(bao: OpenBao) -> None:
-    """The next look-up uses it again."""
-    seen: list[str] = []
-    down = [True]
-
-    def answer(handler: Any, body: bytes) -> Reply | None:
-        seen.append(handler.path)
-        return (503, b'{"errors": ["Vault is sealed"]}', {}) if down[0] else None
-
-    with vault_proxy(answer, bao.url) as url:
-        mount = bao.mount(2)
-        bao.write(f"{mount}/data/p1", {"k1": VALUE})
-        places = {f"k{number}": f"vault://{mount}/p{number}" for number in range(50)}
-        store = opened(bao, VAULT_ADDR=url)
-        found = resolve_all(store, **places)
-        assert {text.rpartition(": ")[2] for text in found.values()} == {"VaultDown"}
-        assert len(seen) == 1
-        down[0] = False
-        assert resolve_all(store, **places)["k1"] == VALUE
 
 
 # Secrecy --------------------------------------------------------------------------------------

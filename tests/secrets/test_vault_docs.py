@@ -24,20 +24,17 @@ ADDRESS, CA = "https://vault.example:8200", "/etc/ssl/company-ca.pem"
 
 
 def commands() -> list[str]:
-    """List the shell blocks of the page from top to bottom."""
     return re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def bao() -> Iterator[OpenBao]:
-    """Start a server of its own: the page uses fixed names."""
     server = OpenBao()
     yield server
     server.stop()
 
 
 def run(command: str, bao: OpenBao, here: Path) -> dict[str, str]:
-    """Run a block as a reader with root's token would; return the environment at its end."""
     command = command.replace(ADDRESS, bao.tls_url).replace(CA, bao.ca)
     done = subprocess.run(
         ["bash", "-euc", f"{command}\nenv -0 > environment"],
@@ -60,7 +57,6 @@ def run(command: str, bao: OpenBao, here: Path) -> dict[str, str]:
 
 
 def by_jwt(bao: OpenBao, signer: ec.EllipticCurvePrivateKey, **claims: str) -> str:
-    """Log in with a token of the right audience and these claims; return the value or the error."""
     now = int(time.time())
     times = {"iat": now - 60, "nbf": now - 60, "exp": now + 600}
     token = jwt.encode({"sub": "s", "aud": "keyrot", **times, **claims}, signer, "ES256")

@@ -21,7 +21,6 @@ TTL_S = 0.2
 
 @pytest.fixture
 def server(gemini, here, monkeypatch) -> Iterator[VaultServer]:
-    """Put two keys of the fake service into Vault; return a program's environment for them."""
     made = VaultServer()
     for key_id in ("A", "B"):
         made.put(key_id, gemini.add_key(key_id, tier="paid").value)
@@ -40,7 +39,6 @@ def server(gemini, here, monkeypatch) -> Iterator[VaultServer]:
 
 
 def call(client: Any) -> str:
-    """Make a call; an exception is a failed test."""
     return str(client.models.generate_content(model="gemini-2.5-flash", contents="x").text)
 
 

@@ -55,7 +55,6 @@ def _timeless(name: str, value: Any) -> str:
 
 @pytest.fixture
 def traced(caplog: pytest.LogCaptureFixture) -> Iterator[RecordedSpans]:
-    """Trace; afterwards no span may have ended twice, and OpenTelemetry may not have complained."""
     traced = RecordedSpans()
     with raise_internal_errors():
         yield traced

@@ -37,7 +37,6 @@ print(trace.get_tracer_provider() is own, len(spans.get_finished_spans()))
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    """Serve until the test ends."""
     with Collector() as server:
         yield server
 
@@ -47,7 +46,6 @@ Program = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def program(collector: Collector, tmp_path: Path) -> Iterator[Program]:
-    """Run a program with one key and the setting, by python or by the command *by*."""
     with FakeGemini() as gemini:
         key = gemini.add_key("a").value
         settings = {

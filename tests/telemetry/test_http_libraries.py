@@ -23,13 +23,11 @@ USAGE = "gen_ai.usage.input_tokens"
 
 @pytest.fixture(autouse=True)
 def _one_provider(traced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send all spans to one provider."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", traced.provider)
 
 
 @contextmanager
 def instrumented(instrumentor: Any, order: str, pool: Any, traced: Any) -> Iterator[None]:
-    """Install a pool of two keys, and instrument a library before or after it."""
     if order == "before":
         instrumentor.instrument(tracer_provider=traced.provider)
     pool("A", "B", strategy="fill")
@@ -82,7 +80,6 @@ STREAM: dict[str, Any] = REQUEST | {"stream": True, "stream_options": {"include_
 
 
 async def ask(client: Any, *, stream: bool) -> None:
-    """Send a chat with an async client, and read all of the response."""
     async with client:
         found = await client.chat.completions.create(**(STREAM if stream else REQUEST))
         if stream:

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.trace import StatusCode
 from support.otel import RecordedMetrics
 
-from keyrot_middleware import KeyManager, KeyPoolExhausted
+from keyrot_middleware import KeyManager
 from keyrot_middleware.key_manager import LeasedKey
 
 MODEL = "gemini-2.5-flash"
@@ -23,7 +23,6 @@ def metered() -> RecordedMetrics:
 
 @pytest.fixture
 def manager(traced: Any, metered: RecordedMetrics) -> Iterator[KeyManager]:
-    """Open a pool of one key, and trace and measure its calls."""
     with KeyManager(keys=["FAKE-value-of-one"], pool="test", max_wait_s=0) as made:
         pool = made._pool
         pool.observers = (traced.observer, metered.observer, *pool.observers)
@@ -47,7 +46,6 @@ def _lease_in_a_task(manager: KeyManager, use: Use) -> None:
 
 
 def _select(manager: KeyManager, use: Use) -> None:
-    """Use `select_key()` and its reports."""
     selected = manager.select_key(MODEL)
     leased = LeasedKey(selected.key_id, manager._pool.secrets.value(selected.key_id))
     try:
@@ -95,23 +93,3 @@ def test_the_exception_of_a_block_is_the_error_of_the_spans(way, manager, traced
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes["error.type"] == "ConnectionResetError"
     assert metered.by("keyrot.call.attempts", "error.type") == {"ConnectionResetError": 1}
-
-
-@WAYS
-def test_no_available_key_is_an_event_of_the_call(way, manager, traced, metered) -> None:
-    """The span has the reasons, and the call counts as one without a key."""
-    error = {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}
-    manager.report_error("key_1", _HttpError(400, error))
-    with pytest.raises(KeyPoolExhausted):
-        way(manager, lambda _key: None)
-    (call,) = traced.named("generate_content")
-    assert [event.name for event in call.events] == ["keyrot.pool.exhausted"]
-    assert metered.by("keyrot.key.timeouts", "keyrot.pool.name") == {"test": 1}
-
-
-class _HttpError(Exception):
-    """An error of an HTTP library."""
-
-    def __init__(self, status_code: int, body: Any) -> None:
-        super().__init__("refused")
-        self.status_code, self.body = status_code, body

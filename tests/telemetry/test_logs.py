@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 from support.scripted_pool import OK, PROMPT, ScriptedPool, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.errors import raise_internal_errors
+from keyrot_middleware.core.model import RetryPolicy
+from keyrot_middleware.errors import KeyrotWarning, raise_internal_errors
 from keyrot_middleware.telemetry.logs import LogObserver
+from keyrot_middleware.testing import FakeGemini, Reply
 
 NAME = "keyrot_middleware"
 
 
 @pytest.fixture(autouse=True)
 def raising() -> Iterator[None]:
-    """An observer that fails must fail the test."""
     with raise_internal_errors():
         yield
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Level and text of each of our lines."""
     return [f"{r.levelname} {r.getMessage()}" for r in caplog.records if r.name == NAME]
 
 
 def story(scripted: ScriptedPool) -> None:
-    """Make a call that meets an exhausted minute, an invalid key, a wait, and a success."""
     scripted.script = {"flash_01": [minute(20), OK], "exp_02": [invalid()]}
     scripted.run()
 
@@ -91,20 +96,6 @@ def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
     )
 
 
-def test_a_long_or_wide_cooldown_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Billing problems and exhausted days need a person's attention."""
-    scripted = ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02", "pro_03"))
-    denied = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED"}
-    scripted.script = {"flash_01": [failure(402)], "exp_02": [failure(403, details=[denied])]}
-    caplog.set_level(logging.WARNING, NAME)
-    with pytest.raises(Exhausted):
-        scripted.run()
-    assert lines(caplog)[:-1] == [
-        "WARNING pool test, gemini-2.5-flash: key flash_01 (all of billing account billing) "
-        "is cooling down until 2026-01-01 13:30:30Z: payment_required (402)"
-    ]
-
-
 def test_no_line_holds_a_key_or_the_text_of_an_error(caplog: pytest.LogCaptureFixture) -> None:
     """At DEBUG, whatever fails."""
     caplog.set_level(logging.DEBUG, NAME)
@@ -117,3 +108,146 @@ def test_no_line_holds_a_key_or_the_text_of_an_error(caplog: pytest.LogCaptureFi
     assert "ended by ConnectionResetError" in text
     assert "FAKE" not in text
     assert PROMPT not in text
+
+
+def lines_with(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
+    messages = [record.getMessage() for record in caplog.records if record.name == NAME]
+    return [line for line in messages if word in line]
+
+
+def test_failures_that_come_together_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Twenty-seven calls are in flight with a key when Google rejects it."""
+    caplog.set_level(logging.INFO, NAME)
+    scripted, together = ScriptedPool([LogObserver("test")], keys=("a",)), Barrier(27)
+
+    def reject() -> Any:
+        together.wait(30)
+        return invalid()
+
+    scripted.script = {"a": [reject] * 27}
+
+    def call() -> None:
+        with pytest.raises(Exhausted):
+            scripted.run()
+
+    threads = [Thread(target=call) for _ in range(27)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(lines_with(caplog, "is rejected")) == 1
+
+
+def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """The next warning has the number of further failed calls."""
+    policy = RetryPolicy(strategy="fill", max_wait_s=0.0)
+    scripted = ScriptedPool([LogObserver("test")], keys=("a",), policy=policy)
+    scripted.script = {"a": [minute(200)]}
+    for _ in range(150):
+        with pytest.raises(Exhausted):
+            scripted.run()
+        scripted.clock.advance(1)
+    found = lines_with(caplog, "no key is available")
+    assert len(found) == 3
+    assert ["59 more calls" in line for line in found] == [False, True, True]
+
+
+PROGRAM = """
+import asyncio, logging, sys
+from google import genai
+import keyrot_middleware
+from keyrot_middleware.testing import FakeClock
+
+if "logging" in sys.argv:
+    logging.basicConfig(format="logged: %(message)s")
+keyrot_middleware.install(clock=FakeClock())
+client = genai.Client(http_options={"client_args": {"verify": False}})
+MODEL = "gemini-2.5-flash"
+for number in range(2):
+    client.models.generate_content(model=MODEL, contents="hi")  # line 13
+    asyncio.run(client.aio.models.generate_content(model=MODEL, contents="hi"))
+"""
+LINE = "app.py:13: KeyrotWarning: pool default, gemini-2.5-flash: "
+
+
+@pytest.fixture
+def service() -> Iterator[FakeGemini]:
+    with FakeGemini() as server:
+        for label in ("first", "second"):
+            server.add_key(label, tier="paid")
+        yield server
+
+
+def without_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("keyrot_middleware"), "propagate", False)
+
+
+def stderr_of(service: FakeGemini, folder: Path, *command: str, **limits: Any) -> str:
+    labels = ("first", "second")
+    (folder / "app.py").write_text(PROGRAM)
+    (folder / "keys.json").write_text(json.dumps([{"key_id": one, **limits} for one in labels]))
+    ran = subprocess.run(
+        [sys.executable, *(command or ("app.py",))],
+        cwd=folder,
+        env={
+            **{f"GEMINI_KEY_{label}": service.key(label).value for label in labels},
+            "KEYROT_STRATEGY": "fill",
+            "KEYROT_ALLOWED_HOSTS": service.host,
+            "GOOGLE_GEMINI_BASE_URL": service.url,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert service.key("first").value not in ran.stderr
+    return ran.stderr
+
+
+def test_the_first_rejection_of_a_key_is_shown(service: FakeGemini, tmp_path: Path) -> None:
+    """At the line of the call, with the key, why, and what to do."""
+    service.always("first", Reply.KEY_INVALID)
+    text = stderr_of(service, tmp_path)
+    assert f'{LINE}key first is rejected: key_invalid (400) "API key not valid' in text
+    assert text.count("KeyrotWarning") == 1
+
+
+def test_the_first_long_wait_is_shown(service: FakeGemini, tmp_path: Path) -> None:
+    """With its length, and why each key is not available; later waits are not shown."""
+    text = stderr_of(service, tmp_path, rpm=1)
+    assert f"{LINE}waits 3" in text
+    assert "s for a key (first: rpm until " in text
+    assert text.count("KeyrotWarning") == 1
+
+
+@pytest.mark.parametrize(("rpm", "text"), [(1, "waits 3"), (None, "key first is rejected")])
+def test_with_logging_it_is_a_log_line(service, tmp_path, rpm, text) -> None:
+    """At WARNING, which logging shows by default, and not a Python warning too."""
+    if rpm is None:
+        service.always("first", Reply.KEY_INVALID)
+    shown = stderr_of(service, tmp_path, "app.py", "logging", rpm=rpm)
+    assert f"logged: pool default, gemini-2.5-flash: {text}" in shown
+    assert "KeyrotWarning" not in shown
+
+
+def test_a_program_whose_warnings_are_errors_continues(service: FakeGemini, tmp_path: Path) -> None:
+    """No call fails because of a warning."""
+    service.always("first", Reply.KEY_INVALID)
+    assert stderr_of(service, tmp_path, "-W", "error::UserWarning", "app.py", rpm=1) == ""
+
+
+def test_each_rejected_key_is_shown_and_again_when_its_new_value_is_rejected(monkeypatch) -> None:
+    """A probe that fails again is nothing new."""
+    without_logging(monkeypatch)
+    log = LogObserver("test")
+    scripted = ScriptedPool([log], keys=("a", "b", "c"))
+    scripted.script = {"a": [invalid(), invalid(), invalid()], "b": [invalid()], "c": [OK] * 3}
+    with pytest.warns(KeyrotWarning) as found:
+        scripted.run()
+        scripted.clock.advance(3_600)
+        scripted.run()
+        log.on_key_replaced("a")
+        scripted.clock.advance(24 * 3_600)
+        scripted.run()
+    subjects = [str(one.message).split(": ")[1].split(" is ")[0] for one in found]
+    assert subjects == ["key a", "key b", "key a"]

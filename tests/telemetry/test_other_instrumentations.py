@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from support.modes import MODEL, MODES, ask, run
+from support.modes import MODEL, MODES, ask
 from support.other_instrumentations import OFFICIAL, instrumented, plain_sdk
 
 import keyrot_middleware
@@ -19,14 +19,12 @@ CALL = f"generate_content {MODEL}"
 
 @pytest.fixture(autouse=True)
 def one_provider(traced: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Send all spans to one provider, and restore the SDK afterwards."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", traced.provider)
     with plain_sdk():
         yield
 
 
 def tree(traced: Any) -> list[str]:
-    """Return `scope: name` of each span with the names above it, in order of their ends."""
     spans = {span.context.span_id: span for span in traced.spans}
 
     def path(span: Any) -> str:
@@ -96,30 +94,3 @@ def test_an_exhausted_pool_is_an_error_of_the_official_span(
     assert span.instrumentation_scope.name == OFFICIAL
     assert span.status.status_code.name == "ERROR"
     assert "keyrot.pool.exhausted" in [event.name for event in span.events]
-
-
-@pytest.mark.parametrize("way", ["sync", "async"])
-def test_an_embedding_is_recorded_as_without_a_pool(way, traced, gemini, pool, connect) -> None:
-    """The official one reads the raw body at the methods that we wrap: it finds the same tokens."""
-    client = connect(gemini.add_key("own").value)
-    request = {"model": "gemini-embedding-001", "contents": "hello"}
-
-    def embed() -> dict[str, Any]:
-        if way == "sync":
-            client.models.embed_content(**request)
-        else:
-            run(client, lambda: client.aio.models.embed_content(**request))
-        return dict(traced.named("embeddings")[-1].attributes)
-
-    with instrumented(traced.provider, OFFICIAL):
-        alone = embed()
-        pool("A")
-        above = embed()
-    keyrot_middleware.uninstall()
-    pool("A")
-    with instrumented(traced.provider, OFFICIAL):
-        below = embed()
-    ours = {"keyrot.attempt.count": 1, "keyrot.key.id": "A", "keyrot.pool.name": "default"}
-    assert above == {**alone, **ours}
-    assert below == {**alone, **ours}
-    assert len(traced.named("embeddings")) == 3

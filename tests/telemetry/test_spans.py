@@ -1,20 +1,37 @@
-"""Whole span trees of real calls through a real pool, as text."""
+"""Spans of real calls through a real pool: whole trees as text, names, parents, streams."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import threading
+from contextlib import aclosing
 from textwrap import dedent
 from typing import Any
 
 import pytest
-from support.scripted_pool import OK, Chunks, ScriptedPool, failure, invalid, minute
+from opentelemetry import context, trace
+from opentelemetry.trace import SpanKind
+from support.scripted_pool import (
+    INFO,
+    OK,
+    PROMPT,
+    STREAMED,
+    Chunks,
+    ScriptedPool,
+    failure,
+    invalid,
+    minute,
+)
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import RetryPolicy
+from keyrot_middleware.core.model import CallInfo, RetryPolicy
+from keyrot_middleware.telemetry import semconv as names
+from keyrot_middleware.telemetry.semconv import operation_name
 
 
 @pytest.fixture(params=["sync", "async"])
 def way(request: pytest.FixtureRequest) -> str:
-    """Each tree is the same from a thread and from a task."""
     return str(request.param)
 
 
@@ -56,7 +73,6 @@ def test_a_call_that_succeeds_at_once(traced: Any, way: str) -> None:
 
 
 def brief(tree: str) -> str:
-    """Omit what the tree above has shown."""
     kept = (
         line
         for line in tree.splitlines()
@@ -106,7 +122,6 @@ def test_a_call_that_succeeds_with_the_third_key(traced: Any, way: str) -> None:
 
 
 def shape(tree: str) -> str:
-    """Keep names, status, outcome, errors and events."""
     marks = ("INTERNAL", "CLIENT", "! ", "outcome", "error.type", "attempt.count")
     return "\n".join(line for line in tree.splitlines() if any(mark in line for mark in marks))
 
@@ -167,17 +182,6 @@ def test_no_key_is_available(traced: Any, way: str) -> None:
     """)  # noqa: E501
 
 
-def test_a_pool_of_rejected_keys_is_no_429(traced: Any) -> None:
-    """Where every key is rejected the error's type is the code of the refusal, as the caller's."""
-    scripted = ScriptedPool([traced.observer], keys=("flash_01",), script={"flash_01": [invalid()]})
-    with pytest.raises(Exception, match="400"):
-        scripted.run()
-    with pytest.raises(Exhausted):
-        scripted.run()
-    last = traced.named("generate_content")[-1]
-    assert last.attributes["error.type"] == "400"
-
-
 def test_a_stream(traced: Any, way: str) -> None:
     """A stream's attempt lives to its end, and has the reads as its children."""
     scripted = ScriptedPool([traced.observer])
@@ -228,3 +232,230 @@ def test_a_state_that_is_down_is_recorded_once(traced, monkeypatch, lease) -> No
     scripted.run()
     call = traced.named("generate_content")[0]
     assert [e.name for e in call.events] == ["keyrot.state.degraded", "keyrot.wait"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "model", "name"),
+    [
+        ("generateContent", "m", "generate_content m"),
+        ("streamGenerateContent", "m", "generate_content m"),
+        ("embedContent", "m", "embeddings m"),
+        ("batchEmbedContents", "m", "embeddings m"),
+        ("countTokens", "m", "count_tokens m"),
+        ("predictLongRunning", "m", "predict_long_running m"),
+        ("list", "", "list"),
+    ],
+)
+def test_a_call_is_named_by_operation_and_model(traced, verb, model, name) -> None:
+    """Both verbs of a generation share one operation; a request without a model has a bare name."""
+    ScriptedPool([traced.observer]).run(CallInfo(model, verb))
+    call = traced.spans[-1]
+    assert call.name == name
+    assert call.attributes["gen_ai.operation.name"] == operation_name(verb)
+    assert ("gen_ai.request.model" in call.attributes) == bool(model)
+
+
+def test_an_attempt_is_current_only_while_the_sdk_sends(traced: Any) -> None:
+    """Spans of the SDK in a send are the attempt's children; the caller's context is untouched."""
+    scripted = ScriptedPool([traced.observer])
+    with traced.tracer.start_as_current_span("the caller's") as own:
+        scripted.run()
+        assert trace.get_current_span() is own
+    assert [span.name for span in scripted.seen] == ["attempt flash_01"]
+    assert traced.parent_of(traced.named("generate_content")[0]) == "the caller's"
+
+
+def test_spans_hold_no_key_and_no_prompt(traced: Any) -> None:
+    """Neither values of keys nor texts of errors are in any name, status, attribute or event."""
+    scripted = ScriptedPool([traced.observer])
+    scripted.script = {
+        "flash_01": [minute(9), failure(transport="other"), Chunks(1, failed=failure(500))],
+        "flash_02": [invalid()],
+        "pro_01": [failure(400)],
+    }
+    for info in (INFO, INFO, STREAMED):
+        with pytest.raises(Exception, match=PROMPT):
+            list(scripted.stream(info)) if info.stream else scripted.run(info)
+        scripted.clock.advance(100)
+    everything = "".join(span.to_json() for span in traced.spans)
+    assert everything.count("attempt ") > 3
+    assert "FAKE" not in everything
+    assert PROMPT not in everything
+
+
+INFERENCE = "opentelemetry.genai.client.inference.context"
+
+
+class Official:
+    """The context that the official instrumentation sets around a call."""
+
+    def __init__(self, traced: Any, key: str | None = INFERENCE, **attributes: str) -> None:
+        self._span = traced.tracer.start_span("theirs", kind=SpanKind.CLIENT, attributes=attributes)
+        here = trace.set_span_in_context(self._span)
+        self._here = context.set_value(key, object(), here) if key else here
+
+    def __enter__(self) -> Official:
+        self._token = context.attach(self._here)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        context.detach(self._token)
+        self._span.end()
+
+
+def test_the_official_span_is_the_logical_one(traced: Any) -> None:
+    """Under it we add no call span, our attempts are its children, it has our attributes."""
+    scripted = ScriptedPool([traced.observer], keys=("flash_01", "exp_02"))
+    scripted.script = {"flash_01": [minute(9)]}
+    with Official(traced):
+        scripted.run()
+    assert [span.name for span in traced.spans] == ["attempt flash_01", "attempt exp_02", "theirs"]
+    assert {traced.parent_of(span) for span in traced.named("attempt")} == {"theirs"}
+    assert dict(traced.named("theirs")[0].attributes) == {
+        "keyrot.attempt.count": 2,
+        "keyrot.cost": pytest.approx(77.52e-6),
+        "keyrot.key.id": "exp_02",
+        "keyrot.pool.name": "test",
+    }
+
+
+def test_errors_do_not_change_the_official_span(traced: Any) -> None:
+    """A call that fails does not change the status of the official span."""
+    scripted = ScriptedPool([traced.observer], keys=("a1",), script={"a1": [invalid()]})
+    with Official(traced), pytest.raises(Exception, match="400"):
+        scripted.run()
+    assert traced.named("theirs")[0].status.status_code.name == "UNSET"
+    assert traced.named("attempt")[0].attributes["keyrot.attempt.outcome"] == "failure"
+
+
+@pytest.mark.parametrize("key", [INFERENCE, None], ids=["data", "no data"])
+@pytest.mark.parametrize(
+    ("operation", "model", "own"),
+    [
+        ("generate_content", "gemini-2.5-flash", False),
+        ("chat", "models/gemini-2.5-flash", False),
+        ("generate_content", "gemini-2.5-flash-lite", True),
+        ("execute_tool", "gemini-2.5-flash", True),
+        ("invoke_agent", "gemini-2.5-flash", True),
+    ],
+)
+def test_only_a_span_of_this_request_is_used(traced, key, operation, model, own) -> None:
+    """The spans around a tool or another model's operation have spans of their own inside."""
+    attributes = {"gen_ai.operation.name": operation, "gen_ai.request.model": model}
+    with Official(traced, key, **attributes):
+        ScriptedPool([traced.observer]).run()
+    assert len(traced.named("generate_content")) == own
+    assert ("keyrot.attempt.count" in traced.named("theirs")[0].attributes) is not own
+
+
+@pytest.mark.parametrize(
+    "key",
+    [context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"],
+    ids=["opentelemetry", "earlier"],
+)
+def test_suppressed_calls_leave_no_span(traced: Any, key: str) -> None:
+    """Both spellings of the key silence us; the call is sent as usual."""
+    token = context.attach(context.set_value(key, True))
+    assert ScriptedPool([traced.observer]).run() == "answer"
+    context.detach(token)
+    assert traced.spans == []
+
+
+def scripted(traced: Any, streams: int = 1, chunks: int = 3) -> ScriptedPool:
+    made = ScriptedPool([traced.observer], keys=("flash_01",))
+    made.script = {"flash_01": [Chunks(chunks, tracer=traced.tracer) for _ in range(streams)]}
+    return made
+
+
+async def iterations(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def outcomes(traced: Any) -> set[Any]:
+    return {span.attributes[names.ATTEMPT_OUTCOME] for span in traced.named("attempt")}
+
+
+def statuses(traced: Any) -> set[str]:
+    spans = [*traced.named("attempt"), *traced.named("generate_content")]
+    return {span.status.status_code.name for span in spans}
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+def test_a_stream_that_its_reader_abandons(traced: Any, how: str) -> None:
+    """Closed or dropped, the spans end at once, are no error, and are abandoned."""
+    stream = scripted(traced).stream()
+    next(stream)
+    if how == "close":
+        stream.close()  # type: ignore[attr-defined]
+    del stream
+    gc.collect()
+    assert outcomes(traced) == {"abandoned"}
+    assert statuses(traced) == {"UNSET"}
+
+
+def test_a_stream_that_is_read_in_another_thread(traced: Any) -> None:
+    """Reading on elsewhere neither moves the spans nor leaves one current there."""
+    stream = scripted(traced, chunks=4).stream()
+    with traced.tracer.start_as_current_span("opener"):
+        next(stream)
+    left: list[Any] = []
+
+    def read() -> None:
+        list(stream)
+        left.append(trace.get_current_span())
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join(10)
+    assert left == [trace.INVALID_SPAN]
+    assert outcomes(traced) == {"success"}
+    assert traced.parent_of(traced.named("generate_content")[0]) == "opener"
+
+
+async def test_a_cancelled_reader(traced: Any) -> None:
+    """Cancellation is raised again, and is the error of both spans."""
+    made = scripted(traced)
+    made.script["flash_01"][0].gate = asyncio.Event()
+
+    async def read() -> None:
+        async with aclosing(await made.astream()) as stream:
+            async for _ in stream:
+                pass
+
+    task = asyncio.create_task(read())
+    await iterations(10)
+    assert made.seen
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert outcomes(traced) == {"abandoned"}
+    for span in (traced.named("attempt")[0], traced.named("generate_content")[0]):
+        assert span.attributes["error.type"] == "asyncio.exceptions.CancelledError"
+        assert span.status.description == "CancelledError"
+
+
+async def test_a_hundred_streams_at_once(traced: Any) -> None:
+    """Read to the end, closed, cancelled or dropped in any mixture, each span ends exactly once."""
+    made = scripted(traced, streams=100, chunks=5)
+
+    async def read(number: int) -> None:
+        with traced.tracer.start_as_current_span(f"reader {number}") as reader:
+            stream = await made.astream()
+            async for chunk in stream:
+                await asyncio.sleep(0)
+                traced.tracer.start_span(f"work {number}").end()
+                assert trace.get_current_span() is reader
+                if number % 4 == 1 and chunk == 2:
+                    await stream.aclose()
+                if number % 4 == 2 and chunk == 2:
+                    raise asyncio.CancelledError
+
+    ended = await asyncio.gather(*map(read, range(100)), return_exceptions=True)
+    assert sum(isinstance(end, asyncio.CancelledError) for end in ended) == 25
+    del ended
+    gc.collect()
+    await iterations(10)  # for the loop to close dropped streams
+    assert len(traced.named("attempt")) == len(traced.named("generate_content")) == 100
+    assert all(traced.parent_of(s) == f"reader {s.name[5:]}" for s in traced.named("work"))
+    assert {traced.parent_of(span) for span in traced.named("HTTP")} == {"attempt flash_01"}

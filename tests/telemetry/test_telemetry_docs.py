@@ -17,25 +17,21 @@ PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 
 
 def rows(heading: str) -> list[list[str]]:
-    """Return the cells of the table below a heading."""
     below = PAGE.read_text("utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in below.splitlines() if line.startswith("| `")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def named(cell: str) -> list[str]:
-    """List the names in a cell."""
     return re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", cell)
 
 
 def names_of(heading: str) -> set[str]:
-    """List the names in the first column."""
     return {name for row in rows(heading) for name in named(row[0])}
 
 
 @pytest.fixture
 def everything(traced: Any) -> Any:
-    """Make calls that produce each span and each event."""
     _stream_after_a_cooldown(traced)
     _without_a_state(traced)
     _exhausted(traced)

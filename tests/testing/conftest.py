@@ -14,20 +14,17 @@ Connect = Callable[[FakeKey], genai.Client]
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """Start at 12:30:30 UTC."""
     return FakeClock()
 
 
 @pytest.fixture
 def gemini(clock: FakeClock) -> Iterator[FakeGemini]:
-    """Serve until the test ends."""
     with FakeGemini(clock) as server:
         yield server
 
 
 @pytest.fixture
 def connect(gemini: FakeGemini) -> Iterator[Connect]:
-    """Make SDK clients of the fake service."""
     clients: list[genai.Client] = []
 
     def make(key: FakeKey) -> genai.Client:

@@ -22,14 +22,12 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def _no_tls() -> Any:
-    """Let the SDK ask for no TLS on loopback."""
     with plain_websockets():
         yield
 
 
 @pytest.fixture
 def connect(gemini: FakeGemini) -> Iterator[Connect]:
-    """Make clients with a key and HTTP options."""
     clients: list[Any] = []
 
     def make(value: str, **options: Any) -> Any:
@@ -43,13 +41,11 @@ def connect(gemini: FakeGemini) -> Iterator[Connect]:
 
 @asynccontextmanager
 async def session(client: Any, **config: Any) -> AsyncIterator[Any]:
-    """Open a Live session."""
     async with client.aio.live.connect(model=MODEL, config=config or None) as live:
         yield live
 
 
 async def say(live: Any, text: str) -> list[Any]:
-    """Say something; return what comes back in the turn."""
     await live.send_client_content(turns={"role": "user", "parts": [{"text": text}]})
     return [message async for message in live.receive()]
 

@@ -35,14 +35,12 @@ Sdk = Callable[[FakeKey], openai.OpenAI]
 
 @pytest.fixture
 def http(gemini: FakeGemini) -> Iterator[httpx.Client]:
-    """Send plain HTTP to the fake service."""
     with httpx.Client(base_url=gemini.url, timeout=60, verify=NO_CERTIFICATES) as client:
         yield client
 
 
 @pytest.fixture
 def sdk(gemini: FakeGemini) -> Iterator[Sdk]:
-    """Make clients of the openai SDK that send each request once."""
     clients: list[openai.OpenAI] = []
 
     def make(key: FakeKey) -> openai.OpenAI:
@@ -58,7 +56,6 @@ def sdk(gemini: FakeGemini) -> Iterator[Sdk]:
 
 
 def bearer(key: FakeKey) -> dict[str, str]:
-    """Return the header that carries a key in OpenAI's protocol."""
     return {"Authorization": f"Bearer {key.value}"}
 
 

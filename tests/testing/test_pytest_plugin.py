@@ -102,7 +102,6 @@ def pytest_unconfigure(config):
 
 
 def run_pytest(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest in *folder*, with nothing but the plugin."""
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *WITH_PLUGIN, *arguments],
         cwd=folder,

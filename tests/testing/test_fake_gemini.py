@@ -1,0 +1,370 @@
+"""FakeGemini: answers, scripted replies, streams, quotas, stored things; and FakeClock."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Any
+
+import pytest
+from google import genai
+from google.genai import errors, types
+from pydantic import BaseModel
+
+from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
+
+MODEL = "gemini-2.5-flash"
+MAJOR = int(genai.__version__.split(".")[0])
+
+
+def test_an_answer_has_usage_and_names(gemini, connect) -> None:
+    """Tokens add up, and the model and the response have their ids."""
+    client = connect(gemini.add_key("a"))
+    response = client.models.generate_content(model=MODEL, contents="twelve chars")
+    usage = response.usage_metadata
+    assert response.text == "ok from a"
+    assert (usage.prompt_token_count, usage.thoughts_token_count) == (3, 5)
+    spoken = usage.candidates_token_count
+    assert usage.total_token_count == 3 + 5 + spoken
+    assert (response.model_version, bool(response.response_id)) == (MODEL, True)
+    assert response.candidates[0].finish_reason == types.FinishReason.STOP
+
+
+def test_a_test_sets_the_answers(gemini, connect) -> None:
+    """A text, a function of the body, a part, and a whole response."""
+    client = connect(gemini.add_key("a"))
+
+    def call() -> types.GenerateContentResponse:
+        return client.models.generate_content(model=MODEL, contents="hello")
+
+    gemini.answer("forty-two")
+    assert call().text == "forty-two"
+    gemini.answer(lambda body: body["contents"][0]["parts"][0]["text"].upper())
+    assert call().text == "HELLO"
+    gemini.answer({"functionCall": {"name": "f", "args": {"x": 1}}})
+    assert call().function_calls[0].args == {"x": 1}
+    gemini.answer({"candidates": [{"finishReason": "SAFETY"}]})
+    assert call().candidates[0].finish_reason == types.FinishReason.SAFETY
+    gemini.answer(None)
+    assert call().text == "ok from a"
+
+
+def test_a_declared_function_is_called_and_its_response_answered(gemini, connect) -> None:
+    """The SDK runs the tool once, sends its response, and gets a text: two requests."""
+    client = connect(gemini.add_key("a"))
+    calls: list[tuple[str, int]] = []
+
+    def weather(city: str, days: int) -> str:
+        """Return the weather."""
+        calls.append((city, days))
+        return "sunny"
+
+    # SDK 1.75 does not resolve annotations that are strings.
+    weather.__annotations__.update(city=str, days=int)
+    chat = client.chats.create(model=MODEL, config=types.GenerateContentConfig(tools=[weather]))
+    assert chat.send_message("hello").text == "ok from a"
+    gemini.function_args({"city": "Oslo", "days": 3})
+    assert chat.send_message("again").text == "ok from a"
+    assert calls == [("text", 1), ("Oslo", 3)]
+    assert gemini.sent("a") == 4
+
+
+def test_a_response_schema_is_satisfied(gemini, connect) -> None:
+    """Structured output parses into the caller's own class."""
+
+    class Recipe(BaseModel):
+        name: str
+        minutes: int
+        steps: list[str]
+
+    client = connect(gemini.add_key("a"))
+    config = types.GenerateContentConfig(
+        response_mime_type="application/json", response_schema=Recipe
+    )
+    response = client.models.generate_content(model=MODEL, contents="cake", config=config)
+    assert response.parsed == Recipe(name="text", minutes=1, steps=["text"])
+
+
+@pytest.mark.skipif(MAJOR < 2, reason="the SDK follows continuations since 2.0")
+def test_a_continuation_is_followed_hop_by_hop(gemini, connect) -> None:
+    """Two scripted hops make three requests; each hands back the token of the one before."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.CONTINUATION, Reply.CONTINUATION)
+    response = client.models.generate_content(model=MODEL, contents="hello")
+    assert response.text == "ok from a" * 3
+    tokens = [request.body.get("continuationToken") for request in gemini.log]
+    assert tokens[0] is None
+    assert len(set(tokens)) == 3
+
+
+ERRORS = {name: reply for name, reply in Reply.all().items() if reply.status >= 400}
+
+
+def call(client: Any) -> str:
+    text: str = client.models.generate_content(model=MODEL, contents="hello").text
+    return text
+
+
+def fails(client: Any) -> errors.APIError:
+    with pytest.raises(errors.APIError) as caught:
+        call(client)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", sorted(ERRORS))
+def test_every_error_reaches_the_sdk_as_its_own_class(name, gemini, connect) -> None:
+    """4xx is a ClientError and 5xx a ServerError, with the code and the log's name for it."""
+    key = gemini.add_key("a")
+    gemini.script("a", ERRORS[name])
+    error = fails(connect(key))
+    wanted = errors.ClientError if ERRORS[name].status < 500 else errors.ServerError
+    assert type(error) is wanted
+    assert error.code == ERRORS[name].status
+    assert (gemini.log[0].reply, gemini.log[0].status) == (name, error.code)
+
+
+def test_scripts_run_in_order_and_end(gemini, connect) -> None:
+    """After the script ordinary answers follow."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.OVERLOADED, Reply.OK, Reply.INTERNAL)
+    assert fails(client).code == 503
+    assert call(client) == "ok from a"
+    assert fails(client).code == 500
+    assert gemini.pending("a") == 0
+    assert call(client) == "ok from a"
+
+
+def test_a_script_for_any_key_applies_to_the_next_requests(gemini, connect) -> None:
+    """script_any() and always_any() apply to every key; a key's own script comes first."""
+    first, second = connect(gemini.add_key("a")), connect(gemini.add_key("b"))
+    gemini.script_any(Reply.INTERNAL)
+    gemini.script("a", Reply.DEADLINE)
+    assert (fails(first).code, fails(second).code) == (504, 500)
+    gemini.always_any(Reply.OVERLOADED)
+    assert (fails(first).code, fails(second).code) == (503, 503)
+    gemini.clear_scripts()
+    assert call(first) == "ok from a"
+
+
+def test_an_invalid_key_has_its_reason(gemini, connect) -> None:
+    """Unknown, expired and deleted keys have one reason; the list-wrapped form is unwrapped."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.KEY_INVALID, Reply.KEY_EXPIRED, Reply.KEY_NOT_FOUND)
+    for _ in range(3):
+        detail = fails(client).details["error"]["details"][0]
+        assert detail["reason"] == "API_KEY_INVALID"
+    gemini.script("a", Reply.KEY_INVALID.list_wrapped())
+    assert fails(client).message == "API key not valid. Please pass a valid API key."
+
+
+def test_a_custom_reply(gemini, connect) -> None:
+    """custom() takes JSON, text, bytes or a function, and headers."""
+    client = connect(gemini.add_key("a"))
+    body = {"error": {"code": 418, "message": "teapot", "status": "TEAPOT"}}
+    gemini.script(
+        "a",
+        Reply.custom(418, body, headers={"Retry-After": "7"}),
+        Reply.custom(429, lambda request: {"error": {"code": 429, "message": request.label}}),
+        Reply.custom(502, "not JSON", content_type="text/plain"),
+    )
+    teapot = fails(client)
+    assert (teapot.status, teapot.response.headers["retry-after"]) == ("TEAPOT", "7")
+    assert fails(client).message == "a"
+    assert fails(client).message == "not JSON"
+
+
+def test_failed_requests_count_against_the_quota(gemini, connect) -> None:
+    """400 and 500 are counted; 429 and a bad key are not."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.BAD_REQUEST, Reply.INTERNAL, Reply.QUOTA_MINUTE, Reply.KEY_INVALID)
+    for _ in range(4):
+        fails(client)
+    assert gemini.used("a", MODEL).requests == 2
+
+
+def read(client: Any) -> tuple[list[str], Exception | None]:
+    texts: list[str] = []
+    try:
+        for chunk in client.models.generate_content_stream(model=MODEL, contents="hello"):
+            texts.append(chunk.text)
+    except Exception as error:
+        return texts, error
+    return texts, None
+
+
+def test_a_stream_comes_in_chunks_with_usage_so_far(gemini, connect) -> None:
+    """Usage grows with the chunks; the last one has the true usage and the finish reason."""
+    client = connect(gemini.add_key("a"))
+    stream = client.models.generate_content_stream(model=MODEL, contents="hello")
+    chunks = list(stream)
+    assert "".join(chunk.text for chunk in chunks) == "ok from a"
+    spoken = [chunk.usage_metadata.candidates_token_count for chunk in chunks]
+    assert len(chunks) == 3
+    assert spoken == sorted(spoken)
+    assert [bool(chunk.candidates[0].finish_reason) for chunk in chunks] == [False, False, True]
+    assert chunks[-1].usage_metadata.prompt_token_count == 2
+    assert gemini.log[0].stream
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_error_inside_a_stream_comes_after_so_many_chunks(after, gemini, connect) -> None:
+    """The error object without `data:` is raised by the SDK with its code, under HTTP 200."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.OVERLOADED.in_stream(after))
+    texts, error = read(client)
+    assert len(texts) == after
+    assert isinstance(error, errors.ServerError)
+    assert (error.code, gemini.log[0].status) == (503, 200)
+
+
+def test_a_stream_may_drop(gemini, connect) -> None:
+    """The connection ends after two chunks, and the transport's own error is raised."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.dropped(2))
+    texts, error = read(client)
+    assert texts == ["ok", " from"]
+    assert type(error).__name__ == "RemoteProtocolError"
+
+
+def refused(client: Any, model: str = MODEL, contents: str = "hello") -> dict[str, Any]:
+    with pytest.raises(errors.ClientError) as caught:
+        client.models.generate_content(model=model, contents=contents)
+    assert caught.value.code == 429
+    assert caught.value.status == "RESOURCE_EXHAUSTED"
+    error: dict[str, Any] = caught.value.details["error"]
+    return error
+
+
+def violations(error: dict[str, Any]) -> list[dict[str, Any]]:
+    kinds = [detail["@type"].rpartition(".")[2] for detail in error["details"]]
+    assert kinds == ["Help", "QuotaFailure", "RetryInfo"]
+    found: list[dict[str, Any]] = error["details"][1]["violations"]
+    return found
+
+
+def test_requests_over_the_minute_are_refused_until_the_next_one(gemini, clock, connect) -> None:
+    """The window is the wall-clock minute: it opens at :00."""
+    client = connect(gemini.add_key("free", rpm=2))
+    for _ in range(2):
+        client.models.generate_content(model=MODEL, contents="hello")
+    clock.advance(4.91746578)
+    error = refused(client)
+    assert violations(error) == [
+        {
+            "quotaMetric": "generativelanguage.googleapis.com/generate_content_free_tier_requests",
+            "quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+            "quotaDimensions": {"location": "global", "model": MODEL},
+            "quotaValue": "2",
+        }
+    ]
+    assert error["details"][2]["retryDelay"] == "25s"
+    assert "\n* Quota exceeded for metric: " in error["message"]
+    assert f"limit: 2, model: {MODEL}\nPlease retry in 25.08" in error["message"]
+    clock.advance(25.08253422 - 0.001)
+    refused(client)
+    clock.advance(0.002)
+    assert client.models.generate_content(model=MODEL, contents="hello").text == "ok from free"
+
+
+def test_input_tokens_are_limited_by_the_minute(gemini, connect) -> None:
+    """A request that would exceed the tokens is refused with the tokens' quota id."""
+    free = connect(gemini.add_key("free", tpm=10))
+    paid = connect(gemini.add_key("paid", tier="paid", tpm=10))
+    for client in (free, paid):
+        client.models.generate_content(model=MODEL, contents="x" * 32)
+    ids = [violations(refused(client, contents="x" * 12))[0]["quotaId"] for client in (free, paid)]
+    assert ids == [
+        "GenerateContentInputTokensPerModelPerMinute-FreeTier",
+        "GenerateContentPaidTierInputTokensPerModelPerMinute",
+    ]
+    free.models.generate_content(model=MODEL, contents="x" * 8)
+
+
+def test_an_exhausted_paid_day_names_the_true_delay(gemini, clock, connect) -> None:
+    """From 12:30:30 UTC it is 19 h 29 min 30 s to midnight in a Californian winter."""
+    client = connect(gemini.add_key("paid", tier="paid", rpd=1))
+    client.models.generate_content(model=MODEL, contents="hello")
+    error = refused(client)
+    violation = violations(error)[0]
+    assert violation["quotaMetric"].endswith("/generate_requests_per_model_per_day")
+    assert error["details"][2]["retryDelay"] == "70170s"
+    assert error["message"].endswith("Please retry in 19h29m30s.")
+    clock.advance(70_169)
+    refused(client)
+    clock.advance(1)
+    client.models.generate_content(model=MODEL, contents="hello")
+
+
+def test_keys_of_one_project_share_its_quota(gemini, connect) -> None:
+    """The project has the limit, not the key; another model has its own."""
+    one = connect(gemini.add_key("one", project="p", rpm=1))
+    two = connect(gemini.add_key("two", project="p"))
+    other = connect(gemini.add_key("other", project="q", rpm=1))
+    one.models.generate_content(model=MODEL, contents="hello")
+    refused(two)
+    other.models.generate_content(model=MODEL, contents="hello")
+    two.models.generate_content(model="gemini-3.6-flash", contents="hello")
+
+
+FILE_TEXT = "You do not have permission to access the File {} or it may not exist."
+CACHE_TEXT = "CachedContent not found (or permission denied)"
+
+
+def denied(call: Any, *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(errors.ClientError) as caught:
+        call(*args, **kwargs)
+    assert (caught.value.code, caught.value.status) == (403, "PERMISSION_DENIED")
+    return str(caught.value.message)
+
+
+@pytest.fixture
+def two(gemini: FakeGemini, connect):
+    owner = connect(gemini.add_key("owner", project="p", tier="paid"))
+    return owner, connect(gemini.add_key("other", project="q", tier="paid"))
+
+
+def upload(client: Any, data: bytes = b"hello") -> types.File:
+    config = types.UploadFileConfig(mime_type="text/plain", display_name="greeting")
+    file: types.File = client.files.upload(file=io.BytesIO(data), config=config)
+    return file
+
+
+def test_a_file_belongs_to_its_project(gemini, connect, two) -> None:
+    """Another key of the project may use it; another project gets the 403 that penalizes no key."""
+    owner, other = two
+    sibling = connect(gemini.add_key("sibling", project="p"))
+    file = upload(owner)
+    assert sibling.models.generate_content(model=MODEL, contents=["look", file]).text
+    text = FILE_TEXT.format(file.name.removeprefix("files/"))
+    generate = other.models.generate_content
+    assert denied(generate, model=MODEL, contents=["look", file]) == text
+    assert denied(other.files.get, name=file.name) == text
+    assert denied(other.files.delete, name=file.name) == text
+    assert [f.name for f in owner.files.list()] == [file.name]
+    assert list(other.files.list()) == []
+
+
+def test_a_cache_belongs_to_its_project(two) -> None:
+    """Create, get, list and use it with the owner; the other project gets the 403."""
+    owner, other = two
+    config = types.CreateCachedContentConfig(contents="long text " * 40, ttl="300s")
+    cache = owner.caches.create(model=MODEL, config=config)
+    assert cache.usage_metadata.total_token_count == 100
+    use = types.GenerateContentConfig(cached_content=cache.name)
+    assert owner.models.generate_content(model=MODEL, contents="hello", config=use).text
+    generate = other.models.generate_content
+    assert denied(generate, model=MODEL, contents="hello", config=use) == CACHE_TEXT
+    assert denied(other.caches.get, name=cache.name) == CACHE_TEXT
+    assert [c.name for c in owner.caches.list()] == [cache.name]
+    owner.caches.delete(name=cache.name)
+    assert denied(owner.caches.get, name=cache.name) == CACHE_TEXT
+
+
+def test_every_way_of_waiting_moves_the_clock() -> None:
+    """advance, sleep and asleep move it by their seconds, and monotonic counts from the start."""
+    clock = FakeClock(100.0)
+    clock.advance(1)
+    clock.sleep(2)
+    clock.sleep(-5)
+    asyncio.run(clock.asleep(3))
+    assert (clock.time(), clock.monotonic()) == (106.0, 6.0)

@@ -201,8 +201,13 @@ def _scrub_one(holder: Any, redact: Redact) -> None:
             request.headers = hidden
 
 
-def scrub_head(response: Any, redact: Redact) -> None:
-    """Redact the headers and the reason of a response of httpx or aiohttp, whatever its status."""
+def scrub_head(response: Any, redact: Redact) -> Any:
+    """Redact the headers and the reason of a response of httpx or aiohttp, whatever its status.
+
+    Returns:
+        The headers as pairs of bytes.
+    """
+    raw: Any = ()
     try:
         if (raw := getattr(response, "raw_headers", None)) is not None:
             reason = response.reason or ""  # aiohttp
@@ -211,8 +216,10 @@ def scrub_head(response: Any, redact: Redact) -> None:
         text = b"\n".join(chain.from_iterable(raw)).decode("latin-1") + reason
         if redact(text) != text:
             scrub(response, redact)
+            raw = getattr(response.headers, "raw", raw)
     except Exception:
         handle_internal_error("adapters")
+    return raw
 
 
 def _scrub_items(box: Any, redact: Redact) -> None:

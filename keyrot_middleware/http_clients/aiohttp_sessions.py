@@ -170,9 +170,10 @@ class AiohttpSessions(Library):
         code: int = response.status
         return code
 
-    def scrub(self, response: Any, request: Any, redact: Redact) -> None:
-        """Take keys out of the head of a response."""
+    def head(self, response: Any, request: Any, redact: Redact) -> Any:
+        """Take keys out of the head of a response; return its headers."""
         scrub_head(response, redact)
+        return response.headers
 
     def error_pieces(self, response: Any) -> Any:
         """Return the decoded bytes of an error."""
@@ -182,7 +183,7 @@ class AiohttpSessions(Library):
         """Return the bytes of a stream, decoded."""
         return aiter(response.content.iter_any()), response.release
 
-    async def content(self, response: Any) -> bytes:
+    async def content(self, response: Any, headers: Any) -> bytes:
         """Read a response; aiohttp keeps what was read."""
         content: bytes = await response.read()
         return content
@@ -190,10 +191,6 @@ class AiohttpSessions(Library):
     async def aclose(self, response: Any) -> None:
         """Release the connection of a response."""
         response.release()
-
-    def headers(self, response: Any) -> Any:
-        """Return the headers of a response."""
-        return response.headers
 
     def rebuilt(self, response: Any, content: bytes) -> Any:
         """Return a response with another content."""

@@ -353,7 +353,8 @@ def _parse(content: bytes) -> dict[str, Any]:
     if content.lstrip()[:1] != b"{":
         return {}
     try:
-        body = json.loads(content if len(content) < _LARGE else _without_media(content))
+        text = content if len(content) < _LARGE else _without_media(content)
+        body = json.loads(text.decode())
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
@@ -364,6 +365,7 @@ class Call:
 
     __slots__ = (
         "_error",
+        "_key_headers",
         "call",
         "calls",
         "content",
@@ -386,6 +388,8 @@ class Call:
         self.url, self.content, self.rest = request.url, content, rest
         self.target = Target(request.method, without_key(request.url), content)
         """What is sent."""
+        self._key_headers = [n for n in head.provider.key_headers if n in request.headers]
+        """Those that the program's request has."""
         self.in_query = head.in_query
         """Whether the program has its key in the address."""
         self.is_sdk = head.sdk is not None
@@ -483,7 +487,7 @@ class Call:
         """Write the key where the request had its own; return the URL."""
         provider = self.provider
         name, text = provider.key_field(self.route, key.reveal())
-        for other in provider.key_headers:
+        for other in self._key_headers:
             if other == name:
                 continue
             token = headers.get(other, "").rpartition(" ")[2]

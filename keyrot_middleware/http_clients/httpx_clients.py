@@ -58,7 +58,7 @@ class HttpxTransports(Library):
             Incoming(
                 request.method,
                 str(request.url),
-                _read_headers(request.headers, self._of_requests),
+                _some(request.headers.raw, self._of_requests),
                 inf if limit is None else limit,
                 library=self._library.__name__,
             ),
@@ -94,21 +94,21 @@ class HttpxTransports(Library):
 
     def copy(self, call: Call, request: Any, key: Secret) -> Any:
         """Return the program's request with one key; it shares nothing that changes."""
-        target = call.target
-        headers = self._library.Headers(request.headers)  # from others as they are: not parsed
-        url = call.write_key(key, headers, target.url)
-        if call.stream:  # or an echo of the key, and what it used, could not be read on the way
-            headers[_ENCODING] = "identity"
-        if target.body is not call.content:
-            headers["Content-Length"] = str(len(target.body))
-        rest = call.take_rest()
+        target, rest = call.target, call.take_rest()
         sent = self._library.Request(
             target.method,
-            request.url if url == call.url else url,
-            headers=headers,
+            request.url,
+            headers=request.headers,  # from such they are not parsed
             stream=self._body(target.body, rest),
             extensions=request.extensions,
         )
+        url = call.write_key(key, sent.headers, target.url)
+        if url != call.url:
+            sent.url = self._library.URL(url)
+        if call.stream:  # or an echo of the key, and what it used, could not be read on the way
+            sent.headers[_ENCODING] = "identity"
+        if target.body is not call.content:
+            sent.headers["Content-Length"] = str(len(target.body))
         if rest is None:
             sent.read()  # transports of others look at `content`
         return sent
@@ -127,9 +127,9 @@ class HttpxTransports(Library):
 
     # What a response is ---------------------------------------------------------------------------
 
-    def scrub(self, response: Any, request: Any, redact: Redact) -> None:
-        """Take keys out of the head of a response."""
-        scrub_head(response, redact)
+    def head(self, response: Any, request: Any, redact: Redact) -> Any:
+        """Take keys out of the head of a response; return the headers that are read."""
+        return _some(scrub_head(response, redact), self._of_replies)
 
     def _is_sync(self, response: Any) -> bool:
         return isinstance(response.stream, self._library.SyncByteStream)
@@ -144,16 +144,17 @@ class HttpxTransports(Library):
         stream = response.stream
         return self._iterator(stream), stream.close if self._is_sync(response) else stream.aclose
 
-    async def content(self, response: Any) -> bytes:
+    async def content(self, response: Any, headers: Any) -> bytes:
         """Read a response, and put the bytes back."""
-        stream = response.stream
+        stream, coding = response.stream, headers.get("content-encoding")
         if self._is_sync(response):
             try:
-                return self._put_back(response, b"".join(stream))
+                return self._put_back(response, b"".join(stream), coding)
             finally:
                 stream.close()
         try:
-            return self._put_back(response, b"".join([part async for part in stream]))
+            read = b"".join([part async for part in stream])
+            return self._put_back(response, read, coding)
         finally:
             await stream.aclose()
 
@@ -164,9 +165,8 @@ class HttpxTransports(Library):
         else:
             await response.aclose()
 
-    def _put_back(self, response: Any, raw: bytes) -> bytes:
+    def _put_back(self, response: Any, raw: bytes, coding: str | None) -> bytes:
         response.stream = self._library.ByteStream(raw)
-        coding = response.headers.get("content-encoding")
         if not coding:
             return raw
         try:
@@ -175,10 +175,6 @@ class HttpxTransports(Library):
         except Exception:  # not what it says, or in a coding that needs another library
             return raw
         return decoded
-
-    def headers(self, response: Any) -> Any:
-        """Return the headers of a response."""
-        return _read_headers(response.headers, self._of_replies)
 
     def rebuilt(self, response: Any, content: bytes) -> Any:
         """Return an unread response with another content."""
@@ -214,13 +210,13 @@ class HttpxTransports(Library):
         return response
 
 
-def _read_headers(headers: Any, names: frozenset[bytes]) -> dict[str, str]:
+def _some(raw: list[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[str, str]:
     """Return some headers as a dictionary: each look-up in those of httpx takes microseconds."""
-    return {
-        name.decode("latin-1").lower(): text.decode("latin-1")
-        for name, text in headers.raw
-        if name.lower() in names
-    }
+    texts = dict(zip([name.lower() for name, _ in raw], raw, strict=True))
+    found = {}
+    for name in names & texts.keys():
+        found[name.decode()] = texts[name][1].decode("latin-1")
+    return found
 
 
 class PooledTransport:

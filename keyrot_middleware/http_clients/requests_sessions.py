@@ -89,7 +89,7 @@ class RequestsAdapters(Library):
         self._served.write_home_key(sent.headers, request.url, key)
         return sent
 
-    def scrub(self, response: Any, request: Any, redact: Redact) -> None:
+    def head(self, response: Any, request: Any, redact: Redact) -> Any:
         """Take keys out of the head of a response, and give it the program's request."""
         response.request, response.url = request, request.url
         if "key=" in request.url:
@@ -100,6 +100,7 @@ class RequestsAdapters(Library):
         if redact(said) != said:
             scrub(response, redact)
             response.raw = _raw(response, *self.pieces(response), redact)
+        return response.headers
 
     def error_pieces(self, response: Any) -> Iterator[bytes]:
         """Return the decoded bytes of an error."""
@@ -115,7 +116,7 @@ class RequestsAdapters(Library):
         # Without a length of its own, `stream` waits for a whole piece.
         return iter(lambda: raw.read1(_PIECE, decode_content=False), b""), raw.close
 
-    async def content(self, response: Any) -> bytes:
+    async def content(self, response: Any, headers: Any) -> bytes:
         """Read a response; requests keeps what was read, but not for `raw`."""
         if not self._stream or not hasattr(response.raw, "stream"):
             kept: bytes = response.content
@@ -142,10 +143,6 @@ class RequestsAdapters(Library):
             raise errors.ChunkedEncodingError(error) from error
         except theirs.HTTPError as error:
             raise errors.ConnectionError(error) from error
-
-    def headers(self, response: Any) -> Any:
-        """Return the headers of a response."""
-        return response.headers
 
     def rebuilt(self, response: Any, content: bytes) -> Any:
         """Return an unread response with another content."""

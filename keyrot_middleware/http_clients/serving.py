@@ -61,8 +61,12 @@ class Library(ABC):
         """Return the program's request with *key* in place of its placeholder."""
 
     @abstractmethod
-    def scrub(self, response: Any, request: Any, redact: Redact) -> None:
-        """Take keys out of the head of a response that was just received."""
+    def head(self, response: Any, request: Any, redact: Redact) -> Any:
+        """Take keys out of the head of a response that was just received.
+
+        Returns:
+            Those of its headers that are read, by their names in lower case.
+        """
 
     def status(self, response: Any) -> int:
         """Return the status of a response."""
@@ -78,16 +82,12 @@ class Library(ABC):
         """Return the bytes of a stream as they come, and what closes it; see `Body`."""
 
     @abstractmethod
-    async def content(self, response: Any) -> bytes:
-        """Read a response, decoded, and leave it as unread as it came."""
+    async def content(self, response: Any, headers: Any) -> bytes:
+        """Read a response, decoded, and leave it as unread as it came; *headers*: see `head`."""
 
     @abstractmethod
     async def aclose(self, response: Any) -> None:
         """Release the connection of a response."""
-
-    @abstractmethod
-    def headers(self, response: Any) -> Any:
-        """Return those headers of a response that are read, by their names in lower case."""
 
     @abstractmethod
     def rebuilt(self, response: Any, content: bytes) -> Any:
@@ -156,8 +156,8 @@ class Library(ABC):
             try:
                 with Redacting(call.redact):
                     response = await once(self.copy(call, request, key))
-                    self.scrub(response, request, call.redact)
-                    reply = await self._received(call, response, key, in_full)
+                    headers = self.head(response, request, call.redact)
+                    reply = await self._received(call, response, headers, key, in_full)
             except Exception as error:
                 return lost(error)
             if isinstance(reply, StreamOpened):
@@ -167,17 +167,18 @@ class Library(ABC):
         found = await run(call.calls.pool, call.call, send, call.no_key, observer)
         return self.finished(found, opened, request)
 
-    async def _received(self, call: Call, response: Any, key: Secret, in_full: bool) -> Any:
+    async def _received(
+        self, call: Call, response: Any, headers: Any, key: Secret, in_full: bool
+    ) -> Any:
         if self.status(response) >= 400:
             return self.failed(call, response, await self._said(response))
         if self.status(response) >= 300:
-            content, where = await self.content(response), response.headers.get("location")
+            content, where = await self.content(response, headers), response.headers.get("location")
             error = call.refused_redirect(self.status(response), where)
             kept = error or kept_error(self.status(response), content, call.redact)
             return Done(response if kept == content else self.rebuilt(response, kept))
-        headers = self.headers(response)
         if not call.is_stream(headers):
-            content = await self.content(response)
+            content = await self.content(response, headers)
             return self.done(call, response, content, headers, key=key, in_full=in_full)
         pieces, close = self.pieces(response)
         body = Body(pieces, close, call.ledger(headers), headers, key=key, redact=call.redact)
@@ -197,7 +198,7 @@ class Library(ABC):
         redact = self.redact
         with Redacting(redact):
             response = await once(self.with_key(request, key))
-            self.scrub(response, request, redact)
+            self.head(response, request, redact)
             if self.status(response) < 400:
                 return response
             return self.rebuilt_error(response, await self._said(response), redact)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -41,12 +42,14 @@ def suppress_instrumentation() -> Iterator[None]:
 
 
 T = TypeVar("T")
+LOOK_S = 0.1
+"""How often to ask whether there is a provider now: OpenTelemetry looks at the environment."""
 
 
 class CurrentProvider(Generic[T]):
     """An object made from the current provider, which the program may set after install()."""
 
-    __slots__ = ("_cached", "_create", "_get_provider")
+    __slots__ = ("_cached", "_create", "_get_provider", "_look_at")
 
     def __init__(self, get_provider: Callable[[], Any], create: Callable[[Any], T | None]) -> None:
         """Create nothing yet.
@@ -58,11 +61,17 @@ class CurrentProvider(Generic[T]):
         self._get_provider = get_provider
         self._create = create
         self._cached: tuple[object, T | None] = (self, None)  # self: no provider seen yet
+        self._look_at = 0.0
 
     def __call__(self) -> T | None:
         """Return the object; create it anew when another provider is set."""
-        provider = self._get_provider()
         seen, created = self._cached
+        if created is None and seen is not self:
+            now = time.monotonic()
+            if now < self._look_at:
+                return None
+            self._look_at = now + LOOK_S
+        provider = self._get_provider()
         if provider is not seen:
             created = self._create(provider)
             self._cached = provider, created

@@ -121,7 +121,8 @@ def parse_usage_text(text: object, *, in_full: bool = True) -> tuple[Usage, tupl
     if not isinstance(text, str):
         return NO_USAGE, ()
     begin = text.rfind(_META)
-    whole = any(key in text for key in _NAMING) or (in_full and '"finishReason"' in text)
+    names = any(key in text for key in _NAMING)
+    whole = names or (in_full and '"finishReason"' in text)
     if not whole and begin < 0:
         return NO_USAGE, ()
     # The rest after a key of the outermost object is an object; after others, brackets are left.
@@ -130,7 +131,7 @@ def parse_usage_text(text: object, *, in_full: bool = True) -> tuple[Usage, tupl
         body = parse_object(text)
     usage = parse_usage(body)
     counted = usage.input_tokens is not None or usage.output_tokens is not None
-    return usage if counted or in_full else NO_USAGE, find_resource_names(body)
+    return usage if counted or in_full else NO_USAGE, find_resource_names(body) if names else ()
 
 
 def _usage(
@@ -320,7 +321,7 @@ def read_reply(route: Route, text: str, *, in_full: bool) -> tuple[Usage, tuple[
         return events.usage, events.names
     if route.protocol == "openai":
         usage, body = openai_protocol.parse_text(text, in_full=in_full)
-        return usage, find_resource_names(body)
+        return usage, () if route.counts_in_quota else find_resource_names(body)
     return parse_usage_text(text, in_full=in_full)
 
 

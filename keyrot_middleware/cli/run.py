@@ -66,7 +66,8 @@ def run(args: Sequence[str]) -> int:
     if problem is None:
         enabled, problem = _read_settings()
     if problem:
-        _print_error(problem)
+        if sys.stderr is not None:  # otherwise print would write to stdout
+            print(problem, file=sys.stderr)
         return 2
     command = _command(arguments, index)
     env = environment(level, expected=enabled)
@@ -145,11 +146,6 @@ def _read_settings() -> tuple[bool, str | None]:
     except KeyrotError as error:
         return False, f"keyrot: {error}"
     return settings.enabled, None
-
-
-def _print_error(text: str) -> None:
-    if sys.stderr is not None:  # otherwise print would write to stdout
-        print(text, file=sys.stderr)
 
 
 FOLDER = str(Path(__file__).with_name("autostart"))

@@ -93,7 +93,9 @@ class RemoteStore(ABC):
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up; a secret with several keys is read once."""
         places = {key_id: ref or self.place(key_id) for key_id, ref in refs.items()}
-        names = {place: unquote(_path(place)) for place in places.values()}
+        names = {
+            place: unquote(place.partition("://")[2].partition("#")[0]) for place in places.values()
+        }
         stored = self._read_all(list(dict.fromkeys(names.values()))) if names else {}
         return {
             key_id: _key_in(stored[names[place]], place, key_id) for key_id, place in places.items()
@@ -143,10 +145,6 @@ class RemoteStore(ABC):
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a secret store cannot be pickled: its login stays in this process")
-
-
-def _path(place: str) -> str:
-    return place.partition("://")[2].partition("#")[0]
 
 
 def _key_in(stored: Stored | SecretError, place: str, key_id: str) -> Secret | SecretError:

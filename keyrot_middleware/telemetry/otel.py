@@ -89,7 +89,7 @@ def set_up_otlp_export() -> bool:
     Raises:
         MissingExtraError: The extra `otlp` is not installed.
     """
-    if _has_provider():
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return False
     exporter, provider_type, batch = _import_sdk()
     provider = provider_type()
@@ -138,7 +138,3 @@ def _import_sdk() -> tuple[Any, Any, Any]:
             wanted_by="KEYROT_TRACING=otlp", package=str(missing.name), extra="otlp"
         ) from None
     return OTLPSpanExporter, TracerProvider, BatchSpanProcessor
-
-
-def _has_provider() -> bool:
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)

@@ -276,15 +276,6 @@ def test_explain_shows_which_key_a_call_would_get(keyrot: Keyrot, service: Servi
     assert [key["position"] for key in found["keys"]][:2] == [1, 2]
 
 
-def test_explain_exits_with_1_where_no_key_is_available(keyrot: Keyrot, here: Path) -> None:
-    """Also where the state is not visible from outside."""
-    (here / "keys.json").write_text(json.dumps([{"key_id": "off_01", "active": False}]))
-    env = {"KEYROT_STATE_URL": server("valkey").url, "KEYROT_POOL": f"pool-{uuid4().hex[:8]}"}
-    ran = keyrot("explain", "m", **env)
-    assert (ran.returncode, "would get no key now" in ran.stdout) == (1, True)
-    assert "KEYROT_STATE_URL=sqlite" in keyrot("explain", "m").stderr
-
-
 def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:
     """Switched off, and without any key: exit code 1, and the reason."""
     assert "no key: set GEMINI_API_KEYS" in keyrot("status").stderr
@@ -318,32 +309,6 @@ def test_a_table_that_is_too_high_shows_keys_that_serve_too() -> None:
     assert sum("rejected" in line for line in lines[:-1]) >= 6
     assert sum("available" in line for line in lines[3:-1]) >= 6
     assert re.fullmatch(r"… and \d+ more keys: \d+ rejected, \d+ available", lines[-1].strip())
-
-
-@pytest.mark.parametrize("width", [72, 100, 200])
-def test_a_narrow_terminal_shows_every_key(width: int) -> None:
-    """With its state, however many models its project has used."""
-    models = ("gemini-flash-latest", "gemini-2.5-pro", "gemini-3-pro-preview", "gemini-2.5-flash")
-    window = {"used": 1, "limit": 5}
-    used = {"available": True, "available_at": None, "rpm": window, "tpm": window, "rpd": window}
-    key = {"key_id": "free_number_1", "project": "my-app-dev", "platform": "gemini_api"}
-    key |= {"state": "available", "available": True, "available_at": None, "reason": None}
-    blocked = used | {"available": False, "reason": "quota_day"}
-    key |= {"used": dict.fromkeys(models, used) | {models[0]: blocked}}
-    key |= {"tokens_today": {"input": 10, "output": 5, "cached": 4}}
-    summary = {"headline": headline_of(SUMMARY), "models": {}, "projects": {}}
-    summary |= {"today": {"cost_usd": None}}
-    found = {"pool": "p", "state_url": "sqlite", "at": "2026-11-28T05:00:00Z", "keys": [key]}
-    found |= {"summary": summary, "degraded": False, "shared": True, "has_records": True}
-    workloads = {"chat": {"input": 200, "cached": 86}, "night": {"input": 1, "cached": 0}}
-    found |= {"workloads": workloads}
-    out = Console(width=width, file=io.StringIO())
-    out.print(_draw(found))
-    text = out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
-    assert re.search(r"^free_number_1 +available +now +my-app-dev +gemini", text, re.MULTILINE)
-    assert len(re.findall(r"^my-app-dev +gemini-\S+ +1/5 +1/5 +1/5", text, re.MULTILINE)) == 4
-    for share in ("today: free_number_1 40%", "in the last hour: chat 43%"):
-        assert f"Input tokens from a prompt cache {share}\n" in text
 
 
 def test_a_locked_file_is_said(keyrot: Keyrot, tmp_path: Path) -> None:

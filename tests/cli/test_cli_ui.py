@@ -99,31 +99,6 @@ def test_it_serves_the_page_behind_a_random_token(shared: dict[str, str]) -> Non
     assert command.end() == (0, "")
 
 
-def half_sent(port: int, count: int) -> list[socket.socket]:
-    opened = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(count)]
-    for one in opened:
-        one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-    return opened
-
-
-def test_half_sent_requests_do_not_lock_the_operator_out(shared: dict[str, str]) -> None:
-    """Whoever sends a whole request gets an answer, however many others are half-sent or idle."""
-    command = Command(**shared)
-    bearer = {"Authorization": f"Bearer {command.token}"}
-    others = half_sent(command.port, 150)
-    try:
-        assert command.get("/api/status", **bearer)[0] == 200
-        for one in [socket.create_connection(("127.0.0.1", command.port), 20) for _ in range(150)]:
-            one.sendall(b"GET /static/icon.svg HTTP/1.1\r\nHost: x\r\n\r\n")
-            others.append(one)
-        assert command.get("/api/status", **bearer)[0] == 200
-        assert command.end() == (0, "")
-    finally:
-        command.kill()
-        for one in others:
-            one.close()
-
-
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 

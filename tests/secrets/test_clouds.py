@@ -16,14 +16,13 @@ from azure.identity import DefaultAzureCredential
 from support.fake_key_vault import READER, SECRET, TENANT
 from support.fake_secret_manager import PROJECT
 from support.fake_secret_manager import READER as ACCOUNT
-from support.moto_server import RefusingServer, options_for
 from support.store_servers.aws import AwsServer
 from support.store_servers.azure import AzureServer
 from support.store_servers.gcp import GcpServer
 from support.stores import resolve_all, resolve_one
 
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.secrets.remote import AwsStore, AzureStore, open_aws, open_azure, open_gcp
+from keyrot_middleware.secrets.remote import AzureStore, open_aws, open_azure, open_gcp
 
 
 @pytest.fixture
@@ -89,20 +88,6 @@ def test_aws_settings_are_those_of_boto3(aws, tmp_path, monkeypatch) -> None:
     assert resolve_one(store).endswith(": NoCredentialsError")
     file.write_text("[default]\naws_access_key_id = FAKEMINE\naws_secret_access_key = FAKE-s\n")
     assert resolve_one(store) == "FAKE-a"
-
-
-def test_aws_renews_an_expired_login_once() -> None:
-    """With the whole chain of credentials, in the same look-up."""
-
-    def answer(_: str, __: dict[str, Any]) -> tuple[int, Any]:
-        if len(server.targets) == 2:
-            return 400, {"__type": "ExpiredTokenException", "Message": "expired"}
-        return 200, {"SecretString": "FAKE-value"}
-
-    with closing(RefusingServer(answer)) as server:
-        store = AwsStore("keyrot", **options_for(server.port))
-        assert [resolve_one(store, "aws://plain") for _ in range(2)] == ["FAKE-value"] * 2
-        assert len(server.targets) == 3
 
 
 # Azure ----------------------------------------------------------------------------------------

@@ -210,27 +210,6 @@ def test_a_call_shows_its_attempts_tokens_cost_and_trace(serve: Serve, open_tab:
     expect(link).to_have_attribute("href", re.compile(r"^https://jaeger\.example/trace/0af7"))
 
 
-def test_the_use_of_the_pool_is_drawn(serve: Serve, open_tab: Open) -> None:
-    """Of all calls, of one workload or model, or of a project; with tokens and cost."""
-    page = open_tab(serve(ui.app(local=True, source=sample())).url).page
-    chart = page.locator("#chart").get_by_role("img")
-    expect(chart).to_have_accessible_name(
-        re.compile(r"^Last hour: \d+ requests, \d+ 429s, \d+ failed calls, \d+ waits$")
-    )
-    title = page.locator("#use-title")
-    page.get_by_role("button", name="nightly-batch").click()
-    expect(title).to_have_text("Use of workload nightly-batch")
-    assert "by=workload&name=nightly-batch" in page.url
-    page.get_by_role("button", name="Whole pool").click()
-    expect(title).to_have_text("Use of the pool")
-    page.get_by_role("button", name="Models").click()
-    expect(page.locator("#shares tr").first.locator("td").last).to_have_text("$0.0000")
-    expect(page.locator("#shares th").first).to_have_text(MODEL)
-    page.get_by_role("button", name="Use of project customer-7").click()
-    expect(title).to_have_text("Use of project customer-7")
-    expect(chart).to_have_accessible_name(re.compile(r"\d+ failed$"))
-
-
 def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     """The page shows since when its values are old, and continues when the server is back."""
     app = ui.app(local=True, source=sample())

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from google.genai import errors, types
-from support.modes import MODEL, MODES, ask, calls, sdk_error, skip_where_the_sdk_reconnects, spread
+from support.modes import (
+    AIOHTTP,
+    MODEL,
+    MODES,
+    ask,
+    calls,
+    sdk_error,
+    skip_where_the_sdk_reconnects,
+    spread,
+)
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply
 
+TOKEN = "Bearer FAKE-token-of-another-service"
 OF_THE_REQUEST = (
     "BAD_REQUEST",
     "BAD_FIELD",
@@ -173,3 +185,33 @@ def test_a_create_is_not_repeated_after_5xx(gemini, pool, connect) -> None:
         with pytest.raises(Exception, match=r"."):
             create()
         assert gemini.count() == 1
+
+
+class AnotherError(Exception):
+    """An error of another HTTP library, with its request; its response is not available yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.request = SimpleNamespace(headers={"authorization": TOKEN})
+
+    @property
+    def response(self) -> Any:
+        """Raise, as some libraries do."""
+        raise RuntimeError("no response yet")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_error_that_the_program_handles_while_it_calls_is_unchanged(
+    mode, gemini, pool, connect
+) -> None:
+    """Neither it nor the program's own token in the failed request is touched."""
+    pool("A", max_wait_s=0)
+    gemini.always("A", Reply.QUOTA_DAY)
+    try:
+        raise AnotherError  # noqa: TRY301 - the handler that we call in is what matters
+    except AnotherError as handled:
+        (error,) = calls(mode, connect(headers={"Authorization": TOKEN}), 1)
+        assert handled.request.headers == {"authorization": TOKEN}
+    if not (AIOHTTP and mode.startswith("async")):  # which has no request
+        headers = sdk_error(error).response.request.headers
+        assert (headers["authorization"], headers["x-goog-api-key"]) == (TOKEN, "keyrot-pool")

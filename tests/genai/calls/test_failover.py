@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.modes import MODES, ask, calls, spread
+from support.modes import MODES, calls, spread
 
 from keyrot_middleware.testing import Reply
 
@@ -50,14 +50,3 @@ def test_sixty_calls_from_32_callers_at_once(mode, gemini, pool, connect, clock)
     assert 1 <= b <= 32
     assert c == 60
     assert clock.time() == began
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_client_with_a_key_of_its_own_rotates_too(mode, gemini, pool, connect) -> None:
-    """Frameworks pass a key on explicitly: it is a home key, never an opt-out."""
-    one_exhausted_one_invalid(gemini, pool, strategy="fill")
-    client = connect(gemini.key("B").value)
-    assert ask(mode, client) == "ok from C"
-    stranger = connect(gemini.add_key("stranger").value)
-    assert ask(mode, stranger) == "ok from C"
-    assert gemini.sent("stranger") == 0

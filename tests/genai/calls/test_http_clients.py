@@ -45,38 +45,6 @@ def test_injected_clients(mode, name, gemini, pool, connect) -> None:
     assert len(seen) == 2, "the program's client has sent them"
 
 
-def over_aiohttp(http: Any, aiohttp: Any) -> Any:
-    """Return a transport of httpx that sends by aiohttp, as that of litellm does."""
-
-    class OverAiohttp(http.AsyncBaseTransport):  # type: ignore[misc]  # a class of the library's
-        session: Any = None
-
-        async def handle_async_request(self, request: Any) -> Any:
-            self.session = self.session or aiohttp.ClientSession()
-            sent = {"headers": dict(request.headers), "data": request.content}
-            response = await self.session.request(request.method, str(request.url), **sent)
-            content = b"".join([data async for data in response.content.iter_any()])
-            headers = {"Content-Type": response.headers["Content-Type"]}
-            return http.Response(response.status, headers=headers, content=content)
-
-        async def aclose(self) -> None:
-            await self.session.close()
-
-    return OverAiohttp()
-
-
-def test_an_injected_client_over_aiohttp(gemini, pool, connect) -> None:
-    """Both libraries are patched; one layer writes the key and reads what is said of it."""
-    http = library("httpx")
-    transport = over_aiohttp(http, pytest.importorskip("aiohttp"))
-    pool("A", "B", "C", strategy="fill")
-    gemini.always("A", Reply.QUOTA_DAY)
-    gemini.always("B", Reply.KEY_INVALID)
-    client = connect(httpx_async_client=http.AsyncClient(transport=transport))
-    assert twice("async_stream", client) == ["ok from C"] * 2
-    assert [request.key for request in gemini.log] == ["A", "B", "C", "C"]
-
-
 @pytest.mark.parametrize(("choice", "mode"), spread(["httpx", "httpx2", "auto"], MODES))
 def test_the_variable_that_chooses_the_client(
     mode, choice, gemini, pool, connect, monkeypatch

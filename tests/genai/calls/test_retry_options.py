@@ -68,13 +68,3 @@ def test_one_attempt_leaves_5xx_to_us(mode, attempts, gemini, pool, connect) -> 
     client, _ = client_and_request("client dict", gemini, connect, attempts=attempts)
     assert ask(mode, client) == "ok from A"
     assert gemini.count() == 3
-
-
-def test_the_requests_options_beat_the_clients(gemini, pool, connect) -> None:
-    """As in the SDK: the request's five attempts apply, and the client's two do not."""
-    pool("A", strategy="fill")
-    client, _ = client_and_request("client dict", gemini, connect, attempts=2)
-    _, request = client_and_request("request dict", gemini, connect, attempts=5)
-    gemini.always("A", Reply.OVERLOADED)
-    calls("sync", client, 1, **request)
-    assert gemini.count() == 5

@@ -51,16 +51,6 @@ def test_install_twice_is_once(gemini, pool, connect) -> None:
     assert gemini.count() == 1
 
 
-def test_another_pool_can_follow(gemini, pool, connect) -> None:
-    """install() after uninstall() is a new pool, and the old clients use it."""
-    pool("A")
-    client = connect()
-    assert ask("sync", client) == "ok from A"
-    keyrot_middleware.uninstall()
-    pool("B")
-    assert ask("sync", client) == "ok from B"
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_clients_made_before_install_are_covered(mode, gemini, pool, connect) -> None:
     """The key they were made with is their home key; their calls go through the pool."""
@@ -101,15 +91,6 @@ def test_the_environments_key_is_home_key_and_last_resort(
     assert ask("sync", client) == "ok from A"
     gemini.always("A", Reply.QUOTA_DAY)
     assert ask("sync", client) == "ok from single"
-
-
-def test_positional_arguments_of_the_api_client(gemini, pool) -> None:
-    """A client built by position, as frameworks may do, needs no key either."""
-    pool("A")
-    client = BaseApiClient(None, None, None, None, None, gemini.http_options)
-    assert client.api_key == keyrot_middleware.POOL_KEY
-    assert client._http_options.base_url == gemini.url
-    client.close()
 
 
 def test_the_patched_methods_look_like_the_sdks_own(pool) -> None:
@@ -164,19 +145,6 @@ def test_bypass_sends_as_the_sdk_would(mode, gemini, pool, connect) -> None:
     assert not hasattr(caught.value, "__notes__")
     assert (gemini.sent("own"), gemini.sent("A")) == (2, 0)
     assert ask(mode, client) == "ok from A"
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_workload_prefers_the_keys_of_that_work(mode, gemini, pool, connect) -> None:
-    """Its keys are first inside the block, and the others still serve when those cannot."""
-    pool({"key_id": "chat", "workload": "chat"}, {"key_id": "batch", "workload": "batch"})
-    client = connect()
-    with keyrot_middleware.workload("batch"):
-        assert [ask(mode, client) for _ in range(4)] == ["ok from batch"] * 4
-        gemini.script("batch", Reply.QUOTA_MINUTE)
-        assert ask(mode, client) == "ok from chat"
-    with keyrot_middleware.workload("chat"):
-        assert ask(mode, client) == "ok from chat"
 
 
 PROGRAM = """

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import itertools
 from typing import Any
 
 import pytest
-from support.modes import MODEL, ask, http_library
+from support.modes import ask, http_library
 from wrapt import wrap_function_wrapper
 
 import keyrot_middleware
@@ -108,27 +107,3 @@ def test_status_reports_that_another_tool_removed_our_layer(gemini, pool, connec
     assert gone == {f"{http_library().__name__}.Client._transport_for_url"}
     keyrot_middleware.uninstall()
     assert vars(OWNER)[NAME] is before
-
-
-def test_aiohttp_of_the_program_with_a_key_of_the_pool(gemini, pool, connect) -> None:
-    """Its `request` can be awaited, entered and run in a task, as without a pool."""
-    aiohttp = pytest.importorskip("aiohttp")
-    pool("A")
-    ask("sync", connect())
-    url = f"{gemini.url}/v1beta/models/{MODEL}:generateContent"
-    request = {
-        "json": {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]},
-        "headers": {"x-goog-api-key": gemini.key("A").value},
-    }
-
-    async def go() -> list[int]:
-        async with aiohttp.ClientSession() as session:
-            async with session.request("POST", url, **request) as one:
-                pass
-            two = await session.request("POST", url, **request)
-            three = await asyncio.create_task(session.request("POST", url, **request))
-            two.release()
-            three.release()
-            return [one.status, two.status, three.status]
-
-    assert asyncio.run(go()) == [200] * 3

@@ -89,24 +89,6 @@ def test_a_call_that_continues_penalizes_only_keys_that_were_sent(
     assert [known[i].cooldown_reason for i in "AB"] == ["unauthorized", None]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_call_of_an_old_pool_beside_a_new_one(mode, gemini, pool, connect, in_pause) -> None:
-    """Each uses the keys of its own pool, and the end of the old one removes nothing of the new."""
-    pool("A")
-    client = connect(gemini.add_key("own").value)
-    gemini.script("A", Reply.OVERLOADED)
-
-    def replace() -> None:
-        keyrot_middleware.uninstall()
-        pool("B")
-
-    in_pause(replace)
-    assert ask(mode, client) == "ok from A"
-    assert ask(mode, client) == "ok from B"
-    assert all(keyrot_middleware.status()["patched"].values())
-    keyrot_middleware.uninstall()
-
-
 def test_a_call_on_its_way_to_the_transport(gemini, pool, connect, plain, monkeypatch) -> None:
     """An uninstall in another thread lets it get there: its own key was already taken off."""
     monkeypatch.setattr(pooled_calls, "_TO_TRANSPORT_S", 60.0)
@@ -122,24 +104,3 @@ def test_a_call_on_its_way_to_the_transport(gemini, pool, connect, plain, monkey
     client = connect(gemini.add_key("own").value, client_args=options)
     assert ask("sync", client) == "ok from A"
     uninstall.join()
-
-
-def test_many_calls_during_install_and_uninstall(gemini, pool, connect) -> None:
-    """Each call is sent with the pool's key or the client's own, and succeeds."""
-    client, answers = connect(gemini.add_key("own").value), []
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.is_set():
-            answers.append(ask("sync", client))
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for _ in range(15):
-        pool("A")
-        keyrot_middleware.uninstall()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert set(answers) <= {"ok from A", "ok from own"}

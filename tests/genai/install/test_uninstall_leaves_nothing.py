@@ -108,7 +108,7 @@ print(*differences(after, settled_snapshot(after)), sep="\\n")
 """
 
 
-def test_the_process_is_as_before(tmp_path: Path) -> None:
+def test_the_process_is_as_before(tmp_path) -> None:
     """After calls, streams and telemetry nothing that install() added to the process is left.
 
     Alerts are on, and one is sent: a key is rejected. Compared are patched methods, threads,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from google.genai import errors
-from support.interactions import SDK, SDK_WARNINGS, create, error_type
+from support.interactions import SDK_WARNINGS, create, error_type
 from support.key_search import texts_of
 from support.modes import MODES, sdk_error, spread
 
@@ -82,14 +82,3 @@ def test_where_no_key_can_serve_it_is_both(mode, gemini, pool, connect) -> None:
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert type(copy) is type(error)
     assert (copy.reasons, str(copy), copy.status_code) == (error.reasons, str(error), 429)
-
-
-@pytest.mark.skipif(SDK < (2, 0), reason="1.x does not continue")
-def test_an_interrupted_continuation_keeps_its_cause(gemini, pool, connect) -> None:
-    """A 429 on the second hop: the SDK wraps it, with the note on what it wraps."""
-    pool("A", "B", strategy="fill", max_wait_s=0)
-    gemini.script("A", Reply.CONTINUATION, Reply.QUOTA_DAY)
-    error = failing("sync", connect())
-    assert type(error).__name__ == "ContinuationInterruptedError"
-    assert "attempt 1 with key A: quota_day" in error.__cause__.__notes__[0]
-    assert gemini.sent("B") == 0

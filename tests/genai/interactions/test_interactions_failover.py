@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from google.genai import types
 from support.interactions import (
-    SDK,
     SDK_WARNINGS,
     create,
     error_type,
@@ -43,17 +42,6 @@ def test_the_sdk_does_not_repeat_a_429(mode, attempts, gemini, pool, connect) ->
     with pytest.raises(error_type("RateLimitError")):
         create(mode, connect(**more))
     assert sorted(keys_of(gemini)) == ["A", "B"]
-
-
-@pytest.mark.parametrize("mode", ["sync", "async"])
-@pytest.mark.skipif(SDK < (2, 0), reason="in 1.x the retries of 429s and 5xx are one setting")
-def test_the_sdk_keeps_its_retries_of_5xx(mode, gemini, pool, connect) -> None:
-    """They are with the same key, and a 503 penalizes none."""
-    pool("A", "B", strategy="fill")
-    gemini.script("A", Reply.OVERLOADED, Reply.OVERLOADED)
-    retries = types.HttpRetryOptions(attempts=3, initial_delay=0.001, max_delay=0.002)
-    assert create(mode, connect(retry_options=retries), 2) == ["ok from A"] * 2
-    assert gemini.sent("A") == 4
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

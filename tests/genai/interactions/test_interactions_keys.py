@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 import pytest
-from support.interactions import SDK, SDK_WARNINGS, create, create_sync, keys_of
+from support.interactions import SDK, SDK_WARNINGS, create, keys_of
 from support.modes import MODES, spread
 
 import keyrot_middleware
@@ -40,40 +39,6 @@ def test_a_key_of_the_callers_own_is_used_untouched(mode, gemini, pool, connect)
     with keyrot_middleware.bypass():
         assert create(mode, connect(own)) == ["ok from own"]
     assert keys_of(gemini) == ["own", "own"]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_explicit_key_outside_the_pool_keeps_its_own_things(mode, gemini, pool, connect) -> None:
-    """New interactions go through the pool; what its project has is read with it."""
-    own = connect(gemini.add_key("own").value)
-    name = own.interactions.create(model="gemini-2.5-flash", input="hello").id
-    pool("A", "B")
-    client = connect(gemini.key("own").value)
-    assert create("sync", client)[0] in ("ok from A", "ok from B")
-    assert create(mode, client, previous_interaction_id=name) == ["ok from own"]
-    assert client.interactions.get(name).id == name
-
-
-def test_uninstall_restores_the_sdk(gemini, pool, connect) -> None:
-    """The very functions that were there before; a client that is left uses its own key."""
-    client = connect(gemini.add_key("own").value)
-    create("sync", client)
-    if SDK < (2, 0):
-        module = sys.modules["google.genai._interactions._base_client"]
-        names = [("SyncAPIClient", "request"), ("AsyncAPIClient", "request")]
-    else:
-        module = sys.modules["google.genai._gaos.basesdk"]
-        names = [("BaseSDK", "do_request"), ("AsyncBaseSDK", "do_request_async")]
-    places = [(vars(getattr(module, owner)), name) for owner, name in names]
-    if SDK >= (2, 0):
-        places.append((vars(sys.modules["google.genai._gaos.lib.compat_errors"]), "wrap_sdk_error"))
-    before = [there[name] for there, name in places]
-    pool("A")
-    assert all(there[name] is not was for (there, name), was in zip(places, before, strict=True))
-    assert create_sync("sync", client) == "ok from A"
-    keyrot_middleware.uninstall()
-    assert all(there[name] is was for (there, name), was in zip(places, before, strict=True))
-    assert create_sync("sync", client) == "ok from own"
 
 
 @pytest.mark.skipif(SDK < (2, 0), reason="1.x logs no headers")

@@ -63,29 +63,6 @@ def test_what_is_stored_is_read_cancelled_and_deleted_with_its_key(gemini, pool,
     assert keys_of(gemini) == ["B"] * 4
 
 
-def test_an_id_that_nobody_knows_goes_with_the_home_key(gemini, pool, connect) -> None:
-    """As it would without a pool."""
-    pool("A", "B", "C")
-    client = connect(gemini.key("C").value)
-    with pytest.raises(error_type("NotFoundError")):
-        client.interactions.get("v1_unknown")
-    with pytest.raises(error_type("NotFoundError")):
-        create("sync", client, previous_interaction_id="v1_unknown")
-    assert keys_of(gemini) == ["C", "C"]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_owner_at_its_limit_is_not_replaced(mode, gemini, pool, connect) -> None:
-    """Another project cannot continue the conversation: the owner's 429 comes out."""
-    pool("A", "B", max_wait_s=0)
-    client = connect()
-    name = made_by("B", gemini, client)
-    gemini.always("B", Reply.QUOTA_DAY)
-    with pytest.raises(error_type("RateLimitError")):
-        create(mode, client, previous_interaction_id=name)
-    assert keys_of(gemini) == ["B"]
-
-
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_the_error_names_the_owner_that_is_rejected(mode, gemini, pool, connect) -> None:
     """At first as a note on the SDK's own error, then as the reason that nothing can be sent."""

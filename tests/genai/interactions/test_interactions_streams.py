@@ -68,31 +68,6 @@ def test_the_bytes_are_unchanged(mode, gemini, pool, connect) -> None:
     assert keys_of(gemini) == [owner] * 3, "its id was learned"
 
 
-@pytest.mark.parametrize("mode", STREAMS)
-def test_a_stream_that_is_closed_early_frees_its_key(mode, gemini, pool, connect) -> None:
-    """At once; what it has used is unknown, and no key is penalized."""
-    pool({"key_id": "A", "max_concurrency": 1}, max_wait_s=0)
-    client = connect()
-    asked = {"model": MODEL, "input": "hello", "stream": True}
-
-    async def close() -> None:
-        stream = await client.aio.interactions.create(**asked)
-        await anext(aiter(stream))
-        assert pool.ledger.under_way == {"A": 1}
-        await stream.close()
-        assert pool.ledger.under_way == {}
-
-    if mode == "sync_stream":
-        stream = client.interactions.create(**asked)
-        next(iter(stream))
-        assert pool.ledger.under_way == {"A": 1}
-        stream.close()
-    else:
-        run(client, close)
-    assert pool.ledger.under_way == {}
-    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
-
-
 ERROR = {"error": {"code": "too_many_requests", "message": "Slow."}, "event_type": "error"}
 ERROR_BYTES = b": hello\n\nevent: error\ndata: " + json.dumps(ERROR).encode() + b"\n\n"
 

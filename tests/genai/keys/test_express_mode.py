@@ -81,15 +81,6 @@ def test_without_an_express_key_such_clients_are_untouched(mode, gemini, pool, v
     assert [gemini.sent(key) for key in ("own", "D", "E")] == [1, 0, 0]
 
 
-def test_the_environment_makes_express_clients_too(gemini, pool, connect, monkeypatch) -> None:
-    """GOOGLE_GENAI_USE_VERTEXAI with GOOGLE_API_KEY: an unchanged `genai.Client()`."""
-    spent_invalid_good(gemini, pool)
-    monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
-    monkeypatch.setenv("GOOGLE_API_KEY", gemini.key("D").value)
-    assert ask("sync", connect()) == "ok from C"
-    assert gemini.sent("D") == 0
-
-
 @pytest.mark.parametrize(
     ("mode", "source"), spread(MODES, ["argument", "environment", "before install"])
 )
@@ -125,21 +116,6 @@ def test_a_new_thing_is_made_and_used_with_one_express_key(gemini, pool, vertex)
         client.models.generate_content(model=MODEL, contents="hello", config=config)
     assert gemini.sent("B") == 6
     assert gemini.count() == 6
-
-
-def test_what_a_developer_key_owns_is_never_asked_for_with_it_in_express_mode(
-    gemini, pool, vertex, connect
-) -> None:
-    """An express call that names a file of the Developer API goes with the express home key."""
-    pool("D", express("A"))
-    file = connect().caches.create(model=MODEL, config={"contents": "x", "ttl": "60s"})
-    before = gemini.sent("D")
-    with pytest.raises(genai.errors.ClientError):
-        vertex(gemini.key("A").value).models.generate_content(
-            model=MODEL, contents="hello", config={"cached_content": file.name}
-        )
-    assert gemini.sent("D") == before
-    assert gemini.sent("A") == 1
 
 
 def test_a_client_whose_own_key_is_of_the_other_platform(gemini, pool, connect, vertex) -> None:
@@ -185,38 +161,12 @@ def test_by_hand_no_express_key_is_chosen_by_accident(gemini, pool) -> None:
         manager.select_key(MODEL, platform="vertex_expres")  # type: ignore[arg-type]
 
 
-def test_a_project_has_quotas_of_its_own_on_each_platform(gemini, pool, vertex, connect) -> None:
-    """A full minute of a project's developer key leaves its express key available."""
-    pool({"key_id": "D", "project": "p", "rpm": 1}, express("A", project="p", rpm=1), max_wait_s=0)
-    assert ask("sync", connect()) == "ok from D"
-    assert ask("sync", vertex(gemini.key("A").value)) == "ok from A"
-    with pytest.raises(KeyPoolExhausted):
-        ask("sync", connect())
-
-
 def test_the_span_names_the_platform(gemini, pool, vertex, connect) -> None:
     """`gen_ai.provider.name` is that of the conventions."""
     from keyrot_middleware.telemetry.semconv import request_attributes
 
     express_mode = request_attributes("generate_content", MODEL, "h", "vertex_express")
     assert express_mode["gen_ai.provider.name"] == "gcp.vertex_ai"
-
-
-def test_check_live_asks_each_platform_with_its_own_keys(gemini, pool, monkeypatch) -> None:
-    """The request of a live check takes the way of the key's platform."""
-    from keyrot_middleware.runtime import current_pool
-    from keyrot_middleware.ui.server import _check
-
-    pool("D", express("A"))
-    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", gemini.url)
-    monkeypatch.setenv("GOOGLE_VERTEX_BASE_URL", gemini.url)
-    installed = current_pool()
-    assert installed is not None
-    assert "works" in _check(installed, "D")
-    assert "works" in _check(installed, "A")
-    paths = {entry.key: entry.path for entry in gemini.log}
-    assert "/publishers/google/" in paths["A"]
-    assert "/publishers/google/" not in paths["D"]
 
 
 @pytest.mark.parametrize("key", [POOL_KEY, "D", "A"])

@@ -205,40 +205,6 @@ def test_a_value_that_comes_after_the_rejection_is_found_by_the_next_calls(
 # The thread that refreshes -----------------------------------------------------------------------
 
 
-def _threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("keyrot-refresher")]
-
-
-def test_one_thread_for_each_pool_and_none_after_it(files) -> None:
-    """uninstall() ends it; a value replaced afterwards changes nothing."""
-    files.start("A")
-    assert _threads() == ["keyrot-refresher-default"]
-    keyrot_middleware.uninstall()
-    wait_for(lambda: not _threads())
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_ended_is_started_again_by_the_next_call(
-    gemini, files, connect, monkeypatch
-) -> None:
-    """Whatever ended it, such as SystemExit in a store; values are refreshed again."""
-    files.start("A")
-    pool = keyrot_middleware._install.current_pool()
-
-    def end() -> None:
-        raise SystemExit
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pool.activity, "send", end)
-        pool.secrets.wake.set()
-        wait_for(lambda: not _threads())
-    new = gemini.add_key("A_new", tier="paid").value
-    assert ask("sync", connect()) == "ok from A"
-    assert _threads() == ["keyrot-refresher-default"]
-    files.put("A", "A_new")
-    wait_for(lambda: value_of("A") == new)
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_worker_refreshes_on_its_own(gemini, files) -> None:

@@ -40,13 +40,3 @@ def test_exhausted_keys_are_limited_while_calls_find_none(pool, connect, clock) 
     clock.advance(60)
     assert states() == {"A": "available", "B": "available"}
     send_call(client)
-
-
-def test_keys_without_a_value_and_disabled_keys_are_listed(pool, monkeypatch, here) -> None:
-    """They belong to the pool, and no call can get them."""
-    monkeypatch.setenv("GEMINI_KEY_A", "FAKE-value-of-the-key-A")
-    (here / "keys.json").write_text(
-        '[{"key_id": "A"}, {"key_id": "B"}, {"key_id": "C", "active": false}]'
-    )
-    keyrot_middleware.install()
-    assert states() == {"A": "available", "B": "unresolved", "C": "disabled"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,8 +23,6 @@ KEYS = (
 )
 PAID_ONLY = ("tier1", "tier2")
 ONLY_PAID = {"state": "disabled", "disabled_reason": "its tier is not one of KEYROT_TIERS"}
-
-Calls = Callable[[], Any]
 
 
 def keys_of(gemini: Any) -> set[str | None]:
@@ -95,28 +92,6 @@ def test_a_home_key_of_another_tier_is_replaced(paid_only, gemini, connect) -> N
     assert keys_of(gemini) == {"paid"}
 
 
-def test_what_a_key_of_another_tier_owns_is_out_of_reach(pool, gemini, connect) -> None:
-    """No request is sent; the error names the owner's key alone."""
-    pool(*KEYS)
-    client = connect(gemini.key("free").value)
-    file = upload(client)
-    gemini.reset_log()
-    calls: list[Calls] = [
-        lambda: ask("sync", client, contents=["look", file]),
-        lambda: client.files.get(name=file.name),
-        lambda: run(client, lambda: client.aio.files.delete(name=file.name)),
-    ]
-    for call in calls:
-        with (
-            keyrot_middleware.workload("eea", tiers=PAID_ONLY),
-            pytest.raises(KeyPoolExhausted) as raised,
-        ):
-            call()
-        assert raised.value.reasons.keys() == {"free"}
-    assert gemini.count() == 0
-    assert client.files.get(name=file.name).name == file.name
-
-
 def test_live_and_interactions_too(paid_only, gemini, connect) -> None:
     """A session opens with a paid key, and an interaction is made with one."""
     with plain_websockets():
@@ -125,17 +100,6 @@ def test_live_and_interactions_too(paid_only, gemini, connect) -> None:
     interaction = client.interactions.create(model=MODEL, input="hello")
     client.interactions.get(interaction.id)
     assert keys_of(gemini) == {"paid"}
-
-
-def test_keys_by_hand_too(paid_only) -> None:
-    """`KeyManager` chooses among these keys, and says so where there is none."""
-    with keyrot_middleware.get_key_manager() as manager:
-        assert manager.select_key(MODEL).key_id == "paid"
-        with keyrot_middleware.workload("eea", tiers=["tier2"]):
-            with pytest.raises(KeyPoolExhausted) as raised:
-                manager.select_key(MODEL)
-            assert raised.value.reasons["paid"].startswith("tier: not one that this call may use")
-        manager.report_success("paid")
 
 
 def test_workloads_inside_each_other_allow_what_all_allow(pool, gemini, connect) -> None:

@@ -72,13 +72,3 @@ def test_an_exhausted_key_of_the_client_is_not_replaced(kind, gemini, pool, conn
     with pytest.raises(errors.ClientError, match="429"):
         CREATES[kind](client)
     assert gemini.sent("B") == 0
-
-
-def test_lists_use_an_available_key(gemini, pool, connect) -> None:
-    """The home key skips keys that are known to be rejected."""
-    pool("A", "B", strategy="fill")
-    gemini.always("A", Reply.KEY_INVALID)
-    client = connect()
-    ask_sync("sync", client)
-    assert list(client.files.list()) == []
-    assert gemini.sent("A") == 1

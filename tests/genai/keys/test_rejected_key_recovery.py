@@ -38,19 +38,6 @@ def test_a_key_that_google_accepts_again_is_used_again(
     assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
 
 
-def test_a_dead_key_costs_a_few_requests_a_day(gemini, pool, connect, clock) -> None:
-    """A call every twenty minutes for three days: the dead key is probed now and then."""
-    pool("A", "B", strategy="fill")
-    gemini.always("A", Reply.KEY_INVALID)
-    client = connect()
-    for _ in range(3):
-        gemini.reset_log()
-        for _ in range(DAY_S // 1_200):
-            assert ask("sync", client) == "ok from B"
-            clock.advance(1_200)
-        assert 1 <= gemini.sent("A") <= 10
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_single_rejected_key_is_an_error_until_it_is_probed(
     mode, gemini, pool, connect, clock

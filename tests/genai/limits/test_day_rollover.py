@@ -9,7 +9,6 @@ import pytest
 from google import genai
 from support.modes import MODES, ask, calls, spread
 
-import keyrot_middleware
 from keyrot_middleware.testing import FakeClock, Reply
 
 MIDNIGHT = datetime(2026, 11, 25, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
@@ -38,22 +37,3 @@ def test_keys_refused_just_after_midnight_are_available_again_soon(
     gemini.clear_scripts()
     clock.advance(31.0)
     assert ask(mode, client).startswith("ok from")
-
-
-def test_a_late_reset_is_retried_less_and_less_often(gemini, pool, connect, clock) -> None:
-    """After 30, 60, 120, 240 seconds; after ten minutes the day counts as exhausted."""
-    pool("A")
-    client = connect()
-    clock.advance(1.05)
-    gemini.always_any(Reply.QUOTA_DAY_FREE)
-    sent = []
-    while clock.time() < MIDNIGHT + 3_600:
-        before = gemini.count()
-        calls("sync", client, 1)
-        if gemini.count() > before:
-            sent.append(round(clock.time() - MIDNIGHT))
-        clock.advance(10.0)
-    assert len(sent) <= 6
-    assert sent[:4] == [0, 30, 90, 210]
-    until = keyrot_middleware.status()["keys"]["A"]["cooldown_until"]
-    assert datetime.fromisoformat(until).timestamp() == MIDNIGHT + 86_400

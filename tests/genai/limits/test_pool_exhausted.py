@@ -9,7 +9,7 @@ from itertools import permutations
 
 import pytest
 from google.genai import errors
-from support.modes import MODES, ask, calls, skip_where_the_sdk_reconnects, spread
+from support.modes import MODES, ask, calls, spread
 
 import keyrot_middleware
 from keyrot_middleware.core.failures import REJECTIONS
@@ -93,21 +93,6 @@ def test_keys_that_are_all_rejected_have_the_last_rejection(mode, gemini, pool, 
     assert "API key not valid" in found[0][2]
     assert "API_KEY_INVALID" in {d.get("reason") for d in caught.value.details["error"]["details"]}
     assert caught.value.retry_at == datetime(2026, 1, 1, 12, 45, 30, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("mode", "fault"), spread(MODES, [Reply.BAD_REQUEST, Reply.OVERLOADED, Reply.RESET])
-)
-def test_errors_that_are_no_keys_fault_are_the_sdks_own(fault, mode, gemini, pool, connect) -> None:
-    """A bad request, a busy model and a lost connection, behind a key that failed."""
-    skip_where_the_sdk_reconnects(mode)
-    pool("A", "B", strategy="fill", max_wait_s=0, max_retries=0)
-    gemini.script("A", Reply.QUOTA_DAY)
-    gemini.always("B", fault)
-    with pytest.raises(Exception, match=r".") as caught:
-        ask(mode, connect())
-    assert not isinstance(caught.value, keyrot_middleware.KeyPoolExhausted)
-    assert len(caught.value.__notes__) == 2
 
 
 def test_the_error_has_the_time_and_the_reasons(gemini, pool, connect, clock) -> None:

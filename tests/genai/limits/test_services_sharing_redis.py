@@ -33,7 +33,7 @@ INVALID = errors.ClientError(
 )
 
 
-def test_a_rejection_in_one_service_does_not_affect_the_other(valkey: Server) -> None:
+def test_a_rejection_in_one_service_does_not_affect_the_other(valkey) -> None:
     """Both have a key `key_1`; each has its own value."""
     one, other = service(valkey, "FAKE-value-one"), service(valkey, "FAKE-value-other")
     one.report_error(one.select_key(MODEL).key_id, INVALID)
@@ -44,7 +44,7 @@ def test_a_rejection_in_one_service_does_not_affect_the_other(valkey: Server) ->
     assert other.get_health_status()["key_1"]["state"] == "available"
 
 
-def test_reset_in_one_process_holds_for_all(valkey: Server) -> None:
+def test_reset_in_one_process_holds_for_all(valkey) -> None:
     """They share the value, and so the rejection and its end."""
     one, other = service(valkey, "FAKE-value-one"), service(valkey, "FAKE-value-one")
     one.report_error(one.select_key(MODEL).key_id, INVALID)

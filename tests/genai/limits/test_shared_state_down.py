@@ -78,21 +78,6 @@ def test_calls_succeed_without_the_shared_state(mode, gemini, shared, connect) -
     assert gemini.count(status=200) == 5
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_key_that_fails_meanwhile_is_spared(mode, gemini, shared, connect) -> None:
-    """A = invalid during the outage: tried once in it."""
-    line, client = shared("A", "B", strategy="fill"), connect()
-    gemini.always("A", Reply.KEY_INVALID)
-    line.cut()
-    for _ in range(5):
-        ask(mode, client)
-    assert (gemini.sent("A"), gemini.sent("B")) == (1, 5)
-    assert shared.cooldown_until("A") is None
-    shared.is_back(mode, client)
-    ask(mode, client)
-    assert shared.cooldown_until("A") is not None
-
-
 @pytest.mark.parametrize("mode", ["sync", "async_stream"])
 def test_sixty_four_callers_over_a_state_that_comes_and_goes(mode, gemini, shared, connect) -> None:
     """It hangs, serves, hangs: no call fails that an available key could serve."""

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from support.modes import MODEL, ask_async, ask_sync, calls
+from support.modes import ask_async, ask_sync
 from support.servers import BINARIES, Server, wait_for
 
 from keyrot_middleware.runtime.pool import SystemClock
-from keyrot_middleware.testing import FakeClock
 
 CALLERS = 16
 Start = Callable[[Any, str], "Future[str]"]
@@ -29,7 +28,7 @@ def valkey() -> Iterator[Server]:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def state_url(request: pytest.FixtureRequest) -> str:
+def state_url(request) -> str:
     """Count in this process alone, or on a server."""
     return "memory://" if request.param == "memory" else request.getfixturevalue("valkey").url
 
@@ -107,40 +106,3 @@ class TestInRealTime:
             assert [one.result(60) for one in begun] == ["ok"] * (CALLERS + 1)
         assert contents(gemini) == ["first", *(f"call {number}" for number in range(CALLERS))]
         assert waiting(made) == 0
-
-
-class Quiet(FakeClock):
-    """A clock that moves only while no request is in flight, as if none took any time."""
-
-    idle: Callable[[], bool] = staticmethod(lambda: True)
-
-    def sleep(self, seconds: float) -> None:
-        """Move on, once every request has ended."""
-        wait_for(self.idle, 30)
-        super().sleep(seconds)
-
-    async def asleep(self, seconds: float) -> None:
-        """Move on, once every request has ended."""
-        await asyncio.to_thread(wait_for, self.idle, 30)
-        await super().asleep(seconds)
-
-
-class TestInMinutes:
-    """By a clock that skips idle time."""
-
-    @pytest.fixture
-    def clock(self) -> Quiet:
-        """Skip them."""
-        return Quiet()
-
-    @pytest.mark.parametrize("mode", ["sync", "async"])
-    def test_sixteen_callers_on_fifty_a_minute_never_fail(
-        self, mode, gemini, pool, connect, clock
-    ) -> None:
-        """Each call is served in its minute or the next: none waits for longer."""
-        gemini.add_key("A", rpm=50)
-        made = pool({"key_id": "A", "rpm": 50}, max_wait_s=65)
-        clock.idle = lambda: not made.state.ledger.under_way
-        results = calls(mode, connect(), 240, at_once=CALLERS, model=MODEL)
-        assert [text for text in results if text != "ok from A"] == []
-        assert gemini.count(status=429) == 0

@@ -22,7 +22,7 @@ OTHER_MODEL = "gemini-2.5-pro"
 
 
 @pytest.fixture
-def named(gemini: Any) -> dict[str, Any]:
+def named(gemini) -> dict[str, Any]:
     """Return HTTP options for the fake by its name, which must be resolved."""
     options = dict(gemini.http_options)
     options["base_url"] = options["base_url"].replace("127.0.0.1", "localhost")
@@ -30,7 +30,7 @@ def named(gemini: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def install(pool: Any, clock: Any, gemini: Any, named: dict[str, Any]) -> Any:
+def install(pool, clock, gemini, named) -> Any:
     """Install a pool with the machine's clock: the calls really wait."""
     pool._clock = SystemClock()
     hosts = (gemini.host, urlsplit(named["base_url"]).netloc)

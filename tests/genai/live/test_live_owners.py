@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import io
-import socket
 from typing import Any
 
 import pytest
 from google import genai
-from google.genai import errors, types
+from google.genai import types
 from support.live import converse, opened, say
 from support.modes import MODEL
 
 import keyrot_middleware
-from keyrot_middleware.genai import websocket
 from keyrot_middleware.testing import Reply
 
 pytestmark = pytest.mark.filterwarnings(
@@ -53,20 +50,6 @@ def test_a_session_is_resumed_with_a_key_of_its_project(gemini, pool, connect) -
     gemini.always("B", Reply.EXHAUSTED)
     asyncio.run(resume())
     assert gemini.log[-1].key == "B2"
-
-
-def test_an_unknown_handle_goes_with_the_home_key(gemini, pool, connect) -> None:
-    """Another key is not tried: it cannot know the session."""
-    pool("A", "B", strategy="fill")
-
-    async def resume() -> None:
-        client = connect(gemini.key("B").value)
-        async with opened(client, session_resumption={"handle": "unknown"}):
-            pass
-
-    with pytest.raises(errors.APIError, match="not found"):
-        asyncio.run(resume())
-    assert [entry.key for entry in gemini.log] == ["B"]
 
 
 def test_a_setup_that_names_a_file_goes_with_its_owner(gemini, pool, connect) -> None:
@@ -137,29 +120,3 @@ def test_a_live_interaction_goes_with_its_owner(gemini, pool, connect) -> None:
     assert type(caught.value.__cause__).__name__ == "APIWebSocketError"
     assert (caught.value.code, caught.value.__cause__.http_status) == (403, 403)
     assert [entry.key for entry in gemini.log] == ["B"] * 3
-
-
-@pytest.mark.skipif(SDK < (3, 6), reason="this SDK has no live interactions")
-def test_a_live_interaction_that_is_dropped_frees_its_lease_when_it_ends(
-    gemini, pool, connect, monkeypatch
-) -> None:
-    """The program has neither closed nor kept it; the network drops it."""
-    monkeypatch.setattr(websocket, "UNREAD_S", 3_600.0)
-    pool({"key_id": "A", "max_concurrency": 1}, max_wait_s=0)
-    client = connect()
-    made = client.interactions.create(model=MODEL, input="hello")
-
-    async def drop() -> None:
-        dropped = await client.aio.interactions.connect(made.id)
-        dropped._websocket.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-        del dropped
-        for _ in range(100):
-            gc.collect()
-            try:
-                async with client.aio.interactions.connect(made.id):
-                    return
-            except keyrot_middleware.KeyPoolExhausted:
-                await asyncio.sleep(0.01)
-        raise AssertionError("the lease is not free")
-
-    asyncio.run(drop())

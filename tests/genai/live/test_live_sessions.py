@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import inspect
 import logging
 from collections import Counter
 from typing import Any
 
-import pydantic
 import pytest
 from google.genai import errors, live, live_music
 from support.key_search import texts_of
@@ -219,26 +217,6 @@ def test_a_cancelled_task_frees_its_lease(where, gemini, pool, connect) -> None:
     assert gemini.wait_idle()
 
 
-def test_a_session_that_is_never_closed_frees_its_lease(gemini, pool, connect) -> None:
-    """Its context manager is dropped."""
-    pool("A")
-
-    async def drop() -> None:
-        manager = opened(connect())
-        await manager.__aenter__()
-        del manager
-        gc.collect()
-        for _ in range(500):  # the loop closes it in turns of its own
-            if not (pool.ledger.under_way or gemini.sessions("A")):
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("the session is still open")
-
-    asyncio.run(drop())
-    assert pool.ledger.under_way == {}
-    assert gemini.wait_idle()
-
-
 def test_a_session_outlives_uninstall(gemini, pool, connect) -> None:
     """It goes on and ends; a session after it goes out as without a pool."""
     pool("A")
@@ -255,18 +233,6 @@ def test_a_session_outlives_uninstall(gemini, pool, connect) -> None:
     assert asyncio.run(talk()) == "ok from A"
     assert pool.ledger.kinds == [SUCCESS]
     assert asyncio.run(converse(client)) == "ok from own"
-
-
-def test_a_config_may_have_a_class_in_it(gemini, pool, connect) -> None:
-    """The SDK takes a model of pydantic as a schema; nothing in it names a stored resource."""
-    pool("A")
-
-    class Answer(pydantic.BaseModel):
-        text: str
-
-    config: Any = {"generation_config": {"response_schema": Answer}}
-    assert asyncio.run(converse(connect(), **config)) == "ok from A"
-    assert pool.ledger.kinds == [SUCCESS]
 
 
 def test_connect_behaves_as_the_sdks(pool, connect) -> None:

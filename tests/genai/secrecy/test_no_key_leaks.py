@@ -38,18 +38,6 @@ def test_no_failure_carries_a_key(mode, name, gemini, pool, connect, caplog) -> 
     assert not any(gemini.key(label).value in printed for label in ("A", "B", "own"))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_foreign_key_is_redacted_too(mode, gemini, pool, connect) -> None:
-    """The client's own key is not in the pool, and must not be printed either."""
-    pool("A")
-    gemini.add_key("own")
-    client = connect(gemini.key("own").value)
-    gemini.always("own", Reply.KEY_SUSPENDED)
-    with pytest.raises(Exception, match="suspended") as caught:
-        client.files.get(name="files/abc")
-    hold_no_key(caught.value, gemini, "own", "A")
-
-
 def test_a_key_of_any_shape_is_redacted(gemini, pool, connect) -> None:
     """A key need not look like one of Google's."""
     value = "FAKE-short-odd-key"
@@ -108,3 +96,22 @@ def test_values_of_the_pool_do_not_show(gemini, pool, connect) -> None:
     shown += [repr(lease) for lease in pool.ledger.leases]
     assert not [text for text in shown if gemini.key("A").value in text]
     manager.report_success(key.key_id)
+
+
+class Unreadable:
+    """What a foreign library has among its arguments."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text yet")
+
+
+def test_an_unreadable_exception_in_the_chain_does_not_replace_the_error(
+    monkeypatch, caplog
+) -> None:
+    """An unreadable exception is logged, and the others are still redacted."""
+    monkeypatch.setattr("keyrot_middleware.errors._strict", False)
+    error, odd, behind = ValueError("FAKE-value"), KeyError("FAKE-value"), OSError("FAKE-value")
+    error.__cause__, odd.__context__, behind.__context__ = odd, behind, ValueError(Unreadable())
+    redact_exception(error, lambda text: text.replace("FAKE-value", "[redacted]"))
+    assert [one.args for one in (error, odd, behind)] == [("[redacted]",)] * 3
+    assert "adapters failed (<class 'RuntimeError'>" in caplog.text

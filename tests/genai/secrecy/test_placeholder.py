@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
@@ -77,18 +76,6 @@ def test_other_calls_without_any_key(call, bypassed, gemini, no_key, connect) ->
     inside = keyrot_middleware.bypass() if bypassed else contextlib.nullcontext()
     with inside, pytest.raises(Exception, match="set GEMINI_API_KEYS"):
         other_calls(connect(POOL_KEY))[call]()
-    assert sent(gemini) == []
-
-
-def test_live_without_any_key(gemini, no_key, connect) -> None:
-    """A session is not begun."""
-
-    async def session() -> None:
-        async with connect(POOL_KEY).aio.live.connect(model=MODEL):
-            pass
-
-    with pytest.raises(genai.errors.ClientError, match="set GEMINI_API_KEYS"):
-        asyncio.run(session())
     assert sent(gemini) == []
 
 

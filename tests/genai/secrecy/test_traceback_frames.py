@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from google import genai
-from support.interactions import create
 from support.key_search import texts_of
 from support.modes import MODEL, MODES, STREAMS, ask, calls, run, spread
 
@@ -81,15 +80,6 @@ def test_no_frame_shows_a_key_that_a_stream_repeats(mode, name, gemini, pool, co
     check_no_key(error, gemini, "A", "B")
 
 
-@pytest.mark.parametrize("mode", STREAMS)
-def test_no_document_that_cannot_be_read_shows_a_key(mode, gemini, pool, connect) -> None:
-    """A decoder's error keeps the whole document, its frames too."""
-    pool("A")
-    gemini.always_any(Reply.custom(200, lambda request: f"data: {{{request.value}\n\n"))
-    (error,) = calls(mode, connect(), 1)
-    check_no_key(error, gemini, "A")
-
-
 def other_calls(client: Any) -> dict[str, Callable[[], Any]]:
     """Return the calls that do not rotate."""
     aio = client and client.aio
@@ -149,16 +139,3 @@ def test_the_request_of_the_program_is_not_redacted(gemini, pool, connect) -> No
     ask("sync", connect(), contents=text)
     bodies = [json.dumps(request.body) for request in gemini.log]
     assert [text in body for body in bodies] == [True, True]
-
-
-@pytest.mark.filterwarnings("ignore:Interactions usage is experimental")
-@pytest.mark.parametrize("mode", MODES)
-def test_interactions_show_no_key_that_a_client_has_as_its_own(mode, gemini, pool, connect) -> None:
-    """A program may pass a key of the pool: neither Google's error nor the pool's shows it."""
-    pool("A", "B", max_wait_s=0)
-    gemini.always_any(Reply.QUOTA_DAY)
-    for _ in range(2):
-        with pytest.raises(Exception) as caught:
-            create(mode, connect(gemini.key("A").value))
-        check_no_key(caught.value, gemini, "A", "B")
-    assert isinstance(caught.value, keyrot_middleware.KeyPoolExhausted)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from support.interactions import SDK_WARNINGS
-from support.modes import sdk_error
 from support.raw_server import answer
 from support.scenes import SURFACES, error_of, surfaces
 
@@ -91,19 +90,6 @@ def texts(value: Any, depth: int = 4) -> Iterator[str]:
     elif depth and isinstance(value, tuple | list):
         for item in value:
             yield from texts(item, depth - 1)
-
-
-def test_a_request_that_was_sent_shows_no_key(scene) -> None:
-    """A response has its request, with what is needed to send it again."""
-    server = scene.serve(lambda connection, value: connection.sendall(answer(error_of(value))))
-    client = scene.client(server.url)
-    with pytest.raises(Exception, match="suspended") as caught:
-        surfaces(client)["sync"]()
-    request: Any = sdk_error(caught.value).response.request
-    held = list(reached(request.extensions, dict(request.headers)))
-    assert [
-        one for one in held if isinstance(one, str | bytes) and server.keys[0] in str(one)
-    ] == []
 
 
 HIDING: dict[str, Callable[[Secret], str]] = {

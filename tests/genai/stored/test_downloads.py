@@ -13,7 +13,6 @@ from support.modes import run
 from support.pool import INFO
 from support.states import ABANDONED
 
-import keyrot_middleware
 from keyrot_middleware.core.model import Lease
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -94,43 +93,3 @@ def test_a_path_and_a_stream_of_the_program(mode, gemini, three, tmp_path) -> No
         assert fetch(mode, three, f"{name}:download?alt=media", destination=destination) is None
     assert path.read_bytes() == stream.getvalue() == b"film"
     assert set(keys_of(gemini)) == {"B"}
-
-
-class Broken(io.BytesIO):
-    """A stream that takes one chunk, and then loses the connection."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.chunks = 0
-
-    def write(self, data: Any) -> int:
-        """Write the first chunk."""
-        self.chunks += 1
-        if self.chunks > 1:
-            raise ConnectionResetError("the connection is lost")
-        return super().write(data)
-
-
-@has_destination
-@ALSO_ASYNC
-def test_nothing_is_written_twice_into_a_stream(mode, gemini, three) -> None:
-    """What is written cannot be taken back, so the failure comes out."""
-    name, stream = made_by(gemini, "B"), Broken()
-    path = f"{name}:download?alt=media"
-    with pytest.raises(ConnectionResetError):
-        fetch(mode, three, path, destination=stream, chunk_size=2)
-    assert stream.getvalue() == b"fi"
-    assert keys_of(gemini) == ["B", "B"]
-
-
-@ALSO_ASYNC
-def test_what_bypasses_the_pool_is_sent_as_it_is(mode, gemini, three, connect) -> None:
-    """A key header of the caller's own, and bypass()."""
-    name = made_by(gemini, "B")
-    own = connect(gemini.key("C").value)
-    with keyrot_middleware.bypass(), pytest.raises(errors.ClientError):
-        download(mode, own, name)
-    config = {"http_options": {"headers": {"x-goog-api-key": gemini.add_key("own").value}}}
-    with pytest.raises(errors.ClientError):
-        download(mode, own, name, config=config)
-    assert keys_of(gemini) == ["C", "own"]

@@ -151,21 +151,6 @@ def test_inside_another_the_inner_one_holds(installed, connect) -> None:
         assert ask("sync", client).startswith("ok from B")
 
 
-def test_both_a_project_and_tiers_hold(pool, gemini, connect) -> None:
-    """The error names the keys of the project."""
-    pool({"key_id": "A", "project": "p", "tier": "free"}, {"key_id": "B", "tier": "tier1"})
-    client = connect()
-    with keyrot_middleware.project("p"):
-        with (
-            keyrot_middleware.workload("eea", tiers=["paid"]),
-            pytest.raises(KeyPoolExhausted) as raised,
-        ):
-            ask("sync", client)
-        assert raised.value.code == 400
-        assert raised.value.reasons.keys() == {"A"}
-        assert ask("sync", client) == "ok from A"
-
-
 def test_an_unknown_project_is_an_error_that_names_the_known_ones(installed) -> None:
     """It is raised where the block starts."""
     with (
@@ -173,21 +158,6 @@ def test_an_unknown_project_is_an_error_that_names_the_known_ones(installed) -> 
         keyrot_middleware.project("x"),
     ):
         pytest.fail("the block ran")
-
-
-def test_the_id_of_a_key_names_its_project_only_if_it_has_no_other(pool) -> None:
-    """A key with a project is named by that, and a name with two meanings is an error."""
-    pool("p", {"key_id": "B", "project": "p"}, {"key_id": "C", "project": "c"}, "key_1")
-    for name in ("C", "key:key_1"):
-        with pytest.raises(KeyError, match="no project"), keyrot_middleware.project(name):
-            pytest.fail("the block ran")
-    with (
-        pytest.raises(KeyError, match="'p' is the name of a project and the id of a key without"),
-        keyrot_middleware.project("p"),
-    ):
-        pytest.fail("the block ran")
-    with keyrot_middleware.project("key_1"):
-        pass
 
 
 def test_without_a_pool_there_is_no_project() -> None:

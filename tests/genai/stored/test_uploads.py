@@ -11,7 +11,6 @@ from google.genai import types
 from support.modes import ask, ask_async, run
 
 from keyrot_middleware.runtime import current_pool
-from keyrot_middleware.testing import Reply
 
 CONFIG = types.UploadFileConfig(mime_type="text/plain")
 ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])
@@ -83,25 +82,3 @@ def test_any_client_finds_the_file_at_once(mode, gemini, three, other) -> None:
     assert gemini.sent("C") == 0
     key_id, project = current_pool().state.get_owner([file.name])
     assert (key_id, project.partition("@")[0]) == ("B", "key:B")
-
-
-@ALSO_ASYNC
-def test_a_name_of_the_programs_own_stays_with_its_project(mode, gemini, three, other) -> None:
-    """Uploaded again under the same name by another client: it replaces its own, or nothing."""
-    upload(mode, three, name="mine")
-    upload(mode, other, name="mine")
-    starts = [request.key for request in gemini.log if request.verb == "upload.start"]
-    assert starts == ["B", "B"]
-
-
-@ALSO_ASYNC
-def test_a_revoked_home_key_is_replaced_by_another_of_its_project(
-    mode, gemini, pool, connect
-) -> None:
-    """Two keys of one project, the client's own revoked: uploads use the other one."""
-    pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C")
-    client = connect(gemini.key("A").value)
-    gemini.always("A", Reply.KEY_INVALID)
-    file = upload(mode, client)
-    assert client.files.get(name=file.name).name == file.name
-    assert [request.key for request in gemini.log if request.key] == ["A", "B", "B", "B"]

@@ -72,3 +72,27 @@ def test_uninstall_while_a_stream_is_open(mode, gemini, pool, connect) -> None:
             keyrot_middleware.uninstall()
     assert "".join(texts) == "ok from A"
     assert pool.ledger.kinds == [LeaseOutcome.SUCCESS]
+
+
+@pytest.mark.parametrize(("read", "aiohttp"), [("nothing", True), ("all", False)])
+def test_the_next_call_gets_the_key_of_a_stream_that_was_closed(
+    read, aiohttp, pool, connect, no_aiohttp
+) -> None:
+    """`await stream.aclose()` releases the one slot of a key, twenty times."""
+    if not aiohttp:
+        no_aiohttp()
+    pool({"key_id": "A", "max_concurrency": 1}, max_wait_s=0)
+    client = connect()
+
+    async def twenty_times() -> None:
+        for _ in range(20):
+            stream = await client.aio.models.generate_content_stream(**REQUEST)
+            if read == "all":
+                async for _chunk in stream:
+                    pass
+            await stream.aclose()
+            for _ in range(20):  # the loop closes the SDK's generators
+                await asyncio.sleep(0)
+            assert (await client.aio.models.generate_content(**REQUEST)).text == "ok from A"
+
+    run(client, twenty_times)

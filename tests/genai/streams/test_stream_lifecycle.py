@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 
 import pytest
 from support.modes import run
@@ -110,17 +112,54 @@ def test_an_async_stream_that_is_cancelled_is_settled_once(when, gemini, pool, c
     assert len(got) == (0 if when == "before" else 1)
 
 
-def test_a_deadline_around_an_async_stream(gemini, pool, connect) -> None:
-    """asyncio.timeout() gives TimeoutError, and settles the lease."""
+def test_a_stream_that_is_collected_under_a_lock_waits_for_no_lock(pool, connect) -> None:
+    """A collection may start within a reservation, in the thread that holds the lock."""
+    state = pool("A").state
+    streams = [connect().models.generate_content_stream(**REQUEST) for _ in range(2)]
+    for stream in streams:
+        next(stream)
+    streams.append(streams)
+    del stream, streams
+
+    def collect() -> None:
+        with state._lock:
+            gc.collect()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert collected(pool) == [LeaseOutcome.ABANDONED] * 2
+
+
+@pytest.mark.parametrize(
+    ("end", "read"), [("shutdown", True), ("close", False), ("open", True), ("open", False)]
+)
+def test_an_async_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
+    read, end, pool, connect
+) -> None:
+    """In a loop that continues, was shut down, or was closed."""
     pool("A")
     client = connect()
-    gemini.always("A", Reply.slow(60).delayed(0))
 
-    async def reading() -> None:
-        async with asyncio.timeout(None) as deadline:
-            async for _ in await client.aio.models.generate_content_stream(**REQUEST):
-                deadline.reschedule(asyncio.get_running_loop().time())
+    async def leave() -> object:
+        stream = await client._api_client.async_request_streamed("post", path_of(), body(), None)
+        if read:
+            await anext(stream)
+        cycle: list = [stream]
+        cycle.append(cycle)
+        if end == "open":
+            del stream, cycle
+            gc.collect()
+            await asyncio.sleep(0.05)
+            return None
+        return cycle
 
-    with pytest.raises(TimeoutError):
-        run(client, reading)
-    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
+    loop = asyncio.new_event_loop()
+    cycle = loop.run_until_complete(leave())
+    if end == "shutdown":
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(client.aio.aclose())
+    loop.close()
+    del cycle
+    assert collected(pool) == [LeaseOutcome.ABANDONED]

@@ -1,12 +1,16 @@
-"""Walking the pool: a failed key is excluded, an available one is used at once."""
+"""A call walks the pool: a failed key is excluded, an available one is used at once."""
 
 from __future__ import annotations
 
+import sys
+from math import inf
 from typing import Any
 
 import pytest
 from support.pool import INFO, Rig, key, three
 from support.replies import (
+    OK,
+    bad,
     blocked,
     capacity,
     day,
@@ -16,12 +20,52 @@ from support.replies import (
     invalid,
     lost,
     minute,
+    overloaded,
     unsupported_region,
 )
 
-from keyrot_middleware.core.commands import Acquire, Done, Refresh
-from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import Limits, Usage
+from keyrot_middleware.core.commands import Acquire, Done, Refresh, Settle, Sleep
+from keyrot_middleware.core.flow import (
+    CLOSE_AFTER_S,
+    MAX_FAILED_CALLS,
+    Exhausted,
+    FailedAttempt,
+    Overload,
+    attempt_note,
+    drop_tracebacks,
+)
+from keyrot_middleware.core.model import Limits, Scope, Usage, Verdict
+
+SUSPENDED = failure(403, "Permission denied: Consumer 'projects/1' has been suspended.")
+
+
+def reasons(error: Any) -> dict[str, str]:
+    """Give each key's reason of an exhausted pool."""
+    assert isinstance(error, Exhausted)
+    return {key_id: block.reason for key_id, block in error.unavailable.blocks.items()}
+
+
+def rejected(*key_ids: str) -> Rig:
+    """Make a pool whose keys were all rejected by one call."""
+    rig = Rig(*map(key, key_ids), strategy="fill", max_wait_s=0)
+    for key_id in key_ids:
+        rig.will(key_id, invalid())
+    rig.failing()
+    rig.sent.clear()
+    return rig
+
+
+def replaced(rig: Rig, key_id: str) -> Any:
+    """Reject a key whose value has changed meanwhile."""
+
+    def reply() -> Any:
+        rig.store.values[key_id] += "x"
+        return invalid()
+
+    return reply
+
+
+# Walking ---------------------------------------------------------------------------------------
 
 
 def test_an_exhausted_an_invalid_and_a_good_key_serve_60_calls() -> None:
@@ -36,7 +80,6 @@ def test_an_exhausted_an_invalid_and_a_good_key_serve_60_calls() -> None:
 
 @pytest.mark.parametrize("fault", [minute, day, capacity, invalid, denied, blocked])
 def test_a_failed_key_is_excluded_and_a_healthy_one_used_without_sleeping(fault: Any) -> None:
-    """Every failure of a key makes the call continue at once, with another key."""
     rig = three()
     rig.will("a", fault())
     assert rig.call() == "answer"
@@ -55,9 +98,7 @@ def test_220_dead_keys_are_tried_once_each() -> None:
     assert [rig.call() for _ in range(20)] == ["answer"] * 20
     dead = [key_id for key_id in rig.sent if key_id != "good"]
     assert len(dead) == len(set(dead)) == 220
-    rig.sent.clear()
-    rig.call()
-    assert rig.sent == ["good"]
+    assert rig.sent[-1] == "good"
 
 
 def test_a_call_skips_keys_that_are_known_to_cool_down() -> None:
@@ -67,19 +108,6 @@ def test_a_call_skips_keys_that_are_known_to_cool_down() -> None:
         rig.call()
     tapes = [rig.recorded() for _ in range(3)]
     assert sum(len(tape.of(Acquire)) for tape in tapes) <= 4
-
-
-def test_each_key_is_tried_once_and_then_the_pool_is_exhausted() -> None:
-    """When all fail without a known time, the SDK's last exception is the cause."""
-    rig = three()
-    replies = [invalid(), capacity(), denied()]
-    for key_id, reply in zip("abc", replies, strict=True):
-        rig.will(key_id, reply)
-    error = rig.failing()
-    assert error.last is replies[-1].error
-    assert set(error.unavailable.blocks) == {"a", "b", "c"}
-    assert not error.has_untried_keys
-    assert (rig.sent, rig.slept) == (["a", "b", "c"], [])
 
 
 def test_a_capacity_error_is_not_tried_with_every_key() -> None:
@@ -93,11 +121,8 @@ def test_a_capacity_error_is_not_tried_with_every_key() -> None:
 
 def test_an_unsupported_region_tries_one_key_of_another_tier() -> None:
     """Where the free tier is not offered only a paid key can help; one refusal is enough."""
-    rig = Rig(
-        *(key(f"free{number}", tier="free") for number in range(3)),
-        *(key(f"paid{number}", tier="paid", priority=1) for number in range(3)),
-        strategy="fill",
-    )
+    free, paid = ([key(f"{tier}{n}", tier=tier) for n in range(3)] for tier in ("free", "paid"))
+    rig = Rig(*free, *paid, strategy="fill")
     rig.will("free0", unsupported_region(), unsupported_region())
     assert rig.call() == "answer"
     assert rig.sent == ["free0", "paid0"]
@@ -116,71 +141,10 @@ def test_a_request_larger_than_the_limit_is_tried_with_two_keys_of_a_tier(tier: 
     assert rig.call(INFO._replace(tokens=5_000)) == "answer"
     assert (rig.sent, rig.slept) == (["f0", "f1", "paid"], [])
     rig.script.clear()
-    assert rig.call() == "answer"
-    assert rig.sent[-1] == "f2", "the others of the tier do not rest"
-
-
-def test_a_request_that_is_too_large_for_one_key_only_is_tried_again() -> None:
-    """The second key of the tier serves, or has no room just now: then the third is tried."""
-    rig = Rig(*(key(f"f{number}", tier="free") for number in range(4)), strategy="fill")
-    rig.will("f0", exceeds_limit())
-    rig.will("f1", minute("9s"))
+    rig.will("f2", exceeds_limit())
+    rig.will("f3", minute("9s"))
     assert rig.call(INFO._replace(tokens=5_000)) == "answer"
-    assert rig.sent == ["f0", "f1", "f2"]
-
-
-def test_a_replaced_secret_is_used_at_once_but_only_once() -> None:
-    """A rejected key whose value was replaced serves the same call; a second bad value does not."""
-    rig = three()
-
-    def replaced() -> Any:
-        rig.store.values["a"] += "x"
-        return invalid()
-
-    rig.will("a", replaced)
-    assert rig.call() == "answer"
-    assert rig.sent == ["a", "a"]
-    rig.will("a", replaced, replaced)
-    assert rig.call() == "answer"
-    assert rig.sent[2:] == ["a", "a", "b"]
-
-
-def test_a_key_is_looked_up_again_only_when_it_is_rejected() -> None:
-    """An exhausted minute or a project closed for a day is no reason to query the secret store."""
-    rig = three(max_wait_s=0)
-    rig.will("a", minute())
-    rig.will("b", denied())
-    rig.will("c", failure(403, "Permission denied: Consumer 'projects/1' has been suspended."))
-    tape = rig.recorded()
-    assert [(refresh.key_id, refresh.wait) for refresh in tape.of(Refresh)] == [
-        ("c", False),
-        ("c", True),
-    ]
-
-
-def test_a_call_waits_for_a_secret_store_only_when_no_other_key_can_serve() -> None:
-    """Rejected keys are only looked up while others are available; then each is waited for once."""
-    rig = three(max_wait_s=0)
-    for key_id in "abc":
-        rig.will(key_id, invalid())
-    tape = rig.recorded()
-    refreshed = [(refresh.key_id, refresh.wait) for refresh in tape.of(Refresh)]
-    assert refreshed[:3] == [("a", False), ("b", False), ("c", False)]
-    assert sorted(refreshed[3:]) == [("a", True), ("b", True), ("c", True)]
-
-
-def test_a_late_value_serves_the_call_that_no_other_key_can() -> None:
-    """Two keys are rejected; the first one's new value has arrived when the second fails."""
-    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
-
-    def replaced() -> Any:
-        rig.store.values["a"] += "x"
-        return invalid()
-
-    rig.will("a", invalid())
-    rig.will("b", replaced)
-    assert rig.call() == "answer"
-    assert rig.sent == ["a", "b", "a"]
+    assert rig.sent[3:] == ["f2", "f3", "f4"], "a second key without room just now decides nothing"
 
 
 def test_a_key_of_a_learned_bucket_cools_down_for_all_of_its_names() -> None:
@@ -199,29 +163,335 @@ def test_a_key_of_a_learned_bucket_cools_down_for_all_of_its_names() -> None:
     assert rig.call(INFO) == "answer"
 
 
-def test_an_unused_reservation_is_available_at_once() -> None:
-    """Another call found the minute full; then the request in it was not sent after all."""
-    rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
-
-    def meanwhile() -> Any:
-        assert isinstance(rig.failing(), Exhausted)
-        return lost("connect")
-
-    rig.will("a", meanwhile)
-    assert rig.call() == "answer"
-    assert rig.sent == ["a", "a"]
-
-
-def test_a_released_window_is_used_before_its_minute_ends() -> None:
-    """The part of a reservation that a response released serves the next call at once."""
+@pytest.mark.parametrize("ends", [lambda: lost("connect"), lambda: Done("answer", Usage(50))])
+def test_what_a_request_releases_is_available_at_once(ends: Any) -> None:
+    """Another call found the minute full; then the request was not sent, or was smaller."""
     rig = Rig(key("a", Limits(tpm=1_000)), max_wait_s=0)
     large = INFO._replace(tokens=900, estimate=900)
 
     def meanwhile() -> Any:
         assert isinstance(rig.failing(large), Exhausted)
-        return Done("answer", Usage(input_tokens=50))
+        return ends()
 
     rig.will("a", meanwhile)
-    rig.call(large)
-    assert rig.call(large) == "answer"
-    assert rig.slept == []
+    assert [rig.call(large), rig.call(INFO)] == ["answer"] * 2
+
+
+# Values that are replaced ----------------------------------------------------------------------
+
+
+def test_a_replaced_secret_is_used_at_once_but_only_once() -> None:
+    """A rejected key whose value was replaced serves the same call; a second bad value does not."""
+    rig = three()
+    rig.will("a", replaced(rig, "a"))
+    assert rig.call() == "answer"
+    rig.will("a", replaced(rig, "a"), replaced(rig, "a"))
+    assert rig.call() == "answer"
+    assert rig.sent == ["a", "a", "a", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "looked_up"),
+    [
+        ([minute(), denied(), SUSPENDED], [("c", False), ("c", True)]),
+        ([invalid(), invalid(), invalid()], [(k, wait) for wait in (False, True) for k in "abc"]),
+    ],
+)
+def test_a_store_is_asked_about_rejected_keys_and_waited_for_where_no_other_serves(
+    faults: Any, looked_up: list[tuple[str, bool]]
+) -> None:
+    """An exhausted minute or a project closed for a day is no reason to query it."""
+    rig = three(max_wait_s=0)
+    for key_id, fault in zip("abc", faults, strict=True):
+        rig.will(key_id, fault)
+    found = [(refresh.key_id, refresh.wait) for refresh in rig.recorded().of(Refresh)]
+    assert sorted(found, key=lambda one: one[1]) == found
+    assert sorted(found) == sorted(looked_up)
+
+
+def test_a_late_value_serves_the_call_that_no_other_key_can() -> None:
+    """Two keys are rejected; the first one's new value has arrived when the second fails."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
+    rig.will("a", invalid())
+    rig.will("b", replaced(rig, "a"))
+    assert rig.call() == "answer"
+    assert rig.sent == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_a_call_that_finds_every_key_rejected_looks_all_values_up(
+    name: str, way: str
+) -> None:
+    """Not only that of the key that was rejected last; a task awaits the look-up."""
+    rig = rejected("a", "b")
+    rig.store.values[name] += "x"
+    assert (rig.call() if way == "sync" else await rig.acall()) == "answer"
+    assert rig.sent == [name]
+
+
+def test_without_another_good_value_the_call_fails_after_one_look_up() -> None:
+    """The next call queries no store for a while; a new value that is rejected causes no other."""
+    rig = rejected("a", "b")
+    assert isinstance(rig.failing(), Exhausted)
+    lookups = rig.store.lookups
+    assert isinstance(rig.failing(), Exhausted)
+    assert (rig.sent, rig.store.lookups) == ([], lookups)
+    other = rejected("a")
+    other.will("a", invalid())
+    other.store.values["a"] += "x"
+    assert "key_invalid" in other.failing().__notes__[0]
+    assert other.sent == ["a"]
+
+
+def test_while_a_key_has_a_known_end_no_store_is_queried() -> None:
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
+    rig.will("a", invalid())
+    rig.will("b", minute("20s"))
+    rig.failing()
+    rig.store.values["a"] += "x"
+    assert isinstance(rig.failing(), Exhausted)
+
+
+# Retrying --------------------------------------------------------------------------------------
+
+
+def test_max_attempts_bounds_the_walk_but_not_the_retries() -> None:
+    """Walking, retrying and waiting have budgets of their own: none uses up another's."""
+    rig = three(max_attempts=2, max_retries=2, max_wait_s=0)
+    rig.will("a", overloaded(), overloaded(), invalid())
+    rig.will("b", day())
+    error = rig.failing()
+    assert rig.sent == ["a", "a", "a", "b"]
+    assert (error.has_untried_keys, set(error.unavailable.blocks)) == (True, {"a", "b"})
+    rig = three(max_attempts=0, max_retries=1)
+    rig.will("a", invalid())
+    rig.will("b", overloaded(), invalid())
+    rig.will("c", overloaded())
+    rig.failing()
+    assert rig.sent == ["a", "b", "b", "c"]
+    rig = Rig(key("a"), max_retries=2)
+    rig.will("a", overloaded(), minute("5s"), overloaded(), OK)
+    assert rig.call() == "answer"
+    assert [round(pause, 2) for pause in rig.slept] == [0.25, 5.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "fault", [overloaded, lambda: failure(500), lambda: lost("reset"), lambda: lost("connect")]
+)
+def test_a_server_failure_is_retried_with_backoff_and_penalizes_no_key(fault: Any) -> None:
+    """5xx and lost connections: sent again twice, further apart, with the same key."""
+    rig = three(max_retries=2)
+    replies = [fault() for _ in range(3)]
+    rig.will("a", *replies)
+    rig.random = 0.999
+    assert rig.failing() is replies[-1].error
+    assert rig.sent == ["a", "a", "a"]
+    assert [round(pause, 1) for pause in rig.slept] == [0.5, 1.0]
+    assert rig.call() == "answer"
+    assert rig.sent[3:] == ["a"]
+
+
+def test_the_backoff_is_bounded() -> None:
+    """However many retries are allowed, no pause is longer than eight seconds."""
+    rig = Rig(key("a"), max_retries=12)
+    rig.will("a", *(overloaded() for _ in range(12)))
+    rig.random = 0.999999
+    rig.call()
+    assert max(rig.slept) <= 8.0
+    assert rig.slept == sorted(rig.slept)
+
+
+LATER = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}
+
+
+@pytest.mark.parametrize(
+    ("info", "fault", "sends"),
+    [
+        (INFO, lambda: failure(504), 2),  # the work may have been done
+        (INFO, lambda: failure(503, "Busy.", LATER), 2),  # 14 s are beyond the longest wait
+        (INFO._replace(idempotent=False), overloaded, 1),
+        (INFO._replace(idempotent=False), lambda: lost("reset"), 1),
+        (INFO._replace(idempotent=False), lambda: lost("connect"), 6),  # nothing was sent
+        (INFO._replace(sdk_retries=True), overloaded, 1),
+    ],
+)
+def test_some_calls_are_retried_less(info: Any, fault: Any, sends: int) -> None:
+    rig = Rig(key("a"), max_retries=5, max_wait_s=10.0)
+    rig.will("a", *(fault() for _ in range(6)))
+    rig.failing(info)
+    assert rig.sent == ["a"] * sends
+
+
+# An overloaded model ---------------------------------------------------------------------------
+
+
+FLEX = INFO._replace(service_tier="flex")
+
+
+def overload(info: Any = INFO, calls: int = MAX_FAILED_CALLS) -> Rig:
+    """Let so many calls end with a 503, each sent as often as allowed."""
+    rig = Rig(key("a"), max_retries=2)
+    for _ in range(calls):
+        rig.will("a", *(overloaded() for _ in range(3)))
+        rig.failing(info)
+        rig.script.clear()
+    return rig
+
+
+def is_retried(rig: Rig, info: Any = INFO) -> bool:
+    """Return whether a call that meets one 503 is sent again."""
+    before = len(rig.sent)
+    rig.will("a", overloaded(), OK)
+    call = rig.make(info)
+    try:
+        rig.run(call)
+    except Exception:
+        rig.script.clear()
+    return len(rig.sent) == before + 2
+
+
+def test_an_overloaded_model_is_not_retried_by_every_call() -> None:
+    """After three calls that ended with a 503; another model's and tier's calls are, as before."""
+    assert is_retried(overload(calls=MAX_FAILED_CALLS - 1))
+    rig = overload()
+    assert len(rig.sent) == 3 * MAX_FAILED_CALLS
+    assert not is_retried(rig)
+    assert is_retried(rig, INFO._replace(model="gemini-2.5-pro"))
+    assert is_retried(rig, FLEX)
+
+
+def test_a_served_call_or_half_a_minute_permits_retries_again() -> None:
+    served, later = overload(), overload()
+    assert served.call() == "answer"
+    later.clock.advance(CLOSE_AFTER_S)
+    assert is_retried(served)
+    assert is_retried(later)
+
+
+def test_one_call_and_calls_far_apart_open_nothing() -> None:
+    """However often one call meets a 503, it is one call; invented names use bounded memory."""
+    rig = three(max_retries=10)
+    rig.will("a", *(overloaded() for _ in range(9)), OK)
+    assert rig.call() == "answer"
+    breaker = Overload()
+    for turn in range(10):
+        breaker.record_overload(INFO, turn * CLOSE_AFTER_S)
+    assert not breaker.is_open(INFO, 9 * CLOSE_AFTER_S)
+    for number in range(10_000):
+        breaker.record_overload(INFO._replace(model=f"model-{number}"), 0.0)
+    assert len(breaker.models) <= 256
+
+
+# How a call ends -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault", [bad, lambda: failure(404), lambda: lost("timeout"), lambda: lost("other")]
+)
+def test_a_bad_request_is_sent_once_and_penalizes_no_key(fault: Any) -> None:
+    """The request's own failure, or the caller's deadline, is raised at once."""
+    rig = three()
+    reply = fault()
+    rig.will("a", reply)
+    assert rig.failing() is reply.error
+    assert rig.call() == "answer"
+    assert (rig.sent, rig.slept) == (["a", "a"], [])
+
+
+def test_the_exception_lists_every_attempt() -> None:
+    """Notes list which key failed how and until when it cools down; a bad request has them too."""
+    rig = three(max_wait_s=0)
+    rig.will("a", minute("20s"))
+    rig.will("b", invalid())
+    rig.will("c", bad())
+    assert rig.failing().__notes__ == [
+        "keyrot: attempt 1 with key a: quota_minute (429), cooling down until 2026-01-01 12:30:50Z",
+        "keyrot: attempt 2 with key b: key_invalid (400), rejected; replace its value; "
+        "tried again at 2026-01-01 12:45:30Z",
+        "keyrot: attempt 3 with key c: bad_request (400)",
+    ]
+    assert attempt_note(1, FailedAttempt("k", Verdict("key_invalid", 400), 1e12)).endswith(
+        "9999-12-31 23:59:59Z"
+    )
+
+
+@pytest.mark.parametrize("order", ["abc", "bca", "cab", "cba"])
+def test_what_is_raised_does_not_depend_on_the_order_of_keys(order: str) -> None:
+    """Each key's reason, from the last error, and when the first is available again; twice."""
+    rig = Rig(*(key(key_id) for key_id in order), strategy="fill", max_wait_s=10)
+    replies = {"a": invalid(), "b": day(), "c": minute("31s")}
+    for key_id, reply in replies.items():
+        rig.will(key_id, reply)
+    error = rig.failing()
+    assert error.last is replies[order[-1]].error
+    assert not error.has_untried_keys
+    assert [note.split()[5] for note in error.__notes__] == [f"{key_id}:" for key_id in order]
+    for one in (error, rig.failing()):
+        assert reasons(one) == {"a": "key_invalid", "b": "quota_day", "c": "quota_minute"}
+        assert one.unavailable.retry_at == rig.clock.time() + 31
+    assert (rig.sent, rig.slept) == (list(order), [])
+
+
+@pytest.mark.parametrize("fault", [bad, overloaded, unsupported_region])
+def test_errors_of_the_request_and_of_the_service_are_the_sdks_own(fault: Any) -> None:
+    """Also behind keys that failed as keys."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0, max_retries=0)
+    rig.will("a", invalid())
+    last = fault()
+    rig.will("b", last)
+    assert rig.failing() is last.error
+
+
+def test_a_pool_without_a_candidate_has_no_retry_time() -> None:
+    """A stored resource with neither owner nor home key cannot be requested."""
+    error = three().failing(INFO._replace(bound_to_owner=True, resources=("files/a",)))
+    assert error.unavailable.retry_at == inf
+
+
+def test_every_send_is_settled_with_its_verdict_and_error() -> None:
+    """The state and the telemetry get the failure; the tokens of a response scale the next."""
+    rig = three()
+    reply = minute()
+    rig.will("a", reply)
+    rig.will("b", lost("connect"), Done("answer", Usage(input_tokens=30)))
+    tape = rig.recorded()
+    settled = tape.of(Settle)
+    assert settled[0].error is reply.error
+    assert settled[0].outcome.verdict.scope is Scope.PROJECT_MODEL
+    assert [one.outcome.kind.value for one in settled] == ["failure", "unsent", "success"]
+    assert [sleep.reason for sleep in tape.of(Sleep)] == ["retry"]
+    assert rig.pool.token_scale.scaled(INFO.model, 10) == 30
+
+
+# Exceptions that the program does not see ------------------------------------------------------
+
+
+def _raised(error: Exception, cause: Exception | None = None) -> Exception:
+    try:
+        raise error from cause  # noqa: TRY301 - that is all it does
+    except Exception as caught:
+        return caught
+
+
+def test_the_tracebacks_of_the_whole_chain_are_dropped() -> None:
+    """Those of the error, of its cause and context; a chain with a circle ends."""
+    cause, context = _raised(ValueError("cause")), _raised(KeyError("context"))
+    error = _raised(OSError("error"), cause)
+    error.__context__, error.__suppress_context__ = context, True
+    context.__context__ = cause
+    cause.__cause__ = error
+    drop_tracebacks(error)
+    assert [e.__traceback__ for e in (error, cause, context)] == [None, None, None]
+
+
+def test_the_exception_that_the_program_handles_keeps_its_traceback() -> None:
+    """It stands behind ours as their context, and so does all that is behind it."""
+    try:
+        raise KeyError("the program's own")  # noqa: TRY301
+    except KeyError as own:
+        error = _raised(OSError("error"))
+        assert sys.exception() is own
+        drop_tracebacks(error)
+        assert error.__traceback__ is None
+        assert own.__traceback__ is not None

@@ -1,4 +1,4 @@
-"""Which model a request goes on to, and when."""
+"""Which model a request goes on to, and when; and how many names of models are counted."""
 
 from __future__ import annotations
 
@@ -27,150 +27,155 @@ from keyrot_middleware.core.model_fallback import (
     stay_note,
     tried_note,
 )
+from keyrot_middleware.core.model_names import IDLE_S, MAX_LENGTH, MAX_NAMES, OTHER, ModelNames
 from keyrot_middleware.settings import MAX_MODELS, next_models
 
 
 def ended(rig: Rig, info: CallInfo = INFO) -> CallState:
     """Run a call to its error; give what it knows then."""
     call = rig.make(info)
-    try:
+    with pytest.raises(Exception):  # noqa: B017 - whatever it is
         rig.run(call)
-    except Exception:
-        return call
-    raise AssertionError("the call has not failed")
+    return call
 
 
-class TestChains:
-    """What `KEYROT_FALLBACK_MODELS` means."""
-
-    def test_each_model_has_the_one_after_it(self) -> None:
-        """Chains may share their last models; blanks and `models/` do not matter."""
-        chains = ["a > models/b>c", "x>b>c", "y>c"]
-        assert next_models(chains) == {"a": "b", "b": "c", "x": "b", "y": "c"}
-        assert next_models([]) == {}
-
-    @pytest.mark.parametrize(
-        ("chains", "found"),
-        [
-            (["a"], '"a", which names no model after'),
-            (["a>"], '"" in "a>", which is no model'),
-            (["a>tunedModels/b"], '"tunedModels/b" in'),
-            (["a>b c"], '"b c" in'),
-            (["a>a"], '"a" twice'),
-            (["a>b>a"], '"a" twice'),
-            (["a>b", "b>c", "c>a"], '"a" twice'),
-            (["a>b", "a>c"], '"a" with two models after it'),
-            ([">".join(f"m{n}" for n in range(MAX_MODELS + 1))], f"{MAX_MODELS + 1} models"),
-        ],
-    )
-    def test_what_is_wrong_is_found(self, chains: list[str], found: str) -> None:
-        """A cycle, a repeated model, no model, no end."""
-        with pytest.raises(ValueError) as refused:
-            next_models(chains)
-        assert found in str(refused.value)
+def two(*replies: Any, **policy: Any) -> Rig:
+    """Make a pool of two keys; each answers with one of *replies*, or with the only one."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0, **policy)
+    for key_id, reply in zip("ab", replies * (3 - len(replies)), strict=True):
+        rig.will(key_id, *[reply] * 9)
+    return rig
 
 
-class TestWhen:
-    """A call goes on only where another model may help."""
+def test_each_model_has_the_one_after_it() -> None:
+    """Chains may share their last models; blanks and `models/` do not matter."""
+    chains = ["a > models/b>c", "x>b>c", "y>c"]
+    assert next_models(chains) == {"a": "b", "b": "c", "x": "b", "y": "c"}
+    assert next_models([]) == {}
 
-    @pytest.mark.parametrize("fault", [minute, day, capacity, overloaded])
-    def test_limited_or_overloaded(self, fault: Any) -> None:
-        """Every key is limited for the model, or the model is overloaded for all."""
-        rig = Rig(key("a"), key("b"), max_wait_s=0)
-        rig.default = fault()
-        assert may_fall_back(ended(rig))
 
-    @pytest.mark.parametrize(
-        "fault", [bad, invalid, lambda: failure(500), lambda: lost("reset"), lambda: failure(404)]
-    )
-    def test_another_failure(self, fault: Any) -> None:
-        """A bad request, rejected keys, a server error, a lost connection are raised."""
-        rig = Rig(key("a"), key("b"), max_wait_s=0)
-        rig.default = fault()
-        assert not may_fall_back(ended(rig))
+@pytest.mark.parametrize(
+    ("chains", "found"),
+    [
+        (["a"], '"a", which names no model after'),
+        (["a>"], '"" in "a>", which is no model'),
+        (["a>tunedModels/b"], '"tunedModels/b" in'),
+        (["a>b c"], '"b c" in'),
+        (["a>a"], '"a" twice'),
+        (["a>b>a"], '"a" twice'),
+        (["a>b", "b>c", "c>a"], '"a" twice'),
+        (["a>b", "a>c"], '"a" with two models after it'),
+        ([">".join(f"m{n}" for n in range(MAX_MODELS + 1))], f"{MAX_MODELS + 1} models"),
+    ],
+)
+def test_what_is_wrong_in_chains_is_found(chains: list[str], found: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        next_models(chains)
+    assert found in str(refused.value)
 
-    def test_a_model_that_does_not_exist(self) -> None:
-        """Google has no such model, so the next one may help; one that some keys have is there."""
-        rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
-        rig.default = failure(404, "models/m is not found for API version v1beta, or is not")
-        call = ended(rig)
-        assert may_fall_back(call)
-        assert is_missing(call)
-        other = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
-        other.will("a", failure(404, "This model models/m is no longer available to new users."))
-        other.will("b", minute())
-        call = ended(other)
-        assert may_fall_back(call)
-        assert not is_missing(call)
-        assert not is_missing(rig.make())
 
-    def test_nothing_was_sent(self) -> None:
-        """Limits of our own count are limits too; rejected keys are no reason."""
-        rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
-        rig.call()
-        assert may_fall_back(ended(rig))
-        rejected = Rig(key("a"), max_wait_s=0)
-        rejected.default = invalid()
-        ended(rejected)
-        assert not may_fall_back(ended(rejected))
-        assert not may_fall_back(ended(Rig(max_wait_s=0)))
+WITHDRAWN = failure(404, "This model models/m is no longer available to new users.")
+MISSING = failure(404, "models/m is not found for API version v1beta, or is not")
 
-    def test_one_key_is_limited_and_the_last_one_rejected(self) -> None:
-        """Whatever failed last, the first one may serve another model."""
-        rig = Rig(key("a", Limits(rpm=1)), key("b"), strategy="fill", max_wait_s=0)
-        rig.call()
-        rig.will("b", invalid())
-        assert may_fall_back(ended(rig))
 
-    def test_a_bad_request_after_a_limit(self) -> None:
-        """The request itself is wrong, so no model is asked again."""
-        rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
-        rig.will("a", minute())
-        rig.will("b", bad())
-        assert not may_fall_back(ended(rig))
+@pytest.mark.parametrize(
+    ("replies", "may"),
+    [
+        ([minute()], True),
+        ([day()], True),
+        ([capacity()], True),
+        ([overloaded()], True),
+        ([bad()], False),
+        ([invalid()], False),
+        ([failure(500)], False),
+        ([lost("reset")], False),
+        ([failure(404)], False),
+        ([MISSING], True),
+        ([WITHDRAWN, minute()], True),
+        ([minute(), bad()], False),  # the request itself is wrong
+        ([minute(), invalid()], True),  # the first one may serve another model
+    ],
+)
+def test_a_call_goes_on_only_where_another_model_may_help(replies: list[Any], may: bool) -> None:
+    """Keys are limited for the model, it is overloaded for all, or Google has no such model."""
+    call = ended(two(*replies))
+    assert may_fall_back(call) == may
+    assert is_missing(call) == (replies == [MISSING])
 
-    def test_a_stream_only_before_its_first_chunk(self) -> None:
-        """What was delivered is not delivered again."""
-        rig = Rig(key("a"), max_wait_s=0, max_retries=0)
-        rig.will("a", overloaded(), Chunks(1, failed=overloaded()))
-        assert may_fall_back(ended(rig, STREAMED))
-        assert not may_fall_back(ended(rig, STREAMED))
 
-    @pytest.mark.parametrize(
-        "info",
-        [
-            INFO._replace(bound_to_owner=True, resources=("cachedContents/c",)),
-            INFO._replace(verb="countTokens"),
-            INFO._replace(verb="embedContent"),
-        ],
-    )
-    def test_a_request_that_stays_with_its_model(self, info: CallInfo) -> None:
-        """Stored resources, and methods other than generating."""
-        rig = Rig(key("a"), max_wait_s=0)
-        call = rig.make(info, key("a"))
-        assert not may_fall_back(call)
+def test_a_call_of_which_nothing_was_sent() -> None:
+    """Limits of our own count are limits too; rejected keys are no reason."""
+    rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
+    rig.call()
+    assert may_fall_back(ended(rig))
+    rejected = two(invalid())
+    ended(rejected)
+    assert not may_fall_back(ended(rejected))
+    assert not may_fall_back(ended(Rig(max_wait_s=0)))
+    assert not is_missing(rig.make())
+
+
+def test_a_stream_only_before_its_first_chunk() -> None:
+    """What was delivered is not delivered again."""
+    rig = Rig(key("a"), max_wait_s=0, max_retries=0)
+    rig.will("a", overloaded(), Chunks(1, failed=overloaded()))
+    assert may_fall_back(ended(rig, STREAMED))
+    assert not may_fall_back(ended(rig, STREAMED))
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        INFO._replace(bound_to_owner=True, resources=("cachedContents/c",)),
+        INFO._replace(verb="countTokens"),
+        INFO._replace(verb="embedContent"),
+    ],
+)
+def test_a_request_that_stays_with_its_model(info: CallInfo) -> None:
+    """Stored resources, and methods other than generating."""
+    assert not may_fall_back(Rig(key("a"), max_wait_s=0).make(info, key("a")))
 
 
 def test_the_next_call_has_what_is_left_of_the_waiting() -> None:
-    """One budget for all models; a key that was rejected is not tried again."""
+    """One budget for all models; a key that was rejected is not tried again; notes name models."""
     rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=40)
     rig.will("a", minute("30s"), minute("30s"))
     rig.will("b", invalid())
     call = ended(rig)
     assert call.waited_s == pytest.approx(30, abs=1)
     other = fallback_call(call, "gemini-x")
-    assert other.info.model == "gemini-x"
-    assert other.info.models_tried == (INFO.model,)
+    assert (other.info.model, other.info.models_tried) == ("gemini-x", (INFO.model,))
     assert other.budget_s == pytest.approx(40 - call.waited_s)
     assert set(other.excluded) == {"b"}
     assert fallback_call(other, "gemini-y").info.models_tried == (INFO.model, "gemini-x")
-
-
-def test_the_note_names_the_models() -> None:
-    """In the order in which they were tried."""
     assert tried_note(["a", "b"]).endswith("tried: a, b")
-
-
-def test_the_note_says_why_a_request_stays() -> None:
-    """With the model whose signatures it carries."""
     assert stay_note("a").startswith("keyrot: this request stays with a, since its contents carry")
+
+
+# Names of models -------------------------------------------------------------------------------
+
+
+def counted(names: ModelNames, model: str, now: float = 0.0) -> str:
+    """Return the name under which a state counts a call."""
+    return names.bounded(INFO._replace(model=model), now).model
+
+
+def test_names_beyond_the_most_are_counted_together() -> None:
+    """The first ones keep their own count, until they are not used for an hour."""
+    names, new = ModelNames(), INFO._replace(model="new")
+    assert names.preview(new, 0.0).model == "new", "a call that is not made takes no name"
+    every = [f"m{n}" for n in range(MAX_NAMES)]
+    assert [counted(names, name) for name in every] == every
+    assert {counted(names, f"junk{n}") for n in range(1_000)} == {OTHER}
+    assert names.preview(new, 0.0).model == OTHER
+    assert counted(names, "m0", IDLE_S) == names.preview(INFO._replace(model="m0"), 0.0).model
+    assert counted(names, "new", IDLE_S) == "new"
+    assert counted(names, "m1", IDLE_S / 2) == OTHER
+    assert counted(names, "m0", IDLE_S) == "m0"
+
+
+def test_a_long_name_is_none_and_no_name_stays_so() -> None:
+    """A prompt in place of a model is not stored; a call without a model has no count."""
+    names = ModelNames()
+    assert counted(names, "x" * (MAX_LENGTH + 1)) == OTHER
+    assert counted(names, "") == ""

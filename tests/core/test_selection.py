@@ -1,23 +1,67 @@
-"""Which keys are candidates, in which order, and at what cost."""
+"""Which keys are candidates, in which order, and at what cost; and how a key's state is named."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from math import inf
+from random import Random
 
 import pytest
-from support.candidates import DEAD, NOW, list_candidates, many
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.pool import INFO, key
 from support.replies import MODEL
 
-from keyrot_middleware.core.model import LAST_RESORT, Block
+from keyrot_middleware.core.availability import AVAILABLE, KEY_STATES, Availability, availability
+from keyrot_middleware.core.ledger import Configured, Ledger, Records
+from keyrot_middleware.core.model import (
+    LAST_RESORT,
+    Block,
+    CallInfo,
+    Candidate,
+    RetryPolicy,
+    project_label,
+    project_name,
+)
 from keyrot_middleware.core.selection import BATCH_SIZE, MAX_ORDERS, SKIP_S, Selector
+from keyrot_middleware.keys_file import KeySpec
+
+NOW = 1_767_270_630.0
+DEAD = Block("key_invalid", inf)
+STRATEGIES = pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
+BATCH = INFO._replace(workload="batch")
+
+
+def listed(
+    selector: Selector,
+    info: CallInfo = INFO,
+    excluded: Iterable[str] = (),
+    now: float = NOW,
+    draw: float = 0.0,
+) -> list[str]:
+    """List the candidates of a call, in order."""
+    lists = selector.candidate_batches(info, dict.fromkeys(excluded), now, draw, {})
+    return [candidate.key_id for candidates in lists for _, candidate in candidates]
+
+
+def many(count: int, **labels: object) -> list[Candidate]:
+    return [key(f"k{number}", **labels) for number in range(count)]
+
+
+def names(*numbers: int) -> list[str]:
+    return [f"k{number}" for number in numbers]
+
+
+# The order -------------------------------------------------------------------------------------
 
 
 def test_the_order_is_model_then_workload_then_priority() -> None:
-    """Keys of the model first, then those of no model, then the others; priority within."""
+    """Keys of the model first, then those of no model, then the others; the single key last."""
     selector = Selector(
         [
+            key("single", priority=LAST_RESORT),
+            key("single-own", priority=LAST_RESORT + 1, model=MODEL),
             key("other", model="gemini-2.5-pro"),
             key("any-late", priority=5),
             key("any"),
@@ -25,48 +69,25 @@ def test_the_order_is_model_then_workload_then_priority() -> None:
             key("own-late", model=MODEL, priority=1),
             key("own-batch", model=MODEL, workload="batch", priority=9),
             key("own", model=MODEL),
+            key("off", disabled="active=false"),
         ],
         "fill",
     )
-    assert list_candidates(selector) == [
-        *("own", "own-late", "own-batch"),
-        *("any", "any-batch", "any-late"),
-        "other",
-    ]
-    assert list_candidates(selector, INFO._replace(workload="batch")) == [
-        *("own-batch", "own", "own-late"),
-        *("any-batch", "any", "any-late"),
-        "other",
-    ]
-
-
-def test_the_single_key_comes_after_keys_of_other_models() -> None:
-    """The single key serves only while no other is available, whatever its own model is."""
-    keys = [
-        key("single", priority=LAST_RESORT),
-        key("single-own", priority=LAST_RESORT + 1, model=MODEL),
-        key("other", model="gemini-2.5-pro", priority=LAST_RESORT - 1),
-        key("any"),
-    ]
-    assert list_candidates(Selector(keys)) == ["any", "other", "single-own", "single"]
+    last = ["other", "single-own", "single"]
+    own, own_batch = ["own", "own-late", "own-batch"], ["own-batch", "own", "own-late"]
+    assert listed(selector) == [*own, *["any", "any-batch", "any-late"], *last]
+    assert listed(selector, BATCH) == [*own_batch, *["any-batch", "any", "any-late"], *last]
 
 
 def test_each_group_has_a_rank_of_its_own() -> None:
     """The state distinguishes groups of candidates by rank, the first ones lowest."""
     selector = Selector([key("b", priority=1), key("a"), key("c", priority=1)])
-    ranks = [
-        [rank for rank, _ in some] for some in selector.candidate_batches(INFO, {}, NOW, 0.0, {})
-    ]
-    assert ranks == [[0], [1, 1]]
+    batches = selector.candidate_batches(INFO, {}, NOW, 0.0, {})
+    assert [[rank for rank, _ in some] for some in batches] == [[0], [1, 1]]
 
 
-def test_inactive_keys_are_never_candidates() -> None:
-    """A key with `active: false` in keys.json is not in the pool."""
-    assert list_candidates(Selector([key("on"), key("off", disabled="active=false")])) == ["on"]
-
-
-@pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
-@pytest.mark.parametrize("count", [1, 3, BATCH_SIZE, BATCH_SIZE + 1, 3 * BATCH_SIZE + 1])
+@STRATEGIES
+@pytest.mark.parametrize("count", [1, BATCH_SIZE, BATCH_SIZE + 1, 3 * BATCH_SIZE + 1])
 def test_every_key_is_a_candidate_exactly_once(strategy: str, count: int) -> None:
     """From any starting point every key is reached, in batches of at most eight."""
     selector = Selector(many(count), strategy)
@@ -74,126 +95,217 @@ def test_every_key_is_a_candidate_exactly_once(strategy: str, count: int) -> Non
         info = INFO._replace(conversation=f"{int(draw * 100):x}")
         lists = list(selector.candidate_batches(info, {}, NOW, draw, {}))
         assert all(0 < len(candidates) <= BATCH_SIZE for candidates in lists)
-        assert Counter(list_candidates(selector, info, draw=draw)) == {
-            f"k{n}": 1 for n in range(count)
-        }
+        assert Counter(listed(selector, info, draw=draw)) == Counter(names(*range(count)))
 
 
-def test_spread_begins_anywhere_and_fill_at_the_beginning() -> None:
-    """Ties are broken at random by the starting point; `fill` keeps the order of keys.json."""
-    keys = many(10)
-    begun = {list_candidates(Selector(keys), draw=draw / 10)[0] for draw in range(10)}
-    assert begun == {f"k{number}" for number in range(10)}
-    assert {list_candidates(Selector(keys, "fill"), draw=draw / 10)[0] for draw in range(10)} == {
-        "k0"
-    }
+@pytest.mark.parametrize(("strategy", "begun"), [("spread", 10), ("sticky", 10), ("fill", 1)])
+def test_spread_begins_anywhere_and_fill_at_the_beginning(strategy: str, begun: int) -> None:
+    """`fill` keeps the order of keys.json; `sticky` without a conversation begins anywhere."""
+    selector = Selector(many(10), strategy)
+    found = {listed(selector, draw=draw / 10)[0] for draw in range(10)}
+    assert found == set(names(*range(begun)))
 
 
-@pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
+@STRATEGIES
 def test_a_conversation_keeps_its_key(strategy: str) -> None:
-    """The same conversation begins at the same key, others elsewhere; a session is one."""
+    """It uses the next one while its key is skipped or excluded, and then comes back."""
     selector = Selector(many(20), strategy)
-    first = {
-        hash_: {
-            list_candidates(selector, INFO._replace(conversation=hash_), draw=d / 10)[0]
-            for d in (0, 7)
-        }
-        for hash_ in ("00", "07", "13", "1b")
-    }
-    assert first == {"00": {"k0"}, "07": {"k7"}, "13": {"k19"}, "1b": {"k7"}}
-
-
-def test_sticky_without_a_conversation_begins_anywhere() -> None:
-    """Not always at the first key."""
-    selector = Selector(many(20), "sticky")
-    assert {list_candidates(selector, draw=draw / 20)[0] for draw in range(20)} == {
-        k.key_id for k in many(20)
-    }
-
-
-def test_sticky_uses_another_key_only_while_its_key_is_skipped() -> None:
-    """While its key is skipped a conversation uses the next one, and then comes back."""
-    selector = Selector(many(12), "sticky")
-    info = INFO._replace(conversation="0b")
-    selector.skip(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
-    assert list_candidates(selector, info)[0] == "k0"
-    assert list_candidates(selector, info, now=NOW + SKIP_S)[0] == "k11"
+    for number, first in (("00", "k0"), ("07", "k7"), ("13", "k19"), ("1b", "k7")):
+        info = INFO._replace(conversation=number)
+        assert {listed(selector, info, draw=d / 10)[0] for d in (0, 7)} == {first}
+    selector.skip(info, {"k7": Block("rpd", NOW + 3_600)}, NOW)
+    assert listed(selector, info)[0] == "k8"
+    assert listed(selector, info, now=NOW + SKIP_S)[0] == "k7"
 
 
 def test_excluded_keys_are_no_candidates() -> None:
-    """A key that failed this call is not offered to it again."""
-    assert list_candidates(Selector(many(20), "fill"), excluded=["k0", "k9", "k19"]) == [
-        f"k{number}" for number in range(20) if number not in (0, 9, 19)
-    ]
-    assert list_candidates(Selector(many(2)), excluded=["k0", "k1"]) == []
+    rest = [number for number in range(20) if number not in (0, 9, 19)]
+    assert listed(Selector(many(20), "fill"), excluded=names(0, 9, 19)) == names(*rest)
+    assert listed(Selector(many(2)), excluded=names(0, 1)) == []
+
+
+@STRATEGIES
+def test_a_call_gets_candidates_of_its_platform_alone(strategy: str) -> None:
+    """In no batch, and no ranking is a key of the other platform."""
+    express = {"project": "p", "platform": "vertex_express"}
+    others = [key(f"x{n}", priority=n, **express) for n in range(20)]
+    selector = Selector([key("a", project="p"), *others, key("b", priority=9)], strategy)
+    info = INFO._replace(platform="vertex_express")
+    assert listed(selector) == ["a", "b"]
+    assert listed(selector, info) == [f"x{n}" for n in range(20)]
+    assert [one.key_id for _, one in selector.ranking(INFO)] == ["a", "b"]
+    assert selector.platforms == {"gemini_api", "vertex_express"}
+    selector.skip(info, {"a": DEAD, "x0": DEAD}, NOW)
+    assert listed(selector) == ["a", "b"]
+
+
+def test_a_call_gets_candidates_of_its_project_and_tiers_alone() -> None:
+    """A key without a tier is of none, one without a project is its own, whatever its value."""
+    keys = [key("a", project="p", tier="free"), key("b", project="p", tier="tier1"), key("c")]
+    own = key("d", project="key:d").with_value("1f")
+    selector, mine = Selector([*keys, own], "fill"), INFO._replace(project="p")
+    paid = frozenset({"tier1", "tier2"})
+    other = Block("tier", inf)
+    for info, found, of_other_tiers in (
+        (INFO, "a b c d", {}),
+        (INFO._replace(tiers=paid), "b", {"a": other, "c": other, "d": other}),
+        (mine, "a b", {}),
+        (INFO._replace(project="key:d"), "d", {}),
+        (mine._replace(tiers=paid), "b", {"a": other}),
+    ):
+        assert listed(selector, info) == found.split()
+        assert selector.other_tiers(info) == of_other_tiers
+    assert [mine.why_not(one) for one in keys] == [None, None, "project"]
+    assert Selector(keys).find_project_keys("p") == keys[:2]
+
+
+# Keys that are skipped -------------------------------------------------------------------------
+
+
+def test_a_refused_key_is_skipped_until_its_time() -> None:
+    """It is no candidate before, for a minute at most: another process may have reset it."""
+    selector, rest = Selector(many(3), "fill"), Block("quota_minute", NOW + 20, waitable=True)
+    selector.skip(INFO, {"k1": rest, "unknown": rest}, NOW)
+    blocks: dict[str, Block] = {}
+    assert list(selector.candidate_batches(INFO, {"k2": 0}, NOW, 0.0, blocks)) != []
+    assert blocks == {"k1": rest}, "the call gets the reason"
+    selector.skip(INFO, {"k0": DEAD, "k1": rest._replace(until=NOW + 5)}, NOW)
+    assert listed(selector) == ["k2"]
+    assert listed(selector, now=NOW + 5) == ["k1", "k2"]
+    assert listed(selector, now=NOW + SKIP_S) == ["k0", "k1", "k2"]
+    selector.reset()
+    assert listed(selector) == ["k0", "k1", "k2"]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block("probe", NOW + 0.1, waitable=True),
+        Block("key_method_blocked", inf),
+        Block("cache_storage", NOW + 86_400),
+        Block("rpm", NOW, waitable=True),
+    ],
+)
+def test_blocks_without_an_end_or_of_one_method_are_not_skipped(block: Block) -> None:
+    selector = Selector(many(1))
+    selector.skip(INFO, {"k0": block}, NOW)
+    assert listed(selector) == ["k0"]
+
+
+def test_a_full_window_is_offered_to_smaller_requests_and_ends_where_capacity_is_released() -> None:
+    """A reservation that shrank may have made room before the minute's end; no cooldown ends."""
+    selector, large = Selector(many(3), "fill"), INFO._replace(tokens=5_000, requests=100)
+    for reason in ("tpm", "rpm"):
+        selector.reset()
+        full = Block(reason, NOW + 31, waitable=True)
+        selector.skip(large, {"k0": full, "k1": Block("quota_minute", NOW + 20)}, NOW)
+        assert listed(selector, large) == ["k2"]
+        assert listed(selector, INFO) == ["k0", "k2"]
+        for key_id in ("k0", "k1", "unknown"):
+            selector.release(key_id)
+        assert listed(selector, large) == ["k0", "k2"]
+
+
+@STRATEGIES
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32))
+def test_no_key_is_lost_or_offered_twice(strategy: str, seed: int) -> None:
+    """In one look each key is either a candidate once, or skipped with a reason."""
+    draw, selector, now = Random(seed), Selector(many(12), strategy), NOW
+    for _ in range(draw.randint(0, 40)):
+        number, seconds = draw.randint(0, 11), draw.choice([0.5, 3.0, 20.0, 61.0, inf])
+        match draw.choice(["skip", "pass", "release"]):
+            case "skip":
+                why = draw.choice(["rpm", "tpm", "quota_minute", "key_invalid"])
+                info = INFO._replace(tokens=number)
+                selector.skip(info, {f"k{number}": Block(why, now + seconds)}, now)
+            case "release":
+                selector.release(f"k{number}")
+            case _:
+                now += min(seconds, 30.0)
+        blocks: dict[str, Block] = {}
+        batches = selector.candidate_batches(INFO, {}, now, number / 12, blocks)
+        offered = [candidate.key_id for batch in batches for _, candidate in batch]
+        assert sorted([*offered, *blocks]) == sorted(names(*range(12)))
+    assert len(listed(selector, now=now + SKIP_S)) == 12
+
+
+# Cost ------------------------------------------------------------------------------------------
 
 
 def test_orders_are_per_model_and_workload_and_bounded() -> None:
     """A key that cools down for one model serves others; old ones of many models are dropped."""
     selector = Selector(many(1))
     selector.skip(INFO, {"k0": DEAD}, NOW)
-    assert list_candidates(selector, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
-    assert list_candidates(selector, INFO._replace(workload="batch")) == ["k0"]
+    assert listed(selector, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
+    assert listed(selector, BATCH) == ["k0"]
     for number in range(3 * MAX_ORDERS):
-        list_candidates(selector, INFO._replace(model=f"tuned-{number}"))
+        listed(selector, INFO._replace(model=f"tuned-{number}"))
     assert len(selector._orders) <= MAX_ORDERS
 
 
-def test_projects_know_their_keys() -> None:
-    """All keys of a project may use its stored resources."""
-    one, two, three = key("a", project="p"), key("b"), key("c", project="p")
-    assert Selector([one, two, three]).find_project_keys("p") == [one, three]
-
-
-@pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
-def test_a_call_gets_candidates_of_its_platform_alone(strategy: str) -> None:
-    """In no batch, and no ranking is a key of the other platform."""
-    keys = [
-        key("a", project="p"),
-        *(key(f"x{n}", project="p", platform="vertex_express", priority=n) for n in range(20)),
-        key("b", priority=9),
-    ]
-    selector, express = Selector(keys, strategy), INFO._replace(platform="vertex_express")
-    assert list_candidates(selector) == ["a", "b"]
-    assert list_candidates(selector, express) == [f"x{n}" for n in range(20)]
-    assert [one.key_id for _, one in selector.ranking(INFO)] == ["a", "b"]
-    assert selector.platforms == {"gemini_api", "vertex_express"}
-    selector.skip(express, {"a": DEAD, "x0": DEAD}, NOW)
-    assert list_candidates(selector) == ["a", "b"]
-
-
-def test_a_call_gets_candidates_of_its_tiers_alone() -> None:
-    """Two calls with other conditions have other orders; a key without a tier is of none."""
-    keys = [key("free", tier="free"), key("paid", tier="tier1"), key("none")]
-    selector, paid = Selector(keys, "fill"), INFO._replace(tiers=frozenset({"tier1", "tier2"}))
-    assert list_candidates(selector) == ["free", "paid", "none"]
-    assert list_candidates(selector, paid) == ["paid"]
-    assert selector.other_tiers(INFO) == {}
-    assert selector.other_tiers(paid) == {key_id: Block("tier", inf) for key_id in ("free", "none")}
-
-
-def test_a_call_gets_candidates_of_its_project_alone() -> None:
-    """A key without a project is its own, whatever its value; other projects are not named."""
-    keys = [key("a", project="p", tier="free"), key("b", project="p", tier="tier1"), key("c")]
-    own = key("d", project="key:d").with_value("1f")
-    selector, mine = Selector([*keys, own], "fill"), INFO._replace(project="p")
-    assert list_candidates(selector) == ["a", "b", "c", "d"]
-    assert list_candidates(selector, mine) == ["a", "b"]
-    assert list_candidates(selector, INFO._replace(project="key:d")) == ["d"]
-    assert selector.other_tiers(mine) == {}
-    paid = mine._replace(tiers=frozenset({"tier1"}))
-    assert list_candidates(selector, paid) == ["b"]
-    assert selector.other_tiers(paid) == {"a": Block("tier", inf)}
-    assert [mine.why_not(one) for one in keys] == [None, None, "project"]
-
-
-@pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
+@STRATEGIES
 def test_a_call_gets_as_few_candidates_of_10_000_keys_as_of_10(strategy: str) -> None:
     """The first batch is eight keys; with 9,990 skipped the call still sees ten at most."""
     selector = Selector(many(10_000), strategy)
     assert len(next(selector.candidate_batches(INFO, {}, NOW, 0.5, {}))) == BATCH_SIZE
     dead = {f"k{number}": DEAD for number in range(10_000) if number % 1_000}
     selector.skip(INFO, dead, NOW)
-    assert sorted(list_candidates(selector, draw=0.5)) == sorted(
-        f"k{n}" for n in range(0, 10_000, 1_000)
-    )
+    assert sorted(listed(selector, draw=0.5)) == sorted(names(*range(0, 10_000, 1_000)))
+
+
+# The name of a key's records, and of its state -------------------------------------------------
+
+
+def test_a_key_without_a_project_is_another_project_with_another_value() -> None:
+    """And another billing account; a named project keeps its records, and labels stay."""
+    spec = KeySpec(key_id="one").candidate
+    old, new = spec.with_value("01234567"), spec.with_value("01234567").with_value("89abcdef")
+    assert (spec.record, old.record, new.record) == ("one", "one@01234567", "one@89abcdef")
+    assert (old.project, new.project) == ("key:one@01234567", "key:one@89abcdef")
+    assert new.billing_account == "project:key:one@89abcdef"
+    assert {project_label(k.project) for k in (spec, old, new)} == {"key:one"}
+    assert new.with_value("") == spec
+    assert (spec.fingerprint, new.fingerprint) == ("", "89abcdef")
+    assert (project_name(new.project), project_name("p")) == (None, "p")
+    named = KeySpec(key_id="one", project="web", billing_account="acme").candidate
+    bound = named.with_value("01234567")
+    assert (bound.project, bound.billing_account) == ("web", "acme")
+    assert project_label("web@home") == "web@home"
+
+
+def test_a_selector_replaces_a_key_whose_value_changed() -> None:
+    """It keeps its position, also in calls under way; values that no process uses are unknown."""
+    selector = Selector([key("a"), key("b")], "fill")
+    selector.update([key("a").with_value("01234567"), key("b")])
+    assert listed(selector) == ["a", "b"]
+    assert selector.keys["a"].record == "a@01234567"
+    assert selector.find_project_keys("a")[0] is selector.keys["a"]
+    records = Records(configured={"one": Configured(fingerprint="01234567")})
+    one, two = (KeySpec(key_id=name).candidate for name in ("one", "two"))
+    found = Ledger(records, RetryPolicy()).with_values([one, two])
+    assert found == [one.with_value("01234567"), two]
+
+
+@pytest.mark.parametrize(
+    ("reason", "until", "expected"),
+    [
+        ("rpm", 61.0, ("limited", 61.0)),
+        ("tpm", 61.0, ("limited", 61.0)),
+        ("rpd", 900.0, ("limited", 900.0)),
+        ("concurrency", 1.1, ("limited", None)),
+        ("quota_minute", 20.0, ("cooling_down", 20.0)),
+        ("probe", 1.1, ("cooling_down", None)),
+        ("key_method_blocked", inf, ("cooling_down", None)),
+        ("key_invalid", inf, ("rejected", None)),
+        ("project_suspended", 86400.0, ("rejected", 86400.0)),
+        ("disabled", 900.0, ("disabled", 900.0)),
+        ("a_class_of_another_version", 20.0, ("cooling_down", 20.0)),
+    ],
+)
+def test_each_reason_has_its_state(reason: str, until: float, expected: tuple[str, float]) -> None:
+    """Full windows are `limited`, refusals `cooling_down` or `rejected`; a known end is given."""
+    found = availability(Block(reason, until))
+    assert found == Availability(*expected, reason)
+    assert found.state in KEY_STATES
+    assert availability(None) == AVAILABLE

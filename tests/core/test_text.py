@@ -87,23 +87,6 @@ def test_a_value_is_shown_in_short_and_without_secrets(value: object, text: str)
 
 
 @pytest.mark.parametrize(
-    ("moment", "year"),
-    [(0.0, 1970), (253402300799.9, 9999), (1e12, 9999), (1e300, 9999), (-1e12, 1)],
-)
-def test_every_finite_time_can_be_written(moment: float, year: int) -> None:
-    """Beyond the calendar it is the calendar's end."""
-    assert utc(moment).year == year
-    assert utc(moment).utcoffset() == timedelta(0)
-
-
-def test_the_nearest_name_is_suggested() -> None:
-    """Only where one is near."""
-    assert did_you_mean("Stratgy", ("strategy", "pool")) == ' Did you mean "strategy"?'
-    assert did_you_mean("STRATGY", ("STRATEGY", "POOL")) == ' Did you mean "STRATEGY"?'
-    assert did_you_mean("xyz", ("strategy", "pool")) == ""
-
-
-@pytest.mark.parametrize(
     ("text", "hidden"),
     [
         (f"found {KEY[:-1]}!", "found [a key]!"),
@@ -118,27 +101,21 @@ def test_text_that_is_nearly_a_key_is_hidden(text: str, hidden: str) -> None:
     assert hide_secrets(text) == hidden
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-3, "in 0 s"),
-        (89, "in 89 s"),
-        (840, "in 14 min"),
-        (18_000, "in 5 h"),
-        (259_200, "in 3 days"),
-    ],
-)
-def test_a_time_to_come_is_said_in_one_unit(seconds: float, text: str) -> None:
-    """Precise enough to decide whether to wait."""
-    assert remaining(seconds) == text
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "0 keys"), (1, "1 key"), (1200, "1,200 keys")])
-def test_a_number_agrees_with_its_noun(number: int, text: str) -> None:
-    """As in "1 key"."""
-    assert plural(number, "key") == text
-
-
-def test_a_short_time_has_its_date_and_no_seconds() -> None:
-    """In UTC."""
+def test_times_numbers_and_names_as_people_read_them() -> None:
+    """In one unit, precise enough to decide whether to wait; beyond the calendar at its end."""
+    seconds = (-3, 89, 840, 18_000, 259_200)
+    assert [remaining(s) for s in seconds] == [
+        "in 0 s",
+        "in 89 s",
+        "in 14 min",
+        "in 5 h",
+        "in 3 days",
+    ]
+    assert [plural(n, "key") for n in (0, 1, 1200)] == ["0 keys", "1 key", "1,200 keys"]
     assert short_time("2026-01-02T08:00:59Z") == "2026-01-02 08:00Z"
+    moments = (0.0, 253402300799.9, 1e12, 1e300, -1e12)
+    assert [utc(moment).year for moment in moments] == [1970, 9999, 9999, 9999, 1]
+    assert utc(1e12).utcoffset() == timedelta(0)
+    assert did_you_mean("Stratgy", ("strategy", "pool")) == ' Did you mean "strategy"?'
+    assert did_you_mean("STRATGY", ("STRATEGY", "POOL")) == ' Did you mean "STRATEGY"?'
+    assert did_you_mean("xyz", ("strategy", "pool")) == ""

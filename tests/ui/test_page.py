@@ -128,6 +128,30 @@ def test_a_key_is_reset_by_keyboard_alone(serve: Serve, open_tab: Open) -> None:
     assert source.changed == [("reset", "free_1")]
 
 
+def test_a_no_stays_a_no_whatever_is_asked_next(serve: Serve, open_tab: Open) -> None:
+    """A browser reports that a dialog was closed with its next frame, which may come late."""
+    source = FakeSource([key("free_1")])
+    page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login).page
+    expect(details(page, "free_1").get_by_role("button", name="Reset free_1")).to_be_visible()
+    page.evaluate("""() => {
+        const press = (action) => document.querySelector(`[data-action=${action}]`).click();
+        press("check");
+        document.getElementById("confirm").close();
+        press("reset");
+    }""")
+    page.locator("#confirm-yes").click()
+    expect(page.locator("#toast")).to_have_text("Key free_1 is available again")
+    page.evaluate("""() => {
+        const press = (action) => document.querySelector(`[data-action=${action}]`).click();
+        press("check");
+        document.getElementById("confirm").close();
+        press("disable");
+        document.getElementById("confirm-yes").click();
+    }""")
+    expect(page.locator("#toast")).to_contain_text("disabled")
+    assert [action for action, _ in source.changed] == ["reset", "disable"]
+
+
 def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> None:
     """Each action asks, does one thing, and shows its result; a failure too."""
     source = FakeSource([key("free_1")])

@@ -263,8 +263,12 @@ document.addEventListener("click", (event) => {
   }
 });
 
-// Escape is a no, and so is the button that has the focus.
+let answer = () => {};
+
+// Escape is a no, and so are the button that has the focus and another question: the event of a
+// dialog that was closed comes with the next frame, and may find it open again.
 function confirmed(title, action) {
+  answer(false);
   const dialog = byId("confirm");
   show("confirm-title", title);
   show("confirm-text", QUESTIONS[action]);
@@ -272,9 +276,7 @@ function confirmed(title, action) {
   byId("confirm-for").hidden = action !== "disable";
   dialog.returnValue = "";
   dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
-  });
+  return new Promise((resolve) => { answer = resolve; });
 }
 
 // One key after the other: the server may be busy with calls.
@@ -350,6 +352,7 @@ byId("why-form").addEventListener("submit", (event) => {
   event.preventDefault();
   explain();
 });
+byId("confirm").addEventListener("close", ({ target }) => target.open || answer(target.returnValue === "yes"));
 byId("details").addEventListener("close", () => (chosen.call && chosen.key ? change({ call: "" }) : (chosen.key || chosen.call) && change({ key: "", call: "" })));
 byId("state").addEventListener("change", (event) => change({ state: event.target.value, offset: 0 }));
 let typing = 0;

@@ -334,27 +334,41 @@ def _without_pool(provider: Provider, url: str) -> Reply:
 
 
 _LARGE = 65_536
-_LONG_TEXT = 8_192
-_LENGTH = re.compile(rb'"\x00(\d+)\x00"')
+_LONG_TEXT, _BEGINNING = 8_192, 128
 
 
-def _without_media(content: bytes) -> bytes:
-    """Return a body with the length of each base64 text in its place: megabytes are not parsed."""
-    texts = content.split(b'"')
-    for number, text in enumerate(texts):
-        if len(text) < _LONG_TEXT or not text.isascii() or texts[number - 1].endswith(b"\\"):
-            continue
-        if b" " not in text and b"," not in text and b"\\" not in text:
-            texts[number] = b"\x00%d\x00" % len(text)
-    return _LENGTH.sub(rb"\1", b'"'.join(texts))
+def _shortened(content: bytes) -> bytes:
+    """Return a body without its long texts: each has its beginning, a NUL, and its size in UTF-8.
+
+    So a prompt or media of megabytes is not parsed; see `providers.base.text_size`.
+    """
+    parts, done, begin = list[bytes](), 0, 0
+    while begin < len(content):
+        quote = content.rfind(b'"', begin, begin + _LONG_TEXT)
+        if quote < 0:  # a long text begins here, or numbers
+            quote = content.find(b'"', begin + _LONG_TEXT)
+            while content[quote - 1 : quote] == b"\\" and content[quote - 2 : quote] != rb"\\":
+                quote = content.find(b'"', quote + 1)
+            if quote < 0:
+                break
+            if content[begin - 2 : begin - 1] in (b":", b" ", b"[", b","):
+                size = quote - begin
+                if content.find(b"\\", begin, quote) >= 0:
+                    escapes = content.count(b"\\", begin, quote)
+                    size -= escapes + 2 * content.count(b"\\u", begin, quote)
+                head = content[begin : begin + _BEGINNING].partition(b"\\")[0]
+                parts += (content[done:begin], head, b"\\u0000%d" % size)
+                done = quote
+        begin = quote + 1
+    return b"".join((*parts, content[done:]))
 
 
 def _parse(content: bytes) -> dict[str, Any]:
     if content.lstrip()[:1] != b"{":
         return {}
+    text = content if len(content) < _LARGE else _shortened(content)
     try:
-        text = content if len(content) < _LARGE else _without_media(content)
-        body = json.loads(text.decode())
+        body = json.loads(text.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}

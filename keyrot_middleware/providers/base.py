@@ -48,6 +48,14 @@ class Route(NamedTuple):
     """What an `id` of the reply belongs to, where ids are names without a collection."""
 
 
+def text_size(text: str) -> int:
+    """Return the bytes of a text in UTF-8: those of a long one stand behind its beginning."""
+    size = text.rpartition("\x00")[2] if "\x00" in text else ""
+    if size.isdecimal():
+        return int(size)
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 class Reported(NamedTuple):
     """A limit that the headers of a response name."""
 
@@ -149,7 +157,10 @@ class Provider:
         return self.key_header, f"{self.key_scheme} {key}" if self.key_scheme else key
 
     def read_request(self, route: Route, body: Mapping[str, Any]) -> CallInfo:
-        """Read a request: `tokens` and `estimate` as estimated; keep none of its content."""
+        """Read a request: `tokens` and `estimate` as estimated; keep none of its content.
+
+        Of long texts *body* has the beginning; see `text_size`.
+        """
         raise NotImplementedError
 
     def conversation(self, body: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ from ..core.failures import (
     until_retry_info,
 )
 from ..core.model import NO_USAGE, CallInfo, Usage
-from .base import Events, Provider, Reported, Route
+from .base import Events, Provider, Reported, Route, text_size
 from .openai_protocol import ChatEvents, parse_text, parse_usage
 
 # Requests -----------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
                 nodes.append(value)  # type: ignore[arg-type]  # a list is read like an object
             elif isinstance(value, str):
                 if key not in _NOT_TEXT:
-                    total += len(value if value.isascii() else value.encode(errors="replace")) / 4
+                    total += text_size(value) / 4
                 elif key in ("url", "image_url", "data"):
                     total += _MEDIA
                 if len(value) < 100 and _ID.fullmatch(value):

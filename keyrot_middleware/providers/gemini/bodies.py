@@ -11,6 +11,7 @@ from typing import Any
 
 from ...core.affinity import CONTINUATION, HANDLE, INTERACTION, TYPED, VOICE
 from ...core.spending import service_tier
+from ..base import text_size
 
 # Names of stored resources, and the keys under which requests and responses have them -----------
 #
@@ -137,8 +138,7 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     """Return the estimated input tokens of a *body*, and the stored resources that it names.
 
     Args:
-        body: A JSON object with keys in camelCase or snake_case, as it is sent, but for the length
-            of a long base64 text in its place.
+        body: A JSON object with keys in camelCase or snake_case; long texts as for `text_size`.
     """
     found: dict[str, None] = {}
     total = 0.0
@@ -148,7 +148,7 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
         for key, value in node.items() if isinstance(node, dict) else zip(repeat(""), node):
             kind = None if is_data else KINDS.get(key)
             if isinstance(value, str):
-                total += _cost(node, key, value) if key in _NOT_TEXT else _text(value)
+                total += _cost(node, key, value) if key in _NOT_TEXT else text_size(value) / 4
                 if kind is not None:
                     add_name(found, kind, value)
             elif isinstance(value, dict | list | tuple):
@@ -162,13 +162,8 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
             elif isinstance(value, bytes | bytearray):
                 total += _media(node, len(value))
             else:
-                is_length = key in _ENCODED and type(value) is int and value > 0  # of base64
-                total += _media(node, value * 3 // 4) if is_length else 1
+                total += 1
     return ceil(total), tuple(found)
-
-
-def _text(value: str) -> float:
-    return (len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))) / 4
 
 
 def _mime(node: Any) -> str:
@@ -191,11 +186,12 @@ def _cost(node: Any, key: str, value: str) -> float:
     if key in _FILES and (mime or key != "uri"):
         return _IMAGE if mime.startswith("image/") else _FILE
     if key in _ENCODED and (mime or key != "data"):
-        return _media(node, len(value) * 3 // 4)
+        return _media(node, text_size(value) * 3 // 4)
     if key in _URLS and value.startswith("data:"):
-        head, _, data = value.partition(",")
-        return _media({"mimeType": head[5:].partition(";")[0]}, len(data) * 3 // 4)
-    return _text(value)
+        head = value.partition(",")[0]
+        size = (text_size(value) - len(head) - 1) * 3 // 4
+        return _media({"mimeType": head[5:].partition(";")[0]}, size)
+    return text_size(value) / 4
 
 
 def _media(node: Any, size: int) -> float:

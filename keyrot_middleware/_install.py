@@ -47,6 +47,7 @@ from .settings import (
     is_proxied,
     load,
     next_models,
+    terms_of,
 )
 from .state import State, open_state
 from .telemetry import Observer
@@ -353,8 +354,9 @@ def _warn_of_workload(name: str) -> None:
         return
     _seen_workloads.add(name)
     known = {key.workload for key in pool.selector.keys.values() if key.workload}
+    known |= {known for known in pool.terms if known is not None}
     if name not in known and (hint := did_you_mean(name, known)):
-        _warn(f"workload({name!r}): no key of pool {pool.name} is for it.{hint}")
+        _warn(f"workload({name!r}): no key and no setting of pool {pool.name} is for it.{hint}")
 
 
 def open_pool(
@@ -376,7 +378,8 @@ def open_pool(
     """
     receivers = open_receivers(on_event, config.settings.alerts, config.settings.alert_events)
     configured = config.candidates
-    require_prices(configured)
+    terms = terms_of(config.settings.workloads)
+    require_prices([*(key.usd for key in configured), *(one.usd for one in terms.values())])
     stores = Stores(config.env_file)
     secrets = open_secret_cache(config, stores)
     selector = Selector(resolved_candidates(configured, secrets), config.policy.strategy)
@@ -396,6 +399,7 @@ def open_pool(
         selector=selector,
         state=_open_state(config, clock),
         state_url=mask_url(config.state_url),
+        terms=terms,
         tiers=config.tiers,
         allowed_origins=allowed_origins(config.settings.allowed_hosts),
         secrets=secrets,

@@ -118,7 +118,7 @@ def _bare_model(model: str) -> str:
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _Count = Annotated[int, Field(gt=0)]
-_Usd = Annotated[float, Field(ge=1e-06, le=1000000.0)]
+Usd = Annotated[float, Field(ge=1e-06, le=1000000.0)]
 UsdWindow = Literal["10m", "day", "month"]
 SPEND_RATES: Mapping[Tier | None, float] = {"tier1": 10.0, "tier2": 50.0, "tier3": 200.0}
 """What Google lets a billing account spend within ten minutes, US dollars."""
@@ -166,11 +166,11 @@ class KeySpec(BaseModel):
     """requests per Pacific day"""
     max_concurrency: _Count | None = None
     """concurrent requests of one process"""
-    usd: dict[UsdWindow, _Usd] | None = None
+    usd: dict[UsdWindow, Usd] | None = None
     """US dollars: `{"10m": 9, "day": 20, "month": 250}`, or some of them; what the billing account
     may spend in ten minutes, and the project in a Pacific day and month: see
     [cost.md](cost.md#budgets)"""
-    usd_per_day: _Usd | None = None
+    usd_per_day: Usd | None = None
     """the short form of `"usd": {"day": …}`"""
     active: bool = True
     """`false` disables the key"""
@@ -212,7 +212,7 @@ class KeySpec(BaseModel):
 
 
 def budget(usd: Mapping[Any, float | None]) -> Budget:
-    """Return what may be spent in each window, in billionths; dollars by window."""
+    """Return what may be spent, of dollars by window."""
     return Budget(*(None if (n := usd.get(name)) is None else nano_usd(n) for name in USD_WINDOWS))
 
 

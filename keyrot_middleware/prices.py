@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from .core.model import NO_BUDGET, Candidate, Usage
+from .core.model import NO_BUDGET, Budget, Usage
 from .errors import MissingExtraError
 
 _log = logging.getLogger("keyrot_middleware")
@@ -42,16 +42,18 @@ def is_installed() -> bool:
         return False
 
 
-def require_prices(keys: Iterable[Candidate]) -> None:
-    """Import the list if a key has a budget, so that no call waits for it.
+def require_prices(budgets: Iterable[Budget]) -> None:
+    """Import the list if there is a budget, so that no call waits for it.
 
     Raises:
-        MissingExtraError: A key has `usd`, and genai-prices is not installed.
+        MissingExtraError: There is one, and genai-prices is not installed.
     """
-    if all(key.usd == NO_BUDGET for key in keys):
+    if all(usd == NO_BUDGET for usd in budgets):
         return
     if not is_installed():
-        raise MissingExtraError(wanted_by="usd in keys.json", package="genai-prices", extra="cost")
+        raise MissingExtraError(
+            wanted_by="usd of keys or workloads", package="genai-prices", extra="cost"
+        )
     import_module("genai_prices")
 
 

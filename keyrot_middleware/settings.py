@@ -6,6 +6,7 @@ which overrides the default. An empty value means the default, and hides the lay
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from .core.model import (
     Candidate,
     RetryPolicy,
     Strategy,
+    Terms,
 )
 from .core.text import did_you_mean, mask_url
 from .errors import EVENTS, ConfigError, EventName
@@ -44,7 +46,10 @@ from .keys_file import (
     SINGLE_KEYS,
     KeySpec,
     Tier,
+    Usd,
+    UsdWindow,
     allowed_tiers,
+    budget,
     candidates_of,
     entry_point_stores,
     file_version,
@@ -98,6 +103,16 @@ def _split(pattern: str) -> BeforeValidator:
         return tuple(filter(None, (part.strip(" \t\r\n,") for part in re.split(pattern, value))))
 
     return BeforeValidator(split)
+
+
+def _from_json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        text = f'found {display(value)}; allowed: JSON such as {{"chat": {{"first": true}}}}'
+    raise ValueError(text)
 
 
 def _lower(value: object) -> object:
@@ -207,6 +222,33 @@ _Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 _SomeSeconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
 
 
+class Workload(BaseModel):
+    """What the calls of a workload may use."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    first: bool = False
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    usd: dict[UsdWindow, Usd] | None = None
+
+
+_WorkloadName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$")]
+
+
+def terms_of(workloads: Mapping[str, Workload] | None) -> dict[str | None, Terms]:
+    """Return what each workload may use; by None what all others may, if that is less than all."""
+    found: dict[str | None, Terms] = {}
+    behind = ", ".join(name for name, one in (workloads or {}).items() if one.first)
+    if behind:
+        found[None] = Terms(behind=behind)
+    for name, one in (workloads or {}).items():
+        usd = budget(one.usd or {})
+        found[name] = Terms(name, one.first, one.share, usd, "" if one.first else behind)
+    return found
+
+
 class Settings(BaseModel):
     """The settings of one pool. Read them with `load()`, whose errors are for people."""
 
@@ -280,6 +322,9 @@ class Settings(BaseModel):
     ] = ()
     """chains such as `gemini-3.8-flash>gemini-3.6-flash`, separated by commas or semicolons: where
     a request goes [when no key can serve its model](model-fallback.md)"""
+    workloads: Annotated[dict[_WorkloadName, Workload] | None, BeforeValidator(_from_json)] = None
+    """what the calls inside `workload(name)` may use, as JSON such as `{"chat": {"first": true},
+    "nightly": {"share": 0.8, "usd": {"day": 5}}}`: see [workloads](workloads.md)"""
     tracing: Annotated[Literal["off", "otlp"], _Lower] = "off"
     """`otlp`: set up a tracer provider and exporter if the program has none (extra `otlp`)"""
     call_spans: bool = True
@@ -292,6 +337,17 @@ class Settings(BaseModel):
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("settings cannot be pickled: the keys in them stay in this process")
+
+
+class WorkloadArguments(TypedDict, total=False):
+    """What the calls of a workload may use."""
+
+    first: bool
+    """Others leave free what its calls are expected to use, and wait behind them."""
+    share: float
+    """At most this part of each limit."""
+    usd: Mapping[UsdWindow, float]
+    """At most so many dollars in each window."""
 
 
 class SettingArguments(TypedDict, total=False):
@@ -319,6 +375,7 @@ class SettingArguments(TypedDict, total=False):
     cooldown_base_s: float | None
     cooldown_max_s: float | None
     fallback_models: str | Sequence[str] | None
+    workloads: str | Mapping[str, WorkloadArguments] | None
     tracing: Literal["off", "otlp"] | None
     call_spans: bool | None
     trace_url: str | None
@@ -391,11 +448,16 @@ def validate(values: dict[str, Any], sources: Mapping[str, str], problems: list[
         found = error.errors(include_url=False)
     # Outside the handler, so that pydantic's error is not the context of ours.
     problems += dict.fromkeys(
-        f"{sources[str(problem['loc'][0])]}: {sentence(problem, SECRET_SETTINGS)}"
+        f"{sources[str(problem['loc'][0])]}: {_inside(problem)}{sentence(problem, SECRET_SETTINGS)}"
         for problem in found
     )
     wrong = {problem["loc"][0] for problem in found}
     return Settings(**{name: value for name, value in values.items() if name not in wrong})
+
+
+def _inside(problem: Any) -> str:
+    name, *place = problem["loc"]
+    return f"{display('.'.join(map(str, place)))}: " if place and name == "workloads" else ""
 
 
 def hide_keys(given: Any) -> None:

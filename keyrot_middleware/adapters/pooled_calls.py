@@ -130,6 +130,8 @@ class PooledCalls:
         pool, tiers, project = self.pool, self.tiers, required_project.get()
         if tiers is not None or project is not None:
             info = info._replace(tiers=tiers, project=project)
+        if pool.terms:
+            info = info._replace(terms=pool.terms.get(info.workload, pool.terms.get(None)))
         if (same := session.get()) is not None:
             info = info._replace(conversation=same)
         own = self._own(key, info) if info.bound_to_owner else None

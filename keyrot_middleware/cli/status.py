@@ -39,7 +39,7 @@ from ..monitoring.view import (
 from ..providers.keys import hide_secrets
 from ..runtime.activity import Activity
 from ..secrets.stores import open_secret_cache
-from ..settings import Config, allowed_origins, load
+from ..settings import Config, allowed_origins, load, terms_of
 from ..state import State, open_shared
 
 USD_PERIODS = {"10m": "in ten minutes", "day": "a day", "month": "a month"}
@@ -244,9 +244,9 @@ def _draw(found: dict[str, Any], height: int | None = None) -> RenderableType:
     used = _used(found["keys"])
     room = None if height is None else height - len(head) - len(keys) - FRAME - 3
     if used and (room is None or len(used) <= room):
-        usage = table("Used, of each limit", "project", "model", *WINDOWS)
+        usage = table("Used, of each limit", "project", "model", *WINDOWS, "")
         for name, row in used.items():
-            usage.add_row(*map(escape, name), *row)
+            usage.add_row(*map(escape, (*name, *row)))
         parts += ["", usage]
     return Group(*parts)
 
@@ -337,7 +337,7 @@ def _used(keys: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
             windows = [used[name] for name in WINDOWS]
             if any(window["used"] or window["limit"] is not None for window in windows):
                 name = key["project"] or key["key_id"], model
-                found.setdefault(name, [_window(window) for window in windows])
+                found.setdefault(name, [*map(_window, windows), used["held_back"] or ""])
     return found
 
 
@@ -444,7 +444,7 @@ class _MissingValues:
 
 
 def _report(config: Config, state: State) -> PoolReport:
-    missing = _MissingValues(config)
+    missing, terms = _MissingValues(config), terms_of(config.settings.workloads)
 
     def keys() -> list[Candidate]:
         # Read again each time: a key has other records as soon as a service uses a new value.
@@ -453,7 +453,7 @@ def _report(config: Config, state: State) -> PoolReport:
     def rows() -> list[Row]:
         all_keys = keys()
         missing.find(state, all_keys)
-        return look(state, all_keys, missing.reasons)
+        return look(state, all_keys, missing.reasons, terms.get(None), time.time())
 
     def selector() -> Selector:
         able = [key for key in keys() if key.key_id not in missing.reasons]
@@ -470,6 +470,7 @@ def _report(config: Config, state: State) -> PoolReport:
         now=time.time,
         missing=missing.reasons,
         trace_url=config.settings.trace_url,
+        terms=terms,
         check_key=partial(_check, config),
     )
 

@@ -24,6 +24,8 @@ class Availability(NamedTuple):
     """When it is available again, epoch seconds; None: it is, or the time is unknown."""
     reason: str | None = None
     """That of the `Block`."""
+    note: str = ""
+    """Likewise."""
 
 
 AVAILABLE = Availability("available")
@@ -41,4 +43,4 @@ def availability(block: Block | None) -> Availability:
         state = "disabled"
     elif block.reason in KEY_REJECTIONS:
         state = "rejected"
-    return Availability(state, block.until if known else None, block.reason)
+    return Availability(state, block.until if known else None, block.reason, block.note)

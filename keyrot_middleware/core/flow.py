@@ -588,9 +588,10 @@ async def _wait(call: CallState, driver: Driver, unavailable: Unavailable) -> bo
     call.ticket = call.ticket or Ticket(call.info)
     starts_wait = call.ticket not in call.waiting_lines.tickets
     front = call.waiting_lines.join(call.ticket, blocks, soonest, call.lines_version)
-    pause += (
-        driver.random() * min(JITTER_S, pause, left - pause) if front else min(LATE_S, left - pause)
-    )
+    if not front:
+        pause += min(LATE_S, left - pause)
+    elif not any(block.note for block in blocks.values()):  # what was held back is soon too late
+        pause += driver.random() * min(JITTER_S, pause, left - pause)
     await _sleep_in_line(call, driver, pause, front=front, starts_wait=starts_wait)
     reached = driver.time()
     if not call.ticket.woken:

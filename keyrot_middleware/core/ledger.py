@@ -29,6 +29,7 @@ from .model import (
     Outcome,
     RetryPolicy,
     Scope,
+    Terms,
     Unavailable,
     Verdict,
 )
@@ -40,6 +41,7 @@ from .windows import (
     PROBE_S,
     RESERVED_S,
     Cooldown,
+    FirstWindows,
     Learned,
     QuotaWindows,
     Slot,
@@ -64,6 +66,8 @@ class Used:
     requests_day: int
     limits: Limits = NO_LIMITS
     """Those that failures reported."""
+    first: FirstWindows | None = None
+    """The part of the workloads that are `first`, if there are any."""
 
 
 @dataclass(slots=True)
@@ -96,6 +100,8 @@ class Reservation:
     cost: int = 0
     """Billionths of a dollar in each purse, and the period in which they were reserved."""
     period: int = 0
+    parts: tuple[str, ...] = ()
+    """As what it is counted beside the whole; see `Terms.parts`."""
 
 
 # Records -----------------------------------------------------------------------------------------
@@ -178,9 +184,35 @@ def owner_name(name: str) -> str:
     return blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
 
 
-def _purses(key: Candidate, info: CallInfo) -> tuple[tuple[str, Budget], ...]:
+def quota_names(project: str, bucket: str, terms: Terms | None) -> list[str]:
+    """Return the names of all records of a quota that a call on these terms needs."""
+    name = quota_name(project, bucket)
+    if terms is None:
+        return [name]
+    return [
+        name,
+        *(part_name(name, part) for part in (*terms.parts, *([""] if terms.behind else ()))),
+    ]
+
+
+def part_name(name: str, part: str) -> str:
+    """Return the name of the record of a part of a quota; no name of a whole one begins so."""
+    return f"\n{part}\n{name}"
+
+
+def purses_of(key: Candidate, info: CallInfo) -> tuple[tuple[str, Budget], ...]:
     """Return what pays for a call with a key."""
-    return key.purses if info.requests and key.usd != NO_BUDGET else ()
+    if not info.requests:
+        return ()
+    found = key.purses if key.usd != NO_BUDGET else ()
+    if info.terms is not None and info.terms.usd != NO_BUDGET:
+        found = (*found, (f"workload:{info.terms.workload}", info.terms.usd))
+    return found
+
+
+def part_of(limits: Limits, share: float) -> Limits:
+    """Return a share of each limit: at least 1."""
+    return Limits(*(n if n is None else min(n, max(1, int(n * share))) for n in limits))
 
 
 class Ledger:
@@ -221,13 +253,16 @@ class Ledger:
         if best is None:
             return Unavailable(now, blocks)
         key, quota = best
-        purses = tuple(name for name, _ in _purses(key, info))
+        name = quota_name(key.project, bucket)
+        purses = tuple(name for name, _ in purses_of(key, info))
         reservation = Reservation(
             quota.reserve(info.requests, info.tokens, now),
             info.quota_model,
             *(self._reserve_spending(purses, info, now) if purses else ()),
         )
-        self._records.quotas[quota_name(key.project, bucket)] = quota
+        self._records.quotas[name] = quota
+        if info.terms is not None and info.requests:
+            self._reserve_parts(name, info.terms, info, reservation, now)
         return Lease(
             key_id=key.key_id,
             project=key.project,
@@ -268,8 +303,7 @@ class Ledger:
             limits = learned.smaller(limits)
         if self._share >= 1.0 or limits is NO_LIMITS:
             return limits
-        share = self._share
-        return Limits(*(n if n is None else min(n, max(1, int(n * share))) for n in limits))
+        return part_of(limits, self._share)
 
     def _judge(
         self, key: Candidate, bucket: str, info: CallInfo, now: float
@@ -283,11 +317,52 @@ class Ledger:
             block = self._cooldown_block(key, bucket, info.verb, now)
         if block is None and limits is not NO_LIMITS:
             block = quota.blocked_by(limits, info.requests, info.tokens)
-        for name, budget in _purses(key, info) if block is None else ():
-            spending = self._spending(name, now)
+            if block is None and info.terms is not None and info.requests:
+                block = self._terms_block(name, quota, limits, info, now)
+        for purse, budget in purses_of(key, info) if block is None else ():
+            spending = self._spending(purse, now)
             expected = spending.expected(info.input_cost, info.longest_cost)
             block = block or spending.blocked_by(budget, expected, now)
         return quota, limits, block
+
+    # Workloads ------------------------------------------------------------------------------------
+
+    def _part(self, name: str, part: str, now: float) -> QuotaWindows:
+        found = self._records.quotas.get(part_name(name, part))
+        found = found or (QuotaWindows() if part else FirstWindows())
+        found.advance(now, self._policy.zone)
+        return found
+
+    def _terms_block(
+        self, name: str, quota: QuotaWindows, limits: Limits, info: CallInfo, now: float
+    ) -> Block | None:
+        """Return which window is full by the terms of the call's workload."""
+        terms, sizes = info.terms or Terms(), (info.requests, info.tokens)
+        if terms.share < 1.0:
+            most = part_of(limits, terms.share)
+            block = self._part(name, terms.workload, now).blocked_by(most, *sizes)
+            if block is not None:
+                amounts = (getattr(one, block.reason) for one in (most, limits))
+                return block._replace(note=terms.note("share", block.reason, *amounts))
+        first = self._part(name, "", now) if terms.behind else None
+        if isinstance(first, FirstWindows):
+            held = first.blocked_by_first(quota, limits, *sizes, now)
+            if held is not None:
+                block, kept = held
+                note = terms.note("first", kept.reason, kept.amount, kept.limit)
+                return block._replace(note=note)
+        return None
+
+    def _reserve_parts(
+        self, name: str, terms: Terms, info: CallInfo, reservation: Reservation, now: float
+    ) -> None:
+        quotas, reservation.parts = self._records.quotas, terms.parts
+        for part in terms.parts:
+            found = self._part(name, part, now)
+            found.adjust(reservation.slot, info.requests, info.tokens)
+            quotas[part_name(name, part)] = found
+        if terms.behind and quotas.get(part_name(name, "")) is None:  # begin to watch them
+            quotas[part_name(name, "")] = self._part(name, "", now)
 
     def _cooldown_block(self, key: Candidate, bucket: str, verb: str, now: float) -> Block | None:
         cooldowns = self._records.cooldowns
@@ -357,10 +432,12 @@ class Ledger:
         requests, tokens = 0, 0 if used is None else used - lease.tokens
         if outcome.kind is LeaseOutcome.UNSENT:
             requests, tokens = -lease.requests, -lease.tokens
-        quota = self._records.quotas.get(name) if requests or tokens else None
-        if quota is not None:
-            quota.adjust(reservation.slot, requests, tokens)
-            self._records.quotas[name] = quota
+        names = (name, *(part_name(name, part) for part in reservation.parts))
+        for one in names if requests or tokens else ():
+            quota = self._records.quotas.get(one)
+            if quota is not None:
+                quota.adjust(reservation.slot, requests, tokens)
+                self._records.quotas[one] = quota
         if outcome.kind is LeaseOutcome.SUCCESS:
             self._drop_exceeded_limits(name, lease.requests, used or 0)
         if lease.probe:
@@ -515,14 +592,24 @@ class Ledger:
         used: dict[str, list[Used]] = {}
         quotas, learned = dict(records.quotas.items()), dict(records.learned.items())
         for name in quotas | learned:
+            if name.startswith("\n"):
+                continue
             project, _, bucket = name.partition("\n")
+            first = self._part(name, "", now) if part_name(name, "") in quotas else None
             quota = quotas.get(name) or QuotaWindows()
             quota.advance(now, self._policy.zone)
             limits = learned[name].limits if name in learned else NO_LIMITS
             if name in learned and now >= learned[name].until:
                 limits = NO_LIMITS
             used.setdefault(project, []).append(
-                Used(bucket, quota.requests, quota.tokens, quota.day_requests, limits)
+                Used(
+                    bucket,
+                    quota.requests,
+                    quota.tokens,
+                    quota.day_requests,
+                    limits,
+                    first if isinstance(first, FirstWindows) else None,
+                )
             )
         latest = {name: _latest(found, now) for name, found in records.cooldowns.items()}
         found = {}

@@ -88,6 +88,35 @@ USD_WINDOWS = ("10m", "day", "month")
 """The fields of a `Budget` as users write them."""
 
 
+class Terms(NamedTuple):
+    """What the calls of a workload may use."""
+
+    workload: str = ""
+    first: bool = False
+    share: float = 1.0
+    usd: Budget = NO_BUDGET
+    behind: str = ""
+    """The workloads for which it leaves room; empty: none."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Return as what its requests are counted beside the whole; "" for all first ones."""
+        return (*([""] if self.first else ()), *([self.workload] if self.share < 1.0 else ()))
+
+    def note(self, kind: str, reason: str, amount: int, limit: int) -> str:
+        """Say why less than the whole limit may be used; *kind* is `first` or `share`."""
+        what = f"held back for {self.behind}" if kind == "first" else f"share of {self.workload}"
+        return f"{what}: {amount:,} of {limit:,} {_PERIODS[reason]}"
+
+
+_PERIODS = {
+    "rpm": "a minute",
+    "tpm": "tokens a minute",
+    "rpd": "a day",
+    "concurrency": "at once",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A key as selection and quota see it: labels and limits, never its value."""
@@ -203,6 +232,8 @@ class CallInfo(NamedTuple):
     """The tiers of the keys that may serve it; None: keys of any tier, and of none."""
     project: str | None = None
     """The label of the project whose keys may serve it; None: any."""
+    terms: Terms | None = None
+    """What its workload may use; None: all."""
 
     @property
     def quota_model(self) -> str:
@@ -383,6 +414,8 @@ class Block(NamedTuple):
     """When it ends, epoch seconds; `inf`: not by itself."""
     waitable: bool = False
     """A call may wait for `until`: it is known, not estimated, and not the end of a day."""
+    note: str = ""
+    """What its workload leaves to others, if that blocks the call."""
 
 
 @dataclass(frozen=True, slots=True)

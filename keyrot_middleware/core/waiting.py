@@ -1,5 +1,7 @@
 """First come, first served: the calls of this process that wait for a key.
 
+Calls of workloads that are `first` go before all others, which they do not see.
+
 A call that must wait takes a ticket in the line of its model and keeps its place until it has a
 key. The front of a line sleeps until a key is expected; when it leaves, it wakes the next one.
 Those behind it look for themselves where it is `LATE_S` late. A call that comes looks at once,
@@ -21,10 +23,11 @@ LATE_S = 2.0
 class Ticket:
     """The place of a waiting call in its line."""
 
-    __slots__ = ("blocks", "due", "line", "renewed", "wake", "woken")
+    __slots__ = ("blocks", "due", "first", "line", "renewed", "wake", "woken")
 
     def __init__(self, info: CallInfo) -> None:
         self.line = info.quota_model or info.verb
+        self.first = is_first(info)
         self.blocks: Mapping[str, Block] = {}
         """Why the keys that it waits for cannot serve."""
         self.due = 0.0
@@ -52,6 +55,11 @@ class Ticket:
         )
 
 
+def is_first(info: CallInfo) -> bool:
+    """Return whether a call goes before those of other workloads."""
+    return info.terms is not None and info.terms.first
+
+
 class WaitingLines:
     """The waiting calls of a pool, one line per model. Shared by threads and tasks."""
 
@@ -70,6 +78,8 @@ class WaitingLines:
             now: Epoch seconds.
         """
         line = self._line(info.quota_model or info.verb) if self.tickets else ()
+        if is_first(info):
+            line = [one for one in line if one.first]
         front = line[0] if line else ticket
         if front is None or front is ticket or (ticket is not None and ticket.woken):
             return 0.0
@@ -116,7 +126,7 @@ class WaitingLines:
             gave_back: Part of its reservation was released.
         """
         self.version += 1
-        waiting = (t for t in list(self.tickets) if t.waits_for(key_id, gave_back=gave_back))
+        waiting = (t for t in self._ordered() if t.waits_for(key_id, gave_back=gave_back))
         self._wake_first(waiting)
 
     def wake_all(self, renewed: Iterable[str]) -> None:
@@ -132,7 +142,10 @@ class WaitingLines:
             ticket.notify()
 
     def _line(self, name: str) -> list[Ticket]:
-        return [ticket for ticket in list(self.tickets) if ticket.line == name]
+        return [ticket for ticket in self._ordered() if ticket.line == name]
+
+    def _ordered(self) -> list[Ticket]:
+        return sorted(list(self.tickets), key=lambda ticket: not ticket.first)
 
     def _wake_first(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:

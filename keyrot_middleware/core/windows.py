@@ -13,9 +13,11 @@ does not block others for long: every `PROBE_S` seconds one more request may go.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from math import sqrt
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -33,6 +35,8 @@ RESERVED_S = 300.0
 SLOT_S = 30.0
 SLOTS = 21
 """Ten minutes slide in twenty slots; one more, since the latest is not over."""
+MINUTES_SEEN = 12
+"""Ten whole minutes, and two that were none."""
 
 
 def next_minute(now: float) -> float:
@@ -245,6 +249,88 @@ class QuotaWindows:
             self.late_tokens = max(self.late_tokens + tokens, 0)
         if day_end == self.day_end:
             self.day_requests = max(self.day_requests + requests, 0)
+
+
+class Kept(NamedTuple):
+    """What other workloads leave free in a window for those that are `first`."""
+
+    reason: str
+    limit: int
+    amount: int
+    own: int
+    """What the first ones have used of it."""
+    size: float
+    """Of one of their calls."""
+    rate: float
+    """Of their calls, a minute."""
+    end: float
+
+    def less_at(self, room: float) -> float:
+        """Return when less than that is kept, epoch seconds."""
+        root = (sqrt(9 + 4 * room / self.size) - 3) / 2
+        return self.end - root * root / self.rate * 60
+
+
+@dataclass(slots=True)
+class FirstWindows(QuotaWindows):
+    """What the workloads that are `first` have used, and in each of the last minutes.
+
+    The first two of these were no whole minutes, and say nothing about their rate.
+    """
+
+    past: list[int] = field(default_factory=lambda: [0])
+    past_tokens: list[int] = field(default_factory=lambda: [0])
+
+    def advance(self, now: float, zone: str) -> None:
+        """Start the windows of *now*."""
+        before, requests, tokens, day_end = self.minute, self.requests, self.tokens, self.day_end
+        QuotaWindows.advance(self, now, zone)
+        if self.day_end != day_end:
+            self.past, self.past_tokens = [0], [0]
+        elif self.minute > before:
+            idle = [0] * min(self.minute - before - 1, MINUTES_SEEN)
+            self.past = [*self.past, requests, *idle][-MINUTES_SEEN:]
+            self.past_tokens = [*self.past_tokens, tokens, *idle][-MINUTES_SEEN:]
+
+    def kept(self, limits: Limits, now: float) -> Iterator[Kept]:
+        """Yield what is kept of each limit: r + 3√r calls, of r that are expected until its end.
+
+        Before their rate is known, they are expected to use half of a minute. Others may always use
+        a twentieth of a limit. The amount is rounded, so that nothing is left at the end.
+        """
+        minutes, calls = len(self.past) - 2, sum(self.past[2:])
+        rate, of_day, doubt = (limits.rpm or 0) / 2, 0.0, 3 * sqrt(calls + 1)
+        if minutes > 0:  # that of a few minutes may be far from the true one
+            of_day = calls / minutes
+            rate = of_day if minutes >= 10 else of_day + doubt / minutes
+        size = sum(self.past_tokens[2:]) / max(calls, 1)
+        end = (self.minute + 1) * 60 + GUARD_S
+        for reason, limit, own, one, of, until in (
+            ("rpd", limits.rpd, self.day_requests, 1.0, of_day, self.day_end),
+            ("rpm", limits.rpm, self.requests, 1.0, rate, end),
+            ("tpm", limits.tpm, self.tokens, size, rate, end),
+        ):
+            if limit is not None:
+                expected = of * max(until - now, 0.0) / 60
+                most = min((expected + 3 * sqrt(expected)) * one, 0.95 * limit - own)
+                yield Kept(reason, limit, int(max(most, 0.0) + 0.5), own, one, of, until)
+
+    def blocked_by_first(
+        self, quota: QuotaWindows, limits: Limits, requests: int, tokens: int, now: float
+    ) -> tuple[Block, Kept] | None:
+        """Return which window has no room for another workload; call `advance` first."""
+        used = {
+            "rpd": (quota.day_requests, requests),
+            "rpm": (quota.requests, requests),
+            "tpm": (quota.tokens, tokens),
+        }
+        for kept in self.kept(limits, now):
+            total, cost = used[kept.reason]
+            room = kept.limit - total - cost
+            if kept.amount > room and total > kept.own:
+                until = kept.less_at(room + 0.5)
+                return Block(kept.reason, until, waitable=kept.reason != "rpd"), kept
+        return None
 
 
 def _exceeds(used: int, cost: int, limit: int) -> bool:

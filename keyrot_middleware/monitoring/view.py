@@ -51,6 +51,7 @@ from ..core.model import (
     LeaseOutcome,
     Outcome,
     Scope,
+    Terms,
     Verdict,
     project_name,
     smaller_limit,
@@ -59,7 +60,7 @@ from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.spending import NANO
 from ..core.text import plural, short_time, utc
-from ..core.windows import DAY_S
+from ..core.windows import DAY_S, Learned
 from ..errors import KeyrotError
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
 from ..prices import is_installed
@@ -118,6 +119,8 @@ class ModelUsage(TypedDict):
     """Limits reported by Google: `rpm`, `tpm`, `rpd`."""
     available: bool
     available_at: str | None
+    held_back: str | None
+    """What other workloads leave to those that are first."""
 
 
 class HealthStatus(TypedDict):
@@ -159,6 +162,8 @@ class Row:
     models: dict[str, Availability]
     """Of each model in use that it could serve."""
     overall: Availability
+    held_back: dict[str, str] = field(default_factory=dict)
+    """What others leave to workloads that are first, by model."""
 
     @property
     def serves(self) -> bool:
@@ -169,13 +174,21 @@ class Row:
 # The state of keys -------------------------------------------------------------------------------
 
 
-def look(state: State, keys: Iterable[Candidate], missing: Collection[str] = ()) -> list[Row]:
+def look(
+    state: State,
+    keys: Iterable[Candidate],
+    missing: Collection[str] = (),
+    others: Terms | None = None,
+    now: float = 0.0,
+) -> list[Row]:
     """Return how each of *keys* is now, for the smallest request; nothing is reserved.
 
     Args:
         state: What calls have left.
         keys: All keys of a pool.
         missing: Ids of those that have no value.
+        others: What workloads that no setting names may use.
+        now: Epoch seconds, if *others* are given.
     """
     keys = list(keys)
     known = state.snapshot(keys)
@@ -196,9 +209,27 @@ def look(state: State, keys: Iterable[Candidate], missing: Collection[str] = ())
         }
         # Available for one model, or else blocked until the last one is available.
         whole = max(mine.values(), key=lambda one: (one == AVAILABLE, one.at or 0.0), default=None)
-        return Row(key, health, mine, whole or _of_key(health, any_model.get(key.key_id)))
+        whole = whole or _of_key(health, any_model.get(key.key_id))
+        return Row(key, health, mine, whole, _held_back(key, health, others, now))
 
     return [row(key) for key in keys]
+
+
+def _held_back(
+    key: Candidate, health: KeyHealth, others: Terms | None, now: float
+) -> dict[str, str]:
+    """Say what other workloads leave to those that are first, by model."""
+    found = {}
+    for used in health.used if others is not None else ():
+        limits = Learned(now, used.limits).smaller(key.limits)
+        notes = [
+            others.note("first", kept.reason, kept.amount, kept.limit)
+            for kept in (used.first.kept(limits, now) if used.first else ())
+            if others is not None and kept.amount
+        ]
+        if notes:
+            found[used.bucket] = "; ".join(notes)
+    return found
 
 
 def _by_model(
@@ -257,7 +288,8 @@ def pool_rows(pool: Pool) -> list[Row]:
         for key in pool.configured
         if key.key_id in selector or key.key_id not in skipped
     ]
-    return look(pool.state, keys, {key.key_id for key in keys} - selector.keys())
+    missing = {key.key_id for key in keys} - selector.keys()
+    return look(pool.state, keys, missing, pool.terms.get(None), pool.clock.time())
 
 
 def health(pool: Pool) -> dict[str, HealthStatus]:
@@ -281,7 +313,7 @@ def _health(row: Row, now: float) -> HealthStatus:
 
 def _describe(row: Row) -> dict[str, Any]:
     """Return what `status()` and the page say of a key in the same words."""
-    key, known, (state, at, reason) = row.key, row.known, row.overall
+    key, known, (state, at, reason, _) = row.key, row.known, row.overall
     return {
         **{
             name: getattr(key, name) for name in ("key_id", "platform", "model", "tier", "priority")
@@ -310,6 +342,7 @@ def _usage(used: Used, row: Row) -> ModelUsage:
         "learned": {k: v for k, v in used.limits._asdict().items() if v is not None},
         "available": here == AVAILABLE,
         "available_at": iso(here.at),
+        "held_back": row.held_back.get(used.bucket),
     }
 
 
@@ -521,6 +554,8 @@ class PoolReport:
     """The model names that calls count separately; None: not known from here."""
     trace_url: str | None = None
     """Where a trace is shown, with `{trace_id}` in it."""
+    terms: Mapping[str | None, Terms] = field(default_factory=dict)
+    """What each workload may use; None: all others."""
     _cost_known: bool = field(default_factory=is_installed)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _last: tuple[float, float, list[Row]] | None = None
@@ -648,6 +683,7 @@ class PoolReport:
         (now, rows), selector = self._look(), self.selector()
         name, work = model.removeprefix("models/"), workload or None
         info = CallInfo(name, VERB, max(tokens, 1), workload=work, platform=platform)
+        info = info._replace(terms=self.terms.get(work, self.terms.get(None)))
         order = selector.ranking(info)
         counted = info if self.models is None else self.models.preview(info, now)
         blocks = blocks_of(self.state, counted, [key for _, key in order])
@@ -875,7 +911,8 @@ class PoolReport:
             case "available":
                 return "available now"
             case "limited":
-                return f"{_SENTENCES.get(reason) or _full_window(row, reason, model)}{when}"
+                text = here.note or _SENTENCES.get(reason) or _full_window(row, reason, model)
+                return f"{text}{when}"
             case "cooling_down":
                 return f"{_SENTENCES.get(reason) or f'cooling down after {reason}'}{when}"
             case "rejected":
@@ -911,6 +948,7 @@ def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolR
         missing=pool.secrets.unresolved,
         models=pool.models,
         trace_url=pool.trace_url,
+        terms=pool.terms,
     )
 
 
@@ -949,6 +987,7 @@ def _used(row: Row) -> dict[str, Any]:
             "available": here == AVAILABLE,
             "available_at": iso(here.at),
             "reason": here.reason,
+            "held_back": row.held_back.get(model),
             **_windows(row.key, counted.get(model) or Used(model, 0, 0, 0)),
         }
     return found

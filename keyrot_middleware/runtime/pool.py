@@ -27,11 +27,13 @@ from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Overload
 from ..core.model import (
     DEFAULT_PLATFORM,
+    NO_BUDGET,
     NO_USAGE,
     CallInfo,
     Candidate,
     Lease,
     RetryPolicy,
+    Terms,
     Usage,
     project_label,
     project_name,
@@ -111,6 +113,8 @@ class Pool:
     """Where a trace is shown, with `{trace_id}` in it."""
     next_models: Mapping[str, str] = field(default_factory=dict)
     """The model that a request goes on to when no key can serve its own."""
+    terms: Mapping[str | None, Terms] = field(default_factory=dict)
+    """What each workload may use; None: calls of all others."""
     tiers: frozenset[str] | None = None
     """The tiers of the keys that may serve its calls; None: all. It has no others."""
     allowed_origins: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -241,7 +245,7 @@ class Pool:
         """Return a call as the state counts it, with what it may cost if a key has a budget."""
         now = self.clock.time()
         counted = self.models.bounded(info, now)
-        if not self.selector.has_budgets:
+        if not self.selector.has_budgets and (info.terms or Terms()).usd == NO_BUDGET:
             return counted
         try:
             costs = self.prices.estimate(info.model, info.tokens, now, info.service_tier)
@@ -522,7 +526,7 @@ class Refresher:
     def _take(self, config: Config) -> None:
         """Use the keys of *config*."""
         locations, configured = self._stores.locate(config), config.candidates
-        require_prices(configured)
+        require_prices(key.usd for key in configured)
         self._config = config
         self._pool.configured = configured
         self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)

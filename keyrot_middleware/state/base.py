@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
-from math import inf
+from math import inf, sqrt
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
@@ -27,11 +27,23 @@ from ..core.model import (
     LeaseOutcome,
     Limits,
     Outcome,
+    Terms,
     Unavailable,
 )
 from ..core.selection import RankedCandidates
-from ..core.windows import DAY_S, PROBE_POLL_S, Cooldown, Learned, QuotaWindows, Spending
+from ..core.windows import (
+    DAY_S,
+    PROBE_POLL_S,
+    Cooldown,
+    FirstWindows,
+    Learned,
+    QuotaWindows,
+    Spending,
+)
 from ..forks import after_fork
+
+FIRST_S = 60.0
+"""How long after its last call a first workload is expected to come again."""
 
 
 class InFlight:
@@ -48,15 +60,37 @@ class InFlight:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._leases: dict[str, WeakSet[Reservation]] = {}
+        self._first: dict[str, tuple[float, float]] = {}
+        """How many leases of first workloads a key has on average, and when the last was added."""
 
-    def blocks(self, candidates: Iterable[Candidate], now: float) -> dict[str, Block]:
+    def blocks(
+        self, candidates: Iterable[Candidate], now: float, terms: Terms | None = None
+    ) -> dict[str, Block]:
         """Return the keys that have no room for another request."""
-        return {
-            key.key_id: Block("concurrency", now + PROBE_POLL_S, waitable=True)
-            for key in candidates
-            if key.limits.max_concurrency is not None
-            and _living(self._leases.get(key.record)) >= key.limits.max_concurrency
-        }
+        found = {}
+        for key in candidates:
+            most = key.limits.max_concurrency
+            note = None if most is None else self._full(key.record, most, now, terms)
+            if note is not None:
+                found[key.key_id] = Block("concurrency", now + PROBE_POLL_S, True, note)
+        return found
+
+    def _full(self, record: str, most: int, now: float, terms: Terms | None) -> str | None:
+        """Return a note on a key that has no room; None: it has."""
+        leases = _living(self._leases.get(record))
+        if len(leases) >= most or terms is None:
+            return "" if len(leases) >= most else None
+        own = sum(terms.workload in one.parts for one in leases)
+        if terms.share < 1.0 and own >= (share := max(1, int(most * terms.share))):
+            return terms.note("share", "concurrency", share, most)
+        mean, at = self._first.get(record, (0.0, 0.0))
+        if not terms.behind or now - at > FIRST_S:
+            return None
+        first = sum("" in one.parts for one in leases)
+        kept = int(min(mean + 3 * sqrt(mean), 0.95 * most) - first)
+        if kept > most - len(leases) - 1 and len(leases) > first:
+            return terms.note("first", "concurrency", kept, most)
+        return None
 
     def add(self, lease: Lease, most: int | None) -> bool:
         """Count a lease; return False if there is no room any more."""
@@ -64,9 +98,13 @@ class InFlight:
             return True
         with self._lock:
             leases = self._leases.setdefault(lease.record, WeakSet())
-            if _living(leases) >= most:
+            if len(_living(leases)) >= most:
                 return False
             leases.add(lease.reservation)
+            if "" in lease.reservation.parts:
+                first = sum("" in one.parts for one in _living(leases))
+                mean, _ = self._first.get(lease.record, (float(first), 0.0))
+                self._first[lease.record] = mean + 0.1 * (first - mean), lease.at
             return True
 
     def remove(self, lease: Lease) -> None:
@@ -76,9 +114,9 @@ class InFlight:
             leases.discard(lease.reservation)
 
 
-def _living(leases: WeakSet[Reservation] | None) -> int:
-    """Count leases; `len` counts dead ones too, whose removal an interrupt has swallowed."""
-    return len(list(leases)) if leases else 0
+def _living(leases: WeakSet[Reservation] | None) -> list[Reservation]:
+    """List leases; `len` counts dead ones too, whose removal an interrupt has swallowed."""
+    return list(leases) if leases else []
 
 
 class State(ABC):
@@ -118,7 +156,7 @@ class State(ABC):
         if not limits:
             return self._acquire(info, candidates, spread=spread)
         while True:
-            full = self._in_flight.blocks((key for _, key in candidates), self._clock())
+            full = self._in_flight.blocks((key for _, key in candidates), self._clock(), info.terms)
             offer = tuple(one for one in candidates if one[1].key_id not in full)
             reply = self._acquire(info, offer, spread=spread)
             if isinstance(reply, Unavailable):
@@ -148,7 +186,9 @@ class State(ABC):
             candidates: Any number of keys; those that `acquire` would lease are not returned.
         """
         keys = list(candidates)
-        return self._in_flight.blocks(keys, self._clock()) | self._get_blocks(info, keys)
+        return self._in_flight.blocks(keys, self._clock(), info.terms) | self._get_blocks(
+            info, keys
+        )
 
     @abstractmethod
     def _acquire(
@@ -322,8 +362,14 @@ def _cooldowns_of(rows: dict[str, list[Any]]) -> Cooldowns:
     }
 
 
+def _quota_of(row: list[Any]) -> QuotaWindows:
+    if len(row) == len(QuotaWindows.__slots__):
+        return QuotaWindows(*row)
+    return FirstWindows(*[*row[:-2], [*row[-2]], [*row[-1]]])
+
+
 READERS: dict[str, Callable[[Any], Any]] = {
-    "quotas": lambda row: QuotaWindows(*row),
+    "quotas": _quota_of,
     "learned": lambda row: Learned(row[0], Limits(*row[1:])),
     "cooldowns": _cooldowns_of,
     "purses": lambda row: Spending(*[*row[:-1], [*row[-1]]]),
@@ -354,7 +400,7 @@ def dump(record: object) -> str:
     """Return a record as text."""
     match record:
         case QuotaWindows() | Spending():
-            return str([getattr(record, name) for name in record.__slots__])  # numbers
+            return str([getattr(record, name) for name in record.__dataclass_fields__])  # numbers
         case Cooldown():
             row = [getattr(record, name) for name in record.__slots__]
         case Learned(until, limits):

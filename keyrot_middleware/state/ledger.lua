@@ -118,6 +118,86 @@ local function utilization(q, rpm, tpm, rpd, weight)
   return most >= 0 and most or q[REQUESTS] / weight
 end
 
+-- Of a part of the calls: a workload that has a share, or ('') all that are first; the latter has the
+-- requests and tokens of its last minutes too, of which the first two were no whole ones.
+
+local PAST, PAST_TOKENS = 8, 9
+
+local function part_name(name, part)
+  return '\n' .. part .. '\n' .. name
+end
+
+local function read_part(name, part)
+  local found = read(QUOTAS, { part_name(name, part) })[1]
+  local q = found or { -1, 0, 0, 0, 0, day_end, 0 }
+  if part == '' and not found then
+    q[PAST], q[PAST_TOKENS] = { 0 }, { 0 }
+  end
+  local before, counts = q[MINUTE], { q[REQUESTS], q[TOKENS] }
+  advance(q)
+  for i, past in ipairs({ q[PAST], q[PAST_TOKENS] }) do
+    if before >= 0 and q[MINUTE] > before then
+      table.insert(past, counts[i])
+      for _ = 1, math.min(q[MINUTE] - before - 1, MINUTES_SEEN) do
+        table.insert(past, 0)
+      end
+    end
+    while #past > MINUTES_SEEN do
+      table.remove(past, 1)
+    end
+  end
+  return q, not found
+end
+
+-- Return which window has no room for a workload that leaves some to the first ones.
+local function held_back(first, q, limits, call)
+  local minutes, calls, tokens = #first[PAST] - 2, 0, 0
+  for i = 3, #first[PAST] do
+    calls, tokens = calls + first[PAST][i], tokens + first[PAST_TOKENS][i]
+  end
+  local rate, of_day, size = (limits.rpm or 0) / 2, 0, tokens / math.max(calls, 1)
+  if minutes > 0 then -- that of a few minutes may be far from the true one
+    of_day = calls / minutes
+    rate = minutes >= 10 and of_day or of_day + 3 * math.sqrt(calls + 1) / minutes
+  end
+  local minute_end = (q[MINUTE] + 1) * 60 + GUARD_S
+  for _, window in ipairs({
+    { 'rpd', DAY_REQUESTS, call.requests, 1, of_day, day_end },
+    { 'rpm', REQUESTS, call.requests, 1, rate, minute_end },
+    { 'tpm', TOKENS, call.tokens, size, rate, minute_end },
+  }) do
+    local reason, field, cost, one, of, ends = unpack(window)
+    local limit, own = limits[reason], first[field]
+    if limit then
+      local expected = of * math.max(ends - now, 0) / 60
+      local most = math.min((expected + 3 * math.sqrt(expected)) * one, 0.95 * limit - own)
+      local kept, room = math.floor(math.max(most, 0) + 0.5), limit - q[field] - cost
+      if kept > room and q[field] > own then
+        local root = (math.sqrt(9 + 4 * (room + 0.5) / one) - 3) / 2
+        return reason, ends - root * root / of * 60, reason ~= 'rpd', 'first', kept, limit
+      end
+    end
+  end
+end
+
+-- Return which window is full by the terms of the call's workload.
+local function terms_block(name, q, rpm, tpm, rpd, call)
+  local terms, limits = call.terms, { rpm = rpm, tpm = tpm, rpd = rpd }
+  if terms.share then
+    local function of(limit)
+      return limit and math.min(limit, math.max(1, math.floor(limit * terms.share)))
+    end
+    local part = read_part(name, terms.workload)
+    local reason, ends, waitable = full_window(part, of(rpm), of(tpm), of(rpd), call)
+    if reason then
+      return reason, ends, waitable, 'share', of(limits[reason]), limits[reason]
+    end
+  end
+  if terms.first then
+    return held_back(read_part(name, ''), q, limits, call)
+  end
+end
+
 -- Learned limits: until, rpm, tpm, rpd.
 local function limits_of(key, learned)
   if not learned or now >= learned[1] then
@@ -266,10 +346,15 @@ local function release(s, name)
   if s.kind == 'unsent' then
     requests, tokens = -s.requests, -s.tokens
   end
-  local q = (requests ~= 0 or tokens ~= 0) and read(QUOTAS, { name })[1]
-  if q then
-    adjust(q, s.slot, requests, tokens)
-    save(QUOTAS, name, q, QUOTA_S)
+  local names = { name }
+  for _, part in ipairs(s.parts or {}) do
+    table.insert(names, part_name(name, part))
+  end
+  for i, q in pairs((requests ~= 0 or tokens ~= 0) and read(QUOTAS, names) or {}) do
+    if q then
+      adjust(q, s.slot, requests, tokens)
+      save(QUOTAS, names[i], q, QUOTA_S)
+    end
   end
   local learned = s.kind == 'success' and read(LEARNED, { name })[1]
   if learned then -- the limits that a single successful request exceeds are wrong, or were raised
@@ -389,9 +474,21 @@ end
 
 local function grant(best, call, bucket, blocks)
   local key, q = best.key, best.q
+  local name, terms = key.project .. '\n' .. bucket, call.terms
   local slot = { q[MINUTE], now >= (q[MINUTE] + 1) * 60 - GUARD_S, day_end }
   adjust(q, slot, call.requests, call.tokens)
-  save(QUOTAS, key.project .. '\n' .. bucket, q, QUOTA_S)
+  save(QUOTAS, name, q, QUOTA_S)
+  for _, part in ipairs(terms and terms.parts or {}) do
+    local counted = read_part(name, part)
+    adjust(counted, slot, call.requests, call.tokens)
+    save(QUOTAS, part_name(name, part), counted, QUOTA_S)
+  end
+  if terms and terms.first then
+    local first, is_new = read_part(name, '')
+    if is_new then -- it begins to watch them
+      save(QUOTAS, part_name(name, ''), first, QUOTA_S)
+    end
+  end
   local reserved, names = 0, {}
   for i, purse in ipairs(best.purses) do
     names[i] = purse[1]
@@ -432,14 +529,20 @@ local function acquire(call)
     end
     local q = advance(quotas[i] or { -1, 0, 0, 0, 0, day_end, 0 })
     local rpm, tpm, rpd = limits_of(key, learned[i])
-    local reason, ends, waitable
+    local reason, ends, waitable, why, amount, limit
     if has_seldom then
       reason, ends, waitable = cooldown_block(cooldowns, 3 * (i - 1), scopes)
     end
     if not reason then
       reason, ends, waitable = full_window(q, rpm, tpm, rpd, call)
     end
+    if not reason and call.terms then
+      reason, ends, waitable, why, amount, limit = terms_block(names[i], q, rpm, tpm, rpd, call)
+    end
     local purses, spending = not reason and call.requests > 0 and key.purses or {}, {}
+    if not reason and call.terms and call.terms.purse then
+      table.insert(purses, call.terms.purse)
+    end
     for place, purse in ipairs(purses) do
       spending[place] = read_purse(purse[1])
       if not reason then
@@ -447,7 +550,7 @@ local function acquire(call)
       end
     end
     if reason then
-      blocks[key.key] = { reason, ends, waitable }
+      blocks[key.key] = { reason, ends, waitable, why, amount, limit }
     else
       local share = call.spread and utilization(q, rpm, tpm, rpd, key.weight or 1) or 0
       if not best or share < best.share then

@@ -42,9 +42,10 @@ from ..core.ledger import (
     Records,
     Reservation,
     owner_name,
-    quota_name,
+    quota_names,
 )
 from ..core.model import (
+    NO_BUDGET,
     NO_LIMITS,
     Block,
     CallInfo,
@@ -54,6 +55,7 @@ from ..core.model import (
     Outcome,
     RetryPolicy,
     Scope,
+    Terms,
     Unavailable,
     Verdict,
 )
@@ -89,6 +91,7 @@ _CONSTANTS = {
     "RESERVED_S": windows.RESERVED_S,
     "SLOT_S": windows.SLOT_S,
     "SLOTS": windows.SLOTS,
+    "MINUTES_SEEN": windows.MINUTES_SEEN,
     "DAY_S": windows.DAY_S,
     "QUOTA_S": 2 * windows.DAY_S,
     "UNUSED_S": UNUSED_S,
@@ -293,16 +296,23 @@ class RedisState(State):
                 self._offers.clear()
             keys = ",".join([self._pack(group, key) for group, key in candidates])
             known = self._offers[id(candidates)] = candidates, keys
+        terms = _pack_terms(info.terms) if info.terms and info.requests else ""
         call = (
             f'{{"model":{_text(info.quota_model)},"verb":{_text(info.verb)}'
             f',"requests":{info.requests},"tokens":{info.tokens},"spread":{_text(spread)}'
-            f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost},"keys":[{known[1]}]}}'
+            f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost}'
+            f'{terms},"keys":[{known[1]}]}}'
         )
         now, _, reply = self._decide([], call)
         found, at = _decode(reply.decode()), now - self._skew
         blocks = {
-            key_id: Block(reason, self._host_time(until), bool(waitable))
-            for key_id, (reason, until, waitable) in found["blocks"].items()
+            key_id: Block(
+                reason,
+                self._host_time(until),
+                bool(waitable),
+                info.terms.note(amounts[0], reason, *amounts[1:]) if amounts and info.terms else "",
+            )
+            for key_id, (reason, until, waitable, *amounts) in found["blocks"].items()
         }
         if "place" not in found:
             return Unavailable(at, blocks)
@@ -319,7 +329,11 @@ class RedisState(State):
             probe=found["probe"],
             tier=key.tier,
             reservation=Reservation(
-                tuple(found["slot"]), info.quota_model, found["reserved"], found["period"]
+                tuple(found["slot"]),
+                info.quota_model,
+                found["reserved"],
+                found["period"],
+                info.terms.parts if info.terms and info.requests else (),
             ),
             record=key.record,
             purses=tuple(found["purses"]),
@@ -376,6 +390,8 @@ class RedisState(State):
         more: dict[str, Any] = {}
         if lease.probe:
             more["probe"] = True
+        if isinstance(found, Reservation) and found.parts:
+            more["parts"] = found.parts
         if lease.purses:
             more["purses"] = lease.purses
             if isinstance(found, Reservation):
@@ -466,7 +482,8 @@ class RedisState(State):
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
         records, now = self._read("learned", "cooldowns", "buckets", "purses")
         ledger = Ledger(records, self._policy)
-        names = [quota_name(key.project, ledger.bucket(info)) for key in keys]
+        bucket = ledger.bucket(info)
+        names = [n for key in keys for n in quota_names(key.project, bucket, info.terms)]
         records.quotas = self._get("quotas", names, self._quotas(now)) if names else {}
         found = ledger.get_blocks(info, keys, now)
         return {
@@ -645,6 +662,16 @@ class RedisState(State):
         self._is_closed = True
         _flush_at_exit(lambda: self)
         self._server.close()
+
+
+@lru_cache
+def _pack_terms(terms: Terms) -> str:
+    row: dict[str, Any] = {"parts": terms.parts, "first": bool(terms.behind)}
+    if terms.share < 1.0:
+        row |= {"share": terms.share, "workload": terms.workload}
+    if terms.usd != NO_BUDGET:
+        row["purse"] = (f"workload:{terms.workload}", *terms.usd)
+    return f',"terms":{_json(row)}'
 
 
 def _limits(configured: Mapping[str, Any], key_id: str) -> Any:

@@ -21,7 +21,16 @@ from typing import Any, ClassVar, Generic, TypeVar
 from weakref import finalize
 
 from ..core.activity import ActivityRows, lifetime_s
-from ..core.ledger import KeyHealth, Ledger, Records, quota_name
+from ..core.ledger import (
+    KeyHealth,
+    Ledger,
+    Records,
+    Reservation,
+    part_name,
+    purses_of,
+    quota_name,
+    quota_names,
+)
 from ..core.model import (
     Block,
     CallInfo,
@@ -164,8 +173,8 @@ class SqliteState(State):
         quotas = [quota_name(key.project, bucket) for key in keys]
         self._rows.read(
             [("buckets", model)]
-            + [("quotas", name) for name in quotas]
-            + [("purses", name) for key in keys for name, _ in key.purses]
+            + [("quotas", n) for key in keys for n in quota_names(key.project, bucket, info.terms)]
+            + [("purses", name) for key in keys for name, _ in purses_of(key, info)]
         )
         if "learned" not in self._rows.empty:
             self._rows.read([("learned", name) for name in quotas])
@@ -176,7 +185,10 @@ class SqliteState(State):
             self._buckets[model] = found
 
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
-        wanted = [("health", lease.key_id), ("quotas", quota_name(lease.project, lease.bucket))]
+        name, reservation = quota_name(lease.project, lease.bucket), lease.reservation
+        parts = reservation.parts if isinstance(reservation, Reservation) else ()
+        wanted = [("health", lease.key_id), ("quotas", name)]
+        wanted += [("quotas", part_name(name, part)) for part in parts]
         wanted += [("purses", name) for name in lease.purses]
 
         def decide(now: float) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.pool import INFO
 
-from keyrot_middleware.core.model import Block
+from keyrot_middleware.core.model import Block, Terms
 from keyrot_middleware.core.waiting import LATE_S, Ticket, WaitingLines
 
 NOW = 1_000.0
@@ -34,6 +34,22 @@ def test_the_first_is_the_front_until_it_leaves() -> None:
     assert (second.woken, third.woken) == (True, False)
     other = Ticket(INFO._replace(model="gemini-2.5-pro"))
     assert lines.join(other, FULL, NOW, lines.version), "of another line"
+
+
+def test_calls_of_a_first_workload_go_before_all_others() -> None:
+    """Each group in its order; they do not wait for what others wait for."""
+    lines, first = WaitingLines(), INFO._replace(terms=Terms("chat", first=True))
+    batch = [joined(lines, FULL) for _ in range(2)]
+    assert lines.turn_in(first, None, NOW + 20) == 0, "the front of the others is late"
+    chats = [Ticket(first), Ticket(first)]
+    assert [lines.join(one, FULL, NOW + 20, lines.version) for one in chats] == [True, False]
+    assert not lines.join(batch[0], FULL, NOW + 20, lines.version)
+    assert lines.turn_in(INFO, batch[0], NOW) == 20 + LATE_S
+    lines.released("a", gave_back=True)
+    assert [one.woken for one in (*chats, *batch)] == [True, False, False, False]
+    for one in chats:
+        lines.leave(one)
+    assert [one.woken for one in (*chats, *batch)] == [True, True, True, False]
 
 
 def test_a_call_that_comes_looks_unless_the_front_is_about_to() -> None:

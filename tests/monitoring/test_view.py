@@ -34,6 +34,7 @@ from keyrot_middleware.monitoring.view import (
     pool_rows,
     source_of,
 )
+from keyrot_middleware.settings import Workload, terms_of
 
 LIMITS = Limits(rpm=2, rpd=10)
 
@@ -277,6 +278,31 @@ def test_explain_prefers_the_keys_of_a_workload() -> None:
     assert (found["key_id"], found["workload"]) == ("b", "night")
     assert report(rig).explain(MODEL)["key_id"] == "a"
     assert report(rig).explain(MODEL, 0, "another")["key_id"] == "a"
+
+
+def test_what_is_held_back_for_a_workload_is_said() -> None:
+    """By explain, by the page and by status(); a share and a budget of a workload too."""
+    rig = Rig(key("a", Limits(rpm=60, rpd=1_000)))
+    rig.pool.terms = terms_of({"chat": Workload(first=True), "night": Workload(share=0.05)})
+    chat, other = (INFO._replace(terms=rig.pool.terms[name]) for name in ("chat", None))
+    rig.clock.advance(31)
+    for _ in range(12):
+        for _ in range(9):
+            rig.call(chat)
+        rig.clock.advance(60)
+    for _ in range(42):
+        rig.call(other)
+    note = "held back for chat: 18 of 60 a minute"
+    found = report(rig).explain(MODEL)
+    assert found["keys"][0]["sentence"].startswith(f"{note}; available again at ")
+    assert report(rig).explain(MODEL, 0, "chat")["key_id"] == "a"
+    held = "held back for chat: 842 of 1,000 a day; held back for chat: 18 of 60 a minute"
+    assert row(rig, "a")["used"][MODEL]["held_back"] == held
+    assert pool_health(rig.pool)[0]["a"]["used"][MODEL]["held_back"] == held
+    for _ in range(3):
+        rig.call(INFO._replace(terms=rig.pool.terms["night"]._replace(behind="")))
+    found = report(rig).explain(MODEL, 0, "night")["keys"][0]["sentence"]
+    assert found.startswith("share of night: 3 of 60 a minute; available again at ")
 
 
 def test_a_key_that_is_disabled_gets_no_call_until_it_is_enabled() -> None:

@@ -23,6 +23,7 @@ from keyrot_middleware.core.model import (
     Limits,
     Outcome,
     Scope,
+    Terms,
     Unavailable,
     Usage,
     Verdict,
@@ -44,6 +45,7 @@ KEYS = (
     key("e", weight=0.3),
     key("f", Limits(rpm=0, tpm=50)),
     key("g:1", project="g", billing_account="g:1"),
+    key("h", Limits(rpm=30, tpm=1_000, rpd=300, max_concurrency=9)),
 )
 # Only forward: memory drops a window that lies in the future when it looks at it, Redis when it
 # writes the record.
@@ -63,6 +65,15 @@ MOVES = [
     "hand",
     "reset",
     "owner",
+]
+
+
+TERMS = [
+    None,
+    Terms("chat", first=True),
+    Terms("both", first=True, share=0.5),
+    Terms("night", share=0.6, usd=Budget(90, 250), behind="chat, both"),
+    Terms(behind="chat, both"),
 ]
 
 
@@ -157,6 +168,7 @@ class Twins:
             requests=draw.randint(0, 3),
             input_cost=draw.choice([0, 5]),
             longest_cost=draw.choice([20, 40]),
+            terms=draw.choice(TERMS),
         )
         offer = tuple(
             sorted(
@@ -186,6 +198,9 @@ class Twins:
             known.cooldown_reason = known.cooldown_scope = None  # of equal ends either is right
             told = (u for u in known.used if u.requests_day or any(u.limits))
             known.used = sorted(told, key=lambda used: used.bucket)
+            for used in known.used:  # Redis has none of yesterday
+                if used.first is not None and not used.first.day_requests:
+                    used.first = None
         self.same(found)
 
 

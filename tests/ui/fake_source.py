@@ -28,7 +28,7 @@ def window(amount: int, limit: int | None, source: str = "configured") -> dict[s
 
 
 def used(rpm: Any, reason: str | None = None, at: str | None = None) -> dict[str, Any]:
-    here = {"available": reason is None, "available_at": at, "reason": reason}
+    here = {"available": reason is None, "available_at": at, "reason": reason, "held_back": None}
     return here | {"rpm": rpm, "tpm": window(1, None), "rpd": window(1, 20, "learned")}
 
 

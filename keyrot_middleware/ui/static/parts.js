@@ -171,7 +171,7 @@ function modelUsage(model, used, now) {
     return el("div", { class: "window" }, el("abbr", { title: LONG[name] }, WINDOWS[name]), ` ${text} `,
       el("span", { class: "note" }, source ?? "no limit known"), limit === null ? "" : bar(amount, limit));
   });
-  return el("div", { class: "model", "data-id": model }, el("p", { class: "line" }, el("span", { class: "code" }, model || "any model"), el("span", { class: "countdown" }, blocked)),
+  return el("div", { class: "model", "data-id": model }, el("p", { class: "line" }, el("span", { class: "code" }, model || "any model"), el("span", { class: "countdown" }, blocked), el("span", { class: "note" }, used.held_back ?? "")),
     el("div", { class: "windows" }, ...windows));
 }
 

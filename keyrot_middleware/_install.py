@@ -42,7 +42,6 @@ from .settings import (
     Config,
     SettingArguments,
     Settings,
-    allowed_origins,
     hide_keys,
     is_proxied,
     load,
@@ -124,7 +123,7 @@ def install(
             if pool is not None:
                 pool.close()
             raise
-        allowed = allowed_origins(config.settings.allowed_hosts)
+        allowed = config.allowed
         binding = Binding(pool, allowed, config.settings.clients)
         _installed = _Installed(binding, config.settings, on_event, metrics)
         binding.install()
@@ -162,8 +161,8 @@ def _warn_of_other_settings(
 
 def bypasses(config: Config) -> Iterator[str]:
     """Yield why calls bypass the pool."""
-    allowed = allowed_origins(config.settings.allowed_hosts)
-    platforms = {DEFAULT_PLATFORM, *(key.platform for key in config.keys)}
+    allowed = config.allowed
+    platforms = {DEFAULT_PLATFORM, *(key.service for key in config.keys)}
     for platform in platforms:
         name = providers.of(platform).base_url_variable
         origin = origin_from_url(os.environ.get(name, ""))
@@ -401,14 +400,14 @@ def open_pool(
         state_url=mask_url(config.state_url),
         terms=terms,
         tiers=config.tiers,
-        allowed_origins=allowed_origins(config.settings.allowed_hosts),
+        allowed_origins=config.allowed,
         secrets=secrets,
         policy=config.policy,
         next_models=next_models(config.settings.fallback_models),
         observers=(TracingObserver(name, call_spans=config.settings.call_spans), log, *more),
         event_listeners=(log,),
         clock=clock,
-        last_resort=config.last_resort,
+        last_resorts=config.last_resorts,
         trace_url=config.settings.trace_url,
         configured=configured,
     )

@@ -26,6 +26,7 @@ from pydantic import (
     ValidationError,
 )
 
+from . import providers
 from .core.model import (
     DEFAULT_PLATFORM,
     NO_BUDGET,
@@ -39,6 +40,7 @@ from .core.model import (
 )
 from .core.spending import nano_usd
 from .core.text import did_you_mean, one_line
+from .providers.gemini import Gemini
 from .providers.keys import display, hide_secrets, holds_key
 
 # Which secret stores there are, by scheme: those of this package, and those that plug in -------
@@ -81,7 +83,7 @@ OUTSIDE_TIERS = "its tier is not one of KEYROT_TIERS"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VALUES_ELSEWHERE = (
     "the value of a key does not belong in this file: put it into the variable "
-    "GEMINI_KEY_<key_id>, or name its place, such as env://NAME"
+    "KEYROT_KEY_<key_id>, or name its place, such as env://NAME"
 )
 _VALUE_FIELDS = frozenset({"key", "api_key", "apikey", "value", "token"})
 
@@ -103,6 +105,15 @@ def _good_place(place: str) -> str:
             f" of {known}; {_VALUES_ELSEWHERE}"
         )
     return place
+
+
+def _good_provider(name: str) -> str:
+    known = providers.names()
+    if name not in known:
+        raise ValueError(
+            f"found {display(name)}; allowed: {', '.join(known)}.{did_you_mean(name, known)}"
+        )
+    return name
 
 
 def _good_project(project: str) -> str:
@@ -146,6 +157,8 @@ class KeySpec(BaseModel):
     """a name for `workload()`"""
     tier: Tier | None = None
     """`free`, `tier1`, `tier2`, `tier3`, `paid`; see `KEYROT_TIERS`"""
+    provider: Annotated[str, AfterValidator(_good_provider)] = Gemini.name
+    """whose key it is: `gemini`, `openai`, `anthropic`, …; see [providers.md](providers.md)"""
     platform: Platform = DEFAULT_PLATFORM
     """`vertex_express`: the key is for [Vertex AI in express mode](express-mode.md), and for
     nothing else"""
@@ -180,19 +193,27 @@ class KeySpec(BaseModel):
     `SECRET_STORE_TYPE`"""
 
     @property
+    def service(self) -> str:
+        """The platform of its calls: that of Gemini's two, or its provider."""
+        return self.platform if self.provider == Gemini.name else self.provider
+
+    @property
     def candidate(self) -> Candidate:
         """The key as selection and quota see it.
 
         A key without a project is its own project, and a project without a billing account
-        pays for itself. A project has quotas of its own on each platform.
+        pays for itself. A project has quotas of its own on each platform, and an account is one
+        of its provider.
         """
         project = self.project or f"{OWN_PROJECT}{self.key_id}"
         account = self.billing_account or f"project:{project}"
-        if self.project and self.platform != DEFAULT_PLATFORM:
-            project = f"{project}/{self.platform}"
+        if self.project and self.service != DEFAULT_PLATFORM:
+            project = f"{project}/{self.service}"
+        if self.billing_account and self.provider != Gemini.name:
+            account = f"{account}/{self.provider}"
         limits = Limits(self.rpm, self.tpm, self.rpd, self.max_concurrency)
         rate = None
-        if self.billing_account and self.platform == DEFAULT_PLATFORM and find_spec("genai_prices"):
+        if self.billing_account and self.service == DEFAULT_PLATFORM and find_spec("genai_prices"):
             rate = SPEND_RATES.get(self.tier)
         usd: dict[Any, float | None] = {"10m": rate, "day": self.usd_per_day}
         return Candidate(
@@ -206,7 +227,7 @@ class KeySpec(BaseModel):
             priority=self.priority,
             weight=self.weight,
             disabled=None if self.active else DISABLED_IN_FILE,
-            platform=self.platform,
+            platform=self.service,
             usd=budget(usd | (self.usd or {})),
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count, pairwise
@@ -85,7 +85,9 @@ CLIENTS: tuple[Client, ...] = get_args(Client)
 
 _USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
 """What may stand in front of a host in a URL, a password for one; no host has it."""
-_HOST = re.compile(r"(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
+_HOST = re.compile(
+    r"(?:([a-z][a-z0-9-]*)=)?(?:https://)?(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?"
+)
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 _HTTP_URL = re.compile(r"https?://[^\s/?#@\\]+(?:[/?#][!-~]*)?")
@@ -171,10 +173,13 @@ def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _good_host(host: str) -> str:
-    match = _HOST.fullmatch(host)
-    if match is None or not 0 < int(match[3] or 443) < 65536:
+    match = _HOST.fullmatch(host.lower())
+    if match is None or not 0 < int(match[4] or 443) < 65536:
         masked = _USER_INFO.sub(r"\1[redacted]@", host)
         raise ValueError(f"found {display(masked)}; allowed: host or host:port in full")
+    if match[1] and match[1] not in providers.names():
+        hint = did_you_mean(match[1], providers.names())
+        raise ValueError(f"found the provider {display(match[1])}; there is none.{hint}")
     return host
 
 
@@ -517,7 +522,7 @@ def origins(hosts: Iterable[str]) -> frozenset[str]:
     for entry, match in ((entry, _HOST.fullmatch(entry)) for entry in hosts):
         if match is None:
             continue
-        plain, host, port = match.groups()
+        _, plain, host, port = match.groups()
         if not plain:
             allowed.add(f"https://{host}:{port or 443}")
         if plain or (_LOOPBACK.fullmatch(host) and not is_proxied(entry)):
@@ -528,19 +533,33 @@ def origins(hosts: Iterable[str]) -> frozenset[str]:
 def is_proxied(entry: str) -> bool:
     """Return whether a proxy of the environment gets what is sent to a host of this machine."""
     match = _HOST.fullmatch(entry)
-    if match is None or match[1] or not _LOOPBACK.fullmatch(match[2]):
+    if match is None or match[2] or not _LOOPBACK.fullmatch(match[3]):
         return False
-    proxies = getproxies()
-    return bool(proxies.get("http") or proxies.get("all")) and not proxy_bypass(entry)
+    proxies, host = getproxies(), entry.rpartition("=")[2].removeprefix("https://")
+    return bool(proxies.get("http") or proxies.get("all")) and not proxy_bypass(host)
 
 
-def allowed_origins(hosts: Iterable[str]) -> AllowedOrigins:
-    """Return the origins of these hosts for each platform: Google's own are for one alone."""
-    hosts = tuple(hosts)
-    return {
-        Gemini.platform: origins(h for h in hosts if not h.partition(":")[0].endswith(VERTEX_HOST)),
-        VertexExpress.platform: origins(h for h in hosts if h.partition(":")[0] != GOOGLE_HOST),
+def allowed_origins(hosts: Iterable[str], platforms: Iterable[str] = ()) -> AllowedOrigins:
+    """Return where the keys of each platform may go.
+
+    Args:
+        hosts: Those of `KEYROT_ALLOWED_HOSTS`. One without a provider is for Google's platforms,
+            and Google's own are for one of them alone.
+        platforms: Those that the pool has keys of; Google's two are always there.
+    """
+    named: dict[str, list[str]] = {}
+    for name, _, host in (entry.rpartition("=") for entry in hosts):
+        named.setdefault(name, []).append(host)
+    given = named.get("") or [GOOGLE_HOST, VERTEX_HOST]
+    given += named.get(Gemini.name, ())
+    found = {
+        Gemini.platform: origins(h for h in given if not h.partition(":")[0].endswith(VERTEX_HOST)),
+        VertexExpress.platform: origins(h for h in given if h.partition(":")[0] != GOOGLE_HOST),
     }
+    for platform in platforms:
+        if platform not in found:
+            found[platform] = origins([*providers.of(platform).hosts, *named.get(platform, ())])
+    return found
 
 
 _OLDEST_SDK = (1, 65)
@@ -554,8 +573,8 @@ class Config:
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where each setting that is set stands: `KEYROT_POOL`, `KEYROT_POOL in .env`, …"""
     keys: tuple[KeySpec, ...] = ()
-    """The pool in order: keys.json, then GEMINI_API_KEYS, then the single key; only what was given
-    where keys were given to install()."""
+    """The pool in order: keys.json, then GEMINI_API_KEYS, then the single key, then those of other
+    providers; only what was given where keys were given to install()."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     warnings: tuple[str, ...] = ()
     """Warnings to issue once, about settings and keys.json; they hold no secret."""
@@ -563,9 +582,9 @@ class Config:
     """Where the pool's state lives; may hold a password."""
     inline: Mapping[str, SecretStr] = field(default_factory=dict, repr=False)
     """Values that stood in a setting instead of a secret store, per key id."""
-    last_resort: str | None = None
-    """The id of the single key: the home key, and last in the pool. Values are only known after
-    resolving, so the secret cache skips it if its value is that of another key of the pool."""
+    last_resorts: tuple[str, ...] = ()
+    """The ids of the single keys of each provider: home keys, and last in the pool. Values are only
+    known after resolving, so the secret cache skips one whose value another key of the pool has."""
     env_file: Path = Path(".env")
     """The `.env` that was read if it is there; absolute when it comes from `load()`."""
     keys_file: Path | None = None
@@ -577,6 +596,11 @@ class Config:
     def tiers(self) -> frozenset[str] | None:
         """The tiers of the keys that calls may use; None: all."""
         return allowed_tiers(self.settings.tiers) if self.settings.tiers else None
+
+    @property
+    def allowed(self) -> AllowedOrigins:
+        """Where keys may be sent."""
+        return allowed_origins(self.settings.allowed_hosts, {key.service for key in self.keys})
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -677,6 +701,11 @@ def _gather(
         keys.append(KeySpec.model_construct(key_id=single, priority=LAST_RESORT, secret=secret))
         if single.lower() in given:
             inline[single] = getattr(settings, single.lower())
+    for key, value in () if alone else _of_other_providers(env_file, in_file):
+        keys.append(key)
+        if value:
+            inline[key.key_id] = SecretStr(value)
+    singles = [key.key_id for key in keys if key.priority == LAST_RESORT and key not in in_file]
     problems += _tiers_problem(settings, keys, sources)
     policy = {
         name: getattr(settings, name) for name in RetryPolicy.__dataclass_fields__ if name != "zone"
@@ -689,7 +718,7 @@ def _gather(
         warnings=tuple(warnings),
         state_url=state_url,
         inline=MappingProxyType(inline),
-        last_resort=single,
+        last_resorts=tuple(singles),
         env_file=here / ".env",
         keys_file=here / path if path else None,
         keys_seen=seen,
@@ -698,8 +727,45 @@ def _gather(
 
 def _zone(keys: Sequence[KeySpec]) -> str:
     """Return where the days of the pool end: those of Gemini, unless it has no key of Gemini's."""
-    zones = [providers.of(key.platform).zone for key in keys]
+    zones = [providers.of(key.service).zone for key in keys]
     return Gemini.zone if Gemini.zone in zones or not zones else zones[0]
+
+
+def _of_other_providers(
+    env_file: Mapping[str, str | None], in_file: Collection[KeySpec]
+) -> Iterator[tuple[KeySpec, str | None]]:
+    """Yield the keys that stand in the variables of providers other than Gemini.
+
+    A single key counts where its provider has other keys: alone there is nothing to choose.
+
+    Yields:
+        The key, and its value; None for a single key, which its store has.
+    """
+
+    def read(variable: str) -> str:
+        return (os.environ.get(variable, env_file.get(variable)) or "").strip()
+
+    taken = {key.key_id for key in in_file}
+    for provider in map(providers.of, providers.platforms()):
+        if provider.name == Gemini.name:
+            continue
+        listed = ",".join(read(f"{variable}S") for variable in provider.variables).split(",")
+        values = dict.fromkeys(value.strip() for value in listed if value.strip())
+        values.pop(POOL_KEY, None)
+        prefix = provider.name.replace("-", "_")
+        free = (name for name in map(f"{prefix}_{{}}".format, count(1)) if name not in taken)
+        for key_id, value in zip(free, values, strict=False):
+            yield KeySpec(key_id=key_id, provider=provider.name), value
+        single = next((v for v in provider.variables if read(v) not in ("", POOL_KEY)), "")
+        if single and (values or any(key.provider == provider.name for key in in_file)):
+            # model_construct: as for the single key of Gemini.
+            secret, name = f"env://{single}", provider.name
+            yield (
+                KeySpec.model_construct(
+                    key_id=single, provider=name, priority=LAST_RESORT, secret=secret
+                ),
+                None,
+            )
 
 
 def reread(config: Config) -> Config:
@@ -718,7 +784,7 @@ def reread(config: Config) -> Config:
     name = hide_secrets(str(config.keys_file))
     taken = [key.key_id for key in in_file if key.key_id in config.inline]
     problems += [f"{name}, key {key_id}: a key of GEMINI_API_KEYS has this id" for key_id in taken]
-    others = (k for k in config.keys if k.key_id in config.inline or k.key_id == config.last_resort)
+    others = (k for k in config.keys if k.key_id in {*config.inline, *config.last_resorts})
     keys = (*in_file, *others)
     if not keys and not problems:
         problems = [

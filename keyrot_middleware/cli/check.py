@@ -30,7 +30,6 @@ from ..settings import (
     ENV_NAMES,
     SECRET_SETTINGS,
     Config,
-    allowed_origins,
     load,
 )
 from ..telemetry.logs import format_time
@@ -203,9 +202,9 @@ def _make_report(config: Config, secrets: SecretCache) -> _Report:
 def _probe(report: _Report, secrets: SecretCache, config: Config, model: str | None) -> None:
     """Send one request with each key; keys are sent to allowed hosts only."""
     found = [key.spec for key in report.keys if key.fingerprint is not None]
-    allowed = allowed_origins(config.settings.allowed_hosts)
+    allowed = config.allowed
     wanted: dict[str, tuple[str | None, str]] = {}
-    for platform in dict.fromkeys(spec.platform for spec in found):
+    for platform in dict.fromkeys(spec.service for spec in found):
         try:
             require_allowed_host(allowed, platform)
         except KeyrotError as error:
@@ -214,7 +213,7 @@ def _probe(report: _Report, secrets: SecretCache, config: Config, model: str | N
         wanted |= {
             spec.key_id: (model or spec.model, platform)
             for spec in found
-            if spec.platform == platform
+            if spec.service == platform
         }
     probes = check_keys(secrets, wanted)
     for key in report.keys:
@@ -262,7 +261,7 @@ def _locate(key: KeySpec, config: Config, secrets: SecretCache) -> tuple[str, st
 def _bypass_warnings(config: Config) -> Iterator[str]:
     """Yield what makes calls bypass the pool."""
     yield from bypasses(config)
-    platforms = {key.platform for key in config.keys}
+    platforms = {key.service for key in config.keys}
     for name in ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"):
         if os.environ.get(name, "").lower() in ("true", "1") and "vertex_express" not in platforms:
             yield f"{name} is set: clients go to Vertex AI, and bypass the pool"
@@ -344,7 +343,7 @@ def _print_keys(keys: list[_Key]) -> None:
     rows = table(f"Keys ({len(keys)})", *columns)
     for key in keys:
         spec = key.spec
-        platform = None if spec.platform == DEFAULT_PLATFORM else spec.platform
+        platform = None if spec.service == DEFAULT_PLATFORM else spec.service
         details = ", ".join(filter(None, (spec.workload, spec.tier, platform))) or "-"
         last = spec.priority == LAST_RESORT
         limits: Mapping[str, int | None] = {

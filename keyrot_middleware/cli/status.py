@@ -39,7 +39,7 @@ from ..monitoring.view import (
 from ..providers.keys import hide_secrets
 from ..runtime.activity import Activity
 from ..secrets.stores import open_secret_cache
-from ..settings import Config, allowed_origins, load, terms_of
+from ..settings import Config, load, terms_of
 from ..state import State, open_shared
 
 USD_PERIODS = {"10m": "in ten minutes", "day": "a day", "month": "a month"}
@@ -482,8 +482,8 @@ def _check(config: Config, key_id: str) -> str:
         KeyrotError: It has no value here, or may not be sent.
     """
     keys = tuple(key for key in config.keys if key.key_id == key_id)
-    platform = keys[0].platform
-    require_allowed_host(allowed_origins(config.settings.allowed_hosts), platform)
+    platform = keys[0].service
+    require_allowed_host(config.allowed, platform)
     secrets = open_secret_cache(replace(config, keys=keys))
     try:
         if key_id not in secrets.resolved:

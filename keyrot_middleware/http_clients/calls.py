@@ -73,8 +73,8 @@ class Served(NamedTuple):
 
     libraries: Collection[str]
     """google-genai among them or not."""
-    hosts: Mapping[str, Sequence[Provider]]
-    """The providers whose keys may go to a host."""
+    hosts: Mapping[str, Mapping[str, Sequence[Provider]]]
+    """The providers whose keys may go to a host, by its origins."""
     key_headers: frozenset[str]
     """Those that can have a key, in lower case."""
     request_headers: frozenset[str]
@@ -84,11 +84,18 @@ class Served(NamedTuple):
 
     def find(self, method: str, url: str) -> tuple[Provider, Route] | None:
         """Return the provider and the route of a request; None: it is none of the pool's."""
-        for provider in self.hosts.get(hostname(url), ()):
+        for provider in self.providers(url):
             route = provider.route(method, url)
             if route is not None:
                 return provider, route
         return None
+
+    def providers(self, url: str) -> Sequence[Provider]:
+        """Return the providers of an address; of its host, where its origin is nobody's."""
+        origins = self.hosts.get(hostname(url))
+        if origins is None:
+            return ()
+        return origins.get(origin_from_url(url)) or next(iter(origins.values()))
 
     def write_home_key(self, headers: Any, url: str, key: Secret) -> None:
         """Write a key where a request has a placeholder."""
@@ -96,7 +103,7 @@ class Served(NamedTuple):
         for name in there:
             headers[name] = _PLACEHOLDER.sub(key.reveal(), headers[name])
         if not there:  # it is in the address
-            name, text = self.hosts[hostname(url)][0].key_field(Route(""), key.reveal())
+            name, text = self.providers(url)[0].key_field(Route(""), key.reveal())
             headers[name] = text
 
 
@@ -107,11 +114,12 @@ def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
         libraries: Those whose requests are served.
         allowed: Where the keys of each platform may go.
     """
-    hosts: dict[str, list[Provider]] = {}
+    hosts: dict[str, dict[str, list[Provider]]] = {}
     for platform, origins in allowed.items():
-        for host in {hostname(origin) for origin in origins}:
-            hosts.setdefault(host, []).append(providers.of(platform))
-    found = {provider for some in hosts.values() for provider in some}
+        for origin in origins:
+            of_host = hosts.setdefault(hostname(origin), {})
+            of_host.setdefault(origin, []).append(providers.of(platform))
+    found = {providers.of(platform) for platform in allowed}
     keys = frozenset(name for provider in found for name in provider.key_headers)
     return Served(
         libraries,
@@ -272,7 +280,7 @@ def _after_internal_error(
         return None
     if (sdk := sdk_call.get()) is not None and sdk.own:
         return Secret(sdk.own)
-    provider = served.hosts[hostname(request.url)][0]
+    provider = served.providers(request.url)[0]
     return (
         _without_pool(provider, request.url)
         if calls is None

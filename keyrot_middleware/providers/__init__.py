@@ -37,6 +37,12 @@ def platforms() -> tuple[str, ...]:
 
 
 @cache
+def names() -> tuple[str, ...]:
+    """Return the names of all providers, as keys.json has them."""
+    return tuple(dict.fromkeys(of(platform).name for platform in platforms()))
+
+
+@cache
 def of(platform: str) -> Provider:
     """Return the provider of a platform; it is imported when it is first asked for.
 

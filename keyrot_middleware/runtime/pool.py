@@ -105,8 +105,8 @@ class Pool:
     models: ModelNames = field(default_factory=ModelNames)
     waiting_lines: WaitingLines = field(default_factory=WaitingLines)
     random: Callable[[], float] = random.random
-    last_resort: str | None = None
-    """The id of the single key, where there is one."""
+    last_resorts: Sequence[str] = ()
+    """The ids of the single keys of its providers, where there are such."""
     state_url: str = "memory://"
     """Where its state is, without user and password."""
     trace_url: str | None = None
@@ -175,10 +175,10 @@ class Pool:
         keys = self.selector.keys
         call = CallInfo("", "", platform=platform, tiers=tiers, project=project)
         order: Iterator[str] = (i for i, key in keys.items() if call.may_use(key))
-        single = self.secrets.duplicates.get(self.last_resort or "", self.last_resort)
-        own = keys.get(single or "")
-        if own is not None and call.may_use(own):
-            order = chain([own.key_id], order)
+        for single in self.last_resorts:
+            own = keys.get(self.secrets.duplicates.get(single, single))
+            if own is not None and call.may_use(own):
+                order = chain([own.key_id], order)
         first = next(order, None)
         if not self.doubtful or first not in self.doubtful:
             return first

@@ -149,12 +149,12 @@ class InlineStore:
         }
 
 
-_PREFIX = "GEMINI_KEY_"
+_PREFIXES = ("KEYROT_KEY_", "GEMINI_KEY_")
 _SCHEME = "env://"
 
 
 class EnvStore:
-    """Reads keys from `GEMINI_KEY_<key_id>`, or from the variable that `env://NAME` names.
+    """Reads keys from `KEYROT_KEY_<key_id>` or `GEMINI_KEY_<key_id>`, or where `env://NAME` says.
 
     The environment beats `.env`, and an empty variable hides the one in `.env`.
     """
@@ -173,7 +173,7 @@ class EnvStore:
 
     def place(self, key_id: str) -> str:
         """Return where a key is kept by default."""
-        return f"{_SCHEME}{_PREFIX}{key_id}"
+        return f"{_SCHEME}{_default(key_id, read_env_safely(self._env_file))}"
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up; `.env` is read once."""
@@ -181,8 +181,14 @@ class EnvStore:
         return {key_id: _find(key_id, ref, in_file) for key_id, ref in refs.items()}
 
 
+def _default(key_id: str, in_file: Mapping[str, str | None]) -> str:
+    """Return the variable of a key that names none: the one that is set, or the last."""
+    names = [f"{prefix}{key_id}" for prefix in _PREFIXES]
+    return next((one for one in names if one in os.environ or one in in_file), names[-1])
+
+
 def _find(key_id: str, ref: str | None, in_file: Mapping[str, str | None]) -> Secret | SecretError:
-    name = ref.removeprefix(_SCHEME) if ref else f"{_PREFIX}{key_id}"
+    name = ref.removeprefix(_SCHEME) if ref else _default(key_id, in_file)
     value = os.environ.get(name, in_file.get(name))
     if value is not None:
         return Secret(value) or SecretError(f"key {key_id}: the variable {name} is empty")
@@ -253,7 +259,7 @@ def open_secret_cache(
     stores = stores or Stores(config.env_file)
     return SecretCache(
         stores.locate(config),
-        optional=[config.last_resort] if config.last_resort else [],
+        optional=config.last_resorts,
         ttl_s=config.settings.secrets_ttl_s,
         start_timeout_s=start_timeout_s,
     )

@@ -25,7 +25,10 @@ from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.state import State, open_state
 from keyrot_middleware.testing import FakeClock, FakeGemini
 
-_OURS = ("GEMINI", "GOOGLE", "KEYROT", "ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE", "REDIS_URL")
+_OURS = (
+    *("GEMINI", "GOOGLE", "KEYROT", "ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE", "REDIS_URL"),
+    *("OPENAI", "ANTHROPIC", "GROQ", "MISTRAL", "OPENROUTER"),
+)
 
 Connect = Callable[..., Any]
 

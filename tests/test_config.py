@@ -148,7 +148,7 @@ def test_the_single_key_is_chosen_as_the_sdk_does(settings, expected, monkeypatc
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     config = load()
-    assert config.last_resort == expected
+    assert config.last_resorts == ((expected,) if expected else ())
     assert [key.key_id for key in config.keys] == ([expected] if expected else [])
     assert all(key.priority == LAST_RESORT for key in config.keys)
     if expected:

@@ -1,4 +1,4 @@
-"""Test doubles for programs that use a pool of Gemini keys: a server that behaves like Google's.
+"""Test doubles for programs that use a pool of keys: servers that behave like the providers' own.
 
 Nothing here touches the network beyond 127.0.0.1. A name is loaded on first use, so pytest can
 load the plugin in this package (pytest_plugin.py) at next to no cost.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keyrot_middleware.testing.fake_gemini import FakeGemini
+    from keyrot_middleware.testing.fake_openai import FakeAnthropic, FakeOpenAI
     from keyrot_middleware.testing.keys import (
         Clock,
         FakeClock,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "fake_gemini": ("FakeGemini",),
+    "fake_openai": ("FakeAnthropic", "FakeOpenAI"),
     "keys": ("Clock", "FakeClock", "FakeKey", "Limits", "QuotaUsage", "SystemClock"),
     "live": ("plain_websockets",),
     "replies": ("Reply", "Scripted"),
@@ -32,9 +34,11 @@ _MODULES = {
 }
 __all__ = [
     "Clock",
+    "FakeAnthropic",
     "FakeClock",
     "FakeGemini",
     "FakeKey",
+    "FakeOpenAI",
     "FakeRequest",
     "Limits",
     "LoggedRequest",

@@ -153,6 +153,10 @@ class _FakeProvider:
         """Delete a key; it is invalid from now on."""
         self._keys.remove(label)
 
+    def key(self, label: str) -> FakeKey:
+        """Return the key with that label."""
+        return self._keys.get(label)
+
     def script(self, label: str, *replies: Scripted) -> None:
         """Answer the next requests of a key with these, in order; then as usual."""
         self._scripts.next[self._keys.get(label).label].extend(replies)
@@ -515,7 +519,8 @@ class FakeOpenAI(_FakeProvider):
         number = len(_words(text))
         usage = {"prompt_tokens": asked.tokens, "completion_tokens": number}
         usage["total_tokens"] = asked.tokens + number
-        made = {"id": _id("chatcmpl-"), "created": int(asked.now), "model": asked.model}
+        made: dict[str, Any] = {"id": _id("chatcmpl-"), "created": int(asked.now)}
+        made |= {"model": asked.model, "system_fingerprint": None}
         if not asked.body.get("stream"):
             message = {"role": "assistant", "content": text, "refusal": None}
             choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}

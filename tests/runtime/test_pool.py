@@ -66,8 +66,8 @@ def test_the_home_key_is_the_single_key_or_the_first() -> None:
     """A client without a key has the single key as its home key, or the pool's first."""
     rig = Rig(key("a"), key("single", priority=1_000_000))
     assert rig.pool.home_id_for() == "a"
-    assert replace(rig.pool, last_resort="single").home_id_for() == "single"
-    assert replace(rig.pool, last_resort="left out").home_id_for() == "a"
+    assert replace(rig.pool, last_resorts=["single"]).home_id_for() == "single"
+    assert replace(rig.pool, last_resorts=["left out"]).home_id_for() == "a"
 
 
 @pytest.mark.parametrize("project", ["a", "web"])

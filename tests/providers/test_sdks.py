@@ -1,0 +1,257 @@
+"""Unchanged programs over the SDKs of other providers use the pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anthropic
+import groq
+import openai
+import pytest
+from mistralai.client import Mistral
+from openrouter import OpenRouter
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeAnthropic, FakeOpenAI
+from keyrot_middleware.testing.replies import Scripted
+
+pytestmark = pytest.mark.filterwarnings("ignore::keyrot_middleware.KeyrotWarning")
+CALLS = 12
+HI: list[Any] = [{"role": "user", "content": "hi"}]
+SPENT = Scripted(
+    429,
+    lambda _: {
+        "type": "error",
+        "error": {
+            "type": "rate_limit_error",
+            "code": "rate_limit_exceeded",
+            "message": "This request would exceed your organization's rate limit of 1 requests per "
+            "minute.",
+        },
+    },
+    headers=(("retry-after", "3600"),),
+)
+Fake = FakeOpenAI | FakeAnthropic
+Ask = Callable[[str], str]
+
+
+def _openai(url: str) -> str:
+    client = openai.OpenAI(base_url=f"{url}/v1")
+    return client.chat.completions.create(model="m", messages=HI).choices[0].message.content or ""
+
+
+def _openai_stream(url: str) -> str:
+    client = openai.OpenAI(base_url=f"{url}/v1")
+    chunks = client.chat.completions.create(model="m", messages=HI, stream=True)
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+
+def _openai_async(url: str) -> str:
+    async def ask() -> str:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1") as client:
+            return (await client.responses.create(model="m", input="hi")).output_text
+
+    return asyncio.run(ask())
+
+
+def _openai_async_stream(url: str) -> str:
+    async def ask() -> str:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1") as client:
+            events = await client.responses.create(model="m", input="hi", stream=True)
+            return "".join(
+                [
+                    event.delta
+                    async for event in events
+                    if event.type == "response.output_text.delta"
+                ]
+            )
+
+    return asyncio.run(ask())
+
+
+def _anthropic(url: str) -> str:
+    client = anthropic.Anthropic(base_url=url)
+    block = client.messages.create(model="m", max_tokens=9, messages=HI).content[0]
+    return getattr(block, "text", "")
+
+
+def _anthropic_stream(url: str) -> str:
+    client = anthropic.Anthropic(base_url=url)
+    with client.messages.stream(model="m", max_tokens=9, messages=HI) as stream:
+        return "".join(stream.text_stream)
+
+
+def _anthropic_async(url: str) -> str:
+    async def ask() -> str:
+        async with anthropic.AsyncAnthropic(base_url=url) as client:
+            message = await client.messages.create(model="m", max_tokens=9, messages=HI)
+            return getattr(message.content[0], "text", "")
+
+    return asyncio.run(ask())
+
+
+def _groq(url: str) -> str:
+    client = groq.Groq(base_url=url)
+    return client.chat.completions.create(model="m", messages=HI).choices[0].message.content or ""
+
+
+def _mistral(url: str) -> str:
+    with Mistral(server_url=url) as client:
+        reply = client.chat.complete(model="m", messages=HI)
+        return str(reply.choices[0].message.content)
+
+
+def _openrouter(url: str) -> str:
+    with OpenRouter(server_url=f"{url}/api/v1") as client:
+        reply = client.chat.send(model="m", messages=HI)
+        return str(reply.choices[0].message.content)
+
+
+SDKS: list[tuple[str, Ask]] = [
+    ("openai", _openai),
+    ("openai", _openai_stream),
+    ("openai", _openai_async),
+    ("openai", _openai_async_stream),
+    ("anthropic", _anthropic),
+    ("anthropic", _anthropic_stream),
+    ("anthropic", _anthropic_async),
+    ("groq", _groq),
+    ("mistral", _mistral),
+    ("openrouter", _openrouter),
+]
+
+
+@pytest.fixture
+def fake() -> Iterator[Callable[[str], Fake]]:
+    """Return what starts the fake of a provider."""
+    started: list[Fake] = []
+
+    def start(name: Any) -> Fake:
+        made: Fake = FakeAnthropic() if name == "anthropic" else FakeOpenAI(name)
+        started.append(made.start())
+        return made
+
+    yield start
+    keyrot_middleware.uninstall()
+    for made in started:
+        made.stop()
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what installs a pool of these keys of a fake."""
+
+    def install(name: str, fake: Fake, *labels: str) -> None:
+        variable = f"{name.upper().replace('-', '_')}_API_KEY"
+        monkeypatch.setenv(variable, keyrot_middleware.POOL_KEY)
+        monkeypatch.setenv(f"{variable}S", ",".join(fake.add_key(one).value for one in labels))
+        keyrot_middleware.install(allowed_hosts=f"{name}={fake.url}")
+
+    return install
+
+
+@pytest.mark.parametrize(("name", "ask"), SDKS, ids=lambda one: getattr(one, "__name__", one))
+def test_a_failing_key_is_excluded_and_another_one_tried(
+    name: str, ask: Ask, fake: Callable[[str], Fake], pool: Callable[..., None]
+) -> None:
+    """A 429, B invalid, C good: A and B get one request, and C answers each call.
+
+    How Groq refuses a key is not known.
+    """
+    server = fake(name)
+    bad = [] if name == "groq" else ["B"]
+    pool(name, server, "A", *bad, "C")
+    server.always("A", SPENT)
+    for label in bad:
+        server.remove_key(label)
+    assert {ask(server.url) for _ in range(CALLS)} == {"ok from C"}
+    assert (server.sent("A"), server.sent(None), server.sent("C")) == (1, len(bad), CALLS)
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_keys_of_a_provider_serve_its_hosts_alone(
+    name: str, fake: Callable[[str], Fake], pool: Callable[..., None], gemini: Any
+) -> None:
+    """No request to another host, of the same machine too, has a key of the pool."""
+    server, other = fake(name), fake("groq")
+    pool(name, server, "A")
+    key = gemini.add_key("own").value
+    client = openai.OpenAI(base_url=f"{other.url}/v1", api_key="own-FAKE-key", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        client.chat.completions.create(model="m", messages=HI)
+    openai.OpenAI(base_url=f"{gemini.url}/v1beta/openai", api_key=key).models.list()
+    sent = [*other.log[0].headers, *gemini.log[0].headers]
+    assert [text for header, text in sent if header.lower() == "authorization"] == [
+        "Bearer own-FAKE-key",
+        f"Bearer {key}",
+    ]
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_stored_things_go_with_their_owners_key(
+    name: str, fake: Callable[[str], Fake], pool: Callable[..., None]
+) -> None:
+    """A file, a batch and a response of one project are asked for with its key again."""
+    server = fake(name)
+    pool(name, server, "A", "B")
+    if name == "openai":
+        client = openai.OpenAI(base_url=f"{server.url}/v1")
+        for _ in range(4):
+            first = client.responses.create(model="m", input="hi")
+            again = client.responses.create(model="m", input="x", previous_response_id=first.id)
+            assert again.output_text == first.output_text
+            file = client.files.create(file=b"{}", purpose="batch")
+            batch = client.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+            )
+            assert client.batches.retrieve(batch.id).input_file_id == file.id
+    else:
+        other = anthropic.Anthropic(base_url=server.url)
+        made = other.messages.batches.create(requests=[])
+        assert other.messages.batches.retrieve(made.id).id == made.id
+    assert not [request for request in server.log if request.status != 200]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "ask"),
+    [
+        ("openai", openai.AuthenticationError, _openai),
+        ("anthropic", anthropic.AuthenticationError, _anthropic),
+    ],
+)
+def test_the_sdks_own_exception_is_raised_without_a_key(
+    name: str, error: type[Exception], ask: Ask, fake: Callable[[str], Fake], pool: Any
+) -> None:
+    """All keys are rejected: the error of the SDK, once for each key, shows none of them."""
+    server = fake(name)
+    pool(name, server, "A", "B")
+    values = [key.value for key in map(server.key, ("A", "B"))]
+    server.remove_key("A")
+    server.remove_key("B")
+    with pytest.raises(error) as raised:
+        ask(server.url)
+    assert server.sent(None) == 2
+    assert not [value for value in values if value[-12:] in f"{raised.value} {vars(raised.value)}"]
+
+
+@pytest.mark.parametrize(("name", "ask"), [("openai", _openai), ("anthropic", _anthropic)])
+def test_a_bad_request_and_an_overload_blame_no_key(
+    name: str, ask: Ask, fake: Callable[[str], Fake], pool: Callable[..., None]
+) -> None:
+    """A 400 is raised after one attempt; a 503 or 529 is sent again."""
+    server = fake(name)
+    pool(name, server, "A")
+    kind, code = ("overloaded_error", 529) if name == "anthropic" else ("server_error", 503)
+    bad = {"type": "error", "error": {"type": "invalid_request_error", "message": "No such field"}}
+    server.script("A", Scripted(400, lambda _: bad))
+    with pytest.raises((openai.BadRequestError, anthropic.BadRequestError)):
+        ask(server.url)
+    assert server.sent("A") == 1
+    busy = {"type": "error", "error": {"type": kind, "message": "Overloaded"}}
+    server.script("A", Scripted(code, lambda _: busy))
+    assert ask(server.url) == "ok from A"
+    assert [key["state"] for key in keyrot_middleware.status()["keys"].values()] == ["available"]

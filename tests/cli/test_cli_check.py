@@ -144,16 +144,6 @@ def test_no_key_and_only_disabled_keys_are_errors(keyrot: Keyrot, tmp_path: Path
     assert "warning: disabled by active=false: a" in ran.stdout
 
 
-def test_spans_that_cannot_be_exported_are_wrong(keyrot, hide) -> None:
-    """`keyrot run` would not start with this setting; the pip line is shown."""
-    given = {"GEMINI_API_KEYS": "one", "KEYROT_TRACING": "otlp"}
-    assert keyrot("check", **given).returncode == 0
-    ran = keyrot("check", **given, **hide("opentelemetry.exporter.otlp.proto.http.trace_exporter"))
-    assert ran.returncode == 1
-    assert "problem: KEYROT_TRACING=otlp needs the package" in ran.stdout
-    assert "pip install 'keyrot-middleware[otlp]'" in ran.stdout
-
-
 def test_alerts_that_cannot_be_sent_are_wrong(keyrot: Keyrot) -> None:
     """The report counts the URLs of alerts, names what is wrong with one, and shows none."""
     given = {"GEMINI_API_KEYS": "one", "KEYROT_ALERTS": "json://u:FAKE-pw@h nosuch://FAKE-token"}

@@ -117,21 +117,6 @@ def test_a_sitecustomize_of_the_user_still_runs(started, tmp_path) -> None:
     assert ran.stderr == WITHOUT_POOL
 
 
-def test_an_interpreter_without_the_package_is_unchanged(started, tmp_path) -> None:
-    """A Python that the program starts and that lacks this package starts silently."""
-    (tmp_path / "hides").mkdir()
-    (tmp_path / "hides" / "keyrot_middleware.py").write_text("raise ImportError('not here')")
-    (tmp_path / "app.py").write_text(
-        "import os, subprocess, sys\n"
-        "path = os.environ['PYTHONPATH'].split(os.pathsep)\n"
-        "path = os.pathsep.join([path[0], 'hides', *path[1:]])\n"
-        "child = [sys.executable, '-c', 'print(1)']\n"
-        "subprocess.run(child, env={**os.environ, 'PYTHONPATH': path}, check=True)\n"
-    )
-    ran = started("run", "app.py")
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", WITHOUT_POOL)
-
-
 def test_a_wrong_setting_stops_before_the_program(monkeypatch, here, capsys) -> None:
     """The error names the variable, its value and what is allowed; exit code 2."""
     monkeypatch.setenv("KEYROT_STRATEGY", "fastest")
@@ -263,27 +248,6 @@ def test_a_script_of_path_runs(started, tmp_path, options) -> None:
     ran = started("run", *options, "serve-it", "app:app", PATH=path, GEMINI_API_KEYS="one")
     assert (ran.returncode, ran.stdout) == (0, f"['{script}', 'app:app']\n"), ran.stderr
     assert WITHOUT_POOL not in ran.stderr
-
-
-def test_a_wrong_setting_in_a_child_is_printed_and_it_runs(started, tmp_path) -> None:
-    """A child process with a wrong setting of its own prints it and runs without the pool."""
-    (tmp_path / "app.py").write_text(
-        "import os, subprocess, sys\n"
-        "child = [sys.executable, '-c', 'import google.genai; print(1)']\n"
-        "subprocess.run(child, env={**os.environ, 'KEYROT_STRATEGY': 'fastest'}, check=True)\n"
-    )
-    ran = started("run", "app.py", GEMINI_API_KEYS="one")
-    assert (ran.returncode, ran.stdout) == (0, "1\n")
-    assert "keyrot: this process runs without the pool: KEYROT_STRATEGY" in ran.stderr
-
-
-def test_the_installed_command_is_the_same(python, tmp_path) -> None:
-    """The script `keyrot` beside the interpreter does what `python -m keyrot_middleware` does."""
-    script = Path(sys.executable).with_name("keyrot")
-    if not script.exists():
-        pytest.skip("the package is not installed, only importable")
-    (tmp_path / "app.py").write_text("1 / 0")
-    same(python(str(script), "run", "app.py", GEMINI_API_KEYS="one"), python("app.py"))
 
 
 INFO = CallInfo("gemini-2.5-flash", "generateContent")

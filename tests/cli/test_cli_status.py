@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from rich.console import Console
 from support.pool import INFO
 from support.servers import free_port, server
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
-from keyrot_middleware.cli.status import _draw
 from keyrot_middleware.core.failures import SLOW_BACKOFF
 from keyrot_middleware.core.model import (
     Lease,
@@ -37,7 +32,6 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.keys_file import KeySpec
-from keyrot_middleware.monitoring.view import headline_of
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.state import State, open_shared
 
@@ -287,42 +281,6 @@ SUMMARY: dict[str, Any] = {"available": 40, "keys": 80, "models": {}}
 SUMMARY["last_hour"] = dict.fromkeys(("calls", "failed_calls", "requests", "failures", "waits"), 0)
 
 
-def test_a_table_that_is_too_high_shows_keys_that_serve_too() -> None:
-    """Of forty keys with problems and forty available ones, in 20 lines, and counts the others."""
-    key = {"platform": "gemini_api", "usd_today": None, "used": {}, "model": None}
-    key |= {"project": None, "available_at": None, "reason": "key_invalid"}
-    key |= {"tokens_today": {"input": 9, "output": 0, "cached": 0}}
-    states = [("rejected", False)] * 40 + [("available", True)] * 40
-    keys = [
-        {**key, "key_id": f"k{number}", "state": state, "available": available}
-        for number, (state, available) in enumerate(states)
-    ]
-    summary = SUMMARY | {"today": {"cost_usd": None}, "projects": {}}
-    summary["headline"] = headline_of(SUMMARY)
-    found = {"pool": "p", "state_url": "sqlite", "at": "2026-11-28T05:00:00Z", "keys": keys}
-    found |= {"summary": summary, "degraded": False, "shared": True, "has_records": True}
-    found |= {"workloads": {}}
-    out = Console(width=100, height=20, file=io.StringIO())
-    out.print(_draw(found, 20))
-    lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
-    assert len(lines) <= 20
-    assert sum("rejected" in line for line in lines[:-1]) >= 6
-    assert sum("available" in line for line in lines[3:-1]) >= 6
-    assert re.fullmatch(r"… and \d+ more keys: \d+ rejected, \d+ available", lines[-1].strip())
-
-
-def test_a_locked_file_is_said(keyrot: Keyrot, tmp_path: Path) -> None:
-    """Services cannot count in it either; the command ends with a sentence, not without a word."""
-    file = tmp_path / "state.sqlite3"
-    env = {"KEYROT_STATE_URL": f"sqlite://{file}", "GEMINI_API_KEYS": "FAKE-one"}
-    keyrot("status", **env)
-    with closing(sqlite3.connect(file, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        ran = keyrot("status", **env)
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.endswith("another process holds the file for too long\n")
-
-
 TWO_KEYS: list[dict[str, Any]] = [{"key_id": "one", "rpd": 2}, {"key_id": "two", "rpd": 2}]
 OTHER = "gemini-2.5-pro"
 
@@ -364,20 +322,6 @@ def test_check_counts_what_the_shared_state_has_left(keyrot, shared) -> None:
     one = json.loads(keyrot("check", "--json", **env).stdout)["keys"][0]
     assert (one["state"], one["available"], one["resolved"]) == ("limited", False, True)
     assert one["available_at"].endswith("Z")
-
-
-def test_models_are_counted_separately_where_they_differ(keyrot, shared) -> None:
-    """A key that is exhausted for one model counts for another, used with it or not."""
-    state, env = shared
-    exhaust(state, INFO.model)
-    info, offer = INFO._replace(model=OTHER), ((0, KeySpec(key_id="one").candidate),)
-    lease = state.acquire(info, offer, spread=False)
-    assert isinstance(lease, Lease)
-    state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
-    lines = keyrot("status", **env).stdout.splitlines()
-    assert lines[0] == "2 of 2 keys are available."
-    assert f"  {INFO.model}: 0 of 2" in lines
-    assert f"  {OTHER}: 2 of 2" in lines
 
 
 def test_a_pool_name_without_records_is_reported(keyrot, shared) -> None:

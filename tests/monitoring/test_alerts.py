@@ -8,13 +8,12 @@ import logging
 import os
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from traceback import TracebackException
@@ -152,87 +151,50 @@ def _threads() -> set[str]:
     return {thread.name for thread in threading.enumerate()}
 
 
-PROGRAM = textwrap.dedent(
-    """
-    import os, sys
-    from contextlib import suppress
-    from google import genai
-    import keyrot_middleware
-
-    URL, HOST, ALERTS, MODE = sys.argv[1:]
-    keyrot_middleware.install(
-        allowed_hosts=[HOST], alerts=ALERTS, pool="alerts", max_wait_s=0,
-        keys_file="keys.json",
-    )
-    client = genai.Client(http_options={"base_url": URL})
-
-
-    def call():
-        with suppress(genai.errors.ClientError):
-            client.models.generate_content(model="gemini-2.5-flash", contents="hello")
-
-
-    if MODE == "fork":
-        child = os.fork()
-        if child:
-            sys.exit(os.waitpid(child, 0)[1])
-    call()
-    call()
-    print("end", flush=True)
-    """
-)
-
-
-class Programs:
-    """Programs with a pool of one key, which is rejected."""
-
-    def __init__(self, gemini: FakeGemini, where: Path) -> None:
-        self._gemini, self._where = gemini, where
-        value = gemini.add_key("a").value
-        gemini.always("a", Reply.KEY_INVALID)
-        (where / "keys.json").write_text('[{"key_id": "a"}]')
-        path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
-        self._env = {**os.environ, "PYTHONPATH": path, "GEMINI_KEY_a": value}
-        self.started: list[subprocess.Popen[str]] = []
-
-    def start(self, url: str, mode: str) -> subprocess.Popen[str]:
-        """Start one that sends its alerts to *url*."""
-        gemini = self._gemini
-        args = ["-c", PROGRAM, gemini.url, gemini.host, url, mode]
-        process = subprocess.Popen(
-            [sys.executable, *args],
-            cwd=self._where,
-            env=self._env,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self.started.append(process)
-        return process
+PROGRAM = """
+import sys
+from contextlib import suppress
+from google import genai
+import keyrot_middleware
+url, host, alerts = sys.argv[1:]
+keyrot_middleware.install(allowed_hosts=[host], alerts=alerts, max_wait_s=0)
+client = genai.Client(http_options={"base_url": url})
+for _ in range(2):
+    with suppress(genai.errors.ClientError):
+        client.models.generate_content(model="gemini-2.5-flash", contents="hello")
+print("end", flush=True)
+"""
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    with FakeGemini() as gemini:
-        made = Programs(gemini, tmp_path)
-        yield made
-        for process in made.started:
-            process.kill()
-            process.communicate()
+def start(here, monkeypatch) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Start a program with a rejected key, which sends its alerts to a URL."""
+    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    monkeypatch.setenv("PYTHONPATH", path)
+    with FakeGemini() as gemini, ExitStack() as stack:
+        monkeypatch.setenv("GEMINI_API_KEYS", gemini.add_key("a").value)
+        gemini.always("a", Reply.KEY_INVALID)
+
+        def start(url: str) -> subprocess.Popen[str]:
+            args = [sys.executable, "-c", PROGRAM, gemini.url, gemini.host, url]
+            process = subprocess.Popen(args, text=True, stdout=subprocess.PIPE)
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
-def test_the_last_event_of_a_program_is_delivered(programs: Programs, webhook: Webhook) -> None:
+def test_the_last_event_of_a_program_is_delivered(start, webhook) -> None:
     """The interpreter exits right after the call."""
-    process = programs.start(webhook.url, "late")
-    assert process.wait(PATIENCE_S) == 0
+    assert start(webhook.url).wait(PATIENCE_S) == 0
     assert webhook.events == {"key_rejected": 1, "pool_exhausted": 1}
 
 
-def test_a_dead_receiver_does_not_keep_a_program_alive(programs: Programs) -> None:
+def test_a_dead_receiver_does_not_keep_a_program_alive(start) -> None:
     """It would answer after a minute or more; the exit waits a second and a half for it."""
     with dead_receiver() as url:
-        process = programs.start(url, "late")
-        assert process.stdout is not None
+        process = start(url)
         assert process.stdout.readline().strip() == "end"
         began = time.monotonic()
         assert process.wait(PATIENCE_S) == 0

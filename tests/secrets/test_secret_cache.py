@@ -12,8 +12,6 @@ import pytest
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
-from keyrot_middleware.secrets.stores import open_secret_cache
-from keyrot_middleware.settings import load
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 AUTH = "AQ." + "FAKE" + "z" * 46
@@ -96,16 +94,6 @@ def test_a_store_that_breaks_loses_only_its_own_keys() -> None:
     }
 
 
-def test_the_single_key_may_be_one_of_the_pool(caplog: pytest.LogCaptureFixture) -> None:
-    """An optional id with another's value is skipped silently, and the other id is known."""
-    cache = EditableStore(a=A, b=B, GEMINI_API_KEY=B).cache(optional=("GEMINI_API_KEY",))
-    assert cache.resolved == ("a", "b")
-    assert cache.unresolved == {}
-    assert cache.duplicates == {"GEMINI_API_KEY": "b"}
-    assert cache.key_id_for(Secret(B)) == "b"
-    assert not caplog.records
-
-
 def test_refresh_returns_whether_the_value_changed() -> None:
     """Only the changed key is looked up; its old value still identifies it."""
     store = EditableStore(a=A, b=B)
@@ -173,16 +161,6 @@ def test_a_cache_shows_and_pickles_no_value() -> None:
     assert repr(cache) == "<SecretCache: 1 keys, 1 unresolved>"
     with pytest.raises(TypeError):
         pickle.dumps(cache)
-
-
-def test_a_cache_is_opened_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbered keys, the env store and the single key come together in one cache."""
-    monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{B}")
-    monkeypatch.setenv("GOOGLE_API_KEY", B)
-    cache = open_secret_cache(load())
-    assert cache.resolved == ("key_1", "key_2")
-    assert cache.duplicates == {"GOOGLE_API_KEY": "key_2"}
-    assert open_secret_cache(load(google_api_key=C)).value("GOOGLE_API_KEY") == Secret(C)
 
 
 VALUE = "AIza" + "FAKE" + "s" * 31

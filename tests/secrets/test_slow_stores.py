@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import pytest
 from support.servers import wait_for
 from support.stores import GatedStore, cache_of, record_changes, tick_until
 
@@ -110,27 +108,6 @@ def test_references_can_be_replaced() -> None:
     )
     assert cache.value("d") == Secret(A), "a value may move to another id"
     assert cache.unresolved == {}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_child_looks_up_on_its_own() -> None:
-    """A look-up in flight at the fork neither blocks the child nor reaches it."""
-    slow = GatedStore(a=A)
-    cache = cache_of(slow)
-    slow.gate.clear()
-    assert not cache.refresh("a", timeout_s=0.0)
-    wait_for(lambda: slow.under_way == 1)
-    child = os.fork()
-    if child == 0:
-        slow.gate = threading.Event()
-        slow.gate.set()
-        slow._lock = threading.Lock()
-        slow.values["a"] = C
-        os._exit(0 if cache.refresh("a", 5.0) and cache.value("a") == Secret(C) else 1)
-    slow.gate.set()
-    assert os.waitpid(child, 0)[1] == 0
-    assert cache.value("a") == Secret(A)
 
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")

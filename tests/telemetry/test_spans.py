@@ -25,7 +25,7 @@ from support.scripted_pool import (
 )
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import CallInfo, RetryPolicy
+from keyrot_middleware.core.model import CallInfo
 from keyrot_middleware.telemetry import semconv as names
 from keyrot_middleware.telemetry.semconv import operation_name
 
@@ -142,26 +142,6 @@ def test_a_wait_for_the_only_key(traced: Any, way: str) -> None:
           attempt flash_01  INTERNAL
               keyrot.attempt.outcome=success
     """)  # noqa: E501
-
-
-def test_retries_that_penalize_no_key_and_fail(traced: Any, way: str) -> None:
-    """The last attempt and the call have the same error, with the class where there is no code."""
-    scripted = ScriptedPool([traced.observer], policy=RetryPolicy(strategy="fill", max_retries=1))
-    scripted.script = {"flash_01": [failure(503), failure(transport="reset")]}
-    with pytest.raises(ConnectionResetError):
-        scripted.all_modes()[way]()
-    assert shape(traced.tree) == text("""
-        generate_content gemini-2.5-flash  CLIENT  ERROR reset
-            error.type=ConnectionResetError
-            keyrot.attempt.count=2
-            ! keyrot.wait keyrot.wait.reason=retry keyrot.wait.seconds=0.250
-          attempt flash_01  INTERNAL  ERROR 503 overloaded
-              error.type=503
-              keyrot.attempt.outcome=failure
-          attempt flash_01  INTERNAL  ERROR reset
-              error.type=ConnectionResetError
-              keyrot.attempt.outcome=failure
-    """)
 
 
 def test_no_key_is_available(traced: Any, way: str) -> None:

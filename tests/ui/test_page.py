@@ -250,21 +250,6 @@ def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     expect(page.locator("#live-text")).to_have_text(re.compile(r"^Live, "))
 
 
-def test_the_explanation_is_shown_for_a_model_and_a_workload(serve: Serve, open_tab: Open) -> None:
-    """The explanation names the key that a call would get, and why the others are not used."""
-    page = open_tab(serve(ui.app(local=True, source=sample())).url).page
-    page.get_by_role("button", name=f"Why: which key would a call of {MODEL} get now?").click()
-    expect(page.locator("#why-sentence")).to_contain_text("0 tokens, gets paid_1.")
-    expect(page.locator("#why-keys li")).to_have_count(7)
-    expect(page.locator("#why-keys li.chosen")).to_contain_text("paid_1")
-    page.get_by_label("Workload").fill("chat")
-    page.get_by_label("Input tokens").fill("1200")
-    page.get_by_label("Input tokens").press("Enter")
-    expect(page.locator("#why-sentence")).to_contain_text("in chat, 1200 tokens, gets paid_1.")
-    page.keyboard.press("Escape")
-    expect(page.get_by_role("dialog")).to_have_count(0)
-
-
 def hostile_source() -> FakeSource:
     usage = {text: used(window(1, 2, "<i>"), text, "<b>") for text in HOSTILE}
     keys = [

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.pool import Ledger
+from support.pool import LeaseLog
 
 import keyrot_middleware
 from keyrot_middleware import _install
@@ -141,7 +141,7 @@ class Install:
         self, gemini: FakeGemini, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, file: Path
     ) -> None:
         self._gemini, self._clock, self._env, self._file = gemini, clock, monkeypatch, file
-        self.ledgers: list[Ledger] = []
+        self.ledgers: list[LeaseLog] = []
 
     def __call__(self, *keys: str | dict[str, Any], **settings: Any) -> Pool:
         """Install a pool of *keys* (ids, or entries of keys.json); unknown ones are added."""
@@ -164,7 +164,7 @@ class Install:
     def _open_state(self, *args: Any, **kwargs: Any) -> State:
         """Open a state and record it from the start: calls may run while install() does."""
         state = open_state(*args, **kwargs)
-        self.ledgers.append(Ledger(state))
+        self.ledgers.append(LeaseLog(state))
         return state
 
     def key(self, label: str, project: str | None = None) -> str:
@@ -175,7 +175,7 @@ class Install:
             return self._gemini.add_key(label, project=project, tier="paid").value
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> LeaseLog:
         """The ledger of the newest pool."""
         return self.ledgers[-1]
 

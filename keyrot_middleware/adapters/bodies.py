@@ -37,7 +37,7 @@ class Body:
         self,
         pieces: Any,
         close: Callable[[], Any],
-        ledger: Any,
+        reader: Any,
         headers: Any,
         *,
         key: Secret,
@@ -48,12 +48,12 @@ class Body:
         Args:
             pieces: The bytes, an iterator or an async one.
             close: Releases the connection; may return an awaitable.
-            ledger: Reads the bytes.
+            reader: Reads the bytes.
             headers: Those of the response.
             key: The one that the request went with.
             redact: Takes keys out of exceptions.
         """
-        self._pieces, self._close, self.ledger = pieces, close, ledger
+        self._pieces, self._close, self.reader = pieces, close, reader
         self._is_async = hasattr(pieces, "__anext__")
         self._headers, self._key, self.redact = headers, key, redact
         self.first: list[bytes] = []
@@ -70,22 +70,22 @@ class Body:
         if not data:
             return data
         try:
-            self.ledger.feed(data)
+            self.reader.feed(data)
         except Exception:
-            self.ledger.give_up()
+            self.reader.give_up()
             handle_internal_error("adapters")
         return redact_key(data, self._key)
 
     @property
     def error(self) -> Any:
         """The event that is an error, without keys: it may be quoted later."""
-        error = self.ledger.error
+        error = self.reader.error
         return error and json.loads(self.redact(json.dumps(error)))
 
     @property
     def ends_in_error(self) -> bool:
         """Whether an error came behind events that the program has."""
-        return self.ledger.error is not None and not self.ledger.failed_at_once
+        return self.reader.error is not None and not self.reader.failed_at_once
 
     def failed_event(self) -> Failed:
         """Return the failure that is an event of the stream."""
@@ -93,26 +93,26 @@ class Body:
         return Failed(facts, EventError())
 
     def finish(self) -> None:
-        """Read what is left in the ledger."""
+        """Read what is left in the reader."""
         try:
-            self.ledger.finish()
+            self.reader.finish()
         except Exception:
             handle_internal_error("adapters")
 
     def end(self, error: Exception | None) -> StreamEnd:
         """Return the usage of the stream, the names in it and why it broke."""
         failed: Failed | None = None
-        if not self.ledger.is_over:
+        if not self.reader.is_over:
             self.finish()
         if error is not None:
             failed = Failed(FailureFacts(transport=transport_failure(error)), error)
-        elif self.ledger.error is not None:
+        elif self.reader.error is not None:
             failed = self.failed_event()
-        return StreamEnd(self.ledger.usage, self.ledger.names, failed)
+        return StreamEnd(self.reader.usage, self.reader.names, failed)
 
     async def read_first(self) -> None:
         """Read until the first event is here, or all of the body is."""
-        while not self.ledger.has_begun:
+        while not self.reader.has_begun:
             data = await self._next()
             if data is None:
                 self.finish()
@@ -193,7 +193,7 @@ class Body:
         """
         self.is_closing = True
         try:
-            if self.ledger.is_over:
+            if self.reader.is_over:
                 with suppress(EventError):
                     while await relay.read() is not None:
                         pass
@@ -216,7 +216,7 @@ class Tee:
                 yield data
         except GeneratorExit:  # dropped half-read: its connection is free at once, as without us
             self._body.is_closing = True
-            if not self._body.ledger.is_over:  # else it may be closed yet, as a whole stream
+            if not self._body.reader.is_over:  # else it may be closed yet, as a whole stream
                 with suppress(ValueError):
                     self._relay.close()
             self._body.close()

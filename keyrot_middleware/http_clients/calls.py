@@ -53,7 +53,7 @@ from ..runtime import (
 from ..secrets import Secret
 from ..settings import AllowedOrigins
 from ..telemetry import CallObserver
-from .ledgers import Ledger
+from .events import EventReader
 
 CLIENT_HEADER = "x-goog-api-client"
 SDK = "google-genai"
@@ -548,18 +548,18 @@ class Call:
         kind = headers.get("content-type", "")
         return self.stream or not kind or "json" not in kind
 
-    def ledger(self, headers: Any) -> Ledger:
+    def reader(self, headers: Any) -> EventReader:
         """Return what reads a response in pieces."""
         kind = headers.get("content-type", "")
         is_events = "event-stream" in kind
         if headers.get("content-encoding") or not (is_events or "json" in kind):
-            ledger, info = Ledger(), self.call.info
+            reader, info = EventReader(), self.call.info
             if info.bound_to_owner and info.idempotent:
-                ledger.names = info.resources  # of a file: its project has what was asked for
-            return ledger
+                reader.names = info.resources  # of a file: its project has what was asked for
+            return reader
         served = headers.get(self.provider.tier_header)
         events = self.provider.events(self.route)
-        return Ledger(events, is_array=not is_events, served_tier=served)
+        return EventReader(events, is_array=not is_events, served_tier=served)
 
     def done(self, response: Any, text: str, headers: Any, *, in_full: bool) -> Done | Failed:
         """Read a whole response; one that sends an upload to another host is a failure."""

@@ -181,10 +181,10 @@ class Library(ABC):
             content = await self.content(response, headers)
             return self.done(call, response, content, headers, key=key, in_full=in_full)
         pieces, close = self.pieces(response)
-        body = Body(pieces, close, call.ledger(headers), headers, key=key, redact=call.redact)
+        body = Body(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
         try:
             await body.read_first()
-            if not body.ledger.failed_at_once:
+            if not body.reader.failed_at_once:
                 return StreamOpened(body)
             said = await until_enough(body)
         except BaseException:

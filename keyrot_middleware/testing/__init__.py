@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keyrot_middleware.core.model import Limits
     from keyrot_middleware.testing.fake_gemini import FakeGemini
     from keyrot_middleware.testing.fake_openai import FakeAnthropic, FakeOpenAI
     from keyrot_middleware.testing.keys import (
         Clock,
         FakeClock,
         FakeKey,
-        Limits,
         QuotaUsage,
         SystemClock,
     )

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from keyrot_middleware.core.model import Limits
 from keyrot_middleware.testing.answers import ModelAnswer, count_tokens
 from keyrot_middleware.testing.keys import (
     Clock,
     FakeKey,
-    Limits,
     QuotaUsage,
     Style,
     SystemClock,

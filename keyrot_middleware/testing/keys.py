@@ -11,11 +11,12 @@ import secrets
 import string
 import threading
 import time
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 from zoneinfo import ZoneInfo
 
+from keyrot_middleware.core.model import Limits
 from keyrot_middleware.providers.gemini.models import CURRENT_MODEL
 
 Tier = Literal["free", "paid"]
@@ -159,21 +160,10 @@ def list_page(name: str, items: list[dict[str, Any]], query: dict[str, str]) -> 
 # Quotas ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of a project for one model: requests and input tokens a minute, requests a day.
-
-    None: no limit; 0: the model is not offered to the project.
-    """
-
-    rpm: int | None = None
-    tpm: int | None = None
-    rpd: int | None = None
-
-    def over(self, other: Limits) -> Limits:
-        """Return these limits, with those of `other` where none is set here."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(other, **{name: value for name, value in given.items() if value is not None})
+def _over(limits: Limits, other: Limits) -> Limits:
+    """Return *limits*, with those of *other* where none is set."""
+    pairs = zip(limits, other, strict=True)
+    return Limits(*(more if own is None else own for own, more in pairs))
 
 
 @dataclass(slots=True)
@@ -209,12 +199,12 @@ class QuotaCounter:
 
     def limit(self, project: str, limits: Limits, bucket: str | None = None) -> None:
         """Set limits of a project, for one bucket or for all; None: no change."""
-        self._limits[project, bucket] = limits.over(self._limits.get((project, bucket), Limits()))
+        self._limits[project, bucket] = _over(limits, self._limits.get((project, bucket), Limits()))
 
     def limits(self, project: str, bucket: str) -> Limits:
         """Return the limits of a project for a bucket: the bucket's own over those for all."""
         general = self._limits.get((project, None), Limits())
-        return self._limits.get((project, bucket), Limits()).over(general)
+        return _over(self._limits.get((project, bucket), Limits()), general)
 
     def used(self, project: str, bucket: str, now: float) -> QuotaUsage:
         """Return a copy of the usage in the current windows."""

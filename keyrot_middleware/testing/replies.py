@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from keyrot_middleware.core.model import Limits
 from keyrot_middleware.providers.gemini.models import CURRENT_MODEL, FREE_LIMITS
-from keyrot_middleware.testing.keys import Limits, seconds_to_midnight, seconds_to_minute
+from keyrot_middleware.testing.keys import seconds_to_midnight, seconds_to_minute
 from keyrot_middleware.testing.request import FakeRequest
 
 JSON = "application/json; charset=UTF-8"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from keyrot_middleware.testing.keys import FakeKey, LimitName, Limits
+from keyrot_middleware.core.model import Limits
+from keyrot_middleware.testing.keys import FakeKey, LimitName
 
 STREAMS = frozenset({"streamGenerateContent"})
 # Verbs that run a model and count against its quota; countTokens does not

@@ -10,13 +10,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from keyrot_middleware.core.model import Limits
 from keyrot_middleware.testing import openai
 from keyrot_middleware.testing.answers import ModelAnswers, count_tokens, get_field
 from keyrot_middleware.testing.keys import (
     Clock,
     FakeKey,
     KeyRegistry,
-    Limits,
     ModelCatalogue,
     QuotaCounter,
     describe_model,

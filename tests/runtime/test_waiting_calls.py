@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from support.pool import INFO, Ledger, Rig, key
+from support.pool import INFO, LeaseLog, Rig, key
 from support.replies import OK, lost, minute
 from support.servers import wait_for
 
@@ -34,7 +34,7 @@ class Running(SystemClock):
 def real(*keys: Any, **policy: Any) -> Rig:
     rig, clock = Rig(*keys, **policy), Running()
     rig.state = rig.pool.state = MemoryState(rig.policy, clock.time)
-    rig.ledger = Ledger(rig.state, rig.pool)
+    rig.ledger = LeaseLog(rig.state, rig.pool)
     rig.pool.clock = clock
     return rig
 

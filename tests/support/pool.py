@@ -56,7 +56,7 @@ class EditableStore:
         return {key_id: Secret(self.values[key_id]) for key_id in refs}
 
 
-class Ledger:
+class LeaseLog:
     """Every lease of a state, and how it was settled."""
 
     def __init__(self, state: Any, pool: Pool | None = None) -> None:
@@ -151,7 +151,7 @@ class Rig:
             configured=keys,
             **(pool or {}),
         )
-        self.ledger = Ledger(self.state, self.pool)
+        self.ledger = LeaseLog(self.state, self.pool)
 
     def check(self) -> None:
         """Check that each lease was settled exactly once, and that no probe is left."""

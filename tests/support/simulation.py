@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 
 from keyrot_middleware.core.commands import Done, Failed
 from keyrot_middleware.core.failures import FailureFacts
-from keyrot_middleware.core.model import CallInfo, Lease, Usage
-from keyrot_middleware.core.model import Limits as Configured
+from keyrot_middleware.core.model import CallInfo, Lease, Limits, Usage
 from keyrot_middleware.testing import FakeClock
-from keyrot_middleware.testing.keys import FakeKey, Limits, QuotaCounter
+from keyrot_middleware.testing.keys import FakeKey, QuotaCounter
 from keyrot_middleware.testing.replies import over_quota
 from keyrot_middleware.testing.request import FakeRequest, parse_route
 from support.pool import Rig, key
@@ -75,7 +74,7 @@ assert QUOTA is not None
 
 class _Simulated(Rig):
     def __init__(self, limits: Limits, *, known: bool, keys: int, **policy: Any) -> None:
-        configured = Configured(limits.rpm, limits.tpm) if known else Configured()
+        configured = limits if known else Limits()
         ids = [f"key_{number}" for number in range(keys)]
         super().__init__(*(key(key_id, configured) for key_id in ids), **policy)
         self.book = QuotaCounter()

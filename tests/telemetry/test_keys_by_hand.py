@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from opentelemetry.trace import StatusCode
 from support.otel import RecordedMetrics
+from support.pool import Rig
+from support.pool import key as candidate
 
 from keyrot_middleware import KeyManager
 from keyrot_middleware.key_manager import LeasedKey
@@ -23,9 +25,8 @@ def metered() -> RecordedMetrics:
 
 @pytest.fixture
 def manager(traced: Any, metered: RecordedMetrics) -> Iterator[KeyManager]:
-    with KeyManager(keys=["FAKE-value-of-one"], pool="test", max_wait_s=0) as made:
-        pool = made._pool
-        pool.observers = (traced.observer, metered.observer, *pool.observers)
+    rig = Rig(candidate("key_1"), pool={"observers": (traced.observer, metered.observer)})
+    with KeyManager(rig.pool) as made:
         yield made
 
 
@@ -47,13 +48,12 @@ def _lease_in_a_task(manager: KeyManager, use: Use) -> None:
 
 def _select(manager: KeyManager, use: Use) -> None:
     selected = manager.select_key(MODEL)
-    leased = LeasedKey(selected.key_id, manager._pool.secrets.value(selected.key_id))
     try:
-        use(leased)
+        use(selected)
     except Exception as error:
         manager.report_error(selected.key_id, error)
         raise
-    manager.report_success(selected.key_id, leased.tokens_used)
+    manager.report_success(selected.key_id, selected.tokens_used)
 
 
 WAYS = pytest.mark.parametrize("way", [_lease, _lease_in_a_task, _select])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.modes import spread
 
-from keyrot_middleware.http_clients.ledgers import Ledger
+from keyrot_middleware.http_clients.events import EventReader
 from keyrot_middleware.providers.gemini.replies import InteractionEvents
 
 USAGE = {
@@ -44,20 +44,20 @@ def sse(*events: Any, end: str = "\n") -> bytes:
 def test_a_stream_is_read_in_any_pieces(size, end) -> None:
     """Ids, the token of a continuation and the tokens, wherever the bytes are cut."""
     data = sse(CREATED, DELTA, STATUS, DELTA, COMPLETED, end=end)
-    ledger = Ledger(InteractionEvents("interactions"))
+    reader = EventReader(InteractionEvents("interactions"))
     for start in range(0, len(data), size):
-        ledger.feed(data[start : start + size])
-    ledger.finish()
-    assert ledger.names == ("interactions/v1_a", "continuation:t")
-    assert ledger.usage[:6] == (12, 8, 4, 3, "m", "v1_a")
-    assert (ledger.is_over, ledger.error, ledger.failed_at_once) == (True, None, False)
+        reader.feed(data[start : start + size])
+    reader.finish()
+    assert reader.names == ("interactions/v1_a", "continuation:t")
+    assert reader.usage[:6] == (12, 8, 4, 3, "m", "v1_a")
+    assert (reader.is_over, reader.error, reader.failed_at_once) == (True, None, False)
 
 
 @pytest.mark.parametrize("before", [(), (CREATED,), (DELTA,)])
 def test_an_error_in_a_stream(before) -> None:
     """As the first event it is a failed send; behind another one it is not."""
-    ledger = Ledger(InteractionEvents("interactions"))
-    ledger.feed(b": a comment\n" + sse(*before, ERROR))
-    assert ledger.error == ERROR
-    assert ledger.failed_at_once == (not before)
-    assert ledger.is_over
+    reader = EventReader(InteractionEvents("interactions"))
+    reader.feed(b": a comment\n" + sse(*before, ERROR))
+    assert reader.error == ERROR
+    assert reader.failed_at_once == (not before)
+    assert reader.is_over

@@ -10,7 +10,7 @@ from ..core.model import NO_USAGE, Usage
 from ..providers.base import Events
 
 
-class Ledger:
+class EventReader:
     """Reads server-sent events, and the array of JSON that comes without `alt=sse`.
 
     It reads no more than what a client reads that stops behind the last event: that stream is over.

@@ -164,8 +164,7 @@ class KeyLease:
         if self._driver is not None:
             raise RuntimeError("a lease is used once: call lease() for each request")
         call, pool = self._make(), self._calls.pool
-        send = self._send if kind is SyncDriver else self._asend
-        self._driver = kind(pool, call, send, self._calls.observe(call.info))
+        self._driver = kind(pool, call, self._send, self._calls.observe(call.info))
         try:
             await self._driver.run()
         except Exhausted as exhausted:
@@ -174,13 +173,10 @@ class KeyLease:
             return self.key
         raise error
 
-    def _send(self, lease: Lease) -> StreamOpened:
+    async def _send(self, lease: Lease) -> StreamOpened:
         self.leased_at = lease.at
         self.key = LeasedKey(lease.key_id, self._calls.pool.secrets.value(lease.key_id))
         return StreamOpened(_KeyInUse(self.key), answered=False)
-
-    async def _asend(self, lease: Lease) -> StreamOpened:
-        return self._send(lease)
 
     async def finish(self, error: BaseException | None) -> Report | None:
         """Settle the lease; return what an exception of the program's means."""

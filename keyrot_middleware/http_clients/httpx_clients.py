@@ -212,11 +212,9 @@ class HttpxTransports(Library):
 
 def _some(raw: list[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[str, str]:
     """Return some headers as a dictionary: each look-up in those of httpx takes microseconds."""
-    texts = dict(zip([name.lower() for name, _ in raw], raw, strict=True))
-    found = {}
-    for name in names & texts.keys():
-        found[name.decode()] = texts[name][1].decode("latin-1")
-    return found
+    given, texts = zip(*raw, strict=True) if raw else ((), ())
+    known = dict(zip(map(bytes.lower, given), texts, strict=True))
+    return {name.decode(): known[name].decode("latin-1") for name in names & known.keys()}
 
 
 class PooledTransport:

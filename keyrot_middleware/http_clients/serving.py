@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..adapters import transport_failure
@@ -117,7 +118,8 @@ class Library(ABC):
         async def once(one: Any) -> Any:
             return send_once(one)
 
-        return complete(self._handle(found, request, once, _run))
+        run = partial(runner.arun, in_thread=True)
+        return complete(self._handle(found, request, once, run))
 
     async def ahandle(self, found: Any, request: Any, send_once: Send) -> Any:
         """Send a request through the pool, or as it is.
@@ -271,10 +273,6 @@ class Library(ABC):
         """Return the response to *request* that carries an outcome; see `outcome_of`."""
         response.keyrot = outcome
         return response
-
-
-async def _run(pool: Any, call: Any, send: Any, *more: Any) -> Any:
-    return runner.run(pool, call, lambda lease: complete(send(lease)), *more)
 
 
 def lost(error: Exception) -> Failed:

@@ -26,7 +26,7 @@ from ..core.commands import (
 )
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import CallState, Exhausted, open_call
-from ..core.model import NO_USAGE, CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
+from ..core.model import NO_USAGE, Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
 from ..errors import handle_internal_error
 from ..telemetry import CallObserver, tell
@@ -55,7 +55,7 @@ class SyncDriver:
         self,
         pool: Pool,
         call: CallState,
-        send: Callable[[Lease], Any],
+        send: Callable[[Lease], Awaitable[Reply]],
         observer: CallObserver | None = None,
     ) -> None:
         """Serve one call.
@@ -64,6 +64,7 @@ class SyncDriver:
             pool: The pool.
             call: The call.
             send: Sends the request with the key of a lease; returns Done, StreamOpened or Failed.
+                In a thread it never suspends.
             observer: Is notified of every command.
         """
         self.call, self.observer = call, observer
@@ -152,10 +153,13 @@ class SyncDriver:
             pool.settle_abandoned()
         pool.keep_running()
         info = pool.with_estimates(command.info)
+        reply: Lease | Unavailable | None
         if self.observer is None:
-            reply = await self._acquire(info, command)
+            reply = await self._ask("acquire", info, command.candidates, spread=command.spread)
         else:
-            reply = await self._observed(command, partial(self._acquire, info, command))
+            given = (info, command.candidates)
+            work = partial(self._ask, "acquire", *given, spread=command.spread)
+            reply = await self._observed(command, work)
         if reply is None:  # the state failed
             reply = unreserved_lease(command, self.time())
         if isinstance(reply, Lease):
@@ -166,18 +170,12 @@ class SyncDriver:
                 pool.doubtful.add(key_id)
         return reply
 
-    async def _acquire(self, info: CallInfo, command: Acquire) -> Lease | Unavailable | None:
-        asked: Lease | Unavailable | None = await self._ask(
-            "acquire", info, command.candidates, spread=command.spread
-        )
-        return asked
-
     async def send(self, command: Send) -> Any:
         """Send the request."""
         self._record.send()
         if self.observer is None:
-            return await self._request(command.lease)
-        work = partial(self._request, command.lease)
+            return await self._send_request(command.lease)
+        work = partial(self._send_request, command.lease)
         return await self._observed(command, partial(self._attached, work))
 
     async def _attached(self, work: Callable[[], Awaitable[_T]]) -> _T:
@@ -299,9 +297,6 @@ class SyncDriver:
     async def _asked(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._pool.state, method)(*args, **kwargs)
 
-    async def _request(self, lease: Lease) -> Reply:
-        return self._send_request(lease)  # type: ignore[no-any-return]
-
     async def blocking(self, work: Callable[[], _T]) -> _T:
         """Run what blocks for a while."""
         return work()
@@ -339,9 +334,6 @@ class AsyncDriver(SyncDriver):
         except asyncio.CancelledError:
             await asyncio.wait([task])
             raise
-
-    async def _request(self, lease: Lease) -> Reply:
-        return await self._send_request(lease)  # type: ignore[no-any-return]
 
     async def blocking(self, work: Callable[[], _T]) -> _T:
         """Run what blocks for a while."""

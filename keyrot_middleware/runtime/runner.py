@@ -26,12 +26,14 @@ ErrorMaker = Callable[[Exhausted], BaseException]
 that nothing internal is its context."""
 
 
-def run(
+async def arun(
     pool: Pool,
     call: CallState,
-    send: Callable[[Lease], Reply],
+    send: Callable[[Lease], Awaitable[Reply]],
     no_key: ErrorMaker,
     observer: CallObserver | None = None,
+    *,
+    in_thread: bool = False,
 ) -> Any:
     """Run a call up to its response, or to the first chunk of its stream.
 
@@ -41,46 +43,30 @@ def run(
         send: Sends the request with the key of a lease, and returns failures; see `SyncDriver`.
         no_key: Makes the exception where no key can serve.
         observer: Is notified of every command.
+        in_thread: Block the thread, and never suspend; the chunks are a `Relay`.
 
     Returns:
-        The response; a `Relay` of the chunks where *send* returned `StreamOpened`.
+        The response; an `AsyncRelay` of the chunks where *send* returned `StreamOpened`.
 
     Raises:
         BaseException: What *no_key* has made, else the last exception of *send*. What breaks a
             stream later is raised where it is read.
     """
-    driver = SyncDriver(pool, call, send, observer)
-    try:
-        reply = complete(driver.run())
-    except Exhausted as exhausted:
-        error = no_key(exhausted)
-    else:
-        return (
-            Relay(driver) if isinstance(reply, StreamOpened) else getattr(reply, "response", None)
-        )
-    raise error
-
-
-async def arun(
-    pool: Pool,
-    call: CallState,
-    send: Callable[[Lease], Awaitable[Reply]],
-    no_key: ErrorMaker,
-    observer: CallObserver | None = None,
-) -> Any:
-    """Async version of `run`; the chunks are an `AsyncRelay`."""
-    driver = AsyncDriver(pool, call, send, observer)
+    driver = (SyncDriver if in_thread else AsyncDriver)(pool, call, send, observer)
     try:
         reply = await driver.run()
     except Exhausted as exhausted:
         error = no_key(exhausted)
     else:
-        return (
-            AsyncRelay(driver)
-            if isinstance(reply, StreamOpened)
-            else getattr(reply, "response", None)
-        )
+        if isinstance(reply, StreamOpened):
+            return AsyncRelay(driver) if isinstance(driver, AsyncDriver) else Relay(driver)
+        return getattr(reply, "response", None)
     raise error
+
+
+def run(*args: Any) -> Any:
+    """Run a call in a thread; arguments as for `arun`."""
+    return complete(arun(*args, in_thread=True))
 
 
 async def ahold(*args: Any) -> tuple[Any, AsyncRelay]:

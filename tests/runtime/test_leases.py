@@ -97,7 +97,7 @@ async def test_no_key_raises_what_the_adapter_has_made(way: str) -> None:
     rig.will("b", minute("30s"))
     with pytest.raises(_NoKeyError) as caught:
         if way == "sync":
-            runner.run(rig.pool, rig.make(STREAMED), rig.send, _no_key)
+            runner.run(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
         else:
             await runner.arun(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
     assert caught.value.args[0].keys() == {"a", "b"}

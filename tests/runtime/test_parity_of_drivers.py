@@ -158,7 +158,7 @@ async def run(script: Script, *, is_async: bool) -> tuple[Rig, list[Ran]]:
             if is_async:
                 reply = await runner.arun(rig.pool, ran.call, rig.asend, _raised, ran)
             else:
-                reply = runner.run(rig.pool, ran.call, rig.send, _raised, ran)
+                reply = runner.run(rig.pool, ran.call, rig.asend, _raised, ran)
             ran.result = await _read(reply, most)
         except BaseException as error:
             ran.result = error

@@ -196,7 +196,7 @@ class Rig:
 
     def run(self, call: CallState) -> Any:
         """Run a call that was made before; for a stream return all its chunks."""
-        reply = runner.run(self.pool, call, self.send, _raised)
+        reply = runner.run(self.pool, call, self.asend, _raised)
         return list(reply) if isinstance(reply, runner.Relay) else reply
 
     def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> CallState:
@@ -223,7 +223,7 @@ class Rig:
     ) -> Any:
         """Run a call up to the first chunk of its stream, in this thread."""
         observer = observer or self._observer(info)
-        return runner.run(self.pool, self.make(info, home), self.send, _raised, observer)
+        return runner.run(self.pool, self.make(info, home), self.asend, _raised, observer)
 
     async def acall(
         self, info: CallInfo = INFO, home: Candidate | None = None, observer: Any = None

@@ -120,6 +120,7 @@ _ENCODED = frozenset({"data", "bytesBase64Encoded", "imageBytes", "encodedVideo"
 _URLS = frozenset({"url", "file_data"})
 _NOT_TEXT = _FREE | _CACHES | _FILES | _ENCODED | _URLS
 _SKIPPED = frozenset({"_url", "_query", "safetySettings", "toolConfig", "labels"})
+_CONTAINERS = (dict, list, tuple)
 _MAX_CONTAINERS = 250_000
 """More than fit into a request: ends the walk over a body that contains itself."""
 
@@ -146,17 +147,16 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     """Containers, and whether their content is data of the user or model, which names nothing."""
     for node, is_data in islice(nodes, _MAX_CONTAINERS):  # which grows meanwhile
         for key, value in node.items() if isinstance(node, dict) else zip(repeat(""), node):
-            kind = None if is_data else KINDS.get(key)
             if isinstance(value, str):
                 total += _cost(node, key, value) if key in _NOT_TEXT else text_size(value) / 4
-                if kind is not None:
-                    add_name(found, kind, value)
-            elif isinstance(value, dict | list | tuple):
+                if key in KINDS and not is_data:
+                    add_name(found, KINDS[key], value)
+            elif isinstance(value, _CONTAINERS):
                 if key in _SKIPPED:
                     continue
-                if kind is not None and not isinstance(value, dict):
+                if key in KINDS and not is_data and not isinstance(value, dict):
                     for item in value:
-                        add_name(found, kind, item)
+                        add_name(found, KINDS[key], item)
                 nodes.append((value, is_data or key in OPAQUE))
                 total += isinstance(node, dict)
             elif isinstance(value, bytes | bytearray):

@@ -23,8 +23,6 @@ from .bodies import add_name, read_body
 
 _NONE: Mapping[str, Any] = {}
 _META = '"usageMetadata"'
-_NAMING = ('"name"', 'ationToken"', 'PageToken"')
-"""Keys of what is stored; model output cannot look like them, for its quotes are escaped."""
 _INPUT_DETAILS = {
     "AUDIO": "input_audio_tokens",
     "DOCUMENT": "input_image_tokens",
@@ -121,7 +119,8 @@ def parse_usage_text(text: object, *, in_full: bool = True) -> tuple[Usage, tupl
     if not isinstance(text, str):
         return NO_USAGE, ()
     begin = text.rfind(_META)
-    names = any(key in text for key in _NAMING)
+    # Keys of what is stored; model output cannot look like them, for its quotes are escaped.
+    names = '"name"' in text or 'ationToken"' in text or 'PageToken"' in text
     whole = names or (in_full and '"finishReason"' in text)
     if not whole and begin < 0:
         return NO_USAGE, ()

@@ -1,10 +1,18 @@
-"""The main job: whatever fails, a call that an available key can serve is served by it."""
+"""The main job: a call that an available key can serve is served by it, with every HTTP client."""
 
 from __future__ import annotations
 
-import pytest
-from support.modes import MODES, calls, spread
+import inspect
+import pickle
+from typing import Any
 
+import pytest
+from google.genai import _api_client, errors
+from support.interactions import SDK
+from support.key_search import hold_no_key
+from support.modes import MODES, ask, ask_async, calls, http_library, run, spread
+
+import keyrot_middleware
 from keyrot_middleware.testing import Reply
 
 
@@ -50,3 +58,130 @@ def test_sixty_calls_from_32_callers_at_once(mode, gemini, pool, connect, clock)
     assert 1 <= b <= 32
     assert c == 60
     assert clock.time() == began
+
+
+CHOOSES = "GOOGLE_GENAI_HTTP_CLIENT" in inspect.getsource(_api_client)
+"""Whether this SDK reads the variable (from 2.x on)."""
+
+
+def library(name: str) -> Any:
+    """Return an HTTP library that is installed and supported by this SDK."""
+    if name == "httpx2" and not CHOOSES:
+        pytest.skip("this SDK knows httpx only")
+    return pytest.importorskip(name)
+
+
+@pytest.mark.parametrize(("name", "mode"), spread(["httpx", "httpx2"], MODES))
+def test_injected_clients(mode, name, gemini, pool, connect) -> None:
+    """`httpx_client` and `httpx_async_client` of the program's own, with its own event hooks."""
+    http, seen = library(name), []
+
+    async def note(request: Any) -> None:
+        seen.append(str(request.url))
+
+    clients = {
+        "httpx_client": http.Client(event_hooks={"request": [lambda r: seen.append(str(r.url))]}),
+        "httpx_async_client": http.AsyncClient(event_hooks={"request": [note]}),
+    }
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.QUOTA_DAY)
+    assert twice(mode, connect(**clients)) == ["ok from B"] * 2
+    assert [request.key for request in gemini.log] == ["A", "B", "B"]
+    assert len(seen) == 2, "the program's client has sent them"
+
+
+@pytest.mark.parametrize(("choice", "mode"), spread(["httpx", "httpx2", "auto"], MODES))
+def test_the_variable_that_chooses_the_client(
+    mode, choice, gemini, pool, connect, monkeypatch
+) -> None:
+    """`GOOGLE_GENAI_HTTP_CLIENT`, with the client that it names, sync and async.
+
+    Without it an SDK of 3.x sends by httpx2, where httpx is installed too.
+    """
+    if not CHOOSES:
+        pytest.skip("this SDK has no such variable")
+    if choice != "auto":
+        library(choice)
+    monkeypatch.setenv("GOOGLE_GENAI_HTTP_CLIENT", choice)
+    monkeypatch.setattr(_api_client, "has_aiohttp", False)
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.KEY_INVALID)
+    client = connect()
+    if choice != "auto" or SDK >= (3, 0):
+        chosen = library("httpx2" if choice == "auto" else choice)
+        assert issubclass(type(client._api_client._httpx_client), chosen.Client)
+    assert twice(mode, client) == ["ok from B"] * 2
+    assert [request.key for request in gemini.log] == ["A", "B", "B"]
+
+
+def test_a_mock_of_send_in_a_programs_tests(pool, connect, monkeypatch) -> None:
+    """Its response has no request."""
+    http = http_library()
+    text = '{"candidates": [{"content": {"role": "model", "parts": [{"text": "mocked"}]}}]}'
+    monkeypatch.setattr(http.Client, "send", lambda *_, **__: http.Response(200, text=text))
+    pool("A")
+    assert ask("sync", connect()) == "mocked"
+
+
+@pytest.mark.parametrize(("mode", "at_once"), [("async", 32), ("async_stream", 1)])
+def test_sixty_calls_without_aiohttp(mode, at_once, gemini, pool, connect, no_aiohttp) -> None:
+    """An exhausted and an invalid key cost a request for every caller in flight."""
+    no_aiohttp()
+    pool("A", "B", "C")
+    gemini.always("A", Reply.QUOTA_MINUTE)
+    gemini.always("B", Reply.KEY_INVALID)
+    assert calls(mode, connect(), 60, at_once) == ["ok from C"] * 60
+    assert max(gemini.sent("A"), gemini.sent("B")) <= at_once
+    assert gemini.sent("C") == 60
+
+
+@pytest.mark.parametrize(
+    ("mode", "reply"),
+    spread(
+        ["async", "async_stream"], [Reply.BAD_REQUEST, Reply.KEY_SUSPENDED, Reply.NOT_FOUND_HTML]
+    ),
+)
+def test_errors_are_readable_and_without_a_key(
+    mode, reply, gemini, pool, connect, no_aiohttp
+) -> None:
+    """The SDK's own class, its response readable as before, notes, and no key anywhere."""
+    no_aiohttp()
+    pool("A", "B", max_wait_s=0)
+    gemini.always_any(reply)
+    client = connect(gemini.add_key("own").value)
+    (error,) = calls(mode, client, 1)
+    assert isinstance(error, errors.ClientError)
+    assert error.__notes__
+    assert error.response.status_code == error.code
+    assert pickle.loads(pickle.dumps(error)).code == error.code  # noqa: S301 - our own
+    hold_no_key(error, gemini, "A", "B", "own")
+
+
+@pytest.mark.parametrize("mode", ["async", "async_stream"])
+def test_lost_connections_are_repeated_and_deadlines_are_not(
+    mode, gemini, pool, connect, no_aiohttp
+) -> None:
+    """Two repeats after a reset, none after a read timeout; neither penalizes a key."""
+    no_aiohttp()
+    pool("A", "B")
+    gemini.script_any(Reply.RESET, Reply.RESET, Reply.OK, Reply.HANG)
+    (answer,), (error,) = calls(mode, connect(), 1), calls(mode, connect(timeout=300), 1)
+    assert str(answer).startswith("ok from ")
+    assert "timeout" in type(error).__name__.lower()
+    assert gemini.count() == 4
+    assert not any(key["in_cooldown"] for key in keyrot_middleware.status()["keys"].values())
+
+
+def twice(mode: str, client: Any) -> list[str]:
+    """Call twice in one loop, and close the program's own clients in it."""
+
+    async def two_calls() -> list[str]:
+        texts = [await ask_async(mode, client) for _ in range(2)]
+        await client._api_client._async_httpx_client.aclose()
+        return texts
+
+    texts = (
+        run(client, two_calls) if mode.startswith("async") else [ask(mode, client) for _ in "12"]
+    )
+    client._api_client._httpx_client.close()
+    return texts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from google.genai import errors
-from support.modes import MODEL, STREAMS, ask, run, spread
+from support.modes import AIOHTTP, MODEL, STREAMS, ask, calls, http_library, run, spread
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
@@ -126,3 +126,22 @@ def test_the_true_tokens_of_a_stream_are_recorded(mode, gemini, pool, connect) -
     assert (used["requests_minute"], used["tokens_minute"]) == (1, 777)
     ((_, outcome),) = pool.ledger.outcomes
     assert (outcome.kind, outcome.usage.input_tokens) == (LeaseOutcome.SUCCESS, 777)
+
+
+@pytest.mark.parametrize(
+    ("mode", "aiohttp"),
+    [("sync_stream", False), ("async_stream", False), *[("async_stream", True)] * AIOHTTP],
+)
+def test_a_small_connection_pool_is_enough(
+    mode, aiohttp, gemini, pool, connect, no_aiohttp
+) -> None:
+    """Twelve calls at once over three connections, and the first key fails in its first chunk."""
+    options: dict = {}
+    if not aiohttp:
+        no_aiohttp()
+        limits = http_library().Limits(max_connections=3, max_keepalive_connections=3)
+        options = {"client_args": {"limits": limits}, "async_client_args": {"limits": limits}}
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.EXHAUSTED.in_stream(0))
+    client = connect(timeout=60_000, **options)
+    assert calls(mode, client, 12, 12) == ["ok from B"] * 12

@@ -27,7 +27,7 @@ from keyrot_middleware.core.model import (
 from keyrot_middleware.errors import handle_internal_error
 from keyrot_middleware.prices import PriceList
 from keyrot_middleware.providers.gemini.replies import parse_usage_text
-from keyrot_middleware.runtime.activity import COUNT_AT, Activity, RunningCall
+from keyrot_middleware.runtime.activity import Activity, RunningCall
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry import Observer, observe
 from keyrot_middleware.telemetry.logs import LogObserver
@@ -128,8 +128,8 @@ def recording() -> float:
 
     record()
     activity.send()  # the first price imports the list
-    times = timeit.repeat(record, number=COUNT_AT, repeat=REPEAT)
-    return min(times) / COUNT_AT * 1e6
+    times = timeit.repeat(record, number=NUMBER, repeat=REPEAT)
+    return min(times) / NUMBER * 1e6
 
 
 def _usage() -> Usage:

@@ -7,9 +7,7 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -26,82 +24,32 @@ PATIENCE_S = 120
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="no prometheus here (tools/ci_packages.sh)")
 
-PROGRAM = textwrap.dedent(
-    """
-    import json, os, sys
-    from google import genai
-    from opentelemetry import metrics
-    from opentelemetry.exporter.prometheus import PrometheusMetricReader
-    from opentelemetry.sdk.metrics import MeterProvider
-    from prometheus_client import start_http_server
-    import keyrot_middleware
-    from keyrot_middleware.testing import FakeGemini, Reply
 
-    keys = [
-        {"key_id": "dead"}, {"key_id": "free", "rpm": 100, "tpm": 1000, "rpd": 1000},
-        {"key_id": "paid", "priority": 1},
-    ]
-    with FakeGemini() as gemini:
-        for key in keys:
-            os.environ[f"GEMINI_KEY_{key['key_id']}"] = gemini.add_key(key["key_id"]).value
-        gemini.tokens(lambda body: 250)
-        gemini.always("dead", Reply.KEY_INVALID)
-        open("keys.json", "w").write(json.dumps(keys))
-        metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
-        keyrot_middleware.install(allowed_hosts=[gemini.host], strategy="fill", pool="exact")
-        client = genai.Client(http_options=gemini.http_options)
-        client.models.generate_content(model="gemini-2.5-flash", contents="hi")
-        list(client.models.generate_content_stream(model="gemini-2.5-flash", contents="hi"))
-        gemini.script("free", Reply.QUOTA_DAY)
-        client.models.generate_content(model="gemini-2.5-flash", contents="hi")
-        gemini.always_any(Reply.BAD_REQUEST)
-        try:
-            client.models.generate_content(model="gemini-2.5-flash", contents="hi")
-        except genai.errors.ClientError:
-            pass
-        start_http_server(int(sys.argv[1]), "127.0.0.1")
-        sys.stdin.read()
-    """
-)
-
-
-def _start(where: Path, *args: str) -> subprocess.Popen[str]:
-    env = {"PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1"}
-    return subprocess.Popen(
-        [sys.executable, *args],
-        cwd=where,
-        env=env,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    )
-
-
-def _config(*targets: int) -> str:
+def _config(port: int) -> str:
+    """Return the example's own configuration, for another port and with a short interval."""
     text = (EXAMPLE / "prometheus.yml").read_text("utf-8")
     assert '["localhost:9464"]' in text
-    where = json.dumps([f"127.0.0.1:{port}" for port in targets])
-    return text.replace('["localhost:9464"]', where).replace("scrape_interval: 5s", HURRY)
+    text = text.replace('["localhost:9464"]', json.dumps([f"127.0.0.1:{port}"]))
+    return text.replace("scrape_interval: 5s", HURRY)
 
 
 HURRY = "scrape_interval: 300ms"
 
 
 @pytest.fixture(scope="module")
-def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
-    ports = {"few": free_port(), "example": free_port()}
-    where = tmp_path_factory.mktemp("programs")
-    with ExitStack() as stack:
-        load = ("--rate", "40", "--port", str(ports["example"]))
-        for args in (
-            ("-c", PROGRAM, str(ports["few"])),
-            (str(EXAMPLE / "program.py"), "--address", "127.0.0.1", *load),
-        ):
-            process = stack.enter_context(_start(where, *args))
-            stack.callback(process.kill)
-        for port in ports.values():
-            wait_for(lambda port=port: _serves(port), PATIENCE_S)
-        yield ports
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Run the example under load until the tests end."""
+    port = free_port()
+    args = ("--address", "127.0.0.1", "--rate", "40", "--port", str(port))
+    with subprocess.Popen(
+        [sys.executable, str(EXAMPLE / "program.py"), *args],
+        cwd=tmp_path_factory.mktemp("program"),
+        env={"PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1"},
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        wait_for(lambda: _serves(port), PATIENCE_S)
+        yield port
+        process.kill()
 
 
 def _serves(port: int) -> bool:
@@ -112,48 +60,10 @@ def _serves(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def prometheus(ports: dict[str, int]) -> Iterator[Prometheus]:
-    server = Prometheus(_config(*ports.values()))
+def prometheus(port: int) -> Iterator[Prometheus]:
+    server = Prometheus(_config(port))
     yield server
     server.stop()
-
-
-def test_prometheus_has_the_counts(prometheus: Prometheus) -> None:
-    """Four calls over three keys are returned by the query API as they were made."""
-    pool = '{keyrot_pool_name="exact"}'
-    wait_for(lambda: prometheus.query(f"keyrot_call_attempts_count{pool}"), PATIENCE_S)
-    by = prometheus.by
-    assert by(f"keyrot_call_attempts_count{pool}", "error_type") == {"": 3, "400": 1}
-    assert by(f"keyrot_call_attempts_sum{pool}", "error_type") == {"": 5, "400": 1}
-    sends = by(f"keyrot_attempt_duration_seconds_count{pool}", *SEND)
-    assert sends == {
-        ("dead", "key_invalid", "400"): 1,
-        ("free", "", ""): 2,
-        ("free", "quota_day", "429"): 1,
-        ("paid", "", ""): 1,
-        ("paid", "bad_request", "400"): 1,
-    }
-    cooldowns = by(f"keyrot_key_cooldowns_total{pool}", "keyrot_key_id", "keyrot_failure_class")
-    assert cooldowns == {("dead", "key_invalid"): 1, ("free", "quota_day"): 1}
-    state = by(f"keyrot_key_count{pool}", "keyrot_key_state")
-    assert {name: count for name, count in state.items() if count} == {
-        "available": 1,
-        "cooling_down": 1,
-        "rejected": 1,
-    }
-    tokens = by(f'keyrot_key_tokens_total{{gen_ai_token_type="input",{pool[1:]}', "keyrot_key_id")
-    assert tokens == {"free": 500, "paid": 250}
-    assert by(f"keyrot_key_wait_time_seconds_count{pool}", "keyrot_pool_name") == {"exact": 6}
-    assert by(f"keyrot_state_degraded{pool}", "keyrot_pool_name") == {"exact": 0}
-    day = by(f'keyrot_key_quota_used_ratio{{keyrot_quota="rpd",{pool[1:]}', "keyrot_key_id")
-    assert day["free"] > 0
-    called = by(f"gen_ai_client_operation_duration_seconds_count{pool}", "error_type")
-    assert called == {"": 3, "400": 1}
-    chunks = f"gen_ai_client_operation_time_to_first_chunk_seconds_count{pool}"
-    assert by(chunks, "keyrot_pool_name") == {"exact": 1}
-
-
-SEND = ("keyrot_key_id", "keyrot_failure_class", "error_type")
 
 
 def test_every_metric_of_the_table_is_exposed(prometheus: Prometheus) -> None:
@@ -168,12 +78,11 @@ def _exposed_names(prometheus: Prometheus) -> set[str]:
     return {name for name in names if any(one.startswith(name) for one in exposed)}
 
 
-def test_no_key_is_exposed(ports: dict[str, int]) -> None:
+def test_no_key_is_exposed(port: int) -> None:
     """Only labels of keys appear in the scraped text."""
-    for port in ports.values():
-        text = read(f"http://127.0.0.1:{port}/metrics")
-        assert b"AIza" not in text
-        assert b"FAKE" not in text
+    text = read(f"http://127.0.0.1:{port}/metrics")
+    assert b"AIza" not in text
+    assert b"FAKE" not in text
 
 
 EXPRESSIONS = [

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +19,6 @@ from support.scripted_pool import (
     invalid,
     minute,
 )
-from support.servers import server
 
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.commands import Send, Settle
@@ -33,7 +26,6 @@ from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Candidate, Lease, LeaseOutcome, Limits, Outcome, Usage
 from keyrot_middleware.monitoring.view import levels
 from keyrot_middleware.telemetry.metrics import METRICS, KeySnapshot
-from keyrot_middleware.testing import FakeGemini
 
 INFERENCE = "opentelemetry.genai.client.inference.context"
 DURATION = "gen_ai.client.operation.duration"
@@ -250,73 +242,11 @@ def test_degraded() -> None:
     assert gauges.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 1}
 
 
-PROGRAM = textwrap.dedent(
-    """
-    import json, sys
-    from google import genai
-    from opentelemetry import metrics
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-    import keyrot_middleware
-
-    reader = InMemoryMetricReader()
-
-    def points():
-        data = reader.get_metrics_data()
-        scopes = [s for r in data.resource_metrics for s in r.scope_metrics] if data else []
-        return {
-            m.name: sorted(
-                [list(p.attributes.values()), getattr(p, "count", 0) or getattr(p, "value", 0)]
-                for p in m.data.data_points
-            )
-            for s in scopes if s.scope.name == "keyrot_middleware" for m in s.metrics
-        }
-
-    def call():
-        client.models.generate_content(model="gemini-2.5-flash", contents="hi")
-
-    keyrot_middleware.install()
-    client = genai.Client()
-    call()
-    metrics.set_meter_provider(MeterProvider([reader]))
-    before = points()
-    call()
-    during = points()
-    keyrot_middleware.uninstall()
-    after = points()
-    keyrot_middleware.install(pool="second")
-    again = points()
-    print(json.dumps([before, during, after, again]))
-    """
-)
-
-
-@pytest.mark.parametrize("kind", ["memory", "valkey"])
-def test_a_provider_that_is_set_after_install(kind: str, tmp_path: Path) -> None:
-    """Calls and keys are counted from then on, until uninstall; a second install replaces it."""
-    url = "memory://" if kind == "memory" else server(kind).url
-    with FakeGemini() as gemini:
-        key = gemini.add_key("a", tier="paid").value
-        env = {
-            "PATH": os.environ["PATH"],
-            "GEMINI_API_KEYS": key,
-            "KEYROT_ALLOWED_HOSTS": gemini.host,
-            "KEYROT_STATE_URL": url,
-            "KEYROT_POOL": f"levels-{kind}",
-            "GOOGLE_GEMINI_BASE_URL": gemini.url,
-        }
-        args = [sys.executable, "-W", "error::RuntimeWarning", "-c", PROGRAM]
-        done = subprocess.run(
-            args, env=env, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=False
-        )
-    assert (done.returncode, done.stderr) == (0, "")
-    before, during, after, again = json.loads(done.stdout)
-    idle = [[[f"levels-{kind}", "available"], 1]]
-    assert [row for row in before[COUNT] if row[1]] == idle
-    assert "keyrot.call.attempts" not in before
-    assert during["keyrot.call.attempts"] == [[[f"levels-{kind}"], 1]]
-    assert [row for row in during[COUNT] if row[1]] == idle
-    assert COUNT not in after
-    assert after["keyrot.call.attempts"] == during["keyrot.call.attempts"]
-    assert [row for row in again[COUNT] if row[1]] == [[["second", "available"], 1]]
-    assert again["keyrot.state.degraded"] == [[["second"], 0]]
+def test_an_uninstalled_pool_is_not_reported() -> None:
+    """Another pool that is registered afterwards is."""
+    gauges = RecordedGauges()
+    assert gauges.states
+    gauges.observer.unregister_gauges()
+    assert not gauges.collect().keys() & {COUNT, USED, "keyrot.state.degraded"}
+    gauges.observer.register_gauges(gauges._levels, lambda: False)
+    assert [point.value for point in gauges.points("keyrot.state.degraded")] == [0]

@@ -234,7 +234,8 @@ class KeySpec(BaseModel):
 
 def budget(usd: Mapping[Any, float | None]) -> Budget:
     """Return what may be spent, of dollars by window."""
-    return Budget(*(None if (n := usd.get(name)) is None else nano_usd(n) for name in USD_WINDOWS))
+    found = (None if (n := usd.get(name)) is None else nano_usd(n) for name in USD_WINDOWS)
+    return Budget(*found) if any(usd.values()) else NO_BUDGET
 
 
 def allowed_tiers(names: Iterable[str]) -> frozenset[str]:
@@ -284,8 +285,9 @@ def candidates_of(
     return tuple(
         replace(
             key,
-            usd=budgets.get(f"project:{key.project}", NO_BUDGET)._replace(
-                ten_minutes=budgets.get(f"billing:{key.billing_account}", NO_BUDGET).ten_minutes
+            usd=_joined(
+                budgets.get(f"billing:{key.billing_account}", NO_BUDGET),
+                budgets.get(f"project:{key.project}", NO_BUDGET),
             ),
             limits=_smaller(
                 key.limits,
@@ -295,6 +297,11 @@ def candidates_of(
         )
         for key in candidates
     )
+
+
+def _joined(of_account: Budget, of_project: Budget) -> Budget:
+    found = Budget(of_account.ten_minutes, of_project.day, of_project.month)
+    return found if found != NO_BUDGET else NO_BUDGET
 
 
 def _smaller(own: Limits, *others: Limits) -> Limits:

@@ -204,7 +204,7 @@ def purses_of(key: Candidate, info: CallInfo) -> tuple[tuple[str, Budget], ...]:
     """Return what pays for a call with a key."""
     if not info.requests:
         return ()
-    found = key.purses if key.usd != NO_BUDGET else ()
+    found = key.purses if key.usd is not NO_BUDGET else ()
     if info.terms is not None and info.terms.usd != NO_BUDGET:
         found = (*found, (f"workload:{info.terms.workload}", info.terms.usd))
     return found
@@ -253,16 +253,17 @@ class Ledger:
         if best is None:
             return Unavailable(now, blocks)
         key, quota = best
-        name = quota_name(key.project, bucket)
-        purses = tuple(name for name, _ in purses_of(key, info))
+        name, terms, purses = quota_name(key.project, bucket), info.terms, tuple[str, ...]()
+        if key.usd is not NO_BUDGET or terms is not None:
+            purses = tuple([purse for purse, _ in purses_of(key, info)])
         reservation = Reservation(
             quota.reserve(info.requests, info.tokens, now),
             info.quota_model,
             *(self._reserve_spending(purses, info, now) if purses else ()),
         )
         self._records.quotas[name] = quota
-        if info.terms is not None and info.requests:
-            self._reserve_parts(name, info.terms, info, reservation, now)
+        if terms is not None and info.requests:
+            self._reserve_parts(name, terms, info, reservation, now)
         return Lease(
             key_id=key.key_id,
             project=key.project,
@@ -312,17 +313,15 @@ class Ledger:
         name = quota_name(key.project, bucket)
         quota = self._records.quotas.get(name) or QuotaWindows()
         quota.advance(now, self._policy.zone)
-        limits, block = self._limits(key, name, now), None
+        limits, block, terms = self._limits(key, name, now), None, info.terms
         if self._records.cooldowns:
             block = self._cooldown_block(key, bucket, info.verb, now)
         if block is None and limits is not NO_LIMITS:
             block = quota.blocked_by(limits, info.requests, info.tokens)
-            if block is None and info.terms is not None and info.requests:
+            if terms is not None and block is None and info.requests:
                 block = self._terms_block(name, quota, limits, info, now)
-        for purse, budget in purses_of(key, info) if block is None else ():
-            spending = self._spending(purse, now)
-            expected = spending.expected(info.input_cost, info.longest_cost)
-            block = block or spending.blocked_by(budget, expected, now)
+        if block is None and (key.usd is not NO_BUDGET or terms is not None):
+            block = self._budget_block(key, info, now)
         return quota, limits, block
 
     # Workloads ------------------------------------------------------------------------------------
@@ -382,6 +381,15 @@ class Ledger:
         spending.advance(now, self._policy.zone)
         return spending
 
+    def _budget_block(self, key: Candidate, info: CallInfo, now: float) -> Block | None:
+        for purse, budget in purses_of(key, info):
+            spending = self._spending(purse, now)
+            expected = spending.expected(info.input_cost, info.longest_cost)
+            block = spending.blocked_by(budget, expected, now)
+            if block is not None:
+                return block
+        return None
+
     def _reserve_spending(
         self, purses: Iterable[str], info: CallInfo, now: float
     ) -> tuple[int, int]:
@@ -432,7 +440,7 @@ class Ledger:
         requests, tokens = 0, 0 if used is None else used - lease.tokens
         if outcome.kind is LeaseOutcome.UNSENT:
             requests, tokens = -lease.requests, -lease.tokens
-        names = (name, *(part_name(name, part) for part in reservation.parts))
+        names = (name, *[part_name(name, part) for part in reservation.parts])
         for one in names if requests or tokens else ():
             quota = self._records.quotas.get(one)
             if quota is not None:

@@ -22,7 +22,8 @@ from .errors import MissingExtraError
 
 _log = logging.getLogger("keyrot_middleware")
 
-PROVIDER = "google"
+DEFAULT = "google"
+"""The provider of the list whose prices count where none is named."""
 MODELS_KEPT = 1_000
 """Models whose rates are kept, and unknown models that are logged."""
 PERIOD_S = 3_600.0
@@ -60,17 +61,20 @@ def require_prices(budgets: Iterable[Budget]) -> None:
 class _ModelPrices:
     """The prices of one model in one service tier during one period."""
 
-    def __init__(self, model: str, at: datetime, tier: str) -> None:
+    def __init__(self, model: str, at: datetime, tier: str, provider: str) -> None:
         """Find the model in the list.
 
         Raises:
             LookupError: The list does not have it.
         """
-        self._price, self._ratio = partial(_calculate, model, at, tier), Decimal(1)
+        self._price, self._ratio = partial(_calculate, provider, model, at, tier), Decimal(1)
         one = {"input_tokens": 1, "output_tokens": 1}
-        standard = _calculate(model, at, "", one)
+        standard = _calculate(provider, model, at, "", one)
         if tier and self._price(one).total_price == standard.total_price:
-            self._price, self._ratio = partial(_calculate, model, at, ""), TIER_RATIOS[tier]
+            self._price, self._ratio = (
+                partial(_calculate, provider, model, at, ""),
+                TIER_RATIOS[tier],
+            )
         prices = vars(standard.model_price).values()
         tiered = [tier for price in prices for tier in getattr(price, "tiers", ())]
         self._starts = sorted({tier.start for tier in tiered})
@@ -102,10 +106,12 @@ class PriceList:
     def __init__(self) -> None:
         """Import nothing yet."""
         self.is_installed = is_installed()
-        self._models: dict[tuple[str, int, str], _ModelPrices | None] = {}
+        self._models: dict[tuple[str, int, str, str], _ModelPrices | None] = {}
         self._unknown: set[str] = set()
 
-    def cost(self, usage: Usage, model: str, at: float, tier: str = "") -> float | None:
+    def cost(
+        self, usage: Usage, model: str, at: float, tier: str = "", provider: str = DEFAULT
+    ) -> float | None:
         """Return what a request cost, in US dollars; None where that is not known.
 
         Args:
@@ -114,12 +120,13 @@ class PriceList:
             at: When it was sent, epoch seconds.
             tier: The service tier in which it was served; one that is not known has the standard
                 price.
+            provider: Its name in the list.
         """
         tokens, output = usage.input_tokens, usage.output_tokens
         if not self.is_installed or (tokens is None and output is None):
             return None
         served = usage.model or model
-        prices = self._find(served, at, tier) or self._find(model, at, tier)
+        prices = self._find(served, at, tier, provider) or self._find(model, at, tier, provider)
         if prices is None:
             if served not in self._unknown and len(self._unknown) < MODELS_KEPT:
                 self._unknown.add(served)
@@ -129,7 +136,9 @@ class PriceList:
         cached = min(usage.cached_tokens or 0, tokens or 0)
         return prices.cost(tokens or 0, cached, output or 0, dict(usage.details))
 
-    def estimate(self, model: str, tokens: int, at: float, tier: str = "") -> tuple[float, float]:
+    def estimate(
+        self, model: str, tokens: int, at: float, tier: str = "", provider: str = DEFAULT
+    ) -> tuple[float, float]:
         """Return what a request may cost, in US dollars; 0 where not known.
 
         Args:
@@ -137,36 +146,39 @@ class PriceList:
             tokens: Of its input.
             at: When it is sent, epoch seconds.
             tier: The service tier that it asks for; likewise.
+            provider: Its name in the list.
 
         Returns:
             Of its input alone, and with the longest answer.
         """
-        prices = self._find(model, at, tier) if self.is_installed else None
+        prices = self._find(model, at, tier, provider) if self.is_installed else None
         if prices is None:
             return 0.0, 0.0
         return prices.cost(tokens, 0, 0, {}), prices.cost(tokens, 0, LONGEST_ANSWER, {})
 
-    def _find(self, model: str, at: float, tier: str) -> _ModelPrices | None:
-        name = model, int(at // PERIOD_S), tier if tier in TIER_RATIOS else ""
+    def _find(self, model: str, at: float, tier: str, provider: str) -> _ModelPrices | None:
+        name = model, int(at // PERIOD_S), tier if tier in TIER_RATIOS else "", provider
         if name not in self._models:
             if len(self._models) >= MODELS_KEPT:
                 self._models.clear()
             moment = datetime.fromtimestamp(name[1] * PERIOD_S, UTC)
             try:
-                self._models[name] = _ModelPrices(model, moment, name[2])
+                self._models[name] = _ModelPrices(model, moment, name[2], provider)
             except LookupError:
                 self._models[name] = None
         return self._models.get(name)
 
 
-def _calculate(model: str, at: datetime, tier: str, counts: Mapping[str, int]) -> Any:
+def _calculate(
+    provider: str, model: str, at: datetime, tier: str, counts: Mapping[str, int]
+) -> Any:
     from genai_prices import Usage, calc_price  # noqa: PLC0415 - optional, and slow to import
 
     return calc_price(
         # Where audio is cached, the list wants to know how much, be it nothing.
         Usage(**{"cache_audio_read_tokens": 0, **counts}),
         model,
-        provider_id=PROVIDER,
+        provider_id=provider,
         genai_request_timestamp=at,
         price_context={"service_tier": tier} if tier else None,
     )

@@ -294,8 +294,9 @@ def _fake(
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no line per request.")] = False,
+    provider: Annotated[str, typer.Option(help="Whose API: openai, anthropic, …")] = "gemini",
 ) -> None:
-    """Run a fake Gemini API on this machine, to try a program without a real key."""
+    """Run a fake API on this machine, to try a program without a real key."""
     from .fake import fake  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(fake(port, key or (), quiet=quiet))
+    raise typer.Exit(fake(port, key or (), quiet=quiet, provider=provider))

@@ -9,21 +9,24 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 from rich.console import Console
 
+from .. import providers
 from ..core.text import did_you_mean, one_line
 from ..errors import ConfigError, KeyrotError
+from ..providers.gemini import Gemini
 from ..providers.gemini.models import CURRENT_MODEL, FREE_LIMITS
 from ..providers.keys import display
 from ..telemetry.logs import format_time
-from ..testing import FakeClock, FakeGemini, LoggedRequest, Reply
+from ..testing import FakeAnthropic, FakeClock, FakeGemini, FakeOpenAI, LoggedRequest, Reply
+from ..testing.fake_openai import Flavor
 from .status import console, escape, table
 
 PROGRAM = Path(__file__).with_name("demo_program.py")
@@ -169,7 +172,7 @@ class Key(NamedTuple):
     """The name of the reply to all of its requests, if not the usual one."""
 
 
-def fake(port: int, keys: Iterable[str], *, quiet: bool) -> int:
+def fake(port: int, keys: Iterable[str], *, quiet: bool, provider: str = Gemini.name) -> int:
     """Serve until Ctrl-C, and print a line for each request.
 
     Args:
@@ -177,20 +180,65 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool) -> int:
         keys: `ID`, `ID=RPM` or `ID=REPLY`, in any case, or `ID=revoked`; none: three keys, two
             of them with 5 requests a minute.
         quiet: Print no requests.
+        provider: Whose API it is.
 
     Raises:
-        ConfigError: A key is not written so.
+        ConfigError: A key is not written so, or there is no fake of the provider.
         KeyrotError: The port cannot be used.
     """
     parsed = parse(list(keys) or DEFAULT_KEYS)
+    if provider != Gemini.name:
+        return _fake_other(provider, port, parsed, quiet=quiet)
     gemini = FakeGemini(keep_log=_KEPT)
     for key_id, rpm, reply in parsed:
         tier = "paid" if rpm is None else "free"
         gemini.add_key(key_id, tier=tier, rpm=rpm, value=f"FAKE-{key_id}")  # type: ignore[arg-type]
         if reply is not None:
             gemini.always(key_id, Reply.all()[reply])
+    _run_server(gemini, port, lambda: _print_start(gemini, parsed), quiet=quiet)
+    return 0
+
+
+def _fake_other(provider: str, port: int, keys: list[Key], *, quiet: bool) -> int:
+    known = (Gemini.name, FakeAnthropic.flavor, *get_args(Flavor))
+    if provider not in known:
+        hint = did_you_mean(provider, known)
+        text = f"--provider: found {display(provider)}; allowed: {', '.join(known)}.{hint}"
+        raise ConfigError(text)
+    other: FakeOpenAI | FakeAnthropic = FakeAnthropic(keep_log=_KEPT)
+    if provider != FakeAnthropic.flavor:
+        other = FakeOpenAI(cast("Flavor", provider), keep_log=_KEPT)
+    values = [other.add_key(key.key_id, rpm=key.rpm).value for key in keys]
+    for key in keys:
+        if key.reply is not None:
+            other.remove_key(key.key_id)
+
+    def start() -> None:
+        variable = providers.of(provider).variables[0]
+        print(f"Fake {providers.of(provider).title} API on {other.url}. Ctrl-C ends it.\n")
+        for key in keys:
+            limit = "no limit" if key.rpm is None else f"limit of {key.rpm} a minute"
+            print(f"  {key.key_id}  {limit if key.reply is None else 'always refused'}")
+        print("\nIn the terminal of your program:\n")
+        if name := providers.of(provider).base_url_variable:
+            print(f"export {name}={other.base_url}")
+        print(f"export KEYROT_ALLOWED_HOSTS={provider}={other.url}")
+        print(f"export {variable}S={','.join(values)}")
+        print("keyrot run app.py\n", flush=True)
+
+    _run_server(other, port, start, quiet=quiet)
+    return 0
+
+
+def _run_server(
+    server: FakeGemini | FakeOpenAI | FakeAnthropic,
+    port: int,
+    say: Callable[[], None],
+    *,
+    quiet: bool,
+) -> None:
     try:
-        gemini.start(port)
+        server.start(port)
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()  # that of the error has the address, too
         raise KeyrotError(
@@ -198,13 +246,12 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool) -> int:
             "choose another with --port, or --port 0 for any that is free"
         ) from None
     try:
-        _print_start(gemini, parsed)
-        _serve(gemini, quiet=quiet)
+        say()
+        _serve(server, quiet=quiet)
     except KeyboardInterrupt:
         print(flush=True)
     finally:
-        gemini.stop()
-    return 0
+        server.stop()
 
 
 def parse(keys: Iterable[str]) -> list[Key]:
@@ -255,7 +302,7 @@ def _print_start(gemini: FakeGemini, keys: list[Key]) -> None:
     sys.stdout.flush()
 
 
-def _serve(gemini: FakeGemini, *, quiet: bool) -> None:
+def _serve(gemini: FakeGemini | FakeOpenAI | FakeAnthropic, *, quiet: bool) -> None:
     while quiet:
         time.sleep(3600)
     printed = 0

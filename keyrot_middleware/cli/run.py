@@ -29,7 +29,8 @@ USAGE = """\
 usage: keyrot run [-v] [PYTHON OPTIONS] PROGRAM [ARGUMENTS…]
        keyrot run [-v] [PYTHON OPTIONS] -m MODULE [ARGUMENTS…]
 
-Run a Python program with every call to Gemini sent through the pool. PROGRAM is a script, a
+Run a Python program with every call to Gemini, and to other providers whose keys the
+pool has, sent through the pool. PROGRAM is a script, a
 directory or zip file with a __main__.py, a command such as gunicorn, -c CODE, or - for stdin.
 Python processes that it starts use the pool too.
 
@@ -62,15 +63,15 @@ def run(args: Sequence[str]) -> int:
     if arguments and arguments[0] in _LEVELS:
         level = _LEVELS[arguments.pop(0)]
     index, problem = _find_program(arguments)
-    enabled = False
+    enabled, placeholders = False, dict[str, str]()
     if problem is None:
-        enabled, problem = _read_settings()
+        enabled, placeholders, problem = _read_settings()
     if problem:
         if sys.stderr is not None:  # otherwise print would write to stdout
             print(problem, file=sys.stderr)
         return 2
     command = _command(arguments, index)
-    env = environment(level, expected=enabled)
+    env = placeholders | environment(level, expected=enabled)
     if sys.platform == "win32":  # its exec returns to the shell before the program has ended
         return subprocess.call(command, env=env)  # noqa: S603 - the user's program
     for stream in filter(None, (sys.stdout, sys.stderr)):
@@ -134,18 +135,32 @@ def _parse_flags(letters: str, after: Sequence[str]) -> tuple[int, bool, str | N
     return 1, False, None
 
 
-def _read_settings() -> tuple[bool, str | None]:
-    """Return whether rotation is on, and what is wrong; the program's process reads them too."""
-    from ..settings import load  # noqa: PLC0415 - not for a mere --help
+def _read_settings() -> tuple[bool, dict[str, str], str | None]:
+    """Read the settings, which the program's process reads too.
+
+    Returns:
+        Whether rotation is on; the placeholder in a variable of each other provider that has keys,
+        since its SDK wants one; and what is wrong.
+    """
+    from .. import providers  # noqa: PLC0415 - not for a mere --help
+    from ..core.model import DEFAULT_PLATFORM, POOL_KEY  # noqa: PLC0415
+    from ..settings import load  # noqa: PLC0415
     from ..telemetry.otel import DeferredOtlpExport  # noqa: PLC0415
 
     try:
-        settings = load().settings
+        config = load()
+        settings = config.settings
         if settings.enabled and settings.tracing == "otlp":
             DeferredOtlpExport()  # raises if its extra is missing
     except KeyrotError as error:
-        return False, f"keyrot: {error}"
-    return settings.enabled, None
+        return False, {}, f"keyrot: {error}"
+    others = (providers.of(key.service) for key in config.keys if key.service != DEFAULT_PLATFORM)
+    placeholders = {
+        one.variables[0]: POOL_KEY
+        for one in others
+        if one.name != providers.of(DEFAULT_PLATFORM).name and one.variables
+    }
+    return settings.enabled, placeholders, None
 
 
 FOLDER = str(Path(__file__).with_name("autostart"))

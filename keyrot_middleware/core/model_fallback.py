@@ -16,7 +16,7 @@ from .failures import MODEL_FAILURES
 from .flow import OVERLOADED, CallState
 from .model import LIMITED
 
-_VERBS = ("generateContent", "streamGenerateContent")
+_VERBS = ("generateContent", "streamGenerateContent", "chat", "text_completion")
 
 _NOT_FOUND = "model_not_found"
 """The failure class of a model that no project has."""

@@ -7,11 +7,15 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from .. import providers
 from ..adapters import facts_from_reported_error, origin_from_url
+from ..core.failures import FailureFacts
 from ..core.model import CallInfo
 from ..errors import KeyrotError
+from ..providers.base import Provider, Route
 from ..providers.gemini import GEMINI_API, Gemini
 from ..providers.gemini.models import CURRENT_MODEL
 from ..runtime import bypassed
@@ -39,7 +43,8 @@ class KeyCheck:
 def base_url(platform: str = GEMINI_API) -> str:
     """Return where checks are sent: where the SDK sends calls by default."""
     provider = providers.of(platform)
-    return os.environ.get(provider.base_url_variable) or f"https://{provider.hosts[0]}"
+    own = "".join(f"https://{host}" for host in provider.hosts[:1])
+    return os.environ.get(provider.base_url_variable) or own
 
 
 def require_allowed_host(allowed: AllowedOrigins, platform: str = GEMINI_API) -> None:
@@ -76,8 +81,14 @@ def check_key(
 
     Call `require_allowed_host` first. The request asks for an answer of one token: counting tokens
     would cost less, but would not show an exhausted quota, an empty account or a model that is not
-    offered.
+    offered. Of another provider than Gemini it asks for something free.
     """
+    provider = providers.of(platform)
+    if provider.name != Gemini.name:
+        text = f"{provider.title} has no free request that shows whether it works"
+        if not provider.check_path:
+            return KeyCheck(False, provider.title, 0.0, "unknown", None, text)
+        return _check_free(provider, secrets, key_id)
     from google import genai  # noqa: PLC0415 - a second of imports that only this needs
     from google.genai import types  # noqa: PLC0415
 
@@ -101,6 +112,36 @@ def check_key(
         bypassed.reset(token)
         client.close()
     return KeyCheck(True, model, time.monotonic() - began)
+
+
+def _check_free(provider: Provider, secrets: SecretCache, key_id: str) -> KeyCheck:
+    began, base = time.monotonic(), base_url(provider.platform).rstrip("/")
+    path = provider.check_path
+    if base.endswith("/v1"):
+        path = path[path.find("/v1") + 3 :]
+    name, text = provider.key_field(Route(""), secrets.value(key_id).reveal())
+    request = Request(base + path, headers={name: text, **provider.check_headers})  # noqa: S310 - of an allowed host
+    try:
+        with build_opener(_NoRedirect).open(request, timeout=_TIMEOUT_MS / 1_000) as reply:
+            reply.read(1)
+    except HTTPError as error:
+        body, headers = error.read(65_536).decode("utf-8", "replace"), error.headers
+        facts = FailureFacts(error.code, body, headers.get("retry-after"))
+        verdict = provider.classify(facts, CallInfo("", "get"), time.time())
+        said = secrets.redact(verdict.message or body[:200]).strip()
+        seconds = time.monotonic() - began
+        return KeyCheck(False, provider.title, seconds, verdict.failure, error.code, said)
+    except OSError as error:
+        said = secrets.redact(str(error))
+        return KeyCheck(False, provider.title, time.monotonic() - began, "connect", None, said)
+    return KeyCheck(True, provider.title, time.monotonic() - began)
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """A redirect is an answer like any other: the key follows none."""
+
+    def redirect_request(self, *_given: object) -> None:
+        """Follow nothing."""
 
 
 def describe_check(key_id: str, check: KeyCheck) -> str:

@@ -114,6 +114,7 @@ class Anthropic(OpenAILike):
     hosts = ("api.anthropic.com",)
     variables = ("ANTHROPIC_API_KEY",)
     base_url_variable = "ANTHROPIC_BASE_URL"
+    check_headers = {"anthropic-version": "2023-06-01"}  # noqa: RUF012 - data, like all of it
     project_word = "workspace"
     key_header, key_scheme = "x-api-key", ""
     key_headers = ("x-api-key", "authorization")

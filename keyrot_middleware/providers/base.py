@@ -97,6 +97,11 @@ class Provider:
     """For people: `OpenAI`."""
     otel: ClassVar[str]
     """`gen_ai.provider.name`, by OpenTelemetry's conventions."""
+    prices: str = ""
+    """Its name in the list of genai-prices, if not its own."""
+    check_path: str = "/v1/models"
+    """What a free request asks for, that shows whether a key is accepted."""
+    check_headers: Mapping[str, str] = {}
     hosts: tuple[str, ...] = ()
     """Where its keys may be sent."""
     variables: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ class Groq(OpenAILike):
     hosts = ("api.groq.com",)
     variables = ("GROQ_API_KEY",)
     base_url_variable = "GROQ_BASE_URL"
+    check_path = "/openai/v1/models"
     limit_headers = OpenAI.limit_headers
     rules = (
         *FIRST_RULES,

@@ -36,6 +36,7 @@ class OpenRouter(OpenAILike):
     hosts = ("openrouter.ai",)
     variables = ("OPENROUTER_API_KEY",)
     project_word = account_word = "account"
+    check_path = "/api/v1/key"
     rules = (
         *FIRST_RULES,
         rejected(

@@ -38,6 +38,7 @@ class XAI(OpenAILike):
 
     name = platform = "xai"
     otel = "x_ai"
+    prices = "x-ai"
     title = "xAI"
     hosts = ("api.x.ai",)
     variables = ("XAI_API_KEY",)
@@ -72,6 +73,7 @@ class DeepSeek(OpenAILike):
     """api.deepseek.com, which limits concurrency alone."""
 
     name = platform = otel = "deepseek"
+    check_path = "/models"
     title = "DeepSeek"
     hosts = ("api.deepseek.com",)
     variables = ("DEEPSEEK_API_KEY",)
@@ -90,6 +92,8 @@ class AzureOpenAI(OpenAILike):
 
     name = platform = "azure-openai"
     otel = "azure.ai.openai"
+    prices = "azure"
+    check_path = "/openai/v1/models"
     title = "Azure OpenAI"
     variables = ("AZURE_OPENAI_API_KEY",)
     base_url_variable = "AZURE_OPENAI_ENDPOINT"
@@ -152,6 +156,7 @@ class Fireworks(OpenAILike):
     """api.fireworks.ai."""
 
     name = platform = otel = "fireworks"
+    check_path = "/inference/v1/models"
     title = "Fireworks"
     hosts = ("api.fireworks.ai",)
     variables = ("FIREWORKS_API_KEY",)
@@ -190,6 +195,7 @@ class Perplexity(OpenAILike):
     """api.perplexity.ai."""
 
     name = platform = otel = "perplexity"
+    check_path = ""
     title = "Perplexity"
     hosts = ("api.perplexity.ai",)
     variables = ("PERPLEXITY_API_KEY",)

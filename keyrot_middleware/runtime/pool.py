@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
 
+from .. import providers
 from ..core.activity import CallRecord
 from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS
@@ -86,6 +87,12 @@ class SystemClock:
     async def asleep(self, seconds: float) -> None:
         """Block only the task."""
         await asyncio.sleep(seconds)
+
+
+def _price_list(platform: str) -> str:
+    """Return the name in genai-prices of the provider of a platform."""
+    provider = providers.of(platform)
+    return provider.prices or provider.name
 
 
 @dataclass(slots=True)
@@ -211,7 +218,7 @@ class Pool:
     def with_cost(self, usage: Usage, info: CallInfo, purses: Sequence[str]) -> Usage:
         """Return the *usage* of a call with what it cost, where that is known."""
         tier = info.service_tier if usage.service_tier is None else usage.service_tier
-        cost = self._cost(usage, info.model, self.clock.time(), tier)
+        cost = self._cost(usage, info.model, self.clock.time(), tier, info.platform)
         if cost is not None:
             return usage.with_cost(cost, tier or None)
         if purses and usage != NO_USAGE:
@@ -221,12 +228,14 @@ class Pool:
     def _price(self, record: CallRecord) -> float | None:
         tier = record.usage.service_tier
         tier = record.service_tier if tier is None else tier
-        return self._cost(record.usage, record.model, record.at, tier)
+        key = self.selector.keys.get(record.attempts[-1].key_id) if record.attempts else None
+        platform = key.platform if key is not None else DEFAULT_PLATFORM
+        return self._cost(record.usage, record.model, record.at, tier, platform)
 
-    def _cost(self, usage: Usage, model: str, at: float, tier: str) -> float | None:
+    def _cost(self, usage: Usage, model: str, at: float, tier: str, platform: str) -> float | None:
         """Return a price: of the service tier of the response, else of the one asked for."""
         try:
-            return self.prices.cost(usage, model, at, tier)
+            return self.prices.cost(usage, model, at, tier, _price_list(platform))
         except Exception:
             handle_internal_error("cost")
             return None
@@ -248,7 +257,9 @@ class Pool:
         if not self.selector.has_budgets and (info.terms or Terms()).usd == NO_BUDGET:
             return counted
         try:
-            costs = self.prices.estimate(info.model, info.tokens, now, info.service_tier)
+            costs = self.prices.estimate(
+                info.model, info.tokens, now, info.service_tier, _price_list(info.platform)
+            )
         except Exception:
             handle_internal_error("cost")
             return counted

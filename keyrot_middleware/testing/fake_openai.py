@@ -86,10 +86,10 @@ class _FakeProvider:
     key_prefix: str
     api: re.Pattern[str]
 
-    def __init__(self, clock: Clock | None = None) -> None:
-        """Args: clock: The time of limits; None: the system clock."""
+    def __init__(self, clock: Clock | None = None, *, keep_log: int | None = None) -> None:
+        """Open no port yet."""
         self.clock: Clock = clock or SystemClock()
-        self._keys, self._log, self._scripts = KeyRegistry(), RequestLog(), Scripts()
+        self._keys, self._log, self._scripts = KeyRegistry(), RequestLog(keep_log), Scripts()
         self._limits: dict[str, dict[str, tuple[int, float]]] = {}
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
         self._stored: dict[str, tuple[str, Any]] = {}
@@ -169,6 +169,14 @@ class _FakeProvider:
     def log(self) -> list[LoggedRequest]:
         """Every request so far, oldest first; a copy."""
         return self._log.all()
+
+    def count(self) -> int:
+        """Return how many requests came in all."""
+        return self._log.total()
+
+    def wait_for(self, count: int, timeout: float = 60.0) -> bool:
+        """Wait until `count` requests came in all; return False if `timeout` seconds passed."""
+        return self._log.wait_for(count, timeout)
 
     def sent(self, label: str | None) -> int:
         """Return how many requests came with a key; None: with no known one."""
@@ -406,12 +414,19 @@ class FakeOpenAI(_FakeProvider):
     Args:
         flavor: Whose errors and headers it has.
         clock: The time of limits; None: the system clock.
+        keep_log: How many of the newest requests `log` keeps; None keeps all.
     """
 
     api = re.compile(r"/((?:chat|responses|embeddings|models|files|batches|conversations).*)")
 
-    def __init__(self, flavor: Flavor = "openai", clock: Clock | None = None) -> None:
-        super().__init__(clock)
+    def __init__(
+        self,
+        flavor: Flavor = "openai",
+        clock: Clock | None = None,
+        *,
+        keep_log: int | None = None,
+    ) -> None:
+        super().__init__(clock, keep_log=keep_log)
         self.flavor = flavor
         self.key_prefix = _PREFIX.get(flavor, "")
 
@@ -619,10 +634,17 @@ class FakeAnthropic(_FakeProvider):
 
     Args:
         clock: The time of limits; None: the system clock.
+        keep_log: How many of the newest requests `log` keeps; None keeps all.
     """
 
+    flavor = "anthropic"
     key_prefix = "sk-ant-api03-"
     api = re.compile(r"/v1/(.*)")
+
+    @property
+    def base_url(self) -> str:
+        """As for `Anthropic(base_url=…)`."""
+        return self.url
 
     def value_of(self, http: HttpRequest) -> str:
         """Return the key of a request."""

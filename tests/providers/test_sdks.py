@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -14,6 +18,11 @@ from mistralai.client import Mistral
 from openrouter import OpenRouter
 
 import keyrot_middleware
+from keyrot_middleware.core.model import Usage
+from keyrot_middleware.genai.key_check import check_key, describe_check
+from keyrot_middleware.prices import PriceList
+from keyrot_middleware.secrets.stores import open_secret_cache
+from keyrot_middleware.settings import load
 from keyrot_middleware.testing import FakeAnthropic, FakeOpenAI
 from keyrot_middleware.testing.replies import Scripted
 
@@ -255,3 +264,41 @@ def test_a_bad_request_and_an_overload_blame_no_key(
     server.script("A", Scripted(code, lambda _: busy))
     assert ask(server.url) == "ok from A"
     assert [key["state"] for key in keyrot_middleware.status()["keys"].values()] == ["available"]
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_a_key_is_checked_by_a_free_request(
+    name: str, fake: Callable[[str], Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`keyrot check --live` says which keys work, and how the others are refused."""
+    server = fake(name)
+    good, bad = server.add_key("good").value, server.add_key("bad").value
+    server.remove_key("bad")
+    monkeypatch.setenv(f"{name.upper()}_API_KEYS", f"{good},{bad}")
+    monkeypatch.setenv(f"{name.upper()}_BASE_URL", server.base_url)
+    monkeypatch.setenv("KEYROT_ALLOWED_HOSTS", f"{name}={server.url}")
+    secrets = open_secret_cache(load())
+    secrets.refresh_all()
+    works, fails = (check_key(secrets, f"{name}_{number}", None, name) for number in (1, 2))
+    assert works.ok
+    assert (fails.ok, fails.code) == (False, 401)
+    assert bad not in describe_check("bad", fails)
+
+
+def test_calls_have_the_prices_of_their_provider() -> None:
+    """A model is looked up in the list of the provider whose key sent the call."""
+    prices, usage = PriceList(), Usage(1_000_000, 0)
+    assert prices.cost(usage, "gpt-4o-mini", time.time(), provider="openai") == 0.15
+    assert prices.cost(usage, "claude-haiku-4-5", time.time(), provider="anthropic") == 1.0
+    assert prices.cost(usage, "gpt-4o-mini", time.time()) is None
+
+
+def test_keyrot_run_sets_the_placeholder_of_a_provider_with_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its SDK wants some key; no variable of a provider without keys is set."""
+    monkeypatch.setenv("OPENAI_API_KEYS", "sk-FAKE-a,sk-FAKE-b")
+    program = "import os; print(os.environ.get('OPENAI_API_KEY'), 'GROQ_API_KEY' in os.environ)"
+    command = [sys.executable, "-m", "keyrot_middleware", "run", "-c", program]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert ran.stdout.split() == [keyrot_middleware.POOL_KEY, "False"]

@@ -37,6 +37,7 @@ class Gemini(Provider):
     platform = GEMINI_API
     title = "Gemini"
     otel = "gcp.gemini"
+    prices = "google"
     hosts = ("generativelanguage.googleapis.com",)
     variables = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
     base_url_variable = "GOOGLE_GEMINI_BASE_URL"

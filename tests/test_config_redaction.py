@@ -70,14 +70,12 @@ def test_no_error_shows_it(kind, place, tmp_path, monkeypatch) -> None:
     "value", ["gemini-2.5-flash-image-preview-customtools", "a" * 60, "generate-content-per-day-2"]
 )
 def test_ordinary_text_is_shown(value) -> None:
-    """A long word is no key."""
     with pytest.raises(ConfigError, match=value):
         keyrot_middleware.install(strategy=value)
 
 
 @pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1/0?nope=1", "redis:///:{}@host"])
 def test_no_frame_shows_the_password_of_the_state(url) -> None:
-    """Error reporters record local variables."""
     with pytest.raises(ConfigError) as caught:
         keyrot_middleware.install(keys=["FAKE-a"], state_url=url.format("FAKE-password"))
     frames = traceback.walk_tb(caught.tb)

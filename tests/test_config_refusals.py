@@ -141,7 +141,6 @@ WRONG: tuple[object, ...] = (3, 1.5, object(), [3], {"a": 1}, (None,), {1}, "\ud
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_an_argument_of_a_wrong_type_is_named(name) -> None:
-    """Any value is accepted or refused by name."""
     for value in WRONG:
         try:
             load(**{name: value})

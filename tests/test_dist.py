@@ -33,7 +33,6 @@ def dist(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(dist) -> Path:
-    """Return the wheel."""
     (path,) = dist.glob("*.whl")
     return path
 
@@ -139,6 +138,5 @@ def test_the_example_of_the_readme_runs_with_the_wheel(installed, tmp_path) -> N
 
 
 def test_the_command_is_installed(installed, tmp_path) -> None:
-    """The wheel installs the command `keyrot`."""
     printed = run(str(installed.with_name("keyrot")), "--help", where=tmp_path, NO_COLOR="1")
     assert "demo" in printed

@@ -34,7 +34,6 @@ def manager(request, tmp_path, monkeypatch) -> Iterator[KeyManager]:
 
 
 def used(manager: KeyManager, key_id: str = "A") -> dict[str, Any]:
-    """Return the usage of the model."""
     return dict(manager.get_health_status()[key_id]["used"][MODEL])
 
 

@@ -136,7 +136,6 @@ def test_a_mistake_is_reported_by_file_key_and_field(path, content, message) -> 
 
 
 def test_all_mistakes_are_reported_at_once(path) -> None:
-    """The file is read to its end."""
     text = refusal(path, [{"key_id": "a", "rpm": 0, "tpm": 0}, 7, {"key_id": "a", KEY: 1}])
     assert len(text.splitlines()) == 4
     assert KEY not in text

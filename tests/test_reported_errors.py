@@ -25,31 +25,26 @@ BODY = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
 
 @pytest.fixture
 def manager(gemini, clock) -> KeyManager:
-    """Return a manager of one key."""
     return KeyManager(clock=clock, keys=[gemini.add_key("a").value])
 
 
 def by_requests(url: str, headers: dict[str, str]) -> None:
-    """Send with requests."""
     requests.post(url, json=BODY, headers=headers, timeout=60).raise_for_status()
 
 
 def by_httpx(url: str, headers: dict[str, str]) -> None:
-    """Send with the httpx that the SDK installed."""
     name = "httpx2" if importlib.util.find_spec("httpx2") else "httpx"
     httpx = importlib.import_module(name)
     httpx.post(url, json=BODY, headers=headers).raise_for_status()
 
 
 def by_urllib(url: str, headers: dict[str, str]) -> None:
-    """Send with the standard library."""
     headers = {**headers, "content-type": "application/json"}
     request = urllib.request.Request(url, json.dumps(BODY).encode(), headers)  # noqa: S310 - loopback
     urllib.request.urlopen(request, timeout=60)  # noqa: S310
 
 
 def by_aiohttp(url: str, headers: dict[str, str]) -> None:
-    """Send with aiohttp; its error has no body."""
     aiohttp = pytest.importorskip("aiohttp")
 
     async def go() -> None:
@@ -63,7 +58,6 @@ def by_aiohttp(url: str, headers: dict[str, str]) -> None:
 
 
 def refused(send: Callable[..., None], gemini: FakeGemini, manager: KeyManager, reply: Any) -> Any:
-    """Let a request fail; return its error."""
     gemini.script("a", reply)
     key = manager.select_key("gemini-2.5-flash")
     with pytest.raises(Exception, match=r".") as caught:
@@ -98,7 +92,6 @@ def test_an_error_with_a_body_is_read_like_the_sdks(send, reply, failure, gemini
     ("reply", "failure"), [(Reply.QUOTA_MINUTE, "capacity"), (Reply.BAD_REQUEST, "bad_request")]
 )
 def test_aiohttps_error_is_read_by_its_status(reply, failure, gemini, manager) -> None:
-    """It has no body: the code alone decides."""
     error = refused(by_aiohttp, gemini, manager, reply)
     assert manager.report_error("key_1", error).failure == failure
 
@@ -139,7 +132,6 @@ def test_errors_are_classified_by_their_attributes(error, failure, manager) -> N
 
 
 def test_the_retry_time_is_read_from_the_headers(manager, clock) -> None:
-    """Retry-After, in any spelling of the mapping."""
     for name in ("retry-after", "Retry-After"):
         response = SimpleNamespace(status_code=429, headers={name: "40"}, text="slow")
         report = manager.report_error("key_1", ApiError(response=response))

@@ -36,7 +36,6 @@ def warnings_of(**settings: Any) -> list[str]:
 
 
 def test_a_working_pool_has_no_warnings(monkeypatch) -> None:
-    """A warning needs somebody's attention."""
     monkeypatch.setenv("GEMINI_API_KEYS", KEY)
     assert warnings_of() == []
     assert warnings_of() == []
@@ -74,7 +73,6 @@ def test_a_misspelt_workload_is_a_warning(here, monkeypatch) -> None:
 
 
 def test_no_key_at_all_is_a_warning() -> None:
-    """A program without logging must see it."""
     (text,) = warnings_of()
     assert text.startswith("no Gemini API key found: set GEMINI_API_KEYS")
     assert keyrot_middleware.status()["installed"] is False
@@ -94,7 +92,6 @@ def test_keys_without_a_value_are_a_warning(here, monkeypatch) -> None:
 
 
 def test_a_misspelt_variable_is_a_warning(monkeypatch) -> None:
-    """With the name that was probably meant."""
     monkeypatch.setenv("KEYROT_STRATGY", "fill")
     monkeypatch.setenv("KEYROT_STATE", "sqlite")
     (text,) = warnings_of(keys=[KEY])
@@ -138,7 +135,6 @@ def test_a_value_that_is_no_gemini_key_is_a_warning(value, text) -> None:
 
 
 def test_a_key_of_another_provider_is_an_error_that_names_both() -> None:
-    """It would be sent to the wrong API."""
     with pytest.raises(keyrot_middleware.ConfigError, match="keys of openai do; it is for gemini"):
         keyrot_middleware.install(keys=["sk-proj-" + "x" * 40])
     assert not keyrot_middleware.status()["installed"]

@@ -17,7 +17,6 @@ PROGRAM = Path(__file__).resolve().parents[2] / "tools" / "record_cassettes.py"
 
 @pytest.fixture
 def program() -> ModuleType:
-    """Load the program without running it."""
     spec = importlib.util.spec_from_file_location("record_cassettes", PROGRAM)
     assert spec is not None
     assert spec.loader is not None

@@ -40,21 +40,17 @@ def call(at: float, *attempts: tuple[str, str | None], **more: object) -> CallRe
 
 
 class Log(ActivityLog):
-    """A log that counts each call at once."""
-
     def __init__(self, *, is_large_pool: bool = False) -> None:
         self.state = MemoryState(RetryPolicy(), lambda: NOW)
         super().__init__(self.state.activity, self.state.activity_log)
         self.batch = ActivityBatch(is_large_pool=is_large_pool)
 
     def add(self, record: CallRecord) -> None:
-        """Count a call, at the price in its usage."""
         batch = ActivityBatch(self.batch.names, self.batch.is_large_pool)
         batch.add(record, record.usage.cost_usd)
         self.merge(batch)
 
     def merge(self, batch: ActivityBatch) -> None:
-        """Add a batch."""
         self.state.add_activity(rows_of(batch))
 
 
@@ -75,7 +71,6 @@ def test_requests_and_failures_are_counted_per_key_and_minute() -> None:
 
 
 def test_a_key_takes_less_than_a_kilobyte() -> None:
-    """In a process with ten thousand keys, all in use."""
     log = Log(is_large_pool=True)
     log.add(call(NOW, ("first", None)))
     tracemalloc.start()
@@ -104,7 +99,6 @@ def test_usage_is_summed_for_the_pacific_day() -> None:
 
 
 def test_only_the_latest_calls_are_kept() -> None:
-    """The newest comes first."""
     log = Log()
     for number in range(CALLS_KEPT + 5):
         log.add(call(NOW + number, ("a", None)))
@@ -225,5 +219,4 @@ def test_the_last_failures_of_each_key_are_kept() -> None:
     ],
 )
 def test_what_is_no_call_is_none(text: str) -> None:
-    """Something else may have written it."""
     assert load_call(text) is None

@@ -40,7 +40,6 @@ SUSPENDED = failure(403, "Permission denied: Consumer 'projects/1' has been susp
 
 
 def reasons(error: Any) -> dict[str, str]:
-    """Give each key's reason of an exhausted pool."""
     assert isinstance(error, Exhausted)
     return {key_id: block.reason for key_id, block in error.unavailable.blocks.items()}
 
@@ -56,8 +55,6 @@ def rejected(*key_ids: str) -> Rig:
 
 
 def replaced(rig: Rig, key_id: str) -> Any:
-    """Reject a key whose value has changed meanwhile."""
-
     def reply() -> Any:
         rig.store.values[key_id] += "x"
         return invalid()
@@ -435,7 +432,6 @@ def test_what_is_raised_does_not_depend_on_the_order_of_keys(order: str) -> None
 
 @pytest.mark.parametrize("fault", [bad, overloaded, unsupported_region])
 def test_errors_of_the_request_and_of_the_service_are_the_sdks_own(fault: Any) -> None:
-    """Also behind keys that failed as keys."""
     rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0, max_retries=0)
     rig.will("a", invalid())
     last = fault()

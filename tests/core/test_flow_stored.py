@@ -23,7 +23,6 @@ STRANGER = Candidate(f"{HOME}1234", f"{HOME}1234", f"{HOME}1234")
 
 
 def made(*names: str) -> Done:
-    """Answer with resources that were created."""
     return Done("answer", Usage(), names)
 
 
@@ -51,7 +50,6 @@ def test_a_broken_stream_is_never_restarted(fault: Any) -> None:
 
 
 def test_a_probe_has_succeeded_with_the_first_chunk() -> None:
-    """Other calls need not wait for the end of the stream."""
     rig = Rig(key("a"), max_wait_s=0)
     rig.will("a", invalid(), Chunks(1, 2))
     rig.failing()

@@ -32,7 +32,6 @@ from keyrot_middleware.settings import MAX_MODELS, next_models
 
 
 def ended(rig: Rig, info: CallInfo = INFO) -> CallState:
-    """Run a call to its error; give what it knows then."""
     call = rig.make(info)
     with pytest.raises(Exception):  # noqa: B017 - whatever it is
         rig.run(call)
@@ -116,7 +115,6 @@ def test_a_call_of_which_nothing_was_sent() -> None:
 
 
 def test_a_stream_only_before_its_first_chunk() -> None:
-    """What was delivered is not delivered again."""
     rig = Rig(key("a"), max_wait_s=0, max_retries=0)
     rig.will("a", overloaded(), Chunks(1, failed=overloaded()))
     assert may_fall_back(ended(rig, STREAMED))
@@ -132,7 +130,6 @@ def test_a_stream_only_before_its_first_chunk() -> None:
     ],
 )
 def test_a_request_that_stays_with_its_model(info: CallInfo) -> None:
-    """Stored resources, and methods other than generating."""
     assert not may_fall_back(Rig(key("a"), max_wait_s=0).make(info, key("a")))
 
 
@@ -156,7 +153,6 @@ def test_the_next_call_has_what_is_left_of_the_waiting() -> None:
 
 
 def counted(names: ModelNames, model: str, now: float = 0.0) -> str:
-    """Return the name under which a state counts a call."""
     return names.bounded(INFO._replace(model=model), now).model
 
 

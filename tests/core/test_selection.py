@@ -40,7 +40,6 @@ def listed(
     now: float = NOW,
     draw: float = 0.0,
 ) -> list[str]:
-    """List the candidates of a call, in order."""
     lists = selector.candidate_batches(info, dict.fromkeys(excluded), now, draw, {})
     return [candidate.key_id for candidates in lists for _, candidate in candidates]
 

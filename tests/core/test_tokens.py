@@ -20,7 +20,6 @@ def test_a_model_is_taken_at_the_estimate_until_its_responses_are_known() -> Non
 
 
 def test_what_a_tool_adds_to_a_short_prompt_does_not_multiply_long_ones() -> None:
-    """Large requests weigh more."""
     scale = TokenScale()
     scale.learn("m", 100_000, 110_000)
     scale.learn("m", 20, 5_000)
@@ -28,7 +27,6 @@ def test_what_a_tool_adds_to_a_short_prompt_does_not_multiply_long_ones() -> Non
 
 
 def test_the_number_of_models_is_bounded() -> None:
-    """A program may name any number of them."""
     scale = TokenScale()
     for number in range(1_000):
         scale.learn(f"m{number}", 1_000, 2_000)

@@ -13,7 +13,6 @@ BUSY = {"b": Block("concurrency", NOW + 0.1, waitable=True)}
 
 
 def joined(lines: WaitingLines, blocks: dict[str, Block], due: float = NOW + 20) -> Ticket:
-    """Join a line with a new ticket."""
     ticket = Ticket(INFO)
     lines.join(ticket, blocks, due, lines.version)
     return ticket
@@ -53,7 +52,6 @@ def test_calls_of_a_first_workload_go_before_all_others() -> None:
 
 
 def test_a_call_that_comes_looks_unless_the_front_is_about_to() -> None:
-    """A key that the front cannot use may serve it."""
     lines = WaitingLines()
     assert lines.turn_in(INFO, None, NOW) == 0
     front = joined(lines, FULL)
@@ -68,7 +66,6 @@ def test_a_call_that_comes_looks_unless_the_front_is_about_to() -> None:
 
 
 def test_those_behind_look_when_the_front_is_late() -> None:
-    """Its loop may be blocked, or never run again."""
     lines = WaitingLines()
     front, behind = joined(lines, FULL), joined(lines, FULL)
     assert lines.turn_in(INFO, front, NOW) == 0
@@ -105,7 +102,6 @@ def test_capacity_wakes_the_first_that_waits_for_it() -> None:
 
 
 def test_what_is_released_while_a_call_looks_is_not_missed() -> None:
-    """Its ticket is woken as it joins."""
     lines = WaitingLines()
     ticket, before = Ticket(INFO), lines.version
     lines.released("a", gave_back=True)
@@ -126,7 +122,6 @@ def test_a_call_that_will_never_run_is_passed_over() -> None:
 
 
 def test_a_changed_key_wakes_all() -> None:
-    """They know which keys they may use again."""
     lines = WaitingLines()
     tickets = [joined(lines, FULL), joined(lines, BUSY)]
     lines.wake_all(["a"])

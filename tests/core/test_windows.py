@@ -27,14 +27,12 @@ from keyrot_middleware.core.windows import (
 
 
 def rolled(now: float = NOON) -> QuotaWindows:
-    """Make a quota whose windows are those of *now*."""
     quota = QuotaWindows()
     quota.advance(now, DEFAULT_ZONE)
     return quota
 
 
 def use(quota: QuotaWindows, now: float, requests: int = 1, tokens: int = 0) -> Slot:
-    """Reserve at *now*."""
     quota.advance(now, DEFAULT_ZONE)
     return quota.reserve(requests, tokens, now)
 
@@ -82,7 +80,6 @@ def test_a_pacific_month_ends_at_midnight_of_the_first(
 
 
 def test_a_day_may_end_with_utc() -> None:
-    """That of a pool without the default platform."""
     noon = datetime(2026, 11, 26, 12, tzinfo=UTC).timestamp()
     assert next_midnight(noon, "UTC") == noon + 43_200
     assert next_month(noon, "UTC") == noon + 43_200 + 4 * 86_400

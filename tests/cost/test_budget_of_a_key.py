@@ -33,13 +33,11 @@ MODEL = CALL[0]
 
 @pytest.fixture
 def cost(clock: FakeClock, gemini: FakeGemini) -> float:
-    """Let each call cost the same; return the cost."""
     gemini.always_any(Reply.custom(200, body(CALL)))
     return price(CALL, clock)
 
 
 def client_of(gemini: FakeGemini) -> genai.Client:
-    """Return a client of the fake service."""
     return genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
 
 
@@ -245,7 +243,6 @@ WORKER = textwrap.dedent(
 
 @pytest.fixture
 def valkey() -> Iterator[Server]:
-    """Start a server of its own."""
     made = Server(BINARIES["valkey"])
     yield made
     made.remove()

@@ -64,8 +64,6 @@ def price(call: tuple[Any, ...], clock: FakeClock) -> float:
 
 
 class ObservedPool:
-    """Spans and metrics of a pool, and its report."""
-
     def __init__(self, pool: Any) -> None:
         self.metrics, self.spans = RecordedMetrics(), InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
@@ -137,7 +135,6 @@ def test_a_stream_has_the_cost_of_its_last_chunk(gemini, clock, pool) -> None:
 
 
 def test_the_cost_of_a_call_is_that_of_all_its_attempts(gemini, clock, pool) -> None:
-    """The cost of a failed request is unknown."""
     observed = ObservedPool(pool("free", "paid", strategy="fill"))
     gemini.script("free", Reply.QUOTA_MINUTE)
     gemini.script("paid", Reply.custom(200, body(CALLS[0])))

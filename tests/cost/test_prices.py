@@ -99,7 +99,6 @@ def test_an_unknown_model_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_a_request_is_estimated_before_it_is_sent() -> None:
-    """By its input alone, and with the longest answer."""
     least, most = PRICES.estimate("gemini-2.5-flash", 10, AT)
     assert least == pytest.approx(expected("gemini-2.5-flash", input_tokens=10))
     assert most == pytest.approx(
@@ -108,8 +107,6 @@ def test_a_request_is_estimated_before_it_is_sent() -> None:
 
 
 def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list comes with the package."""
-
     def refuse(*_: Any) -> None:
         raise AssertionError("a price was looked for in the network")
 
@@ -118,7 +115,6 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_genai_prices_nothing_has_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not even imported."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
     prices, imported = PriceList(), builtins.__import__
 

@@ -36,7 +36,6 @@ def promtool(*args: str) -> None:
 
 @needs_promtool
 def test_the_rules_are_valid() -> None:
-    """Prometheus would load them."""
     promtool("check", "rules", str(RULES))
 
 
@@ -47,7 +46,6 @@ def test_each_rule_fires_when_it_should() -> None:
 
 
 def test_the_rules_name_metrics_that_exist() -> None:
-    """They have the names that the exporter makes of them."""
     used = set(re.findall(r"\bkeyrot_\w+(?=[\[{) ])", RULES.read_text("utf-8")))
     exposed = {metric.name.replace(".", "_") for metric in METRICS}
     labels = {"keyrot_pool_name", "keyrot_key_id", "keyrot_quota", "keyrot_key_state"}

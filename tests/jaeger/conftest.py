@@ -55,5 +55,4 @@ def traces(jaeger: Jaeger) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def roots(traces: list[dict[str, Any]]) -> dict[str, Span]:
-    """Give the root span of each trace by its name."""
     return {root.name: root for root in map(root_of, traces)}

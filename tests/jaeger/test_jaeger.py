@@ -87,7 +87,6 @@ TREES = (
 
 
 def name_of(tree: str) -> str:
-    """Return the name of the trace."""
     return tree.strip().partition("  ")[0]
 
 
@@ -101,7 +100,6 @@ def test_a_case_is_traced_completely(roots, tree, way) -> None:
 
 
 def test_there_is_one_trace_for_each_case(traces) -> None:
-    """Nothing else is exported, and nothing twice."""
     assert len(traces) == 2 * len(TREES)
     spans = [span["spanID"] for trace in traces for span in trace["spans"]]
     assert len(spans) == len(set(spans))

@@ -27,7 +27,6 @@ NEEDED = {
 
 @pytest.fixture(autouse=True)
 def needs_its_frameworks(request: pytest.FixtureRequest) -> None:
-    """Skip a recipe whose framework is not installed."""
     if not all(find_spec(one) for one in NEEDED[request.path.name]):
         pytest.skip("no framework of that recipe here (make recipes)")
 
@@ -41,5 +40,4 @@ def recipe(tmp_path: Path) -> Iterator[Recipe]:
 
 @pytest.fixture
 def port() -> int:
-    """Return a port with no listener."""
     return free_port()

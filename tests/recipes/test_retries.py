@@ -11,7 +11,6 @@ EXTRACTION = '{"extractions": [{"person": "Grace", "person_attributes": {}}]}'
 
 
 def exhausted_for(seconds: int) -> object:
-    """Answer 429 with that retry delay."""
     info = {
         "@type": "type.googleapis.com/google.rpc.RetryInfo",
         "retryDelay": f"{seconds}s",

@@ -19,7 +19,6 @@ def test_the_pool_gets_what_the_server_allows(limits: Limits, known: bool) -> No
 
 
 def test_many_callers_fail_no_call() -> None:
-    """Sixteen of them on fifty requests a minute."""
     found = simulate(Limits(rpm=10), callers=16)
     assert (found.failed, found.share >= 0.85) == (0, True)
     assert found.longest_s < 65

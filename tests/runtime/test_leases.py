@@ -42,7 +42,6 @@ def kinds(rig: Rig) -> list[LeaseOutcome]:
 
 
 def tokens(rig: Rig) -> int:
-    """Return the tokens that are counted in this minute."""
     return rig.state.snapshot(rig.selector.keys.values())["a"].used[0].tokens_minute
 
 
@@ -56,7 +55,6 @@ async def hang(_: Any) -> Any:
 
 
 async def stopped(task: asyncio.Task[Any], times: int = 1) -> None:
-    """Cancel *task* so many times, and let it end."""
     await ticks()
     for _ in range(times):
         task.cancel()
@@ -91,7 +89,6 @@ async def test_a_call_and_a_stream_rotate_until_they_are_served(way: str) -> Non
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 async def test_no_key_raises_what_the_adapter_has_made(way: str) -> None:
-    """Outside of any handler, with nothing behind it."""
     rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0.0)
     rig.will("a", invalid())
     rig.will("b", minute("30s"))

@@ -150,7 +150,6 @@ def _raised(exhausted: Exhausted) -> BaseException:
 
 
 async def run(script: Script, *, is_async: bool) -> tuple[Rig, list[Ran]]:
-    """Play a script, in this task or as a thread does."""
     rig, every = script.rig(), []
     for info, home, when, most in script.calls:
         ran = Ran(rig, rig.make(info, home), when)

@@ -169,8 +169,6 @@ def test_a_key_rejected_for_one_method_is_still_active() -> None:
 
 
 class Gated(EditableStore):
-    """A store that answers while its gate is open."""
-
     instant = False
 
     def __init__(self, *key_ids: str) -> None:

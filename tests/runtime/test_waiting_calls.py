@@ -22,8 +22,6 @@ SUCCESS = Outcome(LeaseOutcome.SUCCESS)
 
 
 class Running(SystemClock):
-    """The machine's clock, set to half past a minute."""
-
     def __init__(self) -> None:
         self._offset = 1_767_270_630.0 - time.monotonic()
 

@@ -14,7 +14,6 @@ from keyrot_middleware.testing import FakeClock
 
 @pytest.fixture(params=URIS)
 def state(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[State]:
-    """Open each backend: one contract for all of them."""
     made = open_at(request.param, clock.time)
     yield made
     made.close()
@@ -22,7 +21,6 @@ def state(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[State]:
 
 @pytest.fixture
 def valkey() -> Iterator[Server]:
-    """Start a server that the test may stop."""
     made = Server(BINARIES["valkey"])
     yield made
     made.remove()
@@ -30,7 +28,6 @@ def valkey() -> Iterator[Server]:
 
 @pytest.fixture(params=["server", "file"])
 def url(request: pytest.FixtureRequest) -> str:
-    """Name a shared state."""
     if request.param == "file":
         return f"sqlite://{request.getfixturevalue('tmp_path')}/state/keyrot.sqlite3"
     return str(request.getfixturevalue("valkey").url)

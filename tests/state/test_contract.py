@@ -133,7 +133,6 @@ def test_the_owner_of_a_stored_resource_is_known(state: State) -> None:
 
 
 def test_a_resource_name_may_be_recorded_after_the_settle(state: State) -> None:
-    """It counts or releases nothing a second time."""
     most = key("a", Limits(max_concurrency=1), project="p")
     lease = lease_of(state, most)
     settle(state, lease)

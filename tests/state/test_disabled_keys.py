@@ -19,7 +19,6 @@ H = 3_600.0
 
 @pytest.fixture
 def report(state: State, clock: FakeClock) -> PoolReport:
-    """Return what the page and the commands use."""
     return PoolReport(
         name="p",
         state=state,

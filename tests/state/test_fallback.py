@@ -44,7 +44,6 @@ def both(clock: FakeClock) -> tuple[FallbackState, Faulty]:
 
 @pytest.fixture
 def state(both: tuple[FallbackState, Faulty]) -> FallbackState:
-    """Open a state over one that can be cut off."""
     return both[0]
 
 
@@ -145,7 +144,6 @@ def test_a_lease_is_settled_where_it_was_granted(
 
 
 def test_leases_in_flight_count_in_max_concurrency(state: FallbackState, shared: Faulty) -> None:
-    """Two at once, whichever state granted the first."""
     one = key("k", Limits(max_concurrency=2))
     first = lease_of(state, one)
     shared.cut()
@@ -171,7 +169,6 @@ def test_an_outage_leaves_a_share_of_each_limit(clock: FakeClock, share: float, 
 
 
 def test_the_pause_doubles_up_to_the_longest(clock: FakeClock) -> None:
-    """Of many callers one may try; a success ends it."""
     breaker = Breaker(clock.time)
     assert breaker.open(clock.time())
     assert not breaker.open(clock.time())

@@ -126,8 +126,6 @@ def test_a_lease_that_is_dropped_is_not_in_flight(state: MemoryState) -> None:
 
 
 def test_10_000_calls_leave_no_growth(state: MemoryState) -> None:
-    """Memory grows per key and model, not per call."""
-
     def size() -> list[int]:
         return [len(getattr(state._records, name)) for name in state._records.__slots__]
 

@@ -50,8 +50,6 @@ SEEDS = st.integers(0, 2**32)
 
 @dataclass
 class Booked:
-    """One lease in the naive model, and its reservations."""
-
     key: Candidate
     at: float
     requests: int
@@ -108,7 +106,6 @@ class Naive:
         return [b for b in self.booked if purse in dict(b.key.purses)]
 
     def _broke(self, one: Candidate, now: float, cost: int) -> set[str]:
-        """Return every reason not to spend more."""
         found = set()
         for purse, budget in one.purses:
             under_way = (b for b in self._paid(purse) if b.under_way)
@@ -147,7 +144,6 @@ class Naive:
     def reasons(
         self, one: Candidate, now: float, requests: int, tokens: int, cost: int
     ) -> set[str]:
-        """Return every reason not to send a request."""
         mine, found = self._of(one), self._broke(one, now, cost)
         if one.limits != LIMITS:
             return found
@@ -228,8 +224,6 @@ def test_a_state_leases_exactly_when_a_naive_count_has_room(uri: str, seed: int)
 
 
 class Account:
-    """A naive model of one cooldown."""
-
     def __init__(self) -> None:
         self.until, self.failures = 0.0, 0
         self.probe: Lease | None = None
@@ -252,7 +246,6 @@ class Account:
         self.probe = None if self.probe is lease else self.probe
 
     def failed(self, until: float) -> None:
-        """Record a failure, which never shortens a cooldown."""
         self.until, self.probe = max(self.until, until), None
 
 
@@ -260,7 +253,6 @@ class Account:
 @settings(max_examples=100)
 @given(seed=SEEDS)
 def test_a_cooldown_agrees_with_a_naive_model(uri: str, seed: int) -> None:
-    """Cooldown, backoff, probe and recovery."""
     draw, clock, one, account = Random(seed), FakeClock(), key("a"), Account()
     out: list[Lease] = []
     state = open_at(uri, clock.time)

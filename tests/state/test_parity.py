@@ -82,7 +82,6 @@ def some(draw: Random, of: Any, most: int) -> list[Any]:
 
 
 def verdict(draw: Random, now: float) -> Verdict:
-    """Draw a verdict; what no state looks at is left out."""
     until = draw.choice([None, None, -5.0, 0.0, 20.5, 61.0, 4_000.0, inf])
     return Verdict(
         draw.choice(["quota_minute", "capacity", "revoked"]),
@@ -192,7 +191,6 @@ class Twins:
         )
 
     def compare(self) -> None:
-        """Compare all that is known of the keys."""
         found = [state.snapshot(KEYS) for state in self.states]
         for known in (health for snapshot in found for health in snapshot.values()):
             known.cooldown_reason = known.cooldown_scope = None  # of equal ends either is right

@@ -143,7 +143,6 @@ def call_until_killed(url: str, one: Any, started: Event) -> None:
 
 
 def killed(url: str, one: Any, after_s: float, how: int = signal.SIGKILL) -> None:
-    """Start a process that uses a key, and end it."""
     context = multiprocessing.get_context("fork")
     started = context.Event()
     worker = context.Process(target=call_until_killed, args=(url, one, started), daemon=True)
@@ -162,7 +161,6 @@ def test_a_worker_killed_during_its_probe_delays_others_by_seconds(url: str) -> 
 
 
 def test_processes_that_are_killed_at_any_moment_leave_a_sound_file(tmp_path: Path) -> None:
-    """The next one goes on with it."""
     path, draw = tmp_path / "keyrot.sqlite3", random.Random(19)
     for _ in range(6):
         killed(f"sqlite://{path}", FREE, draw.uniform(0.01, 0.2))

@@ -39,7 +39,6 @@ BOUND_S = 15.0
 
 @pytest.fixture
 def shared() -> Server:
-    """Return the shared server, emptied."""
     one = server("valkey")
     one.execute("FLUSHALL")
     return one
@@ -47,7 +46,6 @@ def shared() -> Server:
 
 @pytest.fixture
 def state(shared: Server) -> Iterator[RedisState]:
-    """Open a pool on the server's own clock."""
     with closing(RedisState(shared.url, RetryPolicy(), pool=f"redis-{next(_pools)}")) as made:
         yield made
 
@@ -67,7 +65,6 @@ def state(shared: Server) -> Iterator[RedisState]:
     ],
 )
 def test_a_url_is_that_of_redis_py(url: str, options: dict[str, Any]) -> None:
-    """Its options are those of the connections."""
     found = Url(url, "KEYROT_STATE_URL").client.connection_pool.connection_kwargs
     assert {name: found[name] for name in options} == options
     assert found["socket_timeout"] >= 1
@@ -85,7 +82,6 @@ def test_a_url_is_that_of_redis_py(url: str, options: dict[str, Any]) -> None:
     ],
 )
 def test_a_wrong_url_is_refused_without_its_password(url: str, why: str) -> None:
-    """With the variable and where to read."""
     with pytest.raises(ConfigError, match=why) as caught:
         open_state(url, RetryPolicy(), time.time, variable="REDIS_URL")
     assert "REDIS_URL" in str(caught.value)
@@ -93,7 +89,6 @@ def test_a_wrong_url_is_refused_without_its_password(url: str, why: str) -> None
 
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And shows no password."""
     for name in [n for n in sys.modules if n.partition(".")[0] == "redis" or ".state.redis" in n]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "redis", None)
@@ -103,7 +98,6 @@ def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.Monke
 
 
 def test_a_library_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its version and how to upgrade."""
     importlib.import_module("keyrot_middleware.state.redis")
     monkeypatch.delitem(sys.modules, "keyrot_middleware.state.redis")
     monkeypatch.delattr("redis.backoff.NoBackoff")
@@ -115,7 +109,6 @@ def test_a_library_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def everything(state: RedisState) -> None:
-    """Write a record of every kind."""
     one = key("a", Limits(rpm=50), project="p", billing_account="acc", usd=Budget(day=10**9))
     state.configure([one])
     settle(state, one, used(12), "files/secret-name", "continuation:xxx")
@@ -168,7 +161,6 @@ def test_a_call_costs_one_script(state: RedisState, shared: Server) -> None:
 def test_a_key_and_model_in_use_take_less_than_a_kilobyte(
     state: RedisState, shared: Server
 ) -> None:
-    """Two thousand keys, each used with limits."""
     keys = [key(f"key_{n:05}", Limits(rpm=9, tpm=999, rpd=99)) for n in range(2_000)]
     lease_of(state, key("first"))
     before = shared.execute("INFO", "memory")["used_memory"]

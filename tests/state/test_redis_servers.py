@@ -99,7 +99,6 @@ def nodes() -> Iterator[list[Server]]:
 
 
 def url_of(nodes: list[Server]) -> str:
-    """Name one node only; it knows the others."""
     return f"redis+cluster://127.0.0.1:{nodes[0].port}?socket_timeout=5"
 
 
@@ -210,7 +209,6 @@ def secured(certificate: Path) -> Iterator[Callable[[int], int]]:
 
 
 async def both_ways(url: str) -> None:
-    """Call in a thread and in a task."""
     with closing(RedisState(url, RetryPolicy(), pool="tls")) as state:
         settle(state, A)
         lease = await state.do("acquire", INFO, ((0, A),), spread=False)

@@ -30,7 +30,6 @@ OFFER = ((0, A),)
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Name a file in a folder that does not exist yet."""
     folder = tmp_path / "state"
     folder.mkdir(mode=0o700)
     return folder / "keyrot.sqlite3"
@@ -38,20 +37,17 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def state(path: Path) -> Iterator[FallbackState]:
-    """Open the file as install() does."""
     with opened(path) as made:
         yield made
 
 
 @pytest.fixture
 def alone(path: Path) -> Iterator[SqliteState]:
-    """Open the file without a fallback."""
     with closing(SqliteState(path, RetryPolicy(), time.time)) as made:
         yield made
 
 
 def is_shared(state: State) -> bool:
-    """Return whether a lease is one of the file."""
     lease = lease_of(state, key("other"))
     settle(state, lease, UNSENT)
     return not lease.degraded
@@ -64,7 +60,6 @@ def grant(state: State, times: int) -> int:
 
 
 def database(path: Path, *sql: str) -> bytes:
-    """Write a database; return its bytes."""
     with closing(sqlite3.connect(path)) as db:
         for line in sql:
             db.execute(line)
@@ -104,7 +99,6 @@ def test_a_file_of_the_users_is_left_as_it_is(
 def test_a_database_of_another_program_is_left_alone(
     path: Path, alone: SqliteState, sql: str, text: str
 ) -> None:
-    """Neither written to nor moved; an error names it."""
     before = database(path, sql)
     with pytest.raises(SqliteStateError, match=f"{path}: .*{text}"):
         alone.check()

@@ -33,7 +33,6 @@ NOW = 1_764_158_400.0
 
 
 def call(at: float, key_id: str, failure: str | None = None, **more: object) -> CallRecord:
-    """Make a call of one attempt."""
     attempts = (Attempt(key_id, failure, 429 if failure else None, 0.25, "p"),)
     made = CallRecord(at, "m", 0.5, "ok", attempts, Usage(7, 3, cost_usd=0.001), True)
     return made._replace(**more)
@@ -82,7 +81,6 @@ def test_activity_records_in_redis_expire(valkey: Server) -> None:
 
 
 def test_an_outage_leaves_the_activity_empty(valkey: Server) -> None:
-    """Nothing is raised, and nothing is kept for later."""
     with opened(valkey.url) as state:
         activity = Activity(state, time.time)
         valkey.stop()
@@ -143,7 +141,6 @@ WAIT = 'print("called", flush=True)\nsys.stdin.readline()\n'
 
 @pytest.fixture
 def gemini() -> Iterator[FakeGemini]:
-    """Serve one key, by the machine's clock."""
     with FakeGemini() as running:
         running.add_key("key_1", tier="paid")
         yield running
@@ -156,7 +153,6 @@ def environment(gemini: FakeGemini) -> dict[str, str]:
 
 
 def calls_in(url: str, *, is_priced: bool = False) -> int:
-    """Return how many calls the page of this state counts."""
     with opened(url, pool="default") as state:
         view = Activity(state, time.time).view(["key_1"], time.time())
         if is_priced:

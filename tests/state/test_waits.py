@@ -22,21 +22,18 @@ class Patient(Rig):
     """A rig that fails the test where a call would wait forever."""
 
     def sleep(self, seconds: float) -> None:
-        """Record it; a hundred sleeps are too many."""
         assert len(self.slept) < 100, f"the call does not end: {self.slept[-5:]}"
         assert seconds > 0, "the call does not wait"
         super().sleep(seconds)
 
 
 def over(state: State, clock: FakeClock, rig: Rig) -> Rig:
-    """Put *state* under a rig."""
     rig.state = rig.pool.state = state  # type: ignore[assignment]
     rig.clock = clock
     return rig
 
 
 def at_once(rig: Rig, info: CallInfo) -> type[Exception]:
-    """Make a call that does not wait, and fails."""
     call = rig.make(info)
     call.wait_limit_s = 0.0
     with pytest.raises((Exhausted, GoogleError)) as found:

@@ -68,7 +68,6 @@ class Service:
         heapq.heappush(self.events, (at, len(self.events) + int(born), info, born))
 
     def run(self) -> None:
-        """Let ten minutes pass."""
         while self.events:
             at, _, info, born = heapq.heappop(self.events)
             if at >= START + 60 * MINUTES:
@@ -147,7 +146,6 @@ def test_others_leave_free_what_the_first_ones_need(state: State, clock: FakeClo
 
 
 def test_two_first_workloads_are_expected_together(state: State, clock: FakeClock) -> None:
-    """One record has the calls of both."""
     for _ in range(12):
         for info in (CHAT, VOICE):
             settle(state, KEY, OK, info=info)
@@ -168,7 +166,6 @@ def test_a_first_workload_that_stops_holds_nothing_back(state: State, clock: Fak
 
 
 def test_others_may_always_use_a_twentieth(state: State, clock: FakeClock) -> None:
-    """However much the first ones are expected to use."""
     rate_of(state, clock, 59, 12)
     assert all_of(state, OTHER) == 3
     assert all_of(state, CHAT) == 57
@@ -213,7 +210,6 @@ def test_a_share_is_the_most_that_a_workload_may_use(state: State, clock: FakeCl
 
 
 def test_a_budget_of_a_workload_is_its_own(state: State) -> None:
-    """Over all keys; others spend theirs."""
     keys = key("a", usd=Budget(day=10_000)), key("b")
     for one in keys:
         lease = lease_of(state, one, info=NIGHT)
@@ -242,7 +238,6 @@ def test_requests_at_once_are_shared_too(state: State) -> None:
 
 
 def test_calls_that_count_in_no_quota_have_no_terms(state: State) -> None:
-    """Such as counts of tokens."""
     rate_of(state, FakeClock(), 1, 1)
     free = OTHER._replace(requests=0, tokens=0, counts_in_quota=False)
     assert isinstance(lease_of(state, KEY, info=free), Lease)

@@ -55,7 +55,6 @@ def test_a_declared_function_is_called_and_its_response_answered(gemini, connect
     calls: list[tuple[str, int]] = []
 
     def weather(city: str, days: int) -> str:
-        """Return the weather."""
         calls.append((city, days))
         return "sunny"
 
@@ -124,7 +123,6 @@ def test_every_error_reaches_the_sdk_as_its_own_class(name, gemini, connect) -> 
 
 
 def test_scripts_run_in_order_and_end(gemini, connect) -> None:
-    """After the script ordinary answers follow."""
     client = connect(gemini.add_key("a"))
     gemini.script("a", Reply.OVERLOADED, Reply.OK, Reply.INTERNAL)
     assert fails(client).code == 503
@@ -174,7 +172,6 @@ def test_a_custom_reply(gemini, connect) -> None:
 
 
 def test_failed_requests_count_against_the_quota(gemini, connect) -> None:
-    """400 and 500 are counted; 429 and a bad key are not."""
     client = connect(gemini.add_key("a"))
     gemini.script("a", Reply.BAD_REQUEST, Reply.INTERNAL, Reply.QUOTA_MINUTE, Reply.KEY_INVALID)
     for _ in range(4):

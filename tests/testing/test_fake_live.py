@@ -75,7 +75,6 @@ def test_a_turn_is_answered_with_its_usage(gemini: FakeGemini, connect: Connect)
     ("reply", "code"), [(Reply.EXHAUSTED.as_close(1011, after=1), 1011), (Reply.dropped(1), 1006)]
 )
 def test_a_session_ends_after_some_messages(reply, code, gemini, connect) -> None:
-    """By a close frame, or by a connection that breaks."""
     client = connect(gemini.add_key("a").value)
     gemini.script("a", reply)
     seen: list[Any] = []

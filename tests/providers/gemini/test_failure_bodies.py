@@ -39,7 +39,6 @@ ENVELOPES = {
 
 
 def parse(body: object, code: int | None = 429, retry_after: str | None = None) -> ParsedError:
-    """Parse a body as of a fixed time."""
     return Gemini().parse_error(FailureFacts(code, body, retry_after), NOW)
 
 
@@ -147,7 +146,6 @@ def test_delay_is_found(body: object, header: str | None, expected: float | None
 
 
 def of(*violations: dict[str, Any], message: str = "?") -> ParsedError:
-    """Parse a body with these violations."""
     return parse(over(message, quota_failure(*violations)))
 
 
@@ -238,7 +236,6 @@ def test_bucket_comes_from_the_dimensions(dimensions: Any, bucket: str | None) -
 
 
 def test_reasons_are_collected() -> None:
-    """Reasons, status and Interactions' codes are one set."""
     body = rest(403, "PERMISSION_DENIED", "?", reason("A_REASON"), {"reason": 5}, reason("B"))
     assert parse(body).reasons == {"PERMISSION_DENIED", "A_REASON", "B"}
     assert parse(g.interactions("quota_exceeded", "?")).reasons == {"QUOTA_EXCEEDED"}

@@ -60,12 +60,10 @@ def test_a_day_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize(("retry", "wait"), [("300s", True), ("301s", False)])
 def test_long_delay_is_not_waited_for(retry: str, wait: bool) -> None:
-    """A named delay beyond 300 s is too long to wait for."""
     assert over_quota(g.FREE_RPM, retry).may_wait is wait
 
 
 def test_retry_after_replaces_missing_retry_info() -> None:
-    """The header has the delay where the body has none."""
     body = over("?", quota_failure(violation(g.FREE_RPM, "5")))
     assert classify(FailureFacts(429, body, "11"), CALL, NOW).until == NOW + 11
     bare = classify(FailureFacts(429, g.EXHAUSTED, "11"), CALL, NOW)
@@ -88,7 +86,6 @@ def test_request_larger_than_the_limit_does_not_wait(tokens: int, wait: bool) ->
 
 
 def test_tokens_do_not_matter_to_a_limit_of_requests() -> None:
-    """Tokens are compared with limits of tokens only."""
     assert over_quota(g.FREE_RPM, "9s").may_wait is True
 
 

@@ -66,7 +66,6 @@ def test_rows_are_in_the_order_of_the_table() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_row_describes_the_rule(rule: Rule) -> None:
-    """Scope, end and consequence are those of the table."""
     _, signal, scope, end, does, _ = _rows()[rule.name]
     assert (scope, end) == (SCOPES[rule.scope], _end(rule))
     assert does.startswith(_does(rule))

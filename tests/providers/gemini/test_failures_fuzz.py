@@ -76,7 +76,6 @@ BODIES: dict[str, Any] = {
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
 def test_an_unusual_body_gets_a_verdict(body: Any) -> None:
-    """Values of the wrong kind or size are ignored."""
     for code in (429, 400, 503, 200, None):
         _is_sane(classify(FailureFacts(code, body), CALL, NOW))
 
@@ -115,7 +114,6 @@ def test_no_text_is_an_endless_or_unreadable_time(header: str, named: str) -> No
 
 @given(count=st.integers() | st.floats() | DIGITS | st.just(10**400))
 def test_no_count_of_tokens_breaks_the_arithmetic(count: Any) -> None:
-    """Counts are kept only where a window can add them up."""
     used = parse_usage_text(f'{{"usageMetadata": {{"promptTokenCount": {_json(count)}}}}}')[0]
     assert used.input_tokens is None or 0 <= used.input_tokens < 10**18
 

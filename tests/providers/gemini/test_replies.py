@@ -26,7 +26,6 @@ READ = Usage(10, 5, None, None, "m-001", "r1", ("stop",))
 
 
 def answer(text: str = "hi", **more: Any) -> dict[str, Any]:
-    """Build a response in the server's field order."""
     candidate = {"content": {"parts": [{"text": text}]}, "finishReason": "STOP", "index": 0}
     ends = {"usageMetadata": META, "modelVersion": "m-001", "responseId": "r1"}
     return {"candidates": [candidate], **ends, **more}
@@ -112,7 +111,6 @@ def test_input_counts_tool_results_and_output_counts_thoughts() -> None:
     ],
 )
 def test_counts_are_the_servers_or_none(meta: Any, usage: Usage) -> None:
-    """A missing or invalid count is None, never 0."""
     assert parse_usage({"usageMetadata": meta}) == usage
 
 
@@ -246,7 +244,6 @@ def test_a_stream_ends_with_the_last_usage_that_has_numbers() -> None:
 
 
 def test_a_stream_has_its_continuation_tokens() -> None:
-    """Tokens are listed once, in order."""
     ledger = StreamEvents()
     for token in ("one", "two", "one"):
         ledger.feed({"candidates": [{"continuationToken": token}]})
@@ -394,7 +391,6 @@ USAGE = {
 
 
 def read(body: Any, collection: str = "interactions") -> InteractionEvents:
-    """Read a whole body."""
     ledger = InteractionEvents(collection)
     ledger.read(body)
     return ledger

@@ -152,7 +152,6 @@ def test_the_collection_of_an_id(method: str, path: str, collection: str) -> Non
     ],
 )
 def test_the_model_in_a_path(path: str, expected: str | None) -> None:
-    """Only the model changes."""
     found = Gemini().with_model(Route("generateContent"), path, b"{}", ("a", "b"))
     assert found == (None if expected is None else (expected, b"{}"))
 
@@ -161,7 +160,6 @@ def test_the_model_in_a_path(path: str, expected: str | None) -> None:
 
 
 def part(**kind: Any) -> dict[str, Any]:
-    """Build a body whose one part is *kind*."""
     return {"contents": [{"parts": [{"text": "look"}, kind], "role": "user"}]}
 
 
@@ -288,7 +286,6 @@ def test_a_conversation_keeps_its_digest() -> None:
 
 
 def new(path: str = "/v1beta/interactions", **body: Any) -> CallInfo:
-    """Read a request for a new interaction."""
     return read_request(parse_path("POST", path), {"input": "hello", **body})
 
 
@@ -318,7 +315,6 @@ def test_a_new_interaction_may_use_any_key() -> None:
     ],
 )
 def test_what_names_a_stored_thing_is_bound_to_its_owner(body: Any, names: Any) -> None:
-    """The certain names come first: their owner counts."""
     info = new(model="m", **body)
     assert (info.bound_to_owner, info.resources) == (True, names)
 
@@ -339,7 +335,6 @@ def test_what_names_a_stored_thing_is_bound_to_its_owner(body: Any, names: Any) 
     ],
 )
 def test_ids_are_recognized_by_their_key(body: Any, name: str) -> None:
-    """They have no collection in them."""
     assert new(**body).resources == (name,)
     assert not new(**body).bound_to_owner
 
@@ -364,17 +359,14 @@ DATA = base64.b64encode(bytes(750_000)).decode()
 
 
 def estimate(body: dict[str, Any]) -> int:
-    """Estimate the input tokens of a body."""
     return read_body(body)[0]
 
 
 def body_of(*parts: Any) -> dict[str, Any]:
-    """Build a body of one content."""
     return {"contents": [{"parts": list(parts), "role": "user"}]}
 
 
 def messages(*parts: dict[str, Any]) -> dict[str, Any]:
-    """Build the body of a chat completion."""
     return {"model": "gemini-2.5-flash", "messages": [{"role": "user", "content": list(parts)}]}
 
 
@@ -516,7 +508,6 @@ BODIES = st.dictionaries(KEYS, JSON_LIKE, max_size=6)
 @settings(deadline=None)
 @given(BODIES)
 def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
-    """Any body of a program or a server is read."""
     tokens, names = read_body(body)
     assert tokens >= 0
     assert all(names)
@@ -527,7 +518,6 @@ def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
 @settings(deadline=None)
 @given(st.sampled_from(["get", "post", "patch", ""]), TEXTS | st.text("/:?v1{}files", max_size=30))
 def test_no_path_makes_it_raise(method: str, path: str) -> None:
-    """Any path is read."""
     assert isinstance(parse_path(method, path).bound_to_owner, bool)
 
 

@@ -131,27 +131,30 @@ RAW: dict[str, Sends] = {
 
 
 MESSAGES = [{"role": "user", "content": TEXT}]
+_CHAT = {"model": MODEL, "messages": MESSAGES}
 
 
 def _options(base: Url, key: str) -> dict[str, Any]:
     return {"api_key": key, "base_url": f"{base}/v1beta/openai/"}
 
 
+def _text(found: Any, *, stream: bool) -> str:
+    if stream:
+        return "".join(one.choices[0].delta.content or "" for one in found)
+    return str(found.choices[0].message.content)
+
+
+async def _async_text(found: Any, *, stream: bool) -> str:
+    return _text([one async for one in found] if stream else found, stream=stream)
+
+
 def _openai(*, stream: bool) -> Sends:
     def sends(base: Url, key: str, number: int) -> list[str]:
         import openai
 
-        texts = []
         with openai.OpenAI(**_options(base, key)) as client:
-            for _ in range(number):
-                found: Any = client.chat.completions.create(
-                    model=MODEL,
-                    messages=MESSAGES,  # type: ignore[arg-type]  # a literal
-                    stream=stream,
-                )
-                chunks = [one.choices[0].delta.content or "" for one in found] if stream else ()
-                texts.append("".join(chunks) or found.choices[0].message.content)
-        return texts
+            create: Any = client.chat.completions.create
+            return [_text(create(**_CHAT, stream=stream), stream=stream) for _ in range(number)]
 
     return sends
 
@@ -159,30 +162,19 @@ def _openai(*, stream: bool) -> Sends:
 async def _openai_async(base: Url, key: str, number: int, *, stream: bool) -> list[str]:
     import openai
 
-    texts = []
     async with openai.AsyncOpenAI(**_options(base, key)) as client:
-        for _ in range(number):
-            found: Any = await client.chat.completions.create(
-                model=MODEL,
-                messages=MESSAGES,  # type: ignore[arg-type]  # a literal
-                stream=stream,
-            )
-            if stream:
-                found = [one.choices[0].delta.content or "" async for one in found]
-                texts.append("".join(found))
-            else:
-                texts.append(found.choices[0].message.content)
-    return texts
+        create: Any = client.chat.completions.create
+        found = (await create(**_CHAT, stream=stream) for _ in range(number))
+        return [await _async_text(one, stream=stream) async for one in found]
 
 
 def _embed(base: Url, key: str, number: int) -> list[str]:
     import openai
 
+    asked = {"model": "gemini-embedding-001", "input": TEXT, "encoding_format": "float"}
     with openai.OpenAI(**_options(base, key)) as client:
         for _ in range(number):
-            client.embeddings.create(
-                model="gemini-embedding-001", input=TEXT, encoding_format="float"
-            )
+            client.embeddings.create(**asked)  # type: ignore[arg-type]
     return ["ok from C"] * number
 
 
@@ -209,24 +201,15 @@ def _litellm(base: Url, key: str) -> dict[str, Any]:
 def _complete(base: Url, key: str, number: int, *, stream: bool) -> list[str]:
     import litellm
 
-    texts = []
-    for _ in range(number):
-        found: Any = litellm.completion(**_litellm(base, key), stream=stream)
-        chunks = [one.choices[0].delta.content or "" for one in found] if stream else ()
-        texts.append("".join(chunks) or found.choices[0].message.content)
-    return texts
+    found = (litellm.completion(**_litellm(base, key), stream=stream) for _ in range(number))
+    return [_text(one, stream=stream) for one in found]
 
 
 async def _acomplete(base: Url, key: str, number: int, *, stream: bool) -> list[str]:
     import litellm
 
-    texts = []
-    for _ in range(number):
-        found: Any = await litellm.acompletion(**_litellm(base, key), stream=stream)
-        if stream:
-            texts.append("".join([one.choices[0].delta.content or "" async for one in found]))
-        else:
-            texts.append(found.choices[0].message.content)
+    found = (await litellm.acompletion(**_litellm(base, key), stream=stream) for _ in range(number))
+    texts = [await _async_text(one, stream=stream) async for one in found]
     await litellm.close_litellm_async_clients()  # type: ignore[no-untyped-call]
     return texts
 
@@ -234,13 +217,9 @@ async def _acomplete(base: Url, key: str, number: int, *, stream: bool) -> list[
 def _embedding(base: Url, key: str, number: int) -> list[str]:
     import litellm
 
+    model, at = "gemini/gemini-embedding-001", f"{base}/v1beta"
     for _ in range(number):
-        litellm.embedding(
-            model="gemini/gemini-embedding-001",
-            input=[TEXT],
-            api_key=key,
-            api_base=f"{base}/v1beta",
-        )
+        litellm.embedding(model=model, input=[TEXT], api_key=key, api_base=at)
     return ["ok from C"] * number
 
 

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 LOGGERS = (
     "apprise",
@@ -96,14 +96,13 @@ def snapshot() -> dict[str, Any]:
 
 def settled_snapshot(before: dict[str, Any], seconds: float = 20.0) -> dict[str, Any]:
     """Return a snapshot once threads and sockets have ended, or the last one when they do not."""
-    until = time.monotonic() + seconds
-    while True:
-        after = snapshot()
-        if all(after[name] == before[name] for name in ("threads", "sockets")):
-            return after
+    until, after = time.monotonic() + seconds, snapshot()
+    while any(after[name] != before[name] for name in ("threads", "sockets")):
         if time.monotonic() > until:
-            return after
+            break
         time.sleep(0.05)
+        after = snapshot()
+    return after
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -112,44 +111,10 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     What a module that was imported meanwhile has is new in *after*, and no difference.
     """
     return [
-        f"{name}: {before[name]!r} -> {after.get(name)!r}"
-        for name in before
-        if not _same(before[name], after.get(name))
+        f"{name}: {was!r} -> {after.get(name)!r}"
+        for name, was in before.items()
+        if was != after.get(name)
     ]
-
-
-def _same(before: Any, after: Any) -> bool:
-    if isinstance(before, _Attributes):
-        return isinstance(after, _Attributes) and before.same(after)
-    return bool(before == after)
-
-
-class _Attributes:
-    """The attributes of a class or module, compared by identity."""
-
-    def __init__(self, owner: Any) -> None:
-        self._values = {
-            name: value
-            for name, value in list(vars(owner).items())
-            if not name.startswith("__") or name in ("__init__", "__call__", "__getattr__")
-        }
-
-    def same(self, other: _Attributes) -> bool:
-        """Return whether both have the same objects under the same names."""
-        return not self.changed(other)
-
-    def changed(self, other: _Attributes) -> list[str]:
-        """Return the names under which they have different objects."""
-        names = self._values.keys() | other._values.keys()
-        missing = object()
-        return sorted(
-            name
-            for name in names
-            if self._values.get(name, missing) is not other._values.get(name, missing)
-        )
-
-    def __repr__(self) -> str:
-        return f"<{len(self._values)} attributes>"
 
 
 def _may_be_patched(name: str) -> bool:
@@ -163,7 +128,24 @@ def _add_attributes(found: dict[str, Any], module: Any) -> None:
     found[f"functions of {module.__name__}"] = functions
     for name, value in functions.items():
         if isinstance(value, type) and value.__module__ == module.__name__:
-            found[f"class {module.__name__}.{name}"] = _Attributes(value)
+            kept = ("__init__", "__call__", "__getattr__")
+            found[f"class {module.__name__}.{name}"] = {
+                name: _Same(value)
+                for name, value in list(vars(value).items())
+                if not name.startswith("__") or name in kept
+            }
+
+
+class _Same(NamedTuple):
+    """Equal to the same object alone."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 def _open_sockets() -> int:

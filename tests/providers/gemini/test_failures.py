@@ -1,20 +1,21 @@
-"""The failure table: each row of docs/failures.md and each real body gets its verdict."""
+"""The failure table: each real body gets its verdict, and docs/failures.md says the same."""
 
 from __future__ import annotations
 
-from math import inf, isfinite
+import re
+from datetime import datetime
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support import failure_table as want
 from support import google_bodies as g
 from support.failure_table import CALL, GROUPS, NOW
-from support.google_bodies import delay, denied, over, rest
+from support.google_bodies import delay, denied, over, quota_failure, rest, violation
 
-from keyrot_middleware.core.failures import FailureFacts, describe
-from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Scope, Verdict
+from keyrot_middleware.core.failures import DAILY_BACKOFF, FailureFacts, Rule, describe
+from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Limits, Scope, Verdict
 from keyrot_middleware.providers.gemini import Gemini
 
 classify, RULES = Gemini().classify, Gemini.rules
@@ -178,61 +179,196 @@ def test_describe_names_class_and_code() -> None:
     assert describe(classify(FailureFacts(transport="reset"), CALL, NOW)) == "reset"
 
 
-NAMES = ["error", "code", "message", "status", "details", "reason", "violations", "quotaId"]
-NAMES += ["quotaValue", "quotaDimensions", "model", "retryDelay", "metadata", "quota_limit"]
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-JSON = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(NAMES) | st.text(), inner, max_size=6)
-    ),
-    max_leaves=25,
+# When a failure ends ---------------------------------------------------------------------------
+
+PACIFIC = ZoneInfo("America/Los_Angeles")
+
+
+def at(*parts: int) -> float:
+    """Return a Pacific wall-clock time as epoch seconds."""
+    return datetime(*parts, tzinfo=PACIFIC).timestamp()  # type: ignore[misc,arg-type]
+
+
+def over_quota(quota_id: str, retry: str | None = None, now: float = NOW) -> Verdict:
+    """Classify a 429 of one quota, with or without a RetryInfo."""
+    details = [quota_failure(violation(quota_id, "250000"))]
+    details += [delay(retry)] if retry else []
+    return classify(FailureFacts(429, over("?", *details)), CALL, now)
+
+
+@pytest.mark.parametrize(
+    ("now", "midnight"),
+    [
+        ((2026, 11, 24, 12), (2026, 11, 25)),
+        ((2026, 3, 8, 1), (2026, 3, 9)),
+        ((2026, 11, 1, 0, 30), (2026, 11, 2)),
+        ((2026, 12, 31, 23, 59), (2027, 1, 1)),
+    ],
+    ids=["winter", "23 hours", "25 hours", "new year"],
 )
-BLAMING_CODES = {401, 402, 429}
-SIGNALS = {word for rule in RULES for word in rule.reasons}
-SIGNALS |= {"AUTHENTICATION", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "TOO_MANY_REQUESTS"}
+def test_day_ends_at_midnight_pacific_time(now: tuple[int, ...], midnight: tuple[int, ...]) -> None:
+    """An exhausted day ends at local midnight, when the clocks change too."""
+    assert over_quota(g.FREE_RPD, "2s", at(*now)).until == at(*midnight)
 
 
-def _texts_of(body: object) -> str:
-    """Collect every text in a body, to search it for signals."""
-    if isinstance(body, dict):
-        return " ".join(_texts_of(part) for pair in body.items() for part in pair)
-    return " ".join(map(_texts_of, body)) if isinstance(body, list) else str(body)
+def test_day_believes_only_a_long_delay() -> None:
+    """RetryInfo of more than 300 s is a paid day's true one; a shorter one misleads."""
+    assert over_quota(g.FREE_RPD, "301s").until == NOW + 301
+    assert over_quota(g.FREE_RPD, "300s").until == at(2026, 11, 25)
 
 
-@given(
-    body=JSON,
-    code=st.none() | st.integers(-1, 700),
-    retry_after=st.none() | st.text(),
-    tokens=st.integers(0, 10**9),
+def test_a_day_is_not_waited_for() -> None:
+    """A day is not waited for, not even in its last minute."""
+    verdict = over_quota(g.FREE_RPD, now=at(2026, 11, 24, 23, 59, 30))
+    assert (verdict.has_known_end, verdict.may_wait) == (True, False)
+
+
+@pytest.mark.parametrize(("retry", "wait"), [("300s", True), ("301s", False)])
+def test_long_delay_is_not_waited_for(retry: str, wait: bool) -> None:
+    assert over_quota(g.FREE_RPM, retry).may_wait is wait
+
+
+def test_retry_after_replaces_missing_retry_info() -> None:
+    body = over("?", quota_failure(violation(g.FREE_RPM, "5")))
+    assert classify(FailureFacts(429, body, "11"), CALL, NOW).until == NOW + 11
+    bare = classify(FailureFacts(429, g.EXHAUSTED, "11"), CALL, NOW)
+    assert (bare.failure, bare.scope) == ("rate_limit", Scope.PROJECT_MODEL)
+    assert (bare.until, bare.has_known_end) == (NOW + 11, True)
+
+
+@pytest.mark.parametrize(("tokens", "wait"), [(250_000, True), (250_001, False)])
+def test_request_larger_than_the_limit_does_not_wait(tokens: int, wait: bool) -> None:
+    """A request of more tokens than a whole minute has never fits by waiting."""
+    body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
+    info = CallInfo("gemini-2.5-flash", "generateContent", tokens=tokens)
+    verdict = classify(FailureFacts(429, body), info, NOW)
+    assert (verdict.failure, verdict.may_wait, verdict.exceeds_limit) == (
+        "quota_minute",
+        wait,
+        not wait,
+    )
+    assert (verdict.bucket, verdict.learned) == ("gemini-2.5-flash", Limits(tpm=250_000))
+
+
+def test_tokens_do_not_matter_to_a_limit_of_requests() -> None:
+    assert over_quota(g.FREE_RPM, "9s").may_wait is True
+
+
+def test_a_limit_of_zero_is_not_exceeded_by_size() -> None:
+    """It means that the model is not offered, whatever the request's size."""
+    verdict = classify(FailureFacts(429, g.LIMIT_ZERO), CALL, NOW)
+    assert (verdict.failure, verdict.exceeds_limit) == ("limit_zero", False)
+
+
+def test_spending_cap_ends_with_its_month() -> None:
+    """A cap is retried within the hour, sooner where its month ends sooner."""
+    body = over("Your project has exceeded its monthly spending cap.")
+    late = at(2026, 11, 30, 23, 50)
+    assert classify(FailureFacts(429, body), CALL, late).until == at(2026, 12, 1)
+    assert classify(FailureFacts(429, body), CALL, NOW).until == NOW + 3600
+
+
+def test_batch_quota_keeps_a_named_time() -> None:
+    """A batch's own quota cools one method down until the named time, or with backoff."""
+    assert over_quota("BatchEnqueuedTokensPerModel", "60s").until == NOW + 60
+    assert over_quota("BatchEnqueuedTokensPerModel").until is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "now", "until"),
+    [
+        ((2026, 11, 24, 23, 59, 59), (2026, 11, 25, 0, 0, 1), None),
+        ((2026, 11, 25, 0, 0, 0), (2026, 11, 25, 0, 0, 1), None),
+        ((2026, 11, 25, 0, 9, 59), (2026, 11, 25, 0, 10, 30), None),
+        ((2026, 11, 25, 0, 10, 0), (2026, 11, 25, 0, 10, 1), (2026, 11, 26)),
+        ((2026, 11, 24, 23, 59, 58), (2026, 11, 24, 23, 59, 59), (2026, 11, 25)),
+        (None, (2026, 11, 25, 0, 5), None),
+    ],
 )
-def test_unknown_body_never_raises_nor_penalizes(
-    body: Any, code: int | None, retry_after: str | None, tokens: int
+def test_a_day_is_the_one_in_which_the_request_was_sent(
+    sent: tuple[int, ...] | None, now: tuple[int, ...], until: tuple[int, ...] | None
 ) -> None:
-    """Whatever comes back, there is a verdict, and it penalizes no key without a known signal."""
-    info = CallInfo("m", "generateContent", tokens=tokens)
-    got = classify(FailureFacts(code, body, retry_after), info, NOW)
-    blamed = got.scope is not Scope.NONE or got.rotate
-    text = _texts_of(body).upper()
-    known = any(str(sign) in text for sign in BLAMING_CODES | SIGNALS)
-    assert not blamed or code in BLAMING_CODES or known
-    assert got.until is None or got.until == inf or (isfinite(got.until) and got.until >= NOW)
+    """Around midnight it is the past day: the key backs off, and is not waited for."""
+    body = over("?", quota_failure(violation(g.FREE_RPD, "20")), delay("80000s"))
+    sent_at = at(*sent) if sent is not None else None
+    verdict = classify(FailureFacts(429, body), CALL, at(*now), sent_at)
+    assert (verdict.failure, verdict.may_wait) == ("quota_day", False)
+    assert (verdict.until is None) is (until is None)
+    free = over("?", quota_failure(violation(g.FREE_RPD, "20")), delay("2s"))
+    expected = at(*until) if until is not None else None
+    assert classify(FailureFacts(429, free), CALL, at(*now), sent_at).until == expected
 
 
-QUOTA_IDS = st.sampled_from([g.FREE_RPM, g.FREE_RPD, g.FREE_TPM, g.FREE_TPD, g.PAID_TPM])
-VALUES = st.none() | st.integers(0, 10**7).map(str)
-GRAVITY = ["limit_zero", "quota_day", "quota_minute"]
+# The page --------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[3] / "docs" / "failures.md"
+SCOPES = {
+    Scope.NONE: "none",
+    Scope.KEY: "the key",
+    Scope.KEY_VERB: "the key, for one method",
+    Scope.KEY_MODEL: "the key, for one model",
+    Scope.PROJECT_MODEL: "the project, for one model",
+    Scope.PROJECT_CACHE: "the project, for cached content",
+    Scope.PROJECT: "the project",
+    Scope.BILLING: "the billing account",
+}
+ENDS = {
+    "until_backoff": "backoff",
+    "for_ten_minutes": "10 minutes",
+    "for_an_hour": "1 hour",
+    "until_cap_reset": "1 hour, or the end of the month",
+    "for_a_day": "24 hours",
+    "until_day_end": "midnight Pacific time, or a named time over 300 s",
+    "until_minute_end": "the named time, else the next minute",
+    "until_retry_info": "the named time",
+}
 
 
-@given(quotas=st.lists(st.tuples(QUOTA_IDS, VALUES), min_size=1, max_size=4))
-def test_gravest_violation_decides(quotas: list[tuple[str, str | None]]) -> None:
-    """Of several violations a limit of 0 goes before the day, and the day before the minute."""
-    alone = [_of_quotas(quota).failure for quota in quotas]
-    together = _of_quotas(*quotas).failure
-    assert together == min(alone, key=GRAVITY.index)
+def _rows() -> dict[str, list[str]]:
+    lines = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0].strip("`"): row for row in cells}
 
 
-def _of_quotas(*quotas: tuple[str, str | None]) -> Verdict:
-    body = over(g.INTRO, g.quota_failure(*(g.violation(*quota) for quota in quotas)), delay("9s"))
-    return classify(FailureFacts(429, body), CALL, NOW)
+def _end(rule: Rule) -> str:
+    end = "-" if rule.scope is Scope.NONE else ENDS[rule.until.__name__]
+    if rule.rejected:
+        return "rejected for a day" if rule.backoff is DAILY_BACKOFF else "rejected"
+    if rule.name == "spend_rate":
+        return f"{end}, else backoff up to 10 minutes"
+    return f"{end}, else backoff" if rule.name == "batch_quota" else end
+
+
+def _does(rule: Rule) -> str:
+    if rule.retry:
+        return "retries once" if rule.max_retries == 1 else "retries"
+    if rule.scope is Scope.NONE and not rule.rotate:
+        return "raises"
+    if rule.has_known_end and rule.may_wait:
+        return "tries another key; waits"
+    return "tries another key, at most five" if rule.max_rotations == 5 else "tries another key"
+
+
+def test_rows_are_in_the_order_of_the_table() -> None:
+    """Every row's name is on the page, in the order in which rows are matched."""
+    assert list(_rows()) == [rule.name for rule in RULES]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_row_describes_the_rule(rule: Rule) -> None:
+    _, signal, scope, end, does, _ = _rows()[rule.name]
+    assert (scope, end) == (SCOPES[rule.scope], _end(rule))
+    assert does.startswith(_does(rule))
+    assert all(word in signal or word.lower() in signal for word in _documented_reasons(rule))
+
+
+def _documented_reasons(rule: Rule) -> set[str]:
+    """Return the reasons that the page names; restricted keys share one row's prefix."""
+    return set() if rule.name == "key_restricted" else set(rule.reasons)
+
+
+def test_every_source_is_an_address() -> None:
+    """Each source mark has its address at the foot of the page, and none is unused."""
+    text = PAGE.read_text("utf-8")
+    marks = {m for row in _rows().values() for m in re.findall(r"\[(\w+)\]", row[-1])}
+    assert marks == set(re.findall(r"^\[(\w+)\]: https://\S+$", text, re.MULTILINE))

@@ -1,17 +1,18 @@
-"""What is parsed from an error body: envelopes, delays, quotas and limits, in every shape."""
+"""What is read from an error body, in every shape; an unforeseen one gets a verdict too."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from math import inf, isfinite, isnan, nan
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import google_bodies as g
-from support.failure_table import NOW
+from support.failure_table import CALL, NOW
 from support.google_bodies import delay, over, quota_failure, reason, rest, violation
 
 from keyrot_middleware.core.failures import (
@@ -21,9 +22,12 @@ from keyrot_middleware.core.failures import (
     QuotaViolation,
     seconds,
 )
-from keyrot_middleware.core.model import Limits
+from keyrot_middleware.core.model import CallInfo, Limits, Scope, Verdict
 from keyrot_middleware.providers.gemini import Gemini
+from keyrot_middleware.providers.gemini.replies import parse_usage_text
 
+classify, RULES = Gemini().classify, Gemini.rules
+parse_error = Gemini().parse_error
 BUSY: dict[str, Any] = {"code": 429, "message": "Busy.", "status": "RESOURCE_EXHAUSTED"}
 ENVELOPES = {
     "error": {"error": BUSY},
@@ -72,15 +76,11 @@ def test_nested_json_is_opened_to_a_limited_depth() -> None:
 
 
 CODES = [
-    (429, rest(503, "UNAVAILABLE", "?"), 429),
-    (None, rest(503, "UNAVAILABLE", "?"), 503),
-    (0, {"error": {"code": "503"}}, 503),
-    (200, {"error": {"code": "too_many_requests"}}, 429),
+    (429, rest(503, "UNAVAILABLE", "?"), 429), (None, rest(503, "UNAVAILABLE", "?"), 503),
+    (0, {"error": {"code": "503"}}, 503), (200, {"error": {"code": "too_many_requests"}}, 429),
     (None, {"error": {"code": 14, "status": "UNAVAILABLE"}}, 503),
-    (None, {"error": {"code": True, "status": "??"}}, None),
-    (200, {}, 200),
-    (0, None, None),
-]
+    (None, {"error": {"code": True, "status": "??"}}, None), (200, {}, 200), (0, None, None),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("http", "body", "code"), CODES)
@@ -92,18 +92,10 @@ def test_code_is_the_bodys_where_http_has_none(
 
 
 DURATIONS = [
-    ("4h59m27.724879759s", 17967.724879759),
-    ("48.939935699s", 48.939935699),
-    ("900ms", 0.9),
-    ("1m500ms", 60.5),
-    ("43424s", 43424.0),
-    ("0s", 0.0),
-    ("5", None),
-    ("", None),
-    ("5d", None),
-    ("-5s", None),
-    ("soon", None),
-]
+    ("4h59m27.724879759s", 17967.724879759), ("48.939935699s", 48.939935699), ("900ms", 0.9),
+    ("1m500ms", 60.5), ("43424s", 43424.0), ("0s", 0.0), ("5", None), ("", None), ("5d", None),
+    ("-5s", None), ("soon", None),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "expected"), DURATIONS)
@@ -249,12 +241,9 @@ def test_malformed_details_are_ignored() -> None:
 
 
 SHAPES: list[tuple[Any, tuple[bool, bool]]] = [
-    (g.INVALID, (True, True)),
-    ([g.INVALID], (True, True)),
-    (json.dumps(g.INVALID), (True, True)),
+    (g.INVALID, (True, True)), ([g.INVALID], (True, True)), (json.dumps(g.INVALID), (True, True)),
     ({"message": json.dumps(g.INVALID), "status": "Bad Request"}, (True, True)),
-    (g.INVALID["error"], (True, True)),
-    (g.interactions("authentication", "No."), (True, True)),
+    (g.INVALID["error"], (True, True)), (g.interactions("authentication", "No."), (True, True)),
     ({"error": {"code": 400, "message": "?", "details": [g.HELP]}}, (True, True)),
     ({"error": {"code": 400, "message": "?", "details": [{"@type": 3}, {}]}}, (True, False)),
     ({"error": {"code": 400, "message": "?", "status": "Bad"}}, (True, False)),
@@ -262,10 +251,9 @@ SHAPES: list[tuple[Any, tuple[bool, bool]]] = [
     ({"error": {"code": "authentication", "message": "?", "type": "x"}}, (False, False)),
     ({"error": {"code": 400, "status": "INVALID_ARGUMENT"}}, (False, False)),
     ({"error": "unauthorized"}, (False, False)),
-    ({"message": "?", "status": "UNAUTHENTICATED"}, (False, False)),
-    ("<html>", (False, False)),
+    ({"message": "?", "status": "UNAUTHENTICATED"}, (False, False)), ("<html>", (False, False)),
     (None, (False, False)),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("body", "shape"), SHAPES)
@@ -279,3 +267,151 @@ def test_the_text_of_a_websockets_close_is_googles() -> None:
     """It has no body; Live reports by text alone that a key is invalid."""
     parsed = parse(g.NOT_VALID, 1007)
     assert (parsed.has_shape, parsed.is_sure) == (True, True)
+
+
+# Anything --------------------------------------------------------------------------------------
+
+
+HEADERS = [
+    ("0\x1f", None), ("7\x1f", 7.0), ("\x1c7", 7.0), ("7\xa0", 7.0), ("\u0667", None),
+    ("\uff17", None), ("\xb2", None), ("nan", None), ("inf", None), ("1e999", None), ("-1", None),
+    ("0x10", None), ("1_0", None), ("9" * 400, None), ("Mon, 01 Jan 0001 00:00:00 +2359", None),
+    ("Fri, 31 Dec 9999 23:59:59 GMT", MAX_DELAY_S), ("Fri, 31 Dec 9999 23:59:59 -9999", None),
+    ("Fri, 31 Dec 99999999999 23:59:59 GMT", None), ("Mon, 01 Jan 2026 25:61:61 GMT", None),
+    ("Mon,", None), ("a b c d e", None), (", , , , ,", None), ("\x00", None), ("\ud800", None),
+    (b"7", None), (7, None), (["7"], None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("header", "expected"), HEADERS, ids=[ascii(h) for h, _ in HEADERS])
+def test_retry_after_is_a_time_or_ignored(header: Any, expected: float | None) -> None:
+    """Any text in the header is read as it was meant, or not at all."""
+    assert parse_error(FailureFacts(429, None, header), NOW).retry_delay_s == expected
+
+
+DEEP: Any = []
+for _ in range(5_000):
+    DEEP = [DEEP]
+
+BODIES: dict[str, Any] = {
+    "a metric that is a list of lists": over(
+        "?", quota_failure({"quotaId": "PerMinute", "quotaMetric": DEEP})
+    ),
+    "a limit of thousands of digits": over(
+        "?", quota_failure({**violation("PerMinutePerModel", "5"), "quotaValue": 10**5_000})
+    ),
+    "a code of thousands of digits": {"error": {"code": 10**5_000, "message": "?"}},
+    "a code that is no number": {"error": {"code": nan, "message": inf, "status": -inf}},
+    "a delay that is no number": over("?", delay("nans"), delay("1e999s"), delay("\u0663s")),
+    "a message's delay in other digits": over("Please retry in \u0663s."),
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_an_unusual_body_gets_a_verdict(body: Any) -> None:
+    for code in (429, 400, 503, 200, None):
+        _is_sane(classify(FailureFacts(code, body), CALL, NOW))
+
+
+@pytest.mark.parametrize(
+    "code", ["too_many_requests", "429", nan, inf, 429.5, True, -1, 10**40, []]
+)
+def test_an_unusual_code_gets_a_verdict(code: Any) -> None:
+    """The SDK takes the code from the body where it has no other, and it may be a word."""
+    _is_sane(classify(FailureFacts(code, {"error": {"code": code, "message": "?"}}), CALL, NOW))
+
+
+def _is_sane(verdict: Any) -> None:
+    until = verdict.until
+    assert until is None or (not isnan(until) and until >= NOW)
+    assert verdict.code is None or isinstance(verdict.code, int)
+
+
+DATES = st.builds(
+    lambda when: format_datetime(when.replace(tzinfo=UTC), usegmt=True),
+    st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)),
+)
+DIGITS = st.text(alphabet="0123456789.eE+-_ \t\x1c\x1f\xa0\u0663\uff17\xb2infa,:GMT", max_size=30)
+
+
+@given(header=st.text() | DIGITS | DATES, named=st.text() | DIGITS)
+def test_no_text_is_an_endless_or_unreadable_time(header: str, named: str) -> None:
+    """A header, a RetryInfo and a message of any text give a delay in bounds, or none."""
+    body = over(f"Please retry in {named}", delay(named), delay(f"{named}s"))
+    for got in (
+        parse_error(FailureFacts(429, None, header), NOW).retry_delay_s,
+        parse_error(FailureFacts(429, body, header), NOW).retry_delay_s,
+    ):
+        assert got is None or (isfinite(got) and 0 < got <= MAX_DELAY_S)
+
+
+@given(count=st.integers() | st.floats() | DIGITS | st.just(10**400))
+def test_no_count_of_tokens_breaks_the_arithmetic(count: Any) -> None:
+    used = parse_usage_text(f'{{"usageMetadata": {{"promptTokenCount": {_json(count)}}}}}')[0]
+    assert used.input_tokens is None or 0 <= used.input_tokens < 10**18
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+NAMES = ["error", "code", "message", "status", "details", "reason", "violations", "quotaId"]
+NAMES += ["quotaValue", "quotaDimensions", "model", "retryDelay", "metadata", "quota_limit"]
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(NAMES) | st.text(), inner, max_size=6)
+    ),
+    max_leaves=25,
+)
+BLAMING_CODES = {401, 402, 429}
+SIGNALS = {word for rule in RULES for word in rule.reasons}
+SIGNALS |= {"AUTHENTICATION", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "TOO_MANY_REQUESTS"}
+
+
+def _texts_of(body: object) -> str:
+    """Collect every text in a body, to search it for signals."""
+    if isinstance(body, dict):
+        return " ".join(_texts_of(part) for pair in body.items() for part in pair)
+    return " ".join(map(_texts_of, body)) if isinstance(body, list) else str(body)
+
+
+@given(
+    body=JSON,
+    code=st.none() | st.integers(-1, 700),
+    retry_after=st.none() | st.text(),
+    tokens=st.integers(0, 10**9),
+)
+def test_unknown_body_never_raises_nor_penalizes(
+    body: Any, code: int | None, retry_after: str | None, tokens: int
+) -> None:
+    """Whatever comes back, there is a verdict, and it penalizes no key without a known signal."""
+    info = CallInfo("m", "generateContent", tokens=tokens)
+    got = classify(FailureFacts(code, body, retry_after), info, NOW)
+    blamed = got.scope is not Scope.NONE or got.rotate
+    text = _texts_of(body).upper()
+    known = any(str(sign) in text for sign in BLAMING_CODES | SIGNALS)
+    assert not blamed or code in BLAMING_CODES or known
+    assert got.until is None or got.until == inf or (isfinite(got.until) and got.until >= NOW)
+
+
+QUOTA_IDS = st.sampled_from([g.FREE_RPM, g.FREE_RPD, g.FREE_TPM, g.FREE_TPD, g.PAID_TPM])
+VALUES = st.none() | st.integers(0, 10**7).map(str)
+GRAVITY = ["limit_zero", "quota_day", "quota_minute"]
+
+
+@given(quotas=st.lists(st.tuples(QUOTA_IDS, VALUES), min_size=1, max_size=4))
+def test_gravest_violation_decides(quotas: list[tuple[str, str | None]]) -> None:
+    """Of several violations a limit of 0 goes before the day, and the day before the minute."""
+    alone = [_of_quotas(quota).failure for quota in quotas]
+    together = _of_quotas(*quotas).failure
+    assert together == min(alone, key=GRAVITY.index)
+
+
+def _of_quotas(*quotas: tuple[str, str | None]) -> Verdict:
+    body = over(g.INTRO, g.quota_failure(*(g.violation(*quota) for quota in quotas)), delay("9s"))
+    return classify(FailureFacts(429, body), CALL, NOW)

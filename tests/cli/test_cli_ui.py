@@ -63,7 +63,7 @@ class Command:
 
     def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
         """Send a request; return status and body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(method, path, headers=headers)
             answer = connection.getresponse()
@@ -79,7 +79,7 @@ class Command:
     def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         """Interrupt it; return its exit code and what it wrote to stderr."""
         self._process.send_signal(how)
-        _, errors = self._process.communicate(timeout=30)
+        _, errors = self._process.communicate(timeout=120)
         return self._process.returncode, errors
 
 

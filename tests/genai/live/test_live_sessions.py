@@ -160,7 +160,7 @@ def test_a_session_that_is_lost_while_nobody_reads_frees_its_lease(
 
     async def talk() -> None:
         async with opened(connect()) as session:
-            for _ in range(500):
+            for _ in range(3_000):
                 if not pool.ledger.under_way:
                     break
                 await asyncio.sleep(0.01)

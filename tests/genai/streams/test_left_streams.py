@@ -102,7 +102,7 @@ async def _leave_async(client: Any, way: str, pool: Any, asked: dict[str, Any]) 
             del stream
         else:
             stream = None
-    for _ in range(100):  # the loop closes the SDK's generators
+    for _ in range(1_000):  # the loop closes the SDK's generators
         if not pool.ledger.under_way:
             break
         gc.collect()

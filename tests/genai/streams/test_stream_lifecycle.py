@@ -152,7 +152,9 @@ def test_an_async_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected
         if end == "open":
             del stream, cycle
             gc.collect()
-            await asyncio.sleep(0.05)
+            for _ in range(1_000):  # the loop closes the generators
+                if pool.ledger.under_way:
+                    await asyncio.sleep(0.01)
             return None
         return cycle
 

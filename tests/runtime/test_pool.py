@@ -151,6 +151,7 @@ def test_health_has_states_and_iso_times() -> None:
                 "learned": {"rpm": 5},
                 "available": False,
                 "available_at": "2026-01-01T12:30:50Z",
+                "held_back": None,
             }
         },
     }

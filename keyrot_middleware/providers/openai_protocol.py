@@ -10,6 +10,7 @@ from ..core.model import NO_USAGE, Usage
 from ..core.spending import service_tier
 from .base import Events
 
+_decode = json.JSONDecoder().decode
 _NONE: Mapping[str, Any] = {}
 _LARGE = 2_048
 """From this length on, parsing a whole body costs more than searching it."""
@@ -90,7 +91,7 @@ def parse_object(text: str | None) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        body = json.loads(text)
+        body = _decode(text)
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}

@@ -59,11 +59,14 @@ class Gemini(Provider):
 
     def find_key(self, route: Route, headers: Any, url: str) -> tuple[str, bool]:
         """Return the key of a request where Google reads it, or a placeholder from anywhere."""
-        query = url.partition("?")[2]
         header = (headers.get(KEY_HEADER) or "").strip()
-        in_query = parse_qs(query).get("key", ("",))[0] if "key=" in query else ""
-        scheme, _, token = (headers.get(BEARER_HEADER) or "").partition(" ")
-        bearer = token.strip() if scheme.lower() == "bearer" else ""
+        in_query = ""
+        if "key=" in url:
+            in_query = parse_qs(url.partition("?")[2]).get("key", ("",))[0]
+        bearer = ""
+        if authorization := headers.get(BEARER_HEADER):
+            scheme, _, token = authorization.partition(" ")
+            bearer = token.strip() if scheme.lower() == "bearer" else ""
         is_openai = route.protocol == "openai"
         given = bearer if is_openai else header or in_query
         for found in (header, in_query, bearer):

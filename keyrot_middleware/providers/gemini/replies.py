@@ -136,10 +136,13 @@ def parse_usage_text(text: object, *, in_full: bool = True) -> tuple[Usage, tupl
 def _usage(
     meta: Mapping[str, Any], model: str | None, response_id: str | None, reasons: tuple[str, ...]
 ) -> Usage:
-    counts = {
-        name: value if type(value) is int and 0 <= value < MAX_COUNT else as_count(value)
-        for name, value in meta.items()
-    }
+    counts: dict[str, int | None] = {}
+    details: dict[str, int] = {}
+    for name, value in meta.items():
+        if name in _DETAILS:
+            _add_details(details, _DETAILS[name], value)
+        else:
+            counts[name] = as_count(value)
     thoughts = counts.get("thoughtsTokenCount")
     candidates = counts.get("candidatesTokenCount", counts.get("responseTokenCount"))
     return Usage(
@@ -150,25 +153,20 @@ def _usage(
         model,
         response_id,
         reasons,
-        details=_details(meta),
-        service_tier=service_tier(meta.get("serviceTier")),
+        None,
+        tuple(details.items()),
+        service_tier(meta.get("serviceTier")),
     )
 
 
-def _details(meta: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
-    """Return how many tokens are no text, by their kind."""
-    found: dict[str, int] = {}
-    for field, kinds in _DETAILS.items():
-        if field not in meta:
-            continue
-        parts = meta[field]
-        for part in parts if isinstance(parts, list) else ():
-            modality = part.get("modality") if isinstance(part, dict) else None
-            kind = kinds.get(modality) if isinstance(modality, str) else None
-            count = as_count(part.get("tokenCount")) if kind is not None else None
-            if kind is not None and count:
-                found[kind] = found.get(kind, 0) + count
-    return tuple(found.items())
+def _add_details(found: dict[str, int], kinds: Mapping[str, str], parts: Any) -> None:
+    """Add how many tokens are no text, by their kind."""
+    for part in parts if isinstance(parts, list) else ():
+        modality = part.get("modality") if isinstance(part, dict) else None
+        kind = kinds.get(modality) if isinstance(modality, str) else None
+        count = as_count(part.get("tokenCount")) if kind is not None else None
+        if kind is not None and count:
+            found[kind] = found.get(kind, 0) + count
 
 
 def _has_numbers(meta: Mapping[str, Any]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,14 +24,15 @@ Serve = Callable[..., Any]
 
 
 @pytest.fixture
-def service() -> Iterator[FakeGemini]:
-    with FakeGemini() as running:
+def service(clock) -> Iterator[FakeGemini]:
+    """Serve by a clock that stands still: no minute ends, however slow the browser is."""
+    with FakeGemini(clock) as running:
         running.answer(ANSWER)
         yield running
 
 
 @pytest.fixture
-def pool(service, tmp_path, monkeypatch) -> Iterator[Callable[..., Any]]:
+def pool(service, clock, tmp_path, monkeypatch) -> Iterator[Callable[..., Any]]:
     clients: list[Any] = []
 
     def install(*entries: dict[str, Any]) -> Any:
@@ -41,7 +41,7 @@ def pool(service, tmp_path, monkeypatch) -> Iterator[Callable[..., Any]]:
             value = service.add_key(label, project=entry.get("project"), tier="paid").value
             monkeypatch.setenv(f"GEMINI_KEY_{label}", value)
         (tmp_path / "keys.json").write_text(json.dumps(entries))
-        keyrot_middleware.install(allowed_hosts=(service.host,), strategy="fill")
+        keyrot_middleware.install(clock=clock, allowed_hosts=(service.host,), strategy="fill")
         clients.append(genai.Client(http_options=service.http_options))
         return clients[-1]
 
@@ -64,7 +64,6 @@ def test_a_key_that_goes_429_changes_its_row(service, pool, serve, open_tab) -> 
     client = pool({"key_id": "free_1", "rpm": 100}, {"key_id": "paid_1", "priority": 1})
     page = open_tab(serve(ui.app(actions=True, token=TOKEN)).login).page
     wait_for_rows(page, 2)
-    begin_within_a_minute()
     call(client)
     expect(row(page, "free_1").locator(".most")).to_have_text("RPM 1 / 100")
     service.script("free_1", Reply.QUOTA_MINUTE)
@@ -127,9 +126,3 @@ def test_no_value_prompt_or_answer_is_in_any_response(service, pool, monkeypatch
     assert "key_invalid" in everything
     parts = [part for value in values for part in (value, value[6:30])]
     assert [one for one in (*parts, PROMPT, ANSWER) if one in everything] == []
-
-
-def begin_within_a_minute() -> None:
-    left = 60 - time.time() % 60
-    if left < 8:
-        time.sleep(left + 1.5)

@@ -126,9 +126,9 @@ def test_a_server_that_is_not_there_at_install_is_no_error(gemini, pool, connect
     finally:
         keyrot_middleware.uninstall()
         server.remove()
-    begun, ended = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    begun, *later = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert f"redis://127.0.0.1:{port}" in begun
-    assert "is back after" in ended
+    assert any("is back after" in text for text in later)
     assert "hunter2" not in caplog.text
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from google.genai import errors, types
@@ -43,7 +41,6 @@ GATEWAY = Reply.custom(401, "<html>Sign in</html>", content_type="text/html")
 
 
 def penalized() -> list[str]:
-    """List the keys that cool down or are rejected."""
     keys = keyrot_middleware.status()["keys"].items()
     return [key_id for key_id, key in keys if key["in_cooldown"] or not key["active"]]
 
@@ -59,9 +56,7 @@ def same_as(mode, error, plain) -> None:
 
 
 @pytest.mark.parametrize(("name", "mode"), spread(OF_THE_REQUEST, MODES))
-def test_a_failure_of_the_request_is_raised_as_by_the_sdk(
-    mode, name, gemini, pool, connect
-) -> None:
+def test_a_failure_of_the_request_is_the_sdks_own(mode, name, gemini, pool, connect) -> None:
     """One request, the same exception as without us, no key penalized."""
     gemini.always_any(getattr(Reply, name, GATEWAY))
     client = connect(gemini.add_key("own").value)
@@ -74,9 +69,7 @@ def test_a_failure_of_the_request_is_raised_as_by_the_sdk(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_key_that_failed_is_excluded_for_the_rest_of_the_call(
-    mode, gemini, pool, connect
-) -> None:
+def test_a_failed_key_is_excluded_for_the_rest_of_the_call(mode, gemini, pool, connect) -> None:
     """When every key fails each is tried once, and a note has the result of each."""
     pool("A", "B", "C", strategy="fill")
     gemini.always("A", Reply.QUOTA_DAY)
@@ -104,7 +97,6 @@ def test_a_failure_of_the_key_is_too(name, mode, gemini, pool, connect) -> None:
 
 
 def test_a_success_has_no_trace_of_failed_attempts(gemini, pool, connect) -> None:
-    """The response is the SDK's own, with its own fields."""
     pool("A", "B", strategy="fill")
     client = connect(gemini.add_key("own").value)
     with keyrot_middleware.bypass():
@@ -119,7 +111,6 @@ def test_a_success_has_no_trace_of_failed_attempts(gemini, pool, connect) -> Non
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_connection_reset_is_retried_and_penalizes_no_key(mode, gemini, pool, connect) -> None:
-    """A connection that drops before any response is sent again, within the budget."""
     skip_where_the_sdk_reconnects(mode)
     pool("A", strategy="fill")
     gemini.script("A", Reply.RESET)
@@ -133,9 +124,7 @@ def test_a_connection_reset_is_retried_and_penalizes_no_key(mode, gemini, pool, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_refused_connection_is_retried_and_penalizes_no_key(
-    mode, gemini, pool, connect, clock
-) -> None:
+def test_a_refused_connection_is_retried(mode, gemini, pool, connect, clock) -> None:
     """Nothing was sent, so nothing is counted; the SDK's own exception is raised."""
     skip_where_the_sdk_reconnects(mode)
     pool("A", "B")
@@ -166,7 +155,6 @@ def test_a_read_timeout_is_the_callers_own(mode, gemini, pool, connect) -> None:
 
 
 def test_a_create_is_not_repeated_after_5xx(gemini, pool, connect) -> None:
-    """A cache or a batch that may have been created is not created twice."""
     pool("A", "B", strategy="fill")
     client = connect()
     creates = (
@@ -187,31 +175,12 @@ def test_a_create_is_not_repeated_after_5xx(gemini, pool, connect) -> None:
         assert gemini.count() == 1
 
 
-class AnotherError(Exception):
-    """An error of another HTTP library, with its request; its response is not available yet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.request = SimpleNamespace(headers={"authorization": TOKEN})
-
-    @property
-    def response(self) -> Any:
-        """Raise, as some libraries do."""
-        raise RuntimeError("no response yet")
-
-
 @pytest.mark.parametrize("mode", MODES)
-def test_an_error_that_the_program_handles_while_it_calls_is_unchanged(
-    mode, gemini, pool, connect
-) -> None:
-    """Neither it nor the program's own token in the failed request is touched."""
+def test_a_header_that_is_no_key_stays_readable(mode, gemini, pool, connect) -> None:
+    """The key is removed from the failed request, and not the program's own token."""
     pool("A", max_wait_s=0)
     gemini.always("A", Reply.QUOTA_DAY)
-    try:
-        raise AnotherError  # noqa: TRY301 - the handler that we call in is what matters
-    except AnotherError as handled:
-        (error,) = calls(mode, connect(headers={"Authorization": TOKEN}), 1)
-        assert handled.request.headers == {"authorization": TOKEN}
+    (error,) = calls(mode, connect(headers={"Authorization": TOKEN}), 1)
     if not (AIOHTTP and mode.startswith("async")):  # which has no request
         headers = sdk_error(error).response.request.headers
         assert (headers["authorization"], headers["x-goog-api-key"]) == (TOKEN, "keyrot-pool")

@@ -77,7 +77,6 @@ class TestWhileWaiting:
         ("reply", "mode"), spread([Reply.OVERLOADED, Reply.QUOTA_MINUTE], MODES)
     )
     def test_an_interrupt_is_raised(self, mode, reply, gemini, pool, connect) -> None:
-        """No lease is held meanwhile, so none is left."""
         pool("A")
         gemini.always("A", reply)
         wanted = asyncio.CancelledError if mode in ASYNC else KeyboardInterrupt

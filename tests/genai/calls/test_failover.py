@@ -24,7 +24,6 @@ def one_exhausted_one_invalid(gemini, pool, **settings) -> None:
 
 
 def sent(gemini) -> tuple[int, int, int]:
-    """Count the requests with each key."""
     return gemini.sent("A"), gemini.sent("B"), gemini.sent("C")
 
 
@@ -65,7 +64,6 @@ CHOOSES = "GOOGLE_GENAI_HTTP_CLIENT" in inspect.getsource(_api_client)
 
 
 def library(name: str) -> Any:
-    """Return an HTTP library that is installed and supported by this SDK."""
     if name == "httpx2" and not CHOOSES:
         pytest.skip("this SDK knows httpx only")
     return pytest.importorskip(name)
@@ -91,9 +89,7 @@ def test_injected_clients(mode, name, gemini, pool, connect) -> None:
 
 
 @pytest.mark.parametrize(("choice", "mode"), spread(["httpx", "httpx2", "auto"], MODES))
-def test_the_variable_that_chooses_the_client(
-    mode, choice, gemini, pool, connect, monkeypatch
-) -> None:
+def test_the_variable_of_the_http_client(mode, choice, gemini, pool, connect, monkeypatch) -> None:
     """`GOOGLE_GENAI_HTTP_CLIENT`, with the client that it names, sync and async.
 
     Without it an SDK of 3.x sends by httpx2, where httpx is installed too.
@@ -141,9 +137,7 @@ def test_sixty_calls_without_aiohttp(mode, at_once, gemini, pool, connect, no_ai
         ["async", "async_stream"], [Reply.BAD_REQUEST, Reply.KEY_SUSPENDED, Reply.NOT_FOUND_HTML]
     ),
 )
-def test_errors_are_readable_and_without_a_key(
-    mode, reply, gemini, pool, connect, no_aiohttp
-) -> None:
+def test_errors_are_readable_without_a_key(mode, reply, gemini, pool, connect, no_aiohttp) -> None:
     """The SDK's own class, its response readable as before, notes, and no key anywhere."""
     no_aiohttp()
     pool("A", "B", max_wait_s=0)
@@ -158,9 +152,7 @@ def test_errors_are_readable_and_without_a_key(
 
 
 @pytest.mark.parametrize("mode", ["async", "async_stream"])
-def test_lost_connections_are_repeated_and_deadlines_are_not(
-    mode, gemini, pool, connect, no_aiohttp
-) -> None:
+def test_lost_connections_are_repeated(mode, gemini, pool, connect, no_aiohttp) -> None:
     """Two repeats after a reset, none after a read timeout; neither penalizes a key."""
     no_aiohttp()
     pool("A", "B")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ class InternalError(Exception):
 
 
 def breaks(*_: Any, **__: Any) -> Any:
-    """Raise it."""
     raise InternalError("secret FAKE-value in a message")
 
 
@@ -65,7 +63,7 @@ def break_door(gemini, pool, monkeypatch) -> Any:
 
 
 @pytest.mark.parametrize(("mode", "door"), spread(MODES, DOORS))
-def test_a_call_goes_on_without_what_is_broken(
+def test_a_call_goes_on_without_it(
     mode, door, gemini, break_door, connect, lenient, caplog
 ) -> None:
     """A failed key is excluded all the same, and the log names the component, not its message."""
@@ -76,17 +74,8 @@ def test_a_call_goes_on_without_what_is_broken(
     assert "FAKE-value" not in caplog.text, "a foreign message may hold a secret"
 
 
-@pytest.mark.parametrize(("mode", "door"), spread(MODES, DOORS))
-def test_it_is_raised_in_our_own_tests(mode, door, break_door, connect) -> None:
-    """Inside raise_internal_errors() the guard hides nothing."""
-    break_door(door)
-    with pytest.raises(InternalError):
-        ask(mode, connect())
-    gc.collect()
-
-
 @pytest.mark.parametrize("mode", MODES)
-def test_a_broken_owner_table_means_the_home_key(
+def test_without_owners_the_home_key_serves(
     mode, gemini, pool, connect, lenient, monkeypatch
 ) -> None:
     """A prompt with a file uses the client's own key, as without us."""
@@ -98,7 +87,7 @@ def test_a_broken_owner_table_means_the_home_key(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_request_that_cannot_be_parsed_is_sent_unchanged(
+def test_an_unreadable_request_is_unchanged(
     mode, gemini, pool, connect, lenient, monkeypatch
 ) -> None:
     """As the SDK sends it, with the client's own key."""

@@ -21,7 +21,6 @@ CHAIN = f"{PRO}>{FLASH}"
 
 
 def models(gemini) -> list[str]:
-    """List the model of each request."""
     return [entry.model for entry in gemini.log]
 
 
@@ -39,9 +38,7 @@ def pro_is_limited(gemini, pool) -> Any:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_limited_model_is_replaced_by_the_next(
-    mode, gemini, pro_is_limited, connect, caplog
-) -> None:
+def test_a_limited_model_is_replaced(mode, gemini, pro_is_limited, connect, caplog) -> None:
     """Each key is asked once for the first model; the second answers, and the log says so."""
     caplog.set_level(logging.INFO, "keyrot_middleware")
     pro_is_limited()
@@ -53,9 +50,7 @@ def test_a_limited_model_is_replaced_by_the_next(
     assert [FLASH in line and PRO in line for line in lines] == [True] * 5
 
 
-def test_the_response_is_the_sdks_own_and_only_the_path_differs(
-    gemini, pro_is_limited, connect
-) -> None:
+def test_only_the_path_differs(gemini, pro_is_limited, connect) -> None:
     """The body is the same, the response names the model that served it."""
     pro_is_limited()
     config = types.GenerateContentConfig(
@@ -72,7 +67,6 @@ def test_the_response_is_the_sdks_own_and_only_the_path_differs(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_when_all_fail_the_first_error_is_raised(mode, gemini, pool, connect) -> None:
-    """With a note that names all models of the chain, in order."""
     pool("A", fallback_models=f"{PRO}>{FLASH}>{LITE}", max_wait_s=0)
     gemini.script("A", Reply.QUOTA_DAY, Reply.CAPACITY, Reply.OVERLOADED, Reply.OVERLOADED)
     gemini.always("A", Reply.OVERLOADED)
@@ -88,7 +82,6 @@ def test_when_all_fail_the_first_error_is_raised(mode, gemini, pool, connect) ->
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_bad_request_is_raised_at_once(mode, gemini, pool, connect) -> None:
-    """No other model is asked, neither at first nor after a fallback."""
     pool("A", fallback_models=f"{PRO}>{FLASH}>{LITE}", max_wait_s=0)
     gemini.script("A", Reply.BAD_REQUEST)
     with pytest.raises(genai.errors.ClientError) as failed:
@@ -104,14 +97,11 @@ def test_a_bad_request_is_raised_at_once(mode, gemini, pool, connect) -> None:
 
 
 def kept_errors() -> int:
-    """Count the SDK's exceptions that are in memory."""
     return sum(isinstance(thing, genai.errors.APIError) for thing in gc.get_objects())
 
 
 @pytest.mark.parametrize("mode", ["sync", "async_stream"])
-def test_errors_of_models_that_another_one_replaced_leave_no_cycle(
-    mode, gemini, pool, connect
-) -> None:
+def test_errors_of_replaced_models_leave_no_cycle(mode, gemini, pool, connect) -> None:
     """An exception and its frames hold requests and responses: both are freed with the call."""
     pool("A", "B", fallback_models=f"{PRO}>{FLASH}>{LITE}", max_wait_s=0)
     for label in ("A", "B"):
@@ -131,9 +121,7 @@ def test_errors_of_models_that_another_one_replaced_leave_no_cycle(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_request_with_thought_signatures_stays_with_its_model(
-    mode, gemini, pool, connect
-) -> None:
+def test_thought_signatures_stay_with_their_model(mode, gemini, pool, connect) -> None:
     """Another model refuses them; a note says why none was asked."""
     pool("A", fallback_models=CHAIN, max_wait_s=0)
     gemini.script("A", Reply.QUOTA_MINUTE)
@@ -158,9 +146,7 @@ def test_a_request_with_thought_signatures_stays_with_its_model(
         ],
     ),
 )
-def test_a_model_that_does_not_exist_is_named_once_and_passed_by(
-    missing, then, asked, mode, gemini, pool, connect
-) -> None:
+def test_a_missing_model_is_named_once(missing, then, asked, mode, gemini, pool, connect) -> None:
     """Misspelt or retired: the warning quotes Google, and the next model answers."""
     pool("A", fallback_models=f"{PRO}>{FLASH}>{LITE}", max_wait_s=0)
     gemini.remove_model(missing)

@@ -28,7 +28,6 @@ def tool():
 
 
 def typed(tool):
-    """Make its annotations types: old SDKs cannot read them as texts."""
     tool.__annotations__ = {"city": str, "return": str}
     return tool
 
@@ -59,9 +58,7 @@ def talking(gemini):
         ],
     ),
 )
-def test_a_tool_is_called_once_although_a_hop_fails_over(
-    mode, replies, expected, talking, pool, connect, tool
-) -> None:
+def test_a_tool_is_called_once(mode, replies, expected, talking, pool, connect, tool) -> None:
     """Each hop is one request of ours: it is sent again, the tool is not run again."""
     pool("A", "B", strategy="fill")
     talking.script("A", *replies)
@@ -73,7 +70,6 @@ def test_a_tool_is_called_once_although_a_hop_fails_over(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_tools_own_error_is_the_programs(mode, talking, pool, connect) -> None:
-    """The SDK passes a tool's error to the model, and we do not call the tool again."""
     called = []
 
     def get_weather(city: str) -> str:

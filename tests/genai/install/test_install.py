@@ -21,7 +21,6 @@ SEAMS = ("__init__", "_request", "_async_request")
 
 
 def methods() -> dict[str, object]:
-    """Return the attributes of the class, without binding them."""
     return dict(vars(BaseApiClient))
 
 
@@ -41,7 +40,6 @@ def test_uninstall_restores_the_very_same_objects(pool) -> None:
 
 
 def test_install_twice_is_once(gemini, pool, connect) -> None:
-    """A second install() adds no layer and changes no pool."""
     first = pool("A")
     layers = methods()
     keyrot_middleware.install(keys=[gemini.add_key("B").value])
@@ -78,9 +76,7 @@ def test_a_client_needs_no_key(key, where, gemini, pool, connect, monkeypatch) -
     assert values == [[gemini.key("A").value]] * 2
 
 
-def test_the_environments_key_is_home_key_and_last_resort(
-    gemini, pool, connect, monkeypatch
-) -> None:
+def test_the_environments_key_is_the_last_resort(gemini, pool, connect, monkeypatch) -> None:
     """The single key serves stored resources at once, and models only when no other can."""
     monkeypatch.setenv("GEMINI_API_KEY", gemini.add_key("single").value)
     pool("A")
@@ -94,7 +90,6 @@ def test_the_environments_key_is_home_key_and_last_resort(
 
 
 def test_the_patched_methods_look_like_the_sdks_own(pool) -> None:
-    """Signatures, and what inspect and asyncio report about the methods, stay the same."""
     names = ("__init__", "request", "request_streamed", "async_request", "async_request_streamed")
 
     def looks() -> list[object]:
@@ -109,9 +104,7 @@ def test_the_patched_methods_look_like_the_sdks_own(pool) -> None:
     assert looks() == before
 
 
-def test_switched_off_or_without_a_key_it_does_not_patch_the_sdk(
-    gemini, monkeypatch, caplog
-) -> None:
+def test_switched_off_or_without_a_key_nothing_is_patched(gemini, monkeypatch, caplog) -> None:
     """The program runs as without us, and a warning names what to set."""
     before = methods()
     monkeypatch.setenv("ENABLE_KEY_ROTATION", "false")
@@ -175,7 +168,6 @@ PROGRAM = """
     ("before", "imported"), [("", False), ("import google.genai", True)], ids=["before", "after"]
 )
 def test_install_before_and_after_the_sdk_is_imported(before, imported) -> None:
-    """Either order works, and we never import the SDK ourselves."""
     program = textwrap.dedent(PROGRAM).format(before=before, imported=imported)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=False

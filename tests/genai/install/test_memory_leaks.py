@@ -110,7 +110,6 @@ def test_async_calls_leave_nothing(unrecorded, connect) -> None:
 
 
 def test_failing_calls_leave_nothing(gemini, unrecorded, connect, clock) -> None:
-    """Failovers, cooldowns, retries and errors over many minutes."""
     made = unrecorded("A", "B", {"key_id": "C", "rpm": 500})
     client = connect()
     for _ in range(150):  # of each ten minutes of a day there are counts

@@ -98,7 +98,6 @@ def test_our_layer_under_a_plain_closure_passes_through(gemini, pool, connect) -
 
 
 def test_status_reports_that_another_tool_removed_our_layer(gemini, pool, connect) -> None:
-    """Another tool's restore removes us: `status()` shows which patches are gone."""
     before = vars(OWNER)[NAME]
     pool("A")
     setattr(OWNER, NAME, before)

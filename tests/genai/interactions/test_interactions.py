@@ -25,7 +25,6 @@ pytestmark = SDK_WARNINGS
     ("limited", "mode"), spread([Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.QUOTA_DAY], MODES)
 )
 def test_failed_keys_are_requested_once(mode, limited, gemini, pool, connect) -> None:
-    """A has no quota, B is invalid, C serves: A and B get one request each."""
     pool("A", "B", "C", strategy="fill")
     gemini.always("A", limited)
     gemini.always("B", Reply.KEY_INVALID)
@@ -49,7 +48,6 @@ def test_the_sdk_does_not_repeat_a_429(mode, attempts, gemini, pool, connect) ->
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_create_is_not_repeated_by_the_pool(mode, gemini, pool, connect) -> None:
-    """An interaction may have been created by a request that failed with a 503."""
     pool("A", "B")
     gemini.always_any(Reply.OVERLOADED)
     client = connect(retry_options=types.HttpRetryOptions(attempts=1))
@@ -60,7 +58,6 @@ def test_a_create_is_not_repeated_by_the_pool(mode, gemini, pool, connect) -> No
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_bad_request_is_sent_once(mode, gemini, pool, connect) -> None:
-    """No key is blamed for it, and it is not sprayed over the pool."""
     installed = pool("A", "B")
     gemini.always_any(Reply.BAD_REQUEST)
     with pytest.raises(error_type("BadRequestError")):
@@ -71,7 +68,6 @@ def test_a_bad_request_is_sent_once(mode, gemini, pool, connect) -> None:
 
 
 def test_a_background_interaction_is_polled_with_its_key(gemini, pool, connect) -> None:
-    """It is created by a key that serves, and its result is read with the same one."""
     pool("A", "B", "C", strategy="fill")
     gemini.script("A", Reply.QUOTA_MINUTE)
     gemini.script("B", Reply.KEY_INVALID)
@@ -96,9 +92,7 @@ def test_an_error_as_first_event_is_a_failed_send(mode, gemini, pool, connect) -
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_an_error_event_that_is_no_keys_fault_is_what_the_program_sees(
-    mode, gemini, pool, connect
-) -> None:
+def test_an_error_event_that_is_no_keys_fault_is_the_programs(mode, gemini, pool, connect) -> None:
     """The SDK yields it and raises nothing; so it is with the pool."""
     pool("A", "B", strategy="fill", max_wait_s=0)
     gemini.always_any(Reply.OVERLOADED.in_stream(0))
@@ -115,7 +109,6 @@ def test_nothing_is_repeated_behind_the_first_data(mode, gemini, pool, connect) 
 
 
 def failing(mode: str, client: Any) -> Any:
-    """Return the exception of an interaction that fails."""
     with pytest.raises(Exception) as caught:
         create(mode, client)
     return caught.value
@@ -162,7 +155,6 @@ def test_the_exception_is_the_sdks_own(mode, reply, named, gemini, pool, connect
 
 @pytest.mark.parametrize("mode", MODES)
 def test_where_no_key_can_serve_it_is_both(mode, gemini, pool, connect) -> None:
-    """`KeyPoolExhausted`, and the exception that programs with interactions catch."""
     pool("A", "B", max_wait_s=0)
     gemini.always_any(Reply.QUOTA_DAY)
     failing(mode, connect())
@@ -211,7 +203,6 @@ def test_a_key_of_the_callers_own_is_used_untouched(mode, gemini, pool, connect)
 @pytest.mark.skipif(SDK < (2, 0), reason="1.x logs no headers")
 @pytest.mark.parametrize("mode", MODES)
 def test_the_sdks_debug_log_shows_no_key(mode, gemini, pool, connect, caplog, monkeypatch) -> None:
-    """With GOOGLE_GENAI_DEBUG the SDK logs the headers of each request before it is sent."""
     monkeypatch.setenv("GOOGLE_GENAI_DEBUG", "1")
     caplog.set_level(logging.DEBUG)
     pool("A", "B", strategy="fill")

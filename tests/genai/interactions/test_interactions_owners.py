@@ -51,7 +51,6 @@ def test_the_id_of_a_stream_is_learned(gemini, pool, connect) -> None:
 
 
 def test_what_is_stored_is_read_cancelled_and_deleted_with_its_key(gemini, pool, connect) -> None:
-    """By id, which no other project knows."""
     pool("A", "B", "C")
     client = connect(gemini.key("C").value)
     name = made_by("B", gemini, client)
@@ -106,7 +105,6 @@ def test_an_agent_of_the_program_goes_with_its_owner(gemini, pool, connect) -> N
 @since_2
 @pytest.mark.parametrize("mode", MODES)
 def test_all_hops_of_a_continuation_go_with_one_key(mode, gemini, pool, connect) -> None:
-    """The SDK sends them by itself; each is a call of ours."""
     pool("A", "B", "C")
     client = connect()
 

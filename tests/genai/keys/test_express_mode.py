@@ -15,7 +15,6 @@ from keyrot_middleware.testing import Reply
 
 
 def express(key_id: str, **more: Any) -> dict[str, Any]:
-    """Make an entry of keys.json for express mode."""
     return {"key_id": key_id, "platform": "vertex_express", **more}
 
 
@@ -42,10 +41,7 @@ def spent_invalid_good(gemini, pool, **settings: Any) -> None:
 
 
 @pytest.mark.parametrize(("strategy", "mode"), spread(["spread", "fill"], MODES))
-def test_an_express_call_rotates_over_the_express_keys_alone(
-    mode, strategy, gemini, pool, vertex
-) -> None:
-    """A = 429 and B = invalid cost one request each, C answers all, developer keys none."""
+def test_an_express_call_rotates_over_express_keys(mode, strategy, gemini, pool, vertex) -> None:
     spent_invalid_good(gemini, pool, strategy=strategy)
     client = vertex(gemini.key("A").value)
     assert set(calls(mode, client, 30)) == {"ok from C"}
@@ -57,7 +53,6 @@ def test_an_express_call_rotates_over_the_express_keys_alone(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_with_no_usable_key_of_its_platform_a_call_fails(mode, gemini, pool, vertex, connect):
-    """Healthy keys of the other platform are no help, waited or not."""
     pool(express("A"), "D", max_wait_s=0)
     gemini.always("A", Reply.QUOTA_DAY)
     with pytest.raises(genai.errors.ClientError) as failed:
@@ -72,7 +67,6 @@ def test_with_no_usable_key_of_its_platform_a_call_fails(mode, gemini, pool, ver
 
 @pytest.mark.parametrize("mode", MODES)
 def test_without_an_express_key_such_clients_are_untouched(mode, gemini, pool, vertex) -> None:
-    """The pool has no part in them: the client's own key is sent, and its failure is raised."""
     pool("D", "E")
     gemini.add_key("own")
     gemini.always("own", Reply.QUOTA_MINUTE)
@@ -84,7 +78,7 @@ def test_without_an_express_key_such_clients_are_untouched(mode, gemini, pool, v
 @pytest.mark.parametrize(
     ("mode", "source"), spread(MODES, ["argument", "environment", "before install"])
 )
-def test_the_placeholder_stands_for_an_express_key(
+def test_the_placeholder_is_for_express_too(
     mode, source, gemini, pool, vertex, connect, monkeypatch
 ) -> None:
     """A client with keyrot-pool for a key gets the express keys, wherever it has that from."""
@@ -98,7 +92,6 @@ def test_the_placeholder_stands_for_an_express_key(
 
 
 def test_the_placeholder_without_an_express_key_is_refused(gemini, pool, vertex) -> None:
-    """Nothing is sent, and the error says what to do."""
     pool("D")
     with pytest.raises(genai.errors.ClientError, match="vertex_express") as refused:
         ask("sync", vertex(POOL_KEY))
@@ -107,7 +100,6 @@ def test_the_placeholder_without_an_express_key_is_refused(gemini, pool, vertex)
 
 
 def test_a_new_thing_is_made_and_used_with_one_express_key(gemini, pool, vertex) -> None:
-    """Stored resources are bound to their owner, as with the Developer API."""
     pool("D", express("A"), express("B"), strategy="spread")
     client = vertex(gemini.key("B").value)
     cache = client.caches.create(model=MODEL, config={"contents": "x", "ttl": "60s"})
@@ -162,7 +154,6 @@ def test_by_hand_no_express_key_is_chosen_by_accident(gemini, pool) -> None:
 
 
 def test_the_span_names_the_platform(gemini, pool, vertex, connect) -> None:
-    """`gen_ai.provider.name` is that of the conventions."""
     from keyrot_middleware.telemetry.semconv import request_attributes
 
     express_mode = request_attributes("generate_content", MODEL, "h", "vertex_express")

@@ -29,7 +29,6 @@ def client_and_request(where: str, connect, key: str | None, headers: dict[str, 
 
 @pytest.mark.parametrize(("mode", "name", "where"), spread(MODES, CASES, WHERE))
 def test_a_key_header_of_another_key_is_untouched(mode, name, where, gemini, pool, connect) -> None:
-    """The program has chosen a key: the request is sent as without us."""
     headers = {name: gemini.add_key("other").value}
     client, request = client_and_request(where, connect, "FAKE-unused", headers)
     plain = calls(mode, client, 1, **copy.deepcopy(request))
@@ -59,7 +58,6 @@ def test_the_home_key_again_is_sent_once(mode, name, where, gemini, pool, connec
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("where", WHERE)
 def test_the_placeholder_in_a_header_is_not_sent(where, name, gemini, pool, connect) -> None:
-    """It means the pool."""
     pool("A")
     headers = {name: keyrot_middleware.POOL_KEY}
     client, request = client_and_request(where, connect, None, headers)
@@ -68,7 +66,6 @@ def test_the_placeholder_in_a_header_is_not_sent(where, name, gemini, pool, conn
 
 
 def test_anothers_bearer_stays(gemini, pool, connect) -> None:
-    """A gateway's token in `Authorization` is not changed."""
     pool("A")
     client = connect(headers={"Authorization": "Bearer FAKE-gateway"})
     assert ask("sync", client) == "ok from A"
@@ -77,7 +74,6 @@ def test_anothers_bearer_stays(gemini, pool, connect) -> None:
 
 @pytest.mark.parametrize(("form", "mode"), spread(["object", "dict"], MODES))
 def test_options_of_the_program_are_not_changed(mode, form, gemini, pool, connect) -> None:
-    """The client's options and the request's are the same values after a failover as before."""
     pool("A", "B", strategy="fill")
     gemini.always("A", Reply.KEY_INVALID)
     retry = {"attempts": 3, "initial_delay": 0.001, "max_delay": 0.002}
@@ -100,5 +96,4 @@ def test_options_of_the_program_are_not_changed(mode, form, gemini, pool, connec
 
 
 def keys_of(gemini) -> list[list[str]]:
-    """List the key headers of each request on the wire."""
     return [request.header_values(KEY) for request in gemini.log]

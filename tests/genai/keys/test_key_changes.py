@@ -19,9 +19,7 @@ from keyrot_middleware.testing import Reply
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_leaked_key_that_is_replaced_is_available_within_one_refresh(
-    mode, gemini, files, connect
-) -> None:
+def test_a_leaked_key_is_available_after_one_refresh(mode, gemini, files, connect) -> None:
     """The same process continues: with the other key at once, with the new value soon."""
     files.start("A", "B")
     client = connect()
@@ -37,9 +35,7 @@ def test_a_leaked_key_that_is_replaced_is_available_within_one_refresh(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_value_that_is_replaced_already_serves_the_same_call(
-    mode, gemini, files, connect
-) -> None:
+def test_a_replaced_value_serves_the_same_call(mode, gemini, files, connect) -> None:
     """A pool of one key whose old value is refused: looked up at once, and sent again."""
     files.start("A", secrets_ttl_s=300)
     client = connect()
@@ -65,7 +61,6 @@ def test_a_value_replaced_in_time_costs_no_failed_send(gemini, files, connect, c
 
 
 def test_keys_and_limits_change_without_a_restart(gemini, files, connect, caplog) -> None:
-    """keys.json is read again when it has changed; calls in flight keep their keys."""
     caplog.set_level(logging.INFO, "keyrot_middleware")
     files.list("A", "B")
     for key_id in ("A", "B", "C"):
@@ -90,7 +85,6 @@ def test_keys_and_limits_change_without_a_restart(gemini, files, connect, caplog
 
 
 def test_the_last_key_that_is_removed_is_not_sent_again(gemini, files, connect, caplog) -> None:
-    """A pool whose only key is switched off has none, logged as ERROR, until one is added."""
     caplog.set_level(logging.INFO, "keyrot_middleware")
     files.start("A")
     client = connect()
@@ -108,9 +102,7 @@ def test_the_last_key_that_is_removed_is_not_sent_again(gemini, files, connect, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_keys_file_that_is_emptied_for_a_moment_fails_no_call(
-    mode, gemini, files, connect, caplog
-) -> None:
+def test_an_emptied_keys_file_fails_no_call(mode, gemini, files, connect, caplog) -> None:
     """Under load: the keys stay, one ERROR says what to do, and the next whole file is used."""
     files.list("A", "B")
     for key_id in ("A", "B", "C"):
@@ -150,9 +142,7 @@ def test_a_keys_file_that_is_emptied_for_a_moment_fails_no_call(
 
 
 @pytest.mark.parametrize("content", ['[{"key_id": "A", "rpm": -1}]', "[{", None])
-def test_a_broken_keys_file_keeps_the_keys_and_is_logged_once(
-    content, files, connect, caplog
-) -> None:
+def test_a_broken_keys_file_is_logged_once(content, files, connect, caplog) -> None:
     """An error names the mistake; the next valid version is used."""
     files.list("A")
     files.put("A")
@@ -174,9 +164,7 @@ def test_a_broken_keys_file_keeps_the_keys_and_is_logged_once(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_value_that_comes_after_the_rejection_is_found_by_the_next_calls(
-    mode, gemini, files, connect, monkeypatch
-) -> None:
+def test_a_value_after_the_rejection_is_found(mode, gemini, files, connect, monkeypatch) -> None:
     """Without any key left the store is read every few seconds, whatever the TTL is, or 0."""
     monkeypatch.setattr(pool, "LOOK_UP_S", 0.01)
     files.start("A", "B", secrets_ttl_s=0)
@@ -251,9 +239,7 @@ def test_a_key_without_a_value_is_added_when_it_has_one(gemini, files, connect, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_without_any_value_calls_are_sent_as_by_the_sdk(
-    mode, gemini, files, connect, caplog
-) -> None:
+def test_without_any_value_calls_are_the_sdks(mode, gemini, files, connect, caplog) -> None:
     """The patch is active; a client without a key can be made, and works later."""
     files.list("A")
     files.install()

@@ -26,7 +26,6 @@ ONLY_PAID = {"state": "disabled", "disabled_reason": "its tier is not one of KEY
 
 
 def keys_of(gemini: Any) -> set[str | None]:
-    """Return the keys of all requests; the bytes of an upload have none."""
     return {request.key for request in gemini.log if request.key}
 
 
@@ -73,7 +72,6 @@ def test_a_call_that_no_key_may_serve_is_not_sent(mode, pool, gemini, connect) -
 
 
 def upload(client: Any) -> types.File:
-    """Upload a text."""
     config = types.UploadFileConfig(mime_type="text/plain")
     file: types.File = client.files.upload(file=io.BytesIO(b"hello"), config=config)
     return file

@@ -40,9 +40,7 @@ def skip_where_unsupported(kind: str) -> None:
     ("kind", "mode", "reply", "known"),
     spread(CREATES, ["sync", "async"], [Reply.KEY_INVALID, Reply.QUOTA_MINUTE], [True, False]),
 )
-def test_a_new_resource_is_created_by_another_key(
-    kind, mode, reply, known, gemini, pool, connect
-) -> None:
+def test_another_key_creates_it(kind, mode, reply, known, gemini, pool, connect) -> None:
     """No error, one request with the first key, and what was created is found where it is."""
     skip_where_unsupported(kind)
     pool("A", "B", "C", strategy="fill", max_wait_s=0)
@@ -89,9 +87,7 @@ DAY_S = 86_400
         ],
     ),
 )
-def test_a_key_that_google_accepts_again_is_used_again(
-    mode, reply, seconds, gemini, pool, connect, clock
-) -> None:
+def test_a_key_is_used_again(mode, reply, seconds, gemini, pool, connect, clock) -> None:
     """Google was wrong, or lifted the suspension: the next probe succeeds, and it is available."""
     pool("A", "B", strategy="fill")
     gemini.script("A", reply)
@@ -105,9 +101,7 @@ def test_a_key_that_google_accepts_again_is_used_again(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_single_rejected_key_is_an_error_until_it_is_probed(
-    mode, gemini, pool, connect, clock
-) -> None:
+def test_a_single_rejected_key_is_an_error_first(mode, gemini, pool, connect, clock) -> None:
     """Nothing is sent meanwhile, the error is Google's rejection, and then calls succeed."""
     pool("A")
     gemini.script("A", Reply.KEY_INVALID)
@@ -126,7 +120,6 @@ def test_a_single_rejected_key_is_an_error_until_it_is_probed(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_reset_makes_a_rejected_key_available_at_once(mode, gemini, pool, connect) -> None:
-    """Its owner has repaired it at Google, and does not wait."""
     pool("A", "B", strategy="fill")
     gemini.script("A", Reply.KEY_LEAKED)
     client = connect()

@@ -73,9 +73,7 @@ def test_batched_embeddings_count_each(gemini, pool, connect) -> None:
 
 
 @pytest.mark.parametrize(("mode", "factor"), spread(MODES, [0.4, 3.0, 6.0]))
-def test_true_tokens_stay_within_the_limit_once_learned(
-    factor, mode, gemini, pool, connect, clock
-) -> None:
+def test_true_tokens_stay_within_the_limit(factor, mode, gemini, pool, connect, clock) -> None:
     """However Google counts: after the first answers no minute has more than TPM true tokens."""
     limit = 6_000
 
@@ -103,7 +101,6 @@ def test_true_tokens_stay_within_the_limit_once_learned(
 
 
 def body_of(text: str) -> dict:
-    """Return the body of this prompt."""
     return {"contents": [{"parts": [{"text": text}]}]}
 
 
@@ -143,12 +140,10 @@ def test_calls_that_count_in_no_models_quota(gemini, pool, connect) -> None:
 
 
 def send_call(client: Any) -> Any:
-    """Send one call."""
     return client.models.generate_content(model=MODEL, contents="hi")
 
 
 def states() -> dict[str, str]:
-    """Return the state of each key."""
     return {i: key["state"] for i, key in keyrot_middleware.status()["keys"].items()}
 
 

@@ -56,9 +56,7 @@ def test_while_all_keys_cool_down_nothing_is_sent(mode, gemini, pool, connect) -
     ("mode", "first", "second"),
     spread(MODES, [*permutations([Reply.KEY_INVALID, Reply.QUOTA_DAY])]),
 )
-def test_keys_that_all_fail_within_one_call_exhaust_the_pool(
-    first, second, mode, gemini, pool, connect
-) -> None:
+def test_keys_that_all_fail_exhaust_the_pool(first, second, mode, gemini, pool, connect) -> None:
     """In either order: a 429 with a time, from the SDK's last error, and a note per attempt."""
     pool("A", "B", strategy="fill", max_wait_s=0)
     gemini.always("A", first)
@@ -125,9 +123,7 @@ def test_the_error_has_the_time_and_the_reasons(gemini, pool, connect, clock) ->
         (Reply.KEY_SUSPENDED, 403, "PERMISSION_DENIED"),
     ],
 )
-def test_a_rejection_by_another_process_has_its_code(
-    reply, code, status, gemini, pool, connect
-) -> None:
+def test_a_rejection_elsewhere_has_its_code(reply, code, status, gemini, pool, connect) -> None:
     """A shared state has the reasons of the rejections, though not Google's messages."""
     made = pool("A", "B", max_wait_s=0)
     gemini.always_any(reply)

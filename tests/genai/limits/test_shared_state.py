@@ -144,7 +144,6 @@ def valkey() -> Iterator[Server]:
 
 
 def service(valkey: Server, *values: str) -> KeyManager:
-    """Open the pool of a service with these key values."""
     with pytest.warns(KeyrotWarning, match="KEYROT_POOL is not set"):
         return KeyManager(keys=list(values), state_url=valkey.url)
 

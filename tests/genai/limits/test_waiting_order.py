@@ -59,7 +59,6 @@ def starting(client: Any, how: str) -> Iterator[Start]:
 
 
 def contents(gemini: Any) -> list[str]:
-    """List the prompts, in the order in which they were sent."""
     return [request.body["contents"][0]["parts"][0]["text"] for request in gemini.log]
 
 
@@ -76,33 +75,28 @@ def delayed_answers(gemini: Any) -> tuple[threading.Event, threading.Event]:
 
 
 def waiting(pool: Any) -> int:
-    """Count the waiting calls."""
     return len(pool.waiting_lines.tickets)
 
 
-class TestInRealTime:
-    """By the machine's clock, with a key that serves one request at a time."""
+@pytest.fixture
+def clock() -> SystemClock:
+    """Use the machine's, with a key that serves one request at a time."""
+    return SystemClock()
 
-    @pytest.fixture
-    def clock(self) -> SystemClock:
-        """Use the machine's."""
-        return SystemClock()
 
-    @pytest.mark.parametrize("how", ["async", "mixed"])
-    def test_calls_are_sent_in_the_order_in_which_they_came(
-        self, how, gemini, pool, connect, state_url
-    ) -> None:
-        """While one call is served, sixteen more come one by one; they are sent in that order."""
-        made = pool({"key_id": "A", "max_concurrency": 1}, state_url=state_url, pool=f"order-{how}")
-        pool.ledger.checked = state_url == "memory://"
-        came, served = delayed_answers(gemini)
-        with starting(connect(), how) as start:
-            begun = [start("first")]
-            assert came.wait(30)
-            for number in range(CALLERS):
-                begun.append(start(f"call {number}"))
-                wait_for(lambda there=number + 1: waiting(made) == there, 30)
-            served.set()
-            assert [one.result(60) for one in begun] == ["ok"] * (CALLERS + 1)
-        assert contents(gemini) == ["first", *(f"call {number}" for number in range(CALLERS))]
-        assert waiting(made) == 0
+@pytest.mark.parametrize("how", ["async", "mixed"])
+def test_calls_are_sent_in_their_order(how, gemini, pool, connect, state_url) -> None:
+    """While one call is served, sixteen more come one by one; they are sent in that order."""
+    made = pool({"key_id": "A", "max_concurrency": 1}, state_url=state_url, pool=f"order-{how}")
+    pool.ledger.checked = state_url == "memory://"
+    came, served = delayed_answers(gemini)
+    with starting(connect(), how) as start:
+        begun = [start("first")]
+        assert came.wait(30)
+        for number in range(CALLERS):
+            begun.append(start(f"call {number}"))
+            wait_for(lambda there=number + 1: waiting(made) == there, 30)
+        served.set()
+        assert [one.result(60) for one in begun] == ["ok"] * (CALLERS + 1)
+    assert contents(gemini) == ["first", *(f"call {number}" for number in range(CALLERS))]
+    assert waiting(made) == 0

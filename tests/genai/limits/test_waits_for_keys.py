@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from google import genai
@@ -20,9 +21,7 @@ def clock() -> FakeClock:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_pool_of_one_waits_out_the_time_that_google_named(
-    mode, gemini, pool, connect, clock
-) -> None:
+def test_a_pool_of_one_waits_out_googles_time(mode, gemini, pool, connect, clock) -> None:
     """Two requests a minute: the third is refused, waits for the next minute, and is served."""
     gemini.add_key("A", rpm=2)
     pool("A")
@@ -33,9 +32,7 @@ def test_a_pool_of_one_waits_out_the_time_that_google_named(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_pool_of_one_waits_before_it_exceeds_its_limit(
-    mode, gemini, pool, connect, clock
-) -> None:
+def test_a_pool_of_one_waits_at_its_limit(mode, gemini, pool, connect, clock) -> None:
     """With a configured limit the third request is only sent when the minute is over."""
     gemini.add_key("A", rpm=2)
     pool({"key_id": "A", "rpm": 2})
@@ -77,9 +74,7 @@ def busy(code: int, seconds: str | None = None, *details: object) -> object:
 @pytest.mark.parametrize(
     ("mode", "reply"), spread(MODES, [busy(503, "7"), busy(504, "7"), busy(503, None, RETRY_INFO)])
 )
-def test_a_time_that_an_overloaded_server_names_is_waited_for(
-    mode, reply, gemini, pool, connect, clock
-) -> None:
+def test_a_named_time_is_waited_for(mode, reply, gemini, pool, connect, clock) -> None:
     """The request is sent again after it, not before."""
     pool("A")
     gemini.script_any(reply)
@@ -113,3 +108,23 @@ def test_a_probing_stream_lets_others_go_at_its_first_chunk(pool, connect, gemin
     next(stream)
     assert calls("sync", client, 3) == ["ok from A"] * 3
     stream.close()
+
+
+MIDNIGHT = datetime(2026, 11, 25, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("reply", "mode"), spread([Reply.QUOTA_DAY_FREE, Reply.QUOTA_DAY_PAID], MODES)
+)
+def test_keys_refused_after_midnight_come_back(mode, reply, gemini, pool, connect, clock) -> None:
+    """Our clock is ahead, or Google's reset is late: the keys are tried again soon."""
+    clock.advance(MIDNIGHT + 0.05 - clock.time())
+    pool("A", "B", "C")
+    client = connect()
+    gemini.always_any(reply)
+    (error,) = calls(mode, client, 1)
+    assert isinstance(error, genai.errors.ClientError)
+    assert gemini.count() == 3
+    gemini.clear_scripts()
+    clock.advance(31.0)
+    assert ask(mode, client).startswith("ok from")

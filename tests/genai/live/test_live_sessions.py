@@ -28,12 +28,10 @@ SUCCESS, FAILURE, ABANDONED = LeaseOutcome.SUCCESS, LeaseOutcome.FAILURE, LeaseO
 
 
 def keys_of(gemini: FakeGemini) -> list[str | None]:
-    """Return whose the handshakes were, in order."""
     return [entry.key for entry in gemini.log]
 
 
 def states() -> dict[str, str]:
-    """Return the state of each key."""
     return {key_id: key["state"] for key_id, key in keyrot_middleware.status()["keys"].items()}
 
 
@@ -54,9 +52,7 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("spent", "invalid"), list(zip(SPENT, INVALID, strict=True)))
-def test_an_exhausted_and_an_invalid_key_are_asked_once(
-    spent, invalid, gemini, pool, connect
-) -> None:
+def test_bad_keys_are_asked_once(spent, invalid, gemini, pool, connect) -> None:
     """A = refused at the handshake or before the setup, B = invalid, C = good: A 1, B 1, C all."""
     pool("A", "B", "C", strategy="fill")
     gemini.always("A", spent)
@@ -81,7 +77,6 @@ def test_an_exhausted_and_an_invalid_key_are_asked_once(
     ],
 )
 def test_a_bad_request_is_raised_at_once(reply, code, gemini, pool, connect) -> None:
-    """No other key is tried, and none is penalized."""
     pool("A", "B")
     gemini.always_any(reply)
     with pytest.raises((errors.APIError, InvalidStatus)) as refused:
@@ -102,7 +97,6 @@ def test_an_internal_error_before_the_setup_is_retried(gemini, pool, connect) ->
 
 
 def test_all_keys_refused(gemini, pool, connect) -> None:
-    """The pool is exhausted, by the SDK's last error, with a note for each key."""
     pool("A", "B", max_wait_s=0)
     gemini.always_any(Reply.EXHAUSTED.as_close(1011))
     with pytest.raises(keyrot_middleware.KeyPoolExhausted) as refused:
@@ -126,9 +120,7 @@ def test_all_keys_refused(gemini, pool, connect) -> None:
         (Reply.dropped(1), 1006, "available", FAILURE),
     ],
 )
-def test_what_ends_a_session_is_booked_and_nothing_repeated(
-    reply, code, state, outcome, gemini, pool, connect
-) -> None:
+def test_what_ends_a_session_is_booked(reply, code, state, outcome, gemini, pool, connect) -> None:
     """The program has the SDK's own error, without notes; the next session has another key."""
     pool("A", "B", strategy="fill")
     gemini.script("A", reply)
@@ -150,9 +142,7 @@ def test_what_ends_a_session_is_booked_and_nothing_repeated(
     assert keys_of(gemini)[1:] == ["A" if state == "available" else "B"]
 
 
-def test_a_session_that_is_lost_while_nobody_reads_frees_its_lease(
-    gemini, pool, connect, monkeypatch
-) -> None:
+def test_a_session_that_is_lost_unread_frees_its_lease(gemini, pool, connect, monkeypatch) -> None:
     """A program may keep an idle session open for longer than the server or the network does."""
     monkeypatch.setattr(websocket, "UNREAD_S", 0.05)
     pool("A", "B", strategy="fill")
@@ -218,7 +208,6 @@ def test_a_cancelled_task_frees_its_lease(where, gemini, pool, connect) -> None:
 
 
 def test_a_session_outlives_uninstall(gemini, pool, connect) -> None:
-    """It goes on and ends; a session after it goes out as without a pool."""
     pool("A")
     original = inspect.unwrap(live.AsyncLive.connect)
     client = connect(gemini.add_key("own").value)
@@ -255,7 +244,6 @@ def test_connect_behaves_as_the_sdks(pool, connect) -> None:
 
 
 def test_sessions_that_are_not_the_pools(gemini, pool, connect) -> None:
-    """bypass(), a key header of the program's own, an ephemeral token."""
     pool("A")
     own = gemini.add_key("own").value
     with keyrot_middleware.bypass():

@@ -186,12 +186,10 @@ def test_sentry_with_its_defaults() -> None:
 
 
 def escaped(text: str) -> str:
-    """Escape every character as JSON does."""
     return "".join(f"\\u{ord(char):04x}" for char in text)
 
 
 def quoted(text: str) -> str:
-    """Escape every character as URLs do."""
     return "".join(f"%{ord(char):02X}" for char in text)
 
 
@@ -208,13 +206,11 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 
 def as_text(value: str, form: str) -> bytes:
-    """Return an error with a key in one of the forms."""
     body = json.dumps({"error": {"code": 403, "message": "THE KEY", "status": "X"}})
     return answer(body.replace("THE KEY", f"Consumer {FORMS[form](value)} is suspended").encode())
 
 
 def as_plain_text(value: str, form: str) -> bytes:
-    """Return an error that is no JSON, with a key in one of the forms."""
     return answer(FORMS[form](value).encode(), "Content-Type: text/plain")
 
 

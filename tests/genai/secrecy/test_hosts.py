@@ -51,9 +51,7 @@ def test_a_client_of_a_foreign_host_is_untouched(mode, gemini, foreign, pool, co
 
 
 @pytest.mark.parametrize(("mode", "form"), spread(MODES, [dict, types.HttpOptions]))
-def test_a_request_to_a_foreign_host_is_untouched(
-    mode, form, gemini, foreign, pool, connect
-) -> None:
+def test_a_request_elsewhere_is_untouched(mode, form, gemini, foreign, pool, connect) -> None:
     """The effective host counts: the client's own key goes there, and none if it has none."""
     pool("A", "B")
     own = foreign.add_key("own").value
@@ -110,9 +108,7 @@ MADE: list[Callable[[Any, Any], Any]] = [
 
 
 @pytest.mark.parametrize(("call", "made", "bypassed"), spread(CALLS, MADE, [False, True]))
-def test_no_key_of_the_pool_is_sent_to_a_foreign_host(
-    call, made, bypassed, gemini, foreign, pool, connect
-) -> None:
+def test_no_pool_key_goes_elsewhere(call, made, bypassed, gemini, foreign, pool, connect) -> None:
     """Not by any call, nor by a copy of a client that has none of its own."""
     pool("A", "B")
     first = connect()
@@ -129,7 +125,6 @@ def test_no_key_of_the_pool_is_sent_to_a_foreign_host(
 @pytest.mark.parametrize("make", [genai.Client, BaseApiClient])
 @pytest.mark.parametrize("spelling", ["base_url", "baseUrl"])
 def test_a_foreign_client_without_a_key_gets_none(spelling, make, foreign, pool) -> None:
-    """The SDK's own error reports the missing key: the pool's is not for that host."""
     pool("A", "B")
     with pytest.raises(ValueError, match="API key"):
         make(http_options={spelling: foreign.url})
@@ -173,7 +168,6 @@ class _Token(Credentials):
 
 @pytest.mark.parametrize("by", ["argument", "variable"])
 def test_a_vertex_client_without_a_key_gets_none(by, gemini, pool, monkeypatch) -> None:
-    """It uses its credentials: it gets no key, and none is sent."""
     if by == "variable":
         monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "True")
     pool("A", "B")
@@ -260,9 +254,7 @@ def port(gemini, monkeypatch) -> int:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_host_is_not_allowed_over_plain_http_by_its_name(
-    mode, gemini, pool, connect, port
-) -> None:
+def test_a_name_does_not_allow_plain_http(mode, gemini, pool, connect, port) -> None:
     """The client's own key is sent there, as without the pool; a client without one sends none."""
     pool("A", "B", allowed_hosts=[f"{HOST}:{port}", f"{HOST}:443"])
     own = gemini.add_key("own").value
@@ -276,7 +268,6 @@ def test_a_host_is_not_allowed_over_plain_http_by_its_name(
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_host_that_is_allowed_with_http(mode, gemini, pool, connect, port) -> None:
-    """`http://` in front of a host allows plain HTTP, on its port alone."""
     pool("A", "B", strategy="fill", allowed_hosts=[f"http://{HOST}:{port}"])
     assert ask(mode, connect(base_url=f"http://{HOST}:{port}")) == "ok from A"
     own = gemini.add_key("own").value

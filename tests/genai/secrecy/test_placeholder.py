@@ -21,12 +21,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 
 def interact(client: Any) -> Any:
-    """Make an interaction."""
     return client.interactions.create(model=MODEL, input="hello")
 
 
 def other_calls(client: Any) -> dict[str, Callable[[], Any]]:
-    """Return the calls that are no calls of a model."""
     return {
         "files.get": lambda: client.files.get(name="files/abc"),
         "files.download": lambda: client.files.download(file="files/abc"),
@@ -43,7 +41,6 @@ OTHERS = tuple(other_calls(None))
 
 
 def sent(gemini: FakeGemini) -> list[list[str]]:
-    """List the keys of each request; check that none is the placeholder, anywhere."""
     assert POOL_KEY not in repr([(request.headers, request.path) for request in gemini.log])
     return [request.header_values(KEY) for request in gemini.log]
 
@@ -58,9 +55,7 @@ def no_key(gemini, caplog) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_call_without_any_key_is_an_error_that_names_what_to_set(
-    mode, gemini, no_key, connect
-) -> None:
+def test_a_call_without_any_key_names_what_to_set(mode, gemini, no_key, connect) -> None:
     """Before anything is sent; a client with a key of its own works as without the pool."""
     with pytest.raises(genai.errors.ClientError, match="set GEMINI_API_KEYS") as caught:
         ask(mode, connect(POOL_KEY))
@@ -72,7 +67,6 @@ def test_a_call_without_any_key_is_an_error_that_names_what_to_set(
 
 @pytest.mark.parametrize(("call", "bypassed"), spread(OTHERS, [False, True]))
 def test_other_calls_without_any_key(call, bypassed, gemini, no_key, connect) -> None:
-    """Files, downloads and Interactions raise the same, each with its own class."""
     inside = keyrot_middleware.bypass() if bypassed else contextlib.nullcontext()
     with inside, pytest.raises(Exception, match="set GEMINI_API_KEYS"):
         other_calls(connect(POOL_KEY))[call]()

@@ -17,7 +17,6 @@ CODES = (301, 302, 303, 307, 308)
 
 
 def untouched() -> bool:
-    """Return whether no key was penalized."""
     keys = keyrot_middleware.status()["keys"].values()
     return all(key["active"] and not key["in_cooldown"] for key in keys)
 
@@ -29,9 +28,7 @@ def untouched() -> bool:
         CODES,
     ),
 )
-def test_a_call_follows_no_redirect_to_another_origin(
-    mode, code, backend, redirect, elsewhere
-) -> None:
+def test_a_call_follows_no_redirect_elsewhere(mode, code, backend, redirect, elsewhere) -> None:
     """Nothing reaches the other host, the error explains it, and no key is penalized."""
     gateway = redirect(code, f"{elsewhere.url}/x")
     more = {"async_client_args": {"transport": transport()}} if backend == "httpx" else {}
@@ -43,7 +40,6 @@ def test_a_call_follows_no_redirect_to_another_origin(
 
 
 def transport() -> Any:
-    """Return a transport of the SDK's library, which keeps it from using aiohttp."""
     return http_library().AsyncHTTPTransport()
 
 
@@ -67,7 +63,6 @@ def test_redirects_within_one_origin_are_followed(mode, code, there, gemini, red
 
 
 def other_calls() -> dict[str, Callable[[Any], Any]]:
-    """Return calls that do not use the four methods, or not as a call of a model."""
 
     def aio(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda client: run(client, lambda: work(client))
@@ -87,10 +82,7 @@ def other_calls() -> dict[str, Callable[[Any], Any]]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(("call", "own"), spread(other_calls(), ["", "A"]))
-def test_other_calls_follow_no_redirect_to_another_origin(
-    call, own, gemini, redirect, elsewhere
-) -> None:
-    """The pool's key stays there, which the client got or has as its own."""
+def test_other_calls_follow_none_elsewhere(call, own, gemini, redirect, elsewhere) -> None:
     gateway = redirect(307, f"{elsewhere.url}/x")
     client = gateway.client(own=own)
     with pytest.raises(Exception) as caught:
@@ -101,10 +93,7 @@ def test_other_calls_follow_no_redirect_to_another_origin(
     assert untouched()
 
 
-def test_live_follows_no_redirect_to_another_origin(
-    gemini, redirect, elsewhere, monkeypatch
-) -> None:
-    """The handshake with the other host is not begun."""
+def test_live_follows_no_redirect_elsewhere(gemini, redirect, elsewhere, monkeypatch) -> None:
     from google.genai import _api_client
 
     gateway = redirect(307, f"ws://{elsewhere.host}/x")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from traceback import TracebackException, walk_tb
 from typing import Any
 
 import pytest
 from google import genai
 from support.key_search import texts_of
-from support.modes import MODEL, MODES, STREAMS, ask, calls, run, spread
+from support.modes import MODES, STREAMS, ask, calls, spread
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -78,30 +77,6 @@ def test_no_frame_shows_a_key_that_a_stream_repeats(mode, name, gemini, pool, co
     gemini.always_any(Reply.all()[name].in_stream(1))
     (error,) = calls(mode, connect(), 1)
     check_no_key(error, gemini, "A", "B")
-
-
-def other_calls(client: Any) -> dict[str, Callable[[], Any]]:
-    """Return the calls that do not rotate."""
-    aio = client and client.aio
-    return {
-        "files.download": lambda: client.files.download(file="files/abc"),
-        "aio.files.download": lambda: run(client, lambda: aio.files.download(file="files/abc")),
-        "interactions": lambda: client.interactions.create(model=MODEL, input="hello"),
-        "aio.interactions": lambda: run(
-            client, lambda: client.aio.interactions.create(model=MODEL, input="hello")
-        ),
-    }
-
-
-@pytest.mark.parametrize("call", other_calls(None))
-def test_errors_of_other_calls_show_no_key(call, gemini, pool, connect) -> None:
-    """Downloads and Interactions raise errors of their own classes, made of the same bodies."""
-    pool("A", strategy="fill")
-    gemini.always_any(echoing(403, "json"))
-    with pytest.raises(Exception, match=r"suspended") as caught:
-        other_calls(connect())[call]()
-    assert gemini.log[-1].header_values("x-goog-api-key") == [gemini.key("A").value]
-    check_no_key(caught.value, gemini, "A")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -82,7 +82,6 @@ def test_no_frame_of_ours_holds_a_plain_value_while_it_is_sent(surface, scene) -
 
 
 def texts(value: Any, depth: int = 4) -> Iterator[str]:
-    """Yield what a reporter shows of a variable that it takes apart."""
     yield repr(value)
     if depth and isinstance(value, dict):
         for item in value.values():
@@ -112,6 +111,5 @@ def test_a_secret_shows_nothing(way) -> None:
 
 @pytest.mark.parametrize("look", [iter, vars, len, pickle.dumps, dataclasses.asdict])
 def test_a_secret_has_no_parts(look) -> None:
-    """Reporters take apart what has items or attributes."""
     with pytest.raises(TypeError):
         look(Secret("FAKE-value"))

@@ -35,7 +35,6 @@ def installed(pool, gemini) -> Any:
 
 
 def keys_of(gemini: Any) -> set[str | None]:
-    """Return the keys of all requests; the bytes of an upload have none."""
     return {request.key for request in gemini.log if request.key}
 
 
@@ -53,7 +52,6 @@ def create(client: Any, kind: str) -> str:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_calls_use_keys_of_this_project_only(mode, installed, gemini, connect) -> None:
-    """Whatever the client's own key, and when a key of the project fails."""
     gemini.always("B1", Reply.KEY_INVALID)
     gemini.add_key("foreign")
     for client in (connect(), *(connect(gemini.key(key).value) for key in ("A", "foreign"))):
@@ -64,7 +62,6 @@ def test_calls_use_keys_of_this_project_only(mode, installed, gemini, connect) -
 
 @pytest.mark.parametrize("mode", {**RAW, **OPENAI})
 def test_requests_of_http_libraries_too(mode, installed, gemini) -> None:
-    """In the program's own client, with a placeholder or a key of another project."""
     for key in ("keyrot-pool", gemini.key("A").value):
         with keyrot_middleware.project("other"):
             assert {**RAW, **OPENAI}[mode](gemini.url, key, 2) == ["ok from C"] * 2
@@ -99,9 +96,7 @@ def test_a_loop_over_the_projects_lists_everything_once(kind, installed, gemini,
     assert sorted(run(client, all_names)) == sorted(names)
 
 
-def test_a_create_stays_in_the_project_where_its_keys_cannot_serve(
-    installed, gemini, connect
-) -> None:
+def test_a_create_stays_in_a_project_that_cannot_serve(installed, gemini, connect) -> None:
     """A client without a key of its own would make it elsewhere."""
     for key in ("B1", "B2"):
         gemini.always(key, Reply.QUOTA_DAY)
@@ -142,7 +137,6 @@ def test_live_interactions_and_keys_by_hand_too(installed, gemini, connect) -> N
 
 
 def test_inside_another_the_inner_one_holds(installed, connect) -> None:
-    """And it ends with its block, also by an exception."""
     client = connect()
     with keyrot_middleware.project("p"):
         with pytest.raises(ZeroDivisionError), keyrot_middleware.project("other"):
@@ -152,7 +146,6 @@ def test_inside_another_the_inner_one_holds(installed, connect) -> None:
 
 
 def test_an_unknown_project_is_an_error_that_names_the_known_ones(installed) -> None:
-    """It is raised where the block starts."""
     with (
         pytest.raises(KeyError, match=r"no project 'x' in pool .* A, p, other"),
         keyrot_middleware.project("x"),
@@ -161,7 +154,6 @@ def test_an_unknown_project_is_an_error_that_names_the_known_ones(installed) -> 
 
 
 def test_without_a_pool_there_is_no_project() -> None:
-    """The calls inside would go anywhere."""
     with pytest.raises(KeyrotError, match="no pool is installed"), keyrot_middleware.project("p"):
         pytest.fail("the block ran")
 

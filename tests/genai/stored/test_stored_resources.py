@@ -39,12 +39,10 @@ def either(mode: str, client: Any, work: Any) -> Any:
 
 
 def upload(client: Any) -> types.File:
-    """Upload a text."""
     return client.files.upload(file=io.BytesIO(b"hello"), config=TEXT)
 
 
 def keys_of(gemini: FakeGemini) -> list[str]:
-    """Return the key of each request, without requests that have none."""
     return [request.key for request in gemini.log if request.key]
 
 
@@ -107,7 +105,6 @@ def test_a_cache_is_created_where_there_is_room_for_one(mode, gemini, pool, conn
 
 
 def test_the_pages_of_a_list_use_one_key(gemini, three) -> None:
-    """A page token is its key's, from the first page to the last."""
     files = [upload(three).name for _ in range(5)]
     gemini.reset_log()
     assert sorted(f.name for f in three.files.list(config={"page_size": 2})) == sorted(files)
@@ -133,7 +130,6 @@ def test_an_explicit_key_outside_the_pool_keeps_its_own_resources(gemini, pool, 
 
 
 def test_text_that_mentions_a_file_does_not_bind_a_call(gemini, three) -> None:
-    """A prompt is only a prompt."""
     file = upload(three)
     assert len(set(calls("sync", three, 12, contents=f"read {file.name} please"))) > 1
 
@@ -221,7 +217,6 @@ def test_a_download_goes_with_the_owners_key(mode, gemini, film) -> None:
 @has_destination
 @ALSO_ASYNC
 def test_a_path_and_a_stream_of_the_program(mode, gemini, film, tmp_path) -> None:
-    """The bytes are written where the program wants them, with the owner's key."""
     client, name = film
     api, path, stream = client._api_client, tmp_path / "film", io.BytesIO()
     for there in (path, stream):

@@ -39,9 +39,7 @@ def _no_collector() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("mode", "library", "failure", "way"), spread(LIBRARIES, FAILURES, WAYS))
-def test_a_left_stream_has_no_lease(
-    mode, library, way, failure, gemini, pool, connect, no_aiohttp
-) -> None:
+def test_no_lease_is_left(mode, library, way, failure, gemini, pool, connect, no_aiohttp) -> None:
     """The first key fails, the second serves, the program leaves the stream in its middle.
 
     A stream of the SDK's that is async is a cycle of its own; dropped unclosed, it is collected.

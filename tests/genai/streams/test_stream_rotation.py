@@ -38,9 +38,7 @@ def read(mode, client) -> tuple[list[str], Exception | None]:
 
 
 @pytest.mark.parametrize(("name", "mode"), spread(BROKEN, STREAMS))
-def test_a_stream_is_never_restarted_after_its_first_chunk(
-    mode, name, gemini, pool, connect
-) -> None:
+def test_a_stream_is_never_restarted(mode, name, gemini, pool, connect) -> None:
     """The chunks so far stay the only answer: the SDK's own error follows, after one request."""
     client = connect(gemini.add_key("own").value)
     gemini.always_any(getattr(Reply, name))
@@ -89,10 +87,7 @@ def test_an_error_before_the_first_chunk_rotates(mode, reply, gemini, pool, conn
 
 @pytest.mark.parametrize("reply", [Reply.OVERLOADED.in_stream(0), Reply.dropped(0), Reply.INTERNAL])
 @pytest.mark.parametrize("mode", STREAMS)
-def test_a_server_failure_before_the_first_chunk_is_retried(
-    mode, reply, gemini, pool, connect
-) -> None:
-    """503 and a lost connection are sent again, and penalize no key."""
+def test_a_server_failure_at_the_start_is_retried(mode, reply, gemini, pool, connect) -> None:
     pool("A", strategy="fill")
     gemini.script("A", reply)
     assert "".join(read(mode, connect())[0]) == "ok from A"
@@ -104,10 +99,7 @@ def test_a_server_failure_before_the_first_chunk_is_retried(
 @pytest.mark.parametrize(
     "odd", [Reply.custom(200, b"", content_type="text/event-stream"), Reply.STREAM_TRUNCATED]
 )
-def test_a_stream_without_chunks_or_end_ends_as_the_sdk_ends_it(
-    odd, mode, gemini, pool, connect
-) -> None:
-    """What came is what the caller gets without us, and there is no second request."""
+def test_an_odd_stream_ends_as_the_sdk_ends_it(odd, mode, gemini, pool, connect) -> None:
     gemini.always_any(odd)
     client = connect(gemini.add_key("own").value)
     plain = read(mode, client)
@@ -118,7 +110,6 @@ def test_a_stream_without_chunks_or_end_ends_as_the_sdk_ends_it(
 
 @pytest.mark.parametrize("mode", STREAMS)
 def test_the_true_tokens_of_a_stream_are_recorded(mode, gemini, pool, connect) -> None:
-    """From its last usage, when it was read to the end."""
     gemini.tokens(lambda _body: 777)
     pool("A")
     ask(mode, connect())
@@ -132,10 +123,7 @@ def test_the_true_tokens_of_a_stream_are_recorded(mode, gemini, pool, connect) -
     ("mode", "aiohttp"),
     [("sync_stream", False), ("async_stream", False), *[("async_stream", True)] * AIOHTTP],
 )
-def test_a_small_connection_pool_is_enough(
-    mode, aiohttp, gemini, pool, connect, no_aiohttp
-) -> None:
-    """Twelve calls at once over three connections, and the first key fails in its first chunk."""
+def test_few_connections_are_enough(mode, aiohttp, gemini, pool, connect, no_aiohttp) -> None:
     options: dict = {}
     if not aiohttp:
         no_aiohttp()

@@ -69,12 +69,3 @@ def test_a_recording_with_one_key_replays_with_another(style: str, tmp_path: Pat
         answer = plain(genai.Client(api_key=other))
     assert other in answer
     assert stranger not in answer
-
-
-ENCODINGS = {
-    "escapes": lambda text: "".join(f"\\u{ord(char):04x}" for char in text).encode(),
-    "UTF-16": lambda text: text.encode("utf-16"),
-    "UTF-16 without a mark": lambda text: text.encode("utf-16-le"),
-    "UTF-32": lambda text: text.encode("utf-32"),
-    "EBCDIC": lambda text: text.encode("cp037"),
-}

@@ -1,58 +1,37 @@
-"""The cache: values by id and ids by value, refreshed, and masked in any text."""
+"""The cache: values by id and ids by value, refreshed, masked in any text; over slow stores."""
 
 from __future__ import annotations
 
 import copy
 import json
+import logging
 import pickle
-from collections.abc import Mapping
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
+from support.servers import wait_for
+from support.stores import GatedStore, cache_of, record_changes, tick_until
 
-from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret
+from keyrot_middleware.secrets import cache as cache_module
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
+from keyrot_middleware.secrets.stores import InlineStore
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 AUTH = "AQ." + "FAKE" + "z" * 46
 
 
-class EditableStore:
-    """A store whose content the test changes; it records each look-up."""
-
-    scheme = "store"
-
-    def __init__(self, **values: str) -> None:
-        self.values: dict[str, str] = values
-        self.lookups: list[tuple[str, ...]] = []
-        self.fault: Exception | None = None
-
-    def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
-        """Return the values of known refs."""
-        self.lookups.append(tuple(refs))
-        if self.fault:
-            raise self.fault
-        return {key_id: Secret(self.values[key_id]) for key_id in refs if key_id in self.values}
-
-    def cache(self, *key_ids: str, optional: tuple[str, ...] = ()) -> SecretCache:
-        """Make a cache of these ids, or of all known ones."""
-        return SecretCache(
-            {key_id: SecretLocation(self) for key_id in key_ids or self.values}, optional=optional
-        )
-
-
 def test_values_are_found_by_id_and_ids_by_value() -> None:
     """All keys of a store are looked up in one batch, and blanks around a value are ignored."""
-    store = EditableStore(a=A, b=f"  {B}\n")
-    cache = store.cache()
+    store = GatedStore(a=A, b=f"  {B}\n")
+    cache = cache_of(store)
     assert (cache.value("a").reveal(), cache.value("b").reveal()) == (A, B)
-    assert (
-        cache.key_id_for(Secret(A)),
-        cache.key_id_for(Secret(B)),
-        cache.key_id_for(Secret(C)),
-    ) == ("a", "b", None)
-    assert cache.resolved == ("a", "b")
-    assert store.lookups == [("a", "b")]
+    assert [cache.key_id_for(Secret(value)) for value in (A, B, C)] == ["a", "b", None]
+    assert (cache.resolved, store.lookups) == (("a", "b"), [("a", "b")])
     with pytest.raises(KeyError):
         cache.value("c")
 
@@ -60,44 +39,36 @@ def test_values_are_found_by_id_and_ids_by_value() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("  ", "its value is empty"),
-        ("keyrot-pool", "the placeholder"),
-        (f'"{B}"', "a quote"),
-        (f"{B} {C}", "a blank"),
-        (f"{B}\r\nX: y", "a blank"),
-        (f"{B}ä", "not ASCII"),
+        *(("  ", "its value is empty"), ("keyrot-pool", "the placeholder"), (f'"{B}"', "a quote")),
+        *((f"{B} {C}", "a blank"), (f"{B}\r\nX: y", "a blank"), (f"{B}ä", "not ASCII")),
         (A, "is that of the key a"),
     ],
 )
 def test_an_unusable_key_is_skipped_and_reported(value, reason, caplog) -> None:
     """The others are available; the reason is logged once, without a value."""
-    cache = EditableStore(a=A, bad=value, c=C).cache()
+    cache = cache_of(GatedStore(a=A, bad=value, c=C))
     assert cache.resolved == ("a", "c")
     assert reason in cache.unresolved["bad"]
     assert cache.unresolved["bad"].startswith("key bad: ")
     assert [record.name for record in caplog.records] == ["keyrot_middleware"]
-    for secret in (A, B, C):
-        assert secret not in f"{caplog.text} {cache.unresolved} {cache!r}"
+    shown = f"{caplog.text} {cache.unresolved} {cache!r}"
+    assert [secret for secret in (A, B, C) if secret in shown] == []
 
 
 def test_a_store_that_breaks_loses_only_its_own_keys() -> None:
     """Any exception of a store is a reason, reported by its type alone."""
-    good, bad = EditableStore(a=A), EditableStore(b=B)
-    bad.fault = OSError(f"cannot send {B}")
-    cache = SecretCache(
-        {"a": SecretLocation(good), "b": SecretLocation(bad), "c": SecretLocation(good)}
-    )
+    good, bad = GatedStore(a=A), GatedStore(b=B)
+    bad.down = True
+    cache = SecretCache({"a": SecretLocation(good), "b": SecretLocation(bad)})
     assert cache.resolved == ("a",)
-    assert cache.unresolved == {
-        "b": "key b: the secret store store failed with OSError",
-        "c": "key c: the secret store store gave no answer",
-    }
+    reason = "key b: the secret store slow failed with ConnectionError"
+    assert cache.unresolved == {"b": reason}
 
 
 def test_refresh_returns_whether_the_value_changed() -> None:
     """Only the changed key is looked up; its old value still identifies it."""
-    store = EditableStore(a=A, b=B)
-    cache = store.cache()
+    store = GatedStore(a=A, b=B)
+    cache = cache_of(store)
     assert not cache.refresh("a")
     store.values["a"] = C
     assert cache.refresh("a")
@@ -107,43 +78,28 @@ def test_refresh_returns_whether_the_value_changed() -> None:
     assert not cache.refresh("unknown")
 
 
-def _break(store: EditableStore) -> None:
-    store.fault = RuntimeError(A)
-
-
-def _remove(store: EditableStore) -> None:
-    del store.values["a"]
-
-
-def _empty(store: EditableStore) -> None:
-    store.values["a"] = ""
-
-
-def _repeat(store: EditableStore) -> None:
-    store.values["a"] = B
-
-
-@pytest.mark.parametrize("harm", [_break, _remove, _empty, _repeat])
-def test_a_failing_refresh_keeps_the_last_value(harm, caplog) -> None:
+@pytest.mark.parametrize("value", [None, "", B], ids=["down", "empty", "of another key"])
+def test_a_failing_refresh_keeps_the_last_value(value, caplog) -> None:
     """Nothing is raised, the last value is used, and the reason is logged and kept."""
-    store = EditableStore(a=A, b=B)
-    cache = store.cache()
-    harm(store)
+    store = GatedStore(a=A, b=B)
+    cache = cache_of(store)
+    store.down = value is None
+    store.values["a"] = value or ""
     assert not cache.refresh("a")
     assert cache.value("a") == Secret(A)
     assert (cache.key_id_for(Secret(A)), cache.key_id_for(Secret(B))) == ("a", "b")
     assert cache.stale["a"] in caplog.text
     assert cache.unresolved == {}
     assert A not in caplog.text
-    store.fault, store.values["a"] = None, C
+    store.down, store.values["a"] = False, C
     assert cache.refresh("a")
     assert cache.stale == {}
 
 
 def test_redact_masks_every_value_and_everything_that_looks_like_a_key() -> None:
     """Old, new, unusual and foreign keys are masked, also within other text."""
-    store = EditableStore(a=A, odd="odd/value.1", longer="odd/value.12")
-    cache = store.cache()
+    store = GatedStore(a=A, odd="odd/value.1", longer="odd/value.12")
+    cache = cache_of(store)
     store.values["odd"] = "odd-value-2"
     cache.refresh("odd")
     text = f"api_key:{A}x n\\n{AUTH} {C}% odd/value.1,odd/value.12,odd-value-2 AIza{A}"
@@ -153,53 +109,135 @@ def test_redact_masks_every_value_and_everything_that_looks_like_a_key() -> None
         "[redacted],[redacted],[redacted] AIza…[redacted]"
     )
     assert cache.redact(masked) == masked
-
-
-def test_a_cache_shows_and_pickles_no_value() -> None:
-    """Neither repr nor pickle carries a value."""
-    cache = EditableStore(a=A, b="").cache()
-    assert repr(cache) == "<SecretCache: 1 keys, 1 unresolved>"
+    assert repr(cache) == "<SecretCache: 3 keys, 0 unresolved>"
     with pytest.raises(TypeError):
         pickle.dumps(cache)
 
 
-VALUE = "AIza" + "FAKE" + "s" * 31
-
-
-def test_a_secret_is_masked_everywhere() -> None:
-    """Repr, str, format, containers and the fingerprint do not contain the value."""
-    secret = Secret(f" {VALUE}\n")
+def test_a_secret_is_masked_everywhere_and_compares_by_value() -> None:
+    """Repr, str, format, containers, the fingerprint, pickles and JSON do not hold the value."""
+    secret = Secret(f" {A}\n")
     shown = [repr(secret), str(secret), f"{secret:>40}", f"{[secret]}", "%s" % secret]  # noqa: UP031
-    assert not any(VALUE in text for text in [*shown, secret.fingerprint])
-    assert secret.reveal() == VALUE
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_secret_cannot_be_pickled(protocol: int) -> None:
-    """No pickle and no JSON contains the value."""
-    with pytest.raises(TypeError, match="cannot be pickled"):
-        pickle.dumps(Secret(VALUE), protocol)
+    assert not any(A in text for text in [*shown, secret.fingerprint])
+    assert secret.reveal() == A
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(secret, protocol)
     with pytest.raises(TypeError):
-        json.dumps(Secret(VALUE))
+        json.dumps(secret)
+    assert secret == Secret(A) != A
+    assert secret != Secret(B)
+    assert {secret, Secret(A), copy.deepcopy(secret), copy.copy(secret)} == {secret}
+    assert secret.fingerprint == Secret(A).fingerprint != Secret(B).fingerprint
+    assert int(secret.fingerprint, 16) < 16**8
+    assert (bool(Secret(" \n")), bool(Secret("x"))) == (False, True)
 
 
-def test_secrets_compare_by_value() -> None:
-    """Equal values are equal secrets, also as members of a set and as copies."""
-    assert Secret(VALUE) == Secret(VALUE)
-    assert Secret(VALUE) != Secret("other")
-    assert Secret(VALUE) != VALUE
-    assert len({Secret(VALUE), Secret(VALUE), copy.deepcopy(Secret(VALUE))}) == 1
-    assert copy.copy(Secret(VALUE)) == Secret(VALUE)
+# Slow stores: calls wait for a limited time, and late answers are used --------------------------
 
 
-def test_a_fingerprint_distinguishes_values() -> None:
-    """It is 8 hexadecimal digits, the same for the same value."""
-    assert Secret(VALUE).fingerprint == Secret(VALUE + " ").fingerprint
-    assert Secret(VALUE).fingerprint != Secret(VALUE + "x").fingerprint
-    assert int(Secret(VALUE).fingerprint, 16) < 16**8
+def test_a_start_waits_for_a_slow_store_for_a_limited_time(caplog) -> None:
+    """Other stores' keys are available at once; the slow one's are added when it answers."""
+    slow = GatedStore(a=A)
+    slow.gate.clear()
+    places = {"a": SecretLocation(slow), "b": SecretLocation(InlineStore({"b": Secret(B)}))}
+    cache = SecretCache(places, start_timeout_s=0.05)
+    changes = record_changes(cache)
+    assert cache.resolved == ("b",)
+    assert cache.unresolved == {"a": "key a: no answer yet from the secret store slow"}
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+    slow.gate.set()
+    wait_for(lambda: cache.resolved == ("a", "b"))
+    assert cache.unresolved == {}
+    wait_for(lambda: changes)
+    assert changes == [frozenset({"a"})]
 
 
-def test_a_blank_secret_is_false() -> None:
-    """A value of blanks alone is empty."""
-    assert not Secret(" \n")
-    assert Secret("x")
+def test_a_rejected_key_is_waited_for_briefly_and_returns_later(monkeypatch) -> None:
+    """The call continues; the answer is used when it arrives, and the listener is notified."""
+    now = [100.0]
+    monkeypatch.setattr(cache_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    slow = GatedStore(a=A)
+    cache = cache_of(slow)
+    changes = record_changes(cache)
+    slow.gate.clear()
+    slow.values["a"] = C
+    assert not cache.refresh("a", timeout_s=0.1)
+    began, now[0] = time.monotonic(), 200.0
+    assert not cache.refresh("a", timeout_s=60.0), "the next call does not wait once more"
+    assert time.monotonic() - began < 30.0
+    assert cache.value("a") == Secret(A)
+    slow.gate.set()
+    wait_for(lambda: changes)
+    assert cache.value("a") == Secret(C)
+    assert changes == [frozenset({"a"})]
+    assert slow.lookups == [("a",), ("a",)], "one look-up for both calls"
+
+
+def test_many_calls_with_one_rejected_key_are_one_look_up() -> None:
+    """All of them get the key's new value."""
+
+    def waiting() -> int:
+        frames = sys._current_frames().values()
+        return sum(frame.f_code is threading.Condition.wait.__code__ for frame in frames)
+
+    slow = GatedStore(a=A)
+    cache = cache_of(slow)
+    slow.gate.clear()
+    slow.values["a"] = C
+    before = waiting()
+    with ThreadPoolExecutor(20) as calls:
+        found = [calls.submit(cache.refresh, "a", 90.0) for _ in range(20)]
+        wait_for(lambda: waiting() == before + 21, 60)  # the twenty, and the store
+        slow.gate.set()
+        assert [one.result(10) for one in found] == [True] * 20
+    assert len(slow.lookups) == 2
+
+
+def test_all_keys_are_looked_up_again_on_schedule() -> None:
+    """`tick()` never blocks, returns when to call it again, and starts look-ups that are due."""
+    slow = GatedStore(a=A, b=B)
+    cache = cache_of(slow)
+    wait_for(lambda: 150 <= cache.tick() <= 300)
+    assert len(slow.lookups) == 1, "nothing was due"
+    quick = cache_of(slow, ttl_s=0.01)
+    changes = record_changes(quick)
+    slow.values["b"] = C
+    tick_until(quick, lambda: quick.value("b") == Secret(C))
+    wait_for(lambda: changes)
+    assert changes == [frozenset({"b"})]
+
+
+def test_a_store_that_fails_is_logged_once(caplog) -> None:
+    """One warning when it begins, one line when it is over; no text of the exception."""
+    caplog.set_level(logging.INFO)
+    slow = GatedStore(a=A, b=B)
+    cache = cache_of(slow, ttl_s=0.01)
+    slow.down = True
+    tick_until(cache, lambda: len(slow.lookups) > 3 and cache.stale)
+    assert (cache.value("a"), cache.resolved) == (Secret(A), ("a", "b"))
+    reason = "key a: the secret store slow failed with ConnectionError"
+    assert cache.stale["a"] == reason
+    slow.down = False
+    tick_until(cache, lambda: "all keys have a current value" in caplog.text)
+    assert cache.stale == {}
+    text = f"secret store slow: 2 keys have no current value; it is asked again ({reason})"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", text),
+        ("INFO", "secret store slow: all keys have a current value"),
+    ]
+
+
+def test_references_can_be_replaced() -> None:
+    """Keys are added and removed: those that stay keep their value without a new look-up."""
+    one, two = GatedStore(a=A, b=B), GatedStore(c=C)
+    cache = cache_of(one)
+    kept = {"b": SecretLocation(one), "c": SecretLocation(two)}
+    cache.set_locations(kept)
+    assert cache.resolved == ("b", "c")
+    assert (one.lookups, two.lookups) == ([("a", "b")], [("c",)])
+    assert cache.value("a") == Secret(A), "a call may be under way with it"
+    assert A not in cache.redact(f"x {A}")
+    cache.set_locations(kept | {"d": SecretLocation(GatedStore(d=A))})
+    assert cache.value("d") == Secret(A), "a value may move to another id"
+    assert cache.unresolved == {}

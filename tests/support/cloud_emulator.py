@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import ssl
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -44,33 +42,3 @@ class CloudEmulator(ABC):
 
     def count(self, path: str) -> int:
         return sum(path in request.path for request in self.server.requests)
-
-
-class ConcurrencyMeter:
-    """Delays each read, and measures how many are in flight at most."""
-
-    def __init__(self) -> None:
-        self.most = self._now = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, request: Request) -> None:
-        with self._lock:
-            self._now += 1
-            self.most = max(self.most, self._now)
-        time.sleep(0.005)
-        with self._lock:
-            self._now -= 1
-
-
-class ScriptedReplies:
-    """Answers reads that carry a token with the scripted replies in order, then as usual."""
-
-    def __init__(self, *answers: Response) -> None:
-        self.left = list(answers)
-        self.reads = 0
-
-    def __call__(self, request: Request) -> Response | None:
-        if "/secrets/" not in request.path or "authorization" not in request.headers:
-            return None
-        self.reads += 1
-        return self.left.pop(0) if self.left else None

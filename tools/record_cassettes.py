@@ -1,9 +1,7 @@
-"""Record the cassettes again: ``python tools/record_cassettes.py [FOLDER]``, or ``make record``.
+"""Record the cassettes again from FakeGemini: ``python tools/record_cassettes.py [FOLDER]``.
 
-Everything comes from FakeGemini, unless ``GEMINI_API_KEYS`` has two real keys: then the failovers
-are recorded from Google. The first key is used up on purpose, up to its limit, so use one of a
-free project; the last one must be good; the invalid key between them is invented. Nothing is
-written to the folder (cassettes/) unless the traffic is the scenario's and the file has no key.
+Nothing is written to the folder (cassettes/) unless the traffic is the scenario's and the file has
+no key: ``make record``.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from google.genai import errors
 
 import keyrot_middleware
 from keyrot_middleware.providers.keys import holds_key
-from keyrot_middleware.settings import ENV_NAMES, GOOGLE_HOST
+from keyrot_middleware.settings import ENV_NAMES
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,8 +27,6 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.cassette_scenarios import (  # noqa: E402 - the tests' own, found by the line above
     ANSWER,
-    MODEL,
-    PROMPT,
     SCENARIOS,
     Scenario,
     traffic,
@@ -39,8 +35,6 @@ from support.cassette_scenarios import (  # noqa: E402 - the tests' own, found b
 from support.cassettes import recorder  # noqa: E402
 
 Connect = Callable[[], genai.Client]
-MOST_SPENT = 60
-"""Requests that are sent at most to use up a key."""
 
 
 class RecordingError(Exception):
@@ -50,21 +44,13 @@ class RecordingError(Exception):
 def main(arguments: list[str]) -> int:
     """Record every scenario and return the exit code."""
     folder = Path(arguments[0]).resolve() if arguments else ROOT / "cassettes"
-    real = [key.strip() for key in os.environ.get("GEMINI_API_KEYS", "").split(",") if key.strip()]
-    failed = False
     with nothing_around():
         for name, scenario in SCENARIOS.items():
-            source = "Google" if len(real) >= 2 and name.startswith("failover") else "FakeGemini"
-            try:
-                with google(real) if source == "Google" else fake(scenario) as (connect, keys):
-                    text = record(scenario, connect, keys, source)
-            except RecordingError as error:
-                print(f"{name}: {error}; its cassette was left as it was", file=sys.stderr)
-                failed = True
-                continue
+            with fake(scenario) as (connect, keys):
+                text = record(scenario, connect, keys)
             (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-            print(f"{name}: recorded from {source}")
-    return int(failed)
+            print(f"{name}: recorded")
+    return 0
 
 
 @contextmanager
@@ -91,16 +77,6 @@ def fake(scenario: Scenario) -> Iterator[tuple[Connect, dict[str, str]]]:
 
 
 @contextmanager
-def google(real: list[str]) -> Iterator[tuple[Connect, dict[str, str]]]:
-    """Yield a factory of clients of Google, and keys: an exhausted, an invalid and a good one."""
-    first, last = real[0], real[-1]
-    use_up(first)
-    keys = {"key_1": first, "key_2": values_for(["key_2"])["key_2"], "key_3": last}
-    with pool(keys, GOOGLE_HOST):
-        yield genai.Client, keys
-
-
-@contextmanager
 def pool(keys: dict[str, str], host: str) -> Iterator[None]:
     """Install a pool that uses the keys in order."""
     values = list(keys.values())
@@ -111,24 +87,7 @@ def pool(keys: dict[str, str], host: str) -> Iterator[None]:
         keyrot_middleware.uninstall()
 
 
-def use_up(key: str) -> None:
-    """Send with a key until its limit answers 429.
-
-    Raises:
-        RecordingError: If it never does, or something else fails.
-    """
-    with genai.Client(api_key=key) as client:
-        for _ in range(MOST_SPENT):
-            try:
-                client.models.generate_content(model=MODEL, contents=PROMPT)
-            except errors.APIError as error:
-                if error.code == 429:
-                    return
-                raise RecordingError(f"the first key answers {error.code}, not 429") from None
-    raise RecordingError(f"the first key still serves after {MOST_SPENT} requests")
-
-
-def record(scenario: Scenario, connect: Connect, keys: dict[str, str], source: str) -> str:
+def record(scenario: Scenario, connect: Connect, keys: dict[str, str]) -> str:
     """Run the scenario's program and return the text of its cassette.
 
     Raises:
@@ -137,7 +96,7 @@ def record(scenario: Scenario, connect: Connect, keys: dict[str, str], source: s
     path = Path("recording.yaml").absolute()
     path.unlink(missing_ok=True)
     with recorder(keys).use_cassette(path) as cassette:
-        cassette.get_metadata("recorded_from", source)
+        cassette.get_metadata("recorded_from", "FakeGemini")
         for _ in range(scenario.calls):
             with suppress(errors.APIError):  # the traffic decides about the result
                 scenario.program(connect())

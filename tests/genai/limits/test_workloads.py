@@ -1,0 +1,81 @@
+"""Calls of google-genai inside `workload()`, by the terms that install() gives it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+import keyrot_middleware
+from keyrot_middleware import KeyPoolExhausted, KeyrotWarning
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.testing import FakeClock, FakeGemini
+
+MODEL = "gemini-2.5-flash"
+TERMS: dict[str, Any] = {"chat": {"first": True}, "nightly": {"share": 0.5}}
+
+
+def calls(client: Any, most: int = 1_000) -> int:
+    """Call as often as a key is available at once; return how often."""
+    for count in range(most):
+        try:
+            client.models.generate_content(model=MODEL, contents="hi")
+        except KeyPoolExhausted:
+            return count
+    return most
+
+
+def test_a_batch_leaves_room_for_a_chat(
+    gemini: FakeGemini, clock: FakeClock, pool: Any, connect: Any
+) -> None:
+    """Which has a key at once; the batch has the rest of the minute at its end."""
+    pool({"key_id": "a", "rpm": 20}, max_wait_s=0, workloads=TERMS)
+    client = connect()
+    clock.advance(61 - clock.time() % 60)
+    for _ in range(12):
+        with keyrot_middleware.workload("chat"):
+            assert calls(client, 4) == 4
+        clock.advance(60)
+    with keyrot_middleware.workload("nightly"):
+        assert calls(client) == 10
+    with keyrot_middleware.workload("chat"):
+        assert calls(client, 4) == 4
+    clock.advance(59.9)
+    assert calls(client) == 6
+    assert gemini.count() == 12 * 4 + 20
+
+
+def test_terms_come_from_the_environment(
+    pool: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As JSON; a name like one of them is warned about once."""
+    monkeypatch.setenv("KEYROT_WORKLOADS", '{"nightly": {"share": 0.5}}')
+    pool({"key_id": "a", "rpm": 20}, max_wait_s=0)
+    client = connect()
+    with keyrot_middleware.workload("nightly"):
+        assert calls(client) == 10
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", KeyrotWarning)
+        for _ in range(2):
+            with keyrot_middleware.workload("nihgtly"):
+                assert calls(client, 2) == 2
+    texts = [str(one.message) for one in caught if "nihgtly" in str(one.message)]
+    assert len(texts) == 1
+    assert 'Did you mean "nightly"?' in texts[0]
+
+
+def test_a_budget_of_a_workload_needs_prices(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """install() names the extra, and installs nothing."""
+    monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"usd of keys or workloads.*keyrot-middleware\[cost\]"):
+        pool({"key_id": "paid"}, workloads={"nightly": {"usd": {"day": 1}}})
+
+
+def test_a_workload_stops_at_its_budget(pool: Any, connect: Any) -> None:
+    """Others go on with the same key."""
+    pool({"key_id": "paid"}, max_wait_s=0, workloads={"nightly": {"usd": {"day": 1e-6}}})
+    client = connect()
+    with keyrot_middleware.workload("nightly"):
+        assert 1 <= calls(client, 20) < 20
+    assert calls(client, 2) == 2

@@ -386,6 +386,8 @@ class Ledger:
             spending = self._spending(purse, now)
             expected = spending.expected(info.input_cost, info.longest_cost)
             block = spending.blocked_by(budget, expected, now)
+            if block is not None and info.terms is not None and purse.startswith("workload:"):
+                return block._replace(note=info.terms.note("usd", block.reason))
             if block is not None:
                 return block
         return None

@@ -103,12 +103,17 @@ class Terms(NamedTuple):
         """Return as what its requests are counted beside the whole; "" for all first ones."""
         return (*([""] if self.first else ()), *([self.workload] if self.share < 1.0 else ()))
 
-    def note(self, kind: str, reason: str, amount: int, limit: int) -> str:
-        """Say why less than the whole limit may be used; *kind* is `first` or `share`."""
+    def note(self, kind: str, reason: str, amount: int = 0, limit: int = 0) -> str:
+        """Say what blocks its calls, not those of others: *kind* is `first`, `share` or `usd`."""
+        if kind == "usd":
+            if reason not in _BUDGETS:
+                return f"requests under way may spend the rest of a budget of {self.workload}"
+            return f"the budget of {_BUDGETS[reason]} of {self.workload} is spent"
         what = f"held back for {self.behind}" if kind == "first" else f"share of {self.workload}"
         return f"{what}: {amount:,} of {limit:,} {_PERIODS[reason]}"
 
 
+_BUDGETS = {"usd_10m": "ten minutes", "usd": "the day", "usd_month": "the month"}
 _PERIODS = {
     "rpm": "a minute",
     "tpm": "tokens a minute",
@@ -145,12 +150,12 @@ class Candidate:
 
     @property
     def purses(self) -> tuple[tuple[str, Budget], ...]:
-        """Return the names of its budgets, and what each may spend."""
+        """Return the names of its budgets, and what each may spend; a new value changes neither."""
+        project, account = project_label(self.project), self.billing_account
+        if account == f"project:{self.project}":
+            account = f"project:{project}"
         of_account, of_project = Budget(self.usd.ten_minutes), self.usd._replace(ten_minutes=None)
-        found = (
-            (f"billing:{self.billing_account}", of_account),
-            (f"project:{self.project}", of_project),
-        )
+        found = (f"project:{project}", of_project), (f"billing:{account}", of_account)
         return tuple(one for one in found if one[1] != NO_BUDGET)
 
     @property

@@ -547,6 +547,7 @@ local function acquire(call)
       spending[place] = read_purse(purse[1])
       if not reason then
         reason, ends, waitable = budget_block(spending[place], purse, call)
+        why = reason and call.terms and purse == call.terms.purse and 'usd' or nil
       end
     end
     if reason then

@@ -353,6 +353,14 @@ def test_a_model_without_a_price_counts_nothing(state: State) -> None:
     assert state.snapshot([BUDGET])["a"].spent.day == 0
 
 
+def test_a_new_value_of_a_key_has_no_new_budget(state: State) -> None:
+    """Also of a key that is its own project, and pays for itself."""
+    one = key("a", project="key:a", billing_account="project:key:a", usd=Budget(10, 10))
+    settle(state, lease_of(state, one), OK._replace(usage=Usage(1, 1, cost_usd=2e-8)))
+    assert refused(state, one.with_value("f")) == {"a": "usd"}
+    assert state.snapshot([one.with_value("f")])["a"].spent == (20, 20, None)
+
+
 def test_the_reservation_of_a_killed_process_ends(state: State, clock: FakeClock) -> None:
     """A call that is never settled reserves nothing any more after ten minutes."""
     info = INFO._replace(longest_cost=100)

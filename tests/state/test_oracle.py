@@ -130,7 +130,7 @@ class Naive:
 
     def _free_at(self, one: Candidate, now: float) -> float:
         """Return when the ten minutes of a key have room again."""
-        ((purse, budget), *_) = one.purses
+        purse, budget = next(found for found in one.purses if found[1].ten_minutes is not None)
         later = (n * 30.0 for n in range(int(now // 30) + 1, int(now // 30) + 22))
         return next(
             at

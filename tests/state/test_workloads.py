@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, key
-from support.states import OK, URIS, acquire, lease_of, open_at, refused, settle, used
+from support.states import OK, URIS, acquire, lease_of, open_at, refusal, refused, settle, used
 
 from keyrot_middleware.core.model import (
     Budget,
@@ -216,6 +216,11 @@ def test_a_budget_of_a_workload_is_its_own(state: State) -> None:
         assert lease.purses[-1] == "workload:night"
         settle(state, lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1, cost_usd=5e-7)))
     assert refused(state, *keys, info=NIGHT) == {"a": "usd", "b": "usd"}
+    for block in (
+        state.get_blocks(NIGHT, keys)["a"],
+        refusal(state, *keys, info=NIGHT).blocks["a"],
+    ):
+        assert block.note == "the budget of the day of night is spent"
     assert state.snapshot(keys)["a"].spent.day == 500
     assert isinstance(lease_of(state, keys[0], info=OTHER), Lease)
 

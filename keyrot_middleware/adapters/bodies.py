@@ -108,7 +108,8 @@ class Body:
             failed = Failed(FailureFacts(transport=transport_failure(error)), error)
         elif self.reader.error is not None:
             failed = self.failed_event()
-        return StreamEnd(self.reader.usage, self.reader.names, failed)
+        reader = self.reader
+        return StreamEnd(reader.usage, reader.names, failed, reader.reported)
 
     async def read_first(self) -> None:
         """Read until the first event is here, or all of the body is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from .model import NO_USAGE, CallInfo, Lease, Outcome, Unavailable, Usage
+from .model import NO_USAGE, CallInfo, Lease, Outcome, Reported, Unavailable, Usage
 from .selection import RankedCandidates
 from .waiting import Ticket
 
@@ -25,6 +25,8 @@ class Done(NamedTuple):
     usage: Usage = NO_USAGE
     names: tuple[str, ...] = ()
     """Stored resources that the response names; the key's project owns them."""
+    reported: Sequence[Reported] = ()
+    """The limits that its headers name."""
 
 
 class StreamOpened(NamedTuple):
@@ -41,6 +43,7 @@ class StreamEnd(NamedTuple):
     usage: Usage = NO_USAGE
     names: tuple[str, ...] = ()
     failed: Failed | None = None
+    reported: Sequence[Reported] = ()
 
 
 Reply = Done | StreamOpened | Failed

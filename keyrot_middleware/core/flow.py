@@ -42,7 +42,6 @@ from .commands import (
 from .failures import REJECTIONS, Classify, describe
 from .model import (
     HOME,
-    NO_USAGE,
     Block,
     CallInfo,
     Candidate,
@@ -427,18 +426,19 @@ async def _settle_reply(
     call: CallState, driver: Driver, lease: Lease, reply: Done | Failed | StreamEnd
 ) -> None:
     """Settle a lease by what came of it."""
-    usage, names = (NO_USAGE, ()) if isinstance(reply, Failed) else (reply.usage, reply.names)
-    failed = reply if isinstance(reply, Failed) else getattr(reply, "failed", None)
+    if isinstance(reply, Failed):
+        reply = StreamEnd(failed=reply)
+    failed = reply.failed if isinstance(reply, StreamEnd) else None
     _forget_failure(call)
     if failed is None:
-        outcome = Outcome(LeaseOutcome.SUCCESS, None, usage)
-        call.scale.learn(call.info.model, call.info.estimate, usage.input_tokens or 0)
+        outcome = Outcome(LeaseOutcome.SUCCESS, None, reply.usage, reply.reported)
+        call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
         if call.overload.models:
             call.overload.record_success(call.info)
     else:
         call.last, call.failed_at = failed, driver.time()
-        outcome = _failed_outcome(call, lease, failed, usage)
-    await _settle(call, driver, lease, outcome, names)
+        outcome = _failed_outcome(call, lease, failed, reply.usage)
+    await _settle(call, driver, lease, outcome, reply.names)
 
 
 async def _settle(

@@ -27,6 +27,7 @@ from .model import (
     LeaseOutcome,
     Limits,
     Outcome,
+    Reported,
     RetryPolicy,
     Scope,
     Terms,
@@ -257,7 +258,7 @@ class Ledger:
         if key.usd is not NO_BUDGET or terms is not None:
             purses = tuple([purse for purse, _ in purses_of(key, info)])
         reservation = Reservation(
-            quota.reserve(info.requests, info.tokens, now),
+            quota.reserve(info.requests, info.tokens, now, steady=self._is_steady(name, now)),
             info.quota_model,
             *(self._reserve_spending(purses, info, now) if purses else ()),
         )
@@ -306,6 +307,10 @@ class Ledger:
             return limits
         return part_of(limits, self._share)
 
+    def _is_steady(self, name: str, now: float) -> bool:
+        learned = self._records.learned.get(name)
+        return learned is not None and learned.steady and now < learned.until
+
     def _judge(
         self, key: Candidate, bucket: str, info: CallInfo, now: float
     ) -> tuple[QuotaWindows, Limits, Block | None]:
@@ -317,7 +322,8 @@ class Ledger:
         if self._records.cooldowns:
             block = self._cooldown_block(key, bucket, info.verb, now)
         if block is None and limits is not NO_LIMITS:
-            block = quota.blocked_by(limits, info.requests, info.tokens)
+            steady_at = now if self._is_steady(name, now) else None
+            block = quota.blocked_by(limits, info.requests, info.tokens, steady_at)
             if terms is not None and block is None and info.requests:
                 block = self._terms_block(name, quota, limits, info, now)
         if block is None and (key.usd is not NO_BUDGET or terms is not None):
@@ -450,8 +456,32 @@ class Ledger:
                 self._records.quotas[one] = quota
         if outcome.kind is LeaseOutcome.SUCCESS:
             self._drop_exceeded_limits(name, lease.requests, used or 0)
+            if outcome.reported and lease.requests:
+                self._take_reported(name, outcome.reported, now)
         if lease.probe:
             self._end_probes(lease)
+
+    def _take_reported(self, name: str, reported: Sequence[Reported], now: float) -> None:
+        """Learn the limits that a response names, and how much of them is used."""
+        was_steady = self._is_steady(name, now)
+        self._learn(name, Limits(**{one.limit: one.of for one in reported}), now, steady=True)
+        quota = self._records.quotas.get(name) or QuotaWindows()
+        quota.advance(now, self._policy.zone)
+        if not was_steady:  # what was counted before drains in the next minute too
+            quota.late_requests, quota.late_tokens = quota.requests, quota.tokens
+        for one in reported:
+            quota.sync(one, now)
+        self._records.quotas[name] = quota
+
+    def _learn(self, name: str, new: Limits, now: float, *, steady: bool) -> None:
+        known = self._records.learned.get(name)
+        if known is None or now >= known.until:
+            known = Learned(now, NO_LIMITS)
+        pairs = zip(new, known.limits, strict=True)
+        limits = Limits(*(old if limit is None else limit for limit, old in pairs))
+        found = Learned(now + DAY_S, limits, steady or known.steady)
+        if found[1:] != known[1:] or found.until > known.until + HOUR_S:
+            self._records.learned[name] = found
 
     def _drop_exceeded_limits(self, name: str, requests: int, tokens: int) -> None:
         """Forget the learned limits that a single successful request exceeds.
@@ -486,12 +516,7 @@ class Ledger:
         if bucket != lease.bucket and lease.bucket:
             records.buckets[lease.bucket if reservation is None else reservation.model] = bucket
         if verdict.learned != NO_LIMITS:
-            name = quota_name(lease.project, bucket)
-            known = records.learned.get(name)
-            have = known.limits if known is not None and now < known.until else NO_LIMITS
-            pairs = zip(verdict.learned, have, strict=True)
-            limits = Limits(*(old if new is None else new for new, old in pairs))
-            records.learned[name] = Learned(now + DAY_S, limits)
+            self._learn(quota_name(lease.project, bucket), verdict.learned, now, steady=False)
         if verdict.scope is Scope.NONE:
             return None
         name, scope = scope_key(

@@ -7,7 +7,7 @@ several model names that are counted together (docs/gemini-api.md#what-a-limit-b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf
@@ -64,6 +64,16 @@ class Limits(NamedTuple):
 
 
 NO_LIMITS = Limits()
+
+
+class Reported(NamedTuple):
+    """A limit that the headers of a response name: all of it refills all the time."""
+
+    limit: Literal["rpm", "tpm", "rpd"]
+    of: int | None
+    left: int | None = None
+    until: float | None = None
+    """When all of it is left again, epoch seconds."""
 
 
 def smaller_limit(configured: int | None, learned: int | None) -> int | None:
@@ -366,6 +376,8 @@ class Outcome(NamedTuple):
     kind: LeaseOutcome
     verdict: Verdict | None = None
     usage: Usage = NO_USAGE
+    reported: Sequence[Reported] = ()
+    """The limits that the headers of a success name."""
 
 
 class Lease(NamedTuple):

@@ -17,11 +17,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from math import sqrt
+from math import ceil, sqrt
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from .model import NO_LIMITS, Block, Budget, Candidate, Lease, Limits, Scope, smaller_limit
+from .model import (
+    NO_LIMITS,
+    Block,
+    Budget,
+    Candidate,
+    Lease,
+    Limits,
+    Reported,
+    Scope,
+    smaller_limit,
+)
 
 GUARD_S = 1.0
 DAY_S = 86_400.0
@@ -166,10 +176,12 @@ class Cooldown:
 
 
 class Learned(NamedTuple):
-    """The limits that failures reported for a project and model bucket."""
+    """The limits that responses reported for a project and model bucket."""
 
     until: float
     limits: Limits
+    steady: bool = False
+    """Those of a minute refill all the time, and not when the minute ends."""
 
     def smaller(self, configured: Limits) -> Limits:
         """Return the limits in force: of *configured* and learned limits the smaller ones."""
@@ -206,16 +218,69 @@ class QuotaWindows:
         if now >= self.day_end:
             self.day_end, self.day_requests = next_midnight(now, zone), 0
 
-    def blocked_by(self, limits: Limits, requests: int, tokens: int) -> Block | None:
-        """Return which window is full; call `advance` first."""
+    def blocked_by(
+        self, limits: Limits, requests: int, tokens: int, steady_at: float | None = None
+    ) -> Block | None:
+        """Return which window is full; call `advance` first.
+
+        Args:
+            limits: Those in force.
+            requests: How many there are to be.
+            tokens: Input tokens of them.
+            steady_at: The time, if the limits of a minute refill all the time.
+        """
         if limits.rpd is not None and _exceeds(self.day_requests, requests, limits.rpd):
             return Block("rpd", self.day_end)
+        if steady_at is not None:
+            return self._steady_block(limits, requests, tokens, steady_at)
         minute_end = (self.minute + 1) * 60 + GUARD_S
         if limits.rpm is not None and _exceeds(self.requests, requests, limits.rpm):
             return Block("rpm", minute_end, waitable=True)
         if limits.tpm is not None and _exceeds(self.tokens, tokens, limits.tpm):
             return Block("tpm", minute_end, waitable=True)
         return None
+
+    def _drained(self, used: int, late: int, limit: int, now: float) -> float:
+        """Return what is used of a limit that refills all the time.
+
+        All requests of a minute count in the next one too, and drain there.
+        """
+        seconds = max(now - self.minute * 60 - GUARD_S, 0.0)
+        return late + max(used - late - limit * seconds / 60, 0.0)
+
+    def _steady_block(self, limits: Limits, requests: int, tokens: int, now: float) -> Block | None:
+        minute_end = (self.minute + 1) * 60 + GUARD_S
+        for reason, limit, used, late, cost in (
+            ("rpm", limits.rpm, self.requests, self.late_requests, requests),
+            ("tpm", limits.tpm, self.tokens, self.late_tokens, tokens),
+        ):
+            if limit is None:
+                continue
+            now_used = self._drained(used, late, limit, now)
+            if now_used + cost > limit and (now_used > 0 or limit <= 0):
+                over, until = now_used + min(cost, limit) - limit, minute_end
+                if limit > 0 and over <= now_used - late:
+                    until = now + over * 60 / limit
+                elif limit > 0:  # what this minute uses drains in the next
+                    until += max(late + min(cost, limit) - limit, 0) * 60 / limit
+                return Block(reason, until, waitable=True)
+        return None
+
+    def sync(self, reported: Reported, now: float) -> None:
+        """Count what the service has counted, if that is more: of others, or before our time."""
+        if reported.of is None or reported.left is None:
+            return
+        if reported.limit == "rpd":
+            self.day_requests = max(self.day_requests, reported.of - reported.left)
+            return
+        used, late = self.requests, self.late_requests
+        if reported.limit == "tpm":
+            used, late = self.tokens, self.late_tokens
+        more = ceil(reported.of - reported.left - self._drained(used, late, reported.of, now))
+        if more > 0 and reported.limit == "tpm":
+            self.tokens, self.late_tokens = used + more, late + more
+        elif more > 0:
+            self.requests, self.late_requests = used + more, late + more
 
     def utilization(self, limits: Limits, weight: float) -> float:
         """Return the used fraction of the scarcest limit; requests per *weight* without limits."""
@@ -232,9 +297,10 @@ class QuotaWindows:
         ]
         return max(known) if known else self.requests / weight
 
-    def reserve(self, requests: int, tokens: int, now: float) -> Slot:
+    def reserve(self, requests: int, tokens: int, now: float, *, steady: bool = False) -> Slot:
         """Count a request in all windows; return the slot that `adjust` needs."""
-        slot = self.minute, now >= (self.minute + 1) * 60 - GUARD_S, self.day_end
+        late = steady or now >= (self.minute + 1) * 60 - GUARD_S
+        slot = self.minute, late, self.day_end
         self.adjust(slot, requests, tokens)
         return slot
 

@@ -31,6 +31,7 @@ from ..core.model import (
     POOL_KEY,
     CallInfo,
     Lease,
+    Reported,
 )
 from ..core.model_fallback import (
     fallback_call,
@@ -559,7 +560,16 @@ class Call:
             return reader
         served = headers.get(self.provider.tier_header)
         events = self.provider.events(self.route)
-        return EventReader(events, is_array=not is_events, served_tier=served)
+        reader = EventReader(events, is_array=not is_events, served_tier=served)
+        reader.reported = self._reported(headers)
+        return reader
+
+    def _reported(self, headers: Any) -> Sequence[Reported]:
+        """Return the limits that the headers of a success name."""
+        provider = self.provider
+        if not provider.limit_headers:
+            return ()
+        return provider.read_limits(headers, self.calls.pool.clock.time())
 
     def done(self, response: Any, text: str, headers: Any, *, in_full: bool) -> Done | Failed:
         """Read a whole response; one that sends an upload to another host is a failure."""
@@ -580,7 +590,7 @@ class Call:
             names = (*names, *uploads)
         if tier := headers.get(provider.tier_header):
             usage = with_served_tier(usage, tier)
-        return Done(response, usage, names)
+        return Done(response, usage, names, self._reported(headers))
 
     def refused(self, code: int, text: str, headers: Any, response: Any) -> Failed:
         """Return the failure that a response is."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from ..adapters import with_served_tier
-from ..core.model import NO_USAGE, Usage
+from ..core.model import NO_USAGE, Reported, Usage
 from ..providers.base import Events
 
 
@@ -43,6 +44,8 @@ class EventReader:
         """The response is complete, whether or not more bytes come."""
         self.names: tuple[str, ...] = ()
         """The stored resources named so far."""
+        self.reported: Sequence[Reported] = ()
+        """The limits that the headers name."""
 
     @property
     def usage(self) -> Usage:

@@ -26,8 +26,8 @@ from ..core.failures import (
     until_minute_end,
     until_retry_info,
 )
-from ..core.model import NO_USAGE, Scope, Usage
-from .base import Events, Reported, Route
+from ..core.model import NO_USAGE, Reported, Scope, Usage
+from .base import Events, Route
 from .openai import OpenAILike, any_of, next_month
 from .openai_protocol import parse_object
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..core.failures import (
     FIRST_RULES,
@@ -22,7 +22,7 @@ from ..core.failures import (
     open_error,
     retry_after_s,
 )
-from ..core.model import NO_USAGE, CallInfo, Usage, Verdict
+from ..core.model import NO_USAGE, CallInfo, Reported, Usage, Verdict
 
 
 class Route(NamedTuple):
@@ -54,16 +54,6 @@ def text_size(text: str) -> int:
     if size.isdecimal():
         return int(size)
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-class Reported(NamedTuple):
-    """A limit that the headers of a response name."""
-
-    limit: Literal["rpm", "tpm", "rpd"]
-    of: int | None
-    left: int | None = None
-    until: float | None = None
-    """When all of it is left again, epoch seconds."""
 
 
 class Events:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..core.failures import FIRST_RULES, Rule, for_a_day, of_model
-from .base import Reported
+from ..core.model import Reported
 from .openai import LIMIT_RULES, SHARED_RULES, OpenAI, OpenAILike, any_of, six_limits
 
 

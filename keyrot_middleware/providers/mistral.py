@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.failures import FIRST_RULES, Rule, of_model, paced, rejected, until_minute_end
-from .base import Reported
+from ..core.model import Reported
 from .openai import SHARED_RULES, OpenAILike, any_of
 
 

@@ -39,8 +39,8 @@ from ..core.failures import (
     until_minute_end,
     until_retry_info,
 )
-from ..core.model import NO_USAGE, CallInfo, Usage
-from .base import Events, Provider, Reported, Route, text_size
+from ..core.model import NO_USAGE, CallInfo, Reported, Usage
+from .base import Events, Provider, Route, text_size
 from .openai_protocol import ChatEvents, parse_text, parse_usage
 
 # Requests -----------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ from ..core.failures import (
     until_minute_end,
     until_retry_info,
 )
-from ..core.model import Usage
-from .base import Reported, Route
+from ..core.model import Reported, Usage
+from .base import Route
 from .openai import SHARED_RULES, OpenAI, OpenAILike, any_of, next_month, six_limits
 from .openai_protocol import parse_object
 

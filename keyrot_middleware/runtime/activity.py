@@ -180,7 +180,7 @@ class RunningCall:
 
     def settle(self, command: Settle) -> None:
         """Note what came of a request."""
-        lease, (_, verdict, self._usage) = command.lease, command.outcome
+        lease, (_, verdict, self._usage, _) = command.lease, command.outcome
         failure, code, message = None, None, ""
         if verdict is not None:
             failure, code = verdict.failure, verdict.code

@@ -370,7 +370,7 @@ def _quota_of(row: list[Any]) -> QuotaWindows:
 
 READERS: dict[str, Callable[[Any], Any]] = {
     "quotas": _quota_of,
-    "learned": lambda row: Learned(row[0], Limits(*row[1:])),
+    "learned": lambda row: Learned(row[0], Limits(*row[1:4]), *map(bool, row[4:])),
     "cooldowns": _cooldowns_of,
     "purses": lambda row: Spending(*[*row[:-1], [*row[-1]]]),
     "health": lambda row: Health(*row),
@@ -403,8 +403,8 @@ def dump(record: object) -> str:
             return str([getattr(record, name) for name in record.__dataclass_fields__])  # numbers
         case Cooldown():
             row = [getattr(record, name) for name in record.__slots__]
-        case Learned(until, limits):
-            row = [until, *limits[:3]]
+        case Learned(until, limits, steady):
+            row = [until, *limits[:3], int(steady)]
         case dict():
             rows = (f"{json.dumps(scope)}:{dump(one)}" for scope, one in record.items())
             return f"{{{','.join(rows)}}}"

@@ -100,9 +100,36 @@ local function exceeds(used, cost, limit)
   return limit and used + cost > limit and (used > 0 or limit <= 0)
 end
 
-local function full_window(q, rpm, tpm, rpd, call)
+-- Return what is used of a limit that refills all the time, in the minute or carried over to it.
+local function drained(q, used, late, limit)
+  local seconds = math.max(now - q[MINUTE] * 60 - GUARD_S, 0)
+  return late + math.max(used - late - limit * seconds / 60, 0)
+end
+
+local function steady_window(q, rpm, tpm, call)
+  for _, one in ipairs({
+    { 'rpm', rpm or false, q[REQUESTS], q[LATE_REQUESTS], call.requests },
+    { 'tpm', tpm or false, q[TOKENS], q[LATE_TOKENS], call.tokens },
+  }) do
+    local reason, limit, used, late, cost = unpack(one)
+    local now_used = limit and drained(q, used, late, limit)
+    if limit and now_used + cost > limit and (now_used > 0 or limit <= 0) then
+      local over, ends = now_used + math.min(cost, limit) - limit, (q[MINUTE] + 1) * 60 + GUARD_S
+      if limit > 0 and over <= now_used - late then
+        ends = now + over * 60 / limit
+      elseif limit > 0 then -- what this minute uses drains in the next
+        ends = ends + math.max(late + math.min(cost, limit) - limit, 0) * 60 / limit
+      end
+      return reason, ends, true
+    end
+  end
+end
+
+local function full_window(q, rpm, tpm, rpd, call, steady)
   if exceeds(q[DAY_REQUESTS], call.requests, rpd) then
     return 'rpd', day_end, false
+  elseif steady then
+    return steady_window(q, rpm, tpm, call)
   elseif exceeds(q[REQUESTS], call.requests, rpm) then
     return 'rpm', (q[MINUTE] + 1) * 60 + GUARD_S, true
   elseif exceeds(q[TOKENS], call.tokens, tpm) then
@@ -198,12 +225,12 @@ local function terms_block(name, q, rpm, tpm, rpd, call)
   end
 end
 
--- Learned limits: until, rpm, tpm, rpd.
+-- Learned limits: until, rpm, tpm, rpd, whether those of a minute refill all the time.
 local function limits_of(key, learned)
   if not learned or now >= learned[1] then
-    return key.rpm, key.tpm, key.rpd
+    return key.rpm, key.tpm, key.rpd, false
   end
-  return smaller(key.rpm, learned[2]), smaller(key.tpm, learned[3]), smaller(key.rpd, learned[4])
+  return smaller(key.rpm, learned[2]), smaller(key.tpm, learned[3]), smaller(key.rpd, learned[4]), learned[5] == 1
 end
 
 -- Money, in billionths: of the day, of the month, the highest cost, reserved in this period and in the
@@ -341,6 +368,51 @@ local function clear_cooldowns(s)
   end)
 end
 
+-- Keep limits for a day; return whether those of before refill all the time.
+local function learn(name, limits, steady)
+  local old, learned = read(LEARNED, { name })[1], { now + DAY_S }
+  old = old and now < old[1] and old
+  for i = 1, 3 do
+    learned[i + 1] = known(limits[i]) or old and known(old[i + 1]) or cjson.null
+  end
+  learned[5] = (steady or old and old[5] == 1) and 1 or 0
+  local is_new = not old or learned[1] > old[1] + HOUR_S
+  for i = 2, 5 do
+    is_new = is_new or known(learned[i]) ~= known(old[i])
+  end
+  if is_new then
+    save(LEARNED, name, learned, DAY_S)
+  end
+  return old and old[5] == 1
+end
+
+-- Learn the limits that a response names, and count what the service has counted, if that is more.
+local function take_reported(s, name)
+  local limits, q = {}, advance(read(QUOTAS, { name })[1] or { -1, 0, 0, 0, 0, day_end, 0 })
+  for _, one in ipairs(s.reported) do
+    limits[({ rpm = 1, tpm = 2, rpd = 3 })[one[1]]] = known(one[2])
+  end
+  if not learn(name, limits, true) then -- what was counted before drains in the next minute too
+    q[LATE_REQUESTS], q[LATE_TOKENS] = q[REQUESTS], q[TOKENS]
+  end
+  for _, one in ipairs(s.reported) do
+    local reason, of, left = one[1], known(one[2]), known(one[3])
+    if of and left and reason == 'rpd' then
+      q[DAY_REQUESTS] = math.max(q[DAY_REQUESTS], of - left)
+    elseif of and left then
+      local used, late = REQUESTS, LATE_REQUESTS
+      if reason == 'tpm' then
+        used, late = TOKENS, LATE_TOKENS
+      end
+      local more = math.ceil(of - left - drained(q, q[used], q[late], of))
+      if more > 0 then
+        q[used], q[late] = q[used] + more, q[late] + more
+      end
+    end
+  end
+  save(QUOTAS, name, q, QUOTA_S)
+end
+
 local function release(s, name)
   local requests, tokens = 0, known(s.used) and s.used - s.tokens or 0
   if s.kind == 'unsent' then
@@ -367,6 +439,9 @@ local function release(s, name)
     if exceeded then
       save(LEARNED, name, learned, DAY_S)
     end
+  end
+  if s.kind == 'success' and s.reported then
+    take_reported(s, name)
   end
   if s.probe then
     change_cooldowns(s, s.bucket, s.verb, function(cooldown)
@@ -402,15 +477,6 @@ local function count_end(s)
   if not successes or successes % HEALTH_RENEWED == 1 then
     redis.call('EXPIRE', HEALTH, UNUSED_S)
   end
-end
-
-local function learn(name, limits)
-  local old, learned = read(LEARNED, { name })[1], { now + DAY_S }
-  for i = 1, 3 do
-    local kept = old and now < old[1] and old[i + 1]
-    learned[i + 1] = known(limits[i]) or known(kept) or cjson.null
-  end
-  save(LEARNED, name, learned, DAY_S)
 end
 
 local function apply_verdict(s, verdict)
@@ -475,7 +541,8 @@ end
 local function grant(best, call, bucket, blocks)
   local key, q = best.key, best.q
   local name, terms = key.project .. '\n' .. bucket, call.terms
-  local slot = { q[MINUTE], now >= (q[MINUTE] + 1) * 60 - GUARD_S, day_end }
+  local late = best.steady or now >= (q[MINUTE] + 1) * 60 - GUARD_S
+  local slot = { q[MINUTE], late, day_end }
   adjust(q, slot, call.requests, call.tokens)
   save(QUOTAS, name, q, QUOTA_S)
   for _, part in ipairs(terms and terms.parts or {}) do
@@ -528,13 +595,13 @@ local function acquire(call)
       break
     end
     local q = advance(quotas[i] or { -1, 0, 0, 0, 0, day_end, 0 })
-    local rpm, tpm, rpd = limits_of(key, learned[i])
+    local rpm, tpm, rpd, steady = limits_of(key, learned[i])
     local reason, ends, waitable, why, amount, limit
     if has_seldom then
       reason, ends, waitable = cooldown_block(cooldowns, 3 * (i - 1), scopes)
     end
     if not reason then
-      reason, ends, waitable = full_window(q, rpm, tpm, rpd, call)
+      reason, ends, waitable = full_window(q, rpm, tpm, rpd, call, steady)
     end
     if not reason and call.terms then
       reason, ends, waitable, why, amount, limit = terms_block(names[i], q, rpm, tpm, rpd, call)
@@ -555,7 +622,7 @@ local function acquire(call)
     else
       local share = call.spread and utilization(q, rpm, tpm, rpd, key.weight or 1) or 0
       if not best or share < best.share then
-        best = { place = i - 1, key = key, q = q, share = share, purses = purses, spending = spending }
+        best = { place = i - 1, key = key, q = q, share = share, purses = purses, spending = spending, steady = steady }
       end
     end
   end

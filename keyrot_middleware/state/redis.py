@@ -93,6 +93,7 @@ _CONSTANTS = {
     "SLOTS": windows.SLOTS,
     "MINUTES_SEEN": windows.MINUTES_SEEN,
     "DAY_S": windows.DAY_S,
+    "HOUR_S": windows.HOUR_S,
     "QUOTA_S": 2 * windows.DAY_S,
     "UNUSED_S": UNUSED_S,
 }
@@ -400,6 +401,8 @@ class RedisState(State):
                 more["cost"] = nano_usd(outcome.usage.cost_usd)
         if names:
             more["owned"] = [(owner_name(name), owner_lifetime(name).seconds) for name in names]
+        if outcome.reported and lease.requests:
+            more["reported"] = [(one.limit, one.of, one.left) for one in outcome.reported]
         if outcome.verdict is not None:
             more["model"] = found.model if isinstance(found, Reservation) else lease.bucket
             more["verdict"] = self._verdict_row(lease, outcome.verdict)

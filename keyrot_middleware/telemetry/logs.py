@@ -174,7 +174,7 @@ class _StepLogger(CallObserver):
             error = type(reply.error).__name__
             self._log("key %s failed with %s", command.lease.key_id, error)
         elif type(command) is Settle:
-            kind, verdict, usage = command.outcome
+            kind, verdict, usage, _ = command.outcome
             end = describe(verdict) if verdict is not None else kind.value
             counts = (usage.input_tokens, usage.output_tokens)
             tokens = ["?" if count is None else str(count) for count in counts]

@@ -243,7 +243,7 @@ class CallMeter(CallObserver):
         self._key_id = None
         instruments, pool = self._instruments, self._pool
         key_id, model = command.lease.key_id, self._info.model
-        outcome, verdict, self._usage = command.outcome
+        outcome, verdict, self._usage, _ = command.outcome
         for kind, tokens in _tokens(self._usage):
             if tokens is not None:
                 attributes = _labels(pool, None, key_id, model, None, kind)

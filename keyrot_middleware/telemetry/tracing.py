@@ -211,7 +211,7 @@ class CallTracer(CallObserver):
         self._key_id, self._count = lease.key_id, self._count + 1
 
     def _settle(self, command: Settle, until: float | None) -> None:
-        outcome, verdict, self._usage = command.outcome
+        outcome, verdict, self._usage, _ = command.outcome
         attempt, cause = self._attempt, None
         if verdict is not None:
             cause = cause_from_verdict(verdict, command.error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import time
@@ -177,6 +178,25 @@ def test_a_failing_key_is_excluded_and_another_one_tried(
         server.remove_key(label)
     assert {ask(server.url) for _ in range(CALLS)} == {"ok from C"}
     assert (server.sent("A"), server.sent(None), server.sent("C")) == (1, len(bad), CALLS)
+
+
+@pytest.mark.parametrize(("name", "ask"), [SDKS[0], SDKS[1], SDKS[4], SDKS[5]])
+def test_no_limit_that_the_headers_name_is_run_into(
+    name: str, ask: Ask, fake: Callable[[str], Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first answer on: what does not fit is not sent."""
+    server = fake(name)
+    monkeypatch.setenv(f"{name.upper()}_API_KEY", keyrot_middleware.POOL_KEY)
+    value = server.add_key("A", rpm=5).value
+    monkeypatch.setenv(f"{name.upper()}_API_KEYS", value)
+    keyrot_middleware.install(allowed_hosts=f"{name}={server.url}", max_wait_s=0)
+    answers, begin = [ask(server.url)], time.monotonic()
+    for _ in range(8):
+        with contextlib.suppress(openai.RateLimitError, anthropic.RateLimitError):
+            answers.append(ask(server.url))
+    refilled = (time.monotonic() - begin) * 5 / 60
+    assert 4 <= len(answers) <= 6 + refilled
+    assert server.count() == len(answers)  # none was refused
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic"])

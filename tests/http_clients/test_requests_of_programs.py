@@ -253,20 +253,6 @@ SENDERS = pytest.mark.parametrize(
 
 
 @SENDERS
-def test_what_the_body_raises_is_the_programs(library, sender, gemini, pool) -> None:
-    """An error of the program's generator comes out as it is, and nothing is sent."""
-    pool("A")
-
-    def pieces() -> Any:
-        yield b"{"
-        raise LookupError("no next piece")
-
-    with pytest.raises(LookupError, match="no next piece"):
-        sender(library, native(gemini), pieces())
-    assert gemini.log == []
-
-
-@SENDERS
 @pytest.mark.parametrize("broken", [(calls.Served, "find"), (calls.Head, "_info")])
 def test_no_placeholder_is_sent_after_an_internal_error(
     broken, library, sender, gemini, pool, monkeypatch
@@ -440,13 +426,6 @@ def test_uninstall_restores(library, gemini, pool) -> None:
     assert all(vars(owner)[name] is one for owner, one in zip(owners, before, strict=True))
 
 
-def test_a_library_without_the_method_is_left_alone(gemini, pool, monkeypatch) -> None:
-    """One warning names the library and what is missing, and its requests are plain."""
-    monkeypatch.delattr(httpx.Client, "_transport_for_url")
-    with pytest.warns(keyrot_middleware.KeyrotWarning, match="httpx .* has no Client._transport"):
-        pool("A")
-
-
 @pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda m: m.__name__)
 def test_a_stream_dropped_half_read_frees_its_connection(library, gemini, pool) -> None:
     """As without a pool it does so at once, not when the garbage collector runs."""
@@ -495,20 +474,3 @@ def test_a_key_of_the_pool_is_the_home_key(gemini, pool) -> None:
     with httpx.Client() as client:
         client.get(f"{gemini.url}/v1beta/files", headers=headers)
     assert gemini.log[-1].key == "B"
-
-
-def test_an_error_under_200_is_quoted_without_the_key(gemini, pool) -> None:
-    """One about the key is part of our response to this call and the next, all others pass."""
-    pool("A", max_wait_s=0)
-    value = gemini.key("A").value
-    bad = {"error": {"code": 400, "message": f"bad {value}", "status": "INVALID_ARGUMENT"}}
-    message = f"Permission denied: Consumer 'api_key:{value}' has been suspended."
-    suspended = {"error": {"code": 403, "message": message, "status": "PERMISSION_DENIED"}}
-    gemini.script("A", Reply.custom(200, bad), Reply.custom(200, suspended))
-    url = native(gemini, "streamGenerateContent")
-    with httpx.Client() as client:
-        for status, said in ((200, "bad"), (403, "suspended"), (403, "suspended")):
-            response = client.post(url, json=BODY, headers=HEADERS)
-            assert response.status_code == status
-            assert said in response.text
-            assert value not in response.text

@@ -16,7 +16,6 @@ from keyrot_middleware.testing import FakeGemini, Reply
 
 BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
 HEADERS = {"x-goog-api-key": "keyrot-pool"}
-NEXT = "gemini-2.5-flash-lite"
 
 
 def post(library: Any, gemini: Any, **options: Any) -> Any:
@@ -46,15 +45,6 @@ def test_a_wait_stays_within_the_read_timeout(library, options, code, gemini, po
     began = clock.time()
     assert post(library, gemini, **options).status_code == code
     assert (clock.time() - began >= 30) is (code == 200)
-
-
-@pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda one: one.__name__)
-def test_a_chain_of_models_holds_for_native_requests(library, gemini, pool) -> None:
-    """Where no key can serve a model, its path names the next one of the chain."""
-    pool("A", fallback_models=(f"{MODEL}>{NEXT}",), max_wait_s=0)
-    gemini.script("A", Reply.QUOTA_DAY)
-    assert post(library, gemini).status_code == 200
-    assert [one.model for one in gemini.log] == [MODEL, NEXT]
 
 
 PROGRAM = """

@@ -315,3 +315,4 @@ def test_an_error_as_first_event_may_come_in_pieces(mode, cut, gemini, pool, con
     texts = create(mode, connect(**transport_of(reply_to)), 2)
     assert texts == ["grüße\n\n"] * 2
     assert sent == ["A", "B", "B"]
+    assert [outcome.usage[:2] for _, outcome in pool.ledger.outcomes[1:]] == [(40, 2)] * 2

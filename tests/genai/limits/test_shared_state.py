@@ -19,8 +19,6 @@ from keyrot_middleware import KeyManager, KeyrotWarning
 from keyrot_middleware.state.memory import PAUSE_S
 from keyrot_middleware.testing import Reply
 
-pytestmark = pytest.mark.usefixtures("within_a_minute")
-
 
 class Shared:
     """An installed pool whose state is shared over a connection that can be cut."""
@@ -38,21 +36,12 @@ class Shared:
         )
         return self.line
 
-    def restore(self) -> None:
-        """Restore the connection, and let the pause pass."""
+    def is_back(self, mode: str, client: Any) -> None:
+        """Restore the connection, let the pause pass, and call until the state is shared again."""
         self.line.restore()
         self._clock.advance(PAUSE_S)
-
-    def is_back(self, mode: str, client: Any) -> None:
-        """Restore the connection, and call until the state is shared again."""
-        self.restore()
         ask(mode, client)
         wait_for(lambda: not degraded())
-
-    def cooldown_until(self, key_id: str) -> float | None:
-        """Return until when a key cools down in the shared state, as all other processes see it."""
-        keys = keyrot_middleware._install.current_pool().selector.keys
-        return self.line.inner.snapshot([keys[key_id]])[key_id].cooldown_until
 
 
 @pytest.fixture

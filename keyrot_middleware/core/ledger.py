@@ -257,8 +257,9 @@ class Ledger:
         name, terms, purses = quota_name(key.project, bucket), info.terms, tuple[str, ...]()
         if key.usd is not NO_BUDGET or terms is not None:
             purses = tuple([purse for purse, _ in purses_of(key, info)])
+        steady = bool(self._records.learned) and self._is_steady(name, now)
         reservation = Reservation(
-            quota.reserve(info.requests, info.tokens, now, steady=self._is_steady(name, now)),
+            quota.reserve(info.requests, info.tokens, now, steady=steady),
             info.quota_model,
             *(self._reserve_spending(purses, info, now) if purses else ()),
         )
@@ -322,7 +323,8 @@ class Ledger:
         if self._records.cooldowns:
             block = self._cooldown_block(key, bucket, info.verb, now)
         if block is None and limits is not NO_LIMITS:
-            steady_at = now if self._is_steady(name, now) else None
+            is_steady = self._records.learned and self._is_steady(name, now)
+            steady_at = now if is_steady else None
             block = quota.blocked_by(limits, info.requests, info.tokens, steady_at)
             if terms is not None and block is None and info.requests:
                 block = self._terms_block(name, quota, limits, info, now)

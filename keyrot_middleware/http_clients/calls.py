@@ -561,15 +561,13 @@ class Call:
         served = headers.get(self.provider.tier_header)
         events = self.provider.events(self.route)
         reader = EventReader(events, is_array=not is_events, served_tier=served)
-        reader.reported = self._reported(headers)
+        if self.provider.limit_headers:
+            reader.reported = self._reported(headers)
         return reader
 
     def _reported(self, headers: Any) -> Sequence[Reported]:
         """Return the limits that the headers of a success name."""
-        provider = self.provider
-        if not provider.limit_headers:
-            return ()
-        return provider.read_limits(headers, self.calls.pool.clock.time())
+        return self.provider.read_limits(headers, self.calls.pool.clock.time())
 
     def done(self, response: Any, text: str, headers: Any, *, in_full: bool) -> Done | Failed:
         """Read a whole response; one that sends an upload to another host is a failure."""
@@ -590,7 +588,8 @@ class Call:
             names = (*names, *uploads)
         if tier := headers.get(provider.tier_header):
             usage = with_served_tier(usage, tier)
-        return Done(response, usage, names, self._reported(headers))
+        reported = self._reported(headers) if provider.limit_headers else ()
+        return Done(response, usage, names, reported)
 
     def refused(self, code: int, text: str, headers: Any, response: Any) -> Failed:
         """Return the failure that a response is."""

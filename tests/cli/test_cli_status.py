@@ -295,45 +295,27 @@ def shared(tmp_path: Path, clean_environment: None) -> Iterator[tuple[State, dic
     state.close()
 
 
-def exhaust(state: State, model: str) -> None:
-    for entry in TWO_KEYS:
-        offer = ((0, KeySpec.model_validate(entry).candidate),)
-        for _ in range(2):
-            lease = state.acquire(INFO._replace(model=model), offer, spread=False)
-            assert isinstance(lease, Lease)
-            state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
-
-
-def test_check_counts_what_the_shared_state_has_left(keyrot, shared) -> None:
-    """Values are found, but no call can get a key until the day ends."""
+def test_keys_whose_day_is_used_up_are_not_available(keyrot, shared) -> None:
+    """Values are found, but no call can get a key; another pool's name has no records."""
     state, env = shared
-    env = {**env, "GEMINI_KEY_one": "FAKE-value-of-one", "GEMINI_KEY_two": "FAKE-value-of-two"}
+    values = {f"GEMINI_KEY_{entry['key_id']}": f"FAKE-{entry['key_id']}" for entry in TWO_KEYS}
+    env = env | values
     assert "2 of 2 keys are available" in keyrot("check", **env).stdout
-    for entry in TWO_KEYS:
-        candidate = KeySpec.model_validate(entry).candidate
-        value = Secret(env[f"GEMINI_KEY_{entry['key_id']}"]).fingerprint
+    for entry, value in zip(TWO_KEYS, values.values(), strict=True):
+        key = KeySpec.model_validate(entry).candidate.with_value(Secret(value).fingerprint)
         for _ in range(2):
-            offer = ((0, candidate.with_value(value)),)
-            lease = state.acquire(INFO, offer, spread=False)
-            assert isinstance(lease, Lease)
+            lease = state.acquire(INFO, ((0, key),), spread=False)
             state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
     ran = keyrot("check", **env)
     assert (ran.returncode, "0 of 2 keys are available" in ran.stdout) == (0, True)
     one = json.loads(keyrot("check", "--json", **env).stdout)["keys"][0]
     assert (one["state"], one["available"], one["resolved"]) == ("limited", False, True)
     assert one["available_at"].endswith("Z")
-
-
-def test_a_pool_name_without_records_is_reported(keyrot, shared) -> None:
-    """A misspelt KEYROT_POOL must not look like a pool whose keys are all available."""
-    state, env = shared
-    exhaust(state, INFO.model)
-    wrong = {**env, "KEYROT_POOL": "no-such-pool", "GEMINI_KEY_one": "FAKE-value-of-one"}
-    ran = keyrot("status", **wrong)
-    assert "There are no records of a pool 'no-such-pool'" in " ".join(ran.stdout.split())
-    assert json.loads(keyrot("status", "--json", **wrong).stdout)["has_records"] is False
-    assert json.loads(keyrot("status", "--json", **env).stdout)["has_records"] is True
-    assert "no records" not in keyrot("status", **env).stdout
+    wrong = {**env, "KEYROT_POOL": "no-such-pool"}
+    shown = " ".join(keyrot("status", **wrong).stdout.split())
+    assert "There are no records of a pool 'no-such-pool'" in shown
+    found = [json.loads(keyrot("status", "--json", **one).stdout) for one in (wrong, env)]
+    assert [one["has_records"] for one in found] == [False, True]
 
 
 def test_the_state_of_a_key_is_the_same_from_every_terminal(
@@ -363,30 +345,17 @@ def test_the_state_of_a_key_is_the_same_from_every_terminal(
     assert "of 2 keys now" in explained["sentence"]
 
 
-@pytest.mark.parametrize("kind", ["server", "file"])
-def test_a_rejected_key_stays_so_when_its_probe_is_due(
-    keyrot, tmp_path, clean_environment, kind
-) -> None:
+def test_a_rejected_key_stays_so_when_its_probe_is_due(keyrot, shared) -> None:
     """From outside too: no request has shown that it works again; a success does."""
-    (tmp_path / "keys.json").write_text(json.dumps([{"key_id": "one"}, {"key_id": "two"}]))
-    url = server("valkey").url if kind == "server" else f"sqlite://{tmp_path}/state.sqlite3"
-    env = {"KEYROT_STATE_URL": url, "KEYROT_POOL": f"pool-{uuid4().hex[:8]}"}
-    state = open_shared(url, RetryPolicy(), time.time, pool=env["KEYROT_POOL"])
-    assert state is not None
-    offer = ((0, KeySpec(key_id="one").candidate),)
-    try:
-        lease = state.acquire(INFO, offer, spread=False)
-        assert isinstance(lease, Lease)
-        until = time.time() + 0.2
-        verdict = Verdict("key_expired", 400, Scope.KEY, until=until, rejected=True)
-        state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
-        while not isinstance(lease := state.acquire(INFO, offer, spread=False), Lease):
-            time.sleep(0.05)
-        found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]
-        one = next(key for key in found if key["key_id"] == "one")
-        assert (one["state"], one["reason"]) == ("rejected", "key_expired")
-        state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
-        found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]
-        assert "rejected" not in [key["state"] for key in found]
-    finally:
-        state.close()
+    state, env = shared
+    offer = ((0, KeySpec.model_validate(TWO_KEYS[0]).candidate),)
+    verdict = Verdict("key_expired", 400, Scope.KEY, until=time.time() + 0.2, rejected=True)
+    lease = state.acquire(INFO, offer, spread=False)
+    state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
+    while not isinstance(lease := state.acquire(INFO, offer, spread=False), Lease):
+        time.sleep(0.05)
+    found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]
+    assert (found[0]["state"], found[0]["reason"]) == ("rejected", "key_expired")
+    state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
+    found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]
+    assert "rejected" not in [key["state"] for key in found]

@@ -20,7 +20,7 @@ from .server import Place, server
 
 MODEL = "gemini-2.5-flash"
 PROMPT = "Say in one sentence what a moving average is. " * 4
-ROUNDS = 60
+ROUNDS = 40
 PER_ROUND = 40
 WARM_UP = 40
 """Untimed calls before each turn. After so many a call runs as many instructions as after

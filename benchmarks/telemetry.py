@@ -150,7 +150,7 @@ def spans_in_a_loop() -> float:
 def _followed(observers: Sequence[Observer]) -> None:
     seen = observe(observers, INFO, handle_internal_error)
     assert seen is not None
-    acquire, send = Acquire(INFO, (), spread=True), Send(LEASE, 1, 0)
+    acquire, send = Acquire(INFO, (), spread=True), Send(LEASE, 1)
     seen.before(acquire)
     seen.after(acquire, LEASE)
     seen.before(send)

@@ -210,10 +210,10 @@ def scrub_head(response: Any, redact: Redact) -> Any:
     raw: Any = ()
     try:
         if (raw := getattr(response, "raw_headers", None)) is not None:
-            reason = response.reason or ""  # aiohttp
+            reason = (response.reason or "").encode("utf-8", "replace")  # aiohttp
         else:
-            raw, reason = response.headers.raw, response.reason_phrase
-        text = b"\n".join(chain.from_iterable(raw)).decode("latin-1") + reason
+            raw, reason = response.headers.raw, response.extensions.get("reason_phrase", b"")
+        text = b"\n".join((*chain.from_iterable(raw), reason)).decode("latin-1")
         if redact(text) != text:
             scrub(response, redact)
             raw = getattr(response.headers, "raw", raw)

@@ -72,8 +72,6 @@ class Reported(NamedTuple):
     limit: Literal["rpm", "tpm", "rpd"]
     of: int | None
     left: int | None = None
-    until: float | None = None
-    """When all of it is left again, epoch seconds."""
 
 
 def smaller_limit(configured: int | None, learned: int | None) -> int | None:

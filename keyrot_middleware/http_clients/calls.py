@@ -31,7 +31,6 @@ from ..core.model import (
     POOL_KEY,
     CallInfo,
     Lease,
-    Reported,
 )
 from ..core.model_fallback import (
     fallback_call,
@@ -562,12 +561,8 @@ class Call:
         events = self.provider.events(self.route)
         reader = EventReader(events, is_array=not is_events, served_tier=served)
         if self.provider.limit_headers:
-            reader.reported = self._reported(headers)
+            reader.reported = self.provider.read_limits(headers)
         return reader
-
-    def _reported(self, headers: Any) -> Sequence[Reported]:
-        """Return the limits that the headers of a success name."""
-        return self.provider.read_limits(headers, self.calls.pool.clock.time())
 
     def done(self, response: Any, text: str, headers: Any, *, in_full: bool) -> Done | Failed:
         """Read a whole response; one that sends an upload to another host is a failure."""
@@ -588,7 +583,7 @@ class Call:
             names = (*names, *uploads)
         if tier := headers.get(provider.tier_header):
             usage = with_served_tier(usage, tier)
-        reported = self._reported(headers) if provider.limit_headers else ()
+        reported = provider.read_limits(headers) if provider.limit_headers else ()
         return Done(response, usage, names, reported)
 
     def refused(self, code: int, text: str, headers: Any, response: Any) -> Failed:

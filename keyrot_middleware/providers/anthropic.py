@@ -115,13 +115,12 @@ class Anthropic(OpenAILike):
     variables = ("ANTHROPIC_API_KEY",)
     base_url_variable = "ANTHROPIC_BASE_URL"
     check_headers = {"anthropic-version": "2023-06-01"}  # noqa: RUF012 - data, like all of it
-    project_word = "workspace"
     key_header, key_scheme = "x-api-key", ""
     key_headers = ("x-api-key", "authorization")
     limit_headers = tuple(
         f"anthropic-ratelimit-{kind}-{word}"
         for kind in ("requests", "input-tokens", "tokens")
-        for word in ("limit", "remaining", "reset")
+        for word in ("limit", "remaining")
     )
     rules = (
         *FIRST_RULES,
@@ -204,16 +203,16 @@ class Anthropic(OpenAILike):
         code = details.get("error_code") if isinstance(details, Mapping) else None
         return {**error, "code": code} if code else error
 
-    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
         """Return the limits that the headers of a success name."""
         found: list[Reported] = []
         for kind, limit in (("requests", "rpm"), ("input-tokens", "tpm"), ("tokens", "tpm")):
-            of, left, reset = (
+            of, left = (
                 headers.get(f"anthropic-ratelimit-{kind}-{word}") or ""
-                for word in ("limit", "remaining", "reset")
+                for word in ("limit", "remaining")
             )
             if of.isdecimal() and left.isdecimal() and all(limit != one.limit for one in found):
-                found.append(Reported(limit, int(of), int(left), _instant(reset)))  # type: ignore[arg-type]  # one of the three
+                found.append(Reported(limit, int(of), int(left)))  # type: ignore[arg-type]  # one of the three
         return found
 
     def error_body(

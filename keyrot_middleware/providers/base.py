@@ -98,8 +98,6 @@ class Provider:
     """Variables of its SDK that hold one key, such as `OPENAI_API_KEY`."""
     base_url_variable: str = ""
     """The variable of its SDK that names another address."""
-    project_word, account_word = "project", "organization"
-    """What it calls that to which a limit, and a payment, belongs."""
     zone: str = "UTC"
     """Where its day and month end."""
     key_header, key_scheme = "authorization", "Bearer"
@@ -186,7 +184,7 @@ class Provider:
         """Return what reads the stream of a response."""
         return Events()
 
-    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
         """Return the limits that the headers of a success name."""
         return ()
 

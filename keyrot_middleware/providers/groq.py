@@ -36,6 +36,6 @@ class Groq(OpenAILike):
         *SHARED_RULES,
     )
 
-    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
         """Return the limits that the headers of a success name."""
-        return tuple(six_limits(headers, now, requests="rpd"))
+        return tuple(six_limits(headers, requests="rpd"))

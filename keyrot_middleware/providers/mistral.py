@@ -22,7 +22,6 @@ class Mistral(OpenAILike):
     title = "Mistral"
     hosts = ("api.mistral.ai", "api.eu.mistral.ai", "api.us.mistral.ai")
     variables = ("MISTRAL_API_KEY",)
-    project_word = "workspace"
     limit_headers = tuple(
         f"x-ratelimit-{word}-{kind}-minute"
         for kind in ("req", "tokens")
@@ -50,7 +49,7 @@ class Mistral(OpenAILike):
             return {"message": detail, "code": None}
         return {"code": None, **error} if isinstance(body, dict) and "message" in error else error
 
-    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
         """Return the limits that the headers of a success name; they name no reset."""
         found = []
         for kind, limit in (("req", "rpm"), ("tokens", "tpm")):

@@ -162,17 +162,13 @@ def _stored(body: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(one for one in dict.fromkeys(found) if isinstance(one, str) and one)
 
 
-def six_limits(
-    headers: Mapping[str, str], now: float, *, requests: str = "", milliseconds: bool = False
-) -> Iterator[Reported]:
+def six_limits(headers: Mapping[str, str], *, requests: str = "") -> Iterator[Reported]:
     """Read `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`.
 
     Args:
         headers: Of a success.
-        now: Epoch seconds.
         requests: `rpm` or `rpd`: of what the requests are; empty: their reset shows it, since it is
             the time until all are left again.
-        milliseconds: A reset without a unit is in them.
     """
     for kind in ("requests", "tokens"):
         limit = _count(headers.get(f"x-ratelimit-limit-{kind}"))
@@ -180,12 +176,12 @@ def six_limits(
         if not limit:
             continue
         text = headers.get(f"x-ratelimit-reset-{kind}") or ""
-        reset = seconds(text if text[-1:].isalpha() else f"{text}{'ms' if milliseconds else 's'}")
+        reset = seconds(text if text[-1:].isalpha() else f"{text}s")
         name = "tpm" if kind == "tokens" else requests
         if not name:
             period = (reset or 0) * limit / max(limit - (left or 0), 1)
             name = "rpd" if period > _HOUR_S else "rpm"
-        yield Reported(name, limit, left, None if reset is None else now + reset)  # type: ignore[arg-type]  # one of the three
+        yield Reported(name, limit, left)  # type: ignore[arg-type]  # one of the three
 
 
 _HOUR_S = 3_600.0
@@ -365,6 +361,6 @@ class OpenAI(OpenAILike):
         *SHARED_RULES,
     )
 
-    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
         """Return the limits that the headers of a success name."""
-        return tuple(six_limits(headers, now))
+        return tuple(six_limits(headers))

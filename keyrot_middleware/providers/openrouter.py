@@ -35,7 +35,6 @@ class OpenRouter(OpenAILike):
     title = "OpenRouter"
     hosts = ("openrouter.ai",)
     variables = ("OPENROUTER_API_KEY",)
-    project_word = account_word = "account"
     check_path = "/api/v1/key"
     rules = (
         *FIRST_RULES,

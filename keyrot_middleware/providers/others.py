@@ -42,7 +42,6 @@ class XAI(OpenAILike):
     title = "xAI"
     hosts = ("api.x.ai",)
     variables = ("XAI_API_KEY",)
-    project_word = account_word = "team"
     limit_headers = OpenAI.limit_headers
     rules = (
         *FIRST_RULES,
@@ -64,9 +63,9 @@ class XAI(OpenAILike):
             return {"message": body["error"], "code": body.get("code")}
         return super().open(body)
 
-    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
         """Return the limits that the headers of a success name."""
-        return tuple(six_limits(headers, now, requests="rpm"))
+        return tuple(six_limits(headers, requests="rpm"))
 
 
 class DeepSeek(OpenAILike):
@@ -77,7 +76,6 @@ class DeepSeek(OpenAILike):
     title = "DeepSeek"
     hosts = ("api.deepseek.com",)
     variables = ("DEEPSEEK_API_KEY",)
-    project_word = account_word = "account"
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,), reasons=any_of("AUTHENTICATION_ERROR")),
@@ -97,7 +95,6 @@ class AzureOpenAI(OpenAILike):
     title = "Azure OpenAI"
     variables = ("AZURE_OPENAI_API_KEY",)
     base_url_variable = "AZURE_OPENAI_ENDPOINT"
-    project_word, account_word = "deployment", "subscription"
     key_header, key_scheme = "api-key", ""
     key_headers = ("api-key", "authorization")
     limit_headers = OpenAI.limit_headers
@@ -117,13 +114,9 @@ class AzureOpenAI(OpenAILike):
         *LAST_RULES,
     )
 
-    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
-        """Return the limits that the headers of a success name, without their resets.
-
-        Those were milliseconds once, and are seconds now.
-        """
-        found = six_limits(headers, now, requests="rpm")
-        return tuple(one._replace(until=None) for one in found)
+    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
+        """Return the limits that the headers of a success name."""
+        return tuple(six_limits(headers, requests="rpm"))
 
 
 class Together(OpenAILike):
@@ -160,7 +153,6 @@ class Fireworks(OpenAILike):
     title = "Fireworks"
     hosts = ("api.fireworks.ai",)
     variables = ("FIREWORKS_API_KEY",)
-    project_word = account_word = "account"
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401, 403)),
@@ -199,7 +191,6 @@ class Perplexity(OpenAILike):
     title = "Perplexity"
     hosts = ("api.perplexity.ai",)
     variables = ("PERPLEXITY_API_KEY",)
-    project_word = account_word = "account"
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,), reasons=any_of("INVALID_API_KEY")),
@@ -277,7 +268,7 @@ class Cohere(OpenAILike):
         parsed = super().parse_error(facts, now)
         return parsed._replace(has_shape=isinstance(facts.body, dict), is_sure=False)
 
-    def read_limits(self, headers: Mapping[str, str], now: float) -> Sequence[Reported]:
+    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
         """Return the limits that the headers of a success of a trial key name."""
         of, left = (headers.get(name) or "" for name in self.limit_headers)
         if not (of.isdecimal() and left.isdecimal()):

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pool import key
 
-from keyrot_middleware.core.model import DEFAULT_ZONE, NO_LIMITS, Block, Budget, Limits, Scope
+from keyrot_middleware.core.model import (
+    DEFAULT_ZONE,
+    NO_LIMITS,
+    Block,
+    Budget,
+    Limits,
+    Reported,
+    Scope,
+)
 from keyrot_middleware.core.spending import nano_usd, service_tier
 from keyrot_middleware.core.windows import (
     QuotaWindows,
@@ -201,3 +209,35 @@ def test_a_service_tier_has_one_spelling() -> None:
     """Requests and responses name it in any case, or in full; what is no short name is none."""
     assert {service_tier(text) for text in (" Flex ", "FLEX", "SERVICE_TIER_FLEX")} == {"flex"}
     assert [service_tier(odd) for odd in ("", "unspecified", None, 7, "x" * 33)] == [None] * 5
+
+
+def test_a_limit_that_refills_all_the_time() -> None:
+    """What a minute uses drains in the next one; a limit of 0 has room at no time."""
+    begin = NOON - NOON % 60 + 1.0
+    quota, limits = QuotaWindows(), Limits(rpm=60, tpm=600)
+    quota.advance(begin, DEFAULT_ZONE)
+    assert quota.blocked_by(Limits(rpm=0), 1, 0, begin) == Block("rpm", begin + 60, waitable=True)
+    assert quota.blocked_by(Limits(rpm=9), 99, 0, begin) is None  # the first always fits
+    quota.reserve(60, 100, begin + 30, steady=True)
+    assert quota.blocked_by(limits, 1, 0, begin + 40) == Block("rpm", begin + 61, waitable=True)
+    quota.advance(begin + 60, DEFAULT_ZONE)
+    assert quota.blocked_by(limits, 2, 0, begin + 61) == Block("rpm", begin + 62, waitable=True)
+    assert quota.blocked_by(limits, 1, 501, begin + 60).reason == "rpm"  # type: ignore[union-attr]
+    assert quota.blocked_by(limits, 2, 0, begin + 62) is None
+    assert quota.blocked_by(Limits(tpm=600), 1, 510, begin + 60) == Block(
+        "tpm", begin + 61, waitable=True
+    )
+
+
+def test_what_the_service_has_counted_is_counted_here() -> None:
+    """If it is more: of other programs, or before this one started."""
+    begin = NOON - NOON % 60 + 1.0
+    quota = QuotaWindows()
+    quota.advance(begin, DEFAULT_ZONE)
+    quota.sync(Reported("rpm", None, 3), begin)
+    quota.sync(Reported("rpm", 10), begin)
+    assert quota.requests == 0
+    for name, left in (("rpm", 4), ("tpm", 30), ("rpd", 7), ("rpm", 9), ("tpm", 90), ("rpd", 9)):
+        quota.sync(Reported(name, 100 if name == "tpm" else 10, left), begin)  # type: ignore[arg-type]
+    assert (quota.requests, quota.late_requests) == (6, 6)
+    assert (quota.tokens, quota.late_tokens, quota.day_requests) == (70, 70, 3)

@@ -112,7 +112,7 @@ def test_a_recorded_success_reports_its_limits(name: str) -> None:
     provider = providers.of(name)
     replies = _of(name, refused=False)
     found = [
-        {one.limit: (one.of, one.left) for one in provider.read_limits(reply["headers"], NOW)}
+        {one.limit: (one.of, one.left) for one in provider.read_limits(reply["headers"])}
         for reply in replies
     ]
     assert found == LIMITS[name]

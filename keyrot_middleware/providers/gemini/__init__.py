@@ -41,7 +41,6 @@ class Gemini(Provider):
     hosts = ("generativelanguage.googleapis.com",)
     variables = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
     base_url_variable = "GOOGLE_GEMINI_BASE_URL"
-    account_word = "billing account"
     zone = failures.ZONE
     key_header, key_scheme = KEY_HEADER, ""
     key_headers = (KEY_HEADER, BEARER_HEADER)

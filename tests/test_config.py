@@ -112,15 +112,6 @@ def test_a_list_of_keys_makes_a_pool(monkeypatch) -> None:
     assert [cache.value(key_id).reveal() for key_id in cache.resolved] == [A, B, C]
 
 
-def test_both_kinds_of_keys_join(here, monkeypatch) -> None:
-    """Keys of keys.json come first; numbered keys do not change their ids."""
-    write_keys(here / "keys.json", {"key_id": "key_1"}, {"key_id": "flash_01"})
-    monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{B}")
-    config = load(gemini_api_key=C)
-    ids = [key.key_id for key in config.keys]
-    assert ids == ["key_1", "flash_01", "key_2", "key_3", "GEMINI_API_KEY"]
-
-
 def test_keys_given_as_an_argument_are_the_pool(here, monkeypatch) -> None:
     """Neither keys.json nor the single key of the environment is added, unless it is given too."""
     path = write_keys(here / "keys.json", {"key_id": "paid_01"})

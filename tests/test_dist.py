@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import zipfile
-from email.message import Message
-from email.parser import Parser
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -80,27 +77,6 @@ def test_the_wheel_is_the_package_and_nothing_else(wheel) -> None:
     assert names >= set(tracked)
     assert {name.partition("/")[0] for name in names} == {"keyrot_middleware"}
     assert "keyrot_middleware/cli/autostart/sitecustomize.py" in names
-
-
-def read_metadata(wheel: Path) -> Message:
-    """Return the metadata of a wheel; its payload is the description."""
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
-        return Parser().parsestr(archive.read(name).decode())
-
-
-def test_the_description_is_readme_with_absolute_links(wheel) -> None:
-    """The package index has neither our files nor our pictures, so links lead to the repository."""
-    description = read_metadata(wheel).get_payload()
-    assert isinstance(description, str)
-    links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", description)
-    assert [link for _, link in links if not link.startswith("https://")] == []
-    main = "https://github.com/keyrot-middleware/keyrot-middleware"
-    assert {link.removeprefix(main) for mark, link in links if mark} == {
-        "/raw/main/docs/images/demo.svg",
-        "/raw/main/docs/images/page.png",
-    }
-    assert ("", f"{main}/blob/main/docs/index.md") in links
 
 
 def test_the_sdist_has_what_a_build_needs(dist) -> None:

@@ -21,11 +21,10 @@ from keyrot_middleware.keys_file import read_keys
 from keyrot_middleware.settings import ENV_NAMES
 from keyrot_middleware.telemetry import semconv as names
 from keyrot_middleware.telemetry.metrics import METRICS
-from keyrot_middleware.testing import FakeGemini, Reply
+from keyrot_middleware.testing import FakeGemini
 
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
 RUN = (
     "python",
@@ -206,17 +205,6 @@ def test_telemetry_page_names_everything_that_is_emitted() -> None:
     documented = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", TELEMETRY.read_text("utf-8")))
     assert emitted <= documented
     assert {name for name in documented if name.startswith(("keyrot.", "gen_ai."))} <= emitted
-
-
-def test_testing_page_names_existing_members_of_the_fake() -> None:
-    """Every reply and every method of FakeGemini that the page names is there."""
-    text = TESTING.read_text("utf-8")
-    replies = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)*)`", text))
-    assert replies <= set(Reply.all())
-    table = text.partition("| Call |")[2].partition("\n\n")[0]
-    calls = [row.split("|")[1] for row in table.splitlines() if "`" in row]
-    methods = set(re.findall(r"`(\w+)", "".join(calls)))
-    assert {name for name in methods if not hasattr(FakeGemini, name)} == set()
 
 
 def _measured(name: str) -> tuple[str, dict[str, list[str]]]:

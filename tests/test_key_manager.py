@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -12,14 +11,10 @@ import pytest
 from google import genai
 from google.genai import errors
 from support.fake_settings import write_keys
-from support.pool import Rig
-from support.pool import key as candidate
-from support.servers import wait_for
 
 import keyrot_middleware
 from keyrot_middleware import KeyManager, KeyPoolExhausted, KeyrotError, _install, get_key_manager
 from keyrot_middleware import key_manager as manager_module
-from keyrot_middleware.monitoring.view import source_of
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
 MODEL = "gemini-2.5-flash"
@@ -161,18 +156,6 @@ def test_without_install_one_pool_is_opened_once(monkeypatch) -> None:
     opened[0].close()
 
 
-@pytest.mark.usefixtures("clean_environment")
-def test_a_closed_manager_leaves_no_thread_and_no_open_selection() -> None:
-    """Its own pool is closed with it; the process-wide manager is opened again."""
-    before = set(threading.enumerate())
-    with KeyManager(keys=["FAKE-key-one"], max_wait_s=0) as manager:
-        manager.select_key(MODEL)
-        health = manager.get_health_status
-    assert manager.closed
-    assert health()["key_1"]["success_count"] == 0
-    wait_for(lambda: set(threading.enumerate()) <= before)
-
-
 def test_without_any_key_the_error_names_what_to_set() -> None:
     """A manager without keys raises an error that names what to set."""
     with pytest.raises(keyrot_middleware.ConfigError, match="GEMINI_API_KEYS"):
@@ -199,18 +182,3 @@ def test_explain_names_the_key_that_select_key_then_gives() -> None:
     assert [key["available"] for key in found["keys"]] == [True, True]
     with pytest.raises(KeyrotError, match="whole numbers"):
         manager.explain(MODEL, -1)
-
-
-@pytest.mark.usefixtures("clean_environment")
-def test_requests_with_keys_selected_by_hand_are_part_of_the_history() -> None:
-    """A success and a failure: two requests, one failure, the tokens of the day."""
-    pool = Rig(candidate("a")).pool
-    manager, source = KeyManager(pool), source_of(pool)
-    selected = manager.select_key(MODEL, 10)
-    manager.report_success(selected.key_id, tokens_used=8)
-    manager.report_error(manager.select_key(MODEL).key_id, ConnectionError())
-    summary = source_of(pool).status()["summary"]
-    counts = {"calls": 2, "failed_calls": 1, "requests": 2, "failures": 1, "waits": 0}
-    assert summary["last_hour"] == counts
-    assert summary["today"]["input_tokens"] == 8
-    assert {call["outcome"] for call in source.attempts()["calls"]} == {"ok", "failed"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import urllib.error
@@ -44,19 +43,6 @@ def by_urllib(url: str, headers: dict[str, str]) -> None:
     urllib.request.urlopen(request, timeout=60)  # noqa: S310
 
 
-def by_aiohttp(url: str, headers: dict[str, str]) -> None:
-    aiohttp = pytest.importorskip("aiohttp")
-
-    async def go() -> None:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(url, json=BODY, headers=headers) as response,
-        ):
-            response.raise_for_status()
-
-    asyncio.run(go())
-
-
 def refused(send: Callable[..., None], gemini: FakeGemini, manager: KeyManager, reply: Any) -> Any:
     gemini.script("a", reply)
     key = manager.select_key("gemini-2.5-flash")
@@ -86,14 +72,6 @@ def test_an_error_with_a_body_is_read_like_the_sdks(send, reply, failure, gemini
     body = error.read().decode() if response is None else response.text
     assert json.loads(body)["error"]["message"], "the program can read it still"
     assert gemini.key("a").value not in body + repr(error)
-
-
-@pytest.mark.parametrize(
-    ("reply", "failure"), [(Reply.QUOTA_MINUTE, "capacity"), (Reply.BAD_REQUEST, "bad_request")]
-)
-def test_aiohttps_error_is_read_by_its_status(reply, failure, gemini, manager) -> None:
-    error = refused(by_aiohttp, gemini, manager, reply)
-    assert manager.report_error("key_1", error).failure == failure
 
 
 class ApiError(Exception):

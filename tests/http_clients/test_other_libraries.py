@@ -48,23 +48,6 @@ def test_respx_sees_our_sends(gemini, pool) -> None:
     assert seen[1].read() == response.request.content
 
 
-def test_an_adapter_of_requests_mock_sees_our_sends(gemini, pool) -> None:
-    """Mounted in a session, requests-mock answers each attempt."""
-    requests_mock = pytest.importorskip("requests_mock")
-    pool("A", "B", strategy="fill")
-    adapter = requests_mock.Adapter()
-    adapter.register_uri(
-        "POST",
-        f"{gemini.url}{PATH}",
-        [{"status_code": 429, "json": QUOTA}, {"json": OK}],
-    )
-    with requests.Session() as session:
-        session.mount("http://", adapter)
-        response = session.post(f"{gemini.url}{PATH}", json=BODY, headers=HEADERS)
-    assert response.json() == OK
-    assert keys_in(*adapter.request_history) == value(gemini, "A", "B")
-
-
 @HTTPX
 def test_a_transport_of_the_programs_own(library, gemini, pool) -> None:
     """A MockTransport gets each attempt."""

@@ -47,16 +47,6 @@ def test_the_sdk_does_not_repeat_a_429(mode, attempts, gemini, pool, connect) ->
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_create_is_not_repeated_by_the_pool(mode, gemini, pool, connect) -> None:
-    pool("A", "B")
-    gemini.always_any(Reply.OVERLOADED)
-    client = connect(retry_options=types.HttpRetryOptions(attempts=1))
-    with pytest.raises(error_type("InternalServerError")):
-        create(mode, client)
-    assert len(set(keys_of(gemini))) == 1, "2.34 repeats once with any options"
-
-
-@pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_bad_request_is_sent_once(mode, gemini, pool, connect) -> None:
     installed = pool("A", "B")
     gemini.always_any(Reply.BAD_REQUEST)

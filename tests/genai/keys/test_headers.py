@@ -65,13 +65,6 @@ def test_the_placeholder_in_a_header_is_not_sent(where, name, gemini, pool, conn
     assert keys_of(gemini) == [[gemini.key("A").value]]
 
 
-def test_anothers_bearer_stays(gemini, pool, connect) -> None:
-    pool("A")
-    client = connect(headers={"Authorization": "Bearer FAKE-gateway"})
-    assert ask("sync", client) == "ok from A"
-    assert gemini.log[0].header_values("authorization") == ["Bearer FAKE-gateway"]
-
-
 @pytest.mark.parametrize(("form", "mode"), spread(["object", "dict"], MODES))
 def test_options_of_the_program_are_not_changed(mode, form, gemini, pool, connect) -> None:
     pool("A", "B", strategy="fill")

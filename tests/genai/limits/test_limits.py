@@ -57,21 +57,6 @@ def test_a_learned_limit_is_kept(gemini, pool, connect, clock) -> None:
     assert (gemini.count(status=429), gemini.count()) == (0, 5)
 
 
-def test_batched_embeddings_count_each(gemini, pool, connect) -> None:
-    """A batchEmbedContents of five items is five requests."""
-    gemini.add_key("A", rpm=10)
-    pool({"key_id": "A", "rpm": 10}, max_wait_s=0)
-    client = connect()
-    texts = [f"text {n}" for n in range(5)]
-    for _ in range(2):
-        client.models.embed_content(model="gemini-embedding-001", contents=texts)
-    if gemini.log[0].verb != "batchEmbedContents":
-        pytest.skip("this SDK sends embeddings one by one")
-    with pytest.raises(keyrot_middleware.KeyPoolExhausted):
-        client.models.embed_content(model="gemini-embedding-001", contents=texts)
-    assert gemini.count(status=429) == 0
-
-
 @pytest.mark.parametrize(("mode", "factor"), spread(MODES, [0.4, 3.0, 6.0]))
 def test_true_tokens_stay_within_the_limit(factor, mode, gemini, pool, connect, clock) -> None:
     """However Google counts: after the first answers no minute has more than TPM true tokens."""

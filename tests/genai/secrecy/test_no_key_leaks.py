@@ -1,20 +1,43 @@
-"""No key of the pool, nor the client's own, is in anything that a program may print."""
+"""No key of the pool, nor the client's own, is in anything that a program may print or hold."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import json
 import logging
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from itertools import cycle
+from traceback import TracebackException, walk_tb
+from types import FrameType, FunctionType, ModuleType
+from typing import Any
 
 import pytest
+from google import genai
+from support.interactions import SDK_WARNINGS
 from support.key_search import hold_no_key, texts_of
-from support.modes import MODES, ask_async, calls, skip_where_the_sdk_reconnects
+from support.modes import (
+    MODES,
+    STREAMS,
+    ask,
+    ask_async,
+    calls,
+    skip_where_the_sdk_reconnects,
+    spread,
+)
+from support.raw_server import answer
+from support.scenes import SURFACES, error_of, surfaces
 
 import keyrot_middleware
 from keyrot_middleware.adapters.redaction import redact_exception
 from keyrot_middleware.monitoring.view import source_of
 from keyrot_middleware.providers.gemini import KEY_HEADER
-from keyrot_middleware.testing import Reply
+from keyrot_middleware.runtime import current_pool
+from keyrot_middleware.secrets import Secret
+from keyrot_middleware.testing import FakeGemini, Reply
 
 FAILURES = sorted(set(Reply.all()) - {"OK", "CONTINUATION"})
 
@@ -31,9 +54,9 @@ def test_no_failure_carries_a_key(mode, name, gemini, pool, connect, caplog) -> 
     client = connect(gemini.key("own").value, timeout=200 if name == "HANG" else None)
     with caplog.at_level(logging.DEBUG, "keyrot_middleware"):
         answers = calls(mode, client, 2)
-    for answer in answers:
-        if isinstance(answer, Exception):
-            hold_no_key(answer, gemini, "A", "B", "own")
+    for error in answers:
+        if isinstance(error, Exception):
+            hold_no_key(error, gemini, "A", "B", "own")
     printed = caplog.text + repr(keyrot_middleware.status())
     assert not any(gemini.key(label).value in printed for label in ("A", "B", "own"))
 
@@ -95,3 +118,196 @@ def test_an_unreadable_exception_does_not_replace_the_error(monkeypatch, caplog)
     redact_exception(error, lambda text: text.replace("FAKE-value", "[redacted]"))
     assert [one.args for one in (error, odd, behind)] == [("[redacted]",)] * 3
     assert "adapters failed (<class 'RuntimeError'>" in caplog.text
+
+
+pytestmark = [*SDK_WARNINGS, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+CODES = (400, 401, 402, 403, 404, 429, 500, 503)
+
+
+def shown(error: BaseException) -> str:
+    """Return all that can be printed of an error: texts, frames of all libraries, their values."""
+    report = "".join(TracebackException.from_exception(error, capture_locals=True).format())
+    held: list[str] = texts_of(error)
+    link: BaseException | None = error
+    while link is not None:
+        for frame, _ in walk_tb(link.__traceback__):
+            if "tests" not in frame.f_code.co_filename:
+                held += map(repr, frame.f_locals.values())
+        held += [repr(getattr(link, "doc", ""))]
+        link = link.__cause__ or link.__context__
+    return report + "\n".join(held)
+
+
+def check_no_key(error: Any, gemini: FakeGemini, *labels: str) -> None:
+    """Check that an error shows no key's value."""
+    assert isinstance(error, Exception)
+    text = shown(error)
+    assert [label for label in labels if gemini.key(label).value in text] == []
+
+
+def echoing(code: int, form: str) -> Any:
+    """Make a reply that repeats the key of the request, as Google does."""
+
+    def body(request: Any) -> Any:
+        echo = f"api_key:{request.value}"
+        details: Any = [{"@type": "x", "reason": "CONSUMER_SUSPENDED", "metadata": {"c": echo}}]
+        if form == "deep":
+            for _ in range(40):
+                details = [{"deeper": details, echo: "as a name"}]
+        message = f"Permission denied: Consumer '{echo}' has been suspended."
+        error = {"error": {"code": code, "message": message, "status": "X", "details": details}}
+        if form == "text":
+            return message
+        return [error] if form == "list" else error
+
+    kind = "text/plain" if form == "text" else "application/json"
+    return Reply.custom(code, body, content_type=kind)
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "form"), spread(MODES, CODES, ["json", "list", "deep", "text"])
+)
+def test_no_frame_shows_a_key_that_google_repeats(mode, code, form, gemini, pool, connect) -> None:
+    """Neither the last error nor one before it, whichever class of failure it is."""
+    pool("A", "B", max_retries=0, max_wait_s=0)
+    gemini.always_any(echoing(code, form))
+    (error,) = calls(mode, connect(gemini.add_key("own").value), 1)
+    check_no_key(error, gemini, "A", "B", "own")
+
+
+@pytest.mark.parametrize(("name", "mode"), spread(["KEY_SUSPENDED", "QUOTA_DAY"], STREAMS))
+def test_no_frame_shows_a_key_that_a_stream_repeats(mode, name, gemini, pool, connect) -> None:
+    """An error in the middle of a stream came with a 200, and was read by the SDK already."""
+    pool("A", "B")
+    gemini.always_any(Reply.all()[name].in_stream(1))
+    (error,) = calls(mode, connect(), 1)
+    check_no_key(error, gemini, "A", "B")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_error_inside_bypass_shows_no_key_of_the_pool(mode, gemini, pool, connect) -> None:
+    """The pool's key is redacted; a client's own is not, and the SDK's error is untouched."""
+    pool("A", strategy="fill")
+    gemini.always_any(echoing(403, "json"))
+    own = gemini.add_key("own").value
+    with keyrot_middleware.bypass():
+        with pytest.raises(genai.errors.ClientError, match="suspended") as caught:
+            ask(mode, connect())
+        check_no_key(caught.value, gemini, "A")
+        with pytest.raises(genai.errors.ClientError, match=own):
+            ask(mode, connect(own))
+
+
+@pytest.mark.parametrize("kind", ["plain", "list"])
+def test_a_failing_install_shows_no_key(kind, gemini) -> None:
+    """The keys are among the arguments of functions of ours when the error leaves them."""
+    values = [gemini.add_key(label).value for label in "AB"]
+    keys = values if kind == "list" else ",".join(values)
+    for attempt in (keyrot_middleware.install, keyrot_middleware.KeyManager):
+        with pytest.raises(keyrot_middleware.ConfigError) as caught:
+            attempt(keys=keys, gemini_api_key=values[0], strategy="nope", max_retries=-1)
+        frames = [frame for frame, _ in walk_tb(caught.value.__traceback__)][1:]
+        held = repr([[repr(value) for value in frame.f_locals.values()] for frame in frames])
+        assert [value for value in values if value in held] == []
+
+
+def test_the_request_of_the_program_is_not_redacted(gemini, pool, connect) -> None:
+    """A prompt may quote text that looks like a key: an error does not change the next attempt."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", echoing(403, "json"))
+    text = "what is " + "AIza" + "k" * 35
+    ask("sync", connect(), contents=text)
+    bodies = [json.dumps(request.body) for request in gemini.log]
+    assert [text in body for body in bodies] == [True, True]
+
+
+def reached(*roots: Any) -> Iterator[Any]:
+    """Yield all that an object reaches, without modules, classes and the inside of secrets."""
+    modules = {id(vars(module)) for module in [*sys.modules.values()] if module is not None}
+    seen: set[int] = set()
+    found = list(roots)
+    while found:
+        one = found.pop()
+        if id(one) in seen or id(one) in modules:
+            continue
+        seen.add(id(one))
+        yield one
+        if isinstance(one, FunctionType):
+            found += [cell.cell_contents for cell in one.__closure__ or () if cell]
+        elif not isinstance(one, Secret | ModuleType | type | threading.Thread | FrameType):
+            found += gc.get_referents(one)
+
+
+def test_the_pool_holds_no_plain_value(gemini, pool, connect) -> None:
+    """Neither at rest, nor for a key that an SDK's client, a manager or a lease has."""
+    pool("A", {"key_id": "odd", "project": "p"}, max_wait_s=0)
+    values = {gemini.key(label).value for label in ("A", "odd")}
+    manager = keyrot_middleware.get_key_manager()
+    selected = manager.select_key("gemini-2.5-flash")
+    client = connect()
+    surfaces(client)["sync"]()
+    with manager.lease("gemini-2.5-flash") as leased:
+        assert {selected.api_key, leased.api_key} <= values
+        everything = reached(current_pool(), manager, selected, leased)
+        assert [one for one in everything if isinstance(one, str) and one in values] == []
+    manager.report_success(selected.key_id)
+    for key in (selected, leased):
+        with pytest.raises(TypeError):
+            pickle.dumps(key)
+
+
+@pytest.mark.parametrize("surface", [name for name in SURFACES if name != "async upload"])
+def test_no_frame_of_ours_holds_a_plain_value_while_it_is_sent(surface, scene) -> None:
+    """A log of Sentry's with `attach_stacktrace`, or a debugger, shows the frames that run."""
+    shown: list[str] = []
+    caller = threading.get_ident()
+
+    def talk(connection: Any, value: str) -> None:
+        frame: FrameType | None = sys._current_frames()[caller]
+        while frame is not None:
+            if "/keyrot_middleware/" in frame.f_code.co_filename:
+                shown.extend(texts(frame.f_locals))
+            frame = frame.f_back
+        connection.sendall(answer(error_of(value)))
+
+    server = scene.serve(talk)
+    client = scene.client(server.url)
+    with pytest.raises(Exception, match="suspended"):
+        surfaces(client)[surface]()
+    assert surface.startswith(("async", "interaction async")) or shown
+    assert server.keys
+    assert [text for text in shown for key in server.keys if key in text] == []
+
+
+def texts(value: Any, depth: int = 4) -> Iterator[str]:
+    yield repr(value)
+    if depth and isinstance(value, dict):
+        for item in value.values():
+            yield from texts(item, depth - 1)
+    elif depth and isinstance(value, tuple | list):
+        for item in value:
+            yield from texts(item, depth - 1)
+
+
+HIDING: dict[str, Callable[[Secret], str]] = {
+    "repr": repr,
+    "str": str,
+    "format": "{:>9}".format,
+    "repr of the text": lambda secret: repr(secret.reveal()),
+    "repr of a part": lambda secret: repr(secret.reveal()[:9]),
+    "in a list": lambda secret: repr([secret, secret.reveal()]),
+}
+
+
+@pytest.mark.parametrize("way", HIDING)
+def test_a_secret_shows_nothing(way) -> None:
+    """Only `reveal()` gives the text, which is masked in turn where a reporter shows it."""
+    secret = Secret("FAKE-value")
+    assert "FAKE" not in HIDING[way](secret)
+    assert f"{secret.reveal()}" == secret.reveal() == "FAKE-value"
+
+
+@pytest.mark.parametrize("look", [iter, vars, len, pickle.dumps, dataclasses.asdict])
+def test_a_secret_has_no_parts(look) -> None:
+    with pytest.raises(TypeError):
+        look(Secret("FAKE-value"))

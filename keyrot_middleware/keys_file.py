@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from . import providers
+from .core.amounts import nano_usd
 from .core.model import (
     DEFAULT_PLATFORM,
     NO_BUDGET,
@@ -38,7 +39,6 @@ from .core.model import (
     Limits,
     smaller_limit,
 )
-from .core.spending import nano_usd
 from .core.text import did_you_mean, one_line
 from .providers.gemini import Gemini
 from .providers.keys import display, hide_secrets, holds_key

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from keyrot_middleware.core.amounts import NANO
 from keyrot_middleware.core.model import Budget, Candidate, Limits
-from keyrot_middleware.core.spending import NANO
 from keyrot_middleware.keys_file import KeySpec, read_keys
 
 KEY = "AIza" + "FAKE" + "k" * 31

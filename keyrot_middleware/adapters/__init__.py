@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..core.amounts import service_tier
 from ..core.failures import FailureFacts
 from ..core.model import NO_USAGE, Usage
-from ..core.spending import service_tier
 from .redaction import Redact, redact_exception
 
 

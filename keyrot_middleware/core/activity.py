@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal, NamedTuple
 
+from .amounts import NANO, nano_usd
 from .model import DEFAULT_ZONE, NO_USAGE, Usage
-from .spending import NANO, nano_usd
 from .windows import day_of
 
 CALLS_KEPT = 100

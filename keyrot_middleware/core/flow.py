@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 
 from .affinity import is_certain
+from .amounts import TokenScale
 from .commands import (
     Acquire,
     Done,
@@ -56,7 +57,6 @@ from .model import (
 )
 from .selection import RankedCandidates, Selector
 from .text import utc
-from .tokens import TokenScale
 from .waiting import LATE_S, Ticket, WaitingLines
 
 # Overloaded models: no retries while call after call fails -------------------------------------

@@ -15,6 +15,7 @@ from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
 from .affinity import owner_lifetime
+from .amounts import nano_usd
 from .failures import KEY_REJECTIONS
 from .model import (
     NO_BUDGET,
@@ -35,7 +36,6 @@ from .model import (
     Verdict,
 )
 from .selection import RankedCandidates
-from .spending import nano_usd
 from .windows import (
     DAY_S,
     HOUR_S,

@@ -230,7 +230,7 @@ class CallInfo(NamedTuple):
     platform: str = DEFAULT_PLATFORM
     models_tried: tuple[str, ...] = ()
     """Models that could not serve the request before, the requested one first; see
-    model_fallback.py."""
+    model_names.py."""
     sdk_retries: bool = False
     """The SDK itself is configured to retry 5xx, so the pool does not retry them as well."""
     counts_in_quota: bool = True

@@ -32,7 +32,7 @@ from ..core.model import (
     CallInfo,
     Lease,
 )
-from ..core.model_fallback import (
+from ..core.model_names import (
     fallback_call,
     is_missing,
     may_fall_back,

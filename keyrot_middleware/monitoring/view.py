@@ -36,6 +36,7 @@ from ..core.activity import (
     project_entry,
     share_entry,
 )
+from ..core.amounts import NANO
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, availability
 from ..core.ledger import KeyHealth, Used
 from ..core.model import (
@@ -58,7 +59,6 @@ from ..core.model import (
 )
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
-from ..core.spending import NANO
 from ..core.text import plural, short_time, utc
 from ..core.windows import DAY_S, Learned
 from ..errors import KeyrotError

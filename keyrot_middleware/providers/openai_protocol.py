@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.amounts import service_tier
 from ..core.model import NO_USAGE, Usage
-from ..core.spending import service_tier
 from .base import Events
 
 _decode = json.JSONDecoder().decode

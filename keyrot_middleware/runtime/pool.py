@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from .. import providers
 from ..core.activity import CallRecord
+from ..core.amounts import TokenScale, nano_usd
 from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Overload
@@ -41,8 +42,6 @@ from ..core.model import (
 )
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
-from ..core.spending import nano_usd
-from ..core.tokens import TokenScale
 from ..core.waiting import WaitingLines
 from ..errors import KeyrotError, handle_internal_error, warn_safely
 from ..forks import after_fork, before_child_ends, time_left

@@ -35,6 +35,7 @@ from redis.sentinel import Sentinel
 from ..core import windows
 from ..core.activity import ActivityRows, lifetime_s
 from ..core.affinity import owner_lifetime
+from ..core.amounts import nano_usd
 from ..core.ledger import (
     Health,
     KeyHealth,
@@ -60,7 +61,6 @@ from ..core.model import (
     Verdict,
 )
 from ..core.selection import RankedCandidates
-from ..core.spending import nano_usd
 from ..core.text import one_line
 from ..core.windows import (
     cooldown_names,

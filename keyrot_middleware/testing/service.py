@@ -11,8 +11,15 @@ from functools import partial
 from typing import Any
 
 from keyrot_middleware.core.model import Limits
-from keyrot_middleware.testing import openai
-from keyrot_middleware.testing.answers import ModelAnswers, count_tokens, get_field
+from keyrot_middleware.testing.answers import (
+    DONE,
+    ModelAnswers,
+    bearer_tokens,
+    count_tokens,
+    from_native,
+    get_field,
+    to_native,
+)
 from keyrot_middleware.testing.keys import (
     Clock,
     FakeKey,
@@ -62,7 +69,7 @@ def credentials(route: Route, http: HttpRequest) -> list[str]:
     """Return every key of a request: those in headers and the one in the query."""
     values = http.values("x-goog-api-key")
     if route.openai:
-        values += openai.bearer_tokens(http.values("authorization"))
+        values += bearer_tokens(http.values("authorization"))
     return [*values, route.query["key"]] if "key" in route.query else values
 
 
@@ -71,7 +78,7 @@ def _credential_error(route: Route, keys: list[str], http: HttpRequest) -> Scrip
         return Reply.MULTIPLE_KEYS
     if route.openai:
         # NVIDIA/NemoClaw#2093: neither x-goog-api-key nor ?key= is read there.
-        return None if openai.bearer_tokens(http.values("authorization")) else Reply.NO_BEARER
+        return None if bearer_tokens(http.values("authorization")) else Reply.NO_BEARER
     if keys:
         return None
     # Google takes a bearer token for an OAuth token (docs/gemini-api.md#where-a-key-is-sent).
@@ -148,7 +155,7 @@ def stream_plan(
     elif is_interaction and reply.after_chunks is None:
         events.append(b"event: done\ndata: [DONE]\n\n")
     elif request.route.openai and reply.after_chunks is None:
-        events.append(openai.DONE)
+        events.append(DONE)
     elif reply.body is not None:
         # No `data:` before the error: it is appended to the events as it is
         # (docs/gemini-api.md#errors-inside-a-stream).
@@ -246,7 +253,7 @@ class Service:
         if not route.model and body.get("model"):
             route = replace(route, model=str(body["model"]).removeprefix("models/"))
         if route.openai:
-            route, body = openai.to_native(route, body)
+            route, body = to_native(route, body)
         values = credentials(route, http)
         key = None
         if len(set(values)) == 1:
@@ -419,7 +426,7 @@ class Service:
                 value = self.answers.chunks(request)
         failed = value is None or isinstance(value, Scripted)
         if request.route.openai and not failed:
-            value = openai.from_native(value, request)
+            value = from_native(value, request)
         on_done = self._log_request(request, reply, http, status=None if failed else 200)
         if failed:
             return error_plan(reply, request, on_done, self.latency_s)

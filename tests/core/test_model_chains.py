@@ -20,14 +20,18 @@ from support.replies import (
 
 from keyrot_middleware.core.flow import CallState
 from keyrot_middleware.core.model import CallInfo, Limits
-from keyrot_middleware.core.model_fallback import (
+from keyrot_middleware.core.model_names import (
+    IDLE_S,
+    MAX_LENGTH,
+    MAX_NAMES,
+    OTHER,
+    ModelNames,
     fallback_call,
     is_missing,
     may_fall_back,
     stay_note,
     tried_note,
 )
-from keyrot_middleware.core.model_names import IDLE_S, MAX_LENGTH, MAX_NAMES, OTHER, ModelNames
 from keyrot_middleware.settings import MAX_MODELS, next_models
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keyrot_middleware.core.tokens import TokenScale
+from keyrot_middleware.core.amounts import TokenScale
 
 
 def test_a_model_is_taken_at_the_estimate_until_its_responses_are_known() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pool import key
 
+from keyrot_middleware.core.amounts import nano_usd, service_tier
 from keyrot_middleware.core.model import (
     DEFAULT_ZONE,
     NO_LIMITS,
@@ -19,7 +20,6 @@ from keyrot_middleware.core.model import (
     Reported,
     Scope,
 )
-from keyrot_middleware.core.spending import nano_usd, service_tier
 from keyrot_middleware.core.windows import (
     QuotaWindows,
     Slot,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.pool import INFO, key
 from support.states import ABANDONED, UNSENT, URIS, acquire, failed, open_at, used
 
+from keyrot_middleware.core.amounts import NANO
 from keyrot_middleware.core.model import (
     DEFAULT_ZONE,
     NO_BUDGET,
@@ -28,7 +29,6 @@ from keyrot_middleware.core.model import (
     Scope,
     Unavailable,
 )
-from keyrot_middleware.core.spending import NANO
 from keyrot_middleware.core.windows import next_midnight, next_month
 from keyrot_middleware.testing import FakeClock
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -68,21 +67,6 @@ def test_calls_show_in_counts_history_and_attempts() -> None:
     ]
     assert report(rig).attempts(key="c")["calls"] == []
     assert report(rig).attempts(limit=0)["calls"] == []
-
-
-def test_calls_are_recorded_before_anybody_looks() -> None:
-    """A page that is opened later shows them too, and how they ended."""
-    rig = Rig(key("a"), key("b"), max_wait_s=0)
-    asyncio.run(rig.acall())
-    rig.default = bad()
-    rig.failing()
-    rig.default = day()
-    rig.failing()
-    rig.failing()
-    calls = report(rig).attempts()["calls"]
-    assert [call["outcome"] for call in calls] == ["exhausted", "exhausted", "failed", "ok"]
-    hour = report(rig).status()["summary"]["last_hour"]
-    assert (hour["calls"], hour["failed_calls"], hour["failures"]) == (4, 3, 3)
 
 
 def test_a_call_that_waits_for_a_key_is_counted_as_a_wait() -> None:

@@ -14,7 +14,6 @@ from opentelemetry import context, trace
 from opentelemetry.trace import SpanKind
 from support.scripted_pool import (
     INFO,
-    OK,
     PROMPT,
     STREAMED,
     Chunks,
@@ -126,24 +125,6 @@ def shape(tree: str) -> str:
     return "\n".join(line for line in tree.splitlines() if any(mark in line for mark in marks))
 
 
-def test_a_wait_for_the_only_key(traced: Any, way: str) -> None:
-    """A wait is an event on the call, between two attempts with the same key."""
-    scripted = ScriptedPool([traced.observer], keys=("flash_01",))
-    scripted.script = {"flash_01": [minute(20), OK]}
-    scripted.all_modes()[way]()
-    assert shape(traced.tree) == text("""
-        generate_content gemini-2.5-flash  CLIENT
-            keyrot.attempt.count=2
-            ! keyrot.wait keyrot.wait.reason=key keyrot.wait.seconds=20.000
-          attempt flash_01  INTERNAL  ERROR 429 quota_minute
-              error.type=429
-              keyrot.attempt.outcome=failure
-              ! keyrot.cooldown keyrot.cooldown.duration=20 keyrot.cooldown.scope=project_model keyrot.failure.class=quota_minute keyrot.key.id=flash_01
-          attempt flash_01  INTERNAL
-              keyrot.attempt.outcome=success
-    """)  # noqa: E501
-
-
 def test_no_key_is_available(traced: Any, way: str) -> None:
     """The call's span is a 429 without an attempt, and has the reasons."""
     scripted = ScriptedPool(
@@ -197,21 +178,6 @@ def test_a_stream_that_breaks(traced: Any, way: str) -> None:
               error.type=500
               keyrot.attempt.outcome=failure
     """)
-
-
-@pytest.mark.parametrize("lease", [{"reservation": None}, {"degraded": True}])
-def test_a_state_that_is_down_is_recorded_once(traced, monkeypatch, lease) -> None:
-    """A lease of this process alone, or without a reservation, is an event, once for each call."""
-    scripted = ScriptedPool([traced.observer], script={"flash_01": [failure(503), OK]})
-    acquire = scripted.pool.state.acquire
-    monkeypatch.setattr(
-        scripted.pool.state,
-        "acquire",
-        lambda *args, **kwargs: acquire(*args, **kwargs)._replace(**lease),
-    )
-    scripted.run()
-    call = traced.named("generate_content")[0]
-    assert [e.name for e in call.events] == ["keyrot.state.degraded", "keyrot.wait"]
 
 
 @pytest.mark.parametrize(
@@ -281,31 +247,6 @@ class Official:
     def __exit__(self, *_: object) -> None:
         context.detach(self._token)
         self._span.end()
-
-
-def test_the_official_span_is_the_logical_one(traced: Any) -> None:
-    """Under it we add no call span, our attempts are its children, it has our attributes."""
-    scripted = ScriptedPool([traced.observer], keys=("flash_01", "exp_02"))
-    scripted.script = {"flash_01": [minute(9)]}
-    with Official(traced):
-        scripted.run()
-    assert [span.name for span in traced.spans] == ["attempt flash_01", "attempt exp_02", "theirs"]
-    assert {traced.parent_of(span) for span in traced.named("attempt")} == {"theirs"}
-    assert dict(traced.named("theirs")[0].attributes) == {
-        "keyrot.attempt.count": 2,
-        "keyrot.cost": pytest.approx(77.52e-6),
-        "keyrot.key.id": "exp_02",
-        "keyrot.pool.name": "test",
-    }
-
-
-def test_errors_do_not_change_the_official_span(traced: Any) -> None:
-    """A call that fails does not change the status of the official span."""
-    scripted = ScriptedPool([traced.observer], keys=("a1",), script={"a1": [invalid()]})
-    with Official(traced), pytest.raises(Exception, match="400"):
-        scripted.run()
-    assert traced.named("theirs")[0].status.status_code.name == "UNSET"
-    assert traced.named("attempt")[0].attributes["keyrot.attempt.outcome"] == "failure"
 
 
 @pytest.mark.parametrize("key", [INFERENCE, None], ids=["data", "no data"])

@@ -59,32 +59,6 @@ def bearer(key: FakeKey) -> dict[str, str]:
     return {"Authorization": f"Bearer {key.value}"}
 
 
-def test_a_completion_has_the_fields_of_google(gemini: FakeGemini, http: httpx.Client) -> None:
-    """The total includes the thoughts, which no other field counts."""
-    response = http.post(CHAT, json=HELLO, headers=bearer(gemini.add_key("a")))
-    body = response.json()
-    assert response.headers["content-type"].startswith("application/json")
-    assert body["choices"] == [
-        {
-            "message": {"role": "assistant", "content": "ok from a"},
-            "index": 0,
-            "finish_reason": "stop",
-        }
-    ]
-    assert (body["object"], body["model"], bool(body["id"])) == ("chat.completion", MODEL, True)
-    usage = body["usage"]
-    assert usage["prompt_tokens"] == 2
-    assert usage["total_tokens"] == 2 + usage["completion_tokens"] + 5
-    entry = gemini.log[0]
-    assert (entry.key, entry.model, entry.verb, entry.stream) == (
-        "a",
-        MODEL,
-        "generateContent",
-        False,
-    )
-    assert (entry.path, entry.body) == (CHAT, HELLO)
-
-
 def test_a_stream_ends_with_done(gemini: FakeGemini, http: httpx.Client) -> None:
     """Chunks are events; without `include_usage` none has usage."""
     response = http.post(CHAT, json={**HELLO, "stream": True}, headers=bearer(gemini.add_key("a")))

@@ -66,21 +66,6 @@ def test_a_browser_gets_the_token_by_a_file(serve, open_tab, tmp_path, monkeypat
     tab.hosts.discard("")
 
 
-def test_without_a_token_there_is_a_page_that_takes_it(serve: Serve, open_tab: Open) -> None:
-    """Also where a session ends while the page is open; it has no data."""
-    server = serve(ui.app(token=TOKEN, source=sample()))
-    page = open_tab(f"{server.url}/?token=wrong-wrong-wrong-wrong").page
-    expect(page.locator("h1")).to_have_text("This page is not open to you")
-    assert "free_1" not in page.content()
-    for _ in range(2):
-        page.get_by_label("Token").fill(TOKEN)
-        page.get_by_role("button", name="Open").click()
-        wait_for_rows(page, 7)
-        assert page.url == f"{server.url}/"
-        page.context.clear_cookies()
-        expect(page.locator("h1")).to_have_text("This page is not open to you")
-
-
 def test_a_row_changes_without_a_reload(serve: Serve, open_tab: Open) -> None:
     """A change is shown in the same row, and is announced once."""
     source = FakeSource([key("free_1"), key("free_2")])

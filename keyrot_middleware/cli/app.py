@@ -154,9 +154,8 @@ def _key_ids(incomplete: str) -> list[str]:
     return []
 
 
-_KeyId = Annotated[
-    str, typer.Argument(help="The key's id, as in keys.json.", autocompletion=_key_ids)
-]
+_KEY_ID = typer.Argument(help="The key's id, as in keys.json.", autocompletion=_key_ids)
+_KeyId = Annotated[str, _KEY_ID]
 
 
 def _seconds(text: str) -> float:
@@ -194,6 +193,35 @@ def _disable(
 def _enable(key_id: _KeyId) -> None:
     """Use a disabled key of a shared state again."""
     _change(key_id, "enable")
+
+
+@_command("rotate")
+def _rotate(  # noqa: PLR0917 - options
+    key_id: Annotated[str | None, _KEY_ID] = None,
+    every: Annotated[bool, typer.Option("--all", help="Each key, with --create.")] = False,
+    older_than: Annotated[
+        float | None,
+        typer.Option(parser=_seconds, metavar="TIME", help="With --all: if that long ago."),
+    ] = None,
+    create: Annotated[
+        str, typer.Option(metavar="CMD", help="A command that prints the new value.")
+    ] = "",
+    revoke: Annotated[
+        str, typer.Option(metavar="CMD", help="A command that gets the old value on stdin.")
+    ] = "",
+    rollback: Annotated[bool, typer.Option("--rollback", help="Put the old value back.")] = False,
+) -> None:
+    """Replace the value of a key in its store, and see that no process uses the old one any more.
+
+    The new value is read from stdin, or asked for. Run it again to go on after a cut.
+    """
+    from .rotate import rotate, rotate_all  # noqa: PLC0415 - each command loads what it needs
+
+    if (key_id is None) is not every or (every and (rollback or not create)):
+        raise typer.BadParameter("give a key, or --all with --create")
+    if key_id is None:
+        raise typer.Exit(rotate_all(older_than or 0.0, create, revoke))
+    rotate(key_id, create=create, revoke=revoke, rollback=rollback)
 
 
 @_command("demo")

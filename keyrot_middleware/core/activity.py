@@ -355,6 +355,7 @@ class ActivityRows(NamedTuple):
 _USAGE = ("input", "output", "nano_usd", "cached")
 _RECORDS = {HOUR: "minute", DAY: "slot"}
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
+_LIFETIMES |= {"processes": 300, "values": 3_660, "rotations": 34_560_000}
 
 
 def lifetime_s(name: str) -> int:

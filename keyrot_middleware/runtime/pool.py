@@ -55,6 +55,7 @@ from ..settings import Config, reread
 from ..state.base import State, StateThreads
 from ..telemetry import Observer, PoolEventListener
 from .activity import Activity
+from .rotations import GONE, report_values
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -427,7 +428,7 @@ def unreserved_lease(command: Acquire, now: float) -> Lease:
 
 
 LOOK_S = 3.0
-"""Seconds between two checks of keys.json."""
+"""Seconds between two checks of keys.json, and of values that are rotated."""
 TICK_S = 1.0
 """Seconds between two ticks: calls that were dropped are settled, and those that ended counted."""
 SETTLE_S = 0.3
@@ -455,6 +456,7 @@ class Refresher:
         self._lock = threading.Lock()
         self._is_last_turn = False
         self._ends_with_child = False
+        self._report_at, self._minute = 0.0, -1
         self._exit: weakref.finalize[..., Refresher] | None = None
         after_fork(self, Refresher._renew)
 
@@ -504,9 +506,11 @@ class Refresher:
         try:
             self._pool.settle_abandoned()
             if not on:
+                report_values(self._pool, GONE)
                 self._pool.activity.send_last()
                 return None
             self._pool.activity.send()
+            self._report_values()
             if self._config.settings.secrets_ttl_s <= 0:
                 return TICK_S
             look_s = self._look() if self._config.keys_file is not None else TICK_S
@@ -514,6 +518,13 @@ class Refresher:
         except Exception:
             handle_internal_error("secrets")
             return LOOK_S if on else None
+
+    def _report_values(self) -> None:
+        if self._pool.state.is_local or time.monotonic() < self._report_at:
+            return
+        self._report_at = time.monotonic() + LOOK_S
+        before, self._minute = self._minute, int(self._pool.clock.time() // 60)
+        report_values(self._pool, int(self._minute != before))
 
     def _look(self) -> float:
         """Read keys.json again if it has changed; return the seconds until the next check."""
@@ -545,6 +556,7 @@ class Refresher:
         self._pool.settling = threading.Lock()
         self._lock = threading.Lock()
         self._ends_with_child = False
+        self._minute = -1
         if self._on:
             self.start()
 

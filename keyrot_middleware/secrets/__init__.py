@@ -99,7 +99,11 @@ class SecretStore(Protocol):
     - `instant`: a look-up needs no network, so it runs in the calling thread;
     - `fixed`: values never change, so they are not refreshed;
 
-    and a method `place(key_id)` that returns where a key is kept by default, for messages.
+    and the methods
+
+    - `place(key_id)` returns where a key is kept by default, for messages;
+    - `replace(key_id, ref, old, new)` stores a new value if *old* is still the value, and
+      `previous(key_id, ref, current)` returns the value before, for `keyrot rotate`.
     """
 
     @property

@@ -380,7 +380,7 @@ class SecretCache:
         if isinstance(answer, SecretError):
             key.error = mask_keys(str(answer))
             return False
-        value, problem = answer, _problem(answer.reveal())
+        value, problem = answer, problem_of(answer.reveal())
         owner_id = self._key_ids.get(value, key_id)
         owner = self._keys.get(owner_id)
         if problem is None and owner_id != key_id and owner and owner.value == value:
@@ -457,7 +457,7 @@ def _resolve(store: SecretStore, refs: Refs) -> Mapping[str, Secret | SecretErro
     }
 
 
-def _problem(value: str) -> str | None:
+def problem_of(value: str) -> str | None:
     """Return why a value cannot be a key, without showing it; None: it can."""
     if not value:
         return "its value is empty"

@@ -13,13 +13,14 @@ import logging
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from ..errors import ConfigError, SecretError
@@ -31,8 +32,12 @@ CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 4.0
 """For one request."""
 MAX_CONCURRENCY = 10
+MAX_VERSIONS = 20
+"""Older versions in which the value before is looked for."""
+CHANGED = "it has another value meanwhile; nothing was written"
 _WORD = re.compile(r"\w{1,60}", re.ASCII)
 
+_T = TypeVar("_T")
 Stored = str | bytes | Mapping[str, object]
 """What a secret holds: a text, which may be a JSON object, or fields."""
 
@@ -74,12 +79,30 @@ class RemoteStore(ABC):
         """Return the library's client, logged in."""
 
     @abstractmethod
-    def read(self, client: Any, name: str) -> Stored:
-        """Return what the secret *name* holds, which is the part of a place before `#`.
+    def read(self, client: Any, name: str, version: str = "") -> tuple[Stored, str]:
+        """Return what the secret *name* holds, and the version of that; "": it has none.
+
+        Args:
+            client: The client.
+            name: The part of a place before `#`.
+            version: An older version; "": the current one.
 
         Raises:
             Unreadable: The store does not give it. All else fails for all secrets.
         """
+
+    @abstractmethod
+    def write(self, client: Any, name: str, stored: Stored, version: str) -> None:
+        """Make *stored* the current version in place of *version*.
+
+        Raises:
+            Unreadable: Another version is the current one.
+        """
+
+    def older(self, client: Any, name: str, version: str) -> Iterable[str]:
+        """Return the versions before *version*, the latest first."""
+        del client, name
+        return map(str, range(int(version or 0) - 1, 0, -1))
 
     def server_of(self, name: str) -> str:
         """Return which server has a secret; where it fails, no other of its secrets is read."""
@@ -93,13 +116,59 @@ class RemoteStore(ABC):
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up; a secret with several keys is read once."""
         places = {key_id: ref or self.place(key_id) for key_id, ref in refs.items()}
-        names = {
-            place: unquote(place.partition("://")[2].partition("#")[0]) for place in places.values()
-        }
+        names = {place: _name_in(place) for place in places.values()}
         stored = self._read_all(list(dict.fromkeys(names.values()))) if names else {}
         return {
             key_id: _key_in(stored[names[place]], place, key_id) for key_id, place in places.items()
         }
+
+    def replace(self, key_id: str, ref: str | None, old: Secret, new: Secret) -> None:
+        """Store *new* where *old* is; nothing else changes.
+
+        Raises:
+            SecretError: That is not possible, or the store has another value meanwhile.
+        """
+        place = ref or self.place(key_id)
+        name = _name_in(place)
+
+        def work(client: Any) -> None:
+            if self.scheme in ("azure", "gcp") and name.count("/") > 1:
+                raise Unreadable("it names a version, which always has the same value")
+            stored, version = self.read(client, name)
+            if _key_in(stored, place, key_id) != old:
+                raise Unreadable(CHANGED)
+            self.write(client, name, _with_value(stored, old, new), version)
+
+        self._try(work, key_id, place)
+
+    def previous(self, key_id: str, ref: str | None, current: Secret) -> Secret | None:
+        """Return the value that the key had before *current*, if the store still has it.
+
+        Raises:
+            SecretError: It cannot be read.
+        """
+        place = ref or self.place(key_id)
+        name = _name_in(place)
+
+        def work(client: Any) -> Secret | None:
+            _, version = self.read(client, name)
+            for one in islice(self.older(client, name, version), MAX_VERSIONS):
+                with suppress(Unreadable):  # it was deleted
+                    found = _key_in(self.read(client, name, one)[0], place, key_id)
+                    if isinstance(found, Secret) and found != current:
+                        return found
+            return None
+
+        return self._try(work, key_id, place)
+
+    def _try(self, work: Callable[[Any], _T], key_id: str, place: str) -> _T:
+        try:
+            return work(self._connected())
+        except Unreadable as error:
+            why = str(error)
+        except Exception as error:
+            why = type(error).__name__
+        raise SecretError(f"key {key_id}: {place}: {why}")
 
     def _read_all(self, names: list[str]) -> dict[str, Stored | SecretError]:
         while True:
@@ -119,7 +188,7 @@ class RemoteStore(ABC):
             server = self.server_of(name)
             try:
                 if server not in failed:
-                    return self.read(self._connected(), name)
+                    return self.read(self._connected(), name)[0]
             except Unreadable as error:
                 return SecretError(str(error))
             except Exception as error:
@@ -147,6 +216,10 @@ class RemoteStore(ABC):
         raise TypeError("a secret store cannot be pickled: its login stays in this process")
 
 
+def _name_in(place: str) -> str:
+    return unquote(place.partition("://")[2].partition("#")[0])
+
+
 def _key_in(stored: Stored | SecretError, place: str, key_id: str) -> Secret | SecretError:
     """Return the key in a stored secret: a field of it, or the whole text."""
     field = unquote(place.partition("#")[2])
@@ -163,6 +236,16 @@ def _key_in(stored: Stored | SecretError, place: str, key_id: str) -> Secret | S
     if isinstance(value, str):
         return Secret(value)
     return SecretError(f"key {key_id}: {place}: it has no field {field or key_id} with a text")
+
+
+def _with_value(stored: Stored, old: Secret, new: Secret) -> Stored:
+    """Return what is stored with a value replaced: texts keep their form."""
+    if isinstance(stored, Mapping):
+        return {k: new.reveal() if v == old.reveal() else v for k, v in stored.items()}
+    text = stored if isinstance(stored, str) else stored.decode()
+    quoted = f'"{old.reveal()!s}"', f'"{new.reveal()!s}"'  # in JSON
+    text = text.replace(*quoted) if quoted[0] in text else text.replace(old.reveal(), new.reveal())
+    return text if isinstance(stored, str) else text.encode()
 
 
 def _parse_object(text: str) -> Mapping[str, object] | None:
@@ -255,23 +338,36 @@ class VaultStore(RemoteStore):
             client.auth.jwt.jwt_login(role, jwt, path=mount or "jwt")
         return client
 
-    def read(self, client: Any, name: str) -> Mapping[str, object]:
-        """Return the fields of a secret."""
+    def read(self, client: Any, name: str, version: str = "") -> tuple[Mapping[str, object], str]:
+        """Return the fields of a secret; only engine 2 has versions."""
         from hvac.exceptions import VaultDown, VaultError
 
         name = name.strip("/")
         try:
-            mount, version = self._mount(client, name)
-            path = f"{mount}data/{name.removeprefix(mount)}" if version == "2" else name
-            data = _data(client, path)
+            mount, engine = self._mount(client, name)
+            path = name.removeprefix(mount)
+            if version:
+                args = {"mount_point": mount.strip("/"), "raise_on_deleted_version": True}
+                data = client.secrets.kv.v2.read_secret_version(path, int(version), **args)["data"]
+            else:
+                data = _data(client, f"{mount}data/{path}" if engine == "2" else name)
         except VaultDown:
             raise
         except VaultError as error:
             raise Unreadable(type(error).__name__) from None
-        fields = data.get("data") if version == "2" else data
+        fields = data.get("data") if engine == "2" else data
         if not isinstance(fields, Mapping):
             raise Unreadable("InvalidPath")
-        return fields
+        return fields, str(data["metadata"]["version"]) if engine == "2" else ""
+
+    def write(self, client: Any, name: str, stored: Stored, version: str) -> None:
+        """Write the fields; engine 2 compares the version."""
+        mount, _ = self._mount(client, name.strip("/"))
+        path, place = name.strip("/").removeprefix(mount), {"mount_point": mount.strip("/")}
+        if version:
+            client.secrets.kv.v2.create_or_update_secret(path, stored, cas=int(version), **place)
+        else:
+            client.secrets.kv.v1.create_or_update_secret(path, stored, method="PUT", **place)
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up; then renew a token of the settings, which no login replaces."""
@@ -364,19 +460,40 @@ class AwsStore(RemoteStore):
 
         return client
 
-    def read(self, client: Any, name: str) -> str | bytes:
-        """Return the text or the bytes of a secret; an ARN names its region."""
+    def read(self, client: Any, name: str, version: str = "") -> tuple[str | bytes, str]:
+        """Return the text or the bytes of a secret."""
+        which = {"VersionStage": version or "AWSCURRENT"}
+        found = self._call(client, name, "get_secret_value", **which)
+        return found.get("SecretString") or found.get("SecretBinary") or "", found.get(
+            "VersionId", ""
+        )
+
+    def older(self, client: Any, name: str, version: str) -> Iterable[str]:
+        """Return the label of the version before."""
+        del client, name, version
+        return ("AWSPREVIOUS",)
+
+    def write(self, client: Any, name: str, stored: Stored, version: str) -> None:
+        """Add a version, and make it the current one if *version* still is."""
+        content = {"SecretString" if isinstance(stored, str) else "SecretBinary": stored}
+        added = self._call(
+            client, name, "put_secret_value", VersionStages=["KEYROT_PENDING"], **content
+        )["VersionId"]
+        moved = {"MoveToVersionId": added, "RemoveFromVersionId": version}
+        label = {"VersionStage": "AWSCURRENT"}
+        self._call(client, name, "update_secret_version_stage", **label, **moved)
+
+    def _call(self, client: Any, name: str, method: str, **more: Any) -> Any:
+        """Call a method for a secret; an ARN names its region."""
         from botocore.exceptions import ClientError
 
         region = name.split(":")[3] if name.count(":") > 3 else None
         with self._lock:  # boto3 makes clients in one thread at a time
             regional = client(region)
         try:
-            found = regional.get_secret_value(SecretId=name)
+            return getattr(regional, method)(SecretId=name, **more)
         except ClientError as error:
             raise Unreadable(codes(error.response.get("Error", {}).get("Code"))) from None
-        stored: str | bytes = found.get("SecretString") or found.get("SecretBinary") or ""
-        return stored
 
 
 # Azure Key Vault ----------------------------------------------------------------------------------
@@ -442,17 +559,34 @@ class AzureStore(RemoteStore):
 
         return client
 
-    def read(self, client: Any, name: str) -> str:
-        """Return a secret; a vault without a dot or a port is one of the public cloud."""
+    def read(self, client: Any, name: str, version: str = "") -> tuple[str, str]:
+        """Return a secret."""
+        _, _, path = name.partition("/")
+        secret, _, fixed = path.partition("/")
+        found = self._call(client, name, "get_secret", secret, version or fixed or None)
+        return found.value or "", found.properties.version
+
+    def older(self, client: Any, name: str, version: str) -> Iterable[str]:
+        """Return the versions before *version*, the latest first."""
+        secret = name.split("/")[1]
+        found = self._call(client, name, "list_properties_of_secret_versions", secret)
+        ids: list[str] = [one.version for one in sorted(found, key=lambda one: one.created_on)]
+        return reversed(ids[: ids.index(version)])
+
+    def write(self, client: Any, name: str, stored: Stored, version: str) -> None:
+        """Add a version; Key Vault compares nothing."""
+        self._call(client, name, "set_secret", name.split("/")[1], stored)
+
+    def _call(self, client: Any, name: str, method: str, *args: Any) -> Any:
+        """Call a method; a vault without a dot or a port is one of the public cloud."""
         from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
-        vault, _, path = name.partition("/")
+        vault = name.partition("/")[0]
         if not vault:
             raise Unreadable(f"{_VARIABLE} is not set")
         host = vault if {".", ":"} & set(vault) else f"{vault}.vault.azure.net"
-        secret, _, version = path.partition("/")
         try:
-            return client(host).get_secret(secret, version or None).value or ""
+            return getattr(client(host), method)(*args)
         except ClientAuthenticationError:
             raise
         except HttpResponseError as error:
@@ -518,21 +652,36 @@ class GcpStore(RemoteStore):
             session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONCURRENCY, max_retries=retry))
         return session, project
 
-    def read(self, client: Any, name: str) -> bytes:
-        """Return the bytes of a version; without a project, of the login's."""
+    def read(self, client: Any, name: str, version: str = "") -> tuple[bytes, str]:
+        """Return the bytes of a version."""
+        fixed = [*name.split("/"), "", ""][2]
+        found = self._call(client, name, "GET", f"/versions/{version or fixed or 'latest'}:access")
+        return base64.b64decode(found["payload"]["data"]), found["name"].rpartition("/")[2]
+
+    def write(self, client: Any, name: str, stored: Stored, version: str) -> None:
+        """Add a version; Secret Manager compares nothing."""
+        data = base64.b64encode(stored).decode()  # type: ignore[arg-type]  # bytes, as read
+        self._call(client, name, "POST", ":addVersion", {"payload": {"data": data}})
+
+    def _call(
+        self, client: Any, name: str, method: str, action: str, body: Any = None
+    ) -> Mapping[str, Any]:
+        """Send a request about a secret; without a project, of the login's."""
         session, own = client
-        project, secret, version, *_ = [*name.split("/"), "", ""]
+        project, secret, *_ = [*name.split("/"), ""]
         if not (project or own):
             raise Unreadable("GOOGLE_CLOUD_PROJECT is not set, and the login names no project")
-        path = f"projects/{project or own}/secrets/{secret}/versions/{version or 'latest'}:access"
-        reply = session.get(
-            f"{self._endpoint}/v1/{path}",
+        reply = session.request(
+            method,
+            f"{self._endpoint}/v1/projects/{project or own}/secrets/{secret}{action}",
+            json=body,
             timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
             allow_redirects=False,
         )
         if reply.status_code != 200:
             raise Unreadable(codes(reply.status_code, _status(reply)))
-        return base64.b64decode(reply.json()["payload"]["data"])
+        found: Mapping[str, Any] = reply.json()
+        return found
 
 
 def _google_login() -> tuple[Any, str | None]:

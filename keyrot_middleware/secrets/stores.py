@@ -6,9 +6,14 @@ Built-in stores are opened by name, others by entry point.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkstemp
 from typing import TYPE_CHECKING
+
+from dotenv import set_key
 
 from ..core.text import did_you_mean
 from ..errors import ConfigError, MissingExtraError, SecretError
@@ -17,7 +22,10 @@ from ..providers.keys import display
 from ..settings import read_env_file
 from . import Secret, SecretStore
 from .cache import START_TIMEOUT_S, SecretCache, SecretLocation
-from .remote import OPENERS
+from .remote import CHANGED, OPENERS
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from ..keys_file import KeySpec
@@ -150,6 +158,7 @@ class InlineStore:
 
 
 _PREFIXES = ("KEYROT_KEY_", "GEMINI_KEY_")
+_PREVIOUS = "_PREVIOUS"
 _SCHEME = "env://"
 
 
@@ -173,22 +182,46 @@ class EnvStore:
 
     def place(self, key_id: str) -> str:
         """Return where a key is kept by default."""
-        return f"{_SCHEME}{_default(key_id, read_env_safely(self._env_file))}"
+        return f"{_SCHEME}{_name(key_id, None, read_env_safely(self._env_file))}"
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up; `.env` is read once."""
         in_file = read_env_safely(self._env_file)
         return {key_id: _find(key_id, ref, in_file) for key_id, ref in refs.items()}
 
+    def replace(self, key_id: str, ref: str | None, old: Secret, new: Secret) -> None:
+        """Write *new* for *old* into `.env`, which keeps *old* as the variable `NAME_PREVIOUS`.
 
-def _default(key_id: str, in_file: Mapping[str, str | None]) -> str:
-    """Return the variable of a key that names none: the one that is set, or the last."""
+        Raises:
+            SecretError: That is not possible, or the file has another value meanwhile.
+        """
+        name = _name(key_id, ref, read_env_safely(self._env_file))
+        if name in os.environ:
+            why = "is set in the environment, which a process keeps; set it in .env instead"
+            raise SecretError(f"key {key_id}: the variable {name} {why}")
+        with _alone_with(self._env_file, key_id) as file:
+            if read_env_file(file).get(name) != old.reveal():
+                raise SecretError(f"key {key_id}: .env: {CHANGED}")
+            set_key(file, name + _PREVIOUS, old.reveal(), quote_mode="never")
+            set_key(file, name, new.reveal(), quote_mode="never")
+
+    def previous(self, key_id: str, ref: str | None, current: Secret) -> Secret | None:
+        """Return the value of `NAME_PREVIOUS`."""
+        in_file = read_env_safely(self._env_file)
+        found = in_file.get(_name(key_id, ref, in_file) + _PREVIOUS)
+        return Secret(found) if found and found != current.reveal() else None
+
+
+def _name(key_id: str, ref: str | None, in_file: Mapping[str, str | None]) -> str:
+    """Return the variable of a key: where it names none the one that is set, or the last."""
+    if ref:
+        return ref.removeprefix(_SCHEME)
     names = [f"{prefix}{key_id}" for prefix in _PREFIXES]
     return next((one for one in names if one in os.environ or one in in_file), names[-1])
 
 
 def _find(key_id: str, ref: str | None, in_file: Mapping[str, str | None]) -> Secret | SecretError:
-    name = ref.removeprefix(_SCHEME) if ref else _default(key_id, in_file)
+    name = _name(key_id, ref, in_file)
     value = os.environ.get(name, in_file.get(name))
     if value is not None:
         return Secret(value) or SecretError(f"key {key_id}: the variable {name} is empty")
@@ -234,8 +267,35 @@ class FileStore:
         """Read the files."""
         return {key_id: self._find(key_id, ref) for key_id, ref in refs.items()}
 
+    def replace(self, key_id: str, ref: str | None, old: Secret, new: Secret) -> None:
+        """Write *new* for *old*, which is kept in a file beside it.
+
+        Raises:
+            SecretError: That is not possible, or the file has another value meanwhile.
+        """
+        with _alone_with(self._path(key_id, ref), key_id) as path:
+            if self._find(key_id, ref) != old:
+                raise SecretError(f"key {key_id}: the file {path}: {CHANGED}")
+            for file, value in ((_beside(path), old), (path, new)):
+                handle, written = mkstemp(dir=path.parent)
+                try:
+                    os.write(handle, f"{value.reveal()!s}\n".encode())
+                    os.close(handle)
+                    os.replace(written, file)
+                finally:
+                    Path(written).unlink(missing_ok=True)
+
+    def previous(self, key_id: str, ref: str | None, current: Secret) -> Secret | None:
+        """Return the value in the file beside the key's."""
+        path = _beside(self._path(key_id, ref))
+        found = self._find(key_id, f"{_FILE_SCHEME}{path}") if path.exists() else None
+        return found if isinstance(found, Secret) and found != current else None
+
+    def _path(self, key_id: str, ref: str | None) -> Path:
+        return Path((ref or self.place(key_id)).removeprefix(_FILE_SCHEME))
+
     def _find(self, key_id: str, ref: str | None) -> Secret | SecretError:
-        path = Path((ref or self.place(key_id)).removeprefix(_FILE_SCHEME))
+        path = self._path(key_id, ref)
         try:
             if path.exists() and not path.is_file():
                 why = "no regular file"  # reading a pipe or a device may never end
@@ -246,6 +306,34 @@ class FileStore:
         except (OSError, ValueError) as error:
             why = type(error).__name__
         return SecretError(f"key {key_id}: the file {path}: {why}")
+
+
+def _beside(path: Path) -> Path:
+    return path.resolve().with_name(f"{path.name}.previous")
+
+
+@contextmanager
+def _alone_with(path: Path, key_id: str) -> Iterator[Path]:
+    """Let one process change a file at a time, and keep its owner and mode.
+
+    Raises:
+        SecretError: It cannot be read or written.
+    """
+    path, folder = path.resolve(), None
+    try:
+        like = path.stat()
+        if sys.platform != "win32":
+            folder = os.open(path.parent, os.O_RDONLY)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield path
+        path.chmod(like.st_mode & 0o7777)
+        if sys.platform != "win32":
+            os.chown(path, like.st_uid, like.st_gid)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecretError(f"key {key_id}: the file {path}: {type(error).__name__}") from None
+    finally:
+        if folder is not None:
+            os.close(folder)
 
 
 def open_secret_cache(

@@ -238,6 +238,8 @@ class Service:
 
     def handle(self, http: HttpRequest) -> ResponsePlan:
         """Answer one request; an error of the fake itself becomes an HTTP 500."""
+        if http.target.startswith("/fake/keys"):
+            return self._manage_keys(http)
         request = FakeRequest(parse_route(http.method, http.target), now=self.clock.time())
         try:
             request = self._parse(request.route, http)
@@ -247,6 +249,22 @@ class Service:
             text = f"FakeGemini could not answer: {type(error).__name__}: {error}"
             reply = Scripted(500, plain(500, "INTERNAL", text), name="FAKE_BROKEN")
             return error_plan(reply, request, self._log_request(request, reply, http), 0.0)
+
+    def _manage_keys(self, http: HttpRequest) -> ResponsePlan:
+        """Make one more value of a key, `POST /fake/keys/LABEL`, or delete that in a `DELETE`."""
+        text, status = "", 200
+        try:
+            if http.method == "POST":
+                label = http.target.rpartition("/")[2]
+                key, number = self.keys.get(label), len(self.keys.by_value) + 1
+                fields = f"{label}.{number}", f"FAKE-{label}-{number}"
+                text = self.keys.add(*fields, key.project, key.billing_account, key.tier).value
+            else:
+                self.keys.remove(self.keys.by_value[http.body.decode().strip()].label)
+        except KeyError:
+            status = 404
+        head = Head(status, "text/plain", self.clock.time(), len(text))
+        return ResponsePlan(head, (text.encode(),), lambda: None)
 
     def _parse(self, route: Route, http: HttpRequest) -> FakeRequest:
         body = _json(http.body)

@@ -195,8 +195,10 @@ class Store(RemoteStore):
     scheme = "x"
     def connect(self):
         time.sleep(600)
-    def read(self, client, name):
-        return ""
+    def read(self, client, name, version=""):
+        return "", ""
+    def write(self, client, name, stored, version):
+        pass
 
 cache = SecretCache({"a": SecretLocation(Store("y"))}, start_timeout_s=0.1)
 assert "no answer yet" in cache.unresolved["a"]

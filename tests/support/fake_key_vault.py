@@ -6,6 +6,7 @@ SecretClient and azure-identity use them.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from support.certificate_authority import CertificateAuthority
@@ -71,14 +72,19 @@ class KeyVault(CloudEmulator):
         if client != READER:
             return forbidden("ForbiddenByRbac", client)
         _, _, name, version, *_ = [*request.path.split("/"), ""]
+        if request.method == "PUT":
+            version = self.write(name, json.loads(request.body)["value"])
         versions = self._secrets.get(name.lower(), {})
+        if version == "versions":
+            return Response(200, {"value": [self._described(name, one) for one in versions]})
         version = version or next(reversed(versions), "")
         if version not in versions:
             return failure(404, "SecretNotFound", f"A secret with {name} was not found.")
+        return Response(200, {"value": versions[version]} | self._described(name, version))
+
+    def _described(self, name: str, version: str) -> dict[str, Any]:
         where = f"https://{self.host}/secrets/{name}/{version}"
-        return Response(
-            200, {"value": versions[version], "id": where, "attributes": {"enabled": True}}
-        )
+        return {"id": where, "attributes": {"enabled": True, "created": int(version, 16)}}
 
     def challenge(self) -> Response:
         """Return the 401 that names where to log in; its resource is the public cloud's."""

@@ -23,7 +23,7 @@ READER = f"reader@{PROJECT}.iam.gserviceaccount.com"
 UNPRIVILEGED = f"nobody@{PROJECT}.iam.gserviceaccount.com"
 _AUDIENCE = "https://oauth2.googleapis.com/token"
 """google-auth requests this one wherever the token endpoint is."""
-_PATH = re.compile(r"/v1/projects/([^/]+)/secrets/([^/]+)/versions/([^/:]+):access")
+_PATH = re.compile(r"/v1/projects/([^/]+)/secrets/([^/]+)(?:/versions/([^/:]+):access|:addVersion)")
 
 
 class SecretManager(CloudEmulator):
@@ -78,12 +78,16 @@ class SecretManager(CloudEmulator):
             permission = "Permission 'secretmanager.versions.access' denied"
             message = f"{permission} for resource '{where}' (or it may not exist)."
             return status(403, "PERMISSION_DENIED", message, "IAM_PERMISSION_DENIED")
+        if version is None:
+            data = base64.b64decode(json.loads(request.body)["payload"]["data"])
+            number = self.write(name, data, project)
+            return Response(200, {"name": f"projects/1/secrets/{name}/versions/{number}"})
         versions = self._secrets.get((project, name), [])
         number = len(versions) if version == "latest" else int(version)
         if not 0 < number <= len(versions):
             message = f"Secret [projects/1/secrets/{name}] not found or has no versions."
             return status(404, "NOT_FOUND", message)
-        return payload(where, versions[number - 1])
+        return payload(f"{where.rpartition('/')[0]}/{number}", versions[number - 1])
 
 
 def credentials_file(

@@ -1,0 +1,301 @@
+"""`keyrot rotate`: a new value from its source into the key's store and into every process.
+
+The old value stays valid until all of them send with the new one, so that no call fails. Values go
+through stdin and stdout only: never into an argument, the environment of a command or a text.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from getpass import getpass
+from secrets import token_hex
+
+from .. import providers
+from ..core.model import Candidate
+from ..core.text import did_you_mean
+from ..errors import KeyrotError
+from ..genai.key_check import check_key, describe_check, require_allowed_host
+from ..keys_file import KeySpec
+from ..providers.keys import hide_secrets, mask_keys
+from ..runtime.rotations import BEGUN_S, Rotation, add_rotation, read_processes, rotations
+from ..secrets import Secret
+from ..secrets.cache import SecretCache, SecretLocation, problem_of
+from ..secrets.stores import InlineStore, open_secret_cache
+from ..settings import Config, allowed_origins, load
+from ..state import State
+from .check import BUSY
+from .status import open_configured
+
+WAIT_S = 600.0
+"""How long the processes may take."""
+POLL_S = 1.0
+UNDER_WAY_S = 5.0
+"""For requests that a process sent just before it took the new value."""
+COMMAND_S = 300.0
+NAMED = 3
+
+
+def rotate_all(older_than_s: float, create: str, revoke: str) -> int:
+    """Rotate all keys that were not rotated lately; return 1 if that fails for one."""
+    config, failed = load(), 0
+    state = open_configured(config)
+    if state is None:
+        raise KeyrotError(_NOT_SHARED)
+    done = {one.key_id: one.at for one in reversed(rotations(state)) if one.step == "done"}
+    state.close()
+    for key in config.keys:
+        due = time.time() - done.get(key.key_id, 0.0) >= older_than_s
+        if due and key.active and key.key_id not in config.inline:
+            try:
+                rotate(key.key_id, create=create, revoke=revoke)
+            except KeyrotError as error:
+                print(f"keyrot: {error}", file=sys.stderr)
+                failed = 1
+    return failed
+
+
+def rotate(key_id: str, *, create: str = "", revoke: str = "", rollback: bool = False) -> None:
+    """Give a key a new value, or go on with a rotation that was cut off.
+
+    Args:
+        key_id: The key.
+        create: A command that prints the new value; "": it is read from stdin, or asked for.
+        revoke: A command that gets the old value on stdin, once no process sends with it.
+        rollback: Give it the value again that it had before.
+
+    Raises:
+        KeyrotError: That is not possible; it says what is in use, and how to go on.
+    """
+    config = load()
+    keys = {key.key_id: key for key in config.keys}
+    if key_id not in keys:
+        named = repr(hide_secrets(key_id))
+        raise KeyrotError(f"no key {named}; keys: {', '.join(keys)}.{did_you_mean(key_id, keys)}")
+    state = open_configured(config)
+    if state is None and revoke:
+        raise KeyrotError(_NOT_SHARED)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    secrets = open_secret_cache(replace(config, keys=(keys[key_id],)))
+    try:
+        _Rotating(config, keys[key_id], state, secrets, create, revoke).run(rollback=rollback)
+    finally:
+        secrets.close()
+        if state is not None:
+            state.close()
+
+
+_NOT_SHARED = (
+    "which processes send with a value is known in a shared state only: set KEYROT_STATE_URL, or "
+    "leave out --revoke and --all"
+)
+
+
+@dataclass(slots=True)
+class _Rotating:
+    """One key, and how it is rotated."""
+
+    config: Config
+    key: KeySpec
+    state: State | None
+    secrets: SecretCache
+    create: str
+    revoke: str
+
+    def run(self, *, rollback: bool) -> None:
+        key_id = self.key.key_id
+        store, ref = self.secrets.locations[key_id]
+        write, previous = getattr(store, "replace", None), getattr(store, "previous", None)
+        if write is None or previous is None:
+            raise KeyrotError(f"key {key_id}: no value can be written into {store.scheme}")
+        if key_id not in self.secrets.resolved:
+            raise KeyrotError(f"no value to replace: {self.secrets.unresolved.get(key_id)}")
+        current = self.secrets.value(key_id)
+        rotation = self._unfinished(current)
+        if rotation is not None and not rollback:
+            _say(f"going on with the rotation of {_time(rotation.at)}; no new value is taken")
+            rotation = rotation._replace(at=time.time(), step="begun")
+            self._finish(rotation, previous(key_id, ref, current))
+            return
+        new = previous(key_id, ref, current) if rollback else self._take()
+        if new is None:
+            raise KeyrotError(f"key {key_id}: its store has no value before this one")
+        try:
+            self._check(current, new)
+            self._unfinished(current)  # another command may have begun one meanwhile
+        except BaseException:
+            if self.create:
+                _say(f"nothing was stored: delete what --create made, #{new.fingerprint}")
+            raise
+        fingerprints = current.fingerprint, new.fingerprint
+        rotation = Rotation(token_hex(6), key_id, *fingerprints, time.time(), "begun")
+        try:
+            self._add(rotation)
+            write(key_id, ref, current, new)
+        except KeyrotError:
+            self._add(rotation._replace(step="failed"))
+            raise
+        except BaseException:
+            self._cut_off(rotation)
+            raise
+        _say(f"the new value #{rotation.new} is in {ref or store.scheme}")
+        self._finish(rotation, current)
+
+    def _unfinished(self, current: Secret) -> Rotation | None:
+        """Return the rotation that gave the key its value and has not ended."""
+        for one in rotations(self.state) if self.state else ():
+            if one.key_id != self.key.key_id:
+                continue
+            if one.is_under_way(time.time()):
+                raise KeyrotError(
+                    f"another rotation of key {one.key_id} is under way since {_time(one.at)}; "
+                    f"if it was killed, run this again at {_time(one.at + BEGUN_S)}"
+                )
+            if one.step in ("begun", "cut off") and one.new == current.fingerprint:
+                return one
+        return None
+
+    def _take(self) -> Secret:
+        """Return the new value: pasted, from a file with any line ends, or in quotes."""
+        key_id = self.key.key_id
+        if self.create:
+            text = self._command(self.create)
+        elif sys.stdin.isatty():
+            text = getpass(f"New value of {key_id}: ")
+        else:
+            text = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
+        value = Secret(text.strip().strip("'\""))
+        if problem := problem_of(value.reveal()):
+            raise KeyrotError(f"nothing was changed: key {key_id}: {problem}")
+        return value
+
+    def _check(self, current: Secret, new: Secret) -> None:
+        """Send one request with a value.
+
+        Raises:
+            KeyrotError: It does not work, or is in use.
+        """
+        key_id, platform = self.key.key_id, self.key.platform
+        users = {key_id: current.fingerprint}
+        for one in self._known():
+            users.setdefault(one.key_id, one.fingerprint)
+        for user, fingerprint in users.items():
+            if fingerprint == new.fingerprint:
+                raise KeyrotError(f"nothing was changed: key {user} has that value")
+        require_allowed_host(allowed_origins(self.config.settings.allowed_hosts), platform)
+        held = SecretCache({key_id: SecretLocation(InlineStore({key_id: new}))})
+        found = check_key(held, key_id, self.key.model, platform)
+        text = describe_check(key_id, found)
+        if not found.ok and found.failure not in BUSY:
+            raise KeyrotError(f"nothing was changed: with the new value {text}")
+        _say(f"with the new value {text}")
+
+    def _finish(self, rotation: Rotation, old: Secret | None) -> None:
+        """Wait for the processes, and revoke the old value."""
+        by_hand = f"Revoke the old value #{rotation.old} of key {rotation.key_id} at its provider"
+        if self.state is None:
+            ttl_s = self.config.settings.secrets_ttl_s
+            when = f"in {ttl_s + 60:g} s, when all" if ttl_s > 0 else "after a restart of all"
+            print(f"{by_hand} {when} processes have looked the new one up.")
+            return
+        try:
+            self._add(rotation)
+            self._wait(self.state, rotation)
+            if self.revoke:
+                self._revoke(rotation, old)
+        except BaseException:
+            self._cut_off(rotation)
+            raise
+        self._add(rotation._replace(step="done"))
+        print(f"key {rotation.key_id} is rotated." if self.revoke else f"{by_hand} now.")
+
+    def _revoke(self, rotation: Rotation, old: Secret | None) -> None:
+        if old is None or old.fingerprint != rotation.old:
+            raise KeyrotError("the store no longer has the old value; leave out --revoke")
+        if not any(one.fingerprint for one in self._known()):
+            raise KeyrotError("no process has used this pool: see KEYROT_STATE_URL, KEYROT_POOL")
+        time.sleep(UNDER_WAY_S)
+        self._command(self.revoke, old)
+        _say(f"--revoke has revoked the old value #{rotation.old}")
+
+    def _wait(self, state: State, rotation: Rotation) -> None:
+        until, said = time.monotonic() + WAIT_S, ""
+        while True:
+            processes, waiting = read_processes(state, rotation, time.time())
+            count = f"{len(processes) - len(waiting)} of {len(processes)}"
+            text = f"{count} processes of the pool send with the new value"
+            if waiting:
+                text += f"; waiting for {', '.join(sorted(waiting)[:NAMED])}"
+            if text != said:
+                _say(text)
+            said = text
+            if not waiting:
+                return
+            if time.monotonic() > until:
+                raise KeyrotError(f"gave up after {WAIT_S / 60:g} minutes")
+            time.sleep(POLL_S)
+
+    def _known(self) -> list[Candidate]:
+        """Return the keys with the values that processes have."""
+        return self.state.with_values(self.config.candidates) if self.state else []
+
+    def _add(self, rotation: Rotation) -> None:
+        if self.state is not None:
+            add_rotation(self.state, rotation)
+
+    def _cut_off(self, rotation: Rotation) -> None:
+        with suppress(Exception):
+            self._add(rotation._replace(step="cut off"))
+        again = f"keyrot rotate {rotation.key_id}"
+        _say(
+            f"cut off: the old value #{rotation.old} is not revoked. "
+            f"To go on: {again}{' --revoke …' if self.revoke else ''}. To go back: "
+            f"{again} --rollback"
+        )
+
+    def _command(self, command: str, given: Secret | None = None) -> str:
+        """Run a command of the user's; return what it printed.
+
+        Raises:
+            KeyrotError: It failed, or takes too long.
+        """
+        every = map(providers.of, providers.platforms())
+        hidden = {name + end for one in every for name in one.variables for end in ("", "S")}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in hidden and not name.startswith(("KEYROT_KEY_", "GEMINI_KEY_"))
+        }
+        try:
+            done = subprocess.run(  # noqa: S602 - it is a line for the shell
+                command,
+                shell=True,
+                input=None if given is None else f"{given.reveal()!s}\n",
+                env=kept | {"ROTATE_KEY_ID": self.key.key_id},
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=COMMAND_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise KeyrotError(f"the command took longer than {COMMAND_S:g} s") from None
+        shown = mask_keys(done.stderr if given is None else done.stdout + done.stderr)
+        print((given or Secret(done.stdout)).hide_in(shown), end="", file=sys.stderr)
+        if done.returncode:
+            raise KeyrotError(f"the command failed with exit code {done.returncode}")
+        return done.stdout
+
+
+def _time(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%H:%M:%S} UTC"
+
+
+def _say(text: str) -> None:
+    print(f"{_time(time.time())}  {text}", flush=True)

@@ -1,0 +1,95 @@
+"""New values on their way into the processes of a pool: which of them sends with which value.
+
+`keyrot rotate` writes into a list of the shared state what it does. While it waits, each process
+looks the value up, and says which one it sends with: by fingerprints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from platform import node
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ..core.activity import ActivityRows
+from ..state.base import State
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+KEPT = 500
+BEGUN_S = 900.0
+"""How long a rotation may be under way that nobody has ended: it waits for less."""
+SEEN_MINUTES = 3
+"""A process that has said nothing for so long is gone."""
+GONE = -SEEN_MINUTES
+"""What is added to the count of a process that ends; together it is 0 or less."""
+
+
+class Rotation(NamedTuple):
+    """One new value of a key."""
+
+    name: str
+    key_id: str
+    old: str
+    """The fingerprint of the value before."""
+    new: str
+    at: float
+    """When it began or went on, epoch seconds."""
+    step: Literal["begun", "cut off", "done", "failed"]
+
+    def is_under_way(self, now: float) -> bool:
+        """Return whether somebody waits for it."""
+        return self.step == "begun" and now - self.at < BEGUN_S
+
+
+def add_rotation(state: State, rotation: Rotation) -> None:
+    """Keep a rotation, or its next step."""
+    state.add_activity(ActivityRows({}, {"rotations": ([json.dumps(rotation)], KEPT)}))
+
+
+def rotations(state: State) -> list[Rotation]:
+    """Return the last step of each rotation, the latest first."""
+    found: dict[str, Rotation] = {}
+    for text in state.activity_log("rotations"):
+        rotation = Rotation(*json.loads(text))
+        found.setdefault(rotation.name, rotation)
+    return list(found.values())
+
+
+def report_values(pool: Pool, here: int) -> None:
+    """Say that this process runs, and with which values of keys it sends.
+
+    The values of keys that are rotated are looked up now.
+
+    Args:
+        pool: The pool.
+        here: 1 once a minute, `GONE` at the end, else 0.
+    """
+    now, counts = pool.clock.time(), dict[str, dict[str, int]]()
+    process = f"{node()} pid {os.getpid()}/{id(pool) % 10_000}"
+    if here:
+        counts[f"processes:{int(now // 60)}"] = {process: here}
+    for rotation in rotations(pool.state):
+        if not rotation.is_under_way(now):
+            continue
+        key = pool.selector.keys.get(rotation.key_id)
+        if key is not None and key.fingerprint != rotation.new:
+            pool.secrets.refresh(rotation.key_id, 0.0)
+            key = pool.selector.keys.get(rotation.key_id)
+        value = rotation.new if key is None else key.fingerprint  # None: nothing is sent with it
+        counts[f"values:{rotation.name}"] = {f"{process}\n{value}": 1}
+    if counts:
+        pool.state.add_activity(ActivityRows(counts, {}))
+
+
+def read_processes(state: State, rotation: Rotation, now: float) -> tuple[set[str], set[str]]:
+    """Return the processes of the pool, and those that send with the old value or say nothing."""
+    minutes = [f"processes:{int(now // 60) - back}" for back in range(SEEN_MINUTES)]
+    *seen, values = state.activity([*minutes, f"values:{rotation.name}"], None)
+    here = Counter[str]()
+    for minute in seen:
+        here.update(minute)
+    processes = {one for one, count in here.items() if count > 0}
+    return processes, {one for one in processes if f"{one}\n{rotation.new}" not in values}

@@ -1,0 +1,334 @@
+"""`keyrot rotate`: a new value into the store and into every process, without a failed call."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cli.conftest import Ran
+from support.servers import wait_for
+
+from keyrot_middleware.cli import main
+from keyrot_middleware.cli import rotate as rotate_module
+from keyrot_middleware.core.activity import ActivityRows
+from keyrot_middleware.core.model import RetryPolicy
+from keyrot_middleware.state import open_shared
+from keyrot_middleware.testing import FakeGemini, Reply
+
+WORKER = """
+import json, sys, threading, time
+from google import genai
+import keyrot_middleware
+keyrot_middleware.install()
+MODEL = "gemini-flash-latest"
+client, stop, failed, ok = genai.Client(), threading.Event(), [], []
+def work():
+    while not stop.is_set():
+        try:
+            ok.append(client.models.generate_content(model=MODEL, contents="x").text)
+        except Exception as error:
+            failed.append(f"{type(error).__name__}: {error}")
+        time.sleep(0.03)
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads: thread.start()
+print("ready", flush=True)
+sys.stdin.read()
+stop.set()
+for thread in threads: thread.join()
+print(json.dumps([len(ok), failed]))
+"""
+
+
+class Pool:
+    """A pool of two keys in `.env`, of one host, and its fake service."""
+
+    def __init__(self, folder: Path, gemini: FakeGemini, keyrot: Callable[..., Ran]) -> None:
+        self.folder, self.gemini, self.keyrot = folder, gemini, keyrot
+        self.values = {name: gemini.add_key(name, tier="paid").value for name in ("a", "b")}
+        self.env_file = folder / ".env"
+        lines = [f"GEMINI_KEY_{name}={value}\n" for name, value in self.values.items()]
+        self.env_file.write_text("".join(lines))
+        (folder / "keys.json").write_text(json.dumps([{"key_id": "a"}, {"key_id": "b"}]))
+        self.env = {
+            "GOOGLE_GEMINI_BASE_URL": gemini.url,
+            "KEYROT_ALLOWED_HOSTS": gemini.host,
+            "KEYROT_STATE_URL": f"sqlite://{folder}/state.sqlite3",
+            "KEYROT_POOL": "rotated",
+            "NO_PROXY": "127.0.0.1",
+        }
+        curl = f"{sys.executable} {folder}/curl.py {gemini.url}/fake/keys"
+        (folder / "curl.py").write_text(
+            "import os, sys, urllib.request as u\n"
+            "method = sys.argv[2]\n"
+            "data = sys.stdin.buffer.read() if method == 'DELETE' else b''\n"
+            "url = sys.argv[1] + ('' if data else '/' + os.environ['ROTATE_KEY_ID'])\n"
+            "print(u.urlopen(u.Request(url, data, method=method)).read().decode())\n"
+        )
+        self.create, self.revoke = f"{curl} POST", f"{curl} DELETE"
+
+    def rotate(self, *arguments: str, stdin: str = "", **env: str) -> Ran:
+        """Run the command in this process."""
+        return self.keyrot("rotate", *arguments, stdin=stdin, **{**self.env, **env})
+
+    def stored(self, name: str = "a") -> str:
+        """Return the value in `.env`."""
+        lines = dict(line.split("=") for line in self.env_file.read_text().split())
+        return lines[f"GEMINI_KEY_{name}"]
+
+    @contextmanager
+    def workers(self, count: int = 2) -> Iterator[list[subprocess.Popen[str]]]:
+        """Run processes whose threads call without a pause; at the end no call may have failed."""
+        with_pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", WORKER],
+                cwd=self.folder,
+                env={**os.environ, **self.env},
+                stderr=subprocess.STDOUT,
+                **with_pipes,
+            )
+            for _ in range(count)
+        ]
+        try:
+            for one in started:
+                wait_for_line(one, "ready")
+            yield started
+            for one in started:
+                calls, failed = json.loads(one.communicate(timeout=60)[0].splitlines()[-1])
+                assert (failed, calls > 0) == ([], True)
+        finally:
+            for one in started:
+                one.kill()
+                one.wait()
+
+
+@pytest.fixture
+def pool(
+    tmp_path: Path,
+    service: FakeGemini,
+    clean_environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Pool]:
+    """Make a pool; the command runs in this process, since it imports a lot."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(rotate_module, "UNDER_WAY_S", 0.5)
+
+    def keyrot(*arguments: str, stdin: str, **env: str) -> Ran:
+        with monkeypatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+            with pytest.raises(SystemExit) as ended:
+                main(list(arguments))
+        code = ended.value.code
+        return Ran(arguments, code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    yield Pool(tmp_path, service, keyrot)
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_key_is_rotated_under_load_without_a_failed_call(pool: Pool) -> None:
+    """Two processes call all the time: both take the new value before the old one is deleted."""
+    with pool.workers():
+        ran = pool.rotate("a", "--create", pool.create, "--revoke", pool.revoke)
+        assert (ran.returncode, ran.stderr.strip()) == (0, "")
+        new = pool.stored()
+        sent = pool.gemini.sent("a.3")
+        wait_for(lambda: pool.gemini.sent("a.3") > sent)
+    assert new == "FAKE-a-3"
+    assert "2 of 2 processes of the pool send with the new value" in ran.stdout
+    assert "key a is rotated" in ran.stdout
+    assert pool.gemini.count("a", reply="KEY_INVALID") == 0
+    for value in (*pool.values.values(), new):
+        assert value not in ran.stdout + ran.stderr
+    again = pool.rotate("--all", "--older-than", "1h", "--create", pool.create)
+    assert (again.returncode, pool.stored()) == (0, new)
+    assert pool.stored("b") == "FAKE-b-3"
+
+
+@pytest.mark.parametrize("text", ["{}", "{}\r\n", "\ufeff{}\n", " '{}' \n", '"{}"'])
+def test_a_value_may_be_pasted_in_many_ways(text: str, pool: Pool) -> None:
+    """Line ends of Windows, a byte order mark, quotes and blanks are no part of it."""
+    new = pool.gemini.add_key("new").value
+    ran = pool.rotate("a", stdin=text.format(new))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert pool.stored() == new
+    assert "Revoke the old value #" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("", "empty"),
+        ("FAKE-a FAKE-b", "blank"),
+        ("FAKE-unknown", "key_invalid"),
+        ("$a", "key a has that value"),
+        ("$b", "key b has that value"),
+        ("keyrot-pool", "placeholder"),
+    ],
+)
+def test_a_wrong_value_changes_nothing(value: str, why: str, pool: Pool) -> None:
+    """It is checked before it is written; the error shows no value."""
+    if value == "$b":
+        with pool.workers(1):
+            pass  # the state knows the values that processes have
+    before = pool.env_file.read_text()
+    given = pool.values.get(value[1:], value)
+    ran = pool.rotate("a", stdin=given)
+    assert (ran.returncode, pool.env_file.read_text()) == (1, before)
+    assert why in ran.stderr
+    assert "nothing was changed" in ran.stderr
+    assert not given.startswith("FAKE-u") or given not in ran.stdout + ran.stderr
+
+
+def test_a_quota_that_is_exhausted_is_nothing_against_a_value(pool: Pool) -> None:
+    """Its value works, at another time."""
+    new = pool.gemini.add_key("new").value
+    pool.gemini.always("new", Reply.QUOTA_DAY)
+    assert pool.rotate("a", stdin=new).returncode == 0
+    assert pool.stored() == new
+
+
+def test_a_process_that_keeps_the_old_value_keeps_it_valid(pool: Pool) -> None:
+    """It has the value in its environment: the command waits, and ends without a revocation."""
+    pool.env["GEMINI_KEY_a"] = pool.values["a"]
+    with pool.workers(1):
+        del pool.env["GEMINI_KEY_a"]
+        process = start(pool, "a", "--create", pool.create, "--revoke", pool.revoke)
+        line = wait_for_line(process, "0 of 1 processes of the pool send with the new value")
+        assert "waiting for" in line
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert "cut off: the old value" in rest
+    assert "To go back: keyrot rotate a --rollback" in rest
+    assert pool.gemini.key("a").value == pool.values["a"]
+
+
+def test_a_rotation_that_was_cut_off_goes_on(pool: Pool) -> None:
+    """Cut off while it waits: the next command takes no new value, and revokes the old one."""
+    state = open_shared(pool.env["KEYROT_STATE_URL"], RetryPolicy(), time.time, pool="rotated")
+    minutes = [f"processes:{int(time.time() // 60) + ahead}" for ahead in range(2)]
+    state.add_activity(ActivityRows({name: {"another": 1} for name in minutes}, {}))
+    process = start(pool, "a", "--create", pool.create, "--revoke", pool.revoke)
+    assert "waiting for another" in wait_for_line(process, "0 of 1 processes")
+    second = pool.rotate("a", stdin="FAKE-b-3")
+    assert (second.returncode, "is under way since" in second.stderr) == (1, True)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    state.add_activity(ActivityRows({name: {"another": -1} for name in minutes}, {}))
+    with pool.workers(1):
+        ran = pool.rotate("a", "--create", pool.create, "--revoke", pool.revoke)
+    assert (ran.returncode, ran.stderr.strip()) == (0, "")
+    assert "going on with the rotation of" in ran.stdout
+    assert pool.stored() == "FAKE-a-3"
+    with pytest.raises(KeyError):
+        pool.gemini.key("a")
+    state.close()
+
+
+def test_rollback_puts_the_old_value_back(pool: Pool) -> None:
+    """Also into the processes; then there is nothing more to go back to but the new one."""
+    new = pool.gemini.add_key("new").value
+    with pool.workers(1):
+        assert pool.rotate("a", stdin=new).returncode == 0
+        assert pool.stored() == new
+        ran = pool.rotate("a", "--rollback")
+        assert "1 of 1 processes" in ran.stdout
+    assert (ran.returncode, pool.stored()) == (0, pool.values["a"])
+    ran = pool.rotate("b", "--rollback")
+    assert (ran.returncode, "has no value before this one" in ran.stderr) == (1, True)
+
+
+def test_a_command_that_fails_says_what_is_left(pool: Pool) -> None:
+    """Of --create nothing is stored; of --revoke both values stay valid, and it goes on later."""
+    ran = pool.rotate("a", "--create", "echo FAKE-broken; exit 3")
+    assert (ran.returncode, "exit code 3" in ran.stderr) == (1, True)
+    assert "FAKE-broken" not in ran.stdout + ran.stderr
+    ran = pool.rotate("a", "--create", "echo FAKE-broken")
+    assert (ran.returncode, "delete what --create made, #" in ran.stdout) == (1, True)
+    assert pool.stored() == pool.values["a"]
+    with pool.workers(1):
+        ran = pool.rotate("a", "--create", pool.create, "--revoke", "cat; exit 4")
+        assert (ran.returncode, "exit code 4" in ran.stderr) == (1, True)
+        assert pool.values["a"] not in ran.stdout + ran.stderr
+        assert "cut off" in ran.stdout
+        ran = pool.rotate("a", "--revoke", pool.revoke)
+        assert (ran.returncode, "going on" in ran.stdout) == (0, True)
+
+
+def test_commands_get_no_value_in_their_environment(pool: Pool) -> None:
+    """They get the key's id; the old value is on stdin of --revoke."""
+    new = pool.gemini.add_key("new").value
+    env = {"GEMINI_KEY_b": pool.values["b"], "GEMINI_API_KEY": "FAKE-home", "MINE": "kept"}
+    create = f"env > {pool.folder}/create.txt; echo {new}"
+    revoke = f"env > {pool.folder}/revoke.txt; cat > {pool.folder}/stdin.txt; ps -eo args > all.txt"
+    with pool.workers(1):
+        ran = pool.rotate("a", "--create", create, "--revoke", revoke, **env)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (pool.folder / "stdin.txt").read_text() == pool.values["a"] + "\n"
+    assert pool.values["a"] not in (pool.folder / "all.txt").read_text()
+    for name in ("create.txt", "revoke.txt"):
+        text = (pool.folder / name).read_text()
+        assert "ROTATE_KEY_ID=a" in text
+        assert "MINE=kept" in text
+        assert "FAKE-home" not in text
+        assert not any(value in text for value in (*pool.values.values(), new))
+
+
+def test_a_pool_that_nobody_has_used_is_the_wrong_one(pool: Pool) -> None:
+    """Its processes may be in another state: nothing is revoked."""
+    new = pool.gemini.add_key("new").value
+    ran = pool.rotate("a", "--revoke", pool.revoke, stdin=new, KEYROT_POOL="another")
+    assert (ran.returncode, "no process has used this pool" in ran.stderr) == (1, True)
+    assert pool.gemini.key("a").value == pool.values["a"]
+
+
+def test_without_a_shared_state_nothing_is_revoked(pool: Pool) -> None:
+    """The value is written, and it is said when the old one may be revoked."""
+    new = pool.gemini.add_key("new").value
+    ran = pool.rotate("a", "--revoke", "true", stdin=new, KEYROT_STATE_URL="memory://")
+    assert (ran.returncode, "set KEYROT_STATE_URL" in ran.stderr) == (1, True)
+    assert pool.stored() == pool.values["a"]
+    ran = pool.rotate("a", stdin=new, KEYROT_STATE_URL="memory://")
+    assert (ran.returncode, "in 360 s" in ran.stdout) == (0, True)
+    assert pool.stored() == new
+
+
+@pytest.mark.parametrize("key_id", ["c", "key_1"])
+def test_a_key_that_cannot_be_rotated_is_named(key_id: str, pool: Pool) -> None:
+    """An unknown id, and a key of a setting."""
+    env = {"GEMINI_API_KEYS": pool.values["a"]} if key_id == "key_1" else {}
+    ran = pool.rotate(key_id, stdin="FAKE-x", **env)
+    assert ran.returncode == 1
+    assert key_id in ran.stderr
+
+
+def start(pool: Pool, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command in the background."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "keyrot_middleware", "rotate", *arguments],
+        env={**os.environ, **pool.env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_line(process: subprocess.Popen[str], text: str) -> str:
+    """Return the first line with a text."""
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"it ended without {text!r}")

@@ -1,5 +1,5 @@
 -- The decisions of core/ledger.py, on records in Redis: one script is one decision, atomic for all.
--- redis.py puts constants of Python in front of it. docs/redis.md lists the records.
+-- redis.py puts its constants, and those of Python, in their places. docs/redis.md lists the records.
 --
 -- KEYS[1]: `keyrot:v2:{pool}`, with which all names begin, so that they are in one cluster slot.
 -- ARGV[1]: JSON of epoch seconds in tests, null else: this server's clock decides; the ends of days and

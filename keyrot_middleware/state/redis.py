@@ -115,12 +115,21 @@ class RedisStateError(KeyrotError):
     """Raised when the server was not reached in time, or refused."""
 
 
+_LUA_CONSTANTS = re.compile(r"^local ([A-Z_, ]+?)\s*=\s*([\d., ]+?)(?: --.*)?\n", re.MULTILINE)
+
+
 @cache
 def script_text() -> str:
-    """Return ledger.lua with the constants in front."""
-    values = ", ".join(f"{value:g}" for value in _CONSTANTS.values())
-    path = files("keyrot_middleware.state") / "ledger.lua"
-    return f"local {', '.join(_CONSTANTS)} = {values}\n{path.read_text(encoding='utf-8')}"
+    """Return ledger.lua with its constants, and those of Python, in their places.
+
+    As locals they would cost each function that is made of them, in each run.
+    """
+    text = (files("keyrot_middleware.state") / "ledger.lua").read_text(encoding="utf-8")
+    known = {name: f"{value:g}" for name, value in _CONSTANTS.items()}
+    for names, values in _LUA_CONSTANTS.findall(text):
+        known |= zip(names.split(", "), values.split(", "), strict=True)
+    text = _LUA_CONSTANTS.sub("", text)
+    return re.sub(rf"\b(?:{'|'.join(known)})\b", lambda name: known[name[0]], text)
 
 
 @cache

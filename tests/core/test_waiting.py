@@ -99,6 +99,7 @@ def test_capacity_wakes_the_first_that_waits_for_it() -> None:
     lines.released("a", gave_back=True)
     lines.released("b", gave_back=False)
     assert (full.woken, busy.woken, later.woken) == (True, True, False)
+    assert Ticket(INFO).waits_for("a", gave_back=False), "it has not looked yet"
 
 
 def test_what_is_released_while_a_call_looks_is_not_missed() -> None:

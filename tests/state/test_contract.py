@@ -417,6 +417,17 @@ def test_a_project_is_probed_by_one_of_its_keys(state: State, clock: FakeClock) 
     assert granted(state, A, most=3) == 3
 
 
+def test_a_success_ends_the_cooldowns_of_its_own_request_alone(
+    state: State, clock: FakeClock
+) -> None:
+    settle(state, D, failed(Scope.KEY_VERB, clock.time() + 900), info=EMBED)
+    settle(state, D, failed(Scope.KEY_MODEL, clock.time() + 20))
+    clock.advance(20)
+    settle(state, D)
+    assert granted(state, D, most=3) == 3
+    assert refused(state, D, info=EMBED) == {"d": "failure"}
+
+
 def test_a_probe_that_streams_lets_others_go_before_its_end(state: State, clock: FakeClock) -> None:
     """The first chunk ends the probing; its slot and tokens are held until the end."""
     one = key("one", Limits(tpm=100, max_concurrency=2))

@@ -12,7 +12,18 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, key
-from support.states import OK, A, acquire, failed, lease_of, refused, settle, used, warnings_of
+from support.states import (
+    OK,
+    UNSENT,
+    A,
+    acquire,
+    failed,
+    lease_of,
+    refused,
+    settle,
+    used,
+    warnings_of,
+)
 
 from keyrot_middleware import forks
 from keyrot_middleware.core.affinity import owner_lifetime
@@ -57,6 +68,7 @@ def test_an_unknown_scheme_is_an_error_that_names_the_allowed_ones(clock: FakeCl
 def test_expired_records_are_swept(state: MemoryState, clock: FakeClock) -> None:
     """Windows and cooldowns of the past do not accumulate, however many models a program uses."""
     one = key("a", Limits(rpm=100))
+    late = lease_of(state, one, info=INFO._replace(model="late"))
     for day in range(30):
         for number in range(100):
             outcome = failed(Scope.KEY_MODEL) if number % 2 else OK
@@ -64,6 +76,8 @@ def test_expired_records_are_swept(state: MemoryState, clock: FakeClock) -> None
         clock.advance(DAY_S)
     assert len(state._records.quotas) <= 2 * memory.SWEEP_AT
     assert sum(map(len, state._records.cooldowns.values())) <= 2 * memory.SWEEP_AT
+    settle(state, late, UNSENT)
+    assert len(state._records.quotas) <= 2 * memory.SWEEP_AT, "of a window that is gone"
 
 
 def test_sweeping_keeps_what_still_counts(state: MemoryState) -> None:

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -133,6 +134,14 @@ def loops_under_locks() -> Iterator[str]:
                     yield from (f"{path}:{line}: a loop under a lock" for line in below(node))
 
 
+def names_of_tests() -> Iterator[str]:
+    """Yield names that two files of tests have: pytest collects only one of them."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    for name, times in names.items():
+        if times > 1:
+            yield f"tests: {times} files have the name {name}"
+
+
 def providers() -> Iterator[str]:
     """Yield lines of core/ and state/ that name a provider: those folders are for all of them."""
     name = re.compile(r"gemini|google|vertex|openai|anthropic|pacific", re.IGNORECASE)
@@ -146,7 +155,8 @@ def providers() -> Iterator[str]:
 
 def main() -> int:
     """Print what is wrong; return whether anything is."""
-    found = [*links(), *pages(), *requirements(), *workflows(), *loops_under_locks(), *providers()]
+    checks = (links, pages, requirements, workflows, loops_under_locks, names_of_tests, providers)
+    found = [text for check in checks for text in check()]
     print(*(text.replace(f"{ROOT}/", "") for text in found), sep="\n", end="\n" * bool(found))
     return bool(found)
 

@@ -92,7 +92,7 @@ _HOMES = {
     "KeyManager": ("key_manager", "KeyManager"),
     "KeyPoolExhausted": ("genai.exhausted", "KeyPoolExhausted"),
     "ModelUsage": ("monitoring.view", "ModelUsage"),
-    "PoolEvent": ("events", "PoolEvent"),
+    "PoolEvent": ("errors", "PoolEvent"),
     "PoolStatus": ("_install", "PoolStatus"),
     "bypass": ("_install", "bypass"),
     "get_key_manager": ("key_manager", "get_key_manager"),

@@ -17,6 +17,7 @@ from support.docs_blocks import PAGES, ROOT, Block, blocks
 from support.forks import run_fork
 from support.servers import server
 
+from keyrot_middleware import providers
 from keyrot_middleware.keys_file import read_keys
 from keyrot_middleware.settings import ENV_NAMES
 from keyrot_middleware.telemetry import semconv as names
@@ -136,7 +137,9 @@ def _commands() -> list[list[str]]:
 
 def _is_known(variable: str) -> bool:
     own = {*ENV_NAMES.values(), "GOOGLE_GEMINI_BASE_URL"}
-    return variable in own or variable.startswith(("GEMINI_KEY_", "OTEL_"))
+    of_providers = {one for p in providers.platforms() for one in providers.of(p).variables}
+    known = own | of_providers | {f"{name}S" for name in of_providers}
+    return variable in known or variable.startswith(("GEMINI_KEY_", "KEYROT_KEY_", "OTEL_"))
 
 
 def test_shell_lines_name_existing_things() -> None:
@@ -187,6 +190,7 @@ def test_variables_of_ours_exist() -> None:
         path.read_text("utf-8") for path in (ROOT / "keyrot_middleware" / "secrets").glob("*.py")
     )
     read = set(re.findall(r'"(KEYROT_\w+)"', stores))
+    documented = {name for name in documented if not name.startswith("KEYROT_KEY_")}
     assert {"KEYROT_VAULT_PLACE", "KEYROT_AWS_SECRET", "KEYROT_GCP_SECRET"} <= read
     assert {name.rstrip("_") for name in documented} <= {*ENV_NAMES.values()} | read
 

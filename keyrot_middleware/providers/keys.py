@@ -54,7 +54,8 @@ def mask_keys(text: str) -> str:
     if not (  # one of them is in each; many times as fast as the pattern
         "Iza" in text
         or "AQ." in text
-        or "sk" in text
+        or "sk-" in text
+        or "sk_" in text
         or "xai-" in text
         or "pplx-" in text
         or "fw_" in text

@@ -80,6 +80,7 @@ peers-tests: $(READY)  ## run the tests of httpx, requests, respx, responses and
 frameworks: $(READY)  ## run twelve frameworks, among them LangChain, ADK, openai-agents and DSPy, unchanged, over a pool
 	@PYTHONPATH=tests $(BIN)/python tools/frameworks/run.py
 	@PYTHONPATH=tests $(BIN)/python tools/frameworks/litellm_proxy.py
+	@PYTHONPATH=tools/frameworks $(BIN)/python -c 'import venvs; print(venvs.python_of("other-providers"))' | tail -1 | xargs -I{} {} tools/frameworks/other_providers.py
 
 recipes: .venv-recipes/ready  ## run the recipes of docs/recipes in FastAPI, Django, Celery, RQ, gunicorn, Jupyter, Streamlit, …
 	@echo "== recipes"

@@ -6,7 +6,6 @@ Prints a row for each; the exit code is the number of programs that did not do a
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -77,7 +76,7 @@ def openai_agents() -> str:
     """The OpenAI Agents SDK, over the Responses API."""
     agents.set_tracing_disabled(True)
     agent = agents.Agent(name="Greeter", model="gpt-5-mini")
-    return str(asyncio.run(agents.Runner.run(agent, "Say hello.")).final_output)
+    return str(agents.Runner.run_sync(agent, "Say hello.").final_output)
 
 
 PROGRAMS: dict[str, list[Callable[[], str]]] = {

@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from support.scripted_pool import INFO
 
+from keyrot_middleware.telemetry import otel
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 from keyrot_middleware.telemetry.tracing import TracingObserver
 
@@ -34,8 +35,11 @@ def put(kind: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield lambda provider: setattr(module, variable, provider)
 
 
-def test_a_provider_is_used_from_the_moment_it_is_set(kind: Any, put: Any) -> None:
+def test_a_provider_is_used_soon_after_it_is_set(
+    kind: Any, put: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A call before it is not observed, one after it is, and one after its end is not."""
+    monkeypatch.setattr(otel, "LOOK_S", 0.0)
     observer, provider = OBSERVERS[kind]("test"), kind(shutdown_on_exit=False)
     assert observer.observe(INFO) is None
     assert observer.observe(INFO) is None

@@ -28,7 +28,7 @@ def loaded_by(statement: str) -> set[str]:
     """List what a fresh interpreter has loaded after *statement*."""
     code = f"{statement}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True
     )
     return set(json.loads(done.stdout))
 

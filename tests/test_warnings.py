@@ -186,7 +186,7 @@ def test_a_program_without_logging_shows_the_warning(tmp_path) -> None:
     (tmp_path / "app.py").write_text(PROGRAM)
     command = [sys.executable, "app.py"]
     ran = subprocess.run(
-        command, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=False
+        command, cwd=tmp_path, text=True, capture_output=True, timeout=240, check=False
     )
     assert ran.stderr.count("no Gemini API key found") == 1
     assert "app.py:2: KeyrotWarning" in ran.stderr

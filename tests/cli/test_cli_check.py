@@ -212,7 +212,7 @@ client.models.generate_content(model="gemini-flash-latest", contents="hi")
 """
     given["GEMINI_API_KEYS"] = ",".join(reversed(values))
     command = [sys.executable, "-W", "ignore", "-c", program]
-    subprocess.run(command, env=os.environ | given, check=True, timeout=60)
+    subprocess.run(command, env=os.environ | given, check=True, timeout=240)
     ran = keyrot("check", **given)
     assert ran.returncode == 1
     assert ran.stdout.endswith("\nNot OK: 1 problem; 1 of 2 keys is available.\n")

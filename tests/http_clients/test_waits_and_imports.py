@@ -71,7 +71,7 @@ def test_a_library_that_is_imported_later(library) -> None:
     with FakeGemini() as gemini:
         value = gemini.add_key("A").value
         args = [sys.executable, "-W", "ignore", "-c", PROGRAM, library, gemini.host, value]
-        run = subprocess.run(args, capture_output=True, text=True, timeout=60, check=False)
+        run = subprocess.run(args, capture_output=True, text=True, timeout=240, check=False)
     assert run.stdout.split() == ["200", "200", "400"], run.stderr
 
 

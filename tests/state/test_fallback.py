@@ -249,7 +249,7 @@ def test_a_lost_state_is_one_warning_and_no_error(
     """Of Python where no logging is set up; a program whose warnings are errors continues."""
     url = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
     command = [sys.executable, *options, "-c", PROGRAM, url, logs]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     assert begins in done.stderr
     assert done.stderr.count("cannot be used") == 1 or options
     assert "hunter2" not in done.stderr

@@ -11,7 +11,7 @@ from support.replies import OK, capacity, day, exceeds_limit, invalid, minute, u
 
 from keyrot_middleware.core.commands import Sleep
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import Limits
+from keyrot_middleware.core.model import Block, Limits, Unavailable
 
 
 @pytest.mark.parametrize(
@@ -151,3 +151,14 @@ def test_no_call_fails_because_a_key_was_blocked_before_another_process_reset_it
     rig.state.reset(key("b"))
     assert rig.call() == "answer"
     assert rig.sent == ["a", "b", "b"]
+
+
+def test_a_call_that_waits_for_what_is_held_back_wakes_without_a_delay() -> None:
+    """Who is first would use it a moment later."""
+    rig = Rig(key("a"))
+    acquire, held = rig.state.acquire, Block("rpm", rig.time() + 5, True, note="held back for chat")
+    refused = iter([Unavailable(rig.time(), {"a": held})])
+    rig.state.acquire = lambda *args, **more: next(refused, None) or acquire(*args, **more)  # type: ignore[method-assign]
+    rig.random = 0.9
+    assert rig.call() == "answer"
+    assert rig.slept == [5.0]

@@ -19,6 +19,7 @@ from keyrot_middleware.core.model import (
     Limits,
     Reported,
     Scope,
+    Terms,
 )
 from keyrot_middleware.core.windows import (
     QuotaWindows,
@@ -197,6 +198,12 @@ def test_ten_minutes_slide_in_twenty_slots() -> None:
     assert spending.spent.ten_minutes == 7, "a clock that steps back gives nothing back"
     spending.advance(noon - 86_400, DEFAULT_ZONE)
     assert spending.spent.ten_minutes == 0, "nor does one that was a day ahead block a day"
+
+
+def test_a_budget_that_requests_under_way_may_spend_is_not_called_spent() -> None:
+    notes = [Terms("night").note("usd", reason) for reason in ("usd", "usd_reserved")]
+    assert notes[0] == "the budget of the day of night is spent"
+    assert notes[1] == "requests under way may spend the rest of a budget of night"
 
 
 def test_dollars_are_counted_in_billionths() -> None:

@@ -12,7 +12,6 @@ from support.interactions import SDK
 from support.key_search import hold_no_key
 from support.modes import MODES, ask, ask_async, calls, http_library, run, spread
 
-import keyrot_middleware
 from keyrot_middleware.testing import Reply
 
 
@@ -149,19 +148,6 @@ def test_errors_are_readable_without_a_key(mode, reply, gemini, pool, connect, n
     assert error.response.status_code == error.code
     assert pickle.loads(pickle.dumps(error)).code == error.code  # noqa: S301 - our own
     hold_no_key(error, gemini, "A", "B", "own")
-
-
-@pytest.mark.parametrize("mode", ["async", "async_stream"])
-def test_lost_connections_are_repeated(mode, gemini, pool, connect, no_aiohttp) -> None:
-    """Two repeats after a reset, none after a read timeout; neither penalizes a key."""
-    no_aiohttp()
-    pool("A", "B")
-    gemini.script_any(Reply.RESET, Reply.RESET, Reply.OK, Reply.HANG)
-    (answer,), (error,) = calls(mode, connect(), 1), calls(mode, connect(timeout=300), 1)
-    assert str(answer).startswith("ok from ")
-    assert "timeout" in type(error).__name__.lower()
-    assert gemini.count() == 4
-    assert not any(key["in_cooldown"] for key in keyrot_middleware.status()["keys"].values())
 
 
 def twice(mode: str, client: Any) -> list[str]:

@@ -82,14 +82,6 @@ def test_an_error_as_first_event_is_a_failed_send(mode, gemini, pool, connect) -
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_an_error_event_that_is_no_keys_fault_is_the_programs(mode, gemini, pool, connect) -> None:
-    """The SDK yields it and raises nothing; so it is with the pool."""
-    pool("A", "B", strategy="fill", max_wait_s=0)
-    gemini.always_any(Reply.OVERLOADED.in_stream(0))
-    assert create(mode, connect()) == ["error event: service_unavailable"]
-
-
-@pytest.mark.parametrize("mode", STREAMS)
 def test_nothing_is_repeated_behind_the_first_data(mode, gemini, pool, connect) -> None:
     """The error is the program's to see; the key is cooling down, and the next call avoids it."""
     pool("A", "B", strategy="fill")

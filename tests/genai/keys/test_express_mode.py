@@ -99,17 +99,6 @@ def test_the_placeholder_without_an_express_key_is_refused(gemini, pool, vertex)
     assert gemini.count() == 0
 
 
-def test_a_new_thing_is_made_and_used_with_one_express_key(gemini, pool, vertex) -> None:
-    pool("D", express("A"), express("B"), strategy="spread")
-    client = vertex(gemini.key("B").value)
-    cache = client.caches.create(model=MODEL, config={"contents": "x", "ttl": "60s"})
-    config = {"cached_content": cache.name}
-    for _ in range(5):
-        client.models.generate_content(model=MODEL, contents="hello", config=config)
-    assert gemini.sent("B") == 6
-    assert gemini.count() == 6
-
-
 def test_a_client_whose_own_key_is_of_the_other_platform(gemini, pool, connect, vertex) -> None:
     """Where keys.json marks it so, the pool's home key is used, and by Interactions too."""
     pool("D", express("A"))

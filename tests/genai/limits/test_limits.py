@@ -44,19 +44,6 @@ def test_no_more_at_once_than_allowed(mode, gemini, pool, connect) -> None:
     assert gemini.peak("B") <= 2
 
 
-def test_a_learned_limit_is_kept(gemini, pool, connect, clock) -> None:
-    """Unconfigured: the first 429 names 5 a minute; in the next minute exactly 5 are sent."""
-    gemini.add_key("A", rpm=5)
-    pool("A", max_wait_s=0)
-    client = connect()
-    calls("sync", client, 12)
-    assert gemini.count(status=429) == 1
-    clock.advance(60)
-    gemini.reset_log()
-    assert served(calls("sync", client, 12)) == 5
-    assert (gemini.count(status=429), gemini.count()) == (0, 5)
-
-
 @pytest.mark.parametrize(("mode", "factor"), spread(MODES, [0.4, 3.0, 6.0]))
 def test_true_tokens_stay_within_the_limit(factor, mode, gemini, pool, connect, clock) -> None:
     """However Google counts: after the first answers no minute has more than TPM true tokens."""

@@ -152,27 +152,6 @@ def test_an_async_stream_in_a_cycle_is_settled(read, end, pool, connect) -> None
     assert collected(pool) == [LeaseOutcome.ABANDONED]
 
 
-def test_many_async_streams_open_at_once(gemini, pool, connect) -> None:
-    pool("A", "B", "C")
-    client = connect()
-
-    async def one(number: int) -> str:
-        text = ""
-        async for chunk in await client.aio.models.generate_content_stream(**REQUEST):
-            text += chunk.text or ""
-            if number % 3 == 0:
-                break
-        return text
-
-    async def all_of_them() -> list:
-        return await asyncio.gather(*[one(number) for number in range(24)])
-
-    texts = run(client, all_of_them)
-    assert [len(text) for text in texts] == [2 if n % 3 == 0 else 9 for n in range(24)]
-    gc.collect()
-    assert sorted(pool.ledger.kinds) == [LeaseOutcome.ABANDONED] * 8 + [LeaseOutcome.SUCCESS] * 16
-
-
 def test_a_stream_read_in_another_thread(gemini, pool, connect) -> None:
     pool("A")
     stream = connect().models.generate_content_stream(**REQUEST)

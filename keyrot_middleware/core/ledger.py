@@ -9,6 +9,7 @@ advice: after a fault of a state some are missing, and a 429 rotates.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import inf
@@ -335,7 +336,7 @@ class Ledger:
     # Workloads ------------------------------------------------------------------------------------
 
     def _part(self, name: str, part: str, now: float) -> QuotaWindows:
-        found = self._records.quotas.get(part_name(name, part))
+        found = copy(self._records.quotas.get(part_name(name, part)))  # it may not be stored
         found = found or (QuotaWindows() if part else FirstWindows())
         found.advance(now, self._policy.zone)
         return found
@@ -368,7 +369,8 @@ class Ledger:
             found = self._part(name, part, now)
             found.adjust(reservation.slot, info.requests, info.tokens)
             quotas[part_name(name, part)] = found
-        if terms.behind and quotas.get(part_name(name, "")) is None:  # begin to watch them
+        known = quotas.get(part_name(name, "")) if terms.behind else None
+        if terms.behind and (known is None or now >= known.day_end):  # begin to watch them
             quotas[part_name(name, "")] = self._part(name, "", now)
 
     def _cooldown_block(self, key: Candidate, bucket: str, verb: str, now: float) -> Block | None:

@@ -451,27 +451,26 @@ class Spending:
 
     def blocked_by(self, budget: Budget, expected: int, now: float) -> Block | None:
         """Return why a request that may cost *expected* must not be sent; call `advance` first."""
-        recent = sum(self.recent)
-        if budget.month is not None and self.month >= budget.month:
-            return Block("usd_month", self.month_end)
-        if budget.day is not None and self.day >= budget.day:
-            return Block("usd", self.day_end)
-        if budget.ten_minutes is not None and recent >= budget.ten_minutes:
-            return Block("usd_10m", self._room_at(budget.ten_minutes), waitable=True)
+        recent, room_at = 0, 0
+        for moved in range(SLOTS, 0, -1):  # the latest first
+            recent += self.recent[moved - 1]
+            if budget.ten_minutes is not None and recent >= budget.ten_minutes:
+                room_at = room_at or self.slot + moved
+        windows = (
+            ("usd_month", self.month, budget.month, self.month_end),
+            ("usd", self.day, budget.day, self.day_end),
+            ("usd_10m", recent, budget.ten_minutes, room_at * SLOT_S),
+        )
+        for reason, spent, limit, end in windows:
+            if limit is not None and spent >= limit:
+                return Block(reason, end, waitable=reason == "usd_10m")
         reserved = self.reserved + self.reserved_before
         if reserved and any(
-            limit is not None and amount + reserved + expected > limit
-            for amount, limit in zip((recent, self.day, self.month), budget, strict=True)
+            limit is not None and spent + reserved + expected > limit
+            for _, spent, limit, _ in windows
         ):
             return Block("usd_reserved", now + PROBE_POLL_S, waitable=True)
         return None
-
-    def _room_at(self, limit: int) -> float:
-        """Return when enough has left the ten minutes, epoch seconds."""
-        left, moved = sum(self.recent), 0
-        while left >= limit and moved < SLOTS:
-            left, moved = left - self.recent[moved], moved + 1
-        return (self.slot + moved) * SLOT_S
 
     def book(self, amount: int) -> None:
         """Count what a request has cost."""

@@ -362,14 +362,10 @@ def _cooldowns_of(rows: dict[str, list[Any]]) -> Cooldowns:
     }
 
 
-def _quota_of(row: list[Any]) -> QuotaWindows:
-    if len(row) == len(QuotaWindows.__slots__):
-        return QuotaWindows(*row)
-    return FirstWindows(*[*row[:-2], [*row[-2]], [*row[-1]]])
-
-
 READERS: dict[str, Callable[[Any], Any]] = {
-    "quotas": _quota_of,
+    "quotas": lambda row: (
+        FirstWindows(*[*row[:7], [*row[7]], [*row[8]]]) if row[7:] else QuotaWindows(*row)
+    ),
     "learned": lambda row: Learned(row[0], Limits(*row[1:4]), *map(bool, row[4:])),
     "cooldowns": _cooldowns_of,
     "purses": lambda row: Spending(*[*row[:-1], [*row[-1]]]),

@@ -268,35 +268,28 @@ local function expected_cost(s, call)
     or call.longest_cost
 end
 
-local function spent_recently(s)
-  local sum = 0
-  for _, amount in ipairs(s[RECENT]) do
-    sum = sum + amount
-  end
-  return sum
-end
-
 -- Return why a purse must not pay for a call: `purse` has its name and the limits of its windows.
 local function budget_block(s, purse, call)
-  local recent, reserved = spent_recently(s), s[RESERVED] + s[RESERVED_BEFORE]
-  local function holds(place, amount)
-    return known(purse[place]) and amount >= purse[place]
-  end
-  if holds(4, s[MONTH]) then
-    return 'usd_month', s[S_MONTH_END], false
-  elseif holds(3, s[DAY]) then
-    return 'usd', s[S_DAY_END], false
-  elseif holds(2, recent) then
-    local left, moved = recent, 0
-    while left >= purse[2] and moved < SLOTS do
-      moved = moved + 1
-      left = left - s[RECENT][moved]
+  local recent, room_at = 0, s[SLOT] * SLOT_S
+  for i = SLOTS, 1, -1 do
+    recent = recent + s[RECENT][i]
+    if known(purse[2]) and recent >= purse[2] and room_at == s[SLOT] * SLOT_S then
+      room_at = (s[SLOT] + i) * SLOT_S
     end
-    return 'usd_10m', (s[SLOT] + moved) * SLOT_S, true
   end
-  local more = reserved + expected_cost(s, call)
-  for place, amount in pairs({ [2] = recent, [3] = s[DAY], [4] = s[MONTH] }) do
-    if reserved > 0 and known(purse[place]) and amount + more > purse[place] then
+  local more = s[RESERVED] + s[RESERVED_BEFORE] + expected_cost(s, call)
+  local windows = {
+    { 'usd_month', known(purse[4]), s[MONTH], s[S_MONTH_END] },
+    { 'usd', known(purse[3]), s[DAY], s[S_DAY_END] },
+    { 'usd_10m', known(purse[2]), recent, room_at },
+  }
+  for _, window in ipairs(windows) do
+    if window[2] and window[3] >= window[2] then
+      return window[1], window[4], window[1] == 'usd_10m'
+    end
+  end
+  for _, window in ipairs(windows) do
+    if s[RESERVED] + s[RESERVED_BEFORE] > 0 and window[2] and window[3] + more > window[2] then
       return 'usd_reserved', now + POLL_S, true
     end
   end

@@ -163,6 +163,10 @@ def test_a_first_workload_that_stops_holds_nothing_back(state: State, clock: Fak
     assert all_of(state, OTHER, never) == 14, "as if it used half a minute"
     clock.advance(60 * 11)
     assert all_of(state, OTHER, never) == LIMIT
+    clock.advance(86_400)
+    assert all_of(state, OTHER, never) == 14, "a day begins anew"
+    clock.advance(60 * 12)
+    assert all_of(state, OTHER, never) == LIMIT
 
 
 def test_others_may_always_use_a_twentieth(state: State, clock: FakeClock) -> None:

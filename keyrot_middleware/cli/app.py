@@ -201,7 +201,7 @@ def _rotate(  # noqa: PLR0917 - options
     every: Annotated[bool, typer.Option("--all", help="Each key, with --create.")] = False,
     older_than: Annotated[
         float | None,
-        typer.Option(parser=_seconds, metavar="TIME", help="With --all: if that long ago."),
+        typer.Option(parser=_seconds, metavar="TIME", help="With --all: not rotated for, as 30d."),
     ] = None,
     create: Annotated[
         str, typer.Option(metavar="CMD", help="A command that prints the new value.")

@@ -144,7 +144,8 @@ class _Rotating:
         except BaseException:
             self._cut_off(rotation)
             raise
-        _say(f"the new value #{rotation.new} is in {ref or store.scheme}")
+        place = getattr(store, "place", lambda _: store.scheme)(key_id)
+        _say(f"the new value #{rotation.new} is in {ref or place}")
         self._finish(rotation, current)
 
     def _unfinished(self, current: Secret) -> Rotation | None:

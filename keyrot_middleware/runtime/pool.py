@@ -55,7 +55,7 @@ from ..settings import Config, reread
 from ..state.base import State, StateThreads
 from ..telemetry import Observer, PoolEventListener
 from .activity import Activity
-from .rotations import GONE, report_values
+from .rotations import report_values
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -506,7 +506,6 @@ class Refresher:
         try:
             self._pool.settle_abandoned()
             if not on:
-                report_values(self._pool, GONE)
                 self._pool.activity.send_last()
                 return None
             self._pool.activity.send()
@@ -524,7 +523,7 @@ class Refresher:
             return
         self._report_at = time.monotonic() + LOOK_S
         before, self._minute = self._minute, int(self._pool.clock.time() // 60)
-        report_values(self._pool, int(self._minute != before))
+        report_values(self._pool, is_new_minute=self._minute != before)
 
     def _look(self) -> float:
         """Read keys.json again if it has changed; return the seconds until the next check."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from platform import node
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -23,8 +22,6 @@ BEGUN_S = 900.0
 """How long a rotation may be under way that nobody has ended: it waits for less."""
 SEEN_MINUTES = 3
 """A process that has said nothing for so long is gone."""
-GONE = -SEEN_MINUTES
-"""What is added to the count of a process that ends; together it is 0 or less."""
 
 
 class Rotation(NamedTuple):
@@ -58,19 +55,15 @@ def rotations(state: State) -> list[Rotation]:
     return list(found.values())
 
 
-def report_values(pool: Pool, here: int) -> None:
-    """Say that this process runs, and with which values of keys it sends.
+def report_values(pool: Pool, *, is_new_minute: bool) -> None:
+    """Say once a minute that this process runs, and with which values of rotated keys it sends.
 
     The values of keys that are rotated are looked up now.
-
-    Args:
-        pool: The pool.
-        here: 1 once a minute, `GONE` at the end, else 0.
     """
     now, counts = pool.clock.time(), dict[str, dict[str, int]]()
     process = f"{node()} pid {os.getpid()}/{id(pool) % 10_000}"
-    if here:
-        counts[f"processes:{int(now // 60)}"] = {process: here}
+    if is_new_minute:
+        counts[f"processes:{int(now // 60)}"] = {process: 1}
     for rotation in rotations(pool.state):
         if not rotation.is_under_way(now):
             continue
@@ -88,8 +81,5 @@ def read_processes(state: State, rotation: Rotation, now: float) -> tuple[set[st
     """Return the processes of the pool, and those that send with the old value or say nothing."""
     minutes = [f"processes:{int(now // 60) - back}" for back in range(SEEN_MINUTES)]
     *seen, values = state.activity([*minutes, f"values:{rotation.name}"], None)
-    here = Counter[str]()
-    for minute in seen:
-        here.update(minute)
-    processes = {one for one, count in here.items() if count > 0}
+    processes = set[str]().union(*seen)
     return processes, {one for one in processes if f"{one}\n{rotation.new}" not in values}

@@ -21,6 +21,7 @@ from keyrot_middleware.cli import main
 from keyrot_middleware.cli import rotate as rotate_module
 from keyrot_middleware.core.activity import ActivityRows
 from keyrot_middleware.core.model import RetryPolicy
+from keyrot_middleware.runtime.rotations import rotations
 from keyrot_middleware.state import open_shared
 from keyrot_middleware.testing import FakeGemini, Reply
 
@@ -145,13 +146,13 @@ def test_a_key_is_rotated_under_load_without_a_failed_call(pool: Pool) -> None:
         new = pool.stored()
         sent = pool.gemini.sent("a.3")
         wait_for(lambda: pool.gemini.sent("a.3") > sent)
+        again = pool.rotate("--all", "--older-than", "1h", "--create", pool.create)
     assert new == "FAKE-a-3"
     assert "2 of 2 processes of the pool send with the new value" in ran.stdout
     assert "key a is rotated" in ran.stdout
     assert pool.gemini.count("a", reply="KEY_INVALID") == 0
     for value in (*pool.values.values(), new):
         assert value not in ran.stdout + ran.stderr
-    again = pool.rotate("--all", "--older-than", "1h", "--create", pool.create)
     assert (again.returncode, pool.stored()) == (0, new)
     assert pool.stored("b") == "FAKE-b-3"
 
@@ -226,7 +227,9 @@ def test_a_rotation_that_was_cut_off_goes_on(pool: Pool) -> None:
     assert (second.returncode, "is under way since" in second.stderr) == (1, True)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    state.add_activity(ActivityRows({name: {"another": -1} for name in minutes}, {}))
+    (waiting,) = (one for one in rotations(state) if one.step == "cut off")
+    value = {f"values:{waiting.name}": {f"another\n{waiting.new}": 1}}
+    state.add_activity(ActivityRows(value, {}))
     with pool.workers(1):
         ran = pool.rotate("a", "--create", pool.create, "--revoke", pool.revoke)
     assert (ran.returncode, ran.stderr.strip()) == (0, "")

@@ -86,7 +86,7 @@ CLIENTS: tuple[Client, ...] = get_args(Client)
 _USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
 """What may stand in front of a host in a URL, a password for one; no host has it."""
 _HOST = re.compile(
-    r"(?:([a-z][a-z0-9-]*)=)?(?:https://)?(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?"
+    r"(?:([a-z][a-z0-9-]*)=(?:https://)?)?(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?"
 )
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -401,6 +401,8 @@ STORE_VARIABLES = (
     *("KEYROT_AWS_SECRET", "KEYROT_GCP_SECRET"),
 )
 """Variables with our prefix that are no settings: the stores in secrets/ read them."""
+KEY_PREFIX = "KEYROT_KEY_"
+"""Before the id of a key: the variable of its value."""
 ARGUMENTS = tuple(SettingArguments.__annotations__)
 """The settings that may also be arguments of install()."""
 SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_url", "alerts"})
@@ -486,8 +488,8 @@ def doubtful_variables(env_file: Mapping[str, str | None], stores: Iterable[str]
         stores: The schemes of the stores in use.
     """
     known = (*ENV_NAMES.values(), *STORE_VARIABLES)
-    names = dict.fromkeys((*os.environ, *env_file))
-    odd = [name for name in names if name.upper().startswith("KEYROT_") and name not in known]
+    names = [name for name in (*os.environ, *env_file) if not name.startswith(KEY_PREFIX)]
+    odd = [n for n in dict.fromkeys(names) if n.upper().startswith("KEYROT_") and n not in known]
     if odd:
         listed = " ".join(f"{mask_keys(name)}.{did_you_mean(name, known)}" for name in odd)
         yield f"ignored, since there is no such variable: {listed}"

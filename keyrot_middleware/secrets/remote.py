@@ -477,7 +477,7 @@ class AwsStore(RemoteStore):
         """Add a version, and make it the current one if *version* still is."""
         content = {"SecretString" if isinstance(stored, str) else "SecretBinary": stored}
         added = self._call(
-            client, name, "put_secret_value", VersionStages=["KEYROT_PENDING"], **content
+            client, name, "put_secret_value", VersionStages=["keyrot-pending"], **content
         )["VersionId"]
         moved = {"MoveToVersionId": added, "RemoveFromVersionId": version}
         label = {"VersionStage": "AWSCURRENT"}

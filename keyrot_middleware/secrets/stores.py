@@ -19,7 +19,7 @@ from ..core.text import did_you_mean
 from ..errors import ConfigError, MissingExtraError, SecretError
 from ..keys_file import BUILT_STORES, GROUP, entry_point_stores
 from ..providers.keys import display
-from ..settings import read_env_file
+from ..settings import KEY_PREFIX, read_env_file
 from . import Secret, SecretStore
 from .cache import START_TIMEOUT_S, SecretCache, SecretLocation
 from .remote import CHANGED, OPENERS
@@ -157,7 +157,7 @@ class InlineStore:
         }
 
 
-_PREFIXES = ("KEYROT_KEY_", "GEMINI_KEY_")
+_PREFIXES = (KEY_PREFIX, "GEMINI_KEY_")
 _PREVIOUS = "_PREVIOUS"
 _SCHEME = "env://"
 

@@ -12,6 +12,7 @@ from keyrot_middleware.core.text import (
     hide_escaped,
     plural,
     remaining,
+    seconds_in,
     short_time,
     utc,
 )
@@ -114,3 +115,14 @@ def test_times_numbers_and_names_as_people_read_them() -> None:
     assert did_you_mean("Stratgy", ("strategy", "pool")) == ' Did you mean "strategy"?'
     assert did_you_mean("STRATGY", ("STRATEGY", "POOL")) == ' Did you mean "STRATEGY"?'
     assert did_you_mean("xyz", ("strategy", "pool")) == ""
+
+
+@pytest.mark.parametrize(("text", "found"), [("90s", 90), ("15M", 900), (" 6h ", 21_600)])
+def test_a_time_is_read_in_its_unit(text: str, found: float) -> None:
+    assert seconds_in(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "6", "0s", "1w", "3651d", "-1h"])
+def test_what_is_no_time_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(ValueError, match="allowed: a time such as 90s"):
+        seconds_in(text)

@@ -185,7 +185,7 @@ def _disable(
         typer.Option("--for", parser=_seconds, metavar="TIME", help="Such as 90s, 15m, 6h or 30d."),
     ] = None,
 ) -> None:
-    """Keep new calls of all processes from a key of a shared state, for 30 days if not told."""
+    """Keep new calls of all processes from a key of a shared state, for 30 days by default."""
     _change(key_id, "disable", for_s)
 
 

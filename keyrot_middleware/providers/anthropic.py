@@ -27,8 +27,9 @@ from ..core.failures import (
     until_retry_info,
 )
 from ..core.model import NO_USAGE, Reported, Scope, Usage
+from ..core.windows import next_month
 from .base import Events, Route
-from .openai import OpenAILike, any_of, next_month
+from .openai import OpenAILike, any_of
 from .openai_protocol import parse_object
 
 _PATH = re.compile(r"/v1/(messages|complete|files|models)(?:/(\w[^?]*))?/?\Z")
@@ -103,7 +104,7 @@ def _until_resumed(parsed: ParsedError, now: float) -> float:
 
 
 def _until_month_end(_parsed: ParsedError, now: float) -> float:
-    return next_month(now)
+    return next_month(now, "UTC")
 
 
 class Anthropic(OpenAILike):

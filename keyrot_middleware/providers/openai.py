@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice, repeat
 from math import ceil
@@ -40,6 +39,7 @@ from ..core.failures import (
     until_retry_info,
 )
 from ..core.model import NO_USAGE, CallInfo, Reported, Usage
+from ..core.windows import HOUR_S
 from .base import Events, Provider, Route, text_size
 from .openai_protocol import ChatEvents, parse_text, parse_usage
 
@@ -101,6 +101,8 @@ def _route(method: str, path: str) -> Route | None:
 _ID = re.compile(
     r"(?:file|batch|msgbatch|resp|vs|cntr|conv|upload|asst|thread|pmpt|video)[-_][\w-]{6,}"
 )
+_TEXT = frozenset({"content", "text", "input", "prompt", "instructions", "arguments", "output"})
+"""Keys of what people and models wrote, which names nothing."""
 _NOT_TEXT = frozenset({"model", "role", "type", "id", "url", "image_url", "data", "detail"})
 _MEDIA = 1_000.0
 """Tokens of an image, a file or a recording: the response corrects it."""
@@ -120,7 +122,7 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
                     total += text_size(value) / 4
                 elif key in ("url", "image_url", "data"):
                     total += _MEDIA
-                if len(value) < 100 and _ID.fullmatch(value):
+                if len(value) < 100 and key not in _TEXT and _ID.fullmatch(value):
                     found[value] = None
     return ceil(total), tuple(found)
 
@@ -180,17 +182,8 @@ def six_limits(headers: Mapping[str, str], *, requests: str = "") -> Iterator[Re
         name = "tpm" if kind == "tokens" else requests
         if not name:
             period = (reset or 0) * limit / max(limit - (left or 0), 1)
-            name = "rpd" if period > _HOUR_S else "rpm"
+            name = "rpd" if period > HOUR_S else "rpm"
         yield Reported(name, limit, left)  # type: ignore[arg-type]  # one of the three
-
-
-_HOUR_S = 3_600.0
-
-
-def next_month(now: float) -> float:
-    """Return when the next month begins in UTC."""
-    today = datetime.fromtimestamp(now, UTC)
-    return datetime(today.year + today.month // 12, today.month % 12 + 1, 1, tzinfo=UTC).timestamp()
 
 
 def _count(text: str | None) -> int | None:

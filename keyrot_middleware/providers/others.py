@@ -28,8 +28,9 @@ from ..core.failures import (
     until_retry_info,
 )
 from ..core.model import Reported, Usage
+from ..core.windows import next_month
 from .base import Route
-from .openai import SHARED_RULES, OpenAI, OpenAILike, any_of, next_month, six_limits
+from .openai import SHARED_RULES, OpenAI, OpenAILike, any_of, six_limits
 from .openai_protocol import parse_object
 
 
@@ -228,7 +229,7 @@ class Cohere(OpenAILike):
             "billing_cap",
             (402,),
             text=r"^Maximum billing reached for this API key",
-            until=lambda _parsed, now: next_month(now),
+            until=lambda _parsed, now: next_month(now, "UTC"),
         ),
         of_billing(
             "payment_required",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.testing.answers import ModelAnswer, count_tokens
@@ -19,11 +18,11 @@ from keyrot_middleware.testing.keys import (
 )
 from keyrot_middleware.testing.replies import Scripted
 from keyrot_middleware.testing.request import LoggedRequest, RequestLog
-from keyrot_middleware.testing.server import LoopbackServer
+from keyrot_middleware.testing.server import FakeServer, LoopbackServer
 from keyrot_middleware.testing.service import Service
 
 
-class FakeGemini:
+class FakeGemini(FakeServer):
     """A real HTTP and websocket server on 127.0.0.1 that behaves like the Gemini API.
 
     It has keys, projects, billing accounts and models, counts quotas in wall-clock minutes and
@@ -45,50 +44,6 @@ class FakeGemini:
         self._log = RequestLog(keep_log)
         self._service = Service(clock or SystemClock(), self._log, lambda: self.url)
         self._server = LoopbackServer(self._service.handle, self._service.upgrade)
-
-    def start(self, port: int = 0) -> Self:
-        """Open the port.
-
-        Args:
-            port: Of 127.0.0.1; 0: any free one.
-
-        Raises:
-            OSError: If the port is in use.
-            RuntimeError: If it is open already.
-        """
-        self._server.start(port)
-        return self
-
-    def stop(self) -> None:
-        """Close the port and every connection, and end the thread. Idempotent."""
-        self._server.stop()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    @property
-    def host(self) -> str:
-        """`127.0.0.1:PORT`, as for KEYROT_ALLOWED_HOSTS.
-
-        Raises:
-            RuntimeError: If the server was never started.
-        """
-        if not self._server.port:
-            raise RuntimeError("FakeGemini has no port yet: use `with FakeGemini()` or start()")
-        return f"127.0.0.1:{self._server.port}"
-
-    @property
-    def url(self) -> str:
-        """`http://127.0.0.1:PORT`, as for `HttpOptions(base_url=…)`."""
-        return f"http://{self.host}"
 
     @property
     def http_options(self) -> dict[str, Any]:

@@ -12,13 +12,18 @@ import string
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 from keyrot_middleware.testing.keys import Clock, FakeKey, KeyRegistry, SystemClock
 from keyrot_middleware.testing.replies import JSON, Scripted, Scripts
 from keyrot_middleware.testing.request import LoggedRequest, RequestLog
-from keyrot_middleware.testing.server import Head, HttpRequest, LoopbackServer, ResponsePlan
+from keyrot_middleware.testing.server import (
+    FakeServer,
+    Head,
+    HttpRequest,
+    LoopbackServer,
+    ResponsePlan,
+)
 
 _SSE = "text/event-stream"
 _ALPHABET = string.ascii_letters + string.digits
@@ -80,7 +85,7 @@ class Asked(NamedTuple):
         return max(len(json.dumps(self.body.get("messages") or self.body.get("input"))) // 4, 1)
 
 
-class _FakeProvider:
+class _FakeProvider(FakeServer):
     """What both fakes have in common."""
 
     key_prefix: str
@@ -98,31 +103,6 @@ class _FakeProvider:
         self.answer = ""
         """What models answer; empty: `ok from LABEL`."""
         self._server = LoopbackServer(self._handle, self._handle)
-
-    def start(self, port: int = 0) -> Self:
-        """Open the port, of 127.0.0.1; 0: any free one."""
-        self._server.start(port)
-        return self
-
-    def stop(self) -> None:
-        """Close the port and every connection. Idempotent."""
-        self._server.stop()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    @property
-    def url(self) -> str:
-        """`http://127.0.0.1:PORT`."""
-        return f"http://127.0.0.1:{self._server.port}"
 
     def add_key(
         self,

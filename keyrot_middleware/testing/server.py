@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
+from types import TracebackType
+from typing import Self
 
 from keyrot_middleware.errors import MissingExtraError
 from keyrot_middleware.testing.live import LiveSession, WebSocket
@@ -306,7 +308,7 @@ class LoopbackServer:
         ready = threading.Event()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(listener, ready)),
-            name="fake-gemini",
+            name="fake-server",
             daemon=True,
         )
         self._thread.start()
@@ -333,3 +335,54 @@ class LoopbackServer:
 
     def _connection(self) -> _Connection:
         return _Connection(self._handler, self._upgrade, self._connections)
+
+
+class FakeServer:
+    """How a fake is started and stopped, and where it is."""
+
+    _server: LoopbackServer
+
+    def start(self, port: int = 0) -> Self:
+        """Open the port.
+
+        Args:
+            port: Of 127.0.0.1; 0: any free one.
+
+        Raises:
+            OSError: If the port is in use.
+            RuntimeError: If it is open already.
+        """
+        self._server.start(port)
+        return self
+
+    def stop(self) -> None:
+        """Close the port and every connection, and end the thread. Idempotent."""
+        self._server.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def host(self) -> str:
+        """`127.0.0.1:PORT`, as for KEYROT_ALLOWED_HOSTS.
+
+        Raises:
+            RuntimeError: If the server was never started.
+        """
+        if not self._server.port:
+            name = type(self).__name__
+            raise RuntimeError(f"{name} has no port yet: use `with {name}()` or start()")
+        return f"127.0.0.1:{self._server.port}"
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:PORT`, as for `HttpOptions(base_url=…)`."""
+        return f"http://{self.host}"

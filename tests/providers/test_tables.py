@@ -294,3 +294,14 @@ def test_a_body_that_is_nobodys_penalizes_no_key(name: str) -> None:
             facts = FailureFacts(status, body)
             verdict = providers.of(name).classify(facts, CallInfo("m", "chat"), NOW)
             assert verdict.scope in (Scope.NONE, Scope.KEY_MODEL), (status, body)
+
+
+def test_what_people_write_names_no_stored_thing() -> None:
+    """A message that is an id and nothing else goes with any key; a field for ids does not."""
+    provider = providers.of("openai")
+    route = provider.route("POST", "https://api.openai.com/v1/responses")
+    assert route is not None
+    said = provider.read_request(route, {"model": "m", "input": "file-abcdefgh"})
+    named = provider.read_request(route, {"model": "m", "tools": [{"file_ids": ["file-abcdefgh"]}]})
+    assert (said.resources, said.bound_to_owner) == ((), False)
+    assert (named.resources, named.bound_to_owner) == (("file-abcdefgh",), True)

@@ -199,8 +199,8 @@ class Twins:
         found = [state.snapshot(KEYS) for state in self.states]
         for known in (health for snapshot in found for health in snapshot.values()):
             known.cooldown_reason = known.cooldown_scope = None  # of equal ends either is right
-            told = (u for u in known.used if u.requests_day or any(u.limits))
-            known.used = sorted(told, key=lambda used: used.bucket)
+            there = (u for u in known.used if u.requests_day or any(u.limits))
+            known.used = sorted(there, key=lambda used: used.bucket)
             for used in known.used:  # Redis has none of yesterday
                 if used.first is not None and not used.first.day_requests:
                     used.first = None

@@ -125,7 +125,7 @@ def test_google_hosts_are_each_for_one_platform() -> None:
 
 
 def test_by_hand_no_express_key_is_chosen_by_accident(gemini, pool) -> None:
-    """`select_key`, `lease` and `explain` mean the Developer API, unless they are told."""
+    """`select_key`, `lease` and `explain` mean the Developer API, unless a platform is given."""
     pool(express("A"), "D", express("B"))
     pool.ledger.checked = False  # selections without a report
     manager = get_key_manager()

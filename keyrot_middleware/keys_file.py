@@ -111,7 +111,8 @@ def _good_provider(name: str) -> str:
     known = providers.names()
     if name not in known:
         raise ValueError(
-            f"found {display(name)}; allowed: {', '.join(known)}.{did_you_mean(name, known)}"
+            providers.plugged_in()[1].get(name)
+            or f"found {display(name)}; allowed: {', '.join(known)}.{did_you_mean(name, known)}"
         )
     return name
 

@@ -177,9 +177,10 @@ def _good_host(host: str) -> str:
     if match is None or not 0 < int(match[4] or 443) < 65536:
         masked = _USER_INFO.sub(r"\1[redacted]@", host)
         raise ValueError(f"found {display(masked)}; allowed: host or host:port in full")
-    if match[1] and match[1] not in providers.names():
-        hint = did_you_mean(match[1], providers.names())
-        raise ValueError(f"found the provider {display(match[1])}; there is none.{hint}")
+    if match[1] and match[1] not in (known := providers.names()):
+        hint = did_you_mean(match[1], known)
+        found = f"found the provider {display(match[1])}; there is none.{hint}"
+        raise ValueError(providers.plugged_in()[1].get(match[1], found))
     return host
 
 
@@ -663,7 +664,7 @@ def _gather(
     env_file: Mapping[str, str | None],
 ) -> Config:
     """Bring the keys of all three places together; report in *problems* what is wrong."""
-    warnings = list(_old_sdk())
+    warnings = [*_old_sdk(), *providers.plugged_in()[1].values()]
     state_url = _state_url(settings, problems)
     if state_url != "memory://" and "pool" not in sources:
         warnings.append(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from .base import Provider
 
@@ -33,10 +34,9 @@ _BUILT_IN = {
 
 def platforms() -> tuple[str, ...]:
     """Return all platforms that a key can be for."""
-    return (*_BUILT_IN, *(found.name for found in entry_points(group=GROUP)))
+    return (*_BUILT_IN, *plugged_in()[0])
 
 
-@cache
 def names() -> tuple[str, ...]:
     """Return the names of all providers, as keys.json has them."""
     return tuple(dict.fromkeys(of(platform).name for platform in platforms()))
@@ -44,15 +44,44 @@ def names() -> tuple[str, ...]:
 
 @cache
 def of(platform: str) -> Provider:
-    """Return the provider of a platform; it is imported when it is first asked for.
+    """Return the provider of a platform; one of ours is imported when it is first asked for.
 
     Raises:
         KeyError: There is none.
     """
-    if platform in _BUILT_IN:
-        module, _, name = _BUILT_IN[platform].partition(":")
-        found = getattr(import_module(f".{module}", __name__), name)
-    else:
-        found = {one.name: one for one in entry_points(group=GROUP)}[platform].load()
-    provider: Provider = found()
+    if platform not in _BUILT_IN:
+        return plugged_in()[0][platform]
+    module, _, name = _BUILT_IN[platform].partition(":")
+    provider: Provider = getattr(import_module(f".{module}", __name__), name)()
     return provider
+
+
+@cache
+def plugged_in() -> tuple[Mapping[str, Provider], Mapping[str, str]]:
+    """Return the providers of other distributions, and why those that cannot be used cannot."""
+    points: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUP):
+        points.setdefault(point.name, []).append(point)
+    found: dict[str, Provider] = {}
+    wrong: dict[str, str] = {}
+    for name, same in points.items():
+        point, *others = same
+        try:
+            if others or name in (*_BUILT_IN, "gemini"):
+                problem = "another provider has this name; rename it, or uninstall a package"
+            elif isinstance(one := point.load()(), Provider) and one.name == one.platform == name:
+                found[name] = one
+                continue
+            else:
+                problem = f"its class is no Provider whose name and platform are {name}"
+        except Exception as error:
+            problem = (
+                f"loading it raises {type(error).__name__}; see why by "
+                f'python -c "import {point.module}", or uninstall the package'
+            )
+        packages = ", ".join(sorted(one.dist.name if one.dist else "?" for one in same))
+        wrong[name] = (
+            f"the provider {name} of the package{'s' * bool(others)} {packages} (entry point "
+            f"{point.value}) cannot be used: {problem}"
+        )
+    return found, wrong

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import free_port, server
+from support.servers import PATIENT, free_port, server
 
 from keyrot_middleware.settings import GOOGLE_HOST, VERTEX_HOST
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -130,7 +130,7 @@ def test_the_state_is_shown_and_checked(keyrot: Keyrot, keys_file: Path) -> None
     assert "hunter2" not in ran.stdout + ran.stderr + json.dumps(report)
     ran = keyrot("check", KEYROT_STATE_URL=server("valkey").url, **values)
     assert ran.returncode == 0
-    assert "/0?socket_timeout=5, shared, reachable\n" in ran.stdout
+    assert f"/0?{PATIENT}, shared, reachable\n" in ran.stdout
 
 
 def test_no_key_and_only_disabled_keys_are_errors(keyrot: Keyrot, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from itertools import chain
@@ -522,19 +523,14 @@ def switch_threads_often() -> Iterator[None]:
 
 def at_once(work: Callable[[], Any]) -> list[Any]:
     """Do *work* in fifty threads that begin together; return what each returned."""
-    start, results = threading.Barrier(THREADS), []
+    start = threading.Barrier(THREADS)
 
-    def one() -> None:
+    def one(_: int) -> Any:
         start.wait(60)
-        results.append(work())
+        return work()
 
-    threads = [threading.Thread(target=one) for _ in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(results) == THREADS
-    return results
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(one, range(THREADS)))
 
 
 @pytest.mark.usefixtures("switch_threads_often")

@@ -17,6 +17,7 @@ import pytest
 from redis.sentinel import Sentinel
 from support.pool import INFO, key
 from support.servers import (
+    PATIENT,
     REDIS_CLI,
     Server,
     cluster_of_three,
@@ -99,7 +100,7 @@ def nodes() -> Iterator[list[Server]]:
 
 
 def url_of(nodes: list[Server]) -> str:
-    return f"redis+cluster://127.0.0.1:{nodes[0].port}?socket_timeout=5"
+    return f"redis+cluster://127.0.0.1:{nodes[0].port}?{PATIENT}"
 
 
 @pytest.mark.parametrize("pool", ["one", "two", "three"])
@@ -218,7 +219,7 @@ async def both_ways(url: str) -> None:
 @OPENSSL
 async def test_a_certificate_is_checked(secured: Callable[[int], int], certificate: Path) -> None:
     """With the certificate authority of the URL calls succeed; else the server is not used."""
-    url = f"rediss://127.0.0.1:{secured(server('valkey').port)}/0?socket_timeout=5"
+    url = f"rediss://127.0.0.1:{secured(server('valkey').port)}/0?{PATIENT}"
     await both_ways(f"{url}&ssl_ca_certs={certificate}")
     with pytest.raises(RedisStateError, match="certificate verify failed"):
         await both_ways(url)
@@ -240,5 +241,5 @@ async def test_sentinels_use_the_same_certificates(
 
     monkeypatch.setattr(Sentinel, "discover_master", found)
     with sentinel_of(valkey) as sentinel:
-        url = f"rediss+sentinel://127.0.0.1:{secured(sentinel.port)}/main/0?socket_timeout=5"
+        url = f"rediss+sentinel://127.0.0.1:{secured(sentinel.port)}/main/0?{PATIENT}"
         await both_ways(f"{url}&ssl_ca_certs={certificate}")

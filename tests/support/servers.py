@@ -24,6 +24,8 @@ BINARIES = {"valkey": shutil.which("valkey-server") or str(_WHEELS)}
 if _installed := shutil.which("redis-server"):
     BINARIES["redis"] = _installed
 
+PATIENT = "socket_timeout=60&socket_connect_timeout=60"
+"""Of a URL: longer timeouts than the default, since test machines are busy."""
 _running: dict[str, Server] = {}
 
 
@@ -56,8 +58,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Its URL, with longer timeouts than the default: test machines are busy."""
-        return f"redis://127.0.0.1:{self.port}/0?socket_timeout=5"
+        return f"redis://127.0.0.1:{self.port}/0?{PATIENT}"
 
     @property
     def strict_url(self) -> str:

@@ -8,7 +8,7 @@ advice: after a fault of a state some are missing, and a 429 rotates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -35,6 +35,7 @@ from .model import (
     Terms,
     Unavailable,
     Verdict,
+    smaller_limit,
 )
 from .selection import RankedCandidates
 from .windows import (
@@ -67,9 +68,11 @@ class Used:
     tokens_minute: int
     requests_day: int
     limits: Limits = NO_LIMITS
-    """Those that failures reported."""
+    """Those that the provider has named."""
     first: FirstWindows | None = None
     """The part of the workloads that are `first`, if there are any."""
+    read: Limits = NO_LIMITS
+    """Those that were read from the provider's list."""
 
 
 @dataclass(slots=True)
@@ -478,14 +481,20 @@ class Ledger:
         self._records.quotas[name] = quota
 
     def _learn(self, name: str, new: Limits, now: float, *, steady: bool) -> None:
-        known = self._records.learned.get(name)
-        if known is None or now >= known.until:
-            known = Learned(now, NO_LIMITS)
-        pairs = zip(new, known.limits, strict=True)
-        limits = Limits(*(old if limit is None else limit for limit, old in pairs))
-        found = Learned(now + DAY_S, limits, steady or known.steady)
+        known = self._learned(name, now)
+        found = known.with_reported(new, now, steady=steady)
         if found[1:] != known[1:] or found.until > known.until + HOUR_S:
             self._records.learned[name] = found
+
+    def _learned(self, name: str, now: float) -> Learned:
+        known = self._records.learned.get(name)
+        return Learned(now, NO_LIMITS) if known is None or now >= known.until else known
+
+    def take_limits(self, project: str, found: Mapping[str, Limits], now: float) -> None:
+        """Use the limits of a project that were read; see `State.take_limits`."""
+        for bucket, limits in found.items():
+            name = quota_name(project, bucket)
+            self._records.learned[name] = self._learned(name, now).with_read(limits, now)
 
     def _drop_exceeded_limits(self, name: str, requests: int, tokens: int) -> None:
         """Forget the learned limits that a single successful request exceeds.
@@ -629,33 +638,35 @@ class Ledger:
         """Return what is known of each key, by its id, in linear time."""
         records = self._records
         used: dict[str, list[Used]] = {}
-        quotas, learned = dict(records.quotas.items()), dict(records.learned.items())
-        for name in quotas | learned:
+        quotas = dict(records.quotas.items())
+        for name in quotas | dict(records.learned.items()):
             if name.startswith("\n"):
                 continue
             project, _, bucket = name.partition("\n")
             first = self._part(name, "", now) if part_name(name, "") in quotas else None
             quota = quotas.get(name) or QuotaWindows()
             quota.advance(now, self._policy.zone)
-            limits = learned[name].limits if name in learned else NO_LIMITS
-            if name in learned and now >= learned[name].until:
-                limits = NO_LIMITS
+            known = self._learned(name, now)
+            if known.read != NO_LIMITS and not quota.day_requests:
+                continue  # it is listed, and not in use
+            of_day = smaller_limit(known.limits.rpd, known.read.rpd)
             used.setdefault(project, []).append(
                 Used(
                     bucket,
                     quota.requests,
                     quota.tokens,
                     quota.day_requests,
-                    limits,
+                    known.limits._replace(rpd=of_day),
                     first if isinstance(first, FirstWindows) else None,
+                    known.read,
                 )
             )
         latest = {name: _latest(found, now) for name, found in records.cooldowns.items()}
         found = {}
         for key in candidates:
-            known = records.health.get(key.key_id) or Health()
-            health = KeyHealth(known.last_used, known.success_count, known.error_count)
-            health.last_error, health.used = known.last_error, used.get(key.project, ())
+            served = records.health.get(key.key_id) or Health()
+            health = KeyHealth(served.last_used, served.success_count, served.error_count)
+            health.last_error, health.used = served.last_error, used.get(key.project, ())
             rejected = (records.cooldowns.get(f"key:{key.record}") or {}).get("key")
             if rejected is not None and rejected.failure in KEY_REJECTIONS:
                 health.rejection = rejected.failure  # a probe that is due may fail again

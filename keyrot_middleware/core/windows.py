@@ -176,12 +176,34 @@ class Cooldown:
 
 
 class Learned(NamedTuple):
-    """The limits that responses reported for a project and model bucket."""
+    """The limits of a project and model bucket that the provider has named."""
 
     until: float
     limits: Limits
+    """In force: the smaller ones of what responses reported and what was read."""
     steady: bool = False
     """Those of a minute refill all the time, and not when the minute ends."""
+    read: Limits = NO_LIMITS
+    """As read from the provider's list. That of a day is shown, and in force from its first 429 on:
+    if it were too low, no call could be sent until midnight."""
+
+    def with_reported(self, new: Limits, now: float, *, steady: bool) -> Learned:
+        """Return the record with limits that a response has reported."""
+        limits = (
+            old if limit is None else smaller_limit(limit, read)
+            for limit, old, read in zip(new, self.limits, self.read._replace(rpd=None), strict=True)
+        )
+        return Learned(now + DAY_S, Limits(*limits), steady or self.steady, self.read)
+
+    def with_read(self, read: Limits, now: float) -> Learned:
+        """Return the record with limits that were read; smaller reported ones hold for a day."""
+        own = NO_LIMITS
+        if now < self.until - HOUR_S:  # else they end before the next reading
+            pairs = zip(self.limits, self.read, strict=True)
+            own = Limits(*(None if old == before else old for old, before in pairs))
+        until = now + DAY_S if own == NO_LIMITS else self.until
+        limits = self._replace(limits=own).smaller(read._replace(rpd=None))
+        return Learned(until, limits, self.steady, read)
 
     def smaller(self, configured: Limits) -> Limits:
         """Return the limits in force: of *configured* and learned limits the smaller ones."""

@@ -117,6 +117,9 @@ class ModelUsage(TypedDict):
     requests_day: int
     learned: dict[str, int]
     """Limits reported by Google: `rpm`, `tpm`, `rpd`."""
+    sources: dict[str, str]
+    """Where each limit that is known is from: `configured`, `learned`, or `google` if it was read
+    from its list of quotas."""
     available: bool
     available_at: str | None
     held_back: str | None
@@ -334,12 +337,13 @@ def _describe(row: Row) -> dict[str, Any]:
 
 
 def _usage(used: Used, row: Row) -> ModelUsage:
-    here = row.models.get(used.bucket, row.overall)
+    here, windows = row.models.get(used.bucket, row.overall), _windows(row.key, used)
     return {
         "requests_minute": used.requests_minute,
         "tokens_minute": used.tokens_minute,
         "requests_day": used.requests_day,
         "learned": {k: v for k, v in used.limits._asdict().items() if v is not None},
+        "sources": {n: one["source"] for n, one in windows.items() if one["source"]},
         "available": here == AVAILABLE,
         "available_at": iso(here.at),
         "held_back": row.held_back.get(used.bucket),
@@ -382,11 +386,12 @@ def _budgets(row: Row) -> dict[str, dict[str, float]]:
 def _windows(key: Candidate, used: Used) -> dict[str, dict[str, Any]]:
     amounts = (used.requests_minute, used.tokens_minute, used.requests_day)
     found = {}
-    for name, amount, learned, own in zip(
-        WINDOWS, amounts, used.limits[:3], key.limits[:3], strict=True
+    for name, amount, learned, own, read in zip(
+        WINDOWS, amounts, used.limits, key.limits, used.read, strict=False
     ):
         limit = smaller_limit(own, learned)
-        source = None if limit is None else "configured" if limit == own else "learned"
+        sources = {read: "google", own: "configured"}
+        source = None if limit is None else sources.get(limit, "learned")
         found[name] = {"used": amount, "limit": limit, "source": source}
     return found
 

@@ -20,6 +20,7 @@ from weakref import WeakSet
 from ..core.activity import ActivityRows
 from ..core.ledger import Configured, Cooldowns, Health, KeyHealth, Owner, Reservation
 from ..core.model import (
+    NO_LIMITS,
     Block,
     CallInfo,
     Candidate,
@@ -225,6 +226,13 @@ class State(ABC):
         If the limits of a key have changed, the learned limits of its project are forgotten.
         """
 
+    @abstractmethod
+    def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
+        """Use limits of a project that were read from its provider, by model bucket.
+
+        They hold for a day. A smaller one that a response has reported holds for its own day.
+        """
+
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Return keys whose values the caller does not know with the values in use.
 
@@ -366,7 +374,9 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "quotas": lambda row: (
         FirstWindows(*[*row[:7], [*row[7]], [*row[8]]]) if row[7:] else QuotaWindows(*row)
     ),
-    "learned": lambda row: Learned(row[0], Limits(*row[1:4]), *map(bool, row[4:])),
+    "learned": lambda row: Learned(
+        row[0], Limits(*row[1:4]), any(row[4:5]), Limits(*row[5:8]) if row[5:] else NO_LIMITS
+    ),
     "cooldowns": _cooldowns_of,
     "purses": lambda row: Spending(*[*row[:-1], [*row[-1]]]),
     "health": lambda row: Health(*row),
@@ -399,8 +409,8 @@ def dump(record: object) -> str:
             return str([getattr(record, name) for name in record.__dataclass_fields__])  # numbers
         case Cooldown():
             row = [getattr(record, name) for name in record.__slots__]
-        case Learned(until, limits, steady):
-            row = [until, *limits[:3], int(steady)]
+        case Learned(until, limits, steady, read):
+            row = [until, *limits[:3], int(steady), *(read[:3] if read != NO_LIMITS else ())]
         case dict():
             rows = (f"{json.dumps(scope)}:{dump(one)}" for scope, one in record.items())
             return f"{{{','.join(rows)}}}"

@@ -225,7 +225,8 @@ local function terms_block(name, q, rpm, tpm, rpd, call)
   end
 end
 
--- Learned limits: until, rpm, tpm, rpd, whether those of a minute refill all the time.
+-- Learned limits: until, rpm, tpm, rpd, whether those of a minute refill all the time; the three that were
+-- read, if any.
 local function limits_of(key, learned)
   if not learned or now >= learned[1] then
     return key.rpm, key.tpm, key.rpd, false
@@ -365,8 +366,10 @@ end
 local function learn(name, limits, steady)
   local old, learned = read(LEARNED, { name })[1], { now + DAY_S }
   old = old and now < old[1] and old
-  for i = 1, 3 do
-    learned[i + 1] = known(limits[i]) or old and known(old[i + 1]) or cjson.null
+  for i = 1, 3 do -- what was read follows, if anything; a reported limit of a day holds against it
+    local limit, read = known(limits[i]), i < 3 and old and old[i + 5]
+    learned[i + 1] = limit and smaller(limit, read) or old and known(old[i + 1]) or cjson.null
+    learned[i + 5] = old and old[i + 5] or nil
   end
   learned[5] = (steady or old and old[5] == 1) and 1 or 0
   local is_new = not old or learned[1] > old[1] + HOUR_S

@@ -22,6 +22,7 @@ from ..core.model import (
     CallInfo,
     Candidate,
     Lease,
+    Limits,
     Outcome,
     RetryPolicy,
     Unavailable,
@@ -130,6 +131,11 @@ class MemoryState(State):
         """Forget learned limits whose key has new configured limits; see `State.configure`."""
         with self._lock:
             self._ledger.configure(candidates)
+
+    def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
+        """Use limits of a project that were read; see `State.take_limits`."""
+        with self._lock:
+            self._ledger.take_limits(project, found, self._clock())
 
     def add_activity(self, rows: ActivityRows) -> None:
         """Add to the activity of this process; see `State.add_activity`."""
@@ -315,6 +321,11 @@ class FallbackState(State):
         keys = list(candidates)
         self._local.configure(keys)
         self._call(lambda: self._shared.configure(keys))
+
+    def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
+        """Use limits of a project that were read; see `State.take_limits`."""
+        self._local.take_limits(project, found)
+        self._call(lambda: self._shared.take_limits(project, found))
 
     def add_activity(self, rows: ActivityRows) -> None:
         """Add to the activity of the pool; what is not taken is dropped."""

@@ -43,6 +43,7 @@ from ..core.ledger import (
     Records,
     Reservation,
     owner_name,
+    quota_name,
     quota_names,
 )
 from ..core.model import (
@@ -53,6 +54,7 @@ from ..core.model import (
     Candidate,
     Lease,
     LeaseOutcome,
+    Limits,
     Outcome,
     RetryPolicy,
     Scope,
@@ -577,6 +579,17 @@ class RedisState(State):
         if changed:
             self._server.run(lambda client: client.hset(full, mapping=changed))
         self._server.run(lambda client: client.expire(full, int(UNUSED_S)))
+
+    def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
+        """Use limits of a project that were read; see `State.take_limits`."""
+        now, _, _ = self._decide([])
+        learned = self._get("learned", [quota_name(project, bucket) for bucket in found])
+        Ledger(Records(learned=learned), self._policy).take_limits(project, found, now)
+        full = f"{self._base}:learned"
+        rows = {name.encode(errors="replace"): dump(one) for name, one in learned.items()}
+        if rows:
+            self._server.run(lambda client: client.hset(full, mapping=rows))
+        self._server.run(lambda client: client.expire(full, int(windows.DAY_S)))
 
     def _forget_learned(self, projects: set[str]) -> None:
         full = f"{self._base}:learned"

@@ -36,6 +36,7 @@ from ..core.model import (
     CallInfo,
     Candidate,
     Lease,
+    Limits,
     Outcome,
     RetryPolicy,
     Unavailable,
@@ -237,6 +238,15 @@ class SqliteState(State):
         def decide(_: float) -> None:
             self._rows.read([("configured", key.key_id) for key in keys])
             self._ledger.configure(keys)
+
+        self._run(decide)
+
+    def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
+        """Use limits of a project that were read; see `State.take_limits`."""
+
+        def decide(now: float) -> None:
+            self._rows.read([("learned", quota_name(project, bucket)) for bucket in found])
+            self._ledger.take_limits(project, found, now)
 
         self._run(decide)
 

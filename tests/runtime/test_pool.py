@@ -149,6 +149,7 @@ def test_health_has_states_and_iso_times() -> None:
                 "tokens_minute": 20,
                 "requests_day": 2,
                 "learned": {"rpm": 5},
+                "sources": {"rpm": "learned"},
                 "available": False,
                 "available_at": "2026-01-01T12:30:50Z",
                 "held_back": None,

@@ -283,6 +283,26 @@ def test_the_smaller_of_a_configured_and_a_learned_limit_holds(
     assert granted(state, key("a", own), info=info) == 1
 
 
+def test_the_smallest_of_configured_learned_and_read_limits_holds(
+    state: State, clock: FakeClock
+) -> None:
+    """A smaller learned one ends with its day, and what was read is renewed each hour."""
+    one, hour = key("a", Limits(rpm=8), project="p"), 3_600.0
+    clock.advance(60 - clock.time() % 60 + 2)
+    state.take_limits("p", {INFO.model: Limits(6, 900, 50), "other": Limits(1)})
+    assert granted(state, one) == 6
+    used = state.snapshot([one])["a"].used
+    assert used == [Used(INFO.model, 6, 60, 6, Limits(6, 900, 50), read=Limits(6, 900, 50))]
+    clock.advance(60)
+    settle(state, one, failed(Scope.NONE, learned=Limits(rpm=4)))
+    assert granted(state, one) == 3
+    for read, left in ((9, 22), (2, 2), (3, 3)):  # the smallest; the learned one is gone with the 2
+        for _ in range(left if read == 9 else 1):
+            clock.advance(hour)
+            state.take_limits("p", {INFO.model: Limits(read)})
+        assert granted(state, one) == min(read, 4)
+
+
 def test_a_bucket_is_learned_and_may_change(state: State, clock: FakeClock) -> None:
     """Names that Google counts together share one budget; a `-latest` name moves to a new model."""
     one, soon = key("a", Limits(rpm=5)), clock.time()

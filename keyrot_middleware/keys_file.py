@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -131,6 +131,7 @@ def _bare_model(model: str) -> str:
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _Count = Annotated[int, Field(gt=0)]
 Usd = Annotated[float, Field(ge=1e-06, le=1000000.0)]
+Use = Annotated[float, Field(gt=0, le=1)]
 UsdWindow = Literal["10m", "day", "month"]
 SPEND_RATES: Mapping[Tier | None, float] = {"tier1": 10.0, "tier2": 50.0, "tier3": 200.0}
 """What Google lets a billing account spend within ten minutes, US dollars."""
@@ -180,6 +181,9 @@ class KeySpec(BaseModel):
     """requests per Pacific day"""
     max_concurrency: _Count | None = None
     """concurrent requests of one process"""
+    use: Use | None = None
+    """the part of each limit of its project that is the pool's, such as `0.9`, of learned ones too;
+    the rest is for [other programs](limits.md#leave-some-to-other-programs); else `KEYROT_USE`"""
     usd: dict[UsdWindow, Usd] | None = None
     """US dollars: `{"10m": 9, "day": 20, "month": 250}`, or some of them; what the billing account
     may spend in ten minutes, and the project in a Pacific day and month: see
@@ -254,17 +258,18 @@ def allowed_tiers(names: Iterable[str]) -> frozenset[str]:
 
 
 def candidates_of(
-    keys: Iterable[KeySpec], tiers: frozenset[str] | None = None
+    keys: Sequence[KeySpec], tiers: frozenset[str] | None = None, use: float = 1.0
 ) -> tuple[Candidate, ...]:
     """Return keys as selection and quota see them, each with the limits and budgets that it shares.
 
     The keys of a project share both, and so do those that name none. If they name different ones,
-    the smallest holds; limits of a key that has a `model` are for other keys of that model only.
-    What may be spent within ten minutes is shared by the keys of a billing account.
+    the smallest holds, of `use` too; limits of a key that has a `model` are for other keys of that
+    model only. What may be spent within ten minutes is shared by the keys of a billing account.
 
     Args:
         keys: Those of the pool.
         tiers: Keys of another tier are disabled; None: all are used.
+        use: The part of each limit that is the pool's, where no key of a project names one.
     """
     candidates = tuple(key.candidate for key in keys)
     if tiers is not None:
@@ -274,14 +279,17 @@ def candidates_of(
         )
     budgets: dict[str, Budget] = {}
     limits: dict[tuple[str, str | None], Limits] = {}
-    for key in candidates:
+    uses: dict[str, float] = {}
+    for key, spec in zip(candidates, keys, strict=True):
+        if spec.use is not None:
+            uses[key.project] = min(spec.use, uses.get(key.project, 1.0))
         for purse, usd in key.purses:
             smallest = map(smaller_limit, usd, budgets.get(purse, NO_BUDGET))
             budgets[purse] = Budget(*smallest)
         if key.limits is not NO_LIMITS:
             group = key.project, key.model
             limits[group] = _smaller(key.limits, limits.get(group, NO_LIMITS))
-    if not budgets and not limits:
+    if not (budgets or limits or uses) and use == 1.0:
         return candidates
     return tuple(
         replace(
@@ -295,6 +303,7 @@ def candidates_of(
                 limits.get((key.project, key.model), NO_LIMITS),
                 limits.get((key.project, None), NO_LIMITS),
             ),
+            use=uses.get(key.project, use),
         )
         for key in candidates
     )

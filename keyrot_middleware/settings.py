@@ -48,6 +48,7 @@ from .keys_file import (
     Tier,
     Usd,
     UsdWindow,
+    Use,
     allowed_tiers,
     budget,
     candidates_of,
@@ -236,7 +237,7 @@ class Workload(BaseModel):
     )
 
     first: bool = False
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    share: Use = 1.0
     usd: dict[UsdWindow, Usd] | None = None
 
 
@@ -286,7 +287,10 @@ class Settings(BaseModel):
     hosts"""
     redis_url: SecretStr | None = None
     """that Redis, if `KEYROT_STATE_URL` is `redis`; ignored otherwise"""
-    degraded_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    use: Use = 1.0
+    """part of each limit that is the pool's, such as `0.9`, of learned ones too; the rest is for
+    [other programs](limits.md#leave-some-to-other-programs). A key of keys.json may have its own"""
+    degraded_share: Use = 1.0
     """part of each limit that this process may use [while the shared state is
     down](redis.md#when-redis-fails)"""
     alerts: Annotated[
@@ -367,6 +371,7 @@ class SettingArguments(TypedDict, total=False):
     google_api_key: str | None
     gemini_api_key: str | None
     state_url: str | None
+    use: float | None
     degraded_share: float | None
     alerts: str | Sequence[str] | None
     alert_events: str | Sequence[EventName] | None
@@ -608,7 +613,7 @@ class Config:
     @property
     def candidates(self) -> tuple[Candidate, ...]:
         """The keys as selection and quota see them."""
-        return candidates_of(self.keys, self.tiers)
+        return candidates_of(self.keys, self.tiers, self.settings.use)
 
     @property
     def state_variable(self) -> str:
@@ -849,7 +854,7 @@ def _single_key(
 
 
 def _tiers_problem(
-    settings: Settings, keys: Iterable[KeySpec], sources: Mapping[str, str]
+    settings: Settings, keys: Sequence[KeySpec], sources: Mapping[str, str]
 ) -> Iterator[str]:
     """Yield a problem if calls may use none of the keys."""
     if settings.tiers and all(

@@ -29,6 +29,8 @@ SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
         ("KEYROT_STATE_URL", "sqlite:///", '"sqlite:///"', "sqlite:///var/lib"),
         ("KEYROT_STATE_URL", "memory", '"memory"', "memory://"),
         ("KEYROT_DEGRADED_SHARE", "0", '"0"', "greater than 0"),
+        ("KEYROT_USE", "0", '"0"', "greater than 0"),
+        ("KEYROT_USE", "90%", '"90%"', "valid number"),
         ("KEYROT_POOL", "a{b}", '"a{b}"', "should match pattern"),
         ("KEYROT_TRACE_URL", "https://x.test/trace", '"https://x.test/trace"', "{trace_id}"),
         ("KEYROT_TRACE_URL", "javascript:{trace_id}", '"javascript:{trace_id}"', "{trace_id}"),

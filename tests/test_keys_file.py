@@ -9,7 +9,7 @@ import pytest
 
 from keyrot_middleware.core.amounts import NANO
 from keyrot_middleware.core.model import Budget, Candidate, Limits
-from keyrot_middleware.keys_file import KeySpec, read_keys
+from keyrot_middleware.keys_file import KeySpec, candidates_of, read_keys
 
 KEY = "AIza" + "FAKE" + "k" * 31
 AUTH = "AQ." + "FAKE" + "z" * 46
@@ -112,6 +112,7 @@ def test_an_empty_list_is_no_key(path, content) -> None:
         ([{"key_id": "a", "rpd": "10"}], 'field rpd: found "10". Input should be a valid integer'),
         ([{"key_id": "a", "max_concurrency": True}], "field max_concurrency: found true. Input"),
         ('[{"key_id": "a", "weight": NaN}]', "field weight: found NaN. Input should be a finite"),
+        ([{"key_id": "a", "use": 1.1}], "field use: found 1.1. Input should be less than or equal"),
         ([{"key_id": "a", "usd_per_day": 1e300}], "usd_per_day: found 1e+300. Input should be"),
         ([{"key_id": "a", "tier": "fre"}], "field tier: found \"fre\". Input should be 'free', "),
         ([{"key_id": "a", "project": " "}], 'field project: found " ". String should have at'),
@@ -147,6 +148,20 @@ def test_an_unreadable_file_is_an_error(path) -> None:
     assert "no such file" in str(read_keys(path.parent))
     path.write_bytes(b'[{"key_id": "\xff"}]')
     assert "not UTF-8 text, at byte 13" in str(read_keys(path))
+
+
+def test_the_part_of_a_limit_that_is_the_pools_is_that_of_its_project() -> None:
+    """The smallest that one of its keys names goes before that of all keys."""
+    keys = [
+        KeySpec(key_id="a", project="p", use=1),
+        KeySpec(key_id="b", project="p", use=0.5),
+        KeySpec(key_id="c", project="p"),
+        KeySpec(key_id="d", project="q", use=1),
+        KeySpec(key_id="e"),
+    ]
+    assert [key.use for key in candidates_of(keys)] == [0.5, 0.5, 0.5, 1, 1]
+    assert [key.use for key in candidates_of(keys, use=0.9)] == [0.5, 0.5, 0.5, 1, 0.9]
+    assert candidates_of([KeySpec(key_id="e")], use=0.9)[0].use == 0.9
 
 
 def test_a_project_has_quotas_of_its_own_on_each_platform() -> None:

@@ -337,7 +337,9 @@ def _used(keys: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
             windows = [used[name] for name in WINDOWS]
             if any(window["used"] or window["limit"] is not None for window in windows):
                 name = key["project"] or key["key_id"], model
-                found.setdefault(name, [*map(_window, windows), used["held_back"] or ""])
+                notes = [f"use {key['use']:g}"] if key["use"] != 1 else []
+                notes += [used["held_back"]] if used["held_back"] else []
+                found.setdefault(name, [*map(_window, windows), "; ".join(notes)])
     return found
 
 

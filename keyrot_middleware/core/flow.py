@@ -431,7 +431,10 @@ async def _settle_reply(
     failed = reply.failed if isinstance(reply, StreamEnd) else None
     _forget_failure(call)
     if failed is None:
-        outcome = Outcome(LeaseOutcome.SUCCESS, None, reply.usage, reply.reported)
+        reported = reply.reported
+        if reported and (key := call.selector.keys.get(lease.key_id)) is not None:
+            reported = [one.for_part(key.use) for one in reported]
+        outcome = Outcome(LeaseOutcome.SUCCESS, None, reply.usage, reported)
         call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
         if call.overload.models:
             call.overload.record_success(call.info)

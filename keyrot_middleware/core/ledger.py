@@ -215,11 +215,6 @@ def purses_of(key: Candidate, info: CallInfo) -> tuple[tuple[str, Budget], ...]:
     return found
 
 
-def part_of(limits: Limits, share: float) -> Limits:
-    """Return a share of each limit: at least 1."""
-    return Limits(*(n if n is None else min(n, max(1, int(n * share))) for n in limits))
-
-
 class Ledger:
     """Decides over the records of one pool."""
 
@@ -304,13 +299,12 @@ class Ledger:
         return self._records.buckets.get(model) or model
 
     def _limits(self, key: Candidate, name: str, now: float) -> Limits:
-        """Return the limits in force, or their share: at least 1 of each."""
+        """Return the limits in force, as far as the pool and this process may use them."""
         limits, learned = key.limits, self._records.learned.get(name)
         if learned is not None and now < learned.until:
             limits = learned.smaller(limits)
-        if self._share >= 1.0 or limits is NO_LIMITS:
-            return limits
-        return part_of(limits, self._share)
+        share = self._share * key.use
+        return limits if share >= 1.0 or limits is NO_LIMITS else limits.part(share)
 
     def _is_steady(self, name: str, now: float) -> bool:
         learned = self._records.learned.get(name)
@@ -350,7 +344,7 @@ class Ledger:
         """Return which window is full by the terms of the call's workload."""
         terms, sizes = info.terms or Terms(), (info.requests, info.tokens)
         if terms.share < 1.0:
-            most = part_of(limits, terms.share)
+            most = limits.part(terms.share)
             block = self._part(name, terms.workload, now).blocked_by(most, *sizes)
             if block is not None:
                 amounts = (getattr(one, block.reason) for one in (most, limits))

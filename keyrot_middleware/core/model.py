@@ -62,6 +62,16 @@ class Limits(NamedTuple):
     max_concurrency: int | None = None
     """Requests in flight at once; never learned."""
 
+    def part(self, share: float) -> Limits:
+        """Return a share of each limit of a window: at least 1."""
+        parts = (n if n is None else part_of(n, share) for n in self[:3])
+        return self._replace(**dict(zip(self._fields, parts, strict=False)))
+
+
+def part_of(limit: int, share: float) -> int:
+    """Return a share of a limit: at least 1."""
+    return min(limit, max(1, int(limit * share)))
+
 
 NO_LIMITS = Limits()
 
@@ -72,6 +82,12 @@ class Reported(NamedTuple):
     limit: Literal["rpm", "tpm", "rpd"]
     of: int | None
     left: int | None = None
+
+    def for_part(self, share: float) -> Reported:
+        """Return the same as if others had the rest of the limit, and used none of it."""
+        if self.of is None or self.left is None:
+            return self
+        return self._replace(left=self.left + self.of - part_of(self.of, share))
 
 
 def smaller_limit(configured: int | None, learned: int | None) -> int | None:
@@ -148,6 +164,8 @@ class Candidate:
     platform: str = DEFAULT_PLATFORM
     usd: Budget = NO_BUDGET
     """What its billing account and its project may spend; see keys_file.candidates_of."""
+    use: float = 1.0
+    """The part of each limit of its project that is the pool's."""
     record: str = ""
     """The name under which its cooldowns are stored: its id and the fingerprint of its value, so
     that a rejection of one value does not affect another. Without a value its id alone."""

@@ -50,6 +50,7 @@ from ..core.model import (
     Candidate,
     Lease,
     LeaseOutcome,
+    Limits,
     Outcome,
     Scope,
     Terms,
@@ -151,6 +152,8 @@ class HealthStatus(TypedDict):
     in_cooldown: bool
     cooldown_until: str | None
     disabled_reason: str | None
+    use: float
+    """The part of each limit that is the pool's; the limits here are those parts."""
     limits: dict[str, int | None]
     used: dict[str, ModelUsage]
     """By model, of its project."""
@@ -224,7 +227,7 @@ def _held_back(
     """Say what other workloads leave to those that are first, by model."""
     found = {}
     for used in health.used if others is not None else ():
-        limits = Learned(now, used.limits).smaller(key.limits)
+        limits = _limits(key, used)
         notes = [
             others.note("first", kept.reason, kept.amount, kept.limit)
             for kept in (used.first.kept(limits, now) if used.first else ())
@@ -308,7 +311,7 @@ def _health(row: Row, now: float) -> HealthStatus:
         "active": not out,
         "in_cooldown": known.cooldown_until is not None and known.cooldown_until > now,
         "disabled_reason": row.overall.reason if out else None,
-        "limits": row.key.limits._asdict(),
+        "limits": row.key.limits.part(row.key.use)._asdict(),
         "used": {used.bucket: _usage(used, row) for used in known.used},
     }
     return cast(HealthStatus, found)
@@ -322,6 +325,7 @@ def _describe(row: Row) -> dict[str, Any]:
             name: getattr(key, name) for name in ("key_id", "platform", "model", "tier", "priority")
         },
         "project": project_name(key.project),
+        "use": key.use,
         "state": state,
         "reason": reason,
         "available": state == "available",
@@ -342,7 +346,9 @@ def _usage(used: Used, row: Row) -> ModelUsage:
         "requests_minute": used.requests_minute,
         "tokens_minute": used.tokens_minute,
         "requests_day": used.requests_day,
-        "learned": {k: v for k, v in used.limits._asdict().items() if v is not None},
+        "learned": {
+            k: v for k, v in used.limits.part(row.key.use)._asdict().items() if v is not None
+        },
         "sources": {n: one["source"] for n, one in windows.items() if one["source"]},
         "available": here == AVAILABLE,
         "available_at": iso(here.at),
@@ -383,15 +389,19 @@ def _budgets(row: Row) -> dict[str, dict[str, float]]:
     }
 
 
+def _limits(key: Candidate, used: Used) -> Limits:
+    """Return the limits in force, as far as they are the pool's."""
+    return Learned(0.0, used.limits).smaller(key.limits).part(key.use)
+
+
 def _windows(key: Candidate, used: Used) -> dict[str, dict[str, Any]]:
     amounts = (used.requests_minute, used.tokens_minute, used.requests_day)
     found = {}
-    for name, amount, learned, own, read in zip(
-        WINDOWS, amounts, used.limits, key.limits, used.read, strict=False
+    for name, amount, learned, own, read, limit in zip(
+        WINDOWS, amounts, used.limits, key.limits, used.read, _limits(key, used), strict=False
     ):
-        limit = smaller_limit(own, learned)
         sources = {read: "google", own: "configured"}
-        source = None if limit is None else sources.get(limit, "learned")
+        source = None if limit is None else sources.get(smaller_limit(own, learned), "learned")
         found[name] = {"used": amount, "limit": limit, "source": source}
     return found
 
@@ -1007,7 +1017,8 @@ def _full_window(row: Row, reason: str, model: str) -> str:
         window = _windows(row.key, used).get(reason)
         if window and window["limit"] is not None and window["used"] >= window["limit"]:
             amounts = f"{window['used']:,} of {window['limit']:,} {unit} {period}"
-            return f"{reason.upper()} is used up: {amounts}"
+            part = f" (use {row.key.use:g})" if row.key.use != 1 else ""
+            return f"{reason.upper()} is used up: {amounts}{part}"
     return f"{reason.upper()} is used up"
 
 

@@ -30,6 +30,7 @@ from ..core.model import (
     Outcome,
     Terms,
     Unavailable,
+    part_of,
 )
 from ..core.selection import RankedCandidates
 from ..core.windows import (
@@ -82,7 +83,7 @@ class InFlight:
         if len(leases) >= most or terms is None:
             return "" if len(leases) >= most else None
         own = sum(terms.workload in one.parts for one in leases)
-        if terms.share < 1.0 and own >= (share := max(1, int(most * terms.share))):
+        if terms.share < 1.0 and own >= (share := part_of(most, terms.share)):
             return terms.note("share", "concurrency", share, most)
         mean, at = self._first.get(record, (0.0, 0.0))
         if not terms.behind or now - at > FIRST_S:

@@ -207,12 +207,16 @@ local function held_back(first, q, limits, call)
   end
 end
 
+local function part_of(limit, share) -- at least 1
+  return limit and share and math.min(limit, math.max(1, math.floor(limit * share))) or limit
+end
+
 -- Return which window is full by the terms of the call's workload.
 local function terms_block(name, q, rpm, tpm, rpd, call)
   local terms, limits = call.terms, { rpm = rpm, tpm = tpm, rpd = rpd }
   if terms.share then
     local function of(limit)
-      return limit and math.min(limit, math.max(1, math.floor(limit * terms.share)))
+      return part_of(limit, terms.share)
     end
     local part = read_part(name, terms.workload)
     local reason, ends, waitable = full_window(part, of(rpm), of(tpm), of(rpd), call)
@@ -228,10 +232,12 @@ end
 -- Learned limits: until, rpm, tpm, rpd, whether those of a minute refill all the time; the three that were
 -- read, if any.
 local function limits_of(key, learned)
-  if not learned or now >= learned[1] then
-    return key.rpm, key.tpm, key.rpd, false
+  local rpm, tpm, rpd, steady = key.rpm, key.tpm, key.rpd, false
+  if learned and now < learned[1] then
+    rpm, tpm, rpd = smaller(rpm, learned[2]), smaller(tpm, learned[3]), smaller(rpd, learned[4])
+    steady = learned[5] == 1
   end
-  return smaller(key.rpm, learned[2]), smaller(key.tpm, learned[3]), smaller(key.rpd, learned[4]), learned[5] == 1
+  return part_of(rpm, key.use), part_of(tpm, key.use), part_of(rpd, key.use), steady
 end
 
 -- Money, in billionths: of the day, of the month, the highest cost, reserved in this period and in the

@@ -363,6 +363,7 @@ class RedisState(State):
             row: dict[str, Any] = {n: limit for n, limit in limits.items() if limit is not None}
             row |= {"group": group} if group else {}
             row |= {"weight": key.weight} if key.weight != 1 else {}
+            row |= {"use": key.use} if key.use != 1 else {}
             if key.purses:
                 row["purses"] = [(name, *budget) for name, budget in key.purses]
             who = _who(key.key_id, key.record, key.project, key.billing_account)

@@ -123,6 +123,8 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
         ["p", INFO.model, "1/5", "10", "1"],
         ["used_01", INFO.model, "3/10", "30/250,000", "3/500"],
     ]
+    half = keyrot("status", **service.env, KEYROT_USE="0.5").stdout
+    assert re.search(r"used_01 .* 3/5 +30/125,000 +3/250 +use 0.5", half)
 
 
 def test_json_has_the_same_content(keyrot: Keyrot, service: Service) -> None:

@@ -248,3 +248,13 @@ def test_what_the_service_has_counted_is_counted_here() -> None:
         quota.sync(Reported(name, 100 if name == "tpm" else 10, left), begin)  # type: ignore[arg-type]
     assert (quota.requests, quota.late_requests) == (6, 6)
     assert (quota.tokens, quota.late_tokens, quota.day_requests) == (70, 70, 3)
+
+
+def test_what_others_use_of_their_part_is_not_counted_here() -> None:
+    """Of a limit of 10 of which half is the pool's, others have 5."""
+    for left, used in ((10, 0), (6, 0), (5, 0), (2, 3), (0, 5)):
+        quota = QuotaWindows()
+        quota.sync(Reported("rpd", 10, left).for_part(0.5), NOON)
+        assert quota.day_requests == used
+    for one in (Reported("rpd", None, 3), Reported("rpd", 10), Reported("rpd", 10, 4)):
+        assert one.for_part(0.5 if one.left is None or one.of is None else 1.0) == one

@@ -22,6 +22,7 @@ from keyrot_middleware.core.model import (
     Limits,
     Outcome,
     Usage,
+    Verdict,
 )
 from keyrot_middleware.errors import KeyrotError
 from keyrot_middleware.monitoring.view import (
@@ -92,6 +93,23 @@ def test_a_sentence_explains_why_a_key_is_not_available(reply, state, sentence) 
     found = row(rig, "a")
     assert (found["state"], found["available"]) == (state, False)
     assert found["sentence"].startswith(sentence)
+
+
+def test_limits_are_shown_as_far_as_they_are_the_pools() -> None:
+    """Configured and learned ones, in the page, `status()` and sentences, with the part."""
+    rig = Rig(key("a", Limits(rpm=4, max_concurrency=3), use=0.5), max_wait_s=0)
+    learned = Verdict("quota_day", 429, learned=Limits(rpd=9))
+    for outcome in (Outcome(LeaseOutcome.FAILURE, learned), Outcome(LeaseOutcome.SUCCESS)):
+        lease = rig.pool.state.acquire(INFO, ((0, rig.pool.configured[0]),), spread=False)
+        assert isinstance(lease, Lease)
+        rig.pool.state.settle(lease, outcome)
+    found, known = row(rig, "a"), pool_health(rig.pool)[0]["a"]
+    assert found["used"][MODEL]["rpm"] == {"used": 2, "limit": 2, "source": "configured"}
+    assert found["used"][MODEL]["rpd"] == {"used": 2, "limit": 4, "source": "learned"}
+    assert found["sentence"].startswith("RPM is used up: 2 of 2 requests this minute (use 0.5);")
+    assert (found["use"], known["use"]) == (0.5, 0.5)
+    assert known["limits"] == {"rpm": 2, "tpm": None, "rpd": None, "max_concurrency": 3}
+    assert known["used"][MODEL]["learned"] == {"rpd": 4}
 
 
 def test_keys_are_filtered_and_paged() -> None:

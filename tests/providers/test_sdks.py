@@ -199,6 +199,28 @@ def test_no_limit_that_the_headers_name_is_run_into(
     assert server.count() == len(answers)  # none was refused
 
 
+@pytest.mark.parametrize("others", [0, 5])
+def test_the_part_of_a_limit_that_is_the_pools_is_no_smaller_for_what_others_use(
+    others: int, fake: Callable[[str], Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers say what all programs have left; half of the limit is theirs."""
+    server = fake("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", keyrot_middleware.POOL_KEY)
+    value = server.add_key("A", rpm=10).value
+    monkeypatch.setenv("OPENAI_API_KEYS", value)
+    for _ in range(others):
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key=value).models.list()
+    keyrot_middleware.install(allowed_hosts=f"openai={server.url}", max_wait_s=0, use=0.5)
+    begin, sent = time.monotonic(), 0
+    with contextlib.suppress(openai.RateLimitError):
+        while sent < 20:
+            SDKS[0][1](server.url)
+            sent += 1
+    refilled = (time.monotonic() - begin) * 5 / 60
+    assert 5 <= sent <= 6 + refilled
+    assert server.count() == sent + others
+
+
 @pytest.mark.parametrize("name", ["openai", "anthropic"])
 def test_keys_of_a_provider_serve_its_hosts_alone(
     name: str, fake: Callable[[str], Fake], pool: Callable[..., None], gemini: Any

@@ -142,6 +142,7 @@ export function keyDetails(key, calls, now, actions) {
   const { input, output, cached: again } = key.tokens_today;
   const facts = [
     ["Project", key.project ?? "none: its own"], ["Tier", key.tier], ["Model", key.model], ["Priority", count(key.priority)],
+    ["Use", key.use < 1 ? `${count(100 * key.use)} % of each limit` : ""],
     ["Used", key.last_used ? ago(key.last_used, now) : "never"], ["Requests", `${count(key.success_count)} ok, ${count(key.error_count)} failed`],
     ["Today", `${count(input)} tokens in${again ? ` (${cached(again, input)} cached)` : ""}, ${count(output)} out${key.usd_today === null ? "" : `, ${money(key.usd_today)}`}`],
     ["Last error", key.last_error],

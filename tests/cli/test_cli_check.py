@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import PATIENT, free_port, server
+from support.servers import PATIENT, closed_port, server
 
 from keyrot_middleware.settings import GOOGLE_HOST, VERTEX_HOST
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -118,7 +118,7 @@ def test_the_state_is_shown_and_checked(keyrot: Keyrot, keys_file: Path) -> None
     values = {"GEMINI_KEY_flash_01": "value-one", "TEAM_KEY": "value-two"}
     ran = keyrot("check", **values)
     assert "State: memory://, not shared: each process counts by itself\n" in ran.stdout
-    url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
+    url = f"redis://user:hunter2@127.0.0.1:{closed_port()}/0"
     ran = keyrot("check", KEYROT_STATE_URL=url, **values)
     assert ran.returncode == 1
     assert "State: redis://[redacted]@127.0.0.1:" in ran.stdout

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 from support.pool import INFO
-from support.servers import free_port, server
+from support.servers import closed_port, server
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
@@ -225,7 +225,7 @@ def test_an_unknown_key_is_an_error_that_lists_the_known_ones(keyrot, service) -
 @pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("reset", "idle_01")])
 def test_a_server_that_is_down_is_reported(keyrot, service, command) -> None:
     """Exit code 1, the URL without its password, no traceback."""
-    url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
+    url = f"redis://user:hunter2@127.0.0.1:{closed_port()}/0"
     ran = keyrot(*command, **{**service.env, "KEYROT_STATE_URL": url})
     assert ran.returncode == 1
     output = ran.stdout + ran.stderr

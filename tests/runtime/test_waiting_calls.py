@@ -72,8 +72,15 @@ class Callers:
 
 
 @pytest.fixture(params=["sync", "async"])
-def way(request: pytest.FixtureRequest) -> str:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give a way to call; a busy machine may let the first in a queue sleep for a while."""
+    late(monkeypatch, 60.0)
     return str(request.param)
+
+
+def late(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    for module in (flow, waiting):
+        monkeypatch.setattr(module, "LATE_S", seconds)
 
 
 def held(rig: Rig, info: CallInfo = INFO) -> Lease:
@@ -152,8 +159,7 @@ def test_a_blocked_call_delays_the_others_a_little(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first in the queue is in a blocked event loop: the second looks for itself."""
-    for module in (flow, waiting):
-        monkeypatch.setattr(module, "LATE_S", 0.1)
+    late(monkeypatch, 0.1)
     rig = real(key("a"), max_wait_s=30.0)
     lines, now = rig.pool.waiting_lines, rig.pool.clock.time()
     stuck = waiting.Ticket(INFO)
@@ -167,8 +173,7 @@ def test_a_blocked_call_delays_the_others_a_little(
 
 def test_those_behind_let_the_front_go_first(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that wakes up by itself does not look before the front is late."""
-    for module in (flow, waiting):
-        monkeypatch.setattr(module, "LATE_S", 0.1)
+    late(monkeypatch, 0.1)
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
     lease, lines, now = held(rig), rig.pool.waiting_lines, rig.pool.clock.time()
     full = {"b": Block("rpm", now + 1.0, waitable=True)}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 from support.pool import INFO, key
-from support.servers import free_port, wait_for
+from support.servers import closed_port, wait_for
 from support.states import (
     OK,
     A,
@@ -247,7 +247,7 @@ def test_a_lost_state_is_one_warning_and_no_error(
     options: tuple[str, ...], logs: str, begins: str
 ) -> None:
     """Of Python where no logging is set up; a program whose warnings are errors continues."""
-    url = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
+    url = f"redis://:hunter2@127.0.0.1:{closed_port()}/0"
     command = [sys.executable, *options, "-c", PROGRAM, url, logs]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     assert begins in done.stderr

@@ -157,7 +157,7 @@ def test_a_worker_killed_during_its_probe_delays_others_by_seconds(url: str) -> 
     with closing(shared_at(url)) as state:
         settle(state, A, failed(Scope.KEY, time.time() - 1))
         killed(url, A, 0, signal.SIGTERM)
-        wait_for(lambda: isinstance(acquire(state, A), Lease), 30)
+        wait_for(lambda: isinstance(acquire(state, A), Lease))
 
 
 def test_processes_that_are_killed_at_any_moment_leave_a_sound_file(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_fork_before_and_after_the_first_call(tmp_path: Path, called: bool) ->
         total += sum(code_of(child) for child in children)
         stop.set()
         if called:
-            busy.join(20)
+            busy.join()
         assert total + grant(state, 10) == 20
 
 

@@ -22,7 +22,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from support.pool import INFO, key
 from support.servers import Server, server
-from support.states import A, acquire, failed, lease_of, opened, refusal, settle, used
+from support.states import A, acquire, failed, lease_of, refusal, settle, used
 
 from keyrot_middleware.core.model import Budget, Limits, RetryPolicy, Scope
 from keyrot_middleware.core.windows import DAY_S
@@ -260,15 +260,6 @@ def test_a_server_that_hangs_is_given_up(valkey: Server) -> None:
         lease_of(state, A)
 
 
-def test_a_slow_reply_is_no_lost_one(valkey: Server) -> None:
-    """Half a second, as on a host with thirty busy processes: limits stay shared."""
-    with opened(valkey.strict_url) as state:
-        valkey.signal(signal.SIGSTOP)
-        threading.Timer(0.5, valkey.signal, [signal.SIGCONT]).start()
-        assert not lease_of(state, A).degraded
-        assert not state.degraded
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -281,8 +272,7 @@ def test_a_server_of_another_protocol_is_an_error_without_the_password(answer: s
     """Whatever the server echoes, no message and no cause of one contains it."""
 
     def serve() -> None:
-        other.settimeout(0.5)
-        with suppress(OSError):
+        with suppress(OSError):  # until it is shut down
             while True:
                 with other.accept()[0] as conn:
                     conn.recv(10_000)
@@ -295,7 +285,8 @@ def test_a_server_of_another_protocol_is_an_error_without_the_password(answer: s
         state = RedisState(f"redis://:s3cret%2Bpass@{at}", RetryPolicy())
         with pytest.raises(RedisStateError) as caught:
             acquire(state, A)
-        serving.join(5)
+        other.shutdown(socket.SHUT_RDWR)
+        serving.join()
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 

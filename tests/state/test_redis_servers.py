@@ -20,8 +20,8 @@ from support.servers import (
     PATIENT,
     REDIS_CLI,
     Server,
+    closed_port,
     cluster_of_three,
-    free_port,
     move_slots,
     pool_on,
     sentinel_of,
@@ -82,7 +82,7 @@ def test_a_black_hole() -> None:
 
 def test_a_server_that_is_down_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
     """Opening a state is no error: the outage is logged at once."""
-    port = free_port()
+    port = closed_port()
     with opened(f"redis://user:hunter2@127.0.0.1:{port}/0") as state:
         assert state.degraded
         (text,) = warnings_of(caplog)
@@ -136,7 +136,7 @@ def test_the_slot_of_a_pool_is_moved_under_load(nodes: list[Server]) -> None:
 def test_after_a_failover_the_new_master_is_found() -> None:
     """Sentinels name the master; when it is killed, the next one serves within seconds."""
     with watched_pair() as (master, replica, sentinel):
-        sentinels = f"127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}"
+        sentinels = f"127.0.0.1:{closed_port()},127.0.0.1:{sentinel.port}"
         with opened(f"redis+sentinel://{sentinels}/main") as state:
             with Callers(state, ONE, threads=8) as callers:
                 callers.until(lambda: callers.count() > 50)

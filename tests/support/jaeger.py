@@ -44,7 +44,7 @@ class Jaeger:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        wait_for(self._answers, 30)
+        wait_for(self._answers)
 
     def stop(self) -> None:
         """Kill it; a polite shutdown would keep connections open for seconds."""

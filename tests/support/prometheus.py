@@ -41,7 +41,7 @@ class Prometheus:
             "--log.level=error",
         ]
         self._process = subprocess.Popen([BINARY, *parameters], cwd=self._directory)
-        wait_for(self._is_ready, 20)
+        wait_for(self._is_ready)
 
     def stop(self) -> None:
         self._process.kill()

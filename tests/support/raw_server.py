@@ -53,7 +53,7 @@ class RawServer:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(10)
+            connection.settimeout(60)
             key = self._read(connection)
             if key is not None:
                 self.keys.append(key)

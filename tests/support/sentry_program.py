@@ -28,7 +28,7 @@ from support.http_modes import call
 from support.modes import MODEL
 from support.raw_server import RawServer, answer
 from support.scenes import error_of, surfaces
-from support.servers import free_port
+from support.servers import closed_port
 
 SENT: list[str] = []
 VALUES = [make_value() for _ in range(3)]
@@ -99,7 +99,7 @@ def main(order: str, libraries: str) -> None:
         start_sentry()
     refusal = refuse_in_body if libraries == "requests" else refuse
     servers = [RawServer(talk) for talk in (drop, break_off, refusal)]
-    hosts = [server.host for server in servers] + [f"127.0.0.1:{free_port()}"]
+    hosts = [server.host for server in servers] + [f"127.0.0.1:{closed_port()}"]
     keyrot_middleware.install(
         keys=VALUES,
         allowed_hosts=[f"http://{host}" for host in hosts],

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import socket
 
-from support.servers import free_port
-
-
-def closed_port() -> int:
-    return free_port()
-
 
 class SilentServer:
     def __init__(self) -> None:

@@ -328,7 +328,7 @@ def test_a_stream_that_is_read_in_another_thread(traced: Any) -> None:
 
     thread = threading.Thread(target=read)
     thread.start()
-    thread.join(10)
+    thread.join()
     assert left == [trace.INVALID_SPAN]
     assert outcomes(traced) == {"success"}
     assert traced.parent_of(traced.named("generate_content")[0]) == "opener"

@@ -18,7 +18,7 @@ from support.modes import MODEL, run, skip_where_the_sdk_reconnects, spread
 from support.raw_server import RawServer, answer, chunk, reset
 from support.reporters import sent_to_sentry
 from support.scenes import SURFACES, WAYS, error_of, raised, surfaces
-from support.servers import free_port
+from support.servers import closed_port
 from websockets.asyncio.server import serve
 
 import keyrot_middleware
@@ -100,7 +100,7 @@ def test_a_refused_connection(surface, library, scene, no_aiohttp) -> None:
     """Nothing was sent, and the headers were made."""
     if library == "httpx":
         no_aiohttp()
-    client = scene.client(f"http://127.0.0.1:{free_port()}", retry_options={"attempts": 1})
+    client = scene.client(f"http://127.0.0.1:{closed_port()}", retry_options={"attempts": 1})
     scene.check(raised(surfaces(client)[surface]), sent=False)
 
 
@@ -366,7 +366,7 @@ def test_a_live_frame_that_cannot_be_read(name, after_setup, scene) -> None:
             host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
             with plain_websockets():
                 client = scene.client(f"http://{host}")
-                async with asyncio.timeout(5), client.aio.live.connect(model=MODEL) as live:
+                async with asyncio.timeout(60), client.aio.live.connect(model=MODEL) as live:
                     while True:
                         await anext(live.receive())
 

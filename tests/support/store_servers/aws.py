@@ -8,8 +8,9 @@ from typing import Any
 
 from keyrot_middleware.secrets.remote import AwsStore
 from support.moto_server import RefusingServer, moto_server, options_for
+from support.servers import closed_port
 from support.store_servers.base import OneSecretServer
-from support.unreachable import SilentServer, closed_port
+from support.unreachable import SilentServer
 
 UNPRIVILEGED = "arn:aws:sts::123456789012:assumed-role/nobody/session"
 

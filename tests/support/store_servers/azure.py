@@ -11,7 +11,8 @@ from azure.identity import ClientSecretCredential
 from keyrot_middleware.secrets.remote import AzureStore
 from support.certificate_authority import CertificateAuthority
 from support.fake_key_vault import READER, SECRET, TENANT, UNPRIVILEGED, KeyVault
-from support.unreachable import SilentServer, closed_port
+from support.servers import closed_port
+from support.unreachable import SilentServer
 
 
 class AzureServer:

@@ -10,8 +10,9 @@ from google.oauth2 import service_account
 
 from keyrot_middleware.secrets.remote import GcpStore
 from support.fake_secret_manager import PROJECT, READER, UNPRIVILEGED, SecretManager
+from support.servers import closed_port
 from support.store_servers.base import OneSecretServer
-from support.unreachable import SilentServer, closed_port
+from support.unreachable import SilentServer
 
 
 class GcpServer(OneSecretServer):

@@ -8,7 +8,8 @@ from pathlib import Path
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.remote import open_vault
 from support.openbao import policy, shared
-from support.unreachable import SilentServer, closed_port
+from support.servers import closed_port
+from support.unreachable import SilentServer
 
 VALUE = "AIza" + "FAKE" + "v" * 31
 """Of the key `a`, where tests share a server."""

@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import count, pairwise
 from os import PathLike
 from pathlib import Path
@@ -570,9 +569,6 @@ def allowed_origins(hosts: Iterable[str], platforms: Iterable[str] = ()) -> Allo
     return found
 
 
-_OLDEST_SDK = (1, 65)
-
-
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything that install() needs to know, checked."""
@@ -669,7 +665,7 @@ def _gather(
     env_file: Mapping[str, str | None],
 ) -> Config:
     """Bring the keys of all three places together; report in *problems* what is wrong."""
-    warnings = [*_old_sdk(), *providers.plugged_in()[1].values()]
+    warnings = [*providers.plugged_in()[1].values()]
     state_url = _state_url(settings, problems)
     if state_url != "memory://" and "pool" not in sources:
         warnings.append(
@@ -802,21 +798,6 @@ def reread(config: Config) -> Config:
     if problems:
         raise ConfigError(join_problems(problems))
     return replace(config, keys=keys, keys_seen=seen, warnings=())
-
-
-def _old_sdk() -> Iterator[str]:
-    """Yield a warning of a google-genai that the pool cannot serve."""
-    try:
-        found = version("google-genai")
-    except PackageNotFoundError:
-        return
-    numbers = re.findall(r"\d+", found)[:2]
-    if tuple(map(int, numbers)) < _OLDEST_SDK:
-        oldest = ".".join(map(str, _OLDEST_SDK))
-        yield (
-            f"google-genai {found} is installed, and the pool serves {oldest} and newer: calls go "
-            f'out as the program sends them. Run: pip install "google-genai>={oldest}"'
-        )
 
 
 def _state_url(settings: Settings, problems: list[str]) -> str:

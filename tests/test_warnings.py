@@ -13,7 +13,6 @@ import pytest
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
-from keyrot_middleware.cli.check import check
 
 KEY = "FAKE-value-of-a-key"
 HERE = str(Path(__file__))
@@ -39,16 +38,6 @@ def test_a_working_pool_has_no_warnings(monkeypatch) -> None:
     monkeypatch.setenv("GEMINI_API_KEYS", KEY)
     assert warnings_of() == []
     assert warnings_of() == []
-
-
-def test_an_older_sdk_is_a_warning(monkeypatch, capsys) -> None:
-    """At install() and in `keyrot check`: nothing is patched, and no log may be set up."""
-    monkeypatch.setattr("keyrot_middleware.settings.version", lambda _: "1.64.0")
-    (text,) = warnings_of(keys=[KEY])
-    assert text.startswith("google-genai 1.64.0 is installed, and the pool serves 1.65 and newer")
-    monkeypatch.setenv("GEMINI_API_KEYS", KEY)
-    check(live=False, model=None, as_json=True)
-    assert text in json.loads(capsys.readouterr().out)["warnings"]
 
 
 def test_several_keys_in_one_are_a_warning(monkeypatch) -> None:

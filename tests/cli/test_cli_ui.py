@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
@@ -11,19 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import uvicorn
 from support.servers import server
 from typer.testing import CliRunner
 
-from keyrot_middleware import ui
-from keyrot_middleware.cli import ui as command
 from keyrot_middleware.cli.app import app
 
 Keyrot = Callable[..., Any]
@@ -97,46 +92,6 @@ def test_it_serves_the_page_behind_a_random_token(shared: dict[str, str]) -> Non
     assert "FAKE-value" not in body
     assert command.get(f"/?token={command.token}")[0] == 303
     assert command.end() == (0, "")
-
-
-WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-@contextlib.contextmanager
-def bounded(app: Any) -> Iterator[Any]:
-    config = uvicorn.Config(
-        app, http=command.BoundedConnection, lifespan="off", log_level="critical"
-    )
-    running = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield listener.getsockname()
-        finally:
-            running.should_exit = True
-            thread.join(30)
-
-
-@pytest.mark.parametrize(
-    "part",
-    [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"],
-    ids=["nothing", "half a header", "half a body"],
-)
-def test_a_request_has_a_time_to_arrive(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the connection is closed, also after a request that was complete."""
-    monkeypatch.setattr(command, "ARRIVE_S", 0.2)
-    with bounded(ui.app(token=TOKEN)) as address:
-        for before in (b"", WHOLE):
-            with socket.create_connection(address, 60) as client:
-                client.sendall(before)
-                if before:
-                    assert client.recv(9) == b"HTTP/1.1 "
-                client.sendall(part)
-                with contextlib.suppress(ConnectionResetError):
-                    while client.recv(65536):
-                        pass
-    assert command.BoundedConnection.places == {}
 
 
 def test_a_token_file_is_for_a_permanent_page(shared: dict[str, str], tmp_path: Path) -> None:

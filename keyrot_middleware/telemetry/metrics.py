@@ -43,7 +43,6 @@ class Metric(NamedTuple):
     name: str
     unit: str
     description: str
-    attributes: tuple[str, ...]
     buckets: tuple[float, ...] = ()
     """Upper bounds, advised to the program's SDK."""
 
@@ -52,60 +51,32 @@ _SECONDS = tuple(round(0.01 * 2.0**power, 2) for power in range(14))
 _TOKENS = tuple(4.0**power for power in range(14))
 _WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _POOL, _MODEL, _FAILURE = semconv.POOL, semconv.GEN_AI_REQUEST_MODEL, semconv.FAILURE_CLASS
-_SERVER = (semconv.SERVER_ADDRESS, semconv.SERVER_PORT)
-_REQUEST = (semconv.GEN_AI_OPERATION, semconv.GEN_AI_PROVIDER, _MODEL, *_SERVER, _POOL)
-_CALL = (*_REQUEST, semconv.GEN_AI_RESPONSE_MODEL, semconv.ERROR_TYPE)
-_KEY = (_POOL, _MODEL, semconv.KEY_ID)
-_SEND = (*_KEY, semconv.ERROR_TYPE, _FAILURE)
-_FELL_BACK = (_POOL, _MODEL, semconv.FALLBACK_FROM)
-_COUNTER, _UP_DOWN, _HISTOGRAM = "Counter", "UpDownCounter", "Histogram"
+_HISTOGRAM, _COUNTER, _UP_DOWN = "Histogram", "Counter", "UpDownCounter"
 _GAUGE, _OBSERVED = "observable Gauge", "observable UpDownCounter"
 
-_DURATION = Metric(_HISTOGRAM, "gen_ai.client.operation.duration", "s", "A call.", _CALL, _SECONDS)
+_DURATION = Metric(_HISTOGRAM, "gen_ai.client.operation.duration", "s", "A call.", _SECONDS)
 _TOKEN_USAGE = Metric(
-    *(_HISTOGRAM, "gen_ai.client.token.usage", "{token}", "Tokens of a call's response."),
-    *((*_CALL, semconv.TOKEN_TYPE), _TOKENS),
+    _HISTOGRAM, "gen_ai.client.token.usage", "{token}", "Tokens of a call's response.", _TOKENS
 )
 _FIRST_CHUNK = Metric(
-    *(_HISTOGRAM, "gen_ai.client.operation.time_to_first_chunk", "s", "Of a streamed call."),
-    *(_REQUEST, _SECONDS),
+    _HISTOGRAM, "gen_ai.client.operation.time_to_first_chunk", "s", "Of a stream.", _SECONDS
 )
-_ATTEMPT = Metric(_HISTOGRAM, "keyrot.attempt.duration", "s", "One send.", _SEND, _SECONDS)
+_ATTEMPT = Metric(_HISTOGRAM, "keyrot.attempt.duration", "s", "One send.", _SECONDS)
 _ATTEMPTS = Metric(
-    *(_HISTOGRAM, "keyrot.call.attempts", "{attempt}", "Sends of a call; 0: no key was available."),
-    *((_POOL, semconv.ERROR_TYPE), (1, 2, 3, 4, 5, 8, 10)),
+    _HISTOGRAM, "keyrot.call.attempts", "{attempt}", "Sends of a call.", (1, 2, 3, 4, 5, 8, 10)
 )
-_FALLBACKS = Metric(
-    _COUNTER, "keyrot.call.model_fallbacks", "{call}", "Calls to another model.", _FELL_BACK
-)
-_WAIT_TIME = Metric(
-    _HISTOGRAM, "keyrot.key.wait_time", "s", "Time to acquire a key.", (_POOL,), _WAITS
-)
+_FALLBACKS = Metric(_COUNTER, "keyrot.call.model_fallbacks", "{call}", "Calls to another model.")
+_WAIT_TIME = Metric(_HISTOGRAM, "keyrot.key.wait_time", "s", "Time to acquire a key.", _WAITS)
 _PENDING = Metric(
-    _UP_DOWN, "keyrot.key.pending_requests", "{request}", "Calls that wait for a key.", (_POOL,)
+    _UP_DOWN, "keyrot.key.pending_requests", "{request}", "Calls that wait for a key."
 )
-_TIMEOUTS = Metric(
-    _COUNTER, "keyrot.key.timeouts", "{timeout}", "Calls without an available key.", (_POOL,)
-)
-_COOLDOWNS = Metric(
-    *(_COUNTER, "keyrot.key.cooldowns", "{cooldown}", "Failures with a cooldown or a rejection."),
-    (_POOL, semconv.KEY_ID, _FAILURE),
-)
-_KEY_TOKENS = Metric(
-    *(_COUNTER, "keyrot.key.tokens", "{token}", "Tokens of the responses to this key."),
-    (*_KEY, semconv.TOKEN_TYPE),
-)
-_KEY_COST = Metric(_COUNTER, "keyrot.key.cost", "{USD}", "Cost of requests with this key.", _KEY)
-_KEY_COUNT = Metric(
-    _OBSERVED, "keyrot.key.count", "{key}", "Keys by their state.", (_POOL, semconv.KEY_STATE)
-)
-_QUOTA_USED = Metric(
-    *(_GAUGE, "keyrot.key.quota.used_ratio", "1", "Used share of a limit of the key's project."),
-    (*_KEY, semconv.QUOTA),
-)
-_DEGRADED = Metric(
-    _OBSERVED, "keyrot.state.degraded", "{state}", "1: in-process limits are used.", (_POOL,)
-)
+_TIMEOUTS = Metric(_COUNTER, "keyrot.key.timeouts", "{timeout}", "Calls without an available key.")
+_COOLDOWNS = Metric(_COUNTER, "keyrot.key.cooldowns", "{cooldown}", "Cooldowns and rejections.")
+_KEY_TOKENS = Metric(_COUNTER, "keyrot.key.tokens", "{token}", "Tokens of responses to this key.")
+_KEY_COST = Metric(_COUNTER, "keyrot.key.cost", "{USD}", "Cost of requests with this key.")
+_KEY_COUNT = Metric(_OBSERVED, "keyrot.key.count", "{key}", "Keys by their state.")
+_QUOTA_USED = Metric(_GAUGE, "keyrot.key.quota.used_ratio", "1", "Used share of a limit.")
+_DEGRADED = Metric(_OBSERVED, "keyrot.state.degraded", "{state}", "1: in-process limits are used.")
 _OF_CALLS = (
     *(_DURATION, _TOKEN_USAGE, _FIRST_CHUNK, _ATTEMPT, _ATTEMPTS, _FALLBACKS, _WAIT_TIME, _PENDING),
     *(_TIMEOUTS, _COOLDOWNS, _KEY_TOKENS, _KEY_COST),
@@ -138,7 +109,7 @@ def _labels(  # noqa: PLR0917 - keyword arguments would double the cost of a cac
         semconv.KEY_ID: HOME.rstrip(":") if key_id.startswith(HOME) else key_id,
         _MODEL: model,
         _FAILURE: failure,
-        semconv.TOKEN_TYPE: token_type,
+        "gen_ai.token.type": token_type,
     }
     return {name: value for name, value in values.items() if value}
 
@@ -346,14 +317,14 @@ class _Gauges:
         for source in tuple(self.sources):
             counts = Counter(key.state for key in source.read())
             for state in KEY_STATES if counts else ():
-                yield Observation(counts[state], {_POOL: source.pool, semconv.KEY_STATE: state})
+                yield Observation(counts[state], {_POOL: source.pool, "keyrot.key.state": state})
 
     def _quotas(self, _options: object) -> Iterator[Observation]:
         for source in tuple(self.sources):
             for key in source.read():
                 for model, quota, ratio in key.used:
                     labels = _labels(source.pool, None, key.key_id, model)
-                    yield Observation(ratio, {**labels, semconv.QUOTA: quota})
+                    yield Observation(ratio, {**labels, "keyrot.quota": quota})
 
     def _degraded(self, _options: object) -> Iterator[Observation]:
         for source in tuple(self.sources):

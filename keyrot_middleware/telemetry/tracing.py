@@ -45,13 +45,13 @@ from .semconv import (
 )
 
 _USAGE_ATTRIBUTES = (
-    semconv.GEN_AI_INPUT_TOKENS,
-    semconv.GEN_AI_OUTPUT_TOKENS,
-    semconv.GEN_AI_CACHED_TOKENS,
-    semconv.GEN_AI_THOUGHT_TOKENS,
+    "gen_ai.usage.input_tokens",
+    "gen_ai.usage.output_tokens",
+    "gen_ai.usage.cache_read.input_tokens",
+    "gen_ai.usage.reasoning.output_tokens",
     semconv.GEN_AI_RESPONSE_MODEL,
-    semconv.GEN_AI_RESPONSE_ID,
-    semconv.GEN_AI_FINISH_REASONS,
+    "gen_ai.response.id",
+    "gen_ai.response.finish_reasons",
 )
 """In the order of the first fields of `Usage`."""
 
@@ -101,10 +101,10 @@ class CallTracer(CallObserver):
             self._acquire_since = time.monotonic()
         if type(command) is Sleep and command.starts_wait:
             wait: Attributes = {
-                semconv.WAIT_SECONDS: command.seconds,
-                semconv.WAIT_REASON: command.reason,
+                "keyrot.wait.seconds": command.seconds,
+                "keyrot.wait.reason": command.reason,
             }
-            self._event(semconv.EVENT_WAIT, wait)
+            self._event("keyrot.wait", wait)
 
     def after(self, command: Command, reply: Any) -> None:
         """Record the result of *command*."""
@@ -144,7 +144,7 @@ class CallTracer(CallObserver):
             return
         if isinstance(error, Exhausted):
             blocked = format_blocked_keys(error.unavailable.blocks)
-            self._event(semconv.EVENT_EXHAUSTED, {semconv.BLOCKED_KEYS: blocked})
+            self._event("keyrot.pool.exhausted", {"keyrot.pool.blocked_keys": blocked})
         if self._describes and call.is_recording():
             call.set_attributes(self._call_end())  # in one step, since each costs a lock
         if self._is_own:
@@ -153,7 +153,7 @@ class CallTracer(CallObserver):
             call.end()
 
     def _call_end(self) -> Attributes:
-        attributes: Attributes = {semconv.POOL: self._pool, semconv.ATTEMPT_COUNT: self._count}
+        attributes: Attributes = {semconv.POOL: self._pool, "keyrot.attempt.count": self._count}
         if self._cost is not None:
             attributes[semconv.COST] = self._cost
         if self._key_id is not None:
@@ -163,7 +163,7 @@ class CallTracer(CallObserver):
                 if value is not None and value != ():
                     attributes[name] = value
             if self._first_chunk is not None:
-                attributes[semconv.GEN_AI_FIRST_CHUNK] = self._first_chunk
+                attributes["gen_ai.response.time_to_first_chunk"] = self._first_chunk
         return attributes
 
     def _event(self, name: str, attributes: Attributes) -> None:
@@ -187,24 +187,24 @@ class CallTracer(CallObserver):
         if info.models_tried:
             models: Attributes = {
                 semconv.FALLBACK_FROM: info.models_tried[-1],
-                semconv.FALLBACK_TO: info.model,
+                "keyrot.model_fallback.to": info.model,
             }
-            self._event(semconv.EVENT_FALLBACK, models)
+            self._event("keyrot.model_fallback", models)
 
     def _send(self, command: Send) -> None:
         lease, now = command.lease, time.monotonic()
         if (lease.degraded or lease.reservation is None) and not self._degraded:
             self._degraded = True  # the shared state is down
-            self._event(semconv.EVENT_DEGRADED, {semconv.KEY_ID: lease.key_id})
+            self._event("keyrot.state.degraded", {semconv.KEY_ID: lease.key_id})
         since = now if self._acquire_since is None else self._acquire_since
         attributes: Attributes = {
             semconv.POOL: self._pool,
             semconv.KEY_ID: lease.key_id,
-            semconv.ATTEMPT_NUMBER: command.attempt,
-            semconv.WAIT_TIME: now - since,
+            "keyrot.attempt.number": command.attempt,
+            "keyrot.acquire.wait_time": now - since,
         }
         if (project := project_name(lease.project)) is not None:
-            attributes[semconv.KEY_PROJECT] = project
+            attributes["keyrot.key.project"] = project
         name = f"attempt {lease.key_id}"
         self._attempt = self._tracer.start_span(name, self._parent, attributes=attributes)
         self._acquire_since = None
@@ -225,17 +225,17 @@ class CallTracer(CallObserver):
         code = 200 if verdict is None else verdict.code
         code = None if outcome is LeaseOutcome.ABANDONED else code
         if code is not None:
-            attempt.set_attribute(semconv.HTTP_STATUS, code)
+            attempt.set_attribute("http.response.status_code", code)
         if verdict is not None:
             attempt.set_attribute(semconv.FAILURE_CLASS, verdict.failure)
             if until is not None:
                 about: Attributes = {
                     semconv.KEY_ID: command.lease.key_id,
                     semconv.FAILURE_CLASS: verdict.failure,
-                    semconv.COOLDOWN_SCOPE: verdict.scope.value,
-                    semconv.COOLDOWN_DURATION: round(max(until - command.lease.at, 0.0), 3),
+                    "keyrot.cooldown.scope": verdict.scope.value,
+                    "keyrot.cooldown.duration": round(max(until - command.lease.at, 0.0), 3),
                 }
-                name = semconv.EVENT_RETIRED if verdict.rejected else semconv.EVENT_COOLDOWN
+                name = "keyrot.key.retired" if verdict.rejected else "keyrot.cooldown"
                 attempt.add_event(name, about)
         if outcome is not LeaseOutcome.ABANDONED:  # else its error is known at the call's end
             self._end_attempt(outcome, cause)
@@ -243,7 +243,7 @@ class CallTracer(CallObserver):
     def _end_attempt(self, outcome: LeaseOutcome, cause: ErrorCause | None) -> None:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
-            attempt.set_attribute(semconv.ATTEMPT_OUTCOME, outcome.value)
+            attempt.set_attribute("keyrot.attempt.outcome", outcome.value)
             if cause is not None:
                 record_error(attempt, cause)
             attempt.end()
@@ -257,7 +257,7 @@ def _call_start(
     operation = operation_name(verb)
     attributes = request_attributes(operation, model, host, platform)
     if stream:
-        attributes[semconv.GEN_AI_REQUEST_STREAM] = True
+        attributes["gen_ai.request.stream"] = True
     return (f"{operation} {model}" if model else operation), attributes
 
 

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from opentelemetry import context
-from support.otel import HAS_BUCKETS, RecordedMetrics
+from support.otel import RecordedMetrics
 from support.scripted_pool import (
-    INFO,
     STREAMED,
     Chunks,
-    GoogleError,
     ScriptedPool,
-    failure,
     invalid,
     minute,
 )
 
 from keyrot_middleware.core.availability import KEY_STATES
-from keyrot_middleware.core.commands import Send, Settle
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import Candidate, Lease, LeaseOutcome, Limits, Outcome, Usage
+from keyrot_middleware.core.model import Candidate, Limits
 from keyrot_middleware.monitoring.view import levels
-from keyrot_middleware.telemetry.metrics import METRICS, KeySnapshot
+from keyrot_middleware.telemetry.metrics import KeySnapshot
 
 INFERENCE = "opentelemetry.genai.client.inference.context"
 DURATION = "gen_ai.client.operation.duration"
@@ -122,48 +117,6 @@ def test_suppressed(metered: RecordedMetrics, key: str | None) -> None:
         context.detach(token)
     # The two that exist from the start are at zero.
     assert set(metered.collect()) <= {"keyrot.key.timeouts", "keyrot.key.pending_requests"}
-
-
-def test_the_table_is_what_the_sdk_sees(metered: RecordedMetrics) -> None:
-    """Each metric of the table is emitted with its unit, kind, buckets and attributes, no other."""
-    _everything(metered)
-    seen = metered.collect()
-    assert set(seen) == {metric.name for metric in METRICS}
-    for metric in METRICS:
-        metric_data = seen[metric.name]
-        assert (metric_data.unit, metric_data.description) == (metric.unit, metric.description)
-        assert _kind(metric_data.data) in metric.kind.lower()
-        points = metered.points(metric.name)
-        assert {name for point in points for name in point.attributes} == set(metric.attributes)
-        if HAS_BUCKETS or not metric.buckets:
-            assert {point.bounds for point in points} == {metric.buckets}
-        assert bool(metric.buckets) is (metric.kind == "Histogram")
-
-
-def _kind(data: Any) -> str:
-    name = type(data).__name__.lower()
-    if name != "sum":
-        return name
-    return "counter" if data.is_monotonic else "updowncounter"
-
-
-def _everything(metered: RecordedMetrics) -> None:
-    from keyrot_middleware.monitoring.view import levels
-
-    script = {"flash_01": [minute(9)], "pro_01": [Chunks(2), failure(400)]}
-    scripted = ScriptedPool([metered.observer], script=script)
-    list(scripted.stream())
-    with pytest.raises(GoogleError):
-        scripted.run()
-    metered.observer.register_gauges(lambda: levels(scripted.pool), lambda: False)
-    metered.observer.observe(INFO._replace(models_tried=("gemini-2.5-pro",)))
-    usage = Usage(1, 1, model="m")
-    watch = metered.observer.observe(INFO)
-    assert watch is not None
-    lease = Lease("a", "a", "a", "m", INFO.verb, 0, 1, at=0.0)
-    watch.before(Send(lease, 1))
-    watch.after(Settle(lease, Outcome(LeaseOutcome.ABANDONED, None, usage)), None)
-    watch.finish(asyncio.CancelledError())
 
 
 COUNT = "keyrot.key.count"

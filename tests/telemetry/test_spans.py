@@ -25,7 +25,6 @@ from support.scripted_pool import (
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import CallInfo
-from keyrot_middleware.telemetry import semconv as names
 from keyrot_middleware.telemetry.semconv import operation_name
 
 
@@ -294,7 +293,7 @@ async def iterations(count: int) -> None:
 
 
 def outcomes(traced: Any) -> set[Any]:
-    return {span.attributes[names.ATTEMPT_OUTCOME] for span in traced.named("attempt")}
+    return {span.attributes["keyrot.attempt.outcome"] for span in traced.named("attempt")}
 
 
 def statuses(traced: Any) -> set[str]:

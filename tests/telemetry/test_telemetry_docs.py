@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_pool import INFO, OK, Chunks, ScriptedPool, failure, invalid, minute
+from support.otel import HAS_BUCKETS, RecordedMetrics
+from support.scripted_pool import (
+    INFO,
+    OK,
+    Chunks,
+    GoogleError,
+    ScriptedPool,
+    failure,
+    invalid,
+    minute,
+)
 
-from keyrot_middleware.telemetry import semconv as names
+from keyrot_middleware.core.commands import Send, Settle
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, Usage
+from keyrot_middleware.monitoring.view import levels
 from keyrot_middleware.telemetry.metrics import METRICS
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
@@ -94,13 +107,49 @@ def test_events(everything: Any) -> None:
 
 def test_outcomes() -> None:
     """The values of an attempt's outcome are those of the code."""
-    (cell,) = [row[1] for row in rows("An attempt") if names.ATTEMPT_OUTCOME in row[0]]
+    (cell,) = [row[1] for row in rows("An attempt") if "keyrot.attempt.outcome" in row[0]]
     values = {"success", "failure", "abandoned"}
     assert set(re.findall(r"`(\w+)`", cell)) == values
 
 
 def test_metrics() -> None:
-    """Each metric is in the table with its kind, unit and attributes."""
-    table = [row for row in rows("Metrics") if len(row) == 4]
-    documented = [(named(row[0])[0], row[1], tuple(named(row[2]))) for row in table]
-    assert documented == [(m.name, f"{m.kind}, {m.unit}", m.attributes) for m in METRICS]
+    """Each metric is emitted as its row says: kind, unit and attributes; and no other is."""
+    metered = RecordedMetrics()
+    _everything(metered)
+    seen = metered.collect()
+    table = {named(row[0])[0]: row[1:3] for row in rows("Metrics") if len(row) == 4}
+    assert set(table) == set(seen) == {metric.name for metric in METRICS}
+    for metric in METRICS:
+        said, attributes = table[metric.name]
+        data = seen[metric.name]
+        points = metered.points(metric.name)
+        assert said == f"{metric.kind}, {data.unit}"
+        assert _kind(data.data) in metric.kind.lower()
+        assert {name for point in points for name in point.attributes} == set(named(attributes))
+        if HAS_BUCKETS or not metric.buckets:
+            assert {point.bounds for point in points} == {metric.buckets}
+        assert bool(metric.buckets) is (metric.kind == "Histogram")
+
+
+def _kind(data: Any) -> str:
+    name = type(data).__name__.lower()
+    if name != "sum":
+        return name
+    return "counter" if data.is_monotonic else "updowncounter"
+
+
+def _everything(metered: RecordedMetrics) -> None:
+    script = {"flash_01": [minute(9)], "pro_01": [Chunks(2), failure(400)]}
+    scripted = ScriptedPool([metered.observer], script=script)
+    list(scripted.stream())
+    with pytest.raises(GoogleError):
+        scripted.run()
+    metered.observer.register_gauges(lambda: levels(scripted.pool), lambda: False)
+    metered.observer.observe(INFO._replace(models_tried=("gemini-2.5-pro",)))
+    usage = Usage(1, 1, model="m")
+    watch = metered.observer.observe(INFO)
+    assert watch is not None
+    lease = Lease("a", "a", "a", "m", INFO.verb, 0, 1, at=0.0)
+    watch.before(Send(lease, 1))
+    watch.after(Settle(lease, Outcome(LeaseOutcome.ABANDONED, None, usage)), None)
+    watch.finish(asyncio.CancelledError())

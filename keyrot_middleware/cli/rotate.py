@@ -18,17 +18,17 @@ from getpass import getpass
 from secrets import token_hex
 
 from .. import providers
+from ..adapters.key_check import check_key
 from ..core.model import Candidate
 from ..core.text import did_you_mean
 from ..errors import KeyrotError
-from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..keys_file import KeySpec
 from ..providers.keys import hide_secrets, mask_keys
 from ..runtime.rotations import BEGUN_S, Rotation, add_rotation, read_processes, rotations
 from ..secrets import Secret
 from ..secrets.cache import SecretCache, SecretLocation, problem_of
 from ..secrets.stores import InlineStore, open_secret_cache
-from ..settings import Config, allowed_origins, load
+from ..settings import Config, load
 from ..state import State
 from .check import BUSY
 from .status import open_configured
@@ -182,17 +182,16 @@ class _Rotating:
         Raises:
             KeyrotError: It does not work, or is in use.
         """
-        key_id, platform = self.key.key_id, self.key.platform
+        key_id = self.key.key_id
         users = {key_id: current.fingerprint}
         for one in self._known():
             users.setdefault(one.key_id, one.fingerprint)
         for user, fingerprint in users.items():
             if fingerprint == new.fingerprint:
                 raise KeyrotError(f"nothing was changed: key {user} has that value")
-        require_allowed_host(allowed_origins(self.config.settings.allowed_hosts), platform)
         held = SecretCache({key_id: SecretLocation(InlineStore({key_id: new}))})
-        found = check_key(held, key_id, self.key.model, platform)
-        text = describe_check(key_id, found)
+        found = check_key(held, key_id, self.key.model, self.key.service, self.config.allowed)
+        text = found.describe(key_id)
         if not found.ok and found.failure not in BUSY:
             raise KeyrotError(f"nothing was changed: with the new value {text}")
         _say(f"with the new value {text}")

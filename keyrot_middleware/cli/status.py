@@ -19,12 +19,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..adapters.key_check import check_key
 from ..core.failures import KEY_REJECTIONS
 from ..core.model import DEFAULT_PLATFORM, Candidate
 from ..core.selection import Selector
 from ..core.text import did_you_mean, mask_url, one_line, remaining, short_time
 from ..errors import KeyrotError
-from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..monitoring.view import (
     DISABLED_S,
     LIMIT_MAX,
@@ -485,12 +485,12 @@ def _check(config: Config, key_id: str) -> str:
     """
     keys = tuple(key for key in config.keys if key.key_id == key_id)
     platform = keys[0].service
-    require_allowed_host(config.allowed, platform)
     secrets = open_secret_cache(replace(config, keys=keys))
     try:
         if key_id not in secrets.resolved:
             raise KeyrotError(f"key {key_id} has no value on this machine")
-        return describe_check(key_id, check_key(secrets, key_id, keys[0].model, platform))
+        check = check_key(secrets, key_id, keys[0].model, platform, config.allowed)
+        return check.describe(key_id)
     finally:
         secrets.close()
 

@@ -90,8 +90,11 @@ class Provider:
     prices: str = ""
     """Its name in the list of genai-prices, if not its own."""
     check_path: str = "/v1/models"
-    """What a free request asks for, that shows whether a key is accepted."""
+    """What a request asks for that shows whether a key is accepted, at no cost or a small one."""
     check_headers: Mapping[str, str] = {}
+    check_body: Mapping[str, Any] | None = None
+    check_model: str = ""
+    """That which is asked if none is named, in `{model}` of the path; empty: none is asked."""
     hosts: tuple[str, ...] = ()
     """Where its keys may be sent."""
     variables: tuple[str, ...] = ()

@@ -43,10 +43,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..adapters.key_check import check_key
 from ..core.availability import KEY_STATES
 from ..core.text import did_you_mean
 from ..errors import KeyrotError, handle_internal_error
-from ..genai.key_check import check_key, describe_check, require_allowed_host
 from ..monitoring.view import DISABLED_S, SORTS, PoolReport, source_of
 from ..providers.keys import hide_secrets, mask_keys
 from ..runtime import current_pool
@@ -198,9 +198,9 @@ def _check(pool: Pool, key_id: str) -> str:
         raise KeyrotError(f"key {key_id} has no value to check")
     for key in pool.configured:
         if key.key_id == key_id:
-            require_allowed_host(pool.allowed_origins, key.platform)
-            check = check_key(pool.secrets, key_id, key.model, key.platform)
-            return describe_check(key_id, check)
+            allowed = pool.allowed_origins
+            check = check_key(pool.secrets, key_id, key.model, key.platform, allowed)
+            return check.describe(key_id)
     raise KeyError(key_id)
 
 

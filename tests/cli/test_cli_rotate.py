@@ -23,7 +23,7 @@ from keyrot_middleware.core.activity import ActivityRows
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.runtime.rotations import rotations
 from keyrot_middleware.state import open_shared
-from keyrot_middleware.testing import FakeGemini, Reply
+from keyrot_middleware.testing import FakeGemini, FakeOpenAI, Reply
 
 WORKER = """
 import json, sys, threading, time
@@ -335,3 +335,16 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> str:
         if text in line:
             return line
     raise AssertionError(f"it ended without {text!r}")
+
+
+def test_a_value_of_another_provider_is_checked_there(pool: Pool) -> None:
+    """It is sent to its own API, and never to Google."""
+    with FakeOpenAI() as openai:
+        old, new = openai.add_key("old").value, openai.add_key("new").value
+        (pool.folder / "keys.json").write_text('[{"key_id": "o", "provider": "openai"}]')
+        pool.env_file.write_text(f"KEYROT_KEY_o={old}\n")
+        hosts = f"{pool.gemini.host},openai={openai.url}"
+        env = {"OPENAI_BASE_URL": openai.base_url, "KEYROT_ALLOWED_HOSTS": hosts}
+        ran = pool.rotate("o", stdin=new, **env)
+        assert (ran.returncode, openai.count()) == (0, 1), ran.stderr
+        assert pool.gemini.count() == 0

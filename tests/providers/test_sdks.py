@@ -19,8 +19,8 @@ from mistralai.client import Mistral
 from openrouter import OpenRouter
 
 import keyrot_middleware
+from keyrot_middleware.adapters.key_check import check_key
 from keyrot_middleware.core.model import Usage
-from keyrot_middleware.genai.key_check import check_key, describe_check
 from keyrot_middleware.prices import PriceList
 from keyrot_middleware.secrets.stores import open_secret_cache
 from keyrot_middleware.settings import load
@@ -321,10 +321,11 @@ def test_a_key_is_checked_by_a_free_request(
     monkeypatch.setenv("KEYROT_ALLOWED_HOSTS", f"{name}={server.url}")
     secrets = open_secret_cache(load())
     secrets.refresh_all()
-    works, fails = (check_key(secrets, f"{name}_{number}", None, name) for number in (1, 2))
+    ids, allowed = (f"{name}_1", f"{name}_2"), load().allowed
+    works, fails = (check_key(secrets, key_id, None, name, allowed) for key_id in ids)
     assert works.ok
     assert (fails.ok, fails.code) == (False, 401)
-    assert bad not in describe_check("bad", fails)
+    assert bad not in fails.describe("bad")
 
 
 def test_calls_have_the_prices_of_their_provider() -> None:

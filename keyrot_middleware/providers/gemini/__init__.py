@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 from ...core.model import DEFAULT_PLATFORM, POOL_KEY
 from ..base import Provider, Route
 from . import errors, failures, replies, requests
+from .models import CURRENT_MODEL
 
 GEMINI_API = DEFAULT_PLATFORM
 VERTEX_EXPRESS = "vertex_express"
@@ -28,6 +29,10 @@ _STATUSES = {
 }
 _INVALID = ("key_expired", "key_invalid")
 _TYPE = "type.googleapis.com/google.rpc."
+_ONE_TOKEN = {
+    "contents": [{"role": "user", "parts": [{"text": "Hi"}]}],
+    "generationConfig": {"maxOutputTokens": 1},
+}
 
 
 class Gemini(Provider):
@@ -41,6 +46,9 @@ class Gemini(Provider):
     hosts = ("generativelanguage.googleapis.com",)
     variables = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
     base_url_variable = "GOOGLE_GEMINI_BASE_URL"
+    check_path = "/v1beta/models/{model}:generateContent"
+    check_body = _ONE_TOKEN
+    check_model = CURRENT_MODEL
     zone = failures.ZONE
     key_header, key_scheme = KEY_HEADER, ""
     key_headers = (KEY_HEADER, BEARER_HEADER)
@@ -116,6 +124,7 @@ class VertexExpress(Gemini):
     otel = "gcp.vertex_ai"
     hosts = ("aiplatform.googleapis.com",)
     base_url_variable = "GOOGLE_VERTEX_BASE_URL"
+    check_path = "/v1beta1/publishers/google/models/{model}:generateContent"
     route = staticmethod(requests.express_route_of)
 
     @property

@@ -35,6 +35,7 @@ from .runtime import (
 )
 from .runtime import session as _session
 from .runtime import workload as _workload
+from .runtime.google_limits import GoogleLimits
 from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidates
 from .secrets.cache import SecretCache
 from .secrets.stores import Stores, open_secret_cache
@@ -373,10 +374,11 @@ def open_pool(
         on_event: As `install()` has it.
 
     Raises:
-        ConfigError: A receiver of its events cannot be used.
+        ConfigError: A receiver of its events, or a service to read limits from, cannot be used.
     """
     receivers = open_receivers(on_event, config.settings.alerts, config.settings.alert_events)
     configured = config.candidates
+    limits = GoogleLimits(os.environ) if config.settings.limits_from else None
     terms = terms_of(config.settings.workloads)
     require_prices([*(key.usd for key in configured), *(one.usd for one in terms.values())])
     stores = Stores(config.env_file)
@@ -418,7 +420,7 @@ def open_pool(
     except BaseException:  # a warning that the program has made an error
         pool.close()
         raise
-    refresher = Refresher(pool, config, stores)
+    refresher = Refresher(pool, config, stores, limits)
     pool.background.append(refresher)
     refresher.start()
     if receivers:

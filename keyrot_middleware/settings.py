@@ -334,6 +334,9 @@ class Settings(BaseModel):
     workloads: Annotated[dict[_WorkloadName, Workload] | None, BeforeValidator(_from_json)] = None
     """what the calls inside `workload(name)` may use, as JSON such as `{"chat": {"first": true},
     "nightly": {"share": 0.8, "usd": {"day": 5}}}`: see [workloads](workloads.md)"""
+    limits_from: Annotated[Literal["google"], _Lower] | None = None
+    """`google`: [read the limits](limits.md#where-limits-come-from) of Google Cloud projects each
+    hour, with the program's Google login (extra `gcp`)"""
     tracing: Annotated[Literal["off", "otlp"], _Lower] = "off"
     """`otlp`: set up a tracer provider and exporter if the program has none (extra `otlp`)"""
     call_spans: bool = True
@@ -386,6 +389,7 @@ class SettingArguments(TypedDict, total=False):
     cooldown_max_s: float | None
     fallback_models: str | Sequence[str] | None
     workloads: str | Mapping[str, WorkloadArguments] | None
+    limits_from: Literal["google"] | None
     tracing: Literal["off", "otlp"] | None
     call_spans: bool | None
     trace_url: str | None

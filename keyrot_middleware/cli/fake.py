@@ -192,7 +192,8 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool, provider: str = Gemini.
     gemini = FakeGemini(keep_log=_KEPT)
     for key_id, rpm, reply in parsed:
         tier = "paid" if rpm is None else "free"
-        gemini.add_key(key_id, tier=tier, rpm=rpm, value=f"FAKE-{key_id}")  # type: ignore[arg-type]
+        of = f"project-{key_id}".replace("_", "-")  # as Google allows
+        gemini.add_key(key_id, project=of, tier=tier, rpm=rpm, value=f"FAKE-{key_id}")  # type: ignore[arg-type]
         if reply is not None:
             gemini.always(key_id, Reply.all()[reply])
     _run_server(gemini, port, lambda: _print_start(gemini, parsed), quiet=quiet)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
+from math import inf
 from typing import Any, Protocol
 
 from .. import providers
@@ -55,6 +56,7 @@ from ..settings import Config, reread
 from ..state.base import State, StateThreads
 from ..telemetry import Observer, PoolEventListener
 from .activity import Activity
+from .google_limits import GoogleLimits
 from .rotations import report_values
 
 _log = logging.getLogger("keyrot_middleware")
@@ -438,15 +440,19 @@ SETTLE_S = 0.3
 class Refresher:
     """Keeps a pool up to date with its stores and its keys.json."""
 
-    def __init__(self, pool: Pool, config: Config, stores: Stores) -> None:
+    def __init__(
+        self, pool: Pool, config: Config, stores: Stores, limits: GoogleLimits | None = None
+    ) -> None:
         """Start nothing yet.
 
         Args:
             pool: The pool, made from *config*.
             config: The settings at start.
             stores: Those that are open.
+            limits: Reads limits, if the pool is to.
         """
         self._pool = pool
+        self._limits = limits
         self._config = config
         self._stores = stores
         self._seen = config.keys_seen
@@ -485,6 +491,8 @@ class Refresher:
     def stop(self) -> None:
         """Stop the thread without waiting for it."""
         self._on = False
+        if self._limits is not None:
+            self._limits.is_on = False
         if self._exit is not None:
             self._exit.detach()
         self._pool.secrets.wake.set()
@@ -510,6 +518,8 @@ class Refresher:
                 return None
             self._pool.activity.send()
             self._report_values()
+            if self._limits is not None:
+                self._limits.tick(self._pool)
             if self._config.settings.secrets_ttl_s <= 0:
                 return TICK_S
             look_s = self._look() if self._config.keys_file is not None else TICK_S
@@ -550,6 +560,8 @@ class Refresher:
         self._config = config
         self._pool.configured = configured
         self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)
+        if self._limits is not None:
+            self._limits.read_at = -inf
 
     def _renew(self) -> None:
         self._pool.settling = threading.Lock()

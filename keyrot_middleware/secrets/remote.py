@@ -32,6 +32,7 @@ CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 4.0
 """For one request."""
 MAX_CONCURRENCY = 10
+MAX_PAGES = 100
 MAX_VERSIONS = 20
 """Older versions in which the value before is looked for."""
 CHANGED = "it has another value meanwhile; nothing was written"
@@ -601,12 +602,85 @@ def _azure_login() -> Any:
     return DefaultAzureCredential(process_timeout=_PROCESS_S, **_OPTIONS)
 
 
-# Google Secret Manager ----------------------------------------------------------------------------
+# Google: its services, and Secret Manager ---------------------------------------------------------
 
 
-_ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER"
-"""gcloud's own variable for another endpoint, such as a private one."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def google_endpoint(environ: Mapping[str, str], service: str) -> str:
+    """Return where a service is; gcloud's own variable names another one, such as a private one.
+
+    Raises:
+        ConfigError: It is no https:// URL.
+    """
+    variable = f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service.upper()}"
+    endpoint = environ.get(variable, "").strip() or f"https://{service}.googleapis.com"
+    url = urlsplit(endpoint)
+    if url.scheme != "https" and url.hostname not in _LOOPBACK:
+        raise ConfigError(f"{variable}: found {display(endpoint)}; allowed: https://HOST/.")
+    return endpoint.rstrip("/")
+
+
+def google_session(credentials: Any) -> Any:
+    """Return a session of requests that sends tokens, and tries again what may soon work."""
+    from google.auth.transport.requests import AuthorizedSession
+    from requests.adapters import HTTPAdapter
+    from urllib3 import Retry
+
+    session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+    retry = Retry(2, status_forcelist=(429, 500, 502, 503, 504), backoff_factor=0.5)
+    retry.raise_on_status, retry.respect_retry_after_header = False, False
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONCURRENCY, max_retries=retry))
+    return session
+
+
+def google_call(session: Any, method: str, url: str, **more: Any) -> Mapping[str, Any]:
+    """Return the object that a service answers; tokens go to no other address.
+
+    Raises:
+        Unreadable: It refuses, or answers something else.
+    """
+    timeout = CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+    reply = session.request(method, url, **more, timeout=timeout, allow_redirects=False)
+    if reply.status_code != 200:
+        raise Unreadable(codes(reply.status_code, _status(reply)))
+    found = reply.json()
+    if not isinstance(found, dict):
+        raise Unreadable("no JSON object")
+    return found
+
+
+def read_google_quotas(endpoint: str) -> Callable[[str], list[Any]]:
+    """Return a function that lists the quotas of a project; the login goes to TLS alone.
+
+    Raises:
+        ImportError: The extra `gcp` is not installed.
+        Exception: There is no login.
+    """
+    from google.auth.credentials import AnonymousCredentials
+
+    is_plain = endpoint.startswith("http:")  # of this machine: a fake
+    credentials: Any = AnonymousCredentials() if is_plain else google_login()[0]  # type: ignore[no-untyped-call]
+    session = google_session(credentials)
+
+    def read(project: str) -> list[Any]:
+        found, page = list[Any](), dict[str, Any]()
+        path = "locations/global/services/generativelanguage.googleapis.com/quotaInfos"
+        for _ in range(MAX_PAGES):
+            query = {"pageToken": page.get("nextPageToken", "")}
+            page = dict(
+                google_call(
+                    session, "GET", f"{endpoint}/v1/projects/{project}/{path}", params=query
+                )
+            )
+            found += page.get("quotaInfos") or ()
+            if not page.get("nextPageToken"):
+                return found
+        raise Unreadable("too many pages")
+
+    return read
 
 
 def open_gcp(environ: Mapping[str, str]) -> GcpStore:
@@ -615,10 +689,7 @@ def open_gcp(environ: Mapping[str, str]) -> GcpStore:
     Raises:
         ConfigError: The endpoint is no https:// URL.
     """
-    endpoint = environ.get(_ENDPOINT, "").strip() or "https://secretmanager.googleapis.com"
-    url = urlsplit(endpoint)
-    if url.scheme != "https" and url.hostname not in _LOOPBACK:
-        raise ConfigError(f"{_ENDPOINT}: found {display(endpoint)}; allowed: https://HOST/.")
+    endpoint = google_endpoint(environ, "secretmanager")
     secret = environ.get("KEYROT_GCP_SECRET") or "keyrot"
     return GcpStore(endpoint, f"{environ.get('GOOGLE_CLOUD_PROJECT', '')}/{secret}")
 
@@ -636,21 +707,12 @@ class GcpStore(RemoteStore):
     ) -> None:
         """Read at *endpoint*; *login* returns credentials and their project."""
         super().__init__(default)
-        self._endpoint, self._login = endpoint.rstrip("/"), login or _google_login
+        self._endpoint, self._login = endpoint, login or google_login
 
     def connect(self) -> Any:
         """Return a session that sends tokens, and the project of the login."""
-        from google.auth.transport.requests import AuthorizedSession
-        from requests.adapters import HTTPAdapter
-        from urllib3 import Retry
-
         credentials, project = self._login()
-        session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
-        retry = Retry(2, status_forcelist=(429, 500, 502, 503, 504), backoff_factor=0.5)
-        retry.raise_on_status, retry.respect_retry_after_header = False, False
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONCURRENCY, max_retries=retry))
-        return session, project
+        return google_session(credentials), project
 
     def read(self, client: Any, name: str, version: str = "") -> tuple[bytes, str]:
         """Return the bytes of a version."""
@@ -671,20 +733,12 @@ class GcpStore(RemoteStore):
         project, secret, *_ = [*name.split("/"), ""]
         if not (project or own):
             raise Unreadable("GOOGLE_CLOUD_PROJECT is not set, and the login names no project")
-        reply = session.request(
-            method,
-            f"{self._endpoint}/v1/projects/{project or own}/secrets/{secret}{action}",
-            json=body,
-            timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
-            allow_redirects=False,
-        )
-        if reply.status_code != 200:
-            raise Unreadable(codes(reply.status_code, _status(reply)))
-        found: Mapping[str, Any] = reply.json()
-        return found
+        url = f"{self._endpoint}/v1/projects/{project or own}/secrets/{secret}{action}"
+        return google_call(session, method, url, json=body)
 
 
-def _google_login() -> tuple[Any, str | None]:
+def google_login() -> tuple[Any, str | None]:
+    """Return the credentials of the program, and their project."""
     import google.auth
 
     return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])

@@ -27,8 +27,9 @@ class FakeGemini(FakeServer):
 
     It has keys, projects, billing accounts and models, counts quotas in wall-clock minutes and
     Pacific days, and fails on demand in every observed way. Chats,
-    embeddings and models are also served in OpenAI's protocol, under `/v1beta/openai/`. All methods
-    may be called from any thread, before and while it runs.
+    embeddings and models are also served in OpenAI's protocol, under `/v1beta/openai/`. As Cloud
+    Quotas it lists the limits of its projects, without a login. All methods may be called from any
+    thread, before and while it runs.
 
     Examples:
         >>> with FakeGemini() as gemini:
@@ -271,6 +272,11 @@ class FakeGemini(FakeServer):
             KeyError: If there is no such key.
         """
         return self._service.sessions[self.key(label).label]
+
+    @property
+    def quota_reads(self) -> list[str]:
+        """The projects whose quotas were listed, as Cloud Quotas lists them; a page each."""
+        return list(self._service.quota_reads)
 
     def wait_for(self, count: int, timeout: float = 60.0) -> bool:
         """Wait until `count` requests came in all; return False if `timeout` seconds passed."""

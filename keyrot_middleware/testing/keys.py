@@ -122,6 +122,10 @@ class ModelCatalogue:
         """Return the quota bucket of a model."""
         return self.aliases.get(model, model)
 
+    def buckets(self) -> set[str]:
+        """Return the quota buckets of the listed models, and those of aliases."""
+        return {self.bucket(model) for model in _LISTED} | set(self.aliases.values())
+
     def serves(self, model: str) -> bool:
         """Return whether the model exists: of a known family, and not removed."""
         return model.startswith(_FAMILIES) and model not in self.removed
@@ -205,6 +209,10 @@ class QuotaCounter:
         """Return the limits of a project for a bucket: the bucket's own over those for all."""
         general = self._limits.get((project, None), Limits())
         return _over(self._limits.get((project, bucket), Limits()), general)
+
+    def buckets(self, project: str) -> set[str]:
+        """Return the buckets for which a project has limits of their own."""
+        return {bucket for of, bucket in self._limits if of == project and bucket is not None}
 
     def used(self, project: str, bucket: str, now: float) -> QuotaUsage:
         """Return a copy of the usage in the current windows."""

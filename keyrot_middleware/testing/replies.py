@@ -7,7 +7,7 @@ and docs/failures.md.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -331,6 +331,41 @@ def quota_body(
     failure = {"@type": f"{_TYPE}QuotaFailure", "violations": violations}
     retry = {"@type": f"{_TYPE}RetryInfo", "retryDelay": f"{int(retry_s)}s"}
     return error(429, _EXHAUSTED, message, _HELP, failure, retry)
+
+
+def quota_infos(limits: Mapping[str, Limits], *, free: bool) -> list[dict[str, Any]]:
+    """List quotas as Cloud Quotas does: those of the other tier too, ten times as large or small.
+
+    Args:
+        limits: Of a project, by model.
+        free: Whether it is of the free tier.
+    """
+    found = []
+    for (embedding, of_free), ids in _QUOTA_IDS.items():
+        for kind in ("rpd", "rpm", "tpm"):
+            values = {
+                model: -1 if (limit := getattr(one, kind)) is None else limit
+                for model, one in limits.items()
+                if ("embedding" in model) == embedding
+            }
+            if of_free != free:
+                values = {
+                    m: n * 10 if free or n < 0 else max(n // 10, 1) for m, n in values.items()
+                }
+            infos = [
+                {"dimensions": {"model": model}, "details": {"value": str(value)}}
+                for model, value in values.items()
+            ]
+            found.append(
+                {
+                    "quotaId": ids[kind],
+                    "service": _SERVICE,
+                    "refreshInterval": "day" if kind == "rpd" else "minute",
+                    "dimensions": ["model"],
+                    "dimensionsInfos": infos,
+                }
+            )
+    return found
 
 
 def _violation(request: FakeRequest, kind: str, *, free: bool, zero: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,7 +31,15 @@ from keyrot_middleware.testing.keys import (
     list_page,
 )
 from keyrot_middleware.testing.live import LiveSession
-from keyrot_middleware.testing.replies import JSON, Reply, Scripted, Scripts, plain
+from keyrot_middleware.testing.replies import (
+    JSON,
+    Reply,
+    Scripted,
+    Scripts,
+    error,
+    plain,
+    quota_infos,
+)
 from keyrot_middleware.testing.request import (
     QUOTA_VERBS,
     STREAMS,
@@ -54,6 +63,9 @@ LIVE_VERBS = frozenset({"bidiGenerateContent", "bidiGenerateMusic"})
 _QUOTA_VERBS = QUOTA_VERBS | LIVE_VERBS | {"interactions.create", "decisions.create"}
 MODEL_VERBS = _QUOTA_VERBS | {"countTokens", "predictLongRunning", "batches.create"}
 _COUNTED = MODEL_VERBS | {"cachedContents.create"}
+_QUOTA_INFOS = re.compile(
+    r"/v1/projects/([^/]+)/locations/global/services/generativelanguage\.googleapis\.com/quotaInfos"
+)
 _NO_CONTENTS = Scripted(
     400,
     plain(
@@ -230,6 +242,8 @@ class Service:
         self.answers = ModelAnswers()
         self.count_tokens: Callable[[dict[str, Any]], int] = count_tokens
         self.latency_s = 0.0
+        self.quota_reads: list[str] = []
+        """The projects whose quotas were listed."""
         self.sessions: Counter[str] = Counter()
         """Open Live sessions by the label of their key."""
         self._tokens: dict[str, FakeKey] = {}
@@ -240,6 +254,8 @@ class Service:
         """Answer one request; an error of the fake itself becomes an HTTP 500."""
         if http.target.startswith("/fake/keys"):
             return self._manage_keys(http)
+        if (listed := _QUOTA_INFOS.match(http.target)) is not None:
+            return self._list_quotas(listed[1], http)
         request = FakeRequest(parse_route(http.method, http.target), now=self.clock.time())
         try:
             request = self._parse(request.route, http)
@@ -265,6 +281,21 @@ class Service:
             status = 404
         head = Head(status, "text/plain", self.clock.time(), len(text))
         return ResponsePlan(head, (text.encode(),), lambda: None)
+
+    def _list_quotas(self, project: str, http: HttpRequest) -> ResponsePlan:
+        """List the quotas of a project as Cloud Quotas does; one on each page, and for no login."""
+        self.quota_reads.append(project)
+        tiers = [key.tier for key in self.keys.by_value.values() if key.project == project]
+        status, value = 403, error(403, "PERMISSION_DENIED", "The caller does not have permission")
+        if tiers:
+            models = self.models.buckets() | self.quotas.buckets(project)
+            limits = {model: self.quotas.limits(project, model) for model in sorted(models)}
+            query = {"pageSize": "1", **parse_route(http.method, http.target).query}
+            infos = quota_infos(limits, free=tiers[0] == "free")
+            status, value = 200, list_page("quotaInfos", infos, query)
+        body = json.dumps(value).encode()
+        head = Head(status, JSON, self.clock.time(), len(body))
+        return ResponsePlan(head, (body,), lambda: None, delay_s=self.latency_s)
 
     def _parse(self, route: Route, http: HttpRequest) -> FakeRequest:
         body = _json(http.body)

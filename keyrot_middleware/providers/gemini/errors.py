@@ -1,4 +1,4 @@
-"""Parses Google's error bodies, whatever their shape.
+"""Parses Google's error bodies, whatever their shape, and its list of a project's quotas.
 
 The shapes (docs/gemini-api.md#shapes): REST's `{"error": {code, message, status, details}}`,
 Interactions' `{"error": {message, code: "snake_case"}}`, either in a list of one, the inner object
@@ -28,6 +28,7 @@ from ...core.failures import (
     sane_delay,
     seconds,
 )
+from ...core.model import NO_LIMITS, Limits
 
 MAX_INT = 10**15
 """Larger numbers are neither codes nor limits."""
@@ -150,6 +151,47 @@ def _quotas(details: list[dict[Any, Any]], message: str) -> tuple[QuotaViolation
     ]
     reported += [_old(d["metadata"]) for d in details if _is_old(d.get("metadata"))]
     return tuple(reported) or lines
+
+
+_LISTED = re.compile(
+    r"(?:generate|embedcontent)requestsper|(?:generate|embed)content(?:paidtier)?inputtokensper"
+)
+"""How the names of quotas begin in which all calls of a model count."""
+
+
+def listed_limits(infos: object, tier: str) -> dict[str, Limits]:
+    """Return the limits of a project by model bucket, as the QuotaInfos of Cloud Quotas name them.
+
+    Those of all tiers stand side by side; one without a tier in its name is that of paid projects
+    that have none of their own. An omitted or zero limit is left to its 429.
+
+    Args:
+        infos: The list, whatever it holds.
+        tier: Of the project's keys: `free`, `tier1`, …; `paid`: the highest one, since too high a
+            limit costs a 429, and with too low a one calls wait.
+    """
+    order = {"free": ["free"], "paid": ["tier3", "tier2", "tier1", "paid"]}
+    tiers = order.get(tier, [tier, "paid"])
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for info in objects(infos):
+        quota_id = str(info.get("quotaId"))
+        name, numbered = _name(quota_id), re.search(r"-PaidTier([123])", quota_id)
+        of = f"tier{numbered[1]}" if numbered else "free" if "FreeTier" in quota_id else "paid"
+        timed = info.get("refreshInterval") in ("minute", "day")
+        for one in objects(info.get("dimensionsInfos")) if timed and of in tiers else ():
+            dimensions, details = one.get("dimensions"), one.get("details")
+            limit = _int(details.get("value")) if isinstance(details, dict) else None
+            quota = QuotaViolation(name, limit or MAX_INT, _model(dimensions))
+            if quota.model and len(dimensions or ()) == 1 and _LISTED.match(name):
+                best = found.setdefault(quota.model, {})
+                for window, n in ParsedError(None, quotas=(quota,)).limits._asdict().items():
+                    if n is not None:
+                        best[window] = min(best.get(window, (9, 0)), (tiers.index(of), n))
+    limits = {
+        model: Limits(**{window: n for window, (_, n) in best.items() if n < MAX_INT})
+        for model, best in found.items()
+    }
+    return {model: one for model, one in limits.items() if one != NO_LIMITS}
 
 
 def _limit(violation: dict[Any, Any], lines: tuple[QuotaViolation, ...]) -> int | None:

@@ -1,0 +1,95 @@
+"""Limits of Google Cloud projects, read from Cloud Quotas: at the start and each hour.
+
+A read limit is one that was learned before its 429 (core/windows.py). Where nothing can be read,
+limits are learned as without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Mapping
+from math import inf
+from typing import TYPE_CHECKING
+
+from ..core.model import DEFAULT_PLATFORM
+from ..core.text import plural
+from ..core.windows import HOUR_S
+from ..errors import warn_safely
+from ..providers.gemini.errors import listed_limits
+from ..secrets.remote import Unreadable, google_endpoint, read_google_quotas
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+_log = logging.getLogger("keyrot_middleware")
+
+_PROJECT = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{6,19}")
+"""The id or the number of a Google Cloud project."""
+_KEYS_NEED = "A key needs a `project`, the id of a Google Cloud project, and a `tier` in keys.json"
+_PROJECTS_NEED = (
+    "Cloud Quotas needs the extra gcp, a Google login (gcloud auth application-default login, or "
+    "a service account) with the role roles/cloudquotas.viewer in each project, and its API enabled"
+)
+
+
+class GoogleLimits:
+    """Reads them in a thread of its own: a login may take seconds."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Read nothing yet.
+
+        Raises:
+            ConfigError: The endpoint that *environ* names is not allowed.
+        """
+        self._endpoint = google_endpoint(environ, "cloudquotas")
+        self._thread: threading.Thread | None = None
+        self._warned = set[str]()
+        self.read_at = -inf
+        """When reading began last; may be set to have it begin again."""
+        self.is_on = True
+
+    def tick(self, pool: Pool) -> None:
+        """Begin to read, if it is time."""
+        now = pool.clock.time()
+        if abs(now - self.read_at) < HOUR_S or (self._thread and self._thread.is_alive()):
+            return
+        self.read_at = now
+        self._thread = threading.Thread(
+            target=self.read, args=(pool,), name=f"keyrot-limits-{pool.name}", daemon=True
+        )
+        self._thread.start()
+
+    def read(self, pool: Pool) -> None:
+        """Read the limits of all projects of *pool*; where that fails, warn once."""
+        keys = [key for key in pool.selector.keys.values() if key.platform == DEFAULT_PLATFORM]
+        tiers = {k.project: k.tier for k in keys if k.tier and _PROJECT.fullmatch(k.project)}
+        if unknown := [key.key_id for key in keys if key.project not in tiers]:
+            text = f"{plural(len(unknown), 'key')} cannot be read ({', '.join(unknown[:3])})"
+            self._warn(pool, text, _KEYS_NEED)
+        failed = dict.fromkeys(tiers, "no limits")
+        try:
+            read = read_google_quotas(self._endpoint)
+            for project, tier in tiers.items():
+                try:
+                    found = listed_limits(read(project), tier)
+                except Unreadable as error:
+                    failed[project], found = str(error), {}
+                if not self.is_on:
+                    return
+                if found:
+                    pool.state.take_limits(project, found)
+                    del failed[project]
+        except Exception as error:  # the login, or no answer: the next project would get none
+            failed = dict.fromkeys(failed, type(error).__name__)
+        if failed and self.is_on:
+            count, (project, why) = plural(len(failed), "project"), next(iter(failed.items()))
+            self._warn(pool, f"{count} cannot be read ({project}: {why})", _PROJECTS_NEED)
+
+    def _warn(self, pool: Pool, text: str, needed: str) -> None:
+        if needed not in self._warned:
+            self._warned.add(needed)
+            text = f"pool {pool.name}: the limits of {text}, and are learned from 429s. {needed}"
+            _log.warning("%s", text)
+            warn_safely(text)

@@ -8,12 +8,11 @@ import re
 import sys
 import warnings
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from .. import __version__
 from ..core.text import seconds_in
@@ -22,16 +21,8 @@ from ..keys_file import SINGLE_KEYS
 from .run import USAGE
 
 
-class _Command(TyperCommand):
-    """A command whose help shows flags without a type: `--json`, not `--json <bool>`."""
-
-    def get_params(self, ctx: Any) -> Any:
-        """Return the parameters."""
-        return _without_types(super().get_params(ctx))
-
-
 class _Group(TyperGroup):
-    """`keyrot` itself, whose help shows flags so too, and which prints our errors."""
+    """`keyrot` itself, which prints our errors."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -43,17 +34,6 @@ class _Group(TyperGroup):
                 2 if isinstance(error, ConfigError | MissingExtraError) else 1
             ) from None
 
-    def get_params(self, ctx: Any) -> Any:
-        """Return the parameters."""
-        return _without_types(super().get_params(ctx))
-
-
-def _without_types(parameters: Any) -> Any:
-    for parameter in parameters:
-        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
-            parameter.metavar = ""
-    return parameters
-
 
 app = typer.Typer(
     cls=_Group,
@@ -62,7 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_command = partial(app.command, cls=_Command)
 
 
 def _version(requested: bool) -> None:
@@ -80,13 +59,13 @@ def _keyrot(
     """Define the options of `keyrot` itself."""
 
 
-@_command("run", add_help_option=False)
+@app.command("run", add_help_option=False)
 def _run() -> None:
     """Run a Python program with the pool installed."""
     typer.echo(USAGE)
 
 
-@_command("check")
+@app.command("check")
 def _check(
     live: Annotated[bool, typer.Option("--live", help="Send one request with each key.")] = False,
     model: Annotated[str | None, typer.Option(help="The model for --live.")] = None,
@@ -98,7 +77,7 @@ def _check(
     raise typer.Exit(check(live=live, model=model, as_json=as_json))
 
 
-@_command("status")
+@app.command("status")
 def _status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     watch: Annotated[
@@ -111,7 +90,7 @@ def _status(
     raise typer.Exit(status(as_json=as_json, watch=watch))
 
 
-@_command("explain")
+@app.command("explain")
 def _explain(
     model: Annotated[str, typer.Argument(help="The model of the call.")],
     tokens: Annotated[int, typer.Option(help="Input tokens of the call.", min=0)] = 0,
@@ -124,7 +103,7 @@ def _explain(
     raise typer.Exit(explain(model, tokens, workload, as_json=as_json))
 
 
-@_command("ui")
+@app.command("ui")
 def _ui(
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8787,
@@ -171,13 +150,13 @@ def _change(key_id: str, action: str, for_s: float | None = None) -> None:
     raise typer.Exit(change(key_id, action, for_s))
 
 
-@_command("reset")
+@app.command("reset")
 def _reset(key_id: _KeyId) -> None:
     """Make a key of a shared state available again."""
     _change(key_id, "reset")
 
 
-@_command("disable")
+@app.command("disable")
 def _disable(
     key_id: _KeyId,
     for_s: Annotated[
@@ -189,13 +168,13 @@ def _disable(
     _change(key_id, "disable", for_s)
 
 
-@_command("enable")
+@app.command("enable")
 def _enable(key_id: _KeyId) -> None:
     """Use a disabled key of a shared state again."""
     _change(key_id, "enable")
 
 
-@_command("rotate")
+@app.command("rotate")
 def _rotate(  # noqa: PLR0917 - options
     key_id: Annotated[str | None, _KEY_ID] = None,
     every: Annotated[bool, typer.Option("--all", help="Each key, with --create.")] = False,
@@ -224,7 +203,7 @@ def _rotate(  # noqa: PLR0917 - options
     rotate(key_id, create=create, revoke=revoke, rollback=rollback)
 
 
-@_command("demo")
+@app.command("demo")
 def _demo() -> None:
     """Run a program without and with a pool of four fake keys; needs no key and no network."""
     from .fake import demo  # noqa: PLC0415 - each command loads what it needs
@@ -248,7 +227,7 @@ Next:
   5. Run your program with the pool: keyrot run app.py"""
 
 
-@_command("init")
+@app.command("init")
 def _init(
     yes: Annotated[
         bool, typer.Option("--yes", help="Ask nothing; take the keys of GEMINI_API_KEYS.")
@@ -309,7 +288,7 @@ def _write(path: Path, text: str, mode: int) -> None:
     new.replace(path.resolve())
 
 
-@_command("fake")
+@app.command("fake")
 def _fake(
     port: Annotated[
         int, typer.Option(help="Port of 127.0.0.1; 0: any free one.", min=0, max=65535)

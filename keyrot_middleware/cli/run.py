@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,10 @@ _NO_PROGRAM = f"keyrot run: no program given\n{USAGE.splitlines()[0]}"
 
 _LEVELS = {"-v": logging.INFO, "-vv": logging.DEBUG}
 
-_ISOLATING_FLAGS = "IES"
+_FLAGS = re.compile(r"-(?!-)[^cmWXIES]*([cmWXIES])?(.*)", re.DOTALL)
+"""One argument with short options of Python's: the first that is more than a switch, and its value.
+"""
+_ISOLATING_FLAGS = ("I", "E", "S")
 """Options that keep Python from reading PYTHONPATH, or from importing sitecustomize."""
 
 
@@ -104,35 +108,18 @@ def _find_program(arguments: Sequence[str]) -> tuple[int, str | None]:
             break
         if argument == "-" or not argument.startswith("-"):
             break
-        if argument.startswith("--"):
-            index += 2 if argument == "--check-hash-based-pycs" else 1
-            continue
-        used, named, problem = _parse_flags(argument[1:], arguments[index + 1 : index + 2])
-        if named or problem:
-            return index, problem
-        index += used
-    return index, None if any(arguments[index : index + 1]) else _NO_PROGRAM
-
-
-def _parse_flags(letters: str, after: Sequence[str]) -> tuple[int, bool, str | None]:
-    """Parse one argument with short options as Python does.
-
-    Returns:
-        How many arguments it takes, whether it names the program (`-c`, `-m`), and what is wrong.
-    """
-    for place, letter in enumerate(letters):
-        value = letters[place + 1 :]
+        flags = _FLAGS.fullmatch(argument)
+        letter, value = flags.groups() if flags else (None, "")
         if letter in _ISOLATING_FLAGS:
-            problem = (
+            return index, (
                 f"keyrot run: python's option -{letter} keeps Python from loading the pool; "
                 "omit it, or call keyrot_middleware.install() in the program"
             )
-            return 1, False, problem
-        if letter in "cm":
-            return 1, True, None if value or any(after) else _NO_PROGRAM
-        if letter in "WX":
-            return 1 if value else 2, False, None
-    return 1, False, None
+        if letter in ("c", "m"):
+            return index, None if value or any(arguments[index + 1 : index + 2]) else _NO_PROGRAM
+        has_value = argument == "--check-hash-based-pycs" or (letter in ("W", "X") and not value)
+        index += 2 if has_value else 1
+    return index, None if any(arguments[index : index + 1]) else _NO_PROGRAM
 
 
 def _read_settings() -> tuple[bool, dict[str, str], str | None]:

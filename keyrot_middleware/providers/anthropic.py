@@ -7,7 +7,7 @@ Sources of the rows: Anthropic's documentation of errors and rate limits, and re
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -26,7 +26,7 @@ from ..core.failures import (
     until_minute_end,
     until_retry_info,
 )
-from ..core.model import NO_USAGE, Reported, Scope, Usage
+from ..core.model import NO_USAGE, Scope, Usage
 from ..core.windows import next_month
 from .base import Events, Route
 from .openai import OpenAILike, any_of
@@ -118,11 +118,8 @@ class Anthropic(OpenAILike):
     check_headers = {"anthropic-version": "2023-06-01"}  # noqa: RUF012 - data, like all of it
     key_header, key_scheme = "x-api-key", ""
     key_headers = ("x-api-key", "authorization")
-    limit_headers = tuple(
-        f"anthropic-ratelimit-{kind}-{word}"
-        for kind in ("requests", "input-tokens", "tokens")
-        for word in ("limit", "remaining")
-    )
+    limit_header = "anthropic-ratelimit-{kind}-{word}"
+    limit_kinds = {"requests": "rpm", "input-tokens": "tpm", "tokens": "tpm"}  # noqa: RUF012 - data, like all of it
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,), reasons=any_of("AUTHENTICATION_ERROR")),
@@ -203,18 +200,6 @@ class Anthropic(OpenAILike):
         details = error.get("details")
         code = details.get("error_code") if isinstance(details, Mapping) else None
         return {**error, "code": code} if code else error
-
-    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
-        """Return the limits that the headers of a success name."""
-        found: list[Reported] = []
-        for kind, limit in (("requests", "rpm"), ("input-tokens", "tpm"), ("tokens", "tpm")):
-            of, left = (
-                headers.get(f"anthropic-ratelimit-{kind}-{word}") or ""
-                for word in ("limit", "remaining")
-            )
-            if of.isdecimal() and left.isdecimal() and all(limit != one.limit for one in found):
-                found.append(Reported(limit, int(of), int(left)))  # type: ignore[arg-type]  # one of the three
-        return found
 
     def error_body(
         self, code: int, text: str, *, reason: str = "", retry_in_s: float | None = None

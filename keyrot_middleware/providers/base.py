@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from functools import cached_property
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..core.failures import (
     FIRST_RULES,
@@ -106,8 +107,11 @@ class Provider:
     key_header, key_scheme = "authorization", "Bearer"
     key_headers: tuple[str, ...] = ("authorization",)
     """All headers in which a request can have a key, in lower case."""
-    limit_headers: tuple[str, ...] = ()
-    """The headers of a successful response that `read_limits` reads, in lower case."""
+    limit_header: str = ""
+    """The header of a successful response with a limit, in lower case: `{kind}` stands for one of
+    `limit_kinds`, and `{word}` for `limit`, or for `remaining` where it says what is left."""
+    limit_kinds: Mapping[str, Literal["rpm", "tpm", "rpd"]] = {}
+    """The limits; of two kinds that are one limit the first counts."""
     tier_header = upload_header = ""
     """Those that name the service tier in which it was served, and where an upload goes."""
     model_marks: tuple[bytes, ...] = ()
@@ -187,9 +191,20 @@ class Provider:
         """Return what reads the stream of a response."""
         return Events()
 
+    @cached_property
+    def limit_headers(self) -> tuple[str, ...]:
+        """The headers that `read_limits` reads."""
+        words, header = ("limit", "remaining"), self.limit_header
+        return tuple(header.format(kind=k, word=w) for k in self.limit_kinds for w in words)
+
     def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
         """Return the limits that the headers of a success name."""
-        return ()
+        found: dict[str, Reported] = {}
+        texts = iter([headers.get(name) or "" for name in self.limit_headers])
+        for limit, of, left in zip(self.limit_kinds.values(), texts, texts, strict=False):
+            if of.isdecimal() and int(of) and limit not in found:
+                found[limit] = Reported(limit, int(of), int(left) if left.isdecimal() else None)
+        return tuple(found.values())
 
     def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
         """Return what a failed response says, whatever its shape. It must not raise."""

@@ -5,11 +5,8 @@ Sources of the rows: Groq's documentation of errors and rate limits, and message
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from ..core.failures import FIRST_RULES, Rule, for_a_day, of_model
-from ..core.model import Reported
-from .openai import LIMIT_RULES, SHARED_RULES, OpenAI, OpenAILike, any_of, six_limits
+from .openai import LIMIT_RULES, SHARED_RULES, OpenAILike, any_of
 
 
 class Groq(OpenAILike):
@@ -21,7 +18,7 @@ class Groq(OpenAILike):
     variables = ("GROQ_API_KEY",)
     base_url_variable = "GROQ_BASE_URL"
     check_path = "/openai/v1/models"
-    limit_headers = OpenAI.limit_headers
+    limit_kinds = {"requests": "rpd", "tokens": "tpm"}  # noqa: RUF012 - data, like all of it
     rules = (
         *FIRST_RULES,
         *LIMIT_RULES,
@@ -35,7 +32,3 @@ class Groq(OpenAILike):
         Rule("overloaded", (498,), retry=True),
         *SHARED_RULES,
     )
-
-    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
-        """Return the limits that the headers of a success name."""
-        return tuple(six_limits(headers, requests="rpd"))

@@ -6,11 +6,10 @@ issues.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..core.failures import FIRST_RULES, Rule, of_model, paced, rejected, until_minute_end
-from ..core.model import Reported
 from .openai import SHARED_RULES, OpenAILike, any_of
 
 
@@ -22,11 +21,8 @@ class Mistral(OpenAILike):
     title = "Mistral"
     hosts = ("api.mistral.ai", "api.eu.mistral.ai", "api.us.mistral.ai")
     variables = ("MISTRAL_API_KEY",)
-    limit_headers = tuple(
-        f"x-ratelimit-{word}-{kind}-minute"
-        for kind in ("req", "tokens")
-        for word in ("limit", "remaining")
-    )
+    limit_header = "x-ratelimit-{word}-{kind}-minute"
+    limit_kinds = {"req": "rpm", "tokens": "tpm"}  # noqa: RUF012 - data, like all of it
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,), text=r"^Invalid API Key"),
@@ -48,15 +44,3 @@ class Mistral(OpenAILike):
         if isinstance(detail, str):
             return {"message": detail, "code": None}
         return {"code": None, **error} if isinstance(body, dict) and "message" in error else error
-
-    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
-        """Return the limits that the headers of a success name; they name no reset."""
-        found = []
-        for kind, limit in (("req", "rpm"), ("tokens", "tpm")):
-            of, left = (
-                headers.get(f"x-ratelimit-{word}-{kind}-minute") or ""
-                for word in ("limit", "remaining")
-            )
-            if of.isdecimal() and left.isdecimal():
-                found.append(Reported(limit, int(of), int(left)))  # type: ignore[arg-type]  # one of the three
-        return found

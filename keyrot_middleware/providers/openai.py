@@ -7,8 +7,8 @@ Sources of the rows: the reference and the help center of OpenAI, and recorded r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 from itertools import islice, repeat
 from math import ceil
 from typing import Any
@@ -164,28 +164,6 @@ def _stored(body: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(one for one in dict.fromkeys(found) if isinstance(one, str) and one)
 
 
-def six_limits(headers: Mapping[str, str], *, requests: str = "") -> Iterator[Reported]:
-    """Read `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`.
-
-    Args:
-        headers: Of a success.
-        requests: `rpm` or `rpd`: of what the requests are; empty: their reset shows it, since it is
-            the time until all are left again.
-    """
-    for kind in ("requests", "tokens"):
-        limit = _count(headers.get(f"x-ratelimit-limit-{kind}"))
-        left = _count(headers.get(f"x-ratelimit-remaining-{kind}"))
-        if not limit:
-            continue
-        text = headers.get(f"x-ratelimit-reset-{kind}") or ""
-        reset = seconds(text if text[-1:].isalpha() else f"{text}s")
-        name = "tpm" if kind == "tokens" else requests
-        if not name:
-            period = (reset or 0) * limit / max(limit - (left or 0), 1)
-            name = "rpd" if period > HOUR_S else "rpm"
-        yield Reported(name, limit, left)  # type: ignore[arg-type]  # one of the three
-
-
 def _count(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
 
@@ -231,6 +209,7 @@ SHARED_RULES = (
 class OpenAILike(Provider):
     """What the providers that speak OpenAI's protocol share."""
 
+    limit_header = "x-ratelimit-{word}-{kind}"
     rules: tuple[Rule, ...] = (
         *FIRST_RULES,
         rejected("key_invalid", (401,)),
@@ -317,11 +296,7 @@ class OpenAI(OpenAILike):
     hosts = ("api.openai.com",)
     variables = ("OPENAI_API_KEY",)
     base_url_variable = "OPENAI_BASE_URL"
-    limit_headers = tuple(
-        f"x-ratelimit-{word}-{kind}"
-        for kind in ("requests", "tokens")
-        for word in ("limit", "remaining", "reset")
-    )
+    limit_kinds = {"requests": "rpm", "tokens": "tpm"}  # noqa: RUF012 - data, like all of it
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,), reasons=any_of("INVALID_API_KEY")),
@@ -354,6 +329,20 @@ class OpenAI(OpenAILike):
         *SHARED_RULES,
     )
 
+    @cached_property
+    def limit_headers(self) -> tuple[str, ...]:
+        """The headers that `read_limits` reads."""
+        return (*super().limit_headers, "x-ratelimit-reset-requests")
+
     def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
-        """Return the limits that the headers of a success name."""
-        return tuple(six_limits(headers))
+        """Return the limits; the reset of the requests shows whether theirs is of a day.
+
+        It is the time until all of them are left again.
+        """
+        text = headers.get("x-ratelimit-reset-requests") or ""
+        reset, found = seconds(text if text[-1:].isalpha() else f"{text}s") or 0, []
+        for one in super().read_limits(headers):
+            limit, left = one.of or 0, one.left or 0
+            is_of_day = one.limit == "rpm" and reset * limit / max(limit - left, 1) > HOUR_S
+            found.append(one._replace(limit="rpd") if is_of_day else one)
+        return found

@@ -8,7 +8,7 @@ no key.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -27,10 +27,10 @@ from ..core.failures import (
     until_minute_end,
     until_retry_info,
 )
-from ..core.model import Reported, Usage
+from ..core.model import Usage
 from ..core.windows import next_month
 from .base import Route
-from .openai import SHARED_RULES, OpenAI, OpenAILike, any_of, six_limits
+from .openai import SHARED_RULES, OpenAI, OpenAILike, any_of
 from .openai_protocol import parse_object
 
 
@@ -43,7 +43,7 @@ class XAI(OpenAILike):
     title = "xAI"
     hosts = ("api.x.ai",)
     variables = ("XAI_API_KEY",)
-    limit_headers = OpenAI.limit_headers
+    limit_kinds = OpenAI.limit_kinds
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (400,), text=r"^Incorrect API key provided"),
@@ -63,10 +63,6 @@ class XAI(OpenAILike):
         if isinstance(body, dict) and isinstance(body.get("error"), str):
             return {"message": body["error"], "code": body.get("code")}
         return super().open(body)
-
-    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
-        """Return the limits that the headers of a success name."""
-        return tuple(six_limits(headers, requests="rpm"))
 
 
 class DeepSeek(OpenAILike):
@@ -98,7 +94,7 @@ class AzureOpenAI(OpenAILike):
     base_url_variable = "AZURE_OPENAI_ENDPOINT"
     key_header, key_scheme = "api-key", ""
     key_headers = ("api-key", "authorization")
-    limit_headers = OpenAI.limit_headers
+    limit_kinds = OpenAI.limit_kinds
     rules = (
         *FIRST_RULES,
         rejected(
@@ -114,10 +110,6 @@ class AzureOpenAI(OpenAILike):
         ),
         *LAST_RULES,
     )
-
-    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
-        """Return the limits that the headers of a success name."""
-        return tuple(six_limits(headers, requests="rpm"))
 
 
 class Together(OpenAILike):
@@ -217,7 +209,8 @@ class Cohere(OpenAILike):
     title = "Cohere"
     hosts = ("api.cohere.com", "api.cohere.ai")
     variables = ("CO_API_KEY", "COHERE_API_KEY")
-    limit_headers = ("x-trial-endpoint-call-limit", "x-trial-endpoint-call-remaining")
+    limit_header = "x-trial-endpoint-{kind}-{word}"
+    limit_kinds = {"call": "rpm"}  # noqa: RUF012 - data, like all of it
     rules = (
         *FIRST_RULES,
         rejected(
@@ -268,10 +261,3 @@ class Cohere(OpenAILike):
         """Return what a failed response says: `{"id": "…", "message": "…"}`."""
         parsed = super().parse_error(facts, now)
         return parsed._replace(has_shape=isinstance(facts.body, dict), is_sure=False)
-
-    def read_limits(self, headers: Mapping[str, str]) -> Sequence[Reported]:
-        """Return the limits that the headers of a success of a trial key name."""
-        of, left = (headers.get(name) or "" for name in self.limit_headers)
-        if not (of.isdecimal() and left.isdecimal()):
-            return ()
-        return (Reported("rpm", int(of), int(left)),)

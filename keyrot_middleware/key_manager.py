@@ -436,17 +436,13 @@ class KeyManager:
 
     def _forget_older_than(self, at: float) -> None:
         """Settle selections without a report: a forgotten probe would block its key forever."""
+        stale: list[KeyLease] = []
         with self._lock:
-            stale = self._older_than(at)
+            for waiting in self._out.values():
+                while waiting and waiting[0].leased_at < at:
+                    stale.append(waiting.popleft())
         for use in stale:
             use.drop()
-
-    def _older_than(self, at: float) -> list[KeyLease]:
-        stale: list[KeyLease] = []
-        for waiting in self._out.values():
-            while waiting and waiting[0].leased_at < at:
-                stale.append(waiting.popleft())
-        return stale
 
     def _take(self, key_id: str) -> KeyLease | None:
         """Return the open selection of a key, the oldest; None where there is none."""
@@ -531,22 +527,13 @@ def _reported_usage(tokens_used: int | None, response: Any) -> Usage:
     if tokens_used is not None:
         _check_count("tokens_used", tokens_used)
         return Usage(tokens_used)
-    meta = getattr(response, "usage_metadata", None)
-    counts = {
-        "promptTokenCount": getattr(meta, "prompt_token_count", None),
-        "toolUsePromptTokenCount": getattr(meta, "tool_use_prompt_token_count", None),
-        "candidatesTokenCount": getattr(meta, "candidates_token_count", None),
-        "thoughtsTokenCount": getattr(meta, "thoughts_token_count", None),
-        "cachedContentTokenCount": getattr(meta, "cached_content_token_count", None),
-    }
-    known = {name: count for name, count in counts.items() if count is not None}
-    model = getattr(response, "model_version", None)
-    usage = parse_usage({"usageMetadata": known, "modelVersion": model})
-    http = getattr(response, "sdk_http_response", None)
-    headers = getattr(http, "headers", None)
-    named = headers.items() if headers is not None and hasattr(headers, "items") else ()
-    tiers = (text for name, text in named if name.lower() == Gemini.tier_header)
-    return with_served_tier(usage, next(tiers, None))
+    if not hasattr(response, "model_dump"):
+        return NO_USAGE
+    fields = {"usage_metadata", "model_version", "sdk_http_response"}
+    body = response.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
+    headers = body.get("sdkHttpResponse", {}).get("headers", {}).items()
+    tiers = (text for name, text in headers if name.lower() == Gemini.tier_header)
+    return with_served_tier(parse_usage(body), next(tiers, None))
 
 
 def _check_count(name: str, value: object) -> None:

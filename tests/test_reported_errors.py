@@ -96,7 +96,7 @@ LEAKED = {"code": 403, "message": "Your API key was reported as leaked. Please u
         (ApiError(code=404), "not_found"),
         (ApiError(code=True, status=200, status_code="403"), "transport"),
         (ApiError(rcvd=SimpleNamespace(code=1011, reason="You exceeded your quota")), "capacity"),
-        (ApiError(rcvd=SimpleNamespace(code=1011, reason="Internal error")), "transport"),
+        (ApiError(rcvd=SimpleNamespace(code=1011, reason="Internal error")), "server_error"),
         (ApiError(rcvd=None), "transport"),
         (errors.APIError(1011, "You exceeded your current quota", None), "capacity"),
         (errors.APIError(1011, "Internal error", None), "server_error"),

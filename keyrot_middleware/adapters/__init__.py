@@ -47,6 +47,7 @@ _TRANSPORT_ERRORS: Mapping[str, Any] = {
     "NewConnectionError": "connect",
     # websockets
     "InvalidMessage": "reset",
+    "ConnectionClosed": "reset",
     # what lies below them
     "TimeoutError": "timeout",
     "ConnectionRefusedError": "connect",
@@ -130,12 +131,14 @@ def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | Non
         error: As it was reported.
         redact: Takes the keys out of a body that is put back.
     """
+    if (facts := _from_websocket_close(error)) is not None:
+        return facts
     response = _get(error, "response")
     code = _status(response, "status_code", "status") or _status(
         error, "status_code", "status", "code"
     )
     if code is None:
-        return _from_websocket_close(error)
+        return None
     body = (
         _body(error, "details")
         or _body(response, "content", "text", "body")
@@ -147,31 +150,22 @@ def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | Non
 
 def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
     """Return the facts of an error that a program reports, whatever it is; redact keys in it."""
-    facts = facts_from_error(error, redact)
+    facts = facts_from_error(error, redact) or FailureFacts(transport=transport_failure(error))
     redact_exception(error, redact, frames=False)
-    return facts or FailureFacts(transport=transport_failure(error))
-
-
-def _is_quota_close(code: object, reason: object) -> bool:
-    """Return whether a websocket was closed because of a quota, which has no code of its own."""
-    return code == _INTERNAL_ERROR and "quota" in str(reason).lower()
-
-
-def facts_from_close(code: object, reason: object) -> FailureFacts:
-    """Return the facts of a close frame of the server's."""
-    if _is_quota_close(code, reason):
-        return FailureFacts(429, reason)
-    return FailureFacts(code if isinstance(code, int) else None, reason)
+    return facts
 
 
 def _from_websocket_close(error: BaseException) -> FailureFacts | None:
-    close = _get(error, "rcvd")  # websockets' ConnectionClosed: the frame that came
-    reason = _get(close, "reason")
-    if _is_quota_close(_get(close, "code"), reason):
-        return FailureFacts(429, reason)
-    code = _get(error, "code")  # google-genai's error of a Live session
-    is_close = isinstance(code, int) and code >= 1000
-    return facts_from_close(code, _get(error, "details")) if is_close else None
+    """Return the facts of the end of a websocket; None if *error* is none."""
+    if (close := _get(error, "rcvd")) is not None:  # websockets' ConnectionClosed: what came
+        code, reason = _get(close, "code"), _get(close, "reason")
+    else:  # google-genai's error of a Live session
+        code, reason = _get(error, "code"), _get(error, "details")
+    if not isinstance(code, int) or code < 1000:
+        return None
+    if code == _INTERNAL_ERROR and "quota" in str(reason).lower():
+        code = 429
+    return FailureFacts(code, reason)
 
 
 def _get(holder: object, name: str) -> Any:

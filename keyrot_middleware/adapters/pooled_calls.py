@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -164,23 +163,35 @@ class PooledCalls:
 
     def no_key(self, exhausted: Exhausted, provider: Provider) -> NoKey:
         """Return why no key could serve a call."""
-        blocks, pool = exhausted.unavailable.blocks, self.pool
-        if blocks or provider.platform in pool.selector.platforms:
-            mine = [k for k, block in blocks.items() if block.reason not in _NOT_ALLOWED]
-            last = pool.last_refusal(mine)
-        else:
+        blocks, now, pool = exhausted.unavailable.blocks, exhausted.unavailable.at, self.pool
+        ending = [b for b in blocks.values() if b.reason not in REJECTIONS and isfinite(b.until)]
+        until = min((block.until for block in ending or blocks.values()), default=inf)
+        retry_in = max(ceil(until - now), 1) if isfinite(until) else None
+        reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
+        if not blocks and provider.platform not in pool.selector.platforms:
             only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
             lacks = f"pool {pool.name!r} has no {provider.title} API key{only}"
             body = provider.error_body(401, f"keyrot: {lacks}; {provider.no_key}")
-            last = (401, "UNAUTHENTICATED", body)
-        return why_no_key(
-            provider,
-            pool.name,
-            blocks,
-            exhausted.unavailable.at,
-            last,
-            has_untried_keys=exhausted.has_untried_keys,
-        )
+            return NoKey(401, body, until, retry_in, reasons)
+        if not ending:
+            last = pool.last_refusal([k for k, b in blocks.items() if b.reason not in _NOT_ALLOWED])
+            if last is not None:  # else another process may have seen it
+                return NoKey(last[0], _whole_body(last[2]), until, retry_in, reasons)
+        text = f"Pool {pool.name!r} has no {provider.title} API key that may serve this call."
+        if reasons:
+            which = "that was tried " if exhausted.has_untried_keys else ""
+            shown = "; ".join(f"{key_id}: {why}" for key_id, why in list(reasons.items())[:_SHOWN])
+            more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+            text = f"No {provider.title} API key of pool {pool.name!r} {which}is available. "
+            text += f"{shown}{more}."
+        code, reason = 429, ""
+        if not ending:
+            code, reason = rejection_code(block.reason for block in blocks.values())
+        elif (names := {block.reason for block in ending}) <= _DAYS:
+            reason = "usd" if names <= {"usd", "usd_month"} else "rpd"
+        wait_s = until - now if ending else None
+        body = provider.error_body(code, text, reason=reason, retry_in_s=wait_s)
+        return NoKey(code, body, until, retry_in, reasons)
 
     def _own(self, key: str, info: CallInfo) -> Candidate | None:
         """Return a client's own key as a candidate, in the pool or not; None if it has none.
@@ -231,9 +242,6 @@ _DAYS = frozenset({"rpd", "quota_day", "usd", "usd_month"})
 _SHOWN = 10
 """Keys named in the message; all of them are in `reasons`."""
 
-LastRefusal = tuple[int, str | None, Any]
-"""Code, status and body with which a provider rejected a key."""
-
 
 class NoKey(NamedTuple):
     """Why no key could serve a call."""
@@ -247,51 +255,6 @@ class NoKey(NamedTuple):
     """Seconds until then, rounded up, at least 1; None for never."""
     reasons: dict[str, str]
     """Why each key cannot serve, and until when, by key id."""
-
-
-def why_no_key(
-    provider: Provider,
-    pool: str,
-    blocks: Mapping[str, Block],
-    now: float,
-    last: LastRefusal | None,
-    *,
-    has_untried_keys: bool = False,
-) -> NoKey:
-    """Return why no key could serve a call.
-
-    Args:
-        provider: That of the call.
-        pool: The pool's name.
-        blocks: Why each key cannot serve.
-        now: Epoch seconds.
-        last: What rejected the last key; used when all are rejected, and this process saw it.
-        has_untried_keys: A limit on the attempts ended the call, so other keys may be available.
-    """
-    until = min((block.until for block in _returning(blocks) or blocks.values()), default=inf)
-    retry_in = max(ceil(until - now), 1) if isfinite(until) else None
-    reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
-    if not _returning(blocks) and last is not None:  # else another process may have seen it
-        return NoKey(last[0], _whole_body(last[2]), until, retry_in, reasons)
-    which = "that was tried " if has_untried_keys else ""
-    shown = "; ".join(f"{key_id}: {why}" for key_id, why in list(reasons.items())[:_SHOWN])
-    more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    text = f"Pool {pool!r} has no {provider.title} API key that may serve this call."
-    if shown:
-        text = f"No {provider.title} API key of pool {pool!r} {which}is available. {shown}{more}."
-    code, body = _error(provider, blocks, text, until - now)
-    return NoKey(code, body, until, retry_in, reasons)
-
-
-def _error(
-    provider: Provider, blocks: Mapping[str, Block], text: str, wait_s: float
-) -> tuple[int, dict[str, Any]]:
-    returning = {block.reason for block in _returning(blocks)}
-    if not returning:
-        code, reason = rejection_code(block.reason for block in blocks.values())
-        return code, provider.error_body(code, text, reason=reason)
-    reason = "usd" if returning <= {"usd", "usd_month"} else "rpd" if returning <= _DAYS else ""
-    return 429, provider.error_body(429, text, reason=reason, retry_in_s=wait_s)
 
 
 def _whole_body(details: Any) -> Any:
@@ -314,8 +277,3 @@ def _reason(block: Block) -> str:
     if block.reason in REJECTIONS:
         return f"{block.reason}, rejected; replace its value; tried again at {at}"
     return f"{block.reason} until {at}"
-
-
-def _returning(blocks: Mapping[str, Block]) -> list[Block]:
-    """List the blocks that end by themselves: those of keys that are not rejected."""
-    return [b for b in blocks.values() if b.reason not in REJECTIONS and isfinite(b.until)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import Token
@@ -47,11 +46,6 @@ _DO_REQUEST = ("hook_ctx", "request", "is_error_status_code", "stream", "retry_c
 _KEY_FAILURES = frozenset({"401", "402", "403", "429"})
 _DEFAULT_ATTEMPTS = 5
 """The SDK's, where retry options leave it open."""
-_NO_KEY_GIVEN = re.compile("api[ _]key", re.IGNORECASE)
-_NOT_FOUND = (
-    "keyrot: install() found no Gemini API key: set GEMINI_API_KEYS or GEMINI_API_KEY, or "
-    "write a keys.json; keyrot check shows what is found"
-)
 
 
 class Clients:
@@ -70,7 +64,7 @@ class Clients:
     def table(self) -> dict[tuple[str, str], Wrapper]:
         """The wrapper of each module's method."""
         if self._calls is None:
-            return {(_API, "BaseApiClient.__init__"): _explain_missing_key}
+            return {}
         return {
             (_API, "BaseApiClient.__init__"): self.init,
             (_API, "BaseApiClient._request"): self.request,
@@ -318,16 +312,6 @@ def _vertex(asked: Any) -> bool:
         if (value := os.environ.get(name)) is not None:
             return value.lower() in ("true", "1")
     return False
-
-
-def _explain_missing_key(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
-    """Wrap the api client's constructor: add a note to the SDK's error about the missing key."""
-    try:
-        return wrapped(*args, **kwargs)
-    except ValueError as error:
-        if _NO_KEY_GIVEN.search(str(error)):
-            error.add_note(_NOT_FOUND)
-        raise
 
 
 # Exceptions -------------------------------------------------------------------------------------

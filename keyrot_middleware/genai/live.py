@@ -21,7 +21,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapters import (
-    facts_from_close,
     facts_from_error,
     host_from_url,
     origin_from_url,
@@ -69,7 +68,20 @@ _current: ContextVar[LiveConnection | None] = ContextVar("keyrot_live", default=
 _KEY_IN_URL = re.compile(r"\?key=[^&]*$")
 
 
-class LiveConnection:
+class SessionWatch:
+    """Follows one websocket; does nothing: it is no session of the pool."""
+
+    def refused(self, error: Exception) -> None:
+        """Note why the handshake failed."""
+
+    def received(self, message: str | bytes) -> None:
+        """Read a message of the server."""
+
+    async def ended(self, error: ConnectionClosed | None) -> None:
+        """Settle the session, once: it is closed, or lost with *error*."""
+
+
+class LiveConnection(SessionWatch):
     """One websocket: the key of its handshake, and what is settled at its end."""
 
     def __init__(self, lease: Lease, calls: PooledCalls, client_key: str) -> None:
@@ -94,11 +106,11 @@ class LiveConnection:
         return session
 
     def refused(self, error: Exception) -> None:
-        """Note why the handshake failed; see `websocket.SessionWatch`."""
+        """Note why the handshake failed."""
         self.account.error = error
 
     def received(self, message: str | bytes) -> None:
-        """Read the usage and the resumption handle of a message; see `websocket.SessionWatch`."""
+        """Read the usage and the resumption handle of a message."""
         try:
             raw = message.encode() if isinstance(message, str) else message
             if _USAGE in raw or _NEW_HANDLE in raw:
@@ -107,7 +119,7 @@ class LiveConnection:
             handle_internal_error("genai")
 
     async def ended(self, error: ConnectionClosed | None) -> None:
-        """Settle the session, once; see `websocket.SessionWatch`.
+        """Settle the session, once.
 
         It is settled in a task of its own: whoever reads the session may be cancelled meanwhile.
         """
@@ -267,6 +279,7 @@ class LiveWrappers:
         given = next((text for key, text in headers.items() if key.lower() == KEY_HEADER), "")
         if value is None and not is_key(given) and given:
             value = self._home()
+        origin = None
         if value is not None and self._calls is not None:
             origin = origin_from_url(uri)
             if origin not in self._calls.allowed[GEMINI_API]:
@@ -282,10 +295,12 @@ class LiveWrappers:
             } | {KEY_HEADER: value.reveal()}
             # SDK 1.x names the key in the address as well, where logs and errors would show it.
             uri = _KEY_IN_URL.sub("", uri)
+        if self._calls is not None and (value is not None or live is not None):
+            from .websocket import guarded  # noqa: PLC0415 - it needs websockets, as Live does
+
             redact = live.redact if live is not None else self._calls.redact("")
-            kwargs |= _guarded(kwargs, origin, value, redact, live)
-        elif live is not None:
-            kwargs |= _guarded(kwargs, None, Secret(given), live.redact, live)
+            watch = live or SessionWatch()
+            kwargs |= guarded(kwargs, origin, value or Secret(given), redact, watch)
         return wrapped(uri, *args[1:], **kwargs)
 
     def _home(self) -> Secret:
@@ -413,22 +428,8 @@ class _Session(AbstractAsyncContextManager[Any]):
         return await self._manager.__aexit__(*error)
 
 
-def _guarded(*args: Any) -> dict[str, Any]:
-    from .websocket import guarded  # noqa: PLC0415 - it needs websockets, which is loaded by Live
-
-    return guarded(*args)
-
-
 def _facts(error: BaseException) -> FailureFacts:
     """Read the facts of an error of a session: of its handshake, its setup or its end."""
-    if hasattr(error, "rcvd"):  # websockets' ConnectionClosed; None: no close frame came
-        close = error.rcvd
-        if close is None:
-            return FailureFacts(transport="reset")
-        return facts_from_close(close.code, close.reason)
-    code = getattr(error, "code", None)
-    if isinstance(code, int) and code >= 1000:
-        return facts_from_close(code, getattr(error, "details", None))
     return facts_from_error(error, str) or FailureFacts(transport=transport_failure(error))
 
 

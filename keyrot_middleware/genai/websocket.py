@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -21,32 +21,12 @@ from ..errors import ConfigError
 from ..providers.gemini import KEY_HEADER
 from ..secrets import Secret
 
+if TYPE_CHECKING:
+    from .live import SessionWatch
+
 UNREAD_S = 30.0
 """How long a program may leave the last messages of a lost connection unread and have their tokens
 counted still."""
-
-
-class SessionWatch(Protocol):
-    """What follows one connection of Live."""
-
-    def refused(self, error: Exception) -> None:
-        """Note why the handshake failed."""
-
-    def received(self, message: str | bytes) -> None:
-        """Read a message of the server."""
-
-    async def ended(self, error: ConnectionClosed | None) -> None:
-        """Settle the session, once: it is closed or lost."""
-
-
-class _NoWatch:
-    """Follows nothing: the websocket is not a session of ours."""
-
-    def refused(self, error: Exception) -> None: ...
-
-    def received(self, message: str | bytes) -> None: ...
-
-    async def ended(self, error: ConnectionClosed | None) -> None: ...
 
 
 def guarded(
@@ -54,7 +34,7 @@ def guarded(
     origin: str | None,
     key: Secret,
     redact: Redact,
-    watch: SessionWatch | None = None,
+    watch: SessionWatch,
 ) -> dict[str, Any]:
     """Return arguments of `connect` that keep the key on *origin*, out of logs and of answers.
 
@@ -69,7 +49,7 @@ def guarded(
     if getattr(make, "func", None) is _create:
         return {}  # by another pool, whose session it is
     log = arguments.get("logger") or logging.getLogger("websockets.client")
-    create = partial(_create, make, (origin, key, redact, watch or _NoWatch()))
+    create = partial(_create, make, (origin, key, redact, watch))
     return {"create_connection": create, "logger": _Log(log, redact)}
 
 

@@ -114,13 +114,9 @@ def test_switched_off_or_without_a_key_nothing_is_patched(gemini, monkeypatch, c
     with caplog.at_level(logging.WARNING, "keyrot_middleware"):
         keyrot_middleware.install()
     assert "GEMINI_API_KEYS" in caplog.text
-    with pytest.raises(ValueError, match="API key") as raised:
+    with pytest.raises(ValueError, match="API key"):
         genai.Client()
-    assert raised.value.__notes__[0].startswith("keyrot: install() found no Gemini API key: set")
     keyrot_middleware.uninstall()
-    with pytest.raises(ValueError, match="API key") as raised:
-        genai.Client()
-    assert not hasattr(raised.value, "__notes__")
     assert methods() == before
     assert keyrot_middleware.status() == {"installed": False, "keys": {}}
 

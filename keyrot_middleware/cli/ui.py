@@ -11,8 +11,6 @@ import sys
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +22,8 @@ from .status import NOT_SHARED, open_report
 
 try:
     import uvicorn
+
+    from ..ui.server import is_loopback
 except ImportError:
     raise MissingExtraError(wanted_by="keyrot ui", package="uvicorn", extra="ui") from None
 
@@ -58,25 +58,11 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/?token="
 
-        def on_start() -> None:
-            _announce(found, address, token, token_file, host)
-            if open_browser and sys.stdout.isatty():
-                _open_browser(address + quote(token, safe=""), Path(folder))
-
-        page = app(actions=actions, token=token, source=source)
-        _make_server(page, on_start).run(sockets=[listener])
-    return 0
-
-
-def _make_server(page: Any, on_start: Callable[[], None]) -> uvicorn.Server:
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            on_start()
-
-    return Server(
-        uvicorn.Config(
-            page,
+        _announce(found, address, token, token_file, host)
+        if open_browser and sys.stdout.isatty():
+            _open_browser(address + quote(token, safe=""), Path(folder))
+        config = uvicorn.Config(
+            app(actions=actions, token=token, source=source),
             access_log=False,  # it would show the token
             lifespan="off",
             log_level="error",
@@ -85,13 +71,14 @@ def _make_server(page: Any, on_start: Callable[[], None]) -> uvicorn.Server:
             timeout_graceful_shutdown=1,
             ws="none",
         )
-    )
+        uvicorn.Server(config).run(sockets=[listener])
+    return 0
 
 
 def _read_token(file: Path | None, host: str) -> str:
     """Return the token in *file*, or a random one."""
     if file is None:
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise ConfigError(
                 f"--host {host} lets other machines in; that needs --token-file FILE, with a token "
                 "of at least 16 characters in it"
@@ -106,12 +93,6 @@ def _read_token(file: Path | None, host: str) -> str:
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         print(f"keyrot: other users can read {file}: chmod 600 {file}", file=sys.stderr)
     return check_token(token, f"--token-file {file}")
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return host == "localhost" or ip_address(host).is_loopback
-    return False
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -132,7 +113,7 @@ def _announce(
     print(f"keyrot ui: pool {pool}, {found['summary']['keys']} keys, state in {url}")
     shown = quote(token, safe="") if file is None else f"…  with the token in {file}"
     print(f"Open  {address}{shown}")
-    if not _is_loopback(host):
+    if not is_loopback(host):
         print("This is plain HTTP: put a server with TLS in front of it.")
     print("Ctrl-C ends it.", flush=True)
 

@@ -24,7 +24,6 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from html import escape
 from importlib.resources import files
@@ -92,6 +91,11 @@ _FORM = (
     '<form class="filters"><input name="token" type="password" aria-label="Token" required>'
     '<button class="primary">Open</button></form>'
 )
+_SENTENCES = {
+    "Not Found": "There is nothing at this address.",
+    "Method Not Allowed": "This address has other methods.",
+}
+"""In place of Starlette's."""
 Work = Callable[[PoolReport, Request], dict[str, Any]]
 
 
@@ -113,7 +117,7 @@ def make_app(*, token: str | None, actions: bool, source: PoolReport | None) -> 
             ),
         ],
         middleware=[Middleware(_SecurityHeaders)],
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: _refuse},
     )
     app.state.actions = actions
     return app
@@ -129,13 +133,10 @@ class _Server:
     async def index(self, request: Request) -> Response:
         """Return the page; with `?token=` in its address, the way to the address without it."""
         given = request.query_params.get("token")
-        try:
-            if given is None or self._access.is_open:
-                await self._access.admit(request)
-                return self._file("index.html")
-            session = await self._access.log_in(given)
-        except AccessDenied as refused:
-            return _refusal(request, refused)
+        if given is None or self._access.is_open:
+            await self._access.admit(request)
+            return self._file("index.html")
+        session = await self._access.log_in(given)
         response = Response(status_code=303, headers={"Location": "./"})
         self._access.set_cookie(request, response, session)
         return response
@@ -164,16 +165,16 @@ class _Server:
                 found = await anyio.to_thread.run_sync(
                     lambda: work(self._open_source(), request), limiter=self._threads
                 )
-            except AccessDenied as refused:
-                return _error(refused.status, refused.sentence)
+            except HTTPException:
+                raise
             except KeyrotError as error:
                 return _error(503, str(error))
             except Exception:
                 handle_internal_error("ui")
                 return _error(500, "The request failed; the log of the service has more.")
             response = _json(200, found)
-            if request.app.state.actions and session.session_id:
-                response.headers["X-CSRF-Token"] = session.csrf_token
+            if request.app.state.actions and session:
+                response.headers["X-CSRF-Token"] = self._access.csrf_token(session)
             return response
 
         return answer
@@ -211,9 +212,9 @@ def _status(source: PoolReport, request: Request) -> dict[str, Any]:
     state, sort = _text(request, "state"), _text(request, "sort")
     if state and state not in KEY_STATES:
         hint = did_you_mean(state, KEY_STATES)
-        raise AccessDenied(400, f"state is one of {', '.join(KEY_STATES)}.{hint}")
+        raise HTTPException(400, f"state is one of {', '.join(KEY_STATES)}.{hint}")
     if sort.removeprefix("-") not in ("", *SORTS):
-        raise AccessDenied(400, f"sort is one of {', '.join(SORTS)}, or with - before it")
+        raise HTTPException(400, f"sort is one of {', '.join(SORTS)}, or with - before it")
     found = source.status(
         offset=_number(request, "offset", 0, 0, MAX_NUMBER),
         limit=_number(request, "limit", 100, 1, MAX_KEYS),
@@ -232,22 +233,22 @@ def _attempts(source: PoolReport, request: Request) -> dict[str, Any]:
 def _history(source: PoolReport, request: Request) -> dict[str, Any]:
     by, hours = _text(request, "by"), _number(request, "hours", 1, 1, 24)
     if by not in ("", "key", "project", "model", "workload"):
-        raise AccessDenied(400, "by is one of key, project, model, workload")
+        raise HTTPException(400, "by is one of key, project, model, workload")
     if hours not in (1, 24):
-        raise AccessDenied(400, "hours is 1 or 24")
+        raise HTTPException(400, "hours is 1 or 24")
     return source.history(by=by, name=_text(request, "name"), hours=hours)
 
 
 def _explain(source: PoolReport, request: Request) -> dict[str, Any]:
     model, workload = _text(request, "model"), _text(request, "workload")
     if not model:
-        raise AccessDenied(400, "model is missing: name the model of the call")
+        raise HTTPException(400, "model is missing: name the model of the call")
     return source.explain(model, _number(request, "tokens", 0, 0, MAX_NUMBER), workload)
 
 
 def _act(source: PoolReport, request: Request) -> dict[str, Any]:
     if not request.app.state.actions:
-        raise AccessDenied(
+        raise HTTPException(
             403,
             "Actions are off: start with keyrot ui --actions, "
             "or mount keyrot_middleware.ui.app(actions=True, token=…).",
@@ -262,19 +263,19 @@ def _act(source: PoolReport, request: Request) -> dict[str, Any]:
         "check": lambda: source.check(key_id),
     }
     if action not in calls:
-        raise AccessDenied(404, f"There is no such action; there are {', '.join(calls)}.")
+        raise HTTPException(404, f"There is no such action; there are {', '.join(calls)}.")
     try:
         return {"ok": True, "sentence": calls[action]()}
     except KeyError:
-        raise AccessDenied(404, f"This pool has no key {hide_secrets(key_id)!r}.") from None
+        raise HTTPException(404, f"This pool has no key {hide_secrets(key_id)!r}.") from None
     except KeyrotError as error:
-        raise AccessDenied(409, str(error)) from None
+        raise HTTPException(409, str(error)) from None
 
 
 def _text(request: Request, name: str) -> str:
     value = request.query_params.get(name, "").strip()
     if len(value) > MAX_TEXT:
-        raise AccessDenied(400, f"{name} has at most {MAX_TEXT} characters, found {len(value)}")
+        raise HTTPException(400, f"{name} has at most {MAX_TEXT} characters, found {len(value)}")
     return value
 
 
@@ -282,38 +283,32 @@ def _number(request: Request, name: str, default: int, least: int, most: int) ->
     text = request.query_params.get(name, "") or str(default)
     value = int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else -1
     if not least <= value <= most:
-        raise AccessDenied(400, f"{name} is a number from {least} to {most:,}")
+        raise HTTPException(400, f"{name} is a number from {least} to {most:,}")
     return value
 
 
 # Answers -----------------------------------------------------------------------------------------
 
 
-def _json(status: int, content: dict[str, Any]) -> Response:
+def _json(status: int, content: dict[str, Any], headers: Any = None) -> Response:
     """Make an answer; escapes keep half a character from being an error of the encoder."""
-    return Response(mask_keys(json.dumps(content)), status, media_type="application/json")
+    return Response(mask_keys(json.dumps(content)), status, headers, "application/json")
 
 
 def _error(status: int, sentence: str) -> Response:
-    response = _json(status, {"error": sentence})
-    if status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return _json(status, {"error": sentence}, headers)
 
 
-def _refusal(request: Request, refused: AccessDenied) -> Response:
+async def _refuse(request: Request, error: Exception) -> Response:
     """Refuse with a page for a browser, else with JSON."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handler of these
+    status, sentence = error.status_code, _SENTENCES.get(error.detail, error.detail)
     if "text/html" not in request.headers.get("accept", ""):
-        return _error(refused.status, refused.sentence)
-    form = _FORM if refused.status == 401 else ""
-    html = _ERROR_PAGE.format(sentence=escape(refused.sentence), form=form)
-    return Response(html, refused.status, media_type="text/html")
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    sentence = {404: "There is nothing at this address.", 405: "This address has other methods."}
-    return _error(status, sentence.get(status, "The request cannot be answered."))
+        return _error(status, sentence)
+    form = _FORM if status == 401 else ""
+    html = _ERROR_PAGE.format(sentence=escape(sentence), form=form)
+    return Response(html, status, media_type="text/html")
 
 
 class _SecurityHeaders:
@@ -343,23 +338,6 @@ _FORWARDED = (
 """How the names of headers begin that proxies add."""
 
 
-class AccessDenied(Exception):  # noqa: N818 - a reply of HTTP, not a fault
-    """The reply to a request that is refused."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.sentence = sentence
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A browser that was let in with the token; everyone else has an empty id."""
-
-    session_id: str
-    csrf_token: str
-
-
 class Access:
     """Decide about each request."""
 
@@ -376,47 +354,50 @@ class Access:
         """Whether this machine needs no token."""
         return self._token is None
 
-    async def admit(self, request: Request) -> Session:
-        """Return the session of a request.
+    async def admit(self, request: Request) -> str:
+        """Return the session of a request; empty for one without a cookie.
 
         Raises:
-            AccessDenied: It may not see anything.
+            HTTPException: It may not see anything.
         """
         if self._token is None:
             _require_loopback(request)
-            return Session("", "")
+            return ""
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             if await self._check(value.strip()):
-                return Session("", "")
-        elif (session := self._cookie_session(request)) is not None:
+                return ""
+        elif session := self._cookie_session(request):
             return session
-        raise AccessDenied(401, "This page needs a token. " + _HOW_TO_OPEN)
+        raise HTTPException(401, "This page needs a token. " + _HOW_TO_OPEN)
 
-    def require_same_origin(self, request: Request, session: Session) -> None:
+    def require_same_origin(self, request: Request, session: str) -> None:
         """Refuse a change that this page did not ask for.
 
         Raises:
-            AccessDenied: Another site sent it, or the CSRF token is missing or wrong.
+            HTTPException: Another site sent it, or the CSRF token is missing or wrong.
         """
-        if not session.session_id:
+        if not session:
             return
         if not _is_same_origin(request):
-            raise AccessDenied(403, "This request came from another site; nothing was changed.")
+            raise HTTPException(403, "This request came from another site; nothing was changed.")
         sent = request.headers.get("x-csrf-token", "")
-        if not hmac.compare_digest(sent.encode(), session.csrf_token.encode()):
-            raise AccessDenied(403, "The CSRF token is missing or wrong; reload the page.")
+        if not hmac.compare_digest(sent.encode(), self.csrf_token(session).encode()):
+            raise HTTPException(403, "The CSRF token is missing or wrong; reload the page.")
 
-    async def log_in(self, token: str) -> Session:
+    async def log_in(self, token: str) -> str:
         """Return a new session for whoever presents the token; `set_cookie` hands it out.
 
         Raises:
-            AccessDenied: The token is wrong.
+            HTTPException: The token is wrong.
         """
         if not await self._check(token):
-            raise AccessDenied(401, "This token is wrong. " + _HOW_TO_OPEN)
-        session_id = secrets.token_urlsafe(18)
-        return Session(session_id, self._sign("csrf", session_id))
+            raise HTTPException(401, "This token is wrong. " + _HOW_TO_OPEN)
+        return secrets.token_urlsafe(18)
+
+    def csrf_token(self, session: str) -> str:
+        """Return what a change of that session has to present."""
+        return self._sign("csrf", session)
 
     async def _check(self, value: str) -> bool:
         """Return whether *value* is the token; at once, unless a wrong one came lately."""
@@ -428,23 +409,21 @@ class Access:
             await anyio.sleep(WRONG_TOKEN_S)
         return right
 
-    def set_cookie(self, request: Request, response: Response, session: Session) -> None:
+    def set_cookie(self, request: Request, response: Response, session: str) -> None:
         """Give the browser a new session, for this app's path only."""
         response.set_cookie(
             self._cookie,
-            f"{session.session_id}.{self._sign('session', session.session_id)}",
+            f"{session}.{self._sign('session', session)}",
             path=request.scope.get("root_path", "") + "/",
             secure=request.url.scheme == "https",
             httponly=True,
             samesite="lax",  # a link in a colleague's message opens the page; a POST needs more,
         )
 
-    def _cookie_session(self, request: Request) -> Session | None:
-        session_id, _, signature = request.cookies.get(self._cookie, "").partition(".")
-        expected = self._sign("session", session_id)
-        if not session_id or not hmac.compare_digest(signature.encode(), expected.encode()):
-            return None
-        return Session(session_id, self._sign("csrf", session_id))
+    def _cookie_session(self, request: Request) -> str:
+        session, _, signature = request.cookies.get(self._cookie, "").partition(".")
+        right = hmac.compare_digest(signature.encode(), self._sign("session", session).encode())
+        return session if right else ""
 
     def _sign(self, purpose: str, session_id: str) -> str:
         text = f"{purpose}:{session_id}".encode()
@@ -475,19 +454,20 @@ def _require_loopback(request: Request) -> None:
         name = urlsplit("//" + request.headers.get("host", "")).hostname or ""
     except ValueError:
         name = ""
-    is_local = _is_loopback(client) and (name == "localhost" or _is_loopback(name))
+    is_local = is_loopback(client) and is_loopback(name)
     forwarded = any(header.startswith(_FORWARDED) for header in request.headers)
     # Browsers do not send HTTP/1.0; nginx does by default, and adds no header. "1": granian's word.
     forwarded = forwarded or request.scope.get("http_version") in ("1.0", "1")
     # Another site can read the answer if the service allows it, as many do for all (CORS).
     foreign = "origin" in request.headers and not _is_same_origin(request)
     if forwarded or foreign or not is_local:
-        raise AccessDenied(403, _NEEDS_TOKEN)
+        raise HTTPException(403, _NEEDS_TOKEN)
 
 
-def _is_loopback(text: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     try:
-        address = ip_address(text)
+        address = ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
         return False
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None

@@ -22,6 +22,7 @@ from .errors import (
     KeyrotError,
     KeyrotWarning,
     MissingExtraError,
+    PoolEvent,
     SecretError,
 )
 
@@ -37,10 +38,9 @@ if TYPE_CHECKING:
         uninstall,
         workload,
     )
-    from .errors import PoolEvent
     from .genai.exhausted import KeyPoolExhausted
     from .key_manager import KeyManager, get_key_manager
-    from .keys_file import KeySpec as APIKeyMetadata
+    from .keys_file import APIKeyMetadata
     from .monitoring.view import HealthStatus, ModelUsage
 
 # Pytest rewrites the packages of its plugins, and warns where one was imported before it, as under
@@ -87,22 +87,14 @@ logging.getLogger("keyrot_middleware").addHandler(logging.NullHandler())
 logging.getLogger("keyrot_middleware").addFilter(_in_one_line)
 
 _HOMES = {
-    "APIKeyMetadata": ("keys_file", "KeySpec"),
-    "HealthStatus": ("monitoring.view", "HealthStatus"),
-    "KeyManager": ("key_manager", "KeyManager"),
-    "KeyPoolExhausted": ("genai.exhausted", "KeyPoolExhausted"),
-    "ModelUsage": ("monitoring.view", "ModelUsage"),
-    "PoolEvent": ("errors", "PoolEvent"),
-    "PoolStatus": ("_install", "PoolStatus"),
-    "bypass": ("_install", "bypass"),
-    "get_key_manager": ("key_manager", "get_key_manager"),
-    "install": ("_install", "install"),
-    "project": ("_install", "project"),
-    "reset": ("_install", "reset"),
-    "status": ("_install", "status"),
-    "uninstall": ("_install", "uninstall"),
-    "workload": ("_install", "workload"),
+    "APIKeyMetadata": "keys_file",
+    **dict.fromkeys(("HealthStatus", "ModelUsage"), "monitoring.view"),
+    **dict.fromkeys(("KeyManager", "get_key_manager"), "key_manager"),
+    "KeyPoolExhausted": "genai.exhausted",
+    **dict.fromkeys(("PoolStatus", "bypass", "install", "project"), "_install"),
+    **dict.fromkeys(("reset", "status", "uninstall", "workload"), "_install"),
 }
+"""In which module each name is that is loaded later."""
 
 
 if not TYPE_CHECKING:  # else a type checker would take every name for one that is there
@@ -113,8 +105,7 @@ if not TYPE_CHECKING:  # else a type checker would take every name for one that 
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{home[0]}"), home[1])
-        globals()[name] = value
+        value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
         return value
 
 

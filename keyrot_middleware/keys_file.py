@@ -237,6 +237,9 @@ class KeySpec(BaseModel):
         )
 
 
+APIKeyMetadata = KeySpec
+
+
 def budget(usd: Mapping[Any, float | None]) -> Budget:
     """Return what may be spent, of dollars by window."""
     found = (None if (n := usd.get(name)) is None else nano_usd(n) for name in USD_WINDOWS)

@@ -134,42 +134,42 @@ def next_models(chains: Iterable[str]) -> dict[str, str]:
         chains: Such as `a>b>c`.
 
     Raises:
-        ValueError: What is wrong in them.
+        ValueError: What is wrong in them, and what is allowed.
     """
     following: dict[str, str] = {}
     for chain in chains:
         models = [name.strip().removeprefix("models/") for name in chain.split(">")]
-        wrong = next((name for name in models if not _MODEL.fullmatch(name)), None)
-        if wrong is not None:
-            raise ValueError(f"found {display(wrong)} in {display(chain)}, which is no model")
+        for name in models:
+            if not _MODEL.fullmatch(name):
+                raise _wrong_chain(f"{display(name)} in {display(chain)}, which is no model")
         if len(models) < 2:
-            raise ValueError(f"found {display(chain)}, which names no model after the first")
+            raise _wrong_chain(f"{display(chain)}, which names no model after the first")
         for model, after in pairwise(models):
             if following.setdefault(model, after) != after:
-                raise ValueError(f"found {display(model)} with two models after it")
+                raise _wrong_chain(f"{display(model)} with two models after it")
     for model in following:
         _check_length(model, following)
     return following
+
+
+def _wrong_chain(found: str) -> ValueError:
+    allowed = f"chains of up to {MAX_MODELS} models such as a>b,c>d"
+    return ValueError(f"found {found}; allowed: {allowed}")
 
 
 def _check_length(model: str, following: Mapping[str, str]) -> None:
     seen = [model]
     while (after := following.get(seen[-1])) is not None:
         if after in seen:
-            raise ValueError(f"found {display(after)} twice in one chain")
+            raise _wrong_chain(f"{display(after)} twice in one chain")
         seen.append(after)
     if len(seen) > MAX_MODELS:
-        raise ValueError(f"found {len(seen)} models in the chain of {display(model)}")
+        raise _wrong_chain(f"{len(seen)} models in the chain of {display(model)}")
 
 
 def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        next_models(chains)
-    except ValueError as error:
-        found = str(error)
-    else:
-        return chains
-    raise ValueError(f"{found}; allowed: chains of up to {MAX_MODELS} models such as a>b,c>d")
+    next_models(chains)
+    return chains
 
 
 def _good_host(host: str) -> str:

@@ -11,7 +11,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Literal, NamedTuple
 
 from .amounts import NANO, nano_usd
@@ -158,46 +157,18 @@ class ActivityView(NamedTuple):
 
 def dump_call(record: CallRecord) -> str:
     """Return a call as text, for a state."""
-    attempts = [(*attempt[:4], attempt.message) for attempt in record.attempts]
-    fields = (record.at, record.model, record.seconds, record.outcome, attempts)
     usage = record.usage
-    tokens = usage.input_tokens, usage.output_tokens, usage.cost_usd
-    more = (int(record.waited), record.workload, record.trace_id, *tokens)
-    return json.dumps([*fields, *more], separators=(",", ":"))
+    shown = Usage(usage.input_tokens, usage.output_tokens, cost_usd=usage.cost_usd)
+    return json.dumps(record._replace(usage=shown), separators=(",", ":"))
 
 
 def load_call(text: str | bytes) -> CallRecord | None:
-    """Read a call; None where something else wrote into the list."""
+    """Read a call; None where another version wrote it."""
     try:
-        at, model, seconds, outcome, attempts, waited, workload, trace_id, *usage = json.loads(text)
-        input_tokens, output_tokens, cost = usage
-        found = tuple(
-            Attempt(
-                str(key_id),
-                failure if failure is None else str(failure),
-                code if code is None else int(code),
-                float(lasted),
-                message=str(message),
-            )
-            for key_id, failure, code, lasted, message in attempts
-        )
-        times = (float(at), float(seconds), *(attempt.seconds for attempt in found))
-        if not all(map(isfinite, (*times, *(number for number in usage if number is not None)))):
-            return None
-        if outcome not in ("ok", "failed", "exhausted", "abandoned"):
-            return None
-        return CallRecord(
-            times[0],
-            str(model),
-            times[1],
-            outcome,
-            found,
-            Usage(input_tokens, output_tokens, cost_usd=cost),
-            waited=waited == 1,
-            workload=str(workload),
-            trace_id=str(trace_id),
-        )
-    except (ValueError, TypeError, OverflowError, RecursionError):
+        at, model, seconds, outcome, attempts, usage, *more = json.loads(text)
+        found = tuple(Attempt(*attempt) for attempt in attempts)
+        return CallRecord(at, model, seconds, outcome, found, Usage(*usage), *more)
+    except (ValueError, TypeError):
         return None
 
 

@@ -11,7 +11,6 @@ from support.pool import INFO, Rig, key, three
 from support.replies import (
     OK,
     bad,
-    blocked,
     capacity,
     day,
     denied,
@@ -63,24 +62,6 @@ def replaced(rig: Rig, key_id: str) -> Any:
 
 
 # Walking ---------------------------------------------------------------------------------------
-
-
-def test_an_exhausted_an_invalid_and_a_good_key_serve_60_calls() -> None:
-    """A 429, B invalid, C good: 1, 1 and 60 requests, none failed, and no call sleeps."""
-    rig = three()
-    rig.will("a", minute("30s"))
-    rig.will("b", invalid())
-    assert [rig.call() for _ in range(60)] == ["answer"] * 60
-    assert rig.sent == ["a", "b", *["c"] * 60]
-    assert rig.slept == []
-
-
-@pytest.mark.parametrize("fault", [minute, day, capacity, invalid, denied, blocked])
-def test_a_failed_key_is_excluded_and_a_healthy_one_used_without_sleeping(fault: Any) -> None:
-    rig = three()
-    rig.will("a", fault())
-    assert rig.call() == "answer"
-    assert (rig.sent, rig.slept) == (["a", "b"], [])
 
 
 def test_220_dead_keys_are_tried_once_each() -> None:
@@ -381,19 +362,6 @@ def test_one_call_and_calls_far_apart_open_nothing() -> None:
 
 
 # How a call ends -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "fault", [bad, lambda: failure(404), lambda: lost("timeout"), lambda: lost("other")]
-)
-def test_a_bad_request_is_sent_once_and_penalizes_no_key(fault: Any) -> None:
-    """The request's own failure, or the caller's deadline, is raised at once."""
-    rig = three()
-    reply = fault()
-    rig.will("a", reply)
-    assert rig.failing() is reply.error
-    assert rig.call() == "answer"
-    assert (rig.sent, rig.slept) == (["a", "a"], [])
 
 
 def test_the_exception_lists_every_attempt() -> None:

@@ -29,26 +29,6 @@ def made(*names: str) -> Done:
 # Streams ---------------------------------------------------------------------------------------
 
 
-def test_a_stream_may_change_its_key_until_its_first_chunk() -> None:
-    """All chunks are passed on, and the last usage is recorded."""
-    rig = three()
-    rig.will("a", minute())
-    rig.will("b", Chunks(1, 2, 3))
-    assert rig.call(STREAMED) == [1, 2, 3]
-    assert rig.state.snapshot([key("b")])["b"].used[0].tokens_minute == 6
-
-
-@pytest.mark.parametrize("fault", [overloaded, minute, invalid])
-def test_a_broken_stream_is_never_restarted(fault: Any) -> None:
-    """After a chunk the SDK's error is raised, with notes; the tokens so far are recorded."""
-    rig, reply = three(), fault()
-    rig.will("a", Chunks(1, 2, failed=reply))
-    assert rig.failing(STREAMED) is reply.error
-    assert rig.sent == ["a"]
-    assert reply.error.__notes__[0].startswith("keyrot: attempt 1 with key a: ")
-    assert rig.state.snapshot([key("a")])["a"].used[0].tokens_minute == 5
-
-
 def test_a_probe_has_succeeded_with_the_first_chunk() -> None:
     rig = Rig(key("a"), max_wait_s=0)
     rig.will("a", invalid(), Chunks(1, 2))
@@ -98,14 +78,6 @@ def test_an_owner_of_another_platform_never_serves(owned: Rig) -> None:
     home = Candidate("x", "x", "x", platform="vertex_express")
     owned.call(FILE._replace(platform="vertex_express"), home)
     assert owned.sent == ["x"]
-
-
-@pytest.mark.parametrize("name", ["continuation:t", "page:t"])
-def test_hops_of_one_answer_use_the_key_of_the_first(owned: Rig, name: str) -> None:
-    """A continuation is bound to its key, not only to the project."""
-    owned.will("b", invalid())
-    owned.failing(FILE._replace(resources=(name,)), STRANGER)
-    assert owned.sent == ["b"]
 
 
 def test_an_unknown_or_new_resource_belongs_to_the_home_project(owned: Rig) -> None:
@@ -189,16 +161,6 @@ def full() -> Rig:
     rig = Rig(key("a", project="p"), key("b", project="p"), key("c"), key("d"), strategy="fill")
     rig.will("a", no_room())
     return rig
-
-
-def test_a_new_cache_is_created_and_used_in_another_project(full: Rig) -> None:
-    """At once, in the selector's order; the next call skips the home project."""
-    home = full.selector.keys["a"]
-    full.will("c", no_room())
-    full.will("d", made("cachedContents/x"))
-    assert [full.call(CACHE, home) for _ in range(2)] == ["answer"] * 2
-    full.call(NEW._replace(resources=("cachedContents/x",)), home)
-    assert (full.sent, full.slept) == (["a", "c", "d", "d", "d"], [])
 
 
 def test_a_foreign_home_key_without_room_is_skipped_too(full: Rig) -> None:

@@ -12,6 +12,7 @@ from support.replies import OK, capacity, day, exceeds_limit, invalid, minute, u
 from keyrot_middleware.core.commands import Sleep
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Block, Limits, Unavailable
+from keyrot_middleware.state import MemoryState
 
 
 @pytest.mark.parametrize(
@@ -162,3 +163,32 @@ def test_a_call_that_waits_for_what_is_held_back_wakes_without_a_delay() -> None
     rig.random = 0.9
     assert rig.call() == "answer"
     assert rig.slept == [5.0]
+
+
+class Late(MemoryState):
+    """A state whose times are past when they arrive, like a server whose clock is behind."""
+
+    def _acquire(self, info: Any, candidates: Any, *, spread: bool) -> Unavailable:
+        block = Block("rpm", self._clock() - 0.7, waitable=True)
+        return Unavailable(self._clock(), {key.key_id: block for _, key in candidates})
+
+
+def test_a_time_in_the_past_is_waited_for_a_little() -> None:
+    """Each retry uses a part of the budget, so that they end."""
+    rig = Rig(key("a"), max_wait_s=2.0)
+    rig.pool.state = Late(rig.policy, rig.clock.time)
+    began = rig.time()
+    assert isinstance(rig.failing(), Exhausted)
+    assert 1.9 <= rig.time() - began <= 2.0
+
+
+def test_a_sleep_that_takes_longer_counts_as_long_as_it_took() -> None:
+    """A busy key is polled; on a machine that wakes late, the budget is still in real seconds."""
+    rig = Rig(key("a", Limits(max_concurrency=1)), max_wait_s=10.0)
+    short = rig.clock.sleep
+    rig.clock.sleep = lambda seconds: short(seconds + 2.0)  # type: ignore[method-assign]
+    lease = rig.state.acquire(INFO, ((0, rig.selector.keys["a"]),), spread=False)
+    began = rig.time()
+    assert isinstance(rig.failing(), Exhausted)
+    assert 8.0 <= rig.time() - began <= 12.2
+    assert (len(rig.slept) <= 6, rig.sent, lease is None) == (True, [], False)

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -113,27 +112,6 @@ def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, 
     assert {key["state"] for key in source_of(made).status()["keys"]} == {"available"}
     client.models.generate_content(model=MODEL, contents="hi")
     assert gemini.log[-1].key == "a"
-
-
-def test_sixteen_threads_stop_within_one_call(gemini: FakeGemini, pool: Any, cost: float) -> None:
-    """They start together, when the cost of a call is unknown."""
-    pool({"key_id": "paid", "project": "web", "usd_per_day": 10.5 * cost}, max_wait_s=20)
-    client, refused = client_of(gemini), []
-
-    def call() -> None:
-        try:
-            while True:
-                client.models.generate_content(model=MODEL, contents="hi")
-        except KeyPoolExhausted as error:
-            refused.append(error)
-
-    threads = [threading.Thread(target=call) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(refused) == 16
-    assert gemini.count() == 11
 
 
 def test_a_budget_needs_genai_prices(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,13 +13,11 @@ from support.pool import INFO, EditableStore, Rig, key
 from support.replies import blocked, failure, invalid, minute
 from support.servers import wait_for
 
-from keyrot_middleware.core.commands import Acquire
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.monitoring.view import health, iso
 from keyrot_middleware.prices import PriceList
-from keyrot_middleware.runtime.pool import SystemClock, unreserved_lease
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 from keyrot_middleware.telemetry.logs import format_time
@@ -50,16 +47,6 @@ def test_calls_are_priced_by_the_refresher(pool: Any, connect: Any, monkeypatch:
         ask("sync", client)
     wait_for(lambda: len(threads) == 20)
     assert set(threads) == {"keyrot-refresher-default"}
-
-
-async def test_the_systems_clock_returns_the_time_and_sleeps() -> None:
-    """Epoch seconds; a thread's wait and a task's wait last as long as requested."""
-    clock = SystemClock()
-    assert abs(clock.time() - time.time()) < 5
-    begin = time.monotonic()
-    clock.sleep(0.01)
-    await clock.asleep(0.01)
-    assert time.monotonic() - begin >= 0.02
 
 
 def test_the_home_key_is_the_single_key_or_the_first() -> None:
@@ -106,15 +93,6 @@ def test_the_last_refusal_is_that_of_the_key_rejected_last() -> None:
     other.will("a", minute())
     other.failing()
     assert other.pool.last_refusal(["a"]) is None, "a 429 for an exhausted minute is none"
-
-
-def test_a_lease_without_a_state_has_the_first_candidate() -> None:
-    """It has what a send and the telemetry need, and no reservation."""
-    one = key("a", project="p", billing_account="b", tier="paid")
-    lease = unreserved_lease(Acquire(INFO, ((0, one), (0, key("c"))), spread=True), 5.0)
-    assert (lease.key_id, lease.project, lease.billing_account) == ("a", "p", "b")
-    assert (lease.tier, lease.at, lease.reservation, lease.probe) == ("paid", 5.0, None, False)
-    assert (lease.bucket, lease.verb, lease.tokens) == (INFO.model, INFO.verb, INFO.tokens)
 
 
 def test_health_has_states_and_iso_times() -> None:

@@ -14,7 +14,7 @@ from support.servers import wait_for
 
 from keyrot_middleware.core import flow, waiting
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import Block, CallInfo, Lease, LeaseOutcome, Limits, Outcome
+from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Limits, Outcome
 from keyrot_middleware.runtime.pool import SystemClock
 from keyrot_middleware.state import MemoryState
 
@@ -130,19 +130,6 @@ def test_an_unused_reservation_serves_the_first_waiting_call(way: str) -> None:
     assert rig.pool.clock.time() < 1_767_270_660.0, "the minute is not over"
 
 
-def test_a_call_that_gives_up_lets_the_next_one_go(way: str) -> None:
-    """The budget of the first is over; the second is not stuck behind it."""
-    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
-    lease, callers = held(rig), Callers(rig, way)
-    callers.begin("p")
-    (ticket,) = rig.pool.waiting_lines.tickets
-    callers.begin("q")
-    rig.pool.waiting_lines.leave(ticket)
-    rig.state.settle(lease, SUCCESS)
-    callers.end()
-    assert sorted(callers.served) == ["p", "q"]
-
-
 def test_a_budget_ends_in_the_queue_too(way: str) -> None:
     """A call in the queue fails when its own budget is over."""
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=0.4)
@@ -153,37 +140,6 @@ def test_a_budget_ends_in_the_queue_too(way: str) -> None:
     rig.state.settle(lease, SUCCESS)
     assert sorted(callers.failed) == ["p", "q"]
     assert callers.waiting == 0
-
-
-def test_a_blocked_call_delays_the_others_a_little(
-    way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first in the queue is in a blocked event loop: the second looks for itself."""
-    late(monkeypatch, 0.1)
-    rig = real(key("a"), max_wait_s=30.0)
-    lines, now = rig.pool.waiting_lines, rig.pool.clock.time()
-    stuck = waiting.Ticket(INFO)
-    assert lines.join(stuck, {"a": Block("rpm", now, waitable=True)}, now, lines.version)
-    callers = Callers(rig, way)
-    callers.begin("p")
-    callers.end()
-    assert callers.served == ["p"]
-    assert list(lines.tickets) == [stuck]
-
-
-def test_those_behind_let_the_front_go_first(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that wakes up by itself does not look before the front is late."""
-    late(monkeypatch, 0.1)
-    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
-    lease, lines, now = held(rig), rig.pool.waiting_lines, rig.pool.clock.time()
-    full = {"b": Block("rpm", now + 1.0, waitable=True)}
-    lines.join(waiting.Ticket(INFO), full, now + 1.0, lines.version)
-    callers = Callers(rig, way)
-    callers.begin("p")
-    rig.state.settle(lease, SUCCESS)
-    callers.end()
-    assert callers.served == ["p"]
-    assert rig.pool.clock.time() >= now + 1.1
 
 
 def test_a_reset_key_and_a_new_one_serve_waiting_calls(way: str) -> None:

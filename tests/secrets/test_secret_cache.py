@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import logging
 import pickle
@@ -118,13 +119,15 @@ def test_a_secret_is_masked_everywhere_and_compares_by_value() -> None:
     """Repr, str, format, containers, the fingerprint, pickles and JSON do not hold the value."""
     secret = Secret(f" {A}\n")
     shown = [repr(secret), str(secret), f"{secret:>40}", f"{[secret]}", "%s" % secret]  # noqa: UP031
+    shown += [repr(secret.reveal()), repr(secret.reveal()[:9]), repr([secret.reveal()])]
     assert not any(A in text for text in [*shown, secret.fingerprint])
     assert secret.reveal() == A
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         with pytest.raises(TypeError, match="cannot be pickled"):
             pickle.dumps(secret, protocol)
-    with pytest.raises(TypeError):
-        json.dumps(secret)
+    for look in (json.dumps, iter, vars, len, dataclasses.asdict):
+        with pytest.raises(TypeError):
+            look(secret)
     assert secret == Secret(A) != A
     assert secret != Secret(B)
     assert {secret, Secret(A), copy.deepcopy(secret), copy.copy(secret)} == {secret}

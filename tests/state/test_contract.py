@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
 from itertools import chain
 from math import inf
 from typing import Any
@@ -224,24 +223,6 @@ def test_unmetered_calls_are_leased_and_not_counted(state: State) -> None:
     assert granted(state, one, most=100, info=COUNT) == 100
     assert granted(state, one) == 10
     assert granted(state, one, most=5, info=COUNT) == 5
-
-
-@pytest.mark.parametrize(("day", "hours"), [((2026, 3, 8), 23), ((2026, 11, 1), 25)])
-def test_requests_a_day_end_at_pacific_midnight(
-    state: State, clock: FakeClock, day: tuple[int, int, int], hours: int
-) -> None:
-    """On the short and the long day too; no call waits for it."""
-    begin = datetime(*day, 0, 0, 30, tzinfo=PACIFIC).timestamp()
-    clock.advance(begin - clock.time())
-    one = key("a", Limits(rpd=3))
-    assert granted(state, one) == 3
-    reply = refusal(state, one)
-    assert reply.retry_at == begin - 30 + hours * 3_600
-    assert not reply.blocks["a"].waitable
-    clock.advance(hours * 3_600 - 31)
-    assert granted(state, one) == 0
-    clock.advance(1)
-    assert granted(state, one) == 3
 
 
 def test_keys_of_a_project_share_a_budget_for_each_model(state: State) -> None:

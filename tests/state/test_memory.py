@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
-import weakref
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -25,7 +23,6 @@ from support.states import (
     warnings_of,
 )
 
-from keyrot_middleware import forks
 from keyrot_middleware.core.affinity import owner_lifetime
 from keyrot_middleware.core.model import Limits, RetryPolicy, Scope
 from keyrot_middleware.core.windows import DAY_S
@@ -188,20 +185,3 @@ def test_a_forked_child_says_once_that_it_counts_by_itself(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     lease_of(pool, A)
     assert warnings_of(caplog) == []
-
-
-def test_a_system_without_forks_and_a_collected_state(
-    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
-) -> None:
-    """The fork handler keeps no state alive, and a fork after its end does no harm."""
-    gone = MemoryState(RetryPolicy(), clock.time)
-    before = gone._lock
-    forks._in_child()
-    assert gone._lock is not before
-    watched = weakref.ref(gone)
-    del gone
-    gc.collect()
-    assert watched() is None
-    forks._in_child()
-    monkeypatch.delattr(os, "register_at_fork", raising=False)
-    assert lease_of(MemoryState(RetryPolicy(), clock.time), A)

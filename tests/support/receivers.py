@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,20 +93,5 @@ class Mailbox:
 @contextmanager
 def dead_receiver() -> Iterator[str]:
     """Give the URL of a receiver that accepts connections and never answers."""
-    kept: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
-
-        def accept() -> None:
-            while True:
-                try:
-                    kept.append(listener.accept()[0])
-                except OSError:  # closed
-                    return
-
-        threading.Thread(target=accept, daemon=True).start()
-        try:
-            yield f"json://127.0.0.1:{listener.getsockname()[1]}/dead?rto=60&cto=60"
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            for connection in kept:
-                connection.close()
+        yield f"json://127.0.0.1:{listener.getsockname()[1]}/dead?rto=60&cto=60"

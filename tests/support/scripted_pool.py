@@ -16,8 +16,8 @@ from keyrot_middleware.core.model import CallInfo, Candidate, Lease, RetryPolicy
 from keyrot_middleware.runtime import runner
 from keyrot_middleware.telemetry import Observer
 from keyrot_middleware.telemetry.logs import LogObserver
+from support import replies
 from support.pool import Rig
-from support.replies import KIND, GoogleError
 
 PROMPT = "the prompt that must not be logged"
 USAGE = Usage(12, 30, 4, 8, "gemini-2.5-flash-001", "resp-1", ("stop",))
@@ -26,52 +26,33 @@ STREAMED = INFO._replace(verb="streamGenerateContent", stream=True)
 OK = Done("answer", USAGE)
 
 
-def failure(
-    code: int | None = None, *, error: BaseException | None = None, transport: Any = "", **body: Any
-) -> Failed:
+def failure(code: int | None = None, *, transport: Any = "") -> Failed:
     """Return a failed send: a Google error with a code, or a transport error."""
     if code is None:
-        return Failed(FailureFacts(transport=transport), error or ConnectionResetError(PROMPT))
-    content = {"error": {"code": code, "message": PROMPT, "status": "UNKNOWN", **body}}
-    return Failed(FailureFacts(code=code, body=content), error or GoogleError(f"{code} {PROMPT}"))
+        return Failed(FailureFacts(transport=transport), ConnectionResetError(PROMPT))
+    return replies.failure(code, PROMPT)
 
 
 def minute(seconds: int) -> Failed:
-    """Return the 429 of an exhausted minute that ends in *seconds*."""
-    quota = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
-    violation = {"quotaId": quota, "quotaValue": "5"}
-    failed = {"@type": f"{KIND}QuotaFailure", "violations": [violation]}
-    return failure(
-        429, details=[failed, {"@type": f"{KIND}RetryInfo", "retryDelay": f"{seconds}s"}]
-    )
+    return replies.minute(f"{seconds}s")
 
 
-def invalid() -> Failed:
-    return failure(400, details=[{"@type": f"{KIND}ErrorInfo", "reason": "API_KEY_INVALID"}])
-
-
-class Chunks:
-    """A stream as the SDK opens it, sync and async; each read makes an HTTP span."""
+class Chunks(replies.Chunks):
+    """Each read makes an HTTP span; the second chunk waits for the gate, where there is one."""
 
     def __init__(self, count: int = 3, failed: Failed | None = None, tracer: Any = None) -> None:
-        self._left = deque(range(count))
-        self._failed = failed
+        super().__init__(*range(count), failed=failed)
         self._tracer = tracer
         self.gate: asyncio.Event | None = None
-        """Where given, the second chunk waits for it."""
-        self.closed = False
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._read, None)
-
-    def _read(self) -> int | None:
-        if self._tracer is not None:
-            self._tracer.start_span("HTTP read").end()
-        if self._left:
-            return self._left.popleft()
-        if self._failed is not None:
-            raise self._failed.error
-        return None
+        chunks = super().__iter__()
+        while True:
+            if self._tracer is not None:
+                self._tracer.start_span("HTTP read").end()
+            if (chunk := next(chunks, None)) is None:
+                return
+            yield chunk
 
     async def __aiter__(self) -> Any:
         for number, chunk in enumerate(self):
@@ -80,13 +61,7 @@ class Chunks:
             yield chunk
 
     def end(self, error: Exception | None) -> StreamEnd:
-        return StreamEnd(USAGE, failed=self._failed if error is not None else None)
-
-    def close(self) -> None:
-        self.closed = True
-
-    async def aclose(self) -> None:
-        self.closed = True
+        return StreamEnd(USAGE, failed=self.failed if error is not None else None)
 
 
 class SettledAtOnce(deque[Any]):

@@ -11,15 +11,6 @@ from support.modes import MODEL
 REQUEST = {"model": MODEL, "contents": "hello"}
 
 
-def path_of() -> str:
-    """Return the path of a stream, as the SDK calls its api client."""
-    return f"models/{MODEL}:streamGenerateContent?alt=sse"
-
-
-def body() -> dict:
-    return {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
-
-
 def collected(pool) -> list[LeaseOutcome]:
     """Collect garbage, and return how leases ended; reading the status settles what it closed."""
     for _ in range(3):  # what an event loop finalizes takes more than one

@@ -15,7 +15,8 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from support.scripted_pool import OK, PROMPT, ScriptedPool, failure, invalid, minute
+from support.replies import invalid
+from support.scripted_pool import OK, PROMPT, ScriptedPool, failure, minute
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import RetryPolicy
@@ -39,34 +40,6 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 def story(scripted: ScriptedPool) -> None:
     scripted.script = {"flash_01": [minute(20), OK], "exp_02": [invalid()]}
     scripted.run()
-
-
-def test_the_story_at_debug(caplog: pytest.LogCaptureFixture) -> None:
-    """One line for each decision, in order."""
-    caplog.set_level(logging.DEBUG, NAME)
-    story(ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02")))
-    about = "pool test, gemini-2.5-flash: "
-    assert [line.replace(about, "") for line in lines(caplog)] == [
-        "DEBUG lease of key flash_01, 10 input tokens reserved",
-        "DEBUG attempt 1 is sent with key flash_01",
-        "DEBUG key flash_01 failed with GoogleError",
-        "INFO key flash_01 (project project-fla, gemini-2.5-flash only) is cooling down until "
-        "2026-01-01 12:30:50Z: quota_minute (429)",
-        "DEBUG key flash_01 settled: quota_minute (429), ? input and ? output tokens",
-        "DEBUG lease of key exp_02, 10 input tokens reserved",
-        "DEBUG attempt 2 is sent with key exp_02",
-        "DEBUG key exp_02 failed with GoogleError",
-        'WARNING key exp_02 is rejected: key_invalid (400) "API key not valid. Please pass a valid '
-        'API key."; replace its value; '
-        "tried again at 2026-01-01 12:45:30Z",
-        "DEBUG key exp_02 settled: key_invalid (400), ? input and ? output tokens",
-        "WARNING waits 20.0 s for a key (flash_01: quota_minute until 2026-01-01 12:30:50Z); "
-        "later waits are log lines at INFO",
-        "DEBUG lease of key flash_01 as a probe, 10 input tokens reserved",
-        "DEBUG attempt 3 is sent with key flash_01",
-        "DEBUG key flash_01 settled: success, 12 input and 30 output tokens",
-        "DEBUG done",
-    ]
 
 
 @pytest.mark.parametrize(

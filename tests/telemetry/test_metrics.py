@@ -8,13 +8,8 @@ from typing import Any
 import pytest
 from opentelemetry import context
 from support.otel import RecordedMetrics
-from support.scripted_pool import (
-    STREAMED,
-    Chunks,
-    ScriptedPool,
-    invalid,
-    minute,
-)
+from support.replies import invalid
+from support.scripted_pool import STREAMED, Chunks, ScriptedPool, minute
 
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.flow import Exhausted

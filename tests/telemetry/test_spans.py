@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from opentelemetry import context, trace
 from opentelemetry.trace import SpanKind
+from support.replies import invalid
 from support.scripted_pool import (
     INFO,
     PROMPT,
@@ -19,7 +20,6 @@ from support.scripted_pool import (
     Chunks,
     ScriptedPool,
     failure,
-    invalid,
     minute,
 )
 

@@ -10,16 +10,8 @@ from typing import Any
 
 import pytest
 from support.otel import HAS_BUCKETS, RecordedMetrics
-from support.scripted_pool import (
-    INFO,
-    OK,
-    Chunks,
-    GoogleError,
-    ScriptedPool,
-    failure,
-    invalid,
-    minute,
-)
+from support.replies import GoogleError, invalid
+from support.scripted_pool import INFO, OK, Chunks, ScriptedPool, failure, minute
 
 from keyrot_middleware.core.commands import Send, Settle
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, Usage

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import Any
 
 import pytest
-from google import genai
 from google.genai import errors, types
 from pydantic import BaseModel
 
-from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
+from keyrot_middleware.testing import FakeClock, Reply
 
 MODEL = "gemini-2.5-flash"
-MAJOR = int(genai.__version__.split(".")[0])
 
 
 def test_an_answer_has_usage_and_names(gemini, connect) -> None:
@@ -82,18 +79,6 @@ def test_a_response_schema_is_satisfied(gemini, connect) -> None:
     )
     response = client.models.generate_content(model=MODEL, contents="cake", config=config)
     assert response.parsed == Recipe(name="text", minutes=1, steps=["text"])
-
-
-@pytest.mark.skipif(MAJOR < 2, reason="the SDK follows continuations since 2.0")
-def test_a_continuation_is_followed_hop_by_hop(gemini, connect) -> None:
-    """Two scripted hops make three requests; each hands back the token of the one before."""
-    client = connect(gemini.add_key("a"))
-    gemini.script("a", Reply.CONTINUATION, Reply.CONTINUATION)
-    response = client.models.generate_content(model=MODEL, contents="hello")
-    assert response.text == "ok from a" * 3
-    tokens = [request.body.get("continuationToken") for request in gemini.log]
-    assert tokens[0] is None
-    assert len(set(tokens)) == 3
 
 
 ERRORS = {name: reply for name, reply in Reply.all().items() if reply.status >= 400}
@@ -179,16 +164,6 @@ def test_failed_requests_count_against_the_quota(gemini, connect) -> None:
     assert gemini.used("a", MODEL).requests == 2
 
 
-def read(client: Any) -> tuple[list[str], Exception | None]:
-    texts: list[str] = []
-    try:
-        for chunk in client.models.generate_content_stream(model=MODEL, contents="hello"):
-            texts.append(chunk.text)
-    except Exception as error:
-        return texts, error
-    return texts, None
-
-
 def test_a_stream_comes_in_chunks_with_usage_so_far(gemini, connect) -> None:
     """Usage grows with the chunks; the last one has the true usage and the finish reason."""
     client = connect(gemini.add_key("a"))
@@ -201,26 +176,6 @@ def test_a_stream_comes_in_chunks_with_usage_so_far(gemini, connect) -> None:
     assert [bool(chunk.candidates[0].finish_reason) for chunk in chunks] == [False, False, True]
     assert chunks[-1].usage_metadata.prompt_token_count == 2
     assert gemini.log[0].stream
-
-
-@pytest.mark.parametrize("after", [0, 1, 2])
-def test_an_error_inside_a_stream_comes_after_so_many_chunks(after, gemini, connect) -> None:
-    """The error object without `data:` is raised by the SDK with its code, under HTTP 200."""
-    client = connect(gemini.add_key("a"))
-    gemini.script("a", Reply.OVERLOADED.in_stream(after))
-    texts, error = read(client)
-    assert len(texts) == after
-    assert isinstance(error, errors.ServerError)
-    assert (error.code, gemini.log[0].status) == (503, 200)
-
-
-def test_a_stream_may_drop(gemini, connect) -> None:
-    """The connection ends after two chunks, and the transport's own error is raised."""
-    client = connect(gemini.add_key("a"))
-    gemini.script("a", Reply.dropped(2))
-    texts, error = read(client)
-    assert texts == ["ok", " from"]
-    assert type(error).__name__ == "RemoteProtocolError"
 
 
 def refused(client: Any, model: str = MODEL, contents: str = "hello") -> dict[str, Any]:
@@ -290,71 +245,6 @@ def test_an_exhausted_paid_day_names_the_true_delay(gemini, clock, connect) -> N
     refused(client)
     clock.advance(1)
     client.models.generate_content(model=MODEL, contents="hello")
-
-
-def test_keys_of_one_project_share_its_quota(gemini, connect) -> None:
-    """The project has the limit, not the key; another model has its own."""
-    one = connect(gemini.add_key("one", project="p", rpm=1))
-    two = connect(gemini.add_key("two", project="p"))
-    other = connect(gemini.add_key("other", project="q", rpm=1))
-    one.models.generate_content(model=MODEL, contents="hello")
-    refused(two)
-    other.models.generate_content(model=MODEL, contents="hello")
-    two.models.generate_content(model="gemini-3.6-flash", contents="hello")
-
-
-FILE_TEXT = "You do not have permission to access the File {} or it may not exist."
-CACHE_TEXT = "CachedContent not found (or permission denied)"
-
-
-def denied(call: Any, *args: Any, **kwargs: Any) -> str:
-    with pytest.raises(errors.ClientError) as caught:
-        call(*args, **kwargs)
-    assert (caught.value.code, caught.value.status) == (403, "PERMISSION_DENIED")
-    return str(caught.value.message)
-
-
-@pytest.fixture
-def two(gemini: FakeGemini, connect):
-    owner = connect(gemini.add_key("owner", project="p", tier="paid"))
-    return owner, connect(gemini.add_key("other", project="q", tier="paid"))
-
-
-def upload(client: Any, data: bytes = b"hello") -> types.File:
-    config = types.UploadFileConfig(mime_type="text/plain", display_name="greeting")
-    file: types.File = client.files.upload(file=io.BytesIO(data), config=config)
-    return file
-
-
-def test_a_file_belongs_to_its_project(gemini, connect, two) -> None:
-    """Another key of the project may use it; another project gets the 403 that penalizes no key."""
-    owner, other = two
-    sibling = connect(gemini.add_key("sibling", project="p"))
-    file = upload(owner)
-    assert sibling.models.generate_content(model=MODEL, contents=["look", file]).text
-    text = FILE_TEXT.format(file.name.removeprefix("files/"))
-    generate = other.models.generate_content
-    assert denied(generate, model=MODEL, contents=["look", file]) == text
-    assert denied(other.files.get, name=file.name) == text
-    assert denied(other.files.delete, name=file.name) == text
-    assert [f.name for f in owner.files.list()] == [file.name]
-    assert list(other.files.list()) == []
-
-
-def test_a_cache_belongs_to_its_project(two) -> None:
-    """Create, get, list and use it with the owner; the other project gets the 403."""
-    owner, other = two
-    config = types.CreateCachedContentConfig(contents="long text " * 40, ttl="300s")
-    cache = owner.caches.create(model=MODEL, config=config)
-    assert cache.usage_metadata.total_token_count == 100
-    use = types.GenerateContentConfig(cached_content=cache.name)
-    assert owner.models.generate_content(model=MODEL, contents="hello", config=use).text
-    generate = other.models.generate_content
-    assert denied(generate, model=MODEL, contents="hello", config=use) == CACHE_TEXT
-    assert denied(other.caches.get, name=cache.name) == CACHE_TEXT
-    assert [c.name for c in owner.caches.list()] == [cache.name]
-    owner.caches.delete(name=cache.name)
-    assert denied(owner.caches.get, name=cache.name) == CACHE_TEXT
 
 
 def test_every_way_of_waiting_moves_the_clock() -> None:

@@ -40,9 +40,13 @@ def unrecorded(pool):
             made.activity.send()  # the refresher sends once a second
 
         made.activity.add = add_and_send
-        return made
+        pools.append(made)
 
-    return install
+    pools = []
+    yield install
+    for made in pools:
+        made.settle_abandoned()
+        assert made.state.ledger.under_way == {}
 
 
 ROUNDS = 3
@@ -69,7 +73,7 @@ def _grown_in_a_round(work: Callable[[int], None], number: int) -> float:
 
 def test_sync_calls_leave_nothing(unrecorded, connect) -> None:
     """Whole answers, and streams, of which each second one is abandoned after its first chunk."""
-    made = unrecorded("A", "B", "C")
+    unrecorded("A", "B", "C")
     client = connect()
 
     def work(number: int) -> None:
@@ -82,13 +86,11 @@ def test_sync_calls_leave_nothing(unrecorded, connect) -> None:
             stream.close()
 
     assert not keeps(work, CALLS)
-    made.settle_abandoned()
-    assert made.state.ledger.under_way == {}
 
 
 def test_async_calls_leave_nothing(unrecorded, connect) -> None:
     """As many tasks in one loop: whole answers, and streams, each second one abandoned."""
-    made = unrecorded("A", "B", "C")
+    unrecorded("A", "B", "C")
     client = connect()
 
     async def some(number: int) -> None:
@@ -105,12 +107,10 @@ def test_async_calls_leave_nothing(unrecorded, connect) -> None:
     with asyncio.Runner() as loop:
         assert not keeps(lambda number: loop.run(some(number)), CALLS)
         loop.run(client.aio.aclose())
-    made.settle_abandoned()
-    assert made.state.ledger.under_way == {}
 
 
 def test_failing_calls_leave_nothing(gemini, unrecorded, connect, clock) -> None:
-    made = unrecorded("A", "B", {"key_id": "C", "rpm": 500})
+    unrecorded("A", "B", {"key_id": "C", "rpm": 500})
     client = connect()
     for _ in range(150):  # of each ten minutes of a day there are counts
         client.models.generate_content(**REQUEST)
@@ -128,22 +128,3 @@ def test_failing_calls_leave_nothing(gemini, unrecorded, connect, clock) -> None
             clock.advance(20)
 
     assert not keeps(work, CALLS)
-    made.settle_abandoned()
-    assert made.state.ledger.under_way == {}
-
-
-def test_clients_leave_nothing(gemini, unrecorded) -> None:
-    """A program may make a client for each call: it is collected, and nothing of it is kept."""
-    from google import genai
-
-    made = unrecorded("A", "B", "C")
-
-    def work(number: int) -> None:
-        for _ in range(number):
-            client = genai.Client(http_options=gemini.http_options)
-            client.models.generate_content(**REQUEST)
-            client.close()
-
-    assert not keeps(work, 45, 20)
-    made.settle_abandoned()
-    assert made.state.ledger.under_way == {}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from google.genai import errors, types
 from support.interactions import SDK, SDK_WARNINGS, create, error_type, keys_of
 from support.key_search import texts_of
-from support.modes import MODEL, MODES, STREAMS, http_library, run, sdk_error, spread
+from support.modes import MODEL, MODES, STREAMS, run, sdk_error, spread
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
@@ -155,33 +154,6 @@ def test_where_no_key_can_serve_it_is_both(mode, gemini, pool, connect) -> None:
     assert (copy.reasons, str(copy), copy.status_code) == (error.reasons, str(error), 429)
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"), spread(["x-goog-api-key", "X-Goog-Api-Key", "authorization"], MODES)
-)
-def test_one_key_goes_out(mode, name, gemini, pool, connect) -> None:
-    """A client's headers may repeat its own key, in another case or as a bearer token."""
-    pool("A", "B", strategy="fill")
-    own = gemini.add_key("own").value
-    again = f"Bearer {own}" if name == "authorization" else own
-    gemini.script("A", Reply.KEY_INVALID)
-    assert create(mode, connect(own, headers={name: again})) == ["ok from B"]
-    for request, key in zip(gemini.log, "AB", strict=True):
-        assert request.header_values("x-goog-api-key") == [gemini.key(key).value]
-        assert own not in repr(request.headers)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_key_of_the_callers_own_is_used_untouched(mode, gemini, pool, connect) -> None:
-    """In the headers of one request, and inside `bypass()`."""
-    pool("A")
-    own = gemini.add_key("own").value
-    headers = {"x-goog-api-key": own}
-    assert create(mode, connect(), extra_headers=headers) == ["ok from own"]
-    with keyrot_middleware.bypass():
-        assert create(mode, connect(own)) == ["ok from own"]
-    assert keys_of(gemini) == ["own", "own"]
-
-
 @pytest.mark.skipif(SDK < (2, 0), reason="1.x logs no headers")
 @pytest.mark.parametrize("mode", MODES)
 def test_the_sdks_debug_log_shows_no_key(mode, gemini, pool, connect, caplog, monkeypatch) -> None:
@@ -245,56 +217,3 @@ def test_the_bytes_are_unchanged(mode, gemini, pool, connect) -> None:
     for _ in range(3):
         connect().interactions.get("v1_x")
     assert keys_of(gemini) == [owner] * 3, "its id was learned"
-
-
-ERROR = {"error": {"code": "too_many_requests", "message": "Slow."}, "event_type": "error"}
-ERROR_BYTES = b": hello\n\nevent: error\ndata: " + json.dumps(ERROR).encode() + b"\n\n"
-
-
-def transport_of(reply: Callable[[str], Any]) -> dict[str, Any]:
-    """Return options of a client of which a function answers by the key of each request."""
-    library = http_library()
-
-    async def asynchronous(request: Any) -> Any:
-        return reply(request.headers["x-goog-api-key"])
-
-    def sync(request: Any) -> Any:
-        return reply(request.headers["x-goog-api-key"])
-
-    return {
-        "httpx_client": library.Client(transport=library.MockTransport(sync)),
-        "httpx_async_client": library.AsyncClient(transport=library.MockTransport(asynchronous)),
-    }
-
-
-def in_pieces(body: bytes, size: int) -> Any:
-    """Return a response of which so many bytes come at once."""
-    library = http_library()
-    pieces = [body[start : start + size] for start in range(0, len(body), size)]
-
-    class Pieces(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc, name-defined]
-        def __iter__(self) -> Any:
-            yield from pieces
-
-        async def __aiter__(self) -> Any:
-            for piece in pieces:
-                yield piece
-
-    return library.Response(200, headers={"content-type": "text/event-stream"}, stream=Pieces())
-
-
-@pytest.mark.parametrize(("cut", "mode"), spread([1, 9, 30, -2], STREAMS))
-def test_an_error_as_first_event_may_come_in_pieces(mode, cut, gemini, pool, connect) -> None:
-    """Behind a comment, cut anywhere, or without its last line end: another key is tried."""
-    pool("A", "B", strategy="fill")
-    body = ERROR_BYTES if cut > 0 else ERROR_BYTES.rstrip()
-    sent: list[str] = []
-
-    def reply_to(key: str) -> Any:
-        sent.append("A" if key == gemini.key("A").value else "B")
-        return in_pieces(body, abs(cut)) if sent[-1] == "A" else in_pieces(BYTES, 10)
-
-    texts = create(mode, connect(**transport_of(reply_to)), 2)
-    assert texts == ["grüße\n\n"] * 2
-    assert sent == ["A", "B", "B"]
-    assert [outcome.usage[:2] for _, outcome in pool.ledger.outcomes[1:]] == [(40, 2)] * 2

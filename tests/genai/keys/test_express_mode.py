@@ -142,13 +142,6 @@ def test_by_hand_no_express_key_is_chosen_by_accident(gemini, pool) -> None:
         manager.select_key(MODEL, platform="vertex_expres")  # type: ignore[arg-type]
 
 
-def test_the_span_names_the_platform(gemini, pool, vertex, connect) -> None:
-    from keyrot_middleware.telemetry.semconv import request_attributes
-
-    express_mode = request_attributes("generate_content", MODEL, "h", "vertex_express")
-    assert express_mode["gen_ai.provider.name"] == "gcp.vertex_ai"
-
-
 @pytest.mark.parametrize("key", [POOL_KEY, "D", "A"])
 def test_interactions_of_an_express_client_use_no_developer_key(key, gemini, pool, vertex) -> None:
     """They are not rotated: the client's own key is sent, or an express key for the placeholder."""

@@ -32,17 +32,6 @@ def test_a_leaked_key_is_available_after_one_refresh(mode, gemini, files, connec
     assert keyrot_middleware.status()["keys"]["A"]["active"]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_replaced_value_serves_the_same_call(mode, gemini, files, connect) -> None:
-    """A pool of one key whose old value is refused: looked up at once, and sent again."""
-    files.start("A", secrets_ttl_s=300)
-    client = connect()
-    assert ask(mode, client) == "ok from A"
-    gemini.always("A", Reply.KEY_INVALID)
-    files.put("A", "A_new")
-    assert ask(mode, client) == "ok from A_new"
-
-
 def test_a_value_replaced_in_time_costs_no_failed_send(gemini, files, connect, caplog) -> None:
     """Old and new value are valid for a while: the new one is used, and a log line reports it."""
     caplog.set_level(logging.INFO, "keyrot_middleware")

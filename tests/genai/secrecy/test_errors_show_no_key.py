@@ -238,6 +238,7 @@ REFUSALS: dict[str, Callable[[str], bytes]] = {
         f"WWW-Authenticate: Key realm={value}",
         status=f"403 Refused {value}",
     ),
+    "deep": lambda value: answer(b'{"error": ' * 40 + error_of(value) + b"}" * 40),
     "trailers": with_trailers,
     "a redirect": lambda value: answer(b"", f"Location: /x?key={value}", status="302 Found"),
     "a redirect, quoted": lambda value: answer(

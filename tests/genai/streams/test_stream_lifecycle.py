@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.modes import STREAMS, run
-from support.streams import REQUEST, body, collected, path_of
+from support.streams import REQUEST, collected
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
@@ -45,32 +45,6 @@ def test_an_abandoned_stream_is_settled_once(way, mode, pool, connect) -> None:
     assert collected(pool) == [LeaseOutcome.ABANDONED]
     assert pool.ledger.under_way == {}
     assert not keyrot_middleware.status()["keys"]["A"]["in_cooldown"]
-
-
-@pytest.mark.parametrize("way", ["drop", "aclose", "aclose twice", "keep", "unawaited"])
-def test_an_async_stream_whose_first_chunk_was_not_read(way, gemini, pool, connect) -> None:
-    """It was opened and never read: the lease is settled when it is closed or collected."""
-    pool("A")
-    client = connect()
-    kept = []
-
-    async def leave() -> None:
-        stream = await client._api_client.async_request_streamed("post", path_of(), body(), None)
-        if way.startswith("aclose"):
-            await stream.aclose()
-        if way == "aclose twice":
-            await stream.aclose()
-        if way == "unawaited":
-            anext(stream).close()
-        if way == "keep":
-            kept.append(stream)
-
-    run(client, leave)
-    if kept:
-        assert pool.ledger.under_way == {"A": 1}
-        kept.clear()
-    assert collected(pool) == [LeaseOutcome.ABANDONED]
-    assert pool.ledger.under_way == {}
 
 
 @pytest.mark.parametrize("when", ["before", "between"])
@@ -117,39 +91,6 @@ def test_a_stream_that_is_collected_under_a_lock_waits_for_no_lock(pool, connect
     thread.join(60)
     assert not thread.is_alive()
     assert collected(pool) == [LeaseOutcome.ABANDONED] * 2
-
-
-@pytest.mark.parametrize(
-    ("end", "read"), [("shutdown", True), ("close", False), ("open", True), ("open", False)]
-)
-def test_an_async_stream_in_a_cycle_is_settled(read, end, pool, connect) -> None:
-    """In a loop that continues, was shut down, or was closed."""
-    pool("A")
-    client = connect()
-
-    async def leave() -> object:
-        stream = await client._api_client.async_request_streamed("post", path_of(), body(), None)
-        if read:
-            await anext(stream)
-        cycle: list = [stream]
-        cycle.append(cycle)
-        if end == "open":
-            del stream, cycle
-            gc.collect()
-            for _ in range(1_000):  # the loop closes the generators
-                if pool.ledger.under_way:
-                    await asyncio.sleep(0.01)
-            return None
-        return cycle
-
-    loop = asyncio.new_event_loop()
-    cycle = loop.run_until_complete(leave())
-    if end == "shutdown":
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(client.aio.aclose())
-    loop.close()
-    del cycle
-    assert collected(pool) == [LeaseOutcome.ABANDONED]
 
 
 def test_a_stream_read_in_another_thread(gemini, pool, connect) -> None:

@@ -43,7 +43,7 @@ from .core.model import (
 from .core.text import did_you_mean
 from .errors import ConfigError
 from .forks import after_fork
-from .monitoring.view import HealthStatus, health, source_of
+from .monitoring.view import HealthStatus, pool_health, source_of
 from .providers.gemini import Gemini
 from .providers.gemini.replies import parse_usage
 from .providers.keys import display, hide_secrets
@@ -380,7 +380,7 @@ class KeyManager:
 
     def get_health_status(self) -> dict[str, HealthStatus]:
         """Report how each key is, by its id."""
-        return health(self._pool)
+        return pool_health(self._pool)[0]
 
     def close(self) -> None:
         """Settle what was selected and not reported; stop the background work of an own pool.

@@ -278,6 +278,9 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
     }
     if len(set(counts.values())) > 1:
         yield from (f"  {escape(model)}: {count}" for model, count in counts.items())
+    for model, some in summary["models"].items():
+        if at := some["runs_out_at"]:
+            yield f"The pool's RPD for {escape(model)} runs out at {short_time(at)}, {when(at)}."
     if summary["today"]["cost_usd"]:
         since = f"since midnight {summary['midnight']}"
         yield f"Today: {_usd(summary['today']['cost_usd'])}, {since}"
@@ -339,6 +342,8 @@ def _used(keys: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
                 name = key["project"] or key["key_id"], model
                 notes = [f"use {key['use']:g}"] if key["use"] != 1 else []
                 notes += [used["held_back"]] if used["held_back"] else []
+                at = used["runs_out_at"]
+                notes += [f"RPD runs out at {short_time(at)}"] if at else []
                 found.setdefault(name, [*map(_window, windows), "; ".join(notes)])
     return found
 

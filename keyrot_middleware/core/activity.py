@@ -23,7 +23,8 @@ FAILURES_KEPT = 20
 NAMES_KEPT = 100
 """Models, and workloads, that a process counts by their names; the rest is `OTHER`."""
 LARGE_POOL = 500
-"""In a pool with more keys, keys and projects are counted for an hour only."""
+"""In a pool with more keys, keys and projects are counted for an hour only, and quotas not at all.
+"""
 OTHER = "(other)"
 POOL = ""
 """Stands in place of a key id for the sums over all keys."""
@@ -66,6 +67,9 @@ class Attempt(NamedTuple):
     """Of the key; empty if it names none."""
     message: str = ""
     """What the service wrote about the key; empty if it failed for another reason."""
+    bucket: str = ""
+    """In whose quota it counts, and as how many requests; empty: in none."""
+    requests: int = 0
 
 
 class CallRecord(NamedTuple):
@@ -182,6 +186,16 @@ def share_entry(kind: ShareKind, name: str) -> str:
     return f"{kind}:{name}"
 
 
+def quota_entry(project: str, bucket: str) -> str:
+    """Return under which name the requests in a quota are counted; no key has such an id.
+
+    Args:
+        project: Its name, or the id of a key that has none.
+        bucket: The model bucket.
+    """
+    return f"quota:{project}\n{bucket}"
+
+
 def is_share(entry: str) -> bool:
     """Return whether it is the name of a model or a workload."""
     return entry.startswith(("model:", "workload:"))
@@ -217,7 +231,7 @@ class ActivityBatch:
     """Where its days end."""
     minutes: dict[tuple[int, str], list[int]] = field(default_factory=dict)
     """By minute and entry: the counts, in the order of `COUNTERS`; of keys and projects the first
-    three."""
+    three, of quotas the first."""
     days: dict[tuple[str, str], DayUsage] = field(default_factory=dict)
     """By day and entry: keys, projects and the pool."""
     calls: deque[CallRecord] = field(default_factory=lambda: deque(maxlen=CALLS_KEPT))
@@ -235,10 +249,12 @@ class ActivityBatch:
         self.calls.append(record)
         minute, attempts, usage = int(record.at // 60), record.attempts, record.usage
         failures = refused = 0
-        for key_id, failure, code, _, project, _ in attempts:
+        for key_id, failure, code, _, project, _, bucket, requests in attempts:
             failed, limited = failure is not None, code == 429
             for entry in self._of_requests(key_id, project):
                 self._count(minute, entry, (1, failed, limited))
+            if bucket and not self.is_large_pool:
+                self._count(minute, quota_entry(project or key_id, bucket), (requests,))
             failures, refused = failures + failed, refused + limited
             if failed:
                 self._keep_failure(key_id, record)
@@ -276,10 +292,12 @@ class ActivityBatch:
         return entries
 
     def buckets(self) -> dict[tuple[int, str], list[int]]:
-        """Return the counts by slot of the day and entry."""
+        """Return the counts by slot of the day and entry; those of quotas are of the last hour."""
         found: dict[tuple[int, str], list[int]] = {}
         minutes = DAY.step_s // HOUR.step_s
         for (minute, entry), counts in self.minutes.items():
+            if entry.startswith("quota:"):
+                continue
             if self.is_large_pool and entry != POOL and not is_share(entry):
                 continue
             known = found.setdefault((minute // minutes, entry), [0] * len(counts))
@@ -402,6 +420,13 @@ class ActivityLog:
         """Return the counts of a key, a project, a model, a workload or the pool."""
         names = [_record(span, slot, entry) for slot in span.numbers(now)]
         return _history(self._read(names, [f"{entry}:{counter}" for counter in COUNTERS]), entry)
+
+    def last_hour(self, entries: Sequence[str], now: float) -> dict[str, int]:
+        """Return how many requests there were of each of *entries*."""
+        fields = [f"{entry}:{COUNTERS[0]}" for entry in entries]
+        rows = self._read([_record(HOUR, slot, POOL) for slot in HOUR.numbers(now)], fields)
+        sums = (sum(row.get(one, 0) for row in rows) for one in fields)
+        return dict(zip(entries, sums, strict=True))
 
     def shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
         """Return the counts of each model, or each workload, over a span."""

@@ -34,6 +34,7 @@ from ..core.activity import (
     ShareKind,
     make_history,
     project_entry,
+    quota_entry,
     share_entry,
 )
 from ..core.amounts import NANO
@@ -61,7 +62,7 @@ from ..core.model import (
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.text import plural, short_time, utc
-from ..core.windows import DAY_S, Learned
+from ..core.windows import DAY_S, HOUR_S, Learned, next_midnight
 from ..errors import KeyrotError
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
 from ..prices import is_installed
@@ -125,6 +126,8 @@ class ModelUsage(TypedDict):
     available_at: str | None
     held_back: str | None
     """What other workloads leave to those that are first."""
+    runs_out_at: str | None
+    """When its requests of the day are used up at the rate of the last hour; None: they last."""
 
 
 class HealthStatus(TypedDict):
@@ -170,6 +173,8 @@ class Row:
     overall: Availability
     held_back: dict[str, str] = field(default_factory=dict)
     """What others leave to workloads that are first, by model."""
+    runs_out: dict[str, float] = field(default_factory=dict)
+    """When its project's day ends early, by model; see `forecast`."""
 
     @property
     def serves(self) -> bool:
@@ -298,12 +303,6 @@ def pool_rows(pool: Pool) -> list[Row]:
     return look(pool.state, keys, missing, pool.terms.get(None), pool.clock.time())
 
 
-def health(pool: Pool) -> dict[str, HealthStatus]:
-    """Return the health of each key of *pool* by its id; keys without a value too."""
-    now = pool.clock.time()
-    return {row.key.key_id: _health(row, now) for row in pool_rows(pool)}
-
-
 def _health(row: Row, now: float) -> HealthStatus:
     found, known = _describe(row), row.known
     out = row.overall.state in ("rejected", "unresolved", "disabled")
@@ -353,7 +352,51 @@ def _usage(used: Used, row: Row) -> ModelUsage:
         "available": here == AVAILABLE,
         "available_at": iso(here.at),
         "held_back": row.held_back.get(used.bucket),
+        "runs_out_at": iso(row.runs_out.get(used.bucket)),
     }
+
+
+def forecast(rows: Sequence[Row], activity: Activity, now: float) -> dict[str, float]:
+    """Find out when requests per day are used up at the rate of the last hour, if that is today.
+
+    That of each project is in its rows. The rates of large pools are not known.
+
+    Returns:
+        When those of all keys that can serve a model are, by model, epoch seconds.
+    """
+    end, quotas = next_midnight(now, activity.zone), dict[str, dict[str, list[Row]]]()
+    for row in rows if len(rows) <= LARGE_POOL else ():
+        name = project_name(row.key.project) or row.key.key_id
+        for model in {*row.models, *(used.bucket for used in row.known.used)}:
+            quotas.setdefault(model, {}).setdefault(quota_entry(name, model), []).append(row)
+    counts = activity.last_hour([name for names in quotas.values() for name in names], now)
+    found = {}
+    for model, names in quotas.items():
+        left_in_pool = [0.0]
+        for name, users in names.items():
+            left = min(_left_today(row, model) for row in users)
+            at = now + left * HOUR_S / counts[name] if counts[name] else inf
+            for row in users if at < end else ():
+                row.runs_out[model] = at
+            if any(_serves_before(end, row.models.get(model)) for row in users):
+                left_in_pool.append(left)
+        count = sum(counts[name] for name in names)
+        at = now + sum(left_in_pool) * HOUR_S / count if count else inf
+        if left_in_pool[1:] and at < end:
+            found[model] = at
+    return found
+
+
+def _left_today(row: Row, model: str) -> float:
+    known = [used for used in row.known.used if used.bucket == model]
+    day = _windows(row.key, known[0] if known else Used(model, 0, 0, 0))["rpd"]
+    return inf if day["limit"] is None else max(day["limit"] - day["used"], 0)
+
+
+def _serves_before(end: float, here: Availability | None) -> bool:
+    if here is None or here.state == "rejected":
+        return False
+    return here == AVAILABLE or (here.at is not None and here.at < end)
 
 
 def levels(pool: Pool) -> list[KeySnapshot]:
@@ -484,7 +527,12 @@ def _first(found: Mapping[str, Availability]) -> tuple[float | None, str | None]
 
 
 def _summary(
-    rows: list[Row], activity: ActivityView, *, cost_known: bool, degraded: bool
+    rows: list[Row],
+    activity: ActivityView,
+    runs_out: Mapping[str, float],
+    *,
+    cost_known: bool,
+    degraded: bool,
 ) -> dict[str, Any]:
     states = Counter(row.overall.state for row in rows)
     hour = activity.histories.get(POOL) or make_history([])
@@ -519,6 +567,7 @@ def _summary(
                 "available": available[model],
                 "keys": len(found),
                 "next": _next(_first(found)),
+                "runs_out_at": iso(runs_out.get(model)),
             }
             for model, found in models.items()
         },
@@ -534,10 +583,13 @@ def _next(first: tuple[float | None, str | None]) -> dict[str, Any]:
 
 
 def pool_health(pool: Pool) -> tuple[dict[str, HealthStatus], list[str]]:
-    """Return the health of each key of this process's *pool*, and the lines of its headline."""
+    """Return the health of each key of this process's *pool*, and the lines of its headline.
+
+    Keys without a value are there too.
+    """
     now, rows = pool.clock.time(), pool_rows(pool)
-    activity = pool.activity.view((), now)
-    summary = _summary(rows, activity, cost_known=False, degraded=pool.state.degraded)
+    runs_out, activity = forecast(rows, pool.activity, now), pool.activity.view((), now)
+    summary = _summary(rows, activity, runs_out, cost_known=False, degraded=pool.state.degraded)
     lines = lines_of(summary["headline"], lambda at: f"at {short_time(at)}")
     return {row.key.key_id: _health(row, now) for row in rows}, list(lines)
 
@@ -573,8 +625,8 @@ class PoolReport:
     """What each workload may use; None: all others."""
     _cost_known: bool = field(default_factory=is_installed)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _last: tuple[float, float, list[Row]] | None = None
-    """The last look: when by `monotonic()`, when by the clock, and the keys."""
+    _last: tuple[float, float, list[Row], dict[str, float]] | None = None
+    """The last look: when by `monotonic()`, when by the clock, the keys, and their forecast."""
 
     def status(
         self, *, offset: int = 0, limit: int = 100, query: str = "", state: str = "", sort: str = ""
@@ -595,7 +647,7 @@ class PoolReport:
             raise KeyrotError(f"offset: allowed from 0; limit: allowed from 0 to {LIMIT_MAX}")
         if state and state not in KEY_STATES:
             raise KeyrotError(f"state: allowed are {', '.join(KEY_STATES)}")
-        at, rows = self._look()
+        at, rows, runs_out = self._look()
         found = [row for row in rows if _matches(row, query.casefold(), state)]
         if by := SORTS.get(sort.removeprefix("-")):
             found.sort(key=by, reverse=sort.startswith("-"))
@@ -603,8 +655,8 @@ class PoolReport:
         projects = dict.fromkeys(filter(None, (project_name(row.key.project) for row in shown)))
         wanted = [row.key.key_id for row in shown] + [project_entry(name) for name in projects]
         activity = self.activity.view(wanted, at)
-        degraded = self.state.degraded
-        summary = _summary(rows, activity, cost_known=self._cost_known, degraded=degraded)
+        known, degraded = self._cost_known, self.state.degraded
+        summary = _summary(rows, activity, runs_out, cost_known=known, degraded=degraded)
         summary["projects"] = self._projects(shown, activity)
         return {
             "pool": self.name,
@@ -612,7 +664,7 @@ class PoolReport:
             "state_url": self.state_url,
             "degraded": degraded,
             "at": iso(at),
-            "cost_known": self._cost_known,
+            "cost_known": known,
             "has_records": any(_is_recorded(row.known) for row in rows),
             "summary": summary,
             "total": len(found),
@@ -695,7 +747,7 @@ class PoolReport:
         """
         if tokens < 0:
             raise KeyrotError("tokens: allowed are whole numbers from 0")
-        (now, rows), selector = self._look(), self.selector()
+        (now, rows, _), selector = self._look(), self.selector()
         name, work = model.removeprefix("models/"), workload or None
         info = CallInfo(name, VERB, max(tokens, 1), workload=work, platform=platform)
         info = info._replace(terms=self.terms.get(work, self.terms.get(None)))
@@ -801,14 +853,17 @@ class PoolReport:
 
     # ----------------------------------------------------------------------------------------------
 
-    def _look(self) -> tuple[float, list[Row]]:
-        """Return when the keys were read, and how they were; one look serves all for `FRESH_S`."""
+    def _look(self) -> tuple[float, list[Row], dict[str, float]]:
+        """Return when the keys were read, how they were, and their forecast.
+
+        One look serves all for `FRESH_S`.
+        """
         with self._lock:
             last = self._last
             if last is None or monotonic() - last[0] > FRESH_S:
                 at, rows = self.now(), self.rows()
                 rows.sort(key=lambda row: URGENCY.index(row.overall.state))
-                last = self._last = monotonic(), at, rows
+                last = self._last = monotonic(), at, rows, forecast(rows, self.activity, at)
             return last[1:]
 
     def _find(self, key_id: str) -> Row:
@@ -1003,6 +1058,7 @@ def _used(row: Row) -> dict[str, Any]:
             "available_at": iso(here.at),
             "reason": here.reason,
             "held_back": row.held_back.get(model),
+            "runs_out_at": iso(row.runs_out.get(model)),
             **_windows(row.key, counted.get(model) or Used(model, 0, 0, 0)),
         }
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 
 from ..core.activity import (
@@ -28,7 +28,7 @@ from ..core.activity import (
 )
 from ..core.commands import Settle
 from ..core.flow import Exhausted
-from ..core.model import DEFAULT_ZONE, NO_USAGE, CallInfo, project_name
+from ..core.model import DEFAULT_ZONE, NO_USAGE, CallInfo, LeaseOutcome, project_name
 from ..errors import handle_internal_error
 from ..forks import after_fork
 from ..state.base import State
@@ -115,6 +115,11 @@ class Activity:
         self.send()
         return self._log.history(entry, span, now)
 
+    def last_hour(self, entries: Sequence[str], now: float) -> dict[str, int]:
+        """Return how many requests there were of each of *entries*."""
+        self.send()
+        return self._log.last_hour(entries, now) if entries else {}
+
     def shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
         """Return the counts of each model, or of each workload, over a span."""
         self.send()
@@ -186,7 +191,10 @@ class RunningCall:
             failure, code = verdict.failure, verdict.code
             message = self._activity.redact(verdict.message).partition("\n")[0][:MESSAGE_MAX]
         seconds, project = perf_counter() - self._sent_at, project_name(lease.project) or ""
-        self._attempts.append(Attempt(lease.key_id, failure, code, seconds, project, message))
+        sent = 0 if command.outcome.kind is LeaseOutcome.UNSENT else lease.requests
+        self._attempts.append(
+            Attempt(lease.key_id, failure, code, seconds, project, message, lease.bucket, sent)
+        )
 
     def finish(self, error: BaseException | None) -> None:
         """Add the call to the pool's activity."""

@@ -16,7 +16,7 @@ from support.servers import wait_for
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.monitoring.view import health, iso
+from keyrot_middleware.monitoring.view import iso, pool_health
 from keyrot_middleware.prices import PriceList
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
@@ -102,7 +102,7 @@ def test_health_has_states_and_iso_times() -> None:
     rig.will("a", minute("20s", value=5))
     rig.will("b", invalid())
     rig.failing()
-    known = health(rig.pool)
+    known = pool_health(rig.pool)[0]
     assert iso(1e12) == format_time(1e12).replace(" ", "T") == "9999-12-31T23:59:59Z"
     now = "2026-01-01T12:30:30Z"
     expected = {
@@ -131,6 +131,7 @@ def test_health_has_states_and_iso_times() -> None:
                 "available": False,
                 "available_at": "2026-01-01T12:30:50Z",
                 "held_back": None,
+                "runs_out_at": None,
             }
         },
     }
@@ -143,7 +144,7 @@ def test_a_key_rejected_for_one_method_is_still_active() -> None:
     rig = Rig(key("a"))
     rig.will("a", blocked())
     rig.failing()
-    known = health(rig.pool)["a"]
+    known = pool_health(rig.pool)[0]["a"]
     assert (known["state"], known["active"]) == ("cooling_down", True)
     assert known["disabled_reason"] is None
 

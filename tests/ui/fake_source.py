@@ -28,7 +28,8 @@ def window(amount: int, limit: int | None, source: str = "configured") -> dict[s
 
 
 def used(rpm: Any, reason: str | None = None, at: str | None = None) -> dict[str, Any]:
-    here = {"available": reason is None, "available_at": at, "reason": reason, "held_back": None}
+    here = {"available": reason is None, "available_at": at, "reason": reason}
+    here |= {"held_back": None, "runs_out_at": None}
     return here | {"rpm": rpm, "tpm": window(1, None), "rpd": window(1, 20, "learned")}
 
 
@@ -38,7 +39,13 @@ def key(key_id: str, project: str | None = "proj-a", state: str = "available", *
     none += ("model", "available_at", "last_used", "usd_today")
     made: dict[str, Any] = dict.fromkeys(none)
     made |= {"key_id": key_id, "project": project, "platform": "gemini_api", "tier": "free"}
-    made |= {"priority": 0, "state": state, "sentence": state, "available": state == "available"}
+    made |= {
+        "priority": 0,
+        "use": 1,
+        "state": state,
+        "sentence": state,
+        "available": state == "available",
+    }
     made |= {"success_count": 0, "error_count": 0, "used": {}, "usd": {}}
     made["allowed_actions"] = allowed
     made["tokens_today"] = {"input": 0, "output": 0, "cached": 0}

@@ -135,7 +135,7 @@ function draw() {
   show("without-key", ...of.headline.models.map((one) => el("li", {}, parts.withCountdown(one, now))));
   show("hour", ...parts.lastHour(of, attempts.calls));
   show("states", ...parts.stateCounts(of));
-  show("models", ...parts.models(of.models));
+  show("models", ...parts.models(of.models, now));
   show("today", ...parts.today(of, status.cost_known));
   show("model-names", ...models.map((value) => el("option", { value })));
   drawUse(use, shares);

@@ -54,9 +54,10 @@ export function stateCounts({ states, keys }) {
   ];
 }
 
-export function models(found) {
-  const items = Object.entries(found).map(([name, { available, keys }]) =>
+export function models(found, now) {
+  const items = Object.entries(found).map(([name, { available, keys, runs_out_at: at }]) =>
     el("li", { "data-id": name }, el("span", { class: "code", title: name }, name),
+      at ? el("span", { class: "bad", title: "Requests per day of all keys, at the rate of the last hour" }, `used up ${countdown(at, now)}`) : "",
       el("span", { class: available ? "muted" : "bad" }, `${count(available)} of ${count(keys)}`),
       button("Why?", { class: "small", "data-why": name, "aria-label": `Why: which key would a call of ${name} get now?` })));
   return items.length ? items : [el("li", { class: "note" }, "No model was used yet.")];
@@ -170,7 +171,8 @@ function modelUsage(model, used, now) {
     const { used: amount, limit, source } = used[name];
     const text = limit === null ? shortCount(amount) : `${shortCount(amount)} / ${shortCount(limit)}`;
     return el("div", { class: "window" }, el("abbr", { title: LONG[name] }, WINDOWS[name]), ` ${text} `,
-      el("span", { class: "note" }, source ?? "no limit known"), limit === null ? "" : bar(amount, limit));
+      el("span", { class: "note" }, source ?? "no limit known"), limit === null ? "" : bar(amount, limit),
+      name === "rpd" && used.runs_out_at ? el("span", { class: "note" }, `used up ${countdown(used.runs_out_at, now)} at the rate of the last hour`) : "");
   });
   return el("div", { class: "model", "data-id": model }, el("p", { class: "line" }, el("span", { class: "code" }, model || "any model"), el("span", { class: "countdown" }, blocked), el("span", { class: "note" }, used.held_back ?? "")),
     el("div", { class: "windows" }, ...windows));

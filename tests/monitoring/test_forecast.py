@@ -1,0 +1,120 @@
+"""When the requests of a day are used up at the rate of the last hour, over days of a fake clock."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+from support.pool import INFO, Rig, key
+from support.replies import MODEL, day, invalid
+
+from keyrot_middleware.core.activity import LARGE_POOL
+from keyrot_middleware.core.model import DEFAULT_ZONE, Limits
+from keyrot_middleware.core.windows import next_midnight
+from keyrot_middleware.monitoring.view import pool_health, source_of
+
+HOUR = 3_600.0
+
+
+def new_day(*keys: Any, **more: Any) -> Rig:
+    """Return a pool at midnight."""
+    rig = Rig(*keys, max_wait_s=0, **more)
+    rig.clock.advance(next_midnight(rig.time(), DEFAULT_ZONE) - rig.time() + 1)
+    return rig
+
+
+def hour(rig: Rig, calls: int) -> None:
+    """Make calls throughout an hour."""
+    for _ in range(calls):
+        rig.clock.advance(HOUR / calls)
+        rig.call()
+    if not calls:
+        rig.clock.advance(HOUR)
+
+
+def seconds(rig: Rig, at: str | None) -> float | None:
+    """Return how long it is until a time."""
+    return None if at is None else datetime.fromisoformat(at).timestamp() - rig.time()
+
+
+def of_key(rig: Rig, key_id: str = "a", model: str = MODEL) -> float | None:
+    found = {one["key_id"]: one for one in source_of(rig.pool).status()["keys"]}
+    at = found[key_id]["used"][model]["runs_out_at"]
+    assert pool_health(rig.pool)[0][key_id]["used"][model]["runs_out_at"] == at
+    return seconds(rig, at)
+
+
+def of_pool(rig: Rig, model: str = MODEL) -> float | None:
+    return seconds(rig, source_of(rig.pool).status()["summary"]["models"][model]["runs_out_at"])
+
+
+def test_the_forecast_is_true_at_each_hour_and_moves_with_the_rate() -> None:
+    """Of 120 requests, at 8 an hour: after 15 hours. At 2 an hour they last, and at none."""
+    rig = new_day(key("a", Limits(rpd=120)))
+    for number in range(1, 12):
+        hour(rig, 8)
+        assert of_key(rig) == pytest.approx((15 - number) * HOUR, abs=HOUR / 7 * 2)
+        assert of_pool(rig) == of_key(rig)
+    hour(rig, 4)
+    assert of_key(rig) == pytest.approx(28 / 4 * HOUR, rel=0.05)
+    hour(rig, 2)
+    assert of_key(rig) is None
+    hour(rig, 20)
+    assert of_key(rig) == pytest.approx(6 / 20 * HOUR, rel=0.1)
+    hour(rig, 0)
+    assert (of_key(rig), of_pool(rig)) == (None, None)
+
+
+def test_what_is_used_up_lasts_again_after_midnight() -> None:
+    """Until then the forecast is now; the rate of the last hour is that of yesterday."""
+    rig = new_day(key("a", Limits(rpd=4)))
+    hour(rig, 0)
+    for _ in range(4):
+        rig.call()
+    assert of_key(rig) == 0
+    rig.clock.advance(23 * HOUR)
+    rig.call()
+    assert of_key(rig) == pytest.approx(3 * HOUR)
+
+
+def test_each_project_and_model_has_its_own_rate() -> None:
+    """Keys of a project share one; a key without a limit of a day, and the part of the pool."""
+    keys = [
+        key("a", Limits(rpd=20), project="p", use=0.5),
+        key("b", Limits(rpd=20), project="p", use=0.5),
+        key("c", Limits(rpd=40), priority=1),
+        key("d", priority=2),
+    ]
+    rig = new_day(*keys, strategy="fill")
+    hour(rig, 5)
+    rig.call(INFO._replace(model="other"))
+    assert of_key(rig, "a") == of_key(rig, "b") == pytest.approx(HOUR, rel=0.05)
+    assert of_key(rig, "a", "other") == pytest.approx(9 * HOUR)
+    hour(rig, 10)
+    assert of_key(rig, "c") == pytest.approx(35 / 5 * HOUR, rel=0.05)
+    assert of_pool(rig) is None  # no limit of d is known
+
+
+def test_the_pools_day_is_that_of_all_keys_that_can_serve() -> None:
+    """What one has left does not matter while another serves; a rejected key has none to give."""
+    keys = [key(name, Limits(rpd=30), priority=n) for n, name in enumerate("abc")]
+    rig = new_day(*keys, strategy="fill")
+    hour(rig, 20)
+    assert of_key(rig) == pytest.approx(HOUR / 2, rel=0.1)
+    assert of_pool(rig) == pytest.approx(70 / 20 * HOUR, rel=0.1)
+    rig.will("a", day())
+    rig.will("b", invalid())
+    rig.call()
+    assert rig.sent[-3:] == ["a", "b", "c"]
+    assert of_pool(rig) == pytest.approx(29 / 23 * HOUR, rel=0.1)
+    rig.will("c", invalid())
+    rig.failing()
+    assert of_pool(rig) is None  # no key can serve at all
+
+
+def test_a_large_pool_has_no_forecast() -> None:
+    """The rates of so many projects are not counted."""
+    rig = new_day(*(key(f"k{n}", Limits(rpd=2)) for n in range(LARGE_POOL + 1)), strategy="fill")
+    hour(rig, 1)
+    assert of_key(rig, "k0") is None

@@ -175,6 +175,7 @@ EventName = Literal[
     "state_recovered",
     "budget_reached",
     "workload_degraded",
+    "quota_forecast",
 ]
 EVENTS: tuple[EventName, ...] = get_args(EventName)
 

@@ -13,7 +13,9 @@ from typing import Any
 from .._version import __version__
 from ..errors import MissingExtraError
 
-OTHER_COMMANDS = "check, status, explain, ui, reset, disable, enable, rotate, demo, init, fake"
+OTHER_COMMANDS = (
+    "check, status, limits, explain, ui, reset, disable, enable, rotate, demo, init, fake"
+)
 """All but `run`, for a help that cannot ask typer."""
 
 

@@ -103,6 +103,16 @@ def _explain(
     raise typer.Exit(explain(model, tokens, workload, as_json=as_json))
 
 
+@app.command("limits")
+def _limits(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is used of each limit, where it is from, and when the day's runs out."""
+    from .status import limits  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(limits(as_json=as_json))
+
+
 @app.command("ui")
 def _ui(
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",

@@ -1,4 +1,4 @@
-"""A shared pool while services run: `keyrot status`, `explain`, `reset`, `disable`, `enable`."""
+"""A shared pool while services run: `keyrot status`, `limits`, `explain`, `reset` and others."""
 
 from __future__ import annotations
 
@@ -92,6 +92,59 @@ def explain(model: str, tokens: int, workload: str, *, as_json: bool) -> int:
         return 0 if found["key_id"] is not None else 1
 
     return _with_report(show, as_json)
+
+
+def limits(*, as_json: bool) -> int:
+    """Print what is used of each limit of a project and model; return 0, or 1 if that is not known.
+
+    Args:
+        as_json: Print JSON.
+    """
+
+    def show(report: PoolReport) -> int:
+        found = _look(report)
+        rows = {
+            (key["project"] or key["key_id"], model): {"use": key["use"], **used}
+            for key in reversed(found["keys"])
+            for model, used in key["used"].items()
+        }
+        if as_json:
+            models = found["summary"]["models"]
+            listed = {n: found[n] for n in ("pool", "at")}
+            listed["models"] = {name: some["runs_out_at"] for name, some in models.items()}
+            listed["limits"] = [{"project": p, "model": m, **rows[p, m]} for p, m in sorted(rows)]
+            print(json.dumps(listed, indent=2))
+        else:
+            print("\n".join(map(one_line, _limit_lines(found, rows))))
+        return 0
+
+    return _with_report(show, as_json)
+
+
+def _limit_lines(found: dict[str, Any], rows: dict[tuple[str, str], Any]) -> Iterator[str]:
+    now = datetime.fromisoformat(found["at"])
+    yield f"Pool {found['pool']}, {now:%H:%M:%S} UTC; forecasts are at the rate of the last hour."
+    yield from _running_out(found["summary"]["models"], now)
+    if not rows:
+        yield "No model was used today: limits are shown from the first call on."
+    wide = max(
+        (len(f"{row[one]['used']:,}") for row in rows.values() for one in WINDOWS), default=0
+    )
+    for (project, model), row in sorted(rows.items()):
+        yield f"{project}  {model}" + (f"  (use {row['use']:g})" if row["use"] != 1 else "")
+        for name in WINDOWS:
+            limit, of = row[name]["limit"], row[name]["source"] or "no limit known"
+            most = "" if limit is None else f"of {limit:,}"
+            line = f"  {name.upper()}  {row[name]['used']:{wide},} {most:<13}  {of:<10}"
+            yield f"{line}  {_forecast(row, now) if name == 'rpd' else ''}".rstrip()
+
+
+def _forecast(row: dict[str, Any], now: datetime) -> str:
+    """Say how long the requests of the day last."""
+    at, limit = row["runs_out_at"], row["rpd"]["limit"]
+    if limit is None or row["rpd"]["used"] >= limit:
+        return "" if limit is None else "used up"
+    return f"used up {_left(at, now)}, {short_time(at)}" if at else "lasts"
 
 
 def change(key_id: str, action: str, for_s: float | None = None) -> int:
@@ -241,7 +294,7 @@ def _draw(found: dict[str, Any], height: int | None = None) -> RenderableType:
         counts = Counter(key["state"] for key in left)
         texts = ", ".join(f"{count} {state}" for state, count in counts.items())
         parts.append(f"… and {len(left)} more keys: {texts}")
-    used = _used(found["keys"])
+    used = _used(found["keys"], now)
     room = None if height is None else height - len(head) - len(keys) - FRAME - 3
     if used and (room is None or len(used) <= room):
         usage = table("Used, of each limit", "project", "model", *WINDOWS, "")
@@ -267,20 +320,15 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
     """Say first what the page says first; then how many keys each model has, where they differ."""
     summary, now = found["summary"], datetime.fromisoformat(found["at"])
 
-    def when(at: str) -> str:
-        return remaining((datetime.fromisoformat(at) - now).total_seconds())
-
     if found["degraded"]:
         yield "[yellow]Degraded: the shared state cannot be reached[/]"
-    yield from map(escape, lines_of(summary["headline"], when))
+    yield from map(escape, lines_of(summary["headline"], partial(_left, now=now)))
     counts = {
         model: f"{some['available']} of {some['keys']}" for model, some in summary["models"].items()
     }
     if len(set(counts.values())) > 1:
         yield from (f"  {escape(model)}: {count}" for model, count in counts.items())
-    for model, some in summary["models"].items():
-        if at := some["runs_out_at"]:
-            yield f"The pool's RPD for {escape(model)} runs out at {short_time(at)}, {when(at)}."
+    yield from map(escape, _running_out(summary["models"], now))
     if summary["today"]["cost_usd"]:
         since = f"since midnight {summary['midnight']}"
         yield f"Today: {_usd(summary['today']['cost_usd'])}, {since}"
@@ -298,6 +346,16 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
             f"There are no records of a pool {found['pool']!r} in this state: no call has been "
             "made through it yet, or KEYROT_POOL names another pool than that of your services."
         )
+
+
+def _running_out(models: dict[str, Any], now: datetime) -> Iterator[str]:
+    for model, some in models.items():
+        if at := some["runs_out_at"]:
+            yield f"RPD of all keys for {model}: used up {_left(at, now)}, {short_time(at)}"
+
+
+def _left(at: str, now: datetime) -> str:
+    return remaining((datetime.fromisoformat(at) - now).total_seconds())
 
 
 def _cached(when: str, tokens: dict[str, dict[str, int]]) -> Iterator[str]:
@@ -332,7 +390,7 @@ def _until(used: dict[str, Any]) -> str:
     return "" if used["available_at"] is None else f" until {short_time(used['available_at'])}"
 
 
-def _used(keys: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
+def _used(keys: list[dict[str, Any]], now: datetime) -> dict[tuple[str, str], list[str]]:
     """Return by project, or key without one, and model what is used of each window."""
     found: dict[tuple[str, str], list[str]] = {}
     for key in keys:
@@ -342,8 +400,8 @@ def _used(keys: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
                 name = key["project"] or key["key_id"], model
                 notes = [f"use {key['use']:g}"] if key["use"] != 1 else []
                 notes += [used["held_back"]] if used["held_back"] else []
-                at = used["runs_out_at"]
-                notes += [f"RPD runs out at {short_time(at)}"] if at else []
+                if used["runs_out_at"]:
+                    notes.append(f"RPD used up {_left(used['runs_out_at'], now)}")
                 found.setdefault(name, [*map(_window, windows), "; ".join(notes)])
     return found
 
@@ -540,5 +598,4 @@ def available_at(key: Mapping[str, Any], now: datetime) -> str:
     at = key["available_at"]
     if at is None or key["reason"] in KEY_REJECTIONS:
         return "-"
-    left = (datetime.fromisoformat(at) - now).total_seconds()
-    return f"{short_time(at)}, {remaining(left)}"
+    return f"{short_time(at)}, {_left(at, now)}"

@@ -41,7 +41,7 @@ from ..settings import ENV_NAMES
 from ..telemetry import CallObserver
 from ..telemetry.logs import format_time
 from ..telemetry.otel import suppress_instrumentation
-from .view import VERB, blocks_of, utilization
+from .view import VERB, blocks_of, forecast, pool_rows, utilization
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -60,6 +60,8 @@ TIMEOUT_MAX_S = 10.0
 """The longest time limit of one connection or answer that a URL may ask for with cto= and rto=."""
 THREAD_NAME = "keyrot-alert"
 QUOTA_SHARE = 0.8
+FORECAST_S = 60.0
+"""Between two forecasts: each reads the whole pool."""
 _NAMES_MAX = 1_000
 _MODEL = re.compile(r"[A-Za-z0-9._/:-]{1,200}")
 _LOGGERS = ("apprise", "urllib3.connectionpool")
@@ -263,6 +265,8 @@ class Alerts:
         self._is_degraded = False
         self._used: dict[str, tuple[str, str]] = {}
         """The projects to look at: a key of each, and the model of its last call."""
+        self._forecast_at = 0.0
+        """When the next forecast is due, epoch seconds."""
         self._is_queued = False
         """A look will come."""
         after_fork(self, lambda alerts: setattr(alerts, "_is_queued", False))
@@ -355,6 +359,7 @@ class Alerts:
                 self._report_use(key, known[key.key_id])
                 if key.workload is not None:
                     self._look_at_workload(key.workload, model)
+            self._look_ahead(self._pool.clock.time())
         except Exception:
             handle_internal_error("alerts")
 
@@ -388,6 +393,23 @@ class Alerts:
                 f"{_until(first.until)}; its calls use the keys of others"
             )
             self._send("workload_degraded", None, text, first.reason, first.until, about=workload)
+
+    def _look_ahead(self, now: float) -> None:
+        """Report for which models all requests of the day are used up within the hour."""
+        if now < self._forecast_at:
+            return
+        self._forecast_at = now + FORECAST_S
+        pool = self._pool
+        found = forecast(pool_rows(pool), pool.activity, now)
+        for name in [name for name in self._sent if name[0] == "quota_forecast"]:
+            if found.get(name[1] or "", inf) > now + 2 * HOUR_S:
+                del self._sent[name]
+        for model, at in found.items():
+            if now < at <= now + HOUR_S:
+                out = f"will have no requests per day (RPD) left for {_model(model)}"
+                text = f"at the rate of the last hour, it {out} at {format_time(at)}"
+                end = next_midnight(now, pool.policy.zone)
+                self._send("quota_forecast", None, text, "rpd", end, about=model, quiet=end)
 
     def _send(
         self,

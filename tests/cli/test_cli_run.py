@@ -156,7 +156,11 @@ def test_run_needs_no_extra(started, hide, tmp_path, package) -> None:
     assert (ran.returncode, ran.stdout) == (0, f"keyrot {keyrot_middleware.__version__}\n")
     ran = started("--help", **hidden)
     assert (ran.returncode, ran.stderr) == (0, "")
-    for text in ("usage: keyrot run [-v]", "check, status, explain, ui, reset, disable", pip):
+    for text in (
+        "usage: keyrot run [-v]",
+        "check, status, limits, explain, ui, reset, disable",
+        pip,
+    ):
         assert text in ran.stdout
 
 

@@ -20,6 +20,7 @@ from support.servers import closed_port, server
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
+from keyrot_middleware.core.activity import Attempt, CallRecord
 from keyrot_middleware.core.failures import SLOW_BACKOFF
 from keyrot_middleware.core.model import (
     Lease,
@@ -32,6 +33,7 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.keys_file import KeySpec
+from keyrot_middleware.runtime.activity import Activity
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.state import State, open_shared
 
@@ -148,6 +150,29 @@ def test_json_has_the_same_content(keyrot: Keyrot, service: Service) -> None:
     assert gone["cooldown_until"] == gone["available_at"], "it is tried again"
 
 
+def test_limits_say_what_is_used_and_how_long_it_lasts(keyrot: Keyrot, service: Service) -> None:
+    """By project and model, with where each limit is from, at 80 columns."""
+    activity = Activity(service.state, time.time)
+    sent = Attempt("used_01", None, None, 0.1, bucket=INFO.model, requests=1)
+    activity.add(CallRecord(time.time(), INFO.model, 0.1, "ok", (sent,) * 90))
+    activity.send()
+    drawn = keyrot("limits", **service.env, KEYROT_USE="0.9").stdout.splitlines()
+    assert drawn[0].startswith(f"Pool {service.env['KEYROT_POOL']}, ")
+    assert [line.split() for line in drawn[5:8]] == [
+        ["p", INFO.model, "(use", "0.9)"],
+        ["RPM", "1", "of", "4", "learned"],
+        ["TPM", "10", "no", "limit", "known"],
+    ]
+    ends = r"  RPD   3 of 450 +configured  (lasts|used up in \d+ h, 20\S+ \d\d:\d\dZ)"
+    assert re.fullmatch(ends, drawn[-1])
+    assert max(map(len, drawn)) <= 80
+    found = json.loads(keyrot("limits", "--json", **service.env).stdout)
+    assert found["models"] == {INFO.model: None}  # not every key has a limit that is known
+    rows = {(one["project"], one["model"]): one for one in found["limits"]}
+    assert [name for name, _ in rows] == ["gone_01", "p", "used_01"]
+    assert rows["used_01", INFO.model]["rpd"] == {"used": 3, "limit": 500, "source": "configured"}
+
+
 @pytest.mark.parametrize("flags", [(), ("--json",)])
 def test_watch_updates_until_it_is_interrupted(service: Service, flags: tuple[str, ...]) -> None:
     """Changes by a service between two updates are shown; Ctrl-C ends it with exit code 0."""
@@ -247,7 +272,9 @@ def test_an_unusable_url_is_reported_with_its_variable(keyrot, tmp_path, command
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(("command", "code"), [(("status",), 1), (("reset", "idle_01"), 1)])
+@pytest.mark.parametrize(
+    ("command", "code"), [(("status",), 1), (("limits",), 1), (("reset", "idle_01"), 1)]
+)
 def test_a_state_in_memory_is_reported_as_inside_each_process(
     keyrot, tmp_path, command, code
 ) -> None:

@@ -32,6 +32,7 @@ from support.servers import wait_for
 import keyrot_middleware
 from keyrot_middleware import monitoring as alerts
 from keyrot_middleware.core.model import (
+    DEFAULT_ZONE,
     Budget,
     CallInfo,
     Lease,
@@ -41,6 +42,7 @@ from keyrot_middleware.core.model import (
     Usage,
 )
 from keyrot_middleware.core.text import utc
+from keyrot_middleware.core.windows import next_midnight
 from keyrot_middleware.errors import EVENTS, ConfigError, MissingExtraError, PoolEvent
 from keyrot_middleware.forks import EXIT_S
 from keyrot_middleware.monitoring import Receiver, open_receivers
@@ -294,6 +296,40 @@ def test_eighty_percent_of_a_limit_and_a_spent_budget_are_reported() -> None:
     budget.alerts.look_at("a", "a", MODEL)
     budget.alerts._look(None)
     assert budget.events.take() == [("budget_reached", "a")]
+
+
+def test_the_end_of_the_pools_day_is_reported_an_hour_before() -> None:
+    """Of all keys that can serve a model, once; again if the rate has fallen and rises again."""
+    keys = [key(name, Limits(rpd=100)) for name in "ab"]
+    pool = Watched(*keys, strategy="spread")
+    pool.rig.clock.advance(next_midnight(pool.rig.time(), DEFAULT_ZONE) - pool.rig.time())
+
+    def hour(calls: int) -> list[str]:
+        for _ in range(calls):
+            pool.rig.clock.advance(3_600 / calls)
+            with suppress(Exception):
+                pool.rig.call()
+            pool.alerts._look(None)
+        names = [name for name, _ in pool.events.names if name != "quota_80_percent"]
+        texts.extend(one for one in pool.events.all if one.event == "quota_forecast")
+        pool.events.all.clear()
+        return names
+
+    texts: list[PoolEvent] = []
+    assert [hour(40), hour(40), hour(40)] == [[], [], []]  # 80 are left, for two hours
+    assert hour(40) == ["quota_forecast"]
+    assert [hour(10), hour(5)] == [[], []]  # 25 are left, for five hours
+    assert hour(15) == ["quota_forecast"]
+    assert set(hour(20)) == {"pool_exhausted"}
+    pool.rig.clock.advance(16 * 3_600)
+    assert hour(2) == ["key_available_again"]
+    first = texts[0]
+    assert (first.key_id, first.reason) == (None, "rpd")
+    assert first.available_at == utc(next_midnight(first.at.timestamp(), DEFAULT_ZONE))
+    assert first.sentence.startswith(
+        f"pool test: at the rate of the last hour, it will have no requests per day (RPD) left for "
+        f"{MODEL} at 2026-01-02 1"
+    )
 
 
 @pytest.mark.parametrize("model", ["@everyone", "<!channel>", "[x](http://h)", "evil\n\x1b[31m"])

@@ -1,4 +1,4 @@
-"""When the requests of a day are used up at the rate of the last hour, over days of a fake clock."""
+"""When the requests of a day are used up at the rate of the last hour, by a fake clock."""
 
 from __future__ import annotations
 

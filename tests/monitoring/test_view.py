@@ -133,7 +133,9 @@ def test_a_pool_without_an_available_key_says_when_the_first_one_is() -> None:
     found = report(rig).status(limit=1, query="a")["summary"]
     assert found["available"] == 0
     assert found["next"] == {"key_id": "b", "available_at": row(rig, "b")["available_at"]}
-    assert found["models"] == {MODEL: {"available": 0, "keys": 2, "next": found["next"]}}
+    assert found["models"] == {
+        MODEL: {"available": 0, "keys": 2, "next": found["next"], "runs_out_at": None}
+    }
 
 
 def test_a_model_counts_every_key_that_could_serve_it() -> None:

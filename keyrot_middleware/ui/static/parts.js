@@ -57,9 +57,9 @@ export function stateCounts({ states, keys }) {
 export function models(found, now) {
   const items = Object.entries(found).map(([name, { available, keys, runs_out_at: at }]) =>
     el("li", { "data-id": name }, el("span", { class: "code", title: name }, name),
-      at ? el("span", { class: "bad", title: "Requests per day of all keys, at the rate of the last hour" }, `used up ${countdown(at, now)}`) : "",
       el("span", { class: available ? "muted" : "bad" }, `${count(available)} of ${count(keys)}`),
-      button("Why?", { class: "small", "data-why": name, "aria-label": `Why: which key would a call of ${name} get now?` })));
+      button("Why?", { class: "small", "data-why": name, "aria-label": `Why: which key would a call of ${name} get now?` }),
+      at ? usedUp(at, now, `RPD of ${plural(keys, "key")} `) : ""));
   return items.length ? items : [el("li", { class: "note" }, "No model was used yet.")];
 }
 
@@ -164,6 +164,11 @@ export function keyDetails(key, calls, now, actions) {
   return [found, calls.length ? calls.slice(0, 20).map((call) => callRow(call)) : [el("tr", {}, cell({ class: "note" }, `No recent call tried ${key.key_id}.`))]];
 }
 
+function usedUp(at, now, what = "") {
+  const soon = Date.parse(at) - now < 3600e3;
+  return el("span", { class: `forecast ${soon ? "bad" : "note"}`, title: "at the rate of the last hour" }, `${what}used up at ${clock(at).slice(0, 5)} UTC`);
+}
+
 function modelUsage(model, used, now) {
   const at = used.available_at;
   const blocked = used.available ? "" : at ? `available ${countdown(at, now)}` : "not available";
@@ -172,7 +177,7 @@ function modelUsage(model, used, now) {
     const text = limit === null ? shortCount(amount) : `${shortCount(amount)} / ${shortCount(limit)}`;
     return el("div", { class: "window" }, el("abbr", { title: LONG[name] }, WINDOWS[name]), ` ${text} `,
       el("span", { class: "note" }, source ?? "no limit known"), limit === null ? "" : bar(amount, limit),
-      name === "rpd" && used.runs_out_at ? el("span", { class: "note" }, `used up ${countdown(used.runs_out_at, now)} at the rate of the last hour`) : "");
+      name === "rpd" && used.runs_out_at ? usedUp(used.runs_out_at, now) : "");
   });
   return el("div", { class: "model", "data-id": model }, el("p", { class: "line" }, el("span", { class: "code" }, model || "any model"), el("span", { class: "countdown" }, blocked), el("span", { class: "note" }, used.held_back ?? "")),
     el("div", { class: "windows" }, ...windows));

@@ -1,7 +1,5 @@
 """A pool over a cassette, without servers, settings or keys of the machine."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The content of a cassette: of ours, and of one that a user records."""
 
-from __future__ import annotations
-
 import re
 import runpy
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A pool over recorded traffic: an unchanged `genai.Client()`, no server, no key."""
 
-from __future__ import annotations
-
 import traceback
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A key with `usd_per_day` stops within one call of it, however many calls are in flight."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """The cost of calls by the price list, in metrics, spans and the report."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import UTC, datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """Prices are those of genai-prices, whose list is read once for rates, and fetches nothing."""
 
-from __future__ import annotations
-
 import builtins
 import logging
 import socket

@@ -1,7 +1,5 @@
 """Flex and priority requests have the price of the tier in which they were served."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

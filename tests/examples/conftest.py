@@ -1,7 +1,5 @@
 """The examples as a user runs them, against a fake service on the machine's time."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The alert rules of the Prometheus example fire when they should, on metrics that exist."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

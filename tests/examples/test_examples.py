@@ -1,7 +1,5 @@
 """Each example does what its docstring promises."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A real Prometheus scrapes a program with a pool, and runs the queries of the dashboard."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

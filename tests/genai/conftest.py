@@ -1,7 +1,5 @@
 """Shared by the tests of the SDK: one certificate to read, and keys mounted as files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

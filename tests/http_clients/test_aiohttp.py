@@ -1,7 +1,5 @@
 """aiohttp's sessions: what is theirs alone, beside what all HTTP libraries share."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable, Coroutine

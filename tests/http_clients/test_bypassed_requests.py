@@ -1,7 +1,5 @@
 """A placeholder that a program sends inside `bypass()`: where the home key goes, who sees it."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

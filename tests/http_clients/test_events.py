@@ -1,7 +1,5 @@
 """What the bytes of a response report, in whichever pieces they come."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

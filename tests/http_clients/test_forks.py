@@ -1,7 +1,5 @@
 """Processes that fork, as servers with workers do: each goes on with the pool."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A body with megabytes of text and media: they are not parsed, and count the same."""
 
-from __future__ import annotations
-
 import base64
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """litellm, unchanged, over a pool: each of its ways to send, and its own errors."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

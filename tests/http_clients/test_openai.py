@@ -1,7 +1,5 @@
 """openai, unchanged, over a pool: its own errors, retries, streams and embeddings."""
 
-from __future__ import annotations
-
 import base64
 import gc
 

@@ -1,7 +1,5 @@
 """Peace with those who wrap, mock or extend the same libraries."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import httpx

@@ -1,7 +1,5 @@
 """What programs of requests read from a response besides its content, and from their adapters."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

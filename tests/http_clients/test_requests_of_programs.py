@@ -1,7 +1,5 @@
 """Which requests go through the pool, with which key, and what the program sees of it."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import io

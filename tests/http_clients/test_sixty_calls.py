@@ -1,7 +1,5 @@
 """The main job: whatever fails, a call that an available key can serve is served by it."""
 
-from __future__ import annotations
-
 import pytest
 from support.http_modes import OPENAI, RAW
 

@@ -1,7 +1,5 @@
 """How long a request waits for a key, chains of models, and libraries that are imported later."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from typing import Any

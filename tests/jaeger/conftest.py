@@ -1,7 +1,5 @@
 """A Jaeger, and the traces of the example as it shows them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The traces in a real Jaeger after examples/jaeger has run with KEYROT_TRACING=otlp."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -3,8 +3,6 @@
 The frameworks are in a virtual environment of their own; without one, its recipe is skipped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path

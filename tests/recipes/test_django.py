@@ -1,7 +1,5 @@
 """docs/recipes/django.md, in a project that django-admin makes."""
 
-from __future__ import annotations
-
 import json
 
 from support.recipes import Recipe, get

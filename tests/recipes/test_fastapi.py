@@ -1,7 +1,5 @@
 """docs/recipes/fastapi.md, served by uvicorn."""
 
-from __future__ import annotations
-
 import json
 
 from support.recipes import Recipe, get

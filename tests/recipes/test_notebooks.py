@@ -1,7 +1,5 @@
 """docs/recipes/notebooks.md: a cell in a real kernel, and an app in Streamlit."""
 
-from __future__ import annotations
-
 from support.recipes import Recipe
 
 from keyrot_middleware.testing import Reply

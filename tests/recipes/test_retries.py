@@ -1,7 +1,5 @@
 """docs/recipes/retries.md: each wait is done by one of the two, the pool or the library."""
 
-from __future__ import annotations
-
 import pytest
 from support.recipes import Recipe
 

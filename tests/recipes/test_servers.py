@@ -1,7 +1,5 @@
 """docs/recipes/servers.md: every worker of uvicorn and gunicorn has the pool."""
 
-from __future__ import annotations
-
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

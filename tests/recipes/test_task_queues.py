@@ -1,7 +1,5 @@
 """docs/recipes/task-queues.md: real workers that fork, over a real Valkey."""
 
-from __future__ import annotations
-
 import time
 
 from support.recipes import Recipe

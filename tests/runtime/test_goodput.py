@@ -1,7 +1,5 @@
 """Three minutes of callers without pause, against a server that counts minutes of the clock."""
 
-from __future__ import annotations
-
 import pytest
 from support.simulation import simulate
 

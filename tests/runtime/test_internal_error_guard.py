@@ -1,7 +1,5 @@
 """An internal error of state or secrets does not fail a call; our own tests raise it."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """A lease is settled exactly once, whenever and however a call, a stream or a session ends."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import sys

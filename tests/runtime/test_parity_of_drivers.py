@@ -1,7 +1,5 @@
 """Sync and async are one flow: the same script gives the same commands, and keeps each promise."""
 
-from __future__ import annotations
-
 import asyncio
 from functools import partial
 from random import Random

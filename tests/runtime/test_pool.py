@@ -1,7 +1,5 @@
 """What the calls of a pool share: its clock, its secrets, its last refusal from Google."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from dataclasses import replace

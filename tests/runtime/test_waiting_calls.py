@@ -1,7 +1,5 @@
 """Calls that wait for one another, in threads and in tasks, by the machine's clock."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

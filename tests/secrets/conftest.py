@@ -1,7 +1,5 @@
 """An empty working directory, an environment without keys, and a Vault with one key."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """docs/stores/aws.md works: its commands lead to keys, its policy is sufficient."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The stores of AWS, Azure and Google beyond the contract of all stores."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The env store, and `.env`, which does not say where logins and data go."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The known stores, how they are opened, and the errors for the others."""
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

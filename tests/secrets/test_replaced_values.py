@@ -1,7 +1,5 @@
 """`keyrot rotate` writes a new value: into every store, and never over another one."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator

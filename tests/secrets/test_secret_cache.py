@@ -1,7 +1,5 @@
 """The cache: values by id and ids by value, refreshed, masked in any text; over slow stores."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

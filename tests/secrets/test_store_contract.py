@@ -1,7 +1,5 @@
 """The contract of every secret store, against a real server where it has one."""
 
-from __future__ import annotations
-
 import pickle
 import time
 import traceback

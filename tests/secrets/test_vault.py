@@ -1,7 +1,5 @@
 """The Vault store on a real OpenBao: versions of KV, logins, and what it never says."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

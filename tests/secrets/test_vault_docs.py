@@ -1,7 +1,5 @@
 """docs/stores/vault.md is true: its commands are run, its tables agree with the code."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """A pool from a real OpenBao under an unchanged program: a leaked key is replaced meanwhile."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator

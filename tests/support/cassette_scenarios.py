@@ -1,7 +1,5 @@
 """What is recorded and replayed: one program and pool per cassette. Also run by `make record`."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable

@@ -10,8 +10,6 @@ others. An echo of a key in an error body becomes `[key:key_1]`; a replay restor
 Needs vcrpy 9.4 or newer. It buffers streams: use `FakeGemini` for their timing.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """A certificate of this machine for a test session, which is its own authority."""
 
-from __future__ import annotations
-
 import datetime
 import ipaddress
 import ssl

@@ -1,7 +1,5 @@
 """A service of a cloud on this machine: it issues tokens, and a test may answer in its place."""
 
-from __future__ import annotations
-
 import itertools
 import ssl
 from abc import ABC, abstractmethod

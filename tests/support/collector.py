@@ -1,7 +1,5 @@
 """An OTLP/HTTP server that keeps what it receives."""
 
-from __future__ import annotations
-
 from support.json_server import JsonServer, Response
 
 

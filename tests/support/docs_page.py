@@ -5,8 +5,6 @@ is gone afterwards. A block with a file name is written to that file in the work
 run by whatever runs such files.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from contextlib import redirect_stdout

@@ -5,8 +5,6 @@ and its bodies as (what it is, HTTP code, body). docs/failures.md has the source
 verdicts, docs/gemini-api.md#errors of the bodies; those of streams stand in test_failures.py.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ Answers in the forms of the Key Vault REST API 7.x, of OAuth 2.0 and OpenID disc
 SecretClient and azure-identity use them.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -3,8 +3,6 @@
 Answers in the forms of the Secret Manager REST API v1 and of google.rpc.Status.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

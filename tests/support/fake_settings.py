@@ -1,7 +1,5 @@
 """Fake keys, a keys.json with entries, and the messages with which settings are refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

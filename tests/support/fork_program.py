@@ -3,8 +3,6 @@
 python -m support.fork_program MODE HOST before|after KEY...
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Programs that are forks of a process that has imported what they need, which takes a second."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

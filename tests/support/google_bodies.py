@@ -1,7 +1,5 @@
 """Error bodies as Google sent them (docs/gemini-api.md), keys and project numbers replaced."""
 
-from __future__ import annotations
-
 from typing import Any
 
 RPC = "type.googleapis.com/google.rpc."

@@ -1,7 +1,5 @@
 """The ways in which programs reach Gemini without google-genai; each sends calls, one by one."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import json

@@ -1,7 +1,5 @@
 """The four ways to create an interaction: sync and async, whole and as a stream."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

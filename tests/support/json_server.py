@@ -1,7 +1,5 @@
 """A small HTTP server for emulators: one function answers, and every request is kept."""
 
-from __future__ import annotations
-
 import json
 import ssl
 import threading

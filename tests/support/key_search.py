@@ -1,7 +1,5 @@
 """A search for values of keys in everything that a program may print of an exception."""
 
-from __future__ import annotations
-
 import contextlib
 import pickle
 import traceback

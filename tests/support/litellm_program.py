@@ -3,8 +3,6 @@
 A process of its own: litellm sets up logging, event loops and clients for the whole process.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

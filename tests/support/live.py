@@ -1,7 +1,5 @@
 """Live sessions of tests: open one, say something, read the turn."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from support.modes import MODEL

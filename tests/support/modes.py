@@ -1,7 +1,5 @@
 """The four ways to call a model: sync and async, whole and as a stream."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """moto's server, one for all tests of a session, in a thread; and one that refuses as AWS does."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """A pool whose keys are in files, and the keys and values it currently uses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

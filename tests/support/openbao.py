@@ -4,8 +4,6 @@ It speaks TLS at `tls_url` and plain HTTP at `url`, keeps nothing on disk but an
 which tests read the requests it got, and is stopped by process id when the tests end.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

@@ -1,7 +1,5 @@
 """A real SDK that keeps its metrics in memory, and reads them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from inspect import signature
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The three other instrumentations of google-genai, set up and removed as a program does."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

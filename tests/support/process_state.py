@@ -4,8 +4,6 @@
 has no public way to list what is registered with `atexit` and `os.register_at_fork`.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import logging

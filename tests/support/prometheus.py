@@ -1,7 +1,5 @@
 """A real Prometheus that reads programs of this machine, and its query API."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """A server on loopback that speaks as it likes: what no library would send, or half of it."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import struct

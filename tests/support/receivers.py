@@ -1,7 +1,5 @@
 """Receivers of alerts on this machine: a webhook, a mail server, one that never answers."""
 
-from __future__ import annotations
-
 import json
 import socket
 from collections import Counter

@@ -1,7 +1,5 @@
 """Run a recipe of docs/recipes as a reader would: files in a directory, a real server, a client."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

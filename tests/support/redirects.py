@@ -1,7 +1,5 @@
 """Servers on loopback that redirect the requests of a client, or answer all of them alike."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

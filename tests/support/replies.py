@@ -1,7 +1,5 @@
 """What upstream answers: Google's bodies, lost connections, streams."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What error reporters record of an exception: the variables of every frame, and every text."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A pool, a server that misbehaves, and one call of each kind whose error is recorded."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A rig whose telemetry is looked at: observers, texts that must not be logged, HTTP spans."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence

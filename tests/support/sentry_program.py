@@ -3,8 +3,6 @@
 python -m support.sentry_program before|after sdk|httpx|requests
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

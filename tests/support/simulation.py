@@ -5,8 +5,6 @@ jumps to the next timer whenever no task can run, so three minutes take a second
 the same arguments gives the same numbers.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 import selectors

@@ -1,7 +1,5 @@
 """Secret stores for tests: one behind a gate, some plugged in; and helpers that read a store."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import traceback

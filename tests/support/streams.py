@@ -1,7 +1,5 @@
 """Ways to open streams: through the SDK's methods or its api client; and to drop them."""
 
-from __future__ import annotations
-
 import gc
 
 import keyrot_middleware

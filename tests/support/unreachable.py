@@ -1,7 +1,5 @@
 """Addresses on loopback where a store gets no answer."""
 
-from __future__ import annotations
-
 import socket
 
 

@@ -1,7 +1,5 @@
 """A server in front of Vault: it passes requests on, or answers in its place."""
 
-from __future__ import annotations
-
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

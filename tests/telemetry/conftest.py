@@ -1,7 +1,5 @@
 """A real SDK that keeps its spans in memory, and a check that it logged no complaint."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Iterator

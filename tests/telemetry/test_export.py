@@ -1,7 +1,5 @@
 """KEYROT_TRACING=otlp: spans are exported by OTLP, and a program's own tracing is unchanged."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Traces of calls through the HTTP libraries, beside their instrumentations."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Keys that a program leases or selects by hand: spans, metrics and events, as of other calls."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any

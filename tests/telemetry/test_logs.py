@@ -1,7 +1,5 @@
 """Log lines at each level, from real calls through a real pool."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """The metrics of a call, as an SDK with a reader sees them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Traces with the other real instrumentations, above us and beside us."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from typing import Any

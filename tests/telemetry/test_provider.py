@@ -1,7 +1,5 @@
 """Which provider is used; without one a call is not observed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The tables of docs/telemetry.md are what real calls emit: nothing missing, nothing extra."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Iterable

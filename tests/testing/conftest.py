@@ -1,7 +1,5 @@
 """A fake service with a clock of its own, and SDK clients that are closed at the end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """FakeGemini: answers, scripted replies, streams, quotas, stored things; and FakeClock."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 
@@ -55,8 +53,6 @@ def test_a_declared_function_is_called_and_its_response_answered(gemini, connect
         calls.append((city, days))
         return "sunny"
 
-    # SDK 1.75 does not resolve annotations that are strings.
-    weather.__annotations__.update(city=str, days=int)
     chat = client.chats.create(model=MODEL, config=types.GenerateContentConfig(tools=[weather]))
     assert chat.send_message("hello").text == "ok from a"
     gemini.function_args({"city": "Oslo", "days": 3})

@@ -1,7 +1,5 @@
 """FakeGemini's websockets: Live, Live music, live interactions."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager

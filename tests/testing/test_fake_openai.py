@@ -1,7 +1,5 @@
 """OpenAI's protocol under `/v1beta/openai/`, and keys in the address of native paths."""
 
-from __future__ import annotations
-
 import json
 import ssl
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The transport: faults, limits, speed, and leaving nothing behind."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import socket

@@ -1,7 +1,5 @@
 """The pytest plugin, in a pytest of its own as a user's project runs it."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

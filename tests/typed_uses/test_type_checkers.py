@@ -1,7 +1,5 @@
 """Type checkers and programs that use the library: correct ones pass, mistakes are found."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """Requests to an ASGI app without a server: a test decides each part of the scope."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor

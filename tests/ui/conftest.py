@@ -1,7 +1,5 @@
 """A real Chromium, and servers for the pages that it opens; all are stopped by the tests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A source of the page that tests fill: with the fields of a real pool, and without one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count

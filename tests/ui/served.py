@@ -1,7 +1,5 @@
 """A server for the page, a real Chromium that opens it, and parts of the page."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import threading

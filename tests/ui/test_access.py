@@ -1,7 +1,5 @@
 """Who may open the page, and which requests may change something."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The page's API: parameters, errors, headers, and mounts."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

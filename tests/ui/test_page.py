@@ -1,7 +1,5 @@
 """The page in a real Chromium, over a source that the tests change."""
 
-from __future__ import annotations
-
 import re
 import webbrowser
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """docs/page.md names each field of the API, each option of the command, and no other."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import json

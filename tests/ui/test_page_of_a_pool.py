@@ -1,7 +1,5 @@
 """The page over a real pool: in this process, and over Redis with other processes."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Errors of the request itself are the SDK's, sent once, and penalize no key."""
 
-from __future__ import annotations
-
 import pickle
 
 import pytest

@@ -1,7 +1,5 @@
 """Ctrl-C and cancellation during a call: raised unchanged, the lease settled once."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 import threading

@@ -1,7 +1,5 @@
 """The main job: a call that an available key can serve is served by it, with every HTTP client."""
 
-from __future__ import annotations
-
 import inspect
 import pickle
 from typing import Any

@@ -1,7 +1,5 @@
 """An internal error of state, secrets or telemetry does not reach the call."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

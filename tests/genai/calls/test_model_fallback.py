@@ -1,7 +1,5 @@
 """Model fallback: where no key can serve a model, the same request goes to the next one."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import warnings

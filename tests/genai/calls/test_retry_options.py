@@ -1,7 +1,5 @@
 """The SDK's own retries: the pool repeats in their place, as often, and never a key's failure."""
 
-from __future__ import annotations
-
 import pytest
 from google import genai
 from google.genai import types

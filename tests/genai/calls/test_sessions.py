@@ -1,7 +1,5 @@
 """`workload(…, session=…)`: a session keeps to one key, whose project has its prompt cached."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """The user's code runs once: tools and chats over a pool in which keys fail midway."""
 
-from __future__ import annotations
-
 import pytest
 from google.genai import types
 from support.modes import MODEL, MODES, ask, spread
@@ -24,12 +22,7 @@ def tool():
         return "sunny"
 
     get_weather.called = called
-    return typed(get_weather)
-
-
-def typed(tool):
-    tool.__annotations__ = {"city": str, "return": str}
-    return tool
+    return get_weather
 
 
 @pytest.fixture
@@ -78,7 +71,7 @@ def test_a_tools_own_error_is_the_programs(mode, talking, pool, connect) -> None
         raise RuntimeError("out of order")
 
     pool("A", "B", strategy="fill")
-    assert ask(mode, connect(), config={"tools": [typed(get_weather)]}).endswith("it is sunny")
+    assert ask(mode, connect(), config={"tools": [get_weather]}).endswith("it is sunny")
     assert called == ["Rome"]
 
 

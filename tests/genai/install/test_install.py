@@ -1,7 +1,5 @@
 """install() and uninstall(): when, how often, with which keys, and without remains."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 import subprocess

@@ -1,7 +1,5 @@
 """A program may run for months: no memory is kept of a finished call."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import sys

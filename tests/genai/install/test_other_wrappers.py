@@ -1,7 +1,5 @@
 """Other instrumentations wrap the same methods: any order of install and removal is harmless."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from typing import Any

@@ -1,7 +1,5 @@
 """docs/sdk-methods.md names every public method of the installed SDK, and the key that it uses."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import re

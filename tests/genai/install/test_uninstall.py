@@ -1,7 +1,5 @@
 """uninstall() while calls are in flight: they end as they began, and nothing is left behind."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

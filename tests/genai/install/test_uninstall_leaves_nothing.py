@@ -1,7 +1,5 @@
 """uninstall() leaves the process as it was before install()."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Interactions rotate as generates do: keys, errors that come out, streams."""
 
-from __future__ import annotations
-
 import json
 import logging
 import pickle

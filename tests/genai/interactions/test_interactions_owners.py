@@ -1,7 +1,5 @@
 """Interactions, agents and environments belong to a project: calls about them go with its key."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

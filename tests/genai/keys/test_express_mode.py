@@ -1,7 +1,5 @@
 """Express mode: Vertex AI with API keys goes through the pool, and platforms never mix."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One key header on the wire; headers that the program set stay unchanged."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Values and keys.json change under a running program: no call fails."""
 
-from __future__ import annotations
-
 import logging
 import os
 

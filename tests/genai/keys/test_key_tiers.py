@@ -1,7 +1,5 @@
 """`install(tiers=…)` and `workload(…, tiers=…)`: no call is sent with a key of another tier."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

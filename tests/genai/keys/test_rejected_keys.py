@@ -1,7 +1,5 @@
 """A rejected key: what is created meanwhile, when it is tried again, and reset()."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Limits that are read from Cloud Quotas, before a first 429 can teach them."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Callable

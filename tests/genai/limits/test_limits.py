@@ -1,7 +1,5 @@
 """Limits are not exceeded: not by threads, not by tasks, not in tokens."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections import Counter

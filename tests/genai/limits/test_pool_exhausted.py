@@ -1,7 +1,5 @@
 """No key is available: raised at once, with text and codes that every caller understands."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """A shared state: services beside each other, and a server that fails."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

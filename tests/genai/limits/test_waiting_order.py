@@ -1,7 +1,5 @@
 """First come, first served: waiting calls of a process are served in their order."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Waiting: only while no key is available, only for a known time, within the budget."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 

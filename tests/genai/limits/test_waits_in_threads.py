@@ -3,8 +3,6 @@
 The loop resolves names in these threads, and aiohttp reads .netrc there for each request.
 """
 
-from __future__ import annotations
-
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

@@ -1,7 +1,5 @@
 """Calls of google-genai inside `workload()`, by the terms that install() gives it."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Live: sessions, files, tokens and interactions go with the key of the project that owns them."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 from typing import Any

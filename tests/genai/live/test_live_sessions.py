@@ -1,7 +1,5 @@
 """Live: which key opens a session, what a refusal means, and what its end books."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import inspect

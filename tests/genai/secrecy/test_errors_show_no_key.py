@@ -1,7 +1,5 @@
 """Whatever goes wrong, what reporters, the interpreter and logs record of it holds no key."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import html

@@ -1,7 +1,5 @@
 """A key of the pool is sent to allowed hosts only, over TLS or to loopback."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import copy

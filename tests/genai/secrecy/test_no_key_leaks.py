@@ -1,7 +1,5 @@
 """No key of the pool, nor the client's own, is in anything that a program may print or hold."""
 
-from __future__ import annotations
-
 import gc
 import json
 import logging

@@ -1,7 +1,5 @@
 """`keyrot-pool` means no key: it is never sent, and an error names what to set."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Redirects: a key of the pool is not sent to another origin, with any surface of the SDK."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

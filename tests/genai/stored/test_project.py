@@ -1,7 +1,5 @@
 """`project(name)`: calls, lists and creates go with keys of that project alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Stored things belong to one project: calls that name them go with a key of it."""
 
-from __future__ import annotations
-
 import inspect
 import io
 import json

@@ -4,8 +4,6 @@ What is left of the failure must not hold the stream in a cycle, which only the 
 the collector is off here, and no test asks it for help.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """However a stream ends, its lease is settled once, and an abandoned one penalizes no key."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import threading

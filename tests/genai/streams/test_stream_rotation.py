@@ -1,7 +1,5 @@
 """A stream may change its key until its first chunk has arrived, and never after it."""
 
-from __future__ import annotations
-
 import pytest
 from google.genai import errors
 from support.modes import AIOHTTP, MODEL, STREAMS, ask, calls, http_library, run, spread

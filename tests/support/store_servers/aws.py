@@ -1,7 +1,5 @@
 """Secrets Manager as moto implements it, with our store in front."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

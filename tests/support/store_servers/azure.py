@@ -1,7 +1,5 @@
 """A Key Vault of our own over HTTPS, with our store in front and azure-identity's real login."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The interface of a secret store that runs for real on this machine, for the contract suite."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The env store's server: the environment of this process."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

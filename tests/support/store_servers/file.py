@@ -1,7 +1,5 @@
 """The file store's server: a directory as an orchestrator mounts it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

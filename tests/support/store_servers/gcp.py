@@ -1,7 +1,5 @@
 """A Secret Manager of our own, with our store in front and google-auth's real login."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

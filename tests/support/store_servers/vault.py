@@ -1,7 +1,5 @@
 """OpenBao as a store server: one KV v2 secret for all keys, and logins by AppRole."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

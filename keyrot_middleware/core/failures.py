@@ -257,9 +257,12 @@ def error_words(error: Mapping[Any, Any], *names: str) -> frozenset[str]:
     return frozenset(word.upper() for word in found if isinstance(word, str) and word)
 
 
-def retry_after_s(value: object, now: float) -> float | None:
-    """Return the seconds of a header Retry-After, which may be an HTTP date; None without one."""
-    text = value.strip() if isinstance(value, str) else ""
+def retry_after_s(facts: FailureFacts, now: float) -> float | None:
+    """Return the delay that headers name: retry-after-ms, else Retry-After, which may be a date."""
+    found = (facts.headers or {}).get("retry-after-ms"), facts.retry_after
+    exact, text = (value.strip() if isinstance(value, str) else "" for value in found)
+    if re.fullmatch(_NUMBER, exact) and float(exact):
+        return sane_delay(float(exact) / 1_000)
     if re.fullmatch(_NUMBER, text):
         return sane_delay(float(text))
     return sane_delay(_date(text) - now)

@@ -215,7 +215,7 @@ class Provider:
             facts.code,
             message.strip()[:MAX_MESSAGE] if isinstance(message, str) else "",
             words,
-            retry_delay_s=retry_after_s(facts.retry_after, now),
+            retry_delay_s=retry_after_s(facts, now),
             has_shape=shaped,
             is_sure=shaped,
         )

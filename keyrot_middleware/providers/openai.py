@@ -275,14 +275,10 @@ class OpenAILike(Provider):
             message,
             words,
             quotas,
-            self._delay(facts, now) or (sane_delay(seconds(again[1]) or 0) if again else None),
+            retry_after_s(facts, now) or (sane_delay(seconds(again[1]) or 0) if again else None),
             has_shape=shaped,
             is_sure=shaped,
         )
-
-    def _delay(self, facts: FailureFacts, now: float) -> float | None:
-        exact = _count((facts.headers or {}).get("retry-after-ms"))
-        return sane_delay(exact / 1_000) if exact else retry_after_s(facts.retry_after, now)
 
 
 _SPENT = any_of("ORGANIZATION_SPEND_LIMIT_EXCEEDED", "ORGANIZATION_USAGE_LIMIT_EXCEEDED")

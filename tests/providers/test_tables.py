@@ -305,3 +305,12 @@ def test_what_people_write_names_no_stored_thing() -> None:
     named = provider.read_request(route, {"model": "m", "tools": [{"file_ids": ["file-abcdefgh"]}]})
     assert (said.resources, said.bound_to_owner) == ((), False)
     assert (named.resources, named.bound_to_owner) == (("file-abcdefgh",), True)
+
+
+@pytest.mark.parametrize("platform", providers.platforms())
+@pytest.mark.parametrize(("exact", "delay"), [("1500", 1.5), ("0", 2.0), ("soon", 2.0)])
+def test_the_exact_header_of_a_delay_is_read_first(platform: str, exact: str, delay: float) -> None:
+    """OpenAI and Azure send both headers, and Azure a 0 in the exact one."""
+    headers = {"retry-after-ms": exact, "retry-after": "2"}
+    facts = FailureFacts(429, _error("Slow."), headers["retry-after"], headers=headers)
+    assert providers.of(platform).parse_error(facts, NOW).retry_delay_s == delay

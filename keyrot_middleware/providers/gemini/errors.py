@@ -104,7 +104,7 @@ def parse_error(facts: FailureFacts, now: float) -> ParsedError:
         message,
         frozenset(words | own),
         _quotas(details, message),
-        _delay(details, message) or retry_after_s(facts.retry_after, now),
+        _delay(details, message) or retry_after_s(facts, now),
         *_shape(error, details, http),
     )
 

@@ -83,13 +83,13 @@ class Overload:
     __slots__ = ("models",)
 
     def __init__(self) -> None:
-        self.models: dict[tuple[str, str], tuple[int, float]] = {}
-        """Per model and service tier: calls in a row that ended with a 503, and when the last did,
-        epoch seconds."""
+        self.models: dict[tuple[str, str, str], tuple[int, float]] = {}
+        """By `_overloaded`: calls in a row that ended with a 503, and when the last did, epoch
+        seconds."""
 
     def record_overload(self, info: CallInfo, now: float) -> None:
         """Record a call that ended with a 503."""
-        name = info.model, info.service_tier
+        name = _overloaded(info)
         calls, last = self.models.get(name, (0, now))
         if len(self.models) >= _MODELS:
             self.models = {}
@@ -97,12 +97,17 @@ class Overload:
 
     def record_success(self, info: CallInfo) -> None:
         """Record a call that succeeded."""
-        self.models.pop((info.model, info.service_tier), None)
+        self.models.pop(_overloaded(info), None)
 
     def is_open(self, info: CallInfo, now: float) -> bool:
         """Return whether a call like this should not be retried."""
-        calls, last = self.models.get((info.model, info.service_tier), (0, now))
+        calls, last = self.models.get(_overloaded(info), (0, now))
         return calls >= MAX_FAILED_CALLS and now - last < CLOSE_AFTER_S
+
+
+def _overloaded(info: CallInfo) -> tuple[str, str, str]:
+    """Return what is overloaded together: several platforms have models of one name."""
+    return info.platform, info.model, info.service_tier
 
 
 # Failed attempts, and the notes about them on the exception that is raised ----------------------

@@ -330,13 +330,16 @@ def is_retried(rig: Rig, info: Any = INFO) -> bool:
 
 
 def test_an_overloaded_model_is_not_retried_by_every_call() -> None:
-    """After three calls that ended with a 503; another model's and tier's calls are, as before."""
+    """After three calls that ended with a 503; calls to another model, tier or platform are."""
     assert is_retried(overload(calls=MAX_FAILED_CALLS - 1))
     rig = overload()
     assert len(rig.sent) == 3 * MAX_FAILED_CALLS
     assert not is_retried(rig)
     assert is_retried(rig, INFO._replace(model="gemini-2.5-pro"))
     assert is_retried(rig, FLEX)
+    breaker = rig.make(INFO).overload
+    assert breaker.is_open(INFO, rig.clock.time())
+    assert not breaker.is_open(INFO._replace(platform="groq"), rig.clock.time())
 
 
 def test_a_served_call_or_half_a_minute_permits_retries_again() -> None:

@@ -62,8 +62,8 @@ _SDK = "google-genai-sdk"
 _PLACEHOLDER = re.compile(rf"{POOL_KEY}[\w-]*")
 NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
-OPENAI_RETRIES = "x-stainless-retry-count"
-"""In each request of openai, which repeats a lost connection too."""
+SDK_RETRIES = ("x-stainless-retry-count", "x-fern-language")
+"""One is in each request of an SDK that repeats a 5xx: openai and its like, and cohere."""
 _QUOTED = 300
 """Characters of a provider's message in a warning."""
 
@@ -125,7 +125,7 @@ def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
         libraries,
         hosts,
         keys,
-        keys | {CLIENT_HEADER, OPENAI_RETRIES},
+        keys | {CLIENT_HEADER, *SDK_RETRIES},
         frozenset(
             {
                 *("content-type", "content-encoding", "retry-after"),
@@ -266,7 +266,7 @@ class Head:
             conversation=provider.conversation(body) if sticky else None,
             host=host_from_url(request.url),
             platform=provider.platform,
-            sdk_retries=request.retries_5xx or OPENAI_RETRIES in request.headers,
+            sdk_retries=request.retries_5xx or any(name in request.headers for name in SDK_RETRIES),
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import anthropic
 import groq
+import httpx
 import openai
 import pytest
 from mistralai.client import Mistral
@@ -306,6 +307,28 @@ def test_a_bad_request_and_an_overload_blame_no_key(
     server.script("A", Scripted(code, lambda _: busy))
     assert ask(server.url) == "ok from A"
     assert [key["state"] for key in keyrot_middleware.status()["keys"].values()] == ["available"]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "sent"),
+    [
+        ("chat/completions", {}, 3),
+        ("batches", {}, 1),
+        ("chat/completions", {"X-Stainless-Retry-Count": "0"}, 1),
+        ("chat/completions", {"X-Fern-Language": "Python"}, 1),
+    ],
+)
+def test_a_5xx_is_repeated_as_often_as_an_sdk_does(
+    path: str, headers: dict[str, str], sent: int, fake: Callable[[str], Fake], pool: Any
+) -> None:
+    """Three times in all, in place of an SDK that repeats nothing; what stores a thing, once."""
+    server = fake("openai")
+    pool("openai", server, "A")
+    server.always("A", Scripted(500, lambda _: {"error": {"message": "x", "type": "server_error"}}))
+    headers = {"Authorization": f"Bearer {keyrot_middleware.POOL_KEY}", **headers}
+    url, body = f"{server.url}/v1/{path}", {"model": "m", "messages": HI}
+    assert httpx.post(url, json=body, headers=headers, timeout=60).status_code == 500
+    assert server.sent("A") == sent
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic"])

@@ -106,6 +106,8 @@ def _make_report(config: Config, *, live: bool, model: str | None) -> dict[str, 
             here = Availability("unresolved")
         elif probe is not None and probe.failure in KEY_REJECTIONS:
             here = Availability("rejected", None, probe.failure)
+        elif probe is not None and probe.failure in BUSY:
+            here = Availability("cooling_down", None, probe.failure)
         elif probe is not None and probe.ok:
             here = AVAILABLE
         location, store = _locate(spec, config, secrets)

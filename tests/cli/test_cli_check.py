@@ -202,6 +202,7 @@ def test_a_busy_key_works_and_a_rejected_one_is_wrong(keyrot, service, tmp_path)
     }
     ran = keyrot("check", "--live", **given)
     assert (ran.returncode, "works; now quota_minute (429)" in ran.stdout) == (0, True)
+    assert ran.stdout.endswith("\nOK: 1 of 2 keys is available.\n")
     service.always("busy", Reply.KEY_EXPIRED)
     program = """
 import keyrot_middleware

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from .. import providers
 from .._install import bypasses, doubts
 from ..adapters.key_check import KeyCheck, check_key
 from ..core.availability import AVAILABLE, Availability
@@ -206,7 +207,9 @@ def _shown(name: str, value: Any) -> Any:
 def _locate(key: KeySpec, config: Config, secrets: SecretCache) -> tuple[str, str]:
     """Return a key's location, and the scheme of its store; `setting` if a setting holds it."""
     if key.key_id in config.inline:
-        return f"GEMINI_API_KEYS ({key.key_id})", "setting"
+        names = (f"{name}S" for name in providers.of(key.service).variables)
+        listed = "GEMINI_API_KEYS" if key.provider == Gemini.name else " or ".join(names)
+        return f"{listed} ({key.key_id})", "setting"
     store = secrets.locations[key.key_id].store
     get_place = getattr(store, "place", None)
     default = get_place(key.key_id) if get_place is not None and not key.secret else None

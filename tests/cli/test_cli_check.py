@@ -100,15 +100,21 @@ def test_each_key_has_its_store_and_reference(keyrot: Keyrot, tmp_path: Path) ->
     entries = [{"key_id": "a", "secret": f"file://{tmp_path}/mounted"}, {"key_id": "b"}]
     (tmp_path / "keys.json").write_text(json.dumps(entries))
     given = {"SECRET_STORE_TYPE": "file", "CREDENTIALS_DIRECTORY": "/none"}
-    ran = keyrot("check", "--json", GEMINI_API_KEYS="value-two", GEMINI_API_KEY="x-three", **given)
+    given |= {
+        "GEMINI_API_KEYS": "value-two",
+        "GEMINI_API_KEY": "x-three",
+        "XAI_API_KEYS": "value-four",
+    }
+    ran = keyrot("check", "--json", **given)
     keys = {key["key_id"]: key for key in json.loads(ran.stdout)["keys"]}
     assert {key_id: (key["store"], key["secret"]) for key_id, key in keys.items()} == {
         "a": ("file", f"file://{tmp_path}/mounted"),
         "b": ("file", "file:///none/b"),
         "key_1": ("setting", "GEMINI_API_KEYS (key_1)"),
         "GEMINI_API_KEY": ("env", "env://GEMINI_API_KEY"),
+        "xai_1": ("setting", "XAI_API_KEYS (xai_1)"),
     }
-    assert [key["resolved"] for key in keys.values()] == [True, False, True, True]
+    assert [key["resolved"] for key in keys.values()] == [True, False, True, True, True]
     assert keys["b"]["problem"] == "key b: the file /none/b: FileNotFoundError"
     assert ran.returncode == 1
 

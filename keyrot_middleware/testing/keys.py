@@ -68,6 +68,7 @@ class KeyRegistry:
         self.by_value: dict[str, FakeKey] = {}
         self._by_label: dict[str, FakeKey] = {}
         self._numbers: dict[str, str] = {}
+        self.made = 0
 
     def add(self, label: str, value: str, project: str, account: str, tier: Tier) -> FakeKey:
         """Add a key.
@@ -80,6 +81,7 @@ class KeyRegistry:
         number = self._numbers.setdefault(project, str(100_000_000_001 + len(self._numbers)))
         key = FakeKey(label, value, project, account, tier, number)
         self._by_label[label] = self.by_value[value] = key
+        self.made += 1
         return key
 
     def remove(self, label: str) -> None:

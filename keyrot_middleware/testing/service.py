@@ -272,12 +272,13 @@ class Service:
         try:
             if http.method == "POST":
                 label = http.target.rpartition("/")[2]
-                key, number = self.keys.get(label), len(self.keys.by_value) + 1
+                values, number = self.keys.by_value.values(), self.keys.made + 1
+                key = [k for k in values if label in (k.label, k.label.rpartition(".")[0])][-1]
                 fields = f"{label}.{number}", f"FAKE-{label}-{number}"
                 text = self.keys.add(*fields, key.project, key.billing_account, key.tier).value
             else:
                 self.keys.remove(self.keys.by_value[http.body.decode().strip()].label)
-        except KeyError:
+        except LookupError:
             status = 404
         head = Head(status, "text/plain", self.clock.time(), len(text))
         return ResponsePlan(head, (text.encode(),), lambda: None)

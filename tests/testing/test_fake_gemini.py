@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 from google.genai import errors, types
 from pydantic import BaseModel
@@ -251,3 +252,18 @@ def test_every_way_of_waiting_moves_the_clock() -> None:
     clock.sleep(-5)
     asyncio.run(clock.asleep(3))
     assert (clock.time(), clock.monotonic()) == (106.0, 6.0)
+
+
+def test_values_of_a_key_are_made_and_deleted_over_http(gemini) -> None:
+    """As a provider's console does, again and again: a new value is none that was deleted."""
+
+    def manage(method: str, path: str = "", body: str = "") -> str:
+        return httpx.request(method, f"{gemini.url}/fake/keys{path}", content=body).text
+
+    first = gemini.add_key("a", project="p").value
+    values = [first]
+    for _ in range(3):
+        values.append(manage("POST", "/a"))
+        manage("DELETE", body=values[-2])
+    assert len(set(values)) == 4
+    assert (manage("POST", "/b"), gemini.count()) == ("", 0)

@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from ..core.activity import LARGE_POOL
 from ..core.commands import Command, Settle, Sleep
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
@@ -396,10 +397,10 @@ class Alerts:
 
     def _look_ahead(self, now: float) -> None:
         """Report for which models all requests of the day are used up within the hour."""
-        if now < self._forecast_at:
+        pool = self._pool
+        if now < self._forecast_at or len(pool.selector.keys) > LARGE_POOL:
             return
         self._forecast_at = now + FORECAST_S
-        pool = self._pool
         found = forecast(pool_rows(pool), pool.activity, now)
         for name in [name for name in self._sent if name[0] == "quota_forecast"]:
             if found.get(name[1] or "", inf) > now + 2 * HOUR_S:

@@ -98,6 +98,7 @@ class FakeSource:
                 counts = models.setdefault(model, {"available": 0, "keys": 0, "next": soonest})
                 counts["keys"] += 1
                 counts["available"] += bool(usage["available"])
+                counts["runs_out_at"] = usage["runs_out_at"]
         found = [
             one
             for one in self.keys
@@ -215,13 +216,20 @@ def sample() -> FakeSource:
             success_count=4_120,
             error_count=11,
             last_used=later(-2),
-            used={MODEL: used(window(312, 1000)), "gemini-2.5-pro": used(window(1, 9))},
+            used={
+                MODEL: used(window(312, 1000)) | {"runs_out_at": later(1_800)},
+                "gemini-2.5-pro": used(window(1, 9)) | {"runs_out_at": later(9_000)},
+            },
             usd_today=1.8423,
             usd={"day": {"spent": 3.5442, "limit": 5.0}},
             tokens_today={"input": 2_412_000, "output": 331_400, "cached": 1_206_000},
             history={"from": later(-3600), "requests": [20] * 60, "failures": [0] * 51 + [1] * 9},
         ),
-        key("paid_2", "my-app", used={MODEL: used(window(298, 1000))}),
+        key(
+            "paid_2",
+            "my-app",
+            used={MODEL: used(window(298, 1000)) | {"runs_out_at": later(1_800)}},
+        ),
         key("tenant_7", "customer-7", "rejected", available_at=later(840)),
         key("tenant_8", None, "unresolved", sentence="The secret store has no value for it."),
         key("old_1", None, "disabled", allowed_actions=["check"]),

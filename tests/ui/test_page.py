@@ -217,6 +217,18 @@ def test_a_call_shows_its_attempts_tokens_cost_and_trace(serve: Serve, open_tab:
     expect(link).to_have_attribute("href", re.compile(r"^https://jaeger\.example/trace/0af7"))
 
 
+def test_the_page_says_when_requests_of_the_day_are_used_up(serve: Serve, open_tab: Open) -> None:
+    """Of each model for the whole pool, in red within the hour; of a key's project."""
+    source = sample()
+    page = open_tab(serve(ui.app(local=True, source=source)).url).page
+    models = page.locator("#models .forecast")
+    at = re.compile(r"used up at \d\d:\d\d UTC$")
+    expect(models).to_have_text([at, at])
+    expect(models.first).to_have_class(re.compile("bad"))
+    expect(models.last).to_have_class(re.compile("note"))
+    expect(details(page, "paid_1").locator(".window .forecast")).to_have_text([at, at])
+
+
 def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     """The page shows since when its values are old, and continues when the server is back."""
     app = ui.app(local=True, source=sample())

@@ -415,7 +415,7 @@ class FirstWindows(QuotaWindows):
         for kept in self.kept(limits, now):
             total, cost = used[kept.reason]
             room = kept.limit - total - cost
-            if kept.amount > room and total > kept.own:
+            if 0 < kept.amount > room and total > kept.own:
                 until = kept.less_at(room + 0.5)
                 return Block(kept.reason, until, waitable=kept.reason != "rpd"), kept
         return None

@@ -199,7 +199,7 @@ local function held_back(first, q, limits, call)
       local expected = of * math.max(ends - now, 0) / 60
       local most = math.min((expected + 3 * math.sqrt(expected)) * one, 0.95 * limit - own)
       local kept, room = math.floor(math.max(most, 0) + 0.5), limit - q[field] - cost
-      if kept > room and q[field] > own then
+      if kept > 0 and kept > room and q[field] > own then
         local root = (math.sqrt(9 + 4 * (room + 0.5) / one) - 3) / 2
         return reason, ends - root * root / of * 60, reason ~= 'rpd', 'first', kept, limit
       end

@@ -22,6 +22,7 @@ from keyrot_middleware.core.model import (
     Terms,
 )
 from keyrot_middleware.core.windows import (
+    FirstWindows,
     QuotaWindows,
     Slot,
     Spending,
@@ -258,3 +259,10 @@ def test_what_others_use_of_their_part_is_not_counted_here() -> None:
         assert quota.day_requests == used
     for one in (Reported("rpd", None, 3), Reported("rpd", 10), Reported("rpd", 10, 4)):
         assert one.for_part(0.5 if one.left is None or one.of is None else 1.0) == one
+
+
+def test_nothing_is_kept_for_first_calls_without_tokens() -> None:
+    """Although others use more of a limit than a minute has, since it refills all the time."""
+    first = FirstWindows(7, past=[0, 0, 3], past_tokens=[0, 0, 0])
+    quota = QuotaWindows(7, requests=1, tokens=200)
+    assert first.blocked_by_first(quota, Limits(tpm=100), 1, 50, 7 * 60 + 30.0) is None

@@ -44,22 +44,15 @@ class GoogleLimits:
             ConfigError: The endpoint that *environ* names is not allowed.
         """
         self._endpoint = google_endpoint(environ, "cloudquotas")
-        self._thread: threading.Thread | None = None
         self._warned = set[str]()
-        self.read_at = -inf
-        """When reading began last; may be set to have it begin again."""
-        self.is_on = True
+        self._read_at = -inf
 
     def tick(self, pool: Pool) -> None:
         """Begin to read, if it is time."""
         now = pool.clock.time()
-        if abs(now - self.read_at) < HOUR_S or (self._thread and self._thread.is_alive()):
-            return
-        self.read_at = now
-        self._thread = threading.Thread(
-            target=self.read, args=(pool,), name=f"keyrot-limits-{pool.name}", daemon=True
-        )
-        self._thread.start()
+        if abs(now - self._read_at) >= HOUR_S:
+            self._read_at, name = now, f"keyrot-limits-{pool.name}"
+            threading.Thread(target=self.read, args=(pool,), name=name, daemon=True).start()
 
     def read(self, pool: Pool) -> None:
         """Read the limits of all projects of *pool*; where that fails, warn once."""
@@ -76,14 +69,12 @@ class GoogleLimits:
                     found = listed_limits(read(project), tier)
                 except Unreadable as error:
                     failed[project], found = str(error), {}
-                if not self.is_on:
-                    return
                 if found:
                     pool.state.take_limits(project, found)
                     del failed[project]
         except Exception as error:  # the login, or no answer: the next project would get none
             failed = dict.fromkeys(failed, type(error).__name__)
-        if failed and self.is_on:
+        if failed:
             count, (project, why) = plural(len(failed), "project"), next(iter(failed.items()))
             self._warn(pool, f"{count} cannot be read ({project}: {why})", _PROJECTS_NEED)
 

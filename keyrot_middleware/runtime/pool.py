@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from math import inf
 from typing import Any, Protocol
 
 from .. import providers
@@ -491,8 +490,6 @@ class Refresher:
     def stop(self) -> None:
         """Stop the thread without waiting for it."""
         self._on = False
-        if self._limits is not None:
-            self._limits.is_on = False
         if self._exit is not None:
             self._exit.detach()
         self._pool.secrets.wake.set()
@@ -560,8 +557,6 @@ class Refresher:
         self._config = config
         self._pool.configured = configured
         self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)
-        if self._limits is not None:
-            self._limits.read_at = -inf
 
     def _renew(self) -> None:
         self._pool.settling = threading.Lock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -34,29 +33,6 @@ def around_fork(
     Both with *owner*, while it lives, and under the conditions of `after_fork`.
     """
     _preparations[owner] = before, after_in_parent
-
-
-def before_child_ends(owner: _T, work: Callable[[_T], object]) -> None:
-    """Call *work* with *owner* before this process ends, if it is a child of multiprocessing.
-
-    Such a child may end without exit handlers, whichever way it was started.
-
-    Args:
-        owner: It needs a `__weakref__`; if it is collected earlier, nothing is called.
-        work: Must not hold on to *owner*: a function of the class, not a bound method.
-    """
-    process = sys.modules.get("multiprocessing.process")
-    if process is None or process.parent_process() is None:
-        return
-    from multiprocessing.util import Finalize  # noqa: PLC0415 - only such a child has it anyway
-
-    held = weakref.ref(owner)
-
-    def call() -> None:
-        if (found := held()) is not None:
-            work(found)
-
-    Finalize(None, call, exitpriority=0)
 
 
 def _before() -> None:

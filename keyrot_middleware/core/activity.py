@@ -271,15 +271,6 @@ class ActivityBatch:
         if attempts:
             self._add_usage(record.at, attempts[-1].key_id, attempts[-1].project, amounts)
 
-    def add_cost(self, record: CallRecord, cost_usd: float | None) -> None:
-        """Add what a call cost that was sent before."""
-        if record.attempts and cost_usd:
-            served = record.attempts[-1]
-            amounts = 0, 0, nano_usd(cost_usd), 0
-            self._add_usage(record.at, served.key_id, served.project, amounts)
-            for entry in self._of_calls(record.model, record.workload):
-                self._count(int(record.at // 60), entry, (0, 0, 0, 0, 0, 0, *amounts))
-
     def _of_requests(self, key_id: str, project: str) -> tuple[str, ...]:
         return (key_id, project_entry(project)) if project else (key_id,)
 

@@ -81,27 +81,11 @@ class Activity:
         """Record a call that ended. Does not block, and may be called in a garbage collection."""
         self._new.append(record)
 
-    def send(self) -> None:
+    def send(self, *, priced: bool = True) -> None:
         """Count what is new, and send it to the state; what that does not take is dropped."""
         with self._lock:
-            self._count_new()
+            self._count_new(priced=priced)
             batch, self._batch = self._batch, self._new_batch()
-        if batch:
-            self._state.add_activity(rows_of(batch))
-
-    def send_last(self) -> None:
-        """Send what is new as the process ends: first the counts, then what the calls cost.
-
-        The list of prices may have to be imported for that, which can take longer than the exit
-        may wait.
-        """
-        with self._lock:
-            price, self._price = self._price, _no_price
-            unpriced = self._unpriced()
-        self.send()
-        batch = self._new_batch()
-        for record in unpriced:
-            batch.add_cost(record, price(record))
         if batch:
             self._state.add_activity(rows_of(batch))
 
@@ -130,17 +114,14 @@ class Activity:
         self.send()
         return self._log.failures(key_id)
 
-    def _unpriced(self) -> list[CallRecord]:
-        return [record for record in self._new if record.usage.cost_usd is None]
-
-    def _count_new(self) -> None:
+    def _count_new(self, *, priced: bool) -> None:
         """Count the new records; the lock is held."""
         new, batch = self._new, self._batch
         try:
             while new:
                 record = new.popleft()
                 cost = record.usage.cost_usd
-                if cost is None and record.usage is not NO_USAGE:
+                if priced and cost is None and record.usage is not NO_USAGE:
                     cost = self._price(record)
                 batch.add(record, cost)
         except Exception:

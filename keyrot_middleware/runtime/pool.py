@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 import threading
 import time
 import weakref
@@ -44,7 +45,7 @@ from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.waiting import WaitingLines
 from ..errors import KeyrotError, handle_internal_error, warn_safely
-from ..forks import after_fork, before_child_ends, time_left
+from ..forks import after_fork, time_left
 from ..keys_file import file_version
 from ..prices import PriceList, require_prices
 from ..providers.keys import hide_secrets
@@ -460,7 +461,6 @@ class Refresher:
         self._on = False
         self._lock = threading.Lock()
         self._is_last_turn = False
-        self._ends_with_child = False
         self._report_at, self._minute = 0.0, -1
         self._exit: weakref.finalize[..., Refresher] | None = None
         after_fork(self, Refresher._renew)
@@ -478,9 +478,6 @@ class Refresher:
 
     def keep_running(self) -> None:
         """Start the thread again if it has ended although nobody stopped it."""
-        if not self._ends_with_child:
-            self._ends_with_child = True
-            before_child_ends(self, Refresher.finish)
         if not self._on or self._thread.is_alive():
             return
         with self._lock, suppress(RuntimeError):  # no thread can be started
@@ -510,10 +507,10 @@ class Refresher:
             return None
         try:
             self._pool.settle_abandoned()
+            # As the process ends, nothing waits for the import of the list of prices.
+            self._pool.activity.send(priced=on or "genai_prices" in sys.modules)
             if not on:
-                self._pool.activity.send_last()
                 return None
-            self._pool.activity.send()
             self._report_values()
             if self._limits is not None:
                 self._limits.tick(self._pool)
@@ -561,7 +558,6 @@ class Refresher:
     def _renew(self) -> None:
         self._pool.settling = threading.Lock()
         self._lock = threading.Lock()
-        self._ends_with_child = False
         self._minute = -1
         if self._on:
             self.start()

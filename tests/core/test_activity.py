@@ -160,22 +160,6 @@ def test_calls_are_counted_by_workload_project_and_model_for_an_hour_and_a_day()
         assert (span.numbers(NOW)[-1], len(span.numbers(NOW))) == (NOW // slot_s, slots)
 
 
-def test_what_a_call_cost_may_be_added_later() -> None:
-    """As a process ends, its calls are sent before they are priced."""
-    log, batch = Log(), ActivityBatch()
-    log.add(call(NOW, ("a", None), usage=USAGE._replace(cost_usd=None)))
-    batch.add_cost(call(NOW), 0.5)
-    batch.add_cost(call(NOW, ("a", None)), None)
-    assert not batch
-    batch.add_cost(call(NOW, ("a", None)), 0.5)
-    assert batch
-    log.merge(batch)
-    found = log.view(["a"], NOW)
-    assert (found.today["a"].cost_usd, found.today["a"].input_tokens) == (0.5, 10)
-    assert len(found.calls) == 1
-    assert log.shares("model", HOUR, NOW)["m"][-4:] == [10, 5, 500_000_000, 4]
-
-
 def test_keys_of_a_large_pool_are_counted_for_an_hour_only() -> None:
     """So that ten thousand keys stay small; the pool and its workloads are counted for a day."""
     log = Log(is_large_pool=True)

@@ -128,15 +128,6 @@ client = httpx.Client(
     base_url=sys.argv[1], headers={"x-goog-api-key": "keyrot-pool"}, trust_env=False
 )
 """
-CHILD = f"""\
-def work():
-    {CALL}
-if __name__ == "__main__":
-    import multiprocessing
-    child = multiprocessing.get_context("fork").Process(target=work)
-    child.start()
-    child.join()
-"""
 WAIT = 'print("called", flush=True)\nsys.stdin.readline()\n'
 
 
@@ -172,17 +163,16 @@ def test_the_calls_of_short_programs_are_counted(
     assert calls_in(url) == 4
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("program", [BEGIN + CHILD, "import genai_prices\n" + BEGIN + CALL])
-def test_the_last_call_of_a_program_is_counted(
-    program: str, tmp_path: Path, gemini: FakeGemini, environment: dict[str, str]
+def test_the_last_call_of_a_program_is_priced(
+    tmp_path: Path, gemini: FakeGemini, environment: dict[str, str]
 ) -> None:
-    """A child of multiprocessing has no exit handlers; prices are there if imported in time."""
+    """Where the list of prices is imported by then."""
+    program = f"import genai_prices\n{BEGIN}{CALL}"
     env = {**environment, "KEYROT_STATE_URL": f"sqlite://{tmp_path}/state.sqlite3"}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, gemini.url]
     subprocess.run(command, env=env, timeout=PATIENCE_S, check=True)
     assert gemini.count("key_1") == 1
-    assert calls_in(env["KEYROT_STATE_URL"], is_priced="prices" in program) == 1
+    assert calls_in(env["KEYROT_STATE_URL"], is_priced=True) == 1
 
 
 def test_a_server_that_hangs_does_not_keep_a_program_alive(

@@ -12,12 +12,10 @@ from keyrot_middleware.testing.keys import (
     FakeKey,
     QuotaUsage,
     Style,
-    SystemClock,
     Tier,
     make_value,
 )
 from keyrot_middleware.testing.replies import Scripted
-from keyrot_middleware.testing.request import LoggedRequest, RequestLog
 from keyrot_middleware.testing.server import FakeServer, LoopbackServer
 from keyrot_middleware.testing.service import Service
 
@@ -42,8 +40,8 @@ class FakeGemini(FakeServer):
     """
 
     def __init__(self, clock: Clock | None = None, *, keep_log: int | None = None) -> None:
-        self._log = RequestLog(keep_log)
-        self._service = Service(clock or SystemClock(), self._log, lambda: self.url)
+        super().__init__(clock, keep_log)
+        self._service = Service(self.clock, self._log, self._keys, self._scripts, lambda: self.url)
         self._server = LoopbackServer(self._service.handle, self._service.upgrade)
 
     @property
@@ -92,21 +90,9 @@ class FakeGemini(FakeServer):
         """
         project = project or f"project-{label}"
         account = billing_account or f"billing-{project}"
-        key = self._service.keys.add(label, value or make_value(style), project, account, tier)
+        key = self._keys.add(label, value or make_value(style), project, account, tier)
         self.limit(project, rpm=rpm, tpm=tpm, rpd=rpd)
         return key
-
-    def remove_key(self, label: str) -> None:
-        """Delete a key; it is invalid from now on."""
-        self._service.keys.remove(label)
-
-    def key(self, label: str) -> FakeKey:
-        """Return the key with that label.
-
-        Raises:
-            KeyError: If there is no such key.
-        """
-        return self._service.keys.get(label)
 
     def limit(
         self,
@@ -125,11 +111,11 @@ class FakeGemini(FakeServer):
         """Return the usage of the key's project for a model in this minute and day."""
         project = self.key(label).project
         bucket = self._service.models.bucket(model)
-        return self._service.quotas.used(project, bucket, self._service.clock.time())
+        return self._service.quotas.used(project, bucket, self.clock.time())
 
     def spend(self, label: str, model: str, requests: int = 1, tokens: int = 0) -> None:
         """Count requests and tokens against the key's project as if they had been sent."""
-        project, clock = self.key(label).project, self._service.clock
+        project, clock = self.key(label).project, self.clock
         bucket = self._service.models.bucket(model)
         self._service.quotas.count(project, bucket, clock.time(), requests=requests, tokens=tokens)
 
@@ -143,37 +129,21 @@ class FakeGemini(FakeServer):
 
     # The answers.
 
-    def script(self, label: str, *replies: Scripted) -> None:
-        """Answer the next requests of a key with these, in order; then as usual.
-
-        Raises:
-            KeyError: If there is no such key.
-        """
-        self._service.scripts.next[self.key(label).label].extend(replies)
-
     def script_any(self, *replies: Scripted) -> None:
         """Answer the next requests of any key with these."""
-        self._service.scripts.next[None].extend(replies)
-
-    def always(self, label: str, reply: Scripted | None) -> None:
-        """Answer every request of a key with this until changed; None ends it.
-
-        Raises:
-            KeyError: If there is no such key.
-        """
-        self._service.scripts.set_default(self.key(label).label, reply)
+        self._scripts.next[None].extend(replies)
 
     def always_any(self, reply: Scripted | None) -> None:
         """Answer every request with this, whatever its key, until changed; None ends it."""
-        self._service.scripts.set_default(None, reply)
+        self._scripts.set_default(None, reply)
 
     def clear_scripts(self) -> None:
         """Remove all scripted replies."""
-        self._service.scripts.clear()
+        self._scripts.clear()
 
     def pending(self, label: str | None = None) -> int:
         """Return how many scripted replies of a key, or of any, are unused."""
-        return len(self._service.scripts.next.get(label, ()))
+        return len(self._scripts.next.get(label, ()))
 
     def answer(self, content: ModelAnswer | Callable[[dict[str, Any]], ModelAnswer] | None) -> None:
         """Set what models answer.
@@ -212,7 +182,7 @@ class FakeGemini(FakeServer):
             data: The bytes.
             name: Such as `files/abc` or `fileSearchStores/x/media/y`; empty: a new file.
         """
-        project, now = self.key(label).project, self._service.clock.time()
+        project, now = self.key(label).project, self.clock.time()
         return self._service.stored.add_file(project, data, name, now)
 
     def hold_operations(self, hold: bool = True) -> None:
@@ -225,41 +195,13 @@ class FakeGemini(FakeServer):
         Raises:
             KeyError: If there is no such operation.
         """
-        return self._service.stored.finish_operation(name, data, self._service.clock.time())
+        return self._service.stored.finish_operation(name, data, self.clock.time())
 
     def delay(self, seconds: float) -> None:
         """Set the delay before every answer, in real seconds; 0 by default."""
         self._service.latency_s = seconds
 
     # The requests.
-
-    @property
-    def log(self) -> list[LoggedRequest]:
-        """Every request so far, oldest first; a copy."""
-        return self._log.all()
-
-    def sent(self, label: str) -> int:
-        """Return how many requests came with a key.
-
-        Raises:
-            KeyError: If there is no such key.
-        """
-        return self._log.sent(self.key(label).label)
-
-    def count(self, label: str | None = None, **equal: object) -> int:
-        """Return how many requests came in all, or with a key, and with these field values.
-
-        Examples:
-            >>> gemini.count(status=429), gemini.count("free-1", verb="countTokens")
-
-        Raises:
-            AttributeError: If `LoggedRequest` has no such field.
-        """
-        if label is None and not equal:
-            return self._log.total()
-        wanted = equal if label is None else {"key": label, **equal}
-        requests = self._log.all()
-        return sum(all(getattr(r, name) == v for name, v in wanted.items()) for r in requests)
 
     def peak(self, label: str) -> int:
         """Return the highest number of concurrent requests and Live sessions of a key."""
@@ -277,10 +219,6 @@ class FakeGemini(FakeServer):
     def quota_reads(self) -> list[str]:
         """The projects whose quotas were listed, as Cloud Quotas lists them; a page each."""
         return list(self._service.quota_reads)
-
-    def wait_for(self, count: int, timeout: float = 60.0) -> bool:
-        """Wait until `count` requests came in all; return False if `timeout` seconds passed."""
-        return self._log.wait_for(count, timeout)
 
     def wait_idle(self, timeout: float = 60.0) -> bool:
         """Wait until no request is in flight and no Live session open.

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from keyrot_middleware.testing.keys import Clock, FakeKey, KeyRegistry, SystemClock
-from keyrot_middleware.testing.replies import JSON, Scripted, Scripts
-from keyrot_middleware.testing.request import LoggedRequest, RequestLog
+from keyrot_middleware.testing.keys import Clock, FakeKey
+from keyrot_middleware.testing.replies import JSON, Scripted
+from keyrot_middleware.testing.request import LoggedRequest
 from keyrot_middleware.testing.server import (
     FakeServer,
     Head,
@@ -93,8 +93,7 @@ class _FakeProvider(FakeServer):
 
     def __init__(self, clock: Clock | None = None, *, keep_log: int | None = None) -> None:
         """Open no port yet."""
-        self.clock: Clock = clock or SystemClock()
-        self._keys, self._log, self._scripts = KeyRegistry(), RequestLog(keep_log), Scripts()
+        super().__init__(clock, keep_log)
         self._limits: dict[str, dict[str, tuple[int, float]]] = {}
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
         self._stored: dict[str, tuple[str, Any]] = {}
@@ -128,39 +127,6 @@ class _FakeProvider(FakeServer):
         limits = self._limits.setdefault(project, {})
         limits |= {name: (of, period) for name, (of, period) in given.items() if of is not None}
         return self._keys.add(label, value, project, f"billing-{project}", "paid")
-
-    def remove_key(self, label: str) -> None:
-        """Delete a key; it is invalid from now on."""
-        self._keys.remove(label)
-
-    def key(self, label: str) -> FakeKey:
-        """Return the key with that label."""
-        return self._keys.get(label)
-
-    def script(self, label: str, *replies: Scripted) -> None:
-        """Answer the next requests of a key with these, in order; then as usual."""
-        self._scripts.next[self._keys.get(label).label].extend(replies)
-
-    def always(self, label: str, reply: Scripted | None) -> None:
-        """Answer every request of a key with this until changed; None ends it."""
-        self._scripts.set_default(self._keys.get(label).label, reply)
-
-    @property
-    def log(self) -> list[LoggedRequest]:
-        """Every request so far, oldest first; a copy."""
-        return self._log.all()
-
-    def count(self) -> int:
-        """Return how many requests came in all."""
-        return self._log.total()
-
-    def wait_for(self, count: int, timeout: float = 60.0) -> bool:
-        """Wait until `count` requests came in all; return False if `timeout` seconds passed."""
-        return self._log.wait_for(count, timeout)
-
-    def sent(self, label: str | None) -> int:
-        """Return how many requests came with a key; None: with no known one."""
-        return self._log.sent(label)
 
     # One request ----------------------------------------------------------------------------------
 

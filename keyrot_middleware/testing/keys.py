@@ -6,23 +6,21 @@ Source: docs/gemini-api.md#quota. The minute starts at :00, the day at midnight 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import secrets
 import string
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal, Protocol
-from zoneinfo import ZoneInfo
 
-from keyrot_middleware.core.model import Limits
+from keyrot_middleware.core.model import DEFAULT_ZONE, Limits
+from keyrot_middleware.core.windows import day_of, next_midnight
 from keyrot_middleware.providers.gemini.models import CURRENT_MODEL
 
 Tier = Literal["free", "paid"]
 Style = Literal["standard", "auth"]
 LimitName = Literal["rpm", "tpm", "rpd"]
-PACIFIC = ZoneInfo("America/Los_Angeles")
 _ALPHABET = string.ascii_letters + string.digits
 # Prefix and length of what follows: a standard key (AIza + 35) and an auth key (AQ. + 50).
 _SHAPES = {"standard": ("AIza", 35), "auth": ("AQ.", 50)}
@@ -190,9 +188,7 @@ def seconds_to_minute(now: float) -> float:
 
 def seconds_to_midnight(now: float) -> float:
     """Return the seconds from epoch `now` to the next midnight Pacific time."""
-    local = datetime.fromtimestamp(now, PACIFIC)
-    midnight = datetime.combine(local.date() + timedelta(days=1), dt.time(), PACIFIC)
-    return midnight.timestamp() - now
+    return next_midnight(now, DEFAULT_ZONE) - now
 
 
 class QuotaCounter:
@@ -254,7 +250,7 @@ class QuotaCounter:
             _add(self._current(project, bucket, now), requests, tokens)
 
     def _current(self, project: str, bucket: str, now: float) -> QuotaUsage:
-        minute, day = int(now // 60), datetime.fromtimestamp(now, PACIFIC).date().isoformat()
+        minute, day = int(now // 60), day_of(now, DEFAULT_ZONE)
         used = self._used.setdefault((project, bucket), QuotaUsage(minute, day))
         if used.minute != minute:
             used.minute, used.requests, used.tokens = minute, 0, 0

@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import Self
 
 from keyrot_middleware.errors import MissingExtraError
+from keyrot_middleware.testing.keys import Clock, FakeKey, KeyRegistry, SystemClock
 from keyrot_middleware.testing.live import LiveSession, WebSocket
-from keyrot_middleware.testing.replies import Then
+from keyrot_middleware.testing.replies import Scripted, Scripts, Then
+from keyrot_middleware.testing.request import LoggedRequest, RequestLog
 
 try:
     import h11
@@ -338,9 +340,74 @@ class LoopbackServer:
 
 
 class FakeServer:
-    """How a fake is started and stopped, and where it is."""
+    """A fake: how it is started and stopped, its keys, what it is told to answer, and its log."""
 
     _server: LoopbackServer
+
+    def __init__(self, clock: Clock | None, keep_log: int | None) -> None:
+        """Open no port yet."""
+        self.clock: Clock = clock or SystemClock()
+        self._keys, self._log, self._scripts = KeyRegistry(), RequestLog(keep_log), Scripts()
+
+    def key(self, label: str) -> FakeKey:
+        """Return the key with that label.
+
+        Raises:
+            KeyError: If there is no such key.
+        """
+        return self._keys.get(label)
+
+    def remove_key(self, label: str) -> None:
+        """Delete a key; it is invalid from now on."""
+        self._keys.remove(label)
+
+    def script(self, label: str, *replies: Scripted) -> None:
+        """Answer the next requests of a key with these, in order; then as usual.
+
+        Raises:
+            KeyError: If there is no such key.
+        """
+        self._scripts.next[self.key(label).label].extend(replies)
+
+    def always(self, label: str, reply: Scripted | None) -> None:
+        """Answer every request of a key with this until changed; None ends it.
+
+        Raises:
+            KeyError: If there is no such key.
+        """
+        self._scripts.set_default(self.key(label).label, reply)
+
+    @property
+    def log(self) -> list[LoggedRequest]:
+        """Every request so far, oldest first; a copy."""
+        return self._log.all()
+
+    def sent(self, label: str | None) -> int:
+        """Return how many requests came with a key; None: with no known one.
+
+        Raises:
+            KeyError: If there is no such key.
+        """
+        return self._log.sent(None if label is None else self.key(label).label)
+
+    def count(self, label: str | None = None, **equal: object) -> int:
+        """Return how many requests came in all, or with a key, and with these field values.
+
+        Examples:
+            >>> gemini.count(status=429), gemini.count("free-1", verb="countTokens")
+
+        Raises:
+            AttributeError: If `LoggedRequest` has no such field.
+        """
+        if label is None and not equal:
+            return self._log.total()
+        wanted = equal if label is None else {"key": label, **equal}
+        requests = self._log.all()
+        return sum(all(getattr(r, name) == v for name, v in wanted.items()) for r in requests)
+
+    def wait_for(self, count: int, timeout: float = 60.0) -> bool:
+        """Wait until `count` requests came in all; return False if `timeout` seconds passed."""
+        return self._log.wait_for(count, timeout)
 
     def start(self, port: int = 0) -> Self:
         """Open the port.

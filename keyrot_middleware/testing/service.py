@@ -229,15 +229,21 @@ class Service:
     Args:
         clock: The time of quota windows and timestamps.
         log: Records the requests.
+        keys: Those that it accepts.
+        scripts: Replies other than the usual ones.
         url: Returns the service's own address.
     """
 
-    def __init__(self, clock: Clock, log: RequestLog, url: Callable[[], str]) -> None:
-        self.clock = clock
-        self.log = log
-        self.keys = KeyRegistry()
+    def __init__(
+        self,
+        clock: Clock,
+        log: RequestLog,
+        keys: KeyRegistry,
+        scripts: Scripts,
+        url: Callable[[], str],
+    ) -> None:
+        self.clock, self.log, self.keys, self.scripts = clock, log, keys, scripts
         self.quotas = QuotaCounter()
-        self.scripts = Scripts()
         self.models = ModelCatalogue()
         self.answers = ModelAnswers()
         self.count_tokens: Callable[[dict[str, Any]], int] = count_tokens

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +27,7 @@ from ..providers.keys import display
 from ..telemetry.logs import format_time
 from ..testing import FakeAnthropic, FakeClock, FakeGemini, FakeOpenAI, LoggedRequest, Reply
 from ..testing.fake_openai import Flavor
+from ..testing.keys import Tier
 from .status import console, escape, table
 
 PROGRAM = Path(__file__).with_name("demo_program.py")
@@ -163,6 +164,9 @@ _KEPT = 1_000
 """Requests that are kept to be printed; the rest of a burst is counted."""
 
 
+Server = FakeGemini | FakeOpenAI | FakeAnthropic
+
+
 class Key(NamedTuple):
     """A key of the command line."""
 
@@ -187,20 +191,35 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool, provider: str = Gemini.
         KeyrotError: The port cannot be used.
     """
     parsed = parse(list(keys) or DEFAULT_KEYS)
-    if provider != Gemini.name:
-        return _fake_other(provider, port, parsed, quiet=quiet)
-    gemini = FakeGemini(keep_log=_KEPT)
-    for key_id, rpm, reply in parsed:
-        tier = "paid" if rpm is None else "free"
-        of = f"project-{key_id}".replace("_", "-")  # as Google allows
-        gemini.add_key(key_id, project=of, tier=tier, rpm=rpm, value=f"FAKE-{key_id}")  # type: ignore[arg-type]
-        if reply is not None:
-            gemini.always(key_id, Reply.all()[reply])
-    _run_server(gemini, port, lambda: _print_start(gemini, parsed), quiet=quiet)
+    server, values = _make_server(provider, parsed)
+    try:
+        server.start(port)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()  # that of the error has the address, too
+        raise KeyrotError(
+            f"port {port} of 127.0.0.1 cannot be used: {reason}; "
+            "choose another with --port, or --port 0 for any that is free"
+        ) from None
+    try:
+        _print_start(provider, server, parsed, values)
+        _serve(server, quiet=quiet)
+    except KeyboardInterrupt:
+        print(flush=True)
+    finally:
+        server.stop()
     return 0
 
 
-def _fake_other(provider: str, port: int, keys: list[Key], *, quiet: bool) -> int:
+def _make_server(provider: str, keys: list[Key]) -> tuple[Server, list[str]]:
+    """Return the fake of a provider, and the values of its keys."""
+    if provider == Gemini.name:
+        gemini = FakeGemini(keep_log=_KEPT)
+        for key_id, rpm, reply in keys:
+            tier: Tier = "paid" if rpm is None else "free"
+            gemini.add_key(key_id, tier=tier, rpm=rpm, value=f"FAKE-{key_id}")
+            if reply is not None:
+                gemini.always(key_id, Reply.all()[reply])
+        return gemini, [gemini.key(key.key_id).value for key in keys]
     known = (Gemini.name, FakeAnthropic.flavor, *get_args(Flavor))
     if provider not in known:
         hint = did_you_mean(provider, known)
@@ -213,46 +232,7 @@ def _fake_other(provider: str, port: int, keys: list[Key], *, quiet: bool) -> in
     for key in keys:
         if key.reply is not None:
             other.remove_key(key.key_id)
-
-    def start() -> None:
-        variable = providers.of(provider).variables[0]
-        print(f"Fake {providers.of(provider).title} API on {other.url}. Ctrl-C ends it.\n")
-        for key in keys:
-            limit = "no limit" if key.rpm is None else f"limit of {key.rpm} a minute"
-            print(f"  {key.key_id}  {limit if key.reply is None else 'always refused'}")
-        print("\nIn the terminal of your program:\n")
-        if name := providers.of(provider).base_url_variable:
-            print(f"export {name}={other.base_url}")
-        print(f"export KEYROT_ALLOWED_HOSTS={provider}={other.url}")
-        print(f"export {variable}S={','.join(values)}")
-        print("keyrot run app.py\n", flush=True)
-
-    _run_server(other, port, start, quiet=quiet)
-    return 0
-
-
-def _run_server(
-    server: FakeGemini | FakeOpenAI | FakeAnthropic,
-    port: int,
-    say: Callable[[], None],
-    *,
-    quiet: bool,
-) -> None:
-    try:
-        server.start(port)
-    except OSError as error:
-        reason = os.strerror(error.errno or 0).lower()  # that of the error has the address, too
-        raise KeyrotError(
-            f"port {port} of 127.0.0.1 cannot be used: {reason}; "
-            "choose another with --port, or --port 0 for any that is free"
-        ) from None
-    try:
-        say()
-        _serve(server, quiet=quiet)
-    except KeyboardInterrupt:
-        print(flush=True)
-    finally:
-        server.stop()
+    return other, values
 
 
 def parse(keys: Iterable[str]) -> list[Key]:
@@ -281,29 +261,35 @@ def parse(keys: Iterable[str]) -> list[Key]:
     return list(parsed.values())
 
 
-def _print_start(gemini: FakeGemini, keys: list[Key]) -> None:
+def _print_start(provider: str, server: Server, keys: list[Key], values: list[str]) -> None:
+    is_gemini = provider == Gemini.name
+    of = providers.of(Gemini.platform if is_gemini else provider)
     print(
-        f"Fake Gemini API on {gemini.url}. It needs no real key and no network. Ctrl-C ends it.\n"
+        f"Fake {of.title} API on {server.url}. It needs no real key and no network. Ctrl-C ends it."
     )
+    print()
     width = max(len(key.key_id) for key in keys)
     for key_id, rpm, reply in keys:
         limit = "no limit" if rpm is None else f"limit of {rpm} a minute, then a 429"
-        print(f"  {key_id:{width}}  {limit if reply is None else f'always {reply}'}")
-    print(f"\nModel: {CURRENT_MODEL}, or any other of Google's.")
-    print(f"OpenAI's protocol: {gemini.url}/v1beta/openai/")
+        always = f"always {reply}" if is_gemini else "always refused"
+        print(f"  {key_id:{width}}  {limit if reply is None else always}")
+    if is_gemini:
+        print(f"\nModel: {CURRENT_MODEL}, or any other of Google's.")
+        print(f"OpenAI's protocol: {server.url}/v1beta/openai/")
     print("\nIn the terminal of your program:\n")
-    print(f"export GOOGLE_GEMINI_BASE_URL={gemini.url}")
-    print(f"export KEYROT_ALLOWED_HOSTS={gemini.host}")
-    print(f"export GEMINI_API_KEYS={','.join(gemini.key(key.key_id).value for key in keys)}")
+    if of.base_url_variable:
+        print(f"export {of.base_url_variable}={server.base_url}")
+    print(f"export KEYROT_ALLOWED_HOSTS={server.host if is_gemini else f'{provider}={server.url}'}")
+    print(f"export {of.variables[-1]}S={','.join(values)}")
     if any(os.environ.get(name) for name in _PROXIES):
         print("export NO_PROXY=127.0.0.1")
     print("keyrot run app.py\n")
-    if [key.key_id for key in keys] != [f"key_{number}" for number in range(1, len(keys) + 1)]:
+    if is_gemini and [one.key_id for one in keys] != [f"key_{n + 1}" for n in range(len(keys))]:
         print("In your pool they are called key_1, key_2, … in this order.\n")
     sys.stdout.flush()
 
 
-def _serve(gemini: FakeGemini | FakeOpenAI | FakeAnthropic, *, quiet: bool) -> None:
+def _serve(gemini: Server, *, quiet: bool) -> None:
     while quiet:
         time.sleep(3600)
     printed = 0

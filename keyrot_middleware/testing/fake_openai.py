@@ -587,11 +587,6 @@ class FakeAnthropic(_FakeProvider):
     key_prefix = "sk-ant-api03-"
     api = re.compile(r"/v1/(.*)")
 
-    @property
-    def base_url(self) -> str:
-        """As for `Anthropic(base_url=…)`."""
-        return self.url
-
     def value_of(self, http: HttpRequest) -> str:
         """Return the key of a request."""
         return http.value("x-api-key") or http.value("authorization").removeprefix("Bearer ")

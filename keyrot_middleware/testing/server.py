@@ -453,3 +453,8 @@ class FakeServer:
     def url(self) -> str:
         """`http://127.0.0.1:PORT`, as for `HttpOptions(base_url=…)`."""
         return f"http://{self.host}"
+
+    @property
+    def base_url(self) -> str:
+        """As the SDK of the provider takes it."""
+        return self.url

@@ -7,7 +7,6 @@ their counts of tokens, only the rates are asked for, once an hour.
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -20,12 +19,10 @@ from typing import Any
 from .core.model import NO_BUDGET, Budget, Usage
 from .errors import MissingExtraError
 
-_log = logging.getLogger("keyrot_middleware")
-
 DEFAULT = "google"
 """The provider of the list whose prices count where none is named."""
 MODELS_KEPT = 1_000
-"""Models whose rates are kept, and unknown models that are logged."""
+"""Models whose rates are kept."""
 PERIOD_S = 3_600.0
 """Prices begin at full hours."""
 LONGEST_ANSWER = 65_536
@@ -107,7 +104,6 @@ class PriceList:
         """Import nothing yet."""
         self.is_installed = is_installed()
         self._models: dict[tuple[str, int, str, str], _ModelPrices | None] = {}
-        self._unknown: set[str] = set()
 
     def cost(
         self, usage: Usage, model: str, at: float, tier: str = "", provider: str = DEFAULT
@@ -128,10 +124,6 @@ class PriceList:
         served = usage.model or model
         prices = self._find(served, at, tier, provider) or self._find(model, at, tier, provider)
         if prices is None:
-            if served not in self._unknown and len(self._unknown) < MODELS_KEPT:
-                self._unknown.add(served)
-                text = "no price is known for model %r: its calls are not part of any cost"
-                _log.warning(text, served)
             return None
         cached = min(usage.cached_tokens or 0, tokens or 0)
         return prices.cost(tokens or 0, cached, output or 0, dict(usage.details))

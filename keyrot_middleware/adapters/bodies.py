@@ -259,21 +259,16 @@ def mixed_type(ours: type, *theirs: type) -> Any:
 # Bodies up to a bound ----------------------------------------------------------------------------
 
 
-async def read_bounded(pieces: Any) -> tuple[bytes, Any]:
+async def read_bounded(pieces: Any, most: int = LONGEST_BODY) -> tuple[bytes, Any]:
     """Return the beginning of a body, and what is left of it; None for nothing."""
     read, is_async = bytearray(), hasattr(pieces, "__anext__")
     while (piece := await anext(pieces, None) if is_async else next(pieces, None)) is not None:
         read += piece
-        if len(read) > LONGEST_BODY:
+        if len(read) > most:
             return bytes(read), pieces
     return bytes(read), None
 
 
 async def until_enough(pieces: Any) -> bytes:
     """Read as much of an error as is kept."""
-    read, is_async = bytearray(), hasattr(pieces, "__anext__")
-    while (piece := await anext(pieces, None) if is_async else next(pieces, None)) is not None:
-        read += piece[: ENOUGH - len(read)]
-        if len(read) == ENOUGH:
-            break
-    return bytes(read)
+    return (await read_bounded(pieces, ENOUGH))[0][:ENOUGH]

@@ -139,8 +139,8 @@ def _header(name: Any, text: Any, redact: Redact) -> tuple[Any, Any]:
     return _redact_value(name, hide), _redact_value(text, hide)
 
 
-def _redact_json(value: Any, redact: Redact) -> None:
-    """Redact a dict or list of JSON in place."""
+def _redact_items(value: Any, redact: Redact) -> None:
+    """Redact a dict or list in place, and those in it."""
     boxes, seen = [value], {id(value)}
     for box in boxes:  # which grows meanwhile
         for key in list(box) if isinstance(box, dict) else range(len(box)):
@@ -191,7 +191,7 @@ def _scrub_one(holder: Any, redact: Redact) -> None:
     for name, value in [*held.items()]:
         with suppress(Exception):
             if isinstance(value, dict | list):
-                _scrub_items(value, redact)
+                _redact_items(value, redact)
             elif (hidden := _redact_value(value, redact)) is not value:
                 held[name] = hidden
     with suppress(Exception):  # `request` raises where there is none
@@ -220,15 +220,6 @@ def scrub_head(response: Any, redact: Redact) -> Any:
     except Exception:
         handle_internal_error("adapters")
     return raw
-
-
-def _scrub_items(box: Any, redact: Redact) -> None:
-    """Redact the texts, bytes and headers in a dict or list, of one level."""
-    for key in list(box) if isinstance(box, dict) else range(len(box)):
-        if (hidden := _redact_value(box[key], redact)) is not box[key]:
-            box[key] = hidden
-        if isinstance(key, str) and (name := redact(key)) != key:
-            box[name] = box.pop(key)
 
 
 # Exceptions -------------------------------------------------------------------------------------
@@ -306,7 +297,7 @@ def _redact_link(link: BaseException, redact: Redact) -> None:
 def _said(value: Any, redact: Redact) -> Any:
     """Return what an exception says without keys; an object that prints one, as what it prints."""
     if isinstance(value, dict | list):
-        _redact_json(value, redact)
+        _redact_items(value, redact)
     elif not isinstance(value, str | bytes | tuple | int | float | BaseException | None):
         text = str(value)  # aiohttp has parsed messages there
         hidden = _redact_value(text, redact)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from dotenv import set_key
 from typer.core import TyperGroup
 
 from .. import __version__
@@ -248,6 +249,8 @@ def _init(
     ] = False,
 ) -> None:
     """Write a first keys.json and .env, from keys that you paste or from GEMINI_API_KEYS."""
+    from ..settings import read_env_file  # noqa: PLC0415 - each command loads what it needs
+
     keys_file, env_file = Path("keys.json"), Path(".env")
     if keys_file.exists() and not force:
         raise KeyrotError("keys.json exists; nothing was written. With --force, it is replaced")
@@ -257,13 +260,14 @@ def _init(
     lines = {f"GEMINI_KEY_key_{n}": value for n, value in enumerate(values, 1)}
     entries = [{"key_id": f"key_{n}"} for n in range(1, len(values) + 1)]
     try:
-        old = env_file.read_text("utf-8").rstrip("\n").split("\n") if env_file.exists() else []
-        kept = [line for line in old if _name(line) not in lines]
-        if len(kept) < len(old) and not force:
+        if lines.keys() & read_env_file(env_file).keys() and not force:
             raise KeyrotError(".env sets such keys; nothing was written. --force replaces them")
-        env = [*kept, *(f"{name}={value}" for name, value in lines.items())]
-        _write(env_file, "\n".join(env), 0o600)  # first: more lines than keys do no harm
-        _write(keys_file, json.dumps(entries, indent=2), 0o644)
+        env_file = env_file.resolve()
+        env_file.touch()
+        env_file.chmod(0o600)
+        for name, value in lines.items():
+            set_key(env_file, name, value, quote_mode="never")
+        keys_file.write_text(f"{json.dumps(entries, indent=2)}\n", "utf-8")
     except (OSError, UnicodeDecodeError) as error:
         text = getattr(error, "strerror", None) or ".env is not UTF-8"
         raise KeyrotError(f"keys.json was not written: {text}") from None
@@ -284,18 +288,6 @@ def _values(*, ask: bool) -> list[str]:
     if not found:
         raise KeyrotError("there is no key to write: set GEMINI_API_KEYS=first,second")
     return found
-
-
-def _name(line: str) -> str:
-    return line.partition("=")[0].strip().removeprefix("export ").strip()
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as stream:
-        stream.write(f"{text}\n")
-    new.replace(path.resolve())
 
 
 @app.command("fake")

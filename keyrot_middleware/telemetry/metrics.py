@@ -247,9 +247,6 @@ def _tokens(usage: Usage) -> tuple[tuple[str, int | None], ...]:
 
 # What each collection reports: the keys by state, the used quota, degradation ---------------------
 
-CACHE_S = 0.25
-"""The metrics of a collection are observed one after the other; one look serves all."""
-
 
 class QuotaUtilization(NamedTuple):
     """How much of one limit is used."""
@@ -278,19 +275,14 @@ class _Source:
         self, pool: str, read: Callable[[], Iterable[KeySnapshot]], is_degraded: Callable[[], bool]
     ) -> None:
         self.pool, self._look, self.is_degraded = pool, read, is_degraded
-        self._last: tuple[float, Sequence[KeySnapshot]] = (float("-inf"), ())
 
     def read(self) -> Sequence[KeySnapshot]:
         """Return how each key is; no lock is held, since the process may fork."""
-        at, keys = self._last
-        if time.monotonic() - at > CACHE_S:
-            try:
-                keys = tuple(self._look())
-            except Exception:
-                keys = ()
-                handle_internal_error("telemetry")
-            self._last = time.monotonic(), keys
-        return keys
+        try:
+            return tuple(self._look())
+        except Exception:
+            handle_internal_error("telemetry")
+            return ()
 
 
 class _Gauges:

@@ -79,10 +79,10 @@ def test_wrong_keys_are_errors(init: Init, value: str, message: str) -> None:
 def test_a_disk_that_takes_nothing_is_a_sentence(init: Init, monkeypatch: Any) -> None:
     """The files are as they were."""
 
-    def refuse(*_: Any) -> int:
+    def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied", ".env")
 
-    monkeypatch.setattr("keyrot_middleware.cli.app.os.open", refuse)
+    monkeypatch.setattr("keyrot_middleware.cli.app.set_key", refuse)
     done = init("--yes", GEMINI_API_KEYS="FAKE-1")
     message = "keyrot: keys.json was not written: Permission denied\n"
     assert (done.exit_code, done.output) == (1, message)

@@ -370,19 +370,21 @@ def forecast(rows: Sequence[Row], activity: Activity, now: float) -> dict[str, f
         for model in {*row.models, *(used.bucket for used in row.known.used)}:
             quotas.setdefault(model, {}).setdefault(quota_entry(name, model), []).append(row)
     counts = activity.last_hour([name for names in quotas.values() for name in names], now)
+
+    def ends(left: float, count: int) -> float:
+        return now + left * HOUR_S / count if count else inf
+
     found = {}
     for model, names in quotas.items():
-        left_in_pool = [0.0]
+        left_in_pool = []
         for name, users in names.items():
             left = min(_left_today(row, model) for row in users)
-            at = now + left * HOUR_S / counts[name] if counts[name] else inf
-            for row in users if at < end else ():
-                row.runs_out[model] = at
+            for row in users if ends(left, counts[name]) < end else ():
+                row.runs_out[model] = ends(left, counts[name])
             if any(_serves_before(end, row.models.get(model)) for row in users):
                 left_in_pool.append(left)
-        count = sum(counts[name] for name in names)
-        at = now + sum(left_in_pool) * HOUR_S / count if count else inf
-        if left_in_pool[1:] and at < end:
+        at = ends(sum(left_in_pool), sum(counts[name] for name in names))
+        if left_in_pool and at < end:
             found[model] = at
     return found
 

@@ -306,10 +306,6 @@ def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:
     assert (ran.returncode, "ENABLE_KEY_ROTATION" in ran.stderr) == (1, True)
 
 
-SUMMARY: dict[str, Any] = {"available": 40, "keys": 80, "models": {}}
-SUMMARY["last_hour"] = dict.fromkeys(("calls", "failed_calls", "requests", "failures", "waits"), 0)
-
-
 TWO_KEYS: list[dict[str, Any]] = [{"key_id": "one", "rpd": 2}, {"key_id": "two", "rpd": 2}]
 OTHER = "gemini-2.5-pro"
 

@@ -200,23 +200,6 @@ def test_a_call_links_to_its_trace() -> None:
     assert report(rig).attempts()["calls"][1]["trace_url"] is None
 
 
-def test_a_reset_says_what_it_did() -> None:
-    """What was forgotten, how the key is now, and where there was nothing to forget."""
-    rig = Rig(key("a", LIMITS), key("b"), max_wait_s=0, strategy="fill")
-    rig.will("a", minute("20s", value=5))
-    rig.call()
-    found = report(rig)
-    assert found.reset("b") == (
-        "key b is reset: there was no cooldown and no learned limit to forget; it is now: "
-        "available now"
-    )
-    done = found.reset("a")
-    assert done.startswith("key a is reset: the cooldown of its project (quota_minute) and 1 learn")
-    rig.will("a", invalid())
-    rig.call()
-    assert "the rejection (key_invalid) is forgotten" in found.reset("a")
-
-
 def test_only_what_is_allowed_is_offered() -> None:
     """A key that keys.json switches off is not enabled here; one without a value not disabled."""
     rig = Rig(key("a"), key("b"))

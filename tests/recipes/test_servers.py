@@ -48,9 +48,7 @@ def test_every_worker_has_the_pool(recipe: Recipe, port: int, args: tuple[str, .
 
 
 @pytest.mark.parametrize("more", [(), ("--preload",)], ids=["", "preload"])
-def test_four_workers_share_a_limit_in_a_file(
-    recipe: Recipe, port: int, more: tuple[str, ...]
-) -> None:
+def test_four_workers_share_a_limit_in_a_file(recipe, port, more) -> None:
     """Limit 20: of forty requests twenty are sent, whichever worker has them."""
     value = recipe.gemini.add_key("A", tier="paid").value
     keys = [{"key_id": "a", "rpd": 20}]

@@ -70,9 +70,7 @@ async def test_an_internal_error_never_reaches_the_call(
 
 @pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("way", ["sync", "async"])
-async def test_a_call_without_a_state_uses_the_pool_without_reservations(
-    rig: Rig, way: str
-) -> None:
+async def test_a_call_without_a_state_uses_the_pool_without_reservations(rig, way) -> None:
     """Each call still excludes failed keys; a lease without a reservation is not settled."""
     break_component(rig, "acquire")
     rig.script.clear()

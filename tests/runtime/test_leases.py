@@ -298,9 +298,7 @@ def test_a_stream_that_is_being_read_cannot_be_read_or_closed_beside(rig: Rig) -
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, RuntimeError])
-def test_any_exception_of_a_send_is_raised_and_settled(
-    rig: Rig, error: type[BaseException]
-) -> None:
+def test_any_exception_of_a_send_is_raised_and_settled(rig, error) -> None:
     """Only an SDK failure is a value; anything else is raised to the caller unchanged."""
 
     def send(_: Lease) -> Any:

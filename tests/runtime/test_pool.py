@@ -56,9 +56,7 @@ def test_the_home_key_is_the_single_key_or_the_first() -> None:
 
 
 @pytest.mark.parametrize("project", ["a", "web"])
-def test_a_key_replaced_in_its_store_is_available_at_once(
-    project: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_replaced_in_its_store_is_available_at_once(project, monkeypatch) -> None:
     """Neither a refusal of the old value nor of its project applies, whichever look-up found it."""
     rig = Rig(key("a", project=project))
     suspended = failure(403, "Permission denied: Consumer 'projects/1' has been suspended.")

@@ -12,7 +12,7 @@ from support.servers import wait_for
 
 from keyrot_middleware.core import flow, waiting
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Limits, Outcome
+from keyrot_middleware.core.model import Block, CallInfo, Lease, LeaseOutcome, Limits, Outcome
 from keyrot_middleware.runtime.pool import SystemClock
 from keyrot_middleware.state import MemoryState
 
@@ -138,6 +138,21 @@ def test_a_budget_ends_in_the_queue_too(way: str) -> None:
     rig.state.settle(lease, SUCCESS)
     assert sorted(callers.failed) == ["p", "q"]
     assert callers.waiting == 0
+
+
+def test_those_behind_let_the_front_go_first(way, monkeypatch) -> None:
+    """A call that wakes up by itself does not look before the front is late."""
+    late(monkeypatch, 0.1)
+    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
+    lease, lines, now = held(rig), rig.pool.waiting_lines, rig.pool.clock.time()
+    full = {"b": Block("rpm", now + 1.0, waitable=True)}
+    lines.join(waiting.Ticket(INFO), full, now + 1.0, lines.version)
+    callers = Callers(rig, way)
+    callers.begin("p")
+    rig.state.settle(lease, SUCCESS)
+    callers.end()
+    assert callers.served == ["p"]
+    assert rig.pool.clock.time() >= now + 1.1
 
 
 def test_a_reset_key_and_a_new_one_serve_waiting_calls(way: str) -> None:

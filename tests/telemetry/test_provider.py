@@ -33,9 +33,7 @@ def put(kind: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield lambda provider: setattr(module, variable, provider)
 
 
-def test_a_provider_is_used_soon_after_it_is_set(
-    kind: Any, put: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_provider_is_used_soon_after_it_is_set(kind, put, monkeypatch) -> None:
     """A call before it is not observed, one after it is, and one after its end is not."""
     monkeypatch.setattr(otel, "LOOK_S", 0.0)
     observer, provider = OBSERVERS[kind]("test"), kind(shutdown_on_exit=False)

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,9 +62,7 @@ def marked(name: str) -> set[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("check", [mypy, pyright])
-def test_mistakes_are_found_and_correct_uses_are_accepted(
-    check: Callable[..., set[tuple[str, int]]], tmp_path: Path
-) -> None:
+def test_mistakes_are_found_and_correct_uses_are_accepted(check, tmp_path) -> None:
     """A misspelt setting, a wrong type, a field that is not there; KeyPoolExhausted is a type."""
     assert len(marked("wrong.py")) == 13
     assert check(tmp_path, "right.py", "wrong.py") == marked("wrong.py")

@@ -1,6 +1,5 @@
 """install() and uninstall(): when, how often, with which keys, and without remains."""
 
-import inspect
 import logging
 import subprocess
 import sys
@@ -85,21 +84,6 @@ def test_the_environments_key_is_the_last_resort(gemini, pool, connect, monkeypa
     assert ask("sync", client) == "ok from A"
     gemini.always("A", Reply.QUOTA_DAY)
     assert ask("sync", client) == "ok from single"
-
-
-def test_the_patched_methods_look_like_the_sdks_own(pool) -> None:
-    names = ("__init__", "request", "request_streamed", "async_request", "async_request_streamed")
-
-    def looks() -> list[object]:
-        methods = [getattr(BaseApiClient, name) for name in names]
-        return [
-            (inspect.signature(m), inspect.iscoroutinefunction(m), m.__name__, m.__doc__)
-            for m in methods
-        ]
-
-    before = looks()
-    pool("A")
-    assert looks() == before
 
 
 def test_switched_off_or_without_a_key_nothing_is_patched(gemini, monkeypatch, caplog) -> None:

@@ -174,15 +174,6 @@ def test_a_forked_worker_refreshes_on_its_own(gemini, files) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_no_value_gets_into_the_environment(gemini, files) -> None:
-    """Child processes inherit the environment, so it must not contain a value of a store."""
-    before = dict(os.environ)
-    files.start("A")
-    files.put("A", "A_new")
-    wait_for(lambda: value_of("A") == gemini.key("A_new").value)
-    assert dict(os.environ) == before
-
-
 # Keys without a value ----------------------------------------------------------------------------
 
 

@@ -1,21 +1,19 @@
 """A shared state: services beside each other, and a server that fails."""
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from google.genai import errors
-from support.modes import MODES, ask, calls
+from support.modes import MODES, ask
 from support.servers import BINARIES, Server, free_port, wait_for
 from support.states import Faulty, degrading
 
 import keyrot_middleware
 from keyrot_middleware import KeyManager, KeyrotWarning
 from keyrot_middleware.state.memory import PAUSE_S
-from keyrot_middleware.testing import Reply
 
 
 class Shared:
@@ -66,30 +64,6 @@ def test_calls_succeed_without_the_shared_state(mode, gemini, shared, connect) -
     shared.is_back(mode, client)
     ask(mode, client)
     assert gemini.count(status=200) == 5
-
-
-@pytest.mark.parametrize("mode", ["sync", "async_stream"])
-def test_sixty_four_callers_over_a_state_that_comes_and_goes(mode, gemini, shared, connect) -> None:
-    """It hangs, serves, hangs: no call fails that an available key could serve."""
-    line = shared("A", "B", "C", seconds=lambda: time.monotonic() * 20)
-    gemini.always("A", Reply.KEY_INVALID)
-    gemini.always("B", Reply.QUOTA_DAY)
-    over = threading.Event()
-
-    def flap() -> None:
-        while not over.wait(0.2):
-            line.cut(hangs_s=0.2)
-            over.wait(0.2)
-            line.restore()
-
-    flapping = threading.Thread(target=flap)
-    flapping.start()
-    try:
-        answers = calls(mode, connect(), 320, at_once=64)
-    finally:
-        over.set()
-        flapping.join()
-    assert [answer for answer in answers if not isinstance(answer, str)] == []
 
 
 def test_a_server_that_is_not_there_at_install_is_no_error(gemini, pool, connect, caplog) -> None:

@@ -3,12 +3,8 @@
 import warnings
 from typing import Any
 
-import pytest
-
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted, KeyrotWarning
-from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.testing import FakeClock, FakeGemini
 
 MODEL = "gemini-2.5-flash"
 TERMS: dict[str, Any] = {"chat": {"first": True}, "nightly": {"share": 0.5}}
@@ -24,9 +20,7 @@ def calls(client: Any, most: int = 1_000) -> int:
     return most
 
 
-def test_a_batch_leaves_room_for_a_chat(
-    gemini: FakeGemini, clock: FakeClock, pool: Any, connect: Any
-) -> None:
+def test_a_batch_leaves_room_for_a_chat(gemini, clock, pool, connect) -> None:
     """Which has a key at once; the batch has the rest of the minute at its end."""
     pool({"key_id": "a", "rpm": 20}, max_wait_s=0, workloads=TERMS)
     client = connect()
@@ -44,9 +38,7 @@ def test_a_batch_leaves_room_for_a_chat(
     assert gemini.count() == 12 * 4 + 20
 
 
-def test_terms_come_from_the_environment(
-    pool: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_terms_come_from_the_environment(pool, connect, monkeypatch) -> None:
     """As JSON; a name like one of them is warned about once."""
     monkeypatch.setenv("KEYROT_WORKLOADS", '{"nightly": {"share": 0.5}}')
     pool({"key_id": "a", "rpm": 20}, max_wait_s=0)
@@ -61,13 +53,6 @@ def test_terms_come_from_the_environment(
     texts = [str(one.message) for one in caught if "nihgtly" in str(one.message)]
     assert len(texts) == 1
     assert 'Did you mean "nightly"?' in texts[0]
-
-
-def test_a_budget_of_a_workload_needs_prices(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """install() names the extra, and installs nothing."""
-    monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
-    with pytest.raises(ConfigError, match=r"usd of keys or workloads.*keyrot-middleware\[cost\]"):
-        pool({"key_id": "paid"}, workloads={"nightly": {"usd": {"day": 1}}})
 
 
 def test_a_workload_stops_at_its_budget(pool: Any, connect: Any) -> None:

@@ -128,18 +128,6 @@ def test_a_foreign_client_without_a_key_gets_none(spelling, make, foreign, pool)
         make(http_options={spelling: foreign.url})
 
 
-def test_the_placeholder_is_not_sent_to_a_foreign_host(foreign, pool, connect) -> None:
-    """It means no key, so none is sent: made before install(), after it, and in bypass()."""
-    options = {"client_options": foreign.http_options}
-    before = connect(keyrot_middleware.POOL_KEY, **options)
-    pool("A", "B")
-    calls("sync", before, 1)
-    calls("sync", connect(keyrot_middleware.POOL_KEY, **options), 1)
-    with keyrot_middleware.bypass():
-        calls("sync", before, 1)
-    assert [request.header_values(KEY) for request in foreign.log] == [[]] * 3
-
-
 def test_a_host_is_allowed_with_its_port(gemini, foreign, pool, connect) -> None:
     """Another port of the same machine is another host; a slash or capitals are the same one."""
     pool("A", "B", strategy="fill")

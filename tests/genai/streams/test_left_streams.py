@@ -14,6 +14,7 @@ from support.interactions import SDK_WARNINGS
 from support.modes import MODEL, STREAMS, run, skip_where_the_sdk_reconnects, spread
 from support.streams import REQUEST, collected
 
+from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
 pytestmark = [*SDK_WARNINGS, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -67,6 +68,7 @@ def leave(mode: str, way: str, client: Any, pool: Any, **asked: Any) -> None:
         if "interaction" in asked and way != "close":
             assert collected(pool)
         assert pool.ledger.under_way == {}
+    assert pool.ledger.kinds[-1] is LeaseOutcome.ABANDONED
 
 
 def _open(client: Any, asked: dict[str, Any]) -> Any:

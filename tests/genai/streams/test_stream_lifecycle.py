@@ -14,37 +14,6 @@ from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
 
-@pytest.mark.parametrize("mode", STREAMS)
-@pytest.mark.parametrize("way", ["close", "drop", "throw"])
-def test_an_abandoned_stream_is_settled_once(way, mode, pool, connect) -> None:
-    """Closed, dropped or thrown into: abandoned, and no key is penalized."""
-    pool("A")
-    client = connect()
-
-    def leave_sync() -> None:
-        stream = client.models.generate_content_stream(**REQUEST)
-        assert next(stream).text == "ok"
-        if way == "close":
-            stream.close()
-        elif way == "throw":
-            with pytest.raises(RuntimeError, match="the program's own"):
-                stream.throw(RuntimeError("the program's own"))
-
-    async def leave() -> None:
-        stream = await client.aio.models.generate_content_stream(**REQUEST)
-        assert (await anext(stream)).text == "ok"
-        if way == "close":
-            await stream.aclose()
-        elif way == "throw":
-            with pytest.raises(RuntimeError, match="the program's own"):
-                await stream.athrow(RuntimeError("the program's own"))
-
-    leave_sync() if mode == "sync_stream" else run(client, leave)
-    assert collected(pool) == [LeaseOutcome.ABANDONED]
-    assert pool.ledger.under_way == {}
-    assert not keyrot_middleware.status()["keys"]["A"]["in_cooldown"]
-
-
 @pytest.mark.parametrize("when", ["before", "between"])
 def test_an_async_stream_that_is_cancelled_is_settled_once(when, gemini, pool, connect) -> None:
     pool("A")
@@ -124,27 +93,3 @@ def test_uninstall_while_a_stream_is_open(mode, gemini, pool, connect) -> None:
             keyrot_middleware.uninstall()
     assert "".join(texts) == "ok from A"
     assert pool.ledger.kinds == [LeaseOutcome.SUCCESS]
-
-
-@pytest.mark.parametrize(("read", "aiohttp"), [("nothing", True), ("all", False)])
-def test_the_next_call_gets_the_key_of_a_closed_one(
-    read, aiohttp, pool, connect, no_aiohttp
-) -> None:
-    """`await stream.aclose()` releases the one slot of a key, twenty times."""
-    if not aiohttp:
-        no_aiohttp()
-    pool({"key_id": "A", "max_concurrency": 1}, max_wait_s=0)
-    client = connect()
-
-    async def twenty_times() -> None:
-        for _ in range(20):
-            stream = await client.aio.models.generate_content_stream(**REQUEST)
-            if read == "all":
-                async for _chunk in stream:
-                    pass
-            await stream.aclose()
-            for _ in range(20):  # the loop closes the SDK's generators
-                await asyncio.sleep(0)
-            assert (await client.aio.models.generate_content(**REQUEST)).text == "ok from A"
-
-    run(client, twenty_times)

@@ -35,6 +35,7 @@ from .runtime import (
 )
 from .runtime import session as _session
 from .runtime import workload as _workload
+from .runtime.first_token import FirstTokens
 from .runtime.google_limits import GoogleLimits
 from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidates
 from .secrets.cache import SecretCache
@@ -43,6 +44,7 @@ from .settings import (
     Config,
     SettingArguments,
     Settings,
+    deadlines_of,
     hide_keys,
     is_proxied,
     load,
@@ -406,6 +408,7 @@ def open_pool(
         secrets=secrets,
         policy=config.policy,
         next_models=next_models(config.settings.fallback_models),
+        first_tokens=FirstTokens(deadlines_of(config.settings), clock.time),
         observers=(TracingObserver(name, call_spans=config.settings.call_spans), log, *more),
         event_listeners=(log,),
         clock=clock,

@@ -27,6 +27,8 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 
 from . import providers
@@ -226,6 +228,15 @@ _CSV = (AfterValidator(lambda found: tuple(dict.fromkeys(found))), _split(","))
 _Whole = Annotated[int, Field(ge=0)]
 _Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 _SomeSeconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
+AUTO = -1.0
+"""As a deadline: by the model's median."""
+
+
+def _auto(value: object, seconds: ValidatorFunctionWrapHandler) -> Any:
+    return AUTO if value == "auto" else seconds(value)
+
+
+_Deadline = Annotated[_Seconds, WrapValidator(_auto)]
 
 
 class Workload(BaseModel):
@@ -238,6 +249,7 @@ class Workload(BaseModel):
     first: bool = False
     share: Use = 1.0
     usd: dict[UsdWindow, Usd] | None = None
+    first_token_s: _Deadline | None = None
 
 
 _WorkloadName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$")]
@@ -253,6 +265,14 @@ def terms_of(workloads: Mapping[str, Workload] | None) -> dict[str | None, Terms
         usd = budget(one.usd or {})
         found[name] = Terms(name, one.first, one.share, usd, "" if one.first else behind)
     return found
+
+
+def deadlines_of(settings: Settings) -> dict[str | None, float]:
+    """Return how long first tokens may take by workload, by None of all others; empty: for ever."""
+    found: dict[str | None, float] = {None: settings.first_token_s}
+    for name, one in (settings.workloads or {}).items():
+        found[name] = found[None] if one.first_token_s is None else one.first_token_s
+    return found if any(found.values()) else {}
 
 
 class Settings(BaseModel):
@@ -322,6 +342,10 @@ class Settings(BaseModel):
     """retries of one call after 5xx and connection errors"""
     max_wait_s: _Seconds = 65.0
     """longest wait of one call for a key; 0: never wait"""
+    first_token_s: Annotated[_Deadline, _Lower] = 0.0
+    """how long an attempt may show nothing until [another key or
+    model](waiting.md#the-first-token) takes over; `auto`: three times the model's median, at least
+    5; 0: no deadline"""
     cooldown_base_s: _SomeSeconds = 30.0
     """first cooldown if the server names no time; it doubles with each failure in a row"""
     cooldown_max_s: _SomeSeconds = 900.0
@@ -360,6 +384,8 @@ class WorkloadArguments(TypedDict, total=False):
     """At most this part of each limit."""
     usd: Mapping[UsdWindow, float]
     """At most so many dollars in each window."""
+    first_token_s: float | Literal["auto"]
+    """In place of the pool's."""
 
 
 class SettingArguments(TypedDict, total=False):
@@ -385,6 +411,7 @@ class SettingArguments(TypedDict, total=False):
     max_attempts: int | None
     max_retries: int | None
     max_wait_s: float | None
+    first_token_s: float | Literal["auto"] | None
     cooldown_base_s: float | None
     cooldown_max_s: float | None
     fallback_models: str | Sequence[str] | None

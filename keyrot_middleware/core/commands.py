@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from .model import NO_USAGE, CallInfo, Lease, Outcome, Reported, Unavailable, Usage
+from .model import NO_USAGE, CallInfo, Candidate, Lease, Outcome, Reported, Unavailable, Usage
 from .selection import RankedCandidates
 from .waiting import Ticket
 
@@ -117,6 +117,9 @@ class Driver(Protocol):
 
     async def send(self, command: Send) -> Reply:
         """Send the request. Failures are returned; what is raised is not the request's."""
+
+    async def is_available(self, info: CallInfo, keys: Sequence[Candidate]) -> bool:
+        """Return whether one of *keys* could serve a call now."""
 
     async def settle(self, command: Settle) -> float | None:
         """Settle a lease; return until when a cooldown lasts, epoch seconds."""

@@ -64,6 +64,8 @@ MODEL_FAILURES = frozenset(
     }
 )
 """The classes about one model of a key or project: another model may serve."""
+SLOW = "slow_first_token"
+"""The failure class of a request that was cut off, since it showed nothing until its deadline."""
 
 MAX_DELAY_S = 90_000.0
 """25 hours, the longest day; longer delays are clamped."""
@@ -143,7 +145,7 @@ class ParsedError(NamedTuple):
         return min(reported, default=None)
 
 
-Transport = Literal["", "connect", "reset", "timeout", "other"]
+Transport = Literal["", "connect", "reset", "timeout", "slow", "other"]
 Until = Callable[[ParsedError, float], float | None]
 
 
@@ -159,7 +161,7 @@ class FailureFacts:
     """The header Retry-After: seconds or an HTTP date."""
     transport: Transport = ""
     """`connect`: refused, no such host, nothing sent; `reset`: dropped before any response;
-    `timeout`: the caller's own deadline."""
+    `timeout`: the caller's own deadline; `slow`: cut off, since nothing had come."""
     headers: Mapping[str, Any] | None = None
     """All headers of the response, looked up in lower case; None: not known."""
 
@@ -366,6 +368,7 @@ FIRST_RULES = (
     Rule("connect", transport="connect", retry=True, sent=False),
     Rule("reset", transport="reset", retry=True),
     Rule("timeout", transport="timeout"),
+    Rule(SLOW, transport="slow", rotate=True),
     Rule("transport", transport="other"),
 )
 """Of every provider, before its own."""

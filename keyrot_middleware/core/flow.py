@@ -24,6 +24,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
+from typing import Any
 
 from .affinity import is_certain
 from .amounts import TokenScale
@@ -40,7 +41,7 @@ from .commands import (
     StreamEnd,
     StreamOpened,
 )
-from .failures import REJECTIONS, Classify, describe
+from .failures import REJECTIONS, SLOW, Classify, describe
 from .model import (
     HOME,
     Block,
@@ -203,6 +204,16 @@ class CallState:
     """The client was made with its home key; else that is only the first key of the pool."""
     not_allowed: tuple[Candidate, ...] = ()
     """The keys of the owner of its stored resources that it may not use."""
+    first_token_s: float | None = None
+    """How long an attempt may show nothing; `inf`: that is only measured; None: not even that."""
+    next_info: CallInfo | None = None
+    """The same call to the next model of its chain, for calls with a deadline."""
+    cut_off_s: float | None = None
+    """How long the current attempt may show nothing, likewise."""
+    goes_on: bool = False
+    """Cut off, it goes to the next model: there a key is available, here none is."""
+    deadline: Any = None
+    """What runs until the first event of the current attempt, for what reads its response."""
 
     @property
     def budget_s(self) -> float:
@@ -315,10 +326,14 @@ async def open_call(call: CallState, driver: Driver) -> Done | StreamOpened:
                 if owner_keys is not None and may_use_other_project(call, owner_keys, lease.blocks):
                     owner_keys = None
                     continue
+                if call.first_token_s is not None and _use_slow_keys(call):
+                    continue
                 await _wait_or_raise(call, driver, lease)
                 owner_keys = await _owner_keys(call, driver)  # keys may have changed meanwhile
                 continue
             call.leave_line()
+            if call.first_token_s is not None:
+                call.cut_off_s = await _cut_off_s(call, driver, lease, call.first_token_s)
             reply = await _attempt(call, driver, lease)
             if not isinstance(reply, Failed):
                 return reply
@@ -407,6 +422,42 @@ def _candidate_batches(
     return (offer,) if offer else ()
 
 
+async def _cut_off_s(call: CallState, driver: Driver, lease: Lease, limit_s: float) -> float:
+    """Return how long an attempt may show nothing: for ever, if nothing else could serve the call.
+
+    Keys for which other calls wait cannot.
+    """
+    call.goes_on, policy = False, call.policy
+    last = 0 < policy.max_attempts <= 1 + sum(a.verdict.rotate for a in call.attempts)
+    if limit_s == inf or last or call.waiting_lines.tickets:
+        return inf
+    excluded = {**call.excluded, lease.key_id: inf}
+    for info in filter(None, (call.info, call.next_info)):
+        for batch in call.selector.candidate_batches(info, excluded, driver.time(), 0.0, {}):
+            if await driver.is_available(info, [key for _, key in batch]):
+                call.goes_on = info is call.next_info
+                return limit_s
+        excluded = {}
+    return inf
+
+
+def _use_slow_keys(call: CallState) -> bool:
+    """Use keys again that were only slow, now without a deadline: no other can serve the call.
+
+    Raises:
+        BaseException: The next model can.
+    """
+    slow = {attempt.key_id for attempt in call.attempts if attempt.verdict.failure == SLOW}
+    if not slow or call.first_token_s == inf:
+        return False
+    if call.goes_on:
+        raise _with_attempt_notes(call)
+    call.first_token_s = inf
+    for key_id in slow:
+        call.excluded.pop(key_id, None)
+    return True
+
+
 async def _attempt(call: CallState, driver: Driver, lease: Lease) -> Reply:
     """Send once with *lease*; settle it, unless a stream is open."""
     call.sends += 1
@@ -471,6 +522,8 @@ def _release_capacity(call: CallState, lease: Lease, outcome: Outcome) -> None:
 
 def _failed_outcome(call: CallState, lease: Lease, failed: Failed, usage: Usage) -> Outcome:
     verdict = call.classify(failed.facts, call.info, call.failed_at, lease.at)
+    if verdict.failure == SLOW and lease.purses:
+        usage = Usage(lease.tokens)  # what it costs at least
     if lease.key_id.startswith(HOME):  # the client's own key: not managed by the pool
         verdict = replace(verdict, scope=Scope.NONE)
     return Outcome(LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT, verdict, usage)
@@ -667,7 +720,8 @@ def _final_error(call: CallState, unavailable: Unavailable | None) -> BaseExcept
         assert unavailable is not None  # noqa: S101 - narrows the type; nothing was tried
         return Exhausted(unavailable)
     verdict = call.attempts[-1].verdict
-    if not verdict.rotate or verdict.scope is Scope.NONE or verdict.exceeds_limit:
+    about_keys = verdict.scope is not Scope.NONE or verdict.failure == SLOW
+    if not (verdict.rotate and about_keys) or verdict.exceeds_limit:
         return _with_attempt_notes(call)
     tried = {
         attempt.key_id: Block(

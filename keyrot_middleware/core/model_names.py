@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf
 
-from .failures import MODEL_FAILURES
+from .failures import MODEL_FAILURES, SLOW
 from .flow import OVERLOADED, CallState
 from .model import LIMITED, CallInfo
 
@@ -68,14 +68,13 @@ _VERBS = ("generateContent", "streamGenerateContent", "chat", "text_completion")
 _NOT_FOUND = "model_not_found"
 """The failure class of a model that no project has."""
 _MISSING = frozenset({_NOT_FOUND, "model_withdrawn"})
-_ABOUT_THE_MODEL = MODEL_FAILURES | LIMITED | {OVERLOADED, _NOT_FOUND}
+_ABOUT_THE_MODEL = MODEL_FAILURES | LIMITED | {OVERLOADED, _NOT_FOUND, SLOW}
 """Failure classes and blocks that end or change with another model, as far as is known."""
 
 
 def may_fall_back(call: CallState) -> bool:
     """Return whether a call that has failed may go to another model."""
-    info = call.info
-    if call.delivered or info.bound_to_owner or info.verb not in _VERBS:
+    if call.delivered or not has_chain(call.info):
         return False
     verdicts = [attempt.verdict for attempt in call.attempts]
     if verdicts and not (verdicts[-1].rotate or verdicts[-1].failure in (OVERLOADED, _NOT_FOUND)):
@@ -86,9 +85,23 @@ def may_fall_back(call: CallState) -> bool:
     return not reasons.isdisjoint(_ABOUT_THE_MODEL)
 
 
+def has_chain(info: CallInfo) -> bool:
+    """Return whether a call is one that another model could serve."""
+    return not info.bound_to_owner and info.verb in _VERBS
+
+
 def is_missing(call: CallState) -> bool:
     """Return whether a call has failed since no project that was asked has its model."""
     return bool(call.attempts) and all(a.verdict.failure in _MISSING for a in call.attempts)
+
+
+def fallback_info(call: CallState, model: str) -> CallInfo:
+    """Return what the same request to another model is."""
+    return call.info._replace(
+        model=model,
+        tokens=call.scale.scaled(model, call.info.estimate),
+        models_tried=(*call.info.models_tried, call.info.model),
+    )
 
 
 def fallback_call(call: CallState, model: str) -> CallState:
@@ -101,13 +114,8 @@ def fallback_call(call: CallState, model: str) -> CallState:
         for attempt in call.attempts
         if attempt.verdict.rotate and attempt.verdict.failure not in _ABOUT_THE_MODEL
     }
-    info = call.info._replace(
-        model=model,
-        tokens=call.scale.scaled(model, call.info.estimate),
-        models_tried=(*call.info.models_tried, call.info.model),
-    )
     return CallState(
-        info,
+        fallback_info(call, model),
         call.selector,
         call.policy,
         call.scale,

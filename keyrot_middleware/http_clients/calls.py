@@ -34,6 +34,8 @@ from ..core.model import (
 )
 from ..core.model_names import (
     fallback_call,
+    fallback_info,
+    has_chain,
     is_missing,
     may_fall_back,
     stay_note,
@@ -420,6 +422,8 @@ class Call:
         """That of the current model."""
         self._error: Exception | None = None
         """That of the first model."""
+        if calls.pool.first_tokens.limits:
+            self._set_deadline()
 
     @property
     def stream(self) -> bool:
@@ -439,7 +443,7 @@ class Call:
             self._warn_of_missing(error, model)
         if model is None or not may_fall_back(call):
             return False
-        if any(mark in self.content for mark in self.provider.model_marks):
+        if self._stays:
             self._error.add_note(stay_note(call.info.model))
             return False
         if not self.send_to(model):
@@ -448,7 +452,27 @@ class Call:
             if link is not None:
                 link.__traceback__ = None
         self.call = fallback_call(call, model)
+        if call.goes_on:
+            self._error = None  # what the next model raises says more
+        if self.calls.pool.first_tokens.limits:
+            self._set_deadline()
         return True
+
+    @property
+    def _stays(self) -> bool:
+        """Whether only the model that the request names accepts it."""
+        return any(mark in self.content for mark in self.provider.model_marks)
+
+    def _set_deadline(self) -> None:
+        """Let the first token have a deadline, if the request may be sent twice."""
+        pool, call = self.calls.pool, self.call
+        info, after = call.info, pool.next_models.get(call.info.model)
+        bound = info.bound_to_owner or info.resources
+        if bound or not (info.model and info.idempotent):
+            return
+        call.first_token_s = pool.first_tokens.begin(info)
+        if after and has_chain(info) and not self._stays:
+            call.next_info = fallback_info(call, after)
 
     def _warn_of_missing(self, error: Exception, after: str | None) -> None:
         """Warn of a model of a chain that Google does not have."""

@@ -112,7 +112,7 @@ class EventReader:
             if line[5:].strip() == b"[DONE]":
                 self.is_over = True
             elif marks and not any(mark in line for mark in marks):
-                self._begun = True
+                self._begun = self._begun or b'"ping"' not in line
             else:
                 self._read_json(line[5:])
         elif len(self._other) < _LONGEST:

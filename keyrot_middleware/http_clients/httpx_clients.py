@@ -16,6 +16,7 @@ from ..adapters.bodies import AsyncTee, Tee, mixed_type, read_bounded
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub_head, without_key
 from ..runtime import sdk_call
+from ..runtime.first_token import Deadline
 from ..secrets import Secret
 from .calls import (
     Call,
@@ -100,7 +101,7 @@ class HttpxTransports(Library):
             request.url,
             headers=request.headers,  # from such they are not parsed
             stream=self._body(target.body, rest),
-            extensions=request.extensions,
+            extensions=_until_deadline(request.extensions, call.call.deadline),
         )
         url = call.write_key(key, sent.headers, target.url)
         if url != call.url:
@@ -208,6 +209,27 @@ class HttpxTransports(Library):
             outcome.last[2].read()
         response.extensions = {**response.extensions, "keyrot": outcome}
         return response
+
+
+def _until_deadline(extensions: Any, deadline: Any) -> Any:
+    """Return the extensions of a request of which a thread waits for the head until *deadline*.
+
+    A timeout of HTTP/2 would end other calls too. That of a body is read where the body begins.
+    """
+    if not isinstance(deadline, Deadline):
+        return extensions
+    given, timeout = extensions.get("trace"), dict(extensions.get("timeout") or {})
+    own = timeout.get("read")
+
+    def trace(event: str, info: Any) -> None:
+        if event == "http11.receive_response_headers.started":
+            timeout["read"] = min(deadline.seconds, inf if own is None else own)
+        elif event == "http11.receive_response_headers.complete":
+            timeout["read"] = own
+        if given is not None:
+            given(event, info)
+
+    return {**extensions, "timeout": timeout, "trace": trace}
 
 
 def _some(raw: list[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[str, str]:

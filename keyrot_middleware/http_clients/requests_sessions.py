@@ -39,6 +39,8 @@ class RequestsAdapters(Library):
         """Serve a pool, a program that reads responses itself (*stream*) or not."""
         super().__init__(calls, served)
         self._stream = stream
+        self.deadline: Any = None
+        """Of the next request that is sent."""
 
     def read(self, request: Any, timeout: Any, *, retries_5xx: bool) -> Any:
         """Return what to do with a prepared request; see `calls.read`."""
@@ -69,7 +71,7 @@ class RequestsAdapters(Library):
 
     def copy(self, call: Call, request: Any, key: Secret) -> Any:
         """Return the program's request with one key."""
-        target = call.target
+        target, self.deadline = call.target, call.call.deadline
         sent = request.copy()
         sent.method, sent.url = target.method, call.write_key(key, sent.headers, target.url)
         if call.stream:  # see httpx_clients.py
@@ -189,13 +191,31 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
 
         def send_once(one: Any) -> Any:
             try:
-                return once.send(one, *args, **kwargs)
+                if library.deadline is None or args:
+                    return once.send(one, *args, **kwargs)
+                return _send_until(library.deadline.seconds, once, one, kwargs)
             except Exception as error:
                 if hasattr(error, "request"):
                     error.request = request  # else it is the one with the key
                 raise
 
         return library.handle(found, request, send_once)
+
+
+def _send_until(seconds: float, adapter: Any, one: Any, given: dict[str, Any]) -> Any:
+    """Send a request of which this thread waits so long for the head."""
+    timeout = given.get("timeout")
+    connect, own = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+    by_urllib3 = isinstance(adapter, sys.modules["requests"].adapters.HTTPAdapter)
+    repeats = by_urllib3 and adapter.max_retries.total
+    if repeats or not by_urllib3 or not isinstance(own, int | float | None):
+        return adapter.send(one, **given)
+    seconds = min(seconds, inf if own is None else own)
+    response = adapter.send(one, **{**given, "timeout": (connect, seconds)})
+    socket = getattr(getattr(response.raw, "connection", None), "sock", None)
+    if socket is not None:  # it would hold for the body too
+        socket.settimeout(own)
+    return response
 
 
 def _without_key_retries(adapter: Any, codes: Any) -> Any:

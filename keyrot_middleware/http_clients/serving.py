@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any
 
 from ..adapters import transport_failure
@@ -172,6 +173,9 @@ class Library(ABC):
     async def _received(
         self, call: Call, response: Any, headers: Any, key: Secret, in_full: bool
     ) -> Any:
+        deadline = call.call.deadline
+        if deadline is not None and (self.status(response) >= 300 or not call.is_stream(headers)):
+            deadline.cancel()
         if self.status(response) >= 400:
             return self.failed(call, response, await self._said(response))
         if self.status(response) >= 300:
@@ -185,7 +189,7 @@ class Library(ABC):
         pieces, close = self.pieces(response)
         body = Body(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
         try:
-            await body.read_first()
+            await body.read_first(getattr(deadline, "at", inf))
             if not body.reader.failed_at_once:
                 return StreamOpened(body)
             said = await until_enough(body)

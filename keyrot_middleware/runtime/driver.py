@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
+from math import inf
 from typing import Any, TypeVar
 
 from ..core.commands import (
     Acquire,
     Command,
     Done,
+    Failed,
     Refresh,
     Reply,
     Send,
@@ -24,14 +27,16 @@ from ..core.commands import (
     StreamEnd,
     StreamOpened,
 )
-from ..core.failures import KEY_REJECTIONS
+from ..core.failures import KEY_REJECTIONS, FailureFacts
 from ..core.flow import CallState, Exhausted, open_call
-from ..core.model import NO_USAGE, Lease, LeaseOutcome, Outcome, Unavailable
+from ..core.model import NO_USAGE, CallInfo, Candidate, Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
+from ..core.windows import DAY_S
 from ..errors import handle_internal_error
 from ..telemetry import CallObserver, tell
 from ..telemetry.otel import current_trace_id
 from .activity import RunningCall
+from .first_token import Deadline
 from .pool import Pool, SystemClock, unreserved_lease
 
 _T = TypeVar("_T")
@@ -173,10 +178,21 @@ class SyncDriver:
     async def send(self, command: Send) -> Any:
         """Send the request."""
         self._record.send()
+        limit_s = self.call.cut_off_s
+        send = self._send_request if limit_s is None else partial(self._send_timed, limit_s)
         if self.observer is None:
-            return await self._send_request(command.lease)
-        work = partial(self._send_request, command.lease)
-        return await self._observed(command, partial(self._attached, work))
+            return await send(command.lease)
+        return await self._observed(command, partial(self._attached, partial(send, command.lease)))
+
+    async def _send_timed(self, limit_s: float, lease: Lease) -> Reply:
+        """Send a request, cut it off at its deadline, and note how long its first token takes."""
+        began, self.call.deadline = time.monotonic(), None
+        reply = await self._send_until(limit_s, lease)
+        if reply is None:
+            return Failed(FailureFacts(transport="slow"), TimeoutError("nothing came in time"))
+        if not isinstance(reply, Failed):
+            self._pool.first_tokens.measure(self.call.info, time.monotonic() - began)
+        return reply
 
     async def _attached(self, work: Callable[[], Awaitable[_T]]) -> _T:
         observer = self.observer
@@ -188,6 +204,11 @@ class SyncDriver:
             return await work()
         finally:
             observer.detach(token)
+
+    async def is_available(self, info: CallInfo, keys: Sequence[Candidate]) -> bool:
+        """Return whether one of *keys* could serve a call now; not if the state fails."""
+        blocks = await self._ask("get_blocks", self._pool.with_estimates(info), keys)
+        return blocks is not None and len(blocks) < len(keys)
 
     async def settle(self, command: Settle) -> float | None:
         """Settle a lease."""
@@ -314,6 +335,22 @@ class SyncDriver:
     async def _next(self, chunks: Any) -> Any:
         return next(chunks, None)
 
+    async def _send_until(self, limit_s: float, lease: Lease) -> Reply | None:
+        """Return the reply to a request; None if it was cut off.
+
+        A read that times out is over, so one of the cuts of this minute is held until then.
+        """
+        take, model = self._pool.first_tokens.take, self.call.info.model
+        if limit_s == inf or not take(model):
+            return await self._send_request(lease)
+        self.call.deadline = deadline = Deadline(limit_s)
+        reply = await self._send_request(lease)
+        failed = isinstance(reply, Failed) and reply.facts.transport == "timeout"
+        if failed and time.monotonic() >= deadline.at:
+            return None
+        take(model, -1)
+        return reply
+
     async def close(self, stream: Any) -> None:
         """Release the connection of a stream."""
         stream.close()
@@ -369,6 +406,24 @@ class AsyncDriver(SyncDriver):
 
     async def _next(self, chunks: Any) -> Any:
         return await anext(chunks)
+
+    async def _send_until(self, limit_s: float, lease: Lease) -> Reply | None:
+        """Return the reply to a request; None if it was cut off."""
+        loop, call = asyncio.get_running_loop(), self.call
+
+        def cut_off() -> None:
+            if self._pool.first_tokens.take(call.info.model):
+                scope.reschedule(loop.time())
+
+        try:
+            async with asyncio.timeout(None) as scope:
+                timer = call.deadline = loop.call_later(min(limit_s, DAY_S), cut_off)
+                try:
+                    return await self._send_request(lease)
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            return None
 
     async def close(self, stream: Any) -> None:
         """Release the connection of a stream."""

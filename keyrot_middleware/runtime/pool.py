@@ -56,6 +56,7 @@ from ..settings import Config, reread
 from ..state.base import State, StateThreads
 from ..telemetry import Observer, PoolEventListener
 from .activity import Activity
+from .first_token import NO_DEADLINES, FirstTokens
 from .google_limits import GoogleLimits
 from .rotations import report_values
 
@@ -124,6 +125,7 @@ class Pool:
     """The model that a request goes on to when no key can serve its own."""
     terms: Mapping[str | None, Terms] = field(default_factory=dict)
     """What each workload may use; None: calls of all others."""
+    first_tokens: FirstTokens = NO_DEADLINES
     tiers: frozenset[str] | None = None
     """The tiers of the keys that may serve its calls; None: all. It has no others."""
     allowed_origins: Mapping[str, frozenset[str]] = field(default_factory=dict)

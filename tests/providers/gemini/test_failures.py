@@ -77,6 +77,7 @@ TRANSPORT = [
     ("connect", Verdict("connect", retry=True, sent=False)),
     ("reset", Verdict("reset", retry=True)),
     ("timeout", Verdict("timeout")),
+    ("slow", Verdict("slow_first_token", rotate=True)),
     ("other", Verdict("transport")),
 ]
 

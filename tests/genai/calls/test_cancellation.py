@@ -5,10 +5,10 @@ import signal
 import threading
 
 import pytest
-from support.modes import MODES, ask, ask_async, run, spread
+from support.modes import ask, ask_async, run
 
 from keyrot_middleware.core.model import LeaseOutcome
-from keyrot_middleware.testing import FakeClock, Reply
+from keyrot_middleware.testing import Reply
 
 ASYNC = ("async", "async_stream")
 PATIENCE_S = 60.0
@@ -49,38 +49,6 @@ def test_ctrl_c_while_a_request_is_in_flight(mode, gemini, pool, connect, ctrl_c
     assert (gemini.count(), pool.ledger.kinds) == (1, [LeaseOutcome.ABANDONED])
     assert pool.ledger.under_way == {}
     assert ask(mode, client) == "ok from A"
-
-
-class InterruptingClock(FakeClock):
-    """A clock whose sleep is interrupted by Ctrl-C, or by a cancelled task."""
-
-    def sleep(self, seconds: float) -> None:
-        """Be interrupted."""
-        raise KeyboardInterrupt
-
-    async def asleep(self, seconds: float) -> None:
-        """Be cancelled."""
-        raise asyncio.CancelledError
-
-
-class TestWhileWaiting:
-    """Interrupts while the call waits for a key or before a retry."""
-
-    @pytest.fixture
-    def clock(self) -> FakeClock:
-        """Use a clock that interrupts every sleep."""
-        return InterruptingClock()
-
-    @pytest.mark.parametrize(
-        ("reply", "mode"), spread([Reply.OVERLOADED, Reply.QUOTA_MINUTE], MODES)
-    )
-    def test_an_interrupt_is_raised(self, mode, reply, gemini, pool, connect) -> None:
-        pool("A")
-        gemini.always("A", reply)
-        wanted = asyncio.CancelledError if mode in ASYNC else KeyboardInterrupt
-        with pytest.raises(wanted):
-            ask(mode, connect())
-        assert (gemini.count(), pool.ledger.kinds) == (1, [LeaseOutcome.FAILURE])
 
 
 @pytest.mark.parametrize("mode", ASYNC)

@@ -51,17 +51,6 @@ def test_a_stream_is_never_restarted(mode, name, gemini, pool, connect) -> None:
     assert pool.ledger.kinds == [LeaseOutcome.FAILURE]
 
 
-@pytest.mark.parametrize("mode", STREAMS)
-def test_a_key_that_failed_inside_a_stream_cools_down(mode, gemini, pool, connect) -> None:
-    """The 429 in the middle is raised to the caller, and the next call uses another key."""
-    pool("A", "B", strategy="fill")
-    gemini.script("A", Reply.QUOTA_MINUTE.in_stream(1))
-    texts, error = read(mode, connect())
-    assert (texts, getattr(error, "code", None)) == (["ok"], 429)
-    assert ask(mode, connect()) == "ok from B"
-    assert gemini.sent("A") == 1
-
-
 @pytest.mark.parametrize(
     "reply",
     [

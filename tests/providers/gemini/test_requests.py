@@ -519,9 +519,3 @@ def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
 @given(st.sampled_from(["get", "post", "patch", ""]), TEXTS | st.text("/:?v1{}files", max_size=30))
 def test_no_path_makes_it_raise(method: str, path: str) -> None:
     assert isinstance(parse_path(method, path).bound_to_owner, bool)
-
-
-@settings(deadline=None)
-@given(st.text(max_size=200), st.text(max_size=200))
-def test_more_text_never_costs_less(text: str, more: str) -> None:
-    assert estimate(body_of({"text": text})) <= estimate(body_of({"text": text + more}))

@@ -181,7 +181,14 @@ class AiohttpSessions(Library):
 
     def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
         """Return the bytes of a stream, decoded."""
-        return aiter(response.content.iter_any()), response.release
+        content = response.content
+
+        def release() -> None:
+            ours, response.content = response.content, content  # which has its own rest to be read
+            response.release()
+            response.content = ours
+
+        return aiter(content.iter_any()), release
 
     async def content(self, response: Any, headers: Any) -> bytes:
         """Read a response; aiohttp keeps what was read."""

@@ -83,10 +83,13 @@ def test_where_no_key_can_serve_the_response_says_why(gemini, pool) -> None:
     assert gemini.sent("A") == 1
 
 
+@pytest.mark.parametrize("error", [False, True])
 @pytest.mark.parametrize("way", ["readexactly", "readline", "iter_chunked"])
-def test_a_stream_is_read_in_each_way(way, gemini, pool) -> None:
-    """Its lease is settled with its end."""
+def test_a_stream_is_read_in_each_way(way, error, gemini, pool) -> None:
+    """Its lease is settled with its end, or with an error behind its first event."""
     pool("A")
+    if error:
+        gemini.script("A", Reply.EXHAUSTED.in_stream(1))
 
     async def post(session: aiohttp.ClientSession) -> bytes:
         url = f"{gemini.url}{STREAM}?alt=sse"
@@ -99,9 +102,13 @@ def test_a_stream_is_read_in_each_way(way, gemini, pool) -> None:
                 return await content.readexactly(5) + await content.read()
             return b"".join([data async for data in content.iter_chunked(3)])
 
-    lines = run(post).decode().splitlines()
-    assert "".join(text_of(json.loads(line[5:])) for line in lines if line) == "ok from A"
-    assert pool.ledger.kinds == [LeaseOutcome.SUCCESS]
+    said = run(post).decode()
+    events = said.partition('{\n  "error"')[0].splitlines()
+    assert "".join(text_of(json.loads(line[5:])) for line in events if line) == (
+        "ok" if error else "ok from A"
+    )
+    assert ("RESOURCE_EXHAUSTED" in said) is error
+    assert pool.ledger.kinds == [LeaseOutcome.FAILURE if error else LeaseOutcome.SUCCESS]
 
 
 def test_a_stream_that_is_left_ends_its_lease(gemini, pool) -> None:

@@ -153,8 +153,9 @@ class Clients:
             if retry is not None:
                 found = option(retry, "attempts")
                 attempts = _DEFAULT_ATTEMPTS if found is None else found
-            url, headers, call = http_request.url, http_request.headers, SdkCall(attempts=attempts)
-            return self._begin(client.api_key, url, headers, platform, call)
+            http_request.headers = headers = dict(http_request.headers)  # 1.x: those of the client
+            call = SdkCall(attempts=attempts)
+            return self._begin(client.api_key, http_request.url, headers, platform, call)
         except Exception:
             handle_internal_error("genai")
             return None
@@ -367,7 +368,7 @@ def _raise_exhausted(response: Any) -> None:
 
 
 def made_error(wrapped: Callable[..., Any], _owner: Any, args: Any, kwargs: Any) -> Any:
-    """Wrap what makes the exceptions of Interactions: as `raise_error`, but it returns them."""
+    """Wrap what makes the exceptions of Interactions, as `raise_error`."""
     error, inner = wrapped(*args, **kwargs), (*args, *kwargs.values())[0]
     if error is inner:
         return error
@@ -375,7 +376,8 @@ def made_error(wrapped: Callable[..., Any], _owner: Any, args: Any, kwargs: Any)
     if outcome is not None and outcome.no_key is not None:
         from .exhausted import exhausted  # noqa: PLC0415 - it imports the SDK
 
-        return exhausted(outcome.no_key, _api_error(outcome.last), outcome.notes, error)
+        last = wrapped(outcome.last[2]) if outcome.last is not None else None
+        raise exhausted(outcome.no_key, last, outcome.notes, error)  # `from None` drops a cause
     notes: Any = getattr(inner, "__notes__", ()) if outcome is None else outcome.notes
     for note in notes:
         error.add_note(note)

@@ -298,7 +298,7 @@ def _fake(
     key: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ID[=RPM|REPLY]",
+            metavar="ID[=RPM[/RPD]|REPLY]",
             help="A key, and its limit or the reply it always gets; may be repeated.",
         ),
     ] = None,

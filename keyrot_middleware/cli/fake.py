@@ -156,7 +156,10 @@ def _server() -> Iterator[tuple[FakeGemini, Path]]:
 
 
 DEFAULT_KEYS = (f"key_1={FREE_RPM}", f"key_2={FREE_RPM}", "key_3")
-_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(?:([1-9][0-9]{0,8})|([A-Za-z][A-Za-z0-9_]*)))?")
+_NUMBER = "([1-9][0-9]{0,8})"
+_KEY = re.compile(
+    rf"([A-Za-z_][A-Za-z0-9_]*)(?:=(?:{_NUMBER}(?:/{_NUMBER})?|([A-Za-z][A-Za-z0-9_]*)))?"
+)
 _REPLIES = {"REVOKED": "KEY_INVALID", "EXPIRED": "KEY_EXPIRED", "LEAKED": "KEY_LEAKED"}
 """What a key may be called, and the reply that it then gets."""
 _PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -172,6 +175,7 @@ class Key(NamedTuple):
 
     key_id: str
     rpm: int | None
+    rpd: int | None
     reply: str | None
     """The name of the reply to all of its requests, if not the usual one."""
 
@@ -181,8 +185,8 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool, provider: str = Gemini.
 
     Args:
         port: Of 127.0.0.1; 0: any free one.
-        keys: `ID`, `ID=RPM` or `ID=REPLY`, in any case, or `ID=revoked`; none: three keys, two
-            of them with 5 requests a minute.
+        keys: `ID`, `ID=RPM`, `ID=RPM/RPD` or `ID=REPLY`, in any case, or `ID=revoked`; none: three
+            keys, two of them with 5 requests a minute. RPD is of Gemini alone.
         quiet: Print no requests.
         provider: Whose API it is.
 
@@ -191,7 +195,7 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool, provider: str = Gemini.
         KeyrotError: The port cannot be used.
     """
     parsed = parse(list(keys) or DEFAULT_KEYS)
-    server, values = _make_server(provider, parsed)
+    server, values = make_server(provider, parsed)
     try:
         server.start(port)
     except OSError as error:
@@ -210,13 +214,15 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool, provider: str = Gemini.
     return 0
 
 
-def _make_server(provider: str, keys: list[Key]) -> tuple[Server, list[str]]:
+def make_server(provider: str, keys: list[Key]) -> tuple[Server, list[str]]:
     """Return the fake of a provider, and the values of its keys."""
     if provider == Gemini.name:
         gemini = FakeGemini(keep_log=_KEPT)
-        for key_id, rpm, reply in keys:
+        for key_id, rpm, rpd, reply in keys:
+            project = f"project-{key_id}".replace("_", "-")  # as Google allows
             tier: Tier = "paid" if rpm is None else "free"
-            gemini.add_key(key_id, tier=tier, rpm=rpm, value=f"FAKE-{key_id}")
+            value = f"FAKE-{key_id}"
+            gemini.add_key(key_id, project=project, tier=tier, rpm=rpm, rpd=rpd, value=value)
             if reply is not None:
                 gemini.always(key_id, Reply.all()[reply])
         return gemini, [gemini.key(key.key_id).value for key in keys]
@@ -245,9 +251,11 @@ def parse(keys: Iterable[str]) -> list[Key]:
     for text in keys:
         match = _KEY.fullmatch(text)
         if match is None:
-            allowed = "ID, ID=RPM or ID=REPLY, such as free_1, free_1=5 or bad_1=revoked"
+            allowed = (
+                "ID, ID=RPM, ID=RPM/RPD or ID=REPLY, such as free_1, free_1=5 or bad_1=revoked"
+            )
             raise ConfigError(f"--key: found {display(text)}; allowed: {allowed}")
-        name, rpm, reply = match.groups()
+        name, rpm, rpd, reply = match.groups()
         if reply is not None:
             replies = Reply.all()
             known = _REPLIES.get(reply.upper(), reply.upper())
@@ -257,7 +265,8 @@ def parse(keys: Iterable[str]) -> list[Key]:
             reply = known
         if name in parsed:
             raise ConfigError(f"--key: {name} was given twice; give each key an id of its own")
-        parsed[name] = Key(name, int(rpm) if rpm else None, reply)
+        a_minute, a_day = (int(number) if number else None for number in (rpm, rpd))
+        parsed[name] = Key(name, a_minute, a_day, reply)
     return list(parsed.values())
 
 
@@ -269,8 +278,9 @@ def _print_start(provider: str, server: Server, keys: list[Key], values: list[st
     )
     print()
     width = max(len(key.key_id) for key in keys)
-    for key_id, rpm, reply in keys:
-        limit = "no limit" if rpm is None else f"limit of {rpm} a minute, then a 429"
+    for key_id, rpm, rpd, reply in keys:
+        a_day = "" if rpd is None else f" and {rpd} a day"
+        limit = "no limit" if rpm is None else f"limit of {rpm} a minute{a_day}, then a 429"
         always = f"always {reply}" if is_gemini else "always refused"
         print(f"  {key_id:{width}}  {limit if reply is None else always}")
     if is_gemini:

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cli.conftest import Keyrot
 from typer.testing import CliRunner
 
 from keyrot_middleware.cli import OTHER_COMMANDS
 from keyrot_middleware.cli.app import app
-from keyrot_middleware.cli.fake import parse
+from keyrot_middleware.cli.fake import make_server, parse
 
 PROGRAM = """
 from google import genai
@@ -81,7 +82,7 @@ def test_a_port_in_use_is_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("a=-",), 'found "a=-"; allowed: ID, ID=RPM or ID=REPLY'),
+        (("a=-",), 'found "a=-"; allowed: ID, ID=RPM, ID=RPM/RPD or ID=REPLY'),
         (("a=SPEND_RATES",), "no reply SPEND_RATES; docs/testing.md has them. Did you mean"),
         (("bad=revokd",), "Did you mean"),
         (("a=0",), 'found "a=0"; allowed'),
@@ -98,6 +99,19 @@ def test_a_key_can_get_the_same_reply_always() -> None:
     """In words of people; the names of replies go in any case."""
     keys = parse(["bad=revoked", "old=expired", "slow=spend_rate", "free=5"])
     assert [key.reply for key in keys] == ["KEY_INVALID", "KEY_EXPIRED", "SPEND_RATE", None]
+
+
+def test_a_key_can_have_limits_that_cloud_quotas_lists() -> None:
+    """Of a minute and a day; its project has a name that Google allows."""
+    path = "/v1/projects/project-key-1/locations/global/services/"
+    server, _ = make_server("gemini", parse(["key_1=5/40"]))
+    with server:
+        pages = [
+            httpx.get(f"{server.url}{path}generativelanguage.googleapis.com/quotaInfos?{page}").text
+            for page in ("pageToken=0", "pageToken=1")
+        ]
+    assert ['"value": "5"' in page for page in pages] == [False, True]
+    assert ['"value": "40"' in page for page in pages] == [True, False]
 
 
 def test_reset_completes_key_ids(keyrot: Keyrot) -> None:

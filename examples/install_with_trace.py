@@ -1,4 +1,4 @@
-"""install() at start-up, and the spans of one call as a tree.
+"""install() at start-up, and the spans of one call.
 
 Needs the extra `otlp` (the OpenTelemetry SDK). If your program already sets a tracer provider,
 install() is all you need.
@@ -13,7 +13,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import keyrot_middleware
-from keyrot_middleware.testing.span_tree import format_tree
 
 
 def main() -> None:
@@ -27,7 +26,10 @@ def main() -> None:
     client = genai.Client()
     answer = client.models.generate_content(model="gemini-flash-latest", contents="Say hello.")
     print(answer.text)
-    print(format_tree(spans.get_finished_spans(), durations=True))
+    for span in sorted(spans.get_finished_spans(), key=lambda one: one.start_time or 0):
+        print(f"{'  ' if span.parent else ''}{span.name}  {span.status.description or 'ok'}")
+        for name, value in (span.attributes or {}).items():
+            print(f"      {name}={value}")
 
 
 if __name__ == "__main__":

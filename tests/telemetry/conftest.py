@@ -9,10 +9,10 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from support.span_tree import format_attribute, format_tree
 
 from keyrot_middleware.errors import raise_internal_errors
 from keyrot_middleware.telemetry.tracing import TracingObserver
-from keyrot_middleware.testing.span_tree import format_attribute, format_tree
 
 
 class RecordedSpans:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..telemetry import semconv
+from keyrot_middleware.telemetry import semconv
 
 FormatAttribute = Callable[[str, Any], str | None]
 """Formats one attribute; returns None to omit it."""

@@ -13,12 +13,11 @@ import logging
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, unquote, urlsplit
@@ -33,8 +32,6 @@ READ_TIMEOUT_S = 4.0
 """For one request."""
 MAX_CONCURRENCY = 10
 MAX_PAGES = 100
-MAX_VERSIONS = 20
-"""Older versions in which the value before is looked for."""
 CHANGED = "it has another value meanwhile; nothing was written"
 _WORD = re.compile(r"\w{1,60}", re.ASCII)
 
@@ -100,10 +97,10 @@ class RemoteStore(ABC):
             Unreadable: Another version is the current one.
         """
 
-    def older(self, client: Any, name: str, version: str) -> Iterable[str]:
-        """Return the versions before *version*, the latest first."""
+    def version_before(self, client: Any, name: str, version: str) -> str:
+        """Return the version before *version*; "": there is none."""
         del client, name
-        return map(str, range(int(version or 0) - 1, 0, -1))
+        return str(int(version) - 1) if version not in ("", "1") else ""
 
     def server_of(self, name: str) -> str:
         """Return which server has a secret; where it fails, no other of its secrets is read."""
@@ -152,12 +149,12 @@ class RemoteStore(ABC):
         name = _name_in(place)
 
         def work(client: Any) -> Secret | None:
-            _, version = self.read(client, name)
-            for one in islice(self.older(client, name, version), MAX_VERSIONS):
-                with suppress(Unreadable):  # it was deleted
-                    found = _key_in(self.read(client, name, one)[0], place, key_id)
-                    if isinstance(found, Secret) and found != current:
-                        return found
+            before = self.version_before(client, name, self.read(client, name)[1])
+            if not before:
+                return None
+            with suppress(Unreadable):  # it was deleted
+                found = _key_in(self.read(client, name, before)[0], place, key_id)
+                return found if isinstance(found, Secret) and found != current else None
             return None
 
         return self._try(work, key_id, place)
@@ -469,10 +466,10 @@ class AwsStore(RemoteStore):
             "VersionId", ""
         )
 
-    def older(self, client: Any, name: str, version: str) -> Iterable[str]:
+    def version_before(self, client: Any, name: str, version: str) -> str:
         """Return the label of the version before."""
         del client, name, version
-        return ("AWSPREVIOUS",)
+        return "AWSPREVIOUS"
 
     def write(self, client: Any, name: str, stored: Stored, version: str) -> None:
         """Add a version, and make it the current one if *version* still is."""
@@ -567,12 +564,12 @@ class AzureStore(RemoteStore):
         found = self._call(client, name, "get_secret", secret, version or fixed or None)
         return found.value or "", found.properties.version
 
-    def older(self, client: Any, name: str, version: str) -> Iterable[str]:
-        """Return the versions before *version*, the latest first."""
+    def version_before(self, client: Any, name: str, version: str) -> str:
+        """Return the version before *version*; "": there is none."""
         secret = name.split("/")[1]
         found = self._call(client, name, "list_properties_of_secret_versions", secret)
         ids: list[str] = [one.version for one in sorted(found, key=lambda one: one.created_on)]
-        return reversed(ids[: ids.index(version)])
+        return ["", *ids][ids.index(version)]
 
     def write(self, client: Any, name: str, stored: Stored, version: str) -> None:
         """Add a version; Key Vault compares nothing."""

@@ -55,7 +55,7 @@ from .state import State, open_state
 from .telemetry import Observer
 from .telemetry.logs import LogObserver
 from .telemetry.metrics import MetricsObserver
-from .telemetry.otel import set_up_otlp_export
+from .telemetry.otel import OtlpExport
 from .telemetry.tracing import TracingObserver
 
 _SHOWN = 3
@@ -119,8 +119,6 @@ def install(
         pool = open_pool(config, clock or SystemClock(), metrics, on_event=on_event)
         _close()
         try:
-            if config.settings.tracing == "otlp" and pool is not None:
-                set_up_otlp_export()
             _warn(*bypasses(config))
         except BaseException:
             if pool is not None:
@@ -396,7 +394,7 @@ def open_pool(
             _warn(text)
         return None
     name = config.settings.pool
-    log = LogObserver(name)
+    log, export = LogObserver(name), (OtlpExport(),) if config.settings.tracing == "otlp" else ()
     pool = Pool(
         name=name,
         selector=selector,
@@ -409,7 +407,11 @@ def open_pool(
         policy=config.policy,
         next_models=next_models(config.settings.fallback_models),
         first_tokens=FirstTokens(deadlines_of(config.settings), clock.time),
-        observers=(TracingObserver(name, call_spans=config.settings.call_spans), log, *more),
+        observers=(
+            *export,
+            TracingObserver(name, call_spans=config.settings.call_spans),
+            *(log, *more),
+        ),
         event_listeners=(log,),
         clock=clock,
         last_resorts=config.last_resorts,

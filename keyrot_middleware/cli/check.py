@@ -35,7 +35,7 @@ from ..settings import (
     load,
 )
 from ..telemetry.logs import format_time
-from ..telemetry.otel import DeferredOtlpExport
+from ..telemetry.otel import OtlpExport
 from .status import console, escape, open_configured, table
 
 MAX_TEXT = 200
@@ -88,7 +88,7 @@ def _make_report(config: Config, *, live: bool, model: str | None) -> dict[str, 
     state, known = _look_at_state(config, secrets, problems)
     try:
         if config.settings.tracing == "otlp":
-            DeferredOtlpExport()
+            OtlpExport()
         open_receivers(None, config.settings.alerts, ())
         warnings += doubts(config, secrets)
     except ConfigError as error:

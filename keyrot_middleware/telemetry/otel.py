@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import format_trace_id, get_current_span
+from opentelemetry.trace import ProxyTracerProvider, format_trace_id, get_current_span
 
 from ..core.model import CallInfo
 from ..errors import MissingExtraError
@@ -78,63 +78,44 @@ class CurrentProvider(Generic[T]):
         return created
 
 
-def set_up_otlp_export() -> bool:
-    """Set a provider up; the standard OTEL_* variables control endpoint and sampling.
+class OtlpExport:
+    """Sets a tracer provider up at the first call, unless the program has one by then.
 
-    Spans are flushed when the program ends. A provider set by the program stays.
-
-    Returns:
-        Whether a provider was set.
-
-    Raises:
-        MissingExtraError: The extra `otlp` is not installed.
-    """
-    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return False
-    exporter, provider_type, batch = _import_sdk()
-    provider = provider_type()
-    provider.add_span_processor(batch(exporter()))
-    trace.set_tracer_provider(provider)
-    return True
-
-
-class DeferredOtlpExport:
-    """Sets the provider up at the first call, unless the program has one by then.
-
-    For `keyrot run`, which installs the pool before the program starts: OpenTelemetry accepts the
-    first provider that is set and refuses all others, so ours must not come first.
+    The standard OTEL_* variables control endpoint and sampling. Spans are flushed when the program
+    ends. OpenTelemetry accepts the first provider that is set and refuses all others, so ours must
+    not come before the program's own.
     """
 
     def __init__(self) -> None:
-        """Check that the provider can be set up.
+        """Import what is needed.
 
         Raises:
             MissingExtraError: The extra `otlp` is not installed.
         """
-        _import_sdk()
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+                OTLPSpanExporter,
+            )
+            from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        except ImportError as missing:
+            raise MissingExtraError(
+                wanted_by="KEYROT_TRACING=otlp", package=str(missing.name), extra="otlp"
+            ) from None
+        self._sdk = TracerProvider, BatchSpanProcessor, OTLPSpanExporter
         self._lock = threading.Lock()
-        self._done = False
 
     def observe(self, info: CallInfo) -> None:
         """Set the provider up once; the call is not observed."""
-        if self._done:
+        if _has_provider():
             return
         with self._lock:
-            if not self._done:
-                self._done = True
-                set_up_otlp_export()
+            if not _has_provider():
+                make_provider, batch, exporter = self._sdk
+                provider = make_provider()
+                provider.add_span_processor(batch(exporter()))
+                trace.set_tracer_provider(provider)
 
 
-def _import_sdk() -> tuple[Any, Any, Any]:
-    """Import exporter, provider and processor, which the extra `otlp` installs."""
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
-            OTLPSpanExporter,
-        )
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-    except ImportError as missing:
-        raise MissingExtraError(
-            wanted_by="KEYROT_TRACING=otlp", package=str(missing.name), extra="otlp"
-        ) from None
-    return OTLPSpanExporter, TracerProvider, BatchSpanProcessor
+def _has_provider() -> bool:
+    return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -103,7 +103,6 @@ class PriceList:
     def __init__(self) -> None:
         """Import nothing yet."""
         self.is_installed = is_installed()
-        self._models: dict[tuple[str, int, str, str], _ModelPrices | None] = {}
 
     def cost(
         self, usage: Usage, model: str, at: float, tier: str = "", provider: str = DEFAULT
@@ -122,7 +121,7 @@ class PriceList:
         if not self.is_installed or (tokens is None and output is None):
             return None
         served = usage.model or model
-        prices = self._find(served, at, tier, provider) or self._find(model, at, tier, provider)
+        prices = _find(served, at, tier, provider) or _find(model, at, tier, provider)
         if prices is None:
             return None
         cached = min(usage.cached_tokens or 0, tokens or 0)
@@ -143,22 +142,22 @@ class PriceList:
         Returns:
             Of its input alone, and with the longest answer.
         """
-        prices = self._find(model, at, tier, provider) if self.is_installed else None
+        prices = _find(model, at, tier, provider) if self.is_installed else None
         if prices is None:
             return 0.0, 0.0
         return prices.cost(tokens, 0, 0, {}), prices.cost(tokens, 0, LONGEST_ANSWER, {})
 
-    def _find(self, model: str, at: float, tier: str, provider: str) -> _ModelPrices | None:
-        name = model, int(at // PERIOD_S), tier if tier in TIER_RATIOS else "", provider
-        if name not in self._models:
-            if len(self._models) >= MODELS_KEPT:
-                self._models.clear()
-            moment = datetime.fromtimestamp(name[1] * PERIOD_S, UTC)
-            try:
-                self._models[name] = _ModelPrices(model, moment, name[2], provider)
-            except LookupError:
-                self._models[name] = None
-        return self._models.get(name)
+
+def _find(model: str, at: float, tier: str, provider: str) -> _ModelPrices | None:
+    return _prices(model, int(at // PERIOD_S), tier if tier in TIER_RATIOS else "", provider)
+
+
+@lru_cache(maxsize=MODELS_KEPT)
+def _prices(model: str, period: int, tier: str, provider: str) -> _ModelPrices | None:
+    try:
+        return _ModelPrices(model, datetime.fromtimestamp(period * PERIOD_S, UTC), tier, provider)
+    except LookupError:
+        return None
 
 
 def _calculate(

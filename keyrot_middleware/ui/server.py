@@ -4,9 +4,6 @@ With a token: whoever presents it. `?token=` sets a cookie and redirects to the 
 scripts send `Authorization: Bearer`. The cookie holds no token: it is a random session id, signed
 with the token, so that several worker processes accept it.
 
-Each wrong token makes the check of every token slow for a minute, also of the right one: else the
-time of an answer would tell which it is. Cookies are checked at once.
-
 With `local=True` and no token: only this machine, which may look and change nothing. The client's
 address and the Host header must both be loopback (a foreign name that resolves to 127.0.0.1 is DNS
 rebinding), an Origin must be this server, and nothing may show that a proxy forwarded the request.
@@ -22,13 +19,11 @@ import hashlib
 import hmac
 import json
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from html import escape
 from importlib.resources import files
 from ipaddress import IPv6Address, ip_address
-from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -134,9 +129,9 @@ class _Server:
         """Return the page; with `?token=` in its address, the way to the address without it."""
         given = request.query_params.get("token")
         if given is None or self._access.is_open:
-            await self._access.admit(request)
+            self._access.admit(request)
             return self._file("index.html")
-        session = await self._access.log_in(given)
+        session = self._access.log_in(given)
         response = Response(status_code=303, headers={"Location": "./"})
         self._access.set_cookie(request, response, session)
         return response
@@ -159,7 +154,7 @@ class _Server:
 
         async def answer(request: Request) -> Response:
             try:
-                session = await self._access.admit(request)
+                session = self._access.admit(request)
                 if changes:
                     self._access.require_same_origin(request, session)
                 found = await anyio.to_thread.run_sync(
@@ -326,10 +321,6 @@ class _SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-WRONG_TOKEN_S = 1.0
-"""How long the check of a token takes after a wrong one."""
-SLOW_S = 60.0
-"""How long a wrong token makes checks slow."""
 _FORWARDED = (
     *("forwarded", "via", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip"),
     *("x-forwarded", "x-original-", "x-envoy-", "x-amzn-", "x-appengine-", "x-arr-", "x-azure-"),
@@ -344,8 +335,6 @@ class Access:
     def __init__(self, token: str | None) -> None:
         """Require *token*; None: let only this machine in."""
         self._token = None if token is None else token.encode()
-        self._wrong_at = -inf
-        """When the last wrong token came, by `time.monotonic()`."""
         # Cookies ignore ports: two pages of one host must not overwrite each other's.
         self._cookie = f"keyrot_{hashlib.sha256(self._token or b'').hexdigest()[:8]}"
 
@@ -354,7 +343,7 @@ class Access:
         """Whether this machine needs no token."""
         return self._token is None
 
-    async def admit(self, request: Request) -> str:
+    def admit(self, request: Request) -> str:
         """Return the session of a request; empty for one without a cookie.
 
         Raises:
@@ -365,7 +354,7 @@ class Access:
             return ""
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            if await self._check(value.strip()):
+            if self._is_token(value.strip()):
                 return ""
         elif session := self._cookie_session(request):
             return session
@@ -385,13 +374,13 @@ class Access:
         if not hmac.compare_digest(sent.encode(), self.csrf_token(session).encode()):
             raise HTTPException(403, "The CSRF token is missing or wrong; reload the page.")
 
-    async def log_in(self, token: str) -> str:
+    def log_in(self, token: str) -> str:
         """Return a new session for whoever presents the token; `set_cookie` hands it out.
 
         Raises:
             HTTPException: The token is wrong.
         """
-        if not await self._check(token):
+        if not self._is_token(token):
             raise HTTPException(401, "This token is wrong. " + _HOW_TO_OPEN)
         return secrets.token_urlsafe(18)
 
@@ -399,15 +388,8 @@ class Access:
         """Return what a change of that session has to present."""
         return self._sign("csrf", session)
 
-    async def _check(self, value: str) -> bool:
-        """Return whether *value* is the token; at once, unless a wrong one came lately."""
-        right = hmac.compare_digest(value.encode(), self._token or b"")
-        now = time.monotonic()
-        if not right:
-            self._wrong_at = now
-        if now - self._wrong_at < SLOW_S:
-            await anyio.sleep(WRONG_TOKEN_S)
-        return right
+    def _is_token(self, value: str) -> bool:
+        return hmac.compare_digest(value.encode(), self._token or b"")
 
     def set_cookie(self, request: Request, response: Response, session: str) -> None:
         """Give the browser a new session, for this app's path only."""

@@ -9,7 +9,6 @@ from fake_source import FakeSource, key
 from served import TOKEN
 
 from keyrot_middleware import ConfigError, ui
-from keyrot_middleware.ui import server as access
 
 OTHER = ("192.0.2.7", 40_000)
 
@@ -17,11 +16,6 @@ OTHER = ("192.0.2.7", 40_000)
 @pytest.fixture
 def source() -> FakeSource:
     return FakeSource([key("free_1", state="cooling_down")])
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "WRONG_TOKEN_S", 0.01)
 
 
 def log_in(app: Any, **more: Any) -> Reply:
@@ -170,29 +164,6 @@ def test_a_token_is_needed(options: Any) -> None:
     """Whether a proxy stands in front cannot be known: without a token only if `local` says so."""
     with pytest.raises(ConfigError, match=r"a token.*secrets\.token_urlsafe"):
         ui.app(**options)
-
-
-def test_wrong_tokens_are_slowed_down(source: FakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After one, each check takes a while, also of the right token; a session is let in at once."""
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    monkeypatch.setattr(access.anyio, "sleep", sleep)
-    app = ui.app(token=TOKEN, source=source)
-    cookie = log_in(app).cookie
-    assert slept == []
-    wrong, right = (f"Bearer {token}" for token in (TOKEN[::-1], TOKEN))
-    assert request(app, f"/?token={TOKEN[::-1]}").status == 401
-    assert request(app, "/api/status", authorization=wrong).status == 401
-    assert request(app, "/api/status", authorization=right).status == 200
-    assert slept == [access.WRONG_TOKEN_S] * 3
-    assert request(app, "/api/status", cookie=cookie).status == 200
-    assert len(slept) == 3
-    monkeypatch.setattr(access, "SLOW_S", 0.0)
-    assert request(app, "/api/status", authorization=right).status == 200
-    assert len(slept) == 3
 
 
 def test_a_script_needs_no_csrf_token(source: FakeSource) -> None:

@@ -10,15 +10,16 @@ if possible.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ...core.affinity import CONTINUATION, INTERACTION, PAGE, TYPED
 from ...core.amounts import service_tier
+from ...core.failures import objects
 from ...core.model import NO_USAGE, Usage
 from .. import openai_protocol
 from ..base import Events, Route
-from ..openai_protocol import MAX_COUNT, as_count, as_text, parse_object
+from ..openai_protocol import as_count, as_text, parse_object
 from .bodies import add_name, read_body
 
 _NONE: Mapping[str, Any] = {}
@@ -161,8 +162,8 @@ def _usage(
 
 def _add_details(found: dict[str, int], kinds: Mapping[str, str], parts: Any) -> None:
     """Add how many tokens are no text, by their kind."""
-    for part in parts if isinstance(parts, list) else ():
-        modality = part.get("modality") if isinstance(part, dict) else None
+    for part in objects(parts):
+        modality = part.get("modality")
         kind = kinds.get(modality) if isinstance(modality, str) else None
         count = as_count(part.get("tokenCount")) if kind is not None else None
         if kind is not None and count:
@@ -199,11 +200,9 @@ _LISTS = (
 def find_resource_names(body: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the stored resources that a response names; its key's project owns them."""
     found: dict[str, None] = {}
-    candidates = body.get("candidates")
-    if isinstance(candidates, list):
-        for candidate in candidates:
-            if isinstance(candidate, dict) and "continuationToken" in candidate:
-                add_name(found, CONTINUATION, candidate["continuationToken"])
+    if isinstance(candidates := body.get("candidates"), list):
+        for candidate in objects(candidates):
+            add_name(found, CONTINUATION, candidate.get("continuationToken"))
         return tuple(found)
     for key in ("name", "id", "output_file_id"):  # the last two are OpenAI's
         add_name(found, TYPED, body.get(key))
@@ -216,13 +215,9 @@ def find_resource_names(body: Mapping[str, Any]) -> tuple[str, ...]:
         if isinstance(value := body.get(part), dict):
             found.update(dict.fromkeys(read_body(value)[1]))
     for items in _LISTS:
-        for item in _dicts(body.get(items)):
+        for item in objects(body.get(items)):
             add_name(found, TYPED, item.get("name") or item.get("id"))
     return tuple(found)
-
-
-def _dicts(items: object) -> Iterable[dict[str, Any]]:
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else ()
 
 
 # Interactions -----------------------------------------------------------------------------------
@@ -256,10 +251,8 @@ class InteractionEvents(Events):
         if not isinstance(body, Mapping):
             return
         self._add_names(body, self._collection)
-        items = body.get(self._collection)
-        for item in items if isinstance(items, list) else ():
-            if isinstance(item, Mapping):
-                self._add_names(item, self._collection)
+        for item in objects(body.get(self._collection)):
+            self._add_names(item, self._collection)
         self._read_usage(body)
 
     def feed(self, event: Mapping[str, Any]) -> bool:
@@ -285,26 +278,21 @@ class InteractionEvents(Events):
         counts = body.get("usage")
         if not isinstance(counts, Mapping):
             return
-        thoughts = _number(counts, "total_thought_tokens")
-        model = body.get("model")
-        name = body.get("id")
+        number = {kind: as_count(counts.get(f"total_{kind}_tokens")) for kind in _KINDS}
+        model = as_text(body.get("model"))
         self.usage = Usage(
-            _sum(_number(counts, "total_input_tokens"), _number(counts, "total_tool_use_tokens")),
-            _sum(_number(counts, "total_output_tokens"), thoughts),
-            _number(counts, "total_cached_tokens"),
-            thoughts,
-            model.removeprefix("models/") if isinstance(model, str) and model else None,
-            name if isinstance(name, str) and name else None,
+            _sum(number["input"], number["tool_use"]),
+            _sum(number["output"], number["thought"]),
+            number["cached"],
+            number["thought"],
+            model and model.removeprefix("models/"),
+            as_text(body.get("id")),
             service_tier=service_tier(body.get("service_tier")),
         )
 
 
+_KINDS = ("input", "tool_use", "output", "thought", "cached")
 _LAST = ("interaction.completed", "interaction.complete")
-
-
-def _number(counts: Mapping[str, Any], name: str) -> int | None:
-    value = counts.get(name)
-    return value if type(value) is int and 0 <= value < MAX_COUNT else None
 
 
 # All protocols ----------------------------------------------------------------------------------

@@ -190,25 +190,30 @@ def _plain_verb(method: str, parts: list[str]) -> str:
 
 def read_request(route: Route, body: Mapping[str, Any]) -> CallInfo:
     """Read a request; none of its content is kept."""
+    tokens, found = read_body(body)
+    names = dict.fromkeys((*route.names, *found))
+    model, counts, bound_to_owner = route.model, route.counts_in_quota, route.bound_to_owner
+    named = body.get("model")
     if route.protocol == "interactions":
-        return _read_interaction(route, body)
-    tokens, names = read_body(body)
-    names = tuple(dict.fromkeys((*route.names, *names))) if names else route.names
-    tokens = tokens if route.counts_in_quota else 0
-    model = route.model
-    if route.protocol == "openai" and isinstance(named := body.get("model"), str):
+        is_create = route.verb in _NEW and not route.names
+        _find_ids(body, names)
+        names = dict.fromkeys(sorted(names, key=is_certain, reverse=True))
+        model = named.removeprefix("models/") if is_create and isinstance(named, str) else ""
+        counts, bound_to_owner = bool(model), not is_create
+    elif route.protocol == "openai" and isinstance(named, str):
         model = named.removeprefix("models/")
+    tokens = tokens if counts else 0
     return CallInfo(
         model=mask_keys(model),  # it is shown: a key may be given in its place
         verb=route.verb,
         tokens=tokens,
         estimate=tokens,
-        requests=count_requests(route.verb, body) if route.counts_in_quota else 0,
+        requests=count_requests(route.verb, body) if counts else 0,
         stream=route.stream or body.get("stream") is True,
-        bound_to_owner=route.bound_to_owner or any(map(is_certain, names)),
+        bound_to_owner=bound_to_owner or any(map(is_certain, names)),
         idempotent=route.idempotent,
-        resources=names,
-        counts_in_quota=route.counts_in_quota,
+        resources=tuple(names),
+        counts_in_quota=counts,
         service_tier=requested_tier(body),
     )
 
@@ -249,29 +254,6 @@ _PARTS = frozenset(
     }
 )
 """The keys below which such a key can stand. All else is the user's or the model's data."""
-
-
-def _read_interaction(route: Route, body: Mapping[str, Any]) -> CallInfo:
-    is_create = route.verb in _NEW and not route.names
-    tokens, names = read_body(body)
-    ids: dict[str, None] = dict.fromkeys((*route.names, *names))
-    _find_ids(body, ids)
-    model = body.get("model") if is_create else None
-    model = mask_keys(model.removeprefix("models/")) if isinstance(model, str) else ""
-    tokens = tokens if model else 0
-    return CallInfo(
-        model=model,
-        verb=route.verb,
-        tokens=tokens,
-        estimate=tokens,
-        requests=1 if model else 0,
-        stream=route.stream or body.get("stream") is True,
-        bound_to_owner=not is_create or any(map(is_certain, ids)),
-        idempotent=route.idempotent,
-        resources=tuple(sorted(ids, key=is_certain, reverse=True)),
-        counts_in_quota=bool(model),
-        service_tier=requested_tier(body),
-    )
 
 
 def _find_ids(part: object, found: dict[str, None]) -> None:

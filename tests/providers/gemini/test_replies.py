@@ -403,7 +403,7 @@ def test_an_interaction_is_read() -> None:
     assert ledger.names == ("interactions/v1_a", "continuation:t", "environments/e")
     assert ledger.usage[:6] == (12, 8, 4, 3, "m", "v1_a")
     assert ledger.usage.service_tier == "flex"
-    odd = {"total_input_tokens": "7", "total_output_tokens": True, "total_cached_tokens": -1}
+    odd = {"total_input_tokens": "x", "total_output_tokens": True, "total_cached_tokens": -1}
     assert read({"usage": odd}).usage == NO_USAGE, "no number is not 0"
 
 

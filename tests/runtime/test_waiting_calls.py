@@ -174,20 +174,6 @@ def test_a_reset_key_and_a_new_one_serve_waiting_calls(way: str) -> None:
     assert rig.sent == ["a", "a", "b", "b"]
 
 
-def test_a_key_that_one_call_waits_for_serves_another(way: str) -> None:
-    """The first may not use it for a second, since it has failed that call; nobody claims it."""
-    rig = real(key("a"), max_wait_s=65.0)
-    rig.will("a", minute("1ms"))
-    callers = Callers(rig, way)
-    callers.begin("p")
-    time.sleep(0.01)  # the key is available again
-    call = rig.make()
-    call.wait_limit_s = 0.0
-    assert rig.run(call) == "answer"
-    callers.end()
-    assert callers.served == ["p"]
-
-
 @pytest.mark.parametrize("end", ["close", "cancel"])
 async def test_a_waiting_call_that_ends_leaves_the_queue(end: str) -> None:
     """Its coroutine is closed, as the garbage collector does, or its task is cancelled."""

@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from google.genai import errors, types
+from google.genai import errors
 from support.modes import (
     AIOHTTP,
     MODEL,
@@ -121,24 +121,6 @@ def test_a_connection_reset_is_retried_and_penalizes_no_key(mode, gemini, pool, 
     assert (gemini.count(), penalized(), len(error.__notes__)) == (3, [], 3)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_refused_connection_is_retried(mode, gemini, pool, connect, clock) -> None:
-    """Nothing was sent, so nothing is counted; the SDK's own exception is raised."""
-    skip_where_the_sdk_reconnects(mode)
-    pool("A", "B")
-    gemini.stop()
-    began = clock.time()
-    (error,) = calls(mode, connect(), 1)
-    assert not isinstance(error, errors.APIError)
-    assert [note.partition(": ")[2].partition(": ")[2] for note in error.__notes__] == [
-        "connect"
-    ] * 3
-    assert penalized() == []
-    assert clock.time() > began
-    keys = keyrot_middleware.status()["keys"].values()
-    assert {used["requests_day"] for key in keys for used in key["used"].values()} == {0}
-
-
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_read_timeout_is_the_callers_own(mode, gemini, pool, connect) -> None:
     """The program set a deadline: it is raised at once, after one request, with the same class."""
@@ -152,27 +134,6 @@ def test_a_read_timeout_is_the_callers_own(mode, gemini, pool, connect) -> None:
     assert type(error) is type(plain)
     assert gemini.wait_for(1)  # the server may be slower than the timeout
     assert (gemini.count(), penalized()) == (1, [])
-
-
-def test_a_create_is_not_repeated_after_5xx(gemini, pool, connect) -> None:
-    pool("A", "B", strategy="fill")
-    client = connect()
-    creates = (
-        lambda: client.caches.create(model=MODEL, config={"contents": "long text"}),
-        lambda: client.batches.create(model=MODEL, src=[types.InlinedRequest(contents="hello")]),
-    )
-    for create in creates:
-        for reply in (Reply.OVERLOADED, Reply.INTERNAL, Reply.DEADLINE):
-            gemini.reset_log()
-            gemini.script_any(reply)
-            with pytest.raises(errors.ServerError):
-                create()
-            assert (gemini.count(), penalized()) == (1, [])
-        gemini.script_any(Reply.CLOSE)
-        gemini.reset_log()
-        with pytest.raises(Exception, match=r"."):
-            create()
-        assert gemini.count() == 1
 
 
 @pytest.mark.parametrize("mode", MODES)

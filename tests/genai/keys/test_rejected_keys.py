@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.genai import errors, types
-from support.modes import MODEL, MODES, ask, ask_sync, calls, run, spread
+from support.modes import MODEL, MODES, ask, ask_sync, run, spread
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply
@@ -97,24 +97,6 @@ def test_a_key_is_used_again(mode, reply, seconds, gemini, pool, connect, clock)
     clock.advance(1)
     assert [ask(mode, client) for _ in range(2)] == ["ok from A"] * 2
     assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_single_rejected_key_is_an_error_first(mode, gemini, pool, connect, clock) -> None:
-    """Nothing is sent meanwhile, the error is Google's rejection, and then calls succeed."""
-    pool("A")
-    gemini.script("A", Reply.KEY_INVALID)
-    client = connect()
-    (first,) = calls(mode, client, 1)
-    notes = "\n".join(first.__notes__)
-    assert "key_invalid (400), rejected; replace its value; tried again at" in notes
-    (second,) = calls(mode, client, 1)
-    assert type(second) is keyrot_middleware.KeyPoolExhausted
-    assert (second.code, second.status) == (400, "INVALID_ARGUMENT")
-    assert second.retry_at.timestamp() == pytest.approx(clock.time() + 900, abs=5)
-    assert gemini.sent("A") == 1
-    clock.advance(900)
-    assert ask(mode, client) == "ok from A"
 
 
 @pytest.mark.parametrize("mode", MODES)

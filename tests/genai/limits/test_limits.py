@@ -3,13 +3,11 @@
 import io
 import math
 from collections import Counter
-from typing import Any
 
 import pytest
 from support.modes import MODEL, MODES, ask, calls, spread
 
 import keyrot_middleware
-from keyrot_middleware import KeyPoolExhausted
 from keyrot_middleware.testing import Reply
 
 
@@ -74,22 +72,6 @@ def body_of(text: str) -> dict:
     return {"contents": [{"parts": [{"text": text}]}]}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_rate_of_spending_is_the_accounts(mode, gemini, pool, connect) -> None:
-    """One request is sent for all its keys and models; another account serves both."""
-    own = [f"own_{number}" for number in range(5)]
-    keys = [{"key_id": key, "project": key, "billing_account": "ours"} for key in own]
-    pool(*keys, {"key_id": "other", "billing_account": "theirs", "priority": 1}, max_wait_s=0)
-    for key in own:
-        gemini.always(key, Reply.SPEND_RATE)
-    client = connect()
-    for model in ("gemini-3.8-flash", "gemini-3.5-flash-lite"):
-        assert ask(mode, client, model=model) == "ok from other"
-    assert (sum(map(gemini.sent, own)), gemini.sent("other")) == (1, 2)
-    states = {i: key["state"] for i, key in keyrot_middleware.status()["keys"].items()}
-    assert states == {**dict.fromkeys(own, "cooling_down"), "other": "available"}
-
-
 def test_calls_that_count_in_no_models_quota(gemini, pool, connect) -> None:
     """Counting and polling are neither counted nor stopped by an exhausted day."""
     gemini.add_key("A")
@@ -107,31 +89,3 @@ def test_calls_that_count_in_no_models_quota(gemini, pool, connect) -> None:
         client.models.generate_content(**request)
     assert client.models.count_tokens(**request).total_tokens
     assert client.models.get(model=MODEL).name
-
-
-def send_call(client: Any) -> Any:
-    return client.models.generate_content(model=MODEL, contents="hi")
-
-
-def states() -> dict[str, str]:
-    return {i: key["state"] for i, key in keyrot_middleware.status()["keys"].items()}
-
-
-def test_exhausted_keys_are_limited_while_calls_find_none(pool, connect, clock) -> None:
-    """Both windows are full: status() reports it, with the time at which a call succeeds again."""
-    pool({"key_id": "A", "rpm": 1}, {"key_id": "B", "rpm": 1}, max_wait_s=0)
-    client = connect()
-    assert states() == {"A": "available", "B": "available"}
-    send_call(client)
-    send_call(client)
-    assert states() == {"A": "limited", "B": "limited"}
-    with pytest.raises(KeyPoolExhausted) as raised:
-        send_call(client)
-    known = keyrot_middleware.status()["keys"]["A"]
-    retry_at = raised.value.retry_at
-    assert retry_at is not None
-    assert known["available_at"] == retry_at.isoformat().replace("+00:00", "Z")
-    assert (known["available"], known["used"][MODEL]["available"]) == (False, False)
-    clock.advance(60)
-    assert states() == {"A": "available", "B": "available"}
-    send_call(client)

@@ -170,29 +170,6 @@ def test_a_vertex_client_without_a_key_gets_none(by, gemini, pool, monkeypatch) 
     assert gemini.log[0].header_values("authorization") == ["Bearer FAKE-token"]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"project": "p", "location": "l"},
-        {"project": "p", "api_key": "FAKE-key"},
-        {"api_key": "FAKE-key", "credentials": _Token()},
-        {"http_options": {"no_such_option": 1}},
-    ],
-    ids="+".join,
-)
-def test_the_sdk_refuses_the_same_with_us(arguments, pool) -> None:
-    """With the same message: the pool's key is not mentioned."""
-
-    def refusal() -> str:
-        with pytest.raises(ValueError, match=r".+") as caught:
-            genai.Client(**arguments)
-        return str(caught.value)
-
-    plain = refusal()
-    pool("A", "B")
-    assert refusal() == plain
-
-
 def test_live_sends_the_pools_key_to_its_own_host_only(gemini, pool, connect, monkeypatch) -> None:
     """A session with a host of its own is refused before it connects; a key of its own is not.
 

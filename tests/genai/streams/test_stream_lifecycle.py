@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.modes import STREAMS, run
@@ -58,21 +57,6 @@ def test_a_stream_that_is_collected_under_a_lock_waits_for_no_lock(pool, connect
     thread.join(60)
     assert not thread.is_alive()
     assert collected(pool) == [LeaseOutcome.ABANDONED] * 2
-
-
-def test_a_stream_read_in_another_thread(gemini, pool, connect) -> None:
-    pool("A")
-    stream = connect().models.generate_content_stream(**REQUEST)
-    texts = [next(stream).text]
-    for _ in range(2):
-        with ThreadPoolExecutor(1) as thread:
-            texts.append(thread.submit(next, stream).result().text)
-    thread = threading.Thread(target=stream.close)
-    thread.start()
-    thread.join()
-    assert "".join(texts) == "ok from A"
-    gc.collect()  # 1.x leaves the response to it
-    assert pool.ledger.kinds in ([LeaseOutcome.ABANDONED], [LeaseOutcome.SUCCESS])
 
 
 @pytest.mark.parametrize("mode", STREAMS)

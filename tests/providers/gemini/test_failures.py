@@ -197,21 +197,6 @@ def over_quota(quota_id: str, retry: str | None = None, now: float = NOW) -> Ver
     return classify(FailureFacts(429, over("?", *details)), CALL, now)
 
 
-@pytest.mark.parametrize(
-    ("now", "midnight"),
-    [
-        ((2026, 11, 24, 12), (2026, 11, 25)),
-        ((2026, 3, 8, 1), (2026, 3, 9)),
-        ((2026, 11, 1, 0, 30), (2026, 11, 2)),
-        ((2026, 12, 31, 23, 59), (2027, 1, 1)),
-    ],
-    ids=["winter", "23 hours", "25 hours", "new year"],
-)
-def test_day_ends_at_midnight_pacific_time(now: tuple[int, ...], midnight: tuple[int, ...]) -> None:
-    """An exhausted day ends at local midnight, when the clocks change too."""
-    assert over_quota(g.FREE_RPD, "2s", at(*now)).until == at(*midnight)
-
-
 def test_day_believes_only_a_long_delay() -> None:
     """RetryInfo of more than 300 s is a paid day's true one; a shorter one misleads."""
     assert over_quota(g.FREE_RPD, "301s").until == NOW + 301

@@ -126,12 +126,13 @@ class _Rotating:
         new = previous(key_id, ref, current) if rollback else self._take()
         if new is None:
             raise KeyrotError(f"key {key_id}: its store has no value before this one")
+        made = f"delete what --create made, #{new.fingerprint}"
         try:
             self._check(current, new)
             self._unfinished(current)  # another command may have begun one meanwhile
         except BaseException:
             if self.create:
-                _say(f"nothing was stored: delete what --create made, #{new.fingerprint}")
+                _say(f"nothing was stored: {made}")
             raise
         fingerprints = current.fingerprint, new.fingerprint
         rotation = Rotation(token_hex(6), key_id, *fingerprints, time.time(), "begun")
@@ -139,7 +140,9 @@ class _Rotating:
             self._add(rotation)
             write(key_id, ref, current, new)
         except KeyrotError:
-            self._add(rotation._replace(step="failed"))
+            self._add(rotation._replace(step="cut off"))
+            if self.create:
+                _say(f"if the store does not have it, {made}")
             raise
         except BaseException:
             self._cut_off(rotation)
@@ -158,8 +161,8 @@ class _Rotating:
                     f"another rotation of key {one.key_id} is under way since {_time(one.at)}; "
                     f"if it was killed, run this again at {_time(one.at + BEGUN_S)}"
                 )
-            if one.step in ("begun", "cut off") and one.new == current.fingerprint:
-                return one
+            if one.step == "done" or one.new == current.fingerprint:
+                return None if one.step == "done" else one
         return None
 
     def _take(self) -> Secret:

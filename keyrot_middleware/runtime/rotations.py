@@ -34,7 +34,7 @@ class Rotation(NamedTuple):
     new: str
     at: float
     """When it began or went on, epoch seconds."""
-    step: Literal["begun", "cut off", "done", "failed"]
+    step: Literal["begun", "cut off", "done"]
 
     def is_under_way(self, now: float) -> bool:
         """Return whether somebody waits for it."""

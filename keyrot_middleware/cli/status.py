@@ -333,11 +333,12 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
         since = f"since midnight {summary['midnight']}"
         yield f"Today: {_usd(summary['today']['cost_usd'])}, {since}"
     projects = summary["projects"]
-    for name, cost in projects.items():
+    workloads = {f"workload {name}": cost for name, cost in summary["workloads"].items()}
+    for name, cost in (projects | workloads).items():
         for window, one in cost["usd"].items():
             of = f"{_usd(one['spent'])} of {_usd(one['limit'])}"
             yield f"  {escape(name)}: {of} {USD_PERIODS[window]}"
-        if "day" not in cost["usd"] and cost["usd_today"] and len(projects) > 1:
+        if "day" not in cost["usd"] and cost.get("usd_today") and len(projects) > 1:
             yield f"  {escape(name)}: {_usd(cost['usd_today'])}"
     yield from _cached("today", {k["key_id"]: k["tokens_today"] for k in found["keys"]})
     yield from _cached("in the last hour", found["workloads"])

@@ -211,7 +211,7 @@ def purses_of(key: Candidate, info: CallInfo) -> tuple[tuple[str, Budget], ...]:
         return ()
     found = key.purses if key.usd is not NO_BUDGET else ()
     if info.terms is not None and info.terms.usd != NO_BUDGET:
-        found = (*found, (f"workload:{info.terms.workload}", info.terms.usd))
+        found = (*found, info.terms.purse)
     return found
 
 

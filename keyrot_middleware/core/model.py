@@ -127,6 +127,11 @@ class Terms(NamedTuple):
         """Return as what its requests are counted beside the whole; "" for all first ones."""
         return (*([""] if self.first else ()), *([self.workload] if self.share < 1.0 else ()))
 
+    @property
+    def purse(self) -> tuple[str, Budget]:
+        """Return the name of its budget, and what it may spend."""
+        return f"workload:{self.workload}", self.usd
+
     def note(self, kind: str, reason: str, amount: int = 0, limit: int = 0) -> str:
         """Say what blocks its calls, not those of others: *kind* is `first`, `share` or `usd`."""
         if kind == "usd":
@@ -201,6 +206,16 @@ class Candidate:
         if account == f"project:{self.project}":
             account = f"project:{project}"
         return replace(self, record=record, project=project, billing_account=account)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadBudget(Candidate):
+    """A workload whose spending a snapshot reads; its name stands for the id of a key."""
+
+    @property
+    def purses(self) -> tuple[tuple[str, Budget], ...]:
+        """Return its budget."""
+        return (Terms(self.key_id, usd=self.usd).purse,)
 
 
 OWN_PROJECT = "key:"

@@ -43,6 +43,7 @@ from ..core.ledger import KeyHealth, Used
 from ..core.model import (
     DEFAULT_PLATFORM,
     DEFAULT_ZONE,
+    NO_BUDGET,
     NO_LIMITS,
     USD_REASONS,
     USD_WINDOWS,
@@ -56,6 +57,7 @@ from ..core.model import (
     Scope,
     Terms,
     Verdict,
+    WorkloadBudget,
     project_name,
     smaller_limit,
 )
@@ -424,9 +426,9 @@ def utilization(key: Candidate, used: Used) -> list[QuotaUtilization]:
     ]
 
 
-def _budgets(row: Row) -> dict[str, dict[str, float]]:
+def _budgets(key: Candidate, known: KeyHealth) -> dict[str, dict[str, float]]:
     """Return what was spent of each budget of a key, US dollars, by window."""
-    found = zip(USD_WINDOWS, row.known.spent, row.key.usd, strict=True)
+    found = zip(USD_WINDOWS, known.spent, key.usd, strict=True)
     return {
         window: {"spent": (spent or 0) / NANO, "limit": limit / NANO}
         for window, spent, limit in found
@@ -660,6 +662,7 @@ class PoolReport:
         known, degraded = self._cost_known, self.state.degraded
         summary = _summary(rows, activity, runs_out, cost_known=known, degraded=degraded)
         summary["projects"] = self._projects(shown, activity)
+        summary["workloads"] = self._workloads()
         return {
             "pool": self.name,
             "shared": not self.state.is_local,
@@ -909,7 +912,7 @@ class PoolReport:
                 "cached": today.cached_tokens,
             },
             "usd_today": today.cost_usd if self._cost_known else None,
-            "usd": _budgets(row),
+            "usd": _budgets(row.key, row.known),
             "allowed_actions": self._allowed_actions(row),
             "history": {
                 "from": iso((now // 60 - MINUTES + 1) * 60),
@@ -931,12 +934,22 @@ class PoolReport:
         """Return what each project of the keys that are shown has cost today, and its budget."""
         found: dict[str, Any] = {}
         for row in shown:
-            name, budgets = project_name(row.key.project), _budgets(row)
+            name, budgets = project_name(row.key.project), _budgets(row.key, row.known)
             if name is None and not budgets:
                 continue  # the key has all there is
             entry = {"usd_today": self._spent(row, activity), "usd": budgets}
             found.setdefault(name or f"key {row.key.key_id}", entry)
         return found
+
+    def _workloads(self) -> dict[str, Any]:
+        """Return what each workload that has a budget has spent of it."""
+        found = [
+            WorkloadBudget(name, "", "", usd=one.usd)
+            for name, one in self.terms.items()
+            if name and one.usd != NO_BUDGET
+        ]
+        known = self.state.snapshot(found) if found else {}
+        return {one.key_id: {"usd": _budgets(one, known[one.key_id])} for one in found}
 
     def _spent(self, row: Row, activity: ActivityView) -> float | None:
         """Return what the project of a key has cost today."""

@@ -696,7 +696,8 @@ def _pack_terms(terms: Terms) -> str:
     if terms.share < 1.0:
         row |= {"share": terms.share, "workload": terms.workload}
     if terms.usd != NO_BUDGET:
-        row["purse"] = (f"workload:{terms.workload}", *terms.usd)
+        name, budget = terms.purse
+        row["purse"] = name, *budget
     return f',"terms":{_json(row)}'
 
 

@@ -30,11 +30,13 @@ from keyrot_middleware.core.model import (
     RetryPolicy,
     Scope,
     Unavailable,
+    Usage,
     Verdict,
 )
 from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.runtime.activity import Activity
 from keyrot_middleware.secrets import Secret
+from keyrot_middleware.settings import Workload, terms_of
 from keyrot_middleware.state import State, open_shared
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")
@@ -127,6 +129,18 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
     ]
     half = keyrot("status", **service.env, KEYROT_USE="0.5").stdout
     assert re.search(r"used_01 .* 3/5 +30/125,000 +3/250 +use 0.5", half)
+
+
+def test_what_workloads_have_spent_is_shown(keyrot: Keyrot, service: Service) -> None:
+    """In one line for each window of those that have a budget."""
+    usd = terms_of({"nightly": Workload(usd={"day": 5})})["nightly"]
+    lease = service.state.acquire(INFO._replace(terms=usd), ((0, OF["idle_01"]),), spread=False)
+    assert isinstance(lease, Lease)
+    service.state.settle(lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1, cost_usd=1.25)))
+    workloads = json.dumps({"chat": {"first": True}, "nightly": {"usd": {"day": 5}}})
+    printed = keyrot("status", **service.env, KEYROT_WORKLOADS=workloads).stdout
+    assert "  workload nightly: 1.25 USD of 5.00 USD a day\n" in printed
+    assert "chat" not in printed
 
 
 def test_json_has_the_same_content(keyrot: Keyrot, service: Service) -> None:

@@ -19,6 +19,7 @@ from keyrot_middleware.core.model import (
     Outcome,
     Unavailable,
     Usage,
+    WorkloadBudget,
 )
 from keyrot_middleware.settings import Workload, terms_of
 from keyrot_middleware.state import State
@@ -226,6 +227,8 @@ def test_a_budget_of_a_workload_is_its_own(state: State) -> None:
     ):
         assert block.note == "the budget of the day of night is spent"
     assert state.snapshot(keys)["a"].spent.day == 500
+    own = WorkloadBudget("night", "", "", usd=Budget(day=1_000))
+    assert state.snapshot([own])["night"].spent == Budget(day=1_000)
     assert isinstance(lease_of(state, keys[0], info=OTHER), Lease)
 
 

@@ -119,6 +119,7 @@ class FakeSource:
             for one in shown
             if one["project"] is not None
         }
+        summary["workloads"] = {"nightly": {"usd": {"day": {"spent": 1.23, "limit": 5.0}}}}
         summary["headline"] = headline_of(summary)
         made = {"pool": "default", "shared": True, "state_url": "redis://127.0.0.1:6379/0"}
         made |= {"degraded": False, "at": later(), "cost_known": True, "has_records": True}

@@ -33,7 +33,7 @@ def fields(content: Any, under: str = "") -> Iterator[str]:
             yield from fields(one)
     elif isinstance(content, dict):
         for name, value in content.items():
-            if under not in ("used", "models", "states", "projects", "series", "usd"):
+            if under not in ("used", "models", "states", "projects", "workloads", "series", "usd"):
                 yield name
             yield from fields(value, name)
 

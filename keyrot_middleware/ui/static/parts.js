@@ -63,11 +63,13 @@ export function models(found, now) {
   return items.length ? items : [el("li", { class: "note" }, "No model was used yet.")];
 }
 
-export function today({ today: used, midnight }, costKnown) {
+export function today({ today: used, midnight, workloads }, costKnown) {
   return [
     el("dl", { class: "figures" }, figure("Tokens in", shortCount(used.input_tokens)), figure("Tokens out", shortCount(used.output_tokens)),
       figure("Cost", money(used.cost_usd))),
     note(costKnown ? `since midnight ${midnight}` : "cost: pip install 'keyrot-middleware[cost]'"),
+    ...Object.entries(workloads).flatMap(([name, { usd }]) => Object.entries(usd).flatMap(([window, { spent, limit }]) => [
+      note(`Budget of ${name}, ${window === "10m" ? "ten minutes" : `the ${window}`}: ${money(spent)} of ${money(limit)}`), bar(spent, limit)])),
   ];
 }
 

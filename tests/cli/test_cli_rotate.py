@@ -158,7 +158,7 @@ def test_a_key_is_rotated_under_load_without_a_failed_call(pool: Pool) -> None:
     for value in (*pool.values.values(), new):
         assert value not in ran.stdout + ran.stderr
     assert (again.returncode, pool.stored()) == (0, new)
-    assert pool.stored("b") == "FAKE-b-3"
+    assert pool.stored("b") == "FAKE-b-4"
 
 
 @pytest.mark.parametrize("text", ["{}", "{}\r\n", "\ufeff{}\n", " '{}' \n", '"{}"'])

@@ -23,7 +23,7 @@ from keyrot_middleware.errors import raise_internal_errors
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.state import State, open_state
-from keyrot_middleware.testing import FakeClock, FakeGemini
+from keyrot_middleware.testing import FakeClock, FakeGemini, FakeKey
 
 _OURS = (
     *("GEMINI", "GOOGLE", "KEYROT", "ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE", "REDIS_URL"),
@@ -134,6 +134,16 @@ def gemini(clock: FakeClock) -> Iterator[FakeGemini]:
         yield server
 
 
+@pytest.fixture
+def valkey() -> Iterator[Any]:
+    """Start a server of the test's own."""
+    from support.servers import BINARIES, Server
+
+    made = Server(BINARIES["valkey"])
+    yield made
+    made.remove()
+
+
 class Install:
     """Installs pools in which each key has the label of the fake service's key as its id."""
 
@@ -200,10 +210,11 @@ def connect(gemini: FakeGemini) -> Iterator[Connect]:
 
     clients: list[genai.Client] = []
 
-    def make(api_key: str | None = None, *, client_options: Any = None, **more: Any) -> Any:
+    def make(key: str | FakeKey | None = None, *, client_options: Any = None, **more: Any) -> Any:
         """Make a client; *more* are its HTTP options, or *client_options* is all of them."""
         options = client_options or {**gemini.http_options, **more}
-        clients.append(genai.Client(api_key=api_key, http_options=options))
+        value = key.value if isinstance(key, FakeKey) else key
+        clients.append(genai.Client(api_key=value, http_options=options))
         return clients[-1]
 
     yield make

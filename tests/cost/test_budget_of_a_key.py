@@ -5,12 +5,10 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from google import genai
-from support.servers import BINARIES, Server
 from test_costs import body, price
 
 import keyrot_middleware
@@ -189,13 +187,6 @@ WORKER = textwrap.dedent(
     print(sent, flush=True)
     """
 )
-
-
-@pytest.fixture
-def valkey() -> Iterator[Server]:
-    made = Server(BINARIES["valkey"])
-    yield made
-    made.remove()
 
 
 @pytest.mark.parametrize("window", ["10m", "month"])

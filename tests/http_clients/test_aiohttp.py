@@ -8,16 +8,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.http_modes import MODEL, text_of
+from support.http_modes import BODY, HEADERS, MODEL, PATH, text_of
 from support.json_server import JsonServer, Response
 
 from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
-PATH = f"/v1beta/models/{MODEL}:generateContent"
 STREAM = f"/v1beta/models/{MODEL}:streamGenerateContent"
-BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
-HEADERS = {"x-goog-api-key": "keyrot-pool"}
 ANSWER = {"candidates": [{"content": {"parts": [{"text": "moved"}]}}]}
 
 

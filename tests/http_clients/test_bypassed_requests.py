@@ -12,16 +12,13 @@ import httpx
 import httpx2
 import pytest
 import requests
-from support.http_modes import MODEL
+from support.http_modes import BODY, HEADERS, PATH
 from support.json_server import JsonServer, Response
 from support.key_search import texts_of
 from support.raw_server import RawServer, answer
 
 import keyrot_middleware
 
-PATH = f"/v1beta/models/{MODEL}:generateContent"
-BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
-HEADERS = {"x-goog-api-key": "keyrot-pool"}
 ERRORS = (OSError, httpx.HTTPError, httpx2.HTTPError)
 
 

@@ -139,7 +139,7 @@ def slow(pool) -> Iterator[Slow]:
     keyrot_middleware.uninstall()
     found.server.close()
     for thread in set(threading.enumerate()) - threads:
-        thread.join(9)  # that of the pool ends by itself
+        thread.join(60)  # that of the pool ends by itself
         assert not thread.is_alive()
 
 

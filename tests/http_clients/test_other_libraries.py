@@ -7,17 +7,14 @@ import httpx2
 import pytest
 import requests
 from google import genai
-from support.http_modes import MODEL
+from support.http_modes import BODY, HEADERS, MODEL, PATH
 from support.modes import spread
 from support.reporters import sent_to_sentry
 
 from keyrot_middleware.testing import Reply
 
-BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
-PATH = f"/v1beta/models/{MODEL}:generateContent"
 OK = {"candidates": [{"content": {"parts": [{"text": "mocked"}]}}]}
 QUOTA = {"error": {"code": 429, "message": "x", "status": "RESOURCE_EXHAUSTED"}}
-HEADERS = {"x-goog-api-key": "keyrot-pool"}
 
 HTTPX = pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda m: m.__name__)
 

@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 import requests
-from support.http_modes import MODEL
+from support.http_modes import BODY, HEADERS, MODEL
 from support.json_server import JsonServer, Response
 from support.modes import spread
 from support.raw_server import RawServer
 
-BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
 PATH = f"/v1beta/models/{MODEL}:"
-HEADERS = {"x-goog-api-key": "keyrot-pool"}
 OK = {"candidates": [{"content": {"parts": [{"text": "hi\n there"}]}}]}
 
 

@@ -12,7 +12,7 @@ import httpx
 import httpx2
 import pytest
 import requests
-from support.http_modes import MODEL, RAW, send
+from support.http_modes import BODY, HEADERS, MODEL, RAW, send
 from support.json_server import JsonServer, Response
 from support.modes import spread
 
@@ -21,9 +21,7 @@ from keyrot_middleware import errors
 from keyrot_middleware.http_clients import calls, transport
 from keyrot_middleware.testing import FakeKey, Reply
 
-BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
-HEADERS = {"x-goog-api-key": "keyrot-pool"}
 OK = "ok from A"
 
 

@@ -8,12 +8,9 @@ import httpx
 import httpx2
 import pytest
 import requests
-from support.http_modes import MODEL
+from support.http_modes import BODY, HEADERS, MODEL
 
 from keyrot_middleware.testing import FakeGemini, Reply
-
-BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
-HEADERS = {"x-goog-api-key": "keyrot-pool"}
 
 
 def post(library: Any, gemini: Any, **options: Any) -> Any:

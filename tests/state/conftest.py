@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.servers import BINARIES, Server
 from support.states import URIS, open_at
 
 from keyrot_middleware.state import State
@@ -17,13 +16,6 @@ def state(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[State]:
     made = open_at(request.param, clock.time)
     yield made
     made.close()
-
-
-@pytest.fixture
-def valkey() -> Iterator[Server]:
-    made = Server(BINARIES["valkey"])
-    yield made
-    made.remove()
 
 
 @pytest.fixture(params=["server", "file"])

@@ -16,7 +16,9 @@ def _native(base: Url, verb: str) -> str:
     return f"{base}/v1beta/models/{MODEL}:{verb}"
 
 
-_BODY = {"contents": [{"parts": [{"text": TEXT}]}]}
+BODY = {"contents": [{"parts": [{"text": TEXT}]}]}
+HEADERS = {"x-goog-api-key": "keyrot-pool"}
+PATH = f"/v1beta/models/{MODEL}:generateContent"
 
 
 def text_of(body: Any) -> str:
@@ -33,15 +35,15 @@ def send(library: Any, client: Any, base: Url, key: str, *, stream: bool = False
     """Send one native call with a client of httpx or httpx2, or a session of requests."""
     headers = {"x-goog-api-key": key}
     if not stream:
-        response = client.post(_native(base, "generateContent"), json=_BODY, headers=headers)
+        response = client.post(_native(base, "generateContent"), json=BODY, headers=headers)
         response.raise_for_status()
         return text_of(response.json())
     url = _native(base, "streamGenerateContent") + "?alt=sse"
     if library.__name__ == "requests":
-        with client.post(url, json=_BODY, headers=headers, stream=True) as response:
+        with client.post(url, json=BODY, headers=headers, stream=True) as response:
             response.raise_for_status()
             return _texts(response.iter_lines(decode_unicode=True))
-    with client.stream("POST", url, json=_BODY, headers=headers) as response:
+    with client.stream("POST", url, json=BODY, headers=headers) as response:
         response.raise_for_status()
         return _texts(response.iter_lines())
 
@@ -50,11 +52,11 @@ async def send_async(client: Any, base: Url, key: str, *, stream: bool = False) 
     """Send one native call with an async client of httpx or httpx2."""
     headers = {"x-goog-api-key": key}
     if not stream:
-        response = await client.post(_native(base, "generateContent"), json=_BODY, headers=headers)
+        response = await client.post(_native(base, "generateContent"), json=BODY, headers=headers)
         response.raise_for_status()
         return text_of(response.json())
     url = _native(base, "streamGenerateContent") + "?alt=sse"
-    async with client.stream("POST", url, json=_BODY, headers=headers) as response:
+    async with client.stream("POST", url, json=BODY, headers=headers) as response:
         response.raise_for_status()
         return _texts(iter([line async for line in response.aiter_lines()]))
 
@@ -100,7 +102,7 @@ def _aiohttp(*, stream: bool) -> Sends:
         url = _native(base, verb) + ("?alt=sse" if stream else "")
         async with aiohttp.ClientSession(raise_for_status=True) as session:
             for _ in range(number):
-                async with session.post(url, json=_BODY, headers=headers) as response:
+                async with session.post(url, json=BODY, headers=headers) as response:
                     if stream:
                         lines = [line.decode() async for line in response.content]
                         texts.append(_texts(iter(lines)))

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -94,14 +93,6 @@ def test_a_server_that_is_not_there_at_install_is_no_error(gemini, pool, connect
 
 
 MODEL = "gemini-2.5-flash"
-
-
-@pytest.fixture
-def valkey() -> Iterator[Server]:
-    """Start a server of its own."""
-    made = Server(BINARIES["valkey"])
-    yield made
-    made.remove()
 
 
 def service(valkey: Server, *values: str) -> KeyManager:

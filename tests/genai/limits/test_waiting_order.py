@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.modes import ask_async, ask_sync
-from support.servers import BINARIES, Server, wait_for
+from support.servers import wait_for
 
 from keyrot_middleware.core import flow
 from keyrot_middleware.core import waiting as queue
@@ -17,14 +17,6 @@ from keyrot_middleware.runtime.pool import SystemClock
 
 CALLERS = 16
 Start = Callable[[Any, str], "Future[str]"]
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Server]:
-    """Start a server for the tests of this module."""
-    made = Server(BINARIES["valkey"])
-    yield made
-    made.remove()
 
 
 @pytest.fixture(params=["memory", "redis"])

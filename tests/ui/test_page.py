@@ -245,6 +245,16 @@ def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     expect(page.locator("#live-text")).to_have_text(re.compile(r"^Live, "))
 
 
+@pytest.mark.parametrize(("known", "shown"), [(True, r"^\$0"), (False, "^\u2013$")])
+def test_a_workload_has_a_cost_where_prices_are_known(
+    known: bool, shown: str, serve: Serve, open_tab: Open
+) -> None:
+    source = FakeSource([key("free_1")])
+    source.more = {"cost_known": known}
+    page = open_tab(serve(ui.app(local=True, source=source)).url).page
+    expect(page.locator("#shares tr").first.locator("td").last).to_have_text(re.compile(shown))
+
+
 def hostile_source() -> FakeSource:
     usage = {text: used(window(1, 2, "<i>"), text, "<b>") for text in HOSTILE}
     keys = [

@@ -166,7 +166,7 @@ function drawUse(use, shares) {
   show("chart", chart(use, byId("chart").clientWidth));
   show("chart-text", summary(use));
   show("shares-name", sentence(shares.by));
-  show("shares", ...parts.shares(shares, chosen));
+  show("shares", ...parts.shares(shares, chosen, known.status.cost_known));
   byId("share-table").hidden = shares.shares.length === 0;
   byId("no-shares").hidden = shares.shares.length > 0;
   show("no-shares", shares.by === "model" ? "No call named a model." : "No call was made in a workload. A program names one with keyrot_middleware.workload(…).");

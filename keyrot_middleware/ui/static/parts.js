@@ -74,10 +74,10 @@ export function today({ today: used, midnight, workloads }, costKnown) {
 }
 
 // Who uses the pool; a row chooses what the chart draws.
-export function shares(use, chosen) {
+export function shares(use, chosen, costKnown) {
   const number = (value, bad) => el("td", { class: `number${bad && value ? " bad" : ""}` }, shortCount(value));
   const row = (name, of) => el("tr", { "data-id": of.name ?? "" }, el("th", { scope: "row" }, name), number(of.calls), number(of.failed_calls, true),
-    number(of.refused), number(of.input_tokens), el("td", { class: "number" }, cached(of.cached_tokens, of.input_tokens)), number(of.output_tokens), el("td", { class: "number" }, money(of.nano_usd / 1e9)));
+    number(of.refused), number(of.input_tokens), el("td", { class: "number" }, cached(of.cached_tokens, of.input_tokens)), number(of.output_tokens), el("td", { class: "number" }, money(costKnown ? of.nano_usd / 1e9 : null)));
   const rows = use.shares.map((share) => row(button(share.name, {
     class: "link", title: share.name, "data-by": use.by, "data-name": share.name,
     "aria-pressed": String(chosen.by === use.by && chosen.name === share.name),

@@ -35,6 +35,7 @@ from ..core.model import (
 from ..core.selection import RankedCandidates
 from ..core.windows import (
     DAY_S,
+    HOUR_S,
     PROBE_POLL_S,
     Cooldown,
     FirstWindows,
@@ -430,7 +431,7 @@ def expires_at(record: object, now: float) -> float:
         case QuotaWindows():
             return record.day_end + 120.0
         case Spending():
-            return record.month_end
+            return record.month_end + HOUR_S
         case Learned() | Owner():
             return record.until
         case dict():

@@ -16,12 +16,23 @@ from pathlib import Path
 import pytest
 from support.pool import INFO, key
 from support.servers import wait_for
-from support.states import OK, UNSENT, A, acquire, lease_of, opened, settle, warnings_of
+from support.states import OK, UNSENT, A, acquire, lease_of, opened, refused, settle, warnings_of
 
-from keyrot_middleware.core.model import Lease, Limits, RetryPolicy
+from keyrot_middleware.core.model import (
+    DEFAULT_ZONE,
+    Budget,
+    Lease,
+    LeaseOutcome,
+    Limits,
+    Outcome,
+    RetryPolicy,
+    Usage,
+)
+from keyrot_middleware.core.windows import next_month
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import FallbackState, State, sqlite
 from keyrot_middleware.state.sqlite import SCHEMA, SqliteState, SqliteStateError, path_of_url
+from keyrot_middleware.testing import FakeClock
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes and locks of POSIX")
 TWENTY = key("twenty", Limits(rpm=10_000, rpd=20))
@@ -65,6 +76,19 @@ def database(path: Path, *sql: str) -> bytes:
             db.execute(line)
         db.commit()
     return path.read_bytes()
+
+
+def test_ten_minutes_of_a_budget_outlive_the_month(path: Path) -> None:
+    """A process that starts in the new month drops what has expired, and not these."""
+    clock, one = FakeClock(), key("a", usd=Budget(ten_minutes=1_000))
+    clock.advance(next_month(clock.time(), DEFAULT_ZONE) - clock.time() - 60)
+    spent = Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1, cost_usd=1e-6))
+    with closing(SqliteState(path, RetryPolicy(), clock.time)) as before:
+        settle(before, one, spent)
+    clock.advance(120)
+    for _ in range(2):  # the first decision is followed by a sweep
+        with closing(SqliteState(path, RetryPolicy(), clock.time)) as after:
+            assert refused(after, one) == {"a": "usd_10m"}
 
 
 # Whose the file is -----------------------------------------------------------------------------

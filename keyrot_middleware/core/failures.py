@@ -359,10 +359,10 @@ _QUOTA = (429,)
 rejected = partial(Rule, scope=Scope.KEY, backoff=SLOW_BACKOFF, rejected=True)
 rejected_for_long = partial(rejected, backoff=DAILY_BACKOFF)
 of_project = partial(Rule, scope=Scope.PROJECT)
-of_billing = partial(Rule, scope=Scope.BILLING)
+of_billing = partial(Rule, scope=Scope.BILLING, until=for_an_hour)
 of_model = partial(Rule, scope=Scope.PROJECT_MODEL)
-paced = partial(of_model, codes=_QUOTA, has_known_end=True)
-"""Kinds of rows, by what cools down."""
+paced = partial(of_model, codes=_QUOTA, until=until_minute_end, has_known_end=True)
+"""Kinds of rows, by what cools down and how long."""
 
 FIRST_RULES = (
     Rule("connect", transport="connect", retry=True, sent=False),

@@ -130,9 +130,7 @@ class Anthropic(OpenAILike):
             scope=Scope.KEY_MODEL,
             until=for_a_day,
         ),
-        of_billing(
-            "credit_depleted", (400,), text=r"^Your credit balance is too low", until=for_an_hour
-        ),
+        of_billing("credit_depleted", (400,), text=r"^Your credit balance is too low"),
         of_billing(
             "billing_cap",
             (400,),
@@ -145,7 +143,7 @@ class Anthropic(OpenAILike):
             text=r"^You have reached your specified workspace API usage limits",
             until=_until_resumed,
         ),
-        of_billing("payment_required", (402,), until=for_an_hour),
+        of_billing("payment_required", (402,)),
         of_billing(
             "billing_cap",
             (429,),

@@ -35,7 +35,6 @@ from ..core.failures import (
     retry_after_s,
     sane_delay,
     seconds,
-    until_minute_end,
     until_retry_info,
 )
 from ..core.model import NO_USAGE, CallInfo, Reported, Usage
@@ -194,13 +193,13 @@ def any_of(*words: str) -> frozenset[str]:
 LIMIT_RULES = (
     Rule("too_large", (413, 429), reasons=any_of("REQUESTED_OVER_LIMIT")),
     paced("quota_day", quota="perday", until=until_retry_info, may_wait=False),
-    paced("quota_minute", quota="perminute", until=until_minute_end),
+    paced("quota_minute", quota="perminute"),
 )
 """Of the providers whose messages name the window."""
 SHARED_RULES = (
     Rule("overloaded", (529,), retry=True),
-    of_billing("payment_required", (402,), until=for_an_hour),
-    paced("rate_limit", until=until_minute_end),
+    of_billing("payment_required", (402,)),
+    paced("rate_limit"),
     *LAST_RULES,
 )
 """Of all of them, after their own."""
@@ -306,12 +305,11 @@ class OpenAI(OpenAILike):
         of_project(
             "project_cap", reasons=any_of("PROJECT_SPEND_LIMIT_EXCEEDED"), until=for_an_hour
         ),
-        of_billing("billing_cap", reasons=_SPENT, until=for_an_hour),
+        of_billing("billing_cap", reasons=_SPENT),
         of_billing(
             "credit_depleted",
             (429,),
             reasons=any_of("INSUFFICIENT_QUOTA", "CREDIT_BALANCE_EXHAUSTED"),
-            until=for_an_hour,
         ),
         *LIMIT_RULES,
         of_model("rate_limit", (429,), reasons=any_of("SLOW_DOWN"), until=until_retry_info),

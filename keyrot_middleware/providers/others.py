@@ -18,20 +18,118 @@ from ..core.failures import (
     FailureFacts,
     ParsedError,
     Rule,
+    error_words,
     for_a_day,
-    for_an_hour,
     of_billing,
     of_model,
     paced,
     rejected,
-    until_minute_end,
     until_retry_info,
 )
-from ..core.model import Usage
+from ..core.model import Scope, Usage
 from ..core.windows import next_month
 from .base import Route
-from .openai import SHARED_RULES, OpenAI, OpenAILike, any_of
+from .openai import LIMIT_RULES, SHARED_RULES, OpenAI, OpenAILike, any_of
 from .openai_protocol import parse_object
+
+
+class Groq(OpenAILike):
+    """api.groq.com."""
+
+    name = platform = otel = "groq"
+    title = "Groq"
+    hosts = ("api.groq.com",)
+    variables = ("GROQ_API_KEY",)
+    base_url_variable = "GROQ_BASE_URL"
+    check_path = "/openai/v1/models"
+    limit_kinds = {"requests": "rpd", "tokens": "tpm"}  # noqa: RUF012 - data, like all of it
+    rules = (
+        *FIRST_RULES,
+        *LIMIT_RULES,
+        of_model(
+            "model_denied",
+            (404,),
+            reasons=any_of("MODEL_NOT_FOUND"),
+            until=for_a_day,
+            max_rotations=1,
+        ),
+        Rule("overloaded", (498,), retry=True),
+        *SHARED_RULES,
+    )
+
+
+class Mistral(OpenAILike):
+    """api.mistral.ai and its regions."""
+
+    name = platform = "mistral"
+    otel = "mistral_ai"
+    title = "Mistral"
+    hosts = ("api.mistral.ai", "api.eu.mistral.ai", "api.us.mistral.ai")
+    variables = ("MISTRAL_API_KEY",)
+    limit_header = "x-ratelimit-{word}-{kind}-minute"
+    limit_kinds = {"req": "rpm", "tokens": "tpm"}  # noqa: RUF012 - data, like all of it
+    rules = (
+        *FIRST_RULES,
+        rejected("key_invalid", (401,), text=r"^Invalid API Key"),
+        Rule("overloaded", (429, 503), text=r"^Service tier capacity exceeded", retry=True),
+        paced("rate_limit", reasons=any_of("RATE_LIMITED"), text=r"^Requests rate limit exceeded"),
+        of_model("model_denied", (403,)),
+        *SHARED_RULES,
+    )
+
+    def open(self, body: object) -> Mapping[Any, Any]:
+        """Return the object of a failed response; its gateway writes `{"detail": "…"}`."""
+        error = super().open(body)
+        detail = error.get("detail")
+        if isinstance(detail, str):
+            return {"message": detail, "code": None}
+        return {"code": None, **error} if isinstance(body, dict) and "message" in error else error
+
+
+_UPSTREAM = "UPSTREAM"
+"""Stands among the words of an error that another provider caused."""
+
+
+class OpenRouter(OpenAILike):
+    """openrouter.ai."""
+
+    name = platform = otel = "openrouter"
+    title = "OpenRouter"
+    hosts = ("openrouter.ai",)
+    variables = ("OPENROUTER_API_KEY",)
+    check_path = "/api/v1/key"
+    rules = (
+        *FIRST_RULES,
+        rejected(
+            "key_invalid",
+            (401,),
+            text=r"^(?:Missing Authentication header|No cookie auth credentials|User not found)",
+        ),
+        Rule("too_large", (402,), text=r"can only afford \d"),
+        Rule("overloaded", (402,), reasons=any_of("IN_FLIGHT_BUDGET_EXHAUSTED"), retry=True),
+        of_billing("credit_depleted", (402,), reasons=any_of("OPENROUTER_CREDITS")),
+        rejected("key_restricted", (402,), reasons=any_of("OPENROUTER_KEY_LIMIT")),
+        Rule("overloaded", (429,), reasons=any_of(_UPSTREAM), retry=True),
+        of_billing(
+            "rate_limit",
+            (429,),
+            reasons=any_of("RATE_LIMIT_EXCEEDED"),
+            scope=Scope.PROJECT_MODEL,
+            until=until_retry_info,
+            has_known_end=True,
+        ),
+        *LAST_RULES,
+    )
+
+    def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
+        """Return what a failed response says; its `metadata` tells whose failure it is."""
+        parsed = super().parse_error(facts, now)
+        found = self.open(facts.body).get("metadata")
+        data: Mapping[Any, Any] = found if isinstance(found, Mapping) else {}
+        words = set(error_words(data, "error_type", "limit_source"))
+        if data.get("provider_name") or data.get("provider_code"):
+            words.add(_UPSTREAM)
+        return parsed._replace(reasons=parsed.reasons | words)
 
 
 class XAI(OpenAILike):
@@ -52,9 +150,8 @@ class XAI(OpenAILike):
             "credit_depleted",
             (403, 429),
             text=r"used all available credits or reached its monthly spending limit",
-            until=for_an_hour,
         ),
-        paced("rate_limit", until=until_minute_end),
+        paced("rate_limit"),
         *LAST_RULES,
     )
 
@@ -76,7 +173,7 @@ class DeepSeek(OpenAILike):
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,), reasons=any_of("AUTHENTICATION_ERROR")),
-        of_billing("credit_depleted", (402,), until=for_an_hour),
+        of_billing("credit_depleted", (402,)),
         of_model("rate_limit", (429,)),
         *LAST_RULES,
     )
@@ -102,12 +199,7 @@ class AzureOpenAI(OpenAILike):
             (401,),
             text=r"^Access denied due to invalid subscription key or wrong API",
         ),
-        paced(
-            "rate_limit",
-            reasons=any_of("RATELIMITREACHED", "429"),
-            until=until_minute_end,
-            max_rotations=5,
-        ),
+        paced("rate_limit", reasons=any_of("RATELIMITREACHED", "429"), max_rotations=5),
         *LAST_RULES,
     )
 
@@ -122,7 +214,7 @@ class Together(OpenAILike):
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,)),
-        of_billing("payment_required", (402,), until=for_an_hour),
+        of_billing("payment_required", (402,)),
         of_model(
             "rate_limit",
             (429,),
@@ -149,8 +241,8 @@ class Fireworks(OpenAILike):
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401, 403)),
-        of_billing("billing_cap", (412,), text=r"^Account \S+ is suspended", until=for_an_hour),
-        of_billing("payment_required", (402,), until=for_an_hour),
+        of_billing("billing_cap", (412,), text=r"^Account \S+ is suspended"),
+        of_billing("payment_required", (402,)),
         of_model("rate_limit", (429,), until=until_retry_info),
         *LAST_RULES,
     )
@@ -166,11 +258,7 @@ class Cerebras(OpenAILike):
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,)),
-        paced(
-            "quota_minute",
-            text=r"^(?:Requests|Tokens) per minute limit exceeded",
-            until=until_minute_end,
-        ),
+        paced("quota_minute", text=r"^(?:Requests|Tokens) per minute limit exceeded"),
         of_model("model_denied", (404,), until=for_a_day, max_rotations=1),
         *SHARED_RULES,
     )
@@ -224,17 +312,8 @@ class Cohere(OpenAILike):
             text=r"^Maximum billing reached for this API key",
             until=lambda _parsed, now: next_month(now, "UTC"),
         ),
-        of_billing(
-            "payment_required",
-            (402,),
-            text=r"^Please add or update your payment method",
-            until=for_an_hour,
-        ),
-        paced(
-            "quota_minute",
-            text=r"per minute request limit|calls / minute|tokens per minute",
-            until=until_minute_end,
-        ),
+        of_billing("payment_required", (402,), text=r"^Please add or update your payment method"),
+        paced("quota_minute", text=r"per minute request limit|calls / minute|tokens per minute"),
         Rule("model_not_found", (404,), text=r"^model '"),
         *LAST_RULES,
     )

@@ -15,7 +15,6 @@ from ...core.failures import (
     ParsedError,
     Rule,
     for_a_day,
-    for_an_hour,
     for_ten_minutes,
     of_billing,
     of_model,
@@ -23,7 +22,6 @@ from ...core.failures import (
     paced,
     rejected,
     rejected_for_long,
-    until_minute_end,
     until_retry_info,
 )
 from ...core.model import Backoff, Scope
@@ -120,7 +118,6 @@ RULES: tuple[Rule, ...] = (
         "credit_depleted",
         reasons=words("PAYMENT_REQUIRED"),
         text=r"^Your prepayment credits are depleted\b",
-        until=for_an_hour,
     ),
     of_billing(
         "billing_cap",
@@ -164,13 +161,7 @@ RULES: tuple[Rule, ...] = (
         until=until_day_end,
         may_wait=False,
     ),
-    paced(
-        "quota_minute",
-        reasons=words("RATE_LIMIT_EXCEEDED"),
-        quota="perminute",
-        until=until_minute_end,
-        any_body=True,
-    ),
+    paced("quota_minute", reasons=words("RATE_LIMIT_EXCEEDED"), quota="perminute", any_body=True),
     paced("rate_limit", has_retry_delay=True, until=until_retry_info, any_body=True),
     # The model in this project, the location, the request's own resources.
     of_model(
@@ -215,7 +206,7 @@ RULES: tuple[Rule, ...] = (
     ),
     # Codes alone.
     rejected("unauthorized", (401,)),
-    of_billing("payment_required", (402,), until=for_an_hour),
+    of_billing("payment_required", (402,)),
     Rule("gateway", (401, 402)),
     Rule("capacity", _QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, any_body=True),
     *LAST_RULES,

@@ -29,7 +29,7 @@ from ..core.failures import (
 from ..core.model import NO_USAGE, Scope, Usage
 from ..core.windows import next_month
 from .base import Events, Route
-from .openai import OpenAILike, any_of
+from .openai import OpenAILike, any_of, stored_route
 from .openai_protocol import parse_object
 
 _PATH = re.compile(r"/v1/(messages|complete|files|models)(?:/(\w[^?]*))?/?\Z")
@@ -40,20 +40,13 @@ def _route(method: str, path: str) -> Route | None:
     found = _PATH.search(path)
     if found is None:
         return None
-    head, rest, reads = found[1], (found[2] or "").split("/"), method.upper() == "GET"
+    head, rest = found[1], (found[2] or "").split("/")
     if head in ("messages", "complete") and rest in ([""], ["count_tokens"]):
         return Route(rest[0] or "chat", counts_in_quota=not rest[0])
     if head == "models":
         return Route("get" if rest[0] else "list", counts_in_quota=False)
     names = tuple(rest[1 if rest[0] == "batches" else 0 :][:1]) if rest[0] else ()
-    return Route(
-        method.lower() if names else "list" if reads else rest[0] or head,
-        names=names,
-        bound_to_owner=True,
-        idempotent=reads,
-        counts_in_quota=False,
-        protocol="stored",
-    )
+    return stored_route(method, names, rest[0] or head)
 
 
 def _usage(body: Mapping[str, Any], before: Usage = NO_USAGE) -> Usage:
@@ -115,11 +108,11 @@ class Anthropic(OpenAILike):
     hosts = ("api.anthropic.com",)
     variables = ("ANTHROPIC_API_KEY",)
     base_url_variable = "ANTHROPIC_BASE_URL"
-    check_headers = {"anthropic-version": "2023-06-01"}  # noqa: RUF012 - data, like all of it
+    check_headers = {"anthropic-version": "2023-06-01"}
     key_header, key_scheme = "x-api-key", ""
     key_headers = ("x-api-key", "authorization")
     limit_header = "anthropic-ratelimit-{kind}-{word}"
-    limit_kinds = {"requests": "rpm", "input-tokens": "tpm", "tokens": "tpm"}  # noqa: RUF012 - data, like all of it
+    limit_kinds = {"requests": "rpm", "input-tokens": "tpm", "tokens": "tpm"}
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,), reasons=any_of("AUTHENTICATION_ERROR")),

@@ -87,8 +87,14 @@ def _route(method: str, path: str) -> Route | None:
     if parts[0] == "models" and reads:
         return Route("get" if parts[1:] else "list", counts_in_quota=False)
     names = tuple(parts[2 if parts[0] in ("chat", "fine_tuning") else 1 :: 2])
+    return stored_route(method, names, parts[0])
+
+
+def stored_route(method: str, names: tuple[str, ...], collection: str) -> Route:
+    """Return the route of a request about stored things."""
+    reads = method.upper() == "GET"
     return Route(
-        method.lower() if names else "list" if reads else parts[0],
+        method.lower() if names else "list" if reads else collection,
         names=names,
         bound_to_owner=True,
         idempotent=reads,
@@ -291,7 +297,7 @@ class OpenAI(OpenAILike):
     hosts = ("api.openai.com",)
     variables = ("OPENAI_API_KEY",)
     base_url_variable = "OPENAI_BASE_URL"
-    limit_kinds = {"requests": "rpm", "tokens": "tpm"}  # noqa: RUF012 - data, like all of it
+    limit_kinds = {"requests": "rpm", "tokens": "tpm"}
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,), reasons=any_of("INVALID_API_KEY")),

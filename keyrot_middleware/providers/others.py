@@ -42,7 +42,7 @@ class Groq(OpenAILike):
     variables = ("GROQ_API_KEY",)
     base_url_variable = "GROQ_BASE_URL"
     check_path = "/openai/v1/models"
-    limit_kinds = {"requests": "rpd", "tokens": "tpm"}  # noqa: RUF012 - data, like all of it
+    limit_kinds = {"requests": "rpd", "tokens": "tpm"}
     rules = (
         *FIRST_RULES,
         *LIMIT_RULES,
@@ -67,7 +67,7 @@ class Mistral(OpenAILike):
     hosts = ("api.mistral.ai", "api.eu.mistral.ai", "api.us.mistral.ai")
     variables = ("MISTRAL_API_KEY",)
     limit_header = "x-ratelimit-{word}-{kind}-minute"
-    limit_kinds = {"req": "rpm", "tokens": "tpm"}  # noqa: RUF012 - data, like all of it
+    limit_kinds = {"req": "rpm", "tokens": "tpm"}
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,), text=r"^Invalid API Key"),
@@ -298,7 +298,7 @@ class Cohere(OpenAILike):
     hosts = ("api.cohere.com", "api.cohere.ai")
     variables = ("CO_API_KEY", "COHERE_API_KEY")
     limit_header = "x-trial-endpoint-{kind}-{word}"
-    limit_kinds = {"call": "rpm"}  # noqa: RUF012 - data, like all of it
+    limit_kinds = {"call": "rpm"}
     rules = (
         *FIRST_RULES,
         rejected(

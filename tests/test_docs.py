@@ -232,15 +232,3 @@ def test_readme_has_the_measured_numbers() -> None:
     assert date is not None
     month = datetime.strptime(date[1], "%Y-%m").strftime("%B %Y")
     assert f"{version[0]}, measured in {month}." in text
-
-
-def test_frameworks_are_those_that_are_run() -> None:
-    """The table is that of tools/frameworks: its versions are the pinned ones."""
-    made = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "frameworks" / "table.py")],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert made.count("\n") > 10
-    assert f"\n\n{made}\n" in (ROOT / "docs" / "frameworks.md").read_text("utf-8")

@@ -93,7 +93,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-ROOM_S = 20.0
+ROOM_S = 40.0
 """Seconds of a minute that a test needs at most, on a busy machine too; most need one."""
 
 

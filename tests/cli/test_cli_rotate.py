@@ -108,7 +108,7 @@ class Pool:
                 wait_for_line(one, "ready")
             yield started
             for one in started:
-                calls, failed = json.loads(one.communicate(timeout=60)[0].splitlines()[-1])
+                calls, failed = json.loads(one.communicate(timeout=240)[0].splitlines()[-1])
                 assert (failed, calls > 0) == ([], True)
         finally:
             for one in started:
@@ -213,7 +213,7 @@ def test_a_process_that_keeps_the_old_value_keeps_it_valid(pool: Pool) -> None:
         line = wait_for_line(process, "0 of 1 processes of the pool send with the new value")
         assert "waiting for" in line
         process.send_signal(signal.SIGTERM)
-        rest = process.communicate(timeout=60)[0]
+        rest = process.communicate(timeout=240)[0]
     assert process.returncode != 0
     assert "cut off: the old value" in rest
     assert "To go back: keyrot rotate a --rollback" in rest
@@ -230,7 +230,7 @@ def test_a_rotation_that_was_cut_off_goes_on(pool: Pool) -> None:
     second = pool.rotate("a", stdin="FAKE-b-3")
     assert (second.returncode, "is under way since" in second.stderr) == (1, True)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     (waiting,) = (one for one in rotations(state) if one.step == "cut off")
     value = {f"values:{waiting.name}": {f"another\n{waiting.new}": 1}}
     state.add_activity(ActivityRows(value, {}))

@@ -215,7 +215,7 @@ def test_four_processes_stop_within_one_call(shared, window, valkey, tmp_path, m
                 assert worker.stdin is not None
                 worker.stdin.write("go\n")
                 worker.stdin.flush()
-            sent = [int(worker.communicate(timeout=120)[0]) for worker in workers]
+            sent = [int(worker.communicate(timeout=240)[0]) for worker in workers]
         finally:
             for worker in workers:
                 worker.kill()

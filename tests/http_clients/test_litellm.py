@@ -18,7 +18,7 @@ def found() -> Any:
     tests = str(Path(__file__).parents[1])
     program = [sys.executable, "-W", "ignore", "-m", litellm_program.__name__]
     run = subprocess.run(
-        program, cwd=tests, capture_output=True, text=True, timeout=180, check=False
+        program, cwd=tests, capture_output=True, text=True, timeout=600, check=False
     )
     assert run.returncode == 0, run.stderr[-3_000:]
     return json.loads(run.stdout.splitlines()[-1])

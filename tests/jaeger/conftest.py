@@ -42,7 +42,7 @@ def traces(jaeger: Jaeger) -> list[dict[str, Any]]:
         env={**kept, **settings},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     warned = [line for line in done.stderr.splitlines() if not line.startswith("  ")]

@@ -50,7 +50,7 @@ from keyrot_middleware.settings import load
 from keyrot_middleware.testing import FakeGemini, Reply
 
 CALLERS = 64
-PATIENCE_S = 60
+PATIENCE_S = 240
 TESTS = Path(__file__).parents[1]
 
 
@@ -200,7 +200,7 @@ def test_a_dead_receiver_does_not_keep_a_program_alive(start) -> None:
         assert process.stdout.readline().strip() == "end"
         began = time.monotonic()
         assert process.wait(PATIENCE_S) == 0
-        assert time.monotonic() - began < EXIT_S + 20  # a busy machine exits slowly
+        assert time.monotonic() - began < EXIT_S + 60  # a busy machine exits slowly
 
 
 # Which events there are, without a thread ---------------------------------------------------------

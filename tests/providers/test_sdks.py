@@ -366,5 +366,5 @@ def test_keyrot_run_sets_the_placeholder_of_a_provider_with_keys(
     monkeypatch.setenv("OPENAI_API_KEYS", "sk-FAKE-a,sk-FAKE-b")
     program = "import os; print(os.environ.get('OPENAI_API_KEY'), 'GROQ_API_KEY' in os.environ)"
     command = [sys.executable, "-m", "keyrot_middleware", "run", "-c", program]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
     assert ran.stdout.split() == [keyrot_middleware.POOL_KEY, "False"]

@@ -46,7 +46,7 @@ def run(command: str, bao: OpenBao, here: Path) -> dict[str, str]:
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

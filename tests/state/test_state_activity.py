@@ -115,7 +115,7 @@ def test_records_that_cannot_be_read_degrade_no_pool(
 
 # Programs that end at once ---------------------------------------------------------------------
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 CALL = "client.post(PATH, json=BODY).raise_for_status()\n"
 BEGIN = """\
 import sys
@@ -179,7 +179,7 @@ def test_a_server_that_hangs_does_not_keep_a_program_alive(
     valkey: Server, gemini: FakeGemini, environment: dict[str, str]
 ) -> None:
     """Its last calls are lost then; the exit waits for them no longer than for anything else."""
-    env = {**environment, "KEYROT_STATE_URL": f"{valkey.strict_url}?socket_timeout=30"}
+    env = {**environment, "KEYROT_STATE_URL": f"{valkey.strict_url}?socket_timeout=120"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     command = [sys.executable, "-c", BEGIN + CALL + WAIT, gemini.url]
     with subprocess.Popen(command, env=env, text=True, **pipes) as process:  # type: ignore[call-overload]
@@ -189,7 +189,7 @@ def test_a_server_that_hangs_does_not_keep_a_program_alive(
             process.stdin.close()
             began = time.monotonic()
             assert process.wait(PATIENCE_S) == 0
-            assert time.monotonic() - began < EXIT_S + 20  # a busy machine exits slowly
+            assert time.monotonic() - began < EXIT_S + 60  # a busy machine exits slowly
         finally:
             process.kill()
             valkey.signal(signal.SIGCONT)

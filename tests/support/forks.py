@@ -16,7 +16,7 @@ for line in sys.stdin:
         for number, name in enumerate(("in", "out", "err")):
             os.dup2(os.open(asked["folder"] + "/" + name, os.O_RDWR), number)
         sys.stdin = open(0)
-        signal.alarm(120)  # one that hangs ends with code -14
+        signal.alarm(240)  # one that hangs ends with code -14
         os.environ.clear()
         os.environ.update(asked["environ"])
         os.chdir(asked["cwd"])

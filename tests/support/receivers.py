@@ -92,4 +92,4 @@ class Mailbox:
 def dead_receiver() -> Iterator[str]:
     """Give the URL of a receiver that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
-        yield f"json://127.0.0.1:{listener.getsockname()[1]}/dead?rto=60&cto=60"
+        yield f"json://127.0.0.1:{listener.getsockname()[1]}/dead?rto=120&cto=120"

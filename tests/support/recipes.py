@@ -15,7 +15,7 @@ from keyrot_middleware.testing import FakeGemini
 from support.docs_blocks import ROOT, blocks
 from support.servers import server
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 """Seconds that a server may take to begin; it takes one or two."""
 
 
@@ -64,7 +64,7 @@ class Recipe:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

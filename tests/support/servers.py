@@ -169,7 +169,7 @@ def move_slots(source: Server, target: Server, slots: int = 16) -> None:
     ids = [node.execute("CLUSTER", "MYID").decode() for node in (source, target)]
     options = ["--cluster-from", ids[0], "--cluster-to", ids[1], "--cluster-slots", str(slots)]
     command = [REDIS_CLI, "--cluster", "reshard", address, *options, "--cluster-yes"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr
 
 

@@ -164,7 +164,7 @@ def stderr_of(service: FakeGemini, folder: Path, *command: str, **limits: Any) -
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     assert service.key("first").value not in ran.stderr

@@ -25,7 +25,7 @@ from ..adapters import (
 from ..adapters.pooled_calls import NoKey, PooledCalls
 from ..adapters.redaction import Redact, without_key
 from ..core.commands import Done, Failed
-from ..core.failures import FailureFacts
+from ..core.failures import SLOW, FailureFacts
 from ..core.flow import CallState, Exhausted
 from ..core.model import (
     POOL_KEY,
@@ -452,7 +452,7 @@ class Call:
             if link is not None:
                 link.__traceback__ = None
         self.call = fallback_call(call, model)
-        if call.goes_on:
+        if call.attempts and call.attempts[-1].verdict.failure == SLOW:
             self._error = None  # what the next model raises says more
         if self.calls.pool.first_tokens.limits:
             self._set_deadline()

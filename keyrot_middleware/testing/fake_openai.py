@@ -191,8 +191,9 @@ class _FakeProvider(FakeServer):
         pieces = tuple(map(_event, content)) if stream else (_body(content),)
         length = None if stream else len(pieces[0])
         head = Head(status, _SSE if stream else JSON, now, length, headers, front_end=())
-        late = (scripted.delay_s, scripted.gap_s) if scripted else (0.0, 0.0)
-        return ResponsePlan(head, pieces, lambda: self._log.done(label), *late)
+        names = ("delay_s", "gap_s", "keep_alive_s") if scripted else ()
+        late = {name: getattr(scripted, name) for name in names}
+        return ResponsePlan(head, pieces, lambda: self._log.done(label), **late)
 
     def _content(
         self, asked: Asked, scripted: Scripted | None

@@ -34,6 +34,7 @@ class Scripted:
         headers: More headers.
         delay_s: Seconds before the first byte, in real time.
         gap_s: Seconds before every chunk of a stream but the first.
+        keep_alive_s: A stream has its head at once, and this often a comment until its first chunk.
         after_chunks: In a stream, the number of chunks before the failure; None: fail at once.
         then: What happens to the connection afterwards.
         wrap_in_list: Whether the error comes in a list of one.
@@ -50,6 +51,7 @@ class Scripted:
     headers: tuple[tuple[str, str], ...] = ()
     delay_s: float = 0.0
     gap_s: float = 0.0
+    keep_alive_s: float = 0.0
     after_chunks: int | None = None
     then: Then = "end"
     wrap_in_list: bool = False
@@ -63,6 +65,10 @@ class Scripted:
     def delayed(self, seconds: float) -> Scripted:
         """Return the same reply, its first byte `seconds` later."""
         return replace(self, delay_s=seconds)
+
+    def kept_alive(self, every_s: float = 1.0) -> Scripted:
+        """Return the same stream, with comments while its first chunk is late."""
+        return replace(self, keep_alive_s=every_s)
 
     def in_stream(self, after: int = 0) -> Scripted:
         """Return the same error, inside a stream with HTTP 200, after that many chunks.
@@ -567,6 +573,7 @@ class Reply:
     CLOSE: Final = Scripted(0, then="close")
     HANG: Final = Scripted(0, then="close", delay_s=60.0)
     SLOW: Final = Scripted(gap_s=0.05, delay_s=0.05)
+    LATE: Final = Scripted(delay_s=20.0, keep_alive_s=1.0)
 
     # Inside a stream, after its first chunk; a unary request gets the HTTP error, or half a body.
     STREAM_OVERLOADED: Final = OVERLOADED.in_stream(1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
+from itertools import chain, repeat
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +29,7 @@ except ImportError:
     ) from None
 
 _BACKLOG = 1024
+_KEEP_ALIVE = b": keep-alive\n\n"
 # The headers that Google's front end adds to every reply (docs/gemini-api.md#headers).
 _FRONT_END = (
     ("Vary", "Origin"),
@@ -117,6 +119,7 @@ class ResponsePlan:
         delay_s: Seconds before the first write.
         gap_s: Seconds before each of the others, and before the end of a chunked body.
         then: What happens to the connection afterwards; only `end` completes a chunked body.
+        keep_alive_s: A chunked body has its head at once, and comments for `delay_s`, this often.
     """
 
     head: Head | None
@@ -125,6 +128,7 @@ class ResponsePlan:
     delay_s: float = 0.0
     gap_s: float = 0.0
     then: Then = "end"
+    keep_alive_s: float = 0.0
 
 
 def _reason(status: int) -> str:
@@ -246,10 +250,16 @@ class _Connection(asyncio.Protocol):
             yield self._http.send(h11.EndOfMessage()) or b""
 
     async def _send_slowly(self, plan: ResponsePlan) -> None:
-        await asyncio.sleep(plan.delay_s)
+        gaps, comments = chain((plan.delay_s,), repeat(plan.gap_s)), 0
+        if plan.keep_alive_s and plan.head is not None and plan.head.length is None:
+            comments = max(int(plan.delay_s / plan.keep_alive_s), 1)
+            gaps = chain((0.0,), repeat(plan.keep_alive_s, comments), repeat(plan.gap_s))
+            plan = replace(plan, pieces=(_KEEP_ALIVE,) * comments + plan.pieces)
+        await asyncio.sleep(next(gaps))
         for number, data in enumerate(self._writes(plan)):
-            if number and data and plan.gap_s:
-                await asyncio.sleep(plan.gap_s)
+            gap = next(gaps) if number else 0.0
+            if gap and data:
+                await asyncio.sleep(gap)
             self._transport.write(data)
 
     def _on_sent(self, plan: ResponsePlan, task: asyncio.Task[None]) -> None:

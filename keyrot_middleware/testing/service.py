@@ -179,6 +179,7 @@ def stream_plan(
         delay_s=latency_s + reply.delay_s,
         gap_s=reply.gap_s,
         then=reply.then,
+        keep_alive_s=reply.keep_alive_s,
     )
 
 

@@ -16,6 +16,9 @@ import anthropic
 import httpx
 import pytest
 import requests
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from support import http_modes
 from support.google_bodies import bad, reason
 from support.http_modes import MODEL, RAW
@@ -23,6 +26,7 @@ from support.modes import MODES, ask
 from support.raw_server import RawServer, answer, chunk
 
 import keyrot_middleware
+from keyrot_middleware.telemetry.tracing import TracingObserver
 
 SOON, NEVER = 0.3, 30.0
 """A deadline, and how long a server stays silent unless the test ends."""
@@ -74,9 +78,8 @@ class Slow:
 
     def __init__(self, install: Any) -> None:
         self.labels: dict[str, str] = {}
-        self.sent: list[str] = []
         self.ways: dict[str, Callable[[Any], None]] = {}
-        self.over = threading.Event()
+        self.over, self.hung_up = threading.Event(), threading.Event()
         self._install = install
         self.server = RawServer(self._talk)
 
@@ -89,17 +92,24 @@ class Slow:
 
     def _talk(self, connection: Any, key: str) -> None:
         label = self.labels[key]
-        self.sent.append(label)
         way = self.ways.get(label)
         if way is not None:
             way(connection)
         else:
             self.answer(connection, label)
 
-    def in_turn(self, *ways: Callable[[Any], None]) -> None:
-        """Let the key A answer each request in its own way."""
-        left = iter(ways)
-        self.ways["A"] = lambda connection: next(left)(connection)  # noqa: PLW0108 - called later
+    @property
+    def sent(self) -> list[str]:
+        """The key of each request; one that is cut off may not have reached the server yet."""
+        return [lease.key_id for lease in self._install.ledger.leases]
+
+    def in_turn(self, first: Callable[[Any], None], then: Callable[[Any], None]) -> None:
+        """Let the key A answer the first request in its own way."""
+
+        def way(connection: Any) -> None:
+            (first if len(self.sent) == 1 else then)(connection)
+
+        self.ways["A"] = way
 
     def answer(self, connection: Any, text: str, *, stream: bool = True) -> None:
         head, body = (EVENTS, event(text)) if stream else (WHOLE, chunk(said(text)))
@@ -116,8 +126,11 @@ class Slow:
 
     def keep_alives(self, connection: Any) -> None:
         connection.sendall(EVENTS)
-        while not self.over.wait(0.05):
-            connection.sendall(chunk(b": PROCESSING\n\n") + chunk(b"\r\n"))
+        try:
+            while not self.over.wait(0.05):
+                connection.sendall(chunk(b": PROCESSING\n\n") + chunk(b"\r\n"))
+        except OSError:
+            self.hung_up.set()
 
     def late_head(self, connection: Any) -> None:
         self.over.wait(4 * SOON)
@@ -176,6 +189,35 @@ def test_another_key_takes_over_a_stream(mode, way, slow, pool) -> None:
     assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
 
 
+@pytest.mark.parametrize("library", [httpx, requests])
+def test_the_connection_of_what_was_cut_off_is_closed(library, slow) -> None:
+    """While the client is open."""
+    slow.pool("A", "B")
+    slow.ways["A"] = slow.keep_alives
+    with library.Client() if library is httpx else requests.Session() as client:
+        assert http_modes.send(library, client, slow.server.url, "keyrot-pool", stream=True) == "B"
+        assert slow.hung_up.wait(NEVER)
+
+
+@pytest.mark.parametrize("library", [httpx, aiohttp])
+def test_the_connection_of_a_task_that_was_cut_off_is_closed(library, slow) -> None:
+    slow.pool("A", "B")
+    slow.ways["A"] = slow.keep_alives
+    url = f"{slow.server.url}{PATH}".replace(":generate", ":streamGenerate") + "?alt=sse"
+    client = httpx.AsyncClient if library is httpx else aiohttp.ClientSession
+
+    async def go() -> None:
+        async with client() as opened:
+            given: dict[str, Any] = {"json": BODY, "headers": {"x-goog-api-key": "keyrot-pool"}}
+            response = await opened.post(url, **given)
+            assert response.headers["content-type"] == "text/event-stream"
+            if library is aiohttp:
+                await response.read()
+            assert await asyncio.to_thread(slow.hung_up.wait, NEVER)
+
+    asyncio.run(go())
+
+
 @pytest.mark.parametrize("mode", CALLS)
 def test_another_key_takes_over_a_call(mode, slow, pool) -> None:
     slow.pool("A", "B")
@@ -193,7 +235,7 @@ def test_what_nothing_else_could_serve_has_no_deadline(mode, slow) -> None:
         pass
     slow.ways["A"] = slow.late if mode in STREAMS else slow.late_head
     assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["late"]
-    assert slow.sent == ["A"]
+    assert slow.sent == ["B", "A"]
 
 
 @pytest.mark.parametrize("mode", [*SOME_STREAMS, *SOME_CALLS])
@@ -203,7 +245,8 @@ def test_one_call_of_a_minute_is_cut_off_or_one_in_twenty(mode, slow) -> None:
     slow.in_turn(slow.no_head, slow.late if mode in STREAMS else slow.late_head)
     slow.ways["B"] = lambda connection: slow.answer(connection, "B", stream=mode in STREAMS)
     assert RAW[mode](slow.server.url, "keyrot-pool", 2) == ["B", "late"]
-    assert slow.sent == ["A", "B", "A"]
+    assert slow.sent[:3] == ["A", "B", "A"]
+    assert slow.sent.count("B") == 1
 
 
 @pytest.mark.parametrize("mode", SOME_STREAMS)
@@ -347,10 +390,9 @@ def test_anthropic_streams(is_async, monkeypatch, tmp_path) -> None:
     """A `ping` is no token, and neither is the beginning of a message that never comes."""
     over = threading.Event()
 
-    def talk(connection: Any, _: str) -> None:
-        sent.append("request")
+    def talk(connection: Any, key: str) -> None:
         connection.sendall(EVENTS)
-        if len(sent) == 1:
+        if "FAKE-A" in key:
             while not over.wait(0.05):
                 connection.sendall(chunk(b'event: ping\ndata: {"type": "ping"}\n\n'))
             return
@@ -359,7 +401,6 @@ def test_anthropic_streams(is_async, monkeypatch, tmp_path) -> None:
             connection.sendall(chunk(data.encode()))
         connection.sendall(b"0\r\n\r\n")
 
-    sent: list[str] = []
     server = RawServer(talk)
     keys = [{"key_id": name, "provider": "anthropic"} for name in "AB"]
     file = tmp_path / "keys.json"
@@ -367,7 +408,10 @@ def test_anthropic_streams(is_async, monkeypatch, tmp_path) -> None:
     for name in "AB":
         monkeypatch.setenv(f"KEYROT_KEY_{name}", f"sk-ant-FAKE-{name}" + "x" * 40)
     keyrot_middleware.install(
-        keys_file=file, first_token_s=SOON, allowed_hosts=(f"anthropic=http://{server.host}",)
+        keys_file=file,
+        strategy="fill",
+        first_token_s=SOON,
+        allowed_hosts=(f"anthropic=http://{server.host}",),
     )
     options: dict[str, Any] = {"api_key": "keyrot-pool", "base_url": server.url}
     asked: dict[str, Any] = {
@@ -390,7 +434,7 @@ def test_anthropic_streams(is_async, monkeypatch, tmp_path) -> None:
     finally:
         over.set()
         server.close()
-    assert (text, len(sent)) == ("hi", 2)
+    assert text == "hi"
 
 
 def test_calls_without_a_deadline_run_none_of_it(slow) -> None:
@@ -424,12 +468,17 @@ def test_a_workload_has_its_own_deadline(slow) -> None:
         assert RAW["httpx-stream"](slow.server.url, "keyrot-pool", 1) == ["B"]
 
 
-def test_spans_notes_and_activity_name_the_attempt(slow, monkeypatch) -> None:
+@pytest.mark.parametrize("mode", ["httpx-stream", "httpx-astream"])
+def test_spans_and_activity_name_the_attempt(mode, slow) -> None:
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
     found = slow.pool("A", "B")
+    found.observers = (TracingObserver("test", provider),)
     slow.ways["A"] = slow.no_head
-    slow.ways["B"] = lambda connection: connection.sendall(answer(b"{}"))
-    with pytest.raises(httpx.HTTPStatusError) as caught:
-        RAW["httpx-stream"](slow.server.url, "keyrot-pool", 1)
-    assert caught.value is not None
+    assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["B"]
     (record,) = found.activity.view((), 0.0).calls
-    assert [one.failure for one in record.attempts] == ["slow_first_token", "forbidden"]
+    assert record.outcome == "ok"
+    assert [one.failure for one in record.attempts] == ["slow_first_token", None]
+    attempts = [span for span in spans.get_finished_spans() if "attempt" in span.name]
+    failures = [(span.attributes or {}).get("keyrot.failure.class") for span in attempts]
+    assert failures == ["slow_first_token", None]

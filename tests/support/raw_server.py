@@ -69,7 +69,7 @@ class RawServer:
         while len(body) < int(named.get(b"content-length", "0")):
             body += connection.recv(65_536)
         bearer = named.get(b"authorization", "").removeprefix("Bearer ")
-        return named.get(b"x-goog-api-key", bearer)
+        return named.get(b"x-goog-api-key") or named.get(b"x-api-key") or bearer
 
 
 def answer(

@@ -119,9 +119,6 @@ def test_keys_are_filtered_and_paged() -> None:
     assert [one["key_id"] for one in found.status(offset=3, limit=2)["keys"]] == ["k3", "k4"]
     assert found.status(query="PROJ-1")["total"] == 5
     assert found.status(state="rejected")["total"] == 0
-    for wrong in ({"offset": -1}, {"limit": 501}, {"state": "tired"}):
-        with pytest.raises(KeyrotError, match="allowed"):
-            found.status(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_pool_without_an_available_key_says_when_the_first_one_is() -> None:
@@ -181,9 +178,6 @@ def test_the_use_of_the_pool_is_counted_for_an_hour_and_a_day() -> None:
     night = found.history(by="workload", name="night")
     assert sum(night["series"]["requests"]) == 2
     assert [one["name"] for one in found.history(by="model")["shares"]] == [MODEL]
-    for wrong in ({"by": "weather"}, {"hours": 2}):
-        with pytest.raises(KeyrotError, match="allowed"):
-            found.history(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_call_links_to_its_trace() -> None:

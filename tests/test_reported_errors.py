@@ -94,6 +94,7 @@ LEAKED = {"code": 403, "message": "Your API key was reported as leaked. Please u
         (ApiError(status_code=401, body=None, code="invalid_api_key"), "gateway"),
         (ApiError(status=503), "overloaded"),
         (ApiError(code=404), "not_found"),
+        (ApiError(status_code=429, code=1300), "capacity"),
         (ApiError(code=True, status=200, status_code="403"), "transport"),
         (ApiError(rcvd=SimpleNamespace(code=1011, reason="You exceeded your quota")), "capacity"),
         (ApiError(rcvd=SimpleNamespace(code=1011, reason="Internal error")), "server_error"),

@@ -120,8 +120,8 @@ def origin_from_url(url: str) -> str:
 
 _LONGEST = 65_536
 """No error body of Google's is longer."""
-_INTERNAL_ERROR = 1011
-"""The code with which Live closes a websocket, also when a quota is exhausted."""
+_LEAST_CLOSE, _INTERNAL_ERROR = 1000, 1011
+"""Of the codes that close a websocket the least, and Live's, also when a quota is exhausted."""
 
 
 def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | None:
@@ -131,14 +131,16 @@ def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | Non
         error: As it was reported.
         redact: Takes the keys out of a body that is put back.
     """
-    if (facts := _from_websocket_close(error)) is not None:
-        return facts
+    if (close := _get(error, "rcvd")) is not None:  # websockets' ConnectionClosed: what came
+        return _of_close(_get(close, "code"), _get(close, "reason"))
     response = _get(error, "response")
     code = _status(response, "status_code", "status") or _status(
         error, "status_code", "status", "code"
     )
     if code is None:
-        return None
+        code = _get(error, "code")  # google-genai's error of a Live session has that of the close
+        is_close = isinstance(code, int) and code >= _LEAST_CLOSE
+        return _of_close(code, _get(error, "details")) if is_close else None
     body = (
         _body(error, "details")
         or _body(response, "content", "text", "body")
@@ -155,17 +157,10 @@ def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
     return facts
 
 
-def _from_websocket_close(error: BaseException) -> FailureFacts | None:
-    """Return the facts of the end of a websocket; None if *error* is none."""
-    if (close := _get(error, "rcvd")) is not None:  # websockets' ConnectionClosed: what came
-        code, reason = _get(close, "code"), _get(close, "reason")
-    else:  # google-genai's error of a Live session
-        code, reason = _get(error, "code"), _get(error, "details")
-    if not isinstance(code, int) or code < 1000:
-        return None
-    if code == _INTERNAL_ERROR and "quota" in str(reason).lower():
-        code = 429
-    return FailureFacts(code, reason)
+def _of_close(code: Any, reason: Any) -> FailureFacts:
+    """Return the facts of the end of a websocket; an exhausted quota has no code of its own."""
+    is_quota = code == _INTERNAL_ERROR and "quota" in str(reason).lower()
+    return FailureFacts(429 if is_quota else code, reason)
 
 
 def _get(holder: object, name: str) -> Any:

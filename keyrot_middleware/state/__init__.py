@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from importlib import import_module
-from types import ModuleType
 
 from ..core.model import RetryPolicy
 from ..errors import ConfigError, MissingExtraError
@@ -65,49 +63,22 @@ def open_shared(
     scheme = uri.partition("://")[0]
     if scheme == "memory":
         return None
-    if scheme == "sqlite":
-        sqlite = _import_sqlite(variable)
-        path = sqlite.path_of_url(uri, pool, variable)
-        file: State = sqlite.SqliteState(path, policy, clock, pool=pool)
-        return file
-    if scheme in STATE_SCHEMES:
-        redis = _import_redis(f"{variable}={scheme}://…")
-        state: State = redis.RedisState(uri, policy, clock, pool=pool, variable=variable)
-        return state
-    allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)
-    raise ConfigError(f"{variable}: no state backend for {scheme!r}://; allowed: {allowed}")
-
-
-def _import_sqlite(variable: str) -> ModuleType:
-    """Import the SQLite backend.
-
-    Raises:
-        ConfigError: This Python was built without SQLite.
-    """
+    if scheme not in STATE_SCHEMES:
+        allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)
+        raise ConfigError(f"{variable}: no state backend for {scheme!r}://; allowed: {allowed}")
+    wanted_by = f"{variable}={scheme}://…"
     try:
-        return import_module(".sqlite", __package__)
+        backend = import_module(".sqlite" if scheme == "sqlite" else ".redis", __package__)
     except ImportError as error:
-        if error.name not in ("sqlite3", "_sqlite3"):
-            raise
-        raise ConfigError(f"{variable}: this Python was built without SQLite") from None
-
-
-def _import_redis(wanted_by: str) -> ModuleType:
-    """Import the Redis backend and check that redis-py can be used.
-
-    Raises:
-        MissingExtraError: redis-py is not installed.
-        ConfigError: It is too old, or broken.
-    """
-    try:
-        return import_module(".redis", __package__)
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "redis":
-            raise
-        if isinstance(error, ModuleNotFoundError) and sys.modules.get("redis") is None:
+        library = (error.name or "").partition(".")[0]
+        if library == "redis" and isinstance(error, ModuleNotFoundError):
             raise MissingExtraError(wanted_by=wanted_by, package="redis", extra="redis") from None
-        version = getattr(sys.modules.get("redis"), "__version__", "of unknown version")
-        raise ConfigError(
-            f"{wanted_by} cannot use the installed redis {version} ({error}); "
-            "run: pip install --upgrade 'keyrot-middleware[redis]'"
-        ) from error
+        hint = "keyrot-middleware[redis] has one that can be used" if library == "redis" else ""
+        raise ConfigError(f"{wanted_by}: the installed {library}: {error}. {hint}") from None
+    state: State
+    if scheme == "sqlite":
+        path = backend.path_of_url(uri, pool, variable)
+        state = backend.SqliteState(path, policy, clock, pool=pool)
+    else:
+        state = backend.RedisState(uri, policy, clock, pool=pool, variable=variable)
+    return state

@@ -101,7 +101,9 @@ def test_a_library_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     importlib.import_module("keyrot_middleware.state.redis")
     monkeypatch.delitem(sys.modules, "keyrot_middleware.state.redis")
     monkeypatch.delattr("redis.backoff.NoBackoff")
-    with pytest.raises(ConfigError, match=r"cannot use the installed redis \d.*--upgrade"):
+    with pytest.raises(
+        ConfigError, match=r"the installed redis: .*NoBackoff.*keyrot-middleware\[redis\] has one"
+    ):
         open_state("redis://localhost", RetryPolicy(), time.time)
 
 

@@ -210,10 +210,10 @@ def connect(gemini: FakeGemini) -> Iterator[Connect]:
 
     clients: list[genai.Client] = []
 
-    def make(key: str | FakeKey | None = None, *, client_options: Any = None, **more: Any) -> Any:
+    def make(api_key: Any = None, *, client_options: Any = None, **more: Any) -> Any:
         """Make a client; *more* are its HTTP options, or *client_options* is all of them."""
         options = client_options or {**gemini.http_options, **more}
-        value = key.value if isinstance(key, FakeKey) else key
+        value = api_key.value if isinstance(api_key, FakeKey) else api_key
         clients.append(genai.Client(api_key=value, http_options=options))
         return clients[-1]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from keyrot_middleware.testing import FakeGemini
 from support.interactions import create
-from support.modes import MODES, ask, run
+from support.modes import MODEL, MODES, ask, run
 from support.raw_server import RawServer
 from support.reporters import recorded
 
@@ -103,3 +103,20 @@ WAYS = [
     *((surface, "aiohttp") for surface in SURFACES if surface.startswith("async")),
 ]
 """Each kind of call with each library that sends it."""
+
+
+def other_calls(client: Any) -> dict[str, Callable[[], Any]]:
+    """Give calls that do not rotate."""
+    aio = client and client.aio
+    asked = {"model": MODEL, "input": "hello"}
+    return {
+        "files.get": lambda: client.files.get(name="files/abc"),
+        "files.download": lambda: client.files.download(file="files/abc"),
+        "aio.files.get": lambda: run(client, lambda: aio.files.get(name="files/abc")),
+        "aio.files.download": lambda: run(client, lambda: aio.files.download(file="files/abc")),
+        "interactions": lambda: client.interactions.create(**asked),
+        "aio.interactions": lambda: run(client, lambda: aio.interactions.create(**asked)),
+    }
+
+
+OTHERS = tuple(other_calls(None))

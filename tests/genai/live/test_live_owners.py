@@ -5,8 +5,8 @@ import io
 from typing import Any
 
 import pytest
-from google import genai
 from google.genai import types
+from support.interactions import SDK
 from support.live import converse, opened, say
 from support.modes import MODEL
 
@@ -16,7 +16,6 @@ from keyrot_middleware.testing import Reply
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::DeprecationWarning", "ignore:.*experimental"
 )
-SDK = tuple(int(part) for part in genai.__version__.split(".")[:2])
 
 
 async def newest_handle(client: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from google.genai import errors, live, live_music
+from support.interactions import keys_of
 from support.live import converse, opened, say
 from support.modes import MODEL
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
@@ -16,16 +17,12 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.genai import websocket
-from keyrot_middleware.testing import FakeGemini, Reply
+from keyrot_middleware.testing import Reply
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::DeprecationWarning", "ignore:.*experimental"
 )
 SUCCESS, FAILURE, ABANDONED = LeaseOutcome.SUCCESS, LeaseOutcome.FAILURE, LeaseOutcome.ABANDONED
-
-
-def keys_of(gemini: FakeGemini) -> list[str | None]:
-    return [entry.key for entry in gemini.log]
 
 
 def states() -> dict[str, str]:

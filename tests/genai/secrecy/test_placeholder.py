@@ -2,12 +2,11 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from google import genai
-from support.modes import MODEL, MODES, ask, run, spread
+from support.modes import MODES, ask, spread
+from support.scenes import OTHERS, other_calls
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini
@@ -16,26 +15,6 @@ KEY = "x-goog-api-key"
 POOL_KEY = keyrot_middleware.POOL_KEY
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-
-
-def interact(client: Any) -> Any:
-    return client.interactions.create(model=MODEL, input="hello")
-
-
-def other_calls(client: Any) -> dict[str, Callable[[], Any]]:
-    return {
-        "files.get": lambda: client.files.get(name="files/abc"),
-        "files.download": lambda: client.files.download(file="files/abc"),
-        "aio.files.get": lambda: run(client, lambda: client.aio.files.get(name="files/abc")),
-        "aio.files.download": lambda: run(
-            client, lambda: client.aio.files.download(file="files/abc")
-        ),
-        "interactions": lambda: interact(client),
-        "aio.interactions": lambda: run(client, lambda: interact(client.aio)),
-    }
-
-
-OTHERS = tuple(other_calls(None))
 
 
 def sent(gemini: FakeGemini) -> list[list[str]]:

@@ -1,15 +1,16 @@
 """Redirects: a key of the pool is not sent to another origin, with any surface of the SDK."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from google import genai
-from support.modes import MODES, ask, http_library, run, spread
+from support.modes import MODES, ask, http_library, spread
 from support.redirects import held
+from support.scenes import OTHERS, other_calls
 
 import keyrot_middleware
+from keyrot_middleware.testing import plain_websockets
 
 CODES = (301, 302, 303, 307, 308)
 
@@ -60,55 +61,30 @@ def test_redirects_within_one_origin_are_followed(mode, code, there, gemini, red
     assert all(gemini.key("A").value in headers for _, _, headers in server.seen)
 
 
-def other_calls() -> dict[str, Callable[[Any], Any]]:
-
-    def aio(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        return lambda client: run(client, lambda: work(client))
-
-    def create(client: Any) -> Any:
-        return client.interactions.create(model="gemini-2.5-flash", input="hello")
-
-    return {
-        "files.get": lambda client: client.files.get(name="files/abc"),
-        "files.download": lambda client: client.files.download(file="files/abc"),
-        "aio.files.get": aio(lambda client: client.aio.files.get(name="files/abc")),
-        "aio.files.download": aio(lambda client: client.aio.files.download(file="files/abc")),
-        "interactions": create,
-        "aio.interactions": aio(lambda client: create(client.aio)),
-    }
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize(("call", "own"), spread(other_calls(), ["", "A"]))
+@pytest.mark.parametrize(("call", "own"), spread(OTHERS, ["", "A"]))
 def test_other_calls_follow_none_elsewhere(call, own, gemini, redirect, elsewhere) -> None:
     gateway = redirect(307, f"{elsewhere.url}/x")
     client = gateway.client(own=own)
     with pytest.raises(Exception) as caught:
-        other_calls()[call](client)
+        other_calls(client)[call]()
     assert "307" in str(caught.value)
     assert held(gateway.server, gemini) == [gemini.key("A").value]
     assert elsewhere.seen == []
     assert untouched()
 
 
-def test_live_follows_no_redirect_elsewhere(gemini, redirect, elsewhere, monkeypatch) -> None:
-    from google.genai import _api_client
-
+def test_live_follows_no_redirect_elsewhere(gemini, redirect, elsewhere) -> None:
     gateway = redirect(307, f"ws://{elsewhere.host}/x")
-    base = _api_client.BaseApiClient._websocket_base_url
-    monkeypatch.setattr(
-        _api_client.BaseApiClient,
-        "_websocket_base_url",
-        lambda *args: base(*args).replace("wss:", "ws:"),
-    )
 
     async def session() -> None:
-        client = gateway.client()
-        client._api_client._websocket_ssl_ctx.clear()
-        async with client.aio.live.connect(model="gemini-2.5-flash"):
+        async with gateway.client().aio.live.connect(model="gemini-2.5-flash"):
             pass
 
-    with pytest.raises(keyrot_middleware.ConfigError, match="redirects this session"):
+    with (
+        plain_websockets(),
+        pytest.raises(keyrot_middleware.ConfigError, match="redirects this session"),
+    ):
         asyncio.run(session())
     assert held(gateway.server, gemini) == [gemini.key("A").value]
     assert elsewhere.seen == []

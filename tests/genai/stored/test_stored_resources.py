@@ -6,11 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from google import genai
 from google.genai import errors, types
 from google.genai._api_client import BaseApiClient
 from support.forks import run_fork
-from support.interactions import SDK_WARNINGS
+from support.interactions import SDK, SDK_WARNINGS
 from support.modes import MODEL, MODES, ask, ask_sync, calls, run, spread
 from support.servers import server
 
@@ -19,7 +18,6 @@ from keyrot_middleware.core.model import Lease
 from keyrot_middleware.testing import FakeGemini, Reply
 
 pytestmark = SDK_WARNINGS
-SDK = tuple(int(part) for part in genai.__version__.split(".")[:2])
 ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])
 continues = pytest.mark.skipif(SDK < (2, 0), reason="the SDK continues answers from 2.0 on")
 has_destination = pytest.mark.skipif(

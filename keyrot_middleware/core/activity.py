@@ -240,7 +240,7 @@ class ActivityBatch:
 
     def __bool__(self) -> bool:
         """Whether there is anything to add."""
-        return bool(self.calls or self.days)
+        return bool(self.calls)
 
     def add(self, record: CallRecord, cost_usd: float | None = None) -> None:
         """Count a call that ended, and what it cost."""
@@ -362,8 +362,7 @@ def rows_of(batch: ActivityBatch) -> ActivityRows:
         f"failures:{key_id}": ([dump_call(call) for call in calls], FAILURES_KEPT)
         for key_id, calls in batch.failures.items()
     }
-    if batch.calls:
-        texts["calls"] = [dump_call(call) for call in batch.calls], CALLS_KEPT
+    texts["calls"] = [dump_call(call) for call in batch.calls], CALLS_KEPT
     return ActivityRows(counts, texts)
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
 from math import inf
-from typing import Any
 
 import pytest
 from support.pool import INFO, key
@@ -19,6 +16,7 @@ from support.states import (
     lease_of,
     refused,
     settle,
+    steps_of,
     used,
     warnings_of,
 )
@@ -37,24 +35,6 @@ IN_THREADS = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded"
 @pytest.fixture
 def state(clock: FakeClock) -> MemoryState:
     return MemoryState(RetryPolicy(), clock.time)
-
-
-def lines_of(work: Callable[[], object]) -> int:
-    """Count the executed lines: a measure of cost that no other process disturbs."""
-    lines = 0
-
-    def count(_frame: Any, event: str, _arg: Any) -> Any:
-        nonlocal lines
-        lines += event == "line"
-        return count
-
-    traced = sys.gettrace()
-    sys.settrace(count)
-    try:
-        work()
-    finally:
-        sys.settrace(traced)
-    return lines
 
 
 def test_an_unknown_scheme_is_an_error_that_names_the_allowed_ones(clock: FakeClock) -> None:
@@ -152,9 +132,9 @@ def test_many_keys_cost_a_choice_nothing_and_a_snapshot_one_pass(state: MemorySt
     keys = [key(f"k{number}") for number in range(3_000)]
     for one in keys:
         settle(state, one, failed(Scope.KEY, inf))
-    assert 0 < lines_of(lambda: lease_of(state, key("good"))) < 300
+    assert 0 < steps_of(lambda: lease_of(state, key("good"))) < 300
     assert {known.cooldown_until for known in state.snapshot(keys).values()} == {inf}
-    assert lines_of(lambda: state.snapshot(keys)) < 100 * len(keys)
+    assert steps_of(lambda: state.snapshot(keys)) < 100 * len(keys)
 
 
 @FORKS

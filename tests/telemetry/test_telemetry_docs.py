@@ -72,14 +72,12 @@ def _attributes(spans: Iterable[Any]) -> set[str]:
     return {name for span in spans for name in span.attributes}
 
 
-def test_attributes_of_a_call(everything: Any) -> None:
-    """The span of a call has the attributes of its table, all of them and no other."""
-    assert names_of("The call") == _attributes(everything.named("generate_content"))
-
-
-def test_attributes_of_an_attempt(everything: Any) -> None:
-    """The span of an attempt has the attributes of its table, all of them and no other."""
-    assert names_of("An attempt") == _attributes(everything.named("attempt"))
+@pytest.mark.parametrize(
+    ("table", "span"), [("The call", "generate_content"), ("An attempt", "attempt")]
+)
+def test_attributes_of_a_span(table: str, span: str, everything: Any) -> None:
+    """A span has the attributes of its table, all of them and no other."""
+    assert names_of(table) == _attributes(everything.named(span))
 
 
 def test_events(everything: Any) -> None:

@@ -1,11 +1,9 @@
 """Limits that are read from Cloud Quotas, before a first 429 can teach them."""
 
 import json
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from support.json_server import JsonServer, Request, Response
 from support.modes import MODEL, calls
 from support.pool import INFO, key
 from support.servers import closed_port, wait_for
-from support.states import SHARED, acquire, failed, open_at, settle
+from support.states import SHARED, acquire, failed, open_at, settle, steps_of
 from support.unreachable import SilentServer
 
 import keyrot_middleware
@@ -288,25 +286,6 @@ def test_records_of_older_processes_are_read(steady: tuple[int, ...]) -> None:
     assert json.loads(dump(found)) == [5.0, 1, None, 3, sum(steady)]
 
 
-def opcodes(work: Callable[[], Any]) -> int:
-    """Count the instructions of Python that *work* runs."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes = True
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return count
-
-
 def test_a_read_limit_costs_a_call_what_a_learned_one_does(clock: FakeClock) -> None:
     """To the instruction."""
     counts = []
@@ -317,5 +296,5 @@ def test_a_read_limit_costs_a_call_what_a_learned_one_does(clock: FakeClock) -> 
             state.take_limits("a", {INFO.model: Limits(9, 900)})
         else:
             settle(state, key("a"), failed(Scope.NONE, learned=Limits(9, 900)))
-        counts.append(opcodes(lambda state=state: acquire(state, key("a"))))
+        counts.append(steps_of(lambda state=state: acquire(state, key("a")), "opcode"))
     assert counts[0] == counts[1] > 100

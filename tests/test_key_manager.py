@@ -41,8 +41,6 @@ def manager(gemini, clock) -> KeyManager:
 
 @pytest.fixture
 def only_key(gemini, clock, tmp_path, monkeypatch) -> Callable[..., KeyManager]:
-    """Return a manager of one key with these limits."""
-
     def build(**limits: int) -> KeyManager:
         monkeypatch.setenv("ONLY_KEY", gemini.key("a").value)
         entry = {"key_id": "key_1", "secret": "env://ONLY_KEY", **limits}

@@ -23,7 +23,6 @@ def path(tmp_path) -> Path:
 
 
 def load_keys(path: Path) -> tuple[KeySpec, ...]:
-    """Return the keys of a keys.json without a mistake."""
     keys, problems = read_keys(path)
     assert problems == []
     return keys

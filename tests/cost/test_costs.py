@@ -71,7 +71,6 @@ class ObservedPool:
         self.report = source_of(pool)
 
     def costs(self, name: str) -> list[Any]:
-        """Return the cost on each span whose name has a prefix."""
         spans = [span for span in self.spans.get_finished_spans() if span.name.startswith(name)]
         return [span.attributes.get("keyrot.cost") for span in spans if span.attributes is not None]
 

@@ -19,8 +19,6 @@ ANSWER = {"candidates": [{"content": {"parts": [{"text": "moved"}]}}]}
 
 
 def run(work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Any]], **options: Any) -> Any:
-    """Run *work* with a session."""
-
     async def go() -> Any:
         async with aiohttp.ClientSession(**options) as session:
             return await work(session)
@@ -29,7 +27,6 @@ def run(work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Any]], **opt
 
 
 async def pieces() -> Any:
-    """Yield a body."""
     yield b'{"contents": [{"parts": '
     yield b'[{"text": "hello"}]}]}'
 

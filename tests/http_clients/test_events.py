@@ -31,7 +31,6 @@ ERROR = {"event_type": "error", "error": {"code": "too_many_requests", "message"
 
 
 def sse(*events: Any, end: str = "\n") -> bytes:
-    """Write events."""
     return b"".join(
         f"event: {event['event_type']}{end}data: {json.dumps(event)}{end}{end}".encode()
         for event in events

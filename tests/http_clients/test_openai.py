@@ -18,7 +18,6 @@ def client_of(gemini, key="keyrot-pool", **options) -> openai.OpenAI:
 
 
 def ask(client, **more):
-    """Send one chat completion."""
     return client.chat.completions.create(model=MODEL, messages=MESSAGES, **more)
 
 

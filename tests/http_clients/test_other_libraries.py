@@ -20,12 +20,10 @@ HTTPX = pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda m: m.__na
 
 
 def keys_in(*requests_seen: Any) -> list[str]:
-    """Return the keys of requests that a mock has seen."""
     return [one.headers["x-goog-api-key"] for one in requests_seen]
 
 
 def value(gemini, *labels) -> list[str]:
-    """Return the values of keys."""
     return [gemini.key(label).value for label in labels]
 
 

@@ -105,7 +105,6 @@ class _Plain(requests.adapters.BaseAdapter):
         self._replies = iter(replies)
 
     def send(self, request: Any, **_: Any) -> Any:
-        """Answer."""
         response = requests.Response()
         response.status_code, body = next(self._replies)
         response.url, response.request = request.url, request

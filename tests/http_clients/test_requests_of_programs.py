@@ -26,13 +26,11 @@ OK = "ok from A"
 
 
 def post(library, url, **options):
-    """Send one request."""
     with library.Session() if library is requests else library.Client() as client:
         return client.post(url, **options)
 
 
 def native(gemini, verb="generateContent", root="v1beta") -> str:
-    """Return the URL of a native call."""
     return f"{gemini.url}/{root}/models/{MODEL}:{verb}"
 
 

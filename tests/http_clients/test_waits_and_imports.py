@@ -14,7 +14,6 @@ from keyrot_middleware.testing import FakeGemini, Reply
 
 
 def post(library: Any, gemini: Any, **options: Any) -> Any:
-    """Send one native call."""
     url = f"{gemini.url}/v1beta/models/{MODEL}:generateContent"
     with library.Session() if library is requests else library.Client() as client:
         return client.post(url, json=BODY, headers=HEADERS, **options)

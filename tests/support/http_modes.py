@@ -49,7 +49,6 @@ def send(library: Any, client: Any, base: Url, key: str, *, stream: bool = False
 
 
 async def send_async(client: Any, base: Url, key: str, *, stream: bool = False) -> str:
-    """Send one native call with an async client of httpx or httpx2."""
     headers = {"x-goog-api-key": key}
     if not stream:
         response = await client.post(_native(base, "generateContent"), json=BODY, headers=headers)

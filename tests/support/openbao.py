@@ -161,7 +161,6 @@ class OpenBao:
         return len(self.requested_paths(f"auth/{role['VAULT_AUTH_MOUNT']}/login"))
 
     def revoke(self, role: dict[str, str]) -> None:
-        """Revoke every token that was issued at the mount of a role."""
         self.admin("PUT", f"sys/leases/revoke-prefix/auth/{role['VAULT_AUTH_MOUNT']}")
 
     def requested_paths(self, *parts: str) -> list[str]:

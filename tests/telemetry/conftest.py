@@ -40,7 +40,6 @@ class RecordedSpans:
         return format_tree(self.spans, _timeless)
 
     def parent_of(self, span: ReadableSpan) -> str | None:
-        """Return the parent's name."""
         ids: dict[int, str] = {s.context.span_id: s.name for s in self.spans}
         return ids.get(span.parent.span_id) if span.parent is not None else None
 

@@ -117,8 +117,6 @@ USED = "keyrot.key.quota.used_ratio"
 
 
 class RecordedGauges(RecordedMetrics):
-    """Metrics of a registered pool."""
-
     def __init__(self, **script: Any) -> None:
         super().__init__()
         keys = ("a_limited", "b_bad", "c_busy", "d_idle")
@@ -135,7 +133,6 @@ class RecordedGauges(RecordedMetrics):
         return self.by(COUNT, "keyrot.key.state")
 
     def limit(self, key_id: str, limits: Limits) -> None:
-        """Set limits of a key."""
         keys = self.scripted.pool.selector.keys
         keys[key_id] = Candidate(key_id, keys[key_id].project, "billing", limits)
 

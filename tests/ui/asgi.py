@@ -11,20 +11,16 @@ __all__ = ["Reply", "request"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The app's answer."""
-
     status: int
     headers: dict[str, str]
     text: str
 
     @property
     def content(self) -> Any:
-        """Parse the body as JSON."""
         return json.loads(self.text)
 
     @property
     def error(self) -> str:
-        """Return the sentence of an error."""
         return str(self.content["error"])
 
     @property

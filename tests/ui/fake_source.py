@@ -127,7 +127,6 @@ class FakeSource:
         return made | {"keys": shown} | self.more
 
     def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
-        """Return the calls that tried *key*."""
         self._begin()
         tried = [
             one
@@ -167,19 +166,16 @@ class FakeSource:
         }
 
     def reset(self, key_id: str) -> str:
-        """Make it available."""
         self._change("reset", key_id, "available")
         return f"key {key_id} is available again"
 
     def set_active(self, key_id: str, active: bool, for_s: float = 0.0) -> str:
-        """Switch it on or off."""
         name = "enable" if active else "disable"
         self.disabled_for_s = self.disabled_for_s if active else for_s
         self._change(name, key_id, "available" if active else "disabled")
         return f"key {key_id} is {name}d"
 
     def check(self, key_id: str) -> str:
-        """Say that it works."""
         self._change("check", key_id, "")
         return f"key {key_id} answers"
 

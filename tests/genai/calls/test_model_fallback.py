@@ -23,8 +23,6 @@ def models(gemini) -> list[str]:
 
 @pytest.fixture
 def pro_is_limited(gemini, pool) -> Any:
-    """Install a pool in which no key may ask the first model."""
-
     def install(**settings: Any) -> None:
         pool("A", "B", **{"fallback_models": CHAIN, "max_wait_s": 0, **settings})
         for label in ("A", "B"):

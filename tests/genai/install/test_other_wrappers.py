@@ -29,7 +29,6 @@ class Other:
         self.seen = 0
 
     def on(self) -> None:
-        """Wrap."""
         wrap_function_wrapper(OWNER, NAME, self._count)
 
     def _count(self, wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:

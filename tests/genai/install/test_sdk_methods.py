@@ -24,8 +24,6 @@ MODEL = "gemini-2.5-flash"
 
 
 class Row(NamedTuple):
-    """What the page says of a method."""
-
     method: str
     since: tuple[int, ...]
     keys: list[tuple[tuple[int, ...], str]]
@@ -38,7 +36,6 @@ class Row(NamedTuple):
 
 
 def rows() -> list[Row]:
-    """Read the rows of the page."""
     found = []
     for methods, since, cell in ROW.findall(PAGE.read_text("utf-8")):
         first = _number(since)
@@ -77,7 +74,6 @@ def public_methods(of: Any, path: str = "") -> Iterator[str]:
 
 
 def sdk_methods() -> set[str]:
-    """Return the names that the page should have."""
     client = genai.Client(api_key="FAKE")
     sync, asynchronous = set(public_methods(client)), set(public_methods(client.aio))
     client.close()

@@ -41,7 +41,6 @@ class Shared:
 
 @pytest.fixture
 def shared(pool, clock) -> Shared:
-    """Install pools with a shared state."""
     return Shared(pool, clock)
 
 

@@ -76,14 +76,12 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def reinstalled(client: Any, pool: Any) -> Any:
-    """Return the client after the pool was uninstalled and installed again."""
     keyrot_middleware.uninstall()
     pool("A", "B")
     return client
 
 
 def copied(client: Any, _pool: Any) -> Any:
-    """Return a client with a copy of its api client."""
     again = copy.copy(client)
     again._api_client = copy.copy(client._api_client)
     again._models = genai.models.Models(again._api_client)

@@ -135,7 +135,6 @@ def shown(error: BaseException) -> str:
 
 
 def check_no_key(error: Any, gemini: FakeGemini, *labels: str) -> None:
-    """Check that an error shows no key's value."""
     assert isinstance(error, Exception)
     text = shown(error)
     assert [label for label in labels if gemini.key(label).value in text] == []

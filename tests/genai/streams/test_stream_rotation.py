@@ -17,7 +17,6 @@ REQUEST = {"model": MODEL, "contents": "hello"}
 
 
 def read(mode, client) -> tuple[list[str], Exception | None]:
-    """Read a stream to its end or its error."""
     texts: list[str] = []
 
     async def read_async() -> None:

@@ -47,7 +47,6 @@ class VaultServer:
         self.bao.patch(self._path, {key_id: None})
 
     def denied(self) -> SecretStore:
-        """Open a store of a role with a policy for something else."""
         return open_vault(self._stranger)
 
     def down(self) -> SecretStore:

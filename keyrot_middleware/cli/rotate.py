@@ -35,6 +35,8 @@ from .status import open_configured
 
 WAIT_S = 600.0
 """How long the processes may take."""
+SILENT_S = 65.0
+"""How long no process may be seen before there is none: each says once a minute that it runs."""
 POLL_S = 1.0
 UNDER_WAY_S = 5.0
 """For requests that a process sent just before it took the new value."""
@@ -238,9 +240,10 @@ class _Rotating:
             if text != said:
                 _say(text)
             said = text
-            if not waiting:
+            now = time.monotonic()
+            if not waiting and (processes or now > until - WAIT_S + SILENT_S):
                 return
-            if time.monotonic() > until:
+            if now > until:
                 raise KeyrotError(f"gave up after {WAIT_S / 60:g} minutes")
             time.sleep(POLL_S)
 

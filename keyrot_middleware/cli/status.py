@@ -144,7 +144,9 @@ def _forecast(row: dict[str, Any], now: datetime) -> str:
     at, limit = row["runs_out_at"], row["rpd"]["limit"]
     if limit is None or row["rpd"]["used"] >= limit:
         return "" if limit is None else "used up"
-    return f"used up {_left(at, now)}, {short_time(at)}" if at else "lasts"
+    if not row["available"] and row["reason"] == "quota_day":
+        return f"refused{_until(row)}"
+    return _used_up(at, now) if at else "lasts"
 
 
 def change(key_id: str, action: str, for_s: float | None = None) -> int:
@@ -337,7 +339,8 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
     for name, cost in (projects | workloads).items():
         for window, one in cost["usd"].items():
             of = f"{_usd(one['spent'])} of {_usd(one['limit'])}"
-            yield f"  {escape(name)}: {of} {USD_PERIODS[window]}"
+            whose = ", of its billing account" if window == "10m" and name in projects else ""
+            yield f"  {escape(name)}: {of} {USD_PERIODS[window]}{whose}"
         if "day" not in cost["usd"] and cost.get("usd_today") and len(projects) > 1:
             yield f"  {escape(name)}: {_usd(cost['usd_today'])}"
     yield from _cached("today", {k["key_id"]: k["tokens_today"] for k in found["keys"]})
@@ -352,7 +355,12 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
 def _running_out(models: dict[str, Any], now: datetime) -> Iterator[str]:
     for model, some in models.items():
         if at := some["runs_out_at"]:
-            yield f"RPD of all keys for {model}: used up {_left(at, now)}, {short_time(at)}"
+            yield f"RPD of all keys for {model}: {_used_up(at, now)}"
+
+
+def _used_up(at: str, now: datetime) -> str:
+    soon = datetime.fromisoformat(at) <= now
+    return "used up" if soon else f"used up {_left(at, now)}, {short_time(at)}"
 
 
 def _left(at: str, now: datetime) -> str:
@@ -402,7 +410,7 @@ def _used(keys: list[dict[str, Any]], now: datetime) -> dict[tuple[str, str], li
                 notes = [f"use {key['use']:g}"] if key["use"] != 1 else []
                 notes += [used["held_back"]] if used["held_back"] else []
                 if used["runs_out_at"]:
-                    notes.append(f"RPD used up {_left(used['runs_out_at'], now)}")
+                    notes.append(f"RPD {_used_up(used['runs_out_at'], now)}")
                 found.setdefault(name, [*map(_window, windows), "; ".join(notes)])
     return found
 

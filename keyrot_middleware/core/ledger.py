@@ -633,7 +633,9 @@ class Ledger:
         records = self._records
         used: dict[str, list[Used]] = {}
         quotas = dict(records.quotas.items())
-        for name in quotas | dict(records.learned.items()):
+        learned = dict(records.learned.items())
+        in_use = _used_today(quotas, now) if learned else set[str]()
+        for name in quotas | learned:
             if name.startswith("\n"):
                 continue
             project, _, bucket = name.partition("\n")
@@ -641,8 +643,8 @@ class Ledger:
             quota = quotas.get(name) or QuotaWindows()
             quota.advance(now, self._policy.zone)
             known = self._learned(name, now)
-            if known.read != NO_LIMITS and not quota.day_requests:
-                continue  # it is listed, and not in use
+            if known.read != NO_LIMITS and bucket not in in_use:
+                continue  # it is listed, and no project uses it
             of_day = smaller_limit(known.limits.rpd, known.read.rpd)
             used.setdefault(project, []).append(
                 Used(
@@ -672,6 +674,12 @@ class Ledger:
                 health.spent = Budget(*(had if of is None else n for n, of, had in spent))
             found[key.key_id] = health
         return found
+
+
+def _used_today(quotas: Mapping[str, QuotaWindows], now: float) -> set[str]:
+    """Return the buckets that a project has used."""
+    used = (name for name, one in quotas.items() if one.day_requests and now < one.day_end)
+    return {name.partition("\n")[2] for name in used}
 
 
 def _latest(cooldowns: Cooldowns, now: float) -> tuple[float, bool, str, str] | None:

@@ -262,7 +262,7 @@ class Alerts:
         """When keys were rejected for which no request has succeeded since, and when they are
         tried again, epoch seconds."""
         self._exhausted: dict[str, float] = {}
-        """When no key was available for a model, until a later request to it succeeds."""
+        """When no key was available for calls, by `_calls`, until a later one succeeds."""
         self._is_degraded = False
         self._used: dict[str, tuple[str, str]] = {}
         """The projects to look at: a key of each, and the model of its last call."""
@@ -324,18 +324,26 @@ class Alerts:
         left = [block for block in blocks if block.reason not in KEY_REJECTIONS] or blocks
         first = min(left, key=lambda block: block.until, default=None)
         until, reason = (None, None) if first is None else (first.until, first.reason)
-        text = f"no key is available for {_model(info.quota_model)}{_until(until)}"
+        is_own = any(block.note or block.reason == "tier" for block in blocks)
+        about = _calls(info) if is_own else info.quota_model
+        why = f": {first.note}" if first is not None and first.note else ""
+        text = f"no key is available for {_calls(info, is_own=is_own)}{_until(until)}{why}"
         if len(self._exhausted) < _NAMES_MAX:
-            self._exhausted.setdefault(info.quota_model, error.unavailable.at)
-        self._send("pool_exhausted", None, text, reason, until, about=info.quota_model)
+            self._exhausted.setdefault(about, error.unavailable.at)
+        is_long = until is not None and isfinite(until) and until - error.unavailable.at > REPEAT_S
+        quiet = until if is_long else None
+        self._send("pool_exhausted", None, text, reason, until, about=about, quiet=quiet)
 
     def on_success(self, info: CallInfo, lease: Lease) -> None:
         """Report that a key works again, which was rejected, or without which there was none."""
-        key_id = lease.key_id
-        exhausted = self._exhausted.get(info.quota_model, inf)
+        key_id, served = lease.key_id, (info.quota_model, _calls(info))
+        exhausted = min(self._exhausted.get(one, inf) for one in served)
         if lease.at > min(self._rejected.get(key_id, (inf,))[0], exhausted):
             self._rejected.pop(key_id, None)
-            self._exhausted.pop(info.quota_model, None)
+            for one in served:
+                self._exhausted.pop(one, None)
+                if until := self._sent.get(("pool_exhausted", one)):
+                    self._sent["pool_exhausted", one] = min(until, lease.at + REPEAT_S)
             self._send("key_available_again", key_id, f"key {key_id} is available again")
         self.look_at(lease.project, key_id, info.quota_model)
 
@@ -474,6 +482,16 @@ def _model(name: str) -> str:
     if not name:
         return "a call"
     return name if _MODEL.fullmatch(name) else "a model with an unusual name"
+
+
+def _calls(info: CallInfo, *, is_own: bool = True) -> str:
+    """Return what calls are about: a model; if *is_own* also their workload and their tiers."""
+    text = _model(info.quota_model)
+    if is_own and info.terms is not None and info.terms.workload:
+        text += f" in workload {one_line(info.terms.workload)}"
+    if is_own and info.tiers is not None:
+        text += f" in tiers {', '.join(sorted(info.tiers))}"
+    return text
 
 
 def _until(at: float | None) -> str:

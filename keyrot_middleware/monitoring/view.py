@@ -5,7 +5,7 @@ process's pool or of a shared state seen from outside. docs/page.md lists the fi
 ISO 8601 in UTC; what is not known is None. No value of a key is in any of them.
 
 One rule holds for all: of each model in use, some of the keys that could serve it are available. A
-key is available if it is for one of these models; else the longest of its blocks counts. When the
+key is available if it is for one of these models; else the block counts that ends first. When the
 next key is available is answered without rejected keys: they are tried again, which is no promise.
 """
 
@@ -110,6 +110,9 @@ _SPANS = {1: HOUR, 24: DAY}
 _OF_CALLS = COUNTERS[3:]
 """Counters that belong to no single key: a call may try several."""
 _UNKNOWN = "Not known while the shared state cannot be reached."
+_AN_HOUR_ONLY = (
+    f"In a pool of more than {LARGE_POOL} keys, a key and a project are counted for one hour only."
+)
 _NO_CALL = "No call was made."
 
 
@@ -220,8 +223,8 @@ def look(
             for model, users in in_use.items()
             if key.platform in users
         }
-        # Available for one model, or else blocked until the last one is available.
-        whole = max(mine.values(), key=lambda one: (one == AVAILABLE, one.at or 0.0), default=None)
+        # Available for one model, or else blocked until it is for the first one.
+        whole = min(mine.values(), key=lambda one: (one != AVAILABLE, one.at or inf), default=None)
         whole = whole or _of_key(health, any_model.get(key.key_id))
         return Row(key, health, mine, whole, _held_back(key, health, others, now))
 
@@ -241,7 +244,8 @@ def _held_back(
             if others is not None and kept.amount
         ]
         if notes:
-            found[used.bucket] = "; ".join(notes)
+            what = f"{notes[0].partition(': ')[0]}: "
+            found[used.bucket] = what + ", ".join(note.removeprefix(what) for note in notes)
     return found
 
 
@@ -480,7 +484,8 @@ def headline_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     calls = requests = _UNKNOWN
     if hour["calls"] is not None:
         waits = f"; {hour['waits']:,} waited for a key" if hour["waits"] else ""
-        more = "; a call goes on with another key" if hour["failures"] else ""
+        is_well = hour["failures"] and not hour["failed_calls"]
+        more = "; a call goes on with another key" if is_well else ""
         calls, requests = _NO_CALL, "No request was sent."
         if hour["calls"]:
             calls = f"{hour['failed_calls']:,} of {plural(hour['calls'], 'call')} failed{waits}."
@@ -546,9 +551,6 @@ def _summary(
     available = {
         model: sum(one == AVAILABLE for one in found.values()) for model, found in models.items()
     }
-    # Of several models without a key the one that is out longest is reported.
-    out = [_first(found) for model, found in models.items() if not available[model]]
-    everywhere = _first({row.key.key_id: row.overall for row in rows})
     last_hour = {
         "calls": sum(hour.calls),
         "failed_calls": sum(hour.failed_calls),
@@ -565,7 +567,7 @@ def _summary(
         "keys": len(rows),
         "available": states["available"],
         "states": {state: states[state] for state in KEY_STATES},
-        "next": _next(max(out, key=lambda one: one[0] or 0.0, default=everywhere)),
+        "next": _next(_first({row.key.key_id: row.overall for row in rows})),
         "models": {
             model: {
                 "available": available[model],
@@ -705,9 +707,11 @@ class PoolReport:
         }
         span, now = _SPANS[hours], self.now()
         of_requests = bool(name) and by in ("key", "project")
-        is_kept = not of_requests or span is HOUR or len(self._look()[1]) <= LARGE_POOL
+        unknown = _UNKNOWN if self.state.degraded else None
+        if of_requests and span is not HOUR and len(self._look()[1]) > LARGE_POOL:
+            unknown = _AN_HOUR_ONLY
         counts = make_history([()] * span.slots)
-        if is_kept:
+        if not unknown:
             counts = self.activity.history(entries[by] if name else POOL, span, now)
         shares: dict[str, list[int]] = {}
         if by in ("model", "workload"):
@@ -721,7 +725,7 @@ class PoolReport:
             "at": iso(now),
             "from": iso(span.numbers(now)[0] * span.step_s),
             "step_s": span.step_s,
-            "is_kept": is_kept,
+            "unknown": unknown,
             "series": {
                 counter: None if counter in of_calls else list(values)
                 for counter, values in zip(COUNTERS, counts, strict=True)

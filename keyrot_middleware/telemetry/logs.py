@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 from .. import providers
@@ -257,7 +257,8 @@ def _format_block(block: Block) -> str:
     if block.reason in REJECTIONS:
         until = format_time(block.until)
         return f"{block.reason}, rejected; replace its value; tried again at {until}"
-    return f"{block.reason} until {format_time(block.until)}"
+    why = block.note or block.reason
+    return f"{why} until {format_time(block.until)}" if isfinite(block.until) else why
 
 
 LEAST_S = 1.0

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,6 +128,7 @@ def pool(
     """Make a pool; the command runs in this process, since it imports a lot."""
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(rotate_module, "UNDER_WAY_S", 0.5)
+    monkeypatch.setattr(rotate_module, "SILENT_S", 0.0)
 
     def keyrot(*arguments: str, stdin: str, **env: str) -> Ran:
         with monkeypatch.context() as patch:
@@ -273,6 +275,31 @@ def test_a_write_whose_response_was_lost_is_gone_on_with(
         ran = pool.rotate("a", "--create", pool.create, "--revoke", pool.revoke)
     assert (ran.returncode, pool.stored()) == (0, "FAKE-a-3"), ran.stderr
     assert "going on with the rotation of" in ran.stdout
+
+
+def test_a_rotation_waits_until_processes_can_have_said_that_they_run(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their records are lost with a state that was down; each says once a minute that it runs."""
+    state = open_shared(pool.env["KEYROT_STATE_URL"], RetryPolicy(), time.time, pool="rotated")
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        rotation = rotations(state)[0]
+        found = {f"processes:{int(time.time() // 60)}": {"late": 1}}
+        if looks:
+            found[f"values:{rotation.name}"] = {f"late\n{rotation.new}": 1}
+        state.add_activity(ActivityRows(found, {}))
+        looks.append(seconds)
+
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=sleep)
+    monkeypatch.setattr(rotate_module, "time", clock)
+    monkeypatch.setattr(rotate_module, "SILENT_S", 600.0)
+    ran = pool.rotate("a", "--create", pool.create)
+    state.close()
+    assert ran.returncode == 0
+    assert "0 of 1 processes of the pool send with the new value; waiting for late" in ran.stdout
+    assert "1 of 1 processes" in ran.stdout.splitlines()[-2]
 
 
 def test_rollback_puts_the_old_value_back(pool: Pool) -> None:

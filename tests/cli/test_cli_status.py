@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,6 +21,7 @@ from support.servers import closed_port, server
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
+from keyrot_middleware.cli import status
 from keyrot_middleware.core.activity import Attempt, CallRecord
 from keyrot_middleware.core.failures import SLOW_BACKOFF
 from keyrot_middleware.core.model import (
@@ -188,6 +190,39 @@ def test_limits_say_what_is_used_and_how_long_it_lasts(keyrot: Keyrot, service: 
     rows = {(one["project"], one["model"]): one for one in found["limits"]}
     assert [name for name, _ in rows] == ["gone_01", "p", "used_01"]
     assert rows["used_01", INFO.model]["rpd"] == {"used": 3, "limit": 500, "source": "configured"}
+
+
+def test_the_ten_minutes_of_an_account_are_no_projects() -> None:
+    """Two projects of one account show one sum, which is the account's."""
+    budget = {"usd_today": None, "usd": {"10m": {"spent": 0.5, "limit": 0.5}}}
+    first = {"sentence": "2 keys.", "available_at": None}
+    summary: dict[str, Any] = {"models": {}, "today": {"cost_usd": None}, "midnight": "UTC"}
+    summary["headline"] = {"keys": first, "models": [], "calls": "", "requests": ""}
+    summary |= {"projects": {"p": budget, "q": budget}, "workloads": {"night": budget}}
+    found = {"summary": summary, "at": "2026-03-03T17:00:00Z", "degraded": False}
+    found |= {"keys": [], "workloads": {}, "shared": False}
+    assert list(status._first_lines(found))[2:] == [
+        "  p: 0.5000 USD of 0.5000 USD in ten minutes, of its billing account",
+        "  q: 0.5000 USD of 0.5000 USD in ten minutes, of its billing account",
+        "  workload night: 0.5000 USD of 0.5000 USD in ten minutes",
+    ]
+
+
+def test_a_day_that_is_over_is_no_forecast() -> None:
+    """Requests that are used up, and those that a provider refuses although some seem left."""
+    now, end = datetime(2026, 3, 3, 17, tzinfo=UTC), "2026-03-04T08:00:00Z"
+    window: dict[str, Any] = {"used": 30, "limit": 30, "source": "google"}
+    used = {"rpm": window, "tpm": window, "rpd": window, "held_back": None}
+    used |= {"runs_out_at": "2026-03-03T17:00:00Z", "available": False}
+    used |= {"available_at": end, "reason": "quota_day"}
+    key = {"key_id": "a", "project": "p", "use": 1.0, "used": {INFO.model: used}}
+    assert status._used([key], now)["p", INFO.model][-1] == "RPD used up"
+    models = {INFO.model: used}
+    assert list(status._running_out(models, now)) == [f"RPD of all keys for {INFO.model}: used up"]
+    used |= {"runs_out_at": None, "rpd": window | {"limit": 100}}
+    found = {"pool": "x", "at": "2026-03-03T17:00:00Z", "summary": {"models": {}}}
+    *_, rpd = status._limit_lines(found, {("p", INFO.model): used | {"use": 1.0}})
+    assert rpd.endswith("refused until 2026-03-04 08:00Z")
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])

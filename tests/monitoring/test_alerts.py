@@ -46,7 +46,7 @@ from keyrot_middleware.core.windows import next_midnight
 from keyrot_middleware.errors import EVENTS, ConfigError, MissingExtraError, PoolEvent
 from keyrot_middleware.forks import EXIT_S
 from keyrot_middleware.monitoring import Receiver, open_receivers
-from keyrot_middleware.settings import load
+from keyrot_middleware.settings import Workload, load, terms_of
 from keyrot_middleware.testing import FakeGemini, Reply
 
 CALLERS = 64
@@ -212,6 +212,7 @@ class Watched:
     def __init__(self, *keys: Any, **policy: Any) -> None:
         self.rig = Rig(*keys, **{"strategy": "fill", "max_wait_s": 0, **policy})
         self.events = Events()
+        self.told: list[PoolEvent] = []
         self.alerts = alerts.Alerts(self.rig.pool, [self.events])  # type: ignore[list-item]  # its put()
         self.alerts._looks.put = lambda _: None  # type: ignore[method-assign]
         self.alerts._looks.closed.set()
@@ -225,6 +226,7 @@ class Watched:
         with suppress(Exception):  # the results of the calls are tested elsewhere
             self.rig.call(info)
         self.alerts._look(None)
+        self.told += self.events.all
         return self.events.take()
 
 
@@ -267,6 +269,42 @@ def test_an_exhausted_pool_says_until_when_without_rejected_keys() -> None:
     assert pool.call(info=INFO._replace(model="gemini-2.5-pro")) == []  # the other is still out
     pool.rig.clock.sleep(86_400)
     assert pool.call() == [("key_available_again", "a")]
+
+
+def test_a_pool_without_a_key_until_midnight_is_reported_once_until_then() -> None:
+    """And anew if there was one meanwhile."""
+    pool = Watched(key("a"))
+    assert pool.call(day()) == [("pool_exhausted", None)]
+    for _ in range(3):
+        pool.rig.clock.sleep(3_600)
+        assert pool.call() == []
+    pool.rig.pool.reset("a")
+    assert pool.call() == [("key_available_again", "a")]
+    assert pool.call(day()) == []  # ten minutes as for all
+    pool.rig.clock.sleep(601)
+    assert pool.call() == [("pool_exhausted", None)]
+
+
+def test_calls_that_leave_room_for_others_are_no_exhausted_pool() -> None:
+    """What is full for a workload, or in a tier, is said so, and hides nothing of the others."""
+    terms = terms_of({"chat": Workload(first=True), "night": Workload(share=0.5)})
+    chat, night = (INFO._replace(workload=one, terms=terms[one]) for one in ("chat", "night"))
+    pool = Watched(key("a", Limits(rpm=4)))
+    assert [pool.call(info=night._replace(terms=terms["night"]._replace(behind=""))) for _ in "12"]
+    pool.events.take()
+    assert pool.call(info=night) == [("pool_exhausted", None)]
+    (said,) = [one.sentence for one in pool.told if one.event == "pool_exhausted"]
+    assert f"no key is available for {MODEL} in workload night until 2026-01-01 12:31:01Z: " in said
+    assert pool.call(info=chat) == []
+    assert ("key_available_again", "a") not in pool.call(info=chat)
+    assert pool.call(info=chat) == [("pool_exhausted", None)]
+    paid = INFO._replace(tiers=frozenset({"tier1"}))
+    pool.rig.clock.sleep(61)
+    assert pool.call(info=night) == [("key_available_again", "a")]
+    assert pool.call(info=paid) == [("pool_exhausted", None)]
+    assert pool.told[-1].sentence.startswith(
+        f"pool test: no key is available for {MODEL} in tiers tier1"
+    )
 
 
 def test_a_workload_without_keys_of_its_own_is_reported() -> None:

@@ -66,6 +66,15 @@ def test_the_forecast_is_true_at_each_hour_and_moves_with_the_rate() -> None:
     assert (of_key(rig), of_pool(rig)) == (None, None)
 
 
+def test_a_key_that_is_not_used_yet_has_the_limits_that_were_read() -> None:
+    """One that comes later has 10 requests a day, the first one 20: 24 are left at 6 an hour."""
+    rig = new_day(key("a", Limits(rpd=20)), key("b", priority=1))
+    rig.pool.state.take_limits("b", {MODEL: Limits(rpd=10), "never-used": Limits(rpd=10)})
+    hour(rig, 6)
+    assert of_pool(rig) == pytest.approx(4 * HOUR)
+    assert list(pool_health(rig.pool)[0]["b"]["used"]) == [MODEL]
+
+
 def test_what_is_used_up_lasts_again_after_midnight() -> None:
     """Until then the forecast is now; the rate of the last hour is that of yesterday."""
     rig = new_day(key("a", Limits(rpd=4)))

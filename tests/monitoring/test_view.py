@@ -180,6 +180,17 @@ def test_the_use_of_the_pool_is_counted_for_an_hour_and_a_day() -> None:
     assert [one["name"] for one in found.history(by="model")["shares"]] == [MODEL]
 
 
+def test_the_use_of_a_pool_whose_state_is_unreachable_is_not_nothing(monkeypatch: Any) -> None:
+    """It is not known, as in the headline."""
+    rig = Rig(key("a"))
+    rig.call()
+    assert report(rig).history(by="workload")["unknown"] is None
+    monkeypatch.setattr(type(rig.pool.state), "degraded", True)
+    unknown = "Not known while the shared state cannot be reached."
+    assert report(rig).history(by="workload")["unknown"] == unknown
+    assert unknown in lines(rig)[-1]
+
+
 def test_a_call_links_to_its_trace() -> None:
     """Where KEYROT_TRACE_URL names an address, and the call has a trace."""
     rig = Rig(key("a"))
@@ -277,7 +288,7 @@ def test_what_is_held_back_for_a_workload_is_said() -> None:
     found = report(rig).explain(MODEL)
     assert found["keys"][0]["sentence"].startswith(f"{note}; available again at ")
     assert report(rig).explain(MODEL, 0, "chat")["key_id"] == "a"
-    held = "held back for chat: 842 of 1,000 a day; held back for chat: 18 of 60 a minute"
+    held = "held back for chat: 842 of 1,000 a day, 18 of 60 a minute"
     assert row(rig, "a")["used"][MODEL]["held_back"] == held
     assert pool_health(rig.pool)[0]["a"]["used"][MODEL]["held_back"] == held
     for _ in range(3):
@@ -381,15 +392,15 @@ def test_when_again_leaves_rejected_keys_out() -> None:
     assert lines(rejected)[0] == "No key is available. It is not known when one will be."
 
 
-def test_the_longest_block_of_a_key_counts() -> None:
+def test_a_key_is_available_again_when_it_is_for_one_model() -> None:
     """Out for the day for one model, and for seconds for another."""
     rig = Rig(key("a"), max_wait_s=0)
     rig.will("a", day(), minute("5s", model=OTHER))
     rig.failing()
     rig.failing(INFO._replace(model=OTHER))
-    assert row(rig, "a")["reason"] == "quota_day"
+    assert row(rig, "a")["reason"] == "quota_minute"
     assert lines(rig)[:3] == [
-        "No key is available. a at 2026-01-02 08:00Z.",
+        "No key is available. a at 2026-01-01 12:30Z.",
         f"No key is available for {MODEL}. a at 2026-01-02 08:00Z.",
         f"No key is available for {OTHER}. a at 2026-01-01 12:30Z.",
     ]
@@ -409,6 +420,14 @@ SUMMARY |= {"next": {"key_id": "paid_1", "available_at": "2026-01-01T12:31:00Z"}
         ({"available": 0}, "No key is available. paid_1 at 2026-01-01T12:31:00Z."),
         ({"last_hour": HOUR | {"calls": 1, "requests": 1}}, "0 of 1 call failed. 0 of 1 request"),
         ({"last_hour": HOUR | {"calls": 2, "failed_calls": 2}}, "failed. No request was sent."),
+        (
+            {"last_hour": HOUR | {"calls": 9, "requests": 9, "failures": 2}},
+            "0 of 9 calls failed. 2 of 9 requests failed; a call goes on with another key.",
+        ),
+        (
+            {"last_hour": HOUR | {"calls": 9, "failed_calls": 1, "requests": 9, "failures": 2}},
+            "1 of 9 calls failed. 2 of 9 requests failed.",
+        ),
         ({"last_hour": HOUR | {"calls": 9, "waits": 3}}, "0 of 9 calls failed; 3 waited for a key"),
         ({"last_hour": dict.fromkeys(HOUR)}, "Not known while the shared state cannot be reached."),
     ],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -17,9 +18,9 @@ from support.replies import invalid
 from support.scripted_pool import OK, PROMPT, ScriptedPool, failure, minute
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import RetryPolicy
+from keyrot_middleware.core.model import Block, RetryPolicy
 from keyrot_middleware.errors import KeyrotWarning, raise_internal_errors
-from keyrot_middleware.telemetry.logs import LogObserver
+from keyrot_middleware.telemetry.logs import LogObserver, format_blocked_keys
 from keyrot_middleware.testing import FakeGemini, Reply
 
 NAME = "keyrot_middleware"
@@ -67,6 +68,18 @@ def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
         "WARNING pool test, gemini-2.5-flash: no key is available: "
         "flash_01: quota_minute until 2026-01-01 12:31:40Z"
     )
+
+
+def test_a_block_without_an_end_and_one_by_a_workload_are_said() -> None:
+    """Not as a time in the year 9999, and not as a limit of the key."""
+    blocks = {
+        "a": Block("tier", inf),
+        "b": Block("usd", 1_767_270_630.0, note="the budget of the day of nightly is spent"),
+    }
+    assert format_blocked_keys(blocks) == [
+        "a: tier",
+        "b: the budget of the day of nightly is spent until 2026-01-01 12:30:30Z",
+    ]
 
 
 def test_no_line_holds_a_key_or_the_text_of_an_error(caplog: pytest.LogCaptureFixture) -> None:

@@ -147,7 +147,7 @@ class FakeSource:
             series |= dict.fromkeys(counters[3:])
         names = {"workload": self.workloads, "model": [MODEL]}.get(by, [])
         made = {"by": by, "name": name, "hours": hours, "at": later(), "step_s": step}
-        made |= {"from": later(-slots * step), "is_kept": True, "series": series}
+        made |= {"from": later(-slots * step), "unknown": None, "series": series}
         return made | {"shares": [{"name": one, **sums} for one in names]}
 
     def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:

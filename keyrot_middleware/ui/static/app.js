@@ -169,7 +169,7 @@ function drawUse(use, shares) {
   show("shares", ...parts.shares(shares, chosen, known.status.cost_known));
   byId("share-table").hidden = shares.shares.length === 0;
   byId("no-shares").hidden = shares.shares.length > 0;
-  show("no-shares", shares.by === "model" ? "No call named a model." : "No call was made in a workload. A program names one with keyrot_middleware.workload(…).");
+  show("no-shares", shares.unknown ?? (shares.by === "model" ? "No call named a model." : "No call was made in a workload. A program names one with keyrot_middleware.workload(…)."));
   if (shares.by === "workload") show("workload-names", ...shares.shares.map(({ name }) => el("option", { value: name })));
 }
 

@@ -46,7 +46,7 @@ export function chart(use, width) {
 }
 
 export function summary(use) {
-  if (!use.is_kept) return "In a pool of more than 500 keys, a key and a project are counted for one hour only.";
+  if (use.unknown) return use.unknown;
   return `Last ${use.hours === 1 ? "hour" : "24 hours"}: ${counts(use, sum)}`;
 }
 

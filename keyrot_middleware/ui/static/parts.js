@@ -167,8 +167,8 @@ export function keyDetails(key, calls, now, actions) {
 }
 
 function usedUp(at, now, what = "") {
-  const soon = Date.parse(at) - now < 3600e3;
-  return el("span", { class: `forecast ${soon ? "bad" : "note"}`, title: "at the rate of the last hour" }, `${what}used up at ${clock(at).slice(0, 5)} UTC`);
+  const left = Date.parse(at) - now, soon = left < 3600e3;
+  return el("span", { class: `forecast ${soon ? "bad" : "note"}`, title: "at the rate of the last hour" }, `${what}used up${left > 0 ? ` at ${clock(at).slice(0, 5)} UTC` : ""}`);
 }
 
 function modelUsage(model, used, now) {

@@ -1,4 +1,6 @@
-"""Streams of which 2 % come late, with and without a deadline: `python -m benchmarks.first_token`.
+"""Streams of which 2 % come late, with and without a deadline.
+
+`PYTHONPATH=tests python -m benchmarks.first_token` prints a line for each.
 
 Each way of calling sends streams to a server on loopback. Its late ones have no head for `LATE_S`,
 or the head at once and then comments. Every chunk carries the number of its stream.

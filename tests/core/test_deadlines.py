@@ -14,7 +14,7 @@ from keyrot_middleware.core.model import Limits, Scope
 from keyrot_middleware.core.model_names import fallback_info
 from keyrot_middleware.core.waiting import Ticket
 from keyrot_middleware.runtime.first_token import KEPT, FirstTokens
-from keyrot_middleware.settings import AUTO
+from keyrot_middleware.settings import AUTO, Settings, deadlines_of
 
 DEADLINE = 8.0
 
@@ -142,6 +142,15 @@ def test_the_input_of_a_cut_off_request_is_paid() -> None:
     rig.state.acquire, rig.state.settle = lease, note  # type: ignore[method-assign]
     rig.one()
     assert settled == [INFO.tokens, OK.usage.input_tokens]
+
+
+def test_workloads_have_deadlines_of_their_own() -> None:
+    """Without any, calls have none to look for."""
+    workloads: Any = {"chat": {"first_token_s": 5}, "batch": {"first_token_s": 0}, "other": {}}
+    given: Any = {"first_token_s": "AUTO", "workloads": workloads}
+    found = {None: AUTO, "chat": 5.0, "batch": 0.0, "other": AUTO}
+    assert deadlines_of(Settings(**given)) == found
+    assert deadlines_of(Settings()) == {}
 
 
 # How often, and how long --------------------------------------------------------------------------

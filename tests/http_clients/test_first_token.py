@@ -270,6 +270,13 @@ def test_the_next_model_takes_over(mode, slow, pool) -> None:
     assert [lease.bucket for lease in pool.ledger.leases] == [MODEL, "gemini-2.5-pro"]
 
 
+@pytest.mark.parametrize("mode", ["httpx-stream", "httpx-astream"])
+def test_a_state_in_a_file_is_asked_for_other_keys(mode, slow, tmp_path) -> None:
+    slow.pool("A", "B", state_url=f"sqlite:///{tmp_path}/state.sqlite3")
+    slow.ways["A"] = slow.no_head
+    assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["B"]
+
+
 def test_a_next_model_that_fails_says_why(slow) -> None:
     slow.pool("A", fallback_models=(f"{MODEL}>gemini-2.5-pro",))
     slow.in_turn(slow.no_head, lambda connection: connection.sendall(answer(b"{}")))

@@ -1,7 +1,5 @@
 """Shared by all tests: a clean environment, internal errors raised, a fake service and a pool."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os

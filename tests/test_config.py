@@ -1,7 +1,5 @@
 """Settings: precedence, defaults, and the keys that they define."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import re

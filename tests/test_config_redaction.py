@@ -1,7 +1,5 @@
 """Errors of settings or keys.json show no text that looks similar to a key."""
 
-from __future__ import annotations
-
 import json
 import traceback
 from collections.abc import Callable

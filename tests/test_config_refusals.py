@@ -1,7 +1,5 @@
 """Settings that are refused: an error for every wrong value, and no secret in any."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """README and docs/ are true: snippets run, tables agree with the code, links exist."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

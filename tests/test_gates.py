@@ -1,7 +1,5 @@
 """What an import may load, and what is public."""
 
-from __future__ import annotations
-
 import json
 import pkgutil
 import subprocess

@@ -1,7 +1,5 @@
 """`KeyManager.lease()`: in threads and tasks, over memory and over a real Redis."""
 
-from __future__ import annotations
-
 import asyncio
 import pickle
 import uuid

@@ -1,7 +1,5 @@
 """KeyManager: the pool for programs that select keys by hand."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime

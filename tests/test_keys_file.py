@@ -1,7 +1,5 @@
 """keys.json: its fields, and an error for every mistake in it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

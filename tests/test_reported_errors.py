@@ -1,7 +1,5 @@
 """A program may report errors of any HTTP library by hand: they are all parsed."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import urllib.error

@@ -1,7 +1,5 @@
 """Urgent problems of a user are Python warnings, which point at the user's own line."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The command in a process of its own, and a fake service on the machine's time."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

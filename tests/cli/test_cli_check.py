@@ -1,7 +1,5 @@
 """`keyrot check`: what it shows, what it finds wrong, its exit code; and `--version`."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """`keyrot fake`, and the completion of the shell."""
 
-from __future__ import annotations
-
 import re
 import signal
 import socket

@@ -1,7 +1,5 @@
 """`keyrot init`: a first keys.json and .env."""
 
-from __future__ import annotations
-
 import json
 import stat
 from collections.abc import Callable

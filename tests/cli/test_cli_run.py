@@ -1,7 +1,5 @@
 """`keyrot run` against `python`: the program must not notice the difference."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """`keyrot ui`: its address and token, its options, and how it ends."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

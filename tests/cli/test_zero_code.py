@@ -1,7 +1,5 @@
 """`opentelemetry-instrument python app.py`: the pool without a line of ours."""
 
-from __future__ import annotations
-
 import logging
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The activity of the last hour and day, and its bounded size."""
 
-from __future__ import annotations
-
 import tracemalloc
 
 import pytest

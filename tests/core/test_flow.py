@@ -1,7 +1,5 @@
 """A call walks the pool: a failed key is excluded, an available one is used at once."""
 
-from __future__ import annotations
-
 import sys
 from math import inf
 from typing import Any

@@ -1,7 +1,5 @@
 """Stored resources and streams: when a call is bound to a key."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from math import inf
 from typing import Any

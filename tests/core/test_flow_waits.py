@@ -1,7 +1,5 @@
 """Waiting: only while no key is available, only for a known time, only within the budget."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

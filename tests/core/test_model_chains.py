@@ -1,7 +1,5 @@
 """Which model a request goes on to, and when; and how many names of models are counted."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Which keys are candidates, in which order, and at what cost; and how a key's state is named."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from math import inf

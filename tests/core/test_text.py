@@ -1,7 +1,5 @@
 """How values are shown."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How responses adjust the estimate of input tokens."""
 
-from __future__ import annotations
-
 from keyrot_middleware.core.amounts import TokenScale
 
 

@@ -1,7 +1,5 @@
 """The line of calls that wait for a key: who is first, and who is woken."""
 
-from __future__ import annotations
-
 from support.pool import INFO
 
 from keyrot_middleware.core.model import Block, Terms

@@ -1,7 +1,5 @@
 """Minutes, days, cooldowns and budgets: the arithmetic that every state backend must agree with."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 

@@ -1,7 +1,5 @@
 """Values that are no Gemini API key; no part of a value is shown."""
 
-from __future__ import annotations
-
 import pytest
 
 from keyrot_middleware.providers.gemini import Gemini

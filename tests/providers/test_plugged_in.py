@@ -1,7 +1,5 @@
 """Providers of other distributions, by entry points: one that works, and some that do not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

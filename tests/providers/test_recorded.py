@@ -1,7 +1,5 @@
 """Every recorded reply of a provider has the verdict, or the limits and tokens, that it reports."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

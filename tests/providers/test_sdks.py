@@ -1,7 +1,5 @@
 """Unchanged programs over the SDKs of other providers use the pool."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import subprocess

@@ -1,7 +1,5 @@
 """The failure tables of the providers: what a refusal means, by its text as it was reported."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

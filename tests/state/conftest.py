@@ -1,7 +1,5 @@
 """Every backend, and a server of a test's own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

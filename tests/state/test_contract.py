@@ -1,7 +1,5 @@
 """The contract of a state, for each backend: choice, limits, cooldowns, owners, snapshots."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import threading

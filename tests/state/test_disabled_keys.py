@@ -1,7 +1,5 @@
 """A key that an operator disables for some time, in every state."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

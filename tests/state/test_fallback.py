@@ -1,7 +1,5 @@
 """A shared state that fails: calls continue, limits of this process hold, and it is tried again."""
 
-from __future__ import annotations
-
 import logging
 import subprocess
 import sys

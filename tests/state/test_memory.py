@@ -1,7 +1,5 @@
 """Properties of the memory state alone: sweeping, bounded tables, a lock that survives a fork."""
 
-from __future__ import annotations
-
 import os
 from math import inf
 

@@ -1,7 +1,5 @@
 """Every backend compared with naive models that only keep a list, on random histories."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from random import Random

@@ -1,7 +1,5 @@
 """Every shared state and the memory state are twins: the same history, the same results."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import datetime
 from math import inf

@@ -1,7 +1,5 @@
 """Processes that share a pool by a server or a file: exact limits, however they start and end."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random

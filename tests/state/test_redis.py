@@ -1,7 +1,5 @@
 """Redis: its URLs, its records, and a server that fails."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import signal

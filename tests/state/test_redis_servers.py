@@ -1,7 +1,5 @@
 """Real servers that hang, fail over or move: no call fails. And clusters, sentinels and TLS."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import socket

@@ -1,7 +1,5 @@
 """A file: where it is, whose it is, and what happens when it cannot be used."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import os

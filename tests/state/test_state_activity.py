@@ -1,7 +1,5 @@
 """A page shows the calls of all processes that share a state, of programs that end at once too."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

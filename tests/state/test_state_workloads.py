@@ -1,7 +1,5 @@
 """What a workload may use, in every backend: some are first, some have a share or a budget."""
 
-from __future__ import annotations
-
 import heapq
 from random import Random
 from typing import Any

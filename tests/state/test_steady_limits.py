@@ -1,7 +1,5 @@
 """Limits that the headers of a success name: they refill all the time, as a bucket does."""
 
-from __future__ import annotations
-
 from random import Random
 
 import pytest

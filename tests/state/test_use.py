@@ -1,7 +1,5 @@
 """The part of each limit that is the pool's, in every backend: the rest is other programs'."""
 
-from __future__ import annotations
-
 import pytest
 from support.pool import INFO, key
 from support.states import failed, granted, refusal, settle

@@ -1,7 +1,5 @@
 """What is read from an error body, in every shape; an unforeseen one gets a verdict too."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from email.utils import format_datetime

@@ -1,7 +1,5 @@
 """The failure table: each real body gets its verdict, and docs/failures.md says the same."""
 
-from __future__ import annotations
-
 import re
 from datetime import datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The list of quotas of Cloud Quotas: which of them are limits of a project's calls."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What replies say, whole, as text, in chunks: tokens, finish reasons, stored resources."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What requests say: model, method, stored resources, whose they are, size and conversation."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

@@ -48,20 +48,17 @@ def test_celery_workers_share_an_exhausted_key(recipe: Recipe) -> None:
 
 
 def test_a_celery_task_is_tried_later_when_no_key_is_available(recipe: Recipe) -> None:
-    """A task for which no key is available ends at once and is repeated when one is."""
+    """A task for which no key is available ends at once and is repeated until one is."""
     recipe.keys("A")
     recipe.env["BROKER_URL"] = recipe.share()
     recipe.write("task-queues.md")
-    recipe.gemini.script("A", Reply.custom(429, _retry_in(3)))
+    recipe.gemini.script("A", *[Reply.custom(429, _retry_in(1))] * 12)
     (recipe.folder / "client.py").write_text(
-        "from tasks import summarize\n"
-        "failed = summarize.delay('a')\n"  # finds the key exhausted: the SDK's own exception
-        "print(type(failed.get(timeout=90, propagate=False)).__name__)\n"
-        "print(summarize.delay('b').get(timeout=90))\n"
+        "from tasks import summarize\nprint(summarize.delay('a').get(timeout=90))\n"
     )
     worker = ("-m", "celery", "-A", "tasks", "worker", "--concurrency", "1", "--loglevel", "INFO")
     with recipe.running(*worker) as log:
-        assert recipe.python("client.py").split("\n")[1] == "ok from A", log.read_text()
+        assert recipe.python("client.py").strip() == "ok from A", log.read_text()
         assert "Retry in" in log.read_text()
 
 
@@ -92,7 +89,7 @@ def test_a_dramatiq_task_is_tried_later_when_no_key_is_available(recipe: Recipe)
     recipe.keys("A")
     recipe.env["BROKER_URL"] = recipe.share()
     recipe.write("task-queues.md")
-    recipe.gemini.script("A", Reply.custom(429, _retry_in(3)))
+    recipe.gemini.script("A", *[Reply.custom(429, _retry_in(1))] * 12)
     (recipe.folder / "client.py").write_text(
         "from actors import summarize\nfor text in 'ab': summarize.send(text)\n"
     )
@@ -100,7 +97,7 @@ def test_a_dramatiq_task_is_tried_later_when_no_key_is_available(recipe: Recipe)
     with recipe.running(*worker) as log:
         recipe.python("client.py")
         end = time.monotonic() + 90
-        while recipe.gemini.sent("A") < 3:
+        while recipe.gemini.sent("A") < 14:
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.1)
 

@@ -22,7 +22,7 @@ LEAST_PASSED = 700
 """Fewer passed tests than this mean that the environment is broken, and equality proves nothing."""
 LEAST_SENT = 100
 """Fewer requests than this through the pool mean that the second run tested nothing of it."""
-SEAMS = {"request", "request_streamed", "async_request", "async_request_streamed"}
+SEAMS = {"_request", "_async_request"}
 AT_ONCE = 4
 """Runs at the same time; more than half of a run is waiting (closing servers, sleeping)."""
 

@@ -138,7 +138,7 @@ def _wrapped_methods() -> list[str]:
     """Return which of the SDK's request methods are wrapped; with none the run proves nothing."""
     from google.genai._api_client import BaseApiClient  # noqa: PLC0415
 
-    names = ("request", "request_streamed", "async_request", "async_request_streamed")
+    names = ("_request", "_async_request")
     return [name for name in names if hasattr(getattr(BaseApiClient, name), "__wrapped__")]
 
 

@@ -3,7 +3,7 @@
 `PYTHONPATH=tests python -m benchmarks.first_token` prints a line for each.
 
 Each way of calling sends streams to a server on loopback. Its late ones have no head for `LATE_S`,
-or the head at once and then comments. Every chunk carries the number of its stream.
+or the head at once and then nothing, or comments. Every chunk carries the number of its stream.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Late:
     """Answers with streams of which some are late."""
 
     def __init__(self, seed: str, streams: int) -> None:
-        self.comments = (0.0,) if "genai" in seed else (0.0, 1.0)  # which google-genai cannot read
+        often = () if "genai" in seed else (1.0,)  # google-genai cannot read comments
+        self.comments = (0.0, 2 * LATE_S, *often)
         self.random, self.numbers = random.Random(seed), count(1)
         self.are_late = set(self.random.sample(range(1, streams + 1), int(streams * SHARE)))
         self.requests = self.late = 0

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from itertools import chain
 from math import inf
+from socket import SHUT_RDWR
 from typing import Any
 
 from ..adapters.bodies import AsyncTee, Tee, mixed_type, read_bounded
@@ -144,6 +146,13 @@ class HttpxTransports(Library):
         """Return the bytes of a stream."""
         stream = response.stream
         return self._iterator(stream), stream.close if self._is_sync(response) else stream.aclose
+
+    def hang_up(self, response: Any) -> Callable[[], object] | None:
+        """Return what ends the connection; that of HTTP/2 has other responses too."""
+        found = response.extensions.get("network_stream")
+        if found is None or response.http_version == "HTTP/2":
+            return None
+        return partial(found.get_extra_info("socket").shutdown, SHUT_RDWR)
 
     async def content(self, response: Any, headers: Any) -> bytes:
         """Read a response, and put the bytes back."""

@@ -118,6 +118,10 @@ class RequestsAdapters(Library):
         # Without a length of its own, `stream` waits for a whole piece.
         return iter(lambda: raw.read1(_PIECE, decode_content=False), b""), raw.close
 
+    def hang_up(self, response: Any) -> Callable[[], object] | None:
+        """Return what ends the connection; urllib3 before 2.3 cannot."""
+        return getattr(response.raw, "shutdown", None)
+
     async def content(self, response: Any, headers: Any) -> bytes:
         """Read a response; requests keeps what was read, but not for `raw`."""
         if not self._stream or not hasattr(response.raw, "stream"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from math import inf
 from typing import Any
 
 from ..adapters import transport_failure
@@ -18,6 +17,7 @@ from ..core.model import Lease
 from ..errors import handle_internal_error
 from ..runtime import runner
 from ..runtime.driver import complete
+from ..runtime.first_token import Deadline
 from ..secrets import Secret
 from .calls import NO_RETRY, Call, Head, Outcome, Refused, Reply, Served
 
@@ -82,6 +82,11 @@ class Library(ABC):
     @abstractmethod
     def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
         """Return the bytes of a stream as they come, and what closes it; see `Body`."""
+
+    def hang_up(self, response: Any) -> Callable[[], object] | None:
+        """Return what ends the connection that a thread reads, for another thread; None: none."""
+        del response
+        return None
 
     @abstractmethod
     async def content(self, response: Any, headers: Any) -> bytes:
@@ -189,7 +194,11 @@ class Library(ABC):
         pieces, close = self.pieces(response)
         body = Body(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
         try:
-            await body.read_first(getattr(deadline, "at", inf))
+            if isinstance(deadline, Deadline):
+                with deadline.over(self.hang_up(response)):
+                    await body.read_first(deadline.at)
+            else:
+                await body.read_first()
             if not body.reader.failed_at_once:
                 return StreamOpened(body)
             said = await until_enough(body)

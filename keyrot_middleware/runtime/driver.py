@@ -343,7 +343,7 @@ class SyncDriver:
         take, model = self._pool.first_tokens.take, self.call.info.model
         if limit_s == inf or not take(model):
             return await self._send_request(lease)
-        self.call.deadline = deadline = Deadline(limit_s)
+        self.call.deadline = deadline = Deadline(limit_s, self._pool.first_tokens.watched)
         reply = await self._send_request(lease)
         failed = isinstance(reply, Failed) and reply.facts.transport == "timeout"
         if failed and time.monotonic() >= deadline.at:

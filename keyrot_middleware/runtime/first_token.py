@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from math import inf
 
 from ..core.model import CallInfo
@@ -36,6 +38,8 @@ class FirstTokens:
         """By model and whether it is a stream: when first tokens came, and after how long."""
         self._minutes: BoundedDict[list[int]] = BoundedDict(MODELS)
         """By model: the minute, calls and cuts in it, and calls in the minute before."""
+        self.watched: set[Deadline] = set()
+        """Those of bodies that threads read."""
 
     def begin(self, info: CallInfo) -> float:
         """Count a call; return how long it may show nothing, or `inf`."""
@@ -64,6 +68,13 @@ class FirstTokens:
         found[2] = max(found[2] + number, 0)
         return True
 
+    def cut_late(self) -> float:
+        """Cut off the bodies that are late; return in how many seconds the next one is."""
+        now = time.monotonic()
+        for one in [one for one in tuple(self.watched) if one.at <= now]:
+            one.cut()
+        return min([one.at - now for one in tuple(self.watched)], default=inf)
+
     def _minute(self, model: str) -> list[int]:
         minute, found = int(self._now() // 60), self._minutes.get(model)
         if found is None or found[0] != minute:
@@ -82,9 +93,46 @@ def _name(info: CallInfo) -> str:
 class Deadline:
     """That of one attempt in a thread."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, watched: set[Deadline]) -> None:
         self.seconds, self.at = seconds, time.monotonic() + seconds
+        self._watched = watched
+        self._lock = threading.Lock()
+        self._end: Callable[[], object] | None = None
+        self._is_cut = False
 
     def cancel(self) -> None:
         """End it: something has come."""
         self.at = inf
+
+    @contextmanager
+    def over(self, end: Callable[[], object] | None) -> Iterator[None]:
+        """Cut off what a thread reads inside, if *end* can end its connection.
+
+        Raises:
+            TimeoutError: It was cut off.
+        """
+        self._end = end
+        self._watched.add(self)
+        try:
+            yield
+        except Exception:
+            if not self._is_cut:
+                raise
+        finally:
+            self._leave()
+        if self._is_cut:
+            raise TimeoutError
+
+    def cut(self) -> None:
+        """End the connection, unless the first event was read."""
+        with self._lock:
+            self._watched.discard(self)
+            if self._end is not None:
+                self._is_cut = True
+                with suppress(Exception):  # it is closed already
+                    self._end()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._watched.discard(self)
+            self._end = None

@@ -7,8 +7,10 @@ import gc
 import json
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 import aiohttp
@@ -26,6 +28,7 @@ from support.modes import MODES, ask
 from support.raw_server import RawServer, answer, chunk
 
 import keyrot_middleware
+from keyrot_middleware.runtime.first_token import Deadline, FirstTokens
 from keyrot_middleware.telemetry.tracing import TracingObserver
 
 SOON, NEVER = 0.3, 30.0
@@ -174,10 +177,7 @@ SOME_CALLS = ["httpx2-sync", "requests-sync", "httpx-async"]
 
 @pytest.mark.parametrize(
     ("mode", "way"),
-    [
-        *((mode, way) for mode in ASYNC for way in ("no_head", "no_event", "keep_alives")),
-        *((mode, way) for mode in SYNC for way in ("no_head", "keep_alives")),
-    ],
+    [(mode, way) for mode in STREAMS for way in ("no_head", "no_event", "keep_alives")],
 )
 def test_another_key_takes_over_a_stream(mode, way, slow, pool) -> None:
     """Whatever the server has sent that is no event; nothing but the second stream is read."""
@@ -216,6 +216,17 @@ def test_the_connection_of_a_task_that_was_cut_off_is_closed(library, slow) -> N
             assert await asyncio.to_thread(slow.hung_up.wait, NEVER)
 
     asyncio.run(go())
+
+
+def test_what_came_in_time_is_not_cut_off() -> None:
+    """Not even if it comes at the deadline: either it is read or it is cut off."""
+    tokens, ended = FirstTokens({}, time.time), list[int]()
+    with Deadline(0.0, tokens.watched).over(lambda: ended.append(1)):
+        pass
+    assert (tokens.cut_late(), ended) == (inf, [])
+    with pytest.raises(TimeoutError), Deadline(0.0, tokens.watched).over(lambda: ended.append(1)):
+        assert tokens.cut_late() == inf
+    assert ended == [1]
 
 
 @pytest.mark.parametrize("mode", CALLS)

@@ -262,7 +262,7 @@ class Alerts:
         """When keys were rejected for which no request has succeeded since, and when they are
         tried again, epoch seconds."""
         self._exhausted: dict[str, float] = {}
-        """When no key was available for calls, by `_calls`, until a later one succeeds."""
+        """When no key was available, by what is said of the calls, until a later one succeeds."""
         self._is_degraded = False
         self._used: dict[str, tuple[str, str]] = {}
         """The projects to look at: a key of each, and the model of its last call."""
@@ -325,9 +325,9 @@ class Alerts:
         first = min(left, key=lambda block: block.until, default=None)
         until, reason = (None, None) if first is None else (first.until, first.reason)
         is_own = any(block.note or block.reason == "tier" for block in blocks)
-        about = _calls(info) if is_own else info.quota_model
+        about = _calls(info) if is_own else _model(info.quota_model)
         why = f": {first.note}" if first is not None and first.note else ""
-        text = f"no key is available for {_calls(info, is_own=is_own)}{_until(until)}{why}"
+        text = f"no key is available for {about}{_until(until)}{why}"
         if len(self._exhausted) < _NAMES_MAX:
             self._exhausted.setdefault(about, error.unavailable.at)
         is_long = until is not None and isfinite(until) and until - error.unavailable.at > REPEAT_S
@@ -336,8 +336,9 @@ class Alerts:
 
     def on_success(self, info: CallInfo, lease: Lease) -> None:
         """Report that a key works again, which was rejected, or without which there was none."""
-        key_id, served = lease.key_id, (info.quota_model, _calls(info))
-        exhausted = min(self._exhausted.get(one, inf) for one in served)
+        key_id = lease.key_id
+        served = (_model(info.quota_model), _calls(info)) if self._exhausted else ()
+        exhausted = min((self._exhausted.get(one, inf) for one in served), default=inf)
         if lease.at > min(self._rejected.get(key_id, (inf,))[0], exhausted):
             self._rejected.pop(key_id, None)
             for one in served:
@@ -484,12 +485,12 @@ def _model(name: str) -> str:
     return name if _MODEL.fullmatch(name) else "a model with an unusual name"
 
 
-def _calls(info: CallInfo, *, is_own: bool = True) -> str:
-    """Return what calls are about: a model; if *is_own* also their workload and their tiers."""
+def _calls(info: CallInfo) -> str:
+    """Return for which model, workload and tiers a call is."""
     text = _model(info.quota_model)
-    if is_own and info.terms is not None and info.terms.workload:
+    if info.terms is not None and info.terms.workload:
         text += f" in workload {one_line(info.terms.workload)}"
-    if is_own and info.tiers is not None:
+    if info.tiers is not None:
         text += f" in tiers {', '.join(sorted(info.tiers))}"
     return text
 

@@ -305,6 +305,16 @@ def test_hostile_texts_have_no_effect(serve: Serve, open_tab: Open) -> None:
     assert page.evaluate("window.violations") == []
 
 
+def test_calls_that_cannot_be_read_are_not_none(serve: Serve, open_tab: Open) -> None:
+    """While the state cannot be reached it is not known whether there was a call."""
+    source = sample()
+    source.calls, source.more = [], {"degraded": True}
+    page = open_tab(serve(ui.app(token=TOKEN, source=source)).login).page
+    wait_for_rows(page, 7)
+    said = source.status()["summary"]["headline"]["calls"]
+    expect(page.locator("#no-calls")).to_have_text(said)
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 1440), ("light", 390)])
 def test_axe_finds_nothing_serious(serve: Serve, open_tab: Open, scheme: str, width: int) -> None:
     """No serious or critical violation, on the page, in its dialogs, and while it is stale."""

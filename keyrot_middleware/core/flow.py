@@ -337,7 +337,7 @@ async def open_call(call: CallState, driver: Driver) -> Done | StreamOpened:
             reply = await _attempt(call, driver, lease)
             if not isinstance(reply, Failed):
                 return reply
-            if not await _should_continue(call, driver, lease):
+            if not await _should_continue(call, driver, lease) and not _goes_back(call, lease):
                 raise _final_error(call, None)
             del reply  # see `_forget_failure`
     finally:
@@ -456,6 +456,15 @@ def _use_slow_keys(call: CallState) -> bool:
     for key_id in slow:
         call.excluded.pop(key_id, None)
     return True
+
+
+def _goes_back(call: CallState, lease: Lease) -> bool:
+    """Return whether slow keys are used again, since the last one to replace them has failed."""
+    verdict = call.attempts[-1].verdict
+    if call.first_token_s is None or not (verdict.rotate or verdict.retry):
+        return False
+    call.excluded[lease.key_id] = inf
+    return _use_slow_keys(call)
 
 
 async def _attempt(call: CallState, driver: Driver, lease: Lease) -> Reply:

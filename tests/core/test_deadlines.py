@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from typing import Any
 
 import pytest
 from support.pool import INFO, STREAMED, Rig, key
-from support.replies import OK, invalid, lost, minute
+from support.replies import OK, bad, invalid, lost, minute, overloaded
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits, Scope
@@ -75,6 +76,33 @@ def test_slow_keys_are_used_again_before_the_call_waits_or_fails() -> None:
     assert rig.sent == ["a", "b", "a"]
     assert rig.limits == [DEADLINE, inf, inf]
     assert rig.slept == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "policy"),
+    [
+        (minute, {"max_attempts": 2}),
+        (overloaded, {"max_retries": 0}),
+        (partial(lost, "reset"), {"max_retries": 0}),
+    ],
+)
+def test_slow_keys_are_used_again_where_attempts_or_retries_end(failure, policy) -> None:
+    """They would have served the call. A key that failed is not tried in their place."""
+    rig = two(**policy)
+    rig.will("b", failure())
+    rig.will("a", lost("slow"))
+    assert rig.one() == "answer"
+    assert rig.sent == ["a", "b", "a"]
+    assert rig.limits == [DEADLINE, inf, inf]
+
+
+def test_a_bad_request_is_not_sent_to_slow_keys_again() -> None:
+    rig = two()
+    rig.will("a", lost("slow"))
+    rig.will("b", bad())
+    with pytest.raises(Exception, match="400"):
+        rig.one()
+    assert rig.sent == ["a", "b"]
 
 
 def test_a_slow_key_whose_minute_is_over_meanwhile_is_exhausted() -> None:

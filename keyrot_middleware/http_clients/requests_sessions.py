@@ -18,6 +18,7 @@ from typing import Any
 
 import wrapt
 
+from ..adapters import origin_from_url
 from ..adapters.bodies import read_bounded
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub, without_key
@@ -214,12 +215,20 @@ def _send_until(seconds: float, adapter: Any, one: Any, given: dict[str, Any]) -
     repeats = by_urllib3 and adapter.max_retries.total
     if repeats or not by_urllib3 or not isinstance(own, int | float | None):
         return adapter.send(one, **given)
-    seconds = min(seconds, inf if own is None else own)
-    response = adapter.send(one, **{**given, "timeout": (connect, seconds)})
+    if (origin := origin_from_url(one.url)) in keeping:
+        given = {**given, "timeout": (connect, min(seconds, inf if own is None else own))}
+    response = adapter.send(one, **given)
     socket = getattr(getattr(response.raw, "connection", None), "sock", None)
-    if socket is not None:  # it would hold for the body too
-        socket.settimeout(own)
+    if socket is None:
+        keeping.discard(origin)
+    else:
+        keeping.add(origin)
+        socket.settimeout(own)  # that of the head would hold for the body too
     return response
+
+
+keeping = set[str | None]()
+"""Servers whose last response left its connection open: only then its timeout can be set again."""
 
 
 def _without_key_retries(adapter: Any, codes: Any) -> Any:

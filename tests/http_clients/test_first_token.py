@@ -28,6 +28,7 @@ from support.modes import MODES, ask
 from support.raw_server import RawServer, answer, chunk
 
 import keyrot_middleware
+from keyrot_middleware.http_clients.requests_sessions import keeping
 from keyrot_middleware.runtime.first_token import Deadline, FirstTokens
 from keyrot_middleware.telemetry.tracing import TracingObserver
 
@@ -85,6 +86,7 @@ class Slow:
         self.over, self.hung_up = threading.Event(), threading.Event()
         self._install = install
         self.server = RawServer(self._talk)
+        keeping.add(self.server.url)
 
     def pool(self, *keys: Any, **settings: Any) -> Any:
         """Install a pool that uses the keys in this order."""
@@ -154,6 +156,7 @@ def slow(pool) -> Iterator[Slow]:
     found.over.set()
     keyrot_middleware.uninstall()
     found.server.close()
+    keeping.discard(found.server.url)
     for thread in set(threading.enumerate()) - threads:
         thread.join(60)  # that of the pool ends by itself
         assert not thread.is_alive()
@@ -307,6 +310,22 @@ def test_later_pauses_have_no_deadline(mode, slow) -> None:
     slow.pool("A", "B")
     slow.ways["A"] = slow.ways["B"] = pause
     assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["one two"]
+
+
+def test_requests_has_a_deadline_where_servers_keep_connections_alone(slow) -> None:
+    """The timeout of another one cannot be that of its body any more."""
+    closing = EVENTS.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+
+    def closed(connection: Any) -> None:
+        connection.sendall(closing + event("one "))
+        slow.over.wait(3 * SOON)
+        connection.sendall(event("two") + b"0\r\n\r\n")
+
+    slow.pool("A", "B")
+    keeping.clear()
+    for way, text in ((closed, "one two"), (None, "A"), (slow.no_head, "B")):
+        slow.ways = {"A": way} if way is not None else {}
+        assert RAW["requests-stream"](slow.server.url, "keyrot-pool", 1) == [text]
 
 
 @pytest.mark.parametrize("mode", SOME_CALLS)

@@ -47,8 +47,8 @@ class Late:
     """Answers with streams of which some are late."""
 
     def __init__(self, seed: str, streams: int) -> None:
-        often = () if "genai" in seed else (1.0,)  # google-genai cannot read comments
-        self.comments = (0.0, 2 * LATE_S, *often)
+        # Between comments; 0: no head either. google-genai cannot read comments.
+        self.comments = (0.0,) if "genai" in seed else (0.0, 1.0, 2 * LATE_S)
         self.random, self.numbers = random.Random(seed), count(1)
         self.are_late = set(self.random.sample(range(1, streams + 1), int(streams * SHARE)))
         self.requests = self.late = 0

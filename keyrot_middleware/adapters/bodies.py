@@ -7,12 +7,10 @@ way, and the lease ends with them: read to the end, closed or dropped.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from inspect import isawaitable
-from math import inf
 from typing import Any
 
 from ..core.commands import Failed, StreamEnd
@@ -113,20 +111,14 @@ class Body:
         reader = self.reader
         return StreamEnd(reader.usage, reader.names, failed, reader.reported)
 
-    async def read_first(self, until: float = inf) -> None:
-        """Read until the first event is here, or all of the body is.
-
-        Raises:
-            TimeoutError: What came is no event, and a thread has read *until* then.
-        """
+    async def read_first(self) -> None:
+        """Read until the first event is here, or all of the body is."""
         while not self.reader.has_begun:
             data = await self._next()
             if data is None:
                 self.finish()
                 return
             self.first.append(data)
-            if time.monotonic() > until and not self.reader.has_begun:
-                raise TimeoutError
 
     async def _next(self) -> bytes | None:
         with Redacting(self.redact):

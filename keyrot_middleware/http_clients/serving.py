@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -194,10 +195,8 @@ class Library(ABC):
         pieces, close = self.pieces(response)
         body = Body(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
         try:
-            if isinstance(deadline, Deadline):
-                with deadline.over(self.hang_up(response)):
-                    await body.read_first(deadline.at)
-            else:
+            by_thread = isinstance(deadline, Deadline)
+            with deadline.over(self.hang_up(response)) if by_thread else nullcontext():
                 await body.read_first()
             if not body.reader.failed_at_once:
                 return StreamOpened(body)

@@ -336,19 +336,16 @@ class SyncDriver:
         return next(chunks, None)
 
     async def _send_until(self, limit_s: float, lease: Lease) -> Reply | None:
-        """Return the reply to a request; None if it was cut off.
-
-        A read that times out is over, so one of the cuts of this minute is held until then.
-        """
-        take, model = self._pool.first_tokens.take, self.call.info.model
-        if limit_s == inf or not take(model):
+        """Return the reply to a request; None if it was cut off."""
+        tokens, model = self._pool.first_tokens, self.call.info.model
+        if limit_s == inf or not tokens.take(model):
             return await self._send_request(lease)
-        self.call.deadline = deadline = Deadline(limit_s, self._pool.first_tokens.watched)
+        self.call.deadline = deadline = Deadline(limit_s, tokens, model)
         reply = await self._send_request(lease)
         failed = isinstance(reply, Failed) and reply.facts.transport == "timeout"
-        if failed and time.monotonic() >= deadline.at:
+        if failed and deadline.was_missed:
             return None
-        take(model, -1)
+        deadline.cancel()
         return reply
 
     async def close(self, stream: Any) -> None:

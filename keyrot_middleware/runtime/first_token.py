@@ -91,18 +91,31 @@ def _name(info: CallInfo) -> str:
 
 
 class Deadline:
-    """That of one attempt in a thread."""
+    """That of one attempt in a thread.
 
-    def __init__(self, seconds: float, watched: set[Deadline]) -> None:
+    A read that times out is over, so one of the cuts of this minute is held for the head. The body
+    is cut off by another thread.
+    """
+
+    def __init__(self, seconds: float, tokens: FirstTokens, model: str) -> None:
         self.seconds, self.at = seconds, time.monotonic() + seconds
-        self._watched = watched
+        self._tokens, self._model = tokens, model
+        self._holds = True
         self._lock = threading.Lock()
         self._end: Callable[[], object] | None = None
         self._is_cut = False
 
+    @property
+    def was_missed(self) -> bool:
+        """Whether it has ended the attempt, if that has timed out."""
+        return self._is_cut or (self._holds and time.monotonic() >= self.at)
+
     def cancel(self) -> None:
         """End it: something has come."""
         self.at = inf
+        if self._holds:
+            self._holds = False
+            self._tokens.take(self._model, -1)
 
     @contextmanager
     def over(self, end: Callable[[], object] | None) -> Iterator[None]:
@@ -111,8 +124,10 @@ class Deadline:
         Raises:
             TimeoutError: It was cut off.
         """
-        self._end = end
-        self._watched.add(self)
+        at, self._end = self.at, end
+        self.cancel()
+        self.at = at
+        self._tokens.watched.add(self)
         try:
             yield
         except Exception:
@@ -126,13 +141,13 @@ class Deadline:
     def cut(self) -> None:
         """End the connection, unless the first event was read."""
         with self._lock:
-            self._watched.discard(self)
-            if self._end is not None:
+            self._tokens.watched.discard(self)
+            if self._end is not None and self._tokens.take(self._model):
                 self._is_cut = True
                 with suppress(Exception):  # it is closed already
                     self._end()
 
     def _leave(self) -> None:
         with self._lock:
-            self._watched.discard(self)
+            self._tokens.watched.discard(self)
             self._end = None

@@ -224,10 +224,10 @@ def test_the_connection_of_a_task_that_was_cut_off_is_closed(library, slow) -> N
 def test_what_came_in_time_is_not_cut_off() -> None:
     """Not even if it comes at the deadline: either it is read or it is cut off."""
     tokens, ended = FirstTokens({}, time.time), list[int]()
-    with Deadline(0.0, tokens.watched).over(lambda: ended.append(1)):
+    with Deadline(0.0, tokens, MODEL).over(lambda: ended.append(1)):
         pass
     assert (tokens.cut_late(), ended) == (inf, [])
-    with pytest.raises(TimeoutError), Deadline(0.0, tokens.watched).over(lambda: ended.append(1)):
+    with pytest.raises(TimeoutError), Deadline(0.0, tokens, MODEL).over(lambda: ended.append(1)):
         assert tokens.cut_late() == inf
     assert ended == [1]
 

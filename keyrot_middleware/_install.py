@@ -119,6 +119,8 @@ def install(
         pool = open_pool(config, clock or SystemClock(), metrics, on_event=on_event)
         _close()
         try:
+            if config.settings.tracing == "otlp" and pool is not None:
+                OtlpExport().set_up()
             _warn(*bypasses(config))
         except BaseException:
             if pool is not None:
@@ -394,7 +396,7 @@ def open_pool(
             _warn(text)
         return None
     name = config.settings.pool
-    log, export = LogObserver(name), (OtlpExport(),) if config.settings.tracing == "otlp" else ()
+    log = LogObserver(name)
     pool = Pool(
         name=name,
         selector=selector,
@@ -407,11 +409,7 @@ def open_pool(
         policy=config.policy,
         next_models=next_models(config.settings.fallback_models),
         first_tokens=FirstTokens(deadlines_of(config.settings), clock.time),
-        observers=(
-            *export,
-            TracingObserver(name, call_spans=config.settings.call_spans),
-            *(log, *more),
-        ),
+        observers=(TracingObserver(name, call_spans=config.settings.call_spans), log, *more),
         event_listeners=(log,),
         clock=clock,
         last_resorts=config.last_resorts,

@@ -212,22 +212,27 @@ def _install(_module: Any) -> None:
     level = os.environ.get(LEVEL_VARIABLE, "")
     with log_to_stderr(int(level) if level.isdecimal() else None):
         try:
-            _install_with_progress()
+            _install_untraced()
         except KeyrotError as error:
             print(f"keyrot: this process runs without the pool: {error}", file=sys.stderr)
 
 
-def _install_with_progress() -> None:
+def _install_untraced() -> None:
+    """Call `install()`, but let the program set up tracing before its first call."""
     from .._install import install  # noqa: PLC0415
     from ..runtime import current_pool  # noqa: PLC0415
     from ..settings import load  # noqa: PLC0415
+    from ..telemetry.otel import OtlpExport  # noqa: PLC0415
 
-    install()
+    settings = load().settings
+    exports = (OtlpExport(),) if settings.tracing == "otlp" else ()
+    install(tracing="off")
     pool = current_pool()
     if pool is not None:
+        pool.observers = (*exports, *pool.observers)
         # Where the log does not write to the terminal.
         is_free = not os.environ.get(LEVEL_VARIABLE) and sys.stderr is not None
-        if load().settings.progress and is_free and sys.stderr.isatty():
+        if settings.progress and is_free and sys.stderr.isatty():
             from ..telemetry.logs import WaitProgress  # noqa: PLC0415
 
             pool.observers = (*pool.observers, WaitProgress())

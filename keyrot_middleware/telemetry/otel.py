@@ -79,11 +79,11 @@ class CurrentProvider(Generic[T]):
 
 
 class OtlpExport:
-    """Sets a tracer provider up at the first call, unless the program has one by then.
+    """Sets a tracer provider up, unless the program has one; as an observer at the first call.
 
     The standard OTEL_* variables control endpoint and sampling. Spans are flushed when the program
-    ends. OpenTelemetry accepts the first provider that is set and refuses all others, so ours must
-    not come before the program's own.
+    ends. OpenTelemetry accepts the first provider that is set and refuses all others, so under
+    `keyrot run`, which begins before the program, ours must not come first.
     """
 
     def __init__(self) -> None:
@@ -106,9 +106,12 @@ class OtlpExport:
         self._lock = threading.Lock()
 
     def observe(self, info: CallInfo) -> None:
-        """Set the provider up once; the call is not observed."""
-        if _has_provider():
-            return
+        """Set the provider up; the call is not observed."""
+        if not _has_provider():
+            self.set_up()
+
+    def set_up(self) -> None:
+        """Set the provider up, once."""
         with self._lock:
             if not _has_provider():
                 make_provider, batch, exporter = self._sdk

@@ -46,6 +46,7 @@ class GoogleLimits:
         self._endpoint = google_endpoint(environ, "cloudquotas")
         self._warned = set[str]()
         self._read_at = -inf
+        self.is_stopped = False
 
     def tick(self, pool: Pool) -> None:
         """Begin to read, if it is time."""
@@ -65,6 +66,8 @@ class GoogleLimits:
         try:
             read = read_google_quotas(self._endpoint)
             for project, tier in tiers.items():
+                if self.is_stopped:
+                    return
                 try:
                     found = listed_limits(read(project), tier)
                 except Unreadable as error:

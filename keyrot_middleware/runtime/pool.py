@@ -489,6 +489,8 @@ class Refresher:
     def stop(self) -> None:
         """Stop the thread without waiting for it."""
         self._on = False
+        if self._limits is not None:
+            self._limits.is_stopped = True
         if self._exit is not None:
             self._exit.detach()
         self._pool.secrets.wake.set()

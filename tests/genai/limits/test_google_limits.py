@@ -200,6 +200,20 @@ def test_install_and_calls_do_not_wait_for_it(make, connect, monkeypatch) -> Non
     wait_for(lambda: not is_reading())
 
 
+def test_no_project_is_read_after_uninstall(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "READ_TIMEOUT_S", 600.0)
+
+    def uninstalled(_: Request) -> Response:
+        keyrot_middleware.uninstall()
+        return Response(200, {})
+
+    server = JsonServer(uninstalled)
+    make(Limits(rpm=5), url=server.url, limits_from="google")
+    wait_for(lambda: server.requests and not is_reading())
+    assert len(server.requests) == 1
+    server.close()
+
+
 # The login ---------------------------------------------------------------------------------------
 
 

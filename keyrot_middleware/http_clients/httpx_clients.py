@@ -150,9 +150,10 @@ class HttpxTransports(Library):
     def hang_up(self, response: Any) -> Callable[[], object] | None:
         """Return what ends the connection; that of HTTP/2 has other responses too."""
         found = response.extensions.get("network_stream")
-        if found is None or response.http_version == "HTTP/2":
+        socket = None if found is None else found.get_extra_info("socket")
+        if socket is None or response.http_version == "HTTP/2":
             return None
-        return partial(found.get_extra_info("socket").shutdown, SHUT_RDWR)
+        return partial(socket.shutdown, SHUT_RDWR)
 
     async def content(self, response: Any, headers: Any) -> bytes:
         """Read a response, and put the bytes back."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import anthropic
+import httpcore
 import httpx
 import pytest
 import requests
@@ -376,6 +377,20 @@ def test_transports_without_connections_have_no_deadline(slow) -> None:
     url, headers = f"{slow.server.url}{PATH}", {"x-goog-api-key": "keyrot-pool"}
     with httpx.Client(transport=httpx.MockTransport(reply), timeout=7) as client:
         assert http_modes.text_of(client.post(url, json=BODY, headers=headers).json()) == "mock"
+
+
+def test_streams_of_connections_without_a_socket_are_read(slow) -> None:
+    slow.pool("A", "B")
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        body = httpx.ByteStream(b"data: " + said("mock") + b"\n\n")
+        more: Any = {"network_stream": httpcore.MockStream([])}
+        headers = {"content-type": "text/event-stream"}
+        return httpx.Response(200, headers=headers, stream=body, extensions=more)
+
+    with httpx.Client(transport=httpx.MockTransport(reply)) as client:
+        found = http_modes.send(httpx, client, slow.server.url, "keyrot-pool", stream=True)
+    assert found == "mock"
 
 
 def test_a_trace_of_the_programs_is_called_too(slow) -> None:

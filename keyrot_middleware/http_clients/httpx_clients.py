@@ -226,14 +226,14 @@ def _until_deadline(extensions: Any, deadline: Any) -> Any:
 
     A timeout of HTTP/2 would end other calls too. That of a body is read where the body begins.
     """
-    if not isinstance(deadline, Deadline):
+    if not isinstance(deadline, Deadline) or deadline.head_s == inf:
         return extensions
     given, timeout = extensions.get("trace"), dict(extensions.get("timeout") or {})
     own = timeout.get("read")
 
     def trace(event: str, info: Any) -> None:
         if event == "http11.receive_response_headers.started":
-            timeout["read"] = min(deadline.seconds, inf if own is None else own)
+            timeout["read"] = min(deadline.head_s, inf if own is None else own)
         elif event == "http11.receive_response_headers.complete":
             timeout["read"] = own
         if given is not None:

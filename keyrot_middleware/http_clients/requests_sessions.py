@@ -196,9 +196,10 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
 
         def send_once(one: Any) -> Any:
             try:
-                if library.deadline is None or args:
+                head_s = inf if library.deadline is None else library.deadline.head_s
+                if head_s == inf or args:
                     return once.send(one, *args, **kwargs)
-                return _send_until(library.deadline.seconds, once, one, kwargs)
+                return _send_until(head_s, once, one, kwargs)
             except Exception as error:
                 if hasattr(error, "request"):
                     error.request = request  # else it is the one with the key

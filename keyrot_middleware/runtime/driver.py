@@ -338,7 +338,7 @@ class SyncDriver:
     async def _send_until(self, limit_s: float, lease: Lease) -> Reply | None:
         """Return the reply to a request; None if it was cut off."""
         tokens, model = self._pool.first_tokens, self.call.info.model
-        if limit_s == inf or not tokens.take(model):
+        if limit_s == inf:
             return await self._send_request(lease)
         self.call.deadline = deadline = Deadline(limit_s, tokens, model)
         reply = await self._send_request(lease)

@@ -98,9 +98,9 @@ class Deadline:
     """
 
     def __init__(self, seconds: float, tokens: FirstTokens, model: str) -> None:
-        self.seconds, self.at = seconds, time.monotonic() + seconds
         self._tokens, self._model = tokens, model
-        self._holds = True
+        self._holds = tokens.take(model)
+        self.head_s, self.at = seconds if self._holds else inf, time.monotonic() + seconds
         self._lock = threading.Lock()
         self._end: Callable[[], object] | None = None
         self._is_cut = False

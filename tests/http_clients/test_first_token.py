@@ -7,7 +7,6 @@ import gc
 import json
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from math import inf
@@ -222,13 +221,17 @@ def test_the_connection_of_a_task_that_was_cut_off_is_closed(library, slow) -> N
     asyncio.run(go())
 
 
-def test_what_came_in_time_is_not_cut_off() -> None:
-    """Not even if it comes at the deadline: either it is read or it is cut off."""
-    tokens, ended = FirstTokens({}, time.time), list[int]()
+def test_a_body_is_read_or_cut_off() -> None:
+    """Not cut off behind its first event, nor where no cut of the minute is left."""
+    tokens, ended = FirstTokens({}, lambda: 0.0), list[int]()
     with Deadline(0.0, tokens, MODEL).over(lambda: ended.append(1)):
         pass
     assert (tokens.cut_late(), ended) == (inf, [])
     with pytest.raises(TimeoutError), Deadline(0.0, tokens, MODEL).over(lambda: ended.append(1)):
+        assert tokens.cut_late() == inf
+    late = Deadline(0.0, tokens, MODEL)
+    assert (late.head_s, ended) == (inf, [1])
+    with late.over(lambda: ended.append(2)):
         assert tokens.cut_late() == inf
     assert ended == [1]
 

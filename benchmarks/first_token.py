@@ -18,6 +18,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -299,10 +301,11 @@ def run(way: Any, number: int, deadline_s: float) -> tuple[Read, Late, LeaseLog]
         keys[f"KEYROT_KEY_{name}"] = f"sk-ant-FAKE-{name * 40}" if is_anthropic else f"FAKE-{name}"
     os.environ.update(keys)
     provider = {"provider": "anthropic"} if is_anthropic else {}
-    with open("first-token-keys.json", "w", encoding="utf-8") as file:
-        json.dump([{"key_id": name[-1], **provider} for name in keys], file)
+    folder = TemporaryDirectory(prefix="keyrot-")
+    file = Path(folder.name) / "keys.json"
+    file.write_text(json.dumps([{"key_id": name[-1], **provider} for name in keys]), "utf-8")
     keyrot_middleware.install(
-        keys_file="first-token-keys.json",
+        keys_file=str(file),
         allowed_hosts=(f"anthropic=http://{host}" if is_anthropic else host,),
         first_token_s=deadline_s,
     )
@@ -321,7 +324,7 @@ def run(way: Any, number: int, deadline_s: float) -> tuple[Read, Late, LeaseLog]
     finally:
         keyrot_middleware.uninstall()
         late.server.stop()
-        os.remove("first-token-keys.json")
+        folder.cleanup()
     return found, late, ledger
 
 

@@ -651,7 +651,7 @@ async def _wait(call: CallState, driver: Driver, unavailable: Unavailable) -> bo
     """Wait for the soonest key, if its time is known and within the remaining budget."""
     now, left = unavailable.at, call.budget_s - call.waited_s
     blocks = _waitable_blocks(call, unavailable)
-    soonest = _earliest_end(blocks)
+    soonest = Unavailable(now, blocks).retry_at
     pause = max(soonest - now, MIN_PAUSE_S)
     if left <= 0 or not isfinite(pause) or pause > left:
         return False
@@ -698,10 +698,6 @@ async def _sleep_in_line(
     except BaseException:  # cancelled or interrupted: wake the next call now
         call.leave_line()
         raise
-
-
-def _earliest_end(blocks: Mapping[str, Block]) -> float:
-    return min((block.until for block in blocks.values()), default=inf)
 
 
 def _waitable_blocks(call: CallState, unavailable: Unavailable) -> dict[str, Block]:

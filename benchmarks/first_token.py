@@ -50,7 +50,7 @@ class Late:
 
     def __init__(self, seed: str, streams: int) -> None:
         # Between comments; 0: no head either. google-genai cannot read comments.
-        self.comments = (0.0,) if "genai" in seed else (0.0, 1.0, 2 * LATE_S)
+        self.comments = (0.0,) if "genai" in seed else (0.0, 1.0, LATE_S)
         self.random, self.numbers = random.Random(seed), count(1)
         self.are_late = set(self.random.sample(range(1, streams + 1), int(streams * SHARE)))
         self.requests = self.late = 0

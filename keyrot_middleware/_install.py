@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import NamedTuple, NotRequired, TypedDict, Unpack
+from typing import Literal, NamedTuple, NotRequired, TypedDict, Unpack
 
 from . import providers
 from .adapters import origin_from_url
@@ -36,6 +36,7 @@ from .runtime import (
 from .runtime import session as _session
 from .runtime import workload as _workload
 from .runtime.first_token import FirstTokens
+from .runtime.first_token import first_token_s as _first_token_s
 from .runtime.google_limits import GoogleLimits
 from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidates
 from .secrets.cache import SecretCache
@@ -44,6 +45,7 @@ from .settings import (
     Config,
     SettingArguments,
     Settings,
+    deadline,
     deadlines_of,
     hide_keys,
     is_proxied,
@@ -311,7 +313,11 @@ def project(name: str) -> Iterator[None]:
 
 @contextmanager
 def workload(
-    name: str, *, session: str | None = None, tiers: Iterable[Tier] | None = None
+    name: str,
+    *,
+    session: str | None = None,
+    tiers: Iterable[Tier] | None = None,
+    first_token_s: float | Literal["auto"] | None = None,
 ) -> Iterator[None]:
     """Prefer the keys of workload *name* for the calls made inside.
 
@@ -324,9 +330,11 @@ def workload(
             `install()` and of a `workload()` around this one, not instead. `paid` is every paid
             tier. None: as around it. It holds for requests that are sent inside: read a stream
             there too.
+        first_token_s: How long the first token may take, seconds or `auto`, in place of what the
+            settings say; 0: for ever. None: as around it.
 
     Raises:
-        ValueError: One of *tiers* is no tier, or there is none.
+        ValueError: One of *tiers* is no tier, or there is none; *first_token_s* is no time.
     """
     _warn_of_workload(name)
     around = allowed = required_tiers.get()
@@ -336,13 +344,16 @@ def workload(
     of_session = _session.get()
     if session is not None:
         of_session = blake2b(session.encode(errors="replace"), digest_size=8).hexdigest()
+    limit = _first_token_s.get() if first_token_s is None else deadline(first_token_s)
     tokens = _workload.set(name), required_tiers.set(allowed), _session.set(of_session)
+    of_limit = _first_token_s.set(limit)
     try:
         yield
     finally:
         _workload.reset(tokens[0])
         required_tiers.reset(tokens[1])
         _session.reset(tokens[2])
+        _first_token_s.reset(of_limit)
 
 
 _MAX_WORKLOADS = 200

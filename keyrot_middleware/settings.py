@@ -26,6 +26,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -265,6 +266,19 @@ def terms_of(workloads: Mapping[str, Workload] | None) -> dict[str | None, Terms
         usd = budget(one.usd or {})
         found[name] = Terms(name, one.first, one.share, usd, "" if one.first else behind)
     return found
+
+
+def deadline(value: object) -> float:
+    """Return a deadline as seconds, or as `AUTO`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return TypeAdapter(_Deadline).validate_python(value)
+    except ValidationError:
+        text = f'first_token_s: found {display(str(value))}; allowed: 0 or more seconds, or "auto"'
+        raise ValueError(text) from None
 
 
 def deadlines_of(settings: Settings) -> dict[str | None, float]:

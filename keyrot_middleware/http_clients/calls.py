@@ -52,6 +52,7 @@ from ..runtime import (
     sdk_call,
     workload,
 )
+from ..runtime.first_token import first_token_s
 from ..secrets import Secret
 from ..settings import AllowedOrigins
 from ..telemetry import CallObserver
@@ -422,7 +423,7 @@ class Call:
         """That of the current model."""
         self._error: Exception | None = None
         """That of the first model."""
-        if calls.pool.first_tokens.limits:
+        if calls.pool.first_tokens.limits or first_token_s.get() is not None:
             self._set_deadline()
 
     @property
@@ -454,7 +455,7 @@ class Call:
         self.call = fallback_call(call, model)
         if call.attempts and call.attempts[-1].verdict.failure == SLOW:
             self._error = None  # what the next model raises says more
-        if self.calls.pool.first_tokens.limits:
+        if call.first_token_s is not None:
             self._set_deadline()
         return True
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from math import inf
 
 from ..core.model import CallInfo
@@ -21,6 +22,10 @@ KEPT, LEAST_KEPT = 100, 5
 """The last first tokens of which the median is, and the fewest."""
 HOUR_S = 3_600.0
 MODELS = 256
+
+
+first_token_s: ContextVar[float | None] = ContextVar("keyrot_first_token_s", default=None)
+"""What `workload()` names; None: as the settings say."""
 
 
 class FirstTokens:
@@ -44,7 +49,9 @@ class FirstTokens:
     def begin(self, info: CallInfo) -> float:
         """Count a call; return how long it may show nothing, or `inf`."""
         self._minute(info.model)[1] += 1
-        limit = self.limits.get(info.workload, self.limits[None])
+        limit = first_token_s.get()
+        if limit is None:
+            limit = self.limits.get(info.workload, self.limits[None])
         if limit != AUTO:
             return limit or inf
         since, known = self._now() - HOUR_S, tuple(self._taken.get(_name(info)) or ())

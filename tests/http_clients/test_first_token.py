@@ -524,6 +524,21 @@ def test_a_workload_has_its_own_deadline(slow) -> None:
 
 
 @pytest.mark.parametrize("mode", ["httpx-stream", "httpx-astream"])
+def test_calls_inside_workload_have_a_deadline(mode, slow) -> None:
+    """Of its own, whatever the settings say; the inner one counts."""
+    slow.pool("A", "B", first_token_s=0)
+    slow.ways["A"] = slow.no_event
+    with keyrot_middleware.workload("chat", first_token_s=NEVER):
+        with keyrot_middleware.workload("chat", first_token_s=SOON):
+            assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["B"]
+        slow.ways["A"] = slow.late
+        assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["late"]
+    wrong = keyrot_middleware.workload("chat", first_token_s="soon")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='found "soon"; allowed: 0 or more'), wrong:
+        pass
+
+
+@pytest.mark.parametrize("mode", ["httpx-stream", "httpx-astream"])
 def test_spans_and_activity_name_the_attempt(mode, slow) -> None:
     spans, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))

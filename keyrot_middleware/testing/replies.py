@@ -573,7 +573,7 @@ class Reply:
     CLOSE: Final = Scripted(0, then="close")
     HANG: Final = Scripted(0, then="close", delay_s=60.0)
     SLOW: Final = Scripted(gap_s=0.05, delay_s=0.05)
-    LATE: Final = Scripted(delay_s=20.0, keep_alive_s=1.0)
+    LATE: Final = Scripted(delay_s=20.0)
 
     # Inside a stream, after its first chunk; a unary request gets the HTTP error, or half a body.
     STREAM_OVERLOADED: Final = OVERLOADED.in_stream(1)

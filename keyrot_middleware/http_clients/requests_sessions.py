@@ -229,7 +229,9 @@ def _send_until(seconds: float, adapter: Any, one: Any, given: dict[str, Any]) -
 
 
 keeping = set[str | None]()
-"""Servers whose last response left its connection open: only then its timeout can be set again."""
+"""Servers whose last response left its connection open: only then its timeout can be set again.
+
+Few: only those that get keys are in it."""
 
 
 def _without_key_retries(adapter: Any, codes: Any) -> Any:

@@ -120,9 +120,7 @@ class Deadline:
     def cancel(self) -> None:
         """End it: something has come."""
         self.at = inf
-        if self._holds:
-            self._holds = False
-            self._tokens.take(self._model, -1)
+        self._give_back()
 
     @contextmanager
     def over(self, end: Callable[[], object] | None) -> Iterator[None]:
@@ -131,9 +129,8 @@ class Deadline:
         Raises:
             TimeoutError: It was cut off.
         """
-        at, self._end = self.at, end
-        self.cancel()
-        self.at = at
+        self._end = end
+        self._give_back()
         self._tokens.watched.add(self)
         try:
             yield
@@ -153,6 +150,11 @@ class Deadline:
                 self._is_cut = True
                 with suppress(Exception):  # it is closed already
                     self._end()
+
+    def _give_back(self) -> None:
+        if self._holds:
+            self._holds = False
+            self._tokens.take(self._model, -1)
 
     def _leave(self) -> None:
         with self._lock:

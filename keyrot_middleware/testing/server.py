@@ -350,7 +350,7 @@ class LoopbackServer:
 
 
 class FakeServer:
-    """A fake: how it is started and stopped, its keys, what it is told to answer, and its log."""
+    """A fake: how it is started and stopped, its keys, its scripted replies, and its log."""
 
     _server: LoopbackServer
 

@@ -212,7 +212,7 @@ class Watched:
     def __init__(self, *keys: Any, **policy: Any) -> None:
         self.rig = Rig(*keys, **{"strategy": "fill", "max_wait_s": 0, **policy})
         self.events = Events()
-        self.told: list[PoolEvent] = []
+        self.received: list[PoolEvent] = []
         self.alerts = alerts.Alerts(self.rig.pool, [self.events])  # type: ignore[list-item]  # its put()
         self.alerts._looks.put = lambda _: None  # type: ignore[method-assign]
         self.alerts._looks.closed.set()
@@ -226,7 +226,7 @@ class Watched:
         with suppress(Exception):  # the results of the calls are tested elsewhere
             self.rig.call(info)
         self.alerts._look(None)
-        self.told += self.events.all
+        self.received += self.events.all
         return self.events.take()
 
 
@@ -293,7 +293,7 @@ def test_calls_that_leave_room_for_others_are_no_exhausted_pool() -> None:
     assert [pool.call(info=night._replace(terms=terms["night"]._replace(behind=""))) for _ in "12"]
     pool.events.take()
     assert pool.call(info=night) == [("pool_exhausted", None)]
-    (said,) = [one.sentence for one in pool.told if one.event == "pool_exhausted"]
+    (said,) = [one.sentence for one in pool.received if one.event == "pool_exhausted"]
     assert f"no key is available for {MODEL} in workload night until 2026-01-01 12:31:01Z: " in said
     assert pool.call(info=chat) == []
     assert ("key_available_again", "a") not in pool.call(info=chat)
@@ -302,7 +302,7 @@ def test_calls_that_leave_room_for_others_are_no_exhausted_pool() -> None:
     pool.rig.clock.sleep(61)
     assert pool.call(info=night) == [("key_available_again", "a")]
     assert pool.call(info=paid) == [("pool_exhausted", None)]
-    assert pool.told[-1].sentence.startswith(
+    assert pool.received[-1].sentence.startswith(
         f"pool test: no key is available for {MODEL} in tiers tier1"
     )
 

@@ -19,7 +19,7 @@ HEAD = (
     "Sends by",
     "Ways",
     "Requests",
-    "All keys spent for the day",
+    "All keys exhausted for the day",
     "All keys rejected",
 )
 SHOWN = {

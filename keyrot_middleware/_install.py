@@ -100,8 +100,8 @@ def install(
             its own and one event at a time. What it raises is logged.
         settings: Any of `settings.SettingArguments`, such as `strategy="fill"` or `max_wait_s=10`;
             each has its meaning, unit and default there. An argument overrides the environment,
-            which overrides `.env`, which overrides the default. With `keys=[…]` the pool has these
-            keys only, and none of keys.json or the environment.
+            which overrides `.env`, which overrides the default: see `docs/quick-reference.md`.
+            With `keys=[…]` the pool has these keys only, and none of keys.json or the environment.
 
     Raises:
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.

@@ -81,6 +81,8 @@ OUTSIDE_TIERS = "its tier is not one of KEYROT_TIERS"
 """Why a key is disabled."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+ALLOWED_CHARACTERS = {f"^{_NAME.pattern}$": "letters, digits and _, no digit first"}
+"""What a pattern allows, in words."""
 _VALUES_ELSEWHERE = (
     "the value of a key does not belong in this file: put it into the variable "
     "KEYROT_KEY_<key_id>, or name its place, such as env://NAME"
@@ -397,16 +399,28 @@ def _in_field(problem: Any) -> str:
     name = str(problem["loc"][0])
     if problem["type"] != "extra_forbidden":
         return f"{name}: {sentence(problem, ('secret',))}"
-    hint = did_you_mean(name, KeySpec.model_fields)
-    hint = f" {_VALUES_ELSEWHERE}" if name.lower() in _VALUE_FIELDS else hint
-    return f"{display(name)}: there is no such field.{hint}"
+    if name.lower() in _VALUE_FIELDS:
+        return f"{display(name)}: there is no such field. {_VALUES_ELSEWHERE}"
+    return f"{display(name)}: {sentence(problem, fields=KeySpec.model_fields)}"
 
 
-def sentence(problem: Any, hidden: Container[str] = ()) -> str:
-    """Return a problem of pydantic's in its own words, with what was found unless it is hidden."""
+def sentence(problem: Any, hidden: Container[str] = (), fields: Iterable[str] = ()) -> str:
+    """Return a problem of pydantic's in its own words, with what was found unless it is hidden.
+
+    Args:
+        problem: One of `ValidationError.errors()`.
+        hidden: Names whose values are never shown.
+        fields: Those that there are, where a name may be none of them.
+    """
+    if problem["type"] == "extra_forbidden":
+        return f"there is no such field.{did_you_mean(str(problem['loc'][-1]), fields)}"
     text = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] in ("missing", "value_error") or problem["loc"][0] in hidden:
         return text if text.endswith("?") else f"{text}."
+    if problem["type"] == "string_pattern_mismatch":
+        text = f"Allowed: {ALLOWED_CHARACTERS[problem['ctx']['pattern']]}"
+    elif problem["loc"][-1] == "usd" and problem["type"] == "dict_type":
+        text = 'Allowed: dollars by window, such as {"day": 5}'
     expected = re.findall("'([^']+)'", problem.get("ctx", {}).get("expected", ""))
     hint = did_you_mean(str(problem["input"]), expected)
     return f"found {display(problem['input'])}. {text}.{hint}"

@@ -44,6 +44,7 @@ from .core.model import (
 from .core.text import did_you_mean, mask_url
 from .errors import EVENTS, ConfigError, EventName
 from .keys_file import (
+    ALLOWED_CHARACTERS,
     BUILT_STORES,
     SINGLE_KEYS,
     KeySpec,
@@ -118,6 +119,15 @@ def _from_json(value: object) -> object:
     except ValueError:
         text = f'found {display(value)}; allowed: JSON such as {{"chat": {{"first": true}}}}'
     raise ValueError(text)
+
+
+def _no_descriptions(values: object) -> object:
+    if isinstance(values, list | tuple) and any(isinstance(one, dict | KeySpec) for one in values):
+        raise ValueError(
+            "only values are allowed here; write descriptions of keys into keys.json, and name "
+            "that with install(keys_file=…)"
+        )
+    return values
 
 
 def _lower(value: object) -> object:
@@ -253,7 +263,12 @@ class Workload(BaseModel):
     first_token_s: _Deadline | None = None
 
 
-_WorkloadName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$")]
+_POOL_NAME, _WORKLOAD_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", r"^[^\x00-\x1f]{1,100}$"
+ALLOWED_CHARACTERS |= {
+    _POOL_NAME: "up to 64 letters, digits and _ . -, a letter or digit first",
+    _WORKLOAD_NAME: "names of 1 to 100 characters, none of them a control character",
+}
+_WorkloadName = Annotated[str, Field(pattern=_WORKLOAD_NAME)]
 
 
 def terms_of(workloads: Mapping[str, Workload] | None) -> dict[str | None, Terms]:
@@ -298,7 +313,7 @@ class Settings(BaseModel):
 
     enabled: bool = True
     """`false`: `install()` does nothing"""
-    keys: Annotated[tuple[SecretStr, ...], _split(",")] = ()
+    keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_no_descriptions), _split(",")] = ()
     """keys, comma-separated; their ids are `key_1`, `key_2`, … As an argument they are the whole
     pool: no keys.json and no single key is added"""
     keys_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
@@ -334,7 +349,7 @@ class Settings(BaseModel):
     comma- or space-separated; not read from `.env` (extra `alerts`)"""
     alert_events: Annotated[tuple[EventName, ...], *_CSV] = EVENTS
     """which [events](alerts.md#events) are sent there"""
-    pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "default"
+    pool: Annotated[str, Field(pattern=_POOL_NAME)] = "default"
     """name of the pool in logs, spans and the shared state; use one name per service"""
     allowed_hosts: Annotated[
         tuple[Annotated[str, AfterValidator(_good_host), _Lower], ...], _Some, *_CSV
@@ -460,6 +475,8 @@ SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_
 NOT_IN_FILE = frozenset({"KEYROT_ALERTS"})
 """Variables that are not read from `.env`, which may come with a directory from somebody else: URLs
 of Apprise start programs, read files and send to any host."""
+_MISTAKEN = ("GEMINI_KEYS", "GOOGLE_API_KEYS", "GOOGLE_KEYS")
+"""Variables that people set in place of GEMINI_API_KEYS."""
 _STORE_PREFIXES = {"gcp": "GOOGLE_CLOUD_", "file": "CREDENTIALS_"}
 """How the variables of a store begin, if not with its name."""
 
@@ -505,7 +522,8 @@ def validate(values: dict[str, Any], sources: Mapping[str, str], problems: list[
         found = error.errors(include_url=False)
     # Outside the handler, so that pydantic's error is not the context of ours.
     problems += dict.fromkeys(
-        f"{sources[str(problem['loc'][0])]}: {_inside(problem)}{sentence(problem, SECRET_SETTINGS)}"
+        f"{sources[str(problem['loc'][0])]}: {_inside(problem)}"
+        f"{sentence(problem, SECRET_SETTINGS, Workload.model_fields)}"
         for problem in found
     )
     wrong = {problem["loc"][0] for problem in found}
@@ -540,8 +558,10 @@ def doubtful_variables(env_file: Mapping[str, str | None], stores: Iterable[str]
     known = (*ENV_NAMES.values(), *STORE_VARIABLES)
     names = [name for name in (*os.environ, *env_file) if not name.startswith(KEY_PREFIX)]
     odd = [n for n in dict.fromkeys(names) if n.upper().startswith("KEYROT_") and n not in known]
-    if odd:
-        listed = " ".join(f"{mask_keys(name)}.{did_you_mean(name, known)}" for name in odd)
+    hints = {mask_keys(name): did_you_mean(name, known) for name in odd}
+    hints |= {name: ' Did you mean "GEMINI_API_KEYS"?' for name in _MISTAKEN if name in names}
+    if hints:
+        listed = " ".join(f"{name}.{hint}" for name, hint in hints.items())
         yield f"ignored, since there is no such variable: {listed}"
     prefixes = tuple(_STORE_PREFIXES.get(store, f"{store.upper()}_") for store in stores)
     in_file = [name for name in env_file if name not in os.environ]
@@ -675,8 +695,8 @@ def load(**overrides: Any) -> Config:
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     problems = [
-        f"install() has no argument {display(name)}; allowed: {', '.join(ARGUMENTS)}."
-        f"{did_you_mean(name, ARGUMENTS)}"
+        f"install() has no argument {display(name)}.{did_you_mean(name, ARGUMENTS)} "
+        f"Allowed: {', '.join(ARGUMENTS)}."
         for name in given
         if name not in ARGUMENTS
     ]

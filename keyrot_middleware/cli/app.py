@@ -134,6 +134,20 @@ def _ui(
     )
 
 
+@app.command("serve")
+def _serve(
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8787,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file with what programs send as their API key.")
+    ] = None,
+) -> None:
+    """Forward requests of programs in any language through the pool."""
+    from .serve import serve  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(serve(host=host, port=port, token_file=token_file))
+
+
 def _key_ids(incomplete: str) -> list[str]:
     """Return the ids of the configured keys that begin so; none where the settings are wrong."""
     from ..settings import load  # noqa: PLC0415 - only where the shell asks

@@ -44,10 +44,12 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
     Raises:
         KeyrotError: An option is wrong, or the state cannot be read.
     """
-    token = _read_token(token_file, host)
+    if token_file is None and not is_loopback(host):
+        raise ConfigError(f"--host {host} lets other machines in; that needs --token-file FILE")
+    token = read_token(token_file) if token_file else secrets.token_urlsafe(24)
     with (
         contextlib.suppress(KeyboardInterrupt),  # the server has ended by then
-        _listen(host, port) as listener,
+        listen(host, port) as listener,
         open_report() as source,
         tempfile.TemporaryDirectory() as folder,
     ):
@@ -75,15 +77,12 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
     return 0
 
 
-def _read_token(file: Path | None, host: str) -> str:
-    """Return the token in *file*, or a random one."""
-    if file is None:
-        if not is_loopback(host):
-            raise ConfigError(
-                f"--host {host} lets other machines in; that needs --token-file FILE, with a token "
-                "of at least 16 characters in it"
-            )
-        return secrets.token_urlsafe(24)
+def read_token(file: Path) -> str:
+    """Return the token in *file*.
+
+    Raises:
+        ConfigError: It cannot be read, or is too short.
+    """
     try:
         token = file.read_text("utf-8").strip()
         mode = file.stat().st_mode
@@ -95,7 +94,12 @@ def _read_token(file: Path | None, host: str) -> str:
     return check_token(token, f"--token-file {file}")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigError: It cannot.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def serve(*, host: str, port: int, token_file: Path | None) -> int:
     config = load(**chosen)
     with listen(host, port) as listener:
         install(**chosen)
+        # uvicorn ends on SIGTERM when the last request has, and then sends it again.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             asyncio.run(_serve(config, Access(host, token), listener))
         except KeyboardInterrupt:

@@ -239,15 +239,15 @@ def _upward(given: Given, provider: Provider) -> Iterator[tuple[str, str]]:
 def upstream_of(config: Config) -> dict[str, tuple[Provider, str]]:
     """Return the providers that the pool has keys of, and the origin of each one's requests.
 
-    That is the provider's own host, or else the first that `KEYROT_ALLOWED_HOSTS` names for it.
+    That is a host that `KEYROT_ALLOWED_HOSTS` names for it, or else the provider's own.
     """
     found: dict[str, tuple[Provider, str]] = {}
     for platform in dict.fromkeys(key.service for key in config.keys):
         provider, allowed = providers.of(platform), config.allowed[platform]
         if platform == VERTEX_EXPRESS or not allowed:
             continue
-        own = [origin_from_url(f"https://{host}") for host in provider.hosts]
-        origin = next((one for one in own if one in allowed), min(allowed))
+        own = {origin_from_url(f"https://{host}") for host in provider.hosts}
+        origin = min(allowed - own or allowed)
         found[provider.name] = provider, origin.removesuffix(":443")
     return found
 

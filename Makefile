@@ -112,6 +112,7 @@ screenshot: $(READY)  ## draw docs/images/page.png, the page after a day of call
 docs: .venv-docs/ready  ## build the documentation site into site/; a warning is an error
 	@echo "== documentation site"
 	@.venv-docs/bin/zensical build --clean --strict
+	@.venv-docs/bin/python tools/llms_txt.py
 
 jaeger: $(JAEGER)  ## run Jaeger until Ctrl-C: http://localhost:16686, spans to http://localhost:4318
 	@echo "== Jaeger: query API and UI on http://localhost:16686, OTLP on http://localhost:4318"

@@ -70,6 +70,13 @@ MODEL_FAILURES = frozenset(
     }
 )
 """The classes about one model of a key or project: another model may serve."""
+SERVICE_FAILURES = frozenset(
+    {
+        *("overloaded", "server_error", "deadline", "request_timeout"),
+        *("connect", "reset", "timeout", "transport"),
+    }
+)
+"""The classes that are no key's and not the request's: the service fails, or the way to it."""
 SLOW = "slow_first_token"
 """The failure class of a request that was cut off, since it showed nothing until its deadline."""
 

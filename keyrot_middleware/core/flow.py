@@ -730,7 +730,9 @@ def _final_error(call: CallState, unavailable: Unavailable | None) -> BaseExcept
         return _with_attempt_notes(call)
     tried = {
         attempt.key_id: Block(
-            attempt.verdict.failure, inf if attempt.until is None else attempt.until
+            attempt.verdict.failure,
+            inf if attempt.until is None else attempt.until,
+            attempt.verdict.has_known_end,
         )
         for attempt in call.attempts
         if attempt.verdict.rotate

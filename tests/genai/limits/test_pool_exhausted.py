@@ -100,11 +100,11 @@ def test_the_error_has_the_time_and_the_reasons(gemini, pool, connect, clock) ->
     assert timedelta(seconds=20) < error.retry_at - now <= timedelta(seconds=31)
     assert 0 <= error.retry_in - (error.retry_at - now).total_seconds() < 1
     assert set(error.reasons) == {"key_0", "key_1", "key_2"}
-    assert error.reasons["key_0"].startswith("quota_minute until 2026-01-01T12:3")
+    assert error.reasons["key_0"].startswith("quota_minute until 2026-01-01 12:3")
     assert error.reasons["key_1"].startswith(
         "key_invalid, rejected; replace its value; tried again"
     )
-    assert error.reasons["key_2"].startswith("quota_day until 2026-01-02T08:00")
+    assert error.reasons["key_2"].startswith("quota_day until 2026-01-02 08:00")
     assert all(text in error.message for text in error.reasons.values())
     text = f"{error} {error.response.text} {error.reasons}".lower()
     assert [word for word in SNIFFED if word in text] == [], "frameworks search for them"

@@ -505,7 +505,8 @@ local function apply_verdict(s, verdict)
   end
   local of_owner = read(COOLDOWNS, { verdict.owner })[1] or {}
   for scope, old in pairs(of_owner) do
-    if scope ~= verdict.scope and old[UNTIL] + DAY_S < now then
+    -- Those of a key, a project or an account are kept until a success.
+    if scope ~= verdict.scope and string.find(scope, '_') and old[UNTIL] + DAY_S < now then
       of_owner[scope] = nil
     end
   end

@@ -141,6 +141,8 @@ class Pool:
     """Held while they are settled; a forked child has another."""
     doubtful: set[str] = field(default_factory=set, repr=False)
     """Keys that were rejected when last used; checked before one of them becomes the home key."""
+    epoch: str | None = field(default=None, repr=False)
+    """What the shared state was last called; another name after it was emptied."""
     prices: PriceList = field(default_factory=PriceList)
     threads: StateThreads = field(default_factory=StateThreads, repr=False)
     """For what blocks in async calls: those of the loop may be full of sync calls that wait."""

@@ -50,6 +50,22 @@ def test_while_all_keys_cool_down_nothing_is_sent(mode, gemini, pool, connect) -
     assert (str(again), again.response.text) == (str(error), error.response.text)
 
 
+def test_a_model_that_is_gone_for_all_keys_is_googles_own_answer(gemini, pool, connect) -> None:
+    """Not a 429 to repeat in a day, but the text that may name the successor, at once too."""
+    pool("A", "B", max_wait_s=0)
+    for key in "AB":
+        gemini.always(key, Reply.NEW_USERS)
+    found = []
+    for _ in range(2):
+        with pytest.raises(errors.ClientError) as caught:
+            ask("sync", connect())
+        found.append(caught.value)
+    assert type(found[0]) is errors.ClientError
+    assert len(found[0].__notes__) == 2
+    assert found[0].code == found[1].code == 404
+    assert found[0].message == found[1].message
+
+
 @pytest.mark.parametrize(
     ("mode", "first", "second"),
     spread(MODES, [*permutations([Reply.KEY_INVALID, Reply.QUOTA_DAY])]),

@@ -39,6 +39,7 @@ from ..core.activity import (
 )
 from ..core.amounts import NANO
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, availability
+from ..core.failures import ENDED_BY_PERSON, KEY_REJECTIONS
 from ..core.ledger import KeyHealth, Used
 from ..core.model import (
     DEFAULT_PLATFORM,
@@ -287,7 +288,8 @@ def _of_key(health: KeyHealth, block: Block | None) -> Availability:
     here = availability(block)
     if health.rejection is None or here.state in ("rejected", "disabled"):
         return here
-    return Availability("rejected", here.at, health.rejection)
+    is_own = health.rejection in KEY_REJECTIONS
+    return Availability("rejected" if is_own else "cooling_down", here.at, health.rejection)
 
 
 def counts_today(used: Used) -> bool:
@@ -755,7 +757,7 @@ class PoolReport:
         order = selector.ranking(info)
         counted = info if self.models is None else self.models.preview(info, now)
         blocks = blocks_of(self.state, counted, [key for _, key in order])
-        rejected = {row.key.key_id for row in rows if row.overall.state == "rejected"}
+        rejected = {row.key.key_id for row in rows if row.known.rejection is not None}
         able = [one for one in order if one[1].key_id not in blocks.keys() | rejected]
         next_keys = self._next_keys(able, counted, selector)
         place = {key.key_id: group + 1 for group, key in order}
@@ -780,7 +782,8 @@ class PoolReport:
         due = [
             key.key_id
             for key, here, _ in found
-            if here.state == "rejected" and here.at is None and place.get(key.key_id, inf) <= last
+            if here.reason in ENDED_BY_PERSON and here.at is None
+            if place.get(key.key_id, inf) <= last
         ]
         if due:
             verdict += f" First it tries again {', '.join(due[:NAMED])}, which Google rejected."

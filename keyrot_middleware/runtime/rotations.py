@@ -12,6 +12,7 @@ from platform import node
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..core.activity import ActivityRows
+from ..core.windows import HOUR_S
 from ..state.base import State
 
 if TYPE_CHECKING:
@@ -56,14 +57,18 @@ def rotations(state: State) -> list[Rotation]:
 
 
 def report_values(pool: Pool, *, is_new_minute: bool) -> None:
-    """Say once a minute that this process runs, and with which values of rotated keys it sends.
+    """Say once a minute that this process runs, and how, and which values its keys have.
 
-    The values of keys that are rotated are looked up now.
+    A state that was emptied is told all of it at once. The values of keys that are rotated are
+    looked up now.
     """
     now, counts = pool.clock.time(), dict[str, dict[str, int]]()
     process = f"{node()} pid {os.getpid()}/{id(pool) % 10_000}"
-    if is_new_minute:
+    texts, is_empty = _find_loss(pool, f"{process} {now}")
+    if is_new_minute or is_empty:
+        pool.state.configure(pool.selector.keys.values())
         counts[f"processes:{int(now // 60)}"] = {process: 1}
+        texts |= pool.call_settings.texts(now)
     for rotation in rotations(pool.state):
         if not rotation.is_under_way(now):
             continue
@@ -73,8 +78,26 @@ def report_values(pool: Pool, *, is_new_minute: bool) -> None:
             key = pool.selector.keys.get(rotation.key_id)
         value = rotation.new if key is None else key.fingerprint  # None: nothing is sent with it
         counts[f"values:{rotation.name}"] = {f"{process}\n{value}": 1}
-    if counts:
-        pool.state.add_activity(ActivityRows(counts, {}))
+    if counts or texts:
+        pool.state.add_activity(ActivityRows(counts, texts))
+
+
+def _find_loss(pool: Pool, name: str) -> tuple[dict[str, tuple[list[str], int]], bool]:
+    """Return what to write into a state that has lost all it had, and whether it is empty."""
+    known = pool.state.activity_log("epochs")
+    if pool.state.degraded:
+        return {}, False
+    texts = {} if known else {"epochs": ([name], KEPT)}
+    if is_lost := pool.epoch is not None and pool.epoch not in known:
+        texts["emptied"] = [name.rpartition(" ")[2]], 1
+    pool.epoch = known[0] if known else None
+    return texts, is_lost or not known
+
+
+def emptied_at(state: State, now: float) -> float | None:
+    """Return when it was found in the last hour that the state had lost all it had; else None."""
+    found = [float(text) for text in state.activity_log("emptied")]
+    return found[0] if found and found[0] > now - HOUR_S else None
 
 
 def read_processes(state: State, rotation: Rotation, now: float) -> tuple[set[str], set[str]]:

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 from typing import Literal, NamedTuple, NotRequired, TypedDict, Unpack
 
@@ -136,8 +137,7 @@ def install(
             return
         set_current_pool(pool)
         _seen_workloads.clear()
-        state = pool.state
-        metrics.register_gauges(lambda: levels(pool), lambda: state.degraded)
+        metrics.register_gauges(partial(levels, pool))
         count = plural(len(pool.selector.keys), "key")
         _log.info("pool %s is installed with %s", pool.name, count)
 

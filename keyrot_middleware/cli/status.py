@@ -444,7 +444,7 @@ command cannot see it. Choose one of these:
 
     KEYROT_STATE_URL=sqlite                   one state for all processes of this host, in a file
     KEYROT_STATE_URL=redis://…                one state for all processes of several hosts
-    keyrot_middleware.ui.app()                a page to mount in the program (extra ui)
+    keyrot_middleware.ui.app(token=…)         a page to mount in the program (extra ui)
     keyrot_middleware.status()                in the program: everything, as a dict
     keyrot_middleware.reset("key_1")          in the program: make a key available again"""
 NO_SERVICE_HAS_IT = "no service that uses this pool has reported one"

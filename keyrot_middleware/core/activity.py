@@ -70,6 +70,12 @@ class Attempt(NamedTuple):
     bucket: str = ""
     """In whose quota it counts, and as how many requests; empty: in none."""
     requests: int = 0
+    error_type: str = ""
+    """Of a failure: the HTTP status, or the class of its exception."""
+    waited_s: float = 0.0
+    """How long its key was looked and waited for."""
+    cools_down: bool = False
+    """The key was rejected, or it or its project cools down."""
 
 
 class CallRecord(NamedTuple):
@@ -90,6 +96,8 @@ class CallRecord(NamedTuple):
     """Of the trace that has its spans, 32 hexadecimal digits; empty if it is not traced."""
     service_tier: str = ""
     """The service tier that it asked for."""
+    first_chunk_s: float = 0.0
+    """When the first chunk of a stream came, after its start; 0: it is none."""
 
 
 @dataclass(slots=True)
@@ -249,7 +257,7 @@ class ActivityBatch:
         self.calls.append(record)
         minute, attempts, usage = int(record.at // 60), record.attempts, record.usage
         failures = refused = 0
-        for key_id, failure, code, _, project, _, bucket, requests in attempts:
+        for key_id, failure, code, _, project, _, bucket, requests, *_ in attempts:
             failed, limited = failure is not None, code == 429
             for entry in self._of_requests(key_id, project):
                 self._count(minute, entry, (1, failed, limited))

@@ -42,7 +42,7 @@ from ..settings import ENV_NAMES
 from ..telemetry import CallObserver
 from ..telemetry.logs import format_time
 from ..telemetry.otel import suppress_instrumentation
-from .view import VERB, blocks_of, forecast, pool_rows, utilization
+from .view import VERB, blocks_of, forecast, parts, pool_rows
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -384,7 +384,8 @@ class Alerts:
                 about = f"{project} {reason}"
                 self._send("budget_reached", key_id, text, reason, about=about, quiet=midnight)
         for used in known.used:
-            for model, quota, ratio in utilization(key, used):
+            model = used.bucket
+            for quota, ratio in parts(key, used).items():
                 if ratio >= QUOTA_SHARE:
                     share = f"{ratio:.0%} of its {_WINDOWS[quota]} for {_model(model)}"
                     text, about = f"key {key_id} has used {share}", f"{project} {quota} {model}"

@@ -72,7 +72,6 @@ from ..runtime.activity import Activity
 from ..runtime.pool import Pool
 from ..settings import TRACE_ID
 from ..state import State
-from ..telemetry.metrics import KeySnapshot, QuotaUtilization
 
 VERB = "generateContent"
 """The method of the call that "a call sent now" stands for."""
@@ -407,27 +406,38 @@ def _serves_before(end: float, here: Availability | None) -> bool:
     return here == AVAILABLE or (here.at is not None and here.at < end)
 
 
-def levels(pool: Pool) -> list[KeySnapshot]:
-    """Report how each key of *pool* is, for metrics; a shared state does I/O."""
-    found = []
-    for row in pool_rows(pool):
-        used = [quota for used in row.known.used for quota in utilization(row.key, used)]
-        used += [
-            QuotaUtilization("", reason, (spent or 0) / limit)
-            for reason, limit, spent in zip(USD_REASONS, row.key.usd, row.known.spent, strict=True)
-            if limit is not None
-        ]
-        found.append(KeySnapshot(row.key.key_id, row.overall.state, tuple(used)))
-    return found
+def levels(pool: Pool, metric: str) -> Iterator[tuple[float, dict[str, str]]]:
+    """Yield the values of a metric and their attributes; a shared state does I/O."""
+    if metric == "keyrot.key.pending_requests":
+        yield len(pool.waiting_lines.tickets), {}
+        return
+    if metric == "keyrot.state.degraded":
+        yield int(pool.state.degraded), {}
+        return
+    rows = pool_rows(pool)
+    if metric == "keyrot.key.count":
+        counts = Counter(row.overall.state for row in rows)
+        yield from ((counts[state], {"keyrot.key.state": state}) for state in KEY_STATES)
+        return
+    for row in rows:
+        for model, quota, ratio in utilization(row):
+            labels = {"keyrot.key.id": row.key.key_id, "keyrot.quota": quota}
+            yield ratio, labels | ({"gen_ai.request.model": model} if model else {})
 
 
-def utilization(key: Candidate, used: Used) -> list[QuotaUtilization]:
-    """Return the used share of each known limit."""
-    return [
-        QuotaUtilization(used.bucket, name, one["used"] / one["limit"] if one["limit"] else 1.0)
-        for name, one in _windows(key, used).items()
-        if one["limit"] is not None
-    ]
+def utilization(row: Row) -> Iterator[tuple[str, str, float]]:
+    """Yield the used share of each known limit: model, or "" for a budget, limit, share."""
+    for used in row.known.used:
+        yield from ((used.bucket, name, part) for name, part in parts(row.key, used).items())
+    for reason, limit, spent in zip(USD_REASONS, row.key.usd, row.known.spent, strict=True):
+        if limit is not None:
+            yield "", reason, (spent or 0) / limit
+
+
+def parts(key: Candidate, used: Used) -> dict[str, float]:
+    """Return the used part of each known limit of a window."""
+    known = {n: one for n, one in _windows(key, used).items() if one["limit"] is not None}
+    return {n: one["used"] / one["limit"] if one["limit"] else 1.0 for n, one in known.items()}
 
 
 def _budgets(key: Candidate, known: KeyHealth) -> dict[str, dict[str, float]]:
@@ -1092,7 +1102,7 @@ def _full_window(row: Row, reason: str, model: str) -> str:
 def _share(key: Candidate, known: KeyHealth, model: str) -> float:
     """Return how much of the scarcest limit is used; see `QuotaWindows.utilization`."""
     used = next((used for used in known.used if used.bucket == model), Used(model, 0, 0, 0))
-    shares = [one.ratio for one in utilization(key, used)]
+    shares = parts(key, used).values()
     has_limits = key.limits is not NO_LIMITS or used.limits != NO_LIMITS
     return max(shares) if shares and has_limits else used.requests_minute / key.weight
 

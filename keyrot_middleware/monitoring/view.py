@@ -417,7 +417,8 @@ def levels(pool: Pool, metric: str) -> Iterator[tuple[float, dict[str, str]]]:
     rows = pool_rows(pool)
     if metric == "keyrot.key.count":
         counts = Counter(row.overall.state for row in rows)
-        yield from ((counts[state], {"keyrot.key.state": state}) for state in KEY_STATES)
+        for state in KEY_STATES:
+            yield counts[state], {"keyrot.key.state": state}
         return
     for row in rows:
         for model, quota, ratio in utilization(row):

@@ -14,12 +14,16 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from .amounts import NANO, nano_usd
-from .model import DEFAULT_ZONE, NO_USAGE, Usage
-from .windows import day_of
+from .failures import SERVICE_FAILURES
+from .judgement import Run
+from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NO_USAGE, Usage
+from .windows import DAY_S, day_of
 
 CALLS_KEPT = 100
 FAILURES_KEPT = 20
 """Of each key: the last calls in which it failed."""
+ENDS_KEPT = 3
+"""Of each model: whether its last calls failed whatever the key."""
 NAMES_KEPT = 100
 """Models, and workloads, that a process counts by their names; the rest is `OTHER`."""
 LARGE_POOL = 500
@@ -30,7 +34,7 @@ POOL = ""
 """Stands in place of a key id for the sums over all keys."""
 
 CallOutcome = Literal["ok", "failed", "exhausted", "abandoned"]
-ShareKind = Literal["model", "workload"]
+ShareKind = Literal["model", "workload", "pair"]
 
 
 class Span(NamedTuple):
@@ -96,8 +100,18 @@ class CallRecord(NamedTuple):
     """Of the trace that has its spans, 32 hexadecimal digits; empty if it is not traced."""
     service_tier: str = ""
     """The service tier that it asked for."""
+    platform: str = DEFAULT_PLATFORM
     first_chunk_s: float = 0.0
     """When the first chunk of a stream came, after its start; 0: it is none."""
+
+
+class Pair(NamedTuple):
+    """A model that a workload calls."""
+
+    platform: str
+    model: str
+    workload: str
+    """Empty: calls of none."""
 
 
 @dataclass(slots=True)
@@ -214,7 +228,7 @@ class BoundedNames:
 
     def __init__(self) -> None:
         """Know none."""
-        self._entries: dict[ShareKind, dict[str, str]] = {"model": {}, "workload": {}}
+        self._entries: dict[ShareKind, dict[str, str]] = {"model": {}, "workload": {}, "pair": {}}
 
     def entry(self, kind: ShareKind, name: str) -> str:
         """Return under which name one is counted."""
@@ -245,6 +259,10 @@ class ActivityBatch:
     calls: deque[CallRecord] = field(default_factory=lambda: deque(maxlen=CALLS_KEPT))
     failures: dict[str, deque[CallRecord]] = field(default_factory=dict)
     """By key id: the last calls in which it failed."""
+    pairs: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Calls by day and entry: of each model and workload that calls it."""
+    ends: dict[str, deque[str]] = field(default_factory=dict)
+    """By list: the last ends of a model; see `ActivityLog.run`."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to add."""
@@ -276,8 +294,21 @@ class ActivityBatch:
         whole = len(attempts), failures, refused, 1, has_failed, record.waited, *amounts
         for entry in self._of_calls(record.model, record.workload):
             self._count(minute, entry, whole)
+        if record.model:
+            self._add_end(record)
         if attempts:
             self._add_usage(record.at, attempts[-1].key_id, attempts[-1].project, amounts)
+
+    def _add_end(self, record: CallRecord) -> None:
+        model = self.names.entry("model", record.model).removeprefix("model:")
+        pair = self.names.entry("pair", "\n".join((record.platform, model, record.workload)))
+        day = day_of(record.at, self.zone), pair.removeprefix("pair:")
+        self.pairs[day] = self.pairs.get(day, 0) + 1
+        last = record.attempts[-1] if record.attempts else None
+        has_failed = record.outcome == "failed"
+        if last and (last.failure in SERVICE_FAILURES if has_failed else record.outcome == "ok"):
+            ends = self.ends.setdefault(_ends(record.platform, model), deque(maxlen=ENDS_KEPT))
+            ends.append(json.dumps((record.at, last.failure, last.code)))
 
     def _of_requests(self, key_id: str, project: str) -> tuple[str, ...]:
         return (key_id, project_entry(project)) if project else (key_id,)
@@ -344,6 +375,7 @@ _USAGE = ("input", "output", "nano_usd", "cached")
 _RECORDS = {HOUR: "minute", DAY: "slot"}
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
 _LIFETIMES |= {"processes": 300, "values": 3_660, "rotations": 34_560_000}
+_LIFETIMES |= {"pairs": 172_800, "ends": 86_400, "settings": 3_660}
 
 
 def lifetime_s(name: str) -> int:
@@ -366,12 +398,19 @@ def rows_of(batch: ActivityBatch) -> ActivityRows:
         for name, n in zip(_USAGE, amounts, strict=True):
             if n:
                 record[f"{entry}:{name}"] = n
+    for (day, pair), n in batch.pairs.items():
+        counts.setdefault(f"pairs:{day}", {})[pair] = n
     texts = {
         f"failures:{key_id}": ([dump_call(call) for call in calls], FAILURES_KEPT)
         for key_id, calls in batch.failures.items()
     }
+    texts |= {name: ([*ends], ENDS_KEPT) for name, ends in batch.ends.items()}
     texts["calls"] = [dump_call(call) for call in batch.calls], CALLS_KEPT
     return ActivityRows(counts, texts)
+
+
+def _ends(platform: str, model: str) -> str:
+    return f"ends:{platform}\n{model}"
 
 
 def _record(span: Span, slot: int, entry: str) -> str:
@@ -437,6 +476,29 @@ class ActivityLog:
                     known = sums.setdefault(entry.removeprefix(start), [0] * len(COUNTERS))
                     known[COUNTERS.index(counter)] += count
         return sums
+
+    def pairs(self, now: float) -> dict[Pair, int]:
+        """Return how often each model was called today by each workload; 0: yesterday only."""
+        days = [f"pairs:{day_of(at, self.zone)}" for at in (now - DAY_S, now)]
+        before, today = self._read(days, None)
+        names = sorted({*before, *today} - {OTHER})
+        return {Pair(*name.split("\n", 2)): today.get(name, 0) for name in names}
+
+    def run(self, platform: str, model: str, now: float) -> Run | None:
+        """Return the last calls of a model if they failed, whatever the key; None if they did not.
+
+        That is so where the last three did. Since when is known to the minute, for an hour.
+        """
+        ends = [json.loads(text) for text in self._read_texts(_ends(platform, model))]
+        if len(ends) < ENDS_KEPT or any(failure is None for _, failure, _ in ends):
+            return None
+        counts, calls, since = self.history(share_entry("model", model), HOUR, now), 0, ends[-1][0]
+        slots = zip(HOUR.numbers(now), counts.calls, counts.failed_calls, strict=True)
+        for slot, n, failed in reversed([*slots]):
+            if failed < n:
+                break
+            calls, since = calls + n, min(since, slot * HOUR.step_s) if n else since
+        return Run(ends[0][1], ends[0][2], since, max(calls, ENDS_KEPT))
 
     def failures(self, key_id: str) -> list[CallRecord]:
         """Return the last calls in which a key failed, the latest first."""

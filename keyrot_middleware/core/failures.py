@@ -57,6 +57,12 @@ KEY_REJECTIONS = frozenset(
 """The classes in which a provider rejects the value of a key: such a key is *rejected*."""
 REJECTIONS = KEY_REJECTIONS | {"key_method_blocked"}
 """These, and the one for a single method."""
+ENDED_BY_PERSON = KEY_REJECTIONS | {
+    *("project_denied", "project_cap", "service_disabled"),
+    *("billing_cap", "credit_depleted", "payment_required"),
+}
+"""The classes that only a person ends, of keys, projects and billing accounts: over when a request
+has succeeded, not when their time is up."""
 MODEL_FAILURES = frozenset(
     {
         *("limit_zero", "quota_day", "quota_minute", "rate_limit", "capacity"),
@@ -64,6 +70,13 @@ MODEL_FAILURES = frozenset(
     }
 )
 """The classes about one model of a key or project: another model may serve."""
+SERVICE_FAILURES = frozenset(
+    {
+        *("overloaded", "server_error", "deadline", "request_timeout"),
+        *("connect", "reset", "timeout", "transport"),
+    }
+)
+"""The classes that are no key's and not the request's: the service fails, or the way to it."""
 SLOW = "slow_first_token"
 """The failure class of a request that was cut off, since it showed nothing until its deadline."""
 

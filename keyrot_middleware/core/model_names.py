@@ -68,7 +68,7 @@ _VERBS = ("generateContent", "streamGenerateContent", "chat", "text_completion")
 _NOT_FOUND = "model_not_found"
 """The failure class of a model that no project has."""
 _MISSING = frozenset({_NOT_FOUND, "model_withdrawn"})
-_ABOUT_THE_MODEL = MODEL_FAILURES | LIMITED | {OVERLOADED, _NOT_FOUND, SLOW}
+ABOUT_THE_MODEL = MODEL_FAILURES | LIMITED | {OVERLOADED, _NOT_FOUND, SLOW}
 """Failure classes and blocks that end or change with another model, as far as is known."""
 
 
@@ -82,7 +82,7 @@ def may_fall_back(call: CallState) -> bool:
     reasons = {verdict.failure for verdict in verdicts}
     if call.unavailable is not None:
         reasons |= {block.reason for block in call.unavailable.blocks.values()}
-    return not reasons.isdisjoint(_ABOUT_THE_MODEL)
+    return not reasons.isdisjoint(ABOUT_THE_MODEL)
 
 
 def has_chain(info: CallInfo) -> bool:
@@ -112,7 +112,7 @@ def fallback_call(call: CallState, model: str) -> CallState:
     failed = {
         attempt.key_id: inf
         for attempt in call.attempts
-        if attempt.verdict.rotate and attempt.verdict.failure not in _ABOUT_THE_MODEL
+        if attempt.verdict.rotate and attempt.verdict.failure not in ABOUT_THE_MODEL
     }
     return CallState(
         fallback_info(call, model),

@@ -22,12 +22,14 @@ from ..core.activity import (
     CallOutcome,
     CallRecord,
     History,
+    Pair,
     ShareKind,
     Span,
     rows_of,
 )
 from ..core.commands import Settle
 from ..core.flow import Exhausted
+from ..core.judgement import Run
 from ..core.model import DEFAULT_ZONE, NO_USAGE, CallInfo, LeaseOutcome, project_name
 from ..errors import handle_internal_error
 from ..forks import after_fork
@@ -109,6 +111,15 @@ class Activity:
         """Return the counts of each model, or of each workload, over a span."""
         self.send()
         return self._log.shares(kind, span, now)
+
+    def pairs(self, now: float) -> dict[Pair, int]:
+        """Return how often each model was called today by each workload; 0: yesterday only."""
+        self.send()
+        return self._log.pairs(now)
+
+    def run(self, platform: str, model: str, now: float) -> Run | None:
+        """Return the last calls of a model if they failed, whatever the key; None if not."""
+        return self._log.run(platform, model, now)
 
     def failures(self, key_id: str) -> list[CallRecord]:
         """Return the last calls in which a key failed, the latest first."""
@@ -219,6 +230,7 @@ class RunningCall:
             info.workload or "",
             self.trace_id,
             info.service_tier,
+            info.platform,
             self._first_chunk_s,
         )
         activity.add(record)

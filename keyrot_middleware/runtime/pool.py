@@ -58,6 +58,7 @@ from ..telemetry import Observer, PoolEventListener
 from .activity import Activity
 from .first_token import NO_DEADLINES, FirstTokens
 from .google_limits import GoogleLimits
+from .judging import CallSettings
 from .rotations import report_values
 
 _log = logging.getLogger("keyrot_middleware")
@@ -163,6 +164,12 @@ class Pool:
             self.policy.zone,
         )
         self.activity.redact = self.secrets.redact
+
+    @property
+    def call_settings(self) -> CallSettings:
+        """With what its calls are made, as others judge them."""
+        wait_s = self.policy.max_wait_s
+        return CallSettings(self.terms, self.tiers, self.next_models, wait_s)
 
     @property
     def projects(self) -> dict[str, set[str]]:

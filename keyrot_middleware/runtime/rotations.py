@@ -56,14 +56,16 @@ def rotations(state: State) -> list[Rotation]:
 
 
 def report_values(pool: Pool, *, is_new_minute: bool) -> None:
-    """Say once a minute that this process runs, and with which values of rotated keys it sends.
+    """Say once a minute that this process runs, and how, and which rotated values it sends.
 
     The values of keys that are rotated are looked up now.
     """
     now, counts = pool.clock.time(), dict[str, dict[str, int]]()
+    texts: dict[str, tuple[list[str], int]] = {}
     process = f"{node()} pid {os.getpid()}/{id(pool) % 10_000}"
     if is_new_minute:
         counts[f"processes:{int(now // 60)}"] = {process: 1}
+        texts = pool.call_settings.texts(now)
     for rotation in rotations(pool.state):
         if not rotation.is_under_way(now):
             continue
@@ -74,7 +76,7 @@ def report_values(pool: Pool, *, is_new_minute: bool) -> None:
         value = rotation.new if key is None else key.fingerprint  # None: nothing is sent with it
         counts[f"values:{rotation.name}"] = {f"{process}\n{value}": 1}
     if counts:
-        pool.state.add_activity(ActivityRows(counts, {}))
+        pool.state.add_activity(ActivityRows(counts, texts))
 
 
 def read_processes(state: State, rotation: Rotation, now: float) -> tuple[set[str], set[str]]:

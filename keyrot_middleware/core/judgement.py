@@ -1,0 +1,149 @@
+"""Would a call be served now? The one judgement that page, status, alerts, logs and errors word.
+
+It is made from values: the keys in the order of the call, what blocks them (of a call that was
+made, or of one that nobody made), which of them were rejected, and how the last calls ended. The
+answers, worst first:
+
+- *no*: no key can serve it, and waiting does not help in time;
+- *failing*: there is a key, but the last calls of the model failed, whatever the key;
+- *due*: all that is left is a rejected key, which the next call tries again;
+- *waits*: it waits for a known time that its limit allows;
+- *busy*: it waits until another call ends;
+- *served*: a key is available.
+
+*due* and *busy* promise nothing. What only a person ends is no key again before a success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Literal, NamedTuple, get_args
+
+from .availability import DISABLED_BY_HAND
+from .failures import ENDED_BY_PERSON
+from .flow import OVERLOADED
+from .model import (
+    IN_USE,
+    LIMITED,
+    OTHER_PLATFORM,
+    OTHER_PROJECT,
+    OTHER_TIER,
+    Block,
+    CallInfo,
+    Candidate,
+)
+from .model_names import ABOUT_THE_MODEL
+
+Answer = Literal["no", "failing", "due", "waits", "busy", "served"]
+ANSWERS: tuple[Answer, ...] = get_args(Answer)
+"""The worst first."""
+EndsBy = Literal["time", "guess", "success", "person"]
+"""What ends it: a time that the provider or our own window names, a time that we try it again, a
+call that succeeds, or a person."""
+
+_BY_PERSON = ENDED_BY_PERSON | {OTHER_TIER, OTHER_PROJECT, OTHER_PLATFORM}
+_BY_TIME = (LIMITED - IN_USE) | {"quota_day", DISABLED_BY_HAND}
+
+
+class Run(NamedTuple):
+    """The last calls of a model, which failed one after the other, whatever the key."""
+
+    failure: str
+    """The class of the last one, such as `overloaded`."""
+    code: int | None
+    """Its HTTP status; None where there was no response."""
+    since: float
+    """When the first one ended, epoch seconds."""
+    calls: int
+
+
+class Judgement(NamedTuple):
+    """Whether a call of a model and a workload would be served now."""
+
+    model: str
+    workload: str | None
+    """None: a call of none that is named."""
+    answer: Answer
+    able: int
+    """How many keys could serve it now; of a large pool at least so many."""
+    keys: int
+    """How many it may use."""
+    key_id: str | None = None
+    """Of the others (or of its own, if it is spare): the one that is expected back first."""
+    block: Block | None = None
+    """What blocks that; None: nothing does, or it is rejected and due."""
+    ends_by: EndsBy | None = None
+    """What ends that, or what ends *failing*; None: there is nothing to end."""
+    run: Run | None = None
+    is_spare: bool = False
+    """Keys of others serve it, since its workload's own are out, or the next model does."""
+
+    @property
+    def is_trouble(self) -> bool:
+        """Return whether somebody should know."""
+        return self.answer in ("no", "failing") or self.is_spare
+
+
+def judge(
+    info: CallInfo,
+    keys: Sequence[Candidate],
+    blocks: Mapping[str, Block],
+    *,
+    now: float,
+    rejected: Mapping[str, str],
+    run: Run | None = None,
+    wait_s: float = 0.0,
+    next_model: Judgement | None = None,
+) -> Judgement:
+    """Judge whether a call would be served now.
+
+    Args:
+        info: The call.
+        keys: Those that it may use.
+        blocks: Why keys cannot serve it; the rest can.
+        now: Epoch seconds.
+        rejected: In which class keys were cut off by what only a person ends, by id, if no request
+            has succeeded since.
+        run: The last calls of its model, if they failed whatever the key.
+        wait_s: How long it may wait.
+        next_model: The judgement of the model that such a call goes on to.
+    """
+    able = {key.key_id for key in keys} - blocks.keys() - rejected.keys()
+    own = {key.key_id for key in keys if info.workload and key.workload == info.workload}
+    is_spare = bool(own and able) and own.isdisjoint(able)
+    out = {i: one for i, one in blocks.items() if not is_spare or i in own}
+    due = [i for i in (own if is_spare else [key.key_id for key in keys]) if i in rejected]
+    due = [i for i in due if i not in out or out[i].reason in IN_USE]
+    # What ends while a key is rejected does not bring it back.
+    out |= {i: Block(rejected[i], out[i].until) for i in out.keys() & rejected.keys()}
+    first = min(out, key=lambda i: (ends_by(out[i]) == "person", out[i].until), default=None)
+    block = None if first is None else out[first]
+    end: EndsBy | None = "person" if block is None and not keys else None
+    end = end if block is None else ends_by(block)
+    if due and end in (None, "person"):
+        first, block, end = due[0], None, "success"
+    answer: Answer = "no"
+    if able:
+        answer = "served"
+    elif any(one.reason in IN_USE for one in out.values()):
+        answer = "busy"
+    elif any(one.waitable and one.until - now <= wait_s for one in out.values()):
+        answer = "waits"
+    elif due:
+        answer = "due"
+    goes_on = answer == "no" and any(one.reason in ABOUT_THE_MODEL for one in blocks.values())
+    if run is not None and answer != "no":
+        answer, end, goes_on = "failing", "success", run.failure == OVERLOADED
+    if goes_on and next_model and ANSWERS.index(next_model.answer) > ANSWERS.index(answer):
+        answer, is_spare = next_model.answer, True
+    found = info.model, info.workload, answer, len(able), len(keys)
+    return Judgement(*found, first, block, end, run, is_spare)
+
+
+def ends_by(block: Block) -> EndsBy:
+    """Return what ends a block: *guess* where it is tried again at a time that nobody named."""
+    if block.reason in _BY_PERSON:
+        return "person"
+    is_named = block.waitable and block.reason not in IN_USE
+    return "time" if isfinite(block.until) and (is_named or block.reason in _BY_TIME) else "guess"

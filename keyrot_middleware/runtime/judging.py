@@ -1,0 +1,142 @@
+"""Asking a state what the calls of a pool would get now, from any process that sees it.
+
+What workloads may use, the tiers, the chain and the longest wait are known to the processes that
+serve calls. Each writes them into the state once a minute, so that others judge as it does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..core.activity import Pair
+from ..core.judgement import ANSWERS, Judgement, judge
+from ..core.model import Block, Budget, CallInfo, Candidate, RetryPolicy, Terms
+from ..core.selection import Selector
+from ..state.base import State
+from .activity import Activity
+
+VERB = "generateContent"
+"""The method of the call that "a call sent now" stands for."""
+AT_ONCE = 500
+"""Keys of which the state is asked in one step, since calls must not wait for a large pool."""
+KEPT = 100
+"""Settings that the state keeps: one of each process and minute."""
+SEEN_S = 180.0
+"""A process that has said nothing for so long is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallSettings:
+    """With what the calls of a pool are made."""
+
+    terms: Mapping[str | None, Terms] = field(default_factory=dict)
+    """What each workload may use; None: all others."""
+    tiers: frozenset[str] | None = None
+    """The tiers of the keys that may serve them; None: all."""
+    next_models: Mapping[str, str] = field(default_factory=dict)
+    """The model that a request goes on to when no key can serve its own."""
+    wait_s: float = RetryPolicy().max_wait_s
+    """How long a call may wait for a key."""
+
+    def info(self, model: str, workload: str | None, platform: str) -> CallInfo:
+        """Return the smallest call of a model and a workload."""
+        terms = self.terms.get(workload, self.terms.get(None))
+        info = CallInfo(model, VERB, tokens=1, workload=workload, platform=platform)
+        return info._replace(tiers=self.tiers, terms=terms)
+
+    def texts(self, now: float) -> dict[str, tuple[list[str], int]]:
+        """Return what a process writes into the state; see `ActivityRows`."""
+        terms = [[name, *one] for name, one in self.terms.items()]
+        tiers = None if self.tiers is None else sorted(self.tiers)
+        row = now, terms, tiers, dict(self.next_models), self.wait_s
+        return {"settings": ([json.dumps(row)], KEPT)}
+
+
+def read_settings(state: State, now: float, own: CallSettings) -> CallSettings:
+    """Return what the processes of a pool have written; *own* if none runs.
+
+    Of several that differ, all that any of them may use.
+    """
+    rows = [json.loads(text) for text in reversed(state.activity_log("settings"))]
+    rows = [row for row in rows if row[0] > now - SEEN_S]
+    if not rows:
+        return own
+    terms = {name: _terms(*row) for one in rows for name, *row in one[1]}
+    any_tier = any(one[2] is None for one in rows)
+    tiers = None if any_tier else frozenset(tier for one in rows for tier in one[2])
+    models = {model: to for one in rows for model, to in one[3].items()}
+    return CallSettings(terms, tiers, models, max(one[4] for one in rows))
+
+
+def _terms(workload: str, first: bool, share: float, usd: Sequence[int], behind: str) -> Terms:
+    return Terms(workload, first, share, Budget(*usd), behind)
+
+
+def judge_calls(
+    state: State,
+    selector: Selector,
+    activity: Activity,
+    settings: CallSettings,
+    rejected: Mapping[str, str],
+    *,
+    now: float,
+) -> list[Judgement]:
+    """Judge the calls of each model and workload of today; those of yesterday if not served.
+
+    Args:
+        state: What calls have left.
+        selector: The keys that serve calls.
+        activity: What was called lately.
+        settings: With what calls are made.
+        rejected: See `judge`.
+        now: Epoch seconds.
+
+    Returns:
+        The worst first.
+    """
+    judged = dict[Pair, Judgement]()
+
+    def one(pair: Pair, *before: Pair) -> Judgement:
+        if pair not in judged:
+            following = settings.next_models.get(pair.model)
+            beyond = pair._replace(model=following) if following else pair
+            next_one = None if beyond in (pair, *before) else one(beyond, pair, *before)
+            info = settings.info(pair.model, pair.workload or None, pair.platform)
+            keys = [key for _, key in selector.ranking(info)]
+            asked, blocks = ask(state, info, keys, rejected)
+            judged[pair] = judge(
+                info,
+                asked,
+                blocks,
+                now=now,
+                rejected=rejected,
+                run=activity.run(pair.platform, pair.model, now),
+                wait_s=settings.wait_s,
+                next_model=next_one,
+            )._replace(keys=len(keys))
+        return judged[pair]
+
+    pairs = activity.pairs(now).items()
+    found = [(one(pair), calls) for pair, calls in pairs]
+    shown = [here for here, calls in found if calls or here.answer != "served"]
+    return sorted(shown, key=lambda here: ANSWERS.index(here.answer))
+
+
+def ask(
+    state: State, info: CallInfo, keys: Sequence[Candidate], rejected: Mapping[str, str]
+) -> tuple[list[Candidate], dict[str, Block]]:
+    """Ask for what blocks keys, in a large pool up to the first ones that could serve a call.
+
+    Returns:
+        The keys that were asked about, and what blocks them.
+    """
+    asked, blocks = list[Candidate](), dict[str, Block]()
+    for start in range(0, len(keys), AT_ONCE):
+        some = keys[start : start + AT_ONCE]
+        blocks |= state.get_blocks(info, some)
+        asked += some
+        if any(key.key_id not in blocks and key.key_id not in rejected for key in some):
+            break
+    return asked, blocks

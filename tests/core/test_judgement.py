@@ -1,0 +1,67 @@
+"""The judgement about calls, in cases; tests/state/test_judged.py compares it with the pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from keyrot_middleware.core.judgement import Judgement, Run, ends_by, judge
+from keyrot_middleware.core.model import Block, CallInfo, Candidate
+
+NOW = 1_000.0
+A, B = Candidate("a", "a", "a"), Candidate("b", "b", "b", workload="batch")
+MINUTE, DAY = Block("rpm", NOW + 30, waitable=True), Block("rpd", NOW + 40_000)
+IN_USE, GUESS = Block("concurrency", NOW + 0.1, waitable=True), Block("capacity", NOW + 30)
+CUT = Block("project_cap", NOW + 3_600)
+DOWN = Run("overloaded", 503, NOW - 600, 12)
+NEXT = Judgement("next", None, "served", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("workload", "blocks", "more", "expected"),
+    [
+        ("", {}, {}, {"answer": "served", "able": 2, "key_id": None, "is_trouble": False}),
+        ("", {"a": DAY}, {}, {"answer": "served", "able": 1, "key_id": "a", "ends_by": "time"}),
+        ("", {"a": DAY, "b": IN_USE}, {}, {"answer": "busy", "key_id": "b", "ends_by": "guess"}),
+        ("", {"a": DAY, "b": MINUTE}, {"wait_s": 60.0}, {"answer": "waits", "key_id": "b"}),
+        ("", {"a": DAY, "b": MINUTE}, {"wait_s": 9.0}, {"answer": "no", "block": MINUTE}),
+        ("", {"a": CUT, "b": GUESS}, {}, {"answer": "no", "key_id": "b", "ends_by": "guess"}),
+        (
+            "",
+            {"a": CUT},
+            {"rejected": dict.fromkeys("ab", "key_leaked")},
+            {"answer": "due", "key_id": "b"},
+        ),
+        ("", {"a": CUT, "b": CUT}, {}, {"answer": "no", "ends_by": "person", "is_trouble": True}),
+        ("", {"a": DAY, "b": DAY}, {"run": DOWN}, {"answer": "no", "ends_by": "time"}),
+        ("", {}, {"run": DOWN}, {"answer": "failing", "ends_by": "success", "run": DOWN}),
+        ("", {}, {"run": DOWN, "next_model": NEXT}, {"answer": "served", "is_spare": True}),
+        ("", {"a": DAY, "b": DAY}, {"next_model": NEXT}, {"answer": "served", "able": 0}),
+        ("", {"a": CUT, "b": CUT}, {"next_model": NEXT}, {"answer": "no", "is_spare": False}),
+        ("batch", {"a": DAY}, {}, {"answer": "served", "is_spare": False}),
+        ("batch", {"b": DAY}, {}, {"is_spare": True, "key_id": "b", "is_trouble": True}),
+        ("batch", {}, {"rejected": {"b": "key_leaked"}}, {"is_spare": True, "ends_by": "success"}),
+    ],
+)
+def test_it_answers_from_what_blocks_the_keys(
+    workload: str, blocks: dict[str, Block], more: dict[str, Any], expected: dict[str, object]
+) -> None:
+    """The best key decides; then the last calls, and the next model."""
+    info = CallInfo("m", "generateContent", workload=workload or None)
+    found = judge(info, [A, B], blocks, **{"now": NOW, "rejected": {}, **more})
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_no_key_at_all_waits_for_a_person() -> None:
+    """A call for which there is no key is not served before somebody adds one."""
+    found = judge(CallInfo("m", "generateContent"), [], {}, now=NOW, rejected={})
+    assert found == Judgement("m", None, "no", 0, 0, ends_by="person")
+
+
+def test_a_window_of_a_rejected_key_does_not_bring_it_back() -> None:
+    """Whatever ends first for a rejected key, a person ends its rejection."""
+    info, rejected = CallInfo("m", "generateContent"), {"a": "key_leaked"}
+    found = judge(info, [A], {"a": DAY}, now=NOW, rejected=rejected)
+    assert found.block == Block("key_leaked", DAY.until) and found.ends_by == "person"
+    assert ends_by(Block("failed", float("inf"))) == "guess"

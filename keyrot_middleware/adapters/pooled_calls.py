@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import time
-from datetime import UTC, datetime
 from functools import lru_cache, partial
 from hashlib import blake2b
 from math import ceil, inf, isfinite
@@ -20,13 +19,13 @@ from typing import Any, NamedTuple
 from .. import providers
 from ..core.failures import REJECTIONS
 from ..core.flow import CallState, Exhausted
+from ..core.judgement import describe_block, judge
 from ..core.model import (
     DEFAULT_PLATFORM,
     HOME,
     OTHER_PROJECT,
     OTHER_TIER,
     POOL_KEY,
-    Block,
     CallInfo,
     Candidate,
     Lease,
@@ -164,10 +163,11 @@ class PooledCalls:
     def no_key(self, exhausted: Exhausted, provider: Provider) -> NoKey:
         """Return why no key could serve a call."""
         blocks, now, pool = exhausted.unavailable.blocks, exhausted.unavailable.at, self.pool
-        ending = [b for b in blocks.values() if b.reason not in REJECTIONS and isfinite(b.until)]
-        until = min((block.until for block in ending or blocks.values()), default=inf)
+        first = judge(CallInfo("", ""), (), blocks, now=now, rejected={}).block
+        until = inf if first is None else first.until
         retry_in = max(ceil(until - now), 1) if isfinite(until) else None
-        reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
+        reasons = {key_id: describe_block(block) for key_id, block in blocks.items()}
+        ending = [b for b in blocks.values() if b.reason not in REJECTIONS and isfinite(b.until)]
         if not blocks and provider.platform not in pool.selector.platforms:
             only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
             lacks = f"pool {pool.name!r} has no {provider.title} API key{only}"
@@ -187,8 +187,8 @@ class PooledCalls:
         code, reason = 429, ""
         if not ending:
             code, reason = rejection_code(block.reason for block in blocks.values())
-        elif (names := {block.reason for block in ending}) <= _DAYS:
-            reason = "usd" if names <= {"usd", "usd_month"} else "rpd"
+        elif first is not None and not first.note:  # a share of a day is not the provider's
+            reason = _DAYS.get(first.reason, "")
         wait_s = until - now if ending else None
         body = provider.error_body(code, text, reason=reason, retry_in_s=wait_s)
         return NoKey(code, body, until, retry_in, reasons)
@@ -238,7 +238,8 @@ def fingerprint(key: str) -> str:
     return blake2b(key.encode(), digest_size=4, key=_SALT).hexdigest()
 
 
-_DAYS = frozenset({"rpd", "quota_day", "usd", "usd_month"})
+_DAYS = {"rpd": "rpd", "quota_day": "rpd", "usd": "usd", "usd_month": "usd"}
+"""How the body names a block of a day or longer."""
 _SHOWN = 10
 """Keys named in the message; all of them are in `reasons`."""
 
@@ -264,16 +265,3 @@ def _whole_body(details: Any) -> Any:
     except (KeyError, TypeError, ValueError):
         return details
     return body if isinstance(body, dict) and "error" in body else details
-
-
-def _reason(block: Block) -> str:
-    if block.reason == OTHER_TIER:
-        return f"{OTHER_TIER}: not one that this call may use (KEYROT_TIERS, workload)"
-    if block.reason == OTHER_PROJECT:
-        return f"{OTHER_PROJECT}: not the one that this call may use (project)"
-    if not isfinite(block.until):
-        return block.reason
-    at = f"{datetime.fromtimestamp(block.until, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    if block.reason in REJECTIONS:
-        return f"{block.reason}, rejected; replace its value; tried again at {at}"
-    return f"{block.reason} until {at}"

@@ -17,11 +17,11 @@ answers, worst first:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import inf
 from typing import Literal, NamedTuple, get_args
 
 from .availability import DISABLED_BY_HAND
-from .failures import ENDED_BY_PERSON
+from .failures import ENDED_BY_PERSON, REJECTIONS
 from .flow import OVERLOADED
 from .model import (
     IN_USE,
@@ -34,6 +34,7 @@ from .model import (
     Candidate,
 )
 from .model_names import ABOUT_THE_MODEL
+from .text import utc
 
 Answer = Literal["no", "failing", "due", "waits", "busy", "served"]
 ANSWERS: tuple[Answer, ...] = get_args(Answer)
@@ -42,7 +43,12 @@ EndsBy = Literal["time", "guess", "success", "person"]
 """What ends it: a time that the provider or our own window names, a time that we try it again, a
 call that succeeds, or a person."""
 
-_BY_PERSON = ENDED_BY_PERSON | {OTHER_TIER, OTHER_PROJECT, OTHER_PLATFORM}
+_NOT_ALLOWED = {
+    OTHER_TIER: "not one that this call may use (KEYROT_TIERS, workload)",
+    OTHER_PROJECT: "not the one that this call may use (project)",
+    OTHER_PLATFORM: "not that of this call",
+}
+_BY_PERSON = ENDED_BY_PERSON | REJECTIONS | _NOT_ALLOWED.keys()
 _BY_TIME = (LIMITED - IN_USE) | {"quota_day", DISABLED_BY_HAND}
 
 
@@ -117,7 +123,7 @@ def judge(
     due = [i for i in due if i not in out or out[i].reason in IN_USE]
     # What ends while a key is rejected does not bring it back.
     out |= {i: Block(rejected[i], out[i].until) for i in out.keys() & rejected.keys()}
-    first = min(out, key=lambda i: (ends_by(out[i]) == "person", out[i].until), default=None)
+    first = min(out, key=lambda i: _turn(out[i]), default=None)
     block = None if first is None else out[first]
     end: EndsBy | None = "person" if block is None and not keys else None
     end = end if block is None else ends_by(block)
@@ -146,4 +152,23 @@ def ends_by(block: Block) -> EndsBy:
     if block.reason in _BY_PERSON:
         return "person"
     is_named = block.waitable and block.reason not in IN_USE
-    return "time" if isfinite(block.until) and (is_named or block.reason in _BY_TIME) else "guess"
+    return "time" if block.until < inf and (is_named or block.reason in _BY_TIME) else "guess"
+
+
+def _turn(block: Block) -> tuple[bool, bool, float]:
+    """Return in which order blocks are expected to end."""
+    return block.until == inf, ends_by(block) == "person", block.until
+
+
+def describe_block(block: Block) -> str:
+    """Say why a key cannot serve, and until when: `quota_day until 2026-01-02 08:00:00Z`."""
+    if block.reason in _NOT_ALLOWED:
+        return f"{block.reason}: {_NOT_ALLOWED[block.reason]}"
+    why = block.note or block.reason
+    if block.until == inf:
+        return why
+    at = f"{utc(block.until):%Y-%m-%d %H:%M:%SZ}"
+    if block.reason in REJECTIONS:
+        return f"{why}, rejected; replace its value; tried again at {at}"
+    is_named = block.reason in IN_USE or ends_by(block) == "time"
+    return f"{why} until {at}" if is_named else f"{why}; tried again at {at}"

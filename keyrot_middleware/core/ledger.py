@@ -50,6 +50,7 @@ from .windows import (
     Slot,
     Spending,
     cooldown_names,
+    later,
     scope_key,
     scope_keys,
 )
@@ -313,21 +314,22 @@ class Ledger:
     def _judge(
         self, key: Candidate, bucket: str, info: CallInfo, now: float
     ) -> tuple[QuotaWindows, Limits, Block | None]:
-        """Return what is used of a key's quota, its limits, and what blocks it."""
+        """Return what is used of a key's quota, its limits, and what blocks it the longest."""
         name = quota_name(key.project, bucket)
         quota = self._records.quotas.get(name) or QuotaWindows()
         quota.advance(now, self._policy.zone)
         limits, block, terms = self._limits(key, name, now), None, info.terms
         if self._records.cooldowns:
             block = self._cooldown_block(key, bucket, info.verb, now)
-        if block is None and limits is not NO_LIMITS:
+        if limits is not NO_LIMITS:
             is_steady = self._records.learned and self._is_steady(name, now)
             steady_at = now if is_steady else None
-            block = quota.blocked_by(limits, info.requests, info.tokens, steady_at)
-            if terms is not None and block is None and info.requests:
-                block = self._terms_block(name, quota, limits, info, now)
-        if block is None and (key.usd is not NO_BUDGET or terms is not None):
-            block = self._budget_block(key, info, now)
+            full = quota.blocked_by(limits, info.requests, info.tokens, steady_at)
+            block = later(block, full)
+            if terms is not None and info.requests:
+                block = later(block, self._terms_block(name, quota, limits, info, now))
+        if key.usd is not NO_BUDGET or terms is not None:
+            block = later(block, self._budget_block(key, info, now))
         return quota, limits, block
 
     # Workloads ------------------------------------------------------------------------------------
@@ -342,21 +344,19 @@ class Ledger:
         self, name: str, quota: QuotaWindows, limits: Limits, info: CallInfo, now: float
     ) -> Block | None:
         """Return which window is full by the terms of the call's workload."""
-        terms, sizes = info.terms or Terms(), (info.requests, info.tokens)
+        terms, sizes, block = info.terms or Terms(), (info.requests, info.tokens), None
         if terms.share < 1.0:
             most = limits.part(terms.share)
             block = self._part(name, terms.workload, now).blocked_by(most, *sizes)
             if block is not None:
                 amounts = (getattr(one, block.reason) for one in (most, limits))
-                return block._replace(note=terms.note("share", block.reason, *amounts))
+                block = block._replace(note=terms.note("share", block.reason, *amounts))
         first = self._part(name, "", now) if terms.behind else None
         if isinstance(first, FirstWindows):
-            held = first.blocked_by_first(quota, limits, *sizes, now)
-            if held is not None:
-                block, kept = held
+            for until, kept in first.held_back(quota, limits, *sizes, now):
                 note = terms.note("first", kept.reason, kept.amount, kept.limit)
-                return block._replace(note=note)
-        return None
+                block = later(block, Block(kept.reason, until, kept.reason != "rpd", note))
+        return block
 
     def _reserve_parts(
         self, name: str, terms: Terms, info: CallInfo, reservation: Reservation, now: float
@@ -374,12 +374,12 @@ class Ledger:
         cooldowns = self._records.cooldowns
         if not any([cooldowns.get(name) for name in cooldown_names(key)]):
             return None
+        found = None
         for name, scope in scope_keys(key, bucket, verb):
             cooldown = (cooldowns.get(name) or {}).get(scope)
-            block = cooldown.blocked_by(now) if cooldown is not None else None
-            if block is not None:
-                return block
-        return None
+            if cooldown is not None:
+                found = later(found, cooldown.blocked_by(now))
+        return found
 
     # Money ----------------------------------------------------------------------------------------
 
@@ -389,15 +389,15 @@ class Ledger:
         return spending
 
     def _budget_block(self, key: Candidate, info: CallInfo, now: float) -> Block | None:
+        found = None
         for purse, budget in purses_of(key, info):
             spending = self._spending(purse, now)
             expected = spending.expected(info.input_cost, info.longest_cost)
             block = spending.blocked_by(budget, expected, now)
             if block is not None and info.terms is not None and purse.startswith("workload:"):
-                return block._replace(note=info.terms.note("usd", block.reason))
-            if block is not None:
-                return block
-        return None
+                block = block._replace(note=info.terms.note("usd", block.reason))
+            found = later(found, block)
+        return found
 
     def _reserve_spending(
         self, purses: Iterable[str], info: CallInfo, now: float

@@ -49,6 +49,13 @@ MINUTES_SEEN = 12
 """Ten whole minutes, and two that were none."""
 
 
+def later(one: Block | None, other: Block | None) -> Block | None:
+    """Return the block that ends last, since the key is blocked until then."""
+    if one is None or (other is not None and other.until > one.until):
+        return other
+    return one
+
+
 def next_minute(now: float) -> float:
     """Return when the next minute has started by the service's clock too, epoch seconds."""
     return (now // 60 + 1) * 60 + GUARD_S
@@ -243,7 +250,7 @@ class QuotaWindows:
     def blocked_by(
         self, limits: Limits, requests: int, tokens: int, steady_at: float | None = None
     ) -> Block | None:
-        """Return which window is full; call `advance` first.
+        """Return which full window ends last; call `advance` first.
 
         Args:
             limits: Those in force.
@@ -251,16 +258,17 @@ class QuotaWindows:
             tokens: Input tokens of them.
             steady_at: The time, if the limits of a minute refill all the time.
         """
+        day = None
         if limits.rpd is not None and _exceeds(self.day_requests, requests, limits.rpd):
-            return Block("rpd", self.day_end)
+            day = Block("rpd", self.day_end)
         if steady_at is not None:
-            return self._steady_block(limits, requests, tokens, steady_at)
+            return later(day, self._steady_block(limits, requests, tokens, steady_at))
         minute_end = (self.minute + 1) * 60 + GUARD_S
         if limits.rpm is not None and _exceeds(self.requests, requests, limits.rpm):
-            return Block("rpm", minute_end, waitable=True)
+            return later(day, Block("rpm", minute_end, waitable=True))
         if limits.tpm is not None and _exceeds(self.tokens, tokens, limits.tpm):
-            return Block("tpm", minute_end, waitable=True)
-        return None
+            return later(day, Block("tpm", minute_end, waitable=True))
+        return day
 
     def _drained(self, used: int, late: int, limit: int, now: float) -> float:
         """Return what is used of a limit that refills all the time.
@@ -271,7 +279,7 @@ class QuotaWindows:
         return late + max(used - late - limit * seconds / 60, 0.0)
 
     def _steady_block(self, limits: Limits, requests: int, tokens: int, now: float) -> Block | None:
-        minute_end = (self.minute + 1) * 60 + GUARD_S
+        minute_end, found = (self.minute + 1) * 60 + GUARD_S, None
         for reason, limit, used, late, cost in (
             ("rpm", limits.rpm, self.requests, self.late_requests, requests),
             ("tpm", limits.tpm, self.tokens, self.late_tokens, tokens),
@@ -285,8 +293,8 @@ class QuotaWindows:
                     until = now + over * 60 / limit
                 elif limit > 0:  # what this minute uses drains in the next
                     until += max(late + min(cost, limit) - limit, 0) * 60 / limit
-                return Block(reason, until, waitable=True)
-        return None
+                found = later(found, Block(reason, until, waitable=True))
+        return found
 
     def sync(self, reported: Reported, now: float) -> None:
         """Count what the service has counted, if that is more: of others, or before our time."""
@@ -403,10 +411,10 @@ class FirstWindows(QuotaWindows):
                 most = min((expected + 3 * sqrt(expected)) * one, 0.95 * limit - own)
                 yield Kept(reason, limit, int(max(most, 0.0) + 0.5), own, one, of, until)
 
-    def blocked_by_first(
+    def held_back(
         self, quota: QuotaWindows, limits: Limits, requests: int, tokens: int, now: float
-    ) -> tuple[Block, Kept] | None:
-        """Return which window has no room for another workload; call `advance` first."""
+    ) -> Iterator[tuple[float, Kept]]:
+        """Yield which windows have no room for another workload, and until when; call `advance`."""
         used = {
             "rpd": (quota.day_requests, requests),
             "rpm": (quota.requests, requests),
@@ -416,9 +424,7 @@ class FirstWindows(QuotaWindows):
             total, cost = used[kept.reason]
             room = kept.limit - total - cost
             if 0 < kept.amount > room and total > kept.own:
-                until = kept.less_at(room + 0.5)
-                return Block(kept.reason, until, waitable=kept.reason != "rpd"), kept
-        return None
+                yield kept.less_at(room + 0.5), kept
 
 
 def _exceeds(used: int, cost: int, limit: int) -> bool:
@@ -483,16 +489,21 @@ class Spending:
             ("usd", self.day, budget.day, self.day_end),
             ("usd_10m", recent, budget.ten_minutes, room_at * SLOT_S),
         )
+        found = None
         for reason, spent, limit, end in windows:
             if limit is not None and spent >= limit:
-                return Block(reason, end, waitable=reason == "usd_10m")
+                found = later(found, Block(reason, end, waitable=reason == "usd_10m"))
         reserved = self.reserved + self.reserved_before
-        if reserved and any(
-            limit is not None and spent + reserved + expected > limit
-            for _, spent, limit, _ in windows
+        if (
+            not found
+            and reserved
+            and any(
+                limit is not None and spent + reserved + expected > limit
+                for _, spent, limit, _ in windows
+            )
         ):
             return Block("usd_reserved", now + PROBE_POLL_S, waitable=True)
-        return None
+        return found
 
     def book(self, amount: int) -> None:
         """Count what a request has cost."""

@@ -62,6 +62,12 @@ local function smaller(a, b)
   return a and b and math.min(a, b) or a or b
 end
 
+-- A block is a reason, when it ends, whether it can be waited for, and what the terms of a workload say:
+-- why, the amount and its limit. Of several the one that ends last counts.
+local function later(one, other)
+  return (not one or (other and other[2] > one[2])) and other or one
+end
+
 -- Quotas: minute, requests, tokens, late requests, late tokens, end of the day, requests of the day.
 
 local MINUTE, REQUESTS, TOKENS, LATE_REQUESTS, LATE_TOKENS, DAY_END, DAY_REQUESTS = 1, 2, 3, 4, 5, 6, 7
@@ -107,6 +113,7 @@ local function drained(q, used, late, limit)
 end
 
 local function steady_window(q, rpm, tpm, call)
+  local found
   for _, one in ipairs({
     { 'rpm', rpm or false, q[REQUESTS], q[LATE_REQUESTS], call.requests },
     { 'tpm', tpm or false, q[TOKENS], q[LATE_TOKENS], call.tokens },
@@ -120,21 +127,23 @@ local function steady_window(q, rpm, tpm, call)
       elseif limit > 0 then -- what this minute uses drains in the next
         ends = ends + math.max(late + math.min(cost, limit) - limit, 0) * 60 / limit
       end
-      return reason, ends, true
+      found = later(found, { reason, ends, true })
     end
   end
+  return found
 end
 
 local function full_window(q, rpm, tpm, rpd, call, steady)
-  if exceeds(q[DAY_REQUESTS], call.requests, rpd) then
-    return 'rpd', day_end, false
-  elseif steady then
-    return steady_window(q, rpm, tpm, call)
+  local day = exceeds(q[DAY_REQUESTS], call.requests, rpd) and { 'rpd', day_end, false } or nil
+  local minute_end = (q[MINUTE] + 1) * 60 + GUARD_S
+  if steady then
+    return later(day, steady_window(q, rpm, tpm, call))
   elseif exceeds(q[REQUESTS], call.requests, rpm) then
-    return 'rpm', (q[MINUTE] + 1) * 60 + GUARD_S, true
+    return later(day, { 'rpm', minute_end, true })
   elseif exceeds(q[TOKENS], call.tokens, tpm) then
-    return 'tpm', (q[MINUTE] + 1) * 60 + GUARD_S, true
+    return later(day, { 'tpm', minute_end, true })
   end
+  return day
 end
 
 local function utilization(q, rpm, tpm, rpd, weight)
@@ -187,7 +196,7 @@ local function held_back(first, q, limits, call)
     of_day = calls / minutes
     rate = minutes >= 10 and of_day or of_day + 3 * math.sqrt(calls + 1) / minutes
   end
-  local minute_end = (q[MINUTE] + 1) * 60 + GUARD_S
+  local minute_end, found = (q[MINUTE] + 1) * 60 + GUARD_S, nil
   for _, window in ipairs({
     { 'rpd', DAY_REQUESTS, call.requests, 1, of_day, day_end },
     { 'rpm', REQUESTS, call.requests, 1, rate, minute_end },
@@ -201,10 +210,11 @@ local function held_back(first, q, limits, call)
       local kept, room = math.floor(math.max(most, 0) + 0.5), limit - q[field] - cost
       if kept > 0 and kept > room and q[field] > own then
         local root = (math.sqrt(9 + 4 * (room + 0.5) / one) - 3) / 2
-        return reason, ends - root * root / of * 60, reason ~= 'rpd', 'first', kept, limit
+        found = later(found, { reason, ends - root * root / of * 60, reason ~= 'rpd', 'first', kept, limit })
       end
     end
   end
+  return found
 end
 
 local function part_of(limit, share) -- at least 1
@@ -213,20 +223,18 @@ end
 
 -- Return which window is full by the terms of the call's workload.
 local function terms_block(name, q, rpm, tpm, rpd, call)
-  local terms, limits = call.terms, { rpm = rpm, tpm = tpm, rpd = rpd }
+  local terms, limits, found = call.terms, { rpm = rpm, tpm = tpm, rpd = rpd }, nil
   if terms.share then
     local function of(limit)
       return part_of(limit, terms.share)
     end
     local part = read_part(name, terms.workload)
-    local reason, ends, waitable = full_window(part, of(rpm), of(tpm), of(rpd), call)
-    if reason then
-      return reason, ends, waitable, 'share', of(limits[reason]), limits[reason]
+    found = full_window(part, of(rpm), of(tpm), of(rpd), call)
+    if found then
+      found[4], found[5], found[6] = 'share', of(limits[found[1]]), limits[found[1]]
     end
   end
-  if terms.first then
-    return held_back(read_part(name, ''), q, limits, call)
-  end
+  return later(found, terms.first and held_back(read_part(name, ''), q, limits, call) or nil)
 end
 
 -- Learned limits: until, rpm, tpm, rpd, whether those of a minute refill all the time; the three that were
@@ -290,16 +298,18 @@ local function budget_block(s, purse, call)
     { 'usd', known(purse[3]), s[DAY], s[S_DAY_END] },
     { 'usd_10m', known(purse[2]), recent, room_at },
   }
+  local found
   for _, window in ipairs(windows) do
     if window[2] and window[3] >= window[2] then
-      return window[1], window[4], window[1] == 'usd_10m'
+      found = later(found, { window[1], window[4], window[1] == 'usd_10m' })
     end
   end
   for _, window in ipairs(windows) do
     if s[RESERVED] + s[RESERVED_BEFORE] > 0 and window[2] and window[3] + more > window[2] then
-      return 'usd_reserved', now + POLL_S, true
+      found = found or { 'usd_reserved', now + POLL_S, true }
     end
   end
+  return found
 end
 
 -- Cooldowns of a billing account, a project or a key, by scope: until, failures in a row, failure,
@@ -324,15 +334,17 @@ local function scopes_of(bucket, verb)
 end
 
 local function cooldown_block(cooldowns, first, scopes)
+  local found
   for _, scope in ipairs(scopes) do
     local of_owner = cooldowns[first + scope[1]]
     local cooldown = of_owner and of_owner[scope[2]]
     if cooldown and now < cooldown[UNTIL] then
-      return cooldown[FAILURE], cooldown[UNTIL], cooldown[WAITABLE]
+      found = later(found, { cooldown[FAILURE], cooldown[UNTIL], cooldown[WAITABLE] })
     elseif cooldown and now < cooldown[PROBE_UNTIL] then
-      return 'probe', math.min(now + POLL_S, cooldown[PROBE_UNTIL]), true
+      found = later(found, { 'probe', math.min(now + POLL_S, cooldown[PROBE_UNTIL]), true })
     end
   end
+  return found
 end
 
 -- Let `change` change each cooldown that concerns a lease, or return true to end it; return whether
@@ -598,29 +610,25 @@ local function acquire(call)
     end
     local q = advance(quotas[i] or { -1, 0, 0, 0, 0, day_end, 0 })
     local rpm, tpm, rpd, steady = limits_of(key, learned[i])
-    local reason, ends, waitable, why, amount, limit
-    if has_seldom then
-      reason, ends, waitable = cooldown_block(cooldowns, 3 * (i - 1), scopes)
+    local block = has_seldom and cooldown_block(cooldowns, 3 * (i - 1), scopes) or nil
+    block = later(block, full_window(q, rpm, tpm, rpd, call, steady))
+    if call.terms then
+      block = later(block, terms_block(names[i], q, rpm, tpm, rpd, call))
     end
-    if not reason then
-      reason, ends, waitable = full_window(q, rpm, tpm, rpd, call, steady)
-    end
-    if not reason and call.terms then
-      reason, ends, waitable, why, amount, limit = terms_block(names[i], q, rpm, tpm, rpd, call)
-    end
-    local purses, spending = not reason and call.requests > 0 and key.purses or {}, {}
-    if not reason and call.terms and call.terms.purse then
+    local purses, spending = call.requests > 0 and key.purses or {}, {}
+    if call.terms and call.terms.purse then
       table.insert(purses, call.terms.purse)
     end
     for place, purse in ipairs(purses) do
       spending[place] = read_purse(purse[1])
-      if not reason then
-        reason, ends, waitable = budget_block(spending[place], purse, call)
-        why = reason and call.terms and purse == call.terms.purse and 'usd' or nil
+      local spent = budget_block(spending[place], purse, call)
+      if spent and call.terms and purse == call.terms.purse then
+        spent[4] = 'usd'
       end
+      block = later(block, spent)
     end
-    if reason then
-      blocks[key.key] = { reason, ends, waitable, why, amount, limit }
+    if block then
+      blocks[key.key] = block
     else
       local share = call.spread and utilization(q, rpm, tpm, rpd, key.weight or 1) or 0
       if not best or share < best.share then

@@ -18,14 +18,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
 from .. import providers
 from ..core.activity import CallRecord
 from ..core.commands import Command, Settle, Sleep
-from ..core.failures import REJECTIONS, describe
+from ..core.failures import describe
 from ..core.flow import Exhausted
+from ..core.judgement import describe_block
 from ..core.model import Block, CallInfo, Lease, Scope, Verdict, project_name
 from ..core.text import one_line, utc
 from ..errors import KeyrotWarning, warn_unless_logged
@@ -227,18 +228,10 @@ def format_time(at: float) -> str:
 def format_blocked_keys(blocked: Mapping[str, Block]) -> list[str]:
     """Return why each key is not available: `flash_01: quota_day until 2026-01-02 08:00:00Z`."""
     blocks = sorted(blocked.items())
-    texts = [f"{key_id}: {_format_block(block)}" for key_id, block in blocks[:MAX_BLOCKED_KEYS]]
+    texts = [f"{key_id}: {describe_block(block)}" for key_id, block in blocks[:MAX_BLOCKED_KEYS]]
     if len(blocks) > MAX_BLOCKED_KEYS:
         texts.append(f"and {len(blocks) - MAX_BLOCKED_KEYS} more")
     return texts
-
-
-def _format_block(block: Block) -> str:
-    if block.reason in REJECTIONS:
-        until = format_time(block.until)
-        return f"{block.reason}, rejected; replace its value; tried again at {until}"
-    why = block.note or block.reason
-    return f"{why} until {format_time(block.until)}" if isfinite(block.until) else why
 
 
 LEAST_S = 1.0

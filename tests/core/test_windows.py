@@ -263,4 +263,4 @@ def test_nothing_is_kept_for_first_calls_without_tokens() -> None:
     """Although others use more of a limit than a minute has, since it refills all the time."""
     first = FirstWindows(7, past=[0, 0, 3], past_tokens=[0, 0, 0])
     quota = QuotaWindows(7, requests=1, tokens=200)
-    assert first.blocked_by_first(quota, Limits(tpm=100), 1, 50, 7 * 60 + 30.0) is None
+    assert not [*first.held_back(quota, Limits(tpm=100), 1, 50, 7 * 60 + 30.0)]

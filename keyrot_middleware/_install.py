@@ -23,8 +23,9 @@ from .core.text import did_you_mean, mask_url, plural
 from .errors import ConfigError, KeyrotError, PoolEvent, warn
 from .genai import Binding
 from .keys_file import Tier, allowed_tiers
-from .monitoring import Alerts, open_receivers
-from .monitoring.view import HealthStatus, levels, pool_health
+from .monitoring.alerts import Alerts, open_receivers
+from .monitoring.report import levels, pool_health
+from .monitoring.view import HealthStatus
 from .prices import require_prices
 from .providers.keys import check_key_format, foreign_key, is_ambiguous
 from .runtime import (

@@ -300,7 +300,7 @@ class ActivityBatch:
             self._add_usage(record.at, attempts[-1].key_id, attempts[-1].project, amounts)
 
     def _add_end(self, record: CallRecord) -> None:
-        model = self.names.entry("model", record.model).removeprefix("model:")
+        model = self.names.entry("model", record.model).removeprefix("model:").replace("\n", " ")
         pair = self.names.entry("pair", "\n".join((record.platform, model, record.workload)))
         day = day_of(record.at, self.zone), pair.removeprefix("pair:")
         self.pairs[day] = self.pairs.get(day, 0) + 1
@@ -376,6 +376,7 @@ _RECORDS = {HOUR: "minute", DAY: "slot"}
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
 _LIFETIMES |= {"processes": 300, "values": 3_660, "rotations": 34_560_000}
 _LIFETIMES |= {"pairs": 172_800, "ends": 86_400, "settings": 3_660}
+_LIFETIMES |= {"facts": 3_000_000, "emptied": 3_660}
 
 
 def lifetime_s(name: str) -> int:

@@ -14,7 +14,7 @@ from ..errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from ..monitoring.view import PoolReport
+    from ..monitoring.report import PoolReport
 
 MIN_LENGTH = 16
 HOW_TO_MAKE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(24))'"

@@ -35,7 +35,7 @@ from ..adapters.key_check import check_key
 from ..core.availability import KEY_STATES
 from ..core.text import did_you_mean
 from ..errors import KeyrotError, handle_internal_error
-from ..monitoring.view import DISABLED_S, SORTS, PoolReport, source_of
+from ..monitoring.report import DISABLED_S, SORTS, PoolReport, source_of
 from ..providers.keys import hide_secrets, mask_keys
 from ..runtime import current_pool
 from ..runtime.pool import Pool

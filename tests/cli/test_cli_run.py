@@ -11,6 +11,7 @@ from zipfile import ZipFile
 import pytest
 
 import keyrot_middleware
+from keyrot_middleware.cli.progress import WaitProgress
 from keyrot_middleware.cli.run import MODULES, run
 from keyrot_middleware.core.activity import CallRecord
 from keyrot_middleware.core.commands import Settle, Sleep
@@ -25,7 +26,6 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.core.waiting import Ticket
 from keyrot_middleware.settings import CLIENTS
-from keyrot_middleware.telemetry.logs import WaitProgress
 from keyrot_middleware.testing import FakeGemini, Reply
 
 LOOKS_AROUND = """

@@ -11,7 +11,7 @@ from support.scripted_pool import STREAMED, Chunks, ScriptedPool, minute
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Candidate, Limits
-from keyrot_middleware.monitoring.view import levels
+from keyrot_middleware.monitoring.report import levels
 
 INFERENCE = "opentelemetry.genai.client.inference.context"
 DURATION = "gen_ai.client.operation.duration"

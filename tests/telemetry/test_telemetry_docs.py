@@ -13,7 +13,7 @@ from support.scripted_pool import INFO, OK, Chunks, ScriptedPool, failure, minut
 
 from keyrot_middleware.core.activity import Attempt, CallRecord
 from keyrot_middleware.core.model import Usage
-from keyrot_middleware.monitoring.view import levels
+from keyrot_middleware.monitoring.report import levels
 from keyrot_middleware.telemetry.metrics import METRICS
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"

@@ -43,8 +43,10 @@ _REFUSALS = {
     "key_denied": 403,
     "key_method_blocked": 403,
     "project_suspended": 403,
+    "model_denied": 403,
+    "model_withdrawn": 404,
 }
-"""The code with which a key is rejected, by failure class; no key may serve the call."""
+"""The code of a failure class after which no key may serve the call."""
 
 
 class KeyrotError(Exception):

@@ -302,7 +302,7 @@ class KeyManager:
 
         def no_key(exhausted: Exhausted) -> BaseException:
             found = exhausted.unavailable
-            blocks = self._left_out(excluded, found.at) | found.blocks
+            blocks = self._left_out(info, excluded, found.at) | found.blocks
             from .genai.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
 
             all_blocked = Exhausted(Unavailable(found.at, blocks))
@@ -426,14 +426,11 @@ class KeyManager:
         _check_platform(platform)
         return source_of(self._pool).explain(model, tokens, workload, platform)
 
-    def _left_out(self, exclude: Collection[str], now: float) -> dict[str, Block]:
-        """Return why each excluded key cannot serve: cooling down, or excluded by the caller."""
+    def _left_out(self, info: CallInfo, exclude: Collection[str], now: float) -> dict[str, Block]:
+        """Return why each excluded key cannot serve: it is blocked, or excluded by the caller."""
         keys = [key for key in self._pool.selector.keys.values() if key.key_id in exclude]
-        known = self._pool.state.snapshot(keys)
-        return {
-            key_id: Block(state.cooldown_reason or "excluded", state.cooldown_until or now)
-            for key_id, state in known.items()
-        }
+        excluded = {key.key_id: Block("excluded", now, waitable=True) for key in keys}
+        return excluded | self._pool.state.get_blocks(info, keys)
 
     def _forget_older_than(self, at: float) -> None:
         """Settle selections without a report: a forgotten probe would block its key forever."""

@@ -17,14 +17,12 @@ from math import ceil, inf, isfinite
 from typing import Any, NamedTuple
 
 from .. import providers
-from ..core.failures import REJECTIONS
+from ..core.failures import MODEL_REFUSALS, REJECTIONS
 from ..core.flow import CallState, Exhausted
 from ..core.judgement import describe_block, judge
 from ..core.model import (
     DEFAULT_PLATFORM,
     HOME,
-    OTHER_PROJECT,
-    OTHER_TIER,
     POOL_KEY,
     CallInfo,
     Candidate,
@@ -44,7 +42,8 @@ from .redaction import Redact
 _log = logging.getLogger("keyrot_middleware")
 
 _SALT = os.urandom(16)
-_NOT_ALLOWED = (OTHER_TIER, OTHER_PROJECT)
+_FOR_GOOD = REJECTIONS | MODEL_REFUSALS
+"""What no time ends."""
 _EPHEMERAL = "auth_tokens/"
 _TO_TRANSPORT_S = 2.0
 """How long an uninstall waits for calls of google-genai to reach their transport: microseconds."""
@@ -167,14 +166,16 @@ class PooledCalls:
         until = inf if first is None else first.until
         retry_in = max(ceil(until - now), 1) if isfinite(until) else None
         reasons = {key_id: describe_block(block) for key_id, block in blocks.items()}
-        ending = [b for b in blocks.values() if b.reason not in REJECTIONS and isfinite(b.until)]
+        ending = [b for b in blocks.values() if b.reason not in _FOR_GOOD and isfinite(b.until)]
         if not blocks and provider.platform not in pool.selector.platforms:
             only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
             lacks = f"pool {pool.name!r} has no {provider.title} API key{only}"
             body = provider.error_body(401, f"keyrot: {lacks}; {provider.no_key}")
             return NoKey(401, body, until, retry_in, reasons)
         if not ending:
-            last = pool.last_refusal([k for k, b in blocks.items() if b.reason not in _NOT_ALLOWED])
+            ids = [k for k, b in blocks.items() if b.reason in REJECTIONS]
+            is_model = any(block.reason in MODEL_REFUSALS for block in blocks.values())
+            last = pool.last_refusal(ids, exhausted.model if is_model else "")
             if last is not None:  # else another process may have seen it
                 return NoKey(last[0], _whole_body(last[2]), until, retry_in, reasons)
         text = f"Pool {pool.name!r} has no {provider.title} API key that may serve this call."

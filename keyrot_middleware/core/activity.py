@@ -376,7 +376,7 @@ _RECORDS = {HOUR: "minute", DAY: "slot"}
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
 _LIFETIMES |= {"processes": 300, "values": 3_660, "rotations": 34_560_000}
 _LIFETIMES |= {"pairs": 172_800, "ends": 86_400, "settings": 3_660}
-_LIFETIMES |= {"facts": 3_000_000, "emptied": 3_660}
+_LIFETIMES |= {"facts": 3_000_000, "epochs": 34_560_000, "emptied": 3_600}
 
 
 def lifetime_s(name: str) -> int:

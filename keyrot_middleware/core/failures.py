@@ -70,6 +70,8 @@ MODEL_FAILURES = frozenset(
     }
 )
 """The classes about one model of a key or project: another model may serve."""
+MODEL_REFUSALS = frozenset({"model_denied", "model_withdrawn"})
+"""Those of them that no time ends."""
 SERVICE_FAILURES = frozenset(
     {
         *("overloaded", "server_error", "deadline", "request_timeout"),

@@ -41,9 +41,11 @@ from .commands import (
     StreamEnd,
     StreamOpened,
 )
-from .failures import REJECTIONS, SLOW, Classify, describe
+from .failures import MODEL_REFUSALS, REJECTIONS, SLOW, Classify, describe
 from .model import (
     HOME,
+    OTHER_PROJECT,
+    OTHER_TIER,
     Block,
     CallInfo,
     Candidate,
@@ -145,10 +147,12 @@ class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyP
         unavailable: Unavailable,
         last: BaseException | None = None,
         *,
+        model: str = "",
         has_untried_keys: bool = False,
     ) -> None:
         super().__init__("no key is available")
         self.unavailable = unavailable
+        self.model = model
         self.last = last
         """The exception of the last attempt; None: nothing was sent."""
         self.has_untried_keys = has_untried_keys
@@ -723,14 +727,16 @@ def _final_error(call: CallState, unavailable: Unavailable | None) -> BaseExcept
     """
     if call.last is None:
         assert unavailable is not None  # noqa: S101 - narrows the type; nothing was tried
-        return Exhausted(unavailable)
+        return Exhausted(unavailable, model=call.info.quota_model)
     verdict = call.attempts[-1].verdict
     about_keys = verdict.scope is not Scope.NONE or verdict.failure == SLOW
     if not (verdict.rotate and about_keys) or verdict.exceeds_limit:
         return _with_attempt_notes(call)
     tried = {
         attempt.key_id: Block(
-            attempt.verdict.failure, inf if attempt.until is None else attempt.until
+            attempt.verdict.failure,
+            inf if attempt.until is None else attempt.until,
+            attempt.verdict.has_known_end,
         )
         for attempt in call.attempts
         if attempt.verdict.rotate
@@ -739,7 +745,11 @@ def _final_error(call: CallState, unavailable: Unavailable | None) -> BaseExcept
         found = Unavailable(call.failed_at, tried)
     else:
         found = Unavailable(unavailable.at, {**tried, **unavailable.blocks})
-    error = Exhausted(found, call.last.error, has_untried_keys=unavailable is None)
+    reasons = {block.reason for block in found.blocks.values()} - {OTHER_TIER, OTHER_PROJECT}
+    if reasons <= MODEL_REFUSALS:  # the model is gone, for all who may serve the call
+        return _with_attempt_notes(call)
+    model, untried = call.info.quota_model, unavailable is None
+    error = Exhausted(found, call.last.error, model=model, has_untried_keys=untried)
     return _with_attempt_notes(call, error)
 
 

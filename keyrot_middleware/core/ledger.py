@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from .affinity import owner_lifetime
 from .amounts import nano_usd
-from .failures import KEY_REJECTIONS
+from .failures import ENDED_BY_PERSON
 from .model import (
     NO_BUDGET,
     NO_LIMITS,
@@ -90,7 +90,8 @@ class KeyHealth:
     last_error: str | None = None
     """The class of its latest failure, such as `quota_minute`, even if no key was penalized."""
     rejection: str | None = None
-    """The class in which its value was rejected; no request has succeeded since."""
+    """The class in which a provider cut it off, its project or its account, for a person to end; no
+    request has succeeded since."""
     used: Sequence[Used] = ()
     spent: Budget = NO_BUDGET
     """What was spent in each window in which it has a budget."""
@@ -535,7 +536,11 @@ class Ledger:
             verb=lease.verb,
         )
         found = records.cooldowns.get(name) or {}
-        kept = {one: old for one, old in found.items() if one == scope or old.until + DAY_S >= now}
+        kept = {
+            one: old
+            for one, old in found.items()  # of a key, a project or an account: until a success
+            if one == scope or "_" not in one or old.until + DAY_S >= now
+        }
         cooldown = kept.setdefault(scope, Cooldown())
         until = verdict.until
         if until is None:
@@ -663,9 +668,10 @@ class Ledger:
             served = records.health.get(key.key_id) or Health()
             health = KeyHealth(served.last_used, served.success_count, served.error_count)
             health.last_error, health.used = served.last_error, used.get(key.project, ())
-            rejected = (records.cooldowns.get(f"key:{key.record}") or {}).get("key")
-            if rejected is not None and rejected.failure in KEY_REJECTIONS:
-                health.rejection = rejected.failure  # a probe that is due may fail again
+            for name, scope in scope_keys(key, "", "")[:3]:
+                cut = (records.cooldowns.get(name) or {}).get(scope)
+                if cut is not None and cut.failure in ENDED_BY_PERSON:
+                    health.rejection = cut.failure  # a probe that is due may fail again
             ends = [end for name in cooldown_names(key) if (end := latest.get(name))]
             if ends:
                 health.cooldown_until, _, health.cooldown_scope, health.cooldown_reason = max(ends)

@@ -424,7 +424,7 @@ class FirstWindows(QuotaWindows):
             total, cost = used[kept.reason]
             room = kept.limit - total - cost
             if 0 < kept.amount > room and total > kept.own:
-                yield kept.less_at(room + 0.5), kept
+                yield kept.less_at(max(room, 0) + 0.5), kept
 
 
 def _exceeds(used: int, cost: int, limit: int) -> bool:

@@ -57,7 +57,17 @@ from ..settings import ENV_NAMES
 from ..telemetry import CallObserver
 from ..telemetry.otel import suppress_instrumentation
 from .report import source_of
-from .view import WHAT_IS_LOST, Look, Row, clock, model_label, parts, sentence, sentence_of
+from .view import (
+    WHAT_IS_LOST,
+    Look,
+    Row,
+    clock,
+    cut_off,
+    model_label,
+    parts,
+    sentence,
+    sentence_of,
+)
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -488,18 +498,12 @@ def _of_key(row: Row, now: float, midnight: float) -> Iterator[Fact]:
     """Yield what is the matter with a key, its project and its billing account."""
     key, here, known = row.key, row.overall, row.known
     project, key_id = project_name(key.project) or key.key_id, key.key_id
-    if here.state == "rejected":
-        why = here.reason or ""
-        what, command = f"key {key_id}", f"keyrot rotate {key_id}"
-        event: EventName = "key_rejected"
-        if why not in KEY_REJECTIONS:
-            event, command = "project_blocked", f"keyrot reset {key_id}"
-            what = f"project {project}"
-            if known.cooldown_scope == "billing":
-                what = f"billing account {project_name(key.billing_account) or project}"
-        yield Fact(
-            event, what, f"{what}: {sentence(row, here)}", key_id, why, here.at, command=command
-        )
+    if (why := known.rejection) is not None:
+        is_own = why in KEY_REJECTIONS
+        event: EventName = "key_rejected" if is_own else "project_blocked"
+        what, verb = cut_off(key, why), "rotate" if is_own else "reset"
+        text, command = f"{what}: {sentence(row, here)}", f"keyrot {verb} {key_id}"
+        yield Fact(event, what, text, key_id, why, here.at, None, None, command)
     for reason, limit, spent in zip(USD_REASONS[1:], key.usd[1:], known.spent[1:], strict=True):
         if limit is not None and (spent or 0) >= limit:
             of = "month" if reason == "usd_month" else "day"

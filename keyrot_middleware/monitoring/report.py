@@ -5,7 +5,6 @@ docs/page.md lists the fields of each answer. One look serves all for a second.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from ..core.activity import (
 )
 from ..core.amounts import NANO
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability
+from ..core.failures import ENDED_BY_PERSON
 from ..core.judgement import Judgement, judge
 from ..core.ledger import KeyHealth
 from ..core.model import (
@@ -56,6 +56,7 @@ from ..prices import is_installed
 from ..runtime.activity import Activity
 from ..runtime.judging import CallSettings, judge_calls, read_settings
 from ..runtime.pool import Pool
+from ..runtime.rotations import emptied_at
 from ..settings import TRACE_ID
 from ..state import State
 from . import view
@@ -259,7 +260,9 @@ class PoolReport:
         due = {
             key.key_id: providers.of(key.platform).title
             for key, here, _ in found
-            if here.state == "rejected" and here.at is None and place.get(key.key_id, inf) <= last
+            if here.reason in ENDED_BY_PERSON
+            and here.at is None
+            and place.get(key.key_id, inf) <= last
         }
         return {
             "model": info.model,
@@ -361,9 +364,7 @@ class PoolReport:
             shares[one.model] = max(shares.get(one.model, 0.0), share)
         runs_out = view.forecast(rows, self.activity, at, shares)
         rows.sort(key=lambda row: view.URGENCY.index(row.overall.state))
-        emptied = [json.loads(text) for text in self.state.activity_log("emptied")]
-        is_told = bool(emptied) and at - emptied[0] < HOUR_S
-        return Look(at, rows, calls, runs_out, emptied[0] if is_told else None)
+        return Look(at, rows, calls, runs_out, emptied_at(self.state))
 
     def summary(self, seen: Look, activity: ActivityView) -> dict[str, Any]:
         """Return what is said of the whole pool."""

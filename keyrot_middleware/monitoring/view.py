@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, TypedDict, cast
 from .. import providers
 from ..core.activity import LARGE_POOL, quota_entry
 from ..core.amounts import NANO
-from ..core.availability import AVAILABLE, Availability, availability
-from ..core.failures import KEY_REJECTIONS
+from ..core.availability import AVAILABLE, Availability, KeyState, availability
+from ..core.failures import ENDED_BY_PERSON, KEY_REJECTIONS
 from ..core.judgement import Judgement, ends_by
 from ..core.ledger import KeyHealth, Used
 from ..core.model import (
@@ -259,7 +259,9 @@ def of_key(health: KeyHealth, block: Block | None) -> Availability:
         here = here._replace(ends_by=ends_by(block))
     if health.rejection is None or here.state in ("rejected", "disabled"):
         return here
-    return Availability("rejected", here.at, health.rejection, ends_by="person")
+    is_own = health.rejection in KEY_REJECTIONS
+    state: KeyState = "rejected" if is_own else "cooling_down"
+    return Availability(state, here.at, health.rejection, ends_by="person")
 
 
 def counts_today(used: Used) -> bool:
@@ -463,20 +465,29 @@ def sentence(row: Row, here: Availability, model: str = "") -> str:
             return "available now"
         case "limited":
             return here.note or _SENTENCES.get(reason) or _full_window(row, reason, model)
-        case "cooling_down":
-            return _SENTENCES.get(reason) or f"cooling down after {reason}"
-        case "rejected":
+        case "rejected" | "cooling_down" if reason in ENDED_BY_PERSON:
             provider = providers.of(row.key.platform)
             quote = f': "{provider.says[reason]}"' if reason in provider.says else ""
             if reason in KEY_REJECTIONS:
                 return f"{provider.title} rejects the key ({reason}{quote}); replace its value"
-            whole = "billing account" if row.known.cooldown_scope == "billing" else "project"
-            return f"{provider.title} has cut off its {whole} ({reason}{quote})"
+            return f"{provider.title} has cut off {cut_off(row.key, reason)} ({reason}{quote})"
+        case "cooling_down":
+            return _SENTENCES.get(reason) or f"cooling down after {reason}"
         case "unresolved":
             known = here.note or "the secret store has none"
             return f"no value: {known}"
         case _:
             return _SENTENCES.get(reason, "switched off by hand")
+
+
+def cut_off(key: Candidate, reason: str) -> str:
+    """Return what a provider has cut off, for a person to end it."""
+    project, account = project_name(key.project) or key.key_id, key.billing_account
+    if reason in KEY_REJECTIONS:
+        return f"key {key.key_id}"
+    if reason.startswith(("project", "service")) or account.startswith("project:"):
+        return f"project {project}"
+    return f"billing account {account}"
 
 
 def when(ends_by: str | None, at: str) -> str:

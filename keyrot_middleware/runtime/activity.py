@@ -119,6 +119,7 @@ class Activity:
 
     def run(self, platform: str, model: str, now: float) -> Run | None:
         """Return the last calls of a model if they failed, whatever the key; None if not."""
+        self.send()
         return self._log.run(platform, model, now)
 
     def failures(self, key_id: str) -> list[CallRecord]:

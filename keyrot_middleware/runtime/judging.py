@@ -121,7 +121,7 @@ def judge_calls(
     pairs = activity.pairs(now).items()
     found = [(one(pair), calls) for pair, calls in pairs]
     shown = [here for here, calls in found if calls or here.answer != "served"]
-    return sorted(shown, key=lambda here: ANSWERS.index(here.answer))
+    return sorted(shown, key=lambda here: (ANSWERS.index(here.answer), not here.is_spare))
 
 
 def ask(

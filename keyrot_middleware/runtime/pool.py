@@ -26,7 +26,7 @@ from .. import providers
 from ..core.activity import CallRecord
 from ..core.amounts import TokenScale, nano_usd
 from ..core.commands import Acquire, Settle
-from ..core.failures import KEY_REJECTIONS
+from ..core.failures import KEY_REJECTIONS, MODEL_REFUSALS
 from ..core.flow import Overload
 from ..core.model import (
     DEFAULT_PLATFORM,
@@ -141,6 +141,8 @@ class Pool:
     """Held while they are settled; a forked child has another."""
     doubtful: set[str] = field(default_factory=set, repr=False)
     """Keys that were rejected when last used; checked before one of them becomes the home key."""
+    epoch: str | None = field(default=None, repr=False)
+    """What the shared state was last called; another name after it was emptied."""
     prices: PriceList = field(default_factory=PriceList)
     threads: StateThreads = field(default_factory=StateThreads, repr=False)
     """For what blocks in async calls: those of the loop may be full of sync calls that wait."""
@@ -291,23 +293,30 @@ class Pool:
             self.abandoned.popleft().settle_abandoned()
 
     def record_refusal(self, settle: Settle) -> None:
-        """Keep the error of a rejection; it is raised when all keys are rejected."""
+        """Keep the error of a rejection; it is raised when no key may serve a call."""
         verdict, error, lease = settle.outcome.verdict, settle.error, settle.lease
-        if verdict is None or not verdict.rejected or verdict.code is None:
+        if verdict is None or verdict.code is None:
+            return
+        name = lease.key_id if verdict.rejected else f"\n{lease.bucket}"
+        if not verdict.rejected and verdict.failure not in MODEL_REFUSALS:
             return
         if verdict.failure in KEY_REJECTIONS:
             self.doubtful.add(lease.key_id)
-        self._rejected_as[lease.key_id] = lease.record or lease.key_id
-        self._refusals.pop(lease.key_id, None)
-        self._refusals[lease.key_id] = (
+        if verdict.rejected:
+            self._rejected_as[lease.key_id] = lease.record or lease.key_id
+        self._refusals.pop(name, None)
+        self._refusals[name] = (
             verdict.code,
             getattr(error, "status", None),
             getattr(error, "details", None) or getattr(error, "body", None),
         )
 
-    def last_refusal(self, key_ids: Iterable[str]) -> tuple[int, str | None, Any] | None:
-        """Return code, status and body of the last rejection among *key_ids*."""
-        refused = [key_id for key_id in self._refusals if key_id in set(key_ids)]
+    def last_refusal(
+        self, key_ids: Iterable[str], model: str = ""
+    ) -> tuple[int, str | None, Any] | None:
+        """Return code, status and body of the last rejection among *key_ids*, or of a model."""
+        names = {*key_ids, f"\n{model}"}
+        refused = [name for name in self._refusals if name in names]
         return self._refusals[refused[-1]] if refused else None
 
     def refresh(self, key_id: str, *, wait: bool = True) -> bool:

@@ -7,6 +7,7 @@ looks the value up, and says which one it sends with: by fingerprints.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from platform import node
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -16,6 +17,8 @@ from ..state.base import State
 
 if TYPE_CHECKING:
     from .pool import Pool
+
+_log = logging.getLogger("keyrot_middleware")
 
 KEPT = 500
 BEGUN_S = 900.0
@@ -56,16 +59,18 @@ def rotations(state: State) -> list[Rotation]:
 
 
 def report_values(pool: Pool, *, is_new_minute: bool) -> None:
-    """Say once a minute that this process runs, and how, and which rotated values it sends.
+    """Say once a minute that this process runs, and how, and which values its keys have.
 
-    The values of keys that are rotated are looked up now.
+    A state that was emptied is told all of it at once. The values of keys that are rotated are
+    looked up now.
     """
     now, counts = pool.clock.time(), dict[str, dict[str, int]]()
-    texts: dict[str, tuple[list[str], int]] = {}
     process = f"{node()} pid {os.getpid()}/{id(pool) % 10_000}"
-    if is_new_minute:
+    texts, is_empty = _find_loss(pool, f"{process} {now}")
+    if is_new_minute or is_empty:
+        pool.state.configure(pool.selector.keys.values())
         counts[f"processes:{int(now // 60)}"] = {process: 1}
-        texts = pool.call_settings.texts(now)
+        texts |= pool.call_settings.texts(now)
     for rotation in rotations(pool.state):
         if not rotation.is_under_way(now):
             continue
@@ -75,8 +80,29 @@ def report_values(pool: Pool, *, is_new_minute: bool) -> None:
             key = pool.selector.keys.get(rotation.key_id)
         value = rotation.new if key is None else key.fingerprint  # None: nothing is sent with it
         counts[f"values:{rotation.name}"] = {f"{process}\n{value}": 1}
-    if counts:
+    if counts or texts:
         pool.state.add_activity(ActivityRows(counts, texts))
+
+
+def _find_loss(pool: Pool, name: str) -> tuple[dict[str, tuple[list[str], int]], bool]:
+    """Return what to write into a state that has lost all it had, and whether it is empty."""
+    known = pool.state.activity_log("epochs")
+    if pool.state.degraded:
+        return {}, False
+    texts = {} if known else {"epochs": ([name], KEPT)}
+    if is_lost := pool.epoch is not None and pool.epoch not in known:
+        texts["emptied"] = [name.rpartition(" ")[2]], 1
+        if emptied_at(pool.state) is None:
+            text = "pool %s: the shared state was emptied: disabled keys serve, budgets begin at 0"
+            _log.warning(text, pool.name)
+    pool.epoch = known[0] if known else None
+    return texts, is_lost or not known
+
+
+def emptied_at(state: State) -> float | None:
+    """Return when it was found in the last hour that the state had lost all it had; else None."""
+    found = state.activity_log("emptied")
+    return float(found[0]) if found else None
 
 
 def read_processes(state: State, rotation: Rotation, now: float) -> tuple[set[str], set[str]]:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
 from ..core.activity import ActivityRows
+from ..core.failures import ENDED_BY_PERSON
 from ..core.ledger import Configured, Cooldowns, Health, KeyHealth, Owner, Reservation
 from ..core.model import (
     NO_LIMITS,
@@ -435,6 +436,8 @@ def expires_at(record: object, now: float) -> float:
         case Learned() | Owner():
             return record.until
         case dict():
-            return max((one.until for one in record.values()), default=now) + DAY_S
+            is_cut = any(one.failure in ENDED_BY_PERSON for one in record.values())
+            last = max((one.until for one in record.values()), default=now)
+            return last + (UNUSED_S if is_cut else DAY_S)
         case _:
             return now + UNUSED_S

@@ -209,7 +209,7 @@ local function held_back(first, q, limits, call)
       local most = math.min((expected + 3 * math.sqrt(expected)) * one, 0.95 * limit - own)
       local kept, room = math.floor(math.max(most, 0) + 0.5), limit - q[field] - cost
       if kept > 0 and kept > room and q[field] > own then
-        local root = (math.sqrt(9 + 4 * (room + 0.5) / one) - 3) / 2
+        local root = (math.sqrt(9 + 4 * (math.max(room, 0) + 0.5) / one) - 3) / 2
         found = later(found, { reason, ends - root * root / of * 60, reason ~= 'rpd', 'first', kept, limit })
       end
     end
@@ -505,7 +505,8 @@ local function apply_verdict(s, verdict)
   end
   local of_owner = read(COOLDOWNS, { verdict.owner })[1] or {}
   for scope, old in pairs(of_owner) do
-    if scope ~= verdict.scope and old[UNTIL] + DAY_S < now then
+    -- Those of a key, a project or an account are kept until a success.
+    if scope ~= verdict.scope and string.find(scope, '_') and old[UNTIL] + DAY_S < now then
       of_owner[scope] = nil
     end
   end

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from support.pool import INFO, key
 from support.states import URIS, open_at
 
+from keyrot_middleware.core.judgement import judge
 from keyrot_middleware.core.model import (
     Backoff,
     Block,
     Budget,
+    CallInfo,
     Lease,
     LeaseOutcome,
     Limits,
@@ -27,6 +29,7 @@ from keyrot_middleware.core.model import (
     Usage,
     Verdict,
 )
+from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.testing import FakeClock
 
 EVE = datetime(2026, 11, 1, 23, 57, 30, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
@@ -85,7 +88,7 @@ def some(draw: Random, of: Any, most: int) -> list[Any]:
 def verdict(draw: Random, now: float) -> Verdict:
     until = draw.choice([None, None, -5.0, 0.0, 20.5, 61.0, 4_000.0, inf])
     return Verdict(
-        draw.choice(["quota_minute", "capacity", "revoked"]),
+        draw.choice(["quota_minute", "capacity", "key_leaked", "project_cap"]),
         draw.choice([None, 429]),
         draw.choice(list(Scope)),
         None if until is None else now + until,
@@ -176,9 +179,9 @@ class Twins:
             assert other == found[0]
         return found[0]
 
-    def acquire(self) -> None:
+    def info(self) -> CallInfo:
         draw = self.draw
-        info = INFO._replace(
+        return INFO._replace(
             model=draw.choice(["one", "two", "three"]),
             verb=draw.choice(VERBS),
             tokens=draw.choice([0, 1, 20, 50, 130]),
@@ -187,6 +190,9 @@ class Twins:
             longest_cost=draw.choice([20, 40]),
             terms=draw.choice(TERMS),
         )
+
+    def acquire(self) -> None:
+        draw, info = self.draw, self.info()
         offer = tuple(
             sorted(
                 ((draw.randint(0, 2), one) for one in some(draw, KEYS, 5)), key=lambda one: one[0]
@@ -228,3 +234,22 @@ def test_any_history_has_the_same_results_in_every_backend(seed: int) -> None:
     for _ in range(twins.draw.randint(20, 80)):
         twins.step()
     twins.compare()
+
+
+@settings(max_examples=100)
+@given(seed=st.integers(0, 2**32))
+def test_what_is_judged_is_what_a_call_made_now_gets(seed: int) -> None:
+    """Without waiting, in any state of any backend; a rejected key that is due may be tried."""
+    twins = Twins(seed)
+    for _ in range(twins.draw.randint(20, 80)):
+        twins.step()
+    state, selector = twins.draw.choice(twins.states), Selector(KEYS, "fill")
+    info = twins.info()._replace(requests=1)
+    rejected = {i: one.rejection for i, one in state.snapshot(KEYS).items() if one.rejection}
+    now, blocks = twins.clock.time(), state.get_blocks(info, KEYS)
+    judged = judge(info, KEYS, blocks, now=now, rejected=rejected)
+    batches = selector.candidate_batches(info, {}, now, 0.0, {})
+    replies = (state.acquire(info, batch, spread=False) for batch in batches)
+    key_id = next((one.key_id for one in replies if isinstance(one, Lease)), None)
+    assert (key_id is not None) is (judged.answer in ("served", "due"))
+    assert judged.answer != "due" or key_id in rejected

@@ -73,11 +73,11 @@ def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
 def test_a_block_without_an_end_and_one_by_a_workload_are_said() -> None:
     """Not as a time in the year 9999, and not as a limit of the key."""
     blocks = {
-        "a": Block("tier", inf),
+        "a": Block("location", inf),
         "b": Block("usd", 1_767_270_630.0, note="the budget of the day of nightly is spent"),
     }
     assert format_blocked_keys(blocks) == [
-        "a: tier",
+        "a: location",
         "b: the budget of the day of nightly is spent until 2026-01-01 12:30:30Z",
     ]
 

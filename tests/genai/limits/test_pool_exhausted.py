@@ -50,6 +50,22 @@ def test_while_all_keys_cool_down_nothing_is_sent(mode, gemini, pool, connect) -
     assert (str(again), again.response.text) == (str(error), error.response.text)
 
 
+def test_a_model_that_is_gone_for_all_keys_is_googles_own_answer(gemini, pool, connect) -> None:
+    """Not a 429 to repeat in a day, but the text that may name the successor, at once too."""
+    pool("A", "B", max_wait_s=0)
+    for key in "AB":
+        gemini.always(key, Reply.NEW_USERS)
+    found = []
+    for _ in range(2):
+        with pytest.raises(errors.ClientError) as caught:
+            ask("sync", connect())
+        found.append(caught.value)
+    assert type(found[0]) is errors.ClientError
+    assert len(found[0].__notes__) == 2
+    assert found[0].code == found[1].code == 404
+    assert found[0].message == found[1].message
+
+
 @pytest.mark.parametrize(
     ("mode", "first", "second"),
     spread(MODES, [*permutations([Reply.KEY_INVALID, Reply.QUOTA_DAY])]),
@@ -100,11 +116,11 @@ def test_the_error_has_the_time_and_the_reasons(gemini, pool, connect, clock) ->
     assert timedelta(seconds=20) < error.retry_at - now <= timedelta(seconds=31)
     assert 0 <= error.retry_in - (error.retry_at - now).total_seconds() < 1
     assert set(error.reasons) == {"key_0", "key_1", "key_2"}
-    assert error.reasons["key_0"].startswith("quota_minute until 2026-01-01T12:3")
+    assert error.reasons["key_0"].startswith("quota_minute until 2026-01-01 12:3")
     assert error.reasons["key_1"].startswith(
         "key_invalid, rejected; replace its value; tried again"
     )
-    assert error.reasons["key_2"].startswith("quota_day until 2026-01-02T08:00")
+    assert error.reasons["key_2"].startswith("quota_day until 2026-01-02 08:00")
     assert all(text in error.message for text in error.reasons.values())
     text = f"{error} {error.response.text} {error.reasons}".lower()
     assert [word for word in SNIFFED if word in text] == [], "frameworks search for them"

@@ -1,0 +1,117 @@
+"""What the calls of a pool would get now, asked by a process that may serve none of them."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from support.pool import key
+
+from keyrot_middleware.core.activity import ActivityRows, Attempt, CallRecord
+from keyrot_middleware.core.judgement import Judgement, Run
+from keyrot_middleware.core.model import (
+    DEFAULT_PLATFORM,
+    Block,
+    CallInfo,
+    Candidate,
+    Limits,
+    RetryPolicy,
+    Terms,
+)
+from keyrot_middleware.core.selection import Selector
+from keyrot_middleware.runtime.activity import Activity
+from keyrot_middleware.runtime.judging import (
+    AT_ONCE,
+    CallSettings,
+    ask,
+    judge_calls,
+    read_settings,
+)
+from keyrot_middleware.state import MemoryState, State
+from keyrot_middleware.testing import FakeClock
+
+KEYS = (key("a", Limits(rpd=40)), key("b", Limits(rpd=40)))
+BATCH = CallSettings({"batch": Terms("batch", share=0.5)}, frozenset({"free"}), {"m": "n"}, 9.0)
+
+
+def call(at: float, workload: str = "", *, failure: str | None = None) -> CallRecord:
+    attempts = (Attempt("a", failure, 503 if failure else None, 0.1),)
+    outcome = "failed" if failure else "ok"
+    return CallRecord(at, "m", 0.2, outcome, attempts, workload=workload)  # type: ignore[arg-type]
+
+
+def judged(state: State, clock: FakeClock, settings: CallSettings) -> list[Judgement]:
+    now, activity = clock.time(), Activity(state, clock.time)
+    return judge_calls(state, Selector(KEYS), activity, settings, {}, now=now)
+
+
+def test_each_model_is_judged_for_the_workloads_that_call_it(
+    state: State, clock: FakeClock
+) -> None:
+    """The worst first; those of yesterday if they are not served."""
+    activity, settings = Activity(state, clock.time), replace(BATCH, tiers=None, next_models={})
+    for workload in ("", "batch", "batch"):
+        activity.add(call(clock.time(), workload))
+    activity.send()
+    for found in KEYS * 20:
+        state.acquire(settings.info("m", "batch", DEFAULT_PLATFORM), ((0, found),), spread=False)
+    batch, other = judged(state, clock, settings)
+    assert (batch.workload, batch.answer, batch.able, batch.keys) == ("batch", "no", 0, 2)
+    assert batch.block is not None
+    assert batch.block.note == "share of batch: 20 of 40 a day"
+    assert (other.workload, other.answer, other.able) == (None, "served", 2)
+    spare, _other = judged(state, clock, replace(settings, next_models={"m": "n", "n": "m"}))
+    assert (spare.answer, spare.is_spare, spare.ends_by) == ("served", True, "time")
+    clock.advance(86_400)
+    assert judged(state, clock, settings) == []
+
+
+def test_settings_are_those_of_the_processes_that_run(state: State, clock: FakeClock) -> None:
+    """Each says once a minute with what its calls are made; of several, all that one may use."""
+    own, now = CallSettings(), clock.time()
+    assert read_settings(state, now, own) is own
+    state.add_activity(ActivityRows({}, BATCH.texts(now)))
+    assert read_settings(state, now, own) == BATCH
+    state.add_activity(ActivityRows({}, CallSettings({None: Terms(behind="chat")}).texts(now)))
+    both = read_settings(state, now, own)
+    assert (both.terms.keys(), both.tiers, both.wait_s) == ({None, "batch"}, None, own.wait_s)
+    assert read_settings(state, now + 300, own) is own
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ([None, *["overloaded"] * 2], None),
+        ([None, *["overloaded"] * 3], Run("overloaded", 503, -120, 3)),
+        ([None, *["overloaded"] * 9], Run("overloaded", 503, -480, 9)),
+        (["overloaded"] * 100, Run("overloaded", 503, -3_540, 60)),
+        (["overloaded"] * 9 + [None], None),
+        (["overloaded", "overloaded", "bad_request", "reset"], Run("reset", 503, -180, 4)),
+    ],
+)
+def test_calls_that_fail_whatever_the_key_are_a_run(
+    ends: list[str | None], expected: Run | None, clock: FakeClock
+) -> None:
+    """Since when and how many is known from the minutes, one of which each call here takes."""
+    activity = Activity(MemoryState(RetryPolicy(), clock.time), clock.time)
+    clock.advance(-clock.time() % 60)
+    for failure in ends:
+        clock.advance(60)
+        activity.add(call(clock.time(), failure=failure))
+    found = activity.run(DEFAULT_PLATFORM, "m", clock.time())
+    assert found == (expected and expected._replace(since=clock.time() + expected.since))
+
+
+def test_a_large_pool_is_asked_up_to_the_first_key_that_can_serve() -> None:
+    """Of five thousand keys a state is asked only for so many; a rejected one does not serve."""
+    asked: list[int] = []
+
+    class Exhausted(MemoryState):
+        def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+            asked.append(len(found := [one.key_id for one in candidates]))
+            return {key_id: Block("rpd", 1.0) for key_id in found if key_id != "k700"}
+
+    keys, state = [key(f"k{n}") for n in range(5_000)], Exhausted(RetryPolicy(), lambda: 0.0)
+    info, rejected = CallInfo("m", "generateContent"), {"k700": "key_leaked"}
+    found, blocks = ask(state, info, keys, {})
+    assert (len(found), len(blocks), asked) == (2 * AT_ONCE, 2 * AT_ONCE - 1, [AT_ONCE] * 2)
+    assert len(ask(state, info, keys, rejected)[0]) == len(keys)

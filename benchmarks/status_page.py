@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from fake_source import FakeSource
 from fake_source import key as fake_key
-from served import CHROMIUM, Server, chromium
+from served import CHROMIUM, TOKEN, Server, chromium
 
 import keyrot_middleware
 from keyrot_middleware import ui
@@ -25,9 +25,11 @@ def request_ms(times: int = 6) -> float:
     keyrot_middleware.install(keys=[f"{value[:-5]}{number:05}" for number in range(KEYS)])
     try:
         for number in range(times):
-            server = Server(ui.app(local=True))  # one that has read nothing yet
+            server = Server(ui.app(token=TOKEN))  # one that has read nothing yet
             begun = time.process_time()
-            with urlopen(f"{server.url}/api/status?offset={number * SHOWN}&limit={SHOWN}") as reply:  # noqa: S310 - loopback
+            address = f"{server.url}/api/status?offset={number * SHOWN}&limit={SHOWN}"
+            asked = Request(address, headers={"Authorization": f"Bearer {TOKEN}"})  # noqa: S310 - loopback
+            with urlopen(asked) as reply:  # noqa: S310 - loopback
                 reply.read()
             taken.append((time.process_time() - begun) * 1e3)
             server.stop()
@@ -44,10 +46,10 @@ def shown_s(times: int = 5) -> float | None:
     if CHROMIUM is None:
         return None
     source, taken = FakeSource([fake_key("key_1")]), []
-    server = Server(ui.app(local=True, source=source))
+    server = Server(ui.app(token=TOKEN, source=source))
     with chromium() as browser:
         page = browser.new_page()
-        page.goto(server.url)
+        page.goto(server.login)
         page.wait_for_selector("tr.key")
         for number in range(times):
             state = ("limited", "cooling down")[number % 2]

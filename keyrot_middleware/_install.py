@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 from typing import Literal, NamedTuple, NotRequired, TypedDict, Unpack
 
@@ -22,8 +23,9 @@ from .core.text import did_you_mean, mask_url, plural
 from .errors import ConfigError, KeyrotError, PoolEvent, warn
 from .genai import Binding
 from .keys_file import Tier, allowed_tiers
-from .monitoring import Alerts, open_receivers
-from .monitoring.view import HealthStatus, levels, pool_health
+from .monitoring.alerts import Alerts, open_receivers
+from .monitoring.report import levels, pool_health
+from .monitoring.view import HealthStatus
 from .prices import require_prices
 from .providers.keys import check_key_format, foreign_key, is_ambiguous
 from .runtime import (
@@ -136,8 +138,7 @@ def install(
             return
         set_current_pool(pool)
         _seen_workloads.clear()
-        state = pool.state
-        metrics.register_gauges(lambda: levels(pool), lambda: state.degraded)
+        metrics.register_gauges(partial(levels, pool))
         count = plural(len(pool.selector.keys), "key")
         _log.info("pool %s is installed with %s", pool.name, count)
 

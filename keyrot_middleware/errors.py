@@ -170,11 +170,15 @@ def raise_internal_errors() -> Iterator[None]:
 
 EventName = Literal[
     "pool_exhausted",
+    "model_failing",
+    "model_recovered",
     "key_rejected",
+    "project_blocked",
     "key_available_again",
     "quota_80_percent",
     "state_degraded",
     "state_recovered",
+    "state_emptied",
     "budget_reached",
     "workload_degraded",
     "quota_forecast",
@@ -200,3 +204,8 @@ class PoolEvent:
     """The event in one sentence, for people."""
     available_at: datetime | None = None
     """When the key, or the first key of the pool, is tried again, in UTC; None: not known."""
+    since: datetime | None = None
+    """When it began, in UTC."""
+    model: str | None = None
+    """Whose calls are meant; None: those of all."""
+    workload: str | None = None

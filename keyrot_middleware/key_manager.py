@@ -43,7 +43,8 @@ from .core.model import (
 from .core.text import did_you_mean
 from .errors import ConfigError
 from .forks import after_fork
-from .monitoring.view import HealthStatus, pool_health, source_of
+from .monitoring.report import pool_health, source_of
+from .monitoring.view import HealthStatus
 from .providers.gemini import Gemini
 from .providers.gemini.replies import parse_usage
 from .providers.keys import display, hide_secrets

@@ -84,11 +84,14 @@ def _status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Update every two seconds, until Ctrl-C.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit code 1 if calls are not served, or fail.")
+    ] = False,
 ) -> None:
-    """Show the state of each key; exit code 1 if there is nothing to read."""
+    """Show whether calls are served, and each key; exit code 1 if there is nothing to read."""
     from .status import status  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(status(as_json=as_json, watch=watch))
+    raise typer.Exit(status(as_json=as_json, watch=watch, check=check))
 
 
 @app.command("explain")

@@ -21,7 +21,7 @@ from ..core.model import DEFAULT_PLATFORM, LAST_RESORT
 from ..core.text import mask_url, plural
 from ..errors import ConfigError, KeyrotError
 from ..keys_file import OUTSIDE_TIERS, KeySpec
-from ..monitoring import open_receivers
+from ..monitoring.alerts import open_receivers
 from ..monitoring.view import available_of, iso, look
 from ..providers.gemini import Gemini
 from ..providers.keys import mask_keys

@@ -74,6 +74,12 @@ class Attempt(NamedTuple):
     bucket: str = ""
     """In whose quota it counts, and as how many requests; empty: in none."""
     requests: int = 0
+    error_type: str = ""
+    """Of a failure: the HTTP status, or the class of its exception."""
+    waited_s: float = 0.0
+    """How long its key was looked and waited for."""
+    cools_down: bool = False
+    """The key was rejected, or it or its project cools down."""
 
 
 class CallRecord(NamedTuple):
@@ -95,6 +101,8 @@ class CallRecord(NamedTuple):
     service_tier: str = ""
     """The service tier that it asked for."""
     platform: str = DEFAULT_PLATFORM
+    first_chunk_s: float = 0.0
+    """When the first chunk of a stream came, after its start; 0: it is none."""
 
 
 class Pair(NamedTuple):
@@ -267,7 +275,7 @@ class ActivityBatch:
         self.calls.append(record)
         minute, attempts, usage = int(record.at // 60), record.attempts, record.usage
         failures = refused = 0
-        for key_id, failure, code, _, project, _, bucket, requests in attempts:
+        for key_id, failure, code, _, project, _, bucket, requests, *_ in attempts:
             failed, limited = failure is not None, code == 429
             for entry in self._of_requests(key_id, project):
                 self._count(minute, entry, (1, failed, limited))
@@ -292,7 +300,7 @@ class ActivityBatch:
             self._add_usage(record.at, attempts[-1].key_id, attempts[-1].project, amounts)
 
     def _add_end(self, record: CallRecord) -> None:
-        model = self.names.entry("model", record.model).removeprefix("model:")
+        model = self.names.entry("model", record.model).removeprefix("model:").replace("\n", " ")
         pair = self.names.entry("pair", "\n".join((record.platform, model, record.workload)))
         day = day_of(record.at, self.zone), pair.removeprefix("pair:")
         self.pairs[day] = self.pairs.get(day, 0) + 1
@@ -368,7 +376,7 @@ _RECORDS = {HOUR: "minute", DAY: "slot"}
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
 _LIFETIMES |= {"processes": 300, "values": 3_660, "rotations": 34_560_000}
 _LIFETIMES |= {"pairs": 172_800, "ends": 86_400, "settings": 3_660}
-_LIFETIMES |= {"epochs": 34_560_000, "emptied": 3_600}
+_LIFETIMES |= {"facts": 3_000_000, "epochs": 34_560_000, "emptied": 3_600}
 
 
 def lifetime_s(name: str) -> int:

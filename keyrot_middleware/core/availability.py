@@ -26,6 +26,8 @@ class Availability(NamedTuple):
     """That of the `Block`."""
     note: str = ""
     """Likewise."""
+    ends_by: str | None = None
+    """What ends it; see judgement.py."""
 
 
 AVAILABLE = Availability("available")

@@ -34,6 +34,7 @@ from ..core.model import DEFAULT_ZONE, NO_USAGE, CallInfo, LeaseOutcome, project
 from ..errors import handle_internal_error
 from ..forks import after_fork
 from ..state.base import State
+from ..telemetry.semconv import cause_from_verdict
 
 MESSAGE_MAX = 200
 """Characters of what a service wrote about a key."""
@@ -155,9 +156,12 @@ class RunningCall:
         "_activity",
         "_attempts",
         "_began",
+        "_first_chunk_s",
         "_info",
         "_sent_at",
+        "_since",
         "_usage",
+        "_waited_s",
         "trace_id",
         "waited",
     )
@@ -166,31 +170,48 @@ class RunningCall:
         """Begin with the call."""
         self._activity, self._info = activity, info
         self._began = self._sent_at = perf_counter()
+        self._since: float | None = None
+        """When it began to look for the key of its next request."""
+        self._waited_s = self._first_chunk_s = 0.0
         self._attempts: list[Attempt] = []
         self._usage = NO_USAGE
         self.waited = False
         """It waited for a key."""
         self.trace_id = ""
 
+    def acquire(self) -> None:
+        """Note that it looks or waits for a key."""
+        if self._since is None:
+            self._since = perf_counter()
+
     def send(self) -> None:
         """Note that a request is sent."""
-        self._sent_at = perf_counter()
+        self._sent_at = now = perf_counter()
+        self._waited_s, self._since = now - (self._since or now), None
+
+    def open_stream(self) -> None:
+        """Note that the first chunk of its stream is here."""
+        self._first_chunk_s = perf_counter() - self._began
 
     def settle(self, command: Settle) -> None:
         """Note what came of a request."""
         lease, (_, verdict, self._usage, _) = command.lease, command.outcome
-        failure, code, message = None, None, ""
+        failure, code, message, kind = None, None, "", ""
         if verdict is not None:
             failure, code = verdict.failure, verdict.code
             message = self._activity.redact(verdict.message).partition("\n")[0][:MESSAGE_MAX]
+            kind = cause_from_verdict(verdict, command.error).type
         seconds, project = perf_counter() - self._sent_at, project_name(lease.project) or ""
         sent = 0 if command.outcome.kind is LeaseOutcome.UNSENT else lease.requests
-        self._attempts.append(
-            Attempt(lease.key_id, failure, code, seconds, project, message, lease.bucket, sent)
-        )
+        known = lease.key_id, failure, code, seconds, project, message, lease.bucket, sent
+        self._attempts.append(Attempt(*known, kind, self._waited_s))
 
-    def finish(self, error: BaseException | None) -> None:
-        """Add the call to the pool's activity."""
+    def cool_down(self) -> None:
+        """Note that a cooldown follows from the last request."""
+        self._attempts[-1] = self._attempts[-1]._replace(cools_down=True)
+
+    def finish(self, error: BaseException | None) -> CallRecord:
+        """Add the call to the pool's activity, and return its record."""
         outcome: CallOutcome = "ok"
         if isinstance(error, Exhausted):
             outcome = "exhausted"
@@ -199,18 +220,19 @@ class RunningCall:
         elif error is not None:  # closed, cancelled, interrupted
             outcome = "abandoned"
         activity, info = self._activity, self._info
-        activity.add(
-            CallRecord(
-                activity.now(),
-                info.model,
-                perf_counter() - self._began,
-                outcome,
-                tuple(self._attempts),
-                self._usage,
-                self.waited,
-                info.workload or "",
-                self.trace_id,
-                info.service_tier,
-                info.platform,
-            )
+        record = CallRecord(
+            activity.now(),
+            info.model,
+            perf_counter() - self._began,
+            outcome,
+            tuple(self._attempts),
+            self._usage,
+            self.waited,
+            info.workload or "",
+            self.trace_id,
+            info.service_tier,
+            info.platform,
+            self._first_chunk_s,
         )
+        activity.add(record)
+        return record

@@ -97,6 +97,8 @@ class SyncDriver:
             raise
         if isinstance(reply, StreamOpened):
             self.stream, self._send_request = reply.stream, _over
+            if self.call.info.stream:
+                self._record.open_stream()
         else:
             self.finish(None)
         return reply
@@ -108,11 +110,11 @@ class SyncDriver:
         self.is_over = True
         if self.lease is not None:  # an interrupt came between: it is settled soon
             self._pool.abandoned.append(self)
-        self._record.finish(error)
+        record = self._record.finish(error)
         if isinstance(error, Exhausted) and not error.has_untried_keys:
             self._notify("on_exhausted", error)
         if self.observer is not None:
-            self.observer.finish(error)
+            self.observer.finish(error, record)
 
     def abandon(self) -> None:
         """Queue a call that is closed or dropped, to be settled; do nothing if it is over.
@@ -157,6 +159,7 @@ class SyncDriver:
         if pool.abandoned:
             pool.settle_abandoned()
         pool.keep_running()
+        self._record.acquire()
         info = pool.with_estimates(command.info)
         reply: Lease | Unavailable | None
         if self.observer is None:
@@ -232,6 +235,8 @@ class SyncDriver:
             until = await self._ask("settle", command.lease, command.outcome, command.names)
         if command.outcome.verdict is not None:
             self._pool.record_refusal(command)
+            if isinstance(until, int | float):
+                self._record.cool_down()
             self._notify("on_change", command._replace(at=self.time()), until)
         return until
 
@@ -258,6 +263,8 @@ class SyncDriver:
 
     async def sleep(self, command: Sleep) -> float:
         """Wait."""
+        if command.reason == "key":
+            self._record.acquire()
         if command.starts_wait:
             self._record.waited = self._record.waited or command.reason == "key"
             self._notify("on_change", command, None)

@@ -7,6 +7,7 @@ looks the value up, and says which one it sends with: by fingerprints.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from platform import node
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -17,6 +18,8 @@ from ..state.base import State
 
 if TYPE_CHECKING:
     from .pool import Pool
+
+_log = logging.getLogger("keyrot_middleware")
 
 KEPT = 500
 BEGUN_S = 900.0
@@ -90,6 +93,9 @@ def _find_loss(pool: Pool, name: str) -> tuple[dict[str, tuple[list[str], int]],
     texts = {} if known else {"epochs": ([name], KEPT)}
     if is_lost := pool.epoch is not None and pool.epoch not in known:
         texts["emptied"] = [name.rpartition(" ")[2]], 1
+        if emptied_at(pool.state) is None:
+            text = "pool %s: the shared state was emptied: disabled keys serve, budgets begin at 0"
+            _log.warning(text, pool.name)
     pool.epoch = known[0] if known else None
     return texts, is_lost or not known
 

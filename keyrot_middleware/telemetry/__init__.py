@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from ..core.activity import CallRecord
 from ..core.commands import Command, Settle, Sleep
 from ..core.flow import Exhausted
 from ..core.model import CallInfo
@@ -32,7 +33,7 @@ class CallObserver:
     def detach(self, token: object) -> None:
         """Undo `attach` before any other code of the caller runs."""
 
-    def finish(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None, record: CallRecord) -> None:
         """Handle the end of the call: it returned, or raised *error*. Called exactly once."""
 
 
@@ -94,9 +95,9 @@ class CallObservers(CallObserver):
         for observer, its_own in attached:
             tell((observer,), "detach", self._on_error, its_own)
 
-    def finish(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None, record: CallRecord) -> None:
         """Notify every observer."""
-        tell(self._observers, "finish", self._on_error, error)
+        tell(self._observers, "finish", self._on_error, error, record)
 
 
 def observe(

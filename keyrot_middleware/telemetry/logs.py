@@ -1,4 +1,4 @@
-"""Log lines: every decision at DEBUG; events that affect more than one call at INFO and WARNING.
+"""Log lines: each call at DEBUG; events that affect more than one call at INFO and WARNING.
 
 INFO: a cooldown, a wait for a key, a replaced key, another model. WARNING, for what may need
 attention: a rejected key, a project or billing account that is cooling down, a cooldown of an hour
@@ -11,23 +11,20 @@ A program that has not set up logging sees that wait, and the first rejection of
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from math import inf
-from typing import Any
 
 from .. import providers
-from ..core.commands import Acquire, Command, Failed, Send, Settle, Sleep
+from ..core.activity import CallRecord
+from ..core.commands import Settle, Sleep
 from ..core.failures import describe
 from ..core.flow import Exhausted
 from ..core.judgement import describe_block
 from ..core.model import Block, CallInfo, Lease, Scope, Verdict, project_name
-from ..core.text import one_line, utc
+from ..core.text import utc
 from ..errors import KeyrotWarning, warn_unless_logged
 from ..forks import after_fork
 from . import CallObserver, semconv
@@ -43,7 +40,7 @@ _MAX_FAILURES = 1_000
 
 
 class LogObserver:
-    """Logs to the logger `keyrot_middleware`: pool events, and at DEBUG each step of a call."""
+    """Logs to the logger `keyrot_middleware`: pool events, and at DEBUG each call."""
 
     def __init__(self, pool_name: str) -> None:
         self._pool = pool_name
@@ -59,10 +56,10 @@ class LogObserver:
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     def observe(self, info: CallInfo) -> CallObserver | None:
-        """Log each step of a call, if DEBUG is enabled; that it goes to another model, at INFO."""
+        """Log what becomes of a call at DEBUG; at INFO that it goes to another model."""
         if info.models_tried:
             _log(self._pool, info, logging.INFO, "stands in for %s", info.models_tried[-1])
-        return _StepLogger(self._pool, info) if _logger.isEnabledFor(logging.DEBUG) else None
+        return _CallLogger(self._pool, info) if _logger.isEnabledFor(logging.DEBUG) else None
 
     def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:
         """Log a wait, a cooldown or a rejection."""
@@ -150,42 +147,21 @@ class LogObserver:
             _log(self._pool, info, logging.WARNING, "%s", text)
 
 
-class _StepLogger(CallObserver):
-    """Logs every step of one call."""
+class _CallLogger(CallObserver):
+    """Logs what became of one call."""
 
     __slots__ = ("_info", "_pool")
 
     def __init__(self, pool: str, info: CallInfo) -> None:
         self._pool, self._info = pool, info
 
-    def before(self, command: Command) -> None:
-        if type(command) is Send:
-            self._log("attempt %d is sent with key %s", command.attempt, command.lease.key_id)
-
-    def after(self, command: Command, reply: Any) -> None:
-        if type(command) is Acquire and not isinstance(reply, Lease):
-            self._log("none of %d keys is available", len(reply.blocks))
-        elif type(command) is Acquire:
-            how = " as a probe" if reply.probe else ""
-            how = " without a reservation" if reply.reservation is None else how
-            alone = " by in-process limits" if reply.degraded else ""
-            text = "lease of key %s%s, %d input tokens reserved%s"
-            self._log(text, reply.key_id, how, reply.tokens, alone)
-        elif type(command) is Send and isinstance(reply, Failed):
-            error = type(reply.error).__name__
-            self._log("key %s failed with %s", command.lease.key_id, error)
-        elif type(command) is Settle:
-            kind, verdict, usage, _ = command.outcome
-            end = describe(verdict) if verdict is not None else kind.value
-            counts = (usage.input_tokens, usage.output_tokens)
-            tokens = ["?" if count is None else str(count) for count in counts]
-            text = "key %s settled: %s, %s input and %s output tokens"
-            self._log(text, command.lease.key_id, end, *tokens)
-
-    def finish(self, error: BaseException | None) -> None:
-        self._log("%s", "done" if error is None else f"ended by {type(error).__name__}")
-
-    def _log(self, text: str, *values: object) -> None:
+    def finish(self, error: BaseException | None, record: CallRecord) -> None:
+        end = "done" if error is None else f"ended by {type(error).__name__}"
+        sent = [f"key {one.key_id} {one.failure or 'ok'}" for one in record.attempts]
+        counts = record.usage.input_tokens, record.usage.output_tokens
+        tokens = ["?" if count is None else str(count) for count in counts]
+        text = "%s after %.2f s: %s; %s input and %s output tokens"
+        values = end, record.seconds, ", ".join(sent) or "nothing was sent", *tokens
         _log(self._pool, self._info, logging.DEBUG, text, *values)
 
 
@@ -252,59 +228,3 @@ def format_blocked_keys(blocked: Mapping[str, Block]) -> list[str]:
     if len(blocks) > MAX_BLOCKED_KEYS:
         texts.append(f"and {len(blocks) - MAX_BLOCKED_KEYS} more")
     return texts
-
-
-LEAST_S = 1.0
-"""A shorter wait is not shown."""
-
-
-class WaitProgress:
-    """Shows the wait that ends first; an observer (telemetry/__init__.py)."""
-
-    def __init__(self) -> None:
-        self._waits: dict[object, tuple[float, str]] = {}
-        """When the wait of each call ends, epoch seconds, and for what it waits."""
-
-    def observe(self, info: CallInfo) -> _CallWaits:
-        """Follow the waits of a call."""
-        return _CallWaits(self)
-
-    def change(self, call: object, wait: tuple[float, str] | None) -> None:
-        """Show that *call* waits, or no longer waits."""
-        if wait is not None:
-            self._waits[call] = wait
-        elif self._waits.pop(call, None) is None:
-            return
-        text, waits = "", sorted(self._waits.copy().values())
-        if waits:
-            until, reason = waits[0]
-            more = f"; {len(waits) - 1} more" if len(waits) > 1 else ""
-            text = f"keyrot: waiting until {datetime.fromtimestamp(until):%H:%M:%S} {reason}{more}"
-        sys.stderr.write(f"\r\x1b[2K{one_line(text)[:79]}")
-        sys.stderr.flush()
-
-
-class _CallWaits(CallObserver):
-    def __init__(self, progress: WaitProgress) -> None:
-        self._progress, self._last = progress, ""
-
-    def before(self, command: Command) -> None:
-        """Show a wait that begins."""
-        if type(command) is Sleep and command.seconds >= LEAST_S:
-            blocks = command.ticket.blocks if command.ticket is not None else {}
-            first = min(blocks, key=lambda one: blocks[one].until, default="a key")
-            last = f" ({self._last})" if self._last else ""
-            reason = f"for {first}{last}" if command.reason == "key" else f"before a retry{last}"
-            self._progress.change(self, (time.time() + command.seconds, reason))
-
-    def after(self, command: Command, reply: Any) -> None:
-        """Remember how a key failed; end a wait."""
-        if type(command) is Sleep:
-            self._progress.change(self, None)
-        elif type(command) is Settle and command.outcome.verdict is not None:
-            verdict = command.outcome.verdict
-            self._last = f"{verdict.code or ''} {verdict.failure}".strip()
-
-    def finish(self, error: BaseException | None) -> None:
-        """End a wait that was interrupted."""
-        self._progress.change(self, None)

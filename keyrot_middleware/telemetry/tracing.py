@@ -27,6 +27,7 @@ from opentelemetry.trace import (
 )
 
 from .._version import __version__
+from ..core.activity import CallRecord
 from ..core.commands import Acquire, Command, Send, Settle, Sleep, StreamOpened
 from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, project_name
@@ -133,7 +134,7 @@ class CallTracer(CallObserver):
         elif token is not None:
             context.detach(token)  # type: ignore[arg-type]  # another runtime context's own type
 
-    def finish(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None, record: CallRecord) -> None:
         """End the open spans."""
         last_error, cause = self._last_failure
         if error is None or error is not last_error:

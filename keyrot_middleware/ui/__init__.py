@@ -14,7 +14,7 @@ from ..errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from ..monitoring.view import PoolReport
+    from ..monitoring.report import PoolReport
 
 MIN_LENGTH = 16
 HOW_TO_MAKE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(24))'"
@@ -22,8 +22,7 @@ HOW_TO_MAKE = "make one with: python -c 'import secrets; print(secrets.token_url
 
 def app(
     *,
-    token: str | None = None,
-    local: bool = False,
+    token: str = "",
     actions: bool = False,
     source: PoolReport | None = None,
 ) -> Starlette:
@@ -31,20 +30,14 @@ def app(
 
     Args:
         token: What a browser or a script must present, at least 16 characters.
-        local: Without a token, let in every user of this machine. A proxy or a tunnel on it lets in
-            whomever it serves, for it cannot always be recognized.
-        actions: Offer to reset, disable, enable and check keys; needs *token*.
+        actions: Offer to reset, disable, enable and check keys.
         source: Where the data comes from. None: the pool that `install()` put in place.
 
     Raises:
         ConfigError: The token is too short, or missing.
         MissingExtraError: Starlette is not installed.
     """
-    if token is not None:
-        check_token(token, "ui.app(token=…)")
-    elif actions or not local:
-        only = "" if actions else ", or ui.app(local=True) for every user of this machine"
-        raise ConfigError(f"ui.app() needs a token: ui.app(token=…){only}; {HOW_TO_MAKE}")
+    check_token(token, "ui.app(token=…)")
     try:
         import starlette  # noqa: F401, PLC0415 - an optional library
     except ImportError:

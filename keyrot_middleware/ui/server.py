@@ -1,16 +1,10 @@
 """The ASGI app: the page's files, its API under `api/`, who may open it, and the headers it sends.
 
-With a token: whoever presents it. `?token=` sets a cookie and redirects to the address without it;
-scripts send `Authorization: Bearer`. The cookie holds no token: it is a random session id, signed
-with the token, so that several worker processes accept it.
-
-With `local=True` and no token: only this machine, which may look and change nothing. The client's
-address and the Host header must both be loopback (a foreign name that resolves to 127.0.0.1 is DNS
-rebinding), an Origin must be this server, and nothing may show that a proxy forwarded the request.
-A proxy can leave no trace at all, so this protects the status only.
-
-A request that changes something also needs the session's CSRF token in `X-CSRF-Token` and an
-Origin that is this server. A bearer token needs neither: no browser sends it by itself.
+Whoever presents the token may look. `?token=` sets a cookie and redirects to the address without
+it; scripts send `Authorization: Bearer`. The cookie holds no token: it is the time of its own end,
+signed with the token, so that several worker processes accept it. A request that changes something
+also needs an Origin that is this server, unless it has the token itself: no browser sends that on
+its own.
 """
 
 from __future__ import annotations
@@ -18,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import secrets
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from html import escape
 from importlib.resources import files
 from ipaddress import IPv6Address, ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode
 
 import anyio
 import anyio.to_thread
@@ -41,7 +35,7 @@ from ..adapters.key_check import check_key
 from ..core.availability import KEY_STATES
 from ..core.text import did_you_mean
 from ..errors import KeyrotError, handle_internal_error
-from ..monitoring.view import DISABLED_S, SORTS, PoolReport, source_of
+from ..monitoring.report import DISABLED_S, SORTS, PoolReport, source_of
 from ..providers.keys import hide_secrets, mask_keys
 from ..runtime import current_pool
 from ..runtime.pool import Pool
@@ -52,6 +46,8 @@ MAX_CALLS = 100
 MAX_TEXT = 300
 """Characters of a filter or of a model's name."""
 MAX_NUMBER = 10**9
+SESSION_S = 7 * 86_400
+"""How long a browser that had the token may look, without it."""
 THREADS = 4
 """Requests that are worked on at once: the service has other uses for its threads."""
 _HEADERS = {
@@ -94,7 +90,7 @@ _SENTENCES = {
 Work = Callable[[PoolReport, Request], dict[str, Any]]
 
 
-def make_app(*, token: str | None, actions: bool, source: PoolReport | None) -> Starlette:
+def make_app(*, token: str, actions: bool, source: PoolReport | None) -> Starlette:
     """Make the app; see `keyrot_middleware.ui.app`."""
     server = _Server(Access(token), source)
     app = Starlette(
@@ -128,12 +124,15 @@ class _Server:
     async def index(self, request: Request) -> Response:
         """Return the page; with `?token=` in its address, the way to the address without it."""
         given = request.query_params.get("token")
-        if given is None or self._access.is_open:
+        if given is None:
             self._access.admit(request)
             return self._file("index.html")
-        session = self._access.log_in(given)
-        response = Response(status_code=303, headers={"Location": "./"})
-        self._access.set_cookie(request, response, session)
+        if not self._access.is_token(given):
+            raise HTTPException(401, "This token is wrong. " + HOW_TO_OPEN)
+        kept = urlencode([one for one in request.query_params.multi_items() if one[0] != "token"])
+        address = f"./?{kept}" if kept else "./"
+        response = Response(status_code=303, headers={"Location": address})
+        self._access.set_cookie(request, response)
         return response
 
     async def static(self, request: Request) -> Response:
@@ -154,9 +153,7 @@ class _Server:
 
         async def answer(request: Request) -> Response:
             try:
-                session = self._access.admit(request)
-                if changes:
-                    self._access.require_same_origin(request, session)
+                self._access.admit(request, changes=changes)
                 found = await anyio.to_thread.run_sync(
                     lambda: work(self._open_source(), request), limiter=self._threads
                 )
@@ -167,10 +164,7 @@ class _Server:
             except Exception:
                 handle_internal_error("ui")
                 return _error(500, "The request failed; the log of the service has more.")
-            response = _json(200, found)
-            if request.app.state.actions and session:
-                response.headers["X-CSRF-Token"] = self._access.csrf_token(session)
-            return response
+            return _json(200, found)
 
         return answer
 
@@ -321,129 +315,62 @@ class _SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-_FORWARDED = (
-    *("forwarded", "via", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip"),
-    *("x-forwarded", "x-original-", "x-envoy-", "x-amzn-", "x-appengine-", "x-arr-", "x-azure-"),
-    *("cdn-", "cf-", "fastly-", "fly-"),
-)
-"""How the names of headers begin that proxies add."""
-
-
 class Access:
     """Decide about each request."""
 
-    def __init__(self, token: str | None) -> None:
-        """Require *token*; None: let only this machine in."""
-        self._token = None if token is None else token.encode()
+    def __init__(self, token: str) -> None:
+        """Require *token*."""
+        self._token = token.encode()
         # Cookies ignore ports: two pages of one host must not overwrite each other's.
-        self._cookie = f"keyrot_{hashlib.sha256(self._token or b'').hexdigest()[:8]}"
+        self._cookie = f"keyrot_{hashlib.sha256(self._token).hexdigest()[:8]}"
 
-    @property
-    def is_open(self) -> bool:
-        """Whether this machine needs no token."""
-        return self._token is None
-
-    def admit(self, request: Request) -> str:
-        """Return the session of a request; empty for one without a cookie.
+    def admit(self, request: Request, *, changes: bool = False) -> None:
+        """Let a request pass.
 
         Raises:
-            HTTPException: It may not see anything.
+            HTTPException: It may not see anything, or another site sent it.
         """
-        if self._token is None:
-            _require_loopback(request)
-            return ""
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            if self._is_token(value.strip()):
-                return ""
-        elif session := self._cookie_session(request):
-            return session
-        raise HTTPException(401, "This page needs a token. " + _HOW_TO_OPEN)
-
-    def require_same_origin(self, request: Request, session: str) -> None:
-        """Refuse a change that this page did not ask for.
-
-        Raises:
-            HTTPException: Another site sent it, or the CSRF token is missing or wrong.
-        """
-        if not session:
+        if scheme.lower() == "bearer" and self.is_token(value.strip()):
             return
-        if not _is_same_origin(request):
+        end = request.cookies.get(self._cookie, "").partition(".")[0]
+        right = end.isascii() and end.isdecimal() and time.time() < int(end[:12])
+        if scheme or not right or not _equal(request.cookies[self._cookie], self._signed(end)):
+            raise HTTPException(401, "This page needs a token. " + HOW_TO_OPEN)
+        # Without the scheme: behind a proxy that ends TLS, this app sees plain HTTP.
+        origin = request.headers.get("origin", "").partition("://")[2]
+        if changes and (not origin or origin != request.headers.get("host")):
             raise HTTPException(403, "This request came from another site; nothing was changed.")
-        sent = request.headers.get("x-csrf-token", "")
-        if not hmac.compare_digest(sent.encode(), self.csrf_token(session).encode()):
-            raise HTTPException(403, "The CSRF token is missing or wrong; reload the page.")
 
-    def log_in(self, token: str) -> str:
-        """Return a new session for whoever presents the token; `set_cookie` hands it out.
+    def is_token(self, value: str) -> bool:
+        """Return whether it is the token."""
+        return _equal(value, self._token.decode())
 
-        Raises:
-            HTTPException: The token is wrong.
-        """
-        if not self._is_token(token):
-            raise HTTPException(401, "This token is wrong. " + _HOW_TO_OPEN)
-        return secrets.token_urlsafe(18)
-
-    def csrf_token(self, session: str) -> str:
-        """Return what a change of that session has to present."""
-        return self._sign("csrf", session)
-
-    def _is_token(self, value: str) -> bool:
-        return hmac.compare_digest(value.encode(), self._token or b"")
-
-    def set_cookie(self, request: Request, response: Response, session: str) -> None:
-        """Give the browser a new session, for this app's path only."""
+    def set_cookie(self, request: Request, response: Response) -> None:
+        """Let the browser in for a while: at the path that it asked for, as it sees it."""
+        is_tls = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
         response.set_cookie(
             self._cookie,
-            f"{session}.{self._sign('session', session)}",
-            path=request.scope.get("root_path", "") + "/",
-            secure=request.url.scheme == "https",
+            self._signed(str(int(time.time()) + SESSION_S)),
+            max_age=SESSION_S,
+            path=None,
+            secure=is_tls,
             httponly=True,
-            samesite="lax",  # a link in a colleague's message opens the page; a POST needs more,
+            samesite="lax",  # a link in a colleague's message opens the page; a POST needs more
         )
 
-    def _cookie_session(self, request: Request) -> str:
-        session, _, signature = request.cookies.get(self._cookie, "").partition(".")
-        right = hmac.compare_digest(signature.encode(), self._sign("session", session).encode())
-        return session if right else ""
-
-    def _sign(self, purpose: str, session_id: str) -> str:
-        text = f"{purpose}:{session_id}".encode()
-        return hmac.new(self._token or b"", text, hashlib.sha256).hexdigest()
+    def _signed(self, end: str) -> str:
+        return f"{end}.{hmac.new(self._token, end.encode(), hashlib.sha256).hexdigest()}"
 
 
-_HOW_TO_OPEN = (
+HOW_TO_OPEN = (
     "Open the address that `keyrot ui` printed, which ends in ?token=…, "
     "or send the header Authorization: Bearer <token>."
 )
-_NEEDS_TOKEN = (
-    "Without a token this page opens only on the machine that serves it, as 127.0.0.1, [::1] or "
-    "localhost. To open it from elsewhere or through a proxy, set a token: "
-    "keyrot_middleware.ui.app(token=…), or keyrot ui --token-file FILE."
-)
 
 
-def _is_same_origin(request: Request) -> bool:
-    """Return whether a page of this server sent it; False without an Origin."""
-    # Without the scheme: behind a proxy that ends TLS, this app sees plain HTTP.
-    origin = request.headers.get("origin", "").partition("://")[2]
-    return bool(origin) and origin == request.headers.get("host")
-
-
-def _require_loopback(request: Request) -> None:
-    client = request.client.host if request.client is not None else ""
-    try:
-        name = urlsplit("//" + request.headers.get("host", "")).hostname or ""
-    except ValueError:
-        name = ""
-    is_local = is_loopback(client) and is_loopback(name)
-    forwarded = any(header.startswith(_FORWARDED) for header in request.headers)
-    # Browsers do not send HTTP/1.0; nginx does by default, and adds no header. "1": granian's word.
-    forwarded = forwarded or request.scope.get("http_version") in ("1.0", "1")
-    # Another site can read the answer if the service allows it, as many do for all (CORS).
-    foreign = "origin" in request.headers and not _is_same_origin(request)
-    if forwarded or foreign or not is_local:
-        raise HTTPException(403, _NEEDS_TOKEN)
+def _equal(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,9 @@ from zipfile import ZipFile
 import pytest
 
 import keyrot_middleware
+from keyrot_middleware.cli.progress import WaitProgress
 from keyrot_middleware.cli.run import MODULES, run
+from keyrot_middleware.core.activity import CallRecord
 from keyrot_middleware.core.commands import Settle, Sleep
 from keyrot_middleware.core.model import (
     Block,
@@ -24,7 +26,6 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.core.waiting import Ticket
 from keyrot_middleware.settings import CLIENTS
-from keyrot_middleware.telemetry.logs import WaitProgress
 from keyrot_middleware.testing import FakeGemini, Reply
 
 LOOKS_AROUND = """
@@ -270,7 +271,7 @@ def test_waits_are_one_line_that_is_erased(capsys: pytest.CaptureFixture[str]) -
     second.before(Sleep(60.0, "retry"))
     second.before(Sleep(0.5, "retry"))
     first.after(Sleep(42.0, "key", ticket), None)
-    second.finish(KeyboardInterrupt())
+    second.finish(KeyboardInterrupt(), CallRecord(0.0, INFO.model, 1.0, "abandoned", ()))
     shown = capsys.readouterr().err.split("\r\x1b[2K")
     assert re.sub(r"[\d:]{8}", "T", "|".join(shown)) == (
         "|keyrot: waiting until T for A (429 quota_minute)"

@@ -18,7 +18,7 @@ from keyrot_middleware.core.model import DEFAULT_ZONE, NO_BUDGET, Budget, Candid
 from keyrot_middleware.core.windows import next_midnight
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.keys_file import KeySpec, candidates_of
-from keyrot_middleware.monitoring.view import source_of
+from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
 CALL = ("gemini-2.5-flash", 1_000, 400, 150, 50, 0)

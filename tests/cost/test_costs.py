@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from support.otel import RecordedMetrics
 
-from keyrot_middleware.monitoring.view import source_of
+from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.telemetry.tracing import TracingObserver
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 

@@ -26,11 +26,10 @@ from pydantic import SecretStr
 from support.modes import close_connections
 from support.pool import INFO, Rig, key
 from support.receivers import Events, Mailbox, Webhook, dead_receiver
-from support.replies import MODEL, day, expired, minute
+from support.replies import MODEL, bad, day, expired, failure, minute
 from support.servers import wait_for
 
 import keyrot_middleware
-from keyrot_middleware import monitoring as alerts
 from keyrot_middleware.core.model import (
     DEFAULT_ZONE,
     Budget,
@@ -45,7 +44,8 @@ from keyrot_middleware.core.text import utc
 from keyrot_middleware.core.windows import next_midnight
 from keyrot_middleware.errors import EVENTS, ConfigError, MissingExtraError, PoolEvent
 from keyrot_middleware.forks import EXIT_S
-from keyrot_middleware.monitoring import Receiver, open_receivers
+from keyrot_middleware.monitoring import alerts
+from keyrot_middleware.monitoring.alerts import Receiver, open_receivers
 from keyrot_middleware.settings import Workload, load, terms_of
 from keyrot_middleware.testing import FakeGemini, Reply
 
@@ -120,22 +120,23 @@ def test_each_event_arrives_once_with_64_callers(
         wait_for(lambda: len(events.all) == 3, PATIENCE_S)
         gemini.always("bad", None)
         keyrot_middleware.reset("bad")
-        clock.advance(1)
+        clock.advance(61)
         call(client)
-        wait_for(lambda: len(events.all) == 4, PATIENCE_S)
+        wait_for(lambda: len(events.all) == 5, PATIENCE_S)
         state = installed.state
-        for degraded in (True, False):
+        for number, degraded in enumerate((True, False)):
             monkeypatch.setattr(type(state), "degraded", degraded)
             call(client)
+            wait_for(lambda number=number: len(events.all) == 6 + number, PATIENCE_S)
         expected = {
             "key_rejected": 1,
             "quota_80_percent": 1,
             "pool_exhausted": 1,
-            "key_available_again": 1,
+            "key_available_again": 2,
             "state_degraded": 1,
             "state_recovered": 1,
         }
-        wait_for(lambda: webhook.events.total() >= 6 <= mailbox.events.total(), PATIENCE_S)
+        wait_for(lambda: webhook.events.total() >= 7 <= mailbox.events.total(), PATIENCE_S)
         assert Counter(name for name, _ in events.names) == expected
         assert webhook.events == mailbox.events == expected
         texts = json.dumps(webhook.messages) + repr(mailbox.received) + repr(events.all)
@@ -207,104 +208,116 @@ def test_a_dead_receiver_does_not_keep_a_program_alive(start) -> None:
 
 
 class Watched:
-    """A rig's pool, whose events are found where the test asks for them."""
+    """A pool whose calls a test makes, and looks at, one after the other."""
 
     def __init__(self, *keys: Any, **policy: Any) -> None:
         self.rig = Rig(*keys, **{"strategy": "fill", "max_wait_s": 0, **policy})
         self.events = Events()
-        self.received: list[PoolEvent] = []
-        self.alerts = alerts.Alerts(self.rig.pool, [self.events])  # type: ignore[list-item]  # its put()
-        self.alerts._looks.put = lambda _: None  # type: ignore[method-assign]
-        self.alerts._looks.closed.set()
-        self.alerts._exit.detach()
+        self.found: list[Any] = []
+        self.watch()
+
+    def watch(self) -> None:
+        """Watch from now on, as a process does that has just begun."""
+        self.alerts = alerts.Alerts(self.rig.pool, [Receiver("test", self.events)])
+        self.alerts.look_in = lambda _, fact=None: self.found.append(fact)  # type: ignore[method-assign]
         self.rig.pool.event_listeners = (self.alerts,)
         self.rig.pool.observers = (self.alerts,)
 
-    def call(self, *replies: Any, info: CallInfo = INFO) -> list[tuple[str, str | None]]:
+    def look(self) -> list[tuple[str, str | None]]:
+        facts, self.found = [fact for fact in self.found if fact is not None], []
+        self.alerts._compare({fact.name: fact for fact in facts}, has_all=False)
+        self.alerts.look()
+        return self.events.names
+
+    def call(self, *replies: Any, info: CallInfo = INFO, sleep: float = 0) -> list[Any]:
         """Make a call with these replies of the first key, and return the new events."""
+        self.events.take()
+        self.rig.clock.sleep(sleep)
         self.rig.will("a", *replies)
         with suppress(Exception):  # the results of the calls are tested elsewhere
             self.rig.call(info)
-        self.alerts._look(None)
-        self.received += self.events.all
-        return self.events.take()
+        return self.look()
+
+    @property
+    def sentence(self) -> str:
+        """What was said last."""
+        return self.events.all[-1].sentence
 
 
-def test_a_rejected_key_is_reported_once_and_again_after_a_reset() -> None:
-    """With its reason, when it is tried again, and a sentence without its value."""
+AGAIN = "key_available_again"
+
+
+def test_a_rejected_key_is_reported_once_until_it_works_again() -> None:
+    """With what its provider says, and what to type; also by a process that comes later."""
     pool = Watched(key("a"), key("b"))
-    pool.rig.will("a", expired())
-    pool.rig.call()
-    (event,) = pool.events.all
-    assert (event.event, event.pool, event.key_id) == ("key_rejected", "test", "a")
-    assert (event.reason, event.at) == ("key_expired", utc(pool.rig.time()))
-    assert event.sentence == "pool test: Google rejects key a (key_expired); replace its value."
-    assert event.available_at is not None
-    pool.events.take()
-    pool.rig.clock.sleep(3_600)  # its probe is due, which is no success
-    assert pool.call(expired()) == []
-    pool.rig.clock.sleep(7_200)
-    assert pool.call() == [("key_available_again", "a")]
     assert pool.call(expired()) == [("key_rejected", "a")]
+    (event,) = pool.events.all
+    assert (event.pool, event.reason, event.at) == ("test", "key_expired", utc(pool.rig.time()))
+    assert event.sentence == (
+        'pool test: key a: Gemini rejects the key (key_expired: "API key expired. Please renew the '
+        'API key."); replace its value. Type: keyrot rotate a'
+    )
+    assert event.available_at is not None
+    pool.watch()  # after a deploy
+    assert pool.call(expired(), sleep=3_600) == []  # its probe, which is no success
+    assert pool.call(sleep=7_200) == [(AGAIN, "a")]
+    assert pool.sentence == "pool test: key a is no longer rejected, after 3 h."
+    assert pool.call(expired(), sleep=60) == [("key_rejected", "a")]
     pool.rig.clock.sleep(60)
     pool.rig.pool.reset("a")
-    assert pool.call(expired()) == [("key_rejected", "a")]
+    assert pool.call(sleep=1) == [(AGAIN, "a")]
 
 
-def test_an_exhausted_pool_says_until_when_without_rejected_keys() -> None:
-    """An expired key is tried in 15 minutes; the good ones are out until midnight."""
+def test_an_exhausted_pool_is_one_message_until_calls_are_served_again() -> None:
+    """It says until when without rejected keys, and its end says of what, and how long."""
     pool = Watched(key("a"), key("b"))
-    pool.rig.will("a", expired())
     pool.rig.will("b", day())
-    pool.rig.failing()
-    event = pool.events.all[-1]
-    assert (event.event, event.reason) == ("pool_exhausted", "quota_day")
-    assert "until 2026-01-02 08:00:00Z" in event.sentence
-    pool.events.take()
-    assert pool.call() == []  # once in ten minutes
+    assert ("pool_exhausted", None) in pool.call(expired())
+    event = next(one for one in pool.events.all if one.event == "pool_exhausted")
+    assert (event.reason, event.model, event.workload) == ("quota_day", MODEL, None)
+    until = "no key until 2026-01-02 08:00 UTC (quota_day)"
+    assert event.sentence == f"pool test: {MODEL}: {until}. Type: keyrot explain {MODEL}"
+    for _ in range(12):
+        assert pool.call(sleep=60) == []
     other = INFO._replace(model="gemini-2.5-flash-lite")
     pool.rig.will("b", day())
     assert pool.call(info=other) == [("pool_exhausted", None)]
-    pool.rig.clock.sleep(1)
-    assert pool.call(info=INFO._replace(model="gemini-2.5-pro")) == []  # the other is still out
-    pool.rig.clock.sleep(86_400)
-    assert pool.call() == [("key_available_again", "a")]
+    assert pool.call(sleep=86_400)[:1] == [(AGAIN, None)]
+    assert pool.events.all[0].sentence.startswith(f"pool test: {MODEL} is served again, after 24 h")
 
 
-def test_a_pool_without_a_key_until_midnight_is_reported_once_until_then() -> None:
-    """And anew if there was one meanwhile."""
+def test_what_flaps_is_not_told_again_for_ten_minutes() -> None:
+    """Neither its beginning nor its end."""
     pool = Watched(key("a"))
     assert pool.call(day()) == [("pool_exhausted", None)]
-    for _ in range(3):
-        pool.rig.clock.sleep(3_600)
-        assert pool.call() == []
     pool.rig.pool.reset("a")
-    assert pool.call() == [("key_available_again", "a")]
-    assert pool.call(day()) == []  # ten minutes as for all
-    pool.rig.clock.sleep(601)
-    assert pool.call() == [("pool_exhausted", None)]
+    assert pool.call(sleep=61) == [(AGAIN, None)]
+    assert pool.call(day(), sleep=61) == []
+    pool.rig.pool.reset("a")
+    assert pool.call(sleep=61) == []
+    assert ("pool_exhausted", None) in pool.call(day(), sleep=601)
 
 
 def test_calls_that_leave_room_for_others_are_no_exhausted_pool() -> None:
-    """What is full for a workload, or in a tier, is said so, and hides nothing of the others."""
+    """What is full for a workload is said so, and hides nothing of the others."""
     terms = terms_of({"chat": Workload(first=True), "night": Workload(share=0.5)})
     chat, night = (INFO._replace(workload=one, terms=terms[one]) for one in ("chat", "night"))
     pool = Watched(key("a", Limits(rpm=4)))
-    assert [pool.call(info=night._replace(terms=terms["night"]._replace(behind=""))) for _ in "12"]
-    pool.events.take()
+    pool.rig.pool.terms = terms
+    pool.watch()
     assert pool.call(info=night) == [("pool_exhausted", None)]
-    (said,) = [one.sentence for one in pool.received if one.event == "pool_exhausted"]
-    assert f"no key is available for {MODEL} in workload night until 2026-01-01 12:31:01Z: " in said
-    assert pool.call(info=chat) == []
-    assert ("key_available_again", "a") not in pool.call(info=chat)
-    assert pool.call(info=chat) == [("pool_exhausted", None)]
-    paid = INFO._replace(tiers=frozenset({"tier1"}))
-    pool.rig.clock.sleep(61)
-    assert pool.call(info=night) == [("key_available_again", "a")]
-    assert pool.call(info=paid) == [("pool_exhausted", None)]
-    assert pool.received[-1].sentence.startswith(
-        f"pool test: no key is available for {MODEL} in tiers tier1"
+    (event,) = pool.events.all
+    assert (event.model, event.workload) == (MODEL, "night")
+    assert event.sentence.startswith(
+        f"pool test: night: no key for {MODEL} until 12:30:47 UTC (held"
     )
+    assert event.sentence.endswith(f" Type: keyrot explain {MODEL} --workload night")
+    assert [pool.call(info=chat) for _ in "123"] == [[], [], [("pool_exhausted", None)]]
+    assert (AGAIN, None) in pool.call(info=night, sleep=61)
+    (ended,) = [one for one in pool.events.all if one.workload == "night"]
+    assert f"{MODEL} in workload night is served again, after 61 s" in ended.sentence
+    paid = INFO._replace(tiers=frozenset({"tier1"}))
+    assert pool.call(info=paid) == []  # its error says it
 
 
 def test_a_workload_without_keys_of_its_own_is_reported() -> None:
@@ -312,28 +325,39 @@ def test_a_workload_without_keys_of_its_own_is_reported() -> None:
     pool = Watched(key("a", workload="night"), key("b"))
     night = INFO._replace(workload="night")
     assert pool.call(minute("20s"), info=night) == []
-    pool.rig.clock.sleep(61)
-    assert pool.call(day(), info=night) == [("workload_degraded", None)]
-    assert pool.call(info=night) == []
+    assert pool.call(day(), info=night, sleep=61) == [("workload_degraded", None)]
+    pool.watch()
+    assert pool.call(info=night, sleep=60) == []
+    pool.rig.pool.reset("a")
+    assert pool.call(info=night, sleep=60) == [(AGAIN, None)]
+    assert "in workload night has keys of its own again, after" in pool.sentence
 
 
-def test_eighty_percent_of_a_limit_and_a_spent_budget_are_reported() -> None:
-    """Once for the keys of a project; the limit of a day once a day."""
+def test_a_model_that_fails_whatever_the_key_is_reported() -> None:
+    """With its first success as the end; a call that is refused is no end."""
+    pool = Watched(key("a"), max_retries=0)
+    assert [pool.call(failure(503), sleep=20) for _ in "123"][-1] == [("model_failing", None)]
+    assert "the last 3 calls failed (503), since 12:3" in pool.sentence
+    assert pool.call(bad(), sleep=20) == []
+    assert pool.call(sleep=40) == [("model_recovered", None)]
+    assert pool.sentence == f"pool test: {MODEL} succeeds again, after 60 s."
+
+
+def test_eighty_percent_of_a_day_and_a_spent_budget_are_reported() -> None:
+    """Once a day for the keys of a project."""
     keys = (key("a", Limits(rpd=5), project="p"), key("b", Limits(rpd=5), project="p"))
     pool = Watched(*keys)
-    found = [pool.call() for _ in range(5)]
-    assert found == [[], [], [], [("quota_80_percent", "a")], []]
-    pool.rig.clock.sleep(3_600)
-    assert pool.call() == [("pool_exhausted", None)]
-    pool.rig.clock.sleep(86_400)
-    assert [pool.call() for _ in range(4)][-1] == [("quota_80_percent", "a")]
+
+    def told(name: str, sleep: float) -> int:
+        return [one for one, _ in pool.call(sleep=sleep)].count(name)
+
+    assert [told("quota_80_percent", 700) for _ in range(6)] == [0, 0, 0, 1, 0, 0]
+    assert [told("quota_80_percent", 86_400 if not n else 700) for n in range(4)] == [0, 0, 0, 1]
     budget = Watched(key("a", usd=Budget(1, 10**9)))
     lease = Lease("a", "a", "a", "", "", 0, 0, at=0.0, purses=("project:a", "billing:a"))
     outcome = Outcome(LeaseOutcome.SUCCESS, None, Usage(cost_usd=2.0))
     budget.rig.pool.state.settle(lease, outcome)
-    budget.alerts.look_at("a", "a", MODEL)
-    budget.alerts._look(None)
-    assert budget.events.take() == [("budget_reached", "a")]
+    assert budget.look() == [("budget_reached", "a")]
 
 
 def test_the_end_of_the_pools_day_is_reported_an_hour_before() -> None:
@@ -341,33 +365,48 @@ def test_the_end_of_the_pools_day_is_reported_an_hour_before() -> None:
     keys = [key(name, Limits(rpd=100)) for name in "ab"]
     pool = Watched(*keys, strategy="spread")
     pool.rig.clock.advance(next_midnight(pool.rig.time(), DEFAULT_ZONE) - pool.rig.time())
+    texts: list[PoolEvent] = []
 
     def hour(calls: int) -> list[str]:
+        pool.events.take()
         for _ in range(calls):
             pool.rig.clock.advance(3_600 / calls)
             with suppress(Exception):
                 pool.rig.call()
-            pool.alerts._look(None)
-        names = [name for name, _ in pool.events.names if name != "quota_80_percent"]
+            pool.look()
         texts.extend(one for one in pool.events.all if one.event == "quota_forecast")
-        pool.events.all.clear()
-        return names
+        return [name for name, _ in pool.events.names if name != "quota_80_percent"]
 
-    texts: list[PoolEvent] = []
     assert [hour(40), hour(40), hour(40)] == [[], [], []]  # 80 are left, for two hours
     assert hour(40) == ["quota_forecast"]
     assert [hour(10), hour(5)] == [[], []]  # 25 are left, for five hours
     assert hour(15) == ["quota_forecast"]
     assert set(hour(20)) == {"pool_exhausted"}
-    pool.rig.clock.advance(16 * 3_600)
-    assert hour(2) == ["key_available_again"]
     first = texts[0]
     assert (first.key_id, first.reason) == (None, "rpd")
     assert first.available_at == utc(next_midnight(first.at.timestamp(), DEFAULT_ZONE))
     assert first.sentence.startswith(
         f"pool test: at the rate of the last hour, it will have no requests per day (RPD) left for "
-        f"{MODEL} at 2026-01-02 1"
+        f"{MODEL} at 1"
     )
+
+
+def test_processes_that_share_a_state_agree_who_tells_it() -> None:
+    """Twelve of them find the same at once; each beginning and each end is told once."""
+    pool = Watched(key("a"), key("b"))
+    told = [(Events(), alerts.Alerts(pool.rig.pool, [])) for _ in range(12)]
+    for events, one in told:
+        one._receivers = [Receiver("test", events)]
+        one.look_in = lambda *_: None  # type: ignore[method-assign]
+    pool.call(expired())
+    with ThreadPoolExecutor(12) as threads:
+        list(threads.map(lambda one: one[1].look(), told))
+    assert [name for events, _ in told for name, _ in events.names] == []  # pool has told it
+    pool.rig.clock.sleep(7_200)
+    pool.rig.call()
+    with ThreadPoolExecutor(12) as threads:
+        list(threads.map(lambda one: one[1].look(), told))
+    assert [name for events, _ in told for name, _ in events.names] == [AGAIN]
 
 
 @pytest.mark.parametrize("model", ["@everyone", "<!channel>", "[x](http://h)", "evil\n\x1b[31m"])
@@ -375,11 +414,12 @@ def test_a_model_name_cannot_address_a_channel(model: str) -> None:
     """A program may let its users choose the model; a receiver may read markup in its name."""
     pool = Watched(key("a", Limits(rpd=1)))
     info = INFO._replace(model=model)
-    pool.rig.call(info)
-    pool.rig.failing(info)
-    event = pool.events.all[-1]
-    assert "for a model with an unusual name" in event.sentence
-    assert event.sentence.isprintable()
+    said = []
+    for _ in range(2):
+        pool.call(info=info)
+        said += [one.sentence for one in pool.events.all]
+    assert any("a model with an unusual name: no key until" in one for one in said)
+    assert all("a model with an unusual name" in one and one.isprintable() for one in said)
 
 
 # Receivers ----------------------------------------------------------------------------------------
@@ -393,37 +433,19 @@ def opened(*urls: str, events: Any = EVENTS) -> list[Receiver]:
     return open_receivers(None, [SecretStr(url) for url in urls], events)
 
 
-def done() -> bool:
-    return alerts.THREAD_NAME not in _threads()
+def put(receiver: Receiver, event: PoolEvent) -> None:
+    receiver.put(event, threading.Event())
 
 
 def test_a_webhook_gets_title_text_and_kind(webhook: Webhook) -> None:
     """In the form of Apprise's json://; the events of the setting alone."""
     (receiver,) = opened(webhook.url, events=("key_rejected",))
-    receiver.put(event("state_degraded"))
-    receiver.put(event())
-    wait_for(lambda: webhook.messages and done(), PATIENCE_S)
+    put(receiver, event("state_degraded"))
+    put(receiver, event())
     (message,) = webhook.messages
     assert message["title"] == "keyrot: key_rejected in pool p"
     assert message["message"] == "pool p: <b>key a</b> & more."
     assert message["type"] == "failure"
-
-
-def test_a_dead_receiver_delays_no_other(webhook: Webhook, caplog: Any) -> None:
-    """It accepts and never answers; its own events are bounded, and the oldest dropped."""
-    events = Events()
-    with dead_receiver() as url:
-        receivers = open_receivers(events, [SecretStr(url), SecretStr(webhook.url)], EVENTS)
-        for _ in range(20):
-            for receiver in receivers:
-                receiver.put(event())
-        wait_for(lambda: len(webhook.requests) == 20 and len(events.all) == 20, PATIENCE_S)
-        for _ in range(2 * alerts.QUEUE_MAX):
-            receivers[1].put(event())
-        assert len(receivers[1]._queue) == alerts.QUEUE_MAX
-        assert sum("the oldest are dropped" in text for text in caplog.messages) == 1
-        receivers[1].close(0.0)
-    wait_for(done, PATIENCE_S)
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit], ids=lambda error: error.__name__)
@@ -438,8 +460,7 @@ def test_a_function_that_raises_is_logged_once(error: type[BaseException], caplo
 
     (receiver,) = open_receivers(on_event, (), EVENTS)
     for _ in range(5):
-        receiver.put(event())
-    wait_for(lambda: len(calls) == 5 and done(), PATIENCE_S)
+        put(receiver, event())
     messages = [text for text in caplog.messages if "on_event failed" in text]
     assert len(messages) == 2  # the first failure, and the first one after a success
     assert error.__name__ in messages[0]
@@ -447,26 +468,21 @@ def test_a_function_that_raises_is_logged_once(error: type[BaseException], caplo
 
 
 def test_a_delivery_that_fails_is_tried_three_times(caplog: Any) -> None:
-    """Then the next event is delivered, and the log names the receiver without its URL."""
+    """Then once until one is taken; the log names the receiver without its URL."""
     answers = iter([500] * alerts.TRIES + [503, 200])
     webhook = Webhook(lambda: next(answers))
     try:
-        with caplog.at_level(logging.DEBUG):
-            (receiver,) = opened(webhook.url)
-            log = logging.getLogger("apprise")
-            log.addFilter(alerts._FILTER)
-            receiver.put(event())
-            receiver.put(event("state_degraded"))
-            wait_for(lambda: len(webhook.requests) == alerts.TRIES + 2 and done(), PATIENCE_S)
-            log.debug("of the program")
-            log.removeFilter(alerts._FILTER)
+        (receiver,) = opened(webhook.url)
+        put(receiver, event())
+        put(receiver, event("state_degraded"))
+        put(receiver, event("state_degraded"))
         assert webhook.events == {"key_rejected": alerts.TRIES, "state_degraded": 2}
+        assert not receiver.is_failing
     finally:
         webhook.close()
     messages = [text for text in caplog.messages if " failed (" in text]
     assert len(messages) == 1
     assert "KEYROT_ALERTS, entry 1 (json://)" in messages[0]
-    assert "of the program" in caplog.text
 
 
 def test_urls_are_in_no_log(pool: Any, connect: Any, webhook: Webhook, caplog: Any) -> None:
@@ -477,9 +493,11 @@ def test_urls_are_in_no_log(pool: Any, connect: Any, webhook: Webhook, caplog: A
         for _ in range(2):
             with suppress(errors.ClientError):
                 client.models.generate_content(model=MODEL, contents="hello")
-        wait_for(lambda: webhook.requests and done(), PATIENCE_S)
+        wait_for(lambda: webhook.requests, PATIENCE_S)
+        logging.getLogger("apprise").debug("of the program")
         keyrot_middleware.uninstall()
     assert "hook-secret" not in caplog.text
+    assert "of the program" in caplog.text
     assert alerts._FILTER not in logging.getLogger("apprise").filters
 
 

@@ -12,7 +12,7 @@ from support.replies import MODEL, day, invalid
 from keyrot_middleware.core.activity import LARGE_POOL
 from keyrot_middleware.core.model import DEFAULT_ZONE, Limits
 from keyrot_middleware.core.windows import next_midnight
-from keyrot_middleware.monitoring.view import pool_health, source_of
+from keyrot_middleware.monitoring.report import pool_health, source_of
 
 HOUR = 3_600.0
 
@@ -46,7 +46,8 @@ def of_key(rig: Rig, key_id: str = "a", model: str = MODEL) -> float | None:
 
 
 def of_pool(rig: Rig, model: str = MODEL) -> float | None:
-    return seconds(rig, source_of(rig.pool).status()["summary"]["models"][model]["runs_out_at"])
+    calls = source_of(rig.pool).status()["summary"]["calls"]
+    return seconds(rig, next(one["runs_out_at"] for one in calls if one["model"] == model))
 
 
 def test_the_forecast_is_true_at_each_hour_and_moves_with_the_rate() -> None:

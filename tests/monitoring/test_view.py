@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.pool import INFO, Rig, key
-from support.replies import MODEL, OK, bad, day, expired, invalid, minute
+from support.replies import MODEL, OK, bad, day, exhausted, expired, failure, invalid, minute
 
-from keyrot_middleware.core.activity import CallRecord
+from keyrot_middleware.core.activity import ActivityRows, CallRecord
 from keyrot_middleware.core.availability import AVAILABLE
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.model import (
@@ -25,15 +25,9 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.errors import KeyrotError
-from keyrot_middleware.monitoring.view import (
-    VERB,
-    PoolReport,
-    headline_of,
-    lines_of,
-    pool_health,
-    pool_rows,
-    source_of,
-)
+from keyrot_middleware.monitoring.report import PoolReport, pool_health, pool_rows, source_of
+from keyrot_middleware.monitoring.view import Look, headline, iso, lines_of
+from keyrot_middleware.runtime.judging import VERB
 from keyrot_middleware.settings import Workload, terms_of
 
 LIMITS = Limits(rpm=2, rpd=10)
@@ -81,7 +75,7 @@ def test_a_call_that_waits_for_a_key_is_counted_as_a_wait() -> None:
 @pytest.mark.parametrize(
     ("reply", "state", "sentence"),
     [
-        (minute("20s"), "cooling_down", "cooling down after quota_minute; available again at "),
+        (minute("20s"), "cooling_down", "cooling down after quota_minute"),
         (invalid(), "rejected", "Gemini rejects the key (key_invalid: "),
     ],
 )
@@ -106,7 +100,7 @@ def test_limits_are_shown_as_far_as_they_are_the_pools() -> None:
     found, known = row(rig, "a"), pool_health(rig.pool)[0]["a"]
     assert found["used"][MODEL]["rpm"] == {"used": 2, "limit": 2, "source": "configured"}
     assert found["used"][MODEL]["rpd"] == {"used": 2, "limit": 4, "source": "learned"}
-    assert found["sentence"].startswith("RPM is used up: 2 of 2 requests this minute (use 0.5);")
+    assert found["sentence"] == "RPM is used up: 2 of 2 requests this minute (use 0.5)"
     assert (found["use"], known["use"]) == (0.5, 0.5)
     assert known["limits"] == {"rpm": 2, "tpm": None, "rpd": None, "max_concurrency": 3}
     assert known["used"][MODEL]["learned"] == {"rpd": 4}
@@ -130,9 +124,14 @@ def test_a_pool_without_an_available_key_says_when_the_first_one_is() -> None:
     found = report(rig).status(limit=1, query="a")["summary"]
     assert found["available"] == 0
     assert found["next"] == {"key_id": "b", "available_at": row(rig, "b")["available_at"]}
-    assert found["models"] == {
-        MODEL: {"available": 0, "keys": 2, "next": found["next"], "runs_out_at": None}
-    }
+    (calls,) = found["calls"]
+    assert (calls["model"], calls["answer"], calls["available"], calls["keys"]) == (
+        MODEL,
+        "no",
+        0,
+        2,
+    )
+    assert calls["available_at"] == found["next"]["available_at"]
 
 
 def test_a_model_counts_every_key_that_could_serve_it() -> None:
@@ -145,10 +144,9 @@ def test_a_model_counts_every_key_that_could_serve_it() -> None:
     rig.will("b", invalid())
     for _ in range(2):
         rig.call()
-    models = report(rig).status()["summary"]["models"]
-    assert [*models] == [MODEL, "z-model"]
-    assert (models[MODEL]["available"], models[MODEL]["keys"]) == (1, 3)
-    assert (models["z-model"]["available"], models["z-model"]["keys"]) == (2, 3)
+    calls = {one["model"]: one for one in report(rig).status()["summary"]["calls"]}
+    assert (calls[MODEL]["available"], calls[MODEL]["keys"]) == (1, 3)
+    assert (calls["z-model"]["available"], calls["z-model"]["keys"]) == (2, 3)
 
 
 def test_the_use_of_the_pool_is_counted_for_an_hour_and_a_day() -> None:
@@ -188,7 +186,7 @@ def test_the_use_of_a_pool_whose_state_is_unreachable_is_not_nothing(monkeypatch
     monkeypatch.setattr(type(rig.pool.state), "degraded", True)
     unknown = "Not known while the shared state cannot be reached."
     assert report(rig).history(by="workload")["unknown"] == unknown
-    assert unknown in lines(rig)[-1]
+    assert [unknown in line for line in lines(rig)] == [True, True]
 
 
 def test_a_call_links_to_its_trace() -> None:
@@ -251,7 +249,7 @@ def test_explain_has_the_reason_why_each_other_key_is_not_used() -> None:
     rig.failing()
     found = report(rig).explain(f"models/{MODEL}", 5)
     assert (found["key_id"], found["model"]) == (None, MODEL)
-    assert "none of 2 is available" in found["sentence"]
+    assert f"would get no key now. {MODEL}: no key until 12:30:50 UTC" in found["sentence"]
     assert [(k["key_id"], k["position"], k["reason"]) for k in found["keys"]] == [
         ("a", 1, "quota_minute"),
         ("b", 1, "key_invalid"),
@@ -260,7 +258,7 @@ def test_explain_has_the_reason_why_each_other_key_is_not_used() -> None:
         report(rig).explain(MODEL, -1)
     rig.clock.advance(1_000)
     found = report(rig).explain(MODEL)["sentence"]
-    assert found.endswith("key a now. First it tries again b, which Google rejected.")
+    assert found.endswith("key a now. First it tries again b, which Gemini rejected.")
 
 
 def test_explain_prefers_the_keys_of_a_workload() -> None:
@@ -286,7 +284,7 @@ def test_what_is_held_back_for_a_workload_is_said() -> None:
         rig.call(other)
     note = "held back for chat: 18 of 60 a minute"
     found = report(rig).explain(MODEL)
-    assert found["keys"][0]["sentence"].startswith(f"{note}; available again at ")
+    assert found["keys"][0]["sentence"] == note
     assert report(rig).explain(MODEL, 0, "chat")["key_id"] == "a"
     held = "held back for chat: 842 of 1,000 a day, 18 of 60 a minute"
     assert row(rig, "a")["used"][MODEL]["held_back"] == held
@@ -294,7 +292,7 @@ def test_what_is_held_back_for_a_workload_is_said() -> None:
     for _ in range(3):
         rig.call(INFO._replace(terms=rig.pool.terms["night"]._replace(behind="")))
     found = report(rig).explain(MODEL, 0, "night")["keys"][0]["sentence"]
-    assert found.startswith("share of night: 3 of 60 a minute; available again at ")
+    assert found == "share of night: 3 of 60 a minute"
 
 
 def test_a_key_that_is_disabled_gets_no_call_until_it_is_enabled() -> None:
@@ -362,16 +360,17 @@ def test_a_rejected_key_is_rejected_until_a_request_succeeds() -> None:
     rig = Rig(key("bad"), key("good"), strategy="fill")
     rig.will("bad", expired())
     rig.call()
-    for _ in range(2):
+    for ends_at in (rig.time() + 900, None):
         found = row(rig, "bad")
         assert (found["state"], found["reason"]) == ("rejected", "key_expired")
-        assert lines(rig)[0] == "1 of 2 keys is available."
+        assert (found["ends_by"], found["available_at"]) == ("person", iso(ends_at))
+        assert lines(rig)[0] == "All calls are served. 1 of 2 keys is available."
         assert report(rig).explain(MODEL)["key_id"] == "good"
         rig.clock.advance(3_600)
-    assert found["sentence"].startswith(
+    assert found["sentence"] == (
         'Gemini rejects the key (key_expired: "API key expired. Please renew the API key."); '
+        "replace its value"
     )
-    assert row(rig, "bad")["sentence"].endswith("tried again by the next call")
     rig.call()
     assert rig.sent[-1] == "bad"
     assert row(rig, "bad")["state"] == "available"
@@ -383,55 +382,94 @@ def test_when_again_leaves_rejected_keys_out() -> None:
     rig.will("bad", expired())
     rig.will("good", day())
     rig.failing()
-    assert lines(rig)[0] == "No key is available. good at 2026-01-02 08:00Z."
+    assert lines(rig)[0] == (
+        f"{MODEL}: no key until 2026-01-02 08:00 UTC (quota_day). 0 of 2 keys are available."
+    )
     assert report(rig).status()["summary"]["next"]["key_id"] == "good"
-    assert report(rig).explain(MODEL)["sentence"].endswith("again at 2026-01-02T08:00:00Z.")
     rejected = Rig(key("bad"), max_wait_s=0)
     rejected.will("bad", expired())
     rejected.failing()
-    assert lines(rejected)[0] == "No key is available. It is not known when one will be."
+    assert lines(rejected)[0].startswith(f"{MODEL}: no key; tried again at 12:45:30 UTC (key_exp")
+    rejected.clock.advance(3_600)
+    assert "only bad is left, which was rejected; the next call tries it" in lines(rejected)[0]
 
 
-def test_a_key_is_available_again_when_it_is_for_one_model() -> None:
-    """Out for the day for one model, and for seconds for another."""
-    rig = Rig(key("a"), max_wait_s=0)
-    rig.will("a", day(), minute("5s", model=OTHER))
-    rig.failing()
-    rig.failing(INFO._replace(model=OTHER))
-    assert row(rig, "a")["reason"] == "quota_minute"
-    assert lines(rig)[:3] == [
-        "No key is available. a at 2026-01-01 12:30Z.",
-        f"No key is available for {MODEL}. a at 2026-01-02 08:00Z.",
-        f"No key is available for {OTHER}. a at 2026-01-01 12:30Z.",
+def test_what_is_said_first_is_the_worst_and_at_most_three() -> None:
+    """A model that fails, one that has no key, one that waits; each with its reason."""
+    rig = Rig(key("a"), max_wait_s=60)
+    assert lines(rig)[0] == "No call was made today. 1 of 1 key is available."
+    for model in ("m-1", "m-2", "m-3"):
+        rig.will("a", exhausted("PerDay", "2s", model=model))
+        rig.failing(INFO._replace(model=model))
+    rig.will("a", minute("50s", model="m-4"))
+    with suppress(Exception):
+        rig.call(INFO._replace(model="m-4"))
+    rig.default = failure(503)
+    for _ in range(3):
+        with suppress(Exception):
+            rig.call(INFO._replace(model="m-5"))
+    rig.default = OK
+    rig.call(INFO._replace(model="m-6"))
+    found = lines(rig)
+    assert found[0].startswith("m-1: no key until 2026-01-02 08:00 UTC (quota_day).")
+    assert [found[1][:12], found[2][:12]] == ["m-2: no key ", "m-3: no key "]
+    assert "m-5: the last 3 calls failed (503), since 12:" in found[3]
+    said = {one["model"]: one for one in report(rig).status()["summary"]["calls"]}
+    assert [one["answer"] for one in said.values()] == [
+        "no",
+        "no",
+        "no",
+        "failing",
+        "served",
+        "served",
     ]
+    rig.clock.advance(86_400)
+    assert not [one for one in report(rig).status()["summary"]["calls"] if one["answer"] == "no"]
+
+
+def test_a_workload_whose_own_keys_are_out_is_said() -> None:
+    """With how its calls are served, and until when; other calls are not in trouble."""
+    rig = Rig(key("own", workload="night", project="p"), key("b", priority=1), max_wait_s=0)
+    rig.will("own", day())
+    rig.call(INFO._replace(workload="night"))
+    rig.call()
+    assert lines(rig)[0] == (
+        f"night: none of its own keys for {MODEL} until 2026-01-02 08:00 UTC (quota_day); it uses "
+        "those of others. 1 of 2 keys is available."
+    )
+
+
+def test_an_emptied_state_is_said_for_an_hour() -> None:
+    """Since switched-off keys serve again, and budgets begin at 0."""
+    rig = Rig(key("a"))
+    at = rig.time()
+    rig.pool.state.add_activity(ActivityRows({}, {"emptied": ([str(at)], 1)}))
+    assert lines(rig)[0].startswith("The shared state was emptied at 12:30:30 UTC: keys that")
+    rig.clock.advance(3_700)
+    assert "emptied" not in lines(rig)[0]
 
 
 HOUR = {"calls": 0, "failed_calls": 0, "requests": 0, "failures": 0, "waits": 0}
-SUMMARY: dict[str, Any] = {"keys": 3, "available": 2, "models": {}, "last_hour": HOUR}
-SUMMARY |= {"next": {"key_id": "paid_1", "available_at": "2026-01-01T12:31:00Z"}}
 
 
 @pytest.mark.parametrize(
-    ("summary", "said"),
+    ("hour", "said"),
     [
-        ({}, "2 of 3 keys are available."),
-        ({"keys": 1, "available": 1}, "1 of 1 key is available."),
-        ({"keys": 0, "available": 0}, "This pool has no key."),
-        ({"available": 0}, "No key is available. paid_1 at 2026-01-01T12:31:00Z."),
-        ({"last_hour": HOUR | {"calls": 1, "requests": 1}}, "0 of 1 call failed. 0 of 1 request"),
-        ({"last_hour": HOUR | {"calls": 2, "failed_calls": 2}}, "failed. No request was sent."),
+        ({"calls": 1, "requests": 1}, "0 of 1 call failed. 0 of 1 request failed."),
+        ({"calls": 2, "failed_calls": 2}, "failed. No request was sent."),
         (
-            {"last_hour": HOUR | {"calls": 9, "requests": 9, "failures": 2}},
+            {"calls": 9, "requests": 9, "failures": 2},
             "0 of 9 calls failed. 2 of 9 requests failed; a call goes on with another key.",
         ),
         (
-            {"last_hour": HOUR | {"calls": 9, "failed_calls": 1, "requests": 9, "failures": 2}},
+            {"calls": 9, "failed_calls": 1, "requests": 9, "failures": 2},
             "1 of 9 calls failed. 2 of 9 requests failed.",
         ),
-        ({"last_hour": HOUR | {"calls": 9, "waits": 3}}, "0 of 9 calls failed; 3 waited for a key"),
-        ({"last_hour": dict.fromkeys(HOUR)}, "Not known while the shared state cannot be reached."),
+        ({"calls": 9, "waits": 3}, "0 of 9 calls failed; 3 waited for a key"),
+        ({}, "Last hour: No call was made."),
     ],
 )
-def test_the_headline(summary: dict[str, Any], said: str) -> None:
-    """Whether calls can be served and when again; failed calls before failed requests."""
-    assert said in "\n".join(lines_of(headline_of(SUMMARY | summary), lambda at: f"at {at}"))
+def test_the_last_hour_in_words(hour: dict[str, Any], said: str) -> None:
+    """Failed calls before failed requests."""
+    seen = Look(0.0, [], [])
+    assert said in lines_of(headline(seen, HOUR | hour, degraded=False))[-1]

@@ -14,7 +14,8 @@ from support.servers import wait_for
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.monitoring.view import iso, pool_health
+from keyrot_middleware.monitoring.report import pool_health
+from keyrot_middleware.monitoring.view import iso
 from keyrot_middleware.prices import PriceList
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation

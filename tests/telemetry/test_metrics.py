@@ -1,6 +1,5 @@
 """The metrics of a call, as an SDK with a reader sees them."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -12,8 +11,7 @@ from support.scripted_pool import STREAMED, Chunks, ScriptedPool, minute
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Candidate, Limits
-from keyrot_middleware.monitoring.view import levels
-from keyrot_middleware.telemetry.metrics import KeySnapshot
+from keyrot_middleware.monitoring.report import levels
 
 INFERENCE = "opentelemetry.genai.client.inference.context"
 DURATION = "gen_ai.client.operation.duration"
@@ -49,7 +47,6 @@ def test_a_call_that_changes_its_key(metered: RecordedMetrics, way: str) -> None
     assert tokens == {("pro_01", "input"): 12, ("pro_01", "output"): 30}
     assert by("keyrot.key.wait_time", "keyrot.pool.name") == {"test": 2}
     assert by("keyrot.key.timeouts", "keyrot.pool.name") == {"test": 0}
-    assert by("keyrot.key.pending_requests", "keyrot.pool.name") == {"test": 0}
 
 
 def test_the_metrics_of_the_conventions(metered: RecordedMetrics) -> None:
@@ -108,8 +105,7 @@ def test_suppressed(metered: RecordedMetrics, key: str | None) -> None:
         assert ScriptedPool([metered.observer]).run() == "answer"
     finally:
         context.detach(token)
-    # The two that exist from the start are at zero.
-    assert set(metered.collect()) <= {"keyrot.key.timeouts", "keyrot.key.pending_requests"}
+    assert set(metered.collect()) <= {"keyrot.key.timeouts"}  # that is there from the start
 
 
 COUNT = "keyrot.key.count"
@@ -121,11 +117,10 @@ class RecordedGauges(RecordedMetrics):
         super().__init__()
         keys = ("a_limited", "b_bad", "c_busy", "d_idle")
         self.scripted = ScriptedPool([self.observer], keys=keys, script=script)
-        self.degraded = False
-        self.observer.register_gauges(self._levels, lambda: self.degraded)
+        self.observer.register_gauges(self._levels)
 
-    def _levels(self) -> Iterable[KeySnapshot]:
-        return levels(self.scripted.pool)
+    def _levels(self, metric: str) -> Any:
+        return levels(self.scripted.pool, metric)
 
     @property
     def states(self) -> Any:
@@ -167,15 +162,16 @@ def test_utilization_of_each_limit() -> None:
 def test_a_state_that_fails_breaks_nothing() -> None:
     """The collection has no gauges of the keys."""
     gauges = RecordedGauges()
-    gauges.observer._source._look = lambda: 1 / 0  # type: ignore[union-attr,assignment,return-value]
+    gauges.scripted.pool.state.snapshot = lambda _: 1 / 0  # type: ignore[method-assign]
     assert gauges.states == {}
 
 
-def test_degraded() -> None:
+def test_degraded(monkeypatch: pytest.MonkeyPatch) -> None:
     """1 while this process counts alone, 0 else."""
     gauges = RecordedGauges()
     assert gauges.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 0}
-    gauges.degraded = True
+    assert gauges.by("keyrot.key.pending_requests", "keyrot.pool.name") == {"test": 0}
+    monkeypatch.setattr(type(gauges.scripted.pool.state), "degraded", True)
     assert gauges.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 1}
 
 
@@ -185,5 +181,5 @@ def test_an_uninstalled_pool_is_not_reported() -> None:
     assert gauges.states
     gauges.observer.unregister_gauges()
     assert not gauges.collect().keys() & {COUNT, USED, "keyrot.state.degraded"}
-    gauges.observer.register_gauges(gauges._levels, lambda: False)
+    gauges.observer.register_gauges(gauges._levels)
     assert [point.value for point in gauges.points("keyrot.state.degraded")] == [0]

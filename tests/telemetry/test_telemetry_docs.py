@@ -11,9 +11,9 @@ from support.otel import HAS_BUCKETS, RecordedMetrics
 from support.replies import GoogleError, invalid
 from support.scripted_pool import INFO, OK, Chunks, ScriptedPool, failure, minute
 
-from keyrot_middleware.core.commands import Send, Settle
-from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, Usage
-from keyrot_middleware.monitoring.view import levels
+from keyrot_middleware.core.activity import Attempt, CallRecord
+from keyrot_middleware.core.model import Usage
+from keyrot_middleware.monitoring.report import levels
 from keyrot_middleware.telemetry.metrics import METRICS
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
@@ -132,12 +132,10 @@ def _everything(metered: RecordedMetrics) -> None:
     list(scripted.stream())
     with pytest.raises(GoogleError):
         scripted.run()
-    metered.observer.register_gauges(lambda: levels(scripted.pool), lambda: False)
+    metered.observer.register_gauges(lambda metric: levels(scripted.pool, metric))
     metered.observer.observe(INFO._replace(models_tried=("gemini-2.5-pro",)))
-    usage = Usage(1, 1, model="m")
     watch = metered.observer.observe(INFO)
     assert watch is not None
-    lease = Lease("a", "a", "a", "m", INFO.verb, 0, 1, at=0.0)
-    watch.before(Send(lease, 1))
-    watch.after(Settle(lease, Outcome(LeaseOutcome.ABANDONED, None, usage)), None)
-    watch.finish(asyncio.CancelledError())
+    sent = Attempt("a", None, None, 0.1)
+    record = CallRecord(0.0, "m", 0.1, "abandoned", (sent,), Usage(1, 1, model="m"))
+    watch.finish(asyncio.CancelledError(), record)

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Reply", "request"]
+__all__ = ["TOKEN", "Reply", "request"]
+
+TOKEN = "a-token-of-the-tests-0123"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,18 @@ SCOPE = {
 
 
 def request(app: Any, path: str = "/", *, host: str = "127.0.0.1:8000", **more: Any) -> Reply:
+    """Send a request, as a script that has the token unless headers say otherwise."""
     scope = SCOPE | {name: value for name, value in more.items() if name in SCOPE}
     headers = {"host": host} | {name: value for name, value in more.items() if name not in SCOPE}
+    if not {"authorization", "cookie"} & headers.keys():
+        headers["authorization"] = f"Bearer {TOKEN}"
     bare, _, query = path.partition("?")
     scope["path"] = str(scope["root_path"]) + bare
     scope["raw_path"], scope["query_string"] = scope["path"].encode(), query.encode()
     scope["headers"] = [
         (name.replace("_", "-").encode(), value.encode("latin-1"))
         for name, value in headers.items()
+        if value
     ]
     with ThreadPoolExecutor(1) as thread:  # in this one Playwright's loop may be running
         return thread.submit(asyncio.run, _request(app, scope)).result()

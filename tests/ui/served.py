@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from asgi import TOKEN
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 __all__ = ["CHROMIUM", "HOSTILE", "TOKEN", "Server", "chromium", "details", "row", "wait_for_rows"]
 
-TOKEN = "a-token-of-the-tests-0123"
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

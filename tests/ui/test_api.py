@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from asgi import request
+from asgi import TOKEN, request
 from fake_source import FakeSource, key, sample
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -35,7 +35,7 @@ VALUE = "AIza" + "FAKEFAKEFAKEFAKEFAKEFAKEFAKEFAKE123"
 )
 def test_a_wrong_parameter_is_named(path: str, sentence: str) -> None:
     """A wrong parameter is a 400 that names what is allowed."""
-    reply = request(ui.app(local=True, source=FakeSource()), path)
+    reply = request(ui.app(token=TOKEN, source=FakeSource()), path)
     assert reply.status == 400
     assert sentence in reply.error
 
@@ -53,7 +53,7 @@ def test_an_unknown_key_is_not_found(action: str) -> None:
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css", "/api/status", "/x"])
 def test_every_answer_has_strict_headers(path: str) -> None:
     """Nothing may be loaded from elsewhere, framed, sniffed, stored or sent as a referrer."""
-    headers = request(ui.app(local=True, source=FakeSource()), path).headers
+    headers = request(ui.app(token=TOKEN, source=FakeSource()), path).headers
     policy = dict(
         part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";")
     )
@@ -83,15 +83,15 @@ def test_an_internal_error_is_raised_in_tests_only(monkeypatch: pytest.MonkeyPat
 
     source.before = fail
     with pytest.raises(RuntimeError):
-        request(ui.app(local=True, source=source), "/api/status")
+        request(ui.app(token=TOKEN, source=source), "/api/status")
     monkeypatch.setattr(f"{handle_internal_error.__module__}._strict", False)
-    reply = request(ui.app(local=True, source=source), "/api/status")
+    reply = request(ui.app(token=TOKEN, source=source), "/api/status")
     assert (reply.status, "secret" in reply.text) == (500, False)
 
 
 def test_without_a_pool_the_api_names_what_to_do() -> None:
     """Mounted before install(), the page opens, and its API names what is missing."""
-    app = ui.app(local=True)
+    app = ui.app(token=TOKEN)
     assert request(app).status == 200
     reply = request(app, "/api/status")
     assert reply.status == 503
@@ -101,7 +101,7 @@ def test_without_a_pool_the_api_names_what_to_do() -> None:
 def test_text_that_looks_like_a_key_is_masked() -> None:
     """Whatever a source returns, the value of a key is not sent."""
     source = FakeSource([key("free_1", sentence=f"Google answered: {VALUE} is invalid")])
-    text = request(ui.app(local=True, source=source), "/api/status").text
+    text = request(ui.app(token=TOKEN, source=source), "/api/status").text
     assert VALUE not in text
     assert "[redacted]" in json.loads(text)["keys"][0]["sentence"]
 
@@ -109,7 +109,7 @@ def test_text_that_looks_like_a_key_is_masked() -> None:
 @pytest.mark.parametrize("mount", ["/keyrot", "/admin/keyrot"])
 def test_the_page_works_at_any_path(mount: str) -> None:
     """Mounted in another app it finds its files and API, without a lifespan."""
-    outer = Starlette(routes=[Mount(mount, ui.app(local=True, source=sample()))])
+    outer = Starlette(routes=[Mount(mount, ui.app(token=TOKEN, source=sample()))])
     assert request(outer, f"{mount}/").status == 200
     assert request(outer, f"{mount}/static/app.js").status == 200
     assert request(outer, f"{mount}/api/status").content["total"] == 7

@@ -67,7 +67,7 @@ def test_a_browser_gets_the_token_by_a_file(serve, open_tab, tmp_path, monkeypat
 def test_a_row_changes_without_a_reload(serve: Serve, open_tab: Open) -> None:
     """A change is shown in the same row, and is announced once."""
     source = FakeSource([key("free_1"), key("free_2")])
-    page = open_tab(serve(ui.app(local=True, source=source)).url).page
+    page = open_tab(serve(ui.app(token=TOKEN, source=source)).login).page
     wait_for_rows(page, 2)
     expect(page.locator("#verdict")).to_have_class("verdict all")
     page.evaluate("window.sameRow = document.querySelector('tr.key')")
@@ -161,7 +161,7 @@ def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> 
 
 def test_what_is_shown_is_in_the_address(serve: Serve, open_tab: Open) -> None:
     """Filters, the order, a key and a call; a reload shows the same, and Back what was before."""
-    page = open_tab(serve(ui.app(local=True, source=sample())).url).page
+    page = open_tab(serve(ui.app(token=TOKEN, source=sample())).login).page
     wait_for_rows(page, 7)
     page.get_by_role("button", name="1 rejected").click()
     wait_for_rows(page, 1)
@@ -196,7 +196,7 @@ def test_a_call_shows_its_attempts_tokens_cost_and_trace(serve: Serve, open_tab:
     """And what the service wrote about each key."""
     source = sample()
     source.calls.append(source.calls[-1])  # of the same microsecond
-    page = open_tab(serve(ui.app(local=True, source=source)).url).page
+    page = open_tab(serve(ui.app(token=TOKEN, source=source)).login).page
     calls = page.locator("#calls tr")
     expect(calls).to_have_count(6)
     page.wait_for_timeout(1_100)  # it is drawn again
@@ -220,7 +220,7 @@ def test_a_call_shows_its_attempts_tokens_cost_and_trace(serve: Serve, open_tab:
 def test_the_page_says_when_requests_of_the_day_are_used_up(serve: Serve, open_tab: Open) -> None:
     """Of each model for the whole pool, in red within the hour; of a key's project."""
     source = sample()
-    page = open_tab(serve(ui.app(local=True, source=source)).url).page
+    page = open_tab(serve(ui.app(token=TOKEN, source=source)).login).page
     models = page.locator("#models .forecast")
     at = re.compile(r"used up at \d\d:\d\d UTC$")
     expect(models).to_have_text([at, at])
@@ -231,9 +231,9 @@ def test_the_page_says_when_requests_of_the_day_are_used_up(serve: Serve, open_t
 
 def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     """The page shows since when its values are old, and continues when the server is back."""
-    app = ui.app(local=True, source=sample())
+    app = ui.app(token=TOKEN, source=sample())
     server = serve(app)
-    page = open_tab(server.url).page
+    page = open_tab(server.login).page
     wait_for_rows(page, 7)
     server.stop()
     banner = page.locator("#problem")
@@ -251,7 +251,7 @@ def test_a_workload_has_a_cost_where_prices_are_known(
 ) -> None:
     source = FakeSource([key("free_1")])
     source.more = {"cost_known": known}
-    page = open_tab(serve(ui.app(local=True, source=source)).url).page
+    page = open_tab(serve(ui.app(token=TOKEN, source=source)).login).page
     expect(page.locator("#shares tr").first.locator("td").last).to_have_text(re.compile(shown))
 
 

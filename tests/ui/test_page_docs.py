@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from asgi import request
+from asgi import TOKEN, request
 from fake_source import FakeSource, key, sample
 from google import genai
 
@@ -47,7 +47,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with FakeGemini() as gemini:
         for label in ("one", "two"):
             monkeypatch.setenv(f"GEMINI_KEY_{label}", gemini.add_key(label).value)
-        app = ui.app(local=True)
+        app = ui.app(token=TOKEN)
         keyrot_middleware.install(allowed_hosts=(gemini.host,), strategy="fill")
         gemini.script("one", Reply.QUOTA_MINUTE)
         client = genai.Client(http_options=gemini.http_options)
@@ -81,7 +81,7 @@ def test_each_field_is_documented(app: Any, heading: str, path: str) -> None:
 
 def test_the_fake_of_the_tests_has_the_same_fields(app: Any) -> None:
     """The data of the other tests has the fields of a real pool."""
-    fake = ui.app(local=True, source=sample())
+    fake = ui.app(token=TOKEN, source=sample())
     paths = ("/api/status", "/api/attempts", "/api/history?by=model")
     for path in (*paths, f"/api/explain?model={MODEL}"):
         real, made = (set(fields(request(one, path).content)) for one in (app, fake))
@@ -120,8 +120,9 @@ def test_the_program_beside_django_serves_both(monkeypatch: pytest.MonkeyPatch) 
     module("django.core")
     module("django.core.asgi", get_asgi_application=lambda: django)
     monkeypatch.setattr(keyrot_middleware, "install", lambda: None)
-    made = ui.app(local=True, source=FakeSource([key("one")]))
+    made = ui.app(token=TOKEN, source=FakeSource([key("one")]))
     monkeypatch.setattr(ui, "app", lambda **_: made)
+    monkeypatch.setenv("PAGE_TOKEN", TOKEN)
     names: dict[str, Any] = {}
     exec(compile(code, "page.md", "exec"), names)  # noqa: S102 - the snippet of the page
     assert asyncio.iscoroutinefunction(names["application"])

@@ -24,7 +24,6 @@ let useAt = 0; // when the use of the pool was asked for last, by this machine's
 let timer = 0;
 let round = 0; // of the newest request: what an older one brings is no longer wanted
 let clockOffset = 0; // time of the server less that of this machine, in ms
-let csrfToken = "";
 
 class ApiError extends Error {}
 
@@ -33,13 +32,11 @@ async function send(method, path, parameters = {}, patience = 8000) {
   const query = new URLSearchParams(parameters).toString();
   const response = await fetch(`api/${path}${query && `?${query}`}`, {
     method,
-    headers: method === "GET" ? {} : { "X-CSRF-Token": csrfToken },
     cache: "no-store",
     redirect: "error",
     signal: AbortSignal.timeout(patience),
   });
   if (response.status === 401) location.reload(); // the server's page says what to do
-  csrfToken = response.headers.get("X-CSRF-Token") ?? csrfToken;
   const content = await response.json().catch(() => null);
   if (response.ok && content !== null) return content;
   throw Object.assign(new ApiError(content?.error ?? "The server's answer is not JSON."), { status: response.status });

@@ -6,7 +6,7 @@ import pytest
 from support.modes import MODES, ask, spread
 
 import keyrot_middleware
-from keyrot_middleware.monitoring.view import source_of
+from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import Reply
 

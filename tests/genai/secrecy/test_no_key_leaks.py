@@ -30,7 +30,7 @@ from support.scenes import SURFACES, error_of, surfaces
 
 import keyrot_middleware
 from keyrot_middleware.adapters.redaction import redact_exception
-from keyrot_middleware.monitoring.view import source_of
+from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.providers.gemini import KEY_HEADER
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.secrets import Secret

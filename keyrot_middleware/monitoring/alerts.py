@@ -1,0 +1,520 @@
+"""Tell a program, and the services that Apprise knows, what is the matter with a pool.
+
+A *fact* is what is so for a while: a model that fails, a key that is rejected. What is on is kept
+as a list in the state, for the whole pool. A look compares it with the judgements: what is new has
+begun, what is gone has ended, also after a deploy. One process tells each: who could take a *note*,
+a key of one request a minute, which stays taken until the end of the fact.
+
+Looks and deliveries are done by one thread, which exists while there is something to do. A receiver
+that hangs delays the others by its time limit, and no call.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import inspect
+import json
+import logging
+import shlex
+import threading
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from math import inf, isfinite
+from typing import Any, NamedTuple
+
+from pydantic import SecretStr
+
+from ..core.activity import ActivityRows, CallRecord
+from ..core.commands import Settle, Sleep
+from ..core.failures import KEY_REJECTIONS
+from ..core.flow import Exhausted
+from ..core.judgement import Judgement, judge
+from ..core.model import (
+    USD_REASONS,
+    CallInfo,
+    Candidate,
+    Lease,
+    LeaseOutcome,
+    Limits,
+    Outcome,
+    Scope,
+    Verdict,
+    project_name,
+)
+from ..core.text import did_you_mean, one_line, remaining, utc
+from ..core.windows import DAY_S, HOUR_S, next_midnight
+from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
+from ..forks import after_fork, time_left
+from ..providers.keys import display
+from ..runtime.pool import Pool
+from ..settings import ENV_NAMES
+from ..telemetry import CallObserver
+from ..telemetry.otel import suppress_instrumentation
+from .report import source_of
+from .view import (
+    WHAT_IS_LOST,
+    Look,
+    Row,
+    clock,
+    cut_off,
+    model_label,
+    parts,
+    sentence,
+    sentence_of,
+)
+
+_log = logging.getLogger("keyrot_middleware")
+
+REPEAT_S = 600.0
+"""A fact about calls that begins again so soon after it was told is not told."""
+LOOK_S = 2.0
+"""How long after a call that failed, and while facts are on, the pool is looked at."""
+IDLE_S = 60.0
+"""How long after another call."""
+STOP_S = 2.0
+"""How long uninstall() waits for what is being delivered."""
+TRIES = 3
+RETRY_S = 1.0
+"""The pause before the second try of a delivery; it doubles."""
+TIMEOUT_MAX_S = 10.0
+"""The longest time limit of one connection or answer that a URL may ask for with cto= and rto=."""
+THREAD_NAME = "keyrot-alert"
+QUOTA_SHARE = 0.8
+KEPT = 500
+"""Beginnings and ends of facts that the state keeps."""
+_LOGGERS = ("apprise", "urllib3.connectionpool")
+_TYPES: dict[EventName, str] = {
+    "pool_exhausted": "failure",
+    "model_failing": "failure",
+    "key_rejected": "failure",
+    "project_blocked": "failure",
+    "key_available_again": "success",
+    "model_recovered": "success",
+    "state_recovered": "success",
+}
+"""The kind of a notification in Apprise, which decides its color or icon; else a warning."""
+_ENDS: dict[str, tuple[EventName, str]] = {
+    "pool_exhausted": ("key_available_again", "is served again"),
+    "workload_degraded": ("key_available_again", "has keys of its own again"),
+    "key_rejected": ("key_available_again", "is no longer rejected"),
+    "project_blocked": ("key_available_again", "is no longer cut off"),
+    "model_failing": ("model_recovered", "succeeds again"),
+    "state_degraded": ("state_recovered", "is reachable again; limits are shared again"),
+}
+"""How the end of a fact is told; other ends are not."""
+_FLAPPING = ("pool_exhausted", "workload_degraded", "model_failing")
+
+
+@dataclass(slots=True)
+class Receiver:
+    """Who gets events."""
+
+    name: str
+    """For log lines; holds no secret."""
+    deliver: Callable[[PoolEvent], object]
+    tries: int = 1
+    events: Collection[EventName] | None = None
+    """Which ones; None: all."""
+    is_failing: bool = False
+
+    def put(self, event: PoolEvent, closed: threading.Event) -> None:
+        """Deliver an event; log the first failure after a success, whose text may hold a secret."""
+        if self.events is not None and event.event not in self.events:
+            return
+        for attempt in range(1 if self.is_failing else self.tries):
+            if attempt and closed.wait(RETRY_S * 2.0 ** (attempt - 1)):
+                return
+            try:
+                self.deliver(event)
+            except BaseException as error:  # a function may raise SystemExit too
+                failed = type(error).__name__
+            else:
+                self.is_failing = False
+                return
+        if not self.is_failing:
+            text = "%s failed (%s); more failures are logged after a success"
+            _log.warning(text, self.name, failed)
+        self.is_failing = True
+
+
+def open_receivers(
+    on_event: Callable[[PoolEvent], object] | None,
+    urls: Sequence[SecretStr],
+    events: Collection[EventName],
+) -> list[Receiver]:
+    """Return the receivers of a pool; an empty list if nothing wants its events.
+
+    Args:
+        on_event: A function of the program.
+        urls: Of Apprise.
+        events: Which events are sent to the URLs.
+
+    Raises:
+        ConfigError: A URL or the function cannot be used.
+        MissingExtraError: Apprise is not installed.
+    """
+    call = getattr(on_event, "__call__", None)  # noqa: B004 - an object may have an async one
+    is_async = inspect.iscoroutinefunction(on_event) or inspect.iscoroutinefunction(call)
+    if on_event is not None and (is_async or call is None):
+        found = "an async function" if is_async else display(on_event)
+        raise ConfigError(
+            f"install(on_event=…): found {found}; allowed: a function of one PoolEvent."
+        )
+    receivers = [] if on_event is None else [Receiver("on_event", on_event)]
+    if not urls:
+        return receivers
+    variable = ENV_NAMES["alerts"]
+    try:
+        apprise: Any = importlib.import_module("apprise")
+    except ImportError:
+        raise MissingExtraError(wanted_by=variable, package="apprise", extra="alerts") from None
+    for number, url in enumerate(urls, 1):
+        # No variable holds the text of a URL: error reporters show those of a traceback.
+        scheme = url.get_secret_value().partition("://")[0].lower()
+        log = logging.getLogger("apprise")  # it logs what is wrong in a URL
+        before, log.disabled = log.disabled, True
+        with warnings.catch_warnings(action="ignore"):  # of deprecated modules that it imports
+            service = apprise.Apprise.instantiate(url.get_secret_value())
+        log.disabled = before
+        if service is None:
+            known = apprise.NotificationManager().schemas()
+            raise ConfigError(_problem(f"{variable}, entry {number}", scheme, known))
+        service.socket_connect_timeout = min(service.socket_connect_timeout, TIMEOUT_MAX_S)
+        service.socket_read_timeout = min(service.socket_read_timeout, TIMEOUT_MAX_S)
+        name = f"{variable}, entry {number} ({scheme}://)"
+        receivers.append(Receiver(name, partial(_send, service), TRIES, events))
+    return receivers
+
+
+def _problem(where: str, scheme: str, known: list[str]) -> str:
+    if scheme in known:
+        return (
+            f"{where}: Apprise cannot use this {scheme}:// URL (not shown); allowed: the form that "
+            "Apprise documents for this service."
+        )
+    return (
+        f"{where}: found the unknown scheme {display(scheme)}; allowed: URLs of Apprise, such as "
+        f"mailto://, slack://, discord:// and json://.{did_you_mean(scheme, known)}"
+    )
+
+
+def _send(service: Any, event: PoolEvent) -> None:
+    with suppress_instrumentation():
+        sent = service.notify(
+            title=f"keyrot: {event.event} in pool {event.pool}",
+            body=event.sentence,
+            notify_type=_TYPES.get(event.event, "warning"),
+            body_format="text",
+        )
+    if not sent:
+        raise ConnectionError("the receiver did not take it")
+
+
+class _NothingOfAlerts(logging.Filter):
+    """Drops what is logged while an alert is delivered: Apprise and urllib3 log URLs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return threading.current_thread().name != THREAD_NAME
+
+
+_FILTER = _NothingOfAlerts()
+
+
+class Fact(NamedTuple):
+    """What is so for a while."""
+
+    event: EventName
+    """That of its beginning."""
+    what: str
+    """About what, for people; with the event its name."""
+    text: str = ""
+    """A sentence without its end."""
+    key_id: str | None = None
+    reason: str | None = None
+    until: float | None = None
+    """When a key is expected back, epoch seconds."""
+    model: str | None = None
+    workload: str | None = None
+    command: str = ""
+    """What to type."""
+    since: float = 0.0
+    """Of one that is kept: when it began, epoch seconds."""
+    is_on: bool = True
+    told_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Return the name of its note."""
+        return f"{self.event} {self.what}"
+
+
+class Alerts:
+    """Finds the facts of one pool, and tells their beginnings and ends; observes its calls."""
+
+    def __init__(self, pool: Pool, receivers: Sequence[Receiver]) -> None:
+        """Report from now on; `pool.background` has to hold it."""
+        self._pool, self._receivers, self._report = pool, receivers, source_of(pool)
+        self._kept: dict[str, Fact] = {}
+        """The last step of each fact, as the list had it."""
+        self._renew()
+        after_fork(self, Alerts._renew)
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(_FILTER)
+        atexit.register(self._close, time_left)
+
+    def _renew(self) -> None:
+        self._pending: dict[str, Fact] = {}
+        """Facts that calls have found."""
+        self._look_at = inf
+        """When the pool is looked at, by `time.monotonic()`."""
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def keep_running(self) -> None:
+        """Do nothing: each call starts the thread if it is needed."""
+
+    def stop(self) -> None:
+        """Wait a little for what is being delivered."""
+        atexit.unregister(self._close)
+        self._close(lambda: STOP_S)
+        if not any(thread.name == THREAD_NAME for thread in threading.enumerate()):
+            for name in _LOGGERS:
+                logging.getLogger(name).removeFilter(_FILTER)
+
+    def _close(self, patience: Callable[[], float]) -> None:
+        self._closed.set()
+        with self._changed:
+            self._changed.notify()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(patience())
+
+    # In the thread of a call ----------------------------------------------------------------------
+
+    def observe(self, info: CallInfo) -> CallObserver:
+        """Look at the pool after a call."""
+        return _AlertCall(self)
+
+    def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:
+        """Do nothing: the end of the call says it."""
+
+    def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
+        """Report that no key is available: it may be over before the next look."""
+        if not info.quota_model or info.project is not None or info.tiers != self._pool.tiers:
+            return
+        found, known = error.unavailable, self._pool.selector.keys
+        keys = [known[key_id] for key_id in found.blocks if key_id in known]
+        judged = judge(info, keys, found.blocks, now=found.at, rejected={})
+        for fact in _of_call(judged, found.at):
+            self.look_in(LOOK_S, fact)
+
+    def look_in(self, seconds: float, fact: Fact | None = None) -> None:
+        """Look at the pool in some seconds, or before; tell a *fact* at once."""
+        at = time.monotonic() + seconds
+        if fact is None and self._look_at <= at:
+            return
+        with self._changed:
+            self._look_at = min(self._look_at, at)
+            if fact is not None:
+                self._pending[fact.name] = fact
+            self._changed.notify()
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+                with suppress(RuntimeError):  # no thread can be started; the next call tries again
+                    thread.start()
+                    self._thread = thread
+
+    # In the background ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                left = self._look_at - time.monotonic()
+                while not self._pending and left > 0 and not self._closed.is_set():
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
+                    left = self._look_at - time.monotonic()
+                pending, self._pending = self._pending, {}
+                is_due = left <= 0 or (self._closed.is_set() and self._look_at < inf)
+                if is_due:
+                    self._look_at = inf
+                elif not pending:
+                    self._thread = None
+                    return
+            try:
+                self._compare(pending, has_all=False)
+                if is_due:
+                    self.look()
+            except Exception:
+                handle_internal_error("alerts")
+
+    def look(self) -> None:
+        """Look at the pool, and tell what has begun and ended."""
+        facts = {fact.name: fact for fact in self._find()}
+        self._compare(facts, has_all=True)
+        if any(fact.is_on for fact in self._kept.values()) and not self._closed.is_set():
+            self.look_in(IDLE_S)
+
+    def _compare(self, facts: dict[str, Fact], *, has_all: bool) -> None:
+        now, state = self._pool.clock.time(), self._pool.state
+        if not state.degraded:
+            steps = [Fact(*json.loads(text)) for text in reversed(state.activity_log("facts"))]
+            self._kept = {step.name: step for step in steps}
+        for name, fact in facts.items():
+            before = self._kept.get(name)
+            if (before is None or not before.is_on) and self._take(name, now):
+                is_again = before is not None and now - before.told_at < REPEAT_S
+                quiet = is_again and fact.event in _FLAPPING
+                told_at = before.told_at if before is not None and quiet else now
+                self._keep(fact._replace(text="", since=now, told_at=told_at))
+                if not quiet:
+                    self._tell(fact, fact.event, fact.text)
+        for name, fact in [*self._kept.items()] if has_all else ():
+            if fact.is_on and name not in facts and self._take(f"{name} end", now, name):
+                self._keep(fact._replace(is_on=False))
+                if fact.event in _ENDS and fact.told_at == fact.since:
+                    event, text = _ENDS[fact.event]
+                    lasted = remaining(now - fact.since).removeprefix("in ")
+                    gone = fact._replace(until=None, command="", reason=None)
+                    self._tell(gone, event, f"{fact.what} {text}, after {lasted}")
+
+    def _keep(self, fact: Fact) -> None:
+        self._kept[fact.name] = fact
+        self._pool.state.add_activity(ActivityRows({}, {"facts": ([json.dumps(fact)], KEPT)}))
+
+    def _take(self, name: str, now: float, other: str = "") -> bool:
+        """Take a note, and give the *other* one back; return whether no process was faster."""
+        state, note = self._pool.state, _note(name)
+        if state.degraded:
+            return True
+        lease = state.acquire(CallInfo("facts", "note"), ((0, note),), spread=False)
+        if not isinstance(lease, Lease):
+            return False
+        taken = Verdict("told", None, Scope.KEY, now + 30 * DAY_S, has_known_end=True)
+        state.settle(lease, Outcome(LeaseOutcome.ABANDONED, None if other else taken))
+        if other:
+            state.reset(_note(other))
+        return True
+
+    def _find(self) -> Iterator[Fact]:
+        pool = self._pool
+        if pool.state.degraded:
+            text = "the shared state is unreachable; this process uses in-process limits"
+            yield Fact("state_degraded", "the shared state", text)
+            yield from [one for one in self._kept.values() if one.is_on]
+            return
+        seen = self._report.look(anew=True)
+        for one in seen.calls:
+            yield from _of_call(one, seen.at)
+        for row in seen.rows:
+            yield from _of_key(row, seen.at, next_midnight(seen.at, pool.policy.zone))
+        yield from self._of_pool(seen)
+
+    def _of_pool(self, seen: Look) -> Iterator[Fact]:
+        if seen.emptied_at is not None:
+            text = f"the shared state was emptied: {WHAT_IS_LOST}"
+            yield Fact("state_emptied", "the shared state", text)
+        for model, at in seen.runs_out.items():
+            fact = Fact("quota_forecast", model)
+            kept = self._kept.get(fact.name)
+            most = 2 * HOUR_S if kept is not None and kept.is_on else HOUR_S
+            if seen.at < at <= seen.at + most:
+                out = f"will have no requests per day (RPD) left for {model_label(model)}"
+                text = f"at the rate of the last hour, it {out} at {clock(at, seen.at)}"
+                until = next_midnight(seen.at, self._pool.policy.zone)
+                yield Fact(*fact[:2], text, None, "rpd", until, model, None, "keyrot limits")
+
+    def _tell(self, fact: Fact, event: EventName, text: str) -> None:
+        pool, now, until = self._pool, self._pool.clock.time(), fact.until
+        command = f" Type: {fact.command}" if fact.command else ""
+        found = PoolEvent(
+            event=event,
+            pool=pool.name,
+            key_id=fact.key_id,
+            at=utc(now),
+            reason=fact.reason,
+            sentence=one_line(f"pool {pool.name}: {text}.{command}"),
+            available_at=utc(until) if until is not None and isfinite(until) else None,
+            since=utc(fact.since or now),
+            model=fact.model,
+            workload=fact.workload,
+        )
+        for receiver in self._receivers:
+            receiver.put(found, self._closed)
+
+
+class _AlertCall(CallObserver):
+    __slots__ = ("_alerts",)
+
+    def __init__(self, alerts: Alerts) -> None:
+        self._alerts = alerts
+
+    def finish(self, error: BaseException | None, record: CallRecord) -> None:
+        """Look soon if something may have begun or ended."""
+        alerts = self._alerts
+        is_news = any(one.failure for one in record.attempts) or error is not None
+        is_on = any(fact.is_on for fact in [*alerts._kept.values()])
+        is_on = is_on or alerts._pool.state.degraded
+        alerts.look_in(LOOK_S if is_news or is_on else IDLE_S)
+
+
+def _note(name: str) -> Candidate:
+    own = f"note:{blake2b(name.encode(), digest_size=12).hexdigest()}"
+    return Candidate(own, own, own, Limits(rpm=1))
+
+
+def _of_call(one: Judgement, now: float) -> Iterator[Fact]:
+    """Yield what is the matter with calls of a model and a workload."""
+    model, block = model_label(one.model), one.block
+    until = None if block is None else block.until
+    if one.run is not None:
+        one = one._replace(workload=None)
+    elif one.is_spare and one.able:
+        if until is not None and until - now < HOUR_S:
+            return
+    elif one.answer != "no":
+        return
+    elif block is None or not block.note:
+        one = one._replace(workload=None)
+    workload = None if one.workload is None else one_line(one.workload)
+    event: EventName = "workload_degraded" if one.is_spare and one.able else "pool_exhausted"
+    event = "model_failing" if one.run is not None else event
+    what = model if workload is None else f"{model} in workload {workload}"
+    command = f"keyrot explain {model}" if model == one.model else ""
+    if command and one.workload:
+        command += f" --workload {shlex.quote(one.workload)}"
+    reason = one.run.failure if one.run is not None else block and block.reason
+    text = sentence_of(one, now).removesuffix(".")
+    yield Fact(event, what, text, None, reason, until, one.model, one.workload, command)
+
+
+def _of_key(row: Row, now: float, midnight: float) -> Iterator[Fact]:
+    """Yield what is the matter with a key, its project and its billing account."""
+    key, here, known = row.key, row.overall, row.known
+    project, key_id = project_name(key.project) or key.key_id, key.key_id
+    if (why := known.rejection) is not None:
+        is_own = why in KEY_REJECTIONS
+        event: EventName = "key_rejected" if is_own else "project_blocked"
+        what, verb = cut_off(key, why), "rotate" if is_own else "reset"
+        text, command = f"{what}: {sentence(row, here)}", f"keyrot {verb} {key_id}"
+        yield Fact(event, what, text, key_id, why, here.at, None, None, command)
+    for reason, limit, spent in zip(USD_REASONS[1:], key.usd[1:], known.spent[1:], strict=True):
+        if limit is not None and (spent or 0) >= limit:
+            of = "month" if reason == "usd_month" else "day"
+            text = f"the budget of the {of} of project {project} is spent"
+            what = f"project {project}, {of}"
+            yield Fact("budget_reached", what, text, key_id, reason, command="keyrot status")
+    for used in known.used:
+        ratio = parts(key, used).get("rpd", 0.0)
+        if ratio >= QUOTA_SHARE:
+            model = model_label(used.bucket)
+            share = f"{ratio:.0%} of its requests per day (RPD) for {model}"
+            text, what = f"project {project} has used {share}", f"{project} {model}"
+            args = key_id, "rpd", midnight, used.bucket, None, "keyrot limits"
+            yield Fact("quota_80_percent", what, text, *args)

@@ -1,0 +1,668 @@
+"""What a page, commands, metrics and alerts read of one pool, and what an operator may change.
+
+docs/page.md lists the fields of each answer. One look serves all for a second.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import Any, cast
+
+from .. import providers
+from ..core.activity import (
+    COUNTERS,
+    DAY,
+    HOUR,
+    LARGE_POOL,
+    MINUTES,
+    POOL,
+    ActivityView,
+    CallRecord,
+    DayUsage,
+    ShareKind,
+    make_history,
+    project_entry,
+    share_entry,
+)
+from ..core.amounts import NANO
+from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability
+from ..core.failures import ENDED_BY_PERSON
+from ..core.judgement import Judgement, judge
+from ..core.ledger import KeyHealth
+from ..core.model import (
+    DEFAULT_PLATFORM,
+    NO_BUDGET,
+    CallInfo,
+    Candidate,
+    Lease,
+    LeaseOutcome,
+    Outcome,
+    Scope,
+    Verdict,
+    WorkloadBudget,
+    project_name,
+)
+from ..core.model_names import ModelNames
+from ..core.selection import Selector
+from ..core.windows import DAY_S, HOUR_S, next_midnight
+from ..errors import KeyrotError
+from ..prices import is_installed
+from ..runtime.activity import Activity
+from ..runtime.judging import CallSettings, judge_calls, read_settings
+from ..runtime.pool import Pool
+from ..runtime.rotations import emptied_at
+from ..settings import TRACE_ID
+from ..state import State
+from . import view
+from .view import HealthStatus, Look, Row, clock, iso, sentence_of
+
+FRESH_S = 1.0
+"""How long the keys are not read again: each open page of ten thousand keys reads every 2 s."""
+NAMED = 3
+"""Keys that a sentence names."""
+LIMIT_MAX = 500
+"""Keys in one answer."""
+DISABLED_S = int(30 * DAY_S)
+"""How long a key stays off that was switched off by hand, unless it is enabled before."""
+_SPANS = {1: HOUR, 24: DAY}
+_OF_CALLS = COUNTERS[3:]
+"""Counters that belong to no single key: a call may try several."""
+_AN_HOUR_ONLY = (
+    f"In a pool of more than {LARGE_POOL} keys, a key and a project are counted for one hour only."
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class PoolReport:
+    """What a page and the commands show of one pool. All methods block."""
+
+    name: str
+    state: State
+    state_url: str
+    """Without user and password."""
+    rows: Callable[[], list[Row]]
+    """How all configured keys are; may raise KeyrotError."""
+    activity: Activity
+    selector: Callable[[], Selector]
+    """The keys in the order in which calls try them."""
+    now: Callable[[], float]
+    on_reset: Callable[[str], None] | None = None
+    """Resets a key; None: the state does."""
+    check_key: Callable[[str], str] | None = None
+    """Sends one request with a key, and returns a sentence."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Why a key has no value, by its id."""
+    models: ModelNames | None = None
+    """The model names that calls count separately; None: not known from here."""
+    trace_url: str | None = None
+    """Where a trace is shown, with `{trace_id}` in it."""
+    own: CallSettings = field(default_factory=CallSettings)
+    """With what calls are made, if no process says it."""
+    _cost_known: bool = field(default_factory=is_installed)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _last: tuple[float, Look] | None = None
+    """The last look, and when it was by `monotonic()`."""
+
+    def status(
+        self, *, offset: int = 0, limit: int = 100, query: str = "", state: str = "", sort: str = ""
+    ) -> dict[str, Any]:
+        """Return the pool and a part of its keys, problems first.
+
+        Args:
+            offset: How many keys to skip.
+            limit: How many keys to return at most.
+            query: Only keys whose id, project or model contains this, in any case.
+            state: Only keys in this state.
+            sort: One of `SORTS`, or with `-` before it; problems first by default.
+
+        Raises:
+            KeyrotError: The state cannot be read.
+        """
+        seen = self.look()
+        at, rows = seen.at, seen.rows
+        found = [row for row in rows if _matches(row, query.casefold(), state)]
+        if by := SORTS.get(sort.removeprefix("-")):
+            found.sort(key=by, reverse=sort.startswith("-"))
+        shown = found[offset : offset + limit]
+        projects = dict.fromkeys(filter(None, (project_name(row.key.project) for row in shown)))
+        wanted = [row.key.key_id for row in shown] + [project_entry(name) for name in projects]
+        activity = self.activity.view(wanted, at)
+        summary = self.summary(seen, activity)
+        summary["projects"] = self._projects(shown, activity)
+        summary["workloads"] = self._workloads()
+        return {
+            "pool": self.name,
+            "shared": not self.state.is_local,
+            "state_url": self.state_url,
+            "degraded": self.state.degraded,
+            "at": iso(at),
+            "cost_known": self._cost_known,
+            "has_records": any(_is_recorded(row.known) for row in rows),
+            "summary": summary,
+            "total": len(found),
+            "offset": offset,
+            "limit": limit,
+            "keys": [self._key(row, activity, at) for row in shown],
+        }
+
+    def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
+        """Return the latest calls, newest first; with *key*, those that used this key."""
+        calls = self.activity.view((), self.now()).calls
+        if key:
+            calls = [call for call in calls if any(a.key_id == key for a in call.attempts)]
+            known = {(call.at, call.seconds) for call in calls}
+            older = self.activity.failures(key)
+            calls += [call for call in older if (call.at, call.seconds) not in known]
+            calls.sort(key=lambda call: -call.at)
+        return {"calls": [self._call(call) for call in calls[: max(limit, 0)]]}
+
+    def history(self, *, by: str = "", name: str = "", hours: int = 1) -> dict[str, Any]:
+        """Return how many requests and calls there were in each part of the last hours.
+
+        Args:
+            by: `key`, `project`, `model` or `workload`; "" for the whole pool.
+            name: Which one; "" for the whole pool.
+            hours: 1 or 24.
+
+        Raises:
+            KeyrotError: The state cannot be read.
+        """
+        entries = {
+            "": POOL,
+            "key": name,
+            "project": project_entry(name),
+            "model": share_entry("model", name),
+            "workload": share_entry("workload", name),
+        }
+        span, now = _SPANS[hours], self.now()
+        of_requests = bool(name) and by in ("key", "project")
+        unknown = view.UNKNOWN if self.state.degraded else None
+        if of_requests and span is not HOUR and len(self.look().rows) > LARGE_POOL:
+            unknown = _AN_HOUR_ONLY
+        counts = make_history([()] * span.slots)
+        if not unknown:
+            counts = self.activity.history(entries[by] if name else POOL, span, now)
+        shares: dict[str, list[int]] = {}
+        if by in ("model", "workload"):
+            shares = self.activity.shares(cast(ShareKind, by), span, now)
+        most = sorted(shares, key=lambda one: (-shares[one][COUNTERS.index("calls")], one))
+        of_calls = _OF_CALLS if of_requests else ()
+        return {
+            "by": by,
+            "name": name,
+            "hours": hours,
+            "at": iso(now),
+            "from": iso(span.numbers(now)[0] * span.step_s),
+            "step_s": span.step_s,
+            "unknown": unknown,
+            "series": {
+                counter: None if counter in of_calls else list(values)
+                for counter, values in zip(COUNTERS, counts, strict=True)
+            },
+            "shares": [
+                {"name": one, **dict(zip(COUNTERS, shares[one], strict=True))} for one in most
+            ],
+        }
+
+    def explain(
+        self, model: str, tokens: int = 0, workload: str = "", platform: str = DEFAULT_PLATFORM
+    ) -> dict[str, Any]:
+        """Return which key a call would get now, and why each other would not be used.
+
+        Args:
+            model: As in a call.
+            tokens: Its input tokens.
+            workload: Whose keys are preferred; "" for none.
+            platform: That of its client.
+        """
+        if tokens < 0:
+            raise KeyrotError("tokens: allowed are whole numbers from 0")
+        seen, selector = self.look(), self.selector()
+        now, rows, settings = seen.at, seen.rows, self.settings(seen.at)
+        info = settings.info(model.removeprefix("models/"), workload or None, platform)
+        info = info._replace(tokens=max(tokens, 1))
+        order = selector.ranking(info)
+        counted = info if self.models is None else self.models.preview(info, now)
+        keys = [key for _, key in order]
+        blocks, rejected = view.blocks_of(self.state, counted, keys), _rejected(rows)
+        judged = judge(
+            info,
+            keys,
+            blocks,
+            now=now,
+            rejected=rejected,
+            run=self.activity.run(platform, info.model, now),
+        )
+        able = [one for one in order if one[1].key_id not in blocks.keys() | rejected.keys()]
+        next_keys = self._next_keys(able, counted, selector)
+        place = {key.key_id: group + 1 for group, key in order}
+        turn = {key.key_id: number for number, (_, key) in enumerate(order)}
+        found = []
+        for row in sorted(rows, key=lambda row: turn.get(row.key.key_id, len(turn))):
+            key_id, here = row.key.key_id, row.overall
+            if key_id in place:
+                here = view.of_key(row.known, blocks.get(key_id))
+            if row.key.platform != platform:
+                here = Availability("limited", None, "platform")
+            text = view.sentence(row, here, info.model)
+            if here == AVAILABLE:
+                text = "available; comes later"
+                if key_id in next_keys:
+                    text = "would get the call" if len(next_keys) == 1 else "may get the call"
+            found.append((row.key, here, text))
+        last = min((place[key_id] for key_id in next_keys), default=len(place) + 1)
+        due = {
+            key.key_id: providers.of(key.platform).title
+            for key, here, _ in found
+            if here.reason in ENDED_BY_PERSON
+            and here.at is None
+            and place.get(key.key_id, inf) <= last
+        }
+        return {
+            "model": info.model,
+            "tokens": tokens,
+            "workload": info.workload,
+            "at": iso(now),
+            "key_id": next_keys[0] if next_keys else None,
+            "answer": judged.answer,
+            "sentence": _verdict(next_keys, judged, due, now),
+            "keys": [
+                {
+                    "key_id": key.key_id,
+                    "project": project_name(key.project),
+                    "position": place.get(key.key_id),
+                    "may_get_it": key.key_id in next_keys,
+                    "available": here == AVAILABLE,
+                    "reason": here.reason,
+                    "sentence": text,
+                    "available_at": iso(here.at),
+                    "ends_by": here.ends_by,
+                }
+                for key, here, text in found
+            ],
+        }
+
+    def reset(self, key_id: str) -> str:
+        """Make a key available again; return a sentence. Raises KeyError for an unknown id."""
+        self._last = None
+        before = self._find(key_id)
+        self._reset(before)
+        after = self._find(key_id)
+        now = view.sentence(after, after.overall)
+        return f"key {key_id} is reset: {_forgotten(before)}; it is now: {now}"
+
+    def set_active(self, key_id: str, active: bool, for_s: float = DISABLED_S) -> str:
+        """Switch a key on, or off *for_s* seconds; return a sentence.
+
+        Raises:
+            KeyError: There is no such key.
+            KeyrotError: It is switched on where it was switched off.
+        """
+        row = self._find(key_id)
+        key = row.key
+        if key.disabled:
+            raise KeyrotError(f"key {key_id} is disabled: {key.disabled}; change it there")
+        if row.overall.state == "unresolved":
+            raise KeyrotError(f"key {key_id} has no value, so no call uses it")
+        if active:
+            self._reset(row)
+            return f"key {key_id} is enabled"
+        until = self.now() + for_s
+        if row.overall.reason == DISABLED_BY_HAND:
+            self._reset(row)  # else a shorter time would not count
+        verdict = Verdict(
+            DISABLED_BY_HAND, scope=Scope.KEY, until=until, has_known_end=True, may_wait=False
+        )
+        own = (key_id, key.project, key.billing_account)
+        lease = Lease(*own, "", "disable", 0, 0, at=0.0, record=key.record)
+        until = self.state.settle(lease, Outcome(LeaseOutcome.ABANDONED, verdict)) or until
+        self._last = None
+        return (
+            f"key {key_id} is disabled until {clock(until, self.now())}, until it is enabled, "
+            "or until its value changes"
+        )
+
+    def check(self, key_id: str) -> str:
+        """Send one request with a key; return a sentence. Raises KeyError for an unknown id."""
+        self._find(key_id)
+        if self.check_key is None:
+            raise KeyrotError("keys cannot be checked from here; run `keyrot check --live`")
+        return self.check_key(key_id)
+
+    # ----------------------------------------------------------------------------------------------
+
+    def settings(self, now: float) -> CallSettings:
+        """Return with what calls are made, as the processes of the pool say."""
+        return self.own if self.state.is_local else read_settings(self.state, now, self.own)
+
+    def look(self, *, anew: bool = False) -> Look:
+        """Return how the pool is; one look serves all for `FRESH_S`, but one that must be *anew*.
+
+        Raises:
+            KeyrotError: The state cannot be read.
+        """
+        with self._lock:
+            last = self._last
+            if last is None or anew or monotonic() - last[0] > FRESH_S:
+                last = self._last = monotonic(), self._look()
+            return last[1]
+
+    def _look(self) -> Look:
+        at, rows = self.now(), self.rows()
+        settings, selector = self.settings(at), self.selector()
+        calls = judge_calls(self.state, selector, self.activity, settings, _rejected(rows), now=at)
+        shares: dict[str, float] = {}
+        for one in calls:
+            terms = settings.terms.get(one.workload)
+            share = 1.0 if terms is None else terms.share
+            shares[one.model] = max(shares.get(one.model, 0.0), share)
+        runs_out = view.forecast(rows, self.activity, at, shares)
+        rows.sort(key=lambda row: view.URGENCY.index(row.overall.state))
+        return Look(at, rows, calls, runs_out, emptied_at(self.state))
+
+    def summary(self, seen: Look, activity: ActivityView) -> dict[str, Any]:
+        """Return what is said of the whole pool."""
+        rows, degraded = seen.rows, self.state.degraded
+        states = Counter(row.overall.state for row in rows)
+        hour = activity.histories.get(POOL) or make_history([])
+        today = activity.today.get(POOL) or DayUsage()
+        end = next_midnight(seen.at - DAY_S - HOUR_S, self.activity.zone)
+        later = next_midnight(end, self.activity.zone)
+        last_hour: dict[str, Any] = {
+            "calls": sum(hour.calls),
+            "failed_calls": sum(hour.failed_calls),
+            "requests": sum(hour.requests),
+            "failures": sum(hour.failures),
+            "waits": sum(hour.waits),
+        }
+        amounts = {
+            "input_tokens": today.input_tokens,
+            "output_tokens": today.output_tokens,
+            "cost_usd": today.cost_usd if self._cost_known else None,
+        }
+        last_hour = dict.fromkeys(last_hour) if degraded else last_hour
+        return {
+            "keys": len(rows),
+            "available": states["available"],
+            "states": {state: states[state] for state in KEY_STATES},
+            "next": view.first_available((row.key.key_id, row.overall) for row in rows),
+            "calls": [_judged(one, seen) for one in seen.calls],
+            "last_hour": last_hour,
+            "today": dict.fromkeys(amounts) if degraded else amounts,
+            "midnight": iso(later if later <= seen.at else end),
+            "headline": view.headline(seen, last_hour, degraded=degraded),
+        }
+
+    def _find(self, key_id: str) -> Row:
+        for row in self.look().rows:
+            if row.key.key_id == key_id:
+                return row
+        raise KeyError(key_id)
+
+    def _reset(self, row: Row) -> None:
+        if self.on_reset is not None and row.serves:
+            self.on_reset(row.key.key_id)
+        else:  # the pool is other processes', or no call of this one uses the key
+            self.state.reset(row.key)
+        self._last = None
+
+    def _next_keys(
+        self, able: Sequence[tuple[int, Candidate]], info: CallInfo, selector: Selector
+    ) -> list[str]:
+        """Return the key that a call would get; several, where chance or a conversation decides."""
+        first = [key for group, key in able if group == able[0][0]]
+        if selector.sticky or not first:
+            return [key.key_id for key in first]
+        if not selector.spread:
+            return [first[0].key_id]
+        return view.least_used(first, self.state.snapshot(first), info.model)
+
+    def _key(self, row: Row, activity: ActivityView, now: float) -> dict[str, Any]:
+        key = row.key
+        history = activity.histories.get(key.key_id) or make_history([()] * MINUTES)
+        today = activity.today.get(key.key_id) or DayUsage()
+        return {
+            **view.describe(row, now),
+            "tokens_today": {
+                "input": today.input_tokens,
+                "output": today.output_tokens,
+                "cached": today.cached_tokens,
+            },
+            "usd_today": today.cost_usd if self._cost_known else None,
+            "allowed_actions": self._allowed_actions(row),
+            "history": {
+                "from": iso((now // 60 - MINUTES + 1) * 60),
+                "requests": list(history.requests),
+                "failures": list(history.failures),
+            },
+        }
+
+    def _allowed_actions(self, row: Row) -> list[str]:
+        found = ["check"] if self.check_key and row.overall.state != "unresolved" else []
+        if row.key.disabled:
+            return found  # it is switched on where it was switched off
+        if row.overall.state == "unresolved":
+            return ["reset"]
+        is_off = row.overall.reason == DISABLED_BY_HAND
+        return [*(["enable"] if is_off else ["reset", "disable"]), *found]
+
+    def _projects(self, shown: list[Row], activity: ActivityView) -> dict[str, Any]:
+        """Return what each project of the keys that are shown has cost today, and its budget."""
+        found: dict[str, Any] = {}
+        for row in shown:
+            name, usd = project_name(row.key.project), view.budgets(row.key, row.known)
+            if name is None and not usd:
+                continue  # the key has all there is
+            entry = {"usd_today": self._spent(row, activity), "usd": usd}
+            found.setdefault(name or f"key {row.key.key_id}", entry)
+        return found
+
+    def _workloads(self) -> dict[str, Any]:
+        """Return what each workload that has a budget has spent of it."""
+        found = [
+            WorkloadBudget(name, "", "", usd=one.usd)
+            for name, one in self.settings(self.now()).terms.items()
+            if name and one.usd != NO_BUDGET
+        ]
+        known = self.state.snapshot(found) if found else {}
+        return {one.key_id: {"usd": view.budgets(one, known[one.key_id])} for one in found}
+
+    def _spent(self, row: Row, activity: ActivityView) -> float | None:
+        """Return what the project of a key has cost today."""
+        if row.known.spent.day is not None or not self._cost_known:
+            return None if row.known.spent.day is None else row.known.spent.day / NANO
+        name = project_name(row.key.project)
+        entry = row.key.key_id if name is None else project_entry(name)
+        return activity.today.get(entry, DayUsage()).cost_usd
+
+    def _call(self, call: CallRecord) -> dict[str, Any]:
+        url = None
+        if self.trace_url is not None and call.trace_id:
+            url = self.trace_url.replace(TRACE_ID, call.trace_id)
+        return {
+            "id": f"{call.at:.6f}_{call.seconds:.6f}",
+            "at": iso(call.at),
+            "model": call.model,
+            "seconds": round(call.seconds, 4),
+            "outcome": call.outcome,
+            "waited": call.waited,
+            "workload": call.workload or None,
+            "trace_id": call.trace_id or None,
+            "trace_url": url,
+            "input_tokens": call.usage.input_tokens,
+            "output_tokens": call.usage.output_tokens,
+            "cost_usd": call.usage.cost_usd,
+            "attempts": [
+                {
+                    "key_id": attempt.key_id,
+                    "code": attempt.code,
+                    "failure": attempt.failure,
+                    "seconds": round(attempt.seconds, 4),
+                    "message": attempt.message,
+                }
+                for attempt in call.attempts
+            ],
+        }
+
+
+def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolReport:
+    """Return the report of this process's *pool*.
+
+    Args:
+        pool: The pool.
+        check: Sends one request with a key, and returns a sentence.
+    """
+    return PoolReport(
+        name=pool.name,
+        state=pool.state,
+        state_url=pool.state_url,
+        rows=partial(pool_rows, pool),
+        activity=pool.activity,
+        selector=lambda: pool.selector,
+        now=pool.clock.time,
+        on_reset=pool.reset,
+        check_key=check,
+        missing=pool.secrets.unresolved,
+        models=pool.models,
+        trace_url=pool.trace_url,
+        own=pool.call_settings,
+    )
+
+
+def pool_rows(pool: Pool) -> list[Row]:
+    """Return how each configured key of *pool* is, keys without a value included."""
+    pool.settle_abandoned()
+    selector = pool.selector.keys
+    skipped = pool.secrets.duplicates.keys() - pool.secrets.unresolved.keys()
+    keys = [
+        selector.get(key.key_id, key)
+        for key in pool.configured
+        if key.key_id in selector or key.key_id not in skipped
+    ]
+    unresolved = pool.secrets.unresolved
+    missing = {k.key_id: unresolved.get(k.key_id, "") for k in keys if k.key_id not in selector}
+    return view.look(pool.state, keys, missing, pool.terms.get(None), pool.clock.time())
+
+
+def levels(pool: Pool, metric: str) -> Iterator[tuple[float, dict[str, str]]]:
+    """Yield the values of a metric and their attributes; a shared state does I/O."""
+    if metric == "keyrot.key.pending_requests":
+        yield len(pool.waiting_lines.tickets), {}
+        return
+    if metric == "keyrot.state.degraded":
+        yield int(pool.state.degraded), {}
+        return
+    rows = pool_rows(pool)
+    if metric == "keyrot.key.count":
+        counts = Counter(row.overall.state for row in rows)
+        for state in KEY_STATES:
+            yield counts[state], {"keyrot.key.state": state}
+        return
+    for row in rows:
+        for model, quota, ratio in view.utilization(row):
+            labels = {"keyrot.key.id": row.key.key_id, "keyrot.quota": quota}
+            yield ratio, labels | ({"gen_ai.request.model": model} if model else {})
+
+
+def pool_health(pool: Pool) -> tuple[dict[str, HealthStatus], list[str]]:
+    """Return the health of each key of this process's *pool*, and the lines of its headline.
+
+    Keys without a value are there too.
+    """
+    report = source_of(pool)
+    seen = report.look()
+    lines = view.lines_of(report.summary(seen, pool.activity.view((), seen.at))["headline"])
+    return {row.key.key_id: view.describe(row, seen.at) for row in seen.rows}, lines
+
+
+SORTS: Mapping[str, Callable[[Row], Any]] = {
+    "key": lambda row: row.key.key_id,
+    "project": lambda row: project_name(row.key.project) or "",
+    "state": lambda row: view.URGENCY.index(row.overall.state),
+    "limit": lambda row: (
+        -max(
+            (view.used_share(row.key, row.known, used.bucket) for used in row.known.used),
+            default=0.0,
+        )
+    ),
+    "requests": lambda row: -row.known.success_count - row.known.error_count,
+}
+"""By what keys can be sorted; most used first."""
+
+
+def _is_recorded(known: KeyHealth) -> bool:
+    return any((known.last_used, known.error_count, known.cooldown_until, known.used))
+
+
+def _matches(row: Row, query: str, state: str) -> bool:
+    if state and row.overall.state != state:
+        return False
+    used = (used.bucket for used in row.known.used)
+    texts = (row.key.key_id, project_name(row.key.project) or "", row.key.model or "", *used)
+    return not query or any(query in text.casefold() for text in texts)
+
+
+def _rejected(rows: Sequence[Row]) -> dict[str, str]:
+    """Return in which class keys were cut off by what only a person ends, by id."""
+    return {row.key.key_id: row.known.rejection for row in rows if row.known.rejection is not None}
+
+
+def _judged(one: Judgement, seen: Look) -> dict[str, Any]:
+    """Return a judgement as JSON has it."""
+    at = (
+        None
+        if one.block is None or (one.answer == "served" and not one.is_spare)
+        else one.block.until
+    )
+    return {
+        "model": one.model,
+        "workload": one.workload,
+        "answer": one.answer,
+        "is_trouble": one.is_trouble,
+        "available": one.able,
+        "keys": one.keys,
+        "available_at": iso(at),
+        "ends_by": one.ends_by,
+        "sentence": sentence_of(one, seen.at),
+        "runs_out_at": iso(seen.runs_out.get(one.model)),
+    }
+
+
+def _verdict(next_keys: list[str], one: Judgement, due: Mapping[str, str], now: float) -> str:
+    about = f"A call to {one.model}" if one.model else "A call"
+    text = f"{about} would get no key now. {sentence_of(one, now)}"
+    if len(next_keys) == 1:
+        text = f"{about} would get key {next_keys[0]} now."
+    elif next_keys:
+        more = f" and {len(next_keys) - NAMED} more" if len(next_keys) > NAMED else ""
+        names = ", ".join(next_keys[:NAMED])
+        text = f"{about} would get one of {len(next_keys)} keys now: {names}{more}."
+    if next_keys and one.run is not None:
+        text += f" But {sentence_of(one, now)}"
+    for title in dict.fromkeys(due.values()):
+        names = ", ".join([key_id for key_id, its in due.items() if its == title][:NAMED])
+        text += f" First it tries again {names}, which {title} rejected."
+    return text
+
+
+def _forgotten(before: Row) -> str:
+    """Say what a reset has forgotten."""
+    known, parts = before.known, []
+    if known.cooldown_until is not None or known.rejection is not None:
+        what = "rejection" if before.overall.state == "rejected" else "cooldown"
+        reach = {"project": " of its project", "billing": " of its billing account"}
+        scope = known.cooldown_scope or ""
+        of = next((text for name, text in reach.items() if name in scope), "")
+        parts.append(f"the {what}{of} ({known.cooldown_reason or known.rejection})")
+    learned = sum(limit is not None for used in known.used for limit in used.limits[:3])
+    if learned:
+        parts.append(f"{learned} learned limit{'s' if learned > 1 else ''}")
+    if not parts:
+        return "there was no cooldown and no learned limit to forget"
+    return f"{' and '.join(parts)} {'are' if len(parts) > 1 or learned > 1 else 'is'} forgotten"

@@ -87,6 +87,7 @@ class Served(NamedTuple):
 
     def find(self, method: str, url: str) -> tuple[Provider, Route] | None:
         """Return the provider and the route of a request; None: it is none of the pool's."""
+        url = url.partition("#")[0]  # mistralai writes /v1/chat/completions#stream
         for provider in self.providers(url):
             route = provider.route(method, url)
             if route is not None:
@@ -296,7 +297,7 @@ def _read(
 ) -> Head | Reply | Secret | None:
     found = served.find(request.method, request.url)
     if found is None:
-        return None
+        return _unserved(calls, served, request)
     provider, route = found
     is_sdk = _SDK in request.headers.get(CLIENT_HEADER, "")
     if (SDK if is_sdk else request.library) not in served.libraries:
@@ -320,6 +321,19 @@ def _read(
     if not calls.serves(own or POOL_KEY, request.url, platform=provider.platform):
         return None if own else home_key(calls, provider, request.url)
     return Head(calls, request, provider, route, own, sdk, in_query, served)
+
+
+def _unserved(
+    calls: PooledCalls | None, served: Served, request: Incoming
+) -> Reply | Secret | None:
+    """Return the home key for a request with a placeholder that the pool does not know."""
+    for provider in served.providers(request.url):
+        if not provider.find_key(Route(""), request.headers, request.url)[0].startswith(POOL_KEY):
+            continue
+        if calls is None:
+            return _without_pool(provider, request.url)
+        return home_key(calls, provider, request.url)
+    return None
 
 
 def _begun_upload(calls: PooledCalls | None, route: Route) -> Secret | None:

@@ -580,7 +580,7 @@ async def _should_continue(call: CallState, driver: Driver, lease: Lease) -> boo
     """Return whether to send again after a failure, with another key or as a retry."""
     verdict = call.attempts[-1].verdict
     if verdict.retry:
-        return await _retry(call, driver, verdict)
+        return await _retry(call, driver, lease, verdict)
     if not verdict.rotate:
         return False
     if verdict.rejected:
@@ -641,7 +641,7 @@ def _exclude(call: CallState, lease: Lease, verdict: Verdict) -> None:
                 call.excluded[key.key_id] = inf
 
 
-async def _retry(call: CallState, driver: Driver, verdict: Verdict) -> bool:
+async def _retry(call: CallState, driver: Driver, lease: Lease, verdict: Verdict) -> bool:
     """Wait before a retry; return False if the budget or the request forbids one."""
     limit = call.policy.max_retries if verdict.max_retries is None else verdict.max_retries
     harmless = call.info.idempotent or not verdict.sent
@@ -655,6 +655,8 @@ async def _retry(call: CallState, driver: Driver, verdict: Verdict) -> bool:
         else 0.0
     )
     late = named > call.budget_s - call.waited_s
+    if late and not call.retries:  # another key may be served before the time that this one got
+        call.excluded[lease.key_id], named, late = inf, 0.0, False
     if call.info.sdk_retries or not harmless or spent or over or late:
         if verdict.failure == OVERLOADED:
             call.overload.record_overload(call.info, now)

@@ -138,6 +138,7 @@ class Anthropic(OpenAILike):
             reasons=any_of("ENFORCED_SPEND_LIMIT_REACHED"),
             until=_until_month_end,
         ),
+        Rule("too_large", (429,), text=r"^Extra usage is required for long", rotate=True),
         *LIMIT_RULES,
         of_model(
             "rate_limit",

@@ -208,6 +208,8 @@ _CODES = {
 """What an error inside a stream means, which has no HTTP code."""
 _MESSAGES = ("message", "detail", "error", "error_description", "title", "msg")
 """Where the sentence of an error may stand."""
+_BESIDE = ("code", "error_type", "retry_after", "retry_after_seconds")
+"""What may stand beside an error instead of in it."""
 
 
 def any_of(*words: str) -> frozenset[str]:
@@ -237,7 +239,7 @@ SUSPENDED = rejected_for_long(
     "project_suspended",
     (400, 401, 403),
     reasons=any_of("ACCOUNT_DEACTIVATED", "ORGANIZATION_RESTRICTED"),
-    text=r"^(?:this|your) (?:organization|account|team|project) (?:has been|is) "
+    text=r"^(?:(?:this|your) )?(?:organization|account|team|project) (?:has been|is) "
     r"(?:disabled|deactivated|suspended|restricted)",
 )
 ACCOUNT_RULES = (
@@ -286,7 +288,9 @@ LIMIT_RULES = (
 MODEL_DENIED = of_model(
     "model_denied",
     (400, 403, 404),
-    reasons=any_of("MODEL_NOT_FOUND"),
+    reasons=any_of(
+        *("MODEL_NOT_FOUND", "MODEL_PERMISSION_BLOCKED_ORG", "MODEL_PERMISSION_BLOCKED_PROJECT")
+    ),
     until=for_a_day,
     max_rotations=1,
 )
@@ -356,7 +360,7 @@ class OpenAILike(Provider):
         outer = body if isinstance(body, dict) else {}
         inner = next((outer[n] for n in ("response", "errors", "detail") if outer.get(n)), body)
         error = open_error(body if isinstance(inner, str) or "error" in outer else inner)
-        beside = {name: outer[name] for name in ("code", "error_type") if name in outer}
+        beside = {name: outer[name] for name in _BESIDE if name in outer}
         found = (error[name] for name in _MESSAGES if isinstance(error.get(name), str))
         return {**beside, **error, "message": next(found, "").strip()[:MAX_MESSAGE]}
 

@@ -93,7 +93,12 @@ class OpenRouter(OpenAILike):
             (401,),
             text=r"^(?:Missing Authentication header|User not found|No (?:cookie )?auth cred)",
         ),
-        Rule("too_large", (402,), text=r"can only afford \d", rotate=True),  # another account may
+        Rule(
+            "too_large",  # for what this account has left: another one may have more
+            (402,),
+            text=r"can only afford \d|^(?:Prompt tokens|max_tokens) limit exceeded",
+            rotate=True,
+        ),
         Rule("overloaded", (402,), reasons=any_of("IN_FLIGHT_BUDGET_EXHAUSTED"), retry=True),
         of_billing("credit_depleted", (402,), reasons=any_of("OPENROUTER_CREDITS")),
         rejected(

@@ -155,12 +155,6 @@ class Anthropic(OpenAILike):
         """Return what a request is."""
         return _route(method, url.partition("?")[0])
 
-    def find_key(self, route: Route, headers: Any, url: str) -> tuple[str, bool]:
-        """Return the key of a request: its SDK sends keys, and logins too, as a bearer token."""
-        scheme, _, token = (headers.get("authorization") or "").partition(" ")
-        bearer = token.strip() if scheme.lower() == "bearer" else ""
-        return (headers.get("x-api-key") or "").strip() or bearer, False
-
     def read_reply(
         self, route: Route, text: str, *, in_full: bool
     ) -> tuple[Usage, tuple[str, ...]]:

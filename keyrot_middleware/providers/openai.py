@@ -64,7 +64,7 @@ _STATELESS = {
 }
 """What stores nothing, or only its own response: any key may send it."""
 _API = re.compile(
-    r"/(?=(?:(?:chat|fim)/completions|completions|ocr|responses|embeddings|images|audio|moderations|files"
+    r"(?<!/messages)/(?=(?:(?:chat|fim)/completions|completions|ocr|responses|embeddings|images|audio|moderations|files"
     r"|batches|uploads|vector_stores|containers|conversations|videos|fine_tuning|assistants"
     r"|threads|evals|models(?!/(?:chat|embeddings)))(?:/|\Z))"
 )
@@ -369,7 +369,7 @@ class OpenAILike(Provider):
         error = self.open(facts.body)
         message, words = error["message"], error_words(error, "type", "code", "error_type")
         code = facts.code or next((_CODES[word] for word in words if word in _CODES), None)
-        if not code and str(number := error.get("code")).isdecimal():
+        if not code and (number := str(error.get("code"))).isdecimal():
             code = int(number)
         quotas: tuple[QuotaViolation, ...] = ()
         if (found := _LIMIT.search(message)) is not None:

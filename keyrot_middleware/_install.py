@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import Literal, NamedTuple, NotRequired, TypedDict, Unpack
 
 from . import providers
-from .adapters import origin_from_url
+from .adapters import is_within, origin_from_url
 from .core.model import DEFAULT_PLATFORM
 from .core.selection import Selector
 from .core.text import did_you_mean, mask_url, plural
@@ -171,8 +171,9 @@ def bypasses(config: Config) -> Iterator[str]:
     platforms = {DEFAULT_PLATFORM, *(key.service for key in config.keys)}
     for platform in platforms:
         name = providers.of(platform).base_url_variable
-        origin = origin_from_url(os.environ.get(name, ""))
-        if os.environ.get(name) and platform in platforms and origin not in allowed[platform]:
+        url = os.environ.get(name)
+        if url and platform in platforms and not is_within(url, allowed[platform]):
+            origin = origin_from_url(url)
             yield (
                 f"{name} points to {origin or 'no host'}, which is not in KEYROT_ALLOWED_HOSTS: "
                 "calls to it bypass the pool"

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, pairwise
+from itertools import combinations, count, pairwise
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -91,6 +91,7 @@ _USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
 """What may stand in front of a host in a URL, a password for one; no host has it."""
 _HOST = re.compile(
     r"(?:([a-z][a-z0-9-]*)=(?:https://)?)?(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?"
+    r"(?(1)((?:/(?!\.)[\w.~-]+)*))"
 )
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -186,7 +187,9 @@ def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _good_host(host: str) -> str:
-    match = _HOST.fullmatch(host.lower())
+    begin = len(host) if "=" not in host else host.find("/", host.rfind("://") + 3)
+    host = host[:begin].lower() + host[begin:] if begin >= 0 else host.lower()
+    match = _HOST.fullmatch(host)
     if match is None or not 0 < int(match[4] or 443) < 65536:
         masked = _USER_INFO.sub(r"\1[redacted]@", host)
         raise ValueError(f"found {display(masked)}; allowed: host or host:port in full")
@@ -352,10 +355,11 @@ class Settings(BaseModel):
     pool: Annotated[str, Field(pattern=_POOL_NAME)] = "default"
     """name of the pool in logs, spans and the shared state; use one name per service"""
     allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_good_host), _Lower], ...], _Some, *_CSV
+        tuple[Annotated[str, AfterValidator(_good_host)], ...], _Some, *_CSV
     ] = (GOOGLE_HOST, VERTEX_HOST)
     """hosts that may receive keys of the pool over TLS (loopback also over plain HTTP), as `host`
-    or `host:port`; `http://host:port` allows plain HTTP. The second of Google's hosts is for keys
+    or `host:port`; `http://host:port` allows plain HTTP, `openai=host/path` a path for keys of one
+    [provider](providers.md#hosts). The second of Google's hosts is for keys
     of [express mode](express-mode.md) alone, the first for all others"""
     clients: Annotated[tuple[Client, ...], *_CSV] = CLIENTS
     """libraries whose requests use the pool: see [openai, litellm, plain HTTP](http-clients.md)"""
@@ -594,12 +598,17 @@ def origins(hosts: Iterable[str]) -> frozenset[str]:
     for entry, match in ((entry, _HOST.fullmatch(entry)) for entry in hosts):
         if match is None:
             continue
-        _, plain, host, port = match.groups()
+        _, plain, host, port, path = match.groups()
         if not plain:
-            allowed.add(f"https://{host}:{port or 443}")
+            allowed.add(f"https://{host}:{port or 443}{path or ''}")
         if plain or (_LOOPBACK.fullmatch(host) and not is_proxied(entry)):
-            allowed.add(f"http://{host}:{port or 80}")
+            allowed.add(f"http://{host}:{port or 80}{path or ''}")
     return frozenset(allowed)
+
+
+def _host(entry: str) -> str:
+    match = _HOST.fullmatch(entry)
+    return match[3] if match else ""
 
 
 def is_proxied(entry: str) -> bool:
@@ -607,7 +616,7 @@ def is_proxied(entry: str) -> bool:
     match = _HOST.fullmatch(entry)
     if match is None or match[2] or not _LOOPBACK.fullmatch(match[3]):
         return False
-    proxies, host = getproxies(), entry.rpartition("=")[2].removeprefix("https://")
+    proxies, host = getproxies(), match[3] + (f":{match[4]}" if match[4] else "")
     return bool(proxies.get("http") or proxies.get("all")) and not proxy_bypass(host)
 
 
@@ -621,16 +630,23 @@ def allowed_origins(hosts: Iterable[str], platforms: Iterable[str] = ()) -> Allo
     """
     named: dict[str, list[str]] = {}
     for name, _, host in (entry.rpartition("=") for entry in hosts):
-        named.setdefault(name, []).append(host)
+        named.setdefault(name, []).append(f"{name}={host}" if name else host)
     given = named.get("") or [GOOGLE_HOST, VERTEX_HOST]
     given += named.get(Gemini.name, ())
     found = {
-        Gemini.platform: origins(h for h in given if not h.partition(":")[0].endswith(VERTEX_HOST)),
-        VertexExpress.platform: origins(h for h in given if h.partition(":")[0] != GOOGLE_HOST),
+        Gemini.platform: origins(h for h in given if not _host(h).endswith(VERTEX_HOST)),
+        VertexExpress.platform: origins(h for h in given if _host(h) != GOOGLE_HOST),
     }
     for platform in platforms:
         if platform not in found:
             found[platform] = origins([*providers.of(platform).hosts, *named.get(platform, ())])
+    for one, other in combinations(found, 2):
+        if found[one] & found[other] and providers.of(one).is_asked_like(providers.of(other)):
+            place = min(found[one] & found[other])
+            raise ConfigError(
+                f"KEYROT_ALLOWED_HOSTS: requests to {place} may be for {one} or for {other}; "
+                f"allowed: a path for each, such as {one}={place}/{one}."
+            )
     return found
 
 
@@ -669,7 +685,8 @@ class Config:
     @property
     def allowed(self) -> AllowedOrigins:
         """Where keys may be sent."""
-        return allowed_origins(self.settings.allowed_hosts, {key.service for key in self.keys})
+        platforms = dict.fromkeys(key.service for key in self.keys)
+        return allowed_origins(self.settings.allowed_hosts, platforms)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..core.amounts import service_tier
 from ..core.failures import FailureFacts
@@ -116,6 +116,17 @@ def origin_from_url(url: str) -> str:
     host = parts.hostname or ""
     scheme = {"wss": "https", "ws": "http"}.get(parts.scheme, parts.scheme)
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
+
+
+def is_within(url: str, places: Collection[str]) -> bool:
+    """Return whether an address is at one of these origins, or below the path that one names."""
+    origin = origin_from_url(url)
+    if not origin or origin in places:
+        return origin != ""
+    below = f"{origin}{unquote(urlsplit(url).path)}/"
+    return "/../" not in below and any(
+        one != origin and below.startswith(f"{one}/") for one in places
+    )
 
 
 _LONGEST = 65_536

@@ -36,7 +36,7 @@ from ..secrets import Secret
 from ..settings import AllowedOrigins
 from ..state.memory import BoundedDict
 from ..telemetry import CallObserver, observe
-from . import host_from_url, origin_from_url
+from . import host_from_url, is_within
 from .redaction import Redact
 
 _log = logging.getLogger("keyrot_middleware")
@@ -106,7 +106,7 @@ class PooledCalls:
         has_keys = platform in self.pool.selector.platforms
         if platform != DEFAULT_PLATFORM and not has_keys:
             return False
-        if origin_from_url(base_url) not in self.allowed[platform]:
+        if not is_within(base_url, self.allowed[platform]):
             host = host_from_url(base_url)
             self.warn_once(
                 host, f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"

@@ -19,6 +19,7 @@ from .. import providers
 from ..adapters import (
     host_from_url,
     hostname,
+    is_within,
     origin_from_url,
     with_served_tier,
 )
@@ -71,13 +72,17 @@ _QUOTED = 300
 """Characters of a provider's message in a warning."""
 
 
+NO_ROUTE = Route("", bound_to_owner=True, counts_in_quota=False, protocol="unknown")
+"""Of a path that no provider's table has: with a placeholder it goes with the home key."""
+
+
 class Served(NamedTuple):
     """What goes through the pool."""
 
     libraries: Collection[str]
     """google-genai among them or not."""
     hosts: Mapping[str, Mapping[str, Sequence[Provider]]]
-    """The providers whose keys may go to a host, by its origins."""
+    """The providers whose keys may go to a host, by its origins, or the paths below one."""
     key_headers: frozenset[str]
     """Those that can have a key, in lower case."""
     request_headers: frozenset[str]
@@ -85,20 +90,31 @@ class Served(NamedTuple):
     reply_headers: frozenset[str]
     """The headers of a successful response that are read."""
 
-    def find(self, method: str, url: str) -> tuple[Provider, Route] | None:
+    def find(self, method: str, url: str, headers: Any) -> tuple[Provider, Route] | None:
         """Return the provider and the route of a request; None: it is none of the pool's."""
-        for provider in self.providers(url):
-            route = provider.route(method, url)
-            if route is not None:
-                return provider, route
-        return None
+        url = url.partition("#")[0]  # mistralai writes /v1/chat/completions#stream
+        there = self.providers(url)
+        if not there:
+            return None
+        provider = there[0]
+        if len(there) > 1:
+            provider = max(there, key=lambda one: one.fit(method, url, headers))
+        route = provider.route(method, url)
+        if route is None and provider.find_key(NO_ROUTE, headers, url)[0].startswith(POOL_KEY):
+            verb = method.lower()
+            route = NO_ROUTE._replace(verb=verb, idempotent=verb in ("get", "head"))
+        return None if route is None else (provider, route)
 
     def providers(self, url: str) -> Sequence[Provider]:
         """Return the providers of an address; of its host, where its origin is nobody's."""
-        origins = self.hosts.get(hostname(url))
-        if origins is None:
+        places = self.hosts.get(hostname(url))
+        if places is None:
             return ()
-        return origins.get(origin_from_url(url)) or next(iter(origins.values()))
+        found = places.get(origin_from_url(url)) or next(iter(places.values()))
+        if len(places) > 1:
+            within = [place for place in places if is_within(url, (place,))]
+            found = places[max(within, key=len)] if within else found
+        return found
 
     def write_home_key(self, headers: Any, url: str, key: Secret) -> None:
         """Write a key where a request has a placeholder."""
@@ -262,6 +278,8 @@ class Head:
     def _info(self, body: dict[str, Any]) -> CallInfo:
         request, pool, provider = self.request, self.calls.pool, self.provider
         info = provider.read_request(self.route, body)
+        if self.route.protocol == NO_ROUTE.protocol:
+            info = info._replace(model="")
         sticky = pool.policy.strategy == "sticky" and not info.bound_to_owner
         return info._replace(
             tokens=pool.token_scale.scaled(info.model, info.estimate),
@@ -294,7 +312,7 @@ def _after_internal_error(
 def _read(
     calls: PooledCalls | None, served: Served, request: Incoming
 ) -> Head | Reply | Secret | None:
-    found = served.find(request.method, request.url)
+    found = served.find(request.method, request.url, request.headers)
     if found is None:
         return None
     provider, route = found
@@ -333,7 +351,7 @@ def home_key(calls: PooledCalls, provider: Provider, url: str) -> Secret | Reply
 
     None: no key of the pool may go there, and the request is sent as it is.
     """
-    if origin_from_url(url) not in calls.allowed[provider.platform]:
+    if not is_within(url, calls.allowed[provider.platform]):
         return None
     home = calls.pool.home_value(provider.platform, required_tiers.get(), required_project.get())
     return home or _without_pool(provider, url)
@@ -595,7 +613,7 @@ class Call:
         if upload_url := headers.get(provider.upload_header):
             # A gateway passes on the provider's own upload URLs.
             own = (f"https://{host}:443" for host in provider.hosts)
-            if origin_from_url(upload_url) not in (*self.calls.allowed[provider.platform], *own):
+            if not is_within(upload_url, (*self.calls.allowed[provider.platform], *own)):
                 where = host_from_url(upload_url) or "no host"
                 text = f"the upload goes to {where}, not in KEYROT_ALLOWED_HOSTS"
                 body = provider.error_body(400, f"keyrot: {text}")

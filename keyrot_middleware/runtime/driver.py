@@ -240,6 +240,11 @@ class SyncDriver:
             self._notify("on_change", command._replace(at=self.time()), until)
         return until
 
+    async def set_aside(self, command: Settle) -> None:
+        """Apply the verdict about a key whose lease is settled already."""
+        until = await self._ask("settle", command.lease, command.outcome)
+        self._notify("on_change", command._replace(at=self.time()), until)
+
     async def report_serving(self, lease: Lease) -> None:
         """Report that a probe succeeds."""
         if lease.reservation is not None:

@@ -47,7 +47,7 @@ ROWS: list[tuple[str, int | None, Any, str, Scope, float | None]] = [
     ("openai", 401, _error("Closed.", "x", "account_deactivated"), "key_denied", K, NO),
     ("openai", 401, _error("You must be a member of an organization"), "key_denied", K, NO),
     ("openai", 401, _error("Your IP is not authorized", "x"), "key_restricted", K, NO),
-    ("openai", 401, "<html>Sign in to the proxy</html>", "bad_request", NOBODY, NO),
+    ("openai", 401, "<html>Sign in to the proxy</html>", "unknown_refusal", NOBODY, NO),
     ("openai", 403, _error("Country not supported", "x", "x"), "forbidden", NOBODY, NO),
     ("openai", 429, _error(_window("requests", "min"), "requests"), "quota_minute", MODEL, 660.5),
     ("openai", 429, _error(_window("requests", "day"), "requests"), "quota_day", MODEL, 660.5),
@@ -226,7 +226,7 @@ ROWS: list[tuple[str, int | None, Any, str, Scope, float | None]] = [
         _error("Slow.", error_type="dynamic_request_limited"),
         *("rate_limit", MODEL, NO),
     ),
-    ("together", 403, _error("Too long.", "x"), "forbidden", NOBODY, NO),
+    ("together", 403, _error("Too long.", "x"), "unknown_refusal", NOBODY, NO),
     (
         "fireworks",
         412,
@@ -259,7 +259,7 @@ ROWS: list[tuple[str, int | None, Any, str, Scope, float | None]] = [
         {"message": "You are using a Trial key, which is limited to 40 API calls / minute."},
         *("quota_minute", MODEL, 40),
     ),
-    ("cohere", 429, {"message": "Something else"}, "bad_request", NOBODY, NO),
+    ("cohere", 429, {"message": "Something else"}, "unknown_limit", KM, NO),
 ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -151,6 +152,8 @@ class Incoming(NamedTuple):
     """The library itself sends a request again after a 5xx or a lost connection."""
     library: str = ""
     """Which one it is, unless google-genai sends the request."""
+    has_head_timeout: bool = True
+    """The head of a response can have a timeout of its own."""
 
 
 class Outcome(NamedTuple):
@@ -374,12 +377,17 @@ def _shortened(content: bytes) -> bytes:
     return b"".join((*parts, content[done:]))
 
 
+def text_of(content: bytes) -> str:
+    """Return a body as text, without the long texts of a large one; see `_shortened`."""
+    text = content if len(content) < _LARGE else _shortened(content)
+    return text.decode("utf-8", "replace")
+
+
 def _parse(content: bytes) -> dict[str, Any]:
     if content.lstrip()[:1] != b"{":
         return {}
-    text = content if len(content) < _LARGE else _shortened(content)
     try:
-        body = json.loads(text.decode("utf-8", "replace"))
+        body = json.loads(text_of(content))
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
@@ -423,7 +431,8 @@ class Call:
         """That of the current model."""
         self._error: Exception | None = None
         """That of the first model."""
-        if calls.pool.first_tokens.limits or first_token_s.get() is not None:
+        tokens = calls.pool.first_tokens
+        if (tokens.limits or first_token_s.get() is not None) and request.has_head_timeout:
             self._set_deadline()
 
     @property
@@ -471,7 +480,8 @@ class Call:
         bound = info.bound_to_owner or info.resources
         if bound or not (info.model and info.idempotent):
             return
-        call.first_token_s = pool.first_tokens.begin(info)
+        may_be_http2 = "h2" in sys.modules and self.url.startswith("https:")
+        call.first_token_s = pool.first_tokens.begin(info, may_be_http2)
         if after and has_chain(info) and not self._stays:
             call.next_info = fallback_info(call, after)
 

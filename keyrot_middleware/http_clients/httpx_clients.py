@@ -146,7 +146,9 @@ class HttpxTransports(Library):
     def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
         """Return the bytes of a stream."""
         stream = response.stream
-        return self._iterator(stream), stream.close if self._is_sync(response) else stream.aclose
+        if self._is_sync(response):
+            return iter(stream), stream.close
+        return _closing(stream), stream.aclose
 
     def is_shared(self, response: Any) -> bool:
         """Return whether the connection of a response has other calls too."""
@@ -256,6 +258,20 @@ def _in_asyncio() -> bool:
 
 
 # Bytes ------------------------------------------------------------------------------------------
+
+
+async def _closing(stream: Any) -> AsyncIterator[bytes]:
+    """Read a stream, and close it where this is dropped.
+
+    A loop closes all generators of a dropped stream at once, the oldest first. Without this one
+    they would be those of httpcore, and one of two that close the connection raises.
+    """
+    try:
+        async for data in stream:
+            yield data
+    except GeneratorExit:
+        await stream.aclose()
+        raise
 
 
 class _Chained:

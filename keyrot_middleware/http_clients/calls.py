@@ -68,6 +68,7 @@ NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
 SDK_RETRIES = ("x-stainless-retry-count", "x-fern-language")
 """One is in each request of an SDK that repeats a 5xx: openai and its like, and cohere."""
+_STAND_IN_S = 3_600.0
 _QUOTED = 300
 """Characters of a provider's message in a warning."""
 
@@ -397,6 +398,7 @@ class Call:
     """A request that goes through the pool."""
 
     __slots__ = (
+        "_asked",
         "_error",
         "_key_headers",
         "call",
@@ -431,6 +433,9 @@ class Call:
         """That of the current model."""
         self._error: Exception | None = None
         """That of the first model."""
+        self._asked = f"{state.info.conversation} {state.info.model}"
+        if state.info.conversation and calls.stand_ins and has_chain(state.info):
+            self._go_on_with_stand_in()
         tokens = calls.pool.first_tokens
         if (tokens.limits or first_token_s.get() is not None) and request.has_head_timeout:
             self._set_deadline()
@@ -467,6 +472,22 @@ class Call:
         if call.first_token_s is not None:
             self._set_deadline()
         return True
+
+    def _go_on_with_stand_in(self) -> None:
+        """Send the request to the model that wrote the signatures in it, for an hour."""
+        pool, info = self.calls.pool, self.call.info
+        model, at = self.calls.stand_ins.get(self._asked, ("", -inf))
+        if at > pool.clock.time() - _STAND_IN_S and self._stays and self.send_to(model):
+            tokens = pool.token_scale.scaled(model, info.estimate)
+            self.call.info = info._replace(model=model, tokens=tokens)
+
+    def note_model(self) -> None:
+        """Remember which model has served a conversation in place of the one that was asked."""
+        info, stand_ins = self.call.info, self.calls.stand_ins
+        if self._asked == f"{info.conversation} {info.model}":
+            stand_ins.pop(self._asked, None)
+        else:
+            stand_ins[self._asked] = info.model, self.calls.pool.clock.time()
 
     @property
     def _stays(self) -> bool:

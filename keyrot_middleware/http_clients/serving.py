@@ -173,6 +173,8 @@ class Library(ABC):
             return reply
 
         found = await run(call.calls.pool, call.call, send, call.no_key, observer)
+        if call.call.info.conversation:
+            call.note_model()
         return self.finished(found, opened, request)
 
     async def _received(

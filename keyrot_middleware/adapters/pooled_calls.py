@@ -58,6 +58,8 @@ class PooledCalls:
         """Serve a pool whose keys may go to *allowed*."""
         self.pool = pool
         self.allowed = allowed
+        self.stand_ins: BoundedDict[tuple[str, float]] = BoundedDict(10_000)
+        """By conversation and model: which one has served in its place, and when."""
         self.uploads: BoundedDict[Secret] = BoundedDict(1_000)
         """The client's own key, or an empty one, of each upload that was begun here, by its name;
         its bytes may come without a key."""

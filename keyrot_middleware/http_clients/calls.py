@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -68,6 +69,7 @@ NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
 SDK_RETRIES = ("x-stainless-retry-count", "x-fern-language")
 """One is in each request of an SDK that repeats a 5xx: openai and its like, and cohere."""
+_STAND_IN_S = 3_600.0
 _QUOTED = 300
 """Characters of a provider's message in a warning."""
 
@@ -167,6 +169,8 @@ class Incoming(NamedTuple):
     """The library itself sends a request again after a 5xx or a lost connection."""
     library: str = ""
     """Which one it is, unless google-genai sends the request."""
+    has_head_timeout: bool = True
+    """The head of a response can have a timeout of its own."""
 
 
 class Outcome(NamedTuple):
@@ -392,12 +396,17 @@ def _shortened(content: bytes) -> bytes:
     return b"".join((*parts, content[done:]))
 
 
+def text_of(content: bytes) -> str:
+    """Return a body as text, without the long texts of a large one; see `_shortened`."""
+    text = content if len(content) < _LARGE else _shortened(content)
+    return text.decode("utf-8", "replace")
+
+
 def _parse(content: bytes) -> dict[str, Any]:
     if content.lstrip()[:1] != b"{":
         return {}
-    text = content if len(content) < _LARGE else _shortened(content)
     try:
-        body = json.loads(text.decode("utf-8", "replace"))
+        body = json.loads(text_of(content))
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
@@ -407,6 +416,7 @@ class Call:
     """A request that goes through the pool."""
 
     __slots__ = (
+        "_asked",
         "_error",
         "_key_headers",
         "call",
@@ -441,7 +451,11 @@ class Call:
         """That of the current model."""
         self._error: Exception | None = None
         """That of the first model."""
-        if calls.pool.first_tokens.limits or first_token_s.get() is not None:
+        self._asked = f"{state.info.conversation} {state.info.model}"
+        if state.info.conversation and calls.stand_ins and has_chain(state.info):
+            self._go_on_with_stand_in()
+        tokens = calls.pool.first_tokens
+        if (tokens.limits or first_token_s.get() is not None) and request.has_head_timeout:
             self._set_deadline()
 
     @property
@@ -477,6 +491,22 @@ class Call:
             self._set_deadline()
         return True
 
+    def _go_on_with_stand_in(self) -> None:
+        """Send the request to the model that wrote the signatures in it, for an hour."""
+        pool, info = self.calls.pool, self.call.info
+        model, at = self.calls.stand_ins.get(self._asked, ("", -inf))
+        if at > pool.clock.time() - _STAND_IN_S and self._stays and self.send_to(model):
+            tokens = pool.token_scale.scaled(model, info.estimate)
+            self.call.info = info._replace(model=model, tokens=tokens)
+
+    def note_model(self) -> None:
+        """Remember which model has served a conversation in place of the one that was asked."""
+        info, stand_ins = self.call.info, self.calls.stand_ins
+        if self._asked == f"{info.conversation} {info.model}":
+            stand_ins.pop(self._asked, None)
+        else:
+            stand_ins[self._asked] = info.model, self.calls.pool.clock.time()
+
     @property
     def _stays(self) -> bool:
         """Whether only the model that the request names accepts it."""
@@ -489,7 +519,8 @@ class Call:
         bound = info.bound_to_owner or info.resources
         if bound or not (info.model and info.idempotent):
             return
-        call.first_token_s = pool.first_tokens.begin(info)
+        may_be_http2 = "h2" in sys.modules and self.url.startswith("https:")
+        call.first_token_s = pool.first_tokens.begin(info, may_be_http2)
         if after and has_chain(info) and not self._stays:
             call.next_info = fallback_info(call, after)
 

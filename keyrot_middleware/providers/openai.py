@@ -336,7 +336,7 @@ class OpenAILike(Provider):
             tokens,
             stream=body.get("stream") is True,
             bound_to_owner=route.bound_to_owner or bool(names),
-            idempotent=route.idempotent,
+            idempotent=route.idempotent and not body.get("background"),
             resources=(*route.names, *names),
             counts_in_quota=route.counts_in_quota,
         )

@@ -350,14 +350,15 @@ class SyncDriver:
     async def _send_until(self, limit_s: float, lease: Lease) -> Reply | None:
         """Return the reply to a request; None if it was cut off."""
         tokens, model = self._pool.first_tokens, self.call.info.model
-        if limit_s == inf:
+        # A read that times out is over, so one of the cuts of this minute is held for it.
+        if limit_s == inf or not tokens.take(model):
             return await self._send_request(lease)
-        self.call.deadline = deadline = Deadline(limit_s, tokens, model)
+        self.call.deadline = deadline = Deadline(limit_s)
         reply = await self._send_request(lease)
         failed = isinstance(reply, Failed) and reply.facts.transport == "timeout"
         if failed and deadline.was_missed:
             return None
-        deadline.cancel()
+        tokens.take(model, -1)
         return reply
 
     async def close(self, stream: Any) -> None:

@@ -526,7 +526,6 @@ class Refresher:
         if not on and not self._is_last_turn:
             return None
         try:
-            late_s = self._pool.first_tokens.cut_late()
             self._pool.settle_abandoned()
             # As the process ends, nothing waits for the import of the list of prices.
             self._pool.activity.send(priced=on or "genai_prices" in sys.modules)
@@ -536,9 +535,9 @@ class Refresher:
             if self._limits is not None:
                 self._limits.tick(self._pool)
             if self._config.settings.secrets_ttl_s <= 0:
-                return min(late_s, TICK_S)
+                return TICK_S
             look_s = self._look() if self._config.keys_file is not None else TICK_S
-            return min(self._pool.secrets.tick(), look_s, late_s, TICK_S)
+            return min(self._pool.secrets.tick(), look_s, TICK_S)
         except Exception:
             handle_internal_error("secrets")
             return LOOK_S if on else None

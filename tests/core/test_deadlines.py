@@ -212,6 +212,16 @@ def test_one_in_twenty_calls_of_a_minute_may_be_cut_off() -> None:
     assert [tokens.take("m") for _ in range(2)] == [True, False]
 
 
+def test_a_call_whose_connection_may_have_others_has_no_deadline() -> None:
+    """A response by HTTP/2 says so for good, and one by HTTP/1.1 that it has none."""
+    tokens = FirstTokens({None: DEADLINE}, Now())
+    assert [tokens.begin(INFO, may) for may in (False, True)] == [DEADLINE, inf]
+    tokens.shared[INFO.host] = False
+    assert [tokens.begin(INFO, may) for may in (False, True)] == [DEADLINE, DEADLINE]
+    tokens.shared[INFO.host] = True
+    assert [tokens.begin(INFO, may) for may in (False, True)] == [inf, inf]
+
+
 def test_auto_is_three_times_the_median_of_the_last_hour() -> None:
     """Of the model, streams and whole answers apart."""
     now = Now()

@@ -1,7 +1,9 @@
 """openai, unchanged, over a pool: its own errors, retries, streams and embeddings."""
 
+import asyncio
 import base64
 import gc
+from typing import Any
 
 import openai
 import pytest
@@ -114,6 +116,28 @@ def test_a_stream_that_is_left_ends_its_lease(end, gemini, pool) -> None:
             del stream
             gc.collect()
         assert ask(client).choices[0].message.content == "ok from A"
+
+
+def test_a_loop_has_nothing_to_say_about_dropped_streams(gemini, pool) -> None:
+    """The collector hands it all generators of a stream at once: only one closes the connection."""
+    pool("A")
+    said: list[Any] = []
+
+    async def drop() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(what))
+        url = f"{gemini.url}/v1beta/openai/"
+        async with openai.AsyncOpenAI(api_key="keyrot-pool", base_url=url) as client:
+            for _ in range(3):
+                stream: Any = await ask(client, stream=True)
+                del stream
+                gc.collect()
+                await asyncio.sleep(0)
+                while closing := asyncio.all_tasks() - {asyncio.current_task()}:
+                    await asyncio.wait(closing)
+
+    asyncio.run(drop())
+    gc.collect()
+    assert said == []
 
 
 def test_an_error_inside_a_stream_is_booked_and_never_restarted(gemini, pool) -> None:

@@ -292,6 +292,16 @@ def test_no_key_is_a_response(library, gemini, pool) -> None:
 
 
 @LIBRARIES
+def test_a_status_that_python_does_not_know_is_a_response_too(library, gemini, pool) -> None:
+    """Such as 529, by which a provider says that it is overloaded."""
+    pool("A", max_retries=0)
+    gemini.always("A", Reply.custom(529, {"error": {"code": 529, "message": "Overloaded"}}))
+    response = post(library, native(gemini), json=BODY, headers=HEADERS)
+    assert response.status_code == 529
+    assert response.json()["error"]["message"] == "Overloaded"
+
+
+@LIBRARIES
 @pytest.mark.parametrize("reply", [Reply.QUOTA_MINUTE, Reply.KEY_INVALID])
 @pytest.mark.parametrize("alt", ["?alt=sse", ""])
 def test_an_error_of_a_stream_has_the_form_of_the_stream(library, alt, reply, gemini, pool) -> None:

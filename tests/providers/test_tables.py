@@ -305,6 +305,15 @@ def test_what_people_write_names_no_stored_thing() -> None:
     assert (named.resources, named.bound_to_owner) == (("file-abcdefgh",), True)
 
 
+def test_a_background_response_is_a_job_that_is_not_made_twice() -> None:
+    """It costs money though its connection is lost; what a program waits for may be sent again."""
+    provider = providers.of("openai")
+    route = provider.route("POST", "https://api.openai.com/v1/responses")
+    assert route is not None
+    given = [provider.read_request(route, {"model": "m", "background": b}) for b in (True, False)]
+    assert [info.idempotent for info in given] == [False, True]
+
+
 @pytest.mark.parametrize("platform", providers.platforms())
 @pytest.mark.parametrize(("exact", "delay"), [("1500", 1.5), ("0", 2.0), ("soon", 2.0)])
 def test_the_exact_header_of_a_delay_is_read_first(platform: str, exact: str, delay: float) -> None:

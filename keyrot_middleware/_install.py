@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -22,6 +21,7 @@ from .core.text import did_you_mean, mask_url, plural
 from .errors import ConfigError, KeyrotError, PoolEvent, warn
 from .genai import Binding
 from .keys_file import Tier, allowed_tiers
+from .locks import Lock
 from .monitoring import Alerts, open_receivers
 from .monitoring.view import HealthStatus, levels, pool_health
 from .prices import require_prices
@@ -68,7 +68,7 @@ NO_KEY_FOUND = (
 )
 
 _log = logging.getLogger("keyrot_middleware")
-_lock = threading.Lock()
+_lock = Lock()
 _installed: _Installed | None = None
 
 

@@ -237,7 +237,7 @@ class QuotaWindows:
             self.requests, self.tokens = (self.late_requests, self.late_tokens) if kept else (0, 0)
             self.late_requests = self.late_tokens = 0
             self.minute = minute
-        if now >= self.day_end:
+        if not 0 < self.day_end - now <= 25 * HOUR_S:
             self.day_end, self.day_requests = next_midnight(now, zone), 0
 
     def blocked_by(
@@ -455,9 +455,9 @@ class Spending:
 
     def advance(self, now: float, zone: str) -> None:
         """Start the windows of *now*, and let old reservations end."""
-        if now >= self.month_end:
+        if not 0 < self.month_end - now <= 32 * DAY_S:
             self.month_end, self.month = next_month(now, zone), 0
-        if now >= self.day_end:
+        if not 0 < self.day_end - now <= 25 * HOUR_S:
             self.day_end, self.day, self.highest = next_midnight(now, zone), 0, 0
         period, slot = int(now // RESERVED_S), int(now // SLOT_S)
         if period != self.period:

@@ -36,6 +36,7 @@ from ..core.text import did_you_mean, one_line, utc
 from ..core.windows import GUARD_S, HOUR_S, next_midnight
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
+from ..locks import Lock
 from ..providers.keys import display
 from ..runtime.pool import Pool
 from ..settings import ENV_NAMES
@@ -102,12 +103,12 @@ class Receiver:
         self.name = name
         self._deliver, self._tries, self._events = deliver, tries, events
         self._failing = self._full = False
+        self._lock = Lock()
         self._renew()
         after_fork(self, Receiver._renew)  # the parent of a fork delivers its events
 
     def _renew(self) -> None:
         self._queue: deque[Any] = deque()
-        self._lock = threading.Lock()
         self.closed = threading.Event()
         self._thread: threading.Thread | None = None
 

@@ -11,7 +11,6 @@ next key is available is answered without rejected keys: they are tried again, w
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +66,7 @@ from ..core.text import plural, short_time, utc
 from ..core.windows import DAY_S, HOUR_S, Learned, next_midnight
 from ..errors import KeyrotError
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
+from ..locks import Lock
 from ..prices import is_installed
 from ..runtime.activity import Activity
 from ..runtime.pool import Pool
@@ -630,7 +630,7 @@ class PoolReport:
     terms: Mapping[str | None, Terms] = field(default_factory=dict)
     """What each workload may use; None: all others."""
     _cost_known: bool = field(default_factory=is_installed)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: Lock = field(default_factory=Lock)
     _last: tuple[float, float, list[Row], dict[str, float]] | None = None
     """The last look: when by `monotonic()`, when by the clock, the keys, and their forecast."""
 

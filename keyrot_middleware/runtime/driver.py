@@ -155,7 +155,7 @@ class SyncDriver:
         """Acquire a lease."""
         pool = self._pool
         if pool.abandoned:
-            pool.settle_abandoned()
+            await self.blocking(pool.settle_abandoned)
         pool.keep_running()
         info = pool.with_estimates(command.info)
         reply: Lease | Unavailable | None
@@ -243,7 +243,7 @@ class SyncDriver:
     async def get_owner(self, names: Sequence[str]) -> tuple[str, str] | None:
         """Return the owner of a stored resource."""
         if self._pool.abandoned:  # a stream that was just closed may have named it
-            self._pool.settle_abandoned()
+            await self.blocking(self._pool.settle_abandoned)
         owner: tuple[str, str] | None = await self._ask("get_owner", names)
         return owner
 

@@ -47,6 +47,7 @@ from ..core.waiting import WaitingLines
 from ..errors import KeyrotError, handle_internal_error, warn_safely
 from ..forks import after_fork, time_left
 from ..keys_file import file_version
+from ..locks import Lock
 from ..prices import PriceList, require_prices
 from ..providers.keys import hide_secrets
 from ..secrets import Secret
@@ -136,8 +137,8 @@ class Pool:
     """The refresher and the watcher of alerts, where the pool needs them; stopped in this order."""
     abandoned: deque[Any] = field(default_factory=deque, repr=False)
     """Calls that were closed or dropped, which the next call or the refresher settles."""
-    settling: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    """Held while they are settled; a forked child has another."""
+    settling: Lock = field(default_factory=Lock, repr=False)
+    """Held while they are settled."""
     doubtful: set[str] = field(default_factory=set, repr=False)
     """Keys that were rejected when last used; checked before one of them becomes the home key."""
     prices: PriceList = field(default_factory=PriceList)
@@ -461,7 +462,7 @@ class Refresher:
         """The version of keys.json that was read last, whether used or refused."""
         self._changing = config.keys_seen
         self._on = False
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._is_last_turn = False
         self._report_at, self._minute = 0.0, -1
         self._exit: weakref.finalize[..., Refresher] | None = None
@@ -561,8 +562,6 @@ class Refresher:
         self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)
 
     def _renew(self) -> None:
-        self._pool.settling = threading.Lock()
-        self._lock = threading.Lock()
         self._minute = -1
         if self._on:
             self.start()
@@ -576,7 +575,11 @@ def _at_exit(alive: weakref.ref[Refresher]) -> None:
 
 def _run(alive: weakref.ref[Refresher], stirred: threading.Event) -> None:
     """Tick while the pool exists; hold no reference to it while asleep."""
-    while (refresher := alive()) is not None and (pause := refresher.turn()) is not None:
+    me = threading.current_thread()
+    while (refresher := alive()) is not None and refresher._thread is me:
+        pause = refresher.turn()
+        if pause is None:
+            return
         del refresher
         stirred.wait(min(pause, threading.TIMEOUT_MAX))
         stirred.clear()

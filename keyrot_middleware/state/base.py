@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +43,7 @@ from ..core.windows import (
     Spending,
 )
 from ..forks import after_fork
+from ..locks import Lock
 
 FIRST_S = 60.0
 """How long after its last call a first workload is expected to come again."""
@@ -57,11 +57,11 @@ class InFlight:
 
     def __init__(self) -> None:
         """Start empty."""
+        self._lock = Lock()
         self._begin()
         after_fork(self, InFlight._begin)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
         self._leases: dict[str, WeakSet[Reservation]] = {}
         self._first: dict[str, tuple[float, float]] = {}
         """How many leases of first workloads a key has on average, and when the last was added."""
@@ -73,7 +73,8 @@ class InFlight:
         found = {}
         for key in candidates:
             most = key.limits.max_concurrency
-            note = None if most is None else self._full(key.record, most, now, terms)
+            with self._lock:
+                note = None if most is None else self._full(key.record, most, now, terms)
             if note is not None:
                 found[key.key_id] = Block("concurrency", now + PROBE_POLL_S, True, note)
         return found
@@ -114,7 +115,8 @@ class InFlight:
         """Count a lease no more."""
         leases = self._leases.get(lease.record)
         if leases is not None and isinstance(lease.reservation, Reservation):
-            leases.discard(lease.reservation)
+            with self._lock:
+                leases.discard(lease.reservation)
 
 
 def _living(leases: WeakSet[Reservation] | None) -> list[Reservation]:
@@ -333,7 +335,7 @@ class StateThreads:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if undo is not None and not future.cancelled():
-                future.add_done_callback(partial(_undo, undo))
+                future.add_done_callback(lambda one: self.submit(partial(_undo, undo, one)))
             raise
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:

@@ -248,10 +248,10 @@ local S_DAY_END, DAY, S_MONTH_END, MONTH, HIGHEST, PERIOD, RESERVED, RESERVED_BE
 
 local function read_purse(name)
   local s = read(PURSES, { name })[1] or { 0, 0, 0, 0, 0, 0, 0, 0, 0, {} }
-  if now >= s[S_MONTH_END] then
+  if now >= s[S_MONTH_END] or s[S_MONTH_END] > month_end then
     s[S_MONTH_END], s[MONTH] = month_end, 0
   end
-  if now >= s[S_DAY_END] then
+  if now >= s[S_DAY_END] or s[S_DAY_END] > day_end then
     s[S_DAY_END], s[DAY], s[HIGHEST] = day_end, 0, 0
   end
   local period, slot = math.floor(now / RESERVED_S), math.floor(now / SLOT_S)

@@ -9,7 +9,6 @@ have found, cooldowns, learned limits and owners, for that time.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from ..core.model import (
 from ..core.selection import RankedCandidates
 from ..errors import KeyrotError, warn_unless_logged
 from ..forks import after_fork
+from ..locks import Lock
 from .base import State, expires_at, without_reservation
 
 _log = logging.getLogger("keyrot_middleware")
@@ -74,7 +74,7 @@ class MemoryState(State):
             pool: Its name, to warn when a forked process counts by itself; None: do not warn.
         """
         super().__init__(clock)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._records = Records(owners=BoundedDict[Owner](MAX_OWNERS))
         self._ledger = Ledger(self._records, policy, share)
         self._sweep_at = SWEEP_AT
@@ -186,11 +186,10 @@ class MemoryState(State):
         )
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()  # another thread may have held it at the fork
         self._warns = self._pool is not None
 
 
-FIRST_PAUSE_S, PAUSE_S = 0.1, 2.0
+FIRST_PAUSE_S, PAUSE_S, CALM_S = 0.1, 2.0, 10.0
 """Before the first trial, and between two trials at the most."""
 _FAILED: Any = object()
 
@@ -201,12 +200,11 @@ class Breaker:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start closed; *clock* returns monotonic seconds."""
         self.clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._pause_s = FIRST_PAUSE_S
         self._retry_at = 0.0
         self.opened_at: float | None = None
         self._closed_at = 0.0
-        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     def open(self, began: float) -> bool:
         """Record the failure of a call that *began* then; return whether it opens the breaker.
@@ -216,7 +214,9 @@ class Breaker:
         with self._lock:
             if self.opened_at is not None or began < self._closed_at:
                 return False
-            self._pause_s, self.opened_at = FIRST_PAUSE_S, self.clock()
+            self.opened_at = self.clock()
+            if self.opened_at > self._closed_at + CALM_S:  # else it fails again and again
+                self._pause_s = FIRST_PAUSE_S
             self._retry_at = self.opened_at + self._pause_s
             return True
 

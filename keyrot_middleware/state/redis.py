@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 import weakref
 from collections import deque
@@ -72,6 +71,7 @@ from ..core.windows import (
 )
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork
+from ..locks import Lock
 from .base import FOREVER, UNUSED_S, State, dump, load
 
 TIMEOUT_S = 2.0
@@ -140,6 +140,9 @@ def script_digest() -> str:
     return sha1(script_text().encode(), usedforsecurity=False).hexdigest()
 
 
+_OF_PARENTS: list[Any] = []
+
+
 class Server:
     """The server of a URL, by redis-py: docs/redis.md has the URLs."""
 
@@ -177,11 +180,16 @@ class Server:
             raise ConfigError(f"{variable} ({scheme}://…): {problem}; see docs/redis.md")
         self._secrets = [self._options.get(name) for name in ("password", "username")]
         self._address = f"{scheme}://{hosts}{slash}{path if base == 'unix' else ''}".rstrip("/")
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._client: Any = None
-        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
+        after_fork(self, Server._after_fork)
         if not self._kind:
             self._check_options(variable)
+
+    def _after_fork(self) -> None:
+        """Leave the parent's client alone: another thread may have held its locks at the fork."""
+        _OF_PARENTS.append(self._client)
+        self._client = None
 
     def _check_options(self, variable: str) -> None:
         pool = self.client.connection_pool
@@ -385,7 +393,8 @@ class RedisState(State):
 
     def _can_defer(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> bool:
         """Return whether a settle may be sent later, since no other call depends on it."""
-        is_plain = outcome.kind is LeaseOutcome.SUCCESS and outcome.verdict is None
+        ended = outcome.kind in (LeaseOutcome.SUCCESS, LeaseOutcome.ABANDONED)
+        is_plain = ended and outcome.verdict is None
         has_more = names or lease.probe or lease.purses or lease.reservation is None
         return is_plain and not has_more and not self._is_closed
 

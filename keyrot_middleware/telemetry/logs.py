@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,7 @@ from ..core.flow import Exhausted
 from ..core.model import Block, CallInfo, Lease, Scope, Verdict, project_name
 from ..core.text import one_line, utc
 from ..errors import KeyrotWarning, warn_unless_logged
-from ..forks import after_fork
+from ..locks import Lock
 from . import CallObserver, semconv
 
 _logger = logging.getLogger(semconv.INSTRUMENTATION)
@@ -46,7 +45,7 @@ class LogObserver:
 
     def __init__(self, pool_name: str) -> None:
         self._pool = pool_name
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._exhausted_at = -inf
         self._suppressed = 0
         """Calls that found no key since the last warning."""
@@ -55,7 +54,6 @@ class LogObserver:
         self._rejected: set[str] = set()
         """Keys that were rejected since they got their value."""
         self._has_waited = False
-        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     def observe(self, info: CallInfo) -> CallObserver | None:
         """Log each step of a call, if DEBUG is enabled; that it goes to another model, at INFO."""

@@ -230,6 +230,8 @@ class SyncDriver:
         self.lease = until = None  # from here on it is settled to the end, also when cancelled
         if command.lease.reservation is not None:
             until = await self._ask("settle", command.lease, command.outcome, command.names)
+        if self._pool.doubtful and command.outcome.kind is LeaseOutcome.SUCCESS:
+            self._pool.doubtful.discard(command.lease.key_id)
         if command.outcome.verdict is not None:
             self._pool.record_refusal(command)
             self._notify("on_change", command._replace(at=self.time()), until)

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
 from ..core.activity import ActivityRows, lifetime_s
@@ -189,55 +190,67 @@ class MemoryState(State):
         self._warns = self._pool is not None
 
 
-FIRST_PAUSE_S, PAUSE_S, CALM_S = 0.1, 2.0, 10.0
+FIRST_PAUSE_S, PAUSE_S = 0.1, 2.0
 """Before the first trial, and between two trials at the most."""
 _FAILED: Any = object()
 
 
 class Breaker:
-    """Decides when a state that fails is called again: after a pause, which doubles."""
+    """Decides when a state that fails is called again: after a pause, which doubles.
+
+    A trial that succeeds proves little: the calls may fail all the same. So the state is back when
+    a call has succeeded `PAUSE_S` after the trial.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start closed; *clock* returns monotonic seconds."""
         self.clock = clock
         self._lock = Lock()
         self._pause_s = FIRST_PAUSE_S
-        self._retry_at = 0.0
-        self.opened_at: float | None = None
-        self._closed_at = 0.0
+        self._retry_at = self._closed_at = 0.0
+        self.is_open = False
+        self._lost_at: float | None = None
+        """When it failed; None: it is back."""
 
     def open(self, began: float) -> bool:
-        """Record the failure of a call that *began* then; return whether it opens the breaker.
+        """Record the failure of a call that *began* then; return whether the state was well before.
 
         One that began before the breaker closed says nothing about the time since.
         """
         with self._lock:
-            if self.opened_at is not None or began < self._closed_at:
+            if self.is_open or began < self._closed_at:
                 return False
-            self.opened_at = self.clock()
-            if self.opened_at > self._closed_at + CALM_S:  # else it fails again and again
-                self._pause_s = FIRST_PAUSE_S
-            self._retry_at = self.opened_at + self._pause_s
-            return True
+            now, was_well = self.clock(), self._lost_at is None
+            if was_well:
+                self._pause_s, self._lost_at = FIRST_PAUSE_S, now
+            self.is_open, self._retry_at = True, now + self._pause_s
+            return was_well
 
     def may_try(self) -> bool:
         """Return whether the state may be tried now; the next trial may follow after a pause."""
         with self._lock:
             now = self.clock()
-            if self.opened_at is None or now < self._retry_at:
+            if not self.is_open or now < self._retry_at:
                 return False
             self._pause_s = min(2 * self._pause_s, PAUSE_S)
             self._retry_at = now + self._pause_s
             return True
 
-    def close(self) -> float | None:
-        """Record that the state works; return for how long the breaker was open, if it was."""
+    def close(self) -> None:
+        """Record that a trial has succeeded: calls go to the state again."""
         with self._lock:
-            opened_at, self.opened_at = self.opened_at, None
-            if opened_at is None:
+            if self.is_open:
+                self.is_open, self._closed_at = False, self.clock()
+
+    def succeed(self, began: float) -> float | None:
+        """Record a call that *began* then; return how long the state was lost, if it is back."""
+        if self._lost_at is None:
+            return None
+        with self._lock:
+            if self._lost_at is None or self.is_open or began < self._closed_at + PAUSE_S:
                 return None
-            self._closed_at = self.clock()
-            return self._closed_at - opened_at
+            lost_at, self._lost_at = self._lost_at, None
+            return self._closed_at - lost_at
 
 
 class FallbackState(State):
@@ -270,7 +283,7 @@ class FallbackState(State):
     @property
     def degraded(self) -> bool:
         """Return whether in-process limits apply."""
-        return self._breaker.opened_at is not None
+        return self._breaker.is_open
 
     def _acquire(
         self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
@@ -364,7 +377,7 @@ class FallbackState(State):
             return _FAILED
         began = self._breaker.clock()
         try:
-            return call()
+            found = call()
         except Exception as error:
             if self._breaker.open(began):
                 warn_unless_logged(
@@ -373,15 +386,15 @@ class FallbackState(State):
                     "falling back to in-process limits",
                 )
             return _FAILED
-
-    def _try_again(self) -> None:
-        try:
-            self._shared.check()
-        except Exception:
-            return
-        if (seconds := self._breaker.close()) is not None:
+        if (seconds := self._breaker.succeed(began)) is not None:
             text = "pool %s: the shared state is back after %.1f s; limits are shared again"
             _log.warning(text, self._pool, seconds)
+        return found
+
+    def _try_again(self) -> None:
+        with suppress(Exception):  # it is still away
+            self._shared.check()
+            self._breaker.close()
 
     def _first(self, call: Callable[[], _T], local: Callable[[], _T]) -> _T:
         found = self._call(call)

@@ -27,7 +27,6 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -95,6 +94,8 @@ _CONSTANTS = {
     "SLOTS": windows.SLOTS,
     "MINUTES_SEEN": windows.MINUTES_SEEN,
     "DAY_S": windows.DAY_S,
+    "LONGEST_DAY_S": windows.LONGEST_DAY_S,
+    "LONGEST_MONTH_S": windows.LONGEST_MONTH_S,
     "HOUR_S": windows.HOUR_S,
     "QUOTA_S": 2 * windows.DAY_S,
     "UNUSED_S": UNUSED_S,
@@ -211,8 +212,9 @@ class Server:
         options = {
             "socket_timeout": TIMEOUT_S,
             "socket_connect_timeout": TIMEOUT_S,
-            "retry": Retry(NoBackoff(), 1),
-            "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+            "retry": Retry(
+                NoBackoff(), 1, (RedisConnectionError,)
+            ),  # a time-out may have been heard
             "protocol": 2,
             **self._options,
         }
@@ -323,7 +325,7 @@ class RedisState(State):
             f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost}'
             f'{terms},"keys":[{known[1]}]}}'
         )
-        now, _, reply = self._decide([], call)
+        now, _, reply, _ = self._decide([], call)
         found, at = _decode(reply.decode()), now - self._skew
         blocks = {
             key_id: Block(
@@ -384,7 +386,7 @@ class RedisState(State):
         if self._can_defer(lease, outcome, names):
             self._deferred.append(packed)
             return None
-        _, ends, _ = self._decide([packed])
+        _, ends, _, _ = self._decide([packed])
         return self._host_time(float(ends[-1])) if ends[-1] else None
 
     def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
@@ -454,7 +456,9 @@ class RedisState(State):
             )
         return row
 
-    def _decide(self, settles: list[str], call: str = "") -> tuple[float, list[bytes], bytes]:
+    def _decide(
+        self, settles: list[str], call: str = ""
+    ) -> tuple[float, list[bytes], bytes, bytes]:
         """Run the script: deferred settles, these, then a call; return its reply."""
         test_time = "null" if self._test_clock is None else repr(self._test_clock())
         settled = ",".join(self._take_deferred() + settles)
@@ -468,10 +472,10 @@ class RedisState(State):
             except NoScriptError:  # EVAL keeps it for the next time
                 return client.eval(script_text(), *args)
 
-        now, ends, reply = self._server.run(work)
+        now, *rest = self._server.run(work)
         skew = float(now) - began
         self._skew = skew if abs(skew) > windows.GUARD_S else 0.0
-        return float(now), ends, reply
+        return float(now), *rest
 
     def _take_deferred(self) -> list[str]:
         taken: list[str] = []
@@ -504,11 +508,11 @@ class RedisState(State):
     # Keys -----------------------------------------------------------------------------------------
 
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
-        records, now = self._read("learned", "cooldowns", "buckets", "purses")
+        records, now, quotas = self._read("learned", "cooldowns", "buckets", "purses")
         ledger = Ledger(records, self._policy)
         bucket = ledger.bucket(info)
         names = [n for key in keys for n in quota_names(key.project, bucket, info.terms)]
-        records.quotas = self._get("quotas", names, self._quotas(now)) if names else {}
+        records.quotas = self._get("quotas", names, quotas) if names else {}
         found = ledger.get_blocks(info, keys, now)
         return {
             key_id: block._replace(until=self._host_time(block.until))
@@ -518,8 +522,8 @@ class RedisState(State):
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Return what is known of each key, by its id."""
         keys = list(candidates)
-        records, now = self._read("learned", "cooldowns", "purses")
-        records.quotas = self._get_all("quotas", self._quotas(now))
+        records, now, quotas = self._read("learned", "cooldowns", "purses")
+        records.quotas = self._get_all("quotas", quotas)
         records.health = self._read_health(keys)
         found = Ledger(records, self._policy).snapshot(keys, now)
         for health in found.values():
@@ -529,10 +533,11 @@ class RedisState(State):
                 health.cooldown_until = self._host_time(health.cooldown_until)
         return found
 
-    def _read(self, *tables: str) -> tuple[Records, float]:
-        """Return whole tables, and the time by the server's clock."""
-        now, _, _ = self._decide([])
-        return Records(**{name: self._get_all(name) for name in tables}), now
+    def _read(self, *tables: str) -> tuple[Records, float, str]:
+        """Return whole tables, the time by the server's clock, and the name of the day's counts."""
+        now, _, _, quotas = self._decide([])
+        found = Records(**{name: self._get_all(name) for name in tables})
+        return found, now, quotas.decode().removeprefix(f"{self._base}:")
 
     def _read_health(self, keys: Sequence[Candidate]) -> dict[str, Health]:
         names = ("last_used", "successes", "errors", "last_error")
@@ -545,9 +550,6 @@ class RedisState(State):
             last_error = error.decode() if error else None
             found[key.key_id] = Health(last_used, int(successes or 0), int(errors or 0), last_error)
         return found
-
-    def _quotas(self, now: float) -> str:
-        return f"quotas:{int(next_midnight(now, self._policy.zone))}"
 
     def _get_all(self, table: str, name: str = "") -> dict[str, Any]:
         full = f"{self._base}:{name or table}"
@@ -592,7 +594,7 @@ class RedisState(State):
 
     def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
         """Use limits of a project that were read; see `State.take_limits`."""
-        now, _, _ = self._decide([])
+        now, *_ = self._decide([])
         learned = self._get("learned", [quota_name(project, bucket) for bucket in found])
         Ledger(Records(learned=learned), self._policy).take_limits(project, found, now)
         full = f"{self._base}:learned"

@@ -429,11 +429,11 @@ class SqliteState(State):
 
     def _before_fork(self) -> None:
         """Close the file: SQLite does not work in a child that was forked while it is open."""
-        self._is_unsafe = True
-        with suppress(LockError):
+        try:
             self._lock.__enter__()
-            self._is_unsafe = False
             self._close()
+        except LockError:
+            self._is_unsafe = True
 
     def _after_fork_in_parent(self) -> None:
         if not self._is_unsafe:

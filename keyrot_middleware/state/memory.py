@@ -9,6 +9,7 @@ have found, cooldowns, learned limits and owners, for that time.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -373,7 +374,11 @@ class FallbackState(State):
         """
         if self.degraded:
             if self._breaker.may_try():
-                self._threads.submit(self._try_again)
+                trial = threading.Thread(
+                    target=self._try_again, name="keyrot-state-trial", daemon=True
+                )  # a daemon: the exit does not wait for it
+                with suppress(RuntimeError):  # none can be started
+                    trial.start()
             return _FAILED
         began = self._breaker.clock()
         try:

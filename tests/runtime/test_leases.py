@@ -343,7 +343,7 @@ def cooled() -> Rig:
     return rig
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("info", [INFO, STREAMED], ids=["whole", "stream"])
 def test_ctrl_c_at_any_moment_loses_no_key(info: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +22,7 @@ from .core.text import did_you_mean, mask_url, plural
 from .errors import ConfigError, KeyrotError, PoolEvent, warn
 from .genai import Binding
 from .keys_file import Tier, allowed_tiers
+from .locks import Lock
 from .monitoring.alerts import Alerts, open_receivers
 from .monitoring.report import levels, pool_health
 from .monitoring.view import HealthStatus
@@ -70,7 +70,7 @@ NO_KEY_FOUND = (
 )
 
 _log = logging.getLogger("keyrot_middleware")
-_lock = threading.Lock()
+_lock = Lock()
 _installed: _Installed | None = None
 
 

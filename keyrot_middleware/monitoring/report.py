@@ -5,7 +5,6 @@ docs/page.md lists the fields of each answer. One look serves all for a second.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +51,7 @@ from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.windows import DAY_S, HOUR_S, next_midnight
 from ..errors import KeyrotError
+from ..locks import Lock
 from ..prices import is_installed
 from ..runtime.activity import Activity
 from ..runtime.judging import CallSettings, judge_calls, read_settings
@@ -105,7 +105,7 @@ class PoolReport:
     own: CallSettings = field(default_factory=CallSettings)
     """With what calls are made, if no process says it."""
     _cost_known: bool = field(default_factory=is_installed)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: Lock = field(default_factory=Lock)
     _last: tuple[float, Look] | None = None
     """The last look, and when it was by `monotonic()`."""
 

@@ -7,7 +7,6 @@ it up, so that a page shows the calls of all processes that share one.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
@@ -33,6 +32,7 @@ from ..core.judgement import Run
 from ..core.model import DEFAULT_ZONE, NO_USAGE, CallInfo, LeaseOutcome, project_name
 from ..errors import handle_internal_error
 from ..forks import after_fork
+from ..locks import Lock
 from ..state.base import State
 from ..telemetry.semconv import cause_from_verdict
 
@@ -72,7 +72,7 @@ class Activity:
         self.redact: Callable[[str], str] = str
         """Hides keys in what a service wrote."""
         self._state, self._price, self._count_keys = state, price, count_keys
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._new: deque[CallRecord] = deque(maxlen=MOST_NEW)
         self._names = BoundedNames()
         self._log = ActivityLog(state.activity, state.activity_log, zone)
@@ -144,7 +144,6 @@ class Activity:
         return ActivityBatch(self._names, self._count_keys() > LARGE_POOL, self.zone)
 
     def _in_child(self) -> None:
-        self._lock = threading.Lock()  # another thread may have held it at the fork
         self._new.clear()  # the parent sends these
         self._batch = self._new_batch()
 

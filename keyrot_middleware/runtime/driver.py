@@ -157,7 +157,7 @@ class SyncDriver:
         """Acquire a lease."""
         pool = self._pool
         if pool.abandoned:
-            pool.settle_abandoned()
+            await self.blocking(pool.settle_abandoned)
         pool.keep_running()
         self._record.acquire()
         info = pool.with_estimates(command.info)
@@ -233,6 +233,8 @@ class SyncDriver:
         self.lease = until = None  # from here on it is settled to the end, also when cancelled
         if command.lease.reservation is not None:
             until = await self._ask("settle", command.lease, command.outcome, command.names)
+        if self._pool.doubtful and command.outcome.kind is LeaseOutcome.SUCCESS:
+            self._pool.doubtful.discard(command.lease.key_id)
         if command.outcome.verdict is not None:
             self._pool.record_refusal(command)
             if isinstance(until, int | float):
@@ -253,7 +255,7 @@ class SyncDriver:
     async def get_owner(self, names: Sequence[str]) -> tuple[str, str] | None:
         """Return the owner of a stored resource."""
         if self._pool.abandoned:  # a stream that was just closed may have named it
-            self._pool.settle_abandoned()
+            await self.blocking(self._pool.settle_abandoned)
         owner: tuple[str, str] | None = await self._ask("get_owner", names)
         return owner
 

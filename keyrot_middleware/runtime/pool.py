@@ -47,6 +47,7 @@ from ..core.waiting import WaitingLines
 from ..errors import KeyrotError, handle_internal_error, warn_safely
 from ..forks import after_fork, time_left
 from ..keys_file import file_version
+from ..locks import Lock, LockError
 from ..prices import PriceList, require_prices
 from ..providers.keys import hide_secrets
 from ..secrets import Secret
@@ -137,10 +138,11 @@ class Pool:
     """The refresher and the watcher of alerts, where the pool needs them; stopped in this order."""
     abandoned: deque[Any] = field(default_factory=deque, repr=False)
     """Calls that were closed or dropped, which the next call or the refresher settles."""
-    settling: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    """Held while they are settled; a forked child has another."""
+    settling: Lock = field(default_factory=Lock, repr=False)
+    """Held while they are settled."""
     doubtful: set[str] = field(default_factory=set, repr=False)
-    """Keys that were rejected when last used; checked before one of them becomes the home key."""
+    """Keys that were rejected when this process last met them, of which none is the home key while
+    there is another. The state is not asked: the home key is asked for on event loops."""
     epoch: str | None = field(default=None, repr=False)
     """What the shared state was last called; another name after it was emptied."""
     prices: PriceList = field(default_factory=PriceList)
@@ -200,10 +202,9 @@ class Pool:
             if own is not None and call.may_use(own):
                 order = chain([own.key_id], order)
         first = next(order, None)
-        if not self.doubtful or first not in self.doubtful:
+        if first not in self.doubtful:
             return first
-        rejected = self._rejected()
-        return next((key_id for key_id in chain([first], order) if key_id not in rejected), first)
+        return next((key_id for key_id in order if key_id not in self.doubtful), first)
 
     def home_value(
         self,
@@ -214,19 +215,6 @@ class Pool:
         """Return the value of the home key; see `home_id_for`."""
         home_id = self.home_id_for(platform, tiers, project)
         return self.secrets.value(home_id) if home_id is not None else None
-
-    def _rejected(self) -> set[str]:
-        """Return which doubtful keys are still rejected."""
-        keys = self.selector.keys
-        doubtful = [keys[key_id] for key_id in tuple(self.doubtful) if key_id in keys]
-        try:
-            blocks = self.state.get_blocks(CallInfo("", ""), doubtful)
-        except Exception:
-            handle_internal_error("state")
-            return set(self.doubtful)
-        rejected = {key_id for key_id, block in blocks.items() if block.reason in KEY_REJECTIONS}
-        self.doubtful &= rejected
-        return rejected
 
     def with_cost(self, usage: Usage, info: CallInfo, purses: Sequence[str]) -> Usage:
         """Return the *usage* of a call with what it cost, where that is known."""
@@ -284,13 +272,16 @@ class Pool:
             work.keep_running()
 
     def settle_abandoned(self) -> None:
-        """Settle the calls that were closed or dropped; when this returns, none is left."""
-        with self.settling:
-            self._settle_abandoned()
+        """Settle the calls that were closed or dropped; when this returns, none is left.
 
-    def _settle_abandoned(self) -> None:
-        while self.abandoned:
-            self.abandoned.popleft().settle_abandoned()
+        It may wait for the state: not for event loops.
+        """
+        try:
+            with self.settling:
+                while self.abandoned:
+                    self.abandoned.popleft().settle_abandoned()
+        except LockError:
+            handle_internal_error("state")
 
     def record_refusal(self, settle: Settle) -> None:
         """Keep the error of a rejection; it is raised when no key may serve a call."""
@@ -358,6 +349,7 @@ class Pool:
         """Use new values and new keys from now on, in calls under way too, and log that."""
         before = self.selector.keys
         replaced = key_ids.intersection(before)
+        self.doubtful -= replaced
         for key_id in replaced:
             self._refusals.pop(key_id, None)
         try:
@@ -389,6 +381,7 @@ class Pool:
             named, known = hide_secrets(key_id), ", ".join(self.selector.keys)
             raise KeyError(f"no key {named!r} in pool {self.name!r}; there are: {known}")
         self.state.reset(key)
+        self.doubtful.discard(key_id)
         self.selector.reset()
         self.waiting_lines.wake_all(
             one.key_id for one in self.selector.find_project_keys(key.project)
@@ -477,7 +470,7 @@ class Refresher:
         """The version of keys.json that was read last, whether used or refused."""
         self._changing = config.keys_seen
         self._on = False
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._is_last_turn = False
         self._report_at, self._minute = 0.0, -1
         self._exit: weakref.finalize[..., Refresher] | None = None
@@ -583,8 +576,6 @@ class Refresher:
         self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)
 
     def _renew(self) -> None:
-        self._pool.settling = threading.Lock()
-        self._lock = threading.Lock()
         self._minute = -1
         if self._on:
             self.start()
@@ -598,7 +589,11 @@ def _at_exit(alive: weakref.ref[Refresher]) -> None:
 
 def _run(alive: weakref.ref[Refresher], stirred: threading.Event) -> None:
     """Tick while the pool exists; hold no reference to it while asleep."""
-    while (refresher := alive()) is not None and (pause := refresher.turn()) is not None:
+    me = threading.current_thread()
+    while (refresher := alive()) is not None and refresher._thread is me:
+        pause = refresher.turn()
+        if pause is None:
+            return
         del refresher
         stirred.wait(min(pause, threading.TIMEOUT_MAX))
         stirred.clear()

@@ -29,6 +29,7 @@ from ..core.model import POOL_KEY
 from ..core.text import hide_escaped
 from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
+from ..locks import Lock
 from ..providers.keys import has_key_shape, mask_keys
 from . import MASKED_FROM, Secret, SecretStore
 
@@ -151,7 +152,8 @@ class SecretCache:
         self._unusual_values: tuple[Secret, ...] = ()
         """Values without the shape of a key, the longest first, for masking."""
         self._closed = False
-        self._make_locks()
+        self._lock, self._notify_lock = Lock(), Lock()
+        self._make_event()
         after_fork(self, SecretCache._reset_after_fork)
         self.set_locations(locations, start_timeout_s)
 
@@ -426,14 +428,12 @@ class SecretCache:
 
     # Forks ----------------------------------------------------------------------------------------
 
-    def _make_locks(self) -> None:
-        self._lock = threading.Lock()
-        self._notify_lock = threading.Lock()
+    def _make_event(self) -> None:
         self.wake = threading.Event()
         """Set when `tick()` has something to do earlier than it returned."""
 
     def _reset_after_fork(self) -> None:
-        self._make_locks()
+        self._make_event()
         for worker in self._workers.values():
             worker.running = worker.next = None  # the threads stayed with the parent
 

@@ -45,6 +45,7 @@ from ..core.windows import (
     Spending,
 )
 from ..forks import after_fork
+from ..locks import Lock
 
 FIRST_S = 60.0
 """How long after its last call a first workload is expected to come again."""
@@ -58,11 +59,11 @@ class InFlight:
 
     def __init__(self) -> None:
         """Start empty."""
+        self._lock = Lock()
         self._begin()
         after_fork(self, InFlight._begin)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
         self._leases: dict[str, WeakSet[Reservation]] = {}
         self._first: dict[str, tuple[float, float]] = {}
         """How many leases of first workloads a key has on average, and when the last was added."""
@@ -72,11 +73,12 @@ class InFlight:
     ) -> dict[str, Block]:
         """Return the keys that have no room for another request."""
         found = {}
-        for key in candidates:
-            most = key.limits.max_concurrency
-            note = None if most is None else self._full(key.record, most, now, terms)
-            if note is not None:
-                found[key.key_id] = Block("concurrency", now + PROBE_POLL_S, True, note)
+        with self._lock:
+            for key in candidates:
+                most = key.limits.max_concurrency
+                note = None if most is None else self._full(key.record, most, now, terms)
+                if note is not None:
+                    found[key.key_id] = Block("concurrency", now + PROBE_POLL_S, True, note)
         return found
 
     def _full(self, record: str, most: int, now: float, terms: Terms | None) -> str | None:
@@ -113,9 +115,9 @@ class InFlight:
 
     def remove(self, lease: Lease) -> None:
         """Count a lease no more."""
-        leases = self._leases.get(lease.record)
-        if leases is not None and isinstance(lease.reservation, Reservation):
-            leases.discard(lease.reservation)
+        if lease.record in self._leases and isinstance(lease.reservation, Reservation):
+            with self._lock:
+                self._leases[lease.record].discard(lease.reservation)
 
 
 def _living(leases: WeakSet[Reservation] | None) -> list[Reservation]:
@@ -334,25 +336,34 @@ class StateThreads:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if undo is not None and not future.cancelled():
-                future.add_done_callback(partial(_undo, undo))
+                future.add_done_callback(lambda one: self.submit(partial(_undo, undo, one)))
             raise
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        """Run *work* in a thread; where none can be started, in the calling one."""
+        """Run *work* in a thread; in the calling one only if none can be started."""
         try:
             return self._executor.submit(work)
         except RuntimeError:  # closed, the interpreter ends, or no thread can be started
             future: Future[Any] = Future()
-            future.set_running_or_notify_cancel()
+            late = partial(_fulfil, future, work)
             try:
-                future.set_result(work())
-            except BaseException as error:
-                future.set_exception(error)
+                threading.Thread(target=late, name="keyrot-state-late").start()
+            except RuntimeError:
+                late()
             return future
 
     def close(self) -> None:
-        """End the threads; running work finishes, later work runs in the calling thread."""
+        """End the threads; running work finishes, later work runs in a thread of its own."""
         self._executor.shutdown(wait=False)
+
+
+def _fulfil(future: Future[Any], work: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def _undo(undo: Callable[[Any], object], future: Future[Any]) -> None:

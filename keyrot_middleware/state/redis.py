@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 import weakref
 from collections import deque
@@ -28,7 +27,6 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -72,6 +70,7 @@ from ..core.windows import (
 )
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork
+from ..locks import Lock
 from .base import FOREVER, UNUSED_S, State, dump, load
 
 TIMEOUT_S = 2.0
@@ -95,6 +94,8 @@ _CONSTANTS = {
     "SLOTS": windows.SLOTS,
     "MINUTES_SEEN": windows.MINUTES_SEEN,
     "DAY_S": windows.DAY_S,
+    "LONGEST_DAY_S": windows.LONGEST_DAY_S,
+    "LONGEST_MONTH_S": windows.LONGEST_MONTH_S,
     "HOUR_S": windows.HOUR_S,
     "QUOTA_S": 2 * windows.DAY_S,
     "UNUSED_S": UNUSED_S,
@@ -140,6 +141,9 @@ def script_digest() -> str:
     return sha1(script_text().encode(), usedforsecurity=False).hexdigest()
 
 
+_OF_PARENTS: list[Any] = []
+
+
 class Server:
     """The server of a URL, by redis-py: docs/redis.md has the URLs."""
 
@@ -177,11 +181,16 @@ class Server:
             raise ConfigError(f"{variable} ({scheme}://…): {problem}; see docs/redis.md")
         self._secrets = [self._options.get(name) for name in ("password", "username")]
         self._address = f"{scheme}://{hosts}{slash}{path if base == 'unix' else ''}".rstrip("/")
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._client: Any = None
-        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
+        after_fork(self, Server._after_fork)
         if not self._kind:
             self._check_options(variable)
+
+    def _after_fork(self) -> None:
+        """Leave the parent's client alone: another thread may have held its locks at the fork."""
+        _OF_PARENTS.append(self._client)
+        self._client = None
 
     def _check_options(self, variable: str) -> None:
         pool = self.client.connection_pool
@@ -203,8 +212,9 @@ class Server:
         options = {
             "socket_timeout": TIMEOUT_S,
             "socket_connect_timeout": TIMEOUT_S,
-            "retry": Retry(NoBackoff(), 1),
-            "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+            "retry": Retry(
+                NoBackoff(), 1, (RedisConnectionError,)
+            ),  # a time-out may have been heard
             "protocol": 2,
             **self._options,
         }
@@ -315,7 +325,7 @@ class RedisState(State):
             f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost}'
             f'{terms},"keys":[{known[1]}]}}'
         )
-        now, _, reply = self._decide([], call)
+        now, _, reply, _ = self._decide([], call)
         found, at = _decode(reply.decode()), now - self._skew
         blocks = {
             key_id: Block(
@@ -376,7 +386,7 @@ class RedisState(State):
         if self._can_defer(lease, outcome, names):
             self._deferred.append(packed)
             return None
-        _, ends, _ = self._decide([packed])
+        _, ends, _, _ = self._decide([packed])
         return self._host_time(float(ends[-1])) if ends[-1] else None
 
     def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
@@ -385,7 +395,8 @@ class RedisState(State):
 
     def _can_defer(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> bool:
         """Return whether a settle may be sent later, since no other call depends on it."""
-        is_plain = outcome.kind is LeaseOutcome.SUCCESS and outcome.verdict is None
+        ended = outcome.kind in (LeaseOutcome.SUCCESS, LeaseOutcome.ABANDONED)
+        is_plain = ended and outcome.verdict is None
         has_more = names or lease.probe or lease.purses or lease.reservation is None
         return is_plain and not has_more and not self._is_closed
 
@@ -445,7 +456,9 @@ class RedisState(State):
             )
         return row
 
-    def _decide(self, settles: list[str], call: str = "") -> tuple[float, list[bytes], bytes]:
+    def _decide(
+        self, settles: list[str], call: str = ""
+    ) -> tuple[float, list[bytes], bytes, bytes]:
         """Run the script: deferred settles, these, then a call; return its reply."""
         test_time = "null" if self._test_clock is None else repr(self._test_clock())
         settled = ",".join(self._take_deferred() + settles)
@@ -459,10 +472,10 @@ class RedisState(State):
             except NoScriptError:  # EVAL keeps it for the next time
                 return client.eval(script_text(), *args)
 
-        now, ends, reply = self._server.run(work)
+        now, *rest = self._server.run(work)
         skew = float(now) - began
         self._skew = skew if abs(skew) > windows.GUARD_S else 0.0
-        return float(now), ends, reply
+        return float(now), *rest
 
     def _take_deferred(self) -> list[str]:
         taken: list[str] = []
@@ -495,11 +508,11 @@ class RedisState(State):
     # Keys -----------------------------------------------------------------------------------------
 
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
-        records, now = self._read("learned", "cooldowns", "buckets", "purses")
+        records, now, quotas = self._read("learned", "cooldowns", "buckets", "purses")
         ledger = Ledger(records, self._policy)
         bucket = ledger.bucket(info)
         names = [n for key in keys for n in quota_names(key.project, bucket, info.terms)]
-        records.quotas = self._get("quotas", names, self._quotas(now)) if names else {}
+        records.quotas = self._get("quotas", names, quotas) if names else {}
         found = ledger.get_blocks(info, keys, now)
         return {
             key_id: block._replace(until=self._host_time(block.until))
@@ -509,8 +522,8 @@ class RedisState(State):
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Return what is known of each key, by its id."""
         keys = list(candidates)
-        records, now = self._read("learned", "cooldowns", "purses")
-        records.quotas = self._get_all("quotas", self._quotas(now))
+        records, now, quotas = self._read("learned", "cooldowns", "purses")
+        records.quotas = self._get_all("quotas", quotas)
         records.health = self._read_health(keys)
         found = Ledger(records, self._policy).snapshot(keys, now)
         for health in found.values():
@@ -520,10 +533,11 @@ class RedisState(State):
                 health.cooldown_until = self._host_time(health.cooldown_until)
         return found
 
-    def _read(self, *tables: str) -> tuple[Records, float]:
-        """Return whole tables, and the time by the server's clock."""
-        now, _, _ = self._decide([])
-        return Records(**{name: self._get_all(name) for name in tables}), now
+    def _read(self, *tables: str) -> tuple[Records, float, str]:
+        """Return whole tables, the time by the server's clock, and the name of the day's counts."""
+        now, _, _, quotas = self._decide([])
+        found = Records(**{name: self._get_all(name) for name in tables})
+        return found, now, quotas.decode().removeprefix(f"{self._base}:")
 
     def _read_health(self, keys: Sequence[Candidate]) -> dict[str, Health]:
         names = ("last_used", "successes", "errors", "last_error")
@@ -536,9 +550,6 @@ class RedisState(State):
             last_error = error.decode() if error else None
             found[key.key_id] = Health(last_used, int(successes or 0), int(errors or 0), last_error)
         return found
-
-    def _quotas(self, now: float) -> str:
-        return f"quotas:{int(next_midnight(now, self._policy.zone))}"
 
     def _get_all(self, table: str, name: str = "") -> dict[str, Any]:
         full = f"{self._base}:{name or table}"
@@ -583,7 +594,7 @@ class RedisState(State):
 
     def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
         """Use limits of a project that were read; see `State.take_limits`."""
-        now, _, _ = self._decide([])
+        now, *_ = self._decide([])
         learned = self._get("learned", [quota_name(project, bucket) for bucket in found])
         Ledger(Records(learned=learned), self._policy).take_limits(project, found, now)
         full = f"{self._base}:learned"

@@ -11,7 +11,6 @@ A program that has not set up logging sees that wait, and the first rejection of
 from __future__ import annotations
 
 import logging
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from ..core.judgement import describe_block
 from ..core.model import Block, CallInfo, Lease, Scope, Verdict, project_name
 from ..core.text import utc
 from ..errors import KeyrotWarning, warn_unless_logged
-from ..forks import after_fork
+from ..locks import Lock
 from . import CallObserver, semconv
 
 _logger = logging.getLogger(semconv.INSTRUMENTATION)
@@ -44,7 +43,7 @@ class LogObserver:
 
     def __init__(self, pool_name: str) -> None:
         self._pool = pool_name
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._exhausted_at = -inf
         self._suppressed = 0
         """Calls that found no key since the last warning."""
@@ -53,7 +52,6 @@ class LogObserver:
         self._rejected: set[str] = set()
         """Keys that were rejected since they got their value."""
         self._has_waited = False
-        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     def observe(self, info: CallInfo) -> CallObserver | None:
         """Log what becomes of a call at DEBUG; at INFO that it goes to another model."""

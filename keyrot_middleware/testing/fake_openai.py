@@ -9,11 +9,11 @@ import json
 import re
 import secrets
 import string
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+from keyrot_middleware.locks import Lock
 from keyrot_middleware.testing.keys import Clock, FakeKey
 from keyrot_middleware.testing.replies import JSON, Scripted
 from keyrot_middleware.testing.request import LoggedRequest
@@ -98,7 +98,7 @@ class _FakeProvider(FakeServer):
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
         self._stored: dict[str, tuple[str, Any]] = {}
         """The project of each stored thing, and the thing."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.answer = ""
         """What models answer; empty: `ok from LABEL`."""
         self._server = LoopbackServer(self._handle, self._handle)

@@ -179,7 +179,7 @@ def bypasses(config: Config) -> Iterator[str]:
     if proxied := ", ".join(filter(is_proxied, config.settings.allowed_hosts)):
         yield (
             f"HTTP_PROXY or ALL_PROXY would get keys for {proxied} in clear, so calls over "
-            f"plain HTTP there bypass the pool: set NO_PROXY={proxied.replace(' ', '')}"
+            f"plain HTTP there bypass the pool: set NO_PROXY=localhost,127.0.0.1,[::1]"
         )
 
 

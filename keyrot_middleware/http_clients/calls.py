@@ -262,6 +262,7 @@ class Head:
     def _info(self, body: dict[str, Any]) -> CallInfo:
         request, pool, provider = self.request, self.calls.pool, self.provider
         info = provider.read_request(self.route, body)
+        info = info._replace(model=pool.secrets.redact(info.model))  # it is shown
         sticky = pool.policy.strategy == "sticky" and not info.bound_to_owner
         return info._replace(
             tokens=pool.token_scale.scaled(info.model, info.estimate),

@@ -29,7 +29,7 @@ from ..core.model import POOL_KEY
 from ..core.text import hide_escaped
 from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
-from ..providers.keys import has_key_shape, mask_keys
+from ..providers.keys import mask_keys
 from . import MASKED_FROM, Secret, SecretStore
 
 START_TIMEOUT_S = 10.0
@@ -470,4 +470,4 @@ def problem_of(value: str) -> str | None:
 
 def _is_masked_by_value(value: str) -> bool:
     """Return whether masking by shape does not hide the whole value, which is long enough."""
-    return len(value) >= MASKED_FROM and not has_key_shape(value)
+    return len(value) >= MASKED_FROM and value in mask_keys(f"0{value}")  # behind a letter too

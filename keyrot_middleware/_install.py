@@ -27,7 +27,7 @@ from .monitoring.alerts import Alerts, open_receivers
 from .monitoring.report import levels, pool_health
 from .monitoring.view import HealthStatus
 from .prices import require_prices
-from .providers.keys import check_key_format, foreign_key, is_ambiguous
+from .providers.keys import check_key_format
 from .runtime import (
     bypassed,
     current_pool,
@@ -181,7 +181,7 @@ def bypasses(config: Config) -> Iterator[str]:
     if proxied := ", ".join(filter(is_proxied, config.settings.allowed_hosts)):
         yield (
             f"HTTP_PROXY or ALL_PROXY would get keys for {proxied} in clear, so calls over "
-            f"plain HTTP there bypass the pool: set NO_PROXY={proxied.replace(' ', '')}"
+            f"plain HTTP there bypass the pool: set NO_PROXY=localhost,127.0.0.1,[::1]"
         )
 
 
@@ -460,17 +460,10 @@ def _missing(config: Config, secrets: SecretCache) -> str | None:
 
 
 def doubts(config: Config, secrets: SecretCache) -> Iterator[str]:
-    """Yield which values do not look like a key of their provider; they are used all the same.
-
-    Raises:
-        ConfigError: One has the shape of another provider's, and would be sent to the wrong one.
-    """
+    """Yield which values do not look like a key of their provider; they are used all the same."""
     platforms = {key.key_id: key.platform for key in config.candidates}
     for key_id in secrets.resolved:
         value, provider = secrets.value(key_id), providers.of(platforms[key_id])
-        wrong = foreign_key(value.reveal(), provider.name)
-        if wrong and not is_ambiguous(value.reveal()):
-            raise ConfigError(f"key {key_id}: {wrong}")
         if doubt := check_key_format(value.reveal(), provider):
             yield f"key {key_id}: {doubt}"
 

@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn, TypedDict, get_args
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -616,8 +616,9 @@ def is_proxied(entry: str) -> bool:
     match = _HOST.fullmatch(entry)
     if match is None or match[2] or not _LOOPBACK.fullmatch(match[3]):
         return False
-    proxies, host = getproxies(), match[3] + (f":{match[4]}" if match[4] else "")
-    return bool(proxies.get("http") or proxies.get("all")) and not proxy_bypass(host)
+    proxies = getproxies()  # libraries read a port or a dot in NO_PROXY in different ways
+    named = {one.strip().lower() for one in proxies.get("no", "").split(",")}
+    return bool(proxies.get("http") or proxies.get("all")) and not named & {match[3], "*"}
 
 
 def allowed_origins(hosts: Iterable[str], platforms: Iterable[str] = ()) -> AllowedOrigins:

@@ -26,7 +26,7 @@ from ..keys_file import KeySpec
 from ..providers.keys import hide_secrets, mask_keys
 from ..runtime.rotations import BEGUN_S, Rotation, add_rotation, read_processes, rotations
 from ..secrets import Secret
-from ..secrets.cache import SecretCache, SecretLocation, problem_of
+from ..secrets.cache import SecretCache, SecretLocation
 from ..secrets.stores import InlineStore, open_secret_cache
 from ..settings import Config, load
 from ..state import State
@@ -112,7 +112,7 @@ class _Rotating:
 
     def run(self, *, rollback: bool) -> None:
         key_id = self.key.key_id
-        store, ref = self.secrets.locations[key_id]
+        store, ref, _ = self.secrets.locations[key_id]
         write, previous = getattr(store, "replace", None), getattr(store, "previous", None)
         if write is None or previous is None:
             raise KeyrotError(f"key {key_id}: no value can be written into {store.scheme}")
@@ -176,16 +176,13 @@ class _Rotating:
             text = getpass(f"New value of {key_id}: ")
         else:
             text = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
-        value = Secret(text.strip().strip("'\""))
-        if problem := problem_of(value.reveal()):
-            raise KeyrotError(f"nothing was changed: key {key_id}: {problem}")
-        return value
+        return _unquoted(text)
 
     def _check(self, current: Secret, new: Secret) -> None:
         """Send one request with a value.
 
         Raises:
-            KeyrotError: It does not work, or is in use.
+            KeyrotError: It is no key of the provider's, does not work, or is in use.
         """
         key_id = self.key.key_id
         users = {key_id: current.fingerprint}
@@ -194,7 +191,10 @@ class _Rotating:
         for user, fingerprint in users.items():
             if fingerprint == new.fingerprint:
                 raise KeyrotError(f"nothing was changed: key {user} has that value")
-        held = SecretCache({key_id: SecretLocation(InlineStore({key_id: new}))})
+        place = SecretLocation(InlineStore({key_id: new}), provider=self.key.provider)
+        held = SecretCache({key_id: place})
+        if problem := held.unresolved.get(key_id):
+            raise KeyrotError(f"nothing was changed: {problem}")
         found = check_key(held, key_id, self.key.model, self.key.service, self.config.allowed)
         text = found.describe(key_id)
         if not found.ok and found.failure not in BUSY:
@@ -273,6 +273,7 @@ class _Rotating:
         """
         every = map(providers.of, providers.platforms())
         hidden = {name + end for one in every for name in one.variables for end in ("", "S")}
+        hidden |= {(key.secret or "").removeprefix("env://") for key in self.config.keys}
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -293,10 +294,14 @@ class _Rotating:
         except subprocess.TimeoutExpired:
             raise KeyrotError(f"the command took longer than {COMMAND_S:g} s") from None
         shown = mask_keys(done.stderr if given is None else done.stdout + done.stderr)
-        print((given or Secret(done.stdout)).hide_in(shown), end="", file=sys.stderr)
+        print((given or _unquoted(done.stdout)).hide_in(shown), end="", file=sys.stderr)
         if done.returncode:
             raise KeyrotError(f"the command failed with exit code {done.returncode}")
         return done.stdout
+
+
+def _unquoted(text: str) -> Secret:
+    return Secret(text.strip().strip("'\""))
 
 
 def _time(at: float) -> str:

@@ -282,8 +282,8 @@ class Head:
     def _info(self, body: dict[str, Any]) -> CallInfo:
         request, pool, provider = self.request, self.calls.pool, self.provider
         info = provider.read_request(self.route, body)
-        if self.route.protocol == NO_ROUTE.protocol:
-            info = info._replace(model="")
+        model = "" if self.route.protocol == NO_ROUTE.protocol else info.model
+        info = info._replace(model=pool.secrets.redact(model))  # it is shown
         sticky = pool.policy.strategy == "sticky" and not info.bound_to_owner
         return info._replace(
             tokens=pool.token_scale.scaled(info.model, info.estimate),

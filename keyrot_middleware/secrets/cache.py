@@ -30,7 +30,7 @@ from ..core.text import hide_escaped
 from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
 from ..locks import Lock
-from ..providers.keys import has_key_shape, mask_keys
+from ..providers.keys import foreign_key, has_key_shape, is_ambiguous, mask_keys
 from . import MASKED_FROM, Secret, SecretStore
 
 START_TIMEOUT_S = 10.0
@@ -57,6 +57,8 @@ class SecretLocation(NamedTuple):
     store: SecretStore
     ref: str | None = None
     """As in keys.json; None: the store's default for the key."""
+    provider: str = ""
+    """Whose key it is; empty: anybody's."""
 
 
 class _Lookup:
@@ -106,6 +108,7 @@ class _Key:
 
     worker: _Worker
     ref: str | None
+    provider: str
     value: Secret | None = None
     """The last one; None: it never had one."""
     error: str | None = None
@@ -276,13 +279,14 @@ class SecretCache:
 
     def _replace_locations(self, locations: Mapping[str, SecretLocation]) -> dict[int, _Worker]:
         before, keys, workers = self._keys, dict[str, _Key](), dict[int, _Worker]()
-        for key_id, (store, ref) in locations.items():
+        for key_id, (store, ref, provider) in locations.items():
             worker = self._workers.get(id(store)) or workers.get(id(store)) or _Worker(store)
             workers[id(store)] = worker
             key = before.get(key_id)
-            if key is None or key.worker is not worker or key.ref != ref:
+            if key is None or (key.worker, key.ref, key.provider) != (worker, ref, provider):
                 reason = f"key {key_id}: no answer yet from the secret store {store.scheme}"
-                key = _Key(worker, ref, key.value if key else None, reason)
+                value = key.value if key is not None and key.provider == provider else None
+                key = _Key(worker, ref, provider, value, reason)
             keys[key_id] = key
         for key_id in before.keys() - keys.keys():
             if (value := before[key_id].value) is not None:
@@ -382,7 +386,7 @@ class SecretCache:
         if isinstance(answer, SecretError):
             key.error = mask_keys(str(answer))
             return False
-        value, problem = answer, problem_of(answer.reveal())
+        value, problem = answer, _problem_of(answer.reveal(), key.provider)
         owner_id = self._key_ids.get(value, key_id)
         owner = self._keys.get(owner_id)
         if problem is None and owner_id != key_id and owner and owner.value == value:
@@ -457,17 +461,17 @@ def _resolve(store: SecretStore, refs: Refs) -> Mapping[str, Secret | SecretErro
     }
 
 
-def problem_of(value: str) -> str | None:
-    """Return why a value cannot be a key, without showing it; None: it can."""
+def _problem_of(value: str, provider: str) -> str | None:
+    """Return why a value cannot be a key of a provider's, without showing it; None: it can."""
     if not value:
         return "its value is empty"
     if value == POOL_KEY:
         return f"its value is the placeholder {POOL_KEY}, which stands for no key"
     if not _GOOD_VALUE.fullmatch(value):
         return "its value holds a blank, a quote or a character that is not ASCII"
-    return None
+    return foreign_key(value, provider) if provider and not is_ambiguous(value) else None
 
 
 def _is_masked_by_value(value: str) -> bool:
     """Return whether masking by shape does not hide the whole value, which is long enough."""
-    return len(value) >= MASKED_FROM and not has_key_shape(value)
+    return len(value) >= MASKED_FROM and value in mask_keys(f"0{value}")  # behind a letter too

@@ -332,7 +332,8 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
         yield from (f"  {escape(model)}: {count}" for model, count in counts.items())
     yield from map(escape, _running_out(summary["models"], now))
     if summary["today"]["cost_usd"]:
-        since = f"since midnight {summary['midnight']}"
+        partly = ", partly estimated" if summary["today"]["estimated_tokens"] else ""
+        since = f"since midnight {summary['midnight']}{partly}"
         yield f"Today: {_usd(summary['today']['cost_usd'])}, {since}"
     projects = summary["projects"]
     workloads = {f"workload {name}": cost for name, cost in summary["workloads"].items()}

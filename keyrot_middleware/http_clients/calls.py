@@ -584,7 +584,8 @@ class Call:
             return reader
         served = headers.get(self.provider.tier_header)
         events = self.provider.events(self.route)
-        reader = EventReader(events, is_array=not is_events, served_tier=served)
+        estimate = self.call.info.tokens
+        reader = EventReader(events, is_array=not is_events, served_tier=served, estimate=estimate)
         if self.provider.limit_headers:
             reader.reported = self.provider.read_limits(headers)
         return reader

@@ -561,6 +561,7 @@ def _summary(
     amounts = {
         "input_tokens": today.input_tokens,
         "output_tokens": today.output_tokens,
+        "estimated_tokens": today.estimated_tokens,
         "cost_usd": today.cost_usd if cost_known else None,
     }
     summary = {
@@ -972,6 +973,7 @@ class PoolReport:
             "input_tokens": call.usage.input_tokens,
             "output_tokens": call.usage.output_tokens,
             "cost_usd": call.usage.cost_usd,
+            "estimated": call.usage.estimated,
             "attempts": [
                 {
                     "key_id": attempt.key_id,

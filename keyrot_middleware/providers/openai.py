@@ -40,7 +40,7 @@ from ..core.failures import (
 from ..core.model import NO_USAGE, CallInfo, Reported, Usage
 from ..core.windows import HOUR_S
 from .base import Events, Provider, Route, text_size
-from .openai_protocol import ChatEvents, parse_text, parse_usage
+from .openai_protocol import NOT_TEXT, ChatEvents, parse_text, parse_usage
 
 # Requests -----------------------------------------------------------------------------------------
 
@@ -108,7 +108,9 @@ _ID = re.compile(
 )
 _TEXT = frozenset({"content", "text", "input", "prompt", "instructions", "arguments", "output"})
 """Keys of what people and models wrote, which names nothing."""
-_NOT_TEXT = frozenset({"model", "role", "type", "id", "url", "image_url", "data", "detail"})
+_MESSAGE = 4.0
+"""Tokens of a message beside its text:
+https://github.com/openai/openai-cookbook/blob/main/examples/How_to_count_tokens_with_tiktoken.ipynb."""
 _MEDIA = 1_000.0
 """Tokens of an image, a file or a recording: the response corrects it."""
 _MAX_CONTAINERS = 100_000
@@ -123,10 +125,12 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
             if isinstance(value, dict | list):
                 nodes.append(value)  # type: ignore[arg-type]  # a list is read like an object
             elif isinstance(value, str):
-                if key not in _NOT_TEXT:
+                if key not in NOT_TEXT:
                     total += text_size(value) / 4
                 elif key in ("url", "image_url", "data"):
                     total += _MEDIA
+                elif key == "role":
+                    total += _MESSAGE
                 if len(value) < 100 and key not in _TEXT and _ID.fullmatch(value):
                     found[value] = None
     return ceil(total), tuple(found)

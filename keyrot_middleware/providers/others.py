@@ -26,11 +26,11 @@ from ..core.failures import (
     rejected,
     until_retry_info,
 )
-from ..core.model import Scope, Usage
+from ..core.model import NO_USAGE, Scope, Usage
 from ..core.windows import next_month
 from .base import Route
 from .openai import LIMIT_RULES, SHARED_RULES, OpenAI, OpenAILike, any_of
-from .openai_protocol import parse_object
+from .openai_protocol import ChatEvents, parse_object
 
 
 class Groq(OpenAILike):
@@ -290,6 +290,35 @@ def _cohere_route(path: str) -> Route | None:
     return Route(verb, counts_in_quota=verb != "models") if verb else None
 
 
+def _billed(body: object) -> Usage:
+    """Return what is billed for a reply, or for the end of a stream."""
+    body = body if isinstance(body, dict) else {}
+    found = body.get("usage") or body.get("meta")
+    units = found.get("billed_units") if isinstance(found, dict) else None
+    units = units if isinstance(units, dict) else {}
+    sent, received = units.get("input_tokens"), units.get("output_tokens")
+    return Usage(
+        int(sent) if isinstance(sent, int | float) else None,
+        int(received) if isinstance(received, int | float) else None,
+    )
+
+
+class CohereEvents(ChatEvents):
+    """Reads the stream of a response, of either version."""
+
+    def feed(self, body: Mapping[str, Any]) -> bool:
+        """Add an event; return whether it is the last one."""
+        found, kind = body.get("delta"), body.get("type") or body.get("event_type")
+        is_last = kind in ("message-end", "stream-end")
+        if is_last:
+            usage = _billed(found or body.get("response"))
+        else:
+            usage = self.estimated([found, body.get("text")])
+        if usage != NO_USAGE:
+            self.usage = usage
+        return is_last
+
+
 class Cohere(OpenAILike):
     """api.cohere.com: a protocol of its own, and trial keys with limits of their own."""
 
@@ -326,15 +355,11 @@ class Cohere(OpenAILike):
         self, route: Route, text: str, *, in_full: bool
     ) -> tuple[Usage, tuple[str, ...]]:
         """Return the usage of a whole response: what is billed."""
-        body = parse_object(text)
-        found = body.get("usage") or body.get("meta")
-        units = found.get("billed_units") if isinstance(found, dict) else None
-        units = units if isinstance(units, dict) else {}
-        sent, received = units.get("input_tokens"), units.get("output_tokens")
-        return Usage(
-            int(sent) if isinstance(sent, int | float) else None,
-            int(received) if isinstance(received, int | float) else None,
-        ), ()
+        return _billed(parse_object(text)), ()
+
+    def events(self, route: Route) -> CohereEvents:
+        """Return what reads the stream of a response."""
+        return CohereEvents()
 
     def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
         """Return what a failed response says: `{"id": "…", "message": "…"}`."""

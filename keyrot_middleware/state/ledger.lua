@@ -609,7 +609,7 @@ local function acquire(call)
       reason, ends, waitable, why, amount, limit = terms_block(names[i], q, rpm, tpm, rpd, call)
     end
     local purses, spending = not reason and call.requests > 0 and key.purses or {}, {}
-    if not reason and call.terms and call.terms.purse then
+    if not reason and call.terms and call.terms.purse and not key.free then
       table.insert(purses, call.terms.purse)
     end
     for place, purse in ipairs(purses) do

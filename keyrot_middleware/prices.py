@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -16,7 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .core.model import NO_BUDGET, Budget, Usage
-from .errors import MissingExtraError, handle_internal_error
+from .errors import MissingExtraError
 
 DEFAULT = "google"
 """The provider of the list whose prices count where none is named."""
@@ -98,14 +99,12 @@ class PriceList:
     """Prices requests. Threads may share it."""
 
     def __init__(self) -> None:
-        """Ask for a price, which imports the list: see `runtime.pool.Refresher`."""
+        """Ask for a price, which imports the list: no background thread is to do that."""
         self.is_installed = is_installed()
-        try:
+        # It may be half made, if its import has installed the pool; the first price shows errors.
+        with suppress(Exception):
             if self.is_installed:
                 _find("", 0.0, "", DEFAULT)
-        except Exception:
-            self.is_installed = False
-            handle_internal_error("cost")
 
     def cost(
         self, usage: Usage, model: str, at: float, tier: str = "", provider: str = DEFAULT

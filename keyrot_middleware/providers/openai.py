@@ -230,6 +230,11 @@ class OpenAILike(Provider):
         """Return what a request is."""
         return _route(method, url.partition("?")[0])
 
+    def route_with(self, route: Route, body: Mapping[str, Any]) -> Route:
+        """Return the route of a request: the reply to one that stores it names what is stored."""
+        is_stored = not route.protocol and body.get("store") is True
+        return route._replace(protocol="stored") if is_stored else route
+
     def read_request(self, route: Route, body: Mapping[str, Any]) -> CallInfo:
         """Read a request."""
         tokens, names = read_body(body)
@@ -256,7 +261,9 @@ class OpenAILike(Provider):
 
     def events(self, route: Route) -> Events:
         """Return what reads the stream of a response."""
-        return ResponsesEvents() if route.protocol == "responses" else ChatEvents()
+        if route.protocol == "responses":
+            return ResponsesEvents()
+        return ChatEvents(is_stored=route.protocol == "stored")
 
     def open(self, body: object) -> Mapping[Any, Any]:
         """Return the object of a failed response that has `message` and `code`."""

@@ -76,10 +76,12 @@ def parse_text(text: str, *, in_full: bool) -> tuple[Usage, Mapping[str, Any]]:
 class ChatEvents(Events):
     """Collects the usage of one stream of chat completions, which has an end of its own."""
 
-    __slots__ = ("_size", "usage")
+    __slots__ = ("_is_stored", "_size", "names", "usage")
 
-    def __init__(self) -> None:
-        self.usage, self._size = NO_USAGE, 0
+    def __init__(self, *, is_stored: bool = False) -> None:
+        """Start empty; *is_stored*: what it names by its id is kept there."""
+        self.usage, self.names, self._size = NO_USAGE, (), 0
+        self._is_stored = is_stored
 
     def feed(self, body: Mapping[str, Any]) -> bool:
         """Add a chunk; return whether it is the last one."""
@@ -96,6 +98,8 @@ class ChatEvents(Events):
             )
         reasons = usage.finish_reasons or before.finish_reasons
         self.usage = usage._replace(finish_reasons=reasons)
+        if self._is_stored and usage.response_id:
+            self.names = (usage.response_id,)
         return False
 
     def estimated(self, text: object, usage: Usage = NO_USAGE) -> Usage:

@@ -97,6 +97,7 @@ class OpenRouter(OpenAILike):
     title = "OpenRouter"
     hosts = ("openrouter.ai",)
     variables = ("OPENROUTER_API_KEY",)
+    repeating_agent = " openrouter"
     check_path = "/api/v1/key"
     rules = (
         *FIRST_RULES,
@@ -130,6 +131,13 @@ class OpenRouter(OpenAILike):
         if data.get("provider_name") or data.get("provider_code"):
             words.add(_UPSTREAM)
         return parsed._replace(reasons=parsed.reasons | words)
+
+    def error_body(
+        self, code: int, text: str, *, reason: str = "", retry_in_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return *text* as an error of OpenRouter's, whose codes are numbers."""
+        more = {"metadata": {"error_type": reason}} if reason else {}
+        return {"error": {"code": code, "message": text, **more}}
 
 
 class XAI(OpenAILike):

@@ -30,6 +30,7 @@ from . import providers
 from .core.amounts import nano_usd
 from .core.model import (
     DEFAULT_PLATFORM,
+    FREE,
     NO_BUDGET,
     NO_LIMITS,
     OWN_PROJECT,
@@ -74,7 +75,7 @@ Platform = Literal["gemini_api", "vertex_express"]
 Tier = Literal["free", "tier1", "tier2", "tier3", "paid"]
 """Google's usage tiers; `paid` where it does not matter which of them."""
 
-PAID_TIERS = frozenset(get_args(Tier)) - {"free"}
+PAID_TIERS = frozenset(get_args(Tier)) - {FREE}
 
 DISABLED_IN_FILE = "active=false"
 OUTSIDE_TIERS = "its tier is not one of KEYROT_TIERS"
@@ -299,7 +300,9 @@ def candidates_of(
     return tuple(
         replace(
             key,
-            usd=_joined(
+            usd=NO_BUDGET
+            if key.tier == FREE
+            else _joined(
                 budgets.get(f"billing:{key.billing_account}", NO_BUDGET),
                 budgets.get(f"project:{key.project}", NO_BUDGET),
             ),

@@ -114,8 +114,7 @@ class Pair(NamedTuple):
     """Empty: calls of none."""
 
 
-@dataclass(slots=True)
-class DayUsage:
+class DayUsage(NamedTuple):
     """Tokens and cost of one day."""
 
     input_tokens: int = 0
@@ -123,13 +122,8 @@ class DayUsage:
     nano_usd: int = 0
     cached_tokens: int = 0
     """Of the input."""
-
-    def add(self, input_tokens: int, output_tokens: int, nano_usd: int, cached_tokens: int) -> None:
-        """Add the usage of one request."""
-        self.input_tokens += input_tokens
-        self.output_tokens += output_tokens
-        self.nano_usd += nano_usd
-        self.cached_tokens += cached_tokens
+    estimated_tokens: int = 0
+    """Of both, where the server has counted none."""
 
     @property
     def cost_usd(self) -> float:
@@ -155,6 +149,8 @@ class History(NamedTuple):
     nano_usd: Sequence[int]
     cached_tokens: Sequence[int]
     """Input tokens that came from a prompt cache."""
+    estimated_tokens: Sequence[int]
+    """Tokens that no server has counted."""
 
 
 COUNTERS = History._fields
@@ -184,7 +180,8 @@ class ActivityView(NamedTuple):
 def dump_call(record: CallRecord) -> str:
     """Return a call as text, for a state."""
     usage = record.usage
-    shown = Usage(usage.input_tokens, usage.output_tokens, cost_usd=usage.cost_usd)
+    sent, received = usage.input_tokens, usage.output_tokens
+    shown = Usage(sent, received, cost_usd=usage.cost_usd, estimated=usage.estimated)
     return json.dumps(record._replace(usage=shown), separators=(",", ":"))
 
 
@@ -290,6 +287,7 @@ class ActivityBatch:
             usage.output_tokens or 0,
             nano_usd(cost_usd or 0.0),
             usage.cached_tokens or 0,
+            (usage.input_tokens or 0) + (usage.output_tokens or 0) if usage.estimated else 0,
         )
         whole = len(attempts), failures, refused, 1, has_failed, record.waited, *amounts
         for entry in self._of_calls(record.model, record.workload):
@@ -356,7 +354,8 @@ class ActivityBatch:
             return
         day = day_of(at, self.zone)
         for entry in (*self._of_requests(key_id, project), POOL):
-            self.days.setdefault((day, entry), DayUsage()).add(*amounts)
+            known = self.days.get((day, entry), DayUsage())
+            self.days[day, entry] = DayUsage(*map(sum, zip(known, amounts, strict=True)))
 
 
 # What a state keeps -----------------------------------------------------------------------------
@@ -371,7 +370,7 @@ class ActivityRows(NamedTuple):
     """By list: the latest last, and how many are kept."""
 
 
-_USAGE = ("input", "output", "nano_usd", "cached")
+_USAGE = ("input", "output", "nano_usd", "cached", "estimated")
 _RECORDS = {HOUR: "minute", DAY: "slot"}
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
 _LIFETIMES |= {"processes": 300, "values": 3_660, "rotations": 34_560_000}
@@ -395,8 +394,7 @@ def rows_of(batch: ActivityBatch) -> ActivityRows:
                     record[sys.intern(f"{entry}:{counter}")] = int(n)
     for (day, entry), usage in batch.days.items():
         record = counts.setdefault(f"day:{day}", {})
-        amounts = usage.input_tokens, usage.output_tokens, usage.nano_usd, usage.cached_tokens
-        for name, n in zip(_USAGE, amounts, strict=True):
+        for name, n in zip(_USAGE, usage, strict=True):
             if n:
                 record[f"{entry}:{name}"] = n
     for (day, pair), n in batch.pairs.items():

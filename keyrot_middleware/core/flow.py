@@ -527,7 +527,8 @@ async def _settle_reply(
         if reported and (key := call.selector.keys.get(lease.key_id)) is not None:
             reported = [one.for_part(key.use) for one in reported]
         outcome = Outcome(LeaseOutcome.SUCCESS, None, reply.usage, reported)
-        call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
+        if not reply.usage.estimated:
+            call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
         if call.overload.models:
             call.overload.record_success(call.info)
     else:

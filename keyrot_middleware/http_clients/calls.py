@@ -67,7 +67,8 @@ _SDK = "google-genai-sdk"
 _PLACEHOLDER = re.compile(rf"{POOL_KEY}[\w-]*")
 NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
-SDK_RETRIES = ("x-stainless-retry-count", "x-fern-language")
+_FERN = "x-fern-language"
+SDK_RETRIES = ("x-stainless-retry-count", _FERN)
 """One is in each request of an SDK that repeats a 5xx: openai and its like, and cohere."""
 _STAND_IN_S = 3_600.0
 _QUOTED = 300
@@ -146,7 +147,7 @@ def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
         libraries,
         hosts,
         keys,
-        keys | {CLIENT_HEADER, *SDK_RETRIES},
+        keys | {CLIENT_HEADER, *SDK_RETRIES, "user-agent"},
         frozenset(
             {
                 *("content-type", "content-encoding", "retry-after"),
@@ -269,6 +270,7 @@ class Head:
 
     def _call(self, content: bytes, rest: Any) -> Call:
         sdk, body = self.sdk, _parse(content)
+        self.route = self.provider.route_with(self.route, body)
         info = self._info(body)
         state = self.calls.call_state(info, self.own or POOL_KEY, self.request.timeout_s)
         if sdk is not None and sdk.repeats:
@@ -291,8 +293,15 @@ class Head:
             conversation=provider.conversation(body) if sticky else None,
             host=host_from_url(request.url),
             platform=provider.platform,
-            sdk_retries=request.retries_5xx or any(name in request.headers for name in SDK_RETRIES),
+            sdk_retries=request.retries_5xx or self._sdk_retries,
         )
+
+    @property
+    def _sdk_retries(self) -> bool:
+        headers, agent = self.request.headers, self.provider.repeating_agent
+        if any(name in headers for name in SDK_RETRIES):
+            return True
+        return bool(agent) and (headers.get("user-agent") or "").endswith(agent)
 
 
 def _after_internal_error(
@@ -419,6 +428,7 @@ class Call:
         "_asked",
         "_error",
         "_key_headers",
+        "_waits_by_itself",
         "call",
         "calls",
         "content",
@@ -443,6 +453,8 @@ class Call:
         """What is sent."""
         self._key_headers = [n for n in head.provider.key_headers if n in request.headers]
         """Those that the program's request has."""
+        self._waits_by_itself = _FERN in request.headers
+        """Whether the SDK would sleep as long as a 429 says, and ask again, where nobody can."""
         self.in_query = head.in_query
         """Whether the program has its key in the address."""
         self.is_sdk = head.sdk is not None
@@ -633,7 +645,8 @@ class Call:
             return reader
         served = headers.get(self.provider.tier_header)
         events = self.provider.events(self.route)
-        reader = EventReader(events, is_array=not is_events, served_tier=served)
+        estimate = self.call.info.tokens
+        reader = EventReader(events, is_array=not is_events, served_tier=served, estimate=estimate)
         if self.provider.limit_headers:
             reader.reported = self.provider.read_limits(headers)
         return reader
@@ -680,7 +693,7 @@ class Call:
         """
         why = self.calls.no_key(exhausted, self.provider)
         reply = _reply(why.code, why.body, self.target.url)
-        if why.code == 429 and why.retry_in is not None:
+        if why.code == 429 and why.retry_in is not None and not self._waits_by_itself:
             reply.headers["retry-after"] = str(why.retry_in)
         error = Refused(reply, why.body, why)
         error.__cause__ = exhausted.last

@@ -384,6 +384,7 @@ class PoolReport:
         amounts = {
             "input_tokens": today.input_tokens,
             "output_tokens": today.output_tokens,
+            "estimated_tokens": today.estimated_tokens,
             "cost_usd": today.cost_usd if self._cost_known else None,
         }
         last_hour = dict.fromkeys(last_hour) if degraded else last_hour
@@ -498,6 +499,7 @@ class PoolReport:
             "input_tokens": call.usage.input_tokens,
             "output_tokens": call.usage.output_tokens,
             "cost_usd": call.usage.cost_usd,
+            "estimated": call.usage.estimated,
             "attempts": [
                 {
                     "key_id": attempt.key_id,

@@ -90,6 +90,8 @@ class Provider:
     """`gen_ai.provider.name`, by OpenTelemetry's conventions."""
     prices: str = ""
     """Its name in the list of genai-prices, if not its own."""
+    repeating_agent: str = ""
+    """How the user agent of its SDK ends, if that repeats a 5xx whatever the response says."""
     check_path: str = "/v1/models"
     """What a request asks for that shows whether a key is accepted, at no cost or a small one."""
     check_headers: Mapping[str, str] = {}
@@ -184,6 +186,10 @@ class Provider:
         Of long texts *body* has the beginning; see `text_size`.
         """
         raise NotImplementedError
+
+    def route_with(self, route: Route, body: Mapping[str, Any]) -> Route:
+        """Return the route again, now that the body is known."""
+        return route
 
     def conversation(self, body: Mapping[str, Any]) -> str:
         """Return a digest of what all turns of a conversation share; empty: nothing."""

@@ -42,7 +42,7 @@ from ..core.failures import (
 from ..core.model import NO_USAGE, CallInfo, Reported, Scope, Usage
 from ..core.windows import DAY_S, HOUR_S, next_midnight, next_month
 from .base import Events, Provider, Route, text_size
-from .openai_protocol import ChatEvents, parse_text, parse_usage
+from .openai_protocol import NOT_TEXT, ChatEvents, parse_text, parse_usage
 
 # Requests -----------------------------------------------------------------------------------------
 
@@ -110,7 +110,9 @@ _ID = re.compile(
 )
 _TEXT = frozenset({"content", "text", "input", "prompt", "instructions", "arguments", "output"})
 """Keys of what people and models wrote, which names nothing."""
-_NOT_TEXT = frozenset({"model", "role", "type", "id", "url", "image_url", "data", "detail"})
+_MESSAGE = 4.0
+"""Tokens of a message beside its text:
+https://github.com/openai/openai-cookbook/blob/main/examples/How_to_count_tokens_with_tiktoken.ipynb."""
 _MEDIA = 1_000.0
 """Tokens of an image, a file or a recording: the response corrects it."""
 _MAX_CONTAINERS = 100_000
@@ -125,10 +127,12 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
             if isinstance(value, dict | list):
                 nodes.append(value)  # type: ignore[arg-type]  # a list is read like an object
             elif isinstance(value, str):
-                if key not in _NOT_TEXT:
+                if key not in NOT_TEXT:
                     total += text_size(value) / 4
                 elif key in ("url", "image_url", "data"):
                     total += _MEDIA
+                elif key == "role":
+                    total += _MESSAGE
                 if len(value) < 100 and key not in _TEXT and _ID.fullmatch(value):
                     found[value] = None
     return ceil(total), tuple(found)
@@ -324,6 +328,11 @@ class OpenAILike(Provider):
         """Return what a request is."""
         return _route(method, url.partition("?")[0])
 
+    def route_with(self, route: Route, body: Mapping[str, Any]) -> Route:
+        """Return the route of a request: the reply to one that stores it names what is stored."""
+        is_stored = not route.protocol and body.get("store") is True
+        return route._replace(protocol="stored") if is_stored else route
+
     def read_request(self, route: Route, body: Mapping[str, Any]) -> CallInfo:
         """Read a request."""
         tokens, names = read_body(body)
@@ -350,7 +359,9 @@ class OpenAILike(Provider):
 
     def events(self, route: Route) -> Events:
         """Return what reads the stream of a response."""
-        return ResponsesEvents() if route.protocol == "responses" else ChatEvents()
+        if route.protocol == "responses":
+            return ResponsesEvents()
+        return ChatEvents(is_stored=route.protocol == "stored")
 
     def open(self, body: object) -> Mapping[Any, Any]:
         """Return the object of a failed response, whose sentence is its `message`.

@@ -26,11 +26,11 @@ from ..core.failures import (
     reset_s,
     until_retry_info,
 )
-from ..core.model import Usage
+from ..core.model import NO_USAGE, Usage
 from ..core.windows import next_month
 from .base import Route
 from .openai import LIMIT_RULES, MODEL_DENIED, SHARED_RULES, OpenAI, OpenAILike, any_of
-from .openai_protocol import parse_object
+from .openai_protocol import ChatEvents, parse_object
 
 BACKED_OFF = of_model("rate_limit", (429,), until=until_retry_info, has_known_end=True)
 """Of those whose limits are no windows: the time that they name, else the exponential cooldown."""
@@ -85,6 +85,7 @@ class OpenRouter(OpenAILike):
     title = "OpenRouter"
     hosts = ("openrouter.ai",)
     variables = ("OPENROUTER_API_KEY",)
+    repeating_agent = " openrouter"
     check_path = "/api/v1/key"
     rules = (
         *FIRST_RULES,
@@ -138,6 +139,13 @@ class OpenRouter(OpenAILike):
         headers = data.get("headers") if isinstance(data, Mapping) else None
         found = reset_s(headers, now) if isinstance(headers, Mapping) else None
         return found or super().body_delay(error, now)
+
+    def error_body(
+        self, code: int, text: str, *, reason: str = "", retry_in_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return *text* as an error of OpenRouter's, whose codes are numbers."""
+        more = {"metadata": {"error_type": reason}} if reason else {}
+        return {"error": {"code": code, "message": text, **more}}
 
 
 class XAI(OpenAILike):
@@ -274,6 +282,35 @@ def _cohere_route(path: str) -> Route | None:
     return Route(verb, counts_in_quota=verb != "models") if verb else None
 
 
+def _billed(body: object) -> Usage:
+    """Return what is billed for a reply, or for the end of a stream."""
+    body = body if isinstance(body, dict) else {}
+    found = body.get("usage") or body.get("meta")
+    units = found.get("billed_units") if isinstance(found, dict) else None
+    units = units if isinstance(units, dict) else {}
+    sent, received = units.get("input_tokens"), units.get("output_tokens")
+    return Usage(
+        int(sent) if isinstance(sent, int | float) else None,
+        int(received) if isinstance(received, int | float) else None,
+    )
+
+
+class CohereEvents(ChatEvents):
+    """Reads the stream of a response, of either version."""
+
+    def feed(self, body: Mapping[str, Any]) -> bool:
+        """Add an event; return whether it is the last one."""
+        found, kind = body.get("delta"), body.get("type") or body.get("event_type")
+        is_last = kind in ("message-end", "stream-end")
+        if is_last:
+            usage = _billed(found or body.get("response"))
+        else:
+            usage = self.estimated([found, body.get("text")])
+        if usage != NO_USAGE:
+            self.usage = usage
+        return is_last
+
+
 class Cohere(OpenAILike):
     """api.cohere.com: a protocol of its own, and trial keys with limits of their own."""
 
@@ -309,12 +346,8 @@ class Cohere(OpenAILike):
         self, route: Route, text: str, *, in_full: bool
     ) -> tuple[Usage, tuple[str, ...]]:
         """Return the usage of a whole response: what is billed."""
-        body = parse_object(text)
-        found = body.get("usage") or body.get("meta")
-        units = found.get("billed_units") if isinstance(found, dict) else None
-        units = units if isinstance(units, dict) else {}
-        sent, received = units.get("input_tokens"), units.get("output_tokens")
-        return Usage(
-            int(sent) if isinstance(sent, int | float) else None,
-            int(received) if isinstance(received, int | float) else None,
-        ), ()
+        return _billed(parse_object(text)), ()
+
+    def events(self, route: Route) -> CohereEvents:
+        """Return what reads the stream of a response."""
+        return CohereEvents()

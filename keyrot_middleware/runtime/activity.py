@@ -84,10 +84,10 @@ class Activity:
         """Record a call that ended. Does not block, and may be called in a garbage collection."""
         self._new.append(record)
 
-    def send(self, *, priced: bool = True) -> None:
+    def send(self) -> None:
         """Count what is new, and send it to the state; what that does not take is dropped."""
         with self._lock:
-            self._count_new(priced=priced)
+            self._count_new()
             batch, self._batch = self._batch, self._new_batch()
         if batch:
             self._state.add_activity(rows_of(batch))
@@ -127,14 +127,14 @@ class Activity:
         self.send()
         return self._log.failures(key_id)
 
-    def _count_new(self, *, priced: bool) -> None:
+    def _count_new(self) -> None:
         """Count the new records; the lock is held."""
         new, batch = self._new, self._batch
         try:
             while new:
                 record = new.popleft()
                 cost = record.usage.cost_usd
-                if priced and cost is None and record.usage is not NO_USAGE:
+                if cost is None and record.usage is not NO_USAGE:
                     cost = self._price(record)
                 batch.add(record, cost)
         except Exception:

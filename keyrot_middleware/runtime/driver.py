@@ -224,7 +224,7 @@ class SyncDriver:
         """Record what came of a request, and return it with its cost if that is needed now."""
         outcome, purses = command.outcome, command.lease.purses
         if outcome.usage is not NO_USAGE and (purses or self.observer is not None):
-            usage = self._pool.with_cost(outcome.usage, self.call.info, purses)
+            usage = self._pool.with_cost(outcome.usage, self.call.info, command.lease)
             command = command._replace(outcome=outcome._replace(usage=usage))
         self._record.settle(command)
         return command

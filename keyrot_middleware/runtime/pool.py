@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import sys
 import threading
 import time
 import weakref
@@ -30,6 +29,7 @@ from ..core.failures import KEY_REJECTIONS, MODEL_REFUSALS
 from ..core.flow import Overload
 from ..core.model import (
     DEFAULT_PLATFORM,
+    FREE,
     NO_BUDGET,
     NO_USAGE,
     CallInfo,
@@ -216,13 +216,15 @@ class Pool:
         home_id = self.home_id_for(platform, tiers, project)
         return self.secrets.value(home_id) if home_id is not None else None
 
-    def with_cost(self, usage: Usage, info: CallInfo, purses: Sequence[str]) -> Usage:
+    def with_cost(self, usage: Usage, info: CallInfo, lease: Lease) -> Usage:
         """Return the *usage* of a call with what it cost, where that is known."""
         tier = info.service_tier if usage.service_tier is None else usage.service_tier
+        if lease.tier == FREE:
+            return usage.with_cost(0.0, tier or None)
         cost = self._cost(usage, info.model, self.clock.time(), tier, info.platform)
         if cost is not None:
             return usage.with_cost(cost, tier or None)
-        if purses and usage != NO_USAGE:
+        if lease.purses and usage != NO_USAGE:
             self._warn_of_unknown_cost(usage.model or info.model)
         return usage
 
@@ -230,6 +232,8 @@ class Pool:
         tier = record.usage.service_tier
         tier = record.service_tier if tier is None else tier
         key = self.selector.keys.get(record.attempts[-1].key_id) if record.attempts else None
+        if key is not None and key.tier == FREE:
+            return 0.0
         platform = key.platform if key is not None else DEFAULT_PLATFORM
         return self._cost(record.usage, record.model, record.at, tier, platform)
 
@@ -520,8 +524,7 @@ class Refresher:
             return None
         try:
             self._pool.settle_abandoned()
-            # As the process ends, nothing waits for the import of the list of prices.
-            self._pool.activity.send(priced=on or "genai_prices" in sys.modules)
+            self._pool.activity.send()
             if not on:
                 return None
             self._report_values()

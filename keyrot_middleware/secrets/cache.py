@@ -30,7 +30,7 @@ from ..core.text import hide_escaped
 from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
 from ..locks import Lock
-from ..providers.keys import foreign_key, has_key_shape, is_ambiguous, mask_keys
+from ..providers.keys import foreign_key, is_ambiguous, mask_keys
 from . import MASKED_FROM, Secret, SecretStore
 
 START_TIMEOUT_S = 10.0

@@ -627,7 +627,7 @@ local function acquire(call)
       block = later(block, terms_block(names[i], q, rpm, tpm, rpd, call))
     end
     local purses, spending = call.requests > 0 and key.purses or {}, {}
-    if call.terms and call.terms.purse then
+    if call.terms and call.terms.purse and not key.free then
       table.insert(purses, call.terms.purse)
     end
     for place, purse in ipairs(purses) do

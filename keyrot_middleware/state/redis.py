@@ -45,6 +45,7 @@ from ..core.ledger import (
     quota_names,
 )
 from ..core.model import (
+    FREE,
     NO_BUDGET,
     NO_LIMITS,
     Block,
@@ -374,6 +375,7 @@ class RedisState(State):
             row |= {"group": group} if group else {}
             row |= {"weight": key.weight} if key.weight != 1 else {}
             row |= {"use": key.use} if key.use != 1 else {}
+            row |= {"free": True} if key.tier == FREE else {}
             if key.purses:
                 row["purses"] = [(name, *budget) for name, budget in key.purses]
             who = _who(key.key_id, key.record, key.project, key.billing_account)

@@ -191,8 +191,6 @@ class KeySpec(BaseModel):
     """US dollars: `{"10m": 9, "day": 20, "month": 250}`, or some of them; what the billing account
     may spend in ten minutes, and the project in a Pacific day and month: see
     [cost.md](cost.md#budgets)"""
-    usd_per_day: Usd | None = None
-    """the short form of `"usd": {"day": …}`"""
     active: bool = True
     """`false` disables the key"""
     secret: Annotated[str, AfterValidator(_good_place)] | None = Field(default=None, repr=False)
@@ -223,7 +221,7 @@ class KeySpec(BaseModel):
         rate = None
         if self.billing_account and self.service == DEFAULT_PLATFORM and find_spec("genai_prices"):
             rate = SPEND_RATES.get(self.tier)
-        usd: dict[Any, float | None] = {"10m": rate, "day": self.usd_per_day}
+        usd: dict[Any, float | None] = {"10m": rate}
         return Candidate(
             key_id=self.key_id,
             project=project,

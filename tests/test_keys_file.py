@@ -110,7 +110,6 @@ def test_an_empty_list_is_no_key(path, content) -> None:
         ([{"key_id": "a", "max_concurrency": True}], "field max_concurrency: found true. Input"),
         ('[{"key_id": "a", "weight": NaN}]', "field weight: found NaN. Input should be a finite"),
         ([{"key_id": "a", "use": 1.1}], "field use: found 1.1. Input should be less than or equal"),
-        ([{"key_id": "a", "usd_per_day": 1e300}], "usd_per_day: found 1e+300. Input should be"),
         ([{"key_id": "a", "usd": "5"}], 'field usd: found "5". Allowed: dollars by window'),
         ([{"key_id": "a", "tier": "fre"}], "field tier: found \"fre\". Input should be 'free', "),
         ([{"key_id": "a", "project": " "}], 'field project: found " ". String should have at'),

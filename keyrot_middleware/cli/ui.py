@@ -8,9 +8,6 @@ import secrets
 import socket
 import stat
 import sys
-import tempfile
-import threading
-import webbrowser
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,7 +25,7 @@ except ImportError:
     raise MissingExtraError(wanted_by="keyrot ui", package="uvicorn", extra="ui") from None
 
 
-def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_browser: bool) -> int:
+def ui(*, host: str, port: int, token_file: Path | None, actions: bool) -> int:
     """Serve the page until Ctrl-C.
 
     Args:
@@ -36,7 +33,6 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
         port: 0: any free one.
         token_file: Holds the token; None: a random one, in the printed address.
         actions: Offer to reset, disable, enable and check keys.
-        open_browser: Open the address in a browser, if this is a terminal.
 
     Returns:
         0 after Ctrl-C; 1 where there is nothing to show.
@@ -51,7 +47,6 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
         contextlib.suppress(KeyboardInterrupt),  # the server has ended by then
         listen(host, port) as listener,
         open_report() as source,
-        tempfile.TemporaryDirectory() as folder,
     ):
         if source is None:
             print(NOT_SHARED, file=sys.stderr)
@@ -61,8 +56,6 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
         address = f"http://{name}:{listener.getsockname()[1]}/?token="
 
         _announce(found, address, token, token_file, host)
-        if open_browser and sys.stdout.isatty():
-            _open_browser(address + quote(token, safe=""), Path(folder))
         config = uvicorn.Config(
             app(actions=actions, token=token, source=source),
             access_log=False,  # it would show the token
@@ -120,10 +113,3 @@ def _announce(
     if not is_loopback(host):
         print("This is plain HTTP: put a server with TLS in front of it.")
     print("Ctrl-C ends it.", flush=True)
-
-
-def _open_browser(url: str, folder: Path) -> None:
-    """Open an address by a file in the user's own *folder*: everyone can read command lines."""
-    file = folder / "keyrot.html"
-    file.write_text(f'<meta http-equiv="refresh" content="0;url={url}">', "utf-8")
-    threading.Thread(target=webbrowser.open, args=(file.as_uri(),), daemon=True).start()

@@ -1,4 +1,4 @@
-"""A key with `usd_per_day` stops within one call of it, however many calls are in flight."""
+"""A key with a budget stops within one call of it, however many calls are in flight."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ def spent(pool: Any) -> float:
 @pytest.mark.parametrize("mode", ["sync", "async", "stream"])
 def test_one_caller_stops_at_the_budget(gemini, clock, pool, cost, mode) -> None:
     """Ten calls and a half: the eleventh exceeds the budget, the twelfth is not sent."""
-    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 10.5 * cost}, max_wait_s=0)
+    made = pool({"key_id": "paid", "project": "web", "usd": {"day": 10.5 * cost}}, max_wait_s=0)
     client = client_of(gemini)
 
     def call() -> None:
@@ -75,7 +75,7 @@ def test_one_caller_stops_at_the_budget(gemini, clock, pool, cost, mode) -> None
 def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, cost) -> None:
     """The keys of the project are limited, those of another are not; then all are available."""
     keys = [
-        {"key_id": "a", "project": "web", "usd_per_day": cost},
+        {"key_id": "a", "project": "web", "usd": {"day": cost}},
         {"key_id": "b", "project": "web"},
         {"key_id": "c", "project": "other"},
     ]
@@ -113,18 +113,18 @@ def test_a_budget_needs_genai_prices(pool: Any, monkeypatch: pytest.MonkeyPatch)
     """install() names the extra to install, and installs nothing."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match=r"pip install 'keyrot-middleware\[cost\]'"):
-        pool({"key_id": "paid", "usd_per_day": 1})
+        pool({"key_id": "paid", "usd": {"day": 1}})
     assert keyrot_middleware.status()["installed"] is False
 
 
 def test_the_smallest_budget_of_a_project_holds() -> None:
     """Also for its keys without one; keys of other projects have none."""
     keys = (
-        KeySpec(key_id="a", project="web", usd_per_day=2),
-        KeySpec(key_id="b", project="web", usd_per_day=1.5),
+        KeySpec(key_id="a", project="web", usd={"day": 2}),
+        KeySpec(key_id="b", project="web", usd={"day": 1.5}),
         KeySpec(key_id="c", project="web"),
         KeySpec(key_id="d", project="other"),
-        KeySpec(key_id="e", usd_per_day=3),
+        KeySpec(key_id="e", usd={"day": 3}),
     )
     found: tuple[Candidate, ...] = candidates_of(keys)
     days = [key.usd.day for key in found]
@@ -225,7 +225,7 @@ def test_four_processes_stop_within_one_call(shared, window, valkey, tmp_path, m
 
 def test_a_key_selected_by_hand_is_counted_by_its_response(gemini, pool, cost) -> None:
     """The response has the whole usage; `tokens_used` alone is the input."""
-    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 2.5 * cost}, max_wait_s=0)
+    made = pool({"key_id": "paid", "project": "web", "usd": {"day": 2.5 * cost}}, max_wait_s=0)
     manager = keyrot_middleware.get_key_manager()
     with keyrot_middleware.bypass():
         client = genai.Client(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
-from typing import Literal, NamedTuple, NotRequired, TypedDict, Unpack
+from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
 from . import providers
 from .adapters import is_within, origin_from_url
@@ -318,7 +318,7 @@ def workload(
     *,
     session: str | None = None,
     tiers: Iterable[Tier] | None = None,
-    first_token_s: float | Literal["auto"] | None = None,
+    first_token_s: float | None = None,
 ) -> Iterator[None]:
     """Prefer the keys of workload *name* for the calls made inside.
 
@@ -331,7 +331,7 @@ def workload(
             `install()` and of a `workload()` around this one, not instead. `paid` is every paid
             tier. None: as around it. It holds for requests that are sent inside: read a stream
             there too.
-        first_token_s: How long the first token may take, seconds or `auto`, in place of what the
+        first_token_s: How long the first token may take, seconds, in place of what the
             settings say; 0: for ever. None: as around it.
 
     Raises:

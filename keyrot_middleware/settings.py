@@ -28,8 +28,6 @@ from pydantic import (
     SecretStr,
     TypeAdapter,
     ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
 )
 
 from . import providers
@@ -242,15 +240,6 @@ _CSV = (AfterValidator(lambda found: tuple(dict.fromkeys(found))), _split(","))
 _Whole = Annotated[int, Field(ge=0)]
 _Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 _SomeSeconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
-AUTO = -1.0
-"""As a deadline: by the model's median."""
-
-
-def _auto(value: object, seconds: ValidatorFunctionWrapHandler) -> Any:
-    return AUTO if value == "auto" else seconds(value)
-
-
-_Deadline = Annotated[_Seconds, WrapValidator(_auto)]
 
 
 class Workload(BaseModel):
@@ -263,7 +252,7 @@ class Workload(BaseModel):
     first: bool = False
     share: Use = 1.0
     usd: dict[UsdWindow, Usd] | None = None
-    first_token_s: _Deadline | None = None
+    first_token_s: _Seconds | None = None
 
 
 _POOL_NAME, _WORKLOAD_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", r"^[^\x00-\x1f]{1,100}$"
@@ -287,15 +276,15 @@ def terms_of(workloads: Mapping[str, Workload] | None) -> dict[str | None, Terms
 
 
 def deadline(value: object) -> float:
-    """Return a deadline as seconds, or as `AUTO`.
+    """Return a deadline in seconds.
 
     Raises:
         ValueError: It is none.
     """
     try:
-        return TypeAdapter(_Deadline).validate_python(value)
+        return TypeAdapter(_Seconds).validate_python(value)
     except ValidationError:
-        text = f'first_token_s: found {display(str(value))}; allowed: 0 or more seconds, or "auto"'
+        text = f"first_token_s: found {display(str(value))}; allowed: 0 or more seconds"
         raise ValueError(text) from None
 
 
@@ -375,10 +364,9 @@ class Settings(BaseModel):
     """retries of one call after 5xx and connection errors"""
     max_wait_s: _Seconds = 65.0
     """longest wait of one call for a key; 0: never wait"""
-    first_token_s: Annotated[_Deadline, _Lower] = 0.0
+    first_token_s: _Seconds = 0.0
     """how long an attempt may show nothing until [another key or
-    model](waiting.md#the-first-token) takes over; `auto`: three times the model's median, at least
-    5; 0: no deadline"""
+    model](waiting.md#the-first-token) takes over; 0: no deadline"""
     cooldown_base_s: _SomeSeconds = 30.0
     """first cooldown if the server names no time; it doubles with each failure in a row"""
     cooldown_max_s: _SomeSeconds = 900.0
@@ -417,7 +405,7 @@ class WorkloadArguments(TypedDict, total=False):
     """At most this part of each limit."""
     usd: Mapping[UsdWindow, float]
     """At most so many dollars in each window."""
-    first_token_s: float | Literal["auto"]
+    first_token_s: float
     """In place of the pool's."""
 
 
@@ -444,7 +432,7 @@ class SettingArguments(TypedDict, total=False):
     max_attempts: int | None
     max_retries: int | None
     max_wait_s: float | None
-    first_token_s: float | Literal["auto"] | None
+    first_token_s: float | None
     cooldown_base_s: float | None
     cooldown_max_s: float | None
     fallback_models: str | Sequence[str] | None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from math import inf
@@ -188,13 +187,11 @@ class SyncDriver:
         return await self._observed(command, partial(self._attached, partial(send, command.lease)))
 
     async def _send_timed(self, limit_s: float, lease: Lease) -> Reply:
-        """Send a request, cut it off at its deadline, and note how long its first token takes."""
-        began, self.call.deadline = time.monotonic(), None
+        """Send a request, and cut it off at its deadline."""
+        self.call.deadline = None
         reply = await self._send_until(limit_s, lease)
         if reply is None:
             return Failed(FailureFacts(transport="slow"), TimeoutError("nothing came in time"))
-        if not isinstance(reply, Failed):
-            self._pool.first_tokens.measure(self.call.info, time.monotonic() - began)
         return reply
 
     async def _attached(self, work: Callable[[], Awaitable[_T]]) -> _T:

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from math import inf
 from typing import Any
 
 from ..core.model import CallInfo
-from ..settings import AUTO
 from ..state.memory import BoundedDict
 
 SHARE = 0.05
 """Of the calls of a minute to a model, at most so many are cut off, and at least one may be."""
-TIMES, LEAST_S = 3, 5.0
-"""`AUTO` is so many times the median, and so many seconds at least."""
-KEPT, LEAST_KEPT = 100, 5
-"""The last first tokens of which the median is, and the fewest."""
-HOUR_S = 3_600.0
 MODELS = 256
 
 
@@ -38,8 +31,6 @@ class FirstTokens:
             now: Returns epoch seconds.
         """
         self.limits, self._now = limits, now
-        self._taken: BoundedDict[deque[tuple[float, float]]] = BoundedDict(MODELS)
-        """By model and whether it is a stream: when first tokens came, and after how long."""
         self._minutes: BoundedDict[list[int]] = BoundedDict(MODELS)
         """By model: the minute, calls and cuts in it, and calls in the minute before."""
         self.shared: dict[str, bool] = {}
@@ -59,15 +50,7 @@ class FirstTokens:
         limit = first_token_s.get()
         if limit is None:
             limit = self.limits.get(info.workload, self.limits[None])
-        if limit != AUTO:
-            return limit or inf
-        since, known = self._now() - HOUR_S, tuple(self._taken.get(_name(info)) or ())
-        times = sorted(seconds for at, seconds in known if at > since)
-        return max(TIMES * times[len(times) // 2], LEAST_S) if len(times) >= LEAST_KEPT else inf
-
-    def measure(self, info: CallInfo, seconds: float) -> None:
-        """Note how long a first token took."""
-        self._taken.setdefault(_name(info), deque(maxlen=KEPT)).append((self._now(), seconds))
+        return limit or inf
 
     def take(self, model: str, number: int = 1) -> bool:
         """Return whether one more call may be cut off in this minute, and count it.
@@ -91,10 +74,6 @@ class FirstTokens:
 
 
 NO_DEADLINES = FirstTokens({}, time.time)
-
-
-def _name(info: CallInfo) -> str:
-    return f"{info.model}{':' * info.stream}"
 
 
 class Deadline:

@@ -102,7 +102,7 @@ def test_health_has_states_and_iso_times() -> None:
     known = pool_health(rig.pool)[0]
     assert iso(1e12) == format_time(1e12).replace(" ", "T") == "9999-12-31T23:59:59Z"
     now = "2026-01-01T12:30:30Z"
-    expected = {
+    expected: dict[str, Any] = {
         "model": INFO.model,
         "project": "a",
         "platform": "gemini_api",
@@ -132,7 +132,9 @@ def test_health_has_states_and_iso_times() -> None:
             }
         },
     }
+    used, wanted = known["a"]["used"][INFO.model], expected.pop("used")[INFO.model]
     assert known["a"] | expected == known["a"]
+    assert used | wanted == used
     assert (known["b"]["state"], known["b"]["active"]) == ("rejected", False)
     assert (known["b"]["in_cooldown"], known["b"]["disabled_reason"]) == (True, "key_invalid")
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.errors import KeyrotError
-from keyrot_middleware.monitoring.view import headline_of
 
 __all__ = ["FakeSource", "call", "key", "later", "sample", "used", "window"]
 
@@ -26,15 +25,16 @@ def window(amount: int, limit: int | None, source: str = "configured") -> dict[s
 
 
 def used(rpm: Any, reason: str | None = None, at: str | None = None) -> dict[str, Any]:
-    here = {"available": reason is None, "available_at": at, "reason": reason}
-    here |= {"held_back": None, "runs_out_at": None}
+    here: dict[str, Any] = {"available": reason is None, "available_at": at, "reason": reason}
+    here |= {"held_back": None, "runs_out_at": None, "learned": {}, "sources": {}}
+    here |= dict.fromkeys(("requests_minute", "tokens_minute", "requests_day"), 1)
     return here | {"rpm": rpm, "tpm": window(1, None), "rpd": window(1, 20, "learned")}
 
 
 def key(key_id: str, project: str | None = "proj-a", state: str = "available", **more: Any) -> Any:
     allowed = {"disabled": ["enable", "check"], "unresolved": ["reset"]}.get(state, OF_KEY)
     none = ("reason", "cooldown_until", "cooldown_reason", "cooldown_scope", "last_error")
-    none += ("model", "available_at", "last_used", "usd_today")
+    none += ("model", "available_at", "last_used", "usd_today", "disabled_reason")
     made: dict[str, Any] = dict.fromkeys(none)
     made |= {"key_id": key_id, "project": project, "platform": "gemini_api", "tier": "free"}
     made |= {
@@ -44,6 +44,8 @@ def key(key_id: str, project: str | None = "proj-a", state: str = "available", *
         "sentence": state,
         "available": state == "available",
     }
+    made |= {"ends_by": "time", "active": True, "in_cooldown": False}
+    made["limits"] = dict.fromkeys(("rpm", "tpm", "rpd", "max_concurrency"))
     made |= {"success_count": 0, "error_count": 0, "used": {}, "usd": {}}
     made["allowed_actions"] = allowed
     made["tokens_today"] = {"input": 0, "output": 0, "cached": 0}
@@ -91,13 +93,22 @@ class FakeSource:
         states = {name: sum(one["state"] == name for one in self.keys) for name in KEY_STATES}
         times = [(one["available_at"], one["key_id"]) for one in self.keys if one["available_at"]]
         at, first = min(times, default=(None, None))
-        models: dict[str, dict[str, Any]] = {}
+        calls: dict[str, dict[str, Any]] = {}
         for one in self.keys:
             for model, usage in one["used"].items():
-                soonest = {"key_id": first, "available_at": at}
-                counts = models.setdefault(model, {"available": 0, "keys": 0, "next": soonest})
+                begun: dict[str, Any] = {
+                    "model": model,
+                    "workload": None,
+                    "available": 0,
+                    "keys": 0,
+                }
+                begun |= {"available_at": at, "ends_by": "time"}
+                counts = calls.setdefault(model, begun)
                 counts["keys"] += 1
                 counts["available"] += bool(usage["available"])
+                counts["answer"] = "served" if counts["available"] else "no"
+                counts["is_trouble"] = not counts["available"]
+                counts["sentence"] = f"{model}: no key."
                 counts["runs_out_at"] = usage["runs_out_at"]
         found = [
             one
@@ -111,16 +122,20 @@ class FakeSource:
         hour = {"calls": 331, "failed_calls": 2, "requests": 340, "failures": 9, "waits": 3}
         summary: dict[str, Any] = {"keys": len(self.keys), "available": states["available"]}
         summary |= {"states": states, "next": {"key_id": first, "available_at": at}}
-        summary |= {"models": models, "last_hour": hour}
+        summary |= {"calls": list(calls.values()), "last_hour": hour}
         today = {"input_tokens": 120_331, "output_tokens": 20_331, "cost_usd": 0.1234}
-        summary |= {"today": today, "midnight": "Pacific time"}
+        summary |= {"today": today, "midnight": later(-3600)}
         summary["projects"] = {
             one["project"]: {"usd_today": one["usd_today"], "usd": one["usd"]}
             for one in shown
             if one["project"] is not None
         }
         summary["workloads"] = {"nightly": {"usd": {"day": {"spent": 1.23, "limit": 5.0}}}}
-        summary["headline"] = headline_of(summary)
+        said = [one["sentence"] for one in summary["calls"] if one["is_trouble"]]
+        headline: dict[str, Any] = {"sentences": said or ["All calls are served."]}
+        count = f"{states['available']} of {len(self.keys)} keys are available."
+        headline |= {"keys": {"sentence": count}, "calls": "2 of 331 calls failed."}
+        summary["headline"] = headline | {"requests": "9 of 340 requests failed."}
         made = {"pool": "default", "shared": True, "state_url": "redis://127.0.0.1:6379/0"}
         made |= {"degraded": False, "at": later(), "cost_known": True, "has_records": True}
         made |= {"summary": summary, "total": len(found), "offset": offset, "limit": limit}
@@ -154,15 +169,20 @@ class FakeSource:
         """Return the first available key."""
         self._begin()
         chosen = next((one["key_id"] for one in self.keys if one["available"]), None)
-        names = ("key_id", "project", "available", "reason", "sentence", "available_at")
+        names = ("key_id", "project", "available", "reason", "sentence", "available_at", "ends_by")
         return {
             "model": model,
             "tokens": tokens,
             "workload": workload or None,
             "at": later(),
             "key_id": chosen,
+            "answer": "no" if chosen is None else "served",
             "sentence": f"A call of {model} in {workload}, {tokens} tokens, gets {chosen}.",
-            "keys": [{name: one[name] for name in names} | {"position": 1} for one in self.keys],
+            "keys": [
+                {name: one[name] for name in names}
+                | {"position": 1, "may_get_it": one["key_id"] == chosen}
+                for one in self.keys
+            ],
         }
 
     def reset(self, key_id: str) -> str:

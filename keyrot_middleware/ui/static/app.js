@@ -12,7 +12,7 @@ const QUESTIONS = {
   reset: "Cooldowns, rejections and learned limits are forgotten, also those of the project and the billing account. Usage stays counted.",
   disable: "No new call uses it until it is enabled again. Calls that are under way finish.",
   enable: "Calls use it again.",
-  check: "One request is sent to Google with each key; it may count against its quota.",
+  check: "One request is sent with each key; it may count against its quota.",
 };
 
 // What is shown; it is in the address too, so that a link and the history have it.
@@ -109,7 +109,7 @@ function showProblem(error) {
   show("problem", text);
   byId("problem").hidden = false;
   show("live-text", at ? `Old, of ${at} UTC` : "Not connected");
-  if (!at) show("verdict", "Nothing to show yet.");
+  if (!at) show("verdict", error.status === 503 ? "Not known: the state cannot be read." : "Nothing to show yet.");
   document.body.classList.add("stale");
 }
 
@@ -120,7 +120,7 @@ function draw() {
   const focused = document.activeElement;
   const now = Date.now() + clockOffset;
   const { summary: of, keys } = status;
-  const models = Object.keys(of.models);
+  const models = [...new Set(of.calls.map(({ model }) => model))];
   document.title = `${count(of.available)}/${count(of.keys)} available · keyrot ${status.pool}`;
   show("pool-name", status.pool);
   show("place", status.shared ? `shared in ${status.state_url}` : "this process (memory://)");
@@ -128,11 +128,12 @@ function draw() {
   byId("degraded").hidden = !status.degraded;
   byId("unused").hidden = status.has_records !== false || of.keys === 0;
   byId("verdict").className = parts.verdictClass(of);
-  show("verdict", parts.withCountdown(of.headline.keys, now));
-  show("without-key", ...of.headline.models.map((one) => el("li", {}, parts.withCountdown(one, now))));
+  const [first, ...others] = of.headline.sentences;
+  show("verdict", `${first} ${of.headline.keys.sentence}`);
+  show("without-key", ...others.map((one) => el("li", {}, one)));
   show("hour", ...parts.lastHour(of, attempts.calls));
   show("states", ...parts.stateCounts(of));
-  show("models", ...parts.models(of.models, now));
+  show("models", ...parts.models(of.calls, now));
   show("today", ...parts.today(of, status.cost_known));
   show("model-names", ...models.map((value) => el("option", { value })));
   drawUse(use, shares);
@@ -245,7 +246,7 @@ const HANDLERS = {
     byId("keys").scrollIntoView();
     byId("keys").focus({ preventScroll: true });
   },
-  why: ({ why }) => openWhy(why),
+  why: ({ why, workload }) => openWhy(why, workload),
   action: ({ action, of }, node) => onAction(action, [of], node),
   all: ({ all }, node) => onAction(all, known.status.keys.filter((key) => key.allowed_actions.includes(all)).map((key) => key.key_id), node),
   close: (_, node) => node.closest("dialog").close(),
@@ -316,8 +317,9 @@ function toast(text, kind) {
   toastTimer = setTimeout(() => { node.hidden = true; }, 12000);
 }
 
-function openWhy(model) {
+function openWhy(model, workload = "") {
   byId("why-model").value = model;
+  byId("why-workload").value = workload;
   known.why = null;
   show("why-sentence", "");
   show("why-keys");

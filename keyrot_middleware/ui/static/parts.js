@@ -17,14 +17,10 @@ const keyLink = (id) => button(id, { class: "link key-id", "data-key": id, "aria
 
 // Summary -----------------------------------------------------------------------------------------
 
-export function withCountdown({ sentence: text, key_id: key, available_at: at }, now) {
-  return at === null ? text : `${text} ${key} is available ${countdown(at, now)}.`;
-}
-
-// Green only if every key that is switched on can serve.
-export function verdictClass({ available, keys, states, headline }) {
-  if (available === 0) return "verdict none";
-  return available < keys - states.disabled || headline.models.length ? "verdict some" : "verdict all";
+// Green only if all calls are served, and every key that is switched on can serve.
+export function verdictClass({ available, keys, states, calls }) {
+  if (calls.some(({ answer }) => answer === "no" || answer === "failing") || available === 0) return "verdict none";
+  return available < keys - states.disabled || calls.some((one) => one.is_trouble || one.answer !== "served") ? "verdict some" : "verdict all";
 }
 
 export function lastHour({ last_hour: hour, headline }, calls) {
@@ -55,10 +51,10 @@ export function stateCounts({ states, keys }) {
 }
 
 export function models(found, now) {
-  const items = Object.entries(found).map(([name, { available, keys, runs_out_at: at }]) =>
-    el("li", { "data-id": name }, el("span", { class: "code", title: name }, name),
-      el("span", { class: available ? "muted" : "bad" }, `${count(available)} of ${count(keys)}`),
-      button("Why?", { class: "small", "data-why": name, "aria-label": `Why: which key would a call of ${name} get now?` }),
+  const items = found.map(({ model: name, workload, available, keys, is_trouble: bad, available_at: next, sentence: text, runs_out_at: at }) =>
+    el("li", { "data-id": name }, el("span", { class: "code", title: text }, name), workload ? el("span", { class: "note" }, workload) : "",
+      el("span", { class: bad ? "bad" : "muted" }, `${count(available)} of ${count(keys)}${bad && next ? `, next ${clock(next).slice(0, 5)}` : ""}`),
+      button("Why?", { class: "small", "data-why": name, "data-workload": workload ?? "", "aria-label": `Why: which key would a call of ${name}${workload ? ` in ${workload}` : ""} get now?` }),
       at ? usedUp(at, now, `RPD of ${plural(keys, "key")} `) : ""));
   return items.length ? items : [el("li", { class: "note" }, "No model was used yet.")];
 }
@@ -67,7 +63,7 @@ export function today({ today: used, midnight, workloads }, costKnown) {
   return [
     el("dl", { class: "figures" }, figure("Tokens in", shortCount(used.input_tokens)), figure("Tokens out", shortCount(used.output_tokens)),
       figure("Cost", money(used.cost_usd))),
-    note(costKnown ? `since midnight ${midnight}` : "cost: pip install 'keyrot-middleware[cost]'"),
+    note(costKnown ? `since ${clock(midnight).slice(0, 5)} UTC` : "cost: pip install 'keyrot-middleware[cost]'"),
     ...(used.estimated_tokens ? [note(`${count(used.estimated_tokens)} of these tokens are estimated, and their cost`)] : []),
     ...Object.entries(workloads).flatMap(([name, { usd }]) => Object.entries(usd).flatMap(([window, { spent, limit }]) => [
       note(`Budget of ${name}, ${window === "10m" ? "ten minutes" : `the ${window}`}: ${money(spent)} of ${money(limit)}`), bar(spent, limit)])),
@@ -94,7 +90,7 @@ export function shares(use, chosen, costKnown) {
 // What happens when the countdown is over.
 function until(key, now) {
   if (key.available || !key.available_at) return "";
-  const what = { rejected: "tried again", disabled: "enabled" }[key.state] ?? "available";
+  const what = key.state === "disabled" ? "enabled" : key.ends_by === "time" ? "available" : "tried again";
   return el("strong", { class: "countdown" }, `${what} ${countdown(key.available_at, now)} `);
 }
 
@@ -229,7 +225,7 @@ export function callDetails(call) {
 
 export function whyKeys(found) {
   const rows = found.keys.slice(0, 200).map((key) =>
-    el("li", { class: key.key_id === found.key_id ? "chosen" : "", "data-id": key.key_id },
+    el("li", { class: key.may_get_it ? "chosen" : "", "data-id": key.key_id },
       el("p", {}, el("span", { class: "key-id" }, key.key_id), " ", el("span", { class: "note" }, key.project === null ? "" : `project ${key.project}`)),
       el("p", { class: "sentence" }, sentence(key.sentence ?? key.reason))));
   if (found.keys.length > 200) rows.push(el("li", { class: "note" }, `and ${count(found.keys.length - 200)} more keys`));

@@ -505,8 +505,23 @@ def lines_of(headline: Mapping[str, Any], when: Callable[[str], str]) -> Iterato
     for one in (headline["keys"], *headline["models"]):
         at, text = one["available_at"], one["sentence"]
         yield text if at is None else f"{text} {one['key_id']} {when(at)}."
+    yield from headline.get("unknown", ())
     calls, requests = headline["calls"], headline["requests"]
     yield f"Last hour: {calls}{'' if calls in (_UNKNOWN, _NO_CALL) else f' {requests}'}"
+
+
+def _unknown_replies(activity: Activity, rows: Iterable[Row], now: float) -> list[str]:
+    """Return what providers replied today that no row knows, so that people can report it."""
+    titles = {row.key.key_id: providers.of(row.key.platform).title for row in rows}
+    counts: Counter[tuple[str, str]] = Counter()
+    for name, (count, *_) in activity.shares("unknown", DAY, now).items():
+        key_id, _, said = name.partition("\n")
+        if key_id in titles:
+            counts[titles[key_id], said] += count
+    return [
+        f"{n:,} {'reply' if n == 1 else 'replies'} of {title} not known: {said}"
+        for (title, said), n in counts.most_common(MODELS)
+    ]
 
 
 def available_of(available: int, keys: int) -> str:
@@ -661,6 +676,7 @@ class PoolReport:
         summary = _summary(rows, activity, runs_out, cost_known=known, degraded=degraded)
         summary["projects"] = self._projects(shown, activity)
         summary["workloads"] = self._workloads()
+        summary["headline"]["unknown"] = _unknown_replies(self.activity, rows, at)
         return {
             "pool": self.name,
             "shared": not self.state.is_local,

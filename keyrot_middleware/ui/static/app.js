@@ -132,7 +132,8 @@ function draw() {
   byId("unused").hidden = status.has_records !== false || of.keys === 0;
   byId("verdict").className = parts.verdictClass(of);
   show("verdict", parts.withCountdown(of.headline.keys, now));
-  show("without-key", ...of.headline.models.map((one) => el("li", {}, parts.withCountdown(one, now))));
+  const without = of.headline.models.map((one) => el("li", {}, parts.withCountdown(one, now)));
+  show("without-key", ...without, ...of.headline.unknown.map((said) => el("li", {}, said)));
   show("hour", ...parts.lastHour(of, attempts.calls));
   show("states", ...parts.stateCounts(of));
   show("models", ...parts.models(of.models, now));

@@ -7,6 +7,7 @@ project, and of the first models and workloads that a process names. Everything 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from .amounts import NANO, nano_usd
-from .failures import SERVICE_FAILURES
+from .failures import SERVICE_FAILURES, UNKNOWN
 from .judgement import Run
 from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NO_USAGE, Usage
 from .windows import DAY_S, day_of
@@ -34,7 +35,8 @@ POOL = ""
 """Stands in place of a key id for the sums over all keys."""
 
 CallOutcome = Literal["ok", "failed", "exhausted", "abandoned"]
-ShareKind = Literal["model", "workload", "pair"]
+ShareKind = Literal["model", "workload", "pair", "unknown"]
+"""What is counted by its name: `unknown` are the replies of a key that no row knows."""
 
 
 class Span(NamedTuple):
@@ -217,7 +219,7 @@ def quota_entry(project: str, bucket: str) -> str:
 
 def is_share(entry: str) -> bool:
     """Return whether it is the name of a model or a workload."""
-    return entry.startswith(("model:", "workload:"))
+    return entry.startswith(("model:", "workload:", "unknown:"))
 
 
 class BoundedNames:
@@ -225,11 +227,11 @@ class BoundedNames:
 
     def __init__(self) -> None:
         """Know none."""
-        self._entries: dict[ShareKind, dict[str, str]] = {"model": {}, "workload": {}, "pair": {}}
+        self._entries: dict[ShareKind, dict[str, str]] = {}
 
     def entry(self, kind: ShareKind, name: str) -> str:
         """Return under which name one is counted."""
-        known = self._entries[kind]
+        known = self._entries.setdefault(kind, {})
         entry = known.get(name)
         if entry is not None:
             return entry
@@ -272,7 +274,7 @@ class ActivityBatch:
         self.calls.append(record)
         minute, attempts, usage = int(record.at // 60), record.attempts, record.usage
         failures = refused = 0
-        for key_id, failure, code, _, project, _, bucket, requests, *_ in attempts:
+        for key_id, failure, code, _, project, message, bucket, requests, *_ in attempts:
             failed, limited = failure is not None, code == 429
             for entry in self._of_requests(key_id, project):
                 self._count(minute, entry, (1, failed, limited))
@@ -281,6 +283,10 @@ class ActivityBatch:
             failures, refused = failures + failed, refused + limited
             if failed:
                 self._keep_failure(key_id, record)
+            if failure in UNKNOWN:
+                said = re.sub(r"\S*\d\S*", "…", message)  # without ids
+                name = self.names.entry("unknown", f"{key_id}\n{code} {said}")
+                self._count(minute, name, (1,))
         has_failed = record.outcome in ("failed", "exhausted")
         amounts = (
             usage.input_tokens or 0,

@@ -399,8 +399,24 @@ class PoolReport:
             "last_hour": last_hour,
             "today": dict.fromkeys(amounts) if degraded else amounts,
             "midnight": iso(later if later <= seen.at else end),
-            "headline": view.headline(seen, last_hour, degraded=degraded),
+            "headline": {
+                **view.headline(seen, last_hour, degraded=degraded),
+                "unknown": [] if degraded else self._unknown_replies(seen),
+            },
         }
+
+    def _unknown_replies(self, seen: Look) -> list[str]:
+        """Return what providers replied today that no row knows, so that people can report it."""
+        titles = {row.key.key_id: providers.of(row.key.platform).title for row in seen.rows}
+        counts: Counter[tuple[str, str]] = Counter()
+        for name, (count, *_) in self.activity.shares("unknown", DAY, seen.at).items():
+            key_id, _, said = name.partition("\n")
+            if key_id in titles:
+                counts[titles[key_id], said] += count
+        return [
+            f"{n:,} {'reply' if n == 1 else 'replies'} of {title} not known: {said}"
+            for (title, said), n in counts.most_common(view.SENTENCES)
+        ]
 
     def _find(self, key_id: str) -> Row:
         for row in self.look().rows:

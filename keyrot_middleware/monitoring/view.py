@@ -579,7 +579,8 @@ def lines_of(headline: Mapping[str, Any]) -> list[str]:
     first, *others = headline["sentences"]
     hour, requests = headline["calls"], headline["requests"]
     last = hour if hour in (UNKNOWN, "No call was made.") else f"{hour} {requests}"
-    return [f"{first} {headline['keys']['sentence']}", *others, f"Last hour: {last}"]
+    unknown = headline.get("unknown", ())
+    return [f"{first} {headline['keys']['sentence']}", *others, *unknown, f"Last hour: {last}"]
 
 
 def available_of(available: int, keys: int) -> str:

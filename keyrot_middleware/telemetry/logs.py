@@ -19,13 +19,14 @@ from math import inf
 from .. import providers
 from ..core.activity import CallRecord
 from ..core.commands import Settle, Sleep
-from ..core.failures import describe
+from ..core.failures import UNKNOWN_REFUSAL, describe
 from ..core.flow import Exhausted
 from ..core.judgement import describe_block
 from ..core.model import Block, CallInfo, Lease, Scope, Verdict, project_name
-from ..core.text import utc
+from ..core.text import one_line, utc
 from ..errors import KeyrotWarning, warn_unless_logged
 from ..locks import Lock
+from ..providers.keys import mask_keys
 from . import CallObserver, semconv
 
 _logger = logging.getLogger(semconv.INSTRUMENTATION)
@@ -36,6 +37,8 @@ LONG_WAIT_S = 3.0
 EXHAUSTED_INTERVAL_S = 60.0
 """Shortest time between two warnings of an exhausted pool."""
 _MAX_FAILURES = 1_000
+_QUOTED = 200
+"""Characters of a provider's sentence in a warning."""
 
 
 class LogObserver:
@@ -130,6 +133,12 @@ class LogObserver:
         is_first: bool,
     ) -> None:
         cause, when = describe(verdict), format_time(until)
+        if verdict.failure == UNKNOWN_REFUSAL:
+            said = mask_keys(one_line(verdict.message))[:_QUOTED]
+            text = f'{who} is set aside: {cause} "{said}"; this reply is not known, and another '
+            text += f"key got an answer; tried again at {when}"
+            warn_unless_logged(_logger, f"pool {self._pool}, {info.model or info.verb}: {text}")
+            return
         if not verdict.rejected:
             wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
             long = until - lease.at >= LONG_COOLDOWN_S

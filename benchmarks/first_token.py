@@ -16,14 +16,10 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
-import anthropic
 import httpx
-import openai
 from google import genai
 from support.pool import LeaseLog
 
@@ -33,13 +29,12 @@ from keyrot_middleware.testing.server import Head, HttpRequest, LoopbackServer, 
 
 __all__ = ["main"]
 
-STREAMS, AT_ONCE = int(os.environ.get("STREAMS", "10000")), 16
+STREAMS, AT_ONCE = int(os.environ.get("STREAMS", "3000")), 16
 SHARE, LATE_S, DEADLINE_S = 0.02, 20.0, 8.0
 MODEL, PIECES = "gemini-2.5-flash", 6
 BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
 Way = tuple[Callable[[], AsyncIterator[Any]], Callable[[], Awaitable[Any]]]
 HEADERS = {"x-goog-api-key": "keyrot-pool"}
-CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
 
 
 class Late:
@@ -55,51 +50,17 @@ class Late:
 
     def answer(self, http: HttpRequest) -> ResponsePlan:
         self.requests += 1
-        number = str(next(self.numbers))
-        form = _anthropic if "/messages" in http.target else _gemini
-        pieces = _chat(number) if "/chat/" in http.target else form(number)
+        number = next(self.numbers)
+        content = {"role": "model", "parts": [{"text": f"{number} "}]}
+        event = f"data: {json.dumps({'candidates': [{'content': content}]})}\n\n".encode()
         delay, comments = self.random.uniform(0.01, 0.03), 0.0
-        if int(number) in self.are_late:
+        if number in self.are_late:
             self.late += 1
             delay, comments = LATE_S, self.random.choice(self.comments)
         head = Head(200, "text/event-stream", time.time(), None)
         return ResponsePlan(
-            head, pieces, lambda: None, delay_s=delay, gap_s=0.001, keep_alive_s=comments
+            head, (event,) * PIECES, lambda: None, delay_s=delay, gap_s=0.001, keep_alive_s=comments
         )
-
-
-def _event(value: Any, name: str = "") -> bytes:
-    return (f"event: {name}\n" if name else "").encode() + f"data: {json.dumps(value)}\n\n".encode()
-
-
-def _gemini(number: str) -> tuple[bytes, ...]:
-    content = {"role": "model", "parts": [{"text": f"{number} "}]}
-    return (_event({"candidates": [{"content": content}]}),) * PIECES
-
-
-def _chat(number: str) -> tuple[bytes, ...]:
-    choice = {"index": 0, "delta": {"content": f"{number} "}, "finish_reason": None}
-    base = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-    return (*(_event({**base, "choices": [choice]}),) * PIECES, b"data: [DONE]\n\n")
-
-
-def _anthropic(number: str) -> tuple[bytes, ...]:
-    usage = {"input_tokens": 1, "output_tokens": 1}
-    message = {"id": "m", "type": "message", "role": "assistant", "model": MODEL, "content": []}
-    message |= {"stop_reason": None, "stop_sequence": None, "usage": usage}
-    block = {"type": "text", "text": ""}
-    delta = {"type": "text_delta", "text": f"{number} "}
-    ended = {"stop_reason": "end_turn", "stop_sequence": None}
-    events = [
-        {"type": "ping"},
-        {"type": "message_start", "message": message},
-        {"type": "content_block_start", "index": 0, "content_block": block},
-        *({"type": "content_block_delta", "index": 0, "delta": delta},) * PIECES,
-        {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": ended, "usage": {"output_tokens": 9}},
-        {"type": "message_stop"},
-    ]
-    return tuple(_event(one, one["type"]) for one in events)
 
 
 # Ways of calling: each returns what opens a stream of texts, and what closes the client -----------
@@ -146,29 +107,8 @@ def by_genai(url: str) -> Way:
     return texts, client.aio.aclose
 
 
-def by_openai(url: str) -> Way:
-    client = openai.AsyncOpenAI(api_key="keyrot-pool", base_url=f"{url}/v1beta/openai/")
-
-    async def texts() -> AsyncIterator[Any]:
-        async for chunk in await client.chat.completions.create(**CHAT, stream=True):
-            yield chunk.choices[0].delta.content
-
-    return texts, client.close
-
-
-def by_anthropic(url: str) -> Way:
-    client = anthropic.AsyncAnthropic(api_key="keyrot-pool", base_url=url)
-
-    async def texts() -> AsyncIterator[Any]:
-        async with client.messages.stream(**CHAT, max_tokens=9) as stream:
-            async for text in stream.text_stream:
-                yield text
-
-    return texts, client.close
-
-
 NATIVE = f"/v1beta/models/{MODEL}:streamGenerateContent?alt=sse"
-WAYS = (by_httpx, by_aiohttp, by_genai, by_openai, by_anthropic)
+WAYS = (by_httpx, by_aiohttp, by_genai)
 
 
 # Run ----------------------------------------------------------------------------------------------
@@ -218,18 +158,8 @@ def run(way: Any, number: int, deadline_s: float) -> tuple[Read, Late, LeaseLog]
     late = Late(f"{way.__name__} {deadline_s}", number)
     late.server.start()
     host = f"127.0.0.1:{late.server.port}"
-    is_anthropic, keys = "anthropic" in way.__name__, {}
-    for name in ("A", "B", "C", "D"):
-        keys[f"KEYROT_KEY_{name}"] = f"sk-ant-FAKE-{name * 40}" if is_anthropic else f"FAKE-{name}"
-    os.environ.update(keys)
-    provider = {"provider": "anthropic"} if is_anthropic else {}
-    folder = TemporaryDirectory(prefix="keyrot-")
-    file = Path(folder.name) / "keys.json"
-    file.write_text(json.dumps([{"key_id": name[-1], **provider} for name in keys]), "utf-8")
     keyrot_middleware.install(
-        keys_file=str(file),
-        allowed_hosts=(f"anthropic=http://{host}" if is_anthropic else host,),
-        first_token_s=deadline_s,
+        keys=[f"FAKE-{name}" for name in "ABCD"], allowed_hosts=(host,), first_token_s=deadline_s
     )
     pool = current_pool()
     assert pool is not None
@@ -242,7 +172,6 @@ def run(way: Any, number: int, deadline_s: float) -> tuple[Read, Late, LeaseLog]
     finally:
         keyrot_middleware.uninstall()
         late.server.stop()
-        folder.cleanup()
     return found, late, ledger
 
 

@@ -32,10 +32,10 @@ local function lasts(ends, longest) -- one that is further away was set by a wro
 end
 
 -- The first process of a day says when it ends: those of other providers may end it at another time.
-local day_end, month_end = tonumber(redis.call('GET', full_name('day'))), next_of(ends_of[2])
+local day_end, month_end = tonumber(redis.call('GET', full_name('day_end'))), next_of(ends_of[2])
 if not lasts(day_end, LONGEST_DAY_S) then
   day_end = next_of(ends_of[1])
-  redis.call('SET', full_name('day'), day_end, 'EX', QUOTA_S)
+  redis.call('SET', full_name('day_end'), day_end, 'EX', QUOTA_S)
 end
 
 local QUOTAS = full_name('quotas:') .. day_end -- of one day: the counts end with it

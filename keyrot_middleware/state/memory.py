@@ -210,7 +210,7 @@ class Breaker:
         self._pause_s = FIRST_PAUSE_S
         self._retry_at = self._closed_at = 0.0
         self.is_open = False
-        self._lost_at: float | None = None
+        self.lost_at: float | None = None
         """When it failed; None: it is back."""
 
     def open(self, began: float) -> bool:
@@ -221,9 +221,9 @@ class Breaker:
         with self._lock:
             if self.is_open or began < self._closed_at:
                 return False
-            now, was_well = self.clock(), self._lost_at is None
+            now, was_well = self.clock(), self.lost_at is None
             if was_well:
-                self._pause_s, self._lost_at = FIRST_PAUSE_S, now
+                self._pause_s, self.lost_at = FIRST_PAUSE_S, now
             self.is_open, self._retry_at = True, now + self._pause_s
             return was_well
 
@@ -245,12 +245,12 @@ class Breaker:
 
     def succeed(self, began: float) -> float | None:
         """Record a call that *began* then; return how long the state was lost, if it is back."""
-        if self._lost_at is None:
+        if self.lost_at is None:
             return None
         with self._lock:
-            if self._lost_at is None or self.is_open or began < self._closed_at + PAUSE_S:
+            if self.lost_at is None or self.is_open or began < self._closed_at + PAUSE_S:
                 return None
-            lost_at, self._lost_at = self._lost_at, None
+            lost_at, self.lost_at = self.lost_at, None
             return self._closed_at - lost_at
 
 
@@ -283,8 +283,8 @@ class FallbackState(State):
 
     @property
     def degraded(self) -> bool:
-        """Return whether in-process limits apply."""
-        return self._breaker.is_open
+        """Return whether in-process limits apply, or did a moment ago."""
+        return self._breaker.lost_at is not None
 
     def _acquire(
         self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
@@ -372,7 +372,7 @@ class FallbackState(State):
 
         While it is, a thread tries every few seconds whether it is back, so that no call waits.
         """
-        if self.degraded:
+        if self._breaker.is_open:
             if self._breaker.may_try():
                 trial = threading.Thread(
                     target=self._try_again, name="keyrot-state-trial", daemon=True
@@ -406,11 +406,11 @@ class FallbackState(State):
         return local() if found is _FAILED else found
 
     def _for_pages(self, call: Callable[[], _T], default: _T) -> _T:
-        """Call what no limit depends on; return *default* while degraded, or if it fails.
+        """Call what no limit depends on; return *default* while it is away, or if it fails.
 
         A failure does not open the breaker: the user may lack a command that only pages need.
         """
-        if self.degraded:
+        if self._breaker.is_open:
             return default
         try:
             return call()

@@ -58,7 +58,7 @@ def restore(state: FallbackState, shared: Faulty, clock: FakeClock) -> Restore:
         shared.restore()
         clock.advance(PAUSE_S)
         lease_of(state, key("other"))
-        wait_for(lambda: not state.degraded)
+        wait_for(lambda: not state._breaker.is_open)
 
     return do
 
@@ -109,8 +109,10 @@ def test_one_warning_at_the_start_of_an_outage_and_one_at_its_end(
         settle(state, A)
     restore()
     settle(state, A)
+    assert state.degraded
     clock.advance(PAUSE_S)
     settle(state, A)
+    assert not state.degraded
     assert warnings_of(caplog) == [
         "pool test: the shared state cannot be used (ConnectionLostError); falling back to "
         "in-process limits",

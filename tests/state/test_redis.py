@@ -120,7 +120,7 @@ def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Se
     """All names have the same prefix and hash tag; each record expires, within 32 days."""
     everything(state)
     names = shared.names()
-    kinds = "buckets configured cooldowns day health learned owner purses quotas"
+    kinds = "buckets configured cooldowns day_end health learned owner purses quotas"
     assert {name.split(":")[3] for name in names} == set(kinds.split())
     assert len({name.split(":")[2] for name in names}) == 1
     assert all("secret" not in name and "xxx" not in name for name in names)

@@ -19,6 +19,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from html import escape
@@ -52,6 +53,8 @@ MAX_CALLS = 100
 MAX_TEXT = 300
 """Characters of a filter or of a model's name."""
 MAX_NUMBER = 10**9
+SESSION_S = 7 * 86_400
+"""How long a browser needs the token no more."""
 THREADS = 4
 """Requests that are worked on at once: the service has other uses for its threads."""
 _HEADERS = {
@@ -382,7 +385,7 @@ class Access:
         """
         if not self._is_token(token):
             raise HTTPException(401, "This token is wrong. " + _HOW_TO_OPEN)
-        return secrets.token_urlsafe(18)
+        return f"{time.time():.0f}-{secrets.token_urlsafe(18)}"
 
     def csrf_token(self, session: str) -> str:
         """Return what a change of that session has to present."""
@@ -392,12 +395,17 @@ class Access:
         return hmac.compare_digest(value.encode(), self._token or b"")
 
     def set_cookie(self, request: Request, response: Response, session: str) -> None:
-        """Give the browser a new session, for this app's path only."""
+        """Give the browser a new session: for the folder of the address that it has for the page.
+
+        A proxy may have taken a prefix and TLS off; who claims TLS harms its own cookie only.
+        """
+        scheme = request.headers.get("x-forwarded-proto", request.url.scheme)
         response.set_cookie(
             self._cookie,
             f"{session}.{self._sign('session', session)}",
-            path=request.scope.get("root_path", "") + "/",
-            secure=request.url.scheme == "https",
+            max_age=SESSION_S,
+            path=None,
+            secure=scheme.lower() == "https",
             httponly=True,
             samesite="lax",  # a link in a colleague's message opens the page; a POST needs more,
         )
@@ -405,7 +413,9 @@ class Access:
     def _cookie_session(self, request: Request) -> str:
         session, _, signature = request.cookies.get(self._cookie, "").partition(".")
         right = hmac.compare_digest(signature.encode(), self._sign("session", session).encode())
-        return session if right else ""
+        began = session.partition("-")[0]  # an older version wrote no time
+        lasts = began.isdecimal() and time.time() < int(began) + SESSION_S
+        return session if right and lasts else ""
 
     def _sign(self, purpose: str, session_id: str) -> str:
         text = f"{purpose}:{session_id}".encode()

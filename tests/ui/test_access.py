@@ -1,5 +1,6 @@
 """Who may open the page, and which requests may change something."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from fake_source import FakeSource, key
 from served import TOKEN
 
 from keyrot_middleware import ConfigError, ui
+from keyrot_middleware.ui.server import SESSION_S
 
 OTHER = ("192.0.2.7", 40_000)
 
@@ -25,10 +27,16 @@ def log_in(app: Any, **more: Any) -> Reply:
 def test_the_token_becomes_a_cookie_and_leaves_the_address(source: FakeSource) -> None:
     """`?token=` redirects to the clean address, with a cookie that only this app gets."""
     app = ui.app(token=TOKEN, source=source)
-    reply = log_in(app, root_path="/keyrot", scheme="https")
-    assert (reply.status, reply.headers["location"]) == (303, "./")
-    attributes = {part.strip().lower() for part in reply.headers["set-cookie"].split(";")[1:]}
-    assert attributes == {"path=/keyrot/", "httponly", "samesite=lax", "secure"}
+    replies = [
+        log_in(app, root_path="/keyrot", scheme="https"),
+        log_in(app, x_forwarded_proto="https"),  # the proxy took the prefix off, too
+    ]
+    for reply in replies:
+        assert (reply.status, reply.headers["location"]) == (303, "./")
+        attributes = {part.strip().lower() for part in reply.headers["set-cookie"].split(";")[1:]}
+        # Without a path it is the folder that the browser sees.
+        assert attributes == {f"max-age={SESSION_S}", "httponly", "samesite=lax", "secure"}
+    assert "secure" not in log_in(app).headers["set-cookie"].lower()
     assert TOKEN not in reply.headers["set-cookie"]
     page = request(app, root_path="/keyrot", cookie=reply.cookie)
     assert (page.status, TOKEN in page.text) == (200, False)
@@ -62,6 +70,15 @@ def test_a_wrong_token_is_refused(source: FakeSource, token: str) -> None:
     assert (reply.status, "set-cookie" in reply.headers) == (401, False)
     assert "This token is wrong." in reply.text
     assert "text/html" in reply.headers["content-type"]
+
+
+def test_a_session_ends(source: FakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cookie that was copied opens the page for a week, and no longer."""
+    app = ui.app(token=TOKEN, source=source)
+    cookie, now = log_in(app).cookie, time.time()
+    for after, status in ((SESSION_S - 60, 200), (SESSION_S + 60, 401)):
+        monkeypatch.setattr(time, "time", lambda after=after: now + after)
+        assert request(app, "/api/status", cookie=cookie).status == status
 
 
 def test_a_forged_cookie_is_refused(source: FakeSource) -> None:

@@ -123,7 +123,7 @@ class Served(NamedTuple):
         """Write a key where a request has a placeholder."""
         there = [name for name in self.key_headers if POOL_KEY in (headers.get(name) or "")]
         for name in there:
-            headers[name] = _PLACEHOLDER.sub(key.reveal(), headers[name])
+            headers[name] = _PLACEHOLDER.sub(lambda _: key.reveal(), headers[name])
         if not there:  # it is in the address
             name, text = self.providers(url)[0].key_field(Route(""), key.reveal())
             headers[name] = text
@@ -240,7 +240,8 @@ def read(
     try:
         return _read(calls, served, request)
     except Exception:
-        return _after_internal_error(calls, served, request)
+        handle_internal_error("http_clients")
+        return _in_place_of_placeholder(calls, served, request)
 
 
 @dataclass(slots=True, repr=False, eq=False)
@@ -266,7 +267,8 @@ class Head:
         try:
             return self._call(content, rest)
         except Exception:
-            return _after_internal_error(self.calls, self.served, self.request)
+            handle_internal_error("http_clients")
+            return _in_place_of_placeholder(self.calls, self.served, self.request)
 
     def _call(self, content: bytes, rest: Any) -> Call:
         sdk, body = self.sdk, _parse(content)
@@ -304,11 +306,10 @@ class Head:
         return bool(agent) and (headers.get("user-agent") or "").endswith(agent)
 
 
-def _after_internal_error(
+def _in_place_of_placeholder(
     calls: PooledCalls | None, served: Served, request: Incoming
 ) -> Reply | Secret | None:
-    """Return what to do with a request that could not be read: a placeholder is never sent."""
-    handle_internal_error("http_clients")
+    """Return what to do with a request that could not be read, or that no table knows."""
     said = (*(request.headers.get(name) or "" for name in served.key_headers), request.url)
     if not any(POOL_KEY in text for text in said):
         return None
@@ -327,7 +328,8 @@ def _read(
 ) -> Head | Reply | Secret | None:
     found = served.find(request.method, request.url, request.headers)
     if found is None:
-        return None
+        known = served.providers(request.url)
+        return _in_place_of_placeholder(calls, served, request) if known else None
     provider, route = found
     is_sdk = _SDK in request.headers.get(CLIENT_HEADER, "")
     if (SDK if is_sdk else request.library) not in served.libraries:

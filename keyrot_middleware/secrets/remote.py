@@ -617,7 +617,7 @@ def google_endpoint(environ: Mapping[str, str], service: str) -> str:
     url = urlsplit(endpoint)
     if url.scheme != "https" and url.hostname not in _LOOPBACK:
         raise ConfigError(f"{variable}: found {display(endpoint)}; allowed: https://HOST/.")
-    return endpoint.rstrip("/")
+    return url.geturl().rstrip("/")  # its scheme in lower case
 
 
 def google_session(credentials: Any) -> Any:

@@ -153,9 +153,9 @@ class InlineStore:
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Return the values; places are ignored."""
         return {
-            key_id: self._values.get(
-                key_id, SecretError(f"key {key_id}: no value was given for it")
-            )
+            key_id: self._values[key_id]
+            if key_id in self._values
+            else SecretError(f"key {key_id}: no value was given for it")
             for key_id in refs
         }
 

@@ -38,7 +38,10 @@ class AiohttpRequests(Library):
     def __init__(self, calls: PooledCalls | None, served: Served, options: dict[str, Any]) -> None:
         """Serve a pool; *options*: the arguments of the session's method."""
         super().__init__(calls, served)
-        self._given = options.get("data")
+        self._content, self._rest, data = b"", None, options.get("data")
+        """What was read of the program's body, and what follows that, if it is a generator."""
+        if isinstance(data, AsyncIterable) and not isinstance(data, aiohttp.Payload):
+            self._rest, options["data"] = aiter(data), self._whole()
         limit = options.get("timeout")
         limit = getattr(limit, "total", limit)
         self._timeout_s = limit if isinstance(limit, int | float) and limit > 0 else inf
@@ -73,24 +76,29 @@ class AiohttpRequests(Library):
 
     # What a request is ----------------------------------------------------------------------------
 
+    async def _whole(self) -> AsyncIterator[bytes]:
+        """Yield the program's body, of which the beginning may have been read."""
+        if self._content:
+            yield self._content
+        async for data in self._rest:
+            yield data
+
     async def body_of(self, request: Any) -> tuple[bytes, Any]:
-        """Return the body, and the rest of one that is too long to be kept; or None."""
-        given, self._given, rest = self._given, None, None
-        if isinstance(given, AsyncIterable) and not isinstance(given, aiohttp.Payload):
-            self._content, rest = await read_bounded(aiter(given))
-        elif request.body and (request.body.size or 0) > LONGEST_BODY:
-            self._content, rest = b"", request.body
-        else:
-            self._content = bytes(request.body and await request.body.as_bytes())
-        return self._content, rest
+        """Return the body, and the request's own if that is too long to be kept; or None."""
+        body = request.body
+        if self._rest is not None:
+            self._content, self._rest = await read_bounded(self._rest)
+            return self._content, self._rest and body
+        if body and (body.size or 0) > LONGEST_BODY:
+            return b"", body
+        self._content = bytes(body and await body.as_bytes())
+        return self._content, None
 
     def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
-        """Return the request, with another body than the program's where that cannot be sent."""
+        """Return the request, with another body where its own cannot be sent, or not twice."""
         body = request.body
         is_same = content is self._content and isinstance(body, bytes | aiohttp.BytesPayload)
-        if rest is not None and rest is not body:
-            self._body = _chained(content, rest)
-        elif rest is None and not is_same:
+        if rest is None and not is_same:
             self._body = aiohttp.BytesIOPayload(io.BytesIO(content), headers=body.headers)
         return request
 
@@ -194,13 +202,6 @@ class AiohttpRequests(Library):
         complete(response.start(_Ended(message)))
         response.content = Content(rest=content)
         return response
-
-
-async def _chained(begin: bytes, rest: Any) -> AsyncIterator[bytes]:
-    """Yield a body of which the beginning was read."""
-    yield begin
-    async for data in rest:
-        yield data
 
 
 class _Ended:

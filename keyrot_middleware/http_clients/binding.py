@@ -18,6 +18,7 @@ from .httpx_clients import HttpxTransports, PooledTransport
 from .requests_sessions import PooledAdapter
 
 _HTTPX = ("httpx", "httpx2")
+_TOO_OLD = "aiohttp before 3.12.1: its requests do not go through the pool; update aiohttp"
 _VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
 
 
@@ -104,20 +105,25 @@ class HttpClients:
         host = hostname(str(kwargs.get("url") or args[-1]))
         if host and host not in self.hosts:  # an address of a session's base has none
             return wrapped(*args, **kwargs)
+        if not hasattr(sys.modules["aiohttp"].Payload, "as_bytes"):
+            if self._calls is not None:
+                self._calls.warn_once("aiohttp", _TOO_OLD)
+            return wrapped(*args, **kwargs)
         from .aiohttp_sessions import AiohttpRequests  # noqa: PLC0415 - it imports aiohttp
 
-        given = kwargs.get("middlewares")
-        if given is None:
-            given = session._middlewares or ()  # which those of a request replace; no public name
-        ours = AiohttpRequests(self._calls, self._served, kwargs)
-        return wrapped(*args, **{**kwargs, "middlewares": (*given, ours)})
+        above = kwargs.get("middlewares")
+        if above is None:  # those of a request replace the session's, which have no public name
+            above = session._middlewares or ()
+        options = dict(kwargs)
+        options["middlewares"] = (*above, AiohttpRequests(self._calls, self._served, options))
+        return wrapped(*args, **options)
 
     def _in_executor(self, wrapped: Callable[..., Any], loop: Any, args: Any, kwargs: Any) -> Any:
         """Wrap the loops' `run_in_executor`: a send uses threads of the pool's own.
 
-        asyncio resolves names in the loop's default executor, and aiohttp reads .netrc there. Sync
-        calls that wait for a key in that executor (`asyncio.to_thread`) can take all of its
-        threads: a task that has the key they wait for could then not connect.
+        asyncio resolves names in the loop's default executor. Sync calls that wait for a key in
+        that executor (`asyncio.to_thread`) can take all of its threads: a task that has the key
+        they wait for could then not connect.
         """
         if current_redact.get() is None or self._calls is None:
             return wrapped(*args, **kwargs)

@@ -245,7 +245,8 @@ class Breaker:
 
     def succeed(self, began: float) -> float | None:
         """Record a call that *began* then; return how long the state was lost, if it is back."""
-        if self.lost_at is None:
+        is_well = self.lost_at is None  # most of the time; without the lock
+        if is_well:
             return None
         with self._lock:
             if self.lost_at is None or self.is_open or began < self._closed_at + PAUSE_S:

@@ -40,7 +40,6 @@ from ..core.activity import (
 from ..core.amounts import NANO
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, availability
 from ..core.failures import ENDED_BY_PERSON, KEY_REJECTIONS
-from ..core.judgement import SENTENCES
 from ..core.ledger import KeyHealth, Used
 from ..core.model import (
     DEFAULT_PLATFORM,
@@ -97,7 +96,13 @@ WINDOWS = {
     "tpm": ("input tokens", "this minute"),
     "rpd": ("requests", "today"),
 }
-_SENTENCES = SENTENCES | {
+_SENTENCES = {
+    "concurrency": "all requests that max_concurrency allows are under way",
+    "usd_10m": "the budget of ten minutes is spent",
+    "usd": "the budget of the day is spent",
+    "usd_month": "the budget of the month is spent",
+    "usd_reserved": "requests under way may spend the rest of a budget",
+    "probe": "one request is under way to see whether the key works again",
     DISABLED_IN_FILE: "switched off in keys.json",
     OUTSIDE_TIERS: OUTSIDE_TIERS,
 }

@@ -662,17 +662,23 @@ class Ledger:
                     known.read,
                 )
             )
-        latest = {name: _latest(found, now) for name, found in records.cooldowns.items()}
+        cooldowns = dict(records.cooldowns.items())
+        latest = {name: _latest(found, now) for name, found in cooldowns.items()}
+        cuts = {
+            name: one.failure
+            for name, found in cooldowns.items()
+            for scope, one in found.items()
+            if one.failure in ENDED_BY_PERSON and "_" not in scope
+        }
         found = {}
         for key in candidates:
             served = records.health.get(key.key_id) or Health()
             health = KeyHealth(served.last_used, served.success_count, served.error_count)
             health.last_error, health.used = served.last_error, used.get(key.project, ())
-            for name, scope in scope_keys(key, "", "")[:3]:
-                cut = (records.cooldowns.get(name) or {}).get(scope)
-                if cut is not None and cut.failure in ENDED_BY_PERSON:
-                    health.rejection = cut.failure  # a probe that is due may fail again
-            ends = [end for name in cooldown_names(key) if (end := latest.get(name))]
+            names = cooldown_names(key)
+            if cut := [cuts[name] for name in names if name in cuts]:
+                health.rejection = cut[-1]  # a probe that is due may fail again
+            ends = [end for name in names if (end := latest.get(name))]
             if ends:
                 health.cooldown_until, _, health.cooldown_scope, health.cooldown_reason = max(ends)
             for name, budget in key.purses:

@@ -13,6 +13,7 @@ from platform import node
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..core.activity import ActivityRows
+from ..core.windows import HOUR_S
 from ..state.base import State
 
 if TYPE_CHECKING:
@@ -99,10 +100,10 @@ def _find_loss(pool: Pool, name: str) -> tuple[dict[str, tuple[list[str], int]],
     return texts, is_lost or not known
 
 
-def emptied_at(state: State) -> float | None:
+def emptied_at(state: State, now: float) -> float | None:
     """Return when it was found in the last hour that the state had lost all it had; else None."""
-    found = state.activity_log("emptied")
-    return float(found[0]) if found else None
+    found = [float(text) for text in state.activity_log("emptied")]
+    return found[0] if found and found[0] > now - HOUR_S else None
 
 
 def read_processes(state: State, rotation: Rotation, now: float) -> tuple[set[str], set[str]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
 
-from keyrot_middleware.core.judgement import Judgement, Run, ends_by, judge
+from keyrot_middleware.core.judgement import Judgement, Run, describe_block, ends_by, judge
 from keyrot_middleware.core.model import Block, CallInfo, Candidate
 
 NOW = 1_000.0
@@ -65,3 +66,20 @@ def test_a_window_of_a_rejected_key_does_not_bring_it_back() -> None:
     found = judge(info, [A], {"a": DAY}, now=NOW, rejected=rejected)
     assert found.block == Block("key_leaked", DAY.until) and found.ends_by == "person"
     assert ends_by(Block("failed", float("inf"))) == "guess"
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (Block("rpd", NOW), "rpd until 1970-01-01 00:16:40Z"),
+        (Block("rpd", NOW, note="share of batch"), "share of batch until 1970-01-01 00:16:40Z"),
+        (Block("capacity", NOW), "capacity; tried again at 1970-01-01 00:16:40Z"),
+        (Block("project_cap", NOW), "project_cap; tried again at 1970-01-01 00:16:40Z"),
+        (Block("location", inf), "location"),
+        (Block("tier", inf), "tier: not one that this call may use (KEYROT_TIERS, workload)"),
+    ],
+)
+def test_a_block_is_said_with_a_time_that_is_named_or_guessed(block: Block, expected: str) -> None:
+    """Only a named time is an end; a rejection also says what to do."""
+    assert describe_block(block) == expected
+    assert "replace its value; tried again at" in describe_block(Block("key_leaked", NOW))

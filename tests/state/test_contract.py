@@ -39,6 +39,7 @@ from keyrot_middleware.core.model import (
     Limits,
     Outcome,
     Scope,
+    Terms,
     Unavailable,
     Usage,
     Verdict,
@@ -453,6 +454,51 @@ def test_a_block_with_a_named_time_may_be_waited_for(state: State, clock: FakeCl
         one = key(f"k{number}")
         settle(state, one, failed(Scope.KEY, clock.time() + 20, **known))
         assert refusal(state, one).blocks[one.key_id].waitable == waitable
+
+
+def test_of_several_blocks_the_one_that_ends_last_is_named(state: State, clock: FakeClock) -> None:
+    """A call does not wait for a minute while its share of the day is used up, or a cooldown."""
+    one = key("one", Limits(rpm=3, rpd=8), usd=Budget(day=10))
+    night = INFO._replace(terms=Terms("night", share=0.25))
+    assert granted(state, one, info=night) == 1
+    assert refusal(state, one, info=night).blocks["one"].reason == "rpm"
+    clock.advance(60)
+    settle(state, one, Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1)), info=night)
+    assert granted(state, one) == 2
+    block = refusal(state, one, info=night).blocks["one"]
+    assert (block.reason, block.waitable) == ("rpd", False)
+    assert block.note == "share of night: 2 of 8 a day"
+    assert refusal(state, one).blocks["one"].reason == "rpm"
+    lease = Lease("one", "one", "one", "", "", 0, 0, at=0.0)
+    for scope, after in ((Scope.KEY, 200_000.0), (Scope.PROJECT, 100_000.0)):
+        state.settle(lease, failed(scope, clock.time() + after))
+    assert refusal(state, one).blocks == {"one": Block("failure", clock.time() + 200_000)}
+    assert state.get_blocks(night, [one]) == refusal(state, one).blocks
+
+
+@pytest.mark.parametrize(
+    ("scope", "failure"),
+    [
+        (Scope.KEY, "key_leaked"),
+        (Scope.PROJECT, "project_cap"),
+        (Scope.BILLING, "credit_depleted"),
+    ],
+)
+def test_what_a_person_ends_is_kept_until_a_success(
+    scope: Scope, failure: str, state: State, clock: FakeClock
+) -> None:
+    """For days, and while others of its scopes cool down; a request tries whether it is over."""
+    cut = Outcome(LeaseOutcome.FAILURE, Verdict(failure, 429, scope, clock.time() + 3_600))
+    settle(state, A, cut)
+    for _ in range(3):
+        clock.advance(3 * DAY_S)
+        for narrow in (Scope.KEY_MODEL, Scope.PROJECT_MODEL):
+            settle(state, C, failed(narrow, clock.time() - 1))
+        assert state.snapshot([A])["a"].rejection == failure
+    probe = lease_of(state, A)
+    assert probe.probe
+    settle(state, probe)
+    assert state.snapshot([A])["a"].rejection is None
 
 
 def test_a_rejected_value_is_probed_on_a_slow_backoff(state: State, clock: FakeClock) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.pool import key
@@ -26,6 +28,7 @@ from keyrot_middleware.runtime.judging import (
     judge_calls,
     read_settings,
 )
+from keyrot_middleware.runtime.rotations import emptied_at, report_values
 from keyrot_middleware.state import MemoryState, State
 from keyrot_middleware.testing import FakeClock
 
@@ -115,3 +118,29 @@ def test_a_large_pool_is_asked_up_to_the_first_key_that_can_serve() -> None:
     found, blocks = ask(state, info, keys, {})
     assert (len(found), len(blocks), asked) == (2 * AT_ONCE, 2 * AT_ONCE - 1, [AT_ONCE] * 2)
     assert len(ask(state, info, keys, rejected)[0]) == len(keys)
+
+
+def test_a_state_that_was_emptied_is_told_all_at_once(clock: FakeClock) -> None:
+    """What values the keys have, within seconds; and that it was emptied, for those who look."""
+    first, second = (MemoryState(RetryPolicy(), clock.time) for _ in range(2))
+    one = key("a").with_value("0123")
+    pool: Any = SimpleNamespace(
+        state=first, selector=Selector([one]), clock=clock, epoch=None, call_settings=BATCH
+    )
+    report_values(pool, is_new_minute=False)
+    assert first.snapshot([one]) and first.activity_log("settings")
+    for _ in range(2):
+        report_values(pool, is_new_minute=False)
+    assert len(first.activity_log("settings")) == 1
+    assert emptied_at(first, clock.time()) is None
+    pool.state = second
+    for _ in range(2):
+        clock.advance(3)
+        report_values(pool, is_new_minute=False)
+    assert read_settings(second, clock.time(), CallSettings()) == BATCH
+    assert emptied_at(second, clock.time()) == clock.time() - 3
+    assert second._records.configured["a"].fingerprint == "0123"
+    clock.advance(3_600)
+    assert emptied_at(second, clock.time()) is None
+    pool.state = SimpleNamespace(degraded=True, activity_log=lambda _: [])
+    report_values(pool, is_new_minute=False)

@@ -19,7 +19,7 @@ from . import providers
 from .adapters import origin_from_url
 from .core.model import DEFAULT_PLATFORM
 from .core.selection import Selector
-from .core.text import did_you_mean, mask_url, plural
+from .core.text import mask_url, plural
 from .errors import ConfigError, KeyrotError, PoolEvent, warn
 from .genai import Binding
 from .keys_file import Tier, allowed_tiers
@@ -137,7 +137,6 @@ def install(
         if pool is None:
             return
         set_current_pool(pool)
-        _seen_workloads.clear()
         metrics.register_gauges(partial(levels, pool))
         count = plural(len(pool.selector.keys), "key")
         _log.info("pool %s is installed with %s", pool.name, count)
@@ -337,7 +336,6 @@ def workload(
     Raises:
         ValueError: One of *tiers* is no tier, or there is none; *first_token_s* is no time.
     """
-    _warn_of_workload(name)
     around = allowed = required_tiers.get()
     if tiers is not None:
         allowed = allowed_tiers((tiers,) if isinstance(tiers, str) else tiers)
@@ -355,22 +353,6 @@ def workload(
         required_tiers.reset(tokens[1])
         _session.reset(tokens[2])
         _first_token_s.reset(of_limit)
-
-
-_MAX_WORKLOADS = 200
-_seen_workloads: set[str] = set()
-
-
-def _warn_of_workload(name: str) -> None:
-    """Warn once of a name that no key has, if a key has one like it."""
-    pool = current_pool()
-    if pool is None or name in _seen_workloads or len(_seen_workloads) >= _MAX_WORKLOADS:
-        return
-    _seen_workloads.add(name)
-    known = {key.workload for key in pool.selector.keys.values() if key.workload}
-    known |= {known for known in pool.terms if known is not None}
-    if name not in known and (hint := did_you_mean(name, known)):
-        _warn(f"workload({name!r}): no key and no setting of pool {pool.name} is for it.{hint}")
 
 
 def open_pool(

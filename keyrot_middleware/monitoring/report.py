@@ -364,9 +364,7 @@ class PoolReport:
             shares[one.model] = max(shares.get(one.model, 0.0), share)
         runs_out = view.forecast(rows, self.activity, at, shares)
         rows.sort(key=lambda row: view.URGENCY.index(row.overall.state))
-        emptied = emptied_at(self.state)
-        is_new = emptied is not None and at - emptied < HOUR_S
-        return Look(at, rows, calls, runs_out, emptied if is_new else None)
+        return Look(at, rows, calls, runs_out, emptied_at(self.state, at))
 
     def summary(self, seen: Look, activity: ActivityView) -> dict[str, Any]:
         """Return what is said of the whole pool."""

@@ -93,7 +93,7 @@ def _find_loss(pool: Pool, name: str) -> tuple[dict[str, tuple[list[str], int]],
     texts = {} if known else {"epochs": ([name], KEPT)}
     if is_lost := pool.epoch is not None and pool.epoch not in known:
         texts["emptied"] = [name.rpartition(" ")[2]], 1
-        if emptied_at(pool.state) is None:
+        if emptied_at(pool.state, pool.clock.time()) is None:
             text = "pool %s: the shared state was emptied: disabled keys serve, budgets begin at 0"
             _log.warning(text, pool.name)
     pool.epoch = known[0] if known else None

@@ -48,6 +48,15 @@ _NOT_ALLOWED = {
     OTHER_PROJECT: "not the one that this call may use (project)",
     OTHER_PLATFORM: "not that of this call",
 }
+SENTENCES = {
+    "concurrency": "all requests that max_concurrency allows are under way",
+    "usd_10m": "the budget of ten minutes is spent",
+    "usd": "the budget of the day is spent",
+    "usd_month": "the budget of the month is spent",
+    "usd_reserved": "requests under way may spend the rest of a budget",
+    "probe": "one request is under way to see whether the key works again",
+}
+"""Of reasons that are no failure class and no window."""
 _BY_PERSON = ENDED_BY_PERSON | REJECTIONS | _NOT_ALLOWED.keys()
 _BY_TIME = (LIMITED - IN_USE) | {"quota_day", DISABLED_BY_HAND}
 
@@ -151,8 +160,8 @@ def ends_by(block: Block) -> EndsBy:
     """Return what ends a block: *guess* where it is tried again at a time that nobody named."""
     if block.reason in _BY_PERSON:
         return "person"
-    is_named = block.waitable and block.reason not in IN_USE
-    return "time" if block.until < inf and (is_named or block.reason in _BY_TIME) else "guess"
+    is_named = block.reason in _BY_TIME or (block.waitable and block.reason not in IN_USE)
+    return "time" if block.until < inf and is_named else "guess"
 
 
 def _turn(block: Block) -> tuple[bool, bool, float]:
@@ -164,11 +173,10 @@ def describe_block(block: Block) -> str:
     """Say why a key cannot serve, and until when: `quota_day until 2026-01-02 08:00:00Z`."""
     if block.reason in _NOT_ALLOWED:
         return f"{block.reason}: {_NOT_ALLOWED[block.reason]}"
-    why = block.note or block.reason
-    if block.until == inf:
+    why = block.note or SENTENCES.get(block.reason, block.reason)
+    if block.until == inf or block.reason in IN_USE:
         return why
     at = f"{utc(block.until):%Y-%m-%d %H:%M:%SZ}"
     if block.reason in REJECTIONS:
         return f"{why}, rejected; replace its value; tried again at {at}"
-    is_named = block.reason in IN_USE or ends_by(block) == "time"
-    return f"{why} until {at}" if is_named else f"{why}; tried again at {at}"
+    return f"{why} until {at}" if ends_by(block) == "time" else f"{why}; tried again at {at}"

@@ -326,7 +326,7 @@ class Ledger:
             is_steady = self._records.learned and self._is_steady(name, now)
             steady_at = now if is_steady else None
             full = quota.blocked_by(limits, info.requests, info.tokens, steady_at)
-            block = later(block, full)
+            block = full if block is None else later(block, full)
             if terms is not None and info.requests:
                 block = later(block, self._terms_block(name, quota, limits, info, now))
         if key.usd is not NO_BUDGET or terms is not None:

@@ -76,6 +76,8 @@ def test_a_window_of_a_rejected_key_does_not_bring_it_back() -> None:
         (Block("capacity", NOW), "capacity; tried again at 1970-01-01 00:16:40Z"),
         (Block("project_cap", NOW), "project_cap; tried again at 1970-01-01 00:16:40Z"),
         (Block("location", inf), "location"),
+        (Block("usd", NOW), "the budget of the day is spent until 1970-01-01 00:16:40Z"),
+        (Block("usd_reserved", NOW), "requests under way may spend the rest of a budget"),
         (Block("tier", inf), "tier: not one that this call may use (KEYROT_TIERS, workload)"),
     ],
 )

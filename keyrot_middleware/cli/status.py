@@ -109,7 +109,7 @@ def limits(*, as_json: bool) -> int:
             listed = {name: found[name] for name in ("pool", "at")}
             print(json.dumps({**listed, "models": runs_out, "limits": rows}, indent=2))
         else:
-            console().print(Group(*_running_out(found), _limits(found)))
+            console(PIPE_WIDTH).print(Group(*_running_out(found), _limits(found)))
         return 0
 
     return _with_report(show, as_json)

@@ -539,7 +539,7 @@ class Call:
             call.next_info = fallback_info(call, after)
 
     def _warn_of_missing(self, error: Exception, after: str | None) -> None:
-        """Warn of a model of a chain that Google does not have."""
+        """Warn of a model of a chain that the provider does not have."""
         model = self.call.info.model
         then = f"requests go on to {after}" if after else "it is the last of its chain"
         body = getattr(error.__cause__ or error, "details", None)
@@ -548,7 +548,7 @@ class Call:
         self.calls.warn_once(
             model,
             f"KEYROT_FALLBACK_MODELS: the model {model} is misspelt or retired, and {then}; "
-            f"Google answers 404: {why}",
+            f"{provider.title} answers 404: {why}",
         )
 
     def take_error(self) -> Exception:

@@ -22,7 +22,7 @@ from support.servers import closed_port, server
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
 from keyrot_middleware.cli import status
-from keyrot_middleware.core.activity import Attempt, CallRecord
+from keyrot_middleware.core.activity import ActivityRows, Attempt, CallRecord
 from keyrot_middleware.core.failures import SLOW_BACKOFF
 from keyrot_middleware.core.model import (
     Lease,
@@ -37,6 +37,7 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.runtime.activity import Activity
+from keyrot_middleware.runtime.judging import CallSettings
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.settings import Workload, terms_of
 from keyrot_middleware.state import State, open_shared
@@ -110,10 +111,11 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
     assert ran.returncode == 0, ran.stderr
     drawn = ran.stdout.partition("Used, of each limit")[0]
     lines = {line.split()[0]: line for line in drawn.splitlines() if line.strip()}
-    assert ran.stdout.startswith("2 of 6 keys are available.\nLast hour: No call was made.\n")
+    first = "No call was made today. 2 of 6 keys are available.\nLast hour: No call was made.\n"
+    assert ran.stdout.startswith(first)
     assert list(lines)[-6:] == ["gone_01", "also_01", "cool_01", "idle_01", "used_01", "off_01"]
     assert "\\n" not in ran.stdout
-    assert re.search(r"Z, in \d+ min", lines["cool_01"])
+    assert re.search(r"tried again 2\S+ \S+Z, in \d+ min", lines["cool_01"])
     states = {key_id: lines[key_id].split()[1] for key_id in OF}
     assert states == {
         "idle_01": "available",
@@ -124,14 +126,15 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
         "also_01": "unresolved",
     }
     assert "quota_minute" in lines["cool_01"]
-    assert re.search(r"rejected +- .*key_invalid; tried again at 2", lines["gone_01"])
+    assert re.search(r"rejected +tried again 2.* Gemini rejects the key ", lines["gone_01"])
     used = ran.stdout[ran.stdout.index("Used, of each limit") :].split("\n")
+    of = "configured"
     assert [line.split() for line in used if line.startswith(("p ", "used_01"))] == [
-        ["p", INFO.model, "1/5", "10", "1"],
-        ["used_01", INFO.model, "3/10", "30/250,000", "3/500"],
+        ["p", INFO.model, "1/5", "learned", "10", "1"],
+        ["used_01", INFO.model, "3/10", of, "30/250,000", of, "3/500", of],
     ]
     half = keyrot("status", **service.env, KEYROT_USE="0.5").stdout
-    assert re.search(r"used_01 .* 3/5 +30/125,000 +3/250 +use 0.5", half)
+    assert re.search(r"used_01 .* 3/5 conf\S+ +30/125,000 conf\S+ +3/250 conf\S+ +use 0.5", half)
 
 
 def test_what_workloads_have_spent_is_shown(keyrot: Keyrot, service: Service) -> None:
@@ -170,21 +173,13 @@ def test_json_has_the_same_content(keyrot: Keyrot, service: Service) -> None:
 
 @NEEDS_A_MINUTE
 def test_limits_say_what_is_used_and_how_long_it_lasts(keyrot: Keyrot, service: Service) -> None:
-    """By project and model, with where each limit is from, at 80 columns."""
-    activity = Activity(service.state, time.time)
-    sent = Attempt("used_01", None, None, 0.1, bucket=INFO.model, requests=1)
-    activity.add(CallRecord(time.time(), INFO.model, 0.1, "ok", (sent,) * 90))
-    activity.send()
+    """By project and model, with where each limit is from."""
+    called(service, "ok", Attempt("used_01", None, None, 0.1, bucket=INFO.model, requests=90))
     drawn = keyrot("limits", **service.env, KEYROT_USE="0.9").stdout.splitlines()
-    assert drawn[0].startswith(f"Pool {service.env['KEYROT_POOL']}, ")
-    assert [line.split() for line in drawn[5:8]] == [
-        ["p", INFO.model, "(use", "0.9)"],
-        ["RPM", "1", "of", "4", "learned"],
-        ["TPM", "10", "no", "limit", "known"],
-    ]
-    ends = r"  RPD   3 of 450 +configured  (lasts|used up in \d+ h, 20\S+ \d\d:\d\dZ)"
-    assert re.fullmatch(ends, drawn[-1])
-    assert max(map(len, drawn)) <= 80
+    rows = {line.split()[0]: " ".join(line.split()) for line in drawn if line.strip()}
+    assert rows["p"] == f"p {INFO.model} 1/4 learned 10 1 use 0.9"
+    ends = rf"used_01 {INFO.model} 3/9 conf\S+ 30/225,000 conf\S+ 3/450 conf\S+ use 0.9.*"
+    assert re.fullmatch(ends, rows["used_01"])
     found = json.loads(keyrot("limits", "--json", **service.env).stdout)
     assert found["models"] == {INFO.model: None}  # not every key has a limit that is known
     rows = {(one["project"], one["model"]): one for one in found["limits"]}
@@ -192,15 +187,48 @@ def test_limits_say_what_is_used_and_how_long_it_lasts(keyrot: Keyrot, service: 
     assert rows["used_01", INFO.model]["rpd"] == {"used": 3, "limit": 500, "source": "configured"}
 
 
+def called(service: Service, outcome: Any, *attempts: Attempt, workload: str = "") -> None:
+    """Let a service record a call."""
+    activity = Activity(service.state, time.time)
+    record = CallRecord(time.time(), INFO.model, 0.1, outcome, attempts)
+    activity.add(record._replace(workload=workload))
+    activity.send()
+
+
+def test_a_model_that_fails_comes_first_and_is_the_exit_code(keyrot, service) -> None:
+    """With `--check`; a call that waits or is served is none, and neither is a workload's."""
+    env = service.env | {"GEMINI_KEY_idle_01": "FAKE-value-of-idle_01"}
+    called(service, "ok", Attempt("idle_01", None, None, 0.1))
+    assert keyrot("status", "--check", **env).returncode == 0
+    for _ in range(3):
+        called(service, "failed", Attempt("idle_01", "overloaded", 503, 0.1))
+    ran = keyrot("status", "--check", **env)
+    said = f"{INFO.model}: the last 3 calls failed (503), since "
+    assert (ran.returncode, ran.stdout[: len(said)]) == (1, said)
+    assert keyrot("status", **env).returncode == 0
+    found = json.loads(keyrot("status", "--json", **env).stdout)["summary"]
+    assert [one["answer"] for one in found["calls"]] == ["failing"]
+
+
+@NEEDS_A_MINUTE
+def test_a_workload_at_its_share_is_seen_from_outside(keyrot, service) -> None:
+    """Although the terms were given to `install()`: its processes have written them down."""
+    settings = CallSettings(terms_of({"night": Workload(share=0.1)}))
+    service.state.add_activity(ActivityRows({}, settings.texts(time.time())))
+    night = settings.info(INFO.model, "night", "gemini_api")
+    service.state.acquire(night, ((0, OF["used_01"]),), spread=False)  # one a minute
+    called(service, "ok", Attempt("used_01", None, None, 0.1), workload="night")
+    found = json.loads(keyrot("status", "--json", **service.env).stdout)["summary"]["calls"]
+    assert {one["workload"]: one["available"] for one in found} == {"night": 0}
+
+
 def test_the_ten_minutes_of_an_account_are_no_projects() -> None:
     """Two projects of one account show one sum, which is the account's."""
     budget = {"usd_today": None, "usd": {"10m": {"spent": 0.5, "limit": 0.5}}}
-    first = {"sentence": "2 keys.", "available_at": None}
-    summary: dict[str, Any] = {"models": {}, "today": {"cost_usd": None}, "midnight": "UTC"}
-    summary["headline"] = {"keys": first, "models": [], "calls": "", "requests": ""}
+    summary: dict[str, Any] = {"calls": [], "today": {"cost_usd": None}, "midnight": None}
+    summary["headline"] = {"sentences": [""], "keys": {"sentence": ""}, "calls": "", "requests": ""}
     summary |= {"projects": {"p": budget, "q": budget}, "workloads": {"night": budget}}
-    found = {"summary": summary, "at": "2026-03-03T17:00:00Z", "degraded": False}
-    found |= {"keys": [], "workloads": {}, "shared": False}
+    found = {"summary": summary, "at": "2026-03-03T17:00:00Z", "degraded": False, "shared": False}
     assert list(status._first_lines(found))[2:] == [
         "  p: 0.5000 USD of 0.5000 USD in ten minutes, of its billing account",
         "  q: 0.5000 USD of 0.5000 USD in ten minutes, of its billing account",
@@ -210,19 +238,16 @@ def test_the_ten_minutes_of_an_account_are_no_projects() -> None:
 
 def test_a_day_that_is_over_is_no_forecast() -> None:
     """Requests that are used up, and those that a provider refuses although some seem left."""
-    now, end = datetime(2026, 3, 3, 17, tzinfo=UTC), "2026-03-04T08:00:00Z"
-    window: dict[str, Any] = {"used": 30, "limit": 30, "source": "google"}
-    used = {"rpm": window, "tpm": window, "rpd": window, "held_back": None}
-    used |= {"runs_out_at": "2026-03-03T17:00:00Z", "available": False}
-    used |= {"available_at": end, "reason": "quota_day"}
+    now = datetime(2026, 3, 3, 17, tzinfo=UTC)
+    assert status._used_up("2026-03-03T17:00:00Z", now) == "used up"
+    window: dict[str, Any] = {"used": 30, "limit": 100, "source": "google"}
+    used = dict.fromkeys(("rpm", "tpm", "rpd"), window) | {"held_back": None, "runs_out_at": None}
+    used |= {"available_at": "2026-03-04T08:00:00Z", "reason": "quota_day"}
     key = {"key_id": "a", "project": "p", "use": 1.0, "used": {INFO.model: used}}
-    assert status._used([key], now)["p", INFO.model][-1] == "RPD used up"
-    models = {INFO.model: used}
-    assert list(status._running_out(models, now)) == [f"RPD of all keys for {INFO.model}: used up"]
-    used |= {"runs_out_at": None, "rpd": window | {"limit": 100}}
-    found = {"pool": "x", "at": "2026-03-03T17:00:00Z", "summary": {"models": {}}}
-    *_, rpd = status._limit_lines(found, {("p", INFO.model): used | {"use": 1.0}})
-    assert rpd.endswith("refused until 2026-03-04 08:00Z")
+    out = status.console(200)
+    with out.capture() as shown:
+        out.print(status._limits({"at": "2026-03-03T17:00:00Z", "keys": [key]}))
+    assert "refused until 2026-03-04 08:00Z" in shown.get()
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])

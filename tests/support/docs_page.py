@@ -5,6 +5,7 @@ is gone afterwards. A block with a file name is written to that file in the work
 run by whatever runs such files.
 """
 
+import os
 import re
 import sys
 from contextlib import redirect_stdout
@@ -23,6 +24,7 @@ def run_page(page: Path) -> None:
         AssertionError: If a snippet does not print the output on the page.
     """
     names: dict[str, Any] = {"__name__": "__main__"}
+    os.environ.setdefault("PAGE_TOKEN", "a-token-of-the-tests-0123")
     for block in blocks(page):
         if block.file:
             Path(block.file).parent.mkdir(parents=True, exist_ok=True)

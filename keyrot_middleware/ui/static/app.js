@@ -133,7 +133,7 @@ function draw() {
   byId("verdict").className = parts.verdictClass(of);
   show("verdict", parts.withCountdown(of.headline.keys, now));
   const without = of.headline.models.map((one) => el("li", {}, parts.withCountdown(one, now)));
-  show("without-key", ...without, ...of.headline.unknown.map((said) => el("li", {}, said)));
+  show("without-key", ...without, ...(of.headline.unknown ?? []).map((said) => el("li", {}, said)));
   show("hour", ...parts.lastHour(of, attempts.calls));
   show("states", ...parts.stateCounts(of));
   show("models", ...parts.models(of.models, now));

@@ -120,7 +120,10 @@ class FakeSource:
             if one["project"] is not None
         }
         summary["workloads"] = {"nightly": {"usd": {"day": {"spent": 1.23, "limit": 5.0}}}}
-        summary["headline"] = headline_of(summary)
+        summary["headline"] = {
+            **headline_of(summary),
+            "unknown": ["1 reply of Gemini not known: 401"],
+        }
         made = {"pool": "default", "shared": True, "state_url": "redis://127.0.0.1:6379/0"}
         made |= {"degraded": False, "at": later(), "cost_known": True, "has_records": True}
         made |= {"summary": summary, "total": len(found), "offset": offset, "limit": limit}

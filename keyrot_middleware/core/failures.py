@@ -294,7 +294,7 @@ def retry_after_s(facts: FailureFacts, now: float) -> float | None:
 def reset_s(headers: Mapping[str, Any], now: float) -> float | None:
     """Return when a limit is reset by `x-ratelimit-reset` or a name like it, seconds from *now*.
 
-    Of several limits, that of the last one which is used up, else of the first.
+    Of several limits, that of the last one which is used up.
     """
     named = {name.lower(): str(value).strip() for name, value in headers.items()}
     spent, others = list[float](), list[float]()
@@ -302,7 +302,7 @@ def reset_s(headers: Mapping[str, Any], now: float) -> float | None:
         if _RESET.search(name) and (delay := delay_until(value, now)) is not None:
             left = named.get(name.replace("reset", "remaining"), "")
             (spent if left and not left.strip("-0.") else others).append(delay)
-    return max(spent, default=min(others, default=None))
+    return max(spent, default=others[0] if len(others) == 1 else None)
 
 
 _RESET = re.compile(r"rate-?limit.*reset")

@@ -42,7 +42,7 @@ from ..core.failures import (
 from ..core.model import NO_USAGE, CallInfo, Reported, Scope, Usage
 from ..core.windows import DAY_S, HOUR_S, next_midnight, next_month
 from .base import Events, Provider, Route, text_size
-from .openai_protocol import NOT_TEXT, ChatEvents, parse_text, parse_usage
+from .openai_protocol import NOT_TEXT, ChatEvents, parse_object, parse_text, parse_usage
 
 # Requests -----------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ _LIMIT = re.compile(
 """OpenAI's and Groq's: the headers do not tell an exhausted day from a minute."""
 _WINDOWS = {
     "permonth": re.compile(r"per[ -]?month|/ ?month|\bmonthly", re.IGNORECASE),
-    "perday": re.compile(r"(?:per|by)[ -]?day|/ ?day|\bdaily|\b[RT]PD\b", re.IGNORECASE),
+    "perday": re.compile(r"(?:per|by)[ -]?(?:day|24)|/ ?day|\bdaily|\b[RT]PD\b", re.IGNORECASE),
     "perhour": re.compile(r"per[ -]?hour|/ ?hour|\bhourly", re.IGNORECASE),
     "perminute": re.compile(r"per[ -]?min|/ ?min|\b[RT]PM\b", re.IGNORECASE),
 }
@@ -255,8 +255,9 @@ ACCOUNT_RULES = (
             *("AUTHENTICATION_ERROR", "INVALID_AUTHENTICATION_ERROR"),
         ),
         text=r"^(?:incorrect|invalid|wrong|expired) api[ _-]?key\b"
-        r"|^(?:your |the |this )?api[ _-]?key (?:provided )?(?:is |has |was )?(?:currently |been )?"
-        r"(?:not valid|invalid|incorrect|expired|revoked|disabled|deleted|blocked)\b",
+        r"|^(?:your |the |this )?api[ _-]?key (?:you )?(?:provided )?(?:is |has |was )?"
+        r"(?:currently |been )?"
+        r"(?:not valid|not found|invalid|incorrect|expired|revoked|disabled|deleted|blocked)\b",
     ),
     SUSPENDED,
     of_billing(
@@ -377,7 +378,10 @@ class OpenAILike(Provider):
 
     def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
         """Return what a failed response says."""
-        error = self.open(facts.body)
+        body = facts.body
+        if isinstance(body, str):
+            body = parse_object(body) or body
+        error = self.open(body)
         message, words = error["message"], error_words(error, "type", "code", "error_type")
         code = facts.code or next((_CODES[word] for word in words if word in _CODES), None)
         if not code and (number := str(error.get("code"))).isdecimal():
@@ -398,7 +402,7 @@ class OpenAILike(Provider):
             delay = max(delay or 0, self.body_delay(error, now) or 0)
             delay = delay or reset_s(facts.headers or {}, now)
         is_sure = bool(message) and not {"code", "type", "error_type"}.isdisjoint(error)
-        shaped = bool(message) and isinstance(facts.body, dict)
+        shaped = bool(message) and isinstance(body, dict)
         return ParsedError(code, message, words, quotas, delay, has_shape=shaped, is_sure=is_sure)
 
     def body_delay(self, error: Mapping[Any, Any], now: float) -> float | None:

@@ -465,7 +465,8 @@ class Call:
         """That of the current model."""
         self._error: Exception | None = None
         """That of the first model."""
-        self._asked = f"{state.info.conversation} {state.info.model}"
+        self._asked = state.info.model
+        """The model that the program names."""
         if state.info.conversation and calls.stand_ins and has_chain(state.info):
             self._go_on_with_stand_in()
         tokens = calls.pool.first_tokens
@@ -508,7 +509,7 @@ class Call:
     def _go_on_with_stand_in(self) -> None:
         """Send the request to the model that wrote the signatures in it, for an hour."""
         pool, info = self.calls.pool, self.call.info
-        model, at = self.calls.stand_ins.get(self._asked, ("", -inf))
+        model, at = self.calls.stand_ins.get(f"{info.conversation} {self._asked}", ("", -inf))
         if at > pool.clock.time() - _STAND_IN_S and self._stays and self.send_to(model):
             tokens = pool.token_scale.scaled(model, info.estimate)
             self.call.info = info._replace(model=model, tokens=tokens)
@@ -516,10 +517,11 @@ class Call:
     def note_model(self) -> None:
         """Remember which model has served a conversation in place of the one that was asked."""
         info, stand_ins = self.call.info, self.calls.stand_ins
-        if self._asked == f"{info.conversation} {info.model}":
-            stand_ins.pop(self._asked, None)
+        name = f"{info.conversation} {self._asked}"
+        if info.model == self._asked:
+            stand_ins.pop(name, None)
         else:
-            stand_ins[self._asked] = info.model, self.calls.pool.clock.time()
+            stand_ins[name] = info.model, self.calls.pool.clock.time()
 
     @property
     def _stays(self) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import aiohttp
-import anthropic
 import httpx
 import pytest
 import requests
@@ -37,30 +36,6 @@ BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
 INVALID = json.dumps(
     bad("API key not valid. Please pass a valid API key.", reason("API_KEY_INVALID"))
 ).encode()
-MESSAGE: list[dict[str, Any]] = [
-    {
-        "type": "message_start",
-        "message": {
-            "id": "msg_1",
-            "type": "message",
-            "role": "assistant",
-            "model": "claude-sonnet-5",
-            "content": [],
-            "stop_reason": None,
-            "stop_sequence": None,
-            "usage": {"input_tokens": 1, "output_tokens": 1},
-        },
-    },
-    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}},
-    {"type": "content_block_stop", "index": 0},
-    {
-        "type": "message_delta",
-        "delta": {"stop_reason": "end_turn", "stop_sequence": None},
-        "usage": {"output_tokens": 1},
-    },
-    {"type": "message_stop"},
-]
 MODES_WITH_DEADLINE = [mode for mode in RAW if not mode.startswith("requests")]
 STREAMS = [mode for mode in MODES_WITH_DEADLINE if "stream" in mode]
 CALLS = [mode for mode in MODES_WITH_DEADLINE if "stream" not in mode]
@@ -386,53 +361,6 @@ def test_openai_streams(is_async, slow) -> None:
     mode = "openai-astream" if is_async else "openai-stream"
     assert http_modes.OPENAI[mode](slow.server.url, "keyrot-pool", 1) == ["B"]
     assert slow.sent == ["A", "B"]
-
-
-def test_anthropic_streams(monkeypatch, tmp_path) -> None:
-    """A `ping` is no token, and neither is the beginning of a message that never comes."""
-    over = threading.Event()
-
-    def talk(connection: Any, key: str) -> None:
-        connection.sendall(EVENTS)
-        if "FAKE-A" in key:
-            while not over.wait(0.05):
-                connection.sendall(chunk(b'event: ping\ndata: {"type": "ping"}\n\n'))
-            return
-        for one in MESSAGE:
-            data = f"event: {one['type']}\ndata: {json.dumps(one)}\n\n"
-            connection.sendall(chunk(data.encode()))
-        connection.sendall(b"0\r\n\r\n")
-
-    server = RawServer(talk)
-    keys = [{"key_id": name, "provider": "anthropic"} for name in "AB"]
-    file = tmp_path / "keys.json"
-    file.write_text(json.dumps(keys))
-    for name in "AB":
-        monkeypatch.setenv(f"KEYROT_KEY_{name}", f"sk-ant-FAKE-{name}" + "x" * 40)
-    keyrot_middleware.install(
-        keys_file=file,
-        strategy="fill",
-        first_token_s=SOON,
-        allowed_hosts=(f"anthropic=http://{server.host}",),
-    )
-    options: dict[str, Any] = {"api_key": "keyrot-pool", "base_url": server.url}
-    asked: dict[str, Any] = {
-        "model": "claude-sonnet-5",
-        "max_tokens": 9,
-        "messages": [{"role": "user", "content": "hello"}],
-    }
-
-    async def go() -> str:
-        client = anthropic.AsyncAnthropic(**options)
-        async with client, client.messages.stream(**asked) as stream:
-            return "".join([text async for text in stream.text_stream])
-
-    try:
-        text = asyncio.run(go())
-    finally:
-        over.set()
-        server.close()
-    assert text == "hi"
 
 
 def test_calls_without_a_deadline_run_none_of_it(slow) -> None:

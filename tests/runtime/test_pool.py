@@ -73,6 +73,16 @@ def test_calls_are_priced_by_the_refresher(pool: Any, connect: Any, monkeypatch:
     assert set(threads) == {"keyrot-refresher-default"}
 
 
+def test_a_pool_has_one_background_thread(pool: Any) -> None:
+    """Where an interrupt made a living one look dead, the one that was started for it stays."""
+    refresher = pool("A").background[0]
+    before = refresher._thread
+    refresher.start()
+    refresher._pool.secrets.wake.set()
+    before.join(60)
+    assert (before.is_alive(), refresher._thread.is_alive()) == (False, True)
+
+
 def test_the_home_key_is_the_single_key_or_the_first() -> None:
     """A client without a key has the single key as its home key, or the pool's first."""
     rig = Rig(key("a"), key("single", priority=1_000_000))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -343,27 +342,20 @@ class StateThreads:
         """Run *work* in a thread; in the calling one only if none can be started."""
         try:
             return self._executor.submit(work)
-        except RuntimeError:  # closed, the interpreter ends, or no thread can be started
+        except RuntimeError:  # the interpreter ends, or no thread can be started
             future: Future[Any] = Future()
-            late = partial(_fulfil, future, work)
+            future.set_running_or_notify_cancel()
             try:
-                threading.Thread(target=late, name="keyrot-state-late").start()
-            except RuntimeError:
-                late()
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
             return future
 
     def close(self) -> None:
-        """End the threads; running work finishes, later work runs in a thread of its own."""
-        self._executor.shutdown(wait=False)
-
-
-def _fulfil(future: Future[Any], work: Callable[[], Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(work())
-    except BaseException as error:
-        future.set_exception(error)
+        """End the threads; running work finishes, later work starts new ones."""
+        executor = self._executor
+        self._begin()
+        executor.shutdown(wait=False)
 
 
 def _undo(undo: Callable[[Any], object], future: Future[Any]) -> None:

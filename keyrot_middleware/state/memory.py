@@ -245,13 +245,13 @@ class Breaker:
 
     def succeed(self, began: float) -> float | None:
         """Record a call that *began* then; return how long the state was lost, if it is back."""
-        is_well = self.lost_at is None  # most of the time; without the lock
-        if is_well:
+        lost_at = self.lost_at
+        if lost_at is None:
             return None
         with self._lock:
-            if self.lost_at is None or self.is_open or began < self._closed_at + PAUSE_S:
+            if self.lost_at != lost_at or self.is_open or began < self._closed_at + PAUSE_S:
                 return None
-            lost_at, self.lost_at = self.lost_at, None
+            self.lost_at = None
             return self._closed_at - lost_at
 
 

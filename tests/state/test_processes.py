@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, key
-from support.servers import BINARIES, server, wait_for
+from support.servers import BINARIES, Server, server, wait_for
 from support.states import A, B, acquire, failed, lease_of, opened, refusal, settle
 
 from keyrot_middleware.core.model import DEFAULT_ZONE, Lease, Limits, RetryPolicy, Scope
@@ -213,6 +213,15 @@ def test_a_fork_before_and_after_the_first_call(tmp_path: Path, called: bool) ->
         if called:
             busy.join()
         assert total + grant(state, 10) == 20
+
+
+def test_a_child_connects_by_a_client_of_its_own(valkey: Server) -> None:
+    """Another thread may have held a lock of its parent's at the fork; the parent keeps that."""
+    with closing(RedisState(valkey.url, RetryPolicy())) as state:
+        before = state._server.client
+        child = forked(lambda: state._server.client is not before and grant(state, 1))
+        assert code_of(child) == 1
+        assert state._server.client is before
 
 
 def test_a_fork_during_a_transaction_that_hangs_is_bounded(

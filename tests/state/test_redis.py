@@ -260,6 +260,19 @@ def test_a_server_that_hangs_is_given_up(valkey: Server) -> None:
         lease_of(state, A)
 
 
+def test_what_has_timed_out_is_not_repeated() -> None:
+    """The server may have done it: a call that hangs waits for one time limit."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"redis://127.0.0.1:{mute.getsockname()[1]}?socket_timeout=0.1"
+        state = RedisState(url, RetryPolicy())
+        with closing(state), pytest.raises(RedisStateError, match="Timeout"):
+            acquire(state, A)
+        mute.setblocking(False)
+        mute.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            mute.accept()
+
+
 @pytest.mark.parametrize(
     "answer",
     [

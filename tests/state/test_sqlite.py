@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -345,6 +345,26 @@ def test_expired_records_and_the_oldest_owners_are_swept_and_no_counts(
         names = [name for (name,) in db.execute("SELECT name FROM records")]
     assert sum(":owners:" in name for name in names) == 50
     assert "default:quotas:old" not in names
+
+
+def test_a_log_that_has_filled_the_disk_begins_anew(path: Path) -> None:
+    """When who reads an old version has ended; another process has the file open all along."""
+    resource = pytest.importorskip("resource")
+    with opened(path) as state, ExitStack() as stack:
+        lease_of(state, A)
+        other, reader = (
+            stack.enter_context(closing(sqlite3.connect(path, isolation_level=None))) for _ in "ab"
+        )
+        reader.execute("BEGIN")
+        for connection in (other, reader):
+            connection.execute("SELECT count(*) FROM records").fetchall()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        while not lease_of(state, A).degraded:
+            pass
+        reader.execute("COMMIT")
+        wait_for(lambda: not lease_of(state, A).degraded)
 
 
 # Tasks -----------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_a_proxy_gets_no_key_in_clear(library, gemini, pool, monkeypatch) -> Non
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        with pytest.warns(keyrot_middleware.KeyrotWarning, match=f"NO_PROXY={gemini.host}"):
+        with pytest.warns(keyrot_middleware.KeyrotWarning, match="NO_PROXY=localhost,127"):
             keyrot_middleware.install(keys=[gemini.add_key("A").value], allowed_hosts=[gemini.host])
         with pytest.warns(keyrot_middleware.KeyrotWarning, match="bypass the pool"):
             post(library, native(gemini), json=BODY, headers=HEADERS)

@@ -410,12 +410,13 @@ def load(table: str, name: str, text: str | bytes) -> Any:
     try:
         return READERS[table](_parse(text))
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
-        _report(f"{table} of {one_line(name)}")
+        report_unreadable(f"{table} of {one_line(name)}")
         return None
 
 
 @lru_cache(1_024)
-def _report(record: str) -> None:
+def report_unreadable(record: str) -> None:
+    """Say once that a record cannot be read."""
     text = f"the state's record {record} cannot be read, and counts as none"
     warn_unless_logged(logging.getLogger("keyrot_middleware"), text)
 

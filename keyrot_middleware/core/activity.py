@@ -193,7 +193,7 @@ def load_call(text: str | bytes) -> CallRecord | None:
         at, model, seconds, outcome, attempts, usage, *more = json.loads(text)
         found = tuple(Attempt(*attempt) for attempt in attempts)
         return CallRecord(at, model, seconds, outcome, found, Usage(*usage), *more)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

@@ -16,7 +16,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from bisect import insort
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ FIRST_RETRY_S = 2.0
 
 _log = logging.getLogger("keyrot_middleware")
 
+_FEW = 50
+"""Values for each of which a text is searched sooner than it is looked through for all."""
 _LOGGED_SINGLY = 10
 """Keys without a value that the log names one by one."""
 # What may stand in a header and in an API key; a stray quote comes from `docker --env-file`.
@@ -117,6 +120,32 @@ class _Key:
     """The id that is used in its place, since both have the same value."""
 
 
+class _Index:
+    """Finds which of many values stand in a text; its cost does not grow with them."""
+
+    def __init__(self, values: Sequence[Secret]) -> None:
+        self.values = values
+        self._by_length: dict[int, dict[int, Secret]] = {}
+        """By the hash of the text, which nobody can read."""
+        characters = set[str]()
+        for value in values:
+            text = value.reveal()
+            characters |= set(text)
+            self._by_length.setdefault(len(text), {})[hash(text)] = value
+        least = min(self._by_length, default=1)
+        self._runs = re.compile(f"[{re.escape(''.join(characters) or ' ')}]{{{least},}}")
+
+    def find(self, text: str) -> Sequence[Secret]:
+        """Return those that stand in *text*, the longest first."""
+        found: dict[Secret, None] = {}
+        for length, values in sorted(self._by_length.items(), reverse=True):
+            for run in self._runs.finditer(text):
+                for start in range(run.start(), run.end() - length + 1):
+                    if (value := values.get(hash(text[start : start + length]))) is not None:
+                        found[value] = None
+        return [*found]
+
+
 class SecretCache:
     """Holds the values of many keys; safe from any thread."""
 
@@ -152,8 +181,8 @@ class SecretCache:
         """Values of ids that left the pool, for calls in flight."""
         self._key_ids: dict[Secret, str] = {}
         """By value: the id that has it, or had it last."""
-        self._unusual_values: tuple[Secret, ...] = ()
-        """Values without the shape of a key, the longest first, for masking."""
+        self._unusual_values: Sequence[Secret] = ()
+        """Values that masking by shape does not hide wherever they stand, the longest first."""
         self._closed = False
         self._lock, self._notify_lock = Lock(), Lock()
         self._make_event()
@@ -211,9 +240,15 @@ class SecretCache:
         """
         return hide_escaped(text, self._mask if also is None else partial(self._mask, also=also))
 
+    _index = _Index(())
+
     def _mask(self, text: str, also: Secret | None = None) -> str:
-        text = mask_keys(text)
-        for value in self._unusual_values:
+        text, values = mask_keys(text), self._unusual_values
+        if len(values) > _FEW:
+            if self._index.values is not values:
+                self._index = _Index(values)
+            values = self._index.find(text)
+        for value in values:
             text = value.hide_in(text)
         return text if also is None else also.hide_in(text)
 
@@ -397,8 +432,9 @@ class SecretCache:
             key.error = None if expected else f"key {key_id}: {problem}"
             return False
         if value not in self._key_ids and _is_masked_by_value(value.reveal()):
-            values = (*self._unusual_values, value)
-            self._unusual_values = tuple(sorted(values, key=lambda one: -len(one.reveal())))
+            values = [*self._unusual_values]
+            insort(values, value, key=lambda one: -len(one.reveal()))
+            self._unusual_values = values
         changed = key.value != value
         self._key_ids[value] = key_id
         key.value, key.error = value, None

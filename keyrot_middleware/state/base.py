@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,7 @@ from ..core.model import (
     part_of,
 )
 from ..core.selection import RankedCandidates
+from ..core.text import one_line
 from ..core.windows import (
     DAY_S,
     HOUR_S,
@@ -43,6 +45,7 @@ from ..core.windows import (
     QuotaWindows,
     Spending,
 )
+from ..errors import warn_unless_logged
 from ..forks import after_fork
 from ..locks import Lock
 
@@ -371,24 +374,34 @@ UNUSED_S = 32 * DAY_S
 
 def _cooldowns_of(rows: dict[str, list[Any]]) -> Cooldowns:
     return {
-        scope: Cooldown(inf if until >= FOREVER else until, *rest)
-        for scope, (until, *rest) in rows.items()
+        scope: Cooldown(inf if until >= FOREVER else until, *_numbers([count]), *rest)
+        for scope, (until, count, *rest) in rows.items()
     }
+
+
+def _numbers(row: list[Any]) -> list[Any]:
+    sum(filter(None, row))  # raises for all else but numbers and nothing
+    return row
 
 
 READERS: dict[str, Callable[[Any], Any]] = {
     "quotas": lambda row: (
-        FirstWindows(*[*row[:7], [*row[7]], [*row[8]]]) if row[7:] else QuotaWindows(*row)
+        FirstWindows(*[*_numbers(row[:7]), _numbers([*row[7]]), _numbers([*row[8]])])
+        if row[7:]
+        else QuotaWindows(*_numbers(row))
     ),
     "learned": lambda row: Learned(
-        row[0], Limits(*row[1:4]), any(row[4:5]), Limits(*row[5:8]) if row[5:] else NO_LIMITS
+        _numbers(row[:1])[0],
+        Limits(*_numbers(row[1:4])),
+        any(row[4:5]),
+        Limits(*_numbers(row[5:8])) if row[5:] else NO_LIMITS,
     ),
     "cooldowns": _cooldowns_of,
-    "purses": lambda row: Spending(*[*row[:-1], [*row[-1]]]),
-    "health": lambda row: Health(*row),
-    "configured": lambda row: Configured(*row),
+    "purses": lambda row: Spending(*[*_numbers(row[:-1]), _numbers([*row[-1]])]),
+    "health": lambda row: Health(*_numbers(row[:3]), *row[3:]),
+    "configured": lambda row: Configured(*_numbers(row[:3]), *row[3:]),
     "buckets": str,
-    "owners": lambda row: Owner(*row),
+    "owners": lambda row: Owner(*row[:2], *_numbers(row[2:])),
 }
 
 
@@ -396,16 +409,20 @@ _parse = lru_cache(1_024)(json.loads)
 """Most records are as they were when they were last read; readers keep nothing of it."""
 
 
-def load(table: str, text: str | bytes) -> Any:
-    """Parse a record of a table.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
+def load(table: str, name: str, text: str | bytes) -> Any:
+    """Parse a record of a table; one that cannot be read is reported once, and is none."""
     try:
         return READERS[table](_parse(text))
-    except (TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise ValueError(f"a record of {table} cannot be read") from error
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        report_unreadable(f"{table} of {one_line(name)}")
+        return None
+
+
+@lru_cache(1_024)
+def report_unreadable(record: str) -> None:
+    """Say once that a record cannot be read."""
+    text = f"the state's record {record} cannot be read, and counts as none"
+    warn_unless_logged(logging.getLogger("keyrot_middleware"), text)
 
 
 def dump(record: object) -> str:

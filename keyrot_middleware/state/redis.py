@@ -556,11 +556,10 @@ class RedisState(State):
     def _get_all(self, table: str, name: str = "") -> dict[str, Any]:
         full = f"{self._base}:{name or table}"
         rows = self._server.run(lambda client: client.hgetall(full))
-        return {field.decode(errors="replace"): load(table, row) for field, row in rows.items()}
+        return _load(table, ((field.decode(errors="replace"), row) for field, row in rows.items()))
 
     def _get(self, table: str, fields: Sequence[str], name: str = "") -> dict[str, Any]:
-        rows = zip(fields, self._hmget(name or table, fields), strict=True)
-        return {field: load(table, row) for field, row in rows if row is not None}
+        return _load(table, zip(fields, self._hmget(name or table, fields), strict=True))
 
     def _hmget(self, name: str, fields: Sequence[str]) -> list[bytes | None]:
         full, encoded = f"{self._base}:{name}", [one.encode(errors="replace") for one in fields]
@@ -701,6 +700,11 @@ class RedisState(State):
         self._is_closed = True
         _flush_at_exit(lambda: self)
         self._server.close()
+
+
+def _load(table: str, rows: Iterable[tuple[str, bytes | None]]) -> dict[str, Any]:
+    found = {name: load(table, name, text) for name, text in rows if text is not None}
+    return {name: record for name, record in found.items() if record is not None}
 
 
 @lru_cache

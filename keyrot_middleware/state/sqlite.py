@@ -307,7 +307,7 @@ class SqliteState(State):
         wanted = frozenset(fields or ())
         sql = f"SELECT name, field, n FROM counts WHERE name IN {_marks(1, len(full))}"  # noqa: S608
         for name, field, n in self._run(lambda _: self._execute(sql, full)):
-            if fields is None or field in wanted:
+            if (fields is None or field in wanted) and isinstance(n, int):
                 found[name][field] = n
         return [found[name] for name in full]
 
@@ -596,7 +596,7 @@ class _Table(Generic[_T]):
             if full not in rows.texts and self._table not in rows.empty:
                 rows.read([(self._table, name)])
             text = rows.texts.setdefault(full)
-            rows.found[full] = load(self._table, text) if text else None
+            rows.found[full] = load(self._table, full, text) if text else None
         found: _T | None = rows.found[full]
         return found
 

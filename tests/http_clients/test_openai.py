@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import gc
+from contextlib import closing
 from typing import Any
 
 import openai
 import pytest
 from support.http_modes import MESSAGES, MODEL, OPENAI
+from support.json_server import JsonServer, Response
 
 from keyrot_middleware.testing import Reply
 
@@ -63,6 +65,20 @@ def test_retries_are_not_multiplied(reply, error, gemini, pool) -> None:
     with client_of(gemini) as client, pytest.raises(error):
         ask(client)
     assert gemini.sent("A") == (1 if error is openai.RateLimitError else 3)
+
+
+def test_the_servers_own_last_refusal_is_not_repeated(gemini, pool) -> None:
+    """Openai repeats a 409 twice; the pool has offered it to another key already."""
+    error = {"error": {"code": 409, "message": "conflict", "status": "ABORTED"}}
+    with closing(JsonServer(lambda _: Response(409, error))) as server:
+        pool("A", "B", allowed_hosts=(f"127.0.0.1:{server.port}",), max_wait_s=0, max_retries=0)
+        url = f"http://127.0.0.1:{server.port}/v1beta/openai/"
+        client = openai.OpenAI(api_key="keyrot-pool", base_url=url)
+        with client, pytest.raises(openai.ConflictError):
+            ask(client)
+        assert len({one.headers["authorization"] for one in server.requests}) == len(
+            server.requests
+        )
 
 
 def test_usage_is_booked(gemini, pool) -> None:

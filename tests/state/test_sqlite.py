@@ -16,6 +16,7 @@ from support.pool import INFO, key
 from support.servers import wait_for
 from support.states import OK, UNSENT, A, acquire, lease_of, opened, refused, settle, warnings_of
 
+from keyrot_middleware.core.activity import ActivityRows, load_call
 from keyrot_middleware.core.model import (
     DEFAULT_ZONE,
     Budget,
@@ -29,6 +30,7 @@ from keyrot_middleware.core.model import (
 from keyrot_middleware.core.windows import next_month
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import FallbackState, State, sqlite
+from keyrot_middleware.state.base import report_unreadable
 from keyrot_middleware.state.sqlite import SCHEMA, SqliteState, SqliteStateError, path_of_url
 from keyrot_middleware.testing import FakeClock
 
@@ -265,14 +267,22 @@ def test_a_disk_that_takes_no_more_is_no_outage(path: Path) -> None:
     assert "falling back to in-process limits" in ran.stderr
 
 
-def test_a_record_that_cannot_be_read_opens_the_breaker(
-    path: Path, state: FallbackState, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("value", ["{", '"x"', "[[[]]]", '["x", "x"]', "[" * 100_000])
+def test_a_record_that_cannot_be_read_is_named_and_is_none(
+    value: str, path: Path, state: FallbackState, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Something else has written it: calls go on with in-process limits."""
+    """Something else has written it: calls and status go on, and the next call replaces it."""
+    report_unreadable.cache_clear()
     assert is_shared(state)
-    database(path, "UPDATE records SET value = '{'")
-    assert not is_shared(state)
-    assert "cannot be used" in warnings_of(caplog)[0]
+    state.configure([A])
+    state.add_activity(ActivityRows({"minute:1": {"x": 1}}, {"calls": (["{}"], 9)}))
+    columns = (("records", "value"), ("counts", "n"), ("texts", "text"))
+    database(path, *(f"UPDATE {t} SET {c} = '{value}'" for t, c in columns))  # noqa: S608
+    state.snapshot([A])
+    assert state.activity(["minute:1"], None) == [{}]
+    assert load_call(state.activity_log("calls")[0]) is None
+    assert is_shared(state)
+    assert "quotas of " in warnings_of(caplog)[0]
 
 
 # Where it is, and how large --------------------------------------------------------------------

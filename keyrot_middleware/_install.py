@@ -39,7 +39,7 @@ from .runtime import session as _session
 from .runtime import workload as _workload
 from .runtime.first_token import FirstTokens
 from .runtime.first_token import first_token_s as _first_token_s
-from .runtime.google_limits import GoogleLimits
+from .runtime.google_limits import START_S, GoogleLimits
 from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidates
 from .secrets.cache import SecretCache
 from .secrets.stores import Stores, open_secret_cache
@@ -418,6 +418,8 @@ def open_pool(
     except BaseException:  # a warning that the program has made an error
         pool.close()
         raise
+    if limits is not None:
+        limits.tick(pool, START_S)
     refresher = Refresher(pool, config, stores, limits)
     pool.background.append(refresher)
     refresher.start()

@@ -565,7 +565,7 @@ class Refresher:
 
     def _take(self, config: Config) -> None:
         """Use the keys of *config*."""
-        locations, configured = self._stores.locate(config), config.candidates
+        locations, configured = self._stores.locate(config, at_start=False), config.candidates
         require_prices(key.usd for key in configured)
         self._config = config
         self._pool.configured = configured

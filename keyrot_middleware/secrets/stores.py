@@ -109,8 +109,12 @@ class Stores:
         self._env_file = env_file
         self._open: dict[str, SecretStore] = {}
 
-    def locate(self, config: Config) -> dict[str, SecretLocation]:
+    def locate(self, config: Config, *, at_start: bool = True) -> dict[str, SecretLocation]:
         """Return where the value of each key is kept, in the order of the pool.
+
+        Args:
+            config: It has the keys.
+            at_start: A store may be opened that imports a library.
 
         Raises:
             ConfigError: A store that a key names does not exist or cannot be opened.
@@ -121,13 +125,18 @@ class Stores:
         return {
             key.key_id: SecretLocation(inline, provider=key.provider)
             if key.key_id in given
-            else self._location(key, default)
+            else self._location(key, default, at_start=at_start)
             for key in config.keys
         }
 
-    def _location(self, key: KeySpec, default: str) -> SecretLocation:
+    def _location(self, key: KeySpec, default: str, *, at_start: bool) -> SecretLocation:
         scheme = key.secret.partition("://")[0] if key.secret else default
         if scheme not in self._open:
+            if not at_start and scheme not in ("env", "file"):
+                raise ConfigError(
+                    f"key {key.key_id}: the secret store {scheme} is opened by install() only, "
+                    "since nothing is imported while the program runs; restart it"
+                )
             self._open[scheme] = open_store(scheme, env_file=self._env_file)
         return SecretLocation(self._open[scheme], key.secret, key.provider)
 

@@ -450,7 +450,7 @@ class FakeOpenAI(_FakeProvider):
                 "owned_by": "fake",
             }
             return model if rest else {"object": "list", "data": [model]}
-        name = rest.partition("/")[0]
+        name = rest.removeprefix("completions/").partition("/")[0]
         if asked.method == "POST" and not name:
             return self._create(asked, head)
         if not name:
@@ -486,7 +486,8 @@ class FakeOpenAI(_FakeProvider):
         if not asked.body.get("stream"):
             message = {"role": "assistant", "content": text, "refusal": None}
             choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-            return {**made, "object": "chat.completion", "choices": [choice], "usage": usage}
+            made |= {"object": "chat.completion", "choices": [choice], "usage": usage}
+            return self.store(asked, made["id"], made) if asked.body.get("store") else made
         deltas: Sequence[dict[str, Any]] = [
             {"role": "assistant", "content": ""},
             *({"content": word} for word in _words(text)),

@@ -109,6 +109,27 @@ def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, 
     assert gemini.log[-1].key == "a"
 
 
+@pytest.mark.parametrize("shared", ["", "sqlite"])
+def test_free_keys_cost_nothing(shared, gemini, pool, cost, tmp_path) -> None:
+    """They serve a workload whose budget is spent, and no budget and no day has their price."""
+    url = f"sqlite://{tmp_path}/state" if shared else "memory://"
+    keys = [
+        {"key_id": "paid", "project": "web", "tier": "tier1"},
+        {"key_id": "free", "project": "web", "tier": "free", "priority": 1, "usd": {"day": cost}},
+    ]
+    budget = {"night": {"usd": {"day": cost}}}
+    made = pool(*keys, state_url=url, workloads=budget, max_wait_s=0)
+    client = client_of(gemini)
+    with keyrot_middleware.workload("night"):
+        for _ in range(6):
+            client.models.generate_content(model=MODEL, contents="hi")
+    assert (gemini.sent("paid"), gemini.sent("free")) == (1, 5)
+    status = source_of(made).status()
+    assert status["summary"]["today"]["cost_usd"] == pytest.approx(cost)
+    found = {key["key_id"]: key["usd_today"] for key in status["keys"]}
+    assert found == {"paid": pytest.approx(cost), "free": 0}
+
+
 def test_a_budget_needs_genai_prices(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """install() names the extra to install, and installs nothing."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)

@@ -38,8 +38,10 @@ class AiohttpRequests(Library):
     def __init__(self, calls: PooledCalls | None, served: Served, options: dict[str, Any]) -> None:
         """Serve a pool; *options*: the arguments of the session's method."""
         super().__init__(calls, served)
-        self._content, self._rest, data = b"", None, options.get("data")
-        """What was read of the program's body, and what follows that, if it is a generator."""
+        self._content, data = b"", options.get("data")
+        """What was read of the program's body."""
+        self._rest: Any = None
+        """What follows that in the generator of the program."""
         if isinstance(data, AsyncIterable) and not isinstance(data, aiohttp.Payload):
             self._rest, options["data"] = aiter(data), self._whole()
         limit = options.get("timeout")

@@ -39,8 +39,9 @@ class AiohttpRequests(Library):
         """Serve a pool; *options*: the arguments of the session's method."""
         super().__init__(calls, served)
         self._content, data = b"", options.get("data")
+        """What was read of the program's body."""
         self._rest: Any = None
-        """What was read of the program's body, and what follows that, if it is a generator."""
+        """What follows that in the generator of the program."""
         if isinstance(data, AsyncIterable) and not isinstance(data, aiohttp.Payload):
             self._rest, options["data"] = aiter(data), self._whole()
         limit = options.get("timeout")

@@ -136,20 +136,6 @@ def test_hooks_and_logs_see_no_key_of_the_pool(library, gemini, pool) -> None:
 
 
 @LIBRARIES
-def test_a_redirect_takes_no_key_along(library, gemini, pool) -> None:
-    """A redirect to another host carries what the program sent, and no key of the pool."""
-    pool("A")
-    with closing(JsonServer(lambda _: Response(200, {}))) as elsewhere:
-        location = f"http://127.0.0.1:{elsewhere.port}/v1beta/models/{MODEL}:generateContent"
-        gemini.script("A", Reply.custom(307, {}).with_headers(location=location))
-        options = {} if library is requests else {"follow_redirects": True}
-        with library.Session() if library is requests else library.Client() as client:
-            client.post(native(gemini), json=BODY, headers=HEADERS, **options)
-        assert gemini.sent("A") == 1
-        assert gemini.key("A").value not in repr(elsewhere.requests)
-
-
-@LIBRARIES
 def test_the_answer_is_redacted(library, gemini, pool) -> None:
     """A key that the server repeats, in an error, a redirect or a response, is replaced."""
     pool("A")

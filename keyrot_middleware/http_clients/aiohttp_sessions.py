@@ -35,7 +35,9 @@ _LEFT_OUT = ("content-encoding", "content-length", "transfer-encoding", "locatio
 class AiohttpRequests(Library):
     """Serves one request of a session, and those that its redirects ask for."""
 
-    def __init__(self, calls: PooledCalls | None, served: Served, options: dict[str, Any]) -> None:
+    def __init__(
+        self, calls: PooledCalls | None, served: Served, session: Any, options: dict[str, Any]
+    ) -> None:
         """Serve a pool; *options*: the arguments of the session's method."""
         super().__init__(calls, served)
         self._content, data = b"", options.get("data")
@@ -44,7 +46,7 @@ class AiohttpRequests(Library):
         """What follows that in the generator of the program."""
         if isinstance(data, AsyncIterable) and not isinstance(data, aiohttp.Payload):
             self._rest, options["data"] = aiter(data), self._whole()
-        limit = options.get("timeout")
+        limit = options.get("timeout", session.timeout)
         limit = getattr(limit, "total", limit)
         self._timeout_s = limit if isinstance(limit, int | float) and limit > 0 else inf
         self._origin: URL | None = None

@@ -18,7 +18,7 @@ from .httpx_clients import HttpxTransports, PooledTransport
 from .requests_sessions import PooledAdapter
 
 _HTTPX = ("httpx", "httpx2")
-_TOO_OLD = "aiohttp before 3.12.1: its requests do not go through the pool; update aiohttp"
+_TOO_OLD = "aiohttp before 3.12.2: its requests do not go through the pool; update aiohttp"
 _VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
 
 
@@ -115,8 +115,8 @@ class HttpClients:
         if above is None:  # those of a request replace the session's, which have no public name
             above = session._middlewares or ()
         options = dict(kwargs)
-        options["middlewares"] = (*above, AiohttpRequests(self._calls, self._served, options))
-        return wrapped(*args, **options)
+        ours = AiohttpRequests(self._calls, self._served, session, options)
+        return wrapped(*args, **{**options, "middlewares": (*above, ours)})
 
     def _in_executor(self, wrapped: Callable[..., Any], loop: Any, args: Any, kwargs: Any) -> Any:
         """Wrap the loops' `run_in_executor`: a send uses threads of the pool's own.

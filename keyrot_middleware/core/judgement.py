@@ -125,8 +125,8 @@ def judge(
         next_model: The judgement of the model that such a call goes on to.
     """
     able = {key.key_id for key in keys} - blocks.keys() - rejected.keys()
-    own = {key.key_id for key in keys if info.workload and key.workload == info.workload}
-    is_spare = bool(own and able) and own.isdisjoint(able)
+    own = {key.key_id: key for key in keys if info.workload and key.workload == info.workload}
+    is_spare = bool(own and able) and able.isdisjoint(own)
     out = {i: one for i, one in blocks.items() if not is_spare or i in own}
     due = [i for i in (own if is_spare else [key.key_id for key in keys]) if i in rejected]
     due = [i for i in due if i not in out or out[i].reason in IN_USE]

@@ -10,7 +10,7 @@ import contextvars
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 from math import inf, sqrt
@@ -74,14 +74,17 @@ class InFlight:
         self, candidates: Iterable[Candidate], now: float, terms: Terms | None = None
     ) -> dict[str, Block]:
         """Return the keys that have no room for another request."""
-        found = {}
         with self._lock:
-            for key in candidates:
-                most = key.limits.max_concurrency
-                note = None if most is None else self._full(key.record, most, now, terms)
-                if note is not None:
-                    found[key.key_id] = Block("concurrency", now + PROBE_POLL_S, True, note)
-        return found
+            return dict(self._blocks(candidates, now, terms))
+
+    def _blocks(
+        self, candidates: Iterable[Candidate], now: float, terms: Terms | None
+    ) -> Iterator[tuple[str, Block]]:
+        for key in candidates:
+            most = key.limits.max_concurrency
+            note = None if most is None else self._full(key.record, most, now, terms)
+            if note is not None:
+                yield key.key_id, Block("concurrency", now + PROBE_POLL_S, True, note)
 
     def _full(self, record: str, most: int, now: float, terms: Terms | None) -> str | None:
         """Return a note on a key that has no room; None: it has."""

@@ -422,7 +422,7 @@ def open_pool(
     refresher.start()
     if receivers:
         alerts = Alerts(pool, receivers)
-        pool.event_listeners, pool.observers = (log, alerts), (*pool.observers, alerts)
+        pool.observers = (*pool.observers, alerts)
         pool.background.insert(0, alerts)  # its last events are read from a state that is kept up
     return pool
 

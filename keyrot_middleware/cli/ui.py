@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import webbrowser
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,8 +23,6 @@ from .status import NOT_SHARED, open_report
 
 try:
     import uvicorn
-
-    from ..ui.server import is_loopback
 except ImportError:
     raise MissingExtraError(wanted_by="keyrot ui", package="uvicorn", extra="ui") from None
 
@@ -78,7 +77,7 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
 def _read_token(file: Path | None, host: str) -> str:
     """Return the token in *file*, or a random one."""
     if file is None:
-        if not is_loopback(host):
+        if not _is_loopback(host):
             raise ConfigError(
                 f"--host {host} lets other machines in; that needs --token-file FILE, with a token "
                 "of at least 16 characters in it"
@@ -113,7 +112,7 @@ def _announce(
     print(f"keyrot ui: pool {pool}, {found['summary']['keys']} keys, state in {url}")
     shown = quote(token, safe="") if file is None else f"…  with the token in {file}"
     print(f"Open  {address}{shown}")
-    if not is_loopback(host):
+    if not _is_loopback(host):
         print("This is plain HTTP: put a server with TLS in front of it.")
     print("Ctrl-C ends it.", flush=True)
 
@@ -123,3 +122,12 @@ def _open_browser(url: str, folder: Path) -> None:
     file = folder / "keyrot.html"
     file.write_text(f'<meta http-equiv="refresh" content="0;url={url}">', "utf-8")
     threading.Thread(target=webbrowser.open, args=(file.as_uri(),), daemon=True).start()
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    try:
+        address = ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return False
+    return address.is_loopback

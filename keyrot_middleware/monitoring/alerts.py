@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 from pydantic import SecretStr
 
 from ..core.activity import ActivityRows, CallRecord
-from ..core.commands import Settle, Sleep
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
 from ..core.judgement import Judgement, judge
@@ -89,16 +88,6 @@ QUOTA_SHARE = 0.8
 KEPT = 500
 """Beginnings and ends of facts that the state keeps."""
 _LOGGERS = ("apprise", "urllib3.connectionpool")
-_TYPES: dict[EventName, str] = {
-    "pool_exhausted": "failure",
-    "model_failing": "failure",
-    "key_rejected": "failure",
-    "project_blocked": "failure",
-    "key_available_again": "success",
-    "model_recovered": "success",
-    "state_recovered": "success",
-}
-"""The kind of a notification in Apprise, which decides its color or icon; else a warning."""
 _ENDS: dict[str, tuple[EventName, str]] = {
     "pool_exhausted": ("key_available_again", "is served again"),
     "workload_degraded": ("key_available_again", "has keys of its own again"),
@@ -108,7 +97,9 @@ _ENDS: dict[str, tuple[EventName, str]] = {
     "state_degraded": ("state_recovered", "is reachable again; limits are shared again"),
 }
 """How the end of a fact is told; other ends are not."""
-_FLAPPING = ("pool_exhausted", "workload_degraded", "model_failing")
+_GOOD = frozenset(event for event, _ in _ENDS.values())
+_BAD = frozenset(_ENDS) - {"workload_degraded", "state_degraded"}
+"""Which events are successes and failures for Apprise, in their color or icon; others warn."""
 
 
 @dataclass(slots=True)
@@ -184,7 +175,12 @@ def open_receivers(
         log.disabled = before
         if service is None:
             known = apprise.NotificationManager().schemas()
-            raise ConfigError(_problem(f"{variable}, entry {number}", scheme, known))
+            found = f"found the unknown scheme {display(scheme)}"
+            found = "Apprise cannot use this URL (not shown)" if scheme in known else found
+            raise ConfigError(
+                f"{variable}, entry {number} ({scheme}://): {found}; allowed: URLs of Apprise, as "
+                f"mailto://, slack://, discord:// and json://.{did_you_mean(scheme, known)}"
+            )
         service.socket_connect_timeout = min(service.socket_connect_timeout, TIMEOUT_MAX_S)
         service.socket_read_timeout = min(service.socket_read_timeout, TIMEOUT_MAX_S)
         name = f"{variable}, entry {number} ({scheme}://)"
@@ -192,26 +188,12 @@ def open_receivers(
     return receivers
 
 
-def _problem(where: str, scheme: str, known: list[str]) -> str:
-    if scheme in known:
-        return (
-            f"{where}: Apprise cannot use this {scheme}:// URL (not shown); allowed: the form that "
-            "Apprise documents for this service."
-        )
-    return (
-        f"{where}: found the unknown scheme {display(scheme)}; allowed: URLs of Apprise, such as "
-        f"mailto://, slack://, discord:// and json://.{did_you_mean(scheme, known)}"
-    )
-
-
 def _send(service: Any, event: PoolEvent) -> None:
+    title, name = f"keyrot: {event.event} in pool {event.pool}", event.event
+    kind = "success" if name in _GOOD else "failure" if name in _BAD else "warning"
     with suppress_instrumentation():
-        sent = service.notify(
-            title=f"keyrot: {event.event} in pool {event.pool}",
-            body=event.sentence,
-            notify_type=_TYPES.get(event.event, "warning"),
-            body_format="text",
-        )
+        message = {"title": title, "body": event.sentence, "body_format": "text"}
+        sent = service.notify(notify_type=kind, **message)
     if not sent:
         raise ConnectionError("the receiver did not take it")
 
@@ -300,20 +282,24 @@ class Alerts:
 
     def observe(self, info: CallInfo) -> CallObserver:
         """Look at the pool after a call."""
-        return _AlertCall(self)
+        return _AlertCall(self, info)
 
-    def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:
-        """Do nothing: the end of the call says it."""
+    def end(self, info: CallInfo, error: BaseException | None, record: CallRecord) -> None:
+        """Look soon if something may have begun or ended; tell at once that no key is available.
 
-    def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
-        """Report that no key is available: it may be over before the next look."""
-        if not info.quota_model or info.project is not None or info.tiers != self._pool.tiers:
+        That may be over before the next look.
+        """
+        is_news = error is not None or any(one.failure for one in record.attempts)
+        is_on = self._pool.state.degraded or any(one.is_on for one in [*self._kept.values()])
+        self.look_in(LOOK_S if is_news or is_on else IDLE_S)
+        if not isinstance(error, Exhausted) or error.has_untried_keys or not info.quota_model:
             return
-        found, known = error.unavailable, self._pool.selector.keys
-        keys = [known[key_id] for key_id in found.blocks if key_id in known]
-        judged = judge(info, keys, found.blocks, now=found.at, rejected={})
-        for fact in _of_call(judged, found.at):
-            self.look_in(LOOK_S, fact)
+        if info.project is None and info.tiers == self._pool.tiers:
+            found, known = error.unavailable, self._pool.selector.keys
+            keys = [known[key_id] for key_id in found.blocks if key_id in known]
+            judged = judge(info, keys, found.blocks, now=found.at, rejected={})
+            for fact in _of_call(judged, found.at):
+                self.look_in(LOOK_S, fact)
 
     def look_in(self, seconds: float, fact: Fact | None = None) -> None:
         """Look at the pool in some seconds, or before; tell a *fact* at once."""
@@ -336,17 +322,16 @@ class Alerts:
     def _run(self) -> None:
         while True:
             with self._changed:
-                left = self._look_at - time.monotonic()
-                while not self._pending and left > 0 and not self._closed.is_set():
-                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
-                    left = self._look_at - time.monotonic()
+                while not self._pending and self._look_at < inf and not self._closed.is_set():
+                    if (left := self._look_at - time.monotonic()) <= 0:
+                        break
+                    self._changed.wait(left)
                 pending, self._pending = self._pending, {}
-                is_due = left <= 0 or (self._closed.is_set() and self._look_at < inf)
-                if is_due:
-                    self._look_at = inf
-                elif not pending:
+                is_due = self._closed.is_set() or self._look_at <= time.monotonic()
+                if not pending and self._look_at == inf:
                     self._thread = None
                     return
+                self._look_at = inf if is_due else self._look_at
             try:
                 self._compare(pending, has_all=False)
                 if is_due:
@@ -369,11 +354,10 @@ class Alerts:
         for name, fact in facts.items():
             before = self._kept.get(name)
             if (before is None or not before.is_on) and self._take(name, now):
-                is_again = before is not None and now - before.told_at < REPEAT_S
-                quiet = is_again and fact.event in _FLAPPING
-                told_at = before.told_at if before is not None and quiet else now
+                told_at = now if before is None or fact.key_id else before.told_at
+                told_at = now if now - told_at >= REPEAT_S else told_at
                 self._keep(fact._replace(text="", since=now, told_at=told_at))
-                if not quiet:
+                if told_at == now:
                     self._tell(fact, fact.event, fact.text)
         for name, fact in [*self._kept.items()] if has_all else ():
             if fact.is_on and name not in facts and self._take(f"{name} end", now, name):
@@ -450,18 +434,13 @@ class Alerts:
 
 
 class _AlertCall(CallObserver):
-    __slots__ = ("_alerts",)
+    __slots__ = ("_alerts", "_info")
 
-    def __init__(self, alerts: Alerts) -> None:
-        self._alerts = alerts
+    def __init__(self, alerts: Alerts, info: CallInfo) -> None:
+        self._alerts, self._info = alerts, info
 
     def finish(self, error: BaseException | None, record: CallRecord) -> None:
-        """Look soon if something may have begun or ended."""
-        alerts = self._alerts
-        is_news = any(one.failure for one in record.attempts) or error is not None
-        is_on = any(fact.is_on for fact in [*alerts._kept.values()])
-        is_on = is_on or alerts._pool.state.degraded
-        alerts.look_in(LOOK_S if is_news or is_on else IDLE_S)
+        self._alerts.end(self._info, error, record)
 
 
 def _note(name: str) -> Candidate:

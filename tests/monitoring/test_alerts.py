@@ -220,7 +220,6 @@ class Watched:
         """Watch from now on, as a process does that has just begun."""
         self.alerts = alerts.Alerts(self.rig.pool, [Receiver("test", self.events)])
         self.alerts.look_in = lambda _, fact=None: self.found.append(fact)  # type: ignore[method-assign]
-        self.rig.pool.event_listeners = (self.alerts,)
         self.rig.pool.observers = (self.alerts,)
 
     def look(self) -> list[tuple[str, str | None]]:
@@ -509,7 +508,7 @@ SECRET = "FAKE-token-in-url"
     [
         (f"jsno://user:{SECRET}@host", 'unknown scheme "jsno"; allowed: URLs of Apprise'),
         (f"jsno://user:{SECRET}@host", 'Did you mean "json"?'),
-        (f"slack://{SECRET}", "Apprise cannot use this slack:// URL (not shown)"),
+        (f"slack://{SECRET}", "(slack://): Apprise cannot use this URL (not shown)"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_an_error(url: str, message: str, caplog: Any) -> None:
@@ -519,7 +518,7 @@ def test_a_url_that_cannot_be_used_is_an_error(url: str, message: str, caplog: A
         open_receivers(None, urls, EVENTS)
     trace = TracebackException(caught.type, caught.value, caught.tb.tb_next, capture_locals=True)
     assert SECRET not in "".join(trace.format())
-    assert str(caught.value).startswith("KEYROT_ALERTS, entry 2: ")
+    assert str(caught.value).startswith("KEYROT_ALERTS, entry 2 (")
     assert message in str(caught.value)
     assert SECRET not in str(caught.value) + caplog.text
 

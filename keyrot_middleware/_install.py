@@ -24,7 +24,7 @@ from .errors import ConfigError, KeyrotError, PoolEvent, warn
 from .genai import Binding
 from .keys_file import Tier, allowed_tiers
 from .monitoring.alerts import Alerts, open_receivers
-from .monitoring.report import levels, pool_health
+from .monitoring.report import levels, pool_health, source_of
 from .monitoring.view import HealthStatus
 from .prices import require_prices
 from .providers.keys import check_key_format, foreign_key, is_ambiguous
@@ -137,7 +137,7 @@ def install(
         if pool is None:
             return
         set_current_pool(pool)
-        metrics.register_gauges(partial(levels, pool))
+        metrics.register_gauges(partial(levels, pool, source_of(pool)))
         count = plural(len(pool.selector.keys), "key")
         _log.info("pool %s is installed with %s", pool.name, count)
 

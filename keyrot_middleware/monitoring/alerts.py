@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import importlib
 import inspect
-import json
 import logging
 import shlex
 import threading
@@ -24,33 +23,26 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from math import inf, isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import SecretStr
 
-from ..core.activity import ActivityRows, CallRecord
+from ..core.activity import CallRecord
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
 from ..core.judgement import Judgement, judge
 from ..core.model import (
     USD_REASONS,
     CallInfo,
-    Candidate,
-    Lease,
-    LeaseOutcome,
-    Limits,
-    Outcome,
-    Scope,
-    Verdict,
     project_name,
 )
 from ..core.text import did_you_mean, one_line, remaining, utc
-from ..core.windows import DAY_S, HOUR_S, next_midnight
+from ..core.windows import HOUR_S, next_midnight
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
 from ..providers.keys import display
+from ..runtime.facts import Fact, keep_fact, may_tell, read_facts
 from ..runtime.pool import Pool
 from ..settings import ENV_NAMES
 from ..telemetry import CallObserver
@@ -85,8 +77,6 @@ TIMEOUT_MAX_S = 10.0
 """The longest time limit of one connection or answer that a URL may ask for with cto= and rto=."""
 THREAD_NAME = "keyrot-alert"
 QUOTA_SHARE = 0.8
-KEPT = 500
-"""Beginnings and ends of facts that the state keeps."""
 _LOGGERS = ("apprise", "urllib3.connectionpool")
 _ENDS: dict[str, tuple[EventName, str]] = {
     "pool_exhausted": ("key_available_again", "is served again"),
@@ -208,34 +198,6 @@ class _NothingOfAlerts(logging.Filter):
 _FILTER = _NothingOfAlerts()
 
 
-class Fact(NamedTuple):
-    """What is so for a while."""
-
-    event: EventName
-    """That of its beginning."""
-    what: str
-    """About what, for people; with the event its name."""
-    text: str = ""
-    """A sentence without its end."""
-    key_id: str | None = None
-    reason: str | None = None
-    until: float | None = None
-    """When a key is expected back, epoch seconds."""
-    model: str | None = None
-    workload: str | None = None
-    command: str = ""
-    """What to type."""
-    since: float = 0.0
-    """Of one that is kept: when it began, epoch seconds."""
-    is_on: bool = True
-    told_at: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """Return the name of its note."""
-        return f"{self.event} {self.what}"
-
-
 class Alerts:
     """Finds the facts of one pool, and tells their beginnings and ends; observes its calls."""
 
@@ -349,18 +311,17 @@ class Alerts:
     def _compare(self, facts: dict[str, Fact], *, has_all: bool) -> None:
         now, state = self._pool.clock.time(), self._pool.state
         if not state.degraded:
-            steps = [Fact(*json.loads(text)) for text in reversed(state.activity_log("facts"))]
-            self._kept = {step.name: step for step in steps}
+            self._kept = read_facts(state)
         for name, fact in facts.items():
             before = self._kept.get(name)
-            if (before is None or not before.is_on) and self._take(name, now):
+            if (before is None or not before.is_on) and may_tell(state, name, now):
                 told_at = now if before is None or fact.key_id else before.told_at
                 told_at = now if now - told_at >= REPEAT_S else told_at
                 self._keep(fact._replace(text="", since=now, told_at=told_at))
                 if told_at == now:
                     self._tell(fact, fact.event, fact.text)
         for name, fact in [*self._kept.items()] if has_all else ():
-            if fact.is_on and name not in facts and self._take(f"{name} end", now, name):
+            if fact.is_on and name not in facts and may_tell(state, f"{name} end", now, name):
                 self._keep(fact._replace(is_on=False))
                 if fact.event in _ENDS and fact.told_at == fact.since:
                     event, text = _ENDS[fact.event]
@@ -370,21 +331,7 @@ class Alerts:
 
     def _keep(self, fact: Fact) -> None:
         self._kept[fact.name] = fact
-        self._pool.state.add_activity(ActivityRows({}, {"facts": ([json.dumps(fact)], KEPT)}))
-
-    def _take(self, name: str, now: float, other: str = "") -> bool:
-        """Take a note, and give the *other* one back; return whether no process was faster."""
-        state, note = self._pool.state, _note(name)
-        if state.degraded:
-            return True
-        lease = state.acquire(CallInfo("facts", "note"), ((0, note),), spread=False)
-        if not isinstance(lease, Lease):
-            return False
-        taken = Verdict("told", None, Scope.KEY, now + 30 * DAY_S, has_known_end=True)
-        state.settle(lease, Outcome(LeaseOutcome.ABANDONED, None if other else taken))
-        if other:
-            state.reset(_note(other))
-        return True
+        keep_fact(self._pool.state, fact)
 
     def _find(self) -> Iterator[Fact]:
         pool = self._pool
@@ -441,11 +388,6 @@ class _AlertCall(CallObserver):
 
     def finish(self, error: BaseException | None, record: CallRecord) -> None:
         self._alerts.end(self._info, error, record)
-
-
-def _note(name: str) -> Candidate:
-    own = f"note:{blake2b(name.encode(), digest_size=12).hexdigest()}"
-    return Candidate(own, own, own, Limits(rpm=1))
 
 
 def _of_call(one: Judgement, now: float) -> Iterator[Fact]:

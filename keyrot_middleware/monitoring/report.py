@@ -519,23 +519,25 @@ def pool_rows(pool: Pool) -> list[Row]:
     return view.look(pool.state, keys, missing, pool.terms.get(None), pool.clock.time())
 
 
-def levels(pool: Pool, metric: str) -> Iterator[tuple[float, dict[str, str]]]:
+def levels(pool: Pool, report: PoolReport, metric: str) -> Iterator[tuple[float, dict[str, str]]]:
     """Yield the values of a metric and their attributes; a shared state does I/O."""
-    plain = {
-        "keyrot.key.pending_requests": len(pool.waiting_lines.tickets),
-        "keyrot.state.degraded": int(pool.state.degraded),
-    }
-    rows = pool_rows(pool) if metric not in plain else []
-    if metric in plain:
-        yield plain[metric], {}
+    if metric == "keyrot.key.pending_requests":
+        yield len(pool.waiting_lines.tickets), {}
+    elif metric == "keyrot.state.degraded":
+        yield int(pool.state.degraded), {}
+    elif metric == "keyrot.call.answers":
+        for one in report.look().calls:
+            labels = {"gen_ai.request.model": one.model, "keyrot.call.answer": one.answer}
+            yield 1, labels | ({"keyrot.workload": one.workload} if one.workload else {})
     elif metric == "keyrot.key.count":
-        counts = Counter(row.overall.state for row in rows)
-        yield from [(counts[one], {"keyrot.key.state": str(one)}) for one in KEY_STATES]
-        rows = []
-    for row in rows:
-        for model, quota, ratio in view.utilization(row):
-            labels = {"keyrot.key.id": row.key.key_id, "keyrot.quota": quota}
-            yield ratio, labels | ({"gen_ai.request.model": model} if model else {})
+        counts = Counter(row.overall.state for row in report.look().rows)
+        for state in KEY_STATES:
+            yield counts[state], {"keyrot.key.state": state}
+    else:
+        for row in report.look().rows:
+            for model, quota, ratio in view.utilization(row):
+                labels = {"keyrot.key.id": row.key.key_id, "keyrot.quota": quota}
+                yield ratio, labels | ({"gen_ai.request.model": model} if model else {})
 
 
 def pool_health(pool: Pool) -> tuple[dict[str, HealthStatus], list[str]]:

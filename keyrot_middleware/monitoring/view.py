@@ -213,8 +213,7 @@ def _held_back(
             if others is not None and kept.amount
         ]
         if notes:
-            what = f"{notes[0].partition(': ')[0]}: "
-            found[used.bucket] = what + ", ".join(note.removeprefix(what) for note in notes)
+            found[used.bucket] = "; ".join(notes)
     return found
 
 

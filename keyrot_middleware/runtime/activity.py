@@ -63,6 +63,8 @@ class Activity:
             zone: Where its days end.
         """
         self.now = now
+        self.watch: Callable[[CallRecord], object] = lambda _: None
+        """Is called with each call that ended, soon after it."""
         self.redact: Callable[[str], str] = str
         """Hides keys in what a service wrote."""
         self._state, self._price, self._count_keys = state, price, count_keys
@@ -101,6 +103,7 @@ class Activity:
                 if priced and cost is None and record.usage is not NO_USAGE:
                     cost = self._price(record)
                 batch.add(record, cost)
+                self.watch(record)
         except Exception:
             handle_internal_error("activity")
 

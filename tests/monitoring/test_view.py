@@ -286,7 +286,7 @@ def test_what_is_held_back_for_a_workload_is_said() -> None:
     found = report(rig).explain(MODEL)
     assert found["keys"][0]["sentence"] == note
     assert report(rig).explain(MODEL, 0, "chat")["key_id"] == "a"
-    held = "held back for chat: 842 of 1,000 a day, 18 of 60 a minute"
+    held = "held back for chat: 842 of 1,000 a day; held back for chat: 18 of 60 a minute"
     assert row(rig, "a")["used"][MODEL]["held_back"] == held
     assert pool_health(rig.pool)[0]["a"]["used"][MODEL]["held_back"] == held
     for _ in range(3):

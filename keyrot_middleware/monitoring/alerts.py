@@ -261,7 +261,8 @@ class Alerts:
             keys = [known[key_id] for key_id in found.blocks if key_id in known]
             judged = judge(info, keys, found.blocks, now=found.at, rejected={})
             for fact in _of_call(judged, found.at):
-                self.look_in(LOOK_S, fact)
+                if fact.text:
+                    self.look_in(LOOK_S, fact)
 
     def look_in(self, seconds: float, fact: Fact | None = None) -> None:
         """Look at the pool in some seconds, or before; tell a *fact* at once."""
@@ -303,8 +304,8 @@ class Alerts:
 
     def look(self) -> None:
         """Look at the pool, and tell what has begun and ended."""
-        facts = {fact.name: fact for fact in self._find()}
-        self._compare(facts, has_all=True)
+        found = sorted(self._find(), key=lambda fact: bool(fact.text))  # a text comes last
+        self._compare({fact.name: fact for fact in found}, has_all=True)
         if any(fact.is_on for fact in self._kept.values()) and not self._closed.is_set():
             self.look_in(IDLE_S)
 
@@ -314,7 +315,7 @@ class Alerts:
             self._kept = read_facts(state)
         for name, fact in facts.items():
             before = self._kept.get(name)
-            if (before is None or not before.is_on) and may_tell(state, name, now):
+            if fact.text and (before is None or not before.is_on) and may_tell(state, name, now):
                 told_at = now if before is None or fact.key_id else before.told_at
                 told_at = now if now - told_at >= REPEAT_S else told_at
                 self._keep(fact._replace(text="", since=now, told_at=told_at))
@@ -391,28 +392,35 @@ class _AlertCall(CallObserver):
 
 
 def _of_call(one: Judgement, now: float) -> Iterator[Fact]:
-    """Yield what is the matter with calls of a model and a workload."""
-    model, block = model_label(one.model), one.block
+    """Yield what is the matter with calls of a model and a workload.
+
+    One without a text begins nothing: what has begun goes on.
+    """
+    block = one.block
     until = None if block is None else block.until
+
+    def fact(event: EventName, is_own: bool, has_begun: bool) -> Fact:
+        model, workload = model_label(one.model), one.workload if is_own else None
+        what = f"{model} in workload {one_line(workload)}" if workload else model
+        command = f"keyrot explain {model}" if model == one.model else ""
+        if command and workload:
+            command += f" --workload {shlex.quote(workload)}"
+        said, reason = one._replace(workload=workload), block and block.reason
+        if event == "model_failing" and one.run is not None:
+            said, reason = said._replace(answer="failing"), one.run.failure
+        text = sentence_of(said, now).removesuffix(".") if has_begun else ""
+        return Fact(event, what, text, None, reason, until, one.model, workload, command)
+
     if one.run is not None:
-        one = one._replace(workload=None)
-    elif one.is_spare and one.able:
-        if until is not None and until - now < HOUR_S:
-            return
-    elif one.answer != "no":
-        return
-    elif block is None or not block.note:
-        one = one._replace(workload=None)
-    workload = None if one.workload is None else one_line(one.workload)
-    event: EventName = "workload_degraded" if one.is_spare and one.able else "pool_exhausted"
-    event = "model_failing" if one.run is not None else event
-    what = model if workload is None else f"{model} in workload {workload}"
-    command = f"keyrot explain {model}" if model == one.model else ""
-    if command and one.workload:
-        command += f" --workload {shlex.quote(one.workload)}"
-    reason = one.run.failure if one.run is not None else block and block.reason
-    text = sentence_of(one, now).removesuffix(".")
-    yield Fact(event, what, text, None, reason, until, one.model, one.workload, command)
+        yield fact("model_failing", False, True)
+    if one.is_spare and one.able and one.run is None:
+        yield fact("workload_degraded", True, until is None or until - now >= HOUR_S)
+    elif one.answer in ("no", "due", "busy"):
+        is_own = block is not None and bool(block.note)
+        yield fact("pool_exhausted", is_own, one.answer == "no")
+        if one.workload:
+            yield fact("pool_exhausted", True, is_own and one.answer == "no")
+            yield fact("workload_degraded", True, False)
 
 
 def _of_key(row: Row, now: float, midnight: float) -> Iterator[Fact]:

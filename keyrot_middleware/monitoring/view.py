@@ -493,7 +493,7 @@ def sentence_of(one: Judgement, now: float) -> str:
     """Say in a sentence how calls of a model and a workload are served."""
     model = model_label(one.model)
     who, of = (one_line(one.workload), f" for {model}") if one.workload else (model, "")
-    if one.run is not None:
+    if one.run is not None and one.answer != "no":
         how = one.run.code or _NO_RESPONSE.get(one.run.failure, one.run.failure)
         text = f"the last {plural(one.run.calls, 'call')}{of} failed ({how})"
         text += f", since {clock(one.run.since, now)}"

@@ -17,7 +17,7 @@ LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks clients recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -82,6 +82,9 @@ frameworks: $(READY)  ## run twelve frameworks, among them LangChain, ADK, opena
 	@PYTHONPATH=tests $(BIN)/python tools/frameworks/litellm_proxy.py
 	@PYTHONPATH=tools/frameworks $(BIN)/python -c 'import venvs; print(venvs.python_of("other-providers"))' | tail -1 | xargs -I{} {} tools/frameworks/other_providers.py
 
+clients: $(READY)  ## run curl, Node's SDKs of Google, OpenAI and Anthropic, and Google's for Go, through keyrot serve
+	@$(BIN)/python -W ignore tools/clients/run.py
+
 recipes: .venv-recipes/ready  ## run the recipes of docs/recipes in FastAPI, Django, Celery, RQ, gunicorn, Jupyter, Streamlit, …
 	@echo "== recipes"
 	@.venv-recipes/bin/python -m pytest -n 4 tests/recipes
@@ -109,6 +112,7 @@ screenshot: $(READY)  ## draw docs/images/page.png, the page after a day of call
 docs: .venv-docs/ready  ## build the documentation site into site/; a warning is an error
 	@echo "== documentation site"
 	@.venv-docs/bin/zensical build --clean --strict
+	@.venv-docs/bin/python tools/llms_txt.py
 
 jaeger: $(JAEGER)  ## run Jaeger until Ctrl-C: http://localhost:16686, spans to http://localhost:4318
 	@echo "== Jaeger: query API and UI on http://localhost:16686, OTLP on http://localhost:4318"

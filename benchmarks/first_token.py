@@ -1,4 +1,4 @@
-"""Streams of which 2 % come late, with and without a deadline.
+"""Async streams of which 2 % come late, with and without a deadline.
 
 `PYTHONPATH=tests python -m benchmarks.first_token` prints a line for each.
 
@@ -14,19 +14,12 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
-import anthropic
 import httpx
-import openai
-import requests
 from google import genai
 from support.pool import LeaseLog
 
@@ -36,13 +29,12 @@ from keyrot_middleware.testing.server import Head, HttpRequest, LoopbackServer, 
 
 __all__ = ["main"]
 
-STREAMS, AT_ONCE = int(os.environ.get("STREAMS", "10000")), 16
+STREAMS, AT_ONCE = int(os.environ.get("STREAMS", "3000")), 16
 SHARE, LATE_S, DEADLINE_S = 0.02, 20.0, 8.0
 MODEL, PIECES = "gemini-2.5-flash", 6
 BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
-Way = tuple[Callable[[], Any], Callable[[], Any]]
+Way = tuple[Callable[[], AsyncIterator[Any]], Callable[[], Awaitable[Any]]]
 HEADERS = {"x-goog-api-key": "keyrot-pool"}
-CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
 
 
 class Late:
@@ -58,124 +50,36 @@ class Late:
 
     def answer(self, http: HttpRequest) -> ResponsePlan:
         self.requests += 1
-        number = str(next(self.numbers))
-        form = _anthropic if "/messages" in http.target else _gemini
-        pieces = _chat(number) if "/chat/" in http.target else form(number)
+        number = next(self.numbers)
+        content = {"role": "model", "parts": [{"text": f"{number} "}]}
+        event = f"data: {json.dumps({'candidates': [{'content': content}]})}\n\n".encode()
         delay, comments = self.random.uniform(0.01, 0.03), 0.0
-        if int(number) in self.are_late:
+        if number in self.are_late:
             self.late += 1
             delay, comments = LATE_S, self.random.choice(self.comments)
         head = Head(200, "text/event-stream", time.time(), None)
         return ResponsePlan(
-            head, pieces, lambda: None, delay_s=delay, gap_s=0.001, keep_alive_s=comments
+            head, (event,) * PIECES, lambda: None, delay_s=delay, gap_s=0.001, keep_alive_s=comments
         )
-
-
-def _event(value: Any, name: str = "") -> bytes:
-    return (f"event: {name}\n" if name else "").encode() + f"data: {json.dumps(value)}\n\n".encode()
-
-
-def _gemini(number: str) -> tuple[bytes, ...]:
-    content = {"role": "model", "parts": [{"text": f"{number} "}]}
-    return (_event({"candidates": [{"content": content}]}),) * PIECES
-
-
-def _chat(number: str) -> tuple[bytes, ...]:
-    choice = {"index": 0, "delta": {"content": f"{number} "}, "finish_reason": None}
-    base = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-    return (*(_event({**base, "choices": [choice]}),) * PIECES, b"data: [DONE]\n\n")
-
-
-def _anthropic(number: str) -> tuple[bytes, ...]:
-    usage = {"input_tokens": 1, "output_tokens": 1}
-    message = {"id": "m", "type": "message", "role": "assistant", "model": MODEL, "content": []}
-    message |= {"stop_reason": None, "stop_sequence": None, "usage": usage}
-    block = {"type": "text", "text": ""}
-    delta = {"type": "text_delta", "text": f"{number} "}
-    ended = {"stop_reason": "end_turn", "stop_sequence": None}
-    events = [
-        {"type": "ping"},
-        {"type": "message_start", "message": message},
-        {"type": "content_block_start", "index": 0, "content_block": block},
-        *({"type": "content_block_delta", "index": 0, "delta": delta},) * PIECES,
-        {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": ended, "usage": {"output_tokens": 9}},
-        {"type": "message_stop"},
-    ]
-    return tuple(_event(one, one["type"]) for one in events)
 
 
 # Ways of calling: each returns what opens a stream of texts, and what closes the client -----------
 
 
-def _lines(lines: Any) -> Any:
-    for line in lines:
-        if line.startswith("data:"):
-            body = json.loads(line[5:])
+async def _texts(lines: Any) -> AsyncIterator[Any]:
+    async for line in lines:
+        text = (line if isinstance(line, str) else line.decode()).strip()
+        if text.startswith("data:"):
+            body = json.loads(text[5:])
             yield body["candidates"][0]["content"]["parts"][0]["text"]
 
 
 def by_httpx(url: str) -> Way:
-    client = httpx.Client(timeout=60)
-
-    def texts() -> Any:
-        with client.stream("POST", url + NATIVE, json=BODY, headers=HEADERS) as response:
-            yield from _lines(response.iter_lines())
-
-    return texts, client.close
-
-
-def by_requests(url: str) -> Way:
-    session = requests.Session()
-    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=AT_ONCE))
-
-    def texts() -> Any:
-        given: dict[str, Any] = {"json": BODY, "headers": HEADERS, "timeout": 60, "stream": True}
-        with session.post(url + NATIVE, **given) as response:
-            yield from _lines(response.iter_lines(decode_unicode=True))
-
-    return texts, session.close
-
-
-def by_genai(url: str) -> Way:
-    client = _genai(url)
-    ask = partial(client.models.generate_content_stream, model=MODEL, contents="hello")
-    return lambda: (chunk.text for chunk in ask()), client.close
-
-
-def by_openai(url: str) -> Way:
-    client = openai.OpenAI(api_key="keyrot-pool", base_url=f"{url}/v1beta/openai/")
-    ask = partial(client.chat.completions.create, **CHAT, stream=True)
-    return lambda: (chunk.choices[0].delta.content for chunk in ask()), client.close
-
-
-def by_anthropic(url: str) -> Way:
-    client = anthropic.Anthropic(api_key="keyrot-pool", base_url=url)
-
-    def texts() -> Any:
-        with client.messages.stream(**CHAT, max_tokens=9) as stream:
-            yield from stream.text_stream
-
-    return texts, client.close
-
-
-def _genai(url: str) -> Any:
-    return genai.Client(api_key="keyrot-pool", http_options={"base_url": url})
-
-
-async def _alines(lines: Any) -> Any:
-    async for line in lines:
-        text = line if isinstance(line, str) else line.decode()
-        for one in _lines([text.strip()]):
-            yield one
-
-
-def by_async_httpx(url: str) -> Way:
     client = httpx.AsyncClient(timeout=60)
 
-    async def texts() -> Any:
+    async def texts() -> AsyncIterator[Any]:
         async with client.stream("POST", url + NATIVE, json=BODY, headers=HEADERS) as response:
-            async for one in _alines(response.aiter_lines()):
+            async for one in _texts(response.aiter_lines()):
                 yield one
 
     return texts, client.aclose
@@ -184,18 +88,18 @@ def by_async_httpx(url: str) -> Way:
 def by_aiohttp(url: str) -> Way:
     session = aiohttp.ClientSession()
 
-    async def texts() -> Any:
+    async def texts() -> AsyncIterator[Any]:
         async with session.post(url + NATIVE, json=BODY, headers=HEADERS) as response:
-            async for one in _alines(response.content):
+            async for one in _texts(response.content):
                 yield one
 
     return texts, session.close
 
 
-def by_async_genai(url: str) -> Way:
-    client = _genai(url)
+def by_genai(url: str) -> Way:
+    client = genai.Client(api_key="keyrot-pool", http_options={"base_url": url})
 
-    async def texts() -> Any:
+    async def texts() -> AsyncIterator[Any]:
         ask = client.aio.models.generate_content_stream
         async for chunk in await ask(model=MODEL, contents="hello"):
             yield chunk.text
@@ -203,30 +107,8 @@ def by_async_genai(url: str) -> Way:
     return texts, client.aio.aclose
 
 
-def by_async_openai(url: str) -> Way:
-    client = openai.AsyncOpenAI(api_key="keyrot-pool", base_url=f"{url}/v1beta/openai/")
-
-    async def texts() -> Any:
-        async for chunk in await client.chat.completions.create(**CHAT, stream=True):
-            yield chunk.choices[0].delta.content
-
-    return texts, client.close
-
-
-def by_async_anthropic(url: str) -> Way:
-    client = anthropic.AsyncAnthropic(api_key="keyrot-pool", base_url=url)
-
-    async def texts() -> Any:
-        async with client.messages.stream(**CHAT, max_tokens=9) as stream:
-            async for text in stream.text_stream:
-                yield text
-
-    return texts, client.close
-
-
 NATIVE = f"/v1beta/models/{MODEL}:streamGenerateContent?alt=sse"
-ASYNC = (by_async_httpx, by_aiohttp, by_async_genai, by_async_openai, by_async_anthropic)
-SYNC = (by_httpx, by_requests, by_genai, by_openai, by_anthropic)
+WAYS = (by_httpx, by_aiohttp, by_genai)
 
 
 # Run ----------------------------------------------------------------------------------------------
@@ -251,27 +133,7 @@ class Read:
         return sorted(self.first)[min(int(len(self.first) * share), len(self.first) - 1)]
 
 
-def read_sync(make: Callable[[str], Way], url: str, number: int) -> Read:
-    found, (opener, close) = Read(), make(url)
-
-    def one(_: int) -> None:
-        began, first, texts = time.monotonic(), 0.0, []
-        try:
-            for text in opener():
-                first = first or time.monotonic() - began
-                texts.append(text or "")
-        except Exception as error:
-            found.failed.append(error)
-        else:
-            found.add(first, texts)
-
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        list(threads.map(one, range(number)))
-    close()
-    return found
-
-
-async def read_async(make: Callable[[str], Way], url: str, number: int) -> Read:
+async def read(make: Callable[[str], Way], url: str, number: int) -> Read:
     found, (opener, close), turn = Read(), make(url), asyncio.Semaphore(AT_ONCE)
 
     async def one() -> None:
@@ -296,47 +158,32 @@ def run(way: Any, number: int, deadline_s: float) -> tuple[Read, Late, LeaseLog]
     late = Late(f"{way.__name__} {deadline_s}", number)
     late.server.start()
     host = f"127.0.0.1:{late.server.port}"
-    is_anthropic, keys = "anthropic" in way.__name__, {}
-    for name in ("A", "B", "C", "D"):
-        keys[f"KEYROT_KEY_{name}"] = f"sk-ant-FAKE-{name * 40}" if is_anthropic else f"FAKE-{name}"
-    os.environ.update(keys)
-    provider = {"provider": "anthropic"} if is_anthropic else {}
-    folder = TemporaryDirectory(prefix="keyrot-")
-    file = Path(folder.name) / "keys.json"
-    file.write_text(json.dumps([{"key_id": name[-1], **provider} for name in keys]), "utf-8")
     keyrot_middleware.install(
-        keys_file=str(file),
-        allowed_hosts=(f"anthropic=http://{host}" if is_anthropic else host,),
-        first_token_s=deadline_s,
+        keys=[f"FAKE-{name}" for name in "ABCD"], allowed_hosts=(host,), first_token_s=deadline_s
     )
     pool = current_pool()
     assert pool is not None
     ledger = LeaseLog(pool.state, pool)
     url = f"http://{host}"
     try:
-        if way in ASYNC:
-            work: Coroutine[Any, Any, Read] = read_async(way, url, number)
-            found = asyncio.run(work)
-        else:
-            found = read_sync(way, url, number)
+        found = asyncio.run(read(way, url, number))
         pool.settle_abandoned()
         ledger.check()
     finally:
         keyrot_middleware.uninstall()
         late.server.stop()
-        folder.cleanup()
     return found, late, ledger
 
 
 def main() -> int:
     """Print a line for each way."""
-    number = STREAMS // len((*ASYNC, *SYNC))
+    number = STREAMS // len(WAYS)
     print(f"{number} streams each ({number // 5} without a deadline), {AT_ONCE} at once")
     print(
         "way                 deadline  p50    p98    p99   late  cut  more requests  failed mixed"
     )
     wrong = 0
-    for way in (*ASYNC, *SYNC):
+    for way in WAYS:
         for deadline in (0.0, DEADLINE_S):
             sent = number if deadline else number // 5
             found, late, ledger = run(way, sent, deadline)

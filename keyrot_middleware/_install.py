@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
-from typing import Literal, NamedTuple, NotRequired, TypedDict, Unpack
+from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
 from . import providers
-from .adapters import origin_from_url
+from .adapters import is_within, origin_from_url
 from .core.model import DEFAULT_PLATFORM
 from .core.selection import Selector
 from .core.text import mask_url, plural
 from .errors import ConfigError, KeyrotError, PoolEvent, warn
 from .genai import Binding
 from .keys_file import Tier, allowed_tiers
+from .locks import Lock
 from .monitoring.alerts import Alerts, open_receivers
 from .monitoring.report import levels, pool_health, source_of
 from .monitoring.view import HealthStatus
 from .prices import require_prices
-from .providers.keys import check_key_format, foreign_key, is_ambiguous
+from .providers.keys import check_key_format
 from .runtime import (
     bypassed,
     current_pool,
@@ -39,7 +39,7 @@ from .runtime import session as _session
 from .runtime import workload as _workload
 from .runtime.first_token import FirstTokens
 from .runtime.first_token import first_token_s as _first_token_s
-from .runtime.google_limits import GoogleLimits
+from .runtime.google_limits import START_S, GoogleLimits
 from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidates
 from .secrets.cache import SecretCache
 from .secrets.stores import Stores, open_secret_cache
@@ -70,7 +70,7 @@ NO_KEY_FOUND = (
 )
 
 _log = logging.getLogger("keyrot_middleware")
-_lock = threading.Lock()
+_lock = Lock()
 _installed: _Installed | None = None
 
 
@@ -102,8 +102,8 @@ def install(
             its own and one event at a time. What it raises is logged.
         settings: Any of `settings.SettingArguments`, such as `strategy="fill"` or `max_wait_s=10`;
             each has its meaning, unit and default there. An argument overrides the environment,
-            which overrides `.env`, which overrides the default. With `keys=[…]` the pool has these
-            keys only, and none of keys.json or the environment.
+            which overrides `.env`, which overrides the default: see `docs/quick-reference.md`.
+            With `keys=[…]` the pool has these keys only, and none of keys.json or the environment.
 
     Raises:
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.
@@ -170,8 +170,9 @@ def bypasses(config: Config) -> Iterator[str]:
     platforms = {DEFAULT_PLATFORM, *(key.service for key in config.keys)}
     for platform in platforms:
         name = providers.of(platform).base_url_variable
-        origin = origin_from_url(os.environ.get(name, ""))
-        if os.environ.get(name) and platform in platforms and origin not in allowed[platform]:
+        url = os.environ.get(name)
+        if url and platform in platforms and not is_within(url, allowed[platform]):
+            origin = origin_from_url(url)
             yield (
                 f"{name} points to {origin or 'no host'}, which is not in KEYROT_ALLOWED_HOSTS: "
                 "calls to it bypass the pool"
@@ -179,7 +180,7 @@ def bypasses(config: Config) -> Iterator[str]:
     if proxied := ", ".join(filter(is_proxied, config.settings.allowed_hosts)):
         yield (
             f"HTTP_PROXY or ALL_PROXY would get keys for {proxied} in clear, so calls over "
-            f"plain HTTP there bypass the pool: set NO_PROXY={proxied.replace(' ', '')}"
+            f"plain HTTP there bypass the pool: set NO_PROXY=localhost,127.0.0.1,[::1]"
         )
 
 
@@ -317,7 +318,7 @@ def workload(
     *,
     session: str | None = None,
     tiers: Iterable[Tier] | None = None,
-    first_token_s: float | Literal["auto"] | None = None,
+    first_token_s: float | None = None,
 ) -> Iterator[None]:
     """Prefer the keys of workload *name* for the calls made inside.
 
@@ -330,7 +331,7 @@ def workload(
             `install()` and of a `workload()` around this one, not instead. `paid` is every paid
             tier. None: as around it. It holds for requests that are sent inside: read a stream
             there too.
-        first_token_s: How long the first token may take, seconds or `auto`, in place of what the
+        first_token_s: How long the first token may take, seconds, in place of what the
             settings say; 0: for ever. None: as around it.
 
     Raises:
@@ -417,6 +418,8 @@ def open_pool(
     except BaseException:  # a warning that the program has made an error
         pool.close()
         raise
+    if limits is not None:
+        limits.tick(pool, START_S)
     refresher = Refresher(pool, config, stores, limits)
     pool.background.append(refresher)
     refresher.start()
@@ -441,17 +444,10 @@ def _missing(config: Config, secrets: SecretCache) -> str | None:
 
 
 def doubts(config: Config, secrets: SecretCache) -> Iterator[str]:
-    """Yield which values do not look like a key of their provider; they are used all the same.
-
-    Raises:
-        ConfigError: One has the shape of another provider's, and would be sent to the wrong one.
-    """
+    """Yield which values do not look like a key of their provider; they are used all the same."""
     platforms = {key.key_id: key.platform for key in config.candidates}
     for key_id in secrets.resolved:
         value, provider = secrets.value(key_id), providers.of(platforms[key_id])
-        wrong = foreign_key(value.reveal(), provider.name)
-        if wrong and not is_ambiguous(value.reveal()):
-            raise ConfigError(f"key {key_id}: {wrong}")
         if doubt := check_key_format(value.reveal(), provider):
             yield f"key {key_id}: {doubt}"
 

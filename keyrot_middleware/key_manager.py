@@ -12,7 +12,6 @@ else:
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
@@ -42,7 +41,7 @@ from .core.model import (
 )
 from .core.text import did_you_mean
 from .errors import ConfigError
-from .forks import after_fork
+from .locks import Lock
 from .monitoring.report import pool_health, source_of
 from .monitoring.view import HealthStatus
 from .providers.gemini import Gemini
@@ -235,8 +234,7 @@ class KeyManager:
         self._owns_pool = pool is None
         self.closed = False
         """`close()` was called."""
-        self._lock = threading.Lock()
-        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
+        self._lock = Lock()
         self._calls = PooledCalls(self._pool, self._pool.allowed_origins)
         self._out: dict[str, deque[KeyLease]] = {}
 
@@ -502,7 +500,7 @@ def get_key_manager() -> KeyManager:
 
 
 _shared: dict[str | None, KeyManager] = {}
-_shared_lock = threading.Lock()
+_shared_lock = Lock()
 
 
 def _own_pool(clock: Clock, settings: SettingArguments) -> Pool:

@@ -30,6 +30,7 @@ from . import providers
 from .core.amounts import nano_usd
 from .core.model import (
     DEFAULT_PLATFORM,
+    FREE,
     NO_BUDGET,
     NO_LIMITS,
     OWN_PROJECT,
@@ -74,13 +75,15 @@ Platform = Literal["gemini_api", "vertex_express"]
 Tier = Literal["free", "tier1", "tier2", "tier3", "paid"]
 """Google's usage tiers; `paid` where it does not matter which of them."""
 
-PAID_TIERS = frozenset(get_args(Tier)) - {"free"}
+PAID_TIERS = frozenset(get_args(Tier)) - {FREE}
 
 DISABLED_IN_FILE = "active=false"
 OUTSIDE_TIERS = "its tier is not one of KEYROT_TIERS"
 """Why a key is disabled."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+ALLOWED_CHARACTERS = {f"^{_NAME.pattern}$": "letters, digits and _, no digit first"}
+"""What a pattern allows, in words."""
 _VALUES_ELSEWHERE = (
     "the value of a key does not belong in this file: put it into the variable "
     "KEYROT_KEY_<key_id>, or name its place, such as env://NAME"
@@ -188,8 +191,6 @@ class KeySpec(BaseModel):
     """US dollars: `{"10m": 9, "day": 20, "month": 250}`, or some of them; what the billing account
     may spend in ten minutes, and the project in a Pacific day and month: see
     [cost.md](cost.md#budgets)"""
-    usd_per_day: Usd | None = None
-    """the short form of `"usd": {"day": …}`"""
     active: bool = True
     """`false` disables the key"""
     secret: Annotated[str, AfterValidator(_good_place)] | None = Field(default=None, repr=False)
@@ -220,7 +221,7 @@ class KeySpec(BaseModel):
         rate = None
         if self.billing_account and self.service == DEFAULT_PLATFORM and find_spec("genai_prices"):
             rate = SPEND_RATES.get(self.tier)
-        usd: dict[Any, float | None] = {"10m": rate, "day": self.usd_per_day}
+        usd: dict[Any, float | None] = {"10m": rate}
         return Candidate(
             key_id=self.key_id,
             project=project,
@@ -297,7 +298,9 @@ def candidates_of(
     return tuple(
         replace(
             key,
-            usd=_joined(
+            usd=NO_BUDGET
+            if key.tier == FREE
+            else _joined(
                 budgets.get(f"billing:{key.billing_account}", NO_BUDGET),
                 budgets.get(f"project:{key.project}", NO_BUDGET),
             ),
@@ -397,16 +400,28 @@ def _in_field(problem: Any) -> str:
     name = str(problem["loc"][0])
     if problem["type"] != "extra_forbidden":
         return f"{name}: {sentence(problem, ('secret',))}"
-    hint = did_you_mean(name, KeySpec.model_fields)
-    hint = f" {_VALUES_ELSEWHERE}" if name.lower() in _VALUE_FIELDS else hint
-    return f"{display(name)}: there is no such field.{hint}"
+    if name.lower() in _VALUE_FIELDS:
+        return f"{display(name)}: there is no such field. {_VALUES_ELSEWHERE}"
+    return f"{display(name)}: {sentence(problem, fields=KeySpec.model_fields)}"
 
 
-def sentence(problem: Any, hidden: Container[str] = ()) -> str:
-    """Return a problem of pydantic's in its own words, with what was found unless it is hidden."""
+def sentence(problem: Any, hidden: Container[str] = (), fields: Iterable[str] = ()) -> str:
+    """Return a problem of pydantic's in its own words, with what was found unless it is hidden.
+
+    Args:
+        problem: One of `ValidationError.errors()`.
+        hidden: Names whose values are never shown.
+        fields: Those that there are, where a name may be none of them.
+    """
+    if problem["type"] == "extra_forbidden":
+        return f"there is no such field.{did_you_mean(str(problem['loc'][-1]), fields)}"
     text = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] in ("missing", "value_error") or problem["loc"][0] in hidden:
         return text if text.endswith("?") else f"{text}."
+    if problem["type"] == "string_pattern_mismatch":
+        text = f"Allowed: {ALLOWED_CHARACTERS[problem['ctx']['pattern']]}"
+    elif problem["loc"][-1] == "usd" and problem["type"] == "dict_type":
+        text = 'Allowed: dollars by window, such as {"day": 5}'
     expected = re.findall("'([^']+)'", problem.get("ctx", {}).get("expected", ""))
     hint = did_you_mean(str(problem["input"]), expected)
     return f"found {display(problem['input'])}. {text}.{hint}"

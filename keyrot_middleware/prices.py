@@ -1,18 +1,18 @@
 """What a request costs by the price list of genai-prices (the extra `cost`).
 
-The list comes with the package: nothing is fetched. It is imported when the first price is asked
-for. It takes a tenth of a millisecond for a price, so of plain requests, whose price is linear in
-their counts of tokens, only the rates are asked for, once an hour.
+The list comes with the package: nothing is fetched. It takes a tenth of a millisecond for a price,
+so of plain requests, whose price is linear in their counts of tokens, only the rates are asked for,
+once an hour.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache, partial
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -41,18 +41,15 @@ def is_installed() -> bool:
 
 
 def require_prices(budgets: Iterable[Budget]) -> None:
-    """Import the list if there is a budget, so that no call waits for it.
+    """Check that the list is there if there is a budget.
 
     Raises:
-        MissingExtraError: There is one, and genai-prices is not installed.
+        MissingExtraError: It is not.
     """
-    if all(usd == NO_BUDGET for usd in budgets):
-        return
-    if not is_installed():
+    if any(usd != NO_BUDGET for usd in budgets) and not is_installed():
         raise MissingExtraError(
             wanted_by="usd of keys or workloads", package="genai-prices", extra="cost"
         )
-    import_module("genai_prices")
 
 
 class _ModelPrices:
@@ -76,7 +73,7 @@ class _ModelPrices:
         tiered = [tier for price in prices for tier in getattr(price, "tiers", ())]
         self._starts = sorted({tier.start for tier in tiered})
         """Above how many input tokens other prices hold."""
-        self._rates: dict[int, tuple[float, float, float]] = {}
+        self._rates: dict[int, tuple[float, float, float, float]] = {}
 
     def cost(self, tokens: int, cached: int, output: int, details: Mapping[str, int]) -> float:
         """Return what a request costs; *details* are kinds of tokens with prices of their own."""
@@ -86,12 +83,13 @@ class _ModelPrices:
         place = bisect_left(self._starts, tokens)
         if place not in self._rates:
             size = self._starts[place - 1] + 1 if place else 1
+            fee = self._total({})  # of a request, such as Perplexity's
             whole = self._total({"input_tokens": size})
             cached_too = self._total({"input_tokens": size, "cache_read_tokens": 1})
             answered = self._total({"input_tokens": size, "output_tokens": 1})
-            self._rates[place] = whole / size, cached_too - whole, answered - whole
-        of_input, of_cached, of_output = self._rates[place]
-        return max(tokens * of_input + cached * of_cached + output * of_output, 0.0)
+            self._rates[place] = fee, (whole - fee) / size, cached_too - whole, answered - whole
+        fee, of_input, of_cached, of_output = self._rates[place]
+        return max(fee + tokens * of_input + cached * of_cached + output * of_output, 0.0)
 
     def _total(self, counts: Mapping[str, int]) -> float:
         return float(self._price(counts).total_price * self._ratio)
@@ -101,8 +99,12 @@ class PriceList:
     """Prices requests. Threads may share it."""
 
     def __init__(self) -> None:
-        """Import nothing yet."""
+        """Ask for a price, which imports the list: no background thread is to do that."""
         self.is_installed = is_installed()
+        # It may be half made, if its import has installed the pool; the first price shows errors.
+        with suppress(Exception):
+            if self.is_installed:
+                _find("", 0.0, "", DEFAULT)
 
     def cost(
         self, usage: Usage, model: str, at: float, tier: str = "", provider: str = DEFAULT

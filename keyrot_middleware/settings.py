@@ -11,12 +11,12 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, pairwise
+from itertools import combinations, count, pairwise
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn, TypedDict, get_args
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -28,8 +28,6 @@ from pydantic import (
     SecretStr,
     TypeAdapter,
     ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
 )
 
 from . import providers
@@ -44,6 +42,7 @@ from .core.model import (
 from .core.text import did_you_mean, mask_url
 from .errors import EVENTS, ConfigError, EventName
 from .keys_file import (
+    ALLOWED_CHARACTERS,
     BUILT_STORES,
     SINGLE_KEYS,
     KeySpec,
@@ -90,6 +89,7 @@ _USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
 """What may stand in front of a host in a URL, a password for one; no host has it."""
 _HOST = re.compile(
     r"(?:([a-z][a-z0-9-]*)=(?:https://)?)?(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?"
+    r"(?(1)((?:/(?!\.)[\w.~-]+)*))"
 )
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -118,6 +118,15 @@ def _from_json(value: object) -> object:
     except ValueError:
         text = f'found {display(value)}; allowed: JSON such as {{"chat": {{"first": true}}}}'
     raise ValueError(text)
+
+
+def _no_descriptions(values: object) -> object:
+    if isinstance(values, list | tuple) and any(isinstance(one, dict | KeySpec) for one in values):
+        raise ValueError(
+            "only values are allowed here; write descriptions of keys into keys.json, and name "
+            "that with install(keys_file=…)"
+        )
+    return values
 
 
 def _lower(value: object) -> object:
@@ -176,7 +185,9 @@ def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _good_host(host: str) -> str:
-    match = _HOST.fullmatch(host.lower())
+    begin = len(host) if "=" not in host else host.find("/", host.rfind("://") + 3)
+    host = host[:begin].lower() + host[begin:] if begin >= 0 else host.lower()
+    match = _HOST.fullmatch(host)
     if match is None or not 0 < int(match[4] or 443) < 65536:
         masked = _USER_INFO.sub(r"\1[redacted]@", host)
         raise ValueError(f"found {display(masked)}; allowed: host or host:port in full")
@@ -229,15 +240,6 @@ _CSV = (AfterValidator(lambda found: tuple(dict.fromkeys(found))), _split(","))
 _Whole = Annotated[int, Field(ge=0)]
 _Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 _SomeSeconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
-AUTO = -1.0
-"""As a deadline: by the model's median."""
-
-
-def _auto(value: object, seconds: ValidatorFunctionWrapHandler) -> Any:
-    return AUTO if value == "auto" else seconds(value)
-
-
-_Deadline = Annotated[_Seconds, WrapValidator(_auto)]
 
 
 class Workload(BaseModel):
@@ -250,10 +252,15 @@ class Workload(BaseModel):
     first: bool = False
     share: Use = 1.0
     usd: dict[UsdWindow, Usd] | None = None
-    first_token_s: _Deadline | None = None
+    first_token_s: _Seconds | None = None
 
 
-_WorkloadName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$")]
+_POOL_NAME, _WORKLOAD_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", r"^[^\x00-\x1f]{1,100}$"
+ALLOWED_CHARACTERS |= {
+    _POOL_NAME: "up to 64 letters, digits and _ . -, a letter or digit first",
+    _WORKLOAD_NAME: "names of 1 to 100 characters, none of them a control character",
+}
+_WorkloadName = Annotated[str, Field(pattern=_WORKLOAD_NAME)]
 
 
 def terms_of(workloads: Mapping[str, Workload] | None) -> dict[str | None, Terms]:
@@ -269,15 +276,15 @@ def terms_of(workloads: Mapping[str, Workload] | None) -> dict[str | None, Terms
 
 
 def deadline(value: object) -> float:
-    """Return a deadline as seconds, or as `AUTO`.
+    """Return a deadline in seconds.
 
     Raises:
         ValueError: It is none.
     """
     try:
-        return TypeAdapter(_Deadline).validate_python(value)
+        return TypeAdapter(_Seconds).validate_python(value)
     except ValidationError:
-        text = f'first_token_s: found {display(str(value))}; allowed: 0 or more seconds, or "auto"'
+        text = f"first_token_s: found {display(str(value))}; allowed: 0 or more seconds"
         raise ValueError(text) from None
 
 
@@ -298,7 +305,7 @@ class Settings(BaseModel):
 
     enabled: bool = True
     """`false`: `install()` does nothing"""
-    keys: Annotated[tuple[SecretStr, ...], _split(",")] = ()
+    keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_no_descriptions), _split(",")] = ()
     """keys, comma-separated; their ids are `key_1`, `key_2`, … As an argument they are the whole
     pool: no keys.json and no single key is added"""
     keys_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
@@ -334,13 +341,14 @@ class Settings(BaseModel):
     comma- or space-separated; not read from `.env` (extra `alerts`)"""
     alert_events: Annotated[tuple[EventName, ...], *_CSV] = EVENTS
     """which [events](alerts.md#events) are sent there"""
-    pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "default"
+    pool: Annotated[str, Field(pattern=_POOL_NAME)] = "default"
     """name of the pool in logs, spans and the shared state; use one name per service"""
     allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_good_host), _Lower], ...], _Some, *_CSV
+        tuple[Annotated[str, AfterValidator(_good_host)], ...], _Some, *_CSV
     ] = (GOOGLE_HOST, VERTEX_HOST)
     """hosts that may receive keys of the pool over TLS (loopback also over plain HTTP), as `host`
-    or `host:port`; `http://host:port` allows plain HTTP. The second of Google's hosts is for keys
+    or `host:port`; `http://host:port` allows plain HTTP, `openai=host/path` a path for keys of one
+    [provider](providers.md#hosts). The second of Google's hosts is for keys
     of [express mode](express-mode.md) alone, the first for all others"""
     clients: Annotated[tuple[Client, ...], *_CSV] = CLIENTS
     """libraries whose requests use the pool: see [openai, litellm, plain HTTP](http-clients.md)"""
@@ -356,10 +364,9 @@ class Settings(BaseModel):
     """retries of one call after 5xx and connection errors"""
     max_wait_s: _Seconds = 65.0
     """longest wait of one call for a key; 0: never wait"""
-    first_token_s: Annotated[_Deadline, _Lower] = 0.0
+    first_token_s: _Seconds = 0.0
     """how long an attempt may show nothing until [another key or
-    model](waiting.md#the-first-token) takes over; `auto`: three times the model's median, at least
-    5; 0: no deadline"""
+    model](waiting.md#the-first-token) takes over; 0: no deadline"""
     cooldown_base_s: _SomeSeconds = 30.0
     """first cooldown if the server names no time; it doubles with each failure in a row"""
     cooldown_max_s: _SomeSeconds = 900.0
@@ -398,7 +405,7 @@ class WorkloadArguments(TypedDict, total=False):
     """At most this part of each limit."""
     usd: Mapping[UsdWindow, float]
     """At most so many dollars in each window."""
-    first_token_s: float | Literal["auto"]
+    first_token_s: float
     """In place of the pool's."""
 
 
@@ -425,7 +432,7 @@ class SettingArguments(TypedDict, total=False):
     max_attempts: int | None
     max_retries: int | None
     max_wait_s: float | None
-    first_token_s: float | Literal["auto"] | None
+    first_token_s: float | None
     cooldown_base_s: float | None
     cooldown_max_s: float | None
     fallback_models: str | Sequence[str] | None
@@ -460,6 +467,8 @@ SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_
 NOT_IN_FILE = frozenset({"KEYROT_ALERTS"})
 """Variables that are not read from `.env`, which may come with a directory from somebody else: URLs
 of Apprise start programs, read files and send to any host."""
+_MISTAKEN = ("GEMINI_KEYS", "GOOGLE_API_KEYS", "GOOGLE_KEYS")
+"""Variables that people set in place of GEMINI_API_KEYS."""
 _STORE_PREFIXES = {"gcp": "GOOGLE_CLOUD_", "file": "CREDENTIALS_"}
 """How the variables of a store begin, if not with its name."""
 
@@ -505,7 +514,8 @@ def validate(values: dict[str, Any], sources: Mapping[str, str], problems: list[
         found = error.errors(include_url=False)
     # Outside the handler, so that pydantic's error is not the context of ours.
     problems += dict.fromkeys(
-        f"{sources[str(problem['loc'][0])]}: {_inside(problem)}{sentence(problem, SECRET_SETTINGS)}"
+        f"{sources[str(problem['loc'][0])]}: {_inside(problem)}"
+        f"{sentence(problem, SECRET_SETTINGS, Workload.model_fields)}"
         for problem in found
     )
     wrong = {problem["loc"][0] for problem in found}
@@ -540,8 +550,10 @@ def doubtful_variables(env_file: Mapping[str, str | None], stores: Iterable[str]
     known = (*ENV_NAMES.values(), *STORE_VARIABLES)
     names = [name for name in (*os.environ, *env_file) if not name.startswith(KEY_PREFIX)]
     odd = [n for n in dict.fromkeys(names) if n.upper().startswith("KEYROT_") and n not in known]
-    if odd:
-        listed = " ".join(f"{mask_keys(name)}.{did_you_mean(name, known)}" for name in odd)
+    hints = {mask_keys(name): did_you_mean(name, known) for name in odd}
+    hints |= {name: ' Did you mean "GEMINI_API_KEYS"?' for name in _MISTAKEN if name in names}
+    if hints:
+        listed = " ".join(f"{name}.{hint}" for name, hint in hints.items())
         yield f"ignored, since there is no such variable: {listed}"
     prefixes = tuple(_STORE_PREFIXES.get(store, f"{store.upper()}_") for store in stores)
     in_file = [name for name in env_file if name not in os.environ]
@@ -574,12 +586,17 @@ def origins(hosts: Iterable[str]) -> frozenset[str]:
     for entry, match in ((entry, _HOST.fullmatch(entry)) for entry in hosts):
         if match is None:
             continue
-        _, plain, host, port = match.groups()
+        _, plain, host, port, path = match.groups()
         if not plain:
-            allowed.add(f"https://{host}:{port or 443}")
+            allowed.add(f"https://{host}:{port or 443}{path or ''}")
         if plain or (_LOOPBACK.fullmatch(host) and not is_proxied(entry)):
-            allowed.add(f"http://{host}:{port or 80}")
+            allowed.add(f"http://{host}:{port or 80}{path or ''}")
     return frozenset(allowed)
+
+
+def _host(entry: str) -> str:
+    match = _HOST.fullmatch(entry)
+    return match[3] if match else ""
 
 
 def is_proxied(entry: str) -> bool:
@@ -587,8 +604,9 @@ def is_proxied(entry: str) -> bool:
     match = _HOST.fullmatch(entry)
     if match is None or match[2] or not _LOOPBACK.fullmatch(match[3]):
         return False
-    proxies, host = getproxies(), entry.rpartition("=")[2].removeprefix("https://")
-    return bool(proxies.get("http") or proxies.get("all")) and not proxy_bypass(host)
+    proxies = getproxies()  # libraries read a port or a dot in NO_PROXY in different ways
+    named = {one.strip().lower() for one in proxies.get("no", "").split(",")}
+    return bool(proxies.get("http") or proxies.get("all")) and not named & {match[3], "*"}
 
 
 def allowed_origins(hosts: Iterable[str], platforms: Iterable[str] = ()) -> AllowedOrigins:
@@ -601,16 +619,23 @@ def allowed_origins(hosts: Iterable[str], platforms: Iterable[str] = ()) -> Allo
     """
     named: dict[str, list[str]] = {}
     for name, _, host in (entry.rpartition("=") for entry in hosts):
-        named.setdefault(name, []).append(host)
+        named.setdefault(name, []).append(f"{name}={host}" if name else host)
     given = named.get("") or [GOOGLE_HOST, VERTEX_HOST]
     given += named.get(Gemini.name, ())
     found = {
-        Gemini.platform: origins(h for h in given if not h.partition(":")[0].endswith(VERTEX_HOST)),
-        VertexExpress.platform: origins(h for h in given if h.partition(":")[0] != GOOGLE_HOST),
+        Gemini.platform: origins(h for h in given if not _host(h).endswith(VERTEX_HOST)),
+        VertexExpress.platform: origins(h for h in given if _host(h) != GOOGLE_HOST),
     }
     for platform in platforms:
         if platform not in found:
             found[platform] = origins([*providers.of(platform).hosts, *named.get(platform, ())])
+    for one, other in combinations(found, 2):
+        if found[one] & found[other] and providers.of(one).is_asked_like(providers.of(other)):
+            place = min(found[one] & found[other])
+            raise ConfigError(
+                f"KEYROT_ALLOWED_HOSTS: requests to {place} may be for {one} or for {other}; "
+                f"allowed: a path for each, such as {one}={place}/{one}."
+            )
     return found
 
 
@@ -649,7 +674,8 @@ class Config:
     @property
     def allowed(self) -> AllowedOrigins:
         """Where keys may be sent."""
-        return allowed_origins(self.settings.allowed_hosts, {key.service for key in self.keys})
+        platforms = dict.fromkeys(key.service for key in self.keys)
+        return allowed_origins(self.settings.allowed_hosts, platforms)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -675,8 +701,8 @@ def load(**overrides: Any) -> Config:
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     problems = [
-        f"install() has no argument {display(name)}; allowed: {', '.join(ARGUMENTS)}."
-        f"{did_you_mean(name, ARGUMENTS)}"
+        f"install() has no argument {display(name)}.{did_you_mean(name, ARGUMENTS)} "
+        f"Allowed: {', '.join(ARGUMENTS)}."
         for name in given
         if name not in ARGUMENTS
     ]

@@ -29,7 +29,7 @@ SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
         ("KEYROT_DEGRADED_SHARE", "0", '"0"', "greater than 0"),
         ("KEYROT_USE", "0", '"0"', "greater than 0"),
         ("KEYROT_USE", "90%", '"90%"', "valid number"),
-        ("KEYROT_POOL", "a{b}", '"a{b}"', "should match pattern"),
+        ("KEYROT_POOL", "a{b}", '"a{b}"', "letters, digits and _ . -"),
         ("KEYROT_TRACE_URL", "https://x.test/trace", '"https://x.test/trace"', "{trace_id}"),
         ("KEYROT_TRACE_URL", "javascript:{trace_id}", '"javascript:{trace_id}"', "{trace_id}"),
         ("KEYROT_TRACE_URL", "https://u:FAKE@x/{trace_id}", '"https://[redacted]@x', "{trace_id}"),
@@ -48,8 +48,9 @@ SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
         ("KEYROT_WORKLOADS", "[1]", "found a list", "Input should be a valid dictionary"),
         ("KEYROT_WORKLOADS", '{"a": {"share": 0}}', '"a.share": found 0', "greater than 0"),
         ("KEYROT_WORKLOADS", '{"a": {"usd": {"week": 1}}}', "week", "'10m', 'day' or 'month'"),
-        ("KEYROT_WORKLOADS", '{"a": {"frist": true}}', "a.frist", "Extra inputs"),
-        ("KEYROT_WORKLOADS", '{"a\\nb": {}}', "found", "should match pattern"),
+        ("KEYROT_WORKLOADS", '{"a": {"frist": true}}', "a.frist", 'Did you mean "first"?'),
+        ("KEYROT_WORKLOADS", '{"a": {"usd": "5"}}', '"a.usd": found "5"', 'such as {"day": 5}'),
+        ("KEYROT_WORKLOADS", '{"a\\nb": {}}', "found", "none of them a control character"),
         ("KEYROT_FALLBACK_MODELS", "a->b", '"a-"', "chains of up to"),
         ("KEYROT_KEYS_FILE", "gone.json", "no such file", "keys_example.json"),
     ],
@@ -90,10 +91,12 @@ def test_unknown_variables_are_one_warning(here, monkeypatch) -> None:
     monkeypatch.setenv("KEYROT_STRATGY", "FAKE-value")
     monkeypatch.setenv("KEYROT_VAULT_PLACE", "secret/x")
     monkeypatch.setenv("KEYROT_STRATEGY", "fill")
+    monkeypatch.setenv("GOOGLE_API_KEYS", "FAKE-value")
     (here / ".env").write_text(f"keyrot_zzzzzzzzzz=FAKE-value\nKEYROT_{A}=\n")
     (text,) = load().warnings
     assert text.startswith("ignored, since there is no such variable: KEYROT_STRATGY. Did you mean")
     assert '"KEYROT_STRATEGY"? keyrot_zzzzzzzzzz. KEYROT_AIza…[redacted].' in text
+    assert text.endswith('GOOGLE_API_KEYS. Did you mean "GEMINI_API_KEYS"?')
     assert "FAKE" not in text
 
 
@@ -127,6 +130,11 @@ def test_no_secret_is_ever_shown(here, monkeypatch) -> None:
     texts = wrong() + wrong(keys=[1, A], google_api_key=2, pool=AUTH, keys_file=A) + wrong(**{A: 1})
     for secret in (A, B, AUTH, "hunter2"):
         assert secret.lower() not in texts.lower()
+
+
+def test_descriptions_of_keys_belong_into_keys_json() -> None:
+    """install(keys=…) takes values, and says where descriptions go."""
+    assert "write descriptions of keys into keys.json" in wrong(keys=[{"key_id": "a"}])
 
 
 def test_a_file_of_another_encoding_is_an_error(here) -> None:

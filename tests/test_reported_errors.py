@@ -89,7 +89,7 @@ LEAKED = {"code": 403, "message": "Your API key was reported as leaked. Please u
         (ApiError(status_code=403, body={"error": LEAKED}), "key_leaked"),
         (ApiError(status_code=403, body=[{"error": LEAKED}]), "key_leaked"),
         (ApiError(status_code=403, body=LEAKED), "key_leaked"),
-        (ApiError(status_code=401, body=None, code="invalid_api_key"), "gateway"),
+        (ApiError(status_code=401, body=None, code="invalid_api_key"), "unknown_refusal"),
         (ApiError(status=503), "overloaded"),
         (ApiError(code=404), "not_found"),
         (ApiError(status_code=429, code=1300), "capacity"),

@@ -46,19 +46,6 @@ def test_several_keys_in_one_are_a_warning(monkeypatch) -> None:
     assert warnings_of() == [f"key key_1: {several}", f"key GEMINI_API_KEY: {several}"]
 
 
-def test_a_misspelt_workload_is_a_warning(here, monkeypatch) -> None:
-    """Once, and only where a key has a workload like it."""
-    path = here / "keys.json"
-    path.write_text('[{"key_id": "a", "workload": "batch"}]')
-    monkeypatch.setenv("GEMINI_KEY_a", KEY)
-    keyrot_middleware.install(keys_file=path)
-    for name, count in (("bacth", 1), ("bacth", 0), ("batch", 0), ("chat", 0)):
-        recorded = warnings.catch_warnings(record=True, action="always")
-        with recorded as found, keyrot_middleware.workload(name):
-            pass
-        assert len(found) == count
-
-
 def test_no_key_at_all_is_a_warning() -> None:
     (text,) = warnings_of()
     assert text.startswith("no Gemini API key found: set GEMINI_API_KEYS")

@@ -31,8 +31,8 @@ MODELS = ("gemini-2.5-flash", "gemini-2.5-pro")
 KEYS = [
     {"key_id": "free_1", "project": "my-app-dev", "tier": "free", "rpm": 5, "rpd": 250},
     {"key_id": "free_2", "project": "hobby", "tier": "free"},
-    {"key_id": "paid_1", "project": "my-app", "tier": "tier1", "priority": 1, "usd_per_day": 5},
-    {"key_id": "paid_2", "project": "my-app", "tier": "tier1", "priority": 1, "usd_per_day": 5},
+    {"key_id": "paid_1", "project": "my-app", "tier": "tier1", "priority": 1, "usd": {"day": 5}},
+    {"key_id": "paid_2", "project": "my-app", "tier": "tier1", "priority": 1, "usd": {"day": 5}},
     {"key_id": "batch_1", "project": "batches", "workload": "nightly-batch", "tier": "tier1"},
     {"key_id": "tenant_7", "project": "customer-7", "tier": "tier1", "priority": 1},
     {"key_id": "old_1", "project": "my-app", "tier": "tier1", "active": False},

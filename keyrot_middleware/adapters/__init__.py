@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..core.amounts import service_tier
 from ..core.failures import FailureFacts
@@ -118,6 +119,17 @@ def origin_from_url(url: str) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
 
 
+def is_within(url: str, places: Collection[str]) -> bool:
+    """Return whether an address is at one of these origins, or below the path that one names."""
+    origin = origin_from_url(url)
+    if not origin or origin in places:
+        return origin != ""
+    below = f"{origin}{unquote(urlsplit(url).path)}/"
+    return "/../" not in below and any(
+        one != origin and below.startswith(f"{one}/") for one in places
+    )
+
+
 _LONGEST = 65_536
 """No error body of Google's is longer."""
 _LEAST_CLOSE, _INTERNAL_ERROR = 1000, 1011
@@ -211,3 +223,13 @@ def _from_urllib(error: Any, redact: Redact) -> str | None:
         error.fp = error.file = again
         return text or None
     return None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    try:
+        address = ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback

@@ -14,7 +14,7 @@ from ..providers.base import Route
 from ..runtime import bypassed
 from ..secrets.cache import SecretCache
 from ..settings import AllowedOrigins
-from . import origin_from_url, transport_failure
+from . import is_within, origin_from_url, transport_failure
 
 _TIMEOUT_S = 20.0
 _SHOWN = 200
@@ -63,8 +63,8 @@ def check_key(
         return KeyCheck(False, asked, failure="unknown", text=text)
     own = "".join(f"https://{host}" for host in provider.hosts[:1])
     base = (os.environ.get(provider.base_url_variable) or own).rstrip("/")
-    origin = origin_from_url(base)
-    if origin not in allowed[platform]:
+    if not is_within(base, allowed[platform]):
+        origin = origin_from_url(base)
         raise KeyrotError(f"sent nothing: {origin or 'no host'} is not in KEYROT_ALLOWED_HOSTS")
     path = provider.check_path.format(model=asked)
     if base.endswith("/v1"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from wrapt import FunctionWrapper, register_post_import_hook, wrap_object
 
 from ..errors import warn_safely
+from ..locks import Lock
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -37,7 +37,7 @@ class Patcher:
         self.enabled: list[bool] = []
         """Not empty while all is on; wrapt tests its truth without a call of Python."""
         self._wrappers = dict(wrappers)
-        self._lock = threading.RLock()
+        self._lock = Lock()
 
     def install(self) -> None:
         """Patch what is imported, and later what will be; or put back what others have removed."""

@@ -36,7 +36,7 @@ from ..secrets import Secret
 from ..settings import AllowedOrigins
 from ..state.memory import BoundedDict
 from ..telemetry import CallObserver, observe
-from . import host_from_url, origin_from_url
+from . import host_from_url, is_within
 from .redaction import Redact
 
 _log = logging.getLogger("keyrot_middleware")
@@ -58,6 +58,8 @@ class PooledCalls:
         """Serve a pool whose keys may go to *allowed*."""
         self.pool = pool
         self.allowed = allowed
+        self.stand_ins: BoundedDict[tuple[str, float]] = BoundedDict(10_000)
+        """By conversation and model: which one has served in its place, and when."""
         self.uploads: BoundedDict[Secret] = BoundedDict(1_000)
         """The client's own key, or an empty one, of each upload that was begun here, by its name;
         its bytes may come without a key."""
@@ -106,7 +108,7 @@ class PooledCalls:
         has_keys = platform in self.pool.selector.platforms
         if platform != DEFAULT_PLATFORM and not has_keys:
             return False
-        if origin_from_url(base_url) not in self.allowed[platform]:
+        if not is_within(base_url, self.allowed[platform]):
             host = host_from_url(base_url)
             self.warn_once(
                 host, f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"

@@ -59,7 +59,7 @@ def redact_key(sent: AnyStr, key: Secret) -> AnyStr:
         text = sent.decode("latin-1")  # one character a byte, and the key is ASCII
         hidden = redact_key(text, key)
         return sent if hidden == text else hidden.encode("latin-1")
-    if "\\u00" not in sent or _ESCAPED_LETTER.search(sent) is None:
+    if "\\" not in sent or "\\u00" not in sent or _ESCAPED_LETTER.search(sent) is None:
         return key.hide_in(sent)
     return hide_escaped(sent, key.hide_in)
 

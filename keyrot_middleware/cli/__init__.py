@@ -14,7 +14,7 @@ from .._version import __version__
 from ..errors import MissingExtraError
 
 OTHER_COMMANDS = (
-    "check, status, limits, explain, ui, reset, disable, enable, rotate, demo, init, fake"
+    "check, status, limits, explain, ui, serve, reset, disable, enable, rotate, demo, init, fake"
 )
 """All but `run`, for a help that cannot ask typer."""
 

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import sys
-import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,27 +125,28 @@ def _ui(
     actions: Annotated[
         bool, typer.Option("--actions", help="Offer to reset, disable, enable and check keys.")
     ] = False,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:
     """Show the pool in a browser, while services run."""
     from .ui import ui  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(
-        ui(host=host, port=port, token_file=token_file, actions=actions, open_browser=not no_open)
-    )
+    raise typer.Exit(ui(host=host, port=port, token_file=token_file, actions=actions))
 
 
-def _key_ids(incomplete: str) -> list[str]:
-    """Return the ids of the configured keys that begin so; none where the settings are wrong."""
-    from ..settings import load  # noqa: PLC0415 - only where the shell asks
+@app.command("serve")
+def _serve(
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8787,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file with what programs send as their API key.")
+    ] = None,
+) -> None:
+    """Forward requests of programs in any language through the pool."""
+    from .serve import serve  # noqa: PLC0415 - each command loads what it needs
 
-    with warnings.catch_warnings(), suppress(KeyrotError):
-        warnings.simplefilter("ignore")
-        return [key.key_id for key in load().keys if key.key_id.startswith(incomplete)]
-    return []
+    raise typer.Exit(serve(host=host, port=port, token_file=token_file))
 
 
-_KEY_ID = typer.Argument(help="The key's id, as in keys.json.", autocompletion=_key_ids)
+_KEY_ID = typer.Argument(help="The key's id, as in keys.json.")
 _KeyId = Annotated[str, _KEY_ID]
 
 
@@ -189,32 +188,22 @@ def _enable(key_id: _KeyId) -> None:
 
 
 @app.command("rotate")
-def _rotate(  # noqa: PLR0917 - options
-    key_id: Annotated[str | None, _KEY_ID] = None,
-    every: Annotated[bool, typer.Option("--all", help="Each key, with --create.")] = False,
-    older_than: Annotated[
-        float | None,
-        typer.Option(parser=_seconds, metavar="TIME", help="With --all: not rotated for, as 30d."),
-    ] = None,
+def _rotate(
+    key_id: _KeyId,
     create: Annotated[
         str, typer.Option(metavar="CMD", help="A command that prints the new value.")
     ] = "",
     revoke: Annotated[
         str, typer.Option(metavar="CMD", help="A command that gets the old value on stdin.")
     ] = "",
-    rollback: Annotated[bool, typer.Option("--rollback", help="Put the old value back.")] = False,
 ) -> None:
     """Replace the value of a key in its store, and see that no process uses the old one any more.
 
     The new value is read from stdin, or asked for. Run it again to go on after a cut.
     """
-    from .rotate import rotate, rotate_all  # noqa: PLC0415 - each command loads what it needs
+    from .rotate import rotate  # noqa: PLC0415 - each command loads what it needs
 
-    if (key_id is None) is not every or (every and (rollback or not create)):
-        raise typer.BadParameter("give a key, or --all with --create")
-    if key_id is None:
-        raise typer.Exit(rotate_all(older_than or 0.0, create, revoke))
-    rotate(key_id, create=create, revoke=revoke, rollback=rollback)
+    rotate(key_id, create=create, revoke=revoke)
 
 
 @app.command("demo")
@@ -305,10 +294,9 @@ def _fake(
             help="A key, and its limit or the reply it always gets; may be repeated.",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print no line per request.")] = False,
     provider: Annotated[str, typer.Option(help="Whose API: openai, anthropic, …")] = "gemini",
 ) -> None:
     """Run a fake API on this machine, to try a program without a real key."""
     from .fake import fake  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(fake(port, key or (), quiet=quiet, provider=provider))
+    raise typer.Exit(fake(port, key or (), provider=provider))

@@ -129,6 +129,11 @@ def _make_report(config: Config, *, live: bool, model: str | None) -> dict[str, 
             | ({"live": asdict(probe)} if probe is not None else {})
         )
     usable = any(key["resolved"] and key["state"] != "disabled" for key in keys)
+    again = [key["key_id"] for key in keys if key["same_as"] and key["key_id"] in config.inline]
+    if again:
+        warnings.append(
+            f"GEMINI_API_KEYS has the values of other keys again ({', '.join(again)}): unset it"
+        )
     return {
         "ok": usable and not problems and not any(map(_trouble, keys)),
         "enabled": True,

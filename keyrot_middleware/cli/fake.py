@@ -180,14 +180,13 @@ class Key(NamedTuple):
     """The name of the reply to all of its requests, if not the usual one."""
 
 
-def fake(port: int, keys: Iterable[str], *, quiet: bool, provider: str = Gemini.name) -> int:
+def fake(port: int, keys: Iterable[str], *, provider: str = Gemini.name) -> int:
     """Serve until Ctrl-C, and print a line for each request.
 
     Args:
         port: Of 127.0.0.1; 0: any free one.
         keys: `ID`, `ID=RPM`, `ID=RPM/RPD` or `ID=REPLY`, in any case, or `ID=revoked`; none: three
             keys, two of them with 5 requests a minute. RPD is of Gemini alone.
-        quiet: Print no requests.
         provider: Whose API it is.
 
     Raises:
@@ -206,7 +205,7 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool, provider: str = Gemini.
         ) from None
     try:
         _print_start(provider, server, parsed, values)
-        _serve(server, quiet=quiet)
+        _serve(server)
     except KeyboardInterrupt:
         print(flush=True)
     finally:
@@ -299,9 +298,7 @@ def _print_start(provider: str, server: Server, keys: list[Key], values: list[st
     sys.stdout.flush()
 
 
-def _serve(gemini: Server, *, quiet: bool) -> None:
-    while quiet:
-        time.sleep(3600)
+def _serve(gemini: Server) -> None:
     printed = 0
     while True:
         if not gemini.wait_for(printed + 1, timeout=0.5):

@@ -26,7 +26,7 @@ from ..keys_file import KeySpec
 from ..providers.keys import hide_secrets, mask_keys
 from ..runtime.rotations import BEGUN_S, Rotation, add_rotation, read_processes, rotations
 from ..secrets import Secret
-from ..secrets.cache import SecretCache, SecretLocation, problem_of
+from ..secrets.cache import SecretCache, SecretLocation
 from ..secrets.stores import InlineStore, open_secret_cache
 from ..settings import Config, load
 from ..state import State
@@ -44,33 +44,13 @@ COMMAND_S = 300.0
 NAMED = 3
 
 
-def rotate_all(older_than_s: float, create: str, revoke: str) -> int:
-    """Rotate all keys that were not rotated lately; return 1 if that fails for one."""
-    config, failed = load(), 0
-    state = open_configured(config)
-    if state is None:
-        raise KeyrotError(_NOT_SHARED)
-    done = {one.key_id: one.at for one in reversed(rotations(state)) if one.step == "done"}
-    state.close()
-    for key in config.keys:
-        due = time.time() - done.get(key.key_id, 0.0) >= older_than_s
-        if due and key.active and key.key_id not in config.inline:
-            try:
-                rotate(key.key_id, create=create, revoke=revoke)
-            except KeyrotError as error:
-                print(f"keyrot: {error}", file=sys.stderr)
-                failed = 1
-    return failed
-
-
-def rotate(key_id: str, *, create: str = "", revoke: str = "", rollback: bool = False) -> None:
+def rotate(key_id: str, *, create: str = "", revoke: str = "") -> None:
     """Give a key a new value, or go on with a rotation that was cut off.
 
     Args:
         key_id: The key.
         create: A command that prints the new value; "": it is read from stdin, or asked for.
         revoke: A command that gets the old value on stdin, once no process sends with it.
-        rollback: Give it the value again that it had before.
 
     Raises:
         KeyrotError: That is not possible; it says what is in use, and how to go on.
@@ -86,7 +66,7 @@ def rotate(key_id: str, *, create: str = "", revoke: str = "", rollback: bool = 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     secrets = open_secret_cache(replace(config, keys=(keys[key_id],)))
     try:
-        _Rotating(config, keys[key_id], state, secrets, create, revoke).run(rollback=rollback)
+        _Rotating(config, keys[key_id], state, secrets, create, revoke).run()
     finally:
         secrets.close()
         if state is not None:
@@ -95,7 +75,7 @@ def rotate(key_id: str, *, create: str = "", revoke: str = "", rollback: bool = 
 
 _NOT_SHARED = (
     "which processes send with a value is known in a shared state only: set KEYROT_STATE_URL, or "
-    "leave out --revoke and --all"
+    "leave out --revoke"
 )
 
 
@@ -110,9 +90,9 @@ class _Rotating:
     create: str
     revoke: str
 
-    def run(self, *, rollback: bool) -> None:
+    def run(self) -> None:
         key_id = self.key.key_id
-        store, ref = self.secrets.locations[key_id]
+        store, ref, _ = self.secrets.locations[key_id]
         write, previous = getattr(store, "replace", None), getattr(store, "previous", None)
         if write is None or previous is None:
             raise KeyrotError(f"key {key_id}: no value can be written into {store.scheme}")
@@ -120,14 +100,12 @@ class _Rotating:
             raise KeyrotError(f"no value to replace: {self.secrets.unresolved.get(key_id)}")
         current = self.secrets.value(key_id)
         rotation = self._unfinished(current)
-        if rotation is not None and not rollback:
+        if rotation is not None:
             _say(f"going on with the rotation of {_time(rotation.at)}; no new value is taken")
             rotation = rotation._replace(at=time.time(), step="begun")
             self._finish(rotation, previous(key_id, ref, current))
             return
-        new = previous(key_id, ref, current) if rollback else self._take()
-        if new is None:
-            raise KeyrotError(f"key {key_id}: its store has no value before this one")
+        new = self._take()
         made = f"delete what --create made, #{new.fingerprint}"
         try:
             self._check(current, new)
@@ -176,16 +154,13 @@ class _Rotating:
             text = getpass(f"New value of {key_id}: ")
         else:
             text = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
-        value = Secret(text.strip().strip("'\""))
-        if problem := problem_of(value.reveal()):
-            raise KeyrotError(f"nothing was changed: key {key_id}: {problem}")
-        return value
+        return _unquoted(text)
 
     def _check(self, current: Secret, new: Secret) -> None:
         """Send one request with a value.
 
         Raises:
-            KeyrotError: It does not work, or is in use.
+            KeyrotError: It is no key of the provider's, does not work, or is in use.
         """
         key_id = self.key.key_id
         users = {key_id: current.fingerprint}
@@ -194,7 +169,10 @@ class _Rotating:
         for user, fingerprint in users.items():
             if fingerprint == new.fingerprint:
                 raise KeyrotError(f"nothing was changed: key {user} has that value")
-        held = SecretCache({key_id: SecretLocation(InlineStore({key_id: new}))})
+        place = SecretLocation(InlineStore({key_id: new}), provider=self.key.provider)
+        held = SecretCache({key_id: place})
+        if problem := held.unresolved.get(key_id):
+            raise KeyrotError(f"nothing was changed: {problem}")
         found = check_key(held, key_id, self.key.model, self.key.service, self.config.allowed)
         text = found.describe(key_id)
         if not found.ok and found.failure not in BUSY:
@@ -261,8 +239,7 @@ class _Rotating:
         again = f"keyrot rotate {rotation.key_id}"
         _say(
             f"cut off: the old value #{rotation.old} is not revoked. "
-            f"To go on: {again}{' --revoke …' if self.revoke else ''}. To go back: "
-            f"{again} --rollback"
+            f"To go on: {again}{' --revoke …' if self.revoke else ''}"
         )
 
     def _command(self, command: str, given: Secret | None = None) -> str:
@@ -273,6 +250,7 @@ class _Rotating:
         """
         every = map(providers.of, providers.platforms())
         hidden = {name + end for one in every for name in one.variables for end in ("", "S")}
+        hidden |= {(key.secret or "").removeprefix("env://") for key in self.config.keys}
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -293,10 +271,14 @@ class _Rotating:
         except subprocess.TimeoutExpired:
             raise KeyrotError(f"the command took longer than {COMMAND_S:g} s") from None
         shown = mask_keys(done.stderr if given is None else done.stdout + done.stderr)
-        print((given or Secret(done.stdout)).hide_in(shown), end="", file=sys.stderr)
+        print((given or _unquoted(done.stdout)).hide_in(shown), end="", file=sys.stderr)
         if done.returncode:
             raise KeyrotError(f"the command failed with exit code {done.returncode}")
         return done.stdout
+
+
+def _unquoted(text: str) -> Secret:
+    return Secret(text.strip().strip("'\""))
 
 
 def _time(at: float) -> str:

@@ -215,7 +215,9 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
     yield from map(escape, lines_of(summary["headline"]))
     yield from _running_out(found)
     if summary["today"]["cost_usd"]:
-        yield f"Today: {_usd(summary['today']['cost_usd'])}, since {summary['midnight']}"
+        partly = ", partly estimated" if summary["today"]["estimated_tokens"] else ""
+        since = f"since {summary['midnight']}{partly}"
+        yield f"Today: {_usd(summary['today']['cost_usd'])}, {since}"
     projects = summary["projects"]
     workloads = {f"workload {name}": cost for name, cost in summary["workloads"].items()}
     for name, cost in (projects | workloads).items():

@@ -8,14 +8,11 @@ import secrets
 import socket
 import stat
 import sys
-import tempfile
-import threading
-import webbrowser
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ..adapters import is_loopback
 from ..core.text import one_line
 from ..errors import ConfigError, MissingExtraError
 from ..ui import HOW_TO_MAKE, app, check_token
@@ -27,7 +24,7 @@ except ImportError:
     raise MissingExtraError(wanted_by="keyrot ui", package="uvicorn", extra="ui") from None
 
 
-def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_browser: bool) -> int:
+def ui(*, host: str, port: int, token_file: Path | None, actions: bool) -> int:
     """Serve the page until Ctrl-C.
 
     Args:
@@ -35,7 +32,6 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
         port: 0: any free one.
         token_file: Holds the token; None: a random one, in the printed address.
         actions: Offer to reset, disable, enable and check keys.
-        open_browser: Open the address in a browser, if this is a terminal.
 
     Returns:
         0 after Ctrl-C; 1 where there is nothing to show.
@@ -43,12 +39,13 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
     Raises:
         KeyrotError: An option is wrong, or the state cannot be read.
     """
-    token = _read_token(token_file, host)
+    if token_file is None and not is_loopback(host):
+        raise ConfigError(f"--host {host} lets other machines in; that needs --token-file FILE")
+    token = read_token(token_file) if token_file else secrets.token_urlsafe(24)
     with (
         contextlib.suppress(KeyboardInterrupt),  # the server has ended by then
-        _listen(host, port) as listener,
+        listen(host, port) as listener,
         open_report() as source,
-        tempfile.TemporaryDirectory() as folder,
     ):
         if source is None:
             print(NOT_SHARED, file=sys.stderr)
@@ -58,8 +55,6 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
         address = f"http://{name}:{listener.getsockname()[1]}/?token="
 
         _announce(found, address, token, token_file, host)
-        if open_browser and sys.stdout.isatty():
-            _open_browser(address + quote(token, safe=""), Path(folder))
         config = uvicorn.Config(
             app(actions=actions, token=token, source=source),
             access_log=False,  # it would show the token
@@ -74,15 +69,12 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_bro
     return 0
 
 
-def _read_token(file: Path | None, host: str) -> str:
-    """Return the token in *file*, or a random one."""
-    if file is None:
-        if not _is_loopback(host):
-            raise ConfigError(
-                f"--host {host} lets other machines in; that needs --token-file FILE, with a token "
-                "of at least 16 characters in it"
-            )
-        return secrets.token_urlsafe(24)
+def read_token(file: Path) -> str:
+    """Return the token in *file*.
+
+    Raises:
+        ConfigError: It cannot be read, or is too short.
+    """
     try:
         token = file.read_text("utf-8").strip()
         mode = file.stat().st_mode
@@ -94,7 +86,12 @@ def _read_token(file: Path | None, host: str) -> str:
     return check_token(token, f"--token-file {file}")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigError: It cannot.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -112,22 +109,6 @@ def _announce(
     print(f"keyrot ui: pool {pool}, {found['summary']['keys']} keys, state in {url}")
     shown = quote(token, safe="") if file is None else f"…  with the token in {file}"
     print(f"Open  {address}{shown}")
-    if not _is_loopback(host):
+    if not is_loopback(host):
         print("This is plain HTTP: put a server with TLS in front of it.")
     print("Ctrl-C ends it.", flush=True)
-
-
-def _open_browser(url: str, folder: Path) -> None:
-    """Open an address by a file in the user's own *folder*: everyone can read command lines."""
-    file = folder / "keyrot.html"
-    file.write_text(f'<meta http-equiv="refresh" content="0;url={url}">', "utf-8")
-    threading.Thread(target=webbrowser.open, args=(file.as_uri(),), daemon=True).start()
-
-
-def _is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    try:
-        address = ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        return False
-    return address.is_loopback

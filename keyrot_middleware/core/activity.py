@@ -7,6 +7,7 @@ project, and of the first models and workloads that a process names. Everything 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from .amounts import NANO, nano_usd
-from .failures import SERVICE_FAILURES
+from .failures import SERVICE_FAILURES, UNKNOWN
 from .judgement import Run
 from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NO_USAGE, Usage
 from .windows import DAY_S, day_of
@@ -34,7 +35,8 @@ POOL = ""
 """Stands in place of a key id for the sums over all keys."""
 
 CallOutcome = Literal["ok", "failed", "exhausted", "abandoned"]
-ShareKind = Literal["model", "workload", "pair"]
+ShareKind = Literal["model", "workload", "pair", "unknown"]
+"""What is counted by its name: `unknown` are the replies of a key that no row knows."""
 
 
 class Span(NamedTuple):
@@ -114,8 +116,7 @@ class Pair(NamedTuple):
     """Empty: calls of none."""
 
 
-@dataclass(slots=True)
-class DayUsage:
+class DayUsage(NamedTuple):
     """Tokens and cost of one day."""
 
     input_tokens: int = 0
@@ -123,13 +124,8 @@ class DayUsage:
     nano_usd: int = 0
     cached_tokens: int = 0
     """Of the input."""
-
-    def add(self, input_tokens: int, output_tokens: int, nano_usd: int, cached_tokens: int) -> None:
-        """Add the usage of one request."""
-        self.input_tokens += input_tokens
-        self.output_tokens += output_tokens
-        self.nano_usd += nano_usd
-        self.cached_tokens += cached_tokens
+    estimated_tokens: int = 0
+    """Of both, where the server has counted none."""
 
     @property
     def cost_usd(self) -> float:
@@ -155,6 +151,8 @@ class History(NamedTuple):
     nano_usd: Sequence[int]
     cached_tokens: Sequence[int]
     """Input tokens that came from a prompt cache."""
+    estimated_tokens: Sequence[int]
+    """Tokens that no server has counted."""
 
 
 COUNTERS = History._fields
@@ -184,7 +182,8 @@ class ActivityView(NamedTuple):
 def dump_call(record: CallRecord) -> str:
     """Return a call as text, for a state."""
     usage = record.usage
-    shown = Usage(usage.input_tokens, usage.output_tokens, cost_usd=usage.cost_usd)
+    sent, received = usage.input_tokens, usage.output_tokens
+    shown = Usage(sent, received, cost_usd=usage.cost_usd, estimated=usage.estimated)
     return json.dumps(record._replace(usage=shown), separators=(",", ":"))
 
 
@@ -194,7 +193,7 @@ def load_call(text: str | bytes) -> CallRecord | None:
         at, model, seconds, outcome, attempts, usage, *more = json.loads(text)
         found = tuple(Attempt(*attempt) for attempt in attempts)
         return CallRecord(at, model, seconds, outcome, found, Usage(*usage), *more)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 
@@ -220,7 +219,7 @@ def quota_entry(project: str, bucket: str) -> str:
 
 def is_share(entry: str) -> bool:
     """Return whether it is the name of a model or a workload."""
-    return entry.startswith(("model:", "workload:"))
+    return entry.startswith(("model:", "workload:", "unknown:"))
 
 
 class BoundedNames:
@@ -228,11 +227,11 @@ class BoundedNames:
 
     def __init__(self) -> None:
         """Know none."""
-        self._entries: dict[ShareKind, dict[str, str]] = {"model": {}, "workload": {}, "pair": {}}
+        self._entries: dict[ShareKind, dict[str, str]] = {}
 
     def entry(self, kind: ShareKind, name: str) -> str:
         """Return under which name one is counted."""
-        known = self._entries[kind]
+        known = self._entries.setdefault(kind, {})
         entry = known.get(name)
         if entry is not None:
             return entry
@@ -275,7 +274,7 @@ class ActivityBatch:
         self.calls.append(record)
         minute, attempts, usage = int(record.at // 60), record.attempts, record.usage
         failures = refused = 0
-        for key_id, failure, code, _, project, _, bucket, requests, *_ in attempts:
+        for key_id, failure, code, _, project, message, bucket, requests, *_ in attempts:
             failed, limited = failure is not None, code == 429
             for entry in self._of_requests(key_id, project):
                 self._count(minute, entry, (1, failed, limited))
@@ -284,12 +283,17 @@ class ActivityBatch:
             failures, refused = failures + failed, refused + limited
             if failed:
                 self._keep_failure(key_id, record)
+            if failure in UNKNOWN:
+                said = re.sub(r"\S*\d\S*", "…", message)  # without ids
+                name = self.names.entry("unknown", f"{key_id}\n{code} {said}")
+                self._count(minute, name, (1,))
         has_failed = record.outcome in ("failed", "exhausted")
         amounts = (
             usage.input_tokens or 0,
             usage.output_tokens or 0,
             nano_usd(cost_usd or 0.0),
             usage.cached_tokens or 0,
+            (usage.input_tokens or 0) + (usage.output_tokens or 0) if usage.estimated else 0,
         )
         whole = len(attempts), failures, refused, 1, has_failed, record.waited, *amounts
         for entry in self._of_calls(record.model, record.workload):
@@ -356,7 +360,8 @@ class ActivityBatch:
             return
         day = day_of(at, self.zone)
         for entry in (*self._of_requests(key_id, project), POOL):
-            self.days.setdefault((day, entry), DayUsage()).add(*amounts)
+            known = self.days.get((day, entry), DayUsage())
+            self.days[day, entry] = DayUsage(*map(sum, zip(known, amounts, strict=True)))
 
 
 # What a state keeps -----------------------------------------------------------------------------
@@ -371,7 +376,7 @@ class ActivityRows(NamedTuple):
     """By list: the latest last, and how many are kept."""
 
 
-_USAGE = ("input", "output", "nano_usd", "cached")
+_USAGE = ("input", "output", "nano_usd", "cached", "estimated")
 _RECORDS = {HOUR: "minute", DAY: "slot"}
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
 _LIFETIMES |= {"processes": 300, "values": 3_660, "rotations": 34_560_000}
@@ -395,8 +400,7 @@ def rows_of(batch: ActivityBatch) -> ActivityRows:
                     record[sys.intern(f"{entry}:{counter}")] = int(n)
     for (day, entry), usage in batch.days.items():
         record = counts.setdefault(f"day:{day}", {})
-        amounts = usage.input_tokens, usage.output_tokens, usage.nano_usd, usage.cached_tokens
-        for name, n in zip(_USAGE, amounts, strict=True):
+        for name, n in zip(_USAGE, usage, strict=True):
             if n:
                 record[f"{entry}:{name}"] = n
     for (day, pair), n in batch.pairs.items():

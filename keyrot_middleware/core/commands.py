@@ -124,6 +124,9 @@ class Driver(Protocol):
     async def settle(self, command: Settle) -> float | None:
         """Settle a lease; return until when a cooldown lasts, epoch seconds."""
 
+    async def set_aside(self, command: Settle) -> None:
+        """Apply the verdict about a key whose lease is settled already."""
+
     async def report_serving(self, lease: Lease) -> None:
         """Report that the probe *lease* succeeds, before its stream has ended."""
 

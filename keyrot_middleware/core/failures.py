@@ -15,9 +15,13 @@ failure class. The first row that matches decides:
 4. *Codes* alone come last. The last row is `unknown`: raise, penalize no key.
 
 Text that is not the provider's cannot steer the pool. A row with a scope needs a body in the shape
-of the provider's errors: a proxy's 401 or a login page penalizes no key. A pattern matches from the
-start of the message (`^`), since a message may quote parts of the request after text of its own. A
-body that no row matches penalizes no key.
+of the provider's errors: a proxy's 401 or a login page rejects no key. A pattern matches from the
+start of the message (`^`), since a message may quote parts of the request after text of its own.
+
+A refusal in words that no row knows does not fail the call while another key may serve it. A 429
+(`unknown_limit`) cools the key down for that model. After a 401, 402 or 403 (`unknown_refusal`)
+another key is tried: if that one gets an answer the first key is set aside, as a guess; if it gets
+the same reply, the request is at fault, the program gets the reply, and no key is penalized.
 
 `Rule.scope` is what cools down and `Rule.until` for how long (None: the exponential cooldown, with
 `Rule.backoff`). No verdict is permanent: a rejected value is probed again slowly. With a scope the
@@ -30,7 +34,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -66,7 +70,7 @@ has succeeded, not when their time is up."""
 MODEL_FAILURES = frozenset(
     {
         *("limit_zero", "quota_day", "quota_minute", "rate_limit", "capacity"),
-        *("model_denied", "model_withdrawn"),
+        *("model_denied", "model_withdrawn", "unknown_limit"),
     }
 )
 """The classes about one model of a key or project: another model may serve."""
@@ -79,6 +83,10 @@ SERVICE_FAILURES = frozenset(
     }
 )
 """The classes that are no key's and not the request's: the service fails, or the way to it."""
+UNKNOWN_REFUSAL = "unknown_refusal"
+"""The failure class of a 401, 402 or 403 in words that no row knows."""
+UNKNOWN = frozenset({UNKNOWN_REFUSAL, "unknown_limit"})
+"""The classes of replies that no row knows, which are shown so that people can report them."""
 SLOW = "slow_first_token"
 """The failure class of a request that was cut off, since it showed nothing until its deadline."""
 
@@ -280,15 +288,45 @@ def retry_after_s(facts: FailureFacts, now: float) -> float | None:
     exact, text = (value.strip() if isinstance(value, str) else "" for value in found)
     if re.fullmatch(_NUMBER, exact) and float(exact):
         return sane_delay(float(exact) / 1_000)
-    if re.fullmatch(_NUMBER, text):
-        return sane_delay(float(text))
+    return delay_until(text, now)
+
+
+def reset_s(headers: Mapping[str, Any], now: float) -> float | None:
+    """Return when a limit is reset by `x-ratelimit-reset` or a name like it, seconds from *now*.
+
+    Of several limits, that of the last one which is used up.
+    """
+    named = {name.lower(): str(value).strip() for name, value in headers.items()}
+    spent, others = list[float](), list[float]()
+    for name, value in named.items():
+        if _RESET.search(name) and (delay := delay_until(value, now)) is not None:
+            left = named.get(name.replace("reset", "remaining"), "")
+            (spent if left and not left.strip("-0.") else others).append(delay)
+    return max(spent, default=others[0] if len(others) == 1 else None)
+
+
+_RESET = re.compile(r"rate-?limit.*reset")
+_EPOCH_S, _EPOCH_MS = 1e9, 1e11
+"""Larger numbers are no delays but times, in seconds or milliseconds."""
+
+
+def delay_until(text: str, now: float) -> float | None:
+    """Return the delay of `12`, `6m0s`, a date, or a time since 1970, seconds; None for none."""
+    if re.fullmatch(r"[0-9]{1,14}(?:\.[0-9]{1,12})?", text):
+        number = float(text)
+        if number > _EPOCH_S:
+            number = (number / 1_000 if number > _EPOCH_MS else number) - now
+        return sane_delay(number)
+    if (delay := seconds(text)) is not None:
+        return sane_delay(delay)
     return sane_delay(_date(text) - now)
 
 
 def _date(text: str) -> float:
-    """Return an HTTP date in epoch seconds; 0 if it is none."""
+    """Return an HTTP date, or one of ISO 8601, in epoch seconds; 0 if it is none."""
     try:
-        date: datetime = parsedate_to_datetime(text)
+        is_iso = text[:4].isdecimal()
+        date = datetime.fromisoformat(text) if is_iso else parsedate_to_datetime(text)
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except Exception:  # email.utils raises IndexError and TypeError too
         return 0.0
@@ -387,17 +425,30 @@ FIRST_RULES = (
     Rule("transport", transport="other"),
 )
 """Of every provider, before its own."""
-LAST_RULES = (
-    Rule("forbidden", (403,)),
+CODE_RULES = (
     Rule("not_found", (404,)),
-    Rule("request_timeout", (408,)),
+    Rule("request_timeout", (408,), retry=True),
+    Rule("conflict", (409, 425), retry=True),
     Rule("too_large", (413,)),
     Rule("cancelled", (499,)),
     Rule("bad_request", (*range(400, 500), 1007)),
-    Rule("overloaded", (503,), retry=True),
+    Rule("overloaded", (503, 529), retry=True),
     Rule("deadline", (504,), retry=True, max_retries=1),
     Rule("server_error", (*range(500, 600), 1011), retry=True),
     Rule("unknown"),
+)
+"""Of every provider: what the code alone says."""
+LAST_RULES = (
+    Rule(
+        "unknown_limit",
+        _QUOTA,
+        scope=Scope.KEY_MODEL,
+        until=until_retry_info,
+        has_known_end=True,
+        any_body=True,
+    ),
+    Rule(UNKNOWN_REFUSAL, (401, 402, 403), rotate=True),
+    *CODE_RULES,
 )
 """Of every provider, after its own."""
 
@@ -444,8 +495,30 @@ def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Ver
         retry_delay_s=parsed.retry_delay_s if rule.retry else None,
         any_tier=rule.any_tier,
         exceeds_limit=exceeds_limit,
-        message=parsed.message if rule.scope is not Scope.NONE or rule.retry else "",
+        message=_said(rule, parsed),
     )
+
+
+def _said(rule: Rule, parsed: ParsedError) -> str:
+    """Return what the service wrote; of a reply that no row knows with its codes."""
+    if rule.name in UNKNOWN:
+        words = (word.lower() for word in sorted(parsed.reasons))
+        return " ".join((*words, parsed.message or "(no message)"))
+    return parsed.message if rule.scope is not Scope.NONE or rule.retry else ""
+
+
+def gist(verdict: Verdict) -> tuple[int | None, str]:
+    """Return what two replies have in common that say the same; ids, keys and counts differ."""
+    return verdict.code, re.sub(r"\S*(?:[\d*…]|\.\.)\S*", "", verdict.message)
+
+
+def guess(verdict: Verdict, info: CallInfo) -> Verdict:
+    """Return what a refusal that no row knows means for a key beside one that got an answer.
+
+    A 403 may be about the model alone.
+    """
+    of_model = verdict.code == 403 and info.counts_in_quota and info.model
+    return replace(verdict, scope=Scope.KEY_MODEL if of_model else Scope.KEY, backoff=SLOW_BACKOFF)
 
 
 def _narrow_scope(rule: Rule, info: CallInfo) -> Scope:

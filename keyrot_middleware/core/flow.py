@@ -41,7 +41,16 @@ from .commands import (
     StreamEnd,
     StreamOpened,
 )
-from .failures import MODEL_REFUSALS, REJECTIONS, SLOW, Classify, describe
+from .failures import (
+    MODEL_REFUSALS,
+    REJECTIONS,
+    SLOW,
+    UNKNOWN_REFUSAL,
+    Classify,
+    describe,
+    gist,
+    guess,
+)
 from .model import (
     HOME,
     OTHER_PROJECT,
@@ -185,6 +194,8 @@ class CallState:
     """Keys whose value was replaced during this call; once each."""
     exceeded_tiers: set[str | None] = field(default_factory=set)
     """Tiers in which a key's whole limit was smaller than the request."""
+    unknown: list[tuple[Lease, Verdict]] = field(default_factory=list)
+    """Keys that were refused in words that no row knows, and the refusals."""
     failed_at: float = 0.0
     """When the last send failed, epoch seconds."""
     looked_up: bool = False
@@ -340,6 +351,8 @@ async def open_call(call: CallState, driver: Driver) -> Done | StreamOpened:
                 call.cut_off_s = await _cut_off_s(call, driver, lease, call.first_token_s)
             reply = await _attempt(call, driver, lease)
             if not isinstance(reply, Failed):
+                if call.unknown:
+                    await _set_aside(call, driver)
                 return reply
             if not await _should_continue(call, driver, lease) and not _goes_back(call, lease):
                 raise _final_error(call, None)
@@ -491,6 +504,16 @@ async def _attempt(call: CallState, driver: Driver, lease: Lease) -> Reply:
     return reply
 
 
+async def _set_aside(call: CallState, driver: Driver) -> None:
+    """Set the keys aside whose refusal no row knows: another key has got an answer."""
+    for lease, verdict in call.unknown:
+        if lease.key_id.startswith(HOME):  # the client's own key: not managed by the pool
+            continue
+        bare = lease._replace(reservation=None, probe=False, purses=())  # it is settled already
+        outcome = Outcome(LeaseOutcome.ABANDONED, guess(verdict, call.info))
+        await driver.set_aside(Settle(bare, outcome))
+
+
 async def _settle_reply(
     call: CallState, driver: Driver, lease: Lease, reply: Done | Failed | StreamEnd
 ) -> None:
@@ -504,7 +527,8 @@ async def _settle_reply(
         if reported and (key := call.selector.keys.get(lease.key_id)) is not None:
             reported = [one.for_part(key.use) for one in reported]
         outcome = Outcome(LeaseOutcome.SUCCESS, None, reply.usage, reported)
-        call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
+        if not reply.usage.estimated:
+            call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
         if call.overload.models:
             call.overload.record_success(call.info)
     else:
@@ -570,7 +594,7 @@ async def _should_continue(call: CallState, driver: Driver, lease: Lease) -> boo
     """Return whether to send again after a failure, with another key or as a retry."""
     verdict = call.attempts[-1].verdict
     if verdict.retry:
-        return await _retry(call, driver, verdict)
+        return await _retry(call, driver, lease, verdict)
     if not verdict.rotate:
         return False
     if verdict.rejected:
@@ -581,6 +605,11 @@ async def _should_continue(call: CallState, driver: Driver, lease: Lease) -> boo
                 return True
             call.unresolved_rejections.append(lease.key_id)
     _exclude(call, lease, verdict)
+    if verdict.failure == UNKNOWN_REFUSAL:
+        alike = any(gist(verdict) == gist(other) for _, other in call.unknown)
+        call.unknown.append((lease, verdict))
+        if alike or (verdict.code != 401 and len(call.unknown) > 1):
+            return False  # two keys got the same reply: the request is at fault
     same = sum(attempt.verdict.failure == verdict.failure for attempt in call.attempts)
     if verdict.max_rotations is not None and same > verdict.max_rotations:
         return False
@@ -626,7 +655,7 @@ def _exclude(call: CallState, lease: Lease, verdict: Verdict) -> None:
                 call.excluded[key.key_id] = inf
 
 
-async def _retry(call: CallState, driver: Driver, verdict: Verdict) -> bool:
+async def _retry(call: CallState, driver: Driver, lease: Lease, verdict: Verdict) -> bool:
     """Wait before a retry; return False if the budget or the request forbids one."""
     limit = call.policy.max_retries if verdict.max_retries is None else verdict.max_retries
     harmless = call.info.idempotent or not verdict.sent
@@ -640,6 +669,8 @@ async def _retry(call: CallState, driver: Driver, verdict: Verdict) -> bool:
         else 0.0
     )
     late = named > call.budget_s - call.waited_s
+    if late and not call.retries:  # another key may be served before the time that this one got
+        call.excluded[lease.key_id], named, late = inf, 0.0, False
     if call.info.sdk_retries or not harmless or spent or over or late:
         if verdict.failure == OVERLOADED:
             call.overload.record_overload(call.info, now)
@@ -730,6 +761,8 @@ def _final_error(call: CallState, unavailable: Unavailable | None) -> BaseExcept
         return Exhausted(unavailable, model=call.info.quota_model)
     verdict = call.attempts[-1].verdict
     about_keys = verdict.scope is not Scope.NONE or verdict.failure == SLOW
+    if verdict.failure == UNKNOWN_REFUSAL and unavailable is not None:
+        about_keys = any(attempt.verdict.scope is not Scope.NONE for attempt in call.attempts)
     if not (verdict.rotate and about_keys) or verdict.exceeds_limit:
         return _with_attempt_notes(call)
     tried = {

@@ -48,7 +48,7 @@ _NOT_ALLOWED = {
     OTHER_PROJECT: "not the one that this call may use (project)",
     OTHER_PLATFORM: "not that of this call",
 }
-SENTENCES = {
+REASONS = {
     "concurrency": "all requests that max_concurrency allows are under way",
     "usd_10m": "the budget of ten minutes is spent",
     "usd": "the budget of the day is spent",
@@ -125,8 +125,8 @@ def judge(
         next_model: The judgement of the model that such a call goes on to.
     """
     able = {key.key_id for key in keys} - blocks.keys() - rejected.keys()
-    own = {key.key_id for key in keys if info.workload and key.workload == info.workload}
-    is_spare = bool(own and able) and own.isdisjoint(able)
+    own = {key.key_id: key for key in keys if info.workload and key.workload == info.workload}
+    is_spare = bool(own and able) and able.isdisjoint(own)
     out = {i: one for i, one in blocks.items() if not is_spare or i in own}
     due = [i for i in (own if is_spare else [key.key_id for key in keys]) if i in rejected]
     due = [i for i in due if i not in out or out[i].reason in IN_USE]
@@ -173,7 +173,7 @@ def describe_block(block: Block) -> str:
     """Say why a key cannot serve, and until when: `quota_day until 2026-01-02 08:00:00Z`."""
     if block.reason in _NOT_ALLOWED:
         return f"{block.reason}: {_NOT_ALLOWED[block.reason]}"
-    why = block.note or SENTENCES.get(block.reason, block.reason)
+    why = block.note or REASONS.get(block.reason, block.reason)
     if block.until == inf or block.reason in IN_USE:
         return why
     at = f"{utc(block.until):%Y-%m-%d %H:%M:%SZ}"

@@ -19,6 +19,7 @@ from .affinity import owner_lifetime
 from .amounts import nano_usd
 from .failures import ENDED_BY_PERSON
 from .model import (
+    FREE,
     NO_BUDGET,
     NO_LIMITS,
     Block,
@@ -209,7 +210,7 @@ def part_name(name: str, part: str) -> str:
 
 def purses_of(key: Candidate, info: CallInfo) -> tuple[tuple[str, Budget], ...]:
     """Return what pays for a call with a key."""
-    if not info.requests:
+    if not info.requests or key.tier == FREE:
         return ()
     found = key.purses if key.usd is not NO_BUDGET else ()
     if info.terms is not None and info.terms.usd != NO_BUDGET:

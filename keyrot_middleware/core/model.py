@@ -108,6 +108,8 @@ class Budget(NamedTuple):
 
 
 NO_BUDGET = Budget()
+FREE = "free"
+"""The tier whose keys are billed nothing: no budget pays for their calls."""
 USD_WINDOWS = ("10m", "day", "month")
 """The fields of a `Budget` as users write them."""
 
@@ -300,7 +302,7 @@ class CallInfo(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Tokens as the server counted them; None if it did not report them."""
+    """Tokens as the server counted them, or estimated; None where nothing is known."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -318,6 +320,8 @@ class Usage(NamedTuple):
     `input_audio_tokens`, `cache_audio_read_tokens`, `output_image_tokens`…"""
     service_tier: str | None = None
     """The service tier in which the request was served and is billed; None if not known."""
+    estimated: bool = False
+    """The server has counted nothing: the tokens are those of the texts, as they came."""
 
     def with_cost(self, cost_usd: float, service_tier: str | None) -> Usage:
         """Return the same with what the request cost, and the service tier of that price."""
@@ -332,6 +336,7 @@ class Usage(NamedTuple):
             cost_usd,
             self.details,
             service_tier,
+            self.estimated,
         )
 
 

@@ -46,7 +46,9 @@ class _Refusal(NamedTuple):
 
     def holds_for(self, info: CallInfo, now: float) -> bool:
         size = self.size
-        return now < self.until and (size is None or size <= (_needed(self.block, info) or 0))
+        if not self.until - SKIP_S <= now < self.until:  # earlier: the clock was set back
+            return False
+        return size is None or size <= (_needed(self.block, info) or 0)
 
 
 class _Order:
@@ -171,7 +173,7 @@ class Selector:
             False if no key was skipped, or all were asked about just now.
         """
         order = self._get_order(info)
-        if not order.refused or now - order.asked_at < ASK_AGAIN_S * len(self.keys):
+        if not order.refused or 0 <= now - order.asked_at < ASK_AGAIN_S * len(self.keys):
             return False
         order.refused, order.asked_at = {}, now
         return True

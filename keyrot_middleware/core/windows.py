@@ -36,6 +36,8 @@ from .model import (
 GUARD_S = 1.0
 DAY_S = 86_400.0
 HOUR_S = 3_600.0
+LONGEST_DAY_S, LONGEST_MONTH_S = 25 * HOUR_S, 31 * DAY_S + HOUR_S
+"""An end that is further away is not believed: it was set while the clock was wrong."""
 PROBE_S = 2.0
 """How long a probe is the only request; then one more may go, which becomes the probe."""
 PROBE_POLL_S = 0.1
@@ -244,7 +246,7 @@ class QuotaWindows:
             self.requests, self.tokens = (self.late_requests, self.late_tokens) if kept else (0, 0)
             self.late_requests = self.late_tokens = 0
             self.minute = minute
-        if now >= self.day_end:
+        if not 0 < self.day_end - now <= LONGEST_DAY_S:
             self.day_end, self.day_requests = next_midnight(now, zone), 0
 
     def blocked_by(
@@ -461,9 +463,9 @@ class Spending:
 
     def advance(self, now: float, zone: str) -> None:
         """Start the windows of *now*, and let old reservations end."""
-        if now >= self.month_end:
+        if not 0 < self.month_end - now <= LONGEST_MONTH_S:
             self.month_end, self.month = next_month(now, zone), 0
-        if now >= self.day_end:
+        if not 0 < self.day_end - now <= LONGEST_DAY_S:
             self.day_end, self.day, self.highest = next_midnight(now, zone), 0, 0
         period, slot = int(now // RESERVED_S), int(now // SLOT_S)
         if period != self.period:

@@ -17,7 +17,7 @@ from typing import Any
 
 import wrapt
 
-from ..adapters import origin_from_url
+from ..adapters import is_within
 from ..adapters.patching import Wrapper
 from ..adapters.pooled_calls import PooledCalls, is_key
 from ..core.model import POOL_KEY
@@ -258,7 +258,7 @@ def option(options: Any, name: str) -> Any:
 
 def is_allowed(allowed: AllowedOrigins, url: str) -> bool:
     """Return whether any key of the pool may go to an address."""
-    return any(origin_from_url(url) in origins for origins in allowed.values())
+    return any(is_within(url, origins) for origins in allowed.values())
 
 
 # Clients ----------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def placeholder_for(given: Mapping[str, Any], allowed: AllowedOrigins) -> str | 
     if key != POOL_KEY and platform == VERTEX_EXPRESS and _has_own_auth():
         return None
     base_url = option(given.get("http_options"), "base_url")
-    if base_url and origin_from_url(base_url) not in allowed[platform]:
+    if base_url and not is_within(base_url, allowed[platform]):
         return None
     return POOL_KEY if platform == GEMINI_API else EXPRESS_POOL_KEY
 

@@ -1,167 +1,137 @@
-"""aiohttp: what a session sends, over the pool.
+"""aiohttp: a client middleware below those of the program, over the pool.
 
-`ClientSession.request` and its short forms are wrapped, so cookies, traces and connections are the
-session's. aiohttp follows redirects below that, with each header: so they are followed here.
+Above it are the session's headers, cookies and tracers, redirects and the check of the status: none
+of them sees a key of the pool, or takes it along. aiohttp makes the requests and the responses, and
+each response has the program's own request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from functools import partial
 from http.client import responses
+from inspect import signature
 from math import inf
+from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urljoin
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from ..adapters import origin_from_url
-from ..adapters.bodies import Body, read_bounded
-from ..adapters.redaction import Redact, current_redact, scrub, scrub_head, without_key
-from ..errors import handle_internal_error
+from ..adapters.bodies import LONGEST_BODY, Body, read_bounded
+from ..adapters.pooled_calls import PooledCalls
+from ..adapters.redaction import Redact, scrub_head, without_key
+from ..runtime.driver import complete
 from ..secrets import PlainText, Secret
-from .calls import Call, Incoming, Reply, read
+from .calls import Call, Incoming, Reply, Served, read
 from .serving import Library
 
 _LEFT_OUT = ("content-encoding", "content-length", "transfer-encoding", "location")
-_REDIRECTS = (301, 302, 303, 307, 308)
-_MOST_REDIRECTS = 10
-"""aiohttp's own."""
 
 
-class AiohttpSessions(Library):
-    """Serves requests of sessions. A request is the arguments of `ClientSession.request`."""
+class AiohttpRequests(Library):
+    """Serves one request of a session, and those that its redirects ask for."""
 
-    def send(self, wrapped: Callable[..., Any], session: Any, request: dict[str, Any]) -> Any:
-        """Send a request to an allowed host through the pool, or as it is."""
-        if current_redact.get() is not None:  # the transport of a client that is served above
-            return wrapped(**{**request, "allow_redirects": False})
-        try:
-            request, found = self._read(session, request)
-        except Exception:
-            handle_internal_error("http_clients")
-            found = None
-        if found is None:
-            return wrapped(**request)
-        return Sending(self._send(wrapped, session, request, found))
-
-    def _read(self, session: Any, request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """Return a request with its headers, its address and its body in one place each."""
-        headers: CIMultiDict[str] = CIMultiDict(session.headers)
-        headers.update(request.get("headers") or ())
-        url = URL(request["url"])
-        if request.get("params"):
-            url = url.extend_query(request["params"])
-        sent = {**request, "url": str(url), "headers": headers}
-        sent.pop("params", None)
-        if (value := sent.pop("json", None)) is not None:
-            text = session.json_serialize(value)
-            sent["data"] = text.encode() if isinstance(text, str) else text
-            headers.setdefault("Content-Type", "application/json")
-        limit = request.get("timeout")
+    def __init__(self, calls: PooledCalls | None, served: Served, options: dict[str, Any]) -> None:
+        """Serve a pool; *options*: the arguments of the session's method."""
+        super().__init__(calls, served)
+        self._content, data = b"", options.get("data")
+        """What was read of the program's body."""
+        self._rest: Any = None
+        """What follows that in the generator of the program."""
+        if isinstance(data, AsyncIterable) and not isinstance(data, aiohttp.Payload):
+            self._rest, options["data"] = aiter(data), self._whole()
+        limit = options.get("timeout")
         limit = getattr(limit, "total", limit)
-        timeout_s = limit if isinstance(limit, int | float) and limit > 0 else inf
-        incoming = Incoming(
-            sent["method"].upper(), sent["url"], headers, timeout_s, library="aiohttp"
-        )
-        found = read(self._calls, self._served, incoming)
-        return (sent if found is not None else request), found
+        self._timeout_s = limit if isinstance(limit, int | float) and limit > 0 else inf
+        self._origin: URL | None = None
+        """Where the pool has served it; nowhere, once a redirect has led away."""
 
-    async def _send(
-        self, wrapped: Callable[..., Any], session: Any, request: dict[str, Any], found: Any
-    ) -> Any:
-        check = request.pop("raise_for_status", None)
-        check = session.raise_for_status if check is None else check
-        follows = request.pop("allow_redirects", True)
-        response = await self.ahandle(found, request, partial(_send_once, wrapped))
-        where = response.headers.get("Location")
-        if follows and where and response.status in _REDIRECTS:
-            return await self._follow(session, request, response, where)
-        if callable(check):
-            await check(response)
-        elif check:
-            response.raise_for_status()
-        return response
-
-    async def _follow(
-        self, session: Any, request: dict[str, Any], response: Any, where: str
-    ) -> Any:
-        """Send what a redirect asks for, as browsers do; to another origin without a key."""
-        left = request.pop("max_redirects", _MOST_REDIRECTS)
-        if left <= 1:
-            raise aiohttp.TooManyRedirects(response.request_info, (response,))
-        response.release()
-        target = urljoin(request["url"], where)
-        sent = {**request, "url": target, "max_redirects": left - 1}
-        method = request["method"].upper()
-        if (response.status == 303 and method != "HEAD") or (
-            response.status in (301, 302) and method == "POST"
-        ):
-            sent |= {"method": "GET", "data": None}
-        if origin_from_url(target) != origin_from_url(request["url"]):
-            sent["headers"] = CIMultiDict(request["headers"])
+    async def __call__(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        """Send a request through the pool, or as it is; one to another origin without a key."""
+        url, headers = request.url, request.headers
+        if self._origin is not None and self._origin != url.origin():
+            self._origin, request.headers = URL(), headers.copy()
             for name in self._served.key_headers:
-                sent["headers"].popall(name, None)
-        return await session.request(**sent)
+                request.headers.popall(name, None)
+            return await send(request)
+        self._request, self._info = request, request.request_info
+        self._own = url, headers, request.response_class
+        self._body: Any = None
+        """What is sent in place of the program's body."""
+        incoming = Incoming(request.method, str(url), headers, self._timeout_s, library="aiohttp")
+        found = read(self._calls, self._served, incoming)
+        if found is not None:
+            self._origin = url.origin()
+        return await self.ahandle(found, request, partial(self._send, send))
+
+    async def _send(self, send: Callable[[Any], Any], request: Any) -> Any:
+        try:
+            if self._body is not None:
+                await request.update_body(self._body)
+            return await send(request)
+        finally:
+            request.url, request.headers, request.response_class = self._own
 
     # What a request is ----------------------------------------------------------------------------
 
-    async def body_of(self, request: Any) -> tuple[bytes, Any]:
-        """Return the body, and the rest of one that is too long to be kept, or that is a form.
+    async def _whole(self) -> AsyncIterator[bytes]:
+        """Yield the program's body, of which the beginning may have been read."""
+        if self._content:
+            yield self._content
+        async for data in self._rest:
+            yield data
 
-        From here on the request has what was read: a redirect may send it again.
-        """
-        data, rest = request.get("data"), None
-        if data is None or isinstance(data, str | bytes | bytearray):
-            content = data.encode() if isinstance(data, str) else bytes(data or b"")
-        elif isinstance(data, io.IOBase):
-            content, rest = await read_bounded(iter(lambda: data.read(1 << 20), b""))
-        elif isinstance(data, AsyncIterable):
-            content, rest = await read_bounded(aiter(data))
-        else:
-            content, rest = b"", data
-        request["data"] = _joined(content, rest)
-        return content, rest
+    async def body_of(self, request: Any) -> tuple[bytes, Any]:
+        """Return the body, and the request's own if that is too long to be kept; or None."""
+        body = request.body
+        if self._rest is not None:
+            self._content, self._rest = await read_bounded(self._rest)
+            return self._content, self._rest and body
+        if body and (body.size or 0) > LONGEST_BODY:
+            return b"", body
+        self._content = bytes(body and await body.as_bytes())
+        return self._content, None
 
     def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
-        """Return the request."""
+        """Return the request, with another body where its own cannot be sent, or not twice."""
+        body = request.body
+        is_same = content is self._content and isinstance(body, bytes | aiohttp.BytesPayload)
+        if rest is None and not is_same:
+            self._body = aiohttp.BytesIOPayload(io.BytesIO(content), headers=body.headers)
         return request
 
     def copy(self, call: Call, request: Any, key: Secret) -> Any:
-        """Return the program's request with one key."""
-        target = call.target
-        headers = CIMultiDict(request["headers"])
+        """Write one key into the request, until it is sent."""
+        target, headers = call.target, request.headers.copy()
+        self.with_body(request, target.body, call.take_rest())
         url = call.write_key(key, headers, target.url)
-        self._mask(headers)
         if call.stream:  # see httpx_clients.py
             headers["Accept-Encoding"] = "identity"
-        data = _joined(target.body, call.take_rest())
-        sent = {"method": target.method, "url": url, "headers": headers, "data": data}
-        return {**request, **sent}
+        return self._written(request, url, headers)
 
     def with_key(self, request: Any, key: Secret) -> Any:
-        """Return a request with *key* in place of its placeholder."""
-        headers = CIMultiDict(request["headers"])
-        self._served.write_home_key(headers, request["url"], key)
-        self._mask(headers)
-        return {**request, "url": without_key(request["url"]), "headers": headers}
+        """Write *key* in place of the placeholder, until the request is sent."""
+        url, headers = str(request.url), request.headers.copy()
+        self._served.write_home_key(headers, url, key)
+        return self._written(request, without_key(url), headers)
 
-    def _mask(self, headers: CIMultiDict[str]) -> None:
-        """Let no key show in a dictionary of ours: error reporters print those that are in use."""
-        for name in self._served.key_headers:
+    def _written(self, request: Any, url: str, headers: CIMultiDict[str]) -> Any:
+        """Write an address and headers into the request; its response gets the program's own."""
+        for name in self._served.key_headers:  # error reporters print dictionaries
             if name in headers:
                 headers[name] = PlainText(headers[name])
+        kind, info = self._own[2], self._info
+
+        def respond(*args: Any, **options: Any) -> Any:
+            return kind(*args, **{**options, "request_info": info})
+
+        request.url, request.headers = URL(url, encoded=True), headers
+        request.response_class = respond
+        return request
 
     # What a response is ---------------------------------------------------------------------------
 
@@ -191,105 +161,80 @@ class AiohttpSessions(Library):
         return aiter(content.iter_any()), release
 
     async def content(self, response: Any, headers: Any) -> bytes:
-        """Read a response; aiohttp keeps what was read."""
+        """Read a response, and put the bytes back: programs read them in two ways."""
         content: bytes = await response.read()
+        response.content = Content(rest=content)
         return content
 
     async def aclose(self, response: Any) -> None:
         """Release the connection of a response."""
         response.release()
 
-    def rebuilt(self, response: Any, content: bytes) -> Any:
-        """Return a response with another content."""
-        headers = [(k, v) for k, v in response.headers.items() if k.lower() not in _LEFT_OUT]
-        status = (response.status, response.reason or "")
-        return Made(response.method, response.url, status, headers, content)
-
     def streamed(self, response: Any, body: Any, relay: Any) -> Any:
         """Return the response whose content ends the lease."""
-        scrub(response, body.redact)  # which knows what was sent
         response.content = Content(body, relay)
         return response
 
+    def rebuilt(self, response: Any, content: bytes) -> Any:
+        """Return a response with another content."""
+        headers = [(k, v) for k, v in response.headers.items() if k.lower() not in _LEFT_OUT]
+        return self._made(response.status, response.reason, headers, content)
+
     def reply(self, reply: Reply, request: Any) -> Any:
         """Return a response of our own."""
-        url, status = URL(request["url"]), (reply.code, responses.get(reply.code, ""))
-        return Made(request["method"], url, status, reply.headers.items(), reply.body)
+        return self._made(reply.code, responses.get(reply.code, ""), reply.headers, reply.body)
+
+    def _made(self, code: int, reason: str, headers: Any, content: bytes) -> Any:
+        """Return a response as if it had come over a connection that has ended."""
+        fields = CIMultiDictProxy(CIMultiDict(headers))
+        raw = tuple((k.encode(), v.encode()) for k, v in fields.items())
+        message = SimpleNamespace(code=code, reason=reason, headers=fields, raw_headers=raw)
+        message.version = aiohttp.HttpVersion11
+        options: dict[str, Any] = {
+            **dict.fromkeys(("writer", "continue100", "timer")),
+            "request_info": self._info,
+            "traces": [],
+            "loop": asyncio.get_running_loop(),
+            "session": self._request.session,
+            "stream_writer": _Ended(message),
+        }
+        known = signature(aiohttp.ClientResponse.__init__).parameters
+        given = {name: value for name, value in options.items() if name in known}
+        response = self._own[2](self._info.method, self._info.real_url, **given)
+        complete(response.start(_Ended(message)))
+        response.content = Content(rest=content)
+        return response
 
 
-async def _send_once(wrapped: Callable[..., Any], request: dict[str, Any]) -> Any:
-    return await wrapped(**request, allow_redirects=False, raise_for_status=False)
+class _Ended:
+    """A connection over which a response has come."""
+
+    upgraded, output_size = False, 0
+
+    def __init__(self, message: Any) -> None:
+        self.protocol, self._message = self, message
+
+    async def read(self) -> tuple[Any, Any]:
+        return self._message, aiohttp.EMPTY_PAYLOAD
+
+    def release(self) -> None:
+        """Do nothing."""
 
 
-class Sending(Coroutine[Any, Any, Any]):
-    """What `ClientSession.request` returns: a coroutine, and a context manager of its response."""
+class Content(aiohttp.StreamReader):
+    """What the program reads of a response."""
 
-    __slots__ = ("_coroutine", "_response")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self._coroutine = coroutine
-
-    def send(self, value: Any) -> Any:
-        """Go on, as a coroutine does."""
-        return self._coroutine.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        """Raise an exception in it, as in a coroutine."""
-        return self._coroutine.throw(*error)
-
-    def close(self) -> None:
-        """End it, as a coroutine."""
-        self._coroutine.close()
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return self._coroutine.__await__()
-
-    async def __aenter__(self) -> Any:
-        self._response = await self._coroutine
-        return await self._response.__aenter__()
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._response.__aexit__(*error)
-
-
-def _joined(begin: bytes, rest: Any) -> Any:
-    if rest is None:
-        return begin or None
-    return _Chained(begin, rest) if begin else rest
-
-
-class _Chained:
-    """A body of which the beginning was read."""
-
-    def __init__(self, begin: bytes, rest: Any) -> None:
-        self._begin, self._rest = begin, rest
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._begin
-        if isinstance(self._rest, AsyncIterable):
-            async for data in self._rest:
-                yield data
-        else:
-            for data in self._rest:
-                yield data
-
-
-# Responses --------------------------------------------------------------------------------------
-
-
-class Content:
-    """What the program reads of a response, by the methods of aiohttp's StreamReader."""
-
-    def __init__(self, body: Body | None, relay: Any, rest: bytes = b"") -> None:
+    def __init__(self, body: Body | None = None, relay: Any = None, rest: bytes = b"") -> None:
         """Read a stream, of which the lease ends with it; or *rest* alone."""
+        protocol: Any = None  # of a buffer that stays empty
+        super().__init__(protocol, 1 << 16)
         self._body, self._relay, self._rest = body, relay, rest
         self._over = body is None
-        self._error: BaseException | None = None
 
     async def readany(self) -> bytes:
         """Return the bytes that are here, or the next ones; none at the end."""
-        if self._error is not None:
-            raise self._error
+        if (error := self.exception()) is not None:
+            raise error
         data, self._rest = self._rest, b""
         if not data and self._body is not None and not self._over:
             data = await self._body.read_of(self._relay)
@@ -307,11 +252,11 @@ class Content:
             found += data
         return bytes(found)
 
-    async def readline(self) -> bytes:
+    async def readline(self, **_: Any) -> bytes:
         """Return the next line."""
         return await self.readuntil()
 
-    async def readuntil(self, separator: bytes = b"\n") -> bytes:
+    async def readuntil(self, separator: bytes = b"\n", **_: Any) -> bytes:
         """Return the bytes up to the next separator, which is among them."""
         found = b""
         while separator not in found and (data := await self.readany()):
@@ -333,27 +278,9 @@ class Content:
         return found
 
     async def readchunk(self) -> tuple[bytes, bool]:
-        """Return the next bytes, and that they end a chunk."""
-        return await self.readany(), True
-
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        """Yield the bytes as they come."""
-        while data := await self.readany():
-            yield data
-
-    async def iter_chunked(self, n: int) -> AsyncIterator[bytes]:
-        """Yield at most so many bytes at once."""
-        while data := await self.read(n):
-            yield data
-
-    async def iter_chunks(self) -> AsyncIterator[tuple[bytes, bool]]:
-        """Yield the bytes as they come; each piece ends a chunk."""
-        while (found := await self.readchunk())[0]:
-            yield found
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while line := await self.readline():
-            yield line
+        """Return the next bytes, and whether they end a chunk."""
+        data = await self.readany()
+        return data, bool(data)
 
     def at_eof(self) -> bool:
         """Return whether all was read."""
@@ -361,34 +288,8 @@ class Content:
 
     is_eof = at_eof
 
-    def exception(self) -> BaseException | None:
-        """Return what reading raises."""
-        return self._error
-
-    def set_exception(self, error: BaseException, *_: object) -> None:
+    def set_exception(self, exc: BaseException, *cause: Any) -> None:
         """End the stream: its response is released, or closed."""
+        super().set_exception(exc, *cause)
         if self._body is not None and not self._over:
-            self._error = error
             self._body.drop(self._relay)
-
-
-class Made(aiohttp.ClientResponse):
-    """A response whose content is here."""
-
-    def __init__(
-        self,
-        method: str,
-        url: URL,
-        status: tuple[int, str],
-        headers: Iterable[tuple[str, str]],
-        content: bytes,
-    ) -> None:
-        # That of the base class asks for a connection.
-        self.method, (self.status, self.reason) = method, status
-        self.version = aiohttp.HttpVersion11
-        self.content = Content(None, None, content)  # type: ignore[assignment]  # same methods
-        self._body, self._url, self._real_url, self._cache = content, url, url, {}
-        self._headers = CIMultiDictProxy(CIMultiDict(headers))
-        self._raw_headers = tuple((k.encode(), v.encode()) for k, v in self._headers.items())
-        self._loop = asyncio.get_running_loop()
-        self._request_info = aiohttp.RequestInfo(url, method, CIMultiDictProxy(CIMultiDict()), url)

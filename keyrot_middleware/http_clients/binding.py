@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 from ..adapters import hostname
 from ..adapters.patching import Patcher, Wrapper
 from ..adapters.pooled_calls import PooledCalls
-from ..adapters.redaction import current_redact, scrub_head
+from ..adapters.redaction import current_redact
 from ..settings import AllowedOrigins
 from .calls import SDK, served
 from .httpx_clients import HttpxTransports, PooledTransport
 from .requests_sessions import PooledAdapter
 
 _HTTPX = ("httpx", "httpx2")
-_VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+_TOO_OLD = "aiohttp before 3.12.1: its requests do not go through the pool; update aiohttp"
+_VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
 
 
 class HttpClients:
@@ -51,10 +52,8 @@ class HttpClients:
         if "requests" in libraries:
             table["requests", "Session.get_adapter"] = self._session
         if {"aiohttp", SDK} & set(libraries):
-            table["aiohttp", "ClientSession.request"] = self._request
-            table["aiohttp", "ClientResponse.start"] = _start
-            for verb in _VERBS if "aiohttp" in libraries else ():
-                table["aiohttp", f"ClientSession.{verb.lower()}"] = self._short_form(verb)
+            for name in ("request", *_VERBS) if "aiohttp" in libraries else ("request",):
+                table["aiohttp", f"ClientSession.{name}"] = self._request
         if self._calls is not None:
             table["asyncio.base_events", "BaseEventLoop.run_in_executor"] = self._in_executor
             table["uvloop", "Loop.run_in_executor"] = self._in_executor
@@ -100,30 +99,31 @@ class HttpClients:
         return PooledAdapter(found, self._calls, self._served)
 
     def _request(self, wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
-        """Wrap `ClientSession.request`."""
-        given = dict(zip(("method", "url"), args, strict=False)) | kwargs
-        if hostname(str(given.get("url"))) not in self.hosts:
+        """Wrap the methods of `ClientSession` that send."""
+        if current_redact.get() is not None:  # the transport of a client that is served above
+            return wrapped(*args, **{**kwargs, "allow_redirects": False})
+        host = hostname(str(kwargs.get("url") or args[-1]))
+        if host and host not in self.hosts:  # an address of a session's base has none
             return wrapped(*args, **kwargs)
-        from .aiohttp_sessions import AiohttpSessions  # noqa: PLC0415 - it imports aiohttp
+        if not hasattr(sys.modules["aiohttp"].Payload, "as_bytes"):
+            if self._calls is not None:
+                self._calls.warn_once("aiohttp", _TOO_OLD)
+            return wrapped(*args, **kwargs)
+        from .aiohttp_sessions import AiohttpRequests  # noqa: PLC0415 - it imports aiohttp
 
-        return AiohttpSessions(self._calls, self._served).send(wrapped, session, given)
-
-    def _short_form(self, verb: str) -> Any:
-        def wrapper(wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
-            """Wrap a method of a session that sends without `request`."""
-            given = dict(zip(("url",), args, strict=False)) | kwargs
-            if hostname(str(given.get("url"))) not in self.hosts:
-                return wrapped(*args, **kwargs)
-            return session.request(**{"method": verb, "allow_redirects": verb != "HEAD"} | given)
-
-        return wrapper
+        above = kwargs.get("middlewares")
+        if above is None:  # those of a request replace the session's, which have no public name
+            above = session._middlewares or ()
+        options = dict(kwargs)
+        options["middlewares"] = (*above, AiohttpRequests(self._calls, self._served, options))
+        return wrapped(*args, **options)
 
     def _in_executor(self, wrapped: Callable[..., Any], loop: Any, args: Any, kwargs: Any) -> Any:
         """Wrap the loops' `run_in_executor`: a send uses threads of the pool's own.
 
-        asyncio resolves names in the loop's default executor, and aiohttp reads .netrc there. Sync
-        calls that wait for a key in that executor (`asyncio.to_thread`) can take all of its
-        threads: a task that has the key they wait for could then not connect.
+        asyncio resolves names in the loop's default executor. Sync calls that wait for a key in
+        that executor (`asyncio.to_thread`) can take all of its threads: a task that has the key
+        they wait for could then not connect.
         """
         if current_redact.get() is None or self._calls is None:
             return wrapped(*args, **kwargs)
@@ -135,14 +135,6 @@ class HttpClients:
             return asyncio.wrap_future(threads.submit(partial(func, *given)), loop=loop)
 
         return run(*args, **kwargs)
-
-
-async def _start(wrapped: Callable[..., Any], response: Any, args: Any, kwargs: Any) -> Any:
-    """Wrap `ClientResponse.start`: tracers and the cookie jar read the head of a response."""
-    started, redact = await wrapped(*args, **kwargs), current_redact.get()
-    if redact is not None:
-        scrub_head(response, redact)
-    return started
 
 
 def _url(args: Any, kwargs: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from .. import providers
 from ..adapters import (
     host_from_url,
     hostname,
+    is_within,
     origin_from_url,
     with_served_tier,
 )
@@ -65,10 +67,16 @@ _SDK = "google-genai-sdk"
 _PLACEHOLDER = re.compile(rf"{POOL_KEY}[\w-]*")
 NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
-SDK_RETRIES = ("x-stainless-retry-count", "x-fern-language")
+_FERN = "x-fern-language"
+SDK_RETRIES = ("x-stainless-retry-count", _FERN)
 """One is in each request of an SDK that repeats a 5xx: openai and its like, and cohere."""
+_STAND_IN_S = 3_600.0
 _QUOTED = 300
 """Characters of a provider's message in a warning."""
+
+
+NO_ROUTE = Route("", bound_to_owner=True, counts_in_quota=False, protocol="unknown")
+"""Of a path that no provider's table has: with a placeholder it goes with the home key."""
 
 
 class Served(NamedTuple):
@@ -77,7 +85,7 @@ class Served(NamedTuple):
     libraries: Collection[str]
     """google-genai among them or not."""
     hosts: Mapping[str, Mapping[str, Sequence[Provider]]]
-    """The providers whose keys may go to a host, by its origins."""
+    """The providers whose keys may go to a host, by its origins, or the paths below one."""
     key_headers: frozenset[str]
     """Those that can have a key, in lower case."""
     request_headers: frozenset[str]
@@ -85,26 +93,37 @@ class Served(NamedTuple):
     reply_headers: frozenset[str]
     """The headers of a successful response that are read."""
 
-    def find(self, method: str, url: str) -> tuple[Provider, Route] | None:
+    def find(self, method: str, url: str, headers: Any) -> tuple[Provider, Route] | None:
         """Return the provider and the route of a request; None: it is none of the pool's."""
-        for provider in self.providers(url):
-            route = provider.route(method, url)
-            if route is not None:
-                return provider, route
-        return None
+        url = url.partition("#")[0]  # mistralai writes /v1/chat/completions#stream
+        there = self.providers(url)
+        if not there:
+            return None
+        provider = there[0]
+        if len(there) > 1:
+            provider = max(there, key=lambda one: one.fit(method, url, headers))
+        route = provider.route(method, url)
+        if route is None and provider.find_key(NO_ROUTE, headers, url)[0].startswith(POOL_KEY):
+            verb = method.lower()
+            route = NO_ROUTE._replace(verb=verb, idempotent=verb in ("get", "head"))
+        return None if route is None else (provider, route)
 
     def providers(self, url: str) -> Sequence[Provider]:
         """Return the providers of an address; of its host, where its origin is nobody's."""
-        origins = self.hosts.get(hostname(url))
-        if origins is None:
+        places = self.hosts.get(hostname(url))
+        if places is None:
             return ()
-        return origins.get(origin_from_url(url)) or next(iter(origins.values()))
+        found = places.get(origin_from_url(url)) or next(iter(places.values()))
+        if len(places) > 1:
+            within = [place for place in places if is_within(url, (place,))]
+            found = places[max(within, key=len)] if within else found
+        return found
 
     def write_home_key(self, headers: Any, url: str, key: Secret) -> None:
         """Write a key where a request has a placeholder."""
         there = [name for name in self.key_headers if POOL_KEY in (headers.get(name) or "")]
         for name in there:
-            headers[name] = _PLACEHOLDER.sub(key.reveal(), headers[name])
+            headers[name] = _PLACEHOLDER.sub(lambda _: key.reveal(), headers[name])
         if not there:  # it is in the address
             name, text = self.providers(url)[0].key_field(Route(""), key.reveal())
             headers[name] = text
@@ -128,7 +147,7 @@ def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
         libraries,
         hosts,
         keys,
-        keys | {CLIENT_HEADER, *SDK_RETRIES},
+        keys | {CLIENT_HEADER, *SDK_RETRIES, "user-agent"},
         frozenset(
             {
                 *("content-type", "content-encoding", "retry-after"),
@@ -151,6 +170,8 @@ class Incoming(NamedTuple):
     """The library itself sends a request again after a 5xx or a lost connection."""
     library: str = ""
     """Which one it is, unless google-genai sends the request."""
+    has_head_timeout: bool = True
+    """The head of a response can have a timeout of its own."""
 
 
 class Outcome(NamedTuple):
@@ -219,7 +240,8 @@ def read(
     try:
         return _read(calls, served, request)
     except Exception:
-        return _after_internal_error(calls, served, request)
+        handle_internal_error("http_clients")
+        return _in_place_of_placeholder(calls, served, request)
 
 
 @dataclass(slots=True, repr=False, eq=False)
@@ -245,10 +267,12 @@ class Head:
         try:
             return self._call(content, rest)
         except Exception:
-            return _after_internal_error(self.calls, self.served, self.request)
+            handle_internal_error("http_clients")
+            return _in_place_of_placeholder(self.calls, self.served, self.request)
 
     def _call(self, content: bytes, rest: Any) -> Call:
         sdk, body = self.sdk, _parse(content)
+        self.route = self.provider.route_with(self.route, body)
         info = self._info(body)
         state = self.calls.call_state(info, self.own or POOL_KEY, self.request.timeout_s)
         if sdk is not None and sdk.repeats:
@@ -262,6 +286,8 @@ class Head:
     def _info(self, body: dict[str, Any]) -> CallInfo:
         request, pool, provider = self.request, self.calls.pool, self.provider
         info = provider.read_request(self.route, body)
+        model = "" if self.route.protocol == NO_ROUTE.protocol else info.model
+        info = info._replace(model=pool.secrets.redact(model))  # it is shown
         sticky = pool.policy.strategy == "sticky" and not info.bound_to_owner
         return info._replace(
             tokens=pool.token_scale.scaled(info.model, info.estimate),
@@ -269,15 +295,21 @@ class Head:
             conversation=provider.conversation(body) if sticky else None,
             host=host_from_url(request.url),
             platform=provider.platform,
-            sdk_retries=request.retries_5xx or any(name in request.headers for name in SDK_RETRIES),
+            sdk_retries=request.retries_5xx or self._sdk_retries,
         )
 
+    @property
+    def _sdk_retries(self) -> bool:
+        headers, agent = self.request.headers, self.provider.repeating_agent
+        if any(name in headers for name in SDK_RETRIES):
+            return True
+        return bool(agent) and (headers.get("user-agent") or "").endswith(agent)
 
-def _after_internal_error(
+
+def _in_place_of_placeholder(
     calls: PooledCalls | None, served: Served, request: Incoming
 ) -> Reply | Secret | None:
-    """Return what to do with a request that could not be read: a placeholder is never sent."""
-    handle_internal_error("http_clients")
+    """Return what to do with a request that could not be read, or that no table knows."""
     said = (*(request.headers.get(name) or "" for name in served.key_headers), request.url)
     if not any(POOL_KEY in text for text in said):
         return None
@@ -294,9 +326,10 @@ def _after_internal_error(
 def _read(
     calls: PooledCalls | None, served: Served, request: Incoming
 ) -> Head | Reply | Secret | None:
-    found = served.find(request.method, request.url)
+    found = served.find(request.method, request.url, request.headers)
     if found is None:
-        return None
+        known = served.providers(request.url)
+        return _in_place_of_placeholder(calls, served, request) if known else None
     provider, route = found
     is_sdk = _SDK in request.headers.get(CLIENT_HEADER, "")
     if (SDK if is_sdk else request.library) not in served.libraries:
@@ -333,7 +366,7 @@ def home_key(calls: PooledCalls, provider: Provider, url: str) -> Secret | Reply
 
     None: no key of the pool may go there, and the request is sent as it is.
     """
-    if origin_from_url(url) not in calls.allowed[provider.platform]:
+    if not is_within(url, calls.allowed[provider.platform]):
         return None
     home = calls.pool.home_value(provider.platform, required_tiers.get(), required_project.get())
     return home or _without_pool(provider, url)
@@ -374,12 +407,17 @@ def _shortened(content: bytes) -> bytes:
     return b"".join((*parts, content[done:]))
 
 
+def text_of(content: bytes) -> str:
+    """Return a body as text, without the long texts of a large one; see `_shortened`."""
+    text = content if len(content) < _LARGE else _shortened(content)
+    return text.decode("utf-8", "replace")
+
+
 def _parse(content: bytes) -> dict[str, Any]:
     if content.lstrip()[:1] != b"{":
         return {}
-    text = content if len(content) < _LARGE else _shortened(content)
     try:
-        body = json.loads(text.decode("utf-8", "replace"))
+        body = json.loads(text_of(content))
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
@@ -389,8 +427,10 @@ class Call:
     """A request that goes through the pool."""
 
     __slots__ = (
+        "_asked",
         "_error",
         "_key_headers",
+        "_waits_by_itself",
         "call",
         "calls",
         "content",
@@ -415,6 +455,8 @@ class Call:
         """What is sent."""
         self._key_headers = [n for n in head.provider.key_headers if n in request.headers]
         """Those that the program's request has."""
+        self._waits_by_itself = _FERN in request.headers
+        """Whether the SDK would sleep as long as a 429 says, and ask again, where nobody can."""
         self.in_query = head.in_query
         """Whether the program has its key in the address."""
         self.is_sdk = head.sdk is not None
@@ -423,7 +465,12 @@ class Call:
         """That of the current model."""
         self._error: Exception | None = None
         """That of the first model."""
-        if calls.pool.first_tokens.limits or first_token_s.get() is not None:
+        self._asked = state.info.model
+        """The model that the program names."""
+        if state.info.conversation and calls.stand_ins and has_chain(state.info):
+            self._go_on_with_stand_in()
+        tokens = calls.pool.first_tokens
+        if (tokens.limits or first_token_s.get() is not None) and request.has_head_timeout:
             self._set_deadline()
 
     @property
@@ -459,6 +506,23 @@ class Call:
             self._set_deadline()
         return True
 
+    def _go_on_with_stand_in(self) -> None:
+        """Send the request to the model that wrote the signatures in it, for an hour."""
+        pool, info = self.calls.pool, self.call.info
+        model, at = self.calls.stand_ins.get(f"{info.conversation} {self._asked}", ("", -inf))
+        if at > pool.clock.time() - _STAND_IN_S and self._stays and self.send_to(model):
+            tokens = pool.token_scale.scaled(model, info.estimate)
+            self.call.info = info._replace(model=model, tokens=tokens)
+
+    def note_model(self) -> None:
+        """Remember which model has served a conversation in place of the one that was asked."""
+        info, stand_ins = self.call.info, self.calls.stand_ins
+        name = f"{info.conversation} {self._asked}"
+        if info.model == self._asked:
+            stand_ins.pop(name, None)
+        else:
+            stand_ins[name] = info.model, self.calls.pool.clock.time()
+
     @property
     def _stays(self) -> bool:
         """Whether only the model that the request names accepts it."""
@@ -471,7 +535,8 @@ class Call:
         bound = info.bound_to_owner or info.resources
         if bound or not (info.model and info.idempotent):
             return
-        call.first_token_s = pool.first_tokens.begin(info)
+        may_be_http2 = "h2" in sys.modules and self.url.startswith("https:")
+        call.first_token_s = pool.first_tokens.begin(info, may_be_http2)
         if after and has_chain(info) and not self._stays:
             call.next_info = fallback_info(call, after)
 
@@ -584,7 +649,8 @@ class Call:
             return reader
         served = headers.get(self.provider.tier_header)
         events = self.provider.events(self.route)
-        reader = EventReader(events, is_array=not is_events, served_tier=served)
+        estimate = self.call.info.tokens
+        reader = EventReader(events, is_array=not is_events, served_tier=served, estimate=estimate)
         if self.provider.limit_headers:
             reader.reported = self.provider.read_limits(headers)
         return reader
@@ -595,7 +661,7 @@ class Call:
         if upload_url := headers.get(provider.upload_header):
             # A gateway passes on the provider's own upload URLs.
             own = (f"https://{host}:443" for host in provider.hosts)
-            if origin_from_url(upload_url) not in (*self.calls.allowed[provider.platform], *own):
+            if not is_within(upload_url, (*self.calls.allowed[provider.platform], *own)):
                 where = host_from_url(upload_url) or "no host"
                 text = f"the upload goes to {where}, not in KEYROT_ALLOWED_HOSTS"
                 body = provider.error_body(400, f"keyrot: {text}")
@@ -631,7 +697,7 @@ class Call:
         """
         why = self.calls.no_key(exhausted, self.provider)
         reply = _reply(why.code, why.body, self.target.url)
-        if why.code == 429 and why.retry_in is not None:
+        if why.code == 429 and why.retry_in is not None and not self._waits_by_itself:
             reply.headers["retry-after"] = str(why.retry_in)
         error = Refused(reply, why.body, why)
         error.__cause__ = exhausted.last

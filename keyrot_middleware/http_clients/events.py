@@ -23,6 +23,7 @@ class EventReader:
         *,
         is_array: bool = False,
         served_tier: str | None = None,
+        estimate: int = 0,
     ) -> None:
         """Start empty.
 
@@ -30,9 +31,10 @@ class EventReader:
             events: Reads each event, in one of the protocols; None: the bytes report nothing.
             is_array: The events are the elements of an array.
             served_tier: The service tier that the headers name, if any.
+            estimate: The input tokens, where the server counts none.
         """
         self._events: Any = events
-        self._is_array, self._served_tier = is_array, served_tier
+        self._is_array, self._served_tier, self._estimate = is_array, served_tier, estimate
         self._rest = bytearray()
         """The beginning of a line, or of an element, whose end is not here."""
         self._other = bytearray()
@@ -51,6 +53,8 @@ class EventReader:
     def usage(self) -> Usage:
         """The tokens so far."""
         usage: Usage = NO_USAGE if self._events is None else self._events.usage
+        if usage.estimated:
+            usage = usage._replace(input_tokens=self._estimate)
         return with_served_tier(usage, self._served_tier)
 
     @property

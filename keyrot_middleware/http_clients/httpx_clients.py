@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
 from itertools import chain
 from math import inf
-from socket import SHUT_RDWR
 from typing import Any
 
 from ..adapters.bodies import AsyncTee, Tee, mixed_type, read_bounded
@@ -97,13 +95,16 @@ class HttpxTransports(Library):
 
     def copy(self, call: Call, request: Any, key: Secret) -> Any:
         """Return the program's request with one key; it shares nothing that changes."""
-        target, rest = call.target, call.take_rest()
+        target, rest, deadline = call.target, call.take_rest(), call.call.deadline
+        extensions = request.extensions
+        if isinstance(deadline, Deadline):
+            extensions = {**extensions, "timeout": deadline.over(extensions.get("timeout"))}
         sent = self._library.Request(
             target.method,
             request.url,
             headers=request.headers,  # from such they are not parsed
             stream=self._body(target.body, rest),
-            extensions=_until_deadline(request.extensions, call.call.deadline),
+            extensions=extensions,
         )
         url = call.write_key(key, sent.headers, target.url)
         if url != call.url:
@@ -145,15 +146,13 @@ class HttpxTransports(Library):
     def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
         """Return the bytes of a stream."""
         stream = response.stream
-        return self._iterator(stream), stream.close if self._is_sync(response) else stream.aclose
+        if self._is_sync(response):
+            return iter(stream), stream.close
+        return _closing(stream), stream.aclose
 
-    def hang_up(self, response: Any) -> Callable[[], object] | None:
-        """Return what ends the connection; that of HTTP/2 has other responses too."""
-        found = response.extensions.get("network_stream")
-        socket = None if found is None else found.get_extra_info("socket")
-        if socket is None or response.http_version == "HTTP/2":
-            return None
-        return partial(socket.shutdown, SHUT_RDWR)
+    def is_shared(self, response: Any) -> bool:
+        """Return whether the connection of a response has other calls too."""
+        return bool(response.http_version == "HTTP/2")
 
     async def content(self, response: Any, headers: Any) -> bytes:
         """Read a response, and put the bytes back."""
@@ -221,32 +220,9 @@ class HttpxTransports(Library):
         return response
 
 
-def _until_deadline(extensions: Any, deadline: Any) -> Any:
-    """Return the extensions of a request of which a thread waits for the head until *deadline*.
-
-    A timeout of HTTP/2 would end other calls too. That of a body is read where the body begins.
-    """
-    if not isinstance(deadline, Deadline) or deadline.head_s == inf:
-        return extensions
-    given, timeout = extensions.get("trace"), dict(extensions.get("timeout") or {})
-    own = timeout.get("read")
-
-    def trace(event: str, info: Any) -> None:
-        if event == "http11.receive_response_headers.started":
-            timeout["read"] = min(deadline.head_s, inf if own is None else own)
-        elif event == "http11.receive_response_headers.complete":
-            timeout["read"] = own
-        if given is not None:
-            given(event, info)
-
-    return {**extensions, "timeout": timeout, "trace": trace}
-
-
 def _some(raw: list[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[str, str]:
     """Return some headers as a dictionary: each look-up in those of httpx takes microseconds."""
-    given, texts = zip(*raw, strict=True) if raw else ((), ())
-    known = dict(zip(map(bytes.lower, given), texts, strict=True))
-    return {name.decode(): known[name].decode("latin-1") for name in names & known.keys()}
+    return {n.decode(): t.decode("latin-1") for name, t in raw if (n := name.lower()) in names}
 
 
 class PooledTransport:
@@ -282,6 +258,20 @@ def _in_asyncio() -> bool:
 
 
 # Bytes ------------------------------------------------------------------------------------------
+
+
+async def _closing(stream: Any) -> AsyncIterator[bytes]:
+    """Read a stream, and close it where this is dropped.
+
+    A loop closes all generators of a dropped stream at once, the oldest first. Without this one
+    they would be those of httpcore, and one of two that close the connection raises.
+    """
+    try:
+        async for data in stream:
+            yield data
+    except GeneratorExit:
+        await stream.aclose()
+        raise
 
 
 class _Chained:

@@ -10,15 +10,13 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http import HTTPStatus
-from http.client import HTTPResponse
+from http.client import HTTPResponse, responses
 from itertools import chain, repeat, takewhile
 from math import inf
 from typing import Any
 
 import wrapt
 
-from ..adapters import origin_from_url
 from ..adapters.bodies import read_bounded
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub, without_key
@@ -40,16 +38,13 @@ class RequestsAdapters(Library):
         """Serve a pool, a program that reads responses itself (*stream*) or not."""
         super().__init__(calls, served)
         self._stream = stream
-        self.deadline: Any = None
-        """Of the next request that is sent."""
 
     def read(self, request: Any, timeout: Any, *, retries_5xx: bool) -> Any:
         """Return what to do with a prepared request; see `calls.read`."""
         limit = timeout[1] if isinstance(timeout, tuple) else timeout
         limit_s = limit if isinstance(limit, int | float) else inf
-        incoming = Incoming(
-            request.method, request.url, request.headers, limit_s, retries_5xx, "requests"
-        )
+        given = (request.method, request.url, request.headers, limit_s, retries_5xx)
+        incoming = Incoming(*given, "requests", has_head_timeout=False)
         return read(self._calls, self._served, incoming)
 
     async def body_of(self, request: Any) -> tuple[bytes, Any]:
@@ -72,8 +67,7 @@ class RequestsAdapters(Library):
 
     def copy(self, call: Call, request: Any, key: Secret) -> Any:
         """Return the program's request with one key."""
-        target, self.deadline = call.target, call.call.deadline
-        sent = request.copy()
+        target, sent = call.target, request.copy()
         sent.method, sent.url = target.method, call.write_key(key, sent.headers, target.url)
         if call.stream:  # see httpx_clients.py
             sent.headers["Accept-Encoding"] = "identity"
@@ -118,10 +112,6 @@ class RequestsAdapters(Library):
             return iter(raw.stream(_PIECE, decode_content=False)), raw.close
         # Without a length of its own, `stream` waits for a whole piece.
         return iter(lambda: raw.read1(_PIECE, decode_content=False), b""), raw.close
-
-    def hang_up(self, response: Any) -> Callable[[], object] | None:
-        """Return what ends the connection; urllib3 before 2.3 cannot."""
-        return getattr(response.raw, "shutdown", None)
 
     async def content(self, response: Any, headers: Any) -> bytes:
         """Read a response; requests keeps what was read, but not for `raw`."""
@@ -172,7 +162,7 @@ class RequestsAdapters(Library):
         response.headers.update(reply.headers)
         response.headers["content-length"] = str(len(reply.body))
         response.raw, response.encoding = _raw(response, iter((reply.body,)), bool), "utf-8"
-        response.reason = HTTPStatus(reply.code).phrase
+        response.reason = responses.get(reply.code, "")
         return response
 
 
@@ -196,42 +186,13 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
 
         def send_once(one: Any) -> Any:
             try:
-                head_s = inf if library.deadline is None else library.deadline.head_s
-                if head_s == inf or args:
-                    return once.send(one, *args, **kwargs)
-                return _send_until(head_s, once, one, kwargs)
+                return once.send(one, *args, **kwargs)
             except Exception as error:
                 if hasattr(error, "request"):
                     error.request = request  # else it is the one with the key
                 raise
 
         return library.handle(found, request, send_once)
-
-
-def _send_until(seconds: float, adapter: Any, one: Any, given: dict[str, Any]) -> Any:
-    """Send a request of which this thread waits so long for the head."""
-    timeout = given.get("timeout")
-    connect, own = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-    by_urllib3 = isinstance(adapter, sys.modules["requests"].adapters.HTTPAdapter)
-    repeats = by_urllib3 and adapter.max_retries.total
-    if repeats or not by_urllib3 or not isinstance(own, int | float | None):
-        return adapter.send(one, **given)
-    if (origin := origin_from_url(one.url)) in keeping:
-        given = {**given, "timeout": (connect, min(seconds, inf if own is None else own))}
-    response = adapter.send(one, **given)
-    socket = getattr(getattr(response.raw, "connection", None), "sock", None)
-    if socket is None:
-        keeping.discard(origin)
-    else:
-        keeping.add(origin)
-        socket.settimeout(own)  # that of the head would hold for the body too
-    return response
-
-
-keeping = set[str | None]()
-"""Servers whose last response left its connection open: only then its timeout can be set again.
-
-Few: only those that get keys are in it."""
 
 
 def _without_key_retries(adapter: Any, codes: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..runtime import runner
 from ..runtime.driver import complete
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
-from .calls import NO_RETRY, Call, Head, Outcome, Refused, Reply, Served
+from .calls import NO_RETRY, Call, Head, Outcome, Refused, Reply, Served, text_of
 
 Send = Callable[[Any], Any]
 """Sends a request once, in a task by a coroutine."""
@@ -84,10 +83,10 @@ class Library(ABC):
     def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
         """Return the bytes of a stream as they come, and what closes it; see `Body`."""
 
-    def hang_up(self, response: Any) -> Callable[[], object] | None:
-        """Return what ends the connection that a thread reads, for another thread; None: none."""
+    def is_shared(self, response: Any) -> bool:
+        """Return whether the connection of a response has other calls too."""
         del response
-        return None
+        return False
 
     @abstractmethod
     async def content(self, response: Any, headers: Any) -> bytes:
@@ -174,14 +173,15 @@ class Library(ABC):
             return reply
 
         found = await run(call.calls.pool, call.call, send, call.no_key, observer)
+        if call.call.info.conversation:
+            call.note_model()
         return self.finished(found, opened, request)
 
     async def _received(
         self, call: Call, response: Any, headers: Any, key: Secret, in_full: bool
     ) -> Any:
-        deadline = call.call.deadline
-        if deadline is not None and (self.status(response) >= 300 or not call.is_stream(headers)):
-            deadline.cancel()
+        if call.call.first_token_s is not None:
+            self._has_head(call, response, headers)
         if self.status(response) >= 400:
             return self.failed(call, response, await self._said(response))
         if self.status(response) >= 300:
@@ -195,9 +195,7 @@ class Library(ABC):
         pieces, close = self.pieces(response)
         body = Body(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
         try:
-            by_thread = isinstance(deadline, Deadline)
-            with deadline.over(self.hang_up(response)) if by_thread else nullcontext():
-                await body.read_first()
+            await body.read_first()
             if not body.reader.failed_at_once:
                 return StreamOpened(body)
             said = await until_enough(body)
@@ -206,6 +204,18 @@ class Library(ABC):
             raise
         await body.aclose()
         return self.failed(call, response, said, body.error)
+
+    def _has_head(self, call: Call, response: Any, headers: Any) -> None:
+        """End a deadline that is the head's alone; note whether others may have one here."""
+        tokens, host = call.calls.pool.first_tokens, call.call.info.host
+        tokens.shared[host] = tokens.shared.get(host, False) or self.is_shared(response)
+        deadline = call.call.deadline
+        if deadline is not None and (
+            isinstance(deadline, Deadline)
+            or self.status(response) >= 300
+            or not call.is_stream(headers)
+        ):
+            deadline.cancel()
 
     async def _send_home(self, request: Any, key: Secret, once: Send) -> Any:
         """Send a request with the home key, once and without the pool."""
@@ -248,8 +258,7 @@ class Library(ABC):
         if hidden != content:
             response = self.rebuilt(response, hidden)
         try:
-            text = hidden.decode("utf-8", "replace")
-            return call.done(response, text, headers, in_full=in_full)
+            return call.done(response, text_of(hidden), headers, in_full=in_full)
         except Exception:
             handle_internal_error("http_clients")
             return Done(response)

@@ -5,7 +5,6 @@ docs/page.md lists the fields of each answer. One look serves all for a second.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +51,7 @@ from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.windows import DAY_S, HOUR_S, next_midnight
 from ..errors import KeyrotError
+from ..locks import Lock
 from ..prices import is_installed
 from ..runtime.activity import Activity
 from ..runtime.judging import CallSettings, judge_calls, read_settings
@@ -71,6 +71,7 @@ LIMIT_MAX = 500
 DISABLED_S = int(30 * DAY_S)
 """How long a key stays off that was switched off by hand, unless it is enabled before."""
 _SPANS = {1: HOUR, 24: DAY}
+_OF_DAY = ("input_tokens", "output_tokens", "estimated_tokens")
 _OF_HOUR = ("calls", "failed_calls", "requests", "failures", "waits")
 _OF_CALLS = COUNTERS[3:]
 """Counters that belong to no single key: a call may try several."""
@@ -104,7 +105,7 @@ class PoolReport:
     own: CallSettings = field(default_factory=CallSettings)
     """With what calls are made, if no process says it."""
     _cost_known: bool = field(default_factory=is_installed)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: Lock = field(default_factory=Lock)
     _last: tuple[float, Look] | None = None
     """The last look, and when it was by `monotonic()`."""
 
@@ -359,7 +360,7 @@ class PoolReport:
         today = activity.today.get(POOL) or DayUsage()
         end = next_midnight(seen.at - DAY_S - HOUR_S, self.activity.zone)
         later = next_midnight(end, self.activity.zone)
-        amounts = {"input_tokens": today.input_tokens, "output_tokens": today.output_tokens}
+        amounts = {name: getattr(today, name) for name in _OF_DAY}
         cost = {"cost_usd": today.cost_usd if self._cost_known else None}
         last_hour = {n: None if degraded else sum(getattr(hour, n)) for n in _OF_HOUR}
         return {
@@ -371,8 +372,24 @@ class PoolReport:
             "last_hour": last_hour,
             "today": dict.fromkeys(amounts | cost) if degraded else amounts | cost,
             "midnight": iso(later if later <= seen.at else end),
-            "headline": view.headline(seen, last_hour, degraded=degraded),
+            "headline": {
+                **view.headline(seen, last_hour, degraded=degraded),
+                "unknown": [] if degraded else self._unknown_replies(seen),
+            },
         }
+
+    def _unknown_replies(self, seen: Look) -> list[str]:
+        """Return what providers replied today that no row knows, so that people can report it."""
+        titles = {row.key.key_id: providers.of(row.key.platform).title for row in seen.rows}
+        counts: Counter[tuple[str, str]] = Counter()
+        for name, (count, *_) in self.activity.read().shares("unknown", DAY, seen.at).items():
+            key_id, _, said = name.partition("\n")
+            if key_id in titles:
+                counts[titles[key_id], said] += count
+        return [
+            f"{n:,} {'reply' if n == 1 else 'replies'} of {title} not known: {said}"
+            for (title, said), n in counts.most_common(view.SENTENCES)
+        ]
 
     def _find(self, key_id: str) -> Row:
         for row in self.look().rows:
@@ -477,7 +494,7 @@ class PoolReport:
         }
 
 
-_OF_USAGE = ("input_tokens", "output_tokens", "cost_usd")
+_OF_USAGE = ("input_tokens", "output_tokens", "cost_usd", "estimated")
 _OF_ATTEMPT = ("key_id", "code", "failure", "message")
 
 

@@ -23,7 +23,7 @@ from ..core.activity import LARGE_POOL, quota_entry
 from ..core.amounts import NANO
 from ..core.availability import AVAILABLE, Availability, KeyState, availability
 from ..core.failures import ENDED_BY_PERSON, KEY_REJECTIONS
-from ..core.judgement import Judgement, ends_by
+from ..core.judgement import REASONS, Judgement, ends_by
 from ..core.ledger import KeyHealth, Used
 from ..core.model import (
     USD_REASONS,
@@ -51,13 +51,7 @@ WINDOWS = {
     "tpm": ("input tokens", "this minute"),
     "rpd": ("requests", "today"),
 }
-_SENTENCES = {
-    "concurrency": "all requests that max_concurrency allows are under way",
-    "usd_10m": "the budget of ten minutes is spent",
-    "usd": "the budget of the day is spent",
-    "usd_month": "the budget of the month is spent",
-    "usd_reserved": "requests under way may spend the rest of a budget",
-    "probe": "one request is under way to see whether the key works again",
+_SENTENCES = REASONS | {
     "platform": "serves calls of another API only",
     DISABLED_IN_FILE: "switched off in keys.json",
     OUTSIDE_TIERS: OUTSIDE_TIERS,
@@ -565,7 +559,7 @@ def lines_of(headline: Mapping[str, Any]) -> list[str]:
     """Return the lines of a headline."""
     first, *others = headline["sentences"]
     keys, hour = headline["keys"]["sentence"], headline["hour"]
-    return [f"{first} {keys}", *others, f"Last hour: {hour}"]
+    return [f"{first} {keys}", *others, *headline.get("unknown", ()), f"Last hour: {hour}"]
 
 
 def available_of(available: int, keys: int) -> str:

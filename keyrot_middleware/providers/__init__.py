@@ -1,4 +1,7 @@
-"""The providers of APIs that the pool knows: what only one of them says is in its own module."""
+"""The providers of APIs that the pool knows: what only one of them says is in its own module.
+
+`__all__` is what the author of another provider needs (docs/providers.md); the rest is the pool's.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,21 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
-from .base import Provider
+from ..core.failures import FIRST_RULES, LAST_RULES, Rule, of_billing, paced, rejected
+from .base import Provider, Route
+from .openai import OpenAILike
+
+__all__ = [
+    "FIRST_RULES",
+    "LAST_RULES",
+    "OpenAILike",
+    "Provider",
+    "Route",
+    "Rule",
+    "of_billing",
+    "paced",
+    "rejected",
+]
 
 GROUP = "keyrot_middleware.providers"
 """The entry points of providers of other distributions: name and class."""

@@ -14,7 +14,6 @@ from typing import Any
 
 from ..core.failures import (
     FIRST_RULES,
-    LAST_RULES,
     ParsedError,
     Rule,
     for_a_day,
@@ -22,14 +21,12 @@ from ..core.failures import (
     of_billing,
     of_model,
     of_project,
-    rejected,
-    until_minute_end,
     until_retry_info,
 )
 from ..core.model import NO_USAGE, Scope, Usage
 from ..core.windows import next_month
 from .base import Events, Route
-from .openai import OpenAILike, any_of, stored_route
+from .openai import LIMIT_RULES, SHARED_RULES, SUSPENDED, OpenAILike, any_of, stored_route
 from .openai_protocol import parse_object
 
 _PATH = re.compile(r"/v1/(messages|complete|files|models)(?:/(\w[^?]*))?/?\Z")
@@ -115,7 +112,7 @@ class Anthropic(OpenAILike):
     limit_kinds = {"requests": "rpm", "input-tokens": "tpm", "tokens": "tpm"}
     rules = (
         *FIRST_RULES,
-        rejected("key_invalid", (401,), reasons=any_of("AUTHENTICATION_ERROR")),
+        SUSPENDED,
         of_model(
             "model_denied",
             (403,),
@@ -123,7 +120,6 @@ class Anthropic(OpenAILike):
             scope=Scope.KEY_MODEL,
             until=for_a_day,
         ),
-        of_billing("credit_depleted", (400,), text=r"^Your credit balance is too low"),
         of_billing(
             "billing_cap",
             (400,),
@@ -136,20 +132,14 @@ class Anthropic(OpenAILike):
             text=r"^You have reached your specified workspace API usage limits",
             until=_until_resumed,
         ),
-        of_billing("payment_required", (402,)),
         of_billing(
             "billing_cap",
             (429,),
             reasons=any_of("ENFORCED_SPEND_LIMIT_REACHED"),
             until=_until_month_end,
         ),
-        of_model(
-            "quota_minute",
-            (429,),
-            text=r"would exceed your organization's (?:\w+ )?rate limit",
-            until=until_minute_end,
-            has_known_end=True,
-        ),
+        Rule("too_large", (429,), text=r"^Extra usage is required for long", rotate=True),
+        *LIMIT_RULES,
         of_model(
             "rate_limit",
             (429,),
@@ -158,19 +148,12 @@ class Anthropic(OpenAILike):
             has_known_end=True,
         ),
         Rule("model_not_found", (404,), text=r"^model: "),
-        Rule("overloaded", (529,), retry=True),
-        *LAST_RULES,
+        *SHARED_RULES,
     )
 
     def route(self, method: str, url: str) -> Route | None:
         """Return what a request is."""
         return _route(method, url.partition("?")[0])
-
-    def find_key(self, route: Route, headers: Any, url: str) -> tuple[str, bool]:
-        """Return the key of a request: its SDK sends keys, and logins too, as a bearer token."""
-        scheme, _, token = (headers.get("authorization") or "").partition(" ")
-        bearer = token.strip() if scheme.lower() == "bearer" else ""
-        return (headers.get("x-api-key") or "").strip() or bearer, False
 
     def read_reply(
         self, route: Route, text: str, *, in_full: bool

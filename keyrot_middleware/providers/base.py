@@ -90,6 +90,8 @@ class Provider:
     """`gen_ai.provider.name`, by OpenTelemetry's conventions."""
     prices: str = ""
     """Its name in the list of genai-prices, if not its own."""
+    repeating_agent: str = ""
+    """How the user agent of its SDK ends, if that repeats a 5xx whatever the response says."""
     check_path: str = "/v1/models"
     """What a request asks for that shows whether a key is accepted, at no cost or a small one."""
     check_headers: Mapping[str, str] = {}
@@ -144,13 +146,35 @@ class Provider:
             headers: A mapping whose names are in any case.
             url: The whole address.
 
-        A placeholder, which begins with `POOL_KEY`, may be in any place.
+        A placeholder, which begins with `POOL_KEY`, may be in any place. SDKs send a key or a login
+        as a bearer token too, where `key_headers` has that header.
         """
         value = (headers.get(self.key_header) or "").strip()
-        if self.key_scheme:
-            scheme, _, value = value.partition(" ")
-            value = value.strip() if scheme.lower() == self.key_scheme.lower() else ""
-        return value, False
+        if not self.key_scheme and (value or self.key_headers == (self.key_header,)):
+            return value, False
+        scheme, _, value = (headers.get("authorization") or "").strip().partition(" ")
+        return value.strip() if scheme.lower() == "bearer" else "", False
+
+    @cached_property
+    def base(self) -> str:
+        """Where the paths of its API begin, such as `/v1`."""
+        return self.check_path.rpartition("/")[0]
+
+    def is_asked_like(self, other: Provider) -> bool:
+        """Return whether no request shows for which of the two it is."""
+        mine, its = ((type(p).route, p.key_header, p.base) for p in (self, other))
+        return mine == its
+
+    def fit(self, method: str, url: str, headers: Any) -> tuple[bool, bool, int, int, bool]:
+        """Return how well a request fits, for a host that it shares with other providers."""
+        route = self.route(method, url)
+        return (
+            self.find_key(route or Route(""), headers, url)[0] != "",
+            route is not None,
+            sum(name in headers for name in self.check_headers),
+            len(self.base) if f"{self.base}/" in url else -1,
+            self.key_header in headers,
+        )
 
     def key_field(self, route: Route, key: str) -> tuple[str, str]:
         """Return name and text of the header that carries *key*."""
@@ -162,6 +186,10 @@ class Provider:
         Of long texts *body* has the beginning; see `text_size`.
         """
         raise NotImplementedError
+
+    def route_with(self, route: Route, body: Mapping[str, Any]) -> Route:
+        """Return the route again, now that the body is known."""
+        return route
 
     def conversation(self, body: Mapping[str, Any]) -> str:
         """Return a digest of what all turns of a conversation share; empty: nothing."""

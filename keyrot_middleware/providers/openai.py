@@ -21,6 +21,7 @@ from ..core.failures import (
     ParsedError,
     QuotaViolation,
     Rule,
+    delay_until,
     error_words,
     for_a_day,
     for_an_hour,
@@ -32,15 +33,16 @@ from ..core.failures import (
     paced,
     rejected,
     rejected_for_long,
+    reset_s,
     retry_after_s,
     sane_delay,
     seconds,
     until_retry_info,
 )
-from ..core.model import NO_USAGE, CallInfo, Reported, Usage
-from ..core.windows import HOUR_S
+from ..core.model import NO_USAGE, CallInfo, Reported, Scope, Usage
+from ..core.windows import DAY_S, HOUR_S, next_midnight, next_month
 from .base import Events, Provider, Route, text_size
-from .openai_protocol import ChatEvents, parse_text, parse_usage
+from .openai_protocol import NOT_TEXT, ChatEvents, parse_object, parse_text, parse_usage
 
 # Requests -----------------------------------------------------------------------------------------
 
@@ -62,7 +64,7 @@ _STATELESS = {
 }
 """What stores nothing, or only its own response: any key may send it."""
 _API = re.compile(
-    r"/(?=(?:(?:chat|fim)/completions|completions|ocr|responses|embeddings|images|audio|moderations|files"
+    r"(?<!/messages)/(?=(?:(?:chat|fim)/completions|completions|ocr|responses|embeddings|images|audio|moderations|files"
     r"|batches|uploads|vector_stores|containers|conversations|videos|fine_tuning|assistants"
     r"|threads|evals|models(?!/(?:chat|embeddings)))(?:/|\Z))"
 )
@@ -108,7 +110,9 @@ _ID = re.compile(
 )
 _TEXT = frozenset({"content", "text", "input", "prompt", "instructions", "arguments", "output"})
 """Keys of what people and models wrote, which names nothing."""
-_NOT_TEXT = frozenset({"model", "role", "type", "id", "url", "image_url", "data", "detail"})
+_MESSAGE = 4.0
+"""Tokens of a message beside its text:
+https://github.com/openai/openai-cookbook/blob/main/examples/How_to_count_tokens_with_tiktoken.ipynb."""
 _MEDIA = 1_000.0
 """Tokens of an image, a file or a recording: the response corrects it."""
 _MAX_CONTAINERS = 100_000
@@ -123,10 +127,12 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
             if isinstance(value, dict | list):
                 nodes.append(value)  # type: ignore[arg-type]  # a list is read like an object
             elif isinstance(value, str):
-                if key not in _NOT_TEXT:
+                if key not in NOT_TEXT:
                     total += text_size(value) / 4
                 elif key in ("url", "image_url", "data"):
                     total += _MEDIA
+                elif key == "role":
+                    total += _MESSAGE
                 if len(value) < 100 and key not in _TEXT and _ID.fullmatch(value):
                     found[value] = None
     return ceil(total), tuple(found)
@@ -177,10 +183,25 @@ def _count(text: str | None) -> int | None:
 
 _LIMIT = re.compile(
     r"on (?P<what>requests|tokens) per (?P<unit>min|day)\w* \([RT]P[MD]\): "
-    r"Limit (?P<limit>\d{1,12}), Used \d{1,12}, Requested (?P<requested>\d{1,12})"
+    r"Limit (?P<limit>\d{1,12})(?:, Used \d{1,12})?, Requested (?P<requested>\d{1,12})"
 )
 """OpenAI's and Groq's: the headers do not tell an exhausted day from a minute."""
-_AGAIN = re.compile(r"(?:try again|retry after|retry) in ([\d.hms]{2,20})\b")
+_WINDOWS = {
+    "permonth": re.compile(r"per[ -]?month|/ ?month|\bmonthly", re.IGNORECASE),
+    "perday": re.compile(r"(?:per|by)[ -]?(?:day|24)|/ ?day|\bdaily|\b[RT]PD\b", re.IGNORECASE),
+    "perhour": re.compile(r"per[ -]?hour|/ ?hour|\bhourly", re.IGNORECASE),
+    "perminute": re.compile(r"per[ -]?min|/ ?min|\b[RT]PM\b", re.IGNORECASE),
+}
+"""Words about a window, where a message names one of them."""
+_PART = (
+    r"\d{1,9}(?:\.\d{1,9})?\s?(?:m(?:illi)?s(?:ec\w*)?|[smhd]|sec\w*|min\w*|hours?|days?)(?![a-z])"
+)
+_AGAIN = re.compile(
+    rf"(?:again|retry|retrying|wait|reset|resets|available|replenished)\b\D{{0,20}}"
+    rf"((?:{_PART}[\s,]*(?:and )?)+|\d{{4}}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d))",
+    re.IGNORECASE,
+)
+_UNITS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": HOUR_S, "d": DAY_S}
 _CODES = {
     **dict.fromkeys(("INVALID_API_KEY", "AUTHENTICATION_ERROR"), 401),
     **dict.fromkeys(("RATE_LIMIT_EXCEEDED", "RATE_LIMIT_ERROR", "INSUFFICIENT_QUOTA"), 429),
@@ -189,6 +210,10 @@ _CODES = {
     "INVALID_REQUEST_ERROR": 400,
 }
 """What an error inside a stream means, which has no HTTP code."""
+_MESSAGES = ("message", "detail", "error", "error_description", "title", "msg")
+"""Where the sentence of an error may stand."""
+_BESIDE = ("code", "error_type", "retry_after", "retry_after_seconds")
+"""What may stand beside an error instead of in it."""
 
 
 def any_of(*words: str) -> frozenset[str]:
@@ -196,15 +221,94 @@ def any_of(*words: str) -> frozenset[str]:
     return frozenset(words)
 
 
+def _worded_s(message: str, now: float) -> float | None:
+    """Return the delay that a message names, such as `try again in 6m0s`, seconds."""
+    found = _AGAIN.search(message)
+    if found is None:
+        return None
+    if "T" in found[1]:
+        return delay_until(found[1], now)
+    parts = re.findall(r"(\d[\d.]*)\s?(ms|milli|[smhd])", found[1].lower())
+    return sane_delay(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def until_window_ends(parsed: ParsedError, now: float) -> float:
+    """Return the time that the server named, else the end of the day; of a month its end."""
+    if any("permonth" in quota.name for quota in parsed.quotas):
+        return next_month(now, "UTC")
+    return until_retry_info(parsed, now) or next_midnight(now, "UTC")
+
+
+SUSPENDED = rejected_for_long(
+    "project_suspended",
+    (400, 401, 403),
+    reasons=any_of("ACCOUNT_DEACTIVATED", "ORGANIZATION_RESTRICTED"),
+    text=r"^(?:(?:this|your) )?(?:organization|account|team|project) (?:has been|is) "
+    r"(?:disabled|deactivated|suspended|restricted)",
+)
+ACCOUNT_RULES = (
+    rejected(
+        "key_invalid",
+        (400, 401, 403),
+        reasons=any_of(
+            *("INVALID_API_KEY", "EXPIRED_API_KEY", "WRONG_API_KEY", "INVALIDAPIKEY"),
+            *("AUTHENTICATION_ERROR", "INVALID_AUTHENTICATION_ERROR"),
+        ),
+        text=r"^(?:incorrect|invalid|wrong|expired) api[ _-]?key\b"
+        r"|^(?:your |the |this )?api[ _-]?key (?:you )?(?:provided )?(?:is |has |was )?"
+        r"(?:currently |been )?"
+        r"(?:not valid|not found|invalid|incorrect|expired|revoked|disabled|deleted|blocked)\b",
+    ),
+    SUSPENDED,
+    of_billing(
+        "credit_depleted",
+        (400, 401, 402, 403, 412, 429),
+        reasons=any_of(
+            *("INSUFFICIENT_QUOTA", "CREDIT_BALANCE_EXHAUSTED", "INSUFFICIENT_BALANCE"),
+            *("INSUFFICIENT_CREDITS", "INSUFFICIENT_USER_QUOTA", "BILLING_HARD_LIMIT_REACHED"),
+            *("BILLING_NOT_ACTIVE", "EXCEEDED_CURRENT_QUOTA_ERROR", "ARREARAGE"),
+            *("BLOCKED_API_ACCESS", "BUDGET_EXCEEDED"),
+        ),
+        text=r"^(?:insufficient (?:credits?|balance|funds)|(?:your )?credit (?:balance|limit)\b"
+        r"|billing hard limit|budget has been exceeded"
+        r"|(?:you(?:r \w+)?|this|the)\b[^\"`:]{0,60}?\b(?:credits\b|spend(?:ing)? limit"
+        r"|balance is (?:too low|insufficient)|current quota|is not active))",
+    ),
+)
+"""What is wrong with a key or its account, in words that several providers use."""
 LIMIT_RULES = (
-    Rule("too_large", (413, 429), reasons=any_of("REQUESTED_OVER_LIMIT")),
-    paced("quota_day", quota="perday", until=until_retry_info, may_wait=False),
+    Rule(
+        "too_large",
+        (429,),
+        reasons=any_of("REQUESTED_OVER_LIMIT"),
+        rotate=True,  # that of another organization may be larger
+        max_rotations=1,
+    ),
+    paced("quota_day", quota="permonth", until=until_window_ends, may_wait=False),
+    paced("quota_day", quota="perday", until=until_window_ends, may_wait=False),
+    of_model("rate_limit", (429,), quota="perhour", until=until_retry_info, has_known_end=True),
     paced("quota_minute", quota="perminute"),
 )
 """Of the providers whose messages name the window."""
+MODEL_DENIED = of_model(
+    "model_denied",
+    (400, 403, 404),
+    reasons=any_of(
+        *("MODEL_NOT_FOUND", "MODEL_PERMISSION_BLOCKED_ORG", "MODEL_PERMISSION_BLOCKED_PROJECT")
+    ),
+    until=for_a_day,
+    max_rotations=1,
+)
 SHARED_RULES = (
-    Rule("overloaded", (529,), retry=True),
+    *ACCOUNT_RULES,
+    *LIMIT_RULES,
     of_billing("payment_required", (402,)),
+    Rule(
+        "forbidden",
+        (403,),
+        reasons=any_of("UNSUPPORTED_COUNTRY_REGION_TERRITORY"),
+        text=r"\bcountry\b|\bregion\b|moderat|flagged|guardrail|usage guidelines|max_new_tokens",
+    ),
     paced("rate_limit"),
     *LAST_RULES,
 )
@@ -218,13 +322,17 @@ class OpenAILike(Provider):
     rules: tuple[Rule, ...] = (
         *FIRST_RULES,
         rejected("key_invalid", (401,)),
-        *LIMIT_RULES,
         *SHARED_RULES,
     )
 
     def route(self, method: str, url: str) -> Route | None:
         """Return what a request is."""
         return _route(method, url.partition("?")[0])
+
+    def route_with(self, route: Route, body: Mapping[str, Any]) -> Route:
+        """Return the route of a request: the reply to one that stores it names what is stored."""
+        is_stored = not route.protocol and body.get("store") is True
+        return route._replace(protocol="stored") if is_stored else route
 
     def read_request(self, route: Route, body: Mapping[str, Any]) -> CallInfo:
         """Read a request."""
@@ -238,7 +346,7 @@ class OpenAILike(Provider):
             tokens,
             stream=body.get("stream") is True,
             bound_to_owner=route.bound_to_owner or bool(names),
-            idempotent=route.idempotent,
+            idempotent=route.idempotent and not body.get("background"),
             resources=(*route.names, *names),
             counts_in_quota=route.counts_in_quota,
         )
@@ -252,20 +360,32 @@ class OpenAILike(Provider):
 
     def events(self, route: Route) -> Events:
         """Return what reads the stream of a response."""
-        return ResponsesEvents() if route.protocol == "responses" else ChatEvents()
+        if route.protocol == "responses":
+            return ResponsesEvents()
+        return ChatEvents(is_stored=route.protocol == "stored")
 
     def open(self, body: object) -> Mapping[Any, Any]:
-        """Return the object of a failed response that has `message` and `code`."""
-        return open_error(body.get("response", body) if isinstance(body, dict) else body)
+        """Return the object of a failed response, whose sentence is its `message`.
+
+        What some write beside the error, or in another place, is in it too.
+        """
+        outer = body if isinstance(body, dict) else {}
+        inner = next((outer[n] for n in ("response", "errors", "detail") if outer.get(n)), body)
+        error = open_error(body if isinstance(inner, str) or "error" in outer else inner)
+        beside = {name: outer[name] for name in _BESIDE if name in outer}
+        found = (error[name] for name in _MESSAGES if isinstance(error.get(name), str))
+        return {**beside, **error, "message": next(found, "").strip()[:MAX_MESSAGE]}
 
     def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
         """Return what a failed response says."""
-        error = self.open(facts.body)
-        message, words = error.get("message"), error_words(error, "type", "code")
-        message = message.strip()[:MAX_MESSAGE] if isinstance(message, str) else ""
+        body = facts.body
+        if isinstance(body, str):
+            body = parse_object(body) or body
+        error = self.open(body)
+        message, words = error["message"], error_words(error, "type", "code", "error_type")
         code = facts.code or next((_CODES[word] for word in words if word in _CODES), None)
-        if not code and isinstance(number := error.get("code"), int):
-            code = number
+        if not code and (number := str(error.get("code"))).isdecimal():
+            code = int(number)
         quotas: tuple[QuotaViolation, ...] = ()
         if (found := _LIMIT.search(message)) is not None:
             kind = "requests" if found["what"] == "requests" else "inputtokens"
@@ -273,17 +393,22 @@ class OpenAILike(Provider):
             quotas = (QuotaViolation(f"{kind}{unit}permodel", int(found["limit"])),)
             if int(found["requested"]) > int(found["limit"]):
                 words |= {"REQUESTED_OVER_LIMIT"}
-        again = _AGAIN.search(message)
-        shaped = bool(message) and ("code" in error or "type" in error)
-        return ParsedError(
-            code,
-            message,
-            words,
-            quotas,
-            retry_after_s(facts, now) or (sane_delay(seconds(again[1]) or 0) if again else None),
-            has_shape=shaped,
-            is_sure=shaped,
-        )
+        elif (
+            code == 429 and len(named := [w for w in _WINDOWS if _WINDOWS[w].search(message)]) == 1
+        ):
+            quotas = (QuotaViolation(named[0]),)
+        delay = retry_after_s(facts, now)
+        if code == 429:  # a gateway's short Retry-After may stand beside the end of a day
+            delay = max(delay or 0, self.body_delay(error, now) or 0)
+            delay = delay or reset_s(facts.headers or {}, now)
+        is_sure = bool(message) and not {"code", "type", "error_type"}.isdisjoint(error)
+        shaped = bool(message) and isinstance(body, dict)
+        return ParsedError(code, message, words, quotas, delay, has_shape=shaped, is_sure=is_sure)
+
+    def body_delay(self, error: Mapping[Any, Any], now: float) -> float | None:
+        """Return the delay that an error names, seconds."""
+        named = error.get("retry_after") or error.get("retry_after_seconds") or ""
+        return delay_until(str(named), now) or _worded_s(error["message"], now)
 
 
 _SPENT = any_of("ORGANIZATION_SPEND_LIMIT_EXCEEDED", "ORGANIZATION_USAGE_LIMIT_EXCEEDED")
@@ -300,7 +425,6 @@ class OpenAI(OpenAILike):
     limit_kinds = {"requests": "rpm", "tokens": "tpm"}
     rules = (
         *FIRST_RULES,
-        rejected("key_invalid", (401,), reasons=any_of("INVALID_API_KEY")),
         rejected_for_long(
             "key_denied",
             (401,),
@@ -308,24 +432,18 @@ class OpenAI(OpenAILike):
             text=r"^You must be a member of an organization",
         ),
         rejected("key_restricted", (401,), text=r"^Your IP is not authorized|^IP not authorized"),
+        rejected(
+            "key_method_blocked",
+            (401, 403),
+            text=r"^You have insufficient permissions for this operation",
+            scope=Scope.KEY_VERB,
+        ),
         of_project(
             "project_cap", reasons=any_of("PROJECT_SPEND_LIMIT_EXCEEDED"), until=for_an_hour
         ),
         of_billing("billing_cap", reasons=_SPENT),
-        of_billing(
-            "credit_depleted",
-            (429,),
-            reasons=any_of("INSUFFICIENT_QUOTA", "CREDIT_BALANCE_EXHAUSTED"),
-        ),
-        *LIMIT_RULES,
         of_model("rate_limit", (429,), reasons=any_of("SLOW_DOWN"), until=until_retry_info),
-        of_model(
-            "model_denied",
-            (400, 404),
-            reasons=any_of("MODEL_NOT_FOUND"),
-            until=for_a_day,
-            max_rotations=1,
-        ),
+        MODEL_DENIED,
         *SHARED_RULES,
     )
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 from ..core.amounts import service_tier
 from ..core.model import NO_USAGE, Usage
-from .base import Events
+from .base import Events, text_size
 
 _decode = json.JSONDecoder().decode
 _NONE: Mapping[str, Any] = {}
 _LARGE = 2_048
 """From this length on, parsing a whole body costs more than searching it."""
 _USAGE = '"usage"'
+NOT_TEXT = frozenset({"model", "role", "type", "id", "url", "image_url", "data", "detail"})
+_DEEPEST = 8
+_BYTES = 2
+"""Of a text for each token that is booked where the server counts none. Most texts have twice as
+many: a budget is to hold for the others too, and where not all of an answer is shown."""
 MAX_COUNT = 10**18
 """No request has this many tokens; numbers larger than a float would break the arithmetic."""
 
@@ -24,7 +30,8 @@ def parse_usage(body: Mapping[str, Any]) -> Usage:
 
     Thoughts are in `total_tokens` whether or not `completion_tokens` has them.
     """
-    counts = body.get("usage")
+    groq = body.get("x_groq")
+    counts = body.get("usage") or (groq.get("usage") if isinstance(groq, Mapping) else None)
     counts = counts if isinstance(counts, Mapping) else _NONE
     asked, answer = ("prompt", "completion") if "prompt_tokens" in counts else ("input", "output")
     sent, received, total = (
@@ -69,21 +76,56 @@ def parse_text(text: str, *, in_full: bool) -> tuple[Usage, Mapping[str, Any]]:
 class ChatEvents(Events):
     """Collects the usage of one stream of chat completions, which has an end of its own."""
 
-    __slots__ = ("usage",)
+    __slots__ = ("_is_stored", "_size", "names", "usage")
 
-    def __init__(self) -> None:
-        self.usage = NO_USAGE
+    def __init__(self, *, is_stored: bool = False) -> None:
+        """Start empty; *is_stored*: what it names by its id is kept there."""
+        self.usage, self.names, self._size = NO_USAGE, (), 0
+        self._is_stored = is_stored
 
     def feed(self, body: Mapping[str, Any]) -> bool:
         """Add a chunk; return whether it is the last one."""
         usage, before = parse_usage(body), self.usage
-        known = before if usage.input_tokens is None else NO_USAGE
-        self.usage = usage._replace(
-            input_tokens=usage.input_tokens or known.input_tokens,
-            output_tokens=usage.output_tokens or known.output_tokens,
-            finish_reasons=usage.finish_reasons or before.finish_reasons,
-        )
+        if usage.input_tokens is None:
+            choices = body.get("choices")
+            usage = self.estimated(
+                [
+                    one.get("delta") or one.get("text")
+                    for one in (choices if isinstance(choices, list) else ())
+                    if isinstance(one, Mapping)
+                ],
+                usage,
+            )
+        reasons = usage.finish_reasons or before.finish_reasons
+        self.usage = usage._replace(finish_reasons=reasons)
+        if self._is_stored and usage.response_id:
+            self.names = (usage.response_id,)
         return False
+
+    def estimated(self, text: object, usage: Usage = NO_USAGE) -> Usage:
+        """Return the *usage* of an event with what was counted before, else with an estimate.
+
+        Args:
+            text: What has come with it.
+            usage: That of the event, which has no count of the input.
+        """
+        before = self.usage
+        if before.input_tokens is not None:
+            output = usage.output_tokens or before.output_tokens
+            return usage._replace(input_tokens=before.input_tokens, output_tokens=output)
+        self._size += _size_of(text)
+        if not self._size:
+            return usage
+        return usage._replace(output_tokens=ceil(self._size / _BYTES), estimated=True)
+
+
+def _size_of(part: object, depth: int = _DEEPEST) -> int:
+    """Return the bytes of the texts in a part of a reply."""
+    if isinstance(part, str):
+        return text_size(part)
+    if isinstance(part, Mapping):
+        part = [value for name, value in part.items() if name not in NOT_TEXT]
+    return sum(_size_of(one, depth - 1) for one in part) if isinstance(part, list) and depth else 0
 
 
 def parse_object(text: str | None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Rows: providers that speak OpenAI's protocol, or nearly, and differ by a few lines each.
 
 Sources: recorded replies (tests/providers/recorded.jsonl), each provider's documentation, and
-messages in public issues. What is not verified is not here: such a failure is raised, and penalizes
-no key.
+messages in public issues. What is not verified is not here: `unknown_limit` and `unknown_refusal`
+serve the call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 from ..core.failures import (
     FIRST_RULES,
-    LAST_RULES,
     FailureFacts,
     ParsedError,
     Rule,
@@ -24,13 +23,17 @@ from ..core.failures import (
     of_model,
     paced,
     rejected,
+    reset_s,
     until_retry_info,
 )
-from ..core.model import Scope, Usage
+from ..core.model import NO_USAGE, Usage
 from ..core.windows import next_month
 from .base import Route
-from .openai import LIMIT_RULES, SHARED_RULES, OpenAI, OpenAILike, any_of
-from .openai_protocol import parse_object
+from .openai import LIMIT_RULES, MODEL_DENIED, SHARED_RULES, OpenAI, OpenAILike, any_of
+from .openai_protocol import ChatEvents, parse_object
+
+BACKED_OFF = of_model("rate_limit", (429,), until=until_retry_info, has_known_end=True)
+"""Of those whose limits are no windows: the time that they name, else the exponential cooldown."""
 
 
 class Groq(OpenAILike):
@@ -45,14 +48,7 @@ class Groq(OpenAILike):
     limit_kinds = {"requests": "rpd", "tokens": "tpm"}
     rules = (
         *FIRST_RULES,
-        *LIMIT_RULES,
-        of_model(
-            "model_denied",
-            (404,),
-            reasons=any_of("MODEL_NOT_FOUND"),
-            until=for_a_day,
-            max_rotations=1,
-        ),
+        MODEL_DENIED,
         Rule("overloaded", (498,), retry=True),
         *SHARED_RULES,
     )
@@ -70,24 +66,16 @@ class Mistral(OpenAILike):
     limit_kinds = {"req": "rpm", "tokens": "tpm"}
     rules = (
         *FIRST_RULES,
-        rejected("key_invalid", (401,), text=r"^Invalid API Key"),
+        rejected("key_invalid", (401,), text=r"^Unauthorized"),
         Rule("overloaded", (429, 503), text=r"^Service tier capacity exceeded", retry=True),
         paced("rate_limit", reasons=any_of("RATE_LIMITED"), text=r"^Requests rate limit exceeded"),
         of_model("model_denied", (403,)),
         *SHARED_RULES,
     )
 
-    def open(self, body: object) -> Mapping[Any, Any]:
-        """Return the object of a failed response; its gateway writes `{"detail": "…"}`."""
-        error = super().open(body)
-        detail = error.get("detail")
-        if isinstance(detail, str):
-            return {"message": detail, "code": None}
-        return {"code": None, **error} if isinstance(body, dict) and "message" in error else error
 
-
-_UPSTREAM = "UPSTREAM"
-"""Stands among the words of an error that another provider caused."""
+_UPSTREAM, _MODERATED = "UPSTREAM", "MODERATED"
+"""Stand among the words of an error that another provider, or the prompt, caused."""
 
 
 class OpenRouter(OpenAILike):
@@ -97,28 +85,40 @@ class OpenRouter(OpenAILike):
     title = "OpenRouter"
     hosts = ("openrouter.ai",)
     variables = ("OPENROUTER_API_KEY",)
+    repeating_agent = " openrouter"
     check_path = "/api/v1/key"
     rules = (
         *FIRST_RULES,
         rejected(
             "key_invalid",
             (401,),
-            text=r"^(?:Missing Authentication header|No cookie auth credentials|User not found)",
+            text=r"^(?:Missing Authentication header|User not found|No (?:cookie )?auth cred)",
         ),
-        Rule("too_large", (402,), text=r"can only afford \d"),
+        Rule(
+            "too_large",  # for what this account has left: another one may have more
+            (402,),
+            text=r"can only afford \d|^(?:Prompt tokens|max_tokens) limit exceeded",
+            rotate=True,
+        ),
         Rule("overloaded", (402,), reasons=any_of("IN_FLIGHT_BUDGET_EXHAUSTED"), retry=True),
         of_billing("credit_depleted", (402,), reasons=any_of("OPENROUTER_CREDITS")),
-        rejected("key_restricted", (402,), reasons=any_of("OPENROUTER_KEY_LIMIT")),
+        rejected(
+            "key_restricted",
+            (402, 403),
+            reasons=any_of("OPENROUTER_KEY_LIMIT"),
+            text=r"^Key limit exceeded",
+        ),
+        Rule("forbidden", (403,), reasons=any_of(_MODERATED)),
         Rule("overloaded", (429,), reasons=any_of(_UPSTREAM), retry=True),
-        of_billing(
+        of_model(
             "rate_limit",
             (429,),
             reasons=any_of("RATE_LIMIT_EXCEEDED"),
-            scope=Scope.PROJECT_MODEL,
+            text=r"^Rate limit exceeded: (?!free-models-per-day)",
             until=until_retry_info,
             has_known_end=True,
         ),
-        *LAST_RULES,
+        *SHARED_RULES,
     )
 
     def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
@@ -129,7 +129,23 @@ class OpenRouter(OpenAILike):
         words = set(error_words(data, "error_type", "limit_source"))
         if data.get("provider_name") or data.get("provider_code"):
             words.add(_UPSTREAM)
+        if data.get("reasons"):
+            words.add(_MODERATED)
         return parsed._replace(reasons=parsed.reasons | words)
+
+    def body_delay(self, error: Mapping[Any, Any], now: float) -> float | None:
+        """Return the delay that an error names; it has the headers of a 429 in it."""
+        data = error.get("metadata")
+        headers = data.get("headers") if isinstance(data, Mapping) else None
+        found = reset_s(headers, now) if isinstance(headers, Mapping) else None
+        return found or super().body_delay(error, now)
+
+    def error_body(
+        self, code: int, text: str, *, reason: str = "", retry_in_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return *text* as an error of OpenRouter's, whose codes are numbers."""
+        more = {"metadata": {"error_type": reason}} if reason else {}
+        return {"error": {"code": code, "message": text, **more}}
 
 
 class XAI(OpenAILike):
@@ -144,22 +160,9 @@ class XAI(OpenAILike):
     limit_kinds = OpenAI.limit_kinds
     rules = (
         *FIRST_RULES,
-        rejected("key_invalid", (400,), text=r"^Incorrect API key provided"),
         rejected("unauthorized", (401,)),
-        of_billing(
-            "credit_depleted",
-            (403, 429),
-            text=r"used all available credits or reached its monthly spending limit",
-        ),
-        paced("rate_limit"),
-        *LAST_RULES,
+        *SHARED_RULES,
     )
-
-    def open(self, body: object) -> Mapping[Any, Any]:
-        """Return the object of a failed response: `{"code": "…", "error": "…"}`."""
-        if isinstance(body, dict) and isinstance(body.get("error"), str):
-            return {"message": body["error"], "code": body.get("code")}
-        return super().open(body)
 
 
 class DeepSeek(OpenAILike):
@@ -172,10 +175,9 @@ class DeepSeek(OpenAILike):
     variables = ("DEEPSEEK_API_KEY",)
     rules = (
         *FIRST_RULES,
-        rejected("key_invalid", (401,), reasons=any_of("AUTHENTICATION_ERROR")),
         of_billing("credit_depleted", (402,)),
-        of_model("rate_limit", (429,)),
-        *LAST_RULES,
+        BACKED_OFF,
+        *SHARED_RULES,
     )
 
 
@@ -197,10 +199,11 @@ class AzureOpenAI(OpenAILike):
         rejected(
             "key_invalid",
             (401,),
-            text=r"^Access denied due to invalid subscription key or wrong API",
+            text=r"^Access denied due to invalid subscription key or wrong API"
+            r"|^Unauthorized\. Access token is missing",
         ),
         paced("rate_limit", reasons=any_of("RATELIMITREACHED", "429"), max_rotations=5),
-        *LAST_RULES,
+        *SHARED_RULES,
     )
 
 
@@ -214,20 +217,10 @@ class Together(OpenAILike):
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,)),
-        of_billing("payment_required", (402,)),
-        of_model(
-            "rate_limit",
-            (429,),
-            reasons=any_of("DYNAMIC_REQUEST_LIMITED", "DYNAMIC_TOKEN_LIMITED"),
-            until=until_retry_info,
-        ),
-        *LAST_RULES,
+        *LIMIT_RULES,
+        BACKED_OFF,
+        *SHARED_RULES,
     )
-
-    def open(self, body: object) -> Mapping[Any, Any]:
-        """Return the object of a failed response; its words may stand in `error_type`."""
-        error = super().open(body)
-        return {**error, "type": error["error_type"]} if "error_type" in error else error
 
 
 class Fireworks(OpenAILike):
@@ -240,11 +233,10 @@ class Fireworks(OpenAILike):
     variables = ("FIREWORKS_API_KEY",)
     rules = (
         *FIRST_RULES,
-        rejected("key_invalid", (401, 403)),
+        rejected("key_invalid", (401,)),
         of_billing("billing_cap", (412,), text=r"^Account \S+ is suspended"),
-        of_billing("payment_required", (402,)),
-        of_model("rate_limit", (429,), until=until_retry_info),
-        *LAST_RULES,
+        BACKED_OFF,
+        *SHARED_RULES,
     )
 
 
@@ -255,10 +247,11 @@ class Cerebras(OpenAILike):
     title = "Cerebras"
     hosts = ("api.cerebras.ai",)
     variables = ("CEREBRAS_API_KEY",)
+    limit_kinds = {"requests-day": "rpd", "tokens-minute": "tpm"}
     rules = (
         *FIRST_RULES,
         rejected("key_invalid", (401,)),
-        paced("quota_minute", text=r"^(?:Requests|Tokens) per minute limit exceeded"),
+        Rule("overloaded", (429,), reasons=any_of("QUEUE_EXCEEDED"), retry=True),
         of_model("model_denied", (404,), until=for_a_day, max_rotations=1),
         *SHARED_RULES,
     )
@@ -274,9 +267,8 @@ class Perplexity(OpenAILike):
     variables = ("PERPLEXITY_API_KEY",)
     rules = (
         *FIRST_RULES,
-        rejected("key_invalid", (401,), reasons=any_of("INVALID_API_KEY")),
-        of_model("rate_limit", (429,)),
-        *LAST_RULES,
+        BACKED_OFF,
+        *SHARED_RULES,
     )
 
 
@@ -288,6 +280,35 @@ def _cohere_route(path: str) -> Route | None:
     found = _COHERE.search(path)
     verb = {"embed": "embeddings"}.get(found[1], found[1]) if found else ""
     return Route(verb, counts_in_quota=verb != "models") if verb else None
+
+
+def _billed(body: object) -> Usage:
+    """Return what is billed for a reply, or for the end of a stream."""
+    body = body if isinstance(body, dict) else {}
+    found = body.get("usage") or body.get("meta")
+    units = found.get("billed_units") if isinstance(found, dict) else None
+    units = units if isinstance(units, dict) else {}
+    sent, received = units.get("input_tokens"), units.get("output_tokens")
+    return Usage(
+        int(sent) if isinstance(sent, int | float) else None,
+        int(received) if isinstance(received, int | float) else None,
+    )
+
+
+class CohereEvents(ChatEvents):
+    """Reads the stream of a response, of either version."""
+
+    def feed(self, body: Mapping[str, Any]) -> bool:
+        """Add an event; return whether it is the last one."""
+        found, kind = body.get("delta"), body.get("type") or body.get("event_type")
+        is_last = kind in ("message-end", "stream-end")
+        if is_last:
+            usage = _billed(found or body.get("response"))
+        else:
+            usage = self.estimated([found, body.get("text")])
+        if usage != NO_USAGE:
+            self.usage = usage
+        return is_last
 
 
 class Cohere(OpenAILike):
@@ -304,7 +325,7 @@ class Cohere(OpenAILike):
         rejected(
             "key_invalid",
             (401,),
-            text=r"^(?:Incorrect API key provided|invalid api token|Your API key has expired)",
+            text=r"^(?:invalid api token|no api key supplied)",
         ),
         of_billing(
             "billing_cap",
@@ -313,9 +334,8 @@ class Cohere(OpenAILike):
             until=lambda _parsed, now: next_month(now, "UTC"),
         ),
         of_billing("payment_required", (402,), text=r"^Please add or update your payment method"),
-        paced("quota_minute", text=r"per minute request limit|calls / minute|tokens per minute"),
         Rule("model_not_found", (404,), text=r"^model '"),
-        *LAST_RULES,
+        *SHARED_RULES,
     )
 
     def route(self, method: str, url: str) -> Route | None:
@@ -326,17 +346,8 @@ class Cohere(OpenAILike):
         self, route: Route, text: str, *, in_full: bool
     ) -> tuple[Usage, tuple[str, ...]]:
         """Return the usage of a whole response: what is billed."""
-        body = parse_object(text)
-        found = body.get("usage") or body.get("meta")
-        units = found.get("billed_units") if isinstance(found, dict) else None
-        units = units if isinstance(units, dict) else {}
-        sent, received = units.get("input_tokens"), units.get("output_tokens")
-        return Usage(
-            int(sent) if isinstance(sent, int | float) else None,
-            int(received) if isinstance(received, int | float) else None,
-        ), ()
+        return _billed(parse_object(text)), ()
 
-    def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
-        """Return what a failed response says: `{"id": "…", "message": "…"}`."""
-        parsed = super().parse_error(facts, now)
-        return parsed._replace(has_shape=isinstance(facts.body, dict), is_sure=False)
+    def events(self, route: Route) -> CohereEvents:
+        """Return what reads the stream of a response."""
+        return CohereEvents()

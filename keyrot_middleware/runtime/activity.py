@@ -7,7 +7,6 @@ it up, so that a page shows the calls of all processes that share one.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
@@ -27,6 +26,7 @@ from ..core.flow import Exhausted
 from ..core.model import DEFAULT_ZONE, NO_USAGE, CallInfo, LeaseOutcome, project_name
 from ..errors import handle_internal_error
 from ..forks import after_fork
+from ..locks import Lock
 from ..state.base import State
 from ..telemetry.semconv import cause_from_verdict
 
@@ -68,7 +68,7 @@ class Activity:
         self.redact: Callable[[str], str] = str
         """Hides keys in what a service wrote."""
         self._state, self._price, self._count_keys = state, price, count_keys
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._new: deque[CallRecord] = deque(maxlen=MOST_NEW)
         self._names = BoundedNames()
         self._log = ActivityLog(state.activity, state.activity_log, zone)
@@ -80,10 +80,10 @@ class Activity:
         """Record a call that ended. Does not block, and may be called in a garbage collection."""
         self._new.append(record)
 
-    def send(self, *, priced: bool = True) -> None:
+    def send(self) -> None:
         """Count what is new, and send it to the state; what that does not take is dropped."""
         with self._lock:
-            self._count_new(priced=priced)
+            self._count_new()
             batch, self._batch = self._batch, self._new_batch()
         if batch:
             self._state.add_activity(rows_of(batch))
@@ -93,14 +93,14 @@ class Activity:
         self.send()
         return self._log
 
-    def _count_new(self, *, priced: bool) -> None:
+    def _count_new(self) -> None:
         """Count the new records; the lock is held."""
         new, batch = self._new, self._batch
         try:
             while new:
                 record = new.popleft()
                 cost = record.usage.cost_usd
-                if priced and cost is None and record.usage is not NO_USAGE:
+                if cost is None and record.usage is not NO_USAGE:
                     cost = self._price(record)
                 batch.add(record, cost)
                 self.watch(record)
@@ -111,7 +111,6 @@ class Activity:
         return ActivityBatch(self._names, self._count_keys() > LARGE_POOL, self.zone)
 
     def _in_child(self) -> None:
-        self._lock = threading.Lock()  # another thread may have held it at the fork
         self._new.clear()  # the parent sends these
         self._batch = self._new_batch()
 

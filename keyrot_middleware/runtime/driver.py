@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from math import inf
@@ -157,7 +156,7 @@ class SyncDriver:
         """Acquire a lease."""
         pool = self._pool
         if pool.abandoned:
-            pool.settle_abandoned()
+            await self.blocking(pool.settle_abandoned)
         pool.keep_running()
         self._record.acquire()
         info = pool.with_estimates(command.info)
@@ -188,13 +187,11 @@ class SyncDriver:
         return await self._observed(command, partial(self._attached, partial(send, command.lease)))
 
     async def _send_timed(self, limit_s: float, lease: Lease) -> Reply:
-        """Send a request, cut it off at its deadline, and note how long its first token takes."""
-        began, self.call.deadline = time.monotonic(), None
+        """Send a request, and cut it off at its deadline."""
+        self.call.deadline = None
         reply = await self._send_until(limit_s, lease)
         if reply is None:
             return Failed(FailureFacts(transport="slow"), TimeoutError("nothing came in time"))
-        if not isinstance(reply, Failed):
-            self._pool.first_tokens.measure(self.call.info, time.monotonic() - began)
         return reply
 
     async def _attached(self, work: Callable[[], Awaitable[_T]]) -> _T:
@@ -224,7 +221,7 @@ class SyncDriver:
         """Record what came of a request, and return it with its cost if that is needed now."""
         outcome, purses = command.outcome, command.lease.purses
         if outcome.usage is not NO_USAGE and (purses or self.observer is not None):
-            usage = self._pool.with_cost(outcome.usage, self.call.info, purses)
+            usage = self._pool.with_cost(outcome.usage, self.call.info, command.lease)
             command = command._replace(outcome=outcome._replace(usage=usage))
         self._record.settle(command)
         return command
@@ -233,12 +230,19 @@ class SyncDriver:
         self.lease = until = None  # from here on it is settled to the end, also when cancelled
         if command.lease.reservation is not None:
             until = await self._ask("settle", command.lease, command.outcome, command.names)
+        if self._pool.doubtful and command.outcome.kind is LeaseOutcome.SUCCESS:
+            self._pool.doubtful.discard(command.lease.key_id)
         if command.outcome.verdict is not None:
             self._pool.record_refusal(command)
             if isinstance(until, int | float):
                 self._record.cool_down()
             self._notify("on_change", command._replace(at=self.time()), until)
         return until
+
+    async def set_aside(self, command: Settle) -> None:
+        """Apply the verdict about a key whose lease is settled already."""
+        until = await self._ask("settle", command.lease, command.outcome)
+        self._notify("on_change", command._replace(at=self.time()), until)
 
     async def report_serving(self, lease: Lease) -> None:
         """Report that a probe succeeds."""
@@ -248,7 +252,7 @@ class SyncDriver:
     async def get_owner(self, names: Sequence[str]) -> tuple[str, str] | None:
         """Return the owner of a stored resource."""
         if self._pool.abandoned:  # a stream that was just closed may have named it
-            self._pool.settle_abandoned()
+            await self.blocking(self._pool.settle_abandoned)
         owner: tuple[str, str] | None = await self._ask("get_owner", names)
         return owner
 
@@ -345,14 +349,15 @@ class SyncDriver:
     async def _send_until(self, limit_s: float, lease: Lease) -> Reply | None:
         """Return the reply to a request; None if it was cut off."""
         tokens, model = self._pool.first_tokens, self.call.info.model
-        if limit_s == inf:
+        # A read that times out is over, so one of the cuts of this minute is held for it.
+        if limit_s == inf or not tokens.take(model):
             return await self._send_request(lease)
-        self.call.deadline = deadline = Deadline(limit_s, tokens, model)
+        self.call.deadline = deadline = Deadline(limit_s)
         reply = await self._send_request(lease)
         failed = isinstance(reply, Failed) and reply.facts.transport == "timeout"
         if failed and deadline.was_missed:
             return None
-        deadline.cancel()
+        tokens.take(model, -1)
         return reply
 
     async def close(self, stream: Any) -> None:

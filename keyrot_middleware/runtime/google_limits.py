@@ -10,6 +10,8 @@ import logging
 import re
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,10 @@ _PROJECTS_NEED = (
 )
 
 
+START_S = 3.0
+"""How long install() waits for the first read, since a login imports modules of its own."""
+
+
 class GoogleLimits:
     """Reads them in a thread of its own: a login may take seconds."""
 
@@ -44,16 +50,20 @@ class GoogleLimits:
             ConfigError: The endpoint that *environ* names is not allowed.
         """
         self._endpoint = google_endpoint(environ, "cloudquotas")
+        with suppress(ImportError):  # a warning says so
+            import_module("google.auth.transport.requests")
         self._warned = set[str]()
         self._read_at = -inf
         self.is_stopped = False
 
-    def tick(self, pool: Pool) -> None:
-        """Begin to read, if it is time."""
+    def tick(self, pool: Pool, wait_s: float = 0.0) -> None:
+        """Begin to read, if it is time; wait so long for the end."""
         now = pool.clock.time()
         if abs(now - self._read_at) >= HOUR_S:
             self._read_at, name = now, f"keyrot-limits-{pool.name}"
-            threading.Thread(target=self.read, args=(pool,), name=name, daemon=True).start()
+            thread = threading.Thread(target=self.read, args=(pool,), name=name, daemon=True)
+            thread.start()
+            thread.join(wait_s)
 
     def read(self, pool: Pool) -> None:
         """Read the limits of all projects of *pool*; where that fails, warn once."""

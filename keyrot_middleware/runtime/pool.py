@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import sys
 import threading
 import time
 import weakref
@@ -30,6 +29,7 @@ from ..core.failures import KEY_REJECTIONS, MODEL_REFUSALS
 from ..core.flow import Overload
 from ..core.model import (
     DEFAULT_PLATFORM,
+    FREE,
     NO_BUDGET,
     NO_USAGE,
     CallInfo,
@@ -47,6 +47,7 @@ from ..core.waiting import WaitingLines
 from ..errors import KeyrotError, handle_internal_error, warn_safely
 from ..forks import after_fork, time_left
 from ..keys_file import file_version
+from ..locks import Lock, LockError
 from ..prices import PriceList, require_prices
 from ..providers.keys import hide_secrets
 from ..secrets import Secret
@@ -138,10 +139,11 @@ class Pool:
     """The refresher and the watcher of alerts, where the pool needs them; stopped in this order."""
     abandoned: deque[Any] = field(default_factory=deque, repr=False)
     """Calls that were closed or dropped, which the next call or the refresher settles."""
-    settling: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    """Held while they are settled; a forked child has another."""
+    settling: Lock = field(default_factory=Lock, repr=False)
+    """Held while they are settled."""
     doubtful: set[str] = field(default_factory=set, repr=False)
-    """Keys that were rejected when last used; checked before one of them becomes the home key."""
+    """Keys that were rejected when this process last met them, of which none is the home key while
+    there is another. The state is not asked: the home key is asked for on event loops."""
     epoch: str | None = field(default=None, repr=False)
     """What the shared state was last called; another name after it was emptied."""
     prices: PriceList = field(default_factory=PriceList)
@@ -202,10 +204,9 @@ class Pool:
             if own is not None and call.may_use(own):
                 order = chain([own.key_id], order)
         first = next(order, None)
-        if not self.doubtful or first not in self.doubtful:
+        if first not in self.doubtful:
             return first
-        rejected = self._rejected()
-        return next((key_id for key_id in chain([first], order) if key_id not in rejected), first)
+        return next((key_id for key_id in order if key_id not in self.doubtful), first)
 
     def home_value(
         self,
@@ -217,26 +218,15 @@ class Pool:
         home_id = self.home_id_for(platform, tiers, project)
         return self.secrets.value(home_id) if home_id is not None else None
 
-    def _rejected(self) -> set[str]:
-        """Return which doubtful keys are still rejected."""
-        keys = self.selector.keys
-        doubtful = [keys[key_id] for key_id in tuple(self.doubtful) if key_id in keys]
-        try:
-            blocks = self.state.get_blocks(CallInfo("", ""), doubtful)
-        except Exception:
-            handle_internal_error("state")
-            return set(self.doubtful)
-        rejected = {key_id for key_id, block in blocks.items() if block.reason in KEY_REJECTIONS}
-        self.doubtful &= rejected
-        return rejected
-
-    def with_cost(self, usage: Usage, info: CallInfo, purses: Sequence[str]) -> Usage:
+    def with_cost(self, usage: Usage, info: CallInfo, lease: Lease) -> Usage:
         """Return the *usage* of a call with what it cost, where that is known."""
         tier = info.service_tier if usage.service_tier is None else usage.service_tier
+        if lease.tier == FREE:
+            return usage.with_cost(0.0, tier or None)
         cost = self._cost(usage, info.model, self.clock.time(), tier, info.platform)
         if cost is not None:
             return usage.with_cost(cost, tier or None)
-        if purses and usage != NO_USAGE:
+        if lease.purses and usage != NO_USAGE:
             self._warn_of_unknown_cost(usage.model or info.model)
         return usage
 
@@ -244,6 +234,8 @@ class Pool:
         tier = record.usage.service_tier
         tier = record.service_tier if tier is None else tier
         key = self.selector.keys.get(record.attempts[-1].key_id) if record.attempts else None
+        if key is not None and key.tier == FREE:
+            return 0.0
         platform = key.platform if key is not None else DEFAULT_PLATFORM
         return self._cost(record.usage, record.model, record.at, tier, platform)
 
@@ -286,13 +278,16 @@ class Pool:
             work.keep_running()
 
     def settle_abandoned(self) -> None:
-        """Settle the calls that were closed or dropped; when this returns, none is left."""
-        with self.settling:
-            self._settle_abandoned()
+        """Settle the calls that were closed or dropped; when this returns, none is left.
 
-    def _settle_abandoned(self) -> None:
-        while self.abandoned:
-            self.abandoned.popleft().settle_abandoned()
+        It may wait for the state: not for event loops.
+        """
+        try:
+            with self.settling:
+                while self.abandoned:
+                    self.abandoned.popleft().settle_abandoned()
+        except LockError:
+            handle_internal_error("state")
 
     def record_refusal(self, settle: Settle) -> None:
         """Keep the error of a rejection; it is raised when no key may serve a call."""
@@ -360,6 +355,7 @@ class Pool:
         """Use new values and new keys from now on, in calls under way too, and log that."""
         before = self.selector.keys
         replaced = key_ids.intersection(before)
+        self.doubtful -= replaced
         for key_id in replaced:
             self._refusals.pop(key_id, None)
         try:
@@ -391,6 +387,7 @@ class Pool:
             named, known = hide_secrets(key_id), ", ".join(self.selector.keys)
             raise KeyError(f"no key {named!r} in pool {self.name!r}; there are: {known}")
         self.state.reset(key)
+        self.doubtful.discard(key_id)
         self.selector.reset()
         self.waiting_lines.wake_all(
             one.key_id for one in self.selector.find_project_keys(key.project)
@@ -479,7 +476,7 @@ class Refresher:
         """The version of keys.json that was read last, whether used or refused."""
         self._changing = config.keys_seen
         self._on = False
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._is_last_turn = False
         self._report_at, self._minute = 0.0, -1
         self._exit: weakref.finalize[..., Refresher] | None = None
@@ -528,19 +525,17 @@ class Refresher:
         if not on and not self._is_last_turn:
             return None
         try:
-            late_s = self._pool.first_tokens.cut_late()
             self._pool.settle_abandoned()
-            # As the process ends, nothing waits for the import of the list of prices.
-            self._pool.activity.send(priced=on or "genai_prices" in sys.modules)
+            self._pool.activity.send()
             if not on:
                 return None
             self._report_values()
             if self._limits is not None:
                 self._limits.tick(self._pool)
             if self._config.settings.secrets_ttl_s <= 0:
-                return min(late_s, TICK_S)
+                return TICK_S
             look_s = self._look() if self._config.keys_file is not None else TICK_S
-            return min(self._pool.secrets.tick(), look_s, late_s, TICK_S)
+            return min(self._pool.secrets.tick(), look_s, TICK_S)
         except Exception:
             handle_internal_error("secrets")
             return LOOK_S if on else None
@@ -572,15 +567,20 @@ class Refresher:
 
     def _take(self, config: Config) -> None:
         """Use the keys of *config*."""
-        locations, configured = self._stores.locate(config), config.candidates
+        locations, configured = self._stores.locate(config, at_start=False), config.candidates
         require_prices(key.usd for key in configured)
         self._config = config
         self._pool.configured = configured
+        if later := {key.platform for key in configured} - self._pool.allowed_origins.keys():
+            text = (
+                f"pool {self._pool.name}: keys of {', '.join(sorted(later))} were added to "
+                "keys.json; the next install() serves calls with them"
+            )
+            warn_safely(text)
+            _log.warning("%s", text)
         self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)
 
     def _renew(self) -> None:
-        self._pool.settling = threading.Lock()
-        self._lock = threading.Lock()
         self._minute = -1
         if self._on:
             self.start()
@@ -594,7 +594,11 @@ def _at_exit(alive: weakref.ref[Refresher]) -> None:
 
 def _run(alive: weakref.ref[Refresher], stirred: threading.Event) -> None:
     """Tick while the pool exists; hold no reference to it while asleep."""
-    while (refresher := alive()) is not None and (pause := refresher.turn()) is not None:
+    me = threading.current_thread()
+    while (refresher := alive()) is not None and refresher._thread is me:
+        pause = refresher.turn()
+        if pause is None:
+            return
         del refresher
         stirred.wait(min(pause, threading.TIMEOUT_MAX))
         stirred.clear()

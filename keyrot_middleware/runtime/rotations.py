@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import suppress
 from platform import node
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -54,8 +55,9 @@ def rotations(state: State) -> list[Rotation]:
     """Return the last step of each rotation, the latest first."""
     found: dict[str, Rotation] = {}
     for text in state.activity_log("rotations"):
-        rotation = Rotation(*json.loads(text))
-        found.setdefault(rotation.name, rotation)
+        with suppress(ValueError, TypeError, RecursionError):  # written by somebody else
+            rotation = Rotation(*json.loads(text))
+            found.setdefault(rotation.name, rotation)
     return list(found.values())
 
 

@@ -16,7 +16,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from bisect import insort
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ from ..core.model import POOL_KEY
 from ..core.text import hide_escaped
 from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
-from ..providers.keys import has_key_shape, mask_keys
+from ..locks import Lock
+from ..providers.keys import foreign_key, is_ambiguous, mask_keys
 from . import MASKED_FROM, Secret, SecretStore
 
 START_TIMEOUT_S = 10.0
@@ -41,6 +43,8 @@ FIRST_RETRY_S = 2.0
 
 _log = logging.getLogger("keyrot_middleware")
 
+_FEW = 50
+"""Values for each of which a text is searched sooner than it is looked through for all."""
 _LOGGED_SINGLY = 10
 """Keys without a value that the log names one by one."""
 # What may stand in a header and in an API key; a stray quote comes from `docker --env-file`.
@@ -56,6 +60,8 @@ class SecretLocation(NamedTuple):
     store: SecretStore
     ref: str | None = None
     """As in keys.json; None: the store's default for the key."""
+    provider: str = ""
+    """Whose key it is; empty: anybody's."""
 
 
 class _Lookup:
@@ -105,12 +111,39 @@ class _Key:
 
     worker: _Worker
     ref: str | None
+    provider: str
     value: Secret | None = None
     """The last one; None: it never had one."""
     error: str | None = None
     """Why it has no current value; it may still have the last one."""
     duplicate_of: str | None = None
     """The id that is used in its place, since both have the same value."""
+
+
+class _Index:
+    """Finds which of many values stand in a text; its cost does not grow with them."""
+
+    def __init__(self, values: Sequence[Secret]) -> None:
+        self.values = values
+        self._by_length: dict[int, dict[int, Secret]] = {}
+        """By the hash of the text, which nobody can read."""
+        characters = set[str]()
+        for value in values:
+            text = value.reveal()
+            characters |= set(text)
+            self._by_length.setdefault(len(text), {})[hash(text)] = value
+        least = min(self._by_length, default=1)
+        self._runs = re.compile(f"[{re.escape(''.join(characters) or ' ')}]{{{least},}}")
+
+    def find(self, text: str) -> Sequence[Secret]:
+        """Return those that stand in *text*, the longest first."""
+        found: dict[Secret, None] = {}
+        for length, values in sorted(self._by_length.items(), reverse=True):
+            for run in self._runs.finditer(text):
+                for start in range(run.start(), run.end() - length + 1):
+                    if (value := values.get(hash(text[start : start + length]))) is not None:
+                        found[value] = None
+        return [*found]
 
 
 class SecretCache:
@@ -148,10 +181,11 @@ class SecretCache:
         """Values of ids that left the pool, for calls in flight."""
         self._key_ids: dict[Secret, str] = {}
         """By value: the id that has it, or had it last."""
-        self._unusual_values: tuple[Secret, ...] = ()
-        """Values without the shape of a key, the longest first, for masking."""
+        self._unusual_values: Sequence[Secret] = ()
+        """Values that masking by shape does not hide wherever they stand, the longest first."""
         self._closed = False
-        self._make_locks()
+        self._lock, self._notify_lock = Lock(), Lock()
+        self._make_event()
         after_fork(self, SecretCache._reset_after_fork)
         self.set_locations(locations, start_timeout_s)
 
@@ -206,9 +240,15 @@ class SecretCache:
         """
         return hide_escaped(text, self._mask if also is None else partial(self._mask, also=also))
 
+    _index = _Index(())
+
     def _mask(self, text: str, also: Secret | None = None) -> str:
-        text = mask_keys(text)
-        for value in self._unusual_values:
+        text, values = mask_keys(text), self._unusual_values
+        if len(values) > _FEW:
+            if self._index.values is not values:
+                self._index = _Index(values)
+            values = self._index.find(text)
+        for value in values:
             text = value.hide_in(text)
         return text if also is None else also.hide_in(text)
 
@@ -274,13 +314,14 @@ class SecretCache:
 
     def _replace_locations(self, locations: Mapping[str, SecretLocation]) -> dict[int, _Worker]:
         before, keys, workers = self._keys, dict[str, _Key](), dict[int, _Worker]()
-        for key_id, (store, ref) in locations.items():
+        for key_id, (store, ref, provider) in locations.items():
             worker = self._workers.get(id(store)) or workers.get(id(store)) or _Worker(store)
             workers[id(store)] = worker
             key = before.get(key_id)
-            if key is None or key.worker is not worker or key.ref != ref:
+            if key is None or (key.worker, key.ref, key.provider) != (worker, ref, provider):
                 reason = f"key {key_id}: no answer yet from the secret store {store.scheme}"
-                key = _Key(worker, ref, key.value if key else None, reason)
+                value = key.value if key is not None and key.provider == provider else None
+                key = _Key(worker, ref, provider, value, reason)
             keys[key_id] = key
         for key_id in before.keys() - keys.keys():
             if (value := before[key_id].value) is not None:
@@ -380,7 +421,7 @@ class SecretCache:
         if isinstance(answer, SecretError):
             key.error = mask_keys(str(answer))
             return False
-        value, problem = answer, problem_of(answer.reveal())
+        value, problem = answer, _problem_of(answer.reveal(), key.provider)
         owner_id = self._key_ids.get(value, key_id)
         owner = self._keys.get(owner_id)
         if problem is None and owner_id != key_id and owner and owner.value == value:
@@ -391,8 +432,9 @@ class SecretCache:
             key.error = None if expected else f"key {key_id}: {problem}"
             return False
         if value not in self._key_ids and _is_masked_by_value(value.reveal()):
-            values = (*self._unusual_values, value)
-            self._unusual_values = tuple(sorted(values, key=lambda one: -len(one.reveal())))
+            values = [*self._unusual_values]
+            insort(values, value, key=lambda one: -len(one.reveal()))
+            self._unusual_values = values
         changed = key.value != value
         self._key_ids[value] = key_id
         key.value, key.error = value, None
@@ -426,14 +468,12 @@ class SecretCache:
 
     # Forks ----------------------------------------------------------------------------------------
 
-    def _make_locks(self) -> None:
-        self._lock = threading.Lock()
-        self._notify_lock = threading.Lock()
+    def _make_event(self) -> None:
         self.wake = threading.Event()
         """Set when `tick()` has something to do earlier than it returned."""
 
     def _reset_after_fork(self) -> None:
-        self._make_locks()
+        self._make_event()
         for worker in self._workers.values():
             worker.running = worker.next = None  # the threads stayed with the parent
 
@@ -457,17 +497,17 @@ def _resolve(store: SecretStore, refs: Refs) -> Mapping[str, Secret | SecretErro
     }
 
 
-def problem_of(value: str) -> str | None:
-    """Return why a value cannot be a key, without showing it; None: it can."""
+def _problem_of(value: str, provider: str) -> str | None:
+    """Return why a value cannot be a key of a provider's, without showing it; None: it can."""
     if not value:
         return "its value is empty"
     if value == POOL_KEY:
         return f"its value is the placeholder {POOL_KEY}, which stands for no key"
     if not _GOOD_VALUE.fullmatch(value):
         return "its value holds a blank, a quote or a character that is not ASCII"
-    return None
+    return foreign_key(value, provider) if provider and not is_ambiguous(value) else None
 
 
 def _is_masked_by_value(value: str) -> bool:
     """Return whether masking by shape does not hide the whole value, which is long enough."""
-    return len(value) >= MASKED_FROM and not has_key_shape(value)
+    return len(value) >= MASKED_FROM and value in mask_keys(f"0{value}")  # behind a letter too

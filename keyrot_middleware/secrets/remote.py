@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from ..errors import ConfigError, SecretError
 from ..forks import after_fork
+from ..locks import Lock
 from ..providers.keys import display
 from . import PlainText, Secret
 
@@ -68,8 +69,8 @@ class RemoteStore(ABC):
         for name in self.libraries:
             import_module(name)
         self._default = default
-        self._client: Any
-        self._reset()
+        self._client: Any = None
+        self._lock = Lock()
         after_fork(self, RemoteStore._reset)
 
     @abstractmethod
@@ -208,7 +209,7 @@ class RemoteStore(ABC):
 
     def _reset(self) -> None:
         """Forget the client: two processes on one connection would read each other's responses."""
-        self._client, self._lock = None, threading.Lock()
+        self._client = None
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a secret store cannot be pickled: its login stays in this process")
@@ -616,7 +617,7 @@ def google_endpoint(environ: Mapping[str, str], service: str) -> str:
     url = urlsplit(endpoint)
     if url.scheme != "https" and url.hostname not in _LOOPBACK:
         raise ConfigError(f"{variable}: found {display(endpoint)}; allowed: https://HOST/.")
-    return endpoint.rstrip("/")
+    return url.geturl().rstrip("/")  # its scheme in lower case
 
 
 def google_session(credentials: Any) -> Any:

@@ -5,7 +5,9 @@ Built-in stores are opened by name, others by entry point.
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import TYPE_CHECKING
 
-from dotenv import set_key
+from dotenv import dotenv_values
 
 from ..core.text import did_you_mean
 from ..errors import ConfigError, MissingExtraError, SecretError
@@ -107,8 +109,12 @@ class Stores:
         self._env_file = env_file
         self._open: dict[str, SecretStore] = {}
 
-    def locate(self, config: Config) -> dict[str, SecretLocation]:
+    def locate(self, config: Config, *, at_start: bool = True) -> dict[str, SecretLocation]:
         """Return where the value of each key is kept, in the order of the pool.
+
+        Args:
+            config: It has the keys.
+            at_start: A store may be opened that imports a library.
 
         Raises:
             ConfigError: A store that a key names does not exist or cannot be opened.
@@ -117,17 +123,22 @@ class Stores:
         inline = InlineStore(given)
         default = config.settings.secret_store
         return {
-            key.key_id: SecretLocation(inline)
+            key.key_id: SecretLocation(inline, provider=key.provider)
             if key.key_id in given
-            else self._location(key, default)
+            else self._location(key, default, at_start=at_start)
             for key in config.keys
         }
 
-    def _location(self, key: KeySpec, default: str) -> SecretLocation:
+    def _location(self, key: KeySpec, default: str, *, at_start: bool) -> SecretLocation:
         scheme = key.secret.partition("://")[0] if key.secret else default
         if scheme not in self._open:
+            if not at_start and scheme not in ("env", "file"):
+                raise ConfigError(
+                    f"key {key.key_id}: the secret store {scheme} is opened by install() only, "
+                    "since nothing is imported while the program runs; restart it"
+                )
             self._open[scheme] = open_store(scheme, env_file=self._env_file)
-        return SecretLocation(self._open[scheme], key.secret)
+        return SecretLocation(self._open[scheme], key.secret, key.provider)
 
 
 def read_env_safely(path: Path) -> dict[str, str | None]:
@@ -151,8 +162,9 @@ class InlineStore:
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Return the values; places are ignored."""
         return {
-            key_id: self._values.get(key_id)
-            or SecretError(f"key {key_id}: no value was given for it")
+            key_id: self._values[key_id]
+            if key_id in self._values
+            else SecretError(f"key {key_id}: no value was given for it")
             for key_id in refs
         }
 
@@ -202,8 +214,10 @@ class EnvStore:
         with _alone_with(self._env_file, key_id) as file:
             if read_env_file(file).get(name) != old.reveal():
                 raise SecretError(f"key {key_id}: .env: {CHANGED}")
-            set_key(file, name + _PREVIOUS, old.reveal(), quote_mode="never")
-            set_key(file, name, new.reveal(), quote_mode="never")
+            text = _edited(file, {name + _PREVIOUS: old, name: new})
+            if not text:
+                raise SecretError(f"key {key_id}: .env: the line of {name} cannot be replaced")
+            _write(file, text)
 
     def previous(self, key_id: str, ref: str | None, current: Secret) -> Secret | None:
         """Return the value of `NAME_PREVIOUS`."""
@@ -218,6 +232,23 @@ def _name(key_id: str, ref: str | None, in_file: Mapping[str, str | None]) -> st
         return ref.removeprefix(_SCHEME)
     names = [f"{prefix}{key_id}" for prefix in _PREFIXES]
     return next((one for one in names if one in os.environ or one in in_file), names[-1])
+
+
+def _edited(file: Path, values: Mapping[str, Secret]) -> Secret:
+    """Return the text of a `.env` with these values; empty if anything else in it would change.
+
+    It is made in memory: `dotenv.set_key` writes a file for each value, in which it stays where the
+    process is killed, and takes the owner from the file.
+    """
+    text = file.read_text("utf-8")
+    wanted = dotenv_values(stream=io.StringIO(text), interpolate=False)
+    for name, value in values.items():
+        wanted[name] = f"{value.reveal()!s}"
+        line = rf"(?m)^([^\S\n]*(?:export\s+)?{re.escape(name)})[^\S\n]*=.*$"
+        text, count = re.subn(line, lambda found: f"{found[1]}={wanted[name]}", text)  # noqa: B023
+        text = text if count else f"{text.rstrip()}\n{name}={wanted[name]}"
+    edited = dotenv_values(stream=io.StringIO(text), interpolate=False)
+    return Secret(text if edited == wanted else "")
 
 
 def _find(key_id: str, ref: str | None, in_file: Mapping[str, str | None]) -> Secret | SecretError:
@@ -276,14 +307,8 @@ class FileStore:
         with _alone_with(self._path(key_id, ref), key_id) as path:
             if self._find(key_id, ref) != old:
                 raise SecretError(f"key {key_id}: the file {path}: {CHANGED}")
-            for file, value in ((_beside(path), old), (path, new)):
-                handle, written = mkstemp(dir=path.parent)
-                try:
-                    os.write(handle, f"{value.reveal()!s}\n".encode())
-                    os.close(handle)
-                    os.replace(written, file)
-                finally:
-                    Path(written).unlink(missing_ok=True)
+            _write(_beside(path), old)
+            _write(path, new)
 
     def previous(self, key_id: str, ref: str | None, current: Secret) -> Secret | None:
         """Return the value in the file beside the key's."""
@@ -314,26 +339,38 @@ def _beside(path: Path) -> Path:
 
 @contextmanager
 def _alone_with(path: Path, key_id: str) -> Iterator[Path]:
-    """Let one process change a file at a time, and keep its owner and mode.
+    """Let one process change a file at a time.
 
     Raises:
         SecretError: It cannot be read or written.
     """
     path, folder = path.resolve(), None
     try:
-        like = path.stat()
         if sys.platform != "win32":
             folder = os.open(path.parent, os.O_RDONLY)
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield path
-        path.chmod(like.st_mode & 0o7777)
-        if sys.platform != "win32":
-            os.chown(path, like.st_uid, like.st_gid)
     except (OSError, UnicodeDecodeError) as error:
         raise SecretError(f"key {key_id}: the file {path}: {type(error).__name__}") from None
     finally:
         if folder is not None:
             os.close(folder)
+
+
+def _write(path: Path, content: Secret) -> None:
+    """Replace a file at once, with the owner and mode that it has, or for its owner alone."""
+    handle, written = mkstemp(dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            if path.exists():
+                like = path.stat()
+                os.chmod(written, like.st_mode & 0o7777)
+                if sys.platform != "win32":
+                    os.chown(written, like.st_uid, like.st_gid)
+            file.write(f"{content.reveal()!s}\n".encode())
+        os.replace(written, path)
+    finally:
+        Path(written).unlink(missing_ok=True)
 
 
 def open_secret_cache(

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
-import threading
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 from math import inf, sqrt
@@ -34,6 +34,7 @@ from ..core.model import (
     part_of,
 )
 from ..core.selection import RankedCandidates
+from ..core.text import one_line
 from ..core.windows import (
     DAY_S,
     HOUR_S,
@@ -44,7 +45,9 @@ from ..core.windows import (
     QuotaWindows,
     Spending,
 )
+from ..errors import warn_unless_logged
 from ..forks import after_fork
+from ..locks import Lock
 
 FIRST_S = 60.0
 """How long after its last call a first workload is expected to come again."""
@@ -58,11 +61,11 @@ class InFlight:
 
     def __init__(self) -> None:
         """Start empty."""
+        self._lock = Lock()
         self._begin()
         after_fork(self, InFlight._begin)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
         self._leases: dict[str, WeakSet[Reservation]] = {}
         self._first: dict[str, tuple[float, float]] = {}
         """How many leases of first workloads a key has on average, and when the last was added."""
@@ -71,13 +74,17 @@ class InFlight:
         self, candidates: Iterable[Candidate], now: float, terms: Terms | None = None
     ) -> dict[str, Block]:
         """Return the keys that have no room for another request."""
-        found = {}
+        with self._lock:
+            return dict(self._blocks(candidates, now, terms))
+
+    def _blocks(
+        self, candidates: Iterable[Candidate], now: float, terms: Terms | None
+    ) -> Iterator[tuple[str, Block]]:
         for key in candidates:
             most = key.limits.max_concurrency
             note = None if most is None else self._full(key.record, most, now, terms)
             if note is not None:
-                found[key.key_id] = Block("concurrency", now + PROBE_POLL_S, True, note)
-        return found
+                yield key.key_id, Block("concurrency", now + PROBE_POLL_S, True, note)
 
     def _full(self, record: str, most: int, now: float, terms: Terms | None) -> str | None:
         """Return a note on a key that has no room; None: it has."""
@@ -113,9 +120,9 @@ class InFlight:
 
     def remove(self, lease: Lease) -> None:
         """Count a lease no more."""
-        leases = self._leases.get(lease.record)
-        if leases is not None and isinstance(lease.reservation, Reservation):
-            leases.discard(lease.reservation)
+        if lease.record in self._leases and isinstance(lease.reservation, Reservation):
+            with self._lock:
+                self._leases[lease.record].discard(lease.reservation)
 
 
 def _living(leases: WeakSet[Reservation] | None) -> list[Reservation]:
@@ -334,14 +341,14 @@ class StateThreads:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if undo is not None and not future.cancelled():
-                future.add_done_callback(partial(_undo, undo))
+                future.add_done_callback(lambda one: self.submit(partial(_undo, undo, one)))
             raise
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        """Run *work* in a thread; where none can be started, in the calling one."""
+        """Run *work* in a thread; in the calling one only if none can be started."""
         try:
             return self._executor.submit(work)
-        except RuntimeError:  # closed, the interpreter ends, or no thread can be started
+        except RuntimeError:  # the interpreter ends, or no thread can be started
             future: Future[Any] = Future()
             future.set_running_or_notify_cancel()
             try:
@@ -351,8 +358,10 @@ class StateThreads:
             return future
 
     def close(self) -> None:
-        """End the threads; running work finishes, later work runs in the calling thread."""
-        self._executor.shutdown(wait=False)
+        """End the threads; running work finishes, later work starts new ones."""
+        executor = self._executor
+        self._begin()
+        executor.shutdown(wait=False)
 
 
 def _undo(undo: Callable[[Any], object], future: Future[Any]) -> None:
@@ -368,24 +377,34 @@ UNUSED_S = 32 * DAY_S
 
 def _cooldowns_of(rows: dict[str, list[Any]]) -> Cooldowns:
     return {
-        scope: Cooldown(inf if until >= FOREVER else until, *rest)
-        for scope, (until, *rest) in rows.items()
+        scope: Cooldown(inf if until >= FOREVER else until, *_numbers([count]), *rest)
+        for scope, (until, count, *rest) in rows.items()
     }
+
+
+def _numbers(row: list[Any]) -> list[Any]:
+    sum(filter(None, row))  # raises for all else but numbers and nothing
+    return row
 
 
 READERS: dict[str, Callable[[Any], Any]] = {
     "quotas": lambda row: (
-        FirstWindows(*[*row[:7], [*row[7]], [*row[8]]]) if row[7:] else QuotaWindows(*row)
+        FirstWindows(*[*_numbers(row[:7]), _numbers([*row[7]]), _numbers([*row[8]])])
+        if row[7:]
+        else QuotaWindows(*_numbers(row))
     ),
     "learned": lambda row: Learned(
-        row[0], Limits(*row[1:4]), any(row[4:5]), Limits(*row[5:8]) if row[5:] else NO_LIMITS
+        _numbers(row[:1])[0],
+        Limits(*_numbers(row[1:4])),
+        any(row[4:5]),
+        Limits(*_numbers(row[5:8])) if row[5:] else NO_LIMITS,
     ),
     "cooldowns": _cooldowns_of,
-    "purses": lambda row: Spending(*[*row[:-1], [*row[-1]]]),
-    "health": lambda row: Health(*row),
-    "configured": lambda row: Configured(*row),
+    "purses": lambda row: Spending(*[*_numbers(row[:-1]), _numbers([*row[-1]])]),
+    "health": lambda row: Health(*_numbers(row[:3]), *row[3:]),
+    "configured": lambda row: Configured(*_numbers(row[:3]), *row[3:]),
     "buckets": str,
-    "owners": lambda row: Owner(*row),
+    "owners": lambda row: Owner(*row[:2], *_numbers(row[2:])),
 }
 
 
@@ -393,16 +412,20 @@ _parse = lru_cache(1_024)(json.loads)
 """Most records are as they were when they were last read; readers keep nothing of it."""
 
 
-def load(table: str, text: str | bytes) -> Any:
-    """Parse a record of a table.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
+def load(table: str, name: str, text: str | bytes) -> Any:
+    """Parse a record of a table; one that cannot be read is reported once, and is none."""
     try:
         return READERS[table](_parse(text))
-    except (TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise ValueError(f"a record of {table} cannot be read") from error
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        report_unreadable(f"{table} of {one_line(name)}")
+        return None
+
+
+@lru_cache(1_024)
+def report_unreadable(record: str) -> None:
+    """Say once that a record cannot be read."""
+    text = f"the state's record {record} cannot be read, and counts as none"
+    warn_unless_logged(logging.getLogger("keyrot_middleware"), text)
 
 
 def dump(record: object) -> str:

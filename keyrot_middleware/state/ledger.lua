@@ -4,7 +4,8 @@
 -- KEYS[1]: `keyrot:v2:{pool}`, with which all names begin, so that they are in one cluster slot.
 -- ARGV[1]: JSON of epoch seconds in tests, null else: this server's clock decides; the ends of days and
 --          of months around now; settles; a call to acquire a key for, or nothing.
--- Returns the time; the ends of the settles' cooldowns, '' for none; JSON about the call, or ''.
+-- Returns the time; the ends of the settles' cooldowns, '' for none; JSON about the call, or ''; the
+-- name of the day's counts.
 
 local test_time, ends_of, settles, wanted = unpack(cjson.decode(ARGV[1]))
 local time = redis.call('TIME')
@@ -22,10 +23,19 @@ local function next_of(ends)
   return found
 end
 
-local day_end, month_end = next_of(ends_of[1]), next_of(ends_of[2])
-
 local function full_name(table)
   return KEYS[1] .. ':' .. table
+end
+
+local function lasts(ends, longest) -- one that is further away was set by a wrong clock
+  return ends and now < ends and ends <= now + longest
+end
+
+-- The first process of a day says when it ends: those of other providers may end it at another time.
+local day_end, month_end = tonumber(redis.call('GET', full_name('day_end'))), next_of(ends_of[2])
+if not lasts(day_end, LONGEST_DAY_S) then
+  day_end = next_of(ends_of[1])
+  redis.call('SET', full_name('day_end'), day_end, 'EX', QUOTA_S)
 end
 
 local QUOTAS = full_name('quotas:') .. day_end -- of one day: the counts end with it
@@ -256,10 +266,10 @@ local S_DAY_END, DAY, S_MONTH_END, MONTH, HIGHEST, PERIOD, RESERVED, RESERVED_BE
 
 local function read_purse(name)
   local s = read(PURSES, { name })[1] or { 0, 0, 0, 0, 0, 0, 0, 0, 0, {} }
-  if now >= s[S_MONTH_END] then
+  if not lasts(s[S_MONTH_END], LONGEST_MONTH_S) then
     s[S_MONTH_END], s[MONTH] = month_end, 0
   end
-  if now >= s[S_DAY_END] then
+  if not lasts(s[S_DAY_END], LONGEST_DAY_S) then
     s[S_DAY_END], s[DAY], s[HIGHEST] = day_end, 0, 0
   end
   local period, slot = math.floor(now / RESERVED_S), math.floor(now / SLOT_S)
@@ -617,7 +627,7 @@ local function acquire(call)
       block = later(block, terms_block(names[i], q, rpm, tpm, rpd, call))
     end
     local purses, spending = call.requests > 0 and key.purses or {}, {}
-    if call.terms and call.terms.purse then
+    if call.terms and call.terms.purse and not key.free then
       table.insert(purses, call.terms.purse)
     end
     for place, purse in ipairs(purses) do
@@ -644,4 +654,4 @@ local ends = {}
 for i, s in ipairs(settles) do
   ends[i] = settle(s)
 end
-return { now_text, ends, wanted and acquire(wanted) or '' }
+return { now_text, ends, wanted and acquire(wanted) or '', QUOTAS }

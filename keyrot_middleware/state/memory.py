@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
 from ..core.activity import ActivityRows, lifetime_s
@@ -30,6 +31,7 @@ from ..core.model import (
 from ..core.selection import RankedCandidates
 from ..errors import KeyrotError, warn_unless_logged
 from ..forks import after_fork
+from ..locks import Lock
 from .base import State, expires_at, without_reservation
 
 _log = logging.getLogger("keyrot_middleware")
@@ -74,7 +76,7 @@ class MemoryState(State):
             pool: Its name, to warn when a forked process counts by itself; None: do not warn.
         """
         super().__init__(clock)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._records = Records(owners=BoundedDict[Owner](MAX_OWNERS))
         self._ledger = Ledger(self._records, policy, share)
         self._sweep_at = SWEEP_AT
@@ -186,7 +188,6 @@ class MemoryState(State):
         )
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()  # another thread may have held it at the fork
         self._warns = self._pool is not None
 
 
@@ -196,48 +197,62 @@ _FAILED: Any = object()
 
 
 class Breaker:
-    """Decides when a state that fails is called again: after a pause, which doubles."""
+    """Decides when a state that fails is called again: after a pause, which doubles.
+
+    A trial that succeeds proves little: the calls may fail all the same. So the state is back when
+    a call has succeeded `PAUSE_S` after the trial.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start closed; *clock* returns monotonic seconds."""
         self.clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._pause_s = FIRST_PAUSE_S
-        self._retry_at = 0.0
-        self.opened_at: float | None = None
-        self._closed_at = 0.0
-        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
+        self._retry_at = self._closed_at = 0.0
+        self.is_open = False
+        self.lost_at: float | None = None
+        """When it failed; None: it is back."""
 
     def open(self, began: float) -> bool:
-        """Record the failure of a call that *began* then; return whether it opens the breaker.
+        """Record the failure of a call that *began* then; return whether the state was well before.
 
         One that began before the breaker closed says nothing about the time since.
         """
         with self._lock:
-            if self.opened_at is not None or began < self._closed_at:
+            if self.is_open or began < self._closed_at:
                 return False
-            self._pause_s, self.opened_at = FIRST_PAUSE_S, self.clock()
-            self._retry_at = self.opened_at + self._pause_s
-            return True
+            now, was_well = self.clock(), self.lost_at is None
+            if was_well:
+                self._pause_s, self.lost_at = FIRST_PAUSE_S, now
+            self.is_open, self._retry_at = True, now + self._pause_s
+            return was_well
 
     def may_try(self) -> bool:
         """Return whether the state may be tried now; the next trial may follow after a pause."""
         with self._lock:
             now = self.clock()
-            if self.opened_at is None or now < self._retry_at:
+            if not self.is_open or now < self._retry_at:
                 return False
             self._pause_s = min(2 * self._pause_s, PAUSE_S)
             self._retry_at = now + self._pause_s
             return True
 
-    def close(self) -> float | None:
-        """Record that the state works; return for how long the breaker was open, if it was."""
+    def close(self) -> None:
+        """Record that a trial has succeeded: calls go to the state again."""
         with self._lock:
-            opened_at, self.opened_at = self.opened_at, None
-            if opened_at is None:
+            if self.is_open:
+                self.is_open, self._closed_at = False, self.clock()
+
+    def succeed(self, began: float) -> float | None:
+        """Record a call that *began* then; return how long the state was lost, if it is back."""
+        lost_at = self.lost_at
+        if lost_at is None:
+            return None
+        with self._lock:
+            if self.lost_at != lost_at or self.is_open or began < self._closed_at + PAUSE_S:
                 return None
-            self._closed_at = self.clock()
-            return self._closed_at - opened_at
+            self.lost_at = None
+            return self._closed_at - lost_at
 
 
 class FallbackState(State):
@@ -269,8 +284,8 @@ class FallbackState(State):
 
     @property
     def degraded(self) -> bool:
-        """Return whether in-process limits apply."""
-        return self._breaker.opened_at is not None
+        """Return whether in-process limits apply, or did a moment ago."""
+        return self._breaker.lost_at is not None
 
     def _acquire(
         self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
@@ -358,13 +373,17 @@ class FallbackState(State):
 
         While it is, a thread tries every few seconds whether it is back, so that no call waits.
         """
-        if self.degraded:
+        if self._breaker.is_open:
             if self._breaker.may_try():
-                self._threads.submit(self._try_again)
+                trial = threading.Thread(
+                    target=self._try_again, name="keyrot-state-trial", daemon=True
+                )  # a daemon: the exit does not wait for it
+                with suppress(RuntimeError):  # none can be started
+                    trial.start()
             return _FAILED
         began = self._breaker.clock()
         try:
-            return call()
+            found = call()
         except Exception as error:
             if self._breaker.open(began):
                 warn_unless_logged(
@@ -373,26 +392,26 @@ class FallbackState(State):
                     "falling back to in-process limits",
                 )
             return _FAILED
-
-    def _try_again(self) -> None:
-        try:
-            self._shared.check()
-        except Exception:
-            return
-        if (seconds := self._breaker.close()) is not None:
+        if (seconds := self._breaker.succeed(began)) is not None:
             text = "pool %s: the shared state is back after %.1f s; limits are shared again"
             _log.warning(text, self._pool, seconds)
+        return found
+
+    def _try_again(self) -> None:
+        with suppress(Exception):  # it is still away
+            self._shared.check()
+            self._breaker.close()
 
     def _first(self, call: Callable[[], _T], local: Callable[[], _T]) -> _T:
         found = self._call(call)
         return local() if found is _FAILED else found
 
     def _for_pages(self, call: Callable[[], _T], default: _T) -> _T:
-        """Call what no limit depends on; return *default* while degraded, or if it fails.
+        """Call what no limit depends on; return *default* while it is away, or if it fails.
 
         A failure does not open the breaker: the user may lack a command that only pages need.
         """
-        if self.degraded:
+        if self._breaker.is_open:
             return default
         try:
             return call()

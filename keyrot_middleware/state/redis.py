@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 import weakref
 from collections import deque
@@ -28,7 +27,6 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -47,6 +45,7 @@ from ..core.ledger import (
     quota_names,
 )
 from ..core.model import (
+    FREE,
     NO_BUDGET,
     NO_LIMITS,
     Block,
@@ -72,6 +71,7 @@ from ..core.windows import (
 )
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork
+from ..locks import Lock
 from .base import FOREVER, UNUSED_S, State, dump, load
 
 TIMEOUT_S = 2.0
@@ -95,6 +95,8 @@ _CONSTANTS = {
     "SLOTS": windows.SLOTS,
     "MINUTES_SEEN": windows.MINUTES_SEEN,
     "DAY_S": windows.DAY_S,
+    "LONGEST_DAY_S": windows.LONGEST_DAY_S,
+    "LONGEST_MONTH_S": windows.LONGEST_MONTH_S,
     "HOUR_S": windows.HOUR_S,
     "QUOTA_S": 2 * windows.DAY_S,
     "UNUSED_S": UNUSED_S,
@@ -140,6 +142,9 @@ def script_digest() -> str:
     return sha1(script_text().encode(), usedforsecurity=False).hexdigest()
 
 
+_OF_PARENTS: list[Any] = []
+
+
 class Server:
     """The server of a URL, by redis-py: docs/redis.md has the URLs."""
 
@@ -177,11 +182,16 @@ class Server:
             raise ConfigError(f"{variable} ({scheme}://…): {problem}; see docs/redis.md")
         self._secrets = [self._options.get(name) for name in ("password", "username")]
         self._address = f"{scheme}://{hosts}{slash}{path if base == 'unix' else ''}".rstrip("/")
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._client: Any = None
-        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
+        after_fork(self, Server._after_fork)
         if not self._kind:
             self._check_options(variable)
+
+    def _after_fork(self) -> None:
+        """Leave the parent's client alone: another thread may have held its locks at the fork."""
+        _OF_PARENTS.append(self._client)
+        self._client = None
 
     def _check_options(self, variable: str) -> None:
         pool = self.client.connection_pool
@@ -203,8 +213,9 @@ class Server:
         options = {
             "socket_timeout": TIMEOUT_S,
             "socket_connect_timeout": TIMEOUT_S,
-            "retry": Retry(NoBackoff(), 1),
-            "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+            "retry": Retry(
+                NoBackoff(), 1, (RedisConnectionError,)
+            ),  # a time-out may have been heard
             "protocol": 2,
             **self._options,
         }
@@ -315,7 +326,7 @@ class RedisState(State):
             f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost}'
             f'{terms},"keys":[{known[1]}]}}'
         )
-        now, _, reply = self._decide([], call)
+        now, _, reply, _ = self._decide([], call)
         found, at = _decode(reply.decode()), now - self._skew
         blocks = {
             key_id: Block(
@@ -364,6 +375,7 @@ class RedisState(State):
             row |= {"group": group} if group else {}
             row |= {"weight": key.weight} if key.weight != 1 else {}
             row |= {"use": key.use} if key.use != 1 else {}
+            row |= {"free": True} if key.tier == FREE else {}
             if key.purses:
                 row["purses"] = [(name, *budget) for name, budget in key.purses]
             who = _who(key.key_id, key.record, key.project, key.billing_account)
@@ -376,7 +388,7 @@ class RedisState(State):
         if self._can_defer(lease, outcome, names):
             self._deferred.append(packed)
             return None
-        _, ends, _ = self._decide([packed])
+        _, ends, _, _ = self._decide([packed])
         return self._host_time(float(ends[-1])) if ends[-1] else None
 
     def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
@@ -385,7 +397,8 @@ class RedisState(State):
 
     def _can_defer(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> bool:
         """Return whether a settle may be sent later, since no other call depends on it."""
-        is_plain = outcome.kind is LeaseOutcome.SUCCESS and outcome.verdict is None
+        ended = outcome.kind in (LeaseOutcome.SUCCESS, LeaseOutcome.ABANDONED)
+        is_plain = ended and outcome.verdict is None
         has_more = names or lease.probe or lease.purses or lease.reservation is None
         return is_plain and not has_more and not self._is_closed
 
@@ -445,7 +458,9 @@ class RedisState(State):
             )
         return row
 
-    def _decide(self, settles: list[str], call: str = "") -> tuple[float, list[bytes], bytes]:
+    def _decide(
+        self, settles: list[str], call: str = ""
+    ) -> tuple[float, list[bytes], bytes, bytes]:
         """Run the script: deferred settles, these, then a call; return its reply."""
         test_time = "null" if self._test_clock is None else repr(self._test_clock())
         settled = ",".join(self._take_deferred() + settles)
@@ -459,10 +474,10 @@ class RedisState(State):
             except NoScriptError:  # EVAL keeps it for the next time
                 return client.eval(script_text(), *args)
 
-        now, ends, reply = self._server.run(work)
+        now, *rest = self._server.run(work)
         skew = float(now) - began
         self._skew = skew if abs(skew) > windows.GUARD_S else 0.0
-        return float(now), ends, reply
+        return float(now), *rest
 
     def _take_deferred(self) -> list[str]:
         taken: list[str] = []
@@ -495,11 +510,11 @@ class RedisState(State):
     # Keys -----------------------------------------------------------------------------------------
 
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
-        records, now = self._read("learned", "cooldowns", "buckets", "purses")
+        records, now, quotas = self._read("learned", "cooldowns", "buckets", "purses")
         ledger = Ledger(records, self._policy)
         bucket = ledger.bucket(info)
         names = [n for key in keys for n in quota_names(key.project, bucket, info.terms)]
-        records.quotas = self._get("quotas", names, self._quotas(now)) if names else {}
+        records.quotas = self._get("quotas", names, quotas) if names else {}
         found = ledger.get_blocks(info, keys, now)
         return {
             key_id: block._replace(until=self._host_time(block.until))
@@ -509,8 +524,8 @@ class RedisState(State):
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Return what is known of each key, by its id."""
         keys = list(candidates)
-        records, now = self._read("learned", "cooldowns", "purses")
-        records.quotas = self._get_all("quotas", self._quotas(now))
+        records, now, quotas = self._read("learned", "cooldowns", "purses")
+        records.quotas = self._get_all("quotas", quotas)
         records.health = self._read_health(keys)
         found = Ledger(records, self._policy).snapshot(keys, now)
         for health in found.values():
@@ -520,10 +535,11 @@ class RedisState(State):
                 health.cooldown_until = self._host_time(health.cooldown_until)
         return found
 
-    def _read(self, *tables: str) -> tuple[Records, float]:
-        """Return whole tables, and the time by the server's clock."""
-        now, _, _ = self._decide([])
-        return Records(**{name: self._get_all(name) for name in tables}), now
+    def _read(self, *tables: str) -> tuple[Records, float, str]:
+        """Return whole tables, the time by the server's clock, and the name of the day's counts."""
+        now, _, _, quotas = self._decide([])
+        found = Records(**{name: self._get_all(name) for name in tables})
+        return found, now, quotas.decode().removeprefix(f"{self._base}:")
 
     def _read_health(self, keys: Sequence[Candidate]) -> dict[str, Health]:
         names = ("last_used", "successes", "errors", "last_error")
@@ -537,17 +553,13 @@ class RedisState(State):
             found[key.key_id] = Health(last_used, int(successes or 0), int(errors or 0), last_error)
         return found
 
-    def _quotas(self, now: float) -> str:
-        return f"quotas:{int(next_midnight(now, self._policy.zone))}"
-
     def _get_all(self, table: str, name: str = "") -> dict[str, Any]:
         full = f"{self._base}:{name or table}"
         rows = self._server.run(lambda client: client.hgetall(full))
-        return {field.decode(errors="replace"): load(table, row) for field, row in rows.items()}
+        return _load(table, ((field.decode(errors="replace"), row) for field, row in rows.items()))
 
     def _get(self, table: str, fields: Sequence[str], name: str = "") -> dict[str, Any]:
-        rows = zip(fields, self._hmget(name or table, fields), strict=True)
-        return {field: load(table, row) for field, row in rows if row is not None}
+        return _load(table, zip(fields, self._hmget(name or table, fields), strict=True))
 
     def _hmget(self, name: str, fields: Sequence[str]) -> list[bytes | None]:
         full, encoded = f"{self._base}:{name}", [one.encode(errors="replace") for one in fields]
@@ -583,7 +595,7 @@ class RedisState(State):
 
     def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
         """Use limits of a project that were read; see `State.take_limits`."""
-        now, _, _ = self._decide([])
+        now, *_ = self._decide([])
         learned = self._get("learned", [quota_name(project, bucket) for bucket in found])
         Ledger(Records(learned=learned), self._policy).take_limits(project, found, now)
         full = f"{self._base}:learned"
@@ -688,6 +700,11 @@ class RedisState(State):
         self._is_closed = True
         _flush_at_exit(lambda: self)
         self._server.close()
+
+
+def _load(table: str, rows: Iterable[tuple[str, bytes | None]]) -> dict[str, Any]:
+    found = {name: load(table, name, text) for name, text in rows if text is not None}
+    return {name: record for name, record in found.items() if record is not None}
 
 
 @lru_cache

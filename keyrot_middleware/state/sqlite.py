@@ -11,7 +11,6 @@ import os
 import re
 import sqlite3
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -44,7 +43,8 @@ from ..core.model import (
 from ..core.selection import RankedCandidates
 from ..core.windows import cooldown_names
 from ..errors import ConfigError, KeyrotError
-from ..forks import after_fork, around_fork
+from ..forks import around_fork
+from ..locks import Lock, LockError
 from ..settings import IN_FILE, SAMPLE_FILE
 from .base import State, dump, expires_at, load
 
@@ -144,7 +144,7 @@ class SqliteState(State):
         """
         super().__init__(clock)
         self.path, self._pool = path, pool
-        self._lock = threading.Lock()
+        self._lock = Lock(2 * WAIT_S)
         self._db: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._swept_at = -SWEEP_S
@@ -155,7 +155,6 @@ class SqliteState(State):
         self._buckets: dict[str, str] = {}
         """The last known bucket of each model, so that one statement reads what a call needs."""
         around_fork(self, SqliteState._before_fork, SqliteState._after_fork_in_parent)
-        after_fork(self, SqliteState._after_fork)
 
     # Calls ----------------------------------------------------------------------------------------
 
@@ -256,16 +255,17 @@ class SqliteState(State):
         Raises:
             SqliteStateError: It cannot be used.
         """
-        self._run(lambda _: self._execute(f"PRAGMA user_version = {SCHEMA}"))
+        self._run(self._check)
+
+    def _check(self, _now: float) -> None:
+        self._execute("PRAGMA wal_checkpoint(PASSIVE)")  # a log that fills the disk begins anew
+        self._execute(f"PRAGMA user_version = {SCHEMA}")
 
     def close(self) -> None:
         """Close the file; calls in flight can still be settled."""
         super().close()
-        if self._lock.acquire(timeout=WAIT_S):
-            try:
-                self._close()
-            finally:
-                self._lock.release()
+        with suppress(LockError), self._lock:
+            self._close()
 
     # Activity -------------------------------------------------------------------------------------
 
@@ -307,7 +307,7 @@ class SqliteState(State):
         wanted = frozenset(fields or ())
         sql = f"SELECT name, field, n FROM counts WHERE name IN {_marks(1, len(full))}"  # noqa: S608
         for name, field, n in self._run(lambda _: self._execute(sql, full)):
-            if fields is None or field in wanted:
+            if (fields is None or field in wanted) and isinstance(n, int):
                 found[name][field] = n
         return [found[name] for name in full]
 
@@ -328,17 +328,14 @@ class SqliteState(State):
         """
         if self._is_unsafe:
             raise SqliteStateError(f"{self.path}: the process was forked while it was used")
-        if not self._lock.acquire(timeout=WAIT_S):
-            raise SqliteStateError(f"{self.path}: other threads wait for the file for too long")
-        try:
-            return self._decide(decide)
-        except BaseException as error:
-            self._close()
-            if isinstance(error, sqlite3.Error | OSError | ValueError):
-                raise SqliteStateError(f"{self.path}: {_explain(error)}") from error
-            raise
-        finally:
-            self._lock.release()
+        with self._lock:
+            try:
+                return self._decide(decide)
+            except BaseException as error:
+                self._close()
+                if isinstance(error, sqlite3.Error | OSError | ValueError):
+                    raise SqliteStateError(f"{self.path}: {_explain(error)}") from error
+                raise
 
     def _decide(self, decide: Callable[[float], _T]) -> _T:
         self._open()
@@ -436,17 +433,16 @@ class SqliteState(State):
 
     def _before_fork(self) -> None:
         """Close the file: SQLite does not work in a child that was forked while it is open."""
-        self._is_unsafe = not self._lock.acquire(timeout=2 * WAIT_S)
-        if not self._is_unsafe:
+        try:
+            self._lock.__enter__()
             self._close()
+        except LockError:
+            self._is_unsafe = True
 
     def _after_fork_in_parent(self) -> None:
         if not self._is_unsafe:
-            self._lock.release()
+            self._lock.__exit__(None, None, None)
         self._is_unsafe = False
-
-    def _after_fork(self) -> None:
-        self._lock = threading.Lock()
 
 
 def _explain(error: Exception) -> str:
@@ -600,7 +596,7 @@ class _Table(Generic[_T]):
             if full not in rows.texts and self._table not in rows.empty:
                 rows.read([(self._table, name)])
             text = rows.texts.setdefault(full)
-            rows.found[full] = load(self._table, text) if text else None
+            rows.found[full] = load(self._table, full, text) if text else None
         found: _T | None = rows.found[full]
         return found
 

@@ -11,7 +11,6 @@ A program that has not set up logging sees that wait, and the first rejection of
 from __future__ import annotations
 
 import logging
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,13 +19,14 @@ from math import inf
 from .. import providers
 from ..core.activity import CallRecord
 from ..core.commands import Settle, Sleep
-from ..core.failures import describe
+from ..core.failures import UNKNOWN_REFUSAL, describe
 from ..core.flow import Exhausted
 from ..core.judgement import describe_block
 from ..core.model import Block, CallInfo, Lease, Scope, project_name
-from ..core.text import utc
+from ..core.text import one_line, utc
 from ..errors import KeyrotWarning, warn_unless_logged
-from ..forks import after_fork
+from ..locks import Lock
+from ..providers.keys import mask_keys
 from . import CallObserver, semconv
 
 _logger = logging.getLogger(semconv.INSTRUMENTATION)
@@ -37,6 +37,8 @@ LONG_WAIT_S = 3.0
 EXHAUSTED_INTERVAL_S = 60.0
 """Shortest time between two warnings of an exhausted pool."""
 _MAX_FAILURES = 1_000
+_QUOTED = 200
+"""Characters of a provider's sentence in a warning."""
 
 
 class LogObserver:
@@ -44,7 +46,7 @@ class LogObserver:
 
     def __init__(self, pool_name: str) -> None:
         self._pool = pool_name
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._exhausted_at = -inf
         self._suppressed = 0
         """Calls that found no key since the last warning."""
@@ -53,7 +55,6 @@ class LogObserver:
         self._rejected: set[str] = set()
         """Keys that were rejected since they got their value."""
         self._has_waited = False
-        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     def observe(self, info: CallInfo) -> CallObserver | None:
         """Log what becomes of a call at DEBUG; at INFO that it goes to another model."""
@@ -77,6 +78,12 @@ class LogObserver:
             if verdict.rejected and len(self._rejected) < _MAX_FAILURES:
                 self._rejected.add(lease.key_id)
         cause, when = describe(verdict), format_time(reply)
+        if verdict.failure == UNKNOWN_REFUSAL:
+            said = mask_keys(one_line(verdict.message))[:_QUOTED]
+            text = f'{who} is set aside: {cause} "{said}"; this reply is not known, and another '
+            text += f"key got an answer; tried again at {when}"
+            warn_unless_logged(_logger, f"pool {self._pool}, {info.model or info.verb}: {text}")
+            return
         if not verdict.rejected:
             wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
             long = reply - lease.at >= LONG_COOLDOWN_S

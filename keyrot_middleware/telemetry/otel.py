@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from opentelemetry.trace import ProxyTracerProvider, format_trace_id, get_curren
 
 from ..core.model import CallInfo
 from ..errors import MissingExtraError
+from ..locks import Lock
 
 # The API keeps this key private, yet every instrumentation has to read it; the plain one is older.
 _KEY = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
@@ -103,7 +103,7 @@ class OtlpExport:
                 wanted_by="KEYROT_TRACING=otlp", package=str(missing.name), extra="otlp"
             ) from None
         self._sdk = TracerProvider, BatchSpanProcessor, OTLPSpanExporter
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def observe(self, info: CallInfo) -> None:
         """Set the provider up; the call is not observed."""

@@ -9,11 +9,11 @@ import json
 import re
 import secrets
 import string
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+from keyrot_middleware.locks import Lock
 from keyrot_middleware.testing.keys import Clock, FakeKey
 from keyrot_middleware.testing.replies import JSON, Scripted
 from keyrot_middleware.testing.request import LoggedRequest
@@ -98,7 +98,7 @@ class _FakeProvider(FakeServer):
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
         self._stored: dict[str, tuple[str, Any]] = {}
         """The project of each stored thing, and the thing."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.answer = ""
         """What models answer; empty: `ok from LABEL`."""
         self._server = LoopbackServer(self._handle, self._handle)
@@ -450,7 +450,7 @@ class FakeOpenAI(_FakeProvider):
                 "owned_by": "fake",
             }
             return model if rest else {"object": "list", "data": [model]}
-        name = rest.partition("/")[0]
+        name = rest.removeprefix("completions/").partition("/")[0]
         if asked.method == "POST" and not name:
             return self._create(asked, head)
         if not name:
@@ -486,7 +486,8 @@ class FakeOpenAI(_FakeProvider):
         if not asked.body.get("stream"):
             message = {"role": "assistant", "content": text, "refusal": None}
             choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-            return {**made, "object": "chat.completion", "choices": [choice], "usage": usage}
+            made |= {"object": "chat.completion", "choices": [choice], "usage": usage}
+            return self.store(asked, made["id"], made) if asked.body.get("store") else made
         deltas: Sequence[dict[str, Any]] = [
             {"role": "assistant", "content": ""},
             *({"content": word} for word in _words(text)),

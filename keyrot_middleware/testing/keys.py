@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import string
-import threading
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from keyrot_middleware.core.model import DEFAULT_ZONE, Limits
 from keyrot_middleware.core.windows import day_of, next_midnight
+from keyrot_middleware.locks import Lock
 from keyrot_middleware.providers.gemini.models import CURRENT_MODEL
 
 Tier = Literal["free", "paid"]
@@ -195,7 +195,7 @@ class QuotaCounter:
     """Counts the usage of every project and bucket; thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._limits: dict[tuple[str, str | None], Limits] = {}
         self._used: dict[tuple[str, str], QuotaUsage] = {}
 
@@ -281,7 +281,7 @@ class SystemClock:
 
 
 class FakeClock:
-    """A clock that only moves when advanced; safe for threads and tasks.
+    """A clock that only moves when told to; safe for threads and tasks.
 
     Args:
         start: An aware `datetime`, or epoch seconds; by default 12:30:30 UTC on a winter day,
@@ -294,9 +294,9 @@ class FakeClock:
     def __init__(self, start: datetime | float = 1_767_270_630.0) -> None:
         if isinstance(start, datetime) and start.tzinfo is None:
             raise ValueError("FakeClock(start=…) needs a datetime with a zone, e.g. tzinfo=UTC")
-        self._origin = start.timestamp() if isinstance(start, datetime) else float(start)
-        self._now = self._origin
-        self._lock = threading.Lock()
+        self._now = start.timestamp() if isinstance(start, datetime) else float(start)
+        self._passed = 0.0
+        self._lock = Lock()
 
     def __repr__(self) -> str:
         return f"FakeClock({self.time()!r})"
@@ -307,19 +307,14 @@ class FakeClock:
             return self._now
 
     def monotonic(self) -> float:
-        """Return the seconds since this clock was made."""
-        return self.time() - self._origin
+        """Return the seconds that have passed, which setting it back does not change."""
+        return self._passed
 
     def advance(self, seconds: float) -> None:
-        """Advance the clock.
-
-        Raises:
-            ValueError: If `seconds` is negative.
-        """
-        if seconds < 0:
-            raise ValueError(f"a clock only goes forward: advance({seconds}) is negative")
+        """Advance the clock; set it back if `seconds` is negative, as that of a machine may be."""
         with self._lock:
             self._now += seconds
+            self._passed += max(0.0, seconds)
 
     def sleep(self, seconds: float) -> None:
         """Advance the clock by `seconds` instead of waiting; by nothing if negative."""

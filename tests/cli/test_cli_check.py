@@ -90,6 +90,11 @@ def test_json_has_the_same_content(keyrot: Keyrot, keys_file: Path) -> None:
     assert keys["pro_01"]["problem"].startswith("key pro_01: the variable TEAM_KEY")
     assert keys["GOOGLE_API_KEY"]["same_as"] == "flash_01"
     assert keys["GOOGLE_API_KEY"]["problem"] is None
+    ran = keyrot(
+        "check", "--json", GEMINI_KEY_flash_01="one", TEAM_KEY="two", GEMINI_API_KEYS="two"
+    )
+    again = "GEMINI_API_KEYS has the values of other keys again (key_1): unset it"
+    assert again in json.loads(ran.stdout)["warnings"]
 
 
 def test_each_key_has_its_store_and_reference(keyrot: Keyrot, tmp_path: Path) -> None:

@@ -112,17 +112,6 @@ def test_a_key_can_have_limits_that_cloud_quotas_lists() -> None:
     assert ['"value": "40"' in page for page in pages] == [True, False]
 
 
-def test_reset_completes_key_ids(keyrot: Keyrot) -> None:
-    """The shell gets the ids with this prefix; wrong settings complete nothing, silently."""
-    variables = {"_KEYROT_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
-    keys = {"GEMINI_API_KEYS": "FAKE-1,FAKE-2", "KEYROT_MISSPELT": "1"}
-    ran = keyrot(COMP_WORDS="keyrot reset key", **variables, **keys)
-    assert (ran.stdout.split(), ran.stderr) == (["key_1", "key_2"], "")
-    Path("keys.json").write_text("no JSON")
-    ran = keyrot(COMP_WORDS="keyrot reset key", **variables, **keys)
-    assert (ran.stdout.strip(), ran.stderr) == ("", "")
-
-
 def test_the_help_without_the_extra_lists_all_commands() -> None:
     """Those that typer would list."""
     names = {command.name for command in app.registered_commands} - {"run"}

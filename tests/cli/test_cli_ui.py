@@ -38,7 +38,7 @@ class Command:
 
     def __init__(self, *options: str, **env: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "keyrot_middleware", "ui", "--port", "0", "--no-open", *options],
+            [sys.executable, "-m", "keyrot_middleware", "ui", "--port", "0", *options],
             env={**os.environ, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

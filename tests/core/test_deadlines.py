@@ -14,8 +14,8 @@ from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits, Scope
 from keyrot_middleware.core.model_names import fallback_info
 from keyrot_middleware.core.waiting import Ticket
-from keyrot_middleware.runtime.first_token import KEPT, FirstTokens
-from keyrot_middleware.settings import AUTO, Settings, deadlines_of
+from keyrot_middleware.runtime.first_token import FirstTokens
+from keyrot_middleware.settings import Settings, deadlines_of
 
 DEADLINE = 8.0
 
@@ -175,8 +175,8 @@ def test_the_input_of_a_cut_off_request_is_paid() -> None:
 def test_workloads_have_deadlines_of_their_own() -> None:
     """Without any, calls have none to look for."""
     workloads: Any = {"chat": {"first_token_s": 5}, "batch": {"first_token_s": 0}, "other": {}}
-    given: Any = {"first_token_s": "AUTO", "workloads": workloads}
-    found = {None: AUTO, "chat": 5.0, "batch": 0.0, "other": AUTO}
+    given: Any = {"first_token_s": 7, "workloads": workloads}
+    found = {None: 7.0, "chat": 5.0, "batch": 0.0, "other": 7.0}
     assert deadlines_of(Settings(**given)) == found
     assert deadlines_of(Settings()) == {}
 
@@ -212,19 +212,11 @@ def test_one_in_twenty_calls_of_a_minute_may_be_cut_off() -> None:
     assert [tokens.take("m") for _ in range(2)] == [True, False]
 
 
-def test_auto_is_three_times_the_median_of_the_last_hour() -> None:
-    """Of the model, streams and whole answers apart."""
-    now = Now()
-    tokens = FirstTokens({None: AUTO, "batch": 0.0}, now)
-    for seconds in (9.0, 1.0, 4.0, 3.0):
-        tokens.measure(INFO, seconds)
-        assert tokens.begin(INFO) == inf
-    tokens.measure(INFO, 2.0)
-    assert tokens.begin(INFO) == 9.0
-    assert tokens.begin(STREAMED) == inf
-    assert tokens.begin(INFO._replace(workload="batch")) == inf
-    for _ in range(KEPT):
-        tokens.measure(INFO, 0.1)
-    assert tokens.begin(INFO) == 5.0
-    now.at += 3_600
-    assert tokens.begin(INFO) == inf
+def test_a_call_whose_connection_may_have_others_has_no_deadline() -> None:
+    """A response by HTTP/2 says so for good, and one by HTTP/1.1 that it has none."""
+    tokens = FirstTokens({None: DEADLINE}, Now())
+    assert [tokens.begin(INFO, may) for may in (False, True)] == [DEADLINE, inf]
+    tokens.shared[INFO.host] = False
+    assert [tokens.begin(INFO, may) for may in (False, True)] == [DEADLINE, DEADLINE]
+    tokens.shared[INFO.host] = True
+    assert [tokens.begin(INFO, may) for may in (False, True)] == [inf, inf]

@@ -8,6 +8,7 @@ import pytest
 from support.pool import INFO, Rig, key, three
 from support.replies import (
     OK,
+    GoogleError,
     bad,
     capacity,
     day,
@@ -21,7 +22,8 @@ from support.replies import (
     unsupported_region,
 )
 
-from keyrot_middleware.core.commands import Acquire, Done, Refresh, Settle, Sleep
+from keyrot_middleware.core.commands import Acquire, Done, Failed, Refresh, Settle, Sleep
+from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.flow import (
     CLOSE_AFTER_S,
     MAX_FAILED_CALLS,
@@ -151,6 +153,93 @@ def test_what_a_request_releases_is_available_at_once(ends: Any) -> None:
 
     rig.will("a", meanwhile)
     assert [rig.call(large), rig.call(INFO)] == ["answer"] * 2
+
+
+# Replies that no row knows ---------------------------------------------------------------------
+
+
+def unknown(code: int, text: str) -> Any:
+    return Failed(FailureFacts(code, text), GoogleError(f"{code} {text}"))
+
+
+def openai(**policy: Any) -> Rig:
+    keys = (key(one, platform="openai") for one in "abc")
+    return Rig(*keys, strategy="fill", max_wait_s=0, **policy)
+
+
+OPENAI = INFO._replace(platform="openai")
+
+
+@pytest.mark.parametrize(("code", "other_model"), [(401, "b"), (402, "b"), (403, "a")])
+def test_a_key_whose_refusal_is_unknown_is_set_aside_beside_one_that_serves(
+    code: int, other_model: str
+) -> None:
+    """It is a guess: for a quarter of an hour, then twice as long; a 403 is of the model alone."""
+    rig = openai()
+    rig.will("a", unknown(code, "No."), *[unknown(code, "Still no.")] * (other_model == "b"))
+    assert [rig.call(OPENAI) for _ in range(3)] == ["answer"] * 3
+    assert rig.call(OPENAI._replace(model="other")) == "answer"
+    rig.clock.advance(901)
+    rig.call(OPENAI)
+    rig.clock.advance(901)
+    rig.call(OPENAI)
+    assert "".join(rig.sent) == f"abbb{other_model}" + ("abb" if other_model == "b" else "aa")
+
+
+@pytest.mark.parametrize(
+    ("replies", "sent"),
+    [
+        ([(401, "Key sk-FAKE1 is bad (id 7)"), (401, "Key sk-FAKE2 is bad (id 8)")], "ab"),
+        ([(403, "No."), (403, "Not at all.")], "ab"),
+        ([(401, "No."), (401, "Not at all."), (401, "No.")], "abc"),
+    ],
+)
+def test_the_same_unknown_refusal_of_two_keys_is_the_requests(
+    replies: list[tuple[int, str]], sent: str
+) -> None:
+    """The program gets it, and no key is set aside; a 402 or 403 is tried with one other key."""
+    rig = openai()
+    for key_id, reply in zip("abc", replies, strict=False):
+        rig.will(key_id, unknown(*reply))
+    assert str(rig.failing(OPENAI)) == f"{replies[-1][0]} {replies[-1][1]}"
+    assert "".join(rig.sent) == sent
+    assert rig.call(OPENAI) == "answer"
+    assert rig.sent[-1] == "a"
+
+
+def test_an_unknown_refusal_beside_exhausted_keys_is_raised_as_exhausted() -> None:
+    """Whatever the order: another key will serve; a pool of one key raises the refusal itself."""
+    for first, second in (("a", "b"), ("b", "a")):
+        rig = Rig(key("a", platform="openai"), key("b", platform="openai"), max_wait_s=0)
+        rig.will(first, unknown(401, "No."))
+        rig.will(second, unknown(429, "Slow down."))
+        assert reasons(rig.failing(OPENAI)) == {first: "unknown_refusal", second: "unknown_limit"}
+    rig = Rig(key("a", platform="openai"))
+    rig.default = unknown(401, "No.")
+    assert [str(rig.failing(OPENAI)) for _ in range(2)] == ["401 No."] * 2
+
+
+def test_a_clients_own_key_is_not_set_aside() -> None:
+    """It is none of the pool's; a key of its project serves the call."""
+    home = key("home:x", platform="openai", project="p")
+    rig = Rig(key("a", platform="openai", project="p"), max_wait_s=0)
+    rig.will("home:x", unknown(401, "No."), unknown(401, "No."))
+    bound = OPENAI._replace(bound_to_owner=True)
+    assert [rig.call(bound, home) for _ in range(2)] == ["answer"] * 2
+    assert rig.sent == ["home:x", "a", "home:x", "a"]
+
+
+@pytest.mark.parametrize("keys", ["a", "ab"])
+def test_a_5xx_that_names_a_long_time_is_tried_with_another_key(keys: str) -> None:
+    """Where there is one: another account may be served earlier."""
+    rig = Rig(*(key(one, platform="openai") for one in keys), strategy="fill", max_wait_s=1)
+    busy = Failed(FailureFacts(503, "", "3600"), GoogleError("busy"))
+    rig.will("a", busy, busy)
+    if keys == "a":
+        assert str(rig.failing(OPENAI)) == "busy"
+    else:
+        assert rig.call(OPENAI) == "answer"
+    assert "".join(rig.sent) == keys
 
 
 # Values that are replaced ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A key with `usd_per_day` stops within one call of it, however many calls are in flight."""
+"""A key with a budget stops within one call of it, however many calls are in flight."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ def spent(pool: Any) -> float:
 @pytest.mark.parametrize("mode", ["sync", "async", "stream"])
 def test_one_caller_stops_at_the_budget(gemini, clock, pool, cost, mode) -> None:
     """Ten calls and a half: the eleventh exceeds the budget, the twelfth is not sent."""
-    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 10.5 * cost}, max_wait_s=0)
+    made = pool({"key_id": "paid", "project": "web", "usd": {"day": 10.5 * cost}}, max_wait_s=0)
     client = client_of(gemini)
 
     def call() -> None:
@@ -75,7 +75,7 @@ def test_one_caller_stops_at_the_budget(gemini, clock, pool, cost, mode) -> None
 def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, cost) -> None:
     """The keys of the project are limited, those of another are not; then all are available."""
     keys = [
-        {"key_id": "a", "project": "web", "usd_per_day": cost},
+        {"key_id": "a", "project": "web", "usd": {"day": cost}},
         {"key_id": "b", "project": "web"},
         {"key_id": "c", "project": "other"},
     ]
@@ -109,22 +109,43 @@ def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, 
     assert gemini.log[-1].key == "a"
 
 
+@pytest.mark.parametrize("shared", ["", "sqlite"])
+def test_free_keys_cost_nothing(shared, gemini, pool, cost, tmp_path) -> None:
+    """They serve a workload whose budget is spent, and no budget and no day has their price."""
+    url = f"sqlite://{tmp_path}/state" if shared else "memory://"
+    keys = [
+        {"key_id": "paid", "project": "web", "tier": "tier1"},
+        {"key_id": "free", "project": "web", "tier": "free", "priority": 1, "usd": {"day": cost}},
+    ]
+    budget = {"night": {"usd": {"day": cost}}}
+    made = pool(*keys, state_url=url, workloads=budget, max_wait_s=0)
+    client = client_of(gemini)
+    with keyrot_middleware.workload("night"):
+        for _ in range(6):
+            client.models.generate_content(model=MODEL, contents="hi")
+    assert (gemini.sent("paid"), gemini.sent("free")) == (1, 5)
+    status = source_of(made).status()
+    assert status["summary"]["today"]["cost_usd"] == pytest.approx(cost)
+    found = {key["key_id"]: key["usd_today"] for key in status["keys"]}
+    assert found == {"paid": pytest.approx(cost), "free": 0}
+
+
 def test_a_budget_needs_genai_prices(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """install() names the extra to install, and installs nothing."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match=r"pip install 'keyrot-middleware\[cost\]'"):
-        pool({"key_id": "paid", "usd_per_day": 1})
+        pool({"key_id": "paid", "usd": {"day": 1}})
     assert keyrot_middleware.status()["installed"] is False
 
 
 def test_the_smallest_budget_of_a_project_holds() -> None:
     """Also for its keys without one; keys of other projects have none."""
     keys = (
-        KeySpec(key_id="a", project="web", usd_per_day=2),
-        KeySpec(key_id="b", project="web", usd_per_day=1.5),
+        KeySpec(key_id="a", project="web", usd={"day": 2}),
+        KeySpec(key_id="b", project="web", usd={"day": 1.5}),
         KeySpec(key_id="c", project="web"),
         KeySpec(key_id="d", project="other"),
-        KeySpec(key_id="e", usd_per_day=3),
+        KeySpec(key_id="e", usd={"day": 3}),
     )
     found: tuple[Candidate, ...] = candidates_of(keys)
     days = [key.usd.day for key in found]
@@ -225,7 +246,7 @@ def test_four_processes_stop_within_one_call(shared, window, valkey, tmp_path, m
 
 def test_a_key_selected_by_hand_is_counted_by_its_response(gemini, pool, cost) -> None:
     """The response has the whole usage; `tokens_used` alone is the input."""
-    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 2.5 * cost}, max_wait_s=0)
+    made = pool({"key_id": "paid", "project": "web", "usd": {"day": 2.5 * cost}}, max_wait_s=0)
     manager = keyrot_middleware.get_key_manager()
     with keyrot_middleware.bypass():
         client = genai.Client(

@@ -59,7 +59,7 @@ def test_the_served_tier_is_booked(
     gemini, clock, pool, connect, stream, asked, named, header, ratio
 ) -> None:
     """The header names it, else the usage, else it is the one that was asked for."""
-    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 1.0})
+    made = pool({"key_id": "paid", "project": "web", "usd": {"day": 1.0}})
     headers = {"X_Gemini_Service_Tier": header} if header else {}
     gemini.always("paid", served(named, **headers))
     for mode in ("sync_stream", "async_stream") if stream else ("sync", "async"):
@@ -69,7 +69,7 @@ def test_the_served_tier_is_booked(
 
 def test_interactions_have_the_cost_of_their_tier(gemini, clock, pool, connect) -> None:
     """They name it in the interaction itself; streams in the last event."""
-    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 1_000.0})
+    made = pool({"key_id": "paid", "project": "web", "usd": {"day": 1_000.0}})
     gemini.tokens(lambda _body: 1_000_000)
     gemini.thoughts(0)
     standard = price((MODEL, 1_000_000, 0, 3, 0, 0), clock)

@@ -1,9 +1,11 @@
 """aiohttp's sessions: what is theirs alone, beside what all HTTP libraries share."""
 
 import asyncio
+import io
 import json
 from collections.abc import Callable, Coroutine
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,10 +13,12 @@ import pytest
 from support.http_modes import BODY, HEADERS, MODEL, PATH, text_of
 from support.json_server import JsonServer, Response
 
+import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
 STREAM = f"/v1beta/models/{MODEL}:streamGenerateContent"
+TEXT = json.dumps(BODY)
 ANSWER = {"candidates": [{"content": {"parts": [{"text": "moved"}]}}]}
 
 
@@ -27,32 +31,58 @@ def run(work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Any]], **opt
 
 
 async def pieces() -> Any:
-    yield b'{"contents": [{"parts": '
-    yield b'[{"text": "hello"}]}]}'
+    yield TEXT[:9].encode()
+    yield TEXT[9:].encode()
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        lambda: {"json": BODY},
-        lambda: {"data": b'{"contents": [{"parts": [{"text": "hello"}]}]}'},
-        lambda: {"data": pieces()},
-    ],
-    ids=["json", "bytes", "generator"],
-)
-def test_each_kind_of_body_goes_to_the_next_key_too(given, gemini, pool) -> None:
-    """With the headers of the session, the parameters of the request, and by `request` too."""
-    pool("A", "B", strategy="fill")
-    gemini.script("A", Reply.QUOTA_DAY)
+def form() -> aiohttp.FormData:
+    data = aiohttp.FormData()
+    data.add_field("file", b"RIFF" * 20, filename="a.wav")
+    return data
+
+
+def file(path: Path, mode: str) -> Any:
+    path.write_text(TEXT)
+    return path.open(mode)
+
+
+BODIES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "json": lambda _: {"json": BODY},
+    "bytes": lambda _: {"data": TEXT.encode()},
+    "memoryview": lambda _: {"data": memoryview(TEXT.encode())},
+    "str": lambda _: {"data": TEXT},
+    "StringIO": lambda _: {"data": io.StringIO(TEXT)},
+    "text file": lambda path: {"data": file(path, "r")},
+    "binary file": lambda path: {"data": file(path, "rb")},
+    "form": lambda _: {"data": form()},
+    "payload": lambda _: {"data": aiohttp.BytesIOPayload(io.BytesIO(TEXT.encode()))},
+    "generator": lambda _: {"data": pieces(), "headers": {"Content-Length": str(len(TEXT))}},
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_each_kind_of_body_goes_to_the_next_key_too(kind, pool, tmp_path) -> None:
+    """Whole, with the Content-Type that aiohttp gives it without a pool, and with parameters."""
+    values = [pool.key("A"), pool.key("B")]
+    refused = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}
+
+    def answer(request: Any) -> Response:
+        is_first = request.headers.get("x-goog-api-key") == values[0]
+        return Response(429, refused) if is_first else Response(200, ANSWER)
 
     async def post(session: aiohttp.ClientSession) -> str:
-        arguments = {"params": {"alt": "json"}, **given()}
-        async with session.request("POST", f"{gemini.url}{PATH}", **arguments) as response:
-            assert response.status == 200
+        given = {"params": {"alt": "json"}, **BODIES[kind](tmp_path / "body.json")}
+        async with session.post(PATH, **given) as response:
             return text_of(await response.json())
 
-    assert run(post, headers=HEADERS) == "ok from B"
-    assert [one.body for one in gemini.log] == [BODY, BODY]
+    with closing(JsonServer(answer)) as server:
+        pool("A", "B", strategy="fill", allowed_hosts=(server.host,))
+        assert run(post, base_url=server.url) == "moved"
+        assert run(post, base_url=server.url, headers=HEADERS) == "moved"
+        plain, *sent = server.requests
+    assert [one.headers.get("x-goog-api-key") for one in (plain, *sent)] == [None, *values]
+    kinds = {one.headers["content-type"].partition("boundary")[0] for one in (plain, *sent)}
+    assert len(kinds) == len({len(one.body) for one in (plain, *sent)}) == 1
 
 
 def test_where_no_key_can_serve_the_response_says_why(gemini, pool) -> None:
@@ -105,44 +135,114 @@ def test_a_stream_is_read_in_each_way(way, error, gemini, pool) -> None:
     assert pool.ledger.kinds == [LeaseOutcome.FAILURE if error else LeaseOutcome.SUCCESS]
 
 
-def test_a_stream_that_is_left_ends_its_lease(gemini, pool) -> None:
-    """When its response is released, whoever still has it."""
-    pool({"key_id": "A", "max_concurrency": 1}, max_wait_s=0)
-    kept = []
+WAYS: dict[str, Callable[[aiohttp.ClientResponse], Coroutine[Any, Any, bytes]]] = {
+    "iter_any": lambda response: joined(response.content.iter_any()),
+    "iter_chunked": lambda response: joined(response.content.iter_chunked(9)),
+    "lines": lambda response: joined(response.content),
+    "content": lambda response: response.content.read(),
+    "read": lambda response: response.read(),
+}
+
+
+async def joined(parts: Any) -> bytes:
+    return b"".join([part async for part in parts])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_whole_answer_is_read_in_each_way(way, gemini, pool) -> None:
+    """Proxies and downloads read its content; once it is released, nothing can be read."""
+    pool("A")
 
     async def post(session: aiohttp.ClientSession) -> None:
-        url = f"{gemini.url}{STREAM}?alt=sse"
-        for _ in range(2):
-            async with session.post(url, json=BODY, headers=HEADERS) as response:
-                assert response.status == 200
-                kept.append(response)
-            with pytest.raises(aiohttp.ClientConnectionError):
-                await response.content.read()
-            assert pool.ledger.under_way == {}
+        async with session.post(f"{gemini.url}{PATH}", json=BODY, headers=HEADERS) as response:
+            content = await WAYS[way](response)
+            assert len(content) == response.content_length
+            assert text_of(json.loads(content)) == "ok from A"
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await response.content.read()
 
     run(post)
 
 
+def test_an_error_of_aiohttp_shows_the_address_of_the_program(gemini, pool) -> None:
+    pool("A")
+    url = f"{gemini.url}{STREAM}?alt=sse&key=keyrot-pool"
+
+    async def post(session: aiohttp.ClientSession) -> None:
+        async with session.post(url, json=BODY) as response:
+            with pytest.raises(aiohttp.ContentTypeError, match="key=keyrot-pool") as caught:
+                await response.json()
+            assert gemini.key("A").value not in repr(caught.value)
+
+    run(post)
+
+
+@pytest.mark.parametrize("of", ["session", "request"])
+def test_the_middlewares_of_the_program_see_one_call(of, gemini, pool) -> None:
+    """And the placeholder; a session with a base address is served too."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.QUOTA_DAY)
+    seen = []
+
+    async def watch(request: Any, send: Any) -> Any:
+        response = await send(request)
+        seen.append((request.headers["x-goog-api-key"], response.status))
+        return response
+
+    async def post(session: aiohttp.ClientSession) -> None:
+        options: Any = {"middlewares": (watch,)} if of == "request" else {}
+        async with session.post(PATH, json=BODY, headers=HEADERS, **options) as response:
+            assert text_of(await response.json()) == "ok from B"
+
+    run(post, base_url=gemini.url, middlewares=(watch,) if of == "session" else ())
+    assert seen == [("keyrot-pool", 200)]
+
+
+def test_an_old_aiohttp_is_left_alone(gemini, pool, monkeypatch) -> None:
+    """Its bodies cannot be sent twice; a warning says so."""
+    pool("A")
+    monkeypatch.delattr(aiohttp.Payload, "as_bytes")
+
+    async def post(session: aiohttp.ClientSession) -> int:
+        async with session.post(f"{gemini.url}{PATH}", data=b"{}", headers=HEADERS) as response:
+            return response.status
+
+    with pytest.warns(keyrot_middleware.KeyrotWarning, match="aiohttp before"):
+        assert run(post) == 400
+
+
+CREDENTIALS = [
+    (PATH, HEADERS),
+    (f"{PATH}?key=keyrot-pool", {}),
+    ("/v1beta/openai/chat/completions", {"authorization": "Bearer keyrot-pool"}),
+]
+
+
+@pytest.mark.parametrize(("path", "credential"), CREDENTIALS)
 @pytest.mark.parametrize("code", [302, 307])
-def test_a_redirect_to_another_address_goes_without_a_key(code, gemini, pool) -> None:
+def test_a_redirect_to_another_address_goes_without_a_key(
+    code, path, credential, gemini, pool
+) -> None:
     """It is followed as aiohttp does, and one to the same address with a key."""
-    value = gemini.add_key("A").value
+    value, seen = gemini.add_key("A").value, []
     with closing(JsonServer(lambda _: Response(200, ANSWER))) as other:
-        there = f"http://127.0.0.1:{other.port}/elsewhere"
 
         def answer(request: Any) -> Response:
-            where = "/v1beta/models/m:countTokens" if request.path == PATH else there
-            return Response(code, {}, {"location": where})
+            seen.append(request)
+            is_first = len(seen) == 1
+            return Response(code, {}, {"location": path if is_first else f"{other.url}/x"})
 
         with closing(JsonServer(answer)) as first:
-            pool("A", allowed_hosts=(f"http://127.0.0.1:{first.port}",))
+            pool("A", allowed_hosts=(first.host,))
 
             async def post(session: aiohttp.ClientSession) -> str:
-                url = f"http://127.0.0.1:{first.port}{PATH}"
-                async with session.post(url, json=BODY, headers=HEADERS) as response:
+                url = first.url + path
+                async with session.post(url, json=BODY, headers=credential) as response:
+                    assert len(response.history) == 2
                     return text_of(await response.json())
 
             assert run(post) == "moved"
-            assert [one.headers["x-goog-api-key"] for one in first.requests] == [value, value]
-        assert [one.method for one in other.requests] == ["GET" if code == 302 else "POST"]
-        assert "x-goog-api-key" not in other.requests[0].headers
+    assert len(seen) == 2
+    (sent,) = other.requests
+    assert sent.method == ("GET" if code == 302 else "POST")
+    assert not [text for text in ("keyrot-pool", value) if text in repr(sent)]

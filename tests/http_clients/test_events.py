@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from support.modes import spread
 
+from keyrot_middleware import providers
 from keyrot_middleware.http_clients.events import EventReader
 from keyrot_middleware.providers.gemini.replies import InteractionEvents
 
@@ -58,3 +59,16 @@ def test_an_error_in_a_stream(before) -> None:
     assert reader.error == ERROR
     assert reader.failed_at_once == (not before)
     assert reader.is_over
+
+
+def test_comments_and_pings_are_no_event() -> None:
+    """A stream begins with what says something; anthropic's keep-alive is an event of its own."""
+    provider = providers.of("anthropic")
+    route = provider.route("POST", "https://api.anthropic.com/v1/messages")
+    assert route is not None
+    reader, begun = EventReader(provider.events(route)), []
+    ping, start = ({"type": kind, "message": {}} for kind in ("ping", "message_start"))
+    for data in (": busy", "", f"data: {json.dumps(ping)}", f"data: {json.dumps(start)}"):
+        reader.feed(f"{data}\n\n".encode())
+        begun.append(reader.has_begun)
+    assert begun == [False, False, False, True]

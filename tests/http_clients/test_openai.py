@@ -1,11 +1,15 @@
 """openai, unchanged, over a pool: its own errors, retries, streams and embeddings."""
 
+import asyncio
 import base64
 import gc
+from contextlib import closing
+from typing import Any
 
 import openai
 import pytest
 from support.http_modes import MESSAGES, MODEL, OPENAI
+from support.json_server import JsonServer, Response
 
 from keyrot_middleware.testing import Reply
 
@@ -63,6 +67,20 @@ def test_retries_are_not_multiplied(reply, error, gemini, pool) -> None:
     assert gemini.sent("A") == (1 if error is openai.RateLimitError else 3)
 
 
+def test_the_servers_own_last_refusal_is_not_repeated(gemini, pool) -> None:
+    """Openai repeats a 409 twice; the pool has offered it to another key already."""
+    error = {"error": {"code": 409, "message": "conflict", "status": "ABORTED"}}
+    with closing(JsonServer(lambda _: Response(409, error))) as server:
+        pool("A", "B", allowed_hosts=(f"127.0.0.1:{server.port}",), max_wait_s=0, max_retries=0)
+        url = f"http://127.0.0.1:{server.port}/v1beta/openai/"
+        client = openai.OpenAI(api_key="keyrot-pool", base_url=url)
+        with client, pytest.raises(openai.ConflictError):
+            ask(client)
+        assert len({one.headers["authorization"] for one in server.requests}) == len(
+            server.requests
+        )
+
+
 def test_usage_is_booked(gemini, pool) -> None:
     """Tokens of OpenAI's responses and streams correct what was reserved."""
     gemini.tokens(lambda _: 700)
@@ -114,6 +132,28 @@ def test_a_stream_that_is_left_ends_its_lease(end, gemini, pool) -> None:
             del stream
             gc.collect()
         assert ask(client).choices[0].message.content == "ok from A"
+
+
+def test_a_loop_has_nothing_to_say_about_dropped_streams(gemini, pool) -> None:
+    """The collector hands it all generators of a stream at once: only one closes the connection."""
+    pool("A")
+    said: list[Any] = []
+
+    async def drop() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(what))
+        url = f"{gemini.url}/v1beta/openai/"
+        async with openai.AsyncOpenAI(api_key="keyrot-pool", base_url=url) as client:
+            for _ in range(3):
+                stream: Any = await ask(client, stream=True)
+                del stream
+                gc.collect()
+                await asyncio.sleep(0)
+                while closing := asyncio.all_tasks() - {asyncio.current_task()}:
+                    await asyncio.wait(closing)
+
+    asyncio.run(drop())
+    gc.collect()
+    assert said == []
 
 
 def test_an_error_inside_a_stream_is_booked_and_never_restarted(gemini, pool) -> None:

@@ -1,5 +1,6 @@
 """How long a request waits for a key, chains of models, and libraries that are imported later."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -83,3 +84,67 @@ def test_a_lost_connection_is_retried_and_blames_no_key(library, reply, gemini, 
     assert "attempt 3 with key A" in "".join(caught.value.__notes__)
     gemini.always("A", None)
     assert post(library, gemini).status_code == 200
+
+
+IMPORTS = """
+import sys, threading, time
+from collections import Counter
+import keyrot_middleware
+from google import genai
+from keyrot_middleware.runtime.pool import SystemClock
+
+class Recorder:
+    found = []
+    def find_spec(self, name, path=None, target=None):
+        self.found.append((threading.current_thread().name, name))
+
+class Clock(SystemClock):
+    times = Counter()
+    def time(self):
+        self.times[threading.current_thread().name] += 1
+        return time.time()
+
+url, host, state = sys.argv[1:]
+heard = threading.Event()
+keyrot_middleware.install(
+    clock=Clock(), allowed_hosts=(host,), state_url=state, limits_from="google",
+    alerts=[f"json://{host}/"], on_event=lambda event: heard.set(), secrets_ttl_s=0.1,
+)
+sys.meta_path.insert(0, Recorder())
+client = genai.Client(http_options={"base_url": url})
+for _ in range(3):
+    client.models.generate_content(model="gemini-2.5-flash", contents="hello")
+assert heard.wait(60)
+turns = Clock.times["keyrot-refresher-default"] + 3
+while Clock.times["keyrot-refresher-default"] < turns:
+    time.sleep(0.05)
+keyrot_middleware.uninstall()
+for thread, name in Recorder.found:
+    if thread.startswith("keyrot-") and name in sys.modules:
+        print(thread, name)
+"""
+
+
+def test_no_thread_of_ours_imports_anything(tmp_path, monkeypatch) -> None:
+    """A program that looks at sys.modules meanwhile would find modules that are half made.
+
+    The threads read limits and secrets, price calls, keep the state up and send alerts.
+    """
+    with FakeGemini() as gemini:
+        bad, good = (gemini.add_key(name, project=f"{name}-1234").value for name in ("bad", "good"))
+        gemini.always("bad", Reply.KEY_INVALID)
+        keys = [{"key_id": "bad", "project": "bad-1234", "tier": "tier1"}]
+        keys += [{"key_id": "good", "project": "good-1234", "tier": "tier1", "priority": 1}]
+        keys += [{"key_id": "lost", "secret": "vault://secret/lost"}]
+        (tmp_path / "keys.json").write_text(json.dumps(keys))
+        monkeypatch.setenv("GEMINI_KEY_bad", bad)
+        monkeypatch.setenv("GEMINI_KEY_good", good)
+        monkeypatch.setenv("VAULT_ADDR", gemini.url)
+        monkeypatch.setenv("VAULT_TOKEN", "FAKE")
+        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDQUOTAS", gemini.url)
+        state = f"sqlite://{tmp_path}/state.sqlite3"
+        args = [sys.executable, "-W", "ignore", "-c", IMPORTS, gemini.url, gemini.host, state]
+        run = subprocess.run(
+            args, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+        )
+    assert (run.returncode, run.stdout.split()) == (0, []), run.stderr

@@ -1,5 +1,6 @@
 """Providers of other distributions, by entry points: one that works, and some that do not."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.settings import load
 
 MODULE = """
-from keyrot_middleware.providers.openai import OpenAILike
+from keyrot_middleware.providers import OpenAILike
 
 
 class Acme(OpenAILike):
@@ -93,3 +94,14 @@ def test_our_providers_cannot_be_replaced(plug_in: PlugIn, monkeypatch) -> None:
     config = load()
     assert [key.key_id for key in config.keys] == ["openai_1", "openai_2"]
     assert len(config.warnings) == 2
+
+
+def test_what_a_provider_needs_is_in_one_public_place() -> None:
+    """docs/providers.md names all of it, and its example imports it from nowhere else."""
+    page = (Path(__file__).parents[2] / "docs" / "providers.md").read_text("utf-8")
+    text = page.partition("## A provider of your own")[2].partition("\n## ")[0]
+    imports = re.findall(r"^from (\S+) import (.+)$", text, re.MULTILINE)
+    assert {module for module, _ in imports} == {"keyrot_middleware.providers"}
+    imported = {name for _, names in imports for name in names.split(", ")}
+    assert imported <= set(providers.__all__) <= set(re.findall(r"\w+", text))
+    assert all(hasattr(providers, name) for name in providers.__all__)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -14,13 +15,20 @@ import groq
 import httpx
 import openai
 import pytest
+from genai_prices import Usage as GenaiUsage
+from genai_prices import calc_price
 from mistralai.client import Mistral
 from openrouter import OpenRouter
+from openrouter.errors import TooManyRequestsResponseError
 
 import keyrot_middleware
+from keyrot_middleware import providers
 from keyrot_middleware.adapters.key_check import check_key
 from keyrot_middleware.core.model import Usage
+from keyrot_middleware.http_clients.events import EventReader
+from keyrot_middleware.monitoring.view import source_of
 from keyrot_middleware.prices import PriceList
+from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.secrets.stores import open_secret_cache
 from keyrot_middleware.settings import load
 from keyrot_middleware.testing import FakeAnthropic, FakeOpenAI
@@ -106,16 +114,47 @@ def _groq(url: str) -> str:
     return client.chat.completions.create(model="m", messages=HI).choices[0].message.content or ""
 
 
+def _groq_stream(url: str) -> str:
+    chunks = groq.Groq(base_url=url).chat.completions.create(model="m", messages=HI, stream=True)
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
 def _mistral(url: str) -> str:
     with Mistral(server_url=url) as client:
         reply = client.chat.complete(model="m", messages=HI)
         return str(reply.choices[0].message.content)
 
 
+def _mistral_stream(url: str) -> str:
+    with Mistral(server_url=url) as client:
+        events = client.chat.stream(model="m", messages=HI)
+        return "".join(str(event.data.choices[0].delta.content or "") for event in events)
+
+
+def _mistral_async_stream(url: str) -> str:
+    async def ask() -> str:
+        async with Mistral(server_url=url) as client:
+            events = await client.chat.stream_async(model="m", messages=HI)
+            return "".join([str(e.data.choices[0].delta.content or "") async for e in events])
+
+    return asyncio.run(ask())
+
+
+def _azure(url: str) -> str:
+    client = openai.OpenAI(base_url=f"{url}/openai/v1", api_key=keyrot_middleware.POOL_KEY)
+    return client.chat.completions.create(model="m", messages=HI).choices[0].message.content or ""
+
+
 def _openrouter(url: str) -> str:
     with OpenRouter(server_url=f"{url}/api/v1") as client:
         reply = client.chat.send(model="m", messages=HI)
         return str(reply.choices[0].message.content)
+
+
+def _openrouter_stream(url: str) -> str:
+    with OpenRouter(server_url=f"{url}/api/v1") as client:
+        events = client.chat.send(model="m", messages=HI, stream=True)
+        return "".join(str(event.choices[0].delta.content or "") for event in events)
 
 
 SDKS: list[tuple[str, Ask]] = [
@@ -127,8 +166,13 @@ SDKS: list[tuple[str, Ask]] = [
     ("anthropic", _anthropic_stream),
     ("anthropic", _anthropic_async),
     ("groq", _groq),
+    ("groq", _groq_stream),
     ("mistral", _mistral),
+    ("mistral", _mistral_stream),
+    ("mistral", _mistral_async_stream),
     ("openrouter", _openrouter),
+    ("openrouter", _openrouter_stream),
+    ("azure-openai", _azure),
 ]
 
 
@@ -165,18 +209,13 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_a_failing_key_is_excluded_and_another_one_tried(
     name: str, ask: Ask, fake: Callable[[str], Fake], pool: Callable[..., None]
 ) -> None:
-    """A 429, B invalid, C good: A and B get one request, and C answers each call.
-
-    How Groq refuses a key is not known.
-    """
+    """A 429, B invalid, C good: A and B get one request, and C answers each call."""
     server = fake(name)
-    bad = [] if name == "groq" else ["B"]
-    pool(name, server, "A", *bad, "C")
+    pool(name, server, "A", "B", "C")
     server.always("A", SPENT)
-    for label in bad:
-        server.remove_key(label)
+    server.remove_key("B")
     assert {ask(server.url) for _ in range(CALLS)} == {"ok from C"}
-    assert (server.sent("A"), server.sent(None), server.sent("C")) == (1, len(bad), CALLS)
+    assert (server.sent("A"), server.sent(None), server.sent("C")) == (1, 1, CALLS)
 
 
 @pytest.mark.parametrize(("name", "ask"), [SDKS[0], SDKS[1], SDKS[4], SDKS[5]])
@@ -243,7 +282,7 @@ def test_keys_of_a_provider_serve_its_hosts_alone(
 def test_stored_things_go_with_their_owners_key(
     name: str, fake: Callable[[str], Fake], pool: Callable[..., None]
 ) -> None:
-    """A file, a batch and a response of one project are asked for with its key again."""
+    """A file, a batch, a response and a chat of one project are asked for with its key again."""
     server = fake(name)
     pool(name, server, "A", "B")
     if name == "openai":
@@ -252,6 +291,8 @@ def test_stored_things_go_with_their_owners_key(
             first = client.responses.create(model="m", input="hi")
             again = client.responses.create(model="m", input="x", previous_response_id=first.id)
             assert again.output_text == first.output_text
+            chat = client.chat.completions.create(model="m", messages=HI, store=True)
+            assert client.chat.completions.retrieve(chat.id).id == chat.id
             file = client.files.create(file=b"{}", purpose="batch")
             batch = client.batches.create(
                 input_file_id=file.id,
@@ -314,19 +355,107 @@ def test_a_bad_request_and_an_overload_blame_no_key(
         ("batches", {}, 1),
         ("chat/completions", {"X-Stainless-Retry-Count": "0"}, 1),
         ("chat/completions", {"X-Fern-Language": "Python"}, 1),
+        ("chat/completions", {"User-Agent": "speakeasy-sdk/python 1 1 1 openrouter"}, 1),
     ],
 )
 def test_a_5xx_is_repeated_as_often_as_an_sdk_does(
     path: str, headers: dict[str, str], sent: int, fake: Callable[[str], Fake], pool: Any
 ) -> None:
     """Three times in all, in place of an SDK that repeats nothing; what stores a thing, once."""
-    server = fake("openai")
-    pool("openai", server, "A")
+    name = "openrouter" if "User-Agent" in headers else "openai"
+    server = fake(name)
+    pool(name, server, "A")
     server.always("A", Scripted(500, lambda _: {"error": {"message": "x", "type": "server_error"}}))
     headers = {"Authorization": f"Bearer {keyrot_middleware.POOL_KEY}", **headers}
     url, body = f"{server.url}/v1/{path}", {"model": "m", "messages": HI}
     assert httpx.post(url, json=body, headers=headers, timeout=60).status_code == 500
     assert server.sent("A") == sent
+
+
+@pytest.mark.parametrize(("headers", "named"), [({}, True), ({"X-Fern-Language": "x"}, False)])
+def test_an_sdk_that_would_sleep_for_a_429_is_not_told_how_long(
+    headers: dict[str, str], named: bool, fake: Callable[[str], Fake], pool: Any
+) -> None:
+    """It asks again by itself, however long nobody can answer; the text still says when."""
+    server = fake("openai")
+    pool("openai", server, "A")
+    server.always("A", SPENT)
+    headers |= {"Authorization": f"Bearer {keyrot_middleware.POOL_KEY}"}
+    url, body = f"{server.url}/v1/chat/completions", {"model": "m", "messages": HI}
+    reply = httpx.post(url, json=body, headers=headers, timeout=60)
+    assert (reply.status_code, "retry-after" in reply.headers) == (429, named)
+    assert "No OpenAI API key" in reply.json()["error"]["message"]
+
+
+def test_openrouters_sdk_reads_why_no_key_can_serve(fake: Callable[[str], Fake], pool: Any) -> None:
+    """Its class for a 429, with our text."""
+    server = fake("openrouter")
+    pool("openrouter", server, "A")
+    server.always("A", SPENT)
+    with pytest.raises(TooManyRequestsResponseError, match="No OpenRouter API key of pool"):
+        _openrouter(server.url)
+
+
+CHUNKS = [{"choices": [{"delta": {"content": "four"}}]}] * 3
+COUNTED = {"usage": {"prompt_tokens": 7, "completion_tokens": 5}}
+BILLED = {"billed_units": {"input_tokens": 7, "output_tokens": 5}}
+V2 = {"type": "content-delta", "delta": {"message": {"content": {"text": "four"}}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "events", "usage"),
+    [
+        ("openai", CHUNKS, (9, 6, True)),
+        ("openai", [*CHUNKS, {"choices": [], **COUNTED}], (7, 5, False)),
+        ("openai", [{**CHUNKS[0], **COUNTED}, *CHUNKS], (7, 5, False)),
+        ("openai", [{"choices": [{"delta": {"role": "assistant"}}]}], (None, None, False)),
+        ("groq", [*CHUNKS, {"choices": [], "x_groq": COUNTED}], (7, 5, False)),
+        ("cohere", [V2, V2], (9, 4, True)),
+        ("cohere", [V2, {"type": "message-end", "delta": {"usage": BILLED}}], (7, 5, False)),
+        ("cohere", [{"event_type": "text-generation", "text": "four"}], (9, 2, True)),
+        (
+            "cohere",
+            [{"text": "four"}, {"event_type": "stream-end", "response": {"meta": BILLED}}],
+            (7, 5, False),
+        ),
+    ],
+)
+def test_a_stream_counts_or_is_estimated(name: str, events: list[Any], usage: Any) -> None:
+    """Where the server counts nothing: the input as estimated, and half of the bytes that came."""
+    provider = providers.of(name)
+    route = provider.route("POST", "https://localhost/v1/chat/completions")
+    route = route or provider.route("POST", "https://localhost/v2/chat")
+    assert route is not None
+    reader = EventReader(provider.events(route), estimate=9)
+    for event in events:
+        reader.feed(f"data: {json.dumps(event)}\n\n".encode())
+    found = reader.usage
+    assert (found.input_tokens, found.output_tokens, found.estimated) == usage
+
+
+def test_a_stream_without_a_count_is_spent_and_shown_as_estimated(
+    fake: Callable[[str], Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget holds for it within one call."""
+    server = fake("openai")
+    monkeypatch.setenv("OPENAI_API_KEYS", server.add_key("A").value)
+    monkeypatch.setenv("OPENAI_API_KEY", keyrot_middleware.POOL_KEY)
+    budget = {"usd": {"day": 0.00001}}
+    keyrot_middleware.install(
+        allowed_hosts=f"openai={server.url}", workloads={"w": budget}, max_wait_s=0
+    )
+    client = openai.OpenAI(base_url=f"{server.url}/v1", max_retries=0)
+    sent = 0
+    with pytest.raises(openai.RateLimitError), keyrot_middleware.workload("w"):
+        while sent < 20:
+            list(client.chat.completions.create(model="gpt-5-mini", messages=HI, stream=True))
+            sent += 1
+    assert sent == 1
+    pool = current_pool()
+    assert pool is not None
+    today = source_of(pool).status()["summary"]["today"]
+    assert today["estimated_tokens"] == today["input_tokens"] + today["output_tokens"] > 0
+    assert today["cost_usd"] > 0.00001
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic"])
@@ -355,6 +484,10 @@ def test_calls_have_the_prices_of_their_provider() -> None:
     assert prices.cost(usage, "gpt-4o-mini", time.time(), provider="openai") == 0.15
     assert prices.cost(usage, "claude-haiku-4-5", time.time(), provider="anthropic") == 1.0
     assert prices.cost(usage, "gpt-4o-mini", time.time()) is None
+    for tokens in (1, 1_000):  # with a fee for each request
+        true = calc_price(GenaiUsage(input_tokens=tokens), "sonar", provider_id="perplexity")
+        cost = prices.cost(Usage(tokens, 0), "sonar", time.time(), provider="perplexity")
+        assert cost == pytest.approx(float(true.total_price))
 
 
 def test_keyrot_run_sets_the_placeholder_of_a_provider_with_keys(

@@ -47,7 +47,7 @@ ROWS: list[tuple[str, int | None, Any, str, Scope, float | None]] = [
     ("openai", 401, _error("Closed.", "x", "account_deactivated"), "key_denied", K, NO),
     ("openai", 401, _error("You must be a member of an organization"), "key_denied", K, NO),
     ("openai", 401, _error("Your IP is not authorized", "x"), "key_restricted", K, NO),
-    ("openai", 401, "<html>Sign in to the proxy</html>", "bad_request", NOBODY, NO),
+    ("openai", 401, "<html>Sign in to the proxy</html>", "unknown_refusal", NOBODY, NO),
     ("openai", 403, _error("Country not supported", "x", "x"), "forbidden", NOBODY, NO),
     ("openai", 429, _error(_window("requests", "min"), "requests"), "quota_minute", MODEL, 660.5),
     ("openai", 429, _error(_window("requests", "day"), "requests"), "quota_day", MODEL, 660.5),
@@ -226,7 +226,7 @@ ROWS: list[tuple[str, int | None, Any, str, Scope, float | None]] = [
         _error("Slow.", error_type="dynamic_request_limited"),
         *("rate_limit", MODEL, NO),
     ),
-    ("together", 403, _error("Too long.", "x"), "forbidden", NOBODY, NO),
+    ("together", 403, _error("Too long.", "x"), "unknown_refusal", NOBODY, NO),
     (
         "fireworks",
         412,
@@ -259,7 +259,7 @@ ROWS: list[tuple[str, int | None, Any, str, Scope, float | None]] = [
         {"message": "You are using a Trial key, which is limited to 40 API calls / minute."},
         *("quota_minute", MODEL, 40),
     ),
-    ("cohere", 429, {"message": "Something else"}, "bad_request", NOBODY, NO),
+    ("cohere", 429, {"message": "Something else"}, "unknown_limit", KM, NO),
 ]
 
 
@@ -303,6 +303,15 @@ def test_what_people_write_names_no_stored_thing() -> None:
     named = provider.read_request(route, {"model": "m", "tools": [{"file_ids": ["file-abcdefgh"]}]})
     assert (said.resources, said.bound_to_owner) == ((), False)
     assert (named.resources, named.bound_to_owner) == (("file-abcdefgh",), True)
+
+
+def test_a_background_response_is_a_job_that_is_not_made_twice() -> None:
+    """It costs money though its connection is lost; what a program waits for may be sent again."""
+    provider = providers.of("openai")
+    route = provider.route("POST", "https://api.openai.com/v1/responses")
+    assert route is not None
+    given = [provider.read_request(route, {"model": "m", "background": b}) for b in (True, False)]
+    assert [info.idempotent for info in given] == [False, True]
 
 
 @pytest.mark.parametrize("platform", providers.platforms())

@@ -2,15 +2,16 @@
 
 import asyncio
 import gc
-import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 import pytest
 from support.pool import INFO, STREAMED, Rig, key
 from support.replies import Chunks, invalid, minute
+from support.servers import wait_for
+from support.states import CtrlC, degrading
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope, Verdict
@@ -179,6 +180,54 @@ async def test_a_task_cancelled_while_it_settles_over_a_network(rig: Rig) -> Non
     assert kinds(rig) == [SUCCESS, FAILURE, SUCCESS]
 
 
+ENDS = ("done", "failed", "rejected", "broken", "closed", "dropped", "cancelled", "undone", "late")
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_no_loop_waits_for_a_distant_state(end: str) -> None:
+    """However a call ends, threads make the round trips, and what it held is free again."""
+    rig = Rig(key("a", Limits(max_concurrency=1)), key("b"), strategy="fill", max_wait_s=0.0)
+    rig.pool.state, shared = degrading(rig.clock.time, inner=rig.state)
+    if end in ("failed", "rejected"):
+        rig.will("a", minute() if end == "failed" else invalid())
+    elif end in ("broken", "closed", "dropped", "late"):
+        relay = await open_stream(rig, Chunks(1, 2, failed=minute() if end == "broken" else None))
+        assert await anext(relay) == 1
+    if end in ("done", "failed", "rejected"):
+        await rig.acall()
+        assert rig.pool.home_id_for() == ("b" if end == "rejected" else "a")
+    elif end == "broken":
+        with pytest.raises(Exception, match="current quota"):
+            [one async for one in relay]
+    elif end == "closed":
+        await relay.aclose()
+    elif end == "dropped":
+        del relay
+        gc.collect()
+    elif end == "cancelled":
+        rig.asend, send = hang, rig.asend  # type: ignore[method-assign]
+        await stopped(asyncio.create_task(rig.acall()))
+        rig.asend = send  # type: ignore[method-assign]
+    elif end == "undone":
+        shared.gate.clear()
+        task = asyncio.create_task(rig.acall())
+        await asyncio.to_thread(wait_for, lambda: shared.calls)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        shared.gate.set()
+        await asyncio.to_thread(wait_for, lambda: "settle" in shared.calls)
+    else:  # the pool was closed meanwhile, as uninstall() does
+        rig.pool.state.close()
+        assert await anext(relay) == 2
+        await relay.aclose()
+    assert await rig.acall() == "answer"
+    used = shared.inner.snapshot(rig.selector.keys.values())["a"].used
+    asked = {"failed": 1, "rejected": 1, "broken": 1, "undone": 1}
+    assert sum(one.requests_minute for one in used) == asked.get(end, 2)
+    assert threading.get_ident() not in shared.threads
+
+
 # Streams that are left -------------------------------------------------------------------------
 
 
@@ -284,29 +333,6 @@ def test_any_exception_of_a_send_is_raised_and_settled(rig, error) -> None:
     assert kinds(rig) == [ABANDONED]
 
 
-class CtrlC:
-    """Raises KeyboardInterrupt once, at the nth point where Python handles signals.
-
-    Such points are the start of a Python function and the return of a C function.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.left = number
-
-    def __enter__(self) -> None:
-        sys.setprofile(self._look)
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-
-    def _look(self, frame: FrameType, event: str, _arg: Any) -> None:
-        ours = "keyrot_middleware" in frame.f_code.co_filename
-        if ours and event in ("call", "c_return") and self.left > 0:
-            self.left -= 1
-            if not self.left:
-                raise KeyboardInterrupt
-
-
 def cooled() -> Rig:
     """Make a pool of one key whose cooldown has just ended, with `max_concurrency` 1."""
     one = key("a", Limits(max_concurrency=1))
@@ -317,7 +343,7 @@ def cooled() -> Rig:
     return rig
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("info", [INFO, STREAMED], ids=["whole", "stream"])
 def test_ctrl_c_at_any_moment_loses_no_key(info: Any) -> None:

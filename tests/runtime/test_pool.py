@@ -2,10 +2,13 @@
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.modes import ask
 from support.pool import INFO, EditableStore, Rig, key
 from support.replies import blocked, failure, invalid, minute
@@ -13,6 +16,7 @@ from support.servers import wait_for
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits
+from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.monitoring.report import pool_health
 from keyrot_middleware.monitoring.view import iso
@@ -31,6 +35,28 @@ def test_by_default_a_call_waits_for_the_end_of_any_minute() -> None:
     assert sum(rig.slept) >= 59.0
 
 
+@settings(max_examples=25)
+@given(
+    begin=st.floats(0, 2 * DAY_S), off=st.floats(-400 * DAY_S, 400 * DAY_S), refused=st.booleans()
+)
+def test_a_wrong_clock_for_one_call_blocks_nothing_later(
+    begin: float, off: float, refused: bool
+) -> None:
+    """Neither what it has counted, nor where it was refused; some minutes later."""
+    rig = Rig(key("a", Limits(rpm=2, rpd=20)), max_wait_s=0.0)
+    rig.clock.advance(begin)
+    rig.call()
+    rig.clock.advance(off)
+    for _ in range(3 if refused else 1):
+        with suppress(Exhausted):
+            rig.call()
+    rig.clock.advance(-off)
+    rig.clock.advance(200.0)
+    for _ in range(4):
+        assert [rig.call(), rig.call()] == ["answer"] * 2
+        rig.clock.advance(DAY_S)
+
+
 def test_calls_are_priced_by_the_refresher(pool: Any, connect: Any, monkeypatch: Any) -> None:
     """Also where the state is of this process: no call prices what others have used."""
     threads: list[str] = []
@@ -46,6 +72,16 @@ def test_calls_are_priced_by_the_refresher(pool: Any, connect: Any, monkeypatch:
         ask("sync", client)
     wait_for(lambda: len(threads) == 20)
     assert set(threads) == {"keyrot-refresher-default"}
+
+
+def test_a_pool_has_one_background_thread(pool: Any) -> None:
+    """Where an interrupt made a living one look dead, the one that was started for it stays."""
+    refresher = pool("A").background[0]
+    before = refresher._thread
+    refresher.start()
+    refresher._pool.secrets.wake.set()
+    before.join(60)
+    assert (before.is_alive(), refresher._thread.is_alive()) == (False, True)
 
 
 def test_the_home_key_is_the_single_key_or_the_first() -> None:

@@ -10,11 +10,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.servers import wait_for
 from support.stores import GatedStore, cache_of, record_changes, tick_until
 
+from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets import cache as cache_module
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
@@ -173,6 +175,57 @@ def test_a_rejected_key_is_waited_for_briefly_and_returns_later(monkeypatch) -> 
     assert cache.value("a") == Secret(C)
     assert changes == [frozenset({"a"})]
     assert slow.lookups == [("a",), ("a",)], "one look-up for both calls"
+
+
+def test_a_late_answer_of_a_place_that_was_left_does_not_win() -> None:
+    """keys.json names another place while the store is slow: its answer of before is no value."""
+    slow = GatedStore()
+    slow.resolve = lambda refs: {  # type: ignore[method-assign]
+        key_id: Secret({"old": A, "new": C}[str(ref)]) if slow.gate.wait(20) else SecretError("")
+        for key_id, ref in refs.items()
+    }
+    slow.gate.clear()
+    cache = SecretCache({"a": SecretLocation(slow, "old")}, start_timeout_s=0.0)
+    changes = record_changes(cache)
+    cache.set_locations({"a": SecretLocation(slow, "new")}, 0.0)
+    slow.gate.set()
+    wait_for(lambda: cache.resolved)
+    assert cache.value("a") == Secret(C)
+    assert cache.key_id_for(Secret(A)) is None
+    assert frozenset({"a"}) in changes
+
+
+@pytest.mark.parametrize("place", [InlineStore, GatedStore])
+def test_a_key_of_another_provider_is_no_value(place, caplog) -> None:
+    """Neither at the start nor later; one that many providers' keys begin with is."""
+    foreign, own = "sk-ant-FAKE" + "x" * 30, "sk-proj-FAKE" + "x" * 30
+    values = {"a": own, "b": foreign, "c": "sk-FAKE" + "x" * 30, "d": foreign}
+    store: Any = GatedStore(**values)
+    if place is InlineStore:
+        store = InlineStore({name: Secret(value) for name, value in values.items()})
+    places = {one: SecretLocation(store, provider="openai") for one in "abc"}
+    cache = SecretCache(places | {"d": SecretLocation(store, provider="anthropic")})
+    assert cache.resolved == ("a", "c", "d")
+    said = "key b: its value begins with sk-ant-, as keys of anthropic do; it is for openai"
+    assert cache.unresolved == {"b": said}
+    assert said in caplog.text
+    if place is GatedStore:
+        store.values["a"] = foreign.replace("x", "y")
+        assert not cache.refresh("a")
+        assert cache.value("a") == Secret(own)
+        cache.set_locations({"a": SecretLocation(store, provider="anthropic")})
+        assert cache.value("a") == Secret(foreign.replace("x", "y"))
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_many_values_without_a_shape_are_masked_wherever_they_stand(count) -> None:
+    """Few are searched one by one, many by one look at the text; of two the longer one is."""
+    values = {f"k{n}": f"FAKE.{n:04}" + "+/=x"[n % 4] * 30 for n in range(count)}
+    values["long"] = values["k1"] + "tail"
+    cache = cache_of(GatedStore(**values))
+    text = f"0{values['k0']}x%20{values['long']}{values['k2']}\\n{values['k1']}, FAKE.0001"
+    hidden = "[redacted]"
+    assert cache.redact(text) == f"0{hidden}x%20{hidden}{hidden}\\n{hidden}, FAKE.0001"
 
 
 def test_many_calls_with_one_rejected_key_are_one_look_up() -> None:

@@ -372,6 +372,23 @@ def test_the_reservation_of_a_killed_process_ends(state: State, clock: FakeClock
     lease_of(state, BUDGET, info=info)
 
 
+@pytest.mark.parametrize("days", [400, 40, 2, -2, -40, -400])
+def test_a_wrong_clock_for_one_call_blocks_nothing_later(
+    state: State, clock: FakeClock, days: int
+) -> None:
+    """Days and months whose end only a wrong clock can have set are not believed."""
+    one = key("w", Limits(rpd=5), usd=Budget(20, 40, 90))
+    spends = OK._replace(usage=Usage(1, 1, cost_usd=1e-8))
+    for off in (0, days, 0):
+        clock.advance(off * DAY_S)
+        settle(state, one, spends)
+        clock.advance(-off * DAY_S)
+    for _ in range(4):
+        clock.advance(DAY_S)
+        settle(state, one, spends)
+        settle(state, one, spends)
+
+
 # Cooldowns -------------------------------------------------------------------------------------
 
 
@@ -398,6 +415,15 @@ def test_exactly_the_keys_in_a_failures_scope_cool_down(
     found = [name for name, reply in replies.items() if isinstance(reply, Unavailable)]
     assert found == cooling.split()
     assert until == (None if scope is Scope.NONE else clock.time() + 60)
+
+
+def test_a_cooldown_is_never_shortened(state: State, clock: FakeClock) -> None:
+    """By a failure of a request that was in flight when it began."""
+    leases = [lease_of(state, A) for _ in range(3)]
+    for lease, seconds in zip(leases, (900, 20, 1_000), strict=True):
+        longest = clock.time() + max(900, seconds)
+        assert settle(state, lease, failed(Scope.KEY, clock.time() + seconds)) == longest
+        assert refusal(state, A).blocks["a"].until == longest
 
 
 def test_a_call_without_a_model_shares_no_bucket(state: State, clock: FakeClock) -> None:

@@ -1,4 +1,4 @@
-"""Properties of the memory state alone: sweeping, bounded tables, a lock that survives a fork."""
+"""Properties of the memory state alone: sweeping, bounded tables, forks."""
 
 import os
 from math import inf
@@ -9,8 +9,8 @@ from support.states import (
     OK,
     UNSENT,
     A,
-    acquire,
     failed,
+    granted,
     lease_of,
     refused,
     settle,
@@ -137,13 +137,15 @@ def test_many_keys_cost_a_choice_nothing_and_a_snapshot_one_pass(state: MemorySt
 
 @FORKS
 @IN_THREADS
-def test_a_forked_child_has_a_lock_of_its_own(state: MemoryState) -> None:
-    """A fork while another thread holds the lock must not leave the child waiting forever."""
-    with state._lock:
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if not state._lock.locked() and acquire(state, A) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+def test_a_forked_child_does_not_count_what_its_parent_has_in_flight(state: MemoryState) -> None:
+    """The parent settles it, which the child never hears of."""
+    one = key("a", Limits(max_concurrency=1))
+    held = lease_of(state, one)
+    child = os.fork()
+    if child == 0:
+        os._exit(granted(state, one))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    settle(state, held)
 
 
 @FORKS

@@ -8,7 +8,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from itertools import cycle, islice
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, key
-from support.servers import BINARIES, server, wait_for
-from support.states import A, B, acquire, failed, lease_of, opened, settle
+from support.servers import BINARIES, Server, server, wait_for
+from support.states import A, B, acquire, failed, lease_of, opened, refusal, settle
 
-from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope
+from keyrot_middleware.core.model import DEFAULT_ZONE, Lease, Limits, RetryPolicy, Scope
 from keyrot_middleware.state import State
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.state.sqlite import SqliteState, path_of_url
@@ -40,13 +41,15 @@ MIXED = (
 )
 
 
-def shared_at(url: str, pool: str = "test", now: float | None = None) -> State:
+def shared_at(
+    url: str, pool: str = "test", now: float | None = None, zone: str = DEFAULT_ZONE
+) -> State:
     """Open a state without fallback; with *now* its clock stands still."""
-    stopped = None if now is None else lambda: now
+    stopped, policy = None if now is None else lambda: now, RetryPolicy(zone=zone)
     if url.startswith("sqlite"):
         path = path_of_url(url, pool)
-        return SqliteState(path, RetryPolicy(), stopped or time.time, pool=pool)
-    return RedisState(url, RetryPolicy(), pool=pool, test_clock=stopped)
+        return SqliteState(path, policy, stopped or time.time, pool=pool)
+    return RedisState(url, policy, pool=pool, test_clock=stopped)
 
 
 def grant(state: State, times: int, one: Any = TWENTY) -> int:
@@ -72,6 +75,16 @@ def run(count: int, work: Callable[..., None], *args: Any, spawned: int = 0) -> 
         worker.join(240)
         assert worker.exitcode == 0
     return found
+
+
+def test_processes_whose_days_end_at_other_times_count_together(url: str) -> None:
+    """Those with keys of other providers; the first one says when the day of all ends."""
+    states = [shared_at(url, now=NOW, zone=zone) for zone in (DEFAULT_ZONE, "UTC")]
+    assert sum(grant(state, 15) for state in states) == 20
+    ends = {block.until for state in states for block in refusal(state, TWENTY).blocks.values()}
+    assert len(ends) == 1
+    for state in states:
+        state.close()
 
 
 def hurry(url: str, start: Any, results: Any) -> None:
@@ -202,6 +215,15 @@ def test_a_fork_before_and_after_the_first_call(tmp_path: Path, called: bool) ->
         assert total + grant(state, 10) == 20
 
 
+def test_a_child_connects_by_a_client_of_its_own(valkey: Server) -> None:
+    """Another thread may have held a lock of its parent's at the fork; the parent keeps that."""
+    with closing(RedisState(valkey.url, RetryPolicy())) as state:
+        before = state._server.client
+        child = forked(lambda: state._server.client is not before and grant(state, 1))
+        assert code_of(child) == 1
+        assert state._server.client is before
+
+
 def test_a_fork_during_a_transaction_that_hangs_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +231,9 @@ def test_a_fork_during_a_transaction_that_hangs_is_bounded(
     monkeypatch.setattr("keyrot_middleware.state.sqlite.WAIT_S", 0.05)
     with opened(tmp_path / "keyrot.sqlite3") as state:
         lease_of(state, TWENTY)
-        with state._shared._lock:  # type: ignore[attr-defined]
+        with ThreadPoolExecutor(1) as other, ExitStack() as stack:
+            lock = state._shared._lock  # type: ignore[attr-defined]
+            other.submit(lock.__enter__).result()
+            stack.callback(other.submit, lock.__exit__, None, None, None)
             assert code_of(forked(lambda: not lease_of(state, TWENTY).degraded)) == 0
         assert not lease_of(state, TWENTY).degraded

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from support.pool import INFO, key
 from support.servers import wait_for
 from support.states import OK, UNSENT, A, acquire, lease_of, opened, refused, settle, warnings_of
 
+from keyrot_middleware.core.activity import ActivityRows, load_call
 from keyrot_middleware.core.model import (
     DEFAULT_ZONE,
     Budget,
@@ -29,6 +30,7 @@ from keyrot_middleware.core.model import (
 from keyrot_middleware.core.windows import next_month
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import FallbackState, State, sqlite
+from keyrot_middleware.state.base import report_unreadable
 from keyrot_middleware.state.sqlite import SCHEMA, SqliteState, SqliteStateError, path_of_url
 from keyrot_middleware.testing import FakeClock
 
@@ -265,14 +267,22 @@ def test_a_disk_that_takes_no_more_is_no_outage(path: Path) -> None:
     assert "falling back to in-process limits" in ran.stderr
 
 
-def test_a_record_that_cannot_be_read_opens_the_breaker(
-    path: Path, state: FallbackState, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("value", ["{", '"x"', "[[[]]]", '["x", "x"]', "[" * 100_000])
+def test_a_record_that_cannot_be_read_is_named_and_is_none(
+    value: str, path: Path, state: FallbackState, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Something else has written it: calls go on with in-process limits."""
+    """Something else has written it: calls and status go on, and the next call replaces it."""
+    report_unreadable.cache_clear()
     assert is_shared(state)
-    database(path, "UPDATE records SET value = '{'")
-    assert not is_shared(state)
-    assert "cannot be used" in warnings_of(caplog)[0]
+    state.configure([A])
+    state.add_activity(ActivityRows({"minute:1": {"x": 1}}, {"calls": (["{}"], 9)}))
+    columns = (("records", "value"), ("counts", "n"), ("texts", "text"))
+    database(path, *(f"UPDATE {t} SET {c} = '{value}'" for t, c in columns))  # noqa: S608
+    state.snapshot([A])
+    assert state.activity(["minute:1"], None) == [{}]
+    assert load_call(state.activity_log("calls")[0]) is None
+    assert is_shared(state)
+    assert "quotas of " in warnings_of(caplog)[0]
 
 
 # Where it is, and how large --------------------------------------------------------------------
@@ -347,6 +357,26 @@ def test_expired_records_and_the_oldest_owners_are_swept_and_no_counts(
     assert "default:quotas:old" not in names
 
 
+def test_a_log_that_has_filled_the_disk_begins_anew(path: Path) -> None:
+    """When who reads an old version has ended; another process has the file open all along."""
+    resource = pytest.importorskip("resource")
+    with opened(path) as state, ExitStack() as stack:
+        lease_of(state, A)
+        other, reader = (
+            stack.enter_context(closing(sqlite3.connect(path, isolation_level=None))) for _ in "ab"
+        )
+        reader.execute("BEGIN")
+        for connection in (other, reader):
+            connection.execute("SELECT count(*) FROM records").fetchall()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        while not lease_of(state, A).degraded:
+            pass
+        reader.execute("COMMIT")
+        wait_for(lambda: not lease_of(state, A).degraded)
+
+
 # Tasks -----------------------------------------------------------------------------------------
 
 
@@ -354,7 +384,7 @@ async def test_a_held_file_blocks_no_loop_and_a_cancelled_call_gives_its_lease_b
     path: Path, state: FallbackState
 ) -> None:
     """Also where the thread gets it after the task has ended."""
-    one = ((0, key("one", Limits(max_concurrency=1))),)
+    one = ((0, key("one", Limits(rpd=1))),)
     await state.do("acquire", INFO, OFFER, spread=False)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
@@ -371,7 +401,7 @@ async def test_a_held_file_blocks_no_loop_and_a_cancelled_call_gives_its_lease_b
         if isinstance(await state.do("acquire", INFO, one, spread=False), Lease):
             return
         await asyncio.sleep(0.05)
-    raise AssertionError("the slot was not given back")
+    raise AssertionError("the request still counts")
 
 
 def test_a_pool_outlives_its_loops(url: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from keyrot_middleware import providers
 from keyrot_middleware.core.commands import StreamOpened
 from keyrot_middleware.core.flow import CallState, Exhausted
 from keyrot_middleware.core.model import (
@@ -23,7 +24,6 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.errors import SecretError, handle_internal_error
-from keyrot_middleware.providers.gemini import Gemini
 from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.pool import Pool, resolved_candidates
 from keyrot_middleware.secrets import Secret
@@ -206,7 +206,7 @@ class Rig:
             "waiting_lines": pool.waiting_lines,
             "home_is_own": self.home_is_own,
         }
-        classify = Gemini().classify
+        classify = providers.of(info.platform).classify
         return CallState(
             info, self.selector, self.policy, pool.token_scale, classify, home, **shared
         )

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -147,6 +148,30 @@ def steps_of(work: Callable[[], object], event: str = "line") -> int:
 # A state that fails ----------------------------------------------------------------------------
 
 
+class CtrlC:
+    """Raises KeyboardInterrupt once, at the nth point where Python handles signals.
+
+    Such points are the start of a Python function and the return of a C function.
+    """
+
+    def __init__(self, number: int, *, anywhere: bool = False) -> None:
+        """*anywhere*: in frames of a test too, not only in those of the package."""
+        self.left, self._anywhere = number, anywhere
+
+    def __enter__(self) -> None:
+        sys.setprofile(self._look)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _look(self, frame: FrameType, event: str, _arg: Any) -> None:
+        ours = self._anywhere or "keyrot_middleware" in frame.f_code.co_filename
+        if ours and event in ("call", "c_return") and self.left > 0:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+
 class ConnectionLostError(Exception):
     """The connection is cut."""
 
@@ -164,6 +189,10 @@ class Faulty:
         self.hangs_s = 0.0
         """How long a failing method takes to fail."""
         self.calls: list[str] = []
+        self.threads = set[int]()
+        self.gate = threading.Event()
+        """Not set: nothing is answered."""
+        self.gate.set()
 
     def cut(self, *methods: str, hangs_s: float = 0.0) -> None:
         self.failing, self.hangs_s = frozenset(methods) or self.METHODS, hangs_s
@@ -180,6 +209,8 @@ class Faulty:
 
     def _do(self, name: str, method: Any, args: Any, more: Any) -> Any:
         self.calls.append(name)
+        self.threads.add(threading.get_ident())
+        self.gate.wait(HUNG_S)
         if name in self.failing:
             time.sleep(self.hangs_s)
             raise ConnectionLostError

@@ -1,7 +1,6 @@
 """The page in a real Chromium, over a source that the tests change."""
 
 import re
-import webbrowser
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,6 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from keyrot_middleware import ui
-from keyrot_middleware.cli.ui import _open_browser
 
 MODEL = "gemini-2.5-flash"
 
@@ -51,17 +49,6 @@ def test_the_printed_address_opens_the_page(serve: Serve, open_tab: Open) -> Non
     assert keys is not None
     assert chart["y"] < keys["y"]
     assert tab.hosts == {server.url.removeprefix("http://")}
-
-
-def test_a_browser_gets_the_token_by_a_file(serve, open_tab, tmp_path, monkeypatch) -> None:
-    """Every user of a host can read the command line of a browser, so it has no token."""
-    opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", opened.append)
-    _open_browser(serve(ui.app(token=TOKEN, source=sample())).login, tmp_path)
-    tab = open_tab(opened[0])
-    wait_for_rows(tab.page, 7)
-    assert TOKEN not in opened[0] + tab.page.url
-    tab.hosts.discard("")
 
 
 def test_a_row_changes_without_a_reload(serve: Serve, open_tab: Open) -> None:

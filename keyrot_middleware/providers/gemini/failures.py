@@ -9,9 +9,10 @@ is one row here, one in docs/failures.md and one in the tests.
 from __future__ import annotations
 
 from ...core.failures import (
+    CODE_RULES,
     FIRST_RULES,
-    LAST_RULES,
     LONG_S,
+    UNKNOWN_REFUSAL,
     ParsedError,
     Rule,
     for_a_day,
@@ -207,9 +208,10 @@ RULES: tuple[Rule, ...] = (
     # Codes alone.
     rejected("unauthorized", (401,)),
     of_billing("payment_required", (402,)),
-    Rule("gateway", (401, 402)),
+    Rule(UNKNOWN_REFUSAL, (401, 402), rotate=True),
     Rule("capacity", _QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, any_body=True),
-    *LAST_RULES,
+    Rule("forbidden", (403,)),  # with another key it would count there too
+    *CODE_RULES,
 )
 
 SAYS = {

@@ -130,7 +130,7 @@ function draw() {
   byId("verdict").className = parts.verdictClass(of);
   const [first, ...others] = of.headline.sentences;
   show("verdict", `${first} ${of.headline.keys.sentence}`);
-  show("without-key", ...others.map((one) => el("li", {}, one)));
+  show("without-key", ...[...others, ...of.headline.unknown].map((one) => el("li", {}, one)));
   show("hour", ...parts.lastHour(of, attempts.calls));
   show("states", ...parts.stateCounts(of));
   show("models", ...parts.models(of.calls, now));

@@ -64,6 +64,7 @@ export function today({ today: used, midnight, workloads }, costKnown) {
     el("dl", { class: "figures" }, figure("Tokens in", shortCount(used.input_tokens)), figure("Tokens out", shortCount(used.output_tokens)),
       figure("Cost", money(used.cost_usd))),
     note(costKnown ? `since ${clock(midnight).slice(0, 5)} UTC` : "cost: pip install 'keyrot-middleware[cost]'"),
+    ...(used.estimated_tokens ? [note(`${count(used.estimated_tokens)} of these tokens are estimated, and their cost`)] : []),
     ...Object.entries(workloads).flatMap(([name, { usd }]) => Object.entries(usd).flatMap(([window, { spent, limit }]) => [
       note(`Budget of ${name}, ${window === "10m" ? "ten minutes" : `the ${window}`}: ${money(spent)} of ${money(limit)}`), bar(spent, limit)])),
   ];
@@ -206,7 +207,7 @@ export function callDetails(call) {
   const facts = [
     ["Time", `${call.at.slice(0, 10)} ${clock(call.at)} UTC`], ["Model", call.model], ["Workload", call.workload],
     ["Took", `${seconds(call.seconds)}${call.waited ? ", with a wait for a key" : ""}`],
-    ["Tokens", call.input_tokens === null ? null : `${count(call.input_tokens)} in, ${count(call.output_tokens)} out`],
+    ["Tokens", call.input_tokens === null ? null : `${count(call.input_tokens)} in, ${count(call.output_tokens)} out${call.estimated ? ", estimated" : ""}`],
     ["Cost", call.cost_usd === null ? null : money(call.cost_usd)],
     ["Trace", call.trace_id && link(call.trace_url, call.trace_id, "Trace")],
   ];

@@ -88,6 +88,38 @@ def test_thought_signatures_stay_with_their_model(mode, gemini, pool, connect) -
     assert failed.value.__notes__[-1].startswith(f"keyrot: this request stays with {PRO}, since")
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("session", [None, "user 1"])
+def test_a_conversation_that_fell_back_stays_with_that_model(
+    session, mode, gemini, pool, connect, clock
+) -> None:
+    """While its contents carry signatures, of a session or with `sticky`; for an hour."""
+    strategy = "spread" if session else "sticky"
+    pool("A", fallback_models=CHAIN, max_wait_s=0, strategy=strategy)
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    begun = [{"role": "user", "parts": [{"text": "x"}]}]
+    part = {"text": "y", "thought_signature": b"signed"}
+    signed = [*begun, {"role": "model", "parts": [part]}, *begun]
+    client = connect()
+
+    def say(contents: Any) -> None:
+        with keyrot_middleware.workload("chat", session=session):
+            ask(mode, client, model=PRO, contents=contents)
+        keyrot_middleware.reset("A")
+
+    for contents in (begun, signed, signed):
+        say(contents)
+    assert models(gemini) == [PRO, FLASH, FLASH, FLASH]
+    say(begun)
+    say(signed)
+    assert models(gemini)[4:] == [PRO, PRO]
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    say(begun)
+    clock.sleep(3_601)
+    say(signed)
+    assert models(gemini)[6:] == [PRO, FLASH, PRO]
+
+
 # Models that Google does not have ----------------------------------------------------------------
 
 

@@ -34,9 +34,13 @@ class Shared:
     def is_back(self, mode: str, client: Any) -> None:
         """Restore the connection, let the pause pass, and call until the state is shared again."""
         self.line.restore()
-        self._clock.advance(PAUSE_S)
-        ask(mode, client)
-        wait_for(lambda: not degraded())
+
+        def again() -> bool:
+            self._clock.advance(PAUSE_S)
+            ask(mode, client)
+            return not degraded()
+
+        wait_for(again)
 
 
 @pytest.fixture
@@ -60,8 +64,7 @@ def test_calls_succeed_without_the_shared_state(mode, gemini, shared, connect) -
         ask(mode, client)
     assert degraded()
     shared.is_back(mode, client)
-    ask(mode, client)
-    assert gemini.count(status=200) == 5
+    assert gemini.count(status=200) == gemini.count() > 4
 
 
 def test_a_server_that_is_not_there_at_install_is_no_error(gemini, pool, connect, caplog) -> None:
@@ -77,7 +80,7 @@ def test_a_server_that_is_not_there_at_install_is_no_error(gemini, pool, connect
     try:
         server.execute("ACL", "SETUSER", "user", "on", ">hunter2", "~*", "+@all")
         until = time.monotonic() + 60
-        while degraded():
+        while "is back after" not in caplog.text:
             assert time.monotonic() < until
             ask("sync", client)
             time.sleep(0.1)
@@ -85,9 +88,8 @@ def test_a_server_that_is_not_there_at_install_is_no_error(gemini, pool, connect
     finally:
         keyrot_middleware.uninstall()
         server.remove()
-    begun, *later = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    begun, *_ = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert f"redis://127.0.0.1:{port}" in begun
-    assert any("is back after" in text for text in later)
     assert "hunter2" not in caplog.text
 
 

@@ -1,0 +1,99 @@
+"""`keyrot serve`: the pool for programs that are not Python."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+from .._install import install, uninstall
+from ..core.text import one_line
+from ..errors import ConfigError, MissingExtraError
+from ..providers.openai import OpenAI
+from ..settings import IN_FILE, Config, load
+
+try:
+    import httpx
+    import uvicorn
+
+    from ..adapters import is_loopback
+    from ..serve import Door
+    from ..serve.access import Access
+    from .ui import listen, read_token
+except ImportError:
+    raise MissingExtraError(wanted_by="keyrot serve", package="uvicorn", extra="serve") from None
+
+_STOP_S = 30
+"""How long requests in flight may take when it is stopped."""
+_WAIT_S = 3_600.0
+"""How long a provider may send nothing; the client's own timeout ends a call sooner."""
+
+
+def serve(*, host: str, port: int, token_file: Path | None) -> int:
+    """Forward requests until SIGTERM or Ctrl-C.
+
+    Args:
+        host: Where to listen; any but loopback needs a token.
+        port: 0: any free one.
+        token_file: Holds what programs send as their key; None: anything but a real key.
+
+    Raises:
+        KeyrotError: An option or a setting is wrong.
+    """
+    if token_file is None and not is_loopback(host):
+        raise ConfigError(f"--host {host} lets other machines in; that needs --token-file FILE")
+    token = read_token(token_file) if token_file else None
+    # A file by default, so that the Python programs of this host share its counts.
+    chosen: Any = {} if "state_url" in load().sources else {"state_url": IN_FILE}
+    config = load(**chosen)
+    with listen(host, port) as listener:
+        install(**chosen)
+        # uvicorn ends on SIGTERM when the last request has, and then sends it again.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            asyncio.run(_serve(config, Access(host, token), listener))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            uninstall()
+    return 0
+
+
+async def _serve(config: Config, access: Access, listener: socket.socket) -> None:
+    timeout = httpx.Timeout(_WAIT_S, connect=30.0)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=True) as client:
+        door = Door(config, access, client)
+        _announce(door, config, access, listener)
+        options = uvicorn.Config(
+            door,
+            access_log=False,
+            http="h11",
+            lifespan="off",
+            log_level="error",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=_STOP_S,
+            ws="none",  # uvicorn's log of websockets shows the query, which can have a token
+        )
+        await uvicorn.Server(options).serve(sockets=[listener])
+
+
+def _announce(door: Door, config: Config, access: Access, listener: socket.socket) -> None:
+    """Print what each client needs, and a request that works."""
+    name, port = listener.getsockname()[:2]
+    address = f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    print(f"keyrot serve: pool {one_line(config.settings.pool)}, {len(config.keys)} keys")
+    for key in door.upstream:
+        provider = door.upstream[key][0]
+        prefix = "/v1" if isinstance(provider, OpenAI) else ""
+        print(f"{provider.base_url_variable or provider.title}={address}/{key}{prefix}")
+    first, (provider, _) = next(iter(door.upstream.items()))
+    asked = provider.check_path.format(model=provider.check_model)
+    body = f" -d '{json.dumps(provider.check_body)}'" if provider.check_body else ""
+    print(f"Try it: curl {address}/{first}{asked} -H 'content-type: application/json'{body}")
+    token = "the token" if access.needs_token else "any text that is no real key"
+    print(f"Each program's API key: {token}. Ctrl-C ends it.", flush=True)

@@ -1,0 +1,260 @@
+"""`keyrot serve`: one address for programs in any language, whose requests go through the pool.
+
+`/{provider}/…` is that provider's host, and the path behind it goes as it is. Nothing is
+translated, cached or logged. Requests are sent by httpx, which `install()` has patched: which key
+is used, how long a call waits and what is sent again is decided there, and nowhere here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import httpx
+from starlette.types import Message, Receive, Scope, Send
+
+from .. import providers
+from .._install import status
+from ..adapters import origin_from_url
+from ..core.model import POOL_KEY
+from ..errors import handle_internal_error
+from ..providers.base import Provider
+from ..providers.gemini import VERTEX_EXPRESS
+from ..runtime import workload
+from ..settings import Config
+from .access import Access, Given, Refused
+
+LARGE = 1_048_576
+"""A body above this many bytes, or of unknown size, is large."""
+LARGE_AT_ONCE = 4
+"""Large bodies that are read at once; up to 32 MiB of each are kept, for a second attempt."""
+LARGEST = 4 * 1024**3
+IDLE_S = 300.0
+"""How long a client may send nothing of its body, or take nothing of the reply."""
+_HOP_BY_HOP = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te"),
+        *("proxy-connection", "trailer", "transfer-encoding", "upgrade"),
+    }
+)
+_NOT_UP = _HOP_BY_HOP | {
+    *("host", "cookie", "expect", "origin", "referer", "accept-encoding", "forwarded", "via"),
+    *("x-keyrot-workload", "x-real-ip"),
+}
+_NOT_UP_STARTS = ("sec-", "x-forwarded-")
+_NOT_BACK = _HOP_BY_HOP | {"set-cookie", "alt-svc", "date", "server"}
+_ADDRESSES = frozenset({"x-goog-upload-url", "location", "content-location"})
+"""Headers of a reply that may have an address of the provider's."""
+_ODD = ("/../", "/./", "//", "\\", "%2e", "%2f", "%5c", "#")
+"""What no path of an API has, and another server might read as another path."""
+
+
+class Door:
+    """The ASGI app; needs `install()` in this process."""
+
+    def __init__(self, config: Config, access: Access, client: httpx.AsyncClient) -> None:
+        """Serve the providers that the pool has keys of.
+
+        Args:
+            config: Of the pool that is installed.
+            access: Decides who may call.
+            client: What sends.
+        """
+        self._access, self._client = access, client
+        self._workloads = {*(config.settings.workloads or ()), *(k.workload for k in config.keys)}
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self.upstream = upstream_of(config)
+        """The providers and the origins of their requests, by name."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        exchange = _Exchange(scope, receive, send)
+        try:
+            await self._answer(exchange)
+        except Refused as refused:
+            await exchange.say(refused.code, f"keyrot serve: {refused.text}")
+        except httpx.TimeoutException:
+            await exchange.say(504, "keyrot serve: the provider did not answer in time")
+        except httpx.HTTPError:
+            await exchange.say(502, "keyrot serve: the connection to the provider failed")
+        except (_Left, TimeoutError):
+            pass  # nobody is there to answer; the server closes a connection with half a reply
+        except asyncio.CancelledError:
+            if not exchange.has_left:
+                raise
+        except Exception:
+            handle_internal_error("serve")
+            await exchange.say(500, "keyrot serve: it failed inside; its log has more")
+
+    async def _answer(self, exchange: _Exchange) -> None:
+        given, path = exchange.given, exchange.path
+        self._access.admit(exchange.scope, given)
+        if path in _HEALTH:
+            await exchange.say(*_HEALTH[path]())
+            return
+        name, _, rest = path[1:].partition("/")
+        if name not in self.upstream:
+            known = ", ".join(f"/{one}/" for one in self.upstream)
+            raise Refused(404, f"nothing is at this address; there is {known}")
+        provider, origin = self.upstream[name]
+        exchange.provider = provider
+        query = exchange.scope["query_string"].decode("latin-1")
+        self._access.require_key(provider, given, query)
+        kept = "&".join(one for one in query.split("&") if not one.startswith("key="))
+        url = f"{origin}/{rest}{'?' if kept else ''}{kept}"
+        is_odd = any(part in f"/{rest}/".lower() for part in _ODD)
+        route = None if is_odd else provider.route(exchange.scope["method"], url)
+        if route is None:
+            raise Refused(404, f"the table of {provider.title} has no such path")
+        if label := dict(given).get("x-keyrot-workload", ""):
+            if label not in self._workloads:
+                known = ", ".join(sorted(filter(None, self._workloads))) or "none"
+                raise Refused(400, f"there is no such workload; there is {known}")
+            workload.set(label)  # of this request's own task
+        request = httpx.Request(
+            exchange.scope["method"],
+            url,
+            headers=[*_upward(given, provider), provider.key_field(route, POOL_KEY)],
+            content=exchange.body(self._large),
+        )
+        watcher = asyncio.create_task(exchange.watch(asyncio.current_task()))
+        try:
+            await self._relay(exchange, request, f"{origin}/")
+        finally:
+            watcher.cancel()
+
+    async def _relay(self, exchange: _Exchange, request: httpx.Request, origin: str) -> None:
+        """Send a request, and hand its reply on as it comes."""
+        # Not built by the client: it would add the cookies that other callers' replies have set.
+        response = await self._client.send(request, stream=True)
+        try:
+            await exchange.begin(response, origin)
+            async for piece in response.aiter_raw():
+                await exchange.send_body(piece, more=True)
+            await exchange.send_body(b"")
+        finally:
+            await response.aclose()
+
+
+class _Left(Exception):  # noqa: N818 - what a client does
+    """The client closed the connection."""
+
+
+class _Exchange:
+    """A request and its reply."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self._receive, self._send = scope, receive, send
+        self.path: str = scope["raw_path"].decode("latin-1")
+        self.given = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
+        self.provider: Provider | None = None
+        self.has_left = self._has_begun = False
+        self._body_ended = asyncio.Event()
+
+    def body(self, large: asyncio.Semaphore) -> AsyncGenerator[bytes] | None:
+        """Return the body as it comes, or None for none.
+
+        Raises:
+            Refused: It is too long.
+        """
+        given = dict(self.given)
+        size = int(given.get("content-length", LARGE + 1))
+        if size > LARGEST:
+            raise Refused(413, f"a body has at most {LARGEST:,} bytes")
+        if not {"content-length", "transfer-encoding"} & given.keys():
+            self._body_ended.set()
+            return None
+        return self._pieces(large if size > LARGE else contextlib.nullcontext())
+
+    async def _pieces(self, room: Any) -> AsyncGenerator[bytes]:
+        async with room:
+            message: Message = {"more_body": True}
+            while message.get("more_body"):
+                async with asyncio.timeout(IDLE_S):
+                    message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise _Left
+                yield message.get("body", b"")
+        self._body_ended.set()
+
+    async def watch(self, work: Any) -> None:
+        """Cancel *work* when the client leaves."""
+        await self._body_ended.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.has_left = True
+        work.cancel()
+
+    async def begin(self, response: httpx.Response, origin: str) -> None:
+        """Send the head of a reply; *origin* in its addresses becomes this door's."""
+        assert self.provider is not None  # noqa: S101 - there is no reply without one
+        here = f"{self.scope['scheme']}://{dict(self.given)['host']}/{self.provider.name}/"
+        headers = []
+        for raw, value in response.headers.raw:
+            name, text = raw.decode("latin-1").lower(), value.decode("latin-1")
+            if name in _ADDRESSES and text.startswith(origin):
+                text = here + text.removeprefix(origin)
+            if name not in _NOT_BACK:
+                headers.append((name, text))
+        await self._send_head(response.status_code, headers)
+
+    async def _send_head(self, code: int, headers: Given) -> None:
+        self._has_begun = True
+        raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers]
+        await self._send({"type": "http.response.start", "status": code, "headers": raw})
+
+    async def send_body(self, piece: bytes, *, more: bool = False) -> None:
+        """Send a part of the reply, when the client has taken those before."""
+        async with asyncio.timeout(IDLE_S):
+            await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+
+    async def say(self, code: int, text: str) -> None:
+        """Answer by a sentence, as an error of the provider's; nothing if a reply has begun."""
+        if self._has_begun:
+            return
+        body = {"error": text} if code >= 400 else {"status": text}
+        if self.provider is not None:
+            body = self.provider.error_body(code, text)
+        content = json.dumps(body).encode()
+        headers = [("content-type", "application/json"), ("content-length", str(len(content)))]
+        # The body may not have been read: this connection has no next request.
+        await self._send_head(code, [*headers, ("connection", "close")])
+        await self.send_body(content)
+
+
+def _upward(given: Given, provider: Provider) -> Iterator[tuple[str, str]]:
+    """Yield the headers that go to the provider."""
+    named = ",".join(value for name, value in given if name == "connection")
+    hop = {name.strip().lower() for name in named.split(",")} | _NOT_UP | {*provider.key_headers}
+    codings = " ".join(value for name, value in given if name == "accept-encoding")
+    yield "accept-encoding", "gzip" if "gzip" in codings else "identity"
+    for name, value in given:
+        if name not in hop and not name.startswith(_NOT_UP_STARTS):
+            yield name, value
+
+
+def upstream_of(config: Config) -> dict[str, tuple[Provider, str]]:
+    """Return the providers that the pool has keys of, and the origin of each one's requests.
+
+    That is a host that `KEYROT_ALLOWED_HOSTS` names for it, or else the provider's own.
+    """
+    found: dict[str, tuple[Provider, str]] = {}
+    for platform in dict.fromkeys(key.service for key in config.keys):
+        provider, allowed = providers.of(platform), config.allowed[platform]
+        if platform == VERTEX_EXPRESS or not allowed:
+            continue
+        own = {origin_from_url(f"https://{host}") for host in provider.hosts}
+        origin = min(allowed - own or allowed)
+        found[provider.name] = provider, origin.removesuffix(":443")
+    return found
+
+
+def _readiness() -> tuple[int, str]:
+    keys = status()["keys"].values()
+    return (200, "ready") if any(key["available"] for key in keys) else (503, "no key is available")
+
+
+_HEALTH = {"/healthz": lambda: (200, "ok"), "/readyz": _readiness}

@@ -1,0 +1,85 @@
+"""Refusals as providers and gateways word them, and the rule for those that no row knows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.pool import INFO, Rig, key
+from support.replies import OK, GoogleError
+
+from keyrot_middleware import providers
+from keyrot_middleware.core.commands import Failed
+from keyrot_middleware.core.failures import FailureFacts
+from keyrot_middleware.core.model import CallInfo
+
+NOW = 1_790_000_000.0
+"""21 September 2026, 14:13:20 UTC."""
+REFUSALS = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "refusals.jsonl").read_text("utf-8").splitlines()
+]
+
+
+def _facts(status: int, body: Any, headers: Any) -> FailureFacts:
+    return FailureFacts(status, body, headers.get("retry-after"), headers=headers)
+
+
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: f"{row['of']}-{row['status']}")
+def test_a_refusal_means_what_an_engineer_would_say(row: dict[str, Any]) -> None:
+    """Its class and what cools down, and until when where words or headers say it."""
+    facts = _facts(row["status"], row["body"], row["headers"])
+    verdict = providers.of(row["of"]).classify(facts, CallInfo("m", "chat", 10, 10), NOW)
+    assert f"{verdict.failure} {verdict.scope.value}" == row["wanted"]
+    after_s = row["after_s"]
+    assert verdict.until == (None if after_s is None else pytest.approx(NOW + after_s))
+
+
+# The call -------------------------------------------------------------------------------------
+
+RAISED = frozenset(range(400, 500)) - {401, 402, 403, 408, 409, 425, 429}
+_TEXT = st.sampled_from(["", "Invalid API Key", "per day", "retry in 3s", "Forbidden", "x" * 9])
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | _TEXT | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["error", "message", "detail", "code", "type", "errors", "metadata"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+_HEADERS = st.dictionaries(
+    st.sampled_from(["retry-after", "retry-after-ms", "x-ratelimit-reset", "x-should-retry"]),
+    st.sampled_from(["", "3", "0", "-1", "1e999", "6m0s", "1790000040000", "soon", "x"]),
+)
+
+
+def _pool(platform: str, **policy: Any) -> Rig:
+    return Rig(*(key(one, platform=platform) for one in "abc"), **policy)
+
+
+@pytest.mark.parametrize("platform", providers.platforms())
+@settings(max_examples=40)
+@given(status=st.integers(400, 599), headers=_HEADERS, body=_JSON | st.text())
+def test_no_call_fails_beside_two_good_keys(
+    platform: str, status: int, headers: dict[str, str], body: Any
+) -> None:
+    """Whatever one key of three is answered, only a reply about the request fails the call.
+
+    Google counts a refused request, so its 403 is not tried with another key.
+    """
+    rig = _pool(platform, max_wait_s=0)
+    info = INFO._replace(platform=platform)
+    rig.will("a", *[Failed(_facts(status, body, headers), GoogleError(str(status)))] * 20)
+    for _ in range(4):
+        try:
+            assert rig.call(info) == OK.response
+        except GoogleError:
+            is_google = platform in ("gemini_api", "vertex_express")
+            assert status in RAISED or (is_google and status == 403)
+    rig.check()

@@ -134,11 +134,9 @@ class FakeSource:
         said = [one["sentence"] for one in summary["calls"] if one["is_trouble"]]
         headline: dict[str, Any] = {"sentences": said or ["All calls are served."]}
         count = f"{states['available']} of {len(self.keys)} keys are available."
-        headline |= {"keys": {"sentence": count}, "calls": "2 of 331 calls failed."}
-        summary["headline"] = headline | {
-            "requests": "9 of 340 requests failed.",
-            "unknown": ["1 reply of Gemini not known: 401"],
-        }
+        hour_text = "2 of 331 calls failed. 9 of 340 requests failed."
+        headline |= {"keys": {"sentence": count}, "hour": hour_text}
+        summary["headline"] = headline | {"unknown": ["1 reply of Gemini not known: 401"]}
         made = {"pool": "default", "shared": True, "state_url": "redis://127.0.0.1:6379/0"}
         made |= {"degraded": False, "at": later(), "cost_known": True, "has_records": True}
         made |= {"summary": summary, "total": len(found), "offset": offset, "limit": limit}

@@ -80,11 +80,12 @@ def test_a_proxy_gets_no_key_in_clear(library, gemini, pool, monkeypatch) -> Non
 
 @LIBRARIES
 def test_what_is_not_ours_passes_untouched(library, gemini, pool) -> None:
-    """OAuth, requests without a key and bypassed calls go out as they came."""
+    """OAuth, requests without a key, own keys on other paths, bypassed calls: as they came."""
     pool("A")
     own = gemini.add_key("own")
     post(library, native(gemini), json=BODY, headers={"Authorization": "Bearer ya29.FAKE"})
     post(library, native(gemini), json=BODY)
+    post(library, f"{gemini.url}/healthz", headers={"x-goog-api-key": own.value})
     assert gemini.sent("A") == 0
     with keyrot_middleware.bypass():
         response = post(library, native(gemini), json=BODY, headers={"x-goog-api-key": own.value})

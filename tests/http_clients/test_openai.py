@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import gc
+from typing import Any
 
 import openai
 import pytest
@@ -120,14 +121,14 @@ def test_a_stream_that_is_left_ends_its_lease(end, gemini, pool) -> None:
 def test_a_loop_has_nothing_to_say_about_dropped_streams(gemini, pool) -> None:
     """The collector hands it all generators of a stream at once: only one closes the connection."""
     pool("A")
-    said: list[object] = []
+    said: list[Any] = []
 
     async def drop() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(what))
         url = f"{gemini.url}/v1beta/openai/"
         async with openai.AsyncOpenAI(api_key="keyrot-pool", base_url=url) as client:
             for _ in range(3):
-                stream = await ask(client, stream=True)
+                stream: Any = await ask(client, stream=True)
                 del stream
                 gc.collect()
                 await asyncio.sleep(0)

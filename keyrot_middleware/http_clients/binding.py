@@ -102,7 +102,7 @@ class HttpClients:
         """Wrap the methods of `ClientSession` that send."""
         if current_redact.get() is not None:  # the transport of a client that is served above
             return wrapped(*args, **{**kwargs, "allow_redirects": False})
-        host = hostname(str(kwargs.get("url") or args[-1]))
+        host = hostname(str(kwargs.get("url", args[-1] if args else "")))
         if host and host not in self.hosts:  # an address of a session's base has none
             return wrapped(*args, **kwargs)
         if not hasattr(sys.modules["aiohttp"].Payload, "as_bytes"):
@@ -113,7 +113,7 @@ class HttpClients:
 
         above = kwargs.get("middlewares")
         if above is None:  # those of a request replace the session's, which have no public name
-            above = session._middlewares or ()
+            above = getattr(session, "_middlewares", None) or ()
         options = dict(kwargs)
         ours = AiohttpRequests(self._calls, self._served, session, options)
         return wrapped(*args, **{**options, "middlewares": (*above, ours)})

@@ -17,7 +17,7 @@ LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks clients recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks providers clients recipes dist sbom screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -71,8 +71,8 @@ lowest: .venv-lowest/ready  ## run our tests with the lowest version of each lib
 	@echo "== tests with the lowest versions"
 	@.venv-lowest/bin/python -m pytest -n 4 --dist loadfile $(LOWEST_TESTS)
 
-coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed before and after
-	@$(BIN)/python tools/coexist/compare.py official openinference official-3 openinference-3
+coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed
+	@$(BIN)/python tools/coexist/compare.py official openinference
 
 peers-tests: $(READY)  ## run the tests of httpx, requests, respx, responses and pytest-httpx, alone and with a pool installed
 	@$(BIN)/python tools/coexist/compare.py httpx requests respx responses pytest-httpx
@@ -80,7 +80,9 @@ peers-tests: $(READY)  ## run the tests of httpx, requests, respx, responses and
 frameworks: $(READY)  ## run twelve frameworks, among them LangChain, ADK, openai-agents and DSPy, unchanged, over a pool
 	@PYTHONPATH=tests $(BIN)/python tools/frameworks/run.py
 	@PYTHONPATH=tests $(BIN)/python tools/frameworks/litellm_proxy.py
-	@PYTHONPATH=tools/frameworks $(BIN)/python -c 'import venvs; print(venvs.python_of("other-providers"))' | tail -1 | xargs -I{} {} tools/frameworks/other_providers.py
+
+providers: $(READY)  ## run the SDKs of all providers, newest and old, over a spent, a bad and a good key
+	@$(BIN)/python tools/frameworks/sdks.py $(SDKS)
 
 clients: $(READY)  ## run curl, Node's SDKs of Google, OpenAI and Anthropic, and Google's for Go, through keyrot serve
 	@$(BIN)/python -W ignore tools/clients/run.py
@@ -102,9 +104,6 @@ sbom: dist       ## list what the wheel installs with all extras, in CycloneDX, 
 	@.venv-dist/bin/python -m pip --python .venv-sbom/bin/python install --no-compile "$$(ls dist/*.whl)[all]"
 	@.venv-dist/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
 		--output-file sbom/keyrot-middleware.cdx.json .venv-sbom/bin/python
-
-demo-svg: $(DEMO)  ## draw docs/images/demo.svg from a run of the demo
-	@$(BIN)/python tools/draw_demo.py
 
 screenshot: $(READY)  ## draw docs/images/page.png, the page after a day of calls, in Chromium
 	@PYTHONPATH=tests/ui $(BIN)/python tools/screenshot_page.py

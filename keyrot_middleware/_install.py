@@ -24,7 +24,7 @@ from .genai import Binding
 from .keys_file import Tier, allowed_tiers
 from .locks import Lock
 from .monitoring.alerts import Alerts, open_receivers
-from .monitoring.report import levels, pool_health
+from .monitoring.report import levels, pool_health, source_of
 from .monitoring.view import HealthStatus
 from .prices import require_prices
 from .providers.keys import check_key_format
@@ -137,7 +137,7 @@ def install(
         if pool is None:
             return
         set_current_pool(pool)
-        metrics.register_gauges(partial(levels, pool))
+        metrics.register_gauges(partial(levels, pool, source_of(pool)))
         count = plural(len(pool.selector.keys), "key")
         _log.info("pool %s is installed with %s", pool.name, count)
 
@@ -425,7 +425,7 @@ def open_pool(
     refresher.start()
     if receivers:
         alerts = Alerts(pool, receivers)
-        pool.event_listeners, pool.observers = (log, alerts), (*pool.observers, alerts)
+        pool.observers = (*pool.observers, alerts)
         pool.background.insert(0, alerts)  # its last events are read from a state that is kept up
     return pool
 

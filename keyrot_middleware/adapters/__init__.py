@@ -6,6 +6,7 @@ import io
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -222,3 +223,13 @@ def _from_urllib(error: Any, redact: Redact) -> str | None:
         error.fp = error.file = again
         return text or None
     return None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    try:
+        address = ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback

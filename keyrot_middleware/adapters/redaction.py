@@ -56,6 +56,8 @@ def redact_key(sent: AnyStr, key: Secret) -> AnyStr:
     All else that looks like a key is the program's: a model may write about keys.
     """
     if isinstance(sent, bytes):
+        if b"\\" not in sent and key.reveal().encode() not in sent:
+            return sent  # without a copy, which costs as much as to search it
         text = sent.decode("latin-1")  # one character a byte, and the key is ASCII
         hidden = redact_key(text, key)
         return sent if hidden == text else hidden.encode("latin-1")

@@ -19,9 +19,9 @@ try:
     import httpx
     import uvicorn
 
+    from ..adapters import is_loopback
     from ..serve import Door
     from ..serve.access import Access
-    from ..ui.server import is_loopback
     from .ui import listen, read_token
 except ImportError:
     raise MissingExtraError(wanted_by="keyrot serve", package="uvicorn", extra="serve") from None

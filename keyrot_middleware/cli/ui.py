@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ..adapters import is_loopback
 from ..core.text import one_line
 from ..errors import ConfigError, MissingExtraError
 from ..ui import HOW_TO_MAKE, app, check_token
@@ -19,8 +20,6 @@ from .status import NOT_SHARED, open_report
 
 try:
     import uvicorn
-
-    from ..ui.server import is_loopback
 except ImportError:
     raise MissingExtraError(wanted_by="keyrot ui", package="uvicorn", extra="ui") from None
 

@@ -35,7 +35,9 @@ _LEFT_OUT = ("content-encoding", "content-length", "transfer-encoding", "locatio
 class AiohttpRequests(Library):
     """Serves one request of a session, and those that its redirects ask for."""
 
-    def __init__(self, calls: PooledCalls | None, served: Served, options: dict[str, Any]) -> None:
+    def __init__(
+        self, calls: PooledCalls | None, served: Served, session: Any, options: dict[str, Any]
+    ) -> None:
         """Serve a pool; *options*: the arguments of the session's method."""
         super().__init__(calls, served)
         self._content, data = b"", options.get("data")
@@ -44,7 +46,7 @@ class AiohttpRequests(Library):
         """What follows that in the generator of the program."""
         if isinstance(data, AsyncIterable) and not isinstance(data, aiohttp.Payload):
             self._rest, options["data"] = aiter(data), self._whole()
-        limit = options.get("timeout")
+        limit = options.get("timeout", session.timeout)
         limit = getattr(limit, "total", limit)
         self._timeout_s = limit if isinstance(limit, int | float) and limit > 0 else inf
         self._origin: URL | None = None
@@ -187,21 +189,22 @@ class AiohttpRequests(Library):
     def _made(self, code: int, reason: str, headers: Any, content: bytes) -> Any:
         """Return a response as if it had come over a connection that has ended."""
         fields = CIMultiDictProxy(CIMultiDict(headers))
-        raw = tuple((k.encode(), v.encode()) for k, v in fields.items())
-        message = SimpleNamespace(code=code, reason=reason, headers=fields, raw_headers=raw)
-        message.version = aiohttp.HttpVersion11
+        ended = _Ended(
+            code=code,
+            reason=reason,
+            version=aiohttp.HttpVersion11,
+            headers=fields,
+            raw_headers=tuple((k.encode(), v.encode()) for k, v in fields.items()),
+        )
         options: dict[str, Any] = {
-            **dict.fromkeys(("writer", "continue100", "timer")),
-            "request_info": self._info,
-            "traces": [],
+            **{"writer": None, "stream_writer": ended, "continue100": None, "timer": None},
+            **{"request_info": self._info, "traces": [], "session": self._request.session},
             "loop": asyncio.get_running_loop(),
-            "session": self._request.session,
-            "stream_writer": _Ended(message),
         }
-        known = signature(aiohttp.ClientResponse.__init__).parameters
+        known = signature(aiohttp.ClientResponse.__init__).parameters  # which differ by version
         given = {name: value for name, value in options.items() if name in known}
         response = self._own[2](self._info.method, self._info.real_url, **given)
-        complete(response.start(_Ended(message)))
+        complete(response.start(ended))
         response.content = Content(rest=content)
         return response
 
@@ -211,8 +214,8 @@ class _Ended:
 
     upgraded, output_size = False, 0
 
-    def __init__(self, message: Any) -> None:
-        self.protocol, self._message = self, message
+    def __init__(self, **message: Any) -> None:
+        self.protocol, self._message = self, SimpleNamespace(**message)
 
     async def read(self) -> tuple[Any, Any]:
         return self._message, aiohttp.EMPTY_PAYLOAD

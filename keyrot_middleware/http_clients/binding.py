@@ -18,7 +18,7 @@ from .httpx_clients import HttpxTransports, PooledTransport
 from .requests_sessions import PooledAdapter
 
 _HTTPX = ("httpx", "httpx2")
-_TOO_OLD = "aiohttp before 3.12.1: its requests do not go through the pool; update aiohttp"
+_TOO_OLD = "aiohttp before 3.12.2: its requests do not go through the pool; update aiohttp"
 _VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
 
 
@@ -102,7 +102,7 @@ class HttpClients:
         """Wrap the methods of `ClientSession` that send."""
         if current_redact.get() is not None:  # the transport of a client that is served above
             return wrapped(*args, **{**kwargs, "allow_redirects": False})
-        host = hostname(str(kwargs.get("url") or args[-1]))
+        host = hostname(str(kwargs.get("url", args[-1] if args else "")))
         if host and host not in self.hosts:  # an address of a session's base has none
             return wrapped(*args, **kwargs)
         if not hasattr(sys.modules["aiohttp"].Payload, "as_bytes"):
@@ -113,10 +113,10 @@ class HttpClients:
 
         above = kwargs.get("middlewares")
         if above is None:  # those of a request replace the session's, which have no public name
-            above = session._middlewares or ()
+            above = getattr(session, "_middlewares", None) or ()
         options = dict(kwargs)
-        options["middlewares"] = (*above, AiohttpRequests(self._calls, self._served, options))
-        return wrapped(*args, **options)
+        ours = AiohttpRequests(self._calls, self._served, session, options)
+        return wrapped(*args, **{**options, "middlewares": (*above, ours)})
 
     def _in_executor(self, wrapped: Callable[..., Any], loop: Any, args: Any, kwargs: Any) -> Any:
         """Wrap the loops' `run_in_executor`: a send uses threads of the pool's own.

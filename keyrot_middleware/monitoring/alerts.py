@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import importlib
 import inspect
-import json
 import logging
 import shlex
 import threading
@@ -24,34 +23,26 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from math import inf, isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import SecretStr
 
-from ..core.activity import ActivityRows, CallRecord
-from ..core.commands import Settle, Sleep
+from ..core.activity import CallRecord
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
 from ..core.judgement import Judgement, judge
 from ..core.model import (
     USD_REASONS,
     CallInfo,
-    Candidate,
-    Lease,
-    LeaseOutcome,
-    Limits,
-    Outcome,
-    Scope,
-    Verdict,
     project_name,
 )
 from ..core.text import did_you_mean, one_line, remaining, utc
-from ..core.windows import DAY_S, HOUR_S, next_midnight
+from ..core.windows import HOUR_S, next_midnight
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
 from ..providers.keys import display
+from ..runtime.facts import Fact, keep_fact, may_tell, read_facts
 from ..runtime.pool import Pool
 from ..settings import ENV_NAMES
 from ..telemetry import CallObserver
@@ -86,19 +77,7 @@ TIMEOUT_MAX_S = 10.0
 """The longest time limit of one connection or answer that a URL may ask for with cto= and rto=."""
 THREAD_NAME = "keyrot-alert"
 QUOTA_SHARE = 0.8
-KEPT = 500
-"""Beginnings and ends of facts that the state keeps."""
 _LOGGERS = ("apprise", "urllib3.connectionpool")
-_TYPES: dict[EventName, str] = {
-    "pool_exhausted": "failure",
-    "model_failing": "failure",
-    "key_rejected": "failure",
-    "project_blocked": "failure",
-    "key_available_again": "success",
-    "model_recovered": "success",
-    "state_recovered": "success",
-}
-"""The kind of a notification in Apprise, which decides its color or icon; else a warning."""
 _ENDS: dict[str, tuple[EventName, str]] = {
     "pool_exhausted": ("key_available_again", "is served again"),
     "workload_degraded": ("key_available_again", "has keys of its own again"),
@@ -108,7 +87,9 @@ _ENDS: dict[str, tuple[EventName, str]] = {
     "state_degraded": ("state_recovered", "is reachable again; limits are shared again"),
 }
 """How the end of a fact is told; other ends are not."""
-_FLAPPING = ("pool_exhausted", "workload_degraded", "model_failing")
+_GOOD = frozenset(event for event, _ in _ENDS.values())
+_BAD = frozenset(_ENDS) - {"workload_degraded", "state_degraded"}
+"""Which events are successes and failures for Apprise, in their color or icon; others warn."""
 
 
 @dataclass(slots=True)
@@ -184,7 +165,12 @@ def open_receivers(
         log.disabled = before
         if service is None:
             known = apprise.NotificationManager().schemas()
-            raise ConfigError(_problem(f"{variable}, entry {number}", scheme, known))
+            found = f"found the unknown scheme {display(scheme)}"
+            found = "Apprise cannot use this URL (not shown)" if scheme in known else found
+            raise ConfigError(
+                f"{variable}, entry {number} ({scheme}://): {found}; allowed: URLs of Apprise, as "
+                f"mailto://, slack://, discord:// and json://.{did_you_mean(scheme, known)}"
+            )
         service.socket_connect_timeout = min(service.socket_connect_timeout, TIMEOUT_MAX_S)
         service.socket_read_timeout = min(service.socket_read_timeout, TIMEOUT_MAX_S)
         name = f"{variable}, entry {number} ({scheme}://)"
@@ -192,26 +178,12 @@ def open_receivers(
     return receivers
 
 
-def _problem(where: str, scheme: str, known: list[str]) -> str:
-    if scheme in known:
-        return (
-            f"{where}: Apprise cannot use this {scheme}:// URL (not shown); allowed: the form that "
-            "Apprise documents for this service."
-        )
-    return (
-        f"{where}: found the unknown scheme {display(scheme)}; allowed: URLs of Apprise, such as "
-        f"mailto://, slack://, discord:// and json://.{did_you_mean(scheme, known)}"
-    )
-
-
 def _send(service: Any, event: PoolEvent) -> None:
+    title, name = f"keyrot: {event.event} in pool {event.pool}", event.event
+    kind = "success" if name in _GOOD else "failure" if name in _BAD else "warning"
     with suppress_instrumentation():
-        sent = service.notify(
-            title=f"keyrot: {event.event} in pool {event.pool}",
-            body=event.sentence,
-            notify_type=_TYPES.get(event.event, "warning"),
-            body_format="text",
-        )
+        message = {"title": title, "body": event.sentence, "body_format": "text"}
+        sent = service.notify(notify_type=kind, **message)
     if not sent:
         raise ConnectionError("the receiver did not take it")
 
@@ -224,34 +196,6 @@ class _NothingOfAlerts(logging.Filter):
 
 
 _FILTER = _NothingOfAlerts()
-
-
-class Fact(NamedTuple):
-    """What is so for a while."""
-
-    event: EventName
-    """That of its beginning."""
-    what: str
-    """About what, for people; with the event its name."""
-    text: str = ""
-    """A sentence without its end."""
-    key_id: str | None = None
-    reason: str | None = None
-    until: float | None = None
-    """When a key is expected back, epoch seconds."""
-    model: str | None = None
-    workload: str | None = None
-    command: str = ""
-    """What to type."""
-    since: float = 0.0
-    """Of one that is kept: when it began, epoch seconds."""
-    is_on: bool = True
-    told_at: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """Return the name of its note."""
-        return f"{self.event} {self.what}"
 
 
 class Alerts:
@@ -300,20 +244,25 @@ class Alerts:
 
     def observe(self, info: CallInfo) -> CallObserver:
         """Look at the pool after a call."""
-        return _AlertCall(self)
+        return _AlertCall(self, info)
 
-    def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:
-        """Do nothing: the end of the call says it."""
+    def end(self, info: CallInfo, error: BaseException | None, record: CallRecord) -> None:
+        """Look soon if something may have begun or ended; tell at once that no key is available.
 
-    def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
-        """Report that no key is available: it may be over before the next look."""
-        if not info.quota_model or info.project is not None or info.tiers != self._pool.tiers:
+        That may be over before the next look.
+        """
+        is_news = error is not None or any(one.failure for one in record.attempts)
+        is_on = self._pool.state.degraded or any(one.is_on for one in [*self._kept.values()])
+        self.look_in(LOOK_S if is_news or is_on else IDLE_S)
+        if not isinstance(error, Exhausted) or error.has_untried_keys or not info.quota_model:
             return
-        found, known = error.unavailable, self._pool.selector.keys
-        keys = [known[key_id] for key_id in found.blocks if key_id in known]
-        judged = judge(info, keys, found.blocks, now=found.at, rejected={})
-        for fact in _of_call(judged, found.at):
-            self.look_in(LOOK_S, fact)
+        if info.project is None and info.tiers == self._pool.tiers:
+            found, known = error.unavailable, self._pool.selector.keys
+            keys = [known[key_id] for key_id in found.blocks if key_id in known]
+            judged = judge(info, keys, found.blocks, now=found.at, rejected={})
+            for fact in _of_call(judged, found.at):
+                if fact.text:
+                    self.look_in(LOOK_S, fact)
 
     def look_in(self, seconds: float, fact: Fact | None = None) -> None:
         """Look at the pool in some seconds, or before; tell a *fact* at once."""
@@ -336,17 +285,16 @@ class Alerts:
     def _run(self) -> None:
         while True:
             with self._changed:
-                left = self._look_at - time.monotonic()
-                while not self._pending and left > 0 and not self._closed.is_set():
-                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
-                    left = self._look_at - time.monotonic()
+                while not self._pending and self._look_at < inf and not self._closed.is_set():
+                    if (left := self._look_at - time.monotonic()) <= 0:
+                        break
+                    self._changed.wait(left)
                 pending, self._pending = self._pending, {}
-                is_due = left <= 0 or (self._closed.is_set() and self._look_at < inf)
-                if is_due:
-                    self._look_at = inf
-                elif not pending:
+                is_due = self._closed.is_set() or self._look_at <= time.monotonic()
+                if not pending and self._look_at == inf:
                     self._thread = None
                     return
+                self._look_at = inf if is_due else self._look_at
             try:
                 self._compare(pending, has_all=False)
                 if is_due:
@@ -356,27 +304,25 @@ class Alerts:
 
     def look(self) -> None:
         """Look at the pool, and tell what has begun and ended."""
-        facts = {fact.name: fact for fact in self._find()}
-        self._compare(facts, has_all=True)
+        found = sorted(self._find(), key=lambda fact: bool(fact.text))  # a text comes last
+        self._compare({fact.name: fact for fact in found}, has_all=True)
         if any(fact.is_on for fact in self._kept.values()) and not self._closed.is_set():
             self.look_in(IDLE_S)
 
     def _compare(self, facts: dict[str, Fact], *, has_all: bool) -> None:
         now, state = self._pool.clock.time(), self._pool.state
         if not state.degraded:
-            steps = [Fact(*json.loads(text)) for text in reversed(state.activity_log("facts"))]
-            self._kept = {step.name: step for step in steps}
+            self._kept = read_facts(state)
         for name, fact in facts.items():
             before = self._kept.get(name)
-            if (before is None or not before.is_on) and self._take(name, now):
-                is_again = before is not None and now - before.told_at < REPEAT_S
-                quiet = is_again and fact.event in _FLAPPING
-                told_at = before.told_at if before is not None and quiet else now
+            if fact.text and (before is None or not before.is_on) and may_tell(state, name, now):
+                told_at = now if before is None or fact.key_id else before.told_at
+                told_at = now if now - told_at >= REPEAT_S else told_at
                 self._keep(fact._replace(text="", since=now, told_at=told_at))
-                if not quiet:
+                if told_at == now:
                     self._tell(fact, fact.event, fact.text)
         for name, fact in [*self._kept.items()] if has_all else ():
-            if fact.is_on and name not in facts and self._take(f"{name} end", now, name):
+            if fact.is_on and name not in facts and may_tell(state, f"{name} end", now, name):
                 self._keep(fact._replace(is_on=False))
                 if fact.event in _ENDS and fact.told_at == fact.since:
                     event, text = _ENDS[fact.event]
@@ -386,21 +332,7 @@ class Alerts:
 
     def _keep(self, fact: Fact) -> None:
         self._kept[fact.name] = fact
-        self._pool.state.add_activity(ActivityRows({}, {"facts": ([json.dumps(fact)], KEPT)}))
-
-    def _take(self, name: str, now: float, other: str = "") -> bool:
-        """Take a note, and give the *other* one back; return whether no process was faster."""
-        state, note = self._pool.state, _note(name)
-        if state.degraded:
-            return True
-        lease = state.acquire(CallInfo("facts", "note"), ((0, note),), spread=False)
-        if not isinstance(lease, Lease):
-            return False
-        taken = Verdict("told", None, Scope.KEY, now + 30 * DAY_S, has_known_end=True)
-        state.settle(lease, Outcome(LeaseOutcome.ABANDONED, None if other else taken))
-        if other:
-            state.reset(_note(other))
-        return True
+        keep_fact(self._pool.state, fact)
 
     def _find(self) -> Iterator[Fact]:
         pool = self._pool
@@ -450,48 +382,45 @@ class Alerts:
 
 
 class _AlertCall(CallObserver):
-    __slots__ = ("_alerts",)
+    __slots__ = ("_alerts", "_info")
 
-    def __init__(self, alerts: Alerts) -> None:
-        self._alerts = alerts
+    def __init__(self, alerts: Alerts, info: CallInfo) -> None:
+        self._alerts, self._info = alerts, info
 
     def finish(self, error: BaseException | None, record: CallRecord) -> None:
-        """Look soon if something may have begun or ended."""
-        alerts = self._alerts
-        is_news = any(one.failure for one in record.attempts) or error is not None
-        is_on = any(fact.is_on for fact in [*alerts._kept.values()])
-        is_on = is_on or alerts._pool.state.degraded
-        alerts.look_in(LOOK_S if is_news or is_on else IDLE_S)
-
-
-def _note(name: str) -> Candidate:
-    own = f"note:{blake2b(name.encode(), digest_size=12).hexdigest()}"
-    return Candidate(own, own, own, Limits(rpm=1))
+        self._alerts.end(self._info, error, record)
 
 
 def _of_call(one: Judgement, now: float) -> Iterator[Fact]:
-    """Yield what is the matter with calls of a model and a workload."""
-    model, block = model_label(one.model), one.block
+    """Yield what is the matter with calls of a model and a workload.
+
+    One without a text begins nothing: what has begun goes on.
+    """
+    block = one.block
     until = None if block is None else block.until
+
+    def fact(event: EventName, is_own: bool, has_begun: bool) -> Fact:
+        model, workload = model_label(one.model), one.workload if is_own else None
+        what = f"{model} in workload {one_line(workload)}" if workload else model
+        command = f"keyrot explain {model}" if model == one.model else ""
+        if command and workload:
+            command += f" --workload {shlex.quote(workload)}"
+        said, reason = one._replace(workload=workload), block and block.reason
+        if event == "model_failing" and one.run is not None:
+            said, reason = said._replace(answer="failing"), one.run.failure
+        text = sentence_of(said, now).removesuffix(".") if has_begun else ""
+        return Fact(event, what, text, None, reason, until, one.model, workload, command)
+
     if one.run is not None:
-        one = one._replace(workload=None)
-    elif one.is_spare and one.able:
-        if until is not None and until - now < HOUR_S:
-            return
-    elif one.answer != "no":
-        return
-    elif block is None or not block.note:
-        one = one._replace(workload=None)
-    workload = None if one.workload is None else one_line(one.workload)
-    event: EventName = "workload_degraded" if one.is_spare and one.able else "pool_exhausted"
-    event = "model_failing" if one.run is not None else event
-    what = model if workload is None else f"{model} in workload {workload}"
-    command = f"keyrot explain {model}" if model == one.model else ""
-    if command and one.workload:
-        command += f" --workload {shlex.quote(one.workload)}"
-    reason = one.run.failure if one.run is not None else block and block.reason
-    text = sentence_of(one, now).removesuffix(".")
-    yield Fact(event, what, text, None, reason, until, one.model, one.workload, command)
+        yield fact("model_failing", False, True)
+    if one.is_spare and one.able and one.run is None:
+        yield fact("workload_degraded", True, until is None or until - now >= HOUR_S)
+    elif one.answer in ("no", "due", "busy"):
+        is_own = block is not None and bool(block.note)
+        yield fact("pool_exhausted", is_own, one.answer == "no")
+        if one.workload:
+            yield fact("pool_exhausted", True, is_own and one.answer == "no")
+            yield fact("workload_degraded", True, False)
 
 
 def _of_key(row: Row, now: float, midnight: float) -> Iterator[Fact]:

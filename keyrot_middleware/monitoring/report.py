@@ -71,6 +71,8 @@ LIMIT_MAX = 500
 DISABLED_S = int(30 * DAY_S)
 """How long a key stays off that was switched off by hand, unless it is enabled before."""
 _SPANS = {1: HOUR, 24: DAY}
+_OF_DAY = ("input_tokens", "output_tokens", "estimated_tokens")
+_OF_HOUR = ("calls", "failed_calls", "requests", "failures", "waits")
 _OF_CALLS = COUNTERS[3:]
 """Counters that belong to no single key: a call may try several."""
 _AN_HOUR_ONLY = (
@@ -96,8 +98,6 @@ class PoolReport:
     """Resets a key; None: the state does."""
     check_key: Callable[[str], str] | None = None
     """Sends one request with a key, and returns a sentence."""
-    missing: Mapping[str, str] = field(default_factory=dict)
-    """Why a key has no value, by its id."""
     models: ModelNames | None = None
     """The model names that calls count separately; None: not known from here."""
     trace_url: str | None = None
@@ -132,7 +132,7 @@ class PoolReport:
         shown = found[offset : offset + limit]
         projects = dict.fromkeys(filter(None, (project_name(row.key.project) for row in shown)))
         wanted = [row.key.key_id for row in shown] + [project_entry(name) for name in projects]
-        activity = self.activity.view(wanted, at)
+        activity = self.activity.read().view(wanted, at)
         summary = self.summary(seen, activity)
         summary["projects"] = self._projects(shown, activity)
         summary["workloads"] = self._workloads()
@@ -153,13 +153,12 @@ class PoolReport:
 
     def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
         """Return the latest calls, newest first; with *key*, those that used this key."""
-        calls = self.activity.view((), self.now()).calls
+        log = self.activity.read()
+        calls = log.view((), self.now()).calls
         if key:
-            calls = [call for call in calls if any(a.key_id == key for a in call.attempts)]
-            known = {(call.at, call.seconds) for call in calls}
-            older = self.activity.failures(key)
-            calls += [call for call in older if (call.at, call.seconds) not in known]
-            calls.sort(key=lambda call: -call.at)
+            tried = [call for call in calls if any(a.key_id == key for a in call.attempts)]
+            older = [call for call in log.failures(key) if call not in tried]
+            calls = sorted([*tried, *older], key=lambda call: -call.at)
         return {"calls": [self._call(call) for call in calls[: max(limit, 0)]]}
 
     def history(self, *, by: str = "", name: str = "", hours: int = 1) -> dict[str, Any]:
@@ -173,24 +172,19 @@ class PoolReport:
         Raises:
             KeyrotError: The state cannot be read.
         """
-        entries = {
-            "": POOL,
-            "key": name,
-            "project": project_entry(name),
-            "model": share_entry("model", name),
-            "workload": share_entry("workload", name),
-        }
-        span, now = _SPANS[hours], self.now()
+        span, now, log = _SPANS[hours], self.now(), self.activity.read()
         of_requests = bool(name) and by in ("key", "project")
         unknown = view.UNKNOWN if self.state.degraded else None
         if of_requests and span is not HOUR and len(self.look().rows) > LARGE_POOL:
             unknown = _AN_HOUR_ONLY
         counts = make_history([()] * span.slots)
-        if not unknown:
-            counts = self.activity.history(entries[by] if name else POOL, span, now)
         shares: dict[str, list[int]] = {}
+        entry = {"": POOL, "key": name, "project": project_entry(name)}.get(by if name else "")
         if by in ("model", "workload"):
-            shares = self.activity.shares(cast(ShareKind, by), span, now)
+            shares = log.shares(cast(ShareKind, by), span, now)
+            entry = share_entry(cast(ShareKind, by), name) if name else POOL
+        if not unknown:
+            counts = log.history(entry or POOL, span, now)
         most = sorted(shares, key=lambda one: (-shares[one][COUNTERS.index("calls")], one))
         of_calls = _OF_CALLS if of_requests else ()
         return {
@@ -231,14 +225,8 @@ class PoolReport:
         counted = info if self.models is None else self.models.preview(info, now)
         keys = [key for _, key in order]
         blocks, rejected = view.blocks_of(self.state, counted, keys), _rejected(rows)
-        judged = judge(
-            info,
-            keys,
-            blocks,
-            now=now,
-            rejected=rejected,
-            run=self.activity.run(platform, info.model, now),
-        )
+        run = self.activity.read().run(platform, info.model, now)
+        judged = judge(info, keys, blocks, now=now, rejected=rejected, run=run)
         able = [one for one in order if one[1].key_id not in blocks.keys() | rejected.keys()]
         next_keys = self._next_keys(able, counted, selector)
         place = {key.key_id: group + 1 for group, key in order}
@@ -291,11 +279,9 @@ class PoolReport:
     def reset(self, key_id: str) -> str:
         """Make a key available again; return a sentence. Raises KeyError for an unknown id."""
         self._last = None
-        before = self._find(key_id)
-        self._reset(before)
+        self._reset(self._find(key_id))
         after = self._find(key_id)
-        now = view.sentence(after, after.overall)
-        return f"key {key_id} is reset: {_forgotten(before)}; it is now: {now}"
+        return f"key {key_id} is reset; it is now: {view.sentence(after, after.overall)}"
 
     def set_active(self, key_id: str, active: bool, for_s: float = DISABLED_S) -> str:
         """Switch a key on, or off *for_s* seconds; return a sentence.
@@ -374,20 +360,9 @@ class PoolReport:
         today = activity.today.get(POOL) or DayUsage()
         end = next_midnight(seen.at - DAY_S - HOUR_S, self.activity.zone)
         later = next_midnight(end, self.activity.zone)
-        last_hour: dict[str, Any] = {
-            "calls": sum(hour.calls),
-            "failed_calls": sum(hour.failed_calls),
-            "requests": sum(hour.requests),
-            "failures": sum(hour.failures),
-            "waits": sum(hour.waits),
-        }
-        amounts = {
-            "input_tokens": today.input_tokens,
-            "output_tokens": today.output_tokens,
-            "estimated_tokens": today.estimated_tokens,
-            "cost_usd": today.cost_usd if self._cost_known else None,
-        }
-        last_hour = dict.fromkeys(last_hour) if degraded else last_hour
+        amounts = {name: getattr(today, name) for name in _OF_DAY}
+        cost = {"cost_usd": today.cost_usd if self._cost_known else None}
+        last_hour = {n: None if degraded else sum(getattr(hour, n)) for n in _OF_HOUR}
         return {
             "keys": len(rows),
             "available": states["available"],
@@ -395,7 +370,7 @@ class PoolReport:
             "next": view.first_available((row.key.key_id, row.overall) for row in rows),
             "calls": [_judged(one, seen) for one in seen.calls],
             "last_hour": last_hour,
-            "today": dict.fromkeys(amounts) if degraded else amounts,
+            "today": dict.fromkeys(amounts | cost) if degraded else amounts | cost,
             "midnight": iso(later if later <= seen.at else end),
             "headline": {
                 **view.headline(seen, last_hour, degraded=degraded),
@@ -407,7 +382,7 @@ class PoolReport:
         """Return what providers replied today that no row knows, so that people can report it."""
         titles = {row.key.key_id: providers.of(row.key.platform).title for row in seen.rows}
         counts: Counter[tuple[str, str]] = Counter()
-        for name, (count, *_) in self.activity.shares("unknown", DAY, seen.at).items():
+        for name, (count, *_) in self.activity.read().shares("unknown", DAY, seen.at).items():
             key_id, _, said = name.partition("\n")
             if key_id in titles:
                 counts[titles[key_id], said] += count
@@ -502,31 +477,25 @@ class PoolReport:
         url = None
         if self.trace_url is not None and call.trace_id:
             url = self.trace_url.replace(TRACE_ID, call.trace_id)
+        usage = {name: getattr(call.usage, name) for name in _OF_USAGE}
+        attempts = [
+            {n: getattr(one, n) for n in _OF_ATTEMPT} | {"seconds": round(one.seconds, 4)}
+            for one in call.attempts
+        ]
         return {
             "id": f"{call.at:.6f}_{call.seconds:.6f}",
             "at": iso(call.at),
-            "model": call.model,
             "seconds": round(call.seconds, 4),
-            "outcome": call.outcome,
-            "waited": call.waited,
-            "workload": call.workload or None,
-            "trace_id": call.trace_id or None,
+            **{name: getattr(call, name) for name in ("model", "outcome", "waited")},
+            **{name: getattr(call, name) or None for name in ("workload", "trace_id")},
             "trace_url": url,
-            "input_tokens": call.usage.input_tokens,
-            "output_tokens": call.usage.output_tokens,
-            "cost_usd": call.usage.cost_usd,
-            "estimated": call.usage.estimated,
-            "attempts": [
-                {
-                    "key_id": attempt.key_id,
-                    "code": attempt.code,
-                    "failure": attempt.failure,
-                    "seconds": round(attempt.seconds, 4),
-                    "message": attempt.message,
-                }
-                for attempt in call.attempts
-            ],
+            **usage,
+            "attempts": attempts,
         }
+
+
+_OF_USAGE = ("input_tokens", "output_tokens", "cost_usd", "estimated")
+_OF_ATTEMPT = ("key_id", "code", "failure", "message")
 
 
 def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolReport:
@@ -546,7 +515,6 @@ def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolR
         now=pool.clock.time,
         on_reset=pool.reset,
         check_key=check,
-        missing=pool.secrets.unresolved,
         models=pool.models,
         trace_url=pool.trace_url,
         own=pool.call_settings,
@@ -568,24 +536,25 @@ def pool_rows(pool: Pool) -> list[Row]:
     return view.look(pool.state, keys, missing, pool.terms.get(None), pool.clock.time())
 
 
-def levels(pool: Pool, metric: str) -> Iterator[tuple[float, dict[str, str]]]:
+def levels(pool: Pool, report: PoolReport, metric: str) -> Iterator[tuple[float, dict[str, str]]]:
     """Yield the values of a metric and their attributes; a shared state does I/O."""
     if metric == "keyrot.key.pending_requests":
         yield len(pool.waiting_lines.tickets), {}
-        return
-    if metric == "keyrot.state.degraded":
+    elif metric == "keyrot.state.degraded":
         yield int(pool.state.degraded), {}
-        return
-    rows = pool_rows(pool)
-    if metric == "keyrot.key.count":
-        counts = Counter(row.overall.state for row in rows)
+    elif metric == "keyrot.call.answers":
+        for one in report.look().calls:
+            labels = {"gen_ai.request.model": one.model, "keyrot.call.answer": one.answer}
+            yield 1, labels | ({"keyrot.workload": one.workload} if one.workload else {})
+    elif metric == "keyrot.key.count":
+        counts = Counter(row.overall.state for row in report.look().rows)
         for state in KEY_STATES:
             yield counts[state], {"keyrot.key.state": state}
-        return
-    for row in rows:
-        for model, quota, ratio in view.utilization(row):
-            labels = {"keyrot.key.id": row.key.key_id, "keyrot.quota": quota}
-            yield ratio, labels | ({"gen_ai.request.model": model} if model else {})
+    else:
+        for row in report.look().rows:
+            for model, quota, ratio in view.utilization(row):
+                labels = {"keyrot.key.id": row.key.key_id, "keyrot.quota": quota}
+                yield ratio, labels | ({"gen_ai.request.model": model} if model else {})
 
 
 def pool_health(pool: Pool) -> tuple[dict[str, HealthStatus], list[str]]:
@@ -595,7 +564,7 @@ def pool_health(pool: Pool) -> tuple[dict[str, HealthStatus], list[str]]:
     """
     report = source_of(pool)
     seen = report.look()
-    lines = view.lines_of(report.summary(seen, pool.activity.view((), seen.at))["headline"])
+    lines = view.lines_of(report.summary(seen, pool.activity.read().view((), seen.at))["headline"])
     return {row.key.key_id: view.describe(row, seen.at) for row in seen.rows}, lines
 
 
@@ -603,12 +572,7 @@ SORTS: Mapping[str, Callable[[Row], Any]] = {
     "key": lambda row: row.key.key_id,
     "project": lambda row: project_name(row.key.project) or "",
     "state": lambda row: view.URGENCY.index(row.overall.state),
-    "limit": lambda row: (
-        -max(
-            (view.used_share(row.key, row.known, used.bucket) for used in row.known.used),
-            default=0.0,
-        )
-    ),
+    "limit": lambda row: -max((part for _, _, part in view.utilization(row)), default=0.0),
     "requests": lambda row: -row.known.success_count - row.known.error_count,
 }
 """By what keys can be sorted; most used first."""
@@ -633,23 +597,17 @@ def _rejected(rows: Sequence[Row]) -> dict[str, str]:
 
 def _judged(one: Judgement, seen: Look) -> dict[str, Any]:
     """Return a judgement as JSON has it."""
-    at = (
-        None
-        if one.block is None or (one.answer == "served" and not one.is_spare)
-        else one.block.until
-    )
+    at = None if one.block is None or view.is_well(one) else one.block.until
     return {
-        "model": one.model,
-        "workload": one.workload,
-        "answer": one.answer,
-        "is_trouble": one.is_trouble,
+        **{name: getattr(one, name) for name in _OF_JUDGEMENT},
         "available": one.able,
-        "keys": one.keys,
         "available_at": iso(at),
-        "ends_by": one.ends_by,
         "sentence": sentence_of(one, seen.at),
         "runs_out_at": iso(seen.runs_out.get(one.model)),
     }
+
+
+_OF_JUDGEMENT = ("model", "workload", "answer", "is_trouble", "keys", "ends_by")
 
 
 def _verdict(next_keys: list[str], one: Judgement, due: Mapping[str, str], now: float) -> str:
@@ -667,20 +625,3 @@ def _verdict(next_keys: list[str], one: Judgement, due: Mapping[str, str], now: 
         names = ", ".join([key_id for key_id, its in due.items() if its == title][:NAMED])
         text += f" First it tries again {names}, which {title} rejected."
     return text
-
-
-def _forgotten(before: Row) -> str:
-    """Say what a reset has forgotten."""
-    known, parts = before.known, []
-    if known.cooldown_until is not None or known.rejection is not None:
-        what = "rejection" if before.overall.state == "rejected" else "cooldown"
-        reach = {"project": " of its project", "billing": " of its billing account"}
-        scope = known.cooldown_scope or ""
-        of = next((text for name, text in reach.items() if name in scope), "")
-        parts.append(f"the {what}{of} ({known.cooldown_reason or known.rejection})")
-    learned = sum(limit is not None for used in known.used for limit in used.limits[:3])
-    if learned:
-        parts.append(f"{learned} learned limit{'s' if learned > 1 else ''}")
-    if not parts:
-        return "there was no cooldown and no learned limit to forget"
-    return f"{' and '.join(parts)} {'are' if len(parts) > 1 or learned > 1 else 'is'} forgotten"

@@ -26,7 +26,6 @@ from ..core.failures import ENDED_BY_PERSON, KEY_REJECTIONS
 from ..core.judgement import REASONS, Judgement, ends_by
 from ..core.ledger import KeyHealth, Used
 from ..core.model import (
-    NO_LIMITS,
     USD_REASONS,
     USD_WINDOWS,
     Block,
@@ -208,8 +207,7 @@ def _held_back(
             if others is not None and kept.amount
         ]
         if notes:
-            what = f"{notes[0].partition(': ')[0]}: "
-            found[used.bucket] = what + ", ".join(note.removeprefix(what) for note in notes)
+            found[used.bucket] = "; ".join(notes)
     return found
 
 
@@ -352,7 +350,8 @@ def forecast(
         name = project_name(row.key.project) or row.key.key_id
         for model in {*row.models, *(used.bucket for used in row.known.used)}:
             quotas.setdefault(model, {}).setdefault(quota_entry(name, model), []).append(row)
-    counts = activity.last_hour([name for names in quotas.values() for name in names], now)
+    entries = [name for names in quotas.values() for name in names]
+    counts = activity.read().last_hour(entries, now) if entries else {}
 
     def ends(left: float, count: int) -> float:
         return now + left * HOUR_S / count if count else inf
@@ -428,17 +427,12 @@ def limit_windows(key: Candidate, used: Used) -> dict[str, dict[str, Any]]:
 
 def least_used(keys: Sequence[Candidate], known: Mapping[str, KeyHealth], model: str) -> list[str]:
     """Return the keys of whose scarcest limit least is used; see `QuotaWindows.utilization`."""
-    shares = {key.key_id: used_share(key, known[key.key_id], model) for key in keys}
-    least = min(shares.values())
-    return [key_id for key_id, share in shares.items() if share == least]
-
-
-def used_share(key: Candidate, known: KeyHealth, model: str) -> float:
-    """Return how much of the scarcest limit is used."""
-    used = used_of(known, model)
-    shares = parts(key, used).values()
-    has_limits = key.limits is not NO_LIMITS or used.limits != NO_LIMITS
-    return max(shares) if shares and has_limits else used.requests_minute / key.weight
+    shares = {}
+    for key in keys:
+        used = used_of(known[key.key_id], model)
+        per_weight = used.requests_minute / key.weight
+        shares[key.key_id] = max(parts(key, used).values(), default=per_weight)
+    return [key_id for key_id, share in shares.items() if share == min(shares.values())]
 
 
 def iso(moment: float | None) -> str | None:
@@ -493,7 +487,7 @@ def sentence_of(one: Judgement, now: float) -> str:
     """Say in a sentence how calls of a model and a workload are served."""
     model = model_label(one.model)
     who, of = (one_line(one.workload), f" for {model}") if one.workload else (model, "")
-    if one.run is not None:
+    if one.run is not None and one.answer != "no":
         how = one.run.code or _NO_RESPONSE.get(one.run.failure, one.run.failure)
         text = f"the last {plural(one.run.calls, 'call')}{of} failed ({how})"
         text += f", since {clock(one.run.since, now)}"
@@ -527,36 +521,29 @@ def model_label(name: str) -> str:
     return name if _MODEL.fullmatch(name) else "a model with an unusual name"
 
 
-def headline(seen: Look, last_hour: Mapping[str, Any], *, degraded: bool) -> dict[str, Any]:
+def headline(seen: Look, hour: Mapping[str, Any], *, degraded: bool) -> dict[str, Any]:
     """Return the sentences that are said first; docs/page.md lists the fields."""
     said = list(dict.fromkeys(sentence_of(one, seen.at) for one in seen.calls if not is_well(one)))
     more = [f"and {len(said) - SENTENCES} more"] if len(said) > SENTENCES else []
-    counts = Counter(row.overall.state for row in seen.rows)
-    keys = f"{available_of(counts['available'], len(seen.rows))}."
+    said = [UNKNOWN] if degraded else said[:SENTENCES] + more
+    if not said:
+        said = ["All calls are served."] if seen.calls else ["No call was made today."]
     if seen.emptied_at is not None:
         at = clock(seen.emptied_at, seen.at)
         said.insert(0, f"The shared state was emptied at {at}: {WHAT_IS_LOST}.")
-    if degraded:
-        said = [UNKNOWN]
-    elif not said:
-        said = ["All calls are served."] if seen.calls else ["No call was made today."]
-    calls = requests = UNKNOWN
-    if last_hour["calls"] is not None:
-        waits = f"; {last_hour['waits']:,} waited for a key" if last_hour["waits"] else ""
-        is_well_all = last_hour["failures"] and not last_hour["failed_calls"]
-        go_on = "; a call goes on with another key" if is_well_all else ""
-        calls, requests = "No call was made.", "No request was sent."
-        if last_hour["calls"]:
-            failed = f"{last_hour['failed_calls']:,} of {plural(last_hour['calls'], 'call')}"
-            calls = f"{failed} failed{waits}."
-        if last_hour["requests"]:
-            sent = plural(last_hour["requests"], "request")
-            requests = f"{last_hour['failures']:,} of {sent} failed{go_on}."
+    states = Counter(row.overall.state for row in seen.rows)
+    keys = f"{available_of(states['available'], len(seen.rows))}."
+    waits = f"; {hour['waits']:,} waited for a key" if hour["waits"] else ""
+    is_fine = hour["failures"] and not hour["failed_calls"]
+    last = "No call was made."
+    if hour["calls"]:
+        last = f"{hour['failed_calls']:,} of {plural(hour['calls'], 'call')} failed{waits}. "
+        last += f"{hour['failures'] or 0:,} of {plural(hour['requests'], 'request')} failed"
+        last += "; a call goes on with another key." if is_fine else "."
     return {
-        "sentences": [*said[: SENTENCES + 1], *more],
+        "sentences": said,
         "keys": {"sentence": keys if seen.rows else "This pool has no key."},
-        "calls": calls,
-        "requests": requests,
+        "hour": UNKNOWN if hour["calls"] is None else last,
     }
 
 
@@ -571,10 +558,8 @@ def is_well(one: Judgement) -> bool:
 def lines_of(headline: Mapping[str, Any]) -> list[str]:
     """Return the lines of a headline."""
     first, *others = headline["sentences"]
-    hour, requests = headline["calls"], headline["requests"]
-    last = hour if hour in (UNKNOWN, "No call was made.") else f"{hour} {requests}"
-    unknown = headline.get("unknown", ())
-    return [f"{first} {headline['keys']['sentence']}", *others, *unknown, f"Last hour: {last}"]
+    keys, hour = headline["keys"]["sentence"], headline["hour"]
+    return [f"{first} {keys}", *others, *headline.get("unknown", ()), f"Last hour: {hour}"]
 
 
 def available_of(available: int, keys: int) -> str:
@@ -585,7 +570,7 @@ def available_of(available: int, keys: int) -> str:
 
 def first_available(found: Iterable[tuple[str, Availability]]) -> dict[str, Any]:
     """Return when the first key is available of those that are not, and which; not of rejected."""
-    known = [(one.at, i) for i, one in found if one.at is not None and one.state != "rejected"]
+    known = [(one.at, i) for i, one in found if one.at is not None and one.ends_by != "person"]
     at, key_id = min(known, default=(None, None))
     return {"key_id": key_id, "available_at": iso(at)}
 

@@ -8,27 +8,21 @@ it up, so that a page shows the calls of all processes that share one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from time import perf_counter
 
 from ..core.activity import (
     LARGE_POOL,
     ActivityBatch,
     ActivityLog,
-    ActivityView,
     Attempt,
     BoundedNames,
     CallOutcome,
     CallRecord,
-    History,
-    Pair,
-    ShareKind,
-    Span,
     rows_of,
 )
 from ..core.commands import Settle
 from ..core.flow import Exhausted
-from ..core.judgement import Run
 from ..core.model import DEFAULT_ZONE, NO_USAGE, CallInfo, LeaseOutcome, project_name
 from ..errors import handle_internal_error
 from ..forks import after_fork
@@ -69,6 +63,8 @@ class Activity:
             zone: Where its days end.
         """
         self.now = now
+        self.watch: Callable[[CallRecord], object] = lambda _: None
+        """Is called with each call that ended, soon after it."""
         self.redact: Callable[[str], str] = str
         """Hides keys in what a service wrote."""
         self._state, self._price, self._count_keys = state, price, count_keys
@@ -92,40 +88,10 @@ class Activity:
         if batch:
             self._state.add_activity(rows_of(batch))
 
-    def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
-        """Return the activity of *key_ids* and of the pool as of *now*, epoch seconds."""
+    def read(self) -> ActivityLog:
+        """Return what is kept of the calls, the new ones included."""
         self.send()
-        return self._log.view(key_ids, now)
-
-    def history(self, entry: str, span: Span, now: float) -> History:
-        """Return the counts of a key, a project, a model, a workload or the pool over a span."""
-        self.send()
-        return self._log.history(entry, span, now)
-
-    def last_hour(self, entries: Sequence[str], now: float) -> dict[str, int]:
-        """Return how many requests there were of each of *entries*."""
-        self.send()
-        return self._log.last_hour(entries, now) if entries else {}
-
-    def shares(self, kind: ShareKind, span: Span, now: float) -> dict[str, list[int]]:
-        """Return the counts of each model, or of each workload, over a span."""
-        self.send()
-        return self._log.shares(kind, span, now)
-
-    def pairs(self, now: float) -> dict[Pair, int]:
-        """Return how often each model was called today by each workload; 0: yesterday only."""
-        self.send()
-        return self._log.pairs(now)
-
-    def run(self, platform: str, model: str, now: float) -> Run | None:
-        """Return the last calls of a model if they failed, whatever the key; None if not."""
-        self.send()
-        return self._log.run(platform, model, now)
-
-    def failures(self, key_id: str) -> list[CallRecord]:
-        """Return the last calls in which a key failed, the latest first."""
-        self.send()
-        return self._log.failures(key_id)
+        return self._log
 
     def _count_new(self) -> None:
         """Count the new records; the lock is held."""
@@ -137,6 +103,7 @@ class Activity:
                 if cost is None and record.usage is not NO_USAGE:
                     cost = self._price(record)
                 batch.add(record, cost)
+                self.watch(record)
         except Exception:
             handle_internal_error("activity")
 

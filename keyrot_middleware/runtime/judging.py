@@ -96,7 +96,7 @@ def judge_calls(
     Returns:
         The worst first.
     """
-    judged = dict[Pair, Judgement]()
+    judged, log = dict[Pair, Judgement](), activity.read()
 
     def one(pair: Pair, *before: Pair) -> Judgement:
         if pair not in judged:
@@ -112,13 +112,13 @@ def judge_calls(
                 blocks,
                 now=now,
                 rejected=rejected,
-                run=activity.run(pair.platform, pair.model, now),
+                run=log.run(pair.platform, pair.model, now),
                 wait_s=settings.wait_s,
                 next_model=next_one,
             )._replace(keys=len(keys))
         return judged[pair]
 
-    pairs = activity.pairs(now).items()
+    pairs = log.pairs(now).items()
     found = [(one(pair), calls) for pair, calls in pairs]
     shown = [here for here, calls in found if calls or here.answer != "served"]
     return sorted(shown, key=lambda here: (ANSWERS.index(here.answer), not here.is_spare))

@@ -12,9 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.types import Scope
 
+from ..adapters import is_loopback
 from ..providers.base import Provider
 from ..providers.keys import has_key_shape
-from ..ui.server import is_loopback
 
 Given = Sequence[tuple[str, str]]
 """Names of headers in lower case, and their values."""

@@ -22,7 +22,7 @@ from ..core.commands import Settle, Sleep
 from ..core.failures import UNKNOWN_REFUSAL, describe
 from ..core.flow import Exhausted
 from ..core.judgement import describe_block
-from ..core.model import Block, CallInfo, Lease, Scope, Verdict, project_name
+from ..core.model import Block, CallInfo, Lease, Scope, project_name
 from ..core.text import one_line, utc
 from ..errors import KeyrotWarning, warn_unless_logged
 from ..locks import Lock
@@ -72,12 +72,31 @@ class LogObserver:
             return
         who = _describe_scope(lease, verdict.scope)
         with self._lock:  # requests that were in flight together and fail alike are one line
-            is_new = self._is_new((who, verdict.failure), lease.at, command.at)
+            if not self._is_new((who, verdict.failure), lease.at, command.at):
+                return
             is_first = lease.key_id not in self._rejected
             if verdict.rejected and len(self._rejected) < _MAX_FAILURES:
                 self._rejected.add(lease.key_id)
-        if is_new:
-            self._on_cooldown(info, lease, verdict, who, reply, is_first=is_first)
+        cause, when = describe(verdict), format_time(reply)
+        if verdict.failure == UNKNOWN_REFUSAL:
+            said = mask_keys(one_line(verdict.message))[:_QUOTED]
+            text = f'{who} is set aside: {cause} "{said}"; this reply is not known, and another '
+            text += f"key got an answer; tried again at {when}"
+            warn_unless_logged(_logger, f"pool {self._pool}, {info.model or info.verb}: {text}")
+            return
+        if not verdict.rejected:
+            wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
+            long = reply - lease.at >= LONG_COOLDOWN_S
+            level = logging.WARNING if wide or long else logging.INFO
+            _log(self._pool, info, level, "%s is cooling down until %s: %s", who, when, cause)
+            return
+        says = providers.of(info.platform).says.get(verdict.failure)
+        quote = f' "{says}"' if says else ""
+        text = f"{who} is rejected: {cause}{quote}; replace its value; tried again at {when}"
+        if is_first:
+            warn_unless_logged(_logger, f"pool {self._pool}, {info.model or info.verb}: {text}")
+        else:
+            _log(self._pool, info, logging.WARNING, "%s", text)
 
     def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
         """Log that no key is available, once a minute."""
@@ -122,37 +141,6 @@ class LogObserver:
         level = logging.INFO if is_for_key else logging.DEBUG
         _log(self._pool, info, level, "waits %.1f s %s", command.seconds, why)
 
-    def _on_cooldown(
-        self,
-        info: CallInfo,
-        lease: Lease,
-        verdict: Verdict,
-        who: str,
-        until: float,
-        *,
-        is_first: bool,
-    ) -> None:
-        cause, when = describe(verdict), format_time(until)
-        if verdict.failure == UNKNOWN_REFUSAL:
-            said = mask_keys(one_line(verdict.message))[:_QUOTED]
-            text = f'{who} is set aside: {cause} "{said}"; this reply is not known, and another '
-            text += f"key got an answer; tried again at {when}"
-            warn_unless_logged(_logger, f"pool {self._pool}, {info.model or info.verb}: {text}")
-            return
-        if not verdict.rejected:
-            wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
-            long = until - lease.at >= LONG_COOLDOWN_S
-            level = logging.WARNING if wide or long else logging.INFO
-            _log(self._pool, info, level, "%s is cooling down until %s: %s", who, when, cause)
-            return
-        says = providers.of(info.platform).says.get(verdict.failure)
-        quote = f' "{says}"' if says else ""
-        text = f"{who} is rejected: {cause}{quote}; replace its value; tried again at {when}"
-        if is_first:
-            warn_unless_logged(_logger, f"pool {self._pool}, {info.model or info.verb}: {text}")
-        else:
-            _log(self._pool, info, logging.WARNING, "%s", text)
-
 
 class _CallLogger(CallObserver):
     """Logs what became of one call."""
@@ -179,19 +167,15 @@ def _log(pool: str, info: CallInfo, level: int, text: str, *values: object) -> N
 
 def _describe_scope(lease: Lease, scope: Scope) -> str:
     """Return the key that failed, and the scope of its cooldown."""
-    name, account = project_name(lease.project), lease.billing_account
-    project = f"project {name}, " if name is not None else ""
-    whole = f"all of project {name}" if name is not None else ""
-    is_own = account == f"project:{lease.project}"
-    reach = {
+    name = project_name(lease.project)
+    of = {
         Scope.KEY_VERB: f"{lease.verb} only",
         Scope.KEY_MODEL: f"{lease.bucket} only",
-        Scope.PROJECT_MODEL: f"{project}{lease.bucket} only",
-        Scope.PROJECT_CACHE: f"{project}cached content only",
-        Scope.PROJECT: whole,
-        Scope.BILLING: whole if is_own else f"all of billing account {account}",
-    }.get(scope, "")
-    return f"key {lease.key_id}{f' ({reach})' if reach else ''}"
+        Scope.PROJECT_MODEL: f"{f'project {name}, ' if name else ''}{lease.bucket} only",
+        Scope.PROJECT: f"all of project {name}" if name else "",
+        Scope.BILLING: "all of its billing account",
+    }.get(scope)
+    return f"key {lease.key_id}{f' ({of})' if of else ''}"
 
 
 # Log lines on stderr, for a program that has not set up logging --------------------------------

@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from html import escape
 from importlib.resources import files
-from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import urlencode
 
@@ -371,13 +370,3 @@ HOW_TO_OPEN = (
 
 def _equal(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    try:
-        address = ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback

@@ -226,7 +226,7 @@ def test_the_ten_minutes_of_an_account_are_no_projects() -> None:
     """Two projects of one account show one sum, which is the account's."""
     budget = {"usd_today": None, "usd": {"10m": {"spent": 0.5, "limit": 0.5}}}
     summary: dict[str, Any] = {"calls": [], "today": {"cost_usd": None}, "midnight": None}
-    summary["headline"] = {"sentences": [""], "keys": {"sentence": ""}, "calls": "", "requests": ""}
+    summary["headline"] = {"sentences": [""], "keys": {"sentence": ""}, "hour": ""}
     summary |= {"projects": {"p": budget, "q": budget}, "workloads": {"night": budget}}
     found = {"summary": summary, "at": "2026-03-03T17:00:00Z", "degraded": False, "shared": False}
     assert list(status._first_lines(found))[2:] == [

@@ -115,7 +115,7 @@ def test_a_batch_has_everything_that_calls_add() -> None:
     assert batch
     assert batch.minutes[minute, "a"] == [1, 1, 1]
     assert batch.minutes[minute, "b"] == [1, 0, 0]
-    assert batch.minutes[minute, POOL] == [2, 1, 1, 2, 1, 1, 10, 5, 2_500, 4]
+    assert batch.minutes[minute, POOL] == [2, 1, 1, 2, 1, 1, 10, 5, 2_500, 4, 0]
     assert batch.calls[0].usage.cost_usd == 0.000_002_5
     assert batch.minutes[minute, share_entry("model", "m")] == batch.minutes[minute, POOL]
     assert batch.buckets()[minute // 10, POOL] == batch.minutes[minute, POOL]
@@ -151,7 +151,7 @@ def test_calls_are_counted_by_workload_project_and_model_for_an_hour_and_a_day()
         assert sum(log.history(entry, DAY, now).requests) == requests
     assert sum(log.history(POOL, DAY, now).failed_calls) == 1
     assert sum(log.history(project_entry("p"), DAY, now).calls) == 0
-    assert log.shares("workload", DAY, now) == {"night": [2, 1, 1, 1, 0, 0, 10, 5, 2_500, 4]}
+    assert log.shares("workload", DAY, now) == {"night": [2, 1, 1, 1, 0, 0, 10, 5, 2_500, 4, 0]}
     assert log.shares("workload", HOUR, now) == {}
     assert log.shares("model", DAY, NOW + 90_000) == {}
     for span, slot_s, slots in ((HOUR, 60, 60), (DAY, 600, 144)):

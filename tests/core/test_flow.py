@@ -516,6 +516,9 @@ def test_every_send_is_settled_with_its_verdict_and_error() -> None:
     assert [one.outcome.kind.value for one in settled] == ["failure", "unsent", "success"]
     assert [sleep.reason for sleep in tape.of(Sleep)] == ["retry"]
     assert rig.pool.token_scale.scaled(INFO.model, 10) == 30
+    rig.will("b", Done("answer", Usage(90, 5, estimated=True)))
+    rig.recorded()
+    assert rig.pool.token_scale.scaled(INFO.model, 10) == 30
 
 
 # Exceptions that the program does not see ------------------------------------------------------

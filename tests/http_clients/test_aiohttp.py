@@ -178,6 +178,23 @@ def test_an_error_of_aiohttp_shows_the_address_of_the_program(gemini, pool) -> N
 
 
 @pytest.mark.parametrize("of", ["session", "request"])
+@pytest.mark.parametrize(("seconds", "code"), [(6, 429), (60, 200)])
+def test_a_wait_for_a_key_stays_within_the_timeout(seconds, code, of, gemini, pool, clock) -> None:
+    """That of the request, or of the session: half a minute is too long for six seconds."""
+    pool("A")
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    options = {"timeout": aiohttp.ClientTimeout(seconds)}
+
+    async def post(session: aiohttp.ClientSession) -> int:
+        given: Any = options if of == "request" else {}
+        async with session.post(PATH, json=BODY, headers=HEADERS, **given) as response:
+            return response.status
+
+    given = options if of == "session" else {}
+    assert run(post, base_url=gemini.url, **given) == code
+
+
+@pytest.mark.parametrize("of", ["session", "request"])
 def test_the_middlewares_of_the_program_see_one_call(of, gemini, pool) -> None:
     """And the placeholder; a session with a base address is served too."""
     pool("A", "B", strategy="fill")

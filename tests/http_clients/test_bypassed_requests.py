@@ -18,6 +18,7 @@ from support.key_search import texts_of
 from support.raw_server import RawServer, answer
 
 import keyrot_middleware
+from keyrot_middleware.testing import Reply
 
 ERRORS = (OSError, httpx.HTTPError, httpx2.HTTPError)
 
@@ -68,6 +69,17 @@ def test_the_home_key_goes_to_allowed_origins_only(post, gemini, pool) -> None:
         post(f"http://127.0.0.1:{other.port}{PATH}")
         assert [one.headers["x-goog-api-key"] for one in other.requests] == ["keyrot-pool"]
     assert gemini.sent("A") == 1
+
+
+@ways
+def test_the_home_key_is_none_that_was_rejected(post, gemini, pool) -> None:
+    """The next one takes its place."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.KEY_INVALID)
+    assert post(f"{gemini.url}{PATH}").status_code == 200
+    with keyrot_middleware.bypass():
+        assert post(f"{gemini.url}{PATH}").status_code == 200
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 2)
 
 
 @ways

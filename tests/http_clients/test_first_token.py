@@ -417,7 +417,7 @@ def test_spans_and_activity_name_the_attempt(mode, slow) -> None:
     found.observers = (TracingObserver("test", provider),)
     slow.ways["A"] = slow.no_head
     assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["B"]
-    (record,) = found.activity.view((), 0.0).calls
+    (record,) = found.activity.read().view((), 0.0).calls
     assert record.outcome == "ok"
     assert [one.failure for one in record.attempts] == ["slow_first_token", None]
     attempts = [span for span in spans.get_finished_spans() if "attempt" in span.name]

@@ -286,7 +286,7 @@ def test_what_is_held_back_for_a_workload_is_said() -> None:
     found = report(rig).explain(MODEL)
     assert found["keys"][0]["sentence"] == note
     assert report(rig).explain(MODEL, 0, "chat")["key_id"] == "a"
-    held = "held back for chat: 842 of 1,000 a day, 18 of 60 a minute"
+    held = "held back for chat: 842 of 1,000 a day; held back for chat: 18 of 60 a minute"
     assert row(rig, "a")["used"][MODEL]["held_back"] == held
     assert pool_health(rig.pool)[0]["a"]["used"][MODEL]["held_back"] == held
     for _ in range(3):
@@ -413,7 +413,9 @@ def test_what_is_said_first_is_the_worst_and_at_most_three() -> None:
     found = lines(rig)
     assert found[0].startswith("m-1: no key until 2026-01-02 08:00 UTC (quota_day).")
     assert [found[1][:12], found[2][:12]] == ["m-2: no key ", "m-3: no key "]
-    assert "m-5: the last 3 calls failed (503), since 12:" in found[3]
+    assert found[3] == "and 1 more"
+    failing = report(rig).status()["summary"]["calls"][3]["sentence"]
+    assert failing.startswith("m-5: the last 3 calls failed (503), since 12:")
     said = {one["model"]: one for one in report(rig).status()["summary"]["calls"]}
     assert [one["answer"] for one in said.values()] == [
         "no",
@@ -456,7 +458,7 @@ HOUR = {"calls": 0, "failed_calls": 0, "requests": 0, "failures": 0, "waits": 0}
     ("hour", "said"),
     [
         ({"calls": 1, "requests": 1}, "0 of 1 call failed. 0 of 1 request failed."),
-        ({"calls": 2, "failed_calls": 2}, "failed. No request was sent."),
+        ({"calls": 2, "failed_calls": 2}, "2 of 2 calls failed. 0 of 0 requests failed."),
         (
             {"calls": 9, "requests": 9, "failures": 2},
             "0 of 9 calls failed. 2 of 9 requests failed; a call goes on with another key.",

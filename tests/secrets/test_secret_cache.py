@@ -179,11 +179,13 @@ def test_a_rejected_key_is_waited_for_briefly_and_returns_later(monkeypatch) -> 
 
 def test_a_late_answer_of_a_place_that_was_left_does_not_win() -> None:
     """keys.json names another place while the store is slow: its answer of before is no value."""
-    slow = GatedStore()
-    slow.resolve = lambda refs: {  # type: ignore[method-assign]
-        key_id: Secret({"old": A, "new": C}[str(ref)]) if slow.gate.wait(20) else SecretError("")
-        for key_id, ref in refs.items()
-    }
+    slow, values = GatedStore(), {"old": Secret(A), "new": Secret(C)}
+
+    def resolve(refs):
+        assert slow.gate.wait(20)
+        return {key_id: values[ref] for key_id, ref in refs.items()}
+
+    slow.resolve = resolve
     slow.gate.clear()
     cache = SecretCache({"a": SecretLocation(slow, "old")}, start_timeout_s=0.0)
     changes = record_changes(cache)
@@ -200,9 +202,8 @@ def test_a_key_of_another_provider_is_no_value(place, caplog) -> None:
     """Neither at the start nor later; one that many providers' keys begin with is."""
     foreign, own = "sk-ant-FAKE" + "x" * 30, "sk-proj-FAKE" + "x" * 30
     values = {"a": own, "b": foreign, "c": "sk-FAKE" + "x" * 30, "d": foreign}
-    store: Any = GatedStore(**values)
-    if place is InlineStore:
-        store = InlineStore({name: Secret(value) for name, value in values.items()})
+    inline = {name: Secret(value) for name, value in values.items()}
+    store = InlineStore(inline) if place is InlineStore else GatedStore(**values)
     places = {one: SecretLocation(store, provider="openai") for one in "abc"}
     cache = SecretCache(places | {"d": SecretLocation(store, provider="anthropic")})
     assert cache.resolved == ("a", "c", "d")

@@ -377,7 +377,7 @@ def test_a_wrong_clock_for_one_call_blocks_nothing_later(
     state: State, clock: FakeClock, days: int
 ) -> None:
     """Days and months whose end only a wrong clock can have set are not believed."""
-    one = key("w", Limits(rpd=5), usd=Budget(20, 40, 90))
+    one = key("w", Limits(rpd=5), usd=Budget(20, 40, 190))
     spends = OK._replace(usage=Usage(1, 1, cost_usd=1e-8))
     for off in (0, days, 0):
         clock.advance(off * DAY_S)

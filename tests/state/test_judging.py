@@ -100,7 +100,7 @@ def test_calls_that_fail_whatever_the_key_are_a_run(
     for failure in ends:
         clock.advance(60)
         activity.add(call(clock.time(), failure=failure))
-    found = activity.run(DEFAULT_PLATFORM, "m", clock.time())
+    found = activity.read().run(DEFAULT_PLATFORM, "m", clock.time())
     assert found == (expected and expected._replace(since=clock.time() + expected.since))
 
 

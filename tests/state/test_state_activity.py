@@ -76,7 +76,7 @@ def test_activity_records_in_redis_expire(valkey: Server) -> None:
         kept = [name for name in valkey.names() if name.split("}:")[-1].startswith(kinds)]
         assert len(kept) >= 5
         assert all(int(valkey.execute("TTL", name)) > 0 for name in kept)
-        assert len(activity.view([], NOW).calls) == CALLS_KEPT
+        assert len(activity.read().view([], NOW).calls) == CALLS_KEPT
 
 
 def test_an_outage_leaves_the_activity_empty(valkey: Server) -> None:
@@ -85,7 +85,7 @@ def test_an_outage_leaves_the_activity_empty(valkey: Server) -> None:
         valkey.stop()
         activity.add(call(time.time(), "a"))
         activity.send()
-        assert activity.view(["a"], NOW).calls == []
+        assert activity.read().view(["a"], NOW).calls == []
 
 
 def test_records_that_cannot_be_read_degrade_no_pool(
@@ -99,13 +99,13 @@ def test_records_that_cannot_be_read_degrade_no_pool(
         (calls,) = (name for name in valkey.names() if name.endswith(":calls"))
         for garbage in ("no json", "[]", '[1,"m",1,"odd",[]]', '[1,"m",NaN,"ok",[]]'):
             valkey.execute("LPUSH", calls, garbage)
-        view = activity.view(["a"], NOW)
+        view = activity.read().view(["a"], NOW)
         assert [a.key_id for c in view.calls for a in c.attempts] == ["a"]
         valkey.execute("SET", calls, "something else")
         for _ in range(3):
             activity.add(call(NOW, "a"))
             activity.send()
-            assert activity.view(["a"], NOW).calls == []
+            assert activity.read().view(["a"], NOW).calls == []
             assert not state.degraded
     (warning,) = (r.message for r in caplog.records if r.levelname == "WARNING")
     assert "limits are not affected" in warning

@@ -7,7 +7,8 @@
 The file holds the name of each key in this mapping, in a header that requests are matched by, so
 the 429 of one key is not replayed for another, and a recording made with real keys is replayed with
 others. An echo of a key in an error body becomes `[key:key_1]`; a replay restores it.
-Needs vcrpy 9.4 or newer. It buffers streams: use `FakeGemini` for their timing.
+Needs vcrpy 9.4 or newer. It buffers streams: use `FakeGemini` for their timing. Of aiohttp it sees
+what the program sends, and not the pool's requests.
 """
 
 import re
@@ -74,7 +75,7 @@ def _same_path(one: Any, other: Any) -> None:
 def _name(keys: Mapping[str, Secret], request: Any) -> Any:
     """Replace the key by its name; idempotent, since vcrpy calls it twice.
 
-    It also normalizes what differs between httpx and aiohttp, so each replays the other's.
+    It also normalizes what differs between libraries, so each replays the other's.
     """
     if _KEY_HEADER in request.headers:
         sent = Secret(request.headers[_KEY_HEADER])

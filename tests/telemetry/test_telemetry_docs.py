@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from support.scripted_pool import INFO, OK, Chunks, ScriptedPool, failure, minut
 
 from keyrot_middleware.core.activity import Attempt, CallRecord
 from keyrot_middleware.core.model import Usage
-from keyrot_middleware.monitoring.report import levels
+from keyrot_middleware.monitoring.report import levels, source_of
 from keyrot_middleware.telemetry.metrics import METRICS
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
@@ -132,7 +133,10 @@ def _everything(metered: RecordedMetrics) -> None:
     list(scripted.stream())
     with pytest.raises(GoogleError):
         scripted.run()
-    metered.observer.register_gauges(lambda metric: levels(scripted.pool, metric))
+    with suppress(Exception):
+        scripted.run(INFO._replace(workload="night"))
+    report = source_of(scripted.pool)
+    metered.observer.register_gauges(lambda metric: levels(scripted.pool, report, metric))
     metered.observer.observe(INFO._replace(models_tried=("gemini-2.5-pro",)))
     watch = metered.observer.observe(INFO)
     assert watch is not None

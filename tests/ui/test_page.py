@@ -298,7 +298,7 @@ def test_calls_that_cannot_be_read_are_not_none(serve: Serve, open_tab: Open) ->
     source.calls, source.more = [], {"degraded": True}
     page = open_tab(serve(ui.app(token=TOKEN, source=source)).login).page
     wait_for_rows(page, 7)
-    said = source.status()["summary"]["headline"]["calls"]
+    said = source.status()["summary"]["headline"]["hour"]
     expect(page.locator("#no-calls")).to_have_text(said)
 
 

@@ -1,11 +1,6 @@
-"""Record the outcome of every test, without a pool or with one installed before or after.
+"""Record the outcome of every test, without a pool, or with one installed before the first.
 
-A pytest plugin, loaded in all runs, so that they differ in one thing only, ``COEXIST_POOL``:
-
-before: ``install()`` is called before the first test, and stays
-after: ``install()`` is called each time after the instrumentation was instrumented, and
-    ``uninstall()`` after it was uninstrumented
-
+A pytest plugin, loaded in both runs, so that they differ in one thing only, ``COEXIST_POOL``.
 A global tracer provider is set in all runs, so that our spans are recorded and exported.
 """
 
@@ -14,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +29,12 @@ def pytest_configure() -> None:
 
     only_loopback()
     trace.set_tracer_provider(TracerProvider())
-    _take_any_sdk()
 
 
 def pytest_sessionstart() -> None:
-    """Install the pool, or install and uninstall it with the instrumentation."""
+    """Install the pool."""
     if MODE == "before":
         _install()
-    elif MODE == "after":
-        _follow()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -78,15 +69,6 @@ def _record(nodeid: str, outcome: str, report: Any) -> None:
     OUTCOMES[nodeid] = f"{before}, {outcome}" if before else outcome
 
 
-def _take_any_sdk() -> None:
-    """Let an instrumentation accept a newer SDK than it requires, in all runs."""
-    try:
-        from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # noqa: PLC0415
-    except ImportError:  # a suite of something else
-        return
-    BaseInstrumentor.instrument = partialmethod(BaseInstrumentor.instrument, skip_dep_check=True)
-
-
 def _install() -> None:
     import keyrot_middleware  # noqa: PLC0415 - the run without a pool must not import it
 
@@ -100,25 +82,3 @@ def _count() -> None:
 
     keys = keyrot_middleware.status().get("keys", {}).values()
     SEEN["sent"] += sum(key["success_count"] + key["error_count"] for key in keys)
-
-
-def _follow() -> None:
-    """Install after each `instrument()`, and uninstall after each `uninstrument()`."""
-    from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # noqa: PLC0415
-
-    import keyrot_middleware  # noqa: PLC0415
-
-    instrument, uninstrument = BaseInstrumentor.instrument, BaseInstrumentor.uninstrument
-
-    def on(self: Any, **given: Any) -> Any:
-        result = instrument(self, **given)
-        _install()
-        return result
-
-    def off(self: Any, **given: Any) -> Any:
-        result = uninstrument(self, **given)
-        _count()
-        keyrot_middleware.uninstall()
-        return result
-
-    BaseInstrumentor.instrument, BaseInstrumentor.uninstrument = on, off

@@ -24,6 +24,7 @@ from venvs import HERE, ready
 
 LIST = HERE / "expected_differences.toml"
 AT_MOST = 12
+MODES = ("alone", "before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,6 @@ class Difference:
 
     suite: str
     test: str
-    modes: tuple[str, ...]
     reason: str
 
 
@@ -47,7 +47,7 @@ def main() -> int:
     suites = [suite for suite in suites if _is_ready(suite)]
     with ThreadPoolExecutor(max_workers=2) as workers:
         # One run of a suite after the other: that of httpx has a server on a port of its own.
-        jobs = [workers.submit(lambda s: {m: run_suite(s, m) for m in s.modes}, s) for s in suites]
+        jobs = [workers.submit(lambda s: [run_suite(s, mode) for mode in MODES], s) for s in suites]
         try:
             runs = [job.result() for job in jobs]
         except RuntimeError as error:
@@ -80,47 +80,42 @@ def read_expected() -> tuple[Difference, ...]:
     rows = tomllib.loads(LIST.read_text(encoding="utf-8")).get("difference", [])
     if len(rows) > AT_MOST:
         raise ValueError(f"{LIST.name}: {len(rows)} differences, {AT_MOST} are allowed")
-    return tuple(
-        Difference(row["suite"], row["test"], tuple(row["modes"]), row["reason"]) for row in rows
-    )
+    return tuple(Difference(row["suite"], row["test"], row["reason"]) for row in rows)
 
 
-def _judge(suite: Suite, runs: dict[str, Run], expected: tuple[Difference, ...]) -> bool:
+def _judge(suite: Suite, runs: list[Run], expected: tuple[Difference, ...]) -> bool:
     """Print one suite's result; return whether it is as expected."""
-    alone, *pooled = runs.values()
+    alone, run = runs
     parts = ", ".join(alone.outcomes.values()).split(", ")  # a test with subtests has several
     tally = Counter(part.split(":")[0] for part in parts)
     print(f"{suite.package} on google-genai {suite.sdk}")
     print("  alone: " + ", ".join(f"{count} {outcome}" for outcome, count in sorted(tally.items())))
-    found = list(_proves_nothing(suite, tally["passed"], pooled))
-    for mode, run in zip(suite.modes[1:], pooled, strict=True):
-        mine = [one for one in expected if one.suite == suite.name and mode in one.modes]
-        differing = _differing(alone, run)
-        print(f"  pool {mode}: {run.sent} requests sent, {len(differing)} outcomes differ")
-        found += _complaints(mode, alone, run, mine)
+    mine = [one for one in expected if one.suite == suite.name]
+    differing = _differing(alone, run)
+    print(f"  with a pool: {run.sent} requests sent, {len(differing)} outcomes differ")
+    found = [*_proves_nothing(suite, tally["passed"], run), *_complaints(alone, run, mine)]
     for complaint in found:
         print(f"  {complaint}")
     return not found
 
 
-def _proves_nothing(suite: Suite, passed: int, pooled: list[Run]) -> Iterator[str]:
+def _proves_nothing(suite: Suite, passed: int, run: Run) -> Iterator[str]:
     """Yield reasons why equal outcomes would prove nothing."""
     if passed < suite.least_passed:
         yield f"only {passed} tests pass alone, {suite.least_passed} at least should"
-    for run in pooled:
-        if run.sent < suite.least_sent or not run.installed:
-            yield f"a pool sent {run.sent} requests, {suite.least_sent} at least should be"
+    if run.sent < suite.least_sent or not run.installed:
+        yield f"a pool sent {run.sent} requests, {suite.least_sent} at least should be"
 
 
-def _complaints(mode: str, alone: Run, run: Run, expected: list[Difference]) -> Iterator[str]:
+def _complaints(alone: Run, run: Run, expected: list[Difference]) -> Iterator[str]:
     """Yield a text for each unexpected test, and for each entry that no test needs."""
     differing = _differing(alone, run)
     for test in differing:
         if not any(test.startswith(one.test) for one in expected):
-            yield _described(mode, test, alone, run)
+            yield _described(test, alone, run)
     for one in expected:
         if not any(test.startswith(one.test) for test in differing):
-            yield f"{one.test} (pool {mode}) is in {LIST.name}, yet nothing differs"
+            yield f"{one.test} is in {LIST.name}, yet nothing differs"
 
 
 def _differing(alone: Run, run: Run) -> list[str]:
@@ -128,10 +123,10 @@ def _differing(alone: Run, run: Run) -> list[str]:
     return sorted(test for test in tests if alone.outcomes.get(test) != run.outcomes.get(test))
 
 
-def _described(mode: str, test: str, alone: Run, run: Run) -> str:
+def _described(test: str, alone: Run, run: Run) -> str:
     """Describe both outcomes of a test and the first lines of its error."""
     lines = [test]
-    for name, one in (("alone", alone), (f"pool {mode}", run)):
+    for name, one in (("alone", alone), ("with a pool", run)):
         lines.append(f"    {name:12}{one.outcomes.get(test, 'not run')}")
         lines += [f"        {line}" for line in one.details.get(test, "").splitlines()[:6]]
     return "\n".join(lines)

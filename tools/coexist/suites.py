@@ -19,8 +19,6 @@ class Suite:
         options: Further options of pytest.
         least_passed: Fewer than this, alone, mean that the environment is broken.
         least_sent: Fewer requests through a pool mean that equal outcomes prove nothing.
-        modes: With a pool installed before the suite, and with one installed after each time that
-            the instrumentation was instrumented.
         hosts: The hosts that are allowed, if not Google's: their requests pass the pool's layer.
         tests: The folder of the tests.
         repository: Where they are, under the version as a tag, if the sdist has none.
@@ -33,7 +31,6 @@ class Suite:
     options: tuple[str, ...]
     least_passed: int
     least_sent: int = 0
-    modes: tuple[str, ...] = ("alone", "before", "after")
     hosts: str = ""
     tests: str = "tests"
     repository: str = ""
@@ -74,7 +71,6 @@ _PEER = Suite(
     ),
     ("-o", "addopts=", "-o", "asyncio_mode=strict"),
     least_passed=1_300,
-    modes=("alone", "before"),
     hosts="127.0.0.1,localhost,example.com,www.example.com,example.org,www.example.org,foo.bar,test_url",
 )
 PEERS = (
@@ -121,10 +117,4 @@ PEERS = (
     ),
 )
 """What patches or replaces the HTTP libraries, and these libraries themselves."""
-SUITES = (
-    _OFFICIAL,
-    _OPENINFERENCE,
-    replace(_OFFICIAL, name="official-3", sdk="3.6.1", least_passed=500),
-    replace(_OPENINFERENCE, name="openinference-3", sdk="3.6.1", least_passed=90),
-    *PEERS,
-)
+SUITES = (_OFFICIAL, _OPENINFERENCE, *PEERS)

@@ -19,7 +19,7 @@ class Framework:
     """What is run, and what its user catches.
 
     Attributes:
-        name: Its program is `<name>_app.py`, with `_` for `-`.
+        name: Its program is `<name>_app.py`, with `_` for `-`, without `-openai`.
         title: Its name in the table.
         distribution: The package that is pinned for it.
         sends_by: The library that makes its requests.
@@ -29,6 +29,7 @@ class Framework:
         environment: It works with `requirements-<environment>.txt`; its own name if empty.
         ways: How its program can call.
         answer: What a model answers to its prompts; None: a text, or a call of the tool.
+        model: What its program asks for, if that is not written there.
         shows_status: The error shows Google's status and reason beside the message.
     """
 
@@ -42,6 +43,7 @@ class Framework:
     environment: str = ""
     ways: tuple[str, ...] = WAYS
     answer: Callable[[dict[str, Any]], Any] | None = None
+    model: str = ""
     shows_status: bool = True
 
     @property
@@ -52,7 +54,7 @@ class Framework:
     @property
     def app(self) -> str:
         """The name of the user program, for probe.py."""
-        return self.name.replace("-", "_")
+        return self.name.removesuffix("-openai").replace("-", "_")
 
 
 _ADK = Framework(
@@ -85,6 +87,7 @@ _PYDANTIC_AI = Framework(
     title="pydantic-ai",
     distribution="pydantic-ai-slim",
     sends_by="google-genai",
+    model="google:gemini-2.5-flash",
     spent="ModelQuotaExceededError",
     revoked="ModelAuthenticationError",
 )
@@ -125,6 +128,7 @@ _PYDANTIC_AI_OPENAI = Framework(
     title="pydantic-ai's OpenAI model",
     distribution="pydantic-ai-slim",
     sends_by="openai",
+    model="openai-chat:gemini-2.5-flash",
     spent="ModelRateLimitError",
     revoked="ModelRequestRejectedError",
     environment="openai",

@@ -1,9 +1,13 @@
-"""A LangChain program as its user wrote it, without a line about key rotation."""
+"""A LangChain program over google-genai or openai, without a line about key rotation."""
 
 from __future__ import annotations
 
 from langchain.agents import create_agent
-from langchain_google_genai import ChatGoogleGenerativeAI
+
+try:
+    from langchain_google_genai import ChatGoogleGenerativeAI as Chat
+except ImportError:  # the environment of openai
+    from langchain_openai import ChatOpenAI as Chat
 
 MODEL = "gemini-2.5-flash"
 QUESTION = "What is the weather in Paris?"
@@ -16,7 +20,7 @@ def get_weather(city: str) -> str:
     return "sunny"
 
 
-llm = ChatGoogleGenerativeAI(model=MODEL)
+llm = Chat(model=MODEL)
 agent = create_agent(llm, tools=[get_weather])
 MESSAGES = {"messages": [{"role": "user", "content": QUESTION}]}
 

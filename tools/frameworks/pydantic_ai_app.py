@@ -1,10 +1,12 @@
-"""A pydantic-ai program as its user wrote it, without a line about key rotation."""
+"""A pydantic-ai program over google-genai or openai, without a line about key rotation."""
 
 from __future__ import annotations
 
+import os
+
 from pydantic_ai import Agent
 
-MODEL = "google:gemini-2.5-flash"
+MODEL = os.environ["MODEL"]
 QUESTION = "What is the weather in Paris?"
 tool_runs: list[str] = []
 

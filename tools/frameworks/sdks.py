@@ -1,30 +1,33 @@
 """Run the SDKs of providers over three keys: one spent, one unknown to the provider, one good.
 
 ``python sdks.py`` runs them all; ``python sdks.py "openai 1" cohere`` those whose name begins so.
-Each way of calling is a process of its own with 20 calls: the first two keys get one request each,
+Each way of calling makes 20 calls over a pool of its own: the first two keys get one request each,
 the good one answers every call, and tokens and cost are booked. The exit code is the number of
-cases that failed, at most 100.
+ways that failed, at most 100.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
+import inspect
 import os
 import subprocess
 import sys
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from run import TIME_LIMIT_S, lines_of
-from upstream import KEPT
-from venvs import HERE, python_of
+import sdk_programs
+from venvs import python_of
 
+import keyrot_middleware
 from keyrot_middleware import POOL_KEY
+from keyrot_middleware.monitoring.view import source_of
+from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import FakeAnthropic, FakeOpenAI, Scripted
 
+IN_ENVIRONMENT = "--in-environment"
+TIME_LIMIT_S = 600.0
 CALLS = 20
-WAYS = ("sync", "stream", "async_", "async_stream")
+WAYS = ("sync", "stream", "async", "async stream")
 SPENT = Scripted(
     429,
     lambda _: {
@@ -40,12 +43,13 @@ SPENT = Scripted(
 
 
 class Sdk(NamedTuple):
-    """A program of sdks_app.py, and what it calls."""
+    """A program of sdk_programs.py, and what it calls."""
 
     program: str
     provider: str
     environment: str = "sdks"
-    ways: tuple[str, ...] = WAYS
+    ways: int = len(WAYS)
+    """How many of them it has."""
 
 
 SDKS = {
@@ -72,11 +76,11 @@ SDKS = {
     "azure v1": Sdk("azure_v1", "azure-openai"),
     "LangChain, OpenAI": Sdk("langchain_openai", "openai", "sdks-frameworks"),
     "LangChain, Anthropic": Sdk("langchain_anthropic", "anthropic", "sdks-frameworks"),
-    "pydantic-ai, OpenAI": Sdk("pydantic_ai", "openai", "sdks-frameworks", WAYS[:1]),
+    "pydantic-ai, OpenAI": Sdk("pydantic_ai", "openai", "sdks-frameworks", 1),
     "pydantic-ai, Anthropic": Sdk(
         "pydantic_ai_anthropic", "anthropic", "sdks-frameworks", WAYS[:1]
     ),
-    "OpenAI Agents SDK": Sdk("openai_agents", "openai", "sdks-frameworks", WAYS[:1]),
+    "OpenAI Agents SDK": Sdk("openai_agents", "openai", "sdks-frameworks", 1),
 }
 
 
@@ -109,68 +113,69 @@ def fake_of(provider: str) -> Any:
     return FakeCohere() if provider == "cohere" else FakeOpenAI(provider)  # type: ignore[arg-type]  # names of both
 
 
-def environment_of(sdk: Sdk, fake: Any, folder: Path) -> dict[str, str]:
-    """Return the whole environment of a program, with three keys."""
-    keys = ",".join(fake.add_key(label).value for label in ("A", "B", "C"))
-    name = "CO" if sdk.provider == "cohere" else sdk.provider.upper().replace("-", "_")
-    return {
-        **{name: os.environ[name] for name in KEPT if name in os.environ},
-        f"{name}_API_KEY": POOL_KEY,
-        f"{name}_API_KEYS": keys,
-        f"{name}_BASE_URL": fake.base_url if sdk.provider == "openai" else fake.url,
-        f"{name}_API_BASE": fake.base_url if sdk.provider == "openai" else fake.url,
-        "KEYROT_ALLOWED_HOSTS": f"{sdk.provider}={fake.url}",
-        "KEYROT_STATE_URL": f"sqlite://{folder}/state.sqlite3",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "HOME": str(folder),
-        "SDK": sdk.program,
-        "URL": fake.url,
-    }
+async def calls_of(way: Any) -> list[str]:
+    """Return the answers of the calls, or what they raised; nothing suspends in a sync one."""
+    found = list[str]()
+    for _ in range(CALLS):
+        try:
+            answer = way()
+            found.append(str(await answer if inspect.isawaitable(answer) else answer))
+        except Exception as error:
+            found.append(f"{type(error).__name__}: {error}")
+    return found
 
 
-def try_way(title: str, sdk: Sdk, way: str) -> bool:
-    """Run one case and print its line; return whether it passed."""
-    python = python_of(sdk.environment)
-    with fake_of(sdk.provider) as fake, TemporaryDirectory() as folder:
-        environment = environment_of(sdk, fake, Path(folder))
+def run(way: Any) -> list[str]:
+    """Call a way: an async one in one event loop, a sync one in none."""
+    if inspect.iscoroutinefunction(way):
+        return asyncio.run(calls_of(way))
+    try:
+        calls_of(way).send(None)
+    except StopIteration as done:
+        return list(done.value)
+    raise AssertionError("a sync way suspended")
+
+
+def try_way(title: str, sdk: Sdk, place: int) -> bool:
+    """Run one way of an SDK, print its line; return whether it passed."""
+    program, name = getattr(sdk_programs, sdk.program), sdk.provider.upper().replace("-", "_")
+    name = "CO" if name == "COHERE" else name
+    with fake_of(sdk.provider) as fake:
+        keys = [fake.add_key(label).value for label in ("A", "B", "C")]
         fake.always("A", SPENT)
         fake.remove_key("B")
-        options: Any = {"env": environment, "cwd": folder, "capture_output": True, "text": True}
-        command = [str(python), str(HERE / "probe.py"), "sdks", way, str(CALLS)]
-        done = subprocess.run(command, **options, timeout=TIME_LIMIT_S, check=False)
-        status = [sys.executable, "-m", "keyrot_middleware", "status", "--json"]
-        found = subprocess.run(status, **options, timeout=TIME_LIMIT_S, check=False).stdout
+        base = fake.base_url if sdk.provider == "openai" else fake.url
+        os.environ |= {f"{name}_API_KEY": POOL_KEY, f"{name}_API_KEYS": ",".join(keys)}
+        os.environ |= {f"{name}_BASE_URL": base, f"{name}_API_BASE": base}
+        keyrot_middleware.install(allowed_hosts=f"{sdk.provider}={fake.url}")
+        answers, pool = run(program(fake.url)[place]), current_pool()
+        assert pool is not None  # noqa: S101 - it is installed
+        today = source_of(pool).status()["summary"]["today"]
+        keyrot_middleware.uninstall()
         sent = fake.sent("A"), fake.sent(None), fake.sent("C")
-    calls = lines_of(done.stdout)
-    failed = [call["failure"]["texts"][0] for call in calls if call.get("answer") != "ok from C"]
-    today = json.loads(found)["summary"]["today"] if found.startswith("{") else {}
-    booked = [today.get(name) for name in ("input_tokens", "output_tokens", "cost_usd")]
-    is_good = len(calls) == CALLS and not failed and sent == (1, 1, CALLS) and all(booked)
-    print(
-        "ok  " if is_good else "FAIL",
-        f"{title:23} {way:13}",
-        *sent,
-        len(failed),
-        *booked,
-        flush=True,
-    )
-    if not is_good:
-        print(*dict.fromkeys(failed), *done.stderr.splitlines()[-1:], sep="\n")
+    failed = [answer for answer in answers if answer != "ok from C"]
+    booked = [today[name] for name in ("input_tokens", "output_tokens", "cost_usd")]
+    is_good = not failed and sent == (1, 1, CALLS) and all(booked)
+    row = f"{title:23} {WAYS[place]:12}", *sent, len(failed), *booked, today["estimated_tokens"]
+    print("ok  " if is_good else "FAIL", *row, *dict.fromkeys(failed), flush=True)
     return is_good
 
 
 def main(names: list[str]) -> int:
-    """Run the named ones; return how many cases failed."""
-    print("     SDK                     way           A B C failed input output USD")
-    results = [
-        try_way(title, sdk, way)
-        for title, sdk in SDKS.items()
-        if not names or title.startswith(tuple(names))
-        for way in sdk.ways
-    ]
-    print(f"{results.count(True)} passed, {results.count(False)} failed")
-    return min(results.count(False), 100)
+    """Run the named ones, each in its environment; return how many ways failed."""
+    failed = 0
+    print("     SDK                     way          A B C failed input output USD estimated")
+    for title, sdk in SDKS.items():
+        if not names or title.startswith(tuple(names)):
+            python, quiet = str(python_of(sdk.environment)), ("-W", "ignore")
+            command = [python, *quiet, __file__, IN_ENVIRONMENT, title]
+            failed += subprocess.run(command, timeout=TIME_LIMIT_S, check=False).returncode
+    print(f"{failed} ways failed")
+    return min(failed, 100)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if sys.argv[1:2] != [IN_ENVIRONMENT]:
+        sys.exit(main(sys.argv[1:]))
+    made = SDKS[sys.argv[2]]
+    sys.exit([try_way(sys.argv[2], made, place) for place in range(made.ways)].count(False))

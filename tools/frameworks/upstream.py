@@ -61,6 +61,7 @@ def serve(case: Case) -> Iterator[Upstream]:
         with proxy_to(int(fake.host.rpartition(":")[2]), authority.context()) as proxy:
             environment = environment_of(fake, values, home, Path(folder))
             environment |= {"HTTPS_PROXY": proxy, "SSL_CERT_FILE": str(authority.file)}
+            environment["MODEL"] = case.framework.model
             yield Upstream(fake, environment, tuple(values.values()), Path(folder))
 
 

@@ -152,7 +152,7 @@ function draw() {
 
   show("calls", ...attempts.calls.map(parts.callRow));
   byId("no-calls").hidden = attempts.calls.length > 0;
-  show("no-calls", status.degraded ? status.summary.headline.calls : "No call in the last hour.");
+  show("no-calls", status.degraded ? of.headline.hour : "No call in the last hour.");
   drawDetails(now);
   if (known.why) show("why-keys", ...parts.whyKeys(known.why));
   if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });

@@ -30,7 +30,7 @@ export function lastHour({ last_hour: hour, headline }, calls) {
   return [
     el("dl", { class: "figures" }, figure("Failed calls", shortCount(hour.failed_calls), hour.failed_calls > 0),
       figure("Calls", shortCount(hour.calls)), figure("Waits", shortCount(hour.waits))),
-    note(headline.requests + latency),
+    note(headline.hour + latency),
   ];
 }
 

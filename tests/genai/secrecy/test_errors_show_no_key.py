@@ -15,7 +15,7 @@ from support.interactions import SDK_WARNINGS
 from support.modes import MODEL, run, skip_where_the_sdk_reconnects, spread
 from support.raw_server import RawServer, answer, chunk, reset
 from support.reporters import sent_to_sentry
-from support.scenes import SURFACES, WAYS, error_of, raised, surfaces
+from support.scenes import SURFACES, WAYS, error_of, other_calls, raised, surfaces
 from support.servers import closed_port
 from websockets.asyncio.server import serve
 
@@ -273,6 +273,20 @@ def test_a_key_that_a_refusal_repeats(surface, library, echo, scene, no_aiohttp,
     scene.check(error, form=form, more="\n".join(one.getMessage() for one in caplog.records))
     code = getattr(error, "code", None) or getattr(error, "status_code", None)
     assert code in (302, 307, 308, 403)
+
+
+@pytest.mark.parametrize("call", ["files.get", "aio.files.get"])
+def test_an_own_key_of_any_shape_that_a_refusal_repeats(call, scene, no_aiohttp) -> None:
+    """A client's own key, which is none of the pool's, is redacted by its value."""
+    no_aiohttp()
+    own = "FAKE/own.key=of:no+shape"
+    server = scene.serve(lambda connection, value: connection.sendall(answer(error_of(value))))
+    client = scene.client(server.url, own, retry_options={"attempts": 1})
+    error = raised(other_calls(client)[call])
+    assert own in server.keys
+    said = [str(error), repr(vars(error)), error.response.text]
+    assert ["suspended" in text for text in said] == [True] * 3
+    assert [text for text in said if own in text] == []
 
 
 @pytest.mark.parametrize(

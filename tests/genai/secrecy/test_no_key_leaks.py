@@ -76,6 +76,32 @@ def test_every_exception_in_the_chain_is_redacted() -> None:
     assert [str(one) for one in (error, cause, context)] == [f"[redacted] of {n}" for n in "abc"]
 
 
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_the_programs_own_exception_keeps_its_variables_and_text(
+    mode, gemini, pool, connect, no_aiohttp
+) -> None:
+    """What a program handles while it calls is behind the error of the call, and not redacted."""
+    no_aiohttp()
+    pool("A", max_retries=0, max_wait_s=0)
+    gemini.always("A", Reply.CLOSE)
+    text = "AIza" + "FAKE" + "x" * 31
+
+    def broken() -> None:
+        kept = text
+        raise ValueError(kept)
+
+    try:
+        broken()
+    except ValueError as own:
+        with pytest.raises(Exception, match="disconnected") as caught:
+            ask(mode, connect())
+        link: BaseException | None = caught.value
+        while link is not None and link is not own:
+            link = link.__cause__ or link.__context__
+        variables = [frame.f_locals.get("kept") for frame, _ in walk_tb(own.__traceback__)]
+        assert (link is own, str(own), variables[-1]) == (True, text, text)
+
+
 @pytest.mark.parametrize("mode", ["async", "async_stream"])
 async def test_no_dictionary_has_a_key_after_a_call(mode, gemini, pool, connect) -> None:
     """Not even while the timers of the loop keep the context of the call."""

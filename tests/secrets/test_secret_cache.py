@@ -10,13 +10,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from support.servers import wait_for
 from support.stores import GatedStore, cache_of, record_changes, tick_until
 
-from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets import cache as cache_module
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation

@@ -496,15 +496,10 @@ class Spending:
             if limit is not None and spent >= limit:
                 found = later(found, Block(reason, end, waitable=reason == "usd_10m"))
         reserved = self.reserved + self.reserved_before
-        if (
-            not found
-            and reserved
-            and any(
-                limit is not None and spent + reserved + expected > limit
-                for _, spent, limit, _ in windows
-            )
-        ):
-            return Block("usd_reserved", now + PROBE_POLL_S, waitable=True)
+        more = reserved + expected
+        full = (limit is not None and spent + more > limit for _, spent, limit, _ in windows)
+        if not found and reserved and any(full):
+            found = Block("usd_reserved", now + PROBE_POLL_S, waitable=True)
         return found
 
     def book(self, amount: int) -> None:

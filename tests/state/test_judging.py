@@ -125,7 +125,12 @@ def test_a_state_that_was_emptied_is_told_all_at_once(clock: FakeClock) -> None:
     first, second = (MemoryState(RetryPolicy(), clock.time) for _ in range(2))
     one = key("a").with_value("0123")
     pool: Any = SimpleNamespace(
-        state=first, selector=Selector([one]), clock=clock, epoch=None, call_settings=BATCH
+        name="p",
+        state=first,
+        selector=Selector([one]),
+        clock=clock,
+        epoch=None,
+        call_settings=BATCH,
     )
     report_values(pool, is_new_minute=False)
     assert first.snapshot([one]) and first.activity_log("settings")

@@ -59,7 +59,7 @@ def call(*attempts: tuple[str, int | None, str | None], **more: Any) -> dict[str
     made: dict[str, Any] = dict.fromkeys(("workload", "trace_id", "trace_url"))
     made |= {"id": str(next(NUMBERS)), "at": later(), "model": MODEL, "seconds": 1.2}
     made |= {"outcome": "failed" if failed else "ok", "waited": False, "cost_usd": 0.0012}
-    made |= {"input_tokens": 1_200, "output_tokens": 340}
+    made |= {"input_tokens": 1_200, "output_tokens": 340, "estimated": False}
     made["attempts"] = [
         {"key_id": key_id, "code": code, "failure": failure, "seconds": 0.4}
         | {"message": f"Google about {failure}" if failure else ""}
@@ -124,6 +124,7 @@ class FakeSource:
         summary |= {"states": states, "next": {"key_id": first, "available_at": at}}
         summary |= {"calls": list(calls.values()), "last_hour": hour}
         today = {"input_tokens": 120_331, "output_tokens": 20_331, "cost_usd": 0.1234}
+        today["estimated_tokens"] = 0
         summary |= {"today": today, "midnight": later(-3600)}
         summary["projects"] = {
             one["project"]: {"usd_today": one["usd_today"], "usd": one["usd"]}
@@ -156,7 +157,13 @@ class FakeSource:
         self._begin()
         slots, step = (60, 60) if hours == 1 else (144, 600)
         counters = ("requests", "failures", "refused", "calls", "failed_calls", "waits")
-        counters += ("input_tokens", "output_tokens", "nano_usd", "cached_tokens")
+        counters += (
+            "input_tokens",
+            "output_tokens",
+            "nano_usd",
+            "cached_tokens",
+            "estimated_tokens",
+        )
         series: dict[str, Any] = {one: [n % 7 for n in range(slots)] for one in counters}
         sums = {counter: sum(values) // 3 for counter, values in series.items()}
         if by in ("key", "project") and name:

@@ -148,6 +148,7 @@ class SqliteState(State):
         self._db: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._swept_at = -SWEEP_S
+        self._failed_at = 0.0
         self._is_unsafe = False
         """The process was forked while a thread used the file."""
         self._rows = _Rows(f"{pool}:", self._execute)
@@ -328,12 +329,16 @@ class SqliteState(State):
         """
         if self._is_unsafe:
             raise SqliteStateError(f"{self.path}: the process was forked while it was used")
+        began = time.monotonic()
         with self._lock:
+            if began < self._failed_at:  # it has waited for the one that failed
+                raise SqliteStateError(f"{self.path}: it could not be used a moment ago")
             try:
                 return self._decide(decide)
             except BaseException as error:
                 self._close()
                 if isinstance(error, sqlite3.Error | OSError | ValueError):
+                    self._failed_at = time.monotonic()
                     raise SqliteStateError(f"{self.path}: {_explain(error)}") from error
                 raise
 

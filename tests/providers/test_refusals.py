@@ -1,19 +1,26 @@
 """Refusals as providers and gateways word them, and the rule for those that no row knows."""
 
 import json
+import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.json_server import JsonServer, Request, Response
 from support.pool import INFO, Rig, key
 from support.replies import OK, GoogleError
 
+import keyrot_middleware
 from keyrot_middleware import providers
 from keyrot_middleware.core.commands import Failed
 from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.model import CallInfo
+from keyrot_middleware.monitoring.view import lines_of, source_of
+from keyrot_middleware.runtime import current_pool
 
 NOW = 1_790_000_000.0
 """21 September 2026, 14:13:20 UTC."""
@@ -41,17 +48,11 @@ def test_a_refusal_means_what_an_engineer_would_say(row: dict[str, Any]) -> None
 
 RAISED = frozenset(range(400, 500)) - {401, 402, 403, 408, 409, 425, 429}
 _TEXT = st.sampled_from(["", "Invalid API Key", "per day", "retry in 3s", "Forbidden", "x" * 9])
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | _TEXT | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["error", "message", "detail", "code", "type", "errors", "metadata"]),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=8,
+_VALUE = st.none() | st.booleans() | st.integers() | _TEXT | st.text(max_size=8)
+_NAMES = st.sampled_from(["error", "message", "detail", "code", "type", "errors", "metadata"])
+_OBJECT = st.dictionaries(_NAMES, _VALUE, max_size=4)
+_JSON = st.dictionaries(_NAMES, _VALUE | _OBJECT | st.lists(_OBJECT, max_size=2)) | st.lists(
+    _OBJECT
 )
 _HEADERS = st.dictionaries(
     st.sampled_from(["retry-after", "retry-after-ms", "x-ratelimit-reset", "x-should-retry"]),
@@ -83,3 +84,45 @@ def test_no_call_fails_beside_two_good_keys(
             is_google = platform in ("gemini_api", "vertex_express")
             assert status in RAISED or (is_google and status == 403)
     rig.check()
+
+
+@pytest.mark.parametrize("state", ["memory://", "sqlite"])
+def test_a_refusal_that_is_not_known_is_one_warning_and_is_shown(
+    state: str, caplog: pytest.LogCaptureFixture, monkeypatch: Any, tmp_path: Path
+) -> None:
+    """With the provider's own words and without a key, so that people can report it."""
+    values = [f"gsk_FAKE{letter}7Zx9Lm3Np5Rt8Vw2Yb4Dd6Ff0q7Zx9Lm3Np" for letter in "ABC"]
+
+    def answer(request: Request) -> Response:
+        said = request.headers["authorization"]
+        error = {"message": f"Odd {said}, request 17. {'x' * 300}", "type": "odd_key"}
+        return Response(401, {"error": error}) if values[0] in said else Response(200, {})
+
+    monkeypatch.setenv("GROQ_API_KEYS", ",".join(values))
+    url = state if state.endswith("//") else f"sqlite:///{tmp_path}/pool.sqlite3"
+    with closing(JsonServer(answer)) as server, caplog.at_level(logging.WARNING):
+        keyrot_middleware.install(allowed_hosts=f"groq={server.url}", state_url=url)
+        try:
+            for _ in range(6):
+                assert _ask(server.url) == 200
+            pool = current_pool()
+            assert pool is not None
+            shown = list(lines_of(source_of(pool).status()["summary"]["headline"], str))
+            states = [one["state"] for one in keyrot_middleware.status()["keys"].values()]
+        finally:
+            keyrot_middleware.uninstall()
+    [warning] = [one.getMessage() for one in caplog.records if "not known" in one.getMessage()]
+    assert 'unknown_refusal (401) "odd_key Odd Bearer gsk_…[redacted]' in warning
+    assert len(warning) < 500
+    [line] = [text for text in shown if "not known" in text]
+    assert line.startswith("1 reply of Groq not known: 401 odd_key Odd Bearer")
+    assert not [value for value in values if value[8:] in warning + line]
+    assert sorted(states) == ["available", "available", "cooling_down"]
+
+
+def _ask(url: str) -> int:
+    return httpx.post(
+        f"{url}/openai/v1/chat/completions",
+        json={"model": "m", "messages": []},
+        headers={"authorization": "Bearer keyrot-pool"},
+    ).status_code

@@ -15,9 +15,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from hashlib import sha1
 from importlib.resources import files
+from math import inf
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
@@ -72,7 +74,7 @@ from ..core.windows import (
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork
 from ..locks import Lock
-from .base import FOREVER, UNUSED_S, State, dump, load
+from .base import FOREVER, UNUSED_S, State, dump, load, report_unreadable
 
 TIMEOUT_S = 2.0
 """How long to wait for a reply: on a host with thirty busy processes one took 0.9 s."""
@@ -547,10 +549,10 @@ class RedisState(State):
         rows = self._hmget("health", fields)
         found = {}
         for place, key in enumerate(keys):
-            used, successes, errors, error = rows[4 * place : 4 * place + 4]
-            last_used = float(used) if used else None
-            last_error = error.decode() if error else None
-            found[key.key_id] = Health(last_used, int(successes or 0), int(errors or 0), last_error)
+            *numbers, error = rows[4 * place : 4 * place + 4]
+            used, successes, errors = (_number(f"health of {key.key_id}", one) for one in numbers)
+            last_error = error.decode(errors="replace") if error else None
+            found[key.key_id] = Health(used or None, int(successes), int(errors), last_error)
         return found
 
     def _get_all(self, table: str, name: str = "") -> dict[str, Any]:
@@ -666,10 +668,12 @@ class RedisState(State):
 
         rows = self._server.run(work)
         if fields is None:
-            return [{name.decode(): int(n) for name, n in row.items()} for row in rows]
+            rows = [{field.decode(errors="replace"): n for field, n in row.items()} for row in rows]
+        else:
+            rows = [dict(zip(fields, row, strict=True)) for row in rows]
         return [
-            {name: int(n) for name, n in zip(fields, row, strict=True) if n is not None}
-            for row in rows
+            {field: int(_number(name, n)) for field, n in row.items() if n is not None}
+            for name, row in zip(names, rows, strict=True)
         ]
 
     def activity_log(self, name: str) -> list[str]:
@@ -700,6 +704,16 @@ class RedisState(State):
         self._is_closed = True
         _flush_at_exit(lambda: self)
         self._server.close()
+
+
+def _number(name: str, text: bytes | None) -> float:
+    number = inf
+    with suppress(ValueError):
+        number = float(text or 0)
+    if not abs(number) < 2**63:
+        report_unreadable(one_line(name))
+        return 0.0
+    return number
 
 
 def _load(table: str, rows: Iterable[tuple[str, bytes | None]]) -> dict[str, Any]:

@@ -102,11 +102,11 @@ class HttpClients:
 
     def _request(self, wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
         """Wrap the methods of `ClientSession` that send."""
-        if current_redact.get() is not None:  # the transport of a client that is served above
-            return wrapped(*args, **{**kwargs, "allow_redirects": False})
         host = hostname(str(kwargs.get("url", args[-1] if args else "")))
         if host and host not in self.hosts:  # an address of a session's base has none
             return wrapped(*args, **kwargs)
+        if current_redact.get() is not None:  # the transport of a client that is served above
+            return wrapped(*args, **{**kwargs, "allow_redirects": False})
         if not hasattr(sys.modules["aiohttp"].Payload, "as_bytes"):
             if self._calls is not None:
                 self._calls.warn_once("aiohttp", _TOO_OLD)
@@ -142,6 +142,7 @@ class HttpClients:
 
 
 _in_aiohttp: ContextVar[bool] = ContextVar("keyrot_in_aiohttp", default=False)
+"""Whether aiohttp is at work on a request that the pool may serve."""
 
 
 async def _with_own_threads(sending: Any) -> Any:

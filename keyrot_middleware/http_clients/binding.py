@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Collection
+from contextvars import ContextVar
 from functools import partial
+from inspect import iscoroutine
 from typing import Any, TypeVar
 
 from ..adapters import hostname
@@ -100,11 +102,11 @@ class HttpClients:
 
     def _request(self, wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
         """Wrap the methods of `ClientSession` that send."""
-        if current_redact.get() is not None:  # the transport of a client that is served above
-            return wrapped(*args, **{**kwargs, "allow_redirects": False})
         host = hostname(str(kwargs.get("url", args[-1] if args else "")))
         if host and host not in self.hosts:  # an address of a session's base has none
             return wrapped(*args, **kwargs)
+        if current_redact.get() is not None:  # the transport of a client that is served above
+            return wrapped(*args, **{**kwargs, "allow_redirects": False})
         if not hasattr(sys.modules["aiohttp"].Payload, "as_bytes"):
             if self._calls is not None:
                 self._calls.warn_once("aiohttp", _TOO_OLD)
@@ -116,16 +118,18 @@ class HttpClients:
             above = getattr(session, "_middlewares", None) or ()
         options = dict(kwargs)
         ours = AiohttpRequests(self._calls, self._served, session, options)
-        return wrapped(*args, **{**options, "middlewares": (*above, ours)})
+        found = wrapped(*args, **{**options, "middlewares": (*above, ours)})
+        sending = _with_own_threads(found)
+        return sending if iscoroutine(found) else type(found)(sending)
 
     def _in_executor(self, wrapped: Callable[..., Any], loop: Any, args: Any, kwargs: Any) -> Any:
         """Wrap the loops' `run_in_executor`: a send uses threads of the pool's own.
 
-        asyncio resolves names in the loop's default executor. Sync calls that wait for a key in
-        that executor (`asyncio.to_thread`) can take all of its threads: a task that has the key
-        they wait for could then not connect.
+        asyncio resolves names in the loop's default executor, and aiohttp reads .netrc there. Sync
+        calls that wait for a key in that executor (`asyncio.to_thread`) can take all of its
+        threads: a task that has the key they wait for could then not connect.
         """
-        if current_redact.get() is None or self._calls is None:
+        if self._calls is None or not (_in_aiohttp.get() or current_redact.get()):
             return wrapped(*args, **kwargs)
         threads = self._calls.pool.threads
 
@@ -135,6 +139,18 @@ class HttpClients:
             return asyncio.wrap_future(threads.submit(partial(func, *given)), loop=loop)
 
         return run(*args, **kwargs)
+
+
+_in_aiohttp: ContextVar[bool] = ContextVar("keyrot_in_aiohttp", default=False)
+"""Whether aiohttp is at work on a request that the pool may serve."""
+
+
+async def _with_own_threads(sending: Any) -> Any:
+    _in_aiohttp.set(True)
+    try:
+        return await sending
+    finally:
+        _in_aiohttp.set(False)
 
 
 def _url(args: Any, kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from venvs import python_of
 
 import keyrot_middleware
 from keyrot_middleware import POOL_KEY
-from keyrot_middleware.core.activity import POOL
+from keyrot_middleware.core.activity import POOL, ActivityLog
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import FakeAnthropic, FakeOpenAI, Scripted
 
@@ -151,7 +151,9 @@ def try_way(title: str, sdk: Sdk, place: int) -> bool:
         keyrot_middleware.install(allowed_hosts=f"{sdk.provider}={fake.url}")
         answers, pool = run(program(fake.url)[place]), current_pool()
         assert pool is not None  # noqa: S101 - it is installed
-        today = pool.activity.view((), time.time()).today[POOL]
+        pool.activity.send()
+        log = ActivityLog(pool.state.activity, pool.state.activity_log, pool.activity.zone)
+        today = log.view((), time.time()).today[POOL]
         keyrot_middleware.uninstall()
         sent = fake.sent("A"), fake.sent(None), fake.sent("C")
     failed = [answer for answer in answers if answer != "ok from C"]

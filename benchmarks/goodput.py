@@ -1,4 +1,4 @@
-"""Which share of the possible requests a pool gets served, with three ways to count minutes.
+"""Which share of the possible requests a pool gets served, counting clock minutes.
 
 `make goodput` runs it twice: callers, pool and service in simulated time
 (tests/support/simulation.py), and for three real minutes the unchanged SDK in threads, over

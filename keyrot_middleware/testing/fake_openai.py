@@ -482,7 +482,7 @@ class FakeOpenAI(_FakeProvider):
         usage = {"prompt_tokens": asked.tokens, "completion_tokens": number}
         usage["total_tokens"] = asked.tokens + number
         made: dict[str, Any] = {"id": _id("chatcmpl-"), "created": int(asked.now)}
-        made |= {"model": asked.model, "system_fingerprint": None}
+        made |= {"model": asked.model, "system_fingerprint": "fp_fake"}
         if not asked.body.get("stream"):
             message = {"role": "assistant", "content": text, "refusal": None}
             choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}

@@ -24,9 +24,9 @@ from openrouter.errors import TooManyRequestsResponseError
 import keyrot_middleware
 from keyrot_middleware import providers
 from keyrot_middleware.adapters.key_check import check_key
+from keyrot_middleware.core.activity import POOL, ActivityLog
 from keyrot_middleware.core.model import Usage
 from keyrot_middleware.http_clients.events import EventReader
-from keyrot_middleware.monitoring.view import source_of
 from keyrot_middleware.prices import PriceList
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.secrets.stores import open_secret_cache
@@ -453,9 +453,11 @@ def test_a_stream_without_a_count_is_spent_and_shown_as_estimated(
     assert sent == 1
     pool = current_pool()
     assert pool is not None
-    today = source_of(pool).status()["summary"]["today"]
-    assert today["estimated_tokens"] == today["input_tokens"] + today["output_tokens"] > 0
-    assert today["cost_usd"] > 0.00001
+    pool.activity.send()
+    log = ActivityLog(pool.state.activity, pool.state.activity_log, pool.activity.zone)
+    today = log.view((), time.time()).today[POOL]
+    assert today.estimated_tokens == today.input_tokens + today.output_tokens > 0
+    assert today.cost_usd > 0.00001
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic"])

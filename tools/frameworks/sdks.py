@@ -13,6 +13,7 @@ import inspect
 import os
 import subprocess
 import sys
+import time
 from typing import Any, NamedTuple
 
 import sdk_programs
@@ -20,7 +21,7 @@ from venvs import python_of
 
 import keyrot_middleware
 from keyrot_middleware import POOL_KEY
-from keyrot_middleware.monitoring.view import source_of
+from keyrot_middleware.core.activity import POOL, ActivityLog
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import FakeAnthropic, FakeOpenAI, Scripted
 
@@ -150,13 +151,15 @@ def try_way(title: str, sdk: Sdk, place: int) -> bool:
         keyrot_middleware.install(allowed_hosts=f"{sdk.provider}={fake.url}")
         answers, pool = run(program(fake.url)[place]), current_pool()
         assert pool is not None  # noqa: S101 - it is installed
-        today = source_of(pool).status()["summary"]["today"]
+        pool.activity.send()
+        log = ActivityLog(pool.state.activity, pool.state.activity_log, pool.activity.zone)
+        today = log.view((), time.time()).today[POOL]
         keyrot_middleware.uninstall()
         sent = fake.sent("A"), fake.sent(None), fake.sent("C")
     failed = [answer for answer in answers if answer != "ok from C"]
-    booked = [today[name] for name in ("input_tokens", "output_tokens", "cost_usd")]
+    booked = today.input_tokens, today.output_tokens, today.cost_usd
     is_good = not failed and sent == (1, 1, CALLS) and all(booked)
-    row = f"{title:23} {WAYS[place]:12}", *sent, len(failed), *booked, today["estimated_tokens"]
+    row = f"{title:23} {WAYS[place]:12}", *sent, len(failed), *booked, today.estimated_tokens
     print("ok  " if is_good else "FAIL", *row, *dict.fromkeys(failed), flush=True)
     return is_good
 

@@ -86,6 +86,8 @@ class Served(NamedTuple):
     """google-genai among them or not."""
     hosts: Mapping[str, Mapping[str, Sequence[Provider]]]
     """The providers whose keys may go to a host, by its origins, or the paths below one."""
+    with_paths: frozenset[str]
+    """Hosts of which one of these is a path."""
     key_headers: frozenset[str]
     """Those that can have a key, in lower case."""
     request_headers: frozenset[str]
@@ -99,10 +101,10 @@ class Served(NamedTuple):
         there = self.providers(url)
         if not there:
             return None
-        provider = there[0]
-        if len(there) > 1:
-            provider = max(there, key=lambda one: one.fit(method, url, headers))
-        route = provider.route(method, url)
+        found = [one for one in there if one.route(method, url) is not None]
+        if len(found) != 1 or any(one.key_header != found[0].key_header for one in there):
+            found = [max(there, key=lambda one: one.fit(method, url, headers))]
+        provider, route = found[0], found[0].route(method, url)
         if route is None and provider.find_key(NO_ROUTE, headers, url)[0].startswith(POOL_KEY):
             verb = method.lower()
             route = NO_ROUTE._replace(verb=verb, idempotent=verb in ("get", "head"))
@@ -110,11 +112,12 @@ class Served(NamedTuple):
 
     def providers(self, url: str) -> Sequence[Provider]:
         """Return the providers of an address; of its host, where its origin is nobody's."""
-        places = self.hosts.get(hostname(url))
+        host = hostname(url)
+        places = self.hosts.get(host)
         if places is None:
             return ()
         found = places.get(origin_from_url(url)) or next(iter(places.values()))
-        if len(places) > 1:
+        if host in self.with_paths:
             within = [place for place in places if is_within(url, (place,))]
             found = places[max(within, key=len)] if within else found
         return found
@@ -146,6 +149,7 @@ def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
     return Served(
         libraries,
         hosts,
+        frozenset(host for host, places in hosts.items() if any(p.count("/") > 2 for p in places)),
         keys,
         keys | {CLIENT_HEADER, *SDK_RETRIES, "user-agent"},
         frozenset(

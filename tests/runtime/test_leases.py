@@ -205,8 +205,16 @@ async def test_no_loop_waits_for_a_distant_state(end: str) -> None:
         del relay
         gc.collect()
     elif end == "cancelled":
-        rig.asend, send = hang, rig.asend  # type: ignore[method-assign]
-        await stopped(asyncio.create_task(rig.acall()))
+        sending = asyncio.Event()
+
+        async def sends(lease: Lease) -> None:
+            sending.set()
+            await hang(lease)
+
+        rig.asend, send = sends, rig.asend  # type: ignore[method-assign]
+        task = asyncio.create_task(rig.acall())
+        await sending.wait()
+        await stopped(task)
         rig.asend = send  # type: ignore[method-assign]
     elif end == "undone":
         shared.gate.clear()

@@ -108,10 +108,15 @@ def test_a_value_that_is_no_gemini_key_is_a_warning(value, text) -> None:
     assert keyrot_middleware.status()["installed"]
 
 
-def test_a_key_of_another_provider_is_an_error_that_names_both() -> None:
-    with pytest.raises(keyrot_middleware.ConfigError, match="keys of openai do; it is for gemini"):
-        keyrot_middleware.install(keys=["sk-proj-" + "x" * 40])
-    assert not keyrot_middleware.status()["installed"]
+def test_a_key_of_another_provider_is_skipped_with_a_warning_that_names_both() -> None:
+    """The other keys serve; with none there is no pool."""
+    foreign = "sk-proj-" + "x" * 40
+    for keys, has_pool in (([foreign], False), ([foreign, KEY], True)):
+        found = warnings_of(keys=keys)
+        assert "key key_1: its value begins with sk-proj-, as keys of openai do" in found[0]
+        assert "it is for gemini" in found[0]
+        assert keyrot_middleware.status()["installed"] is has_pool
+        keyrot_middleware.uninstall()
 
 
 @pytest.mark.parametrize(

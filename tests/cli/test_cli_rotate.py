@@ -317,13 +317,17 @@ def test_a_command_that_fails_says_what_is_left(pool: Pool) -> None:
 
 def test_commands_get_no_value_in_their_environment(pool: Pool) -> None:
     """They get the key's id; the old value is on stdin of --revoke."""
-    new = pool.gemini.add_key("new").value
+    new = pool.gemini.add_key("odd", value="FAKE.new=value").value  # without a shape, in quotes
     env = {"GEMINI_KEY_b": pool.values["b"], "GEMINI_API_KEY": "FAKE-home", "MINE": "kept"}
-    create = f"env > {pool.folder}/create.txt; echo {new}"
+    env["OTHER"] = pool.values["b"]
+    keys = [{"key_id": "a"}, {"key_id": "b"}, {"key_id": "c", "secret": "env://OTHER"}]
+    (pool.folder / "keys.json").write_text(json.dumps(keys))
+    create = f"env > {pool.folder}/create.txt; echo made {new} >&2; echo '\"{new}\"'"
     revoke = f"env > {pool.folder}/revoke.txt; cat > {pool.folder}/stdin.txt; ps -eo args > all.txt"
     with pool.workers(1):
         ran = pool.rotate("a", "--create", create, "--revoke", revoke, **env)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ("made [redacted]" in ran.stderr, new in ran.stderr) == (True, False)
     assert (pool.folder / "stdin.txt").read_text() == pool.values["a"] + "\n"
     assert pool.values["a"] not in (pool.folder / "all.txt").read_text()
     for name in ("create.txt", "revoke.txt"):

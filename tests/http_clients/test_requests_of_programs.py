@@ -20,6 +20,7 @@ import keyrot_middleware
 from keyrot_middleware import errors
 from keyrot_middleware.adapters import bodies
 from keyrot_middleware.http_clients import calls, transport
+from keyrot_middleware.settings import origins
 from keyrot_middleware.testing import FakeKey, Reply
 
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
@@ -76,6 +77,20 @@ def test_a_proxy_gets_no_key_in_clear(library, gemini, pool, monkeypatch) -> Non
         keyrot_middleware.install(keys=[gemini.key("A").value], allowed_hosts=[gemini.host])
         assert post(library, native(gemini), json=BODY, headers=HEADERS).status_code == 200
     assert gemini.sent("A") == 1
+
+
+@pytest.mark.parametrize(
+    ("exempt", "is_safe"),
+    [
+        *((one, True) for one in ("localhost", "x, LOCALHOST ", "*")),
+        *((one, False) for one in ("", "localhost:9", ".localhost", "http://localhost", "127.")),
+    ],
+)
+def test_libraries_read_no_proxy_in_different_ways(exempt, is_safe, monkeypatch) -> None:
+    """Plain HTTP within this machine needs a name that all of them leave to no proxy."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", exempt)
+    assert ("http://localhost:9" in origins(["localhost:9"])) is is_safe
 
 
 @LIBRARIES

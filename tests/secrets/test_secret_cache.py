@@ -221,7 +221,9 @@ def test_many_values_without_a_shape_are_masked_wherever_they_stand(count) -> No
     """Few are searched one by one, many by one look at the text; of two the longer one is."""
     values = {f"k{n}": f"FAKE.{n:04}" + "+/=x"[n % 4] * 30 for n in range(count)}
     values["long"] = values["k1"] + "tail"
+    values["shaped"] = "sk-proj-FAKE" + "x" * 30
     cache = cache_of(GatedStore(**values))
+    assert cache.redact(f"\\n{values['shaped']}") == "\\n[redacted]"
     text = f"0{values['k0']}x%20{values['long']}{values['k2']}\\n{values['k1']}, FAKE.0001"
     hidden = "[redacted]"
     assert cache.redact(text) == f"0{hidden}x%20{hidden}{hidden}\\n{hidden}, FAKE.0001"

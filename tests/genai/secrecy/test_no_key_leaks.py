@@ -12,6 +12,7 @@ from traceback import TracebackException, walk_tb
 from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
+import httpx
 import pytest
 from google import genai
 from support.interactions import SDK_WARNINGS
@@ -34,7 +35,7 @@ from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.providers.gemini import KEY_HEADER
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.secrets import Secret
-from keyrot_middleware.testing import FakeGemini, Reply
+from keyrot_middleware.testing import FakeGemini, FakeOpenAI, Reply
 
 FAILURES = sorted(set(Reply.all()) - {"OK", "CONTINUATION", "LATE"})
 
@@ -124,6 +125,23 @@ def test_a_key_in_place_of_the_model_is_shown_nowhere(mode, pool, connect, caplo
     shown = [keyrot_middleware.status(), source_of(installed).status(), caplog.text]
     assert "AIza" in str(shown)
     assert key not in str([*shown, source_of(installed).attempts()])
+
+
+def test_a_key_without_a_shape_in_place_of_the_model_is_shown_nowhere(monkeypatch, caplog) -> None:
+    """As that of Gemini, for providers whose keys look like nothing."""
+    caplog.set_level(logging.DEBUG, "keyrot_middleware")
+    with FakeOpenAI("mistral") as fake:
+        key = fake.add_key("a").value
+        monkeypatch.setenv("MISTRAL_API_KEYS", key)
+        keyrot_middleware.install(allowed_hosts=[f"mistral={fake.url}"])
+        url, bearer = f"{fake.url}/v1/chat/completions", {"authorization": "Bearer keyrot-pool"}
+        body = {"model": key, "messages": [{"role": "user", "content": "x"}]}
+        assert httpx.post(url, json=body, headers=bearer).status_code == 200
+        report = source_of(current_pool())
+        shown = [keyrot_middleware.status(), report.status(), report.attempts(), caplog.text]
+        keyrot_middleware.uninstall()
+    assert "[redacted]" in str(shown)
+    assert key not in str(shown)
 
 
 class Unreadable:

@@ -111,7 +111,7 @@ def fake_of(provider: str) -> Any:
     """Return the fake of a provider."""
     if provider == "anthropic":
         return FakeAnthropic()
-    return FakeCohere() if provider == "cohere" else FakeOpenAI(provider)  # type: ignore[arg-type]  # names of both
+    return (FakeCohere if provider == "cohere" else FakeOpenAI)(provider)  # type: ignore[arg-type]  # a name
 
 
 async def calls_of(way: Any) -> list[str]:

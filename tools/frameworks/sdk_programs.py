@@ -79,7 +79,7 @@ def cerebras(url: str) -> list[Any]:
 
 def fireworks(url: str) -> list[Any]:
     """Fireworks's."""
-    return chat("fireworks", "Fireworks", "accounts/fireworks/models/deepseek-v3p1", url)
+    return chat("fireworks", "Fireworks", "accounts/fireworks/models/deepseek-v3p2", url)
 
 
 def perplexity(url: str) -> list[Any]:

@@ -674,8 +674,7 @@ class Config:
     @property
     def allowed(self) -> AllowedOrigins:
         """Where keys may be sent."""
-        platforms = dict.fromkeys(key.service for key in self.keys)
-        return allowed_origins(self.settings.allowed_hosts, platforms)
+        return allowed_origins(self.settings.allowed_hosts, providers.platforms())
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

@@ -571,13 +571,6 @@ class Refresher:
         require_prices(key.usd for key in configured)
         self._config = config
         self._pool.configured = configured
-        if later := {key.platform for key in configured} - self._pool.allowed_origins.keys():
-            text = (
-                f"pool {self._pool.name}: keys of {', '.join(sorted(later))} were added to "
-                "keys.json; the next install() serves calls with them"
-            )
-            warn_safely(text)
-            _log.warning("%s", text)
         self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)
 
     def _renew(self) -> None:

@@ -493,3 +493,21 @@ def test_a_key_of_the_pool_is_the_home_key(gemini, pool) -> None:
     with httpx.Client() as client:
         client.get(f"{gemini.url}/v1beta/files", headers=headers)
     assert gemini.log[-1].key == "B"
+
+
+def test_a_placeholder_never_leaves_for_a_provider_without_keys(pool) -> None:
+    """The reply says what to set, and nothing is sent; a key of the program's own goes as it is."""
+    pool("A")
+    sent: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers["authorization"])
+        return httpx.Response(200)
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        for value in ("keyrot-pool", "own"):
+            headers = {"authorization": f"Bearer {value}"}
+            reply = client.post("https://api.openai.com/v1/responses", headers=headers, json={})
+            assert reply.status_code == (200 if value == "own" else 401)
+            assert ("OPENAI_API_KEYS" in reply.text) is (value != "own")
+    assert sent == ["Bearer own"]

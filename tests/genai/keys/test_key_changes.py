@@ -69,15 +69,6 @@ def test_keys_and_limits_change_without_a_restart(gemini, files, connect, caplog
     assert ask("sync", client) == "ok from A"
 
 
-def test_keys_of_another_provider_wait_for_the_next_install(files, caplog) -> None:
-    """Its hosts are not patched yet: one warning says so, and the other keys go on."""
-    files.start("A")
-    with pytest.warns(keyrot_middleware.KeyrotWarning, match="keys of groq were added"):
-        files.put("G")
-        files.list("A", {"key_id": "G", "provider": "groq"})
-        wait_for(lambda: "the next install() serves calls with them" in caplog.text)
-
-
 def test_the_last_key_that_is_removed_is_not_sent_again(gemini, files, connect, caplog) -> None:
     caplog.set_level(logging.INFO, "keyrot_middleware")
     files.start("A")

@@ -23,7 +23,7 @@ from ..core.selection import Selector
 from ..core.text import did_you_mean, mask_url, one_line, remaining, short_time
 from ..errors import KeyrotError
 from ..monitoring.report import DISABLED_S, LIMIT_MAX, PoolReport
-from ..monitoring.view import WINDOWS, Row, lines_of, look, when
+from ..monitoring.view import WINDOWS, Row, lines_of, look
 from ..providers.keys import hide_secrets
 from ..runtime.activity import Activity
 from ..runtime.judging import CallSettings
@@ -478,4 +478,5 @@ def back_at(key: Mapping[str, Any], now: datetime) -> str:
     at = key["available_at"]
     if key["available"] or at is None:
         return "now" if key["available"] else "-"
-    return when(key["ends_by"], f"{short_time(at)}, {_left(at, now)}")
+    what = "available" if key["ends_by"] == "time" else "tried"  # a guess is no promise
+    return f"{what} again {short_time(at)}, {_left(at, now)}"

@@ -367,7 +367,6 @@ class PoolReport:
             "keys": len(rows),
             "available": states["available"],
             "states": {state: states[state] for state in KEY_STATES},
-            "next": view.first_available((row.key.key_id, row.overall) for row in rows),
             "calls": [_judged(one, seen) for one in seen.calls],
             "last_hour": last_hour,
             "today": dict.fromkeys(amounts | cost) if degraded else amounts | cost,
@@ -398,7 +397,7 @@ class PoolReport:
         raise KeyError(key_id)
 
     def _reset(self, row: Row) -> None:
-        if self.on_reset is not None and row.serves:
+        if self.on_reset is not None and row.overall.state not in ("unresolved", "disabled"):
             self.on_reset(row.key.key_id)
         else:  # the pool is other processes', or no call of this one uses the key
             self.state.reset(row.key)

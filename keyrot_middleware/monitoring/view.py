@@ -129,11 +129,6 @@ class Row:
     runs_out: dict[str, float] = field(default_factory=dict)
     """When its project's day ends early, by model; see `forecast`."""
 
-    @property
-    def serves(self) -> bool:
-        """Return whether it could serve any call: it has a value, and is not switched off."""
-        return self.overall.state not in ("unresolved", "disabled")
-
 
 class Look(NamedTuple):
     """What was seen of a pool at one moment."""
@@ -478,11 +473,6 @@ def cut_off(key: Candidate, reason: str) -> str:
     return f"billing account {account}"
 
 
-def when(ends_by: str | None, at: str) -> str:
-    """Say what happens at a time: `available again at …` only if it is named, and no guess."""
-    return f"available again {at}" if ends_by == "time" else f"tried again {at}"
-
-
 def sentence_of(one: Judgement, now: float) -> str:
     """Say in a sentence how calls of a model and a workload are served."""
     model = model_label(one.model)
@@ -566,13 +556,6 @@ def available_of(available: int, keys: int) -> str:
     """Return `1 of 2 keys is available`."""
     verb = "is" if available == 1 else "are"
     return f"{available:,} of {plural(keys, 'key')} {verb} available"
-
-
-def first_available(found: Iterable[tuple[str, Availability]]) -> dict[str, Any]:
-    """Return when the first key is available of those that are not, and which; not of rejected."""
-    known = [(one.at, i) for i, one in found if one.at is not None and one.ends_by != "person"]
-    at, key_id = min(known, default=(None, None))
-    return {"key_id": key_id, "available_at": iso(at)}
 
 
 def _full_window(row: Row, reason: str, model: str) -> str:

@@ -119,18 +119,9 @@ class RunningCall:
     """Makes the record of one call."""
 
     __slots__ = (
-        "_activity",
-        "_attempts",
-        "_began",
-        "_first_chunk_s",
-        "_info",
-        "_sent_at",
-        "_since",
-        "_usage",
-        "_waited_s",
-        "trace_id",
-        "waited",
-    )
+        "_activity", "_attempts", "_began", "_first_chunk_s", "_info", "_sent_at", "_since",
+        "_usage", "_waited_s", "trace_id", "waited",
+    )  # fmt: skip
 
     def __init__(self, activity: Activity, info: CallInfo) -> None:
         """Begin with the call."""

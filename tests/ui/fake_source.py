@@ -91,8 +91,7 @@ class FakeSource:
         """Filter, sort and page the keys."""
         self._begin()
         states = {name: sum(one["state"] == name for one in self.keys) for name in KEY_STATES}
-        times = [(one["available_at"], one["key_id"]) for one in self.keys if one["available_at"]]
-        at, first = min(times, default=(None, None))
+        at = min((one["available_at"] for one in self.keys if one["available_at"]), default=None)
         calls: dict[str, dict[str, Any]] = {}
         for one in self.keys:
             for model, usage in one["used"].items():
@@ -121,7 +120,7 @@ class FakeSource:
         shown = found[offset : offset + limit]
         hour = {"calls": 331, "failed_calls": 2, "requests": 340, "failures": 9, "waits": 3}
         summary: dict[str, Any] = {"keys": len(self.keys), "available": states["available"]}
-        summary |= {"states": states, "next": {"key_id": first, "available_at": at}}
+        summary["states"] = states
         summary |= {"calls": list(calls.values()), "last_hour": hour}
         today = {"input_tokens": 120_331, "output_tokens": 20_331, "cost_usd": 0.1234}
         today["estimated_tokens"] = 0

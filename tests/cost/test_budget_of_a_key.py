@@ -92,7 +92,7 @@ def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, 
     first = status["keys"][0]
     budget = {"day": {"spent": pytest.approx(cost), "limit": pytest.approx(cost)}}
     assert first["usd"] == status["keys"][1]["usd"] == budget
-    assert first["sentence"].startswith("the budget of the day is spent; available again at ")
+    assert first["sentence"].startswith("the budget of the day is spent")
     assert status["keys"][2]["usd"] == {}
     assert status["summary"]["projects"]["web"] == {
         "usd_today": pytest.approx(cost, abs=1e-9),

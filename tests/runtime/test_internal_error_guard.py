@@ -124,7 +124,7 @@ class RecordingObserver:
         assert token is self
         self.events.append(")")
 
-    def finish(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None, record: Any) -> None:
         self.events.append(type(error).__name__ if error else "end")
 
 

@@ -43,23 +43,25 @@ def test_two_processes_add_to_one_history(url: str) -> None:
         first.add(call(NOW - 7_200, "a", "quota_minute", workload="night"))
         second.add(call(NOW, "b", workload="night", outcome="failed", waited=False))
         second.send()
-        view = first.view(["a", "b", "never"], NOW)
+        view = first.read().view(["a", "b", "never"], NOW)
         assert sum(view.histories[POOL].requests) == 1  # of the last hour
         assert view.today["b"].cost_usd == 0.001
         assert "never" not in view.histories
         assert [[a.key_id for a in c.attempts] for c in view.calls] == [["a"], ["b"]]
         assert [c.waited for c in view.calls] == [True, False]
-        pool = first.history(POOL, DAY, NOW)
+        pool = first.read().history(POOL, DAY, NOW)
         sums = [2, 1, 1, 2, 1, 1, 14, 6, 2_000_000, 0, 0]
         assert [sum(counts) for counts in pool] == sums
         assert (len(pool.calls), pool.calls[-1], pool.calls[-13]) == (144, 1, 1)
-        assert sum(first.history(POOL, HOUR, NOW).calls) == 1
+        assert sum(first.read().history(POOL, HOUR, NOW).calls) == 1
         for entry in ("a", project_entry("p")):
-            assert sum(first.history(entry, DAY, NOW).refused) == 1
-        assert first.shares("workload", DAY, NOW) == {"night": sums}
-        assert first.shares("model", HOUR, NOW) == {"m": [1, 0, 0, 1, 1, 0, 7, 3, 1_000_000, 0, 0]}
-        assert [one.at for one in second.failures("a")] == [NOW - 7_200]
-        assert second.failures("b") == []
+            assert sum(first.read().history(entry, DAY, NOW).refused) == 1
+        assert first.read().shares("workload", DAY, NOW) == {"night": sums}
+        assert first.read().shares("model", HOUR, NOW) == {
+            "m": [1, 0, 0, 1, 1, 0, 7, 3, 1_000_000, 0, 0]
+        }
+        assert [one.at for one in second.read().failures("a")] == [NOW - 7_200]
+        assert second.read().failures("b") == []
 
 
 def test_activity_records_in_redis_expire(valkey: Server) -> None:
@@ -144,7 +146,7 @@ def environment(gemini: FakeGemini) -> dict[str, str]:
 
 def calls_in(url: str, *, is_priced: bool = False) -> int:
     with opened(url, pool="default") as state:
-        view = Activity(state, time.time).view(["key_1"], time.time())
+        view = Activity(state, time.time).read().view(["key_1"], time.time())
         if is_priced:
             assert view.today["key_1"].cost_usd == view.today[POOL].cost_usd > 0
         assert sum(view.histories[POOL].calls) == sum(view.histories["key_1"].requests)

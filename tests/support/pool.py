@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from keyrot_middleware import providers
+from keyrot_middleware.core.activity import CallRecord
 from keyrot_middleware.core.commands import StreamOpened
 from keyrot_middleware.core.flow import CallState, Exhausted
 from keyrot_middleware.core.model import (
@@ -274,7 +275,7 @@ class Tape:
     def detach(self, token: object) -> None:
         """Do nothing."""
 
-    def finish(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None, record: CallRecord) -> None:
         """Do nothing."""
 
     def of(self, kind: type) -> list[Any]:

@@ -93,6 +93,8 @@ class Judgement(NamedTuple):
     run: Run | None = None
     is_spare: bool = False
     """Keys of others serve it, since its workload's own are out, or the next model does."""
+    is_own: bool = False
+    """What its workload may use is among what blocks it: others may be served."""
 
     @property
     def is_trouble(self) -> bool:
@@ -153,7 +155,8 @@ def judge(
     if goes_on and next_model and ANSWERS.index(next_model.answer) > ANSWERS.index(answer):
         answer, is_spare = next_model.answer, True
     found = info.model, info.workload, answer, len(able), len(keys)
-    return Judgement(*found, first, block, end, run, is_spare)
+    is_own = any(one.note for one in out.values())
+    return Judgement(*found, first, block, end, run, is_spare, is_own)
 
 
 def ends_by(block: Block) -> EndsBy:
@@ -164,9 +167,9 @@ def ends_by(block: Block) -> EndsBy:
     return "time" if block.until < inf and is_named else "guess"
 
 
-def _turn(block: Block) -> tuple[bool, bool, float]:
-    """Return in which order blocks are expected to end."""
-    return block.until == inf, ends_by(block) == "person", block.until
+def _turn(block: Block) -> tuple[bool, bool, float, bool]:
+    """Return in which order blocks are expected to end; of two at once, the one with a note."""
+    return block.until == inf, ends_by(block) == "person", block.until, not block.note
 
 
 def describe_block(block: Block) -> str:

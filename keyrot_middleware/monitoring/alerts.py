@@ -87,6 +87,8 @@ _ENDS: dict[str, tuple[EventName, str]] = {
     "state_degraded": ("state_recovered", "is reachable again; limits are shared again"),
 }
 """How the end of a fact is told; other ends are not."""
+_OF_PROCESS = "state_degraded"
+"""Each process finds it for itself, and no list has it."""
 _GOOD = frozenset(event for event, _ in _ENDS.values())
 _BAD = frozenset(_ENDS) - {"workload_degraded", "state_degraded"}
 """Which events are successes and failures for Apprise, in their color or icon; others warn."""
@@ -311,8 +313,9 @@ class Alerts:
 
     def _compare(self, facts: dict[str, Fact], *, has_all: bool) -> None:
         now, state = self._pool.clock.time(), self._pool.state
+        own = {name: fact for name, fact in self._kept.items() if fact.event == _OF_PROCESS}
         if not state.degraded:
-            self._kept = read_facts(state)
+            self._kept = read_facts(state) | own
         for name, fact in facts.items():
             before = self._kept.get(name)
             if fact.text and (before is None or not before.is_on) and may_tell(state, name, now):
@@ -322,7 +325,9 @@ class Alerts:
                 if told_at == now:
                     self._tell(fact, fact.event, fact.text)
         for name, fact in [*self._kept.items()] if has_all else ():
-            if fact.is_on and name not in facts and may_tell(state, f"{name} end", now, name):
+            if not fact.is_on or name in facts:
+                continue
+            if name in own or may_tell(state, f"{name} end", now, name):
                 self._keep(fact._replace(is_on=False))
                 if fact.event in _ENDS and fact.told_at == fact.since:
                     event, text = _ENDS[fact.event]
@@ -332,7 +337,8 @@ class Alerts:
 
     def _keep(self, fact: Fact) -> None:
         self._kept[fact.name] = fact
-        keep_fact(self._pool.state, fact)
+        if fact.event != _OF_PROCESS:
+            keep_fact(self._pool.state, fact)
 
     def _find(self) -> Iterator[Fact]:
         pool = self._pool
@@ -416,10 +422,9 @@ def _of_call(one: Judgement, now: float) -> Iterator[Fact]:
     if one.is_spare and one.able and one.run is None:
         yield fact("workload_degraded", True, until is None or until - now >= HOUR_S)
     elif one.answer in ("no", "due", "busy"):
-        is_own = block is not None and bool(block.note)
-        yield fact("pool_exhausted", is_own, one.answer == "no")
+        yield fact("pool_exhausted", one.is_own, one.answer == "no")
         if one.workload:
-            yield fact("pool_exhausted", True, is_own and one.answer == "no")
+            yield fact("pool_exhausted", True, one.is_own and one.answer == "no")
             yield fact("workload_degraded", True, False)
 
 

@@ -226,7 +226,8 @@ class PoolReport:
         keys = [key for _, key in order]
         blocks, rejected = view.blocks_of(self.state, counted, keys), _rejected(rows)
         run = self.activity.read().run(platform, info.model, now)
-        judged = judge(info, keys, blocks, now=now, rejected=rejected, run=run)
+        wait_s = settings.wait_s
+        judged = judge(info, keys, blocks, now=now, rejected=rejected, run=run, wait_s=wait_s)
         able = [one for one in order if one[1].key_id not in blocks.keys() | rejected.keys()]
         next_keys = self._next_keys(able, counted, selector)
         place = {key.key_id: group + 1 for group, key in order}

@@ -277,19 +277,12 @@ def test_watch_updates_until_it_is_interrupted(service: Service, flags: tuple[st
         assert watching.wait() == 0
 
 
-@pytest.mark.parametrize(
-    ("key_id", "message"),
-    [
-        ("gone_01", "key gone_01 is reset: the rejection (key_invalid) is forgotten"),
-        ("cool_01", "the cooldown of its project (quota_minute) and 1 learned limit are forg"),
-        ("used_01", "there was no cooldown and no learned limit to forget"),
-    ],
-)
-def test_reset_makes_a_key_available(keyrot, service, key_id, message) -> None:
-    """A running service can lease the key again; the output names what was reset."""
+@pytest.mark.parametrize("key_id", ["gone_01", "cool_01", "used_01"])
+def test_reset_makes_a_key_available(keyrot, service, key_id) -> None:
+    """A running service can lease the key again; the output says how the key is now."""
     ran = keyrot("reset", key_id, **service.env)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert message in ran.stdout
+    assert ran.stdout == f"key {key_id} is reset; it is now: available now\n"
     assert isinstance(service.acquire(key_id), Lease)
 
 

@@ -219,5 +219,9 @@ SAYS = {
     "key_invalid": "API key not valid. Please pass a valid API key.",
     "key_leaked": "Your API key was reported as leaked. Please use another API key.",
     "project_suspended": "Permission denied: Consumer has been suspended.",
+    "project_denied": "Your project has been denied access. Please contact support.",
+    "project_cap": "Your project has exceeded its monthly spending cap.",
+    "billing_cap": "Your billing account has exceeded its monthly spending cap.",
+    "credit_depleted": "Your prepayment credits are depleted.",
 }
 """Google's own sentence for a class, by which people search for it."""

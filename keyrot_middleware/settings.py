@@ -389,8 +389,6 @@ class Settings(BaseModel):
     trace_url: Annotated[str, AfterValidator(_good_trace_url)] | None = None
     """where your tracing shows a trace, such as `https://jaeger.example/trace/{trace_id}`: [the
     page](page.md) links each call to it"""
-    progress: bool = True
-    """`false`: no line on a terminal while a call waits under `keyrot run`"""
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("settings cannot be pickled: the keys in them stay in this process")

@@ -16,7 +16,6 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..core.text import seconds_in
 from ..errors import ConfigError, KeyrotError, MissingExtraError
-from ..keys_file import SINGLE_KEYS
 from .run import USAGE
 
 
@@ -231,29 +230,21 @@ Next:
 
 
 @app.command("init")
-def _init(
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Ask nothing; take the keys of GEMINI_API_KEYS.")
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Replace keys.json, and the lines of these keys in .env."),
-    ] = False,
-) -> None:
-    """Write a first keys.json and .env, from keys that you paste or from GEMINI_API_KEYS."""
+def _init() -> None:
+    """Write a first keys.json and .env, from GEMINI_API_KEYS or from keys that you paste."""
     from ..settings import read_env_file  # noqa: PLC0415 - each command loads what it needs
 
     keys_file, env_file = Path("keys.json"), Path(".env")
-    if keys_file.exists() and not force:
-        raise KeyrotError("keys.json exists; nothing was written. With --force, it is replaced")
-    values = _values(ask=not yes)
+    if keys_file.exists():
+        raise KeyrotError("keys.json exists; nothing was written")
+    values = _values()
     if wrong := [n for n, value in enumerate(values, 1) if not _VALUE.fullmatch(value)]:
         raise KeyrotError(f"value {wrong[0]} is not a key: letters, digits and _ . - only")
     lines = {f"GEMINI_KEY_key_{n}": value for n, value in enumerate(values, 1)}
     entries = [{"key_id": f"key_{n}"} for n in range(1, len(values) + 1)]
     try:
-        if lines.keys() & read_env_file(env_file).keys() and not force:
-            raise KeyrotError(".env sets such keys; nothing was written. --force replaces them")
+        if lines.keys() & read_env_file(env_file).keys():
+            raise KeyrotError(".env sets such keys; nothing was written")
         env_file = env_file.resolve()
         env_file.touch()
         env_file.chmod(0o600)
@@ -266,17 +257,16 @@ def _init(
     print(_NEXT.format(count=len(values)))
 
 
-def _values(*, ask: bool) -> list[str]:
+def _values() -> list[str]:
     pool = os.environ.get("GEMINI_API_KEYS", "").split(",")
-    single = [os.environ.get(name, "") for name in SINGLE_KEYS]
     found = list(dict.fromkeys(filter(None, map(str.strip, pool))))
-    found = found or list(filter(None, single))[:1]
-    if ask and not (found and typer.confirm(f"Use {len(found)} keys of your environment?", True)):
-        found = []
-        while value := typer.prompt(
+    asked = not found
+    while asked and (
+        value := typer.prompt(
             f"Key {len(found) + 1}, not shown (Enter: no more)", "", True, show_default=False
-        ):
-            found.append(value.strip())
+        )
+    ):
+        found.append(value.strip())
     if not found:
         raise KeyrotError("there is no key to write: set GEMINI_API_KEYS=first,second")
     return found

@@ -15,7 +15,6 @@ import pytest
 from cli.conftest import Keyrot
 from typer.testing import CliRunner
 
-from keyrot_middleware.cli import OTHER_COMMANDS
 from keyrot_middleware.cli.app import app
 from keyrot_middleware.cli.fake import make_server, parse
 
@@ -110,12 +109,6 @@ def test_a_key_can_have_limits_that_cloud_quotas_lists() -> None:
         ]
     assert ['"value": "5"' in page for page in pages] == [False, True]
     assert ['"value": "40"' in page for page in pages] == [True, False]
-
-
-def test_the_help_without_the_extra_lists_all_commands() -> None:
-    """Those that typer would list."""
-    names = {command.name for command in app.registered_commands} - {"run"}
-    assert set(OTHER_COMMANDS.split(", ")) == names
 
 
 ROOT = Path(__file__).parents[2]

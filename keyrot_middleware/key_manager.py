@@ -24,7 +24,7 @@ from . import providers
 from ._install import open_pool
 from .adapters import facts_from_reported_error, with_served_tier
 from .adapters.pooled_calls import PooledCalls
-from .core.commands import Failed, Settle, StreamEnd, StreamOpened
+from .core.commands import Failed, StreamEnd, StreamOpened
 from .core.failures import FailureFacts
 from .core.flow import CallState, Exhausted, end_stream
 from .core.model import (
@@ -33,8 +33,6 @@ from .core.model import (
     Block,
     CallInfo,
     Lease,
-    LeaseOutcome,
-    Outcome,
     Unavailable,
     Usage,
     Verdict,
@@ -72,15 +70,13 @@ class Report(NamedTuple):
 class LeasedKey:
     """A key that is leased for one request."""
 
-    __slots__ = ("_value", "key_id", "report", "tokens_used", "usage")
+    __slots__ = ("_value", "key_id", "report", "usage")
 
     def __init__(self, key_id: str, value: Secret) -> None:
         self.key_id = key_id
         self._value = value
-        self.tokens_used: int | None = None
-        """Input tokens as the server counted them; None: unknown, the reserved ones count."""
         self.usage = NO_USAGE
-        """All that is known of what the request used."""
+        """What the request used, as far as it is known; else the reserved tokens count."""
         self.report: Report | None = None
         """After the block: what its exception means; None where there was none."""
 
@@ -100,7 +96,6 @@ class LeasedKey:
             ValueError: The number of tokens is negative or no integer.
         """
         self.usage = _reported_usage(tokens_used, response)
-        self.tokens_used = self.usage.input_tokens
 
     def __repr__(self) -> str:
         return f"LeasedKey(key_id={self.key_id!r})"
@@ -333,15 +328,14 @@ class KeyManager:
             ValueError: The number of tokens is negative or no integer.
         """
         usage = _reported_usage(tokens_used, response)
-        use = self._take(key_id)
-        if use is None:
-            self._settle_late(key_id, Outcome(LeaseOutcome.SUCCESS, None, usage))
-            return
-        use.key.usage = usage
-        complete(use.finish(None))
+        if use := self._take(key_id):
+            use.key.usage = usage
+            complete(use.finish(None))
 
     def report_error(self, key_id: str, error: BaseException) -> Report:
         """Report that the request failed: the key is judged by the rules of the pool.
+
+        Without an open selection of the key, such as ten minutes later, the error is only named.
 
         Args:
             key_id: As selected.
@@ -360,14 +354,9 @@ class KeyManager:
         facts = FailureFacts()
         if isinstance(error, Exception):
             facts = facts_from_reported_error(error, pool.secrets.redact)
-        key = pool.selector.keys[key_id]
-        info = CallInfo("", "generateContent", platform=key.platform)
-        verdict = providers.of(key.platform).classify(facts, info, pool.clock.time())
-        kind = LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT
-        until = self._settle_late(key_id, Outcome(kind, verdict), error)
-        if verdict.rejected and pool.refresh(key_id):
-            pool.log_replaced(frozenset({key_id}))
-        return _report(verdict, until)
+        platform = pool.selector.keys[key_id].platform
+        info = CallInfo("", "generateContent", platform=platform)
+        return _report(providers.of(platform).classify(facts, info, pool.clock.time()), None)
 
     def reset(self, key_id: str) -> None:
         """Make a key available again, and forget its learned limits; see `reset()`.
@@ -432,18 +421,13 @@ class KeyManager:
 
     def _forget_older_than(self, at: float) -> None:
         """Settle selections without a report: a forgotten probe would block its key forever."""
+        stale: list[KeyLease] = []
         with self._lock:
-            stale = self._pop_older_than(at)
+            for waiting in self._out.values():
+                while waiting and waiting[0].leased_at < at:
+                    stale.append(waiting.popleft())
         for use in stale:
             use.drop()
-
-    def _pop_older_than(self, at: float) -> list[KeyLease]:
-        """Take old selections out; the lock is held."""
-        stale: list[KeyLease] = []
-        for waiting in self._out.values():
-            while waiting and waiting[0].leased_at < at:
-                stale.append(waiting.popleft())
-        return stale
 
     def _take(self, key_id: str) -> KeyLease | None:
         """Return the open selection of a key, the oldest; None where there is none."""
@@ -455,20 +439,6 @@ class KeyManager:
             named, known = hide_secrets(key_id), ", ".join(self._pool.selector.keys)
             raise KeyError(f"no key {named!r} in pool {self._pool.name!r}; there are: {known}")
         return None
-
-    def _settle_late(
-        self, key_id: str, outcome: Outcome, error: BaseException | None = None
-    ) -> float | None:
-        """Settle a report without an open selection, which has reserved nothing.
-
-        Returns:
-            When the cooldown that it caused ends, epoch seconds.
-        """
-        pool, key = self._pool, self._pool.selector.keys[key_id]
-        own = (key_id, key.project, key.billing_account, "", "generateContent")
-        lease = Lease(*own, 0, 0, at=0.0, record=key.record)
-        pool.record_refusal(Settle(lease, outcome, (), error))
-        return pool.state.settle(lease, outcome)
 
 
 def _report(verdict: Verdict, until: float | None) -> Report:

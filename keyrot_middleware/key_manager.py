@@ -257,7 +257,31 @@ class KeyManager:
             KeyPoolExhausted: At the start of the block: no key is available.
             ValueError: The number of tokens is negative or no integer, or the platform is unknown.
         """
-        return self._use(model_preference, tokens_needed, exclude, platform)
+        _check_count("tokens_needed", tokens_needed)
+        _check_platform(platform)
+        excluded = frozenset((exclude,) if isinstance(exclude, str) else exclude)
+        pool, model = self._pool, model_preference or ""
+        info = CallInfo(model, "generateContent", tokens_needed, platform=platform)
+
+        def no_key(exhausted: Exhausted) -> BaseException:
+            found = exhausted.unavailable
+            blocks = self._left_out(info, excluded, found.at) | found.blocks
+            from .genai.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
+
+            all_blocked = Exhausted(Unavailable(found.at, blocks))
+            return error(self._calls.no_key(all_blocked, providers.of(platform)), None)
+
+        def make() -> CallState:
+            self._forget_older_than(pool.clock.time() - LEASE_S)
+            call = self._calls.call_state(info, "", 0.0)
+            call.excluded |= dict.fromkeys(excluded, inf)
+            may_use = [key for key in pool.selector.keys.values() if call.info.may_use(key)]
+            if excluded and all(key.key_id in excluded for key in may_use):
+                # The program has excluded them: the pool is not exhausted, and nobody is alerted.
+                raise no_key(Exhausted(Unavailable(pool.clock.time(), {})))
+            return call
+
+        return KeyLease(self._calls, make, no_key)
 
     def select_key(
         self,
@@ -279,39 +303,11 @@ class KeyManager:
             KeyPoolExhausted: No key is available; `retry_at` and `reasons` say when and why.
             ValueError: The number of tokens is negative or no integer, or the platform is unknown.
         """
-        use = self._use(model_preference, tokens_needed, exclude, platform)
+        use = self.lease(model_preference, tokens_needed, exclude, platform)
         key = use.__enter__()
         with self._lock:
             self._out.setdefault(key.key_id, deque()).append(use)
         return key
-
-    def _use(
-        self, model: str | None, tokens: int, exclude: Collection[str], platform: str
-    ) -> KeyLease:
-        _check_count("tokens_needed", tokens)
-        _check_platform(platform)
-        excluded = frozenset((exclude,) if isinstance(exclude, str) else exclude)
-        pool, info = self._pool, CallInfo(model or "", "generateContent", tokens, platform=platform)
-
-        def no_key(exhausted: Exhausted) -> BaseException:
-            found = exhausted.unavailable
-            blocks = self._left_out(info, excluded, found.at) | found.blocks
-            from .genai.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
-
-            all_blocked = Exhausted(Unavailable(found.at, blocks))
-            return error(self._calls.no_key(all_blocked, providers.of(platform)), None)
-
-        def make() -> CallState:
-            self._forget_older_than(pool.clock.time() - LEASE_S)
-            call = self._calls.call_state(info, "", 0.0)
-            call.excluded |= dict.fromkeys(excluded, inf)
-            may_use = [key for key in pool.selector.keys.values() if call.info.may_use(key)]
-            if excluded and all(key.key_id in excluded for key in may_use):
-                # The program has excluded them: the pool is not exhausted, and nobody is alerted.
-                raise no_key(Exhausted(Unavailable(pool.clock.time(), {})))
-            return call
-
-        return KeyLease(self._calls, make, no_key)
 
     def report_success(
         self, key_id: str, tokens_used: int | None = None, *, response: Any = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from ..errors import MissingExtraError
 
@@ -29,22 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return run(args[1:])
     try:
-        app = _app()
-    except MissingExtraError as error:
-        print(f"keyrot: {error}", file=sys.stderr)
+        from .app import app  # noqa: PLC0415 - it needs the extra
+    except ImportError as error:
+        wanted_by, package = "each command but keyrot run", error.name or "typer"
+        missing = MissingExtraError(wanted_by=wanted_by, package=package, extra="cli")
+        print(f"keyrot: {missing}", file=sys.stderr)
         return 2
     app(args, prog_name="keyrot")
     return 0
-
-
-def _app() -> Any:
-    """Return the typer application; typed Any because typer is optional."""
-    for package in ("typer", "rich"):
-        try:
-            __import__(package)
-        except ImportError:
-            wanted_by = "each command but keyrot run"
-            raise MissingExtraError(wanted_by=wanted_by, package=package, extra="cli") from None
-    from .app import app  # noqa: PLC0415 - only now is it known to be there
-
-    return app

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import rich  # noqa: F401 - the commands draw with it
 import typer
 from dotenv import set_key
 from typer.core import TyperGroup
@@ -114,10 +115,14 @@ def _limits(
     raise typer.Exit(limits(as_json=as_json))
 
 
+_Host = Annotated[str, typer.Option(help="Where to listen.")]
+_Port = Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)]
+
+
 @app.command("ui")
 def _ui(
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8787,
+    host: _Host = "127.0.0.1",
+    port: _Port = 8787,
     token_file: Annotated[
         Path | None, typer.Option(help="A file with the token; else a random one is printed.")
     ] = None,
@@ -133,8 +138,8 @@ def _ui(
 
 @app.command("serve")
 def _serve(
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8787,
+    host: _Host = "127.0.0.1",
+    port: _Port = 8787,
     token_file: Annotated[
         Path | None, typer.Option(help="A file with what programs send as their API key.")
     ] = None,
@@ -145,8 +150,7 @@ def _serve(
     raise typer.Exit(serve(host=host, port=port, token_file=token_file))
 
 
-_KEY_ID = typer.Argument(help="The key's id, as in keys.json.")
-_KeyId = Annotated[str, _KEY_ID]
+_KeyId = Annotated[str, typer.Argument(help="The key's id, as in keys.json.")]
 
 
 def _seconds(text: str) -> float:
@@ -274,9 +278,7 @@ def _values() -> list[str]:
 
 @app.command("fake")
 def _fake(
-    port: Annotated[
-        int, typer.Option(help="Port of 127.0.0.1; 0: any free one.", min=0, max=65535)
-    ] = 8788,
+    port: _Port = 8788,
     key: Annotated[
         list[str] | None,
         typer.Option(

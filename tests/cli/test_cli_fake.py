@@ -136,6 +136,4 @@ def test_the_demo_runs_a_program_without_and_with_the_pool(keyrot: Keyrot, tmp_p
     assert len(lines) <= 30
     assert "gen_ai." not in ran.stdout
     assert "keyrot init" in lines[-2]
-    name, rest = lines[-1].split(maxsplit=1)
-    assert Path(name).exists()  # not on this PATH, as in an environment that is not active
-    assert rest.startswith("run your_program.py")
+    assert "keyrot run your_program.py" in lines[-1]

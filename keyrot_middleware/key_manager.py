@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Unpack
 
 from . import providers
-from ._install import open_pool
+from ._install import NO_KEY_FOUND, open_pool
 from .adapters import facts_from_reported_error, with_served_tier
 from .adapters.pooled_calls import PooledCalls
 from .core.commands import Failed, StreamEnd, StreamOpened
@@ -455,14 +455,11 @@ def get_key_manager() -> KeyManager:
     """Return the process-wide manager: of the installed pool, else of one from the environment."""
     with _shared_lock:
         pool = current_pool()
-        if pool is None:
-            if None not in _shared or _shared[None].closed:
-                _shared[None] = KeyManager()
-            return _shared[None]
-        known = _shared.get(pool.name)
-        if known is None or known.closed or known._pool is not pool:
-            _shared[pool.name] = KeyManager(pool)
-        return _shared[pool.name]
+        name = pool and pool.name
+        known = _shared.get(name)
+        if known is None or known.closed or (pool and known._pool is not pool):
+            _shared[name] = KeyManager(pool)
+        return _shared[name]
 
 
 _shared: dict[str | None, KeyManager] = {}
@@ -478,10 +475,7 @@ def _own_pool(clock: Clock, settings: SettingArguments) -> Pool:
         )
     pool = open_pool(config, clock)
     if pool is None:
-        raise ConfigError(
-            "KeyManager: no Gemini API key found; set GEMINI_API_KEYS, or GEMINI_API_KEY, or write "
-            "keys.json with a GEMINI_KEY_<key_id> for each key"
-        )
+        raise ConfigError(f"KeyManager: {NO_KEY_FOUND.partition('; ')[0]}")
     return pool
 
 

@@ -255,8 +255,6 @@ def parse(keys: Iterable[str]) -> list[Key]:
                 hint = did_you_mean(reply, (*replies, *_REPLIES))
                 raise ConfigError(f"--key: no reply {reply}; docs/testing.md has them.{hint}")
             reply = known
-        if name in parsed:
-            raise ConfigError(f"--key: {name} was given twice; give each key an id of its own")
         a_minute, a_day = (int(number) if number else None for number in (rpm, rpd))
         parsed[name] = Key(name, a_minute, a_day, reply)
     return list(parsed.values())

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
-from typing import NamedTuple, NotRequired, TypedDict, Unpack
+from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
 
 from . import providers
 from .adapters import is_within, origin_from_url
@@ -44,10 +44,9 @@ from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidat
 from .secrets.cache import SecretCache
 from .secrets.stores import Stores, open_secret_cache
 from .settings import (
+    LONGEST_S,
     Config,
     SettingArguments,
-    Settings,
-    deadline,
     deadlines_of,
     hide_keys,
     is_proxied,
@@ -78,8 +77,8 @@ class _Installed(NamedTuple):
     """What install() put in place; without a pool it keeps the placeholder off the wire."""
 
     binding: Binding
-    settings: Settings
-    on_event: Callable[[PoolEvent], object] | None
+    given: Mapping[str, Any]
+    """The settings, those that install() was called with as they were given, and `on_event`."""
     metrics: MetricsObserver
 
 
@@ -113,7 +112,7 @@ def install(
     with _lock:
         if _installed is not None and _installed.binding.pool is not None:
             _installed.binding.install()
-            _warn_of_other_settings(_installed, settings, on_event)
+            _warn_of_other_settings(_installed, {**settings, "on_event": on_event})
             return
         config = load(**settings)
         if not config.settings.enabled:
@@ -132,7 +131,9 @@ def install(
             raise
         allowed = config.allowed
         binding = Binding(pool, allowed, config.settings.clients)
-        _installed = _Installed(binding, config.settings, on_event, metrics)
+        given = {name: value for name, value in settings.items() if value is not None}
+        given = {**vars(config.settings), **given, "on_event": on_event}
+        _installed = _Installed(binding, given, metrics)
         binding.install()
         if pool is None:
             return
@@ -142,21 +143,13 @@ def install(
         _log.info("pool %s is installed with %s", pool.name, count)
 
 
-def _warn_of_other_settings(
-    installed: _Installed,
-    settings: SettingArguments,
-    on_event: Callable[[PoolEvent], object] | None,
-) -> None:
-    """Warn of arguments that a second install() has and that are not in force.
-
-    Raises:
-        ConfigError: They are wrong.
-    """
-    given = [name for name, value in settings.items() if value is not None]
-    asked = load(**settings).settings if given else installed.settings
-    other = [one for one in given if getattr(asked, one) != getattr(installed.settings, one)]
-    if on_event is not None and on_event is not installed.on_event:
-        other.append("on_event")
+def _warn_of_other_settings(installed: _Installed, asked: Mapping[str, Any]) -> None:
+    """Warn of arguments that a second install() has and that are not in force."""
+    other = [
+        name
+        for name, value in asked.items()
+        if value is not None and value != installed.given.get(name)
+    ]
     if other:  # a Python warning only: it points at the line to change
         warn(
             f"install() was called before, so {', '.join(other)} of this call "
@@ -167,11 +160,10 @@ def _warn_of_other_settings(
 def bypasses(config: Config) -> Iterator[str]:
     """Yield why calls bypass the pool."""
     allowed = config.allowed
-    platforms = {DEFAULT_PLATFORM, *(key.service for key in config.keys)}
-    for platform in platforms:
+    for platform in {DEFAULT_PLATFORM, *(key.service for key in config.keys)}:
         name = providers.of(platform).base_url_variable
         url = os.environ.get(name)
-        if url and platform in platforms and not is_within(url, allowed[platform]):
+        if url and not is_within(url, allowed[platform]):
             origin = origin_from_url(url)
             yield (
                 f"{name} points to {origin or 'no host'}, which is not in KEYROT_ALLOWED_HOSTS: "
@@ -344,7 +336,9 @@ def workload(
     of_session = _session.get()
     if session is not None:
         of_session = blake2b(session.encode(errors="replace"), digest_size=8).hexdigest()
-    limit = _first_token_s.get() if first_token_s is None else deadline(first_token_s)
+    limit = _first_token_s.get() if first_token_s is None else first_token_s
+    if limit is not None and not 0 <= limit <= LONGEST_S:
+        raise ValueError(f"first_token_s: found {limit}; allowed: 0 or more seconds")
     tokens = _workload.set(name), required_tiers.set(allowed), _session.set(of_session)
     of_limit = _first_token_s.set(limit)
     try:

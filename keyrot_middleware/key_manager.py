@@ -21,10 +21,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Unpack
 
 from . import providers
-from ._install import open_pool
+from ._install import NO_KEY_FOUND, open_pool
 from .adapters import facts_from_reported_error, with_served_tier
 from .adapters.pooled_calls import PooledCalls
-from .core.commands import Failed, Settle, StreamEnd, StreamOpened
+from .core.commands import Failed, StreamEnd, StreamOpened
 from .core.failures import FailureFacts
 from .core.flow import CallState, Exhausted, end_stream
 from .core.model import (
@@ -33,8 +33,6 @@ from .core.model import (
     Block,
     CallInfo,
     Lease,
-    LeaseOutcome,
-    Outcome,
     Unavailable,
     Usage,
     Verdict,
@@ -72,15 +70,13 @@ class Report(NamedTuple):
 class LeasedKey:
     """A key that is leased for one request."""
 
-    __slots__ = ("_value", "key_id", "report", "tokens_used", "usage")
+    __slots__ = ("_value", "key_id", "report", "usage")
 
     def __init__(self, key_id: str, value: Secret) -> None:
         self.key_id = key_id
         self._value = value
-        self.tokens_used: int | None = None
-        """Input tokens as the server counted them; None: unknown, the reserved ones count."""
         self.usage = NO_USAGE
-        """All that is known of what the request used."""
+        """What the request used, as far as it is known; else the reserved tokens count."""
         self.report: Report | None = None
         """After the block: what its exception means; None where there was none."""
 
@@ -100,7 +96,6 @@ class LeasedKey:
             ValueError: The number of tokens is negative or no integer.
         """
         self.usage = _reported_usage(tokens_used, response)
-        self.tokens_used = self.usage.input_tokens
 
     def __repr__(self) -> str:
         return f"LeasedKey(key_id={self.key_id!r})"
@@ -262,41 +257,11 @@ class KeyManager:
             KeyPoolExhausted: At the start of the block: no key is available.
             ValueError: The number of tokens is negative or no integer, or the platform is unknown.
         """
-        return self._use(model_preference, tokens_needed, exclude, platform)
-
-    def select_key(
-        self,
-        model_preference: str | None = None,
-        tokens_needed: int = 0,
-        exclude: Collection[str] = (),
-        platform: str = DEFAULT_PLATFORM,
-    ) -> LeasedKey:
-        """Reserve a request on the best key that is available now; never waits.
-
-        Args:
-            model_preference: The model the request is for; its keys go first, its quota is used.
-            tokens_needed: Input tokens to reserve; 0 counts the request alone.
-            exclude: Ids not to choose, such as those that failed this job already.
-            platform: `vertex_express` for a request to Vertex AI in express mode. Keys of one
-                platform are never chosen for the other.
-
-        Raises:
-            KeyPoolExhausted: No key is available; `retry_at` and `reasons` say when and why.
-            ValueError: The number of tokens is negative or no integer, or the platform is unknown.
-        """
-        use = self._use(model_preference, tokens_needed, exclude, platform)
-        key = use.__enter__()
-        with self._lock:
-            self._out.setdefault(key.key_id, deque()).append(use)
-        return key
-
-    def _use(
-        self, model: str | None, tokens: int, exclude: Collection[str], platform: str
-    ) -> KeyLease:
-        _check_count("tokens_needed", tokens)
+        _check_count("tokens_needed", tokens_needed)
         _check_platform(platform)
         excluded = frozenset((exclude,) if isinstance(exclude, str) else exclude)
-        pool, info = self._pool, CallInfo(model or "", "generateContent", tokens, platform=platform)
+        pool, model = self._pool, model_preference or ""
+        info = CallInfo(model, "generateContent", tokens_needed, platform=platform)
 
         def no_key(exhausted: Exhausted) -> BaseException:
             found = exhausted.unavailable
@@ -318,6 +283,32 @@ class KeyManager:
 
         return KeyLease(self._calls, make, no_key)
 
+    def select_key(
+        self,
+        model_preference: str | None = None,
+        tokens_needed: int = 0,
+        exclude: Collection[str] = (),
+        platform: str = DEFAULT_PLATFORM,
+    ) -> LeasedKey:
+        """Reserve a request on the best key that is available now; never waits.
+
+        Args:
+            model_preference: The model the request is for; its keys go first, its quota is used.
+            tokens_needed: Input tokens to reserve; 0 counts the request alone.
+            exclude: Ids not to choose, such as those that failed this job already.
+            platform: `vertex_express` for a request to Vertex AI in express mode. Keys of one
+                platform are never chosen for the other.
+
+        Raises:
+            KeyPoolExhausted: No key is available; `retry_at` and `reasons` say when and why.
+            ValueError: The number of tokens is negative or no integer, or the platform is unknown.
+        """
+        use = self.lease(model_preference, tokens_needed, exclude, platform)
+        key = use.__enter__()
+        with self._lock:
+            self._out.setdefault(key.key_id, deque()).append(use)
+        return key
+
     def report_success(
         self, key_id: str, tokens_used: int | None = None, *, response: Any = None
     ) -> None:
@@ -333,15 +324,14 @@ class KeyManager:
             ValueError: The number of tokens is negative or no integer.
         """
         usage = _reported_usage(tokens_used, response)
-        use = self._take(key_id)
-        if use is None:
-            self._settle_late(key_id, Outcome(LeaseOutcome.SUCCESS, None, usage))
-            return
-        use.key.usage = usage
-        complete(use.finish(None))
+        if use := self._take(key_id):
+            use.key.usage = usage
+            complete(use.finish(None))
 
     def report_error(self, key_id: str, error: BaseException) -> Report:
         """Report that the request failed: the key is judged by the rules of the pool.
+
+        Without an open selection of the key, such as ten minutes later, the error is only named.
 
         Args:
             key_id: As selected.
@@ -360,14 +350,9 @@ class KeyManager:
         facts = FailureFacts()
         if isinstance(error, Exception):
             facts = facts_from_reported_error(error, pool.secrets.redact)
-        key = pool.selector.keys[key_id]
-        info = CallInfo("", "generateContent", platform=key.platform)
-        verdict = providers.of(key.platform).classify(facts, info, pool.clock.time())
-        kind = LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT
-        until = self._settle_late(key_id, Outcome(kind, verdict), error)
-        if verdict.rejected and pool.refresh(key_id):
-            pool.log_replaced(frozenset({key_id}))
-        return _report(verdict, until)
+        platform = pool.selector.keys[key_id].platform
+        info = CallInfo("", "generateContent", platform=platform)
+        return _report(providers.of(platform).classify(facts, info, pool.clock.time()), None)
 
     def reset(self, key_id: str) -> None:
         """Make a key available again, and forget its learned limits; see `reset()`.
@@ -432,18 +417,13 @@ class KeyManager:
 
     def _forget_older_than(self, at: float) -> None:
         """Settle selections without a report: a forgotten probe would block its key forever."""
+        stale: list[KeyLease] = []
         with self._lock:
-            stale = self._pop_older_than(at)
+            for waiting in self._out.values():
+                while waiting and waiting[0].leased_at < at:
+                    stale.append(waiting.popleft())
         for use in stale:
             use.drop()
-
-    def _pop_older_than(self, at: float) -> list[KeyLease]:
-        """Take old selections out; the lock is held."""
-        stale: list[KeyLease] = []
-        for waiting in self._out.values():
-            while waiting and waiting[0].leased_at < at:
-                stale.append(waiting.popleft())
-        return stale
 
     def _take(self, key_id: str) -> KeyLease | None:
         """Return the open selection of a key, the oldest; None where there is none."""
@@ -455,20 +435,6 @@ class KeyManager:
             named, known = hide_secrets(key_id), ", ".join(self._pool.selector.keys)
             raise KeyError(f"no key {named!r} in pool {self._pool.name!r}; there are: {known}")
         return None
-
-    def _settle_late(
-        self, key_id: str, outcome: Outcome, error: BaseException | None = None
-    ) -> float | None:
-        """Settle a report without an open selection, which has reserved nothing.
-
-        Returns:
-            When the cooldown that it caused ends, epoch seconds.
-        """
-        pool, key = self._pool, self._pool.selector.keys[key_id]
-        own = (key_id, key.project, key.billing_account, "", "generateContent")
-        lease = Lease(*own, 0, 0, at=0.0, record=key.record)
-        pool.record_refusal(Settle(lease, outcome, (), error))
-        return pool.state.settle(lease, outcome)
 
 
 def _report(verdict: Verdict, until: float | None) -> Report:
@@ -489,14 +455,11 @@ def get_key_manager() -> KeyManager:
     """Return the process-wide manager: of the installed pool, else of one from the environment."""
     with _shared_lock:
         pool = current_pool()
-        if pool is None:
-            if None not in _shared or _shared[None].closed:
-                _shared[None] = KeyManager()
-            return _shared[None]
-        known = _shared.get(pool.name)
-        if known is None or known.closed or known._pool is not pool:
-            _shared[pool.name] = KeyManager(pool)
-        return _shared[pool.name]
+        name = pool and pool.name
+        known = _shared.get(name)
+        if known is None or known.closed or (pool and known._pool is not pool):
+            _shared[name] = KeyManager(pool)
+        return _shared[name]
 
 
 _shared: dict[str | None, KeyManager] = {}
@@ -512,10 +475,7 @@ def _own_pool(clock: Clock, settings: SettingArguments) -> Pool:
         )
     pool = open_pool(config, clock)
     if pool is None:
-        raise ConfigError(
-            "KeyManager: no Gemini API key found; set GEMINI_API_KEYS, or GEMINI_API_KEY, or write "
-            "keys.json with a GEMINI_KEY_<key_id> for each key"
-        )
+        raise ConfigError(f"KeyManager: {NO_KEY_FOUND.partition('; ')[0]}")
     return pool
 
 

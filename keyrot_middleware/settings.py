@@ -26,7 +26,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    TypeAdapter,
     ValidationError,
 )
 
@@ -111,22 +110,7 @@ def _split(pattern: str) -> BeforeValidator:
 
 
 def _from_json(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        text = f'found {display(value)}; allowed: JSON such as {{"chat": {{"first": true}}}}'
-    raise ValueError(text)
-
-
-def _no_descriptions(values: object) -> object:
-    if isinstance(values, list | tuple) and any(isinstance(one, dict | KeySpec) for one in values):
-        raise ValueError(
-            "only values are allowed here; write descriptions of keys into keys.json, and name "
-            "that with install(keys_file=…)"
-        )
-    return values
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def _lower(value: object) -> object:
@@ -242,12 +226,13 @@ _Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 _SomeSeconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
 
 
+_FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+
+
 class Workload(BaseModel):
     """What the calls of a workload may use."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
-    )
+    model_config = _FROZEN
 
     first: bool = False
     share: Use = 1.0
@@ -275,19 +260,6 @@ def terms_of(workloads: Mapping[str, Workload] | None) -> dict[str | None, Terms
     return found
 
 
-def deadline(value: object) -> float:
-    """Return a deadline in seconds.
-
-    Raises:
-        ValueError: It is none.
-    """
-    try:
-        return TypeAdapter(_Seconds).validate_python(value)
-    except ValidationError:
-        text = f"first_token_s: found {display(str(value))}; allowed: 0 or more seconds"
-        raise ValueError(text) from None
-
-
 def deadlines_of(settings: Settings) -> dict[str | None, float]:
     """Return how long first tokens may take by workload, by None of all others; empty: for ever."""
     found: dict[str | None, float] = {None: settings.first_token_s}
@@ -299,13 +271,11 @@ def deadlines_of(settings: Settings) -> dict[str | None, float]:
 class Settings(BaseModel):
     """The settings of one pool. Read them with `load()`, whose errors are for people."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
-    )
+    model_config = _FROZEN
 
     enabled: bool = True
     """`false`: `install()` does nothing"""
-    keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_no_descriptions), _split(",")] = ()
+    keys: Annotated[tuple[SecretStr, ...], _split(",")] = ()
     """keys, comma-separated; their ids are `key_1`, `key_2`, … As an argument they are the whole
     pool: no keys.json and no single key is added"""
     keys_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
@@ -389,8 +359,6 @@ class Settings(BaseModel):
     trace_url: Annotated[str, AfterValidator(_good_trace_url)] | None = None
     """where your tracing shows a trace, such as `https://jaeger.example/trace/{trace_id}`: [the
     page](page.md) links each call to it"""
-    progress: bool = True
-    """`false`: no line on a terminal while a call waits under `keyrot run`"""
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("settings cannot be pickled: the keys in them stay in this process")
@@ -744,8 +712,6 @@ def _gather(
             "service"
         )
     values = dict.fromkeys(filter(None, map(_own, settings.keys)))
-    if len(values) < sum(1 for secret in settings.keys if _own(secret)):
-        warnings.append("GEMINI_API_KEYS: a key stands twice in it, and was skipped")
     given = {name for name, source in sources.items() if source.startswith("install(")}
     alone = "keys" in given and bool(values)  # these keys are the pool, and none that happen to be
     single = _single_key(settings, sources, given if alone else None)

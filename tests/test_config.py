@@ -101,11 +101,10 @@ def test_the_end_of_an_address_is_no_port() -> None:
 
 
 def test_a_list_of_keys_makes_a_pool(monkeypatch) -> None:
-    """GEMINI_API_KEYS alone: key_1, key_2, …; blanks and repeats dropped, repeats reported."""
+    """GEMINI_API_KEYS alone: key_1, key_2, …; blanks and repeats dropped."""
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A}, {B},,{A} ,{POOL_KEY},{C}")
     config = load()
     assert [key.key_id for key in config.keys] == ["key_1", "key_2", "key_3"]
-    assert config.warnings == ("GEMINI_API_KEYS: a key stands twice in it, and was skipped",)
     cache = open_secret_cache(config)
     assert [cache.value(key_id).reveal() for key_id in cache.resolved] == [A, B, C]
 

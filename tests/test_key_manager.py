@@ -115,6 +115,16 @@ def test_a_selection_that_is_never_reported_is_released(only_key, clock) -> None
     assert manager.select_key(MODEL).key_id == "key_1"
 
 
+def test_a_report_without_a_selection_names_the_failure(manager) -> None:
+    """It changes nothing: the key is judged where a selection of it is open."""
+    text = "Your API key was reported as leaked. Please use another API key."
+    error = errors.ClientError(403, {"error": {"code": 403, "message": text}})
+    assert manager.report_error("key_1", error) == ("key_leaked", True, None)
+    assert manager.get_health_status()["key_1"]["available"]
+    manager.report_success("key_1", 5)
+    assert manager.select_key(MODEL).key_id == "key_1"
+
+
 def test_the_process_wide_manager_shares_the_installed_pool(gemini, clock) -> None:
     """The manager knows what a call under install() learned, and the other way round."""
     keys = [gemini.key(label).value for label in "ab"]

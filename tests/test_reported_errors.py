@@ -111,7 +111,7 @@ def test_errors_are_classified_by_their_attributes(error, failure, manager) -> N
 def test_the_retry_time_is_read_from_the_headers(manager, clock) -> None:
     for name in ("retry-after", "Retry-After"):
         response = SimpleNamespace(status_code=429, headers={name: "40"}, text="slow")
-        report = manager.report_error("key_1", ApiError(response=response))
+        report = manager.report_error(manager.select_key().key_id, ApiError(response=response))
         assert report.failure == "rate_limit"
         assert round(report.cooldown_until.timestamp() - clock.time()) in range(38, 43)
         clock.advance(60)

@@ -8,15 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-from .._version import __version__
 from ..errors import MissingExtraError
-
-OTHER_COMMANDS = (
-    "check, status, limits, explain, ui, serve, reset, disable, enable, rotate, demo, init, fake"
-)
-"""All but `run`, for a help that cannot ask typer."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,35 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return run(args[1:])
     try:
-        app = _app()
-    except MissingExtraError as error:
-        return _main_without_extra(args, error)
+        from .app import app  # noqa: PLC0415 - it needs the extra
+    except ImportError as error:
+        wanted_by, package = "each command but keyrot run", error.name or "typer"
+        missing = MissingExtraError(wanted_by=wanted_by, package=package, extra="cli")
+        print(f"keyrot: {missing}", file=sys.stderr)
+        return 2
     app(args, prog_name="keyrot")
     return 0
-
-
-def _main_without_extra(args: list[str], error: MissingExtraError) -> int:
-    """Handle --version and --help without the extra; report it as missing for the rest."""
-    if args == ["--version"]:
-        print(f"keyrot {__version__}")
-        return 0
-    if args in ([], ["--help"], ["-h"]):
-        from .run import USAGE  # noqa: PLC0415 - each command loads what it needs
-
-        print(f"{USAGE}\nThe other commands: {OTHER_COMMANDS}.\n{error}")
-        return 0
-    print(f"keyrot: {error}", file=sys.stderr)
-    return 2
-
-
-def _app() -> Any:
-    """Return the typer application; typed Any because typer is optional."""
-    for package in ("typer", "rich"):
-        try:
-            __import__(package)
-        except ImportError:
-            wanted_by = "each command but keyrot run"
-            raise MissingExtraError(wanted_by=wanted_by, package=package, extra="cli") from None
-    from .app import app  # noqa: PLC0415 - only now is it known to be there
-
-    return app

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import rich  # noqa: F401 - the commands draw with it
 import typer
 from dotenv import set_key
 from typer.core import TyperGroup
@@ -16,7 +17,6 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..core.text import seconds_in
 from ..errors import ConfigError, KeyrotError, MissingExtraError
-from ..keys_file import SINGLE_KEYS
 from .run import USAGE
 
 
@@ -115,10 +115,14 @@ def _limits(
     raise typer.Exit(limits(as_json=as_json))
 
 
+_Host = Annotated[str, typer.Option(help="Where to listen.")]
+_Port = Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)]
+
+
 @app.command("ui")
 def _ui(
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8787,
+    host: _Host = "127.0.0.1",
+    port: _Port = 8787,
     token_file: Annotated[
         Path | None, typer.Option(help="A file with the token; else a random one is printed.")
     ] = None,
@@ -134,8 +138,8 @@ def _ui(
 
 @app.command("serve")
 def _serve(
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8787,
+    host: _Host = "127.0.0.1",
+    port: _Port = 8787,
     token_file: Annotated[
         Path | None, typer.Option(help="A file with what programs send as their API key.")
     ] = None,
@@ -146,8 +150,7 @@ def _serve(
     raise typer.Exit(serve(host=host, port=port, token_file=token_file))
 
 
-_KEY_ID = typer.Argument(help="The key's id, as in keys.json.")
-_KeyId = Annotated[str, _KEY_ID]
+_KeyId = Annotated[str, typer.Argument(help="The key's id, as in keys.json.")]
 
 
 def _seconds(text: str) -> float:
@@ -231,29 +234,21 @@ Next:
 
 
 @app.command("init")
-def _init(
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Ask nothing; take the keys of GEMINI_API_KEYS.")
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Replace keys.json, and the lines of these keys in .env."),
-    ] = False,
-) -> None:
-    """Write a first keys.json and .env, from keys that you paste or from GEMINI_API_KEYS."""
+def _init() -> None:
+    """Write a first keys.json and .env, from GEMINI_API_KEYS or from keys that you paste."""
     from ..settings import read_env_file  # noqa: PLC0415 - each command loads what it needs
 
     keys_file, env_file = Path("keys.json"), Path(".env")
-    if keys_file.exists() and not force:
-        raise KeyrotError("keys.json exists; nothing was written. With --force, it is replaced")
-    values = _values(ask=not yes)
+    if keys_file.exists():
+        raise KeyrotError("keys.json exists; nothing was written")
+    values = _values()
     if wrong := [n for n, value in enumerate(values, 1) if not _VALUE.fullmatch(value)]:
         raise KeyrotError(f"value {wrong[0]} is not a key: letters, digits and _ . - only")
     lines = {f"GEMINI_KEY_key_{n}": value for n, value in enumerate(values, 1)}
     entries = [{"key_id": f"key_{n}"} for n in range(1, len(values) + 1)]
     try:
-        if lines.keys() & read_env_file(env_file).keys() and not force:
-            raise KeyrotError(".env sets such keys; nothing was written. --force replaces them")
+        if lines.keys() & read_env_file(env_file).keys():
+            raise KeyrotError(".env sets such keys; nothing was written")
         env_file = env_file.resolve()
         env_file.touch()
         env_file.chmod(0o600)
@@ -266,17 +261,16 @@ def _init(
     print(_NEXT.format(count=len(values)))
 
 
-def _values(*, ask: bool) -> list[str]:
+def _values() -> list[str]:
     pool = os.environ.get("GEMINI_API_KEYS", "").split(",")
-    single = [os.environ.get(name, "") for name in SINGLE_KEYS]
     found = list(dict.fromkeys(filter(None, map(str.strip, pool))))
-    found = found or list(filter(None, single))[:1]
-    if ask and not (found and typer.confirm(f"Use {len(found)} keys of your environment?", True)):
-        found = []
-        while value := typer.prompt(
+    asked = not found
+    while asked and (
+        value := typer.prompt(
             f"Key {len(found) + 1}, not shown (Enter: no more)", "", True, show_default=False
-        ):
-            found.append(value.strip())
+        )
+    ):
+        found.append(value.strip())
     if not found:
         raise KeyrotError("there is no key to write: set GEMINI_API_KEYS=first,second")
     return found
@@ -284,9 +278,7 @@ def _values(*, ask: bool) -> list[str]:
 
 @app.command("fake")
 def _fake(
-    port: Annotated[
-        int, typer.Option(help="Port of 127.0.0.1; 0: any free one.", min=0, max=65535)
-    ] = 8788,
+    port: _Port = 8788,
     key: Annotated[
         list[str] | None,
         typer.Option(

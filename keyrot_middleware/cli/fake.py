@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -80,14 +79,8 @@ def demo(out: Console | None = None) -> int:
     out.print("", rows, "")
     if pooled.returncode:
         out.print(escape(pooled.stderr[-1000:]), style="red")
-    # `make demo` runs it from an environment that is not active.
-    own = str(Path(sys.executable).with_name("keyrot")).removeprefix(f"{Path.cwd()}/")
-    name = "keyrot" if shutil.which("keyrot") else escape(own)
-    for text in (
-        f"[bold]Next[/]  {name} init                 writes keys.json and .env for your keys",
-        f"      {name} run your_program.py  runs it with them; no line of it changes",
-    ):
-        out.print(text, soft_wrap=True)
+    out.print("[bold]Next[/]  keyrot init                 writes keys.json and .env for your keys")
+    out.print("      keyrot run your_program.py  runs it with them; no line of it changes")
     return pooled.returncode
 
 
@@ -262,8 +255,6 @@ def parse(keys: Iterable[str]) -> list[Key]:
                 hint = did_you_mean(reply, (*replies, *_REPLIES))
                 raise ConfigError(f"--key: no reply {reply}; docs/testing.md has them.{hint}")
             reply = known
-        if name in parsed:
-            raise ConfigError(f"--key: {name} was given twice; give each key an id of its own")
         a_minute, a_day = (int(number) if number else None for number in (rpm, rpd))
         parsed[name] = Key(name, a_minute, a_day, reply)
     return list(parsed.values())

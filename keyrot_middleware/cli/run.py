@@ -232,7 +232,7 @@ def _install_untraced() -> None:
         pool.observers = (*exports, *pool.observers)
         # Where the log does not write to the terminal.
         is_free = not os.environ.get(LEVEL_VARIABLE) and sys.stderr is not None
-        if settings.progress and is_free and sys.stderr.isatty():
+        if is_free and sys.stderr.isatty():
             from .progress import WaitProgress  # noqa: PLC0415
 
             pool.observers = (*pool.observers, WaitProgress())

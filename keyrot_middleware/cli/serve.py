@@ -11,7 +11,7 @@ from typing import Any
 
 from .._install import install, uninstall
 from ..core.text import one_line
-from ..errors import ConfigError, MissingExtraError
+from ..errors import MissingExtraError
 from ..providers.openai import OpenAI
 from ..settings import IN_FILE, Config, load
 
@@ -19,10 +19,9 @@ try:
     import httpx
     import uvicorn
 
-    from ..adapters import is_loopback
     from ..serve import Door
     from ..serve.access import Access
-    from .ui import listen, read_token
+    from .ui import QUIET, listen, read_token
 except ImportError:
     raise MissingExtraError(wanted_by="keyrot serve", package="uvicorn", extra="serve") from None
 
@@ -43,9 +42,7 @@ def serve(*, host: str, port: int, token_file: Path | None) -> int:
     Raises:
         KeyrotError: An option or a setting is wrong.
     """
-    if token_file is None and not is_loopback(host):
-        raise ConfigError(f"--host {host} lets other machines in; that needs --token-file FILE")
-    token = read_token(token_file) if token_file else None
+    token = read_token(host, token_file)
     # A file by default, so that the Python programs of this host share its counts.
     chosen: Any = {} if "state_url" in load().sources else {"state_url": IN_FILE}
     config = load(**chosen)
@@ -68,17 +65,7 @@ async def _serve(config: Config, access: Access, listener: socket.socket) -> Non
     async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=True) as client:
         door = Door(config, access, client)
         _announce(door, config, access, listener)
-        options = uvicorn.Config(
-            door,
-            access_log=False,
-            http="h11",
-            lifespan="off",
-            log_level="error",
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=_STOP_S,
-            ws="none",  # uvicorn's log of websockets shows the query, which can have a token
-        )
+        options = uvicorn.Config(door, http="h11", timeout_graceful_shutdown=_STOP_S, **QUIET)
         await uvicorn.Server(options).serve(sockets=[listener])
 
 

@@ -8,6 +8,7 @@ import secrets
 import socket
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,9 +40,7 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool) -> int:
     Raises:
         KeyrotError: An option is wrong, or the state cannot be read.
     """
-    if token_file is None and not is_loopback(host):
-        raise ConfigError(f"--host {host} lets other machines in; that needs --token-file FILE")
-    token = read_token(token_file) if token_file else secrets.token_urlsafe(24)
+    token = read_token(host, token_file) or secrets.token_urlsafe(24)
     with (
         contextlib.suppress(KeyboardInterrupt),  # the server has ended by then
         listen(host, port) as listener,
@@ -57,24 +56,34 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool) -> int:
         _announce(found, address, token, token_file, host)
         config = uvicorn.Config(
             app(actions=actions, token=token, source=source),
-            access_log=False,  # it would show the token
-            lifespan="off",
-            log_level="error",
-            proxy_headers=False,
-            server_header=False,
             timeout_graceful_shutdown=1,
-            ws="none",
+            **QUIET,
         )
         uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 
-def read_token(file: Path) -> str:
-    """Return the token in *file*.
+QUIET: Mapping[str, Any] = {
+    "access_log": False,  # it would show the token, and the log of websockets too
+    "lifespan": "off",
+    "log_level": "error",
+    "proxy_headers": False,
+    "server_header": False,
+    "ws": "none",
+}
+"""Options of uvicorn."""
+
+
+def read_token(host: str, file: Path | None) -> str | None:
+    """Return the token in *file*; None: there is no file, and other machines cannot reach *host*.
 
     Raises:
-        ConfigError: It cannot be read, or is too short.
+        ConfigError: It cannot be read, or is too short, or is needed.
     """
+    if file is None:
+        if not is_loopback(host):
+            raise ConfigError(f"--host {host} lets other machines in; that needs --token-file FILE")
+        return None
     try:
         token = file.read_text("utf-8").strip()
         mode = file.stat().st_mode

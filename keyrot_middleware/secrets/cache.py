@@ -18,8 +18,7 @@ import threading
 import time
 from bisect import insort
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -64,28 +63,12 @@ class SecretLocation(NamedTuple):
     """Whose key it is; empty: anybody's."""
 
 
-class _Lookup:
-    """One request to a store, for one or more keys."""
-
-    def __init__(self, refs: Refs) -> None:
-        self.refs = refs
-        self.requested_at = time.monotonic()
-        self.changed: Future[frozenset[str]] = Future()
-
-    def wait(self, timeout_s: float) -> frozenset[str] | None:
-        """Return the ids whose value changed; None: no answer in time.
-
-        The time counts from the first request: a caller that joins a slow look-up late does not
-        wait the full *timeout_s* again.
-        """
-        try:
-            return self.changed.result(max(0.0, self.requested_at + timeout_s - time.monotonic()))
-        except FutureTimeoutError:
-            return None
+_Lookup = Future[frozenset[str]]
+"""One request to a store: the ids whose value changed."""
 
 
 class _Worker:
-    """A store, the look-up that runs in it, the next one, and when it is due."""
+    """A store, the look-up that runs in it, and when the next one is due."""
 
     def __init__(self, store: SecretStore) -> None:
         self.store = store
@@ -96,8 +79,8 @@ class _Worker:
         """Look-ups in a row after which a key had no current value."""
         self.failure_logged = False
         self.running: _Lookup | None = None
-        self.next: _Lookup | None = None
-        """What was requested while one runs."""
+        self.again = False
+        """Keys were requested while one runs: the next one is of all keys, and due at its end."""
 
     @property
     def fixed(self) -> bool:
@@ -156,7 +139,6 @@ class SecretCache:
         optional: Collection[str] = (),
         ttl_s: float = 300.0,
         start_timeout_s: float = START_TIMEOUT_S,
-        random: Callable[[], float] = random.random,
     ) -> None:
         """Look all keys up, in all stores at once.
 
@@ -165,12 +147,11 @@ class SecretCache:
             optional: Ids that may duplicate another's value without a report: the single key.
             ttl_s: How often `tick()` looks all keys up again.
             start_timeout_s: The longest wait for the stores.
-            random: Returns random numbers in [0, 1), which spread the look-ups of processes.
         """
         self.on_change: Callable[[frozenset[str]], object] | None = None
         """Called with the ids that have another value, or their first, and with no id after the
         locations were replaced; by one thread at a time."""
-        self._ttl_s, self._random = ttl_s, random
+        self._ttl_s = ttl_s
         self._optional = frozenset(optional)
         self.locations: Mapping[str, SecretLocation]
         """Where each key is kept."""
@@ -265,20 +246,20 @@ class SecretCache:
 
         A failure raises nothing: it is logged and kept in `unresolved`, or in `stale` where the
         key keeps its last value. An answer that takes longer than *timeout_s* is used when it
-        arrives; the time counts from the first request for the key.
+        arrives.
         """
         key = self._keys.get(key_id)
         if key is None:
             return False
-        changed = self._look_up(key.worker, {key_id: key.ref}).wait(timeout_s)
-        if changed is None:
+        lookup = self._look_up(key.worker, {key_id: key.ref})
+        if not wait((lookup,), timeout_s).done:
             if timeout_s > 0:
                 text = "key %s: the secret store %s is slow; its answer is used when it arrives"
                 _log.warning(text, key_id, key.worker.store.scheme)
             return False
         if key.error:
             _log.warning("no new value: %s", key.error)
-        return key_id in changed
+        return key_id in lookup.result()
 
     def refresh_all(self, timeout_s: float = LOOKUP_TIMEOUT_S) -> frozenset[str]:
         """Look all keys up again now; return those that have another value.
@@ -287,7 +268,7 @@ class SecretCache:
         """
         workers = [worker for worker in self._workers.values() if not worker.fixed]
         lookups = [self._look_up(worker, self._refs_in(worker)) for worker in workers]
-        return frozenset[str]().union(*(lookup.wait(timeout_s) or () for lookup in lookups))
+        return frozenset[str]().union(*(one.result() for one in wait(lookups, timeout_s).done))
 
     def set_locations(
         self, locations: Mapping[str, SecretLocation], timeout_s: float = START_TIMEOUT_S
@@ -301,8 +282,7 @@ class SecretCache:
             workers = self._replace_locations(locations)
         failing = {worker: self._refs_in(worker, failing=True) for worker in workers.values()}
         lookups = [self._look_up(worker, refs) for worker, refs in failing.items() if refs]
-        for lookup in lookups:
-            lookup.wait(timeout_s)
+        wait(lookups, timeout_s)
         reasons = list(self.unresolved.values())
         for reason in reasons[:_LOGGED_SINGLY]:
             _log.error("skipped: %s", reason)
@@ -338,10 +318,10 @@ class SecretCache:
                 continue  # a worker that runs sets `wake` when it is done
             failing = self._refs_in(worker, failing=True)
             self._log_health(worker, failing)
-            if now < worker.due:
+            if now < worker.due and not worker.again:
                 next_due = min(next_due, worker.due)
             else:
-                some = failing and self._retry_s(worker) < self._ttl_s
+                some = failing and not worker.again and self._retry_s(worker) < self._ttl_s
                 self._look_up(worker, failing if some else self._refs_in(worker))
         return max(0.0, next_due - now)
 
@@ -350,64 +330,51 @@ class SecretCache:
         self._closed = True
 
     def _look_up(self, worker: _Worker, refs: Refs) -> _Lookup:
-        """Request keys; where one runs already, in the next look-up, all together.
+        """Request keys; where a look-up runs already, it is that one, and one of all follows.
 
         The thread is a daemon and not an executor's, for which the interpreter would wait at exit.
 
         Raises:
             RuntimeError: The system has no thread left.
         """
-        lookup = _Lookup(refs)
-        if worker.instant:
-            self._run(worker, lookup)
-            return lookup
         with self._lock:
-            running = worker.running
-            if running is None:
-                self._start(worker, lookup)
-                return lookup
-            if refs.items() <= running.refs.items() and not running.changed.done():
-                return running
-            worker.next = worker.next or lookup
-            worker.next.refs |= refs
-            return worker.next
+            if worker.running:
+                worker.again = True
+                return worker.running
+            lookup, worker.again = _Lookup(), False
+            run = partial(self._run, worker, refs, lookup)
+            if not worker.instant:
+                name = f"keyrot-secrets-{worker.store.scheme}"
+                threading.Thread(target=run, name=name, daemon=True).start()
+                worker.running = lookup
+        if worker.instant:
+            run()
+        return lookup
 
-    def _start(self, worker: _Worker, lookup: _Lookup) -> None:
-        name = f"keyrot-secrets-{worker.store.scheme}"
-        threading.Thread(target=self._work, args=(worker, lookup), name=name, daemon=True).start()
-        worker.running = lookup
-
-    def _work(self, worker: _Worker, lookup: _Lookup) -> None:
-        try:
-            self._run(worker, lookup)
-        finally:
-            with self._lock:
-                worker.running, following, worker.next = None, worker.next, None
-                if following is not None:
-                    self._start(worker, following)
-            self.wake.set()
-
-    def _run(self, worker: _Worker, lookup: _Lookup) -> None:
+    def _run(self, worker: _Worker, refs: Refs, lookup: _Lookup) -> None:
         """Look keys up, take what the store answers, and say which have another value."""
         changed = set[str]()
         try:
-            answers = _resolve(worker.store, lookup.refs)
+            answers = _resolve(worker.store, refs)
             with self._lock:
-                changed = self._take(worker, lookup, answers)
+                changed = self._take(worker, refs, answers)
             worker.failures = worker.failures + 1 if self._refs_in(worker, failing=True) else 0
             pause = self._retry_s(worker) if worker.failures else self._ttl_s
             # Processes that start together spread over half of the time.
-            worker.due = time.monotonic() + pause * (0.5 + self._random() / 2)
+            worker.due = time.monotonic() + pause * (0.5 + random.random() / 2)
             if changed:
                 self._notify(frozenset(changed))
         finally:
-            lookup.changed.set_result(frozenset(changed))
+            with self._lock:
+                worker.running = None
+            lookup.set_result(frozenset(changed))
+            self.wake.set()
 
     def _take(
-        self, worker: _Worker, lookup: _Lookup, answers: Mapping[str, Secret | SecretError]
+        self, worker: _Worker, refs: Refs, answers: Mapping[str, Secret | SecretError]
     ) -> set[str]:
         changed = set()
-        for key_id, ref in lookup.refs.items():
+        for key_id, ref in refs.items():
             key = self._keys.get(key_id)
             if self._closed or key is None or key.worker is not worker or key.ref != ref:
                 continue  # removed or moved meanwhile
@@ -475,7 +442,7 @@ class SecretCache:
     def _reset_after_fork(self) -> None:
         self._make_event()
         for worker in self._workers.values():
-            worker.running = worker.next = None  # the threads stayed with the parent
+            worker.running = None  # the threads stayed with the parent
 
 
 def _resolve(store: SecretStore, refs: Refs) -> Mapping[str, Secret | SecretError]:

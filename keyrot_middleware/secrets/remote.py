@@ -261,7 +261,6 @@ def _parse_object(text: str) -> Mapping[str, object] | None:
 _ADDRESS = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE)
 _LOOPBACK_URL = re.compile(r"(?i)http://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?(/.*)?")
 _KUBERNETES_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-_SECONDS = re.compile(r"\d{1,6}(\.\d{1,9})?")
 _TRUE = ("1", "t", "true")
 
 
@@ -269,7 +268,7 @@ def open_vault(environ: Mapping[str, str]) -> VaultStore:
     """Open the store; the first look-up sends the first request.
 
     Raises:
-        ConfigError: `VAULT_ADDR` or `VAULT_CLIENT_TIMEOUT` is not allowed.
+        ConfigError: `VAULT_ADDR` is not allowed.
     """
     address = environ.get("VAULT_ADDR", "").strip()
     plain = address.lower().startswith("http:") and not _LOOPBACK_URL.fullmatch(address)
@@ -300,12 +299,6 @@ class VaultStore(RemoteStore):
         self._environ = {name: value for name, value in given.items() if value}
         place = self._environ.get("KEYROT_VAULT_PLACE", "secret/keyrot").removeprefix("vault://")
         super().__init__(place.strip("/"))
-        seconds = self._environ.get("VAULT_CLIENT_TIMEOUT", "5").removesuffix("s")
-        if not _SECONDS.fullmatch(seconds):
-            raise ConfigError(
-                f"VAULT_CLIENT_TIMEOUT: found {display(seconds)}; allowed: seconds, such as 5."
-            )
-        self._timeout_s = float(seconds)
 
     def connect(self) -> Any:
         """Log in by the first of these whose variables are set; files are read now."""
@@ -319,7 +312,7 @@ class VaultStore(RemoteStore):
             token=self._given("VAULT_TOKEN"),  # None: hvac reads ~/.vault-token
             cert=key if all(key) else None,
             verify=not trust_all and (found("VAULT_CACERT") or found("VAULT_CAPATH") or True),
-            timeout=(min(CONNECT_TIMEOUT_S, self._timeout_s), self._timeout_s),
+            timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
             namespace=found("VAULT_NAMESPACE"),
             allow_redirects=False,  # another server would get token and login
         )
@@ -460,12 +453,10 @@ class AwsStore(RemoteStore):
         return client
 
     def read(self, client: Any, name: str, version: str = "") -> tuple[str | bytes, str]:
-        """Return the text or the bytes of a secret."""
+        """Return the text or the bytes of a secret; versions have labels."""
         which = {"VersionStage": version or "AWSCURRENT"}
         found = self._call(client, name, "get_secret_value", **which)
-        return found.get("SecretString") or found.get("SecretBinary") or "", found.get(
-            "VersionId", ""
-        )
+        return found.get("SecretString") or found.get("SecretBinary") or "", ""
 
     def version_before(self, client: Any, name: str, version: str) -> str:
         """Return the label of the version before."""
@@ -473,14 +464,9 @@ class AwsStore(RemoteStore):
         return "AWSPREVIOUS"
 
     def write(self, client: Any, name: str, stored: Stored, version: str) -> None:
-        """Add a version, and make it the current one if *version* still is."""
+        """Add a version; Secrets Manager compares nothing."""
         content = {"SecretString" if isinstance(stored, str) else "SecretBinary": stored}
-        added = self._call(
-            client, name, "put_secret_value", VersionStages=["keyrot-pending"], **content
-        )["VersionId"]
-        moved = {"MoveToVersionId": added, "RemoveFromVersionId": version}
-        label = {"VersionStage": "AWSCURRENT"}
-        self._call(client, name, "update_secret_version_stage", **label, **moved)
+        self._call(client, name, "put_secret_value", **content)
 
     def _call(self, client: Any, name: str, method: str, **more: Any) -> Any:
         """Call a method for a secret; an ARN names its region."""

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
 
-from ..core.text import did_you_mean
 from ..errors import ConfigError, MissingExtraError, SecretError
-from ..keys_file import BUILT_STORES, GROUP, entry_point_stores
-from ..providers.keys import display
+from ..keys_file import entry_point_stores
 from ..settings import KEY_PREFIX, read_env_file
 from . import Secret, SecretStore
 from .cache import START_TIMEOUT_S, SecretCache, SecretLocation
@@ -34,20 +32,18 @@ if TYPE_CHECKING:
     from ..settings import Config
 
 
-def open_store(uri: str, *, env_file: Path | None = None) -> SecretStore:
-    """Open the secret store of a scheme (`env`) or of a place (`env://NAME`).
+def open_store(scheme: str, *, env_file: Path | None = None) -> SecretStore:
+    """Open the secret store of a scheme.
 
     Args:
-        uri: Scheme or place.
+        scheme: One of ours, or of an entry point.
         env_file: The `.env` to read; None: the one in the working directory.
 
     Raises:
-        ConfigError: There is no such store, a setting of it is wrong, or its extra is not
-            installed. A store of ours that is not reachable raises nothing.
+        ConfigError: A setting of it is wrong, its extra is not installed, or its entry point names
+            nothing that works. A store of ours that is not reachable raises nothing.
     """
-    scheme = uri.partition("://")[0].lower()
-    env_file = env_file or Path(".env").absolute()
-    found = EnvStore(env_file) if scheme == "env" else _open(scheme, env_file)
+    found = _open(scheme, env_file or Path(".env").absolute())
     if isinstance(found, ConfigError):
         raise found
     return found
@@ -56,49 +52,24 @@ def open_store(uri: str, *, env_file: Path | None = None) -> SecretStore:
 def _open(scheme: str, env_file: Path) -> SecretStore | ConfigError:
     """Return a store, or an error without frames: their local variables hold the environment."""
     try:
-        opener = _opener(scheme)
-    except (ImportError, AttributeError) as error:  # or the entry point names what is not there
-        return _import_error(scheme, error)
-    try:
-        store: SecretStore = opener(_environ(env_file))
+        if scheme == "env":
+            return EnvStore(env_file)
+        ours = open_file if scheme == "file" else OPENERS.get(scheme)
+        opener = ours or entry_point_stores()[scheme].load()
+        # The environment, over the variables of `.env` that begin with KEYROT_.
+        in_file = read_env_safely(env_file).items()
+        store: SecretStore = opener(
+            {n: v for n, v in in_file if n.startswith("KEYROT_") and v} | os.environ
+        )
     except ConfigError as error:
         return error.with_traceback(None)
-    except ImportError as error:
-        return _import_error(scheme, error)
     except Exception as error:
+        if isinstance(error, ImportError) and scheme in OPENERS:
+            package = (error.name or "its library").partition(".")[0]
+            wanted_by = f"the secret store {scheme}"
+            return MissingExtraError(wanted_by=wanted_by, package=package, extra=scheme)
         return ConfigError(f"the secret store {scheme} cannot be opened: {type(error).__name__}")
     return store
-
-
-def _opener(scheme: str) -> Callable[[Mapping[str, str]], SecretStore]:
-    """Import the function that opens a store."""
-    opener: Callable[[Mapping[str, str]], SecretStore]
-    others = entry_point_stores()
-    if scheme in BUILT_STORES:
-        opener = open_file if scheme == "file" else OPENERS[scheme]
-    elif scheme in others:
-        opener = others[scheme].load()
-    else:
-        known = (*BUILT_STORES, *others)
-        raise ConfigError(
-            f"secret store: found {display(scheme)}; allowed: {', '.join(known)} (others plug in "
-            f"by the entry point {GROUP}).{did_you_mean(scheme, known)}"
-        )
-    return opener
-
-
-def _environ(env_file: Path) -> dict[str, str]:
-    """Return the environment, over the variables of `.env` that begin with KEYROT_."""
-    in_file = read_env_safely(env_file).items()
-    return {n: v for n, v in in_file if n.startswith("KEYROT_") and v} | os.environ
-
-
-def _import_error(scheme: str, error: ImportError | AttributeError) -> ConfigError:
-    if scheme not in BUILT_STORES:
-        return ConfigError(f"secret store {scheme}, an entry point of {GROUP}: {error}")
-    package = (error.name or "its library").partition(".")[0]
-    wanted_by = f"the secret store {scheme}"
-    return MissingExtraError(wanted_by=wanted_by, package=package, extra=scheme)
 
 
 class Stores:
@@ -161,12 +132,7 @@ class InlineStore:
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Return the values; places are ignored."""
-        return {
-            key_id: self._values[key_id]
-            if key_id in self._values
-            else SecretError(f"key {key_id}: no value was given for it")
-            for key_id in refs
-        }
+        return {**self._values}
 
 
 _PREFIXES = (KEY_PREFIX, "GEMINI_KEY_")

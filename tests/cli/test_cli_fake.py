@@ -15,7 +15,6 @@ import pytest
 from cli.conftest import Keyrot
 from typer.testing import CliRunner
 
-from keyrot_middleware.cli import OTHER_COMMANDS
 from keyrot_middleware.cli.app import app
 from keyrot_middleware.cli.fake import make_server, parse
 
@@ -84,7 +83,6 @@ def test_a_port_in_use_is_a_sentence() -> None:
         (("a=SPEND_RATES",), "no reply SPEND_RATES; docs/testing.md has them. Did you mean"),
         (("bad=revokd",), "Did you mean"),
         (("a=0",), 'found "a=0"; allowed'),
-        (("a", "a=2"), "a was given twice"),
     ],
 )
 def test_wrong_keys_are_errors(keys: tuple[str, ...], message: str) -> None:
@@ -112,12 +110,6 @@ def test_a_key_can_have_limits_that_cloud_quotas_lists() -> None:
     assert ['"value": "40"' in page for page in pages] == [True, False]
 
 
-def test_the_help_without_the_extra_lists_all_commands() -> None:
-    """Those that typer would list."""
-    names = {command.name for command in app.registered_commands} - {"run"}
-    assert set(OTHER_COMMANDS.split(", ")) == names
-
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -143,6 +135,4 @@ def test_the_demo_runs_a_program_without_and_with_the_pool(keyrot: Keyrot, tmp_p
     assert len(lines) <= 30
     assert "gen_ai." not in ran.stdout
     assert "keyrot init" in lines[-2]
-    name, rest = lines[-1].split(maxsplit=1)
-    assert Path(name).exists()  # not on this PATH, as in an environment that is not active
-    assert rest.startswith("run your_program.py")
+    assert "keyrot run your_program.py" in lines[-1]

@@ -24,10 +24,10 @@ def init(clean_environment: None) -> Init:
 
 
 def test_keys_of_the_environment_are_written(init: Init, here: Path) -> None:
-    """`--yes` asks nothing; a value that is there twice is one key; other lines of .env stay."""
+    """Nothing is asked; a value that is there twice is one key; other lines of .env stay."""
     (here / "real").write_text("OTHER='a\u2028b'\n\nLAST=1", "utf-8")
     (here / ".env").symlink_to("real")
-    done = init("--yes", GEMINI_API_KEYS="FAKE-1, FAKE-2,FAKE-1,")
+    done = init(GEMINI_API_KEYS="FAKE-1, FAKE-2,FAKE-1,")
     assert done.exit_code == 0, done.output
     entries = [{"key_id": "key_1"}, {"key_id": "key_2"}]
     assert json.loads((here / "keys.json").read_text()) == entries
@@ -40,8 +40,8 @@ def test_keys_of_the_environment_are_written(init: Init, here: Path) -> None:
 
 
 def test_keys_that_are_pasted_make_a_pool_that_can_be_used(init: Init) -> None:
-    """Those of the environment are offered first; an empty line ends the list."""
-    done = init(answers="n\nFAKE-one\nFAKE-two\n\n", GEMINI_API_KEY="FAKE-single")
+    """Where GEMINI_API_KEYS has none they are asked for; an empty line ends the list."""
+    done = init(answers="FAKE-one\nFAKE-two\n\n", GEMINI_API_KEY="FAKE-single")
     assert done.exit_code == 0, done.output
     assert "FAKE" not in done.output
     manager = KeyManager()
@@ -53,13 +53,11 @@ def test_keys_that_are_pasted_make_a_pool_that_can_be_used(init: Init) -> None:
     ("name", "content"), [("keys.json", "mine"), (".env", "export GEMINI_KEY_key_1=FAKE-mine\n")]
 )
 def test_what_is_there_is_not_overwritten(init: Init, name: str, content: str) -> None:
-    """A value may exist nowhere else: only with --force, and other lines stay even then."""
+    """A value may exist nowhere else."""
     Path(name).write_text(content)
-    done = init("--yes", GEMINI_API_KEYS="FAKE-1")
+    done = init(GEMINI_API_KEYS="FAKE-1")
     assert (done.exit_code, "nothing was written" in done.output) == (1, True)
     assert [path.read_text() for path in Path().iterdir()] == [content]
-    assert init("--yes", "--force", GEMINI_API_KEYS="FAKE-1").exit_code == 0
-    assert "FAKE-mine" not in Path(".env").read_text()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +66,7 @@ def test_what_is_there_is_not_overwritten(init: Init, name: str, content: str) -
 )
 def test_wrong_keys_are_errors(init: Init, value: str, message: str) -> None:
     """No key, and one that cannot be written to .env: nothing is written, no value is shown."""
-    done = init("--yes", GEMINI_API_KEYS=value)
+    done = init(answers="\n", GEMINI_API_KEYS=value)
     assert (done.exit_code, message in done.output) == (1, True)
     assert not value or value not in done.output
     assert list(Path().iterdir()) == []
@@ -81,6 +79,6 @@ def test_a_disk_that_takes_nothing_is_a_sentence(init: Init, monkeypatch: Any) -
         raise PermissionError(13, "Permission denied", ".env")
 
     monkeypatch.setattr("keyrot_middleware.cli.app.set_key", refuse)
-    done = init("--yes", GEMINI_API_KEYS="FAKE-1")
+    done = init(GEMINI_API_KEYS="FAKE-1")
     message = "keyrot: keys.json was not written: Permission denied\n"
     assert (done.exit_code, done.output) == (1, message)

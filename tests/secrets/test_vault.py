@@ -158,7 +158,6 @@ def test_kubernetes(at, bao, reading, here, signer) -> None:
         ({}, "VAULT_ADDR: found nothing; allowed: https://host:port"),
         ({"VAULT_ADDR": "nowhere"}, 'VAULT_ADDR: found "nowhere"'),
         ({"VAULT_ADDR": "http://vault.example"}, "KEYROT_VAULT_ALLOW_HTTP=true allows it"),
-        ({"VAULT_ADDR": "https://v", "VAULT_CLIENT_TIMEOUT": "x"}, 'TIMEOUT: found "x"'),
     ],
 )
 def test_a_wrong_variable_is_an_error(variables: dict[str, str], message: str) -> None:

@@ -51,7 +51,7 @@ def _select(manager: KeyManager, use: Use) -> None:
     except Exception as error:
         manager.report_error(selected.key_id, error)
         raise
-    manager.report_success(selected.key_id, selected.tokens_used)
+    manager.report_success(selected.key_id, selected.usage.input_tokens)
 
 
 WAYS = pytest.mark.parametrize("way", [_lease, _lease_in_a_task, _select])

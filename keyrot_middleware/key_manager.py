@@ -460,7 +460,7 @@ def get_key_manager() -> KeyManager:
     """Return the process-wide manager: of the installed pool, else of one from the environment."""
     with _shared_lock:
         pool = current_pool()
-        name = pool and pool.name
+        name = pool.name if pool else None
         known = _shared.get(name)
         if known is None or known.closed or (pool and known._pool is not pool):
             _shared[name] = KeyManager(pool)

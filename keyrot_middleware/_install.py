@@ -109,10 +109,12 @@ def install(
     """
     global _installed  # noqa: PLW0603 - one SDK in a process
     hide_keys(settings)
+    given = {name: value for name, value in settings.items() if value is not None}
+    given["on_event"] = on_event
     with _lock:
         if _installed is not None and _installed.binding.pool is not None:
             _installed.binding.install()
-            _warn_of_other_settings(_installed, {**settings, "on_event": on_event})
+            _warn_of_other_settings(_installed, given)
             return
         config = load(**settings)
         if not config.settings.enabled:
@@ -131,9 +133,7 @@ def install(
             raise
         allowed = config.allowed
         binding = Binding(pool, allowed, config.settings.clients)
-        given = {name: value for name, value in settings.items() if value is not None}
-        given = {**vars(config.settings), **given, "on_event": on_event}
-        _installed = _Installed(binding, given, metrics)
+        _installed = _Installed(binding, {**vars(config.settings), **given}, metrics)
         binding.install()
         if pool is None:
             return

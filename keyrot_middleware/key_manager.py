@@ -417,13 +417,18 @@ class KeyManager:
 
     def _forget_older_than(self, at: float) -> None:
         """Settle selections without a report: a forgotten probe would block its key forever."""
-        stale: list[KeyLease] = []
         with self._lock:
-            for waiting in self._out.values():
-                while waiting and waiting[0].leased_at < at:
-                    stale.append(waiting.popleft())
+            stale = self._pop_older_than(at)
         for use in stale:
             use.drop()
+
+    def _pop_older_than(self, at: float) -> list[KeyLease]:
+        """Take old selections out; the lock is held."""
+        stale: list[KeyLease] = []
+        for waiting in self._out.values():
+            while waiting and waiting[0].leased_at < at:
+                stale.append(waiting.popleft())
+        return stale
 
     def _take(self, key_id: str) -> KeyLease | None:
         """Return the open selection of a key, the oldest; None where there is none."""
@@ -455,7 +460,7 @@ def get_key_manager() -> KeyManager:
     """Return the process-wide manager: of the installed pool, else of one from the environment."""
     with _shared_lock:
         pool = current_pool()
-        name = pool and pool.name
+        name = pool.name if pool else None
         known = _shared.get(name)
         if known is None or known.closed or (pool and known._pool is not pool):
             _shared[name] = KeyManager(pool)

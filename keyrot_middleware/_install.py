@@ -109,12 +109,12 @@ def install(
     """
     global _installed  # noqa: PLW0603 - one SDK in a process
     hide_keys(settings)
-    given = {name: value for name, value in settings.items() if value is not None}
-    given["on_event"] = on_event
+    asked: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    asked["on_event"] = on_event
     with _lock:
         if _installed is not None and _installed.binding.pool is not None:
             _installed.binding.install()
-            _warn_of_other_settings(_installed, given)
+            _warn_of_other_settings(_installed, asked)
             return
         config = load(**settings)
         if not config.settings.enabled:
@@ -133,7 +133,7 @@ def install(
             raise
         allowed = config.allowed
         binding = Binding(pool, allowed, config.settings.clients)
-        _installed = _Installed(binding, {**vars(config.settings), **given}, metrics)
+        _installed = _Installed(binding, vars(config.settings) | asked, metrics)
         binding.install()
         if pool is None:
             return

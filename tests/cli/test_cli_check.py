@@ -158,7 +158,8 @@ def test_alerts_that_cannot_be_sent_are_wrong(keyrot: Keyrot) -> None:
     given = {"GEMINI_API_KEYS": "one", "KEYROT_ALERTS": "json://u:FAKE-pw@h nosuch://FAKE-token"}
     ran = keyrot("check", **given)
     assert ran.returncode == 1
-    assert 'problem: KEYROT_ALERTS, entry 2: found the unknown scheme "nosuch"' in ran.stdout
+    text = 'problem: KEYROT_ALERTS, entry 2 (nosuch://): found the unknown scheme "nosuch"'
+    assert text in ran.stdout
     assert "2 (not shown)" in ran.stdout
     assert "FAKE" not in ran.stdout + ran.stderr
 

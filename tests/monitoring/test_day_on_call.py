@@ -36,7 +36,7 @@ from keyrot_middleware.runtime import pool as runtime
 from keyrot_middleware.runtime.facts import read_facts
 from keyrot_middleware.runtime.rotations import Rotation, add_rotation
 from keyrot_middleware.secrets import Secret
-from keyrot_middleware.settings import load
+from keyrot_middleware.settings import SettingArguments, load
 from keyrot_middleware.state import FallbackState, MemoryState
 from keyrot_middleware.state.memory import PAUSE_S, Breaker
 from keyrot_middleware.state.redis import RedisState
@@ -48,13 +48,14 @@ KEYS: dict[str, dict[str, Any]] = {
     "b": {"project": "b", "rpm": 10, "rpd": 100, "usd": {"day": 0.05}},
     "c": {"project": "c", "rpm": 10, "rpd": 100},
 }
+SETTINGS: SettingArguments = {
+    **{"state_url": "sqlite", "pool": "day", "strategy": "fill"},
+    **{"max_wait_s": 62, "max_retries": 0, "workloads": {"batch": {"share": 0.2}}},
+}
 WORKLOADS = (None, "batch")
 ENDS = {event: end for event, (end, _) in alerts._ENDS.items()}
-REFUSALS = {
-    "KEY_INVALID": "key_rejected",
-    "KEY_LEAKED": "key_rejected",
-    "SPEND_CAP_PROJECT": "project_blocked",
-}
+REFUSALS = {"SPEND_CAP_PROJECT": "project_blocked"}
+REFUSALS |= dict.fromkeys(("KEY_INVALID", "KEY_LEAKED"), "key_rejected")
 """What is so while this is the server's last reply to a key."""
 
 
@@ -88,28 +89,21 @@ class Day:
         self.is_up = self.is_counted = True
         """The state can be reached; it has all calls of the day."""
         self.keys = {name: dict(one) for name, one in KEYS.items()}
-        self.values = {
-            name: gemini.add_key(name, tier="paid", rpm=one["rpm"], rpd=one["rpd"]).value
-            for name, one in KEYS.items()
-        }
+        self.labels = {name: name for name in KEYS}
+        """Of the value of each key at the server."""
+        for name in KEYS:
+            gemini.add_key(name, tier="paid", rpm=10, rpd=100)
         self.write()
 
     def load(self) -> Any:
-        return load(
-            keys_file=self.folder / "keys.json",
-            allowed_hosts=(self.gemini.host,),
-            state_url="sqlite",
-            pool="day",
-            strategy="fill",
-            max_wait_s=62,
-            max_retries=0,
-            workloads={"batch": {"share": 0.2}},
-        )
+        file, hosts = self.folder / "keys.json", (self.gemini.host,)
+        return load(keys_file=file, allowed_hosts=hosts, **SETTINGS)
 
     def write(self) -> None:
         entries = [{"key_id": name, **one} for name, one in self.keys.items()]
         (self.folder / "keys.json").write_text(json.dumps(entries))
-        lines = [f"KEYROT_KEY_{name}={value}" for name, value in self.values.items()]
+        values = {name: self.gemini.key(label).value for name, label in self.labels.items()}
+        lines = [f"KEYROT_KEY_{name}={values.get(name, 'FAKE-value')}" for name in self.keys]
         (self.folder / ".env").write_text("\n".join(lines))
 
     def shared(self) -> Any:
@@ -163,11 +157,12 @@ class Day:
 
     def rotate(self, name: str) -> None:
         """Write a new value, as `keyrot rotate` does."""
-        old, project = Secret(self.values[name]).fingerprint, self.gemini.key(name).project
-        value = self.gemini.add_key(f"{name}2", project=project, tier="paid").value
-        self.values[name], new = value, Secret(value).fingerprint
+        old = self.gemini.key(name)
+        new = self.gemini.add_key(f"{name}2", project=old.project, tier="paid")
+        self.labels[name] = new.label
         self.write()
-        add_rotation(self.outside, Rotation("r", name, old, new, self.clock.time(), "begun"))
+        prints = [Secret(one.value).fingerprint for one in (old, new)]
+        add_rotation(self.outside, Rotation("r", name, *prints, self.clock.time(), "begun"))
 
     def reach_share(self) -> None:
         for _ in range(10):
@@ -182,7 +177,6 @@ class Day:
     def change(self, name: str, **fields: Any) -> None:
         """Change keys.json."""
         self.keys[name] = self.keys.get(name, {}) | fields
-        self.values.setdefault(name, f"FAKE-{name}")
         self.write()
 
     def kill(self) -> None:
@@ -226,10 +220,9 @@ class Day:
         judged = self.processes[0].report.look().calls
         for one in self.processes:
             self.check(one.report, judged)
-            metric = [*report.levels(one.pool, one.report, "keyrot.call.answers")]
-            assert [labels["keyrot.call.answer"] for _, labels in metric] == [
-                here.answer for here in judged
-            ]
+            metric = report.levels(one.pool, one.report, "keyrot.call.answers")
+            answers = [labels["keyrot.call.answer"] for _, labels in metric]
+            assert answers == [here.answer for here in judged]
         if self.is_up:
             self.check(self.command, judged)
             self.check_facts(judged)
@@ -244,9 +237,8 @@ class Day:
             return
         assert said.look().calls == judged
         fields = ("model", "workload", "answer", "is_trouble", "keys", "ends_by")
-        assert [[one[name] for name in fields] for one in summary["calls"]] == [
-            [getattr(one, name) for name in fields] for one in judged
-        ]
+        for one, here in zip(judged, summary["calls"], strict=True):
+            assert [here[name] for name in fields] == [getattr(one, name) for name in fields]
         told = [one["sentence"] for one in summary["calls"] if one["answer"] != "served"]
         assert [one for one in head["sentences"] if MODEL in one] == told
         assert head["keys"]["sentence"].startswith(f"{summary['available']} of {summary['keys']}")
@@ -281,16 +273,10 @@ class Day:
         facts = {one for one in read_facts(self.outside).values() if one.is_on}
         on = {(one.event, one.workload or one.key_id) for one in facts}
         last = {one.key: one.reply for one in self.gemini.log}
-        labels = {
-            self.gemini._keys.by_value[v].label: k for k, v in self.values.items() if k != "o"
-        }
-        refused = {
-            (REFUSALS[last[label]], key)
-            for label, key in labels.items()
-            if last.get(label) in REFUSALS
-        }
+        refused = {(REFUSALS.get(last.get(label, "")), key) for key, label in self.labels.items()}
         if self.is_counted:
-            assert {one for one in on if one[0] in REFUSALS.values()} == refused
+            said = {one for one in on if one[0] in REFUSALS.values()}
+            assert said == {one for one in refused if one[0] is not None}
         replies = [one.reply for one in self.gemini.log if one.status in (200, 503)]
         is_out = replies[-3:] == ["OVERLOADED"] * 3
         assert (("model_failing", None) in on) == is_out == any(one.run for one in judged)
@@ -312,23 +298,21 @@ class Day:
                 assert block is not None and one.key_id is not None
                 assert error.retry_at == utc(block.until)
                 assert error.reasons[one.key_id] == describe_block(block)
-                for key in why["keys"]:
-                    if key["available_at"] is not None:
-                        at = datetime.fromisoformat(key["available_at"])
-                        assert f"{at:%Y-%m-%d %H:%M:%SZ}" in error.reasons[key["key_id"]]
+                for key in filter(lambda key: key["available_at"], why["keys"]):
+                    at = datetime.fromisoformat(key["available_at"])
+                    assert f"{at:%Y-%m-%d %H:%M:%SZ}" in error.reasons[key["key_id"]]
             else:
                 assert error is None
                 assert (self.clock.time() > before) == (one.answer == "waits" and judged[0] is one)
 
 
-YES, SHARE, NO, AGAIN = "served served", "served no", "no no", "key_available_again"
-NIGHT = "2026-01-02 08:00 UTC"
-FULL = f"{MODEL}: no key until {NIGHT} (quota_day)."
-MINE = f"batch: no key for {MODEL} until {NIGHT} (share of batch: 20 of 100 a day)."
+YES, SHARE, NO, FAILING = "served served", "served no", "no no", "failing failing"
+OUT, AGAIN, CAP = "pool_exhausted", "key_available_again", "project_blocked b"
+LOST, FINE, R = "The shared state was emptied at 09:47:09 UTC", "All calls are served.", Reply
+FULL = f"{MODEL}: no key until 2026-01-02 08:00 UTC (quota_day)."
+MINE = f"batch: no key for {MODEL} until 2026-01-02 08:00 UTC (share of batch: 20 of 100 a day)."
 WAITS = f"{MODEL}: calls wait for a key until 12:31:01 UTC (rpm)."
-FAILS = f"{MODEL}: the last {{}} calls failed (503), since 15:07:00 UTC."
-FINE, LOST = "All calls are served.", "The shared state was emptied at 09:47:09 UTC: "
-R = Reply
+THREE, SIX = (f"{MODEL}: the last {n} calls failed (503), since 15:07:00 UTC." for n in (3, 6))
 STEPS: tuple[tuple[str, float, Callable[[Day], object], str, str, str], ...] = (
     # Name; minutes before it; what happens; the answers to calls of no workload, and of batch;
     # what the processes tell, in any order; how the headline begins.
@@ -336,43 +320,22 @@ STEPS: tuple[tuple[str, float, Callable[[Day], object], str, str, str], ...] = (
     ("minute full", 0, lambda d: d.call(times=22), "waits waits", "", WAITS),
     ("next minute", 1, lambda d: None, YES, "", FINE),
     ("others use a", 15, lambda d: (d.gemini.spend("a", MODEL, 90), d.call()), YES, "", FINE),
-    ("b revoked", 15, lambda d: d.answer(R.KEY_INVALID, "b"), YES, "key_rejected b", FINE),
-    (
-        "c leaked",
-        15,
-        lambda d: d.answer(R.KEY_LEAKED, "c"),
-        NO,
-        "key_rejected c, pool_exhausted",
-        FULL,
-    ),
-    ("b rotated", 15, lambda d: d.rotate("b"), YES, f"{AGAIN} b, {AGAIN}", FINE),
-    (
-        "project capped",
-        15,
-        lambda d: d.answer(R.SPEND_CAP_PROJECT, "b2"),
-        NO,
-        "project_blocked b, pool_exhausted",
-        FULL,
-    ),
+    ("revoked", 15, lambda d: d.answer(R.KEY_INVALID, "b"), YES, "key_rejected b", FINE),
+    ("leaked", 15, lambda d: d.answer(R.KEY_LEAKED, "c"), NO, f"key_rejected c, {OUT}", FULL),
+    ("rotated", 15, lambda d: d.rotate("b"), YES, f"{AGAIN} b, {AGAIN}", FINE),
+    ("cap", 15, lambda d: d.answer(R.SPEND_CAP_PROJECT, "b2"), NO, f"{CAP}, {OUT}", FULL),
     ("cap raised", 65, lambda d: d.answer(None, "b2"), YES, f"{AGAIN} b, {AGAIN}", FINE),
-    (
-        "outage",
-        15,
-        lambda d: d.answer(R.OVERLOADED, times=3),
-        "failing failing",
-        "model_failing",
-        FAILS.format(3),
-    ),
-    ("outage goes on", 15, lambda d: d.call(process=1), "failing failing", "", FAILS.format(6)),
+    ("outage", 15, lambda d: d.answer(R.OVERLOADED, times=3), FAILING, "model_failing", THREE),
+    ("outage goes on", 15, lambda d: d.call(process=1), FAILING, "", SIX),
     ("outage over", 15, lambda d: d.answer(None), YES, "model_recovered", FINE),
-    ("share reached", 15, lambda d: d.reach_share(), SHARE, "pool_exhausted batch", MINE),
-    ("budget spent", 15, lambda d: d.spend(), NO, "budget_reached b, pool_exhausted", FULL),
+    ("share reached", 15, lambda d: d.reach_share(), SHARE, f"{OUT} batch", MINE),
+    ("budget spent", 15, lambda d: d.spend(), NO, f"budget_reached b, {OUT}", FULL),
     ("budget raised", 15, lambda d: d.change("b", usd={"day": 5}), SHARE, AGAIN, MINE),
     ("provider added", 15, lambda d: d.change("o", provider="openai"), SHARE, "", MINE),
     ("kill -9", 15, lambda d: d.kill(), SHARE, "", MINE),
     ("deploy", 15, lambda d: d.deploy(), SHARE, "", MINE),
-    ("b off", 15, lambda d: d.command.set_active("b", False), NO, "pool_exhausted", FULL),
-    ("b on", 15, lambda d: d.command.set_active("b", True), SHARE, AGAIN, MINE),
+    ("switched off", 15, lambda d: d.command.set_active("b", False), NO, OUT, FULL),
+    ("switched on", 15, lambda d: d.command.set_active("b", True), SHARE, AGAIN, MINE),
     ("midnight", 15 * 60, lambda d: (d.lost.clear(), d.call()), "served", f"{AGAIN} batch", FINE),
     ("both", 15, lambda d: d.call("batch"), YES, "", FINE),
     ("state down", 15, lambda d: d.cut(), "", ", ".join(["state_degraded"] * 3), UNKNOWN),

@@ -19,7 +19,8 @@ from keyrot_middleware import providers
 from keyrot_middleware.core.commands import Failed
 from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.model import CallInfo
-from keyrot_middleware.monitoring.view import lines_of, source_of
+from keyrot_middleware.monitoring.report import source_of
+from keyrot_middleware.monitoring.view import lines_of
 from keyrot_middleware.runtime import current_pool
 
 NOW = 1_790_000_000.0
@@ -107,7 +108,7 @@ def test_a_refusal_that_is_not_known_is_one_warning_and_is_shown(
                 assert _ask(server.url) == 200
             pool = current_pool()
             assert pool is not None
-            shown = list(lines_of(source_of(pool).status()["summary"]["headline"], str))
+            shown = lines_of(source_of(pool).status()["summary"]["headline"])
             states = [one["state"] for one in keyrot_middleware.status()["keys"].values()]
         finally:
             keyrot_middleware.uninstall()

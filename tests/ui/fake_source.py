@@ -44,7 +44,8 @@ def key(key_id: str, project: str | None = "proj-a", state: str = "available", *
         "sentence": state,
         "available": state == "available",
     }
-    made |= {"ends_by": "time", "active": True, "in_cooldown": False}
+    made |= {"active": True, "in_cooldown": False}
+    made["ends_by"] = "success" if state == "rejected" else "time"
     made["limits"] = dict.fromkeys(("rpm", "tpm", "rpd", "max_concurrency"))
     made |= {"success_count": 0, "error_count": 0, "used": {}, "usd": {}}
     made["allowed_actions"] = allowed

@@ -28,7 +28,9 @@ def test_the_printed_address_opens_the_page(serve: Serve, open_tab: Open) -> Non
     wait_for_rows(page, 7)
     assert page.url == f"{server.url}/keyrot/"
     expect(page).to_have_title("2/7 available · keyrot default")
-    expect(page.get_by_role("heading", level=1)).to_have_text("2 of 7 keys are available.")
+    expect(page.get_by_role("heading", level=1)).to_have_text(
+        "All calls are served. 2 of 7 keys are available."
+    )
     expect(page.locator("#verdict")).to_have_class("verdict some")  # not green
     expect(row(page, "free_1")).to_contain_text("cooling down")
     expect(row(page, "free_1")).to_contain_text(re.compile(r"available in 0:\d\d Google refused"))

@@ -134,7 +134,7 @@ def test_a_conversation_that_fell_back_stays_with_that_model(
     ),
 )
 def test_a_missing_model_is_named_once(missing, then, asked, mode, gemini, pool, connect) -> None:
-    """Misspelt or retired: the warning quotes Google, and the next model answers."""
+    """Misspelt or retired: the warning quotes Gemini, and the next model answers."""
     pool("A", fallback_models=f"{PRO}>{FLASH}>{LITE}", max_wait_s=0)
     gemini.remove_model(missing)
     client = connect()
@@ -148,6 +148,6 @@ def test_a_missing_model_is_named_once(missing, then, asked, mode, gemini, pool,
     assert models(gemini) == [*asked] * 2
     (text,) = [str(one.message) for one in found if one.category is KeyrotWarning]
     assert text.startswith(
-        f"KEYROT_FALLBACK_MODELS: the model {missing} is misspelt or retired, and {then}; Google "
+        f"KEYROT_FALLBACK_MODELS: the model {missing} is misspelt or retired, and {then}; Gemini "
         f"answers 404: models/{missing} is not found for API version "
     )

@@ -295,7 +295,7 @@ def test_processes_share_what_one_has_read(uri: str, clock: FakeClock) -> None:
 def test_records_of_older_processes_are_read(steady: tuple[int, ...]) -> None:
     """And they read those of pools that read no limits."""
     row = [5.0, 1, None, 3, *steady]
-    found = load("learned", json.dumps(row))
+    found = load("learned", "a", json.dumps(row))
     assert found == Learned(5.0, Limits(1, None, 3), bool(sum(steady)))
     assert json.loads(dump(found)) == [5.0, 1, None, 3, sum(steady)]
 

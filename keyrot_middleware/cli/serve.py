@@ -11,8 +11,11 @@ from typing import Any
 
 from .._install import install, uninstall
 from ..core.text import one_line
-from ..errors import MissingExtraError
+from ..errors import KeyrotError, MissingExtraError
+from ..monitoring.report import source_of
 from ..providers.openai import OpenAI
+from ..runtime import current_pool
+from ..runtime.pool import Pool
 from ..settings import IN_FILE, Config, load
 
 try:
@@ -51,7 +54,9 @@ def serve(*, host: str, port: int, token_file: Path | None) -> int:
         # uvicorn ends on SIGTERM when the last request has, and then sends it again.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            asyncio.run(_serve(config, Access(host, token), listener))
+            if (pool := current_pool()) is None:
+                raise KeyrotError("there is no key to serve with; keyrot check shows what is found")
+            asyncio.run(_serve(pool, config, Access(host, token), listener))
         except KeyboardInterrupt:
             pass
         finally:
@@ -59,11 +64,11 @@ def serve(*, host: str, port: int, token_file: Path | None) -> int:
     return 0
 
 
-async def _serve(config: Config, access: Access, listener: socket.socket) -> None:
+async def _serve(pool: Pool, config: Config, access: Access, listener: socket.socket) -> None:
     timeout = httpx.Timeout(_WAIT_S, connect=30.0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
     async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=True) as client:
-        door = Door(config, access, client)
+        door = Door(config, access, client, source_of(pool))
         _announce(door, config, access, listener)
         options = uvicorn.Config(door, http="h11", timeout_graceful_shutdown=_STOP_S, **QUIET)
         await uvicorn.Server(options).serve(sockets=[listener])

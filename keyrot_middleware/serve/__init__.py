@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import httpx
 from starlette.types import Message, Receive, Scope, Send
 
 from .. import providers
-from .._install import status
 from ..adapters import origin_from_url
+from ..core.availability import AVAILABLE
 from ..core.model import POOL_KEY
 from ..errors import handle_internal_error
+from ..monitoring.report import PoolReport
 from ..providers.base import Provider
 from ..providers.gemini import VERTEX_EXPRESS
 from ..runtime import workload
@@ -55,15 +56,18 @@ _ODD = ("/../", "/./", "//", "\\", "%2e", "%2f", "%5c", "#")
 class Door:
     """The ASGI app; needs `install()` in this process."""
 
-    def __init__(self, config: Config, access: Access, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, config: Config, access: Access, client: httpx.AsyncClient, report: PoolReport
+    ) -> None:
         """Serve the providers that the pool has keys of.
 
         Args:
             config: Of the pool that is installed.
             access: Decides who may call.
             client: What sends.
+            report: How the pool is.
         """
-        self._access, self._client = access, client
+        self._access, self._client, self._report = access, client, report
         self._workloads = {*(config.settings.workloads or ()), *(k.workload for k in config.keys)}
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self.upstream = upstream_of(config)
@@ -93,7 +97,8 @@ class Door:
         given, path = exchange.given, exchange.path
         self._access.admit(exchange.scope, given)
         if path in _HEALTH:
-            await exchange.say(*_HEALTH[path]())
+            # In a thread: a shared state may be far away.
+            await exchange.say(*await asyncio.to_thread(_HEALTH[path], self._report))
             return
         name, _, rest = path[1:].partition("/")
         if name not in self.upstream:
@@ -252,9 +257,15 @@ def upstream_of(config: Config) -> dict[str, tuple[Provider, str]]:
     return found
 
 
-def _readiness() -> tuple[int, str]:
-    keys = status()["keys"].values()
-    return (200, "ready") if any(key["available"] for key in keys) else (503, "no key is available")
+def _readiness(report: PoolReport) -> tuple[int, str]:
+    """Say whether calls of a model in use are served; of none yet, whether a key is available."""
+    seen = report.look(anew=True)
+    served = [one.answer not in ("no", "failing") for one in seen.calls]
+    served = served or [row.overall == AVAILABLE for row in seen.rows]
+    return (200, "ready") if any(served) else (503, "no call would be served")
 
 
-_HEALTH = {"/healthz": lambda: (200, "ok"), "/readyz": _readiness}
+_HEALTH: dict[str, Callable[[PoolReport], tuple[int, str]]] = {
+    "/healthz": lambda _: (200, "ok"),
+    "/readyz": _readiness,
+}

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -221,3 +222,11 @@ def test_it_says_whether_it_is_ready_and_ends_with_its_last_call(door, service) 
     assert one("/readyz", None, "GET").status == 503
     assert "Traceback" not in one.stop()
     assert one.process.returncode == 0
+
+
+def test_without_a_key_it_says_so(here) -> None:
+    """And ends, rather than to refuse each request."""
+    command = [sys.executable, "-m", "keyrot_middleware", "serve", "--port", "0"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert ran.returncode == 1
+    assert "keyrot: there is no key to serve with" in ran.stderr

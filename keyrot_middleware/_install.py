@@ -28,13 +28,7 @@ from .monitoring.report import levels, pool_health, source_of
 from .monitoring.view import HealthStatus
 from .prices import require_prices
 from .providers.keys import check_key_format
-from .runtime import (
-    bypassed,
-    current_pool,
-    required_project,
-    required_tiers,
-    set_current_pool,
-)
+from .runtime import bypassed, current_pool, required_project, required_tiers, set_current_pool
 from .runtime import session as _session
 from .runtime import workload as _workload
 from .runtime.first_token import FirstTokens

@@ -30,14 +30,7 @@ from pydantic import (
 )
 
 from . import providers
-from .core.model import (
-    LAST_RESORT,
-    POOL_KEY,
-    Candidate,
-    RetryPolicy,
-    Strategy,
-    Terms,
-)
+from .core.model import LAST_RESORT, POOL_KEY, Candidate, RetryPolicy, Strategy, Terms
 from .core.text import did_you_mean, mask_url
 from .errors import EVENTS, ConfigError, EventName
 from .keys_file import (

@@ -20,14 +20,7 @@ from .. import providers
 from ..core.failures import MODEL_REFUSALS, REJECTIONS
 from ..core.flow import CallState, Exhausted
 from ..core.judgement import describe_block, judge
-from ..core.model import (
-    DEFAULT_PLATFORM,
-    HOME,
-    POOL_KEY,
-    CallInfo,
-    Candidate,
-    Lease,
-)
+from ..core.model import DEFAULT_PLATFORM, HOME, POOL_KEY, CallInfo, Candidate, Lease
 from ..errors import handle_internal_error, rejection_code, warn_safely
 from ..providers.base import Provider
 from ..runtime import SdkCall, bypassed, required_project, required_tiers, session

@@ -28,12 +28,7 @@ from ..providers.keys import mask_keys
 from ..runtime.pool import resolved_candidates
 from ..secrets.cache import SecretCache
 from ..secrets.stores import open_secret_cache
-from ..settings import (
-    ENV_NAMES,
-    SECRET_SETTINGS,
-    Config,
-    load,
-)
+from ..settings import ENV_NAMES, SECRET_SETTINGS, Config, load
 from ..telemetry.logs import format_time
 from ..telemetry.otel import OtlpExport
 from .status import console, escape, open_configured, table

@@ -40,16 +40,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from .model import (
-    GENERIC_VERBS,
-    MODEL_SCOPES,
-    NO_LIMITS,
-    Backoff,
-    CallInfo,
-    Limits,
-    Scope,
-    Verdict,
-)
+from .model import GENERIC_VERBS, MODEL_SCOPES, NO_LIMITS, Backoff, CallInfo, Limits, Scope, Verdict
 from .windows import DAY_S, HOUR_S, next_minute
 
 KEY_REJECTIONS = frozenset(

@@ -20,12 +20,7 @@ from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..adapters import (
-    facts_from_error,
-    host_from_url,
-    origin_from_url,
-    transport_failure,
-)
+from ..adapters import facts_from_error, host_from_url, origin_from_url, transport_failure
 from ..adapters.patching import Wrapper
 from ..adapters.pooled_calls import PooledCalls, is_key
 from ..adapters.redaction import Redacting

@@ -17,23 +17,13 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin
 
 from .. import providers
-from ..adapters import (
-    host_from_url,
-    hostname,
-    is_within,
-    origin_from_url,
-    with_served_tier,
-)
+from ..adapters import host_from_url, hostname, is_within, origin_from_url, with_served_tier
 from ..adapters.pooled_calls import NoKey, PooledCalls
 from ..adapters.redaction import Redact, without_key
 from ..core.commands import Done, Failed
 from ..core.failures import SLOW, FailureFacts
 from ..core.flow import CallState, Exhausted
-from ..core.model import (
-    POOL_KEY,
-    CallInfo,
-    Lease,
-)
+from ..core.model import POOL_KEY, CallInfo, Lease
 from ..core.model_names import (
     fallback_call,
     fallback_info,
@@ -47,13 +37,7 @@ from ..core.text import one_line
 from ..errors import handle_internal_error
 from ..providers.base import Provider, Route
 from ..providers.gemini import GEMINI_API
-from ..runtime import (
-    SdkCall,
-    required_project,
-    required_tiers,
-    sdk_call,
-    workload,
-)
+from ..runtime import SdkCall, required_project, required_tiers, sdk_call, workload
 from ..runtime.first_token import first_token_s
 from ..secrets import Secret
 from ..settings import AllowedOrigins

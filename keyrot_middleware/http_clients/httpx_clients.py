@@ -18,16 +18,7 @@ from ..adapters.redaction import Redact, scrub_head, without_key
 from ..runtime import sdk_call
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
-from .calls import (
-    Call,
-    Head,
-    Incoming,
-    Outcome,
-    Reply,
-    Served,
-    home_key,
-    read,
-)
+from .calls import Call, Head, Incoming, Outcome, Reply, Served, home_key, read
 from .serving import Library
 
 _DEFAULT_TIMEOUT = {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}

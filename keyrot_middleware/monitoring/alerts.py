@@ -32,11 +32,7 @@ from ..core.activity import CallRecord
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
 from ..core.judgement import Judgement, judge
-from ..core.model import (
-    USD_REASONS,
-    CallInfo,
-    project_name,
-)
+from ..core.model import USD_REASONS, CallInfo, project_name
 from ..core.text import did_you_mean, one_line, remaining, utc
 from ..core.windows import HOUR_S, next_midnight
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
@@ -48,17 +44,7 @@ from ..settings import ENV_NAMES
 from ..telemetry import CallObserver
 from ..telemetry.otel import suppress_instrumentation
 from .report import source_of
-from .view import (
-    WHAT_IS_LOST,
-    Look,
-    Row,
-    clock,
-    cut_off,
-    model_label,
-    parts,
-    sentence,
-    sentence_of,
-)
+from .view import WHAT_IS_LOST, Look, Row, clock, cut_off, model_label, parts, sentence, sentence_of
 
 _log = logging.getLogger("keyrot_middleware")
 

@@ -65,12 +65,7 @@ from ..core.model import (
 )
 from ..core.selection import RankedCandidates
 from ..core.text import one_line
-from ..core.windows import (
-    cooldown_names,
-    next_midnight,
-    next_month,
-    scope_key,
-)
+from ..core.windows import cooldown_names, next_midnight, next_month, scope_key
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork
 from ..locks import Lock

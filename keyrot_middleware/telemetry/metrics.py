@@ -23,13 +23,7 @@ from ..core.model_names import ModelNames
 from ..errors import handle_internal_error
 from . import CallObserver, semconv
 from .otel import CurrentProvider, is_suppressed
-from .semconv import (
-    Attributes,
-    cause_from_error,
-    covering_span,
-    operation_name,
-    request_attributes,
-)
+from .semconv import Attributes, cause_from_error, covering_span, operation_name, request_attributes
 
 
 class Metric(NamedTuple):

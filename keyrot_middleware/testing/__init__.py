@@ -13,13 +13,7 @@ if TYPE_CHECKING:
     from keyrot_middleware.core.model import Limits
     from keyrot_middleware.testing.fake_gemini import FakeGemini
     from keyrot_middleware.testing.fake_openai import FakeAnthropic, FakeOpenAI
-    from keyrot_middleware.testing.keys import (
-        Clock,
-        FakeClock,
-        FakeKey,
-        QuotaUsage,
-        SystemClock,
-    )
+    from keyrot_middleware.testing.keys import Clock, FakeClock, FakeKey, QuotaUsage, SystemClock
     from keyrot_middleware.testing.live import plain_websockets
     from keyrot_middleware.testing.replies import Reply, Scripted
     from keyrot_middleware.testing.request import FakeRequest, LoggedRequest

@@ -7,14 +7,7 @@ from typing import Any
 
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.testing.answers import ModelAnswer, count_tokens
-from keyrot_middleware.testing.keys import (
-    Clock,
-    FakeKey,
-    QuotaUsage,
-    Style,
-    Tier,
-    make_value,
-)
+from keyrot_middleware.testing.keys import Clock, FakeKey, QuotaUsage, Style, Tier, make_value
 from keyrot_middleware.testing.replies import Scripted
 from keyrot_middleware.testing.server import FakeServer, LoopbackServer
 from keyrot_middleware.testing.service import Service

@@ -4,17 +4,7 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, STREAMED, Rig, key
-from support.replies import (
-    Chunks,
-    bad,
-    capacity,
-    day,
-    failure,
-    invalid,
-    lost,
-    minute,
-    overloaded,
-)
+from support.replies import Chunks, bad, capacity, day, failure, invalid, lost, minute, overloaded
 
 from keyrot_middleware.core.flow import CallState
 from keyrot_middleware.core.model import CallInfo, Limits

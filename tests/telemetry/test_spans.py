@@ -13,15 +13,7 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.trace import SpanKind
 from support.replies import invalid
-from support.scripted_pool import (
-    INFO,
-    PROMPT,
-    STREAMED,
-    Chunks,
-    ScriptedPool,
-    failure,
-    minute,
-)
+from support.scripted_pool import INFO, PROMPT, STREAMED, Chunks, ScriptedPool, failure, minute
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import CallInfo

@@ -3,13 +3,7 @@
 from typing import Any
 
 import pytest
-from support.interactions import (
-    SDK,
-    SDK_WARNINGS,
-    create,
-    error_type,
-    keys_of,
-)
+from support.interactions import SDK, SDK_WARNINGS, create, error_type, keys_of
 from support.modes import MODEL, MODES
 
 from keyrot_middleware.testing import Reply

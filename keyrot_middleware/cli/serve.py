@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,39 +54,33 @@ def serve(*, host: str, port: int, token_file: Path | None) -> int:
         install(**chosen)
         # uvicorn ends on SIGTERM when the last request has, and then sends it again.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            if (pool := current_pool()) is None:
-                raise KeyrotError("there is no key to serve with; keyrot check shows what is found")
+        if (pool := current_pool()) is None:
+            raise KeyrotError("there is no key to serve with; keyrot check shows what is found")
+        with suppress(KeyboardInterrupt):
             asyncio.run(_serve(pool, config, Access(host, token), listener))
-        except KeyboardInterrupt:
-            pass
-        finally:
-            uninstall()
+        uninstall()
     return 0
 
 
 async def _serve(pool: Pool, config: Config, access: Access, listener: socket.socket) -> None:
-    timeout = httpx.Timeout(_WAIT_S, connect=30.0)
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=True) as client:
+    timeout, limits = httpx.Timeout(_WAIT_S, connect=30.0), httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=timeout, limits=limits) as client:
         door = Door(config, access, client, source_of(pool))
-        _announce(door, config, access, listener)
+        _announce(door, config, listener)
         options = uvicorn.Config(door, http="h11", timeout_graceful_shutdown=_STOP_S, **QUIET)
         await uvicorn.Server(options).serve(sockets=[listener])
 
 
-def _announce(door: Door, config: Config, access: Access, listener: socket.socket) -> None:
+def _announce(door: Door, config: Config, listener: socket.socket) -> None:
     """Print what each client needs, and a request that works."""
-    name, port = listener.getsockname()[:2]
-    address = f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"keyrot serve: pool {one_line(config.settings.pool)}, {len(config.keys)} keys")
-    for key in door.upstream:
-        provider = door.upstream[key][0]
+    for name, (provider, _) in door.upstream.items():
         prefix = "/v1" if isinstance(provider, OpenAI) else ""
-        print(f"{provider.base_url_variable or provider.title}={address}/{key}{prefix}")
+        print(f"{provider.base_url_variable or provider.title}={address}/{name}{prefix}")
     first, (provider, _) = next(iter(door.upstream.items()))
     asked = provider.check_path.format(model=provider.check_model)
     body = f" -d '{json.dumps(provider.check_body)}'" if provider.check_body else ""
-    print(f"Try it: curl {address}/{first}{asked} -H 'content-type: application/json'{body}")
-    token = "the token" if access.needs_token else "any text that is no real key"
-    print(f"Each program's API key: {token}. Ctrl-C ends it.", flush=True)
+    print(f"Try: curl {address}/{first}{asked} -H 'content-type: application/json'{body}")
+    print("API key of each program: the token; without one, any text. Ctrl-C ends it", flush=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import httpx
@@ -35,12 +35,10 @@ LARGE_AT_ONCE = 4
 LARGEST = 4 * 1024**3
 IDLE_S = 300.0
 """How long a client may send nothing of its body, or take nothing of the reply."""
-_HOP_BY_HOP = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te"),
-        *("proxy-connection", "trailer", "transfer-encoding", "upgrade"),
-    }
-)
+_HOP_BY_HOP = {
+    *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te"),
+    *("proxy-connection", "trailer", "transfer-encoding", "upgrade"),
+}
 _NOT_UP = _HOP_BY_HOP | {
     *("host", "cookie", "expect", "origin", "referer", "accept-encoding", "forwarded", "via"),
     *("x-keyrot-workload", "x-real-ip"),
@@ -94,12 +92,12 @@ class Door:
             await exchange.say(500, "keyrot serve: it failed inside; its log has more")
 
     async def _answer(self, exchange: _Exchange) -> None:
-        given, path = exchange.given, exchange.path
+        given, path, method = exchange.given, exchange.path, exchange.scope["method"]
         self._access.admit(exchange.scope, given)
-        if path in _HEALTH:
+        if path in ("/healthz", "/readyz"):
             # In a thread: a shared state may be far away.
-            await exchange.say(*await asyncio.to_thread(_HEALTH[path], self._report))
-            return
+            is_ready = path == "/healthz" or await asyncio.to_thread(_is_ready, self._report)
+            return await exchange.say(*((200, "ok") if is_ready else (503, "no call is served")))
         name, _, rest = path[1:].partition("/")
         if name not in self.upstream:
             known = ", ".join(f"/{one}/" for one in self.upstream)
@@ -111,7 +109,7 @@ class Door:
         kept = "&".join(one for one in query.split("&") if not one.startswith("key="))
         url = f"{origin}/{rest}{'?' if kept else ''}{kept}"
         is_odd = any(part in f"/{rest}/".lower() for part in _ODD)
-        route = None if is_odd else provider.route(exchange.scope["method"], url)
+        route = None if is_odd else provider.route(method, url)
         if route is None:
             raise Refused(404, f"the table of {provider.title} has no such path")
         if label := dict(given).get("x-keyrot-workload", ""):
@@ -119,29 +117,20 @@ class Door:
                 known = ", ".join(sorted(filter(None, self._workloads))) or "none"
                 raise Refused(400, f"there is no such workload; there is {known}")
             workload.set(label)  # of this request's own task
-        request = httpx.Request(
-            exchange.scope["method"],
-            url,
-            headers=[*_upward(given, provider), provider.key_field(route, POOL_KEY)],
-            content=exchange.body(self._large),
-        )
+        headers = [*_upward(given, provider), provider.key_field(route, POOL_KEY)]
+        # Not built by the client: it would add the cookies that other callers' replies have set.
+        request = httpx.Request(method, url, headers=headers, content=exchange.body(self._large))
+        here = f"{exchange.scope['scheme']}://{dict(given)['host']}/{name}/"
         watcher = asyncio.create_task(exchange.watch(asyncio.current_task()))
         try:
-            await self._relay(exchange, request, f"{origin}/")
+            response = await self._client.send(request, stream=True)
+            async with contextlib.aclosing(response):
+                await exchange.begin(response, f"{origin}/", here)
+                async for piece in response.aiter_raw():
+                    await exchange.send_body(piece, more=True)
+                await exchange.send_body(b"")
         finally:
             watcher.cancel()
-
-    async def _relay(self, exchange: _Exchange, request: httpx.Request, origin: str) -> None:
-        """Send a request, and hand its reply on as it comes."""
-        # Not built by the client: it would add the cookies that other callers' replies have set.
-        response = await self._client.send(request, stream=True)
-        try:
-            await exchange.begin(response, origin)
-            async for piece in response.aiter_raw():
-                await exchange.send_body(piece, more=True)
-            await exchange.send_body(b"")
-        finally:
-            await response.aclose()
 
 
 class _Left(Exception):  # noqa: N818 - what a client does
@@ -193,10 +182,8 @@ class _Exchange:
         self.has_left = True
         work.cancel()
 
-    async def begin(self, response: httpx.Response, origin: str) -> None:
-        """Send the head of a reply; *origin* in its addresses becomes this door's."""
-        assert self.provider is not None  # noqa: S101 - there is no reply without one
-        here = f"{self.scope['scheme']}://{dict(self.given)['host']}/{self.provider.name}/"
+    async def begin(self, response: httpx.Response, origin: str, here: str) -> None:
+        """Send the head of a reply; *origin* in its addresses becomes *here*."""
         headers = []
         for raw, value in response.headers.raw:
             name, text = raw.decode("latin-1").lower(), value.decode("latin-1")
@@ -257,15 +244,8 @@ def upstream_of(config: Config) -> dict[str, tuple[Provider, str]]:
     return found
 
 
-def _readiness(report: PoolReport) -> tuple[int, str]:
-    """Say whether calls of a model in use are served; of none yet, whether a key is available."""
+def _is_ready(report: PoolReport) -> bool:
+    """Return whether calls of a model in use are served; of none yet, if a key is available."""
     seen = report.look(anew=True)
     served = [one.answer not in ("no", "failing") for one in seen.calls]
-    served = served or [row.overall == AVAILABLE for row in seen.rows]
-    return (200, "ready") if any(served) else (503, "no call would be served")
-
-
-_HEALTH: dict[str, Callable[[PoolReport], tuple[int, str]]] = {
-    "/healthz": lambda _: (200, "ok"),
-    "/readyz": _readiness,
-}
+    return any(served or [row.overall == AVAILABLE for row in seen.rows])

@@ -43,11 +43,6 @@ class Access:
         """
         self._host, self._token = host, None if token is None else token.encode()
 
-    @property
-    def needs_token(self) -> bool:
-        """Whether a program has to send one."""
-        return self._token is not None
-
     def admit(self, scope: Scope, given: Given) -> None:
         """Let a request in.
 
@@ -70,8 +65,9 @@ class Access:
         if not is_loopback(name) and name != self._host and self._host not in WILDCARDS:
             raise Refused(403, "the Host header names another server")
         # Browsers do not send HTTP/1.0; nginx does by default, and adds no header.
-        is_old = scope.get("http_version") == "1.0"
-        if self._token is None and (is_old or any(map(_is_forwarded, names))):
+        is_old = scope["http_version"] == "1.0"
+        is_old |= any(name.startswith(_FORWARDED) for name in names)
+        if self._token is None and is_old:
             raise Refused(403, "behind a proxy it needs --token-file")
         if "upgrade" in headers:
             raise Refused(501, "websockets (Live) are not served")
@@ -89,7 +85,7 @@ class Access:
                 keys.append(text.strip() if scheme.lower() == "bearer" else value.strip())
         if self._token is None:
             if any(map(has_key_shape, keys)):
-                raise Refused(401, _OWN_KEY)
+                raise Refused(401, "the pool has the keys: set this program's to keyrot-pool")
         elif not any(hmac.compare_digest(key.encode(), self._token) for key in keys):
             raise Refused(401, "send the token of --token-file as the API key")
 
@@ -100,13 +96,3 @@ _FORWARDED = (
     *("cdn-", "cf-", "fastly-", "fly-"),
 )
 """How the names of headers begin that proxies add."""
-
-
-def _is_forwarded(name: str) -> bool:
-    return name.startswith(_FORWARDED)
-
-
-_OWN_KEY = (
-    "this program sends a key or login of its own, and the keys here are the pool's: set its API "
-    "key to keyrot-pool"
-)

@@ -1,7 +1,6 @@
 """The lock of the package: no interrupt leaves it locked, and nobody waits for it for ever."""
 
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress

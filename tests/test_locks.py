@@ -64,7 +64,10 @@ def test_a_forked_child_begins_with_it_free() -> None:
     with held(lock):
         child = os.fork()
         if child == 0:
-            with lock:
-                os._exit(0)
+            try:
+                with lock:
+                    os._exit(0)
+            finally:
+                os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert not is_free(lock)

@@ -49,7 +49,7 @@ from .view import WHAT_IS_LOST, Look, Row, clock, cut_off, model_label, parts, s
 _log = logging.getLogger("keyrot_middleware")
 
 REPEAT_S = 600.0
-"""A fact about calls that begins again so soon after it was told is not told."""
+"""A fact about calls that begins again so soon after its report is not reported."""
 LOOK_S = 2.0
 """How long after a call that failed, and while facts are on, the pool is looked at."""
 IDLE_S = 60.0
@@ -72,7 +72,7 @@ _ENDS: dict[str, tuple[EventName, str]] = {
     "model_failing": ("model_recovered", "succeeds again"),
     "state_degraded": ("state_recovered", "is reachable again; limits are shared again"),
 }
-"""How the end of a fact is told; other ends are not."""
+"""How the end of a fact is reported; other ends are not."""
 _OF_PROCESS = "state_degraded"
 """Each process finds it for itself, and no list has it."""
 _GOOD = frozenset(event for event, _ in _ENDS.values())

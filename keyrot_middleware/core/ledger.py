@@ -45,7 +45,6 @@ from .windows import (
     PROBE_S,
     RESERVED_S,
     Cooldown,
-    FirstWindows,
     Learned,
     QuotaWindows,
     Slot,
@@ -71,7 +70,7 @@ class Used:
     requests_day: int
     limits: Limits = NO_LIMITS
     """Those that the provider has named."""
-    first: FirstWindows | None = None
+    first: QuotaWindows | None = None
     """The part of the workloads that are `first`, if there are any."""
     read: Limits = NO_LIMITS
     """Those that were read from the provider's list."""
@@ -337,8 +336,7 @@ class Ledger:
     # Workloads ------------------------------------------------------------------------------------
 
     def _part(self, name: str, part: str, now: float) -> QuotaWindows:
-        found = copy(self._records.quotas.get(part_name(name, part)))  # it may not be stored
-        found = found or (QuotaWindows() if part else FirstWindows())
+        found = copy(self._records.quotas.get(part_name(name, part))) or QuotaWindows()
         found.advance(now, self._policy.zone)
         return found
 
@@ -353,8 +351,8 @@ class Ledger:
             if block is not None:
                 amounts = (getattr(one, block.reason) for one in (most, limits))
                 block = block._replace(note=terms.note("share", block.reason, *amounts))
-        first = self._part(name, "", now) if terms.behind else None
-        if isinstance(first, FirstWindows):
+        if terms.behind:
+            first = self._part(name, "", now)
             for until, kept in first.held_back(quota, limits, *sizes, now):
                 note = terms.note("first", kept.reason, kept.amount, kept.limit)
                 block = later(block, Block(kept.reason, until, kept.reason != "rpd", note))
@@ -659,7 +657,7 @@ class Ledger:
                     quota.tokens,
                     quota.day_requests,
                     known.limits._replace(rpd=of_day),
-                    first if isinstance(first, FirstWindows) else None,
+                    first,
                     known.read,
                 )
             )

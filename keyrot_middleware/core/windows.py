@@ -47,8 +47,10 @@ RESERVED_S = 300.0
 SLOT_S = 30.0
 SLOTS = 21
 """Ten minutes slide in twenty slots; one more, since the latest is not over."""
-MINUTES_SEEN = 12
-"""Ten whole minutes, and two that were none."""
+FADE = 0.9
+"""What a minute counts in a mean, of what the next one does: the last ten minutes count most."""
+MINUTES_KNOWN = 4.0
+"""The sum of five such minutes, from which on their mean says something."""
 
 
 def later(one: Block | None, other: Block | None) -> Block | None:
@@ -225,6 +227,21 @@ class Learned(NamedTuple):
         )
 
 
+class Kept(NamedTuple):
+    """What other workloads leave free in a window for those that are `first`."""
+
+    reason: str
+    limit: int
+    amount: int
+    own: int
+    """What the first ones have used of it."""
+    size: float
+    """Of one of their calls."""
+    rate: float
+    """Of their calls, a minute."""
+    end: float
+
+
 @dataclass(slots=True)
 class QuotaWindows:
     """What one project has used of one model bucket."""
@@ -237,17 +254,27 @@ class QuotaWindows:
     late_tokens: int = 0
     day_end: float = 0.0
     day_requests: int = 0
+    past_minutes: float = 0.0
+    """The minutes of the day that are over, and what they had, each as `FADE` says."""
+    past_requests: float = 0.0
+    past_tokens: float = 0.0
 
     def advance(self, now: float, zone: str) -> None:
         """Start the windows of *now*."""
         minute = int((now - GUARD_S) // 60)
         if not self.minute - 1 <= minute <= self.minute:
             kept = minute == self.minute + 1
+            if 0 <= self.minute < minute:
+                fade = FADE ** (minute - self.minute)
+                self.past_minutes = self.past_minutes * fade + (1 - fade) / (1 - FADE)
+                self.past_requests = (self.past_requests + self.requests / FADE) * fade
+                self.past_tokens = (self.past_tokens + self.tokens / FADE) * fade
             self.requests, self.tokens = (self.late_requests, self.late_tokens) if kept else (0, 0)
             self.late_requests = self.late_tokens = 0
             self.minute = minute
         if not 0 < self.day_end - now <= LONGEST_DAY_S:
             self.day_end, self.day_requests = next_midnight(now, zone), 0
+            self.past_minutes = self.past_requests = self.past_tokens = 0.0
 
     def blocked_by(
         self, limits: Limits, requests: int, tokens: int, steady_at: float | None = None
@@ -348,60 +375,18 @@ class QuotaWindows:
         if day_end == self.day_end:
             self.day_requests = max(self.day_requests + requests, 0)
 
-
-class Kept(NamedTuple):
-    """What other workloads leave free in a window for those that are `first`."""
-
-    reason: str
-    limit: int
-    amount: int
-    own: int
-    """What the first ones have used of it."""
-    size: float
-    """Of one of their calls."""
-    rate: float
-    """Of their calls, a minute."""
-    end: float
-
-    def less_at(self, room: float) -> float:
-        """Return when less than that is kept, epoch seconds."""
-        root = (sqrt(9 + 4 * room / self.size) - 3) / 2
-        return self.end - root * root / self.rate * 60
-
-
-@dataclass(slots=True)
-class FirstWindows(QuotaWindows):
-    """What the workloads that are `first` have used, and in each of the last minutes.
-
-    The first two of these were no whole minutes, and say nothing about their rate.
-    """
-
-    past: list[int] = field(default_factory=lambda: [0])
-    past_tokens: list[int] = field(default_factory=lambda: [0])
-
-    def advance(self, now: float, zone: str) -> None:
-        """Start the windows of *now*."""
-        before, requests, tokens, day_end = self.minute, self.requests, self.tokens, self.day_end
-        QuotaWindows.advance(self, now, zone)
-        if self.day_end != day_end:
-            self.past, self.past_tokens = [0], [0]
-        elif self.minute > before:
-            idle = [0] * min(self.minute - before - 1, MINUTES_SEEN)
-            self.past = [*self.past, requests, *idle][-MINUTES_SEEN:]
-            self.past_tokens = [*self.past_tokens, tokens, *idle][-MINUTES_SEEN:]
-
     def kept(self, limits: Limits, now: float) -> Iterator[Kept]:
-        """Yield what is kept of each limit: r + 3√r calls, of r that are expected until its end.
+        """Yield what others leave free of each limit, where this is what the first ones have used.
 
-        Before their rate is known, they are expected to use half of a minute. Others may always use
-        a twentieth of a limit. The amount is rounded, so that nothing is left at the end.
+        That is r + 3√r calls, of r that are expected until its end: calls that come at random are
+        more than that in one of seven hundred minutes. Before their rate is known, they are
+        expected to use half of a minute. Others may always use a twentieth of a limit. The amount
+        is rounded, so that nothing is left at the end.
         """
-        minutes, calls = len(self.past) - 2, sum(self.past[2:])
-        rate, of_day, doubt = (limits.rpm or 0) / 2, 0.0, 3 * sqrt(calls + 1)
-        if minutes > 0:  # that of a few minutes may be far from the true one
-            of_day = calls / minutes
-            rate = of_day if minutes >= 10 else of_day + doubt / minutes
-        size = sum(self.past_tokens[2:]) / max(calls, 1)
+        rate, of_day, calls = (limits.rpm or 0) / 2, 0.0, self.past_requests
+        if self.past_minutes > MINUTES_KNOWN:
+            rate = of_day = calls / self.past_minutes
+        size = self.past_tokens / (calls or 1.0)
         end = (self.minute + 1) * 60 + GUARD_S
         for reason, limit, own, one, of, until in (
             ("rpd", limits.rpd, self.day_requests, 1.0, of_day, self.day_end),
@@ -414,19 +399,23 @@ class FirstWindows(QuotaWindows):
                 yield Kept(reason, limit, int(max(most, 0.0) + 0.5), own, one, of, until)
 
     def held_back(
-        self, quota: QuotaWindows, limits: Limits, requests: int, tokens: int, now: float
+        self, others: QuotaWindows, limits: Limits, requests: int, tokens: int, now: float
     ) -> Iterator[tuple[float, Kept]]:
-        """Yield which windows have no room for another workload, and until when; call `advance`."""
+        """Yield which windows have no room for others, and until when.
+
+        Less than the room that there is will be kept when r + 3√r calls are less than that.
+        """
         used = {
-            "rpd": (quota.day_requests, requests),
-            "rpm": (quota.requests, requests),
-            "tpm": (quota.tokens, tokens),
+            "rpd": (others.day_requests, requests),
+            "rpm": (others.requests, requests),
+            "tpm": (others.tokens, tokens),
         }
         for kept in self.kept(limits, now):
             total, cost = used[kept.reason]
             room = kept.limit - total - cost
             if 0 < kept.amount > room and total > kept.own:
-                yield kept.less_at(max(room, 0) + 0.5), kept
+                root = (sqrt(9 + 4 * (max(room, 0) + 0.5) / kept.size) - 3) / 2
+                yield kept.end - root * root / kept.rate * 60, kept
 
 
 def _exceeds(used: int, cost: int, limit: int) -> bool:

@@ -40,7 +40,6 @@ from ..core.windows import (
     HOUR_S,
     PROBE_POLL_S,
     Cooldown,
-    FirstWindows,
     Learned,
     QuotaWindows,
     Spending,
@@ -388,11 +387,7 @@ def _numbers(row: list[Any]) -> list[Any]:
 
 
 READERS: dict[str, Callable[[Any], Any]] = {
-    "quotas": lambda row: (
-        FirstWindows(*[*_numbers(row[:7]), _numbers([*row[7]]), _numbers([*row[8]])])
-        if row[7:]
-        else QuotaWindows(*_numbers(row))
-    ),
+    "quotas": lambda row: QuotaWindows(*_numbers(row)),
     "learned": lambda row: Learned(
         _numbers(row[:1])[0],
         Limits(*_numbers(row[1:4])),

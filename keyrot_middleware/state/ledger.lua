@@ -78,15 +78,25 @@ local function later(one, other)
   return (not one or (other and other[2] > one[2])) and other or one
 end
 
--- Quotas: minute, requests, tokens, late requests, late tokens, end of the day, requests of the day.
+-- Quotas: minute, requests, tokens, late requests, late tokens, end of the day, requests of the day, and
+-- the minutes of the day that are over, their requests and their tokens, each as FADE says.
 
 local MINUTE, REQUESTS, TOKENS, LATE_REQUESTS, LATE_TOKENS, DAY_END, DAY_REQUESTS = 1, 2, 3, 4, 5, 6, 7
+local PAST_MINUTES, PAST_REQUESTS, PAST_TOKENS = 8, 9, 10
 
 local minute = math.floor((now - GUARD_S) / 60)
 
 local function advance(q)
+  for i = PAST_MINUTES, PAST_TOKENS do
+    q[i] = known(q[i]) or 0
+  end
   if minute ~= q[MINUTE] and minute ~= q[MINUTE] - 1 then
-    local kept = minute == q[MINUTE] + 1
+    local kept, fade = minute == q[MINUTE] + 1, FADE ^ (minute - q[MINUTE])
+    if q[MINUTE] >= 0 and q[MINUTE] < minute then
+      q[PAST_MINUTES] = q[PAST_MINUTES] * fade + (1 - fade) / (1 - FADE)
+      q[PAST_REQUESTS] = (q[PAST_REQUESTS] + q[REQUESTS] / FADE) * fade
+      q[PAST_TOKENS] = (q[PAST_TOKENS] + q[TOKENS] / FADE) * fade
+    end
     q[REQUESTS], q[TOKENS] = kept and q[LATE_REQUESTS] or 0, kept and q[LATE_TOKENS] or 0
     q[LATE_REQUESTS], q[LATE_TOKENS], q[MINUTE] = 0, 0, minute
   end
@@ -164,10 +174,7 @@ local function utilization(q, rpm, tpm, rpd, weight)
   return most >= 0 and most or q[REQUESTS] / weight
 end
 
--- Of a part of the calls: a workload that has a share, or ('') all that are first; the latter has the
--- requests and tokens of its last minutes too, of which the first two were no whole ones.
-
-local PAST, PAST_TOKENS = 8, 9
+-- Of a part of the calls: a workload that has a share, or ('') all that are first.
 
 local function part_name(name, part)
   return '\n' .. part .. '\n' .. name
@@ -175,36 +182,15 @@ end
 
 local function read_part(name, part)
   local found = read(QUOTAS, { part_name(name, part) })[1]
-  local q = found or { -1, 0, 0, 0, 0, day_end, 0 }
-  if part == '' and not found then
-    q[PAST], q[PAST_TOKENS] = { 0 }, { 0 }
-  end
-  local before, counts = q[MINUTE], { q[REQUESTS], q[TOKENS] }
-  advance(q)
-  for i, past in ipairs({ q[PAST], q[PAST_TOKENS] }) do
-    if before >= 0 and q[MINUTE] > before then
-      table.insert(past, counts[i])
-      for _ = 1, math.min(q[MINUTE] - before - 1, MINUTES_SEEN) do
-        table.insert(past, 0)
-      end
-    end
-    while #past > MINUTES_SEEN do
-      table.remove(past, 1)
-    end
-  end
-  return q, not found
+  return advance(found or { -1, 0, 0, 0, 0, day_end, 0 }), not found
 end
 
 -- Return which window has no room for a workload that leaves some to the first ones.
 local function held_back(first, q, limits, call)
-  local minutes, calls, tokens = #first[PAST] - 2, 0, 0
-  for i = 3, #first[PAST] do
-    calls, tokens = calls + first[PAST][i], tokens + first[PAST_TOKENS][i]
-  end
-  local rate, of_day, size = (limits.rpm or 0) / 2, 0, tokens / math.max(calls, 1)
-  if minutes > 0 then -- that of a few minutes may be far from the true one
-    of_day = calls / minutes
-    rate = minutes >= 10 and of_day or of_day + 3 * math.sqrt(calls + 1) / minutes
+  local minutes, calls, tokens = unpack(first, PAST_MINUTES)
+  local rate, of_day, size = (limits.rpm or 0) / 2, 0, calls > 0 and tokens / calls or 0
+  if minutes > MINUTES_KNOWN then
+    rate, of_day = calls / minutes, calls / minutes
   end
   local minute_end, found = (q[MINUTE] + 1) * 60 + GUARD_S, nil
   for _, window in ipairs({

@@ -154,17 +154,19 @@ def test_two_first_workloads_are_expected_together(state: State, clock: FakeCloc
 
 
 def test_a_first_workload_that_stops_holds_nothing_back(state: State, clock: FakeClock) -> None:
-    """Ten minutes later at the latest; one that was never seen, after two."""
+    """Less with each minute, nothing an hour later; one that was never seen, after five minutes."""
     rate_of(state, clock, 9, 12)
-    clock.advance(60 * 11)
+    clock.advance(60 * 7)
+    assert all_of(state, OTHER) == LIMIT - 9
+    clock.advance(60 * 53)
     assert all_of(state, OTHER) == LIMIT
     never = key("b", Limits(rpm=LIMIT))
     assert all_of(state, OTHER, never) == 14, "as if it used half a minute"
-    clock.advance(60 * 11)
+    clock.advance(60 * 5)
     assert all_of(state, OTHER, never) == LIMIT
     clock.advance(86_400)
     assert all_of(state, OTHER, never) == 14, "a day begins anew"
-    clock.advance(60 * 12)
+    clock.advance(60 * 5)
     assert all_of(state, OTHER, never) == LIMIT
 
 

@@ -287,17 +287,25 @@ class QuotaWindows:
             tokens: Input tokens of them.
             steady_at: The time, if the limits of a minute refill all the time.
         """
-        day = None
+        found = None
         if limits.rpd is not None and _exceeds(self.day_requests, requests, limits.rpd):
-            day = Block("rpd", self.day_end)
-        if steady_at is not None:
-            return later(day, self._steady_block(limits, requests, tokens, steady_at))
-        minute_end = (self.minute + 1) * 60 + GUARD_S
-        if limits.rpm is not None and _exceeds(self.requests, requests, limits.rpm):
-            return later(day, Block("rpm", minute_end, waitable=True))
-        if limits.tpm is not None and _exceeds(self.tokens, tokens, limits.tpm):
-            return later(day, Block("tpm", minute_end, waitable=True))
-        return day
+            found = Block("rpd", self.day_end)
+        for reason, limit, used, late, cost in (
+            ("rpm", limits.rpm, self.requests, self.late_requests, requests),
+            ("tpm", limits.tpm, self.tokens, self.late_tokens, tokens),
+        ):
+            if limit is None:
+                continue
+            now_used = used if steady_at is None else self._drained(used, late, limit, steady_at)
+            if not _exceeds(now_used, cost, limit):
+                continue
+            until, needed = (self.minute + 1) * 60 + GUARD_S, min(cost, limit)
+            if steady_at is not None and limit > 0 and needed <= limit - late:
+                until = steady_at + (now_used + needed - limit) * 60 / limit
+            elif steady_at is not None and limit > 0:  # what this minute uses drains in the next
+                until += (late + needed - limit) * 60 / limit
+            found = later(found, Block(reason, until, waitable=True))
+        return found
 
     def _drained(self, used: int, late: int, limit: int, now: float) -> float:
         """Return what is used of a limit that refills all the time.
@@ -307,39 +315,21 @@ class QuotaWindows:
         seconds = max(now - self.minute * 60 - GUARD_S, 0.0)
         return late + max(used - late - limit * seconds / 60, 0.0)
 
-    def _steady_block(self, limits: Limits, requests: int, tokens: int, now: float) -> Block | None:
-        minute_end, found = (self.minute + 1) * 60 + GUARD_S, None
-        for reason, limit, used, late, cost in (
-            ("rpm", limits.rpm, self.requests, self.late_requests, requests),
-            ("tpm", limits.tpm, self.tokens, self.late_tokens, tokens),
-        ):
-            if limit is None:
-                continue
-            now_used = self._drained(used, late, limit, now)
-            if now_used + cost > limit and (now_used > 0 or limit <= 0):
-                over, until = now_used + min(cost, limit) - limit, minute_end
-                if limit > 0 and over <= now_used - late:
-                    until = now + over * 60 / limit
-                elif limit > 0:  # what this minute uses drains in the next
-                    until += max(late + min(cost, limit) - limit, 0) * 60 / limit
-                found = later(found, Block(reason, until, waitable=True))
-        return found
-
     def sync(self, reported: Reported, now: float) -> None:
         """Count what the service has counted, if that is more: of others, or before our time."""
         if reported.of is None or reported.left is None:
             return
+        used = reported.of - reported.left
         if reported.limit == "rpd":
-            self.day_requests = max(self.day_requests, reported.of - reported.left)
-            return
-        used, late = self.requests, self.late_requests
-        if reported.limit == "tpm":
-            used, late = self.tokens, self.late_tokens
-        more = ceil(reported.of - reported.left - self._drained(used, late, reported.of, now))
-        if more > 0 and reported.limit == "tpm":
-            self.tokens, self.late_tokens = used + more, late + more
-        elif more > 0:
-            self.requests, self.late_requests = used + more, late + more
+            self.day_requests = max(self.day_requests, used)
+        elif reported.limit == "tpm":
+            before = self._drained(self.tokens, self.late_tokens, reported.of, now)
+            more = max(ceil(used - before), 0)
+            self.tokens, self.late_tokens = self.tokens + more, self.late_tokens + more
+        else:
+            before = self._drained(self.requests, self.late_requests, reported.of, now)
+            more = max(ceil(used - before), 0)
+            self.requests, self.late_requests = self.requests + more, self.late_requests + more
 
     def utilization(self, limits: Limits, weight: float) -> float:
         """Return the used fraction of the scarcest limit; requests per *weight* without limits."""

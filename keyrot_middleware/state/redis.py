@@ -37,7 +37,6 @@ from ..core.activity import ActivityRows, lifetime_s
 from ..core.affinity import owner_lifetime
 from ..core.amounts import nano_usd
 from ..core.ledger import (
-    Health,
     KeyHealth,
     Ledger,
     Records,
@@ -297,7 +296,7 @@ class RedisState(State):
         self._server = Server(url, variable)
         self._skew = 0.0
         """How far the server's clock is ahead of this host's, seconds; 0 within the guard."""
-        self._ends = (0.0, "")
+        self._knows_time = False
         self._offers: dict[int, tuple[RankedCandidates, str]] = {}
         """Candidates as JSON, by their identity: most calls have one of few tuples."""
         self._packed: dict[tuple[str, int], tuple[Candidate, str]] = {}
@@ -425,7 +424,8 @@ class RedisState(State):
         if names:
             more["owned"] = [(owner_name(name), owner_lifetime(name).seconds) for name in names]
         if outcome.reported and lease.requests:
-            more["reported"] = [(one.limit, one.of, one.left) for one in outcome.reported]
+            named = {one.limit: (one.of, one.left) for one in outcome.reported}
+            more["reported"] = [named.get(name, (None, None)) for name in Limits._fields[:3]]
         if outcome.verdict is not None:
             more["model"] = found.model if isinstance(found, Reservation) else lease.bucket
             more["verdict"] = self._verdict_row(lease, outcome.verdict)
@@ -460,10 +460,18 @@ class RedisState(State):
         self, settles: list[str], call: str = ""
     ) -> tuple[float, list[bytes], bytes, bytes]:
         """Run the script: deferred settles, these, then a call; return its reply."""
-        test_time = "null" if self._test_clock is None else repr(self._test_clock())
+        if not self._knows_time:  # this host's clock may be hours off
+            self._run("[]")
         settled = ",".join(self._take_deferred() + settles)
-        given = f"[{test_time},{self._ends_json()},[{settled}]{call and ','}{call}]"
-        args = (1, self._base, given.encode(errors="replace"))
+        now, zone = self._clock() + self._skew, self._policy.zone
+        ends = f"{next_midnight(now, zone)},{next_month(now, zone)}"
+        now, *rest = self._run(f"[{settled}],{ends}{call and ','}{call}")
+        return now, *rest
+
+    def _run(self, given: str) -> Any:
+        """Run the script, and note the time of the server."""
+        test_time = "null" if self._test_clock is None else repr(self._test_clock())
+        args = (1, self._base, f"[{test_time},{given}]".encode(errors="replace"))
         began = self._clock()
 
         def work(client: Any) -> Any:
@@ -475,6 +483,7 @@ class RedisState(State):
         now, *rest = self._server.run(work)
         skew = float(now) - began
         self._skew = skew if abs(skew) > windows.GUARD_S else 0.0
+        self._knows_time = True
         return float(now), *rest
 
     def _take_deferred(self) -> list[str]:
@@ -485,22 +494,6 @@ class RedisState(State):
             except IndexError:  # another thread was faster
                 break
         return taken
-
-    def _ends_json(self) -> str:
-        """Return the ends of days and months around now: this host's clock may be hours off."""
-        until, text = self._ends
-        now = self._clock()
-        if not until - windows.HOUR_S <= now < until:
-            until = (now // windows.HOUR_S + 1) * windows.HOUR_S
-            ends: list[list[int]] = []
-            for next_end in (next_midnight, next_month):
-                found = [next_end(now - windows.DAY_S, self._policy.zone)]
-                while len(found) < 3:
-                    found.append(next_end(found[-1], self._policy.zone))
-                ends.append([int(end) for end in found])
-            text = _json(ends)
-            self._ends = until, text
-        return text
 
     def _host_time(self, server_time: float) -> float:
         return float("inf") if server_time >= FOREVER else server_time - self._skew
@@ -524,7 +517,7 @@ class RedisState(State):
         keys = list(candidates)
         records, now, quotas = self._read("learned", "cooldowns", "purses")
         records.quotas = self._get_all("quotas", quotas)
-        records.health = self._read_health(keys)
+        records.health = self._get("health", [key.key_id for key in keys])
         found = Ledger(records, self._policy).snapshot(keys, now)
         for health in found.values():
             if health.last_used is not None:
@@ -538,18 +531,6 @@ class RedisState(State):
         now, _, _, quotas = self._decide([])
         found = Records(**{name: self._get_all(name) for name in tables})
         return found, now, quotas.decode().removeprefix(f"{self._base}:")
-
-    def _read_health(self, keys: Sequence[Candidate]) -> dict[str, Health]:
-        names = ("last_used", "successes", "errors", "last_error")
-        fields = [f"{key.key_id}\n{name}" for key in keys for name in names]
-        rows = self._hmget("health", fields)
-        found = {}
-        for place, key in enumerate(keys):
-            *numbers, error = rows[4 * place : 4 * place + 4]
-            used, successes, errors = (_number(f"health of {key.key_id}", one) for one in numbers)
-            last_error = error.decode(errors="replace") if error else None
-            found[key.key_id] = Health(used or None, int(successes), int(errors), last_error)
-        return found
 
     def _get_all(self, table: str, name: str = "") -> dict[str, Any]:
         full = f"{self._base}:{name or table}"

@@ -408,7 +408,7 @@ class QuotaWindows:
                 yield kept.end - root * root / kept.rate * 60, kept
 
 
-def _exceeds(used: int, cost: int, limit: int) -> bool:
+def _exceeds(used: float, cost: int, limit: int) -> bool:
     return used + cost > limit and (used > 0 or limit <= 0)
 
 

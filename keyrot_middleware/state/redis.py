@@ -424,8 +424,8 @@ class RedisState(State):
         if names:
             more["owned"] = [(owner_name(name), owner_lifetime(name).seconds) for name in names]
         if outcome.reported and lease.requests:
-            named = {one.limit: (one.of, one.left) for one in outcome.reported}
-            more["reported"] = [named.get(name, (None, None)) for name in Limits._fields[:3]]
+            named = {str(one.limit): (one.of, one.left) for one in outcome.reported}
+            more["reported"] = [named.get(name, (None, None)) for name in ("rpm", "tpm", "rpd")]
         if outcome.verdict is not None:
             more["model"] = found.model if isinstance(found, Reservation) else lease.bucket
             more["verdict"] = self._verdict_row(lease, outcome.verdict)

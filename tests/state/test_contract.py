@@ -661,10 +661,10 @@ async def test_200_tasks_are_granted_exactly_the_limit(state: State) -> None:
     one = key("a", Limits(rpm=20))
 
     async def task() -> bool:
-        reply = await state.do("acquire", INFO, ((0, one),), spread=True)
+        reply = await state.do(state.acquire, INFO, ((0, one),), spread=True)
         if not isinstance(reply, Lease):
             return False
-        await state.do("settle", reply, OK)
+        await state.do(state.settle, reply, OK)
         return True
 
     assert sum(await asyncio.gather(*(task() for _ in range(TASKS)))) == 20

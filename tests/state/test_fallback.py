@@ -71,9 +71,9 @@ async def test_nothing_is_raised_whatever_fails(
     shared.cut(method)
     settle(state, A, OK, "files/1")
     assert state.get_owner(["files/1"]) == ("a", "a")
-    lease = await state.do("acquire", INFO, ((0, A),), spread=False)
-    await state.do("settle", lease, OK, ["files/2"])
-    assert await state.do("get_owner", ["files/2"]) == ("a", "a")
+    lease = await state.do(state.acquire, INFO, ((0, A),), spread=False)
+    await state.do(state.settle, lease, OK, ["files/2"])
+    assert await state.do(state.get_owner, ["files/2"]) == ("a", "a")
 
 
 def test_a_state_that_fails_is_tried_once_in_a_pause_by_no_call(

@@ -57,7 +57,6 @@ from ..settings import Config, reread
 from ..state.base import State, StateThreads
 from ..telemetry import Observer, PoolEventListener
 from .activity import Activity
-from .facts import FailingModels
 from .first_token import NO_DEADLINES, FirstTokens
 from .google_limits import GoogleLimits
 from .judging import CallSettings
@@ -169,7 +168,6 @@ class Pool:
             self.policy.zone,
         )
         self.activity.redact = self.secrets.redact
-        self.activity.watch = FailingModels(self.name).add
 
     @property
     def call_settings(self) -> CallSettings:

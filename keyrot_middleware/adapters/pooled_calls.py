@@ -134,7 +134,6 @@ class PooledCalls:
             pool.token_scale,
             providers.of(info.platform).classify,
             own or (self._home(info) if info.bound_to_owner else None),
-            pool.overload,
             pool.waiting_lines,
             wait_limit_s,
             home_is_own=own is not None,

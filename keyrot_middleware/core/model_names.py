@@ -120,7 +120,6 @@ def fallback_call(call: CallState, model: str) -> CallState:
         call.policy,
         call.scale,
         call.classify,
-        overload=call.overload,
         waiting_lines=call.waiting_lines,
         wait_limit_s=max(call.budget_s - call.waited_s, 0.0),
         excluded=failed,

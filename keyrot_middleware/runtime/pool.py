@@ -26,7 +26,6 @@ from ..core.activity import CallRecord
 from ..core.amounts import TokenScale, nano_usd
 from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS, MODEL_REFUSALS
-from ..core.flow import Overload
 from ..core.model import (
     DEFAULT_PLATFORM,
     FREE,
@@ -113,7 +112,6 @@ class Pool:
     event_listeners: Sequence[PoolEventListener] = ()
     clock: Clock = field(default_factory=SystemClock)
     token_scale: TokenScale = field(default_factory=TokenScale)
-    overload: Overload = field(default_factory=Overload)
     models: ModelNames = field(default_factory=ModelNames)
     waiting_lines: WaitingLines = field(default_factory=WaitingLines)
     random: Callable[[], float] = random.random

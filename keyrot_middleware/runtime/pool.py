@@ -404,7 +404,7 @@ class Pool:
         if candidates == list(before.values()):
             return
         self.selector.update(candidates)
-        self.state.configure(candidates)
+        self.state.record_values(candidates)
         self.waiting_lines.wake_all(replaced)
         keys = self.selector.keys
         for verb, changed in (("added", keys.keys() - before), ("removed", before.keys() - keys)):

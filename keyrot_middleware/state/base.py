@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from ..core.activity import ActivityRows
 from ..core.failures import ENDED_BY_PERSON
-from ..core.ledger import Configured, Cooldowns, Health, KeyHealth, Owner, Reservation
+from ..core.ledger import Cooldowns, Health, KeyHealth, Owner, Reservation
 from ..core.model import (
     NO_LIMITS,
     Block,
@@ -208,11 +208,8 @@ class State(ABC):
         """
 
     @abstractmethod
-    def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Record the limits of keys, and which of their values this process has.
-
-        If the limits of a key have changed, the learned limits of its project are forgotten.
-        """
+    def record_values(self, candidates: Iterable[Candidate]) -> None:
+        """Record which values this process has of keys, by their fingerprints."""
 
     @abstractmethod
     def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
@@ -373,7 +370,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "cooldowns": _cooldowns_of,
     "purses": lambda row: Spending(*[*_numbers(row[:-1]), _numbers([*row[-1]])]),
     "health": lambda row: Health(*_numbers(row[:3]), *row[3:]),
-    "configured": lambda row: Configured(*_numbers(row[:3]), *row[3:]),
+    "fingerprints": str,
     "buckets": str,
     "owners": lambda row: Owner(*row[:2], *_numbers(row[2:])),
 }

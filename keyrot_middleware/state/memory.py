@@ -129,10 +129,10 @@ class MemoryState(State):
         with self._lock:
             self._ledger.reset(key)
 
-    def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Forget learned limits whose key has new configured limits; see `State.configure`."""
+    def record_values(self, candidates: Iterable[Candidate]) -> None:
+        """Record the values of keys; see `State.record_values`."""
         with self._lock:
-            self._ledger.configure(candidates)
+            self._ledger.record_values(candidates)
 
     def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
         """Use limits of a project that were read; see `State.take_limits`."""
@@ -331,11 +331,9 @@ class FallbackState(State):
         self._local.reset(key)
         self._call(lambda: self._shared.reset(key))
 
-    def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Use the limits of keys; see `State.configure`."""
-        keys = list(candidates)
-        self._local.configure(keys)
-        self._call(lambda: self._shared.configure(keys))
+    def record_values(self, candidates: Iterable[Candidate]) -> None:
+        """Record the values of keys; see `State.record_values`."""
+        self._call(lambda: self._shared.record_values(candidates))
 
     def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
         """Use limits of a project that were read; see `State.take_limits`."""

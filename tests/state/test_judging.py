@@ -138,7 +138,7 @@ def test_a_state_that_was_emptied_is_told_all_at_once(clock: FakeClock) -> None:
         report_values(pool, is_new_minute=False)
     assert read_settings(second, clock.time(), CallSettings()) == BATCH
     assert emptied_at(second, clock.time()) == clock.time() - 3
-    assert second._records.configured["a"].fingerprint == "0123"
+    assert second._records.fingerprints["a"] == "0123"
     clock.advance(3_600)
     assert emptied_at(second, clock.time()) is None
     pool.state = SimpleNamespace(degraded=True, activity_log=lambda _: [])

@@ -274,7 +274,7 @@ def test_a_record_that_cannot_be_read_is_named_and_is_none(
     """Something else has written it: calls and status go on, and the next call replaces it."""
     report_unreadable.cache_clear()
     assert is_shared(state)
-    state.configure([A])
+    state.record_values([A])
     state.add_activity(ActivityRows({"minute:1": {"x": 1}}, {"calls": (["{}"], 9)}))
     columns = (("records", "value"), ("counts", "n"), ("texts", "text"))
     database(path, *(f"UPDATE {t} SET {c} = '{value}'" for t, c in columns))  # noqa: S608

@@ -28,7 +28,7 @@ from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import KeyrotWarning, warn_unless_logged
 from keyrot_middleware.state import FallbackState
-from keyrot_middleware.state.memory import FIRST_PAUSE_S, PAUSE_S, Breaker
+from keyrot_middleware.state.fallback import FIRST_PAUSE_S, PAUSE_S, Breaker
 from keyrot_middleware.testing import FakeClock
 
 FIVE = key("f", Limits(rpm=5))

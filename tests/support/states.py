@@ -31,7 +31,7 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.state import FallbackState, MemoryState, State, open_state
-from keyrot_middleware.state.memory import Breaker
+from keyrot_middleware.state.fallback import Breaker
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.state.sqlite import SqliteState
 from support.pool import INFO, key

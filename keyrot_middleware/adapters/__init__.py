@@ -10,9 +10,8 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..core.amounts import service_tier
 from ..core.failures import FailureFacts
-from ..core.model import NO_USAGE, Usage
+from ..core.model import NO_USAGE, Usage, service_tier
 from .redaction import Redact, redact_exception
 
 

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from .amounts import NANO, nano_usd
 from .failures import SERVICE_FAILURES, UNKNOWN
 from .judgement import Run
-from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NO_USAGE, Usage
+from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NANO, NO_USAGE, Usage, nano_usd
 from .windows import DAY_S, day_of
 
 CALLS_KEPT = 100

@@ -27,7 +27,6 @@ from math import inf, isfinite
 from typing import Any
 
 from .affinity import is_certain
-from .amounts import TokenScale
 from .commands import (
     Acquire,
     Done,
@@ -41,6 +40,7 @@ from .commands import (
     StreamEnd,
     StreamOpened,
 )
+from .counting import TokenScale
 from .failures import (
     MODEL_REFUSALS,
     REJECTIONS,

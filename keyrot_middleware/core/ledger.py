@@ -16,7 +16,6 @@ from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
 from .affinity import owner_lifetime
-from .amounts import nano_usd
 from .failures import ENDED_BY_PERSON
 from .model import (
     FREE,
@@ -36,6 +35,7 @@ from .model import (
     Terms,
     Unavailable,
     Verdict,
+    nano_usd,
     smaller_limit,
 )
 from .selection import RankedCandidates

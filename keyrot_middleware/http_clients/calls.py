@@ -20,11 +20,7 @@ from .. import providers
 from ..adapters import host_from_url, hostname, is_within, origin_from_url, with_served_tier
 from ..adapters.pooled_calls import NoKey, PooledCalls
 from ..adapters.redaction import Redact, without_key
-from ..core.commands import Done, Failed
-from ..core.failures import SLOW, FailureFacts
-from ..core.flow import CallState, Exhausted
-from ..core.model import POOL_KEY, CallInfo, Lease
-from ..core.model_names import (
+from ..core.chains import (
     fallback_call,
     fallback_info,
     has_chain,
@@ -33,6 +29,10 @@ from ..core.model_names import (
     stay_note,
     tried_note,
 )
+from ..core.commands import Done, Failed
+from ..core.failures import SLOW, FailureFacts
+from ..core.flow import CallState, Exhausted
+from ..core.model import POOL_KEY, CallInfo, Lease
 from ..core.text import one_line
 from ..errors import handle_internal_error
 from ..providers.base import Provider, Route

@@ -23,8 +23,8 @@ from typing import Any, Protocol
 
 from .. import providers
 from ..core.activity import CallRecord
-from ..core.amounts import TokenScale, nano_usd
 from ..core.commands import Acquire, Settle
+from ..core.counting import ModelNames, TokenScale
 from ..core.failures import KEY_REJECTIONS, MODEL_REFUSALS
 from ..core.model import (
     DEFAULT_PLATFORM,
@@ -37,10 +37,10 @@ from ..core.model import (
     RetryPolicy,
     Terms,
     Usage,
+    nano_usd,
     project_label,
     project_name,
 )
-from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.waiting import WaitingLines
 from ..errors import KeyrotError, handle_internal_error, warn_safely
@@ -55,10 +55,10 @@ from ..secrets.stores import Stores
 from ..settings import Config, reread
 from ..state.base import State, StateThreads
 from ..telemetry import Observer, PoolEventListener
-from .activity import Activity
 from .first_token import NO_DEADLINES, FirstTokens
 from .google_limits import GoogleLimits
 from .judging import CallSettings
+from .recorder import Activity
 from .rotations import report_values
 
 _log = logging.getLogger("keyrot_middleware")

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .. import providers
 from ..adapters import origin_from_url
-from ..core.availability import AVAILABLE
+from ..core.judgement import AVAILABLE
 from ..core.model import POOL_KEY
 from ..errors import handle_internal_error
 from ..monitoring.report import PoolReport

@@ -35,7 +35,6 @@ from redis.sentinel import Sentinel
 from ..core import windows
 from ..core.activity import ActivityRows, lifetime_s
 from ..core.affinity import owner_lifetime
-from ..core.amounts import nano_usd
 from ..core.ledger import (
     KeyHealth,
     Ledger,
@@ -61,6 +60,7 @@ from ..core.model import (
     Terms,
     Unavailable,
     Verdict,
+    nano_usd,
 )
 from ..core.selection import RankedCandidates
 from ..core.text import one_line

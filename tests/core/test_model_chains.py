@@ -6,9 +6,7 @@ import pytest
 from support.pool import INFO, STREAMED, Rig, key
 from support.replies import Chunks, bad, capacity, day, failure, invalid, lost, minute, overloaded
 
-from keyrot_middleware.core.flow import CallState
-from keyrot_middleware.core.model import CallInfo, Limits
-from keyrot_middleware.core.model_names import (
+from keyrot_middleware.core.chains import (
     IDLE_S,
     MAX_LENGTH,
     MAX_NAMES,
@@ -20,6 +18,8 @@ from keyrot_middleware.core.model_names import (
     stay_note,
     tried_note,
 )
+from keyrot_middleware.core.flow import CallState
+from keyrot_middleware.core.model import CallInfo, Limits
 from keyrot_middleware.settings import MAX_MODELS, next_models
 
 

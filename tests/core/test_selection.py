@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.pool import INFO, key
 from support.replies import MODEL
 
-from keyrot_middleware.core.availability import AVAILABLE, KEY_STATES, Availability, availability
+from keyrot_middleware.core.judgement import AVAILABLE, KEY_STATES, Availability, availability
 from keyrot_middleware.core.ledger import Configured, Ledger, Records
 from keyrot_middleware.core.model import (
     LAST_RESORT,

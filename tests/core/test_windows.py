@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pool import key
 
-from keyrot_middleware.core.amounts import nano_usd, service_tier
 from keyrot_middleware.core.model import (
     DEFAULT_ZONE,
     NO_LIMITS,
@@ -18,6 +17,8 @@ from keyrot_middleware.core.model import (
     Reported,
     Scope,
     Terms,
+    nano_usd,
+    service_tier,
 )
 from keyrot_middleware.core.windows import (
     QuotaWindows,

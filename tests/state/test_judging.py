@@ -20,8 +20,8 @@ from keyrot_middleware.core.model import (
     Terms,
 )
 from keyrot_middleware.core.selection import Selector
-from keyrot_middleware.runtime.activity import Activity
 from keyrot_middleware.runtime.judging import AT_ONCE, CallSettings, ask, judge_calls, read_settings
+from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.runtime.rotations import emptied_at, report_values
 from keyrot_middleware.state import MemoryState, State
 from keyrot_middleware.testing import FakeClock

@@ -123,14 +123,11 @@ def nano_usd(usd: float) -> int:
     return round(min(usd * NANO, MOST))
 
 
-_LONGEST_TIER = 32
-
-
 def service_tier(value: object) -> str | None:
     """Return a service tier as requests and responses name it: `FLEX` is `flex`; None for none."""
     name = value.strip().lower() if isinstance(value, str) else ""
     name = name.removeprefix("service_tier_")
-    return None if name in ("", "unspecified") or len(name) > _LONGEST_TIER else name
+    return None if name in ("", "unspecified") or len(name) > 32 else name
 
 
 class Terms(NamedTuple):

@@ -17,7 +17,7 @@ from math import ceil, inf, isfinite
 from typing import Any, NamedTuple
 
 from .. import providers
-from ..core.failures import MODEL_REFUSALS, REJECTIONS
+from ..core.failures import FOR_GOOD, MODEL_REFUSALS, REJECTIONS
 from ..core.flow import CallState, Exhausted
 from ..core.judgement import describe_block, judge
 from ..core.model import DEFAULT_PLATFORM, HOME, POOL_KEY, CallInfo, Candidate, Lease
@@ -35,8 +35,6 @@ from .redaction import Redact
 _log = logging.getLogger("keyrot_middleware")
 
 _SALT = os.urandom(16)
-_FOR_GOOD = REJECTIONS | MODEL_REFUSALS
-"""What no time ends."""
 _EPHEMERAL = "auth_tokens/"
 _TO_TRANSPORT_S = 2.0
 """How long an uninstall waits for calls of google-genai to reach their transport: microseconds."""
@@ -160,7 +158,7 @@ class PooledCalls:
         until = inf if first is None else first.until
         retry_in = max(ceil(until - now), 1) if isfinite(until) else None
         reasons = {key_id: describe_block(block) for key_id, block in blocks.items()}
-        ending = [b for b in blocks.values() if b.reason not in _FOR_GOOD and isfinite(b.until)]
+        ending = [b for b in blocks.values() if b.reason not in FOR_GOOD and isfinite(b.until)]
         if not blocks and provider.platform not in pool.selector.platforms:
             only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
             lacks = f"pool {pool.name!r} has no {provider.title} API key{only}"

@@ -200,9 +200,6 @@ _NOT_CREATING = ("delete", "get", "list", "patch")
 NEW_CACHE = "cachedContents"
 """The method that creates cached content."""
 
-CACHE_STORAGE = "cache_storage"
-"""The failure class about a project's storage for cached content."""
-
 
 async def owner_candidates(call: CallState, driver: Driver) -> tuple[Candidate, ...] | None:
     """Return the keys that own the call's stored resources; unknown ones are the home project's.
@@ -251,7 +248,7 @@ def may_use_other_project(
     stranger = any(key.key_id.startswith(HOME) for key in owner_keys)
     never = frozenset() if stranger else REJECTIONS
     if call.info.verb == NEW_CACHE:
-        never |= {CACHE_STORAGE}
+        never |= {"cache_storage"}
     return bool(found) and found <= never
 
 
@@ -265,9 +262,6 @@ RESEND_S = 1.0
 """How long a key that failed a call is not used again by it."""
 SENDS_PER_KEY = 5
 """How often one call may fail with one key."""
-
-OVERLOADED = "overloaded"
-"""The failure class about the whole model."""
 
 
 async def open_call(call: CallState, driver: Driver) -> Done | StreamOpened:

@@ -258,22 +258,9 @@ class Ledger:
         self._records.quotas[name] = quota
         if terms is not None and info.requests:
             self._reserve_parts(name, terms, info, reservation, now)
-        return Lease(
-            key_id=key.key_id,
-            project=key.project,
-            billing_account=key.billing_account,
-            bucket=bucket,
-            verb=info.verb,
-            tokens=info.tokens,
-            requests=info.requests,
-            at=now,
-            probe=self._begin_probes(key, bucket, info.verb, now),
-            tier=key.tier,
-            reservation=reservation,
-            record=key.record,
-            purses=purses,
-            refused=blocks,
-        )
+        probe = self._begin_probes(key, bucket, info.verb, now)
+        more = {"probe": probe, "purses": purses, "refused": blocks}
+        return key.lease(info, bucket, now, reservation=reservation, **more)
 
     def get_blocks(
         self, info: CallInfo, candidates: Iterable[Candidate], now: float

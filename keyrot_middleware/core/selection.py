@@ -15,6 +15,7 @@ call finds no key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from math import inf
 
 from .failures import METHOD_FAILURES
@@ -42,17 +43,10 @@ RankedCandidates = tuple[RankedCandidate, ...]
 class _Order:
     """The groups of calls of one kind, and the keys that the state refused them."""
 
-    __slots__ = ("asked_at", "groups", "refused", "rotations")
+    __slots__ = ("asked_at", "groups", "refused")
 
     def __init__(self, groups: list[list[RankedCandidate]]) -> None:
         self.groups = groups
-        self.rotations = [
-            [tuple(group[i:] + group[:i]) for i in range(len(group))]
-            if len(group) <= BATCH_SIZE
-            else []
-            for group in groups
-        ]
-        """For small groups: every batch while no key is skipped, by its start."""
         self.refused: dict[str, tuple[Block, float]] = {}
         """Until when they are skipped, epoch seconds."""
         self.asked_at = 0.0
@@ -122,13 +116,9 @@ class Selector:
         """
         order = self._get_order(info)
         refused = order.refused
-        for group, rotations in zip(order.groups, order.rotations, strict=True):
+        for group in order.groups:
             start, batch = self._start(len(group), info, draw), []
-            if rotations and not refused and not excluded:
-                yield rotations[start]
-                continue
-            for number in range(start, start + len(group)):
-                candidate = group[number % len(group)]
+            for candidate in chain(group[start:], group[:start]):
                 key_id = candidate[1].key_id
                 if key_id in excluded:
                     continue

@@ -217,11 +217,11 @@ class Pool:
     def with_cost(self, usage: Usage, info: CallInfo, lease: Lease) -> Usage:
         """Return the *usage* of a call with what it cost, where that is known."""
         tier = info.service_tier if usage.service_tier is None else usage.service_tier
-        if lease.tier == FREE:
-            return usage.with_cost(0.0, tier or None)
-        cost = self._cost(usage, info.model, self.clock.time(), tier, info.platform)
+        cost: float | None = 0.0
+        if lease.tier != FREE:
+            cost = self._cost(usage, info.model, self.clock.time(), tier, info.platform)
         if cost is not None:
-            return usage.with_cost(cost, tier or None)
+            return usage._replace(cost_usd=cost, service_tier=tier or None)
         if lease.purses and usage != NO_USAGE:
             self._warn_of_unknown_cost(usage.model or info.model)
         return usage
@@ -427,19 +427,8 @@ def resolved_candidates(keys: Iterable[Candidate], secrets: SecretCache) -> list
 
 def unreserved_lease(command: Acquire, now: float) -> Lease:
     """Return an unreserved lease of the first candidate: the state failed, and the call goes on."""
-    key, info = command.candidates[0][1], command.info
-    return Lease(
-        key_id=key.key_id,
-        project=key.project,
-        billing_account=key.billing_account,
-        bucket=info.quota_model,
-        verb=info.verb,
-        tokens=info.tokens,
-        requests=info.requests,
-        at=now,
-        tier=key.tier,
-        record=key.record,
-    )
+    info = command.info
+    return command.candidates[0][1].lease(info, info.quota_model, now)
 
 
 LOOK_S = 3.0

@@ -469,6 +469,8 @@ class _Rows:
         """As read; None: there is none."""
         self.found: dict[str, Any] = {}
         self.changed: set[str] = set()
+        self.filled: set[str] = set()
+        """Tables that had a record which was read."""
 
     def records(self) -> Records:
         names = Records.__dataclass_fields__
@@ -476,12 +478,14 @@ class _Rows:
 
     def read(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Read records that are needed soon: tables and names."""
-        names = [self.full_name(table, name) for table, name in wanted]
+        tables = {self.full_name(table, name): table for table, name in wanted}
+        names = [*tables]
         for start in range(0, len(names), ROWS_AT_ONCE):
             some = names[start : start + ROWS_AT_ONCE]
             sql = f"SELECT name, value FROM records WHERE name IN {_marks(1, len(some))}"  # noqa: S608
-            self.texts.update(dict.fromkeys(some))
-            self.texts.update(self._execute(sql, some))
+            found = dict(self._execute(sql, some))
+            self.texts.update(dict.fromkeys(some) | found)
+            self.filled.update(tables[name] for name in found)
 
     def read_range(self, begin: str, end: str) -> dict[str, str | None]:
         sql = "SELECT name, value FROM records WHERE name >= ? AND name < ?"
@@ -552,4 +556,4 @@ class _Table(Generic[_T]):
         return [(name, record) for name, record in found if record is not None]
 
     def __len__(self) -> int:
-        return 1  # nobody knows
+        return self._table in self._rows.filled  # that of a decision was read before

@@ -117,7 +117,11 @@ class Selector:
         order = self._get_order(info)
         refused = order.refused
         for group in order.groups:
-            start, batch = self._start(len(group), info, draw), []
+            # A call without a conversation starts at random, not always at the first key.
+            start = int(draw * len(group)) if self.spread or self.sticky else 0
+            if info.conversation:
+                start = int(info.conversation, 16) % len(group)
+            batch = []
             for candidate in chain(group[start:], group[:start]):
                 key_id = candidate[1].key_id
                 if key_id in excluded:
@@ -184,9 +188,3 @@ class Selector:
         return _Order(
             [[(rank, key) for key in groups[name]] for rank, name in enumerate(sorted(groups))]
         )
-
-    def _start(self, count: int, info: CallInfo, draw: float) -> int:
-        if info.conversation:
-            return int(info.conversation, 16) % count
-        # A call without a conversation starts at random, not always at the first key.
-        return int(draw * count) if self.spread or self.sticky else 0

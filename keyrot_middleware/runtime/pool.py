@@ -435,8 +435,6 @@ LOOK_S = 3.0
 """Seconds between two checks of keys.json, and of values that are rotated."""
 TICK_S = 1.0
 """Seconds between two ticks: calls that were dropped are settled, and those that ended counted."""
-SETTLE_S = 0.3
-"""Seconds without a change after which keys.json is read: editors write in several steps."""
 
 
 class Refresher:
@@ -459,7 +457,6 @@ class Refresher:
         self._stores = stores
         self._seen = config.keys_seen
         """The version of keys.json that was read last, whether used or refused."""
-        self._changing = config.keys_seen
         self._on = False
         self._lock = Lock()
         self._is_last_turn = False
@@ -538,9 +535,6 @@ class Refresher:
         found = file_version(self._config.keys_file)
         if found == self._seen:
             return LOOK_S
-        if found != self._changing:
-            self._changing = found
-            return SETTLE_S
         self._seen = found
         try:
             self._take(reread(self._config))

@@ -271,7 +271,8 @@ class SqliteState(LedgerState):
                 self._close()
                 if isinstance(error, sqlite3.Error | OSError | ValueError):
                     self._failed_at = time.monotonic()
-                    raise SqliteStateError(f"{self.path}: {_explain(error)}") from error
+                    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                    raise SqliteStateError(f"{self.path}: {why}") from error
                 raise
 
     def _decide(self, decide: Callable[[float], _T], needed: Iterable[tuple[str, str]]) -> _T:
@@ -381,19 +382,6 @@ class SqliteState(LedgerState):
         if not self._is_unsafe:
             self._lock.__exit__(None, None, None)
         self._is_unsafe = False
-
-
-def _explain(error: Exception) -> str:
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return "another process holds the file for too long"
-    if name.startswith("SQLITE_NOTADB"):
-        return "this is a file of another program, and is left as it is; name another one"
-    if name.startswith("SQLITE_CORRUPT"):
-        return "the file is broken, and is left as it is; delete it, or name another one"
-    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
-        return "the file or its folder cannot be written to"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 @contextmanager

@@ -34,14 +34,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Flag, auto
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from .model import GENERIC_VERBS, MODEL_SCOPES, NO_LIMITS, Backoff, CallInfo, Limits, Scope, Verdict
+from .model import (
+    GENERIC_VERBS,
+    MODEL_SCOPES,
+    NO_LIMITS,
+    Backoff,
+    CallInfo,
+    Consequences,
+    Limits,
+    Scope,
+    Verdict,
+)
 from .windows import DAY_S, HOUR_S, next_minute
 
 
@@ -366,7 +376,7 @@ def sane_delay(delay: float) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Consequences):
     """One failure class: its signals and its consequences.
 
     It matches where `transport`, `codes` and `model_only` all match and at least one of the signals
@@ -391,19 +401,6 @@ class Rule:
     has_retry_delay: bool = False
     scope: Scope = Scope.NONE
     until: Until = until_backoff
-    backoff: Backoff | None = None
-    """Of the exponential cooldown; None: as the settings say."""
-    rejected: bool = False
-    """The provider rejects the key's value."""
-    has_known_end: bool = False
-    rotate: bool = False
-    """Try another key although no scope cools down; with a scope it is tried anyway."""
-    retry: bool = False
-    max_retries: int | None = None
-    max_rotations: int | None = None
-    may_wait: bool = True
-    sent: bool = True
-    any_tier: bool = True
     any_body: bool = False
     """It is a rate limit, so it is believed from a proxy too."""
 
@@ -504,26 +501,21 @@ def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Ver
     until = rule.until(parsed, now)
     is_model_quota = info.counts_in_quota and bool(info.model or parsed.bucket)
     exceeds_limit = parsed.exceeds_any_limit(info.tokens)
+    shared = {one.name: getattr(rule, one.name) for one in fields(Consequences)}
+    shared["has_known_end"] &= until is not None
+    shared["rotate"] |= rule.scope is not Scope.NONE
+    shared["may_wait"] &= not exceeds_limit and (until is None or until - now <= LONG_S)
     return Verdict(
         rule.name,
         parsed.code,
         scope=rule.scope if is_model_quota else _narrow_scope(rule, info),
         until=until,
-        backoff=rule.backoff,
-        rejected=rule.rejected,
-        has_known_end=rule.has_known_end and until is not None,
-        rotate=rule.rotate or rule.scope is not Scope.NONE,
-        retry=rule.retry,
-        max_retries=rule.max_retries,
-        max_rotations=rule.max_rotations,
-        may_wait=rule.may_wait and not exceeds_limit and (until is None or until - now <= LONG_S),
-        sent=rule.sent,
         bucket=parsed.bucket if is_model_quota else None,
         learned=parsed.limits if is_model_quota else NO_LIMITS,
         retry_delay_s=parsed.retry_delay_s if rule.retry else None,
-        any_tier=rule.any_tier,
         exceeds_limit=exceeds_limit,
         message=_said(rule, parsed),
+        **shared,
     )
 
 

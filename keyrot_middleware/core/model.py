@@ -366,17 +366,10 @@ class Backoff(NamedTuple):
     max_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a failure means for the pool and for the call; one row of core/failures.py."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consequences:
+    """What follows from a failure of a class: the part that its row and a verdict share."""
 
-    failure: str
-    """The row's name, such as `quota_minute`; seen in spans, logs and notes."""
-    code: int | None = None
-    """The HTTP code, None for a transport error."""
-    scope: Scope = Scope.NONE
-    until: float | None = None
-    """When the cooldown ends, epoch seconds; None: use the exponential cooldown."""
     backoff: Backoff | None = None
     """Of the exponential cooldown; None: as the settings say."""
     rejected: bool = False
@@ -384,7 +377,7 @@ class Verdict:
     has_known_end: bool = False
     """`until` was reported by the server, or follows from the quota's window."""
     rotate: bool = False
-    """Try another key."""
+    """Try another key; one with a scope always does."""
     retry: bool = False
     """Send the same request again within the retry budget; no key is penalized."""
     max_retries: int | None = None
@@ -395,14 +388,27 @@ class Verdict:
     """Waiting can help (not for a request larger than the limit)."""
     sent: bool = True
     """The request reached the server; else its reservation is released."""
+    any_tier: bool = True
+    """False: only a key of another tier can help (location not supported)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Consequences):
+    """What a failure means for the pool and for the call; one row of core/failures.py."""
+
+    failure: str
+    """The row's name, such as `quota_minute`; seen in spans, logs and notes."""
+    code: int | None = None
+    """The HTTP code, None for a transport error."""
+    scope: Scope = Scope.NONE
+    until: float | None = None
+    """When the cooldown ends, epoch seconds; None: use the exponential cooldown."""
     bucket: str | None = None
     """The provider's name for the model bucket, if the failure reported it."""
     learned: Limits = NO_LIMITS
     """Limits reported by `quotaValue`."""
     retry_delay_s: float | None = None
     """Seconds until a retry may succeed, as reported by the server."""
-    any_tier: bool = True
-    """False: only a key of another tier can help (location not supported)."""
     exceeds_limit: bool = False
     """By our count the request is larger than the whole limit of every key of this tier."""
     message: str = field(default="", compare=False)

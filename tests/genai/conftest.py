@@ -33,7 +33,6 @@ def files(
 ) -> Iterator[Files]:
     """Return a directory of mounted secrets that is checked often; uninstall afterwards."""
     monkeypatch.setattr(upkeep, "LOOK_S", 0.05)
-    monkeypatch.setattr(upkeep, "SETTLE_S", 0.02)
     folder = tmp_path / "secrets"
     folder.mkdir()
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))

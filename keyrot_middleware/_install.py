@@ -454,7 +454,6 @@ def _open_state(config: Config, clock: Clock) -> State:
             clock.time,
             variable=config.state_variable,
             pool=settings.pool,
-            share=settings.degraded_share,
         )
     except ConfigError as error:
         problem = error.with_traceback(None)

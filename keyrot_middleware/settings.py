@@ -293,9 +293,6 @@ class Settings(BaseModel):
     use: Use = 1.0
     """part of each limit that is the pool's, such as `0.9`, of learned ones too; the rest is for
     [other programs](limits.md#leave-some-to-other-programs). A key of keys.json may have its own"""
-    degraded_share: Use = 1.0
-    """part of each limit that this process may use [while the shared state is
-    down](redis.md#when-redis-fails)"""
     alerts: Annotated[
         tuple[Annotated[SecretStr, AfterValidator(_good_url)], ...],
         _split(r"[\s,]+(?=(?i:[a-z][a-z0-9+.-]*)://)"),
@@ -382,7 +379,6 @@ class SettingArguments(TypedDict, total=False):
     gemini_api_key: str | None
     state_url: str | None
     use: float | None
-    degraded_share: float | None
     alerts: str | Sequence[str] | None
     alert_events: str | Sequence[EventName] | None
     pool: str | None

@@ -26,7 +26,6 @@ SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
         ("KEYROT_STATE_URL", "sqlite://x.db", '"sqlite://x.db"', "sqlite:///var/lib"),
         ("KEYROT_STATE_URL", "sqlite:///", '"sqlite:///"', "sqlite:///var/lib"),
         ("KEYROT_STATE_URL", "memory", '"memory"', "memory://"),
-        ("KEYROT_DEGRADED_SHARE", "0", '"0"', "greater than 0"),
         ("KEYROT_USE", "0", '"0"', "greater than 0"),
         ("KEYROT_USE", "90%", '"90%"', "valid number"),
         ("KEYROT_POOL", "a{b}", '"a{b}"', "letters, digits and _ . -"),

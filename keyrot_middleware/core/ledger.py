@@ -211,17 +211,9 @@ def purses_of(key: Candidate, info: CallInfo) -> tuple[tuple[str, Budget], ...]:
 class Ledger:
     """Decides over the records of one pool."""
 
-    def __init__(self, records: Records, policy: RetryPolicy, share: float = 1.0) -> None:
-        """Keep nothing but what is passed.
-
-        Args:
-            records: The records of a pool.
-            policy: For the lengths of exponential cooldowns.
-            share: The part of each limit that may be used; 0 < share <= 1.
-        """
-        self._records = records
-        self._policy = policy
-        self._share = share
+    def __init__(self, records: Records, policy: RetryPolicy) -> None:
+        """Keep the records of a pool; *policy* has the lengths of exponential cooldowns."""
+        self._records, self._policy = records, policy
 
     # Choosing a key -------------------------------------------------------------------------------
 
@@ -279,12 +271,11 @@ class Ledger:
         return self._records.buckets.get(model) or model
 
     def _limits(self, key: Candidate, name: str, now: float) -> Limits:
-        """Return the limits in force, as far as the pool and this process may use them."""
+        """Return the limits in force, as far as the pool may use them."""
         limits, learned = key.limits, self._records.learned.get(name)
         if learned is not None and now < learned.until:
             limits = learned.smaller(limits)
-        share = self._share * key.use
-        return limits if share >= 1.0 or limits is NO_LIMITS else limits.part(share)
+        return limits if key.use >= 1.0 or limits is NO_LIMITS else limits.part(key.use)
 
     def _is_steady(self, name: str, now: float) -> bool:
         learned = self._records.learned.get(name)

@@ -21,7 +21,6 @@ def open_state(
     clock: Callable[[], float],
     *,
     pool: str = "default",
-    share: float = 1.0,
     variable: str = "KEYROT_STATE_URL",
 ) -> State:
     """Open the backend of *uri* for calls; an unreachable server is no error.
@@ -32,7 +31,6 @@ def open_state(
         policy: For the lengths of exponential cooldowns.
         clock: Returns epoch seconds, for backends without a clock of their own.
         pool: The pool's name, which separates its records from those of others on the server.
-        share: The part of each limit that this process may use while the server is unreachable.
         variable: The setting that has *uri*, for messages.
 
     Raises:
@@ -42,7 +40,7 @@ def open_state(
     shared = open_shared(uri, policy, clock, pool=pool, variable=variable)
     if shared is None:
         return MemoryState(policy, clock, pool=pool)
-    state = FallbackState(shared, MemoryState(policy, clock, share), pool, clock)
+    state = FallbackState(shared, MemoryState(policy, clock), pool, clock)
     state.check()
     return state
 

@@ -50,25 +50,19 @@ class MemoryState(LedgerState):
     """The pool's state inside this process."""
 
     def __init__(
-        self,
-        policy: RetryPolicy,
-        clock: Callable[[], float],
-        share: float = 1.0,
-        *,
-        pool: str | None = None,
+        self, policy: RetryPolicy, clock: Callable[[], float], *, pool: str | None = None
     ) -> None:
         """Start empty.
 
         Args:
             policy: For the lengths of exponential cooldowns.
             clock: Returns epoch seconds.
-            share: The part of each limit that this process may use; 0 < share <= 1.
             pool: Its name, to warn when a forked process counts by itself; None: do not warn.
         """
         super().__init__(clock)
         self._lock = Lock()
         self._records = Records(owners=BoundedDict[Owner](MAX_OWNERS))
-        self._ledger = Ledger(self._records, policy, share)
+        self._ledger = Ledger(self._records, policy)
         self._sweep_at = SWEEP_AT
         self._activity: dict[str, tuple[float, dict[str, int]]] = {}
         """By record: until when it is kept, and its counts."""

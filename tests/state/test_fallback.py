@@ -25,7 +25,6 @@ from support.states import (
 )
 
 from keyrot_middleware.core.model import Lease, Limits, Scope
-from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import KeyrotWarning, warn_unless_logged
 from keyrot_middleware.state import FallbackState
 from keyrot_middleware.state.fallback import FIRST_PAUSE_S, PAUSE_S, Breaker
@@ -160,18 +159,6 @@ def test_leases_in_flight_count_in_max_concurrency(state: FallbackState, shared:
     assert refused(state, one) == {"k": "concurrency"}
     settle(state, second)
     lease_of(state, one)
-
-
-@pytest.mark.parametrize(("share", "room"), [(1.0, 10), (0.25, 2), (0.01, 1)])
-def test_an_outage_leaves_a_share_of_each_limit(clock: FakeClock, share: float, room: int) -> None:
-    """Of four processes each takes a quarter: rounded down, but one at the least; days end too."""
-    state, shared = degrading(clock.time, share=share)
-    shared.cut()
-    one = key("s", Limits(rpd=10))
-    assert granted(state, one) == room
-    clock.advance(DAY_S)
-    assert granted(state, one) == room
-    assert refused(state, key("z", Limits(rpd=0))) == {"z": "rpd"}
 
 
 def test_the_pause_doubles_up_to_the_longest(clock: FakeClock) -> None:

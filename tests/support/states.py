@@ -221,14 +221,13 @@ def degrading(
     clock: Callable[[], float],
     policy: RetryPolicy | None = None,
     *,
-    share: float = 1.0,
     breaker_clock: Callable[[], float] | None = None,
     inner: MemoryState | None = None,
 ) -> tuple[FallbackState, Faulty]:
     """Make a state over one that can be cut off; both keep the time of *clock*."""
     policy = policy or RetryPolicy()
     shared = Faulty(inner or MemoryState(policy, clock))
-    local, breaker = MemoryState(policy, clock, share), Breaker(breaker_clock or clock)
+    local, breaker = MemoryState(policy, clock), Breaker(breaker_clock or clock)
     return FallbackState(shared, local, "test", clock, breaker), shared  # type: ignore[arg-type]
 
 

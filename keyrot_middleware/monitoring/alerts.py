@@ -209,9 +209,6 @@ class Alerts:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def keep_running(self) -> None:
-        """Do nothing: each call starts the thread if it is needed."""
-
     def stop(self) -> None:
         """Wait a little for what is being delivered."""
         atexit.unregister(self._close)

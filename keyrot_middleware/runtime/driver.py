@@ -150,7 +150,6 @@ class SyncDriver:
         pool = self._pool
         if pool.abandoned:
             await self.blocking(pool.settle_abandoned)
-        pool.keep_running()
         self._record.acquire()
         info = pool.with_estimates(command.info)
         ask = partial(pool.state.acquire, info, command.candidates, spread=command.spread)

@@ -1,9 +1,8 @@
 """A pool: what all of its calls share, and its background thread.
 
 The thread settles dropped calls, refreshes values and watches keys.json. It is a daemon that sleeps
-on an event, starts look-ups and waits for none of them (secrets/cache.py). It ends with its pool.
-It starts again in a forked child, and with the next call if something ended it: a store, or a
-handler of the log, may raise SystemExit.
+on an event, starts look-ups and waits for none of them (secrets/cache.py). It ends with its pool,
+and starts again in a forked child.
 """
 
 from __future__ import annotations
@@ -268,11 +267,6 @@ class Pool:
             return counted
         return counted._replace(input_cost=nano_usd(costs[0]), longest_cost=nano_usd(costs[1]))
 
-    def keep_running(self) -> None:
-        """Start background threads again that have ended although nobody stopped them."""
-        for work in self.background:
-            work.keep_running()
-
     def settle_abandoned(self) -> None:
         """Settle the calls that were closed or dropped; when this returns, none is left.
 
@@ -458,7 +452,6 @@ class Refresher:
         self._seen = config.keys_seen
         """The version of keys.json that was read last, whether used or refused."""
         self._on = False
-        self._lock = Lock()
         self._is_last_turn = False
         self._report_at, self._minute = 0.0, -1
         self._exit: weakref.finalize[..., Refresher] | None = None
@@ -474,14 +467,6 @@ class Refresher:
         name = f"keyrot-refresher-{self._pool.name}"
         self._thread = threading.Thread(target=_run, args=(alive, stirred), name=name, daemon=True)
         self._thread.start()
-
-    def keep_running(self) -> None:
-        """Start the thread again if it has ended although nobody stopped it."""
-        if not self._on or self._thread.is_alive():
-            return
-        with self._lock, suppress(RuntimeError):  # no thread can be started
-            if not self._thread.is_alive():
-                self.start()
 
     def stop(self) -> None:
         """Stop the thread without waiting for it."""
@@ -568,7 +553,9 @@ def _run(alive: weakref.ref[Refresher], stirred: threading.Event) -> None:
     """Tick while the pool exists; hold no reference to it while asleep."""
     me = threading.current_thread()
     while (refresher := alive()) is not None and refresher._thread is me:
-        pause = refresher.turn()
+        pause: float | None = LOOK_S
+        with suppress(SystemExit):  # of a store, or of a handler of the log
+            pause = refresher.turn()
         if pause is None:
             return
         del refresher

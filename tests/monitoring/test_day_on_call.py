@@ -366,7 +366,6 @@ def day(
     monkeypatch.setattr(report, "FRESH_S", -1.0)
     monkeypatch.setattr(runtime, "LOOK_S", 0.0)
     monkeypatch.setattr(runtime.Refresher, "start", lambda one: setattr(one, "_on", True))
-    monkeypatch.setattr(runtime.Refresher, "keep_running", lambda _: None)
     monkeypatch.setattr(alerts.Alerts, "look_in", look_in)
     monkeypatch.setattr(command, "time", SimpleNamespace(time=clock.time))
     monkeypatch.setattr(_install, "open_state", made.open_state)

@@ -29,7 +29,7 @@ from .errors import (
 if TYPE_CHECKING:
     from . import ui as ui
     from ._install import PoolStatus, bypass, install, project, reset, status, uninstall, workload
-    from .genai.exhausted import KeyPoolExhausted
+    from .clients.exhausted import KeyPoolExhausted
     from .key_manager import KeyManager, get_key_manager
     from .keys_file import APIKeyMetadata
     from .monitoring.view import HealthStatus, ModelUsage

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple, NoReturn, Unpack
 
 from . import providers
 from ._install import NO_KEY_FOUND, open_pool
-from .adapters import facts_from_reported_error, with_served_tier
-from .adapters.pooled_calls import PooledCalls
+from .clients.body import with_served_tier
+from .clients.call import PooledCalls
+from .clients.errors import facts_from_reported_error
 from .core.commands import Failed, StreamEnd, StreamOpened
 from .core.failures import FailureFacts
 from .core.flow import CallState, Exhausted, end_stream
@@ -38,7 +39,7 @@ from .core.model import (
     Verdict,
 )
 from .core.text import did_you_mean
-from .errors import ConfigError
+from .errors import ConfigError, handle_internal_error
 from .locks import Lock
 from .monitoring.report import pool_health, source_of
 from .monitoring.view import HealthStatus
@@ -51,6 +52,7 @@ from .runtime.pool import Clock, Pool, SystemClock
 from .runtime.runner import ErrorMaker
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys, load
+from .telemetry import observe
 
 LEASE_S = 600.0
 """Seconds after which a selection without a report counts as abandoned."""
@@ -159,7 +161,8 @@ class KeyLease:
         if self._driver is not None:
             raise RuntimeError("a lease is used once: call lease() for each request")
         call, pool = self._make(), self._calls.pool
-        self._driver = kind(pool, call, self._send, self._calls.observe(call.info))
+        observer = observe(pool.observers, call.info, handle_internal_error)
+        self._driver = kind(pool, call, self._send, observer)
         try:
             await self._driver.run()
         except Exhausted as exhausted:
@@ -266,7 +269,7 @@ class KeyManager:
         def no_key(exhausted: Exhausted) -> BaseException:
             found = exhausted.unavailable
             blocks = self._left_out(info, excluded, found.at) | found.blocks
-            from .genai.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
+            from .clients.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
 
             all_blocked = Exhausted(Unavailable(found.at, blocks))
             return error(self._calls.no_key(all_blocked, providers.of(platform)), None)

@@ -11,12 +11,11 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, count, pairwise
+from itertools import count, pairwise
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn, TypedDict, get_args
-from urllib.request import getproxies
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -33,6 +32,7 @@ from . import providers
 from .core.model import LAST_RESORT, POOL_KEY, Candidate, RetryPolicy, Strategy, Terms
 from .core.text import did_you_mean, mask_url
 from .errors import EVENTS, ConfigError, EventName
+from .hosts import GOOGLE_HOST, VERTEX_HOST, AllowedOrigins, allowed_origins, good_host
 from .keys_file import (
     ALLOWED_CHARACTERS,
     BUILT_STORES,
@@ -51,10 +51,9 @@ from .keys_file import (
     read_keys,
     sentence,
 )
-from .providers.gemini import Gemini, VertexExpress
+from .providers.gemini import Gemini
 from .providers.keys import display, hide_secrets, mask_keys
 
-GOOGLE_HOST, VERTEX_HOST = Gemini.hosts[0], VertexExpress.hosts[0]
 MAX_MODELS = 8
 """Models that one request may be sent to."""
 _MODEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
@@ -77,13 +76,6 @@ Client = Literal["google-genai", "httpx", "httpx2", "requests", "aiohttp"]
 CLIENTS: tuple[Client, ...] = get_args(Client)
 """The libraries whose requests can go through the pool."""
 
-_USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
-"""What may stand in front of a host in a URL, a password for one; no host has it."""
-_HOST = re.compile(
-    r"(?:([a-z][a-z0-9-]*)=(?:https://)?)?(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?"
-    r"(?(1)((?:/(?!\.)[\w.~-]+)*))"
-)
-_LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 _HTTP_URL = re.compile(r"https?://[^\s/?#@\\]+(?:[/?#][!-~]*)?")
 
@@ -159,20 +151,6 @@ def _check_length(model: str, following: Mapping[str, str]) -> None:
 def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:
     next_models(chains)
     return chains
-
-
-def _good_host(host: str) -> str:
-    begin = len(host) if "=" not in host else host.find("/", host.rfind("://") + 3)
-    host = host[:begin].lower() + host[begin:] if begin >= 0 else host.lower()
-    match = _HOST.fullmatch(host)
-    if match is None or not 0 < int(match[4] or 443) < 65536:
-        masked = _USER_INFO.sub(r"\1[redacted]@", host)
-        raise ValueError(f"found {display(masked)}; allowed: host or host:port in full")
-    if match[1] and match[1] not in (known := providers.names()):
-        hint = did_you_mean(match[1], known)
-        found = f"found the provider {display(match[1])}; there is none.{hint}"
-        raise ValueError(providers.plugged_in()[1].get(match[1], found))
-    return host
 
 
 def _good_store(store: str) -> str:
@@ -307,7 +285,7 @@ class Settings(BaseModel):
     pool: Annotated[str, Field(pattern=_POOL_NAME)] = "default"
     """name of the pool in logs, spans and the shared state; use one name per service"""
     allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_good_host)], ...], _Some, *_CSV
+        tuple[Annotated[str, AfterValidator(good_host)], ...], _Some, *_CSV
     ] = (GOOGLE_HOST, VERTEX_HOST)
     """hosts that may receive keys of the pool over TLS (loopback also over plain HTTP), as `host`
     or `host:port`; `http://host:port` allows plain HTTP, `openai=host/path` a path for keys of one
@@ -531,73 +509,6 @@ def join_problems(problems: Sequence[str]) -> str:
     if len(problems) == 1:
         return problems[0]
     return "\n".join([f"{len(problems)} things are wrong:", *(f"  - {text}" for text in problems)])
-
-
-AllowedOrigins = Mapping[str, frozenset[str]]
-"""Where keys may be sent, by their platform."""
-
-
-def origins(hosts: Iterable[str]) -> frozenset[str]:
-    """Return the origins of these hosts, in the form of `adapters.urls.origin_from_url`.
-
-    That is TLS, and plain HTTP only where it stays in this machine, not at a proxy, or is written
-    in front of the host. Without a port it is the scheme's own.
-    """
-    allowed: set[str] = set()
-    for entry, match in ((entry, _HOST.fullmatch(entry)) for entry in hosts):
-        if match is None:
-            continue
-        _, plain, host, port, path = match.groups()
-        if not plain:
-            allowed.add(f"https://{host}:{port or 443}{path or ''}")
-        if plain or (_LOOPBACK.fullmatch(host) and not is_proxied(entry)):
-            allowed.add(f"http://{host}:{port or 80}{path or ''}")
-    return frozenset(allowed)
-
-
-def _host(entry: str) -> str:
-    match = _HOST.fullmatch(entry)
-    return match[3] if match else ""
-
-
-def is_proxied(entry: str) -> bool:
-    """Return whether a proxy of the environment gets what is sent to a host of this machine."""
-    match = _HOST.fullmatch(entry)
-    if match is None or match[2] or not _LOOPBACK.fullmatch(match[3]):
-        return False
-    proxies = getproxies()  # libraries read a port or a dot in NO_PROXY in different ways
-    named = {one.strip().lower() for one in proxies.get("no", "").split(",")}
-    return bool(proxies.get("http") or proxies.get("all")) and not named & {match[3], "*"}
-
-
-def allowed_origins(hosts: Iterable[str], platforms: Iterable[str] = ()) -> AllowedOrigins:
-    """Return where the keys of each platform may go.
-
-    Args:
-        hosts: Those of `KEYROT_ALLOWED_HOSTS`. One without a provider is for Google's platforms,
-            and Google's own are for one of them alone.
-        platforms: Those that the pool has keys of; Google's two are always there.
-    """
-    named: dict[str, list[str]] = {}
-    for name, _, host in (entry.rpartition("=") for entry in hosts):
-        named.setdefault(name, []).append(f"{name}={host}" if name else host)
-    given = named.get("") or [GOOGLE_HOST, VERTEX_HOST]
-    given += named.get(Gemini.name, ())
-    found = {
-        Gemini.platform: origins(h for h in given if not _host(h).endswith(VERTEX_HOST)),
-        VertexExpress.platform: origins(h for h in given if _host(h) != GOOGLE_HOST),
-    }
-    for platform in platforms:
-        if platform not in found:
-            found[platform] = origins([*providers.of(platform).hosts, *named.get(platform, ())])
-    for one, other in combinations(found, 2):
-        if found[one] & found[other] and providers.of(one).is_asked_like(providers.of(other)):
-            place = min(found[one] & found[other])
-            raise ConfigError(
-                f"KEYROT_ALLOWED_HOSTS: requests to {place} may be for {one} or for {other}; "
-                f"allowed: a path for each, such as {one}={place}/{one}."
-            )
-    return found
 
 
 @dataclass(frozen=True, slots=True)

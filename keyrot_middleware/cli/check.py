@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import providers
 from .._install import bypasses, doubts
-from ..adapters.key_check import KeyCheck, check_key
+from ..clients.key_check import KeyCheck, check_key
 from ..core.availability import AVAILABLE, Availability
 from ..core.failures import KEY_REJECTIONS
 from ..core.model import DEFAULT_PLATFORM, LAST_RESORT

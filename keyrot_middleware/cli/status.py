@@ -17,7 +17,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from ..adapters.key_check import check_key
+from ..clients.key_check import check_key
 from ..core.model import DEFAULT_PLATFORM, Candidate
 from ..core.selection import Selector
 from ..core.text import did_you_mean, mask_url, one_line, remaining, short_time

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..adapters import is_loopback
 from ..core.text import one_line
 from ..errors import ConfigError, MissingExtraError
+from ..hosts import is_loopback
 from ..ui import HOW_TO_MAKE, app, check_token
 from .status import NOT_SHARED, open_report
 

@@ -17,10 +17,10 @@ import httpx
 from starlette.types import Message, Receive, Scope, Send
 
 from .. import providers
-from ..adapters import origin_from_url
 from ..core.availability import AVAILABLE
 from ..core.model import POOL_KEY
 from ..errors import handle_internal_error
+from ..hosts import origin_from_url
 from ..monitoring.report import PoolReport
 from ..providers.base import Provider
 from ..providers.gemini import VERTEX_EXPRESS

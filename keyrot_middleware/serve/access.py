@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.types import Scope
 
-from ..adapters import is_loopback
+from ..hosts import is_loopback
 from ..providers.base import Provider
 from ..providers.keys import has_key_shape
 

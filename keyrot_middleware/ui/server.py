@@ -30,7 +30,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..adapters.key_check import check_key
+from ..clients.key_check import check_key
 from ..core.availability import KEY_STATES
 from ..core.text import did_you_mean
 from ..errors import KeyrotError, handle_internal_error

@@ -12,14 +12,14 @@ import httpx
 import httpx2
 import pytest
 import requests
+from keyrot_middleware.adapters import bodies
+from keyrot_middleware.http_clients import calls, transport
 from support.http_modes import BODY, HEADERS, MODEL, RAW, send
 from support.json_server import JsonServer, Response
 from support.modes import spread
 
 import keyrot_middleware
 from keyrot_middleware import errors
-from keyrot_middleware.adapters import bodies
-from keyrot_middleware.http_clients import calls, transport
 from keyrot_middleware.settings import origins
 from keyrot_middleware.testing import FakeKey, Reply
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from google.genai import errors
+from keyrot_middleware.genai import Binding
 from support.receivers import Events
 from support.replies import MODEL
 from support.servers import wait_for
@@ -29,7 +30,6 @@ from keyrot_middleware.cli import status as command
 from keyrot_middleware.core.judgement import Judgement, describe_block
 from keyrot_middleware.core.model import CallInfo, RetryPolicy
 from keyrot_middleware.core.text import utc
-from keyrot_middleware.genai import Binding
 from keyrot_middleware.monitoring import alerts, report
 from keyrot_middleware.monitoring.view import UNKNOWN
 from keyrot_middleware.runtime import pool as runtime

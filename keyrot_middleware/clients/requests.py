@@ -13,17 +13,23 @@ from contextlib import suppress
 from http.client import HTTPResponse, responses
 from itertools import chain, repeat, takewhile
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from ..adapters.bodies import read_bounded
-from ..adapters.pooled_calls import PooledCalls
-from ..adapters.redaction import Redact, scrub, without_key
+from ..hosts import hostname
+from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret
-from .calls import Call, Head, Incoming, Reply, Served, read
-from .serving import Library
+from .body import Body, read_bounded
+from .call import Call, Headers, Incoming, PooledCalls, Reply
+from .patching import Wrapper, url_in
+from .redaction import Redact, scrub, without_key
+from .request import Served, read
+from .serving import Library, Pieces
+
+if TYPE_CHECKING:
+    import requests
 
 _KEY_FAILURES = frozenset({401, 402, 403, 429})
 _PIECE = 4_096
@@ -31,7 +37,7 @@ _BLOCK = 1 << 20
 _CODED = ("content-encoding", "content-length", "transfer-encoding")
 
 
-class RequestsAdapters(Library):
+class RequestsAdapters(Library[Any, "requests.Response"]):
     """Serves a request of a session."""
 
     def __init__(self, calls: PooledCalls | None, served: Served, *, stream: bool) -> None:
@@ -39,15 +45,34 @@ class RequestsAdapters(Library):
         super().__init__(calls, served)
         self._stream = stream
 
-    def read(self, request: Any, timeout: Any, *, retries_5xx: bool) -> Any:
-        """Return what to do with a prepared request; see `calls.read`."""
+    def send(self, adapter: Any, request: Any, args: Any, kwargs: Any) -> Any:
+        """Send a request by an adapter: through the pool, or as it is."""
+        timeout = (dict(zip(("stream", "timeout"), args, strict=False)) | kwargs).get("timeout")
         limit = timeout[1] if isinstance(timeout, tuple) else timeout
-        limit_s = limit if isinstance(limit, int | float) else inf
-        given = (request.method, request.url, request.headers, limit_s, retries_5xx)
-        incoming = Incoming(*given, "requests", has_head_timeout=False)
-        return read(self._calls, self._served, incoming)
+        codes = getattr(getattr(adapter, "max_retries", None), "status_forcelist", None) or ()
+        incoming = Incoming(
+            request.method,
+            request.url,
+            request.headers,
+            limit if isinstance(limit, int | float) else inf,
+            any(code >= 500 for code in codes),
+            "requests",
+            has_head_timeout=False,
+        )
+        found = read(self._calls, self._served, incoming)
+        once = _without_key_retries(adapter, codes) if isinstance(found, Call) else adapter
 
-    async def body_of(self, request: Any) -> tuple[bytes, Any]:
+        def send_once(one: Any) -> Any:
+            try:
+                return once.send(one, *args, **kwargs)
+            except Exception as error:
+                if hasattr(error, "request"):
+                    error.request = request  # else it is the one with the key
+                raise
+
+        return self.handle(incoming, found, request, send_once)
+
+    async def body_of(self, request: Any) -> tuple[bytes, Pieces | None]:
         """Return the body, and the rest of one that is too long to be kept; or None.
 
         What the program's file or generator raises is raised here.
@@ -86,7 +111,7 @@ class RequestsAdapters(Library):
         self._served.write_home_key(sent.headers, request.url, key)
         return sent
 
-    def head(self, response: Any, request: Any, redact: Redact) -> Any:
+    def head(self, response: requests.Response, request: Any, redact: Redact) -> Any:
         """Take keys out of the head of a response, and give it the program's request."""
         response.request, response.url = request, request.url
         if "key=" in request.url:
@@ -99,11 +124,11 @@ class RequestsAdapters(Library):
             response.raw = _raw(response, *self.pieces(response), redact)
         return response.headers
 
-    def error_pieces(self, response: Any) -> Iterator[bytes]:
+    def error_pieces(self, response: requests.Response) -> Iterator[bytes]:
         """Return the decoded bytes of an error."""
         return iter(response.iter_content(_PIECE))
 
-    def pieces(self, response: Any) -> tuple[Iterator[bytes], Callable[[], Any]]:
+    def pieces(self, response: requests.Response) -> tuple[Iterator[bytes], Callable[[], object]]:
         """Return the bytes of a response as they come."""
         raw = response.raw
         if not hasattr(raw, "stream"):  # a file, or none, as adapters of mocks have
@@ -113,7 +138,7 @@ class RequestsAdapters(Library):
         # Without a length of its own, `stream` waits for a whole piece.
         return iter(lambda: raw.read1(_PIECE, decode_content=False), b""), raw.close
 
-    async def content(self, response: Any, headers: Any) -> bytes:
+    async def content(self, response: requests.Response, headers: Headers) -> bytes:
         """Read a response; requests keeps what was read, but not for `raw`."""
         if not self._stream or not hasattr(response.raw, "stream"):
             kept: bytes = response.content
@@ -128,7 +153,7 @@ class RequestsAdapters(Library):
             content = coded.read()
         return content
 
-    async def aclose(self, response: Any) -> None:
+    async def aclose(self, response: requests.Response) -> None:
         """Release the connection of a response."""
         response.close()
 
@@ -141,7 +166,7 @@ class RequestsAdapters(Library):
         except theirs.HTTPError as error:
             raise errors.ConnectionError(error) from error
 
-    def rebuilt(self, response: Any, content: bytes) -> Any:
+    def rebuilt(self, response: requests.Response, content: bytes) -> Any:
         """Return an unread response with another content."""
         headers = {k: v for k, v in response.headers.items() if k.lower() not in _CODED}
         made = self.reply(Reply(response.status_code, headers, content), response.request)
@@ -149,7 +174,7 @@ class RequestsAdapters(Library):
         made.cookies, made.connection = response.cookies, getattr(response, "connection", None)
         return made
 
-    def streamed(self, response: Any, body: Any, relay: Any) -> Any:
+    def streamed(self, response: requests.Response, body: Body, relay: runner.Relay) -> Any:
         """Return the response with the raw one that ends the lease."""
         pieces = iter(lambda: complete(body.read_of(relay)), b"")
         response.raw = _raw(response, pieces, lambda: complete(body.leave(relay)))
@@ -172,27 +197,13 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
     def __init__(self, adapter: Any, *of: Any) -> None:
         super().__init__(adapter)
         self._self_of = of
-        """The pool, and the libraries that are served."""
+        """The pool, and what is served."""
 
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Send a request through the pool, or as it is."""
-        adapter = self.__wrapped__
-        given = dict(zip(("stream", "timeout"), args, strict=False)) | kwargs
+        given = dict(zip(("stream",), args, strict=False)) | kwargs
         library = RequestsAdapters(*self._self_of, stream=bool(given.get("stream")))
-        codes = getattr(getattr(adapter, "max_retries", None), "status_forcelist", None) or ()
-        retries = any(code >= 500 for code in codes)
-        found = library.read(request, given.get("timeout"), retries_5xx=retries)
-        once = _without_key_retries(adapter, codes) if isinstance(found, Head) else adapter
-
-        def send_once(one: Any) -> Any:
-            try:
-                return once.send(one, *args, **kwargs)
-            except Exception as error:
-                if hasattr(error, "request"):
-                    error.request = request  # else it is the one with the key
-                raise
-
-        return library.handle(found, request, send_once)
+        return library.send(self.__wrapped__, request, args, kwargs)
 
 
 def _without_key_retries(adapter: Any, codes: Any) -> Any:
@@ -293,3 +304,18 @@ class _Connection(io.RawIOBase):
         if not self.closed:
             super().close()
             self._close()
+
+
+def wrappers(calls: PooledCalls | None, served: Served) -> dict[tuple[str, str], Wrapper]:
+    """Return the wrapper of what picks a sender for an address."""
+    if "requests" not in served.libraries:
+        return {}
+
+    def adapter(wrapped: Callable[..., Any], _session: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `Session.get_adapter`."""
+        found, url = wrapped(*args, **kwargs), url_in(args, kwargs)
+        if not any(host in url for host in served.hosts) or hostname(url) not in served.hosts:
+            return found
+        return PooledAdapter(found, calls, served)
+
+    return {("requests", "Session.get_adapter"): adapter}

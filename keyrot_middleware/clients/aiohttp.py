@@ -14,6 +14,7 @@ from functools import partial
 from http.client import responses
 from inspect import signature
 from math import inf
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,18 +22,19 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from ..adapters.bodies import LONGEST_BODY, Body, read_bounded
-from ..adapters.pooled_calls import PooledCalls
-from ..adapters.redaction import Redact, scrub_head, without_key
+from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import PlainText, Secret
-from .calls import Call, Incoming, Reply, Served, read
-from .serving import Library
+from .body import LONGEST_BODY, Body, read_bounded
+from .call import Call, Headers, Incoming, PooledCalls, Reply
+from .redaction import Redact, scrub_head, without_key
+from .request import Served, read
+from .serving import Library, Pieces
 
 _LEFT_OUT = ("content-encoding", "content-length", "transfer-encoding", "location")
 
 
-class AiohttpRequests(Library):
+class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
     """Serves one request of a session, and those that its redirects ask for."""
 
     def __init__(
@@ -68,7 +70,7 @@ class AiohttpRequests(Library):
         found = read(self._calls, self._served, incoming)
         if found is not None:
             self._origin = url.origin()
-        return await self.ahandle(found, request, partial(self._send, send))
+        return await self.ahandle(incoming, found, request, partial(self._send, send))
 
     async def _send(self, send: Callable[[Any], Any], request: Any) -> Any:
         try:
@@ -87,7 +89,7 @@ class AiohttpRequests(Library):
         async for data in self._rest:
             yield data
 
-    async def body_of(self, request: Any) -> tuple[bytes, Any]:
+    async def body_of(self, request: Any) -> tuple[bytes, Pieces | None]:
         """Return the body, and the request's own if that is too long to be kept; or None."""
         body = request.body
         if self._rest is not None:
@@ -98,7 +100,7 @@ class AiohttpRequests(Library):
         self._content = bytes(body and await body.as_bytes())
         return self._content, None
 
-    def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
+    def with_body(self, request: Any, content: bytes, rest: Pieces | None) -> Any:
         """Return the request, with another body where its own cannot be sent, or not twice."""
         body = request.body
         is_same = content is self._content and isinstance(body, bytes | aiohttp.BytesPayload)
@@ -137,21 +139,18 @@ class AiohttpRequests(Library):
 
     # What a response is ---------------------------------------------------------------------------
 
-    def status(self, response: Any) -> int:
-        """Return the status of a response."""
-        code: int = response.status
-        return code
+    status = staticmethod(attrgetter("status"))
 
-    def head(self, response: Any, request: Any, redact: Redact) -> Any:
+    def head(self, response: aiohttp.ClientResponse, request: Any, redact: Redact) -> Any:
         """Take keys out of the head of a response; return its headers."""
         scrub_head(response, redact)
         return response.headers
 
-    def error_pieces(self, response: Any) -> Any:
+    def error_pieces(self, response: aiohttp.ClientResponse) -> Any:
         """Return the decoded bytes of an error."""
         return aiter(response.content.iter_any())
 
-    def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
+    def pieces(self, response: aiohttp.ClientResponse) -> tuple[Pieces, Callable[[], object]]:
         """Return the bytes of a stream, decoded."""
         content = response.content
 
@@ -162,22 +161,22 @@ class AiohttpRequests(Library):
 
         return aiter(content.iter_any()), release
 
-    async def content(self, response: Any, headers: Any) -> bytes:
+    async def content(self, response: aiohttp.ClientResponse, headers: Headers) -> bytes:
         """Read a response, and put the bytes back: programs read them in two ways."""
         content: bytes = await response.read()
         response.content = Content(rest=content)
         return content
 
-    async def aclose(self, response: Any) -> None:
+    async def aclose(self, response: aiohttp.ClientResponse) -> None:
         """Release the connection of a response."""
         response.release()
 
-    def streamed(self, response: Any, body: Any, relay: Any) -> Any:
+    def streamed(self, response: aiohttp.ClientResponse, body: Body, relay: runner.Relay) -> Any:
         """Return the response whose content ends the lease."""
         response.content = Content(body, relay)
         return response
 
-    def rebuilt(self, response: Any, content: bytes) -> Any:
+    def rebuilt(self, response: aiohttp.ClientResponse, content: bytes) -> Any:
         """Return a response with another content."""
         headers = [(k, v) for k, v in response.headers.items() if k.lower() not in _LEFT_OUT]
         return self._made(response.status, response.reason, headers, content)
@@ -186,7 +185,7 @@ class AiohttpRequests(Library):
         """Return a response of our own."""
         return self._made(reply.code, responses.get(reply.code, ""), reply.headers, reply.body)
 
-    def _made(self, code: int, reason: str, headers: Any, content: bytes) -> Any:
+    def _made(self, code: int, reason: str | None, headers: Any, content: bytes) -> Any:
         """Return a response as if it had come over a connection that has ended."""
         fields = CIMultiDictProxy(CIMultiDict(headers))
         ended = _Ended(

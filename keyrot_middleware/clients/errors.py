@@ -1,30 +1,14 @@
-"""Read addresses, responses and errors, whichever library sends or raises them."""
+"""Read errors, whichever library raises them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from ..core.amounts import service_tier
 from ..core.failures import FailureFacts
-from ..core.model import NO_USAGE, Usage
 from .redaction import Redact, redact_exception
-
-
-def with_served_tier(usage: Usage, served: str | None) -> Usage:
-    """Return *usage* with the service tier that the headers name; without, that of the body.
-
-    The header is how Google says that a request was served in another tier than it asked for. The
-    body of an interaction may repeat the one that was asked for.
-    """
-    served = service_tier(served) if usage is not NO_USAGE else None
-    return usage if served is None else usage._replace(service_tier=served)
-
 
 _TRANSPORT_ERRORS: Mapping[str, Any] = {
     # httpx and httpx2, aiohttp, requests: their names are read, for none may be imported here.
@@ -76,58 +60,6 @@ def transport_failure(error: BaseException) -> Any:
 
 
 _DEEPEST = 5
-
-
-@lru_cache(maxsize=256)
-def hostname(url: str) -> str:
-    """Return the host of a URL, without its port; empty for none."""
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
-
-
-@lru_cache(maxsize=256)
-def host_from_url(base_url: str) -> str:
-    """Return `host`, or `host:port` for a port that is not the default; empty for no URL."""
-    try:
-        parts = urlsplit(base_url)
-        port = parts.port
-    except ValueError:
-        return ""
-    if port is None or (parts.scheme, port) in (("https", 443), ("http", 80)):
-        return parts.hostname or ""
-    return f"{parts.hostname or ''}:{port}"
-
-
-_PORTS = {"https": 443, "wss": 443, "http": 80, "ws": 80}
-
-
-@lru_cache(maxsize=256)
-def origin_from_url(url: str) -> str:
-    """Return `scheme://host:port` of a URL, in the form of `settings.origins`; empty without host.
-
-    A websocket over TLS has the origin of its host's HTTPS.
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port or _PORTS[parts.scheme]
-    except (KeyError, ValueError):
-        return ""
-    host = parts.hostname or ""
-    scheme = {"wss": "https", "ws": "http"}.get(parts.scheme, parts.scheme)
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
-
-
-def is_within(url: str, places: Collection[str]) -> bool:
-    """Return whether an address is at one of these origins, or below the path that one names."""
-    origin = origin_from_url(url)
-    if not origin or origin in places:
-        return origin != ""
-    below = f"{origin}{unquote(urlsplit(url).path)}/"
-    return "/../" not in below and any(
-        one != origin and below.startswith(f"{one}/") for one in places
-    )
 
 
 _LONGEST = 65_536
@@ -223,13 +155,3 @@ def _from_urllib(error: Any, redact: Redact) -> str | None:
         error.fp = error.file = again
         return text or None
     return None
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    try:
-        address = ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback

@@ -7,19 +7,24 @@ pool, or takes it along. Above it nothing is repeated.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import chain
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..adapters.bodies import AsyncTee, Tee, mixed_type, read_bounded
-from ..adapters.pooled_calls import PooledCalls
-from ..adapters.redaction import Redact, scrub_head, without_key
-from ..runtime import sdk_call
+from ..runtime import runner, sdk_call
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
-from .calls import Call, Head, Incoming, Outcome, Reply, Served, home_key, read
-from .serving import Library
+from .body import AsyncTee, Body, Tee, mixed_type, read_bounded
+from .call import Call, Headers, Incoming, Outcome, PooledCalls, Reply, home_key
+from .patching import Wrapper, url_in
+from .redaction import Redact, scrub_head, without_key
+from .request import SDK, Served, read
+from .serving import Library, Pieces
+
+if TYPE_CHECKING:
+    import httpx
 
 _DEFAULT_TIMEOUT = {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 """httpx's own: the program has set none."""
@@ -27,36 +32,39 @@ _LEFT_OUT = frozenset({b"content-encoding", b"content-length", b"transfer-encodi
 _ENCODING = "accept-encoding"
 
 
-class HttpxTransports(Library):
+class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
     """Serves requests of one library, httpx or httpx2."""
 
-    def __init__(self, calls: PooledCalls | None, served: Served, library: Any) -> None:
-        """Serve a pool; *library*: the module."""
+    def __init__(self, calls: PooledCalls | None, served: Served, library: str) -> None:
+        """Serve a pool; *library*: the module's name."""
         super().__init__(calls, served)
-        self._library = library
+        self._library = sys.modules[library]
         self._of_requests = frozenset(name.encode() for name in served.request_headers)
         self._of_replies = frozenset(name.encode() for name in served.reply_headers)
 
     # What a request is ----------------------------------------------------------------------------
 
-    def read(self, request: Any) -> Any:
-        """Return what to do with a request; see `calls.read`."""
+    def send(self, request: httpx.Request, transport: Any, *, in_thread: bool) -> Any:
+        """Send a request by a transport: through the pool, or as it is."""
         timeout = request.extensions.get("timeout") or {}
         is_default = timeout == _DEFAULT_TIMEOUT and sdk_call.get() is None
         limit = None if is_default else timeout.get("read")
-        return read(
-            self._calls,
-            self._served,
-            Incoming(
-                request.method,
-                str(request.url),
-                _some(request.headers.raw, self._of_requests),
-                inf if limit is None else limit,
-                library=self._library.__name__,
-            ),
+        incoming = Incoming(
+            request.method,
+            str(request.url),
+            _some(request.headers.raw, self._of_requests),
+            inf if limit is None else limit,
+            library=self._library.__name__,
         )
+        found = read(self._calls, self._served, incoming)
+        if in_thread:
+            return self.handle(incoming, found, request, transport.handle_request)
+        if isinstance(found, Call) and not _in_asyncio():
+            own = found.own
+            found = None if own else home_key(found.calls, found.provider, incoming.url)
+        return self.ahandle(incoming, found, request, transport.handle_async_request)
 
-    async def body_of(self, request: Any) -> tuple[bytes, Any]:
+    async def body_of(self, request: httpx.Request) -> tuple[bytes, Pieces | None]:
         """Return the body, and the rest of one that is too long to be kept; or None."""
         try:
             return request.content, None
@@ -68,7 +76,7 @@ class HttpxTransports(Library):
         is_sync = isinstance(stream, self._library.SyncByteStream)
         return iter(stream) if is_sync else aiter(stream)
 
-    def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
+    def with_body(self, request: httpx.Request, content: bytes, rest: Pieces | None) -> Any:
         """Return a request whose body was read."""
         return self._library.Request(
             request.method,
@@ -78,15 +86,16 @@ class HttpxTransports(Library):
             extensions=request.extensions,
         )
 
-    def _body(self, content: bytes, rest: Any) -> Any:
+    def _body(self, content: bytes, rest: Pieces | None) -> Any:
         if rest is None:
             return self._library.ByteStream(content)
         kind = mixed_type(_Chained, self._library.SyncByteStream, self._library.AsyncByteStream)
         return kind(content, rest)
 
-    def copy(self, call: Call, request: Any, key: Secret) -> Any:
+    def copy(self, call: Call, request: httpx.Request, key: Secret) -> Any:
         """Return the program's request with one key; it shares nothing that changes."""
-        target, rest, deadline = call.target, call.take_rest(), call.call.deadline
+        target, deadline = call.target, call.state.deadline
+        rest = None if call.rest is None else call.take_rest()
         extensions = request.extensions
         if isinstance(deadline, Deadline):
             extensions = {**extensions, "timeout": deadline.over(extensions.get("timeout"))}
@@ -108,7 +117,7 @@ class HttpxTransports(Library):
             sent.read()  # transports of others look at `content`
         return sent
 
-    def with_key(self, request: Any, key: Secret) -> Any:
+    def with_key(self, request: httpx.Request, key: Secret) -> Any:
         """Return a request with *key* in place of its placeholder."""
         headers = self._library.Headers(request.headers.raw)
         self._served.write_home_key(headers, str(request.url), key)
@@ -122,32 +131,33 @@ class HttpxTransports(Library):
 
     # What a response is ---------------------------------------------------------------------------
 
-    def head(self, response: Any, request: Any, redact: Redact) -> Any:
+    def head(self, response: httpx.Response, request: httpx.Request, redact: Redact) -> Any:
         """Take keys out of the head of a response; return the headers that are read."""
         return _some(scrub_head(response, redact), self._of_replies)
 
-    def _is_sync(self, response: Any) -> bool:
+    def _is_sync(self, response: httpx.Response) -> bool:
         return isinstance(response.stream, self._library.SyncByteStream)
 
-    def error_pieces(self, response: Any) -> Any:
+    def error_pieces(self, response: httpx.Response) -> Any:
         """Return the decoded bytes of an error."""
         is_sync = self._is_sync(response)
         return iter(response.iter_bytes()) if is_sync else aiter(response.aiter_bytes())
 
-    def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
+    def pieces(self, response: httpx.Response) -> tuple[Pieces, Callable[[], object]]:
         """Return the bytes of a stream."""
-        stream = response.stream
+        stream: Any = response.stream
         if self._is_sync(response):
             return iter(stream), stream.close
         return _closing(stream), stream.aclose
 
-    def is_shared(self, response: Any) -> bool:
+    def is_shared(self, response: httpx.Response) -> bool:
         """Return whether the connection of a response has other calls too."""
         return bool(response.http_version == "HTTP/2")
 
-    async def content(self, response: Any, headers: Any) -> bytes:
+    async def content(self, response: httpx.Response, headers: Headers) -> bytes:
         """Read a response, and put the bytes back."""
-        stream, coding = response.stream, headers.get("content-encoding")
+        stream: Any = response.stream
+        coding = headers.get("content-encoding")
         if self._is_sync(response):
             try:
                 return self._put_back(response, b"".join(stream), coding)
@@ -159,14 +169,14 @@ class HttpxTransports(Library):
         finally:
             await stream.aclose()
 
-    async def aclose(self, response: Any) -> None:
+    async def aclose(self, response: httpx.Response) -> None:
         """Release the connection of a response."""
         if self._is_sync(response):
             response.close()
         else:
             await response.aclose()
 
-    def _put_back(self, response: Any, raw: bytes, coding: str | None) -> bytes:
+    def _put_back(self, response: httpx.Response, raw: bytes, coding: str | None) -> bytes:
         response.stream = self._library.ByteStream(raw)
         if not coding:
             return raw
@@ -177,7 +187,7 @@ class HttpxTransports(Library):
             return raw
         return decoded
 
-    def rebuilt(self, response: Any, content: bytes) -> Any:
+    def rebuilt(self, response: httpx.Response, content: bytes) -> Any:
         """Return an unread response with another content."""
         headers = [pair for pair in response.headers.raw if pair[0].lower() not in _LEFT_OUT]
         headers.append((b"Content-Length", str(len(content)).encode()))
@@ -188,7 +198,7 @@ class HttpxTransports(Library):
             extensions=response.extensions,
         )
 
-    def streamed(self, response: Any, body: Any, relay: Any) -> Any:
+    def streamed(self, response: httpx.Response, body: Body, relay: runner.Relay) -> Any:
         """Return the response with the stream that ends the lease."""
         if hasattr(relay, "__anext__"):
             kind = mixed_type(AsyncTee, self._library.AsyncByteStream)
@@ -197,12 +207,14 @@ class HttpxTransports(Library):
         response.stream = kind(body, relay)
         return response
 
-    def reply(self, reply: Reply, request: Any) -> Any:
+    def reply(self, reply: Reply, request: httpx.Request) -> Any:
         """Return a response of our own."""
         stream = self._library.ByteStream(reply.body)
         return self._library.Response(reply.code, headers=reply.headers, stream=stream)
 
-    def with_outcome(self, response: Any, outcome: Outcome, request: Any) -> Any:
+    def with_outcome(
+        self, response: httpx.Response, outcome: Outcome, request: httpx.Request
+    ) -> Any:
         """Return a response that carries an outcome."""
         if outcome.last is not None and not isinstance(outcome.last[2], Reply):
             outcome.last[2].request = request
@@ -223,17 +235,12 @@ class PooledTransport:
         self._transport, self._library = transport, library
 
     def handle_request(self, request: Any) -> Any:
-        """Send a request through the pool, or as it is."""
-        library = self._library
-        return library.handle(library.read(request), request, self._transport.handle_request)
+        """Send a request of httpx.Client."""
+        return self._library.send(request, self._transport, in_thread=True)
 
     async def handle_async_request(self, request: Any) -> Any:
-        """Send a request through the pool, or as it is."""
-        library, found = self._library, self._library.read(request)
-        if isinstance(found, Head) and not _in_asyncio():
-            own = found.own
-            found = None if own else home_key(found.calls, found.provider, str(request.url))
-        return await library.ahandle(found, request, self._transport.handle_async_request)
+        """Send a request of httpx.AsyncClient."""
+        return await self._library.send(request, self._transport, in_thread=False)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -284,3 +291,99 @@ class _Chained:
 
     async def aclose(self) -> None:
         """Do nothing."""
+
+
+# Patches ----------------------------------------------------------------------------------------
+
+
+def wrappers(calls: PooledCalls | None, served: Served) -> dict[tuple[str, str], Wrapper]:
+    """Return the wrappers of what picks a transport for an address; it has no public name."""
+    table: dict[tuple[str, str], Wrapper] = {}
+    for library in ("httpx", "httpx2"):
+        if {library, SDK} & set(served.libraries):
+            pick = _picked(calls, served, library)
+            table[library, "Client._transport_for_url"] = pick
+            table[library, "AsyncClient._transport_for_url"] = pick
+    return table
+
+
+def _picked(calls: PooledCalls | None, served: Served, library: str) -> Wrapper:
+    hosts = served.hosts
+    over: list[HttpxTransports] = []
+
+    def wrapper(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `_transport_for_url` of both clients."""
+        found = wrapped(*args, **kwargs)
+        if url_in(args, kwargs).host not in hosts or isinstance(found, _Explicit):
+            return found
+        if not over:
+            over.append(HttpxTransports(calls, served, library))
+        return PooledTransport(found, over[0])
+
+    return wrapper
+
+
+installed: list[tuple[PooledCalls | None, Served]] = []
+"""What `install()` put in place; empty for none."""
+
+
+class _Explicit:
+    """A transport of the program's that goes over the pool of `install()`, while there is one."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def handle_request(self, request: Any) -> Any:
+        """Send a request of httpx.Client."""
+        return self._over(request).handle_request(request)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send a request of httpx.AsyncClient."""
+        return await self._over(request).handle_async_request(request)
+
+    def _over(self, request: Any) -> Any:
+        library = type(request).__module__.partition(".")[0]
+        for calls, served in installed:
+            if request.url.host in served.hosts:
+                mine = served._replace(libraries=(library, SDK))
+                return PooledTransport(self._inner, HttpxTransports(calls, mine, library))
+        return self._inner
+
+    def __enter__(self) -> Any:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._inner.__exit__(*error)
+
+    async def __aenter__(self) -> Any:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._inner.__aexit__(*error)
+
+    def close(self) -> None:
+        """Close the transport below."""
+        self._inner.close()
+
+    async def aclose(self) -> None:
+        """Close the transport below."""
+        await self._inner.aclose()
+
+
+_Transport = TypeVar("_Transport")
+
+
+def transport(inner: _Transport) -> _Transport:
+    """Put one client of httpx or httpx2 over the pool, by its transport.
+
+    `httpx.Client(transport=transport(httpx.HTTPTransport()))` is served like any client after
+    `install()`, also with `install(clients=("google-genai",))`, and in a version of httpx that
+    `install()` does not know. Without a pool it only sends. Where both are in place a request goes
+    through the pool once.
+
+    Args:
+        inner: What sends: an `HTTPTransport`, or an `AsyncHTTPTransport` for an `AsyncClient`.
+    """
+    return _Explicit(inner)  # type: ignore[return-value]  # it has the same methods

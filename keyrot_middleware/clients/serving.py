@@ -1,16 +1,12 @@
-"""Send a call through the pool, and read what comes back: the same for every HTTP library."""
+"""One attempt of a call: send the request, read the response, settle it; for every HTTP library."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 
-from ..adapters import transport_failure
-from ..adapters.bodies import Body, until_enough
-from ..adapters.pooled_calls import PooledCalls
-from ..adapters.redaction import Redact, Redacting, kept_error, redact_key
 from ..core.commands import Done, Failed, StreamOpened
 from ..core.failures import FailureFacts
 from ..core.model import Lease
@@ -19,10 +15,20 @@ from ..runtime import runner
 from ..runtime.driver import complete
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
-from .calls import NO_RETRY, Call, Head, Outcome, Refused, Reply, Served, text_of
+from ..telemetry import observe
+from .body import Body, until_enough
+from .call import NO_RETRY, Call, Headers, Incoming, Outcome, PooledCalls, Refused, Reply, text_of
+from .errors import transport_failure
+from .redaction import Redact, Redacting, kept_error, redact_key
+from .request import Served, in_place_of_placeholder
 
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Pieces = Iterator[bytes] | AsyncIterator[bytes]
 Send = Callable[[Any], Any]
 """Sends a request once, in a task by a coroutine."""
+Found = Call | Reply | Secret | None
+"""What `request.read` has found a request to be."""
 
 
 def outcome_of(response: Any) -> Outcome | None:
@@ -32,7 +38,7 @@ def outcome_of(response: Any) -> Outcome | None:
     return found if isinstance(found, Outcome) else None
 
 
-class Library(ABC):
+class Library(ABC, Generic[Request, Response]):
     """What a library has to say, and what is done with it.
 
     A coroutine of a sync library has nothing to wait for: it runs in one step.
@@ -47,101 +53,101 @@ class Library(ABC):
         """
         self._calls, self._served = calls, served
 
-    @property
-    def redact(self) -> Redact:
-        """What redacts the keys of the pool; there is one."""
-        if self._calls is None:
-            raise RuntimeError("there is no pool")
-        return self._calls.redact("")
-
     @abstractmethod
-    def copy(self, call: Call, request: Any, key: Secret) -> Any:
+    def copy(self, call: Call, request: Request, key: Secret) -> Request:
         """Return the program's request with one key."""
 
     @abstractmethod
-    def with_key(self, request: Any, key: Secret) -> Any:
+    def with_key(self, request: Request, key: Secret) -> Request:
         """Return the program's request with *key* in place of its placeholder."""
 
     @abstractmethod
-    def head(self, response: Any, request: Any, redact: Redact) -> Any:
+    def head(self, response: Response, request: Request, redact: Redact) -> Headers:
         """Take keys out of the head of a response that was just received.
 
         Returns:
             Those of its headers that are read, by their names in lower case.
         """
 
-    def status(self, response: Any) -> int:
-        """Return the status of a response."""
-        code: int = response.status_code
-        return code
+    status: Callable[[Response], int] = staticmethod(attrgetter("status_code"))
+    """Returns the status of a response."""
 
     @abstractmethod
-    def error_pieces(self, response: Any) -> Any:
-        """Return the decoded bytes of an error, as an iterator or an async one."""
+    def error_pieces(self, response: Response) -> Pieces:
+        """Return the decoded bytes of an error."""
 
     @abstractmethod
-    def pieces(self, response: Any) -> tuple[Any, Callable[[], Any]]:
+    def pieces(self, response: Response) -> tuple[Pieces, Callable[[], object]]:
         """Return the bytes of a stream as they come, and what closes it; see `Body`."""
 
-    def is_shared(self, response: Any) -> bool:
+    def is_shared(self, response: Response) -> bool:
         """Return whether the connection of a response has other calls too."""
         del response
         return False
 
     @abstractmethod
-    async def content(self, response: Any, headers: Any) -> bytes:
+    async def content(self, response: Response, headers: Headers) -> bytes:
         """Read a response, decoded, and leave it as unread as it came; *headers*: see `head`."""
 
     @abstractmethod
-    async def aclose(self, response: Any) -> None:
+    async def aclose(self, response: Response) -> None:
         """Release the connection of a response."""
 
     @abstractmethod
-    def rebuilt(self, response: Any, content: bytes) -> Any:
+    def rebuilt(self, response: Response, content: bytes) -> Response:
         """Return an unread response like another one, with another content."""
 
     @abstractmethod
-    def streamed(self, response: Any, body: Any, relay: Any) -> Any:
+    def streamed(self, response: Response, body: Body, relay: runner.Relay) -> Response:
         """Return the response whose stream the program reads through *relay*."""
 
     @abstractmethod
-    def reply(self, reply: Reply, request: Any) -> Any:
+    def reply(self, reply: Reply, request: Request) -> Response:
         """Return a response of our own."""
 
     @abstractmethod
-    async def body_of(self, request: Any) -> tuple[bytes, Any]:
+    async def body_of(self, request: Request) -> tuple[bytes, Pieces | None]:
         """Return the body, and the rest of one that is too long to be kept; or None."""
 
     @abstractmethod
-    def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
+    def with_body(self, request: Request, content: bytes, rest: Pieces | None) -> Request:
         """Return a request whose body was read."""
 
     # Send -----------------------------------------------------------------------------------------
 
-    def handle(self, found: Any, request: Any, send_once: Send) -> Any:
+    def handle(self, incoming: Incoming, found: Found, request: Request, send_once: Send) -> Any:
         """Send a request in a thread; arguments as for `ahandle`."""
 
-        async def once(one: Any) -> Any:
+        async def once(one: Request) -> Any:
             return send_once(one)
 
-        run = partial(runner.arun, in_thread=True)
-        return complete(self._handle(found, request, once, run))
+        return complete(self.ahandle(incoming, found, request, once, in_thread=True))
 
-    async def ahandle(self, found: Any, request: Any, send_once: Send) -> Any:
+    async def ahandle(
+        self,
+        incoming: Incoming,
+        found: Found,
+        request: Request,
+        once: Send,
+        *,
+        in_thread: bool = False,
+    ) -> Any:
         """Send a request through the pool, or as it is.
 
         Args:
+            incoming: What the request is.
             found: What `read` has returned for it.
             request: The request.
-            send_once: Sends it, or a copy of it.
+            once: Sends it, or a copy of it, by a coroutine.
+            in_thread: The coroutine never suspends.
         """
-        return await self._handle(found, request, send_once, runner.arun)
-
-    async def _handle(self, found: Any, request: Any, once: Send, run: Any) -> Any:
-        if isinstance(found, Head):
+        if isinstance(found, Call):
             content, rest = await self.body_of(request)
-            found = found.call(content, rest)
-            if not isinstance(found, Call):
+            try:
+                found.begin(content, rest)
+            except Exception:
+                handle_internal_error("clients")
+                found = in_place_of_placeholder(self._calls, self._served, incoming)
                 request = self.with_body(request, content, rest)
         if isinstance(found, Reply):
             return self.reply(found, request)
@@ -149,17 +155,18 @@ class Library(ABC):
             return await self._send_home(request, found, once)
         while isinstance(found, Call):
             try:
-                return await self._serve(found, request, once, run)
+                return await self._serve(found, request, once, in_thread=in_thread)
             except Exception as failure:
                 goes_on = found.go_on(failure)
             if not goes_on:
                 return self.last(found, request)
         return await once(request)
 
-    async def _serve(self, call: Call, request: Any, once: Send, run: Any) -> Any:
-        observer, opened = call.observe(), list[Any]()
+    async def _serve(self, call: Call, request: Request, once: Send, *, in_thread: bool) -> Any:
+        pool, opened = call.calls.pool, list[Any]()
+        observer = observe(pool.observers, call.state.info, handle_internal_error)
 
-        async def send(lease: Lease) -> Any:
+        async def send(lease: Lease) -> Done | Failed | StreamOpened:
             key, in_full = call.key(lease), observer is not None or bool(lease.purses)
             try:
                 with Redacting(call.redact):
@@ -167,31 +174,42 @@ class Library(ABC):
                     headers = self.head(response, request, call.redact)
                     reply = await self._received(call, response, headers, key, in_full)
             except Exception as error:
-                return lost(error)
+                return Failed(FailureFacts(transport=transport_failure(error)), error)
             if isinstance(reply, StreamOpened):
                 opened[:] = (response, reply.stream)
             return reply
 
-        found = await run(call.calls.pool, call.call, send, call.no_key, observer)
-        if call.call.info.conversation:
+        found = await runner.arun(
+            pool, call.state, send, call.no_key, observer, in_thread=in_thread
+        )
+        if call.state.info.conversation:
             call.note_model()
-        return self.finished(found, opened, request)
+        if not opened:
+            return found
+        response, body = opened
+        opened.clear()
+        response = self.streamed(response, body, found)
+        return self.with_outcome(response, Outcome(body.notes), request)
 
     async def _received(
-        self, call: Call, response: Any, headers: Any, key: Secret, in_full: bool
-    ) -> Any:
-        if call.call.first_token_s is not None:
-            self._has_head(call, response, headers)
-        if self.status(response) >= 400:
+        self, call: Call, response: Response, headers: Headers, key: Secret, in_full: bool
+    ) -> Done | Failed | StreamOpened:
+        status = self.status(response)
+        is_stream = status < 300 and call.is_stream(headers)
+        if call.state.first_token_s is not None:
+            self._has_head(call, response, is_stream)
+        if status >= 400:
             return self.failed(call, response, await self._said(response))
-        if self.status(response) >= 300:
-            content, where = await self.content(response, headers), response.headers.get("location")
-            error = call.refused_redirect(self.status(response), where)
-            kept = error or kept_error(self.status(response), content, call.redact)
-            return Done(response if kept == content else self.rebuilt(response, kept))
-        if not call.is_stream(headers):
+        if not is_stream:
             content = await self.content(response, headers)
-            return self.done(call, response, content, headers, key=key, in_full=in_full)
+            if status >= 300:
+                kept = call.refused_redirect(status, headers) or kept_error(
+                    status, content, call.redact
+                )
+                return Done(response if kept == content else self.rebuilt(response, kept))
+            if (hidden := redact_key(content, key)) != content:
+                response = self.rebuilt(response, hidden)
+            return call.done(response, text_of(hidden), headers, in_full=in_full)
         pieces, close = self.pieces(response)
         body = Body(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
         try:
@@ -205,29 +223,27 @@ class Library(ABC):
         await body.aclose()
         return self.failed(call, response, said, body.error)
 
-    def _has_head(self, call: Call, response: Any, headers: Any) -> None:
+    def _has_head(self, call: Call, response: Response, is_stream: bool) -> None:
         """End a deadline that is the head's alone; note whether others may have one here."""
-        tokens, host = call.calls.pool.first_tokens, call.call.info.host
+        tokens, host = call.calls.pool.first_tokens, call.state.info.host
         tokens.shared[host] = tokens.shared.get(host, False) or self.is_shared(response)
-        deadline = call.call.deadline
-        if deadline is not None and (
-            isinstance(deadline, Deadline)
-            or self.status(response) >= 300
-            or not call.is_stream(headers)
-        ):
+        deadline = call.state.deadline
+        if deadline is not None and (isinstance(deadline, Deadline) or not is_stream):
             deadline.cancel()
 
-    async def _send_home(self, request: Any, key: Secret, once: Send) -> Any:
+    async def _send_home(self, request: Request, key: Secret, once: Send) -> Any:
         """Send a request with the home key, once and without the pool."""
-        redact = self.redact
+        redact = self._calls.redact("") if self._calls is not None else str
         with Redacting(redact):
             response = await once(self.with_key(request, key))
             self.head(response, request, redact)
-            if self.status(response) < 400:
+            status = self.status(response)
+            if status < 400:
                 return response
-            return self.rebuilt_error(response, await self._said(response), redact)[0]
+            kept = kept_error(status, await self._said(response), redact)
+            return self.rebuilt(response, kept)
 
-    async def _said(self, response: Any) -> bytes:
+    async def _said(self, response: Response) -> bytes:
         try:
             return await until_enough(self.error_pieces(response))
         finally:
@@ -237,40 +253,13 @@ class Library(ABC):
 
     def failed(self, call: Call, response: Any, said: bytes, event: Any = None) -> Failed:
         """Return the failure that a response is, or the first *event* of its stream."""
-        rebuilt, kept = self.rebuilt_error(response, said, call.redact)
-        headers = response.headers
+        code, headers = self.status(response), response.headers
+        kept = kept_error(code, said, call.redact)
+        rebuilt = self.rebuilt(response, kept)
         if event is not None:
             facts = FailureFacts(None, event, headers.get("retry-after"), headers=headers)
             return Failed(facts, Refused(rebuilt, event))
-        text = kept.decode("utf-8", "replace")
-        return call.refused(self.status(response), text, headers, rebuilt)
-
-    def rebuilt_error(self, response: Any, said: bytes, redact: Redact) -> tuple[Any, bytes]:
-        """Return a response that is an error, without a key in it, and its content."""
-        kept = kept_error(self.status(response), said, redact)
-        return self.rebuilt(response, kept), kept
-
-    def done(
-        self, call: Call, response: Any, content: bytes, headers: Any, *, key: Secret, in_full: bool
-    ) -> Done | Failed:
-        """Return a whole response, of which *content* and *headers* were read."""
-        hidden = redact_key(content, key)
-        if hidden != content:
-            response = self.rebuilt(response, hidden)
-        try:
-            return call.done(response, text_of(hidden), headers, in_full=in_full)
-        except Exception:
-            handle_internal_error("http_clients")
-            return Done(response)
-
-    def finished(self, found: Any, opened: list[Any], request: Any) -> Any:
-        """Return the response that the program gets; *opened*: that of a stream, and its body."""
-        if not opened:
-            return found
-        response, body = opened
-        opened.clear()
-        response = self.streamed(response, body, found)
-        return self.with_outcome(response, Outcome(body.notes), request)
+        return call.refused(code, kept.decode("utf-8", "replace"), headers, rebuilt)
 
     def last(self, call: Call, request: Any) -> Any:
         """Return the response that ends a call; raise what is none."""
@@ -285,7 +274,7 @@ class Library(ABC):
         if isinstance(response, Reply):
             response = self.reply(response, request)
         elif hasattr(response.headers, "update") and (
-            not call.call.info.sdk_retries or self.status(response) < 500
+            not call.state.info.sdk_retries or self.status(response) < 500
         ):
             response.headers[NO_RETRY] = "false"  # it was sent again here already
         return self.with_outcome(response, outcome, request)
@@ -294,8 +283,3 @@ class Library(ABC):
         """Return the response to *request* that carries an outcome; see `outcome_of`."""
         response.keyrot = outcome
         return response
-
-
-def lost(error: Exception) -> Failed:
-    """Return the failure of a send that has no response."""
-    return Failed(FailureFacts(transport=transport_failure(error)), error)

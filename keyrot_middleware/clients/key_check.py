@@ -10,11 +10,11 @@ from .. import providers
 from ..core.failures import FailureFacts
 from ..core.model import CallInfo
 from ..errors import KeyrotError
+from ..hosts import AllowedOrigins, is_within, origin_from_url
 from ..providers.base import Route
 from ..runtime import bypassed
 from ..secrets.cache import SecretCache
-from ..settings import AllowedOrigins
-from . import is_within, origin_from_url, transport_failure
+from .errors import transport_failure
 
 _TIMEOUT_S = 20.0
 _SHOWN = 200

@@ -20,16 +20,13 @@ from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..adapters import facts_from_error, host_from_url, origin_from_url, transport_failure
-from ..adapters.patching import Wrapper
-from ..adapters.pooled_calls import PooledCalls, is_key
-from ..adapters.redaction import Redacting
 from ..core.affinity import HANDLE, INTERACTION, is_certain
 from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.failures import FailureFacts
 from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, Lease
 from ..errors import ConfigError, handle_internal_error
+from ..hosts import host_from_url, origin_from_url
 from ..providers.gemini import GEMINI_API, KEY_HEADER, Gemini
 from ..providers.gemini.bodies import add_name, read_body
 from ..providers.gemini.replies import add_usage, parse_usage
@@ -37,7 +34,12 @@ from ..providers.keys import mask_keys
 from ..runtime import required_project, required_tiers, runner, workload
 from ..secrets import Secret
 from ..state.base import State
-from .client import has_foreign_key, option
+from ..telemetry import observe
+from .call import PooledCalls, is_key
+from .errors import facts_from_error, transport_failure
+from .genai import has_foreign_key, option
+from .patching import Wrapper
+from .redaction import Redacting
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
@@ -111,7 +113,7 @@ class LiveConnection(SessionWatch):
             if _USAGE in raw or _NEW_HANDLE in raw:
                 self._read(json.loads(raw))
         except Exception:
-            handle_internal_error("genai")
+            handle_internal_error("live")
 
     async def ended(self, error: ConnectionClosed | None) -> None:
         """Settle the session, once.
@@ -135,7 +137,7 @@ class LiveConnection(SessionWatch):
             pass
         except Exception as raised:
             if raised is not self.account.error:
-                handle_internal_error("genai")
+                handle_internal_error("live")
 
     def _read(self, message: Any) -> None:
         # Each count is of one turn, in which the model reads the conversation again: they add up.
@@ -207,30 +209,30 @@ class _LiveCall(NamedTuple):
     wait_limit_s: float
 
 
-class LiveWrappers:
-    """The wrappers of what opens a Live session."""
+def wrappers(calls: PooledCalls | None) -> dict[tuple[str, str], Wrapper]:
+    """Return the wrapper of each method that opens a Live session."""
+    of, interactions = _Sessions(calls), "google.genai._interactions_websocket"
+    dial: dict[tuple[str, str], Wrapper] = {
+        ("google.genai.live", "ws_connect"): of.dial,
+        ("google.genai.live_music", "connect"): of.dial,
+        (interactions, "ws_connect"): of.dial,
+    }
+    if calls is None:
+        return dial
+    return {
+        **dial,
+        ("google.genai.live", "AsyncLive.connect"): of.connect,
+        ("google.genai.live_music", "AsyncLiveMusic.connect"): of.connect_music,
+        (interactions, "InteractionWebSocketConnectionContext._open"): of.open_interaction,
+    }
+
+
+class _Sessions:
+    """Opens Live sessions with keys of the pool."""
 
     def __init__(self, calls: PooledCalls | None) -> None:
         """Serve a pool; None where no key was found at all."""
         self._calls = calls
-
-    @property
-    def table(self) -> dict[tuple[str, str], Wrapper]:
-        """The wrapper of each module's method."""
-        interactions = "google.genai._interactions_websocket"
-        dial: dict[tuple[str, str], Wrapper] = {
-            ("google.genai.live", "ws_connect"): self.dial,
-            ("google.genai.live_music", "connect"): self.dial,
-            (interactions, "ws_connect"): self.dial,
-        }
-        if self._calls is None:
-            return dial
-        return {
-            **dial,
-            ("google.genai.live", "AsyncLive.connect"): self.connect,
-            ("google.genai.live_music", "AsyncLiveMusic.connect"): self.connect_music,
-            (interactions, "InteractionWebSocketConnectionContext._open"): self.open_interaction,
-        }
 
     def connect(self, wrapped: Callable[..., Any], live: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `AsyncLive.connect`."""
@@ -250,7 +252,7 @@ class LiveWrappers:
             options = option(config, "http_options") if config is not None else None
             pooled = self._read_call(live._api_client, verb, model, names, options)
         except Exception:
-            handle_internal_error("genai")
+            handle_internal_error("live")
             return manager
         if pooled is None:
             return manager
@@ -326,7 +328,7 @@ class LiveWrappers:
                 client = context._api_client
                 pooled = self._read_call(client, "interactions.connect", "", tuple(names), options)
         except Exception:
-            handle_internal_error("genai")
+            handle_internal_error("live")
         if pooled is None:
             return await wrapped(*args, **kwargs)
         return await self.open(lambda: wrapped(*args, **kwargs), pooled)
@@ -390,8 +392,9 @@ class LiveWrappers:
             )
 
         call = calls.call_state(info, key, pooled.wait_limit_s)
+        observer = observe(calls.pool.observers, info, handle_internal_error)
         connection: LiveConnection
-        connection, relay = await runner.ahold(calls.pool, call, send, no_key, calls.observe(info))
+        connection, relay = await runner.ahold(calls.pool, call, send, no_key, observer)
         return connection.hold(relay)
 
 
@@ -401,9 +404,7 @@ class _Session(AbstractAsyncContextManager[Any]):
     No async generator: a loop that ends closes that of the SDK, and would close ours beside it.
     """
 
-    def __init__(
-        self, wrappers: LiveWrappers, connect: Callable[[], Any], pooled: _LiveCall
-    ) -> None:
+    def __init__(self, wrappers: _Sessions, connect: Callable[[], Any], pooled: _LiveCall) -> None:
         self._wrappers = wrappers
         self._connect = connect
         self._pooled = pooled

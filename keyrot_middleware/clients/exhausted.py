@@ -17,7 +17,7 @@ from typing import Any
 
 from google.genai.errors import ClientError
 
-from ..adapters.pooled_calls import NoKey
+from .call import NoKey
 
 
 class KeyPoolExhausted(ClientError):  # noqa: N818 - its name is fixed, and says what it is

@@ -17,12 +17,9 @@ from typing import Any
 
 import wrapt
 
-from ..adapters import is_within
-from ..adapters.patching import Wrapper
-from ..adapters.pooled_calls import PooledCalls, is_key
 from ..core.model import POOL_KEY
 from ..errors import handle_internal_error
-from ..http_clients.serving import outcome_of
+from ..hosts import AllowedOrigins, is_within
 from ..providers.gemini import (
     BEARER_HEADER,
     EXPRESS_POOL_KEY,
@@ -33,7 +30,9 @@ from ..providers.gemini import (
 )
 from ..runtime import SdkCall, sdk_call
 from ..secrets import PlainText
-from ..settings import AllowedOrigins
+from .call import PooledCalls, is_key
+from .patching import Wrapper
+from .serving import outcome_of
 
 _API = "google.genai._api_client"
 _ERRORS = "google.genai.errors"
@@ -48,34 +47,29 @@ _DEFAULT_ATTEMPTS = 5
 """The SDK's, where retry options leave it open."""
 
 
-class Clients:
-    """The wrappers of the SDK's clients."""
+def wrappers(calls: PooledCalls | None, allowed: AllowedOrigins) -> dict[tuple[str, str], Wrapper]:
+    """Return the wrapper of each method; none where no key was found at all."""
+    if calls is None:
+        return {}
+    of = _Clients(calls, allowed)
+    return {
+        (_API, "BaseApiClient.__init__"): of.init,
+        (_API, "BaseApiClient._request"): of.request,
+        (_API, "BaseApiClient._async_request"): of.async_request,
+        (f"{_GAOS}.basesdk", "BaseSDK.do_request"): of.do_request,
+        (f"{_GAOS}.basesdk", "AsyncBaseSDK.do_request_async"): of.do_request_async,
+        (_ERRORS, "APIError.raise_error"): raise_error,
+        (_ERRORS, "APIError.raise_error_async"): raise_error_async,
+        (f"{_GAOS}.lib.compat_errors", "wrap_sdk_error"): made_error,
+        (_STAINLESS, "BaseClient._make_status_error_from_response"): made_error,
+    }
 
-    def __init__(self, calls: PooledCalls | None, allowed: AllowedOrigins) -> None:
-        """Serve a pool.
 
-        Args:
-            calls: None where no key was found at all.
-            allowed: Where its keys may go.
-        """
+class _Clients:
+    """Serves the SDK's clients."""
+
+    def __init__(self, calls: PooledCalls, allowed: AllowedOrigins) -> None:
         self._calls, self._allowed = calls, allowed
-
-    @property
-    def table(self) -> dict[tuple[str, str], Wrapper]:
-        """The wrapper of each module's method."""
-        if self._calls is None:
-            return {}
-        return {
-            (_API, "BaseApiClient.__init__"): self.init,
-            (_API, "BaseApiClient._request"): self.request,
-            (_API, "BaseApiClient._async_request"): self.async_request,
-            (f"{_GAOS}.basesdk", "BaseSDK.do_request"): self.do_request,
-            (f"{_GAOS}.basesdk", "AsyncBaseSDK.do_request_async"): self.do_request_async,
-            (_ERRORS, "APIError.raise_error"): raise_error,
-            (_ERRORS, "APIError.raise_error_async"): raise_error_async,
-            (f"{_GAOS}.lib.compat_errors", "wrap_sdk_error"): made_error,
-            (_STAINLESS, "BaseClient._make_status_error_from_response"): made_error,
-        }
 
     def init(self, wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap the api client's `__init__`: a client without a key gets the placeholder."""
@@ -179,7 +173,7 @@ class Clients:
         self, key: Any, url: str, headers: Any, platform: str | None, call: SdkCall
     ) -> Token[SdkCall | None] | None:
         """Let the placeholder stand for a client's key in the headers of a request."""
-        if not isinstance(key, str) or not key or platform is None or self._calls is None:
+        if not isinstance(key, str) or not key or platform is None:
             return None
         names = _key_header_names(tuple(headers))
         if not self._calls.serves(key, url, platform=platform) or has_foreign_key(headers, key):
@@ -197,8 +191,7 @@ class Clients:
         return sdk_call.set(call)
 
     def _end(self, token: Token[SdkCall | None]) -> None:
-        if self._calls is not None:
-            self._calls.begun.discard(sdk_call.get())
+        self._calls.begun.discard(sdk_call.get())
         sdk_call.reset(token)
 
 

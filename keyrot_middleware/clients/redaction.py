@@ -220,7 +220,7 @@ def scrub_head(response: Any, redact: Redact) -> Any:
             scrub(response, redact)
             raw = getattr(response.headers, "raw", raw)
     except Exception:
-        handle_internal_error("adapters")
+        handle_internal_error("clients")
     return raw
 
 
@@ -247,7 +247,7 @@ def redact_exception(
         try:
             _redact_link(link, redact)
         except Exception:  # foreign attributes may raise, and must not hide the error
-            handle_internal_error("adapters")
+            handle_internal_error("clients")
     if frames:
         _forget_frames(error, handled)
 

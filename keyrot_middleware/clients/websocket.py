@@ -16,10 +16,10 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
-from ..adapters.redaction import HIDDEN, Redact, redact_exception, redact_key, scrub
 from ..errors import ConfigError
 from ..providers.gemini import KEY_HEADER
 from ..secrets import Secret
+from .redaction import HIDDEN, Redact, redact_exception, redact_key, scrub
 
 if TYPE_CHECKING:
     from .live import SessionWatch

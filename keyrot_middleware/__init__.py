@@ -81,7 +81,7 @@ _HOMES = {
     "APIKeyMetadata": "keys_file",
     **dict.fromkeys(("HealthStatus", "ModelUsage"), "monitoring.view"),
     **dict.fromkeys(("KeyManager", "get_key_manager"), "key_manager"),
-    "KeyPoolExhausted": "genai.exhausted",
+    "KeyPoolExhausted": "clients.exhausted",
     **dict.fromkeys(("PoolStatus", "bypass", "install", "project"), "_install"),
     **dict.fromkeys(("reset", "status", "uninstall", "workload"), "_install"),
 }

@@ -352,7 +352,6 @@ class Call:
     __slots__ = (
         "_asked",
         "_error",
-        "_key_headers",
         "_request",
         "_sdk",
         "calls",
@@ -394,8 +393,6 @@ class Call:
         self.calls, self.provider, self.route, self.in_query = calls, provider, route, in_query
         self.own, self.redact, self.url = Secret(own), calls.redact(own), request.url
         self._request, self._sdk = request, sdk
-        self._key_headers = [n for n in provider.key_headers if n in request.headers]
-        """Those that the program's request has."""
         self._error: Exception | None = None
         """That of the first model."""
 
@@ -407,9 +404,27 @@ class Call:
             rest: An iterator of the rest of one that is too long to be kept; or None.
         """
         calls, request, sdk = self.calls, self._request, self._sdk
+        pool, provider, headers = calls.pool, self.provider, request.headers
         body = _parse(content)
-        self.route = self.provider.route_with(self.route, body)
-        info = self._info(body)
+        self.route = provider.route_with(self.route, body)
+        info = provider.read_request(self.route, body)
+        model = "" if self.route.protocol == NO_ROUTE.protocol else info.model
+        model = pool.secrets.redact(model)  # it is shown
+        sticky = pool.policy.strategy == "sticky" and not info.bound_to_owner
+        agent = provider.repeating_agent
+        info = info._replace(
+            model=model,
+            tokens=pool.token_scale.scaled(model, info.estimate),
+            workload=workload.get(),
+            conversation=provider.conversation(body) if sticky else None,
+            host=host_from_url(request.url),
+            platform=provider.platform,
+            sdk_retries=request.retries_5xx
+            or (sdk is not None and sdk.repeats)
+            or STAINLESS in headers
+            or FERN in headers
+            or (agent != "" and (headers.get("user-agent") or "").endswith(agent)),
+        )
         self.state = state = calls.call_state(info, self.own.reveal(), request.timeout_s)
         """That of the current model."""
         if sdk is not None and sdk.attempts > 1:
@@ -423,29 +438,10 @@ class Call:
         """The model that the program names."""
         if state.info.conversation and calls.stand_ins and has_chain(info):
             self._go_on_with_stand_in()
-        tokens = calls.pool.first_tokens
-        if (tokens.limits or first_token_s.get() is not None) and request.has_head_timeout:
+        if (
+            pool.first_tokens.limits or first_token_s.get() is not None
+        ) and request.has_head_timeout:
             self._set_deadline()
-
-    def _info(self, body: dict[str, Any]) -> CallInfo:
-        request, pool, provider = self._request, self.calls.pool, self.provider
-        info = provider.read_request(self.route, body)
-        model = "" if self.route.protocol == NO_ROUTE.protocol else info.model
-        info = info._replace(model=pool.secrets.redact(model))  # it is shown
-        sticky = pool.policy.strategy == "sticky" and not info.bound_to_owner
-        headers, agent = request.headers, provider.repeating_agent
-        return info._replace(
-            tokens=pool.token_scale.scaled(info.model, info.estimate),
-            workload=workload.get(),
-            conversation=provider.conversation(body) if sticky else None,
-            host=host_from_url(request.url),
-            platform=provider.platform,
-            sdk_retries=request.retries_5xx
-            or (self._sdk is not None and self._sdk.repeats)
-            or STAINLESS in headers
-            or FERN in headers
-            or (agent != "" and (headers.get("user-agent") or "").endswith(agent)),
-        )
 
     def go_on(self, error: Exception) -> bool:
         """Go on to the next model of the chain after a failure; return whether there is one."""
@@ -564,8 +560,8 @@ class Call:
         """Write the key where the request had its own; return the URL."""
         provider = self.provider
         name, text = provider.key_field(self.route, key.reveal())
-        for other in self._key_headers:
-            if other == name:
+        for other in provider.key_headers:
+            if other == name or other not in self._request.headers:
                 continue
             token = headers.get(other, "").rpartition(" ")[2]
             if other == provider.key_header or token == self.own.reveal() or POOL_KEY in token:

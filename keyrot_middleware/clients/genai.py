@@ -81,11 +81,11 @@ class _Clients:
 
     def request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `_request`: the pool repeats in place of the SDK, with other keys."""
-        token = self._begin_request(client, *args, **kwargs)
+        token, request, stream = self._begin_request(client, *args, **kwargs)
         if token is None:
             return wrapped(*args, **kwargs)
         try:
-            return client._request_once(*_of_once(*args, **kwargs))
+            return client._request_once(request, stream)
         finally:
             self._end(token)
 
@@ -93,12 +93,11 @@ class _Clients:
         self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
     ) -> Any:
         """Wrap `_async_request`: without the SDK's hidden reconnect too, which sleeps for long."""
-        token = self._begin_request(client, *args, **kwargs)
+        token, request, stream = self._begin_request(client, *args, **kwargs)
         if token is None:
             return await wrapped(*args, **kwargs)
         once = client._async_request_once
         hidden = "implicit_retry" in (getattr(once, "__kwdefaults__", None) or ())
-        request, stream = _of_once(*args, **kwargs)
         try:
             response = await once(request, stream, **({"implicit_retry": False} if hidden else {}))
         finally:
@@ -137,10 +136,10 @@ class _Clients:
 
     def _begin_request(
         self, client: Any, http_request: Any, http_options: Any = None, stream: bool = False
-    ) -> Token[SdkCall | None] | None:
-        """Return what ends the call; None: it is not the pool's."""
+    ) -> tuple[Token[SdkCall | None] | None, Any, bool]:
+        """Return what ends the call, None if it is not the pool's; its request, and its kind."""
+        token = None
         try:
-            platform = platform_of(client)
             shared = client._http_options
             retry = option(http_options, "retry_options") or shared.retry_options
             attempts = 1
@@ -148,11 +147,11 @@ class _Clients:
                 found = option(retry, "attempts")
                 attempts = _DEFAULT_ATTEMPTS if found is None else found
             http_request.headers = headers = dict(http_request.headers)  # 1.x: those of the client
-            call = SdkCall(attempts=attempts)
-            return self._begin(client.api_key, http_request.url, headers, platform, call)
+            call, platform = SdkCall(attempts=attempts), platform_of(client)
+            token = self._begin(client.api_key, http_request.url, headers, platform, call)
         except Exception:
             handle_internal_error("genai")
-            return None
+        return token, http_request, stream
 
     def _begin_interaction(self, given: dict[str, Any]) -> Token[SdkCall | None] | None:
         try:
@@ -234,11 +233,6 @@ class _Stream(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alone
 
     def __aiter__(self) -> Any:
         return self.__wrapped__.async_segments()
-
-
-def _of_once(http_request: Any, http_options: Any = None, stream: bool = False) -> tuple[Any, bool]:
-    """Return what `_request_once` is given of the arguments of `_request`."""
-    return http_request, stream
 
 
 def option(options: Any, name: str) -> Any:

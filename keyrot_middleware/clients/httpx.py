@@ -18,7 +18,7 @@ from ..runtime.first_token import Deadline
 from ..secrets import Secret
 from .body import AsyncTee, Body, Tee, mixed_type, read_bounded
 from .call import Call, Headers, Incoming, Outcome, PooledCalls, Reply, home_key
-from .patching import Wrapper, url_in
+from .patching import Wrapper
 from .redaction import Redact, scrub_head, without_key
 from .request import SDK, Served, read
 from .serving import Library, Pieces
@@ -157,17 +157,17 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
     async def content(self, response: httpx.Response, headers: Headers) -> bytes:
         """Read a response, and put the bytes back."""
         stream: Any = response.stream
-        coding = headers.get("content-encoding")
-        if self._is_sync(response):
-            try:
-                return self._put_back(response, b"".join(stream), coding)
-            finally:
-                stream.close()
+        is_sync = isinstance(stream, self._library.SyncByteStream)
         try:
-            read = b"".join([part async for part in stream])
-            return self._put_back(response, read, coding)
+            read = b"".join(stream if is_sync else [part async for part in stream])
         finally:
-            await stream.aclose()
+            if is_sync:
+                stream.close()
+            else:
+                await stream.aclose()
+        response.stream = self._library.ByteStream(read)
+        coding = headers.get("content-encoding")
+        return self._decoded(read, coding) if coding else read
 
     async def aclose(self, response: httpx.Response) -> None:
         """Release the connection of a response."""
@@ -176,10 +176,7 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
         else:
             await response.aclose()
 
-    def _put_back(self, response: httpx.Response, raw: bytes, coding: str | None) -> bytes:
-        response.stream = self._library.ByteStream(raw)
-        if not coding:
-            return raw
+    def _decoded(self, raw: bytes, coding: str) -> bytes:
         try:
             made = self._library.Response(200, headers={"content-encoding": coding}, content=raw)
             decoded: bytes = made.content
@@ -314,7 +311,8 @@ def _picked(calls: PooledCalls | None, served: Served, library: str) -> Wrapper:
     def wrapper(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `_transport_for_url` of both clients."""
         found = wrapped(*args, **kwargs)
-        if url_in(args, kwargs).host not in hosts or isinstance(found, _Explicit):
+        url = (*args, *kwargs.values())[-1]  # behind the client, where it is called unbound
+        if url.host not in hosts or isinstance(found, _Explicit):
             return found
         if not over:
             over.append(HttpxTransports(calls, served, library))

@@ -139,8 +139,3 @@ def warn_and_log(text: str) -> None:
     """Issue a log record and a Python warning, which cannot fail the import or the call."""
     _log.warning("%s", text)
     warn_safely(text)
-
-
-def url_in(args: Any, kwargs: Any) -> Any:
-    """Return the only argument, behind the client where the function is called unbound."""
-    return (*args, *kwargs.values())[-1]

@@ -153,7 +153,7 @@ def _call(
     else:
         # The bytes of an upload need no key; their reply names the file.
         uploads = calls.uploads if calls is not None and not own else {}
-        begun = [uploads[name] for name in route.names if name in uploads]
+        begun = [uploads[name] for name in route.names if name in uploads] if uploads else []
         if not own and not begun:
             return None
         if calls is None:

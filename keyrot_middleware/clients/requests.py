@@ -23,7 +23,7 @@ from ..runtime.driver import complete
 from ..secrets import Secret
 from .body import Body, read_bounded
 from .call import Call, Headers, Incoming, PooledCalls, Reply
-from .patching import Wrapper, url_in
+from .patching import Wrapper
 from .redaction import Redact, scrub, without_key
 from .request import Served, read
 from .serving import Library, Pieces
@@ -313,7 +313,8 @@ def wrappers(calls: PooledCalls | None, served: Served) -> dict[tuple[str, str],
 
     def adapter(wrapped: Callable[..., Any], _session: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `Session.get_adapter`."""
-        found, url = wrapped(*args, **kwargs), url_in(args, kwargs)
+        found = wrapped(*args, **kwargs)
+        url = (*args, *kwargs.values())[-1]  # behind the session, where it is called unbound
         if not any(host in url for host in served.hosts) or hostname(url) not in served.hosts:
             return found
         return PooledAdapter(found, calls, served)

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from keyrot_middleware.http_clients.events import EventReader
 from support.modes import spread
 
 from keyrot_middleware import providers
+from keyrot_middleware.clients.body import EventReader
 from keyrot_middleware.providers.gemini.replies import InteractionEvents
 
 USAGE = {

@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 import pytest
-from keyrot_middleware.http_clients import calls
 
+from keyrot_middleware.clients import call as calls
 from keyrot_middleware.providers.gemini.bodies import read_body
 
 DATA = base64.b64encode(bytes(range(256)) * 4_000).decode()

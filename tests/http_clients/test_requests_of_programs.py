@@ -12,15 +12,16 @@ import httpx
 import httpx2
 import pytest
 import requests
-from keyrot_middleware.adapters import bodies
-from keyrot_middleware.http_clients import calls, transport
 from support.http_modes import BODY, HEADERS, MODEL, RAW, send
 from support.json_server import JsonServer, Response
 from support.modes import spread
 
 import keyrot_middleware
 from keyrot_middleware import errors
-from keyrot_middleware.settings import origins
+from keyrot_middleware.clients import body as bodies
+from keyrot_middleware.clients import call as calls
+from keyrot_middleware.clients import request, transport
+from keyrot_middleware.hosts import origins
 from keyrot_middleware.testing import FakeKey, Reply
 
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
@@ -195,7 +196,7 @@ def test_a_body_from_a_generator_is_sent_again(library, gemini, one_good) -> Non
 @LIBRARIES
 def test_a_body_that_is_too_long_is_sent_once(library, gemini, pool, monkeypatch) -> None:
     """Of a body over the bound nothing is lost, and it goes with one key."""
-    monkeypatch.setattr("keyrot_middleware.adapters.bodies.LONGEST_BODY", 1_000)
+    monkeypatch.setattr("keyrot_middleware.clients.body.LONGEST_BODY", 1_000)
     pool("A", "B", strategy="fill")
     text = "x" * 500
 
@@ -252,7 +253,7 @@ SENDERS = pytest.mark.parametrize(
 
 
 @SENDERS
-@pytest.mark.parametrize("broken", [(calls.Served, "find"), (calls.Head, "_info")])
+@pytest.mark.parametrize("broken", [(request, "_route"), (calls, "_parse")])
 def test_no_placeholder_is_sent_after_an_internal_error(
     broken, library, sender, gemini, pool, monkeypatch
 ) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 from google.genai import errors
-from keyrot_middleware.genai import Binding
 from support.receivers import Events
 from support.replies import MODEL
 from support.servers import wait_for
@@ -27,6 +26,7 @@ from support.states import Faulty
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted, _install
 from keyrot_middleware.cli import status as command
+from keyrot_middleware.clients import Binding
 from keyrot_middleware.core.judgement import Judgement, describe_block
 from keyrot_middleware.core.model import CallInfo, RetryPolicy
 from keyrot_middleware.core.text import utc

@@ -17,14 +17,14 @@ import openai
 import pytest
 from genai_prices import Usage as GenaiUsage
 from genai_prices import calc_price
-from keyrot_middleware.adapters.key_check import check_key
-from keyrot_middleware.http_clients.events import EventReader
 from mistralai.client import Mistral
 from openrouter import OpenRouter
 from openrouter.errors import TooManyRequestsResponseError
 
 import keyrot_middleware
 from keyrot_middleware import providers
+from keyrot_middleware.clients.body import EventReader
+from keyrot_middleware.clients.key_check import check_key
 from keyrot_middleware.core.activity import POOL, ActivityLog
 from keyrot_middleware.core.model import Usage
 from keyrot_middleware.prices import PriceList

@@ -16,8 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from keyrot_middleware.adapters.redaction import redact_bytes
-
+from keyrot_middleware.clients.redaction import redact_bytes
 from keyrot_middleware.core.text import hide_escaped
 from keyrot_middleware.providers.keys import mask_keys
 from keyrot_middleware.secrets import Secret

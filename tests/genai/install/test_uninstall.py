@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from google.genai._api_client import BaseApiClient
-from keyrot_middleware.adapters import pooled_calls
 from support.modes import MODES, ask, spread
 
 import keyrot_middleware
+from keyrot_middleware.clients import call as pooled_calls
 from keyrot_middleware.testing import Reply
 
 KEY = "x-goog-api-key"

@@ -110,7 +110,8 @@ def test_a_client_whose_own_key_is_of_the_other_platform(gemini, pool, connect, 
 
 def test_google_hosts_are_each_for_one_platform() -> None:
     """By default a developer key goes to one host, an express key to the other, over TLS."""
-    from keyrot_middleware.settings import allowed_origins, load
+    from keyrot_middleware.hosts import allowed_origins
+    from keyrot_middleware.settings import load
 
     allowed = allowed_origins(load().settings.allowed_hosts)
     assert allowed == {

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from google.genai import errors, live, live_music
-from keyrot_middleware.genai import websocket
 from support.interactions import keys_of
 from support.live import converse, opened, say
 from support.modes import MODEL
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 import keyrot_middleware
+from keyrot_middleware.clients import websocket
 from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 

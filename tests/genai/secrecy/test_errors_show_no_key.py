@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from keyrot_middleware.adapters.redaction import MOST
 from support.interactions import SDK_WARNINGS
 from support.modes import MODEL, run, skip_where_the_sdk_reconnects, spread
 from support.raw_server import RawServer, answer, chunk, reset
@@ -21,6 +20,7 @@ from support.servers import closed_port
 from websockets.asyncio.server import serve
 
 import keyrot_middleware
+from keyrot_middleware.clients.redaction import MOST
 from keyrot_middleware.testing import plain_websockets
 
 pytestmark = [*SDK_WARNINGS, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import pytest
 from google import genai
-from keyrot_middleware.adapters.redaction import redact_exception
 from support.interactions import SDK_WARNINGS
 from support.key_search import hold_no_key, texts_of
 from support.modes import (
@@ -31,6 +30,7 @@ from support.raw_server import answer
 from support.scenes import SURFACES, error_of, surfaces
 
 import keyrot_middleware
+from keyrot_middleware.clients.redaction import redact_exception
 from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.providers.gemini import KEY_HEADER
 from keyrot_middleware.runtime import current_pool

@@ -15,7 +15,7 @@ from ..runtime.pool import Pool
 from . import genai, httpx, live, requests
 from .call import PooledCalls
 from .httpx import transport
-from .patching import Patcher, Wrapper
+from .patching import Args, Kwargs, Patcher, Wrapped, Wrapper
 from .redaction import current_redact, filter_logs
 from .request import SDK, served
 
@@ -80,7 +80,7 @@ class Binding:
             table["uvloop", "Loop.run_in_executor"] = self._in_executor
         return table
 
-    def _request(self, wrapped: Callable[..., Any], session: Any, args: Any, kwargs: Any) -> Any:
+    def _request(self, wrapped: Wrapped, session: Any, args: Args, kwargs: Kwargs) -> Any:
         """Wrap the methods of `ClientSession` that send."""
         host = hostname(str(kwargs.get("url", args[-1] if args else "")))
         if host and host not in self._served.hosts:  # an address of a session's base has none
@@ -102,7 +102,7 @@ class Binding:
         sending = _with_own_threads(found)
         return sending if iscoroutine(found) else type(found)(sending)
 
-    def _in_executor(self, wrapped: Callable[..., Any], loop: Any, args: Any, kwargs: Any) -> Any:
+    def _in_executor(self, wrapped: Wrapped, loop: Any, args: Args, kwargs: Kwargs) -> Any:
         """Wrap the loops' `run_in_executor`: a send uses threads of the pool's own.
 
         asyncio resolves names in the loop's default executor, and aiohttp reads .netrc there. Sync

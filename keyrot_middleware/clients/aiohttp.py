@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from functools import partial
 from http.client import responses
 from inspect import signature
@@ -26,7 +26,7 @@ from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import PlainText, Secret
 from .body import LONGEST_BODY, Body, read_bounded
-from .call import Call, Headers, Incoming, PooledCalls, Reply
+from .call import Call, Incoming, PooledCalls, Reply
 from .redaction import Redact, scrub_head, without_key
 from .request import Served, read
 from .serving import Library, Pieces
@@ -141,12 +141,14 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
 
     status = staticmethod(attrgetter("status"))
 
-    def head(self, response: aiohttp.ClientResponse, request: Any, redact: Redact) -> Any:
+    def head(
+        self, response: aiohttp.ClientResponse, request: Any, redact: Redact
+    ) -> Mapping[str, str]:
         """Take keys out of the head of a response; return its headers."""
         scrub_head(response, redact)
         return response.headers
 
-    def error_pieces(self, response: aiohttp.ClientResponse) -> Any:
+    def error_pieces(self, response: aiohttp.ClientResponse) -> Pieces:
         """Return the decoded bytes of an error."""
         return aiter(response.content.iter_any())
 
@@ -161,7 +163,7 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
 
         return aiter(content.iter_any()), release
 
-    async def content(self, response: aiohttp.ClientResponse, headers: Headers) -> bytes:
+    async def content(self, response: aiohttp.ClientResponse, headers: Mapping[str, str]) -> bytes:
         """Read a response, and put the bytes back: programs read them in two ways."""
         content: bytes = await response.read()
         response.content = Content(rest=content)
@@ -254,11 +256,11 @@ class Content(aiohttp.StreamReader):
             found += data
         return bytes(found)
 
-    async def readline(self, **_: Any) -> bytes:
+    async def readline(self, **_: object) -> bytes:
         """Return the next line."""
         return await self.readuntil()
 
-    async def readuntil(self, separator: bytes = b"\n", **_: Any) -> bytes:
+    async def readuntil(self, separator: bytes = b"\n", **_: object) -> bytes:
         """Return the bytes up to the next separator, which is among them."""
         found = b""
         while separator not in found and (data := await self.readany()):

@@ -7,7 +7,7 @@ way, and the lease ends with them: read to the end, closed or dropped.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from inspect import isawaitable
@@ -19,6 +19,7 @@ from ..core.failures import FailureFacts
 from ..core.model import NO_USAGE, Reported, Usage
 from ..errors import handle_internal_error
 from ..providers.base import Events
+from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret
 from .errors import transport_failure
@@ -39,9 +40,9 @@ class Body:
     def __init__(
         self,
         pieces: Any,
-        close: Callable[[], Any],
-        reader: Any,
-        headers: Any,
+        close: Callable[[], object],
+        reader: EventReader,
+        headers: Mapping[str, str],
         *,
         key: Secret,
         redact: Redact,
@@ -162,7 +163,7 @@ class Body:
             raise StopAsyncIteration
         return data
 
-    async def read_of(self, relay: Any) -> bytes:
+    async def read_of(self, relay: runner.Relay | runner.AsyncRelay) -> bytes:
         """Return the next bytes for the program, from the relay of this body; none at the end."""
         try:
             while (data := await relay.read()) is not None:
@@ -173,7 +174,7 @@ class Body:
         tail, self.tail = self.tail, b""
         return tail
 
-    def drop(self, relay: Any) -> None:
+    def drop(self, relay: runner.Relay | runner.AsyncRelay) -> None:
         """End the stream where the program has released its connection."""
         self.is_closing = True
         relay.abandon()
@@ -189,7 +190,7 @@ class Body:
         """Release the connection; for a thread."""
         complete(self.aclose())
 
-    async def leave(self, relay: Any) -> None:
+    async def leave(self, relay: runner.Relay | runner.AsyncRelay) -> None:
         """End the stream where the program closes it.
 
         Programs stop reading behind the last event, before the end of the bytes. Closed there, the
@@ -211,7 +212,7 @@ class Body:
 class Tee:
     """The stream of a response, of which the lease ends with it."""
 
-    def __init__(self, body: Body, relay: Any) -> None:
+    def __init__(self, body: Body, relay: runner.Relay) -> None:
         self._body, self._relay = body, relay
 
     def __iter__(self) -> Iterator[bytes]:
@@ -237,7 +238,7 @@ class AsyncTee:
     No generator: a loop closes one that is dropped, while what is above closes it too.
     """
 
-    def __init__(self, body: Body, relay: Any) -> None:
+    def __init__(self, body: Body, relay: runner.Relay | runner.AsyncRelay) -> None:
         self._body, self._relay = body, relay
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -389,7 +390,7 @@ class EventReader:
             return
         self._read(event[0] if isinstance(event, list) and event else event)
 
-    def _read(self, event: Any) -> None:
+    def _read(self, event: object) -> None:
         if not isinstance(event, dict):
             return
         if self._events.is_error(event):

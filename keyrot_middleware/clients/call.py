@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -320,7 +320,7 @@ def _outside(key: str, platform: str) -> Candidate:
     return Candidate(label, label, label, platform=platform)
 
 
-def is_key(key: Any) -> bool:
+def is_key(key: object) -> bool:
     """Return whether *key* is a key, neither empty nor a placeholder."""
     return isinstance(key, str) and not key.strip().startswith(POOL_KEY) and key.strip() != ""
 
@@ -396,7 +396,7 @@ class Call:
         self._error: Exception | None = None
         """That of the first model."""
 
-    def begin(self, content: bytes, rest: Any) -> None:
+    def begin(self, content: bytes, rest: object) -> None:
         """Read the body.
 
         Args:
@@ -556,7 +556,7 @@ class Call:
             raise Refused(without_pool(self.provider, self.target.url))
         return value
 
-    def write_key(self, key: Secret, headers: Any, url: str) -> str:
+    def write_key(self, key: Secret, headers: Headers, url: str) -> str:
         """Write the key where the request had its own; return the URL."""
         provider = self.provider
         name, text = provider.key_field(self.route, key.reveal())
@@ -574,7 +574,7 @@ class Call:
 
     # Read a response ------------------------------------------------------------------------------
 
-    def refused_redirect(self, code: int, headers: Headers) -> bytes | None:
+    def refused_redirect(self, code: int, headers: Mapping[str, str]) -> bytes | None:
         """Return an error in place of a redirect; None for one that the program may follow.
 
         google-genai would take its prompt and the placeholder to another origin.
@@ -593,14 +593,14 @@ class Call:
         )
         return json.dumps(self.provider.error_body(code, f"keyrot: {text}")).encode()
 
-    def is_stream(self, headers: Any) -> bool:
+    def is_stream(self, headers: Mapping[str, str]) -> bool:
         """Return whether to read a successful response in pieces."""
         if self.provider.upload_header in headers:
             return False  # it has no body
         kind = headers.get("content-type", "")
         return self.stream or not kind or "json" not in kind
 
-    def reader(self, headers: Any) -> EventReader:
+    def reader(self, headers: Mapping[str, str]) -> EventReader:
         """Return what reads a response in pieces."""
         kind = headers.get("content-type", "")
         is_events = "event-stream" in kind
@@ -618,7 +618,7 @@ class Call:
         return reader
 
     def done(
-        self, response: object, text: str, headers: Headers, *, in_full: bool
+        self, response: object, text: str, headers: Mapping[str, str], *, in_full: bool
     ) -> Done | Failed:
         """Read a whole response; one that sends an upload to another host is a failure."""
         try:
@@ -652,7 +652,7 @@ class Call:
         body = provider.error_body(400, f"keyrot: {text}")
         return Failed(FailureFacts(400, body), Refused(_reply(400, body, self.url), body))
 
-    def refused(self, code: int, text: str, headers: Any, response: Any) -> Failed:
+    def refused(self, code: int, text: str, headers: Mapping[str, str], response: Any) -> Failed:
         """Return the failure that a response is."""
         try:
             body: Any = json.loads(text)
@@ -746,7 +746,7 @@ def without_pool(provider: Provider, url: str) -> Reply:
     return _reply(401, provider.error_body(401, f"keyrot: {provider.no_key}"), url)
 
 
-def _reply(code: int, body: Any, url: str) -> Reply:
+def _reply(code: int, body: object, url: str) -> Reply:
     path, _, query = url.partition("?")
     # Such a stream is an array, its errors too, and programs read it as one.
     is_array = ":stream" in path and "alt=sse" not in query

@@ -101,7 +101,7 @@ def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
     return facts
 
 
-def _of_close(code: Any, reason: Any) -> FailureFacts:
+def _of_close(code: Any, reason: object) -> FailureFacts:
     """Return the facts of the end of a websocket; an exhausted quota has no code of its own."""
     is_quota = code == _INTERNAL_ERROR and "quota" in str(reason).lower()
     return FailureFacts(429 if is_quota else code, reason)

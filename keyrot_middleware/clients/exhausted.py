@@ -81,7 +81,7 @@ def exhausted(
 
 
 def _rebuild(
-    theirs: type[BaseException] | None, state: dict[str, Any], args: tuple[Any, ...]
+    theirs: type[BaseException] | None, state: dict[str, Any], args: tuple[object, ...]
 ) -> KeyPoolExhausted:
     cls = KeyPoolExhausted if theirs is None else _class_for(theirs)  # type: ignore[arg-type]  # a class
     error: KeyPoolExhausted = BaseException.__new__(cls)
@@ -91,6 +91,6 @@ def _rebuild(
 
 
 @cache
-def _class_for(theirs: Any) -> type[KeyPoolExhausted]:
+def _class_for(theirs: type[BaseException]) -> type[KeyPoolExhausted]:
     names = {"__module__": "keyrot_middleware", "__qualname__": "KeyPoolExhausted"}
     return type("KeyPoolExhausted", (KeyPoolExhausted, theirs), names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import Token
 from functools import lru_cache
 from typing import Any
@@ -31,7 +31,7 @@ from ..providers.gemini import (
 from ..runtime import SdkCall, sdk_call
 from ..secrets import PlainText
 from .call import PooledCalls, is_key
-from .patching import Wrapper
+from .patching import Args, Kwargs, Wrapped, Wrapper
 from .serving import outcome_of
 
 _API = "google.genai._api_client"
@@ -71,7 +71,7 @@ class _Clients:
     def __init__(self, calls: PooledCalls, allowed: AllowedOrigins) -> None:
         self._calls, self._allowed = calls, allowed
 
-    def init(self, wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
+    def init(self, wrapped: Wrapped, _client: object, args: Args, kwargs: Kwargs) -> Any:
         """Wrap the api client's `__init__`: a client without a key gets the placeholder."""
         given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
         placeholder = placeholder_for(given, self._allowed)
@@ -79,7 +79,7 @@ class _Clients:
             return wrapped(*args, **kwargs)
         return wrapped(**{**given, "api_key": placeholder})
 
-    def request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+    def request(self, wrapped: Wrapped, client: Any, args: Args, kwargs: Kwargs) -> Any:
         """Wrap `_request`: the pool repeats in place of the SDK, with other keys."""
         token, request, stream = self._begin_request(client, *args, **kwargs)
         if token is None:
@@ -89,9 +89,7 @@ class _Clients:
         finally:
             self._end(token)
 
-    async def async_request(
-        self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
-    ) -> Any:
+    async def async_request(self, wrapped: Wrapped, client: Any, args: Args, kwargs: Kwargs) -> Any:
         """Wrap `_async_request`: without the SDK's hidden reconnect too, which sleeps for long."""
         token, request, stream = self._begin_request(client, *args, **kwargs)
         if token is None:
@@ -104,7 +102,7 @@ class _Clients:
             self._end(token)
         return _Stream(response) if stream else response
 
-    def do_request(self, wrapped: Callable[..., Any], _sdk: Any, args: Any, kwargs: Any) -> Any:
+    def do_request(self, wrapped: Wrapped, _sdk: object, args: Args, kwargs: Kwargs) -> Any:
         """Wrap the method of that name, through which Interactions go."""
         given = dict(zip(_DO_REQUEST, args, strict=False)) | kwargs
         token = self._begin_interaction(given)
@@ -119,7 +117,7 @@ class _Clients:
                 self._end(token)
 
     async def do_request_async(
-        self, wrapped: Callable[..., Any], _sdk: Any, args: Any, kwargs: Any
+        self, wrapped: Wrapped, _sdk: object, args: Args, kwargs: Kwargs
     ) -> Any:
         """Wrap the method of that name."""
         given = dict(zip(_DO_REQUEST, args, strict=False)) | kwargs
@@ -153,7 +151,7 @@ class _Clients:
             handle_internal_error("genai")
         return token, http_request, stream
 
-    def _begin_interaction(self, given: dict[str, Any]) -> Token[SdkCall | None] | None:
+    def _begin_interaction(self, given: Kwargs) -> Token[SdkCall | None] | None:
         try:
             request, source = given["request"], given["hook_ctx"].security_source
             key, retry = getattr(source, "api_key", None), _without_key_failures(given)
@@ -169,7 +167,7 @@ class _Clients:
         return token
 
     def _begin(
-        self, key: Any, url: str, headers: Any, platform: str | None, call: SdkCall
+        self, key: object, url: str, headers: dict[str, str], platform: str | None, call: SdkCall
     ) -> Token[SdkCall | None] | None:
         """Let the placeholder stand for a client's key in the headers of a request."""
         if not isinstance(key, str) or not key or platform is None:
@@ -194,7 +192,7 @@ class _Clients:
         sdk_call.reset(token)
 
 
-def has_foreign_key(headers: Mapping[str, Any] | None, own: str) -> bool:
+def has_foreign_key(headers: Mapping[str, str] | None, own: str) -> bool:
     """Return whether the caller has set a key header other than the client's own key."""
     if not headers:
         return False
@@ -211,7 +209,7 @@ def _key_header_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name.lower() in (KEY_HEADER, BEARER_HEADER))
 
 
-def _without_key_failures(given: dict[str, Any]) -> Any:
+def _without_key_failures(given: Kwargs) -> Any:
     """Return the retries of Interactions without those of a key's failure; None if none is left."""
     config, codes = given.get("retry_config") or (None, ())
     if config is None:
@@ -235,7 +233,7 @@ class _Stream(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alone
         return self.__wrapped__.async_segments()
 
 
-def option(options: Any, name: str) -> Any:
+def option(options: object, name: str) -> Any:
     """Read an option, or an option of retries, from the object or a dict that stands for one."""
     if not isinstance(options, dict):
         return getattr(options, name, None)
@@ -251,7 +249,7 @@ def is_allowed(allowed: AllowedOrigins, url: str) -> bool:
 # Clients ----------------------------------------------------------------------------------------
 
 
-def placeholder_for(given: Mapping[str, Any], allowed: AllowedOrigins) -> str | None:
+def placeholder_for(given: Kwargs, allowed: AllowedOrigins) -> str | None:
     """Return the placeholder of a client made with these arguments; None if it needs no home key.
 
     Args:
@@ -292,7 +290,7 @@ def _has_own_auth() -> bool:
     return _env_key() != POOL_KEY or any(os.environ.get(name) for name in others)
 
 
-def _vertex(asked: Any) -> bool:
+def _vertex(asked: object) -> bool:
     """Return whether the SDK will use Vertex AI, by its argument and its variables."""
     if asked is not None:
         return bool(asked)
@@ -305,7 +303,7 @@ def _vertex(asked: Any) -> bool:
 # Exceptions -------------------------------------------------------------------------------------
 
 
-def raise_error(wrapped: Callable[..., Any], api_error: Any, args: Any, kwargs: Any) -> Any:
+def raise_error(wrapped: Wrapped, api_error: Any, args: Args, kwargs: Kwargs) -> Any:
     """Wrap `APIError.raise_error`: `KeyPoolExhausted`, or the SDK's exception with our notes."""
     given = dict(zip(("status_code", "response_json", "response"), args, strict=False)) | kwargs
     outcome = outcome_of(given.get("response"))
@@ -323,9 +321,7 @@ def raise_error(wrapped: Callable[..., Any], api_error: Any, args: Any, kwargs: 
         raise
 
 
-async def raise_error_async(
-    wrapped: Callable[..., Any], api_error: Any, args: Any, kwargs: Any
-) -> Any:
+async def raise_error_async(wrapped: Wrapped, api_error: Any, args: Args, kwargs: Kwargs) -> Any:
     """Wrap the method of that name, which does the same."""
     given = dict(zip(("status_code", "response_json", "response"), args, strict=False)) | kwargs
     given["response"] = response = getattr(given["response"], "__wrapped__", given["response"])
@@ -334,7 +330,7 @@ async def raise_error_async(
     return api_error.raise_error(**given)
 
 
-def _raise_exhausted(response: Any) -> None:
+def _raise_exhausted(response: object) -> None:
     """Raise `KeyPoolExhausted` if no key could serve an interaction, as one of its exceptions too.
 
     Raises:
@@ -345,7 +341,7 @@ def _raise_exhausted(response: Any) -> None:
         return
     from .exhausted import exhausted  # noqa: PLC0415 - it imports the SDK
 
-    def generate(code: int, body: Any, response: Any) -> Any:
+    def generate(code: int, body: object, response: object) -> Any:
         made = sys.modules[f"{_GAOS}.lib.compat_errors"].APIError
         return made.generate(code, body, f"Error code: {code} - {body}", response)
 
@@ -354,7 +350,7 @@ def _raise_exhausted(response: Any) -> None:
     raise exhausted(outcome.no_key, last, outcome.notes, theirs)
 
 
-def made_error(wrapped: Callable[..., Any], _owner: Any, args: Any, kwargs: Any) -> Any:
+def made_error(wrapped: Wrapped, _owner: object, args: Args, kwargs: Kwargs) -> Any:
     """Wrap what makes the exceptions of Interactions, as `raise_error`."""
     error, inner = wrapped(*args, **kwargs), (*args, *kwargs.values())[0]
     if error is inner:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,8 +17,8 @@ from ..runtime import runner, sdk_call
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
 from .body import AsyncTee, Body, Tee, mixed_type, read_bounded
-from .call import Call, Headers, Incoming, Outcome, PooledCalls, Reply, home_key
-from .patching import Wrapper
+from .call import Call, Incoming, Outcome, PooledCalls, Reply, home_key
+from .patching import Args, Kwargs, Wrapped, Wrapper
 from .redaction import Redact, scrub_head, without_key
 from .request import SDK, Served, read
 from .serving import Library, Pieces
@@ -131,14 +131,16 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
 
     # What a response is ---------------------------------------------------------------------------
 
-    def head(self, response: httpx.Response, request: httpx.Request, redact: Redact) -> Any:
+    def head(
+        self, response: httpx.Response, request: httpx.Request, redact: Redact
+    ) -> Mapping[str, str]:
         """Take keys out of the head of a response; return the headers that are read."""
         return _some(scrub_head(response, redact), self._of_replies)
 
     def _is_sync(self, response: httpx.Response) -> bool:
         return isinstance(response.stream, self._library.SyncByteStream)
 
-    def error_pieces(self, response: httpx.Response) -> Any:
+    def error_pieces(self, response: httpx.Response) -> Pieces:
         """Return the decoded bytes of an error."""
         is_sync = self._is_sync(response)
         return iter(response.iter_bytes()) if is_sync else aiter(response.aiter_bytes())
@@ -154,7 +156,7 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
         """Return whether the connection of a response has other calls too."""
         return bool(response.http_version == "HTTP/2")
 
-    async def content(self, response: httpx.Response, headers: Headers) -> bytes:
+    async def content(self, response: httpx.Response, headers: Mapping[str, str]) -> bytes:
         """Read a response, and put the bytes back."""
         stream: Any = response.stream
         is_sync = isinstance(stream, self._library.SyncByteStream)
@@ -195,7 +197,7 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
             extensions=response.extensions,
         )
 
-    def streamed(self, response: httpx.Response, body: Body, relay: runner.Relay) -> Any:
+    def streamed(self, response: httpx.Response, body: Body, relay: runner.Relay) -> httpx.Response:
         """Return the response with the stream that ends the lease."""
         if hasattr(relay, "__anext__"):
             kind = mixed_type(AsyncTee, self._library.AsyncByteStream)
@@ -211,7 +213,7 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
 
     def with_outcome(
         self, response: httpx.Response, outcome: Outcome, request: httpx.Request
-    ) -> Any:
+    ) -> httpx.Response:
         """Return a response that carries an outcome."""
         if outcome.last is not None and not isinstance(outcome.last[2], Reply):
             outcome.last[2].request = request
@@ -231,11 +233,11 @@ class PooledTransport:
     def __init__(self, transport: Any, library: HttpxTransports) -> None:
         self._transport, self._library = transport, library
 
-    def handle_request(self, request: Any) -> Any:
+    def handle_request(self, request: httpx.Request) -> Any:
         """Send a request of httpx.Client."""
         return self._library.send(request, self._transport, in_thread=True)
 
-    async def handle_async_request(self, request: Any) -> Any:
+    async def handle_async_request(self, request: httpx.Request) -> Any:
         """Send a request of httpx.AsyncClient."""
         return await self._library.send(request, self._transport, in_thread=False)
 
@@ -308,7 +310,7 @@ def _picked(calls: PooledCalls | None, served: Served, library: str) -> Wrapper:
     hosts = served.hosts
     over: list[HttpxTransports] = []
 
-    def wrapper(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
+    def wrapper(wrapped: Wrapped, _client: object, args: Args, kwargs: Kwargs) -> Any:
         """Wrap `_transport_for_url` of both clients."""
         found = wrapped(*args, **kwargs)
         url = (*args, *kwargs.values())[-1]  # behind the client, where it is called unbound
@@ -331,15 +333,15 @@ class _Explicit:
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
-    def handle_request(self, request: Any) -> Any:
+    def handle_request(self, request: httpx.Request) -> Any:
         """Send a request of httpx.Client."""
         return self._over(request).handle_request(request)
 
-    async def handle_async_request(self, request: Any) -> Any:
+    async def handle_async_request(self, request: httpx.Request) -> Any:
         """Send a request of httpx.AsyncClient."""
         return await self._over(request).handle_async_request(request)
 
-    def _over(self, request: Any) -> Any:
+    def _over(self, request: httpx.Request) -> Any:
         library = type(request).__module__.partition(".")[0]
         for calls, served in installed:
             if request.url.host in served.hosts:

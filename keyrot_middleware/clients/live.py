@@ -38,7 +38,7 @@ from ..telemetry import observe
 from .call import PooledCalls, is_key
 from .errors import facts_from_error, transport_failure
 from .genai import has_foreign_key, option
-from .patching import Wrapper
+from .patching import Args, Kwargs, Wrapped, Wrapper
 from .redaction import Redacting
 
 if TYPE_CHECKING:
@@ -234,17 +234,15 @@ class _Sessions:
         """Serve a pool; None where no key was found at all."""
         self._calls = calls
 
-    def connect(self, wrapped: Callable[..., Any], live: Any, args: Any, kwargs: Any) -> Any:
+    def connect(self, wrapped: Wrapped, live: Any, args: Args, kwargs: Kwargs) -> Any:
         """Wrap `AsyncLive.connect`."""
         return self._connect("bidiGenerateContent", wrapped, live, args, kwargs)
 
-    def connect_music(self, wrapped: Callable[..., Any], music: Any, args: Any, kwargs: Any) -> Any:
+    def connect_music(self, wrapped: Wrapped, music: Any, args: Args, kwargs: Kwargs) -> Any:
         """Wrap `AsyncLiveMusic.connect`."""
         return self._connect("bidiGenerateMusic", wrapped, music, args, kwargs)
 
-    def _connect(
-        self, verb: str, wrapped: Callable[..., Any], live: Any, args: Any, kwargs: Any
-    ) -> Any:
+    def _connect(self, verb: str, wrapped: Wrapped, live: Any, args: Args, kwargs: Kwargs) -> Any:
         manager = wrapped(*args, **kwargs)  # raises for wrong arguments, and opens nothing yet
         try:
             model, config = str(kwargs["model"]), kwargs.get("config")
@@ -258,7 +256,7 @@ class _Sessions:
             return manager
         return _Session(self, lambda: wrapped(*args, **kwargs), pooled)
 
-    def dial(self, wrapped: Callable[..., Any], _module: Any, args: Any, kwargs: Any) -> Any:
+    def dial(self, wrapped: Wrapped, _module: object, args: Args, kwargs: Kwargs) -> Any:
         """Wrap what Live calls to connect.
 
         Raises:
@@ -316,7 +314,7 @@ class _Sessions:
         return home
 
     async def open_interaction(
-        self, wrapped: Callable[..., Awaitable[Any]], context: Any, args: Any, kwargs: Any
+        self, wrapped: Wrapped, context: Any, args: Args, kwargs: Kwargs
     ) -> Any:
         """Wrap `InteractionWebSocketConnectionContext._open`: an interaction has an owner."""
         pooled = None
@@ -334,7 +332,7 @@ class _Sessions:
         return await self.open(lambda: wrapped(*args, **kwargs), pooled)
 
     def _read_call(
-        self, client: Any, verb: str, model: str, names: tuple[str, ...], options: Any
+        self, client: Any, verb: str, model: str, names: tuple[str, ...], options: object
     ) -> _LiveCall | None:
         """Return a session for the pool; None if it passes through."""
         if client.vertexai or self._calls is None:
@@ -359,7 +357,7 @@ class _Sessions:
         timeout = client._http_options.timeout
         return _LiveCall(client, info, timeout / 1000 if timeout else inf)
 
-    async def open(self, enter: Callable[[], Awaitable[Any]], pooled: _LiveCall) -> Any:
+    async def open(self, enter: Callable[[], Awaitable[object]], pooled: _LiveCall) -> Any:
         """Open a session with the first key that can; return what *enter* does.
 
         Args:
@@ -398,29 +396,37 @@ class _Sessions:
         return connection.hold(relay)
 
 
+_Manager = AbstractAsyncContextManager[object]
+
+
 class _Session(AbstractAsyncContextManager[Any]):
     """Opens a session with a key of the pool, and closes it.
 
     No async generator: a loop that ends closes that of the SDK, and would close ours beside it.
     """
 
-    def __init__(self, wrappers: _Sessions, connect: Callable[[], Any], pooled: _LiveCall) -> None:
+    def __init__(
+        self,
+        wrappers: _Sessions,
+        connect: Callable[[], _Manager],
+        pooled: _LiveCall,
+    ) -> None:
         self._wrappers = wrappers
         self._connect = connect
         self._pooled = pooled
-        self._manager: Any = None
+        self._manager: _Manager
 
     async def __aenter__(self) -> Any:
         connect = self._connect
 
-        async def enter() -> tuple[Any, Any]:
+        async def enter() -> tuple[object, object]:
             manager = connect()
             return manager, await manager.__aenter__()
 
         self._manager, session = await self._wrappers.open(enter, self._pooled)
         return session
 
-    async def __aexit__(self, *error: Any) -> Any:
+    async def __aexit__(self, *error: Any) -> bool | None:
         return await self._manager.__aexit__(*error)
 
 
@@ -429,7 +435,7 @@ def _facts(error: BaseException) -> FailureFacts:
     return facts_from_error(error, str) or FailureFacts(transport=transport_failure(error))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> object:
     """Return a config as JSON has it, as far as it can name stored resources."""
     if hasattr(value, "model_dump") and not isinstance(value, type):
         value = {name: getattr(value, name) for name in value.model_fields_set}

@@ -19,7 +19,10 @@ from ..locks import Lock
 
 _log = logging.getLogger("keyrot_middleware")
 
-Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Wrapped = Callable[..., Any]
+Wrapper = Callable[[Wrapped, Any, Args, Kwargs], Any]
 _DEEPEST = 64
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from http.client import HTTPResponse, responses
 from itertools import chain, repeat, takewhile
@@ -22,8 +22,8 @@ from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret
 from .body import Body, read_bounded
-from .call import Call, Headers, Incoming, PooledCalls, Reply
-from .patching import Wrapper
+from .call import Call, Incoming, PooledCalls, Reply
+from .patching import Args, Kwargs, Wrapped, Wrapper
 from .redaction import Redact, scrub, without_key
 from .request import Served, read
 from .serving import Library, Pieces
@@ -45,7 +45,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         super().__init__(calls, served)
         self._stream = stream
 
-    def send(self, adapter: Any, request: Any, args: Any, kwargs: Any) -> Any:
+    def send(self, adapter: Any, request: Any, args: Args, kwargs: Kwargs) -> Any:
         """Send a request by an adapter: through the pool, or as it is."""
         timeout = (dict(zip(("stream", "timeout"), args, strict=False)) | kwargs).get("timeout")
         limit = timeout[1] if isinstance(timeout, tuple) else timeout
@@ -111,7 +111,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         self._served.write_home_key(sent.headers, request.url, key)
         return sent
 
-    def head(self, response: requests.Response, request: Any, redact: Redact) -> Any:
+    def head(self, response: requests.Response, request: Any, redact: Redact) -> Mapping[str, str]:
         """Take keys out of the head of a response, and give it the program's request."""
         response.request, response.url = request, request.url
         if "key=" in request.url:
@@ -138,7 +138,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         # Without a length of its own, `stream` waits for a whole piece.
         return iter(lambda: raw.read1(_PIECE, decode_content=False), b""), raw.close
 
-    async def content(self, response: requests.Response, headers: Headers) -> bytes:
+    async def content(self, response: requests.Response, headers: Mapping[str, str]) -> bytes:
         """Read a response; requests keeps what was read, but not for `raw`."""
         if not self._stream or not hasattr(response.raw, "stream"):
             kept: bytes = response.content
@@ -171,7 +171,8 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         headers = {k: v for k, v in response.headers.items() if k.lower() not in _CODED}
         made = self.reply(Reply(response.status_code, headers, content), response.request)
         made.reason, made.encoding = response.reason, response.encoding
-        made.cookies, made.connection = response.cookies, getattr(response, "connection", None)
+        made.cookies, connection = response.cookies, getattr(response, "connection", None)
+        made.connection = connection
         return made
 
     def streamed(self, response: requests.Response, body: Body, relay: runner.Relay) -> Any:
@@ -229,7 +230,7 @@ class _Retrying(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alon
         """The retries of this send."""
         return self._self_retries
 
-    def send(self, *args: Any, **kwargs: Any) -> Any:
+    def send(self, *args: object, **kwargs: object) -> Any:
         """Send as the adapter's own class does."""
         return type(self.__wrapped__).send(self, *args, **kwargs)
 
@@ -311,7 +312,7 @@ def wrappers(calls: PooledCalls | None, served: Served) -> dict[tuple[str, str],
     if "requests" not in served.libraries:
         return {}
 
-    def adapter(wrapped: Callable[..., Any], _session: Any, args: Any, kwargs: Any) -> Any:
+    def adapter(wrapped: Wrapped, _session: object, args: Args, kwargs: Kwargs) -> Any:
         """Wrap `Session.get_adapter`."""
         found = wrapped(*args, **kwargs)
         url = (*args, *kwargs.values())[-1]  # behind the session, where it is called unbound

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +17,7 @@ from ..runtime.first_token import Deadline
 from ..secrets import Secret
 from ..telemetry import observe
 from .body import Body, until_enough
-from .call import NO_RETRY, Call, Headers, Incoming, Outcome, PooledCalls, Refused, Reply, text_of
+from .call import NO_RETRY, Call, Incoming, Outcome, PooledCalls, Refused, Reply, text_of
 from .errors import transport_failure
 from .redaction import Redact, Redacting, kept_error, redact_key
 from .request import Served, in_place_of_placeholder
@@ -25,13 +25,13 @@ from .request import Served, in_place_of_placeholder
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Pieces = Iterator[bytes] | AsyncIterator[bytes]
-Send = Callable[[Any], Any]
-"""Sends a request once, in a task by a coroutine."""
+Send = Callable[[Request], Awaitable[Response]]
+"""Sends a request once."""
 Found = Call | Reply | Secret | None
 """What `request.read` has found a request to be."""
 
 
-def outcome_of(response: Any) -> Outcome | None:
+def outcome_of(response: object) -> Outcome | None:
     """Return the outcome that a response carries, or the SDK's response around it."""
     inner = getattr(response, "response_stream", response)
     found = getattr(inner, "keyrot", None) or getattr(inner, "extensions", {}).get("keyrot")
@@ -62,7 +62,7 @@ class Library(ABC, Generic[Request, Response]):
         """Return the program's request with *key* in place of its placeholder."""
 
     @abstractmethod
-    def head(self, response: Response, request: Request, redact: Redact) -> Headers:
+    def head(self, response: Response, request: Request, redact: Redact) -> Mapping[str, str]:
         """Take keys out of the head of a response that was just received.
 
         Returns:
@@ -86,7 +86,7 @@ class Library(ABC, Generic[Request, Response]):
         return False
 
     @abstractmethod
-    async def content(self, response: Response, headers: Headers) -> bytes:
+    async def content(self, response: Response, headers: Mapping[str, str]) -> bytes:
         """Read a response, decoded, and leave it as unread as it came; *headers*: see `head`."""
 
     @abstractmethod
@@ -115,10 +115,16 @@ class Library(ABC, Generic[Request, Response]):
 
     # Send -----------------------------------------------------------------------------------------
 
-    def handle(self, incoming: Incoming, found: Found, request: Request, send_once: Send) -> Any:
+    def handle(
+        self,
+        incoming: Incoming,
+        found: Found,
+        request: Request,
+        send_once: Callable[[Request], Response],
+    ) -> Any:
         """Send a request in a thread; arguments as for `ahandle`."""
 
-        async def once(one: Request) -> Any:
+        async def once(one: Request) -> Response:
             return send_once(one)
 
         return complete(self.ahandle(incoming, found, request, once, in_thread=True))
@@ -128,7 +134,7 @@ class Library(ABC, Generic[Request, Response]):
         incoming: Incoming,
         found: Found,
         request: Request,
-        once: Send,
+        once: Send[Request, Response],
         *,
         in_thread: bool = False,
     ) -> Any:
@@ -138,7 +144,7 @@ class Library(ABC, Generic[Request, Response]):
             incoming: What the request is.
             found: What `read` has returned for it.
             request: The request.
-            once: Sends it, or a copy of it, by a coroutine.
+            once: Send[Request, Response]s it, or a copy of it, by a coroutine.
             in_thread: The coroutine never suspends.
         """
         if isinstance(found, Call):
@@ -162,7 +168,14 @@ class Library(ABC, Generic[Request, Response]):
                 return self.last(found, request)
         return await once(request)
 
-    async def _serve(self, call: Call, request: Request, once: Send, *, in_thread: bool) -> Any:
+    async def _serve(
+        self,
+        call: Call,
+        request: Request,
+        once: Send[Request, Response],
+        *,
+        in_thread: bool,
+    ) -> Any:
         pool, opened = call.calls.pool, list[Any]()
         observer = observe(pool.observers, call.state.info, handle_internal_error)
 
@@ -179,20 +192,20 @@ class Library(ABC, Generic[Request, Response]):
                 opened[:] = (response, reply.stream)
             return reply
 
-        found = await runner.arun(
+        found: Any = await runner.arun(
             pool, call.state, send, call.no_key, observer, in_thread=in_thread
         )
         if call.state.info.conversation:
             call.note_model()
-        if not opened:
-            return found
-        response, body = opened
-        opened.clear()
-        response = self.streamed(response, body, found)
-        return self.with_outcome(response, Outcome(body.notes), request)
+        if opened:
+            response, body = opened
+            opened.clear()
+            response = self.streamed(response, body, found)
+            found = self.with_outcome(response, Outcome(body.notes), request)
+        return found
 
     async def _received(
-        self, call: Call, response: Response, headers: Headers, key: Secret, in_full: bool
+        self, call: Call, response: Response, headers: Mapping[str, str], key: Secret, in_full: bool
     ) -> Done | Failed | StreamOpened:
         status = self.status(response)
         is_stream = status < 300 and call.is_stream(headers)
@@ -231,7 +244,9 @@ class Library(ABC, Generic[Request, Response]):
         if deadline is not None and (isinstance(deadline, Deadline) or not is_stream):
             deadline.cancel()
 
-    async def _send_home(self, request: Request, key: Secret, once: Send) -> Any:
+    async def _send_home(
+        self, request: Request, key: Secret, once: Send[Request, Response]
+    ) -> Response:
         """Send a request with the home key, once and without the pool."""
         redact = self._calls.redact("") if self._calls is not None else str
         with Redacting(redact):
@@ -261,7 +276,7 @@ class Library(ABC, Generic[Request, Response]):
             return Failed(facts, Refused(rebuilt, event))
         return call.refused(code, kept.decode("utf-8", "replace"), headers, rebuilt)
 
-    def last(self, call: Call, request: Any) -> Any:
+    def last(self, call: Call, request: Request) -> Any:
         """Return the response that ends a call; raise what is none."""
         error = call.take_error()
         if not isinstance(error, Refused):
@@ -279,7 +294,7 @@ class Library(ABC, Generic[Request, Response]):
             response.headers[NO_RETRY] = "false"  # it was sent again here already
         return self.with_outcome(response, outcome, request)
 
-    def with_outcome(self, response: Any, outcome: Outcome, request: Any) -> Any:
+    def with_outcome(self, response: Any, outcome: Outcome, request: Request) -> Any:
         """Return the response to *request* that carries an outcome; see `outcome_of`."""
         response.keyrot = outcome
         return response

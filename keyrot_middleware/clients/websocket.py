@@ -53,7 +53,7 @@ def guarded(
     return {"create_connection": create, "logger": _Log(log, redact)}
 
 
-def _create(make: Callable[..., Any], keyrot: Any, *args: Any, **kwargs: Any) -> Any:
+def _create(make: Callable[..., Any], keyrot: Any, *args: object, **kwargs: object) -> Any:
     """Make a connection, and make it one of ours: the program's own factory may be no class."""
     made = make(*args, **kwargs)
     cls: Any = type(made)
@@ -67,7 +67,7 @@ def _connection_class(base: Any) -> Any:
     class Connection(base):  # type: ignore[misc]  # the class is the caller's
         """A connection to one origin."""
 
-        async def handshake(self, *args: Any, **kwargs: Any) -> None:
+        async def handshake(self, *args: object, **kwargs: object) -> None:
             """Send the key, unless a redirect has led elsewhere."""
             origin, _, redact, watch = self._keyrot
             uri = self.protocol.uri
@@ -89,7 +89,7 @@ def _connection_class(base: Any) -> Any:
                 if self.request is not None and origin is not None:
                     _hide_key(self.request.headers)
 
-        async def recv(self, *args: Any, **kwargs: Any) -> Any:
+        async def recv(self, *args: object, **kwargs: object) -> Any:
             """Redact a message, and the reason with which the server closes."""
             _, key, redact, watch = self._keyrot
             async with _watched(redact, watch):
@@ -97,13 +97,13 @@ def _connection_class(base: Any) -> Any:
             watch.received(message)
             return message
 
-        async def send(self, *args: Any, **kwargs: Any) -> None:
+        async def send(self, *args: object, **kwargs: object) -> None:
             """Redact the reason when the program writes to a closed connection."""
             _, _, redact, watch = self._keyrot
             async with _watched(redact, watch):
                 await super().send(*args, **kwargs)
 
-        async def close(self, *args: Any, **kwargs: Any) -> None:
+        async def close(self, *args: object, **kwargs: object) -> None:
             """Close, and settle the session by what the server said, if it was first."""
             _, _, redact, watch = self._keyrot
             was_open, closed = self.protocol.state is State.OPEN, None
@@ -113,7 +113,7 @@ def _connection_class(base: Any) -> Any:
             finally:
                 await watch.ended(closed)
 
-        def connection_lost(self, *args: Any) -> None:
+        def connection_lost(self, *args: object) -> None:
             """Settle a session that the program does not use meanwhile; see `UNREAD_S`."""
             super().connection_lost(*args)
             later = asyncio.get_running_loop().call_later

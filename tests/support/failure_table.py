@@ -1,8 +1,8 @@
 """Every failure that Google is known for, and its expected verdict.
 
 One group for each class: the fields of its verdict that differ from "raise, penalize no key",
-and its bodies as (what it is, HTTP code, body). docs/gemini-api.md#errors has their sources; those
-of streams stand in test_failures.py.
+and its bodies as (what it is, HTTP code, body). docs/failures.md has the sources of the
+verdicts, docs/gemini-api.md#errors of the bodies; those of streams stand in test_failures.py.
 """
 
 import json

@@ -84,6 +84,9 @@ def pages() -> Iterator[str]:
     words = len((ROOT / "README.md").read_text("utf-8").split())
     if words > 900:
         yield f"README.md has {words} words; allowed: 900"
+    words = sum(len(path.read_text("utf-8").split()) for path in DOCS.glob("*.md"))
+    if words > 23_000:
+        yield f"docs/*.md have {words} words; allowed: 23,000"
 
 
 def requirements() -> Iterator[str]:

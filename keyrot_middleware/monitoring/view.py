@@ -91,7 +91,7 @@ class HealthStatus(TypedDict):
     """As in keys.json, and as `project()` takes it; None: the key has none. `project()` takes the
     id of such a key."""
     platform: str
-    """Whose calls it serves: `gemini_api` or `vertex_express`."""
+    """Whose calls it serves: `gemini_api`, `vertex_express`, `openai` or another provider."""
     state: str
     """`available`, `limited`, `cooling_down`, `rejected`, `unresolved` or `disabled`."""
     active: bool

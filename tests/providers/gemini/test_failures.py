@@ -1,6 +1,5 @@
 """The failure table: each real body gets its verdict, and docs/failures.md says the same."""
 
-import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -297,10 +296,3 @@ def _rows() -> dict[str, list[str]]:
 def test_rows_are_in_the_order_of_the_table() -> None:
     """Every row's name is on the page, in the order in which rows are matched."""
     assert list(_rows()) == [rule.name for rule in RULES]
-
-
-def test_every_source_is_an_address() -> None:
-    """Each source mark has its address at the foot of the page, and none is unused."""
-    text = PAGE.read_text("utf-8")
-    marks = {m for row in _rows().values() for m in re.findall(r"\[(\w+)\]", row[-1])}
-    assert marks == set(re.findall(r"^\[(\w+)\]: https://\S+$", text, re.MULTILINE))

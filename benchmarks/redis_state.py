@@ -60,9 +60,9 @@ async def _async_times(selector: Selector, state: State) -> list[float]:
     for number in range(EACH):
         begun = time.perf_counter()
         candidates = next(selector.candidate_batches(INFO, {}, time.time(), number * 0.618 % 1, {}))
-        lease = await state.do("acquire", INFO, candidates, spread=True)
+        lease = await state.do(state.acquire, INFO, candidates, spread=True)
         assert isinstance(lease, Lease)
-        await state.do("settle", lease, DONE)
+        state.settle(lease, DONE)  # is sent with the next script
         taken.append((time.perf_counter() - begun) * 1e6)
     return taken
 
@@ -98,12 +98,12 @@ def over_two_scripts(url: str, pause_s: float) -> dict[str, tuple[float, float]]
             candidates = _candidates(selector, number)
             await _apause(pause_s)
             begun = time.perf_counter()
-            lease = await state.do("acquire", INFO, candidates, spread=True)
+            lease = await state.do(state.acquire, INFO, candidates, spread=True)
             taken = time.perf_counter() - begun
             assert isinstance(lease, Lease)
             await _apause(pause_s)
             begun = time.perf_counter()
-            await state.do("settle", lease, DONE)
+            state.settle(lease, DONE)  # is sent with the next script
             ours["async"].append((taken + time.perf_counter() - begun) * 1e6)
         await aclient.aclose()
 

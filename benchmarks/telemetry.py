@@ -27,7 +27,7 @@ from keyrot_middleware.core.model import (
 from keyrot_middleware.errors import handle_internal_error
 from keyrot_middleware.prices import PriceList
 from keyrot_middleware.providers.gemini.replies import parse_usage_text
-from keyrot_middleware.runtime.activity import Activity, RunningCall
+from keyrot_middleware.runtime.recorder import Activity, RunningCall
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry import Observer, observe
 from keyrot_middleware.telemetry.logs import LogObserver

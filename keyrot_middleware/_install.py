@@ -398,7 +398,7 @@ def open_pool(
         trace_url=config.settings.trace_url,
         configured=configured,
     )
-    pool.state.configure(selector.keys.values())
+    pool.state.record_values(selector.keys.values())
     try:
         for text in texts:
             _warn(text)

@@ -27,7 +27,6 @@ from pydantic import (
 )
 
 from . import providers
-from .core.amounts import nano_usd
 from .core.model import (
     DEFAULT_PLATFORM,
     FREE,
@@ -38,6 +37,7 @@ from .core.model import (
     Budget,
     Candidate,
     Limits,
+    nano_usd,
     smaller_limit,
 )
 from .core.text import did_you_mean, one_line

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrot_middleware.core.amounts import NANO
-from keyrot_middleware.core.model import Budget, Candidate, Limits
+from keyrot_middleware.core.model import NANO, Budget, Candidate, Limits
 from keyrot_middleware.keys_file import KeySpec, candidates_of, read_keys
 
 KEY = "AIza" + "FAKE" + "k" * 31

@@ -15,8 +15,8 @@ from typing import Any
 from .. import providers
 from .._install import bypasses, doubts
 from ..clients.key_check import KeyCheck, check_key
-from ..core.availability import AVAILABLE, Availability
 from ..core.failures import KEY_REJECTIONS
+from ..core.judgement import AVAILABLE, Availability
 from ..core.model import DEFAULT_PLATFORM, LAST_RESORT
 from ..core.text import mask_url, plural
 from ..errors import ConfigError, KeyrotError

@@ -25,8 +25,8 @@ from ..errors import KeyrotError
 from ..monitoring.report import DISABLED_S, LIMIT_MAX, PoolReport
 from ..monitoring.view import WINDOWS, Row, lines_of, look
 from ..providers.keys import hide_secrets
-from ..runtime.activity import Activity
 from ..runtime.judging import CallSettings
+from ..runtime.recorder import Activity
 from ..secrets.stores import open_secret_cache
 from ..settings import Config, load, next_models, terms_of
 from ..state import State, open_shared

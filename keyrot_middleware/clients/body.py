@@ -13,10 +13,9 @@ from functools import cache
 from inspect import isawaitable
 from typing import Any
 
-from ..core.amounts import service_tier
 from ..core.commands import Failed, StreamEnd
 from ..core.failures import FailureFacts
-from ..core.model import NO_USAGE, Reported, Usage
+from ..core.model import NO_USAGE, Reported, Usage, service_tier
 from ..errors import handle_internal_error
 from ..providers.base import Events
 from ..runtime import runner

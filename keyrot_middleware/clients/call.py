@@ -20,12 +20,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin
 
 from .. import providers
-from ..core.commands import Done, Failed
-from ..core.failures import MODEL_REFUSALS, REJECTIONS, SLOW, FailureFacts
-from ..core.flow import CallState, Exhausted
-from ..core.judgement import describe_block, judge
-from ..core.model import DEFAULT_PLATFORM, HOME, POOL_KEY, CallInfo, Candidate, Lease
-from ..core.model_names import (
+from ..core.chains import (
     fallback_call,
     fallback_info,
     has_chain,
@@ -34,6 +29,11 @@ from ..core.model_names import (
     stay_note,
     tried_note,
 )
+from ..core.commands import Done, Failed
+from ..core.failures import MODEL_REFUSALS, REJECTIONS, SLOW, FailureFacts
+from ..core.flow import CallState, Exhausted
+from ..core.judgement import describe_block, judge
+from ..core.model import DEFAULT_PLATFORM, HOME, POOL_KEY, CallInfo, Candidate, Lease
 from ..core.text import one_line
 from ..errors import handle_internal_error, rejection_code, warn_safely
 from ..hosts import AllowedOrigins, host_from_url, is_within, origin_from_url
@@ -235,7 +235,6 @@ class PooledCalls:
             pool.token_scale,
             providers.of(info.platform).classify,
             own or (self._home(info) if info.bound_to_owner else None),
-            pool.overload,
             pool.waiting_lines,
             wait_limit_s,
             home_is_own=own is not None,

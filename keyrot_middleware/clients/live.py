@@ -157,7 +157,7 @@ class LiveConnection(SessionWatch):
         if self._state.is_local:
             self._state.set_owner(self._lease, names)
             return
-        recording = asyncio.ensure_future(self._state.do("set_owner", self._lease, names))
+        recording = asyncio.ensure_future(self._state.do(self._state.set_owner, self._lease, names))
         self._recording.add(recording)
         recording.add_done_callback(self._recorded)
 

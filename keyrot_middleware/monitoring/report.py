@@ -29,13 +29,13 @@ from ..core.activity import (
     project_entry,
     share_entry,
 )
-from ..core.amounts import NANO
-from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability
+from ..core.counting import ModelNames
 from ..core.failures import ENDED_BY_PERSON
-from ..core.judgement import Judgement, judge
+from ..core.judgement import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, Judgement, judge
 from ..core.ledger import KeyHealth
 from ..core.model import (
     DEFAULT_PLATFORM,
+    NANO,
     NO_BUDGET,
     CallInfo,
     Candidate,
@@ -47,15 +47,14 @@ from ..core.model import (
     WorkloadBudget,
     project_name,
 )
-from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.windows import DAY_S, HOUR_S, next_midnight
 from ..errors import KeyrotError
 from ..locks import Lock
 from ..prices import is_installed
-from ..runtime.activity import Activity
 from ..runtime.judging import CallSettings, judge_calls, read_settings
 from ..runtime.pool import Pool
+from ..runtime.recorder import Activity
 from ..runtime.rotations import emptied_at
 from ..settings import TRACE_ID
 from ..state import State

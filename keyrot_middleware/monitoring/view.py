@@ -20,12 +20,19 @@ from typing import Any, NamedTuple, TypedDict, cast
 
 from .. import providers
 from ..core.activity import LARGE_POOL, quota_entry
-from ..core.amounts import NANO
-from ..core.availability import AVAILABLE, Availability, KeyState, availability
 from ..core.failures import ENDED_BY_PERSON, KEY_REJECTIONS
-from ..core.judgement import REASONS, Judgement, ends_by
+from ..core.judgement import (
+    AVAILABLE,
+    REASONS,
+    Availability,
+    Judgement,
+    KeyState,
+    availability,
+    ends_by,
+)
 from ..core.ledger import KeyHealth, Used
 from ..core.model import (
+    NANO,
     USD_REASONS,
     USD_WINDOWS,
     Block,
@@ -40,8 +47,8 @@ from ..core.model import (
 from ..core.text import one_line, plural, utc
 from ..core.windows import HOUR_S, Learned, next_midnight
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
-from ..runtime.activity import Activity
 from ..runtime.judging import AT_ONCE, VERB
+from ..runtime.recorder import Activity
 from ..state import State
 
 URGENCY = ("rejected", "unresolved", "cooling_down", "limited", "available", "disabled")

@@ -17,7 +17,7 @@ import httpx
 from starlette.types import Message, Receive, Scope, Send
 
 from .. import providers
-from ..core.availability import AVAILABLE
+from ..core.judgement import AVAILABLE
 from ..core.model import POOL_KEY
 from ..errors import handle_internal_error
 from ..hosts import origin_from_url

@@ -31,7 +31,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..clients.key_check import check_key
-from ..core.availability import KEY_STATES
+from ..core.judgement import KEY_STATES
 from ..core.text import did_you_mean
 from ..errors import KeyrotError, handle_internal_error
 from ..monitoring.report import DISABLED_S, SORTS, PoolReport, source_of

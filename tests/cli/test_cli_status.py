@@ -36,8 +36,8 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.keys_file import KeySpec
-from keyrot_middleware.runtime.activity import Activity
 from keyrot_middleware.runtime.judging import CallSettings
+from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.settings import Workload, terms_of
 from keyrot_middleware.state import State, open_shared

@@ -6,20 +6,16 @@ import pytest
 from support.pool import INFO, STREAMED, Rig, key
 from support.replies import Chunks, bad, capacity, day, failure, invalid, lost, minute, overloaded
 
-from keyrot_middleware.core.flow import CallState
-from keyrot_middleware.core.model import CallInfo, Limits
-from keyrot_middleware.core.model_names import (
-    IDLE_S,
-    MAX_LENGTH,
-    MAX_NAMES,
-    OTHER,
-    ModelNames,
+from keyrot_middleware.core.chains import (
     fallback_call,
     is_missing,
     may_fall_back,
     stay_note,
     tried_note,
 )
+from keyrot_middleware.core.counting import IDLE_S, MAX_LENGTH, MAX_NAMES, OTHER, ModelNames
+from keyrot_middleware.core.flow import CallState
+from keyrot_middleware.core.model import CallInfo, Limits
 from keyrot_middleware.settings import MAX_MODELS, next_models
 
 

@@ -13,8 +13,7 @@ from test_costs import body, price
 
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted
-from keyrot_middleware.core.amounts import NANO
-from keyrot_middleware.core.model import DEFAULT_ZONE, NO_BUDGET, Budget, Candidate
+from keyrot_middleware.core.model import DEFAULT_ZONE, NANO, NO_BUDGET, Budget, Candidate
 from keyrot_middleware.core.windows import next_midnight
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.keys_file import KeySpec, candidates_of

@@ -38,7 +38,7 @@ from keyrot_middleware.runtime.rotations import Rotation, add_rotation
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.settings import SettingArguments, load
 from keyrot_middleware.state import FallbackState, MemoryState
-from keyrot_middleware.state.memory import PAUSE_S, Breaker
+from keyrot_middleware.state.fallback import PAUSE_S, Breaker
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.state.sqlite import SqliteState
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply

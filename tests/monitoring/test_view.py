@@ -13,8 +13,8 @@ from support.pool import INFO, Rig, key
 from support.replies import MODEL, OK, bad, day, exhausted, expired, failure, invalid, minute
 
 from keyrot_middleware.core.activity import ActivityRows, CallRecord
-from keyrot_middleware.core.availability import AVAILABLE
 from keyrot_middleware.core.commands import Done
+from keyrot_middleware.core.judgement import AVAILABLE
 from keyrot_middleware.core.model import (
     CallInfo,
     Lease,

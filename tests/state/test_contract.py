@@ -325,24 +325,6 @@ def test_a_success_within_a_learned_limit_ends_nothing(state: State) -> None:
     assert state.snapshot([D])["d"].used[0].limits == Limits(rpm=2, tpm=100)
 
 
-def test_a_configured_limit_that_changes_beats_what_was_learned_before(state: State) -> None:
-    """That of the key's project; a limit learned after it holds again, also after a restart."""
-    before, after = replace(A, limits=Limits(rpm=2)), replace(A, limits=Limits(rpm=4))
-    state.configure([before, D])
-    for one in (before, D):
-        settle(state, one, failed(Scope.NONE, learned=Limits(rpm=2)))
-    state.configure([before, D])
-    assert granted(state, before) == 1
-    state.configure([after, D])
-    assert granted(state, after) == 2
-    assert granted(state, D) == 1
-    settle(state, after, failed(Scope.NONE, learned=Limits(rpm=3)), info=PRO)
-    state.configure([after, D])
-    assert granted(state, after, info=PRO) == 2
-    state.configure([replace(A, limits=NO_LIMITS), D])
-    assert granted(state, A, most=9, info=PRO) == 9
-
-
 BUDGET = key("a", usd=Budget(day=10))
 
 
@@ -661,10 +643,10 @@ async def test_200_tasks_are_granted_exactly_the_limit(state: State) -> None:
     one = key("a", Limits(rpm=20))
 
     async def task() -> bool:
-        reply = await state.do("acquire", INFO, ((0, one),), spread=True)
+        reply = await state.do(state.acquire, INFO, ((0, one),), spread=True)
         if not isinstance(reply, Lease):
             return False
-        await state.do("settle", reply, OK)
+        await state.do(state.settle, reply, OK)
         return True
 
     assert sum(await asyncio.gather(*(task() for _ in range(TASKS)))) == 20

@@ -28,7 +28,7 @@ from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import KeyrotWarning, warn_unless_logged
 from keyrot_middleware.state import FallbackState
-from keyrot_middleware.state.memory import FIRST_PAUSE_S, PAUSE_S, Breaker
+from keyrot_middleware.state.fallback import FIRST_PAUSE_S, PAUSE_S, Breaker
 from keyrot_middleware.testing import FakeClock
 
 FIVE = key("f", Limits(rpm=5))
@@ -71,9 +71,9 @@ async def test_nothing_is_raised_whatever_fails(
     shared.cut(method)
     settle(state, A, OK, "files/1")
     assert state.get_owner(["files/1"]) == ("a", "a")
-    lease = await state.do("acquire", INFO, ((0, A),), spread=False)
-    await state.do("settle", lease, OK, ["files/2"])
-    assert await state.do("get_owner", ["files/2"]) == ("a", "a")
+    lease = await state.do(state.acquire, INFO, ((0, A),), spread=False)
+    await state.do(state.settle, lease, OK, ["files/2"])
+    assert await state.do(state.get_owner, ["files/2"]) == ("a", "a")
 
 
 def test_a_state_that_fails_is_tried_once_in_a_pause_by_no_call(

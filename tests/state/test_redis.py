@@ -110,7 +110,7 @@ def test_a_library_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def everything(state: RedisState) -> None:
     one = key("a", Limits(rpm=50), project="p", billing_account="acc", usd=Budget(day=10**9))
-    state.configure([one])
+    state.record_values([one.with_value("0123")])
     settle(state, one, used(12), "files/secret-name", "continuation:xxx")
     settle(state, one, failed(Scope.PROJECT_MODEL, bucket="f", learned=Limits(rpm=9)))
     settle(state, key("b"), failed(Scope.KEY, inf))
@@ -120,7 +120,7 @@ def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Se
     """All names have the same prefix and hash tag; each record expires, within 32 days."""
     everything(state)
     names = shared.names()
-    kinds = "buckets configured cooldowns day_end health learned owner purses quotas"
+    kinds = "buckets cooldowns day_end fingerprints health learned owner purses quotas"
     assert {name.split(":")[3] for name in names} == set(kinds.split())
     assert len({name.split(":")[2] for name in names}) == 1
     assert all("secret" not in name and "xxx" not in name for name in names)

@@ -210,8 +210,8 @@ def secured(certificate: Path) -> Iterator[Callable[[int], int]]:
 async def both_ways(url: str) -> None:
     with closing(RedisState(url, RetryPolicy(), pool="tls")) as state:
         settle(state, A)
-        lease = await state.do("acquire", INFO, ((0, A),), spread=False)
-        await state.do("settle", lease, OK)
+        lease = await state.do(state.acquire, INFO, ((0, A),), spread=False)
+        await state.do(state.settle, lease, OK)
 
 
 @OPENSSL

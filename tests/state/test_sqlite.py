@@ -274,7 +274,7 @@ def test_a_record_that_cannot_be_read_is_named_and_is_none(
     """Something else has written it: calls and status go on, and the next call replaces it."""
     report_unreadable.cache_clear()
     assert is_shared(state)
-    state.configure([A])
+    state.record_values([A])
     state.add_activity(ActivityRows({"minute:1": {"x": 1}}, {"calls": (["{}"], 9)}))
     columns = (("records", "value"), ("counts", "n"), ("texts", "text"))
     database(path, *(f"UPDATE {t} SET {c} = '{value}'" for t, c in columns))  # noqa: S608
@@ -385,11 +385,11 @@ async def test_a_held_file_blocks_no_loop_and_a_cancelled_call_gives_its_lease_b
 ) -> None:
     """Also where the thread gets it after the task has ended."""
     one = ((0, key("one", Limits(rpd=1))),)
-    await state.do("acquire", INFO, OFFER, spread=False)
+    await state.do(state.acquire, INFO, OFFER, spread=False)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        waiting = asyncio.create_task(state.do("acquire", INFO, OFFER, spread=False))
-        cancelled = asyncio.create_task(state.do("acquire", INFO, one, spread=False))
+        waiting = asyncio.create_task(state.do(state.acquire, INFO, OFFER, spread=False))
+        cancelled = asyncio.create_task(state.do(state.acquire, INFO, one, spread=False))
         for _ in range(20):
             await asyncio.sleep(0.01)
         assert not waiting.done()
@@ -398,7 +398,7 @@ async def test_a_held_file_blocks_no_loop_and_a_cancelled_call_gives_its_lease_b
             await cancelled
     assert not (await waiting).degraded
     for _ in range(100):
-        if isinstance(await state.do("acquire", INFO, one, spread=False), Lease):
+        if isinstance(await state.do(state.acquire, INFO, one, spread=False), Lease):
             return
         await asyncio.sleep(0.05)
     raise AssertionError("the request still counts")
@@ -408,8 +408,8 @@ def test_a_pool_outlives_its_loops(url: str) -> None:
     """Programs of their own, one after the other, and many tasks in each."""
 
     async def call() -> None:
-        lease = await state.do("acquire", INFO, OFFER, spread=False)
-        await state.do("settle", lease, OK)
+        lease = await state.do(state.acquire, INFO, OFFER, spread=False)
+        await state.do(state.settle, lease, OK)
 
     async def many() -> None:
         await asyncio.gather(*(call() for _ in range(20)))

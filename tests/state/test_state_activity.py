@@ -24,7 +24,7 @@ from keyrot_middleware.core.activity import (
 )
 from keyrot_middleware.core.model import Usage
 from keyrot_middleware.forks import EXIT_S
-from keyrot_middleware.runtime.activity import Activity
+from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.testing import FakeGemini
 
 NOW = 1_764_158_400.0

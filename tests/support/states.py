@@ -31,7 +31,7 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.state import FallbackState, MemoryState, State, open_state
-from keyrot_middleware.state.memory import Breaker
+from keyrot_middleware.state.fallback import Breaker
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.state.sqlite import SqliteState
 from support.pool import INFO, key
@@ -301,13 +301,13 @@ class Callers:
         try:
             while not self._over:
                 began = time.monotonic()
-                reply = await self.state.do("acquire", INFO, self.keys, spread=True)
+                reply = await self.state.do(self.state.acquire, INFO, self.keys, spread=True)
                 self._ended(began)
                 await asyncio.sleep(0.05)
                 if isinstance(reply, Lease):
                     self.leases.append(("task", reply.degraded))
                     began = time.monotonic()
-                    await self.state.do("settle", reply, OK)
+                    await self.state.do(self.state.settle, reply, OK)
                     self._ended(began)
         except BaseException as error:
             self.errors.append(error)

@@ -8,8 +8,8 @@ from support.otel import RecordedMetrics
 from support.replies import invalid
 from support.scripted_pool import STREAMED, Chunks, ScriptedPool, minute
 
-from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.judgement import KEY_STATES
 from keyrot_middleware.core.model import Candidate, Limits
 from keyrot_middleware.monitoring.report import levels, source_of
 

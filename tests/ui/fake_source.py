@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from keyrot_middleware.core.availability import KEY_STATES
+from keyrot_middleware.core.judgement import KEY_STATES
 from keyrot_middleware.errors import KeyrotError
 
 __all__ = ["FakeSource", "call", "key", "later", "sample", "used", "window"]

@@ -228,7 +228,7 @@ def test_the_token_goes_to_the_endpoint_alone(
     server = JsonServer(lambda _: Response(307, b"", {"Location": other.url}), authority.context())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.file))
     login: Any = Credentials
-    monkeypatch.setattr(remote, "google_login", lambda: (login(token="FAKE-token"), None))
+    monkeypatch.setattr("google.auth.default", lambda **_: (login(token="FAKE-token"), None))
     pool = make(Limits(rpm=5), ["team-1"])
     read(pool, server.url)
     (request,) = server.requests
@@ -249,14 +249,14 @@ def test_a_login_that_fails_is_named_by_its_class(
     from google.auth.exceptions import RefreshError
     from google.oauth2.credentials import Credentials
 
-    def login() -> Any:
+    def login(**_: Any) -> Any:
         if fails == "login":
             raise RefreshError("FAKE-secret")
         made: Any = Credentials
         return made(None, refresh_token="FAKE-secret", token_uri=nowhere), None
 
     nowhere = f"http://127.0.0.1:{closed_port()}"
-    monkeypatch.setattr(remote, "google_login", login)
+    monkeypatch.setattr("google.auth.default", login)
     read(make(Limits(rpm=5), ["team-1"]), "https://127.0.0.1:9")
     (warning,) = warnings_in(caplog)
     assert "RefreshError" in warning or "TransportError" in warning
@@ -264,7 +264,7 @@ def test_a_login_that_fails_is_named_by_its_class(
 
 
 def test_no_login_is_made_for_a_fake(make, gemini, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "google_login", lambda: pytest.fail("a login"))
+    monkeypatch.setattr("google.auth.default", lambda **_: pytest.fail("a login"))
     read(make(Limits(rpm=5), ["team-1"]), gemini.url)
     assert set(gemini.quota_reads) == {"team-1"}
 

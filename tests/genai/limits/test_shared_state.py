@@ -12,7 +12,7 @@ from support.states import Faulty, degrading
 
 import keyrot_middleware
 from keyrot_middleware import KeyManager, KeyrotWarning
-from keyrot_middleware.state.memory import PAUSE_S
+from keyrot_middleware.state.fallback import PAUSE_S
 
 
 class Shared:

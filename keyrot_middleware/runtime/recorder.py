@@ -19,7 +19,6 @@ from ..core.activity import (
     BoundedNames,
     CallOutcome,
     CallRecord,
-    rows_of,
 )
 from ..core.commands import Settle
 from ..core.flow import Exhausted
@@ -63,8 +62,6 @@ class Activity:
             zone: Where its days end.
         """
         self.now = now
-        self.watch: Callable[[CallRecord], object] = lambda _: None
-        """Is called with each call that ended, soon after it."""
         self.redact: Callable[[str], str] = str
         """Hides keys in what a service wrote."""
         self._state, self._price, self._count_keys = state, price, count_keys
@@ -86,7 +83,7 @@ class Activity:
             self._count_new()
             batch, self._batch = self._batch, self._new_batch()
         if batch:
-            self._state.add_activity(rows_of(batch))
+            self._state.add_activity(batch.rows())
 
     def read(self) -> ActivityLog:
         """Return what is kept of the calls, the new ones included."""
@@ -99,11 +96,10 @@ class Activity:
         try:
             while new:
                 record = new.popleft()
-                cost = record.usage.cost_usd
-                if cost is None and record.usage is not NO_USAGE:
-                    cost = self._price(record)
-                batch.add(record, cost)
-                self.watch(record)
+                usage = record.usage
+                if usage.cost_usd is None and usage is not NO_USAGE:
+                    usage = usage._replace(cost_usd=self._price(record))
+                batch.add(record._replace(usage=usage))
         except Exception:
             handle_internal_error("activity")
 

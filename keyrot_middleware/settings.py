@@ -345,8 +345,6 @@ class Settings(BaseModel):
     limits_from: Annotated[Literal["google"], _Lower] | None = None
     """`google`: [read the limits](limits.md#where-limits-come-from) of Google Cloud projects each
     hour, with the program's Google login (extra `gcp`)"""
-    tracing: Annotated[Literal["off", "otlp"], _Lower] = "off"
-    """`otlp`: set up a tracer provider and exporter if the program has none (extra `otlp`)"""
     call_spans: bool = True
     """`false`: emit spans for attempts only"""
     trace_url: Annotated[str, AfterValidator(_good_trace_url)] | None = None
@@ -399,7 +397,6 @@ class SettingArguments(TypedDict, total=False):
     fallback_models: str | Sequence[str] | None
     workloads: str | Mapping[str, WorkloadArguments] | None
     limits_from: Literal["google"] | None
-    tracing: Literal["off", "otlp"] | None
     call_spans: bool | None
     trace_url: str | None
 

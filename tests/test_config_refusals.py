@@ -69,11 +69,11 @@ def test_the_error_for_a_wrong_value_has_the_value_and_what_is_allowed(
 
 def test_the_error_names_the_layer_of_the_wrong_value(here, monkeypatch) -> None:
     """An argument, a variable and a line of .env are distinguished."""
-    (here / ".env").write_text("KEYROT_TRACING=x\n")
-    assert wrong().startswith("KEYROT_TRACING in .env: ")
-    monkeypatch.setenv("KEYROT_TRACING", "y")
-    assert wrong().startswith("KEYROT_TRACING: ")
-    assert wrong(tracing="z").startswith("install(tracing=…): ")
+    (here / ".env").write_text("KEYROT_STRATEGY=x\n")
+    assert wrong().startswith("KEYROT_STRATEGY in .env: ")
+    monkeypatch.setenv("KEYROT_STRATEGY", "y")
+    assert wrong().startswith("KEYROT_STRATEGY: ")
+    assert wrong(strategy="z").startswith("install(strategy=…): ")
 
 
 def test_all_problems_come_in_one_error(here, monkeypatch) -> None:

@@ -30,7 +30,6 @@ from ..secrets.cache import SecretCache
 from ..secrets.stores import open_secret_cache
 from ..settings import ENV_NAMES, SECRET_SETTINGS, Config, load
 from ..telemetry.logs import format_time
-from ..telemetry.otel import OtlpExport
 from .status import console, escape, open_configured, table
 
 MAX_TEXT = 200
@@ -82,8 +81,6 @@ def _make_report(config: Config, *, live: bool, model: str | None) -> dict[str, 
     warnings = [*config.warnings, *_bypass_warnings(config)]
     state, known = _look_at_state(config, secrets, problems)
     try:
-        if config.settings.tracing == "otlp":
-            OtlpExport()
         open_receivers(None, config.settings.alerts, ())
         warnings += doubts(config, secrets)
     except ConfigError as error:

@@ -79,9 +79,6 @@ def _check(
 @app.command("status")
 def _status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Update every two seconds, until Ctrl-C.")
-    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Exit code 1 if calls are not served, or fail.")
     ] = False,
@@ -89,7 +86,7 @@ def _status(
     """Show whether calls are served, and each key; exit code 1 if there is nothing to read."""
     from .status import status  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(status(as_json=as_json, watch=watch, check=check))
+    raise typer.Exit(status(as_json=as_json, check=check))
 
 
 @app.command("explain")

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -14,7 +14,6 @@ from typing import Any
 
 from rich import markup
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 
 from ..adapters.key_check import check_key
@@ -32,18 +31,15 @@ from ..settings import Config, load, next_models, terms_of
 from ..state import State, open_shared
 
 USD_PERIODS = {"10m": "in ten minutes", "day": "a day", "month": "a month"}
-EVERY_S = 2.0
-"""Between two looks of `--watch`."""
 PIPE_WIDTH = 400
 """Columns without a terminal, so that each key is one line."""
 
 
-def status(*, as_json: bool, watch: bool, check: bool) -> int:
+def status(*, as_json: bool, check: bool) -> int:
     """Print how the keys are, and first whether calls are served.
 
     Args:
-        as_json: Print JSON; with *watch* a line for each look.
-        watch: Look again every two seconds, until Ctrl-C.
+        as_json: Print JSON.
         check: Return 1 where calls of a model and a workload are not served, or fail.
 
     Returns:
@@ -51,17 +47,12 @@ def status(*, as_json: bool, watch: bool, check: bool) -> int:
     """
 
     def show(report: PoolReport) -> int:
-        found, out = {}, console(PIPE_WIDTH)
-        live = Live(console=out, auto_refresh=False) if watch and out.is_terminal else None
-        with live or nullcontext(), suppress(KeyboardInterrupt):
-            for found in _looks(report, watch):
-                if as_json:
-                    print(json.dumps(found, indent=None if watch else 2), flush=True)
-                elif live:
-                    live.update(_draw(found), refresh=True)
-                else:
-                    out.print(_draw(found))
-        calls = found.get("summary", {}).get("calls", ())
+        found = _look(report)
+        if as_json:
+            print(json.dumps(found, indent=2))
+        else:
+            console(PIPE_WIDTH).print(_draw(found))
+        calls = found["summary"]["calls"]
         return int(check and any(one["answer"] in ("no", "failing") for one in calls))
 
     return _with_report(show, as_json)
@@ -99,7 +90,7 @@ def limits(*, as_json: bool) -> int:
     """
 
     def show(report: PoolReport) -> int:
-        (found,) = _looks(report, watch=False)
+        found = _look(report)
         if as_json:
             runs_out = {one["model"]: one["runs_out_at"] for one in found["summary"]["calls"]}
             rows = [
@@ -167,30 +158,18 @@ def _with_report(work: Callable[[PoolReport], int], as_json: bool = False) -> in
     return 1
 
 
-def _looks(report: PoolReport, watch: bool) -> Iterator[dict[str, Any]]:
-    """Yield the status with all keys, once or, to *watch*, again and again."""
-    while True:
-        try:
-            found = report.status(limit=LIMIT_MAX)
-            while len(found["keys"]) < found["total"]:
-                more = report.status(offset=len(found["keys"]), limit=LIMIT_MAX)
-                found["keys"] += more["keys"] or [{}] * found["total"]
-                found["summary"]["projects"] |= more["summary"]["projects"]
-            found["keys"] = [key for key in found["keys"] if key]
-            yield found | {"limit": len(found["keys"])}
-        except KeyrotError as error:
-            if not watch:
-                raise
-            yield {"error": str(error)}
-        if not watch:
-            return
-        time.sleep(EVERY_S)
+def _look(report: PoolReport) -> dict[str, Any]:
+    """Return the status, with all keys."""
+    found = report.status(limit=LIMIT_MAX)
+    for offset in range(LIMIT_MAX, found["total"], LIMIT_MAX):
+        more = report.status(offset=offset, limit=LIMIT_MAX)
+        found["keys"] += more["keys"]
+        found["summary"]["projects"] |= more["summary"]["projects"]
+    return found | {"limit": len(found["keys"])}
 
 
 def _draw(found: dict[str, Any]) -> RenderableType:
     """Draw what is said first, a line for each key, problems first, and what is used of limits."""
-    if "error" in found:
-        return f"[red]{escape(found['error'])}[/]"
     now = datetime.fromisoformat(found["at"])
     where = f"Pool {escape(found['pool'])} in {escape(found['state_url'])}"
     drawn = table(f"{where}, {now:%H:%M:%S} UTC", "key", "state", "back", "project", "reason")
@@ -283,7 +262,6 @@ def _limits(found: dict[str, Any]) -> RenderableType:
     drawn = table("Used, of each limit", "project", "model", *WINDOWS, "")
     for key, model, used in rows:
         notes = [f"use {key['use']:g}"] if key["use"] != 1 else []
-        notes += [used["held_back"]] if used["held_back"] else []
         if used["runs_out_at"]:
             notes.append(f"RPD {_used_up(used['runs_out_at'], now)}")
         elif used["reason"] == "quota_day":
@@ -376,7 +354,7 @@ def _report(config: Config, state: State) -> PoolReport:
         return found
 
     def rows() -> list[Row]:
-        return look(state, keys(), missing, settings_of_calls.terms.get(None), time.time())
+        return look(state, keys(), missing)
 
     def selector() -> Selector:
         return Selector([k for k in keys() if k.key_id not in missing], config.policy.strategy)

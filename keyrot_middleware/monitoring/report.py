@@ -344,12 +344,7 @@ class PoolReport:
         at, rows = self.now(), self.rows()
         settings, selector = self.settings(at), self.selector()
         calls = judge_calls(self.state, selector, self.activity, settings, _rejected(rows), now=at)
-        shares: dict[str, float] = {}
-        for one in calls:
-            terms = settings.terms.get(one.workload)
-            share = 1.0 if terms is None else terms.share
-            shares[one.model] = max(shares.get(one.model, 0.0), share)
-        runs_out = view.forecast(rows, self.activity, at, shares)
+        runs_out = view.forecast(rows, self.activity, at)
         rows.sort(key=lambda row: view.URGENCY.index(row.overall.state))
         return Look(at, rows, calls, runs_out, emptied_at(self.state, at))
 
@@ -533,7 +528,7 @@ def pool_rows(pool: Pool) -> list[Row]:
     ]
     unresolved = pool.secrets.unresolved
     missing = {k.key_id: unresolved.get(k.key_id, "") for k in keys if k.key_id not in selector}
-    return view.look(pool.state, keys, missing, pool.terms.get(None), pool.clock.time())
+    return view.look(pool.state, keys, missing)
 
 
 def levels(pool: Pool, report: PoolReport, metric: str) -> Iterator[tuple[float, dict[str, str]]]:

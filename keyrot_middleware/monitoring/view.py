@@ -32,8 +32,6 @@ from ..core.model import (
     CallInfo,
     Candidate,
     Limits,
-    Terms,
-    part_of,
     project_name,
     smaller_limit,
 )
@@ -77,8 +75,6 @@ class ModelUsage(TypedDict):
     from its list of quotas."""
     available: bool
     available_at: str | None
-    held_back: str | None
-    """What other workloads leave to those that are first."""
     runs_out_at: str | None
     """When its requests of the day are used up at the rate of the last hour; None: they last."""
 
@@ -124,8 +120,6 @@ class Row:
     models: dict[str, Availability]
     """Of each model in use that it could serve."""
     overall: Availability
-    held_back: dict[str, str] = field(default_factory=dict)
-    """What others leave to workloads that are first, by model."""
     runs_out: dict[str, float] = field(default_factory=dict)
     """When its project's day ends early, by model; see `forecast`."""
 
@@ -147,21 +141,13 @@ class Look(NamedTuple):
 # The state of keys -------------------------------------------------------------------------------
 
 
-def look(
-    state: State,
-    keys: Iterable[Candidate],
-    missing: Mapping[str, str] = {},
-    others: Terms | None = None,
-    now: float = 0.0,
-) -> list[Row]:
+def look(state: State, keys: Iterable[Candidate], missing: Mapping[str, str] = {}) -> list[Row]:
     """Return how each of *keys* is now, for the smallest request; nothing is reserved.
 
     Args:
         state: What calls have left.
         keys: All keys of a pool.
         missing: Why keys have no value, by id.
-        others: What workloads that no setting names may use.
-        now: Epoch seconds, if *others* are given.
     """
     keys = list(keys)
     known = state.snapshot(keys)
@@ -184,26 +170,9 @@ def look(
         # Available for one model, or else blocked until it is for the first one.
         whole = min(mine.values(), key=lambda one: (one != AVAILABLE, one.at or inf), default=None)
         whole = whole or of_key(health, any_model.get(key.key_id))
-        return Row(key, health, mine, whole, _held_back(key, health, others, now))
+        return Row(key, health, mine, whole)
 
     return [row(key) for key in keys]
-
-
-def _held_back(
-    key: Candidate, health: KeyHealth, others: Terms | None, now: float
-) -> dict[str, str]:
-    """Say what other workloads leave to those that are first, by model."""
-    found = {}
-    for used in health.used if others is not None else ():
-        limits = _limits(key, used)
-        notes = [
-            others.note("first", kept.reason, kept.amount, kept.limit)
-            for kept in (used.first.kept(limits, now) if used.first else ())
-            if others is not None and kept.amount
-        ]
-        if notes:
-            found[used.bucket] = "; ".join(notes)
-    return found
 
 
 def _by_model(
@@ -308,7 +277,6 @@ def _usage(row: Row, model: str) -> ModelUsage:
         "available": here == AVAILABLE,
         "available_at": iso(here.at),
         "reason": here.reason,
-        "held_back": row.held_back.get(model),
         "runs_out_at": iso(row.runs_out.get(model)),
         **windows,
     }
@@ -321,12 +289,7 @@ def used_of(known: KeyHealth, model: str) -> Used:
     return next(found, Used(model, 0, 0, 0))
 
 
-def forecast(
-    rows: Sequence[Row],
-    activity: Activity,
-    now: float,
-    shares: Mapping[str, float],
-) -> dict[str, float]:
+def forecast(rows: Sequence[Row], activity: Activity, now: float) -> dict[str, float]:
     """Find out when requests per day are used up at the rate of the last hour, if that is today.
 
     That of each project is in its rows. The rates of large pools are not known.
@@ -335,7 +298,6 @@ def forecast(
         rows: The keys.
         activity: The rates.
         now: Epoch seconds.
-        shares: Which part of each limit those may use who call a model; 1 if it is not there.
 
     Returns:
         When those of all keys that can serve a model are, by model, epoch seconds.
@@ -355,7 +317,7 @@ def forecast(
     for model, names in quotas.items():
         left_in_pool = []
         for name, users in names.items():
-            left = min(_left_today(row, model, shares.get(model, 1.0)) for row in users)
+            left = min(_left_today(row, model) for row in users)
             for row in users if ends(left, counts[name]) < end else ():
                 row.runs_out[model] = ends(left, counts[name])
             if any(_serves_before(end, row.models.get(model)) for row in users):
@@ -366,9 +328,9 @@ def forecast(
     return found
 
 
-def _left_today(row: Row, model: str, share: float) -> float:
+def _left_today(row: Row, model: str) -> float:
     day = limit_windows(row.key, used_of(row.known, model))["rpd"]
-    return inf if day["limit"] is None else max(part_of(day["limit"], share) - day["used"], 0)
+    return inf if day["limit"] is None else max(day["limit"] - day["used"], 0)
 
 
 def _serves_before(end: float, here: Availability | None) -> bool:

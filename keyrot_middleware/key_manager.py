@@ -37,8 +37,8 @@ from .core.model import (
     Usage,
     Verdict,
 )
-from .core.text import did_you_mean
 from .errors import ConfigError
+from .keys_file import one_of
 from .locks import Lock
 from .monitoring.report import pool_health, source_of
 from .monitoring.view import HealthStatus
@@ -258,7 +258,7 @@ class KeyManager:
             ValueError: The number of tokens is negative or no integer, or the platform is unknown.
         """
         _check_count("tokens_needed", tokens_needed)
-        _check_platform(platform)
+        one_of(platform, providers.platforms())
         excluded = frozenset((exclude,) if isinstance(exclude, str) else exclude)
         pool, model = self._pool, model_preference or ""
         info = CallInfo(model, "generateContent", tokens_needed, platform=platform)
@@ -406,7 +406,7 @@ class KeyManager:
             KeyrotError: The tokens are negative.
             ValueError: There is no such platform.
         """
-        _check_platform(platform)
+        one_of(platform, providers.platforms())
         return source_of(self._pool).explain(model, tokens, workload, platform)
 
     def _left_out(self, info: CallInfo, exclude: Collection[str], now: float) -> dict[str, Block]:
@@ -445,15 +445,6 @@ class KeyManager:
 def _report(verdict: Verdict, until: float | None) -> Report:
     at = datetime.fromtimestamp(until, UTC) if until is not None else None
     return Report(verdict.failure, verdict.rotate, at)
-
-
-def _check_platform(platform: object) -> None:
-    allowed = providers.platforms()
-    if platform not in allowed:
-        raise ValueError(
-            f"platform: found {display(platform)}; allowed: {', '.join(allowed)}."
-            f"{did_you_mean(str(platform), allowed)}"
-        )
 
 
 def get_key_manager() -> KeyManager:

@@ -31,7 +31,7 @@ from pydantic import (
 
 from . import providers
 from .core.model import LAST_RESORT, POOL_KEY, Candidate, RetryPolicy, Strategy, Terms
-from .core.text import did_you_mean, mask_url
+from .core.text import did_you_mean
 from .errors import EVENTS, ConfigError, EventName
 from .keys_file import (
     ALLOWED_CHARACTERS,
@@ -48,6 +48,7 @@ from .keys_file import (
     entry_point_stores,
     file_version,
     is_known_scheme,
+    one_of,
     read_keys,
     sentence,
 )
@@ -57,7 +58,6 @@ from .providers.keys import display, hide_secrets, mask_keys
 GOOGLE_HOST, VERTEX_HOST = Gemini.hosts[0], VertexExpress.hosts[0]
 MAX_MODELS = 8
 """Models that one request may be sent to."""
-_MODEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 LONGEST_S = 366 * 86400
 """The longest time that a setting may be. A longer one is a mistake, and ends after year 9999."""
 STATE_SCHEMES = (
@@ -84,8 +84,6 @@ _HOST = re.compile(
     r"(?(1)((?:/(?!\.)[\w.~-]+)*))"
 )
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
-_HTTP_URL = re.compile(r"https?://[^\s/?#@\\]+(?:[/?#][!-~]*)?")
 
 
 def _plain(value: object) -> object:
@@ -110,12 +108,6 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-def _good_url(url: SecretStr) -> SecretStr:
-    if not _URL.fullmatch(url.get_secret_value()):
-        raise ValueError("one of them is no URL (not shown); allowed: such as json://, mailto://")
-    return url
-
-
 def next_models(chains: Iterable[str]) -> dict[str, str]:
     """Return the model that follows each model.
 
@@ -123,37 +115,21 @@ def next_models(chains: Iterable[str]) -> dict[str, str]:
         chains: Such as `a>b>c`.
 
     Raises:
-        ValueError: What is wrong in them, and what is allowed.
+        ValueError: They are too long together, or go two ways.
     """
     following: dict[str, str] = {}
     for chain in chains:
         models = [name.strip().removeprefix("models/") for name in chain.split(">")]
-        for name in models:
-            if not _MODEL.fullmatch(name):
-                raise _wrong_chain(f"{display(name)} in {display(chain)}, which is no model")
-        if len(models) < 2:
-            raise _wrong_chain(f"{display(chain)}, which names no model after the first")
         for model, after in pairwise(models):
             if following.setdefault(model, after) != after:
-                raise _wrong_chain(f"{display(model)} with two models after it")
+                raise ValueError(f"found {display(model)} with two models after it")
     for model in following:
-        _check_length(model, following)
+        found = [model]
+        while (after := following.get(found[-1], "")) and len(found) <= MAX_MODELS:
+            found.append(after)
+        if len(found) > MAX_MODELS:
+            raise ValueError(f"found a circle, or over {MAX_MODELS} models, from {display(model)}")
     return following
-
-
-def _wrong_chain(found: str) -> ValueError:
-    allowed = f"chains of up to {MAX_MODELS} models such as a>b,c>d"
-    return ValueError(f"found {found}; allowed: {allowed}")
-
-
-def _check_length(model: str, following: Mapping[str, str]) -> None:
-    seen = [model]
-    while (after := following.get(seen[-1])) is not None:
-        if after in seen:
-            raise _wrong_chain(f"{display(after)} twice in one chain")
-        seen.append(after)
-    if len(seen) > MAX_MODELS:
-        raise _wrong_chain(f"{len(seen)} models in the chain of {display(model)}")
 
 
 def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:
@@ -176,11 +152,8 @@ def _good_host(host: str) -> str:
 
 
 def _good_store(store: str) -> str:
-    if is_known_scheme(store):
-        return store
     known = (*BUILT_STORES, *entry_point_stores())
-    hint = did_you_mean(store, known)
-    raise ValueError(f"found {display(store)}; allowed: {', '.join(known)}.{hint}")
+    return store if is_known_scheme(store) else one_of(store, known)
 
 
 def _good_state(url: str) -> str:
@@ -199,20 +172,7 @@ def _good_state(url: str) -> str:
     raise ValueError(f"found {display(url)}; allowed: {allowed}")
 
 
-def _good_trace_url(url: str) -> str:
-    if TRACE_ID not in url or not _HTTP_URL.fullmatch(url.replace(TRACE_ID, "0")):
-        raise ValueError(f"found {display(mask_url(url))}; allowed: an address with {TRACE_ID}")
-    return url
-
-
-def _some(found: tuple[str, ...]) -> tuple[str, ...]:
-    if not found:
-        raise ValueError("found none")
-    return found
-
-
 _Lower = BeforeValidator(_lower)
-_Some = AfterValidator(_some)
 _CSV = (AfterValidator(lambda found: tuple(dict.fromkeys(found))), _split(","))
 _Whole = Annotated[int, Field(ge=0)]
 _Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
@@ -234,7 +194,12 @@ class Workload(BaseModel):
 
 
 _POOL_NAME, _WORKLOAD_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", r"^[^\x00-\x1f]{1,100}$"
+_MODEL = r"\s*(?:models/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?\s*"
+_CHAIN = rf"^{_MODEL}(?:>{_MODEL}){{1,{MAX_MODELS - 1}}}$"
+_TRACE_URL = r"^https?://[^\s/?#@\\]+[/?#][!-~]*\{trace_id\}[!-~]*$"
 ALLOWED_CHARACTERS |= {
+    _CHAIN: f"chains of up to {MAX_MODELS} models such as a>b,c>d",
+    _TRACE_URL: f"an address with {TRACE_ID}",
     _POOL_NAME: "up to 64 letters, digits and _ . -, a letter or digit first",
     _WORKLOAD_NAME: "names of 1 to 100 characters, none of them a control character",
 }
@@ -297,7 +262,7 @@ class Settings(BaseModel):
     """part of each limit that this process may use [while the shared state is
     down](redis.md#when-redis-fails)"""
     alerts: Annotated[
-        tuple[Annotated[SecretStr, AfterValidator(_good_url)], ...],
+        tuple[SecretStr, ...],
         _split(r"[\s,]+(?=(?i:[a-z][a-z0-9+.-]*)://)"),
     ] = ()
     """where [alerts](alerts.md) are sent: URLs of [Apprise](https://github.com/caronc/apprise),
@@ -307,7 +272,7 @@ class Settings(BaseModel):
     pool: Annotated[str, Field(pattern=_POOL_NAME)] = "default"
     """name of the pool in logs, spans and the shared state; use one name per service"""
     allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_good_host)], ...], _Some, *_CSV
+        tuple[Annotated[str, AfterValidator(_good_host)], ...], Field(min_length=1), *_CSV
     ] = (GOOGLE_HOST, VERTEX_HOST)
     """hosts that may receive keys of the pool over TLS (loopback also over plain HTTP), as `host`
     or `host:port`; `http://host:port` allows plain HTTP, `openai=host/path` a path for keys of one
@@ -315,7 +280,7 @@ class Settings(BaseModel):
     of [express mode](express-mode.md) alone, the first for all others"""
     clients: Annotated[tuple[Client, ...], *_CSV] = CLIENTS
     """libraries whose requests use the pool: see [openai, litellm, plain HTTP](http-clients.md)"""
-    tiers: Annotated[tuple[Tier, ...], _Some, *_CSV] | None = None
+    tiers: Annotated[tuple[Tier, ...], Field(min_length=1), *_CSV] | None = None
     """calls use only keys of these [tiers](tiers.md): `free`, `tier1`, `tier2`, `tier3`, `paid`
     (every paid one), comma-separated"""
     strategy: Annotated[Strategy, _Lower] = "spread"
@@ -335,7 +300,10 @@ class Settings(BaseModel):
     cooldown_max_s: _SomeSeconds = 900.0
     """longest such cooldown"""
     fallback_models: Annotated[
-        tuple[str, ...], AfterValidator(_good_chains), _CSV[0], _split("[,;]")
+        tuple[Annotated[str, Field(pattern=_CHAIN)], ...],
+        AfterValidator(_good_chains),
+        _CSV[0],
+        _split("[,;]"),
     ] = ()
     """chains such as `gemini-3.8-flash>gemini-3.6-flash`, separated by commas or semicolons: where
     a request goes [when no key can serve its model](model-fallback.md)"""
@@ -347,7 +315,7 @@ class Settings(BaseModel):
     hour, with the program's Google login (extra `gcp`)"""
     call_spans: bool = True
     """`false`: emit spans for attempts only"""
-    trace_url: Annotated[str, AfterValidator(_good_trace_url)] | None = None
+    trace_url: Annotated[str, Field(pattern=_TRACE_URL)] | None = None
     """where your tracing shows a trace, such as `https://jaeger.example/trace/{trace_id}`: [the
     page](page.md) links each call to it"""
 
@@ -679,10 +647,8 @@ def load(**overrides: Any) -> Config:
 def _env_file(problems: list[str]) -> dict[str, str | None]:
     try:
         return read_env_file()
-    except UnicodeDecodeError as error:
-        problems.append(f".env is not UTF-8 text, at byte {error.start}; save it as UTF-8")
-    except OSError as error:
-        problems.append(f".env cannot be read: {error.strerror}")
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f".env cannot be read: {error}")
     return {}
 
 

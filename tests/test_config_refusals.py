@@ -36,7 +36,7 @@ SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
         ("KEYROT_ALLOWED_HOSTS", f"{GOOGLE_HOST},x.test/v1", '"x.test/v1"', "host or host:port"),
         ("KEYROT_ALLOWED_HOSTS", "x.test:99999", '"x.test:99999"', "host or host:port"),
         ("KEYROT_ALLOWED_HOSTS", "*.test", '"*.test"', "in full"),
-        ("KEYROT_ALLOWED_HOSTS", ",", "found none", "."),
+        ("KEYROT_ALLOWED_HOSTS", ",", "found a list", "at least 1 item"),
         ("KEYROT_ALLOWED_HOSTS", "https://u:a/b@x", '"https://[redacted]@x"', "host or host:port"),
         ("KEYROT_STRATEGY", "sprad", '"sprad"', "'sticky'. Did you mean \"spread\"?"),
         ("KEYROT_CLIENTS", "httpx,request", '"request"', 'Did you mean "requests"?'),
@@ -51,7 +51,7 @@ SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
         ("KEYROT_WORKLOADS", '{"a": {"frist": true}}', "a.frist", 'Did you mean "first"?'),
         ("KEYROT_WORKLOADS", '{"a": {"usd": "5"}}', '"a.usd": found "5"', 'such as {"day": 5}'),
         ("KEYROT_WORKLOADS", '{"a\\nb": {}}', "found", "none of them a control character"),
-        ("KEYROT_FALLBACK_MODELS", "a->b", '"a-"', "chains of up to"),
+        ("KEYROT_FALLBACK_MODELS", "a->b", '"a->b"', "chains of up to"),
         ("KEYROT_KEYS_FILE", "gone.json", "no such file", "keys_example.json"),
     ],
 )
@@ -135,7 +135,7 @@ def test_no_secret_is_ever_shown(here, monkeypatch) -> None:
 def test_a_file_of_another_encoding_is_an_error(here) -> None:
     """A .env that is not UTF-8 is an error of ours, not a UnicodeDecodeError."""
     (here / ".env").write_bytes(b"KEYROT_POOL=\xff\xfe\n")
-    assert ".env is not UTF-8 text" in wrong()
+    assert ".env cannot be read: 'utf-8' codec" in wrong()
 
 
 WRONG: tuple[object, ...] = (3, 1.5, object(), [3], {"a": 1}, (None,), {1}, "\ud800")

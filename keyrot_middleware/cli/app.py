@@ -102,16 +102,6 @@ def _explain(
     raise typer.Exit(explain(model, tokens, workload, as_json=as_json))
 
 
-@app.command("limits")
-def _limits(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Show what is used of each limit, where it is from, and when the day's runs out."""
-    from .status import limits  # noqa: PLC0415 - each command loads what it needs
-
-    raise typer.Exit(limits(as_json=as_json))
-
-
 _Host = Annotated[str, typer.Option(help="Where to listen.")]
 _Port = Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)]
 

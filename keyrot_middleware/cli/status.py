@@ -1,4 +1,4 @@
-"""A shared pool while services run: `keyrot status`, `limits`, `explain`, `reset` and others."""
+"""A shared pool while services run: `keyrot status`, `explain`, `reset` and others."""
 
 from __future__ import annotations
 
@@ -78,30 +78,6 @@ def explain(model: str, tokens: int, workload: str, *, as_json: bool) -> int:
         else:
             _show_explanation(found)
         return 0 if found["key_id"] is not None else 1
-
-    return _with_report(show, as_json)
-
-
-def limits(*, as_json: bool) -> int:
-    """Print what is used of each limit of a project and model; return 0, or 1 if that is not known.
-
-    Args:
-        as_json: Print JSON.
-    """
-
-    def show(report: PoolReport) -> int:
-        found = _look(report)
-        if as_json:
-            runs_out = {one["model"]: one["runs_out_at"] for one in found["summary"]["calls"]}
-            rows = [
-                {"project": key["project"] or key["key_id"], "model": m, "use": key["use"], **used}
-                for key, m, used in _used(found["keys"])
-            ]
-            listed = {name: found[name] for name in ("pool", "at")}
-            print(json.dumps({**listed, "models": runs_out, "limits": rows}, indent=2))
-        else:
-            console(PIPE_WIDTH).print(Group(*_running_out(found), _limits(found)))
-        return 0
 
     return _with_report(show, as_json)
 
@@ -192,7 +168,10 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
     if found["degraded"]:
         yield "[yellow]Degraded: the shared state cannot be reached[/]"
     yield from map(escape, lines_of(summary["headline"]))
-    yield from _running_out(found)
+    now = datetime.fromisoformat(found["at"])
+    ends = {one["model"]: one["runs_out_at"] for one in summary["calls"] if one["runs_out_at"]}
+    for name, at in ends.items():
+        yield f"RPD of all keys for {escape(name)}: {_used_up(at, now)}"
     if summary["today"]["cost_usd"]:
         partly = ", partly estimated" if summary["today"]["estimated_tokens"] else ""
         since = f"since {summary['midnight']}{partly}"
@@ -211,12 +190,6 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
             f"There are no records of a pool {found['pool']!r} in this state: no call has been "
             "made through it yet, or KEYROT_POOL names another pool than that of your services."
         )
-
-
-def _running_out(found: dict[str, Any]) -> list[str]:
-    now, calls = datetime.fromisoformat(found["at"]), found["summary"]["calls"]
-    ends = {one["model"]: one["runs_out_at"] for one in calls if one["runs_out_at"]}
-    return [f"RPD of all keys for {escape(name)}: {_used_up(at, now)}" for name, at in ends.items()]
 
 
 def _used_up(at: str, now: datetime) -> str:
@@ -244,30 +217,24 @@ def _reason(key: dict[str, Any]) -> str:
     return "; ".join(parts) or "-"
 
 
-def _used(keys: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """Return a key of each project, a model, and what is used of its limits."""
-    found = {
-        (key["project"] or key["key_id"], model): (key, model, used)
-        for key in reversed(keys)
-        for model, used in key["used"].items()
-    }
-    return [found[name] for name in sorted(found)]
-
-
 def _limits(found: dict[str, Any]) -> RenderableType:
     """Draw what each project has used of each limit, where that is from, and how long it lasts."""
-    now, rows = datetime.fromisoformat(found["at"]), _used(found["keys"])
+    now = datetime.fromisoformat(found["at"])
+    rows = {
+        (key["project"] or key["key_id"], model): (key, used)
+        for key in reversed(found["keys"])
+        for model, used in key["used"].items()
+    }
     if not rows:
         return "No model was used today: limits are shown from the first call on."
     drawn = table("Used, of each limit", "project", "model", *WINDOWS, "")
-    for key, model, used in rows:
+    for (name, model), (key, used) in sorted(rows.items()):
         notes = [f"use {key['use']:g}"] if key["use"] != 1 else []
         if used["runs_out_at"]:
             notes.append(f"RPD {_used_up(used['runs_out_at'], now)}")
         elif used["reason"] == "quota_day":
             notes.append(f"refused until {short_time(used['available_at'])}")
         windows = [_window(used[name]) for name in WINDOWS]
-        name = key["project"] or key["key_id"]
         drawn.add_row(*map(escape, (name, model, *windows, "; ".join(notes))))
     return drawn
 

@@ -33,7 +33,7 @@ from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
 from ..core.judgement import Judgement, judge
 from ..core.model import USD_REASONS, CallInfo, project_name
-from ..core.text import did_you_mean, one_line, remaining, utc
+from ..core.text import one_line, remaining, utc
 from ..core.windows import HOUR_S, next_midnight
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
@@ -145,23 +145,19 @@ def open_receivers(
         raise MissingExtraError(wanted_by=variable, package="apprise", extra="alerts") from None
     for number, url in enumerate(urls, 1):
         # No variable holds the text of a URL: error reporters show those of a traceback.
-        scheme = url.get_secret_value().partition("://")[0].lower()
         log = logging.getLogger("apprise")  # it logs what is wrong in a URL
         before, log.disabled = log.disabled, True
         with warnings.catch_warnings(action="ignore"):  # of deprecated modules that it imports
             service = apprise.Apprise.instantiate(url.get_secret_value())
         log.disabled = before
+        name = f"{variable}, entry {number}"
         if service is None:
-            known = apprise.NotificationManager().schemas()
-            found = f"found the unknown scheme {display(scheme)}"
-            found = "Apprise cannot use this URL (not shown)" if scheme in known else found
             raise ConfigError(
-                f"{variable}, entry {number} ({scheme}://): {found}; allowed: URLs of Apprise, as "
-                f"mailto://, slack://, discord:// and json://.{did_you_mean(scheme, known)}"
+                f"{name}: Apprise cannot use this URL (not shown); allowed: URLs of Apprise, as "
+                "mailto://, slack://, discord:// and json://"
             )
         service.socket_connect_timeout = min(service.socket_connect_timeout, TIMEOUT_MAX_S)
         service.socket_read_timeout = min(service.socket_read_timeout, TIMEOUT_MAX_S)
-        name = f"{variable}, entry {number} ({scheme}://)"
         receivers.append(Receiver(name, partial(_send, service), TRIES, events))
     return receivers
 
@@ -352,7 +348,7 @@ class Alerts:
                 out = f"will have no requests per day (RPD) left for {model_label(model)}"
                 text = f"at the rate of the last hour, it {out} at {clock(at, seen.at)}"
                 until = next_midnight(seen.at, self._pool.policy.zone)
-                yield Fact(*fact[:2], text, None, "rpd", until, model, None, "keyrot limits")
+                yield Fact(*fact[:2], text, None, "rpd", until, model, None, "keyrot status")
 
     def _tell(self, fact: Fact, event: EventName, text: str) -> None:
         pool, now, until = self._pool, self._pool.clock.time(), fact.until
@@ -436,5 +432,5 @@ def _of_key(row: Row, now: float, midnight: float) -> Iterator[Fact]:
             model = model_label(used.bucket)
             share = f"{ratio:.0%} of its requests per day (RPD) for {model}"
             text, what = f"project {project} has used {share}", f"{project} {model}"
-            args = key_id, "rpd", midnight, used.bucket, None, "keyrot limits"
+            args = key_id, "rpd", midnight, used.bucket, None, "keyrot status"
             yield Fact("quota_80_percent", what, text, *args)

@@ -484,7 +484,8 @@ def headline(seen: Look, hour: Mapping[str, Any], *, degraded: bool) -> dict[str
         at = clock(seen.emptied_at, seen.at)
         said.insert(0, f"The shared state was emptied at {at}: {WHAT_IS_LOST}.")
     states = Counter(row.overall.state for row in seen.rows)
-    keys = f"{available_of(states['available'], len(seen.rows))}."
+    able = states["available"]
+    keys = f"{able:,} of {plural(len(seen.rows), 'key')} {'is' if able == 1 else 'are'} available."
     waits = f"; {hour['waits']:,} waited for a key" if hour["waits"] else ""
     is_fine = hour["failures"] and not hour["failed_calls"]
     last = "No call was made."
@@ -512,12 +513,6 @@ def lines_of(headline: Mapping[str, Any]) -> list[str]:
     first, *others = headline["sentences"]
     keys, hour = headline["keys"]["sentence"], headline["hour"]
     return [f"{first} {keys}", *others, *headline.get("unknown", ()), f"Last hour: {hour}"]
-
-
-def available_of(available: int, keys: int) -> str:
-    """Return `1 of 2 keys is available`."""
-    verb = "is" if available == 1 else "are"
-    return f"{available:,} of {plural(keys, 'key')} {verb} available"
 
 
 def _full_window(row: Row, reason: str, model: str) -> str:

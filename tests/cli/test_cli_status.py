@@ -171,16 +171,12 @@ def test_json_has_the_same_content(keyrot: Keyrot, service: Service) -> None:
 def test_limits_say_what_is_used_and_how_long_it_lasts(keyrot: Keyrot, service: Service) -> None:
     """By project and model, with where each limit is from."""
     called(service, "ok", Attempt("used_01", None, None, 0.1, bucket=INFO.model, requests=90))
-    drawn = keyrot("limits", **service.env, KEYROT_USE="0.9").stdout.splitlines()
+    drawn = keyrot("status", **service.env, KEYROT_USE="0.9").stdout
+    drawn = drawn[drawn.index("Used, of each limit") :].splitlines()
     rows = {line.split()[0]: " ".join(line.split()) for line in drawn if line.strip()}
     assert rows["p"] == f"p {INFO.model} 1/4 learned 10 1 use 0.9"
     ends = rf"used_01 {INFO.model} 3/9 conf\S+ 30/225,000 conf\S+ 3/450 conf\S+ use 0.9.*"
     assert re.fullmatch(ends, rows["used_01"])
-    found = json.loads(keyrot("limits", "--json", **service.env).stdout)
-    assert found["models"] == {INFO.model: None}  # not every key has a limit that is known
-    rows = {(one["project"], one["model"]): one for one in found["limits"]}
-    assert [name for name, _ in rows] == ["gone_01", "p", "used_01"]
-    assert rows["used_01", INFO.model]["rpd"] == {"used": 3, "limit": 500, "source": "configured"}
 
 
 def called(service: Service, outcome: Any, *attempts: Attempt, workload: str = "") -> None:
@@ -311,9 +307,7 @@ def test_an_unusable_url_is_reported_with_its_variable(keyrot, tmp_path, command
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(
-    ("command", "code"), [(("status",), 1), (("limits",), 1), (("reset", "idle_01"), 1)]
-)
+@pytest.mark.parametrize(("command", "code"), [(("status",), 1), (("reset", "idle_01"), 1)])
 def test_a_state_in_memory_is_reported_as_inside_each_process(
     keyrot, tmp_path, command, code
 ) -> None:

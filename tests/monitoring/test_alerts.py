@@ -486,7 +486,7 @@ def test_a_delivery_that_fails_is_tried_three_times(caplog: Any) -> None:
         webhook.close()
     messages = [text for text in caplog.messages if " failed (" in text]
     assert len(messages) == 1
-    assert "KEYROT_ALERTS, entry 1 (json://)" in messages[0]
+    assert "KEYROT_ALERTS, entry 1 failed" in messages[0]
 
 
 def test_urls_are_in_no_log(pool: Any, connect: Any, webhook: Webhook, caplog: Any) -> None:
@@ -508,23 +508,16 @@ def test_urls_are_in_no_log(pool: Any, connect: Any, webhook: Webhook, caplog: A
 SECRET = "FAKE-token-in-url"
 
 
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        (f"jsno://user:{SECRET}@host", 'unknown scheme "jsno"; allowed: URLs of Apprise'),
-        (f"jsno://user:{SECRET}@host", 'Did you mean "json"?'),
-        (f"slack://{SECRET}", "(slack://): Apprise cannot use this URL (not shown)"),
-    ],
-)
-def test_a_url_that_cannot_be_used_is_an_error(url: str, message: str, caplog: Any) -> None:
+@pytest.mark.parametrize("url", [f"jsno://user:{SECRET}@host", f"slack://{SECRET}", SECRET])
+def test_a_url_that_cannot_be_used_is_an_error(url: str, caplog: Any) -> None:
     """It names the setting and what is allowed, without the URL; nor do local variables hold it."""
     urls = [SecretStr("json://127.0.0.1:9"), SecretStr(url)]
     with caplog.at_level(logging.DEBUG), pytest.raises(ConfigError) as caught:
         open_receivers(None, urls, EVENTS)
     trace = TracebackException(caught.type, caught.value, caught.tb.tb_next, capture_locals=True)
     assert SECRET not in "".join(trace.format())
-    assert str(caught.value).startswith("KEYROT_ALERTS, entry 2 (")
-    assert message in str(caught.value)
+    text = "KEYROT_ALERTS, entry 2: Apprise cannot use this URL (not shown); allowed: URLs of"
+    assert str(caught.value).startswith(text)
     assert SECRET not in str(caught.value) + caplog.text
 
 

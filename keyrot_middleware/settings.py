@@ -172,7 +172,14 @@ def _good_state(url: str) -> str:
     raise ValueError(f"found {display(url)}; allowed: {allowed}")
 
 
+def _some(found: tuple[str, ...]) -> tuple[str, ...]:
+    if not found:
+        raise ValueError("found none")
+    return found
+
+
 _Lower = BeforeValidator(_lower)
+_Some = AfterValidator(_some)
 _CSV = (AfterValidator(lambda found: tuple(dict.fromkeys(found))), _split(","))
 _Whole = Annotated[int, Field(ge=0)]
 _Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
@@ -272,7 +279,7 @@ class Settings(BaseModel):
     pool: Annotated[str, Field(pattern=_POOL_NAME)] = "default"
     """name of the pool in logs, spans and the shared state; use one name per service"""
     allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_good_host)], ...], Field(min_length=1), *_CSV
+        tuple[Annotated[str, AfterValidator(_good_host)], ...], _Some, *_CSV
     ] = (GOOGLE_HOST, VERTEX_HOST)
     """hosts that may receive keys of the pool over TLS (loopback also over plain HTTP), as `host`
     or `host:port`; `http://host:port` allows plain HTTP, `openai=host/path` a path for keys of one
@@ -280,7 +287,7 @@ class Settings(BaseModel):
     of [express mode](express-mode.md) alone, the first for all others"""
     clients: Annotated[tuple[Client, ...], *_CSV] = CLIENTS
     """libraries whose requests use the pool: see [openai, litellm, plain HTTP](http-clients.md)"""
-    tiers: Annotated[tuple[Tier, ...], Field(min_length=1), *_CSV] | None = None
+    tiers: Annotated[tuple[Tier, ...], _Some, *_CSV] | None = None
     """calls use only keys of these [tiers](tiers.md): `free`, `tier1`, `tier2`, `tier3`, `paid`
     (every paid one), comma-separated"""
     strategy: Annotated[Strategy, _Lower] = "spread"

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf
 from time import monotonic
 from typing import Any, cast
 
@@ -31,7 +30,6 @@ from ..core.activity import (
 )
 from ..core.amounts import NANO
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability
-from ..core.failures import ENDED_BY_PERSON
 from ..core.judgement import Judgement, judge
 from ..core.ledger import KeyHealth
 from ..core.model import (
@@ -245,14 +243,6 @@ class PoolReport:
                 if key_id in next_keys:
                     text = "would get the call" if len(next_keys) == 1 else "may get the call"
             found.append((row.key, here, text))
-        last = min((place[key_id] for key_id in next_keys), default=len(place) + 1)
-        due = {
-            key.key_id: providers.of(key.platform).title
-            for key, here, _ in found
-            if here.reason in ENDED_BY_PERSON
-            and here.at is None
-            and place.get(key.key_id, inf) <= last
-        }
         return {
             "model": info.model,
             "tokens": tokens,
@@ -260,7 +250,7 @@ class PoolReport:
             "at": iso(now),
             "key_id": next_keys[0] if next_keys else None,
             "answer": judged.answer,
-            "sentence": _verdict(next_keys, judged, due, now),
+            "sentence": _verdict(next_keys, judged, now),
             "keys": [
                 {
                     "key_id": key.key_id,
@@ -605,7 +595,7 @@ def _judged(one: Judgement, seen: Look) -> dict[str, Any]:
 _OF_JUDGEMENT = ("model", "workload", "answer", "is_trouble", "keys", "ends_by")
 
 
-def _verdict(next_keys: list[str], one: Judgement, due: Mapping[str, str], now: float) -> str:
+def _verdict(next_keys: list[str], one: Judgement, now: float) -> str:
     about = f"A call to {one.model}" if one.model else "A call"
     text = f"{about} would get no key now. {sentence_of(one, now)}"
     if len(next_keys) == 1:
@@ -616,7 +606,4 @@ def _verdict(next_keys: list[str], one: Judgement, due: Mapping[str, str], now: 
         text = f"{about} would get one of {len(next_keys)} keys now: {names}{more}."
     if next_keys and one.run is not None:
         text += f" But {sentence_of(one, now)}"
-    for title in dict.fromkeys(due.values()):
-        names = ", ".join([key_id for key_id, its in due.items() if its == title][:NAMED])
-        text += f" First it tries again {names}, which {title} rejected."
     return text

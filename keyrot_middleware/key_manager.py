@@ -104,16 +104,6 @@ class LeasedKey:
         raise TypeError("a leased key cannot be pickled or copied: its value stays where it is")
 
 
-class _KeyInUse(NamedTuple):
-    """What its call has for an open stream."""
-
-    key: LeasedKey
-
-    def end(self, _error: Exception | None) -> StreamEnd:
-        """Return the usage so far."""
-        return StreamEnd(self.key.usage)
-
-
 class KeyLease:
     """The use of one key: a context manager, for `with` and for `async with`; it is used once."""
 
@@ -171,7 +161,11 @@ class KeyLease:
     async def _send(self, lease: Lease) -> StreamOpened:
         self.leased_at = lease.at
         self.key = LeasedKey(lease.key_id, self._calls.pool.secrets.value(lease.key_id))
-        return StreamOpened(_KeyInUse(self.key), answered=False)
+        return StreamOpened(self, answered=False)
+
+    def end(self, _error: Exception | None) -> StreamEnd:
+        """Return the usage so far: to its call, the use of the key is an open stream."""
+        return StreamEnd(self.key.usage)
 
     async def finish(self, error: BaseException | None) -> Report | None:
         """Settle the lease; return what an exception of the program's means."""
@@ -265,7 +259,8 @@ class KeyManager:
 
         def no_key(exhausted: Exhausted) -> BaseException:
             found = exhausted.unavailable
-            blocks = self._left_out(info, excluded, found.at) | found.blocks
+            known = excluded & pool.selector.keys.keys()
+            blocks = dict.fromkeys(known, Block("excluded", found.at, waitable=True)) | found.blocks
             from .genai.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
 
             all_blocked = Exhausted(Unavailable(found.at, blocks))
@@ -275,10 +270,6 @@ class KeyManager:
             self._forget_older_than(pool.clock.time() - LEASE_S)
             call = self._calls.call_state(info, "", 0.0)
             call.excluded |= dict.fromkeys(excluded, inf)
-            may_use = [key for key in pool.selector.keys.values() if call.info.may_use(key)]
-            if excluded and all(key.key_id in excluded for key in may_use):
-                # The program has excluded them: the pool is not exhausted, and nobody is alerted.
-                raise no_key(Exhausted(Unavailable(pool.clock.time(), {})))
             return call
 
         return KeyLease(self._calls, make, no_key)
@@ -408,12 +399,6 @@ class KeyManager:
         """
         one_of(platform, providers.platforms())
         return source_of(self._pool).explain(model, tokens, workload, platform)
-
-    def _left_out(self, info: CallInfo, exclude: Collection[str], now: float) -> dict[str, Block]:
-        """Return why each excluded key cannot serve: it is blocked, or excluded by the caller."""
-        keys = [key for key in self._pool.selector.keys.values() if key.key_id in exclude]
-        excluded = {key.key_id: Block("excluded", now, waitable=True) for key in keys}
-        return excluded | self._pool.state.get_blocks(info, keys)
 
     def _forget_older_than(self, at: float) -> None:
         """Settle selections without a report: a forgotten probe would block its key forever."""

@@ -402,8 +402,6 @@ NOT_IN_FILE = frozenset({"KEYROT_ALERTS"})
 of Apprise start programs, read files and send to any host."""
 _MISTAKEN = ("GEMINI_KEYS", "GOOGLE_API_KEYS", "GOOGLE_KEYS")
 """Variables that people set in place of GEMINI_API_KEYS."""
-_STORE_PREFIXES = {"gcp": "GOOGLE_CLOUD_", "file": "CREDENTIALS_"}
-"""How the variables of a store begin, if not with its name."""
 
 
 def read_env_file(path: Path = Path(".env")) -> dict[str, str | None]:
@@ -473,13 +471,8 @@ def hide_keys(given: Any) -> None:
             given[name] = [SecretStr(one) if isinstance(one, str) else one for one in value]
 
 
-def doubtful_variables(env_file: Mapping[str, str | None], stores: Iterable[str]) -> Iterable[str]:
-    """Yield warnings about variables with our prefix, and about those that `.env` may not set.
-
-    Args:
-        env_file: What is in it.
-        stores: The schemes of the stores in use.
-    """
+def doubtful_variables(env_file: Mapping[str, str | None]) -> Iterable[str]:
+    """Yield warnings about variables with our prefix, of the environment and of `.env`."""
     known = (*ENV_NAMES.values(), *STORE_VARIABLES)
     names = [name for name in (*os.environ, *env_file) if not name.startswith(KEY_PREFIX)]
     odd = [n for n in dict.fromkeys(names) if n.upper().startswith("KEYROT_") and n not in known]
@@ -488,14 +481,8 @@ def doubtful_variables(env_file: Mapping[str, str | None], stores: Iterable[str]
     if hints:
         listed = " ".join(f"{name}.{hint}" for name, hint in hints.items())
         yield f"ignored, since there is no such variable: {listed}"
-    prefixes = tuple(_STORE_PREFIXES.get(store, f"{store.upper()}_") for store in stores)
-    in_file = [name for name in env_file if name not in os.environ]
-    ignored = [name for name in in_file if name in NOT_IN_FILE or name.startswith(prefixes)]
-    if ignored:
-        yield (
-            f".env: {', '.join(ignored)}: not read from a file, since it decides where logins and "
-            "data go; set it in the environment"
-        )
+    for name in sorted(NOT_IN_FILE & env_file.keys() - os.environ.keys()):
+        yield f".env: {name}: not read from a file, since it decides where data go; set it outside"
 
 
 def join_problems(problems: Sequence[str]) -> str:
@@ -689,11 +676,7 @@ def _gather(
         in_file, wrong = read_keys(path)
         named = f"{sources['keys_file']}, " if "keys_file" in sources else ""
         problems += [f"{named}{text}" for text in wrong]
-    stores = {
-        settings.secret_store,
-        *(key.secret.partition("://")[0] for key in in_file if key.secret),
-    }
-    warnings += doubtful_variables(env_file, stores)
+    warnings += doubtful_variables(env_file)
     taken = {key.key_id for key in in_file}
     free = (key_id for key_id in map("key_{}".format, count(1)) if key_id not in taken)
     inline = {key_id: SecretStr(value) for key_id, value in zip(free, values, strict=False)}

@@ -106,7 +106,7 @@ def test_every_variable_that_is_read_is_known() -> None:
     texts = [path.read_text("utf-8") for path in package.rglob("*.py")]
     read = {name for text in texts for name in re.findall(r'"(KEYROT_[A-Z_]+)"', text)}
     assert len(read) > 3
-    found = doubtful_variables(dict.fromkeys(read), ())
+    found = doubtful_variables(dict.fromkeys(read))
     assert [text for text in found if "no such variable" in text] == []
 
 

@@ -273,7 +273,6 @@ command cannot see it. Choose one of these:
     keyrot_middleware.status()                in the program: everything, as a dict
     keyrot_middleware.reset("key_1")          in the program: make a key available again"""
 NO_SERVICE_HAS_IT = "no service that uses this pool has reported one"
-NOT_HERE = "not found on this machine, and no service has reported one"
 
 
 def open_configured(config: Config) -> State | None:
@@ -310,14 +309,13 @@ def open_report() -> Iterator[PoolReport | None]:
 
 
 def _report(config: Config, state: State) -> PoolReport:
-    missing, here = dict[str, str](), list[frozenset[str]]()
-    settings = config.settings
+    missing, settings = dict[str, str](), config.settings
 
     def keys() -> list[Candidate]:
         # Read again each time: a key has other records as soon as a service uses a new value.
         found = state.with_values(config.candidates)
         missing.clear()
-        missing.update(_missing(config, state, found, here))
+        missing.update(_missing(state, found))
         return found
 
     def rows() -> list[Row]:
@@ -347,24 +345,17 @@ def _report(config: Config, state: State) -> PoolReport:
     )
 
 
-def _missing(
-    config: Config, state: State, keys: Sequence[Candidate], here: list[frozenset[str]]
-) -> dict[str, str]:
+def _missing(state: State, keys: Sequence[Candidate]) -> dict[str, str]:
     """Return why keys of a shared pool have no value, by what its services have reported.
 
-    Whoever looks at a pool need not have its values. Only where no service has ever used the pool,
-    they are looked up *here*, once.
+    Whoever looks at a pool need not have its values. Before a service has used it, none is missing.
     """
     unknown = [key for key in keys if not (key.fingerprint or key.disabled)]
-    known = state.snapshot(unknown) if unknown else {}
-    found = {key.key_id for key in unknown if known[key.key_id].last_used is None}
-    if found and not any(key.fingerprint for key in keys):
-        if not here:
-            secrets = open_secret_cache(config)
-            here.append(frozenset(secrets.unresolved))
-            secrets.close()
-        return dict.fromkeys(found & here[0], NOT_HERE)
-    return dict.fromkeys(found, NO_SERVICE_HAS_IT)
+    if not unknown or not any(key.fingerprint for key in keys):
+        return {}
+    known = state.snapshot(unknown)
+    unused = (key.key_id for key in unknown if known[key.key_id].last_used is None)
+    return dict.fromkeys(unused, NO_SERVICE_HAS_IT)
 
 
 def _check(config: Config, key_id: str) -> str:

@@ -237,7 +237,7 @@ class PoolReport:
                 here = view.of_key(row.known, blocks.get(key_id))
             if row.key.platform != platform:
                 here = Availability("limited", None, "platform")
-            text = view.sentence(row, here, info.model)
+            text = view.sentence(row, here)
             if here == AVAILABLE:
                 text = "available; comes later"
                 if key_id in next_keys:

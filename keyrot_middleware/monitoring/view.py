@@ -44,11 +44,7 @@ from ..state import State
 
 URGENCY = ("rejected", "unresolved", "cooling_down", "limited", "available", "disabled")
 """In which order keys are listed: problems first."""
-WINDOWS = {
-    "rpm": ("requests", "this minute"),
-    "tpm": ("input tokens", "this minute"),
-    "rpd": ("requests", "today"),
-}
+WINDOWS = ("rpm", "tpm", "rpd")
 _SENTENCES = REASONS | {
     "platform": "serves calls of another API only",
     DISABLED_IN_FILE: "switched off in keys.json",
@@ -402,14 +398,14 @@ def iso(moment: float | None) -> str | None:
 # Words -------------------------------------------------------------------------------------------
 
 
-def sentence(row: Row, here: Availability, model: str = "") -> str:
-    """Say in a sentence how a key is; for one *model*, or for all. Its time is not in it."""
+def sentence(row: Row, here: Availability) -> str:
+    """Say in a sentence how a key is. Its time is not in it."""
     reason = here.reason or ""
     match here.state:
         case "available":
             return "available now"
         case "limited":
-            return here.note or _SENTENCES.get(reason) or _full_window(row, reason, model)
+            return here.note or _SENTENCES.get(reason) or f"{reason.upper()} is used up"
         case "rejected" | "cooling_down" if reason in ENDED_BY_PERSON:
             provider = providers.of(row.key.platform)
             quote = f': "{provider.says[reason]}"' if reason in provider.says else ""
@@ -513,20 +509,6 @@ def lines_of(headline: Mapping[str, Any]) -> list[str]:
     first, *others = headline["sentences"]
     keys, hour = headline["keys"]["sentence"], headline["hour"]
     return [f"{first} {keys}", *others, *headline.get("unknown", ()), f"Last hour: {hour}"]
-
-
-def _full_window(row: Row, reason: str, model: str) -> str:
-    """Say which window is full: `RPM is used up: 5 of 5 requests this minute`."""
-    unit, period = WINDOWS.get(reason, ("", ""))
-    for used in row.known.used:
-        if model and used.bucket != model:
-            continue
-        window = limit_windows(row.key, used).get(reason)
-        if window and window["limit"] is not None and window["used"] >= window["limit"]:
-            amounts = f"{window['used']:,} of {window['limit']:,} {unit} {period}"
-            part = f" (use {row.key.use:g})" if row.key.use != 1 else ""
-            return f"{reason.upper()} is used up: {amounts}{part}"
-    return f"{reason.upper()} is used up"
 
 
 def clock(at: float, now: float) -> str:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from math import inf
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from . import providers
 from ._install import NO_KEY_FOUND, open_pool
@@ -44,7 +44,7 @@ from .monitoring.report import pool_health, source_of
 from .monitoring.view import HealthStatus
 from .providers.gemini import Gemini
 from .providers.gemini.replies import parse_usage
-from .providers.keys import display, hide_secrets
+from .providers.keys import StaysHere, display, hide_secrets
 from .runtime import current_pool
 from .runtime.driver import AsyncDriver, SyncDriver, complete
 from .runtime.pool import Clock, Pool, SystemClock
@@ -67,7 +67,7 @@ class Report(NamedTuple):
     """Until when the key, or its project, is cooling down; None: not at all."""
 
 
-class LeasedKey:
+class LeasedKey(StaysHere):
     """A key that is leased for one request."""
 
     __slots__ = ("_value", "key_id", "report", "usage")
@@ -99,9 +99,6 @@ class LeasedKey:
 
     def __repr__(self) -> str:
         return f"LeasedKey(key_id={self.key_id!r})"
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a leased key cannot be pickled or copied: its value stays where it is")
 
 
 class KeyLease:

@@ -15,7 +15,7 @@ from itertools import combinations, count, pairwise
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NoReturn, TypedDict, get_args
+from typing import Annotated, Any, Literal, TypedDict, get_args
 from urllib.request import getproxies
 
 from dotenv import dotenv_values
@@ -53,7 +53,7 @@ from .keys_file import (
     sentence,
 )
 from .providers.gemini import Gemini, VertexExpress
-from .providers.keys import display, hide_secrets, mask_keys
+from .providers.keys import StaysHere, display, hide_secrets, mask_keys
 
 GOOGLE_HOST, VERTEX_HOST = Gemini.hosts[0], VertexExpress.hosts[0]
 MAX_MODELS = 8
@@ -233,7 +233,7 @@ def deadlines_of(settings: Settings) -> dict[str | None, float]:
     return found if any(found.values()) else {}
 
 
-class Settings(BaseModel):
+class Settings(StaysHere, BaseModel):
     """The settings of one pool. Read them with `load()`, whose errors are for people."""
 
     model_config = _FROZEN
@@ -325,9 +325,6 @@ class Settings(BaseModel):
     trace_url: Annotated[str, Field(pattern=_TRACE_URL)] | None = None
     """where your tracing shows a trace, such as `https://jaeger.example/trace/{trace_id}`: [the
     page](page.md) links each call to it"""
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("settings cannot be pickled: the keys in them stay in this process")
 
 
 class WorkloadArguments(TypedDict, total=False):

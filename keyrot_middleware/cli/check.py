@@ -17,7 +17,6 @@ from typing import Any
 from .. import providers
 from .._install import bypasses, doubts
 from ..adapters.key_check import KeyCheck, check_key
-from ..core.model import DEFAULT_PLATFORM, LAST_RESORT
 from ..core.text import mask_url, plural
 from ..errors import ConfigError, KeyrotError
 from ..keys_file import OUTSIDE_TIERS, KeySpec
@@ -172,7 +171,7 @@ def _shown(name: str, value: Any) -> Any:
     """Return a value as JSON; of keys and passwords, how many there are."""
     if name in SECRET_SETTINGS:
         if isinstance(value, tuple):
-            return len(value)
+            return f"{len(value)} (not shown)"
         return "set (not shown)" if value and value.get_secret_value() else None
     if isinstance(value, tuple):
         return list(map(str, value))
@@ -214,11 +213,10 @@ def _print(report: dict[str, Any]) -> None:
     """Print what is set, keys and state, then what is wrong, then the verdict."""
     out = console()
     settings = table("Settings (others have their defaults)", "variable", "value", "from")
-    secret = {ENV_NAMES[name] for name in SECRET_SETTINGS}
     for variable, found in report["settings"].items():
         if (source := found["source"]) != "default":
-            is_count = variable in secret and isinstance(found["value"], int)
-            text = f"{found['value']} (not shown)" if is_count else _format(found["value"])
+            value = found["value"]
+            text = ", ".join(value) if isinstance(value, list) else str(value)
             settings.add_row(variable, escape(text), source)
     if settings.rows:
         out.print(settings, "")
@@ -238,31 +236,12 @@ def _print(report: dict[str, Any]) -> None:
     out.print(_verdict(report, len(report["problems"]) + len(troubles)))
 
 
-def _format(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
-
-
 def _print_keys(keys: list[dict[str, Any]]) -> None:
-    columns = ("key", "model\nworkload, tier", "project\npriority", "limits", "value from")
-    rows = table(f"Keys ({len(keys)})", *columns)
+    rows = table(f"Keys ({len(keys)})", "key", "for", "project", "value from")
     for key in keys:
-        service = key["platform"] if key["provider"] == Gemini.name else key["provider"]
-        platform = None if service == DEFAULT_PLATFORM else service
-        details = ", ".join(filter(None, (key["workload"], key["tier"], platform))) or "-"
-        priority = "last resort" if key["priority"] == LAST_RESORT else key["priority"]
-        limits = [f"{key[name]:,} {name}" for name in ("rpm", "tpm", "rpd") if key[name]]
-        limits += [f"{key['max_concurrency']:,} at once"] if key["max_concurrency"] else []
-        rows.add_row(
-            escape(key["key_id"]),
-            f"{escape(key['model'] or '-')}\n[dim]{escape(details)}[/]",
-            f"{escape(key['project'] or '-')}\n[dim]{priority}[/]",
-            "\n".join(limits) or "-",
-            f"{escape(key['secret'])}\n{_format_value(key)}",
-        )
+        is_gemini = key["provider"] == Gemini.name
+        row = key["key_id"], key["platform" if is_gemini else "provider"], key["project"] or "-"
+        rows.add_row(*map(escape, row), f"{escape(key['secret'])}\n{_format_value(key)}")
     console().print(rows, "")
 
 

@@ -181,7 +181,7 @@ class _NothingOfAlerts(logging.Filter):
 _FILTER = _NothingOfAlerts()
 
 
-class Alerts:
+class Alerts(CallObserver):
     """Finds the facts of one pool, and tells their beginnings and ends; observes its calls."""
 
     def __init__(self, pool: Pool, receivers: Sequence[Receiver]) -> None:
@@ -225,9 +225,9 @@ class Alerts:
 
     def observe(self, info: CallInfo) -> CallObserver:
         """Look at the pool after a call."""
-        return _AlertCall(self)
+        return self
 
-    def end(self, error: BaseException | None, record: CallRecord) -> None:
+    def finish(self, error: BaseException | None, record: CallRecord) -> None:
         """Look soon if something may have begun or ended."""
         is_news = error is not None or any(one.failure for one in record.attempts)
         is_on = self._pool.state.degraded or any(one.is_on for one in [*self._kept.values()])
@@ -346,16 +346,6 @@ class Alerts:
         )
         for receiver in self._receivers:
             receiver.put(found, self._closed)
-
-
-class _AlertCall(CallObserver):
-    __slots__ = ("_alerts",)
-
-    def __init__(self, alerts: Alerts) -> None:
-        self._alerts = alerts
-
-    def finish(self, error: BaseException | None, record: CallRecord) -> None:
-        self._alerts.end(error, record)
 
 
 def _of_call(one: Judgement, now: float) -> Iterator[Fact]:

@@ -35,13 +35,13 @@ def keys_file(tmp_path: Path, clean_environment: None) -> Path:
     return file
 
 
-def test_the_table_shows_all_of_a_key(keyrot: Keyrot, keys_file: Path) -> None:
-    """Id, model, workload, tier, project, priority, limits, and where the value is, are shown."""
+def test_the_table_shows_where_each_value_is(keyrot: Keyrot, keys_file: Path) -> None:
+    """With the key's id, its service and its project."""
     ran = keyrot("check", GEMINI_KEY_flash_01="value-one", TEAM_KEY="value-two")
     assert ran.returncode == 0, ran.stderr
     table = ran.stdout[ran.stdout.index("Keys (2)") :]
-    texts = ("flash_01", "gemini-2.5-flash", "interactive, free", "my-project", "10 rpm")
-    texts += ("250,000 tpm", "env://GEMINI_KEY_flash_01", "pro_01", "env://TEAM_KEY", "8 at once")
+    texts = ("flash_01", "gemini_api", "my-project", "env://GEMINI_KEY_flash_01")
+    texts += ("pro_01", "env://TEAM_KEY")
     assert [text for text in texts if text not in table] == []
     assert table.count("found #") == 2
     assert ran.stdout.endswith("\nOK: 2 of 2 keys found.\n")
@@ -64,7 +64,7 @@ def test_settings_show_where_they_come_from_and_no_secret(keyrot, keys_file, tmp
     assert found["KEYROT_STRATEGY"] == {"value": "fill", "source": "environment"}
     assert found["KEYROT_MAX_RETRIES"] == {"value": 5, "source": ".env"}
     assert found["KEYROT_MAX_WAIT_S"] == {"value": 65.0, "source": "default"}
-    assert found["GEMINI_API_KEYS"]["value"] == 2
+    assert found["GEMINI_API_KEYS"]["value"] == "2 (not shown)"
     assert found["KEYROT_KEYS_FILE"]["value"] == "keys.json"
     assert found["GEMINI_API_KEY"]["value"] == "set (not shown)"
     assert found["GOOGLE_API_KEY"]["value"] is None

@@ -51,7 +51,6 @@ from .state import State, open_state
 from .telemetry import Observer
 from .telemetry.logs import LogObserver
 from .telemetry.metrics import MetricsObserver
-from .telemetry.otel import OtlpExport
 from .telemetry.tracing import TracingObserver
 
 _SHOWN = 3
@@ -117,8 +116,6 @@ def install(
         pool = open_pool(config, clock or SystemClock(), metrics, on_event=on_event)
         _close()
         try:
-            if config.settings.tracing == "otlp" and pool is not None:
-                OtlpExport().set_up()
             _warn(*bypasses(config))
         except BaseException:
             if pool is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import secrets
 import socket
 import stat
@@ -105,10 +104,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        text = f"--host {host} --port {port}: {error.strerror or error}"
-        if error.errno == errno.EADDRINUSE:
-            text = f"port {port} of {host} is in use; choose another with --port, or --port 0"
-        raise ConfigError(text) from None
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror or error}") from None
 
 
 def _announce(

@@ -32,7 +32,6 @@ def traces(jaeger: Jaeger) -> list[dict[str, Any]]:
     """Run the example once, as its README describes; return the answer of Jaeger's query API."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     settings = {
-        "KEYROT_TRACING": "otlp",
         "OTEL_SERVICE_NAME": SERVICE,
         "OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.otlp,
         "NO_PROXY": "127.0.0.1",

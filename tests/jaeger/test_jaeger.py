@@ -1,4 +1,4 @@
-"""The traces in a real Jaeger after examples/jaeger has run with KEYROT_TRACING=otlp."""
+"""The traces in a real Jaeger after examples/jaeger has run."""
 
 import json
 import re

@@ -163,7 +163,6 @@ def test_health_has_states_and_iso_times() -> None:
                 "sources": {"rpm": "learned"},
                 "available": False,
                 "available_at": "2026-01-01T12:30:50Z",
-                "held_back": None,
                 "runs_out_at": None,
             }
         },

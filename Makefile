@@ -17,7 +17,7 @@ LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks providers clients recipes dist sbom screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks providers clients recipes dist sbom screenshot docs jaeger test-jaeger clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -53,10 +53,10 @@ types: $(READY)  ## check types
 	@$(BIN)/mypy
 
 bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.md
-	@PYTHONPATH=tests/ui $(BIN)/python -m benchmarks
+	@PYTHONPATH=tests:tests/ui $(BIN)/python -m benchmarks
 
 bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server and write benchmarks/PEERS.md
-	@.venv-bench/bin/python -m benchmarks.peers
+	@PYTHONPATH=tests .venv-bench/bin/python -m benchmarks.peers
 
 goodput: $(READY)  ## measure the share of allowed requests that the pool uses and write benchmarks/GOODPUT.md
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.goodput
@@ -120,9 +120,6 @@ jaeger: $(JAEGER)  ## run Jaeger until Ctrl-C: http://localhost:16686, spans to 
 test-jaeger: $(READY) $(JAEGER)  ## run examples/jaeger and find its spans in a real Jaeger
 	@echo "== tests with a real Jaeger"
 	@JAEGER_REQUIRED=1 $(BIN)/python -m pytest tests/jaeger
-
-record: $(READY)  ## record the cassettes again, from Google if the environment has keys, else from the fake
-	@$(BIN)/python tools/record_cassettes.py
 
 clean:           ## remove everything that the targets set up
 	rm -rf tools/jaeger/bin .venv .venv-* dist sbom site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache

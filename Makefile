@@ -33,7 +33,7 @@ tests: $(READY)  ## run all tests; core/ must be covered completely
 	@echo "== tests"
 	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, and what uses aiohttp without it
+test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, those of genai/ without aiohttp too
 	@$(PYTHON) tools/newest.py
 
 fuzz: $(READY)   ## run property tests with random seeds for FUZZ_S=300 seconds, or once with SEED=…
@@ -62,27 +62,27 @@ goodput: $(READY)  ## measure the share of allowed requests that the pool uses a
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.goodput
 
 sdk-tests: $(READY)  ## run the SDK's own unit tests with and without a pool, in four SDK versions
-	@$(BIN)/python tools/sdk_tests/compare.py
+	@PYTHONPATH=tools $(BIN)/python tools/coexist/compare.py genai
 
 sdk-versions: $(READY)  ## run our own tests that use the SDK with google-genai 1.75.0, 2.34.0 and the pinned one
-	@$(BIN)/python tools/sdk_tests/versions.py $(VERSIONS)
+	@$(BIN)/python tools/sdk_versions.py $(VERSIONS)
 
 lowest: .venv-lowest/ready  ## run our tests with the lowest version of each library that pyproject.toml allows
 	@echo "== tests with the lowest versions"
 	@.venv-lowest/bin/python -m pytest -n 4 --dist loadfile $(LOWEST_TESTS)
 
-coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed
-	@$(BIN)/python tools/coexist/compare.py official openinference
+coexist: $(READY)  ## run the tests of another instrumentation, alone and with a pool installed
+	@PYTHONPATH=tools $(BIN)/python tools/coexist/compare.py openinference
 
 peers-tests: $(READY)  ## run the tests of httpx, requests, respx, responses and pytest-httpx, alone and with a pool installed
-	@$(BIN)/python tools/coexist/compare.py httpx requests respx responses pytest-httpx
+	@PYTHONPATH=tools $(BIN)/python tools/coexist/compare.py httpx requests respx responses pytest-httpx
 
 frameworks: $(READY)  ## run twelve frameworks, among them LangChain, ADK, openai-agents and DSPy, unchanged, over a pool
-	@PYTHONPATH=tests $(BIN)/python tools/frameworks/run.py
-	@PYTHONPATH=tests $(BIN)/python tools/frameworks/litellm_proxy.py
+	@PYTHONPATH=tests:tools $(BIN)/python tools/frameworks/run.py
+	@PYTHONPATH=tests:tools $(BIN)/python tools/frameworks/litellm_proxy.py
 
 providers: $(READY)  ## run the SDKs of all providers, newest and old, over a spent, a bad and a good key
-	@$(BIN)/python tools/frameworks/sdks.py $(SDKS)
+	@PYTHONPATH=tests:tools $(BIN)/python tools/frameworks/sdks.py $(SDKS)
 
 clients: $(READY)  ## run curl, Node's SDKs of Google, OpenAI and Anthropic, and Google's for Go, through keyrot serve
 	@$(BIN)/python -W ignore tools/clients/run.py

@@ -2,19 +2,16 @@
 
 import asyncio
 import gc
-import io
 import json
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import httpx
 import httpx2
 import pytest
 import requests
-from support.http_modes import BODY, HEADERS, MODEL, RAW, send
+from support.http_modes import BODY, HEADERS, MODEL, send
 from support.json_server import JsonServer, Response
-from support.modes import spread
 
 import keyrot_middleware
 from keyrot_middleware import errors
@@ -164,20 +161,6 @@ def test_the_answer_is_redacted(library, gemini, pool) -> None:
 
 
 @LIBRARIES
-def test_a_gateway_keeps_the_model(library, gemini, pool) -> None:
-    """The path behind a gateway names the model, and a limit of it holds."""
-    pool("A")
-    with closing(JsonServer(lambda _: Response(200, {}))) as gateway:
-        keyrot_middleware.uninstall()
-        pool("A", allowed_hosts=(f"127.0.0.1:{gateway.port}",))
-        url = f"http://127.0.0.1:{gateway.port}/proxy/gemini/v1beta/models/{MODEL}:generateContent"
-        post(library, url, json=BODY, headers=HEADERS)
-        [request] = gateway.requests
-    assert request.headers["x-goog-api-key"] == gemini.key("A").value
-    assert [lease.bucket for lease, _ in pool.ledger.outcomes] == [MODEL]
-
-
-@LIBRARIES
 def test_a_body_from_a_generator_is_sent_again(library, gemini, one_good) -> None:
     """What a program yields once goes out with each key that is tried."""
     one_good(strategy="fill")
@@ -189,42 +172,6 @@ def test_a_body_from_a_generator_is_sent_again(library, gemini, one_good) -> Non
     content = {"data": pieces()} if library is requests else {"content": pieces()}
     response = post(library, native(gemini), headers=headers, **content)
     assert response.status_code == 200
-    assert [one.status for one in gemini.log] == [429, 400, 200]
-
-
-@LIBRARIES
-def test_a_body_that_is_too_long_is_sent_once(library, gemini, pool, monkeypatch) -> None:
-    """Of a body over the bound nothing is lost, and it goes with one key."""
-    monkeypatch.setattr("keyrot_middleware.adapters.bodies.LONGEST_BODY", 1_000)
-    pool("A", "B", strategy="fill")
-    text = "x" * 500
-
-    def pieces():
-        yield b'{"contents": [{"parts": ['
-        yield b", ".join(json.dumps({"text": text}).encode() for _ in range(4))
-        yield b"]}]}"
-
-    headers = HEADERS | {"content-type": "application/json"}
-    content = {"data": pieces()} if library is requests else {"content": pieces()}
-    assert post(library, native(gemini), headers=headers, **content).status_code == 200
-    [sent] = gemini.log
-    assert sent.tokens >= 500
-
-
-def _text_file(text: str) -> Any:
-    Path("body.json").write_text(text, encoding="utf-8")
-    return Path("body.json").open(encoding="utf-8")
-
-
-@pytest.mark.filterwarnings("ignore::requests.exceptions.FileModeWarning")
-@pytest.mark.parametrize("make", [_text_file, io.StringIO])
-def test_texts_as_a_body_are_sent_whole(make, gemini, one_good) -> None:
-    """Files of text, as requests takes them, go out whole with each key."""
-    one_good(strategy="fill")
-    text = json.dumps({"contents": [{"parts": [{"text": "h\u00e9llo " * 9}]}]}, ensure_ascii=False)
-    headers = HEADERS | {"content-type": "application/json"}
-    with closing(make(text)) as body:
-        assert post(requests, native(gemini), headers=headers, data=body, timeout=60).ok
     assert [one.status for one in gemini.log] == [429, 400, 200]
 
 
@@ -264,21 +211,6 @@ def test_no_placeholder_is_sent_after_an_internal_error(
     response = sender(library, native(gemini), iter((content[:9], content[9:])))
     assert response.json()["candidates"][0]["content"]["parts"][0]["text"] == OK
     assert gemini.sent("A") == 1
-
-
-@pytest.mark.parametrize(
-    ("mode", "reply"),
-    spread(
-        [mode for mode in RAW if "stream" in mode],
-        [Reply.STREAM_EXHAUSTED.in_stream(0), Reply.OVERLOADED.in_stream(0)],
-    ),
-)
-def test_an_error_as_the_first_event_rotates(mode, reply, gemini, pool) -> None:
-    """Under HTTP 200, before any chunk, a failure is one of the send: another key, or a retry."""
-    pool("A", "B", strategy="fill")
-    gemini.script("A", reply)
-    assert RAW[mode](gemini.url, "keyrot-pool", 1)[0].startswith("ok from")
-    assert len(gemini.log) == 2
 
 
 @LIBRARIES
@@ -414,23 +346,6 @@ def test_an_upload_goes_to_no_other_host(library, gemini, pool) -> None:
         assert response.status_code == status
         assert key not in str(dict(response.headers)) + response.text
     assert response.headers["x-goog-upload-url"].endswith("[redacted]?upload_id=1")
-
-
-def test_one_limit_for_all_libraries(gemini, pool, connect) -> None:
-    """Limit 20 with google-genai, httpx, requests and httpx2 in one process sends 20."""
-    pool({"key_id": "A", "rpm": 20}, max_wait_s=0)
-    client = connect()
-    sent = 0
-    for _ in range(8):
-        for library in (httpx, httpx2, requests):
-            response = post(library, native(gemini), json=BODY, headers=HEADERS)
-            sent += response.status_code == 200
-        try:
-            client.models.generate_content(model=MODEL, contents="hello")
-            sent += 1
-        except keyrot_middleware.KeyPoolExhausted:
-            pass
-    assert (sent, gemini.sent("A")) == (20, 20)
 
 
 @LIBRARIES

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,24 +25,18 @@ from pydantic import SecretStr
 from support.modes import close_connections
 from support.pool import INFO, Rig, key
 from support.receivers import Events, Mailbox, Webhook, dead_receiver
-from support.replies import MODEL, bad, day, expired, failure, minute
+from support.replies import MODEL, bad, day, expired, failure
 from support.servers import wait_for
 
 import keyrot_middleware
 from keyrot_middleware.core.model import (
     DEFAULT_ZONE,
-    Budget,
     CallInfo,
-    Lease,
-    LeaseOutcome,
     Limits,
-    Outcome,
-    Usage,
 )
 from keyrot_middleware.core.text import utc
 from keyrot_middleware.core.windows import next_midnight
-from keyrot_middleware.errors import EVENTS, ConfigError, MissingExtraError, PoolEvent
-from keyrot_middleware.forks import EXIT_S
+from keyrot_middleware.errors import EVENTS, ConfigError, PoolEvent
 from keyrot_middleware.monitoring import alerts
 from keyrot_middleware.monitoring.alerts import Receiver, open_receivers
 from keyrot_middleware.settings import Workload, load, terms_of
@@ -194,16 +187,6 @@ def test_the_last_event_of_a_program_is_delivered(start, webhook) -> None:
     assert webhook.events == {"key_rejected": 1, "pool_exhausted": 1}
 
 
-def test_a_dead_receiver_does_not_keep_a_program_alive(start) -> None:
-    """It would answer after a minute or more; the exit waits a second and a half for it."""
-    with dead_receiver() as url:
-        process = start(url)
-        assert process.stdout.readline().strip() == "end"
-        began = time.monotonic()
-        assert process.wait(PATIENCE_S) == 0
-        assert time.monotonic() - began < EXIT_S + 60  # a busy machine exits slowly
-
-
 # Which events there are, without a thread ---------------------------------------------------------
 
 
@@ -320,23 +303,6 @@ def test_calls_that_leave_room_for_others_are_no_exhausted_pool() -> None:
     assert pool.call(info=paid) == []  # its error says it
 
 
-def test_a_workload_without_keys_of_its_own_is_reported() -> None:
-    """Its calls go on with the keys of others, which may cost money; only a long block counts.
-
-    It is not over because its last hour has begun.
-    """
-    pool = Watched(key("a", workload="night"), key("b"))
-    night = INFO._replace(workload="night")
-    assert pool.call(minute("20s"), info=night) == []
-    assert pool.call(day(), info=night, sleep=61) == [("workload_degraded", None)]
-    pool.watch()
-    midnight = next_midnight(pool.rig.time(), DEFAULT_ZONE)
-    assert pool.call(info=night, sleep=midnight - pool.rig.time() - 1_800) == []
-    pool.rig.pool.reset("a")
-    assert pool.call(info=night, sleep=60) == [(AGAIN, None)]
-    assert "in workload night has keys of its own again, after" in pool.sentence
-
-
 def test_a_model_that_fails_whatever_the_key_is_reported() -> None:
     """With its first success as the end; a call that is refused is no end."""
     pool = Watched(key("a"), max_retries=0)
@@ -345,23 +311,6 @@ def test_a_model_that_fails_whatever_the_key_is_reported() -> None:
     assert pool.call(bad(), sleep=20) == []
     assert pool.call(sleep=40) == [("model_recovered", None)]
     assert pool.sentence == f"pool test: {MODEL} succeeds again, after 60 s."
-
-
-def test_eighty_percent_of_a_day_and_a_spent_budget_are_reported() -> None:
-    """Once a day for the keys of a project."""
-    keys = (key("a", Limits(rpd=5), project="p"), key("b", Limits(rpd=5), project="p"))
-    pool = Watched(*keys)
-
-    def told(name: str, sleep: float) -> int:
-        return [one for one, _ in pool.call(sleep=sleep)].count(name)
-
-    assert [told("quota_80_percent", 700) for _ in range(6)] == [0, 0, 0, 1, 0, 0]
-    assert [told("quota_80_percent", 86_400 if not n else 700) for n in range(4)] == [0, 0, 0, 1]
-    budget = Watched(key("a", usd=Budget(1, 10**9)))
-    lease = Lease("a", "a", "a", "", "", 0, 0, at=0.0, purses=("project:a", "billing:a"))
-    outcome = Outcome(LeaseOutcome.SUCCESS, None, Usage(cost_usd=2.0))
-    budget.rig.pool.state.settle(lease, outcome)
-    assert budget.look() == [("budget_reached", "a")]
 
 
 def test_the_end_of_the_pools_day_is_reported_an_hour_before() -> None:
@@ -439,17 +388,6 @@ def opened(*urls: str, events: Any = EVENTS) -> list[Receiver]:
 
 def put(receiver: Receiver, event: PoolEvent) -> None:
     receiver.put(event, threading.Event())
-
-
-def test_a_webhook_gets_title_text_and_kind(webhook: Webhook) -> None:
-    """In the form of Apprise's json://; the events of the setting alone."""
-    (receiver,) = opened(webhook.url, events=("key_rejected",))
-    put(receiver, event("state_degraded"))
-    put(receiver, event())
-    (message,) = webhook.messages
-    assert message["title"] == "keyrot: key_rejected in pool p"
-    assert message["message"] == "pool p: <b>key a</b> & more."
-    assert message["type"] == "failure"
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit], ids=lambda error: error.__name__)
@@ -538,22 +476,3 @@ def test_a_value_that_is_no_url_is_an_error(value: str, monkeypatch: pytest.Monk
         "KEYROT_ALERTS: one of them is no URL (not shown); allowed: "
     )
     assert SECRET not in str(caught.value)
-
-
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the setting and what to install."""
-    monkeypatch.setitem(sys.modules, "apprise", None)
-    with pytest.raises(MissingExtraError) as caught:
-        opened("json://127.0.0.1:9")
-    assert "KEYROT_ALERTS needs the package 'apprise'" in str(caught.value)
-
-
-async def _async(_: PoolEvent) -> None:
-    """Do nothing."""
-
-
-@pytest.mark.parametrize("value", [3, "text", _async], ids=["number", "text", "async"])
-def test_a_value_that_is_no_function_is_an_error(value: Any) -> None:
-    """An async function would never be awaited."""
-    with pytest.raises(ConfigError, match=r"on_event=…\): found .*; allowed: a function of one"):
-        open_receivers(value, (), EVENTS)

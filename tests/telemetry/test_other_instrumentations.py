@@ -9,7 +9,6 @@ from opentelemetry import trace
 from support.modes import MODEL, MODES, ask
 from support.other_instrumentations import OFFICIAL, instrumented, plain_sdk
 
-import keyrot_middleware
 from keyrot_middleware.testing import Reply
 
 CALL = f"generate_content {MODEL}"
@@ -73,22 +72,3 @@ def test_requests_of_a_tool_are_not_the_calls(model, traced, gemini, pool, conne
     wanted = [f"{outer} > {attempt}"] * 2 + [outer, tool]
     wanted += inner + [f"{path} > {attempt}" for path in inner]
     assert sorted(tree(traced)) == sorted(wanted)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_exhausted_pool_is_an_error_of_the_official_span(
-    mode, traced, gemini, pool, connect
-) -> None:
-    """Its span fails as with any error of the API, with our event in it, and we add no span."""
-    pool("A", max_wait_s=0)
-    gemini.script("A", Reply.QUOTA_DAY)
-    client = connect()
-    with pytest.raises(Exception, match="429"):
-        ask(mode, client)
-    before = len(traced.spans)
-    with instrumented(traced.provider, OFFICIAL), pytest.raises(keyrot_middleware.KeyPoolExhausted):
-        ask(mode, client)
-    (span,) = traced.spans[before:]
-    assert span.instrumentation_scope.name == OFFICIAL
-    assert span.status.status_code.name == "ERROR"
-    assert "keyrot.pool.exhausted" in [event.name for event in span.events]

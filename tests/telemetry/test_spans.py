@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import threading
-from contextlib import aclosing
 from textwrap import dedent
 from typing import Any
 
@@ -279,11 +276,6 @@ def scripted(traced: Any, streams: int = 1, chunks: int = 3) -> ScriptedPool:
     return made
 
 
-async def iterations(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
 def outcomes(traced: Any) -> set[Any]:
     return {span.attributes["keyrot.attempt.outcome"] for span in traced.named("attempt")}
 
@@ -304,44 +296,3 @@ def test_a_stream_that_its_reader_abandons(traced: Any, how: str) -> None:
     gc.collect()
     assert outcomes(traced) == {"abandoned"}
     assert statuses(traced) == {"UNSET"}
-
-
-def test_a_stream_that_is_read_in_another_thread(traced: Any) -> None:
-    """Reading on elsewhere neither moves the spans nor leaves one current there."""
-    stream = scripted(traced, chunks=4).stream()
-    with traced.tracer.start_as_current_span("opener"):
-        next(stream)
-    left: list[Any] = []
-
-    def read() -> None:
-        list(stream)
-        left.append(trace.get_current_span())
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    thread.join()
-    assert left == [trace.INVALID_SPAN]
-    assert outcomes(traced) == {"success"}
-    assert traced.parent_of(traced.named("generate_content")[0]) == "opener"
-
-
-async def test_a_cancelled_reader(traced: Any) -> None:
-    """Cancellation is raised again, and is the error of both spans."""
-    made = scripted(traced)
-    made.script["flash_01"][0].gate = asyncio.Event()
-
-    async def read() -> None:
-        async with aclosing(await made.astream()) as stream:
-            async for _ in stream:
-                pass
-
-    task = asyncio.create_task(read())
-    await iterations(10)
-    assert made.seen
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert outcomes(traced) == {"abandoned"}
-    for span in (traced.named("attempt")[0], traced.named("generate_content")[0]):
-        assert span.attributes["error.type"] == "asyncio.exceptions.CancelledError"
-        assert span.status.description == "CancelledError"

@@ -10,7 +10,7 @@ from google.genai import errors, types
 from google.genai._api_client import BaseApiClient
 from support.forks import run_fork
 from support.interactions import SDK, SDK_WARNINGS
-from support.modes import MODEL, MODES, ask, ask_sync, calls, run, spread
+from support.modes import MODEL, MODES, ask, calls, run, spread
 from support.servers import server
 
 import keyrot_middleware
@@ -71,18 +71,6 @@ def test_names_in_extra_body_are_read(mode, what, where, gemini, three, connect)
     assert keys_of(gemini) == ["B"] * 6
 
 
-def test_a_cache_uses_one_key_throughout(gemini, three) -> None:
-    """Create, get, use, list, update, delete."""
-    cache = three.caches.create(model=MODEL, config={"contents": "long text " * 40})
-    three.caches.get(name=cache.name)
-    config = types.GenerateContentConfig(cached_content=cache.name)
-    assert [ask_sync("sync", three, config=config) for _ in range(6)] == ["ok from B"] * 6
-    assert [c.name for c in three.caches.list()] == [cache.name]
-    three.caches.update(name=cache.name, config={"ttl": "600s"})
-    three.caches.delete(name=cache.name)
-    assert set(keys_of(gemini)) == {"B"}
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cache_is_created_where_there_is_room_for_one(mode, gemini, pool, connect) -> None:
     """The free home project stores none: a paid one creates it and serves its uses."""
@@ -100,18 +88,6 @@ def test_a_cache_is_created_where_there_is_room_for_one(mode, gemini, pool, conn
     assert keys_of(gemini) == ["free", "paid", "paid", "paid", "free"]
 
 
-def test_the_pages_of_a_list_use_one_key(gemini, three) -> None:
-    files = [upload(three).name for _ in range(5)]
-    gemini.reset_log()
-    assert sorted(f.name for f in three.files.list(config={"page_size": 2})) == sorted(files)
-    assert keys_of(gemini) == ["B"] * 3
-    models = list(three.models.list(config={"page_size": 2}))
-    pages = [request for request in gemini.log if request.verb.startswith("models")]
-    assert len(models) > 2
-    assert len({request.key for request in pages}) == 1
-    assert len(pages) > 1
-
-
 def test_an_explicit_key_outside_the_pool_keeps_its_own_resources(gemini, pool, connect) -> None:
     """Files of a foreign key use that key; its prompts use the pool."""
     pool("A", "B")
@@ -123,11 +99,6 @@ def test_an_explicit_key_outside_the_pool_keeps_its_own_resources(gemini, pool, 
     with pytest.raises(errors.ClientError, match="API key not valid"):
         client.files.get(name=file.name)
     assert client.files.get(name=file.name).name == file.name, "and it is not retired"
-
-
-def test_text_that_mentions_a_file_does_not_bind_a_call(gemini, three) -> None:
-    file = upload(three)
-    assert len(set(calls("sync", three, 12, contents=f"read {file.name} please"))) > 1
 
 
 @continues
@@ -223,17 +194,6 @@ def test_a_path_and_a_stream_of_the_program(mode, gemini, film, tmp_path) -> Non
             run(client, lambda given=given: api.async_download_file(**given))
     assert path.read_bytes() == stream.getvalue() == b"film"
     assert set(keys_of(gemini)) == {"B"}
-
-
-def test_googles_own_cap_moves_a_batch_to_another_project(gemini, pool, connect) -> None:
-    """A 429 for a create is the key's for creates alone."""
-    pool("A", "B", strategy="fill")
-    gemini.script("A", Reply.EXHAUSTED)
-    client = connect()
-    for _ in range(3):
-        client.batches.create(model=MODEL, src=[types.InlinedRequest(contents="hello")])
-    assert keys_of(gemini) == ["A", "B", "B", "B"]
-    assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
 
 
 # One process makes it, another uses it -----------------------------------------------------------

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from support.modes import close_connections
 from support.pool import INFO, Rig, key
 from support.receivers import Events, Mailbox, Webhook, dead_receiver
-from support.replies import MODEL, bad, day, expired, failure
+from support.replies import MODEL, day, expired
 from support.servers import wait_for
 
 import keyrot_middleware
@@ -39,7 +39,7 @@ from keyrot_middleware.core.windows import next_midnight
 from keyrot_middleware.errors import EVENTS, ConfigError, PoolEvent
 from keyrot_middleware.monitoring import alerts
 from keyrot_middleware.monitoring.alerts import Receiver, open_receivers
-from keyrot_middleware.settings import Workload, load, terms_of
+from keyrot_middleware.settings import load
 from keyrot_middleware.testing import FakeGemini, Reply
 
 CALLERS = 64
@@ -278,39 +278,6 @@ def test_what_flaps_is_not_told_again_for_ten_minutes() -> None:
     pool.rig.pool.reset("a")
     assert pool.call(sleep=61) == []
     assert ("pool_exhausted", None) in pool.call(day(), sleep=601)
-
-
-def test_calls_that_leave_room_for_others_are_no_exhausted_pool() -> None:
-    """What is full for a workload is said so, and hides nothing of the others."""
-    terms = terms_of({"chat": Workload(first=True), "night": Workload(share=0.5)})
-    chat, night = (INFO._replace(workload=one, terms=terms[one]) for one in ("chat", "night"))
-    pool = Watched(key("a", Limits(rpm=4)))
-    pool.rig.pool.terms = terms
-    pool.watch()
-    assert pool.call(info=night) == [("pool_exhausted", None)]
-    (event,) = pool.events.all
-    assert (event.model, event.workload) == (MODEL, "night")
-    assert event.sentence.startswith(
-        f"pool test: night: no key for {MODEL} until 12:30:47 UTC (held"
-    )
-    assert event.sentence.endswith(f" Type: keyrot explain {MODEL} --workload night")
-    assert [pool.call(info=chat) for _ in "123"] == [[], [], [("pool_exhausted", None)]]
-    assert pool.call(info=chat) == []  # no all-clear for night
-    assert (AGAIN, None) in pool.call(info=night, sleep=61)
-    (ended,) = pool.events.all  # what is held back blocks night again
-    assert f"{MODEL} is served again, after 61 s" in ended.sentence
-    paid = INFO._replace(tiers=frozenset({"tier1"}))
-    assert pool.call(info=paid) == []  # its error says it
-
-
-def test_a_model_that_fails_whatever_the_key_is_reported() -> None:
-    """With its first success as the end; a call that is refused is no end."""
-    pool = Watched(key("a"), max_retries=0)
-    assert [pool.call(failure(503), sleep=20) for _ in "123"][-1] == [("model_failing", None)]
-    assert "the last 3 calls failed (503), since 12:3" in pool.sentence
-    assert pool.call(bad(), sleep=20) == []
-    assert pool.call(sleep=40) == [("model_recovered", None)]
-    assert pool.sentence == f"pool test: {MODEL} succeeds again, after 60 s."
 
 
 def test_the_end_of_the_pools_day_is_reported_an_hour_before() -> None:

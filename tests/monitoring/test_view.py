@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from support.pool import INFO, Rig, key
 from support.replies import MODEL, OK, day, exhausted, expired, failure, invalid, minute
 
-from keyrot_middleware.core.activity import CallRecord
 from keyrot_middleware.core.availability import AVAILABLE
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.model import (
@@ -106,15 +105,6 @@ def test_limits_are_shown_as_far_as_they_are_the_pools() -> None:
     assert known["used"][MODEL]["learned"] == {"rpd": 4}
 
 
-def test_keys_are_filtered_and_paged() -> None:
-    """By a part of the id, project or model, by state, by page."""
-    rig = Rig(*(key(f"k{n}", project=f"proj-{n % 2}") for n in range(10)))
-    found = report(rig)
-    assert [one["key_id"] for one in found.status(offset=3, limit=2)["keys"]] == ["k3", "k4"]
-    assert found.status(query="PROJ-1")["total"] == 5
-    assert found.status(state="rejected")["total"] == 0
-
-
 def test_a_pool_without_an_available_key_says_when_the_first_one_is() -> None:
     """Of all keys, whichever page of them is shown; of each model too."""
     rig = Rig(key("a"), key("b"), max_wait_s=0)
@@ -146,31 +136,6 @@ def test_a_model_counts_every_key_that_could_serve_it() -> None:
     calls = {one["model"]: one for one in report(rig).status()["summary"]["calls"]}
     assert (calls[MODEL]["available"], calls[MODEL]["keys"]) == (1, 3)
     assert (calls["z-model"]["available"], calls["z-model"]["keys"]) == (2, 3)
-
-
-def test_the_use_of_a_pool_whose_state_is_unreachable_is_not_nothing(monkeypatch: Any) -> None:
-    """It is not known, as in the headline."""
-    rig = Rig(key("a"))
-    rig.call()
-    assert report(rig).history(by="workload")["unknown"] is None
-    monkeypatch.setattr(type(rig.pool.state), "degraded", True)
-    unknown = "Not known while the shared state cannot be reached."
-    assert report(rig).history(by="workload")["unknown"] == unknown
-    assert [unknown in line for line in lines(rig)] == [True, True]
-
-
-def test_a_call_links_to_its_trace() -> None:
-    """Where KEYROT_TRACE_URL names an address, and the call has a trace."""
-    rig = Rig(key("a"))
-    record = CallRecord(rig.clock.time(), MODEL, 0.1, "ok", (), trace_id="0af7651916cd43dd")
-    rig.pool.activity.add(record)
-    rig.pool.activity.add(record._replace(trace_id=""))
-    rig.pool.trace_url = "https://jaeger.example/trace/{trace_id}"
-    without, traced = report(rig).attempts()["calls"]
-    assert traced["trace_url"] == "https://jaeger.example/trace/0af7651916cd43dd"
-    assert without["trace_id"] is without["trace_url"] is None
-    rig.pool.trace_url = None
-    assert report(rig).attempts()["calls"][1]["trace_url"] is None
 
 
 def test_only_what_is_allowed_is_offered() -> None:

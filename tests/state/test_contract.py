@@ -128,19 +128,6 @@ def test_the_owner_of_a_stored_resource_is_known(state: State) -> None:
     assert state.get_owner([]) is None
 
 
-def test_a_resource_name_may_be_recorded_after_the_settle(state: State) -> None:
-    most = key("a", Limits(max_concurrency=1), project="p")
-    lease = lease_of(state, most)
-    settle(state, lease)
-    other = lease_of(state, most)
-    before = state.snapshot([most])
-    state.set_owner(lease, ["files/late"])
-    assert state.get_owner(["files/late"]) == ("a", "p")
-    assert state.snapshot([most]) == before
-    assert refused(state, most) == {"a": "concurrency"}
-    settle(state, other)
-
-
 def test_a_snapshot_has_what_is_known_now(state: State, clock: FakeClock) -> None:
     """Counts, the latest running cooldown, and usage of each model; what is past counts nothing."""
     now = clock.time()
@@ -291,14 +278,6 @@ def test_a_configured_limit_that_changes_beats_what_was_learned_before(state: St
 BUDGET = key("a", usd=Budget(day=10))
 
 
-def test_a_model_without_a_price_counts_nothing(state: State) -> None:
-    """Its first request is not special, and many are in flight at once."""
-    for _ in range(2):
-        for lease in [lease_of(state, BUDGET) for _ in range(5)]:
-            settle(state, lease, OK._replace(usage=Usage(1, 1)))
-    assert state.snapshot([BUDGET])["a"].spent.day == 0
-
-
 def test_a_new_value_of_a_key_has_no_new_budget(state: State) -> None:
     """Also of a key that is its own project, and pays for itself."""
     one = key("a", project="key:a", billing_account="project:key:a", usd=Budget(10, 10))
@@ -360,14 +339,6 @@ def test_exactly_the_keys_in_a_failures_scope_cool_down(
     found = [name for name, reply in replies.items() if isinstance(reply, Unavailable)]
     assert found == cooling.split()
     assert until == (None if scope is Scope.NONE else clock.time() + 60)
-
-
-def test_a_call_without_a_model_shares_no_bucket(state: State, clock: FakeClock) -> None:
-    """A bucket in the failure of one such call does not make all of them share it."""
-    stored = INFO._replace(model="", verb="cachedContents", counts_in_quota=False)
-    settle(state, A, failed(Scope.NONE, bucket="gemini-2.5-flash"), info=stored)
-    settle(state, A, failed(Scope.PROJECT_MODEL, clock.time() + 60))
-    assert granted(state, A, most=1, info=stored) == 1
 
 
 def test_a_project_is_probed_by_one_of_its_keys(state: State, clock: FakeClock) -> None:

@@ -294,15 +294,6 @@ def test_a_replica_refuses_and_records_nothing(state: RedisState, valkey: Server
         assert known.requests_day == 2
 
 
-def test_a_record_of_somebody_else_is_an_error(state: RedisState, shared: Server) -> None:
-    """Another type, or another text: the breaker opens, and the warning says why."""
-    lease_of(state, A)
-    (name,) = [name for name in shared.names() if ":quotas:" in name]
-    shared.execute("SET", name, "something else")
-    with pytest.raises(RedisStateError, match="WRONGTYPE"):
-        acquire(state, A)
-
-
 async def test_a_user_and_a_database_of_the_url_are_used(valkey: Server) -> None:
     """The records are in the database of the URL, by a user with the permissions in the docs."""
     text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text(encoding="utf-8")

@@ -61,27 +61,6 @@ def test_a_server_that_is_stopped(valkey: Server, caplog: pytest.LogCaptureFixtu
     assert len(warnings) >= 2
 
 
-def test_a_black_hole() -> None:
-    """A server that accepts connections and never answers costs one call its time limit."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as hole,
-        opened(f"redis://127.0.0.1:{hole.getsockname()[1]}/0") as state,
-        Callers(state, A, threads=32) as callers,
-    ):
-        callers.until(lambda: callers.count() > 200)
-        assert callers.count(alone=False) == 0
-
-
-def test_a_server_that_is_down_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
-    """Opening a state is no error: the outage is logged at once."""
-    port = closed_port()
-    with opened(f"redis://user:hunter2@127.0.0.1:{port}/0") as state:
-        assert state.degraded
-        (text,) = warnings_of(caplog)
-        assert f"redis://127.0.0.1:{port}" in text
-        assert "hunter2" not in text
-
-
 # A cluster, and sentinels ----------------------------------------------------------------------
 
 

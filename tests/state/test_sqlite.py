@@ -106,15 +106,6 @@ def test_a_database_of_another_program_is_left_alone(
     assert path.read_bytes() == before
 
 
-def test_a_file_of_a_newer_version_is_left_alone(path: Path, alone: SqliteState) -> None:
-    """A program that is not upgraded yet counts for itself."""
-    alone.check()
-    alone.close()
-    database(path, f"PRAGMA user_version = {SCHEMA + 1}")
-    with pytest.raises(SqliteStateError, match="newer keyrot_middleware"):
-        alone.check()
-
-
 @POSIX
 def test_the_file_is_the_users_own(tmp_path: Path) -> None:
     """The folder is 0700; the file and those beside it are 0600."""
@@ -191,15 +182,6 @@ def test_a_locked_file_is_not_waited_for_for_long(
         assert state.degraded
     wait_for(lambda: is_shared(state))
     assert "holds the file for too long" in warnings_of(caplog)[0]
-
-
-def test_a_place_that_is_no_folder_is_no_outage(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").touch()
-    with opened(tmp_path / "file" / "keyrot.sqlite3") as state:
-        assert not is_shared(state)
-    assert "falling back to in-process limits" in warnings_of(caplog)[0]
 
 
 FULL = """

@@ -237,26 +237,6 @@ class Official:
         self._span.end()
 
 
-@pytest.mark.parametrize("key", [INFERENCE, None], ids=["data", "no data"])
-@pytest.mark.parametrize(
-    ("operation", "model", "own"),
-    [
-        ("generate_content", "gemini-2.5-flash", False),
-        ("chat", "models/gemini-2.5-flash", False),
-        ("generate_content", "gemini-2.5-flash-lite", True),
-        ("execute_tool", "gemini-2.5-flash", True),
-        ("invoke_agent", "gemini-2.5-flash", True),
-    ],
-)
-def test_only_a_span_of_this_request_is_used(traced, key, operation, model, own) -> None:
-    """The spans around a tool or another model's operation have spans of their own inside."""
-    attributes = {"gen_ai.operation.name": operation, "gen_ai.request.model": model}
-    with Official(traced, key, **attributes):
-        ScriptedPool([traced.observer]).run()
-    assert len(traced.named("generate_content")) == own
-    assert ("keyrot.attempt.count" in traced.named("theirs")[0].attributes) is not own
-
-
 @pytest.mark.parametrize(
     "key",
     [context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"],

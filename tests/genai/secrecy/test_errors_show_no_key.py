@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 from support.interactions import SDK_WARNINGS
-from support.modes import MODEL, run, skip_where_the_sdk_reconnects, spread
+from support.modes import MODEL, skip_where_the_sdk_reconnects, spread
 from support.raw_server import RawServer, answer, chunk, reset
 from support.reporters import sent_to_sentry
-from support.scenes import SURFACES, WAYS, error_of, other_calls, raised, surfaces
-from support.servers import closed_port
+from support.scenes import WAYS, error_of, other_calls, raised, surfaces
 from websockets.asyncio.server import serve
 
 import keyrot_middleware
@@ -91,55 +90,6 @@ def test_no_reporter_shows_a_key(surface, library, fault, scene, no_aiohttp) -> 
     if error is None:
         pytest.skip("a body that ends early is no error here")
     scene.check(error, sent=fault not in SILENT)  # a busy machine may have sent nothing by then
-
-
-@pytest.mark.parametrize(("surface", "library"), WAYS)
-def test_a_refused_connection(surface, library, scene, no_aiohttp) -> None:
-    """Nothing was sent, and the headers were made."""
-    if library == "httpx":
-        no_aiohttp()
-    client = scene.client(f"http://127.0.0.1:{closed_port()}", retry_options={"attempts": 1})
-    scene.check(raised(surfaces(client)[surface]), sent=False)
-
-
-@pytest.mark.parametrize(
-    ("surface", "library", "fault"),
-    spread(
-        [name for name in SURFACES if "async" in name and name != "async upload"],
-        ["httpx", "aiohttp"],
-        SILENT,
-    ),
-)
-def test_a_call_that_the_program_gives_up(surface, library, fault, scene, no_aiohttp) -> None:
-    """The error is the program's own, and what was cancelled is its cause."""
-    if library == "httpx":
-        no_aiohttp()
-    server = scene.serve(faults(lambda: server)[fault])
-    client = scene.client(server.url)
-    works: dict[str, Callable[[], Any]] = {
-        "async": lambda: client.aio.models.generate_content(model=MODEL, contents="hello"),
-        "async_stream": lambda: _read(
-            client.aio.models.generate_content_stream(model=MODEL, contents="hello")
-        ),
-        "async download": lambda: client.aio.files.download(file="files/abc"),
-        "interaction async": lambda: client.aio.interactions.create(model=MODEL, input="hello"),
-        "interaction async_stream": lambda: _read(
-            client.aio.interactions.create(model=MODEL, input="hello", stream=True)
-        ),
-    }
-
-    async def give_up() -> Any:
-        async with asyncio.timeout(SHORT_MS / 1_000):
-            return await works[surface]()
-
-    error = raised(lambda: run(client, give_up))
-    assert isinstance(error, TimeoutError)
-    scene.check(error, sent=False)
-
-
-async def _read(opening: Any) -> None:
-    async for _ in await opening:
-        pass
 
 
 HANDSHAKES: dict[str, Callable[[Any, str], Any]] = {

@@ -1,13 +1,11 @@
 """Stored things belong to one project: calls that name them go with a key of it."""
 
-import inspect
 import io
 import json
 from typing import Any
 
 import pytest
 from google.genai import errors, types
-from google.genai._api_client import BaseApiClient
 from support.forks import run_fork
 from support.interactions import SDK, SDK_WARNINGS
 from support.modes import MODEL, MODES, ask, calls, run, spread
@@ -20,10 +18,6 @@ from keyrot_middleware.testing import FakeGemini, Reply
 pytestmark = SDK_WARNINGS
 ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])
 continues = pytest.mark.skipif(SDK < (2, 0), reason="the SDK continues answers from 2.0 on")
-has_destination = pytest.mark.skipif(
-    "destination" not in inspect.signature(BaseApiClient.download_file).parameters,
-    reason="this SDK downloads into memory only",
-)
 TEXT = {"mime_type": "text/plain"}
 CHUNK = 8 * 1024 * 1024
 """The SDK's own."""
@@ -178,21 +172,6 @@ def test_a_download_goes_with_the_owners_key(mode, gemini, film) -> None:
         either(mode, client, lambda api: api.files.download(file=name))
     assert caught.value.code == 429
     assert "attempt 1 with key B" in caught.value.__notes__[0]
-    assert set(keys_of(gemini)) == {"B"}
-
-
-@has_destination
-@ALSO_ASYNC
-def test_a_path_and_a_stream_of_the_program(mode, gemini, film, tmp_path) -> None:
-    client, name = film
-    api, path, stream = client._api_client, tmp_path / "film", io.BytesIO()
-    for there in (path, stream):
-        given = {"path": f"{name}:download?alt=media", "destination": there}
-        if mode == "sync":
-            api.download_file(**given)
-        else:
-            run(client, lambda given=given: api.async_download_file(**given))
-    assert path.read_bytes() == stream.getvalue() == b"film"
     assert set(keys_of(gemini)) == {"B"}
 
 

@@ -168,30 +168,3 @@ def test_the_keys_of_a_billing_account_share_its_ten_minutes() -> None:
         "e": NO_BUDGET,
         "f": NO_BUDGET,
     }
-
-
-def test_without_prices_no_account_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Google's number needs the cost of each call, and nobody has asked for the extra."""
-    monkeypatch.setattr("keyrot_middleware.keys_file.find_spec", lambda _name: None)
-    assert KeySpec(key_id="a", billing_account="co", tier="tier1").candidate.usd == NO_BUDGET
-
-
-def test_a_key_selected_by_hand_is_counted_by_its_response(gemini, pool, cost) -> None:
-    """The response has the whole usage; `tokens_used` alone is the input."""
-    made = pool({"key_id": "paid", "project": "web", "usd": {"day": 2.5 * cost}}, max_wait_s=0)
-    manager = keyrot_middleware.get_key_manager()
-    with keyrot_middleware.bypass():
-        client = genai.Client(
-            api_key=gemini.key("paid").value,
-            http_options=gemini.http_options,  # type: ignore[arg-type]
-        )
-        response = client.models.generate_content(model=MODEL, contents="hi")
-    chosen = manager.select_key(MODEL)
-    manager.report_success(chosen.key_id, response=response)
-    with manager.lease(MODEL) as key:
-        key.record_usage(response=response)
-    assert spent(made) == pytest.approx(2 * cost, abs=1e-9)
-    manager.report_success(manager.select_key(MODEL).key_id, tokens_used=1_000_000)
-    assert spent(made) == pytest.approx(2 * cost + 0.3, abs=1e-9)
-    with pytest.raises(KeyPoolExhausted):
-        manager.select_key(MODEL)

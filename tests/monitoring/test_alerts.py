@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import os
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -18,13 +15,11 @@ from pathlib import Path
 from traceback import TracebackException
 from typing import Any
 
-import apprise
 import pytest
 from google.genai import errors
 from pydantic import SecretStr
-from support.modes import close_connections
 from support.pool import INFO, Rig, key
-from support.receivers import Events, Mailbox, Webhook, dead_receiver
+from support.receivers import Events, Webhook
 from support.replies import MODEL, day, expired
 from support.servers import wait_for
 
@@ -42,7 +37,6 @@ from keyrot_middleware.monitoring.alerts import Receiver, open_receivers
 from keyrot_middleware.settings import load
 from keyrot_middleware.testing import FakeGemini, Reply
 
-CALLERS = 64
 PATIENCE_S = 240
 TESTS = Path(__file__).parents[1]
 
@@ -58,93 +52,6 @@ def webhook() -> Iterator[Webhook]:
     made = Webhook()
     yield made
     made.close()
-
-
-@pytest.fixture
-def mailbox() -> Iterator[Mailbox]:
-    made = Mailbox()
-    yield made
-    made.close()
-
-
-def call_in_threads(client: Any, times: int = 1) -> None:
-    def call(_: int) -> None:
-        for _ in range(times):
-            with suppress(errors.ClientError):
-                client.models.generate_content(model=MODEL, contents="hello")
-
-    with ThreadPoolExecutor(CALLERS) as threads:
-        list(threads.map(call, range(CALLERS)))
-
-
-def call_in_tasks(client: Any, times: int = 1) -> None:
-    async def call() -> None:
-        for _ in range(times):
-            with suppress(errors.ClientError):
-                await client.aio.models.generate_content(model=MODEL, contents="hello")
-
-    async def everyone() -> None:
-        await asyncio.gather(*(call() for _ in range(CALLERS)))
-        await close_connections(client)
-
-    asyncio.run(everyone())
-
-
-@pytest.mark.parametrize("call", [call_in_threads, call_in_tasks], ids=["threads", "tasks"])
-def test_each_event_arrives_once_with_64_callers(
-    call, pool, gemini, clock, connect, webhook, mailbox, monkeypatch
-) -> None:
-    """By e-mail, by webhook and in a function; a dead receiver beside them changes nothing."""
-    events = Events()
-    gemini.always_any(None)
-    gemini.always(_label(pool, "bad"), Reply.KEY_INVALID)
-    with dead_receiver() as dead:
-        installed = pool(
-            {"key_id": "bad"},
-            {"key_id": "good", "rpd": 40},
-            alerts=[dead, webhook.url, mailbox.url],
-            on_event=events,
-            max_wait_s=0,
-        )
-        mail = apprise.NotificationManager()["mailto"]
-        monkeypatch.setattr(mail, "request_rate_per_sec", 0)  # otherwise one mail in 5.5 s
-        client = connect()
-        call(client, times=2)  # a caller that fails at first gets the error of the rejected key
-        wait_for(lambda: len(events.all) == 3, PATIENCE_S)
-        gemini.always("bad", None)
-        keyrot_middleware.reset("bad")
-        clock.advance(61)
-        call(client)
-        wait_for(lambda: len(events.all) == 5, PATIENCE_S)
-        state = installed.state
-        for number, degraded in enumerate((True, False)):
-            monkeypatch.setattr(type(state), "degraded", degraded)
-            call(client)
-            wait_for(lambda number=number: len(events.all) == 6 + number, PATIENCE_S)
-        expected = {
-            "key_rejected": 1,
-            "quota_80_percent": 1,
-            "pool_exhausted": 1,
-            "key_available_again": 2,
-            "state_degraded": 1,
-            "state_recovered": 1,
-        }
-        wait_for(lambda: webhook.events.total() >= 7 <= mailbox.events.total(), PATIENCE_S)
-        assert Counter(name for name, _ in events.names) == expected
-        assert webhook.events == mailbox.events == expected
-        texts = json.dumps(webhook.messages) + repr(mailbox.received) + repr(events.all)
-        for label in ("bad", "good"):
-            assert gemini.key(label).value not in texts
-        keyrot_middleware.uninstall()
-
-
-def _label(pool: Any, key_id: str) -> str:
-    pool.key(key_id)
-    return key_id
-
-
-def _threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate()}
 
 
 PROGRAM = """

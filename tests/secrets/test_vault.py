@@ -39,19 +39,6 @@ def test_both_versions_of_kv_are_distinguished(bao: OpenBao, version: int, path:
     assert resolve_all(store, **places) == {"a": VALUE, "pro": "second"}
 
 
-def test_namespaces(bao: OpenBao) -> None:
-    """VAULT_NAMESPACE is where login and secrets are."""
-    space = unique("team")
-    bao.admin("POST", f"sys/namespaces/{space}")
-    mount = bao.mount(2, namespace=space)
-    bao.write(f"{mount}/data/keyrot", {"a": VALUE}, namespace=space)
-    rules = bao.allow(policy(f"{mount}/data/keyrot"), namespace=space)
-    token = bao.token(rules, namespace=space)
-    place = {"KEYROT_VAULT_PLACE": f"{mount}/keyrot"}
-    assert resolve_one(opened(bao, token, VAULT_NAMESPACE=space, **place)) == VALUE
-    assert "Forbidden" in resolve_one(opened(bao, token, **place))
-
-
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 @pytest.mark.parametrize("trust", ["VAULT_CACERT", "VAULT_SKIP_VERIFY"])
 def test_tls(bao: OpenBao, at: dict[str, str], trust: str) -> None:

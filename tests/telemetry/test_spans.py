@@ -237,19 +237,6 @@ class Official:
         self._span.end()
 
 
-@pytest.mark.parametrize(
-    "key",
-    [context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"],
-    ids=["opentelemetry", "earlier"],
-)
-def test_suppressed_calls_leave_no_span(traced: Any, key: str) -> None:
-    """Both spellings of the key silence us; the call is sent as usual."""
-    token = context.attach(context.set_value(key, True))
-    assert ScriptedPool([traced.observer]).run() == "answer"
-    context.detach(token)
-    assert traced.spans == []
-
-
 def scripted(traced: Any, streams: int = 1, chunks: int = 3) -> ScriptedPool:
     made = ScriptedPool([traced.observer], keys=("flash_01",))
     made.script = {"flash_01": [Chunks(chunks, tracer=traced.tracer) for _ in range(streams)]}

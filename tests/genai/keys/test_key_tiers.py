@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 from google.genai import types
 from support.modes import MODEL, MODES, ask
-from support.mounted_secrets import serving_keys
-from support.servers import wait_for
 
 import keyrot_middleware
 from keyrot_middleware import ConfigError, KeyPoolExhausted
@@ -133,20 +131,3 @@ def test_wrong_tiers_are_errors(tiers, text) -> None:
     ):
         pass
     assert text in str(wrong.value)
-
-
-def test_no_call_passes_a_pool_whose_keys_are_gone(gemini, connect, files) -> None:
-    """keys.json loses its paid keys: calls fail, and the client's own key does not serve them."""
-    for key in KEYS[:2]:
-        files.put(key["key_id"])
-    files.list(*KEYS[:2])
-    files.install(tiers=PAID_ONLY)
-    client = connect(gemini.key("free").value)
-    assert ask("sync", client) == "ok from paid"
-    files.list(KEYS[0])
-    wait_for(lambda: serving_keys() == [])
-    gemini.reset_log()
-    for mode in MODES:
-        with pytest.raises(KeyPoolExhausted, match=r"no Gemini API key of KEYROT_TIERS"):
-            ask(mode, client)
-    assert gemini.count() == 0

@@ -9,19 +9,19 @@ import pytest
 from support.certificate_authority import CertificateAuthority
 from support.json_server import JsonServer, Request, Response
 from support.modes import MODEL, calls
-from support.pool import INFO, key
+from support.pool import key
 from support.servers import closed_port, wait_for
-from support.states import SHARED, failed, open_at, settle
+from support.states import settle
 from support.unreachable import SilentServer
 
 import keyrot_middleware
 from keyrot_middleware import ConfigError
-from keyrot_middleware.core.model import Limits, Scope
-from keyrot_middleware.core.windows import DAY_S, HOUR_S
+from keyrot_middleware.core.model import Limits
+from keyrot_middleware.core.windows import HOUR_S
 from keyrot_middleware.runtime.google_limits import GoogleLimits
 from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.secrets import remote
-from keyrot_middleware.testing import FakeClock, FakeGemini
+from keyrot_middleware.testing import FakeGemini
 
 VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDQUOTAS"
 PROJECTS = [f"team-{number}" for number in range(1, 5)]
@@ -174,19 +174,6 @@ def test_a_key_without_project_or_tier_keeps_learning(pool, gemini, caplog) -> N
     assert set(gemini.quota_reads) == {"1234567"}
 
 
-def test_install_and_calls_do_not_wait_for_it(make, connect, monkeypatch) -> None:
-    """The endpoint accepts, and says nothing."""
-    monkeypatch.setattr(remote, "READ_TIMEOUT_S", 600.0)
-    silent = SilentServer()
-    make(Limits(rpm=5), url=silent.url, limits_from="google")
-    wait_for(is_reading)
-    assert isinstance(calls("sync", connect(), 1)[0], str)
-    assert is_reading()
-    keyrot_middleware.uninstall()
-    silent.close()
-    wait_for(lambda: not is_reading())
-
-
 # The login ---------------------------------------------------------------------------------------
 
 
@@ -222,16 +209,3 @@ def test_another_endpoint_must_be_safe(pool, monkeypatch: pytest.MonkeyPatch) ->
 
 
 # The state ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("uri", SHARED)
-def test_processes_share_what_one_has_read(uri: str, clock: FakeClock) -> None:
-    state, one = open_at(uri, clock.time), key("a", project="p")
-    state.take_limits("p", {INFO.model: Limits(rpm=2)})
-    settle(state, one, failed(Scope.NONE, learned=Limits(rpm=5, rpd=9)))
-    (used,) = state.snapshot([one])["a"].used
-    assert (used.limits, used.read) == (Limits(rpm=2, rpd=9), Limits(rpm=2))
-    clock.advance(DAY_S)
-    (used,) = state.snapshot([one])["a"].used
-    assert (used.limits, used.read) == (Limits(), Limits())
-    state.close()

@@ -84,6 +84,7 @@ def test_azure_names_versions_and_fields(azure: AzureServer) -> None:
     assert "AZURE_KEY_VAULT_URL is not set" in resolve_one(open_azure({}))
 
 
+@pytest.mark.promise(number=6)
 def test_azure_sends_no_token_to_a_host_that_is_no_vault(azure, monkeypatch) -> None:
     """The library checks that the login belongs to the vault's host."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", azure.vault.ca)
@@ -116,6 +117,7 @@ def test_google_versions_projects_and_fields(gcp: GcpServer) -> None:
     assert found == {"a": "FAKE-a", "b": "FAKE-new", "c": "FAKE-old", "d": "FAKE-x"}
 
 
+@pytest.mark.promise(number=6)
 @pytest.mark.parametrize("url", ["http://secrets.example", "secrets.example"])
 def test_google_refuses_an_endpoint_that_would_get_the_token_unencrypted(url: str) -> None:
     """When the store is opened; plain HTTP is for this machine only."""

@@ -39,6 +39,7 @@ def test_both_versions_of_kv_are_distinguished(bao: OpenBao, version: int, path:
     assert resolve_all(store, **places) == {"a": VALUE, "pro": "second"}
 
 
+@pytest.mark.promise(number=6)
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 @pytest.mark.parametrize("trust", ["VAULT_CACERT", "VAULT_SKIP_VERIFY"])
 def test_tls(bao: OpenBao, at: dict[str, str], trust: str) -> None:
@@ -173,6 +174,7 @@ def test_a_server_that_echoes_secrets_is_not_quoted(status, identity, caplog) ->
         assert hidden not in text + caplog.text
 
 
+@pytest.mark.promise(number=6)
 @pytest.mark.parametrize("identity", [{"VAULT_TOKEN": TOKEN}, ROLE], ids=["token", "role"])
 def test_no_redirect_takes_token_or_login_to_another_server(identity: dict[str, str]) -> None:
     """It is not followed."""

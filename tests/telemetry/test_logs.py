@@ -69,6 +69,7 @@ def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
     )
 
 
+@pytest.mark.promise(number=2)
 def test_no_line_holds_a_key_or_the_text_of_an_error(caplog: pytest.LogCaptureFixture) -> None:
     """At DEBUG, whatever fails."""
     caplog.set_level(logging.DEBUG, NAME)

@@ -199,6 +199,7 @@ def test_an_attempt_is_current_only_while_the_sdk_sends(traced: Any) -> None:
     assert traced.parent_of(traced.named("generate_content")[0]) == "the caller's"
 
 
+@pytest.mark.promise(number=4)
 def test_spans_hold_no_key_and_no_prompt(traced: Any) -> None:
     """Neither values of keys nor texts of errors are in any name, status, attribute or event."""
     scripted = ScriptedPool([traced.observer])

@@ -241,6 +241,7 @@ def hostile_source() -> FakeSource:
     return source
 
 
+@pytest.mark.promise(number=7)
 def test_hostile_texts_have_no_effect(serve: Serve, open_tab: Open) -> None:
     """HTML in key ids, projects, models, messages and errors is shown as text, all of it."""
     source = hostile_source()

@@ -54,6 +54,7 @@ def refusal(code: int, status: str, message: str) -> Any:
     return Reply.custom(code, {"error": {"code": code, "status": status, "message": message}})
 
 
+@pytest.mark.promise(number=1)
 def test_a_check_sends_a_key_to_allowed_hosts_only(service, pool, monkeypatch) -> None:
     """Where the SDK's default address is not allowed, nothing is sent, and the page reports it."""
     pool({"key_id": "a_1"})
@@ -70,6 +71,7 @@ def test_a_check_sends_a_key_to_allowed_hosts_only(service, pool, monkeypatch) -
     assert "key a_1 works" in done.content["sentence"]
 
 
+@pytest.mark.promise(number=4)
 def test_no_value_prompt_or_answer_is_in_any_response(service, pool, monkeypatch) -> None:
     """After good, refused and failed calls no body or header of the app holds any of them."""
     client = pool({"key_id": "a_1"}, {"key_id": "a_2"}, {"key_id": "a_3"})

@@ -12,6 +12,7 @@ import pytest
 from support.modes import MODEL, ask_async, ask_sync, run
 
 from keyrot_middleware.runtime.pool import SystemClock
+from keyrot_middleware.testing import Reply
 from keyrot_middleware.testing.replies import Scripted, quota_body
 
 THREADS = 3
@@ -32,6 +33,40 @@ def install(pool, clock, gemini, named) -> Any:
     pool._clock = SystemClock()
     hosts = (gemini.host, urlsplit(named["base_url"]).netloc)
     return lambda *keys, **more: pool(*keys, **{"allowed_hosts": hosts, **more})
+
+
+@pytest.mark.parametrize(
+    ("first", "aiohttp", "loop"),
+    [("tasks", True, "asyncio"), ("threads", False, "uvloop"), ("mixed", True, "uvloop")],
+)
+def test_tasks_and_threads_share_one_place(
+    first, aiohttp, loop, gemini, install, named, connect, no_aiohttp
+) -> None:
+    """Ten calls each share a key with `max_concurrency: 1`, and each of them is served."""
+    make_loop = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
+    if not aiohttp:
+        no_aiohttp()
+    install({"key_id": "A", "max_concurrency": 1}, max_wait_s=60)
+    gemini.always("A", Reply.slow(0.01))
+    client = connect(client_options=named)
+
+    async def everyone() -> list[str]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+        tasks = [ask_async("async", client) for _ in range(10)]
+        threads = [asyncio.to_thread(ask_sync, "sync", client) for _ in range(10)]
+        order = {
+            "tasks": [*tasks, *threads],
+            "threads": [*threads, *tasks],
+            "mixed": [call for pair in zip(tasks, threads, strict=True) for call in pair],
+        }[first]
+        try:
+            return await asyncio.gather(*order)
+        finally:
+            await client.aio.aclose()
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        assert set(runner.run(everyone())) == {"ok from A"}
+    assert gemini.peak("A") == 1
 
 
 def test_a_call_to_a_free_model_is_not_held_up(gemini, install, named, connect) -> None:

@@ -22,7 +22,11 @@ import keyrot_middleware
 from keyrot_middleware.adapters.redaction import MOST
 from keyrot_middleware.testing import plain_websockets
 
-pytestmark = [*SDK_WARNINGS, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.promise(number=2),
+    *SDK_WARNINGS,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 def faults(server: Callable[[], RawServer]) -> dict[str, Callable[[Any, str], Any]]:

@@ -22,6 +22,8 @@ from keyrot_middleware.core.failures import (
 from keyrot_middleware.core.model import CallInfo, Limits, Scope, Verdict
 from keyrot_middleware.providers.gemini import Gemini
 
+pytestmark = pytest.mark.promise(number=7)
+
 classify, RULES = Gemini().classify, Gemini.rules
 parse_error = Gemini().parse_error
 BUSY: dict[str, Any] = {"code": 429, "message": "Busy.", "status": "RESOURCE_EXHAUSTED"}

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 LIST = HERE / "expected_differences.toml"
 VENVS = ROOT / ".venv-coexist"
 AT_ONCE = 2
-TIME_LIMIT_S = 1_200
+TIME_LIMIT_S = 3_600
 MODES = ("alone", "pool")
 
 
@@ -98,8 +98,8 @@ def run_suite(suite: Suite, python: Path, sources: Path, mode: str) -> Run:
     """Run all tests of a suite in a process of their own, without our settings of pytest."""
     command = [
         *(str(python), "-m", "pytest", str(sources / suite.tests), f"--rootdir={sources}"),
-        *("-p", "coexist_plugin", *(("-c", os.devnull) if suite.is_sdk else ())),
-        *("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"),
+        *("-p", "coexist_plugin", "-o", "asyncio_default_fixture_loop_scope=function"),
+        *(("-c", os.devnull) if suite.is_sdk else ("-o", "asyncio_mode=auto")),
         *("-p", "no:cacheprovider", "--continue-on-collection-errors", "-q", "-rfE", "--tb=short"),
         *suite.options,
     ]

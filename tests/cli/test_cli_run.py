@@ -116,14 +116,6 @@ def test_a_program_without_a_pool_runs(started, tmp_path) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ran\n", "")
 
 
-def test_closed_outputs_are_no_error(monkeypatch) -> None:
-    """A process that was started with `>&-` has no stdout; its exit code reports the error."""
-    monkeypatch.setattr(sys, "stdout", None)
-    assert run(["--help"]) == 0
-    monkeypatch.setattr(sys, "stderr", None)
-    assert run([]) == 2
-
-
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_run_needs_no_extra(started, hide, tmp_path, package) -> None:
     """The other commands, the help and the version name the extra that they need."""
@@ -140,32 +132,11 @@ from google import genai
 client = genai.Client()
 print(client.models.generate_content(model="gemini-flash-latest", contents="hi").text)
 """
-URL = "BASE/v1beta/models/gemini-flash-latest:generateContent"
-BODY = {"contents": [{"parts": [{"text": "hi"}]}]}
 PROGRAMS_OF_LIBRARIES = {
     "google-genai": CALLS,
-    "requests": f"""
-import requests
-response = requests.post("{URL}", json={BODY}, headers={{"x-goog-api-key": "keyrot-pool"}})
-print(response.json()["candidates"][0]["content"]["parts"][0]["text"])
-""",
-    "openai": """
-import openai
-client = openai.OpenAI(api_key="keyrot-pool", base_url="BASE/v1beta/openai/")
-messages = [dict(role="user", content="hi")]
-chat = client.chat.completions.create(model="gemini-flash-latest", messages=messages)
-print(chat.choices[0].message.content)
-""",
     "a process that it starts": """
 import subprocess, sys
 subprocess.run([sys.executable, "calls.py"], check=True)
-""",
-    "a process of multiprocessing": """
-import multiprocessing, runpy
-if __name__ == "__main__":
-    child = multiprocessing.get_context("spawn").Process(target=runpy.run_path, args=("calls.py",))
-    child.start()
-    child.join()
 """,
 }
 
@@ -177,7 +148,7 @@ def test_calls_go_through_the_pool(started, service, here, command) -> None:
     keys = [service.add_key(label) for label in ("dead", "good")]
     service.always("dead", Reply.KEY_INVALID)
     (here / "calls.py").write_text(CALLS)
-    (here / "app.py").write_text(PROGRAMS_OF_LIBRARIES[name].replace("BASE", service.url))
+    (here / "app.py").write_text(PROGRAMS_OF_LIBRARIES[name])
     ran = started(
         *("run", *("-v" for _ in options), "app.py"),
         GEMINI_API_KEYS=",".join(key.value for key in keys),

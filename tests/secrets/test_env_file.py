@@ -11,6 +11,8 @@ from keyrot_middleware.secrets import Secret, SecretStore, stores
 from keyrot_middleware.secrets.stores import open_store
 from keyrot_middleware.settings import load
 
+pytestmark = pytest.mark.promise(number=5)
+
 
 def write(here: Path, **variables: object) -> None:
     (here / ".env").write_text("".join(f"{n}={value}\n" for n, value in variables.items()))

@@ -161,7 +161,11 @@ def test_an_unreadable_exception_does_not_replace_the_error(monkeypatch, caplog)
     assert "adapters failed (<class 'RuntimeError'>" in caplog.text
 
 
-pytestmark = [*SDK_WARNINGS, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.promise(number=2),
+    *SDK_WARNINGS,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 def shown(error: BaseException) -> str:

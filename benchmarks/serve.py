@@ -41,7 +41,9 @@ BODY = json.dumps({"contents": [{"parts": [{"text": "Hi"}]}]}).encode()
 TEXT = {"candidates": [{"content": {"role": "model", "parts": [{"text": "x" * 200}]}}]}
 USED = {"usageMetadata": {"promptTokenCount": 2, "totalTokenCount": 9}}
 WHOLE = json.dumps({**TEXT, **USED}).encode()
-EVENTS = b"".join(f"data: {json.dumps(one)}\r\n\r\n".encode() for one in (TEXT, TEXT, {**TEXT, **USED}))
+EVENTS = b"".join(
+    f"data: {json.dumps(one)}\r\n\r\n".encode() for one in (TEXT, TEXT, {**TEXT, **USED})
+)
 MODEL = "/v1beta/models/gemini-2.5-flash:"
 UPLOAD = "/gemini/upload/v1beta/files?upload_id=1"
 MB = 1 << 20
@@ -59,7 +61,9 @@ class Fake(asyncio.Protocol):
             head, end, data = self.head.partition(b"\r\n\r\n")
             if not end:
                 return
-            sizes = [one for one in head.lower().split(b"\r\n") if one.startswith(b"content-length")]
+            sizes = [
+                one for one in head.lower().split(b"\r\n") if one.startswith(b"content-length")
+            ]
             self.left, self.head = int(sizes[0].partition(b":")[2]), head
         self.left -= len(data)
         if self.left <= 0:

@@ -12,7 +12,7 @@ from itertools import chain
 from math import inf
 from typing import Any
 
-from ..adapters.bodies import AsyncTee, Tee, mixed_type, read_bounded
+from ..adapters.bodies import LONGEST_BODY, AsyncTee, Tee, mixed_type, read_bounded
 from ..adapters.pooled_calls import PooledCalls
 from ..adapters.redaction import Redact, scrub_head, without_key
 from ..runtime import sdk_call
@@ -61,7 +61,10 @@ class HttpxTransports(Library):
         try:
             return request.content, None
         except self._library.RequestNotRead:
-            return await read_bounded(self._iterator(request.stream))
+            pieces = self._iterator(request.stream)
+            if int(request.headers.get("content-length", 0)) > LONGEST_BODY:
+                return b"", pieces  # known to be too long: nothing of it is kept
+            return await read_bounded(pieces)
 
     def _iterator(self, stream: Any) -> Any:
         """Return an iterator of a stream, an async one where it can only be read so."""

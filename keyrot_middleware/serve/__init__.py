@@ -119,7 +119,9 @@ class Door:
             workload.set(label)  # of this request's own task
         headers = [*_upward(given, provider), provider.key_field(route, POOL_KEY)]
         # Not built by the client: it would add the cookies that other callers' replies have set.
-        request = httpx.Request(method, url, headers=headers, content=exchange.body(self._large))
+        request = httpx.Request(
+            method, url, headers=headers, content=await exchange.body(self._large)
+        )
         here = f"{exchange.scope['scheme']}://{dict(given)['host']}/{name}/"
         watcher = asyncio.create_task(exchange.watch(asyncio.current_task()))
         try:
@@ -148,20 +150,19 @@ class _Exchange:
         self.has_left = self._has_begun = False
         self._body_ended = asyncio.Event()
 
-    def body(self, large: asyncio.Semaphore) -> AsyncGenerator[bytes] | None:
-        """Return the body as it comes, or None for none.
+    async def body(self, large: asyncio.Semaphore) -> bytes | AsyncGenerator[bytes]:
+        """Return a small body whole, and a large one as it comes.
 
         Raises:
             Refused: It is too long.
         """
         given = dict(self.given)
-        size = int(given.get("content-length", LARGE + 1))
+        size = int(given.get("content-length", 0))
         if size > LARGEST:
             raise Refused(413, f"a body has at most {LARGEST:,} bytes")
-        if not {"content-length", "transfer-encoding"} & given.keys():
-            self._body_ended.set()
-            return None
-        return self._pieces(large if size > LARGE else contextlib.nullcontext())
+        if size > LARGE or "transfer-encoding" in given:
+            return self._pieces(large)
+        return b"".join([piece async for piece in self._pieces(contextlib.nullcontext())])
 
     async def _pieces(self, room: Any) -> AsyncGenerator[bytes]:
         async with room:

@@ -104,15 +104,15 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family)
-        # Connections inherit it; asyncio sets it only where it has made the socket itself, and
-        # without it the body of a reply waits up to 40 ms behind its head.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
     except OSError as error:
         text = f"--host {host} --port {port}: {error.strerror or error}"
         if error.errno == errno.EADDRINUSE:
             text = f"port {port} of {host} is in use; choose another with --port, or --port 0"
         raise ConfigError(text) from None
+    # Connections inherit it. asyncio sets it only for a socket that it has made itself, and without
+    # it the body of a reply waits up to 40 ms behind its head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _announce(

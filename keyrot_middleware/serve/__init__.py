@@ -92,7 +92,8 @@ class Door:
             await exchange.say(500, "keyrot serve: it failed inside; its log has more")
 
     async def _answer(self, exchange: _Exchange) -> None:
-        given, path, method = exchange.given, exchange.path, exchange.scope["method"]
+        given, headers = exchange.given, exchange.headers
+        path, method = exchange.path, exchange.scope["method"]
         self._access.admit(exchange.scope, given)
         if path in ("/healthz", "/readyz"):
             # In a thread: a shared state may be far away.
@@ -112,17 +113,16 @@ class Door:
         route = None if is_odd else provider.route(method, url)
         if route is None:
             raise Refused(404, f"the table of {provider.title} has no such path")
-        if label := dict(given).get("x-keyrot-workload", ""):
+        if label := headers.get("x-keyrot-workload", ""):
             if label not in self._workloads:
                 known = ", ".join(sorted(filter(None, self._workloads))) or "none"
                 raise Refused(400, f"there is no such workload; there is {known}")
             workload.set(label)  # of this request's own task
-        headers = [*_upward(given, provider), provider.key_field(route, POOL_KEY)]
+        body = await exchange.body(self._large)
+        upward = [*_upward(given, provider), provider.key_field(route, POOL_KEY)]
         # Not built by the client: it would add the cookies that other callers' replies have set.
-        request = httpx.Request(
-            method, url, headers=headers, content=await exchange.body(self._large)
-        )
-        here = f"{exchange.scope['scheme']}://{dict(given)['host']}/{name}/"
+        request = httpx.Request(method, url, headers=upward, content=body)
+        here = f"{exchange.scope['scheme']}://{headers['host']}/{name}/"
         watcher = asyncio.create_task(exchange.watch(asyncio.current_task()))
         try:
             response = await self._client.send(request, stream=True)
@@ -146,6 +146,7 @@ class _Exchange:
         self.scope, self._receive, self._send = scope, receive, send
         self.path: str = scope["raw_path"].decode("latin-1")
         self.given = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
+        self.headers = dict(self.given)
         self.provider: Provider | None = None
         self.has_left = self._has_begun = False
         self._body_ended = asyncio.Event()
@@ -156,11 +157,10 @@ class _Exchange:
         Raises:
             Refused: It is too long.
         """
-        given = dict(self.given)
-        size = int(given.get("content-length", 0))
+        size = int(self.headers.get("content-length", 0))
         if size > LARGEST:
             raise Refused(413, f"a body has at most {LARGEST:,} bytes")
-        if size > LARGE or "transfer-encoding" in given:
+        if size > LARGE or "transfer-encoding" in self.headers:
             return self._pieces(large)
         return b"".join([piece async for piece in self._pieces(contextlib.nullcontext())])
 

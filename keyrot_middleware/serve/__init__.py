@@ -82,8 +82,10 @@ class Door:
             await exchange.say(504, "keyrot serve: the provider did not answer in time")
         except httpx.HTTPError:
             await exchange.say(502, "keyrot serve: the connection to the provider failed")
-        except (_Left, TimeoutError):
-            pass  # nobody is there to answer; the server closes a connection with half a reply
+        except TimeoutError:
+            await exchange.say(408, f"keyrot serve: nothing came for {IDLE_S:.0f} seconds")
+        except _Left:
+            pass  # nobody is there to answer
         except asyncio.CancelledError:
             if not exchange.has_left:
                 raise
@@ -92,9 +94,9 @@ class Door:
             await exchange.say(500, "keyrot serve: it failed inside; its log has more")
 
     async def _answer(self, exchange: _Exchange) -> None:
-        given, headers = exchange.given, exchange.headers
-        path, method = exchange.path, exchange.scope["method"]
-        self._access.admit(exchange.scope, given)
+        scope, given, headers = exchange.scope, exchange.given, exchange.headers
+        path, method = scope["raw_path"].decode("latin-1"), scope["method"]
+        self._access.admit(scope, given)
         if path in ("/healthz", "/readyz"):
             # In a thread: a shared state may be far away.
             is_ready = path == "/healthz" or await asyncio.to_thread(_is_ready, self._report)
@@ -105,7 +107,7 @@ class Door:
             raise Refused(404, f"nothing is at this address; there is {known}")
         provider, origin = self.upstream[name]
         exchange.provider = provider
-        query = exchange.scope["query_string"].decode("latin-1")
+        query = scope["query_string"].decode("latin-1")
         self._access.require_key(provider, given, query)
         kept = "&".join(one for one in query.split("&") if not one.startswith("key="))
         url = f"{origin}/{rest}{'?' if kept else ''}{kept}"
@@ -122,7 +124,7 @@ class Door:
         upward = [*_upward(given, provider), provider.key_field(route, POOL_KEY)]
         # Not built by the client: it would add the cookies that other callers' replies have set.
         request = httpx.Request(method, url, headers=upward, content=body)
-        here = f"{exchange.scope['scheme']}://{headers['host']}/{name}/"
+        here = f"{scope['scheme']}://{headers['host']}/{name}/"
         watcher = asyncio.create_task(exchange.watch(asyncio.current_task()))
         try:
             response = await self._client.send(request, stream=True)
@@ -144,7 +146,6 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self._receive, self._send = scope, receive, send
-        self.path: str = scope["raw_path"].decode("latin-1")
         self.given = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
         self.headers = dict(self.given)
         self.provider: Provider | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from keyrot_middleware.errors import PoolEvent
 
-from . import file_state
+from . import file_state, serve
 from .bare_redis import bare_scripts
 from .calls import (
     PER_ROUND,
@@ -191,6 +191,7 @@ def table(redis: str | None) -> list[Row]:
         *file_state.rows(),
         *status_page(),
         *program(),
+        *serve.rows(),
     ]
 
 

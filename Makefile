@@ -17,7 +17,7 @@ LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks providers clients recipes dist sbom screenshot docs jaeger test-jaeger clean
+.PHONY: help demo test tests test-newest fuzz lint types bench bench-serve bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks providers clients recipes dist sbom screenshot docs jaeger test-jaeger clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -54,6 +54,9 @@ types: $(READY)  ## check types
 
 bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.md
 	@PYTHONPATH=tests:tests/ui $(BIN)/python -m benchmarks
+
+bench-serve: $(READY)  ## measure keyrot serve against a proxy of ten lines, on the same server
+	@$(BIN)/python -m benchmarks.serve
 
 bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server and write benchmarks/PEERS.md
 	@PYTHONPATH=tests .venv-bench/bin/python -m benchmarks.peers

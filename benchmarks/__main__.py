@@ -9,7 +9,7 @@ from support.servers import BINARIES, Server
 
 from keyrot_middleware.errors import PoolEvent
 
-from . import file_state
+from . import file_state, serve
 from .calls import (
     PER_ROUND,
     PLAIN,
@@ -176,6 +176,7 @@ def table(redis: Server) -> list[Row]:
         *file_state.rows(),
         *status_page(),
         *program(),
+        *serve.rows(),
     ]
 
 

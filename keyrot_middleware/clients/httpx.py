@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..runtime import runner, sdk_call
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
-from .body import AsyncTee, Body, Tee, mixed_type, read_bounded
+from .body import LONGEST_BODY, AsyncTee, Body, Tee, mixed_type, read_bounded
 from .call import Call, Incoming, Outcome, PooledCalls, Reply, home_key
 from .patching import Args, Kwargs, Wrapped, Wrapper
 from .redaction import Redact, scrub_head, without_key
@@ -69,7 +69,10 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
         try:
             return request.content, None
         except self._library.RequestNotRead:
-            return await read_bounded(self._iterator(request.stream))
+            pieces = self._iterator(request.stream)
+            if int(request.headers.get("content-length", 0)) > LONGEST_BODY:
+                return b"", pieces  # known to be too long: nothing of it is kept
+            return await read_bounded(pieces)
 
     def _iterator(self, stream: Any) -> Any:
         """Return an iterator of a stream, an async one where it can only be read so."""

@@ -226,9 +226,7 @@ def test_a_server_that_is_down_is_reported(keyrot, service, command) -> None:
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(
-    ("command", "code"), [(("status",), 1), (("reset", "idle_01"), 1)]
-)
+@pytest.mark.parametrize(("command", "code"), [(("status",), 1), (("reset", "idle_01"), 1)])
 def test_a_state_in_memory_is_reported_as_inside_each_process(
     keyrot, tmp_path, command, code
 ) -> None:

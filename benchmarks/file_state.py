@@ -189,9 +189,9 @@ async def _holds(state: State) -> list[float]:
 
     async def caller() -> None:
         while time.perf_counter() < until:
-            lease = _lease(await _Timed(state.do("acquire", INFO, OFFER, spread=True), held))
+            lease = _lease(await _Timed(state.do(state.acquire, INFO, OFFER, spread=True), held))
             await asyncio.sleep(WORK_S)
-            await _Timed(state.do("settle", lease, USED), held)
+            await _Timed(state.do(state.settle, lease, USED), held)
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     state.close()

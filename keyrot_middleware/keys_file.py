@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -27,7 +27,6 @@ from pydantic import (
 )
 
 from . import providers
-from .core.amounts import nano_usd
 from .core.model import (
     DEFAULT_PLATFORM,
     FREE,
@@ -38,6 +37,7 @@ from .core.model import (
     Budget,
     Candidate,
     Limits,
+    nano_usd,
     smaller_limit,
 )
 from .core.text import did_you_mean, one_line
@@ -110,14 +110,22 @@ def _good_place(place: str) -> str:
     return place
 
 
-def _good_provider(name: str) -> str:
-    known = providers.names()
-    if name not in known:
-        raise ValueError(
-            providers.plugged_in()[1].get(name)
-            or f"found {display(name)}; allowed: {', '.join(known)}.{did_you_mean(name, known)}"
-        )
+def one_of(name: str, allowed: Collection[str]) -> str:
+    """Return *name*.
+
+    Raises:
+        ValueError: It is not *allowed*.
+    """
+    if name not in allowed:
+        hint = did_you_mean(str(name), allowed)
+        raise ValueError(f"found {display(name)}; allowed: {', '.join(allowed)}.{hint}")
     return name
+
+
+def _good_provider(name: str) -> str:
+    if problem := providers.plugged_in()[1].get(name):
+        raise ValueError(problem)
+    return one_of(name, providers.names())
 
 
 def _good_project(project: str) -> str:
@@ -253,11 +261,9 @@ def allowed_tiers(names: Iterable[str]) -> frozenset[str]:
     Raises:
         ValueError: One of them is no tier, or there is none.
     """
-    names = frozenset(name.strip() for name in names if name.strip())
-    wrong = sorted(names.difference(get_args(Tier)))
-    if wrong or not names:
-        found = display(wrong[0]) if wrong else "no tier"
-        raise ValueError(f"found {found}; allowed: {', '.join(get_args(Tier))}")
+    names = frozenset(filter(None, map(str.strip, names)))
+    for name in sorted(names) or [""]:
+        one_of(name, get_args(Tier))
     return names | PAID_TIERS if "paid" in names else names
 
 
@@ -364,14 +370,8 @@ def _parse(path: Path) -> tuple[list[Any], str | None]:
         return [], "there is no such file; create it (see keys_example.json) or name another"
     try:
         found = json.loads(path.read_text("utf-8-sig"))  # editors on Windows mark the byte order
-    except OSError as error:
-        return [], f"the file cannot be read: {error.strerror}"
-    except json.JSONDecodeError as error:
-        return [], f"not JSON, line {error.lineno}, column {error.colno}: {error.msg}"
-    except UnicodeDecodeError as error:
-        return [], f"not UTF-8 text, at byte {error.start}; save the file as UTF-8"
-    except (ValueError, RecursionError):
-        return [], "not JSON that can be read: a number is too long or lists lie too deep"
+    except (OSError, ValueError, RecursionError) as error:
+        return [], f"this is no JSON that can be read: {hide_secrets(str(error))}"
     if not isinstance(found, list):
         return [], f"found {display(found)}; allowed: a list of keys, [{{…}}, {{…}}]."
     return found, None

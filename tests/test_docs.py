@@ -206,3 +206,12 @@ def test_readme_has_the_measured_numbers() -> None:
     assert date is not None
     month = datetime.strptime(date[1], "%Y-%m").strftime("%B %Y")
     assert f"{version[0]}, measured in {month}." in text
+
+
+def test_each_promise_of_security_has_tests() -> None:
+    """`pytest -m "promise(number=2)"` runs those of the second one; none is without."""
+    promised = (ROOT / "SECURITY.md").read_text("utf-8").partition("## What is promised")[2]
+    count = promised.partition("\n## ")[0].count("\n- **")
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    marked = set(re.findall(r"mark\.promise\(number=(\d+)\)", tests))
+    assert marked == {str(number) for number in range(1, count + 1)}

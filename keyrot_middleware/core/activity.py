@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from .amounts import NANO, nano_usd
 from .failures import SERVICE_FAILURES, UNKNOWN
 from .judgement import Run
-from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NO_USAGE, Usage
+from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NANO, NO_USAGE, Usage, nano_usd
 from .windows import DAY_S, day_of
 
 CALLS_KEPT = 100
@@ -241,134 +240,8 @@ class BoundedNames:
         return entry
 
 
-@dataclass(slots=True)
-class ActivityBatch:
-    """What one process adds to the activity of a pool. Not locked."""
-
-    names: BoundedNames = field(default_factory=BoundedNames)
-    is_large_pool: bool = False
-    """It has more than `LARGE_POOL` keys."""
-    zone: str = DEFAULT_ZONE
-    """Where its days end."""
-    minutes: dict[tuple[int, str], list[int]] = field(default_factory=dict)
-    """By minute and entry: the counts, in the order of `COUNTERS`; of keys and projects the first
-    three, of quotas the first."""
-    days: dict[tuple[str, str], DayUsage] = field(default_factory=dict)
-    """By day and entry: keys, projects and the pool."""
-    calls: deque[CallRecord] = field(default_factory=lambda: deque(maxlen=CALLS_KEPT))
-    failures: dict[str, deque[CallRecord]] = field(default_factory=dict)
-    """By key id: the last calls in which it failed."""
-    pairs: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Calls by day and entry: of each model and workload that calls it."""
-    ends: dict[str, deque[str]] = field(default_factory=dict)
-    """By list: the last ends of a model; see `ActivityLog.run`."""
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to add."""
-        return bool(self.calls)
-
-    def add(self, record: CallRecord, cost_usd: float | None = None) -> None:
-        """Count a call that ended, and what it cost."""
-        if cost_usd is not None and record.usage.cost_usd is None:
-            record = record._replace(usage=record.usage._replace(cost_usd=cost_usd))
-        self.calls.append(record)
-        minute, attempts, usage = int(record.at // 60), record.attempts, record.usage
-        failures = refused = 0
-        for key_id, failure, code, _, project, message, bucket, requests, *_ in attempts:
-            failed, limited = failure is not None, code == 429
-            for entry in self._of_requests(key_id, project):
-                self._count(minute, entry, (1, failed, limited))
-            if bucket and not self.is_large_pool:
-                self._count(minute, quota_entry(project or key_id, bucket), (requests,))
-            failures, refused = failures + failed, refused + limited
-            if failed:
-                self._keep_failure(key_id, record)
-            if failure in UNKNOWN:
-                said = re.sub(r"\S*\d\S*", "…", message)  # without ids
-                name = self.names.entry("unknown", f"{key_id}\n{code} {said}")
-                self._count(minute, name, (1,))
-        has_failed = record.outcome in ("failed", "exhausted")
-        amounts = (
-            usage.input_tokens or 0,
-            usage.output_tokens or 0,
-            nano_usd(cost_usd or 0.0),
-            usage.cached_tokens or 0,
-            (usage.input_tokens or 0) + (usage.output_tokens or 0) if usage.estimated else 0,
-        )
-        whole = len(attempts), failures, refused, 1, has_failed, record.waited, *amounts
-        for entry in self._of_calls(record.model, record.workload):
-            self._count(minute, entry, whole)
-        if record.model:
-            self._add_end(record)
-        if attempts:
-            self._add_usage(record.at, attempts[-1].key_id, attempts[-1].project, amounts)
-
-    def _add_end(self, record: CallRecord) -> None:
-        model = self.names.entry("model", record.model).removeprefix("model:").replace("\n", " ")
-        pair = self.names.entry("pair", "\n".join((record.platform, model, record.workload)))
-        day = day_of(record.at, self.zone), pair.removeprefix("pair:")
-        self.pairs[day] = self.pairs.get(day, 0) + 1
-        last = record.attempts[-1] if record.attempts else None
-        has_failed = record.outcome == "failed"
-        if last and (last.failure in SERVICE_FAILURES if has_failed else record.outcome == "ok"):
-            ends = self.ends.setdefault(_ends(record.platform, model), deque(maxlen=ENDS_KEPT))
-            ends.append(json.dumps((record.at, last.failure, last.code)))
-
-    def _of_requests(self, key_id: str, project: str) -> tuple[str, ...]:
-        return (key_id, project_entry(project)) if project else (key_id,)
-
-    def _of_calls(self, model: str, workload: str) -> list[str]:
-        entries = [POOL]
-        if model:
-            entries.append(self.names.entry("model", model))
-        if workload:
-            entries.append(self.names.entry("workload", workload))
-        return entries
-
-    def buckets(self) -> dict[tuple[int, str], list[int]]:
-        """Return the counts by slot of the day and entry; those of quotas are of the last hour."""
-        found: dict[tuple[int, str], list[int]] = {}
-        minutes = DAY.step_s // HOUR.step_s
-        for (minute, entry), counts in self.minutes.items():
-            if entry.startswith("quota:"):
-                continue
-            if self.is_large_pool and entry != POOL and not is_share(entry):
-                continue
-            known = found.setdefault((minute // minutes, entry), [0] * len(counts))
-            for place, count in enumerate(counts):
-                known[place] += count
-        return found
-
-    def _count(self, minute: int, entry: str, more: tuple[int, ...]) -> None:
-        counts = self.minutes.get((minute, entry))
-        if counts is None:
-            self.minutes[minute, entry] = [int(count) for count in more]
-            return
-        for place, count in enumerate(more):
-            if count:
-                counts[place] += count
-
-    def _keep_failure(self, key_id: str, record: CallRecord) -> None:
-        kept = self.failures.get(key_id)
-        if kept is None:
-            kept = self.failures[key_id] = deque(maxlen=FAILURES_KEPT)
-        if not kept or kept[-1] is not record:  # a key may fail twice in one call
-            kept.append(record)
-
-    def _add_usage(self, at: float, key_id: str, project: str, amounts: Sequence[int]) -> None:
-        if not any(amounts):
-            return
-        day = day_of(at, self.zone)
-        for entry in (*self._of_requests(key_id, project), POOL):
-            known = self.days.get((day, entry), DayUsage())
-            self.days[day, entry] = DayUsage(*map(sum, zip(known, amounts, strict=True)))
-
-
-# What a state keeps -----------------------------------------------------------------------------
-
-
 class ActivityRows(NamedTuple):
-    """A batch for a state, which adds it up."""
+    """What is added to the activity, for a state, which adds it up."""
 
     counts: dict[str, dict[str, int]]
     """By record and field."""
@@ -389,29 +262,105 @@ def lifetime_s(name: str) -> int:
     return _LIFETIMES[name.partition(":")[0]]
 
 
-def rows_of(batch: ActivityBatch) -> ActivityRows:
-    """Return a batch as a state adds it up; hundreds of records share the names of fields."""
-    counts: dict[str, dict[str, int]] = {}
-    for span, found in ((HOUR, batch.minutes), (DAY, batch.buckets())):
-        for (slot, entry), more in found.items():
-            record = counts.setdefault(_record(span, slot, entry), {})
-            for counter, n in zip(COUNTERS, more, strict=False):
-                if n:
-                    record[sys.intern(f"{entry}:{counter}")] = int(n)
-    for (day, entry), usage in batch.days.items():
-        record = counts.setdefault(f"day:{day}", {})
-        for name, n in zip(_USAGE, usage, strict=True):
+@dataclass(slots=True)
+class ActivityBatch:
+    """What one process adds to the activity of a pool. Not locked."""
+
+    names: BoundedNames = field(default_factory=BoundedNames)
+    is_large_pool: bool = False
+    """It has more than `LARGE_POOL` keys."""
+    zone: str = DEFAULT_ZONE
+    """Where its days end."""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By record and field."""
+    lists: dict[str, deque[CallRecord | str]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to add."""
+        return bool(self.counts)
+
+    def rows(self) -> ActivityRows:
+        """Return it for a state."""
+        texts = {
+            name: ([one if isinstance(one, str) else dump_call(one) for one in kept], most)
+            for name, kept in self.lists.items()
+            if (most := kept.maxlen)
+        }
+        return ActivityRows(self.counts, texts)
+
+    def add(self, record: CallRecord) -> None:
+        """Count a call that ended, and what it cost, if its usage says that."""
+        self._keep("calls", record, CALLS_KEPT)
+        at, attempts, usage = record.at, record.attempts, record.usage
+        failures = refused = 0
+        for key_id, failure, code, _, project, message, bucket, requests, *_ in attempts:
+            failed, limited = failure is not None, code == 429
+            for entry in self._of_requests(key_id, project):
+                self._count(at, entry, (1, failed, limited))
+            if bucket and not self.is_large_pool:
+                self._count(at, quota_entry(project or key_id, bucket), (requests,))
+            failures, refused = failures + failed, refused + limited
+            if failed:
+                self._keep(f"failures:{key_id}", record, FAILURES_KEPT)
+            if failure in UNKNOWN:
+                said = re.sub(r"\S*\d\S*", "…", message)  # without ids
+                name = self.names.entry("unknown", f"{key_id}\n{code} {said}")
+                self._count(at, name, (1,))
+        has_failed = record.outcome in ("failed", "exhausted")
+        amounts = (
+            usage.input_tokens or 0,
+            usage.output_tokens or 0,
+            nano_usd(usage.cost_usd or 0.0),
+            usage.cached_tokens or 0,
+            (usage.input_tokens or 0) + (usage.output_tokens or 0) if usage.estimated else 0,
+        )
+        whole = len(attempts), failures, refused, 1, has_failed, record.waited, *amounts
+        self._count(at, POOL, whole)
+        if record.workload:
+            self._count(at, self.names.entry("workload", record.workload), whole)
+        if record.model:
+            self._count(at, self.names.entry("model", record.model), whole)
+            self._add_end(record)
+        for key_id, *_ in attempts[-1:]:
+            for entry in (*self._of_requests(key_id, attempts[-1].project), POOL):
+                self._add(f"day:{day_of(at, self.zone)}", entry, _USAGE, amounts)
+
+    def _add_end(self, record: CallRecord) -> None:
+        model = self.names.entry("model", record.model).removeprefix("model:").replace("\n", " ")
+        pair = self.names.entry("pair", "\n".join((record.platform, model, record.workload)))
+        pairs = self.counts.setdefault(f"pairs:{day_of(record.at, self.zone)}", {})
+        name = pair.removeprefix("pair:")
+        pairs[name] = pairs.get(name, 0) + 1
+        last = record.attempts[-1] if record.attempts else None
+        has_failed = record.outcome == "failed"
+        if last and (last.failure in SERVICE_FAILURES if has_failed else record.outcome == "ok"):
+            end = json.dumps((record.at, last.failure, last.code))
+            self._keep(_ends(record.platform, model), end, ENDS_KEPT)
+
+    def _of_requests(self, key_id: str, project: str) -> tuple[str, ...]:
+        return (key_id, project_entry(project)) if project else (key_id,)
+
+    def _count(self, at: float, entry: str, more: Sequence[int]) -> None:
+        """Count for an hour, and for a day too what few have."""
+        is_of_pool = entry == POOL or is_share(entry)
+        is_brief = entry.startswith("quota:") or (self.is_large_pool and not is_of_pool)
+        for span in (HOUR,) if is_brief else (HOUR, DAY):
+            self._add(_record(span, span.last(at), entry), entry, COUNTERS, more)
+
+    def _add(self, record: str, entry: str, names: Sequence[str], more: Sequence[int]) -> None:
+        row = self.counts.setdefault(record, {})
+        for name, n in zip(names, more, strict=False):
             if n:
-                record[f"{entry}:{name}"] = n
-    for (day, pair), n in batch.pairs.items():
-        counts.setdefault(f"pairs:{day}", {})[pair] = n
-    texts = {
-        f"failures:{key_id}": ([dump_call(call) for call in calls], FAILURES_KEPT)
-        for key_id, calls in batch.failures.items()
-    }
-    texts |= {name: ([*ends], ENDS_KEPT) for name, ends in batch.ends.items()}
-    texts["calls"] = [dump_call(call) for call in batch.calls], CALLS_KEPT
-    return ActivityRows(counts, texts)
+                place = sys.intern(f"{entry}:{name}")  # hundreds of records share the names
+                row[place] = row.get(place, 0) + int(n)
+
+    def _keep(self, name: str, one: CallRecord | str, most: int) -> None:
+        kept = self.lists.setdefault(name, deque(maxlen=most))
+        if not kept or kept[-1] is not one:  # a key may fail twice in one call
+            kept.append(one)
+
+
+# What a state keeps -----------------------------------------------------------------------------
 
 
 def _ends(platform: str, model: str) -> str:

@@ -27,7 +27,6 @@ from math import inf, isfinite
 from typing import Any
 
 from .affinity import is_certain
-from .amounts import TokenScale
 from .commands import (
     Acquire,
     Done,
@@ -41,6 +40,7 @@ from .commands import (
     StreamEnd,
     StreamOpened,
 )
+from .counting import TokenScale
 from .failures import (
     MODEL_REFUSALS,
     REJECTIONS,
@@ -70,57 +70,6 @@ from .model import (
 from .selection import RankedCandidates, Selector
 from .text import utc
 from .waiting import LATE_S, Ticket, WaitingLines
-
-# Overloaded models: no retries while call after call fails -------------------------------------
-#
-# A 503 is about the model, for every key (docs/gemini-api.md#refused-requests), and is retried.
-# When several calls in a row end with it, retries only add to the load and delay the error. Then
-# each call is sent once; the first success ends this. A busy service tier says nothing about the
-# others.
-
-
-MAX_FAILED_CALLS = 3
-"""Calls in a row that ended with a 503, retries included, until retries are switched off."""
-CLOSE_AFTER_S = 30.0
-"""Retries are on again this long after the last 503."""
-_MODELS = 256
-
-
-class Overload:
-    """Which models are overloaded in which service tier, as far as this process knows.
-
-    Not locked: threads that fail at the same time may count one call less.
-    """
-
-    __slots__ = ("models",)
-
-    def __init__(self) -> None:
-        self.models: dict[tuple[str, str, str], tuple[int, float]] = {}
-        """By `_overloaded`: calls in a row that ended with a 503, and when the last did, epoch
-        seconds."""
-
-    def record_overload(self, info: CallInfo, now: float) -> None:
-        """Record a call that ended with a 503."""
-        name = _overloaded(info)
-        calls, last = self.models.get(name, (0, now))
-        if len(self.models) >= _MODELS:
-            self.models = {}
-        self.models[name] = (calls + 1 if now - last < CLOSE_AFTER_S else 1, now)
-
-    def record_success(self, info: CallInfo) -> None:
-        """Record a call that succeeded."""
-        self.models.pop(_overloaded(info), None)
-
-    def is_open(self, info: CallInfo, now: float) -> bool:
-        """Return whether a call like this should not be retried."""
-        calls, last = self.models.get(_overloaded(info), (0, now))
-        return calls >= MAX_FAILED_CALLS and now - last < CLOSE_AFTER_S
-
-
-def _overloaded(info: CallInfo) -> tuple[str, str, str]:
-    """Return what is overloaded together: several platforms have models of one name."""
-    return info.platform, info.model, info.service_tier
-
 
 # Failed attempts, and the notes about them on the exception that is raised ----------------------
 
@@ -180,7 +129,6 @@ class CallState:
     """That of its provider."""
     home: Candidate | None = None
     """The home key of the client, for calls that use stored resources."""
-    overload: Overload = field(default_factory=Overload)
     waiting_lines: WaitingLines = field(default_factory=WaitingLines)
     """The pool's waiting calls."""
     wait_limit_s: float = inf
@@ -529,8 +477,6 @@ async def _settle_reply(
         outcome = Outcome(LeaseOutcome.SUCCESS, None, reply.usage, reported)
         if not reply.usage.estimated:
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
-        if call.overload.models:
-            call.overload.record_success(call.info)
     else:
         call.last, call.failed_at = failed, driver.time()
         outcome = _failed_outcome(call, lease, failed, reply.usage)
@@ -659,9 +605,7 @@ async def _retry(call: CallState, driver: Driver, lease: Lease, verdict: Verdict
     """Wait before a retry; return False if the budget or the request forbids one."""
     limit = call.policy.max_retries if verdict.max_retries is None else verdict.max_retries
     harmless = call.info.idempotent or not verdict.sent
-    now = driver.time()
     spent = call.retries >= min(limit, call.policy.max_retries)
-    over = verdict.failure == OVERLOADED and call.overload.is_open(call.info, now)
     pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + driver.random() / 2)
     named = (
         verdict.retry_delay_s
@@ -671,9 +615,7 @@ async def _retry(call: CallState, driver: Driver, lease: Lease, verdict: Verdict
     late = named > call.budget_s - call.waited_s
     if late and not call.retries:  # another key may be served before the time that this one got
         call.excluded[lease.key_id], named, late = inf, 0.0, False
-    if call.info.sdk_retries or not harmless or spent or over or late:
-        if verdict.failure == OVERLOADED:
-            call.overload.record_overload(call.info, now)
+    if call.info.sdk_retries or not harmless or spent or late:
         return False
     call.retries += 1
     slept = await driver.sleep(Sleep(max(pause, named), "retry"))

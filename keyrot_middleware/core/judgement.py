@@ -17,11 +17,11 @@ answers, worst first:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, isfinite
 from typing import Literal, NamedTuple, get_args
 
-from .availability import DISABLED_BY_HAND
-from .failures import ENDED_BY_PERSON, REJECTIONS
+from .chains import ABOUT_THE_MODEL
+from .failures import ENDED_BY_PERSON, KEY_REJECTIONS, REJECTIONS
 from .flow import OVERLOADED
 from .model import (
     IN_USE,
@@ -33,7 +33,6 @@ from .model import (
     CallInfo,
     Candidate,
 )
-from .model_names import ABOUT_THE_MODEL
 from .text import utc
 
 Answer = Literal["no", "failing", "due", "waits", "busy", "served"]
@@ -42,6 +41,9 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 EndsBy = Literal["time", "guess", "success", "person"]
 """What ends it: a time that the provider or our own window names, a time that we try it again, a
 call that succeeds, or a person."""
+
+DISABLED_BY_HAND = "disabled"
+"""The reason of a cooldown that an operator began, to keep a key from being used."""
 
 _NOT_ALLOWED = {
     OTHER_TIER: "not one that this call may use (KEYROT_TIERS, workload)",
@@ -183,3 +185,42 @@ def describe_block(block: Block) -> str:
     if block.reason in REJECTIONS:
         return f"{why}, rejected; replace its value; tried again at {at}"
     return f"{why} until {at}" if ends_by(block) == "time" else f"{why}; tried again at {at}"
+
+
+# The state of a key ------------------------------------------------------------------------------
+
+KeyState = Literal["available", "limited", "cooling_down", "rejected", "unresolved", "disabled"]
+KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
+"""The state of a key, in the words of status(), the CLI, metrics and the docs."""
+
+
+class Availability(NamedTuple):
+    """Whether a key can be leased now."""
+
+    state: KeyState
+    at: float | None = None
+    """When it is available again, epoch seconds; None: it is, or the time is unknown."""
+    reason: str | None = None
+    """That of the `Block`."""
+    note: str = ""
+    """Likewise."""
+    ends_by: str | None = None
+    """What ends it; see judgement.py."""
+
+
+AVAILABLE = Availability("available")
+
+
+def availability(block: Block | None) -> Availability:
+    """Return what a block means; None stands for none."""
+    if block is None:
+        return AVAILABLE
+    known = isfinite(block.until) and block.reason not in IN_USE
+    state: KeyState = "cooling_down"
+    if block.reason in LIMITED:
+        state = "limited"
+    elif block.reason == DISABLED_BY_HAND:
+        state = "disabled"
+    elif block.reason in KEY_REJECTIONS:
+        state = "rejected"
+    return Availability(state, block.until if known else None, block.reason, block.note)

@@ -16,7 +16,6 @@ from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
 from .affinity import owner_lifetime
-from .amounts import nano_usd
 from .failures import ENDED_BY_PERSON
 from .model import (
     FREE,
@@ -36,6 +35,7 @@ from .model import (
     Terms,
     Unavailable,
     Verdict,
+    nano_usd,
     smaller_limit,
 )
 from .selection import RankedCandidates
@@ -45,7 +45,6 @@ from .windows import (
     PROBE_S,
     RESERVED_S,
     Cooldown,
-    FirstWindows,
     Learned,
     QuotaWindows,
     Slot,
@@ -71,7 +70,7 @@ class Used:
     requests_day: int
     limits: Limits = NO_LIMITS
     """Those that the provider has named."""
-    first: FirstWindows | None = None
+    first: QuotaWindows | None = None
     """The part of the workloads that are `first`, if there are any."""
     read: Limits = NO_LIMITS
     """Those that were read from the provider's list."""
@@ -133,16 +132,6 @@ class Owner(NamedTuple):
     """How long that is remembered, epoch seconds."""
 
 
-class Configured(NamedTuple):
-    """What a process has of a key."""
-
-    rpm: int | None = None
-    tpm: int | None = None
-    rpd: int | None = None
-    fingerprint: str = ""
-    """Of its value."""
-
-
 Cooldowns = dict[str, Cooldown]
 """Of one key, project or billing account, by scope."""
 
@@ -176,7 +165,8 @@ class Records:
     purses: Table[Spending] = field(default_factory=dict)
     """Only of what has a budget."""
     health: Table[Health] = field(default_factory=dict)
-    configured: Table[Configured] = field(default_factory=dict)
+    fingerprints: Table[str] = field(default_factory=dict)
+    """Of the value that processes have of a key."""
     buckets: Table[str] = field(default_factory=dict)
     """The bucket in which a model is counted, if a failure has named it."""
     owners: Table[Owner] = field(default_factory=dict)
@@ -337,8 +327,7 @@ class Ledger:
     # Workloads ------------------------------------------------------------------------------------
 
     def _part(self, name: str, part: str, now: float) -> QuotaWindows:
-        found = copy(self._records.quotas.get(part_name(name, part)))  # it may not be stored
-        found = found or (QuotaWindows() if part else FirstWindows())
+        found = copy(self._records.quotas.get(part_name(name, part))) or QuotaWindows()
         found.advance(now, self._policy.zone)
         return found
 
@@ -353,8 +342,8 @@ class Ledger:
             if block is not None:
                 amounts = (getattr(one, block.reason) for one in (most, limits))
                 block = block._replace(note=terms.note("share", block.reason, *amounts))
-        first = self._part(name, "", now) if terms.behind else None
-        if isinstance(first, FirstWindows):
+        if terms.behind:
+            first = self._part(name, "", now)
             for until, kept in first.held_back(quota, limits, *sizes, now):
                 note = terms.note("first", kept.reason, kept.amount, kept.limit)
                 block = later(block, Block(kept.reason, until, kept.reason != "rpd", note))
@@ -587,33 +576,20 @@ class Ledger:
         """Forget what blocks this key, its project and account; see `State.reset`."""
         for name in cooldown_names(key):
             self._records.cooldowns.pop(name, None)
-        self._forget_learned({key.project})
+        for name in [name for name, _ in self._records.learned.items()]:
+            if name.partition("\n")[0] == key.project:
+                self._records.learned.pop(name, None)
 
-    def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Record limits and values of keys; see `State.configure`."""
-        changed: set[str] = set()
+    def record_values(self, candidates: Iterable[Candidate]) -> None:
+        """Record the values of keys; see `State.record_values`."""
         for key in candidates:
-            known = self._records.configured.get(key.key_id) or Configured()
-            found = Configured(*key.limits[:3], key.fingerprint or known.fingerprint)
-            if found != known:
-                self._records.configured[key.key_id] = found
-            if found[:3] != known[:3]:
-                changed.add(key.project)
-        self._forget_learned(changed)
-
-    def _forget_learned(self, projects: set[str]) -> None:
-        learned = self._records.learned
-        for name in [name for name, _ in learned.items()] if projects else ():
-            if name.partition("\n")[0] in projects:
-                learned.pop(name, None)
+            if key.fingerprint not in ("", self._records.fingerprints.get(key.key_id)):
+                self._records.fingerprints[key.key_id] = key.fingerprint
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Return the keys with the values that processes have; see `State.with_values`."""
-        configured = self._records.configured
-        return [
-            key.with_value((configured.get(key.key_id) or Configured()).fingerprint)
-            for key in candidates
-        ]
+        known = self._records.fingerprints
+        return [key.with_value(known.get(key.key_id) or "") for key in candidates]
 
     # Owners ---------------------------------------------------------------------------------------
 
@@ -659,7 +635,7 @@ class Ledger:
                     quota.tokens,
                     quota.day_requests,
                     known.limits._replace(rpd=of_day),
-                    first if isinstance(first, FirstWindows) else None,
+                    first,
                     known.read,
                 )
             )

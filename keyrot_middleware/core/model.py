@@ -108,10 +108,26 @@ class Budget(NamedTuple):
 
 
 NO_BUDGET = Budget()
+NANO = 10**9
+"""Billionths in a dollar."""
+MOST = 2**53
+"""The most that one amount can be: nine million dollars. Lua counts exactly so far."""
 FREE = "free"
 """The tier whose keys are billed nothing: no budget pays for their calls."""
 USD_WINDOWS = ("10m", "day", "month")
 """The fields of a `Budget` as users write them."""
+
+
+def nano_usd(usd: float) -> int:
+    """Return an amount of dollars in billionths, `MOST` at most."""
+    return round(min(usd * NANO, MOST))
+
+
+def service_tier(value: object) -> str | None:
+    """Return a service tier as requests and responses name it: `FLEX` is `flex`; None for none."""
+    name = value.strip().lower() if isinstance(value, str) else ""
+    name = name.removeprefix("service_tier_")
+    return None if name in ("", "unspecified") or len(name) > 32 else name
 
 
 class Terms(NamedTuple):
@@ -265,7 +281,7 @@ class CallInfo(NamedTuple):
     platform: str = DEFAULT_PLATFORM
     models_tried: tuple[str, ...] = ()
     """Models that could not serve the request before, the requested one first; see
-    model_names.py."""
+    chains.py."""
     sdk_retries: bool = False
     """The SDK itself is configured to retry 5xx, so the pool does not retry them as well."""
     counts_in_quota: bool = True

@@ -47,8 +47,10 @@ RESERVED_S = 300.0
 SLOT_S = 30.0
 SLOTS = 21
 """Ten minutes slide in twenty slots; one more, since the latest is not over."""
-MINUTES_SEEN = 12
-"""Ten whole minutes, and two that were none."""
+FADE = 0.9
+"""What a minute counts in a mean, of what the next one does: the last ten minutes count most."""
+MINUTES_KNOWN = 4.0
+"""The sum of five such minutes, from which on their mean says something."""
 
 
 def later(one: Block | None, other: Block | None) -> Block | None:
@@ -225,6 +227,21 @@ class Learned(NamedTuple):
         )
 
 
+class Kept(NamedTuple):
+    """What other workloads leave free in a window for those that are `first`."""
+
+    reason: str
+    limit: int
+    amount: int
+    own: int
+    """What the first ones have used of it."""
+    size: float
+    """Of one of their calls."""
+    rate: float
+    """Of their calls, a minute."""
+    end: float
+
+
 @dataclass(slots=True)
 class QuotaWindows:
     """What one project has used of one model bucket."""
@@ -237,17 +254,27 @@ class QuotaWindows:
     late_tokens: int = 0
     day_end: float = 0.0
     day_requests: int = 0
+    past_minutes: float = 0.0
+    """The minutes of the day that are over, and what they had, each as `FADE` says."""
+    past_requests: float = 0.0
+    past_tokens: float = 0.0
 
     def advance(self, now: float, zone: str) -> None:
         """Start the windows of *now*."""
         minute = int((now - GUARD_S) // 60)
         if not self.minute - 1 <= minute <= self.minute:
             kept = minute == self.minute + 1
+            if 0 <= self.minute < minute:
+                fade = FADE ** (minute - self.minute)
+                self.past_minutes = self.past_minutes * fade + (1 - fade) / (1 - FADE)
+                self.past_requests = (self.past_requests + self.requests / FADE) * fade
+                self.past_tokens = (self.past_tokens + self.tokens / FADE) * fade
             self.requests, self.tokens = (self.late_requests, self.late_tokens) if kept else (0, 0)
             self.late_requests = self.late_tokens = 0
             self.minute = minute
         if not 0 < self.day_end - now <= LONGEST_DAY_S:
             self.day_end, self.day_requests = next_midnight(now, zone), 0
+            self.past_minutes = self.past_requests = self.past_tokens = 0.0
 
     def blocked_by(
         self, limits: Limits, requests: int, tokens: int, steady_at: float | None = None
@@ -260,17 +287,25 @@ class QuotaWindows:
             tokens: Input tokens of them.
             steady_at: The time, if the limits of a minute refill all the time.
         """
-        day = None
+        found = None
         if limits.rpd is not None and _exceeds(self.day_requests, requests, limits.rpd):
-            day = Block("rpd", self.day_end)
-        if steady_at is not None:
-            return later(day, self._steady_block(limits, requests, tokens, steady_at))
-        minute_end = (self.minute + 1) * 60 + GUARD_S
-        if limits.rpm is not None and _exceeds(self.requests, requests, limits.rpm):
-            return later(day, Block("rpm", minute_end, waitable=True))
-        if limits.tpm is not None and _exceeds(self.tokens, tokens, limits.tpm):
-            return later(day, Block("tpm", minute_end, waitable=True))
-        return day
+            found = Block("rpd", self.day_end)
+        for reason, limit, used, late, cost in (
+            ("rpm", limits.rpm, self.requests, self.late_requests, requests),
+            ("tpm", limits.tpm, self.tokens, self.late_tokens, tokens),
+        ):
+            if limit is None:
+                continue
+            now_used = used if steady_at is None else self._drained(used, late, limit, steady_at)
+            if not _exceeds(now_used, cost, limit):
+                continue
+            until, needed = (self.minute + 1) * 60 + GUARD_S, min(cost, limit)
+            if steady_at is not None and limit > 0 and needed <= limit - late:
+                until = steady_at + (now_used + needed - limit) * 60 / limit
+            elif steady_at is not None and limit > 0:  # what this minute uses drains in the next
+                until += (late + needed - limit) * 60 / limit
+            found = later(found, Block(reason, until, waitable=True))
+        return found
 
     def _drained(self, used: int, late: int, limit: int, now: float) -> float:
         """Return what is used of a limit that refills all the time.
@@ -280,39 +315,21 @@ class QuotaWindows:
         seconds = max(now - self.minute * 60 - GUARD_S, 0.0)
         return late + max(used - late - limit * seconds / 60, 0.0)
 
-    def _steady_block(self, limits: Limits, requests: int, tokens: int, now: float) -> Block | None:
-        minute_end, found = (self.minute + 1) * 60 + GUARD_S, None
-        for reason, limit, used, late, cost in (
-            ("rpm", limits.rpm, self.requests, self.late_requests, requests),
-            ("tpm", limits.tpm, self.tokens, self.late_tokens, tokens),
-        ):
-            if limit is None:
-                continue
-            now_used = self._drained(used, late, limit, now)
-            if now_used + cost > limit and (now_used > 0 or limit <= 0):
-                over, until = now_used + min(cost, limit) - limit, minute_end
-                if limit > 0 and over <= now_used - late:
-                    until = now + over * 60 / limit
-                elif limit > 0:  # what this minute uses drains in the next
-                    until += max(late + min(cost, limit) - limit, 0) * 60 / limit
-                found = later(found, Block(reason, until, waitable=True))
-        return found
-
     def sync(self, reported: Reported, now: float) -> None:
         """Count what the service has counted, if that is more: of others, or before our time."""
         if reported.of is None or reported.left is None:
             return
+        used = reported.of - reported.left
         if reported.limit == "rpd":
-            self.day_requests = max(self.day_requests, reported.of - reported.left)
-            return
-        used, late = self.requests, self.late_requests
-        if reported.limit == "tpm":
-            used, late = self.tokens, self.late_tokens
-        more = ceil(reported.of - reported.left - self._drained(used, late, reported.of, now))
-        if more > 0 and reported.limit == "tpm":
-            self.tokens, self.late_tokens = used + more, late + more
-        elif more > 0:
-            self.requests, self.late_requests = used + more, late + more
+            self.day_requests = max(self.day_requests, used)
+        elif reported.limit == "tpm":
+            before = self._drained(self.tokens, self.late_tokens, reported.of, now)
+            more = max(ceil(used - before), 0)
+            self.tokens, self.late_tokens = self.tokens + more, self.late_tokens + more
+        else:
+            before = self._drained(self.requests, self.late_requests, reported.of, now)
+            more = max(ceil(used - before), 0)
+            self.requests, self.late_requests = self.requests + more, self.late_requests + more
 
     def utilization(self, limits: Limits, weight: float) -> float:
         """Return the used fraction of the scarcest limit; requests per *weight* without limits."""
@@ -348,60 +365,18 @@ class QuotaWindows:
         if day_end == self.day_end:
             self.day_requests = max(self.day_requests + requests, 0)
 
-
-class Kept(NamedTuple):
-    """What other workloads leave free in a window for those that are `first`."""
-
-    reason: str
-    limit: int
-    amount: int
-    own: int
-    """What the first ones have used of it."""
-    size: float
-    """Of one of their calls."""
-    rate: float
-    """Of their calls, a minute."""
-    end: float
-
-    def less_at(self, room: float) -> float:
-        """Return when less than that is kept, epoch seconds."""
-        root = (sqrt(9 + 4 * room / self.size) - 3) / 2
-        return self.end - root * root / self.rate * 60
-
-
-@dataclass(slots=True)
-class FirstWindows(QuotaWindows):
-    """What the workloads that are `first` have used, and in each of the last minutes.
-
-    The first two of these were no whole minutes, and say nothing about their rate.
-    """
-
-    past: list[int] = field(default_factory=lambda: [0])
-    past_tokens: list[int] = field(default_factory=lambda: [0])
-
-    def advance(self, now: float, zone: str) -> None:
-        """Start the windows of *now*."""
-        before, requests, tokens, day_end = self.minute, self.requests, self.tokens, self.day_end
-        QuotaWindows.advance(self, now, zone)
-        if self.day_end != day_end:
-            self.past, self.past_tokens = [0], [0]
-        elif self.minute > before:
-            idle = [0] * min(self.minute - before - 1, MINUTES_SEEN)
-            self.past = [*self.past, requests, *idle][-MINUTES_SEEN:]
-            self.past_tokens = [*self.past_tokens, tokens, *idle][-MINUTES_SEEN:]
-
     def kept(self, limits: Limits, now: float) -> Iterator[Kept]:
-        """Yield what is kept of each limit: r + 3√r calls, of r that are expected until its end.
+        """Yield what others leave free of each limit, where this is what the first ones have used.
 
-        Before their rate is known, they are expected to use half of a minute. Others may always use
-        a twentieth of a limit. The amount is rounded, so that nothing is left at the end.
+        That is r + 3√r calls, of r that are expected until its end: calls that come at random are
+        more than that in one of seven hundred minutes. Before their rate is known, they are
+        expected to use half of a minute. Others may always use a twentieth of a limit. The amount
+        is rounded, so that nothing is left at the end.
         """
-        minutes, calls = len(self.past) - 2, sum(self.past[2:])
-        rate, of_day, doubt = (limits.rpm or 0) / 2, 0.0, 3 * sqrt(calls + 1)
-        if minutes > 0:  # that of a few minutes may be far from the true one
-            of_day = calls / minutes
-            rate = of_day if minutes >= 10 else of_day + doubt / minutes
-        size = sum(self.past_tokens[2:]) / max(calls, 1)
+        rate, of_day, calls = (limits.rpm or 0) / 2, 0.0, self.past_requests
+        if self.past_minutes > MINUTES_KNOWN:
+            rate = of_day = calls / self.past_minutes
+        size = self.past_tokens / (calls or 1.0)
         end = (self.minute + 1) * 60 + GUARD_S
         for reason, limit, own, one, of, until in (
             ("rpd", limits.rpd, self.day_requests, 1.0, of_day, self.day_end),
@@ -414,22 +389,26 @@ class FirstWindows(QuotaWindows):
                 yield Kept(reason, limit, int(max(most, 0.0) + 0.5), own, one, of, until)
 
     def held_back(
-        self, quota: QuotaWindows, limits: Limits, requests: int, tokens: int, now: float
+        self, others: QuotaWindows, limits: Limits, requests: int, tokens: int, now: float
     ) -> Iterator[tuple[float, Kept]]:
-        """Yield which windows have no room for another workload, and until when; call `advance`."""
+        """Yield which windows have no room for others, and until when.
+
+        Less than the room that there is will be kept when r + 3√r calls are less than that.
+        """
         used = {
-            "rpd": (quota.day_requests, requests),
-            "rpm": (quota.requests, requests),
-            "tpm": (quota.tokens, tokens),
+            "rpd": (others.day_requests, requests),
+            "rpm": (others.requests, requests),
+            "tpm": (others.tokens, tokens),
         }
         for kept in self.kept(limits, now):
             total, cost = used[kept.reason]
             room = kept.limit - total - cost
             if 0 < kept.amount > room and total > kept.own:
-                yield kept.less_at(max(room, 0) + 0.5), kept
+                root = (sqrt(9 + 4 * (max(room, 0) + 0.5) / kept.size) - 3) / 2
+                yield kept.end - root * root / kept.rate * 60, kept
 
 
-def _exceeds(used: int, cost: int, limit: int) -> bool:
+def _exceeds(used: float, cost: int, limit: int) -> bool:
     return used + cost > limit and (used > 0 or limit <= 0)
 
 

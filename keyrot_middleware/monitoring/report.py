@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf
 from time import monotonic
 from typing import Any, cast
 
@@ -29,13 +28,12 @@ from ..core.activity import (
     project_entry,
     share_entry,
 )
-from ..core.amounts import NANO
-from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability
-from ..core.failures import ENDED_BY_PERSON
-from ..core.judgement import Judgement, judge
+from ..core.counting import ModelNames
+from ..core.judgement import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, Judgement, judge
 from ..core.ledger import KeyHealth
 from ..core.model import (
     DEFAULT_PLATFORM,
+    NANO,
     NO_BUDGET,
     CallInfo,
     Candidate,
@@ -47,15 +45,14 @@ from ..core.model import (
     WorkloadBudget,
     project_name,
 )
-from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.windows import DAY_S, HOUR_S, next_midnight
 from ..errors import KeyrotError
 from ..locks import Lock
 from ..prices import is_installed
-from ..runtime.activity import Activity
 from ..runtime.judging import CallSettings, judge_calls, read_settings
 from ..runtime.pool import Pool
+from ..runtime.recorder import Activity
 from ..runtime.rotations import emptied_at
 from ..settings import TRACE_ID
 from ..state import State
@@ -239,20 +236,12 @@ class PoolReport:
                 here = view.of_key(row.known, blocks.get(key_id))
             if row.key.platform != platform:
                 here = Availability("limited", None, "platform")
-            text = view.sentence(row, here, info.model)
+            text = view.sentence(row, here)
             if here == AVAILABLE:
                 text = "available; comes later"
                 if key_id in next_keys:
                     text = "would get the call" if len(next_keys) == 1 else "may get the call"
             found.append((row.key, here, text))
-        last = min((place[key_id] for key_id in next_keys), default=len(place) + 1)
-        due = {
-            key.key_id: providers.of(key.platform).title
-            for key, here, _ in found
-            if here.reason in ENDED_BY_PERSON
-            and here.at is None
-            and place.get(key.key_id, inf) <= last
-        }
         return {
             "model": info.model,
             "tokens": tokens,
@@ -260,7 +249,7 @@ class PoolReport:
             "at": iso(now),
             "key_id": next_keys[0] if next_keys else None,
             "answer": judged.answer,
-            "sentence": _verdict(next_keys, judged, due, now),
+            "sentence": _verdict(next_keys, judged, now),
             "keys": [
                 {
                     "key_id": key.key_id,
@@ -344,12 +333,7 @@ class PoolReport:
         at, rows = self.now(), self.rows()
         settings, selector = self.settings(at), self.selector()
         calls = judge_calls(self.state, selector, self.activity, settings, _rejected(rows), now=at)
-        shares: dict[str, float] = {}
-        for one in calls:
-            terms = settings.terms.get(one.workload)
-            share = 1.0 if terms is None else terms.share
-            shares[one.model] = max(shares.get(one.model, 0.0), share)
-        runs_out = view.forecast(rows, self.activity, at, shares)
+        runs_out = view.forecast(rows, self.activity, at)
         rows.sort(key=lambda row: view.URGENCY.index(row.overall.state))
         return Look(at, rows, calls, runs_out, emptied_at(self.state, at))
 
@@ -533,7 +517,7 @@ def pool_rows(pool: Pool) -> list[Row]:
     ]
     unresolved = pool.secrets.unresolved
     missing = {k.key_id: unresolved.get(k.key_id, "") for k in keys if k.key_id not in selector}
-    return view.look(pool.state, keys, missing, pool.terms.get(None), pool.clock.time())
+    return view.look(pool.state, keys, missing)
 
 
 def levels(pool: Pool, report: PoolReport, metric: str) -> Iterator[tuple[float, dict[str, str]]]:
@@ -610,7 +594,7 @@ def _judged(one: Judgement, seen: Look) -> dict[str, Any]:
 _OF_JUDGEMENT = ("model", "workload", "answer", "is_trouble", "keys", "ends_by")
 
 
-def _verdict(next_keys: list[str], one: Judgement, due: Mapping[str, str], now: float) -> str:
+def _verdict(next_keys: list[str], one: Judgement, now: float) -> str:
     about = f"A call to {one.model}" if one.model else "A call"
     text = f"{about} would get no key now. {sentence_of(one, now)}"
     if len(next_keys) == 1:
@@ -621,7 +605,4 @@ def _verdict(next_keys: list[str], one: Judgement, due: Mapping[str, str], now: 
         text = f"{about} would get one of {len(next_keys)} keys now: {names}{more}."
     if next_keys and one.run is not None:
         text += f" But {sentence_of(one, now)}"
-    for title in dict.fromkeys(due.values()):
-        names = ", ".join([key_id for key_id, its in due.items() if its == title][:NAMED])
-        text += f" First it tries again {names}, which {title} rejected."
     return text

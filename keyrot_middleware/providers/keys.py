@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import NoReturn
 
 from ..core.text import mask_url, one_line
 from .base import Provider
@@ -42,6 +43,15 @@ _MOST_EDGES = 3
 _KEY_ANY_CASE = re.compile(_KEY.pattern, re.IGNORECASE)
 _STARTS = re.compile(r"AIza|AQ\.")
 _LONGEST = 80
+
+
+class StaysHere:
+    """Base of what holds keys: it cannot be pickled or copied."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} cannot be pickled: its keys stay in this process")
 
 
 def holds_key(text: str) -> bool:

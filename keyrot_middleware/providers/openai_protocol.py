@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from ..core.amounts import service_tier
-from ..core.model import NO_USAGE, Usage
+from ..core.model import NO_USAGE, Usage, service_tier
 from .base import Events, text_size
 
 _decode = json.JSONDecoder().decode

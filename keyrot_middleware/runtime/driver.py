@@ -34,9 +34,9 @@ from ..core.windows import DAY_S
 from ..errors import handle_internal_error
 from ..telemetry import CallObserver, tell
 from ..telemetry.otel import current_trace_id
-from .activity import RunningCall
 from .first_token import Deadline
 from .pool import Pool, SystemClock, unreserved_lease
+from .recorder import RunningCall
 
 _T = TypeVar("_T")
 
@@ -54,6 +54,7 @@ class SyncDriver:
     """Runs one call on the parts of its pool, and blocks the thread."""
 
     _began = False
+    _in_thread = True
 
     def __init__(
         self,
@@ -137,18 +138,10 @@ class SyncDriver:
         """Settle the call in this thread, whether it is a sync or an async one."""
         lease, end = self.lease, self._end
         if lease is not None:
-            self.lease = None
+            self._in_thread = True
             outcome = Outcome(LeaseOutcome.ABANDONED, None, end.usage)
-            command = self._settled(Settle(lease, outcome, end.names))
-            complete(self._observed(command, partial(self._settle_here, command)))
+            complete(self.settle(Settle(lease, outcome, end.names)))
         self.finish(GeneratorExit())
-
-    async def _settle_here(self, command: Settle) -> float | None:
-        try:
-            return self._pool.state.settle(command.lease, command.outcome, command.names)
-        except Exception:
-            handle_internal_error("state")
-            return None
 
     # What the flow awaits -------------------------------------------------------------------------
 
@@ -160,13 +153,11 @@ class SyncDriver:
         pool.keep_running()
         self._record.acquire()
         info = pool.with_estimates(command.info)
-        reply: Lease | Unavailable | None
+        ask = partial(pool.state.acquire, info, command.candidates, spread=command.spread)
         if self.observer is None:
-            reply = await self._ask("acquire", info, command.candidates, spread=command.spread)
+            reply = await self._ask(ask)
         else:
-            given = (info, command.candidates)
-            work = partial(self._ask, "acquire", *given, spread=command.spread)
-            reply = await self._observed(command, work)
+            reply = await self._observed(command, partial(self._ask, ask))
         if reply is None:  # the state failed
             reply = unreserved_lease(command, self.time())
         if isinstance(reply, Lease):
@@ -207,29 +198,25 @@ class SyncDriver:
 
     async def is_available(self, info: CallInfo, keys: Sequence[Candidate]) -> bool:
         """Return whether one of *keys* could serve a call now; not if the state fails."""
-        blocks = await self._ask("get_blocks", self._pool.with_estimates(info), keys)
+        ask = partial(self._pool.state.get_blocks, self._pool.with_estimates(info), keys)
+        blocks = await self._ask(ask)
         return blocks is not None and len(blocks) < len(keys)
 
     async def settle(self, command: Settle) -> float | None:
-        """Settle a lease."""
-        command = self._settled(command)
-        if self.observer is None:
-            return await self._settle(command)
-        return await self._observed(command, partial(self._settle, command))
-
-    def _settled(self, command: Settle) -> Settle:
-        """Record what came of a request, and return it with its cost if that is needed now."""
+        """Settle a lease, with its cost if that is needed now."""
         outcome, purses = command.outcome, command.lease.purses
         if outcome.usage is not NO_USAGE and (purses or self.observer is not None):
             usage = self._pool.with_cost(outcome.usage, self.call.info, command.lease)
             command = command._replace(outcome=outcome._replace(usage=usage))
         self._record.settle(command)
-        return command
+        if self.observer is None:
+            return await self._settle(command)
+        return await self._observed(command, partial(self._settle, command))
 
     async def _settle(self, command: Settle) -> float | None:
         self.lease = until = None  # from here on it is settled to the end, also when cancelled
         if command.lease.reservation is not None:
-            until = await self._ask("settle", command.lease, command.outcome, command.names)
+            until = await self._ask_to_settle(command)
         if self._pool.doubtful and command.outcome.kind is LeaseOutcome.SUCCESS:
             self._pool.doubtful.discard(command.lease.key_id)
         if command.outcome.verdict is not None:
@@ -241,20 +228,19 @@ class SyncDriver:
 
     async def set_aside(self, command: Settle) -> None:
         """Apply the verdict about a key whose lease is settled already."""
-        until = await self._ask("settle", command.lease, command.outcome)
+        until = await self._ask_to_settle(command)
         self._notify("on_change", command._replace(at=self.time()), until)
 
     async def report_serving(self, lease: Lease) -> None:
         """Report that a probe succeeds."""
         if lease.reservation is not None:
-            await self._ask("settle", lease, Outcome(LeaseOutcome.SERVING))
+            await self._ask_to_settle(Settle(lease, Outcome(LeaseOutcome.SERVING)))
 
     async def get_owner(self, names: Sequence[str]) -> tuple[str, str] | None:
         """Return the owner of a stored resource."""
         if self._pool.abandoned:  # a stream that was just closed may have named it
             await self.blocking(self._pool.settle_abandoned)
-        owner: tuple[str, str] | None = await self._ask("get_owner", names)
-        return owner
+        return await self._ask(partial(self._pool.state.get_owner, names))
 
     async def refresh(self, command: Refresh) -> bool:
         """Look up the value of a rejected key again."""
@@ -298,13 +284,31 @@ class SyncDriver:
         observer.after(command, reply)
         return reply
 
-    async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def _ask(self, work: Callable[[], _T], settle: Settle | None = None) -> _T | None:
         """Return what a method of the state returns; None if it fails: the call goes on."""
         try:
-            return await self._asked(method, *args, **kwargs)
+            return work() if self._in_thread else await self._asked(work, settle)
         except Exception:
             handle_internal_error("state")
             return None
+
+    async def _ask_to_settle(self, command: Settle) -> float | None:
+        state, given = self._pool.state, (command.lease, command.outcome, command.names)
+        return await self._ask(partial(state.settle, *given), command)
+
+    async def _asked(self, work: Callable[[], _T], settle: Settle | None) -> _T:
+        """Ask the state for a task; it settles to the end, also when that is cancelled."""
+        state = self._pool.state
+        if settle is None:
+            return await state.do(work)
+        if state.settles_without_io(settle.lease, settle.outcome, settle.names):
+            return work()
+        task = asyncio.ensure_future(state.do(work))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
 
     def _notify(self, method: str, *args: object) -> None:
         """Notify the event listeners of what affects more than this call."""
@@ -325,9 +329,6 @@ class SyncDriver:
             return None, error
 
     # The end of a thread --------------------------------------------------------------------------
-
-    async def _asked(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._pool.state, method)(*args, **kwargs)
 
     async def blocking(self, work: Callable[[], _T]) -> _T:
         """Run what blocks for a while."""
@@ -368,18 +369,7 @@ class SyncDriver:
 class AsyncDriver(SyncDriver):
     """The end of a task: blocks only that."""
 
-    async def _asked(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Ask the state. It settles to the end, also when the task is cancelled meanwhile."""
-        state = self._pool.state
-        work = state.do(method, *args, **kwargs)
-        if method != "settle" or state.is_local:
-            return await work
-        task = asyncio.ensure_future(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
+    _in_thread = False
 
     async def blocking(self, work: Callable[[], _T]) -> _T:
         """Run what blocks for a while."""

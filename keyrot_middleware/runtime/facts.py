@@ -7,22 +7,17 @@ minute. The note of a beginning stays taken until the end; so no state has to kn
 from __future__ import annotations
 
 import json
-import logging
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ..core.activity import ENDS_KEPT, ActivityRows, CallRecord
-from ..core.failures import SERVICE_FAILURES
+from ..core.activity import ActivityRows
 from ..core.model import CallInfo, Candidate, Lease, LeaseOutcome, Limits, Outcome, Scope, Verdict
 from ..core.windows import DAY_S
 from ..errors import EventName
 from ..state.base import State
 
-_log = logging.getLogger("keyrot_middleware")
-
 KEPT = 500
 """Beginnings and ends that a state keeps."""
-_MODELS = 1_000
 
 
 class Fact(NamedTuple):
@@ -84,26 +79,3 @@ def may_tell(state: State, name: str, now: float, ended: str = "") -> bool:
 def _note(name: str) -> Candidate:
     own = f"note:{blake2b(name.encode(), digest_size=12).hexdigest()}"
     return Candidate(own, own, own, Limits(rpm=1))
-
-
-class FailingModels:
-    """Logs a model whose calls fail in this process, whatever the key, and its first success."""
-
-    def __init__(self, pool: str) -> None:
-        """Know none yet; *pool* is the name in the lines."""
-        self._pool = pool
-        self._failed: dict[tuple[str, str], int] = {}
-        """Calls in a row."""
-
-    def add(self, record: CallRecord) -> None:
-        """Count a call that ended."""
-        name, attempts = (record.platform, record.model), record.attempts
-        if record.outcome == "ok":
-            if self._failed.pop(name, 0) >= ENDS_KEPT:
-                _log.warning("pool %s, %s: calls succeed again", self._pool, record.model)
-        elif record.outcome == "failed" and attempts and attempts[-1].failure in SERVICE_FAILURES:
-            self._failed[name] = count = self._failed.get(name, 0) + 1
-            if count == ENDS_KEPT and len(self._failed) < _MODELS:
-                why = attempts[-1].code or attempts[-1].failure
-                text = "pool %s, %s: the last %d calls failed (%s), whatever the key"
-                _log.warning(text, self._pool, record.model or "calls", count, why)

@@ -13,14 +13,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.model import DEFAULT_PLATFORM
 from ..core.text import plural
 from ..core.windows import HOUR_S
 from ..errors import warn_safely
 from ..providers.gemini.errors import listed_limits
-from ..secrets.remote import Unreadable, google_endpoint, read_google_quotas
+from ..secrets.remote import (
+    Unreadable,
+    google_call,
+    google_endpoint,
+    google_login,
+    google_session,
+)
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -35,6 +41,9 @@ _PROJECTS_NEED = (
     "a service account) with the role roles/cloudquotas.viewer in each project, and its API enabled"
 )
 
+
+MAX_PAGES = 100
+_LIST = "locations/global/services/generativelanguage.googleapis.com/quotaInfos"
 
 START_S = 3.0
 """How long install() waits for the first read, since a login imports modules of its own."""
@@ -74,12 +83,12 @@ class GoogleLimits:
             self._warn(pool, text, _KEYS_NEED)
         failed = dict.fromkeys(tiers, "no limits")
         try:
-            read = read_google_quotas(self._endpoint)
+            session = google_session(google_login(self._endpoint)[0])
             for project, tier in tiers.items():
                 if self.is_stopped:
                     return
                 try:
-                    found = listed_limits(read(project), tier)
+                    found = listed_limits(self._quotas(session, project), tier)
                 except Unreadable as error:
                     failed[project], found = str(error), {}
                 if found:
@@ -90,6 +99,17 @@ class GoogleLimits:
         if failed:
             count, (project, why) = plural(len(failed), "project"), next(iter(failed.items()))
             self._warn(pool, f"{count} cannot be read ({project}: {why})", _PROJECTS_NEED)
+
+    def _quotas(self, session: Any, project: str) -> list[Any]:
+        found, query = list[Any](), {"pageToken": ""}
+        for _ in range(MAX_PAGES):
+            url = f"{self._endpoint}/v1/projects/{project}/{_LIST}"
+            page = google_call(session, "GET", url, params=query)
+            found += page.get("quotaInfos") or ()
+            query = {"pageToken": page.get("nextPageToken") or ""}
+            if not query["pageToken"]:
+                return found
+        raise Unreadable("too many pages")
 
     def _warn(self, pool: Pool, text: str, needed: str) -> None:
         if needed not in self._warned:

@@ -15,7 +15,7 @@ from ..core.judgement import ANSWERS, Judgement, judge
 from ..core.model import Block, Budget, CallInfo, Candidate, RetryPolicy, Terms
 from ..core.selection import Selector
 from ..state.base import State
-from .activity import Activity
+from .recorder import Activity
 
 VERB = "generateContent"
 """The method of the call that "a call sent now" stands for."""

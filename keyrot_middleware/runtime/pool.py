@@ -23,10 +23,9 @@ from typing import Any, Protocol
 
 from .. import providers
 from ..core.activity import CallRecord
-from ..core.amounts import TokenScale, nano_usd
 from ..core.commands import Acquire, Settle
+from ..core.counting import ModelNames, TokenScale
 from ..core.failures import KEY_REJECTIONS, MODEL_REFUSALS
-from ..core.flow import Overload
 from ..core.model import (
     DEFAULT_PLATFORM,
     FREE,
@@ -38,10 +37,10 @@ from ..core.model import (
     RetryPolicy,
     Terms,
     Usage,
+    nano_usd,
     project_label,
     project_name,
 )
-from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.waiting import WaitingLines
 from ..errors import KeyrotError, handle_internal_error, warn_safely
@@ -56,11 +55,10 @@ from ..secrets.stores import Stores
 from ..settings import Config, reread
 from ..state.base import State, StateThreads
 from ..telemetry import Observer, PoolEventListener
-from .activity import Activity
-from .facts import FailingModels
 from .first_token import NO_DEADLINES, FirstTokens
 from .google_limits import GoogleLimits
 from .judging import CallSettings
+from .recorder import Activity
 from .rotations import report_values
 
 _log = logging.getLogger("keyrot_middleware")
@@ -114,7 +112,6 @@ class Pool:
     event_listeners: Sequence[PoolEventListener] = ()
     clock: Clock = field(default_factory=SystemClock)
     token_scale: TokenScale = field(default_factory=TokenScale)
-    overload: Overload = field(default_factory=Overload)
     models: ModelNames = field(default_factory=ModelNames)
     waiting_lines: WaitingLines = field(default_factory=WaitingLines)
     random: Callable[[], float] = random.random
@@ -169,7 +166,6 @@ class Pool:
             self.policy.zone,
         )
         self.activity.redact = self.secrets.redact
-        self.activity.watch = FailingModels(self.name).add
 
     @property
     def call_settings(self) -> CallSettings:
@@ -408,7 +404,7 @@ class Pool:
         if candidates == list(before.values()):
             return
         self.selector.update(candidates)
-        self.state.configure(candidates)
+        self.state.record_values(candidates)
         self.waiting_lines.wake_all(replaced)
         keys = self.selector.keys
         for verb, changed in (("added", keys.keys() - before), ("removed", before.keys() - keys)):

@@ -71,7 +71,7 @@ def report_values(pool: Pool, *, is_new_minute: bool) -> None:
     process = f"{node()} pid {os.getpid()}/{id(pool) % 10_000}"
     texts, is_empty = _find_loss(pool, f"{process} {now}")
     if is_new_minute or is_empty:
-        pool.state.configure(pool.selector.keys.values())
+        pool.state.record_values(pool.selector.keys.values())
         counts[f"processes:{int(now // 60)}"] = {process: 1}
         texts |= pool.call_settings.texts(now)
     for rotation in rotations(pool.state):

@@ -19,20 +19,19 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from ..errors import ConfigError, SecretError
 from ..forks import after_fork
 from ..locks import Lock
-from ..providers.keys import display
+from ..providers.keys import StaysHere, display
 from . import PlainText, Secret
 
 CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 4.0
 """For one request."""
 MAX_CONCURRENCY = 10
-MAX_PAGES = 100
 CHANGED = "it has another value meanwhile; nothing was written"
 _WORD = re.compile(r"\w{1,60}", re.ASCII)
 
@@ -50,7 +49,7 @@ def codes(*found: object) -> str:
     return " ".join(word for word in map(str, found) if _WORD.fullmatch(word)) or "refused"
 
 
-class RemoteStore(ABC):
+class RemoteStore(StaysHere, ABC):
     """Reads secrets with the client of a library; safe from several threads.
 
     The client is kept, with its login. If nothing could be read with it, there is a new one, once
@@ -210,9 +209,6 @@ class RemoteStore(ABC):
     def _reset(self) -> None:
         """Forget the client: two processes on one connection would read each other's responses."""
         self._client = None
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a secret store cannot be pickled: its login stays in this process")
 
 
 def _name_in(place: str) -> str:
@@ -636,37 +632,6 @@ def google_call(session: Any, method: str, url: str, **more: Any) -> Mapping[str
     return found
 
 
-def read_google_quotas(endpoint: str) -> Callable[[str], list[Any]]:
-    """Return a function that lists the quotas of a project; the login goes to TLS alone.
-
-    Raises:
-        ImportError: The extra `gcp` is not installed.
-        Exception: There is no login.
-    """
-    from google.auth.credentials import AnonymousCredentials
-
-    is_plain = endpoint.startswith("http:")  # of this machine: a fake
-    credentials: Any = AnonymousCredentials() if is_plain else google_login()[0]  # type: ignore[no-untyped-call]
-    session = google_session(credentials)
-
-    def read(project: str) -> list[Any]:
-        found, page = list[Any](), dict[str, Any]()
-        path = "locations/global/services/generativelanguage.googleapis.com/quotaInfos"
-        for _ in range(MAX_PAGES):
-            query = {"pageToken": page.get("nextPageToken", "")}
-            page = dict(
-                google_call(
-                    session, "GET", f"{endpoint}/v1/projects/{project}/{path}", params=query
-                )
-            )
-            found += page.get("quotaInfos") or ()
-            if not page.get("nextPageToken"):
-                return found
-        raise Unreadable("too many pages")
-
-    return read
-
-
 def open_gcp(environ: Mapping[str, str]) -> GcpStore:
     """Open the store; google-auth takes its own settings from the environment.
 
@@ -721,10 +686,13 @@ class GcpStore(RemoteStore):
         return google_call(session, method, url, json=body)
 
 
-def google_login() -> tuple[Any, str | None]:
-    """Return the credentials of the program, and their project."""
+def google_login(endpoint: str = "https:") -> tuple[Any, str | None]:
+    """Return the credentials of the program, and their project; they go to TLS alone."""
     import google.auth
+    import google.auth.credentials
 
+    if endpoint.startswith("http:"):  # of this machine: a fake
+        return google.auth.credentials.AnonymousCredentials(), None  # type: ignore[no-untyped-call]
     return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
 
 

@@ -9,7 +9,8 @@ from ..core.model import RetryPolicy
 from ..errors import ConfigError, MissingExtraError
 from ..settings import STATE_SCHEMES
 from .base import State
-from .memory import FallbackState, MemoryState
+from .fallback import FallbackState
+from .memory import MemoryState
 
 __all__ = ["FallbackState", "MemoryState", "State", "open_shared", "open_state"]
 

@@ -10,16 +10,16 @@ import contextvars
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
-from math import inf, sqrt
-from typing import Any, ClassVar, TypeVar
+from math import inf
+from typing import Any, ClassVar, ParamSpec, TypeVar
 from weakref import WeakSet
 
 from ..core.activity import ActivityRows
 from ..core.failures import ENDED_BY_PERSON
-from ..core.ledger import Configured, Cooldowns, Health, KeyHealth, Owner, Reservation
+from ..core.ledger import Cooldowns, Health, KeyHealth, Owner, Reservation
 from ..core.model import (
     NO_LIMITS,
     Block,
@@ -40,7 +40,6 @@ from ..core.windows import (
     HOUR_S,
     PROBE_POLL_S,
     Cooldown,
-    FirstWindows,
     Learned,
     QuotaWindows,
     Spending,
@@ -49,8 +48,8 @@ from ..errors import warn_unless_logged
 from ..forks import after_fork
 from ..locks import Lock
 
-FIRST_S = 60.0
-"""How long after its last call a first workload is expected to come again."""
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 class InFlight:
@@ -66,63 +65,43 @@ class InFlight:
         after_fork(self, InFlight._begin)
 
     def _begin(self) -> None:
-        self._leases: dict[str, WeakSet[Reservation]] = {}
-        self._first: dict[str, tuple[float, float]] = {}
-        """How many leases of first workloads a key has on average, and when the last was added."""
+        self.leases: dict[str, WeakSet[Reservation]] = {}
 
     def blocks(
         self, candidates: Iterable[Candidate], now: float, terms: Terms | None = None
     ) -> dict[str, Block]:
         """Return the keys that have no room for another request."""
+        found = {}
         with self._lock:
-            return dict(self._blocks(candidates, now, terms))
-
-    def _blocks(
-        self, candidates: Iterable[Candidate], now: float, terms: Terms | None
-    ) -> Iterator[tuple[str, Block]]:
-        for key in candidates:
-            most = key.limits.max_concurrency
-            note = None if most is None else self._full(key.record, most, now, terms)
-            if note is not None:
-                yield key.key_id, Block("concurrency", now + PROBE_POLL_S, True, note)
-
-    def _full(self, record: str, most: int, now: float, terms: Terms | None) -> str | None:
-        """Return a note on a key that has no room; None: it has."""
-        leases = _living(self._leases.get(record))
-        if len(leases) >= most or terms is None:
-            return "" if len(leases) >= most else None
-        own = sum(terms.workload in one.parts for one in leases)
-        if terms.share < 1.0 and own >= (share := part_of(most, terms.share)):
-            return terms.note("share", "concurrency", share, most)
-        mean, at = self._first.get(record, (0.0, 0.0))
-        if not terms.behind or now - at > FIRST_S:
-            return None
-        first = sum("" in one.parts for one in leases)
-        kept = int(min(mean + 3 * sqrt(mean), 0.95 * most) - first)
-        if kept > most - len(leases) - 1 and len(leases) > first:
-            return terms.note("first", "concurrency", kept, most)
-        return None
+            for key in candidates:
+                if (most := key.limits.max_concurrency) is None:
+                    continue
+                leases, note = _living(self.leases.get(key.record)), None
+                if terms is not None and terms.share < 1.0:
+                    share = part_of(most, terms.share)
+                    if sum(terms.workload in one.parts for one in leases) >= share:
+                        note = terms.note("share", "concurrency", share, most)
+                if note or len(leases) >= most:
+                    until = now + PROBE_POLL_S
+                    found[key.key_id] = Block("concurrency", until, waitable=True, note=note or "")
+        return found
 
     def add(self, lease: Lease, most: int | None) -> bool:
         """Count a lease; return False if there is no room any more."""
         if most is None or not isinstance(lease.reservation, Reservation):
             return True
         with self._lock:
-            leases = self._leases.setdefault(lease.record, WeakSet())
+            leases = self.leases.setdefault(lease.record, WeakSet())
             if len(_living(leases)) >= most:
                 return False
             leases.add(lease.reservation)
-            if "" in lease.reservation.parts:
-                first = sum("" in one.parts for one in _living(leases))
-                mean, _ = self._first.get(lease.record, (float(first), 0.0))
-                self._first[lease.record] = mean + 0.1 * (first - mean), lease.at
             return True
 
     def remove(self, lease: Lease) -> None:
         """Count a lease no more."""
-        if lease.record in self._leases and isinstance(lease.reservation, Reservation):
+        if isinstance(lease.reservation, Reservation):
             with self._lock:
-                self._leases[lease.record].discard(lease.reservation)
+                self.leases.get(lease.record, WeakSet()).discard(lease.reservation)
 
 
 def _living(leases: WeakSet[Reservation] | None) -> list[Reservation]:
@@ -159,21 +138,20 @@ class State(ABC):
             candidates: `(group, candidate)` in order; lower groups first.
             spread: Within a group choose the least utilized key, else the first available one.
         """
-        limits = {
-            key.key_id: key.limits.max_concurrency
-            for _, key in candidates
-            if key.limits.max_concurrency is not None
-        }
-        if not limits:
+        for _, key in candidates:
+            if key.limits.max_concurrency is not None:
+                break
+        else:
             return self._acquire(info, candidates, spread=spread)
+        keys = {key.key_id: key for _, key in candidates}
         while True:
-            full = self._in_flight.blocks((key for _, key in candidates), self._clock(), info.terms)
+            full = self._in_flight.blocks(keys.values(), self._clock(), info.terms)
             offer = tuple(one for one in candidates if one[1].key_id not in full)
             reply = self._acquire(info, offer, spread=spread)
             if isinstance(reply, Unavailable):
-                others = self._get_blocks(info, [k for _, k in candidates if k.key_id in full])
+                others = self._get_blocks(info, [keys[key_id] for key_id in full])
                 return reply.beside(full | others)
-            if self._in_flight.add(reply, limits.get(reply.key_id)):
+            if self._in_flight.add(reply, keys[reply.key_id].limits.max_concurrency):
                 return reply._replace(refused={**full, **reply.refused}) if full else reply
             self._settle(reply, Outcome(LeaseOutcome.UNSENT), ())
 
@@ -185,7 +163,7 @@ class State(ABC):
         Returns:
             Until when the scope of the failure is cooling down, epoch seconds; None if it is not.
         """
-        if outcome.kind is not LeaseOutcome.SERVING:
+        if self._in_flight.leases and outcome.kind is not LeaseOutcome.SERVING:
             self._in_flight.remove(lease)
         return self._settle(lease, outcome, tuple(names))
 
@@ -230,11 +208,8 @@ class State(ABC):
         """
 
     @abstractmethod
-    def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Record the limits of keys, and which of their values this process has.
-
-        If the limits of a key have changed, the learned limits of its project are forgotten.
-        """
+    def record_values(self, candidates: Iterable[Candidate]) -> None:
+        """Record which values this process has of keys, by their fingerprints."""
 
     @abstractmethod
     def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
@@ -278,22 +253,21 @@ class State(ABC):
 
     # Tasks ----------------------------------------------------------------------------------------
 
-    async def do(self, method: str, *args: Any, **more: Any) -> Any:
+    async def do(self, method: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> _T:
         """Call a method for a task; what does I/O runs in a thread.
 
         If the task is cancelled, a lease that was acquired for it is given back.
         """
-        work = partial(getattr(self, method), *args, **more)
-        if self.is_local or (method == "settle" and self.settles_without_io(*args)):
-            return work()
-        return await self._threads.run(work, self._give_back if method == "acquire" else None)
+        if self.is_local:
+            return method(*args, **more)
+        return await self._threads.run(partial(method, *args, **more), self._give_back)
 
     def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
         """Return whether `settle` does no I/O with these arguments, so that tasks may call it."""
         del lease, outcome, names
         return self.is_local
 
-    def _give_back(self, reply: Lease | Unavailable) -> None:
+    def _give_back(self, reply: object) -> None:
         if isinstance(reply, Lease):
             self.settle(reply, Outcome(LeaseOutcome.UNSENT))
 
@@ -313,8 +287,6 @@ def without_reservation(lease: Lease) -> Lease:
 MAX_THREADS = 32
 """A script takes the server about 50 µs, so a few threads keep a near one busy; a distant one takes
 its latency for each, so more are started while all are waiting."""
-
-_T = TypeVar("_T")
 
 
 class StateThreads:
@@ -388,11 +360,7 @@ def _numbers(row: list[Any]) -> list[Any]:
 
 
 READERS: dict[str, Callable[[Any], Any]] = {
-    "quotas": lambda row: (
-        FirstWindows(*[*_numbers(row[:7]), _numbers([*row[7]]), _numbers([*row[8]])])
-        if row[7:]
-        else QuotaWindows(*_numbers(row))
-    ),
+    "quotas": lambda row: QuotaWindows(*_numbers(row)),
     "learned": lambda row: Learned(
         _numbers(row[:1])[0],
         Limits(*_numbers(row[1:4])),
@@ -402,7 +370,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "cooldowns": _cooldowns_of,
     "purses": lambda row: Spending(*[*_numbers(row[:-1]), _numbers([*row[-1]])]),
     "health": lambda row: Health(*_numbers(row[:3]), *row[3:]),
-    "configured": lambda row: Configured(*_numbers(row[:3]), *row[3:]),
+    "fingerprints": str,
     "buckets": str,
     "owners": lambda row: Owner(*row[:2], *_numbers(row[2:])),
 }

@@ -2,25 +2,19 @@
 -- redis.py puts its constants, and those of Python, in their places. docs/redis.md lists the records.
 --
 -- KEYS[1]: `keyrot:v2:{pool}`, with which all names begin, so that they are in one cluster slot.
--- ARGV[1]: JSON of epoch seconds in tests, null else: this server's clock decides; the ends of days and
---          of months around now; settles; a call to acquire a key for, or nothing.
+-- ARGV[1]: JSON of epoch seconds in tests, null else: this server's clock decides; settles; when the day
+--          and the month of now end, or nothing; a call to acquire a key for, or nothing.
 -- Returns the time; the ends of the settles' cooldowns, '' for none; JSON about the call, or ''; the
--- name of the day's counts.
+-- name of the day's counts. Without the end of the day only the time.
 
-local test_time, ends_of, settles, wanted = unpack(cjson.decode(ARGV[1]))
+local test_time, settles, this_day_end, month_end, wanted = unpack(cjson.decode(ARGV[1]))
 local time = redis.call('TIME')
 local now_text = type(test_time) == 'number' and string.format('%.17g', test_time)
   or string.format('%s.%06d', time[1], time[2])
 local now = tonumber(now_text)
 
-local function next_of(ends)
-  local found = ends[#ends]
-  for i = #ends, 1, -1 do
-    if ends[i] > now then
-      found = ends[i]
-    end
-  end
-  return found
+if not this_day_end then
+  return { now_text }
 end
 
 local function full_name(table)
@@ -32,9 +26,9 @@ local function lasts(ends, longest) -- one that is further away was set by a wro
 end
 
 -- The first process of a day says when it ends: those of other providers may end it at another time.
-local day_end, month_end = tonumber(redis.call('GET', full_name('day_end'))), next_of(ends_of[2])
+local day_end = tonumber(redis.call('GET', full_name('day_end')))
 if not lasts(day_end, LONGEST_DAY_S) then
-  day_end = next_of(ends_of[1])
+  day_end = this_day_end
   redis.call('SET', full_name('day_end'), day_end, 'EX', QUOTA_S)
 end
 
@@ -42,12 +36,12 @@ local QUOTAS = full_name('quotas:') .. day_end -- of one day: the counts end wit
 local LEARNED, COOLDOWNS, PURSES = full_name('learned'), full_name('cooldowns'), full_name('purses')
 local HEALTH, BUCKETS = full_name('health'), full_name('buckets')
 local has_seldom = redis.call('EXISTS', LEARNED, COOLDOWNS, PURSES, BUCKETS) > 0
-local HEALTH_RENEWED = 100 -- successes of a key, after which the health of all is kept on
+local OFTEN = { [QUOTAS] = true, [HEALTH] = true }
 
 -- Return records by their place in names, false where there is none.
 local function read(table, names)
   local found = {}
-  if #names > 0 and (has_seldom or table == QUOTAS) then
+  if #names > 0 and (has_seldom or OFTEN[table]) then
     for i, text in ipairs(redis.call('HMGET', table, unpack(names))) do
       found[i] = text and cjson.decode(text)
     end
@@ -60,7 +54,7 @@ local function save(table, name, record, for_s)
   if is_new == 1 or table ~= QUOTAS then -- that of a day begins with the day
     redis.call('EXPIRE', table, for_s)
   end
-  has_seldom = has_seldom or table ~= QUOTAS
+  has_seldom = has_seldom or not OFTEN[table]
 end
 
 local function known(number) -- of JSON, in which it may be null
@@ -78,15 +72,25 @@ local function later(one, other)
   return (not one or (other and other[2] > one[2])) and other or one
 end
 
--- Quotas: minute, requests, tokens, late requests, late tokens, end of the day, requests of the day.
+-- Quotas: minute, requests, tokens, late requests, late tokens, end of the day, requests of the day, and
+-- the minutes of the day that are over, their requests and their tokens, each as FADE says.
 
 local MINUTE, REQUESTS, TOKENS, LATE_REQUESTS, LATE_TOKENS, DAY_END, DAY_REQUESTS = 1, 2, 3, 4, 5, 6, 7
+local PAST_MINUTES, PAST_REQUESTS, PAST_TOKENS = 8, 9, 10
 
 local minute = math.floor((now - GUARD_S) / 60)
 
 local function advance(q)
+  for i = PAST_MINUTES, PAST_TOKENS do
+    q[i] = known(q[i]) or 0
+  end
   if minute ~= q[MINUTE] and minute ~= q[MINUTE] - 1 then
-    local kept = minute == q[MINUTE] + 1
+    local kept, fade = minute == q[MINUTE] + 1, FADE ^ (minute - q[MINUTE])
+    if q[MINUTE] >= 0 and q[MINUTE] < minute then
+      q[PAST_MINUTES] = q[PAST_MINUTES] * fade + (1 - fade) / (1 - FADE)
+      q[PAST_REQUESTS] = (q[PAST_REQUESTS] + q[REQUESTS] / FADE) * fade
+      q[PAST_TOKENS] = (q[PAST_TOKENS] + q[TOKENS] / FADE) * fade
+    end
     q[REQUESTS], q[TOKENS] = kept and q[LATE_REQUESTS] or 0, kept and q[LATE_TOKENS] or 0
     q[LATE_REQUESTS], q[LATE_TOKENS], q[MINUTE] = 0, 0, minute
   end
@@ -122,38 +126,25 @@ local function drained(q, used, late, limit)
   return late + math.max(used - late - limit * seconds / 60, 0)
 end
 
-local function steady_window(q, rpm, tpm, call)
-  local found
+local function full_window(q, rpm, tpm, rpd, call, steady)
+  local found = exceeds(q[DAY_REQUESTS], call.requests, rpd) and { 'rpd', day_end, false } or nil
   for _, one in ipairs({
     { 'rpm', rpm or false, q[REQUESTS], q[LATE_REQUESTS], call.requests },
     { 'tpm', tpm or false, q[TOKENS], q[LATE_TOKENS], call.tokens },
   }) do
     local reason, limit, used, late, cost = unpack(one)
-    local now_used = limit and drained(q, used, late, limit)
-    if limit and now_used + cost > limit and (now_used > 0 or limit <= 0) then
-      local over, ends = now_used + math.min(cost, limit) - limit, (q[MINUTE] + 1) * 60 + GUARD_S
-      if limit > 0 and over <= now_used - late then
-        ends = now + over * 60 / limit
-      elseif limit > 0 then -- what this minute uses drains in the next
-        ends = ends + math.max(late + math.min(cost, limit) - limit, 0) * 60 / limit
+    used = limit and steady and drained(q, used, late, limit) or used
+    if exceeds(used, cost, limit) then
+      local ends, needed = (q[MINUTE] + 1) * 60 + GUARD_S, math.min(cost, limit)
+      if steady and limit > 0 and needed <= limit - late then
+        ends = now + (used + needed - limit) * 60 / limit
+      elseif steady and limit > 0 then -- what this minute uses drains in the next
+        ends = ends + (late + needed - limit) * 60 / limit
       end
       found = later(found, { reason, ends, true })
     end
   end
   return found
-end
-
-local function full_window(q, rpm, tpm, rpd, call, steady)
-  local day = exceeds(q[DAY_REQUESTS], call.requests, rpd) and { 'rpd', day_end, false } or nil
-  local minute_end = (q[MINUTE] + 1) * 60 + GUARD_S
-  if steady then
-    return later(day, steady_window(q, rpm, tpm, call))
-  elseif exceeds(q[REQUESTS], call.requests, rpm) then
-    return later(day, { 'rpm', minute_end, true })
-  elseif exceeds(q[TOKENS], call.tokens, tpm) then
-    return later(day, { 'tpm', minute_end, true })
-  end
-  return day
 end
 
 local function utilization(q, rpm, tpm, rpd, weight)
@@ -164,10 +155,7 @@ local function utilization(q, rpm, tpm, rpd, weight)
   return most >= 0 and most or q[REQUESTS] / weight
 end
 
--- Of a part of the calls: a workload that has a share, or ('') all that are first; the latter has the
--- requests and tokens of its last minutes too, of which the first two were no whole ones.
-
-local PAST, PAST_TOKENS = 8, 9
+-- Of a part of the calls: a workload that has a share, or ('') all that are first.
 
 local function part_name(name, part)
   return '\n' .. part .. '\n' .. name
@@ -175,36 +163,15 @@ end
 
 local function read_part(name, part)
   local found = read(QUOTAS, { part_name(name, part) })[1]
-  local q = found or { -1, 0, 0, 0, 0, day_end, 0 }
-  if part == '' and not found then
-    q[PAST], q[PAST_TOKENS] = { 0 }, { 0 }
-  end
-  local before, counts = q[MINUTE], { q[REQUESTS], q[TOKENS] }
-  advance(q)
-  for i, past in ipairs({ q[PAST], q[PAST_TOKENS] }) do
-    if before >= 0 and q[MINUTE] > before then
-      table.insert(past, counts[i])
-      for _ = 1, math.min(q[MINUTE] - before - 1, MINUTES_SEEN) do
-        table.insert(past, 0)
-      end
-    end
-    while #past > MINUTES_SEEN do
-      table.remove(past, 1)
-    end
-  end
-  return q, not found
+  return advance(found or { -1, 0, 0, 0, 0, day_end, 0 }), not found
 end
 
 -- Return which window has no room for a workload that leaves some to the first ones.
 local function held_back(first, q, limits, call)
-  local minutes, calls, tokens = #first[PAST] - 2, 0, 0
-  for i = 3, #first[PAST] do
-    calls, tokens = calls + first[PAST][i], tokens + first[PAST_TOKENS][i]
-  end
-  local rate, of_day, size = (limits.rpm or 0) / 2, 0, tokens / math.max(calls, 1)
-  if minutes > 0 then -- that of a few minutes may be far from the true one
-    of_day = calls / minutes
-    rate = minutes >= 10 and of_day or of_day + 3 * math.sqrt(calls + 1) / minutes
+  local minutes, calls, tokens = unpack(first, PAST_MINUTES)
+  local rate, of_day, size = (limits.rpm or 0) / 2, 0, calls > 0 and tokens / calls or 0
+  if minutes > MINUTES_KNOWN then
+    rate, of_day = calls / minutes, calls / minutes
   end
   local minute_end, found = (q[MINUTE] + 1) * 60 + GUARD_S, nil
   for _, window in ipairs({
@@ -384,12 +351,6 @@ end
 
 -- Outcomes -----------------------------------------------------------------------------------------
 
-local function clear_cooldowns(s)
-  change_cooldowns(s, s.bucket, s.verb, function(cooldown)
-    return cooldown[UNTIL] <= s.at
-  end)
-end
-
 -- Keep limits for a day; return whether those of before refill all the time.
 local function learn(name, limits, steady)
   local old, learned = read(LEARNED, { name })[1], { now + DAY_S }
@@ -413,25 +374,17 @@ end
 -- Learn the limits that a response names, and count what the service has counted, if that is more.
 local function take_reported(s, name)
   local limits, q = {}, advance(read(QUOTAS, { name })[1] or { -1, 0, 0, 0, 0, day_end, 0 })
-  for _, one in ipairs(s.reported) do
-    limits[({ rpm = 1, tpm = 2, rpd = 3 })[one[1]]] = known(one[2])
+  for i, one in ipairs(s.reported) do
+    limits[i] = one[1]
   end
   if not learn(name, limits, true) then -- what was counted before drains in the next minute too
     q[LATE_REQUESTS], q[LATE_TOKENS] = q[REQUESTS], q[TOKENS]
   end
-  for _, one in ipairs(s.reported) do
-    local reason, of, left = one[1], known(one[2]), known(one[3])
-    if of and left and reason == 'rpd' then
-      q[DAY_REQUESTS] = math.max(q[DAY_REQUESTS], of - left)
-    elseif of and left then
-      local used, late = REQUESTS, LATE_REQUESTS
-      if reason == 'tpm' then
-        used, late = TOKENS, LATE_TOKENS
-      end
-      local more = math.ceil(of - left - drained(q, q[used], q[late], of))
-      if more > 0 then
-        q[used], q[late] = q[used] + more, q[late] + more
-      end
+  for i, counts in ipairs({ { REQUESTS, LATE_REQUESTS }, { TOKENS, LATE_TOKENS }, { DAY_REQUESTS } }) do
+    local of, left, used, late = known(s.reported[i][1]), known(s.reported[i][2]), unpack(counts)
+    local before = of and late and drained(q, q[used], q[late], of) or q[used]
+    for _, field in ipairs(of and left and counts or {}) do
+      q[field] = q[field] + math.max(math.ceil(of - left - before), 0)
     end
   end
   save(QUOTAS, name, q, QUOTA_S)
@@ -490,17 +443,13 @@ local function settle_spending(s, purse)
 end
 
 local function count_end(s)
-  if s.slot then
-    redis.call('HSET', HEALTH, s.key .. '\nlast_used', now_text)
-  end
-  local successes = s.kind == 'success' and redis.call('HINCRBY', HEALTH, s.key .. '\nsuccesses', 1)
+  local h = read(HEALTH, { s.key })[1] or { cjson.null, 0, 0, cjson.null }
+  h[1] = s.slot and now or h[1]
+  h[2] = h[2] + (s.kind == 'success' and 1 or 0)
   if s.verdict and s.kind ~= 'abandoned' then -- else a person has disabled the key
-    redis.call('HINCRBY', HEALTH, s.key .. '\nerrors', 1)
-    redis.call('HSET', HEALTH, s.key .. '\nlast_error', s.verdict.failure)
+    h[3], h[4] = h[3] + 1, s.verdict.failure
   end
-  if not successes or successes % HEALTH_RENEWED == 1 then
-    redis.call('EXPIRE', HEALTH, UNUSED_S)
-  end
+  save(HEALTH, s.key, h, UNUSED_S)
 end
 
 local function apply_verdict(s, verdict)
@@ -539,24 +488,23 @@ local function apply_verdict(s, verdict)
 end
 
 local function settle(s)
-  if s.kind == 'serving' then -- the first chunk of a stream has arrived: it ends later
-    clear_cooldowns(s)
-    return ''
-  end
-  if s.slot then -- else it was not leased here: reported by KeyManager
+  local is_serving = s.kind == 'serving' -- the first chunk of a stream has arrived: it ends later
+  if s.slot and not is_serving then -- else it was not leased here: reported by KeyManager
     release(s, s.project .. '\n' .. s.bucket)
   end
-  for _, purse in ipairs(s.purses or {}) do
+  for _, purse in ipairs(is_serving and {} or s.purses or {}) do
     settle_spending(s, purse)
   end
   for _, owner in ipairs(s.owned or {}) do
     redis.call('SET', full_name('owner:') .. owner[1], cjson.encode({ s.key, s.project }), 'EX', owner[2])
   end
-  if s.kind ~= 'unsent' or s.verdict then
+  if not is_serving and (s.kind ~= 'unsent' or s.verdict) then
     count_end(s)
   end
-  if s.kind == 'success' then
-    clear_cooldowns(s)
+  if is_serving or s.kind == 'success' then
+    change_cooldowns(s, s.bucket, s.verb, function(cooldown)
+      return cooldown[UNTIL] <= s.at
+    end)
   end
   return s.verdict and apply_verdict(s, s.verdict) or ''
 end

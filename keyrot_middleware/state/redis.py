@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from math import inf
@@ -35,9 +35,7 @@ from redis.sentinel import Sentinel
 from ..core import windows
 from ..core.activity import ActivityRows, lifetime_s
 from ..core.affinity import owner_lifetime
-from ..core.amounts import nano_usd
 from ..core.ledger import (
-    Health,
     KeyHealth,
     Ledger,
     Records,
@@ -62,6 +60,7 @@ from ..core.model import (
     Terms,
     Unavailable,
     Verdict,
+    nano_usd,
 )
 from ..core.selection import RankedCandidates
 from ..core.text import one_line
@@ -77,7 +76,6 @@ MAX_CONNECTIONS = 2**31
 """One per thread in use; redis-py allows only 100 by default."""
 SETTLES_AT_ONCE = 100
 MAX_DEFERRED = 10_000
-MAX_CANDIDATES = 50_000
 MAX_OFFERS = 500
 _FAILURES = (RedisError, RedisClusterException, OSError)
 """What redis-py raises; RedisClusterException is not a RedisError."""
@@ -90,7 +88,8 @@ _CONSTANTS = {
     "RESERVED_S": windows.RESERVED_S,
     "SLOT_S": windows.SLOT_S,
     "SLOTS": windows.SLOTS,
-    "MINUTES_SEEN": windows.MINUTES_SEEN,
+    "FADE": windows.FADE,
+    "MINUTES_KNOWN": windows.MINUTES_KNOWN,
     "DAY_S": windows.DAY_S,
     "LONGEST_DAY_S": windows.LONGEST_DAY_S,
     "LONGEST_MONTH_S": windows.LONGEST_MONTH_S,
@@ -103,13 +102,6 @@ _Node: Any = ClusterNode
 _Sentinel: Any = Sentinel
 _decode = json.JSONDecoder().decode
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_text = lru_cache(1_000)(_json)
-
-
-@lru_cache(10_000)
-def _who(key_id: str, record: str, project: str, account: str) -> str:
-    """Return the members of a JSON object that say which key it is about."""
-    return _json({"key": key_id, "record": record, "project": project, "account": account})[1:-1]
 
 
 class RedisStateError(KeyrotError):
@@ -296,10 +288,9 @@ class RedisState(State):
         self._server = Server(url, variable)
         self._skew = 0.0
         """How far the server's clock is ahead of this host's, seconds; 0 within the guard."""
-        self._ends = (0.0, "")
+        self._knows_time = False
         self._offers: dict[int, tuple[RankedCandidates, str]] = {}
         """Candidates as JSON, by their identity: most calls have one of few tuples."""
-        self._packed: dict[tuple[str, int], tuple[Candidate, str]] = {}
         self._deferred: deque[str] = deque(maxlen=MAX_DEFERRED)
         self._is_closed = False
         after_fork(self, lambda child: child._deferred.clear())  # the parent sends them
@@ -314,16 +305,14 @@ class RedisState(State):
         if known is None or known[0] is not candidates:
             if len(self._offers) >= MAX_OFFERS:
                 self._offers.clear()
-            keys = ",".join([self._pack(group, key) for group, key in candidates])
+            keys = _json([_offer(group, key) for group, key in candidates])
             known = self._offers[id(candidates)] = candidates, keys
-        terms = _pack_terms(info.terms) if info.terms and info.requests else ""
-        call = (
-            f'{{"model":{_text(info.quota_model)},"verb":{_text(info.verb)}'
-            f',"requests":{info.requests},"tokens":{info.tokens},"spread":{_text(spread)}'
-            f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost}'
-            f'{terms},"keys":[{known[1]}]}}'
-        )
-        now, _, reply, _ = self._decide([], call)
+        call: dict[str, Any] = {"model": info.quota_model, "verb": info.verb, "spread": spread}
+        call |= {"requests": info.requests, "tokens": info.tokens}
+        call |= {"input_cost": info.input_cost, "longest_cost": info.longest_cost}
+        if info.terms and info.requests:
+            call["terms"] = _terms(info.terms)
+        now, _, reply, _ = self._decide([], f'{_json(call)[:-1]},"keys":{known[1]}}}')
         found, at = _decode(reply.decode()), now - self._skew
         blocks = {
             key_id: Block(
@@ -360,26 +349,6 @@ class RedisState(State):
             refused=blocks,
         )
 
-    def _pack(self, group: int, key: Candidate) -> str:
-        """Return a candidate as JSON, which is made once."""
-        known = self._packed.get((key.key_id, group))
-        if known is None or known[0] is not key:
-            if len(self._packed) >= MAX_CANDIDATES:
-                self._packed.clear()
-            rpm, tpm, rpd, _ = key.limits
-            limits = {"rpm": rpm, "tpm": tpm, "rpd": rpd}
-            row: dict[str, Any] = {n: limit for n, limit in limits.items() if limit is not None}
-            row |= {"group": group} if group else {}
-            row |= {"weight": key.weight} if key.weight != 1 else {}
-            row |= {"use": key.use} if key.use != 1 else {}
-            row |= {"free": True} if key.tier == FREE else {}
-            if key.purses:
-                row["purses"] = [(name, *budget) for name, budget in key.purses]
-            who = _who(key.key_id, key.record, key.project, key.billing_account)
-            more = f",{_json(row)[1:-1]}" if row else ""
-            known = self._packed[key.key_id, group] = key, f"{{{who}{more}}}"
-        return known[1]
-
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
         packed = self._pack_settle(lease, outcome, names)
         if self._can_defer(lease, outcome, names):
@@ -400,35 +369,33 @@ class RedisState(State):
         return is_plain and not has_more and not self._is_closed
 
     def _pack_settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> str:
-        used, found = outcome.usage.input_tokens, lease.reservation
-        who = _who(lease.key_id, lease.record or lease.key_id, lease.project, lease.billing_account)
-        row = (
-            f'{{"kind":"{outcome.kind.value}",{who},"bucket":{_text(lease.bucket)}'
-            f',"verb":{_text(lease.verb)},"requests":{lease.requests},"tokens":{lease.tokens}'
-            f',"used":{"null" if used is None else used},"at":{lease.at + self._skew}'
-        )
+        usage, found = outcome.usage, lease.reservation
+        row: dict[str, Any] = {
+            **_who(lease),
+            "kind": outcome.kind.value,
+            "bucket": lease.bucket,
+            "verb": lease.verb,
+            "requests": lease.requests,
+            "tokens": lease.tokens,
+            "used": usage.input_tokens,
+            "at": lease.at + self._skew,
+            "probe": lease.probe,
+        }
         if isinstance(found, Reservation):
-            minute, late, day_end = found.slot
-            row += f',"slot":[{minute},{"true" if late else "false"},{day_end}]'
-        more: dict[str, Any] = {}
-        if lease.probe:
-            more["probe"] = True
-        if isinstance(found, Reservation) and found.parts:
-            more["parts"] = found.parts
+            row |= {"slot": found.slot, "parts": found.parts}
+            row |= {"reserved": found.cost, "period": found.period}
         if lease.purses:
-            more["purses"] = lease.purses
-            if isinstance(found, Reservation):
-                more |= {"reserved": found.cost, "period": found.period}
-            if outcome.usage.cost_usd is not None:
-                more["cost"] = nano_usd(outcome.usage.cost_usd)
+            cost = usage.cost_usd
+            row |= {"purses": lease.purses, "cost": None if cost is None else nano_usd(cost)}
         if names:
-            more["owned"] = [(owner_name(name), owner_lifetime(name).seconds) for name in names]
+            row["owned"] = [(owner_name(name), owner_lifetime(name).seconds) for name in names]
         if outcome.reported and lease.requests:
-            more["reported"] = [(one.limit, one.of, one.left) for one in outcome.reported]
+            named = {str(one.limit): (one.of, one.left) for one in outcome.reported}
+            row["reported"] = [named.get(name, (None, None)) for name in ("rpm", "tpm", "rpd")]
         if outcome.verdict is not None:
-            more["model"] = found.model if isinstance(found, Reservation) else lease.bucket
-            more["verdict"] = self._verdict_row(lease, outcome.verdict)
-        return f"{row},{_json(more)[1:]}" if more else f"{row}}}"
+            row["model"] = found.model if isinstance(found, Reservation) else lease.bucket
+            row["verdict"] = self._verdict_row(lease, outcome.verdict)
+        return _json(row)
 
     def _verdict_row(self, lease: Lease, verdict: Verdict) -> dict[str, Any]:
         bucket = verdict.bucket or lease.bucket
@@ -459,10 +426,18 @@ class RedisState(State):
         self, settles: list[str], call: str = ""
     ) -> tuple[float, list[bytes], bytes, bytes]:
         """Run the script: deferred settles, these, then a call; return its reply."""
-        test_time = "null" if self._test_clock is None else repr(self._test_clock())
+        if not self._knows_time:  # this host's clock may be hours off
+            self._run("[]")
         settled = ",".join(self._take_deferred() + settles)
-        given = f"[{test_time},{self._ends_json()},[{settled}]{call and ','}{call}]"
-        args = (1, self._base, given.encode(errors="replace"))
+        now, zone = self._clock() + self._skew, self._policy.zone
+        ends = f"{next_midnight(now, zone)},{next_month(now, zone)}"
+        now, *rest = self._run(f"[{settled}],{ends}{call and ','}{call}")
+        return now, *rest
+
+    def _run(self, given: str) -> Any:
+        """Run the script, and note the time of the server."""
+        test_time = "null" if self._test_clock is None else repr(self._test_clock())
+        args = (1, self._base, f"[{test_time},{given}]".encode(errors="replace"))
         began = self._clock()
 
         def work(client: Any) -> Any:
@@ -474,6 +449,7 @@ class RedisState(State):
         now, *rest = self._server.run(work)
         skew = float(now) - began
         self._skew = skew if abs(skew) > windows.GUARD_S else 0.0
+        self._knows_time = True
         return float(now), *rest
 
     def _take_deferred(self) -> list[str]:
@@ -484,22 +460,6 @@ class RedisState(State):
             except IndexError:  # another thread was faster
                 break
         return taken
-
-    def _ends_json(self) -> str:
-        """Return the ends of days and months around now: this host's clock may be hours off."""
-        until, text = self._ends
-        now = self._clock()
-        if not until - windows.HOUR_S <= now < until:
-            until = (now // windows.HOUR_S + 1) * windows.HOUR_S
-            ends: list[list[int]] = []
-            for next_end in (next_midnight, next_month):
-                found = [next_end(now - windows.DAY_S, self._policy.zone)]
-                while len(found) < 3:
-                    found.append(next_end(found[-1], self._policy.zone))
-                ends.append([int(end) for end in found])
-            text = _json(ends)
-            self._ends = until, text
-        return text
 
     def _host_time(self, server_time: float) -> float:
         return float("inf") if server_time >= FOREVER else server_time - self._skew
@@ -523,7 +483,7 @@ class RedisState(State):
         keys = list(candidates)
         records, now, quotas = self._read("learned", "cooldowns", "purses")
         records.quotas = self._get_all("quotas", quotas)
-        records.health = self._read_health(keys)
+        records.health = self._get("health", [key.key_id for key in keys])
         found = Ledger(records, self._policy).snapshot(keys, now)
         for health in found.values():
             if health.last_used is not None:
@@ -537,18 +497,6 @@ class RedisState(State):
         now, _, _, quotas = self._decide([])
         found = Records(**{name: self._get_all(name) for name in tables})
         return found, now, quotas.decode().removeprefix(f"{self._base}:")
-
-    def _read_health(self, keys: Sequence[Candidate]) -> dict[str, Health]:
-        names = ("last_used", "successes", "errors", "last_error")
-        fields = [f"{key.key_id}\n{name}" for key in keys for name in names]
-        rows = self._hmget("health", fields)
-        found = {}
-        for place, key in enumerate(keys):
-            *numbers, error = rows[4 * place : 4 * place + 4]
-            used, successes, errors = (_number(f"health of {key.key_id}", one) for one in numbers)
-            last_error = error.decode(errors="replace") if error else None
-            found[key.key_id] = Health(used or None, int(successes), int(errors), last_error)
-        return found
 
     def _get_all(self, table: str, name: str = "") -> dict[str, Any]:
         full = f"{self._base}:{name or table}"
@@ -568,45 +516,38 @@ class RedisState(State):
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Return the keys with the values that processes have; see `State.with_values`."""
         keys = list(candidates)
-        known = self._get("configured", [key.key_id for key in keys])
-        return Ledger(Records(configured=known), self._policy).with_values(keys)
+        known = self._get("fingerprints", [key.key_id for key in keys])
+        return Ledger(Records(fingerprints=known), self._policy).with_values(keys)
 
     def reset(self, key: Candidate) -> None:
         """Forget every cooldown that blocks *key*, and its project's learned limits."""
-        names, full = cooldown_names(key), f"{self._base}:cooldowns"
-        self._server.run(lambda client: client.hdel(full, *names))
-        self._forget_learned({key.project})
+        self._server.run(
+            lambda client: client.hdel(f"{self._base}:cooldowns", *cooldown_names(key))
+        )
+        learned = f"{self._base}:learned"
+        fields = self._server.run(lambda client: client.hkeys(learned))
+        found = [one for one in fields if one.decode().partition("\n")[0] == key.project]
+        if found:
+            self._server.run(lambda client: client.hdel(learned, *found))
 
-    def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Record configured limits and which keys have a value; see `State.configure`."""
-        keys, full = list(candidates), f"{self._base}:configured"
-        known = self._get("configured", [key.key_id for key in keys])
-        before = dict(known)
-        Ledger(Records(configured=known), self._policy).configure(keys)
-        changed = {name: dump(row) for name, row in known.items() if before.get(name) != row}
-        limits = {key_id for key_id in changed if _limits(known, key_id) != _limits(before, key_id)}
-        self._forget_learned({key.project for key in keys if key.key_id in limits})
-        if changed:
-            self._server.run(lambda client: client.hset(full, mapping=changed))
-        self._server.run(lambda client: client.expire(full, int(UNUSED_S)))
+    def record_values(self, candidates: Iterable[Candidate]) -> None:
+        """Record the values of keys; see `State.record_values`."""
+        rows = {key.key_id: dump(key.fingerprint) for key in candidates if key.fingerprint}
+        self._write("fingerprints", rows, UNUSED_S)
 
     def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
         """Use limits of a project that were read; see `State.take_limits`."""
         now, *_ = self._decide([])
         learned = self._get("learned", [quota_name(project, bucket) for bucket in found])
         Ledger(Records(learned=learned), self._policy).take_limits(project, found, now)
-        full = f"{self._base}:learned"
-        rows = {name.encode(errors="replace"): dump(one) for name, one in learned.items()}
-        if rows:
-            self._server.run(lambda client: client.hset(full, mapping=rows))
-        self._server.run(lambda client: client.expire(full, int(windows.DAY_S)))
+        self._write("learned", {name: dump(one) for name, one in learned.items()}, windows.DAY_S)
 
-    def _forget_learned(self, projects: set[str]) -> None:
-        full = f"{self._base}:learned"
-        fields = self._server.run(lambda client: client.hkeys(full)) if projects else ()
-        found = [field for field in fields if field.decode().partition("\n")[0] in projects]
-        if found:
-            self._server.run(lambda client: client.hdel(full, *found))
+    def _write(self, table: str, rows: Mapping[str, str], for_s: float) -> None:
+        full = f"{self._base}:{table}"
+        encoded = {name.encode(errors="replace"): text for name, text in rows.items()}
+        if encoded:
+            self._server.run(lambda client: client.hset(full, mapping=encoded))
+            self._server.run(lambda client: client.expire(full, int(for_s)))
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Return the owner of the first known one of *names*; see `State.get_owner`."""
@@ -716,20 +657,28 @@ def _load(table: str, rows: Iterable[tuple[str, bytes | None]]) -> dict[str, Any
     return {name: record for name, record in found.items() if record is not None}
 
 
-@lru_cache
-def _pack_terms(terms: Terms) -> str:
+def _terms(terms: Terms) -> dict[str, Any]:
     row: dict[str, Any] = {"parts": terms.parts, "first": bool(terms.behind)}
     if terms.share < 1.0:
         row |= {"share": terms.share, "workload": terms.workload}
     if terms.usd != NO_BUDGET:
         name, budget = terms.purse
         row["purse"] = name, *budget
-    return f',"terms":{_json(row)}'
+    return row
 
 
-def _limits(configured: Mapping[str, Any], key_id: str) -> Any:
-    known = configured.get(key_id)
-    return (None, None, None) if known is None else known[:3]
+def _who(one: Candidate | Lease) -> dict[str, Any]:
+    record, account = one.record or one.key_id, one.billing_account
+    return {"key": one.key_id, "record": record, "project": one.project, "account": account}
+
+
+def _offer(group: int, key: Candidate) -> dict[str, Any]:
+    rpm, tpm, rpd, _ = key.limits
+    row = {"group": group, "weight": key.weight, "rpm": rpm, "tpm": tpm, "rpd": rpd}
+    row |= {"use": key.use if key.use != 1 else None, "free": key.tier == FREE or None}
+    purses = [(name, *budget) for name, budget in key.purses]
+    given = {name: value for name, value in row.items() if value is not None}
+    return _who(key) | given | ({"purses": purses} if purses else {})
 
 
 def _flush_at_exit(alive: Callable[[], RedisState | None]) -> None:

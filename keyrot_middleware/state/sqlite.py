@@ -231,13 +231,13 @@ class SqliteState(State):
         """Forget every cooldown that blocks *key*, and its project's learned limits."""
         self._run(lambda _: self._ledger.reset(key))
 
-    def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Record configured limits and which keys have a value; see `State.configure`."""
+    def record_values(self, candidates: Iterable[Candidate]) -> None:
+        """Record the values of keys; see `State.record_values`."""
         keys = list(candidates)
 
         def decide(_: float) -> None:
-            self._rows.read([("configured", key.key_id) for key in keys])
-            self._ledger.configure(keys)
+            self._rows.read([("fingerprints", key.key_id) for key in keys])
+            self._ledger.record_values(keys)
 
         self._run(decide)
 

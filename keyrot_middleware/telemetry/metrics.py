@@ -17,9 +17,9 @@ from opentelemetry.metrics import Meter, MeterProvider, NoOpMeter, Observation
 
 from .._version import __version__
 from ..core.activity import Attempt, CallRecord
+from ..core.counting import ModelNames
 from ..core.flow import Exhausted
 from ..core.model import HOME, CallInfo
-from ..core.model_names import ModelNames
 from ..errors import handle_internal_error
 from . import CallObserver, semconv
 from .otel import CurrentProvider, is_suppressed

@@ -121,7 +121,7 @@ def test_a_port_in_use_is_a_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         found = run("--port", str(port))
-    text = f"port {port} of 127.0.0.1 is in use; choose another with --port, or --port 0"
+    text = f"--host 127.0.0.1 --port {port}: Address already in use"
     assert found == (2, f"keyrot: {text}\n")
 
 

@@ -10,9 +10,9 @@ import pytest
 from support.pool import INFO, STREAMED, Rig, key
 from support.replies import OK, bad, invalid, lost, minute, overloaded
 
+from keyrot_middleware.core.chains import fallback_info
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits, Scope
-from keyrot_middleware.core.model_names import fallback_info
 from keyrot_middleware.core.waiting import Ticket
 from keyrot_middleware.runtime.first_token import FirstTokens
 from keyrot_middleware.settings import Settings, deadlines_of

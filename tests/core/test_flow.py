@@ -25,11 +25,8 @@ from support.replies import (
 from keyrot_middleware.core.commands import Acquire, Done, Failed, Refresh, Settle, Sleep
 from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.flow import (
-    CLOSE_AFTER_S,
-    MAX_FAILED_CALLS,
     Exhausted,
     FailedAttempt,
-    Overload,
     attempt_note,
     drop_tracebacks,
 )
@@ -386,69 +383,6 @@ def test_some_calls_are_retried_less(info: Any, fault: Any, sends: int) -> None:
     rig.will("a", *(fault() for _ in range(6)))
     rig.failing(info)
     assert rig.sent == ["a"] * sends
-
-
-# An overloaded model ---------------------------------------------------------------------------
-
-
-FLEX = INFO._replace(service_tier="flex")
-
-
-def overload(info: Any = INFO, calls: int = MAX_FAILED_CALLS) -> Rig:
-    """Let so many calls end with a 503, each sent as often as allowed."""
-    rig = Rig(key("a"), max_retries=2)
-    for _ in range(calls):
-        rig.will("a", *(overloaded() for _ in range(3)))
-        rig.failing(info)
-        rig.script.clear()
-    return rig
-
-
-def is_retried(rig: Rig, info: Any = INFO) -> bool:
-    """Return whether a call that meets one 503 is sent again."""
-    before = len(rig.sent)
-    rig.will("a", overloaded(), OK)
-    call = rig.make(info)
-    try:
-        rig.run(call)
-    except Exception:
-        rig.script.clear()
-    return len(rig.sent) == before + 2
-
-
-def test_an_overloaded_model_is_not_retried_by_every_call() -> None:
-    """After three calls that ended with a 503; calls to another model, tier or platform are."""
-    assert is_retried(overload(calls=MAX_FAILED_CALLS - 1))
-    rig = overload()
-    assert len(rig.sent) == 3 * MAX_FAILED_CALLS
-    assert not is_retried(rig)
-    assert is_retried(rig, INFO._replace(model="gemini-2.5-pro"))
-    assert is_retried(rig, FLEX)
-    breaker = rig.make(INFO).overload
-    assert breaker.is_open(INFO, rig.clock.time())
-    assert not breaker.is_open(INFO._replace(platform="groq"), rig.clock.time())
-
-
-def test_a_served_call_or_half_a_minute_permits_retries_again() -> None:
-    served, later = overload(), overload()
-    assert served.call() == "answer"
-    later.clock.advance(CLOSE_AFTER_S)
-    assert is_retried(served)
-    assert is_retried(later)
-
-
-def test_one_call_and_calls_far_apart_open_nothing() -> None:
-    """However often one call meets a 503, it is one call; invented names use bounded memory."""
-    rig = three(max_retries=10)
-    rig.will("a", *(overloaded() for _ in range(9)), OK)
-    assert rig.call() == "answer"
-    breaker = Overload()
-    for turn in range(10):
-        breaker.record_overload(INFO, turn * CLOSE_AFTER_S)
-    assert not breaker.is_open(INFO, 9 * CLOSE_AFTER_S)
-    for number in range(10_000):
-        breaker.record_overload(INFO._replace(model=f"model-{number}"), 0.0)
-    assert len(breaker.models) <= 256
 
 
 # How a call ends -------------------------------------------------------------------------------

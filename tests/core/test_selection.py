@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.pool import INFO, key
 from support.replies import MODEL
 
-from keyrot_middleware.core.availability import AVAILABLE, KEY_STATES, Availability, availability
-from keyrot_middleware.core.ledger import Configured, Ledger, Records
+from keyrot_middleware.core.judgement import AVAILABLE, KEY_STATES, Availability, availability
+from keyrot_middleware.core.ledger import Ledger, Records
 from keyrot_middleware.core.model import (
     LAST_RESORT,
     Block,
@@ -278,7 +278,7 @@ def test_a_selector_replaces_a_key_whose_value_changed() -> None:
     assert listed(selector) == ["a", "b"]
     assert selector.keys["a"].record == "a@01234567"
     assert selector.find_project_keys("a")[0] is selector.keys["a"]
-    records = Records(configured={"one": Configured(fingerprint="01234567")})
+    records = Records(fingerprints={"one": "01234567"})
     one, two = (KeySpec(key_id=name).candidate for name in ("one", "two"))
     found = Ledger(records, RetryPolicy()).with_values([one, two])
     assert found == [one.with_value("01234567"), two]

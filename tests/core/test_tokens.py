@@ -1,6 +1,6 @@
 """How responses adjust the estimate of input tokens."""
 
-from keyrot_middleware.core.amounts import TokenScale
+from keyrot_middleware.core.counting import TokenScale
 
 
 def test_a_model_is_taken_at_the_estimate_until_its_responses_are_known() -> None:

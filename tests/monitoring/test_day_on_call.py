@@ -26,10 +26,10 @@ from support.states import Faulty
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted, _install
 from keyrot_middleware.cli import status as command
+from keyrot_middleware.clients import Binding
 from keyrot_middleware.core.judgement import Judgement, describe_block
 from keyrot_middleware.core.model import CallInfo, RetryPolicy
 from keyrot_middleware.core.text import utc
-from keyrot_middleware.genai import Binding
 from keyrot_middleware.monitoring import alerts, report
 from keyrot_middleware.monitoring.view import UNKNOWN
 from keyrot_middleware.runtime import pool as runtime
@@ -38,7 +38,7 @@ from keyrot_middleware.runtime.rotations import Rotation, add_rotation
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.settings import SettingArguments, load
 from keyrot_middleware.state import FallbackState, MemoryState
-from keyrot_middleware.state.memory import PAUSE_S, Breaker
+from keyrot_middleware.state.fallback import PAUSE_S, Breaker
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.state.sqlite import SqliteState
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply

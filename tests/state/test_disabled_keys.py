@@ -9,7 +9,7 @@ from keyrot_middleware.core.model import Scope
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.monitoring.report import PoolReport
 from keyrot_middleware.monitoring.view import look
-from keyrot_middleware.runtime.activity import Activity
+from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 

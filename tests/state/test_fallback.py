@@ -1,11 +1,9 @@
 """A shared state that fails: calls continue, limits of this process hold, and it is tried again."""
 
-import logging
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -26,9 +24,8 @@ from support.states import (
 
 from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.core.windows import DAY_S
-from keyrot_middleware.errors import KeyrotWarning, warn_unless_logged
 from keyrot_middleware.state import FallbackState
-from keyrot_middleware.state.memory import FIRST_PAUSE_S, PAUSE_S, Breaker
+from keyrot_middleware.state.fallback import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 
 FIVE = key("f", Limits(rpm=5))
@@ -71,9 +68,9 @@ async def test_nothing_is_raised_whatever_fails(
     shared.cut(method)
     settle(state, A, OK, "files/1")
     assert state.get_owner(["files/1"]) == ("a", "a")
-    lease = await state.do("acquire", INFO, ((0, A),), spread=False)
-    await state.do("settle", lease, OK, ["files/2"])
-    assert await state.do("get_owner", ["files/2"]) == ("a", "a")
+    lease = await state.do(state.acquire, INFO, ((0, A),), spread=False)
+    await state.do(state.settle, lease, OK, ["files/2"])
+    assert await state.do(state.get_owner, ["files/2"]) == ("a", "a")
 
 
 def test_a_state_that_fails_is_tried_once_in_a_pause_by_no_call(
@@ -174,27 +171,6 @@ def test_an_outage_leaves_a_share_of_each_limit(clock: FakeClock, share: float, 
     assert refused(state, key("z", Limits(rpd=0))) == {"z": "rpd"}
 
 
-def test_the_pause_doubles_up_to_the_longest(clock: FakeClock) -> None:
-    breaker = Breaker(clock.time)
-    assert breaker.open(clock.time())
-    assert not breaker.open(clock.time())
-    pauses, last = [], clock.time()
-    while len(pauses) < 7:
-        clock.advance(0.01)
-        if breaker.may_try():
-            assert not breaker.may_try()
-            pauses.append(clock.time() - last)
-            last = clock.time()
-    assert pauses[:2] == pytest.approx([FIRST_PAUSE_S, 2 * FIRST_PAUSE_S], abs=0.02)
-    assert pauses[-1] == pytest.approx(PAUSE_S, abs=0.02)
-    breaker.close()
-    assert not breaker.open(clock.time() - 1)
-    assert not breaker.is_open
-    assert breaker.succeed(clock.time()) is None
-    clock.advance(PAUSE_S)
-    assert breaker.succeed(clock.time()) == pytest.approx(sum(pauses), abs=0.1)
-
-
 def test_many_callers_while_it_hangs_and_recovers(clock: FakeClock) -> None:
     """No call fails, and no limit is exceeded in either state."""
     state, shared = degrading(clock.time, breaker_clock=lambda: time.monotonic() * 40)
@@ -221,15 +197,6 @@ def test_many_callers_while_it_hangs_and_recovers(clock: FakeClock) -> None:
     assert len(leases) - alone <= 300
     assert 0 < alone <= 300
     wait_for(lambda: state.acquire(INFO, keys, spread=True) and not state.degraded)
-
-
-def test_closing_closes_the_shared_state(
-    state: FallbackState, shared: Faulty, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed: list[str] = []
-    monkeypatch.setattr(shared.inner, "close", lambda: closed.append("shared"))
-    state.close()
-    assert closed == ["shared"]
 
 
 # What a program without logging sees -----------------------------------------------------------
@@ -262,14 +229,3 @@ def test_a_lost_state_is_one_warning_and_no_error(
     assert begins in done.stderr
     assert done.stderr.count("cannot be used") == 1 or options
     assert "hunter2" not in done.stderr
-
-
-def test_a_handler_of_the_library_or_above_it_is_enough() -> None:
-    """Only a program without any handler gets a Python warning."""
-    log = logging.Logger("alone")
-    for handler, shown in ((logging.NullHandler(), [KeyrotWarning]), (logging.StreamHandler(), [])):
-        log.addHandler(handler)
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            warn_unless_logged(log, "text")
-        assert [one.category for one in found] == shown

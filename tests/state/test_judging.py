@@ -20,8 +20,8 @@ from keyrot_middleware.core.model import (
     Terms,
 )
 from keyrot_middleware.core.selection import Selector
-from keyrot_middleware.runtime.activity import Activity
 from keyrot_middleware.runtime.judging import AT_ONCE, CallSettings, ask, judge_calls, read_settings
+from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.runtime.rotations import emptied_at, report_values
 from keyrot_middleware.state import MemoryState, State
 from keyrot_middleware.testing import FakeClock
@@ -138,7 +138,7 @@ def test_a_state_that_was_emptied_is_told_all_at_once(clock: FakeClock) -> None:
         report_values(pool, is_new_minute=False)
     assert read_settings(second, clock.time(), CallSettings()) == BATCH
     assert emptied_at(second, clock.time()) == clock.time() - 3
-    assert second._records.configured["a"].fingerprint == "0123"
+    assert second._records.fingerprints["a"] == "0123"
     clock.advance(3_600)
     assert emptied_at(second, clock.time()) is None
     pool.state = SimpleNamespace(degraded=True, activity_log=lambda _: [])

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from support.pool import INFO, key
 from support.states import ABANDONED, UNSENT, URIS, acquire, failed, open_at, used
 
-from keyrot_middleware.core.amounts import NANO
 from keyrot_middleware.core.model import (
     DEFAULT_ZONE,
+    NANO,
     NO_BUDGET,
     USD_REASONS,
     Block,

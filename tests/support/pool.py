@@ -203,7 +203,6 @@ class Rig:
     def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> CallState:
         pool = self.pool
         shared: dict[str, Any] = {
-            "overload": pool.overload,
             "waiting_lines": pool.waiting_lines,
             "home_is_own": self.home_is_own,
         }

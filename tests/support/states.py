@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import sys
 import threading
@@ -31,7 +30,7 @@ from keyrot_middleware.core.model import (
     Verdict,
 )
 from keyrot_middleware.state import FallbackState, MemoryState, State, open_state
-from keyrot_middleware.state.memory import Breaker
+from keyrot_middleware.state.fallback import Breaker
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.state.sqlite import SqliteState
 from support.pool import INFO, key
@@ -122,27 +121,6 @@ def granted(state: State, one: Candidate, most: int = 1_000, **more: Any) -> int
     while len(held) < most and isinstance(reply := acquire(state, one, **more), Lease):
         held.append(reply)
     return len(held)
-
-
-def steps_of(work: Callable[[], object], event: str = "line") -> int:
-    """Count the lines or opcodes that run: a measure of cost that no other process disturbs."""
-    steps = 0
-
-    def count(frame: Any, happened: str, _arg: Any) -> Any:
-        nonlocal steps
-        frame.f_trace_opcodes = event == "opcode"
-        steps += happened == event
-        return count
-
-    traced = sys.gettrace()
-    gc.disable()  # a collection may run code of other tests
-    sys.settrace(count)
-    try:
-        work()
-    finally:
-        sys.settrace(traced)
-        gc.enable()
-    return steps
 
 
 # A state that fails ----------------------------------------------------------------------------
@@ -301,13 +279,13 @@ class Callers:
         try:
             while not self._over:
                 began = time.monotonic()
-                reply = await self.state.do("acquire", INFO, self.keys, spread=True)
+                reply = await self.state.do(self.state.acquire, INFO, self.keys, spread=True)
                 self._ended(began)
                 await asyncio.sleep(0.05)
                 if isinstance(reply, Lease):
                     self.leases.append(("task", reply.degraded))
                     began = time.monotonic()
-                    await self.state.do("settle", reply, OK)
+                    await self.state.do(self.state.settle, reply, OK)
                     self._ended(began)
         except BaseException as error:
             self.errors.append(error)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from keyrot_middleware.core.availability import KEY_STATES
+from keyrot_middleware.core.judgement import KEY_STATES
 from keyrot_middleware.errors import KeyrotError
 
 __all__ = ["FakeSource", "call", "key", "later", "sample", "used", "window"]
@@ -26,7 +26,7 @@ def window(amount: int, limit: int | None, source: str = "configured") -> dict[s
 
 def used(rpm: Any, reason: str | None = None, at: str | None = None) -> dict[str, Any]:
     here: dict[str, Any] = {"available": reason is None, "available_at": at, "reason": reason}
-    here |= {"held_back": None, "runs_out_at": None, "learned": {}, "sources": {}}
+    here |= {"runs_out_at": None, "learned": {}, "sources": {}}
     here |= dict.fromkeys(("requests_minute", "tokens_minute", "requests_day"), 1)
     return here | {"rpm": rpm, "tpm": window(1, None), "rpd": window(1, 20, "learned")}
 

@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any
 
 from ...core.affinity import CONTINUATION, HANDLE, INTERACTION, TYPED, VOICE
-from ...core.amounts import service_tier
+from ...core.model import service_tier
 from ..base import text_size
 
 # Names of stored resources, and the keys under which requests and responses have them -----------

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...core.affinity import CONTINUATION, INTERACTION, PAGE, TYPED
-from ...core.amounts import service_tier
 from ...core.failures import objects
-from ...core.model import NO_USAGE, Usage
+from ...core.model import NO_USAGE, Usage, service_tier
 from .. import openai_protocol
 from ..base import Events, Route
 from ..openai_protocol import as_count, as_text, parse_object

@@ -1,0 +1,260 @@
+"""What stands in for a shared state that is unreachable: the limits of this process.
+
+A lease is settled with the state that granted it. What happens while the shared state is
+unreachable is not reported to it afterwards: counts are advice, and a 429 is the book. This process
+keeps what its own calls have found, cooldowns, learned limits and owners, for that time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import ClassVar, TypeVar
+
+from ..core.activity import ActivityRows
+from ..core.ledger import KeyHealth
+from ..core.model import Block, CallInfo, Candidate, Lease, Limits, Outcome, Unavailable
+from ..core.selection import RankedCandidates
+from ..errors import KeyrotError, warn_unless_logged
+from ..locks import Lock
+from .base import State, without_reservation
+from .memory import MemoryState
+
+_log = logging.getLogger("keyrot_middleware")
+_T = TypeVar("_T")
+
+FIRST_PAUSE_S, PAUSE_S = 0.1, 2.0
+"""Before the first trial, and between two trials at the most."""
+
+
+class Breaker:
+    """Decides when a state that fails is called again: after a pause, which doubles.
+
+    A trial that succeeds proves little: the calls may fail all the same. So the state is back when
+    a call has succeeded `PAUSE_S` after the trial.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start closed; *clock* returns monotonic seconds."""
+        self.clock = clock
+        self._lock = Lock()
+        self._pause_s = FIRST_PAUSE_S
+        self._retry_at = self._closed_at = 0.0
+        self.is_open = False
+        self.lost_at: float | None = None
+        """When it failed; None: it is back."""
+
+    def open(self, began: float) -> bool:
+        """Record the failure of a call that *began* then; return whether the state was well before.
+
+        One that began before the breaker closed says nothing about the time since.
+        """
+        with self._lock:
+            if self.is_open or began < self._closed_at:
+                return False
+            now, was_well = self.clock(), self.lost_at is None
+            if was_well:
+                self._pause_s, self.lost_at = FIRST_PAUSE_S, now
+            self.is_open, self._retry_at = True, now + self._pause_s
+            return was_well
+
+    def may_try(self) -> bool:
+        """Return whether the state may be tried now; the next trial may follow after a pause."""
+        with self._lock:
+            now = self.clock()
+            if not self.is_open or now < self._retry_at:
+                return False
+            self._pause_s = min(2 * self._pause_s, PAUSE_S)
+            self._retry_at = now + self._pause_s
+            return True
+
+    def close(self) -> None:
+        """Record that a trial has succeeded: calls go to the state again."""
+        with self._lock:
+            if self.is_open:
+                self.is_open, self._closed_at = False, self.clock()
+
+    def succeed(self, began: float) -> float | None:
+        """Record a call that *began* then; return how long the state was lost, if it is back."""
+        lost_at = self.lost_at
+        if lost_at is None:
+            return None
+        with self._lock:
+            if self.lost_at != lost_at or self.is_open or began < self._closed_at + PAUSE_S:
+                return None
+            self.lost_at = None
+            return self._closed_at - lost_at
+
+
+class FallbackState(State):
+    """It raises no errors."""
+
+    is_local: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        shared: State,
+        local: MemoryState,
+        pool: str,
+        clock: Callable[[], float],
+        breaker: Breaker | None = None,
+    ) -> None:
+        """Start without calling the shared state.
+
+        Args:
+            shared: May raise anything, and block up to its own time limit.
+            local: Used by this object only.
+            pool: Its name, for messages.
+            clock: Returns epoch seconds.
+            breaker: Decides when *shared* is tried again after a failure.
+        """
+        super().__init__(clock)
+        self._shared, self._local, self._pool = shared, local, pool
+        self._breaker = breaker or Breaker()
+        self._activity_failed = False
+
+    @property
+    def degraded(self) -> bool:
+        """Return whether in-process limits apply, or did a moment ago."""
+        return self._breaker.lost_at is not None
+
+    def _acquire(
+        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
+    ) -> Lease | Unavailable:
+        def local() -> Lease | Unavailable:
+            reply = self._local._acquire(info, candidates, spread=spread)
+            return reply._replace(degraded=True) if isinstance(reply, Lease) else reply
+
+        return self._call(lambda: self._shared._acquire(info, candidates, spread=spread), local)
+
+    def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
+        if lease.degraded:
+            return self._local._settle(lease, outcome, names)
+        local = None
+        if outcome.verdict is not None or names or lease.probe:
+            local = self._local._settle(without_reservation(lease), outcome, names)
+        return self._call(lambda: self._shared._settle(lease, outcome, names), lambda: local)
+
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
+        """Return whether the shared state settles without I/O, or does not know *lease*."""
+        return lease.degraded or self._shared.settles_without_io(lease, outcome, names)
+
+    def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
+        return self._call(
+            lambda: self._shared.get_blocks(info, keys), lambda: self._local.get_blocks(info, keys)
+        )
+
+    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        """Return what is known of each key, by its id."""
+        keys = list(candidates)
+        return self._call(lambda: self._shared.snapshot(keys), lambda: self._local.snapshot(keys))
+
+    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Return the owner of the first known one of *names*; see `State.get_owner`."""
+        names = tuple(names)
+        found = self._call(lambda: self._shared.get_owner(names), lambda: None)
+        return found or self._local.get_owner(names)
+
+    def reset(self, key: Candidate) -> None:
+        """Forget what blocks *key*; see `State.reset`."""
+        self._local.reset(key)
+        self._call(lambda: self._shared.reset(key), _nothing)
+
+    def record_values(self, candidates: Iterable[Candidate]) -> None:
+        """Record the values of keys; see `State.record_values`."""
+        self._call(lambda: self._shared.record_values(candidates), _nothing)
+
+    def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
+        """Use limits of a project that were read; see `State.take_limits`."""
+        self._local.take_limits(project, found)
+        self._call(lambda: self._shared.take_limits(project, found), _nothing)
+
+    def add_activity(self, rows: ActivityRows) -> None:
+        """Add to the activity of the pool; what is not taken is dropped."""
+        self._for_pages(lambda: self._shared.add_activity(rows), None)
+
+    def activity(
+        self, names: Sequence[str], fields: Sequence[str] | None
+    ) -> list[Mapping[str, int]]:
+        """Return the counts of records; nothing while degraded."""
+        nothing: list[Mapping[str, int]] = [{} for _ in names]
+        return self._for_pages(lambda: self._shared.activity(names, fields), nothing)
+
+    def activity_log(self, name: str) -> list[str]:
+        """Return the texts of a list; nothing while degraded."""
+        return self._for_pages(lambda: self._shared.activity_log(name), [])
+
+    def check(self) -> None:
+        """Check whether the shared state works; warn if it does not."""
+        self._call(self._shared.check, _nothing)
+
+    def close(self) -> None:
+        """Close connections and threads."""
+        super().close()
+        self._shared.close()
+
+    # Calling the shared state ---------------------------------------------------------------------
+
+    def _call(self, call: Callable[[], _T], local: Callable[[], _T]) -> _T:
+        """Call the shared state; call *local* if it fails, and while it is unreachable.
+
+        While it is, a thread tries every few seconds whether it is back, so that no call waits.
+        """
+        if self._breaker.is_open:
+            if self._breaker.may_try():
+                trial = threading.Thread(
+                    target=self._try_again, name="keyrot-state-trial", daemon=True
+                )  # a daemon: the exit does not wait for it
+                with suppress(RuntimeError):  # none can be started
+                    trial.start()
+            return local()
+        began = self._breaker.clock()
+        try:
+            found = call()
+        except Exception as error:
+            if self._breaker.open(began):
+                warn_unless_logged(
+                    _log,
+                    f"pool {self._pool}: the shared state cannot be used ({_reason(error)}); "
+                    "falling back to in-process limits",
+                )
+            return local()
+        if (seconds := self._breaker.succeed(began)) is not None:
+            text = "pool %s: the shared state is back after %.1f s; limits are shared again"
+            _log.warning(text, self._pool, seconds)
+        return found
+
+    def _try_again(self) -> None:
+        with suppress(Exception):  # it is still away
+            self._shared.check()
+            self._breaker.close()
+
+    def _for_pages(self, call: Callable[[], _T], default: _T) -> _T:
+        """Call what no limit depends on; return *default* while it is away, or if it fails.
+
+        A failure does not open the breaker: the user may lack a command that only pages need.
+        """
+        if self._breaker.is_open:
+            return default
+        try:
+            return call()
+        except Exception as error:
+            if not self._activity_failed:
+                self._activity_failed = True
+                _log.warning(
+                    "pool %s: the activity of calls cannot be shared (%s); limits are not affected",
+                    self._pool,
+                    _reason(error),
+                )
+            return default
+
+
+def _nothing() -> None:
+    """Return nothing: the shared state alone is told, or asked."""
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, KeyrotError) else type(error).__name__

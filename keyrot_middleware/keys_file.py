@@ -123,9 +123,10 @@ def one_of(name: str, allowed: Collection[str]) -> str:
 
 
 def _good_provider(name: str) -> str:
-    if problem := providers.plugged_in()[1].get(name):
+    known = providers.names()
+    if name not in known and (problem := providers.plugged_in()[1].get(name)):
         raise ValueError(problem)
-    return one_of(name, providers.names())
+    return one_of(name, known)
 
 
 def _good_project(project: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from .. import providers
 from .._install import bypasses, doubts
 from ..clients.key_check import KeyCheck, check_key
+from ..core.failures import BUSY
 from ..core.text import mask_url, plural
 from ..errors import ConfigError, KeyrotError
 from ..keys_file import OUTSIDE_TIERS, KeySpec
@@ -32,8 +33,6 @@ MAX_TEXT = 200
 """Longest part of a server's message in the table; the JSON has all of it."""
 _AT_ONCE = 8
 """Requests of `--live`."""
-BUSY = frozenset({"quota_minute", "quota_day", "rate_limit", "capacity", "overloaded"})
-"""Replies to `--live` that say nothing against a key: its value works, at another time."""
 
 
 def check(*, live: bool, model: str | None, as_json: bool) -> int:

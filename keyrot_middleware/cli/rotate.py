@@ -19,6 +19,7 @@ from secrets import token_hex
 
 from .. import providers
 from ..clients.key_check import check_key
+from ..core.failures import BUSY
 from ..core.model import Candidate
 from ..core.text import did_you_mean
 from ..errors import KeyrotError
@@ -30,7 +31,6 @@ from ..secrets.cache import SecretCache, SecretLocation
 from ..secrets.stores import InlineStore, open_secret_cache
 from ..settings import Config, load
 from ..state import State
-from .check import BUSY
 from .status import open_configured
 
 WAIT_S = 600.0

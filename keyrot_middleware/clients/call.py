@@ -30,7 +30,7 @@ from ..core.chains import (
     tried_note,
 )
 from ..core.commands import Done, Failed
-from ..core.failures import MODEL_REFUSALS, REJECTIONS, SLOW, FailureFacts
+from ..core.failures import FOR_GOOD, MODEL_REFUSALS, REJECTIONS, SLOW, FailureFacts
 from ..core.flow import CallState, Exhausted
 from ..core.judgement import describe_block, judge
 from ..core.model import DEFAULT_PLATFORM, HOME, POOL_KEY, CallInfo, Candidate, Lease
@@ -49,8 +49,6 @@ from .redaction import Redact, without_key
 _log = logging.getLogger("keyrot_middleware")
 
 _SALT = os.urandom(16)
-_FOR_GOOD = REJECTIONS | MODEL_REFUSALS
-"""What no time ends."""
 _EPHEMERAL = "auth_tokens/"
 _TO_TRANSPORT_S = 2.0
 """How long an uninstall waits for calls of google-genai to reach their transport: microseconds."""
@@ -257,7 +255,7 @@ class PooledCalls:
         until = inf if first is None else first.until
         retry_in = max(ceil(until - now), 1) if isfinite(until) else None
         reasons = {key_id: describe_block(block) for key_id, block in blocks.items()}
-        ending = [b for b in blocks.values() if b.reason not in _FOR_GOOD and isfinite(b.until)]
+        ending = [b for b in blocks.values() if b.reason not in FOR_GOOD and isfinite(b.until)]
         if not blocks and provider.platform not in pool.selector.platforms:
             only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
             lacks = f"pool {pool.name!r} has no {provider.title} API key{only}"

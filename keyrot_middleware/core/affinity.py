@@ -44,10 +44,7 @@ _DAY_S = 24 * _HOUR_S
 
 _LIFETIMES = {
     "files/": Lifetime(49 * _HOUR_S, renewed=False),  # of an API that deletes files after two days
-    PAGE: Lifetime(_DAY_S, renewed=False),
-    CONTINUATION: Lifetime(_DAY_S, renewed=False),
-    HANDLE: Lifetime(_DAY_S, renewed=False),
-    UPLOAD: Lifetime(_DAY_S, renewed=False),
+    **dict.fromkeys((PAGE, CONTINUATION, HANDLE, UPLOAD), Lifetime(_DAY_S, renewed=False)),
 }
 _LONG = Lifetime(60 * _DAY_S, renewed=True)
 """Of all else: much of it is kept until it is deleted."""

@@ -12,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf
 
-from .failures import MODEL_FAILURES, SLOW
-from .flow import OVERLOADED, CallState
+from .failures import Implies, classes
+from .flow import CallState
 from .model import LIMITED, CallInfo
 
 _VERBS = ("generateContent", "streamGenerateContent", "chat", "text_completion")
 
-_NOT_FOUND = "model_not_found"
-"""The failure class of a model that no project has."""
-_MISSING = frozenset({_NOT_FOUND, "model_withdrawn"})
-ABOUT_THE_MODEL = MODEL_FAILURES | LIMITED | {OVERLOADED, _NOT_FOUND, SLOW}
+_ABSENT = classes(Implies.ABSENT)
+ABOUT_THE_MODEL = classes(Implies.MODEL) | LIMITED
 """Failure classes and blocks that end or change with another model, as far as is known."""
 
 
@@ -30,7 +28,7 @@ def may_fall_back(call: CallState) -> bool:
     if call.delivered or not has_chain(call.info):
         return False
     verdicts = [attempt.verdict for attempt in call.attempts]
-    if verdicts and not (verdicts[-1].rotate or verdicts[-1].failure in (OVERLOADED, _NOT_FOUND)):
+    if verdicts and not (verdicts[-1].rotate or verdicts[-1].failure in ABOUT_THE_MODEL):
         return False
     reasons = {verdict.failure for verdict in verdicts}
     if call.unavailable is not None:
@@ -45,7 +43,7 @@ def has_chain(info: CallInfo) -> bool:
 
 def is_missing(call: CallState) -> bool:
     """Return whether a call has failed since no project that was asked has its model."""
-    return bool(call.attempts) and all(a.verdict.failure in _MISSING for a in call.attempts)
+    return bool(call.attempts) and all(a.verdict.failure in _ABSENT for a in call.attempts)
 
 
 def fallback_info(call: CallState, model: str) -> CallInfo:

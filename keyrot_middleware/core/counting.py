@@ -30,10 +30,11 @@ class ModelNames:
         name = info.model
         if not name:
             return info
-        if not self._admits(name, now):
-            return info._replace(model=OTHER)
-        if name not in self._used and len(self._used) >= MAX_NAMES:
-            self._used.pop(self._oldest()[0], None)
+        if name not in self._used:
+            if not self._admits(name, now):
+                return info._replace(model=OTHER)
+            if len(self._used) >= MAX_NAMES:
+                self._used.pop(self._oldest()[0], None)
         self._used[name] = now
         return info
 

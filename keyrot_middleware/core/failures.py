@@ -37,54 +37,91 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from enum import Flag, auto
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from .model import GENERIC_VERBS, MODEL_SCOPES, NO_LIMITS, Backoff, CallInfo, Limits, Scope, Verdict
 from .windows import DAY_S, HOUR_S, next_minute
 
-KEY_REJECTIONS = frozenset(
-    {
-        *("key_expired", "key_invalid", "key_leaked", "key_restricted", "key_denied"),
-        *("project_suspended", "unauthorized"),
-    }
-)
-"""The classes in which a provider rejects the value of a key: such a key is *rejected*."""
-REJECTIONS = KEY_REJECTIONS | {"key_method_blocked"}
-"""These, and the one for a single method."""
-ENDED_BY_PERSON = KEY_REJECTIONS | {
-    *("project_denied", "project_cap", "service_disabled"),
-    *("billing_cap", "credit_depleted", "payment_required"),
-}
-"""The classes that only a person ends, of keys, projects and billing accounts: over when a request
-has succeeded, not when their time is up."""
-MODEL_FAILURES = frozenset(
-    {
-        *("limit_zero", "quota_day", "quota_minute", "rate_limit", "capacity"),
-        *("model_denied", "model_withdrawn", "unknown_limit"),
-    }
-)
-"""The classes about one model of a key or project: another model may serve."""
-MODEL_REFUSALS = frozenset({"model_denied", "model_withdrawn"})
-"""Those of them that no time ends."""
-SERVICE_FAILURES = frozenset(
-    {
-        *("overloaded", "server_error", "deadline", "request_timeout"),
-        *("connect", "reset", "timeout", "transport"),
-    }
-)
-"""The classes that are no key's and not the request's: the service fails, or the way to it."""
+
+class Implies(Flag):
+    """What the name of a failure class says of a key or a model, wherever it is met again."""
+
+    NOTHING = 0
+    VALUE = auto()
+    """The provider rejects the value of a key: the key is *rejected*."""
+    REFUSAL = auto()
+    """So does this class, or for one method: a new value may serve."""
+    METHOD = auto()
+    """It is about one method, or one kind of stored things."""
+    PERSON = auto()
+    """Only a person ends it: it is over when a request has succeeded, not when its time is up."""
+    MODEL = auto()
+    """It is about one model: another one may serve."""
+    DENIED = auto()
+    """No time ends that for this project."""
+    ABSENT = auto()
+    """It has no such model."""
+    SERVICE = auto()
+    """It is no key's and not the request's: the service fails, or the way to it."""
+    BUSY = auto()
+    """It says nothing against the value of a key, which works at another time."""
+    UNKNOWN = auto()
+    """No row knows the reply, which is shown so that people can report it."""
+
+
 UNKNOWN_REFUSAL = "unknown_refusal"
 """The failure class of a 401, 402 or 403 in words that no row knows."""
-UNKNOWN = frozenset({UNKNOWN_REFUSAL, "unknown_limit"})
-"""The classes of replies that no row knows, which are shown so that people can report them."""
 SLOW = "slow_first_token"
 """The failure class of a request that was cut off, since it showed nothing until its deadline."""
+OVERLOADED = "overloaded"
+"""The failure class of a model that fails for every key."""
+_BY_IMPLICATION = {
+    Implies.VALUE | Implies.REFUSAL | Implies.PERSON: (
+        "key_expired key_invalid key_leaked key_restricted key_denied project_suspended "
+        "unauthorized"
+    ),
+    Implies.METHOD | Implies.REFUSAL: "key_method_blocked",
+    Implies.PERSON: (
+        "project_denied project_cap service_disabled billing_cap credit_depleted payment_required"
+    ),
+    Implies.METHOD: "batch_quota cache_storage",
+    Implies.MODEL: f"limit_zero {SLOW}",
+    Implies.MODEL | Implies.DENIED: "model_denied",
+    Implies.MODEL | Implies.DENIED | Implies.ABSENT: "model_withdrawn",
+    Implies.MODEL | Implies.ABSENT: "model_not_found",
+    Implies.MODEL | Implies.BUSY: "quota_day quota_minute rate_limit capacity",
+    Implies.MODEL | Implies.BUSY | Implies.SERVICE: OVERLOADED,
+    Implies.MODEL | Implies.UNKNOWN: "unknown_limit",
+    Implies.UNKNOWN: UNKNOWN_REFUSAL,
+    Implies.SERVICE: "server_error deadline request_timeout connect reset timeout transport",
+    Implies.NOTHING: (
+        "spend_rate location affinity no_key forbidden not_found conflict too_large "
+        "cancelled bad_request unknown"
+    ),
+}
+CLASSES = {name: implied for implied, names in _BY_IMPLICATION.items() for name in names.split()}
+"""Every failure class; docs/failures.md has a row for each."""
+
+
+def classes(implied: Implies) -> frozenset[str]:
+    """Return the failure classes that imply this, or one of these."""
+    return frozenset(name for name, found in CLASSES.items() if found & implied)
+
+
+KEY_REJECTIONS = classes(Implies.VALUE)
+REJECTIONS = classes(Implies.REFUSAL)
+ENDED_BY_PERSON = classes(Implies.PERSON)
+FOR_GOOD = classes(Implies.REFUSAL | Implies.DENIED)
+METHOD_FAILURES = classes(Implies.METHOD)
+MODEL_REFUSALS = classes(Implies.DENIED)
+SERVICE_FAILURES = classes(Implies.SERVICE)
+BUSY = classes(Implies.BUSY)
+UNKNOWN = classes(Implies.UNKNOWN)
 
 MAX_DELAY_S = 90_000.0
 """25 hours, the longest day; longer delays are clamped."""
-METHOD_FAILURES = frozenset({"key_method_blocked", "batch_quota", "cache_storage"})
-"""The classes about one method, or one kind of stored things."""
 
 LONG_S = 300.0
 """A longer delay means an exhausted day, not a minute."""

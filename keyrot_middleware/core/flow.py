@@ -200,9 +200,6 @@ _NOT_CREATING = ("delete", "get", "list", "patch")
 NEW_CACHE = "cachedContents"
 """The method that creates cached content."""
 
-CACHE_STORAGE = "cache_storage"
-"""The failure class about a project's storage for cached content."""
-
 
 async def owner_candidates(call: CallState, driver: Driver) -> tuple[Candidate, ...] | None:
     """Return the keys that own the call's stored resources; unknown ones are the home project's.
@@ -212,6 +209,8 @@ async def owner_candidates(call: CallState, driver: Driver) -> tuple[Candidate, 
         the resources that it names is known. Keys that the call may not use are left out.
     """
     home, names = call.home, call.info.resources
+    if not (call.info.bound_to_owner or names):
+        return None
     owner = await driver.get_owner(names) if names else None
     key, project = home, home.project if home is not None else ""
     if owner is not None:
@@ -251,7 +250,7 @@ def may_use_other_project(
     stranger = any(key.key_id.startswith(HOME) for key in owner_keys)
     never = frozenset() if stranger else REJECTIONS
     if call.info.verb == NEW_CACHE:
-        never |= {CACHE_STORAGE}
+        never |= {"cache_storage"}
     return bool(found) and found <= never
 
 
@@ -266,9 +265,6 @@ RESEND_S = 1.0
 SENDS_PER_KEY = 5
 """How often one call may fail with one key."""
 
-OVERLOADED = "overloaded"
-"""The failure class about the whole model."""
-
 
 async def open_call(call: CallState, driver: Driver) -> Done | StreamOpened:
     """Run a call up to its response, or to the first chunk of its stream.
@@ -281,7 +277,7 @@ async def open_call(call: CallState, driver: Driver) -> Done | StreamOpened:
         BaseException: The last exception, about the request or the service, with a note per
             failed attempt.
     """
-    owner_keys = await _owner_keys(call, driver)
+    owner_keys = await owner_candidates(call, driver)
     try:
         while True:
             lease = await _acquire(call, driver, owner_keys)
@@ -292,9 +288,10 @@ async def open_call(call: CallState, driver: Driver) -> Done | StreamOpened:
                 if call.first_token_s is not None and _use_slow_keys(call):
                     continue
                 await _wait_or_raise(call, driver, lease)
-                owner_keys = await _owner_keys(call, driver)  # keys may have changed meanwhile
+                owner_keys = await owner_candidates(call, driver)  # keys may have changed
                 continue
-            call.leave_line()
+            if call.ticket is not None:
+                call.leave_line()
             if call.first_token_s is not None:
                 call.cut_off_s = await _cut_off_s(call, driver, lease, call.first_token_s)
             reply = await _attempt(call, driver, lease)
@@ -326,13 +323,6 @@ async def abandon(call: CallState, driver: Driver, lease: Lease, end: StreamEnd)
     await _settle(call, driver, lease, Outcome(LeaseOutcome.ABANDONED, None, end.usage), end.names)
 
 
-async def _owner_keys(call: CallState, driver: Driver) -> tuple[Candidate, ...] | None:
-    """Return the keys to which a call is bound; None: any key may send it."""
-    if call.info.bound_to_owner or call.info.resources:
-        return await owner_candidates(call, driver)
-    return None
-
-
 async def _acquire(
     call: CallState, driver: Driver, owner_keys: tuple[Candidate, ...] | None
 ) -> Lease | Unavailable:
@@ -347,7 +337,14 @@ async def _acquire(
     asked = set[str]()
     spread = call.selector.spread and owner_keys is None and not call.info.conversation
     while True:
-        for candidates in _candidate_batches(call, owner_keys, now, driver.random(), blocks):
+        batches: Iterable[RankedCandidates]
+        if owner_keys is None:  # blocks gets why other keys are left out
+            given = call.info, call.excluded, now, driver.random(), blocks
+            batches = call.selector.candidate_batches(*given)
+        else:
+            offer = tuple((0, key) for key in owner_keys if key.key_id not in call.excluded)
+            batches = (offer,) if offer else ()
+        for candidates in batches:
             lease = await driver.acquire(Acquire(call.info, candidates, spread))
             if isinstance(lease, Lease):
                 return lease
@@ -371,20 +368,6 @@ async def _wait_or_raise(call: CallState, driver: Driver, unavailable: Unavailab
     others = others or call.selector.other_tiers(call.info)
     call.unavailable = unavailable = unavailable.beside(others)
     raise _final_error(call, unavailable)
-
-
-def _candidate_batches(
-    call: CallState,
-    owner_keys: tuple[Candidate, ...] | None,
-    now: float,
-    draw: float,
-    blocks: dict[str, Block],
-) -> Iterable[RankedCandidates]:
-    """Return the candidates in batches; *blocks* gets why others are left out."""
-    if owner_keys is None:
-        return call.selector.candidate_batches(call.info, call.excluded, now, draw, blocks)
-    offer = tuple((0, key) for key in owner_keys if key.key_id not in call.excluded)
-    return (offer,) if offer else ()
 
 
 async def _cut_off_s(call: CallState, driver: Driver, lease: Lease, limit_s: float) -> float:
@@ -469,7 +452,8 @@ async def _settle_reply(
     if isinstance(reply, Failed):
         reply = StreamEnd(failed=reply)
     failed = reply.failed if isinstance(reply, StreamEnd) else None
-    _forget_failure(call)
+    if call.last is not None:
+        _forget_failure(call)
     if failed is None:
         reported = reply.reported
         if reported and (key := call.selector.keys.get(lease.key_id)) is not None:
@@ -488,19 +472,14 @@ async def _settle(
 ) -> None:
     error = call.last.error if outcome.verdict and call.last else None
     until = await driver.settle(Settle(lease, outcome, names, error))
-    _release_capacity(call, lease, outcome)
-    if outcome.verdict is not None:
-        call.attempts.append(FailedAttempt(lease.key_id, outcome.verdict, until))
-
-
-def _release_capacity(call: CallState, lease: Lease, outcome: Outcome) -> None:
-    """Try a key with a full window again, if part of the reservation is released."""
     used = outcome.usage.input_tokens
     gave_back = outcome.kind is LeaseOutcome.UNSENT or (used is not None and used < lease.tokens)
-    if gave_back:
+    if gave_back:  # so a key with a full window may have room
         call.selector.release(lease.key_id)
     if call.waiting_lines.tickets:
         call.waiting_lines.released(lease.key_id, gave_back=gave_back)
+    if outcome.verdict is not None:
+        call.attempts.append(FailedAttempt(lease.key_id, outcome.verdict, until))
 
 
 def _failed_outcome(call: CallState, lease: Lease, failed: Failed, usage: Usage) -> Outcome:

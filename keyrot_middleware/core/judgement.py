@@ -21,8 +21,7 @@ from math import inf, isfinite
 from typing import Literal, NamedTuple, get_args
 
 from .chains import ABOUT_THE_MODEL
-from .failures import ENDED_BY_PERSON, KEY_REJECTIONS, REJECTIONS
-from .flow import OVERLOADED
+from .failures import ENDED_BY_PERSON, KEY_REJECTIONS, OVERLOADED, REJECTIONS
 from .model import (
     IN_USE,
     LIMITED,

@@ -258,22 +258,9 @@ class Ledger:
         self._records.quotas[name] = quota
         if terms is not None and info.requests:
             self._reserve_parts(name, terms, info, reservation, now)
-        return Lease(
-            key_id=key.key_id,
-            project=key.project,
-            billing_account=key.billing_account,
-            bucket=bucket,
-            verb=info.verb,
-            tokens=info.tokens,
-            requests=info.requests,
-            at=now,
-            probe=self._begin_probes(key, bucket, info.verb, now),
-            tier=key.tier,
-            reservation=reservation,
-            record=key.record,
-            purses=purses,
-            refused=blocks,
-        )
+        probe = bool(self._records.cooldowns) and self._begin_probes(key, bucket, info.verb, now)
+        more = {"probe": probe, "purses": purses, "refused": blocks}
+        return key.lease(info, bucket, now, reservation=reservation, **more)
 
     def get_blocks(
         self, info: CallInfo, candidates: Iterable[Candidate], now: float
@@ -424,7 +411,8 @@ class Ledger:
         reservation = lease.reservation if isinstance(lease.reservation, Reservation) else None
         if reservation is not None:  # else it was not leased here: reported by KeyManager
             self._release(lease, reservation, outcome, now)
-        self._settle_spending(lease, reservation, outcome, now)
+        if lease.purses:
+            self._settle_spending(lease, reservation, outcome, now)
         for name in names:
             self._set_owner(name, lease.key_id, lease.project, now)
         if kind is not LeaseOutcome.UNSENT or verdict is not None:
@@ -440,14 +428,15 @@ class Ledger:
         requests, tokens = 0, 0 if used is None else used - lease.tokens
         if outcome.kind is LeaseOutcome.UNSENT:
             requests, tokens = -lease.requests, -lease.tokens
-        names = (name, *[part_name(name, part) for part in reservation.parts])
-        for one in names if requests or tokens else ():
-            quota = self._records.quotas.get(one)
-            if quota is not None:
-                quota.adjust(reservation.slot, requests, tokens)
-                self._records.quotas[one] = quota
+        if requests or tokens:
+            for one in (name, *[part_name(name, part) for part in reservation.parts]):
+                quota = self._records.quotas.get(one)
+                if quota is not None:
+                    quota.adjust(reservation.slot, requests, tokens)
+                    self._records.quotas[one] = quota
         if outcome.kind is LeaseOutcome.SUCCESS:
-            self._drop_exceeded_limits(name, lease.requests, used or 0)
+            if self._records.learned:
+                self._drop_exceeded_limits(name, lease.requests, used or 0)
             if outcome.reported and lease.requests:
                 self._take_reported(name, outcome.reported, now)
         if lease.probe:
@@ -545,7 +534,7 @@ class Ledger:
     def _begin_probes(self, key: Candidate, bucket: str, verb: str, now: float) -> bool:
         """Make a lease the probe of all cooldowns of its key; return whether there are any."""
         probing = False
-        for name, scope in scope_keys(key, bucket, verb) if self._records.cooldowns else ():
+        for name, scope in scope_keys(key, bucket, verb):
             found = self._records.cooldowns.get(name)
             if found is not None and scope in found:
                 found[scope].probe_until, probing = now + PROBE_S, True

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 HOME = "home:"
 """Prefix of the id of a client's own explicit key that is not in the pool."""
@@ -212,6 +212,22 @@ class Candidate:
         """Return that of its value; empty if the value is not known here."""
         return self.record[len(self.key_id) + 1 :]
 
+    def lease(self, info: CallInfo, bucket: str, at: float, **more: Any) -> Lease:
+        """Return a lease of this key for a call; *more* are fields that depend on the state."""
+        return Lease(
+            key_id=self.key_id,
+            project=self.project,
+            billing_account=self.billing_account,
+            bucket=bucket,
+            verb=info.verb,
+            tokens=info.tokens,
+            requests=info.requests,
+            at=at,
+            tier=self.tier,
+            record=self.record,
+            **more,
+        )
+
     def with_value(self, fingerprint: str) -> Candidate:
         """Return a copy for the value with this fingerprint.
 
@@ -338,22 +354,6 @@ class Usage(NamedTuple):
     """The service tier in which the request was served and is billed; None if not known."""
     estimated: bool = False
     """The server has counted nothing: the tokens are those of the texts, as they came."""
-
-    def with_cost(self, cost_usd: float, service_tier: str | None) -> Usage:
-        """Return the same with what the request cost, and the service tier of that price."""
-        return Usage(
-            self.input_tokens,
-            self.output_tokens,
-            self.cached_tokens,
-            self.thought_tokens,
-            self.model,
-            self.response_id,
-            self.finish_reasons,
-            cost_usd,
-            self.details,
-            service_tier,
-            self.estimated,
-        )
 
 
 NO_USAGE = Usage()

@@ -9,17 +9,17 @@ conversation at a position derived from that.
 Candidates are passed to the state in batches of one group. The state decides which of them is
 available. A key that it refused until a known time is skipped until then, so that a call does not
 try ten thousand exhausted keys. That is a hint: it ends after `SKIP_S` at the latest, or when a
-call finds no key, and a full window says nothing about a smaller request.
+call finds no key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from math import inf
-from typing import NamedTuple
 
 from .failures import METHOD_FAILURES
-from .model import IN_USE, LAST_RESORT, NO_BUDGET, OTHER_TIER, Block, CallInfo, Candidate
+from .model import IN_USE, LAST_RESORT, NO_BUDGET, OTHER_TIER, WINDOWS, Block, CallInfo, Candidate
 
 BATCH_SIZE = 8
 """Keys in one batch; in groups up to this size `spread` compares all keys."""
@@ -33,39 +33,22 @@ MAX_ORDERS = 64
 _NEVER_SKIPPED = IN_USE | METHOD_FAILURES
 """Reasons without a known end, or about one method only: the next call tries such a key again."""
 
+_NOT_REFUSED = Block("", 0.0), 0.0
+
 RankedCandidate = tuple[int, Candidate]
 """The rank of a key's group, and the key."""
 RankedCandidates = tuple[RankedCandidate, ...]
 
 
-class _Refusal(NamedTuple):
-    block: Block
-    until: float
-    size: int | None
-    """How much of a full window the refused request needed; None: the block is no window."""
-
-    def holds_for(self, info: CallInfo, now: float) -> bool:
-        size = self.size
-        if not self.until - SKIP_S <= now < self.until:  # earlier: the clock was set back
-            return False
-        return size is None or size <= (_needed(self.block, info) or 0)
-
-
 class _Order:
     """The groups of calls of one kind, and the keys that the state refused them."""
 
-    __slots__ = ("asked_at", "groups", "refused", "rotations")
+    __slots__ = ("asked_at", "groups", "refused")
 
     def __init__(self, groups: list[list[RankedCandidate]]) -> None:
         self.groups = groups
-        self.rotations = [
-            [tuple(group[i:] + group[:i]) for i in range(len(group))]
-            if len(group) <= BATCH_SIZE
-            else []
-            for group in groups
-        ]
-        """For small groups: every batch while no key is skipped, by its start."""
-        self.refused: dict[str, _Refusal] = {}
+        self.refused: dict[str, tuple[Block, float]] = {}
+        """Until when they are skipped, epoch seconds."""
         self.asked_at = 0.0
         """When a call without a key last asked about all keys, epoch seconds."""
 
@@ -133,19 +116,19 @@ class Selector:
         """
         order = self._get_order(info)
         refused = order.refused
-        for group, rotations in zip(order.groups, order.rotations, strict=True):
-            start, batch = self._start(len(group), info, draw), []
-            if rotations and not refused and not excluded:
-                yield rotations[start]
-                continue
-            for number in range(start, start + len(group)):
-                candidate = group[number % len(group)]
+        for group in order.groups:
+            # A call without a conversation starts at random, not always at the first key.
+            start = int(draw * len(group)) if self.spread or self.sticky else 0
+            if info.conversation:
+                start = int(info.conversation, 16) % len(group)
+            batch = []
+            for candidate in chain(group[start:], group[:start]):
                 key_id = candidate[1].key_id
                 if key_id in excluded:
                     continue
-                refusal = refused.get(key_id)
-                if refusal is not None and refusal.holds_for(info, now):
-                    blocks[key_id] = refusal.block
+                block, until = refused.get(key_id, _NOT_REFUSED)
+                if until - SKIP_S <= now < until:  # else it is over, or the clock was set back
+                    blocks[key_id] = block
                     continue
                 batch.append(candidate)
                 if len(batch) == BATCH_SIZE:
@@ -163,8 +146,7 @@ class Selector:
         refused = self._get_order(info).refused
         for key_id, block in blocks.items():
             if block.until > now and block.reason not in _NEVER_SKIPPED:
-                until = min(block.until, now + SKIP_S)
-                refused[key_id] = _Refusal(block, until, _needed(block, info))
+                refused[key_id] = block, min(block.until, now + SKIP_S)
 
     def ask_again(self, info: CallInfo, now: float) -> bool:
         """Skip no key, for a call that found none: another process may have reset one.
@@ -181,8 +163,7 @@ class Selector:
     def release(self, key_id: str) -> None:
         """Try this key again: part of a reservation was released, so its windows may have room."""
         for order in list(self._orders.values()):
-            refusal = order.refused.get(key_id)
-            if refusal is not None and refusal.size is not None:
+            if order.refused.get(key_id, _NOT_REFUSED)[0].reason in WINDOWS:
                 order.refused.pop(key_id, None)
 
     def _get_order(self, info: CallInfo) -> _Order:
@@ -207,16 +188,3 @@ class Selector:
         return _Order(
             [[(rank, key) for key in groups[name]] for rank, name in enumerate(sorted(groups))]
         )
-
-    def _start(self, count: int, info: CallInfo, draw: float) -> int:
-        if info.conversation:
-            return int(info.conversation, 16) % count
-        # A call without a conversation starts at random, not always at the first key.
-        return int(draw * count) if self.spread or self.sticky else 0
-
-
-def _needed(block: Block, info: CallInfo) -> int | None:
-    """Return how much of a full window the request needs; None if the block is no window."""
-    if block.reason == "tpm":
-        return info.tokens
-    return info.requests if block.reason in ("rpm", "rpd") else None

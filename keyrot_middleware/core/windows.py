@@ -81,12 +81,7 @@ def _midnight_after(hour: int, zone: str) -> float:
 
 def day_of(now: float, zone: str) -> str:
     """Return the date in a time zone at *now*, such as `2026-11-26`."""
-    return _day_of(int(now // 3600), zone)
-
-
-@lru_cache(maxsize=8)
-def _day_of(hour: int, zone: str) -> str:
-    return datetime.fromtimestamp(hour * 3600, ZoneInfo(zone)).date().isoformat()
+    return datetime.fromtimestamp(now, ZoneInfo(zone)).date().isoformat()
 
 
 def next_month(now: float, zone: str) -> float:
@@ -218,13 +213,7 @@ class Learned(NamedTuple):
 
     def smaller(self, configured: Limits) -> Limits:
         """Return the limits in force: of *configured* and learned limits the smaller ones."""
-        learned = self.limits
-        return Limits(
-            smaller_limit(configured.rpm, learned.rpm),
-            smaller_limit(configured.tpm, learned.tpm),
-            smaller_limit(configured.rpd, learned.rpd),
-            configured.max_concurrency,
-        )
+        return Limits(*map(smaller_limit, configured, self.limits))
 
 
 class Kept(NamedTuple):

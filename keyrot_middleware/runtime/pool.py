@@ -217,11 +217,11 @@ class Pool:
     def with_cost(self, usage: Usage, info: CallInfo, lease: Lease) -> Usage:
         """Return the *usage* of a call with what it cost, where that is known."""
         tier = info.service_tier if usage.service_tier is None else usage.service_tier
-        if lease.tier == FREE:
-            return usage.with_cost(0.0, tier or None)
-        cost = self._cost(usage, info.model, self.clock.time(), tier, info.platform)
+        cost: float | None = 0.0
+        if lease.tier != FREE:
+            cost = self._cost(usage, info.model, self.clock.time(), tier, info.platform)
         if cost is not None:
-            return usage.with_cost(cost, tier or None)
+            return usage._replace(cost_usd=cost, service_tier=tier or None)
         if lease.purses and usage != NO_USAGE:
             self._warn_of_unknown_cost(usage.model or info.model)
         return usage
@@ -427,27 +427,14 @@ def resolved_candidates(keys: Iterable[Candidate], secrets: SecretCache) -> list
 
 def unreserved_lease(command: Acquire, now: float) -> Lease:
     """Return an unreserved lease of the first candidate: the state failed, and the call goes on."""
-    key, info = command.candidates[0][1], command.info
-    return Lease(
-        key_id=key.key_id,
-        project=key.project,
-        billing_account=key.billing_account,
-        bucket=info.quota_model,
-        verb=info.verb,
-        tokens=info.tokens,
-        requests=info.requests,
-        at=now,
-        tier=key.tier,
-        record=key.record,
-    )
+    info = command.info
+    return command.candidates[0][1].lease(info, info.quota_model, now)
 
 
 LOOK_S = 3.0
 """Seconds between two checks of keys.json, and of values that are rotated."""
 TICK_S = 1.0
 """Seconds between two ticks: calls that were dropped are settled, and those that ended counted."""
-SETTLE_S = 0.3
-"""Seconds without a change after which keys.json is read: editors write in several steps."""
 
 
 class Refresher:
@@ -470,7 +457,6 @@ class Refresher:
         self._stores = stores
         self._seen = config.keys_seen
         """The version of keys.json that was read last, whether used or refused."""
-        self._changing = config.keys_seen
         self._on = False
         self._lock = Lock()
         self._is_last_turn = False
@@ -549,9 +535,6 @@ class Refresher:
         found = file_version(self._config.keys_file)
         if found == self._seen:
             return LOOK_S
-        if found != self._changing:
-            self._changing = found
-            return SETTLE_S
         self._seen = found
         try:
             self._take(reread(self._config))

@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from ..core.activity import ActivityRows
 from ..core.failures import ENDED_BY_PERSON
-from ..core.ledger import Cooldowns, Health, KeyHealth, Owner, Reservation
+from ..core.ledger import Cooldowns, Health, KeyHealth, Ledger, Owner, Reservation, quota_name
 from ..core.model import (
     NO_LIMITS,
     Block,
@@ -284,6 +284,52 @@ def without_reservation(lease: Lease) -> Lease:
     return lease._replace(reservation=None, degraded=False, purses=())
 
 
+class LedgerState(State):
+    """A state whose records this process reads and changes."""
+
+    _ledger: Ledger
+
+    @abstractmethod
+    def _run(self, decide: Callable[[float], _T], needed: Iterable[tuple[str, str]] = ()) -> _T:
+        """Make a decision, which gets the time, as if there were no other.
+
+        Args:
+            decide: It may be called several times, until nobody was faster.
+            needed: The tables and names of records that it reads, as far as is known.
+        """
+
+    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        """Return what is known of each key, by its id."""
+        keys = list(candidates)
+        needed = [("health", key.key_id) for key in keys]
+        return self._run(lambda now: self._ledger.snapshot(keys, now), needed)
+
+    def reset(self, key: Candidate) -> None:
+        """Forget every cooldown of *key*, its project and account; see `State.reset`."""
+        self._run(lambda _: self._ledger.reset(key))
+
+    def record_values(self, candidates: Iterable[Candidate]) -> None:
+        """Record the values of keys; see `State.record_values`."""
+        keys = list(candidates)
+        needed = [("fingerprints", key.key_id) for key in keys]
+        self._run(lambda _: self._ledger.record_values(keys), needed)
+
+    def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Return the keys with the values that processes have; see `State.with_values`."""
+        keys = list(candidates)
+        return self._run(lambda _: self._ledger.with_values(keys))
+
+    def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
+        """Use limits of a project that were read; see `State.take_limits`."""
+        needed = [("learned", quota_name(project, bucket)) for bucket in found]
+        self._run(lambda now: self._ledger.take_limits(project, found, now), needed)
+
+    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Return the owner of the first known one of *names*; see `State.get_owner`."""
+        names = tuple(names)
+        return self._run(lambda now: self._ledger.get_owner(names, now)) if names else None
+
+
 MAX_THREADS = 32
 """A script takes the server about 50 µs, so a few threads keep a near one busy; a distant one takes
 its latency for each, so more are started while all are waiting."""
@@ -399,9 +445,7 @@ def report_unreadable(record: str) -> None:
 def dump(record: object) -> str:
     """Return a record as text."""
     match record:
-        case QuotaWindows() | Spending():
-            return str([getattr(record, name) for name in record.__dataclass_fields__])  # numbers
-        case Cooldown():
+        case QuotaWindows() | Spending() | Cooldown():
             row = [getattr(record, name) for name in record.__slots__]
         case Learned(until, limits, steady, read):
             row = [until, *limits[:3], int(steady), *(read[:3] if read != NO_LIMITS else ())]

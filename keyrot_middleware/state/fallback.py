@@ -114,7 +114,6 @@ class FallbackState(State):
         super().__init__(clock)
         self._shared, self._local, self._pool = shared, local, pool
         self._breaker = breaker or Breaker()
-        self._activity_failed = False
 
     @property
     def degraded(self) -> bool:
@@ -174,18 +173,17 @@ class FallbackState(State):
 
     def add_activity(self, rows: ActivityRows) -> None:
         """Add to the activity of the pool; what is not taken is dropped."""
-        self._for_pages(lambda: self._shared.add_activity(rows), None)
+        self._call(lambda: self._shared.add_activity(rows), _nothing)
 
     def activity(
         self, names: Sequence[str], fields: Sequence[str] | None
     ) -> list[Mapping[str, int]]:
         """Return the counts of records; nothing while degraded."""
-        nothing: list[Mapping[str, int]] = [{} for _ in names]
-        return self._for_pages(lambda: self._shared.activity(names, fields), nothing)
+        return self._call(lambda: self._shared.activity(names, fields), lambda: [{} for _ in names])
 
     def activity_log(self, name: str) -> list[str]:
         """Return the texts of a list; nothing while degraded."""
-        return self._for_pages(lambda: self._shared.activity_log(name), [])
+        return self._call(lambda: self._shared.activity_log(name), list)
 
     def check(self) -> None:
         """Check whether the shared state works; warn if it does not."""
@@ -231,25 +229,6 @@ class FallbackState(State):
         with suppress(Exception):  # it is still away
             self._shared.check()
             self._breaker.close()
-
-    def _for_pages(self, call: Callable[[], _T], default: _T) -> _T:
-        """Call what no limit depends on; return *default* while it is away, or if it fails.
-
-        A failure does not open the breaker: the user may lack a command that only pages need.
-        """
-        if self._breaker.is_open:
-            return default
-        try:
-            return call()
-        except Exception as error:
-            if not self._activity_failed:
-                self._activity_failed = True
-                _log.warning(
-                    "pool %s: the activity of calls cannot be shared (%s); limits are not affected",
-                    self._pool,
-                    _reason(error),
-                )
-            return default
 
 
 def _nothing() -> None:

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..core.activity import ActivityRows, lifetime_s
-from ..core.ledger import KeyHealth, Ledger, Owner, Records, Table
+from ..core.ledger import Ledger, Owner, Records, Table
 from ..core.model import (
     Block,
     CallInfo,
     Candidate,
     Lease,
-    Limits,
     Outcome,
     RetryPolicy,
     Unavailable,
@@ -23,7 +22,7 @@ from ..core.selection import RankedCandidates
 from ..errors import warn_unless_logged
 from ..forks import after_fork
 from ..locks import Lock
-from .base import State, expires_at
+from .base import LedgerState, expires_at
 
 _log = logging.getLogger("keyrot_middleware")
 _T = TypeVar("_T")
@@ -47,7 +46,7 @@ class BoundedDict(OrderedDict[str, _T]):
             self.popitem(last=False)
 
 
-class MemoryState(State):
+class MemoryState(LedgerState):
     """The pool's state inside this process."""
 
     def __init__(
@@ -102,38 +101,16 @@ class MemoryState(State):
             return self._ledger.settle(lease, outcome, names, self._clock())
 
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
-        with self._lock:
-            return self._ledger.get_blocks(info, keys, self._clock())
+        return self._run(lambda now: self._ledger.get_blocks(info, keys, now))
 
-    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Return the owner of the first known one of *names*; see `State.get_owner`."""
+    def _run(self, decide: Callable[[float], _T], needed: Iterable[tuple[str, str]] = ()) -> _T:
+        del needed  # they are here
         with self._lock:
-            return self._ledger.get_owner(names, self._clock())
-
-    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        """Return what is known of each key, by its id."""
-        with self._lock:
-            return self._ledger.snapshot(candidates, self._clock())
-
-    def reset(self, key: Candidate) -> None:
-        """Forget the cooldowns of this key, its project and account, and its learned limits."""
-        with self._lock:
-            self._ledger.reset(key)
-
-    def record_values(self, candidates: Iterable[Candidate]) -> None:
-        """Record the values of keys; see `State.record_values`."""
-        with self._lock:
-            self._ledger.record_values(candidates)
-
-    def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
-        """Use limits of a project that were read; see `State.take_limits`."""
-        with self._lock:
-            self._ledger.take_limits(project, found, self._clock())
+            return decide(self._clock())
 
     def add_activity(self, rows: ActivityRows) -> None:
         """Add to the activity of this process; see `State.add_activity`."""
-        with self._lock:
-            self._add_activity(rows, self._clock())
+        self._run(lambda now: self._add_activity(rows, now))
 
     def _add_activity(self, rows: ActivityRows, now: float) -> None:
         for name, fields in rows.counts.items():
@@ -154,15 +131,11 @@ class MemoryState(State):
     ) -> list[Mapping[str, int]]:
         """Return the counts of records; see `State.activity`."""
         with self._lock:
-            return self._read_activity(names, fields)
-
-    def _read_activity(
-        self, names: Sequence[str], fields: Sequence[str] | None
-    ) -> list[Mapping[str, int]]:
-        found = [self._activity[name][1] if name in self._activity else {} for name in names]
-        if fields is None:
-            return [dict(row) for row in found]
-        return [{name: row[name] for name in fields if name in row} for row in found]
+            found = [self._activity[name][1] if name in self._activity else {} for name in names]
+            return [
+                {name: row[name] for name in (row if fields is None else fields) if name in row}
+                for row in found
+            ]
 
     def activity_log(self, name: str) -> list[str]:
         """Return the texts of a list; see `State.activity_log`."""

@@ -76,7 +76,6 @@ MAX_CONNECTIONS = 2**31
 """One per thread in use; redis-py allows only 100 by default."""
 SETTLES_AT_ONCE = 100
 MAX_DEFERRED = 10_000
-MAX_OFFERS = 500
 _FAILURES = (RedisError, RedisClusterException, OSError)
 """What redis-py raises; RedisClusterException is not a RedisError."""
 _ECHO = re.compile(r",? with args\b.*", re.DOTALL)
@@ -289,8 +288,6 @@ class RedisState(State):
         self._skew = 0.0
         """How far the server's clock is ahead of this host's, seconds; 0 within the guard."""
         self._knows_time = False
-        self._offers: dict[int, tuple[RankedCandidates, str]] = {}
-        """Candidates as JSON, by their identity: most calls have one of few tuples."""
         self._deferred: deque[str] = deque(maxlen=MAX_DEFERRED)
         self._is_closed = False
         after_fork(self, lambda child: child._deferred.clear())  # the parent sends them
@@ -301,18 +298,13 @@ class RedisState(State):
     def _acquire(
         self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
     ) -> Lease | Unavailable:
-        known = self._offers.get(id(candidates))
-        if known is None or known[0] is not candidates:
-            if len(self._offers) >= MAX_OFFERS:
-                self._offers.clear()
-            keys = _json([_offer(group, key) for group, key in candidates])
-            known = self._offers[id(candidates)] = candidates, keys
         call: dict[str, Any] = {"model": info.quota_model, "verb": info.verb, "spread": spread}
         call |= {"requests": info.requests, "tokens": info.tokens}
         call |= {"input_cost": info.input_cost, "longest_cost": info.longest_cost}
         if info.terms and info.requests:
             call["terms"] = _terms(info.terms)
-        now, _, reply, _ = self._decide([], f'{_json(call)[:-1]},"keys":{known[1]}}}')
+        call["keys"] = [_offer(group, key) for group, key in candidates]
+        now, _, reply, _ = self._decide([], _json(call))
         found, at = _decode(reply.decode()), now - self._skew
         blocks = {
             key_id: Block(
@@ -325,29 +317,16 @@ class RedisState(State):
         }
         if "place" not in found:
             return Unavailable(at, blocks)
-        key = candidates[found["place"]][1]
-        return Lease(
-            key_id=key.key_id,
-            project=key.project,
-            billing_account=key.billing_account,
-            bucket=found["bucket"],
-            verb=info.verb,
-            tokens=info.tokens,
-            requests=info.requests,
-            at=at,
-            probe=found["probe"],
-            tier=key.tier,
-            reservation=Reservation(
-                tuple(found["slot"]),
-                info.quota_model,
-                found["reserved"],
-                found["period"],
-                info.terms.parts if info.terms and info.requests else (),
-            ),
-            record=key.record,
-            purses=tuple(found["purses"]),
-            refused=blocks,
+        key: Candidate = candidates[found["place"]][1]
+        reservation = Reservation(
+            tuple(found["slot"]),
+            info.quota_model,
+            found["reserved"],
+            found["period"],
+            info.terms.parts if info.terms and info.requests else (),
         )
+        more = {"probe": found["probe"], "purses": tuple(found["purses"]), "refused": blocks}
+        return key.lease(info, found["bucket"], at, reservation=reservation, **more)
 
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
         packed = self._pack_settle(lease, outcome, names)

@@ -12,7 +12,7 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from weakref import finalize
 
 from ..core.activity import ActivityRows, lifetime_s
 from ..core.ledger import (
-    KeyHealth,
     Ledger,
     Records,
     Reservation,
@@ -35,7 +34,6 @@ from ..core.model import (
     CallInfo,
     Candidate,
     Lease,
-    Limits,
     Outcome,
     RetryPolicy,
     Unavailable,
@@ -46,7 +44,7 @@ from ..errors import ConfigError, KeyrotError
 from ..forks import around_fork
 from ..locks import Lock, LockError
 from ..settings import IN_FILE, SAMPLE_FILE
-from .base import State, dump, expires_at, load
+from .base import LedgerState, dump, expires_at, load
 
 if sys.platform != "win32":
     import fcntl
@@ -73,10 +71,6 @@ SWEEP_S = 300.0
 MAX_OWNERS = 100_000
 ROWS_AT_ONCE = 500
 MAX_NAMES = 10_000
-_SELDOM = ("cooldowns", "learned")
-_FIRST = "(SELECT min(name) FROM records WHERE name > ? AND name < ?)"
-_FIRSTS = f" UNION ALL SELECT {_FIRST}, {_FIRST}"
-"""The names of the first records of those tables."""
 
 
 class SqliteStateError(KeyrotError):
@@ -126,7 +120,7 @@ def _state_folder() -> Path:
     return Path(named) if named.startswith("/") else Path.home() / ".local" / "state"
 
 
-class SqliteState(State):
+class SqliteState(LedgerState):
     """The pool's state in a file."""
 
     is_local: ClassVar[bool] = False
@@ -153,8 +147,6 @@ class SqliteState(State):
         """The process was forked while a thread used the file."""
         self._rows = _Rows(f"{pool}:", self._execute)
         self._ledger = Ledger(self._rows.records(), policy)
-        self._buckets: dict[str, str] = {}
-        """The last known bucket of each model, so that one statement reads what a call needs."""
         around_fork(self, SqliteState._before_fork, SqliteState._after_fork_in_parent)
 
     # Calls ----------------------------------------------------------------------------------------
@@ -162,93 +154,33 @@ class SqliteState(State):
     def _acquire(
         self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
     ) -> Lease | Unavailable:
-        def decide(now: float) -> Lease | Unavailable:
-            self._read_ahead(info, [key for _, key in candidates])
-            return self._ledger.acquire(info, candidates, now, spread=spread)
-
-        return self._run(decide)
-
-    def _read_ahead(self, info: CallInfo, keys: Sequence[Candidate]) -> None:
-        model = info.quota_model
-        bucket = self._buckets.get(model, model)
-        quotas = [quota_name(key.project, bucket) for key in keys]
-        self._rows.read(
-            [("buckets", model)]
-            + [("quotas", n) for key in keys for n in quota_names(key.project, bucket, info.terms)]
-            + [("purses", name) for key in keys for name, _ in purses_of(key, info)]
+        needed = self._needed(info, [key for _, key in candidates])
+        return self._run(
+            lambda now: self._ledger.acquire(info, candidates, now, spread=spread), needed
         )
-        if "learned" not in self._rows.empty:
-            self._rows.read([("learned", name) for name in quotas])
-        if "cooldowns" not in self._rows.empty:
-            self._rows.read([("cooldowns", name) for key in keys for name in cooldown_names(key)])
-        found = self._ledger.bucket(info)
-        if found != bucket:
-            self._buckets[model] = found
+
+    def _needed(self, info: CallInfo, keys: Sequence[Candidate]) -> list[tuple[str, str]]:
+        """Return the records about a call; its bucket is often named like its model."""
+        model, needed = info.quota_model, [("buckets", info.quota_model)]
+        for key in keys:
+            needed.append(("learned", quota_name(key.project, model)))
+            needed += [("quotas", name) for name in quota_names(key.project, model, info.terms)]
+            needed += [("purses", name) for name, _ in purses_of(key, info)]
+            needed += [("cooldowns", name) for name in cooldown_names(key)]
+        return needed
 
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
         name, reservation = quota_name(lease.project, lease.bucket), lease.reservation
         parts = reservation.parts if isinstance(reservation, Reservation) else ()
-        wanted = [("health", lease.key_id), ("quotas", name)]
-        wanted += [("quotas", part_name(name, part)) for part in parts]
-        wanted += [("purses", name) for name in lease.purses]
-
-        def decide(now: float) -> float | None:
-            self._rows.read(wanted)
-            if "cooldowns" not in self._rows.empty:
-                self._rows.read([("cooldowns", name) for name in cooldown_names(lease)])
-            return self._ledger.settle(lease, outcome, names, now)
-
-        return self._run(decide)
+        needed = [("health", lease.key_id), ("quotas", name), ("learned", name)]
+        needed += [("quotas", part_name(name, part)) for part in parts]
+        needed += [("purses", name) for name in lease.purses]
+        needed += [("cooldowns", name) for name in cooldown_names(lease)]
+        return self._run(lambda now: self._ledger.settle(lease, outcome, names, now), needed)
 
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
-        def decide(now: float) -> dict[str, Block]:
-            self._read_ahead(info, keys)
-            return self._ledger.get_blocks(info, keys, now)
-
-        return self._run(decide)
-
-    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Return the owner of the first known one of *names*; see `State.get_owner`."""
-        names = tuple(names)
-        return self._run(lambda now: self._ledger.get_owner(names, now)) if names else None
-
-    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        """Return what is known of each key, by its id."""
-        keys = list(candidates)
-
-        def decide(now: float) -> dict[str, KeyHealth]:
-            self._rows.read([("health", key.key_id) for key in keys])
-            return self._ledger.snapshot(keys, now)
-
-        return self._run(decide)
-
-    def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Return the keys with the values that processes have; see `State.with_values`."""
-        keys = list(candidates)
-        return self._run(lambda _: self._ledger.with_values(keys))
-
-    def reset(self, key: Candidate) -> None:
-        """Forget every cooldown that blocks *key*, and its project's learned limits."""
-        self._run(lambda _: self._ledger.reset(key))
-
-    def record_values(self, candidates: Iterable[Candidate]) -> None:
-        """Record the values of keys; see `State.record_values`."""
-        keys = list(candidates)
-
-        def decide(_: float) -> None:
-            self._rows.read([("fingerprints", key.key_id) for key in keys])
-            self._ledger.record_values(keys)
-
-        self._run(decide)
-
-    def take_limits(self, project: str, found: Mapping[str, Limits]) -> None:
-        """Use limits of a project that were read; see `State.take_limits`."""
-
-        def decide(now: float) -> None:
-            self._rows.read([("learned", quota_name(project, bucket)) for bucket in found])
-            self._ledger.take_limits(project, found, now)
-
-        self._run(decide)
+        needed = self._needed(info, keys)
+        return self._run(lambda now: self._ledger.get_blocks(info, keys, now), needed)
 
     def check(self) -> None:
         """Check whether the file can be written to.
@@ -321,7 +253,7 @@ class SqliteState(State):
 
     # Decisions ------------------------------------------------------------------------------------
 
-    def _run(self, decide: Callable[[float], _T]) -> _T:
+    def _run(self, decide: Callable[[float], _T], needed: Iterable[tuple[str, str]] = ()) -> _T:
         """Make a decision, again and again until nobody was faster; return its result.
 
         Raises:
@@ -334,20 +266,22 @@ class SqliteState(State):
             if began < self._failed_at:  # it has waited for the one that failed
                 raise SqliteStateError(f"{self.path}: it could not be used a moment ago")
             try:
-                return self._decide(decide)
+                return self._decide(decide, needed)
             except BaseException as error:
                 self._close()
                 if isinstance(error, sqlite3.Error | OSError | ValueError):
                     self._failed_at = time.monotonic()
-                    raise SqliteStateError(f"{self.path}: {_explain(error)}") from error
+                    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                    raise SqliteStateError(f"{self.path}: {why}") from error
                 raise
 
-    def _decide(self, decide: Callable[[float], _T]) -> _T:
+    def _decide(self, decide: Callable[[float], _T], needed: Iterable[tuple[str, str]]) -> _T:
         self._open()
         for tries in range(TRIES + 1):
             if tries == TRIES:
                 self._execute("BEGIN IMMEDIATE")
             self._rows.clear()
+            self._rows.read(needed)
             result = decide(self._clock())
             if self._rows.store(self._clock()):
                 if tries == TRIES:
@@ -450,19 +384,6 @@ class SqliteState(State):
         self._is_unsafe = False
 
 
-def _explain(error: Exception) -> str:
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return "another process holds the file for too long"
-    if name.startswith("SQLITE_NOTADB"):
-        return "this is a file of another program, and is left as it is; name another one"
-    if name.startswith("SQLITE_CORRUPT"):
-        return "the file is broken, and is left as it is; delete it, or name another one"
-    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
-        return "the file or its folder cannot be written to"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Let one process open a file of *folder* at a time; the folder itself is locked."""
@@ -529,7 +450,6 @@ class _Rows:
     def __init__(self, prefix: str, execute: Callable[..., list[Any]]) -> None:
         self._execute = execute
         self.full_name = lru_cache(MAX_NAMES)(partial(_full_name, prefix))
-        self._ranges = [f"{prefix}{table}{end}" for table in _SELDOM for end in ":;"]
         self.clear()
 
     def clear(self) -> None:
@@ -537,8 +457,8 @@ class _Rows:
         """As read; None: there is none."""
         self.found: dict[str, Any] = {}
         self.changed: set[str] = set()
-        self.empty: Collection[str] = ()
-        """Tables that have no record at all, as far as is known."""
+        self.filled: set[str] = set()
+        """Tables that had a record which was read."""
 
     def records(self) -> Records:
         names = Records.__dataclass_fields__
@@ -546,15 +466,14 @@ class _Rows:
 
     def read(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Read records that are needed soon: tables and names."""
-        names = [self.full_name(table, name) for table, name in wanted]
+        tables = {self.full_name(table, name): table for table, name in wanted}
+        names = [*tables]
         for start in range(0, len(names), ROWS_AT_ONCE):
             some = names[start : start + ROWS_AT_ONCE]
             sql = f"SELECT name, value FROM records WHERE name IN {_marks(1, len(some))}"  # noqa: S608
-            *found, firsts = self._execute(sql + _FIRSTS, some + self._ranges)
-            firsts = zip(_SELDOM, firsts, strict=True)
-            self.empty = [table for table, first in firsts if first is None]
-            self.texts.update(dict.fromkeys(some))
-            self.texts.update(found)
+            found = dict(self._execute(sql, some))
+            self.texts.update(dict.fromkeys(some) | found)
+            self.filled.update(tables[name] for name in found)
 
     def read_range(self, begin: str, end: str) -> dict[str, str | None]:
         sql = "SELECT name, value FROM records WHERE name >= ? AND name < ?"
@@ -598,7 +517,7 @@ class _Table(Generic[_T]):
     def get(self, name: str) -> _T | None:
         rows, full = self._rows, self._rows.full_name(self._table, name)
         if full not in rows.found:
-            if full not in rows.texts and self._table not in rows.empty:
+            if full not in rows.texts:
                 rows.read([(self._table, name)])
             text = rows.texts.setdefault(full)
             rows.found[full] = load(self._table, full, text) if text else None
@@ -625,4 +544,4 @@ class _Table(Generic[_T]):
         return [(name, record) for name, record in found if record is not None]
 
     def __len__(self) -> int:
-        return self._table not in self._rows.empty
+        return self._table in self._rows.filled  # that of a decision was read before

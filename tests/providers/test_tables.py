@@ -4,11 +4,12 @@ import pytest
 
 from keyrot_middleware import providers
 from keyrot_middleware.core.failures import (
+    CLASSES,
     KEY_REJECTIONS,
     METHOD_FAILURES,
-    MODEL_FAILURES,
     REJECTIONS,
     FailureFacts,
+    Implies,
 )
 from keyrot_middleware.core.model import MODEL_SCOPES, CallInfo, Scope
 
@@ -24,7 +25,8 @@ def test_a_failure_class_is_about_the_same_everywhere(platform: str) -> None:
     for rule in providers.of(platform).rules:
         assert rule.rejected == (rule.name in REJECTIONS), rule.name
         assert (rule.rejected and rule.scope is Scope.KEY) == (rule.name in KEY_REJECTIONS)
-        assert (rule.scope in MODEL_SCOPES) == (rule.name in MODEL_FAILURES), rule.name
+        is_of_model = rule.scope is not Scope.NONE and Implies.MODEL in CLASSES[rule.name]
+        assert (rule.scope in MODEL_SCOPES) == is_of_model, rule.name
         assert (rule.scope in METHOD_SCOPES) == (rule.name in METHOD_FAILURES), rule.name
 
 

@@ -19,8 +19,9 @@ from support.google_bodies import (
     violation,
 )
 
-from keyrot_middleware.core.failures import FailureFacts, describe
-from keyrot_middleware.core.model import NO_LIMITS, Backoff, CallInfo, Limits, Scope, Verdict
+from keyrot_middleware import providers
+from keyrot_middleware.core.failures import CLASSES, FailureFacts, describe
+from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Limits, Scope, Verdict
 from keyrot_middleware.providers.gemini import Gemini
 
 classify, RULES = Gemini().classify, Gemini.rules
@@ -275,4 +276,10 @@ def _rows() -> dict[str, list[str]]:
 
 def test_rows_are_in_the_order_of_the_table() -> None:
     """Every row's name is on the page, in the order in which rows are matched."""
-    assert list(_rows()) == [rule.name for rule in RULES]
+    assert list(_rows()) == [*(rule.name for rule in RULES), "unknown_limit"]
+
+
+def test_every_class_of_every_provider_has_a_row_on_the_page() -> None:
+    """And one among those that say what it implies."""
+    rules = {rule.name for name in providers.platforms() for rule in providers.of(name).rules}
+    assert rules == CLASSES.keys() == _rows().keys()

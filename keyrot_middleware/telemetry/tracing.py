@@ -61,7 +61,7 @@ class CallTracer(CallObserver):
     """Traces one call. Its spans start with its first command: a stream may never be read."""
 
     __slots__ = (
-        "_acquire_since", "_attempt", "_call_spans", "_cost", "_count", "_ctx", "_degraded",
+        "_acquire_since", "_attempt", "_call_spans", "_cost", "_count", "_ctx",
         "_describes", "_first_chunk", "_info", "_is_own", "_key_id", "_last_failure",
         "_parent", "_pool", "_span", "_started", "_tracer", "_usage",
     )  # fmt: skip
@@ -87,7 +87,6 @@ class CallTracer(CallObserver):
         self._cost: float | None = None
         self._last_failure: tuple[BaseException | None, ErrorCause | None] = (None, None)
         """The exception of the last failed attempt, and its cause."""
-        self._degraded = False
 
     def before(self, command: Command) -> None:
         """Start what *command* starts."""
@@ -194,9 +193,6 @@ class CallTracer(CallObserver):
 
     def _send(self, command: Send) -> None:
         lease, now = command.lease, time.monotonic()
-        if (lease.degraded or lease.reservation is None) and not self._degraded:
-            self._degraded = True  # the shared state is down
-            self._event("keyrot.state.degraded", {semconv.KEY_ID: lease.key_id})
         since = now if self._acquire_since is None else self._acquire_since
         attributes: Attributes = {
             semconv.POOL: self._pool,

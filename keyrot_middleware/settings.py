@@ -661,7 +661,7 @@ def _gather(
     values = dict.fromkeys(filter(None, map(_own, settings.keys)))
     given = {name for name, source in sources.items() if source.startswith("install(")}
     alone = "keys" in given and bool(values)  # these keys are the pool, and none that happen to be
-    single = _single_key(settings, given if alone else None)
+    single = _single_key(settings, given, alone=alone)
     path = settings.keys_file
     if path is None and Path("keys.json").exists() and not alone:
         path = Path("keys.json")
@@ -791,10 +791,11 @@ def _own(secret: SecretStr | None) -> str:
     return "" if value == POOL_KEY else value
 
 
-def _single_key(settings: Settings, among: set[str] | None) -> str | None:
-    """Return the variable of the single key, in the SDK's order."""
-    for name in SINGLE_KEYS:
-        if _own(getattr(settings, name.lower())) and (among is None or name.lower() in among):
+def _single_key(settings: Settings, given: set[str], *, alone: bool) -> str | None:
+    """Return the variable of the single key: an argument first, else in the SDK's order."""
+    for name in sorted(SINGLE_KEYS, key=lambda one: one.lower() not in given):
+        is_given = name.lower() in given
+        if _own(getattr(settings, name.lower())) and (is_given or not alone):
             return name
     return None
 

@@ -7,16 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from rich import markup
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from ..adapters.key_check import check_key
 from ..core.model import DEFAULT_PLATFORM, Candidate
 from ..core.selection import Selector
 from ..core.text import did_you_mean, mask_url, one_line, remaining, short_time
@@ -26,7 +23,6 @@ from ..monitoring.view import WINDOWS, Row, lines_of, look
 from ..providers.keys import hide_secrets
 from ..runtime.activity import Activity
 from ..runtime.judging import CallSettings
-from ..secrets.stores import open_secret_cache
 from ..settings import Config, load, next_models, terms_of
 from ..state import State, open_shared
 
@@ -341,7 +337,6 @@ def _report(config: Config, state: State) -> PoolReport:
         now=time.time,
         trace_url=settings.trace_url,
         own=settings_of_calls,
-        check_key=partial(_check, config),
     )
 
 
@@ -356,24 +351,6 @@ def _missing(state: State, keys: Sequence[Candidate]) -> dict[str, str]:
     known = state.snapshot(unknown)
     unused = (key.key_id for key in unknown if known[key.key_id].last_used is None)
     return dict.fromkeys(unused, NO_SERVICE_HAS_IT)
-
-
-def _check(config: Config, key_id: str) -> str:
-    """Send one request with a key whose value is known here; return a sentence.
-
-    Raises:
-        KeyrotError: It has no value here, or may not be sent.
-    """
-    keys = tuple(key for key in config.keys if key.key_id == key_id)
-    platform = keys[0].service
-    secrets = open_secret_cache(replace(config, keys=keys))
-    try:
-        if key_id not in secrets.resolved:
-            raise KeyrotError(f"key {key_id} has no value on this machine")
-        check = check_key(secrets, key_id, keys[0].model, platform, config.allowed)
-        return check.describe(key_id)
-    finally:
-        secrets.close()
 
 
 WIDTH = 100

@@ -155,7 +155,6 @@ _KEY = re.compile(
 )
 _REPLIES = {"REVOKED": "KEY_INVALID", "EXPIRED": "KEY_EXPIRED", "LEAKED": "KEY_LEAKED"}
 """What a key may be called, and the reply that it then gets."""
-_PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 _KEPT = 1_000
 """Requests that are kept to be printed; the rest of a burst is counted."""
 
@@ -281,8 +280,6 @@ def _print_start(provider: str, server: Server, keys: list[Key], values: list[st
         print(f"export {of.base_url_variable}={server.base_url}")
     print(f"export KEYROT_ALLOWED_HOSTS={server.host if is_gemini else f'{provider}={server.url}'}")
     print(f"export {of.variables[-1]}S={','.join(values)}")
-    if any(os.environ.get(name) for name in _PROXIES):
-        print("export NO_PROXY=127.0.0.1")
     print("keyrot run app.py\n")
     if is_gemini and [one.key_id for one in keys] != [f"key_{n + 1}" for n in range(len(keys))]:
         print("In your pool they are called key_1, key_2, … in this order.\n")
@@ -292,16 +289,11 @@ def _print_start(provider: str, server: Server, keys: list[Key], values: list[st
 def _serve(gemini: Server) -> None:
     printed = 0
     while True:
-        if not gemini.wait_for(printed + 1, timeout=0.5):
-            continue
-        total, log = gemini.count(), gemini.log
-        new = min(total - printed, len(log))
-        if total - printed > new:
-            print(f"… {total - printed - new} more requests")
-        for request in log[len(log) - new :]:
-            print(_line(request))
-        sys.stdout.flush()
-        printed = total
+        if gemini.wait_for(printed + 1, timeout=0.5):
+            total, log = gemini.count(), gemini.log
+            for request in log[printed - total :]:
+                print(_line(request), flush=True)
+            printed = total
 
 
 def _line(request: LoggedRequest) -> str:

@@ -240,7 +240,19 @@ class PoolReport:
                 text = "available; comes later"
                 if key_id in next_keys:
                     text = "would get the call" if len(next_keys) == 1 else "may get the call"
-            found.append((row.key, here, text))
+            found.append(
+                {
+                    "key_id": key_id,
+                    "project": project_name(row.key.project),
+                    "position": place.get(key_id),
+                    "may_get_it": key_id in next_keys,
+                    "available": here == AVAILABLE,
+                    "reason": here.reason,
+                    "sentence": text,
+                    "available_at": iso(here.at),
+                    "ends_by": here.ends_by,
+                }
+            )
         return {
             "model": info.model,
             "tokens": tokens,
@@ -249,20 +261,7 @@ class PoolReport:
             "key_id": next_keys[0] if next_keys else None,
             "answer": judged.answer,
             "sentence": _verdict(next_keys, judged, now),
-            "keys": [
-                {
-                    "key_id": key.key_id,
-                    "project": project_name(key.project),
-                    "position": place.get(key.key_id),
-                    "may_get_it": key.key_id in next_keys,
-                    "available": here == AVAILABLE,
-                    "reason": here.reason,
-                    "sentence": text,
-                    "available_at": iso(here.at),
-                    "ends_by": here.ends_by,
-                }
-                for key, here, text in found
-            ],
+            "keys": found,
         }
 
     def reset(self, key_id: str) -> str:

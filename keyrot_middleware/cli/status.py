@@ -23,6 +23,7 @@ from ..monitoring.view import WINDOWS, Row, lines_of, look
 from ..providers.keys import hide_secrets
 from ..runtime.activity import Activity
 from ..runtime.judging import CallSettings
+from ..secrets.stores import open_secret_cache
 from ..settings import Config, load, next_models, terms_of
 from ..state import State, open_shared
 
@@ -269,6 +270,7 @@ command cannot see it. Choose one of these:
     keyrot_middleware.status()                in the program: everything, as a dict
     keyrot_middleware.reset("key_1")          in the program: make a key available again"""
 NO_SERVICE_HAS_IT = "no service that uses this pool has reported one"
+NOT_HERE = "not found on this machine, and no service has reported one"
 
 
 def open_configured(config: Config) -> State | None:
@@ -305,13 +307,14 @@ def open_report() -> Iterator[PoolReport | None]:
 
 
 def _report(config: Config, state: State) -> PoolReport:
-    missing, settings = dict[str, str](), config.settings
+    missing, here = dict[str, str](), list[frozenset[str]]()
+    settings = config.settings
 
     def keys() -> list[Candidate]:
         # Read again each time: a key has other records as soon as a service uses a new value.
         found = state.with_values(config.candidates)
         missing.clear()
-        missing.update(_missing(state, found))
+        missing.update(_missing(config, state, found, here))
         return found
 
     def rows() -> list[Row]:
@@ -340,17 +343,24 @@ def _report(config: Config, state: State) -> PoolReport:
     )
 
 
-def _missing(state: State, keys: Sequence[Candidate]) -> dict[str, str]:
+def _missing(
+    config: Config, state: State, keys: Sequence[Candidate], here: list[frozenset[str]]
+) -> dict[str, str]:
     """Return why keys of a shared pool have no value, by what its services have reported.
 
-    Whoever looks at a pool need not have its values. Before a service has used it, none is missing.
+    Whoever looks at a pool need not have its values. Only where no service has ever used the pool,
+    they are looked up *here*, once.
     """
     unknown = [key for key in keys if not (key.fingerprint or key.disabled)]
-    if not unknown or not any(key.fingerprint for key in keys):
-        return {}
-    known = state.snapshot(unknown)
-    unused = (key.key_id for key in unknown if known[key.key_id].last_used is None)
-    return dict.fromkeys(unused, NO_SERVICE_HAS_IT)
+    known = state.snapshot(unknown) if unknown else {}
+    found = {key.key_id for key in unknown if known[key.key_id].last_used is None}
+    if found and not any(key.fingerprint for key in keys):
+        if not here:
+            secrets = open_secret_cache(config)
+            here.append(frozenset(secrets.unresolved))
+            secrets.close()
+        return dict.fromkeys(found & here[0], NOT_HERE)
+    return dict.fromkeys(found, NO_SERVICE_HAS_IT)
 
 
 WIDTH = 100

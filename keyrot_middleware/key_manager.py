@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, Unpack
 
 from . import providers
 from ._install import NO_KEY_FOUND, open_pool
-from .clients.body import with_served_tier
 from .clients.call import PooledCalls
 from .clients.errors import facts_from_reported_error
 from .core.commands import Failed, StreamEnd, StreamOpened
@@ -43,7 +42,6 @@ from .keys_file import one_of
 from .locks import Lock
 from .monitoring.report import pool_health, source_of
 from .monitoring.view import HealthStatus
-from .providers.gemini import Gemini
 from .providers.gemini.replies import parse_usage
 from .providers.keys import StaysHere, display, hide_secrets
 from .runtime import current_pool
@@ -471,11 +469,10 @@ def _reported_usage(tokens_used: int | None, response: Any) -> Usage:
         return Usage(tokens_used)
     if not hasattr(response, "model_dump"):
         return NO_USAGE
-    fields = {"usage_metadata", "model_version", "sdk_http_response"}
-    body = response.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
-    headers = body.get("sdkHttpResponse", {}).get("headers", {}).items()
-    tiers = (text for name, text in headers if name.lower() == Gemini.tier_header)
-    return with_served_tier(parse_usage(body), next(tiers, None))
+    fields = {"usage_metadata", "model_version"}
+    return parse_usage(
+        response.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
+    )
 
 
 def _check_count(name: str, value: object) -> None:

@@ -235,7 +235,7 @@ class KeySpec(BaseModel):
             key_id=self.key_id,
             project=project,
             billing_account=account,
-            limits=NO_LIMITS if limits == NO_LIMITS else limits,
+            limits=limits,
             model=self.model,
             workload=self.workload,
             tier=self.tier,
@@ -282,12 +282,7 @@ def candidates_of(
         tiers: Keys of another tier are disabled; None: all are used.
         use: The part of each limit that is the pool's, where no key of a project names one.
     """
-    candidates = tuple(key.candidate for key in keys)
-    if tiers is not None:
-        candidates = tuple(
-            key if key.disabled or key.tier in tiers else replace(key, disabled=OUTSIDE_TIERS)
-            for key in candidates
-        )
+    candidates = [key.candidate for key in keys]
     budgets: dict[str, Budget] = {}
     limits: dict[tuple[str, str | None], Limits] = {}
     uses: dict[str, float] = {}
@@ -297,34 +292,24 @@ def candidates_of(
         for purse, usd in key.purses:
             smallest = map(smaller_limit, usd, budgets.get(purse, NO_BUDGET))
             budgets[purse] = Budget(*smallest)
-        if key.limits is not NO_LIMITS:
-            group = key.project, key.model
-            limits[group] = _smaller(key.limits, limits.get(group, NO_LIMITS))
-    if not (budgets or limits or uses) and use == 1.0:
-        return candidates
-    return tuple(
-        replace(
+        group = key.project, key.model
+        limits[group] = _smaller(key.limits, limits.get(group, NO_LIMITS))
+
+    def shared(key: Candidate) -> Candidate:
+        is_outside = not (key.disabled or tiers is None or key.tier in tiers)
+        of_account = budgets.get(f"billing:{key.billing_account}", NO_BUDGET)
+        of_project = budgets.get(f"project:{key.project}", NO_BUDGET)
+        usd = of_project._replace(ten_minutes=of_account.ten_minutes)
+        of_model, of_all = (limits.get((key.project, one), NO_LIMITS) for one in (key.model, None))
+        return replace(
             key,
-            usd=NO_BUDGET
-            if key.tier == FREE
-            else _joined(
-                budgets.get(f"billing:{key.billing_account}", NO_BUDGET),
-                budgets.get(f"project:{key.project}", NO_BUDGET),
-            ),
-            limits=_smaller(
-                key.limits,
-                limits.get((key.project, key.model), NO_LIMITS),
-                limits.get((key.project, None), NO_LIMITS),
-            ),
+            disabled=OUTSIDE_TIERS if is_outside else key.disabled,
+            usd=NO_BUDGET if key.tier == FREE or usd == NO_BUDGET else usd,
+            limits=_smaller(key.limits, of_model, of_all),
             use=uses.get(key.project, use),
         )
-        for key in candidates
-    )
 
-
-def _joined(of_account: Budget, of_project: Budget) -> Budget:
-    found = Budget(of_account.ten_minutes, of_project.day, of_project.month)
-    return found if found != NO_BUDGET else NO_BUDGET
+    return tuple(map(shared, candidates))
 
 
 def _smaller(own: Limits, *others: Limits) -> Limits:

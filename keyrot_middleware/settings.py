@@ -571,7 +571,7 @@ def _gather(
     values = dict.fromkeys(filter(None, map(_own, settings.keys)))
     given = {name for name, source in sources.items() if source.startswith("install(")}
     alone = "keys" in given and bool(values)  # these keys are the pool, and none that happen to be
-    single = _single_key(settings, sources, given if alone else None)
+    single = _single_key(settings, given, alone=alone)
     path = settings.keys_file
     if path is None and Path("keys.json").exists() and not alone:
         path = Path("keys.json")
@@ -664,8 +664,7 @@ def _of_other_providers(
 def reread(config: Config) -> Config:
     """Read keys.json again; all settings stay as they were read at start.
 
-    A key of GEMINI_API_KEYS keeps its id, so keys.json may not take that one later. A list without
-    any key, where the pool has no other, is taken for a file that is being written.
+    A key of GEMINI_API_KEYS keeps its id, so keys.json may not take that one later.
 
     Raises:
         ConfigError: With every mistake in the file.
@@ -678,15 +677,9 @@ def reread(config: Config) -> Config:
     taken = [key.key_id for key in in_file if key.key_id in config.inline]
     problems += [f"{name}, key {key_id}: a key of GEMINI_API_KEYS has this id" for key_id in taken]
     others = (k for k in config.keys if k.key_id in {*config.inline, *config.last_resorts})
-    keys = (*in_file, *others)
-    if not keys and not problems:
-        problems = [
-            f"{name}: found no key, and the pool has no other; allowed: at least one. To take the "
-            'last one out, keep it with "active": false.'
-        ]
     if problems:
         raise ConfigError(join_problems(problems))
-    return replace(config, keys=keys, keys_seen=seen, warnings=())
+    return replace(config, keys=(*in_file, *others), keys_seen=seen, warnings=())
 
 
 def _state_url(settings: Settings, problems: list[str]) -> str:
@@ -708,17 +701,11 @@ def _own(secret: SecretStr | None) -> str:
     return "" if value == POOL_KEY else value
 
 
-def _single_key(
-    settings: Settings, sources: Mapping[str, str], among: set[str] | None
-) -> str | None:
-    """Return the variable of the single key: the SDK's order within each layer of settings."""
-
-    def layer(name: str) -> int:
-        source = sources.get(name.lower(), "")
-        return 0 if source.startswith("install(") else 2 if source.endswith(".env") else 1
-
-    for name in sorted(SINGLE_KEYS, key=layer):
-        if _own(getattr(settings, name.lower())) and (among is None or name.lower() in among):
+def _single_key(settings: Settings, given: set[str], *, alone: bool) -> str | None:
+    """Return the variable of the single key: an argument first, else in the SDK's order."""
+    for name in sorted(SINGLE_KEYS, key=lambda one: one.lower() not in given):
+        is_given = name.lower() in given
+        if _own(getattr(settings, name.lower())) and (is_given or not alone):
             return name
     return None
 

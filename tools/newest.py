@@ -1,9 +1,9 @@
 """Run tests with the newest Python, with aiohttp and without it: ``make test-newest``.
 
-That is CPython 3.15, where `in_tree.sh` can get it; else the newest Python of this machine, or none
-if ``make test`` uses that. The SDK sends async calls by aiohttp where it is installed, else by httpx
-or httpx2, so the tests of calls and streams run twice. Exit code 0: every test passes, or there is
-no newer Python. With ``--only-build`` it makes the environment, and runs nothing.
+That is CPython 3.15, where `in_tree.sh` can get it; else the newest Python of this machine, or
+none if ``make test`` uses that. The SDK sends async calls by aiohttp where it is installed, else by
+httpx or httpx2, so the tests of calls and streams run twice. Exit code 0: every test passes, or
+there is no newer Python. With ``--only-build`` it makes the environment, and runs nothing.
 """
 
 from __future__ import annotations

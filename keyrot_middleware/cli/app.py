@@ -114,7 +114,7 @@ def _ui(
         Path | None, typer.Option(help="A file with the token; else a random one is printed.")
     ] = None,
     actions: Annotated[
-        bool, typer.Option("--actions", help="Offer to reset, disable, enable and check keys.")
+        bool, typer.Option("--actions", help="Offer to reset, disable and enable keys.")
     ] = False,
 ) -> None:
     """Show the pool in a browser, while services run."""

@@ -7,16 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from rich import markup
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from ..clients.key_check import check_key
 from ..core.model import DEFAULT_PLATFORM, Candidate
 from ..core.selection import Selector
 from ..core.text import did_you_mean, mask_url, one_line, remaining, short_time
@@ -273,6 +270,7 @@ command cannot see it. Choose one of these:
     keyrot_middleware.status()                in the program: everything, as a dict
     keyrot_middleware.reset("key_1")          in the program: make a key available again"""
 NO_SERVICE_HAS_IT = "no service that uses this pool has reported one"
+NOT_HERE = "not found on this machine, and no service has reported one"
 
 
 def open_configured(config: Config) -> State | None:
@@ -309,13 +307,14 @@ def open_report() -> Iterator[PoolReport | None]:
 
 
 def _report(config: Config, state: State) -> PoolReport:
-    missing, settings = dict[str, str](), config.settings
+    missing, here = dict[str, str](), list[frozenset[str]]()
+    settings = config.settings
 
     def keys() -> list[Candidate]:
         # Read again each time: a key has other records as soon as a service uses a new value.
         found = state.with_values(config.candidates)
         missing.clear()
-        missing.update(_missing(state, found))
+        missing.update(_missing(config, state, found, here))
         return found
 
     def rows() -> list[Row]:
@@ -341,39 +340,27 @@ def _report(config: Config, state: State) -> PoolReport:
         now=time.time,
         trace_url=settings.trace_url,
         own=settings_of_calls,
-        check_key=partial(_check, config),
     )
 
 
-def _missing(state: State, keys: Sequence[Candidate]) -> dict[str, str]:
+def _missing(
+    config: Config, state: State, keys: Sequence[Candidate], here: list[frozenset[str]]
+) -> dict[str, str]:
     """Return why keys of a shared pool have no value, by what its services have reported.
 
-    Whoever looks at a pool need not have its values. Before a service has used it, none is missing.
+    Whoever looks at a pool need not have its values. Only where no service has ever used the pool,
+    they are looked up *here*, once.
     """
     unknown = [key for key in keys if not (key.fingerprint or key.disabled)]
-    if not unknown or not any(key.fingerprint for key in keys):
-        return {}
-    known = state.snapshot(unknown)
-    unused = (key.key_id for key in unknown if known[key.key_id].last_used is None)
-    return dict.fromkeys(unused, NO_SERVICE_HAS_IT)
-
-
-def _check(config: Config, key_id: str) -> str:
-    """Send one request with a key whose value is known here; return a sentence.
-
-    Raises:
-        KeyrotError: It has no value here, or may not be sent.
-    """
-    keys = tuple(key for key in config.keys if key.key_id == key_id)
-    platform = keys[0].service
-    secrets = open_secret_cache(replace(config, keys=keys))
-    try:
-        if key_id not in secrets.resolved:
-            raise KeyrotError(f"key {key_id} has no value on this machine")
-        check = check_key(secrets, key_id, keys[0].model, platform, config.allowed)
-        return check.describe(key_id)
-    finally:
-        secrets.close()
+    known = state.snapshot(unknown) if unknown else {}
+    found = {key.key_id for key in unknown if known[key.key_id].last_used is None}
+    if found and not any(key.fingerprint for key in keys):
+        if not here:
+            secrets = open_secret_cache(config)
+            here.append(frozenset(secrets.unresolved))
+            secrets.close()
+        return dict.fromkeys(found & here[0], NOT_HERE)
+    return dict.fromkeys(found, NO_SERVICE_HAS_IT)
 
 
 WIDTH = 100

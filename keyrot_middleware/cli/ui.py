@@ -31,7 +31,7 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool) -> int:
         host: Where to listen; other machines reach it only where this is not loopback.
         port: 0: any free one.
         token_file: Holds the token; None: a random one, in the printed address.
-        actions: Offer to reset, disable, enable and check keys.
+        actions: Offer to reset, disable and enable keys.
 
     Returns:
         0 after Ctrl-C; 1 where there is nothing to show.

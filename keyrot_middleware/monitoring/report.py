@@ -93,8 +93,6 @@ class PoolReport:
     now: Callable[[], float]
     on_reset: Callable[[str], None] | None = None
     """Resets a key; None: the state does."""
-    check_key: Callable[[str], str] | None = None
-    """Sends one request with a key, and returns a sentence."""
     models: ModelNames | None = None
     """The model names that calls count separately; None: not known from here."""
     trace_url: str | None = None
@@ -241,7 +239,19 @@ class PoolReport:
                 text = "available; comes later"
                 if key_id in next_keys:
                     text = "would get the call" if len(next_keys) == 1 else "may get the call"
-            found.append((row.key, here, text))
+            found.append(
+                {
+                    "key_id": key_id,
+                    "project": project_name(row.key.project),
+                    "position": place.get(key_id),
+                    "may_get_it": key_id in next_keys,
+                    "available": here == AVAILABLE,
+                    "reason": here.reason,
+                    "sentence": text,
+                    "available_at": iso(here.at),
+                    "ends_by": here.ends_by,
+                }
+            )
         return {
             "model": info.model,
             "tokens": tokens,
@@ -250,20 +260,7 @@ class PoolReport:
             "key_id": next_keys[0] if next_keys else None,
             "answer": judged.answer,
             "sentence": _verdict(next_keys, judged, now),
-            "keys": [
-                {
-                    "key_id": key.key_id,
-                    "project": project_name(key.project),
-                    "position": place.get(key.key_id),
-                    "may_get_it": key.key_id in next_keys,
-                    "available": here == AVAILABLE,
-                    "reason": here.reason,
-                    "sentence": text,
-                    "available_at": iso(here.at),
-                    "ends_by": here.ends_by,
-                }
-                for key, here, text in found
-            ],
+            "keys": found,
         }
 
     def reset(self, key_id: str) -> str:
@@ -303,13 +300,6 @@ class PoolReport:
             f"key {key_id} is disabled until {clock(until, self.now())}, until it is enabled, "
             "or until its value changes"
         )
-
-    def check(self, key_id: str) -> str:
-        """Send one request with a key; return a sentence. Raises KeyError for an unknown id."""
-        self._find(key_id)
-        if self.check_key is None:
-            raise KeyrotError("keys cannot be checked from here; run `keyrot check --live`")
-        return self.check_key(key_id)
 
     # ----------------------------------------------------------------------------------------------
 
@@ -411,22 +401,13 @@ class PoolReport:
                 "cached": today.cached_tokens,
             },
             "usd_today": today.cost_usd if self._cost_known else None,
-            "allowed_actions": self._allowed_actions(row),
+            "allowed_actions": _allowed_actions(row),
             "history": {
                 "from": iso((now // 60 - MINUTES + 1) * 60),
                 "requests": list(history.requests),
                 "failures": list(history.failures),
             },
         }
-
-    def _allowed_actions(self, row: Row) -> list[str]:
-        found = ["check"] if self.check_key and row.overall.state != "unresolved" else []
-        if row.key.disabled:
-            return found  # it is switched on where it was switched off
-        if row.overall.state == "unresolved":
-            return ["reset"]
-        is_off = row.overall.reason == DISABLED_BY_HAND
-        return [*(["enable"] if is_off else ["reset", "disable"]), *found]
 
     def _projects(self, shown: list[Row], activity: ActivityView) -> dict[str, Any]:
         """Return what each project of the keys that are shown has cost today, and its budget."""
@@ -482,13 +463,8 @@ _OF_USAGE = ("input_tokens", "output_tokens", "cost_usd", "estimated")
 _OF_ATTEMPT = ("key_id", "code", "failure", "message")
 
 
-def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolReport:
-    """Return the report of this process's *pool*.
-
-    Args:
-        pool: The pool.
-        check: Sends one request with a key, and returns a sentence.
-    """
+def source_of(pool: Pool) -> PoolReport:
+    """Return the report of this process's *pool*."""
     return PoolReport(
         name=pool.name,
         state=pool.state,
@@ -498,7 +474,6 @@ def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolR
         selector=lambda: pool.selector,
         now=pool.clock.time,
         on_reset=pool.reset,
-        check_key=check,
         models=pool.models,
         trace_url=pool.trace_url,
         own=pool.call_settings,
@@ -560,6 +535,14 @@ SORTS: Mapping[str, Callable[[Row], Any]] = {
     "requests": lambda row: -row.known.success_count - row.known.error_count,
 }
 """By what keys can be sorted; most used first."""
+
+
+def _allowed_actions(row: Row) -> list[str]:
+    if row.key.disabled:
+        return []  # it is switched on where it was switched off
+    if row.overall.state == "unresolved":
+        return ["reset"]
+    return ["enable"] if row.overall.reason == DISABLED_BY_HAND else ["reset", "disable"]
 
 
 def _is_recorded(known: KeyHealth) -> bool:

@@ -36,6 +36,8 @@ _KEY = re.compile(
     r"(A?Iza)[0-9A-Za-z_-]{20,}|(AQ\.)[0-9A-Za-z_-]{20,}"
     rf"|((?<![0-9A-Za-z])(?:{_OTHERS}))[0-9A-Za-z_-]{{20,}}"
 )
+_MARKS = ("Iza", "AQ.", "sk-", "sk_", "xai-", "pplx-", "fw_", "tgp_")
+"""One of them is in each key; to look for them is many times as fast as the pattern."""
 _RUN = re.compile(r"[0-9A-Za-z_-]{30,}")
 _EDGE = re.compile(r"(?<=\d)(?=[A-Za-z])|(?<=[A-Za-z])(?=\d)")
 _MOST_EDGES = 3
@@ -61,16 +63,7 @@ def holds_key(text: str) -> bool:
 
 def mask_keys(text: str) -> str:
     """Replace everything that has the shape of an API key by `AIza…[redacted]`."""
-    if not (  # one of them is in each; many times as fast as the pattern
-        "Iza" in text
-        or "AQ." in text
-        or "sk-" in text
-        or "sk_" in text
-        or "xai-" in text
-        or "pplx-" in text
-        or "fw_" in text
-        or "tgp_" in text
-    ):
+    if not any(map(text.__contains__, _MARKS)):
         return text
     return _KEY.sub(lambda key: f"{key[1] or key[2] or key[3]}…[redacted]", text)
 

@@ -14,7 +14,6 @@ import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..clients.key_check import check_key
 from ..core.judgement import KEY_STATES
 from ..core.text import did_you_mean
 from ..errors import KeyrotError, handle_internal_error
@@ -165,19 +163,8 @@ class _Server:
             )
         if self._report is None or self._report[0] is not pool:
             # Kept, since one look at a large pool serves all requests of a second.
-            self._report = pool, source_of(pool, check=partial(_check, pool))
+            self._report = pool, source_of(pool)
         return self._report[1]
-
-
-def _check(pool: Pool, key_id: str) -> str:
-    if key_id not in pool.secrets.resolved:
-        raise KeyrotError(f"key {key_id} has no value to check")
-    for key in pool.configured:
-        if key.key_id == key_id:
-            allowed = pool.allowed_origins
-            check = check_key(pool.secrets, key_id, key.model, key.platform, allowed)
-            return check.describe(key_id)
-    raise KeyError(key_id)
 
 
 # The API -----------------------------------------------------------------------------------------
@@ -235,7 +222,6 @@ def _act(source: PoolReport, request: Request) -> dict[str, Any]:
             key_id, False, _number(request, "seconds", DISABLED_S, 1, DISABLED_S)
         ),
         "enable": lambda: source.set_active(key_id, True),
-        "check": lambda: source.check(key_id),
     }
     if action not in calls:
         raise HTTPException(404, f"There is no such action; there are {', '.join(calls)}.")

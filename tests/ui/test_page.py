@@ -107,7 +107,7 @@ def test_a_no_stays_a_no_whatever_is_asked_next(serve: Serve, open_tab: Open) ->
     expect(details(page, "free_1").get_by_role("button", name="Reset free_1")).to_be_visible()
     page.evaluate("""() => {
         const press = (action) => document.querySelector(`[data-action=${action}]`).click();
-        press("check");
+        press("disable");
         document.getElementById("confirm").close();
         press("reset");
     }""")
@@ -115,7 +115,7 @@ def test_a_no_stays_a_no_whatever_is_asked_next(serve: Serve, open_tab: Open) ->
     expect(page.locator("#toast")).to_have_text("Key free_1 is available again")
     page.evaluate("""() => {
         const press = (action) => document.querySelector(`[data-action=${action}]`).click();
-        press("check");
+        press("reset");
         document.getElementById("confirm").close();
         press("disable");
         document.getElementById("confirm-yes").click();
@@ -124,20 +124,20 @@ def test_a_no_stays_a_no_whatever_is_asked_next(serve: Serve, open_tab: Open) ->
     assert [action for action, _ in source.changed] == ["reset", "disable"]
 
 
-def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> None:
+def test_a_key_is_disabled_and_enabled(serve: Serve, open_tab: Open) -> None:
     """Each action asks, does one thing, and shows its result; a failure too."""
     source = FakeSource([key("free_1")])
     page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login).page
     buttons = details(page, "free_1").locator(".buttons button")
-    expect(buttons).to_have_text(["Reset", "Disable", "Check"])  # what the server allows
-    for name, result in (("Disable", "disabled"), ("Enable", "enabled"), ("Check", "answers")):
+    expect(buttons).to_have_text(["Reset", "Disable"])  # what the server allows
+    for name, result in (("Disable", "disabled"), ("Enable", "enabled")):
         page.get_by_role("button", name=f"{name} free_1").click()
         expect(page.locator("#confirm-seconds")).to_be_visible(visible=name == "Disable")
         if name == "Disable":
             page.get_by_label("For").select_option("6 hours")
         page.locator("#confirm-yes").click()
         expect(page.locator("#toast")).to_contain_text(result)
-    assert [action for action, _ in source.changed] == ["disable", "enable", "check"]
+    assert [action for action, _ in source.changed] == ["disable", "enable"]
     assert source.disabled_for_s == 21_600
     page.get_by_role("button", name="Reset free_1").click()
     source.keys.clear()

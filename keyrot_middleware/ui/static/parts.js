@@ -6,7 +6,7 @@ import { ago, clock, count, countdown, money, plural, seconds, sentence, shortCo
 
 const WINDOWS = { rpm: "RPM", tpm: "TPM", rpd: "RPD" };
 const LONG = { rpm: "Requests per minute", tpm: "Input tokens per minute", rpd: "Requests per day" };
-const ACTIONS = { reset: "Reset", disable: "Disable", enable: "Enable", check: "Check" };
+const ACTIONS = { reset: "Reset", disable: "Disable", enable: "Enable" };
 const OUTCOMES = { ok: "good", failed: "bad", exhausted: "bad" };
 
 const cached = (part, whole) => (part ? `${Math.round((100 * part) / whole)} %` : "");

@@ -21,7 +21,7 @@ from support.google_bodies import (
 
 from keyrot_middleware import providers
 from keyrot_middleware.core.failures import CLASSES, FailureFacts, describe
-from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Limits, Scope, Verdict
+from keyrot_middleware.core.model import NO_LIMITS, Backoff, CallInfo, Limits, Scope, Verdict
 from keyrot_middleware.providers.gemini import Gemini
 
 classify, RULES = Gemini().classify, Gemini.rules

@@ -1,4 +1,4 @@
-"""A key with a budget stops within one call of it, however many calls are in flight."""
+"""A key with a budget stops within one call of it."""
 
 import asyncio
 import json

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from keyrot_middleware.core.model import NANO, Budget, Candidate, Limits
-from keyrot_middleware.keys_file import KeySpec, candidates_of, read_keys
+from keyrot_middleware.keys_file import KeySpec, read_keys
 
 KEY = "AIza" + "FAKE" + "k" * 31
 AUTH = "AQ." + "FAKE" + "z" * 46
@@ -147,20 +147,6 @@ def test_an_unreadable_file_is_an_error(path) -> None:
     assert "no such file" in str(read_keys(path.parent))
     path.write_bytes(b'[{"key_id": "\xff"}]')
     assert "decode byte 0xff in position 13" in str(read_keys(path))
-
-
-def test_the_part_of_a_limit_that_is_the_pools_is_that_of_its_project() -> None:
-    """The smallest that one of its keys names goes before that of all keys."""
-    keys = [
-        KeySpec(key_id="a", project="p", use=1),
-        KeySpec(key_id="b", project="p", use=0.5),
-        KeySpec(key_id="c", project="p"),
-        KeySpec(key_id="d", project="q", use=1),
-        KeySpec(key_id="e"),
-    ]
-    assert [key.use for key in candidates_of(keys)] == [0.5, 0.5, 0.5, 1, 1]
-    assert [key.use for key in candidates_of(keys, use=0.9)] == [0.5, 0.5, 0.5, 1, 0.9]
-    assert candidates_of([KeySpec(key_id="e")], use=0.9)[0].use == 0.9
 
 
 def test_a_project_has_quotas_of_its_own_on_each_platform() -> None:

@@ -149,16 +149,6 @@ def test_no_key_and_only_disabled_keys_are_errors(keyrot: Keyrot, tmp_path: Path
     assert "warning: disabled by active=false: a" in ran.stdout
 
 
-def test_alerts_that_cannot_be_sent_are_wrong(keyrot: Keyrot) -> None:
-    """The report counts the URLs of alerts, names what is wrong with one, and shows none."""
-    given = {"GEMINI_API_KEYS": "one", "KEYROT_ALERTS": "json://u:FAKE-pw@h nosuch://FAKE-token"}
-    ran = keyrot("check", **given)
-    assert ran.returncode == 1
-    assert "problem: KEYROT_ALERTS, entry 2: Apprise cannot use this URL" in ran.stdout
-    assert "2 (not shown)" in ran.stdout
-    assert "FAKE" not in ran.stdout + ran.stderr
-
-
 def test_a_wrong_setting_is_reported_without_a_traceback(keyrot: Keyrot, tmp_path: Path) -> None:
     """A broken file is named with what is wrong in it, as text and as JSON; exit code 1."""
     (tmp_path / "keys.json").write_text('[{"key_id": "a", "rpm": -1}]')

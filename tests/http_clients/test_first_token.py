@@ -137,7 +137,6 @@ def nothing_stays() -> Iterator[None]:
 
 
 SOME_STREAMS = ["httpx-stream", "httpx2-astream", "aiohttp-astream"]
-SOME_CALLS = ["httpx2-sync", "httpx-async"]
 
 
 @pytest.mark.parametrize(
@@ -251,18 +250,6 @@ def test_later_pauses_have_no_deadline(mode, slow) -> None:
     assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["one two"]
 
 
-@pytest.mark.parametrize("mode", SOME_CALLS)
-def test_a_whole_answer_may_take_its_time_once_it_has_begun(mode, slow) -> None:
-    def pause(connection: Any) -> None:
-        connection.sendall(WHOLE)
-        slow.over.wait(3 * SOON)
-        connection.sendall(chunk(said("whole")) + b"0\r\n\r\n")
-
-    slow.pool("A", "B")
-    slow.ways["A"] = slow.ways["B"] = pause
-    assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["whole"]
-
-
 def test_the_programs_own_timeout_raises_as_without_a_pool(slow) -> None:
     slow.pool("A", "B", first_token_s=NEVER)
     slow.ways["A"] = slow.no_head
@@ -302,21 +289,6 @@ def test_google_genai(mode, slow, connect) -> None:
 
 
 # Settings, and what is seen -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", ["httpx-stream", "httpx-astream"])
-def test_calls_inside_workload_have_a_deadline(mode, slow) -> None:
-    """Of its own, whatever the settings say; the inner one counts."""
-    slow.pool("A", "B", first_token_s=0)
-    slow.ways["A"] = slow.no_head
-    with keyrot_middleware.workload("chat", first_token_s=NEVER):
-        with keyrot_middleware.workload("chat", first_token_s=SOON):
-            assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["B"]
-        slow.ways["A"] = slow.late
-        assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["late"]
-    wrong = keyrot_middleware.workload("chat", first_token_s=-1)
-    with pytest.raises(ValueError, match="found -1; allowed: 0 or more"), wrong:
-        pass
 
 
 @pytest.mark.parametrize("mode", ["httpx-stream", "httpx-astream"])

@@ -1,4 +1,4 @@
-"""openai, unchanged, over a pool: its own errors, retries, streams and embeddings."""
+"""openai, unchanged, over a pool: its own errors, retries, and what is counted."""
 
 import asyncio
 import base64

@@ -14,7 +14,6 @@ from support.json_server import JsonServer, Response
 
 import keyrot_middleware
 from keyrot_middleware import errors
-from keyrot_middleware.clients import body as bodies
 from keyrot_middleware.clients import call as calls
 from keyrot_middleware.clients import request, transport
 from keyrot_middleware.testing import FakeKey, Reply
@@ -215,16 +214,6 @@ def test_no_key_is_a_response(library, gemini, pool) -> None:
 
 
 @LIBRARIES
-def test_a_status_that_python_does_not_know_is_a_response_too(library, gemini, pool) -> None:
-    """Such as 529, by which a provider says that it is overloaded."""
-    pool("A", max_retries=0)
-    gemini.always("A", Reply.custom(529, {"error": {"code": 529, "message": "Overloaded"}}))
-    response = post(library, native(gemini), json=BODY, headers=HEADERS)
-    assert response.status_code == 529
-    assert response.json()["error"]["message"] == "Overloaded"
-
-
-@LIBRARIES
 @pytest.mark.parametrize("reply", [Reply.QUOTA_MINUTE, Reply.KEY_INVALID])
 @pytest.mark.parametrize("alt", ["?alt=sse", ""])
 def test_an_error_of_a_stream_has_the_form_of_the_stream(library, alt, reply, gemini, pool) -> None:
@@ -269,33 +258,6 @@ def test_a_placeholder_never_leaves_for_a_path_that_no_table_knows(
     post(library, f"{gemini.url}/{path}", json=BODY, headers=HEADERS)
     [sent] = gemini.log
     assert sent.header_values("x-goog-api-key") == [value]
-
-
-@LIBRARIES
-def test_a_body_that_is_not_kept_is_offered_once(library, gemini, pool, monkeypatch) -> None:
-    """It cannot be sent to a second key, so the first refusal is the program's."""
-    monkeypatch.setattr(bodies.read_bounded, "__defaults__", (9,))
-    pool("A", "B", strategy="fill")
-    gemini.always("A", Reply.QUOTA_MINUTE)
-    content = json.dumps(BODY).encode()
-    response = _sync(library, native(gemini), iter((content[:20], content[20:])))
-    assert (response.status_code, gemini.sent("A"), gemini.sent("B")) == (429, 1, 0)
-
-
-@LIBRARIES
-def test_stored_things_go_with_their_owner(library, gemini, pool) -> None:
-    """A cache that one project made is used with a key of that project, by every library."""
-    pool("A", "B")
-    url, headers = f"{gemini.url}/v1beta/cachedContents", {"x-goog-api-key": "keyrot-pool"}
-    text = [{"parts": [{"text": "long " * 5_000}]}]
-    made = post(
-        library, url, json={"model": f"models/{MODEL}", "contents": text}, headers=headers
-    ).json()
-    owner = gemini.log[-1].key
-    for _ in range(4):
-        body = {**BODY, "cachedContent": made["name"]}
-        assert post(library, native(gemini), json=body, headers=headers).status_code == 200
-    assert {one.key for one in gemini.log} == {owner}
 
 
 @LIBRARIES
@@ -345,17 +307,6 @@ def test_a_key_outside_the_pool_is_the_callers_own(library, where, gemini, pool)
         assert post(library, url, json=body, headers=headers).status_code == status
     assert gemini.sent("own") == 1
     assert gemini.sent("A") == 0
-
-
-def test_a_key_of_the_pool_is_the_home_key(gemini, pool) -> None:
-    """Any key serves a request with one, and stored things are its own."""
-    pool("A", "B", strategy="fill")
-    headers = {"x-goog-api-key": gemini.key("B").value}
-    assert post(httpx, native(gemini), json=BODY, headers=headers).json()
-    assert gemini.log[-1].key == "A"
-    with httpx.Client() as client:
-        client.get(f"{gemini.url}/v1beta/files", headers=headers)
-    assert gemini.log[-1].key == "B"
 
 
 def test_a_placeholder_never_leaves_for_a_provider_without_keys(pool) -> None:

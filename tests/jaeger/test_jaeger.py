@@ -60,6 +60,12 @@ class Jaeger:
         with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 - loopback
             return json.load(answer)["data"]
 
+    def traces(self, **tags: str) -> list[dict[str, Any]]:
+        """Return the traces of the example that have a span with these tags."""
+        more = {"tags": json.dumps(tags)} if tags else {}
+        found: list[dict[str, Any]] = self.query("traces", service=SERVICE, limit=1000, **more)
+        return found
+
     def _answers(self) -> bool:
         assert self.process.poll() is None, self._log.read_text("utf-8")
         try:
@@ -87,7 +93,7 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
     app = [sys.executable, str(ROOT / "examples" / "jaeger" / "app.py")]
     try:
         subprocess.run(app, env=settings, capture_output=True, timeout=240, check=True)
-        wait_for(lambda: len(traces_of(server)) >= 2 * len(ATTEMPTS))
+        wait_for(lambda: len(server.traces()) >= 2 * len(ATTEMPTS))
         yield server
     finally:
         server.process.kill()  # a polite shutdown would keep connections open for seconds
@@ -97,7 +103,7 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
 def traces_of(jaeger: Jaeger, **tags: str) -> dict[str, list[str]]:
     """Return the names of the spans of each trace, by that of its root."""
     found = {}
-    for trace in jaeger.query("traces", service=SERVICE, limit=1000, tags=json.dumps(tags)):
+    for trace in jaeger.traces(**tags):
         (root,) = [span for span in trace["spans"] if not span["references"]]
         found[root["operationName"]] = [span["operationName"] for span in trace["spans"]]
     return found
@@ -130,7 +136,7 @@ def test_jaeger_has_no_key_and_no_text(jaeger) -> None:
     with FakeGemini() as gemini:
         for style in ("standard", "auth"):
             assert KEY.search(gemini.add_key(style, style=style).value)
-    held = json.dumps(jaeger.query("traces", service=SERVICE, limit=1000))
+    held = json.dumps(jaeger.traces())
     assert "attempt free_1" in held
     assert KEY.search(held) is None
     for text in ("Say hello", "Rome", "ok from", "exceeded", "leaked. Please", "not valid"):

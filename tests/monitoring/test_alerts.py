@@ -1,4 +1,4 @@
-"""Alerts of an installed pool: exactly one of each event, under any load."""
+"""Alerts of an installed pool: exactly one of each event."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ import openai
 import pytest
 from genai_prices import Usage as GenaiUsage
 from genai_prices import calc_price
-from openrouter.errors import TooManyRequestsResponseError
 
 import keyrot_middleware
 from keyrot_middleware import providers
@@ -319,15 +318,6 @@ def test_an_sdk_that_would_sleep_for_a_429_is_not_told_how_long(
     reply = httpx.post(url, json=body, headers=headers, timeout=60)
     assert (reply.status_code, "retry-after" in reply.headers) == (429, named)
     assert "No OpenAI API key" in reply.json()["error"]["message"]
-
-
-def test_openrouters_sdk_reads_why_no_key_can_serve(fake: Callable[[str], Fake], pool: Any) -> None:
-    """Its class for a 429, with our text."""
-    server = fake("openrouter")
-    pool("openrouter", server, "A")
-    server.always("A", SPENT)
-    with pytest.raises(TooManyRequestsResponseError, match="No OpenRouter API key of pool"):
-        _openrouter(server.url)
 
 
 CHUNKS = [{"choices": [{"delta": {"content": "four"}}]}] * 3

@@ -13,9 +13,7 @@ from support.replies import Chunks, invalid, minute
 from support.servers import wait_for
 from support.states import CtrlC, degrading
 
-from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope, Verdict
-from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.runner import AsyncRelay
 
 ABANDONED, FAILURE, SUCCESS = LeaseOutcome.ABANDONED, LeaseOutcome.FAILURE, LeaseOutcome.SUCCESS
@@ -24,14 +22,6 @@ ABANDONED, FAILURE, SUCCESS = LeaseOutcome.ABANDONED, LeaseOutcome.FAILURE, Leas
 @pytest.fixture
 def rig() -> Rig:
     return Rig(key("a", Limits(tpm=1_000)), max_wait_s=60.0)
-
-
-class _NoKeyError(Exception):
-    """What a program of the adapter expects."""
-
-
-def _no_key(exhausted: Exhausted) -> BaseException:
-    return _NoKeyError(dict(exhausted.unavailable.blocks))
 
 
 def kinds(rig: Rig) -> list[LeaseOutcome]:
@@ -71,21 +61,6 @@ async def open_stream(rig: Rig, chunks: Chunks) -> AsyncRelay:
 # What a call returns ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["sync", "async"])
-async def test_no_key_raises_what_the_adapter_has_made(way: str) -> None:
-    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0.0)
-    rig.will("a", invalid())
-    rig.will("b", minute("30s"))
-    with pytest.raises(_NoKeyError) as caught:
-        if way == "sync":
-            runner.run(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
-        else:
-            await runner.arun(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
-    assert caught.value.args[0].keys() == {"a", "b"}
-    assert caught.value.__context__ is None
-    rig.check()
-
-
 # Tasks that are stopped ------------------------------------------------------------------------
 
 
@@ -98,13 +73,6 @@ async def test_a_task_cancelled_while_it_sends(rig: Rig) -> None:
     coroutine.close()  # as a loop that is torn down does
     assert kinds(rig) == [ABANDONED] * 2
     assert tokens(rig) == 2 * INFO.tokens
-
-
-async def test_a_task_cancelled_while_it_waits(rig: Rig) -> None:
-    rig.asleep = hang  # type: ignore[method-assign]
-    rig.will("a", minute())
-    await stopped(asyncio.create_task(rig.acall()))
-    assert kinds(rig) == [FAILURE]
 
 
 class Hanging(Chunks):

@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -22,7 +20,7 @@ from support.states import (
     warnings_of,
 )
 
-from keyrot_middleware.core.model import Lease, Limits, Scope
+from keyrot_middleware.core.model import Limits, Scope
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.state import FallbackState
 from keyrot_middleware.state.fallback import PAUSE_S
@@ -169,34 +167,6 @@ def test_an_outage_leaves_a_share_of_each_limit(clock: FakeClock, share: float, 
     clock.advance(DAY_S)
     assert granted(state, one) == room
     assert refused(state, key("z", Limits(rpd=0))) == {"z": "rpd"}
-
-
-def test_many_callers_while_it_hangs_and_recovers(clock: FakeClock) -> None:
-    """No call fails, and no limit is exceeded in either state."""
-    state, shared = degrading(clock.time, breaker_clock=lambda: time.monotonic() * 40)
-    keys = tuple((0, key(f"k{n}", Limits(rpm=50 * (n + 1)))) for n in range(3))
-    leases: list[Lease] = []
-
-    def caller() -> None:
-        for _ in range(30):
-            reply = state.acquire(INFO, keys, spread=True)
-            if isinstance(reply, Lease):
-                leases.append(reply)
-                state.settle(reply, OK)
-            if len(leases) >= 200:
-                shared.restore()
-            elif len(leases) >= 100:
-                shared.cut(hangs_s=0.05)
-
-    threads = [threading.Thread(target=caller) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    alone = sum(one.degraded for one in leases)
-    assert len(leases) - alone <= 300
-    assert 0 < alone <= 300
-    wait_for(lambda: state.acquire(INFO, keys, spread=True) and not state.degraded)
 
 
 # What a program without logging sees -----------------------------------------------------------

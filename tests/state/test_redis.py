@@ -9,12 +9,10 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from datetime import datetime
 from itertools import count
 from math import inf
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from support.pool import INFO, key
@@ -187,21 +185,6 @@ def test_the_servers_clock_decides(shared: Server) -> None:
         state.close()
 
 
-@pytest.mark.parametrize("hours", [-20, 0, 20])
-def test_a_hosts_wrong_date_does_not_move_the_pacific_day(
-    hours: float, state: RedisState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The day ends at the midnight after the server's time, for hosts that are off by hours."""
-    pacific = ZoneInfo("America/Los_Angeles")
-    moment = datetime(2026, 3, 8, 12, tzinfo=pacific).timestamp()
-    monkeypatch.setattr(state, "_test_clock", lambda: moment)
-    monkeypatch.setattr(state, "_clock", lambda: moment + hours * 3_600)
-    one = key("a", Limits(rpd=1))
-    lease_of(state, one)
-    end = datetime(2026, 3, 9, tzinfo=pacific).timestamp()
-    assert refusal(state, one).retry_at == end + hours * 3_600
-
-
 # A server that fails ---------------------------------------------------------------------------
 
 
@@ -278,20 +261,6 @@ def test_a_server_of_another_protocol_is_an_error_without_the_password(answer: s
         other.shutdown(socket.SHUT_RDWR)
         serving.join()
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
-
-
-def test_a_replica_refuses_and_records_nothing(state: RedisState, valkey: Server) -> None:
-    """READONLY is an error of acquire and of the check; a master again, it serves."""
-    with closing(RedisState(valkey.url, RetryPolicy())) as replica:
-        lease_of(replica, A)
-        valkey.execute("REPLICAOF", "127.0.0.1", 1)
-        for call in (lambda: acquire(replica, A), replica.check):
-            with pytest.raises(RedisStateError):
-                call()
-        valkey.execute("REPLICAOF", "NO", "ONE")
-        lease_of(replica, A)
-        (known,) = replica.snapshot([A])["a"].used
-        assert known.requests_day == 2
 
 
 async def test_a_user_and_a_database_of_the_url_are_used(valkey: Server) -> None:

@@ -1,4 +1,4 @@
-"""Real servers that hang, fail over or move: no call fails. And clusters, sentinels and TLS."""
+"""Real servers that hang or fail over: no call fails. And clusters, sentinels and TLS."""
 
 import shutil
 import signal

@@ -1,4 +1,4 @@
-"""Receivers of alerts on this machine: a webhook, a mail server, one that never answers."""
+"""Receivers of alerts on this machine: a function, and a webhook."""
 
 import json
 from collections import Counter

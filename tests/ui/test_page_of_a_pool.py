@@ -1,4 +1,4 @@
-"""The page over a real pool: in this process, and over Redis with other processes."""
+"""The page over the real pool of this process."""
 
 import json
 from collections.abc import Callable, Iterator

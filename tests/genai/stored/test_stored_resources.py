@@ -82,19 +82,6 @@ def test_a_cache_is_created_where_there_is_room_for_one(mode, gemini, pool, conn
     assert keys_of(gemini) == ["free", "paid", "paid", "paid", "free"]
 
 
-def test_an_explicit_key_outside_the_pool_keeps_its_own_resources(gemini, pool, connect) -> None:
-    """Files of a foreign key use that key; its prompts use the pool."""
-    pool("A", "B")
-    client = connect(gemini.add_key("own", tier="paid").value)
-    file = upload(client)
-    assert ask("sync", client, contents=["look", file]) == "ok from own"
-    assert ask("sync", client) in ("ok from A", "ok from B")
-    gemini.script("own", Reply.KEY_INVALID)
-    with pytest.raises(errors.ClientError, match="API key not valid"):
-        client.files.get(name=file.name)
-    assert client.files.get(name=file.name).name == file.name, "and it is not retired"
-
-
 @continues
 @pytest.mark.parametrize("mode", MODES)
 def test_all_hops_of_a_continued_answer_use_one_key(mode, gemini, pool, connect) -> None:
@@ -108,16 +95,6 @@ def test_all_hops_of_a_continued_answer_use_one_key(mode, gemini, pool, connect)
         keys = keys_of(gemini)
         assert len(keys) == 3
         assert len(set(keys)) == 1
-
-
-@continues
-@pytest.mark.parametrize("mode", MODES)
-def test_a_hop_never_changes_its_key(mode, gemini, pool, connect) -> None:
-    """A 429 on hop 2 is raised, since no other key can use the token."""
-    pool("A", "B", strategy="fill", max_wait_s=0)
-    gemini.script("A", Reply.CONTINUATION, Reply.QUOTA_DAY)
-    calls(mode, connect(), 1)
-    assert keys_of(gemini) == ["A", "A"]
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # aiohttp's

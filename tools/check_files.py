@@ -22,7 +22,7 @@ CODE = [
     for path in (ROOT / folder).rglob(kind)
 ]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-PIN = re.compile(r"[a-z0-9-]+(\[[a-z0-9,]+\])?==[0-9][0-9a-z.]*")
+PIN = re.compile(r'[a-z0-9-]+(\[[a-z0-9,]+\])?==[0-9][0-9a-z.]*(; python_version < "[0-9.]+")?')
 HASHED = re.compile(r"[a-z0-9-]+==.* \\|    --hash=sha256:\w{64}( \\)?")
 LOCK = re.compile(r"(?<![a-z])lock$")
 ACTION = re.compile(r" [\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+")

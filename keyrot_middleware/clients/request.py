@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from .. import providers
@@ -171,7 +172,7 @@ def _route(there: Sequence[Provider], request: Incoming) -> tuple[Provider, Rout
     provider = there[0]
     if len(there) > 1:
         known = [one for one in there if one.route(method, url) is not None]
-        if len(known) == 1 and all(one.key_header == known[0].key_header for one in there):
+        if len(known) == 1 and len(set(map(attrgetter("key_header"), there))) == 1:
             provider = known[0]
         else:
             provider = max(there, key=lambda one: one.fit(method, url, headers))

@@ -17,7 +17,7 @@ LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test tests test-newest fuzz lint types bench bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks providers clients recipes dist sbom screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test tests test-newest fuzz lint types bench bench-serve bench-peers goodput sdk-tests sdk-versions lowest coexist peers-tests frameworks providers clients recipes dist sbom screenshot docs jaeger test-jaeger clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -33,7 +33,7 @@ tests: $(READY)  ## run all tests; core/ must be covered completely
 	@echo "== tests"
 	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, and what uses aiohttp without it
+test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, those of genai/ without aiohttp too
 	@$(PYTHON) tools/newest.py
 
 fuzz: $(READY)   ## run property tests with random seeds for FUZZ_S=300 seconds, or once with SEED=…
@@ -53,36 +53,39 @@ types: $(READY)  ## check types
 	@$(BIN)/mypy
 
 bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.md
-	@PYTHONPATH=tests/ui $(BIN)/python -m benchmarks
+	@PYTHONPATH=tests:tests/ui $(BIN)/python -m benchmarks
+
+bench-serve: $(READY)  ## measure keyrot serve against a proxy of ten lines, on the same server
+	@$(BIN)/python -m benchmarks.serve
 
 bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server and write benchmarks/PEERS.md
-	@.venv-bench/bin/python -m benchmarks.peers
+	@PYTHONPATH=tests .venv-bench/bin/python -m benchmarks.peers
 
 goodput: $(READY)  ## measure the share of allowed requests that the pool uses and write benchmarks/GOODPUT.md
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.goodput
 
 sdk-tests: $(READY)  ## run the SDK's own unit tests with and without a pool, in four SDK versions
-	@$(BIN)/python tools/sdk_tests/compare.py
+	@PYTHONPATH=tools $(BIN)/python tools/coexist/compare.py genai
 
 sdk-versions: $(READY)  ## run our own tests that use the SDK with google-genai 1.75.0, 2.34.0 and the pinned one
-	@$(BIN)/python tools/sdk_tests/versions.py $(VERSIONS)
+	@$(BIN)/python tools/sdk_versions.py $(VERSIONS)
 
 lowest: .venv-lowest/ready  ## run our tests with the lowest version of each library that pyproject.toml allows
 	@echo "== tests with the lowest versions"
 	@.venv-lowest/bin/python -m pytest -n 4 --dist loadfile $(LOWEST_TESTS)
 
-coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed
-	@$(BIN)/python tools/coexist/compare.py official openinference
+coexist: $(READY)  ## run the tests of another instrumentation, alone and with a pool installed
+	@PYTHONPATH=tools $(BIN)/python tools/coexist/compare.py openinference
 
 peers-tests: $(READY)  ## run the tests of httpx, requests, respx, responses and pytest-httpx, alone and with a pool installed
-	@$(BIN)/python tools/coexist/compare.py httpx requests respx responses pytest-httpx
+	@PYTHONPATH=tools $(BIN)/python tools/coexist/compare.py httpx requests respx responses pytest-httpx
 
 frameworks: $(READY)  ## run twelve frameworks, among them LangChain, ADK, openai-agents and DSPy, unchanged, over a pool
-	@PYTHONPATH=tests $(BIN)/python tools/frameworks/run.py
-	@PYTHONPATH=tests $(BIN)/python tools/frameworks/litellm_proxy.py
+	@PYTHONPATH=tests:tools $(BIN)/python tools/frameworks/run.py
+	@PYTHONPATH=tests:tools $(BIN)/python tools/frameworks/litellm_proxy.py
 
 providers: $(READY)  ## run the SDKs of all providers, newest and old, over a spent, a bad and a good key
-	@$(BIN)/python tools/frameworks/sdks.py $(SDKS)
+	@PYTHONPATH=tests:tools $(BIN)/python tools/frameworks/sdks.py $(SDKS)
 
 clients: $(READY)  ## run curl, Node's SDKs of Google, OpenAI and Anthropic, and Google's for Go, through keyrot serve
 	@$(BIN)/python -W ignore tools/clients/run.py
@@ -120,9 +123,6 @@ jaeger: $(JAEGER)  ## run Jaeger until Ctrl-C: http://localhost:16686, spans to 
 test-jaeger: $(READY) $(JAEGER)  ## run examples/jaeger and find its spans in a real Jaeger
 	@echo "== tests with a real Jaeger"
 	@JAEGER_REQUIRED=1 $(BIN)/python -m pytest tests/jaeger
-
-record: $(READY)  ## record the cassettes again, from Google if the environment has keys, else from the fake
-	@$(BIN)/python tools/record_cassettes.py
 
 clean:           ## remove everything that the targets set up
 	rm -rf tools/jaeger/bin .venv .venv-* dist sbom site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from support.servers import BINARIES, Server
+
 from keyrot_middleware.errors import PoolEvent
 
-from . import file_state
-from .bare_redis import bare_scripts
+from . import file_state, serve
 from .calls import (
     PER_ROUND,
     PLAIN,
     ROUNDS,
-    Samples,
     Variant,
     added,
     async_calls,
@@ -24,19 +24,15 @@ from .http_libraries import http_libraries
 from .limit import CALLS, LIMIT, PROCESSES, RUNS, sent_of_limit
 from .page import Row, page
 from .program import HEAVY, import_time, three_keys
-from .redis_state import PAUSE_S, over_two_scripts
-from .shared import redis_acquire_times, redis_memory_per_key
+from .redis_state import over_two_scripts, redis_acquire_times, redis_memory_per_key
 from .state import acquire_times, memory_per_key
 from .status_page import KEYS, SHOWN, request_ms, shown_s
 from .telemetry import (
     recording,
-    spans_alone,
-    spans_in_a_loop,
     traced,
     untraced,
     without_sdk,
 )
-from .valkey import missing, valkey
 
 ADDED = (
     ("pool", "memory state, no tracing", "≤ 12 % of a plain call (≤ 100 µs on a quiet machine)"),
@@ -45,11 +41,9 @@ ADDED = (
 )
 """The variant, its description, and the bar."""
 PARTS = (
-    ("traced", "spans, batch processor, over the untraced call", "pool", "≤ 1.5 × the next row"),
-    ("spans alone", "two such spans by the SDK of OpenTelemetry alone", "pool", "–"),
+    ("traced", "spans, batch processor, over the untraced call", "pool", "–"),
     ("alerts", "alerts are used, over the pool alone", "pool", "≤ 15 µs"),
     ("redis", "state in Redis, over the state in memory", "pool", "–"),
-    ("redis alone", "two empty scripts by redis-py", "plain", "–"),
 )
 """The variant, its description, its baseline, and the bar."""
 LAST_SETTLE_S = 0.01
@@ -60,29 +54,25 @@ def ignore(_event: PoolEvent) -> None:
     """Ignore an event of the pool."""
 
 
-def calls(redis: str | None) -> list[Row]:
+def calls(redis: Server) -> list[Row]:
     """Measure the added time of a call; all variants take turns in one run."""
     variants = {
         "plain": PLAIN,
         "pool": Variant({"state_url": "memory://"}, untraced),
         "traced": Variant({"state_url": "memory://"}, traced),
-        "spans alone": Variant({"state_url": "memory://"}, spans_alone),
         "alerts": Variant({"state_url": "memory://", "on_event": ignore}, untraced),
+        "redis": Variant({"state_url": redis.strict_url}, untraced, rest_s=LAST_SETTLE_S),
     }
-    if redis is not None:
-        variants["redis"] = Variant({"state_url": redis}, untraced, rest_s=LAST_SETTLE_S)
-        variants["redis alone"] = bare_scripts(redis)
     rows: list[Row] = []
     measured = {"sync": sync_calls(variants), "async": async_calls(variants)}
     for kind, samples in measured.items():
         rows += [
-            (f"added per call, {what}, {kind}, p50", bar, _added(samples, name))
+            (f"added per call, {what}, {kind}, p50", bar, format_added(samples, name))
             for name, what, bar in ADDED
         ]
         for name, what, over, bar in PARTS:
-            if name in samples:
-                micros = added(samples, name, over)[0]
-                rows.append((f"{what}, {kind}, p50", bar, f"{micros:.0f} µs"))
+            micros = added(samples, name, over)[0]
+            rows.append((f"{what}, {kind}, p50", bar, f"{micros:.0f} µs"))
     return rows
 
 
@@ -91,7 +81,6 @@ def telemetry() -> list[Row]:
     return [
         ("in a loop, no SDK: what observers cost", "≤ 3 µs", f"{without_sdk():.1f} µs"),
         ("in a loop: a call recorded, counted and priced", "≤ 10 µs", f"{recording():.1f} µs"),
-        ("in a loop, spans, batch processor", "–", f"{spans_in_a_loop():.1f} µs"),
     ]
 
 
@@ -103,33 +92,33 @@ def pool() -> list[Row]:
     ]
 
 
-def shared(redis: str | None) -> list[Row]:
+def shared(redis: Server) -> list[Row]:
     """Measure the state in Redis."""
-    why = str(missing())
-    times = memory = sent = why
-    if redis is not None:
-        times = _against(redis_acquire_times(redis))
-        memory = f"{redis_memory_per_key(redis):.0f} bytes"
-        sent = _limit(redis)
-    two = dict.fromkeys(("sync", "async"), why)
-    if redis is not None:
-        two = {
-            kind: f"{took:.0f} µs over {floor:.0f} µs, {took / floor:.2f} ×"
-            for kind, (took, floor) in over_two_scripts(redis, PAUSE_S).items()
-        }
-    what = f"limit {LIMIT}, {PROCESSES} processes × {CALLS} calls, state in Redis, {RUNS} runs"
+    memory = redis_memory_per_key(redis)
     return [
-        ("acquire and settle in Redis with 10,000 keys against 10", "≤ 1.5 ×", times),
-        ("Redis memory per key and model in use, 2,000 used keys", "≤ 1 KB", memory),
+        (
+            "acquire and settle in Redis with 10,000 keys against 10",
+            "≤ 1.5 ×",
+            _against(redis_acquire_times(redis)),
+        ),
+        (
+            "Redis memory per key and model in use, 2,000 used keys",
+            "≤ 1 KB",
+            f"{memory:.0f} bytes",
+        ),
         *(
             (
                 f"acquire and settle in Redis, 8 candidates, over two bare EVALSHA, {kind}, p50",
                 "≤ 1.5 ×",
-                found,
+                f"{took:.0f} µs over {floor:.0f} µs, {took / floor:.2f} ×",
             )
-            for kind, found in two.items()
+            for kind, (took, floor) in over_two_scripts(redis).items()
         ),
-        (what, f"{LIMIT} sent in each", sent),
+        (
+            f"limit {LIMIT}, {PROCESSES} processes × {CALLS} calls, state in Redis, {RUNS} runs",
+            f"{LIMIT} sent in each",
+            _limit(redis.strict_url),
+        ),
     ]
 
 
@@ -164,10 +153,6 @@ def program() -> list[Row]:
     ]
 
 
-def _added(samples: Samples, name: str) -> str:
-    return format_added(samples, name) if name in samples else str(missing())
-
-
 def _against(times: dict[int, float]) -> str:
     few, many = times[10], times[10_000]
     return f"{many / few:.2f} × ({many:.1f} µs against {few:.1f} µs)"
@@ -180,7 +165,7 @@ def _limit(redis: str) -> str:
     return "; ".join([", ".join(str(sent) for sent, _ in runs), *odd])
 
 
-def table(redis: str | None) -> list[Row]:
+def table(redis: Server) -> list[Row]:
     """Measure every row: what, the bar, the result."""
     return [
         *calls(redis),
@@ -191,16 +176,17 @@ def table(redis: str | None) -> list[Row]:
         *file_state.rows(),
         *status_page(),
         *program(),
+        *serve.rows(),
     ]
 
 
 def main() -> None:
     """Write the table with the machine and the command."""
-    if missing() is None:
-        with valkey() as url:
-            rows = table(url)
-    else:
-        rows = table(None)
+    redis = Server(BINARIES["valkey"])
+    try:
+        rows = table(redis)
+    finally:
+        redis.remove()
     how = (
         f"The plain SDK and the pool take turns of {PER_ROUND} calls, {ROUNDS} times, against a "
         "loopback server in a process of its own; Redis is a Valkey on loopback. Added is the "

@@ -17,10 +17,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from support.servers import BINARIES, Server
+
 from .calls import MODEL, PER_ROUND, PLAIN, PROMPT, Variant, async_calls, format_added, sync_calls
 from .page import Row, page
 from .server import Place
-from .valkey import missing, valkey
 
 __all__ = ["main"]
 
@@ -30,23 +31,21 @@ REST_S = 0.1
 MESSAGES = [{"role": "user", "content": PROMPT}]
 
 
-def variants(redis: str | None) -> dict[str, Variant]:
+def variants(redis: str) -> dict[str, Variant]:
     """List the variants."""
-    found = {
+    # A limit that is never reached, so that there is one to check.
+    limits: dict[str, Any] = {
+        "rpm": 1_000_000,
+        "optional_pre_call_checks": ["enforce_model_rate_limits"],
+    }
+    return {
         "ours, state in memory": Variant({"state_url": "memory://"}),
         "LiteLLM without Router": _peer(_bare),
         "LiteLLM's Router": _peer(_router),
+        "ours, state in Redis": Variant({"state_url": redis}, rest_s=REST_S),
+        "LiteLLM's Router with Redis": _peer(partial(_router, redis_url=redis)),
+        "the same, holding limits": _peer(partial(_router, redis_url=redis, **limits)),
     }
-    if redis is not None:
-        # A limit that is never reached, so that there is one to check.
-        limits: dict[str, Any] = {
-            "rpm": 1_000_000,
-            "optional_pre_call_checks": ["enforce_model_rate_limits"],
-        }
-        found["ours, state in Redis"] = Variant({"state_url": redis}, rest_s=REST_S)
-        found["LiteLLM's Router with Redis"] = _peer(partial(_router, redis_url=redis))
-        found["the same, holding limits"] = _peer(partial(_router, redis_url=redis, **limits))
-    return found
 
 
 Ways = tuple[Callable[..., Any], Callable[..., Awaitable[Any]]]
@@ -104,13 +103,13 @@ def _params(place: Place, number: int) -> dict[str, Any]:
     }
 
 
-def measure(name: str, redis: str | None, way: str) -> str:
+def measure(name: str, redis: str, way: str) -> str:
     """Measure one of `variants` in turns with the plain SDK; return what it adds."""
     in_turns = sync_calls if way == "sync" else async_calls
     return format_added(in_turns({"plain": PLAIN, name: variants(redis)[name]}, ROUNDS), name)
 
 
-def rows(redis: str | None) -> list[Row]:
+def rows(redis: str) -> list[Row]:
     """Measure: variant, added per call sync, added per call async."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # otherwise it uses the internet
     context = get_context("forkserver")
@@ -120,18 +119,16 @@ def rows(redis: str | None) -> list[Row]:
         for name in variants(redis):
             ways = [fresh.submit(measure, name, redis, way).result() for way in ("sync", "async")]
             found.append((name, *ways))
-    if redis is None:
-        found.append(("with Redis", *[str(missing())] * 2))
     return found
 
 
 def main() -> None:
     """Write the table."""
-    if missing() is None:
-        with valkey() as url:
-            found = rows(url)
-    else:
-        found = rows(None)
+    redis = Server(BINARIES["valkey"])
+    try:
+        found = rows(redis.strict_url)
+    finally:
+        redis.remove()
     how = (
         f"LiteLLM {version('litellm')}. All call a loopback server with three keys, in turns "
         f"with the plain SDK of {PER_ROUND} calls, {ROUNDS} times, in a process of its own; a "

@@ -9,13 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from opentelemetry import context, trace
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanKind, set_span_in_context
 
-from keyrot_middleware import _install
-from keyrot_middleware.core.commands import Acquire, Command, Done, Send, Settle
+from keyrot_middleware.core.commands import Settle
 from keyrot_middleware.core.model import (
     CallInfo,
     Lease,
@@ -34,7 +32,7 @@ from keyrot_middleware.telemetry.logs import LogObserver
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 from keyrot_middleware.telemetry.tracing import TracingObserver
 
-__all__ = ["recording", "spans_alone", "spans_in_a_loop", "traced", "untraced", "without_sdk"]
+__all__ = ["recording", "traced", "untraced", "without_sdk"]
 
 INFO = CallInfo("gemini-2.5-flash", "generateContent", 100, host="127.0.0.1:8080")
 LEASE = Lease("key_1", "project_1", "account_1", INFO.model, INFO.verb, 100, 1, 0.0, reservation=())
@@ -58,7 +56,6 @@ class _Nowhere(SpanExporter):
 
 _PROVIDER = TracerProvider()
 _PROVIDER.add_span_processor(BatchSpanProcessor(_Nowhere()))
-_TRACER = _PROVIDER.get_tracer("benchmarks")
 
 
 @contextmanager
@@ -73,17 +70,6 @@ def traced() -> Iterator[None]:
     """Record spans with the SDK's batch processor."""
     with _use(_PROVIDER):
         yield
-
-
-@contextmanager
-def spans_alone() -> Iterator[None]:
-    """Make OpenTelemetry's spans with nothing of ours: the minimum cost."""
-    ours = _install.TracingObserver
-    _install.TracingObserver = _SpansAlone  # type: ignore[assignment,misc]
-    try:
-        yield
-    finally:
-        _install.TracingObserver = ours  # type: ignore[misc]
 
 
 @contextmanager
@@ -134,79 +120,3 @@ def recording() -> float:
 
 def _usage() -> Usage:
     return parse_usage_text(ANSWER, in_full=False)[0]
-
-
-def spans_in_a_loop() -> float:
-    """Time all that telemetry does for a good call whose spans are recorded; microseconds."""
-    observers = (
-        TracingObserver("default", _PROVIDER),
-        LogObserver("default"),
-        MetricsObserver("default"),
-    )
-    times = timeit.repeat(lambda: _followed(observers), number=NUMBER, repeat=REPEAT)
-    return min(times) / NUMBER * 1e6
-
-
-def _followed(observers: Sequence[Observer]) -> None:
-    seen = observe(observers, INFO, handle_internal_error)
-    assert seen is not None
-    acquire, send = Acquire(INFO, (), spread=True), Send(LEASE, 1)
-    seen.before(acquire)
-    seen.after(acquire, LEASE)
-    seen.before(send)
-    seen.detach(seen.attach())
-    usage, names = parse_usage_text(ANSWER)
-    seen.after(send, Done(None, usage, names))
-    settle = Settle(LEASE, Outcome(LeaseOutcome.SUCCESS, None, usage), names)
-    seen.before(settle)
-    seen.after(settle, None)
-    seen.finish(None)
-
-
-class _SpansAlone:
-    """Make the two spans of a good call, with as many attributes of such kinds, and do no more."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def observe(self, _info: CallInfo) -> _SpansAlone:
-        return type(self)()
-
-    def before(self, command: Command) -> None:
-        if type(command) is Send:
-            here = context.get_current()
-            self._call = _TRACER.start_span("call", here, SpanKind.CLIENT, _ATTRIBUTES)
-            inside = set_span_in_context(self._call, here)
-            self._attempt = _TRACER.start_span("attempt", inside, attributes=_SENT)
-            self._here = set_span_in_context(self._attempt, inside)
-
-    def after(self, command: Command, reply: object) -> None:
-        pass
-
-    def attach(self) -> Any:
-        return context.attach(self._here)
-
-    def detach(self, token: Any) -> None:
-        context.detach(token)
-
-    def finish(self, _error: BaseException | None) -> None:
-        self._attempt.set_attribute("outcome", "success")
-        self._attempt.end()
-        self._call.set_attributes(_ANSWERED)
-        self._call.end()
-
-
-_ATTRIBUTES: dict[str, Any] = {
-    "port": 8080,
-    **dict.fromkeys(("operation", "provider", "model", "address", "pool"), "a"),
-}
-_SENT: dict[str, Any] = {
-    "number": 1,
-    "excluded": 0,
-    "wait": 0.1,
-    "pool": "a",
-    "key": "a",
-    "project": "a",
-}
-_COUNTS = dict.fromkeys(("input", "output", "thoughts", "attempts"), 1)
-_ANSWERED: dict[str, Any] = {**_COUNTS, "model": "a", "id": "a", "key": "a", "reasons": ("a",)}

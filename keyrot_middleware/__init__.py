@@ -29,7 +29,7 @@ from .errors import (
 if TYPE_CHECKING:
     from . import ui as ui
     from ._install import PoolStatus, bypass, install, project, reset, status, uninstall, workload
-    from .genai.exhausted import KeyPoolExhausted
+    from .clients.exhausted import KeyPoolExhausted
     from .key_manager import KeyManager, get_key_manager
     from .keys_file import APIKeyMetadata
     from .monitoring.view import HealthStatus, ModelUsage
@@ -81,7 +81,7 @@ _HOMES = {
     "APIKeyMetadata": "keys_file",
     **dict.fromkeys(("HealthStatus", "ModelUsage"), "monitoring.view"),
     **dict.fromkeys(("KeyManager", "get_key_manager"), "key_manager"),
-    "KeyPoolExhausted": "genai.exhausted",
+    "KeyPoolExhausted": "clients.exhausted",
     **dict.fromkeys(("PoolStatus", "bypass", "install", "project"), "_install"),
     **dict.fromkeys(("reset", "status", "uninstall", "workload"), "_install"),
 }

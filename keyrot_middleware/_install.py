@@ -1,7 +1,7 @@
 """The composition root: install(), uninstall(), status().
 
 settings -> keys -> secrets (values) -> selector (order) -> state (limits) -> pool
--> genai.Binding (the patched SDK)
+-> clients.Binding (the patched libraries)
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
 
 from . import providers
-from .adapters import is_within, origin_from_url
+from .clients import Binding
 from .core.model import DEFAULT_PLATFORM
 from .core.selection import Selector
 from .core.text import mask_url, plural
 from .errors import ConfigError, KeyrotError, PoolEvent, warn
-from .genai import Binding
+from .hosts import is_proxied, is_within, origin_from_url
 from .keys_file import Tier, allowed_tiers
 from .locks import Lock
 from .monitoring.alerts import Alerts, open_receivers
@@ -43,7 +43,6 @@ from .settings import (
     SettingArguments,
     deadlines_of,
     hide_keys,
-    is_proxied,
     load,
     next_models,
     terms_of,
@@ -52,7 +51,6 @@ from .state import State, open_state
 from .telemetry import Observer
 from .telemetry.logs import LogObserver
 from .telemetry.metrics import MetricsObserver
-from .telemetry.otel import OtlpExport
 from .telemetry.tracing import TracingObserver
 
 _SHOWN = 3
@@ -118,8 +116,6 @@ def install(
         pool = open_pool(config, clock or SystemClock(), metrics, on_event=on_event)
         _close()
         try:
-            if config.settings.tracing == "otlp" and pool is not None:
-                OtlpExport().set_up()
             _warn(*bypasses(config))
         except BaseException:
             if pool is not None:

@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from functools import partial
 from math import inf
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from . import providers
 from ._install import NO_KEY_FOUND, open_pool
-from .adapters import facts_from_reported_error, with_served_tier
-from .adapters.pooled_calls import PooledCalls
+from .clients.call import PooledCalls
+from .clients.errors import facts_from_reported_error
 from .core.commands import Failed, StreamEnd, StreamOpened
 from .core.failures import FailureFacts
 from .core.flow import CallState, Exhausted, end_stream
@@ -37,20 +37,20 @@ from .core.model import (
     Usage,
     Verdict,
 )
-from .core.text import did_you_mean
-from .errors import ConfigError
+from .errors import ConfigError, handle_internal_error
+from .keys_file import one_of
 from .locks import Lock
 from .monitoring.report import pool_health, source_of
 from .monitoring.view import HealthStatus
-from .providers.gemini import Gemini
 from .providers.gemini.replies import parse_usage
-from .providers.keys import display, hide_secrets
+from .providers.keys import StaysHere, display, hide_secrets
 from .runtime import current_pool
 from .runtime.driver import AsyncDriver, SyncDriver, complete
 from .runtime.pool import Clock, Pool, SystemClock
 from .runtime.runner import ErrorMaker
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys, load
+from .telemetry import observe
 
 LEASE_S = 600.0
 """Seconds after which a selection without a report counts as abandoned."""
@@ -67,7 +67,7 @@ class Report(NamedTuple):
     """Until when the key, or its project, is cooling down; None: not at all."""
 
 
-class LeasedKey:
+class LeasedKey(StaysHere):
     """A key that is leased for one request."""
 
     __slots__ = ("_value", "key_id", "report", "usage")
@@ -99,19 +99,6 @@ class LeasedKey:
 
     def __repr__(self) -> str:
         return f"LeasedKey(key_id={self.key_id!r})"
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a leased key cannot be pickled or copied: its value stays where it is")
-
-
-class _KeyInUse(NamedTuple):
-    """What its call has for an open stream."""
-
-    key: LeasedKey
-
-    def end(self, _error: Exception | None) -> StreamEnd:
-        """Return the usage so far."""
-        return StreamEnd(self.key.usage)
 
 
 class KeyLease:
@@ -159,7 +146,8 @@ class KeyLease:
         if self._driver is not None:
             raise RuntimeError("a lease is used once: call lease() for each request")
         call, pool = self._make(), self._calls.pool
-        self._driver = kind(pool, call, self._send, self._calls.observe(call.info))
+        observer = observe(pool.observers, call.info, handle_internal_error)
+        self._driver = kind(pool, call, self._send, observer)
         try:
             await self._driver.run()
         except Exhausted as exhausted:
@@ -171,7 +159,11 @@ class KeyLease:
     async def _send(self, lease: Lease) -> StreamOpened:
         self.leased_at = lease.at
         self.key = LeasedKey(lease.key_id, self._calls.pool.secrets.value(lease.key_id))
-        return StreamOpened(_KeyInUse(self.key), answered=False)
+        return StreamOpened(self, answered=False)
+
+    def end(self, _error: Exception | None) -> StreamEnd:
+        """Return the usage so far: to its call, the use of the key is an open stream."""
+        return StreamEnd(self.key.usage)
 
     async def finish(self, error: BaseException | None) -> Report | None:
         """Settle the lease; return what an exception of the program's means."""
@@ -258,15 +250,16 @@ class KeyManager:
             ValueError: The number of tokens is negative or no integer, or the platform is unknown.
         """
         _check_count("tokens_needed", tokens_needed)
-        _check_platform(platform)
+        one_of(platform, providers.platforms())
         excluded = frozenset((exclude,) if isinstance(exclude, str) else exclude)
         pool, model = self._pool, model_preference or ""
         info = CallInfo(model, "generateContent", tokens_needed, platform=platform)
 
         def no_key(exhausted: Exhausted) -> BaseException:
             found = exhausted.unavailable
-            blocks = self._left_out(info, excluded, found.at) | found.blocks
-            from .genai.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
+            known = excluded & pool.selector.keys.keys()
+            blocks = dict.fromkeys(known, Block("excluded", found.at, waitable=True)) | found.blocks
+            from .clients.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
 
             all_blocked = Exhausted(Unavailable(found.at, blocks))
             return error(self._calls.no_key(all_blocked, providers.of(platform)), None)
@@ -275,10 +268,6 @@ class KeyManager:
             self._forget_older_than(pool.clock.time() - LEASE_S)
             call = self._calls.call_state(info, "", 0.0)
             call.excluded |= dict.fromkeys(excluded, inf)
-            may_use = [key for key in pool.selector.keys.values() if call.info.may_use(key)]
-            if excluded and all(key.key_id in excluded for key in may_use):
-                # The program has excluded them: the pool is not exhausted, and nobody is alerted.
-                raise no_key(Exhausted(Unavailable(pool.clock.time(), {})))
             return call
 
         return KeyLease(self._calls, make, no_key)
@@ -406,14 +395,8 @@ class KeyManager:
             KeyrotError: The tokens are negative.
             ValueError: There is no such platform.
         """
-        _check_platform(platform)
+        one_of(platform, providers.platforms())
         return source_of(self._pool).explain(model, tokens, workload, platform)
-
-    def _left_out(self, info: CallInfo, exclude: Collection[str], now: float) -> dict[str, Block]:
-        """Return why each excluded key cannot serve: it is blocked, or excluded by the caller."""
-        keys = [key for key in self._pool.selector.keys.values() if key.key_id in exclude]
-        excluded = {key.key_id: Block("excluded", now, waitable=True) for key in keys}
-        return excluded | self._pool.state.get_blocks(info, keys)
 
     def _forget_older_than(self, at: float) -> None:
         """Settle selections without a report: a forgotten probe would block its key forever."""
@@ -445,15 +428,6 @@ class KeyManager:
 def _report(verdict: Verdict, until: float | None) -> Report:
     at = datetime.fromtimestamp(until, UTC) if until is not None else None
     return Report(verdict.failure, verdict.rotate, at)
-
-
-def _check_platform(platform: object) -> None:
-    allowed = providers.platforms()
-    if platform not in allowed:
-        raise ValueError(
-            f"platform: found {display(platform)}; allowed: {', '.join(allowed)}."
-            f"{did_you_mean(str(platform), allowed)}"
-        )
 
 
 def get_key_manager() -> KeyManager:
@@ -495,11 +469,10 @@ def _reported_usage(tokens_used: int | None, response: Any) -> Usage:
         return Usage(tokens_used)
     if not hasattr(response, "model_dump"):
         return NO_USAGE
-    fields = {"usage_metadata", "model_version", "sdk_http_response"}
-    body = response.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
-    headers = body.get("sdkHttpResponse", {}).get("headers", {}).items()
-    tiers = (text for name, text in headers if name.lower() == Gemini.tier_header)
-    return with_served_tier(parse_usage(body), next(tiers, None))
+    fields = {"usage_metadata", "model_version"}
+    return parse_usage(
+        response.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
+    )
 
 
 def _check_count(name: str, value: object) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -110,14 +110,23 @@ def _good_place(place: str) -> str:
     return place
 
 
+def one_of(name: str, allowed: Collection[str]) -> str:
+    """Return *name*.
+
+    Raises:
+        ValueError: It is not *allowed*.
+    """
+    if name not in allowed:
+        hint = did_you_mean(str(name), allowed)
+        raise ValueError(f"found {display(name)}; allowed: {', '.join(allowed)}.{hint}")
+    return name
+
+
 def _good_provider(name: str) -> str:
     known = providers.names()
-    if name not in known:
-        raise ValueError(
-            providers.plugged_in()[1].get(name)
-            or f"found {display(name)}; allowed: {', '.join(known)}.{did_you_mean(name, known)}"
-        )
-    return name
+    if name not in known and (problem := providers.plugged_in()[1].get(name)):
+        raise ValueError(problem)
+    return one_of(name, known)
 
 
 def _good_project(project: str) -> str:
@@ -226,7 +235,7 @@ class KeySpec(BaseModel):
             key_id=self.key_id,
             project=project,
             billing_account=account,
-            limits=NO_LIMITS if limits == NO_LIMITS else limits,
+            limits=limits,
             model=self.model,
             workload=self.workload,
             tier=self.tier,
@@ -253,11 +262,9 @@ def allowed_tiers(names: Iterable[str]) -> frozenset[str]:
     Raises:
         ValueError: One of them is no tier, or there is none.
     """
-    names = frozenset(name.strip() for name in names if name.strip())
-    wrong = sorted(names.difference(get_args(Tier)))
-    if wrong or not names:
-        found = display(wrong[0]) if wrong else "no tier"
-        raise ValueError(f"found {found}; allowed: {', '.join(get_args(Tier))}")
+    names = frozenset(filter(None, map(str.strip, names)))
+    for name in sorted(names) or [""]:
+        one_of(name, get_args(Tier))
     return names | PAID_TIERS if "paid" in names else names
 
 
@@ -275,12 +282,7 @@ def candidates_of(
         tiers: Keys of another tier are disabled; None: all are used.
         use: The part of each limit that is the pool's, where no key of a project names one.
     """
-    candidates = tuple(key.candidate for key in keys)
-    if tiers is not None:
-        candidates = tuple(
-            key if key.disabled or key.tier in tiers else replace(key, disabled=OUTSIDE_TIERS)
-            for key in candidates
-        )
+    candidates = [key.candidate for key in keys]
     budgets: dict[str, Budget] = {}
     limits: dict[tuple[str, str | None], Limits] = {}
     uses: dict[str, float] = {}
@@ -290,34 +292,24 @@ def candidates_of(
         for purse, usd in key.purses:
             smallest = map(smaller_limit, usd, budgets.get(purse, NO_BUDGET))
             budgets[purse] = Budget(*smallest)
-        if key.limits is not NO_LIMITS:
-            group = key.project, key.model
-            limits[group] = _smaller(key.limits, limits.get(group, NO_LIMITS))
-    if not (budgets or limits or uses) and use == 1.0:
-        return candidates
-    return tuple(
-        replace(
+        group = key.project, key.model
+        limits[group] = _smaller(key.limits, limits.get(group, NO_LIMITS))
+
+    def shared(key: Candidate) -> Candidate:
+        is_outside = not (key.disabled or tiers is None or key.tier in tiers)
+        of_account = budgets.get(f"billing:{key.billing_account}", NO_BUDGET)
+        of_project = budgets.get(f"project:{key.project}", NO_BUDGET)
+        usd = of_project._replace(ten_minutes=of_account.ten_minutes)
+        of_model, of_all = (limits.get((key.project, one), NO_LIMITS) for one in (key.model, None))
+        return replace(
             key,
-            usd=NO_BUDGET
-            if key.tier == FREE
-            else _joined(
-                budgets.get(f"billing:{key.billing_account}", NO_BUDGET),
-                budgets.get(f"project:{key.project}", NO_BUDGET),
-            ),
-            limits=_smaller(
-                key.limits,
-                limits.get((key.project, key.model), NO_LIMITS),
-                limits.get((key.project, None), NO_LIMITS),
-            ),
+            disabled=OUTSIDE_TIERS if is_outside else key.disabled,
+            usd=NO_BUDGET if key.tier == FREE or usd == NO_BUDGET else usd,
+            limits=_smaller(key.limits, of_model, of_all),
             use=uses.get(key.project, use),
         )
-        for key in candidates
-    )
 
-
-def _joined(of_account: Budget, of_project: Budget) -> Budget:
-    found = Budget(of_account.ten_minutes, of_project.day, of_project.month)
-    return found if found != NO_BUDGET else NO_BUDGET
+    return tuple(map(shared, candidates))
 
 
 def _smaller(own: Limits, *others: Limits) -> Limits:
@@ -364,14 +356,8 @@ def _parse(path: Path) -> tuple[list[Any], str | None]:
         return [], "there is no such file; create it (see keys_example.json) or name another"
     try:
         found = json.loads(path.read_text("utf-8-sig"))  # editors on Windows mark the byte order
-    except OSError as error:
-        return [], f"the file cannot be read: {error.strerror}"
-    except json.JSONDecodeError as error:
-        return [], f"not JSON, line {error.lineno}, column {error.colno}: {error.msg}"
-    except UnicodeDecodeError as error:
-        return [], f"not UTF-8 text, at byte {error.start}; save the file as UTF-8"
-    except (ValueError, RecursionError):
-        return [], "not JSON that can be read: a number is too long or lists lie too deep"
+    except (OSError, ValueError, RecursionError) as error:
+        return [], f"this is no JSON that can be read: {hide_secrets(str(error))}"
     if not isinstance(found, list):
         return [], f"found {display(found)}; allowed: a list of keys, [{{…}}, {{…}}]."
     return found, None

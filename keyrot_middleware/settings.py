@@ -11,12 +11,11 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, count, pairwise
+from itertools import count, pairwise
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NoReturn, TypedDict, get_args
-from urllib.request import getproxies
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -31,8 +30,9 @@ from pydantic import (
 
 from . import providers
 from .core.model import LAST_RESORT, POOL_KEY, Candidate, RetryPolicy, Strategy, Terms
-from .core.text import did_you_mean, mask_url
+from .core.text import did_you_mean
 from .errors import EVENTS, ConfigError, EventName
+from .hosts import GOOGLE_HOST, VERTEX_HOST, AllowedOrigins, allowed_origins, good_host
 from .keys_file import (
     ALLOWED_CHARACTERS,
     BUILT_STORES,
@@ -48,16 +48,15 @@ from .keys_file import (
     entry_point_stores,
     file_version,
     is_known_scheme,
+    one_of,
     read_keys,
     sentence,
 )
-from .providers.gemini import Gemini, VertexExpress
-from .providers.keys import display, hide_secrets, mask_keys
+from .providers.gemini import Gemini
+from .providers.keys import StaysHere, display, hide_secrets, mask_keys
 
-GOOGLE_HOST, VERTEX_HOST = Gemini.hosts[0], VertexExpress.hosts[0]
 MAX_MODELS = 8
 """Models that one request may be sent to."""
-_MODEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 LONGEST_S = 366 * 86400
 """The longest time that a setting may be. A longer one is a mistake, and ends after year 9999."""
 STATE_SCHEMES = (
@@ -76,16 +75,6 @@ TRACE_ID = "{trace_id}"
 Client = Literal["google-genai", "httpx", "httpx2", "requests", "aiohttp"]
 CLIENTS: tuple[Client, ...] = get_args(Client)
 """The libraries whose requests can go through the pool."""
-
-_USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
-"""What may stand in front of a host in a URL, a password for one; no host has it."""
-_HOST = re.compile(
-    r"(?:([a-z][a-z0-9-]*)=(?:https://)?)?(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?"
-    r"(?(1)((?:/(?!\.)[\w.~-]+)*))"
-)
-_LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
-_HTTP_URL = re.compile(r"https?://[^\s/?#@\\]+(?:[/?#][!-~]*)?")
 
 
 def _plain(value: object) -> object:
@@ -110,12 +99,6 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-def _good_url(url: SecretStr) -> SecretStr:
-    if not _URL.fullmatch(url.get_secret_value()):
-        raise ValueError("one of them is no URL (not shown); allowed: such as json://, mailto://")
-    return url
-
-
 def next_models(chains: Iterable[str]) -> dict[str, str]:
     """Return the model that follows each model.
 
@@ -123,37 +106,21 @@ def next_models(chains: Iterable[str]) -> dict[str, str]:
         chains: Such as `a>b>c`.
 
     Raises:
-        ValueError: What is wrong in them, and what is allowed.
+        ValueError: They are too long together, or go two ways.
     """
     following: dict[str, str] = {}
     for chain in chains:
         models = [name.strip().removeprefix("models/") for name in chain.split(">")]
-        for name in models:
-            if not _MODEL.fullmatch(name):
-                raise _wrong_chain(f"{display(name)} in {display(chain)}, which is no model")
-        if len(models) < 2:
-            raise _wrong_chain(f"{display(chain)}, which names no model after the first")
         for model, after in pairwise(models):
             if following.setdefault(model, after) != after:
-                raise _wrong_chain(f"{display(model)} with two models after it")
+                raise ValueError(f"found {display(model)} with two models after it")
     for model in following:
-        _check_length(model, following)
+        found = [model]
+        while (after := following.get(found[-1], "")) and len(found) <= MAX_MODELS:
+            found.append(after)
+        if len(found) > MAX_MODELS:
+            raise ValueError(f"found a circle, or over {MAX_MODELS} models, from {display(model)}")
     return following
-
-
-def _wrong_chain(found: str) -> ValueError:
-    allowed = f"chains of up to {MAX_MODELS} models such as a>b,c>d"
-    return ValueError(f"found {found}; allowed: {allowed}")
-
-
-def _check_length(model: str, following: Mapping[str, str]) -> None:
-    seen = [model]
-    while (after := following.get(seen[-1])) is not None:
-        if after in seen:
-            raise _wrong_chain(f"{display(after)} twice in one chain")
-        seen.append(after)
-    if len(seen) > MAX_MODELS:
-        raise _wrong_chain(f"{len(seen)} models in the chain of {display(model)}")
 
 
 def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:
@@ -161,26 +128,9 @@ def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:
     return chains
 
 
-def _good_host(host: str) -> str:
-    begin = len(host) if "=" not in host else host.find("/", host.rfind("://") + 3)
-    host = host[:begin].lower() + host[begin:] if begin >= 0 else host.lower()
-    match = _HOST.fullmatch(host)
-    if match is None or not 0 < int(match[4] or 443) < 65536:
-        masked = _USER_INFO.sub(r"\1[redacted]@", host)
-        raise ValueError(f"found {display(masked)}; allowed: host or host:port in full")
-    if match[1] and match[1] not in (known := providers.names()):
-        hint = did_you_mean(match[1], known)
-        found = f"found the provider {display(match[1])}; there is none.{hint}"
-        raise ValueError(providers.plugged_in()[1].get(match[1], found))
-    return host
-
-
 def _good_store(store: str) -> str:
-    if is_known_scheme(store):
-        return store
     known = (*BUILT_STORES, *entry_point_stores())
-    hint = did_you_mean(store, known)
-    raise ValueError(f"found {display(store)}; allowed: {', '.join(known)}.{hint}")
+    return store if is_known_scheme(store) else one_of(store, known)
 
 
 def _good_state(url: str) -> str:
@@ -197,12 +147,6 @@ def _good_state(url: str) -> str:
     else:
         return url
     raise ValueError(f"found {display(url)}; allowed: {allowed}")
-
-
-def _good_trace_url(url: str) -> str:
-    if TRACE_ID not in url or not _HTTP_URL.fullmatch(url.replace(TRACE_ID, "0")):
-        raise ValueError(f"found {display(mask_url(url))}; allowed: an address with {TRACE_ID}")
-    return url
 
 
 def _some(found: tuple[str, ...]) -> tuple[str, ...]:
@@ -234,7 +178,12 @@ class Workload(BaseModel):
 
 
 _POOL_NAME, _WORKLOAD_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", r"^[^\x00-\x1f]{1,100}$"
+_MODEL = r"\s*(?:models/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?\s*"
+_CHAIN = rf"^{_MODEL}(?:>{_MODEL}){{1,{MAX_MODELS - 1}}}$"
+_TRACE_URL = r"^https?://[^\s/?#@\\]+[/?#][!-~]*\{trace_id\}[!-~]*$"
 ALLOWED_CHARACTERS |= {
+    _CHAIN: f"chains of up to {MAX_MODELS} models such as a>b,c>d",
+    _TRACE_URL: f"an address with {TRACE_ID}",
     _POOL_NAME: "up to 64 letters, digits and _ . -, a letter or digit first",
     _WORKLOAD_NAME: "names of 1 to 100 characters, none of them a control character",
 }
@@ -261,7 +210,7 @@ def deadlines_of(settings: Settings) -> dict[str | None, float]:
     return found if any(found.values()) else {}
 
 
-class Settings(BaseModel):
+class Settings(StaysHere, BaseModel):
     """The settings of one pool. Read them with `load()`, whose errors are for people."""
 
     model_config = _FROZEN
@@ -294,7 +243,7 @@ class Settings(BaseModel):
     """part of each limit that is the pool's, such as `0.9`, of learned ones too; the rest is for
     [other programs](limits.md#leave-some-to-other-programs). A key of keys.json may have its own"""
     alerts: Annotated[
-        tuple[Annotated[SecretStr, AfterValidator(_good_url)], ...],
+        tuple[SecretStr, ...],
         _split(r"[\s,]+(?=(?i:[a-z][a-z0-9+.-]*)://)"),
     ] = ()
     """where [alerts](alerts.md) are sent: URLs of [Apprise](https://github.com/caronc/apprise),
@@ -304,7 +253,7 @@ class Settings(BaseModel):
     pool: Annotated[str, Field(pattern=_POOL_NAME)] = "default"
     """name of the pool in logs, spans and the shared state; use one name per service"""
     allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_good_host)], ...], _Some, *_CSV
+        tuple[Annotated[str, AfterValidator(good_host)], ...], _Some, *_CSV
     ] = (GOOGLE_HOST, VERTEX_HOST)
     """hosts that may receive keys of the pool over TLS (loopback also over plain HTTP), as `host`
     or `host:port`; `http://host:port` allows plain HTTP, `openai=host/path` a path for keys of one
@@ -332,7 +281,10 @@ class Settings(BaseModel):
     cooldown_max_s: _SomeSeconds = 900.0
     """longest such cooldown"""
     fallback_models: Annotated[
-        tuple[str, ...], AfterValidator(_good_chains), _CSV[0], _split("[,;]")
+        tuple[Annotated[str, Field(pattern=_CHAIN)], ...],
+        AfterValidator(_good_chains),
+        _CSV[0],
+        _split("[,;]"),
     ] = ()
     """chains such as `gemini-3.8-flash>gemini-3.6-flash`, separated by commas or semicolons: where
     a request goes [when no key can serve its model](model-fallback.md)"""
@@ -342,16 +294,11 @@ class Settings(BaseModel):
     limits_from: Annotated[Literal["google"], _Lower] | None = None
     """`google`: [read the limits](limits.md#where-limits-come-from) of Google Cloud projects each
     hour, with the program's Google login (extra `gcp`)"""
-    tracing: Annotated[Literal["off", "otlp"], _Lower] = "off"
-    """`otlp`: set up a tracer provider and exporter if the program has none (extra `otlp`)"""
     call_spans: bool = True
     """`false`: emit spans for attempts only"""
-    trace_url: Annotated[str, AfterValidator(_good_trace_url)] | None = None
+    trace_url: Annotated[str, Field(pattern=_TRACE_URL)] | None = None
     """where your tracing shows a trace, such as `https://jaeger.example/trace/{trace_id}`: [the
     page](page.md) links each call to it"""
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("settings cannot be pickled: the keys in them stay in this process")
 
 
 class WorkloadArguments(TypedDict, total=False):
@@ -395,7 +342,6 @@ class SettingArguments(TypedDict, total=False):
     fallback_models: str | Sequence[str] | None
     workloads: str | Mapping[str, WorkloadArguments] | None
     limits_from: Literal["google"] | None
-    tracing: Literal["off", "otlp"] | None
     call_spans: bool | None
     trace_url: str | None
 
@@ -426,8 +372,6 @@ NOT_IN_FILE = frozenset({"KEYROT_ALERTS"})
 of Apprise start programs, read files and send to any host."""
 _MISTAKEN = ("GEMINI_KEYS", "GOOGLE_API_KEYS", "GOOGLE_KEYS")
 """Variables that people set in place of GEMINI_API_KEYS."""
-_STORE_PREFIXES = {"gcp": "GOOGLE_CLOUD_", "file": "CREDENTIALS_"}
-"""How the variables of a store begin, if not with its name."""
 
 
 def read_env_file(path: Path = Path(".env")) -> dict[str, str | None]:
@@ -497,13 +441,8 @@ def hide_keys(given: Any) -> None:
             given[name] = [SecretStr(one) if isinstance(one, str) else one for one in value]
 
 
-def doubtful_variables(env_file: Mapping[str, str | None], stores: Iterable[str]) -> Iterable[str]:
-    """Yield warnings about variables with our prefix, and about those that `.env` may not set.
-
-    Args:
-        env_file: What is in it.
-        stores: The schemes of the stores in use.
-    """
+def doubtful_variables(env_file: Mapping[str, str | None]) -> Iterable[str]:
+    """Yield warnings about variables with our prefix, of the environment and of `.env`."""
     known = (*ENV_NAMES.values(), *STORE_VARIABLES)
     names = [name for name in (*os.environ, *env_file) if not name.startswith(KEY_PREFIX)]
     odd = [n for n in dict.fromkeys(names) if n.upper().startswith("KEYROT_") and n not in known]
@@ -512,14 +451,8 @@ def doubtful_variables(env_file: Mapping[str, str | None], stores: Iterable[str]
     if hints:
         listed = " ".join(f"{name}.{hint}" for name, hint in hints.items())
         yield f"ignored, since there is no such variable: {listed}"
-    prefixes = tuple(_STORE_PREFIXES.get(store, f"{store.upper()}_") for store in stores)
-    in_file = [name for name in env_file if name not in os.environ]
-    ignored = [name for name in in_file if name in NOT_IN_FILE or name.startswith(prefixes)]
-    if ignored:
-        yield (
-            f".env: {', '.join(ignored)}: not read from a file, since it decides where logins and "
-            "data go; set it in the environment"
-        )
+    for name in sorted(NOT_IN_FILE & env_file.keys() - os.environ.keys()):
+        yield f".env: {name}: not read from a file, since it decides where data go; set it outside"
 
 
 def join_problems(problems: Sequence[str]) -> str:
@@ -527,73 +460,6 @@ def join_problems(problems: Sequence[str]) -> str:
     if len(problems) == 1:
         return problems[0]
     return "\n".join([f"{len(problems)} things are wrong:", *(f"  - {text}" for text in problems)])
-
-
-AllowedOrigins = Mapping[str, frozenset[str]]
-"""Where keys may be sent, by their platform."""
-
-
-def origins(hosts: Iterable[str]) -> frozenset[str]:
-    """Return the origins of these hosts, in the form of `adapters.urls.origin_from_url`.
-
-    That is TLS, and plain HTTP only where it stays in this machine, not at a proxy, or is written
-    in front of the host. Without a port it is the scheme's own.
-    """
-    allowed: set[str] = set()
-    for entry, match in ((entry, _HOST.fullmatch(entry)) for entry in hosts):
-        if match is None:
-            continue
-        _, plain, host, port, path = match.groups()
-        if not plain:
-            allowed.add(f"https://{host}:{port or 443}{path or ''}")
-        if plain or (_LOOPBACK.fullmatch(host) and not is_proxied(entry)):
-            allowed.add(f"http://{host}:{port or 80}{path or ''}")
-    return frozenset(allowed)
-
-
-def _host(entry: str) -> str:
-    match = _HOST.fullmatch(entry)
-    return match[3] if match else ""
-
-
-def is_proxied(entry: str) -> bool:
-    """Return whether a proxy of the environment gets what is sent to a host of this machine."""
-    match = _HOST.fullmatch(entry)
-    if match is None or match[2] or not _LOOPBACK.fullmatch(match[3]):
-        return False
-    proxies = getproxies()  # libraries read a port or a dot in NO_PROXY in different ways
-    named = {one.strip().lower() for one in proxies.get("no", "").split(",")}
-    return bool(proxies.get("http") or proxies.get("all")) and not named & {match[3], "*"}
-
-
-def allowed_origins(hosts: Iterable[str], platforms: Iterable[str] = ()) -> AllowedOrigins:
-    """Return where the keys of each platform may go.
-
-    Args:
-        hosts: Those of `KEYROT_ALLOWED_HOSTS`. One without a provider is for Google's platforms,
-            and Google's own are for one of them alone.
-        platforms: Those that the pool has keys of; Google's two are always there.
-    """
-    named: dict[str, list[str]] = {}
-    for name, _, host in (entry.rpartition("=") for entry in hosts):
-        named.setdefault(name, []).append(f"{name}={host}" if name else host)
-    given = named.get("") or [GOOGLE_HOST, VERTEX_HOST]
-    given += named.get(Gemini.name, ())
-    found = {
-        Gemini.platform: origins(h for h in given if not _host(h).endswith(VERTEX_HOST)),
-        VertexExpress.platform: origins(h for h in given if _host(h) != GOOGLE_HOST),
-    }
-    for platform in platforms:
-        if platform not in found:
-            found[platform] = origins([*providers.of(platform).hosts, *named.get(platform, ())])
-    for one, other in combinations(found, 2):
-        if found[one] & found[other] and providers.of(one).is_asked_like(providers.of(other)):
-            place = min(found[one] & found[other])
-            raise ConfigError(
-                f"KEYROT_ALLOWED_HOSTS: requests to {place} may be for {one} or for {other}; "
-                f"allowed: a path for each, such as {one}={place}/{one}."
-            )
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -678,10 +544,8 @@ def load(**overrides: Any) -> Config:
 def _env_file(problems: list[str]) -> dict[str, str | None]:
     try:
         return read_env_file()
-    except UnicodeDecodeError as error:
-        problems.append(f".env is not UTF-8 text, at byte {error.start}; save it as UTF-8")
-    except OSError as error:
-        problems.append(f".env cannot be read: {error.strerror}")
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f".env cannot be read: {error}")
     return {}
 
 
@@ -703,7 +567,7 @@ def _gather(
     values = dict.fromkeys(filter(None, map(_own, settings.keys)))
     given = {name for name, source in sources.items() if source.startswith("install(")}
     alone = "keys" in given and bool(values)  # these keys are the pool, and none that happen to be
-    single = _single_key(settings, sources, given if alone else None)
+    single = _single_key(settings, given, alone=alone)
     path = settings.keys_file
     if path is None and Path("keys.json").exists() and not alone:
         path = Path("keys.json")
@@ -715,11 +579,7 @@ def _gather(
         in_file, wrong = read_keys(path)
         named = f"{sources['keys_file']}, " if "keys_file" in sources else ""
         problems += [f"{named}{text}" for text in wrong]
-    stores = {
-        settings.secret_store,
-        *(key.secret.partition("://")[0] for key in in_file if key.secret),
-    }
-    warnings += doubtful_variables(env_file, stores)
+    warnings += doubtful_variables(env_file)
     taken = {key.key_id for key in in_file}
     free = (key_id for key_id in map("key_{}".format, count(1)) if key_id not in taken)
     inline = {key_id: SecretStr(value) for key_id, value in zip(free, values, strict=False)}
@@ -800,8 +660,7 @@ def _of_other_providers(
 def reread(config: Config) -> Config:
     """Read keys.json again; all settings stay as they were read at start.
 
-    A key of GEMINI_API_KEYS keeps its id, so keys.json may not take that one later. A list without
-    any key, where the pool has no other, is taken for a file that is being written.
+    A key of GEMINI_API_KEYS keeps its id, so keys.json may not take that one later.
 
     Raises:
         ConfigError: With every mistake in the file.
@@ -814,15 +673,9 @@ def reread(config: Config) -> Config:
     taken = [key.key_id for key in in_file if key.key_id in config.inline]
     problems += [f"{name}, key {key_id}: a key of GEMINI_API_KEYS has this id" for key_id in taken]
     others = (k for k in config.keys if k.key_id in {*config.inline, *config.last_resorts})
-    keys = (*in_file, *others)
-    if not keys and not problems:
-        problems = [
-            f"{name}: found no key, and the pool has no other; allowed: at least one. To take the "
-            'last one out, keep it with "active": false.'
-        ]
     if problems:
         raise ConfigError(join_problems(problems))
-    return replace(config, keys=keys, keys_seen=seen, warnings=())
+    return replace(config, keys=(*in_file, *others), keys_seen=seen, warnings=())
 
 
 def _state_url(settings: Settings, problems: list[str]) -> str:
@@ -844,17 +697,11 @@ def _own(secret: SecretStr | None) -> str:
     return "" if value == POOL_KEY else value
 
 
-def _single_key(
-    settings: Settings, sources: Mapping[str, str], among: set[str] | None
-) -> str | None:
-    """Return the variable of the single key: the SDK's order within each layer of settings."""
-
-    def layer(name: str) -> int:
-        source = sources.get(name.lower(), "")
-        return 0 if source.startswith("install(") else 2 if source.endswith(".env") else 1
-
-    for name in sorted(SINGLE_KEYS, key=layer):
-        if _own(getattr(settings, name.lower())) and (among is None or name.lower() in among):
+def _single_key(settings: Settings, given: set[str], *, alone: bool) -> str | None:
+    """Return the variable of the single key: an argument first, else in the SDK's order."""
+    for name in sorted(SINGLE_KEYS, key=lambda one: one.lower() not in given):
+        is_given = name.lower() in given
+        if _own(getattr(settings, name.lower())) and (is_given or not alone):
             return name
     return None
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from support.fake_settings import AUTH, A, B, C, write_keys
 
-from keyrot_middleware.adapters import origin_from_url
 from keyrot_middleware.core.model import LAST_RESORT, POOL_KEY, RetryPolicy
+from keyrot_middleware.hosts import origin_from_url, origins
 from keyrot_middleware.secrets.stores import open_secret_cache
-from keyrot_middleware.settings import ENV_NAMES, Settings, load, origins
+from keyrot_middleware.settings import ENV_NAMES, Settings, load
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = Settings.model_construct().model_dump(exclude={"keys_file"})

@@ -12,6 +12,8 @@ from support.modes import spread
 import keyrot_middleware
 from keyrot_middleware import ConfigError
 
+pytestmark = pytest.mark.promise(number=2)
+
 _TAIL = "SyFAKE" + "kB7xQ2mZ9" * 3
 NEAR = {
     "one character short": "AIza" + _TAIL[:34].ljust(34, "q"),

@@ -50,7 +50,7 @@ SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
         ("KEYROT_WORKLOADS", '{"a": {"frist": true}}', "a.frist", 'Did you mean "first"?'),
         ("KEYROT_WORKLOADS", '{"a": {"usd": "5"}}', '"a.usd": found "5"', 'such as {"day": 5}'),
         ("KEYROT_WORKLOADS", '{"a\\nb": {}}', "found", "none of them a control character"),
-        ("KEYROT_FALLBACK_MODELS", "a->b", '"a-"', "chains of up to"),
+        ("KEYROT_FALLBACK_MODELS", "a->b", '"a->b"', "chains of up to"),
         ("KEYROT_KEYS_FILE", "gone.json", "no such file", "keys_example.json"),
     ],
 )
@@ -68,11 +68,11 @@ def test_the_error_for_a_wrong_value_has_the_value_and_what_is_allowed(
 
 def test_the_error_names_the_layer_of_the_wrong_value(here, monkeypatch) -> None:
     """An argument, a variable and a line of .env are distinguished."""
-    (here / ".env").write_text("KEYROT_TRACING=x\n")
-    assert wrong().startswith("KEYROT_TRACING in .env: ")
-    monkeypatch.setenv("KEYROT_TRACING", "y")
-    assert wrong().startswith("KEYROT_TRACING: ")
-    assert wrong(tracing="z").startswith("install(tracing=…): ")
+    (here / ".env").write_text("KEYROT_STRATEGY=x\n")
+    assert wrong().startswith("KEYROT_STRATEGY in .env: ")
+    monkeypatch.setenv("KEYROT_STRATEGY", "y")
+    assert wrong().startswith("KEYROT_STRATEGY: ")
+    assert wrong(strategy="z").startswith("install(strategy=…): ")
 
 
 def test_all_problems_come_in_one_error(here, monkeypatch) -> None:
@@ -105,7 +105,7 @@ def test_every_variable_that_is_read_is_known() -> None:
     texts = [path.read_text("utf-8") for path in package.rglob("*.py")]
     read = {name for text in texts for name in re.findall(r'"(KEYROT_[A-Z_]+)"', text)}
     assert len(read) > 3
-    found = doubtful_variables(dict.fromkeys(read), ())
+    found = doubtful_variables(dict.fromkeys(read))
     assert [text for text in found if "no such variable" in text] == []
 
 
@@ -134,7 +134,7 @@ def test_no_secret_is_ever_shown(here, monkeypatch) -> None:
 def test_a_file_of_another_encoding_is_an_error(here) -> None:
     """A .env that is not UTF-8 is an error of ours, not a UnicodeDecodeError."""
     (here / ".env").write_bytes(b"KEYROT_POOL=\xff\xfe\n")
-    assert ".env is not UTF-8 text" in wrong()
+    assert ".env cannot be read: 'utf-8' codec" in wrong()
 
 
 WRONG: tuple[object, ...] = (3, 1.5, object(), [3], {"a": 1}, (None,), {1}, "\ud800")

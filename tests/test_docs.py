@@ -10,10 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from support.collector import Collector
 from support.docs_blocks import PAGES, ROOT, Block, blocks
 from support.forks import run_fork
-from support.servers import server
 
 from keyrot_middleware import providers
 from keyrot_middleware.keys_file import read_keys
@@ -21,7 +19,6 @@ from keyrot_middleware.settings import ENV_NAMES
 from keyrot_middleware.testing import FakeGemini
 
 README = ROOT / "README.md"
-TUTORIAL = ROOT / "docs" / "tutorial.md"
 RUN = (
     "python",
     "opentelemetry-instrument",
@@ -74,7 +71,7 @@ runpy.run_module("support.docs_page", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("page", [one for one in _with("python") if one != TUTORIAL], ids=_name)
+@pytest.mark.parametrize("page", _with("python"), ids=_name)
 def test_snippets_run(page, tmp_path) -> None:
     """The Python of a page runs from top to bottom, against a fake API and a pool of three keys."""
     path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
@@ -91,27 +88,6 @@ def test_snippets_run(page, tmp_path) -> None:
         quiet = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:keyrot")
         plugin = "keyrot_middleware.testing.pytest_plugin"  # installed or not, this one
         _run(tmp_path, "-m", "pytest", *quiet, "-p", plugin, PYTHONPATH=str(ROOT))
-
-
-@pytest.mark.usefixtures("within_a_minute")
-def test_the_tutorial_runs(tmp_path) -> None:
-    """Its Python runs from top to bottom with a real Valkey, and its spans reach a collector.
-
-    They have the name of the service under which the page says to find them.
-    """
-    path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
-    with Collector() as collector:
-        _run(
-            tmp_path,
-            "-m",
-            "support.docs_page",
-            str(TUTORIAL),
-            PYTHONPATH=path,
-            REDIS_URL=server("valkey").url,
-            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
-        )
-    assert b"attempt free_1" in collector.held
-    assert b"tutorial" in collector.held
 
 
 @pytest.mark.parametrize("page", _with("json"), ids=_name)
@@ -230,3 +206,12 @@ def test_readme_has_the_measured_numbers() -> None:
     assert date is not None
     month = datetime.strptime(date[1], "%Y-%m").strftime("%B %Y")
     assert f"{version[0]}, measured in {month}." in text
+
+
+def test_each_promise_of_security_has_tests() -> None:
+    """`pytest -m "promise(number=2)"` runs those of the second one; none is without."""
+    promised = (ROOT / "SECURITY.md").read_text("utf-8").partition("## What is promised")[2]
+    count = promised.partition("\n## ")[0].count("\n- **")
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    marked = set(re.findall(r"mark\.promise\(number=(\d+)\)", tests))
+    assert marked == {str(number) for number in range(1, count + 1)}

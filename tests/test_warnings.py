@@ -1,6 +1,5 @@
 """Urgent problems of a user are Python warnings, which point at the user's own line."""
 
-import json
 import subprocess
 import sys
 import warnings
@@ -38,39 +37,10 @@ def test_a_working_pool_has_no_warnings(monkeypatch) -> None:
     assert warnings_of() == []
 
 
-def test_several_keys_in_one_are_a_warning(monkeypatch) -> None:
-    """Where a comma is missing, or one variable too much has been used."""
-    monkeypatch.setenv("GEMINI_API_KEYS", "FAKE-a;FAKE-b")
-    monkeypatch.setenv("GEMINI_API_KEY", "FAKE-c,FAKE-d")
-    several = "its value holds several keys in one; put them into GEMINI_API_KEYS, with commas"
-    assert warnings_of() == [f"key key_1: {several}", f"key GEMINI_API_KEY: {several}"]
-
-
 def test_no_key_at_all_is_a_warning() -> None:
     (text,) = warnings_of()
     assert text.startswith("no Gemini API key found: set GEMINI_API_KEYS")
     assert keyrot_middleware.status()["installed"] is False
-
-
-def test_keys_without_a_value_are_a_warning(here, monkeypatch) -> None:
-    """Some or all of them: how many, which, and where their values were looked for."""
-    (here / "keys.json").write_text(json.dumps([{"key_id": "a"}, {"key_id": "b"}]))
-    monkeypatch.setenv("GEMINI_KEY_a", KEY)
-    (text,) = warnings_of()
-    assert text.startswith("1 of 2 keys have no value and are skipped: key b:")
-    assert "GEMINI_KEY_b" in text
-    keyrot_middleware.uninstall()
-    monkeypatch.delenv("GEMINI_KEY_a")
-    text = warnings_of()[0]
-    assert text.startswith("2 of 2 keys have no value and are skipped: key a:")
-
-
-def test_a_misspelt_variable_is_a_warning(monkeypatch) -> None:
-    monkeypatch.setenv("KEYROT_STRATGY", "fill")
-    monkeypatch.setenv("KEYROT_STATE", "sqlite")
-    (text,) = warnings_of(keys=[KEY])
-    assert 'KEYROT_STRATGY. Did you mean "KEYROT_STRATEGY"?' in text
-    assert 'KEYROT_STATE. Did you mean "KEYROT_STATE_URL"?' in text
 
 
 def test_a_base_url_that_is_not_allowed_is_a_warning(monkeypatch) -> None:

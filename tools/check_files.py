@@ -22,7 +22,7 @@ CODE = [
     for path in (ROOT / folder).rglob(kind)
 ]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-PIN = re.compile(r"[a-z0-9-]+(\[[a-z0-9,]+\])?==[0-9][0-9a-z.]*")
+PIN = re.compile(r'[a-z0-9-]+(\[[a-z0-9,]+\])?==[0-9][0-9a-z.]*(; python_version < "[0-9.]+")?')
 HASHED = re.compile(r"[a-z0-9-]+==.* \\|    --hash=sha256:\w{64}( \\)?")
 LOCK = re.compile(r"(?<![a-z])lock$")
 ACTION = re.compile(r" [\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+")
@@ -84,6 +84,9 @@ def pages() -> Iterator[str]:
     words = len((ROOT / "README.md").read_text("utf-8").split())
     if words > 900:
         yield f"README.md has {words} words; allowed: 900"
+    words = sum(len(path.read_text("utf-8").split()) for path in DOCS.glob("*.md"))
+    if words > 23_000:
+        yield f"docs/*.md have {words} words; allowed: 23,000"
 
 
 def requirements() -> Iterator[str]:

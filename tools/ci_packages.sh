@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Install Debian's packages that some tests need: chromium, prometheus, and redis-server beside the
-# wheel's Valkey. Does nothing if all are installed. Without root nothing is installed: tests that
-# lack one are skipped with the reason, but CI (CI=true) fails. No service is left running.
+# Install Debian's packages that some tests need: chromium, prometheus, redis-server beside the wheel's Valkey, and
+# debootstrap, which gets the newest Python. Does nothing if all are installed. Without root nothing is installed: tests
+# that lack one are skipped with the reason, but CI (CI=true) fails. No service is left running.
 set -euo pipefail
 
 missing=()
-for package in chromium prometheus redis-server; do
+for package in chromium prometheus redis-server debootstrap; do
   command -v "$package" > /dev/null || missing+=("$package")
 done
 [ "${#missing[@]}" -gt 0 ] || exit 0

@@ -1,6 +1,7 @@
 """Print the lines of code of the package, per folder: no blank line, comment or docstring counts.
 
 `make lint` prints the total beside the budget in CONTRIBUTING.md. `--folders` prints each folder.
+Of tests and tools all lines count.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ def count_lua(text: str) -> int:
     return sum(1 for line in stripped if line and not line.startswith("--"))
 
 
+def lines_in(folder: str) -> int:
+    """Return the number of all lines of the programs in a folder of the repository."""
+    paths = (PACKAGE.parent / folder).rglob("*")
+    return sum(
+        len(path.read_text("utf-8").splitlines()) for path in paths if path.suffix in (".py", ".sh")
+    )
+
+
 def main(arguments: list[str]) -> None:
     """Print the counts."""
     folders: Counter[str] = Counter()
@@ -57,6 +66,8 @@ def main(arguments: list[str]) -> None:
     lua = sum(count_lua(path.read_text()) for path in PACKAGE.rglob("*.lua"))
     total = folders.total() - folders["testing"]
     print(f"{total:,} lines of code without testing/, {lua} of Lua, {files} files")
+    tests, tools = lines_in("tests"), lines_in("tools") + lines_in("benchmarks")
+    print(f"{tests:,} lines of tests, {tools:,} of tools and benchmarks")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-__all__ = ["ROOT", "pythons"]
+from venvs import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
+__all__ = ["pythons"]
 
 
 def pythons() -> dict[tuple[int, int], str]:

@@ -1,7 +1,7 @@
 """Successful and failing calls, one trace each, to look at in Jaeger.
 
-A fake Gemini API in this process answers, so no key and no network are needed. Run with
-KEYROT_TRACING=otlp; README.md explains how to start Jaeger.
+A fake Gemini API in this process answers, so no key and no network are needed. README.md explains
+how to start Jaeger.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from calls import tracer
 from cases import CASES, Case
 from google import genai
 from google.genai.errors import APIError
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini
@@ -58,6 +62,9 @@ async def run_async(gemini: FakeGemini, case: Case) -> None:
 
 
 def main() -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
     with FakeGemini() as gemini:
         for key in KEYS:
             os.environ[f"GEMINI_KEY_{key}"] = gemini.add_key(key).value

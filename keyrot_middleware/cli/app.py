@@ -79,9 +79,6 @@ def _check(
 @app.command("status")
 def _status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Update every two seconds, until Ctrl-C.")
-    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Exit code 1 if calls are not served, or fail.")
     ] = False,
@@ -89,7 +86,7 @@ def _status(
     """Show whether calls are served, and each key; exit code 1 if there is nothing to read."""
     from .status import status  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(status(as_json=as_json, watch=watch, check=check))
+    raise typer.Exit(status(as_json=as_json, check=check))
 
 
 @app.command("explain")
@@ -105,16 +102,6 @@ def _explain(
     raise typer.Exit(explain(model, tokens, workload, as_json=as_json))
 
 
-@app.command("limits")
-def _limits(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Show what is used of each limit, where it is from, and when the day's runs out."""
-    from .status import limits  # noqa: PLC0415 - each command loads what it needs
-
-    raise typer.Exit(limits(as_json=as_json))
-
-
 _Host = Annotated[str, typer.Option(help="Where to listen.")]
 _Port = Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)]
 
@@ -127,7 +114,7 @@ def _ui(
         Path | None, typer.Option(help="A file with the token; else a random one is printed.")
     ] = None,
     actions: Annotated[
-        bool, typer.Option("--actions", help="Offer to reset, disable, enable and check keys.")
+        bool, typer.Option("--actions", help="Offer to reset, disable and enable keys.")
     ] = False,
 ) -> None:
     """Show the pool in a browser, while services run."""

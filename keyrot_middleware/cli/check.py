@@ -1,4 +1,7 @@
-"""`keyrot check`: effective settings, each key, warnings and problems; the verdict comes last."""
+"""`keyrot check`: effective settings, each key, warnings and problems; the verdict comes last.
+
+How keys are meanwhile, in a shared state, is `keyrot status`.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +11,22 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .. import providers
 from .._install import bypasses, doubts
-from ..adapters.key_check import KeyCheck, check_key
-from ..core.failures import BUSY, KEY_REJECTIONS
-from ..core.judgement import AVAILABLE, Availability
-from ..core.model import DEFAULT_PLATFORM, LAST_RESORT
+from ..clients.key_check import KeyCheck, check_key
+from ..core.failures import BUSY
 from ..core.text import mask_url, plural
 from ..errors import ConfigError, KeyrotError
 from ..keys_file import OUTSIDE_TIERS, KeySpec
 from ..monitoring.alerts import open_receivers
-from ..monitoring.view import available_of, iso, look
 from ..providers.gemini import Gemini
 from ..providers.keys import mask_keys
-from ..runtime.pool import resolved_candidates
 from ..secrets.cache import SecretCache
 from ..secrets.stores import open_secret_cache
 from ..settings import ENV_NAMES, SECRET_SETTINGS, Config, load
-from ..telemetry.logs import format_time
-from ..telemetry.otel import OtlpExport
 from .status import console, escape, open_configured, table
 
 MAX_TEXT = 200
@@ -78,10 +74,8 @@ def _make_report(config: Config, *, live: bool, model: str | None) -> dict[str, 
     secrets = open_secret_cache(config, start_timeout_s=60)
     problems: list[str] = []
     warnings = [*config.warnings, *_bypass_warnings(config)]
-    state, known = _look_at_state(config, secrets, problems)
+    state = _look_at_state(config, problems)
     try:
-        if config.settings.tracing == "otlp":
-            OtlpExport()
         open_receivers(None, config.settings.alerts, ())
         warnings += doubts(config, secrets)
     except ConfigError as error:
@@ -92,18 +86,7 @@ def _make_report(config: Config, *, live: bool, model: str | None) -> dict[str, 
     for spec in config.keys:
         key_id = spec.key_id
         found = secrets.value(key_id) if key_id in secrets.resolved else None
-        here = known.get(key_id, None if state["reachable"] is False else AVAILABLE)
         probe = checks.get(key_id)
-        if disabled[key_id]:
-            here = Availability("disabled", None, disabled[key_id])
-        elif found is None:
-            here = Availability("unresolved")
-        elif probe is not None and probe.failure in KEY_REJECTIONS:
-            here = Availability("rejected", None, probe.failure)
-        elif probe is not None and probe.failure in BUSY:
-            here = Availability("cooling_down", None, probe.failure)
-        elif probe is not None and probe.ok:
-            here = AVAILABLE
         location, store = _locate(spec, config, secrets)
         keys.append(
             spec.model_dump(exclude={"secret"})
@@ -114,14 +97,11 @@ def _make_report(config: Config, *, live: bool, model: str | None) -> dict[str, 
                 "problem": secrets.unresolved.get(key_id),
                 "same_as": secrets.duplicates.get(key_id),
                 "fingerprint": found and found.fingerprint,
-                "state": here and here.state,
-                "reason": here and here.reason,
-                "available": here and here == AVAILABLE,
-                "available_at": here and iso(here.at),
+                "disabled": disabled[key_id],
             }
             | ({"live": asdict(probe)} if probe is not None else {})
         )
-    usable = any(key["resolved"] and key["state"] != "disabled" for key in keys)
+    usable = any(key["resolved"] and not key["disabled"] for key in keys)
     again = [key["key_id"] for key in keys if key["same_as"] and key["key_id"] in config.inline]
     if again:
         warnings.append(
@@ -138,27 +118,23 @@ def _make_report(config: Config, *, live: bool, model: str | None) -> dict[str, 
     }
 
 
-def _look_at_state(
-    config: Config, secrets: SecretCache, problems: list[str]
-) -> tuple[dict[str, Any], dict[str, Availability]]:
-    """Return where the state is and whether it answers, and how each key is there."""
+def _look_at_state(config: Config, problems: list[str]) -> dict[str, Any]:
+    """Return where the state is, and whether it answers."""
     url = mask_url(config.state_url)
     try:
         state = open_configured(config)
         if state is None:
-            return {"url": url, "shared": False, "reachable": None}, {}
+            return {"url": url, "shared": False, "reachable": None}
         try:
             state.check()
-            rows = look(state, resolved_candidates(config.candidates, secrets))
         finally:
             state.close()
     except KeyrotError as error:
         # The messages contain no credentials, except in the URL.
         text = str(error).replace(config.state_url, url)
         problems.append(f"the shared state {url} cannot be used: {text}")
-        return {"url": url, "shared": True, "reachable": False}, {}
-    known = {row.key.key_id: row.overall for row in rows}
-    return {"url": url, "shared": True, "reachable": True}, known
+        return {"url": url, "shared": True, "reachable": False}
+    return {"url": url, "shared": True, "reachable": True}
 
 
 def _probe(
@@ -194,7 +170,7 @@ def _shown(name: str, value: Any) -> Any:
     """Return a value as JSON; of keys and passwords, how many there are."""
     if name in SECRET_SETTINGS:
         if isinstance(value, tuple):
-            return len(value)
+            return f"{len(value)} (not shown)"
         return "set (not shown)" if value and value.get_secret_value() else None
     if isinstance(value, tuple):
         return list(map(str, value))
@@ -236,11 +212,10 @@ def _print(report: dict[str, Any]) -> None:
     """Print what is set, keys and state, then what is wrong, then the verdict."""
     out = console()
     settings = table("Settings (others have their defaults)", "variable", "value", "from")
-    secret = {ENV_NAMES[name] for name in SECRET_SETTINGS}
     for variable, found in report["settings"].items():
         if (source := found["source"]) != "default":
-            is_count = variable in secret and isinstance(found["value"], int)
-            text = f"{found['value']} (not shown)" if is_count else _format(found["value"])
+            value = found["value"]
+            text = ", ".join(value) if isinstance(value, list) else str(value)
             settings.add_row(variable, escape(text), source)
     if settings.rows:
         out.print(settings, "")
@@ -260,31 +235,12 @@ def _print(report: dict[str, Any]) -> None:
     out.print(_verdict(report, len(report["problems"]) + len(troubles)))
 
 
-def _format(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
-
-
 def _print_keys(keys: list[dict[str, Any]]) -> None:
-    columns = ("key", "model\nworkload, tier", "project\npriority", "limits", "value from")
-    rows = table(f"Keys ({len(keys)})", *columns)
+    rows = table(f"Keys ({len(keys)})", "key", "for", "project", "value from")
     for key in keys:
-        service = key["platform"] if key["provider"] == Gemini.name else key["provider"]
-        platform = None if service == DEFAULT_PLATFORM else service
-        details = ", ".join(filter(None, (key["workload"], key["tier"], platform))) or "-"
-        priority = "last resort" if key["priority"] == LAST_RESORT else key["priority"]
-        limits = [f"{key[name]:,} {name}" for name in ("rpm", "tpm", "rpd") if key[name]]
-        limits += [f"{key['max_concurrency']:,} at once"] if key["max_concurrency"] else []
-        rows.add_row(
-            escape(key["key_id"]),
-            f"{escape(key['model'] or '-')}\n[dim]{escape(details)}[/]",
-            f"{escape(key['project'] or '-')}\n[dim]{priority}[/]",
-            "\n".join(limits) or "-",
-            f"{escape(key['secret'])}\n{_format_value(key)}",
-        )
+        is_gemini = key["provider"] == Gemini.name
+        row = key["key_id"], key["platform" if is_gemini else "provider"], key["project"] or "-"
+        rows.add_row(*map(escape, row), f"{escape(key['secret'])}\n{_format_value(key)}")
     console().print(rows, "")
 
 
@@ -301,8 +257,6 @@ def _trouble(key: dict[str, Any]) -> str | None:
     if live and not live["ok"] and live["failure"] not in BUSY:
         text = " ".join(str(live["text"]).split())[:MAX_TEXT]
         return f"failed: {key['key_id']}: {live['failure']}: {text}"
-    if key["state"] == "rejected":
-        return f"rejected: {key['key_id']}: {key['reason']}; replace its value"
     return None
 
 
@@ -314,12 +268,7 @@ def _format_value(key: dict[str, Any]) -> str:
         return f"same value as {key['same_as']}"
     text, live = f"[green]found[/] #{key['fingerprint']}", key.get("live")
     if live is None:
-        if key["state"] in (None, "available", "disabled"):
-            return text
-        until = ", tried again at" if key["state"] == "rejected" else " until"
-        at = datetime.fromisoformat(key["available_at"]) if key["available_at"] else None
-        until = f"{until} {format_time(at.timestamp())}" if at else ""
-        return f"{text}, [yellow]{key['state']}{until}[/]"
+        return text
     if live["ok"]:
         return f"{text}, [green]works[/] ({live['seconds']:.1f} s)"
     code = f" ({live['code']})" if live["code"] else ""
@@ -332,10 +281,8 @@ def _verdict(report: dict[str, Any], problems: int) -> str:
     keys = report["keys"]
     if not keys:
         return "[red]No key:[/] set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json."
-    states = [key["available"] for key in keys]
-    count = available_of(states.count(True), len(states))
-    if None in states:
-        count = "which keys are available is not known"
+    values = sum(key["resolved"] for key in keys)
+    count = f"{values:,} of {plural(len(keys), 'key')} found"
     if report["ok"]:
         return f"[bold green]OK:[/] {count}."
     listed = f"{plural(problems, 'problem')}; " if problems else ""

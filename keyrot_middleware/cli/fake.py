@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,9 +44,9 @@ _OWN = ("GEMINI_", "GOOGLE_", "KEYROT_", "OTEL_", "ENABLE_KEY_ROTATION", "SECRET
 Ran = subprocess.CompletedProcess[str]
 
 
-def demo(out: Console | None = None) -> int:
+def demo() -> int:
     """Run the demo; return the exit code of the program with the pool."""
-    out = out or console()
+    out = console()
     out.print("[bold]keyrot demo[/]: the same program twice, without and with a pool of keys.")
     out.print(
         "A fake Gemini API answers on this machine: no key and no network needed.\n"
@@ -55,12 +54,8 @@ def demo(out: Console | None = None) -> int:
         style="dim",
     )
     command = [sys.executable, "-m", "keyrot_middleware", "run", str(PROGRAM)]
-    with (
-        Console(stderr=True).status("Running the program…"),
-        ThreadPoolExecutor(1) as background,
-        _server() as (gemini, folder),
-    ):
-        alone = background.submit(_run_alone)
+    with Console(stderr=True).status("Running the program…"), _server() as (gemini, folder):
+        alone = _run_alone()
         values = {f"GEMINI_KEY_{label}": gemini.key(label).value for label in LABELS}
         keys = {"KEYROT_KEYS_FILE": str(folder / "keys.json"), "KEYROT_STRATEGY": "fill"}
         pooled = _run(command, gemini, folder, **keys, **values)
@@ -71,12 +66,7 @@ def demo(out: Console | None = None) -> int:
         calls[-1].append((str(request.key), result))
         if request.reply == "OK":
             calls.append([])
-    _print_both(out, alone.result(), pooled, calls)
-    rows = table("", "key", "requests", "last answer")
-    for label in LABELS:
-        mine = [result for call in calls for name, result in call if name == label]
-        rows.add_row(label, str(len(mine)), mine[-1] if mine else "")
-    out.print("", rows, "")
+    _print_both(out, alone, pooled, calls)
     if pooled.returncode:
         out.print(escape(pooled.stderr[-1000:]), style="red")
     out.print("[bold]Next[/]  keyrot init                 writes keys.json and .env for your keys")
@@ -100,7 +90,7 @@ def _print_both(
     all_of = f"{len(lines)} of {len(lines)}"
     counts = f"[bold red]{answered} of {len(lines)}[/]", f"[bold green]{all_of}[/]"
     rows.add_row("[bold]answered[/]", *counts)
-    out.print(rows)
+    out.print(rows, "")
 
 
 def _attempts(call: Sequence[tuple[str, str]]) -> str:
@@ -155,7 +145,6 @@ _KEY = re.compile(
 )
 _REPLIES = {"REVOKED": "KEY_INVALID", "EXPIRED": "KEY_EXPIRED", "LEAKED": "KEY_LEAKED"}
 """What a key may be called, and the reply that it then gets."""
-_PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 _KEPT = 1_000
 """Requests that are kept to be printed; the rest of a burst is counted."""
 
@@ -281,8 +270,6 @@ def _print_start(provider: str, server: Server, keys: list[Key], values: list[st
         print(f"export {of.base_url_variable}={server.base_url}")
     print(f"export KEYROT_ALLOWED_HOSTS={server.host if is_gemini else f'{provider}={server.url}'}")
     print(f"export {of.variables[-1]}S={','.join(values)}")
-    if any(os.environ.get(name) for name in _PROXIES):
-        print("export NO_PROXY=127.0.0.1")
     print("keyrot run app.py\n")
     if is_gemini and [one.key_id for one in keys] != [f"key_{n + 1}" for n in range(len(keys))]:
         print("In your pool they are called key_1, key_2, … in this order.\n")
@@ -292,16 +279,11 @@ def _print_start(provider: str, server: Server, keys: list[Key], values: list[st
 def _serve(gemini: Server) -> None:
     printed = 0
     while True:
-        if not gemini.wait_for(printed + 1, timeout=0.5):
-            continue
-        total, log = gemini.count(), gemini.log
-        new = min(total - printed, len(log))
-        if total - printed > new:
-            print(f"… {total - printed - new} more requests")
-        for request in log[len(log) - new :]:
-            print(_line(request))
-        sys.stdout.flush()
-        printed = total
+        if gemini.wait_for(printed + 1, timeout=0.5):
+            total, log = gemini.count(), gemini.log
+            for request in log[printed - total :]:
+                print(_line(request), flush=True)
+            printed = total
 
 
 def _line(request: LoggedRequest) -> str:

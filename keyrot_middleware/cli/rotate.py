@@ -18,7 +18,7 @@ from getpass import getpass
 from secrets import token_hex
 
 from .. import providers
-from ..adapters.key_check import check_key
+from ..clients.key_check import check_key
 from ..core.failures import BUSY
 from ..core.model import Candidate
 from ..core.text import did_you_mean

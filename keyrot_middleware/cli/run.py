@@ -132,13 +132,9 @@ def _read_settings() -> tuple[bool, dict[str, str], str | None]:
     from .. import providers  # noqa: PLC0415 - not for a mere --help
     from ..core.model import DEFAULT_PLATFORM, POOL_KEY  # noqa: PLC0415
     from ..settings import load  # noqa: PLC0415
-    from ..telemetry.otel import OtlpExport  # noqa: PLC0415
 
     try:
         config = load()
-        settings = config.settings
-        if settings.enabled and settings.tracing == "otlp":
-            OtlpExport()  # raises if its extra is missing
     except KeyrotError as error:
         return False, {}, f"keyrot: {error}"
     others = (providers.of(key.service) for key in config.keys if key.service != DEFAULT_PLATFORM)
@@ -147,7 +143,7 @@ def _read_settings() -> tuple[bool, dict[str, str], str | None]:
         for one in others
         if one.name != providers.of(DEFAULT_PLATFORM).name and one.variables
     }
-    return settings.enabled, placeholders, None
+    return config.settings.enabled, placeholders, None
 
 
 FOLDER = str(Path(__file__).with_name("autostart"))
@@ -207,32 +203,12 @@ def _install(_module: Any) -> None:
     if _tried:
         return
     _tried.append(True)
-    from ..telemetry.logs import log_to_stderr  # noqa: PLC0415 - not before it is needed
+    from .._install import install  # noqa: PLC0415 - not before it is needed
+    from ..telemetry.logs import log_to_stderr  # noqa: PLC0415
 
     level = os.environ.get(LEVEL_VARIABLE, "")
     with log_to_stderr(int(level) if level.isdecimal() else None):
         try:
-            _install_untraced()
+            install()
         except KeyrotError as error:
             print(f"keyrot: this process runs without the pool: {error}", file=sys.stderr)
-
-
-def _install_untraced() -> None:
-    """Call `install()`, but let the program set up tracing before its first call."""
-    from .._install import install  # noqa: PLC0415
-    from ..runtime import current_pool  # noqa: PLC0415
-    from ..settings import load  # noqa: PLC0415
-    from ..telemetry.otel import OtlpExport  # noqa: PLC0415
-
-    settings = load().settings
-    exports = (OtlpExport(),) if settings.tracing == "otlp" else ()
-    install(tracing="off")
-    pool = current_pool()
-    if pool is not None:
-        pool.observers = (*exports, *pool.observers)
-        # Where the log does not write to the terminal.
-        is_free = not os.environ.get(LEVEL_VARIABLE) and sys.stderr is not None
-        if is_free and sys.stderr.isatty():
-            from .progress import WaitProgress  # noqa: PLC0415
-
-            pool.observers = (*pool.observers, WaitProgress())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
-import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from ..errors import KeyrotError, MissingExtraError
 from ..monitoring.report import source_of
 from ..providers.openai import OpenAI
 from ..runtime import current_pool
-from ..runtime.pool import Pool
 from ..settings import IN_FILE, Config, load
 
 try:
@@ -31,8 +28,6 @@ except ImportError:
 
 _STOP_S = 30
 """How long requests in flight may take when it is stopped."""
-_WAIT_S = 3_600.0
-"""How long a provider may send nothing; the client's own timeout ends a call sooner."""
 
 
 def serve(*, host: str, port: int, token_file: Path | None) -> int:
@@ -50,30 +45,26 @@ def serve(*, host: str, port: int, token_file: Path | None) -> int:
     # A file by default, so that the Python programs of this host share its counts.
     chosen: Any = {} if "state_url" in load().sources else {"state_url": IN_FILE}
     config = load(**chosen)
+    # What a provider sends, and when, is between it and the program, whose own timeout ends a call.
+    timeout, limits = httpx.Timeout(None, connect=30.0), httpx.Limits(max_connections=None)
     with listen(host, port) as listener:
         install(**chosen)
         # uvicorn ends on SIGTERM when the last request has, and then sends it again.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if (pool := current_pool()) is None:
             raise KeyrotError("there is no key to serve with; keyrot check shows what is found")
+        client = httpx.AsyncClient(timeout=timeout, limits=limits)
+        door = Door(config, Access(host, token), client, source_of(pool))
+        _announce(door, config, *listener.getsockname()[:2])
+        options = uvicorn.Config(door, http="h11", timeout_graceful_shutdown=_STOP_S, **QUIET)
         with suppress(KeyboardInterrupt):
-            asyncio.run(_serve(pool, config, Access(host, token), listener))
+            uvicorn.Server(options).run(sockets=[listener])
         uninstall()
     return 0
 
 
-async def _serve(pool: Pool, config: Config, access: Access, listener: socket.socket) -> None:
-    timeout, limits = httpx.Timeout(_WAIT_S, connect=30.0), httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(timeout=timeout, limits=limits) as client:
-        door = Door(config, access, client, source_of(pool))
-        _announce(door, config, listener)
-        options = uvicorn.Config(door, http="h11", timeout_graceful_shutdown=_STOP_S, **QUIET)
-        await uvicorn.Server(options).serve(sockets=[listener])
-
-
-def _announce(door: Door, config: Config, listener: socket.socket) -> None:
+def _announce(door: Door, config: Config, host: str, port: int) -> None:
     """Print what each client needs, and a request that works."""
-    host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"keyrot serve: pool {one_line(config.settings.pool)}, {len(config.keys)} keys")
     for name, (provider, _) in door.upstream.items():

@@ -1,4 +1,4 @@
-"""A shared pool while services run: `keyrot status`, `limits`, `explain`, `reset` and others."""
+"""A shared pool while services run: `keyrot status`, `explain`, `reset` and others."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from rich import markup
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 
-from ..adapters.key_check import check_key
 from ..core.model import DEFAULT_PLATFORM, Candidate
 from ..core.selection import Selector
 from ..core.text import did_you_mean, mask_url, one_line, remaining, short_time
@@ -32,18 +28,15 @@ from ..settings import Config, load, next_models, terms_of
 from ..state import State, open_shared
 
 USD_PERIODS = {"10m": "in ten minutes", "day": "a day", "month": "a month"}
-EVERY_S = 2.0
-"""Between two looks of `--watch`."""
 PIPE_WIDTH = 400
 """Columns without a terminal, so that each key is one line."""
 
 
-def status(*, as_json: bool, watch: bool, check: bool) -> int:
+def status(*, as_json: bool, check: bool) -> int:
     """Print how the keys are, and first whether calls are served.
 
     Args:
-        as_json: Print JSON; with *watch* a line for each look.
-        watch: Look again every two seconds, until Ctrl-C.
+        as_json: Print JSON.
         check: Return 1 where calls of a model and a workload are not served, or fail.
 
     Returns:
@@ -51,17 +44,12 @@ def status(*, as_json: bool, watch: bool, check: bool) -> int:
     """
 
     def show(report: PoolReport) -> int:
-        found, out = {}, console(PIPE_WIDTH)
-        live = Live(console=out, auto_refresh=False) if watch and out.is_terminal else None
-        with live or nullcontext(), suppress(KeyboardInterrupt):
-            for found in _looks(report, watch):
-                if as_json:
-                    print(json.dumps(found, indent=None if watch else 2), flush=True)
-                elif live:
-                    live.update(_draw(found), refresh=True)
-                else:
-                    out.print(_draw(found))
-        calls = found.get("summary", {}).get("calls", ())
+        found = _look(report)
+        if as_json:
+            print(json.dumps(found, indent=2))
+        else:
+            console(PIPE_WIDTH).print(_draw(found))
+        calls = found["summary"]["calls"]
         return int(check and any(one["answer"] in ("no", "failing") for one in calls))
 
     return _with_report(show, as_json)
@@ -87,30 +75,6 @@ def explain(model: str, tokens: int, workload: str, *, as_json: bool) -> int:
         else:
             _show_explanation(found)
         return 0 if found["key_id"] is not None else 1
-
-    return _with_report(show, as_json)
-
-
-def limits(*, as_json: bool) -> int:
-    """Print what is used of each limit of a project and model; return 0, or 1 if that is not known.
-
-    Args:
-        as_json: Print JSON.
-    """
-
-    def show(report: PoolReport) -> int:
-        (found,) = _looks(report, watch=False)
-        if as_json:
-            runs_out = {one["model"]: one["runs_out_at"] for one in found["summary"]["calls"]}
-            rows = [
-                {"project": key["project"] or key["key_id"], "model": m, "use": key["use"], **used}
-                for key, m, used in _used(found["keys"])
-            ]
-            listed = {name: found[name] for name in ("pool", "at")}
-            print(json.dumps({**listed, "models": runs_out, "limits": rows}, indent=2))
-        else:
-            console(PIPE_WIDTH).print(Group(*_running_out(found), _limits(found)))
-        return 0
 
     return _with_report(show, as_json)
 
@@ -167,30 +131,18 @@ def _with_report(work: Callable[[PoolReport], int], as_json: bool = False) -> in
     return 1
 
 
-def _looks(report: PoolReport, watch: bool) -> Iterator[dict[str, Any]]:
-    """Yield the status with all keys, once or, to *watch*, again and again."""
-    while True:
-        try:
-            found = report.status(limit=LIMIT_MAX)
-            while len(found["keys"]) < found["total"]:
-                more = report.status(offset=len(found["keys"]), limit=LIMIT_MAX)
-                found["keys"] += more["keys"] or [{}] * found["total"]
-                found["summary"]["projects"] |= more["summary"]["projects"]
-            found["keys"] = [key for key in found["keys"] if key]
-            yield found | {"limit": len(found["keys"])}
-        except KeyrotError as error:
-            if not watch:
-                raise
-            yield {"error": str(error)}
-        if not watch:
-            return
-        time.sleep(EVERY_S)
+def _look(report: PoolReport) -> dict[str, Any]:
+    """Return the status, with all keys."""
+    found = report.status(limit=LIMIT_MAX)
+    for offset in range(LIMIT_MAX, found["total"], LIMIT_MAX):
+        more = report.status(offset=offset, limit=LIMIT_MAX)
+        found["keys"] += more["keys"]
+        found["summary"]["projects"] |= more["summary"]["projects"]
+    return found | {"limit": len(found["keys"])}
 
 
 def _draw(found: dict[str, Any]) -> RenderableType:
     """Draw what is said first, a line for each key, problems first, and what is used of limits."""
-    if "error" in found:
-        return f"[red]{escape(found['error'])}[/]"
     now = datetime.fromisoformat(found["at"])
     where = f"Pool {escape(found['pool'])} in {escape(found['state_url'])}"
     drawn = table(f"{where}, {now:%H:%M:%S} UTC", "key", "state", "back", "project", "reason")
@@ -213,7 +165,10 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
     if found["degraded"]:
         yield "[yellow]Degraded: the shared state cannot be reached[/]"
     yield from map(escape, lines_of(summary["headline"]))
-    yield from _running_out(found)
+    now = datetime.fromisoformat(found["at"])
+    ends = {one["model"]: one["runs_out_at"] for one in summary["calls"] if one["runs_out_at"]}
+    for name, at in ends.items():
+        yield f"RPD of all keys for {escape(name)}: {_used_up(at, now)}"
     if summary["today"]["cost_usd"]:
         partly = ", partly estimated" if summary["today"]["estimated_tokens"] else ""
         since = f"since {summary['midnight']}{partly}"
@@ -232,12 +187,6 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
             f"There are no records of a pool {found['pool']!r} in this state: no call has been "
             "made through it yet, or KEYROT_POOL names another pool than that of your services."
         )
-
-
-def _running_out(found: dict[str, Any]) -> list[str]:
-    now, calls = datetime.fromisoformat(found["at"]), found["summary"]["calls"]
-    ends = {one["model"]: one["runs_out_at"] for one in calls if one["runs_out_at"]}
-    return [f"RPD of all keys for {escape(name)}: {_used_up(at, now)}" for name, at in ends.items()]
 
 
 def _used_up(at: str, now: datetime) -> str:
@@ -265,31 +214,24 @@ def _reason(key: dict[str, Any]) -> str:
     return "; ".join(parts) or "-"
 
 
-def _used(keys: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """Return a key of each project, a model, and what is used of its limits."""
-    found = {
-        (key["project"] or key["key_id"], model): (key, model, used)
-        for key in reversed(keys)
-        for model, used in key["used"].items()
-    }
-    return [found[name] for name in sorted(found)]
-
-
 def _limits(found: dict[str, Any]) -> RenderableType:
     """Draw what each project has used of each limit, where that is from, and how long it lasts."""
-    now, rows = datetime.fromisoformat(found["at"]), _used(found["keys"])
+    now = datetime.fromisoformat(found["at"])
+    rows = {
+        (key["project"] or key["key_id"], model): (key, used)
+        for key in reversed(found["keys"])
+        for model, used in key["used"].items()
+    }
     if not rows:
         return "No model was used today: limits are shown from the first call on."
     drawn = table("Used, of each limit", "project", "model", *WINDOWS, "")
-    for key, model, used in rows:
+    for (name, model), (key, used) in sorted(rows.items()):
         notes = [f"use {key['use']:g}"] if key["use"] != 1 else []
-        notes += [used["held_back"]] if used["held_back"] else []
         if used["runs_out_at"]:
             notes.append(f"RPD {_used_up(used['runs_out_at'], now)}")
         elif used["reason"] == "quota_day":
             notes.append(f"refused until {short_time(used['available_at'])}")
         windows = [_window(used[name]) for name in WINDOWS]
-        name = key["project"] or key["key_id"]
         drawn.add_row(*map(escape, (name, model, *windows, "; ".join(notes))))
     return drawn
 
@@ -376,7 +318,7 @@ def _report(config: Config, state: State) -> PoolReport:
         return found
 
     def rows() -> list[Row]:
-        return look(state, keys(), missing, settings_of_calls.terms.get(None), time.time())
+        return look(state, keys(), missing)
 
     def selector() -> Selector:
         return Selector([k for k in keys() if k.key_id not in missing], config.policy.strategy)
@@ -398,7 +340,6 @@ def _report(config: Config, state: State) -> PoolReport:
         now=time.time,
         trace_url=settings.trace_url,
         own=settings_of_calls,
-        check_key=partial(_check, config),
     )
 
 
@@ -420,24 +361,6 @@ def _missing(
             secrets.close()
         return dict.fromkeys(found & here[0], NOT_HERE)
     return dict.fromkeys(found, NO_SERVICE_HAS_IT)
-
-
-def _check(config: Config, key_id: str) -> str:
-    """Send one request with a key whose value is known here; return a sentence.
-
-    Raises:
-        KeyrotError: It has no value here, or may not be sent.
-    """
-    keys = tuple(key for key in config.keys if key.key_id == key_id)
-    platform = keys[0].service
-    secrets = open_secret_cache(replace(config, keys=keys))
-    try:
-        if key_id not in secrets.resolved:
-            raise KeyrotError(f"key {key_id} has no value on this machine")
-        check = check_key(secrets, key_id, keys[0].model, platform, config.allowed)
-        return check.describe(key_id)
-    finally:
-        secrets.close()
 
 
 WIDTH = 100

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import secrets
 import socket
 import stat
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..adapters import is_loopback
 from ..core.text import one_line
 from ..errors import ConfigError, MissingExtraError
+from ..hosts import is_loopback
 from ..ui import HOW_TO_MAKE, app, check_token
 from .status import NOT_SHARED, open_report
 
@@ -32,7 +31,7 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool) -> int:
         host: Where to listen; other machines reach it only where this is not loopback.
         port: 0: any free one.
         token_file: Holds the token; None: a random one, in the printed address.
-        actions: Offer to reset, disable, enable and check keys.
+        actions: Offer to reset, disable and enable keys.
 
     Returns:
         0 after Ctrl-C; 1 where there is nothing to show.
@@ -103,12 +102,13 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        text = f"--host {host} --port {port}: {error.strerror or error}"
-        if error.errno == errno.EADDRINUSE:
-            text = f"port {port} of {host} is in use; choose another with --port, or --port 0"
-        raise ConfigError(text) from None
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror or error}") from None
+    # Connections inherit it. asyncio sets it only for a socket that it has made itself, and without
+    # it the body of a reply waits up to 40 ms behind its head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _announce(

@@ -30,10 +30,9 @@ from pydantic import SecretStr
 
 from ..core.activity import CallRecord
 from ..core.failures import KEY_REJECTIONS
-from ..core.flow import Exhausted
-from ..core.judgement import Judgement, judge
+from ..core.judgement import Judgement
 from ..core.model import USD_REASONS, CallInfo, project_name
-from ..core.text import did_you_mean, one_line, remaining, utc
+from ..core.text import one_line, remaining, utc
 from ..core.windows import HOUR_S, next_midnight
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
@@ -145,23 +144,19 @@ def open_receivers(
         raise MissingExtraError(wanted_by=variable, package="apprise", extra="alerts") from None
     for number, url in enumerate(urls, 1):
         # No variable holds the text of a URL: error reporters show those of a traceback.
-        scheme = url.get_secret_value().partition("://")[0].lower()
         log = logging.getLogger("apprise")  # it logs what is wrong in a URL
         before, log.disabled = log.disabled, True
         with warnings.catch_warnings(action="ignore"):  # of deprecated modules that it imports
             service = apprise.Apprise.instantiate(url.get_secret_value())
         log.disabled = before
+        name = f"{variable}, entry {number}"
         if service is None:
-            known = apprise.NotificationManager().schemas()
-            found = f"found the unknown scheme {display(scheme)}"
-            found = "Apprise cannot use this URL (not shown)" if scheme in known else found
             raise ConfigError(
-                f"{variable}, entry {number} ({scheme}://): {found}; allowed: URLs of Apprise, as "
-                f"mailto://, slack://, discord:// and json://.{did_you_mean(scheme, known)}"
+                f"{name}: Apprise cannot use this URL (not shown); allowed: URLs of Apprise, as "
+                "mailto://, slack://, discord:// and json://"
             )
         service.socket_connect_timeout = min(service.socket_connect_timeout, TIMEOUT_MAX_S)
         service.socket_read_timeout = min(service.socket_read_timeout, TIMEOUT_MAX_S)
-        name = f"{variable}, entry {number} ({scheme}://)"
         receivers.append(Receiver(name, partial(_send, service), TRIES, events))
     return receivers
 
@@ -186,7 +181,7 @@ class _NothingOfAlerts(logging.Filter):
 _FILTER = _NothingOfAlerts()
 
 
-class Alerts:
+class Alerts(CallObserver):
     """Finds the facts of one pool, and tells their beginnings and ends; observes its calls."""
 
     def __init__(self, pool: Pool, receivers: Sequence[Receiver]) -> None:
@@ -201,8 +196,6 @@ class Alerts:
         atexit.register(self._close, time_left)
 
     def _renew(self) -> None:
-        self._pending: dict[str, Fact] = {}
-        """Facts that calls have found."""
         self._look_at = inf
         """When the pool is looked at, by `time.monotonic()`."""
         self._changed = threading.Condition()
@@ -229,35 +222,21 @@ class Alerts:
 
     def observe(self, info: CallInfo) -> CallObserver:
         """Look at the pool after a call."""
-        return _AlertCall(self, info)
+        return self
 
-    def end(self, info: CallInfo, error: BaseException | None, record: CallRecord) -> None:
-        """Look soon if something may have begun or ended; tell at once that no key is available.
-
-        That may be over before the next look.
-        """
+    def finish(self, error: BaseException | None, record: CallRecord) -> None:
+        """Look soon if something may have begun or ended."""
         is_news = error is not None or any(one.failure for one in record.attempts)
         is_on = self._pool.state.degraded or any(one.is_on for one in [*self._kept.values()])
         self.look_in(LOOK_S if is_news or is_on else IDLE_S)
-        if not isinstance(error, Exhausted) or error.has_untried_keys or not info.quota_model:
-            return
-        if info.project is None and info.tiers == self._pool.tiers:
-            found, known = error.unavailable, self._pool.selector.keys
-            keys = [known[key_id] for key_id in found.blocks if key_id in known]
-            judged = judge(info, keys, found.blocks, now=found.at, rejected={})
-            for fact in _of_call(judged, found.at):
-                if fact.text:
-                    self.look_in(LOOK_S, fact)
 
-    def look_in(self, seconds: float, fact: Fact | None = None) -> None:
-        """Look at the pool in some seconds, or before; tell a *fact* at once."""
+    def look_in(self, seconds: float) -> None:
+        """Look at the pool in some seconds, or before."""
         at = time.monotonic() + seconds
-        if fact is None and self._look_at <= at:
+        if self._look_at <= at:
             return
         with self._changed:
             self._look_at = min(self._look_at, at)
-            if fact is not None:
-                self._pending[fact.name] = fact
             self._changed.notify()
             if self._thread is None or not self._thread.is_alive():
                 thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
@@ -270,31 +249,27 @@ class Alerts:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._pending and self._look_at < inf and not self._closed.is_set():
+                while self._look_at < inf and not self._closed.is_set():
                     if (left := self._look_at - time.monotonic()) <= 0:
                         break
                     self._changed.wait(left)
-                pending, self._pending = self._pending, {}
-                is_due = self._closed.is_set() or self._look_at <= time.monotonic()
-                if not pending and self._look_at == inf:
+                if self._look_at == inf:
                     self._thread = None
                     return
-                self._look_at = inf if is_due else self._look_at
+                self._look_at = inf
             try:
-                self._compare(pending, has_all=False)
-                if is_due:
-                    self.look()
+                self.look()
             except Exception:
                 handle_internal_error("alerts")
 
     def look(self) -> None:
         """Look at the pool, and tell what has begun and ended."""
         found = sorted(self._find(), key=lambda fact: bool(fact.text))  # a text comes last
-        self._compare({fact.name: fact for fact in found}, has_all=True)
+        self._compare({fact.name: fact for fact in found})
         if any(fact.is_on for fact in self._kept.values()) and not self._closed.is_set():
             self.look_in(IDLE_S)
 
-    def _compare(self, facts: dict[str, Fact], *, has_all: bool) -> None:
+    def _compare(self, facts: dict[str, Fact]) -> None:
         now, state = self._pool.clock.time(), self._pool.state
         own = {name: fact for name, fact in self._kept.items() if fact.event == _OF_PROCESS}
         if not state.degraded:
@@ -307,7 +282,7 @@ class Alerts:
                 self._keep(fact._replace(text="", since=now, told_at=told_at))
                 if told_at == now:
                     self._tell(fact, fact.event, fact.text)
-        for name, fact in [*self._kept.items()] if has_all else ():
+        for name, fact in [*self._kept.items()]:
             if not fact.is_on or name in facts:
                 continue
             if name in own or may_tell(state, f"{name} end", now, name):
@@ -349,7 +324,7 @@ class Alerts:
                 out = f"will have no requests per day (RPD) left for {model_label(model)}"
                 text = f"at the rate of the last hour, it {out} at {clock(at, seen.at)}"
                 until = next_midnight(seen.at, self._pool.policy.zone)
-                yield Fact(*fact[:2], text, None, "rpd", until, model, None, "keyrot limits")
+                yield Fact(*fact[:2], text, None, "rpd", until, model, None, "keyrot status")
 
     def _tell(self, fact: Fact, event: EventName, text: str) -> None:
         pool, now, until = self._pool, self._pool.clock.time(), fact.until
@@ -368,16 +343,6 @@ class Alerts:
         )
         for receiver in self._receivers:
             receiver.put(found, self._closed)
-
-
-class _AlertCall(CallObserver):
-    __slots__ = ("_alerts", "_info")
-
-    def __init__(self, alerts: Alerts, info: CallInfo) -> None:
-        self._alerts, self._info = alerts, info
-
-    def finish(self, error: BaseException | None, record: CallRecord) -> None:
-        self._alerts.end(self._info, error, record)
 
 
 def _of_call(one: Judgement, now: float) -> Iterator[Fact]:
@@ -433,5 +398,5 @@ def _of_key(row: Row, now: float, midnight: float) -> Iterator[Fact]:
             model = model_label(used.bucket)
             share = f"{ratio:.0%} of its requests per day (RPD) for {model}"
             text, what = f"project {project} has used {share}", f"{project} {model}"
-            args = key_id, "rpd", midnight, used.bucket, None, "keyrot limits"
+            args = key_id, "rpd", midnight, used.bucket, None, "keyrot status"
             yield Fact("quota_80_percent", what, text, *args)

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf
 from time import monotonic
 from typing import Any, cast
 
@@ -30,7 +29,6 @@ from ..core.activity import (
     share_entry,
 )
 from ..core.counting import ModelNames
-from ..core.failures import ENDED_BY_PERSON
 from ..core.judgement import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, Judgement, judge
 from ..core.ledger import KeyHealth
 from ..core.model import (
@@ -95,8 +93,6 @@ class PoolReport:
     now: Callable[[], float]
     on_reset: Callable[[str], None] | None = None
     """Resets a key; None: the state does."""
-    check_key: Callable[[str], str] | None = None
-    """Sends one request with a key, and returns a sentence."""
     models: ModelNames | None = None
     """The model names that calls count separately; None: not known from here."""
     trace_url: str | None = None
@@ -238,20 +234,24 @@ class PoolReport:
                 here = view.of_key(row.known, blocks.get(key_id))
             if row.key.platform != platform:
                 here = Availability("limited", None, "platform")
-            text = view.sentence(row, here, info.model)
+            text = view.sentence(row, here)
             if here == AVAILABLE:
                 text = "available; comes later"
                 if key_id in next_keys:
                     text = "would get the call" if len(next_keys) == 1 else "may get the call"
-            found.append((row.key, here, text))
-        last = min((place[key_id] for key_id in next_keys), default=len(place) + 1)
-        due = {
-            key.key_id: providers.of(key.platform).title
-            for key, here, _ in found
-            if here.reason in ENDED_BY_PERSON
-            and here.at is None
-            and place.get(key.key_id, inf) <= last
-        }
+            found.append(
+                {
+                    "key_id": key_id,
+                    "project": project_name(row.key.project),
+                    "position": place.get(key_id),
+                    "may_get_it": key_id in next_keys,
+                    "available": here == AVAILABLE,
+                    "reason": here.reason,
+                    "sentence": text,
+                    "available_at": iso(here.at),
+                    "ends_by": here.ends_by,
+                }
+            )
         return {
             "model": info.model,
             "tokens": tokens,
@@ -259,21 +259,8 @@ class PoolReport:
             "at": iso(now),
             "key_id": next_keys[0] if next_keys else None,
             "answer": judged.answer,
-            "sentence": _verdict(next_keys, judged, due, now),
-            "keys": [
-                {
-                    "key_id": key.key_id,
-                    "project": project_name(key.project),
-                    "position": place.get(key.key_id),
-                    "may_get_it": key.key_id in next_keys,
-                    "available": here == AVAILABLE,
-                    "reason": here.reason,
-                    "sentence": text,
-                    "available_at": iso(here.at),
-                    "ends_by": here.ends_by,
-                }
-                for key, here, text in found
-            ],
+            "sentence": _verdict(next_keys, judged, now),
+            "keys": found,
         }
 
     def reset(self, key_id: str) -> str:
@@ -314,13 +301,6 @@ class PoolReport:
             "or until its value changes"
         )
 
-    def check(self, key_id: str) -> str:
-        """Send one request with a key; return a sentence. Raises KeyError for an unknown id."""
-        self._find(key_id)
-        if self.check_key is None:
-            raise KeyrotError("keys cannot be checked from here; run `keyrot check --live`")
-        return self.check_key(key_id)
-
     # ----------------------------------------------------------------------------------------------
 
     def settings(self, now: float) -> CallSettings:
@@ -343,12 +323,7 @@ class PoolReport:
         at, rows = self.now(), self.rows()
         settings, selector = self.settings(at), self.selector()
         calls = judge_calls(self.state, selector, self.activity, settings, _rejected(rows), now=at)
-        shares: dict[str, float] = {}
-        for one in calls:
-            terms = settings.terms.get(one.workload)
-            share = 1.0 if terms is None else terms.share
-            shares[one.model] = max(shares.get(one.model, 0.0), share)
-        runs_out = view.forecast(rows, self.activity, at, shares)
+        runs_out = view.forecast(rows, self.activity, at)
         rows.sort(key=lambda row: view.URGENCY.index(row.overall.state))
         return Look(at, rows, calls, runs_out, emptied_at(self.state, at))
 
@@ -426,22 +401,13 @@ class PoolReport:
                 "cached": today.cached_tokens,
             },
             "usd_today": today.cost_usd if self._cost_known else None,
-            "allowed_actions": self._allowed_actions(row),
+            "allowed_actions": _allowed_actions(row),
             "history": {
                 "from": iso((now // 60 - MINUTES + 1) * 60),
                 "requests": list(history.requests),
                 "failures": list(history.failures),
             },
         }
-
-    def _allowed_actions(self, row: Row) -> list[str]:
-        found = ["check"] if self.check_key and row.overall.state != "unresolved" else []
-        if row.key.disabled:
-            return found  # it is switched on where it was switched off
-        if row.overall.state == "unresolved":
-            return ["reset"]
-        is_off = row.overall.reason == DISABLED_BY_HAND
-        return [*(["enable"] if is_off else ["reset", "disable"]), *found]
 
     def _projects(self, shown: list[Row], activity: ActivityView) -> dict[str, Any]:
         """Return what each project of the keys that are shown has cost today, and its budget."""
@@ -497,13 +463,8 @@ _OF_USAGE = ("input_tokens", "output_tokens", "cost_usd", "estimated")
 _OF_ATTEMPT = ("key_id", "code", "failure", "message")
 
 
-def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolReport:
-    """Return the report of this process's *pool*.
-
-    Args:
-        pool: The pool.
-        check: Sends one request with a key, and returns a sentence.
-    """
+def source_of(pool: Pool) -> PoolReport:
+    """Return the report of this process's *pool*."""
     return PoolReport(
         name=pool.name,
         state=pool.state,
@@ -513,7 +474,6 @@ def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolR
         selector=lambda: pool.selector,
         now=pool.clock.time,
         on_reset=pool.reset,
-        check_key=check,
         models=pool.models,
         trace_url=pool.trace_url,
         own=pool.call_settings,
@@ -532,7 +492,7 @@ def pool_rows(pool: Pool) -> list[Row]:
     ]
     unresolved = pool.secrets.unresolved
     missing = {k.key_id: unresolved.get(k.key_id, "") for k in keys if k.key_id not in selector}
-    return view.look(pool.state, keys, missing, pool.terms.get(None), pool.clock.time())
+    return view.look(pool.state, keys, missing)
 
 
 def levels(pool: Pool, report: PoolReport, metric: str) -> Iterator[tuple[float, dict[str, str]]]:
@@ -577,6 +537,14 @@ SORTS: Mapping[str, Callable[[Row], Any]] = {
 """By what keys can be sorted; most used first."""
 
 
+def _allowed_actions(row: Row) -> list[str]:
+    if row.key.disabled:
+        return []  # it is switched on where it was switched off
+    if row.overall.state == "unresolved":
+        return ["reset"]
+    return ["enable"] if row.overall.reason == DISABLED_BY_HAND else ["reset", "disable"]
+
+
 def _is_recorded(known: KeyHealth) -> bool:
     return any((known.last_used, known.error_count, known.cooldown_until, known.used))
 
@@ -609,7 +577,7 @@ def _judged(one: Judgement, seen: Look) -> dict[str, Any]:
 _OF_JUDGEMENT = ("model", "workload", "answer", "is_trouble", "keys", "ends_by")
 
 
-def _verdict(next_keys: list[str], one: Judgement, due: Mapping[str, str], now: float) -> str:
+def _verdict(next_keys: list[str], one: Judgement, now: float) -> str:
     about = f"A call to {one.model}" if one.model else "A call"
     text = f"{about} would get no key now. {sentence_of(one, now)}"
     if len(next_keys) == 1:
@@ -620,7 +588,4 @@ def _verdict(next_keys: list[str], one: Judgement, due: Mapping[str, str], now: 
         text = f"{about} would get one of {len(next_keys)} keys now: {names}{more}."
     if next_keys and one.run is not None:
         text += f" But {sentence_of(one, now)}"
-    for title in dict.fromkeys(due.values()):
-        names = ", ".join([key_id for key_id, its in due.items() if its == title][:NAMED])
-        text += f" First it tries again {names}, which {title} rejected."
     return text

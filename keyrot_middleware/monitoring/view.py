@@ -39,8 +39,6 @@ from ..core.model import (
     CallInfo,
     Candidate,
     Limits,
-    Terms,
-    part_of,
     project_name,
     smaller_limit,
 )
@@ -53,11 +51,7 @@ from ..state import State
 
 URGENCY = ("rejected", "unresolved", "cooling_down", "limited", "available", "disabled")
 """In which order keys are listed: problems first."""
-WINDOWS = {
-    "rpm": ("requests", "this minute"),
-    "tpm": ("input tokens", "this minute"),
-    "rpd": ("requests", "today"),
-}
+WINDOWS = ("rpm", "tpm", "rpd")
 _SENTENCES = REASONS | {
     "platform": "serves calls of another API only",
     DISABLED_IN_FILE: "switched off in keys.json",
@@ -84,8 +78,6 @@ class ModelUsage(TypedDict):
     from its list of quotas."""
     available: bool
     available_at: str | None
-    held_back: str | None
-    """What other workloads leave to those that are first."""
     runs_out_at: str | None
     """When its requests of the day are used up at the rate of the last hour; None: they last."""
 
@@ -98,7 +90,7 @@ class HealthStatus(TypedDict):
     """As in keys.json, and as `project()` takes it; None: the key has none. `project()` takes the
     id of such a key."""
     platform: str
-    """Whose calls it serves: `gemini_api` or `vertex_express`."""
+    """Whose calls it serves: `gemini_api`, `vertex_express`, `openai` or another provider."""
     state: str
     """`available`, `limited`, `cooling_down`, `rejected`, `unresolved` or `disabled`."""
     active: bool
@@ -131,8 +123,6 @@ class Row:
     models: dict[str, Availability]
     """Of each model in use that it could serve."""
     overall: Availability
-    held_back: dict[str, str] = field(default_factory=dict)
-    """What others leave to workloads that are first, by model."""
     runs_out: dict[str, float] = field(default_factory=dict)
     """When its project's day ends early, by model; see `forecast`."""
 
@@ -154,21 +144,13 @@ class Look(NamedTuple):
 # The state of keys -------------------------------------------------------------------------------
 
 
-def look(
-    state: State,
-    keys: Iterable[Candidate],
-    missing: Mapping[str, str] = {},
-    others: Terms | None = None,
-    now: float = 0.0,
-) -> list[Row]:
+def look(state: State, keys: Iterable[Candidate], missing: Mapping[str, str] = {}) -> list[Row]:
     """Return how each of *keys* is now, for the smallest request; nothing is reserved.
 
     Args:
         state: What calls have left.
         keys: All keys of a pool.
         missing: Why keys have no value, by id.
-        others: What workloads that no setting names may use.
-        now: Epoch seconds, if *others* are given.
     """
     keys = list(keys)
     known = state.snapshot(keys)
@@ -191,26 +173,9 @@ def look(
         # Available for one model, or else blocked until it is for the first one.
         whole = min(mine.values(), key=lambda one: (one != AVAILABLE, one.at or inf), default=None)
         whole = whole or of_key(health, any_model.get(key.key_id))
-        return Row(key, health, mine, whole, _held_back(key, health, others, now))
+        return Row(key, health, mine, whole)
 
     return [row(key) for key in keys]
-
-
-def _held_back(
-    key: Candidate, health: KeyHealth, others: Terms | None, now: float
-) -> dict[str, str]:
-    """Say what other workloads leave to those that are first, by model."""
-    found = {}
-    for used in health.used if others is not None else ():
-        limits = _limits(key, used)
-        notes = [
-            others.note("first", kept.reason, kept.amount, kept.limit)
-            for kept in (used.first.kept(limits, now) if used.first else ())
-            if others is not None and kept.amount
-        ]
-        if notes:
-            found[used.bucket] = "; ".join(notes)
-    return found
 
 
 def _by_model(
@@ -315,7 +280,6 @@ def _usage(row: Row, model: str) -> ModelUsage:
         "available": here == AVAILABLE,
         "available_at": iso(here.at),
         "reason": here.reason,
-        "held_back": row.held_back.get(model),
         "runs_out_at": iso(row.runs_out.get(model)),
         **windows,
     }
@@ -328,12 +292,7 @@ def used_of(known: KeyHealth, model: str) -> Used:
     return next(found, Used(model, 0, 0, 0))
 
 
-def forecast(
-    rows: Sequence[Row],
-    activity: Activity,
-    now: float,
-    shares: Mapping[str, float],
-) -> dict[str, float]:
+def forecast(rows: Sequence[Row], activity: Activity, now: float) -> dict[str, float]:
     """Find out when requests per day are used up at the rate of the last hour, if that is today.
 
     That of each project is in its rows. The rates of large pools are not known.
@@ -342,7 +301,6 @@ def forecast(
         rows: The keys.
         activity: The rates.
         now: Epoch seconds.
-        shares: Which part of each limit those may use who call a model; 1 if it is not there.
 
     Returns:
         When those of all keys that can serve a model are, by model, epoch seconds.
@@ -362,7 +320,7 @@ def forecast(
     for model, names in quotas.items():
         left_in_pool = []
         for name, users in names.items():
-            left = min(_left_today(row, model, shares.get(model, 1.0)) for row in users)
+            left = min(_left_today(row, model) for row in users)
             for row in users if ends(left, counts[name]) < end else ():
                 row.runs_out[model] = ends(left, counts[name])
             if any(_serves_before(end, row.models.get(model)) for row in users):
@@ -373,9 +331,9 @@ def forecast(
     return found
 
 
-def _left_today(row: Row, model: str, share: float) -> float:
+def _left_today(row: Row, model: str) -> float:
     day = limit_windows(row.key, used_of(row.known, model))["rpd"]
-    return inf if day["limit"] is None else max(part_of(day["limit"], share) - day["used"], 0)
+    return inf if day["limit"] is None else max(day["limit"] - day["used"], 0)
 
 
 def _serves_before(end: float, here: Availability | None) -> bool:
@@ -447,14 +405,14 @@ def iso(moment: float | None) -> str | None:
 # Words -------------------------------------------------------------------------------------------
 
 
-def sentence(row: Row, here: Availability, model: str = "") -> str:
-    """Say in a sentence how a key is; for one *model*, or for all. Its time is not in it."""
+def sentence(row: Row, here: Availability) -> str:
+    """Say in a sentence how a key is. Its time is not in it."""
     reason = here.reason or ""
     match here.state:
         case "available":
             return "available now"
         case "limited":
-            return here.note or _SENTENCES.get(reason) or _full_window(row, reason, model)
+            return here.note or _SENTENCES.get(reason) or f"{reason.upper()} is used up"
         case "rejected" | "cooling_down" if reason in ENDED_BY_PERSON:
             provider = providers.of(row.key.platform)
             quote = f': "{provider.says[reason]}"' if reason in provider.says else ""
@@ -529,7 +487,8 @@ def headline(seen: Look, hour: Mapping[str, Any], *, degraded: bool) -> dict[str
         at = clock(seen.emptied_at, seen.at)
         said.insert(0, f"The shared state was emptied at {at}: {WHAT_IS_LOST}.")
     states = Counter(row.overall.state for row in seen.rows)
-    keys = f"{available_of(states['available'], len(seen.rows))}."
+    able = states["available"]
+    keys = f"{able:,} of {plural(len(seen.rows), 'key')} {'is' if able == 1 else 'are'} available."
     waits = f"; {hour['waits']:,} waited for a key" if hour["waits"] else ""
     is_fine = hour["failures"] and not hour["failed_calls"]
     last = "No call was made."
@@ -557,26 +516,6 @@ def lines_of(headline: Mapping[str, Any]) -> list[str]:
     first, *others = headline["sentences"]
     keys, hour = headline["keys"]["sentence"], headline["hour"]
     return [f"{first} {keys}", *others, *headline.get("unknown", ()), f"Last hour: {hour}"]
-
-
-def available_of(available: int, keys: int) -> str:
-    """Return `1 of 2 keys is available`."""
-    verb = "is" if available == 1 else "are"
-    return f"{available:,} of {plural(keys, 'key')} {verb} available"
-
-
-def _full_window(row: Row, reason: str, model: str) -> str:
-    """Say which window is full: `RPM is used up: 5 of 5 requests this minute`."""
-    unit, period = WINDOWS.get(reason, ("", ""))
-    for used in row.known.used:
-        if model and used.bucket != model:
-            continue
-        window = limit_windows(row.key, used).get(reason)
-        if window and window["limit"] is not None and window["used"] >= window["limit"]:
-            amounts = f"{window['used']:,} of {window['limit']:,} {unit} {period}"
-            part = f" (use {row.key.use:g})" if row.key.use != 1 else ""
-            return f"{reason.upper()} is used up: {amounts}{part}"
-    return f"{reason.upper()} is used up"
 
 
 def clock(at: float, now: float) -> str:

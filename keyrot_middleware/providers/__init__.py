@@ -92,10 +92,8 @@ def plugged_in() -> tuple[Mapping[str, Provider], Mapping[str, str]]:
             else:
                 problem = f"its class is no Provider whose name and platform are {name}"
         except Exception as error:
-            problem = (
-                f"loading it raises {type(error).__name__}; see why by "
-                f'python -c "import {point.module}", or uninstall the package'
-            )
+            text = f'see why by python -c "import {point.module}", or uninstall the package'
+            problem = f"loading it raises {type(error).__name__}; {text}"
         packages = ", ".join(sorted(one.dist.name if one.dist else "?" for one in same))
         wrong[name] = (
             f"the provider {name} of the package{'s' * bool(others)} {packages} (entry point "

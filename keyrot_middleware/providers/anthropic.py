@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 from ..core.failures import (
-    FIRST_RULES,
     ParsedError,
     Rule,
     for_a_day,
@@ -26,7 +25,7 @@ from ..core.failures import (
 from ..core.model import NO_USAGE, Scope, Usage
 from ..core.windows import next_month
 from .base import Events, Route
-from .openai import LIMIT_RULES, SHARED_RULES, SUSPENDED, OpenAILike, any_of, stored_route
+from .openai import LIMIT_RULES, SUSPENDED, OpenAILike, any_of, stored_route
 from .openai_protocol import parse_object
 
 _PATH = re.compile(r"/v1/(messages|complete|files|models)(?:/(\w[^?]*))?/?\Z")
@@ -110,8 +109,7 @@ class Anthropic(OpenAILike):
     key_headers = ("x-api-key", "authorization")
     limit_header = "anthropic-ratelimit-{kind}-{word}"
     limit_kinds = {"requests": "rpm", "input-tokens": "tpm", "tokens": "tpm"}
-    rules = (
-        *FIRST_RULES,
+    own_rules = (
         SUSPENDED,
         of_model(
             "model_denied",
@@ -148,7 +146,6 @@ class Anthropic(OpenAILike):
             has_known_end=True,
         ),
         Rule("model_not_found", (404,), text=r"^model: "),
-        *SHARED_RULES,
     )
 
     def route(self, method: str, url: str) -> Route | None:

@@ -77,6 +77,12 @@ class Events:
         return event.get("error") is not None and event.get("event_type", "error") == "error"
 
 
+def bearer_token(headers: Any) -> str:
+    """Return the bearer token of a request, or ""."""
+    scheme, _, value = (headers.get("authorization") or "").strip().partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""
+
+
 class Provider:
     """One API: what its requests, keys, replies and failures look like. It has no state."""
 
@@ -152,8 +158,7 @@ class Provider:
         value = (headers.get(self.key_header) or "").strip()
         if not self.key_scheme and (value or self.key_headers == (self.key_header,)):
             return value, False
-        scheme, _, value = (headers.get("authorization") or "").strip().partition(" ")
-        return value.strip() if scheme.lower() == "bearer" else "", False
+        return bearer_token(headers), False
 
     @cached_property
     def base(self) -> str:

@@ -175,10 +175,6 @@ def _stored(body: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(one for one in dict.fromkeys(found) if isinstance(one, str) and one)
 
 
-def _count(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() else None
-
-
 # Failures -----------------------------------------------------------------------------------------
 
 _LIMIT = re.compile(
@@ -319,11 +315,14 @@ class OpenAILike(Provider):
     """What the providers that speak OpenAI's protocol share."""
 
     limit_header = "x-ratelimit-{word}-{kind}"
-    rules: tuple[Rule, ...] = (
-        *FIRST_RULES,
-        rejected("key_invalid", (401,)),
-        *SHARED_RULES,
-    )
+    own_rules: tuple[Rule, ...] = (rejected("key_invalid", (401,)),)
+    """Its rows in the table of failures, behind those of all and before those that many share."""
+    rules = (*FIRST_RULES, *own_rules, *SHARED_RULES)
+
+    def __init_subclass__(cls) -> None:
+        """Make the table of one that has rows of its own."""
+        if "own_rules" in vars(cls):
+            cls.rules = (*FIRST_RULES, *cls.own_rules, *SHARED_RULES)
 
     def route(self, method: str, url: str) -> Route | None:
         """Return what a request is."""
@@ -423,8 +422,7 @@ class OpenAI(OpenAILike):
     variables = ("OPENAI_API_KEY",)
     base_url_variable = "OPENAI_BASE_URL"
     limit_kinds = {"requests": "rpm", "tokens": "tpm"}
-    rules = (
-        *FIRST_RULES,
+    own_rules = (
         rejected_for_long(
             "key_denied",
             (401,),
@@ -444,7 +442,6 @@ class OpenAI(OpenAILike):
         of_billing("billing_cap", reasons=_SPENT),
         of_model("rate_limit", (429,), reasons=any_of("SLOW_DOWN"), until=until_retry_info),
         MODEL_DENIED,
-        *SHARED_RULES,
     )
 
     @cached_property

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 from ..core.failures import (
-    FIRST_RULES,
     FailureFacts,
     ParsedError,
     Rule,
@@ -29,7 +28,7 @@ from ..core.failures import (
 from ..core.model import NO_USAGE, Usage
 from ..core.windows import next_month
 from .base import Route
-from .openai import LIMIT_RULES, MODEL_DENIED, SHARED_RULES, OpenAI, OpenAILike, any_of
+from .openai import LIMIT_RULES, MODEL_DENIED, OpenAI, OpenAILike, any_of
 from .openai_protocol import ChatEvents, parse_object
 
 BACKED_OFF = of_model("rate_limit", (429,), until=until_retry_info, has_known_end=True)
@@ -46,12 +45,7 @@ class Groq(OpenAILike):
     base_url_variable = "GROQ_BASE_URL"
     check_path = "/openai/v1/models"
     limit_kinds = {"requests": "rpd", "tokens": "tpm"}
-    rules = (
-        *FIRST_RULES,
-        MODEL_DENIED,
-        Rule("overloaded", (498,), retry=True),
-        *SHARED_RULES,
-    )
+    own_rules = (MODEL_DENIED, Rule("overloaded", (498,), retry=True))
 
 
 class Mistral(OpenAILike):
@@ -64,13 +58,11 @@ class Mistral(OpenAILike):
     variables = ("MISTRAL_API_KEY",)
     limit_header = "x-ratelimit-{word}-{kind}-minute"
     limit_kinds = {"req": "rpm", "tokens": "tpm"}
-    rules = (
-        *FIRST_RULES,
+    own_rules = (
         rejected("key_invalid", (401,), text=r"^Unauthorized"),
         Rule("overloaded", (429, 503), text=r"^Service tier capacity exceeded", retry=True),
         paced("rate_limit", reasons=any_of("RATE_LIMITED"), text=r"^Requests rate limit exceeded"),
         of_model("model_denied", (403,)),
-        *SHARED_RULES,
     )
 
 
@@ -87,8 +79,7 @@ class OpenRouter(OpenAILike):
     variables = ("OPENROUTER_API_KEY",)
     repeating_agent = " openrouter"
     check_path = "/api/v1/key"
-    rules = (
-        *FIRST_RULES,
+    own_rules = (
         rejected(
             "key_invalid",
             (401,),
@@ -118,7 +109,6 @@ class OpenRouter(OpenAILike):
             until=until_retry_info,
             has_known_end=True,
         ),
-        *SHARED_RULES,
     )
 
     def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
@@ -158,11 +148,7 @@ class XAI(OpenAILike):
     hosts = ("api.x.ai",)
     variables = ("XAI_API_KEY",)
     limit_kinds = OpenAI.limit_kinds
-    rules = (
-        *FIRST_RULES,
-        rejected("unauthorized", (401,)),
-        *SHARED_RULES,
-    )
+    own_rules = (rejected("unauthorized", (401,)),)
 
 
 class DeepSeek(OpenAILike):
@@ -173,12 +159,7 @@ class DeepSeek(OpenAILike):
     title = "DeepSeek"
     hosts = ("api.deepseek.com",)
     variables = ("DEEPSEEK_API_KEY",)
-    rules = (
-        *FIRST_RULES,
-        of_billing("credit_depleted", (402,)),
-        BACKED_OFF,
-        *SHARED_RULES,
-    )
+    own_rules = (of_billing("credit_depleted", (402,)), BACKED_OFF)
 
 
 class AzureOpenAI(OpenAILike):
@@ -194,8 +175,7 @@ class AzureOpenAI(OpenAILike):
     key_header, key_scheme = "api-key", ""
     key_headers = ("api-key", "authorization")
     limit_kinds = OpenAI.limit_kinds
-    rules = (
-        *FIRST_RULES,
+    own_rules = (
         rejected(
             "key_invalid",
             (401,),
@@ -203,7 +183,6 @@ class AzureOpenAI(OpenAILike):
             r"|^Unauthorized\. Access token is missing",
         ),
         paced("rate_limit", reasons=any_of("RATELIMITREACHED", "429"), max_rotations=5),
-        *SHARED_RULES,
     )
 
 
@@ -214,13 +193,7 @@ class Together(OpenAILike):
     title = "Together AI"
     hosts = ("api.together.ai", "api.together.xyz")
     variables = ("TOGETHER_API_KEY",)
-    rules = (
-        *FIRST_RULES,
-        rejected("key_invalid", (401,)),
-        *LIMIT_RULES,
-        BACKED_OFF,
-        *SHARED_RULES,
-    )
+    own_rules = (rejected("key_invalid", (401,)), *LIMIT_RULES, BACKED_OFF)
 
 
 class Fireworks(OpenAILike):
@@ -231,12 +204,10 @@ class Fireworks(OpenAILike):
     title = "Fireworks"
     hosts = ("api.fireworks.ai",)
     variables = ("FIREWORKS_API_KEY",)
-    rules = (
-        *FIRST_RULES,
+    own_rules = (
         rejected("key_invalid", (401,)),
         of_billing("billing_cap", (412,), text=r"^Account \S+ is suspended"),
         BACKED_OFF,
-        *SHARED_RULES,
     )
 
 
@@ -248,12 +219,10 @@ class Cerebras(OpenAILike):
     hosts = ("api.cerebras.ai",)
     variables = ("CEREBRAS_API_KEY",)
     limit_kinds = {"requests-day": "rpd", "tokens-minute": "tpm"}
-    rules = (
-        *FIRST_RULES,
+    own_rules = (
         rejected("key_invalid", (401,)),
         Rule("overloaded", (429,), reasons=any_of("QUEUE_EXCEEDED"), retry=True),
         of_model("model_denied", (404,), until=for_a_day, max_rotations=1),
-        *SHARED_RULES,
     )
 
 
@@ -265,11 +234,7 @@ class Perplexity(OpenAILike):
     title = "Perplexity"
     hosts = ("api.perplexity.ai",)
     variables = ("PERPLEXITY_API_KEY",)
-    rules = (
-        *FIRST_RULES,
-        BACKED_OFF,
-        *SHARED_RULES,
-    )
+    own_rules = (BACKED_OFF,)
 
 
 _COHERE = re.compile(r"/v[12]/(chat|embed|rerank|classify|tokenize|detokenize|models)\Z")
@@ -320,8 +285,7 @@ class Cohere(OpenAILike):
     variables = ("CO_API_KEY", "COHERE_API_KEY")
     limit_header = "x-trial-endpoint-{kind}-{word}"
     limit_kinds = {"call": "rpm"}
-    rules = (
-        *FIRST_RULES,
+    own_rules = (
         rejected(
             "key_invalid",
             (401,),
@@ -335,7 +299,6 @@ class Cohere(OpenAILike):
         ),
         of_billing("payment_required", (402,), text=r"^Please add or update your payment method"),
         Rule("model_not_found", (404,), text=r"^model '"),
-        *SHARED_RULES,
     )
 
     def route(self, method: str, url: str) -> Route | None:

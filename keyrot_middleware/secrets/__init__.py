@@ -5,9 +5,10 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from ..errors import SecretError
+from ..providers.keys import StaysHere
 
 MASKED_FROM = 8
 """Characters; a shorter value is not masked: it is no key, and texts would become unreadable."""
@@ -31,7 +32,7 @@ class PlainText(str):
         return "'[redacted]'"
 
 
-class Secret:
+class Secret(StaysHere):
     """A value that only `reveal()` shows. Whatever carries a key carries it as one of these.
 
     It is masked in repr, str and format, has no items and no `vars()`, and cannot be pickled.
@@ -85,9 +86,6 @@ class Secret:
 
     def __deepcopy__(self, memo: object) -> Secret:
         return self
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a Secret cannot be pickled: its value stays in this process")
 
 
 class SecretStore(Protocol):

@@ -23,14 +23,14 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 from types import MappingProxyType
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from ..core.model import POOL_KEY
 from ..core.text import hide_escaped
 from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
 from ..locks import Lock
-from ..providers.keys import foreign_key, is_ambiguous, mask_keys
+from ..providers.keys import StaysHere, foreign_key, is_ambiguous, mask_keys
 from . import MASKED_FROM, Secret, SecretStore
 
 START_TIMEOUT_S = 10.0
@@ -129,7 +129,7 @@ class _Index:
         return [*found]
 
 
-class SecretCache:
+class SecretCache(StaysHere):
     """Holds the values of many keys; safe from any thread."""
 
     def __init__(
@@ -232,9 +232,6 @@ class SecretCache:
         for value in values:
             text = value.hide_in(text)
         return text if also is None else also.hide_in(text)
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a SecretCache cannot be pickled: its values stay in this process")
 
     def __repr__(self) -> str:
         return f"<SecretCache: {len(self.resolved)} keys, {len(self.unresolved)} unresolved>"

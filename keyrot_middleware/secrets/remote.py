@@ -19,13 +19,13 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from ..errors import ConfigError, SecretError
 from ..forks import after_fork
 from ..locks import Lock
-from ..providers.keys import display
+from ..providers.keys import StaysHere, display
 from . import PlainText, Secret
 
 CONNECT_TIMEOUT_S = 2.0
@@ -49,7 +49,7 @@ def codes(*found: object) -> str:
     return " ".join(word for word in map(str, found) if _WORD.fullmatch(word)) or "refused"
 
 
-class RemoteStore(ABC):
+class RemoteStore(StaysHere, ABC):
     """Reads secrets with the client of a library; safe from several threads.
 
     The client is kept, with its login. If nothing could be read with it, there is a new one, once
@@ -209,9 +209,6 @@ class RemoteStore(ABC):
     def _reset(self) -> None:
         """Forget the client: two processes on one connection would read each other's responses."""
         self._client = None
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a secret store cannot be pickled: its login stays in this process")
 
 
 def _name_in(place: str) -> str:

@@ -17,10 +17,10 @@ import httpx
 from starlette.types import Message, Receive, Scope, Send
 
 from .. import providers
-from ..adapters import origin_from_url
 from ..core.judgement import AVAILABLE
 from ..core.model import POOL_KEY
 from ..errors import handle_internal_error
+from ..hosts import origin_from_url
 from ..monitoring.report import PoolReport
 from ..providers.base import Provider
 from ..providers.gemini import VERTEX_EXPRESS
@@ -82,8 +82,10 @@ class Door:
             await exchange.say(504, "keyrot serve: the provider did not answer in time")
         except httpx.HTTPError:
             await exchange.say(502, "keyrot serve: the connection to the provider failed")
-        except (_Left, TimeoutError):
-            pass  # nobody is there to answer; the server closes a connection with half a reply
+        except TimeoutError:
+            await exchange.say(408, f"keyrot serve: nothing came for {IDLE_S:.0f} seconds")
+        except _Left:
+            pass  # nobody is there to answer
         except asyncio.CancelledError:
             if not exchange.has_left:
                 raise
@@ -92,8 +94,9 @@ class Door:
             await exchange.say(500, "keyrot serve: it failed inside; its log has more")
 
     async def _answer(self, exchange: _Exchange) -> None:
-        given, path, method = exchange.given, exchange.path, exchange.scope["method"]
-        self._access.admit(exchange.scope, given)
+        scope, given, headers = exchange.scope, exchange.given, exchange.headers
+        path, method = scope["raw_path"].decode("latin-1"), scope["method"]
+        self._access.admit(scope, given)
         if path in ("/healthz", "/readyz"):
             # In a thread: a shared state may be far away.
             is_ready = path == "/healthz" or await asyncio.to_thread(_is_ready, self._report)
@@ -104,7 +107,7 @@ class Door:
             raise Refused(404, f"nothing is at this address; there is {known}")
         provider, origin = self.upstream[name]
         exchange.provider = provider
-        query = exchange.scope["query_string"].decode("latin-1")
+        query = scope["query_string"].decode("latin-1")
         self._access.require_key(provider, given, query)
         kept = "&".join(one for one in query.split("&") if not one.startswith("key="))
         url = f"{origin}/{rest}{'?' if kept else ''}{kept}"
@@ -112,15 +115,16 @@ class Door:
         route = None if is_odd else provider.route(method, url)
         if route is None:
             raise Refused(404, f"the table of {provider.title} has no such path")
-        if label := dict(given).get("x-keyrot-workload", ""):
+        if label := headers.get("x-keyrot-workload", ""):
             if label not in self._workloads:
                 known = ", ".join(sorted(filter(None, self._workloads))) or "none"
                 raise Refused(400, f"there is no such workload; there is {known}")
             workload.set(label)  # of this request's own task
-        headers = [*_upward(given, provider), provider.key_field(route, POOL_KEY)]
+        body = await exchange.body(self._large)
+        upward = [*_upward(given, provider), provider.key_field(route, POOL_KEY)]
         # Not built by the client: it would add the cookies that other callers' replies have set.
-        request = httpx.Request(method, url, headers=headers, content=exchange.body(self._large))
-        here = f"{exchange.scope['scheme']}://{dict(given)['host']}/{name}/"
+        request = httpx.Request(method, url, headers=upward, content=body)
+        here = f"{scope['scheme']}://{headers['host']}/{name}/"
         watcher = asyncio.create_task(exchange.watch(asyncio.current_task()))
         try:
             response = await self._client.send(request, stream=True)
@@ -142,26 +146,24 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self._receive, self._send = scope, receive, send
-        self.path: str = scope["raw_path"].decode("latin-1")
         self.given = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
+        self.headers = dict(self.given)
         self.provider: Provider | None = None
         self.has_left = self._has_begun = False
         self._body_ended = asyncio.Event()
 
-    def body(self, large: asyncio.Semaphore) -> AsyncGenerator[bytes] | None:
-        """Return the body as it comes, or None for none.
+    async def body(self, large: asyncio.Semaphore) -> bytes | AsyncGenerator[bytes]:
+        """Return a small body whole, and a large one as it comes.
 
         Raises:
             Refused: It is too long.
         """
-        given = dict(self.given)
-        size = int(given.get("content-length", LARGE + 1))
+        size = int(self.headers.get("content-length", 0))
         if size > LARGEST:
             raise Refused(413, f"a body has at most {LARGEST:,} bytes")
-        if not {"content-length", "transfer-encoding"} & given.keys():
-            self._body_ended.set()
-            return None
-        return self._pieces(large if size > LARGE else contextlib.nullcontext())
+        if size > LARGE or "transfer-encoding" in self.headers:
+            return self._pieces(large)
+        return b"".join([piece async for piece in self._pieces(contextlib.nullcontext())])
 
     async def _pieces(self, room: Any) -> AsyncGenerator[bytes]:
         async with room:

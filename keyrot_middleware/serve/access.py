@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.types import Scope
 
-from ..adapters import is_loopback
+from ..hosts import is_loopback
 from ..providers.base import Provider
 from ..providers.keys import has_key_shape
 
@@ -62,7 +62,7 @@ class Access:
             name = urlsplit(f"//{headers['host']}").hostname or ""
         except ValueError:
             name = ""
-        if not is_loopback(name) and name != self._host and self._host not in WILDCARDS:
+        if name != self._host and not is_loopback(name) and self._host not in WILDCARDS:
             raise Refused(403, "the Host header names another server")
         # Browsers do not send HTTP/1.0; nginx does by default, and adds no header.
         is_old = scope["http_version"] == "1.0"

@@ -71,19 +71,24 @@ class InFlight:
         self, candidates: Iterable[Candidate], now: float, terms: Terms | None = None
     ) -> dict[str, Block]:
         """Return the keys that have no room for another request."""
-        found = {}
         with self._lock:
-            for key in candidates:
-                if (most := key.limits.max_concurrency) is None:
-                    continue
-                leases, note = _living(self.leases.get(key.record)), None
-                if terms is not None and terms.share < 1.0:
-                    share = part_of(most, terms.share)
-                    if sum(terms.workload in one.parts for one in leases) >= share:
-                        note = terms.note("share", "concurrency", share, most)
-                if note or len(leases) >= most:
-                    until = now + PROBE_POLL_S
-                    found[key.key_id] = Block("concurrency", until, waitable=True, note=note or "")
+            return self._blocks(candidates, now, terms)
+
+    def _blocks(
+        self, candidates: Iterable[Candidate], now: float, terms: Terms | None
+    ) -> dict[str, Block]:
+        found = {}
+        for key in candidates:
+            if (most := key.limits.max_concurrency) is None:
+                continue
+            leases, note = _living(self.leases.get(key.record)), None
+            if terms is not None and terms.share < 1.0:
+                share = part_of(most, terms.share)
+                if sum(terms.workload in one.parts for one in leases) >= share:
+                    note = terms.note("share", "concurrency", share, most)
+            if note or len(leases) >= most:
+                until = now + PROBE_POLL_S
+                found[key.key_id] = Block("concurrency", until, waitable=True, note=note or "")
         return found
 
     def add(self, lease: Lease, most: int | None) -> bool:

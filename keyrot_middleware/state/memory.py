@@ -125,11 +125,16 @@ class MemoryState(LedgerState):
     ) -> list[Mapping[str, int]]:
         """Return the counts of records; see `State.activity`."""
         with self._lock:
-            found = [self._activity[name][1] if name in self._activity else {} for name in names]
-            return [
-                {name: row[name] for name in (row if fields is None else fields) if name in row}
-                for row in found
-            ]
+            return self._counts(names, fields)
+
+    def _counts(
+        self, names: Sequence[str], fields: Sequence[str] | None
+    ) -> list[Mapping[str, int]]:
+        found = [self._activity[name][1] if name in self._activity else {} for name in names]
+        return [
+            {name: row[name] for name in (row if fields is None else fields) if name in row}
+            for row in found
+        ]
 
     def activity_log(self, name: str) -> list[str]:
         """Return the texts of a list; see `State.activity_log`."""

@@ -1,4 +1,4 @@
-"""The program's OpenTelemetry: its provider, its suppression, and an export where it has none."""
+"""The program's OpenTelemetry: its provider, and its suppression."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from opentelemetry import context, trace
+from opentelemetry import context
 from opentelemetry.context import Context
-from opentelemetry.trace import ProxyTracerProvider, format_trace_id, get_current_span
-
-from ..core.model import CallInfo
-from ..errors import MissingExtraError
-from ..locks import Lock
+from opentelemetry.trace import format_trace_id, get_current_span
 
 # The API keeps this key private, yet every instrumentation has to read it; the plain one is older.
 _KEY = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
@@ -76,49 +72,3 @@ class CurrentProvider(Generic[T]):
             created = self._create(provider)
             self._cached = provider, created
         return created
-
-
-class OtlpExport:
-    """Sets a tracer provider up, unless the program has one; as an observer at the first call.
-
-    The standard OTEL_* variables control endpoint and sampling. Spans are flushed when the program
-    ends. OpenTelemetry accepts the first provider that is set and refuses all others, so under
-    `keyrot run`, which begins before the program, ours must not come first.
-    """
-
-    def __init__(self) -> None:
-        """Import what is needed.
-
-        Raises:
-            MissingExtraError: The extra `otlp` is not installed.
-        """
-        try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
-                OTLPSpanExporter,
-            )
-            from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-        except ImportError as missing:
-            raise MissingExtraError(
-                wanted_by="KEYROT_TRACING=otlp", package=str(missing.name), extra="otlp"
-            ) from None
-        self._sdk = TracerProvider, BatchSpanProcessor, OTLPSpanExporter
-        self._lock = Lock()
-
-    def observe(self, info: CallInfo) -> None:
-        """Set the provider up; the call is not observed."""
-        if not _has_provider():
-            self.set_up()
-
-    def set_up(self) -> None:
-        """Set the provider up, once."""
-        with self._lock:
-            if not _has_provider():
-                make_provider, batch, exporter = self._sdk
-                provider = make_provider()
-                provider.add_span_processor(batch(exporter()))
-                trace.set_tracer_provider(provider)
-
-
-def _has_provider() -> bool:
-    return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)

@@ -28,9 +28,9 @@ from opentelemetry.trace import (
 
 from .._version import __version__
 from ..core.activity import CallRecord
-from ..core.commands import Acquire, Command, Send, Settle, Sleep, StreamOpened
+from ..core.commands import Acquire, Command, Send, Settle, Sleep
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, project_name
+from ..core.model import CallInfo, LeaseOutcome, project_name
 from . import CallObserver, semconv
 from .logs import format_blocked_keys
 from .otel import CurrentProvider, is_suppressed
@@ -61,9 +61,8 @@ class CallTracer(CallObserver):
     """Traces one call. Its spans start with its first command: a stream may never be read."""
 
     __slots__ = (
-        "_acquire_since", "_attempt", "_call_spans", "_cost", "_count", "_ctx", "_degraded",
-        "_describes", "_first_chunk", "_info", "_is_own", "_key_id", "_last_failure",
-        "_parent", "_pool", "_span", "_started", "_tracer", "_usage",
+        "_acquire_since", "_attempt", "_call_spans", "_cost", "_ctx", "_describes", "_info",
+        "_is_own", "_last_failure", "_parent", "_pool", "_span", "_tracer",
     )  # fmt: skip
 
     def __init__(
@@ -78,16 +77,10 @@ class CallTracer(CallObserver):
         self._is_own = self._describes = False
         self._parent = ctx
         self._attempt: Span | None = None
-        self._started = time.monotonic()
         self._acquire_since: float | None = None
-        self._first_chunk: float | None = None
-        self._count = 0
-        self._key_id: str | None = None
-        self._usage = NO_USAGE
         self._cost: float | None = None
         self._last_failure: tuple[BaseException | None, ErrorCause | None] = (None, None)
         """The exception of the last failed attempt, and its cause."""
-        self._degraded = False
 
     def before(self, command: Command) -> None:
         """Start what *command* starts."""
@@ -111,8 +104,6 @@ class CallTracer(CallObserver):
         """Record the result of *command*."""
         if type(command) is Settle:
             self._settle(command, reply if isinstance(reply, float) else None)
-        elif type(command) is Send and type(reply) is StreamOpened and self._info.stream:
-            self._first_chunk = time.monotonic() - self._started
 
     def attach(self) -> object:
         """Make the attempt the current span while the SDK's code runs."""
@@ -147,24 +138,25 @@ class CallTracer(CallObserver):
             blocked = format_blocked_keys(error.unavailable.blocks)
             self._event("keyrot.pool.exhausted", {"keyrot.pool.blocked_keys": blocked})
         if self._describes and call.is_recording():
-            call.set_attributes(self._call_end())  # in one step, since each costs a lock
+            call.set_attributes(self._call_end(record))  # in one step, since each costs a lock
         if self._is_own:
             if cause is not None:
                 record_error(call, cause)
             call.end()
 
-    def _call_end(self) -> Attributes:
-        attributes: Attributes = {semconv.POOL: self._pool, "keyrot.attempt.count": self._count}
+    def _call_end(self, record: CallRecord) -> Attributes:
+        count = len(record.attempts)
+        attributes: Attributes = {semconv.POOL: self._pool, "keyrot.attempt.count": count}
         if self._cost is not None:
             attributes[semconv.COST] = self._cost
-        if self._key_id is not None:
-            attributes[semconv.KEY_ID] = self._key_id
+        if count:
+            attributes[semconv.KEY_ID] = record.attempts[-1].key_id
         if self._is_own:
-            for name, value in zip(_USAGE_ATTRIBUTES, self._usage, strict=False):
+            for name, value in zip(_USAGE_ATTRIBUTES, record.usage, strict=False):
                 if value is not None and value != ():
                     attributes[name] = value
-            if self._first_chunk is not None:
-                attributes["gen_ai.response.time_to_first_chunk"] = self._first_chunk
+            if record.first_chunk_s:
+                attributes["gen_ai.response.time_to_first_chunk"] = record.first_chunk_s
         return attributes
 
     def _event(self, name: str, attributes: Attributes) -> None:
@@ -194,9 +186,6 @@ class CallTracer(CallObserver):
 
     def _send(self, command: Send) -> None:
         lease, now = command.lease, time.monotonic()
-        if (lease.degraded or lease.reservation is None) and not self._degraded:
-            self._degraded = True  # the shared state is down
-            self._event("keyrot.state.degraded", {semconv.KEY_ID: lease.key_id})
         since = now if self._acquire_since is None else self._acquire_since
         attributes: Attributes = {
             semconv.POOL: self._pool,
@@ -209,17 +198,16 @@ class CallTracer(CallObserver):
         name = f"attempt {lease.key_id}"
         self._attempt = self._tracer.start_span(name, self._parent, attributes=attributes)
         self._acquire_since = None
-        self._key_id, self._count = lease.key_id, self._count + 1
 
     def _settle(self, command: Settle, until: float | None) -> None:
-        outcome, verdict, self._usage, _ = command.outcome
+        outcome, verdict, usage, _ = command.outcome
         attempt, cause = self._attempt, None
         if verdict is not None:
             cause = cause_from_verdict(verdict, command.error)
             self._last_failure = command.error, cause
         if attempt is None:
             return
-        cost = self._usage.cost_usd
+        cost = usage.cost_usd
         if cost is not None:
             self._cost = (self._cost or 0.0) + cost
             attempt.set_attribute(semconv.COST, cost)

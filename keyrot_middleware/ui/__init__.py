@@ -30,7 +30,7 @@ def app(
 
     Args:
         token: What a browser or a script must present, at least 16 characters.
-        actions: Offer to reset, disable, enable and check keys.
+        actions: Offer to reset, disable and enable keys.
         source: Where the data comes from. None: the pool that `install()` put in place.
 
     Raises:

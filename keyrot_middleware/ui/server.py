@@ -14,9 +14,8 @@ import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from html import escape
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -26,11 +25,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..adapters.key_check import check_key
 from ..core.judgement import KEY_STATES
 from ..core.text import did_you_mean
 from ..errors import KeyrotError, handle_internal_error
@@ -63,9 +62,6 @@ _HEADERS = {
     b"cross-origin-opener-policy": b"same-origin",
     b"cross-origin-resource-policy": b"same-origin",
 }
-_MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"} | {
-    "svg": "image/svg+xml"
-}
 _ERROR_PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -95,7 +91,8 @@ def make_app(*, token: str, actions: bool, source: PoolReport | None) -> Starlet
     app = Starlette(
         routes=[
             Route("/", server.index),
-            Route("/static/{name}", server.static),
+            # These are public, since anybody can download the package.
+            Mount("/static", StaticFiles(packages=[(__package__, "static")])),
             Route("/api/status", server.answering(_status)),
             Route("/api/attempts", server.answering(_attempts)),
             Route("/api/history", server.answering(_history)),
@@ -118,14 +115,13 @@ class _Server:
         self._access, self._source = access, source
         self._report: tuple[Pool, PoolReport] | None = None
         self._threads = anyio.CapacityLimiter(THREADS)
-        self._files = {file.name: file for file in (files(__package__) / "static").iterdir()}
 
     async def index(self, request: Request) -> Response:
         """Return the page; with `?token=` in its address, the way to the address without it."""
         given = request.query_params.get("token")
         if given is None:
             self._access.admit(request)
-            return self._file("index.html")
+            return FileResponse(Path(__file__).with_name("index.html"))
         if not self._access.is_token(given):
             raise HTTPException(401, "This token is wrong. " + HOW_TO_OPEN)
         kept = urlencode([one for one in request.query_params.multi_items() if one[0] != "token"])
@@ -133,17 +129,6 @@ class _Server:
         response = Response(status_code=303, headers={"Location": address})
         self._access.set_cookie(request, response)
         return response
-
-    async def static(self, request: Request) -> Response:
-        """Return a file of the page; these are public, since anybody can download the package."""
-        name = request.path_params["name"]
-        if name not in self._files or name == "index.html":
-            raise HTTPException(404)
-        return self._file(name)
-
-    def _file(self, name: str) -> Response:
-        media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
-        return Response(self._files[name].read_bytes(), media_type=media_type)
 
     def answering(
         self, work: Work, changes: bool = False
@@ -178,19 +163,8 @@ class _Server:
             )
         if self._report is None or self._report[0] is not pool:
             # Kept, since one look at a large pool serves all requests of a second.
-            self._report = pool, source_of(pool, check=partial(_check, pool))
+            self._report = pool, source_of(pool)
         return self._report[1]
-
-
-def _check(pool: Pool, key_id: str) -> str:
-    if key_id not in pool.secrets.resolved:
-        raise KeyrotError(f"key {key_id} has no value to check")
-    for key in pool.configured:
-        if key.key_id == key_id:
-            allowed = pool.allowed_origins
-            check = check_key(pool.secrets, key_id, key.model, key.platform, allowed)
-            return check.describe(key_id)
-    raise KeyError(key_id)
 
 
 # The API -----------------------------------------------------------------------------------------
@@ -248,7 +222,6 @@ def _act(source: PoolReport, request: Request) -> dict[str, Any]:
             key_id, False, _number(request, "seconds", DISABLED_S, 1, DISABLED_S)
         ),
         "enable": lambda: source.set_active(key_id, True),
-        "check": lambda: source.check(key_id),
     }
     if action not in calls:
         raise HTTPException(404, f"There is no such action; there are {', '.join(calls)}.")

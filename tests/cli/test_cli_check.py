@@ -1,9 +1,6 @@
 """`keyrot check`: what it shows, what it finds wrong, its exit code; and `--version`."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,16 +35,16 @@ def keys_file(tmp_path: Path, clean_environment: None) -> Path:
     return file
 
 
-def test_the_table_shows_all_of_a_key(keyrot: Keyrot, keys_file: Path) -> None:
-    """Id, model, workload, tier, project, priority, limits, and where the value is, are shown."""
+def test_the_table_shows_where_each_value_is(keyrot: Keyrot, keys_file: Path) -> None:
+    """With the key's id, its service and its project."""
     ran = keyrot("check", GEMINI_KEY_flash_01="value-one", TEAM_KEY="value-two")
     assert ran.returncode == 0, ran.stderr
     table = ran.stdout[ran.stdout.index("Keys (2)") :]
-    texts = ("flash_01", "gemini-2.5-flash", "interactive, free", "my-project", "10 rpm")
-    texts += ("250,000 tpm", "env://GEMINI_KEY_flash_01", "pro_01", "env://TEAM_KEY", "8 at once")
+    texts = ("flash_01", "gemini_api", "my-project", "env://GEMINI_KEY_flash_01")
+    texts += ("pro_01", "env://TEAM_KEY")
     assert [text for text in texts if text not in table] == []
     assert table.count("found #") == 2
-    assert ran.stdout.endswith("\nOK: 2 of 2 keys are available.\n")
+    assert ran.stdout.endswith("\nOK: 2 of 2 keys found.\n")
     assert "KEYROT_MAX_WAIT_S" not in ran.stdout, "which has its default"
 
 
@@ -67,7 +64,7 @@ def test_settings_show_where_they_come_from_and_no_secret(keyrot, keys_file, tmp
     assert found["KEYROT_STRATEGY"] == {"value": "fill", "source": "environment"}
     assert found["KEYROT_MAX_RETRIES"] == {"value": 5, "source": ".env"}
     assert found["KEYROT_MAX_WAIT_S"] == {"value": 65.0, "source": "default"}
-    assert found["GEMINI_API_KEYS"]["value"] == 2
+    assert found["GEMINI_API_KEYS"]["value"] == "2 (not shown)"
     assert found["KEYROT_KEYS_FILE"]["value"] == "keys.json"
     assert found["GEMINI_API_KEY"]["value"] == "set (not shown)"
     assert found["GOOGLE_API_KEY"]["value"] is None
@@ -132,10 +129,9 @@ def test_the_state_is_shown_and_checked(keyrot: Keyrot, keys_file: Path) -> None
     assert ran.returncode == 1
     assert "State: redis://[redacted]@127.0.0.1:" in ran.stdout
     assert "cannot be used" in ran.stdout
-    assert ran.stdout.endswith("Not OK: 1 problem; which keys are available is not known.\n")
+    assert ran.stdout.endswith("Not OK: 1 problem; 2 of 2 keys found.\n")
     report = json.loads(keyrot("check", "--json", KEYROT_STATE_URL=url, **values).stdout)
     assert (report["state"]["shared"], report["state"]["reachable"]) == (True, False)
-    assert {(key["state"], key["available"]) for key in report["keys"]} == {(None, None)}
     assert "hunter2" not in ran.stdout + ran.stderr + json.dumps(report)
     ran = keyrot("check", KEYROT_STATE_URL=server("valkey").url, **values)
     assert ran.returncode == 0
@@ -151,17 +147,6 @@ def test_no_key_and_only_disabled_keys_are_errors(keyrot: Keyrot, tmp_path: Path
     ran = keyrot("check", GEMINI_KEY_a="value-one")
     assert ran.returncode == 1
     assert "warning: disabled by active=false: a" in ran.stdout
-
-
-def test_alerts_that_cannot_be_sent_are_wrong(keyrot: Keyrot) -> None:
-    """The report counts the URLs of alerts, names what is wrong with one, and shows none."""
-    given = {"GEMINI_API_KEYS": "one", "KEYROT_ALERTS": "json://u:FAKE-pw@h nosuch://FAKE-token"}
-    ran = keyrot("check", **given)
-    assert ran.returncode == 1
-    text = 'problem: KEYROT_ALERTS, entry 2 (nosuch://): found the unknown scheme "nosuch"'
-    assert text in ran.stdout
-    assert "2 (not shown)" in ran.stdout
-    assert "FAKE" not in ran.stdout + ran.stderr
 
 
 def test_a_wrong_setting_is_reported_without_a_traceback(keyrot: Keyrot, tmp_path: Path) -> None:
@@ -200,36 +185,17 @@ def test_live_sends_one_request_with_each_key(keyrot: Keyrot, service: FakeGemin
     assert not any(key.value in ran.stdout + shown.stdout for key in keys)
 
 
-def test_a_busy_key_works_and_a_rejected_one_is_wrong(keyrot, service, tmp_path) -> None:
-    """A minute's quota says nothing against a key; what services found rejected is wrong here."""
+def test_a_busy_key_works(keyrot, service) -> None:
+    """A minute's quota says nothing against a key."""
     values = [service.add_key(label).value for label in ("good", "busy")]
     service.always("busy", Reply.QUOTA_MINUTE)
     given = {
         "GEMINI_API_KEYS": ",".join(values),
         "GOOGLE_GEMINI_BASE_URL": service.url,
         "KEYROT_ALLOWED_HOSTS": service.host,
-        "KEYROT_STATE_URL": f"sqlite://{tmp_path}/state.sqlite3",
     }
     ran = keyrot("check", "--live", **given)
     assert (ran.returncode, "works; now quota_minute (429)" in ran.stdout) == (0, True)
-    assert ran.stdout.endswith("\nOK: 1 of 2 keys is available.\n")
-    service.always("busy", Reply.KEY_EXPIRED)
-    program = """
-import keyrot_middleware
-from google import genai
-keyrot_middleware.install(strategy="fill")
-client = genai.Client()
-client.models.generate_content(model="gemini-flash-latest", contents="hi")
-"""
-    given["GEMINI_API_KEYS"] = ",".join(reversed(values))
-    command = [sys.executable, "-W", "ignore", "-c", program]
-    subprocess.run(command, env=os.environ | given, check=True, timeout=240)
-    ran = keyrot("check", **given)
-    assert ran.returncode == 1
-    assert ran.stdout.endswith("\nNot OK: 1 problem; 1 of 2 keys is available.\n")
-    assert "rejected: key_1: key_expired; replace its value" in ran.stdout
-    assert "rejected, tried again at" in ran.stdout
-    assert "rejected until" not in ran.stdout
 
 
 def test_live_follows_no_redirect(keyrot: Keyrot, service: FakeGemini) -> None:

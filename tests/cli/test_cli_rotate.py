@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from cli.conftest import Ran
@@ -23,10 +22,7 @@ from keyrot_middleware.cli import main
 from keyrot_middleware.cli import rotate as rotate_module
 from keyrot_middleware.core.activity import ActivityRows
 from keyrot_middleware.core.model import RetryPolicy
-from keyrot_middleware.errors import SecretError
-from keyrot_middleware.runtime.rotations import Rotation, add_rotation, rotations
-from keyrot_middleware.secrets import Secret
-from keyrot_middleware.secrets.stores import EnvStore
+from keyrot_middleware.runtime.rotations import rotations
 from keyrot_middleware.state import open_shared
 from keyrot_middleware.testing import FakeGemini, FakeOpenAI, Reply
 
@@ -240,37 +236,6 @@ def test_a_rotation_that_was_cut_off_goes_on(pool: Pool) -> None:
     with pytest.raises(KeyError):
         pool.gemini.key("a")
     state.close()
-
-
-def test_a_rotation_that_has_ended_is_not_gone_on_with(pool: Pool) -> None:
-    """Cut off, put back, and done later: the next command takes a new value."""
-    first, second = (pool.gemini.add_key(name).value for name in ("first", "second"))
-    state = open_shared(pool.env["KEYROT_STATE_URL"], RetryPolicy(), time.time, pool="rotated")
-    add_rotation(state, Rotation("1", "a", "", Secret(first).fingerprint, time.time(), "cut off"))
-    state.close()
-    for value in (first, second):
-        ran = pool.rotate("a", stdin=value)
-        assert (ran.returncode, pool.stored()) == (0, value), ran.stdout
-
-
-def test_a_write_whose_response_was_lost_is_gone_on_with(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The store has the new value, though it reports an error: the old one is not forgotten."""
-    write = EnvStore.replace
-
-    def lost(*args: Any) -> None:
-        write(*args)
-        raise SecretError("key a: ReadTimeout")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(EnvStore, "replace", lost)
-        ran = pool.rotate("a", "--create", pool.create)
-    assert (ran.returncode, "delete what --create made" in ran.stdout) == (1, True)
-    with pool.workers(1):
-        ran = pool.rotate("a", "--create", pool.create, "--revoke", pool.revoke)
-    assert (ran.returncode, pool.stored()) == (0, "FAKE-a-3"), ran.stderr
-    assert "going on with the rotation of" in ran.stdout
 
 
 def test_a_rotation_waits_until_processes_can_have_said_that_they_run(

@@ -16,7 +16,8 @@ from keyrot_middleware.core.chains import (
 from keyrot_middleware.core.counting import IDLE_S, MAX_LENGTH, MAX_NAMES, OTHER, ModelNames
 from keyrot_middleware.core.flow import CallState
 from keyrot_middleware.core.model import CallInfo, Limits
-from keyrot_middleware.settings import MAX_MODELS, next_models
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.settings import MAX_MODELS, load, next_models
 
 
 def ended(rig: Rig, info: CallInfo = INFO) -> CallState:
@@ -44,20 +45,21 @@ def test_each_model_has_the_one_after_it() -> None:
 @pytest.mark.parametrize(
     ("chains", "found"),
     [
-        (["a"], '"a", which names no model after'),
-        (["a>"], '"" in "a>", which is no model'),
-        (["a>tunedModels/b"], '"tunedModels/b" in'),
-        (["a>b c"], '"b c" in'),
-        (["a>a"], '"a" twice'),
-        (["a>b>a"], '"a" twice'),
-        (["a>b", "b>c", "c>a"], '"a" twice'),
+        (["a"], 'found "a". Allowed: chains of up to 8 models'),
+        (["a>"], 'found "a>". Allowed: chains'),
+        (["a>tunedModels/b"], 'found "a>tunedModels/b". Allowed'),
+        (["a>b c"], 'found "a>b c". Allowed'),
+        (["a>a"], 'a circle, or over 8 models, from "a"'),
+        (["a>b>a"], 'a circle, or over 8 models, from "a"'),
+        (["a>b", "b>c", "c>a"], 'a circle, or over 8 models, from "a"'),
         (["a>b", "a>c"], '"a" with two models after it'),
-        ([">".join(f"m{n}" for n in range(MAX_MODELS + 1))], f"{MAX_MODELS + 1} models"),
+        ([">".join(f"m{n}" for n in range(MAX_MODELS + 1))], "Allowed: chains of up to 8"),
+        (["a>b>c>d>e", "e>f>g>h>i"], "over 8 models"),
     ],
 )
 def test_what_is_wrong_in_chains_is_found(chains: list[str], found: str) -> None:
-    with pytest.raises(ValueError) as refused:
-        next_models(chains)
+    with pytest.raises(ConfigError) as refused:
+        load(fallback_models=chains)
     assert found in str(refused.value)
 
 

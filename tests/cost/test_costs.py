@@ -131,17 +131,6 @@ def test_a_stream_has_the_cost_of_its_last_chunk(gemini, clock, pool) -> None:
     assert observed.costs("generate_content")[1] >= price((model, 5_000, 0, 0, 0, 0), clock)
 
 
-def test_the_cost_of_a_call_is_that_of_all_its_attempts(gemini, clock, pool) -> None:
-    observed = ObservedPool(pool("free", "paid", strategy="fill"))
-    gemini.script("free", Reply.QUOTA_MINUTE)
-    gemini.script("paid", Reply.custom(200, body(CALLS[0])))
-    client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
-    client.models.generate_content(model=CALLS[0][0], contents="hi")
-    want = pytest.approx(price(CALLS[0], clock), abs=MILLIONTH / 1000)
-    assert observed.costs("attempt") == [None, want]
-    assert observed.costs("generate_content") == [want]
-
-
 def test_without_genai_prices_calls_are_still_reported(gemini, pool, monkeypatch) -> None:
     """Calls are made, observed and reported; their cost is unknown."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)

@@ -65,17 +65,3 @@ def test_the_served_tier_is_booked(
     for mode in ("sync_stream", "async_stream") if stream else ("sync", "async"):
         ask(mode, connect(), model=MODEL, config=asking(asked))
     assert spent(made) == pytest.approx(2 * ratio * price(CALL, clock), abs=1e-9)
-
-
-def test_interactions_have_the_cost_of_their_tier(gemini, clock, pool, connect) -> None:
-    """They name it in the interaction itself; streams in the last event."""
-    made = pool({"key_id": "paid", "project": "web", "usd": {"day": 1_000.0}})
-    gemini.tokens(lambda _body: 1_000_000)
-    gemini.thoughts(0)
-    standard = price((MODEL, 1_000_000, 0, 3, 0, 0), clock)
-    client = connect()
-    request = {"model": MODEL, "input": "hi", "service_tier": "flex"}
-    client.interactions.create(**request)
-    for _ in client.interactions.create(**request, stream=True):
-        pass
-    assert spent(made) == pytest.approx(2 * 0.5 * standard, rel=1e-3)

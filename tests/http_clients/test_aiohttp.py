@@ -164,36 +164,6 @@ def test_a_whole_answer_is_read_in_each_way(way, gemini, pool) -> None:
     run(post)
 
 
-def test_an_error_of_aiohttp_shows_the_address_of_the_program(gemini, pool) -> None:
-    pool("A")
-    url = f"{gemini.url}{STREAM}?alt=sse&key=keyrot-pool"
-
-    async def post(session: aiohttp.ClientSession) -> None:
-        async with session.post(url, json=BODY) as response:
-            with pytest.raises(aiohttp.ContentTypeError, match="key=keyrot-pool") as caught:
-                await response.json()
-            assert gemini.key("A").value not in repr(caught.value)
-
-    run(post)
-
-
-@pytest.mark.parametrize("of", ["session", "request"])
-@pytest.mark.parametrize(("seconds", "code"), [(6, 429), (60, 200)])
-def test_a_wait_for_a_key_stays_within_the_timeout(seconds, code, of, gemini, pool, clock) -> None:
-    """That of the request, or of the session: half a minute is too long for six seconds."""
-    pool("A")
-    gemini.script("A", Reply.QUOTA_MINUTE)
-    options = {"timeout": aiohttp.ClientTimeout(seconds)}
-
-    async def post(session: aiohttp.ClientSession) -> int:
-        given: Any = options if of == "request" else {}
-        async with session.post(PATH, json=BODY, headers=HEADERS, **given) as response:
-            return response.status
-
-    given = options if of == "session" else {}
-    assert run(post, base_url=gemini.url, **given) == code
-
-
 @pytest.mark.parametrize("of", ["session", "request"])
 def test_the_middlewares_of_the_program_see_one_call(of, gemini, pool) -> None:
     """And the placeholder; a session with a base address is served too."""
@@ -226,40 +196,3 @@ def test_an_old_aiohttp_is_left_alone(gemini, pool, monkeypatch) -> None:
 
     with pytest.warns(keyrot_middleware.KeyrotWarning, match="aiohttp before"):
         assert run(post) == 400
-
-
-CREDENTIALS = [
-    (PATH, HEADERS),
-    (f"{PATH}?key=keyrot-pool", {}),
-    ("/v1beta/openai/chat/completions", {"authorization": "Bearer keyrot-pool"}),
-]
-
-
-@pytest.mark.parametrize(("path", "credential"), CREDENTIALS)
-@pytest.mark.parametrize("code", [302, 307])
-def test_a_redirect_to_another_address_goes_without_a_key(
-    code, path, credential, gemini, pool
-) -> None:
-    """It is followed as aiohttp does, and one to the same address with a key."""
-    value, seen = gemini.add_key("A").value, []
-    with closing(JsonServer(lambda _: Response(200, ANSWER))) as other:
-
-        def answer(request: Any) -> Response:
-            seen.append(request)
-            is_first = len(seen) == 1
-            return Response(code, {}, {"location": path if is_first else f"{other.url}/x"})
-
-        with closing(JsonServer(answer)) as first:
-            pool("A", allowed_hosts=(first.host,))
-
-            async def post(session: aiohttp.ClientSession) -> str:
-                url = first.url + path
-                async with session.post(url, json=BODY, headers=credential) as response:
-                    assert len(response.history) == 2
-                    return text_of(await response.json())
-
-            assert run(post) == "moved"
-    assert len(seen) == 2
-    (sent,) = other.requests
-    assert sent.method == ("GET" if code == 302 else "POST")
-    assert not [text for text in ("keyrot-pool", value) if text in repr(sent)]

@@ -20,6 +20,8 @@ from support.raw_server import RawServer, answer
 import keyrot_middleware
 from keyrot_middleware.testing import Reply
 
+pytestmark = pytest.mark.promise(number=1)
+
 ERRORS = (OSError, httpx.HTTPError, httpx2.HTTPError)
 
 

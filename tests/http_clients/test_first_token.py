@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,11 +17,9 @@ import requests
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from support import http_modes
-from support.google_bodies import bad, reason
 from support.http_modes import MODEL, RAW
 from support.modes import MODES, ask
-from support.raw_server import RawServer, answer, chunk
+from support.raw_server import RawServer, chunk
 
 import keyrot_middleware
 from keyrot_middleware.telemetry.tracing import TracingObserver
@@ -33,9 +30,6 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r
 EVENTS, WHOLE = HEAD % b"text/event-stream", HEAD % b"application/json"
 PATH = f"/v1beta/models/{MODEL}:generateContent"
 BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
-INVALID = json.dumps(
-    bad("API key not valid. Please pass a valid API key.", reason("API_KEY_INVALID"))
-).encode()
 MODES_WITH_DEADLINE = [mode for mode in RAW if not mode.startswith("requests")]
 STREAMS = [mode for mode in MODES_WITH_DEADLINE if "stream" in mode]
 CALLS = [mode for mode in MODES_WITH_DEADLINE if "stream" not in mode]
@@ -143,7 +137,6 @@ def nothing_stays() -> Iterator[None]:
 
 
 SOME_STREAMS = ["httpx-stream", "httpx2-astream", "aiohttp-astream"]
-SOME_CALLS = ["httpx2-sync", "httpx-async"]
 
 
 @pytest.mark.parametrize(
@@ -227,40 +220,6 @@ def test_another_key_takes_over_a_call(mode, slow, pool) -> None:
     assert slow.sent == ["A", "B"]
 
 
-@pytest.mark.parametrize("mode", [*SOME_STREAMS, *SOME_CALLS])
-def test_what_nothing_else_could_serve_has_no_deadline(mode, slow) -> None:
-    """Another key that is exhausted is none."""
-    slow.pool("A", {"key_id": "B", "rpm": 1})
-    with keyrot_middleware.get_key_manager().lease(MODEL, exclude=("A",)):
-        pass
-    slow.ways["A"] = slow.late if mode in STREAMS else slow.late_head
-    assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["late"]
-    assert slow.sent == ["B", "A"]
-
-
-@pytest.mark.parametrize("mode", [*SOME_STREAMS, *SOME_CALLS])
-def test_one_call_of_a_minute_is_cut_off_or_one_in_twenty(mode, slow) -> None:
-    """A slow model is not asked twice by all."""
-    slow.pool("A", "B")
-    slow.in_turn(slow.no_head, slow.late if mode in STREAMS else slow.late_head)
-    slow.ways["B"] = lambda connection: slow.answer(connection, "B", stream=mode in STREAMS)
-    assert RAW[mode](slow.server.url, "keyrot-pool", 2) == ["B", "late"]
-    assert slow.sent[:3] == ["A", "B", "A"]
-    assert slow.sent.count("B") == 1
-
-
-@pytest.mark.parametrize("mode", SOME_STREAMS)
-def test_the_slow_key_is_used_again_if_no_other_serves(mode, slow) -> None:
-    """The second time it has all the time that it needs."""
-    slow.pool("A", "B")
-    slow.in_turn(slow.no_head, slow.late)
-    slow.ways["B"] = lambda connection: connection.sendall(
-        answer(INVALID, status="400 Bad Request")
-    )
-    assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["late"]
-    assert slow.sent == ["A", "B", "A"]
-
-
 @pytest.mark.parametrize("mode", SOME_STREAMS)
 def test_the_next_model_takes_over(mode, slow, pool) -> None:
     """Its limits are its own, so the same key may serve it."""
@@ -277,13 +236,6 @@ def test_a_state_in_a_file_is_asked_for_other_keys(mode, slow, tmp_path) -> None
     assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["B"]
 
 
-def test_a_next_model_that_fails_says_why(slow) -> None:
-    slow.pool("A", fallback_models=(f"{MODEL}>gemini-2.5-pro",))
-    slow.in_turn(slow.no_head, lambda connection: connection.sendall(answer(b"{}")))
-    with pytest.raises(httpx.HTTPStatusError, match="403"):
-        RAW["httpx-sync"](slow.server.url, "keyrot-pool", 1)
-
-
 @pytest.mark.parametrize("mode", SOME_STREAMS)
 def test_later_pauses_have_no_deadline(mode, slow) -> None:
     """The read timeout of the head is not that of the body."""
@@ -296,18 +248,6 @@ def test_later_pauses_have_no_deadline(mode, slow) -> None:
     slow.pool("A", "B")
     slow.ways["A"] = slow.ways["B"] = pause
     assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["one two"]
-
-
-@pytest.mark.parametrize("mode", SOME_CALLS)
-def test_a_whole_answer_may_take_its_time_once_it_has_begun(mode, slow) -> None:
-    def pause(connection: Any) -> None:
-        connection.sendall(WHOLE)
-        slow.over.wait(3 * SOON)
-        connection.sendall(chunk(said("whole")) + b"0\r\n\r\n")
-
-    slow.pool("A", "B")
-    slow.ways["A"] = slow.ways["B"] = pause
-    assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["whole"]
 
 
 def test_the_programs_own_timeout_raises_as_without_a_pool(slow) -> None:
@@ -348,65 +288,7 @@ def test_google_genai(mode, slow, connect) -> None:
     assert slow.sent == ["A", "B"]
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-def test_openai_streams(is_async, slow) -> None:
-    """Comments, such as those of OpenRouter, are no token."""
-    slow.pool("A", "B")
-    slow.ways["A"] = slow.keep_alives if is_async else slow.no_head
-    delta = {"index": 0, "delta": {"content": "B"}, "finish_reason": None}
-    data = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-    sent = json.dumps({**data, "choices": [delta]}).encode()
-    body = chunk(b"data: " + sent + b"\n\n") + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
-    slow.ways["B"] = lambda connection: connection.sendall(EVENTS + body)
-    mode = "openai-astream" if is_async else "openai-stream"
-    assert http_modes.OPENAI[mode](slow.server.url, "keyrot-pool", 1) == ["B"]
-    assert slow.sent == ["A", "B"]
-
-
-def test_calls_without_a_deadline_run_none_of_it(slow) -> None:
-    """They look whether there is one, and no more."""
-    slow.pool("A", "B", first_token_s=0)
-    seen: set[str] = set()
-
-    def note(frame: Any, *_: object) -> None:
-        seen.add(frame.f_code.co_name)
-
-    sys.setprofile(note)
-    try:
-        RAW["httpx-stream"](slow.server.url, "keyrot-pool", 1)
-    finally:
-        sys.setprofile(None)
-    assert "open_call" in seen
-    assert not seen & {"_cut_off_s", "_use_slow_keys", "_send_timed", "_set_deadline", "begin"}
-
-
 # Settings, and what is seen -----------------------------------------------------------------------
-
-
-def test_a_workload_has_its_own_deadline(slow) -> None:
-    """0 is none."""
-    slow.pool("A", "B", workloads={"batch": {"first_token_s": 0}})
-    slow.ways["A"] = slow.late
-    with keyrot_middleware.workload("batch"):
-        assert RAW["httpx-stream"](slow.server.url, "keyrot-pool", 1) == ["late"]
-    slow.ways["A"] = slow.no_head
-    with keyrot_middleware.workload("chat"):
-        assert RAW["httpx-stream"](slow.server.url, "keyrot-pool", 1) == ["B"]
-
-
-@pytest.mark.parametrize("mode", ["httpx-stream", "httpx-astream"])
-def test_calls_inside_workload_have_a_deadline(mode, slow) -> None:
-    """Of its own, whatever the settings say; the inner one counts."""
-    slow.pool("A", "B", first_token_s=0)
-    slow.ways["A"] = slow.no_head
-    with keyrot_middleware.workload("chat", first_token_s=NEVER):
-        with keyrot_middleware.workload("chat", first_token_s=SOON):
-            assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["B"]
-        slow.ways["A"] = slow.late
-        assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["late"]
-    wrong = keyrot_middleware.workload("chat", first_token_s=-1)
-    with pytest.raises(ValueError, match="found -1; allowed: 0 or more"), wrong:
-        pass
 
 
 @pytest.mark.parametrize("mode", ["httpx-stream", "httpx-astream"])

@@ -13,6 +13,8 @@ import keyrot_middleware
 from keyrot_middleware import ConfigError
 from keyrot_middleware.settings import load
 
+pytestmark = pytest.mark.promise(number=1)
+
 PLACEHOLDER = {"authorization": "Bearer keyrot-pool"}
 OF_ANTHROPIC = {"x-api-key": "keyrot-pool"}
 VERSIONED = {**OF_ANTHROPIC, "anthropic-version": "2023-06-01"}

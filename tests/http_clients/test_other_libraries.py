@@ -9,7 +9,6 @@ import requests
 from google import genai
 from support.http_modes import BODY, HEADERS, MODEL, PATH
 from support.modes import spread
-from support.reporters import sent_to_sentry
 
 from keyrot_middleware.testing import Reply
 
@@ -95,15 +94,3 @@ def test_google_genai_over_trio_sends_once_too(gemini, pool) -> None:
 
     assert trio.run(go).text == "ok from A"
     assert gemini.sent("A") == 2
-
-
-@pytest.mark.parametrize(
-    ("libraries", "ways", "order"),
-    [("httpx", 5, "after"), ("requests", 2, "before")],
-)
-def test_sentry_with_its_defaults(libraries, ways, order) -> None:
-    """No key is in its events, breadcrumbs and spans, whichever wraps the libraries first."""
-    found = sent_to_sentry(order, libraries)
-    assert found["keys"] == 0
-    assert found["events"] >= 4 * ways
-    assert min(found["sent"]) >= ways

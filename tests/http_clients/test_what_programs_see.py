@@ -29,7 +29,11 @@ from support.raw_server import RawServer
 
 from keyrot_middleware.testing import FakeGemini, Reply
 
-pytestmark = [*SDK_WARNINGS, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.promise(number=2),
+    *SDK_WARNINGS,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 QUERY = "key=keyrot-pool"
 STREAM = f"/v1beta/models/{MODEL}:streamGenerateContent?alt=sse"
 ANSWER = {"candidates": [{"content": {"parts": [{"text": "ok from A"}]}}]}

@@ -26,10 +26,10 @@ from support.states import Faulty
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted, _install
 from keyrot_middleware.cli import status as command
+from keyrot_middleware.clients import Binding
 from keyrot_middleware.core.judgement import Judgement, describe_block
 from keyrot_middleware.core.model import CallInfo, RetryPolicy
 from keyrot_middleware.core.text import utc
-from keyrot_middleware.genai import Binding
 from keyrot_middleware.monitoring import alerts, report
 from keyrot_middleware.monitoring.view import UNKNOWN
 from keyrot_middleware.runtime import pool as runtime

@@ -9,7 +9,6 @@ import pytest
 from support.pool import INFO, Rig, key
 from support.replies import MODEL, day, invalid
 
-from keyrot_middleware.core.activity import LARGE_POOL
 from keyrot_middleware.core.model import DEFAULT_ZONE, Limits
 from keyrot_middleware.core.windows import next_midnight
 from keyrot_middleware.monitoring.report import pool_health, source_of
@@ -76,18 +75,6 @@ def test_a_key_that_is_not_used_yet_has_the_limits_that_were_read() -> None:
     assert list(pool_health(rig.pool)[0]["b"]["used"]) == [MODEL]
 
 
-def test_what_is_used_up_lasts_again_after_midnight() -> None:
-    """Until then the forecast is now; the rate of the last hour is that of yesterday."""
-    rig = new_day(key("a", Limits(rpd=4)))
-    hour(rig, 0)
-    for _ in range(4):
-        rig.call()
-    assert of_key(rig) == 0
-    rig.clock.advance(23 * HOUR)
-    rig.call()
-    assert of_key(rig) == pytest.approx(3 * HOUR)
-
-
 def test_each_project_and_model_has_its_own_rate() -> None:
     """Keys of a project share one; a key without a limit of a day, and the part of the pool."""
     keys = [
@@ -121,10 +108,3 @@ def test_the_pools_day_is_that_of_all_keys_that_can_serve() -> None:
     rig.will("c", invalid())
     rig.failing()
     assert of_pool(rig) is None  # no key can serve at all
-
-
-def test_a_large_pool_has_no_forecast() -> None:
-    """The rates of so many projects are not counted."""
-    rig = new_day(*(key(f"k{n}", Limits(rpd=2)) for n in range(LARGE_POOL + 1)), strategy="fill")
-    hour(rig, 1)
-    assert of_key(rig, "k0") is None

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.pool import INFO, Rig, key
-from support.replies import MODEL, OK, bad, day, exhausted, expired, failure, invalid, minute
+from support.replies import MODEL, OK, day, exhausted, expired, failure, invalid, minute
 
-from keyrot_middleware.core.activity import ActivityRows, CallRecord
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.judgement import AVAILABLE
 from keyrot_middleware.core.model import (
@@ -100,19 +99,10 @@ def test_limits_are_shown_as_far_as_they_are_the_pools() -> None:
     found, known = row(rig, "a"), pool_health(rig.pool)[0]["a"]
     assert found["used"][MODEL]["rpm"] == {"used": 2, "limit": 2, "source": "configured"}
     assert found["used"][MODEL]["rpd"] == {"used": 2, "limit": 4, "source": "learned"}
-    assert found["sentence"] == "RPM is used up: 2 of 2 requests this minute (use 0.5)"
+    assert found["sentence"] == "RPM is used up"
     assert (found["use"], known["use"]) == (0.5, 0.5)
     assert known["limits"] == {"rpm": 2, "tpm": None, "rpd": None, "max_concurrency": 3}
     assert known["used"][MODEL]["learned"] == {"rpd": 4}
-
-
-def test_keys_are_filtered_and_paged() -> None:
-    """By a part of the id, project or model, by state, by page."""
-    rig = Rig(*(key(f"k{n}", project=f"proj-{n % 2}") for n in range(10)))
-    found = report(rig)
-    assert [one["key_id"] for one in found.status(offset=3, limit=2)["keys"]] == ["k3", "k4"]
-    assert found.status(query="PROJ-1")["total"] == 5
-    assert found.status(state="rejected")["total"] == 0
 
 
 def test_a_pool_without_an_available_key_says_when_the_first_one_is() -> None:
@@ -148,75 +138,20 @@ def test_a_model_counts_every_key_that_could_serve_it() -> None:
     assert (calls["z-model"]["available"], calls["z-model"]["keys"]) == (2, 3)
 
 
-def test_the_use_of_the_pool_is_counted_for_an_hour_and_a_day() -> None:
-    """Requests, 429s, failed calls and waits, by key, project, model and workload."""
-    rig = Rig(key("a", project="p"), key("b"), strategy="fill", max_wait_s=0)
-    rig.will("a", minute("20s"))
-    rig.call(INFO._replace(workload="night"))
-    rig.default = bad()
-    rig.failing()
-    found = report(rig)
-    whole = found.history(hours=24)
-    series = list(whole["series"].items())[:6]
-    assert {name: sum(some) for name, some in series} == {
-        "requests": 3,
-        "failures": 2,
-        "refused": 1,
-        "calls": 2,
-        "failed_calls": 1,
-        "waits": 0,
-    }
-    assert (whole["step_s"], len(whole["series"]["calls"])) == (600, 144)
-    for by, name in (("key", "a"), ("project", "p")):
-        series = found.history(by=by, name=name)["series"]
-        assert (sum(series["refused"]), series["calls"]) == (1, None)
-    (share,) = found.history(by="workload")["shares"]
-    assert (share["name"], share["calls"], share["refused"]) == ("night", 1, 1)
-    night = found.history(by="workload", name="night")
-    assert sum(night["series"]["requests"]) == 2
-    assert [one["name"] for one in found.history(by="model")["shares"]] == [MODEL]
-
-
-def test_the_use_of_a_pool_whose_state_is_unreachable_is_not_nothing(monkeypatch: Any) -> None:
-    """It is not known, as in the headline."""
-    rig = Rig(key("a"))
-    rig.call()
-    assert report(rig).history(by="workload")["unknown"] is None
-    monkeypatch.setattr(type(rig.pool.state), "degraded", True)
-    unknown = "Not known while the shared state cannot be reached."
-    assert report(rig).history(by="workload")["unknown"] == unknown
-    assert [unknown in line for line in lines(rig)] == [True, True]
-
-
-def test_a_call_links_to_its_trace() -> None:
-    """Where KEYROT_TRACE_URL names an address, and the call has a trace."""
-    rig = Rig(key("a"))
-    record = CallRecord(rig.clock.time(), MODEL, 0.1, "ok", (), trace_id="0af7651916cd43dd")
-    rig.pool.activity.add(record)
-    rig.pool.activity.add(record._replace(trace_id=""))
-    rig.pool.trace_url = "https://jaeger.example/trace/{trace_id}"
-    without, traced = report(rig).attempts()["calls"]
-    assert traced["trace_url"] == "https://jaeger.example/trace/0af7651916cd43dd"
-    assert without["trace_id"] is without["trace_url"] is None
-    rig.pool.trace_url = None
-    assert report(rig).attempts()["calls"][1]["trace_url"] is None
-
-
 def test_only_what_is_allowed_is_offered() -> None:
     """A key that keys.json switches off is not enabled here; one without a value not disabled."""
     rig = Rig(key("a"), key("b"))
     off = replace(key("off"), disabled="active=false")
     rig.pool.configured = (key("a"), key("b"), key("unresolved"), off)
-    found = source_of(rig.pool, check=lambda key_id: f"{key_id} works")
+    found = source_of(rig.pool)
     found.set_active("b", False)
     allowed = {one["key_id"]: one["allowed_actions"] for one in found.status()["keys"]}
     assert allowed == {
-        "a": ["reset", "disable", "check"],
-        "b": ["enable", "check"],
+        "a": ["reset", "disable"],
+        "b": ["enable"],
         "unresolved": ["reset"],
-        "off": ["check"],
+        "off": [],
     }
-    assert row(rig, "a")["allowed_actions"] == ["reset", "disable"]
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill"])
@@ -229,15 +164,6 @@ def test_explain_names_the_key_that_a_call_then_gets(strategy: str) -> None:
         rig.call()
         assert rig.sent[-1] == found
     assert rig.sent[-1] == "last"
-
-
-@pytest.mark.parametrize("strategy", ["spread", "sticky"])
-def test_explain_names_all_keys_of_which_chance_or_a_conversation_chooses(strategy: str) -> None:
-    """Unused keys of one group are equal, so the call gets any of them."""
-    rig = Rig(*(key(f"k{n}") for n in range(5)), key("last", priority=9), strategy=strategy)
-    found = report(rig).explain(MODEL)
-    assert found["sentence"].endswith("would get one of 5 keys now: k0, k1, k2 and 2 more.")
-    assert {k["sentence"] for k in found["keys"]} == {"may get the call", "available; comes later"}
 
 
 def test_explain_has_the_reason_why_each_other_key_is_not_used() -> None:
@@ -255,22 +181,10 @@ def test_explain_has_the_reason_why_each_other_key_is_not_used() -> None:
     ]
     with pytest.raises(KeyrotError, match="whole numbers"):
         report(rig).explain(MODEL, -1)
-    rig.clock.advance(1_000)
-    found = report(rig).explain(MODEL)["sentence"]
-    assert found.endswith("key a now. First it tries again b, which Gemini rejected.")
-
-
-def test_explain_prefers_the_keys_of_a_workload() -> None:
-    """The same key that a call inside `workload()` gets; others serve if it has none."""
-    rig = Rig(key("a"), key("b", workload="night"), strategy="fill")
-    found = report(rig).explain(MODEL, 0, "night")
-    assert (found["key_id"], found["workload"]) == ("b", "night")
-    assert report(rig).explain(MODEL)["key_id"] == "a"
-    assert report(rig).explain(MODEL, 0, "another")["key_id"] == "a"
 
 
 def test_what_is_held_back_for_a_workload_is_said() -> None:
-    """By explain, by the page and by status(); a share and a budget of a workload too."""
+    """By explain; a share and a budget of a workload too."""
     rig = Rig(key("a", Limits(rpm=60, rpd=1_000)))
     rig.pool.terms = terms_of({"chat": Workload(first=True), "night": Workload(share=0.05)})
     chat, other = (INFO._replace(terms=rig.pool.terms[name]) for name in ("chat", None))
@@ -285,27 +199,10 @@ def test_what_is_held_back_for_a_workload_is_said() -> None:
     found = report(rig).explain(MODEL)
     assert found["keys"][0]["sentence"] == note
     assert report(rig).explain(MODEL, 0, "chat")["key_id"] == "a"
-    held = "held back for chat: 842 of 1,000 a day; held back for chat: 18 of 60 a minute"
-    assert row(rig, "a")["used"][MODEL]["held_back"] == held
-    assert pool_health(rig.pool)[0]["a"]["used"][MODEL]["held_back"] == held
     for _ in range(3):
         rig.call(INFO._replace(terms=rig.pool.terms["night"]._replace(behind="")))
     found = report(rig).explain(MODEL, 0, "night")["keys"][0]["sentence"]
     assert found == "share of night: 3 of 60 a minute"
-
-
-def test_a_key_that_is_disabled_gets_no_call_until_it_is_enabled() -> None:
-    """It counts as no error, and a reset enables it too."""
-    rig = Rig(key("a"), key("b"), strategy="fill")
-    found = report(rig)
-    assert "disabled" in found.set_active("a", False)
-    assert row(rig, "a")["state"] == "disabled"
-    assert row(rig, "a")["error_count"] == 0
-    rig.call()
-    assert rig.sent == ["b"]
-    assert "enabled" in found.set_active("a", True)
-    rig.call(INFO)
-    assert rig.sent[-1] == "a"
 
 
 # One rule for all outputs -----------------------------------------------------------------------
@@ -437,16 +334,6 @@ def test_a_workload_whose_own_keys_are_out_is_said() -> None:
         f"night: none of its own keys for {MODEL} until 2026-01-02 08:00 UTC (quota_day); it uses "
         "those of others. 1 of 2 keys is available."
     )
-
-
-def test_an_emptied_state_is_said_for_an_hour() -> None:
-    """Since switched-off keys serve again, and budgets begin at 0."""
-    rig = Rig(key("a"))
-    at = rig.time()
-    rig.pool.state.add_activity(ActivityRows({}, {"emptied": ([str(at)], 1)}))
-    assert lines(rig)[0].startswith("The shared state was emptied at 12:30:30 UTC: keys that")
-    rig.clock.advance(3_700)
-    assert "emptied" not in lines(rig)[0]
 
 
 HOUR = {"calls": 0, "failed_calls": 0, "requests": 0, "failures": 0, "waits": 0}

@@ -6,11 +6,6 @@ from support.recipes import Recipe
 
 from keyrot_middleware.testing import Reply
 
-CELERY_TASKS = """
-from tasks import summarize
-results = [summarize.delay(f"text {number}") for number in range(6)]
-print([result.get(timeout=90) for result in results])
-"""
 RQ_JOBS = """
 import os, time
 import redis
@@ -35,18 +30,6 @@ def prepared(recipe: Recipe) -> None:
     recipe.gemini.always("A", Reply.QUOTA_DAY)
 
 
-def test_celery_workers_share_an_exhausted_key(recipe: Recipe) -> None:
-    """Six tasks in two processes: key A is tried by those that began at once, and by no other."""
-    prepared(recipe)
-    (recipe.folder / "client.py").write_text(CELERY_TASKS)
-    worker = ("-m", "celery", "-A", "tasks", "worker", "--concurrency", "2", "--loglevel", "INFO")
-    with recipe.running(*worker) as log:
-        printed = recipe.python("client.py")
-        assert printed.strip() == str(["ok from B"] * 6), log.read_text()
-        assert 1 <= recipe.gemini.sent("A") <= 2
-    assert recipe.gemini.sent("B") == 6
-
-
 def test_a_celery_task_is_tried_later_when_no_key_is_available(recipe: Recipe) -> None:
     """A task for which no key is available ends at once and is repeated until one is."""
     recipe.keys("A")
@@ -60,16 +43,6 @@ def test_a_celery_task_is_tried_later_when_no_key_is_available(recipe: Recipe) -
     with recipe.running(*worker) as log:
         assert recipe.python("client.py").strip() == "ok from A", log.read_text()
         assert "Retry in" in log.read_text()
-
-
-def test_rq_jobs_share_an_exhausted_key(recipe: Recipe) -> None:
-    """Each job is a process: the first finds key A exhausted, and the others do not try it."""
-    prepared(recipe)
-    (recipe.folder / "client.py").write_text(RQ_JOBS)
-    with recipe.running("worker.py") as log:
-        printed = recipe.python("client.py")
-    assert printed.strip() == str(["ok from B"] * 3), log.read_text()
-    assert [recipe.gemini.sent("A"), recipe.gemini.sent("B")] == [1, 3]
 
 
 def test_an_rq_job_is_tried_later_when_no_key_is_available(recipe: Recipe) -> None:

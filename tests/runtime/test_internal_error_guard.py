@@ -10,7 +10,6 @@ from support.pool import INFO, Rig, key
 from support.replies import OK, Chunks, invalid
 
 from keyrot_middleware import errors
-from keyrot_middleware.errors import handle_internal_error, raise_internal_errors
 
 ROOMS = ("acquire", "settle", "get_owner", "refresh")
 HIDDEN = "FAKE-secret-of-the-library"
@@ -90,18 +89,6 @@ async def test_dropping_a_stream_survives_an_internal_error(rig: Rig, component:
     await (await rig.aopen()).aclose()
 
 
-@pytest.mark.usefixtures("lenient")
-def test_raising_ends_with_its_block(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """`raise_internal_errors()` nests; without a current exception the component is named."""
-    break_component(rig, "acquire")
-    for _ in range(2):
-        with pytest.raises(BrokenError), raise_internal_errors(), raise_internal_errors():
-            rig.call()
-        assert rig.call() == "answer"
-    handle_internal_error("telemetry")
-    assert "telemetry failed" in caplog.text
-
-
 # What an observer sees -------------------------------------------------------------------------
 
 
@@ -151,23 +138,3 @@ def test_an_observer_sees_every_command_and_an_interruption(rig: Rig, way: str) 
     rig.will("b", OK, stop)
     assert events() == [*SENT, "Refresh", *SENT, "end"]
     assert events() == [*SENT[:-1], "KeyboardInterrupt", "Settle", "KeyboardInterrupt"]
-
-
-@pytest.mark.parametrize("way", ["sync", "async"])
-async def test_a_stream_is_attached_only_while_the_sdk_works(rig: Rig, way: str) -> None:
-    """The attempt is current while a chunk is read, not while the caller has it."""
-    observer = RecordingObserver()
-    rig.will("a", Chunks(1, 2))
-    seen = []
-
-    def read(chunk: int) -> None:
-        seen.append((chunk, observer.events.count("("), observer.events.count(")")))
-
-    if way == "sync":
-        for chunk in rig.open(observer=observer):
-            read(chunk)
-    else:
-        async for chunk in await rig.aopen(observer=observer):
-            read(chunk)
-    assert seen == [(1, 2, 2), (2, 3, 3)]
-    assert observer.events[-2:] == ["Settle", "end"]

@@ -13,9 +13,7 @@ from support.replies import Chunks, invalid, minute
 from support.servers import wait_for
 from support.states import CtrlC, degrading
 
-from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope, Verdict
-from keyrot_middleware.runtime import runner
 from keyrot_middleware.runtime.runner import AsyncRelay
 
 ABANDONED, FAILURE, SUCCESS = LeaseOutcome.ABANDONED, LeaseOutcome.FAILURE, LeaseOutcome.SUCCESS
@@ -24,14 +22,6 @@ ABANDONED, FAILURE, SUCCESS = LeaseOutcome.ABANDONED, LeaseOutcome.FAILURE, Leas
 @pytest.fixture
 def rig() -> Rig:
     return Rig(key("a", Limits(tpm=1_000)), max_wait_s=60.0)
-
-
-class _NoKeyError(Exception):
-    """What a program of the adapter expects."""
-
-
-def _no_key(exhausted: Exhausted) -> BaseException:
-    return _NoKeyError(dict(exhausted.unavailable.blocks))
 
 
 def kinds(rig: Rig) -> list[LeaseOutcome]:
@@ -71,32 +61,6 @@ async def open_stream(rig: Rig, chunks: Chunks) -> AsyncRelay:
 # What a call returns ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["sync", "async"])
-async def test_no_key_raises_what_the_adapter_has_made(way: str) -> None:
-    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0.0)
-    rig.will("a", invalid())
-    rig.will("b", minute("30s"))
-    with pytest.raises(_NoKeyError) as caught:
-        if way == "sync":
-            runner.run(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
-        else:
-            await runner.arun(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
-    assert caught.value.args[0].keys() == {"a", "b"}
-    assert caught.value.__context__ is None
-    rig.check()
-
-
-async def test_an_async_session_keeps_its_lease_until_it_is_closed() -> None:
-    rig = Rig(key("a", Limits(max_concurrency=1)))
-    rig.will("a", Chunks("the session"))
-    opened, relay = await runner.ahold(rig.pool, rig.make(STREAMED), rig.asend, _no_key)
-    assert opened == "the session"
-    assert rig.ledger.under_way == {"a": 1}
-    await relay.aclose()
-    assert not rig.ledger.under_way
-    assert kinds(rig) == [ABANDONED]
-
-
 # Tasks that are stopped ------------------------------------------------------------------------
 
 
@@ -109,13 +73,6 @@ async def test_a_task_cancelled_while_it_sends(rig: Rig) -> None:
     coroutine.close()  # as a loop that is torn down does
     assert kinds(rig) == [ABANDONED] * 2
     assert tokens(rig) == 2 * INFO.tokens
-
-
-async def test_a_task_cancelled_while_it_waits(rig: Rig) -> None:
-    rig.asleep = hang  # type: ignore[method-assign]
-    rig.will("a", minute())
-    await stopped(asyncio.create_task(rig.acall()))
-    assert kinds(rig) == [FAILURE]
 
 
 class Hanging(Chunks):
@@ -243,21 +200,6 @@ async def test_no_loop_waits_for_a_distant_state(end: str) -> None:
 # Streams that are left -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("read", [0, 1])
-async def test_a_stream_is_closed_once(rig: Rig, read: int) -> None:
-    """`aclose()` unread or after a chunk closes the SDK's stream; what that raises is dropped."""
-    chunks = Chunks(1, 2, 3, complaint=ConnectionError("already closed"))
-    relay = await open_stream(rig, chunks)
-    for _ in range(read):
-        assert await anext(relay) == 1
-    await relay.aclose()
-    await relay.aclose()
-    assert (kinds(rig), chunks.closed) == ([ABANDONED], 1)
-    assert not read or tokens(rig) == 4
-    with pytest.raises(StopAsyncIteration):
-        await anext(relay)
-
-
 @pytest.mark.parametrize("read", [0, 1, 3])
 async def test_a_stream_that_is_dropped_is_settled(rig: Rig, read: int) -> None:
     """Unread, half way, or at its end, where dropping it changes nothing."""
@@ -271,17 +213,6 @@ async def test_a_stream_that_is_dropped_is_settled(rig: Rig, read: int) -> None:
     gc.collect()
     await ticks()
     assert kinds(rig) == [SUCCESS if read == 3 else ABANDONED]
-
-
-def test_a_stream_under_another_loop_than_asyncios(rig: Rig) -> None:
-    """A stream opened without asyncio is returned, and settled when it is dropped unread."""
-    opening = open_stream(rig, Chunks(1, 2))
-    with pytest.raises(StopIteration) as opened:
-        opening.send(None)
-    assert isinstance(opened.value.value, AsyncRelay)
-    del opened
-    gc.collect()
-    assert kinds(rig) == [ABANDONED]
 
 
 @pytest.mark.parametrize("end", ["close", "drop", "drop half way", "interrupt"])

@@ -6,12 +6,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.modes import ask
-from support.pool import INFO, EditableStore, Rig, key
-from support.replies import blocked, failure, invalid, minute
+from support.pool import EditableStore, Rig, key
+from support.replies import blocked, invalid, minute
 from support.servers import wait_for
 
 from keyrot_middleware.core.flow import Exhausted
@@ -19,11 +17,8 @@ from keyrot_middleware.core.model import Limits
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.monitoring.report import pool_health
-from keyrot_middleware.monitoring.view import iso
-from keyrot_middleware.prices import PriceList
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
-from keyrot_middleware.telemetry.logs import format_time
 
 
 def test_by_default_a_call_waits_for_the_end_of_any_minute() -> None:
@@ -57,23 +52,6 @@ def test_a_wrong_clock_for_one_call_blocks_nothing_later(
         rig.clock.advance(DAY_S)
 
 
-def test_calls_are_priced_by_the_refresher(pool: Any, connect: Any, monkeypatch: Any) -> None:
-    """Also where the state is of this process: no call prices what others have used."""
-    threads: list[str] = []
-
-    def cost(*_: Any) -> float:
-        threads.append(threading.current_thread().name)
-        return 0.001
-
-    monkeypatch.setattr(PriceList, "cost", cost)
-    pool("A")
-    client = connect()
-    for _ in range(20):
-        ask("sync", client)
-    wait_for(lambda: len(threads) == 20)
-    assert set(threads) == {"keyrot-refresher-default"}
-
-
 def test_a_pool_has_one_background_thread(pool: Any) -> None:
     """Where an interrupt made a living one look dead, the one that was started for it stays."""
     refresher = pool("A").background[0]
@@ -92,24 +70,6 @@ def test_the_home_key_is_the_single_key_or_the_first() -> None:
     assert replace(rig.pool, last_resorts=["left out"]).home_id_for() == "a"
 
 
-@pytest.mark.parametrize("project", ["a", "web"])
-def test_a_key_replaced_in_its_store_is_available_at_once(project, monkeypatch) -> None:
-    """Neither a refusal of the old value nor of its project applies, whichever look-up found it."""
-    rig = Rig(key("a", project=project))
-    suspended = failure(403, "Permission denied: Consumer 'projects/1' has been suspended.")
-    rig.will("a", invalid() if project == "a" else suspended)
-    rig.failing()
-    assert isinstance(rig.failing(), Exhausted)
-    assert not rig.pool.refresh("a")
-    rig.store.values["a"] += "x"
-    look_up = rig.pool.secrets.refresh
-    monkeypatch.setattr(rig.pool.secrets, "refresh", lambda *args: look_up(*args) and False)
-    assert rig.pool.refresh("a")
-    assert rig.call() == "answer"
-    assert rig.sent == ["a", "a"]
-    assert not rig.pool.refresh("unknown")
-
-
 def test_the_last_refusal_is_that_of_the_key_rejected_last() -> None:
     """When all keys are rejected, the error contains Google's message about the last one."""
     rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
@@ -126,53 +86,6 @@ def test_the_last_refusal_is_that_of_the_key_rejected_last() -> None:
     other.will("a", minute())
     other.failing()
     assert other.pool.last_refusal(["a"]) is None, "a 429 for an exhausted minute is none"
-
-
-def test_health_has_states_and_iso_times() -> None:
-    """Per key: state, successes and failures, the end of a cooldown, and usage."""
-    rig = Rig(key("a", Limits(rpm=9), model=INFO.model), key("b"), max_wait_s=0)
-    rig.call()
-    rig.will("a", minute("20s", value=5))
-    rig.will("b", invalid())
-    rig.failing()
-    known = pool_health(rig.pool)[0]
-    assert iso(1e12) == format_time(1e12).replace(" ", "T") == "9999-12-31T23:59:59Z"
-    now = "2026-01-01T12:30:30Z"
-    expected: dict[str, Any] = {
-        "model": INFO.model,
-        "project": "a",
-        "platform": "gemini_api",
-        "state": "cooling_down",
-        "reason": "quota_minute",
-        "active": True,
-        "available": False,
-        "available_at": "2026-01-01T12:30:50Z",
-        "last_used": now,
-        "success_count": 1,
-        "error_count": 1,
-        "in_cooldown": True,
-        "cooldown_until": "2026-01-01T12:30:50Z",
-        "disabled_reason": None,
-        "limits": {"rpm": 9, "tpm": None, "rpd": None, "max_concurrency": None},
-        "used": {
-            INFO.model: {
-                "requests_minute": 2,
-                "tokens_minute": 20,
-                "requests_day": 2,
-                "learned": {"rpm": 5},
-                "sources": {"rpm": "learned"},
-                "available": False,
-                "available_at": "2026-01-01T12:30:50Z",
-                "held_back": None,
-                "runs_out_at": None,
-            }
-        },
-    }
-    used, wanted = known["a"]["used"][INFO.model], expected.pop("used")[INFO.model]
-    assert known["a"] | expected == known["a"]
-    assert used | wanted == used
-    assert (known["b"]["state"], known["b"]["active"]) == ("rejected", False)
-    assert (known["b"]["in_cooldown"], known["b"]["disabled_reason"]) == (True, "key_invalid")
 
 
 def test_a_key_rejected_for_one_method_is_still_active() -> None:

@@ -5,22 +5,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from azure.identity import DefaultAzureCredential
-from support.fake_key_vault import READER, SECRET, TENANT
 from support.fake_secret_manager import PROJECT
-from support.fake_secret_manager import READER as ACCOUNT
 from support.store_servers.aws import AwsServer
 from support.store_servers.azure import AzureServer
 from support.store_servers.gcp import GcpServer
 from support.stores import resolve_all, resolve_one
 
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.secrets.remote import AzureStore, open_aws, open_azure, open_gcp
+from keyrot_middleware.secrets.remote import open_aws, open_azure, open_gcp
 
 
 @pytest.fixture
@@ -68,26 +63,6 @@ def test_aws_names_arns_and_whole_secrets(aws: AwsServer) -> None:
     assert open_aws({"KEYROT_AWS_SECRET": "prod/pool"}).place("a") == "aws://prod/pool#a"
 
 
-def test_aws_settings_are_those_of_boto3(aws, tmp_path, monkeypatch) -> None:
-    """A login that appears later in a file is found without a restart."""
-    file = tmp_path / "credentials"
-    variables = {
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_SHARED_CREDENTIALS_FILE": str(file),
-        "AWS_CONFIG_FILE": "there-is-none",
-        "AWS_REGION": "eu-central-1",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{aws.server.port}",
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    aws.put("a", "FAKE-a")
-    store = open_aws({})
-    assert resolve_one(store).endswith(": NoCredentialsError")
-    file.write_text("[default]\naws_access_key_id = FAKEMINE\naws_secret_access_key = FAKE-s\n")
-    assert resolve_one(store) == "FAKE-a"
-
-
 # Azure ----------------------------------------------------------------------------------------
 
 
@@ -109,25 +84,7 @@ def test_azure_names_versions_and_fields(azure: AzureServer) -> None:
     assert "AZURE_KEY_VAULT_URL is not set" in resolve_one(open_azure({}))
 
 
-def test_azure_logs_in_by_the_default_chain_and_again(azure, monkeypatch) -> None:
-    """With the environment of azure-identity; a login that is refused is renewed once."""
-    principal = {"TENANT_ID": TENANT, "CLIENT_ID": READER, "CLIENT_SECRET": SECRET}
-    for name, value in principal.items():
-        monkeypatch.setenv(f"AZURE_{name}", value)
-    here: dict[str, Any] = {"connection_verify": azure.vault.ca}
-    chain = partial(
-        DefaultAzureCredential,
-        authority=f"https://{azure.vault.host}",
-        disable_instance_discovery=True,
-        **here,
-    )
-    azure.put("a", "FAKE-a")
-    store = AzureStore(azure.vault.host, chain, verify_challenge_resource=False, **here)
-    assert resolve_one(store) == "FAKE-a"
-    azure.vault.revoke()
-    assert resolve_one(store) == "FAKE-a"
-
-
+@pytest.mark.promise(number=6)
 def test_azure_sends_no_token_to_a_host_that_is_no_vault(azure, monkeypatch) -> None:
     """The library checks that the login belongs to the vault's host."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", azure.vault.ca)
@@ -160,20 +117,7 @@ def test_google_versions_projects_and_fields(gcp: GcpServer) -> None:
     assert found == {"a": "FAKE-a", "b": "FAKE-new", "c": "FAKE-old", "d": "FAKE-x"}
 
 
-def test_google_logs_in_by_the_environment(gcp, tmp_path, monkeypatch) -> None:
-    """Application default credentials; a login that appears later is found."""
-    file = tmp_path / "later.json"
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-    gcp.put("a", "FAKE-a")
-    store = open_gcp({"CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": gcp.manager.url})
-    assert store.place("a") == "gcp:///keyrot#a"
-    assert resolve_one(store).endswith(": DefaultCredentialsError")
-    file.write_text(gcp.manager.credentials(ACCOUNT).read_text())
-    assert resolve_one(store) == "FAKE-a"
-    gcp.manager.revoke()
-    assert resolve_one(store) == "FAKE-a"
-
-
+@pytest.mark.promise(number=6)
 @pytest.mark.parametrize("url", ["http://secrets.example", "secrets.example"])
 def test_google_refuses_an_endpoint_that_would_get_the_token_unencrypted(url: str) -> None:
     """When the store is opened; plain HTTP is for this machine only."""

@@ -11,6 +11,8 @@ from keyrot_middleware.secrets import Secret, SecretStore, stores
 from keyrot_middleware.secrets.stores import open_store
 from keyrot_middleware.settings import load
 
+pytestmark = pytest.mark.promise(number=5)
+
 
 def write(here: Path, **variables: object) -> None:
     (here / ".env").write_text("".join(f"{n}={value}\n" for n, value in variables.items()))
@@ -47,24 +49,6 @@ def test_the_file_says_not_where_logins_go(here: Path, monkeypatch: pytest.Monke
     (environ,) = opened
     assert set(environ).isdisjoint(STORE_VARIABLES)
     assert environ["KEYROT_VAULT_PLACE"] == "secret/app"
-
-
-def test_ignored_variables_of_the_file_are_reported(here, monkeypatch) -> None:
-    """Where the pool uses the store, and the environment does not have the variable too."""
-    write(
-        here,
-        AWS_ENDPOINT_URL="http://127.0.0.1:1",
-        GOOGLE_CLOUD_PROJECT="x",
-        SECRET_STORE_TYPE="aws",
-    )
-    (text,) = load(keys=["FAKE-a"]).warnings
-    assert text.startswith(".env: AWS_ENDPOINT_URL: not read from a file")
-    assert load(keys=["FAKE-a"], secret_store="env").warnings == ()
-    (here / "keys.json").write_text('[{"key_id": "a", "secret": "gcp://project/x"}]')
-    (text,) = load(secret_store="env").warnings
-    assert "GOOGLE_CLOUD_PROJECT" in text
-    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "x")
-    assert load(secret_store="env").warnings == ()
 
 
 def test_alerts_are_not_read_from_the_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

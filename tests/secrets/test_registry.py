@@ -1,6 +1,5 @@
 """The known stores, how they are opened, and the errors for the others."""
 
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -113,20 +112,3 @@ def test_an_error_has_no_frame_that_holds_the_environment(scheme, wrong, monkeyp
     ours = [frame for frame in frames if frame.f_code.co_filename != __file__]
     assert ours
     assert not any("FAKE-" in repr(frame.f_locals) for frame in ours)
-
-
-def test_the_stores_may_be_mixed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each key names where its value is; each store is opened once, and read once."""
-    (here / "one").write_text("FAKE-value-of-the-file\n")
-    monkeypatch.setenv("ELSEWHERE", "FAKE-value-of-the-variable")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(here))
-    (here / "keys.json").write_text(
-        f'[{{"key_id": "a", "secret": "file://{here}/one"}}, {{"key_id": "one"}},'
-        ' {"key_id": "c", "secret": "env://ELSEWHERE"}]'
-    )
-    before = dict(os.environ)
-    cache = open_secret_cache(load(secret_store="file", gemini_api_key="FAKE-value-of-the-setting"))
-    assert cache.resolved == ("a", "c", "GEMINI_API_KEY")
-    assert cache.unresolved == {"one": "key one: its value is that of the key a"}
-    assert cache.locations["a"].store is cache.locations["one"].store
-    assert dict(os.environ) == before, "a value that stands there is every child process's"

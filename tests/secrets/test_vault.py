@@ -39,19 +39,7 @@ def test_both_versions_of_kv_are_distinguished(bao: OpenBao, version: int, path:
     assert resolve_all(store, **places) == {"a": VALUE, "pro": "second"}
 
 
-def test_namespaces(bao: OpenBao) -> None:
-    """VAULT_NAMESPACE is where login and secrets are."""
-    space = unique("team")
-    bao.admin("POST", f"sys/namespaces/{space}")
-    mount = bao.mount(2, namespace=space)
-    bao.write(f"{mount}/data/keyrot", {"a": VALUE}, namespace=space)
-    rules = bao.allow(policy(f"{mount}/data/keyrot"), namespace=space)
-    token = bao.token(rules, namespace=space)
-    place = {"KEYROT_VAULT_PLACE": f"{mount}/keyrot"}
-    assert resolve_one(opened(bao, token, VAULT_NAMESPACE=space, **place)) == VALUE
-    assert "Forbidden" in resolve_one(opened(bao, token, **place))
-
-
+@pytest.mark.promise(number=6)
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 @pytest.mark.parametrize("trust", ["VAULT_CACERT", "VAULT_SKIP_VERIFY"])
 def test_tls(bao: OpenBao, at: dict[str, str], trust: str) -> None:
@@ -186,6 +174,7 @@ def test_a_server_that_echoes_secrets_is_not_quoted(status, identity, caplog) ->
         assert hidden not in text + caplog.text
 
 
+@pytest.mark.promise(number=6)
 @pytest.mark.parametrize("identity", [{"VAULT_TOKEN": TOKEN}, ROLE], ids=["token", "role"])
 def test_no_redirect_takes_token_or_login_to_another_server(identity: dict[str, str]) -> None:
     """It is not followed."""

@@ -125,6 +125,24 @@ def test_a_client_that_leaves_ends_its_request(door, here) -> None:
         server.close()
 
 
+def test_a_large_body_is_not_collected(door) -> None:
+    """Its bytes reach the provider before the last ones exist; a client that leaves ends that."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+        one = door(KEYROT_ALLOWED_HOSTS=host, GEMINI_API_KEYS="FAKE-a")
+        with socket.create_connection(("127.0.0.1", one.port)) as client:
+            head = "POST /gemini/upload/v1beta/files?upload_id=1 HTTP/1.1\r\nHost: localhost\r\n"
+            client.sendall(f"{head}Content-Length: {1 << 30}\r\n\r\n{'x' * 99_999}".encode())
+            provider, _ = server.accept()
+            provider.settimeout(60)
+            got = b""
+            while got.count(b"x") < 99_999:
+                got += provider.recv(65_536)
+        with provider:
+            assert not provider.recv(65_536)
+
+
 def test_programs_of_this_host_share_one_limit(door, service, here, monkeypatch) -> None:
     """A door and this Python program over one file: 20 requests of 20 a day, and not one more."""
     (here / "keys.json").write_text('[{"key_id": "a", "rpd": 20}]')

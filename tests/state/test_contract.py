@@ -1,13 +1,10 @@
 """The contract of a state, for each backend: choice, limits, cooldowns, owners, snapshots."""
 
-import asyncio
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
 from math import inf
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -131,19 +128,6 @@ def test_the_owner_of_a_stored_resource_is_known(state: State) -> None:
     assert state.get_owner([]) is None
 
 
-def test_a_resource_name_may_be_recorded_after_the_settle(state: State) -> None:
-    most = key("a", Limits(max_concurrency=1), project="p")
-    lease = lease_of(state, most)
-    settle(state, lease)
-    other = lease_of(state, most)
-    before = state.snapshot([most])
-    state.set_owner(lease, ["files/late"])
-    assert state.get_owner(["files/late"]) == ("a", "p")
-    assert state.snapshot([most]) == before
-    assert refused(state, most) == {"a": "concurrency"}
-    settle(state, other)
-
-
 def test_a_snapshot_has_what_is_known_now(state: State, clock: FakeClock) -> None:
     """Counts, the latest running cooldown, and usage of each model; what is past counts nothing."""
     now = clock.time()
@@ -203,64 +187,12 @@ def test_a_report_on_a_key_without_a_lease_is_recorded(state: State, clock: Fake
 # Limits ----------------------------------------------------------------------------------------
 
 
-def test_requests_a_minute_are_exact(state: State, clock: FakeClock) -> None:
-    """RPM 20 leases 20 times in a minute, and 20 again when the guard after its edge is over."""
-    one = key("a", Limits(rpm=20))
-    assert granted(state, one) == 20
-    reply = refusal(state, one)
-    assert reply.retry_at == clock.time() + 31
-    assert reply.blocks["a"].waitable
-    clock.advance(30.9)
-    assert granted(state, one) == 0
-    clock.advance(0.1)
-    assert granted(state, one) == 20
-
-
 def test_unmetered_calls_are_leased_and_not_counted(state: State) -> None:
     """An exhausted minute does not stop countTokens, nor do a hundred of these exhaust one."""
     one = key("a", Limits(rpm=20, tpm=100))
     assert granted(state, one, most=100, info=COUNT) == 100
     assert granted(state, one) == 10
     assert granted(state, one, most=5, info=COUNT) == 5
-
-
-def test_keys_of_a_project_share_a_budget_for_each_model(state: State) -> None:
-    one, two = (key(name, Limits(rpm=5), project="p") for name in "ab")
-    assert granted(state, one, most=3) == 3
-    assert granted(state, two) == 2
-    assert refused(state, one, two) == {"a": "rpm", "b": "rpm"}
-    assert granted(state, key("c", Limits(rpm=5))) == 5
-    assert granted(state, one, info=PRO) == 5
-
-
-def test_a_smaller_learned_limit_holds_for_a_day(state: State, clock: FakeClock) -> None:
-    """`quotaValue` applies to the whole project, and expires after a day."""
-    one, two = (key(name, Limits(rpm=100), project="p") for name in "ab")
-    known = {"learned": Limits(rpm=5), "has_known_end": True}
-    settle(state, one, failed(Scope.PROJECT_MODEL, clock.time() + 20, **known))
-    clock.advance(60)
-    settle(state, two)
-    assert granted(state, two) == 4
-    clock.advance(DAY_S)
-    assert granted(state, one) == 100
-
-
-@pytest.mark.parametrize(
-    ("own", "learned", "info"),
-    [
-        (NO_LIMITS, Limits(rpm=2), INFO),
-        (Limits(rpm=2), Limits(rpm=5), INFO),
-        (Limits(rpd=2), Limits(rpd=5), INFO),
-        (Limits(tpm=20), Limits(tpm=50), INFO._replace(tokens=10)),
-        (Limits(rpm=2, rpd=50), Limits(rpm=9, rpd=5), INFO),
-    ],
-)
-def test_the_smaller_of_a_configured_and_a_learned_limit_holds(
-    state: State, own: Limits, learned: Limits, info: CallInfo
-) -> None:
-    """A larger limit that Google names lets nothing more through: somebody else may use it too."""
-    settle(state, key("a", own), failed(Scope.NONE, learned=learned), info=info)
-    assert granted(state, key("a", own), info=info) == 1
 
 
 def test_the_smallest_of_configured_learned_and_read_limits_holds(
@@ -328,14 +260,6 @@ def test_a_success_within_a_learned_limit_ends_nothing(state: State) -> None:
 BUDGET = key("a", usd=Budget(day=10))
 
 
-def test_a_model_without_a_price_counts_nothing(state: State) -> None:
-    """Its first request is not special, and many are in flight at once."""
-    for _ in range(2):
-        for lease in [lease_of(state, BUDGET) for _ in range(5)]:
-            settle(state, lease, OK._replace(usage=Usage(1, 1)))
-    assert state.snapshot([BUDGET])["a"].spent.day == 0
-
-
 def test_a_new_value_of_a_key_has_no_new_budget(state: State) -> None:
     """Also of a key that is its own project, and pays for itself."""
     one = key("a", project="key:a", billing_account="project:key:a", usd=Budget(10, 10))
@@ -397,23 +321,6 @@ def test_exactly_the_keys_in_a_failures_scope_cool_down(
     found = [name for name, reply in replies.items() if isinstance(reply, Unavailable)]
     assert found == cooling.split()
     assert until == (None if scope is Scope.NONE else clock.time() + 60)
-
-
-def test_a_cooldown_is_never_shortened(state: State, clock: FakeClock) -> None:
-    """By a failure of a request that was in flight when it began."""
-    leases = [lease_of(state, A) for _ in range(3)]
-    for lease, seconds in zip(leases, (900, 20, 1_000), strict=True):
-        longest = clock.time() + max(900, seconds)
-        assert settle(state, lease, failed(Scope.KEY, clock.time() + seconds)) == longest
-        assert refusal(state, A).blocks["a"].until == longest
-
-
-def test_a_call_without_a_model_shares_no_bucket(state: State, clock: FakeClock) -> None:
-    """A bucket in the failure of one such call does not make all of them share it."""
-    stored = INFO._replace(model="", verb="cachedContents", counts_in_quota=False)
-    settle(state, A, failed(Scope.NONE, bucket="gemini-2.5-flash"), info=stored)
-    settle(state, A, failed(Scope.PROJECT_MODEL, clock.time() + 60))
-    assert granted(state, A, most=1, info=stored) == 1
 
 
 def test_a_project_is_probed_by_one_of_its_keys(state: State, clock: FakeClock) -> None:
@@ -587,20 +494,6 @@ def at_once(work: Callable[[], Any]) -> list[Any]:
 
 
 @pytest.mark.usefixtures("switch_threads_often")
-def test_50_threads_are_granted_exactly_the_limit(state: State) -> None:
-    """Three keys, two of one project, 45 requests in all: 45 of 150 are granted, none twice."""
-    keys = [key(name, Limits(rpm=20), project="p") for name in "ab"] + [key("c", Limits(rpm=25))]
-
-    def work() -> list[str | None]:
-        replies = [acquire(state, *keys, spread=True) for _ in range(3)]
-        return [one.key_id if isinstance(one, Lease) else None for one in replies]
-
-    counts = Counter(chain(*at_once(work)))
-    assert counts["a"] + counts["b"] == 20
-    assert (counts["c"], counts[None]) == (25, 150 - 45)
-
-
-@pytest.mark.usefixtures("switch_threads_often")
 def test_50_threads_settle_without_losing_a_count(state: State) -> None:
     """Reservations, corrections and concurrency are exact after hundreds of leases."""
     one = key("a", Limits(max_concurrency=3))
@@ -637,16 +530,3 @@ def test_50_failures_are_one_step_and_one_of_50_threads_is_the_probe(
     clock.advance(30)
     probes = at_once(lambda: isinstance(acquire(state, D), Lease))
     assert sum(probes) == 1
-
-
-async def test_200_tasks_are_granted_exactly_the_limit(state: State) -> None:
-    one = key("a", Limits(rpm=20))
-
-    async def task() -> bool:
-        reply = await state.do(state.acquire, INFO, ((0, one),), spread=True)
-        if not isinstance(reply, Lease):
-            return False
-        await state.do(state.settle, reply, OK)
-        return True
-
-    assert sum(await asyncio.gather(*(task() for _ in range(TASKS)))) == 20

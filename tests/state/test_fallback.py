@@ -1,11 +1,7 @@
 """A shared state that fails: calls continue, limits of this process hold, and it is tried again."""
 
-import logging
 import subprocess
 import sys
-import threading
-import time
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -24,10 +20,9 @@ from support.states import (
     warnings_of,
 )
 
-from keyrot_middleware.core.model import Lease, Limits, Scope
-from keyrot_middleware.errors import KeyrotWarning, warn_unless_logged
+from keyrot_middleware.core.model import Limits, Scope
 from keyrot_middleware.state import FallbackState
-from keyrot_middleware.state.fallback import FIRST_PAUSE_S, PAUSE_S, Breaker
+from keyrot_middleware.state.fallback import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 
 FIVE = key("f", Limits(rpm=5))
@@ -161,64 +156,6 @@ def test_leases_in_flight_count_in_max_concurrency(state: FallbackState, shared:
     lease_of(state, one)
 
 
-def test_the_pause_doubles_up_to_the_longest(clock: FakeClock) -> None:
-    breaker = Breaker(clock.time)
-    assert breaker.open(clock.time())
-    assert not breaker.open(clock.time())
-    pauses, last = [], clock.time()
-    while len(pauses) < 7:
-        clock.advance(0.01)
-        if breaker.may_try():
-            assert not breaker.may_try()
-            pauses.append(clock.time() - last)
-            last = clock.time()
-    assert pauses[:2] == pytest.approx([FIRST_PAUSE_S, 2 * FIRST_PAUSE_S], abs=0.02)
-    assert pauses[-1] == pytest.approx(PAUSE_S, abs=0.02)
-    breaker.close()
-    assert not breaker.open(clock.time() - 1)
-    assert not breaker.is_open
-    assert breaker.succeed(clock.time()) is None
-    clock.advance(PAUSE_S)
-    assert breaker.succeed(clock.time()) == pytest.approx(sum(pauses), abs=0.1)
-
-
-def test_many_callers_while_it_hangs_and_recovers(clock: FakeClock) -> None:
-    """No call fails, and no limit is exceeded in either state."""
-    state, shared = degrading(clock.time, breaker_clock=lambda: time.monotonic() * 40)
-    keys = tuple((0, key(f"k{n}", Limits(rpm=50 * (n + 1)))) for n in range(3))
-    leases: list[Lease] = []
-
-    def caller() -> None:
-        for _ in range(30):
-            reply = state.acquire(INFO, keys, spread=True)
-            if isinstance(reply, Lease):
-                leases.append(reply)
-                state.settle(reply, OK)
-            if len(leases) >= 200:
-                shared.restore()
-            elif len(leases) >= 100:
-                shared.cut(hangs_s=0.05)
-
-    threads = [threading.Thread(target=caller) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    alone = sum(one.degraded for one in leases)
-    assert len(leases) - alone <= 300
-    assert 0 < alone <= 300
-    wait_for(lambda: state.acquire(INFO, keys, spread=True) and not state.degraded)
-
-
-def test_closing_closes_the_shared_state(
-    state: FallbackState, shared: Faulty, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed: list[str] = []
-    monkeypatch.setattr(shared.inner, "close", lambda: closed.append("shared"))
-    state.close()
-    assert closed == ["shared"]
-
-
 # What a program without logging sees -----------------------------------------------------------
 
 PROGRAM = """
@@ -249,14 +186,3 @@ def test_a_lost_state_is_one_warning_and_no_error(
     assert begins in done.stderr
     assert done.stderr.count("cannot be used") == 1 or options
     assert "hunter2" not in done.stderr
-
-
-def test_a_handler_of_the_library_or_above_it_is_enough() -> None:
-    """Only a program without any handler gets a Python warning."""
-    log = logging.Logger("alone")
-    for handler, shown in ((logging.NullHandler(), [KeyrotWarning]), (logging.StreamHandler(), [])):
-        log.addHandler(handler)
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            warn_unless_logged(log, "text")
-        assert [one.category for one in found] == shown

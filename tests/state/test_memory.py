@@ -14,8 +14,6 @@ from support.states import (
     lease_of,
     refused,
     settle,
-    steps_of,
-    used,
     warnings_of,
 )
 
@@ -112,27 +110,6 @@ def test_a_lease_that_is_dropped_is_not_in_flight(state: MemoryState) -> None:
     assert refused(state, one) == {"a": "concurrency"}
     del lease
     lease_of(state, one)
-
-
-def test_10_000_calls_leave_no_growth(state: MemoryState) -> None:
-    def size() -> list[int]:
-        return [len(getattr(state._records, name)) for name in state._records.__slots__]
-
-    settle(state, A, OK, "files/x")
-    before = size()
-    for _ in range(10_000):
-        settle(state, A, used(1), "files/x")
-    assert size() == before
-
-
-def test_many_keys_cost_a_choice_nothing_and_a_snapshot_one_pass(state: MemoryState) -> None:
-    """Acquire reads the candidates only; status() must not hold the lock for a square."""
-    keys = [key(f"k{number}") for number in range(3_000)]
-    for one in keys:
-        settle(state, one, failed(Scope.KEY, inf))
-    assert 0 < steps_of(lambda: lease_of(state, key("good"))) < 300
-    assert {known.cooldown_until for known in state.snapshot(keys).values()} == {inf}
-    assert steps_of(lambda: state.snapshot(keys)) < 150 * len(keys)
 
 
 @FORKS

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from itertools import cycle, islice
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.pool import INFO, key
-from support.servers import BINARIES, Server, server, wait_for
+from support.pool import key
+from support.servers import Server
 from support.states import A, B, acquire, failed, lease_of, opened, refusal, settle
 
 from keyrot_middleware.core.model import DEFAULT_ZONE, Lease, Limits, RetryPolicy, Scope
@@ -34,11 +33,6 @@ TWENTY = key("twenty", Limits(rpm=10_000, rpd=20))
 FREE = key("free", Limits(rpm=10**9))
 NOW = 1_700_000_030.0
 """In the middle of a minute: at its end twice the limit may rightly be leased."""
-MIXED = (
-    [key(f"rpm{n}", Limits(rpm=20 + n)) for n in range(4)]
-    + [key(f"tpm{n}", Limits(tpm=800 + 50 * n)) for n in range(3)]
-    + [key(f"both{n}", Limits(rpm=25, tpm=300 + 200 * n)) for n in range(3)]
-)
 
 
 def shared_at(
@@ -103,31 +97,6 @@ def test_four_processes_are_granted_exactly_the_limit_every_time(url: str) -> No
     assert [sum(of) for of in zip(*found, strict=True)] == [20] * 10
 
 
-def exhaust(url: str, start: Any, results: Any) -> None:
-    """Use ten keys with requests of three sizes; report what was leased."""
-    with closing(shared_at(url, now=NOW)) as state:
-        start.wait(240)
-        leased = []
-        for tokens in islice(cycle([3, 17, 40]), 150):
-            reply = acquire(state, *MIXED, info=INFO._replace(tokens=tokens), spread=True)
-            if isinstance(reply, Lease):
-                leased.append((reply.key_id, tokens))
-                settle(state, reply)
-        results.put(leased)
-
-
-@pytest.mark.parametrize("engine", sorted(BINARIES))
-def test_eight_processes_use_ten_mixed_limits_to_the_end_and_no_further(engine: str) -> None:
-    """Ten keys with RPM, TPM or both, requests of three sizes: none over, 95 % of each used."""
-    server(engine).execute("FLUSHALL")
-    leased = [one for of in run(8, exhaust, server(engine).url) for one in of]
-    for one in MIXED:
-        sizes = [tokens for key_id, tokens in leased if key_id == one.key_id]
-        used = zip((len(sizes), sum(sizes)), one.limits[:2], strict=True)
-        shares = [count / limit for count, limit in used if limit]
-        assert 0.95 <= max(shares) <= 1, (one, shares)
-
-
 def lease_five(url: str, start: Any, results: Any) -> None:
     with closing(shared_at(url)) as state:
         start.wait(240)
@@ -162,13 +131,6 @@ def killed(url: str, one: Any, after_s: float, how: int = signal.SIGKILL) -> Non
     time.sleep(after_s)
     os.kill(worker.pid or 0, how)
     worker.join(240)
-
-
-def test_a_worker_killed_during_its_probe_delays_others_by_seconds(url: str) -> None:
-    with closing(shared_at(url)) as state:
-        settle(state, A, failed(Scope.KEY, time.time() - 1))
-        killed(url, A, 0, signal.SIGTERM)
-        wait_for(lambda: isinstance(acquire(state, A), Lease))
 
 
 def test_processes_that_are_killed_at_any_moment_leave_a_sound_file(tmp_path: Path) -> None:

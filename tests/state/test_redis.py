@@ -1,6 +1,5 @@
 """Redis: its URLs, its records, and a server that fails."""
 
-import importlib
 import re
 import signal
 import socket
@@ -10,12 +9,10 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from datetime import datetime
 from itertools import count
 from math import inf
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from support.pool import INFO, key
@@ -95,16 +92,6 @@ def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.Monke
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_library_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    importlib.import_module("keyrot_middleware.state.redis")
-    monkeypatch.delitem(sys.modules, "keyrot_middleware.state.redis")
-    monkeypatch.delattr("redis.backoff.NoBackoff")
-    with pytest.raises(
-        ConfigError, match=r"the installed redis: .*NoBackoff.*keyrot-middleware\[redis\] has one"
-    ):
-        open_state("redis://localhost", RetryPolicy(), time.time)
-
-
 # Records ---------------------------------------------------------------------------------------
 
 
@@ -158,18 +145,6 @@ def test_a_call_costs_one_script(state: RedisState, shared: Server) -> None:
     assert sum(health.success_count for health in known.values()) == 10
 
 
-def test_a_key_and_model_in_use_take_less_than_a_kilobyte(
-    state: RedisState, shared: Server
-) -> None:
-    keys = [key(f"key_{n:05}", Limits(rpm=9, tpm=999, rpd=99)) for n in range(2_000)]
-    lease_of(state, key("first"))
-    before = shared.execute("INFO", "memory")["used_memory"]
-    for one in keys:
-        lease_of(state, one)
-    each = (shared.execute("INFO", "memory")["used_memory"] - before) / len(keys)
-    assert each <= 1024, each
-
-
 def test_pools_of_two_names_share_nothing(shared: Server) -> None:
     """Two pools on one server have a limit of their own each."""
     one = key("a", Limits(rpd=1))
@@ -208,21 +183,6 @@ def test_the_servers_clock_decides(shared: Server) -> None:
         seen = state.snapshot([one])["a"]
         assert seen.cooldown_until == pytest.approx(clock.time() + 60, abs=20)
         state.close()
-
-
-@pytest.mark.parametrize("hours", [-20, 0, 20])
-def test_a_hosts_wrong_date_does_not_move_the_pacific_day(
-    hours: float, state: RedisState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The day ends at the midnight after the server's time, for hosts that are off by hours."""
-    pacific = ZoneInfo("America/Los_Angeles")
-    moment = datetime(2026, 3, 8, 12, tzinfo=pacific).timestamp()
-    monkeypatch.setattr(state, "_test_clock", lambda: moment)
-    monkeypatch.setattr(state, "_clock", lambda: moment + hours * 3_600)
-    one = key("a", Limits(rpd=1))
-    lease_of(state, one)
-    end = datetime(2026, 3, 9, tzinfo=pacific).timestamp()
-    assert refusal(state, one).retry_at == end + hours * 3_600
 
 
 # A server that fails ---------------------------------------------------------------------------
@@ -301,29 +261,6 @@ def test_a_server_of_another_protocol_is_an_error_without_the_password(answer: s
         other.shutdown(socket.SHUT_RDWR)
         serving.join()
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
-
-
-def test_a_replica_refuses_and_records_nothing(state: RedisState, valkey: Server) -> None:
-    """READONLY is an error of acquire and of the check; a master again, it serves."""
-    with closing(RedisState(valkey.url, RetryPolicy())) as replica:
-        lease_of(replica, A)
-        valkey.execute("REPLICAOF", "127.0.0.1", 1)
-        for call in (lambda: acquire(replica, A), replica.check):
-            with pytest.raises(RedisStateError):
-                call()
-        valkey.execute("REPLICAOF", "NO", "ONE")
-        lease_of(replica, A)
-        (known,) = replica.snapshot([A])["a"].used
-        assert known.requests_day == 2
-
-
-def test_a_record_of_somebody_else_is_an_error(state: RedisState, shared: Server) -> None:
-    """Another type, or another text: the breaker opens, and the warning says why."""
-    lease_of(state, A)
-    (name,) = [name for name in shared.names() if ":quotas:" in name]
-    shared.execute("SET", name, "something else")
-    with pytest.raises(RedisStateError, match="WRONGTYPE"):
-        acquire(state, A)
 
 
 async def test_a_user_and_a_database_of_the_url_are_used(valkey: Server) -> None:

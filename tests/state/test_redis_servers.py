@@ -1,4 +1,4 @@
-"""Real servers that hang, fail over or move: no call fails. And clusters, sentinels and TLS."""
+"""Real servers that hang or fail over: no call fails. And clusters, sentinels and TLS."""
 
 import shutil
 import signal
@@ -6,22 +6,17 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
-from redis.sentinel import Sentinel
 from support.pool import INFO, key
 from support.servers import (
     PATIENT,
-    REDIS_CLI,
     Server,
     closed_port,
     cluster_of_three,
-    move_slots,
-    pool_on,
     sentinel_of,
     server,
     wait_for,
@@ -42,7 +37,6 @@ from support.states import (
 )
 
 from keyrot_middleware.core.model import Limits, RetryPolicy, Scope
-from keyrot_middleware.state import open_state
 from keyrot_middleware.state.redis import RedisState, RedisStateError
 
 OPENSSL = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
@@ -65,27 +59,6 @@ def test_a_server_that_is_stopped(valkey: Server, caplog: pytest.LogCaptureFixtu
     warnings = warnings_of(caplog)  # a busy machine may be slow for 0.2 s once more
     assert all("cannot be used" in text or "is back after" in text for text in warnings)
     assert len(warnings) >= 2
-
-
-def test_a_black_hole() -> None:
-    """A server that accepts connections and never answers costs one call its time limit."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as hole,
-        opened(f"redis://127.0.0.1:{hole.getsockname()[1]}/0") as state,
-        Callers(state, A, threads=32) as callers,
-    ):
-        callers.until(lambda: callers.count() > 200)
-        assert callers.count(alone=False) == 0
-
-
-def test_a_server_that_is_down_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
-    """Opening a state is no error: the outage is logged at once."""
-    port = closed_port()
-    with opened(f"redis://user:hunter2@127.0.0.1:{port}/0") as state:
-        assert state.degraded
-        (text,) = warnings_of(caplog)
-        assert f"redis://127.0.0.1:{port}" in text
-        assert "hunter2" not in text
 
 
 # A cluster, and sentinels ----------------------------------------------------------------------
@@ -116,19 +89,6 @@ def test_a_pool_lives_on_whichever_node_has_its_slot(pool: str, nodes: list[Serv
         assert (known.success_count, known.error_count) == (2, 1)
     homes = [node for node in nodes if any(f"{{{pool}}}" in found for found in node.names())]
     assert len(homes) == 1
-
-
-@pytest.mark.skipif(REDIS_CLI is None, reason="no redis-cli; tools/ci_packages.sh installs it")
-def test_the_slot_of_a_pool_is_moved_under_load(nodes: list[Server]) -> None:
-    """`redis-cli --cluster reshard`: no call fails, and limits are shared again afterwards."""
-    name = pool_on(nodes[0], "moved")
-    with (
-        closing(open_state(url_of(nodes), RetryPolicy(), time.time, pool=name)) as state,
-        Callers(state, ONE, threads=8) as callers,
-    ):
-        callers.until(lambda: callers.count() >= 50)
-        move_slots(nodes[0], nodes[1])
-        callers.until(lambda: callers.count() >= 200 and not state.degraded)
 
 
 def test_after_a_failover_the_new_master_is_found() -> None:
@@ -221,23 +181,3 @@ async def test_a_certificate_is_checked(secured: Callable[[int], int], certifica
     await both_ways(f"{url}&ssl_ca_certs={certificate}")
     with pytest.raises(RedisStateError, match="certificate verify failed"):
         await both_ways(url)
-
-
-@OPENSSL
-async def test_sentinels_use_the_same_certificates(
-    secured: Callable[[int], int],
-    certificate: Path,
-    valkey: Server,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A private authority signs for sentinels and servers alike."""
-    at, find = ("127.0.0.1", secured(valkey.port)), Sentinel.discover_master
-
-    def found(self: Sentinel, name: str) -> tuple[str, int]:
-        find(self, name)
-        return at  # the sentinel does not know the proxy
-
-    monkeypatch.setattr(Sentinel, "discover_master", found)
-    with sentinel_of(valkey) as sentinel:
-        url = f"rediss+sentinel://127.0.0.1:{secured(sentinel.port)}/main/0?{PATIENT}"
-        await both_ways(f"{url}&ssl_ca_certs={certificate}")

@@ -1,6 +1,5 @@
 """A file: where it is, whose it is, and what happens when it cannot be used."""
 
-import asyncio
 import gc
 import os
 import sqlite3
@@ -8,35 +7,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.pool import INFO, key
+from support.pool import key
 from support.servers import wait_for
-from support.states import OK, UNSENT, A, acquire, lease_of, opened, refused, settle, warnings_of
+from support.states import OK, UNSENT, A, acquire, lease_of, opened, settle, warnings_of
 
 from keyrot_middleware.core.activity import ActivityRows, load_call
 from keyrot_middleware.core.model import (
-    DEFAULT_ZONE,
-    Budget,
-    Lease,
-    LeaseOutcome,
     Limits,
-    Outcome,
     RetryPolicy,
-    Usage,
 )
-from keyrot_middleware.core.windows import next_month
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import FallbackState, State, sqlite
 from keyrot_middleware.state.base import report_unreadable
 from keyrot_middleware.state.sqlite import SCHEMA, SqliteState, SqliteStateError, path_of_url
-from keyrot_middleware.testing import FakeClock
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes and locks of POSIX")
 TWENTY = key("twenty", Limits(rpm=10_000, rpd=20))
-OFFER = ((0, A),)
 
 
 @pytest.fixture
@@ -78,19 +68,6 @@ def database(path: Path, *sql: str) -> bytes:
     return path.read_bytes()
 
 
-def test_ten_minutes_of_a_budget_outlive_the_month(path: Path) -> None:
-    """A process that starts in the new month drops what has expired, and not these."""
-    clock, one = FakeClock(), key("a", usd=Budget(ten_minutes=1_000))
-    clock.advance(next_month(clock.time(), DEFAULT_ZONE) - clock.time() - 60)
-    spent = Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1, cost_usd=1e-6))
-    with closing(SqliteState(path, RetryPolicy(), clock.time)) as before:
-        settle(before, one, spent)
-    clock.advance(120)
-    for _ in range(2):  # the first decision is followed by a sweep
-        with closing(SqliteState(path, RetryPolicy(), clock.time)) as after:
-            assert refused(after, one) == {"a": "usd_10m"}
-
-
 # Whose the file is -----------------------------------------------------------------------------
 
 
@@ -127,15 +104,6 @@ def test_a_database_of_another_program_is_left_alone(
     with pytest.raises(SqliteStateError, match=f"{path}: .*{text}"):
         alone.check()
     assert path.read_bytes() == before
-
-
-def test_a_file_of_a_newer_version_is_left_alone(path: Path, alone: SqliteState) -> None:
-    """A program that is not upgraded yet counts for itself."""
-    alone.check()
-    alone.close()
-    database(path, f"PRAGMA user_version = {SCHEMA + 1}")
-    with pytest.raises(SqliteStateError, match="newer keyrot_middleware"):
-        alone.check()
 
 
 @POSIX
@@ -179,15 +147,6 @@ def test_two_users_of_a_folder_share_a_file(path: Path, alone: SqliteState) -> N
     assert found["keyrot.sqlite3"] == found["keyrot.sqlite3-wal"] == 0o660
 
 
-@POSIX
-def test_what_a_dangling_link_names_is_made_for_this_user_alone(
-    path: Path, alone: SqliteState
-) -> None:
-    path.symlink_to(path.with_name("elsewhere"))
-    alone.check()
-    assert path.with_name("elsewhere").stat().st_mode & 0o777 == 0o600
-
-
 # A file that cannot be used --------------------------------------------------------------------
 
 
@@ -223,15 +182,6 @@ def test_a_locked_file_is_not_waited_for_for_long(
         assert state.degraded
     wait_for(lambda: is_shared(state))
     assert "holds the file for too long" in warnings_of(caplog)[0]
-
-
-def test_a_place_that_is_no_folder_is_no_outage(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").touch()
-    with opened(tmp_path / "file" / "keyrot.sqlite3") as state:
-        assert not is_shared(state)
-    assert "falling back to in-process limits" in warnings_of(caplog)[0]
 
 
 FULL = """
@@ -328,19 +278,6 @@ def test_a_state_that_is_dropped_leaves_no_open_file(path: Path) -> None:
     assert held() == []
 
 
-def test_the_file_does_not_grow_with_calls(path: Path, alone: SqliteState) -> None:
-    """Thousands of calls leave it small, and its log bounded."""
-
-    def size() -> int:
-        return sum(one.stat().st_size for one in path.parent.iterdir())
-
-    for _ in range(3_000):
-        settle(alone, A)
-    assert size() < 6_000_000
-    alone.close()
-    assert size() < 100_000
-
-
 def test_expired_records_and_the_oldest_owners_are_swept_and_no_counts(
     path: Path, alone: SqliteState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,64 +294,4 @@ def test_expired_records_and_the_oldest_owners_are_swept_and_no_counts(
     assert "default:quotas:old" not in names
 
 
-def test_a_log_that_has_filled_the_disk_begins_anew(path: Path) -> None:
-    """When who reads an old version has ended; another process has the file open all along."""
-    resource = pytest.importorskip("resource")
-    with opened(path) as state, ExitStack() as stack:
-        lease_of(state, A)
-        other, reader = (
-            stack.enter_context(closing(sqlite3.connect(path, isolation_level=None))) for _ in "ab"
-        )
-        reader.execute("BEGIN")
-        for connection in (other, reader):
-            connection.execute("SELECT count(*) FROM records").fetchall()
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-        while not lease_of(state, A).degraded:
-            pass
-        reader.execute("COMMIT")
-        wait_for(lambda: not lease_of(state, A).degraded)
-
-
 # Tasks -----------------------------------------------------------------------------------------
-
-
-async def test_a_held_file_blocks_no_loop_and_a_cancelled_call_gives_its_lease_back(
-    path: Path, state: FallbackState
-) -> None:
-    """Also where the thread gets it after the task has ended."""
-    one = ((0, key("one", Limits(rpd=1))),)
-    await state.do(state.acquire, INFO, OFFER, spread=False)
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("BEGIN IMMEDIATE")
-        waiting = asyncio.create_task(state.do(state.acquire, INFO, OFFER, spread=False))
-        cancelled = asyncio.create_task(state.do(state.acquire, INFO, one, spread=False))
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-        assert not waiting.done()
-        cancelled.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
-    assert not (await waiting).degraded
-    for _ in range(100):
-        if isinstance(await state.do(state.acquire, INFO, one, spread=False), Lease):
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("the request still counts")
-
-
-def test_a_pool_outlives_its_loops(url: str) -> None:
-    """Programs of their own, one after the other, and many tasks in each."""
-
-    async def call() -> None:
-        lease = await state.do(state.acquire, INFO, OFFER, spread=False)
-        await state.do(state.settle, lease, OK)
-
-    async def many() -> None:
-        await asyncio.gather(*(call() for _ in range(20)))
-
-    with opened(url) as state:
-        for _ in range(10):
-            asyncio.run(many())
-        assert state.snapshot([A])["a"].success_count == 200

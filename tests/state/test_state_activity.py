@@ -1,12 +1,8 @@
 """A page shows the calls of all processes that share a state, of programs that end at once too."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.forks import run_fork
@@ -14,7 +10,6 @@ from support.servers import Server
 from support.states import opened
 
 from keyrot_middleware.core.activity import (
-    CALLS_KEPT,
     DAY,
     HOUR,
     POOL,
@@ -23,7 +18,6 @@ from keyrot_middleware.core.activity import (
     project_entry,
 )
 from keyrot_middleware.core.model import Usage
-from keyrot_middleware.forks import EXIT_S
 from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.testing import FakeGemini
 
@@ -64,32 +58,6 @@ def test_two_processes_add_to_one_history(url: str) -> None:
         assert second.read().failures("b") == []
 
 
-def test_activity_records_in_redis_expire(valkey: Server) -> None:
-    """Each record has a time to live, and the list of calls a length."""
-    with opened(valkey.url) as state:
-        activity = Activity(state, time.time)
-        for _ in range(2):
-            for number in range(CALLS_KEPT):
-                activity.add(call(NOW + number, "a"))
-            activity.send()
-        activity.add(call(NOW, "a", "quota_minute"))
-        activity.send()
-        kinds = ("minute", "slot", "day", "calls", "failures")
-        kept = [name for name in valkey.names() if name.split("}:")[-1].startswith(kinds)]
-        assert len(kept) >= 5
-        assert all(int(valkey.execute("TTL", name)) > 0 for name in kept)
-        assert len(activity.read().view([], NOW).calls) == CALLS_KEPT
-
-
-def test_an_outage_leaves_the_activity_empty(valkey: Server) -> None:
-    with opened(valkey.url) as state:
-        activity = Activity(state, time.time)
-        valkey.stop()
-        activity.add(call(time.time(), "a"))
-        activity.send()
-        assert activity.read().view(["a"], NOW).calls == []
-
-
 def test_records_that_cannot_be_read_degrade_no_pool(
     valkey: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,7 +83,6 @@ def test_records_that_cannot_be_read_degrade_no_pool(
 
 # Programs that end at once ---------------------------------------------------------------------
 
-PATIENCE_S = 240.0
 CALL = "client.post(PATH, json=BODY).raise_for_status()\n"
 BEGIN = """\
 import sys
@@ -128,7 +95,6 @@ client = httpx.Client(
     base_url=sys.argv[1], headers={"x-goog-api-key": "keyrot-pool"}, trust_env=False
 )
 """
-WAIT = 'print("called", flush=True)\nsys.stdin.readline()\n'
 
 
 @pytest.fixture
@@ -161,35 +127,3 @@ def test_the_calls_of_short_programs_are_counted(
         run_fork(BEGIN + 2 * CALL, gemini.url, environ={**environment, "KEYROT_STATE_URL": url})
     assert gemini.count("key_1") == 4
     assert calls_in(url) == 4
-
-
-def test_the_last_call_of_a_program_is_priced(
-    tmp_path: Path, gemini: FakeGemini, environment: dict[str, str]
-) -> None:
-    """Where the list of prices is imported by then."""
-    program = f"import genai_prices\n{BEGIN}{CALL}"
-    env = {**environment, "KEYROT_STATE_URL": f"sqlite://{tmp_path}/state.sqlite3"}
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, gemini.url]
-    subprocess.run(command, env=env, timeout=PATIENCE_S, check=True)
-    assert gemini.count("key_1") == 1
-    assert calls_in(env["KEYROT_STATE_URL"], is_priced=True) == 1
-
-
-def test_a_server_that_hangs_does_not_keep_a_program_alive(
-    valkey: Server, gemini: FakeGemini, environment: dict[str, str]
-) -> None:
-    """Its last calls are lost then; the exit waits for them no longer than for anything else."""
-    env = {**environment, "KEYROT_STATE_URL": f"{valkey.strict_url}?socket_timeout=120"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    command = [sys.executable, "-c", BEGIN + CALL + WAIT, gemini.url]
-    with subprocess.Popen(command, env=env, text=True, **pipes) as process:  # type: ignore[call-overload]
-        try:
-            assert process.stdout.readline() == "called\n"
-            valkey.signal(signal.SIGSTOP)
-            process.stdin.close()
-            began = time.monotonic()
-            assert process.wait(PATIENCE_S) == 0
-            assert time.monotonic() - began < EXIT_S + 60  # a busy machine exits slowly
-        finally:
-            process.kill()
-            valkey.signal(signal.SIGCONT)

@@ -66,7 +66,6 @@ def _fork(
     environ: dict[str, str],
     stdin: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    sys.audit("os.fork")  # a program that may send by aiohttp: tools/aiohttp_use.py
     if imports not in _running:
         kept = tempfile.TemporaryDirectory(prefix="keyrot-forks-")
         command = [sys.executable, *options, "-c", imports + _PARENT]

@@ -25,12 +25,12 @@ def _install(gemini: FakeGemini, *labels: str, **settings: Any) -> None:
 
 
 def _rotated(mode: str) -> dict[str, Any]:
-    """Send 60 calls where A is exhausted, B invalid, and C good."""
+    """Send twelve calls where A is exhausted, B invalid, and C good."""
     with FakeGemini() as gemini:
         _install(gemini, "A", "B", "C")
         gemini.always("A", Reply.QUOTA_DAY)
         gemini.always("B", Reply.KEY_INVALID)
-        texts = LITELLM[mode](gemini.url, "keyrot-pool", 60)
+        texts = LITELLM[mode](gemini.url, "keyrot-pool", 12)
         keyrot_middleware.uninstall()
         return {"texts": sorted(set(texts)), "sent": [gemini.sent(one) for one in "ABC"]}
 

@@ -1,15 +1,9 @@
-"""Receivers of alerts on this machine: a webhook, a mail server, one that never answers."""
+"""Receivers of alerts on this machine: a function, and a webhook."""
 
 import json
-import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from email import message_from_bytes
-from email.header import decode_header, make_header
+from collections.abc import Callable
 from typing import Any
-
-from aiosmtpd.controller import Controller
 
 from keyrot_middleware.errors import PoolEvent
 from support.json_server import JsonServer, Request, Response
@@ -64,32 +58,3 @@ class Webhook:
 
     def close(self) -> None:
         self._server.close()
-
-
-class Mailbox:
-    def __init__(self) -> None:
-        self.received: list[bytes] = []
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self._controller = Controller(self, hostname="127.0.0.1", port=port)
-        self._controller.start()
-        self.url = f"mailto://127.0.0.1:{port}?from=keyrot@example.com&to=ops@example.com"
-
-    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802
-        self.received.append(envelope.content)
-        return "250 OK"
-
-    @property
-    def events(self) -> Counter[str]:
-        titles = (message_from_bytes(one)["Subject"] for one in tuple(self.received))
-        return Counter(_event_of(str(make_header(decode_header(title)))) for title in titles)
-
-    def close(self) -> None:
-        self._controller.stop()
-
-
-@contextmanager
-def dead_receiver() -> Iterator[str]:
-    """Give the URL of a receiver that accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
-        yield f"json://127.0.0.1:{listener.getsockname()[1]}/dead?rto=120&cto=120"

@@ -1,17 +1,17 @@
 """What upstream answers: Google's bodies, lost connections, streams."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from keyrot_middleware.core.commands import Done, Failed, StreamEnd
 from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.model import Usage
+from support.google_bodies import delay, quota_failure, reason, rest, violation
 
 MODEL = "gemini-2.5-flash"
 OK = Done("answer", Usage(input_tokens=10))
 
 
-KIND = "type.googleapis.com/google.rpc."
 STATUSES = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 429: "RESOURCE_EXHAUSTED"}
 
 
@@ -19,10 +19,8 @@ class GoogleError(Exception):
     """Stands in for the SDK's APIError."""
 
 
-def failure(code: int, message: str = "", *details: Mapping[str, Any]) -> Failed:
-    status = STATUSES.get(code, "UNKNOWN")
-    error = {"code": code, "message": message, "status": status, "details": list(details)}
-    body = {"error": error}
+def failure(code: int, message: str = "", *details: dict[str, Any]) -> Failed:
+    body = rest(code, STATUSES.get(code, "UNKNOWN"), message, *details)
     return Failed(FailureFacts(code=code, body=body), GoogleError(f"{code} {message}"))
 
 
@@ -31,22 +29,15 @@ def lost(transport: Any) -> Failed:
     return Failed(FailureFacts(transport=transport), ConnectionError(transport))
 
 
-def exhausted(window: str, delay: str | None = None, value: int = 5, model: str = MODEL) -> Failed:
+def exhausted(window: str, named: str, value: int = 5, model: str = MODEL) -> Failed:
     """Return the 429 of an exhausted quota: *window* is `PerMinute` or `PerDay`."""
-    violation = {
-        "quotaMetric": "generativelanguage.googleapis.com/generate_content_requests",
-        "quotaId": f"GenerateRequests{window}PerProjectPerModel-FreeTier",
-        "quotaDimensions": {"model": model, "location": "global"},
-        "quotaValue": str(value),
-    }
-    details: list[Mapping[str, Any]] = [{"@type": f"{KIND}QuotaFailure", "violations": [violation]}]
-    if delay is not None:
-        details.append({"@type": f"{KIND}RetryInfo", "retryDelay": delay})
-    return failure(429, "You exceeded your current quota", *details)
+    quota_id = f"GenerateRequests{window}PerProjectPerModel-FreeTier"
+    quota = quota_failure(violation(quota_id, str(value), "generate_content_requests", model))
+    return failure(429, "You exceeded your current quota", quota, delay(named))
 
 
-def minute(delay: str = "20s", **body: Any) -> Failed:
-    return exhausted("PerMinute", delay, **body)
+def minute(named: str = "20s", **body: Any) -> Failed:
+    return exhausted("PerMinute", named, **body)
 
 
 def day() -> Failed:
@@ -56,10 +47,8 @@ def day() -> Failed:
 
 def exceeds_limit(limit: int = 1_000) -> Failed:
     """Return the 429 of a minute's input tokens, of which there are no more than *limit* in all."""
-    violation = {"quotaId": "GenerateContentInputTokensPerMinute", "quotaValue": str(limit)}
-    quota = {"@type": f"{KIND}QuotaFailure", "violations": [violation]}
-    named = {"@type": f"{KIND}RetryInfo", "retryDelay": "9s"}
-    return failure(429, "You exceeded your current quota", quota, named)
+    quota = quota_failure(violation("GenerateContentInputTokensPerMinute", str(limit)))
+    return failure(429, "You exceeded your current quota", quota, delay("9s"))
 
 
 def capacity() -> Failed:
@@ -81,9 +70,7 @@ def expired() -> Failed:
 
 def blocked() -> Failed:
     """Return the 403 of a key that may not use this method of the API."""
-    return failure(
-        403, "Blocked.", {"@type": f"{KIND}ErrorInfo", "reason": "API_KEY_SERVICE_BLOCKED"}
-    )
+    return failure(403, "Blocked.", reason("API_KEY_SERVICE_BLOCKED"))
 
 
 def denied() -> Failed:

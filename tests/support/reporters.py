@@ -40,10 +40,10 @@ def recorded(error: BaseException) -> dict[str, str]:
     }
 
 
-def sent_to_sentry(order: str, libraries: str) -> Any:
-    """Return what a program with Sentry's defaults, started *order* install(), would send it."""
+def sent_to_sentry() -> Any:
+    """Return what a program with Sentry's defaults would send it."""
     ended = subprocess.run(
-        [sys.executable, "-m", "support.sentry_program", order, libraries],
+        [sys.executable, "-m", "support.sentry_program"],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,

@@ -1,7 +1,4 @@
-"""A program with Sentry as it is out of the box, whose calls fail; prints what Sentry would send.
-
-python -m support.sentry_program before|after sdk|httpx|requests
-"""
+"""A program with Sentry out of the box, whose calls fail; prints what Sentry would send."""
 
 import asyncio
 import json
@@ -9,7 +6,6 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -22,10 +18,9 @@ from sentry_sdk.transport import Transport
 import keyrot_middleware
 from keyrot_middleware.testing import plain_websockets
 from keyrot_middleware.testing.keys import make_value
-from support.http_modes import call
 from support.modes import MODEL
 from support.raw_server import RawServer, answer
-from support.scenes import error_of, surfaces
+from support.scenes import surfaces
 from support.servers import closed_port
 
 SENT: list[str] = []
@@ -38,19 +33,10 @@ class Kept(Transport):
         SENT.append(envelope.serialize().decode())
 
 
-def start_sentry() -> None:
-    sentry_sdk.init("http://FAKE@127.0.0.1:9/1", transport=Kept, traces_sample_rate=1.0)
-
-
 def refuse(connection: Any, value: str) -> None:
     """Repeat the key wherever Sentry looks: it records the reason of each response."""
     body = json.dumps({"error": {"code": 400, "message": f"no {value}", "status": "X"}}).encode()
     connection.sendall(answer(body, f"X-Echo: {value}", status=f"400 Refused {value}"))
-
-
-def refuse_in_body(connection: Any, value: str) -> None:
-    """Repeat the key in headers and body: what is below requests sees the reason as it came."""
-    connection.sendall(answer(error_of(value, 400), f"X-Echo: {value}", status="400 Bad Request"))
 
 
 def drop(_connection: Any, _value: str) -> None:
@@ -78,25 +64,11 @@ def sdk_calls(host: str) -> Iterator[Callable[[], Any]]:
         client.close()
 
 
-WAYS = {
-    "httpx": ("httpx-sync", "httpx-astream", "httpx2-stream", "httpx2-async", "openai-sync"),
-    "requests": ("requests-sync", "requests-stream"),
-}
-
-
-def http_calls(host: str, libraries: str) -> Iterator[Callable[[], Any]]:
-    """Yield a call in some ways of openai, httpx and httpx2, or of requests."""
-    for way in WAYS[libraries]:
-        yield partial(call[way], f"http://{host}", "keyrot-pool", 1)
-
-
-def main(order: str, libraries: str) -> None:
+def main() -> None:
     """Let calls fail and print how many events there are and which of them have a key."""
     warnings.simplefilter("ignore")
-    if order == "before":
-        start_sentry()
-    refusal = refuse_in_body if libraries == "requests" else refuse
-    servers = [RawServer(talk) for talk in (drop, break_off, refusal)]
+    sentry_sdk.init("http://FAKE@127.0.0.1:9/1", transport=Kept, traces_sample_rate=1.0)
+    servers = [RawServer(talk) for talk in (drop, break_off, refuse)]
     hosts = [server.host for server in servers] + [f"127.0.0.1:{closed_port()}"]
     keyrot_middleware.install(
         keys=VALUES,
@@ -104,12 +76,7 @@ def main(order: str, libraries: str) -> None:
         max_retries=0,
         max_wait_s=0,
     )
-    if order == "after":
-        start_sentry()
-    made = (
-        sdk_calls(host) if libraries == "sdk" else http_calls(host, libraries) for host in hosts
-    )
-    for one in chain.from_iterable(made):
+    for one in chain.from_iterable(map(sdk_calls, hosts)):
         with sentry_sdk.start_transaction(name="call"), plain_websockets():
             try:
                 one()
@@ -125,4 +92,4 @@ def main(order: str, libraries: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

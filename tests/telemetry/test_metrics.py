@@ -96,18 +96,6 @@ def test_under_the_official_instrumentation(metered: RecordedMetrics) -> None:
     assert metered.by(ATTEMPT, "error.type") == {None: 2}
 
 
-@pytest.mark.parametrize("key", ["suppress_instrumentation", None])
-def test_suppressed(metered: RecordedMetrics, key: str | None) -> None:
-    """Where instrumentation is suppressed nothing is counted."""
-    key = key or context._SUPPRESS_INSTRUMENTATION_KEY
-    token = context.attach(context.set_value(key, True))
-    try:
-        assert ScriptedPool([metered.observer]).run() == "answer"
-    finally:
-        context.detach(token)
-    assert set(metered.collect()) <= {"keyrot.key.timeouts"}  # that is there from the start
-
-
 COUNT = "keyrot.key.count"
 USED = "keyrot.key.quota.used_ratio"
 
@@ -159,13 +147,6 @@ def test_utilization_of_each_limit() -> None:
     assert gauges.by(USED, *names) == share
 
 
-def test_a_state_that_fails_breaks_nothing() -> None:
-    """The collection has no gauges of the keys."""
-    gauges = RecordedGauges()
-    gauges.scripted.pool.state.snapshot = lambda _: 1 / 0  # type: ignore[method-assign]
-    assert gauges.states == {}
-
-
 def test_degraded(monkeypatch: pytest.MonkeyPatch) -> None:
     """1 while this process counts alone, 0 else."""
     gauges = RecordedGauges()
@@ -173,13 +154,3 @@ def test_degraded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gauges.by("keyrot.key.pending_requests", "keyrot.pool.name") == {"test": 0}
     monkeypatch.setattr(type(gauges.scripted.pool.state), "degraded", True)
     assert gauges.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 1}
-
-
-def test_an_uninstalled_pool_is_not_reported() -> None:
-    """Another pool that is registered afterwards is."""
-    gauges = RecordedGauges()
-    assert gauges.states
-    gauges.observer.unregister_gauges()
-    assert not gauges.collect().keys() & {COUNT, USED, "keyrot.state.degraded"}
-    gauges.observer.register_gauges(gauges._levels)
-    assert [point.value for point in gauges.points("keyrot.state.degraded")] == [0]

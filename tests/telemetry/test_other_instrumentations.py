@@ -1,6 +1,5 @@
 """Traces with the other real instrumentations, above us and beside us."""
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +8,6 @@ from opentelemetry import trace
 from support.modes import MODEL, MODES, ask
 from support.other_instrumentations import OFFICIAL, instrumented, plain_sdk
 
-import keyrot_middleware
 from keyrot_middleware.testing import Reply
 
 CALL = f"generate_content {MODEL}"
@@ -49,46 +47,3 @@ def test_the_official_span_holds_our_attempts(mode, traced, gemini, pool, connec
     assert span.attributes["gen_ai.usage.input_tokens"] > 0
     assert "error.type" not in span.attributes
     assert span.status.status_code.name != "ERROR"
-
-
-@pytest.mark.parametrize("model", [MODEL, "gemini-2.5-flash-lite"])
-def test_requests_of_a_tool_are_not_the_calls(model, traced, gemini, pool, connect) -> None:
-    """A tool's uploads and calls have spans of their own, inside its own span."""
-    pool("A")
-    client = connect()
-
-    def look_up(city: str) -> str:
-        """Look it up."""
-        client.files.upload(file=io.BytesIO(b"x"), config={"mime_type": "text/plain"})
-        return str(client.models.generate_content(model=model, contents="inner").text)
-
-    with instrumented(traced.provider, OFFICIAL):
-        ask("sync", client, config={"tools": [look_up]})
-    outer = f"opentelemetry: {CALL}"
-    tool = f"{outer} > opentelemetry: execute_tool look_up"
-    attempt = "keyrot_middleware: attempt A"
-    # An upload is a start, and the bytes.
-    names = ("files", "files", f"generate_content {model}")
-    inner = [f"{tool} > keyrot_middleware: {name}" for name in names]
-    wanted = [f"{outer} > {attempt}"] * 2 + [outer, tool]
-    wanted += inner + [f"{path} > {attempt}" for path in inner]
-    assert sorted(tree(traced)) == sorted(wanted)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_exhausted_pool_is_an_error_of_the_official_span(
-    mode, traced, gemini, pool, connect
-) -> None:
-    """Its span fails as with any error of the API, with our event in it, and we add no span."""
-    pool("A", max_wait_s=0)
-    gemini.script("A", Reply.QUOTA_DAY)
-    client = connect()
-    with pytest.raises(Exception, match="429"):
-        ask(mode, client)
-    before = len(traced.spans)
-    with instrumented(traced.provider, OFFICIAL), pytest.raises(keyrot_middleware.KeyPoolExhausted):
-        ask(mode, client)
-    (span,) = traced.spans[before:]
-    assert span.instrumentation_scope.name == OFFICIAL
-    assert span.status.status_code.name == "ERROR"
-    assert "keyrot.pool.exhausted" in [event.name for event in span.events]

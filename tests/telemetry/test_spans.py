@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import threading
-from contextlib import aclosing
 from textwrap import dedent
 from typing import Any
 
@@ -202,6 +199,7 @@ def test_an_attempt_is_current_only_while_the_sdk_sends(traced: Any) -> None:
     assert traced.parent_of(traced.named("generate_content")[0]) == "the caller's"
 
 
+@pytest.mark.promise(number=4)
 def test_spans_hold_no_key_and_no_prompt(traced: Any) -> None:
     """Neither values of keys nor texts of errors are in any name, status, attribute or event."""
     scripted = ScriptedPool([traced.observer])
@@ -240,48 +238,10 @@ class Official:
         self._span.end()
 
 
-@pytest.mark.parametrize("key", [INFERENCE, None], ids=["data", "no data"])
-@pytest.mark.parametrize(
-    ("operation", "model", "own"),
-    [
-        ("generate_content", "gemini-2.5-flash", False),
-        ("chat", "models/gemini-2.5-flash", False),
-        ("generate_content", "gemini-2.5-flash-lite", True),
-        ("execute_tool", "gemini-2.5-flash", True),
-        ("invoke_agent", "gemini-2.5-flash", True),
-    ],
-)
-def test_only_a_span_of_this_request_is_used(traced, key, operation, model, own) -> None:
-    """The spans around a tool or another model's operation have spans of their own inside."""
-    attributes = {"gen_ai.operation.name": operation, "gen_ai.request.model": model}
-    with Official(traced, key, **attributes):
-        ScriptedPool([traced.observer]).run()
-    assert len(traced.named("generate_content")) == own
-    assert ("keyrot.attempt.count" in traced.named("theirs")[0].attributes) is not own
-
-
-@pytest.mark.parametrize(
-    "key",
-    [context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"],
-    ids=["opentelemetry", "earlier"],
-)
-def test_suppressed_calls_leave_no_span(traced: Any, key: str) -> None:
-    """Both spellings of the key silence us; the call is sent as usual."""
-    token = context.attach(context.set_value(key, True))
-    assert ScriptedPool([traced.observer]).run() == "answer"
-    context.detach(token)
-    assert traced.spans == []
-
-
 def scripted(traced: Any, streams: int = 1, chunks: int = 3) -> ScriptedPool:
     made = ScriptedPool([traced.observer], keys=("flash_01",))
     made.script = {"flash_01": [Chunks(chunks, tracer=traced.tracer) for _ in range(streams)]}
     return made
-
-
-async def iterations(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 def outcomes(traced: Any) -> set[Any]:
@@ -304,44 +264,3 @@ def test_a_stream_that_its_reader_abandons(traced: Any, how: str) -> None:
     gc.collect()
     assert outcomes(traced) == {"abandoned"}
     assert statuses(traced) == {"UNSET"}
-
-
-def test_a_stream_that_is_read_in_another_thread(traced: Any) -> None:
-    """Reading on elsewhere neither moves the spans nor leaves one current there."""
-    stream = scripted(traced, chunks=4).stream()
-    with traced.tracer.start_as_current_span("opener"):
-        next(stream)
-    left: list[Any] = []
-
-    def read() -> None:
-        list(stream)
-        left.append(trace.get_current_span())
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    thread.join()
-    assert left == [trace.INVALID_SPAN]
-    assert outcomes(traced) == {"success"}
-    assert traced.parent_of(traced.named("generate_content")[0]) == "opener"
-
-
-async def test_a_cancelled_reader(traced: Any) -> None:
-    """Cancellation is raised again, and is the error of both spans."""
-    made = scripted(traced)
-    made.script["flash_01"][0].gate = asyncio.Event()
-
-    async def read() -> None:
-        async with aclosing(await made.astream()) as stream:
-            async for _ in stream:
-                pass
-
-    task = asyncio.create_task(read())
-    await iterations(10)
-    assert made.seen
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert outcomes(traced) == {"abandoned"}
-    for span in (traced.named("attempt")[0], traced.named("generate_content")[0]):
-        assert span.attributes["error.type"] == "asyncio.exceptions.CancelledError"
-        assert span.status.description == "CancelledError"

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from google import genai
-from google.genai import errors
 from support.modes import MODEL
 
-from keyrot_middleware.testing import FakeGemini, Reply, plain_websockets
+from keyrot_middleware.testing import FakeGemini, plain_websockets
 
 Connect = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings(
@@ -67,23 +66,3 @@ def test_a_turn_is_answered_with_its_usage(gemini: FakeGemini, connect: Connect)
     assert (gemini.sessions("a"), gemini.peak("a")) == (0, 1)
     assert gemini.used("a", MODEL).requests == 1
     assert gemini.used("a", MODEL).tokens == sum(prompts)
-
-
-@pytest.mark.parametrize(
-    ("reply", "code"), [(Reply.EXHAUSTED.as_close(1011, after=1), 1011), (Reply.dropped(1), 1006)]
-)
-def test_a_session_ends_after_some_messages(reply, code, gemini, connect) -> None:
-    client = connect(gemini.add_key("a").value)
-    gemini.script("a", reply)
-    seen: list[Any] = []
-
-    async def talk() -> None:
-        async with session(client) as live:
-            await live.send_client_content(turns={"role": "user", "parts": [{"text": "hello"}]})
-            async for message in live.receive():
-                seen.append(message)
-
-    with pytest.raises(errors.APIError) as closed:
-        asyncio.run(talk())
-    assert (closed.value.code, len(seen)) == (code, 1)
-    assert gemini.wait_idle()

@@ -9,14 +9,11 @@ import httpx
 import openai
 import pytest
 
-from keyrot_middleware.testing import FakeGemini, FakeKey, Reply
+from keyrot_middleware.testing import FakeGemini, FakeKey
 
 MODEL = "gemini-2.5-flash"
 HELLO: Any = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
 CHAT = "/v1beta/openai/chat/completions"
-NATIVE = f"/v1beta/models/{MODEL}:generateContent"
-NATIVE_STREAM = f"/v1beta/models/{MODEL}:streamGenerateContent"
-CONTENTS = {"contents": [{"parts": [{"text": "hello"}]}]}
 TOOL: Any = {
     "type": "function",
     "function": {
@@ -26,7 +23,6 @@ TOOL: Any = {
 }
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Loading them takes 100 ms a client."""
-ERRORS = {name: reply for name, reply in Reply.all().items() if reply.status >= 400}
 
 Sdk = Callable[[FakeKey], openai.OpenAI]
 
@@ -88,24 +84,3 @@ def test_the_openai_sdk_reads_answers_tools_and_schemas(gemini: FakeGemini, sdk:
     made = completions.create(**HELLO, response_format=format_).choices[0]
     assert made.message.content == '{"a": 1}'
     assert completions.create(**HELLO, tools=[TOOL], tool_choice="none").choices[0].message.content
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("name", sorted(ERRORS))
-def test_every_error_is_the_native_one_in_a_list(name, stream, gemini, http) -> None:
-    """Body, status and headers are those of the native path; a stream fails before it begins."""
-    key = gemini.add_key("a")
-    gemini.script("a", ERRORS[name], ERRORS[name])
-    path = NATIVE_STREAM if stream else NATIVE
-    there = http.post(path, json=CONTENTS, headers={"x-goog-api-key": key.value})
-    here = http.post(CHAT, json={**HELLO, "stream": stream}, headers=bearer(key))
-    if name.startswith("STREAM_") and stream:
-        assert here.status_code == 200
-        return
-    assert here.status_code == there.status_code
-    assert here.headers["content-type"] == there.headers["content-type"]
-    if there.headers["content-type"].startswith("application/json"):
-        native = there.json()
-        assert here.json() == (native if isinstance(native, list) else [native])
-    else:
-        assert here.content == there.content

@@ -44,16 +44,6 @@ def test_two_keys_in_one_request_are_refused_and_seen(gemini) -> None:
     assert gemini.count(reply="MULTIPLE_KEYS") == 1
 
 
-def test_comments_come_while_the_first_chunk_is_late(gemini, connection) -> None:
-    """As proxies send them, with the head at once; a whole answer is only late."""
-    key = gemini.add_key("a")
-    gemini.always("a", Reply.OK.delayed(0.04).kept_alive(0.01))
-    stream = PATH.replace(":generateContent", ":streamGenerateContent?alt=sse")
-    _, body = post(connection, key, path=stream)
-    assert body.startswith(b": keep-alive\n\n" * 4 + b"data: ")
-    assert json.loads(post(connection, key)[1])["candidates"]
-
-
 def test_nothing_is_left_after_stop() -> None:
     """No thread, no open port, no connection; a stopped server may be started again."""
     before = set(threading.enumerate())

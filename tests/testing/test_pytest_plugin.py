@@ -133,20 +133,6 @@ def test_the_fixtures_serve_a_users_tests(tmp_path: Path) -> None:
     assert "8 passed" in done.stdout
 
 
-def test_the_clock_can_be_overridden(tmp_path: Path) -> None:
-    """A project whose tests need real time overrides the clock in its conftest."""
-    (tmp_path / "conftest.py").write_text(
-        "import pytest\nfrom keyrot_middleware.testing import SystemClock\n\n"
-        "@pytest.fixture\ndef keyrot_clock():\n    return SystemClock()\n"
-    )
-    (tmp_path / "test_app.py").write_text(
-        "import time\n\ndef test_now(keyrot_pool, keyrot_clock):\n"
-        "    keyrot_pool('A')\n    assert abs(keyrot_clock.time() - time.time()) < 60\n"
-    )
-    done = run_pytest(tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_a_project_without_the_plugin_is_unchanged(tmp_path: Path) -> None:
     """Pytest starts without any library of ours, in strict mode, and lists the fixtures."""
     (tmp_path / "conftest.py").write_text(COUNTS_MODULES)

@@ -28,7 +28,6 @@ def start() -> None:
         max_wait_s=3,
         allowed_hosts=("127.0.0.1:8080",),
         keys_file=None,
-        tracing="otlp",
     )
     keyrot_middleware.reset("free_1")
     with keyrot_middleware.bypass(), keyrot_middleware.workload("batch"):

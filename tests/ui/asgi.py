@@ -33,7 +33,7 @@ class Reply:
 
 SCOPE = {
     "type": "http",
-    "asgi": {"version": "3.0"},
+    "asgi": {"version": "3.0", "spec_version": "2.4"},
     "http_version": "1.1",
     "method": "GET",
     "scheme": "http",

@@ -12,7 +12,7 @@ __all__ = ["FakeSource", "call", "key", "later", "sample", "used", "window"]
 
 MODEL = "gemini-2.5-flash"
 NUMBERS = count(1)
-OF_KEY = ["reset", "disable", "check"]
+OF_KEY = ["reset", "disable"]
 
 
 def later(seconds: float = 0) -> str:
@@ -26,13 +26,13 @@ def window(amount: int, limit: int | None, source: str = "configured") -> dict[s
 
 def used(rpm: Any, reason: str | None = None, at: str | None = None) -> dict[str, Any]:
     here: dict[str, Any] = {"available": reason is None, "available_at": at, "reason": reason}
-    here |= {"held_back": None, "runs_out_at": None, "learned": {}, "sources": {}}
+    here |= {"runs_out_at": None, "learned": {}, "sources": {}}
     here |= dict.fromkeys(("requests_minute", "tokens_minute", "requests_day"), 1)
     return here | {"rpm": rpm, "tpm": window(1, None), "rpd": window(1, 20, "learned")}
 
 
 def key(key_id: str, project: str | None = "proj-a", state: str = "available", **more: Any) -> Any:
-    allowed = {"disabled": ["enable", "check"], "unresolved": ["reset"]}.get(state, OF_KEY)
+    allowed = {"disabled": ["enable"], "unresolved": ["reset"]}.get(state, OF_KEY)
     none = ("reason", "cooldown_until", "cooldown_reason", "cooldown_scope", "last_error")
     none += ("model", "available_at", "last_used", "usd_today", "disabled_reason")
     made: dict[str, Any] = dict.fromkeys(none)
@@ -203,10 +203,6 @@ class FakeSource:
         self._change(name, key_id, "available" if active else "disabled")
         return f"key {key_id} is {name}d"
 
-    def check(self, key_id: str) -> str:
-        self._change("check", key_id, "")
-        return f"key {key_id} answers"
-
     def _begin(self) -> None:
         self.before()
         if self.broken is not None:
@@ -257,7 +253,7 @@ def sample() -> FakeSource:
         ),
         key("tenant_7", "customer-7", "rejected", available_at=later(840)),
         key("tenant_8", None, "unresolved", sentence="The secret store has no value for it."),
-        key("old_1", None, "disabled", allowed_actions=["check"]),
+        key("old_1", None, "disabled", allowed_actions=[]),
     ]
     ok = ("paid_1", 200, None)
     trace = "0af7651916cd43dd8448eb211c80319c"

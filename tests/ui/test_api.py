@@ -40,7 +40,7 @@ def test_a_wrong_parameter_is_named(path: str, sentence: str) -> None:
     assert sentence in reply.error
 
 
-@pytest.mark.parametrize("action", ["reset", "disable", "enable", "check"])
+@pytest.mark.parametrize("action", ["reset", "disable", "enable"])
 def test_an_unknown_key_is_not_found(action: str) -> None:
     """An action on a key that is not in the pool is a 404 with the source's sentence."""
     app = ui.app(actions=True, token="x" * 16, source=FakeSource([key("free_1")]))

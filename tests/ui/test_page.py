@@ -107,7 +107,7 @@ def test_a_no_stays_a_no_whatever_is_asked_next(serve: Serve, open_tab: Open) ->
     expect(details(page, "free_1").get_by_role("button", name="Reset free_1")).to_be_visible()
     page.evaluate("""() => {
         const press = (action) => document.querySelector(`[data-action=${action}]`).click();
-        press("check");
+        press("disable");
         document.getElementById("confirm").close();
         press("reset");
     }""")
@@ -115,7 +115,7 @@ def test_a_no_stays_a_no_whatever_is_asked_next(serve: Serve, open_tab: Open) ->
     expect(page.locator("#toast")).to_have_text("Key free_1 is available again")
     page.evaluate("""() => {
         const press = (action) => document.querySelector(`[data-action=${action}]`).click();
-        press("check");
+        press("reset");
         document.getElementById("confirm").close();
         press("disable");
         document.getElementById("confirm-yes").click();
@@ -124,20 +124,20 @@ def test_a_no_stays_a_no_whatever_is_asked_next(serve: Serve, open_tab: Open) ->
     assert [action for action, _ in source.changed] == ["reset", "disable"]
 
 
-def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> None:
+def test_a_key_is_disabled_and_enabled(serve: Serve, open_tab: Open) -> None:
     """Each action asks, does one thing, and shows its result; a failure too."""
     source = FakeSource([key("free_1")])
     page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login).page
     buttons = details(page, "free_1").locator(".buttons button")
-    expect(buttons).to_have_text(["Reset", "Disable", "Check"])  # what the server allows
-    for name, result in (("Disable", "disabled"), ("Enable", "enabled"), ("Check", "answers")):
+    expect(buttons).to_have_text(["Reset", "Disable"])  # what the server allows
+    for name, result in (("Disable", "disabled"), ("Enable", "enabled")):
         page.get_by_role("button", name=f"{name} free_1").click()
         expect(page.locator("#confirm-seconds")).to_be_visible(visible=name == "Disable")
         if name == "Disable":
             page.get_by_label("For").select_option("6 hours")
         page.locator("#confirm-yes").click()
         expect(page.locator("#toast")).to_contain_text(result)
-    assert [action for action, _ in source.changed] == ["disable", "enable", "check"]
+    assert [action for action, _ in source.changed] == ["disable", "enable"]
     assert source.disabled_for_s == 21_600
     page.get_by_role("button", name="Reset free_1").click()
     source.keys.clear()
@@ -206,18 +206,6 @@ def test_a_call_shows_its_attempts_tokens_cost_and_trace(serve: Serve, open_tab:
     expect(link).to_have_attribute("href", re.compile(r"^https://jaeger\.example/trace/0af7"))
 
 
-def test_the_page_says_when_requests_of_the_day_are_used_up(serve: Serve, open_tab: Open) -> None:
-    """Of each model for the whole pool, in red within the hour; of a key's project."""
-    source = sample()
-    page = open_tab(serve(ui.app(token=TOKEN, source=source)).login).page
-    models = page.locator("#models .forecast")
-    at = re.compile(r"used up at \d\d:\d\d UTC$")
-    expect(models).to_have_text([at, at])
-    expect(models.first).to_have_class(re.compile("bad"))
-    expect(models.last).to_have_class(re.compile("note"))
-    expect(details(page, "paid_1").locator(".window .forecast")).to_have_text([at, at])
-
-
 def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     """The page shows since when its values are old, and continues when the server is back."""
     app = ui.app(token=TOKEN, source=sample())
@@ -232,16 +220,6 @@ def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
     serve(app, server.port)
     expect(banner).to_be_hidden()
     expect(page.locator("#live-text")).to_have_text(re.compile(r"^Live, "))
-
-
-@pytest.mark.parametrize(("known", "shown"), [(True, r"^\$0"), (False, "^\u2013$")])
-def test_a_workload_has_a_cost_where_prices_are_known(
-    known: bool, shown: str, serve: Serve, open_tab: Open
-) -> None:
-    source = FakeSource([key("free_1")])
-    source.more = {"cost_known": known}
-    page = open_tab(serve(ui.app(token=TOKEN, source=source)).login).page
-    expect(page.locator("#shares tr").first.locator("td").last).to_have_text(re.compile(shown))
 
 
 def hostile_source() -> FakeSource:
@@ -263,6 +241,7 @@ def hostile_source() -> FakeSource:
     return source
 
 
+@pytest.mark.promise(number=7)
 def test_hostile_texts_have_no_effect(serve: Serve, open_tab: Open) -> None:
     """HTML in key ids, projects, models, messages and errors is shown as text, all of it."""
     source = hostile_source()
@@ -292,16 +271,6 @@ def test_hostile_texts_have_no_effect(serve: Serve, open_tab: Open) -> None:
     assert {"iframe", "style", "b", "i"} & set(elements) == set()
     assert elements.count("script") == elements.count("img") == 1
     assert page.evaluate("window.violations") == []
-
-
-def test_calls_that_cannot_be_read_are_not_none(serve: Serve, open_tab: Open) -> None:
-    """While the state cannot be reached it is not known whether there was a call."""
-    source = sample()
-    source.calls, source.more = [], {"degraded": True}
-    page = open_tab(serve(ui.app(token=TOKEN, source=source)).login).page
-    wait_for_rows(page, 7)
-    said = source.status()["summary"]["headline"]["hour"]
-    expect(page.locator("#no-calls")).to_have_text(said)
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 1440), ("light", 390)])

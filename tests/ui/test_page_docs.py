@@ -1,18 +1,15 @@
 """docs/page.md names each field of the API, each option of the command, and no other."""
 
-import asyncio
 import inspect
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from asgi import TOKEN, request
-from fake_source import FakeSource, key, sample
+from fake_source import sample
 from google import genai
 
 import keyrot_middleware
@@ -99,33 +96,3 @@ def test_arguments_and_options_are_documented() -> None:
     command = get_command(cli).commands["ui"]  # type: ignore[attr-defined] # it is a group
     options = {name for option in command.params for name in option.opts} - {"--help"}
     assert set(re.findall(r"^\| `(--[\w-]+)` \|", PAGE, re.MULTILINE)) == options
-
-
-def test_the_program_beside_django_serves_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The snippet passes requests below /keyrot/ to the page, and others to Django."""
-    code = PAGE.partition("# asgi.py\n")[2].partition("```")[0]
-    served: list[str] = []
-
-    async def django(scope: Any, receive: Any, send: Any) -> None:
-        served.append(scope["path"])
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
-
-    def module(name: str, **names: Callable[..., Any]) -> None:
-        made = ModuleType(name)
-        vars(made).update(names)
-        monkeypatch.setitem(sys.modules, name, made)
-
-    module("django")
-    module("django.core")
-    module("django.core.asgi", get_asgi_application=lambda: django)
-    monkeypatch.setattr(keyrot_middleware, "install", lambda: None)
-    made = ui.app(token=TOKEN, source=FakeSource([key("one")]))
-    monkeypatch.setattr(ui, "app", lambda **_: made)
-    monkeypatch.setenv("PAGE_TOKEN", TOKEN)
-    names: dict[str, Any] = {}
-    exec(compile(code, "page.md", "exec"), names)  # noqa: S102 - the snippet of the page
-    assert asyncio.iscoroutinefunction(names["application"])
-    assert request(names["application"], "/keyrot/api/status").content["total"] == 1
-    assert request(names["application"], "/admin/").status == 204
-    assert served == ["/admin/"]

@@ -19,7 +19,7 @@ from cases import FRAMEWORKS, Case, cases
 from judge import problems
 from table import table
 from upstream import Upstream, serve
-from venvs import HERE, python_of
+from venvs import python_of
 
 TIME_LIMIT_S = 180.0
 MARK = "PROBE "
@@ -30,7 +30,7 @@ def run_program(
 ) -> subprocess.CompletedProcess[str]:
     """Run the user's program in a process of its own."""
     app, calls = case.framework.app, str(case.pool.calls)
-    command = [str(python), str(HERE / "probe.py"), app, case.way, calls, *flags]
+    command = [str(python), str(Path(__file__).with_name("probe.py")), app, case.way, calls, *flags]
     return subprocess.run(
         command,
         env=upstream.environment,

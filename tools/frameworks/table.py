@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cases import FRAMEWORKS, ONE_GOOD, WAYS, Framework
+from cases import FRAMEWORKS, WAYS, Framework
 
 __all__ = ["table"]
 
@@ -18,7 +18,6 @@ HEAD = (
     "Version",
     "Sends by",
     "Ways",
-    "Requests",
     "All keys exhausted for the day",
     "All keys rejected",
 )
@@ -50,7 +49,6 @@ def row(framework: Framework) -> str:
         f"{framework.distribution} {version(framework)}",
         framework.sends_by,
         "all six" if framework.ways == WAYS else ", ".join(SHOWN[way] for way in framework.ways),
-        " ".join(str(count) for count in ONE_GOOD.sent(framework.ways[0]).values()),
         spent,
         f"`{framework.revoked}`",
     )

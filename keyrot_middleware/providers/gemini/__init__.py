@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from ...core.model import DEFAULT_PLATFORM, POOL_KEY
-from ..base import Provider, Route
+from ..base import Provider, Route, bearer_token
 from . import errors, failures, replies, requests
 from .models import CURRENT_MODEL
 
@@ -70,10 +70,7 @@ class Gemini(Provider):
         in_query = ""
         if "key=" in url:
             in_query = parse_qs(url.partition("?")[2]).get("key", ("",))[0]
-        bearer = ""
-        if authorization := headers.get(BEARER_HEADER):
-            scheme, _, token = authorization.partition(" ")
-            bearer = token.strip() if scheme.lower() == "bearer" else ""
+        bearer = bearer_token(headers)
         is_openai = route.protocol == "openai"
         given = bearer if is_openai else header or in_query
         for found in (header, in_query, bearer):

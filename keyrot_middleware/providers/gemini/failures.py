@@ -1,4 +1,4 @@
-"""Google's failure classes, and what each means (docs/failures.md has the source of each row).
+"""Google's failure classes, and what each means (docs/gemini-api.md#errors has the sources).
 
 Depleted credit was a 429 and is a 402, an invalid key is a 400, another project's file a 403: so
 rows name ErrorInfo's reason, QuotaFailure's quotaId, RetryInfo, or the beginning of the message.

@@ -12,7 +12,6 @@ const QUESTIONS = {
   reset: "Cooldowns, rejections and learned limits are forgotten, also those of the project and the billing account. Usage stays counted.",
   disable: "No new call uses it until it is enabled again. Calls that are under way finish.",
   enable: "Calls use it again.",
-  check: "One request is sent with each key; it may count against its quota.",
 };
 
 // What is shown; it is in the address too, so that a link and the history have it.
@@ -280,7 +279,7 @@ function confirmed(title, action) {
 
 // One key after the other: the server may be busy with calls.
 async function onAction(action, ids, node) {
-  if (!ids.length) return toast(`No key shown here can be ${action === "check" ? "checked" : action}.`, "");
+  if (!ids.length) return toast(`No key shown here can be ${action}.`, "");
   if (!(await confirmed(`${sentence(action)} ${ids.length === 1 ? ids[0] : `all ${ids.length} keys`}?`, action))) return null;
   node.disabled = true;
   const results = [];

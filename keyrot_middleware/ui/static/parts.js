@@ -6,7 +6,7 @@ import { ago, clock, count, countdown, money, plural, seconds, sentence, shortCo
 
 const WINDOWS = { rpm: "RPM", tpm: "TPM", rpd: "RPD" };
 const LONG = { rpm: "Requests per minute", tpm: "Input tokens per minute", rpd: "Requests per day" };
-const ACTIONS = { reset: "Reset", disable: "Disable", enable: "Enable", check: "Check" };
+const ACTIONS = { reset: "Reset", disable: "Disable", enable: "Enable" };
 const OUTCOMES = { ok: "good", failed: "bad", exhausted: "bad" };
 
 const cached = (part, whole) => (part ? `${Math.round((100 * part) / whole)} %` : "");
@@ -178,7 +178,7 @@ function modelUsage(model, used, now) {
       el("span", { class: "note" }, source ?? "no limit known"), limit === null ? "" : bar(amount, limit),
       name === "rpd" && used.runs_out_at ? usedUp(used.runs_out_at, now) : "");
   });
-  return el("div", { class: "model", "data-id": model }, el("p", { class: "line" }, el("span", { class: "code" }, model || "any model"), el("span", { class: "countdown" }, blocked), el("span", { class: "note" }, used.held_back ?? "")),
+  return el("div", { class: "model", "data-id": model }, el("p", { class: "line" }, el("span", { class: "code" }, model || "any model"), el("span", { class: "countdown" }, blocked)),
     el("div", { class: "windows" }, ...windows));
 }
 

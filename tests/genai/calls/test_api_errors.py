@@ -3,15 +3,12 @@
 import pickle
 
 import pytest
-from google.genai import errors
 from support.modes import (
     AIOHTTP,
     MODEL,
     MODES,
-    ask,
     calls,
     sdk_error,
-    skip_where_the_sdk_reconnects,
     spread,
 )
 
@@ -66,23 +63,6 @@ def test_a_failure_of_the_request_is_the_sdks_own(mode, name, gemini, pool, conn
     assert (gemini.count(), penalized()) == (1 + (name == "OF_A_GATEWAY"), [])
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_failed_key_is_excluded_for_the_rest_of_the_call(mode, gemini, pool, connect) -> None:
-    """When every key fails each is tried once, and a note has the result of each."""
-    pool("A", "B", "C", strategy="fill")
-    gemini.always("A", Reply.QUOTA_DAY)
-    gemini.always("B", Reply.KEY_INVALID)
-    gemini.always("C", Reply.EXHAUSTED)
-    (error,) = calls(mode, connect(), 1)
-    assert type(error) is keyrot_middleware.KeyPoolExhausted
-    assert type(error.__cause__) is errors.ClientError
-    assert [request.key for request in gemini.log] == ["A", "B", "C"]
-    first, second, third = error.__notes__
-    assert "attempt 1 with key A: quota_day (429), cooling down until 2026-01-02 08:00:00Z" in first
-    assert "attempt 2 with key B: key_invalid (400), rejected; replace its value" in second
-    assert "attempt 3 with key C: capacity (429), cooling down until 2026-01-01 12:31:00Z" in third
-
-
 @pytest.mark.parametrize("mode", ["sync", "sync_stream"])
 @pytest.mark.parametrize("name", ["QUOTA_MINUTE", "KEY_INVALID", "INTERNAL"])
 def test_a_failure_of_the_key_is_too(name, mode, gemini, pool, connect) -> None:
@@ -105,20 +85,6 @@ def test_a_success_has_no_trace_of_failed_attempts(gemini, pool, connect) -> Non
     assert answer.model_dump().keys() == plain.model_dump().keys()
     assert answer.usage_metadata == plain.usage_metadata
     assert answer.sdk_http_response.headers.keys() == plain.sdk_http_response.headers.keys()
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_connection_reset_is_retried_and_penalizes_no_key(mode, gemini, pool, connect) -> None:
-    skip_where_the_sdk_reconnects(mode)
-    pool("A", strategy="fill")
-    gemini.script("A", Reply.RESET)
-    assert ask(mode, connect()) == "ok from A"
-    assert (gemini.count(), penalized()) == (2, [])
-    gemini.reset_log()
-    gemini.always("A", Reply.CLOSE)
-    (error,) = calls(mode, connect(), 1)
-    assert not isinstance(error, errors.APIError)
-    assert (gemini.count(), penalized(), len(error.__notes__)) == (3, [], 3)
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

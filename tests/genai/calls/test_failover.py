@@ -114,18 +114,6 @@ def test_a_mock_of_send_in_a_programs_tests(pool, connect, monkeypatch) -> None:
     assert ask("sync", connect()) == "mocked"
 
 
-@pytest.mark.parametrize(("mode", "at_once"), [("async", 32), ("async_stream", 1)])
-def test_sixty_calls_without_aiohttp(mode, at_once, gemini, pool, connect, no_aiohttp) -> None:
-    """An exhausted and an invalid key cost a request for every caller in flight."""
-    no_aiohttp()
-    pool("A", "B", "C")
-    gemini.always("A", Reply.QUOTA_MINUTE)
-    gemini.always("B", Reply.KEY_INVALID)
-    assert calls(mode, connect(), 60, at_once) == ["ok from C"] * 60
-    assert max(gemini.sent("A"), gemini.sent("B")) <= at_once
-    assert gemini.sent("C") == 60
-
-
 def twice(mode: str, client: Any) -> list[str]:
     """Call twice in one loop, and close the program's own clients in it."""
 

@@ -61,21 +61,6 @@ def test_only_the_path_differs(gemini, pro_is_limited, connect) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_when_all_fail_the_first_error_is_raised(mode, gemini, pool, connect) -> None:
-    pool("A", fallback_models=f"{PRO}>{FLASH}>{LITE}", max_wait_s=0)
-    gemini.script("A", Reply.QUOTA_DAY, Reply.CAPACITY, Reply.OVERLOADED, Reply.OVERLOADED)
-    gemini.always("A", Reply.OVERLOADED)
-    with pytest.raises(genai.errors.ClientError) as failed:
-        ask(mode, connect(), model=PRO)
-    assert failed.value.code == 429
-    notes = getattr(failed.value, "__notes__", [])
-    assert f"{PRO}, {FLASH}, {LITE}" in notes[-1]
-    assert "quota_day" in notes[0]
-    assert list(dict.fromkeys(models(gemini))) == [PRO, FLASH, LITE]
-    assert failed.value.__context__ is None
-
-
-@pytest.mark.parametrize("mode", MODES)
 def test_thought_signatures_stay_with_their_model(mode, gemini, pool, connect) -> None:
     """Another model refuses them; a note says why none was asked."""
     pool("A", fallback_models=CHAIN, max_wait_s=0)

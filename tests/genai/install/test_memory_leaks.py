@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from support.modes import MODEL
 
-from keyrot_middleware.testing import FakeGemini, Reply
+from keyrot_middleware.testing import FakeGemini
 
 CALLS = 900
 """In rounds of three hundred, one block of memory for each call would show."""
@@ -105,24 +105,3 @@ def test_async_calls_leave_nothing(unrecorded, connect) -> None:
     with asyncio.Runner() as loop:
         assert not keeps(lambda number: loop.run(some(number)), CALLS)
         loop.run(client.aio.aclose())
-
-
-def test_failing_calls_leave_nothing(gemini, unrecorded, connect, clock) -> None:
-    unrecorded("A", "B", {"key_id": "C", "rpm": 500})
-    client = connect()
-    for _ in range(150):  # of each ten minutes of a day there are counts
-        client.models.generate_content(**REQUEST)
-        clock.advance(600)
-    replies = [Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.OVERLOADED, Reply.BAD_REQUEST]
-
-    def work(number: int) -> None:
-        for turn in range(number):
-            gemini.script_any(replies[turn % 4])
-            try:
-                client.models.generate_content(**REQUEST)
-            except Exception as error:
-                assert error is not None
-            gemini.clear_scripts()
-            clock.advance(20)
-
-    assert not keeps(work, CALLS)

@@ -1,6 +1,5 @@
 """Other instrumentations wrap the same methods: any order of install and removal is harmless."""
 
-import functools
 import itertools
 from typing import Any
 
@@ -73,25 +72,6 @@ def test_every_order_of_two_instrumentations_works(order, gemini, pool, connect)
         seen = theirs.seen
         assert ask("sync", own) == ("ok from A" if ours_on else "ok from own")
         assert (theirs.seen > seen) is theirs_on
-
-
-def test_our_layer_under_a_plain_closure_passes_through(gemini, pool, connect) -> None:
-    """A layer that a decorator holds cannot be removed, but has no effect."""
-    pool("A")
-    layer = OWNER._transport_for_url
-
-    @functools.wraps(layer)
-    def closure(*args: Any, **kwargs: Any) -> Any:
-        return layer(*args, **kwargs)
-
-    OWNER._transport_for_url = closure
-    assert ask("sync", connect()) == "ok from A"
-    keyrot_middleware.uninstall()
-    assert vars(OWNER)["_transport_for_url"] is closure
-    assert ask("sync", connect(gemini.add_key("own").value)) == "ok from own"
-    pool("B")
-    assert ask("sync", connect()) == "ok from B"
-    assert gemini.count() == 3
 
 
 def test_status_reports_that_another_tool_removed_our_layer(gemini, pool, connect) -> None:

@@ -6,6 +6,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from support.modes import AIOHTTP
 from support.receivers import Webhook
 from support.servers import server
@@ -106,6 +107,7 @@ print(*differences(after, settled_snapshot(after)), sep="\\n")
 """
 
 
+@pytest.mark.promise(number=3)
 def test_the_process_is_as_before(tmp_path) -> None:
     """After calls, streams and telemetry nothing that install() added to the process is left.
 

@@ -1,8 +1,6 @@
 """Interactions rotate as generates do: keys, errors that come out, streams."""
 
 import json
-import logging
-import pickle
 from typing import Any
 
 import pytest
@@ -19,17 +17,6 @@ pytestmark = SDK_WARNINGS
 
 
 @pytest.mark.parametrize(
-    ("limited", "mode"), spread([Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.QUOTA_DAY], MODES)
-)
-def test_failed_keys_are_requested_once(mode, limited, gemini, pool, connect) -> None:
-    pool("A", "B", "C", strategy="fill")
-    gemini.always("A", limited)
-    gemini.always("B", Reply.KEY_INVALID)
-    assert create(mode, connect(), 12) == ["ok from C"] * 12
-    assert [gemini.sent(key) for key in "ABC"] == [1, 1, 12]
-
-
-@pytest.mark.parametrize(
     ("attempts", "mode"),
     spread([0, 5], MODES),
 )
@@ -43,17 +30,6 @@ def test_the_sdk_does_not_repeat_a_429(mode, attempts, gemini, pool, connect) ->
     assert sorted(keys_of(gemini)) == ["A", "B"]
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_bad_request_is_sent_once(mode, gemini, pool, connect) -> None:
-    installed = pool("A", "B")
-    gemini.always_any(Reply.BAD_REQUEST)
-    with pytest.raises(error_type("BadRequestError")):
-        create(mode, connect())
-    assert len(gemini.log) == 1
-    gemini.always_any(None)
-    assert len(set(create(mode, connect(), 6))) == 2, installed
-
-
 def test_a_background_interaction_is_polled_with_its_key(gemini, pool, connect) -> None:
     pool("A", "B", "C", strategy="fill")
     gemini.script("A", Reply.QUOTA_MINUTE)
@@ -63,28 +39,6 @@ def test_a_background_interaction_is_polled_with_its_key(gemini, pool, connect) 
     assert made.status == "in_progress"
     assert client.interactions.get(made.id).status == "completed"
     assert keys_of(gemini) == ["A", "B", "C", "C"]
-
-
-@pytest.mark.parametrize("mode", STREAMS)
-def test_an_error_as_first_event_is_a_failed_send(mode, gemini, pool, connect) -> None:
-    """Under HTTP 200, before any data: another key is tried, and the program sees no error."""
-    pool("A", "B", strategy="fill", max_wait_s=0)
-    gemini.always("A", Reply.EXHAUSTED.in_stream(0))
-    assert create(mode, connect(), 3) == ["ok from B"] * 3
-    assert gemini.sent("A") == 1
-    gemini.always("B", Reply.EXHAUSTED.in_stream(0))
-    with pytest.raises(keyrot_middleware.KeyPoolExhausted):
-        create(mode, connect())
-    assert pool.ledger.under_way == {}
-
-
-@pytest.mark.parametrize("mode", STREAMS)
-def test_nothing_is_repeated_behind_the_first_data(mode, gemini, pool, connect) -> None:
-    """The error is the program's to see; the key is cooling down, and the next call avoids it."""
-    pool("A", "B", strategy="fill")
-    gemini.script("A", Reply.EXHAUSTED.in_stream(2))
-    assert create(mode, connect(), 2) == ["error event: too_many_requests", "ok from B"]
-    assert keys_of(gemini) == ["A", "B"]
 
 
 def failing(mode: str, client: Any) -> Any:
@@ -130,38 +84,6 @@ def test_the_exception_is_the_sdks_own(mode, reply, named, gemini, pool, connect
     shown = "".join([*texts_of(error), *texts_of(raised)])
     found = [label for label in "A" if gemini.key(label).value in shown]
     assert found == []
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_where_no_key_can_serve_it_is_both(mode, gemini, pool, connect) -> None:
-    pool("A", "B", max_wait_s=0)
-    gemini.always_any(Reply.QUOTA_DAY)
-    failing(mode, connect())
-    gemini.reset_log()
-    error = failing(mode, connect())
-    assert gemini.log == []
-    assert isinstance(error, keyrot_middleware.KeyPoolExhausted)
-    assert isinstance(error, error_type("RateLimitError"))
-    assert (error.code, error.status_code, error.response.status_code) == (429, 429, 429)
-    assert set(error.reasons) == {"A", "B"}
-    assert error.retry_at is not None
-    assert "No Gemini API key of pool 'default' is available" in str(error)
-    assert error.response.request.method == "POST"
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
-    assert type(copy) is type(error)
-    assert (copy.reasons, str(copy), copy.status_code) == (error.reasons, str(error), 429)
-
-
-@pytest.mark.skipif(SDK < (2, 0), reason="1.x logs no headers")
-@pytest.mark.parametrize("mode", MODES)
-def test_the_sdks_debug_log_shows_no_key(mode, gemini, pool, connect, caplog, monkeypatch) -> None:
-    monkeypatch.setenv("GOOGLE_GENAI_DEBUG", "1")
-    caplog.set_level(logging.DEBUG)
-    pool("A", "B", strategy="fill")
-    gemini.script("A", Reply.KEY_INVALID)
-    assert create(mode, connect()) == ["ok from B"]
-    assert "x-goog-api-key" in caplog.text
-    assert [key for key in "AB" if gemini.key(key).value in caplog.text] == []
 
 
 raw = pytest.mark.skipif(SDK < (2, 0), reason="1.x has other raw responses")

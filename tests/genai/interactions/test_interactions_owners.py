@@ -6,8 +6,6 @@ import pytest
 from support.interactions import SDK, SDK_WARNINGS, create, error_type, keys_of
 from support.modes import MODEL, MODES
 
-from keyrot_middleware.testing import Reply
-
 pytestmark = SDK_WARNINGS
 since_2 = pytest.mark.skipif(SDK < (2, 0), reason="1.x has interactions and webhooks only")
 
@@ -54,22 +52,6 @@ def test_what_is_stored_is_read_cancelled_and_deleted_with_its_key(gemini, pool,
     assert keys_of(gemini) == ["B"] * 4
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_the_error_names_the_owner_that_is_rejected(mode, gemini, pool, connect) -> None:
-    """At first as a note on the SDK's own error, then as the reason that nothing can be sent."""
-    pool("A", "B")
-    client = connect()
-    name = made_by("B", gemini, client)
-    gemini.always("B", Reply.KEY_INVALID)
-    with pytest.raises(error_type("BadRequestError")) as caught:
-        create(mode, client, previous_interaction_id=name)
-    assert "attempt 1 with key B: key_invalid (400)" in caught.value.__notes__[0]
-    with pytest.raises(error_type("BadRequestError")) as caught:
-        create(mode, connect(), previous_interaction_id=name)
-    assert caught.value.reasons["B"].startswith("key_invalid")
-    assert keys_of(gemini) == ["B"]
-
-
 @since_2
 def test_an_agent_of_the_program_goes_with_its_owner(gemini, pool, connect) -> None:
     """Also an environment; Google's own have no owner, and any key serves them."""
@@ -92,19 +74,6 @@ def test_an_agent_of_the_program_goes_with_its_owner(gemini, pool, connect) -> N
         ("environments.delete", "B"),
         ("interactions.create", "A"),
     ]
-
-
-@since_2
-@pytest.mark.parametrize("mode", MODES)
-def test_all_hops_of_a_continuation_go_with_one_key(mode, gemini, pool, connect) -> None:
-    pool("A", "B", "C")
-    client = connect()
-
-    gemini.script_any(*[Reply.CONTINUATION, Reply.CONTINUATION, Reply.OK] * 3)
-    create(mode, client, 3)
-    keys = keys_of(gemini)
-    assert len(keys) == 9
-    assert [len(set(keys[at : at + 3])) for at in (0, 3, 6)] == [1, 1, 1]
 
 
 # One process creates it, another goes on ---------------------------------------------------------

@@ -1,6 +1,5 @@
 """Express mode: Vertex AI with API keys goes through the pool, and platforms never mix."""
 
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ from google import genai
 from google.genai import types
 from support.modes import MODEL, MODES, ask, calls, spread
 
-from keyrot_middleware import POOL_KEY, KeyPoolExhausted, get_key_manager
+from keyrot_middleware import POOL_KEY, KeyPoolExhausted
 from keyrot_middleware.testing import Reply
 
 
@@ -63,16 +62,6 @@ def test_with_no_usable_key_of_its_platform_a_call_fails(mode, gemini, pool, ver
     assert ask(mode, connect()) == "ok from D"
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_without_an_express_key_such_clients_are_untouched(mode, gemini, pool, vertex) -> None:
-    pool("D", "E")
-    gemini.add_key("own")
-    gemini.always("own", Reply.QUOTA_MINUTE)
-    with pytest.raises(genai.errors.ClientError, match="429"):
-        ask(mode, vertex(gemini.key("own").value))
-    assert [gemini.sent(key) for key in ("own", "D", "E")] == [1, 0, 0]
-
-
 @pytest.mark.parametrize(
     ("mode", "source"), spread(MODES, ["argument", "environment", "before install"])
 )
@@ -97,20 +86,10 @@ def test_the_placeholder_without_an_express_key_is_refused(gemini, pool, vertex)
     assert gemini.count() == 0
 
 
-def test_a_client_whose_own_key_is_of_the_other_platform(gemini, pool, connect, vertex) -> None:
-    """Where keys.json marks it so, the pool's home key is used, and by Interactions too."""
-    pool("D", express("A"))
-    developer, other = connect(gemini.key("A").value), vertex(gemini.key("D").value)
-    developer.files.list()
-    developer.interactions.create(model=MODEL, input="hello")
-    assert (gemini.sent("A"), gemini.sent("D")) == (0, 2)
-    other.caches.create(model=MODEL, config={"contents": "x", "ttl": "60s"})
-    assert (gemini.sent("A"), gemini.sent("D")) == (1, 2)
-
-
 def test_google_hosts_are_each_for_one_platform() -> None:
     """By default a developer key goes to one host, an express key to the other, over TLS."""
-    from keyrot_middleware.settings import allowed_origins, load
+    from keyrot_middleware.hosts import allowed_origins
+    from keyrot_middleware.settings import load
 
     allowed = allowed_origins(load().settings.allowed_hosts)
     assert allowed == {
@@ -120,32 +99,3 @@ def test_google_hosts_are_each_for_one_platform() -> None:
     mine = allowed_origins(["127.0.0.1:8080", "aiplatform.googleapis.com:443"])
     assert "https://127.0.0.1:8080" in mine["gemini_api"] & mine["vertex_express"]
     assert not any("aiplatform" in origin for origin in mine["gemini_api"])
-
-
-def test_by_hand_no_express_key_is_chosen_by_accident(gemini, pool) -> None:
-    """`select_key`, `lease` and `explain` mean the Developer API, unless a platform is given."""
-    pool(express("A"), "D", express("B"))
-    pool.ledger.checked = False  # selections without a report
-    manager = get_key_manager()
-    assert {manager.select_key(MODEL).key_id for _ in range(8)} == {"D"}
-    with manager.lease(MODEL) as key:
-        assert key.key_id == "D"
-    assert manager.explain(MODEL)["key_id"] == "D"
-    with pytest.raises(KeyPoolExhausted) as exhausted:
-        manager.select_key(MODEL, exclude=("D",))
-    assert set(exhausted.value.reasons) == {"D"}
-    found = {manager.select_key(MODEL, platform="vertex_express").key_id for _ in range(8)}
-    assert found == {"A", "B"}
-    with pytest.raises(ValueError, match='Did you mean "vertex_express"'):
-        manager.select_key(MODEL, platform="vertex_expres")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("key", [POOL_KEY, "D", "A"])
-def test_interactions_of_an_express_client_use_no_developer_key(key, gemini, pool, vertex) -> None:
-    """They are not rotated: the client's own key is sent, or an express key for the placeholder."""
-    pool("D", express("A"), "E")
-    client = vertex(gemini.key(key).value if key != POOL_KEY else key)
-    with suppress(Exception):
-        client.interactions.create(model=MODEL, input="hello")
-    used = [entry.key for entry in gemini.log]
-    assert set(used) <= {"A" if key == POOL_KEY else key}

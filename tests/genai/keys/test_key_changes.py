@@ -30,21 +30,6 @@ def test_a_leaked_key_is_available_after_one_refresh(mode, gemini, files, connec
     assert keyrot_middleware.status()["keys"]["A"]["active"]
 
 
-def test_a_value_replaced_in_time_costs_no_failed_send(gemini, files, connect, caplog) -> None:
-    """Old and new value are valid for a while: the new one is used, and a log line reports it."""
-    caplog.set_level(logging.INFO, "keyrot_middleware")
-    files.start("A")
-    client = connect()
-    ask("sync", client)
-    files.put("A", "A_new")
-    wait_for(lambda: value_of("A") == gemini.key("A_new").value)
-    wait_for(lambda: "pool default: key A has a new value and is available again" in caplog.text)
-    assert ask("sync", client) == "ok from A_new"
-    gemini.always("A", Reply.KEY_INVALID)
-    assert list(client.files.list()) == [], "the client's home key is the new value too"
-    assert [request.status for request in gemini.log] == [200] * 3
-
-
 def test_keys_and_limits_change_without_a_restart(gemini, files, connect, caplog) -> None:
     caplog.set_level(logging.INFO, "keyrot_middleware")
     files.list("A", "B")
@@ -175,40 +160,3 @@ def test_a_forked_worker_refreshes_on_its_own(gemini, files) -> None:
 
 
 # Keys without a value ----------------------------------------------------------------------------
-
-
-def test_a_key_without_a_value_is_added_when_it_has_one(gemini, files, connect, caplog) -> None:
-    """The others serve; it is an error in the log and in status(), until it resolves."""
-    files.list("A", "B")
-    files.put("B")
-    files.install()
-    client = connect()
-    assert ask("sync", client) == "ok from B"
-    assert list(keyrot_middleware.status()["unresolved"]) == ["A"]
-    assert caplog.records[0].getMessage().startswith("skipped: key A:")
-    assert caplog.records[0].levelname == "ERROR"
-    files.put("A")
-    wait_for(lambda: serving_keys() == ["A", "B"])
-    assert ask("sync", client) == "ok from A"
-    assert keyrot_middleware.status()["unresolved"] == {}
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_without_any_value_calls_are_the_sdks(mode, gemini, files, connect, caplog) -> None:
-    """The patch is active; a client without a key can be made, and works later."""
-    files.list("A")
-    files.install()
-    assert "1 of 1 keys have no value and are skipped" in caplog.text
-    status = keyrot_middleware.status()
-    assert (status["installed"], list(status["unresolved"])) == (True, ["A"])
-    assert [key["state"] for key in status["keys"].values()] == ["unresolved"]
-    own, bare = connect(gemini.add_key("own").value), connect()
-    assert ask(mode, own) == "ok from own"
-    with pytest.raises(keyrot_middleware.KeyPoolExhausted, match="GEMINI_API_KEYS") as caught:
-        ask(mode, bare)
-    assert (caught.value.code, caught.value.status) == (401, "UNAUTHENTICATED")
-    assert gemini.count() == 1, "no placeholder on the wire"
-    files.put("A")
-    wait_for(lambda: serving_keys() == ["A"])
-    assert ask(mode, bare) == ask(mode, own) == "ok from A"
-    assert list(bare.files.list()) == []

@@ -5,14 +5,11 @@ from typing import Any
 
 import pytest
 from google.genai import types
-from support.live import converse
-from support.modes import MODEL, MODES, ask, run
-from support.mounted_secrets import serving_keys
-from support.servers import wait_for
+from support.modes import MODEL, MODES, ask
 
 import keyrot_middleware
 from keyrot_middleware import ConfigError, KeyPoolExhausted
-from keyrot_middleware.testing import Reply, plain_websockets
+from keyrot_middleware.testing import Reply
 
 KEYS = (
     {"key_id": "free", "tier": "free"},
@@ -20,7 +17,6 @@ KEYS = (
     {"key_id": "none", "priority": 2},
 )
 PAID_ONLY = ("tier1", "tier2")
-ONLY_PAID = {"state": "disabled", "disabled_reason": "its tier is not one of KEYROT_TIERS"}
 
 
 def keys_of(gemini: Any) -> set[str | None]:
@@ -88,16 +84,6 @@ def test_a_home_key_of_another_tier_is_replaced(paid_only, gemini, connect) -> N
     assert keys_of(gemini) == {"paid"}
 
 
-def test_live_and_interactions_too(paid_only, gemini, connect) -> None:
-    """A session opens with a paid key, and an interaction is made with one."""
-    with plain_websockets():
-        client = connect(gemini.key("free").value)
-        assert run(client, lambda: converse(client)) == "ok from paid"
-    interaction = client.interactions.create(model=MODEL, input="hello")
-    client.interactions.get(interaction.id)
-    assert keys_of(gemini) == {"paid"}
-
-
 def test_workloads_inside_each_other_allow_what_all_allow(pool, gemini, connect) -> None:
     """One inside cannot take a condition back, and the name of each is preferred as before."""
     pool(*KEYS, {"key_id": "top", "tier": "tier2", "priority": 5, "workload": "big"})
@@ -111,30 +97,6 @@ def test_workloads_inside_each_other_allow_what_all_allow(pool, gemini, connect)
             ask("sync", client)
         assert ask("sync", client) == "ok from paid"
     assert ask("sync", client) == "ok from free"
-
-
-def test_paid_is_every_paid_tier(pool, connect) -> None:
-    """As a key may be `paid` where it does not matter which tier that is."""
-    pool(*KEYS, {"key_id": "some", "tier": "paid", "priority": -1}, tiers="paid")
-    assert {ask("sync", connect()) for _ in range(3)} == {"ok from some"}
-    with keyrot_middleware.workload("x", tiers=["tier1"]):
-        assert ask("sync", connect()) == "ok from paid"
-
-
-def test_status_shows_that_the_other_keys_are_disabled(pool) -> None:
-    """`explain` too: no call gets them."""
-    pool(*KEYS, tiers=PAID_ONLY)
-    found = keyrot_middleware.status()["keys"]
-    shown = {
-        i: {"state": key["state"], "disabled_reason": key["disabled_reason"]}
-        for i, key in found.items()
-    }
-    usable = {"state": "available", "disabled_reason": None}
-    assert shown == {"free": ONLY_PAID, "paid": usable, "none": ONLY_PAID}
-    with keyrot_middleware.get_key_manager() as manager:
-        keys = {key["key_id"]: key["sentence"] for key in manager.explain(MODEL)["keys"]}
-    assert keys["free"] == "its tier is not one of KEYROT_TIERS"
-    assert keys["paid"] == "would get the call"
 
 
 def test_a_pool_without_such_a_key_is_an_error(here, monkeypatch, gemini) -> None:
@@ -169,20 +131,3 @@ def test_wrong_tiers_are_errors(tiers, text) -> None:
     ):
         pass
     assert text in str(wrong.value)
-
-
-def test_no_call_passes_a_pool_whose_keys_are_gone(gemini, connect, files) -> None:
-    """keys.json loses its paid keys: calls fail, and the client's own key does not serve them."""
-    for key in KEYS[:2]:
-        files.put(key["key_id"])
-    files.list(*KEYS[:2])
-    files.install(tiers=PAID_ONLY)
-    client = connect(gemini.key("free").value)
-    assert ask("sync", client) == "ok from paid"
-    files.list(KEYS[0])
-    wait_for(lambda: serving_keys() == [])
-    gemini.reset_log()
-    for mode in MODES:
-        with pytest.raises(KeyPoolExhausted, match=r"no Gemini API key of KEYROT_TIERS"):
-            ask(mode, client)
-    assert gemini.count() == 0

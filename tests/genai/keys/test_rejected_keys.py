@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.genai import errors, types
-from support.modes import MODEL, MODES, ask, ask_sync, run, spread
+from support.modes import MODEL, ask_sync, run, spread
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply
@@ -69,46 +69,6 @@ def test_an_exhausted_key_of_the_client_is_not_replaced(kind, gemini, pool, conn
     with pytest.raises(errors.ClientError, match="429"):
         CREATES[kind](client)
     assert gemini.sent("B") == 0
-
-
-DAY_S = 86_400
-
-
-@pytest.mark.parametrize(
-    ("mode", "reply", "seconds"),
-    spread(
-        MODES,
-        [
-            (Reply.KEY_INVALID, 900),
-            (Reply.TOKEN_UNSUPPORTED, 900),
-            (Reply.KEY_LEAKED, DAY_S),
-            (Reply.KEY_SUSPENDED, DAY_S),
-        ],
-    ),
-)
-def test_a_key_is_used_again(mode, reply, seconds, gemini, pool, connect, clock) -> None:
-    """Google was wrong, or lifted the suspension: the next probe succeeds, and it is available."""
-    pool("A", "B", strategy="fill")
-    gemini.script("A", reply)
-    client = connect()
-    assert ask(mode, client) == "ok from B"
-    clock.advance(seconds - 1)
-    assert ask(mode, client) == "ok from B"
-    clock.advance(1)
-    assert [ask(mode, client) for _ in range(2)] == ["ok from A"] * 2
-    assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_reset_makes_a_rejected_key_available_at_once(mode, gemini, pool, connect) -> None:
-    pool("A", "B", strategy="fill")
-    gemini.script("A", Reply.KEY_LEAKED)
-    client = connect()
-    assert ask(mode, client) == "ok from B"
-    assert keyrot_middleware.status()["keys"]["A"]["state"] == "rejected"
-    keyrot_middleware.reset("A")
-    assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
-    assert ask(mode, client) == "ok from A"
 
 
 def test_reset_repeats_no_value(pool, gemini) -> None:

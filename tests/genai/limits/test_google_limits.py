@@ -1,6 +1,5 @@
 """Limits that are read from Cloud Quotas, before a first 429 can teach them."""
 
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +9,19 @@ import pytest
 from support.certificate_authority import CertificateAuthority
 from support.json_server import JsonServer, Request, Response
 from support.modes import MODEL, calls
-from support.pool import INFO, key
+from support.pool import key
 from support.servers import closed_port, wait_for
-from support.states import SHARED, acquire, failed, open_at, settle, steps_of
+from support.states import settle
 from support.unreachable import SilentServer
 
 import keyrot_middleware
 from keyrot_middleware import ConfigError
-from keyrot_middleware.core.model import Limits, Scope
-from keyrot_middleware.core.windows import DAY_S, HOUR_S, Learned
+from keyrot_middleware.core.model import Limits
+from keyrot_middleware.core.windows import HOUR_S
 from keyrot_middleware.runtime.google_limits import GoogleLimits
 from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.secrets import remote
-from keyrot_middleware.state.base import dump, load
-from keyrot_middleware.testing import FakeClock, FakeGemini
+from keyrot_middleware.testing import FakeGemini
 
 VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDQUOTAS"
 PROJECTS = [f"team-{number}" for number in range(1, 5)]
@@ -161,17 +159,6 @@ def test_where_nothing_can_be_read_limits_are_learned(
     silent.close()
 
 
-def test_one_refused_project_leaves_the_others(make, gemini, caplog) -> None:
-    pool = make(Limits(rpm=5), ["team-1", "team-2"])
-    gemini.remove_key("team_1")
-    read(pool, gemini.url)
-    (warning,) = warnings_in(caplog)
-    assert "1 project cannot be read (team-1: 403 PERMISSION_DENIED)" in warning
-    two = pool.selector.keys["team_2"]
-    settle(pool.state, two)
-    assert pool.state.snapshot([two])["team_2"].used[0].read == Limits(rpm=5)
-
-
 def test_a_key_without_project_or_tier_keeps_learning(pool, gemini, caplog) -> None:
     """And no project is asked that is only a name."""
     keys = [{"key_id": "A"}, {"key_id": "B", "project": "team-1"}]
@@ -185,33 +172,6 @@ def test_a_key_without_project_or_tier_keeps_learning(pool, gemini, caplog) -> N
     assert "3 keys cannot be read (A, B, C)" in warning
     assert "A key needs a `project`" in warning
     assert set(gemini.quota_reads) == {"1234567"}
-
-
-def test_install_and_calls_do_not_wait_for_it(make, connect, monkeypatch) -> None:
-    """The endpoint accepts, and says nothing."""
-    monkeypatch.setattr(remote, "READ_TIMEOUT_S", 600.0)
-    silent = SilentServer()
-    make(Limits(rpm=5), url=silent.url, limits_from="google")
-    wait_for(is_reading)
-    assert isinstance(calls("sync", connect(), 1)[0], str)
-    assert is_reading()
-    keyrot_middleware.uninstall()
-    silent.close()
-    wait_for(lambda: not is_reading())
-
-
-def test_no_project_is_read_after_uninstall(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "READ_TIMEOUT_S", 600.0)
-
-    def uninstalled(_: Request) -> Response:
-        keyrot_middleware.uninstall()
-        return Response(200, {})
-
-    server = JsonServer(uninstalled)
-    make(Limits(rpm=5), url=server.url, limits_from="google")
-    wait_for(lambda: server.requests and not is_reading())
-    assert len(server.requests) == 1
-    server.close()
 
 
 # The login ---------------------------------------------------------------------------------------
@@ -242,33 +202,6 @@ def test_the_token_goes_to_the_endpoint_alone(
     other.close()
 
 
-@pytest.mark.parametrize("fails", ["login", "refresh"])
-def test_a_login_that_fails_is_named_by_its_class(
-    fails: str, make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from google.auth.exceptions import RefreshError
-    from google.oauth2.credentials import Credentials
-
-    def login(**_: Any) -> Any:
-        if fails == "login":
-            raise RefreshError("FAKE-secret")
-        made: Any = Credentials
-        return made(None, refresh_token="FAKE-secret", token_uri=nowhere), None
-
-    nowhere = f"http://127.0.0.1:{closed_port()}"
-    monkeypatch.setattr("google.auth.default", login)
-    read(make(Limits(rpm=5), ["team-1"]), "https://127.0.0.1:9")
-    (warning,) = warnings_in(caplog)
-    assert "RefreshError" in warning or "TransportError" in warning
-    assert "FAKE-secret" not in warning
-
-
-def test_no_login_is_made_for_a_fake(make, gemini, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("google.auth.default", lambda **_: pytest.fail("a login"))
-    read(make(Limits(rpm=5), ["team-1"]), gemini.url)
-    assert set(gemini.quota_reads) == {"team-1"}
-
-
 def test_another_endpoint_must_be_safe(pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "http://quotas.example")
     with pytest.raises(ConfigError, match=VARIABLE):
@@ -276,39 +209,3 @@ def test_another_endpoint_must_be_safe(pool, monkeypatch: pytest.MonkeyPatch) ->
 
 
 # The state ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("uri", SHARED)
-def test_processes_share_what_one_has_read(uri: str, clock: FakeClock) -> None:
-    state, one = open_at(uri, clock.time), key("a", project="p")
-    state.take_limits("p", {INFO.model: Limits(rpm=2)})
-    settle(state, one, failed(Scope.NONE, learned=Limits(rpm=5, rpd=9)))
-    (used,) = state.snapshot([one])["a"].used
-    assert (used.limits, used.read) == (Limits(rpm=2, rpd=9), Limits(rpm=2))
-    clock.advance(DAY_S)
-    (used,) = state.snapshot([one])["a"].used
-    assert (used.limits, used.read) == (Limits(), Limits())
-    state.close()
-
-
-@pytest.mark.parametrize("steady", [(), (0,), (1,)])
-def test_records_of_older_processes_are_read(steady: tuple[int, ...]) -> None:
-    """And they read those of pools that read no limits."""
-    row = [5.0, 1, None, 3, *steady]
-    found = load("learned", "a", json.dumps(row))
-    assert found == Learned(5.0, Limits(1, None, 3), bool(sum(steady)))
-    assert json.loads(dump(found)) == [5.0, 1, None, 3, sum(steady)]
-
-
-def test_a_read_limit_costs_a_call_what_a_learned_one_does(clock: FakeClock) -> None:
-    """To the instruction."""
-    counts = []
-    for is_read in (True, False):
-        state = open_at("memory://", clock.time)
-        settle(state, key("a"))
-        if is_read:
-            state.take_limits("a", {INFO.model: Limits(9, 900)})
-        else:
-            settle(state, key("a"), failed(Scope.NONE, learned=Limits(9, 900)))
-        counts.append(steps_of(lambda state=state: acquire(state, key("a")), "opcode"))
-    assert counts[0] == counts[1] > 100

@@ -1,6 +1,5 @@
 """Limits are not exceeded: not by threads, not by tasks, not in tokens."""
 
-import io
 import math
 from collections import Counter
 
@@ -8,7 +7,6 @@ import pytest
 from support.modes import MODEL, MODES, ask, calls, spread
 
 import keyrot_middleware
-from keyrot_middleware.testing import Reply
 
 
 def served(answers) -> int:
@@ -70,22 +68,3 @@ def test_true_tokens_stay_within_the_limit(factor, mode, gemini, pool, connect, 
 
 def body_of(text: str) -> dict:
     return {"contents": [{"parts": [{"text": text}]}]}
-
-
-def test_calls_that_count_in_no_models_quota(gemini, pool, connect) -> None:
-    """Counting and polling are neither counted nor stopped by an exhausted day."""
-    gemini.add_key("A")
-    pool({"key_id": "A", "rpm": 5, "rpd": 20, "tpm": 1_000}, max_wait_s=0)
-    client, request = connect(), {"model": MODEL, "contents": "x"}
-    file = client.files.upload(file=io.BytesIO(b"hello"), config={"mime_type": "text/plain"})
-    for _ in range(25):
-        client.files.get(name=file.name)
-        client.models.count_tokens(model=MODEL, contents="word " * 2_000)
-    lines = [{"contents": [{"parts": [{"text": "word " * 2_000}]}]}]
-    client.batches.create(model=MODEL, src=lines)
-    assert client.models.generate_content(**request).text
-    gemini.script("A", Reply.QUOTA_DAY)
-    with pytest.raises(Exception, match="429"):
-        client.models.generate_content(**request)
-    assert client.models.count_tokens(**request).total_tokens
-    assert client.models.get(model=MODEL).name

@@ -5,13 +5,11 @@ import time
 from typing import Any
 
 import pytest
-from google.genai import errors
 from support.modes import MODES, ask
 from support.servers import BINARIES, Server, free_port, wait_for
 from support.states import Faulty, degrading
 
 import keyrot_middleware
-from keyrot_middleware import KeyManager, KeyrotWarning
 from keyrot_middleware.state.fallback import PAUSE_S
 
 
@@ -91,37 +89,3 @@ def test_a_server_that_is_not_there_at_install_is_no_error(gemini, pool, connect
     begun, *_ = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert f"redis://127.0.0.1:{port}" in begun
     assert "hunter2" not in caplog.text
-
-
-MODEL = "gemini-2.5-flash"
-
-
-def service(valkey: Server, *values: str) -> KeyManager:
-    with pytest.warns(KeyrotWarning, match="KEYROT_POOL is not set"):
-        return KeyManager(keys=list(values), state_url=valkey.url)
-
-
-INVALID = errors.ClientError(
-    401, {"error": {"code": 401, "message": "No.", "status": "UNAUTHENTICATED"}}
-)
-
-
-def test_a_rejection_in_one_service_does_not_affect_the_other(valkey) -> None:
-    """Both have a key `key_1`; each has its own value."""
-    one, other = service(valkey, "FAKE-value-one"), service(valkey, "FAKE-value-other")
-    one.report_error(one.select_key(MODEL).key_id, INVALID)
-    with pytest.raises(keyrot_middleware.KeyPoolExhausted):
-        one.select_key(MODEL)
-    assert other.select_key(MODEL).api_key == "FAKE-value-other"
-    assert one.get_health_status()["key_1"]["state"] == "rejected"
-    assert other.get_health_status()["key_1"]["state"] == "available"
-
-
-def test_reset_in_one_process_holds_for_all(valkey) -> None:
-    """They share the value, and so the rejection and its end."""
-    one, other = service(valkey, "FAKE-value-one"), service(valkey, "FAKE-value-one")
-    one.report_error(one.select_key(MODEL).key_id, INVALID)
-    with pytest.raises(keyrot_middleware.KeyPoolExhausted):
-        other.select_key(MODEL)
-    one.reset("key_1")
-    assert one.select_key(MODEL).key_id == "key_1"

@@ -1,22 +1,19 @@
 """Live: which key opens a session, what a refusal means, and what its end books."""
 
 import asyncio
-import contextlib
 import inspect
 import logging
-from collections import Counter
-from typing import Any
 
 import pytest
-from google.genai import errors, live, live_music
+from google.genai import errors, live
 from support.interactions import keys_of
 from support.live import converse, opened, say
 from support.modes import MODEL
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.exceptions import ConnectionClosedError
 
 import keyrot_middleware
+from keyrot_middleware.clients import websocket
 from keyrot_middleware.core.model import LeaseOutcome
-from keyrot_middleware.genai import websocket
 from keyrot_middleware.testing import Reply
 
 pytestmark = pytest.mark.filterwarnings(
@@ -60,25 +57,6 @@ def test_bad_keys_are_asked_once(spent, invalid, gemini, pool, connect) -> None:
     assert keys_of(gemini) == ["A", "B", *["C"] * 5]
     assert states() == {"A": "cooling_down", "B": "rejected", "C": "available"}
     assert pool.ledger.kinds == [FAILURE, FAILURE, *[SUCCESS] * 5]
-
-
-@pytest.mark.parametrize(
-    ("reply", "code"),
-    [
-        (Reply.BAD_REQUEST.as_close(1007), 1007),
-        (Reply.MODEL_NOT_FOUND.as_close(1008), 1008),
-        (Reply.BAD_REQUEST, 400),
-    ],
-)
-def test_a_bad_request_is_raised_at_once(reply, code, gemini, pool, connect) -> None:
-    pool("A", "B")
-    gemini.always_any(reply)
-    with pytest.raises((errors.APIError, InvalidStatus)) as refused:
-        asyncio.run(converse(connect()))
-    error: Any = refused.value
-    assert code == (error.code if reply.close else error.response.status_code)
-    assert gemini.count() == 1
-    assert set(states().values()) == {"available"}
 
 
 def test_an_internal_error_before_the_setup_is_retried(gemini, pool, connect) -> None:
@@ -218,25 +196,6 @@ def test_a_session_outlives_uninstall(gemini, pool, connect) -> None:
     assert asyncio.run(converse(client)) == "ok from own"
 
 
-def test_connect_behaves_as_the_sdks(pool, connect) -> None:
-    """Same signature, a context manager; wrong arguments are raised by the call."""
-    plain = (
-        inspect.signature(live.AsyncLive.connect),
-        inspect.signature(live_music.AsyncLiveMusic.connect),
-    )
-    pool("A")
-    client = connect()
-    assert plain == (
-        inspect.signature(live.AsyncLive.connect),
-        inspect.signature(live_music.AsyncLiveMusic.connect),
-    )
-    assert isinstance(opened(client), contextlib.AbstractAsyncContextManager)
-    with pytest.raises(TypeError):
-        client.aio.live.connect(MODEL)
-    with pytest.raises(TypeError):
-        client.aio.live.connect(model=MODEL, colour="red")
-
-
 def test_sessions_that_are_not_the_pools(gemini, pool, connect) -> None:
     pool("A")
     own = gemini.add_key("own").value
@@ -281,48 +240,3 @@ def test_no_key_is_shown(gemini, pool, connect, caplog) -> None:
         asyncio.run(talk())
     assert "websocket" in caplog.text.lower()
     assert gemini.key("A").value not in "".join(shown) + caplog.text
-
-
-KEYS, AT_ONCE, SESSIONS = "ABC", 5, 20
-
-
-@pytest.mark.parametrize("end", ["close", "drop", "cancel"])
-def test_no_key_has_more_sessions_than_it_may(end, gemini, pool, connect) -> None:
-    """Of twenty at once fifteen open, five of each key; the others find none, and later do."""
-    pool(*({"key_id": key, "max_concurrency": AT_ONCE} for key in KEYS), max_wait_s=0)
-    if end == "drop":
-        gemini.always_any(Reply.dropped(1))  # not before all have met: at the first message
-    go = asyncio.Event()
-    client = connect()
-
-    async def talk() -> str:
-        try:
-            async with opened(client) as session:
-                await go.wait()
-                if end == "drop":
-                    await say(session)
-                    await session._receive()
-                elif end == "cancel":
-                    await session._receive()
-        except (keyrot_middleware.KeyPoolExhausted, errors.APIError, asyncio.CancelledError) as why:
-            return type(why).__name__
-        return "closed"
-
-    async def everyone() -> list[str]:
-        tasks = [asyncio.create_task(talk()) for _ in range(SESSIONS)]
-        while sum(task.done() for task in tasks) < 5:  # noqa: ASYNC110 - a few turns of the loop
-            await asyncio.sleep(0.01)
-        assert await asyncio.to_thread(gemini.wait_for, 15)
-        go.set()
-        for task in tasks if end == "cancel" else ():
-            task.cancel()
-        return await asyncio.gather(*tasks)
-
-    left = {"close": "closed", "drop": "APIError", "cancel": "CancelledError"}[end]
-    assert Counter(asyncio.run(everyone())) == {"KeyPoolExhausted": 5, left: 15}
-    assert {key: gemini.peak(key) for key in KEYS} == dict.fromkeys(KEYS, AT_ONCE)
-    assert pool.ledger.under_way == {}
-    assert gemini.wait_idle()
-    gemini.always_any(None)
-    for _ in range(4):
-        assert asyncio.run(converse(connect())).startswith("ok from")

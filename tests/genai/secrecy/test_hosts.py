@@ -17,6 +17,8 @@ from support.modes import MODEL, MODES, ask, calls, run, spread
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
 
+pytestmark = pytest.mark.promise(number=1)
+
 KEY = "x-goog-api-key"
 
 

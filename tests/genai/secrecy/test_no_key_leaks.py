@@ -30,7 +30,7 @@ from support.raw_server import answer
 from support.scenes import SURFACES, error_of, surfaces
 
 import keyrot_middleware
-from keyrot_middleware.adapters.redaction import redact_exception
+from keyrot_middleware.clients.redaction import redact_exception
 from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.providers.gemini import KEY_HEADER
 from keyrot_middleware.runtime import current_pool
@@ -161,7 +161,11 @@ def test_an_unreadable_exception_does_not_replace_the_error(monkeypatch, caplog)
     assert "adapters failed (<class 'RuntimeError'>" in caplog.text
 
 
-pytestmark = [*SDK_WARNINGS, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.promise(number=2),
+    *SDK_WARNINGS,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 def shown(error: BaseException) -> str:

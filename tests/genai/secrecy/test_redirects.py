@@ -12,6 +12,8 @@ from support.scenes import OTHERS, other_calls
 import keyrot_middleware
 from keyrot_middleware.testing import plain_websockets
 
+pytestmark = pytest.mark.promise(number=1)
+
 CODES = (301, 302, 303, 307, 308)
 
 

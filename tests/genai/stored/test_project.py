@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 from google.genai import types
-from support.http_modes import OPENAI, RAW
-from support.live import converse
 from support.modes import MODEL, MODES, ask, run
 
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted, KeyrotError
-from keyrot_middleware.testing import Reply, plain_websockets
+from keyrot_middleware.testing import Reply
 
 KEYS = (
     "A",
@@ -56,14 +54,6 @@ def test_calls_use_keys_of_this_project_only(mode, installed, gemini, connect) -
         with keyrot_middleware.project("p"):
             assert [ask(mode, client) for _ in range(3)] == ["ok from B2"] * 3
     assert keys_of(gemini) <= {"B1", "B2"}
-
-
-@pytest.mark.parametrize("mode", {**RAW, **OPENAI})
-def test_requests_of_http_libraries_too(mode, installed, gemini) -> None:
-    for key in ("keyrot-pool", gemini.key("A").value):
-        with keyrot_middleware.project("other"):
-            assert {**RAW, **OPENAI}[mode](gemini.url, key, 2) == ["ok from C"] * 2
-    assert keys_of(gemini) == {"C"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,18 +110,6 @@ def test_what_another_project_owns_is_out_of_reach(installed, gemini, connect) -
         client.files.get(name=file)
     assert keys_of(gemini) == {"B1"}
     assert client.files.get(name=file).name == file
-
-
-def test_live_interactions_and_keys_by_hand_too(installed, gemini, connect) -> None:
-    """A session opens with a key of the project, and an interaction is made with one."""
-    with plain_websockets(), keyrot_middleware.project("other"):
-        client = connect(gemini.key("A").value)
-        assert run(client, lambda: converse(client)) == "ok from C"
-        client.interactions.get(client.interactions.create(model=MODEL, input="hello").id)
-        with keyrot_middleware.get_key_manager() as manager:
-            assert manager.select_key(MODEL).key_id == "C"
-            manager.report_success("C")
-    assert keys_of(gemini) == {"C"}
 
 
 def test_inside_another_the_inner_one_holds(installed, connect) -> None:

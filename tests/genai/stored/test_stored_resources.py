@@ -1,16 +1,14 @@
 """Stored things belong to one project: calls that name them go with a key of it."""
 
-import inspect
 import io
 import json
 from typing import Any
 
 import pytest
 from google.genai import errors, types
-from google.genai._api_client import BaseApiClient
 from support.forks import run_fork
 from support.interactions import SDK, SDK_WARNINGS
-from support.modes import MODEL, MODES, ask, ask_sync, calls, run, spread
+from support.modes import MODEL, MODES, ask, calls, run, spread
 from support.servers import server
 
 import keyrot_middleware
@@ -20,10 +18,6 @@ from keyrot_middleware.testing import FakeGemini, Reply
 pytestmark = SDK_WARNINGS
 ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])
 continues = pytest.mark.skipif(SDK < (2, 0), reason="the SDK continues answers from 2.0 on")
-has_destination = pytest.mark.skipif(
-    "destination" not in inspect.signature(BaseApiClient.download_file).parameters,
-    reason="this SDK downloads into memory only",
-)
 TEXT = {"mime_type": "text/plain"}
 CHUNK = 8 * 1024 * 1024
 """The SDK's own."""
@@ -71,18 +65,6 @@ def test_names_in_extra_body_are_read(mode, what, where, gemini, three, connect)
     assert keys_of(gemini) == ["B"] * 6
 
 
-def test_a_cache_uses_one_key_throughout(gemini, three) -> None:
-    """Create, get, use, list, update, delete."""
-    cache = three.caches.create(model=MODEL, config={"contents": "long text " * 40})
-    three.caches.get(name=cache.name)
-    config = types.GenerateContentConfig(cached_content=cache.name)
-    assert [ask_sync("sync", three, config=config) for _ in range(6)] == ["ok from B"] * 6
-    assert [c.name for c in three.caches.list()] == [cache.name]
-    three.caches.update(name=cache.name, config={"ttl": "600s"})
-    three.caches.delete(name=cache.name)
-    assert set(keys_of(gemini)) == {"B"}
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cache_is_created_where_there_is_room_for_one(mode, gemini, pool, connect) -> None:
     """The free home project stores none: a paid one creates it and serves its uses."""
@@ -100,36 +82,6 @@ def test_a_cache_is_created_where_there_is_room_for_one(mode, gemini, pool, conn
     assert keys_of(gemini) == ["free", "paid", "paid", "paid", "free"]
 
 
-def test_the_pages_of_a_list_use_one_key(gemini, three) -> None:
-    files = [upload(three).name for _ in range(5)]
-    gemini.reset_log()
-    assert sorted(f.name for f in three.files.list(config={"page_size": 2})) == sorted(files)
-    assert keys_of(gemini) == ["B"] * 3
-    models = list(three.models.list(config={"page_size": 2}))
-    pages = [request for request in gemini.log if request.verb.startswith("models")]
-    assert len(models) > 2
-    assert len({request.key for request in pages}) == 1
-    assert len(pages) > 1
-
-
-def test_an_explicit_key_outside_the_pool_keeps_its_own_resources(gemini, pool, connect) -> None:
-    """Files of a foreign key use that key; its prompts use the pool."""
-    pool("A", "B")
-    client = connect(gemini.add_key("own", tier="paid").value)
-    file = upload(client)
-    assert ask("sync", client, contents=["look", file]) == "ok from own"
-    assert ask("sync", client) in ("ok from A", "ok from B")
-    gemini.script("own", Reply.KEY_INVALID)
-    with pytest.raises(errors.ClientError, match="API key not valid"):
-        client.files.get(name=file.name)
-    assert client.files.get(name=file.name).name == file.name, "and it is not retired"
-
-
-def test_text_that_mentions_a_file_does_not_bind_a_call(gemini, three) -> None:
-    file = upload(three)
-    assert len(set(calls("sync", three, 12, contents=f"read {file.name} please"))) > 1
-
-
 @continues
 @pytest.mark.parametrize("mode", MODES)
 def test_all_hops_of_a_continued_answer_use_one_key(mode, gemini, pool, connect) -> None:
@@ -143,16 +95,6 @@ def test_all_hops_of_a_continued_answer_use_one_key(mode, gemini, pool, connect)
         keys = keys_of(gemini)
         assert len(keys) == 3
         assert len(set(keys)) == 1
-
-
-@continues
-@pytest.mark.parametrize("mode", MODES)
-def test_a_hop_never_changes_its_key(mode, gemini, pool, connect) -> None:
-    """A 429 on hop 2 is raised, since no other key can use the token."""
-    pool("A", "B", strategy="fill", max_wait_s=0)
-    gemini.script("A", Reply.CONTINUATION, Reply.QUOTA_DAY)
-    calls(mode, connect(), 1)
-    assert keys_of(gemini) == ["A", "A"]
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # aiohttp's
@@ -208,32 +150,6 @@ def test_a_download_goes_with_the_owners_key(mode, gemini, film) -> None:
     assert caught.value.code == 429
     assert "attempt 1 with key B" in caught.value.__notes__[0]
     assert set(keys_of(gemini)) == {"B"}
-
-
-@has_destination
-@ALSO_ASYNC
-def test_a_path_and_a_stream_of_the_program(mode, gemini, film, tmp_path) -> None:
-    client, name = film
-    api, path, stream = client._api_client, tmp_path / "film", io.BytesIO()
-    for there in (path, stream):
-        given = {"path": f"{name}:download?alt=media", "destination": there}
-        if mode == "sync":
-            api.download_file(**given)
-        else:
-            run(client, lambda given=given: api.async_download_file(**given))
-    assert path.read_bytes() == stream.getvalue() == b"film"
-    assert set(keys_of(gemini)) == {"B"}
-
-
-def test_googles_own_cap_moves_a_batch_to_another_project(gemini, pool, connect) -> None:
-    """A 429 for a create is the key's for creates alone."""
-    pool("A", "B", strategy="fill")
-    gemini.script("A", Reply.EXHAUSTED)
-    client = connect()
-    for _ in range(3):
-        client.batches.create(model=MODEL, src=[types.InlinedRequest(contents="hello")])
-    assert keys_of(gemini) == ["A", "B", "B", "B"]
-    assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
 
 
 # One process makes it, another uses it -----------------------------------------------------------

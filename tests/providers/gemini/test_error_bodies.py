@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import google_bodies as g
-from support.failure_table import CALL, NOW
-from support.google_bodies import delay, over, quota_failure, reason, rest, violation
+from support.google_bodies import CALL, NOW, delay, over, quota_failure, reason, rest, violation
 
 from keyrot_middleware.core.failures import (
     MAX_DELAY_S,
@@ -22,6 +21,8 @@ from keyrot_middleware.core.failures import (
 )
 from keyrot_middleware.core.model import CallInfo, Limits, Scope, Verdict
 from keyrot_middleware.providers.gemini import Gemini
+
+pytestmark = pytest.mark.promise(number=7)
 
 classify, RULES = Gemini().classify, Gemini.rules
 parse_error = Gemini().parse_error
@@ -110,7 +111,7 @@ def test_go_durations_round_trip(h: int, m: int, ms: int) -> None:
 DATE = format_datetime(datetime.fromtimestamp(NOW + 90, UTC), usegmt=True)
 DELAYS = {
     "RetryInfo": (over("?", delay("7s")), None, 7.0),
-    "the message in full beats RetryInfo cut": (g.PAID_MINUTE, "3", 48.939935699),
+    "the message in full beats RetryInfo cut": (g.BODIES["paid minute"], "3", 48.939935699),
     "RetryInfo beats a shorter message": (over("Please retry in 2s.", delay("9s")), None, 9.0),
     "the message alone": (over("Please retry in 900ms."), None, 0.9),
     "details before the header": (over("?", delay("7s")), "60", 7.0),

@@ -1,20 +1,27 @@
 """The failure table: each real body gets its verdict, and docs/failures.md says the same."""
 
-import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from support import failure_table as want
 from support import google_bodies as g
-from support.failure_table import CALL, GROUPS, NOW
-from support.google_bodies import delay, denied, over, quota_failure, rest, violation
+from support.google_bodies import (
+    CALL,
+    FAILURES,
+    NOW,
+    delay,
+    denied,
+    over,
+    quota_failure,
+    rest,
+    violation,
+)
 
 from keyrot_middleware import providers
 from keyrot_middleware.core.failures import CLASSES, FailureFacts, describe
-from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Limits, Scope, Verdict
+from keyrot_middleware.core.model import NO_LIMITS, Backoff, CallInfo, Limits, Scope, Verdict
 from keyrot_middleware.providers.gemini import Gemini
 
 classify, RULES = Gemini().classify, Gemini.rules
@@ -22,54 +29,26 @@ classify, RULES = Gemini().classify, Gemini.rules
 PINNED = CallInfo(
     "gemini-2.5-flash", "generateContent", bound_to_owner=True, resources=("files/a",)
 )
-# Where the HTTP code has no meaning, as in a stream, the body decides:
-# (what, HTTP code, body, class, code of the verdict, fields).
-STREAMED: list[tuple[str, int | None, Any, str, int | None, dict[str, Any]]] = [
-    ("overloaded", None, g.OVERLOADED, "overloaded", 503, want.RETRY),
-    ("code 0", 0, g.OVERLOADED, "overloaded", 503, want.RETRY),
-    ("code 200", 200, g.over("Resource exhausted."), "capacity", 429, want.CAPACITY),
-    ("internal", None, g.INTERNAL, "server_error", 500, want.RETRY),
-    (
-        "deadline",
-        None,
-        g.rest(504, "DEADLINE_EXCEEDED", g.DEADLINE),
-        "deadline",
-        504,
-        {**want.RETRY, "max_retries": 1},
-    ),
-    ("minute", None, g.FREE_MINUTE, "quota_minute", 429, {**want.PACE, "until": NOW + 25.08253422}),
-    ("invalid", None, g.INVALID, "key_invalid", 400, want.KEY),
-    (
-        "Interactions",
-        None,
-        {**g.interactions("service_unavailable", "High demand"), "event_type": "error"},
-        "overloaded",
-        503,
-        want.RETRY,
-    ),
-    ("Interactions' day", None, g.interactions("quota_exceeded", "?"), "quota_day", 429, want.DAYS),
-    ("nothing known", None, {"error": {"message": "?"}}, "unknown", None, want.RAISE),
-    ("no error", 200, {}, "unknown", 200, want.RAISE),
-    ("redirect", 302, None, "unknown", 302, want.RAISE),
-    ("nothing", None, None, "unknown", None, want.RAISE),
-]
-ROWS = [
-    pytest.param(code, body, group.failure, code, group.fields, id=f"{code} {name}")
-    for group in GROUPS
-    for name, code, body in group.bodies
-] + [pytest.param(*row[1:], id=f"stream {row[0]}") for row in STREAMED]
 
 
-@pytest.mark.parametrize(("code", "body", "failure", "verdict_code", "fields"), ROWS)
-def test_body_gets_its_verdict(
-    code: int | None, body: Any, failure: str, verdict_code: int | None, fields: dict[str, Any]
-) -> None:
-    """Each failure that Google is known for has its class, scope, end and consequence."""
-    got = classify(FailureFacts(code, body), CALL, NOW)
-    # Covered by test_failure_bodies.py, and test_failure_times.py.
+def _fields(scope: str = "none", after_s: float | None = None, **more: Any) -> dict[str, Any]:
+    """Return the fields of a verdict as JSON has them."""
+    if backoff := more.pop("backoff", None):
+        more["backoff"] = Backoff(*backoff)
+    return {"scope": Scope(scope), "until": None if after_s is None else NOW + after_s, **more}
+
+
+@pytest.mark.parametrize("row", FAILURES, ids=lambda row: f"{row['http']} {row['what']}")
+def test_body_gets_its_verdict(row: dict[str, Any]) -> None:
+    """Each failure that Google is known for has its class, scope, end and consequence.
+
+    Where the HTTP code has no meaning, as in a stream, the body decides.
+    """
+    got = classify(FailureFacts(row["http"], row["body"]), CALL, NOW)
+    # Covered by test_error_bodies.py.
     quotas = {"bucket": got.bucket, "learned": got.learned, "retry_delay_s": got.retry_delay_s}
-    expected = Verdict(failure, verdict_code, **{**quotas, **fields})
-    assert got == expected
+    fields = {**quotas, **_fields(**row["verdict"])}
+    assert got == Verdict(row["failure"], row["code"], **fields)
 
 
 TRANSPORT = [
@@ -89,7 +68,7 @@ def test_transport_error_penalizes_no_key(transport: Any, verdict: Verdict) -> N
 
 def test_every_row_is_reached() -> None:
     """Each row of the table has a body or transport error here that leads to it."""
-    reached = {group.failure for group in GROUPS} | {row[3] for row in STREAMED}
+    reached = {row["failure"] for row in FAILURES}
     reached |= {row[1].failure for row in TRANSPORT}
     assert reached == {rule.name for rule in RULES}
 
@@ -123,7 +102,7 @@ ECHOES = [
     g.NOT_VALID,
     "Your API key was reported as leaked.",
     g.PREPAY,
-    g.SUSPENDED["error"]["message"],
+    g.BODIES["suspended"]["error"]["message"],
     "Your project has been denied access.",
     "no longer available to new users",
 ]
@@ -304,10 +283,3 @@ def test_every_class_of_every_provider_has_a_row_on_the_page() -> None:
     """And one among those that say what it implies."""
     rules = {rule.name for name in providers.platforms() for rule in providers.of(name).rules}
     assert rules == CLASSES.keys() == _rows().keys()
-
-
-def test_every_source_is_an_address() -> None:
-    """Each source mark has its address at the foot of the page, and none is unused."""
-    text = PAGE.read_text("utf-8")
-    marks = {m for row in _rows().values() for m in re.findall(r"\[(\w+)\]", row[-1])}
-    assert marks == set(re.findall(r"^\[(\w+)\]: https://\S+$", text, re.MULTILINE))

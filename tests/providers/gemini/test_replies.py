@@ -449,6 +449,7 @@ JSON_LIKE = st.recursive(
 )
 
 
+@pytest.mark.promise(number=7)
 @settings(deadline=None)
 @given(st.dictionaries(KEYS, JSON_LIKE, max_size=5), st.text(max_size=50))
 def test_no_response_makes_it_raise(body: dict[str, Any], text: str) -> None:

@@ -1,0 +1,140 @@
+"""`keyrot serve` beside a proxy of ten lines: `make bench-serve`, and a part of `make bench`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from .page import Row
+
+__all__ = ["rows"]
+
+PROXY = """
+import sys, httpx, uvicorn
+from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+client = httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None))
+async def go(request):
+    url = f"{sys.argv[1]}{request.url.path}?{request.url.query}"
+    up = client.build_request("POST", url, content=await request.body())
+    got = await client.send(up, stream=True)
+    return StreamingResponse(got.aiter_raw(), got.status_code, got.headers)
+app = Starlette(routes=[Route("/{path:path}", go, methods=["POST"])])
+uvicorn.run(app, port=int(sys.argv[2]), http="h11", log_level="error", access_log=False)
+"""
+ROUNDS, CALLS, MB = 10, 60, 1 << 20
+REPLY = b'{"candidates": [{"content": {"parts": [{"text": "%b"}]}}]}' % (b"x" * 200)
+EVENT = b"data: %b\r\n\r\n" % REPLY
+CALL, UPLOAD = "/v1beta/models/m:", "/upload/v1beta/files?upload_id=1"
+STREAM = f"{CALL}streamGenerateContent?alt=sse&n="
+SERVE = ("-m", "keyrot_middleware", "serve", "--port")
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Be a provider: send a reply, or as many events as the address says, ten a second."""
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
+        while head := (await reader.readuntil(b"\r\n\r\n")).decode().lower():
+            left = int(head.partition("content-length:")[2].split()[0])
+            while left:
+                left -= len(await reader.read(min(left, MB)))
+            events = int(head.split()[1].partition("&n=")[2] or 0)
+            kind, piece = ("event-stream", EVENT) if events else ("json", REPLY)
+            size = len(piece) * max(events, 1)
+            head = f"HTTP/1.1 200 OK\r\ncontent-type: text/{kind}\r\ncontent-length: {size}\r\n\r\n"
+            writer.write(head.encode() + piece)
+            for _ in range(1, events):
+                await asyncio.sleep(0.1)
+                writer.write(piece)
+
+
+class _Program:
+    """A server in a process of its own."""
+
+    def __init__(self, stack: ExitStack, *command: str, **env: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        command, env = (sys.executable, *command, str(self.port)), env or {**os.environ}
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)  # noqa: S603 - ours
+        stack.callback(process.terminate)
+        self._files, self._prefix = Path(f"/proc/{process.pid}"), "/gemini" * ("serve" in command)
+        while socket.socket().connect_ex(("127.0.0.1", self.port)):
+            time.sleep(0.1)
+
+    def call(self, path: str, mb: int = 0, to: HTTPConnection | None = None) -> tuple[float, bool]:
+        """Return the milliseconds to the first byte, and whether the reply is as it was sent."""
+        to, began = to or HTTPConnection("127.0.0.1", self.port), time.perf_counter()
+        body: Any = (bytes(MB) for _ in range(mb)) if mb else b"{}"
+        headers = {"X-Goog-Upload-Command": "upload, finalize", "Content-Length": str(mb * MB or 2)}
+        to.request("POST", self._prefix + path, body, headers)
+        got = to.getresponse()
+        first, millis = got.read(1), (time.perf_counter() - began) * 1e3
+        return millis, first + got.read() == (EVENT * int(path.partition("&n=")[2] or 0) or REPLY)
+
+    def turn(self) -> tuple[float, float]:
+        """Return the milliseconds to the first byte of a stream, and of CPU time of a call."""
+        to, before = HTTPConnection("127.0.0.1", self.port), self._cpu_ms()
+        for _ in range(CALLS):
+            self.call(f"{CALL}generateContent", to=to)
+        used = (self._cpu_ms() - before) / CALLS
+        return median(self.call(f"{STREAM}1", to=to)[0] for _ in range(CALLS)), used
+
+    def _cpu_ms(self) -> float:
+        used = (self._files / "stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, used)) * 1e3 / os.sysconf("SC_CLK_TCK")
+
+    def at_once(self, calls: int, *call: Any) -> str:
+        """Return how many calls at once were served, and the most memory there was so far."""
+        with ThreadPoolExecutor(calls) as threads:
+            served = sum(one[1] for one in threads.map(lambda _: self.call(*call), range(calls)))
+        peak = (self._files / "status").read_text().partition("VmHWM:")[2].split()[0]
+        return f"{served} of {calls}, peak {int(peak) // 1024} MB"
+
+
+def rows() -> list[Row]:
+    """Measure a proxy and two doors, in turns."""
+    with ExitStack() as stack, TemporaryDirectory() as folder:
+        host = f"127.0.0.1:{_Program(stack, '-m', 'benchmarks.serve').port}"
+        env = {
+            "PATH": os.environ["PATH"],
+            "KEYROT_ALLOWED_HOSTS": host,
+            "GEMINI_API_KEYS": "FAKE",
+            "KEYROT_POOL": "bench",
+        }
+        proxy = _Program(stack, "-c", PROXY, f"http://{host}")
+        door = _Program(stack, *SERVE, **env, KEYROT_STATE_URL="memory://")
+        shared = _Program(stack, *SERVE, **env, KEYROT_STATE_URL=f"sqlite:///{folder}/state")
+        turns = [[one.turn() for one in (proxy, door, shared)] for _ in range(1 + ROUNDS)][1:]
+        first, cpu = ([median(t[one][of] for t in turns) for one in range(3)] for of in (0, 1))
+        added = " and ".join(f"{one - first[0]:.2f}" for one in first[1:])
+        times = " and ".join(f"{one / cpu[0]:.2f}" for one in cpu[1:])
+        streams = "; ".join(door.at_once(200, f"{STREAM}40") for _ in range(3))
+        name = "`keyrot serve`, state in memory and in a file, over a proxy of ten lines, p50: "
+        return [
+            (f"{name}first byte", "≤ 1 ms", f"{added} ms (over {first[0]:.2f} ms)"),
+            (f"{name}CPU time of a call", "≤ 1.3 and 2.0 ×", f"{times} × {cpu[0]:.2f} ms"),
+            ("200 streams at once, their bytes as sent, three times", "memory flat", streams),
+            ("50 uploads of 100 MB at once", "50, < 300 MB", door.at_once(50, UPLOAD, 100)),
+            ("an upload of 2 GB", "it passes", door.at_once(1, UPLOAD, 2048)),
+        ]
+
+
+if __name__ == "__main__" and len(sys.argv) == 1:
+    print(os.getloadavg(), *rows(), sep="\n")
+elif __name__ == "__main__":
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(
+        asyncio.start_server(_answer, port=int(sys.argv[1]), backlog=200)
+    )
+    loop.run_forever()

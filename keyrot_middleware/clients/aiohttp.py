@@ -1,0 +1,299 @@
+"""aiohttp: a client middleware below those of the program, over the pool.
+
+Above it are the session's headers, cookies and tracers, redirects and the check of the status: none
+of them sees a key of the pool, or takes it along. aiohttp makes the requests and the responses, and
+each response has the program's own request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from functools import partial
+from http.client import responses
+from inspect import signature
+from math import inf
+from operator import attrgetter
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from ..runtime import runner
+from ..runtime.driver import complete
+from ..secrets import PlainText, Secret
+from .body import LONGEST_BODY, Body, read_bounded
+from .call import Call, Incoming, PooledCalls, Reply
+from .redaction import Redact, scrub_head, without_key
+from .request import Served, read
+from .serving import Library, Pieces
+
+_LEFT_OUT = ("content-encoding", "content-length", "transfer-encoding", "location")
+
+
+class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
+    """Serves one request of a session, and those that its redirects ask for."""
+
+    def __init__(
+        self, calls: PooledCalls | None, served: Served, session: Any, options: dict[str, Any]
+    ) -> None:
+        """Serve a pool; *options*: the arguments of the session's method."""
+        super().__init__(calls, served)
+        self._content, data = b"", options.get("data")
+        """What was read of the program's body."""
+        self._rest: Any = None
+        """What follows that in the generator of the program."""
+        if isinstance(data, AsyncIterable) and not isinstance(data, aiohttp.Payload):
+            self._rest, options["data"] = aiter(data), self._whole()
+        limit = options.get("timeout", session.timeout)
+        limit = getattr(limit, "total", limit)
+        self._timeout_s = limit if isinstance(limit, int | float) and limit > 0 else inf
+        self._origin: URL | None = None
+        """Where the pool has served it; nowhere, once a redirect has led away."""
+
+    async def __call__(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        """Send a request through the pool, or as it is; one to another origin without a key."""
+        url, headers = request.url, request.headers
+        if self._origin is not None and self._origin != url.origin():
+            self._origin, request.headers = URL(), headers.copy()
+            for name in self._served.key_headers:
+                request.headers.popall(name, None)
+            return await send(request)
+        self._request, self._info = request, request.request_info
+        self._own = url, headers, request.response_class
+        self._body: Any = None
+        """What is sent in place of the program's body."""
+        incoming = Incoming(request.method, str(url), headers, self._timeout_s, library="aiohttp")
+        found = read(self._calls, self._served, incoming)
+        if found is not None:
+            self._origin = url.origin()
+        return await self.ahandle(incoming, found, request, partial(self._send, send))
+
+    async def _send(self, send: Callable[[Any], Any], request: Any) -> Any:
+        try:
+            if self._body is not None:
+                await request.update_body(self._body)
+            return await send(request)
+        finally:
+            request.url, request.headers, request.response_class = self._own
+
+    # What a request is ----------------------------------------------------------------------------
+
+    async def _whole(self) -> AsyncIterator[bytes]:
+        """Yield the program's body, of which the beginning may have been read."""
+        if self._content:
+            yield self._content
+        async for data in self._rest:
+            yield data
+
+    async def body_of(self, request: Any) -> tuple[bytes, Pieces | None]:
+        """Return the body, and the request's own if that is too long to be kept; or None."""
+        body = request.body
+        if self._rest is not None:
+            self._content, self._rest = await read_bounded(self._rest)
+            return self._content, self._rest and body
+        if body and (body.size or 0) > LONGEST_BODY:
+            return b"", body
+        self._content = bytes(body and await body.as_bytes())
+        return self._content, None
+
+    def with_body(self, request: Any, content: bytes, rest: Pieces | None) -> Any:
+        """Return the request, with another body where its own cannot be sent, or not twice."""
+        body = request.body
+        is_same = content is self._content and isinstance(body, bytes | aiohttp.BytesPayload)
+        if rest is None and not is_same:
+            self._body = aiohttp.BytesIOPayload(io.BytesIO(content), headers=body.headers)
+        return request
+
+    def copy(self, call: Call, request: Any, key: Secret) -> Any:
+        """Write one key into the request, until it is sent."""
+        target, headers = call.target, request.headers.copy()
+        self.with_body(request, target.body, call.take_rest())
+        url = call.write_key(key, headers, target.url)
+        if call.stream:  # see httpx_clients.py
+            headers["Accept-Encoding"] = "identity"
+        return self._written(request, url, headers)
+
+    def with_key(self, request: Any, key: Secret) -> Any:
+        """Write *key* in place of the placeholder, until the request is sent."""
+        url, headers = str(request.url), request.headers.copy()
+        self._served.write_home_key(headers, url, key)
+        return self._written(request, without_key(url), headers)
+
+    def _written(self, request: Any, url: str, headers: CIMultiDict[str]) -> Any:
+        """Write an address and headers into the request; its response gets the program's own."""
+        for name in self._served.key_headers:  # error reporters print dictionaries
+            if name in headers:
+                headers[name] = PlainText(headers[name])
+        kind, info = self._own[2], self._info
+
+        def respond(*args: Any, **options: Any) -> Any:
+            return kind(*args, **{**options, "request_info": info})
+
+        request.url, request.headers = URL(url, encoded=True), headers
+        request.response_class = respond
+        return request
+
+    # What a response is ---------------------------------------------------------------------------
+
+    status = staticmethod(attrgetter("status"))
+
+    def head(
+        self, response: aiohttp.ClientResponse, request: Any, redact: Redact
+    ) -> Mapping[str, str]:
+        """Take keys out of the head of a response; return its headers."""
+        scrub_head(response, redact)
+        return response.headers
+
+    def error_pieces(self, response: aiohttp.ClientResponse) -> Pieces:
+        """Return the decoded bytes of an error."""
+        return aiter(response.content.iter_any())
+
+    def pieces(self, response: aiohttp.ClientResponse) -> tuple[Pieces, Callable[[], object]]:
+        """Return the bytes of a stream, decoded."""
+        content = response.content
+
+        def release() -> None:
+            ours, response.content = response.content, content  # which has its own rest to be read
+            response.release()
+            response.content = ours
+
+        return aiter(content.iter_any()), release
+
+    async def content(self, response: aiohttp.ClientResponse, headers: Mapping[str, str]) -> bytes:
+        """Read a response, and put the bytes back: programs read them in two ways."""
+        content: bytes = await response.read()
+        response.content = Content(rest=content)
+        return content
+
+    async def aclose(self, response: aiohttp.ClientResponse) -> None:
+        """Release the connection of a response."""
+        response.release()
+
+    def streamed(self, response: aiohttp.ClientResponse, body: Body, relay: runner.Relay) -> Any:
+        """Return the response whose content ends the lease."""
+        response.content = Content(body, relay)
+        return response
+
+    def rebuilt(self, response: aiohttp.ClientResponse, content: bytes) -> Any:
+        """Return a response with another content."""
+        headers = [(k, v) for k, v in response.headers.items() if k.lower() not in _LEFT_OUT]
+        return self._made(response.status, response.reason, headers, content)
+
+    def reply(self, reply: Reply, request: Any) -> Any:
+        """Return a response of our own."""
+        return self._made(reply.code, responses.get(reply.code, ""), reply.headers, reply.body)
+
+    def _made(self, code: int, reason: str | None, headers: Any, content: bytes) -> Any:
+        """Return a response as if it had come over a connection that has ended."""
+        fields = CIMultiDictProxy(CIMultiDict(headers))
+        ended = _Ended(
+            code=code,
+            reason=reason,
+            version=aiohttp.HttpVersion11,
+            headers=fields,
+            raw_headers=tuple((k.encode(), v.encode()) for k, v in fields.items()),
+        )
+        options: dict[str, Any] = {
+            **{"writer": None, "stream_writer": ended, "continue100": None, "timer": None},
+            **{"request_info": self._info, "traces": [], "session": self._request.session},
+            "loop": asyncio.get_running_loop(),
+        }
+        known = signature(aiohttp.ClientResponse.__init__).parameters  # which differ by version
+        given = {name: value for name, value in options.items() if name in known}
+        response = self._own[2](self._info.method, self._info.real_url, **given)
+        complete(response.start(ended))
+        response.content = Content(rest=content)
+        return response
+
+
+class _Ended:
+    """A connection over which a response has come."""
+
+    upgraded, output_size = False, 0
+
+    def __init__(self, **message: Any) -> None:
+        self.protocol, self._message = self, SimpleNamespace(**message)
+
+    async def read(self) -> tuple[Any, Any]:
+        return self._message, aiohttp.EMPTY_PAYLOAD
+
+    def release(self) -> None:
+        """Do nothing."""
+
+
+class Content(aiohttp.StreamReader):
+    """What the program reads of a response."""
+
+    def __init__(self, body: Body | None = None, relay: Any = None, rest: bytes = b"") -> None:
+        """Read a stream, of which the lease ends with it; or *rest* alone."""
+        protocol: Any = None  # of a buffer that stays empty
+        super().__init__(protocol, 1 << 16)
+        self._body, self._relay, self._rest = body, relay, rest
+        self._over = body is None
+
+    async def readany(self) -> bytes:
+        """Return the bytes that are here, or the next ones; none at the end."""
+        if (error := self.exception()) is not None:
+            raise error
+        data, self._rest = self._rest, b""
+        if not data and self._body is not None and not self._over:
+            data = await self._body.read_of(self._relay)
+            self._over = not data
+        return data
+
+    async def read(self, n: int = -1) -> bytes:
+        """Return at most so many bytes, or all."""
+        if n >= 0:
+            data = await self.readany() if n else b""
+            self._rest = data[n:]
+            return data[:n]
+        found = bytearray()
+        while data := await self.readany():
+            found += data
+        return bytes(found)
+
+    async def readline(self, **_: object) -> bytes:
+        """Return the next line."""
+        return await self.readuntil()
+
+    async def readuntil(self, separator: bytes = b"\n", **_: object) -> bytes:
+        """Return the bytes up to the next separator, which is among them."""
+        found = b""
+        while separator not in found and (data := await self.readany()):
+            found += data
+        line, end, self._rest = found.partition(separator)
+        return line + end
+
+    async def readexactly(self, n: int) -> bytes:
+        """Return so many bytes.
+
+        Raises:
+            IncompleteReadError: There are less.
+        """
+        found = b""
+        while len(found) < n:
+            if not (data := await self.read(n - len(found))):
+                raise asyncio.IncompleteReadError(found, n)
+            found += data
+        return found
+
+    async def readchunk(self) -> tuple[bytes, bool]:
+        """Return the next bytes, and whether they end a chunk."""
+        data = await self.readany()
+        return data, bool(data)
+
+    def at_eof(self) -> bool:
+        """Return whether all was read."""
+        return self._over and not self._rest
+
+    is_eof = at_eof
+
+    def set_exception(self, exc: BaseException, *cause: Any) -> None:
+        """End the stream: its response is released, or closed."""
+        super().set_exception(exc, *cause)
+        if self._body is not None and not self._over:
+            self._body.drop(self._relay)

@@ -1,0 +1,300 @@
+"""One attempt of a call: send the request, read the response, settle it; for every HTTP library."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
+
+from ..core.commands import Done, Failed, StreamOpened
+from ..core.failures import FailureFacts
+from ..core.model import Lease
+from ..errors import handle_internal_error
+from ..runtime import runner
+from ..runtime.driver import complete
+from ..runtime.first_token import Deadline
+from ..secrets import Secret
+from ..telemetry import observe
+from .body import Body, until_enough
+from .call import NO_RETRY, Call, Incoming, Outcome, PooledCalls, Refused, Reply, text_of
+from .errors import transport_failure
+from .redaction import Redact, Redacting, kept_error, redact_key
+from .request import Served, in_place_of_placeholder
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Pieces = Iterator[bytes] | AsyncIterator[bytes]
+Send = Callable[[Request], Awaitable[Response]]
+"""Sends a request once."""
+Found = Call | Reply | Secret | None
+"""What `request.read` has found a request to be."""
+
+
+def outcome_of(response: object) -> Outcome | None:
+    """Return the outcome that a response carries, or the SDK's response around it."""
+    inner = getattr(response, "response_stream", response)
+    found = getattr(inner, "keyrot", None) or getattr(inner, "extensions", {}).get("keyrot")
+    return found if isinstance(found, Outcome) else None
+
+
+class Library(ABC, Generic[Request, Response]):
+    """What a library has to say, and what is done with it.
+
+    A coroutine of a sync library has nothing to wait for: it runs in one step.
+    """
+
+    def __init__(self, calls: PooledCalls | None, served: Served) -> None:
+        """Serve a pool.
+
+        Args:
+            calls: None where no key was found at all.
+            served: What goes through it.
+        """
+        self._calls, self._served = calls, served
+
+    @abstractmethod
+    def copy(self, call: Call, request: Request, key: Secret) -> Request:
+        """Return the program's request with one key."""
+
+    @abstractmethod
+    def with_key(self, request: Request, key: Secret) -> Request:
+        """Return the program's request with *key* in place of its placeholder."""
+
+    @abstractmethod
+    def head(self, response: Response, request: Request, redact: Redact) -> Mapping[str, str]:
+        """Take keys out of the head of a response that was just received.
+
+        Returns:
+            Those of its headers that are read, by their names in lower case.
+        """
+
+    status: Callable[[Response], int] = staticmethod(attrgetter("status_code"))
+    """Returns the status of a response."""
+
+    @abstractmethod
+    def error_pieces(self, response: Response) -> Pieces:
+        """Return the decoded bytes of an error."""
+
+    @abstractmethod
+    def pieces(self, response: Response) -> tuple[Pieces, Callable[[], object]]:
+        """Return the bytes of a stream as they come, and what closes it; see `Body`."""
+
+    def is_shared(self, response: Response) -> bool:
+        """Return whether the connection of a response has other calls too."""
+        del response
+        return False
+
+    @abstractmethod
+    async def content(self, response: Response, headers: Mapping[str, str]) -> bytes:
+        """Read a response, decoded, and leave it as unread as it came; *headers*: see `head`."""
+
+    @abstractmethod
+    async def aclose(self, response: Response) -> None:
+        """Release the connection of a response."""
+
+    @abstractmethod
+    def rebuilt(self, response: Response, content: bytes) -> Response:
+        """Return an unread response like another one, with another content."""
+
+    @abstractmethod
+    def streamed(self, response: Response, body: Body, relay: runner.Relay) -> Response:
+        """Return the response whose stream the program reads through *relay*."""
+
+    @abstractmethod
+    def reply(self, reply: Reply, request: Request) -> Response:
+        """Return a response of our own."""
+
+    @abstractmethod
+    async def body_of(self, request: Request) -> tuple[bytes, Pieces | None]:
+        """Return the body, and the rest of one that is too long to be kept; or None."""
+
+    @abstractmethod
+    def with_body(self, request: Request, content: bytes, rest: Pieces | None) -> Request:
+        """Return a request whose body was read."""
+
+    # Send -----------------------------------------------------------------------------------------
+
+    def handle(
+        self,
+        incoming: Incoming,
+        found: Found,
+        request: Request,
+        send_once: Callable[[Request], Response],
+    ) -> Any:
+        """Send a request in a thread; arguments as for `ahandle`."""
+
+        async def once(one: Request) -> Response:
+            return send_once(one)
+
+        return complete(self.ahandle(incoming, found, request, once, in_thread=True))
+
+    async def ahandle(
+        self,
+        incoming: Incoming,
+        found: Found,
+        request: Request,
+        once: Send[Request, Response],
+        *,
+        in_thread: bool = False,
+    ) -> Any:
+        """Send a request through the pool, or as it is.
+
+        Args:
+            incoming: What the request is.
+            found: What `read` has returned for it.
+            request: The request.
+            once: Send[Request, Response]s it, or a copy of it, by a coroutine.
+            in_thread: The coroutine never suspends.
+        """
+        if isinstance(found, Call):
+            content, rest = await self.body_of(request)
+            try:
+                found.begin(content, rest)
+            except Exception:
+                handle_internal_error("clients")
+                found = in_place_of_placeholder(self._calls, self._served, incoming)
+                request = self.with_body(request, content, rest)
+        if isinstance(found, Reply):
+            return self.reply(found, request)
+        if isinstance(found, Secret):
+            return await self._send_home(request, found, once)
+        while isinstance(found, Call):
+            try:
+                return await self._serve(found, request, once, in_thread=in_thread)
+            except Exception as failure:
+                goes_on = found.go_on(failure)
+            if not goes_on:
+                return self.last(found, request)
+        return await once(request)
+
+    async def _serve(
+        self,
+        call: Call,
+        request: Request,
+        once: Send[Request, Response],
+        *,
+        in_thread: bool,
+    ) -> Any:
+        pool, opened = call.calls.pool, list[Any]()
+        observer = observe(pool.observers, call.state.info, handle_internal_error)
+
+        async def send(lease: Lease) -> Done | Failed | StreamOpened:
+            key, in_full = call.key(lease), observer is not None or bool(lease.purses)
+            try:
+                with Redacting(call.redact):
+                    response = await once(self.copy(call, request, key))
+                    headers = self.head(response, request, call.redact)
+                    reply = await self._received(call, response, headers, key, in_full)
+            except Exception as error:
+                return Failed(FailureFacts(transport=transport_failure(error)), error)
+            if isinstance(reply, StreamOpened):
+                opened[:] = (response, reply.stream)
+            return reply
+
+        found: Any = await runner.arun(
+            pool, call.state, send, call.no_key, observer, in_thread=in_thread
+        )
+        if call.state.info.conversation:
+            call.note_model()
+        if opened:
+            response, body = opened
+            opened.clear()
+            response = self.streamed(response, body, found)
+            found = self.with_outcome(response, Outcome(body.notes), request)
+        return found
+
+    async def _received(
+        self, call: Call, response: Response, headers: Mapping[str, str], key: Secret, in_full: bool
+    ) -> Done | Failed | StreamOpened:
+        status = self.status(response)
+        is_stream = status < 300 and call.is_stream(headers)
+        if call.state.first_token_s is not None:
+            self._has_head(call, response, is_stream)
+        if status >= 400:
+            return self.failed(call, response, await self._said(response))
+        if not is_stream:
+            content = await self.content(response, headers)
+            if status >= 300:
+                kept = call.refused_redirect(status, headers) or kept_error(
+                    status, content, call.redact
+                )
+                return Done(response if kept == content else self.rebuilt(response, kept))
+            if (hidden := redact_key(content, key)) != content:
+                response = self.rebuilt(response, hidden)
+            return call.done(response, text_of(hidden), headers, in_full=in_full)
+        pieces, close = self.pieces(response)
+        body = Body(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
+        try:
+            await body.read_first()
+            if not body.reader.failed_at_once:
+                return StreamOpened(body)
+            said = await until_enough(body)
+        except BaseException:
+            await body.aclose()  # the next attempt needs a connection too
+            raise
+        await body.aclose()
+        return self.failed(call, response, said, body.error)
+
+    def _has_head(self, call: Call, response: Response, is_stream: bool) -> None:
+        """End a deadline that is the head's alone; note whether others may have one here."""
+        tokens, host = call.calls.pool.first_tokens, call.state.info.host
+        tokens.shared[host] = tokens.shared.get(host, False) or self.is_shared(response)
+        deadline = call.state.deadline
+        if deadline is not None and (isinstance(deadline, Deadline) or not is_stream):
+            deadline.cancel()
+
+    async def _send_home(
+        self, request: Request, key: Secret, once: Send[Request, Response]
+    ) -> Response:
+        """Send a request with the home key, once and without the pool."""
+        redact = self._calls.redact("") if self._calls is not None else str
+        with Redacting(redact):
+            response = await once(self.with_key(request, key))
+            self.head(response, request, redact)
+            status = self.status(response)
+            if status < 400:
+                return response
+            kept = kept_error(status, await self._said(response), redact)
+            return self.rebuilt(response, kept)
+
+    async def _said(self, response: Response) -> bytes:
+        try:
+            return await until_enough(self.error_pieces(response))
+        finally:
+            await self.aclose(response)
+
+    # Make a response ------------------------------------------------------------------------------
+
+    def failed(self, call: Call, response: Any, said: bytes, event: Any = None) -> Failed:
+        """Return the failure that a response is, or the first *event* of its stream."""
+        code, headers = self.status(response), response.headers
+        kept = kept_error(code, said, call.redact)
+        rebuilt = self.rebuilt(response, kept)
+        if event is not None:
+            facts = FailureFacts(None, event, headers.get("retry-after"), headers=headers)
+            return Failed(facts, Refused(rebuilt, event))
+        return call.refused(code, kept.decode("utf-8", "replace"), headers, rebuilt)
+
+    def last(self, call: Call, request: Request) -> Any:
+        """Return the response that ends a call; raise what is none."""
+        error = call.take_error()
+        if not isinstance(error, Refused):
+            raise error
+        before, last = error.__cause__, None
+        if isinstance(before, Refused):
+            last = (before.code, before.body, before.response)
+        outcome = Outcome(getattr(error, "__notes__", ()), error.no_key, last)
+        response = error.response
+        if isinstance(response, Reply):
+            response = self.reply(response, request)
+        elif hasattr(response.headers, "update") and (
+            not call.state.info.sdk_retries or self.status(response) < 500
+        ):
+            response.headers[NO_RETRY] = "false"  # it was sent again here already
+        return self.with_outcome(response, outcome, request)
+
+    def with_outcome(self, response: Any, outcome: Outcome, request: Request) -> Any:
+        """Return the response to *request* that carries an outcome; see `outcome_of`."""
+        response.keyrot = outcome
+        return response

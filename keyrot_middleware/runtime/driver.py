@@ -171,18 +171,11 @@ class SyncDriver:
         """Send the request."""
         self._record.send()
         limit_s = self.call.cut_off_s
-        send = self._send_request if limit_s is None else partial(self._send_timed, limit_s)
+        self.call.deadline = None
+        send = self._send_request if limit_s is None else partial(self._send_until, limit_s)
         if self.observer is None:
             return await send(command.lease)
         return await self._observed(command, partial(self._attached, partial(send, command.lease)))
-
-    async def _send_timed(self, limit_s: float, lease: Lease) -> Reply:
-        """Send a request, and cut it off at its deadline."""
-        self.call.deadline = None
-        reply = await self._send_until(limit_s, lease)
-        if reply is None:
-            return Failed(FailureFacts(transport="slow"), TimeoutError("nothing came in time"))
-        return reply
 
     async def _attached(self, work: Callable[[], Awaitable[_T]]) -> _T:
         observer = self.observer
@@ -346,8 +339,8 @@ class SyncDriver:
     async def _next(self, chunks: Any) -> Any:
         return next(chunks, None)
 
-    async def _send_until(self, limit_s: float, lease: Lease) -> Reply | None:
-        """Return the reply to a request; None if it was cut off."""
+    async def _send_until(self, limit_s: float, lease: Lease) -> Reply:
+        """Send a request, and cut it off at its deadline."""
         tokens, model = self._pool.first_tokens, self.call.info.model
         # A read that times out is over, so one of the cuts of this minute is held for it.
         if limit_s == inf or not tokens.take(model):
@@ -356,7 +349,7 @@ class SyncDriver:
         reply = await self._send_request(lease)
         failed = isinstance(reply, Failed) and reply.facts.transport == "timeout"
         if failed and deadline.was_missed:
-            return None
+            return _too_slow()
         tokens.take(model, -1)
         return reply
 
@@ -405,8 +398,8 @@ class AsyncDriver(SyncDriver):
     async def _next(self, chunks: Any) -> Any:
         return await anext(chunks)
 
-    async def _send_until(self, limit_s: float, lease: Lease) -> Reply | None:
-        """Return the reply to a request; None if it was cut off."""
+    async def _send_until(self, limit_s: float, lease: Lease) -> Reply:
+        """Send a request, and cut it off at its deadline."""
         loop, call = asyncio.get_running_loop(), self.call
 
         def cut_off() -> None:
@@ -421,7 +414,7 @@ class AsyncDriver(SyncDriver):
                 finally:
                     timer.cancel()
         except TimeoutError:
-            return None
+            return _too_slow()
 
     async def close(self, stream: Any) -> None:
         """Release the connection of a stream."""
@@ -430,3 +423,7 @@ class AsyncDriver(SyncDriver):
 
 def _over(_lease: Lease) -> Any:
     raise RuntimeError("this call was abandoned")
+
+
+def _too_slow() -> Failed:
+    return Failed(FailureFacts(transport="slow"), TimeoutError("nothing came in time"))

@@ -37,10 +37,6 @@ MOST_NEW = 100_000
 Price = Callable[[CallRecord], float | None]
 
 
-def _no_price(_record: CallRecord) -> float | None:
-    return None
-
-
 class Activity:
     """The activity of one pool."""
 
@@ -48,7 +44,7 @@ class Activity:
         self,
         state: State,
         now: Callable[[], float],
-        price: Price = _no_price,
+        price: Price = lambda _: None,
         count_keys: Callable[[], int] = lambda: 0,
         zone: str = DEFAULT_ZONE,
     ) -> None:

@@ -413,10 +413,7 @@ def _numbers(row: list[Any]) -> list[Any]:
 READERS: dict[str, Callable[[Any], Any]] = {
     "quotas": lambda row: QuotaWindows(*_numbers(row)),
     "learned": lambda row: Learned(
-        _numbers(row[:1])[0],
-        Limits(*_numbers(row[1:4])),
-        any(row[4:5]),
-        Limits(*_numbers(row[5:8])) if row[5:] else NO_LIMITS,
+        _numbers(row)[0], Limits(*row[1:4]), any(row[4:5]), Limits(*row[5:8])
     ),
     "cooldowns": _cooldowns_of,
     "purses": lambda row: Spending(*[*_numbers(row[:-1]), _numbers([*row[-1]])]),

@@ -283,7 +283,7 @@ local function budget_block(s, purse, call)
   end
   for _, window in ipairs(windows) do
     if s[RESERVED] + s[RESERVED_BEFORE] > 0 and window[2] and window[3] + more > window[2] then
-      found = found or { 'usd_reserved', now + POLL_S, true }
+      found = found or { 'usd_reserved', now + PROBE_POLL_S, true }
     end
   end
   return found
@@ -318,7 +318,7 @@ local function cooldown_block(cooldowns, first, scopes)
     if cooldown and now < cooldown[UNTIL] then
       found = later(found, { cooldown[FAILURE], cooldown[UNTIL], cooldown[WAITABLE] })
     elseif cooldown and now < cooldown[PROBE_UNTIL] then
-      found = later(found, { 'probe', math.min(now + POLL_S, cooldown[PROBE_UNTIL]), true })
+      found = later(found, { 'probe', math.min(now + PROBE_POLL_S, cooldown[PROBE_UNTIL]), true })
     end
   end
   return found

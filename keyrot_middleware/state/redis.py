@@ -20,6 +20,7 @@ from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from math import inf
+from operator import methodcaller
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
@@ -80,22 +81,12 @@ _FAILURES = (RedisError, RedisClusterException, OSError)
 """What redis-py raises; RedisClusterException is not a RedisError."""
 _ECHO = re.compile(r",? with args\b.*", re.DOTALL)
 """Servers echo commands that they do not understand, such as `AUTH` with its password."""
-_CONSTANTS = {
-    "GUARD_S": windows.GUARD_S,
-    "PROBE_S": windows.PROBE_S,
-    "POLL_S": windows.PROBE_POLL_S,
-    "RESERVED_S": windows.RESERVED_S,
-    "SLOT_S": windows.SLOT_S,
-    "SLOTS": windows.SLOTS,
-    "FADE": windows.FADE,
-    "MINUTES_KNOWN": windows.MINUTES_KNOWN,
-    "DAY_S": windows.DAY_S,
-    "LONGEST_DAY_S": windows.LONGEST_DAY_S,
-    "LONGEST_MONTH_S": windows.LONGEST_MONTH_S,
-    "HOUR_S": windows.HOUR_S,
-    "QUOTA_S": 2 * windows.DAY_S,
-    "UNUSED_S": UNUSED_S,
-}
+_OF_WINDOWS = (
+    *("GUARD_S", "PROBE_S", "PROBE_POLL_S", "RESERVED_S", "SLOT_S", "SLOTS", "FADE", "HOUR_S"),
+    *("MINUTES_KNOWN", "DAY_S", "LONGEST_DAY_S", "LONGEST_MONTH_S"),
+)
+_CONSTANTS = {name: getattr(windows, name) for name in _OF_WINDOWS}
+_CONSTANTS |= {"QUOTA_S": 2 * windows.DAY_S, "UNUSED_S": UNUSED_S}
 _parse: Any = parse_url  # has no types
 _Node: Any = ClusterNode
 _Sentinel: Any = Sentinel
@@ -433,11 +424,9 @@ class RedisState(State):
 
     def _take_deferred(self) -> list[str]:
         taken: list[str] = []
-        while self._deferred and len(taken) < SETTLES_AT_ONCE:
-            try:
+        with suppress(IndexError):  # there are no more
+            while len(taken) < SETTLES_AT_ONCE:
                 taken.append(self._deferred.popleft())
-            except IndexError:  # another thread was faster
-                break
         return taken
 
     def _host_time(self, server_time: float) -> float:
@@ -538,13 +527,10 @@ class RedisState(State):
             if text is not None:
                 kept = owner_lifetime(name)
                 if kept.renewed:
-                    self._renew(record, kept.seconds)
+                    self._server.run(methodcaller("expire", record, kept.seconds))
                 key_id, project = json.loads(text)
                 return key_id, project
         return None
-
-    def _renew(self, record: str, seconds: int) -> None:
-        self._server.run(lambda client: client.expire(record, seconds))
 
     # Activity -------------------------------------------------------------------------------------
 

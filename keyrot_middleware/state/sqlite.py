@@ -188,11 +188,9 @@ class SqliteState(LedgerState):
         Raises:
             SqliteStateError: It cannot be used.
         """
-        self._run(self._check)
-
-    def _check(self, _now: float) -> None:
-        self._execute("PRAGMA wal_checkpoint(PASSIVE)")  # a log that fills the disk begins anew
-        self._execute(f"PRAGMA user_version = {SCHEMA}")
+        # A log that fills the disk begins anew.
+        self._run(lambda _: self._execute("PRAGMA wal_checkpoint(PASSIVE)"))
+        self._run(lambda _: self._execute(f"PRAGMA user_version = {SCHEMA}"))
 
     def close(self) -> None:
         """Close the file; calls in flight can still be settled."""

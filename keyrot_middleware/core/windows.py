@@ -91,11 +91,6 @@ def next_month(now: float, zone: str) -> float:
     return datetime(year, month, 1, tzinfo=local.tzinfo).astimezone(UTC).timestamp()
 
 
-def exponential_cooldown(failure_count: int, base_s: float, max_s: float) -> float:
-    """Return the length of the cooldown after so many consecutive failures, seconds."""
-    return min(base_s * 2.0 ** min(failure_count - 1, 60), max_s)
-
-
 def scope_key(
     scope: Scope, *, record: str, project: str, billing_account: str, bucket: str, verb: str
 ) -> tuple[str, str]:
@@ -160,7 +155,7 @@ class Cooldown:
         """
         if at >= self.until or not self.failure_count:
             self.failure_count += 1
-        return exponential_cooldown(self.failure_count, base_s, max_s)
+        return min(base_s * 2.0 ** min(self.failure_count - 1, 60), max_s)
 
     def extend(self, failure: str, until: float, *, waitable: bool) -> None:
         """Record a failure; it never shortens an active cooldown."""

@@ -21,10 +21,10 @@ from keyrot_middleware.core.model import (
     service_tier,
 )
 from keyrot_middleware.core.windows import (
+    Cooldown,
     QuotaWindows,
     Slot,
     Spending,
-    exponential_cooldown,
     next_midnight,
     next_month,
     scope_key,
@@ -130,7 +130,7 @@ def test_a_clock_that_is_set_back_begins_a_new_minute(back: float, kept: int) ->
 
 def test_the_backoff_has_no_overflow() -> None:
     """30, 60, 120 … 900 seconds, a thousand failures later too."""
-    steps = [exponential_cooldown(number, 30.0, 900.0) for number in (1, 2, 6, 1_000)]
+    steps = [Cooldown(0.0, n - 1).escalate(1.0, 30.0, 900.0) for n in (1, 2, 6, 1_000)]
     assert steps == [30, 60, 900, 900]
 
 

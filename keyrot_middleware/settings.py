@@ -660,7 +660,8 @@ def _of_other_providers(
 def reread(config: Config) -> Config:
     """Read keys.json again; all settings stay as they were read at start.
 
-    A key of GEMINI_API_KEYS keeps its id, so keys.json may not take that one later.
+    A key of GEMINI_API_KEYS keeps its id, so keys.json may not take that one later. A list without
+    any key, where the pool has no other, is taken for a file that is being written.
 
     Raises:
         ConfigError: With every mistake in the file.
@@ -673,9 +674,12 @@ def reread(config: Config) -> Config:
     taken = [key.key_id for key in in_file if key.key_id in config.inline]
     problems += [f"{name}, key {key_id}: a key of GEMINI_API_KEYS has this id" for key_id in taken]
     others = (k for k in config.keys if k.key_id in {*config.inline, *config.last_resorts})
+    keys = (*in_file, *others)
+    if not keys and not problems:
+        problems = [f'{name}: found no key; to take the last one out, keep it with "active": false']
     if problems:
         raise ConfigError(join_problems(problems))
-    return replace(config, keys=(*in_file, *others), keys_seen=seen, warnings=())
+    return replace(config, keys=keys, keys_seen=seen, warnings=())
 
 
 def _state_url(settings: Settings, problems: list[str]) -> str:

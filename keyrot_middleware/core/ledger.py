@@ -412,12 +412,11 @@ class Ledger:
         return cost, int(now // RESERVED_S)
 
     def _settle_spending(
-        self, lease: Lease, reservation: Reservation | None, outcome: Outcome, now: float
+        self, lease: Lease, reservation: Reservation, outcome: Outcome, now: float
     ) -> None:
         for name in lease.purses:
             spending, usd = self._spending(name, now), outcome.usage.cost_usd
-            if reservation is not None:
-                spending.release(reservation.period, reservation.cost)
+            spending.release(reservation.period, reservation.cost)
             if usd is not None:
                 spending.book(nano_usd(usd))
             self._records.purses[name] = spending
@@ -435,7 +434,7 @@ class Ledger:
         reservation = lease.reservation if isinstance(lease.reservation, Reservation) else None
         if reservation is not None:  # else it was not leased here: reported by KeyManager
             self._release(lease, reservation, outcome, now)
-        self._settle_spending(lease, reservation, outcome, now)
+            self._settle_spending(lease, reservation, outcome, now)
         for name in names:
             self._set_owner(name, lease.key_id, lease.project, now)
         if kind is not LeaseOutcome.UNSENT or verdict is not None:

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, LeaseLog, Rig, key
-from support.replies import lost, minute
+from support.replies import OK, lost, minute
 from support.servers import wait_for
 
 from keyrot_middleware.core import flow, waiting
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import CallInfo, Lease, Limits
+from keyrot_middleware.core.model import Block, CallInfo, Lease, LeaseOutcome, Limits, Outcome
 from keyrot_middleware.runtime.pool import SystemClock
 from keyrot_middleware.state import MemoryState
+
+SUCCESS = Outcome(LeaseOutcome.SUCCESS)
 
 
 class Running(SystemClock):
@@ -87,6 +89,24 @@ def held(rig: Rig, info: CallInfo = INFO) -> Lease:
     return lease
 
 
+def test_a_call_that_ends_wakes_the_first_waiting_call(way: str) -> None:
+    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
+    callers, release = Callers(rig, way), threading.Event()
+
+    def hold() -> Any:
+        assert release.wait(30)
+        return OK
+
+    rig.will("a", hold)
+    callers.begin("holder", waits=False)
+    wait_for(lambda: rig.sent == ["a"])
+    for number in range(4):
+        callers.begin(f"{number}", INFO._replace(tokens=number))
+    release.set()
+    callers.end()
+    assert [lease.tokens for lease in rig.ledger.leases] == [INFO.tokens, 0, 1, 2, 3]
+
+
 def test_an_unused_reservation_serves_the_first_waiting_call(way: str) -> None:
     """A minute is full until a request turns out not to have been sent."""
     rig = real(key("a", Limits(rpm=1)), max_wait_s=65.0, max_retries=0)
@@ -106,6 +126,33 @@ def test_an_unused_reservation_serves_the_first_waiting_call(way: str) -> None:
     callers.end()
     assert callers.served == ["p"]
     assert rig.pool.clock.time() < 1_767_270_660.0, "the minute is not over"
+
+
+def test_a_budget_ends_in_the_queue_too(way: str) -> None:
+    """A call in the queue fails when its own budget is over."""
+    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=0.4)
+    lease, callers = held(rig), Callers(rig, way)
+    callers.begin("p")
+    callers.begin("q", waits=False)
+    callers.end()
+    rig.state.settle(lease, SUCCESS)
+    assert sorted(callers.failed) == ["p", "q"]
+    assert callers.waiting == 0
+
+
+def test_those_behind_let_the_front_go_first(way, monkeypatch) -> None:
+    """A call that wakes up by itself does not look before the front is late."""
+    late(monkeypatch, 0.1)
+    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
+    lease, lines, now = held(rig), rig.pool.waiting_lines, rig.pool.clock.time()
+    full = {"b": Block("rpm", now + 1.0, waitable=True)}
+    lines.join(waiting.Ticket(INFO), full, now + 1.0, lines.version)
+    callers = Callers(rig, way)
+    callers.begin("p")
+    rig.state.settle(lease, SUCCESS)
+    callers.end()
+    assert callers.served == ["p"]
+    assert rig.pool.clock.time() >= now + 1.1
 
 
 def test_a_reset_key_and_a_new_one_serve_waiting_calls(way: str) -> None:

@@ -158,7 +158,7 @@ def test_an_unreadable_exception_does_not_replace_the_error(monkeypatch, caplog)
     error.__cause__, odd.__context__, behind.__context__ = odd, behind, ValueError(Unreadable())
     redact_exception(error, lambda text: text.replace("FAKE-value", "[redacted]"))
     assert [one.args for one in (error, odd, behind)] == [("[redacted]",)] * 3
-    assert "adapters failed (<class 'RuntimeError'>" in caplog.text
+    assert "clients failed (<class 'RuntimeError'>" in caplog.text
 
 
 pytestmark = [

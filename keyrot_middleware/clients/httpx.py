@@ -352,27 +352,8 @@ class _Explicit:
                 return PooledTransport(self._inner, HttpxTransports(calls, mine, library))
         return self._inner
 
-    def __enter__(self) -> Any:
-        self._inner.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._inner.__exit__(*error)
-
-    async def __aenter__(self) -> Any:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._inner.__aexit__(*error)
-
-    def close(self) -> None:
-        """Close the transport below."""
-        self._inner.close()
-
-    async def aclose(self) -> None:
-        """Close the transport below."""
-        await self._inner.aclose()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)  # clients open and close it by name
 
 
 _Transport = TypeVar("_Transport")

@@ -300,12 +300,12 @@ class Alerts(CallObserver):
 
     def _find(self) -> Iterator[Fact]:
         pool = self._pool
-        if pool.state.degraded:
+        seen = None if pool.state.degraded else self._report.look(anew=True)
+        if seen is None or pool.state.degraded:  # it was lost while it was looked at
             text = "the shared state is unreachable; this process uses in-process limits"
             yield Fact("state_degraded", "the shared state", text)
             yield from [one for one in self._kept.values() if one.is_on]
             return
-        seen = self._report.look(anew=True)
         for one in seen.calls:
             yield from _of_call(one, seen.at)
         for row in seen.rows:

@@ -1,8 +1,8 @@
 """aiohttp: a client middleware below those of the program, over the pool.
 
-Above it are the session's headers, cookies and tracers, redirects and the check of the status: none
-of them sees a key of the pool, or takes it along. aiohttp makes the requests and the responses, and
-each response has the program's own request.
+Above it are the session's headers, cookies, redirects and the check of the status: none of them
+sees a key of the pool, or takes it along. A tracer sees what is sent, with the key. aiohttp makes
+the requests and the responses, and each response has the program's own request.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
         if self._rest is not None:
             self._content, self._rest = await read_bounded(self._rest)
             return self._content, self._rest and body
-        if body and (body.size or 0) > LONGEST_BODY:
+        is_file = not isinstance(body, bytes | aiohttp.BytesPayload)
+        if body and is_file and (body.size or 0) > LONGEST_BODY:
             return b"", body
         self._content = bytes(body and await body.as_bytes())
         return self._content, None

@@ -567,7 +567,8 @@ class Call:
             headers[name] = text
             return url
         headers.pop(name, None)
-        return f"{url}{'&' if '?' in url else '?'}key={quote(key.reveal())}"
+        url, mark, fragment = url.partition("#")
+        return f"{url}{'&' if '?' in url else '?'}key={quote(key.reveal())}{mark}{fragment}"
 
     # Read a response ------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
                 return once.send(one, *args, **kwargs)
             except Exception as error:
                 if hasattr(error, "request"):
-                    error.request = request  # else it is the one with the key
+                    error.request = request.copy()  # else it is the one with the key
                 raise
 
         return self.handle(incoming, found, request, send_once)
@@ -113,14 +113,16 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
 
     def head(self, response: requests.Response, request: Any, redact: Redact) -> Mapping[str, str]:
         """Take keys out of the head of a response, and give it the program's request."""
-        response.request, response.url = request, request.url
-        if "key=" in request.url:
-            response.raw.url = request.path_url
         headers = response.headers  # its own method is three times as fast
         pairs = getattr(headers, "lower_items", headers.items)()
         said = "\n".join((*(text for _, text in pairs), response.reason or ""))
-        if redact(said) != said:
+        is_echo = redact(said) != said
+        if is_echo:
             scrub(response, redact)
+        response.request, response.url = request, request.url
+        if "key=" in request.url:
+            response.raw.url = request.path_url
+        if is_echo:
             response.raw = _raw(response, *self.pieces(response), redact)
         return response.headers
 

@@ -281,8 +281,12 @@ class PoolReport:
         key = row.key
         if key.disabled:
             raise KeyrotError(f"key {key_id} is disabled: {key.disabled}; change it there")
-        if row.overall.state == "unresolved":
-            raise KeyrotError(f"key {key_id} has no value, so no call uses it")
+        is_unknown = not self.state.is_local and key.record == key_id
+        if is_unknown or row.overall.state == "unresolved":
+            raise KeyrotError(
+                f"no process of the pool has a value for key {key_id} yet, so there is nothing to "
+                'switch; "active": false in keys.json keeps it from all of them'
+            )
         if active:
             self._reset(row)
             return f"key {key_id} is enabled"

@@ -183,8 +183,12 @@ def test_reset_makes_a_key_available(keyrot, service, key_id) -> None:
     assert isinstance(service.acquire(key_id), Lease)
 
 
-def test_a_key_is_disabled_and_enabled(keyrot: Keyrot, service: Service) -> None:
-    """Running services use it no longer, and use it again."""
+def test_a_key_is_disabled_and_enabled(keyrot: Keyrot, service: Service, monkeypatch) -> None:
+    """Running services use it no longer, and use it again; one that none has used is refused."""
+    monkeypatch.setitem(OF, "used_01", OF["used_01"].with_value("f"))
+    service.state.record_values([OF["used_01"]])
+    ran = keyrot("disable", "idle_01", **service.env)
+    assert (ran.returncode, '"active": false in keys.json' in ran.stderr) == (1, True)
     ran = keyrot("disable", "used_01", **service.env)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("key used_01 is disabled until ")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import httpx
@@ -52,6 +52,23 @@ def test_a_key_is_taken_wherever_it_is(library, where, gemini, pool) -> None:
         assert "alt=json" in sent.path
         assert response.url == native(gemini) + query
         assert gemini.key("A").value not in repr(vars(response))
+
+
+@pytest.mark.parametrize("answer", [None, "echo"])
+def test_a_prepared_request_of_requests_stays_as_it_is(answer, gemini, pool) -> None:
+    """With its own header, also where the key is echoed or no connection is made."""
+    key = gemini.add_key("A").value
+    pool("A")
+    url = native(gemini) if answer else "http://127.0.0.1:9/v1beta/models/m:generateContent"
+    if answer:
+        gemini.script("A", Reply.OK.with_headers(**{"x-echo": key}))
+    with requests.Session() as session:
+        mine = session.prepare_request(
+            requests.Request("POST", url, json=BODY, headers={"x-goog-api-key": key})
+        )
+        with suppress(requests.ConnectionError):
+            session.send(mine)
+    assert mine.headers["x-goog-api-key"] == key
 
 
 @LIBRARIES

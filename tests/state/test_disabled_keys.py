@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from support.states import A, failed, granted, refusal, settle
+from support.states import A as PLAIN
+from support.states import failed, granted, refusal, settle
 
 from keyrot_middleware.core.model import Scope
 from keyrot_middleware.core.selection import Selector
@@ -14,6 +15,8 @@ from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 
 H = 3_600.0
+A = PLAIN.with_value("f")
+"""A key whose value a process has."""
 
 
 @pytest.fixture

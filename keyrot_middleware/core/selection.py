@@ -15,7 +15,6 @@ call finds no key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from math import inf
 
 from .failures import METHOD_FAILURES
@@ -122,7 +121,8 @@ class Selector:
             if info.conversation:
                 start = int(info.conversation, 16) % len(group)
             batch = []
-            for candidate in chain(group[start:], group[:start]):
+            for number in range(start, start + len(group)):
+                candidate = group[number % len(group)]
                 key_id = candidate[1].key_id
                 if key_id in excluded:
                     continue

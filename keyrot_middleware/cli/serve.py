@@ -45,8 +45,8 @@ def serve(*, host: str, port: int, token_file: Path | None) -> int:
     # A file by default, so that the Python programs of this host share its counts.
     chosen: Any = {} if "state_url" in load().sources else {"state_url": IN_FILE}
     config = load(**chosen)
-    # What a provider sends, and when, is between it and the program, whose own timeout ends a call.
-    timeout, limits = httpx.Timeout(None, connect=30.0), httpx.Limits(max_connections=None)
+    # The program's own timeout ends a call sooner; a provider may be silent for an hour at most.
+    timeout, limits = httpx.Timeout(3_600.0, connect=30.0), httpx.Limits(max_connections=None)
     with listen(host, port) as listener:
         install(**chosen)
         # uvicorn ends on SIGTERM when the last request has, and then sends it again.

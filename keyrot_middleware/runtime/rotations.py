@@ -64,7 +64,7 @@ def rotations(state: State) -> list[Rotation]:
 def report_values(pool: Pool, *, is_new_minute: bool) -> None:
     """Say once a minute that this process runs, and how, and which values its keys have.
 
-    A state that was emptied is told all of it at once. The values of keys that are rotated are
+    A state that was emptied gets all of it at once. The values of keys that are rotated are
     looked up now.
     """
     now, counts = pool.clock.time(), dict[str, dict[str, int]]()

@@ -232,7 +232,7 @@ class FallbackState(State):
 
 
 def _nothing() -> None:
-    """Return nothing: the shared state alone is told, or asked."""
+    """Return nothing: only the shared state has this."""
 
 
 def _reason(error: Exception) -> str:

@@ -359,14 +359,10 @@ def day(
     if request.param == "valkey":
         made.valkey = request.getfixturevalue("valkey")
 
-    def look_in(one: Any, _: float, fact: Any = None) -> None:
-        if fact is not None:
-            one._compare({fact.name: fact}, has_all=False)
-
     monkeypatch.setattr(report, "FRESH_S", -1.0)
     monkeypatch.setattr(runtime, "LOOK_S", 0.0)
     monkeypatch.setattr(runtime.Refresher, "start", lambda one: setattr(one, "_on", True))
-    monkeypatch.setattr(alerts.Alerts, "look_in", look_in)
+    monkeypatch.setattr(alerts.Alerts, "look_in", lambda *_: None)
     monkeypatch.setattr(command, "time", SimpleNamespace(time=clock.time))
     monkeypatch.setattr(_install, "open_state", made.open_state)
     made.start(connect)

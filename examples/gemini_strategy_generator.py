@@ -16,7 +16,7 @@ from google.genai import errors, types
 
 import keyrot_middleware
 
-MODEL = "gemini-flash-latest"
+MODEL = "gemini-3.8-flash"
 
 RULES = """\
 You write trading strategies in Python. Answer with one Python module and nothing else: no prose

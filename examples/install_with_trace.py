@@ -24,7 +24,7 @@ def main() -> None:
     keyrot_middleware.install()
 
     client = genai.Client()
-    answer = client.models.generate_content(model="gemini-flash-latest", contents="Say hello.")
+    answer = client.models.generate_content(model="gemini-3.8-flash", contents="Say hello.")
     print(answer.text)
     for span in sorted(spans.get_finished_spans(), key=lambda one: one.start_time or 0):
         print(f"{'  ' if span.parent else ''}{span.name}  {span.status.description or 'ok'}")

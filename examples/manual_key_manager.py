@@ -12,7 +12,7 @@ from google.genai import errors
 
 from keyrot_middleware import ConfigError, KeyManager, KeyPoolExhausted
 
-MODEL = "gemini-flash-latest"
+MODEL = "gemini-3.8-flash"
 
 
 def ask(manager: KeyManager, question: str) -> str:

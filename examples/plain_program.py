@@ -9,7 +9,7 @@ from __future__ import annotations
 from google import genai
 from google.genai import types
 
-MODEL = "gemini-flash-latest"
+MODEL = "gemini-3.8-flash"
 
 
 def last_price(symbol: str) -> float:

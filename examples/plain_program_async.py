@@ -11,7 +11,7 @@ import asyncio
 from google import genai
 from google.genai import types
 
-MODEL = "gemini-flash-latest"
+MODEL = "gemini-3.8-flash"
 WORDS = ("RSI", "MACD", "drawdown", "slippage")
 
 

@@ -1,7 +1,7 @@
 """The pool for programs that choose keys by hand: the same state, the same rules.
 
 manager = keyrot_middleware.get_key_manager()
-key = manager.select_key("gemini-flash-latest", tokens_needed=1200)
+key = manager.select_key("gemini-3.8-flash", tokens_needed=1200)
 try:
     response = call_gemini_somehow(key.api_key)
 except Exception as error:

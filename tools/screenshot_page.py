@@ -27,7 +27,7 @@ from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "page.png"
 SIZE = {"width": 1440, "height": 1000}
 TOKEN = "the-token-of-the-picture"
-MODELS = ("gemini-2.5-flash", "gemini-2.5-pro")
+MODELS = ("gemini-3.8-flash", "gemini-4-argon")
 KEYS = [
     {"key_id": "free_1", "project": "my-app-dev", "tier": "free", "rpm": 5, "rpd": 250},
     {"key_id": "free_2", "project": "hobby", "tier": "free"},
@@ -44,7 +44,7 @@ REFUSALS = [
     (25, "paid_1", Reply.CAPACITY),
 ]
 """What Google refuses: so many seconds before the end, the next request of a key."""
-NOW = datetime(2026, 3, 3, 17, 40, 24, tzinfo=UTC)
+NOW = datetime(2026, 11, 3, 17, 40, 24, tzinfo=UTC)
 
 
 @contextmanager

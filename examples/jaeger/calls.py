@@ -7,7 +7,7 @@ from google.genai import types
 from google.genai.errors import APIError
 from opentelemetry import trace
 
-MODEL = "gemini-flash-latest"
+MODEL = "gemini-3.8-flash"
 QUESTION = "Say hello."
 TRIP = "What is the weather in Rome?"
 

@@ -31,8 +31,8 @@ import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
 
 KEYS = Path(__file__).with_name("pool.json")
-MODEL = "gemini-flash-latest"
-BETTER_MODEL = "gemini-pro-latest"
+MODEL = "gemini-3.8-flash"
+BETTER_MODEL = "gemini-4-argon"
 """No project of this example may use it, so its requests fall back to MODEL."""
 WORKERS = 6
 

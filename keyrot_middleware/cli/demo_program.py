@@ -8,7 +8,7 @@ from __future__ import annotations
 from google import genai
 from google.genai import types
 
-MODEL = "gemini-flash-latest"
+MODEL = "gemini-3.8-flash"
 TERMS = ("RSI", "MACD", "drawdown", "slippage", "leverage", "stop-loss", "backtest")
 
 

@@ -102,7 +102,7 @@ class KeyRegistry:
 # Models ------------------------------------------------------------------------------------------
 
 _LISTED = (
-    *(CURRENT_MODEL, "gemini-flash-lite-latest", "gemini-pro-latest", "gemini-3.8-flash"),
+    *(CURRENT_MODEL, "gemini-flash-latest", "gemini-flash-lite-latest", "gemini-pro-latest"),
     *("gemini-3.7-flash", "gemini-3.6-flash", "gemini-3.5-flash-lite", "gemini-3.1-flash-lite"),
     *("gemini-3.1-pro-preview", "gemini-embedding-001", "gemma-4-31b-it"),
     "imagen-4.0-generate-001",

@@ -31,7 +31,7 @@ import json, sys, threading, time
 from google import genai
 import keyrot_middleware
 keyrot_middleware.install()
-MODEL = "gemini-flash-latest"
+MODEL = "gemini-3.8-flash"
 client, stop, failed, ok = genai.Client(), threading.Event(), [], []
 def work():
     while not stop.is_set():

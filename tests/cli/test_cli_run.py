@@ -130,7 +130,7 @@ def test_run_needs_no_extra(started, hide, tmp_path, package) -> None:
 CALLS = """
 from google import genai
 client = genai.Client()
-print(client.models.generate_content(model="gemini-flash-latest", contents="hi").text)
+print(client.models.generate_content(model="gemini-3.8-flash", contents="hi").text)
 """
 PROGRAMS_OF_LIBRARIES = {
     "google-genai": CALLS,

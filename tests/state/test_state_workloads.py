@@ -5,6 +5,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from support.docs_blocks import ROOT
 from support.pool import INFO, key
 from support.states import OK, URIS, acquire, lease_of, open_at, refusal, refused, settle, used
 
@@ -51,13 +52,16 @@ def state(request: pytest.FixtureRequest, clock: FakeClock) -> State:
 class Service:
     """A chat at random times and a batch that never stops, against one limit a minute."""
 
-    def __init__(self, state: State, clock: FakeClock, rate: float, seed: int) -> None:
+    def __init__(
+        self, state: State, clock: FakeClock, rate: float, seed: int, minutes: int | None = None
+    ) -> None:
         self.state, self.clock, self.draw = state, clock, Random(seed)
         self.events: list[tuple[float, int, CallInfo, float]] = []
         self.waits: list[float] = []
+        self.sent = 0
         self.counted: dict[int, int] = {}
-        at = START
-        while at < START + 60 * MINUTES:
+        at, self.end = START, START + 60 * (minutes or MINUTES)
+        while at < self.end:
             at += self.draw.expovariate(rate / 60)
             self.push(at, CHAT, at)
         for number in range(4):
@@ -69,7 +73,7 @@ class Service:
     def run(self) -> None:
         while self.events:
             at, _, info, born = heapq.heappop(self.events)
-            if at >= START + 60 * MINUTES:
+            if at >= self.end:
                 return
             self.clock.advance(max(at - self.clock.time(), 0.0))
             reply = self.state.acquire(info, ((0, KEY),), spread=True)
@@ -77,6 +81,7 @@ class Service:
                 self.push(max(reply.blocks["a"].until, at + 0.05) + 0.001, info, born)
                 continue
             self.state.settle(reply, OK)
+            self.sent += 1
             for minute in {int((at - 1) // 60), int((at + 1) // 60)}:
                 self.counted[minute] = self.counted.get(minute, 0) + 1
             if info is CHAT:
@@ -101,6 +106,28 @@ def test_a_chat_does_not_wait_for_a_batch_that_takes_all_the_rest(uri: str) -> N
     waits.sort()
     assert sum(wait > 0 for wait in waits) <= 0.01 * len(waits)
     assert waits[int(0.99 * len(waits))] == 0
+
+
+def test_the_page_has_the_figures_of_this_simulation() -> None:
+    """docs/workloads.md says what the same three chats show in ten minutes and in an hour."""
+    sent: list[float] = []
+    waiting: dict[int, float] = {}
+    longest = 0.0
+    for minutes in (10, 60):
+        for rate in (6, 20, 30):
+            clock = FakeClock(START)
+            one = Service(open_at("memory://", clock.time), clock, rate, rate, minutes)
+            one.run()
+            sent.append(100 * one.sent / (LIMIT * minutes))
+            share = 100 * sum(wait > 0 for wait in one.waits) / len(one.waits)
+            waiting[minutes] = max(waiting.get(minutes, 0.0), share)
+            longest = max(longest, *one.waits)
+    page = " ".join((ROOT / "docs" / "workloads.md").read_text("utf-8").split())
+    assert f"{min(sent):.0f} to {max(sent):.0f} % of the limit are sent" in page
+    assert (
+        f"At most {waiting[10]:.1f} % of the chat's calls wait in the first ten minutes, "
+        f"and {waiting[60]:.1f} % in an hour, the longest {longest:.0f} s."
+    ) in page
 
 
 def all_of(state: State, info: CallInfo, one: Any = KEY) -> int:

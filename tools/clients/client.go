@@ -24,13 +24,13 @@ func main() {
 	}
 	for n := 0; n < calls; n++ {
 		if n%2 == 0 {
-			reply, err := client.Models.GenerateContent(ctx, "gemini-flash-latest", genai.Text("Hi"), nil)
+			reply, err := client.Models.GenerateContent(ctx, "gemini-3.8-flash", genai.Text("Hi"), nil)
 			say("whole", func() string { return reply.Text() }, err)
 			continue
 		}
 		text := ""
 		var failed error
-		for chunk, err := range client.Models.GenerateContentStream(ctx, "gemini-flash-latest", genai.Text("Hi"), nil) {
+		for chunk, err := range client.Models.GenerateContentStream(ctx, "gemini-3.8-flash", genai.Text("Hi"), nil) {
 			if failed = err; err != nil {
 				break
 			}

@@ -8,7 +8,7 @@ const messages = [{ role: "user", content: "Hi" }];
 const gemini = new GoogleGenAI({ apiKey: "keyrot-pool", httpOptions: { baseUrl: `${door}/gemini` } });
 const openai = new OpenAI({ apiKey: "keyrot-pool", baseURL: `${door}/openai/v1`, maxRetries: 0 });
 const anthropic = new Anthropic({ apiKey: "keyrot-pool", baseURL: `${door}/anthropic`, maxRetries: 0 });
-const asked = { model: "gemini-flash-latest", contents: "Hi" };
+const asked = { model: "gemini-3.8-flash", contents: "Hi" };
 const claude = { model: "claude-sonnet-5", max_tokens: 9, messages };
 const chat = { model: "gpt-5", messages };
 

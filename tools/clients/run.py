@@ -22,7 +22,7 @@ CALLS = 20
 LIMITED = {"message": "Too many", "type": "rate_limit_error", "code": "rate_limit_exceeded"}
 FAKES = {"gemini": FakeGemini, "openai": FakeOpenAI, "anthropic": FakeAnthropic}
 CURL = (
-    "for n in $(seq {calls}); do curl -sS {door}/gemini/v1beta/models/gemini-flash-latest:"
+    "for n in $(seq {calls}); do curl -sS {door}/gemini/v1beta/models/gemini-3.8-flash:"
     'generateContent -d \'{{"contents":[{{"parts":[{{"text":"Hi"}}]}}]}}\'; echo; done'
 )
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 from ...core.model import Limits
 
-CURRENT_MODEL = "gemini-flash-latest"
-"""What README, docs, examples and `keyrot check --live` ask for: an alias of Google's, since Google
-closes a model to new projects when it has a newer one."""
+CURRENT_MODEL = "gemini-3.8-flash"
+"""What README, docs, examples and `keyrot check --live` ask for. No alias such as
+`gemini-flash-latest`: those exist on `v1beta` alone, and google-genai 3 asks `v1`
+(docs/gemini-api.md#v1-and-v1beta). When Google has closed it to new projects, name the next one
+here, and replace it in README, docs and examples."""
 _FLASH, _LITE = Limits(rpm=5, tpm=250_000, rpd=20), Limits(rpm=15, tpm=250_000, rpd=500)
 FREE_LIMITS: Mapping[str, Limits] = {
     CURRENT_MODEL: _FLASH,
-    "gemini-3.8-flash": _FLASH,
     "gemini-3.6-flash": _FLASH,
     "gemini-3.5-flash-lite": _LITE,
     "gemini-3.1-flash-lite": _LITE,

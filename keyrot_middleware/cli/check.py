@@ -256,7 +256,8 @@ def _trouble(key: dict[str, Any]) -> str | None:
         return f"skipped: {key['problem']}"
     if live and not live["ok"] and live["failure"] not in BUSY:
         text = " ".join(str(live["text"]).split())[:MAX_TEXT]
-        return f"failed: {key['key_id']}: {live['failure']}: {text}"
+        advice = f"; {live['advice']}" if live["advice"] else ""
+        return f"failed: {key['key_id']}: {live['failure']}: {text}{advice}"
     return None
 
 

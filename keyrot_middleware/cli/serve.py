@@ -71,7 +71,7 @@ def _announce(door: Door, config: Config, host: str, port: int) -> None:
         prefix = "/v1" if isinstance(provider, OpenAI) else ""
         print(f"{provider.base_url_variable or provider.title}={address}/{name}{prefix}")
     first, (provider, _) = next(iter(door.upstream.items()))
-    asked = provider.check_path.format(model=provider.check_model)
+    asked = provider.check_url_path(provider.check_model)
     body = f" -d '{json.dumps(provider.check_body)}'" if provider.check_body else ""
     print(f"Try: curl {address}/{first}{asked} -H 'content-type: application/json'{body}")
     print("API key of each program: the token; without one, any text. Ctrl-C ends it", flush=True)

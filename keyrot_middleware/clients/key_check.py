@@ -34,12 +34,16 @@ class KeyCheck:
     code: int | None = None
     text: str | None = None
     """What the server said, without keys."""
+    advice: str = ""
+    """What to change, where the answer shows it."""
 
     def describe(self, key_id: str) -> str:
         """Say in a sentence what came of it."""
         if self.ok:
             return f"key {key_id} works: {self.model} answered in {self.seconds:.1f} s"
-        return f"key {key_id} failed with {self.failure} ({self.code or 'no status'}): {self.text}"
+        advice = f"; {self.advice}" if self.advice else ""
+        code = self.code or "no status"
+        return f"key {key_id} failed with {self.failure} ({code}): {self.text}{advice}"
 
 
 def check_key(
@@ -66,7 +70,7 @@ def check_key(
     if not is_within(base, allowed[platform]):
         origin = origin_from_url(base)
         raise KeyrotError(f"sent nothing: {origin or 'no host'} is not in KEYROT_ALLOWED_HOSTS")
-    path = provider.check_path.format(model=asked)
+    path = provider.check_url_path(asked)
     if base.endswith("/v1"):
         path = f"/{path.rpartition('/v1/')[2].lstrip('/')}"
     name, value = provider.key_field(Route(""), secrets.value(key_id).reveal())
@@ -93,4 +97,4 @@ def check_key(
         return KeyCheck(True, asked, seconds)
     verdict = provider.classify(facts, CallInfo(asked, "generateContent"), time.time())
     said = secrets.redact(verdict.message or said[:_SHOWN]).strip()
-    return KeyCheck(False, asked, seconds, verdict.failure, code, said)
+    return KeyCheck(False, asked, seconds, verdict.failure, code, said, verdict.advice)

@@ -208,6 +208,7 @@ class ParsedError(NamedTuple):
 
 Transport = Literal["", "connect", "reset", "timeout", "slow", "other"]
 Until = Callable[[ParsedError, float], float | None]
+Advise = Callable[[ParsedError], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,11 @@ class FailureFacts:
 
 def until_backoff(_parsed: ParsedError, _now: float) -> None:
     """Return None: the end is unknown, so the exponential cooldown applies."""
+
+
+def no_advice(_parsed: ParsedError) -> str:
+    """Return nothing: the error says it all."""
+    return ""
 
 
 def for_ten_minutes(_parsed: ParsedError, now: float) -> float:
@@ -401,6 +407,7 @@ class Rule(Consequences):
     has_retry_delay: bool = False
     scope: Scope = Scope.NONE
     until: Until = until_backoff
+    advise: Advise = no_advice
     any_body: bool = False
     """It is a rate limit, so it is believed from a proxy too."""
 
@@ -515,6 +522,7 @@ def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Ver
         retry_delay_s=parsed.retry_delay_s if rule.retry else None,
         exceeds_limit=exceeds_limit,
         message=_said(rule, parsed),
+        advice=rule.advise(parsed),
         **shared,
     )
 
@@ -549,5 +557,7 @@ def _narrow_scope(rule: Rule, info: CallInfo) -> Scope:
 
 
 def describe(verdict: Verdict) -> str:
-    """Return the failure for display: `quota_minute (429)`, `key_invalid (400)`, `reset`."""
-    return verdict.failure if verdict.code is None else f"{verdict.failure} ({verdict.code})"
+    """Return the failure for display: `quota_minute (429)`, `reset`; with its advice, if any."""
+    code = "" if verdict.code is None else f" ({verdict.code})"
+    advice = f": {verdict.advice}" if verdict.advice else ""
+    return f"{verdict.failure}{code}{advice}"

@@ -413,6 +413,8 @@ class Verdict(Consequences):
     """By our count the request is larger than the whole limit of every key of this tier."""
     message: str = field(default="", compare=False)
     """What the service wrote; empty where it is about the request, since it may quote that."""
+    advice: str = ""
+    """What to change in the program, where the reply shows it."""
 
 
 class LeaseOutcome(StrEnum):

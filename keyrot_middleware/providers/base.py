@@ -165,6 +165,10 @@ class Provider:
         """Where the paths of its API begin, such as `/v1`."""
         return self.check_path.rpartition("/")[0]
 
+    def check_url_path(self, model: str) -> str:
+        """Return the path of the request that shows whether a key is accepted."""
+        return self.check_path.format(model=model)
+
     def is_asked_like(self, other: Provider) -> bool:
         """Return whether no request shows for which of the two it is."""
         mine, its = ((type(p).route, p.key_header, p.base) for p in (self, other))

@@ -22,7 +22,7 @@ from ..core.commands import Settle, Sleep
 from ..core.failures import UNKNOWN_REFUSAL, describe
 from ..core.flow import Exhausted
 from ..core.judgement import describe_block
-from ..core.model import Block, CallInfo, Lease, Scope, project_name
+from ..core.model import Block, CallInfo, Lease, Scope, Verdict, project_name
 from ..core.text import one_line, utc
 from ..errors import KeyrotWarning, warn_unless_logged
 from ..locks import Lock
@@ -68,6 +68,8 @@ class LogObserver:
             self._on_wait(info, command)
             return
         lease, verdict = command.lease, command.outcome.verdict
+        if verdict is not None and verdict.advice:
+            self._advise(info, verdict)
         if verdict is None or not isinstance(reply, int | float):
             return
         who = _describe_scope(lease, verdict.scope)
@@ -114,6 +116,13 @@ class LogObserver:
         """Warn again if the new value is rejected too."""
         with self._lock:
             self._rejected.discard(key_id)
+
+    def _advise(self, info: CallInfo, verdict: Verdict) -> None:
+        """Log once a model what to change: a program that gets a response sees no note."""
+        with self._lock:
+            is_first = self._is_new((info.model, verdict.failure), inf, inf)
+        if is_first:
+            _log(self._pool, info, logging.WARNING, "%s", describe(verdict))
 
     def _is_new(self, name: tuple[str, str], leased_at: float, now: float) -> bool:
         if leased_at <= self._failures.get(name, -inf):

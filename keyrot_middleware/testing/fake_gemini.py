@@ -116,9 +116,14 @@ class FakeGemini(FakeServer):
         """Count requests for `model` under the quota of `bucket`, which errors then name."""
         self._service.models.aliases[model] = bucket
 
-    def remove_model(self, model: str) -> None:
-        """Answer 404 for a model from now on."""
-        self._service.models.removed.add(model)
+    def remove_model(self, model: str, version: str = "") -> None:
+        """Answer 404 for a model from now on.
+
+        Args:
+            model: Such as `gemini-3.1-pro-preview`; `v1` has no `-latest` alias in any case.
+            version: The API version that lacks it, such as `v1`; empty: all of them.
+        """
+        self._service.models.removed.add((model, version))
 
     # The answers.
 

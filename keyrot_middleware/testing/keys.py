@@ -116,7 +116,8 @@ class ModelCatalogue:
 
     def __init__(self) -> None:
         self.aliases: dict[str, str] = {}
-        self.removed: set[str] = set()
+        self.removed: set[tuple[str, str]] = set()
+        """Models, each with the API version that lacks it; empty: all of them."""
 
     def bucket(self, model: str) -> str:
         """Return the quota bucket of a model."""
@@ -126,13 +127,18 @@ class ModelCatalogue:
         """Return the quota buckets of the listed models, and those of aliases."""
         return {self.bucket(model) for model in _LISTED} | set(self.aliases.values())
 
-    def serves(self, model: str) -> bool:
-        """Return whether the model exists: of a known family, and not removed."""
-        return model.startswith(_FAMILIES) and model not in self.removed
+    def serves(self, model: str, version: str) -> bool:
+        """Return whether an API version has the model: of a known family, and not removed.
 
-    def all(self) -> list[dict[str, Any]]:
-        """Return the listed models."""
-        return [describe_model(model) for model in _LISTED if model not in self.removed]
+        `v1` has no alias (docs/gemini-api.md#v1-and-v1beta).
+        """
+        is_alias = model.endswith("-latest")
+        removed = not self.removed.isdisjoint({(model, ""), (model, version)})
+        return model.startswith(_FAMILIES) and not removed and not (is_alias and version == "v1")
+
+    def all(self, version: str) -> list[dict[str, Any]]:
+        """Return the models that an API version lists."""
+        return [describe_model(model) for model in _LISTED if self.serves(model, version)]
 
 
 def describe_model(model: str) -> dict[str, Any]:

@@ -30,6 +30,8 @@ _STORED_COLLECTIONS = frozenset(
         *("environments", "triggers", "voices", "webhooks"),
     }
 )
+_NOT_IN_V1 = frozenset({"auth_tokens", "cachedContents"})
+"""Google serves these, and Live, in other versions only (docs/gemini-api.md#v1-and-v1beta)."""
 _WITH_PARTS = frozenset({"environments", "interactions", "triggers"})
 """Those whose verbs are parts of the path: `interactions/ID/cancel`."""
 _METHOD_VERBS = {"GET": "get", "DELETE": "delete", "PATCH": "patch", "POST": "post", "PUT": "put"}
@@ -77,8 +79,9 @@ def parse_route(method: str, target: str) -> Route:
         return Route(verb if segments[2:3] == ["files"] else "", _segment(segments, 1), query=query)
     if segments[:1] == ["ws"]:
         match = _WEBSOCKET.fullmatch(_segment(segments, 1))
-        verb = (match[2] or match[3]) if match else ""
-        return Route(f"b{verb[1:]}" if match else "", match[1] if match else "", query=query)
+        if match is None or match[1] == "v1":
+            return Route("", match[1] if match else "", query=query)
+        return Route(f"b{(match[2] or match[3])[1:]}", match[1], query=query)
     if segments[1:] == ["interactions", "live"]:
         return Route("interactions.connect", segments[0], query=query)
     if segments[:1] == ["download"]:
@@ -98,7 +101,7 @@ def _versioned_route(method: str, version: str, rest: list[str], query: dict[str
         return replace(_openai_route(method, version, rest[1:], query), openai=True)
     if collection in _MODEL_COLLECTIONS:
         return _model_route(method, version, rest, query)
-    if collection in _STORED_COLLECTIONS:
+    if collection in _STORED_COLLECTIONS and not (version == "v1" and collection in _NOT_IN_V1):
         name, _, custom = "/".join(rest).partition(":")
         if query.get("alt") == "media" and not custom:  # of a file search store
             custom = "download"

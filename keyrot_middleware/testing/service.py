@@ -360,7 +360,7 @@ class Service:
         if verb not in MODEL_VERBS:
             return request, Reply.OK
         runs_agent = verb == "interactions.create" and "agent" in request.body
-        if not runs_agent and not self.models.serves(request.route.model):
+        if not runs_agent and not self._has_model(request):
             return request, Reply.MODEL_NOT_FOUND
         return self._charge(request) if verb in _QUOTA_VERBS else (request, Reply.OK)
 
@@ -445,7 +445,7 @@ class Service:
             return replace(request, resource=foreign), denied.as_close(1008)
         if request.route.verb not in LIVE_VERBS:
             return request, Reply.OK
-        if not self.models.serves(request.route.model):
+        if not self._has_model(request):
             return request, Reply.MODEL_NOT_FOUND.as_close(1008)
         request, reply = self._charge(request)
         return request, reply if reply.answers else reply.as_close(1011)
@@ -528,9 +528,13 @@ class Service:
 
     def _models(self, request: FakeRequest) -> Any:
         if request.route.verb == "models.list":
-            return list_page("models", self.models.all(), request.route.query)
-        served = self.models.serves(request.route.model)
+            models = self.models.all(request.route.version)
+            return list_page("models", models, request.route.query)
+        served = self._has_model(request)
         return describe_model(request.route.model) if served else Reply.MODEL_NOT_FOUND
+
+    def _has_model(self, request: FakeRequest) -> bool:
+        return self.models.serves(request.route.model, request.route.version)
 
     def _log_request(
         self,

@@ -198,6 +198,24 @@ def test_a_busy_key_works(keyrot, service) -> None:
     assert (ran.returncode, "works; now quota_minute (429)" in ran.stdout) == (0, True)
 
 
+def test_live_names_the_version_that_lacks_the_model(keyrot, service) -> None:
+    """It asks as the program's SDK does; what to set is shown, and then it works."""
+    given = {
+        "GEMINI_API_KEYS": service.add_key("good").value,
+        "GOOGLE_GEMINI_BASE_URL": service.url,
+        "KEYROT_ALLOWED_HOSTS": service.host,
+    }
+    service.remove_model("gemini-new-preview", "v1")
+    asked = ("check", "--live", "--model", "gemini-new-preview")
+    ran = keyrot(*asked, **given)
+    if service.log[0].path.startswith("/v1beta/"):
+        pytest.skip("this SDK asks v1beta (make sdk-versions)")
+    assert ran.returncode == 1
+    assert "is not found for API version v1," in ran.stdout
+    assert "set GOOGLE_GENAI_API_VERSION=v1beta" in ran.stdout
+    assert keyrot(*asked, **given, GOOGLE_GENAI_API_VERSION="v1beta").returncode == 0
+
+
 def test_live_follows_no_redirect(keyrot: Keyrot, service: FakeGemini) -> None:
     """The key is not sent to the target of the redirect; the result names the redirect."""
     key = service.add_key("moved").value

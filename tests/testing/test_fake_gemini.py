@@ -212,6 +212,49 @@ def test_an_exhausted_paid_day_names_the_true_delay(gemini, clock, connect) -> N
     client.models.generate_content(model=MODEL, contents="hello")
 
 
+VERBS = {
+    "generateContent": {"contents": [{"parts": [{"text": "hello"}]}]},
+    "streamGenerateContent?alt=sse": {"contents": [{"parts": [{"text": "hello"}]}]},
+    "countTokens": {"contents": [{"parts": [{"text": "hello"}]}]},
+    "embedContent": {"content": {"parts": [{"text": "hello"}]}},
+    "batchGenerateContent": {"batch": {}},
+    "": None,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_v1_has_no_alias(verb, gemini) -> None:
+    """Nor a model that was removed from it; v1beta has both, and both have the others."""
+    http = httpx.Client(base_url=gemini.url, headers={"x-goog-api-key": gemini.add_key("a").value})
+    gemini.remove_model("gemini-new-preview", "v1")
+    found = {}
+    for version in ("v1", "v1beta"):
+        for model in ("gemini-flash-latest", "gemini-new-preview", "gemini-3.8-flash"):
+            path = f"/{version}/models/{model}{':' if verb else ''}{verb}"
+            reply = http.request("POST" if verb else "GET", path, json=VERBS[verb])
+            found[version, model] = reply.status_code
+            if reply.status_code == 404:
+                said = f"models/{model} is not found for API version v1, or is not supported for "
+                assert reply.json()["error"]["message"].startswith(said)
+        listed = [model["name"] for model in http.get(f"/{version}/models").json()["models"]]
+        assert ("models/gemini-flash-latest" in listed) == (version == "v1beta")
+    http.close()
+    assert list(found.values()) == [404, 404, 200, 200, 200, 200]
+
+
+@pytest.mark.parametrize("collection", ["cachedContents", "auth_tokens", "interactions"])
+def test_what_v1_does_not_serve_is_a_wrong_path(collection, gemini) -> None:
+    """Google has caches and tokens elsewhere; see test_fake_live for Live."""
+    headers = {"x-goog-api-key": gemini.add_key("a", tier="paid").value}
+    body = {"model": "gemini-3.8-flash", "input": "hello", "contents": []}
+    replies = [
+        httpx.post(f"{gemini.url}/{version}/{collection}", json=body, headers=headers)
+        for version in ("v1", "v1beta")
+    ]
+    lacks_it = collection != "interactions"
+    assert [reply.status_code for reply in replies] == [404 if lacks_it else 200, 200]
+
+
 def test_every_way_of_waiting_moves_the_clock() -> None:
     """advance, sleep and asleep move it by their seconds, and monotonic counts from the start."""
     clock = FakeClock(100.0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from google import genai
 from support.modes import MODEL
+from websockets.exceptions import InvalidStatus
 
 from keyrot_middleware.testing import FakeGemini, plain_websockets
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(autouse=True)
-def _no_tls() -> Any:
+def _no_tls(v1beta: None) -> Any:
     with plain_websockets():
         yield
 
@@ -45,6 +46,18 @@ async def session(client: Any, **config: Any) -> AsyncIterator[Any]:
 async def say(live: Any, text: str) -> list[Any]:
     await live.send_client_content(turns={"role": "user", "parts": [{"text": text}]})
     return [message async for message in live.receive()]
+
+
+def test_v1_has_no_live(gemini: FakeGemini, connect: Connect) -> None:
+    """Its handshake is a wrong path; so it is with what google-genai 3 asks by itself."""
+    client = connect(gemini.add_key("a").value, api_version="v1")
+
+    async def talk() -> None:
+        async with session(client):
+            pass
+
+    with pytest.raises(InvalidStatus, match="404"):
+        asyncio.run(talk())
 
 
 def test_a_turn_is_answered_with_its_usage(gemini: FakeGemini, connect: Connect) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from typing import Any
 from urllib.parse import parse_qs
@@ -46,6 +48,8 @@ class Gemini(Provider):
     hosts = ("generativelanguage.googleapis.com",)
     variables = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
     base_url_variable = "GOOGLE_GEMINI_BASE_URL"
+    beta, default_version = "v1beta", "v1"
+    """The API version of previews, and the one that google-genai 3 asks by itself."""
     check_path = "/v1beta/models/{model}:generateContent"
     check_body = _ONE_TOKEN
     check_model = CURRENT_MODEL
@@ -63,6 +67,25 @@ class Gemini(Provider):
     read_reply = staticmethod(replies.read_reply)
     events = staticmethod(replies.events_of)
     parse_error = staticmethod(errors.parse_error)
+
+    def check_url_path(self, model: str) -> str:
+        """Return the path in the API version that the program's google-genai asks by itself."""
+        path = super().check_url_path(model)
+        return path.replace(self.beta, self._sdk_version(), 1)
+
+    def _sdk_version(self) -> str:
+        """Return that version (docs/gemini-api.md#v1-and-v1beta).
+
+        The SDK has no public name for it. Before 3 it is `v1beta`, whatever the variable says.
+        """
+        try:
+            major = int(version("google-genai").partition(".")[0])
+        except (PackageNotFoundError, ValueError):
+            return self.beta  # it has all models
+        if major < 3:
+            return self.beta
+        chosen = os.environ.get("GOOGLE_GENAI_API_VERSION") or self.default_version
+        return self.beta if chosen == "beta" else chosen
 
     def find_key(self, route: Route, headers: Any, url: str) -> tuple[str, bool]:
         """Return the key of a request where Google reads it, or a placeholder from anywhere."""
@@ -121,6 +144,7 @@ class VertexExpress(Gemini):
     otel = "gcp.vertex_ai"
     hosts = ("aiplatform.googleapis.com",)
     base_url_variable = "GOOGLE_VERTEX_BASE_URL"
+    beta = default_version = "v1beta1"
     check_path = "/v1beta1/publishers/google/models/{model}:generateContent"
     route = staticmethod(requests.express_route_of)
 

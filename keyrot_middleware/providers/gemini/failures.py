@@ -55,6 +55,17 @@ def until_day_end(parsed: ParsedError, now: float) -> float | None:
     return next_midnight(now, ZONE)
 
 
+_ASK_V1BETA = (
+    "v1beta may have this model, v1 does not: set GOOGLE_GENAI_API_VERSION=v1beta (google-genai 3 "
+    'and later), pass http_options={"api_version": "v1beta"}, or name another model'
+)
+
+
+def ask_another_version(parsed: ParsedError) -> str:
+    """Return what to do about a model that v1 lacks (docs/gemini-api.md#v1-and-v1beta)."""
+    return _ASK_V1BETA if "is not found for API version v1," in parsed.message else ""
+
+
 _QUOTA = (429,)
 
 
@@ -182,6 +193,7 @@ RULES: tuple[Rule, ...] = (
         "model_not_found",
         (404,),
         text=r"^(?:models/\S{1,200} is|Publisher Model \S{1,300}(?: was)?) not found\b",
+        advise=ask_another_version,
     ),
     Rule(
         "location",

@@ -11,6 +11,7 @@ from support.modes import MODEL, ask_sync, run, spread
 import keyrot_middleware
 from keyrot_middleware.testing import Reply
 
+pytestmark = pytest.mark.usefixtures("v1beta")
 PLAIN = types.UploadFileConfig(mime_type="text/plain")
 CACHE = types.CreateCachedContentConfig(contents="a long text " * 500)
 CREATES: dict[str, Callable[[Any], Any]] = {

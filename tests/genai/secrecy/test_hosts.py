@@ -170,6 +170,7 @@ def test_a_vertex_client_without_a_key_gets_none(by, gemini, pool, monkeypatch) 
     assert gemini.log[0].header_values("authorization") == ["Bearer FAKE-token"]
 
 
+@pytest.mark.usefixtures("v1beta")
 def test_live_sends_the_pools_key_to_its_own_host_only(gemini, pool, connect, monkeypatch) -> None:
     """A session with a host of its own is refused before it connects; a key of its own is not.
 

@@ -91,3 +91,17 @@ def test_a_client_outlives_its_pool(call, gemini, pool, connect) -> None:
     with contextlib.suppress(Exception):
         work()
     assert sent(gemini)[0] == [gemini.key("A").value]
+
+
+@pytest.mark.parametrize("named_by", ["argument", "environment"])
+def test_the_placeholder_of_the_environment_replaces_no_project(
+    named_by, monkeypatch, no_key
+) -> None:
+    """The SDK takes a key of the environment for express mode's only where no project is named."""
+    monkeypatch.setenv("GEMINI_API_KEY", POOL_KEY)
+    options = {"project": "web", "location": "global"} if named_by == "argument" else {}
+    if not options:
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "web")
+    client = genai.Client(vertexai=True, **options)
+    assert (client._api_client.project, client._api_client.api_key) == ("web", None)
+    client.close()

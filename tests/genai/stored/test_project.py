@@ -17,6 +17,7 @@ KEYS = (
     {"key_id": "B2", "project": "p"},
     {"key_id": "C", "project": "other", "priority": 1},
 )
+pytestmark = pytest.mark.usefixtures("v1beta")
 KINDS = ("batches", "files", "caches", "file_search_stores")
 OTHER = "project: not the one that this call may use (project)"
 

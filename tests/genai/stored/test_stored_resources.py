@@ -15,7 +15,7 @@ import keyrot_middleware
 from keyrot_middleware.core.model import Lease
 from keyrot_middleware.testing import FakeGemini, Reply
 
-pytestmark = SDK_WARNINGS
+pytestmark = [*SDK_WARNINGS, pytest.mark.usefixtures("v1beta")]
 ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])
 continues = pytest.mark.skipif(SDK < (2, 0), reason="the SDK continues answers from 2.0 on")
 TEXT = {"mime_type": "text/plain"}

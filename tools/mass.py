@@ -1,6 +1,6 @@
 """Print the lines of code of the package, per folder: no blank line, comment or docstring counts.
 
-`make lint` prints the total beside the budget in CONTRIBUTING.md. `--folders` prints each folder.
+`make lint` prints the total, which is no bar. `--folders` prints each folder.
 Of tests and tools all lines count.
 """
 

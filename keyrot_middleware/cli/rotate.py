@@ -6,6 +6,7 @@ through stdin and stdout only: never into an argument, the environment of a comm
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -24,12 +25,13 @@ from ..core.model import Candidate
 from ..core.text import did_you_mean
 from ..errors import KeyrotError
 from ..keys_file import KeySpec
+from ..providers.gemini import Gemini
 from ..providers.keys import hide_secrets, mask_keys
 from ..runtime.rotations import BEGUN_S, Rotation, add_rotation, read_processes, rotations
-from ..secrets import Secret
+from ..secrets import Secret, SecretStore
 from ..secrets.cache import SecretCache, SecretLocation
-from ..secrets.stores import InlineStore, open_secret_cache
-from ..settings import Config, load
+from ..secrets.stores import EnvStore, InlineStore, open_secret_cache
+from ..settings import KEY_PREFIX, Config, load
 from ..state import State
 from .status import open_configured
 
@@ -77,6 +79,15 @@ _NOT_SHARED = (
     "which processes send with a value is known in a shared state only: set KEYROT_STATE_URL, or "
     "leave out --revoke"
 )
+_IN_A_LIST = """\
+the value of {key_id} stands in {listed} (environment or .env), where this command does not write.
+
+To replace it there, change {listed} and restart the processes, which read it when they start. \
+Then revoke the old value.
+
+To rotate without a restart in future, give the key a place of its own: {entry} in the list of \
+keys.json, its value as {variable} in .env, in a file or in a secret store, and no longer in \
+{listed}. docs/rotate.md says more."""
 
 
 @dataclass(slots=True)
@@ -95,7 +106,7 @@ class _Rotating:
         store, ref, _ = self.secrets.locations[key_id]
         write, previous = getattr(store, "replace", None), getattr(store, "previous", None)
         if write is None or previous is None:
-            raise KeyrotError(f"key {key_id}: no value can be written into {store.scheme}")
+            raise KeyrotError(self._cannot_be_written(store))
         if key_id not in self.secrets.resolved:
             raise KeyrotError(f"no value to replace: {self.secrets.unresolved.get(key_id)}")
         current = self.secrets.value(key_id)
@@ -105,6 +116,8 @@ class _Rotating:
             rotation = rotation._replace(at=time.time(), step="begun")
             self._finish(rotation, previous(key_id, ref, current))
             return
+        if isinstance(store, EnvStore):
+            store.require_in_file(key_id, ref)  # before a value is asked for, or made
         new = self._take()
         made = f"delete what --create made, #{new.fingerprint}"
         try:
@@ -130,6 +143,29 @@ class _Rotating:
         place = getattr(store, "place", lambda _: store.scheme)(key_id)
         _say(f"the new value #{rotation.new} is in {ref or place}")
         self._finish(rotation, current)
+
+    def _cannot_be_written(self, store: SecretStore) -> str:
+        """Say where the value is, and how it is replaced there."""
+        key_id, provider = self.key.key_id, providers.of(self.key.service)
+        if not isinstance(store, InlineStore):
+            return (
+                f"key {key_id}: the secret store {store.scheme} lacks replace() and previous(), so "
+                "this command does not write into it. Store the new value there yourself, and "
+                f"revoke the old one {self._when_taken(store)}"
+            )
+        entry, listed = {"key_id": key_id}, "GEMINI_API_KEYS"
+        variable = f"GEMINI_KEY_{key_id}"
+        if provider.name != Gemini.name:
+            entry["provider"], variable = provider.name, f"{KEY_PREFIX}{key_id}"
+            listed = " or ".join(f"{name}S" for name in provider.variables)
+        values = {"key_id": key_id, "listed": listed, "variable": variable}
+        return _IN_A_LIST.format(entry=json.dumps(entry), **values)
+
+    def _when_taken(self, store: SecretStore) -> str:
+        """Say when all processes have looked a new value up."""
+        ttl_s = 0.0 if getattr(store, "fixed", False) else self.config.settings.secrets_ttl_s
+        when = f"in {ttl_s + 60:g} s, when all" if ttl_s > 0 else "after a restart of all"
+        return f"{when} processes have looked the new one up."
 
     def _unfinished(self, current: Secret) -> Rotation | None:
         """Return the rotation that gave the key its value and has not ended."""
@@ -183,9 +219,8 @@ class _Rotating:
         """Wait for the processes, and revoke the old value."""
         by_hand = f"Revoke the old value #{rotation.old} of key {rotation.key_id} at its provider"
         if self.state is None:
-            ttl_s = self.config.settings.secrets_ttl_s
-            when = f"in {ttl_s + 60:g} s, when all" if ttl_s > 0 else "after a restart of all"
-            print(f"{by_hand} {when} processes have looked the new one up.")
+            store = self.secrets.locations[rotation.key_id].store
+            print(f"{by_hand} {self._when_taken(store)}")
             return
         try:
             self._add(rotation)

@@ -123,7 +123,7 @@ def read_env_safely(path: Path) -> dict[str, str | None]:
 class InlineStore:
     """Values of a setting (`GEMINI_API_KEYS`, an argument of install())."""
 
-    scheme = "inline"
+    scheme = "setting"
     instant = True
     fixed = True
 
@@ -173,10 +173,7 @@ class EnvStore:
         Raises:
             SecretError: That is not possible, or the file has another value meanwhile.
         """
-        name = _name(key_id, ref, read_env_safely(self._env_file))
-        if name in os.environ:
-            why = "is set in the environment, which a process keeps; set it in .env instead"
-            raise SecretError(f"key {key_id}: the variable {name} {why}")
+        name = self.require_in_file(key_id, ref)
         with _alone_with(self._env_file, key_id) as file:
             if read_env_file(file).get(name) != old.reveal():
                 raise SecretError(f"key {key_id}: .env: {CHANGED}")
@@ -184,6 +181,18 @@ class EnvStore:
             if not text:
                 raise SecretError(f"key {key_id}: .env: the line of {name} cannot be replaced")
             _write(file, text)
+
+    def require_in_file(self, key_id: str, ref: str | None) -> str:
+        """Return the variable of a key, which can be written.
+
+        Raises:
+            SecretError: The environment has it, which beats `.env`.
+        """
+        name = _name(key_id, ref, read_env_safely(self._env_file))
+        if name in os.environ:
+            why = "is set in the environment, which a process keeps; set it in .env instead"
+            raise SecretError(f"key {key_id}: the variable {name} {why}")
+        return name
 
     def previous(self, key_id: str, ref: str | None, current: Secret) -> Secret | None:
         """Return the value of `NAME_PREVIOUS`."""

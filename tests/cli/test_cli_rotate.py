@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from keyrot_middleware.cli import rotate as rotate_module
 from keyrot_middleware.core.activity import ActivityRows
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.runtime.rotations import rotations
+from keyrot_middleware.secrets import Secret
 from keyrot_middleware.state import open_shared
 from keyrot_middleware.testing import FakeGemini, FakeOpenAI, Reply
 
@@ -322,13 +323,75 @@ def test_without_a_shared_state_nothing_is_revoked(pool: Pool) -> None:
     assert pool.stored() == new
 
 
-@pytest.mark.parametrize("key_id", ["c", "key_1"])
-def test_a_key_that_cannot_be_rotated_is_named(key_id: str, pool: Pool) -> None:
-    """An unknown id, and a key of a setting."""
-    env = {"GEMINI_API_KEYS": pool.values["a"]} if key_id == "key_1" else {}
-    ran = pool.rotate(key_id, stdin="FAKE-x", **env)
+def test_an_unknown_key_is_named(pool: Pool) -> None:
+    """With those that there are."""
+    ran = pool.rotate("c", stdin="FAKE-x")
+    assert (ran.returncode, "no key 'c'; keys: a, b." in ran.stderr) == (1, True)
+
+
+LISTS = {
+    "key_1": ("GEMINI_API_KEYS", "GEMINI_KEY_key_1", {"key_id": "key_1"}),
+    "openai_1": (
+        "OPENAI_API_KEYS",
+        "KEYROT_KEY_openai_1",
+        {"key_id": "openai_1", "provider": "openai"},
+    ),
+}
+
+
+@pytest.mark.parametrize("key_id", LISTS)
+def test_of_a_key_in_a_list_it_says_where_the_value_is(key_id: str, pool: Pool) -> None:
+    """And how the key gets a place that can be written: done so, it is rotated."""
+    listed, variable, entry = LISTS[key_id]
+    with FakeOpenAI() as openai:
+        fake = openai if "provider" in entry else pool.gemini
+        old, new = fake.add_key("old").value, fake.add_key("new").value
+        pool.env["KEYROT_ALLOWED_HOSTS"] = f"{pool.gemini.host},openai={openai.url}"
+        pool.env["OPENAI_BASE_URL"] = openai.base_url
+        ran = pool.rotate(key_id, "--create", "touch made", **{listed: old})
+        assert ran.returncode == 1
+        assert f"the value of {key_id} stands in {listed} (environment or .env)" in ran.stderr
+        assert json.dumps(entry) in ran.stderr
+        assert f"its value as {variable} in .env" in ran.stderr
+        assert ("inline" in ran.stderr, Path("made").exists()) == (False, False)
+        (pool.folder / "keys.json").write_text(json.dumps([entry]))
+        pool.env_file.write_text(f"{variable}={old}\n")
+        ran = pool.rotate(key_id, stdin=new)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert pool.env_file.read_text().startswith(f"{variable}={new}\n")
+
+
+def test_a_variable_of_the_environment_is_refused_before_a_value_is_made(pool: Pool) -> None:
+    """It would hide what is written into `.env`."""
+    env = {"GEMINI_KEY_a": pool.values["a"]}
+    ran = pool.rotate("a", "--create", "touch made", **env)
+    assert (ran.returncode, "set it in .env instead" in ran.stderr) == (1, True)
+    assert not Path("made").exists()
+
+
+class ReadOnlyStore:
+    """A store of a plugin, without the two methods that `keyrot rotate` needs."""
+
+    scheme = "readonly"
+
+    def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret]:
+        """Return one value for all."""
+        return {key_id: Secret("FAKE-a") for key_id in refs}
+
+
+def test_a_store_that_cannot_be_written_is_named(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And when the old value may be revoked after it was replaced there."""
+    entry_point = SimpleNamespace(load=lambda: lambda _environ: ReadOnlyStore())
+    plugins = {"readonly": entry_point}
+    for name in ("keyrot_middleware.keys_file", "keyrot_middleware.secrets.stores"):
+        monkeypatch.setattr(f"{name}.entry_point_stores", lambda: plugins)
+    (pool.folder / "keys.json").write_text('[{"key_id": "a", "secret": "readonly://a"}]')
+    ran = pool.rotate("a", stdin="FAKE-x")
     assert ran.returncode == 1
-    assert key_id in ran.stderr
+    assert "the secret store readonly lacks replace() and previous()" in ran.stderr
+    assert "revoke the old one in 360 s, when all processes have looked" in ran.stderr
 
 
 def start(pool: Pool, *arguments: str) -> subprocess.Popen[str]:

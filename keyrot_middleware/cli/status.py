@@ -14,12 +14,15 @@ from rich import markup
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from ..core.model import DEFAULT_PLATFORM, Candidate
+from .. import providers
+from ..core.model import DEFAULT_PLATFORM, Candidate, Usage
 from ..core.selection import Selector
 from ..core.text import did_you_mean, mask_url, one_line, remaining, short_time
 from ..errors import KeyrotError
 from ..monitoring.report import DISABLED_S, LIMIT_MAX, PoolReport
 from ..monitoring.view import WINDOWS, Row, lines_of, look
+from ..prices import PriceList
+from ..providers.gemini.models import FREE_LIMITS
 from ..providers.keys import hide_secrets
 from ..runtime.judging import CallSettings
 from ..runtime.recorder import Activity
@@ -65,11 +68,13 @@ def explain(model: str, tokens: int, workload: str, *, as_json: bool) -> int:
         as_json: Print JSON.
 
     Returns:
-        0; or 1 where no key is available, or that cannot be found out.
+        0, also for a model that nothing knows: it may be a new one. Or 1 where no key is available,
+        or that cannot be found out.
     """
 
     def show(report: PoolReport) -> int:
         found = report.explain(model, tokens, workload)
+        found["doubt"] = _doubt(report, found["model"])
         if as_json:
             print(json.dumps(found, indent=2))
         else:
@@ -77,6 +82,28 @@ def explain(model: str, tokens: int, workload: str, *, as_json: bool) -> int:
         return 0 if found["key_id"] is not None else 1
 
     return _with_report(show, as_json)
+
+
+def _doubt(report: PoolReport, model: str) -> str | None:
+    """Say that nothing knows a model, which may be misspelt; None if something does."""
+    now, rows = report.now(), report.look().rows
+    chains = report.settings(now).next_models
+    known = {*chains, *chains.values(), *FREE_LIMITS}
+    known.update(pair.model for pair in report.activity.read().pairs(now))
+    known.update(row.key.model for row in rows if row.key.model)
+    known.update(used.bucket for row in rows for used in row.known.used)
+    if model in known:
+        return None
+    prices, one = PriceList(), Usage(input_tokens=1)
+    sellers = {providers.of(row.key.platform) for row in rows}
+    lists = [seller.prices or seller.name for seller in sellers]
+    if any(prices.cost(one, model, now, provider=name) is not None for name in lists):
+        return None
+    also = "no key is for it"
+    if prices.is_installed:
+        also = "the price list of the pool's providers does not know it"
+    asked = f"No call of today or yesterday has asked for {model}, and {also}."
+    return f"{asked}{did_you_mean(model, known)}"
 
 
 def change(key_id: str, action: str, for_s: float | None = None) -> int:
@@ -244,6 +271,8 @@ def _window(window: dict[str, Any]) -> str:
 
 def _show_explanation(found: dict[str, Any]) -> None:
     out = console()
+    if found["doubt"]:
+        out.print(escape(found["doubt"]), soft_wrap=True)
     out.print(escape(found["sentence"]))
     drawn = table("", "order", "key", "project", "why", "back")
     now = datetime.fromisoformat(found["at"])

@@ -255,6 +255,40 @@ def test_explain_shows_which_key_a_call_would_get(keyrot: Keyrot, service: Servi
     assert [key["position"] for key in found["keys"]][:2] == [1, 2]
 
 
+@pytest.mark.parametrize("lists", ["with prices", "without prices"])
+def test_explain_doubts_a_model_that_nothing_knows(
+    keyrot: Keyrot, service: Service, hide: Callable[[str], dict[str, str]], lists: str
+) -> None:
+    """It says so first, suggests a name that is known, and explains the call all the same."""
+    env = {**service.env, "GEMINI_KEY_idle_01": "FAKE-value-of-idle_01"}
+    if lists == "without prices":
+        env |= hide("genai_prices")
+    why = {
+        "with prices": "the price list of the pool's providers does not know it",
+        "without prices": "no key is for it",
+    }
+    ran = keyrot("explain", "gemini-3.8-flsh", **env)
+    first, second, *_ = ran.stdout.splitlines()
+    asked = "No call of today or yesterday has asked for gemini-3.8-flsh, and "
+    assert first == f'{asked}{why[lists]}. Did you mean "gemini-3.8-flash"?'
+    assert second.startswith("A call to gemini-3.8-flsh would get ")
+    assert ran.returncode == 0
+    found = json.loads(keyrot("explain", "gemini-3.8-flsh", "--json", **env).stdout)
+    assert (found["doubt"], found["answer"]) == (first, "served")
+
+
+def test_explain_knows_a_model_by_each_that_names_it(keyrot: Keyrot, service: Service) -> None:
+    """A key, a call, a chain and the price list; one that a provider calls `models/…` too."""
+    record = CallRecord(time.time(), "called-before", 0.1, "failed", ())
+    activity = Activity(service.state, time.time)
+    activity.add(record)
+    activity.send()
+    env = service.env | {"KEYROT_FALLBACK_MODELS": "first-of-chain>last-of-chain"}
+    names = ("called-before", "first-of-chain", "last-of-chain", INFO.model, "gemini-2.0-flash")
+    for name in (*names, f"models/{INFO.model}"):
+        assert json.loads(keyrot("explain", name, "--json", **env).stdout)["doubt"] is None, name
+
+
 def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:
     """Switched off, and without any key: exit code 1, and the reason."""
     assert "no key: set GEMINI_API_KEYS" in keyrot("status").stderr

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,29 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _collected() -> Iterator[None]:
+    """Collect at the end of each file, so that what it left open fails it, and no later file."""
+    yield
+    gc.collect()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, None, None]:
+    """Say of what that collection finds that any test of the file may have left it."""
+    try:
+        return (yield)
+    except (pytest.PytestUnraisableExceptionWarning, ExceptionGroup) as error:
+        if nextitem is None or nextitem.path != item.path:
+            error.add_note(
+                f"Found at the end of {item.path.name}; any of its tests may have left it. "
+                "With PYTHONTRACEMALLOC=20 you see where it was made."
+            )
+        raise
+
+
 def pytest_sessionfinish() -> None:
     """Stop the Redis servers and the process that tests share, whichever files were run."""
     for module, stop in (("support.servers", "stop_all"), ("support.forks", "stop_forking")):
@@ -89,6 +112,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith(_OURS)]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def v1beta(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask v1beta, as docs/gemini-api.md says of Live and caches; google-genai 3 asks v1."""
+    monkeypatch.setenv("GOOGLE_GENAI_API_VERSION", "v1beta")
 
 
 ROOM_S = 40.0

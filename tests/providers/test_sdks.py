@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import json
 import runpy
@@ -33,8 +34,8 @@ from keyrot_middleware.testing import FakeAnthropic, FakeOpenAI
 from keyrot_middleware.testing.replies import Scripted
 
 pytestmark = [
-    pytest.mark.filterwarnings(f"ignore::{name}")  # programs that close no client
-    for name in ("keyrot_middleware.KeyrotWarning", "pytest.PytestUnraisableExceptionWarning")
+    pytest.mark.filterwarnings("ignore::keyrot_middleware.KeyrotWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # programs that close no client
 ]
 CALLS = 12
 HI: list[Any] = [{"role": "user", "content": "hi"}]
@@ -109,6 +110,13 @@ SDKS: list[tuple[str, Ask]] = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _programs_collected() -> Iterator[None]:
+    """Collect what the programs left open, as users' do, before another test meets it."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 def fake() -> Iterator[Callable[[str], Fake]]:
     """Return what starts the fake of a provider."""
@@ -180,7 +188,8 @@ def test_the_part_of_a_limit_that_is_the_pools_is_no_smaller_for_what_others_use
     value = server.add_key("A", rpm=10).value
     monkeypatch.setenv("OPENAI_API_KEYS", value)
     for _ in range(others):
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key=value).models.list()
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key=value) as client:
+            client.models.list()
     keyrot_middleware.install(allowed_hosts=f"openai={server.url}", max_wait_s=0, use=0.5)
     begin, sent = time.monotonic(), 0
     with contextlib.suppress(openai.RateLimitError):
@@ -200,10 +209,14 @@ def test_keys_of_a_provider_serve_its_hosts_alone(
     server, other = fake(name), fake("groq")
     pool(name, server, "A")
     key = gemini.add_key("own").value
-    client = openai.OpenAI(base_url=f"{other.url}/v1", api_key="own-FAKE-key", max_retries=0)
-    with pytest.raises(openai.AuthenticationError):
+    own: dict[str, Any] = {"api_key": "own-FAKE-key", "max_retries": 0}
+    with (
+        openai.OpenAI(base_url=f"{other.url}/v1", **own) as client,
+        pytest.raises(openai.AuthenticationError),
+    ):
         client.chat.completions.create(model="m", messages=HI)
-    openai.OpenAI(base_url=f"{gemini.url}/v1beta/openai", api_key=key).models.list()
+    with openai.OpenAI(base_url=f"{gemini.url}/v1beta/openai", api_key=key) as client:
+        client.models.list()
     sent = [*other.log[0].headers, *gemini.log[0].headers]
     assert [text for header, text in sent if header.lower() == "authorization"] == [
         "Bearer own-FAKE-key",
@@ -219,25 +232,29 @@ def test_stored_things_go_with_their_owners_key(
     server = fake(name)
     pool(name, server, "A", "B")
     if name == "openai":
-        client = openai.OpenAI(base_url=f"{server.url}/v1")
-        for _ in range(4):
-            first = client.responses.create(model="m", input="hi")
-            again = client.responses.create(model="m", input="x", previous_response_id=first.id)
-            assert again.output_text == first.output_text
-            chat = client.chat.completions.create(model="m", messages=HI, store=True)
-            assert client.chat.completions.retrieve(chat.id).id == chat.id
-            file = client.files.create(file=b"{}", purpose="batch")
-            batch = client.batches.create(
-                input_file_id=file.id,
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-            )
-            assert client.batches.retrieve(batch.id).input_file_id == file.id
+        with openai.OpenAI(base_url=f"{server.url}/v1") as client:
+            for _ in range(4):
+                _use_stored_things(client)
     else:
-        other = anthropic.Anthropic(base_url=server.url)
-        made = other.messages.batches.create(requests=[])
-        assert other.messages.batches.retrieve(made.id).id == made.id
+        with anthropic.Anthropic(base_url=server.url) as other:
+            made = other.messages.batches.create(requests=[])
+            assert other.messages.batches.retrieve(made.id).id == made.id
     assert not [request for request in server.log if request.status != 200]
+
+
+def _use_stored_things(client: openai.OpenAI) -> None:
+    first = client.responses.create(model="m", input="hi")
+    again = client.responses.create(model="m", input="x", previous_response_id=first.id)
+    assert again.output_text == first.output_text
+    chat = client.chat.completions.create(model="m", messages=HI, store=True)
+    assert client.chat.completions.retrieve(chat.id).id == chat.id
+    file = client.files.create(file=b"{}", purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+    )
+    assert client.batches.retrieve(batch.id).input_file_id == file.id
 
 
 @pytest.mark.parametrize(
@@ -368,9 +385,12 @@ def test_a_stream_without_a_count_is_spent_and_shown_as_estimated(
     keyrot_middleware.install(
         allowed_hosts=f"openai={server.url}", workloads={"w": budget}, max_wait_s=0
     )
-    client = openai.OpenAI(base_url=f"{server.url}/v1", max_retries=0)
     sent = 0
-    with pytest.raises(openai.RateLimitError), keyrot_middleware.workload("w"):
+    with (
+        openai.OpenAI(base_url=f"{server.url}/v1", max_retries=0) as client,
+        pytest.raises(openai.RateLimitError),
+        keyrot_middleware.workload("w"),
+    ):
         while sent < 20:
             list(client.chat.completions.create(model="gpt-5-mini", messages=HI, stream=True))
             sent += 1

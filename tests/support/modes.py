@@ -93,6 +93,7 @@ def run(client: Any, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
             return await work()
         finally:
             await close_connections(client)
+            await asyncio.sleep(0)  # transports close their sockets in the next turn
 
     return asyncio.run(all_of_it())
 

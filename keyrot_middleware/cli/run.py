@@ -18,7 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,12 @@ _FLAGS = re.compile(r"-(?!-)[^cmWXIES]*([cmWXIES])?(.*)", re.DOTALL)
 """
 _ISOLATING_FLAGS = ("I", "E", "S")
 """Options that keep Python from reading PYTHONPATH, or from importing sitecustomize."""
+
+_GEMINI_VARIABLE = "GEMINI_API_KEY"
+"""Not GOOGLE_API_KEY, which libraries of Google's other APIs read too."""
+_VERTEX_SWITCHES = ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
+_TRUE = ("true", "1", "yes")
+"""Of those switches, as google-genai and LangChain read them."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -126,24 +132,47 @@ def _read_settings() -> tuple[bool, dict[str, str], str | None]:
     """Read the settings, which the program's process reads too.
 
     Returns:
-        Whether rotation is on; the placeholder in a variable of each other provider that has keys,
-        since its SDK wants one; and what is wrong.
+        Whether rotation is on; the placeholder in a variable of each provider that has keys; and
+        what is wrong.
     """
-    from .. import providers  # noqa: PLC0415 - not for a mere --help
-    from ..core.model import DEFAULT_PLATFORM, POOL_KEY  # noqa: PLC0415
-    from ..settings import load  # noqa: PLC0415
+    from ..settings import load, read_env_file  # noqa: PLC0415 - not for a mere --help
 
     try:
         config = load()
     except KeyrotError as error:
         return False, {}, f"keyrot: {error}"
-    others = (providers.of(key.service) for key in config.keys if key.service != DEFAULT_PLATFORM)
-    placeholders = {
-        one.variables[0]: POOL_KEY
-        for one in others
-        if one.name != providers.of(DEFAULT_PLATFORM).name and one.variables
-    }
-    return config.settings.enabled, placeholders, None
+    if not config.settings.enabled:
+        return False, {}, None
+    in_file = {name: value for name, value in read_env_file().items() if value}
+    services = {key.service for key in config.keys}
+    return True, _placeholders(services, in_file | dict(os.environ)), None
+
+
+def _placeholders(services: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the placeholder in a variable of each provider: SDKs and frameworks want some key.
+
+    Args:
+        services: What the pool has keys of.
+        given: The variables that are set. Where one of a provider's is among them, even an empty
+            one, it stays as it is. A program may read `.env` itself, which does not replace what
+            is set already, so those of `.env` count too.
+    """
+    from .. import providers  # noqa: PLC0415 - not for a mere --help
+    from ..core.model import DEFAULT_PLATFORM, POOL_KEY  # noqa: PLC0415
+    from ..providers.gemini import VERTEX_EXPRESS  # noqa: PLC0415
+
+    # Vertex AI's clients take a key of the environment for express mode's, in place of a login.
+    has_vertex = any(given.get(name, "").lower() in _TRUE for name in _VERTEX_SWITCHES)
+    found = dict[str, str]()
+    for service in services:
+        variables = providers.of(service).variables
+        if service == VERTEX_EXPRESS or any(variable in given for variable in variables):
+            continue
+        if service != DEFAULT_PLATFORM:
+            found |= dict.fromkeys(variables[:1], POOL_KEY)
+        elif not has_vertex:
+            found[_GEMINI_VARIABLE] = POOL_KEY
+    return found
 
 
 FOLDER = str(Path(__file__).with_name("autostart"))
@@ -179,6 +208,9 @@ def environment(level: int | None, *, expected: bool) -> dict[str, str]:
     }
 
 
+STDERR = 2
+"""Its number, whatever the program has made of `sys.stderr`."""
+
 _tried: list[bool] = []
 
 
@@ -212,3 +244,20 @@ def _install(_module: Any) -> None:
             install()
         except KeyrotError as error:
             print(f"keyrot: this process runs without the pool: {error}", file=sys.stderr)
+    if not level and os.environ.get(PID_VARIABLE) == str(os.getpid()):
+        _show_waits()
+
+
+def _show_waits() -> None:
+    """Show for what calls of the program wait, where stderr is a terminal; `-v` logs it."""
+    if sys.platform == "win32":  # without termios
+        return
+    if not os.isatty(STDERR) or os.environ.get("TERM", "dumb") == "dumb":
+        return
+    from ..runtime import current_pool  # noqa: PLC0415 - not before it is needed
+    from .wait_display import WaitDisplay  # noqa: PLC0415
+
+    pool = current_pool()
+    if pool is not None:
+        display = WaitDisplay(STDERR, pool.waiting_lines.tickets, pool.clock.time)
+        pool.event_listeners = (*pool.event_listeners, display)

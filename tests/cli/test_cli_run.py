@@ -6,6 +6,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from keyrot_middleware import POOL_KEY
 from keyrot_middleware.cli.run import MODULES, run
 from keyrot_middleware.settings import CLIENTS
 from keyrot_middleware.testing import Reply
@@ -120,7 +121,7 @@ def test_a_program_without_a_pool_runs(started, tmp_path) -> None:
 def test_run_needs_no_extra(started, hide, tmp_path, package) -> None:
     """The other commands, the help and the version name the extra that they need."""
     (tmp_path / "app.py").write_text("print('ran')")
-    hidden, pip = hide(package), "pip install 'keyrot-middleware[cli]'"
+    hidden, pip = hide(package), "pip install '.[cli]'"
     assert started("run", "app.py", **hidden).stdout == "ran\n"
     ran = started("--help", **hidden)
     assert (ran.returncode, f"needs the package '{package}'" in ran.stderr) == (2, True)
@@ -164,6 +165,78 @@ def test_calls_go_through_the_pool(started, service, here, command) -> None:
     assert len(warnings) == (not options)
     if "process" not in name:
         assert all(line.startswith(f"{here}/app.py:") for line in warnings)
+
+
+VERTEX = {"GOOGLE_GENAI_USE_VERTEXAI": "True"}
+GEMINI_KEYS = {"GEMINI_API_KEYS": "FAKE-a,FAKE-b"}
+OPENAI_KEYS = {"OPENAI_API_KEYS": "FAKE-c,FAKE-d"}
+PLACEHOLDERS = [
+    (GEMINI_KEYS, "", {"GEMINI_API_KEY"}),
+    (GEMINI_KEYS | {"GOOGLE_GENAI_USE_VERTEXAI": "0"}, "GEMINI_API_KEY=", {"GEMINI_API_KEY"}),
+    ({}, "GEMINI_API_KEYS=FAKE-a,FAKE-b", {"GEMINI_API_KEY"}),
+    (GEMINI_KEYS | OPENAI_KEYS, "", {"GEMINI_API_KEY", "OPENAI_API_KEY"}),
+    (GEMINI_KEYS | OPENAI_KEYS, "OPENAI_API_KEY=FAKE-own", {"GEMINI_API_KEY"}),
+    (GEMINI_KEYS | {"GEMINI_API_KEY": "FAKE-own"}, "", set()),
+    (GEMINI_KEYS | {"GOOGLE_API_KEY": "FAKE-own"}, "", set()),
+    (GEMINI_KEYS | {"GEMINI_API_KEY": ""}, "", set()),
+    (GEMINI_KEYS, "GEMINI_API_KEY=FAKE-own", set()),
+    (GEMINI_KEYS, "GOOGLE_API_KEY=FAKE-own", set()),
+    (GEMINI_KEYS | VERTEX, "", set()),
+    (GEMINI_KEYS, "GOOGLE_GENAI_USE_ENTERPRISE=1", set()),
+    (GEMINI_KEYS | {"ENABLE_KEY_ROTATION": "false"}, "", set()),
+    ({"GEMINI_API_KEY": "FAKE-own"}, "", set()),
+    ({}, "", set()),
+]
+
+
+@pytest.mark.parametrize(("given", "in_file", "placed"), PLACEHOLDERS)
+def test_the_placeholder_stands_for_a_key_that_is_not_set(
+    given, in_file, placed, here, monkeypatch
+) -> None:
+    """In a variable of each provider with keys; the program's own key, in .env too, is not hidden.
+
+    Nor is Vertex AI's login: there a key in the environment means express mode.
+    """
+    environments: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda _file, _args, env: environments.append(env))
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    (here / ".env").write_text(f"{in_file}\n")
+    run(["app.py"])
+    [env] = environments
+    assert {name for name, value in env.items() if value == POOL_KEY} == placed
+    assert env.items() >= given.items()
+
+
+ASKS_FOR_A_KEY = """
+import contextlib, os, subprocess, sys
+from google import genai
+import keyrot_middleware
+
+client = genai.Client(api_key=os.environ["GEMINI_API_KEY"])
+print(client.models.generate_content(model="gemini-3.8-flash", contents="hi").text)
+print(*keyrot_middleware.status()["keys"])
+with contextlib.suppress(genai.errors.APIError):
+    client.files.get(name="files/abc-123")
+if sys.argv[1:]:
+    subprocess.run([sys.executable, __file__], check=True)
+"""
+
+
+def test_the_placeholder_is_not_sent_and_is_no_key(started, service, here) -> None:
+    """A framework that asks for a key gets the pool, in a process that the program starts too."""
+    key = service.add_key("one").value
+    (here / "app.py").write_text(ASKS_FOR_A_KEY)
+    ran = started(
+        *("run", "app.py", "again"),
+        GEMINI_API_KEYS=key,
+        GOOGLE_GEMINI_BASE_URL=service.url,
+        KEYROT_ALLOWED_HOSTS=service.host,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "ok from one\nkey_1\n" * 2), ran.stderr
+    assert len(service.log) == 4
+    assert {(*request.header_values("x-goog-api-key"),) for request in service.log} == {(key,)}
+    assert POOL_KEY not in repr([(request.headers, request.path) for request in service.log])
 
 
 def test_each_library_that_is_served_installs_the_pool() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from autogen_agentchat.agents import AssistantAgent
 from autogen_core.models import UserMessage
 from autogen_ext.models.openai import OpenAIChatCompletionClient
@@ -20,7 +18,7 @@ def get_weather(city: str) -> str:
 
 
 # For a model of Gemini this client goes to Google by itself.
-client = OpenAIChatCompletionClient(model=MODEL, api_key=os.environ["GOOGLE_API_KEY"])
+client = OpenAIChatCompletionClient(model=MODEL)
 MESSAGES = [UserMessage(content=QUESTION, source="user")]
 
 

@@ -30,6 +30,7 @@ class Framework:
         ways: How its program can call.
         answer: What a model answers to its prompts; None: a text, or a call of the tool.
         model: What its program asks for, if that is not written there.
+        key_variables: What its user sets to the placeholder; of all others `keyrot run` sets one.
         shows_status: The error shows Google's status and reason beside the message.
     """
 
@@ -44,6 +45,7 @@ class Framework:
     ways: tuple[str, ...] = WAYS
     answer: Callable[[dict[str, Any]], Any] | None = None
     model: str = ""
+    key_variables: tuple[str, ...] = ()
     shows_status: bool = True
 
     @property
@@ -57,6 +59,7 @@ class Framework:
         return self.name.removesuffix("-openai").replace("-", "_")
 
 
+_OVER_OPENAI = ("OPENAI_API_KEY",)
 _ADK = Framework(
     name="adk",
     title="Google ADK",
@@ -100,6 +103,7 @@ _OPENAI_AGENTS = Framework(
     revoked="openai.BadRequestError",
     environment="openai",
     ways=tuple(way for way in WAYS if way != "stream"),
+    key_variables=_OVER_OPENAI,
     shows_status=False,
 )
 _AUTOGEN = Framework(
@@ -121,6 +125,7 @@ _LANGCHAIN_OPENAI = Framework(
     spent="OpenAIRateLimitError",
     revoked="OpenAIInvalidRequestError",
     environment="openai",
+    key_variables=_OVER_OPENAI,
     shows_status=False,
 )
 _PYDANTIC_AI_OPENAI = Framework(
@@ -132,6 +137,7 @@ _PYDANTIC_AI_OPENAI = Framework(
     spent="ModelRateLimitError",
     revoked="ModelRequestRejectedError",
     environment="openai",
+    key_variables=_OVER_OPENAI,
 )
 _INSTRUCTOR = Framework(
     name="instructor",
@@ -142,6 +148,7 @@ _INSTRUCTOR = Framework(
     revoked="InstructorRetryException",
     ways=("sync", "stream", "async_", "async_stream"),
     answer=instructor,
+    key_variables=_OVER_OPENAI,
 )
 _LLM_GEMINI = Framework(
     name="llm-gemini",
@@ -151,6 +158,7 @@ _LLM_GEMINI = Framework(
     spent="llm.ModelError",
     revoked="llm.ModelError",
     environment="openai",
+    key_variables=("LLM_GEMINI_KEY",),
     shows_status=False,
 )
 _DSPY = Framework(
@@ -175,6 +183,23 @@ _SMOLAGENTS = Framework(
     ways=WAYS[:3],
     answer=smolagents,
 )
+_HAYSTACK = Framework(
+    name="haystack",
+    title="Haystack",
+    distribution="google-genai-haystack",
+    sends_by="google-genai",
+    spent="RuntimeError",
+    revoked="RuntimeError",
+)
+_ANY_LLM = Framework(
+    name="any-llm",
+    title="any-llm",
+    distribution="any-llm-sdk",
+    sends_by="google-genai",
+    spent="ClientError",
+    revoked="ClientError",
+    ways=("sync", "stream", "async_", "async_stream"),
+)
 FRAMEWORKS = {
     framework.name: framework
     for framework in (
@@ -182,6 +207,8 @@ FRAMEWORKS = {
         _PYDANTIC_AI,
         _ADK,
         _AGNO,
+        _HAYSTACK,
+        _ANY_LLM,
         _OPENAI_AGENTS,
         _AUTOGEN,
         _LANGCHAIN_OPENAI,
@@ -202,7 +229,8 @@ class Pool:
         name: Its name in the report.
         keys: Key id to what the service makes of that key.
         calls: How many are made; the later ones meet what the first has taught the pool.
-        home: The key id whose value is the program's single key; None is POOL_KEY.
+        home: The key id whose value is the program's own key. Its program calls install(); without
+            one of its own it is started by `keyrot run`.
         message: Texts that the user must read when every call fails; empty if none may fail.
         status: What Google calls it.
     """

@@ -15,10 +15,11 @@ from cases import Fault
 from upstream import add_key, environment_of
 from venvs import python_of
 
-from keyrot_middleware import POOL_KEY
 from keyrot_middleware.testing import FakeGemini
 
 START_S = 240
+MASTER_KEY = "sk-FAKE-of-the-proxy"
+"""Without one it does not start."""
 MODELS = {"chat": "gemini-2.5-flash", "embed": "gemini-embedding-001"}
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 CALLS = (
@@ -61,15 +62,16 @@ def main() -> int:
     with FakeGemini() as fake, TemporaryDirectory() as folder:
         values = {str(fault): add_key(fake, fault, fault) for fault in EXPECTED}
         models = [
-            {"model_name": name, "litellm_params": {"model": f"gemini/{m}", "api_key": POOL_KEY}}
-            for name, m in MODELS.items()
+            {"model_name": name, "litellm_params": {"model": f"gemini/{model}"}}
+            for name, model in MODELS.items()
         ]
         config = Path(folder) / "config.yaml"
         config.write_text(json.dumps({"model_list": models}))
-        environment = environment_of(fake, values, POOL_KEY, Path(folder))
+        environment = environment_of(fake, values, Path(folder))
         environment["PATH"] = f"{python.parent}:{environment['PATH']}"
-        environment["LITELLM_LOCAL_MODEL_COST_MAP"] = environment["DISABLE_ADMIN_UI"] = "True"
-        environment["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"
+        environment["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it fetches another one
+        environment["LITELLM_MASTER_KEY"] = MASTER_KEY
+        login = {"Authorization": f"Bearer {MASTER_KEY}"}
         keyrot, address = str(python.with_name("keyrot")), ("--host", "127.0.0.1", "--port")
         server = subprocess.Popen(
             [keyrot, "run", "litellm", "--config", str(config), *address, str(port)],
@@ -81,7 +83,7 @@ def main() -> int:
         try:
             wait_for(f"{url}/health/liveliness", server)
             replies = [
-                httpx.post(url + path, json=body, headers={"Authorization": "x"}, timeout=120)
+                httpx.post(url + path, json=body, headers=login, timeout=120)
                 for path, body in CALLS
             ]
         except (httpx.HTTPError, TimeoutError) as error:

@@ -1,7 +1,7 @@
 """Call one user program several times, and print what its user gets, a JSON line per call.
 
-Started as ``python probe.py APP WAY CALLS [--plain]``: install() comes first, then the program is
-loaded unchanged, as ``keyrot run`` does. ``--plain`` omits install().
+``keyrot run probe.py APP WAY CALLS`` loads the program unchanged; ``python probe.py APP WAY CALLS
+--install`` calls install() before it, as a program may, and without the flag there is no pool.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ async def all_calls(program: dict[str, Any], way: str, calls: int) -> None:
 
 
 def main(app: str, way: str, calls: str, *flags: str) -> None:
-    """Install, load the program, call it; a sync way is called without a running event loop."""
-    if "--plain" not in flags:
-        from keyrot_middleware._install import install  # noqa: PLC0415 - not with --plain
+    """Load the program and call it; a sync way is called without a running event loop."""
+    if "--install" in flags:
+        import keyrot_middleware  # noqa: PLC0415 - not without a pool
 
-        install()
+        keyrot_middleware.install()
     program = runpy.run_path(str(Path(__file__).with_name(f"{app}_app.py")))
     if inspect.iscoroutinefunction(program[way]):
         asyncio.run(all_calls(program, way, int(calls)))

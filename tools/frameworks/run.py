@@ -21,16 +21,20 @@ from table import table
 from upstream import Upstream, serve
 from venvs import python_of
 
-TIME_LIMIT_S = 180.0
+TIME_LIMIT_S = 600.0  # a case takes some 6 s where the machine has nothing else to do
 MARK = "PROBE "
 
 
 def run_program(
     case: Case, python: Path, upstream: Upstream, *flags: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the user's program in a process of its own."""
-    app, calls = case.framework.app, str(case.pool.calls)
-    command = [str(python), str(Path(__file__).with_name("probe.py")), app, case.way, calls, *flags]
+    """Run the user's program in a process of its own, by `keyrot run` or with install()."""
+    probe, app = str(Path(__file__).with_name("probe.py")), case.framework.app
+    program = [probe, app, case.way, str(case.pool.calls)]
+    if case.pool.home is None:
+        command = [str(python.with_name("keyrot")), "run", *program]
+    else:
+        command = [str(python), *program, *(() if "--plain" in flags else ("--install",))]
     return subprocess.run(
         command,
         env=upstream.environment,

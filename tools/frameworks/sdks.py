@@ -1,33 +1,30 @@
 """Run the SDKs of providers over three keys: one spent, one unknown to the provider, one good.
 
 ``python sdks.py`` runs them all; ``python sdks.py "openai 1" cohere`` those whose name begins so.
-Each way of calling makes 20 calls over a pool of its own: the first two keys get one request each,
-the good one answers every call, and tokens and cost are booked. The exit code is the number of
-ways that failed, at most 100.
+Each way of calling is a program of its own, by `keyrot run`. It makes 20 calls: the first two keys
+get one request each, the good one answers every call, and tokens and cost are booked. The exit code
+is the number of ways that failed, at most 100.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
+import json
 import os
 import subprocess
 import sys
-import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import sdk_programs
+from sdk_probe import CALLS, MARK
+from upstream import KEPT
 from venvs import python_of
 
-import keyrot_middleware
-from keyrot_middleware import POOL_KEY
-from keyrot_middleware.core.activity import POOL, ActivityLog
-from keyrot_middleware.runtime import current_pool
+from keyrot_middleware import providers
 from keyrot_middleware.testing import FakeAnthropic, FakeOpenAI, Scripted
 
-IN_ENVIRONMENT = "--in-environment"
+PROBE = Path(__file__).resolve().with_name("sdk_probe.py")
 TIME_LIMIT_S = 600.0
-CALLS = 20
 WAYS = ("sync", "stream", "async", "async stream")
 SPENT = Scripted(
     429,
@@ -78,9 +75,7 @@ SDKS = {
     "LangChain, OpenAI": Sdk("langchain_openai", "openai", "sdks-frameworks"),
     "LangChain, Anthropic": Sdk("langchain_anthropic", "anthropic", "sdks-frameworks"),
     "pydantic-ai, OpenAI": Sdk("pydantic_ai", "openai", "sdks-frameworks", 1),
-    "pydantic-ai, Anthropic": Sdk(
-        "pydantic_ai_anthropic", "anthropic", "sdks-frameworks", WAYS[:1]
-    ),
+    "pydantic-ai, Anthropic": Sdk("pydantic_ai_anthropic", "anthropic", "sdks-frameworks", 1),
     "OpenAI Agents SDK": Sdk("openai_agents", "openai", "sdks-frameworks", 1),
 }
 
@@ -114,71 +109,62 @@ def fake_of(provider: str) -> Any:
     return (FakeCohere if provider == "cohere" else FakeOpenAI)(provider)  # type: ignore[arg-type]  # a name
 
 
-async def calls_of(way: Any) -> list[str]:
-    """Return the answers of the calls, or what they raised; nothing suspends in a sync one."""
-    found = list[str]()
-    for _ in range(CALLS):
-        try:
-            answer = way()
-            found.append(str(await answer if inspect.isawaitable(answer) else answer))
-        except Exception as error:
-            found.append(f"{type(error).__name__}: {error}")
-    return found
-
-
-def run(way: Any) -> list[str]:
-    """Call a way: an async one in one event loop, a sync one in none."""
-    if inspect.iscoroutinefunction(way):
-        return asyncio.run(calls_of(way))
-    try:
-        calls_of(way).send(None)
-    except StopIteration as done:
-        return list(done.value)
-    raise AssertionError("a sync way suspended")
+def environment_of(provider: str, url: str, base: str, keys: list[str]) -> dict[str, str]:
+    """Return what a user sets, and the address of the service, which differs only here."""
+    name = providers.of(provider).variables[0].removesuffix("_API_KEY")
+    return {
+        **{variable: os.environ[variable] for variable in KEPT if variable in os.environ},
+        f"{name}_API_KEYS": ",".join(keys),
+        **{f"{name}_{address}": base for address in ("BASE_URL", "API_BASE")},
+        "KEYROT_ALLOWED_HOSTS": f"{provider}={url}",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it fetches another one
+    }
 
 
 def try_way(title: str, sdk: Sdk, place: int) -> bool:
     """Run one way of an SDK, print its line; return whether it passed."""
-    program, name = getattr(sdk_programs, sdk.program), sdk.provider.upper().replace("-", "_")
-    name = "CO" if name == "COHERE" else name
-    with fake_of(sdk.provider) as fake:
+    keyrot = python_of(sdk.environment).with_name("keyrot")
+    with fake_of(sdk.provider) as fake, TemporaryDirectory() as folder:
         keys = [fake.add_key(label).value for label in ("A", "B", "C")]
         fake.always("A", SPENT)
         fake.remove_key("B")
         base = fake.base_url if sdk.provider == "openai" else fake.url
-        os.environ |= {f"{name}_API_KEY": POOL_KEY, f"{name}_API_KEYS": ",".join(keys)}
-        os.environ |= {f"{name}_BASE_URL": base, f"{name}_API_BASE": base}
-        keyrot_middleware.install(allowed_hosts=f"{sdk.provider}={fake.url}")
-        answers, pool = run(program(fake.url)[place]), current_pool()
-        assert pool is not None  # noqa: S101 - it is installed
-        pool.activity.send()
-        log = ActivityLog(pool.state.activity, pool.state.activity_log, pool.activity.zone)
-        today = log.view((), time.time()).today[POOL]
-        keyrot_middleware.uninstall()
+        try:
+            done = subprocess.run(
+                [keyrot, "run", PROBE, sdk.program, fake.url, str(place)],
+                env=environment_of(sdk.provider, fake.url, base, keys),
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=TIME_LIMIT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            print(f"FAIL {title} {WAYS[place]}: no end in {TIME_LIMIT_S:g} s", flush=True)
+            return False
         sent = fake.sent("A"), fake.sent(None), fake.sent("C")
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    answers, booked = json.loads(lines[-1].removeprefix(MARK)) if lines else ([done.stderr], [0])
     failed = [answer for answer in answers if answer != "ok from C"]
-    booked = today.input_tokens, today.output_tokens, today.cost_usd
-    is_good = not failed and sent == (1, 1, CALLS) and all(booked)
-    row = f"{title:23} {WAYS[place]:12}", *sent, len(failed), *booked, today.estimated_tokens
+    is_good = not failed and sent == (1, 1, CALLS) and all(booked[:3])
+    row = f"{title:23} {WAYS[place]:12}", *sent, len(failed), *booked
     print("ok  " if is_good else "FAIL", *row, *dict.fromkeys(failed), flush=True)
     return is_good
 
 
 def main(names: list[str]) -> int:
     """Run the named ones, each in its environment; return how many ways failed."""
-    failed, os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = 0, "True"  # it fetches another one
     print("     SDK                     way          A B C failed input output USD estimated")
-    for title, sdk in SDKS.items():
-        if not names or title.startswith(tuple(names)):
-            python, quiet = str(python_of(sdk.environment)), ("-W", "ignore")
-            command = [python, *quiet, __file__, IN_ENVIRONMENT, title]
-            failed += subprocess.run(command, timeout=TIME_LIMIT_S, check=False).returncode
-    print(f"{failed} ways failed")
+    results = [
+        try_way(title, sdk, place)
+        for title, sdk in SDKS.items()
+        if not names or title.startswith(tuple(names))
+        for place in range(sdk.ways)
+    ]
+    failed = results.count(False)
+    print(f"{len(results) - failed} passed, {failed} failed")
     return min(failed, 100)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != [IN_ENVIRONMENT]:
-        sys.exit(main(sys.argv[1:]))
-    made = SDKS[sys.argv[2]]
-    sys.exit([try_way(sys.argv[2], made, place) for place in range(made.ways)].count(False))
+    sys.exit(main(sys.argv[1:]))

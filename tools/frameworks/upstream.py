@@ -56,10 +56,13 @@ def serve(case: Case) -> Iterator[Upstream]:
         fake.answer(case.framework.answer)
         keys = case.pool.keys.items()
         values = {key_id: add_key(fake, key_id, fault) for key_id, fault in keys}
-        home = values[case.pool.home] if case.pool.home else POOL_KEY
+        variables, own = case.framework.key_variables, POOL_KEY
+        if case.pool.home:
+            variables, own = (*variables, "GEMINI_API_KEY"), values[case.pool.home]
         authority = CertificateAuthority(Path(folder), GOOGLE)
         with proxy_to(int(fake.host.rpartition(":")[2]), authority.context()) as proxy:
-            environment = environment_of(fake, values, home, Path(folder))
+            environment = environment_of(fake, values, Path(folder))
+            environment |= dict.fromkeys(variables, own)
             environment |= {"HTTPS_PROXY": proxy, "SSL_CERT_FILE": str(authority.file)}
             environment["MODEL"] = case.framework.model
             yield Upstream(fake, environment, tuple(values.values()), Path(folder))
@@ -73,20 +76,16 @@ def add_key(fake: FakeGemini, key_id: str, fault: Fault) -> str:
     return value
 
 
-def environment_of(
-    fake: FakeGemini, values: dict[str, str], home: str, folder: Path
-) -> dict[str, str]:
-    """Write keys.json and return the environment: the same for all, and for a program's own key."""
+def environment_of(fake: FakeGemini, values: dict[str, str], folder: Path) -> dict[str, str]:
+    """Write keys.json; return the environment: what a user sets, and the address of the service."""
     pool = [{"key_id": key_id, "priority": place} for place, key_id in enumerate(values)]
     (folder / "keys.json").write_text(json.dumps(pool))
     return {
         **{name: os.environ[name] for name in KEPT if name in os.environ},
         **{f"GEMINI_KEY_{key_id}": value for key_id, value in values.items()},
-        **dict.fromkeys(("GOOGLE_API_KEY", "OPENAI_API_KEY", "LLM_GEMINI_KEY"), home),
         "GOOGLE_GEMINI_BASE_URL": fake.url,
         "GEMINI_API_BASE": f"{fake.url}/v1beta",
         "OPENAI_BASE_URL": f"{fake.url}/v1beta/openai/",
         "KEYROT_ALLOWED_HOSTS": f"{fake.host},{GOOGLE}",
-        "AGNO_TELEMETRY": "false",
         "HOME": str(folder),
     }

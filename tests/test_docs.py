@@ -8,12 +8,14 @@ import sys
 import tomllib
 from datetime import datetime
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 from support.docs_blocks import PAGES, ROOT, Block, blocks
 from support.forks import run_fork
 
-from keyrot_middleware import providers
+import keyrot_middleware
+from keyrot_middleware import providers, testing
 from keyrot_middleware.keys_file import read_keys
 from keyrot_middleware.settings import ENV_NAMES
 from keyrot_middleware.testing import FakeGemini
@@ -133,6 +135,18 @@ def test_shell_lines_name_existing_things() -> None:
             assert command in ("keyrot", "true", *RUN, "cp", "cd", "."), line
 
 
+def test_the_package_is_installed_from_a_clone() -> None:
+    """No page and no message installs it from an index, where it is not; a Dockerfile copies it."""
+    package = ROOT / "keyrot_middleware"
+    for path in (*PAGES, *package.rglob("*.py"), *package.rglob("*.js")):
+        assert not re.findall(r"install [^`#\n]*[ '\"]keyrot-middleware\b", path.read_text("utf-8"))
+    copied = re.findall(
+        r"^COPY (.+) \S+$", "".join(b.code for b in _all("dockerfile")), re.MULTILINE
+    )
+    assert copied
+    assert all((ROOT / name).exists() for names in copied for name in names.split())
+
+
 @pytest.mark.parametrize("command", ["run", "check", "demo"])
 def test_flags_of_keyrot_exist(command, tmp_path) -> None:
     """Every flag of `keyrot` that a page shows is one that the command knows."""
@@ -166,6 +180,34 @@ def test_variables_of_ours_exist() -> None:
     assert {name.rstrip("_") for name in documented} <= {*ENV_NAMES.values()} | read
 
 
+def test_the_reference_has_every_public_name() -> None:
+    """What a page imports or names, and what `__all__` lists, is on a page of docs/reference."""
+    pages = [page for page in PAGES if page.parent.name != "adr"]
+    named: set[str] = set()
+    reference: set[str] = set()
+    for page in pages:
+        text = page.read_text("utf-8")
+        named |= set(re.findall(r"(?<![/\w])keyrot_middleware(?:\.[a-zA-Z]\w*)+", text))
+        imports = r"^ *from (keyrot_middleware\S*) import (.+)$"
+        for module, names in re.findall(imports, text, re.MULTILINE):
+            named |= {f"{module}.{name}" for name in re.findall(r"\w+", names)}
+        if page.parent.name == "reference":
+            reference |= set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+    for module in (keyrot_middleware, providers, testing):
+        named |= {f"{module.__name__}.{name}" for name in module.__all__}
+    named.remove("keyrot_middleware.secret_stores")  # an entry point, and no module
+    for name in reference:
+        assert resolve_name(name) is not None
+    missing = {
+        name
+        for name in named
+        if not any(
+            f"{one}.".startswith(f"{name}.") or name.startswith(f"{one}.") for one in reference
+        )
+    }
+    assert not missing
+
+
 def _measured(name: str) -> tuple[str, dict[str, list[str]]]:
     """Return a page of benchmarks/, and the cells of each row of its table by the row's name."""
     text = (ROOT / "benchmarks" / name).read_text("utf-8")
@@ -173,39 +215,42 @@ def _measured(name: str) -> tuple[str, dict[str, list[str]]]:
     return text, {name: cells for name, *cells in rows}
 
 
-def _readme_row(name: str) -> list[str]:
-    (row,) = re.findall(rf"^\| {name}\b.*$", README.read_text("utf-8"), re.MULTILINE)
-    return [cell.strip() for cell in row.strip("| ").split(" | ")][1:]
+def _row(page: Path, name: str) -> list[str]:
+    """Return the next two cells of a row, without their links."""
+    (row,) = re.findall(rf"^\| {name}\b.*$", page.read_text("utf-8"), re.MULTILINE)
+    cells = [cell.strip() for cell in row.strip("| ").split(" | ")][1:3]
+    return [re.sub(r"\[(.*?)\]\(.*?\)", r"\1", cell) for cell in cells]
 
 
 def _added(*cells: str) -> str:
     """Return the shares of a plain call that are added, and the times, sync and async."""
     found = [re.match(r"(\d+) µs \((\d\.\d+) . plain", cell) for cell in cells]
     shares = " / ".join(f"{100 * (float(one[2]) - 1):.0f}" for one in found if one)
-    return f"{shares} % ({' / '.join(one[1] for one in found if one)} µs)"
+    return f"{shares} % of a plain call ({' / '.join(one[1] for one in found if one)} µs)"
 
 
-def test_readme_has_the_measured_numbers() -> None:
-    """Ours are of benchmarks/RESULTS.md; those of LiteLLM, its version and date of PEERS.md."""
-    (page, peers), (_, ours) = _measured("PEERS.md"), _measured("RESULTS.md")
-    row = "added per call, memory state, no tracing, {}, p50"
-    expected = [
-        _added(ours[row.format("sync")][1], ours[row.format("async")][1]),
-        _added(*peers["LiteLLM's Router"]),
-    ]
-    cells = [
-        re.sub(r"\[(.*?)\]\(.*?\)|of a plain call |, busier machine(?=\))", r"\1", cell)
-        for cell in _readme_row("Added per call")
-    ]
-    assert cells[:2] == expected
-    times = re.compile(r"\d[\d.,]* ?(?:µs|ms)\b")
-    text = README.read_text("utf-8")
-    assert times.findall(text) == times.findall(" ".join(expected))
-    version, date = re.search(r"LiteLLM (?:\d+\.)+\d+", page), re.search(r"on (\d{4}-\d\d)", page)
-    assert version is not None
+def test_pages_have_the_measured_numbers() -> None:
+    """README and docs/compare.md show ours and LiteLLM's of one run, that of PEERS.md."""
+    (page, rows), compare = _measured("PEERS.md"), ROOT / "docs" / "compare.md"
+    router = rows["ours, state in memory"], rows["LiteLLM's Router"]
+    added = [_added(*one[:2]) for one in router]
+    times = [" / ".join(re.findall(r"\((\S+) . plain", " ".join(one[2:4]))) for one in router]
+    proxies = [rows["`keyrot serve`"][0], rows["LiteLLM's proxy"][0]]
+    assert _row(README, "Added per call") == _row(compare, "Added per call") == added
+    assert _row(README, "CPU of a call through a proxy") == proxies
+    assert [" ".join(cell.split()[:3]) for cell in _row(compare, "CPU of a call")] == times
+    table = page.partition("## Proxies")[2].splitlines()
+    text = compare.read_text("utf-8")
+    assert all(line in text for line in table if line.startswith("| "))
+    micros = re.compile(r"\d[\d.,]* ?(?:µs|ms)\b")
+    assert micros.findall(README.read_text("utf-8")) == micros.findall(" ".join(added + proxies))
+    versions = re.findall(r"LiteLLM ((?:\d+\.)+\d+)", page)
+    date = re.search(r"on (\d{4}-\d\d)", page)
     assert date is not None
     month = datetime.strptime(date[1], "%Y-%m").strftime("%B %Y")
-    assert f"{version[0]}, measured in {month}." in text
+    measured = f"LiteLLM {versions[0]}, its proxy {versions[1]}, measured in {month}."
+    assert measured in text
+    assert measured in README.read_text("utf-8")
 
 
 def test_each_promise_of_security_has_tests() -> None:

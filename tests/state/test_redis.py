@@ -87,7 +87,7 @@ def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.Monke
     for name in [n for n in sys.modules if n.partition(".")[0] == "redis" or ".state.redis" in n]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(MissingExtraError, match=r"keyrot-middleware\[redis\]") as caught:
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[redis\]'") as caught:
         open_state("redis://:hunter2@localhost", RetryPolicy(), time.time)
     assert "hunter2" not in str(caught.value)
 

@@ -1,7 +1,7 @@
 """Real clients of other languages through `keyrot serve`: curl, Node's SDKs, Google's SDK for Go.
 
 Of three keys A is exhausted, B is refused, C is good: A and B get one request each, and no call
-fails. It installs the newest SDKs into .cache/clients/, so it needs npm, go and their registries.
+fails. It installs the newest SDKs into .venv-clients/, so it needs npm, go and their registries.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from keyrot_middleware.testing import FakeAnthropic, FakeGemini, FakeOpenAI, Reply, Scripted
 
 HERE = Path(__file__).parent
-CACHE = Path(".cache/clients").resolve()
+CACHE = Path(".venv-clients").resolve()
 CALLS = 20
 LIMITED = {"message": "Too many", "type": "rate_limit_error", "code": "rate_limit_exceeded"}
 FAKES = {"gemini": FakeGemini, "openai": FakeOpenAI, "anthropic": FakeAnthropic}

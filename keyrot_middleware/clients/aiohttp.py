@@ -114,7 +114,7 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
         target, headers = call.target, request.headers.copy()
         self.with_body(request, target.body, call.take_rest())
         url = call.write_key(key, headers, target.url)
-        if call.stream:  # see httpx_clients.py
+        if call.stream:  # see clients/httpx.py
             headers["Accept-Encoding"] = "identity"
         return self._written(request, url, headers)
 

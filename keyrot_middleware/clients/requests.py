@@ -94,7 +94,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         """Return the program's request with one key."""
         target, sent = call.target, request.copy()
         sent.method, sent.url = target.method, call.write_key(key, sent.headers, target.url)
-        if call.stream:  # see httpx_clients.py
+        if call.stream:  # see clients/httpx.py
             sent.headers["Accept-Encoding"] = "identity"
         if call.rest is not None:
             sent.body = chain((target.body,), call.take_rest())

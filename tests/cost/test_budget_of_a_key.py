@@ -27,10 +27,6 @@ def cost(clock: FakeClock, gemini: FakeGemini) -> float:
     return price(CALL, clock)
 
 
-def client_of(gemini: FakeGemini) -> genai.Client:
-    return genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
-
-
 def spent(pool: Any) -> float:
     """Return the spending of the project `web` in the report."""
     found = source_of(pool).status()["summary"]["projects"]["web"]["usd_today"]
@@ -38,10 +34,10 @@ def spent(pool: Any) -> float:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async", "stream"])
-def test_one_caller_stops_at_the_budget(gemini, clock, pool, cost, mode) -> None:
+def test_one_caller_stops_at_the_budget(gemini, clock, pool, connect, cost, mode) -> None:
     """Ten calls and a half: the eleventh exceeds the budget, the twelfth is not sent."""
     made = pool({"key_id": "paid", "project": "web", "usd": {"day": 10.5 * cost}}, max_wait_s=0)
-    client = client_of(gemini)
+    client = connect()
 
     def call() -> None:
         if mode == "sync":
@@ -68,7 +64,7 @@ def test_one_caller_stops_at_the_budget(gemini, clock, pool, cost, mode) -> None
     assert "KeyPoolUsdPerDay" in json.dumps(failed.value.details)
 
 
-def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, cost) -> None:
+def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, connect, cost) -> None:
     """The keys of the project are limited, those of another are not; then all are available."""
     keys = [
         {"key_id": "a", "project": "web", "usd": {"day": cost}},
@@ -76,7 +72,7 @@ def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, 
         {"key_id": "c", "project": "other"},
     ]
     made = pool(*keys, strategy="fill")
-    client = client_of(gemini)
+    client = connect()
     client.models.generate_content(model=MODEL, contents="hi")
     status = source_of(made).status()
     states = {key["key_id"]: (key["state"], key["reason"]) for key in status["keys"]}
@@ -106,7 +102,7 @@ def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, 
 
 
 @pytest.mark.parametrize("shared", ["", "sqlite"])
-def test_free_keys_cost_nothing(shared, gemini, pool, cost, tmp_path) -> None:
+def test_free_keys_cost_nothing(shared, gemini, pool, connect, cost, tmp_path) -> None:
     """They serve a workload whose budget is spent, and no budget and no day has their price."""
     url = f"sqlite://{tmp_path}/state" if shared else "memory://"
     keys = [
@@ -115,7 +111,7 @@ def test_free_keys_cost_nothing(shared, gemini, pool, cost, tmp_path) -> None:
     ]
     budget = {"night": {"usd": {"day": cost}}}
     made = pool(*keys, state_url=url, workloads=budget, max_wait_s=0)
-    client = client_of(gemini)
+    client = connect()
     with keyrot_middleware.workload("night"):
         for _ in range(6):
             client.models.generate_content(model=MODEL, contents="hi")
@@ -129,7 +125,7 @@ def test_free_keys_cost_nothing(shared, gemini, pool, cost, tmp_path) -> None:
 def test_a_budget_needs_genai_prices(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """install() names the extra to install, and installs nothing."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'keyrot-middleware\[cost\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[cost\]'"):
         pool({"key_id": "paid", "usd": {"day": 1}})
     assert keyrot_middleware.status()["installed"] is False
 

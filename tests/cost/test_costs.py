@@ -75,10 +75,9 @@ class ObservedPool:
         return [span.attributes.get("keyrot.cost") for span in spans if span.attributes is not None]
 
 
-def make_calls(gemini: FakeGemini, mode: str) -> None:
+def make_calls(gemini: FakeGemini, client: genai.Client, mode: str) -> None:
     for call in CALLS:
         gemini.script("paid", Reply.custom(200, body(call)))
-    client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
     models = [call[0] for call in CALLS]
     if mode == "sync":
         for model in models:
@@ -94,10 +93,10 @@ def make_calls(gemini: FakeGemini, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_ten_calls_have_the_cost_of_the_price_list(gemini, clock, pool, mode) -> None:
+def test_ten_calls_have_the_cost_of_the_price_list(gemini, clock, pool, connect, mode) -> None:
     """To a millionth of a dollar: in the metric, on both spans, in the report."""
     observed = ObservedPool(pool({"key_id": "paid", "project": "web"}))
-    make_calls(gemini, mode)
+    make_calls(gemini, connect(), mode)
     want = [price(call, clock) for call in CALLS]
     for name in ("generate_content", "attempt"):
         assert observed.costs(name) == [pytest.approx(cost, abs=MILLIONTH / 1000) for cost in want]
@@ -111,12 +110,12 @@ def test_ten_calls_have_the_cost_of_the_price_list(gemini, clock, pool, mode) ->
     assert status["keys"][0]["usd_today"] == pytest.approx(sum(want), abs=MILLIONTH)
 
 
-def test_a_stream_has_the_cost_of_its_last_chunk(gemini, clock, pool) -> None:
+def test_a_stream_has_the_cost_of_its_last_chunk(gemini, clock, pool, connect) -> None:
     """Its chunks repeat the usage so far; one that is closed early has cost that much."""
     installed = pool("paid")
     observed = ObservedPool(installed)
     gemini.tokens(lambda _body: 5_000)
-    client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
+    client = connect()
     model = "gemini-2.5-flash"
     chunks = list(client.models.generate_content_stream(model=model, contents="hi"))
     meta = chunks[-1].usage_metadata
@@ -126,16 +125,16 @@ def test_a_stream_has_the_cost_of_its_last_chunk(gemini, clock, pool) -> None:
     assert observed.costs("generate_content") == [pytest.approx(want, abs=MILLIONTH / 1000)]
     stream = client.models.generate_content_stream(model=model, contents="hi")
     next(iter(stream))
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     installed.settle_abandoned()
     assert observed.costs("generate_content")[1] >= price((model, 5_000, 0, 0, 0, 0), clock)
 
 
-def test_without_genai_prices_calls_are_still_reported(gemini, pool, monkeypatch) -> None:
+def test_without_genai_prices_calls_are_still_reported(gemini, pool, connect, monkeypatch) -> None:
     """Calls are made, observed and reported; their cost is unknown."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
     observed = ObservedPool(pool("paid"))
-    make_calls(gemini, "sync")
+    make_calls(gemini, connect(), "sync")
     assert observed.costs("generate_content") == [None] * len(CALLS)
     assert observed.metrics.points("keyrot.key.cost") == []
     status = observed.report.status()

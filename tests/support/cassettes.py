@@ -1,6 +1,6 @@
 """Record and replay a pool's traffic with vcrpy, without keys in the cassettes.
 
-    with recorder({"key_1": first, "key_2": second}).use_cassette("tests/cassettes/busy.yaml"):
+    with recorder({"key_1": first, "key_2": second}).use_cassette("cassettes/failover_sync.yaml"):
         keyrot_middleware.install(keys=[first, second])
         genai.Client().models.generate_content(…)
 

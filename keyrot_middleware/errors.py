@@ -7,7 +7,7 @@
     │   └── SecretError                      a secret store has no value for a key
     └── google.genai.errors.APIError
         └── ClientError
-            └── KeyPoolExhausted             no key is available; in genai/exhausted.py:
+            └── KeyPoolExhausted             no key is available; in clients/exhausted.py:
                                              importing this file must not import the SDK
     Warning
     └── UserWarning
@@ -57,13 +57,18 @@ class ConfigError(KeyrotError, ValueError):
     """A setting is wrong; the text names it, its value and what is allowed."""
 
 
+def how_to_install(extra: str) -> str:
+    """Say how to install an extra, while the package is on no index."""
+    return f"in the clone of keyrot-middleware run: pip install '.[{extra}]'"
+
+
 class MissingExtraError(ConfigError, ImportError):
     """A setting needs a library that is not installed; the text names the extra."""
 
     def __init__(self, *, wanted_by: str, package: str, extra: str) -> None:
         super().__init__(
             f"{wanted_by} needs the package {package!r}, which is not installed; "
-            f"run: pip install 'keyrot-middleware[{extra}]'"
+            f"{how_to_install(extra)}"
         )
 
 

@@ -137,8 +137,9 @@ def test_the_process_wide_manager_shares_the_installed_pool(gemini, clock) -> No
         assert manager is get_key_manager()
         with keyrot_middleware.bypass():
             fail(gemini, manager, Reply.KEY_INVALID)
-        client = genai.Client(http_options=gemini.http_options)
-        assert client.models.generate_content(model=MODEL, contents="hi").text == "ok from b"
+        with genai.Client(http_options=gemini.http_options) as client:
+            answer = client.models.generate_content(model=MODEL, contents="hi")
+        assert answer.text == "ok from b"
         assert keyrot_middleware.status()["keys"]["key_1"]["disabled_reason"] == "key_invalid"
     finally:
         keyrot_middleware.uninstall()

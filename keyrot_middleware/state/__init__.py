@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from ..core.model import RetryPolicy
-from ..errors import ConfigError, MissingExtraError
+from ..errors import ConfigError, MissingExtraError, how_to_install
 from ..settings import STATE_SCHEMES
 from .base import State
 from .fallback import FallbackState
@@ -72,8 +72,10 @@ def open_shared(
         library = (error.name or "").partition(".")[0]
         if library == "redis" and isinstance(error, ModuleNotFoundError):
             raise MissingExtraError(wanted_by=wanted_by, package="redis", extra="redis") from None
-        hint = "keyrot-middleware[redis] has one that can be used" if library == "redis" else ""
-        raise ConfigError(f"{wanted_by}: the installed {library}: {error}. {hint}") from None
+        hint = (
+            f"; for one that can be used, {how_to_install('redis')}" if library == "redis" else ""
+        )
+        raise ConfigError(f"{wanted_by}: the installed {library}: {error}{hint}") from None
     state: State
     if scheme == "sqlite":
         path = backend.path_of_url(uri, pool, variable)

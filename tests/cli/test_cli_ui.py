@@ -152,4 +152,4 @@ def test_a_missing_extra_is_a_sentence(keyrot, hide, shared, package) -> None:
     """Without Starlette or uvicorn the command names the extra to install."""
     ran = keyrot("ui", "--port", "0", **shared, **hide(package))
     assert ran.returncode == 2
-    assert "pip install 'keyrot-middleware[ui]'" in ran.stderr
+    assert "pip install '.[ui]'" in ran.stderr

@@ -83,7 +83,7 @@ def test_a_missing_extra_is_an_error_with_the_pip_line(scheme, monkeypatch) -> N
     with pytest.raises(MissingExtraError) as caught:
         open_store(scheme)
     assert isinstance(caught.value, ConfigError)
-    assert f"pip install 'keyrot-middleware[{scheme}]'" in str(caught.value)
+    assert f"pip install '.[{scheme}]'" in str(caught.value)
     assert "'no_such_library'" in str(caught.value)
     assert caught.value.__context__ is None
 

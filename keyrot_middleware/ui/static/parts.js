@@ -63,7 +63,7 @@ export function today({ today: used, midnight, workloads }, costKnown) {
   return [
     el("dl", { class: "figures" }, figure("Tokens in", shortCount(used.input_tokens)), figure("Tokens out", shortCount(used.output_tokens)),
       figure("Cost", money(used.cost_usd))),
-    note(costKnown ? `since ${clock(midnight).slice(0, 5)} UTC` : "cost: pip install 'keyrot-middleware[cost]'"),
+    note(costKnown ? `since ${clock(midnight).slice(0, 5)} UTC` : "cost: the extra 'cost' is not installed"),
     ...(used.estimated_tokens ? [note(`${count(used.estimated_tokens)} of these tokens are estimated, and their cost`)] : []),
     ...Object.entries(workloads).flatMap(([name, { usd }]) => Object.entries(usd).flatMap(([window, { spent, limit }]) => [
       note(`Budget of ${name}, ${window === "10m" ? "ten minutes" : `the ${window}`}: ${money(spent)} of ${money(limit)}`), bar(spent, limit)])),

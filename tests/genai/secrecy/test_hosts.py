@@ -115,6 +115,7 @@ def test_no_pool_key_goes_elsewhere(call, made, bypassed, gemini, foreign, pool,
     inside = keyrot_middleware.bypass() if bypassed else contextlib.nullcontext()
     with inside, contextlib.suppress(genai.errors.APIError):
         CALLS[call](client, {"http_options": {"base_url": foreign.url}})
+    client.close()
     assert foreign.count() == 1
     assert foreign.log[0].header_values(KEY) in ([], [keyrot_middleware.POOL_KEY])
     assert pool_values(foreign, gemini) == []

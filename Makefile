@@ -58,8 +58,8 @@ bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.m
 bench-serve: $(READY)  ## measure keyrot serve against a proxy of ten lines, on the same server
 	@$(BIN)/python -m benchmarks.serve
 
-bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server and write benchmarks/PEERS.md
-	@PYTHONPATH=tests .venv-bench/bin/python -m benchmarks.peers
+bench-peers: .venv-bench/ready  ## measure LiteLLM's Router and proxy beside ours and write benchmarks/PEERS.md
+	@PYTHONPATH=tests:tools .venv-bench/bin/python -m benchmarks.peers
 
 goodput: $(READY)  ## measure the share of allowed requests that the pool uses and write benchmarks/GOODPUT.md
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.goodput
@@ -67,7 +67,7 @@ goodput: $(READY)  ## measure the share of allowed requests that the pool uses a
 sdk-tests: $(READY)  ## run the SDK's own unit tests with and without a pool, in four SDK versions
 	@PYTHONPATH=tools $(BIN)/python tools/coexist/compare.py genai
 
-sdk-versions: $(READY)  ## run our own tests that use the SDK with google-genai 1.75.0, 2.34.0 and the pinned one
+sdk-versions: $(READY)  ## run README's quick start with google-genai 1.65.0, and it and our tests that use the SDK with 1.75.0, 2.34.0 and the pinned one
 	@$(BIN)/python tools/sdk_versions.py $(VERSIONS)
 
 lowest: .venv-lowest/ready  ## run our tests with the lowest version of each library that pyproject.toml allows

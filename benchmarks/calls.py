@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from google import genai
 from google.genai import types
@@ -26,7 +26,18 @@ WARM_UP = 40
 """Untimed calls before each turn. After so many a call runs as many instructions as after
 hundreds, with the pool and without: nothing of the patching is left."""
 
-Samples = dict[str, list[float]]
+
+class Turn(NamedTuple):
+    """Some calls, one after the other."""
+
+    micros: list[float]
+    """What each took."""
+    cpu_ms: float
+    """CPU time of the process for each, its work in the background included."""
+
+
+Samples = dict[str, list[Turn]]
+"""The turns of each variant."""
 Call = Callable[[], Any]
 AsyncCall = Callable[[], Awaitable[Any]]
 
@@ -50,7 +61,7 @@ PLAIN = Variant()
 
 
 def sync_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Samples:
-    """Time one call after the other, in turns; microseconds per variant."""
+    """Time one call after the other, in turns."""
     with server(3) as place:
         client = client_of(place)
 
@@ -62,14 +73,15 @@ def sync_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Samples
             for name, variant in variants.items()
         }
 
-        def turn(name: str) -> list[float]:
+        def turn(name: str) -> Turn:
             call, variant = calls[name], variants[name]
             with variant.around(), _pool(variant, place):
                 for _ in range(WARM_UP):
                     call()
+                before = time.process_time()
                 taken = [_timed(call) for _ in range(PER_ROUND)]
-            time.sleep(variant.rest_s)
-            return taken
+                time.sleep(variant.rest_s)
+                return Turn(taken, _cpu_ms(before))
 
         return _interleave(variants, turn, rounds)
 
@@ -87,14 +99,15 @@ def async_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Sample
             for name, variant in variants.items()
         }
 
-        async def turn(name: str) -> list[float]:
+        async def turn(name: str) -> Turn:
             call, variant = calls[name], variants[name]
             with variant.around(), _pool(variant, place):
                 for _ in range(WARM_UP):
                     await call()
+                before = time.process_time()
                 taken = [await _atimed(call) for _ in range(PER_ROUND)]
-            await asyncio.sleep(variant.rest_s)  # at least one iteration: connections close
-            return taken
+                await asyncio.sleep(variant.rest_s)  # at least one iteration: connections close
+                return Turn(taken, _cpu_ms(before))
 
         samples = _interleave(variants, lambda name: runner.run(turn(name)), rounds)
         runner.run(client.aio.aclose())
@@ -112,18 +125,20 @@ def added(samples: Samples, name: str, over: str = "plain") -> tuple[float, floa
     Each is the median over all rounds of what one round shows at p50: other load of the machine
     comes and goes, and affects the two turns of a round alike.
     """
-    turns = list(zip(_turns(samples[over]), _turns(samples[name]), strict=True))
-    return p50([theirs - base for base, theirs in turns]), p50([b / a for a, b in turns])
+    bases, theirs = ([p50(turn.micros) for turn in samples[one]] for one in (over, name))
+    turns = list(zip(bases, theirs, strict=True))
+    return p50([b - a for a, b in turns]), p50([b / a for a, b in turns])
 
 
-def _turns(values: list[float]) -> list[float]:
-    return [p50(values[at : at + PER_ROUND]) for at in range(0, len(values), PER_ROUND)]
+def micros(samples: Samples, name: str) -> float:
+    """Return what a call takes at p50."""
+    return p50([one for turn in samples[name] for one in turn.micros])
 
 
 def format_added(samples: Samples, name: str) -> str:
     """Format what *name* adds to the plain SDK."""
-    micros, ratio = added(samples, name)
-    return f"{micros:.0f} µs ({ratio:.3f} × plain, {p50(samples['plain']):.0f} µs)"
+    more, ratio = added(samples, name)
+    return f"{more:.0f} µs ({ratio:.3f} × plain, {micros(samples, 'plain'):.0f} µs)"
 
 
 def client_of(place: Place) -> genai.Client:
@@ -147,15 +162,19 @@ def _pool(variant: Variant, place: Place) -> Iterator[None]:
 
 
 def _interleave(
-    variants: Mapping[str, Variant], turn: Callable[[str], list[float]], rounds: int
+    variants: Mapping[str, Variant], turn: Callable[[str], Turn], rounds: int
 ) -> Samples:
     samples: Samples = {name: [] for name in variants}
     for round_ in range(rounds + 2):  # the first two warm up
         for name in variants:
             taken = turn(name)
             if round_ >= 2:
-                samples[name] += taken
+                samples[name].append(taken)
     return samples
+
+
+def _cpu_ms(before: float) -> float:
+    return (time.process_time() - before) * 1e3 / PER_ROUND
 
 
 def _timed(call: Call) -> float:

@@ -9,7 +9,7 @@ import httpx
 import openai
 import requests
 
-from .calls import MODEL, PROMPT, Call, Samples, Variant, added, p50, sync_calls
+from .calls import MODEL, PROMPT, Call, Samples, Variant, added, micros, sync_calls
 from .page import Row
 from .server import Place
 from .telemetry import untraced
@@ -70,5 +70,5 @@ def _bar(name: str) -> str:
 
 
 def _added(samples: Samples, name: str) -> str:
-    micros, ratio = added(samples, f"{name}, pool", name)
-    return f"{micros:.0f} µs ({ratio:.3f} × plain, {p50(samples[name]):.0f} µs)"
+    more, ratio = added(samples, f"{name}, pool", name)
+    return f"{more:.0f} µs ({ratio:.3f} × plain, {micros(samples, name):.0f} µs)"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-__all__ = ["Row", "page"]
+__all__ = ["Row", "page", "table"]
 
 Row = tuple[str, ...]
 
@@ -22,9 +22,12 @@ def page(title: str, command: str, how: str, head: Sequence[str], rows: Sequence
         f"{platform.machine()}, {os.cpu_count()} shared cores, load {os.getloadavg()[0]:.1f}, "
         f"CPython {platform.python_version()}, google-genai {version('google-genai')}. {how}",
         "",
-        f"| {' | '.join(head)} |",
-        "|" + "---|" * len(head),
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
+        table(head, rows),
     ]
     return "\n".join(lines)
+
+
+def table(head: Sequence[str], rows: Sequence[Row]) -> str:
+    """Write a table."""
+    first, *others = (f"| {' | '.join(line)} |\n" for line in (head, *rows))
+    return f"{first}|{'---|' * len(head)}\n{''.join(others)}"

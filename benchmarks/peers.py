@@ -1,8 +1,8 @@
-"""LiteLLM's Router against the same server: `make bench-peers` writes PEERS.md.
+"""LiteLLM's Router and proxy beside ours, in one run: `make bench-peers` writes PEERS.md.
 
-Needs the extra `bench`. LiteLLM requests `api_base` + `/models/MODEL:generateContent`, so its base
-is the server's with the version of the API in it. All Routers of a process are notified of each
-other's calls, so each row is measured in a process of its own.
+LiteLLM requests `api_base` + `/models/MODEL:generateContent`, so its base is the server's with the
+version of the API in it. All Routers of a process are notified of each other's calls, and memory is
+that of a process, so each row is measured in processes of its own.
 """
 
 from __future__ import annotations
@@ -15,12 +15,25 @@ from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from support.servers import BINARIES, Server
 
-from .calls import MODEL, PER_ROUND, PLAIN, PROMPT, Variant, async_calls, format_added, sync_calls
+from . import proxies
+from .calls import (
+    MODEL,
+    PER_ROUND,
+    PLAIN,
+    PROMPT,
+    Samples,
+    Variant,
+    async_calls,
+    format_added,
+    sync_calls,
+)
 from .page import Row, page
+from .serve import peak_mb
 from .server import Place
 
 __all__ = ["main"]
@@ -39,10 +52,11 @@ def variants(redis: str) -> dict[str, Variant]:
         "optional_pre_call_checks": ["enforce_model_rate_limits"],
     }
     return {
-        "ours, state in memory": Variant({"state_url": "memory://"}),
+        "plain": PLAIN,
+        "ours, state in memory": Variant({"state_url": "memory://"}, rest_s=REST_S),
         "LiteLLM without Router": _peer(_bare),
         "LiteLLM's Router": _peer(_router),
-        "ours, state in Redis": Variant({"state_url": redis}, rest_s=REST_S),
+        "ours, state in Redis": Variant({"state_url": redis, "pool": "bench"}, rest_s=REST_S),
         "LiteLLM's Router with Redis": _peer(partial(_router, redis_url=redis)),
         "the same, holding limits": _peer(partial(_router, redis_url=redis, **limits)),
     }
@@ -103,41 +117,55 @@ def _params(place: Place, number: int) -> dict[str, Any]:
     }
 
 
-def measure(name: str, redis: str, way: str) -> str:
-    """Measure one of `variants` in turns with the plain SDK; return what it adds."""
+def measure(name: str, redis: str, way: str) -> tuple[str, str, int]:
+    """Measure one of `variants` in turns with the plain SDK.
+
+    Returns:
+        What a call adds, its CPU time, and the most megabytes of the process.
+    """
     in_turns = sync_calls if way == "sync" else async_calls
-    return format_added(in_turns({"plain": PLAIN, name: variants(redis)[name]}, ROUNDS), name)
+    samples = in_turns({"plain": PLAIN, name: variants(redis)[name]}, ROUNDS)
+    more = "–" if name == "plain" else format_added(samples, name)
+    return more, _format_cpu(samples, name), peak_mb()
+
+
+def _format_cpu(samples: Samples, name: str) -> str:
+    plain, its = ([turn.cpu_ms for turn in samples[one]] for one in ("plain", name))
+    ratio = median(b / a for a, b in zip(plain, its, strict=True))
+    return f"{median(its):.2f} ms" + ("" if name == "plain" else f" ({ratio:.2f} × plain)")
 
 
 def rows(redis: str) -> list[Row]:
-    """Measure: variant, added per call sync, added per call async."""
+    """Measure in a program: variant, added per call and CPU time of a call by each way, memory."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # otherwise it uses the internet
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["litellm"])  # once: it takes seconds
     found: list[Row] = []
-    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
         for name in variants(redis):
             ways = [fresh.submit(measure, name, redis, way).result() for way in ("sync", "async")]
-            found.append((name, *ways))
+            (added, cpu, peak), (aadded, acpu, _) = ways
+            found.append((name, added, aadded, cpu, acpu, f"{peak} MB"))
     return found
 
 
 def main() -> None:
-    """Write the table."""
+    """Write the tables."""
     redis = Server(BINARIES["valkey"])
     try:
         found = rows(redis.strict_url)
     finally:
         redis.remove()
     how = (
-        f"LiteLLM {version('litellm')}. All call a loopback server with three keys, in turns "
-        f"with the plain SDK of {PER_ROUND} calls, {ROUNDS} times, in a process of its own; a "
+        f"LiteLLM {version('litellm')}. All call a loopback server with three keys, in turns with "
+        f"the plain SDK of {PER_ROUND} calls, {ROUNDS} times, each row in processes of its own. A "
         "Router has three deployments and its defaults, which hold no limits; in the last row it "
-        "holds them, as ours do. Added is the median over the rounds of the difference at p50; "
-        "LiteLLM has an HTTP client of its own; its cost is in the row without Router."
+        "holds them, as ours do. Added is the median over the rounds of the difference at p50. CPU "
+        "is that of the process, with what it does behind a call. Memory is the most that the "
+        "process of the sync calls had, google-genai included, which is in each. LiteLLM has an "
+        "HTTP client of its own; its cost is in the row without Router."
     )
-    head = ("who", "added per call, sync", "added per call, async")
-    text = page("Peers", "make bench-peers", how, head, found)
+    kinds = ("added per call", "CPU of a call")
+    head = ("who", *(f"{kind}, {way}" for kind in kinds for way in ("sync", "async")), "memory")
+    text = f"{page('Peers', 'make bench-peers', how, head, found)}\n{proxies.section()}"
     (Path(__file__).parent / "PEERS.md").write_text(text)
     print(text)
 

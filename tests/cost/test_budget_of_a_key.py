@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 import pytest
-from google import genai
 from test_costs import body, price
 
 import keyrot_middleware
@@ -64,7 +63,7 @@ def test_one_caller_stops_at_the_budget(gemini, clock, pool, connect, cost, mode
     assert "KeyPoolUsdPerDay" in json.dumps(failed.value.details)
 
 
-def test_status_reports_an_exhausted_budget_until_midnight(gemini, clock, pool, connect, cost) -> None:
+def test_status_reports_a_spent_budget_until_midnight(gemini, clock, pool, connect, cost) -> None:
     """The keys of the project are limited, those of another are not; then all are available."""
     keys = [
         {"key_id": "a", "project": "web", "usd": {"day": cost}},

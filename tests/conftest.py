@@ -76,10 +76,12 @@ def pytest_runtest_teardown(
     item: pytest.Item, nextitem: pytest.Item | None
 ) -> Generator[None, None, None]:
     """Say of what that collection finds that any test of the file may have left it."""
+    found = pytest.PytestUnraisableExceptionWarning
     try:
         return (yield)
-    except (pytest.PytestUnraisableExceptionWarning, ExceptionGroup) as error:
-        if nextitem is None or nextitem.path != item.path:
+    except (found, ExceptionGroup) as error:
+        is_last = nextitem is None or nextitem.path != item.path
+        if is_last and (isinstance(error, found) or error.subgroup(found)):
             error.add_note(
                 f"Found at the end of {item.path.name}; any of its tests may have left it. "
                 "With PYTHONTRACEMALLOC=20 you see where it was made."

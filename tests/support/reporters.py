@@ -80,7 +80,10 @@ def rich(error: BaseException) -> str:
         locals_max_length=1_000,
         locals_max_string=20_000,
     )
-    shown = [f"{stack.exc_type}: {stack.exc_value} {stack.notes}" for stack in trace.stacks]
+    shown = [
+        f"{stack.exc_type}: {stack.exc_value} {getattr(stack, 'notes', ())}"  # rich 14 has them
+        for stack in trace.stacks
+    ]
     for frame in (frame for stack in trace.stacks for frame in stack.frames):
         shown += [f"{name} = {node.render()}" for name, node in (frame.locals or {}).items()]
     return "\n".join(shown)

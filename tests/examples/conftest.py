@@ -18,7 +18,7 @@ def service() -> Iterator[FakeGemini]:
     with FakeGemini() as server:
         for label in ("exhausted", "dead", "good"):
             server.add_key(label)
-        server.always("exhausted", Reply.QUOTA_MINUTE)
+        server.always("exhausted", Reply.QUOTA_DAY)  # not free again while a test runs
         server.always("dead", Reply.KEY_INVALID)
         yield server
 

@@ -49,7 +49,7 @@ def test_keys_are_selected_by_hand(example, service, pool) -> None:
     ran = example("manual_key_manager.py", settings=pool)
     assert ran.returncode == 0, ran.stderr
     reported = [line for line in ran.stderr.splitlines() if line.startswith("key_")]
-    assert reported == ["key_1: quota_minute", "key_2: key_invalid"]
+    assert reported == ["key_1: quota_day", "key_2: key_invalid"]
     assert "KeyrotWarning: pool default, gemini-3.8-flash: key key_2 is rejected" in ran.stderr
     assert ran.stdout.splitlines()[:2] == ["key_3: ok from good"] * 2
     assert "key_2: 0 ok, 1 failed, key_invalid" in ran.stdout

@@ -38,7 +38,7 @@ def test_no_key_is_litellms_own_rate_limit_error(mode, found) -> None:
     assert [name for name, _ in exhausted["errors"]] == ["RateLimitError"] * 2
     for _, text in exhausted["errors"]:
         assert "No Gemini API key of pool" in text
-        assert "key_1: quota_minute until 20" in text
+        assert "key_1: quota_day until 20" in text
 
 
 def test_a_bad_request_is_litellms_own_error(found) -> None:

@@ -41,7 +41,7 @@ def _exhausted(mode: str) -> dict[str, Any]:
     with FakeGemini() as gemini:
         _install(gemini, "A", "B", max_wait_s=0.0)
         for label in "AB":
-            gemini.always(label, Reply.QUOTA_MINUTE)
+            gemini.always(label, Reply.QUOTA_DAY)
         errors = []
         for _ in range(2):
             try:

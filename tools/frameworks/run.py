@@ -21,7 +21,7 @@ from table import table
 from upstream import Upstream, serve
 from venvs import python_of
 
-TIME_LIMIT_S = 600.0  # a case takes some 6 s where the machine has nothing else to do
+TIME_LIMIT_S = 600.0  # a case takes two seconds, and minutes on a busy machine
 MARK = "PROBE "
 
 

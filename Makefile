@@ -80,7 +80,7 @@ coexist: $(READY)  ## run the tests of another instrumentation, alone and with a
 peers-tests: $(READY)  ## run the tests of httpx, requests, respx, responses and pytest-httpx, alone and with a pool installed
 	@PYTHONPATH=tools $(BIN)/python tools/coexist/compare.py httpx requests respx responses pytest-httpx
 
-frameworks: $(READY)  ## run twelve frameworks, among them LangChain, ADK, openai-agents and DSPy, unchanged, over a pool
+frameworks: $(READY)  ## run fourteen frameworks, among them LangChain, ADK, openai-agents and DSPy, unchanged, over a pool
 	@PYTHONPATH=tests:tools $(BIN)/python tools/frameworks/run.py
 	@PYTHONPATH=tests:tools $(BIN)/python tools/frameworks/litellm_proxy.py
 

@@ -47,7 +47,7 @@ def sent_to_sentry() -> Any:
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=600,  # a busy machine needs five minutes
+        timeout=900,  # a busy machine needs eight minutes
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-2_000:]

@@ -208,9 +208,6 @@ def environment(level: int | None, *, expected: bool) -> dict[str, str]:
     }
 
 
-STDERR = 2
-"""Its number, whatever the program has made of `sys.stderr`."""
-
 _tried: list[bool] = []
 
 
@@ -249,15 +246,11 @@ def _install(_module: Any) -> None:
 
 
 def _show_waits() -> None:
-    """Show for what calls of the program wait, where stderr is a terminal; `-v` logs it."""
-    if sys.platform == "win32":  # without termios
-        return
-    if not os.isatty(STDERR) or os.environ.get("TERM", "dumb") == "dumb":
-        return
+    """Say for what calls of the program wait; `-v` logs it."""
     from ..runtime import current_pool  # noqa: PLC0415 - not before it is needed
-    from .wait_display import WaitDisplay  # noqa: PLC0415
+    from .wait_lines import WaitLines  # noqa: PLC0415
 
     pool = current_pool()
-    if pool is not None:
-        display = WaitDisplay(STDERR, pool.waiting_lines.tickets, pool.clock.time)
-        pool.event_listeners = (*pool.event_listeners, display)
+    if pool is not None and sys.stderr is not None and sys.stderr.isatty():
+        lines = WaitLines(pool.waiting_lines.tickets, pool.clock.time)
+        pool.event_listeners = (*pool.event_listeners, lines)

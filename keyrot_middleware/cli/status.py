@@ -15,6 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from .. import providers
+from ..core.activity import DAY, ActivityLog, share_entry
 from ..core.model import DEFAULT_PLATFORM, Candidate, Usage
 from ..core.selection import Selector
 from ..core.text import did_you_mean, mask_url, one_line, remaining, short_time
@@ -89,9 +90,8 @@ def _doubt(report: PoolReport, model: str) -> str | None:
     now, rows = report.now(), report.look().rows
     chains = report.settings(now).next_models
     known = {*chains, *chains.values(), *FREE_LIMITS}
-    known.update(pair.model for pair in report.activity.read().pairs(now))
     known.update(row.key.model for row in rows if row.key.model)
-    known.update(used.bucket for row in rows for used in row.known.used)
+    known.update(_answered(report.activity.read(), now))
     if model in known:
         return None
     prices, one = PriceList(), Usage(input_tokens=1)
@@ -102,8 +102,16 @@ def _doubt(report: PoolReport, model: str) -> str | None:
     also = "no key is for it"
     if prices.is_installed:
         also = "the price list of the pool's providers does not know it"
-    asked = f"No call of today or yesterday has asked for {model}, and {also}."
+    asked = f"No call to {model} was answered in the last 24 hours, and {also}."
     return f"{asked}{did_you_mean(model, known)}"
+
+
+def _answered(log: ActivityLog, now: float) -> Iterator[str]:
+    """Yield the models to which calls were answered in the last day: they exist."""
+    for model in {pair.model for pair in log.pairs(now)}:
+        counts = log.history(share_entry("model", model), DAY, now)
+        if sum(counts.calls) > sum(counts.failed_calls):
+            yield model
 
 
 def change(key_id: str, action: str, for_s: float | None = None) -> int:

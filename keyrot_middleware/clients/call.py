@@ -507,7 +507,7 @@ class Call:
         why = one_line(provider.parse_error(FailureFacts(404, body), 0.0).message)[:_QUOTED]
         self.calls.warn_once(
             model,
-            f"KEYROT_FALLBACK_MODELS: the model {model} is misspelt or retired, and {then}; "
+            f"KEYROT_FALLBACK_MODELS: the API has no model {model}, and {then}; "
             f"{provider.title} answers 404: {why}",
         )
 

@@ -118,11 +118,12 @@ class LogObserver:
             self._rejected.discard(key_id)
 
     def _advise(self, info: CallInfo, verdict: Verdict) -> None:
-        """Log once a model what to change: a program that gets a response sees no note."""
+        """Warn once a model what to change: a program that gets a response sees no note."""
         with self._lock:
             is_first = self._is_new((info.model, verdict.failure), inf, inf)
         if is_first:
-            _log(self._pool, info, logging.WARNING, "%s", describe(verdict))
+            text = f"pool {self._pool}, {info.model or info.verb}: {describe(verdict)}"
+            warn_unless_logged(_logger, text)
 
     def _is_new(self, name: tuple[str, str], leased_at: float, now: float) -> bool:
         if leased_at <= self._failures.get(name, -inf):

@@ -269,7 +269,7 @@ def test_explain_doubts_a_model_that_nothing_knows(
     }
     ran = keyrot("explain", "gemini-3.8-flsh", **env)
     first, second, *_ = ran.stdout.splitlines()
-    asked = "No call of today or yesterday has asked for gemini-3.8-flsh, and "
+    asked = "No call to gemini-3.8-flsh was answered in the last 24 hours, and "
     assert first == f'{asked}{why[lists]}. Did you mean "gemini-3.8-flash"?'
     assert second.startswith("A call to gemini-3.8-flsh would get ")
     assert ran.returncode == 0
@@ -279,14 +279,15 @@ def test_explain_doubts_a_model_that_nothing_knows(
 
 def test_explain_knows_a_model_by_each_that_names_it(keyrot: Keyrot, service: Service) -> None:
     """A key, a call, a chain and the price list; one that a provider calls `models/…` too."""
-    record = CallRecord(time.time(), "called-before", 0.1, "failed", ())
     activity = Activity(service.state, time.time)
-    activity.add(record)
+    for model, how in (("called-before", "ok"), ("called-in-vain", "failed")):
+        activity.add(CallRecord(time.time(), model, 0.1, how, ()))
     activity.send()
     env = service.env | {"KEYROT_FALLBACK_MODELS": "first-of-chain>last-of-chain"}
     names = ("called-before", "first-of-chain", "last-of-chain", INFO.model, "gemini-2.0-flash")
     for name in (*names, f"models/{INFO.model}"):
         assert json.loads(keyrot("explain", name, "--json", **env).stdout)["doubt"] is None, name
+    assert json.loads(keyrot("explain", "called-in-vain", "--json", **env).stdout)["doubt"]
 
 
 def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:

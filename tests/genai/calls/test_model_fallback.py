@@ -133,6 +133,6 @@ def test_a_missing_model_is_named_once(missing, then, asked, mode, gemini, pool,
     assert models(gemini) == [*asked] * 2
     (text,) = [str(one.message) for one in found if one.category is KeyrotWarning]
     assert text.startswith(
-        f"KEYROT_FALLBACK_MODELS: the model {missing} is misspelt or retired, and {then}; Gemini "
+        f"KEYROT_FALLBACK_MODELS: the API has no model {missing}, and {then}; Gemini "
         f"answers 404: models/{missing} is not found for API version "
     )

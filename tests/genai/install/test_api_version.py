@@ -1,5 +1,6 @@
 """The API version: the installed SDK finds README's model, and the check asks as the SDK does."""
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from typing import Any
 
@@ -9,8 +10,11 @@ from google import genai
 from support.docs_blocks import ROOT, blocks
 
 import keyrot_middleware
+from keyrot_middleware.clients.key_check import check_key
 from keyrot_middleware.providers import gemini as provider
 from keyrot_middleware.providers.gemini import Gemini, VertexExpress
+from keyrot_middleware.secrets.stores import open_secret_cache
+from keyrot_middleware.settings import load
 from keyrot_middleware.testing import FakeGemini
 
 ALIAS = "gemini-flash-latest"
@@ -76,6 +80,22 @@ def test_older_versions_do_not_read_the_variable(installed, chosen, path, monkey
     assert Gemini().check_url_path(MODEL) == path
     express = VertexExpress().check_url_path(MODEL)
     assert express == f"/v1beta1/publishers/google/{GENERATE}"
+
+
+def test_the_check_adds_a_version_to_an_address_as_the_sdk_does(
+    program, gemini, monkeypatch
+) -> None:
+    """Also to one that ends with a version: the program's requests are a 404 there."""
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", f"{gemini.url}/v1")
+    keyrot_middleware.install()
+    with genai.Client() as client, suppress(genai.errors.APIError):
+        client.models.generate_content(model=MODEL, contents="hello")
+    asked, config = path_of(gemini), load()
+    secrets = open_secret_cache(config)
+    secrets.refresh_all()
+    check_key(secrets, "key_1", MODEL, "gemini_api", config.allowed)
+    secrets.close()
+    assert path_of(gemini) == asked
 
 
 def test_a_model_that_v1_lacks_is_advised_about(pool, gemini, connect, caplog) -> None:

@@ -16,17 +16,15 @@ from typing import Any
 import pytest
 from support.servers import wait_for
 
-from keyrot_middleware.cli.wait_display import DRAW, describe_waits
+from keyrot_middleware.cli.wait_lines import first_end
 from keyrot_middleware.core.model import Block, CallInfo
 from keyrot_middleware.core.waiting import Ticket
 from keyrot_middleware.testing import FakeGemini, Reply
 
 pty = pytest.importorskip("pty")
-termios = pytest.importorskip("termios")
 
 RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "50s"}
 BUSY = {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "busy", "details": [RETRY]}
-FRAME = re.compile(re.escape(DRAW).replace(re.escape("{}"), "(.*?)"))
 WAITS = re.compile(r"keyrot: waiting for key_1, until \d\d:\d\d:\d\dZ, in \d+ s \((\d) calls?\)")
 TAKES_THE_TERMINAL = "import os, sys; os.setsid(); os.close(os.open(os.ttyname(2), os.O_RDWR)); "
 """As a shell gives it to a program: with a terminal of its own Ctrl-C reaches it."""
@@ -91,13 +89,13 @@ class Running:
                 self.shown += data.decode()
         return found
 
-    def end(self) -> tuple[str, list[str]]:
-        """Let the calls be served; return what the program wrote, and what was drawn beside it."""
+    def end(self) -> str:
+        """Let the calls be served; return what was written."""
         self.gemini.always_any(None)
         self.go_on()
         self.read_until(lambda _: False)
         assert self.process.wait(120) == 0, self.shown[-2_000:]
-        return FRAME.sub("", self.shown), FRAME.findall(self.shown)
+        return self.shown
 
     def go_on(self) -> None:
         """Let the program go on from where it reads a line."""
@@ -146,68 +144,42 @@ def start(clean_environment: None, here: Path) -> Iterator[Start]:
     yield run
 
 
-def test_a_wait_is_shown_and_erased(start: Start) -> None:
-    """With the time and the number of calls; what the program writes stays as it is."""
+def test_a_line_says_for_which_key_calls_wait(start: Start) -> None:
+    """With the time and the number of calls, once; what the program writes stays as it is."""
     with start(TWO_CALLS) as running:
-        running.read_until(lambda shown: "(2 calls)" in "".join(FRAME.findall(shown)))
-        written, drawn = running.end()
-    assert all(WAITS.fullmatch(text) for text in drawn if text)
-    assert drawn[-1] == ""
+        running.read_until(WAITS.search)
+        time.sleep(2.5)
+        written = running.end()
+    assert [found.group(1) for found in WAITS.finditer(written)] == ["2"]
     assert "\x1b" not in written
     assert "half a line, " in written
     assert re.search(r"answer \d: ok from a\r\nanswer \d: ok from a\r\n\Z", written)
 
 
-def test_it_is_erased_before_the_error_of_a_ctrl_c(start: Start) -> None:
-    """The traceback is not written over it."""
-    with start(MAIN_THREAD) as running:
-        running.read_until(WAITS.search)
-        os.write(running.terminal, b"\x03")
-        running.read_until(lambda _: False)
-        assert running.process.wait(120) != 0
-    before, _, error = running.shown.partition("Traceback")
-    assert FRAME.findall(before)[-1] == ""
-    assert "KeyboardInterrupt" in error.rstrip().rpartition("\n")[2]  # newer Pythons colour it
-    assert "\x1b" not in error
-
-
 def test_a_terminal_that_is_stopped_keeps_no_program_from_its_end(start: Start) -> None:
-    """Ctrl-S stops what is drawn, not the program, and not its end."""
+    """Ctrl-S stops what is written, not the program, and not its end."""
     with start(LEAVES_A_THREAD) as running:
-        running.read_until(WAITS.search)
+        running.read_until(lambda shown: "KeyrotWarning" in shown)
         os.write(running.terminal, b"\x13")
+        time.sleep(2.5)
         running.go_on()
         assert running.process.wait(120) == 0
 
 
-def test_it_is_not_drawn_over_a_screen_or_a_line_that_is_edited(start: Start) -> None:
-    """Such programs take single characters from the terminal."""
-    mode = "attributes = termios.tcgetattr(2); attributes[3] &= ~termios.ICANON; "
-    edits = f"import termios; {mode}termios.tcsetattr(2, termios.TCSANOW, attributes)"
-    with start(f"{edits}\n{MAIN_THREAD}") as running:
-        running.read_until(lambda shown: "KeyrotWarning" in shown)
-        time.sleep(2.5)
-        _, drawn = running.end()
-    assert drawn == []
-
-
 ELSEWHERE: list[Any] = [
-    pytest.param(MAIN_THREAD, ["-v"], {}, id="-v, which logs it"),
-    pytest.param(MAIN_THREAD, [], {"TERM": "dumb"}, id="a terminal that knows no escapes"),
-    pytest.param(IN_A_CHILD, [], {}, id="a forked child"),
+    pytest.param(MAIN_THREAD, ["-v"], id="-v, which logs it"),
+    pytest.param(IN_A_CHILD, [], id="a forked child"),
 ]
 
 
-@pytest.mark.parametrize(("program", "options", "env"), ELSEWHERE)
-def test_it_is_not_shown(
-    program: str, options: list[str], env: dict[str, str], start: Start
-) -> None:
-    """Where the log says it, where it cannot be drawn, and for other processes."""
-    with start(program, *options, **env) as running:
+@pytest.mark.parametrize(("program", "options"), ELSEWHERE)
+def test_it_is_not_said(program: str, options: list[str], start: Start) -> None:
+    """Where the log says it, and by other processes."""
+    with start(program, *options) as running:
         running.read_until(lambda shown: "waits" in shown)
-        time.sleep(2.5)  # it would be shown after one second
-        written, drawn = running.end()
-    assert (drawn, "\x1b" in written) == ([], False)
+        time.sleep(2.5)  # it would be said after one second
+        written = running.end()
+    assert "keyrot: waiting" not in written
     assert "answer 0: ok from a" in written
 
 
@@ -218,19 +190,17 @@ def test_nothing_is_written_to_a_file(start: Start, here: Path) -> None:
     with start(MAIN_THREAD, before=redirected) as running:
         wait_for(lambda: log.exists() and "waits" in log.read_text())
         time.sleep(2.5)
-        written, _ = running.end()
-    assert (written, "\x1b" in log.read_text()) == ("answer 0: ok from a\r\n", False)
+        written = running.end()
+    assert written == "answer 0: ok from a\r\n"
+    assert "keyrot: waiting" not in log.read_text()
 
 
 def test_of_many_calls_it_names_the_key_that_comes_first() -> None:
-    """Not a key whose wait is nearly over, and none that another call uses."""
+    """Not one whose time is past, as of calls behind others, and none that another call uses."""
     call = CallInfo("m", "generateContent")
-    first, second, third = Ticket(call), Ticket(call), Ticket(call)
-    first.blocks = {"a": Block("rpm", 150.0), "b": Block("quota_minute", 142.0)}
-    second.blocks = {"c": Block("concurrency", 100.1)}
-    assert describe_waits([], 100.0) == ""
-    assert describe_waits([second, third], 100.0) == ""
-    shown = "keyrot: waiting for b, until 00:02:22Z, in {} s ({} call{})"
-    assert describe_waits([first, second, third], 100.0) == shown.format(42, 3, "s")
-    assert describe_waits([first], 140.9) == shown.format(1, 1, "")
-    assert describe_waits([first], 141.5) == ""
+    front, behind, third = Ticket(call), Ticket(call), Ticket(call)
+    front.blocks = {"a": Block("rpm", 150.0), "b": Block("quota_minute", 142.0)}
+    behind.blocks = {"a": Block("rpm", 90.0)}
+    third.blocks = {"c": Block("concurrency", 100.1)}
+    assert first_end([front, behind, third], 100.0) == (142.0, "b")
+    assert first_end([behind, third], 100.0) == (100.0, "")

@@ -38,7 +38,8 @@ client = genai.Client()
 
 def call(number):
     text = client.models.generate_content(model="gemini-3.8-flash", contents="hi").text
-    print(f"answer {number}: {text}", flush=True)
+    sys.stdout.write(f"answer {number}: {text}\\n")  # in one piece: print() writes the end apart
+    sys.stdout.flush()
 
 def make_available():
     sys.stdin.readline()

@@ -246,7 +246,7 @@ def _install(_module: Any) -> None:
 
 
 def _show_waits() -> None:
-    """Say for what calls of the program wait; `-v` logs it."""
+    """Say on a terminal for which key calls of the program wait; `-v` logs it instead."""
     from ..runtime import current_pool  # noqa: PLC0415 - not before it is needed
     from .wait_lines import WaitLines  # noqa: PLC0415
 

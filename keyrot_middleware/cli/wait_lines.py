@@ -24,7 +24,7 @@ from ..core.waiting import Ticket
 SHORT_S = 3.0
 """A wait that is shorter is not said."""
 APART_S = 10.0
-"""So much later than the wait that was said last ends another one that is said."""
+"""Another wait is said only if it ends so much later than the one that was said last."""
 LOOK_S = 1.0
 
 

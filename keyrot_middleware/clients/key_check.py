@@ -12,7 +12,6 @@ from ..core.model import CallInfo
 from ..errors import KeyrotError
 from ..hosts import AllowedOrigins, is_within, origin_from_url
 from ..providers.base import Route
-from ..providers.gemini import Gemini
 from ..runtime import bypassed
 from ..secrets.cache import SecretCache
 from .errors import transport_failure
@@ -71,15 +70,12 @@ def check_key(
     if not is_within(base, allowed[platform]):
         origin = origin_from_url(base)
         raise KeyrotError(f"sent nothing: {origin or 'no host'} is not in KEYROT_ALLOWED_HOSTS")
-    path = provider.check_url_path(asked)
-    if base.endswith("/v1") and not isinstance(provider, Gemini):  # google-genai adds a version
-        path = f"/{path.rpartition('/v1/')[2].lstrip('/')}"
     name, value = provider.key_field(Route(""), secrets.value(key_id).reveal())
     began, token = time.monotonic(), bypassed.set(True)
     try:
         reply = requests.request(
             "POST" if provider.check_body else "GET",
-            base + path,
+            provider.check_url(base, asked),
             json=provider.check_body,
             headers={name: value, **provider.check_headers},
             auth=lambda request: request,  # not that of ~/.netrc

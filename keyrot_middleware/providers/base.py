@@ -169,6 +169,13 @@ class Provider:
         """Return the path of the request that shows whether a key is accepted."""
         return self.check_path.format(model=model)
 
+    def check_url(self, base: str, model: str) -> str:
+        """Return its address below *base*, which may end with the version, as most SDKs take it."""
+        path = self.check_url_path(model)
+        if base.endswith("/v1"):
+            path = f"/{path.rpartition('/v1/')[2].lstrip('/')}"
+        return base + path
+
     def is_asked_like(self, other: Provider) -> bool:
         """Return whether no request shows for which of the two it is."""
         mine, its = ((type(p).route, p.key_header, p.base) for p in (self, other))

@@ -73,6 +73,10 @@ class Gemini(Provider):
         path = super().check_url_path(model)
         return path.replace(self.beta, self._sdk_version(), 1)
 
+    def check_url(self, base: str, model: str) -> str:
+        """Return its address: google-genai adds a version to any *base*."""
+        return base + self.check_url_path(model)
+
     def _sdk_version(self) -> str:
         """Return that version (docs/gemini-api.md#v1-and-v1beta).
 

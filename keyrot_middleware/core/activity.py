@@ -12,11 +12,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from .failures import SERVICE_FAILURES, UNKNOWN
 from .judgement import Run
 from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NANO, NO_USAGE, Usage, nano_usd
+from .rows import NUMBER, known_fields, read_row, read_rows
 from .windows import DAY_S, day_of
 
 CALLS_KEPT = 100
@@ -32,6 +34,10 @@ LARGE_POOL = 500
 OTHER = "(other)"
 POOL = ""
 """Stands in place of a key id for the sums over all keys."""
+
+_T = TypeVar("_T")
+_NUMBER, _TEXT = NUMBER | None, str | None
+"""Of fields that may be empty."""
 
 CallOutcome = Literal["ok", "failed", "exhausted", "abandoned"]
 ShareKind = Literal["model", "workload", "pair", "unknown"]
@@ -186,14 +192,24 @@ def dump_call(record: CallRecord) -> str:
     return json.dumps(record._replace(usage=shown), separators=(",", ":"))
 
 
-def load_call(text: str | bytes) -> CallRecord | None:
-    """Read a call; None where another version wrote it."""
-    try:
-        at, model, seconds, outcome, attempts, usage, *more = json.loads(text)
-        found = tuple(Attempt(*attempt) for attempt in attempts)
-        return CallRecord(at, model, seconds, outcome, found, Usage(*usage), *more)
-    except (ValueError, TypeError, RecursionError):
-        return None
+_CALL = (NUMBER, str, NUMBER, str, list, list, bool, str, str, str, str, NUMBER)
+_ATTEMPT = (str, _TEXT, _NUMBER, NUMBER, str, str, str, int, str, NUMBER, bool)
+_OF_USAGE = (*[_NUMBER] * 4, _TEXT, _TEXT, list, _NUMBER, list, _TEXT, bool)
+"""What the fields are, of the rows that are read."""
+
+
+def load_call(text: str | bytes) -> CallRecord:
+    """Read a call.
+
+    Raises:
+        ValueError: It is none.
+        TypeError: It lacks what each version writes.
+    """
+    at, model, seconds, outcome, attempts, usage, *more = read_row(text, _CALL)
+    found = tuple(Attempt(*known_fields(attempt, _ATTEMPT)) for attempt in attempts)
+    return CallRecord(
+        at, model, seconds, outcome, found, Usage(*known_fields(usage, _OF_USAGE)), *more
+    )
 
 
 def project_entry(project: str) -> str:
@@ -254,7 +270,12 @@ _RECORDS = {HOUR: "minute", DAY: "slot"}
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
 _LIFETIMES |= {"processes": 300, "values": 3_660, "rotations": 34_560_000}
 _LIFETIMES |= {"pairs": 172_800, "ends": 86_400, "settings": 3_660}
-_LIFETIMES |= {"facts": 3_000_000, "epochs": 34_560_000, "emptied": 3_600}
+_LIFETIMES |= {"versions": 86_400, "facts": 3_000_000, "epochs": 34_560_000, "emptied": 3_600}
+
+
+def versions_name(now: float) -> str:
+    """Return the record that counts in which versions of this package the pool is used today."""
+    return f"versions:{int(now // DAY_S)}"
 
 
 def lifetime_s(name: str) -> int:
@@ -367,6 +388,11 @@ def _ends(platform: str, model: str) -> str:
     return f"ends:{platform}\n{model}"
 
 
+def _load_end(text: str) -> tuple[float, Any, int | None]:
+    at, failure, code = read_row(text, (NUMBER, _TEXT, _NUMBER))
+    return at, failure, code
+
+
 def _record(span: Span, slot: int, entry: str) -> str:
     return f"{_RECORDS[span]}:{slot}{':shares' if is_share(entry) else ''}"
 
@@ -379,6 +405,7 @@ class ActivityLog:
         read: Callable[[Sequence[str], Sequence[str] | None], list[Mapping[str, int]]],
         read_texts: Callable[[str], list[str]],
         zone: str = DEFAULT_ZONE,
+        skipped: Callable[[str], object] = bool,
     ) -> None:
         """Read nothing yet.
 
@@ -386,8 +413,10 @@ class ActivityLog:
             read: Returns the counts of records: of some fields, or of all.
             read_texts: Returns a list, the latest first.
             zone: Where its days end.
+            skipped: Gets the name of a list that has a row which is none.
         """
         self._read, self._read_texts, self.zone = read, read_texts, zone
+        self._skipped = skipped
 
     def view(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return what is known of *key_ids* and of the pool as of *now*, epoch seconds."""
@@ -404,7 +433,7 @@ class ActivityLog:
         return ActivityView(
             {entry: found for entry, found in histories.items() if any(map(any, found))},
             {entry: usage for entry, usage in today.items() if usage != DayUsage()},
-            self._calls("calls"),
+            self._rows("calls", load_call),
         )
 
     def history(self, entry: str, span: Span, now: float) -> History:
@@ -435,15 +464,15 @@ class ActivityLog:
         """Return how often each model was called today by each workload; 0: yesterday only."""
         days = [f"pairs:{day_of(at, self.zone)}" for at in (now - DAY_S, now)]
         before, today = self._read(days, None)
-        names = sorted({*before, *today} - {OTHER})
-        return {Pair(*name.split("\n", 2)): today.get(name, 0) for name in names}
+        names = {name: name.split("\n", 2) for name in sorted({*before, *today})}
+        return {Pair(*of): today.get(name, 0) for name, of in names.items() if len(of) == 3}
 
     def run(self, platform: str, model: str, now: float) -> Run | None:
         """Return the last calls of a model if they failed, whatever the key; None if they did not.
 
         That is so where the last three did. Since when is known to the minute, for an hour.
         """
-        ends = [json.loads(text) for text in self._read_texts(_ends(platform, model))]
+        ends = self._rows(_ends(platform, model), _load_end)
         if len(ends) < ENDS_KEPT or any(failure is None for _, failure, _ in ends):
             return None
         counts, calls, since = self.history(share_entry("model", model), HOUR, now), 0, ends[-1][0]
@@ -456,10 +485,10 @@ class ActivityLog:
 
     def failures(self, key_id: str) -> list[CallRecord]:
         """Return the last calls in which a key failed, the latest first."""
-        return self._calls(f"failures:{key_id}")
+        return self._rows(f"failures:{key_id}", load_call)
 
-    def _calls(self, name: str) -> list[CallRecord]:
-        return [call for call in map(load_call, self._read_texts(name)) if call is not None]
+    def _rows(self, name: str, load: Callable[[str], _T]) -> list[_T]:
+        return read_rows(self._read_texts(name), load, partial(self._skipped, name))
 
 
 def _history(rows: Iterable[Mapping[str, int]], entry: str) -> History:

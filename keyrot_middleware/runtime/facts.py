@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from ..core.activity import ActivityRows
 from ..core.model import CallInfo, Candidate, Lease, LeaseOutcome, Limits, Outcome, Scope, Verdict
+from ..core.rows import NUMBER, read_row
 from ..core.windows import DAY_S
 from ..errors import EventName
 from ..state.base import State
+from .lists import rows_of
 
 KEPT = 500
 """Beginnings and ends that a state keeps."""
@@ -48,10 +50,15 @@ class Fact(NamedTuple):
         return f"{self.event} {self.what}"
 
 
+_TEXT, _TIME = str | None, NUMBER | None
+_KINDS = (str, str, str, _TEXT, _TEXT, _TIME, _TEXT, _TEXT, str, NUMBER, bool, NUMBER)
+"""What the fields of a fact are."""
+
+
 def read_facts(state: State) -> dict[str, Fact]:
     """Return the last step of each fact, by its name."""
-    steps = [Fact(*json.loads(text)) for text in reversed(state.activity_log("facts"))]
-    return {step.name: step for step in steps}
+    steps = rows_of(state, "facts", lambda text: Fact(*read_row(text, _KINDS)))
+    return {step.name: step for step in reversed(steps)}
 
 
 def keep_fact(state: State, fact: Fact) -> None:

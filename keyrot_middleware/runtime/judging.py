@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from ..core.activity import Pair
 from ..core.judgement import ANSWERS, Judgement, judge
 from ..core.model import Block, Budget, CallInfo, Candidate, RetryPolicy, Terms
+from ..core.rows import NUMBER, known_fields, read_row
 from ..core.selection import Selector
 from ..state.base import State
+from .lists import rows_of
 from .recorder import Activity
 
 VERB = "generateContent"
@@ -59,19 +61,36 @@ def read_settings(state: State, now: float, own: CallSettings) -> CallSettings:
 
     Of several that differ, all that any of them may use.
     """
-    rows = [json.loads(text) for text in reversed(state.activity_log("settings"))]
-    rows = [row for row in rows if row[0] > now - SEEN_S]
-    if not rows:
+    rows = reversed(rows_of(state, "settings", _read_settings))
+    found = [settings for at, settings in rows if at > now - SEEN_S]
+    if not found:
         return own
-    terms = {name: _terms(*row) for one in rows for name, *row in one[1]}
-    any_tier = any(one[2] is None for one in rows)
-    tiers = None if any_tier else frozenset(tier for one in rows for tier in one[2])
-    models = {model: to for one in rows for model, to in one[3].items()}
-    return CallSettings(terms, tiers, models, max(one[4] for one in rows))
+    terms = {name: of for one in found for name, of in one.terms.items()}
+    tiers = frozenset[str]().union(*(one.tiers for one in found if one.tiers is not None))
+    any_tier = any(one.tiers is None for one in found)
+    models = {model: to for one in found for model, to in one.next_models.items()}
+    return CallSettings(
+        terms, None if any_tier else tiers, models, max(one.wait_s for one in found)
+    )
 
 
-def _terms(workload: str, first: bool, share: float, usd: Sequence[int], behind: str) -> Terms:
-    return Terms(workload, first, share, Budget(*usd), behind)
+_ROW = (NUMBER, list, list | None, dict, NUMBER)
+_TERMS = (str | None, str, bool, NUMBER, list, str)
+_BUDGET = (NUMBER | None,) * len(Budget._fields)
+"""What the fields are, of a row and of the rows in it."""
+
+
+def _read_settings(text: str) -> tuple[float, CallSettings]:
+    """Read when a process has written what; see `CallSettings.texts`."""
+    at, rows, tiers, models, wait_s = read_row(text, _ROW)
+    terms: dict[str | None, Terms] = {}
+    for row in rows:
+        name, workload, first, share, usd, behind = known_fields(row, _TERMS)
+        terms[name] = Terms(workload, first, share, Budget(*known_fields(usd, _BUDGET)), behind)
+    if tiers is not None:
+        tiers = frozenset(known_fields(tiers, [str] * len(tiers)))
+    known_fields([*models.values()], [str] * len(models))
+    return at, CallSettings(terms, tiers, models, wait_s)
 
 
 def judge_calls(

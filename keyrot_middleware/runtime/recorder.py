@@ -28,6 +28,7 @@ from ..forks import after_fork
 from ..locks import Lock
 from ..state.base import State
 from ..telemetry.semconv import cause_from_verdict
+from .lists import report_skipped
 
 MESSAGE_MAX = 200
 """Characters of what a service wrote about a key."""
@@ -64,7 +65,7 @@ class Activity:
         self._lock = Lock()
         self._new: deque[CallRecord] = deque(maxlen=MOST_NEW)
         self._names = BoundedNames()
-        self._log = ActivityLog(state.activity, state.activity_log, zone)
+        self._log = ActivityLog(state.activity, state.activity_log, zone, report_skipped)
         self.zone = zone
         self._batch = self._new_batch()
         after_fork(self, Activity._in_child)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-from contextlib import suppress
+from math import inf
 from platform import node
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ..core.activity import ActivityRows
+from .._version import __version__
+from ..core.activity import ActivityRows, versions_name
+from ..core.rows import NUMBER, read_row
 from ..core.windows import HOUR_S
 from ..state.base import State
+from .lists import rows_of
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -54,11 +57,13 @@ def add_rotation(state: State, rotation: Rotation) -> None:
 def rotations(state: State) -> list[Rotation]:
     """Return the last step of each rotation, the latest first."""
     found: dict[str, Rotation] = {}
-    for text in state.activity_log("rotations"):
-        with suppress(ValueError, TypeError, RecursionError):  # written by somebody else
-            rotation = Rotation(*json.loads(text))
-            found.setdefault(rotation.name, rotation)
+    for rotation in rows_of(state, "rotations", _read):
+        found.setdefault(rotation.name, rotation)
     return list(found.values())
+
+
+def _read(text: str) -> Rotation:
+    return Rotation(*read_row(text, (str, str, str, str, NUMBER, str)))
 
 
 def report_values(pool: Pool, *, is_new_minute: bool) -> None:
@@ -73,6 +78,7 @@ def report_values(pool: Pool, *, is_new_minute: bool) -> None:
     if is_new_minute or is_empty:
         pool.state.record_values(pool.selector.keys.values())
         counts[f"processes:{int(now // 60)}"] = {process: 1}
+        counts[versions_name(now)] = {__version__: 1}
         texts |= pool.call_settings.texts(now)
     for rotation in rotations(pool.state):
         if not rotation.is_under_way(now):
@@ -104,8 +110,8 @@ def _find_loss(pool: Pool, name: str) -> tuple[dict[str, tuple[list[str], int]],
 
 def emptied_at(state: State, now: float) -> float | None:
     """Return when it was found in the last hour that the state had lost all it had; else None."""
-    found = [float(text) for text in state.activity_log("emptied")]
-    return found[0] if found and found[0] > now - HOUR_S else None
+    found = rows_of(state, "emptied", float)
+    return found[0] if found and now - HOUR_S < found[0] < inf else None
 
 
 def read_processes(state: State, rotation: Rotation, now: float) -> tuple[set[str], set[str]]:

@@ -28,6 +28,7 @@ from keyrot_middleware.core.model import (
     Unavailable,
     Verdict,
 )
+from keyrot_middleware.core.windows import day_of
 from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.runtime.judging import CallSettings
 from keyrot_middleware.runtime.recorder import Activity
@@ -353,3 +354,21 @@ def test_the_state_of_a_key_is_the_same_from_every_terminal(
     explained = json.loads(keyrot("explain", OTHER, "--json", **env).stdout)
     assert explained["key_id"] in (None, "one", "two")
     assert "of 2 keys now" in explained["sentence"]
+
+
+@pytest.mark.parametrize("text", ["5", "[null]", '{"a":1}', "[" * 9_999, "x"])
+def test_a_state_in_which_somebody_wrote_is_shown(text: str, tmp_path: Path, keyrot) -> None:
+    """Each of its lists has a row that is none, or holds nothing else."""
+    url = f"sqlite:///{tmp_path}/state"
+    service = Service(url, "web")
+    names = ("settings", "calls", "failures:used_01", "ends:gemini_api\nm", "epochs", "emptied")
+    lists = {name: ([text], 9) for name in names}
+    day = f"pairs:{day_of(time.time(), RetryPolicy().zone)}"
+    counts = {day: {text: 1, "gemini_api\nm\n": 1}}
+    service.state.add_activity(ActivityRows(counts, lists))
+    service.state.close()
+    env = {**service.env, "GEMINI_API_KEYS": "FAKE-one,FAKE-two"}
+    for arguments in (("status",), ("status", "--json"), ("explain", "m")):
+        ran = keyrot(*arguments, **env)
+        assert (ran.returncode, "Traceback" in ran.stderr) == (0, False), ran.stderr
+        assert "a row that cannot be read; it is skipped" in ran.stderr

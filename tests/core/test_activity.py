@@ -1,5 +1,7 @@
 """The activity of the last hour and day, and its bounded size."""
 
+import json
+
 import pytest
 
 from keyrot_middleware.core.activity import (
@@ -13,14 +15,17 @@ from keyrot_middleware.core.activity import (
     POOL,
     ActivityBatch,
     ActivityLog,
+    ActivityRows,
     Attempt,
     CallRecord,
+    Pair,
     dump_call,
     load_call,
     project_entry,
     share_entry,
 )
 from keyrot_middleware.core.model import NO_USAGE, RetryPolicy, Usage
+from keyrot_middleware.core.windows import day_of
 from keyrot_middleware.state import MemoryState
 
 NOW = 1_764_158_400.0  # 2025-11-26 12:00:00 UTC
@@ -117,7 +122,6 @@ def test_a_call_is_written_as_text_and_read_back() -> None:
     record = CallRecord(NOW, "m", 1.5, "ok", attempts, usage, True, "w", "1f")
     text = dump_call(record)
     read = load_call(text)
-    assert read is not None
     assert read._replace(usage=usage) == load_call(text.encode())._replace(usage=usage) == record
     assert read.usage[:2] == (7, None)
     assert read.usage.cost_usd == 0.25
@@ -188,5 +192,36 @@ def test_the_last_failures_of_each_key_are_kept() -> None:
         '[1,"m",1,"ok",[],0,"","",1,1,null]',
     ],
 )
-def test_what_is_no_call_is_none(text: str) -> None:
-    assert load_call(text) is None
+def test_what_is_no_call_is_refused(text: str) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        load_call(text)
+
+
+def test_a_call_of_a_newer_version_is_read() -> None:
+    """Without what it says more, in itself, in an attempt and in the usage."""
+    attempts = (Attempt("a", None, None, 1.0),)
+    record = CallRecord(NOW, "m", 1.5, "ok", attempts, Usage(7, 5))
+    row = json.loads(dump_call(record))
+    row[4][0].append({"new": 1})
+    row[5].append("new")
+    assert load_call(json.dumps([*row, "new"]))[:5] == record[:5]
+
+
+def test_a_list_with_what_is_no_row_shows_the_others() -> None:
+    """Its name is reported; a count without the three names of its record is left out."""
+    skipped: list[str] = []
+    log = Log()
+    log._skipped = skipped.append
+    ended = [json.dumps((NOW - n, "overloaded", 503)) for n in range(3)]
+    texts = {
+        "failures:a": (["5", dump_call(call(NOW, ("a", "timeout"))), "x"], 9),
+        "calls": (["[[]]", dump_call(call(NOW, ("a", None)))], 9),
+        "ends:p\nm": ([*ended, "null"], 9),
+    }
+    day = f"pairs:{day_of(NOW, log.zone)}"
+    log.state.add_activity(ActivityRows({day: {"x": 1, "a\nb": 2, "p\nm\nw": 3}}, texts))
+    assert len(log.failures("a")) == 1
+    assert len(log.view(["a"], NOW).calls) == 1
+    assert log.run("p", "m", NOW) is not None
+    assert log.pairs(NOW) == {Pair("p", "m", "w"): 3}
+    assert {*skipped} == {"failures:a", "calls", "ends:p\nm"}

@@ -24,6 +24,9 @@ from .forks import after_fork
 
 WAIT_S = 10.0
 """Longer than anything here holds a lock."""
+PARTS = 10
+"""A process that stood still (a paused container, a starved machine) wakes when its time is up. So
+that ends a part of a wait, and the thread that has the lock goes on in the next one."""
 
 
 class LockError(KeyrotError):
@@ -49,12 +52,17 @@ class Lock:
             LockError: It did not become free in time.
         """
         try:
-            is_mine = self._lock.acquire(timeout=self._wait_s)
+            for _ in range(PARTS):
+                if is_mine := self._lock.acquire(timeout=self._wait_s / PARTS):
+                    break
         except BaseException:  # which came while it waited, or when it had it already
             with suppress(RuntimeError):
                 self._lock.release()
             raise
         if not is_mine:
-            raise LockError(f"internal error: a lock was not free for {self._wait_s:g} s")
+            raise LockError(
+                f"internal error: a lock was not free for {self._wait_s:g} s; a thread of this "
+                "process is stuck, or has far too little CPU"
+            )
 
     __exit__: Any = property(attrgetter("_lock.__exit__"))

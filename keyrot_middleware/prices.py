@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -96,15 +95,17 @@ class _ModelPrices:
 
 
 class PriceList:
-    """Prices requests. Threads may share it."""
+    """Prices requests. Threads may share it.
+
+    The first price imports the list, in the thread of the call whose price it is: it takes 5 MB,
+    and programs that only look at keys need none.
+    """
 
     def __init__(self) -> None:
-        """Ask for a price, which imports the list: no background thread is to do that."""
+        """Import nothing yet."""
         self.is_installed = is_installed()
-        # It may be half made, if its import has installed the pool; the first price shows errors.
-        with suppress(Exception):
-            if self.is_installed:
-                _find("", 0.0, "", DEFAULT)
+        self.is_read = not self.is_installed
+        """Pricing imports nothing any more, so that a background thread may do it."""
 
     def cost(
         self, usage: Usage, model: str, at: float, tier: str = "", provider: str = DEFAULT
@@ -122,6 +123,7 @@ class PriceList:
         tokens, output = usage.input_tokens, usage.output_tokens
         if not self.is_installed or (tokens is None and output is None):
             return None
+        self.is_read = True
         served = usage.model or model
         prices = _find(served, at, tier, provider) or _find(model, at, tier, provider)
         if prices is None:

@@ -1,6 +1,10 @@
 """The lock of the package: no interrupt leaves it locked, and nobody waits for it for ever."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -71,3 +75,46 @@ def test_a_forked_child_begins_with_it_free() -> None:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert not is_free(lock)
+
+
+_STANDS_STILL = """
+import sys, threading
+from keyrot_middleware.locks import Lock
+
+lock, waits = Lock(3.0), threading.Event()
+
+def wait():
+    waits.set()
+    with lock:
+        print("got it")
+
+other = threading.Thread(target=wait)
+with lock:
+    other.start()
+    waits.wait()
+    print("waits", flush=True)
+    sys.stdin.readline()
+other.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="signals are of POSIX")
+def test_a_process_that_stood_still_waits_on() -> None:
+    """Its time is up when it wakes; the thread that has the lock is then about to give it back."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", _STANDS_STILL],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == "waits\n"
+        program.send_signal(signal.SIGSTOP)
+        time.sleep(3.2)
+        program.send_signal(signal.SIGCONT)
+        time.sleep(0.2)  # it wakes
+        output, errors = program.communicate("\n", timeout=60)
+    assert output == "got it\n", errors

@@ -121,6 +121,8 @@ class Health(NamedTuple):
     success_count: int = 0
     error_count: int = 0
     last_error: str | None = None
+    rest: Sequence[object] = ()
+    """See `QuotaWindows.rest`."""
 
 
 class Owner(NamedTuple):
@@ -130,6 +132,8 @@ class Owner(NamedTuple):
     project: str
     until: float
     """How long that is remembered, epoch seconds."""
+    rest: Sequence[object] = ()
+    """See `QuotaWindows.rest`."""
 
 
 Cooldowns = dict[str, Cooldown]
@@ -145,8 +149,11 @@ class Table(Protocol[_T]):
     def __setitem__(self, name: str, record: _T, /) -> None:
         """Store a record that is new or was changed."""
 
-    def pop(self, name: str, default: None, /) -> _T | None:
-        """Remove a record."""
+    def pop(self, name: str, default: None, /) -> object:
+        """Remove a record, whether it can be read or not."""
+
+    def keys(self) -> Iterable[str]:
+        """Return the names of all records."""
 
     def items(self) -> Iterable[tuple[str, _T]]:
         """Return all records."""
@@ -193,9 +200,13 @@ def quota_names(project: str, bucket: str, terms: Terms | None) -> list[str]:
     ]
 
 
+FIRST_PART = "\n"
+"""Of the calls that are `first`. Versions of November 2026 have other fields under an empty one."""
+
+
 def part_name(name: str, part: str) -> str:
     """Return the name of the record of a part of a quota; no name of a whole one begins so."""
-    return f"\n{part}\n{name}"
+    return f"\n{part or FIRST_PART}\n{name}"
 
 
 def purses_of(key: Candidate, info: CallInfo) -> tuple[tuple[str, Budget], ...]:
@@ -254,6 +265,18 @@ class Ledger:
         more = {"probe": probe, "purses": purses, "refused": blocks}
         return key.lease(info, bucket, now, reservation=reservation, **more)
 
+    def count(self, lease: Lease, now: float) -> None:
+        """Count a lease that another state has granted."""
+        name, found = quota_name(lease.project, lease.bucket), lease.reservation
+        quota = self._records.quotas.get(name) or QuotaWindows()
+        quota.advance(now, self._policy.zone)
+        quota.reserve(lease.requests, lease.tokens, now)
+        self._records.quotas[name] = quota
+        for part in found.parts if isinstance(found, Reservation) else ():
+            counted = self._part(name, part, now)
+            counted.reserve(lease.requests, lease.tokens, now)
+            self._records.quotas[part_name(name, part)] = counted
+
     def get_blocks(
         self, info: CallInfo, candidates: Iterable[Candidate], now: float
     ) -> dict[str, Block]:
@@ -306,7 +329,7 @@ class Ledger:
 
     def _part(self, name: str, part: str, now: float) -> QuotaWindows:
         found = copy(self._records.quotas.get(part_name(name, part))) or QuotaWindows()
-        found.advance(now, self._policy.zone)
+        found.advance(now, self._policy.zone, first=not part)
         return found
 
     def _terms_block(
@@ -484,6 +507,7 @@ class Ledger:
             health.success_count + (kind is LeaseOutcome.SUCCESS),
             health.error_count + failed,
             verdict.failure if failed and verdict is not None else health.last_error,
+            health.rest,
         )
 
     def _apply_verdict(
@@ -555,7 +579,7 @@ class Ledger:
         """Forget what blocks this key, its project and account; see `State.reset`."""
         for name in cooldown_names(key):
             self._records.cooldowns.pop(name, None)
-        for name in [name for name, _ in self._records.learned.items()]:
+        for name in list(self._records.learned.keys()):
             if name.partition("\n")[0] == key.project:
                 self._records.learned.pop(name, None)
 

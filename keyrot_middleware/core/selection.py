@@ -20,8 +20,10 @@ from math import inf
 from .failures import METHOD_FAILURES
 from .model import IN_USE, LAST_RESORT, NO_BUDGET, OTHER_TIER, WINDOWS, Block, CallInfo, Candidate
 
-BATCH_SIZE = 8
-"""Keys in one batch; in groups up to this size `spread` compares all keys."""
+FIRST_BATCH, BATCH_SIZE = 3, 8
+"""Keys in the first batch of a call, of which `spread` takes the least used one, and in later ones.
+Three of a random start are used almost as evenly as eight, and cost a shared state a third; where
+limits, weights or uses differ, the first batch has eight too."""
 
 SKIP_S = 60.0
 ASK_AGAIN_S = 0.01
@@ -42,14 +44,30 @@ RankedCandidates = tuple[RankedCandidate, ...]
 class _Order:
     """The groups of calls of one kind, and the keys that the state refused them."""
 
-    __slots__ = ("asked_at", "groups", "refused")
+    __slots__ = ("asked_at", "firsts", "groups", "refused", "size")
 
     def __init__(self, groups: list[list[RankedCandidate]]) -> None:
         self.groups = groups
+        alike = {(key.limits, key.weight, key.use) for _, key in groups[0]} if groups else set()
+        self.size = FIRST_BATCH if len(alike) == 1 else BATCH_SIZE
+        """Of first batches: keys that may be used unequally are compared with more others."""
+        self.firsts: dict[int, RankedCandidates] = {}
+        """The first batches of calls that exclude and skip no key, by where they start: a state
+        knows them by their identity."""
         self.refused: dict[str, tuple[Block, float]] = {}
         """Until when they are skipped, epoch seconds."""
         self.asked_at = 0.0
         """When a call without a key last asked about all keys, epoch seconds."""
+
+    def first(self, start: int) -> RankedCandidates:
+        """Return the first batch of the first group from *start* on."""
+        found = self.firsts.get(start)
+        if found is None:
+            group = self.groups[0]
+            size = min(self.size, len(group))
+            found = tuple(group[(start + n) % len(group)] for n in range(size))
+            self.firsts[start] = found
+        return found
 
 
 class Selector:
@@ -114,14 +132,17 @@ class Selector:
             blocks: Gets why each key that is skipped cannot serve.
         """
         order = self._get_order(info)
-        refused = order.refused
+        refused, size = order.refused, order.size
         for group in order.groups:
             # A call without a conversation starts at random, not always at the first key.
             start = int(draw * len(group)) if self.spread or self.sticky else 0
             if info.conversation:
                 start = int(info.conversation, 16) % len(group)
-            batch = []
-            for number in range(start, start + len(group)):
+            batch, begin = [], start
+            if group is order.groups[0] and not excluded and not refused:
+                yield (first := order.first(start))
+                begin, size = start + len(first), BATCH_SIZE
+            for number in range(begin, start + len(group)):
                 candidate = group[number % len(group)]
                 key_id = candidate[1].key_id
                 if key_id in excluded:
@@ -131,11 +152,12 @@ class Selector:
                     blocks[key_id] = block
                     continue
                 batch.append(candidate)
-                if len(batch) == BATCH_SIZE:
+                if len(batch) == size:
                     yield tuple(batch)
-                    batch = []
+                    batch, size = [], BATCH_SIZE
             if batch:
                 yield tuple(batch)
+                size = BATCH_SIZE
 
     def ranking(self, info: CallInfo) -> list[RankedCandidate]:
         """Return all keys in the order of their groups, available or not."""

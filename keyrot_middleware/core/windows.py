@@ -13,12 +13,12 @@ does not block others for long: every `PROBE_S` seconds one more request may go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import ceil, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from .model import (
@@ -86,7 +86,13 @@ def day_of(now: float, zone: str) -> str:
 
 def next_month(now: float, zone: str) -> float:
     """Return when the month of a time zone ends, epoch seconds."""
-    local = datetime.fromtimestamp(now, ZoneInfo(zone))
+    return _month_after(int(now // 3600), zone)
+
+
+@lru_cache(maxsize=8)
+def _month_after(hour: int, zone: str) -> float:
+    """Return the end of the month of *hour*, counted in full hours since the epoch."""
+    local = datetime.fromtimestamp(hour * 3600, ZoneInfo(zone))
     year, month = local.year + local.month // 12, local.month % 12 + 1
     return datetime(year, month, 1, tzinfo=local.tzinfo).astimezone(UTC).timestamp()
 
@@ -133,6 +139,8 @@ def scope_keys(key: Candidate | Lease, bucket: str, verb: str) -> tuple[tuple[st
     return (*keys, (of_project, "project_cache")) if verb == "cachedContents" else keys
 
 
+NO_PAST = (0.0, 0.0, 0.0)
+
 Slot = tuple[int, bool, float]
 """Where a request was counted: minute, in its last two seconds?, end of the day."""
 
@@ -147,6 +155,8 @@ class Cooldown:
     waitable: bool = False
     probe_until: float = 0.0
     """Until when the latest probe is the only request."""
+    rest: Sequence[Any] = ()
+    """What another version of this package keeps with it; see `QuotaWindows.rest`."""
 
     def escalate(self, at: float, base_s: float, max_s: float) -> float:
         """Count a failure of a request leased *at*; return the length of the cooldown, seconds.
@@ -187,6 +197,8 @@ class Learned(NamedTuple):
     read: Limits = NO_LIMITS
     """As read from the provider's list. That of a day is shown, and in force from its first 429 on:
     if it were too low, no call could be sent until midnight."""
+    rest: Sequence[Any] = ()
+    """See `QuotaWindows.rest`."""
 
     def with_reported(self, new: Limits, now: float, *, steady: bool) -> Learned:
         """Return the record with limits that a response has reported."""
@@ -194,7 +206,9 @@ class Learned(NamedTuple):
             old if limit is None else smaller_limit(limit, read)
             for limit, old, read in zip(new, self.limits, self.read._replace(rpd=None), strict=True)
         )
-        return Learned(now + DAY_S, Limits(*limits), steady or self.steady, self.read)
+        return self._replace(
+            until=now + DAY_S, limits=Limits(*limits), steady=steady or self.steady
+        )
 
     def with_read(self, read: Limits, now: float) -> Learned:
         """Return the record with limits that were read; smaller reported ones hold for a day."""
@@ -204,7 +218,7 @@ class Learned(NamedTuple):
             own = Limits(*(None if old == before else old for old, before in pairs))
         until = now + DAY_S if own == NO_LIMITS else self.until
         limits = self._replace(limits=own).smaller(read._replace(rpd=None))
-        return Learned(until, limits, self.steady, read)
+        return self._replace(until=until, limits=limits, read=read)
 
     def smaller(self, configured: Limits) -> Limits:
         """Return the limits in force: of *configured* and learned limits the smaller ones."""
@@ -238,27 +252,42 @@ class QuotaWindows:
     late_tokens: int = 0
     day_end: float = 0.0
     day_requests: int = 0
-    past_minutes: float = 0.0
-    """The minutes of the day that are over, and what they had, each as `FADE` says."""
-    past_requests: float = 0.0
-    past_tokens: float = 0.0
+    rest: Sequence[Any] = ()
+    """Of the calls that are `first`: `past`. Of others what another version of this package keeps
+    with it: it is written back as it was, so that two versions may run on one state."""
 
-    def advance(self, now: float, zone: str) -> None:
-        """Start the windows of *now*."""
+    @property
+    def past(self) -> Sequence[float]:
+        """Return the minutes of the day that are over, their requests and tokens, as `FADE` says.
+
+        Only of the calls that are `first`.
+        """
+        past = (n if isinstance(n, int | float) else 0.0 for n in self.rest[:3])
+        return [*past, *NO_PAST][:3]
+
+    def advance(self, now: float, zone: str, *, first: bool = False) -> None:
+        """Start the windows of *now*; *first*: they are of the calls that are `first`."""
         minute = int((now - GUARD_S) // 60)
         if not self.minute - 1 <= minute <= self.minute:
             kept = minute == self.minute + 1
-            if 0 <= self.minute < minute:
+            if first and 0 <= self.minute < minute:
                 fade = FADE ** (minute - self.minute)
-                self.past_minutes = self.past_minutes * fade + (1 - fade) / (1 - FADE)
-                self.past_requests = (self.past_requests + self.requests / FADE) * fade
-                self.past_tokens = (self.past_tokens + self.tokens / FADE) * fade
+                minutes, requests, tokens = self.past
+                self._set_past(
+                    minutes * fade + (1 - fade) / (1 - FADE),
+                    (requests + self.requests / FADE) * fade,
+                    (tokens + self.tokens / FADE) * fade,
+                )
             self.requests, self.tokens = (self.late_requests, self.late_tokens) if kept else (0, 0)
             self.late_requests = self.late_tokens = 0
             self.minute = minute
         if not 0 < self.day_end - now <= LONGEST_DAY_S:
             self.day_end, self.day_requests = next_midnight(now, zone), 0
-            self.past_minutes = self.past_requests = self.past_tokens = 0.0
+            if first:
+                self._set_past(*NO_PAST)
+
+    def _set_past(self, *past: float) -> None:
+        self.rest = (*past, *self.rest[3:])
 
     def blocked_by(
         self, limits: Limits, requests: int, tokens: int, steady_at: float | None = None
@@ -357,10 +386,11 @@ class QuotaWindows:
         expected to use half of a minute. Others may always use a twentieth of a limit. The amount
         is rounded, so that nothing is left at the end.
         """
-        rate, of_day, calls = (limits.rpm or 0) / 2, 0.0, self.past_requests
-        if self.past_minutes > MINUTES_KNOWN:
-            rate = of_day = calls / self.past_minutes
-        size = self.past_tokens / (calls or 1.0)
+        rate, of_day = (limits.rpm or 0) / 2, 0.0
+        minutes, calls, tokens = self.past
+        if minutes > MINUTES_KNOWN:
+            rate = of_day = calls / minutes
+        size = tokens / (calls or 1.0)
         end = (self.minute + 1) * 60 + GUARD_S
         for reason, limit, own, one, of, until in (
             ("rpd", limits.rpd, self.day_requests, 1.0, of_day, self.day_end),
@@ -418,6 +448,8 @@ class Spending:
     slot: int = 0
     """The number of the last of the twenty slots of ten minutes, and the one before them."""
     recent: list[int] = field(default_factory=lambda: [0] * SLOTS)
+    rest: Sequence[Any] = ()
+    """See `QuotaWindows.rest`."""
 
     @property
     def spent(self) -> Budget:

@@ -56,6 +56,7 @@ from ..runtime.recorder import Activity
 from ..runtime.rotations import emptied_at
 from ..settings import TRACE_ID
 from ..state import State
+from ..state.base import OtherVersionError
 from . import view
 from .view import HealthStatus, Look, Row, clock, iso, sentence_of
 
@@ -266,7 +267,11 @@ class PoolReport:
     def reset(self, key_id: str) -> str:
         """Make a key available again; return a sentence. Raises KeyError for an unknown id."""
         self._last = None
-        self._reset(self._find(key_id))
+        try:
+            self._reset(self._find(key_id))
+        except OtherVersionError:  # a record cannot be read: this may end it
+            (key,) = self.state.with_values([self.selector().keys[key_id]])
+            self.state.reset(key)
         after = self._find(key_id)
         return f"key {key_id} is reset; it is now: {view.sentence(after, after.overall)}"
 

@@ -197,7 +197,8 @@ class SyncDriver:
     async def settle(self, command: Settle) -> float | None:
         """Settle a lease, with its cost if that is needed now."""
         outcome, purses = command.outcome, command.lease.purses
-        if outcome.usage is not NO_USAGE and (purses or self.observer is not None):
+        is_needed = purses or self.observer is not None or not self._pool.prices.is_read
+        if outcome.usage is not NO_USAGE and is_needed:
             usage = self._pool.with_cost(outcome.usage, self.call.info, command.lease)
             command = command._replace(outcome=outcome._replace(usage=usage))
         self._record.settle(command)

@@ -9,12 +9,16 @@ import asyncio
 import contextvars
 import json
 import logging
+import sys
+import weakref
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache, partial
-from math import inf
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from math import inf, isfinite
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 from weakref import WeakSet
 
 from ..core.activity import ActivityRows
@@ -39,17 +43,26 @@ from ..core.windows import (
     DAY_S,
     HOUR_S,
     PROBE_POLL_S,
+    SLOTS,
     Cooldown,
     Learned,
     QuotaWindows,
     Spending,
 )
-from ..errors import warn_unless_logged
+from ..errors import KeyrotError, warn_unless_logged
 from ..forks import after_fork
 from ..locks import Lock
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
+
+
+class OtherVersionError(KeyrotError):
+    """Another version of this package uses the state in a way that this one does not know."""
+
+
+class UnreadableRecordError(OtherVersionError):
+    """A record that holds a limit cannot be read; it must not be begun anew."""
 
 
 class InFlight:
@@ -284,6 +297,13 @@ class State(ABC):
         self._threads.close()
 
 
+def can_wait(lease: Lease, outcome: Outcome, names: Sequence[str]) -> bool:
+    """Return whether a settle may be written later: no other call depends on a plain success."""
+    ended = outcome.kind in (LeaseOutcome.SUCCESS, LeaseOutcome.ABANDONED)
+    has_more = names or lease.probe or lease.purses or lease.reservation is None
+    return ended and outcome.verdict is None and not has_more
+
+
 def without_reservation(lease: Lease) -> Lease:
     """Return *lease* as one that was not reserved: settling it changes no counts."""
     return lease._replace(reservation=None, degraded=False, purses=())
@@ -392,49 +412,140 @@ def _undo(undo: Callable[[Any], object], future: Future[Any]) -> None:
         undo(future.result())
 
 
+SETTLES_AT_ONCE = 100
+MAX_DEFERRED = 10_000
+
+
+class Deferred(Generic[_T]):
+    """Settles that are written with the next decision of this process."""
+
+    def __init__(self, state: Any) -> None:
+        """Start without any; *state* writes them with `flush()`."""
+        self._settles: deque[_T] = deque(maxlen=MAX_DEFERRED)
+        self._alive = weakref.ref(state)
+        self._is_expected = False
+        """The end of this process writes them, however it comes about."""
+        weakref.finalize(state, self.finish)
+        after_fork(self, Deferred._renew)
+
+    def _renew(self) -> None:
+        self._settles.clear()  # the parent writes them
+        self._is_expected = False
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._settles)
+
+    def add(self, settle: _T) -> None:
+        """Keep a settle."""
+        if not self._is_expected:
+            self._is_expected = True
+            # A child of multiprocessing ends without `atexit`.
+            if (util := sys.modules.get("multiprocessing.util")) is not None:
+                util.Finalize(None, self.finish, exitpriority=1)
+        self._settles.append(settle)
+
+    def take(self) -> list[_T]:
+        """Return some of them, which the caller writes."""
+        taken: list[_T] = []
+        with suppress(IndexError):  # another thread has taken the last one
+            while self._settles and len(taken) < SETTLES_AT_ONCE:
+                taken.append(self._settles.popleft())
+        return taken
+
+    def finish(self) -> None:
+        """Let the state write them, as it or the process ends; what it cannot write is lost."""
+        state = self._alive()
+        try:
+            if state is not None:
+                state.flush()
+        except KeyrotError:
+            self._settles.clear()
+
+
 FOREVER = 1e12
 """In place of an infinite time, which JSON does not have."""
 UNUSED_S = 32 * DAY_S
 """How long records are kept that have no end: longer than a month, of which some count money."""
 
 
-def _cooldowns_of(rows: dict[str, list[Any]]) -> Cooldowns:
-    return {
-        scope: Cooldown(inf if until >= FOREVER else until, *_numbers([count]), *rest)
-        for scope, (until, count, *rest) in rows.items()
-    }
+def _numbers(row: list[Any], count: int) -> list[Any]:
+    """Return the first fields of a row, which are so many numbers."""
+    found = row[:count]
+    if len(found) < count or not isfinite(sum(found)):  # it raises for all else but numbers
+        raise ValueError(row)
+    return found
 
 
-def _numbers(row: list[Any]) -> list[Any]:
-    sum(filter(None, row))  # raises for all else but numbers and nothing
-    return row
+def _number_or_none(row: list[Any], field: int) -> Any:
+    found = row[field] if field < len(row) else None
+    return None if found is None else _numbers([found], 1)[0]
+
+
+def _limits(row: list[Any], field: int) -> Limits:
+    return Limits(*(_number_or_none(row, field + n) for n in range(3)))
+
+
+def _learned(row: list[Any]) -> Learned:
+    (until,) = _numbers(row, 1)
+    return Learned(until, _limits(row, 1), any(row[4:5]), _limits(row, 5), row[8:])
+
+
+def _cooldowns(rows: dict[str, list[Any]]) -> Cooldowns:
+    found = {}
+    for scope, (until, count, failure, waitable, probe_until, *rest) in rows.items():
+        _numbers([until, count, probe_until], 3)
+        ends = inf if until >= FOREVER else until
+        found[scope] = Cooldown(ends, count, str(failure), bool(waitable), probe_until, rest)
+    return found
+
+
+def _health(row: list[Any]) -> Health:
+    successes, errors = _numbers(row[1:], 2)
+    return Health(_number_or_none(row, 0), successes, errors, row[3], row[4:])
+
+
+def _owner(row: list[Any]) -> Owner:
+    key_id, project, until, *rest = row
+    return Owner(key_id, project, _numbers([until], 1)[0], rest)
 
 
 READERS: dict[str, Callable[[Any], Any]] = {
-    "quotas": lambda row: QuotaWindows(*_numbers(row)),
-    "learned": lambda row: Learned(
-        _numbers(row)[0], Limits(*row[1:4]), any(row[4:5]), Limits(*row[5:8])
-    ),
-    "cooldowns": _cooldowns_of,
-    "purses": lambda row: Spending(*[*_numbers(row[:-1]), _numbers([*row[-1]])]),
-    "health": lambda row: Health(*_numbers(row[:3]), *row[3:]),
+    "quotas": lambda row: QuotaWindows(*[*_numbers(row, 7), row[7:]]),
+    "learned": _learned,
+    "cooldowns": _cooldowns,
+    "purses": lambda row: Spending(*[*_numbers(row, 9), _numbers(row[9], SLOTS), row[10:]]),
+    "health": _health,
     "fingerprints": str,
     "buckets": str,
-    "owners": lambda row: Owner(*row[:2], *_numbers(row[2:])),
+    "owners": _owner,
 }
+"""They take the fields that they know. What is behind these stays with the record as its `rest`."""
 
 
 _parse = lru_cache(1_024)(json.loads)
 """Most records are as they were when they were last read; readers keep nothing of it."""
 
 
+OF_LIMITS = frozenset({"quotas", "learned", "cooldowns", "purses"})
+
+
 def load(table: str, name: str, text: str | bytes) -> Any:
-    """Parse a record of a table; one that cannot be read is reported once, and is none."""
+    """Parse a record of a table; one that cannot be read is reported once, and is none.
+
+    Raises:
+        UnreadableRecordError: It holds a limit, which would be sent a second time.
+    """
     try:
         return READERS[table](_parse(text))
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
-        report_unreadable(f"{table} of {one_line(name)}")
-        return None
+        record = f"{table} of {one_line(name)}"
+    if table in OF_LIMITS:
+        raise UnreadableRecordError(
+            f"its record {record} cannot be read: another version has written it, or it is broken"
+        )
+    report_unreadable(record)
+    return None
 
 
 @lru_cache(1_024)
@@ -448,19 +559,22 @@ def dump(record: object) -> str:
     """Return a record as text."""
     match record:
         case QuotaWindows() | Spending() | Cooldown():
-            row = [getattr(record, name) for name in record.__slots__]
-        case Learned(until, limits, steady, read):
-            row = [until, *limits[:3], int(steady), *(read[:3] if read != NO_LIMITS else ())]
+            *row, rest = [getattr(record, name) for name in record.__slots__]
+            row += rest
+        case Learned(until, limits, steady, read, rest):
+            more = (*read[:3], *rest) if rest or read != NO_LIMITS else ()
+            row = [until, *limits[:3], int(steady), *more]
         case dict():
             rows = (f"{json.dumps(scope)}:{dump(one)}" for scope, one in record.items())
             return f"{{{','.join(rows)}}}"
         case str():
             return json.dumps(record)
-        case tuple():
-            row = list(record)
+        case Health() | Owner():
+            *row, rest = record
+            row += rest
         case _:
             raise TypeError(type(record))
-    return json.dumps([min(one, FOREVER) if one == inf else one for one in row])
+    return json.dumps([FOREVER if one == inf else one for one in row])
 
 
 def expires_at(record: object, now: float) -> float:
@@ -472,6 +586,8 @@ def expires_at(record: object, now: float) -> float:
             return record.month_end + HOUR_S
         case Learned() | Owner():
             return record.until
+        case Health():
+            return (record.last_used or now) + UNUSED_S
         case dict():
             is_cut = any(one.failure in ENDED_BY_PERSON for one in record.values())
             last = max((one.until for one in record.values()), default=now)

@@ -2,7 +2,8 @@
 
 A lease is settled with the state that granted it. What happens while the shared state is
 unreachable is not reported to it afterwards: counts are advice, and a 429 is the book. This process
-keeps what its own calls have found, cooldowns, learned limits and owners, for that time.
+keeps for that time what its own calls have found, cooldowns, learned limits and owners, and counts
+on from what it has sent itself.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import ClassVar, TypeVar
 
-from ..core.activity import ActivityRows
+from ..core.activity import ActivityRows, versions_name
 from ..core.ledger import KeyHealth
-from ..core.model import Block, CallInfo, Candidate, Lease, Limits, Outcome, Unavailable
+from ..core.model import Block, Budget, CallInfo, Candidate, Lease, Limits, Outcome, Unavailable
 from ..core.selection import RankedCandidates
 from ..errors import KeyrotError, warn_unless_logged
 from ..locks import Lock
-from .base import State, without_reservation
+from .base import OtherVersionError, State, without_reservation
 from .memory import MemoryState
 
 _log = logging.getLogger("keyrot_middleware")
 _T = TypeVar("_T")
 
+PART_BESIDE = 0.1
+"""Of each limit, what a process uses beside another version of this package whose records it does
+not know: the other ones use the whole, and how many are as this one is unknown."""
 FIRST_PAUSE_S, PAUSE_S = 0.1, 2.0
 """Before the first trial, and between two trials at the most."""
 
@@ -114,6 +119,8 @@ class FallbackState(State):
         super().__init__(clock)
         self._shared, self._local, self._pool = shared, local, pool
         self._breaker = breaker or Breaker()
+        self._is_beside = False
+        """Another version uses the state in a way that this one does not know."""
 
     @property
     def degraded(self) -> bool:
@@ -124,17 +131,32 @@ class FallbackState(State):
         self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
     ) -> Lease | Unavailable:
         def local() -> Lease | Unavailable:
-            reply = self._local._acquire(info, candidates, spread=spread)
+            offer = tuple((group, self._part_of(key)) for group, key in candidates)
+            reply = self._local._acquire(self._part_of_call(info), offer, spread=spread)
             return reply._replace(degraded=True) if isinstance(reply, Lease) else reply
 
-        return self._call(lambda: self._shared._acquire(info, candidates, spread=spread), local)
+        reply = self._call(lambda: self._shared._acquire(info, candidates, spread=spread), local)
+        if isinstance(reply, Lease) and not reply.degraded:
+            self._local.count(reply)
+        return reply
+
+    def _part_of(self, key: Candidate) -> Candidate:
+        if not self._is_beside:
+            return key
+        return replace(key, use=key.use * PART_BESIDE, usd=_part_of_budget(key.usd))
+
+    def _part_of_call(self, info: CallInfo) -> CallInfo:
+        if not self._is_beside or info.terms is None:
+            return info
+        return info._replace(terms=info.terms._replace(usd=_part_of_budget(info.terms.usd)))
 
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
         if lease.degraded:
             return self._local._settle(lease, outcome, names)
         local = None
-        if outcome.verdict is not None or names or lease.probe:
-            local = self._local._settle(without_reservation(lease), outcome, names)
+        if outcome.verdict is not None or names or lease.probe or lease.purses:
+            known = lease if lease.purses else without_reservation(lease)  # it counts what they pay
+            local = self._local._settle(known, outcome, names)
         return self._call(lambda: self._shared._settle(lease, outcome, names), lambda: local)
 
     def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
@@ -143,7 +165,10 @@ class FallbackState(State):
 
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
         return self._call(
-            lambda: self._shared.get_blocks(info, keys), lambda: self._local.get_blocks(info, keys)
+            lambda: self._shared.get_blocks(info, keys),
+            lambda: self._local.get_blocks(
+                self._part_of_call(info), [self._part_of(key) for key in keys]
+            ),
         )
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
@@ -160,6 +185,9 @@ class FallbackState(State):
     def reset(self, key: Candidate) -> None:
         """Forget what blocks *key*; see `State.reset`."""
         self._local.reset(key)
+        if self._is_beside:  # it may end the record that cannot be read
+            with suppress(Exception):
+                self._shared.reset(key)
         self._call(lambda: self._shared.reset(key), _nothing)
 
     def record_values(self, candidates: Iterable[Candidate]) -> None:
@@ -213,11 +241,16 @@ class FallbackState(State):
         try:
             found = call()
         except Exception as error:
+            self._is_beside = isinstance(error, OtherVersionError)
             if self._breaker.open(began):
+                reason, part = _reason(error), ""
+                if self._is_beside:
+                    reason += self._versions()
+                    part = f", of which this process uses {PART_BESIDE:.0%}"
                 warn_unless_logged(
                     _log,
-                    f"pool {self._pool}: the shared state cannot be used ({_reason(error)}); "
-                    "falling back to in-process limits",
+                    f"pool {self._pool}: the shared state cannot be used ({reason}); "
+                    f"falling back to in-process limits{part}",
                 )
             return local()
         if (seconds := self._breaker.succeed(began)) is not None:
@@ -225,10 +258,21 @@ class FallbackState(State):
             _log.warning(text, self._pool, seconds)
         return found
 
+    def _versions(self) -> str:
+        """Say which versions use the state, if it is known."""
+        with suppress(Exception):
+            (found,) = self._shared.activity([versions_name(self._clock())], None)
+            return f"; versions that used it today: {', '.join(sorted(found))}" if found else ""
+        return ""
+
     def _try_again(self) -> None:
         with suppress(Exception):  # it is still away
             self._shared.check()
             self._breaker.close()
+
+
+def _part_of_budget(usd: Budget) -> Budget:
+    return Budget(*(None if most is None else int(most * PART_BESIDE) for most in usd))
 
 
 def _nothing() -> None:

@@ -6,6 +6,10 @@
 --          and the month of now end, or nothing; a call to acquire a key for, or nothing.
 -- Returns the time; the ends of the settles' cooldowns, '' for none; JSON about the call, or ''; the
 -- name of the day's counts. Without the end of the day only the time.
+--
+-- Records are read once and written once, at the end: a record that cannot be read ends the script,
+-- and nothing is changed. What another version of this package keeps behind the fields that are known
+-- here is written back as it was.
 
 local test_time, settles, this_day_end, month_end, wanted = unpack(cjson.decode(ARGV[1]))
 local time = redis.call('TIME')
@@ -38,23 +42,72 @@ local HEALTH, BUCKETS = full_name('health'), full_name('buckets')
 local has_seldom = redis.call('EXISTS', LEARNED, COOLDOWNS, PURSES, BUCKETS) > 0
 local OFTEN = { [QUOTAS] = true, [HEALTH] = true }
 
--- Return records by their place in names, false where there is none.
+local records = { -- by name; false: there is none
+  [QUOTAS] = {}, [LEARNED] = {}, [COOLDOWNS] = {}, [PURSES] = {}, [HEALTH] = {}, [BUCKETS] = {},
+}
+local changed, lifetimes = {}, {} -- by table
+
+local function decode_limit(text)
+  local record = cjson.decode(text)
+  return type(record) == 'table' and record or error('it is no record')
+end
+
+local function decode_or_none(text) -- of a record that holds no limit
+  local is_readable, record = pcall(cjson.decode, text)
+  return is_readable and record
+end
+
+-- Return records by their place in names; false or nil: there is none. They may be changed.
 local function read(table, names)
-  local found = {}
-  if #names > 0 and (has_seldom or OFTEN[table]) then
-    for i, text in ipairs(redis.call('HMGET', table, unpack(names))) do
-      found[i] = text and cjson.decode(text)
+  local known, missing, found = records[table], {}, {}
+  if not (has_seldom or OFTEN[table]) then
+    return found
+  end
+  for _, name in ipairs(names) do
+    if known[name] == nil then
+      missing[#missing + 1] = name
+      known[name] = false
     end
+  end
+  if #missing > 0 then
+    local decode = (table == HEALTH or table == BUCKETS) and decode_or_none or decode_limit
+    for i, text in ipairs(redis.call('HMGET', table, unpack(missing))) do
+      known[missing[i]] = text and decode(text)
+    end
+  end
+  for i, name in ipairs(names) do
+    found[i] = known[name]
   end
   return found
 end
 
+-- Change a record; false ends it. The table is kept for at least this long, if that is not nil.
 local function save(table, name, record, for_s)
-  local is_new = redis.call('HSET', table, name, cjson.encode(record))
-  if is_new == 1 or table ~= QUOTAS then -- that of a day begins with the day
-    redis.call('EXPIRE', table, for_s)
-  end
+  records[table][name], changed[table] = record, changed[table] or {}
+  changed[table][name] = true
+  lifetimes[table] = for_s or lifetimes[table]
   has_seldom = has_seldom or not OFTEN[table]
+end
+
+local function write_changed()
+  for table, names in pairs(changed) do
+    local rows, gone = {}, {}
+    for name in pairs(names) do
+      local record = records[table][name]
+      if record then
+        rows[#rows + 1], rows[#rows + 2] = name, cjson.encode(record)
+      else
+        gone[#gone + 1] = name
+      end
+    end
+    if #gone > 0 then
+      redis.call('HDEL', table, unpack(gone))
+    end
+    local is_new = #rows > 0 and redis.call('HSET', table, unpack(rows)) > 0
+    if lifetimes[table] and (is_new or table ~= QUOTAS) then -- that of a day begins with the day
+      redis.call('EXPIRE', table, lifetimes[table])
+    end
+  end
 end
 
 local function known(number) -- of JSON, in which it may be null
@@ -72,21 +125,21 @@ local function later(one, other)
   return (not one or (other and other[2] > one[2])) and other or one
 end
 
--- Quotas: minute, requests, tokens, late requests, late tokens, end of the day, requests of the day, and
--- the minutes of the day that are over, their requests and their tokens, each as FADE says.
+-- Quotas: minute, requests, tokens, late requests, late tokens, end of the day, requests of the day. Those
+-- of the calls that are first also have the minutes of the day that are over, their requests and tokens.
 
 local MINUTE, REQUESTS, TOKENS, LATE_REQUESTS, LATE_TOKENS, DAY_END, DAY_REQUESTS = 1, 2, 3, 4, 5, 6, 7
 local PAST_MINUTES, PAST_REQUESTS, PAST_TOKENS = 8, 9, 10
 
 local minute = math.floor((now - GUARD_S) / 60)
 
-local function advance(q)
-  for i = PAST_MINUTES, PAST_TOKENS do
+local function advance(q, is_first)
+  for i = PAST_MINUTES, is_first and PAST_TOKENS or 0 do
     q[i] = known(q[i]) or 0
   end
   if minute ~= q[MINUTE] and minute ~= q[MINUTE] - 1 then
     local kept, fade = minute == q[MINUTE] + 1, FADE ^ (minute - q[MINUTE])
-    if q[MINUTE] >= 0 and q[MINUTE] < minute then
+    if is_first and q[MINUTE] >= 0 and q[MINUTE] < minute then
       q[PAST_MINUTES] = q[PAST_MINUTES] * fade + (1 - fade) / (1 - FADE)
       q[PAST_REQUESTS] = (q[PAST_REQUESTS] + q[REQUESTS] / FADE) * fade
       q[PAST_TOKENS] = (q[PAST_TOKENS] + q[TOKENS] / FADE) * fade
@@ -127,6 +180,9 @@ local function drained(q, used, late, limit)
 end
 
 local function full_window(q, rpm, tpm, rpd, call, steady)
+  if not (rpm or tpm or rpd) then
+    return nil
+  end
   local found = exceeds(q[DAY_REQUESTS], call.requests, rpd) and { 'rpd', day_end, false } or nil
   for _, one in ipairs({
     { 'rpm', rpm or false, q[REQUESTS], q[LATE_REQUESTS], call.requests },
@@ -155,15 +211,17 @@ local function utilization(q, rpm, tpm, rpd, weight)
   return most >= 0 and most or q[REQUESTS] / weight
 end
 
+local FIRST_PART = '\n'
+
 -- Of a part of the calls: a workload that has a share, or ('') all that are first.
 
 local function part_name(name, part)
-  return '\n' .. part .. '\n' .. name
+  return '\n' .. (part == '' and FIRST_PART or part) .. '\n' .. name
 end
 
 local function read_part(name, part)
   local found = read(QUOTAS, { part_name(name, part) })[1]
-  return advance(found or { -1, 0, 0, 0, 0, day_end, 0 }), not found
+  return advance(found or { -1, 0, 0, 0, 0, day_end, 0 }, part == ''), not found
 end
 
 -- Return which window has no room for a workload that leaves some to the first ones.
@@ -339,11 +397,7 @@ local function change_cooldowns(lease, bucket, verb, change)
       if change(of_owner[scope[2]]) then
         of_owner[scope[2]] = nil
       end
-      if next(of_owner) then
-        save(COOLDOWNS, owners[scope[1]], of_owner, UNUSED_S)
-      else
-        redis.call('HDEL', COOLDOWNS, owners[scope[1]])
-      end
+      save(COOLDOWNS, owners[scope[1]], next(of_owner) and of_owner or false, UNUSED_S)
     end
   end
   return found
@@ -359,6 +413,9 @@ local function learn(name, limits, steady)
     local limit, read = known(limits[i]), i < 3 and old and old[i + 5]
     learned[i + 1] = limit and smaller(limit, read) or old and known(old[i + 1]) or cjson.null
     learned[i + 5] = old and old[i + 5] or nil
+  end
+  for i = 9, old and #old or 0 do
+    learned[i] = old[i]
   end
   learned[5] = (steady or old and old[5] == 1) and 1 or 0
   local is_new = not old or learned[1] > old[1] + HOUR_S
@@ -443,13 +500,17 @@ local function settle_spending(s, purse)
 end
 
 local function count_end(s)
-  local h = read(HEALTH, { s.key })[1] or { cjson.null, 0, 0, cjson.null }
+  local h = read(HEALTH, { s.key })[1]
+  if type(h) ~= 'table' or not (known(h[2]) and known(h[3])) then
+    h = { cjson.null, 0, 0, cjson.null }
+  end
+  local hour = math.floor((known(h[1]) or 0) / HOUR_S)
   h[1] = s.slot and now or h[1]
   h[2] = h[2] + (s.kind == 'success' and 1 or 0)
   if s.verdict and s.kind ~= 'abandoned' then -- else a person has disabled the key
     h[3], h[4] = h[3] + 1, s.verdict.failure
   end
-  save(HEALTH, s.key, h, UNUSED_S)
+  save(HEALTH, s.key, h, hour ~= math.floor(now / HOUR_S) and UNUSED_S or nil)
 end
 
 local function apply_verdict(s, verdict)
@@ -547,12 +608,22 @@ local function grant(best, call, bucket, blocks)
   })
 end
 
-local function acquire(call)
-  local bucket = read(BUCKETS, { call.model })[1] or call.model
-  local names, owners, scopes = {}, {}, {}
+local function bucket_of(call)
+  local bucket = read(BUCKETS, { call.model })[1]
+  return type(bucket) == 'string' and bucket or call.model
+end
+
+local function quota_names(call, bucket)
+  local names = {}
   for i, key in ipairs(call.keys) do
     names[i] = key.project .. '\n' .. bucket
   end
+  return names
+end
+
+local function acquire(call)
+  local bucket = bucket_of(call)
+  local names, owners, scopes = quota_names(call, bucket), {}, {}
   if has_seldom then
     scopes = scopes_of(bucket, call.verb)
     for i, key in ipairs(call.keys) do
@@ -598,8 +669,15 @@ local function acquire(call)
   return best and grant(best, call, bucket, blocks) or cjson.encode({ blocks = blocks })
 end
 
-local ends = {}
+local names, ends = wanted and quota_names(wanted, bucket_of(wanted)) or {}, {}
+for _, s in ipairs(settles) do
+  names[#names + 1] = s.project .. '\n' .. s.bucket
+end
+read(QUOTAS, names) -- all at once
+
 for i, s in ipairs(settles) do
   ends[i] = settle(s)
 end
-return { now_text, ends, wanted and acquire(wanted) or '', QUOTAS }
+local reply = wanted and acquire(wanted) or ''
+write_changed()
+return { now_text, ends, reply, QUOTAS }

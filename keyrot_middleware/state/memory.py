@@ -77,13 +77,21 @@ class MemoryState(LedgerState):
             self._warn_of_fork()
         with self._lock:
             now = self._clock()
-            if len(self._records.quotas) >= self._sweep_at:
-                self._sweep(now)
+            self._sweep(now)
             return self._ledger.acquire(info, candidates, now, spread=spread)
+
+    def count(self, lease: Lease) -> None:
+        """Count a lease that a shared state has granted, in case that it is lost."""
+        with self._lock:
+            now = self._clock()
+            self._sweep(now)
+            self._ledger.count(lease, now)
 
     def _sweep(self, now: float) -> None:
         """Drop expired records: a program may use any number of models one after the other."""
         records = self._records
+        if len(records.quotas) < self._sweep_at:
+            return
         tables: tuple[Table[Any], ...] = (records.quotas, records.learned, records.cooldowns)
         for table in tables:
             for name in [name for name, one in table.items() if expires_at(one, now) <= now]:

@@ -12,11 +12,9 @@ from __future__ import annotations
 import json
 import re
 import time
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha1
 from importlib.resources import files
 from math import inf
@@ -29,7 +27,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -53,7 +51,6 @@ from ..core.model import (
     CallInfo,
     Candidate,
     Lease,
-    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
@@ -69,14 +66,37 @@ from ..core.windows import cooldown_names, next_midnight, next_month, scope_key
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork
 from ..locks import Lock
-from .base import FOREVER, UNUSED_S, State, dump, load, report_unreadable
+from .base import (
+    FOREVER,
+    OF_LIMITS,
+    UNUSED_S,
+    Deferred,
+    OtherVersionError,
+    State,
+    UnreadableRecordError,
+    can_wait,
+    dump,
+    expires_at,
+    load,
+    report_unreadable,
+)
 
 TIMEOUT_S = 2.0
 """How long to wait for a reply: on a host with thirty busy processes one took 0.9 s."""
 MAX_CONNECTIONS = 2**31
 """One per thread in use; redis-py allows only 100 by default."""
-SETTLES_AT_ONCE = 100
-MAX_DEFERRED = 10_000
+MAX_OFFERS = 1_000
+ROWS_AT_ONCE = 500
+_SWEPT = ("learned", "cooldowns", "purses", "health")
+"""Hashes that live as long as one of their records is in use."""
+_DROP = """
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+  end
+end
+"""
+"""Drops records that are as they were read."""
 _FAILURES = (RedisError, RedisClusterException, OSError)
 """What redis-py raises; RedisClusterException is not a RedisError."""
 _ECHO = re.compile(r",? with args\b.*", re.DOTALL)
@@ -92,10 +112,16 @@ _Node: Any = ClusterNode
 _Sentinel: Any = Sentinel
 _decode = json.JSONDecoder().decode
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_text = lru_cache(1_000)(_json)
+"""Few names are in use."""
 
 
 class RedisStateError(KeyrotError):
     """Raised when the server was not reached in time, or refused."""
+
+
+class RedisRefusedError(RedisStateError):
+    """The server answered with an error."""
 
 
 _LUA_CONSTANTS = re.compile(r"^local ([A-Z_, ]+?)\s*=\s*([\d., ]+?)(?: --.*)?\n", re.MULTILINE)
@@ -160,7 +186,7 @@ class Server:
         if problem:
             raise ConfigError(f"{variable} ({scheme}://…): {problem}; see docs/redis.md")
         self._secrets = [self._options.get(name) for name in ("password", "username")]
-        self._address = f"{scheme}://{hosts}{slash}{path if base == 'unix' else ''}".rstrip("/")
+        self.address = f"{scheme}://{hosts}{slash}{path if base == 'unix' else ''}".rstrip("/")
         self._lock = Lock()
         self._client: Any = None
         after_fork(self, Server._after_fork)
@@ -230,7 +256,8 @@ class Server:
             return work(self.client)
         except _FAILURES as error:
             text = self.hide(one_line(_ECHO.sub("", str(error)))) or type(error).__name__
-            raise RedisStateError(f"{self._address}: {text}") from None
+            kind = RedisRefusedError if isinstance(error, ResponseError) else RedisStateError
+            raise kind(f"{self.address}: {text}") from None
 
     def hide(self, text: str) -> str:
         """Return a text without the password, and without a user's name that may be a token."""
@@ -279,23 +306,25 @@ class RedisState(State):
         self._skew = 0.0
         """How far the server's clock is ahead of this host's, seconds; 0 within the guard."""
         self._knows_time = False
-        self._deferred: deque[str] = deque(maxlen=MAX_DEFERRED)
-        self._is_closed = False
-        after_fork(self, lambda child: child._deferred.clear())  # the parent sends them
-        weakref.finalize(self, _flush_at_exit, weakref.ref(self))
+        self._offers: dict[int, tuple[RankedCandidates, str]] = {}
+        """Candidates as JSON, by their identity: most calls have one of a few tuples."""
+        self._deferred = Deferred[str](self)
+        self._is_closed = self._unreadable = False
+        self._swept_at = self._clock()
 
     # Leases ---------------------------------------------------------------------------------------
 
     def _acquire(
         self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
     ) -> Lease | Unavailable:
-        call: dict[str, Any] = {"model": info.quota_model, "verb": info.verb, "spread": spread}
-        call |= {"requests": info.requests, "tokens": info.tokens}
-        call |= {"input_cost": info.input_cost, "longest_cost": info.longest_cost}
-        if info.terms and info.requests:
-            call["terms"] = _terms(info.terms)
-        call["keys"] = [_offer(group, key) for group, key in candidates]
-        now, _, reply, _ = self._decide([], _json(call))
+        terms = f',"terms":{_json(_terms(info.terms))}' if info.terms and info.requests else ""
+        call = (
+            f'{{"model":{_text(info.quota_model)},"verb":{_text(info.verb)}'
+            f',"requests":{info.requests},"tokens":{info.tokens},"spread":{_text(spread)}'
+            f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost}'
+            f'{terms},"keys":{self._offer(candidates)}}}'
+        )
+        now, _, reply, _ = self._decide([], call)
         found, at = _decode(reply.decode()), now - self._skew
         blocks = {
             key_id: Block(
@@ -319,10 +348,20 @@ class RedisState(State):
         more = {"probe": found["probe"], "purses": tuple(found["purses"]), "refused": blocks}
         return key.lease(info, found["bucket"], at, reservation=reservation, **more)
 
+    def _offer(self, candidates: RankedCandidates) -> str:
+        """Return candidates as JSON."""
+        known = self._offers.get(id(candidates))
+        if known is None or known[0] is not candidates:
+            if len(self._offers) >= MAX_OFFERS:
+                self._offers.clear()
+            text = _json([_offer(group, key) for group, key in candidates])
+            known = self._offers[id(candidates)] = candidates, text
+        return known[1]
+
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
         packed = self._pack_settle(lease, outcome, names)
         if self._can_defer(lease, outcome, names):
-            self._deferred.append(packed)
+            self._deferred.add(packed)
             return None
         _, ends, _, _ = self._decide([packed])
         return self._host_time(float(ends[-1])) if ends[-1] else None
@@ -333,30 +372,38 @@ class RedisState(State):
 
     def _can_defer(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> bool:
         """Return whether a settle may be sent later, since no other call depends on it."""
-        ended = outcome.kind in (LeaseOutcome.SUCCESS, LeaseOutcome.ABANDONED)
-        is_plain = ended and outcome.verdict is None
-        has_more = names or lease.probe or lease.purses or lease.reservation is None
-        return is_plain and not has_more and not self._is_closed
+        return not self._is_closed and can_wait(lease, outcome, names)
 
     def _pack_settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> str:
         usage, found = outcome.usage, lease.reservation
-        row: dict[str, Any] = {
-            **_who(lease),
-            "kind": outcome.kind.value,
-            "bucket": lease.bucket,
-            "verb": lease.verb,
-            "requests": lease.requests,
-            "tokens": lease.tokens,
-            "used": usage.input_tokens,
-            "at": lease.at + self._skew,
-            "probe": lease.probe,
-        }
+        record, used = lease.record or lease.key_id, usage.input_tokens
+        row = (
+            f'{{"kind":"{outcome.kind.value}","key":{_text(lease.key_id)},"record":{_text(record)}'
+            f',"project":{_text(lease.project)},"account":{_text(lease.billing_account)}'
+            f',"bucket":{_text(lease.bucket)},"verb":{_text(lease.verb)}'
+            f',"requests":{lease.requests},"tokens":{lease.tokens}'
+            f',"used":{"null" if used is None else used},"at":{lease.at + self._skew}'
+        )
         if isinstance(found, Reservation):
-            row |= {"slot": found.slot, "parts": found.parts}
-            row |= {"reserved": found.cost, "period": found.period}
+            minute, late, day_end = found.slot
+            row += f',"slot":[{minute},{"true" if late else "false"},{day_end}]'
+        more = self._more_to_settle(lease, outcome, names)
+        return f"{row},{_json(more)[1:]}" if more else f"{row}}}"
+
+    def _more_to_settle(
+        self, lease: Lease, outcome: Outcome, names: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return what only some settles have."""
+        found, row = lease.reservation, dict[str, Any]()
+        if lease.probe:
+            row["probe"] = True
+        if isinstance(found, Reservation) and found.parts:
+            row["parts"] = found.parts
         if lease.purses:
-            cost = usage.cost_usd
+            cost = outcome.usage.cost_usd
             row |= {"purses": lease.purses, "cost": None if cost is None else nano_usd(cost)}
+            if isinstance(found, Reservation):
+                row |= {"reserved": found.cost, "period": found.period}
         if names:
             row["owned"] = [(owner_name(name), owner_lifetime(name).seconds) for name in names]
         if outcome.reported and lease.requests:
@@ -365,7 +412,7 @@ class RedisState(State):
         if outcome.verdict is not None:
             row["model"] = found.model if isinstance(found, Reservation) else lease.bucket
             row["verdict"] = self._verdict_row(lease, outcome.verdict)
-        return _json(row)
+        return row
 
     def _verdict_row(self, lease: Lease, verdict: Verdict) -> dict[str, Any]:
         bucket = verdict.bucket or lease.bucket
@@ -398,14 +445,18 @@ class RedisState(State):
         """Run the script: deferred settles, these, then a call; return its reply."""
         if not self._knows_time:  # this host's clock may be hours off
             self._run("[]")
-        settled = ",".join(self._take_deferred() + settles)
-        now, zone = self._clock() + self._skew, self._policy.zone
-        ends = f"{next_midnight(now, zone)},{next_month(now, zone)}"
+        settled = ",".join(self._deferred.take() + settles)
+        hour = int((self._clock() + self._skew) // windows.HOUR_S)
+        ends = _ends_text(hour, self._policy.zone)
         now, *rest = self._run(f"[{settled}],{ends}{call and ','}{call}")
         return now, *rest
 
     def _run(self, given: str) -> Any:
-        """Run the script, and note the time of the server."""
+        """Run the script, and note the time of the server.
+
+        Raises:
+            UnreadableRecordError: It ended at a record of a limit; nothing was changed.
+        """
         test_time = "null" if self._test_clock is None else repr(self._test_clock())
         args = (1, self._base, f"[{test_time},{given}]".encode(errors="replace"))
         began = self._clock()
@@ -416,18 +467,31 @@ class RedisState(State):
             except NoScriptError:  # EVAL keeps it for the next time
                 return client.eval(script_text(), *args)
 
-        now, *rest = self._server.run(work)
+        try:
+            now, *rest = self._server.run(work)
+        except RedisRefusedError:
+            self._read_limits()  # it may have ended at a record
+            raise
         skew = float(now) - began
         self._skew = skew if abs(skew) > windows.GUARD_S else 0.0
         self._knows_time = True
         return float(now), *rest
 
-    def _take_deferred(self) -> list[str]:
-        taken: list[str] = []
-        with suppress(IndexError):  # there are no more
-            while len(taken) < SETTLES_AT_ONCE:
-                taken.append(self._deferred.popleft())
-        return taken
+    def _read_limits(self) -> None:
+        """Read all records that hold limits.
+
+        Raises:
+            UnreadableRecordError: One of them cannot be read.
+        """
+        day_end = self._server.run(lambda client: client.get(f"{self._base}:day_end")) or b""
+        for table in OF_LIMITS:
+            self._get_all(table, f"quotas:{day_end.decode()}" if table == "quotas" else "")
+        self._unreadable = False
+
+    def _check_version(self, newer: bytes | None) -> None:
+        if newer:
+            text = "a newer version of keyrot_middleware uses it; update this one"
+            raise OtherVersionError(f"{self._server.address}: {text}")
 
     def _host_time(self, server_time: float) -> float:
         return float("inf") if server_time >= FOREVER else server_time - self._skew
@@ -469,10 +533,19 @@ class RedisState(State):
     def _get_all(self, table: str, name: str = "") -> dict[str, Any]:
         full = f"{self._base}:{name or table}"
         rows = self._server.run(lambda client: client.hgetall(full))
-        return _load(table, ((field.decode(errors="replace"), row) for field, row in rows.items()))
+        found = [(field.decode(errors="replace"), row) for field, row in rows.items()]
+        return self._load(table, found)
 
     def _get(self, table: str, fields: Sequence[str], name: str = "") -> dict[str, Any]:
-        return _load(table, zip(fields, self._hmget(name or table, fields), strict=True))
+        return self._load(table, zip(fields, self._hmget(name or table, fields), strict=True))
+
+    def _load(self, table: str, rows: Iterable[tuple[str, bytes | None]]) -> dict[str, Any]:
+        try:
+            found = {name: load(table, name, text) for name, text in rows if text is not None}
+        except UnreadableRecordError as error:
+            self._unreadable = True
+            raise UnreadableRecordError(f"{self._server.address}: {error}") from None
+        return {name: record for name, record in found.items() if record is not None}
 
     def _hmget(self, name: str, fields: Sequence[str]) -> list[bytes | None]:
         full, encoded = f"{self._base}:{name}", [one.encode(errors="replace") for one in fields]
@@ -538,7 +611,7 @@ class RedisState(State):
         """Add to the activity of the pool, and send deferred settles."""
         self.flush()
 
-        def work(client: Any) -> None:
+        def work(client: Any) -> Any:
             pipe = client.pipeline(transaction=False)
             for name, counts in rows.counts.items():
                 for field, n in counts.items():
@@ -548,9 +621,28 @@ class RedisState(State):
                 pipe.lpush(f"{self._base}:{name}", *texts)
                 pipe.ltrim(f"{self._base}:{name}", 0, most - 1)
                 pipe.expire(f"{self._base}:{name}", lifetime_s(name))
-            pipe.execute()
+            pipe.get(f"{self._base}:newer")
+            return pipe.execute()[-1]
 
-        self._server.run(work)
+        self._check_version(self._server.run(work))
+        self._sweep(self._clock() + self._skew)
+
+    def _sweep(self, now: float) -> None:
+        """Drop records of keys and models that are used no more."""
+        if 0 <= now - self._swept_at < windows.HOUR_S:
+            return
+        self._swept_at = now
+        for table in _SWEPT:
+            name = f"{self._base}:{table}"
+            gone = list[bytes]()
+            for field, text in self._server.run(methodcaller("hgetall", name)).items():
+                with suppress(UnreadableRecordError):  # a call that needs it says so
+                    record = load(table, field.decode(errors="replace"), text)
+                    if record is not None and expires_at(record, now) <= now:
+                        gone += field, text
+            for start in range(0, len(gone), 2 * ROWS_AT_ONCE):
+                some = gone[start : start + 2 * ROWS_AT_ONCE]
+                self._server.run(methodcaller("eval", _DROP, 1, name, *some))
 
     def activity(
         self, names: Sequence[str], fields: Sequence[str] | None
@@ -592,7 +684,10 @@ class RedisState(State):
             RedisStateError: It cannot be, or does not respond.
         """
         self._server.run(lambda client: client.set(f"{self._base}:check", "", ex=60))
+        self._check_version(self._server.run(lambda client: client.get(f"{self._base}:newer")))
         self._decide([])
+        if self._unreadable:
+            self._read_limits()
 
     def flush(self) -> None:
         """Send the deferred settles."""
@@ -603,7 +698,7 @@ class RedisState(State):
         """Send the deferred settles and close connections; calls in flight can still be settled."""
         super().close()
         self._is_closed = True
-        _flush_at_exit(lambda: self)
+        self._deferred.finish()
         self._server.close()
 
 
@@ -617,9 +712,11 @@ def _number(name: str, text: bytes | None) -> float:
     return number
 
 
-def _load(table: str, rows: Iterable[tuple[str, bytes | None]]) -> dict[str, Any]:
-    found = {name: load(table, name, text) for name, text in rows if text is not None}
-    return {name: record for name, record in found.items() if record is not None}
+@lru_cache(8)
+def _ends_text(hour: int, zone: str) -> str:
+    """Return when the day and the month of *hour* end, counted in full hours since the epoch."""
+    now = hour * windows.HOUR_S
+    return f"{next_midnight(now, zone)},{next_month(now, zone)}"
 
 
 def _terms(terms: Terms) -> dict[str, Any]:
@@ -632,24 +729,11 @@ def _terms(terms: Terms) -> dict[str, Any]:
     return row
 
 
-def _who(one: Candidate | Lease) -> dict[str, Any]:
-    record, account = one.record or one.key_id, one.billing_account
-    return {"key": one.key_id, "record": record, "project": one.project, "account": account}
-
-
 def _offer(group: int, key: Candidate) -> dict[str, Any]:
     rpm, tpm, rpd, _ = key.limits
-    row = {"group": group, "weight": key.weight, "rpm": rpm, "tpm": tpm, "rpd": rpd}
+    row: dict[str, Any] = {"key": key.key_id, "record": key.record, "project": key.project}
+    row |= {"account": key.billing_account, "rpm": rpm, "tpm": tpm, "rpd": rpd}
+    row |= {"group": group or None, "weight": key.weight if key.weight != 1 else None}
     row |= {"use": key.use if key.use != 1 else None, "free": key.tier == FREE or None}
-    purses = [(name, *budget) for name, budget in key.purses]
-    given = {name: value for name, value in row.items() if value is not None}
-    return _who(key) | given | ({"purses": purses} if purses else {})
-
-
-def _flush_at_exit(alive: Callable[[], RedisState | None]) -> None:
-    state = alive()
-    if state is not None:
-        try:
-            state.flush()
-        except KeyrotError:
-            state._deferred.clear()
+    row["purses"] = [(name, *budget) for name, budget in key.purses] or None
+    return {name: value for name, value in row.items() if value is not None}

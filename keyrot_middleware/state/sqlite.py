@@ -44,7 +44,17 @@ from ..errors import ConfigError, KeyrotError
 from ..forks import around_fork
 from ..locks import Lock, LockError
 from ..settings import IN_FILE, SAMPLE_FILE
-from .base import LedgerState, dump, expires_at, load
+from .base import (
+    OF_LIMITS,
+    Deferred,
+    LedgerState,
+    OtherVersionError,
+    UnreadableRecordError,
+    can_wait,
+    dump,
+    expires_at,
+    load,
+)
 
 if sys.platform != "win32":
     import fcntl
@@ -65,12 +75,15 @@ CREATE TABLE IF NOT EXISTS texts
 """
 WAIT_S = 2.0
 """How long a decision waits for other processes, seconds: they may have little of the CPU."""
+LOOK_AGAIN_S = 0.005
 TRIES = 5
 """After so many others were faster, a decision takes the file for itself."""
 SWEEP_S = 300.0
 MAX_OWNERS = 100_000
 ROWS_AT_ONCE = 500
 MAX_NAMES = 10_000
+SELDOM = ("buckets", "cooldowns", "learned")
+"""Tables that most pools have no record of."""
 
 
 class SqliteStateError(KeyrotError):
@@ -140,9 +153,14 @@ class SqliteState(LedgerState):
         self.path, self._pool = path, pool
         self._lock = Lock(2 * WAIT_S)
         self._db: sqlite3.Connection | None = None
-        self._inode: tuple[int, int] | None = None
+        self._log = f"{path}-wal"
+        self._inodes: list[tuple[int, int] | None] = []
         self._swept_at = -SWEEP_S
         self._failed_at = 0.0
+        self._deferred = Deferred[tuple[Lease, Outcome]](self)
+        self._is_closed = False
+        self._unreadable = False
+        """A record of a limit could not be read."""
         self._is_unsafe = False
         """The process was forked while a thread used the file."""
         self._rows = _Rows(f"{pool}:", self._execute)
@@ -170,13 +188,23 @@ class SqliteState(LedgerState):
         return needed
 
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
+        if self.settles_without_io(lease, outcome, names):
+            self._deferred.add((lease, outcome))
+            return None
+        needed = self._needed_to_settle(lease)
+        return self._run(lambda now: self._ledger.settle(lease, outcome, names, now), needed)
+
+    def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
+        """Return whether `settle` only defers; see `State.settles_without_io`."""
+        return not self._is_closed and can_wait(lease, outcome, tuple(names))
+
+    def _needed_to_settle(self, lease: Lease) -> list[tuple[str, str]]:
         name, reservation = quota_name(lease.project, lease.bucket), lease.reservation
         parts = reservation.parts if isinstance(reservation, Reservation) else ()
         needed = [("health", lease.key_id), ("quotas", name), ("learned", name)]
         needed += [("quotas", part_name(name, part)) for part in parts]
         needed += [("purses", name) for name in lease.purses]
-        needed += [("cooldowns", name) for name in cooldown_names(lease)]
-        return self._run(lambda now: self._ledger.settle(lease, outcome, names, now), needed)
+        return needed + [("cooldowns", name) for name in cooldown_names(lease)]
 
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
         needed = self._needed(info, keys)
@@ -190,13 +218,24 @@ class SqliteState(LedgerState):
         """
         # A log that fills the disk begins anew.
         self._run(lambda _: self._execute("PRAGMA wal_checkpoint(PASSIVE)"))
-        self._run(lambda _: self._execute(f"PRAGMA user_version = {SCHEMA}"))
+        self._run(lambda _: self._execute(f"PRAGMA application_id = {APPLICATION_ID}"))  # a write
+        self._run(lambda _: self._check_version())
+        if self._unreadable:
+            self._run(lambda _: self._rows.read_all(OF_LIMITS))
+            self._unreadable = False
 
     def close(self) -> None:
-        """Close the file; calls in flight can still be settled."""
+        """Write what was deferred and close the file; calls in flight can still be settled."""
         super().close()
+        self._is_closed = True
+        self._deferred.finish()
         with suppress(LockError), self._lock:
             self._close()
+
+    def flush(self) -> None:
+        """Write the deferred settles."""
+        while self._deferred:
+            self._run(lambda _: None)
 
     # Activity -------------------------------------------------------------------------------------
 
@@ -205,6 +244,7 @@ class SqliteState(LedgerState):
         self._run(lambda now: self._add_activity(rows, now))
 
     def _add_activity(self, rows: ActivityRows, now: float) -> None:
+        self._check_version()
         counts = [
             (f"{self._pool}:{name}", field, n, now + lifetime_s(name))
             for name, fields in rows.counts.items()
@@ -229,6 +269,9 @@ class SqliteState(LedgerState):
                 (full, most),
             )
 
+    def _check_version(self) -> None:
+        _check_version(self._execute("PRAGMA user_version")[0][0])
+
     def activity(
         self, names: Sequence[str], fields: Sequence[str] | None
     ) -> list[Mapping[str, int]]:
@@ -252,11 +295,14 @@ class SqliteState(LedgerState):
     # Decisions ------------------------------------------------------------------------------------
 
     def _run(self, decide: Callable[[float], _T], needed: Iterable[tuple[str, str]] = ()) -> _T:
-        """Make a decision, again and again until nobody was faster; return its result.
+        """Settle what was deferred and make a decision; return its result.
 
         Raises:
             SqliteStateError: The file cannot be used.
         """
+        if settles := self._deferred.take():
+            decide, needed = self._after(settles, decide), list(needed)
+            needed += [one for lease, _ in settles for one in self._needed_to_settle(lease)]
         if self._is_unsafe:
             raise SqliteStateError(f"{self.path}: the process was forked while it was used")
         began = time.monotonic()
@@ -267,19 +313,35 @@ class SqliteState(LedgerState):
                 return self._decide(decide, needed)
             except BaseException as error:
                 self._close()
+                if isinstance(error, OtherVersionError):
+                    self._unreadable |= isinstance(error, UnreadableRecordError)
+                    raise type(error)(f"{self.path}: {error}") from None
                 if isinstance(error, sqlite3.Error | OSError | ValueError):
                     self._failed_at = time.monotonic()
                     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
                     raise SqliteStateError(f"{self.path}: {why}") from error
                 raise
 
+    def _after(
+        self, settles: list[tuple[Lease, Outcome]], decide: Callable[[float], _T]
+    ) -> Callable[[float], _T]:
+        """Return a decision that settles first."""
+
+        def both(now: float) -> _T:
+            for lease, outcome in settles:
+                self._ledger.settle(lease, outcome, (), now)
+            return decide(now)
+
+        return both
+
     def _decide(self, decide: Callable[[float], _T], needed: Iterable[tuple[str, str]]) -> _T:
+        """Make a decision, again and again until nobody was faster."""
         self._open()
         for tries in range(TRIES + 1):
             if tries == TRIES:
                 self._execute("BEGIN IMMEDIATE")
             self._rows.clear()
-            self._rows.read(needed)
+            self._rows.read_ahead(needed)
             result = decide(self._clock())
             if self._rows.store(self._clock()):
                 if tries == TRIES:
@@ -309,24 +371,19 @@ class SqliteState(LedgerState):
     # The file -------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        """Open the file, unless the one that is open is still in its place."""
-        try:
-            found = os.stat(self.path)
-            inode = found.st_dev, found.st_ino
-        except OSError:
-            inode = None
-        if self._db is not None and self._inode == inode:
+        """Open the file, unless the one that is open, and its log, are still in their places."""
+        if self._db is not None and self._inodes == [_inode(self.path), _inode(self._log)]:
             return
-        self._close()
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.path.resolve()
         with _alone_in(path.parent):
+            self._close()
             if not path.exists():
                 _create(path)
-            found = path.stat()
-            _check_user(path, found)
+            _check_user(path, path.stat())
             self._connect(path)
-            self._inode = found.st_dev, found.st_ino
+            self._log = f"{path}-wal"
+            self._inodes = [_inode(path), _inode(self._log)]
 
     def _connect(self, path: Path) -> None:
         db = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
@@ -349,8 +406,7 @@ class SqliteState(LedgerState):
             application or version or db.execute("SELECT 1 FROM sqlite_schema").fetchone()
         ):
             raise sqlite3.DatabaseError("this is a file of another program; name another one")
-        if version > SCHEMA:
-            raise sqlite3.DatabaseError("it was written by a newer keyrot_middleware")
+        _check_version(version)
         if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             text = "this file system has no write-ahead log for SQLite; use a local disk"
             raise sqlite3.DatabaseError(text)
@@ -382,30 +438,41 @@ class SqliteState(LedgerState):
         self._is_unsafe = False
 
 
+def _check_version(version: int) -> None:
+    if version > SCHEMA:
+        raise OtherVersionError("a newer version of keyrot_middleware uses it; update this one")
+
+
+def _inode(path: Path | str) -> tuple[int, int] | None:
+    """Return which file is there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Let one process open a file of *folder* at a time; the folder itself is locked."""
     if sys.platform == "win32":
         yield
         return
-    lock, until = os.open(folder, os.O_RDONLY | os.O_CLOEXEC), time.monotonic() + WAIT_S
+    lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _lock_file(lock, until)
+        _lock_file(lock, folder)
         yield
     finally:
         os.close(lock)
 
 
-def _lock_file(lock: int, until: float) -> None:
-    while True:
-        try:
+def _lock_file(lock: int, folder: Path) -> None:
+    for _ in range(int(WAIT_S / LOOK_AGAIN_S)):  # a process that stood still looks again too
+        with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.005)
-        else:
             return
+        time.sleep(LOOK_AGAIN_S)
+    raise TimeoutError(0, f"other processes have been opening a file of {folder} for {WAIT_S:g} s")
 
 
 def _create(path: Path) -> None:
@@ -448,6 +515,7 @@ class _Rows:
     def __init__(self, prefix: str, execute: Callable[..., list[Any]]) -> None:
         self._execute = execute
         self.full_name = lru_cache(MAX_NAMES)(partial(_full_name, prefix))
+        self._firsts = "".join(_first_of(prefix, table) for table in SELDOM)
         self.clear()
 
     def clear(self) -> None:
@@ -456,11 +524,32 @@ class _Rows:
         self.found: dict[str, Any] = {}
         self.changed: set[str] = set()
         self.filled: set[str] = set()
-        """Tables that had a record which was read."""
+        """Tables that have a record, as far as is known."""
+        self.empty: set[str] = set()
+        """Tables that have none."""
 
     def records(self) -> Records:
         names = Records.__dataclass_fields__
         return Records(**{name: _Table[Any](self, name) for name in names})
+
+    def read_ahead(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Read what a decision needs: tables and names; of `SELDOM` only where there is any."""
+        often, seldom = dict[str, str](), list[tuple[str, str]]()
+        for table, name in wanted:
+            if table in SELDOM:
+                seldom.append((table, name))
+            else:
+                often[self.full_name(table, name)] = table
+        if len(often) > ROWS_AT_ONCE or not seldom:
+            self.read(wanted)
+            return
+        sql = f"SELECT name, value FROM records WHERE name IN {_marks(1, len(often))}{self._firsts}"  # noqa: S608
+        rows = self._execute(sql, [*often])
+        self.texts = dict.fromkeys(often) | {name: text for name, text in rows if name in often}
+        self.filled.update(often[name] for name, _ in rows if name in often)
+        firsts = {name for name, text in rows if text is None}
+        self.empty = {one for one in SELDOM if one not in firsts}
+        self.read([one for one in seldom if one[0] in firsts])
 
     def read(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Read records that are needed soon: tables and names."""
@@ -472,6 +561,19 @@ class _Rows:
             found = dict(self._execute(sql, some))
             self.texts.update(dict.fromkeys(some) | found)
             self.filled.update(tables[name] for name in found)
+
+    def text(self, table: str, name: str) -> str | None:
+        """Return a record as it is in the file."""
+        full = self.full_name(table, name)
+        if full not in self.texts and table not in self.empty:
+            self.read([(table, name)])
+        return self.texts.setdefault(full)
+
+    def read_all(self, tables: Iterable[str]) -> None:
+        """Parse all records of tables."""
+        records = self.records()
+        for table in tables:
+            getattr(records, table).items()
 
     def read_range(self, begin: str, end: str) -> dict[str, str | None]:
         sql = "SELECT name, value FROM records WHERE name >= ? AND name < ?"
@@ -501,6 +603,16 @@ class _Rows:
         return bool(written > 0)
 
 
+def _first_of(prefix: str, table: str) -> str:
+    """Return SQL that adds a row with the name of a table, if it has a record."""
+    start = _full_name(prefix, table, "").replace("'", "''")
+    begin, end = f"'{start}'", f"'{start[:-1]};'"
+    return (
+        f" UNION ALL SELECT * FROM (SELECT '{table}', NULL FROM records"  # noqa: S608 - quoted
+        f" WHERE name >= {begin} AND name < {end} LIMIT 1)"
+    )
+
+
 def _full_name(prefix: str, table: str, name: str) -> str:
     text = f"{prefix}{table}:{name}"
     return text if text.isascii() else text.encode(errors="replace").decode()
@@ -515,9 +627,7 @@ class _Table(Generic[_T]):
     def get(self, name: str) -> _T | None:
         rows, full = self._rows, self._rows.full_name(self._table, name)
         if full not in rows.found:
-            if full not in rows.texts:
-                rows.read([(self._table, name)])
-            text = rows.texts.setdefault(full)
+            text = rows.text(self._table, name)
             rows.found[full] = load(self._table, full, text) if text else None
         found: _T | None = rows.found[full]
         return found
@@ -528,17 +638,20 @@ class _Table(Generic[_T]):
         self._rows.found[full] = record
         self._rows.changed.add(full)
 
-    def pop(self, name: str, default: None) -> _T | None:
-        found = self.get(name)
-        if found is not None:
-            self[name] = None
-        return found if found is not None else default
+    def pop(self, name: str, default: None) -> None:
+        del default
+        rows, full = self._rows, self._rows.full_name(self._table, name)
+        if rows.text(self._table, name):
+            rows.found[full] = None
+            rows.changed.add(full)
 
-    def items(self) -> list[tuple[str, _T]]:
+    def keys(self) -> list[str]:
         start = self._rows.full_name(self._table, "")
         texts = self._rows.read_range(start, f"{start[:-1]};")
-        names = [name.removeprefix(start) for name in texts if name.startswith(start)]
-        found = [(name, self.get(name)) for name in names]
+        return [name.removeprefix(start) for name in texts if name.startswith(start)]
+
+    def items(self) -> list[tuple[str, _T]]:
+        found = [(name, self.get(name)) for name in self.keys()]
         return [(name, record) for name, record in found if record is not None]
 
     def __len__(self) -> int:

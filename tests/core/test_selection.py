@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from math import inf
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,11 +19,12 @@ from keyrot_middleware.core.model import (
     Block,
     CallInfo,
     Candidate,
+    Limits,
     RetryPolicy,
     project_label,
     project_name,
 )
-from keyrot_middleware.core.selection import BATCH_SIZE, MAX_ORDERS, SKIP_S, Selector
+from keyrot_middleware.core.selection import BATCH_SIZE, FIRST_BATCH, MAX_ORDERS, SKIP_S, Selector
 from keyrot_middleware.keys_file import KeySpec
 
 NOW = 1_767_270_630.0
@@ -242,12 +244,22 @@ def test_orders_are_per_model_and_workload_and_bounded() -> None:
 
 @STRATEGIES
 def test_a_call_gets_as_few_candidates_of_10_000_keys_as_of_10(strategy: str) -> None:
-    """The first batch is eight keys; with 9,990 skipped the call still sees ten at most."""
+    """The first batch is three keys, later ones are eight; with 9,990 skipped it sees ten."""
     selector = Selector(many(10_000), strategy)
-    assert len(next(selector.candidate_batches(INFO, {}, NOW, 0.5, {}))) == BATCH_SIZE
+    for excluded in ({}, {"k5001": DEAD}):
+        batches = selector.candidate_batches(INFO, excluded, NOW, 0.5, {})
+        assert [len(next(batches)) for _ in range(3)] == [FIRST_BATCH, BATCH_SIZE, BATCH_SIZE]
     dead = {f"k{number}": DEAD for number in range(10_000) if number % 1_000}
     selector.skip(INFO, dead, NOW)
     assert sorted(listed(selector, draw=0.5)) == sorted(names(*range(0, 10_000, 1_000)))
+
+
+@pytest.mark.parametrize("unlike", [{"weight": 7.0}, {"use": 0.5}, {"limits": Limits(rpm=9)}])
+def test_keys_that_may_be_used_unequally_are_compared_with_more_others(unlike: Any) -> None:
+    """With two others of a random start, a key of seven times the weight got half of its share."""
+    keys = [key("big", **unlike), *(key(f"k{number}") for number in range(19))]
+    batches = Selector(keys).candidate_batches(INFO, {}, NOW, 0.5, {})
+    assert [len(batch) for batch in batches] == [BATCH_SIZE, BATCH_SIZE, 4]
 
 
 # The name of a key's records, and of its state -------------------------------------------------

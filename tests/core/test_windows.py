@@ -261,6 +261,6 @@ def test_what_others_use_of_their_part_is_not_counted_here() -> None:
 
 def test_nothing_is_kept_for_first_calls_without_tokens() -> None:
     """Although others use more of a limit than a minute has, since it refills all the time."""
-    first = QuotaWindows(7, past_minutes=9.0, past_requests=3.0)
+    first = QuotaWindows(7, rest=(9.0, 3.0, 0.0))
     quota = QuotaWindows(7, requests=1, tokens=200)
     assert not [*first.held_back(quota, Limits(tpm=100), 1, 50, 7 * 60 + 30.0)]

@@ -104,28 +104,32 @@ class Clock(SystemClock):
         self.times[threading.current_thread().name] += 1
         return time.time()
 
-url, host, state = sys.argv[1:]
+url, host, state, heard_by = sys.argv[1:]
 heard = threading.Event()
+events = {"alerts": [f"json://{host}/"], "on_event": lambda event: heard.set()}
 keyrot_middleware.install(
     clock=Clock(), allowed_hosts=(host,), state_url=state, limits_from="google",
-    alerts=[f"json://{host}/"], on_event=lambda event: heard.set(), secrets_ttl_s=0.1,
+    secrets_ttl_s=0.1, **(events if heard_by == "alerts" else {}),
 )
+assert "genai_prices" not in sys.modules  # 5 MB, which the first price needs
 sys.meta_path.insert(0, Recorder())
 client = genai.Client(http_options={"base_url": url})
 for _ in range(3):
     client.models.generate_content(model="gemini-2.5-flash", contents="hello")
-assert heard.wait(60)
+assert heard_by != "alerts" or heard.wait(60)
 turns = Clock.times["keyrot-refresher-default"] + 3
 while Clock.times["keyrot-refresher-default"] < turns:
     time.sleep(0.05)
 keyrot_middleware.uninstall()
+assert ("MainThread", "genai_prices") in Recorder.found
 for thread, name in Recorder.found:
     if thread.startswith("keyrot-") and name in sys.modules:
         print(thread, name)
 """
 
 
-def test_no_thread_of_ours_imports_anything(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("heard_by", ["alerts", "nobody"])
+def test_no_thread_of_ours_imports_anything(heard_by, tmp_path, monkeypatch) -> None:
     """A program that looks at sys.modules meanwhile would find modules that are half made.
 
     The threads read limits and secrets, price calls, keep the state up and send alerts.
@@ -144,6 +148,7 @@ def test_no_thread_of_ours_imports_anything(tmp_path, monkeypatch) -> None:
         monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDQUOTAS", gemini.url)
         state = f"sqlite://{tmp_path}/state.sqlite3"
         args = [sys.executable, "-W", "ignore", "-c", IMPORTS, gemini.url, gemini.host, state]
+        args.append(heard_by)
         run = subprocess.run(
             args, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
         )

@@ -225,9 +225,7 @@ class Twins:
                 if used.first is not None and not used.first.day_requests:
                     used.first = None
                 if used.first is not None:  # Lua writes fewer digits
-                    names = ("past_minutes", "past_requests", "past_tokens")
-                    past = {name: Near(getattr(used.first, name)) for name in names}
-                    used.first = replace(used.first, **past)
+                    used.first = replace(used.first, rest=[Near(one) for one in used.first.past])
         self.same(found)
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from support.pool import key
 from support.servers import Server
-from support.states import A, B, acquire, failed, lease_of, opened, refusal, settle
+from support.states import OK, A, B, acquire, failed, lease_of, opened, refusal, settle, used
 
 from keyrot_middleware.core.model import DEFAULT_ZONE, Lease, Limits, RetryPolicy, Scope
-from keyrot_middleware.state import State
+from keyrot_middleware.state import State, open_state
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.state.sqlite import SqliteState, path_of_url
 
@@ -175,6 +175,34 @@ def test_a_fork_before_and_after_the_first_call(tmp_path: Path, called: bool) ->
         if called:
             busy.join()
         assert total + grant(state, 10) == 20
+
+
+def settle_one(url: str, start: Any, results: Any) -> None:
+    start.wait(240)
+    state = open_state(url, RetryPolicy(), time.time, pool="test")
+    settle(state, FREE, used(10))
+    _states.append(state)
+    results.put(None)
+
+
+_states = list[State]()
+"""What a child leaves open, as programs do."""
+
+
+def test_a_settle_that_waits_is_written_at_the_end_of_a_child(url: str) -> None:
+    """Those of multiprocessing end without atexit."""
+    run(2, settle_one, url, spawned=1)
+    with opened(url) as state:
+        assert state.snapshot([FREE])[FREE.key_id].success_count == 2
+
+
+def test_a_settle_that_waits_is_not_written_by_a_child_too(url: str) -> None:
+    with opened(url) as state:
+        settle(state, FREE, OK)
+        assert code_of(forked(lambda: grant(state, 1, FREE))) == 1
+        grant(state, 1, FREE)
+        state.check()
+        assert state.snapshot([FREE])[FREE.key_id].success_count == 2
 
 
 def test_a_child_connects_by_a_client_of_its_own(valkey: Server) -> None:

@@ -19,6 +19,7 @@ from support.pool import INFO, key
 from support.servers import Server, server
 from support.states import A, acquire, failed, lease_of, refusal, settle, used
 
+from keyrot_middleware.core.activity import ActivityRows
 from keyrot_middleware.core.model import Budget, Limits, RetryPolicy, Scope
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import ConfigError, MissingExtraError
@@ -113,6 +114,39 @@ def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Se
     assert all("secret" not in name and "xxx" not in name for name in names)
     ends = {name: shared.execute("TTL", name) for name in names}
     assert all(0 < seconds <= 32 * DAY_S for seconds in ends.values()), ends
+
+
+def test_a_host_with_a_wrong_clock_drops_no_records(shared: Server) -> None:
+    """Only the server's clock says which are of keys that went."""
+    pool, one = f"redis-{next(_pools)}", key("a", Limits(rpm=9))
+    wrong, more = count(time.time() + 40 * DAY_S, 4_000), {"learned": Limits(rpm=5)}
+    with closing(RedisState(shared.url, RetryPolicy(), wrong.__next__, pool=pool)) as state:
+        settle(state, one, failed(Scope.KEY, time.time() + 40 * DAY_S + 10**9, **more))
+        state.add_activity(ActivityRows({}, {}))
+        assert shared.execute("HLEN", f"keyrot:v2:{{{pool}}}:learned") == 1
+        assert shared.execute("HLEN", f"keyrot:v2:{{{pool}}}:cooldowns") == 1
+
+
+def test_records_of_keys_that_went_are_dropped(shared: Server) -> None:
+    """Once an hour, however long others use the same hashes; what is in use stays."""
+    clock, names = FakeClock(), ("learned", "cooldowns", "purses", "health")
+    state = RedisState(shared.url, RetryPolicy(), pool="swept", test_clock=clock.time)
+
+    def use(name: str) -> None:
+        one = key(name, usd=Budget(day=10**9))
+        settle(state, one, failed(Scope.PROJECT, clock.time() + 60, learned=Limits(rpm=9)))
+
+    with closing(state):
+        for number in range(700):
+            use(f"k{number}")
+        for _ in range(40):
+            clock.advance(DAY_S)
+            use("in-use")
+            state.add_activity(ActivityRows({}, {}))
+        found = [shared.execute("HKEYS", f"keyrot:v2:{{swept}}:{name}") for name in names]
+        assert [len(one) for one in found] == [1] * 4
+        assert all("in-use" in str(one) for one in found)
+        assert state.snapshot([key("in-use")])["in-use"].error_count == 40
 
 
 def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.pool import key
@@ -150,6 +151,70 @@ def test_two_users_of_a_folder_share_a_file(path: Path, alone: SqliteState) -> N
 # A file that cannot be used --------------------------------------------------------------------
 
 
+USES_ALL = """
+import sys, time
+from keyrot_middleware.core.model import *
+from keyrot_middleware.state.sqlite import SqliteState, SqliteStateError
+from pathlib import Path
+from typing import Any
+
+state = SqliteState(Path(sys.argv[1]), RetryPolicy(), time.time, pool="test")
+info, key = CallInfo("m", "generateContent"), Candidate("a", "a", "a", Limits(rpd=20))
+
+def use():
+    try:
+        return state.acquire(info, ((0, key),), spread=True)
+    except SqliteStateError:  # until each process has noticed
+        time.sleep(0.02)
+
+granted = int(isinstance(use(), Lease))
+print("ready", flush=True)
+sys.stdin.readline()
+until = time.monotonic() + 60
+while not isinstance(reply := use(), Unavailable):
+    granted += isinstance(reply, Lease)
+    assert time.monotonic() < until
+    time.sleep(0.01)
+print(granted)
+"""
+
+
+def test_a_log_that_is_taken_away_splits_no_limit(path: Path) -> None:
+    """A process that has it open, and one that begins without it, soon count together again."""
+    run = [sys.executable, "-c", USES_ALL, str(path)]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(run, **pipes) as mine:
+        assert mine.stdout.readline() == "ready\n"
+        path.with_name(f"{path.name}-wal").unlink()
+        with subprocess.Popen(run, **pipes) as new:
+            mine.stdin.write("\n")
+            mine.stdin.flush()
+            found = [int(one.communicate("\n", timeout=120)[0].split()[-1]) for one in (new, mine)]
+    assert sum(found) in (20, 21), "the first one may have been in the log"
+
+
+def test_a_settle_that_waits_is_written_at_the_end(path: Path) -> None:
+    """By close(), and as a program ends that has not called it."""
+    for end in ("state.close(); import os; os._exit(0)", "pass"):
+        run = [sys.executable, "-c", ENDS.format(end=end), f"sqlite://{path}"]
+        subprocess.run(run, check=True, timeout=60)
+    with opened(path) as state:
+        assert state.snapshot([A])["a"].success_count == 2
+
+
+ENDS = """
+import sys, time
+from keyrot_middleware.core.model import *
+from keyrot_middleware.state import open_state
+
+state = open_state(sys.argv[1], RetryPolicy(), time.time, pool="test")
+info, key = CallInfo("m", "generateContent"), Candidate("a", "a", "a")
+lease = state.acquire(info, ((0, key),), spread=True)
+state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
+{end}
+"""
+
+
 @pytest.mark.parametrize("how", ["deleted", "deleted with its log", "renamed"])
 def test_a_file_that_is_taken_away_is_replaced(path: Path, how: str) -> None:
     """Running and new processes go on with one new file, though an index of the old one is left."""
@@ -218,21 +283,29 @@ def test_a_disk_that_takes_no_more_is_no_outage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["{", '"x"', "[[[]]]", '["x", "x"]', "[" * 100_000])
-def test_a_record_that_cannot_be_read_is_named_and_is_none(
+def test_what_cannot_be_read_and_holds_no_limit_is_none(
     value: str, path: Path, state: FallbackState, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Something else has written it: calls and status go on, and the next call replaces it."""
+    """Something else has written it: it is named once, and the next call replaces it."""
     report_unreadable.cache_clear()
-    assert is_shared(state)
-    state.record_values([A])
+    settle(state, A)
     state.add_activity(ActivityRows({"minute:1": {"x": 1}}, {"calls": (["{}"], 9)}))
-    columns = (("records", "value"), ("counts", "n"), ("texts", "text"))
-    database(path, *(f"UPDATE {t} SET {c} = '{value}'" for t, c in columns))  # noqa: S608
-    state.snapshot([A])
+    columns = (("counts", "n"), ("texts", "text"))
+    database(
+        path,
+        *(f"UPDATE {t} SET {c} = '{value}'" for t, c in columns),  # noqa: S608
+        f"UPDATE records SET value = '{value}' WHERE name = 'test:health:a'",  # noqa: S608
+    )
+    assert state.snapshot([A])["a"].success_count == 0
     assert state.activity(["minute:1"], None) == [{}]
-    assert load_call(state.activity_log("calls")[0]) is None
-    assert is_shared(state)
-    assert "quotas of " in warnings_of(caplog)[0]
+    with pytest.raises(ValueError, match=r"."):
+        load_call(state.activity_log("calls")[0])
+    settle(state, A)
+    assert state.snapshot([A])["a"].success_count == 1
+    assert not state.degraded
+    assert warnings_of(caplog) == [
+        "the state's record health of test:health:a cannot be read, and counts as none"
+    ]
 
 
 # Where it is, and how large --------------------------------------------------------------------

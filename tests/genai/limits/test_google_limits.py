@@ -141,7 +141,7 @@ def test_where_nothing_can_be_read_limits_are_learned(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One warning says what to do, however often it fails, and calls are as without."""
+    """One warning says what to do, however often it fails, and a 429 teaches the limits."""
     monkeypatch.setattr(remote, "READ_TIMEOUT_S", 0.1)
     server, silent = JsonServer(odd), SilentServer()
     urls = {"closed": f"http://127.0.0.1:{closed_port()}", "silent": silent.url}
@@ -154,7 +154,7 @@ def test_where_nothing_can_be_read_limits_are_learned(
     assert "roles/cloudquotas.viewer" in warning
     answers = calls("sync", connect(), 20)
     assert [one for one in answers if isinstance(one, Exception)] == []
-    assert gemini.count() == 20
+    assert 20 <= gemini.count() <= 20 + len(PROJECTS), "each project refuses one call at the most"
     server.close()
     silent.close()
 

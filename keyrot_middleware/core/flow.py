@@ -632,16 +632,16 @@ async def _wait_for_turn(call: CallState, driver: Driver) -> None:
     """Let calls go that came before."""
     lines = call.waiting_lines
     while lines.tickets and call.waited_s < call.budget_s:
-        is_new = call.ticket is None
         now = driver.time()
         pause = lines.turn_in(call.info, call.ticket, now)
         if pause == 0:
             return
         call.ticket = call.ticket or Ticket(call.info)
-        if is_new:
+        comes = call.ticket not in lines.tickets  # or comes back
+        if comes:
             lines.join(call.ticket, {}, now, lines.version)
         pause = min(pause, call.budget_s - call.waited_s)
-        await _sleep_in_line(call, driver, pause, front=False, starts_wait=is_new)
+        await _sleep_in_line(call, driver, pause, front=False, starts_wait=comes)
 
 
 async def _sleep_in_line(

@@ -2,17 +2,20 @@
 
 Calls of workloads that are `first` go before all others, which they do not see.
 
-A call that must wait takes a ticket in the line of its model and keeps its place until it has a
-key. The front of a line sleeps until a key is expected; when it leaves, it wakes the next one.
-Those behind it look for themselves where it is `LATE_S` late. A call that comes looks at once,
-unless the front is about to: a key that the front cannot use may serve it.
+A call that must wait takes a ticket in the line of its model. If the key that it got then fails, it
+comes back to its place: it has waited already, and has less time left. The front of a line sleeps
+until a key is expected; when it leaves, it wakes the next one. Those behind it look for themselves
+where it is `LATE_S` late. A call that comes looks at once, unless the front is about to: a key that
+the front cannot use may serve it.
 
-Without locks: tickets are the keys of one dictionary, in the order in which they came.
+Without locks: tickets are the keys of one dictionary, and have the numbers in which they came.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from operator import attrgetter
 
 from .model import IN_USE, WINDOWS, Block, CallInfo
 
@@ -23,9 +26,10 @@ LATE_S = 2.0
 class Ticket:
     """The place of a waiting call in its line."""
 
-    __slots__ = ("blocks", "due", "first", "line", "renewed", "wake", "woken")
+    __slots__ = ("blocks", "due", "first", "line", "number", "renewed", "wake", "woken")
 
     def __init__(self, info: CallInfo) -> None:
+        self.number = -1
         self.line = info.quota_model or info.verb
         self.first = is_first(info)
         self.blocks: Mapping[str, Block] = {}
@@ -38,6 +42,11 @@ class Ticket:
         """It was woken since the call last looked for a key."""
         self.wake: Callable[[], object] | None = None
         """Wakes the waiting thread or task; returns False if it will never run again."""
+
+    @property
+    def place(self) -> tuple[bool, int]:
+        """What orders a line: those that are `first`, then the others, as they came."""
+        return not self.first, self.number
 
     def notify(self) -> bool:
         """Wake the call; return False if it will never run again."""
@@ -66,6 +75,7 @@ class WaitingLines:
     def __init__(self) -> None:
         self.tickets: dict[Ticket, None] = {}
         """Of all lines."""
+        self._numbers = count()
         self.version = 0
         """Changes when a key may have become available."""
 
@@ -81,10 +91,12 @@ class WaitingLines:
         if is_first(info):
             line = [one for one in line if one.first]
         front = line[0] if line else ticket
-        if front is None or front is ticket or (ticket is not None and ticket.woken):
+        if front is None or front is ticket:
             return 0.0
         if ticket is None:
             return LATE_S if front.woken or front.due <= now else 0.0
+        if ticket.woken or ticket.place < front.place:  # the latter has come back
+            return 0.0
         if not ticket.blocks:  # it has not looked yet, and the front could
             return LATE_S if front.woken else 0.0
         return max(front.due + LATE_S - now, 0.0)
@@ -99,6 +111,8 @@ class WaitingLines:
             version: As it was before the call looked; if it has changed, the ticket is woken.
         """
         ticket.blocks, ticket.due = blocks, due
+        if ticket.number < 0:
+            ticket.number = next(self._numbers)
         self.tickets[ticket] = None
         ticket.woken = version != self.version
         return self._line(ticket.line)[0] is ticket
@@ -107,6 +121,7 @@ class WaitingLines:
         """Leave the line and wake the next call; a second call does nothing."""
         if ticket in self.tickets:
             del self.tickets[ticket]
+            ticket.blocks = {}  # if it comes back, it has not looked
             self.version += 1
             line = self._line(ticket.line)
             if line:  # the next one could not look before: it is not late
@@ -145,7 +160,7 @@ class WaitingLines:
         return [ticket for ticket in self._ordered() if ticket.line == name]
 
     def _ordered(self) -> list[Ticket]:
-        return sorted(list(self.tickets), key=lambda ticket: not ticket.first)
+        return sorted(list(self.tickets), key=attrgetter("place"))
 
     def _wake_first(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:

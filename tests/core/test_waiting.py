@@ -125,3 +125,19 @@ def test_a_changed_key_wakes_all() -> None:
     tickets = [joined(lines, FULL), joined(lines, BUSY)]
     lines.wake_all(["a"])
     assert [(ticket.woken, ticket.renewed) for ticket in tickets] == [(True, {"a"})] * 2
+
+
+def test_a_call_that_comes_back_has_its_place() -> None:
+    """It got a key that then failed: those that came later do not overtake it meanwhile."""
+    lines = WaitingLines()
+    first, second, third = (joined(lines, FULL) for _ in range(3))
+    for one in (first, second):
+        lines.leave(one)
+    first.woken = second.woken = third.woken = False
+    assert lines.turn_in(INFO, first, NOW) == 0, "it came before the front"
+    assert lines.join(first, FULL, NOW + 20, lines.version)
+    first.notify()
+    assert lines.turn_in(INFO, second, NOW) == LATE_S, "it has not looked since, and waits its turn"
+    lines.join(second, {}, NOW, lines.version)
+    lines.leave(first)
+    assert (second.woken, third.woken) == (True, False)

@@ -89,6 +89,12 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+@lru_cache(maxsize=256)
+def is_clear_here(url: str) -> bool:
+    """Return whether an address is of this machine, in clear: a key goes there, and to no proxy."""
+    return url.startswith(("http://", "ws://")) and is_loopback(hostname(url))
+
+
 def good_host(host: str) -> str:
     """Return an entry of `KEYROT_ALLOWED_HOSTS` in the form that is compared.
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from functools import partial
-from inspect import iscoroutine
 from typing import Any
 
 from ..hosts import AllowedOrigins, hostname
@@ -21,8 +20,10 @@ from .request import SDK, served
 
 __all__ = ["Binding", "transport"]
 
-_TOO_OLD = "aiohttp before 3.12.2: its requests do not go through the pool; update aiohttp"
-_VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
+_UNKNOWN = (
+    "aiohttp {}: its requests do not go through the pool, which knows 3.12.2 and newer; a newer "
+    "keyrot-middleware may know this version"
+)
 
 
 class Binding:
@@ -71,36 +72,34 @@ class Binding:
     def _asyncio(self) -> dict[tuple[str, str], Wrapper]:
         """Return the wrappers of aiohttp, which cannot be imported here, and of the loops."""
         table: dict[tuple[str, str], Wrapper] = {}
-        libraries = self._served.libraries
-        if {"aiohttp", SDK} & set(libraries):
-            for name in ("request", *_VERBS) if "aiohttp" in libraries else ("request",):
-                table["aiohttp", f"ClientSession.{name}"] = self._request
+        if {"aiohttp", SDK} & set(self._served.libraries):
+            table["aiohttp", "ClientSession._request"] = self._request
         if self._calls is not None:
             table["asyncio.base_events", "BaseEventLoop.run_in_executor"] = self._in_executor
             table["uvloop", "Loop.run_in_executor"] = self._in_executor
         return table
 
     def _request(self, wrapped: Wrapped, session: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Wrap the methods of `ClientSession` that send."""
-        host = hostname(str(kwargs.get("url", args[-1] if args else "")))
+        """Wrap `ClientSession._request`: the methods of a session and `aiohttp.request` call it."""
+        host = hostname(str(kwargs.get("str_or_url") or args[-1]))
         if host and host not in self._served.hosts:  # an address of a session's base has none
             return wrapped(*args, **kwargs)
         if current_redact.get() is not None:  # the transport of a client that is served above
             return wrapped(*args, **{**kwargs, "allow_redirects": False})
-        if not hasattr(sys.modules["aiohttp"].Payload, "as_bytes"):
+        session = args[0] if session is None else session  # it was called unbound
+        library = sys.modules["aiohttp"]
+        if not _is_known(library, session):
             if self._calls is not None:
-                self._calls.warn_once("aiohttp", _TOO_OLD)
+                self._calls.warn_once("aiohttp", _UNKNOWN.format(library.__version__))
             return wrapped(*args, **kwargs)
         from .aiohttp import AiohttpRequests  # noqa: PLC0415 - it imports aiohttp
 
         above = kwargs.get("middlewares")
         if above is None:  # those of a request replace the session's, which have no public name
-            above = getattr(session, "_middlewares", None) or ()
+            above = session._middlewares
         options = dict(kwargs)
         ours = AiohttpRequests(self._calls, self._served, session, options)
-        found = wrapped(*args, **{**options, "middlewares": (*above, ours)})
-        sending = _with_own_threads(found)
-        return sending if iscoroutine(found) else type(found)(sending)
+        return _with_own_threads(wrapped(*args, **{**options, "middlewares": (*above, ours)}))
 
     def _in_executor(self, wrapped: Wrapped, loop: Any, args: Args, kwargs: Kwargs) -> Any:
         """Wrap the loops' `run_in_executor`: a send uses threads of the pool's own.
@@ -119,6 +118,15 @@ class Binding:
             return asyncio.wrap_future(threads.submit(partial(func, *given)), loop=loop)
 
         return run(*args, **kwargs)
+
+
+def _is_known(library: Any, session: Any) -> bool:
+    """Return whether aiohttp has what is used of it: what 3.12.2 brought, and private names."""
+    return (
+        hasattr(library.Payload, "as_bytes")
+        and hasattr(library.StreamReader, "_wait")
+        and hasattr(session, "_middlewares")
+    )
 
 
 _in_aiohttp: ContextVar[bool] = ContextVar("keyrot_in_aiohttp", default=False)

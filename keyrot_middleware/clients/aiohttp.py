@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from functools import partial
 from http.client import responses
@@ -22,6 +23,7 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from ..hosts import is_clear_here
 from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import PlainText, Secret
@@ -66,7 +68,15 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
         self._own = url, headers, request.response_class
         self._body: Any = None
         """What is sent in place of the program's body."""
-        incoming = Incoming(request.method, str(url), headers, self._timeout_s, library="aiohttp")
+        address = str(url)
+        incoming = Incoming(
+            request.method,
+            address,
+            headers,
+            self._timeout_s,
+            library="aiohttp",
+            is_exposed=request.proxy is not None and is_clear_here(address),
+        )
         found = read(self._calls, self._served, incoming)
         if found is not None:
             self._origin = url.origin()
@@ -86,8 +96,9 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
         """Yield the program's body, of which the beginning may have been read."""
         if self._content:
             yield self._content
-        async for data in self._rest:
-            yield data
+        if self._rest is not None:
+            async for data in self._rest:
+                yield data
 
     async def body_of(self, request: Any) -> tuple[bytes, Pieces | None]:
         """Return the body, and the request's own if that is too long to be kept; or None."""
@@ -165,9 +176,13 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
         return aiter(content.iter_any()), release
 
     async def content(self, response: aiohttp.ClientResponse, headers: Mapping[str, str]) -> bytes:
-        """Read a response, and put the bytes back: programs read them in two ways."""
-        content: bytes = await response.read()
-        response.content = Content(rest=content)
+        """Read a response, and put the bytes back."""
+        try:
+            content = await response.content.read()
+        except BaseException:
+            response.close()
+            raise
+        response.content = whole(content)
         return content
 
     async def aclose(self, response: aiohttp.ClientResponse) -> None:
@@ -207,7 +222,7 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
         given = {name: value for name, value in options.items() if name in known}
         response = self._own[2](self._info.method, self._info.real_url, **given)
         complete(response.start(ended))
-        response.content = Content(rest=content)
+        response.content = whole(content)
         return response
 
 
@@ -226,75 +241,68 @@ class _Ended:
         """Do nothing."""
 
 
+class _Still:
+    """What a reader pauses and resumes: nothing arrives before it is asked for."""
+
+    connected = _reading_paused = False  # aiohttp 3.12 reads the latter
+
+    def pause_reading(self) -> None:
+        """Do nothing."""
+
+    def resume_reading(self, **_: object) -> None:
+        """Do nothing."""
+
+
+_STILL: Any = _Still()
+
+
+def whole(content: bytes) -> aiohttp.StreamReader:
+    """Return what the program reads of a body that is here."""
+    reader = aiohttp.StreamReader(_STILL, sys.maxsize)
+    reader.begin_http_chunk_receiving()
+    reader.feed_data(content)
+    reader.end_http_chunk_receiving()
+    reader.feed_eof()
+    return reader
+
+
 class Content(aiohttp.StreamReader):
-    """What the program reads of a response."""
+    """What the program reads of a stream: aiohttp's own reader, fed where it waits for bytes.
 
-    def __init__(self, body: Body | None = None, relay: Any = None, rest: bytes = b"") -> None:
-        """Read a stream, of which the lease ends with it; or *rest* alone."""
-        protocol: Any = None  # of a buffer that stays empty
-        super().__init__(protocol, 1 << 16)
-        self._body, self._relay, self._rest = body, relay, rest
-        self._over = body is None
+    So no more is read than the program asks for, and the lease ends with what it reads. Each piece
+    counts as an HTTP chunk.
+    """
 
-    async def readany(self) -> bytes:
-        """Return the bytes that are here, or the next ones; none at the end."""
-        if (error := self.exception()) is not None:
-            raise error
-        data, self._rest = self._rest, b""
-        if not data and self._body is not None and not self._over:
+    def __init__(self, body: Body, relay: Any) -> None:
+        """Read nothing yet."""
+        super().__init__(_STILL, sys.maxsize)
+        self.begin_http_chunk_receiving()
+        self._body, self._relay = body, relay
+
+    async def _wait(self, _: str) -> None:  # no public name; `clients` checks that it is there
+        """Feed the next bytes, or the end."""
+        try:
             data = await self._body.read_of(self._relay)
-            self._over = not data
-        return data
+        except RuntimeError:  # another task is reading it
+            raise
+        except Exception as error:  # reading on must not look like the end of a whole stream
+            super().set_exception(error)
+            raise
+        except BaseException:
+            super().set_exception(aiohttp.ClientConnectionError("Connection closed"))
+            raise
+        if data:
+            self.feed_data(data)
+            self.end_http_chunk_receiving()
+        else:
+            self.feed_eof()
 
-    async def read(self, n: int = -1) -> bytes:
-        """Return at most so many bytes, or all."""
-        if n >= 0:
-            data = await self.readany() if n else b""
-            self._rest = data[n:]
-            return data[:n]
-        found = bytearray()
-        while data := await self.readany():
-            found += data
-        return bytes(found)
-
-    async def readline(self, **_: object) -> bytes:
-        """Return the next line."""
-        return await self.readuntil()
-
-    async def readuntil(self, separator: bytes = b"\n", **_: object) -> bytes:
-        """Return the bytes up to the next separator, which is among them."""
-        found = b""
-        while separator not in found and (data := await self.readany()):
-            found += data
-        line, end, self._rest = found.partition(separator)
-        return line + end
-
-    async def readexactly(self, n: int) -> bytes:
-        """Return so many bytes.
-
-        Raises:
-            IncompleteReadError: There are less.
-        """
-        found = b""
-        while len(found) < n:
-            if not (data := await self.read(n - len(found))):
-                raise asyncio.IncompleteReadError(found, n)
-            found += data
-        return found
-
-    async def readchunk(self) -> tuple[bytes, bool]:
-        """Return the next bytes, and whether they end a chunk."""
-        data = await self.readany()
-        return data, bool(data)
-
-    def at_eof(self) -> bool:
-        """Return whether all was read."""
-        return self._over and not self._rest
-
-    is_eof = at_eof
+    async def wait_eof(self) -> None:
+        """Read until the end is here."""
+        while not self.is_eof():
+            await self._wait("wait_eof")
 
     def set_exception(self, exc: BaseException, *cause: Any) -> None:
         """End the stream: its response is released, or closed."""
         super().set_exception(exc, *cause)
-        if self._body is not None and not self._over:
-            self._body.drop(self._relay)
+        self._body.drop(self._relay)

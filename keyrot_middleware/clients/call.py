@@ -83,6 +83,8 @@ class Incoming(NamedTuple):
     """Which one it is, unless google-genai sends the request."""
     has_head_timeout: bool = True
     """The head of a response can have a timeout of its own."""
+    is_exposed: bool = False
+    """It goes to this machine in clear, and a proxy of the program's or its environment gets it."""
 
 
 class Outcome(NamedTuple):
@@ -301,6 +303,15 @@ class PooledCalls:
         key_id = self.pool.home_id_for(info.platform, info.tiers, info.project)
         found = self.pool.selector.keys.get(key_id) if key_id is not None else None
         return found or _outside("", info.platform)
+
+    def warn_of_proxy(self, url: str) -> None:
+        """Warn of requests to this machine that a proxy would get in clear, once for a host."""
+        host = host_from_url(url)
+        self.warn_once(
+            f"proxy {host}",
+            f"calls to {host} bypass the pool: a proxy would get their keys in clear; let your "
+            "client send to it without one (NO_PROXY=localhost,127.0.0.1,[::1])",
+        )
 
     def warn_once(self, subject: str, text: str) -> None:
         """Warn of a host or a model, once; the warning cannot fail the call."""
@@ -564,7 +575,7 @@ class Call:
             if other == provider.key_header or token == self.own.reveal() or POOL_KEY in token:
                 headers.pop(other, None)  # another token of the program's stays
         if not self.in_query:
-            headers[name] = text
+            headers[name] = str(text)  # not of a class of ours: vcrpy writes it as YAML
             return url
         headers.pop(name, None)
         url, mark, fragment = url.partition("#")

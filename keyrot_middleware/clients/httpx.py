@@ -13,6 +13,7 @@ from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..hosts import is_clear_here
 from ..runtime import runner, sdk_call
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
@@ -30,6 +31,8 @@ _DEFAULT_TIMEOUT = {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 """httpx's own: the program has set none."""
 _LEFT_OUT = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"location"})
 _ENCODING = "accept-encoding"
+_MOST_SENDERS = 16
+"""Transports that wrap one another, and what they hold."""
 
 
 class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
@@ -56,6 +59,8 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
             inf if limit is None else limit,
             library=self._library.__name__,
         )
+        if is_clear_here(incoming.url) and _has_proxy(transport, self._library):
+            incoming = incoming._replace(is_exposed=True)
         found = read(self._calls, self._served, incoming)
         if in_thread:
             return self.handle(incoming, found, request, transport.handle_request)
@@ -246,6 +251,29 @@ class PooledTransport:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def _has_proxy(transport: Any, library: Any) -> bool:
+    """Return whether a transport sends by a proxy, or one that it wraps.
+
+    httpx has no public name for that. Its transports hold a pool of connections, of which the
+    classes are public in httpcore. A transport of httpx without one is of a version that is not
+    known here, and may send by a proxy.
+    """
+    core: Any = sys.modules.get(library.__name__.replace("httpx", "httpcore"))
+    pools = () if core is None else (core.ConnectionPool, core.AsyncConnectionPool)
+    found, senders = list[Any](), [transport]
+    for sender in senders:  # which grows meanwhile
+        if isinstance(sender, pools):
+            found.append(sender)
+        elif len(senders) < _MOST_SENDERS:
+            parts = getattr(sender, "__dict__", {}).values()
+            senders += [part for part in parts if hasattr(part, "handle_request")]
+            senders += [part for part in parts if hasattr(part, "handle_async_request")]
+    if not found:
+        return isinstance(transport, library.HTTPTransport | library.AsyncHTTPTransport)
+    proxies = core.HTTPProxy, core.SOCKSProxy, core.AsyncHTTPProxy, core.AsyncSOCKSProxy
+    return any(isinstance(pool, proxies) for pool in found)
 
 
 def _in_asyncio() -> bool:

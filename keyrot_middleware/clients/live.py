@@ -17,6 +17,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import ContextVar
+from inspect import signature
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +27,7 @@ from ..core.failures import FailureFacts
 from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, Lease
 from ..errors import ConfigError, handle_internal_error
-from ..hosts import host_from_url, origin_from_url
+from ..hosts import host_from_url, is_clear_here, origin_from_url
 from ..providers.gemini import GEMINI_API, KEY_HEADER, Gemini
 from ..providers.gemini.bodies import add_name, read_body
 from ..providers.gemini.replies import add_usage, parse_usage
@@ -288,6 +289,8 @@ class _Sessions:
                 for key, text in headers.items()
                 if key.lower() != KEY_HEADER and text.split() != bearer
             } | {KEY_HEADER: value.reveal()}
+            if is_clear_here(uri) and "proxy" in signature(wrapped).parameters:
+                kwargs["proxy"] = None  # one of the environment would get the key in clear
             # SDK 1.x names the key in the address as well, where logs and errors would show it.
             uri = _KEY_IN_URL.sub("", uri)
         if self._calls is not None and (value is not None or live is not None):

@@ -33,9 +33,8 @@ class Patcher:
         """Patch nothing yet.
 
         Args:
-            wrappers: That of each function or method, by its module and its name there. What a
-                version of a library does not have is left out, with a warning where its name is a
-                private one of a class.
+            wrappers: That of each function or method, by its module and its name there. What an
+                imported module does not have is left out, with a warning.
         """
         self.enabled: list[bool] = []
         """Not empty while all is on; wrapt tests its truth without a call of Python."""
@@ -61,7 +60,7 @@ class Patcher:
 
     def _wrap(self, module: ModuleType) -> None:
         for label, owner, name, wrapper in self._targets(module.__name__):
-            if not hasattr(owner, name):
+            if owner is None or not hasattr(owner, name):
                 _warn_of(module, label)
             elif self.enabled and _find(owner, name, wrapper) is None:
                 wrap_object(owner, name, FunctionWrapper, (wrapper, self.enabled))
@@ -93,15 +92,18 @@ class Patcher:
         }
 
     def _targets(self, only: str = "") -> Iterator[tuple[str, Any, str, Wrapper]]:
-        """Yield the label, the owner, the name and the wrapper of what is there."""
+        """Yield the label, the owner, the name and the wrapper of all in the imported modules.
+
+        An owner that a module does not have is None.
+        """
         for (module, path), wrapper in self._wrappers.items():
-            *parts, name = path.split(".")
             owner: Any = sys.modules.get(module) if only in ("", module) else None
+            if owner is None:
+                continue
+            *parts, name = path.split(".")
             for part in parts:
                 owner = getattr(owner, part, None)
-            is_private = name[0] == "_" != name[1]
-            if owner is not None and (is_private or hasattr(owner, name)):
-                yield f"{module}.{path}", owner, name, wrapper
+            yield f"{module}.{path}", owner, name, wrapper
 
 
 _patchers: dict[str, list[Patcher]] = {}
@@ -117,14 +119,14 @@ def _warn_of(module: ModuleType, label: str) -> None:
     version = getattr(module, "__version__", "of this version")
     method = label.removeprefix(f"{module.__name__}.")
     warn_and_log(
-        f"{module.__name__} {version} has no {method}, so its requests do not go through the "
-        "pool; a newer keyrot-middleware may know this version"
+        f"{module.__name__} {version} has no {method}, by which the pool serves it: requests may "
+        "not go through the pool; a newer keyrot-middleware may know this version"
     )
 
 
 def _find(owner: Any, name: str, wrapper: Wrapper) -> Any:
     """Return the layer with this wrapper on a method; other layers may be above it."""
-    layer = vars(owner).get(name)
+    layer = getattr(owner, "__dict__", {}).get(name)
     for _ in range(_DEEPEST):
         if layer is None or getattr(layer, "_self_wrapper", None) == wrapper:
             return layer

@@ -1,9 +1,9 @@
 """Redact keys in what a server sent, and in the exceptions that are made of it.
 
 Google's own error bodies can echo the whole key, and so can anything else that a server sends:
-headers, reasons, frames of a websocket, in any encoding. This module decides what is redacted
-there, for text, bytes, responses and exceptions alike. The exception stays the SDK's own object:
-class, code, status, message, details and a readable response; only the key is replaced.
+headers, reasons, frames of a websocket, in many charsets and escapes. This module decides what is
+redacted there, for text, bytes, responses and exceptions alike. The exception stays the SDK's own
+object: class, code, status, message, details and a readable response; only the key is replaced.
 
 Error reporters show the local variables of each function in a traceback, those of the HTTP
 libraries too, which hold the key of the request. So the variables of the functions that ran below
@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from email.message import Message
 from itertools import chain
 from typing import Any, AnyStr, Self
 
@@ -42,6 +43,9 @@ _MOST_PARTS = 8
 """Objects in an error that hold a response, one in the other."""
 _CUT = " … [cut by keyrot: the error is longer than is kept of it]"
 
+_WITH_ZEROS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+_SLOW = frozenset({"punycode", "idna"})
+"""Charsets of names, not of texts: the first takes seconds for a text as long as `MOST`."""
 _KEY_IN_QUERY = re.compile(rb"(?<=[?&])key=[^&#]*&?")
 _ESCAPED_LETTER = re.compile(r"\\u00(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA])")
 """No JSON encoder escapes these on its own."""
@@ -66,11 +70,35 @@ def redact_key(sent: AnyStr, key: Secret) -> AnyStr:
     return hide_escaped(sent, key.hide_in)
 
 
-def redact_bytes(data: bytes, redact: Redact) -> bytes:
-    """Redact bytes of text."""
-    text = data.decode("utf-8", "surrogateescape")
-    hidden = redact(text)
-    return data if hidden == text else hidden.encode("utf-8", "surrogateescape")
+def redact_bytes(data: bytes, redact: Redact, kind: str = "") -> bytes:
+    """Redact bytes of text, in each charset in which programs may read them.
+
+    Args:
+        data: The bytes.
+        redact: Takes keys out of a text.
+        kind: Their content type, which may name a charset.
+    """
+    for charset in _charsets(data, kind):
+        # Of UTF-8, the charset of nearly all errors, what cannot be read stays as it is.
+        unread, text = "surrogateescape" if charset == "utf-8" else "replace", ""
+        with suppress(Exception):  # it is not known, or none of text
+            text = data.decode(charset, unread)
+        if (hidden := redact(text)) != text:
+            data = hidden.encode(charset, unread)
+    return data
+
+
+def _charsets(data: bytes, kind: str) -> list[str]:
+    """Return the charsets in which programs may read bytes, that of their headers first.
+
+    JSON is in UTF-8, UTF-16 or UTF-32, whatever the headers name; the latter have zeros in them.
+    """
+    head = Message()
+    head["content-type"] = kind
+    found = [head.get_content_charset("utf-8"), json.detect_encoding(data), "utf-8"]
+    if b"\0" in data:
+        found += _WITH_ZEROS
+    return [name for name in dict.fromkeys(found) if name not in _SLOW]
 
 
 def _redact_value(value: Any, redact: Redact) -> Any:
@@ -156,9 +184,16 @@ def _redact_items(value: Any, redact: Redact) -> None:
                 box[name] = box.pop(key)
 
 
-def kept_error(code: int, body: bytes, redact: Redact) -> bytes:
-    """Return what is kept of a body. Half of a JSON text is none: the SDK reads it as a message."""
-    kept: bytes = bounded(body, lambda data: redact_bytes(data, redact), _MOST_BYTES)
+def kept_error(code: int, body: bytes, redact: Redact, kind: str | None) -> bytes:
+    """Return what is kept of a body. Half of a JSON text is none: the SDK reads it as a message.
+
+    Args:
+        code: The status of the response.
+        body: What it says.
+        redact: Takes keys out of a text.
+        kind: The content type of the response, if it names one.
+    """
+    kept: bytes = bounded(body, lambda data: redact_bytes(data, redact, kind or ""), _MOST_BYTES)
     if len(body) <= _MOST_BYTES or body.lstrip()[:1] not in (b"{", b"["):
         return kept
     error = {"code": code, "message": kept.decode("utf-8", "replace")}

@@ -74,7 +74,7 @@ class Served(NamedTuple):
             headers[name] = _PLACEHOLDER.sub(lambda _: key.reveal(), headers[name])
         if not there:  # it is in the address
             name, text = self.providers(url)[0].key_field(Route(""), key.reveal())
-            headers[name] = text
+            headers[name] = str(text)  # see `Call.write_key`
 
 
 def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
@@ -123,11 +123,12 @@ def read(
     """
     try:
         there = served.providers(request.url)
-        found = _route(there, request) if there else None
-        if found is not None:
-            return _call(calls, served, request, *found)
         if not there:
             return None
+        if request.is_exposed and calls is not None:
+            calls.warn_of_proxy(request.url)
+        elif (found := _route(there, request)) is not None:
+            return _call(calls, served, request, *found)
     except Exception:
         handle_internal_error("clients")
     finally:
@@ -195,4 +196,4 @@ def in_place_of_placeholder(
     provider = served.providers(request.url)[0]
     if calls is None:
         return without_pool(provider, request.url)
-    return home_key(calls, provider, request.url)
+    return None if request.is_exposed else home_key(calls, provider, request.url)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from ..hosts import hostname
+from ..hosts import hostname, is_clear_here
 from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret
-from .body import Body, read_bounded
+from .body import LONGEST_BODY, Body, read_bounded
 from .call import Call, Incoming, PooledCalls, Reply
 from .patching import Args, Kwargs, Wrapped, Wrapper
 from .redaction import Redact, scrub, without_key
@@ -31,6 +31,8 @@ from .serving import Library, Pieces
 if TYPE_CHECKING:
     import requests
 
+_ARGUMENTS = ("stream", "timeout", "verify", "cert", "proxies")
+"""Of an adapter's `send`, behind the request."""
 _KEY_FAILURES = frozenset({401, 402, 403, 429})
 _PIECE = 4_096
 _BLOCK = 1 << 20
@@ -44,10 +46,13 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         """Serve a pool, a program that reads responses itself (*stream*) or not."""
         super().__init__(calls, served)
         self._stream = stream
+        self._start: Any = None
+        """Where the program's file begins that each attempt sends, and of which nothing is kept."""
 
     def send(self, adapter: Any, request: Any, args: Args, kwargs: Kwargs) -> Any:
         """Send a request by an adapter: through the pool, or as it is."""
-        timeout = (dict(zip(("stream", "timeout"), args, strict=False)) | kwargs).get("timeout")
+        given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+        timeout = given.get("timeout")
         limit = timeout[1] if isinstance(timeout, tuple) else timeout
         codes = getattr(getattr(adapter, "max_retries", None), "status_forcelist", None) or ()
         incoming = Incoming(
@@ -58,6 +63,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
             any(code >= 500 for code in codes),
             "requests",
             has_head_timeout=False,
+            is_exposed=is_clear_here(request.url) and _has_proxy(request.url, given),
         )
         found = read(self._calls, self._served, incoming)
         once = _without_key_retries(adapter, codes) if isinstance(found, Call) else adapter
@@ -81,12 +87,17 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         if isinstance(body, str | bytes | bytearray | None):
             return _encoded(body or b""), None
         read = getattr(body, "read", None)
+        if read is not None and _is_long(request) and getattr(body, "seekable", bool)():
+            self._start = body.tell()
+            return b"", None
         pieces = takewhile(len, map(read, repeat(_BLOCK))) if read is not None else iter(body)
         return await read_bounded(map(_encoded, pieces))
 
     def with_body(self, request: Any, content: bytes, rest: Any) -> Any:
         """Return a request whose body was read."""
         sent = request.copy()
+        if self._start is not None:
+            return sent
         sent.body = content if rest is None else chain((content,), rest)
         return sent
 
@@ -96,7 +107,9 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         sent.method, sent.url = target.method, call.write_key(key, sent.headers, target.url)
         if call.stream:  # see clients/httpx.py
             sent.headers["Accept-Encoding"] = "identity"
-        if call.rest is not None:
+        if self._start is not None:
+            sent.body.seek(self._start)
+        elif call.rest is not None:
             sent.body = chain((target.body,), call.take_rest())
         elif target.body is not (request.body or b""):  # else it is a copy already
             sent.body = target.body or None
@@ -115,7 +128,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         """Take keys out of the head of a response, and give it the program's request."""
         headers = response.headers  # its own method is three times as fast
         pairs = getattr(headers, "lower_items", headers.items)()
-        said = "\n".join((*(text for _, text in pairs), response.reason or ""))
+        said = "\n".join((*headers, *(text for _, text in pairs), response.reason or ""))
         is_echo = redact(said) != said
         if is_echo:
             scrub(response, redact)
@@ -204,9 +217,14 @@ class PooledAdapter(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 
 
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Send a request through the pool, or as it is."""
-        given = dict(zip(("stream",), args, strict=False)) | kwargs
+        given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
         library = RequestsAdapters(*self._self_of, stream=bool(given.get("stream")))
         return library.send(self.__wrapped__, request, args, kwargs)
+
+
+def _has_proxy(url: str, given: Kwargs) -> bool:
+    """Return whether an adapter that is *given* this sends to an address by a proxy."""
+    return bool(sys.modules["requests"].utils.select_proxy(url, given.get("proxies")))
 
 
 def _without_key_retries(adapter: Any, codes: Any) -> Any:
@@ -237,6 +255,10 @@ class _Retrying(wrapt.ObjectProxy):  # type: ignore[type-arg]  # of wrapt 2 alon
         return type(self.__wrapped__).send(self, *args, **kwargs)
 
 
+def _is_long(request: Any) -> bool:
+    return int(request.headers.get("Content-Length") or 0) > LONGEST_BODY
+
+
 def _encoded(text: str | bytes | bytearray) -> bytes:
     return text.encode() if isinstance(text, str) else bytes(text)
 
@@ -253,7 +275,7 @@ def _raw(
     """
     old = response.raw
     headers = getattr(old, "headers", response.headers)
-    pairs = [(name, redact(text).replace("…", "...")) for name, text in headers.items()]
+    pairs = [[redact(one).replace("…", "...") for one in pair] for pair in headers.items()]
     cookies = (f"{name}: {text}\r\n" for name, text in pairs if name.lower() == "set-cookie")
     head = f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{''.join(cookies)}\r\n"
     connection: Any = _Connection(head.encode("latin-1"), pieces, close)

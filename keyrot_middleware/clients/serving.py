@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from operator import attrgetter
@@ -217,7 +218,7 @@ class Library(ABC, Generic[Request, Response]):
             content = await self.content(response, headers)
             if status >= 300:
                 kept = call.refused_redirect(status, headers) or kept_error(
-                    status, content, call.redact
+                    status, content, call.redact, headers.get("content-type")
                 )
                 return Done(response if kept == content else self.rebuilt(response, kept))
             if (hidden := redact_key(content, key)) != content:
@@ -251,11 +252,12 @@ class Library(ABC, Generic[Request, Response]):
         redact = self._calls.redact("") if self._calls is not None else str
         with Redacting(redact):
             response = await once(self.with_key(request, key))
-            self.head(response, request, redact)
+            headers = self.head(response, request, redact)
             status = self.status(response)
             if status < 400:
                 return response
-            kept = kept_error(status, await self._said(response), redact)
+            said, kind = await self._said(response), headers.get("content-type")
+            kept = kept_error(status, said, redact, kind)
             return self.rebuilt(response, kept)
 
     async def _said(self, response: Response) -> bytes:
@@ -269,12 +271,13 @@ class Library(ABC, Generic[Request, Response]):
     def failed(self, call: Call, response: Any, said: bytes, event: Any = None) -> Failed:
         """Return the failure that a response is, or the first *event* of its stream."""
         code, headers = self.status(response), response.headers
-        kept = kept_error(code, said, call.redact)
+        kept = kept_error(code, said, call.redact, headers.get("content-type"))
         rebuilt = self.rebuilt(response, kept)
         if event is not None:
             facts = FailureFacts(None, event, headers.get("retry-after"), headers=headers)
             return Failed(facts, Refused(rebuilt, event))
-        return call.refused(code, kept.decode("utf-8", "replace"), headers, rebuilt)
+        text = kept.decode(json.detect_encoding(kept), "replace")
+        return call.refused(code, text, headers, rebuilt)
 
     def last(self, call: Call, request: Request) -> Any:
         """Return the response that ends a call; raise what is none."""

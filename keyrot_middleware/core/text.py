@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 
 _SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:/+", re.IGNORECASE)
 _PASSWORD = re.compile(r"((?:password|username)=)[^&]*", re.IGNORECASE)
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 _FIRST, _LAST = -62135596800, 253402300799
 """The calendar of datetime in epoch seconds: the years 1 to 9999."""
 
@@ -58,7 +61,10 @@ def mask_url(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escape control characters: those that move the cursor, color a terminal or break lines."""
+    """Escape control characters, which move the cursor, color a terminal or break lines.
+
+    And those that nobody sees, with which two names look alike.
+    """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

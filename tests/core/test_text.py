@@ -62,6 +62,7 @@ def test_a_key_behind_escapes_is_masked(text: str, hidden: str) -> None:
         ("ä", '"ä"'),
         ("\ud800", '"\\ud800"'),
         ("a\u202eb\x9b31m", '"a\\u202eb\\x9b31m"'),
+        ("a\u200bb\ufeffc\xad\U000e0041", '"a\\u200bb\\ufeffc\\xad\\U000e0041"'),
         (None, "null"),
         (True, "true"),
         (1.5, "1.5"),

@@ -73,6 +73,20 @@ def test_the_home_key_goes_to_allowed_origins_only(post, gemini, pool) -> None:
     assert gemini.sent("A") == 1
 
 
+@pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda one: one.__name__)
+def test_the_home_key_takes_the_place_of_a_placeholder_in_the_address(
+    library, gemini, pool
+) -> None:
+    """It goes in a header, and the placeholder nowhere: Google refuses two keys."""
+    pool("A")
+    with keyrot_middleware.bypass():
+        url = f"{gemini.url}{PATH}?key=keyrot-pool&alt=json"
+        assert library.post(url, json=BODY).status_code == 200
+    [sent] = gemini.log
+    assert sent.header_values("x-goog-api-key") == [gemini.key("A").value]
+    assert sent.path.endswith("?alt=json")
+
+
 @ways
 def test_the_home_key_is_none_that_was_rejected(post, gemini, pool) -> None:
     """The next one takes its place."""

@@ -211,6 +211,16 @@ def test_the_connection_of_a_task_that_was_cut_off_is_closed(library, slow) -> N
     asyncio.run(go())
 
 
+def test_what_creates_has_no_deadline(slow) -> None:
+    """A batch whose answer is slow may have begun: sent again, it would be made and paid twice."""
+    slow.pool("A", "B")
+    slow.ways["A"] = slow.late_head
+    url = f"{slow.server.url}{PATH}".replace(":generate", ":batchGenerate")
+    given: dict[str, Any] = {"json": {"batch": {}}, "headers": {"x-goog-api-key": "keyrot-pool"}}
+    assert "late" in httpx.post(url, **given, timeout=NEVER).text
+    assert slow.sent == ["A"]
+
+
 @pytest.mark.parametrize("mode", CALLS)
 def test_another_key_takes_over_a_call(mode, slow, pool) -> None:
     slow.pool("A", "B")

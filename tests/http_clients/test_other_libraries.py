@@ -1,5 +1,6 @@
 """Peace with those who wrap, mock or extend the same libraries."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -76,6 +77,24 @@ def test_cassettes_filter_the_place_of_the_programs_key(
         assert client.post(f"{gemini.url}{PATH}", json=BODY, **given).status_code == 200
     assert gemini.key("A").value not in file.read_text("utf-8")
     assert "generateContent" in file.read_text("utf-8")
+
+
+@pytest.mark.parametrize("where", ["header", "query"])
+@pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
+def test_a_cassette_without_filters_is_saved(library, where, gemini, pool, tmp_path) -> None:
+    """It is replayed, and holds the key of the pool, as it would hold the program's own."""
+    vcr = pytest.importorskip("vcr")
+    pool("A")
+    file, name = str(tmp_path / "call.yaml"), "x-goog-api-key" if where == "header" else "key"
+    given = {"headers" if where == "header" else "params": {name: "keyrot-pool"}}
+    for mode in ("once", "none"):
+        with (
+            vcr.VCR(ignore_hosts=[], record_mode=mode).use_cassette(file),
+            library.Session() if library is requests else library.Client() as client,
+        ):
+            assert client.post(f"{gemini.url}{PATH}", json=BODY, **given).status_code == 200
+    assert gemini.sent("A") == 1
+    assert gemini.key("A").value in Path(file).read_text("utf-8")
 
 
 def test_google_genai_over_trio_sends_once_too(gemini, pool) -> None:

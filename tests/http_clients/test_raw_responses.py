@@ -12,7 +12,7 @@ import requests
 from support.http_modes import BODY, HEADERS, MODEL
 from support.json_server import JsonServer, Response
 from support.modes import spread
-from support.raw_server import RawServer
+from support.raw_server import RawServer, answer
 
 PATH = f"/v1beta/models/{MODEL}:"
 OK = {"candidates": [{"content": {"parts": [{"text": "hi\n there"}]}}]}
@@ -47,14 +47,18 @@ READS: dict[str, Callable[[Any], bytes]] = {
 
 @pytest.fixture
 def served(gemini, pool) -> Iterator[Callable[..., str]]:
-    """Return what serves bytes by a function of the request, with the key A."""
+    """Return what serves bytes, or responses by a function of the request, with the key A."""
     servers = []
 
     def serve(reply: Any) -> str:
-        server = JsonServer(reply) if callable(reply) else RawServer(lambda c, _: reply(c))
+        server: Any = (
+            JsonServer(reply)
+            if callable(reply)
+            else RawServer(lambda connection, _: connection.sendall(reply))
+        )
         servers.append(server)
-        pool("A", allowed_hosts=(f"127.0.0.1:{server.port}",))
-        return f"http://127.0.0.1:{server.port}"
+        pool("A", allowed_hosts=(server.host,))
+        return str(server.url)
 
     yield serve
     for server in servers:
@@ -95,6 +99,23 @@ def test_an_echoed_key_is_in_no_header(verb, status, stream, gemini, served) -> 
         assert key not in str(seen)
         assert session.cookies["k"].endswith("[redacted]")
         assert response.json() == OK
+
+
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_a_response_has_its_cookies(status, served) -> None:
+    """Also an error, which the pool has read and made anew."""
+    url = served(lambda _: Response(status, OK, {"Set-Cookie": "a=b; Path=/"}))
+    with requests.Session() as session:
+        response = session.post(f"{url}{PATH}generateContent", json=BODY, headers=HEADERS)
+        assert (response.status_code, response.json()) == (status, OK)
+        assert response.cookies.get_dict() == session.cookies.get_dict() == {"a": "b"}
+
+
+def test_what_breaks_a_body_is_raised_as_requests_raises_it(served) -> None:
+    """Not as urllib3 does, below which the pool reads it."""
+    broken = answer(json.dumps(OK).encode(), status="200 OK", length=500)
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        post(served(broken), "generateContent")
 
 
 class _Plain(requests.adapters.BaseAdapter):

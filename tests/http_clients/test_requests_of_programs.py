@@ -2,20 +2,25 @@
 
 import asyncio
 import json
+import threading
 from contextlib import closing, suppress
+from itertools import chain, repeat
 from typing import Any
 
 import httpx
 import httpx2
 import pytest
 import requests
-from support.http_modes import BODY, HEADERS, MODEL
+import urllib3
+from support.http_modes import BODY, HEADERS, MODEL, PATH
 from support.json_server import JsonServer, Response
+from support.raw_server import RawServer, chunk
 
 import keyrot_middleware
 from keyrot_middleware import errors
 from keyrot_middleware.clients import call as calls
 from keyrot_middleware.clients import request, transport
+from keyrot_middleware.clients.body import LONGEST_BODY
 from keyrot_middleware.testing import FakeKey, Reply
 
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
@@ -32,15 +37,18 @@ def native(gemini, verb="generateContent", root="v1beta") -> str:
 
 
 @LIBRARIES
-@pytest.mark.parametrize("where", ["header", "query", "query and a word", "bearer", "both"])
+@pytest.mark.parametrize(
+    "where", ["header", "query", "query and a word", "query and a fragment", "bearer", "both"]
+)
 def test_a_key_is_taken_wherever_it_is(library, where, gemini, pool) -> None:
     """The key takes the place of the placeholder; of two, since Google refuses two, in one."""
     pool("A")
     bearer = {"Authorization": "Bearer keyrot-pool"}
     headers = {"header": HEADERS, "bearer": bearer, "both": HEADERS | bearer}.get(where, {})
     in_query = where.startswith("query")
-    headers |= {"x-goog-api-key": "word"} if in_query and where != "query" else {}
+    headers |= {"x-goog-api-key": "word"} if where.endswith("word") else {}
     query = "?key=keyrot-pool&alt=json" if in_query else ""
+    query += "#part" if where.endswith("fragment") else ""  # which no server gets
     response = post(library, native(gemini) + query, json=BODY, headers=headers)
     assert response.status_code == 200
     [sent] = gemini.log
@@ -92,6 +100,24 @@ def test_a_proxy_gets_no_key_in_clear(library, gemini, pool, monkeypatch) -> Non
 
 
 @LIBRARIES
+def test_an_error_in_utf_16_is_understood(library, pool) -> None:
+    """The key that it names as invalid is rejected, and another one serves the call."""
+    bad = pool.key("A")
+    detail = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+    error = {"code": 400, "message": "no", "status": "INVALID_ARGUMENT", "details": [detail]}
+    said = json.dumps({"error": error}).encode("utf-16")
+
+    def answer(request: Any) -> Response:
+        is_bad = request.headers["x-goog-api-key"] == bad
+        return Response(400, said) if is_bad else Response(200, {})
+
+    with JsonServer(answer) as server:
+        pool("A", "B", strategy="fill", allowed_hosts=[server.host])
+        assert post(library, server.url + PATH, json=BODY, headers=HEADERS).status_code == 200
+    assert keyrot_middleware.status()["keys"]["A"]["state"] == "rejected"
+
+
+@LIBRARIES
 def test_what_is_not_ours_passes_untouched(library, gemini, pool) -> None:
     """OAuth, requests without a key, own keys on other paths, bypassed calls: as they came."""
     pool("A")
@@ -115,6 +141,8 @@ def test_google_genai_alone(library, gemini, pool) -> None:
     url, headers = native(gemini), {"x-goog-api-key": gemini.key("B").value}
     assert post(library, url, json=BODY, headers=headers).status_code == 200
     assert gemini.sent("B") == 1
+    assert post(library, url, json=BODY, headers=HEADERS).status_code == 400  # as it came
+    assert (gemini.sent("A"), gemini.sent("B")) == (0, 1)
     if library is requests:
         return
     with library.Client(transport=transport(library.HTTPTransport())) as client:
@@ -176,6 +204,44 @@ def test_a_body_from_a_generator_is_sent_again(library, gemini, one_good) -> Non
     assert [one.status for one in gemini.log] == [429, 400, 200]
 
 
+def test_retries_of_urllib3_do_not_repeat_the_failure_of_a_key(gemini, pool) -> None:
+    """A `Retry` that asks for it, or one that honors Retry-After: the next key is used at once."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.QUOTA_DAY.with_headers(Retry_After="1"))
+    retries = urllib3.Retry(3, allowed_methods=None, status_forcelist=[429, 500])
+    with requests.Session() as session:
+        session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retries))
+        assert session.post(native(gemini), json=BODY, headers=HEADERS).status_code == 200
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 1)
+
+
+def test_a_file_that_is_too_long_to_be_kept_is_sent_again(pool, tmp_path) -> None:
+    """By requests, from where the program had it, and whole; nothing of it is read beforehand."""
+    values = [pool.key("A"), pool.key("B")]
+    size, skipped = 32 * 1024 * 1024 + 9, 5
+    path = tmp_path / "long"
+    path.write_bytes(b"begin")
+    with path.open("r+b") as file:
+        file.truncate(size)
+        file.seek(size - 3)
+        file.write(b"end")
+
+    def answer(request: Any) -> Response:
+        is_first = request.headers["x-goog-api-key"] == values[0]
+        return Response(429 if is_first else 200, {"error": {"code": 429}} if is_first else {})
+
+    with closing(JsonServer(answer)) as server:
+        pool("A", "B", strategy="fill", allowed_hosts=(server.host,))
+        with path.open("rb") as file:
+            file.seek(skipped)
+            url = f"{server.url}/v1beta/models/{MODEL}:generateContent"
+            assert requests.post(url, data=file, headers=HEADERS, timeout=60).status_code == 200
+        sent = server.requests
+    assert [one.headers["x-goog-api-key"] for one in sent] == values
+    whole = bytes(size - skipped - 3) + b"end"
+    assert [one.body == whole for one in sent] == [True, True]
+
+
 def _sync(library: Any, url: str, content: Any) -> Any:
     given = {"data" if library is requests else "content": content}
     return post(library, url, headers=HEADERS, **given)
@@ -212,6 +278,19 @@ def test_no_placeholder_is_sent_after_an_internal_error(
     response = sender(library, native(gemini), iter((content[:9], content[9:])))
     assert response.json()["candidates"][0]["content"]["parts"][0]["text"] == OK
     assert gemini.sent("A") == 1
+
+
+@SENDERS
+def test_a_body_that_is_too_long_to_keep_is_offered_to_one_key(
+    library, sender, gemini, pool
+) -> None:
+    """It can be sent only once: the program gets the refusal, and sends it again if it likes."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.QUOTA_DAY)
+    for code in (429, 200):
+        content = chain((json.dumps(BODY).encode(),), repeat(b" " * 2**20, LONGEST_BODY // 2**20))
+        assert sender(library, native(gemini), content).status_code == code
+    assert [one.key for one in gemini.log] == ["A", "B"]
 
 
 @LIBRARIES
@@ -275,6 +354,52 @@ def test_a_placeholder_never_leaves_for_a_path_that_no_table_knows(
     post(library, f"{gemini.url}/{path}", json=BODY, headers=HEADERS)
     [sent] = gemini.log
     assert sent.header_values("x-goog-api-key") == [value]
+
+
+@LIBRARIES
+@pytest.mark.parametrize(("method", "sent"), [("GET", 2), ("POST", 1)])
+def test_only_what_reads_is_repeated_on_a_path_that_no_table_knows(
+    method, sent, library, gemini, pool
+) -> None:
+    """A POST may have made something before it failed."""
+    pool("A", max_retries=1)
+    gemini.always("A", Reply.OVERLOADED)
+    with library.Session() if library is requests else library.Client() as client:
+        url = f"{gemini.url}/v1beta/inventions"
+        assert client.request(method, url, headers=HEADERS).status_code == 503
+    assert gemini.sent("A") == sent
+
+
+@LIBRARIES
+def test_a_download_is_read_as_it_comes(library, pool) -> None:
+    """Not whole first: a video may be longer than the memory."""
+    has_begun = threading.Event()
+
+    def talk(connection: Any, _key: str) -> None:
+        connection.sendall(HEAD + chunk(b"begin"))
+        if has_begun.wait(60):
+            connection.sendall(chunk(b"end"))
+        connection.sendall(b"0\r\n\r\n")
+
+    with closing(RawServer(talk)) as server:
+        pool("A", allowed_hosts=(server.host,))
+        url, found = f"{server.url}/v1beta/files/a:download?alt=media", []
+        with library.Session() if library is requests else library.Client() as client:
+            if library is requests:
+                pieces = client.get(url, headers=HEADERS, stream=True).iter_content(None)
+            else:
+                request = client.build_request("GET", url, headers=HEADERS)
+                pieces = client.send(request, stream=True).iter_bytes()
+            for piece in pieces:
+                found.append(piece)
+                has_begun.set()
+    assert found == [b"begin", b"end"]
+
+
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
 
 
 @LIBRARIES

@@ -25,8 +25,10 @@ from support.interactions import SDK_WARNINGS
 from support.json_server import JsonServer, Response
 from support.key_search import texts_of
 from support.modes import AIOHTTP
-from support.raw_server import RawServer
+from support.raw_server import RawServer, answer, chunk
 
+import keyrot_middleware
+from keyrot_middleware.clients.redaction import ENOUGH
 from keyrot_middleware.testing import FakeGemini, Reply
 
 pytestmark = [
@@ -51,8 +53,10 @@ class Httpx:
         self.name, self.library = name, importlib.import_module(name)
 
     @contextlib.asynccontextmanager
-    async def client(self, url: str) -> AsyncIterator[Any]:
-        with self.library.Client(follow_redirects=True, timeout=60) as client:
+    async def client(self, url: str, most: int | None = None) -> AsyncIterator[Any]:
+        """Make a client, of so many connections at *most*."""
+        limits = self.library.Limits(max_connections=most)
+        with self.library.Client(follow_redirects=True, timeout=60, limits=limits) as client:
             yield client
 
     async def send(self, client: Any, url: str, *, stream: bool, headers: Any) -> Any:
@@ -72,8 +76,10 @@ class HttpxAsync(Httpx):
     fork = "async", "after"
 
     @contextlib.asynccontextmanager
-    async def client(self, url: str) -> AsyncIterator[Any]:
-        async with self.library.AsyncClient(follow_redirects=True, timeout=60) as client:
+    async def client(self, url: str, most: int | None = None) -> AsyncIterator[Any]:
+        limits = self.library.Limits(max_connections=most)
+        options = {"follow_redirects": True, "timeout": 60, "limits": limits}
+        async with self.library.AsyncClient(**options) as client:
             yield client
 
     async def send(self, client: Any, url: str, *, stream: bool, headers: Any) -> Any:
@@ -89,10 +95,11 @@ class HttpxAsync(Httpx):
 
 
 class Requests(Httpx):
+    lacks: Mapping[str, str] = {**Httpx.lacks, "connection": "it opens another one"}
     fork = "stream", "before"
 
     @contextlib.asynccontextmanager
-    async def client(self, url: str) -> AsyncIterator[Any]:
+    async def client(self, url: str, most: int | None = None) -> AsyncIterator[Any]:
         with self.library.Session() as client:
             yield client
 
@@ -108,8 +115,10 @@ class Aiohttp(HttpxAsync):
     lacks: Mapping[str, str] = {"pickle": "neither a response nor its request_info has one"}
 
     @contextlib.asynccontextmanager
-    async def client(self, url: str) -> AsyncIterator[Any]:
-        async with self.library.ClientSession() as client:
+    async def client(self, url: str, most: int | None = None) -> AsyncIterator[Any]:
+        connector = self.library.TCPConnector(limit=most or 100)
+        timeout = self.library.ClientTimeout(60)
+        async with self.library.ClientSession(connector=connector, timeout=timeout) as client:
             yield client
 
     async def send(self, client: Any, url: str, *, stream: bool, headers: Any) -> Any:
@@ -127,6 +136,7 @@ class Genai(Httpx):
     lacks: Mapping[str, str] = {
         "request": "its responses have none",
         "history": "its responses have none",
+        "connection": "test_few_connections_are_enough",
         "pickle": "its streams have none, and what they yield has no request",
         "redirect": "tests/genai/secrecy/test_redirects.py",
         "fork": "it sends by the libraries above",
@@ -134,7 +144,7 @@ class Genai(Httpx):
     }
 
     @contextlib.asynccontextmanager
-    async def client(self, url: str) -> AsyncIterator[Any]:
+    async def client(self, url: str, most: int | None = None) -> AsyncIterator[Any]:
         options = genai.types.HttpOptions(base_url=url.partition("/v1beta")[0])
         with genai.Client(http_options=options) as client:
             yield client
@@ -153,7 +163,7 @@ class GenaiAsync(Genai):
     lacks: Mapping[str, str] = {name: why for name, why in Genai.lacks.items() if name != "cancel"}
 
     @contextlib.asynccontextmanager
-    async def client(self, url: str) -> AsyncIterator[Any]:
+    async def client(self, url: str, most: int | None = None) -> AsyncIterator[Any]:
         async with super().client(url) as client, client.aio as aio:
             yield aio
 
@@ -223,14 +233,26 @@ class World(SimpleNamespace):
     gemini: FakeGemini
     pool: Any
     caplog: Any
+    said = b""
+    """What was read of the last response."""
 
     async def call(self, path: str, *, url: str = "", headers: Any = HEADERS) -> Any:
         """Send a call and read it; return its response."""
         url = (url or self.gemini.url) + path
         async with self.row.client(url) as client:
             response = await self.row.send(client, url, stream=":stream" in path, headers=headers)
-            assert b"".join([data async for data in self.row.pieces(response)])
+            self.said = b"".join([data async for data in self.row.pieces(response)])
+            assert self.said
             return response
+
+    async def end(self, before: Callable[[], Any]) -> None:
+        """Check that no lease is under way, after some turns of the loop, which closes streams."""
+        for _ in range(20):
+            before()
+            await asyncio.sleep(0)
+            if not self.pool.ledger.under_way:
+                break
+        assert self.pool.ledger.under_way == {}
 
     def hold(self, found: Any) -> None:
         """Check that texts have no key."""
@@ -281,6 +303,105 @@ async def errors(world: World) -> None:
             (await world.call(path, headers=headers)).raise_for_status()
         world.hold(texts_of(error.value))
     assert world.gemini.sent("A") == 2
+
+
+async def heads(world: World) -> None:
+    """Of a success and a failure, whose header names, values and reason repeat the key."""
+    value = world.pool.key("A")
+    codes: list[int] = []
+
+    def talk(connection: Any, _key: str) -> None:
+        head = f"X-{value}: yes", f"X-Echo: {value}", f"Set-Cookie: k={value}"
+        body = json.dumps(ANSWER if codes[-1] == 200 else {"error": {"code": 400}}).encode()
+        connection.sendall(answer(body, *head, status=f"{codes[-1]} {value}"))
+
+    with contextlib.closing(RawServer(talk)) as server:
+        world.pool("A", allowed_hosts=(server.host,))
+        for path in (PATH, STREAM) * 2:
+            codes.append(200 if len(codes) < 2 else 400)
+            try:
+                found = [*public(await world.call(path, url=server.url))]
+            except Exception as error:
+                found = texts_of(error)
+            world.hold(found)
+        assert set(server.keys) == {value}
+
+
+async def bypassed(world: World) -> None:
+    """Inside `bypass()` the home key takes the placeholder's place, and is as little seen."""
+    world.pool("A")
+    world.gemini.script("A", Reply.OK, Reply.custom(404, {"error": {"code": 404}}))
+    with keyrot_middleware.bypass():
+        for path in (PATH, f"{PATH}?{QUERY}"):
+            headers = {} if QUERY in path else HEADERS
+            try:
+                found = [*public(await world.call(path, headers=headers))]
+            except Exception as error:
+                found = texts_of(error)
+            world.hold(found)
+    assert [request.key for request in world.gemini.log] == ["A", "A"]
+    assert "keyrot-pool" not in repr([one.headers for one in world.gemini.log])
+
+
+CHARSETS = {
+    "utf-16": "; charset=utf-16",
+    "utf-16-le": "",
+    "utf-32-be": "; charset=utf-8",
+    "utf-7": "; charset=UTF-7",
+    "cp037": "; charset=cp037",
+}
+"""In which charset an error is, and which one its headers name."""
+
+
+async def charsets(world: World) -> None:
+    """Of an error in another charset than UTF-8, which its headers name or its bytes show."""
+    said = json.dumps({"error": {"code": 400, "message": f"bad {world.pool.key('A')}"}})
+    answers: list[Response] = []
+    with JsonServer(lambda _: answers[-1]) as server:
+        world.pool("A", allowed_hosts=(server.host,))
+        url = server.url + PATH
+        for charset, named in CHARSETS.items():
+            body = said.encode(charset)
+            if charset == "utf-7":
+                body = said.replace("AI", "+AEE-I").encode()
+            answers.append(Response(400, body, {"Content-Type": f"application/json{named}"}))
+            async with world.row.client(url) as client:
+                try:
+                    response = await world.row.send(client, url, stream=False, headers=HEADERS)
+                except Exception as error:
+                    found = texts_of(error)
+                else:
+                    body = b"".join([data async for data in world.row.pieces(response)])
+                    found = [body.decode(charset), *public(response)]
+            world.hold(found)
+            assert charset == "cp037" or "bad" in "".join(found).replace("\0", "")
+
+
+async def event(world: World) -> None:
+    """Of a stream that begins with an error which repeats the key, as each later call quotes it."""
+    text = f"API key not valid. Please pass a valid API key. {world.pool.key('A')}"
+    error = {"code": 400, "message": text, "status": "INVALID_ARGUMENT"}
+    world.pool("A", max_wait_s=0)
+    world.gemini.always("A", Reply.custom(400, {"error": error}).in_stream())
+    for path in (STREAM, PATH, STREAM):
+        with pytest.raises(Exception, match=r"400|API key not valid") as caught:
+            (await world.call(path)).raise_for_status()
+        world.hold([*texts_of(caught.value), world.said.decode()])
+    assert "API key not valid" in repr(keyrot_middleware.status())
+    world.hold([repr(keyrot_middleware.status())])
+    assert world.gemini.sent("A") == 1
+
+
+async def lost(world: World) -> None:
+    """Of a connection that ends without a response; an exception may have its request too."""
+    with contextlib.closing(RawServer(lambda connection, _: connection.close())) as server:
+        world.pool("A", allowed_hosts=(server.host,), max_retries=0)
+        for query in ("", f"?{QUERY}"):
+            with pytest.raises(Exception) as error:
+                await world.call(PATH + query, url=server.url, headers={} if query else HEADERS)
+            world.hold(texts_of(error.value))
+            world.hold(public(getattr(error.value, "request", None)))
+        assert len(server.keys) == 2
 
 
 async def logs(world: World) -> None:
@@ -372,16 +493,42 @@ def left(close: bool) -> Callable[[World], Coroutine[Any, Any, None]]:
                 assert await anext(pieces)
                 if close:
                     await row.close(response)
+                    await world.end(lambda: None)  # while the program still has both
                 await pieces.aclose()
                 del response, pieces
-                for _ in range(20):  # turns of the loop, which closes what was collected
-                    gc.collect()
-                    await asyncio.sleep(0)
-                    if not world.pool.ledger.under_way:
-                        break
-                assert world.pool.ledger.under_way == {}
+                await world.end(gc.collect)
 
     return check
+
+
+async def connection(world: World) -> None:
+    """A client's only one is free after each attempt and stream that ends before its bytes do."""
+    head = "HTTP/1.1 {}\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    events = head.format("200 OK", "text/event-stream").encode()
+    more = chunk(b": more\n" * ENOUGH)
+    full = {"error": {"code": 429, "message": "Slow.", "status": "RESOURCE_EXHAUSTED"}}
+    began = {
+        "A": head.format("429 Slow", "application/json").encode() + more,
+        "B": events + chunk(b"data: %b\n\n" % json.dumps(full).encode()) + more,
+        "C": events + chunk(b"data: %b\n\n" % json.dumps(ANSWER).encode()),
+    }
+    parts = {world.pool.key(label): part for label, part in began.items()}
+
+    def talk(connection: Any, key: str) -> None:
+        connection.sendall(parts[key])
+        server.wait(300)
+
+    with contextlib.closing(RawServer(talk)) as server:
+        world.pool(*began, strategy="fill", allowed_hosts=(server.host,))
+        url, row = server.url + STREAM, world.row
+        async with row.client(url, most=1) as client:
+            for _ in range(2):
+                response = await row.send(client, url, stream=True, headers=HEADERS)
+                pieces = row.pieces(response)
+                assert await anext(pieces)
+                await row.close(response)
+                await pieces.aclose()
+    assert [parts[key] for key in server.keys] == [*began.values(), began["C"]]
 
 
 async def thread(world: World) -> None:
@@ -398,12 +545,18 @@ CELLS: dict[str, Callable[[World], Coroutine[Any, Any, None]]] = {
     **{name: shown(name) for name in SHOWN},
     "history": history,
     "errors": errors,
+    "charsets": charsets,
+    "heads": heads,
+    "bypassed": bypassed,
+    "event": event,
+    "lost": lost,
     "logs": logs,
     "redirect": redirect,
     "fork": fork,
     "cancel": cancel,
     "close": left(close=True),
     "drop": left(close=False),
+    "connection": connection,
     "thread": thread,
 }
 

@@ -7,6 +7,7 @@ import logging
 import pytest
 from google.genai import errors, live
 from support.interactions import keys_of
+from support.json_server import JsonServer, Response
 from support.live import converse, opened, say
 from support.modes import MODEL
 from websockets.exceptions import ConnectionClosedError
@@ -240,3 +241,17 @@ def test_no_key_is_shown(gemini, pool, connect, caplog) -> None:
         asyncio.run(talk())
     assert "websocket" in caplog.text.lower()
     assert gemini.key("A").value not in "".join(shown) + caplog.text
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy"])
+def test_no_proxy_gets_a_key_in_clear(variable, gemini, pool, connect, monkeypatch) -> None:
+    """Without TLS a session of this machine goes there; websockets asks the proxies of both."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    pool("A")
+    client = connect()
+    with JsonServer(lambda _: Response(200, {})) as proxy:
+        monkeypatch.setenv(variable, proxy.url)
+        assert asyncio.run(converse(client)) == "ok from A"
+        assert proxy.requests == []

@@ -19,7 +19,7 @@ from support.scenes import WAYS, error_of, other_calls, raised, surfaces
 from websockets.asyncio.server import serve
 
 import keyrot_middleware
-from keyrot_middleware.clients.redaction import MOST
+from keyrot_middleware.clients.redaction import MOST, redact_bytes
 from keyrot_middleware.testing import plain_websockets
 
 pytestmark = [
@@ -200,6 +200,16 @@ REFUSALS: dict[str, Callable[[str], bytes]] = {
         b"", f"Location: http://{value}.example/", status="307 Moved"
     ),
 }
+REFUSALS |= {
+    f"{charset}{kind}": lambda value, charset=charset, kind=kind: answer(
+        error_of(value).decode().encode(charset), f"Content-Type: application/json{kind}"
+    )
+    for charset, kind in {
+        "utf-16": "; charset=utf-16",
+        "utf-16-be": "",
+        "utf-32": "; charset=utf-8",
+    }.items()
+}
 SOME_WAYS = [
     ("sync", "httpx"),
     ("async", "aiohttp"),
@@ -227,6 +237,26 @@ def test_a_key_that_a_refusal_repeats(surface, library, echo, scene, no_aiohttp,
     scene.check(error, form=form, more="\n".join(one.getMessage() for one in caplog.records))
     code = getattr(error, "code", None) or getattr(error, "status_code", None)
     assert code in (302, 307, 308, 403)
+
+
+@pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_a_charset_that_nothing_names_is_read(charset: str) -> None:
+    """Its first letter is none of JSON's, and no mark is before it."""
+    data = "\u2026FAKE-key?".encode(charset)
+    hidden = redact_bytes(data, lambda text: text.replace("FAKE-key", "[redacted]"), "text/plain")
+    assert hidden.decode(charset) == "\u2026[redacted]?"
+
+
+def test_a_charset_of_names_is_not_read() -> None:
+    """Punycode takes seconds for the body of an error, and has the letters of a key as they are."""
+    texts: list[str] = []
+
+    def redact(text: str) -> str:
+        texts.append(text)
+        return text
+
+    assert redact_bytes(b"a-99", redact, "text/plain; charset=punycode") == b"a-99"
+    assert texts == ["a-99"]
 
 
 @pytest.mark.parametrize("call", ["files.get", "aio.files.get"])

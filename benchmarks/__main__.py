@@ -8,7 +8,7 @@ from support.servers import BINARIES, Server
 
 from keyrot_middleware.errors import PoolEvent
 
-from . import file_state, instructions, serve
+from . import decision, file_state, serve
 from .calls import (
     PER_ROUND,
     PLAIN,
@@ -163,7 +163,7 @@ def table(redis: Server) -> list[Row]:
         *file_state.rows(),
         *status_page(),
         *program(),
-        instructions.row(),
+        *decision.rows(redis),
         *serve.rows(),
     ]
 

@@ -1,9 +1,10 @@
-"""Count the machine instructions of a warm call, plain and with a pool, by valgrind's callgrind.
+"""Count the machine instructions of a warm call and of a decision, by valgrind's callgrind.
 
-    python -m benchmarks.instructions
+    python -m benchmarks.decision
 
-No other load moves the count: two runs differ by 0.1 %. It needs valgrind, and takes minutes: the
-program runs fifty times slower, four times.
+Of the main thread alone: what runs by the clock in threads behind it would be counted fifty times
+too often, since a program under valgrind is so much slower. No other load moves the counts: two
+runs differ by 0.1 %. It needs valgrind, and takes minutes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from support.servers import Server
 
 from .page import Row
-from .server import Place, server
+from .server import server
+
+__all__ = ["rows"]
 
 _FEW, _MANY = 60, 160
-_PROGRAM = """
+_CALLS = """
 import sys
 from google import genai
 from google.genai import types
@@ -30,31 +37,65 @@ client = genai.Client(api_key=key, http_options=types.HttpOptions(base_url=url))
 for _ in range(int(count)):
     client.models.generate_content(model="gemini-2.5-flash", contents="hi")
 """
+_PAIRS = """
+import sys
+from support.work import pairs
+url, count = sys.argv[1:]
+with pairs(url) as pair:
+    for _ in range(int(count)):
+        pair()
+"""
+_BARE = """
+import sys, redis
+url, count = sys.argv[1:]
+with redis.Redis.from_url(url) as client:
+    script = client.script_load("return 1")
+    for _ in range(2 * int(count)):
+        client.evalsha(script, 1, "k", "a")
+"""
 
 
-def counted(place: Place, how: str, calls: int) -> int:
-    """Return the instructions of a program that makes so many calls."""
-    tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable]
-    arguments = [place.url, place.host, place.values[0], how, str(calls)]
-    ran = subprocess.run(  # noqa: S603 - our own program
-        [*tool, "-c", _PROGRAM, *arguments], capture_output=True, text=True, check=True
-    )
-    found = re.search(r"Collected : (\d+)", ran.stderr)
-    assert found is not None, ran.stderr[-500:]
-    return int(found[1])
-
-
-def row() -> Row:
-    """Return what a pool adds to the instructions of a call."""
+def rows(redis: Server) -> list[Row]:
+    """Count the instructions of a call, and of an acquire and settle in the shared states."""
+    call = "instructions of a call"
+    pair = "instructions of acquire and settle, 8 keys without limits"
     if shutil.which("valgrind") is None:
-        return ("instructions of a call", "≤ + 11 %", "not measured: no valgrind")
-    with server(1) as place, ThreadPoolExecutor(2) as threads:
-        runs = [(how, calls) for how in ("plain", "pool") for calls in (_FEW, _MANY)]
-        found = dict(zip(runs, threads.map(lambda run: counted(place, *run), runs), strict=True))
-    plain, pool = (found[how, _MANY] - found[how, _FEW] for how in ("plain", "pool"))
-    text = f"{plain / (_MANY - _FEW):,.0f}, with a pool + {pool / plain - 1:.1%}"
-    return ("instructions of a call", "≤ + 11 %", text)
+        return [(what, "–", "not measured: no valgrind") for what in (call, pair)]
+    with TemporaryDirectory(prefix="keyrot-bench-") as folder, server(1) as place:
+        address = place.url, place.host, place.values[0]
+        programs = {
+            "plain": (_CALLS, *address, "plain"),
+            "pool": (_CALLS, *address, "pool"),
+            "redis": (_PAIRS, redis.strict_url),
+            "bare": (_BARE, redis.strict_url),
+            "file": (_PAIRS, f"sqlite://{folder}/state.sqlite3"),
+        }
+        with ThreadPoolExecutor(2) as threads:
+            counts = threads.map(lambda program: _each(*program), programs.values())
+            found = dict(zip(programs, counts, strict=True))
+    plain, pool, both = found["plain"], found["pool"], f"{found['redis'] / found['bare']:.2f}"
+    return [
+        (call, "≤ + 11 %", f"{plain:,.0f}, with a pool + {pool / plain - 1:.1%}"),
+        (f"{pair}, in a file", "≤ 900,000", f"{found['file']:,.0f}"),
+        (
+            f"{pair}, in Redis",
+            "≤ 330,000",
+            f"{found['redis']:,.0f}, {both} × two bare EVALSHA",
+        ),
+    ]
 
 
-if __name__ == "__main__":
-    print(row())
+def _each(program: str, *arguments: str) -> float:
+    """Return the instructions of one more call of a program whose last argument says how many."""
+    few, many = (_counted(program, *arguments, str(calls)) for calls in (_FEW, _MANY))
+    return (many - few) / (_MANY - _FEW)
+
+
+def _counted(program: str, *arguments: str) -> int:
+    with TemporaryDirectory(prefix="keyrot-bench-") as folder:
+        out = Path(folder) / "out"
+        tool = ["valgrind", "--tool=callgrind", "--separate-threads=yes"]
+        tool += [f"--callgrind-out-file={out}", sys.executable, "-c", program]
+        subprocess.run([*tool, *arguments], capture_output=True, check=True)  # noqa: S603 - ours
+        main_thread = Path(f"{out}-01").read_text()
+        return sum(map(int, re.findall(r"^totals: (\d+)", main_thread, re.MULTILINE)))

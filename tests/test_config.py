@@ -9,7 +9,7 @@ import pytest
 from support.fake_settings import AUTH, A, B, C, write_keys
 
 from keyrot_middleware.core.model import LAST_RESORT, POOL_KEY, RetryPolicy
-from keyrot_middleware.hosts import origin_from_url, origins
+from keyrot_middleware.hosts import is_loopback, origin_from_url, origins
 from keyrot_middleware.secrets.stores import open_secret_cache
 from keyrot_middleware.settings import ENV_NAMES, Settings, load
 
@@ -93,6 +93,31 @@ def test_only_written_hosts_and_ports_are_allowed(host, url) -> None:
     """Plain HTTP is allowed for loopback, or where it is written; a port is that port alone."""
     names = origins(load(allowed_hosts=[host]).settings.allowed_hosts)
     assert origin_from_url(url) not in names
+
+
+@pytest.mark.parametrize(
+    ("name", "is_sent_plain"),
+    [("*", True), ("127.0.0.1", True), ("example.test, 127.0.0.1", True), ("", False)],
+)
+def test_plain_http_on_this_host_needs_no_proxy(name, is_sent_plain, monkeypatch) -> None:
+    """Where HTTP_PROXY would get the key, unless NO_PROXY names the host, or all of them."""
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(variable, name)
+    allowed = origins(load(allowed_hosts=["127.0.0.1:8080"]).settings.allowed_hosts)
+    assert ("http://127.0.0.1:8080" in allowed) is is_sent_plain
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *(("localhost", True), ("127.9.8.7", True), ("::1", True), ("::ffff:127.0.0.1", True)),
+        *(("::ffff:192.0.2.1", False), ("192.0.2.1", False), ("localhost.test", False)),
+    ],
+)
+def test_which_hosts_are_this_machine(host, expected) -> None:
+    """An IPv4 address that is written as one of IPv6 is the same one."""
+    assert is_loopback(host) is expected
 
 
 def test_the_end_of_an_address_is_no_port() -> None:

@@ -36,6 +36,7 @@ SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
         ("KEYROT_ALLOWED_HOSTS", "x.test:99999", '"x.test:99999"', "host or host:port"),
         ("KEYROT_ALLOWED_HOSTS", "*.test", '"*.test"', "in full"),
         ("KEYROT_ALLOWED_HOSTS", ",", "found none", "."),
+        ("KEYROT_ALLOWED_HOSTS", "hunter2@x.test", '"[redacted]@x.test"', "host or host:port"),
         ("KEYROT_ALLOWED_HOSTS", "https://u:a/b@x", '"https://[redacted]@x"', "host or host:port"),
         ("KEYROT_STRATEGY", "sprad", '"sprad"', "'sticky'. Did you mean \"spread\"?"),
         ("KEYROT_CLIENTS", "httpx,request", '"request"', 'Did you mean "requests"?'),

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from keyrot_middleware.core.judgement import Judgement, Run, describe_block, ends_by, judge
+from keyrot_middleware.core.judgement import (
+    Availability,
+    Judgement,
+    Run,
+    availability,
+    describe_block,
+    ends_by,
+    judge,
+)
 from keyrot_middleware.core.model import Block, CallInfo, Candidate
 
 NOW = 1_000.0
@@ -16,6 +24,7 @@ MINUTE, DAY = Block("rpm", NOW + 30, waitable=True), Block("rpd", NOW + 40_000)
 IN_USE, GUESS = Block("concurrency", NOW + 0.1, waitable=True), Block("capacity", NOW + 30)
 CUT = Block("project_cap", NOW + 3_600)
 DOWN = Run("overloaded", 503, NOW - 600, 12)
+LOST = Run("connect", None, NOW - 600, 12)
 NEXT = Judgement("next", None, "served", 1, 1)
 
 
@@ -38,6 +47,7 @@ NEXT = Judgement("next", None, "served", 1, 1)
         ("", {"a": DAY, "b": DAY}, {"run": DOWN}, {"answer": "no", "ends_by": "time"}),
         ("", {}, {"run": DOWN}, {"answer": "failing", "ends_by": "success", "run": DOWN}),
         ("", {}, {"run": DOWN, "next_model": NEXT}, {"answer": "served", "is_spare": True}),
+        ("", {}, {"run": LOST, "next_model": NEXT}, {"answer": "failing", "is_spare": False}),
         ("", {"a": DAY, "b": DAY}, {"next_model": NEXT}, {"answer": "served", "able": 0}),
         ("", {"a": CUT, "b": CUT}, {"next_model": NEXT}, {"answer": "no", "is_spare": False}),
         ("batch", {"a": DAY}, {}, {"answer": "served", "is_spare": False}),
@@ -48,7 +58,7 @@ NEXT = Judgement("next", None, "served", 1, 1)
 def test_it_answers_from_what_blocks_the_keys(
     workload: str, blocks: dict[str, Block], more: dict[str, Any], expected: dict[str, object]
 ) -> None:
-    """The best key decides; then the last calls, and the next model."""
+    """The best key decides; then the last calls, and the next model, if calls would go on to it."""
     info = CallInfo("m", "generateContent", workload=workload or None)
     found = judge(info, [A, B], blocks, **{"now": NOW, "rejected": {}, **more})
     assert {name: getattr(found, name) for name in expected} == expected
@@ -85,3 +95,18 @@ def test_a_block_is_said_with_a_time_that_is_named_or_guessed(block: Block, expe
     """Only a named time is an end; a rejection also says what to do."""
     assert describe_block(block) == expected
     assert "replace its value; tried again at" in describe_block(Block("key_leaked", NOW))
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (None, Availability("available")),
+        (DAY, Availability("limited", DAY.until, "rpd")),
+        (GUESS, Availability("cooling_down", GUESS.until, "capacity")),
+        (IN_USE, Availability("limited", None, "concurrency")),
+        (Block("location", inf), Availability("cooling_down", None, "location")),
+    ],
+)
+def test_a_key_is_available_at_a_time_that_is_known(block: Any, expected: Availability) -> None:
+    """When another call ends nobody knows; it is only when to look again."""
+    assert availability(block) == expected

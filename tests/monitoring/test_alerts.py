@@ -22,6 +22,7 @@ from support.pool import INFO, Rig, key
 from support.receivers import Events, Webhook
 from support.replies import MODEL, day, expired
 from support.servers import wait_for
+from support.states import degrading
 
 import keyrot_middleware
 from keyrot_middleware.core.model import (
@@ -34,6 +35,7 @@ from keyrot_middleware.core.windows import next_midnight
 from keyrot_middleware.errors import EVENTS, ConfigError, PoolEvent
 from keyrot_middleware.monitoring import alerts
 from keyrot_middleware.monitoring.alerts import Receiver, open_receivers
+from keyrot_middleware.state.fallback import PAUSE_S
 from keyrot_middleware.testing import FakeGemini, Reply
 
 PATIENCE_S = 240
@@ -230,6 +232,26 @@ def test_processes_that_share_a_state_agree_who_tells_it() -> None:
     with ThreadPoolExecutor(12) as threads:
         list(threads.map(lambda one: one[1].look(), told))
     assert [name for events, _ in told for name, _ in events.names] == [AGAIN]
+
+
+def test_each_outage_of_the_shared_state_is_told() -> None:
+    """By each process, since nobody can agree; what was the matter before goes on meanwhile."""
+    pool = Watched(key("a"), key("b"))
+    clock = pool.rig.clock
+    pool.rig.pool.state, shared = degrading(clock.time, inner=pool.rig.state)
+    pool.watch()
+    assert pool.call(expired()) == [("key_rejected", "a")]
+    for _ in range(2):
+        shared.cut()
+        assert pool.call() == [("state_degraded", None)]
+        assert pool.call(sleep=2) == []
+        shared.restore()
+        tried = shared.calls.count("check")
+        pool.call(sleep=PAUSE_S)
+        wait_for(lambda n=tried: shared.calls.count("check") > n)  # type: ignore[misc]
+        wait_for(lambda: not pool.rig.pool.state._breaker.is_open)  # type: ignore[attr-defined]
+        assert pool.call(sleep=PAUSE_S) == [("state_recovered", None)]
+        clock.sleep(alerts.REPEAT_S)
 
 
 @pytest.mark.parametrize("model", ["@everyone", "<!channel>", "[x](http://h)"])

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.json_server import JsonServer, Request, Response
@@ -42,7 +44,7 @@ def test_a_refusal_means_what_an_engineer_would_say(row: dict[str, Any]) -> None
     verdict = providers.of(row["of"]).classify(facts, CallInfo("m", "chat", 10, 10), NOW)
     assert f"{verdict.failure} {verdict.scope.value}" == row["wanted"]
     after_s = row["after_s"]
-    assert verdict.until == (None if after_s is None else pytest.approx(NOW + after_s))
+    assert (verdict.until and verdict.until - NOW) == pytest.approx(after_s, abs=0.001)
 
 
 # The call -------------------------------------------------------------------------------------
@@ -121,9 +123,40 @@ def test_a_refusal_that_is_not_known_is_one_warning_and_is_shown(
     assert sorted(states) == ["available", "available", "cooling_down"]
 
 
-def _ask(url: str) -> int:
-    return httpx.post(
+LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
+
+
+@LIBRARIES
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retry-after-ms": "120000"},
+        {"x-ratelimit-reset-tokens": "2m0s", "x-ratelimit-remaining-tokens": "0"},
+    ],
+    ids=["retry-after-ms", "reset"],
+)
+def test_a_time_in_any_header_is_heard_over_each_library(
+    library: Any, headers: dict[str, str], clock: Any, monkeypatch: Any
+) -> None:
+    """A key is left alone until then; Retry-After is not the only header that says it."""
+    error = {"message": "Rate limit reached", "type": "tokens", "code": "rate_limit_exceeded"}
+    monkeypatch.setenv("GROQ_API_KEYS", "gsk_FAKEA7Zx9Lm3Np5Rt8Vw2Yb4Dd6Ff0q7Zx9Lm3Np")
+    with closing(JsonServer(lambda _: Response(429, {"error": error}, headers))) as server:
+        keyrot_middleware.install(
+            allowed_hosts=f"groq={server.url}", clock=clock, max_wait_s=0, state_url="memory://"
+        )
+        try:
+            assert _ask(server.url, library) == 429
+            [key] = keyrot_middleware.status()["keys"].values()
+        finally:
+            keyrot_middleware.uninstall()
+    assert key["cooldown_until"] == "2026-01-01T12:32:30Z"  # two minutes later
+
+
+def _ask(url: str, library: Any = httpx) -> int:
+    code: int = library.post(
         f"{url}/openai/v1/chat/completions",
         json={"model": "m", "messages": []},
         headers={"authorization": "Bearer keyrot-pool"},
     ).status_code
+    return code

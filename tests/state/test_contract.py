@@ -295,6 +295,23 @@ def test_a_wrong_clock_for_one_call_blocks_nothing_later(
         settle(state, one, spends)
 
 
+def test_a_month_that_a_wrong_clock_began_ends_with_the_true_one(
+    state: State, clock: FakeClock
+) -> None:
+    """What is spent in January is not counted in February, whatever a clock said in between."""
+    one = key("w", usd=Budget(month=100))
+    spends = OK._replace(usage=Usage(1, 1, cost_usd=6e-8))
+    clock.advance(40 * DAY_S)
+    settle(state, one, spends)
+    clock.advance(-40 * DAY_S)
+    settle(state, one, spends)
+    clock.advance(31 * DAY_S)
+    settle(state, one, spends)
+    assert state.snapshot([one])["w"].spent.month == 60
+    settle(state, one, spends)
+    assert refused(state, one) == {"w": "usd_month"}
+
+
 # Cooldowns -------------------------------------------------------------------------------------
 
 
@@ -404,16 +421,27 @@ def test_what_a_person_ends_is_kept_until_a_success(
 ) -> None:
     """For days, and while others of its scopes cool down; a request tries whether it is over."""
     cut = Outcome(LeaseOutcome.FAILURE, Verdict(failure, 429, scope, clock.time() + 3_600))
+    by_hand = Lease("a", "p", "x", PRO.model, PRO.verb, 0, 0, at=clock.time())
     settle(state, A, cut)
     for _ in range(3):
         clock.advance(3 * DAY_S)
         for narrow in (Scope.KEY_MODEL, Scope.PROJECT_MODEL):
-            settle(state, C, failed(narrow, clock.time() - 1))
+            state.settle(by_hand, failed(narrow, clock.time() - 1))
         assert state.snapshot([A])["a"].rejection == failure
     probe = lease_of(state, A)
     assert probe.probe
     settle(state, probe)
     assert state.snapshot([A])["a"].rejection is None
+
+
+def test_a_cooldown_is_never_shortened(state: State, clock: FakeClock) -> None:
+    """Of two requests that were under way together, the one that names the later end counts."""
+    leases = [lease_of(state, D) for _ in range(2)]
+    for lease, after in zip(leases, (900, 20), strict=True):
+        until = state.settle(lease, failed(Scope.KEY_MODEL, clock.time() + after))
+    assert until == clock.time() + 900
+    clock.advance(30)
+    assert refused(state, D) == {"d": "failure"}
 
 
 def test_a_rejected_value_is_probed_on_a_slow_backoff(state: State, clock: FakeClock) -> None:

@@ -20,7 +20,16 @@ from support.states import (
     warnings_of,
 )
 
-from keyrot_middleware.core.model import Limits, Scope
+from keyrot_middleware.core.model import (
+    NANO,
+    Budget,
+    LeaseOutcome,
+    Limits,
+    Outcome,
+    Scope,
+    Terms,
+    Usage,
+)
 from keyrot_middleware.state import FallbackState
 from keyrot_middleware.state.fallback import PAUSE_S
 from keyrot_middleware.testing import FakeClock
@@ -117,16 +126,59 @@ def test_one_warning_at_the_start_of_an_outage_and_one_at_its_end(
 def test_what_its_own_calls_have_found_holds_in_an_outage(
     state: FallbackState, shared: Faulty, clock: FakeClock
 ) -> None:
-    """Cooldowns, learned limits and owners; not what others have used."""
+    """Cooldowns, learned limits, owners and what it has sent; not what others have used."""
     settle(state, A, failed(Scope.KEY, clock.time() + 600))
     settle(state, FIVE, failed(Scope.NONE, learned=Limits(rpm=3)))
     settle(state, key("d"), OK, "files/1")
     shared.cut()
     assert refused(state, A) == {"a": "failure"}
-    assert granted(state, FIVE) == 3
+    assert granted(state, FIVE) == 2
     assert state.get_owner(["files/1"]) == ("d", "d")
     state.reset(A)
     lease_of(state, A)
+
+
+def test_what_its_own_calls_have_cost_is_spent_in_an_outage(
+    state: FallbackState, shared: Faulty
+) -> None:
+    """So is what a workload has used of its share."""
+    one = key("paid", usd=Budget(day=10 * NANO))
+    chat = INFO._replace(terms=Terms("batch", share=0.5), input_cost=1, longest_cost=NANO)
+    settle(state, one, Outcome(LeaseOutcome.SUCCESS, None, Usage(10, cost_usd=10.0)))
+    settle(state, key("shared", Limits(rpd=10)), info=chat)
+    shared.cut()
+    assert refused(state, one) == {"paid": "usd"}
+    assert granted(state, key("shared", Limits(rpd=10)), info=chat) == 4
+
+
+def test_a_long_outage_is_tried_as_often_as_a_short_one(
+    state: FallbackState, shared: Faulty, clock: FakeClock
+) -> None:
+    """The pause between two trials doubles up to `PAUSE_S`, and no further."""
+    shared.cut()
+    lease_of(state, A)
+    for number in range(1, 13):
+        clock.advance(PAUSE_S)
+        lease_of(state, A)
+        wait_for(lambda n=number: shared.calls.count("check") == n)  # type: ignore[misc]
+
+
+def test_limits_that_were_read_hold_in_an_outage(state: FallbackState, shared: Faulty) -> None:
+    """As learned ones do: nobody reads them anew for each process."""
+    state.take_limits("f", {INFO.model: Limits(rpm=3)})
+    shared.cut()
+    assert granted(state, FIVE) == 3
+
+
+def test_a_probe_that_succeeded_is_known_in_an_outage(
+    state: FallbackState, shared: Faulty, clock: FakeClock
+) -> None:
+    """The next failure is the first one of its kind again, and cools down for 30 s, not 60."""
+    settle(state, A, failed(Scope.KEY))
+    clock.advance(30)
+    settle(state, A)
+    shared.cut()
+    assert settle(state, A, failed(Scope.KEY)) == clock.time() + 30
 
 
 def test_a_lease_is_settled_where_it_was_granted(

@@ -257,6 +257,7 @@ def test_a_budget_of_a_workload_is_its_own(state: State) -> None:
     own = WorkloadBudget("night", "", "", usd=Budget(day=1_000))
     assert state.snapshot([own])["night"].spent == Budget(day=1_000)
     assert isinstance(lease_of(state, keys[0], info=OTHER), Lease)
+    assert lease_of(state, key("c", tier="free"), info=NIGHT).purses == ()  # it costs nothing
 
 
 def test_requests_at_once_are_shared_too(state: State) -> None:

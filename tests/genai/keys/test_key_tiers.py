@@ -99,6 +99,16 @@ def test_workloads_inside_each_other_allow_what_all_allow(pool, gemini, connect)
     assert ask("sync", client) == "ok from free"
 
 
+def test_a_workload_does_not_widen_the_tiers_of_the_pool(pool, gemini, connect) -> None:
+    """KEYROT_TIERS says where prompts may go, whatever the code of a program says."""
+    pool(*KEYS, tiers=PAID_ONLY, max_wait_s=0)
+    with keyrot_middleware.workload("x", tiers=["free", "tier1"]):
+        assert ask("sync", connect()) == "ok from paid"
+    with keyrot_middleware.workload("x", tiers=["free"]), pytest.raises(KeyPoolExhausted):
+        ask("sync", connect())
+    assert keys_of(gemini) == {"paid"}
+
+
 def test_a_pool_without_such_a_key_is_an_error(here, monkeypatch, gemini) -> None:
     """Keys of GEMINI_API_KEYS have no tier; it is said at once, and not by every call."""
     monkeypatch.setenv("KEYROT_TIERS", "tier1,tier2")

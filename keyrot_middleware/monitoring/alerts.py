@@ -274,14 +274,9 @@ class Alerts(CallObserver):
         own = {name: fact for name, fact in self._kept.items() if fact.event == _OF_PROCESS}
         if not state.degraded:
             self._kept = read_facts(state) | own
-        for name, fact in facts.items():
-            before = self._kept.get(name)
-            if fact.text and (before is None or not before.is_on) and may_tell(state, name, now):
-                told_at = now if before is None or fact.key_id else before.told_at
-                told_at = now if now - told_at >= REPEAT_S else told_at
-                self._keep(fact._replace(text="", since=now, told_at=told_at))
-                if told_at == now:
-                    self._tell(fact, fact.event, fact.text)
+        for fact in facts.values():
+            if fact.text:
+                self._tell_if_new(fact, now)
         for name, fact in [*self._kept.items()]:
             if not fact.is_on or name in facts:
                 continue
@@ -293,6 +288,22 @@ class Alerts(CallObserver):
                     gone = fact._replace(until=None, command="", reason=None)
                     self._tell(gone, event, f"{fact.what} {text}, after {lasted}")
 
+    def _tell_if_new(self, fact: Fact, now: float) -> None:
+        """Tell what has begun, and what began again soon after its report and has lasted."""
+        name, state = fact.name, self._pool.state
+        before = self._kept.get(name)
+        if before is not None and before.is_on:
+            late = before.told_at != before.since and now - before.told_at >= REPEAT_S
+            if late and may_tell(state, f"{name} late", now, f"{name} late"):
+                self._keep(before._replace(told_at=before.since))
+                self._tell(fact, fact.event, fact.text)
+        elif may_tell(state, name, now):
+            told_at = now if before is None or fact.key_id else before.told_at
+            told_at = now if now - told_at >= REPEAT_S else told_at
+            self._keep(fact._replace(text="", since=now, told_at=told_at))
+            if told_at == now:
+                self._tell(fact, fact.event, fact.text)
+
     def _keep(self, fact: Fact) -> None:
         self._kept[fact.name] = fact
         if fact.event != _OF_PROCESS:
@@ -302,8 +313,8 @@ class Alerts(CallObserver):
         pool = self._pool
         seen = None if pool.state.degraded else self._report.look(anew=True)
         if seen is None or pool.state.degraded:  # it was lost while it was looked at
-            text = "the shared state is unreachable; this process uses in-process limits"
-            yield Fact("state_degraded", "the shared state", text)
+            text = "the shared state cannot be used; this process uses in-process limits"
+            yield Fact("state_degraded", "the shared state", text, command="keyrot status")
             yield from [one for one in self._kept.values() if one.is_on]
             return
         for one in seen.calls:

@@ -513,6 +513,7 @@ class RedisState(State):
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Return what is known of each key, by its id."""
         keys = list(candidates)
+        self._check_version(self._server.run(lambda client: client.get(f"{self._base}:newer")))
         records, now, quotas = self._read("learned", "cooldowns", "purses")
         records.quotas = self._get_all("quotas", quotas)
         records.health = self._get("health", [key.key_id for key in keys])

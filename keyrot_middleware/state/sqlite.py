@@ -21,6 +21,7 @@ from weakref import finalize
 
 from ..core.activity import ActivityRows, lifetime_s
 from ..core.ledger import (
+    KeyHealth,
     Ledger,
     Records,
     Reservation,
@@ -209,6 +210,11 @@ class SqliteState(LedgerState):
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
         needed = self._needed(info, keys)
         return self._run(lambda now: self._ledger.get_blocks(info, keys, now), needed)
+
+    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        """Return what is known of each key, by its id."""
+        self._run(lambda _: self._check_version())
+        return super().snapshot(candidates)
 
     def check(self) -> None:
         """Check whether the file can be written to.

@@ -185,6 +185,19 @@ def test_what_flaps_is_not_told_again_for_ten_minutes() -> None:
     assert ("pool_exhausted", None) in pool.call(day(), sleep=601)
 
 
+def test_what_begins_again_and_lasts_is_told_when_ten_minutes_are_over() -> None:
+    """Once, and then its end: the last message must not say that all is well."""
+    pool = Watched(key("a"))
+    assert pool.call(day()) == [("pool_exhausted", None)]
+    pool.rig.pool.reset("a")
+    assert pool.call(sleep=61) == [(AGAIN, None)]
+    assert pool.call(day(), sleep=61) == []
+    assert pool.call(sleep=alerts.REPEAT_S) == [("pool_exhausted", None)]
+    assert pool.call(sleep=alerts.REPEAT_S) == []
+    pool.rig.pool.reset("a")
+    assert pool.call(sleep=61) == [(AGAIN, None)]
+
+
 def test_the_end_of_the_pools_day_is_reported_an_hour_before() -> None:
     """Of all keys that can serve a model, once; again if the rate has fallen and rises again."""
     keys = [key(name, Limits(rpd=100)) for name in "ab"]

@@ -36,6 +36,7 @@ from keyrot_middleware.core.model import (
     Usage,
 )
 from keyrot_middleware.state import State
+from keyrot_middleware.state.base import OtherVersionError
 from keyrot_middleware.state.fallback import PAUSE_S
 from keyrot_middleware.state.sqlite import SCHEMA, path_of_url
 
@@ -290,6 +291,8 @@ def test_beside_a_newer_version_that_it_does_not_know(
     with opened(url) as state:
         settle(state, one)
         announce_newer(url, 1)
+        with pytest.raises(OtherVersionError):
+            state._shared.snapshot([one])  # as `keyrot status` and the page do
         state.add_activity(ActivityRows({"minute:1": {"x": 1}}, {}))
         assert state.degraded, "it looks with what it counts anyway"
         for _ in range(10):

@@ -442,7 +442,7 @@ class Deferred(Generic[_T]):
             self._is_expected = True
             # A child of multiprocessing ends without `atexit`.
             if (util := sys.modules.get("multiprocessing.util")) is not None:
-                util.Finalize(None, self.finish, exitpriority=1)
+                util.Finalize(self._alive(), self.finish, exitpriority=1)
         self._settles.append(settle)
 
     def take(self) -> list[_T]:

@@ -295,9 +295,9 @@ async def without_waiting(response: aiohttp.ClientResponse) -> Any:
 
 
 async def told_of_the_end(response: aiohttp.ClientResponse) -> Any:
-    told: list[str] = []
-    response.content.on_eof(lambda: told.append("early" if response.content.total_bytes else ""))
-    return len(await response.content.read()), response.content.total_bytes, told
+    ends: list[str] = []
+    response.content.on_eof(lambda: ends.append("early" if response.content.total_bytes else ""))
+    return len(await response.content.read()), response.content.total_bytes, ends
 
 
 async def in_lines(response: aiohttp.ClientResponse) -> Any:
@@ -373,7 +373,7 @@ def test_a_read_that_is_cancelled_ends_the_stream(pool) -> None:
 
 
 def test_two_tasks_cannot_read_one_stream(pool) -> None:
-    """The second is told, as without a pool; the first reads on to the end."""
+    """The second raises, as without a pool; the first reads on to the end."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
     go_on = threading.Event()
 

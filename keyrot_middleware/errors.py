@@ -26,27 +26,11 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
-
-_REFUSALS = {
-    "tier": 400,
-    "project": 400,
-    "key_expired": 400,
-    "key_invalid": 400,
-    "unauthorized": 401,
-    "key_leaked": 403,
-    "key_restricted": 403,
-    "key_denied": 403,
-    "key_method_blocked": 403,
-    "project_suspended": 403,
-    "model_denied": 403,
-    "model_withdrawn": 404,
-}
-"""The code of a failure class after which no key may serve the call."""
 
 
 class KeyrotError(Exception):
@@ -131,16 +115,6 @@ def _is_between(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in _BETWEEN)
 
 
-def rejection_code(retired: Iterable[str]) -> tuple[int, str]:
-    """Return the code of a `KeyPoolExhausted`, and the failure class behind it, if any.
-
-    Args:
-        retired: Why each key is rejected, if none of them becomes available by itself.
-    """
-    known = [reason for reason in retired if reason in _REFUSALS]
-    return (_REFUSALS[known[-1]], known[-1]) if known else (429, "")
-
-
 _log = logging.getLogger("keyrot_middleware")
 _strict = False
 
@@ -187,6 +161,7 @@ EventName = Literal[
     "budget_reached",
     "workload_degraded",
     "quota_forecast",
+    "replies_not_known",
 ]
 EVENTS: tuple[EventName, ...] = get_args(EventName)
 

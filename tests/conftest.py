@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from support.pool import LeaseLog
 
 import keyrot_middleware
-from keyrot_middleware import _install
+from keyrot_middleware import _install, providers
 from keyrot_middleware.errors import raise_internal_errors
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.runtime.pool import Pool
@@ -27,6 +27,8 @@ _OURS = (
     *("GEMINI", "GOOGLE", "KEYROT", "ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE", "REDIS_URL"),
     *("OPENAI", "ANTHROPIC", "GROQ", "MISTRAL", "OPENROUTER"),
 )
+
+providers.of("gemini_api")  # so that its failure classes are known, as where a pool has its keys
 
 Connect = Callable[..., Any]
 

@@ -19,7 +19,7 @@ from .model import LIMITED, CallInfo
 _VERBS = ("generateContent", "streamGenerateContent", "chat", "text_completion")
 
 _ABSENT = classes(Implies.ABSENT)
-ABOUT_THE_MODEL = classes(Implies.MODEL) | LIMITED
+ABOUT_THE_MODEL = classes(Implies.MODEL, *LIMITED)
 """Failure classes and blocks that end or change with another model, as far as is known."""
 
 
@@ -72,6 +72,7 @@ def fallback_call(call: CallState, model: str) -> CallState:
         call.scale,
         call.classify,
         waiting_lines=call.waiting_lines,
+        evidence=call.evidence,
         wait_limit_s=max(call.budget_s - call.waited_s, 0.0),
         excluded=failed,
     )

@@ -19,9 +19,17 @@ of the provider's errors: a proxy's 401 or a login page rejects no key. A patter
 start of the message (`^`), since a message may quote parts of the request after text of its own.
 
 A refusal in words that no row knows does not fail the call while another key may serve it. A 429
-(`unknown_limit`) cools the key down for that model. After a 401, 402 or 403 (`unknown_refusal`)
-another key is tried: if that one gets an answer the first key is set aside, as a guess; if it gets
-the same reply, the request is at fault, the program gets the reply, and no key is penalized.
+(`unknown_limit`) cools the key down for that model. After a 401, 402 or 403, after a 400 or 404 in
+words about a key or an account, and after an error without a status (`unknown_refusal`), what other
+keys get decides; see evidence.py.
+
+An error without a status came as an event of a stream, or as the body of a 200. Any row may know
+its words, whatever the codes of that row.
+
+`Rule.implies` is what the name of the class says of a key or a model, wherever it is met again: in
+a block of a shared state, in a report. A name means the same in all tables. The factories
+(`rejected`, `of_model`…) set it, so that a row is all that a new class needs; a row made by `Rule`
+alone is one more of a class that another row defines.
 
 `Rule.scope` is what cools down and `Rule.until` for how long (None: the exponential cooldown, with
 `Rule.backoff`). No verdict is permanent: a rejected value is probed again slowly. With a scope the
@@ -33,8 +41,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Flag, auto
@@ -52,6 +60,7 @@ from .model import (
     Scope,
     Verdict,
 )
+from .text import did_you_mean
 from .windows import DAY_S, HOUR_S, next_minute
 
 
@@ -67,6 +76,8 @@ class Implies(Flag):
     """It is about one method, or one kind of stored things."""
     PERSON = auto()
     """Only a person ends it: it is over when a request has succeeded, not when its time is up."""
+    PROJECT = auto()
+    """It is about a project."""
     MODEL = auto()
     """It is about one model: another one may serve."""
     DENIED = auto()
@@ -82,42 +93,34 @@ class Implies(Flag):
 
 
 UNKNOWN_REFUSAL = "unknown_refusal"
-"""The failure class of a 401, 402 or 403 in words that no row knows."""
+"""The failure class of a refusal in words that no row knows: it may be about the key."""
+UNKNOWN_LIMIT = "unknown_limit"
+"""The failure class of a 429 in words that no row knows."""
 SLOW = "slow_first_token"
 """The failure class of a request that was cut off, since it showed nothing until its deadline."""
 OVERLOADED = "overloaded"
 """The failure class of a model that fails for every key."""
-_BY_IMPLICATION = {
-    Implies.VALUE | Implies.REFUSAL | Implies.PERSON: (
-        "key_expired key_invalid key_leaked key_restricted key_denied project_suspended "
-        "unauthorized"
-    ),
-    Implies.METHOD | Implies.REFUSAL: "key_method_blocked",
-    Implies.PERSON: (
-        "project_denied project_cap service_disabled billing_cap credit_depleted payment_required"
-    ),
-    Implies.METHOD: "batch_quota cache_storage",
-    Implies.MODEL: f"limit_zero {SLOW}",
-    Implies.MODEL | Implies.DENIED: "model_denied",
-    Implies.MODEL | Implies.DENIED | Implies.ABSENT: "model_withdrawn",
-    Implies.MODEL | Implies.ABSENT: "model_not_found",
-    Implies.MODEL | Implies.BUSY: "quota_day quota_minute rate_limit capacity",
-    Implies.MODEL | Implies.BUSY | Implies.SERVICE: OVERLOADED,
-    Implies.MODEL | Implies.UNKNOWN: "unknown_limit",
-    Implies.UNKNOWN: UNKNOWN_REFUSAL,
-    Implies.SERVICE: "server_error deadline request_timeout connect reset timeout transport",
-    Implies.NOTHING: (
-        "spend_rate location affinity no_key forbidden not_found conflict too_large "
-        "cancelled bad_request unknown"
-    ),
-}
-CLASSES = {name: implied for implied, names in _BY_IMPLICATION.items() for name in names.split()}
-"""Every failure class; docs/failures.md has a row for each."""
+CLASSES: dict[str, Implies] = {}
+"""What each failure class implies: a table joins when its provider is loaded (`join`).
+
+A word that is not here is of a table that is not loaded, or of another version that shares the
+state: it implies nothing, so that a key is cooling down until the time of its block.
+"""
+_SETS: list[tuple[Implies, dict[str, None]]] = []
 
 
-def classes(implied: Implies) -> frozenset[str]:
-    """Return the failure classes that imply this, or one of these."""
-    return frozenset(name for name, found in CLASSES.items() if found & implied)
+def classes(implied: Implies, *others: str) -> Set[str]:
+    """Return the failure classes that imply this, or one of these, and *others*.
+
+    It is a view, to which `join` adds those of tables that are loaded later.
+    """
+    members = dict.fromkeys(others) | _implying(implied, CLASSES)
+    _SETS.append((implied, members))
+    return members.keys()
+
+
+def _implying(implied: Implies, among: Mapping[str, Implies]) -> dict[str, None]:
+    return dict.fromkeys(name for name, found in among.items() if found & implied)
 
 
 KEY_REJECTIONS = classes(Implies.VALUE)
@@ -128,6 +131,7 @@ METHOD_FAILURES = classes(Implies.METHOD)
 MODEL_REFUSALS = classes(Implies.DENIED)
 SERVICE_FAILURES = classes(Implies.SERVICE)
 BUSY = classes(Implies.BUSY)
+OF_PROJECT = classes(Implies.PROJECT)
 UNKNOWN = classes(Implies.UNKNOWN)
 
 MAX_DELAY_S = 90_000.0
@@ -162,6 +166,7 @@ class ParsedError(NamedTuple):
     """The content of an error body and its headers."""
 
     code: int | None
+    """The HTTP code, or what says the same; None for an error without one."""
     message: str = ""
     reasons: frozenset[str] = frozenset()
     """Words of the error: codes, types, reasons; upper case."""
@@ -292,7 +297,7 @@ def open_error(body: object) -> dict[Any, Any]:
 def _inner(body: object) -> object:
     """Unwrap one envelope; None if *body* is none."""
     if isinstance(body, str):
-        parsed = _parse(body)
+        parsed = parse_error_text(body)
         return {"message": body} if parsed is None else parsed
     if isinstance(body, list):
         return body[-1] if body else None
@@ -301,11 +306,22 @@ def _inner(body: object) -> object:
     if isinstance(body.get("error"), dict | str):
         return body["error"]
     message = body.get("message")
-    return _parse(message) if isinstance(message, str) else None
+    return parse_error_text(message) if isinstance(message, str) else None
+
+
+def parse_error_text(text: str) -> object:
+    """Parse JSON that can hold an error, an object or a list of them; None for other text.
+
+    Of server-sent events, in which some write an error too, the first that can.
+    """
+    if _EVENT.match(text) is None:
+        return _parse(text)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    events = ("\n".join(_DATA.findall(one)) for one in lines.split("\n\n"))
+    return next((found for event in events if (found := _parse(event))), None)
 
 
 def _parse(text: str) -> object:
-    """Parse JSON that can hold an error, an object or a list of them; None for other text."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
@@ -313,6 +329,10 @@ def _parse(text: str) -> object:
     except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) or objects(parsed) else None
+
+
+_EVENT = re.compile(r"\s*(?:event|data|id|retry)?:")
+_DATA = re.compile(r"^data: ?(.*)", re.MULTILINE)
 
 
 def objects(value: object) -> list[dict[Any, Any]]:
@@ -342,14 +362,32 @@ def reset_s(headers: Mapping[str, Any], now: float) -> float | None:
     """
     named = {name.lower(): str(value).strip() for name, value in headers.items()}
     spent, others = list[float](), list[float]()
-    for name, value in named.items():
-        if _RESET.search(name) and (delay := delay_until(value, now)) is not None:
-            left = named.get(name.replace("reset", "remaining"), "")
+    for left, reset in _resets(named):
+        if (delay := delay_until(reset, now)) is not None:
             (spent if left and not left.strip("-0.") else others).append(delay)
     return max(spent, default=others[0] if len(others) == 1 else None)
 
 
+def _resets(named: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what is left of each limit that headers name, and when it is reset.
+
+    A whole limit may stand in one header: `"name";r=0;t=142`, several of them with commas, or
+    `limit=100, remaining=0, reset=50` (IETF draft "RateLimit header fields for HTTP").
+    """
+    for name, value in named.items():
+        if _RESET.search(name):
+            yield named.get(name.replace("reset", "remaining"), ""), value
+        elif name in ("ratelimit", "x-ratelimit"):
+            text = _QUOTED.sub("", value)
+            for limit in [text] if "reset" in text else text.split(","):
+                found = dict(_FIELD.findall(limit))
+                reset = found.get("t") or found.get("reset") or ""
+                yield found.get("r") or found.get("remaining") or "", reset
+
+
 _RESET = re.compile(r"rate-?limit.*reset")
+_QUOTED = re.compile(r'"[^"]*"')
+_FIELD = re.compile(r"(?:^|[;,\s])(r|t|remaining|reset)=([0-9]{1,9})(?![^;,\s])")
 _EPOCH_S, _EPOCH_MS = 1e9, 1e11
 """Larger numbers are no delays but times, in seconds or milliseconds."""
 
@@ -370,10 +408,14 @@ def _date(text: str) -> float:
     """Return an HTTP date, or one of ISO 8601, in epoch seconds; 0 if it is none."""
     try:
         is_iso = text[:4].isdecimal()
-        date = datetime.fromisoformat(text) if is_iso else parsedate_to_datetime(text)
+        iso = _ZONE.sub(lambda zone: zone[1] or "Z", text)
+        date = datetime.fromisoformat(iso) if is_iso else parsedate_to_datetime(text)
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except Exception:  # email.utils raises IndexError and TypeError too
         return 0.0
+
+
+_ZONE = re.compile(r" ?(?:UTC|GMT|Z|([+-]\d\d:?\d\d))\Z", re.IGNORECASE)
 
 
 def sane_delay(delay: float) -> float | None:
@@ -387,13 +429,19 @@ class Rule(Consequences):
 
     It matches where `transport`, `codes` and `model_only` all match and at least one of the signals
     `reasons`, `text`, `quota`, `limit_is_zero`, `has_retry_delay` is present. A rule without
-    signals matches by its code. A rule with a scope matches only errors in the shape of
-    the provider's, unless it is `any_body`.
+    signals matches by its code; one that rejects the key does not, where the message names a model.
+    An error without a code may have any of `codes`, if a signal is present. A rule with a scope
+    matches only errors in the shape of the provider's, unless it is `any_body`.
     """
 
     name: str
-    codes: Container[int | None] | None = None
-    """None: any code, and no code."""
+    codes: Sequence[int | None] | None = None
+    """None: any code, and no code. With a None in it also an error without a code."""
+    implies: Implies | None = None
+    """What its class says; None: what another row of the class says."""
+    exhausted_code: int | None = None
+    """That of a `KeyPoolExhausted`, where no time ends what the class implies; None: the first of
+    `codes`, else 401. Of several rows of a table the first decides."""
     transport: Transport = ""
     model_only: bool = False
     """Only for a request that names a model and no stored resource."""
@@ -415,16 +463,24 @@ class Rule(Consequences):
         """Return whether the failure is of this class."""
         if self.transport != facts.transport:
             return False
-        if self.codes is not None and parsed.code not in self.codes:
-            return False
         signals = self.reasons, self.text, self.quota, self.limit_is_zero, self.has_retry_delay
         alone = not any(signals)
+        if not self._has_code(parsed.code, alone=alone):
+            return False
+        if alone and self.rejected and names_model(parsed.message, info):
+            return False
         believed = parsed.is_sure if alone else parsed.has_shape
         if self.scope is not Scope.NONE and not (believed or self.any_body):
             return False
         if self.model_only and (info.bound_to_owner or info.resources or not info.model):
             return False
         return alone or self._has_signal(parsed)
+
+    def _has_code(self, code: int | None, *, alone: bool) -> bool:
+        """Return whether the code is one of the row's; an error without one may be any."""
+        if self.codes is None or (code is None and not alone):
+            return True
+        return code in self.codes
 
     def _has_signal(self, parsed: ParsedError) -> bool:
         return (
@@ -441,48 +497,128 @@ _FLAGS = re.IGNORECASE | re.DOTALL
 
 _QUOTA = (429,)
 
-rejected = partial(Rule, scope=Scope.KEY, backoff=SLOW_BACKOFF, rejected=True)
+rejected = partial(
+    Rule,
+    scope=Scope.KEY,
+    backoff=SLOW_BACKOFF,
+    rejected=True,
+    implies=Implies.VALUE | Implies.REFUSAL | Implies.PERSON,
+)
 rejected_for_long = partial(rejected, backoff=DAILY_BACKOFF)
-of_project = partial(Rule, scope=Scope.PROJECT)
-of_billing = partial(Rule, scope=Scope.BILLING, until=for_an_hour)
-of_model = partial(Rule, scope=Scope.PROJECT_MODEL)
-paced = partial(of_model, codes=_QUOTA, until=until_minute_end, has_known_end=True)
-"""Kinds of rows, by what cools down and how long."""
+rejected_for_method = partial(
+    rejected, scope=Scope.KEY_VERB, implies=Implies.METHOD | Implies.REFUSAL
+)
+of_project = partial(Rule, scope=Scope.PROJECT, implies=Implies.PROJECT | Implies.PERSON)
+of_billing = partial(Rule, scope=Scope.BILLING, until=for_an_hour, implies=Implies.PERSON)
+of_model = partial(Rule, scope=Scope.PROJECT_MODEL, implies=Implies.MODEL)
+denied_model = partial(of_model, implies=Implies.MODEL | Implies.DENIED)
+limited = partial(
+    of_model,
+    codes=_QUOTA,
+    until=until_retry_info,
+    has_known_end=True,
+    implies=Implies.MODEL | Implies.BUSY,
+)
+paced = partial(limited, until=until_minute_end)
+no_model = partial(Rule, implies=Implies.MODEL | Implies.ABSENT)
+of_service = partial(Rule, implies=Implies.SERVICE)
+of_request = partial(Rule, implies=Implies.NOTHING)
+"""Kinds of rows, by what cools down, how long, and what the class implies."""
 
 FIRST_RULES = (
-    Rule("connect", transport="connect", retry=True, sent=False),
-    Rule("reset", transport="reset", retry=True),
-    Rule("timeout", transport="timeout"),
-    Rule(SLOW, transport="slow", rotate=True),
-    Rule("transport", transport="other"),
+    of_service("connect", transport="connect", retry=True, sent=False),
+    of_service("reset", transport="reset", retry=True),
+    of_service("timeout", transport="timeout"),
+    Rule(SLOW, transport="slow", rotate=True, implies=Implies.MODEL),
+    of_service("transport", transport="other"),
 )
 """Of every provider, before its own."""
 CODE_RULES = (
-    Rule("not_found", (404,)),
-    Rule("request_timeout", (408,), retry=True),
-    Rule("conflict", (409, 425), retry=True),
-    Rule("too_large", (413,)),
-    Rule("cancelled", (499,)),
-    Rule("bad_request", (*range(400, 500), 1007)),
-    Rule("overloaded", (503, 529), retry=True),
-    Rule("deadline", (504,), retry=True, max_retries=1),
-    Rule("server_error", (*range(500, 600), 1011), retry=True),
-    Rule("unknown"),
+    of_request("not_found", (404,)),
+    of_service("request_timeout", (408,), retry=True),
+    of_request("conflict", (409, 425), retry=True),
+    of_request("too_large", (413,)),
+    of_request("cancelled", (499,)),
+    of_request("bad_request", (*range(400, 500), 1007)),
+    Rule(
+        OVERLOADED,
+        (503, 529),
+        retry=True,
+        implies=Implies.MODEL | Implies.BUSY | Implies.SERVICE,
+    ),
+    of_service("deadline", (504,), retry=True, max_retries=1),
+    of_service("server_error", (*range(500, 600), 1011), retry=True),
+    of_request("unknown"),
 )
 """Of every provider: what the code alone says."""
+_OUTSIDE_QUOTES = r"""^(?>(?<=\w)'|'[^']*'|"[^"]*"|`[^`]*`|“[^”]*”|[^'"`“])*?"""
+ABOUT_ACCOUNT = (
+    rf"{_OUTSIDE_QUOTES}(?<![\w./\[-])(?<!into )(?:"
+    r"(?:api|access|secret|your|this)[ _-]?keys?|credentials?|authenticat\w+|unauthori[sz]ed"
+    r"|workspaces?|accounts?|organi[sz]ations?|tenants?|subscriptions?|licen[sc]es?"
+    r"|plans?|quotas?|billing|payments?|balance|credits?"
+    r"|access (?:to|denied)|(?:have|has|no) access"
+    r")(?![\w/\[]|\.\w)"
+)
+"""Words about who asks, in a status that speaks of the request: they blame nobody, but let another
+key be asked. What a message quotes may be a part of the request, and is not searched."""
 LAST_RULES = (
+    Rule(UNKNOWN_REFUSAL, (400, 404), text=ABOUT_ACCOUNT, rotate=True),
     Rule(
-        "unknown_limit",
+        UNKNOWN_LIMIT,
         _QUOTA,
+        implies=Implies.MODEL | Implies.UNKNOWN,
         scope=Scope.KEY_MODEL,
         until=until_retry_info,
         has_known_end=True,
         any_body=True,
     ),
-    Rule(UNKNOWN_REFUSAL, (401, 402, 403), rotate=True),
+    Rule(UNKNOWN_REFUSAL, (401, 402, 403, None), rotate=True, implies=Implies.UNKNOWN),
     *CODE_RULES,
 )
 """Of every provider, after its own."""
+
+
+def find_problem(rules: Iterable[Rule], known: Mapping[str, Implies] = CLASSES) -> str:
+    """Return what is wrong with the failure classes of a table; empty if nothing is.
+
+    A name has one meaning: a table that gives a *known* class another one is refused, since all
+    providers share the state, its pages and its alerts.
+    """
+    own: dict[str, Implies] = {}
+    for rule in rules:
+        if rule.implies is not None:
+            meant = own.setdefault(rule.name, known.get(rule.name, rule.implies))
+            if meant != rule.implies:
+                found = f"{rule.implies.name}, elsewhere {meant.name}"
+                return f'its failure class "{rule.name}" implies {found}; give it another name'
+    for rule in rules:
+        if rule.name not in own and rule.name not in known:
+            hint = did_you_mean(rule.name, [*known, *own])
+            return f'no row defines its failure class "{rule.name}".{hint}'
+    return ""
+
+
+def join(rules: Iterable[Rule]) -> None:
+    """Add the failure classes that a table defines to `CLASSES`, and to the sets of `classes()`."""
+    own = {rule.name: rule.implies for rule in rules if rule.implies is not None}
+    CLASSES.update(own)
+    for implied, members in _SETS:
+        members.update(_implying(implied, own))
+
+
+join((*FIRST_RULES, *LAST_RULES))
+
+
+def refusal_codes(rules: Iterable[Rule]) -> dict[str, int]:
+    """Return the code of a `KeyPoolExhausted` after each class of a table that no time ends."""
+    found: dict[str, int] = {}
+    for rule in rules:
+        if rule.name in FOR_GOOD:
+            first = next(iter(rule.codes or ()), None) or 401
+            found.setdefault(rule.name, rule.exhausted_code or first)
+    return found
+
 
 Classify = Callable[[FailureFacts, CallInfo, float, float | None], Verdict]
 """`Provider.classify`: what a failure at a time means, of a request sent at another."""
@@ -535,18 +671,15 @@ def _said(rule: Rule, parsed: ParsedError) -> str:
     return parsed.message if rule.scope is not Scope.NONE or rule.retry else ""
 
 
-def gist(verdict: Verdict) -> tuple[int | None, str]:
-    """Return what two replies have in common that say the same; ids, keys and counts differ."""
-    return verdict.code, re.sub(r"\S*(?:[\d*…]|\.\.)\S*", "", verdict.message)
+def names_model(message: str, info: CallInfo) -> bool:
+    """Return whether a refusal is about one model: that of the call, or it says "model"."""
+    if not info.model:
+        return False
+    named = rf"(?<![\w'-]){re.escape(info.model)}(?![\w-])"
+    return re.search(rf"{_MODEL}|{named}", message, re.IGNORECASE) is not None
 
 
-def guess(verdict: Verdict, info: CallInfo) -> Verdict:
-    """Return what a refusal that no row knows means for a key beside one that got an answer.
-
-    A 403 may be about the model alone.
-    """
-    of_model = verdict.code == 403 and info.counts_in_quota and info.model
-    return replace(verdict, scope=Scope.KEY_MODEL if of_model else Scope.KEY, backoff=SLOW_BACKOFF)
+_MODEL = r"(?<![\w./-])model\b(?![/-]|\.\w)"
 
 
 def _narrow_scope(rule: Rule, info: CallInfo) -> Scope:

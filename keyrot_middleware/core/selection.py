@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
-from .failures import METHOD_FAILURES
+from .failures import Implies, classes
 from .model import IN_USE, LAST_RESORT, NO_BUDGET, OTHER_TIER, WINDOWS, Block, CallInfo, Candidate
 
 FIRST_BATCH, BATCH_SIZE = 3, 8
@@ -31,7 +31,7 @@ ASK_AGAIN_S = 0.01
 MAX_ORDERS = 64
 """Orders kept: one per model, workload, tiers and project in use, and per method without quota."""
 
-_NEVER_SKIPPED = IN_USE | METHOD_FAILURES
+_NEVER_SKIPPED = classes(Implies.METHOD, *IN_USE)
 """Reasons without a known end, or about one method only: the next call tries such a key again."""
 
 _NOT_REFUSED = Block("", 0.0), 0.0

@@ -10,18 +10,37 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
-from ..core.failures import FIRST_RULES, LAST_RULES, Rule, of_billing, paced, rejected
+from ..core.failures import (
+    FIRST_RULES,
+    LAST_RULES,
+    Implies,
+    Rule,
+    find_problem,
+    join,
+    of_billing,
+    of_model,
+    of_project,
+    of_request,
+    of_service,
+    paced,
+    rejected,
+)
 from .base import Provider, Route
 from .openai import OpenAILike
 
 __all__ = [
     "FIRST_RULES",
     "LAST_RULES",
+    "Implies",
     "OpenAILike",
     "Provider",
     "Route",
     "Rule",
     "of_billing",
+    "of_model",
+    "of_project",
+    "of_request",
+    "of_service",
     "paced",
     "rejected",
 ]
@@ -70,27 +89,36 @@ def of(platform: str) -> Provider:
         return plugged_in()[0][platform]
     module, _, name = _BUILT_IN[platform].partition(":")
     provider: Provider = getattr(import_module(f".{module}", __name__), name)()
+    join(provider.rules)
     return provider
 
 
 @cache
 def plugged_in() -> tuple[Mapping[str, Provider], Mapping[str, str]]:
-    """Return the providers of other distributions, and why those that cannot be used cannot."""
+    """Return the providers of other distributions, and why those that cannot be used cannot.
+
+    Of two that give a failure class different meanings, the first one can be used.
+    """
     points: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         points.setdefault(point.name, []).append(point)
     found: dict[str, Provider] = {}
     wrong: dict[str, str] = {}
+    for platform in _BUILT_IN if points else ():  # their classes are known, whatever the pool has
+        of(platform)
     for name, same in points.items():
         point, *others = same
         try:
             if others or name in (*_BUILT_IN, "gemini"):
                 problem = "another provider has this name; rename it, or uninstall a package"
-            elif isinstance(one := point.load()(), Provider) and one.name == one.platform == name:
+            elif not isinstance(one := point.load()(), Provider) or not (
+                one.name == one.platform == name
+            ):
+                problem = f"its class is no Provider whose name and platform are {name}"
+            elif not (problem := find_problem(one.rules)):
+                join(one.rules)
                 found[name] = one
                 continue
-            else:
-                problem = f"its class is no Provider whose name and platform are {name}"
         except Exception as error:
             text = f'see why by python -c "import {point.module}", or uninstall the package'
             problem = f"loading it raises {type(error).__name__}; {text}"

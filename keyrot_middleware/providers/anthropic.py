@@ -7,7 +7,7 @@ Sources of the rows: Anthropic's documentation of errors and rate limits, and re
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 from ..core.failures import (
     ParsedError,
     Rule,
+    denied_model,
     for_a_day,
     for_an_hour,
+    limited,
+    no_model,
     of_billing,
-    of_model,
     of_project,
-    until_retry_info,
 )
 from ..core.model import NO_USAGE, Scope, Usage
 from ..core.windows import next_month
@@ -81,6 +82,9 @@ class _MessageEvents(Events):
             self.usage = _usage({"usage": event.get("usage"), "stop_reason": stop}, self.usage)
         return event.get("type") == "message_stop"
 
+    def is_preliminary(self, event: Mapping[str, Any]) -> bool:
+        return event.get("type") in ("message_start", "ping")
+
     def is_error(self, event: Mapping[str, Any]) -> bool:
         return event.get("type") == "error"
 
@@ -107,11 +111,12 @@ class Anthropic(OpenAILike):
     check_headers = {"anthropic-version": "2023-06-01"}
     key_header, key_scheme = "x-api-key", ""
     key_headers = ("x-api-key", "authorization")
+    account_headers = ("anthropic-workspace-id",)
     limit_header = "anthropic-ratelimit-{kind}-{word}"
     limit_kinds = {"requests": "rpm", "input-tokens": "tpm", "tokens": "tpm"}
     own_rules = (
         SUSPENDED,
-        of_model(
+        denied_model(
             "model_denied",
             (403,),
             reasons=any_of("PERMISSION_ERROR"),
@@ -138,19 +143,17 @@ class Anthropic(OpenAILike):
         ),
         Rule("too_large", (429,), text=r"^Extra usage is required for long", rotate=True),
         *LIMIT_RULES,
-        of_model(
-            "rate_limit",
-            (429,),
-            reasons=any_of("RATE_LIMIT_ERROR"),
-            until=until_retry_info,
-            has_known_end=True,
-        ),
-        Rule("model_not_found", (404,), text=r"^model: "),
+        limited("rate_limit", reasons=any_of("RATE_LIMIT_ERROR")),
+        no_model("model_not_found", (404,), text=r"^model: "),
     )
 
     def route(self, method: str, url: str) -> Route | None:
         """Return what a request is."""
         return _route(method, url.partition("?")[0])
+
+    def without_account(self, headers: MutableMapping[str, str], url: str) -> str:
+        """Take out what names a workspace; on AWS no request is served without it."""
+        return url if ".api.aws/" in url else super().without_account(headers, url)
 
     def read_reply(
         self, route: Route, text: str, *, in_full: bool

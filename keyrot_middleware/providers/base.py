@@ -7,12 +7,14 @@ the model in a JSON body, errors as `{"error": {"message", "type", "code"}}`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
+from urllib.parse import unquote
 
 from ..core.failures import (
     FIRST_RULES,
+    FOR_GOOD,
     LAST_RULES,
     MAX_MESSAGE,
     FailureFacts,
@@ -21,9 +23,10 @@ from ..core.failures import (
     classify,
     error_words,
     open_error,
+    refusal_codes,
     retry_after_s,
 )
-from ..core.model import NO_USAGE, CallInfo, Reported, Usage, Verdict
+from ..core.model import NO_USAGE, OTHER_PROJECT, OTHER_TIER, CallInfo, Reported, Usage, Verdict
 
 
 class Route(NamedTuple):
@@ -76,6 +79,10 @@ class Events:
         """Return whether an event is an error."""
         return event.get("error") is not None and event.get("event_type", "error") == "error"
 
+    def is_preliminary(self, event: Mapping[str, Any]) -> bool:
+        """Return whether an event shows nothing yet, so that the request may be sent again."""
+        return False
+
 
 def bearer_token(headers: Any) -> str:
     """Return the bearer token of a request, or ""."""
@@ -115,6 +122,12 @@ class Provider:
     key_header, key_scheme = "authorization", "Bearer"
     key_headers: tuple[str, ...] = ("authorization",)
     """All headers in which a request can have a key, in lower case."""
+    account_headers: tuple[str, ...] = ()
+    """Headers with which a request chooses the account, project or workspace that it is counted to,
+    in lower case. None goes out with a key of the pool: what the server says of that account would
+    be taken for a fault of the key."""
+    account_params: tuple[str, ...] = ()
+    """Parameters of an address that do the same, in lower case and without a `$`."""
     limit_header: str = ""
     """The header of a successful response with a limit, in lower case: `{kind}` stands for one of
     `limit_kinds`, and `{word}` for `limit`, or for `remaining` where it says what is left."""
@@ -196,6 +209,22 @@ class Provider:
         """Return name and text of the header that carries *key*."""
         return self.key_header, f"{self.key_scheme} {key}" if self.key_scheme else key
 
+    def without_account(self, headers: MutableMapping[str, str], url: str) -> str:
+        """Take what names an account out of *headers*; return the URL without such a parameter."""
+        for name in self.account_headers:
+            if name in headers:
+                del headers[name]
+        if not any(name in url.lower() for name in self.account_params):
+            return url
+        path, _, rest = url.partition("?")
+        query, mark, fragment = rest.partition("#")
+        kept = "&".join(
+            one
+            for one in query.split("&")
+            if unquote(one.partition("=")[0]).lstrip("$").lower() not in self.account_params
+        )
+        return f"{path}{'?' if kept else ''}{kept}{mark}{fragment}"
+
     def read_request(self, route: Route, body: Mapping[str, Any]) -> CallInfo:
         """Read a request: `tokens` and `estimate` as estimated; keep none of its content.
 
@@ -250,6 +279,13 @@ class Provider:
                 found[limit] = Reported(limit, int(of), int(left) if left.isdecimal() else None)
         return tuple(found.values())
 
+    def find_error(self, text: str) -> Mapping[str, Any] | None:
+        """Return the body of a success if it is an error, which is read like one of a stream.
+
+        It is asked of short bodies, and not of requests about stored things: their errors are data.
+        """
+        return None
+
     def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
         """Return what a failed response says, whatever its shape. It must not raise."""
         error = open_error(facts.body)
@@ -270,6 +306,21 @@ class Provider:
         """Return what a failure means; a request of *info* was sent at *sent_at*, or just now."""
         parsed = self.parse_error(facts, now)._replace(sent_at=sent_at)
         return classify(self.rules, facts, parsed, info, now)
+
+    @cached_property
+    def refusal_codes(self) -> Mapping[str, int]:
+        """The code of a `KeyPoolExhausted` after each reason that no time ends."""
+        return {OTHER_TIER: 400, OTHER_PROJECT: 400, **refusal_codes(self.rules)}
+
+    def rejection_code(self, retired: Iterable[str]) -> tuple[int, str]:
+        """Return the code of a `KeyPoolExhausted`, and the failure class behind it, if any.
+
+        Args:
+            retired: Why each key is rejected, if none of them becomes available by itself.
+        """
+        codes = self.refusal_codes
+        known = [reason for reason in retired if reason in codes or reason in FOR_GOOD]
+        return (codes.get(known[-1], 401), known[-1]) if known else (429, "")
 
     def error_body(
         self, code: int, text: str, *, reason: str = "", retry_in_s: float | None = None

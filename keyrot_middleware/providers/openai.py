@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from itertools import islice, repeat
 from math import ceil
 from typing import Any
+from urllib.parse import unquote
 
 from ..core.failures import (
     FIRST_RULES,
@@ -22,27 +23,32 @@ from ..core.failures import (
     QuotaViolation,
     Rule,
     delay_until,
+    denied_model,
     error_words,
     for_a_day,
     for_an_hour,
+    limited,
     objects,
     of_billing,
-    of_model,
     of_project,
+    of_request,
     open_error,
     paced,
+    parse_error_text,
     rejected,
     rejected_for_long,
+    rejected_for_method,
     reset_s,
     retry_after_s,
     sane_delay,
     seconds,
     until_retry_info,
 )
-from ..core.model import NO_USAGE, CallInfo, Reported, Scope, Usage
+from ..core.model import NO_USAGE, CallInfo, Reported, Usage
 from ..core.windows import DAY_S, HOUR_S, next_midnight, next_month
 from .base import Events, Provider, Route, text_size
-from .openai_protocol import NOT_TEXT, ChatEvents, parse_object, parse_text, parse_usage
+from .hidden_errors import NUMBERS, SENTENCES, find_error
+from .openai_protocol import NOT_TEXT, ChatEvents, parse_text, parse_usage
 
 # Requests -----------------------------------------------------------------------------------------
 
@@ -160,6 +166,10 @@ class ResponsesEvents(Events):
         kind = event.get("type")
         return kind in ("response.completed", "response.incomplete", "response.failed")
 
+    def is_preliminary(self, event: Mapping[str, Any]) -> bool:
+        """Return whether an event says only that the request is being served."""
+        return event.get("type") in ("response.created", "response.in_progress", "response.queued")
+
     def is_error(self, event: Mapping[str, Any]) -> bool:
         """Return whether an event is an error."""
         return event.get("type") in ("error", "response.failed") or bool(event.get("error"))
@@ -194,7 +204,8 @@ _PART = (
 )
 _AGAIN = re.compile(
     rf"(?:again|retry|retrying|wait|reset|resets|available|replenished)\b\D{{0,20}}"
-    rf"((?:{_PART}[\s,]*(?:and )?)+|\d{{4}}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d))",
+    rf"((?:{_PART}[\s,]*(?:and )?)+"
+    r"|(?P<date>\d{4}-\d\d-\d\d[T ]\d\d:[\d:.]{2,16} ?(?:Z|UTC|GMT|[+-]\d\d:?\d\d)))",
     re.IGNORECASE,
 )
 _UNITS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": HOUR_S, "d": DAY_S}
@@ -206,9 +217,11 @@ _CODES = {
     "INVALID_REQUEST_ERROR": 400,
 }
 """What an error inside a stream means, which has no HTTP code."""
-_MESSAGES = ("message", "detail", "error", "error_description", "title", "msg")
+_LIMITED = re.compile(r"rate[ -]?limit|too many requests", re.IGNORECASE)
+_MESSAGES = ("message", "detail", "error", "error_description", "title", *SENTENCES[1:])
 """Where the sentence of an error may stand."""
-_BESIDE = ("code", "error_type", "retry_after", "retry_after_seconds")
+_ENVELOPES = ("response", "errors", "detail", "base_resp")
+_BESIDE = (*NUMBERS, "error_type", "retry_after", "retry_after_seconds")
 """What may stand beside an error instead of in it."""
 
 
@@ -217,13 +230,21 @@ def any_of(*words: str) -> frozenset[str]:
     return frozenset(words)
 
 
+def _status(error: Mapping[Any, Any], words: frozenset[str]) -> int | None:
+    """Return the status that an error stands for which has none: a gateway's own codes are none."""
+    number = next((str(error[name]) for name in NUMBERS if error.get(name) is not None), "")
+    status = int(number) if re.fullmatch(r"[45]\d\d", number, re.ASCII) else None
+    status = next((_CODES[word] for word in words if word in _CODES), status)
+    return 429 if status is None and _LIMITED.search(error["message"]) else status
+
+
 def _worded_s(message: str, now: float) -> float | None:
     """Return the delay that a message names, such as `try again in 6m0s`, seconds."""
     found = _AGAIN.search(message)
     if found is None:
         return None
-    if "T" in found[1]:
-        return delay_until(found[1], now)
+    if found["date"]:
+        return delay_until(found["date"], now)
     parts = re.findall(r"(\d[\d.]*)\s?(ms|milli|[smhd])", found[1].lower())
     return sane_delay(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
@@ -241,6 +262,7 @@ SUSPENDED = rejected_for_long(
     reasons=any_of("ACCOUNT_DEACTIVATED", "ORGANIZATION_RESTRICTED"),
     text=r"^(?:(?:this|your) )?(?:organization|account|team|project) (?:has been|is) "
     r"(?:disabled|deactivated|suspended|restricted)",
+    exhausted_code=403,
 )
 ACCOUNT_RULES = (
     rejected(
@@ -254,6 +276,7 @@ ACCOUNT_RULES = (
         r"|^(?:your |the |this )?api[ _-]?key (?:you )?(?:provided )?(?:is |has |was )?"
         r"(?:currently |been )?"
         r"(?:not valid|not found|invalid|incorrect|expired|revoked|disabled|deleted|blocked)\b",
+        exhausted_code=401,
     ),
     SUSPENDED,
     of_billing(
@@ -282,11 +305,11 @@ LIMIT_RULES = (
     ),
     paced("quota_day", quota="permonth", until=until_window_ends, may_wait=False),
     paced("quota_day", quota="perday", until=until_window_ends, may_wait=False),
-    of_model("rate_limit", (429,), quota="perhour", until=until_retry_info, has_known_end=True),
+    limited("rate_limit", quota="perhour"),
     paced("quota_minute", quota="perminute"),
 )
 """Of the providers whose messages name the window."""
-MODEL_DENIED = of_model(
+MODEL_DENIED = denied_model(
     "model_denied",
     (400, 403, 404),
     reasons=any_of(
@@ -294,12 +317,13 @@ MODEL_DENIED = of_model(
     ),
     until=for_a_day,
     max_rotations=1,
+    exhausted_code=403,
 )
 SHARED_RULES = (
     *ACCOUNT_RULES,
     *LIMIT_RULES,
     of_billing("payment_required", (402,)),
-    Rule(
+    of_request(
         "forbidden",
         (403,),
         reasons=any_of("UNSUPPORTED_COUNTRY_REGION_TERRITORY"),
@@ -369,22 +393,25 @@ class OpenAILike(Provider):
         What some write beside the error, or in another place, is in it too.
         """
         outer = body if isinstance(body, dict) else {}
-        inner = next((outer[n] for n in ("response", "errors", "detail") if outer.get(n)), body)
+        inner = next((outer[n] for n in _ENVELOPES if outer.get(n)), body)
         error = open_error(body if isinstance(inner, str) or "error" in outer else inner)
         beside = {name: outer[name] for name in _BESIDE if name in outer}
         found = (error[name] for name in _MESSAGES if isinstance(error.get(name), str))
-        return {**beside, **error, "message": next(found, "").strip()[:MAX_MESSAGE]}
+        message = next(found, "").strip()[:MAX_MESSAGE]
+        return {**beside, **error, "message": unquote(message) if "%20" in message else message}
+
+    def find_error(self, text: str) -> Mapping[str, Any] | None:
+        """Return the body of a success if it is an error."""
+        return find_error(text)
 
     def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
         """Return what a failed response says."""
         body = facts.body
         if isinstance(body, str):
-            body = parse_object(body) or body
+            body = parse_error_text(body) or body
         error = self.open(body)
         message, words = error["message"], error_words(error, "type", "code", "error_type")
-        code = facts.code or next((_CODES[word] for word in words if word in _CODES), None)
-        if not code and (number := str(error.get("code"))).isdecimal():
-            code = int(number)
+        code = facts.code or _status(error, words)
         quotas: tuple[QuotaViolation, ...] = ()
         if (found := _LIMIT.search(message)) is not None:
             kind = "requests" if found["what"] == "requests" else "inputtokens"
@@ -421,6 +448,7 @@ class OpenAI(OpenAILike):
     hosts = ("api.openai.com",)
     variables = ("OPENAI_API_KEY",)
     base_url_variable = "OPENAI_BASE_URL"
+    account_headers = ("openai-organization", "openai-project")
     limit_kinds = {"requests": "rpm", "tokens": "tpm"}
     own_rules = (
         rejected_for_long(
@@ -430,17 +458,16 @@ class OpenAI(OpenAILike):
             text=r"^You must be a member of an organization",
         ),
         rejected("key_restricted", (401,), text=r"^Your IP is not authorized|^IP not authorized"),
-        rejected(
+        rejected_for_method(
             "key_method_blocked",
             (401, 403),
             text=r"^You have insufficient permissions for this operation",
-            scope=Scope.KEY_VERB,
         ),
         of_project(
             "project_cap", reasons=any_of("PROJECT_SPEND_LIMIT_EXCEEDED"), until=for_an_hour
         ),
         of_billing("billing_cap", reasons=_SPENT),
-        of_model("rate_limit", (429,), reasons=any_of("SLOW_DOWN"), until=until_retry_info),
+        limited("rate_limit", reasons=any_of("SLOW_DOWN"), has_known_end=False),
         MODEL_DENIED,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.model import NO_USAGE, Usage, service_tier
 from .base import Events, text_size
+from .hidden_errors import find_error
 
 _decode = json.JSONDecoder().decode
 _NONE: Mapping[str, Any] = {}
@@ -100,6 +101,13 @@ class ChatEvents(Events):
         if self._is_stored and usage.response_id:
             self.names = (usage.response_id,)
         return False
+
+    def is_error(self, event: Mapping[str, Any]) -> bool:
+        """Return whether an event is an error; the first one may hide it as a body does."""
+        if super().is_error(event):
+            return True
+        is_first = self.usage is NO_USAGE and not event.get("choices")
+        return is_first and find_error(json.dumps(event)) is not None
 
     def estimated(self, text: object, usage: Usage = NO_USAGE) -> Usage:
         """Return the *usage* of an event with what was counted before, else with an estimate.

@@ -16,14 +16,15 @@ from ..core.failures import (
     FailureFacts,
     ParsedError,
     Rule,
+    denied_model,
     error_words,
     for_a_day,
+    limited,
+    no_model,
     of_billing,
-    of_model,
     paced,
     rejected,
     reset_s,
-    until_retry_info,
 )
 from ..core.model import NO_USAGE, Usage
 from ..core.windows import next_month
@@ -31,7 +32,7 @@ from .base import Route
 from .openai import LIMIT_RULES, MODEL_DENIED, OpenAI, OpenAILike, any_of
 from .openai_protocol import ChatEvents, parse_object
 
-BACKED_OFF = of_model("rate_limit", (429,), until=until_retry_info, has_known_end=True)
+BACKED_OFF = limited("rate_limit")
 """Of those whose limits are no windows: the time that they name, else the exponential cooldown."""
 
 
@@ -62,7 +63,7 @@ class Mistral(OpenAILike):
         rejected("key_invalid", (401,), text=r"^Unauthorized"),
         Rule("overloaded", (429, 503), text=r"^Service tier capacity exceeded", retry=True),
         paced("rate_limit", reasons=any_of("RATE_LIMITED"), text=r"^Requests rate limit exceeded"),
-        of_model("model_denied", (403,)),
+        denied_model("model_denied", (403,)),
     )
 
 
@@ -98,16 +99,14 @@ class OpenRouter(OpenAILike):
             (402, 403),
             reasons=any_of("OPENROUTER_KEY_LIMIT"),
             text=r"^Key limit exceeded",
+            exhausted_code=403,
         ),
         Rule("forbidden", (403,), reasons=any_of(_MODERATED)),
         Rule("overloaded", (429,), reasons=any_of(_UPSTREAM), retry=True),
-        of_model(
+        limited(
             "rate_limit",
-            (429,),
             reasons=any_of("RATE_LIMIT_EXCEEDED"),
             text=r"^Rate limit exceeded: (?!free-models-per-day)",
-            until=until_retry_info,
-            has_known_end=True,
         ),
     )
 
@@ -222,7 +221,7 @@ class Cerebras(OpenAILike):
     own_rules = (
         rejected("key_invalid", (401,)),
         Rule("overloaded", (429,), reasons=any_of("QUEUE_EXCEEDED"), retry=True),
-        of_model("model_denied", (404,), until=for_a_day, max_rotations=1),
+        denied_model("model_denied", (404,), until=for_a_day, max_rotations=1),
     )
 
 
@@ -298,7 +297,7 @@ class Cohere(OpenAILike):
             until=lambda _parsed, now: next_month(now, "UTC"),
         ),
         of_billing("payment_required", (402,), text=r"^Please add or update your payment method"),
-        Rule("model_not_found", (404,), text=r"^model '"),
+        no_model("model_not_found", (404,), text=r"^model '"),
     )
 
     def route(self, method: str, url: str) -> Route | None:

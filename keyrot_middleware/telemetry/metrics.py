@@ -141,7 +141,7 @@ class CallMeter(CallObserver):
     def finish(self, error: BaseException | None, record: CallRecord) -> None:
         """Record the whole call."""
         instruments, pool, info, usage = self._instruments, self._pool, self._info, record.usage
-        last, cause = record.attempts[-1:], cause_from_error(error)
+        last, cause = record.attempts[-1:], cause_from_error(error, info.platform)
         error_type = cause.type if cause is not None else None
         if last and last[0].error_type and record.outcome == "failed":
             error_type = last[0].error_type

@@ -19,7 +19,6 @@ from .. import providers
 from ..core.failures import REJECTIONS
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, Verdict
-from ..errors import rejection_code
 
 INSTRUMENTATION: Final = "keyrot_middleware"
 """The instrumentation scope, and the logger."""
@@ -52,14 +51,15 @@ def cause_from_verdict(verdict: Verdict, error: BaseException | None) -> ErrorCa
     return ErrorCause(_class_name(error) if error is not None else verdict.failure, verdict.failure)
 
 
-def cause_from_error(error: BaseException | None) -> ErrorCause | None:
+def cause_from_error(error: BaseException | None, platform: str) -> ErrorCause | None:
     """Return why a call failed; None if it succeeded or its reader closed the stream."""
     if error is None or isinstance(error, GeneratorExit):
         return None
     if isinstance(error, Exhausted):
         # The caller sees KeyPoolExhausted: a 429 while any key will come back, else the refusal.
         reasons = [block.reason for block in error.unavailable.blocks.values()]
-        code, _ = rejection_code(reasons if REJECTIONS.issuperset(reasons) else ())
+        retired = reasons if set(reasons) <= REJECTIONS else ()
+        code, _ = providers.of(platform).rejection_code(retired)
         return ErrorCause(str(code), "no key can serve")
     return ErrorCause(_class_name(error), type(error).__name__)
 

@@ -129,7 +129,7 @@ class CallTracer(CallObserver):
         """End the open spans."""
         last_error, cause = self._last_failure
         if error is None or error is not last_error:
-            cause = cause_from_error(error)
+            cause = cause_from_error(error, self._info.platform)
         self._end_attempt(LeaseOutcome.ABANDONED, cause)
         call = self._span
         if call is None:

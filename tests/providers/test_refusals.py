@@ -118,7 +118,7 @@ def test_a_refusal_that_is_not_known_is_one_warning_and_is_shown(
     assert 'unknown_refusal (401) "odd_key Odd Bearer gsk_…[redacted]' in warning
     assert len(warning) < 500
     [line] = [text for text in shown if "not known" in text]
-    assert line.startswith("1 reply of Groq not known: 401 odd_key Odd Bearer")
+    assert line.startswith("Key groq_1 is set aside: 401 odd_key Odd Bearer gsk_…[redacted]")
     assert not [value for value in values if value[8:] in warning + line]
     assert sorted(states) == ["available", "available", "cooling_down"]
 

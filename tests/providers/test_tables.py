@@ -5,11 +5,20 @@ import pytest
 from keyrot_middleware import providers
 from keyrot_middleware.core.failures import (
     CLASSES,
+    FIRST_RULES,
     KEY_REJECTIONS,
+    LAST_RULES,
     METHOD_FAILURES,
+    OF_PROJECT,
     REJECTIONS,
     FailureFacts,
     Implies,
+    Rule,
+    find_problem,
+    of_billing,
+    of_model,
+    refusal_codes,
+    rejected,
 )
 from keyrot_middleware.core.model import MODEL_SCOPES, CallInfo, Scope
 
@@ -28,6 +37,61 @@ def test_a_failure_class_is_about_the_same_everywhere(platform: str) -> None:
         is_of_model = rule.scope is not Scope.NONE and Implies.MODEL in CLASSES[rule.name]
         assert (rule.scope in MODEL_SCOPES) == is_of_model, rule.name
         assert (rule.scope in METHOD_SCOPES) == (rule.name in METHOD_FAILURES), rule.name
+        assert (rule.scope is Scope.PROJECT) == (rule.name in OF_PROJECT), rule.name
+
+
+OF_ALL = {r.name: r.implies for r in (*FIRST_RULES, *LAST_RULES) if r.implies is not None}
+
+
+@pytest.mark.parametrize("platform", providers.platforms())
+def test_a_table_defines_its_classes_alone_and_as_all_others_do(platform: str) -> None:
+    """Another provider may not be loaded, or be loaded first."""
+    rules = providers.of(platform).rules
+    assert find_problem(rules, OF_ALL) == find_problem(rules) == ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        (Rule("key_invald", (401,)), '"key_invald". Did you mean "key_invalid"?'),
+        (Rule("something_else", (401,)), 'no row defines its failure class "something_else".'),
+        (rejected("too_large"), '"too_large" implies VALUE|REFUSAL|PERSON, elsewhere NOTHING; '),
+    ],
+)
+def test_a_row_without_a_meaning_or_with_another_one_is_a_problem(rule: Rule, problem: str) -> None:
+    """The nearest name is one of the table or of those that are loaded."""
+    own = rejected("key_invalid"), Rule("key_invalid", (403,))
+    assert problem in find_problem((*own, rule), OF_ALL)
+    assert find_problem(own, OF_ALL) == ""
+
+
+def test_two_meanings_in_one_table_are_a_problem() -> None:
+    """Those of a class that no other table has."""
+    problem = find_problem((of_model("no_seat"), of_billing("no_seat")))
+    assert problem == (
+        'its failure class "no_seat" implies PERSON, elsewhere MODEL; give it another name'
+    )
+
+
+@pytest.mark.parametrize(
+    ("rules", "code"),
+    [
+        ([rejected("key_invalid", (403, 401)), rejected("key_invalid", (401,))], 403),
+        ([rejected("key_invalid", (403, 401), exhausted_code=401)], 401),
+        ([rejected("key_invalid", text="^no")], 401),
+        ([of_billing("credit_depleted", (402,))], None),
+    ],
+)
+def test_the_code_of_a_class_is_the_first_of_its_first_row(rules: list[Rule], code: object) -> None:
+    """Unless the row names one; what time ends has none."""
+    assert refusal_codes(rules).get(rules[0].name) == code
+
+
+def test_a_rejection_that_no_row_of_a_provider_has_is_a_401() -> None:
+    """Another version of its table, which shared the state, had one; an unknown word says none."""
+    provider = providers.of("openai")
+    assert provider.rejection_code(["key_expired"]) == (401, "key_expired")
+    assert provider.rejection_code(["key_of_tomorrow"]) == (429, "")
 
 
 @pytest.mark.parametrize("name", providers.platforms())

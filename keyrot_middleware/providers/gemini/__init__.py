@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any
 from urllib.parse import parse_qs
 
+from ...core.failures import KEY_REJECTIONS
 from ...core.model import DEFAULT_PLATFORM, POOL_KEY
 from ..base import Provider, Route, bearer_token
 from . import errors, failures, replies, requests
@@ -29,7 +30,6 @@ _STATUSES = {
     403: "PERMISSION_DENIED",
     429: "RESOURCE_EXHAUSTED",
 }
-_INVALID = ("key_expired", "key_invalid")
 _TYPE = "type.googleapis.com/google.rpc."
 _ONE_TOKEN = {
     "contents": [{"role": "user", "parts": [{"text": "Hi"}]}],
@@ -56,6 +56,7 @@ class Gemini(Provider):
     zone = failures.ZONE
     key_header, key_scheme = KEY_HEADER, ""
     key_headers = (KEY_HEADER, BEARER_HEADER)
+    account_headers, account_params = ("x-goog-user-project",), ("userproject",)
     tier_header = "x-gemini-service-tier"
     upload_header = "x-goog-upload-url"
     model_marks = (b"thoughtSignature", b"thought_signature")
@@ -136,7 +137,9 @@ class Gemini(Provider):
             details.append({"@type": f"{_TYPE}QuotaFailure", "violations": [violation]})
         if retry_in_s is not None:
             details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": _delay(retry_in_s)})
-        status = "INVALID_ARGUMENT" if reason in _INVALID else _STATUSES.get(code, "UNKNOWN")
+        status = _STATUSES.get(code, "UNKNOWN")
+        if code == 400 and reason in KEY_REJECTIONS:
+            status = "INVALID_ARGUMENT"
         error: dict[str, Any] = {"code": code, "message": text, "status": status}
         return {"error": {**error, "details": details} if details else error}
 

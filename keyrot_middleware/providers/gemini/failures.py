@@ -3,7 +3,7 @@
 Depleted credit was a 429 and is a 402, an invalid key is a 400, another project's file a 403: so
 rows name ErrorInfo's reason, QuotaFailure's quotaId, RetryInfo, or the beginning of the message.
 RetryInfo cannot distinguish quotas: an exhausted free day says "retry in 2s". A new failure class
-is one row here, one in docs/failures.md and one in the tests.
+is one row here, made by what says its meaning; one in docs/failures.md; and one in the tests.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ from ...core.failures import (
     FIRST_RULES,
     LONG_S,
     UNKNOWN_REFUSAL,
+    Implies,
     ParsedError,
     Rule,
+    denied_model,
     for_a_day,
     for_ten_minutes,
+    limited,
+    no_model,
     of_billing,
     of_model,
     of_project,
+    of_request,
     paced,
     rejected,
     rejected_for_long,
+    rejected_for_method,
     until_retry_info,
 )
 from ...core.model import Backoff, Scope
@@ -77,13 +83,16 @@ def words(*reasons: str) -> frozenset[str]:
 RULES: tuple[Rule, ...] = (
     *FIRST_RULES,
     # The value of the key is rejected.
-    rejected("key_expired", text=r"^API key expired\. Please\b"),
+    rejected("key_expired", text=r"^API key expired\. Please\b", exhausted_code=400),
     rejected(
         "key_invalid",
         reasons=words("API_KEY_INVALID"),
         text=r"^API key not (?:valid|found)\. Please\b",
+        exhausted_code=400,
     ),
-    rejected_for_long("key_leaked", text=r"^Your API key was reported as leaked\b"),
+    rejected_for_long(
+        "key_leaked", text=r"^Your API key was reported as leaked\b", exhausted_code=403
+    ),
     rejected(
         "key_restricted",
         reasons=words(
@@ -92,6 +101,7 @@ RULES: tuple[Rule, ...] = (
         ),
         text=r"^(?:Requests from (?:referer|this (?:android|ios) client)\b.{0,300} are blocked"
         r"|The provided API key has an IP address restriction)",
+        exhausted_code=403,
     ),
     rejected(
         "key_denied",
@@ -102,16 +112,17 @@ RULES: tuple[Rule, ...] = (
             "RESOURCE_USAGE_RESTRICTION_VIOLATED",
         ),
     ),
-    rejected(
+    rejected_for_method(
         "key_method_blocked",
         reasons=words("API_KEY_SERVICE_BLOCKED"),
         text=r"^Requests to this API \S{1,200} method \S{1,200} are blocked",
-        scope=Scope.KEY_VERB,
+        exhausted_code=403,
     ),
     rejected_for_long(
         "project_suspended",
         reasons=words("CONSUMER_SUSPENDED"),
         text=r"^Permission denied: Consumer '[^']{0,300}' has been suspended",
+        exhausted_code=403,
     ),
     # The project or its billing account.
     of_project(
@@ -147,6 +158,7 @@ RULES: tuple[Rule, ...] = (
         until=until_retry_info,
         backoff=SPEND_BACKOFF,
         has_known_end=True,
+        implies=Implies.NOTHING,
     ),
     # Quotas, the gravest first.
     Rule(
@@ -156,6 +168,7 @@ RULES: tuple[Rule, ...] = (
         quota="totalcachedcontentstorage",
         scope=Scope.PROJECT_CACHE,
         until=for_a_day,
+        implies=Implies.METHOD,
     ),
     Rule(
         "batch_quota",
@@ -164,6 +177,7 @@ RULES: tuple[Rule, ...] = (
         scope=Scope.KEY_VERB,
         until=until_retry_info,
         any_body=True,
+        implies=Implies.METHOD,
     ),
     of_model("limit_zero", _QUOTA, limit_is_zero=True, until=for_a_day, may_wait=False),
     paced(
@@ -174,9 +188,9 @@ RULES: tuple[Rule, ...] = (
         may_wait=False,
     ),
     paced("quota_minute", reasons=words("RATE_LIMIT_EXCEEDED"), quota="perminute", any_body=True),
-    paced("rate_limit", has_retry_delay=True, until=until_retry_info, any_body=True),
+    limited("rate_limit", has_retry_delay=True, any_body=True),
     # The model in this project, the location, the request's own resources.
-    of_model(
+    denied_model(
         "model_denied",
         (403,),
         model_only=True,
@@ -188,14 +202,15 @@ RULES: tuple[Rule, ...] = (
         (404,),
         text=r"^(?:This model )?\S{0,100}\s?(?:is )?no longer available to new users",
         until=for_a_day,
+        implies=Implies.MODEL | Implies.DENIED | Implies.ABSENT,
     ),
-    Rule(
+    no_model(
         "model_not_found",
         (404,),
         text=r"^(?:models/\S{1,200} is|Publisher Model \S{1,300}(?: was)?) not found\b",
         advise=ask_another_version,
     ),
-    Rule(
+    of_request(
         "location",
         (400,),
         text=r"^(?:User location is not supported"
@@ -204,14 +219,14 @@ RULES: tuple[Rule, ...] = (
         max_rotations=1,
         any_tier=False,
     ),
-    Rule(
+    of_request(
         "affinity",
         (400, 403, 404),
         text=r"thought[ _]signature|permission to access the File|the file is missing"
         r"|CachedContent not found|Requested entity was not found"
         r"|^(?!models/).{0,200}\b(?:interaction|operation)s?\b.{0,200} not found",
     ),
-    Rule(
+    of_request(
         "no_key",
         (401, 403),
         reasons=words("CREDENTIALS_MISSING"),
@@ -221,8 +236,15 @@ RULES: tuple[Rule, ...] = (
     rejected("unauthorized", (401,)),
     of_billing("payment_required", (402,)),
     Rule(UNKNOWN_REFUSAL, (401, 402), rotate=True),
-    Rule("capacity", _QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, any_body=True),
-    Rule("forbidden", (403,)),  # with another key it would count there too
+    Rule(
+        "capacity",
+        _QUOTA,
+        scope=Scope.KEY_MODEL,
+        max_rotations=5,
+        any_body=True,
+        implies=Implies.MODEL | Implies.BUSY,
+    ),
+    of_request("forbidden", (403,)),  # with another key it would count there too
     *CODE_RULES,
 )
 

@@ -20,8 +20,17 @@ from support.google_bodies import (
 )
 
 from keyrot_middleware import providers
-from keyrot_middleware.core.failures import CLASSES, FailureFacts, describe
-from keyrot_middleware.core.model import NO_LIMITS, Backoff, CallInfo, Limits, Scope, Verdict
+from keyrot_middleware.core.failures import CLASSES, FOR_GOOD, FailureFacts, describe
+from keyrot_middleware.core.model import (
+    NO_LIMITS,
+    OTHER_PROJECT,
+    OTHER_TIER,
+    Backoff,
+    CallInfo,
+    Limits,
+    Scope,
+    Verdict,
+)
 from keyrot_middleware.providers.gemini import Gemini
 
 classify, RULES = Gemini().classify, Gemini.rules
@@ -280,6 +289,13 @@ def test_rows_are_in_the_order_of_the_table() -> None:
 
 
 def test_every_class_of_every_provider_has_a_row_on_the_page() -> None:
-    """And one among those that say what it implies."""
+    """And no class is known that no row of a table names."""
     rules = {rule.name for name in providers.platforms() for rule in providers.of(name).rules}
     assert rules == CLASSES.keys() == _rows().keys()
+
+
+def test_an_exhausted_pool_has_the_code_that_google_gave_its_class() -> None:
+    """A process that did not meet a refusal knows its class alone, from a state that is shared."""
+    given = {row["failure"]: row["code"] for row in FAILURES if row["failure"] in FOR_GOOD}
+    codes = Gemini().refusal_codes
+    assert given == {name: codes[name] for name in codes if name not in (OTHER_TIER, OTHER_PROJECT)}

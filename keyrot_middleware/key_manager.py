@@ -25,7 +25,6 @@ from ._install import NO_KEY_FOUND, open_pool
 from .clients.call import PooledCalls
 from .clients.errors import facts_from_reported_error
 from .core.commands import Failed, StreamEnd, StreamOpened
-from .core.failures import FailureFacts
 from .core.flow import CallState, Exhausted, end_stream
 from .core.model import (
     DEFAULT_PLATFORM,
@@ -336,9 +335,9 @@ class KeyManager:
         use, pool = self._take(key_id), self._pool
         if use is not None:
             return complete(use.finish(error)) or _report(Verdict("unknown"), None)
-        facts = FailureFacts()
-        if isinstance(error, Exception):
-            facts = facts_from_reported_error(error, pool.secrets.redact)
+        if not isinstance(error, Exception):
+            return _report(Verdict("unknown"), None)
+        facts = facts_from_reported_error(error, pool.secrets.redact)
         platform = pool.selector.keys[key_id].platform
         info = CallInfo("", "generateContent", platform=platform)
         return _report(providers.of(platform).classify(facts, info, pool.clock.time()), None)

@@ -41,15 +41,15 @@ from .commands import (
     StreamOpened,
 )
 from .counting import TokenScale
+from .evidence import Evidence, Refusal, guess
 from .failures import (
     MODEL_REFUSALS,
     REJECTIONS,
     SLOW,
+    UNKNOWN_LIMIT,
     UNKNOWN_REFUSAL,
     Classify,
     describe,
-    gist,
-    guess,
 )
 from .model import (
     HOME,
@@ -131,6 +131,8 @@ class CallState:
     """The home key of the client, for calls that use stored resources."""
     waiting_lines: WaitingLines = field(default_factory=WaitingLines)
     """The pool's waiting calls."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """What the pool has seen of its keys."""
     wait_limit_s: float = inf
     """How long the timeout of the call allows it to wait, seconds; see `budget_s`."""
     excluded: dict[str, float] = field(default_factory=dict)
@@ -142,8 +144,12 @@ class CallState:
     """Keys whose value was replaced during this call; once each."""
     exceeded_tiers: set[str | None] = field(default_factory=set)
     """Tiers in which a key's whole limit was smaller than the request."""
-    unknown: list[tuple[Lease, Verdict]] = field(default_factory=list)
-    """Keys that were refused in words that no row knows, and the refusals."""
+    unknown: list[Refusal] = field(default_factory=list)
+    """Attempts that were refused in words that no row knows."""
+    spared: set[str] = field(default_factory=set)
+    """Keys that are excluded only while another one can serve the call."""
+    asked_at: float = 0.0
+    """When the key of the current attempt was asked for, epoch seconds."""
     failed_at: float = 0.0
     """When the last send failed, epoch seconds."""
     looked_up: bool = False
@@ -173,6 +179,8 @@ class CallState:
     """The same call to the next model of its chain, for calls with a deadline."""
     cut_off_s: float | None = None
     """How long the current attempt may show nothing, likewise."""
+    retries_model: bool = True
+    """Its model is asked again after a failure of the service, not the next one of its chain."""
     goes_on: bool = False
     """Cut off, it goes to the next model: there a key is available, here none is."""
     deadline: Any = None
@@ -282,10 +290,10 @@ async def open_call(call: CallState, driver: Driver) -> Done | StreamOpened:
         while True:
             lease = await _acquire(call, driver, owner_keys)
             if isinstance(lease, Unavailable):
+                if _use_passed_over(call):
+                    continue
                 if owner_keys is not None and may_use_other_project(call, owner_keys, lease.blocks):
                     owner_keys = None
-                    continue
-                if call.first_token_s is not None and _use_slow_keys(call):
                     continue
                 await _wait_or_raise(call, driver, lease)
                 owner_keys = await owner_candidates(call, driver)  # keys may have changed
@@ -330,7 +338,7 @@ async def _acquire(
     if call.waiting_lines.tickets:
         await _wait_for_turn(call, driver)
     now = driver.time()
-    call.lines_version = call.waiting_lines.version
+    call.lines_version, call.asked_at = call.waiting_lines.version, now
     if call.ticket is not None:
         call.ticket.woken = False
     blocks: dict[str, Block] = {}
@@ -406,6 +414,16 @@ def _use_slow_keys(call: CallState) -> bool:
     return True
 
 
+def _use_passed_over(call: CallState) -> bool:
+    """Use keys again that were only slow, or passed over; return whether there are any."""
+    if call.first_token_s is not None and _use_slow_keys(call):
+        return True
+    spared, call.spared = call.spared, set()
+    for key_id in spared:
+        call.excluded.pop(key_id, None)
+    return bool(spared)
+
+
 def _goes_back(call: CallState, lease: Lease) -> bool:
     """Return whether slow keys are used again, since the last one to replace them has failed."""
     verdict = call.attempts[-1].verdict
@@ -422,6 +440,8 @@ async def _attempt(call: CallState, driver: Driver, lease: Lease) -> Reply:
         reply = await driver.send(Send(lease, call.sends))
         if isinstance(reply, StreamOpened):
             call.delivered = True
+            if reply.answered:
+                call.evidence.answered(call.info, lease.key_id, call.asked_at, driver.time())
             _forget_failure(call)
             if lease.probe and reply.answered:  # other calls need not wait for its end
                 await driver.report_serving(lease)
@@ -437,12 +457,12 @@ async def _attempt(call: CallState, driver: Driver, lease: Lease) -> Reply:
 
 async def _set_aside(call: CallState, driver: Driver) -> None:
     """Set the keys aside whose refusal no row knows: another key has got an answer."""
-    for lease, verdict in call.unknown:
-        if lease.key_id.startswith(HOME):  # the client's own key: not managed by the pool
-            continue
-        bare = lease._replace(reservation=None, probe=False, purses=())  # it is settled already
-        outcome = Outcome(LeaseOutcome.ABANDONED, guess(verdict, call.info))
-        await driver.set_aside(Settle(bare, outcome))
+    for refusal in call.unknown:
+        if call.evidence.blames(refusal, driver.time()):
+            # Its lease is settled already.
+            bare = refusal.lease._replace(reservation=None, probe=False, purses=())
+            outcome = Outcome(LeaseOutcome.ABANDONED, guess(refusal.verdict, call.info))
+            await driver.set_aside(Settle(bare, outcome))
 
 
 async def _settle_reply(
@@ -459,6 +479,8 @@ async def _settle_reply(
         if reported and (key := call.selector.keys.get(lease.key_id)) is not None:
             reported = [one.for_part(key.use) for one in reported]
         outcome = Outcome(LeaseOutcome.SUCCESS, None, reply.usage, reported)
+        if isinstance(reply, Done):
+            call.evidence.answered(call.info, lease.key_id, call.asked_at, driver.time())
         if not reply.usage.estimated:
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
     else:
@@ -484,6 +506,11 @@ async def _settle(
 
 def _failed_outcome(call: CallState, lease: Lease, failed: Failed, usage: Usage) -> Outcome:
     verdict = call.classify(failed.facts, call.info, call.failed_at, lease.at)
+    if verdict.failure == UNKNOWN_LIMIT and verdict.until is None and call.info.idempotent:
+        if call.evidence.is_shared_limit(call.info, lease, verdict, call.failed_at):
+            verdict = replace(verdict, scope=Scope.NONE, rotate=False, retry=True)
+    elif verdict.retry:
+        call.evidence.failed(call.info, verdict, call.failed_at)
     if verdict.failure == SLOW and lease.purses:
         usage = Usage(lease.tokens)  # what it costs at least
     if lease.key_id.startswith(HOME):  # the client's own key: not managed by the pool
@@ -530,16 +557,34 @@ async def _should_continue(call: CallState, driver: Driver, lease: Lease) -> boo
                 return True
             call.unresolved_rejections.append(lease.key_id)
     _exclude(call, lease, verdict)
-    if verdict.failure == UNKNOWN_REFUSAL:
-        alike = any(gist(verdict) == gist(other) for _, other in call.unknown)
-        call.unknown.append((lease, verdict))
-        if alike or (verdict.code != 401 and len(call.unknown) > 1):
-            return False  # two keys got the same reply: the request is at fault
+    if verdict.failure == UNKNOWN_REFUSAL and not _compare(call, lease, verdict):
+        return False
     same = sum(attempt.verdict.failure == verdict.failure for attempt in call.attempts)
     if verdict.max_rotations is not None and same > verdict.max_rotations:
         return False
     walked = sum(attempt.verdict.rotate for attempt in call.attempts)
     return not 0 < call.policy.max_attempts <= walked
+
+
+def _compare(call: CallState, lease: Lease, verdict: Verdict) -> bool:
+    """Return whether another key is asked after a refusal that no row knows; see evidence.py."""
+    now, evidence = call.failed_at, call.evidence
+    refusal = evidence.refused(call.info, lease, verdict, now)
+    call.unknown.append(refusal)
+    if evidence.ends(call.unknown, now):
+        return False
+    alike, others = evidence.refused_lately(refusal.words, now)
+    call.excluded |= dict.fromkeys(alike, inf)
+    _spare(call, others)
+    return True
+
+
+def _spare(call: CallState, key_ids: Iterable[str]) -> None:
+    """Pass over keys while another one can serve the call."""
+    for key_id in key_ids:
+        if key_id not in call.excluded:
+            call.excluded[key_id] = inf
+            call.spared.add(key_id)
 
 
 async def _refresh_rejected(call: CallState, driver: Driver, unavailable: Unavailable) -> bool:
@@ -594,9 +639,13 @@ async def _retry(call: CallState, driver: Driver, lease: Lease, verdict: Verdict
     late = named > call.budget_s - call.waited_s
     if late and not call.retries:  # another key may be served before the time that this one got
         call.excluded[lease.key_id], named, late = inf, 0.0, False
-    if call.info.sdk_retries or not harmless or spent or late:
+    if call.info.sdk_retries or not (harmless and call.retries_model) or spent or late:
         return False
     call.retries += 1
+    if verdict.code is not None:  # it may be one account that fails
+        _spare(call, (lease.key_id,))
+    if verdict.failure == UNKNOWN_LIMIT:
+        _spare(call, call.evidence.limited_lately(call.info, verdict, call.failed_at))
     slept = await driver.sleep(Sleep(max(pause, named), "retry"))
     if named:  # a wait for the server counts against the budget
         call.waited_s += slept

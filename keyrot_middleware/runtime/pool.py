@@ -24,6 +24,7 @@ from .. import providers
 from ..core.activity import CallRecord
 from ..core.commands import Acquire, Settle
 from ..core.counting import ModelNames, TokenScale
+from ..core.evidence import Evidence
 from ..core.failures import KEY_REJECTIONS, MODEL_REFUSALS
 from ..core.model import (
     DEFAULT_PLATFORM,
@@ -113,6 +114,8 @@ class Pool:
     token_scale: TokenScale = field(default_factory=TokenScale)
     models: ModelNames = field(default_factory=ModelNames)
     waiting_lines: WaitingLines = field(default_factory=WaitingLines)
+    evidence: Evidence = field(default_factory=Evidence, repr=False)
+    """What its keys answered lately, as far as this process has seen it."""
     random: Callable[[], float] = random.random
     last_resorts: Sequence[str] = ()
     """The ids of the single keys of its providers, where there are such."""
@@ -282,7 +285,7 @@ class Pool:
     def record_refusal(self, settle: Settle) -> None:
         """Keep the error of a rejection; it is raised when no key may serve a call."""
         verdict, error, lease = settle.outcome.verdict, settle.error, settle.lease
-        if verdict is None or verdict.code is None:
+        if verdict is None:
             return
         name = lease.key_id if verdict.rejected else f"\n{lease.bucket}"
         if not verdict.rejected and verdict.failure not in MODEL_REFUSALS:
@@ -292,6 +295,8 @@ class Pool:
         if verdict.rejected:
             self._rejected_as[lease.key_id] = lease.record or lease.key_id
         self._refusals.pop(name, None)
+        if verdict.code is None:  # no status to answer with
+            return
         self._refusals[name] = (
             verdict.code,
             getattr(error, "status", None),
@@ -348,6 +353,7 @@ class Pool:
         self.doubtful -= replaced
         for key_id in replaced:
             self._refusals.pop(key_id, None)
+            self.evidence.forget(key_id)
         try:
             self._take_keys(resolved_candidates(self.configured, self.secrets), replaced)
         except Exception:
@@ -378,6 +384,7 @@ class Pool:
             raise KeyError(f"no key {named!r} in pool {self.name!r}; there are: {known}")
         self.state.reset(key)
         self.doubtful.discard(key_id)
+        self.evidence.forget(key_id)
         self.selector.reset()
         self.waiting_lines.wake_all(
             one.key_id for one in self.selector.find_project_keys(key.project)

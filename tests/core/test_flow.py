@@ -171,37 +171,29 @@ OPENAI = INFO._replace(platform="openai")
 def test_a_key_whose_refusal_is_unknown_is_set_aside_beside_one_that_serves(
     code: int, other_model: str
 ) -> None:
-    """It is a guess: for a quarter of an hour, then twice as long; a 403 is of the model alone."""
+    """It is a guess: for a minute, then twice as long; a 403 is of the model alone."""
     rig = openai()
     rig.will("a", unknown(code, "No."), *[unknown(code, "Still no.")] * (other_model == "b"))
     assert [rig.call(OPENAI) for _ in range(3)] == ["answer"] * 3
     assert rig.call(OPENAI._replace(model="other")) == "answer"
-    rig.clock.advance(901)
+    rig.clock.advance(61)
     rig.call(OPENAI)
-    rig.clock.advance(901)
+    rig.clock.advance(61)
     rig.call(OPENAI)
     assert "".join(rig.sent) == f"abbb{other_model}" + ("abb" if other_model == "b" else "aa")
 
 
-@pytest.mark.parametrize(
-    ("replies", "sent"),
-    [
-        ([(401, "Key sk-FAKE1 is bad (id 7)"), (401, "Key sk-FAKE2 is bad (id 8)")], "ab"),
-        ([(403, "No."), (403, "Not at all.")], "ab"),
-        ([(401, "No."), (401, "Not at all."), (401, "No.")], "abc"),
-    ],
-)
-def test_the_same_unknown_refusal_of_two_keys_is_the_requests(
-    replies: list[tuple[int, str]], sent: str
-) -> None:
-    """The program gets it, and no key is set aside; a 402 or 403 is tried with one other key."""
+@pytest.mark.parametrize("code", [400, 401, 402, 403])
+def test_what_every_key_is_refused_is_the_requests(code: int) -> None:
+    """Each is asked once, then one of them for each call; ids and keys in the words differ."""
     rig = openai()
-    for key_id, reply in zip("abc", replies, strict=False):
-        rig.will(key_id, unknown(*reply))
-    assert str(rig.failing(OPENAI)) == f"{replies[-1][0]} {replies[-1][1]}"
-    assert "".join(rig.sent) == sent
+    for number, key_id in enumerate("abc"):
+        said = f"Key sk-FAKE{number} of this account (id {number}) may not do that"
+        rig.will(key_id, *[unknown(code, said)] * (3 if key_id == "a" else 1))
+    assert [str(rig.failing(OPENAI))[:7] for _ in range(3)] == [f"{code} Key"] * 3
+    assert "".join(rig.sent) == "abcaa"
     assert rig.call(OPENAI) == "answer"
-    assert rig.sent[-1] == "a"
+    assert rig.sent[5:] == ["a"]
 
 
 def test_an_unknown_refusal_beside_exhausted_keys_is_raised_as_exhausted() -> None:
@@ -321,14 +313,14 @@ def test_while_a_key_has_a_known_end_no_store_is_queried() -> None:
 def test_max_attempts_bounds_the_walk_but_not_the_retries() -> None:
     """Walking, retrying and waiting have budgets of their own: none uses up another's."""
     rig = three(max_attempts=2, max_retries=2, max_wait_s=0)
-    rig.will("a", overloaded(), overloaded(), invalid())
+    rig.will("a", lost("reset"), lost("reset"), invalid())
     rig.will("b", day())
     error = rig.failing()
     assert rig.sent == ["a", "a", "a", "b"]
     assert (error.has_untried_keys, set(error.unavailable.blocks)) == (True, {"a", "b"})
     rig = three(max_attempts=0, max_retries=1)
     rig.will("a", invalid())
-    rig.will("b", overloaded(), invalid())
+    rig.will("b", lost("reset"), invalid())
     rig.will("c", overloaded())
     rig.failing()
     assert rig.sent == ["a", "b", "b", "c"]
@@ -339,19 +331,42 @@ def test_max_attempts_bounds_the_walk_but_not_the_retries() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [overloaded, lambda: failure(500), lambda: lost("reset"), lambda: lost("connect")]
+    ("fault", "sent"),
+    [
+        (overloaded, "abc"),
+        (lambda: failure(500), "abc"),
+        (lambda: lost("reset"), "aaa"),
+        (lambda: lost("connect"), "aaa"),
+    ],
 )
-def test_a_server_failure_is_retried_with_backoff_and_penalizes_no_key(fault: Any) -> None:
-    """5xx and lost connections: sent again twice, further apart, with the same key."""
+def test_a_server_failure_is_retried_with_backoff_and_penalizes_no_key(
+    fault: Any, sent: str
+) -> None:
+    """5xx and lost connections: sent again twice, further apart.
+
+    After a reply with another key: its account may be what fails.
+    """
     rig = three(max_retries=2)
     replies = [fault() for _ in range(3)]
-    rig.will("a", *replies)
+    for key_id, reply in zip(sent, replies, strict=True):
+        rig.will(key_id, reply)
     rig.random = 0.999
     assert rig.failing() is replies[-1].error
-    assert rig.sent == ["a", "a", "a"]
+    assert "".join(rig.sent) == sent
     assert [round(pause, 1) for pause in rig.slept] == [0.5, 1.0]
     assert rig.call() == "answer"
     assert rig.sent[3:] == ["a"]
+
+
+@pytest.mark.parametrize("others", ["", "limited"])
+def test_a_repeat_goes_back_to_the_key_if_no_other_is_available(others: str) -> None:
+    """At once, without waiting for those that are limited."""
+    rig = Rig(*map(key, "ab" if others else "a"), strategy="fill", max_retries=1)
+    rig.will("a", failure(500))
+    rig.will("b", minute("50s"))
+    assert rig.call() == "answer"
+    assert "".join(rig.sent) == ("aba" if others else "aa")
+    assert sum(rig.slept) < 1
 
 
 def test_the_backoff_is_bounded() -> None:

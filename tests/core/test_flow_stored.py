@@ -150,6 +150,19 @@ def test_a_bound_call_waits_for_its_key_rather_than_use_another(owned: Rig) -> N
     assert list(owned.failing(FILE).unavailable.blocks) == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("info", "sent"), [(FILE, "bc"), (FILE._replace(resources=("page:t",)), "bb"), (NEW, "aa")]
+)
+def test_a_5xx_is_repeated_within_the_project(owned: Rig, info: CallInfo, sent: str) -> None:
+    """With another key of it if it has one: a failure of the service makes no other its owner."""
+    owned.clock.advance(1_000)  # a is tried again
+    call = owned.make(info, owned.selector.keys["a"])
+    call.home_is_own = False
+    owned.will(sent[0], overloaded())
+    owned.run(call)
+    assert "".join(owned.sent) == sent
+
+
 # New resources whose home cannot take them -----------------------------------------------------
 
 

@@ -204,6 +204,7 @@ class Rig:
         pool = self.pool
         shared: dict[str, Any] = {
             "waiting_lines": pool.waiting_lines,
+            "evidence": pool.evidence,
             "home_is_own": self.home_is_own,
         }
         classify = providers.of(info.platform).classify

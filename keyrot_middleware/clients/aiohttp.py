@@ -29,7 +29,7 @@ from ..runtime.driver import complete
 from ..secrets import PlainText, Secret
 from .body import LONGEST_BODY, Body, read_bounded
 from .call import Call, Incoming, PooledCalls, Reply
-from .redaction import Redact, scrub_head, without_key
+from .redaction import Redact, scrub_head
 from .request import Served, read
 from .serving import Library, Pieces
 
@@ -131,9 +131,9 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
 
     def with_key(self, request: Any, key: Secret) -> Any:
         """Write *key* in place of the placeholder, until the request is sent."""
-        url, headers = str(request.url), request.headers.copy()
-        self._served.write_home_key(headers, url, key)
-        return self._written(request, without_key(url), headers)
+        headers = request.headers.copy()
+        url = self._served.write_home_key(headers, str(request.url), key)
+        return self._written(request, url, headers)
 
     def _written(self, request: Any, url: str, headers: CIMultiDict[str]) -> Any:
         """Write an address and headers into the request; its response gets the program's own."""

@@ -22,7 +22,7 @@ from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret
 from .errors import transport_failure
-from .redaction import ENOUGH, Redact, Redacting, redact_key
+from .redaction import ENOUGH, Redact, Redacting, redact_key, redacted_json
 
 LONGEST_BODY = 32 * 1024 * 1024
 """Bytes of a body from a generator that are kept, so that it can be sent again. Google takes 20 MB
@@ -60,7 +60,7 @@ class Body:
         self._is_async = hasattr(pieces, "__anext__")
         self._headers, self._key, self.redact = headers, key, redact
         self.first: list[bytes] = []
-        """What was read before the first event was complete."""
+        """What was read before the first event that shows something was complete."""
         self.is_closing = False
         """The program reads no further."""
         self.tail = b""
@@ -83,7 +83,7 @@ class Body:
     def error(self) -> Any:
         """The event that is an error, without keys: it may be quoted later."""
         error = self.reader.error
-        return error and json.loads(self.redact(json.dumps(error)))
+        return error and redacted_json(error, self.redact)
 
     @property
     def ends_in_error(self) -> bool:
@@ -114,10 +114,15 @@ class Body:
         reader = self.reader
         return StreamEnd(reader.usage, reader.names, failed, reader.reported)
 
-    async def read_first(self) -> None:
-        """Read until the first event is here, or all of the body is."""
+    async def read_first(self, deadline: Any = None) -> None:
+        """Read until the first event that shows something is here, or all of the body is.
+
+        Any event ends *deadline*: the work has begun.
+        """
         while not self.reader.has_begun:
             data = await self._next()
+            if deadline is not None and self.reader.has_event:
+                deadline.cancel()
             if data is None:
                 self.finish()
                 return
@@ -282,6 +287,7 @@ class EventReader:
         is_array: bool = False,
         served_tier: str | None = None,
         estimate: int = 0,
+        is_job: bool = False,
     ) -> None:
         """Start empty.
 
@@ -290,14 +296,18 @@ class EventReader:
             is_array: The events are the elements of an array.
             served_tier: The service tier that the headers name, if any.
             estimate: The input tokens, where the server counts none.
+            is_job: The first event names what is made, which is not made twice.
         """
         self._events: Any = events
         self._is_array, self._served_tier, self._estimate = is_array, served_tier, estimate
+        self._is_job = is_job
         self._rest = bytearray()
         """The beginning of a line, or of an element, whose end is not here."""
         self._other = bytearray()
         """What is no event: an error behind the events comes as JSON alone."""
         self._begun = False
+        self.has_event = False
+        """An event is here, whether or not it shows anything; a ping is none."""
         self.error: Any = None
         """The event that is an error."""
         self.is_over = False
@@ -317,12 +327,12 @@ class EventReader:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the first event is here, not only a part of it."""
+        """Whether the first event that shows something is here, not only a part of it."""
         return self._begun or self.is_over or self._events is None
 
     @property
     def failed_at_once(self) -> bool:
-        """Whether the first event is an error."""
+        """Whether an error has come before any event that shows something."""
         return self.error is not None and not self._begun
 
     def give_up(self) -> None:
@@ -395,7 +405,8 @@ class EventReader:
         if self._events.is_error(event):
             self.error, self.is_over = event, True
             return
-        self._begun = True
+        self.has_event = self.has_event or event.get("type") != "ping"
+        self._begun = self._begun or self._is_job or not self._events.is_preliminary(event)
         if self._events.feed(event):
             self.is_over = True
         self.names = self._events.names

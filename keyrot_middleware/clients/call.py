@@ -35,7 +35,7 @@ from ..core.flow import CallState, Exhausted
 from ..core.judgement import describe_block, judge
 from ..core.model import DEFAULT_PLATFORM, HOME, POOL_KEY, CallInfo, Candidate, Lease
 from ..core.text import one_line
-from ..errors import handle_internal_error, rejection_code, warn_safely
+from ..errors import handle_internal_error, warn_safely
 from ..hosts import AllowedOrigins, host_from_url, is_within, origin_from_url
 from ..providers.base import Provider, Route
 from ..runtime import SdkCall, bypassed, required_project, required_tiers, session, workload
@@ -44,7 +44,8 @@ from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..state.memory import BoundedDict
 from .body import EventReader, with_served_tier
-from .redaction import Redact, without_key
+from .redaction import Redact, redacted_json, without_key
+from .signatures import Signatures, SignedEvents
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -58,7 +59,6 @@ STAINLESS, FERN = "x-stainless-retry-count", "x-fern-language"
 """One is in each request of an SDK that repeats a 5xx: openai and its like, and cohere."""
 NO_RETRY = "x-should-retry"
 """openai retries 429 and 5xx twice unless a response says otherwise."""
-_STAND_IN_S = 3_600.0
 _QUOTED = 300
 """Characters of a provider's message in a warning."""
 NO_ROUTE = Route("", bound_to_owner=True, counts_in_quota=False, protocol="unknown")
@@ -152,8 +152,8 @@ class PooledCalls:
         """Serve a pool whose keys may go to *allowed*."""
         self.pool = pool
         self.allowed = allowed
-        self.stand_ins: BoundedDict[tuple[str, float]] = BoundedDict(10_000)
-        """By conversation and model: which one has served in its place, and when."""
+        self.signatures = Signatures()
+        """Those of models that have served in place of another."""
         self.uploads: BoundedDict[Secret] = BoundedDict(1_000)
         """The client's own key, or an empty one, of each upload that was begun here, by its name;
         its bytes may come without a key."""
@@ -161,6 +161,7 @@ class PooledCalls:
         """Calls of google-genai with the placeholder, which have not reached their transport."""
         self._is_closed = False
         self._warned: set[str] = set()
+        self._left_out: set[str] = set()
 
     def begin(self, call: SdkCall) -> bool:
         """Return whether a call of google-genai may have the placeholder in place of its key."""
@@ -236,6 +237,7 @@ class PooledCalls:
             providers.of(info.platform).classify,
             own or (self._home(info) if info.bound_to_owner else None),
             pool.waiting_lines,
+            pool.evidence,
             wait_limit_s,
             home_is_own=own is not None,
         )
@@ -278,7 +280,7 @@ class PooledCalls:
             text += f"{shown}{more}."
         code, reason = 429, ""
         if not ending:
-            code, reason = rejection_code(block.reason for block in blocks.values())
+            code, reason = provider.rejection_code(block.reason for block in blocks.values())
         elif first is not None and not first.note:  # a share of a day is not the provider's
             reason = _DAYS.get(first.reason, "")
         wait_s = until - now if ending else None
@@ -303,6 +305,13 @@ class PooledCalls:
         key_id = self.pool.home_id_for(info.platform, info.tiers, info.project)
         found = self.pool.selector.keys.get(key_id) if key_id is not None else None
         return found or _outside("", info.platform)
+
+    def log_left_out(self, title: str, name: str) -> None:
+        """Log, once for a header, that requests go out without it."""
+        if name not in self._left_out:
+            self._left_out.add(name)
+            text = "the header %s of requests is left out: their account is that of the %s key"
+            _log.info(text, name, title)
 
     def warn_of_proxy(self, url: str) -> None:
         """Warn of requests to this machine that a proxy would get in clear, once for a host."""
@@ -444,8 +453,9 @@ class Call:
         """What is sent."""
         self._asked = info.model
         """The model that the program names."""
-        if state.info.conversation and calls.stand_ins and has_chain(info):
+        if calls.signatures and has_chain(info) and self._stays:
             self._go_on_with_stand_in()
+        self._leave_failing_model()
         if (
             pool.first_tokens.limits or first_token_s.get() is not None
         ) and request.has_head_timeout:
@@ -469,6 +479,7 @@ class Call:
             if link is not None:
                 link.__traceback__ = None
         self.state = fallback_call(call, model)
+        self._leave_failing_model()
         if call.attempts and call.attempts[-1].verdict.failure == SLOW:
             self._error = None  # what the next model raises says more
         if call.first_token_s is not None:
@@ -476,26 +487,34 @@ class Call:
         return True
 
     def _go_on_with_stand_in(self) -> None:
-        """Send the request to the model that wrote the signatures in it, for an hour."""
-        pool, info = self.calls.pool, self.state.info
-        model, at = self.calls.stand_ins.get(f"{info.conversation} {self._asked}", ("", -inf))
-        if at > pool.clock.time() - _STAND_IN_S and self._stays and self.send_to(model):
-            tokens = pool.token_scale.scaled(model, info.estimate)
+        """Send the request to the model that wrote the signatures in it."""
+        calls, info = self.calls, self.state.info
+        model = calls.signatures.model_of(self._asked, self.content, self.provider.model_marks)
+        if model and self.send_to(model):
+            tokens = calls.pool.token_scale.scaled(model, info.estimate)
             self.state.info = info._replace(model=model, tokens=tokens)
 
-    def note_model(self) -> None:
-        """Remember which model has served a conversation in place of the one that was asked."""
-        info, stand_ins = self.state.info, self.calls.stand_ins
-        name = f"{info.conversation} {self._asked}"
-        if info.model == self._asked:
-            stand_ins.pop(name, None)
-        else:
-            stand_ins[name] = info.model, self.calls.pool.clock.time()
+    @property
+    def _stands_in(self) -> bool:
+        """Whether a model serves in place of the one that was asked, and signs what it thinks."""
+        return self.state.info.model != self._asked and bool(self.provider.model_marks)
+
+    def _note_signatures(self, text: str) -> None:
+        """Note what a model has signed in place of the one that was asked."""
+        model, marks = self.state.info.model, self.provider.model_marks
+        self.calls.signatures.note(self._asked, model, text, marks)
 
     @property
     def _stays(self) -> bool:
         """Whether only the model that the request names accepts it."""
         return any(mark in self.content for mark in self.provider.model_marks)
+
+    def _leave_failing_model(self) -> None:
+        """Ask a model once that fails whatever the key, if another one can serve the request."""
+        pool, state = self.calls.pool, self.state
+        if pool.next_models and pool.evidence.is_failing(state.info, pool.clock.time()):
+            has_next = state.info.model in pool.next_models and has_chain(state.info)
+            state.retries_model = not has_next or self._stays
 
     def _set_deadline(self) -> None:
         """Let the first token have a deadline, if the request may be sent twice."""
@@ -567,6 +586,8 @@ class Call:
     def write_key(self, key: Secret, headers: Headers, url: str) -> str:
         """Write the key where the request had its own; return the URL."""
         provider = self.provider
+        if key is not self.own:
+            url = self._without_account(headers, url)
         name, text = provider.key_field(self.route, key.reveal())
         for other in provider.key_headers:
             if other == name or other not in self._request.headers:
@@ -580,6 +601,16 @@ class Call:
         headers.pop(name, None)
         url, mark, fragment = url.partition("#")
         return f"{url}{'&' if '?' in url else '?'}key={quote(key.reveal())}{mark}{fragment}"
+
+    def _without_account(self, headers: Headers, url: str) -> str:
+        """Return the URL without an account that the program names, nor do *headers* name one."""
+        provider, given = self.provider, self._request.headers
+        named = [name for name in provider.account_headers if name in given]
+        if not named and "?" not in url:
+            return url  # a look-up in the headers of httpx takes microseconds
+        for name in named:
+            self.calls.log_left_out(provider.title, name)
+        return provider.without_account(headers, url)
 
     # Read a response ------------------------------------------------------------------------------
 
@@ -620,11 +651,30 @@ class Call:
             return reader
         served = headers.get(self.provider.tier_header)
         events = self.provider.events(self.route)
+        if self._stands_in:
+            events = SignedEvents(events, self._note_signatures)
         estimate = self.state.info.tokens
-        reader = EventReader(events, is_array=not is_events, served_tier=served, estimate=estimate)
+        reader = EventReader(
+            events,
+            is_array=not is_events,
+            served_tier=served,
+            estimate=estimate,
+            is_job=not self.state.info.idempotent,
+        )
         if self.provider.limit_headers:
             reader.reported = self.provider.read_limits(headers)
         return reader
+
+    def find_error(self, content: bytes, text: str) -> Any:
+        """Return the error that is the body of a success, without keys; None if it is a reply."""
+        if len(content) > _LONGEST_ERROR or self.state.info.bound_to_owner:
+            return None
+        try:
+            found = self.provider.find_error(text)
+            return found and redacted_json(found, self.redact)
+        except Exception:
+            handle_internal_error("clients")
+            return None
 
     def done(
         self, response: object, text: str, headers: Mapping[str, str], *, in_full: bool
@@ -640,6 +690,8 @@ class Call:
                 if self.state.info.bound_to_owner and route is not None:
                     uploads = route.names
                     self.calls.uploads.update(dict.fromkeys(uploads, self.own))
+            if self._stands_in:
+                self._note_signatures(text)
             usage, names = provider.read_reply(self.route, text, in_full=in_full)
             if tier := headers.get(provider.tier_header):
                 usage = with_served_tier(usage, tier)
@@ -693,6 +745,8 @@ class Call:
 # Bodies ------------------------------------------------------------------------------------------
 
 
+_LONGEST_ERROR = 8_192
+"""Bytes of an error in place of a reply; what is longer is a reply."""
 _LARGE = 65_536
 _LONG_TEXT, _BEGINNING = 8_192, 128
 

@@ -20,7 +20,7 @@ from ..secrets import Secret
 from .body import LONGEST_BODY, AsyncTee, Body, Tee, mixed_type, read_bounded
 from .call import Call, Incoming, Outcome, PooledCalls, Reply, home_key
 from .patching import Args, Kwargs, Wrapped, Wrapper
-from .redaction import Redact, scrub_head, without_key
+from .redaction import Redact, scrub_head
 from .request import SDK, Served, read
 from .serving import Library, Pieces
 
@@ -128,10 +128,10 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
     def with_key(self, request: httpx.Request, key: Secret) -> Any:
         """Return a request with *key* in place of its placeholder."""
         headers = self._library.Headers(request.headers.raw)
-        self._served.write_home_key(headers, str(request.url), key)
+        url = self._served.write_home_key(headers, str(request.url), key)
         return self._library.Request(
             request.method,
-            without_key(str(request.url)),
+            url,
             headers=headers,
             stream=request.stream,
             extensions=request.extensions,

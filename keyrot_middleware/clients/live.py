@@ -287,7 +287,8 @@ class _Sessions:
             kwargs[name] = {
                 key: text
                 for key, text in headers.items()
-                if key.lower() != KEY_HEADER and text.split() != bearer
+                if key.lower() not in (KEY_HEADER, *_GEMINI.account_headers)
+                and text.split() != bearer
             } | {KEY_HEADER: value.reveal()}
             if is_clear_here(uri) and "proxy" in signature(wrapped).parameters:
                 kwargs["proxy"] = None  # one of the environment would get the key in clear

@@ -122,6 +122,11 @@ def _redact_value(value: Any, redact: Redact) -> Any:
     return value
 
 
+def redacted_json(value: Any, redact: Redact) -> Any:
+    """Return a copy of parsed JSON without keys."""
+    return json.loads(redact(json.dumps(value)))
+
+
 def without_key(url: AnyStr) -> AnyStr:
     """Return a URL without the key in its query."""
     if isinstance(url, str):

@@ -31,6 +31,7 @@ from .call import (
     home_key,
     without_pool,
 )
+from .redaction import without_key
 
 SDK = "google-genai"
 _CLIENT_HEADER = "x-goog-api-client"
@@ -67,14 +68,17 @@ class Served(NamedTuple):
             found = places[max(within, key=len)] if within else found
         return found
 
-    def write_home_key(self, headers: Headers, url: str, key: Secret) -> None:
-        """Write a key where a request has a placeholder."""
+    def write_home_key(self, headers: Headers, url: str, key: Secret) -> str:
+        """Write a key where a request has a placeholder; return the URL."""
         there = [name for name in self.key_headers if POOL_KEY in (headers.get(name) or "")]
         for name in there:
             headers[name] = _PLACEHOLDER.sub(lambda _: key.reveal(), headers[name])
         if not there:  # it is in the address
             name, text = self.providers(url)[0].key_field(Route(""), key.reveal())
             headers[name] = str(text)  # see `Call.write_key`
+        for provider in self.providers(url):
+            url = provider.without_account(headers, url)
+        return without_key(url)
 
 
 def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
@@ -96,7 +100,9 @@ def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
         hosts,
         frozenset(host for host, places in hosts.items() if any(p.count("/") > 2 for p in places)),
         keys,
-        keys | {_CLIENT_HEADER, STAINLESS, FERN, "user-agent"},
+        keys
+        | {name for provider in found for name in provider.account_headers}
+        | {_CLIENT_HEADER, STAINLESS, FERN, "user-agent"},
         frozenset(
             {
                 *("content-type", "content-encoding", "retry-after", "location"),

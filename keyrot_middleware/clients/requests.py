@@ -24,7 +24,7 @@ from ..secrets import Secret
 from .body import LONGEST_BODY, Body, read_bounded
 from .call import Call, Incoming, PooledCalls, Reply
 from .patching import Args, Kwargs, Wrapped, Wrapper
-from .redaction import Redact, scrub, without_key
+from .redaction import Redact, scrub
 from .request import Served, read
 from .serving import Library, Pieces
 
@@ -120,8 +120,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
     def with_key(self, request: Any, key: Secret) -> Any:
         """Return a request with *key* in place of its placeholder."""
         sent = request.copy()
-        sent.url = without_key(request.url)
-        self._served.write_home_key(sent.headers, request.url, key)
+        sent.url = self._served.write_home_key(sent.headers, request.url, key)
         return sent
 
     def head(self, response: requests.Response, request: Any, redact: Redact) -> Mapping[str, str]:

@@ -196,8 +196,6 @@ class Library(ABC, Generic[Request, Response]):
         found: Any = await runner.arun(
             pool, call.state, send, call.no_key, observer, in_thread=in_thread
         )
-        if call.state.info.conversation:
-            call.note_model()
         if opened:
             response, body = opened
             opened.clear()
@@ -223,11 +221,14 @@ class Library(ABC, Generic[Request, Response]):
                 return Done(response if kept == content else self.rebuilt(response, kept))
             if (hidden := redact_key(content, key)) != content:
                 response = self.rebuilt(response, hidden)
-            return call.done(response, text_of(hidden), headers, in_full=in_full)
+            text = text_of(hidden)
+            if (error := call.find_error(hidden, text)) is not None:
+                return self.failed(call, response, hidden, error)
+            return call.done(response, text, headers, in_full=in_full)
         pieces, close = self.pieces(response)
         body = Body(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
         try:
-            await body.read_first()
+            await body.read_first(call.state.deadline)
             if not body.reader.failed_at_once:
                 return StreamOpened(body)
             said = await until_enough(body)
@@ -269,7 +270,7 @@ class Library(ABC, Generic[Request, Response]):
     # Make a response ------------------------------------------------------------------------------
 
     def failed(self, call: Call, response: Any, said: bytes, event: Any = None) -> Failed:
-        """Return the failure that a response is, or the first *event* of its stream."""
+        """Return the failure that a response is, or that *event* in it."""
         code, headers = self.status(response), response.headers
         kept = kept_error(code, said, call.redact, headers.get("content-type"))
         rebuilt = self.rebuilt(response, kept)

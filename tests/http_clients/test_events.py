@@ -62,13 +62,14 @@ def test_an_error_in_a_stream(before) -> None:
 
 
 def test_comments_and_pings_are_no_event() -> None:
-    """A stream begins with what says something; anthropic's keep-alive is an event of its own."""
+    """A stream begins with what shows something; anthropic's keep-alive is an event of its own."""
     provider = providers.of("anthropic")
     route = provider.route("POST", "https://api.anthropic.com/v1/messages")
     assert route is not None
     reader, begun = EventReader(provider.events(route)), []
-    ping, start = ({"type": kind, "message": {}} for kind in ("ping", "message_start"))
-    for data in (": busy", "", f"data: {json.dumps(ping)}", f"data: {json.dumps(start)}"):
+    kinds = ("message_start", "ping", "content_block_start")
+    events = (f"data: {json.dumps({'type': kind, 'message': {}})}" for kind in kinds)
+    for data in (": busy", "", *events):
         reader.feed(f"{data}\n\n".encode())
         begun.append(reader.has_begun)
-    assert begun == [False, False, False, True]
+    assert begun == [False, False, False, False, True]

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from door import BODY, CALL, over
-from support.json_server import JsonServer, Response
+from support.json_server import JsonServer, Request, Response
 from support.raw_server import RawServer, answer, chunk
 
 import keyrot_middleware
@@ -54,6 +54,22 @@ def test_each_bad_key_costs_one_request(provider, door, here) -> None:
         assert [server.sent(label) for label in ("A", refused, "C")] == [1, 1, 20]
 
 
+def test_an_error_in_a_200_goes_to_another_key_through_the_door(door) -> None:
+    """As for programs in Python: the client sees the reply of the key that works."""
+    values = [f"gsk_FAKE{letter}7Zx9Lm3Np5Rt8Vw2Yb4Dd6Ff0q7Zx9Lm3Np" for letter in "AB"]
+    reply = {"choices": [{"message": {"content": "Hi"}}]}
+
+    def answer(request: Request) -> Response:
+        is_bad = values[0] in request.headers["authorization"]
+        return Response(200, {"code": 1113, "msg": "no money"} if is_bad else reply)
+
+    with JsonServer(answer) as server:
+        env = {"KEYROT_ALLOWED_HOSTS": f"groq={server.url}", "GROQ_API_KEYS": ",".join(values)}
+        one = door(**env, KEYROT_STRATEGY="fill")
+        got = one("/groq/openai/v1/chat/completions", CHAT)
+        assert (got.status, got.json, len(server.requests)) == (200, reply, 2)
+
+
 def test_curl_is_served_by_the_line_that_is_printed(door, service) -> None:
     """The command that stands in the output works, and the variables name the door."""
     one = door(**over(service, "A"))
@@ -64,6 +80,19 @@ def test_curl_is_served_by_the_line_that_is_printed(door, service) -> None:
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert "ok from A" in ran.stdout
     assert service.count() == 1
+
+
+def test_no_project_of_a_program_goes_up(door, service) -> None:
+    """Google would answer about that project, and the pool would switch its keys off."""
+    one = door(**over(service, "A"))
+    path = f"{CALL}?$userProject=theirs&quotaUser=u"
+    assert one(path, X_Goog_User_Project="theirs", X_Custom="kept").status == 200
+    [sent] = service.log
+    assert (sent.header_values("x-goog-user-project"), sent.header_values("x-custom")) == (
+        [],
+        ["kept"],
+    )
+    assert sent.path.endswith("?quotaUser=u")
 
 
 def test_a_stream_comes_as_it_is_sent(door) -> None:

@@ -74,7 +74,7 @@ def test_no_line_holds_a_key_or_the_text_of_an_error(caplog: pytest.LogCaptureFi
     """At DEBUG, whatever fails."""
     caplog.set_level(logging.DEBUG, NAME)
     scripted = ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02"))
-    scripted.script = {"flash_01": [failure(503), failure(transport="other")]}
+    scripted.script = {"flash_01": [failure(503)], "exp_02": [failure(transport="other")]}
     with pytest.raises(ConnectionResetError):
         scripted.run()
     text = "\n".join(lines(caplog))

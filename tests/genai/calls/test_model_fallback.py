@@ -1,16 +1,19 @@
 """Model fallback: where no key can serve a model, the same request goes to the next one."""
 
+import json
 import logging
 import warnings
 from typing import Any
 
+import httpx
 import pytest
 from google import genai
 from google.genai import types
-from support.modes import MODES, ask, calls, spread
+from support.modes import MODES, ask, calls, run, spread
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
+from keyrot_middleware.clients.signatures import Signatures
 from keyrot_middleware.testing import Reply
 
 PRO, FLASH, LITE = "gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite"
@@ -73,36 +76,151 @@ def test_thought_signatures_stay_with_their_model(mode, gemini, pool, connect) -
     assert failed.value.__notes__[-1].startswith(f"keyrot: this request stays with {PRO}, since")
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("session", [None, "user 1"])
-def test_a_conversation_that_fell_back_stays_with_that_model(
-    session, mode, gemini, pool, connect, clock
-) -> None:
-    """While its contents carry signatures, of a session or with `sticky`; for an hour."""
-    strategy = "spread" if session else "sticky"
-    pool("A", fallback_models=CHAIN, max_wait_s=0, strategy=strategy)
+def first_model_fails_once(gemini) -> None:
+    """Let the first model be limited at its first request, and be well when the tool has run."""
     gemini.script("A", Reply.QUOTA_MINUTE)
-    begun = [{"role": "user", "parts": [{"text": "x"}]}]
-    part = {"text": "y", "thought_signature": b"signed"}
-    signed = [*begun, {"role": "model", "parts": [part]}, *begun]
-    client = connect()
 
-    def say(contents: Any) -> None:
-        with keyrot_middleware.workload("chat", session=session):
-            ask(mode, client, model=PRO, contents=contents)
-        keyrot_middleware.reset("A")
 
-    for contents in (begun, signed, signed):
-        say(contents)
+def get_weather(city: str) -> str:
+    """Return the weather of a city; meanwhile the first model is available again."""
+    keyrot_middleware.reset("A")
+    return f"sunny in {city}"
+
+
+def calls_a_tool(body: dict[str, Any]) -> object:
+    """Call the tool twice, one after the other, then answer."""
+    contents = body["contents"]
+    if len(contents) > 4:
+        return "it is sunny"
+    return {"functionCall": {"name": "get_weather", "args": {"city": f"Rome {len(contents)}"}}}
+
+
+@pytest.fixture
+def signing(gemini, pool) -> Any:
+    """A pool over a service whose models sign, and refuse what another one has signed."""
+
+    def install(**settings: Any) -> Any:
+        pool("A", **{"fallback_models": CHAIN, "max_wait_s": 0, **settings})
+        return gemini
+
+    gemini.sign_thoughts()
+    return install
+
+
+@pytest.mark.parametrize(("mode", "strategy"), spread(MODES, ["spread", "fill", "sticky"]))
+def test_a_tool_loop_that_fell_back_stays_with_that_model(mode, strategy, signing, connect) -> None:
+    """To its end, whatever the strategy; the first model would refuse the signatures."""
+    gemini = signing(strategy=strategy)
+    gemini.answer(calls_a_tool)
+    first_model_fails_once(gemini)
+    config = types.GenerateContentConfig(tools=[get_weather])
+    assert ask(mode, connect(), model=PRO, config=config).endswith("it is sunny")
     assert models(gemini) == [PRO, FLASH, FLASH, FLASH]
-    say(begun)
-    say(signed)
-    assert models(gemini)[4:] == [PRO, PRO]
-    gemini.script("A", Reply.QUOTA_MINUTE)
-    say(begun)
-    clock.sleep(3_601)
-    say(signed)
-    assert models(gemini)[6:] == [PRO, FLASH, PRO]
+    assert all(entry.status in (200, 429) for entry in gemini.log)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_loops_that_begin_alike_stay_where_each_is(mode, signing, connect) -> None:
+    """One of them fell back and the other did not: the first message does not tell them apart."""
+    gemini = signing()
+    gemini.answer(calls_a_tool)
+    inner: list[str] = []
+
+    def get_weather(city: str) -> str:
+        """Run another loop of the same words, whose first model is available again."""
+        keyrot_middleware.reset("A")
+        if not inner:
+            inner.append("")
+            inner[0] = ask("sync", connect(), model=PRO, config={"tools": [get_weather]})
+        return f"sunny in {city}"
+
+    first_model_fails_once(gemini)
+    config = {"tools": [get_weather]}
+    assert ask(mode, connect(), model=PRO, config=config).endswith("it is sunny")
+    assert inner[0].endswith("it is sunny")
+    assert models(gemini) == [PRO, FLASH, PRO, PRO, PRO, FLASH, FLASH]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_chat_that_fell_back_stays_for_good(is_async, signing, connect, clock) -> None:
+    """As long as its history carries the signatures; a new chat begins with the first model."""
+    gemini = signing()
+    client = connect()
+    first_model_fails_once(gemini)
+
+    async def say(chat: Any, text: str) -> str:
+        reply = chat.send_message(text)
+        return str((await reply if is_async else reply).text)
+
+    async def talk() -> None:
+        make = (client.aio if is_async else client).chats.create
+        chat = make(model=PRO)
+        for _ in range(3):
+            assert await say(chat, "hello") == "ok from A"
+            keyrot_middleware.reset("A")
+            clock.sleep(7_200)
+        assert models(gemini) == [PRO, FLASH, FLASH, FLASH]
+        for _ in range(2):
+            assert await say(make(model=PRO), "hello") == "ok from A"
+        assert models(gemini)[4:] == [PRO, PRO]
+
+    run(client, talk)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_loop_in_openais_protocol_that_fell_back_stays(stream, signing, gemini) -> None:
+    """Its tool calls carry the signatures in a place of their own."""
+    signing()
+    gemini.answer(lambda body: calls_a_tool({"contents": body["contents"] * 2}))
+    first_model_fails_once(gemini)
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {}}}
+    messages: list[Any] = [{"role": "user", "content": "hello"}]
+    url = f"{gemini.url}/v1beta/openai/chat/completions"
+    headers = {"Authorization": "Bearer keyrot-pool"}
+    for _ in range(2):
+        body = {"model": PRO, "messages": messages, "tools": [tool], "stream": stream}
+        reply = httpx.post(url, json=body, headers=headers)
+        assert reply.status_code == 200
+        if stream:
+            events = (line[5:] for line in reply.text.splitlines() if line.startswith("data: {"))
+            found = [json.loads(event)["choices"][0]["delta"] for event in events]
+            message = next(delta for delta in found if delta.get("tool_calls"))
+        else:
+            message = reply.json()["choices"][0]["message"]
+        assert "thought_signature" in json.dumps(message)
+        call = message["tool_calls"][0]
+        messages += [
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call["id"], "content": "sunny"},
+        ]
+        keyrot_middleware.reset("A")
+        gemini.answer(calls_a_tool)
+    assert models(gemini) == [PRO, FLASH, FLASH]
+
+
+def test_nothing_is_read_of_calls_that_did_not_fall_back(signing, connect, monkeypatch) -> None:
+    """Neither without a chain, nor before the first fallback."""
+    for name in ("note", "model_of"):
+        monkeypatch.setattr(Signatures, name, lambda *_: 1 / 0)
+    for chain in (CHAIN, None):
+        gemini = signing(fallback_models=chain)
+        gemini.answer(calls_a_tool)
+        config = types.GenerateContentConfig(tools=[get_weather])
+        assert ask("sync", connect(), model=PRO, config=config) == "it is sunny"
+        keyrot_middleware.uninstall()
+
+
+def test_a_model_that_the_program_chooses_itself_is_not_replaced(signing, connect) -> None:
+    """What one model stood in for is known by that other one too."""
+    gemini = signing(fallback_models=f"{PRO}>{FLASH}, {LITE}>{FLASH}")
+    first_model_fails_once(gemini)
+    client = connect()
+    reply = client.models.generate_content(model=PRO, contents="hello")
+    content = reply.candidates[0].content
+    contents = [types.UserContent("hello"), content, types.UserContent("go on")]
+    with pytest.raises(genai.errors.ClientError, match="Corrupted thought signature"):
+        client.models.generate_content(model=LITE, contents=contents)
+    assert models(gemini) == [PRO, FLASH, LITE]
 
 
 # Models that Google does not have ----------------------------------------------------------------

@@ -46,7 +46,7 @@ def talking(gemini):
         [
             ((Reply.OK, Reply.QUOTA_MINUTE), "AAB"),
             ((Reply.OK, Reply.KEY_INVALID), "AAB"),
-            ((Reply.OK, Reply.OVERLOADED), "AAA"),
+            ((Reply.OK, Reply.OVERLOADED), "AAB"),
             ((Reply.QUOTA_MINUTE,), "ABB"),
         ],
     ),

@@ -86,5 +86,32 @@ def test_options_of_the_program_are_not_changed(mode, form, gemini, pool, connec
     )
 
 
+PROJECT = "x-goog-user-project"
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "where"), spread(MODES, [PROJECT, "X-Goog-User-Project"], WHERE)
+)
+def test_a_project_of_the_program_does_not_go_out(mode, name, where, gemini, pool, connect) -> None:
+    """Google would answer about that project, and the pool would take it for the key's."""
+    pool("A")
+    headers = {name: "theirs", "x-custom": "kept"}
+    client, request = client_and_request(where, connect, "FAKE-home", headers)
+    assert ask(mode, client, **request) == "ok from A"
+    [sent] = gemini.log
+    assert (sent.header_values(PROJECT), sent.header_values("x-custom")) == ([], ["kept"])
+
+
+def test_with_the_clients_own_key_its_project_goes_out(gemini, pool, connect) -> None:
+    """Where that is the home key: of a file that no key of the pool has."""
+    pool("A")
+    own = gemini.add_key("own", tier="paid")
+    name = gemini.add_file("own", b"text")
+    client = connect(own.value, headers={PROJECT: "mine"})
+    assert client.files.get(name=name).name == name
+    [sent] = gemini.log
+    assert (sent.key, sent.header_values(PROJECT)) == ("own", ["mine"])
+
+
 def keys_of(gemini) -> list[list[str]]:
     return [request.header_values(KEY) for request in gemini.log]

@@ -60,6 +60,21 @@ def test_bad_keys_are_asked_once(spent, invalid, gemini, pool, connect) -> None:
     assert pool.ledger.kinds == [FAILURE, FAILURE, *[SUCCESS] * 5]
 
 
+@pytest.mark.parametrize("name", ["x-goog-user-project", "X-Goog-User-Project"])
+def test_no_project_of_the_program_goes_out_with_a_key_of_the_pool(
+    name, gemini, pool, connect
+) -> None:
+    """With the client's own key it does."""
+    pool("A")
+    headers = {name: "theirs", "x-custom": "kept"}
+    assert asyncio.run(converse(connect(headers=headers))) == "ok from A"
+    with keyrot_middleware.bypass():
+        asyncio.run(converse(connect(gemini.key("A").value, headers=headers)))
+    sent = [request.header_values("x-goog-user-project") for request in gemini.log]
+    assert sent == [[], ["theirs"]]
+    assert gemini.log[0].header_values("x-custom") == ["kept"]
+
+
 def test_an_internal_error_before_the_setup_is_retried(gemini, pool, connect) -> None:
     """1011 without a word about a quota is the server's own trouble; so is a lost connection."""
     pool("A", max_retries=2)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from .failures import SERVICE_FAILURES, UNKNOWN
-from .judgement import Run
+from .judgement import Run, UnknownReply
 from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NANO, NO_USAGE, Usage, nano_usd
 from .rows import NUMBER, known_fields, read_row, read_rows
 from .windows import DAY_S, day_of
@@ -237,6 +237,10 @@ def is_share(entry: str) -> bool:
     return entry.startswith(("model:", "workload:", "unknown:"))
 
 
+_TAG = re.compile(r"</?[a-zA-Z!][^<>]*(?:>|$)")
+"""Of a page in HTML, which may be cut."""
+
+
 class BoundedNames:
     """The models and workloads that are counted by their names: the first ones."""
 
@@ -324,7 +328,8 @@ class ActivityBatch:
             if failed:
                 self._keep(f"failures:{key_id}", record, FAILURES_KEPT)
             if failure in UNKNOWN:
-                said = re.sub(r"\S*\d\S*", "…", message)  # without ids
+                said = re.sub(r"\S*\d\S*", "…", _TAG.sub(" ", message))  # without ids
+                said = " ".join(said.split())
                 name = self.names.entry("unknown", f"{key_id}\n{code} {said}")
                 self._count(at, name, (1,))
         has_failed = record.outcome in ("failed", "exhausted")
@@ -459,6 +464,28 @@ class ActivityLog:
                     known = sums.setdefault(entry.removeprefix(start), [0] * len(COUNTERS))
                     known[COUNTERS.index(counter)] += count
         return sums
+
+    def unknown(self, now: float) -> list[UnknownReply]:
+        """Return what keys were replied in the last hour in words that no row knows."""
+        slots, start = HOUR.numbers(now), share_entry("unknown", "")
+        found = dict[tuple[str, str], dict[int, int]]()
+        rows = self._read([_record(HOUR, slot, start) for slot in slots], None)
+        for slot, row in zip(slots, rows, strict=True):
+            for field_name, count in row.items():
+                entry, _, counter = field_name.rpartition(":")
+                key_id, _, said = entry.removeprefix(start).partition("\n")
+                if entry.startswith(start) and said and counter == COUNTERS[0]:
+                    found.setdefault((key_id, said), {})[slot] = count
+        key_ids = {key_id for key_id, _ in found}
+        fields = [f"{key_id}:{one}" for key_id in key_ids for one in COUNTERS[:2]]
+        names = [_record(HOUR, slot, POOL) for slot in slots] if fields else []
+        answered: dict[str, list[int]] = {key_id: [] for key_id in key_ids}
+        for slot, row in zip(slots, self._read(names, fields) if names else [], strict=False):
+            for key_id, known in answered.items():
+                requests, failures = (row.get(f"{key_id}:{one}", 0) for one in COUNTERS[:2])
+                if requests > failures:
+                    known.append(slot)
+        return [UnknownReply(*of, counts, answered[of[0]]) for of, counts in found.items()]
 
     def pairs(self, now: float) -> dict[Pair, int]:
         """Return how often each model was called today by each workload; 0: yesterday only."""

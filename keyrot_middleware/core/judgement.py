@@ -21,7 +21,8 @@ from math import inf, isfinite
 from typing import Literal, NamedTuple, get_args
 
 from .chains import ABOUT_THE_MODEL
-from .failures import ENDED_BY_PERSON, KEY_REJECTIONS, OVERLOADED, REJECTIONS
+from .failures import KEY_REJECTIONS, OVERLOADED, REJECTIONS, Implies, classes
+from .ledger import KeyHealth
 from .model import (
     IN_USE,
     LIMITED,
@@ -31,6 +32,7 @@ from .model import (
     Block,
     CallInfo,
     Candidate,
+    project_name,
 )
 from .text import utc
 
@@ -58,7 +60,7 @@ REASONS = {
     "probe": "one request is under way to see whether the key works again",
 }
 """Of reasons that are no failure class and no window."""
-_BY_PERSON = ENDED_BY_PERSON | REJECTIONS | _NOT_ALLOWED.keys()
+_BY_PERSON = classes(Implies.PERSON | Implies.REFUSAL, *_NOT_ALLOWED)
 _BY_TIME = (LIMITED - IN_USE) | {"quota_day", DISABLED_BY_HAND}
 
 
@@ -223,3 +225,160 @@ def availability(block: Block | None) -> Availability:
     elif block.reason in KEY_REJECTIONS:
         state = "rejected"
     return Availability(state, block.until if known else None, block.reason, block.note)
+
+
+# Replies that no row knows -----------------------------------------------------------------------
+
+LATELY_MIN = 10
+"""How long ago replies of a gateway are news, minutes."""
+NEWS = 5
+"""So many of them are: one odd request is none."""
+TRIED_AGAIN = 2
+"""So many to the keys that are set aside for them."""
+_LIMIT = "429 "
+"""How words of a limit begin, which ends by itself and takes out a key for a model."""
+
+
+class UnknownReply(NamedTuple):
+    """What a key was replied in words that no row knows."""
+
+    key_id: str
+    said: str
+    """The status and the words, without ids."""
+    refused: Mapping[int, int]
+    """How often, by minute since 1970."""
+    answered: Sequence[int] = ()
+    """In which minutes it answered requests, in the same hour."""
+
+
+class JudgedReplies(NamedTuple):
+    """Whose some words are that no row knows."""
+
+    platform: str
+    said: str
+    keys: tuple[str, ...]
+    """Of nobody's words: those that got them and work. Else those that are set aside for them."""
+    replies: int
+    """How often these got them in the last hour."""
+    lately: int
+    """The same of the last ten minutes."""
+    is_nobodys: bool
+    """They are a gateway's, or the requests' own."""
+    is_news: bool
+    """Somebody should know."""
+    owner: str = ""
+    """The billing account, or else the project, that the keys name: `billing account b`."""
+    whole: str = ""
+    """The account or project of which all keys are out that were tried since."""
+    model: str = ""
+    """For which the keys are set aside; empty: for all."""
+    is_due: bool = False
+    """None of the keys is cooling down: the next calls try them again."""
+
+
+def judge_replies(
+    replies: Sequence[UnknownReply],
+    keys: Sequence[Candidate],
+    known: Mapping[str, KeyHealth],
+    now: float,
+) -> list[JudgedReplies]:
+    """Judge whose the replies of the last hour are that no row knows.
+
+    Words are nobody's if they came again after a key that had got them has answered, and two keys
+    that got them work. Else they are of the keys that are set aside for them.
+
+    Args:
+        replies: By key and words.
+        keys: Those of the pool.
+        known: Their health, by id.
+        now: Epoch seconds.
+    """
+    platforms = {key.key_id: key.platform for key in keys}
+    by_words: dict[tuple[str, str], dict[str, UnknownReply]] = {}
+    for one in replies:
+        if one.key_id in platforms and not one.said.startswith(_LIMIT):
+            got = by_words.setdefault((platforms[one.key_id], one.said), {})
+            got[one.key_id] = one
+    found = []
+    for (platform, said), got in [*by_words.items()]:
+        if works := _at_work(got, known):
+            news = [_lately(got[key_id], now) for key_id in works]
+            is_news = sum(news) >= NEWS and sum(map(bool, news)) > 1
+            counts = _count(got, works), sum(news)
+            found.append(JudgedReplies(platform, said, works, *counts, True, is_news))
+            del by_words[platform, said]
+    return _set_aside(by_words, keys, known, now) + found
+
+
+def _at_work(got: Mapping[str, UnknownReply], known: Mapping[str, KeyHealth]) -> tuple[str, ...]:
+    """Return which keys that got some words work; none if the words may be about keys.
+
+    An account that has ended and works again is refused no more once a key of it has answered.
+    """
+    last = max(max(one.refused) for one in got.values())
+    goes_on = any(min(one.refused) < at <= last for one in got.values() for at in one.answered)
+    works = [i for i, one in sorted(got.items()) if one.answered and known[i].set_aside is None]
+    return tuple(works) if goes_on and len(works) > 1 else ()
+
+
+def _lately(one: UnknownReply, now: float) -> int:
+    return sum(n for minute, n in one.refused.items() if minute > now // 60 - LATELY_MIN)
+
+
+def _count(got: Mapping[str, UnknownReply], key_ids: Sequence[str]) -> int:
+    return sum(sum(got[key_id].refused.values()) for key_id in key_ids)
+
+
+def _set_aside(
+    by_words: Mapping[tuple[str, str], Mapping[str, UnknownReply]],
+    keys: Sequence[Candidate],
+    known: Mapping[str, KeyHealth],
+    now: float,
+) -> list[JudgedReplies]:
+    """Return which keys are set aside, by the words that each got last and by account."""
+    groups: dict[tuple[str, str, str, str], list[Candidate]] = {}
+    aside = [key for key in keys if known[key.key_id].set_aside is not None] if by_words else []
+    for key in aside:
+        i, owner = key.key_id, next(filter(None, _owners(key)), "")
+        mine = [(max(got[i].refused), of) for of, got in by_words.items() if i in got]
+        if mine:
+            of = *max(mine)[1], owner, known[i].set_aside or ""
+            groups.setdefault(of, []).append(key)
+    found = []
+    for (platform, said, owner, model), out in groups.items():
+        got, ids = by_words[platform, said], tuple(sorted(key.key_id for key in out))
+        counts = _count(got, ids), sum(_lately(got[key_id], now) for key_id in ids)
+        is_news, whole = counts[0] >= TRIED_AGAIN, _whole(out, keys, got, known)
+        is_due = all(known[i].cooldown_until is None for i in ids)
+        one = JudgedReplies(platform, said, ids, *counts, False, is_news, owner, whole, model)
+        found.append(one._replace(is_due=is_due))
+    return found
+
+
+def _owners(key: Candidate) -> tuple[str, str]:
+    """Return the billing account and the project that a key names, for people; empty: none."""
+    account, project = key.billing_account, project_name(key.project)
+    named = "" if account.startswith("project:") else f"billing account {account}"
+    return named, f"project {project}" if project else ""
+
+
+def _whole(
+    out: Sequence[Candidate],
+    keys: Sequence[Candidate],
+    got: Mapping[str, UnknownReply],
+    known: Mapping[str, KeyHealth],
+) -> str:
+    """Return the account, or else the project, of which no key works as far as they were tried."""
+    first, ids = min(min(got[key.key_id].refused) for key in out), {key.key_id for key in out}
+
+    def may_work(key: Candidate) -> bool:
+        if one := got.get(key.key_id):
+            return max(one.answered, default=0) > min(one.refused)
+        return (known[key.key_id].last_used or 0.0) // 60 > first
+
+    for level in (0, 1) if len(out) > 1 else ():
+        name, *others = {_owners(key)[level] for key in out}
+        rest = [key for key in keys if key.key_id not in ids and _owners(key)[level] == name]
+        if name and not others and not any(map(may_work, rest)):
+            return name
+    return ""

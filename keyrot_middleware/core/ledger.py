@@ -16,7 +16,7 @@ from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
 from .affinity import owner_lifetime
-from .failures import ENDED_BY_PERSON
+from .failures import ENDED_BY_PERSON, UNKNOWN_REFUSAL
 from .model import (
     FREE,
     NO_BUDGET,
@@ -92,6 +92,9 @@ class KeyHealth:
     rejection: str | None = None
     """The class in which a provider cut it off, its project or its account, for a person to end; no
     request has succeeded since."""
+    set_aside: str | None = None
+    """For which model it was set aside after a refusal that no row knows, and no request has
+    succeeded since; empty: for all. A day after the end of that, it is no longer so."""
     used: Sequence[Used] = ()
     spent: Budget = NO_BUDGET
     """What was spent in each window in which it has a budget."""
@@ -650,6 +653,7 @@ class Ledger:
             for scope, one in found.items()
             if one.failure in ENDED_BY_PERSON and "_" not in scope
         }
+        aside = _set_aside(cooldowns, now)
         found = {}
         for key in candidates:
             served = records.health.get(key.key_id) or Health()
@@ -658,6 +662,7 @@ class Ledger:
             names = cooldown_names(key)
             if cut := [cuts[name] for name in names if name in cuts]:
                 health.rejection = cut[-1]  # a probe that is due may fail again
+            health.set_aside = aside.get(names[-1])
             ends = [end for name in names if (end := latest.get(name))]
             if ends:
                 health.cooldown_until, _, health.cooldown_scope, health.cooldown_reason = max(ends)
@@ -672,6 +677,16 @@ def _used_today(quotas: Mapping[str, QuotaWindows], now: float) -> set[str]:
     """Return the buckets that a project has used."""
     used = (name for name, one in quotas.items() if one.day_requests and now < one.day_end)
     return {name.partition("\n")[2] for name in used}
+
+
+def _set_aside(cooldowns: Mapping[str, Cooldowns], now: float) -> dict[str, str]:
+    """Return the records of keys that are set aside, and for which model; for all comes last."""
+    return {
+        name: scope.partition(":")[2]
+        for name, found in cooldowns.items()
+        for scope, one in sorted(found.items(), reverse=True)
+        if one.failure == UNKNOWN_REFUSAL and now <= one.until + DAY_S
+    }
 
 
 def _latest(cooldowns: Cooldowns, now: float) -> tuple[float, bool, str, str] | None:

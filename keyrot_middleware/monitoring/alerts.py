@@ -15,6 +15,7 @@ import atexit
 import importlib
 import inspect
 import logging
+import re
 import shlex
 import threading
 import time
@@ -29,21 +30,33 @@ from typing import Any
 from pydantic import SecretStr
 
 from ..core.activity import CallRecord
-from ..core.failures import KEY_REJECTIONS
-from ..core.judgement import Judgement
+from ..core.failures import KEY_REJECTIONS, UNKNOWN_REFUSAL
+from ..core.judgement import JudgedReplies, Judgement
 from ..core.model import USD_REASONS, CallInfo, project_name
 from ..core.text import one_line, remaining, utc
 from ..core.windows import HOUR_S, next_midnight
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
+from ..providers import of as provider_of
 from ..providers.keys import display
 from ..runtime.facts import Fact, keep_fact, may_tell, read_facts
 from ..runtime.pool import Pool
 from ..settings import ENV_NAMES
 from ..telemetry import CallObserver
 from ..telemetry.otel import suppress_instrumentation
-from .report import source_of
-from .view import WHAT_IS_LOST, Look, Row, clock, cut_off, model_label, parts, sentence, sentence_of
+from .report import able_platforms, source_of
+from .view import (
+    WHAT_IS_LOST,
+    Look,
+    Row,
+    clock,
+    cut_off,
+    model_label,
+    parts,
+    sentence,
+    sentence_of,
+    sentence_of_replies,
+)
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -69,13 +82,14 @@ _ENDS: dict[str, tuple[EventName, str]] = {
     "key_rejected": ("key_available_again", "is no longer rejected"),
     "project_blocked": ("key_available_again", "is no longer cut off"),
     "model_failing": ("model_recovered", "succeeds again"),
+    "replies_not_known": ("key_available_again", "has no key set aside any more"),
     "state_degraded": ("state_recovered", "is reachable again; limits are shared again"),
 }
 """How the end of a fact is reported; other ends are not."""
 _OF_PROCESS = "state_degraded"
 """Each process finds it for itself, and no list has it."""
 _GOOD = frozenset(event for event, _ in _ENDS.values())
-_BAD = frozenset(_ENDS) - {"workload_degraded", "state_degraded"}
+_BAD = frozenset(_ENDS) - {"workload_degraded", "state_degraded", "replies_not_known"}
 """Which events are successes and failures for Apprise, in their color or icon; others warn."""
 
 
@@ -282,7 +296,8 @@ class Alerts(CallObserver):
                 continue
             if name in own or may_tell(state, f"{name} end", now, name):
                 self._keep(fact._replace(is_on=False))
-                if fact.event in _ENDS and fact.told_at == fact.since:
+                is_nobodys = fact.event == "replies_not_known" and fact.reason is None
+                if fact.event in _ENDS and fact.told_at == fact.since and not is_nobodys:
                     event, text = _ENDS[fact.event]
                     lasted = remaining(now - fact.since).removeprefix("in ")
                     gone = fact._replace(until=None, command="", reason=None)
@@ -321,6 +336,9 @@ class Alerts(CallObserver):
             yield from _of_call(one, seen.at)
         for row in seen.rows:
             yield from _of_key(row, seen.at, next_midnight(seen.at, pool.policy.zone))
+        for replies in self._report.replies(seen):
+            if replies.lately or not replies.is_nobodys:
+                yield _of_replies(replies, able_platforms(seen))
         yield from self._of_pool(seen)
 
     def _of_pool(self, seen: Look) -> Iterator[Fact]:
@@ -385,6 +403,24 @@ def _of_call(one: Judgement, now: float) -> Iterator[Fact]:
         if one.workload:
             yield fact("pool_exhausted", True, one.is_own and one.answer == "no")
             yield fact("workload_degraded", True, False)
+
+
+_MARKUP = re.compile(r"[<>@\[\]*`|~#]|://")
+SAID_MAX = 100
+"""How much is quoted of words that nobody here has read."""
+
+
+def _of_replies(one: JudgedReplies, able: Collection[str]) -> Fact:
+    """Return what is the matter with replies that no row knows: of a gateway, or an account.
+
+    One of words that are nobody's has no reason, and its end is not told.
+    """
+    said = " ".join(_MARKUP.sub(" ", one.said).split())  # a receiver may read markup in it
+    said = said if len(said) <= SAID_MAX else f"{said[:SAID_MAX]}…"
+    what = one.owner or f"{provider_of(one.platform).title} ({said})"
+    text = sentence_of_replies(one._replace(said=said), one.replies, able) if one.is_news else ""
+    reason = None if one.is_nobodys else UNKNOWN_REFUSAL
+    return Fact("replies_not_known", what, text, reason=reason, command="keyrot status")
 
 
 def _of_key(row: Row, now: float, midnight: float) -> Iterator[Fact]:

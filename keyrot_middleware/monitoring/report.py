@@ -12,7 +12,6 @@ from functools import partial
 from time import monotonic
 from typing import Any, cast
 
-from .. import providers
 from ..core.activity import (
     COUNTERS,
     DAY,
@@ -29,7 +28,17 @@ from ..core.activity import (
     share_entry,
 )
 from ..core.counting import ModelNames
-from ..core.judgement import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, Judgement, judge
+from ..core.judgement import (
+    AVAILABLE,
+    DISABLED_BY_HAND,
+    KEY_STATES,
+    Availability,
+    JudgedReplies,
+    Judgement,
+    UnknownReply,
+    judge,
+    judge_replies,
+)
 from ..core.ledger import KeyHealth
 from ..core.model import (
     DEFAULT_PLATFORM,
@@ -363,16 +372,37 @@ class PoolReport:
 
     def _unknown_replies(self, seen: Look) -> list[str]:
         """Return what providers replied today that no row knows, so that people can report it."""
-        titles = {row.key.key_id: providers.of(row.key.platform).title for row in seen.rows}
+        platforms = {row.key.key_id: row.key.platform for row in seen.rows}
         counts: Counter[tuple[str, str]] = Counter()
-        for name, (count, *_) in self.activity.read().shares("unknown", DAY, seen.at).items():
-            key_id, _, said = name.partition("\n")
-            if key_id in titles:
-                counts[titles[key_id], said] += count
-        return [
-            f"{n:,} {'reply' if n == 1 else 'replies'} of {title} not known: {said}"
-            for (title, said), n in counts.most_common(view.SENTENCES)
-        ]
+        for one in self._unknown_today(seen):
+            if one.key_id in platforms:
+                counts[platforms[one.key_id], one.said] += one.refused[0]
+        judged = self.replies(seen) if counts else []
+        lines = view.lines_of_replies(judged, counts, able_platforms(seen))
+        for whose in judged:
+            counts.pop((whose.platform, whose.said), None)
+        for (platform, said), n in counts.most_common(view.SENTENCES):
+            lines.append(f"{view.replies_not_known(n, platform)}: {said}")
+        return lines[: view.SENTENCES]
+
+    def _unknown_today(self, seen: Look) -> list[UnknownReply]:
+        """Return what keys were replied today; when is not said."""
+        found = self.activity.read().shares("unknown", DAY, seen.at)
+        names = [(name.partition("\n"), count) for name, (count, *_) in found.items()]
+        return [UnknownReply(key_id, said, {0: n}) for (key_id, _, said), n in names]
+
+    def replies(self, seen: Look) -> list[JudgedReplies]:
+        """Judge whose the replies of the last hour are that no row knows.
+
+        And those before, if a key is set aside for them.
+        """
+        found = self.activity.read().unknown(seen.at)
+        known = {row.key.key_id: row.known for row in seen.rows}
+        fresh = {one.key_id for one in found}
+        aside = {key_id for key_id, one in known.items() if one.set_aside is not None} - fresh
+        if aside:
+            found += [one for one in self._unknown_today(seen) if one.key_id in aside]
+        return judge_replies(found, [row.key for row in seen.rows], known, seen.at)
 
     def _find(self, key_id: str) -> Row:
         for row in self.look().rows:
@@ -564,6 +594,11 @@ def _matches(row: Row, query: str, state: str) -> bool:
     used = (used.bucket for used in row.known.used)
     texts = (row.key.key_id, project_name(row.key.project) or "", row.key.model or "", *used)
     return not query or any(query in text.casefold() for text in texts)
+
+
+def able_platforms(seen: Look) -> set[str]:
+    """Return the platforms of which a key is available."""
+    return {row.key.platform for row in seen.rows if row.overall.state == "available"}
 
 
 def _rejected(rows: Sequence[Row]) -> dict[str, str]:

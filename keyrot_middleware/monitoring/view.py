@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Any, NamedTuple, TypedDict, cast
 
 from .. import providers
 from ..core.activity import LARGE_POOL, quota_entry
-from ..core.failures import ENDED_BY_PERSON, KEY_REJECTIONS
+from ..core.failures import ENDED_BY_PERSON, KEY_REJECTIONS, OF_PROJECT
 from ..core.judgement import (
     AVAILABLE,
     REASONS,
     Availability,
+    JudgedReplies,
     Judgement,
     KeyState,
     availability,
@@ -433,7 +434,7 @@ def cut_off(key: Candidate, reason: str) -> str:
     project, account = project_name(key.project) or key.key_id, key.billing_account
     if reason in KEY_REJECTIONS:
         return f"key {key.key_id}"
-    if reason.startswith(("project", "service")) or account.startswith("project:"):
+    if reason in OF_PROJECT or account.startswith("project:"):
         return f"project {project}"
     return f"billing account {account}"
 
@@ -458,6 +459,58 @@ def sentence_of(one: Judgement, now: float) -> str:
         what = {"waits": "calls wait for a key", "busy": "each key is in use"}
         text = f"{what.get(one.answer, 'no key')}{of}{_end(one, now)}"
     return f"{who}: {text}{'; the next model serves it' if one.is_spare and not one.able else ''}."
+
+
+def lines_of_replies(
+    judged: Sequence[JudgedReplies], counts: Mapping[tuple[str, str], int], able: Collection[str]
+) -> list[str]:
+    """Say whose words are that no row knows; keys of several accounts that got the same in one.
+
+    Args:
+        judged: The judgements.
+        counts: How many replies there were today, by platform and words.
+        able: The platforms of which keys are available.
+    """
+    groups: dict[tuple[object, ...], list[JudgedReplies]] = {}
+    for one in judged:
+        of = one.platform, one.said, one.model, one.whole, one.is_due
+        groups.setdefault(of, []).append(one)
+    lines = []
+    for first, *others in groups.values():
+        keys = sum((one.keys for one in others), first.keys)
+        one = first._replace(keys=keys, owner="" if others else first.owner)
+        text = sentence_of_replies(one, counts[one.platform, one.said], able)
+        lines.append(f"{text[0].upper()}{text[1:]}.")
+    return lines
+
+
+def sentence_of_replies(one: JudgedReplies, count: int, able: Collection[str]) -> str:
+    """Say in a sentence, without its end, whose some words are that no row knows."""
+    said = one_line(one.said).rstrip(".")
+    if one.is_nobodys:
+        replies = f"{replies_not_known(count, one.platform)}, to {plural(len(one.keys), 'key')}"
+        whose = "They are a gateway's or the requests' own; no key is penalized"
+        return f"{replies} that work: {said}. {whose}"
+    who, is_one = _keys(one.keys), bool(one.whole) or len(one.keys) == 1
+    who = f"{one.whole} ({who})" if one.whole else f"{who} ({one.owner})" if one.owner else who
+    model = f" for {model_label(one.model)}" if one.model else ""
+    used = ", other keys are used" if one.platform in able else ""
+    used = f", calls try {'it' if is_one else 'them'} again" if one.is_due else used
+    verb = ("was" if is_one else "were") if one.is_due else "is" if is_one else "are"
+    return f"{who} {verb} set aside{model}: {said}; not known here{used}"
+
+
+def replies_not_known(count: int, platform: str) -> str:
+    """Say how many replies of a provider no row knows."""
+    title = providers.of(platform).title
+    return f"{count:,} {'reply' if count == 1 else 'replies'} of {title} not known"
+
+
+def _keys(ids: Sequence[str]) -> str:
+    """Return keys as a sentence names them: three at most."""
+    shown = [*ids] if len(ids) <= SENTENCES else [*ids[:2], f"{len(ids) - 2} more"]
+    names = " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+    return f"key{'' if len(ids) == 1 else 's'} {names}"
 
 
 def _end(one: Judgement, now: float) -> str:

@@ -168,6 +168,23 @@ def test_the_names_of_workloads_are_bounded() -> None:
     assert shares[OTHER][3] == 5
 
 
+def test_replies_that_no_row_knows_are_counted_by_minute_beside_the_answers() -> None:
+    """Without ids and tags; of an hour; those after the first ones have no key."""
+    log, page = Log(), "<html><h1>Forbidden</h1> ray 8f2 </html><scr"
+    refused = Attempt("a", "unknown_refusal", 403, 0.1, "", page)
+    for after in (0, 1, 60):
+        log.add(call(NOW + after, attempts=(refused, Attempt("b", None, None, 0.1))))
+    log.add(call(NOW + 120, ("a", None)))
+    minute = NOW // 60
+    [found] = log.unknown(NOW + 180)
+    assert found == ("a", "403 Forbidden ray …", {minute: 2, minute + 1: 1}, [minute + 2])
+    assert log.unknown(NOW + 3_720) == []
+    for number in range(NAMES_KEPT):
+        log.add(call(NOW, attempts=(refused._replace(key_id=f"k{number}"),)))
+    assert len(log.unknown(NOW)) == NAMES_KEPT
+    assert OTHER in log.shares("unknown", HOUR, NOW)
+
+
 def test_the_last_failures_of_each_key_are_kept() -> None:
     """However many calls there were since; the newest first, one entry for a call."""
     log = Log()

@@ -13,7 +13,7 @@ from support.pool import INFO, Rig, key
 from support.replies import MODEL, OK, day, exhausted, expired, failure, invalid, minute
 
 from keyrot_middleware.core.commands import Done
-from keyrot_middleware.core.judgement import AVAILABLE
+from keyrot_middleware.core.judgement import AVAILABLE, JudgedReplies
 from keyrot_middleware.core.model import (
     CallInfo,
     Lease,
@@ -25,7 +25,7 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.errors import KeyrotError
 from keyrot_middleware.monitoring.report import PoolReport, pool_health, pool_rows, source_of
-from keyrot_middleware.monitoring.view import Look, headline, iso, lines_of
+from keyrot_middleware.monitoring.view import Look, headline, iso, lines_of, lines_of_replies
 from keyrot_middleware.runtime.judging import VERB
 from keyrot_middleware.settings import Workload, terms_of
 
@@ -360,3 +360,23 @@ def test_the_last_hour_in_words(hour: dict[str, Any], said: str) -> None:
     """Failed calls before failed requests."""
     seen = Look(0.0, [], [])
     assert said in lines_of(headline(seen, HOUR | hour, degraded=False))[-1]
+
+
+def test_keys_of_several_accounts_that_are_set_aside_for_the_same_are_one_line() -> None:
+    """It names three keys at most, and of one key its account."""
+    own = JudgedReplies("openai", "401 Ended.", ("k0",), 2, 2, False, True, "billing account b")
+    other = own._replace(keys=("k1", "k2"), owner="project p", model="")
+    more = own._replace(keys=("k3",), owner="", model="")
+    of_model = own._replace(model="m", is_due=True)
+
+    def said(*judged: JudgedReplies) -> list[str]:
+        return lines_of_replies(judged, {("openai", "401 Ended."): 9}, {"openai"})
+
+    end = "set aside: 401 Ended; not known here, other keys are used."
+    assert said(own) == [f"Key k0 (billing account b) is {end}"]
+    assert said(own, other) == [f"Keys k0, k1 and k2 are {end}"]
+    assert said(own, other, more, more) == [f"Keys k0, k1 and 3 more are {end}"]
+    due = "was set aside for m: 401 Ended; not known here, calls try it again."
+    assert said(of_model) == [f"Key k0 (billing account b) {due}"]
+    both = "were set aside for m: 401 Ended; not known here, calls try them again."
+    assert said(of_model, of_model._replace(keys=("k1",))) == [f"Keys k0 and k1 {both}"]

@@ -28,6 +28,7 @@ from keyrot_middleware.core.failures import SLOW_BACKOFF
 from keyrot_middleware.core.ledger import KeyHealth, Used
 from keyrot_middleware.core.model import (
     NO_LIMITS,
+    Backoff,
     Block,
     Budget,
     CallInfo,
@@ -432,6 +433,23 @@ def test_what_a_person_ends_is_kept_until_a_success(
     assert probe.probe
     settle(state, probe)
     assert state.snapshot([A])["a"].rejection is None
+
+
+@pytest.mark.parametrize(("scope", "model"), [(Scope.KEY, ""), (Scope.KEY_MODEL, PRO.model)])
+def test_a_key_is_set_aside_until_a_success_or_for_a_day_more(
+    scope: Scope, model: str, state: State, clock: FakeClock
+) -> None:
+    """After a refusal that no row knows, beside a key that answers; it says for which model."""
+    aside = Verdict("unknown_refusal", 401, scope, backoff=Backoff(60.0, 21_600.0))
+    for is_over in (False, True):
+        settle(state, A, Outcome(LeaseOutcome.FAILURE, aside), info=PRO)
+        assert state.snapshot([A, D])["a"].set_aside == model
+        clock.advance(120 + DAY_S * is_over)
+        if not is_over:
+            found = state.snapshot([A, D])
+            assert (found["a"].set_aside, found["d"].set_aside) == (model, None)
+            settle(state, A, info=PRO)
+        assert state.snapshot([A])["a"].set_aside is None
 
 
 def test_a_cooldown_is_never_shortened(state: State, clock: FakeClock) -> None:

@@ -48,6 +48,20 @@ def test_a_limited_model_is_replaced(mode, gemini, pro_is_limited, connect, capl
     assert [FLASH in line and PRO in line for line in lines] == [True] * 5
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_model_that_fails_whatever_the_key_is_asked_once(mode, gemini, pool, connect) -> None:
+    """After three overloaded requests in a row, until it answers: an outage costs one request."""
+    pool("A", "B", fallback_models=CHAIN)
+    client, asked = connect(), []
+    for failing in (3, 1, 1, 0, 1):
+        gemini.reset_log()
+        gemini.script_any(*[Reply.OVERLOADED] * failing)
+        assert ask(mode, client, model=PRO).startswith("ok from ")
+        asked.append(models(gemini))
+    outage = [PRO, FLASH]
+    assert asked == [[PRO, PRO, PRO, FLASH], outage, outage, [PRO], [PRO, PRO]]
+
+
 def test_only_the_path_differs(gemini, pro_is_limited, connect) -> None:
     """The body is the same, the response names the model that served it."""
     pro_is_limited()

@@ -222,6 +222,19 @@ def test_a_key_that_gets_such_a_429_again_and_again_has_a_limit_of_its_own() -> 
     assert rig.sent.count("b") == TIMES_LIMITED + 1
 
 
+def test_an_answer_ends_the_row_of_such_429s() -> None:
+    """A key that gets them and answers in between has no limit of its own."""
+    rig = pool("abc")
+    rig.selector.spread = True
+    assert [outcome(rig) for _ in range(6)] == ["answer"] * 6
+    rig.selector.spread = False
+    rig.will("a", refusal(429, PAGE))
+    for _ in range(2 * TIMES_LIMITED):  # more than it takes without an answer
+        rig.will("b", refusal(429, PAGE))
+        assert [outcome(rig), outcome(rig)] == ["answer"] * 2
+    assert out(rig) == "a"
+
+
 def test_a_429_with_a_time_is_the_keys() -> None:
     """As before: it names its end."""
     rig = pool("abc")

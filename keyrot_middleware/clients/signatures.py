@@ -82,6 +82,10 @@ class SignedEvents(Events):
         """Return whether an event is an error."""
         return self._events.is_error(event)
 
+    def is_preliminary(self, event: Mapping[str, Any]) -> bool:
+        """Return whether an event shows nothing yet."""
+        return self._events.is_preliminary(event)
+
 
 def _names(asked: str, content: bytes, marks: Marks) -> Iterator[str]:
     for found in _pattern(marks).findall(content):

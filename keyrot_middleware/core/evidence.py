@@ -40,7 +40,7 @@ from .windows import DAY_S
 
 FRESH_S = 900.0
 """How long an answer shows that a key works, and a refusal that it does not."""
-LIMIT_S = 60.0
+LATELY_S = 60.0
 """How long a key would be refused again, an answer shows that it is not limited, and a 429 of two
 keys that it is shared."""
 MOST_ASKED = 5
@@ -54,8 +54,9 @@ TIMES_LIMITED = 6
 """How often in a row a key gets the 429 of a gateway until it is rather its own."""
 MOST_WORDS = 128
 """Different words, and models that fail, that are compared at a time."""
-LIMITED = 429
-FAILING_CALLS = 3
+LIMIT_CODE = 429
+"""A limit ends by itself, so an answer does not show whose it is."""
+FAILING_REQUESTS = 3
 """Requests of a model that fail in a row, until it is failing whatever the key."""
 GUESS_BACKOFF = Backoff(60.0, 21_600.0)
 """How long a key is set aside: a minute, then twice as long each time, up to 6 hours."""
@@ -171,8 +172,8 @@ class Evidence:
                 self._words.pop(words, None)
             elif mark is None or sent_at < mark.since or words.model not in ("", info.model):
                 continue
-            elif words.code == LIMITED:
-                mark.times = 0  # it ends by itself, so an answer does not show whose limit it is
+            elif words.code == LIMIT_CODE:
+                mark.times = 0
             else:
                 seen.marks.pop(key_id, None)
                 seen.disproved_at = now
@@ -207,10 +208,10 @@ class Evidence:
         """
         alike, others = set[str](), set[str]()
         for name, seen in list(self._words.items()):
-            if name.code == LIMITED or name.platform != words.platform:
+            if name.code == LIMIT_CODE or name.platform != words.platform:
                 continue
             for key_id, mark in list(seen.marks.items()):
-                is_lately = name == words and now - mark.at <= LIMIT_S
+                is_lately = name == words and now - mark.at <= LATELY_S
                 (alike if is_lately else others).add(key_id)
         return alike, others - alike
 
@@ -236,12 +237,14 @@ class Evidence:
 
         Not of a key that gets it again and again, and no answer: that has a limit of its own.
         """
+        if lease.key_id.startswith(HOME):
+            return False
         words = words_of(verdict, info)
         mark = self._mark(words, lease.key_id, now)
         seen = self._words.get(words, _Seen())
         others = [one for one in list(seen.marks.values()) if one is not mark]
-        if now - seen.shared_at > LIMIT_S and not any(
-            now - one.at <= LIMIT_S and one.at - one.answered_at <= LIMIT_S for one in others
+        if now - seen.shared_at > LATELY_S and not any(
+            now - one.at <= LATELY_S and one.at - one.answered_at <= LATELY_S for one in others
         ):
             return False
         seen.shared_at = now
@@ -251,7 +254,7 @@ class Evidence:
         """Return which keys got such a 429 within the last minute, and no answer since."""
         seen = self._words.get(words_of(verdict, info), _Seen())
         marks = list(seen.marks.items())
-        return [key_id for key_id, one in marks if one.times and now - one.at <= LIMIT_S]
+        return [key_id for key_id, one in marks if one.times and now - one.at <= LATELY_S]
 
     def _mark(self, words: Words, key_id: str, now: float) -> _Mark:
         """Note that a key was refused in these words."""
@@ -284,4 +287,4 @@ class Evidence:
     def is_failing(self, info: CallInfo, now: float) -> bool:
         """Return whether a model fails whatever the key."""
         times, at = self._failing.get((info.platform, info.model), (0, 0.0))
-        return times >= FAILING_CALLS and now - at <= FRESH_S
+        return times >= FAILING_REQUESTS and now - at <= FRESH_S

@@ -413,7 +413,7 @@ SAID_MAX = 100
 def _of_replies(one: JudgedReplies, able: Collection[str]) -> Fact:
     """Return what is the matter with replies that no row knows: of a gateway, or an account.
 
-    One of words that are nobody's has no reason, and its end is not told.
+    One of words that are nobody's has no reason, and its end is not reported.
     """
     said = " ".join(_MARKUP.sub(" ", one.said).split())  # a receiver may read markup in it
     said = said if len(said) <= SAID_MAX else f"{said[:SAID_MAX]}…"

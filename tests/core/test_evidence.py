@@ -1,6 +1,7 @@
 """What other keys got decides: over a pool, call by call."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from support.replies import OK, GoogleError
 from keyrot_middleware.core.chains import fallback_call
 from keyrot_middleware.core.commands import Failed
 from keyrot_middleware.core.evidence import (
-    FAILING_CALLS,
+    FAILING_REQUESTS,
     FRESH_S,
     MOST_ASKED,
     MOST_ASKED_AT_WORK,
@@ -56,6 +57,15 @@ def outcome(rig: Rig, info: CallInfo = CALL) -> str:
         return str(error)[:3]
 
 
+def use_all(rig: Rig) -> None:
+    """Let each key answer a call."""
+    for key_id in rig.selector.keys:
+        call = rig.make(CALL)
+        call.excluded = dict.fromkeys(rig.selector.keys.keys() - {key_id}, inf)
+        assert rig.run(call) == "answer"
+    assert set(rig.sent) == rig.selector.keys.keys()
+
+
 def out(rig: Rig) -> str:
     """Return the keys that a call would not get now."""
     keys = list(rig.selector.keys.values())
@@ -71,9 +81,7 @@ def test_no_call_is_lost_where_two_keys_of_one_account_have_ended(code: int, is_
     """Also if they worked a minute before; both are set aside, and the third one is used."""
     rig = pool()
     if is_warm:
-        rig.selector.spread = True
-        assert [outcome(rig) for _ in range(9)] == ["answer"] * 9
-        rig.selector.spread = False
+        use_all(rig)
     for one in "ab":
         always(rig, one, refusal(code, {"message": "The plan of this account has ended"}))
     assert [outcome(rig) for _ in range(8)] == ["answer"] * 8
@@ -196,9 +204,7 @@ def test_a_reset_key_and_a_replaced_one_are_not_remembered() -> None:
 def test_a_429_of_two_keys_that_work_is_no_keys() -> None:
     """It is the limit of a gateway, by address: the call slows down, and no key cools down."""
     rig = pool("abcd")
-    rig.selector.spread = True
-    assert [outcome(rig) for _ in range(8)] == ["answer"] * 8
-    rig.selector.spread = False
+    use_all(rig)
     rig.will("a", refusal(429, PAGE))
     assert outcome(rig) == "answer"
     assert (out(rig), rig.slept) == ("a", [])
@@ -211,9 +217,7 @@ def test_a_429_of_two_keys_that_work_is_no_keys() -> None:
 def test_a_key_that_gets_such_a_429_again_and_again_has_a_limit_of_its_own() -> None:
     """It cools down, and no call is lost meanwhile: those that got it are asked last."""
     rig = pool("abcd")
-    rig.selector.spread = True
-    assert [outcome(rig) for _ in range(8)] == ["answer"] * 8
-    rig.selector.spread = False
+    use_all(rig)
     rig.sent.clear()
     for one in "ab":
         always(rig, one, refusal(429, "Slow down."))
@@ -225,9 +229,7 @@ def test_a_key_that_gets_such_a_429_again_and_again_has_a_limit_of_its_own() -> 
 def test_an_answer_ends_the_row_of_such_429s() -> None:
     """A key that gets them and answers in between has no limit of its own."""
     rig = pool("abc")
-    rig.selector.spread = True
-    assert [outcome(rig) for _ in range(6)] == ["answer"] * 6
-    rig.selector.spread = False
+    use_all(rig)
     rig.will("a", refusal(429, PAGE))
     for _ in range(2 * TIMES_LIMITED):  # more than it takes without an answer
         rig.will("b", refusal(429, PAGE))
@@ -251,7 +253,7 @@ def test_a_429_with_a_time_is_the_keys() -> None:
 def test_a_model_is_failing_after_three_overloaded_requests_in_a_row() -> None:
     """Until it answers, or for a quarter of an hour."""
     evidence, busy = Evidence(), Verdict("overloaded", 503)
-    for _ in range(FAILING_CALLS):
+    for _ in range(FAILING_REQUESTS):
         assert not evidence.is_failing(CALL, 10.0)
         evidence.failed(CALL, busy, 10.0)
     evidence.failed(CALL._replace(model="y"), Verdict("server_error", 500), 10.0)
@@ -292,8 +294,10 @@ def test_what_is_kept_is_bounded() -> None:
         evidence.refused(CALL, lease, said, float(number))
         evidence.failed(CALL._replace(model=word), Verdict("overloaded", 503), 0.0)
         evidence.answered(CALL, f"home:{word}", 0.0, 0.0)
-        own = evidence.refused(CALL, lease._replace(key_id=f"home:{word}"), said, 0.0)
+        home = lease._replace(key_id=f"home:{word}")
+        own = evidence.refused(CALL, home, said, 0.0)
         assert not own.worked and not evidence.blames(own, 0.0)
+        assert not evidence.is_shared_limit(CALL, home, Verdict("unknown_limit", 429), 0.0)
     assert len(evidence._words) <= MOST_WORDS
     assert len(evidence._failing) <= MOST_WORDS
     assert not evidence._answers

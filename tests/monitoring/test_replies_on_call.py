@@ -84,7 +84,7 @@ class OnCall:
         self.server.close()
 
     def minutes(self, number: int, each: int = 6) -> list[str]:
-        """Make calls in each of some minutes, and return the events that both have told."""
+        """Make calls in each of some minutes, and return the events that both have reported."""
         self.events.all, self.failed = [], 0
         for _ in range(number):
             for _ in range(each):
@@ -138,16 +138,16 @@ def test_a_gateways_page_is_one_line_and_one_alert_and_takes_no_key_out(on_call:
     names = [{"key_id": f"k{n}", "billing_account": f"b{n}"} for n in range(10)]
     pool = on_call(*names)
     assert (pool.minutes(5), pool.look()) == ([], (FINE, {}, []))
-    pool.page_each, told, lines = 3, list[str](), list[str]()
+    pool.page_each, events, lines = 3, list[str](), list[str]()
     for _ in range(10):
-        told += pool.minutes(1)
+        events += pool.minutes(1)
         sentences, out, said = pool.look()
         assert (sentences, pool.failed) == (FINE, 0)
         assert len(out) <= 1  # the first one, until it has answered again
         assert len(said) == 1
         assert not names_many(said)
         lines += said
-    [event] = told
+    [event] = events
     assert re.fullmatch(
         r"replies_not_known: pool default: \d replies of OpenAI not known, to \d keys that work: "
         rf"{re.escape(IT_IS)}\. Type: keyrot status",
@@ -160,7 +160,7 @@ def test_a_gateways_page_is_one_line_and_one_alert_and_takes_no_key_out(on_call:
         assert (pool.minutes(10, 1), pool.look(), pool.failed) == ([], (FINE, {}, [line]), 0)
     assert pool.minutes(15, 1) == []
     assert pool.look() == (FINE, {}, ["29 replies of OpenAI not known: 403 … Forbidden nginx"])
-    pool.page_each = 3  # on another occasion it is told again
+    pool.page_each = 3  # later it comes again, and is reported again
     assert [one.partition(":")[0] for one in pool.minutes(5)] == ["replies_not_known"]
 
 
@@ -173,9 +173,9 @@ def test_an_account_that_has_ended_is_one_line_and_one_alert_until_it_works_agai
     assert (pool.minutes(5), pool.look()) == ([], (FINE, {}, []))
     pool.ended = {"k0", "k1"}
     why = f"set aside: {PLAN}; not known here, other keys are used"
-    told = pool.minutes(1)  # three refusals in a row show that the second one is out too
+    events = pool.minutes(1)  # three refusals in a row show that the second one is out too
     first = "replies_not_known: pool default: key k1 (billing account b0/openai) is"
-    assert told == [f"{first} {why}. Type: keyrot status"]
+    assert events == [f"{first} {why}. Type: keyrot status"]
     assert pool.look() == (
         FINE,
         {"k1": "cooling_down"},
@@ -189,11 +189,11 @@ def test_an_account_that_has_ended_is_one_line_and_one_alert_until_it_works_agai
         sentences, out, [line] = pool.look()
         assert (sentences, "Billing account b0/openai (keys k0 and k1) " in line) == (FINE, True)
         assert set(out) <= {"k0", "k1"}
-    pool.ended, told = set(), []
+    pool.ended, events = set(), []
     for _ in range(80):
-        told += pool.minutes(5, 1)
+        events += pool.minutes(5, 1)
         assert pool.failed == 0
-    [event] = told
+    [event] = events
     assert event.startswith(
         "key_available_again: pool default: billing account b0/openai has no key "
     )

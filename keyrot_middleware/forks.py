@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import weakref
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -70,3 +72,17 @@ def time_left() -> float:
     if _until is None:
         _until = now + EXIT_S
     return max(_until - now, 0.0)
+
+
+HOST_CHARS = 64
+"""The longest name of a host in a state."""
+
+
+@cache
+def _host_name() -> str:
+    return socket.gethostname()[:HOST_CHARS] or "localhost"
+
+
+def process_name() -> str:
+    """Return how a state and its readers name this process: `host:pid`; its own after a fork."""
+    return f"{_host_name()}:{os.getpid()}"

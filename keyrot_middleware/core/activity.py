@@ -13,19 +13,30 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, cast
 
-from .failures import SERVICE_FAILURES, UNKNOWN
-from .judgement import Run, UnknownReply
+from .failures import NOT_OFFERED, REQUEST_FAILURES, UNKNOWN
+from .judgement import UnknownReply
 from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NANO, NO_USAGE, Usage, nano_usd
+from .outcomes import (
+    ENDS_KEPT,
+    FEW,
+    KEPT_ALONE,
+    MINUTE_S,
+    SAID_MAX,
+    End,
+    EndKind,
+    Minutes,
+    dump_end,
+    load_end,
+)
 from .rows import NUMBER, known_fields, read_row, read_rows
+from .text import without_tags
 from .windows import DAY_S, day_of
 
 CALLS_KEPT = 100
 FAILURES_KEPT = 20
 """Of each key: the last calls in which it failed."""
-ENDS_KEPT = 3
-"""Of each model: whether its last calls failed whatever the key."""
 NAMES_KEPT = 100
 """Models, and workloads, that a process counts by their names; the rest is `OTHER`."""
 LARGE_POOL = 500
@@ -110,6 +121,10 @@ class CallRecord(NamedTuple):
     platform: str = DEFAULT_PLATFORM
     first_chunk_s: float = 0.0
     """When the first chunk of a stream came, after its start; 0: it is none."""
+    block: str = ""
+    """Of one that got no key: what blocked the key that is expected back first."""
+    by_time: bool = False
+    """Of one that got no key: a time ends that."""
 
 
 class Pair(NamedTuple):
@@ -131,11 +146,13 @@ class DayUsage(NamedTuple):
     """Of the input."""
     estimated_tokens: int = 0
     """Of both, where the server has counted none."""
+    unpriced_calls: int = 0
+    """Calls with tokens whose cost is not known: no price is."""
 
     @property
-    def cost_usd(self) -> float:
-        """Return the cost in dollars."""
-        return self.nano_usd / NANO
+    def cost_usd(self) -> float | None:
+        """Return the cost in dollars of the calls that have a price; None if none has one."""
+        return None if self.unpriced_calls and not self.nano_usd else self.nano_usd / NANO
 
 
 class History(NamedTuple):
@@ -158,6 +175,8 @@ class History(NamedTuple):
     """Input tokens that came from a prompt cache."""
     estimated_tokens: Sequence[int]
     """Tokens that no server has counted."""
+    unpriced_calls: Sequence[int]
+    """Calls with tokens whose cost is not known."""
 
 
 COUNTERS = History._fields
@@ -192,7 +211,7 @@ def dump_call(record: CallRecord) -> str:
     return json.dumps(record._replace(usage=shown), separators=(",", ":"))
 
 
-_CALL = (NUMBER, str, NUMBER, str, list, list, bool, str, str, str, str, NUMBER)
+_CALL = (NUMBER, str, NUMBER, str, list, list, bool, str, str, str, str, NUMBER, str, bool)
 _ATTEMPT = (str, _TEXT, _NUMBER, NUMBER, str, str, str, int, str, NUMBER, bool)
 _OF_USAGE = (*[_NUMBER] * 4, _TEXT, _TEXT, list, _NUMBER, list, _TEXT, bool)
 """What the fields are, of the rows that are read."""
@@ -237,10 +256,6 @@ def is_share(entry: str) -> bool:
     return entry.startswith(("model:", "workload:", "unknown:"))
 
 
-_TAG = re.compile(r"</?[a-zA-Z!][^<>]*(?:>|$)")
-"""Of a page in HTML, which may be cut."""
-
-
 class BoundedNames:
     """The models and workloads that are counted by their names: the first ones."""
 
@@ -269,11 +284,20 @@ class ActivityRows(NamedTuple):
     """By list: the latest last, and how many are kept."""
 
 
-_USAGE = ("input", "output", "nano_usd", "cached", "estimated")
+_USAGE = ("input", "output", "nano_usd", "cached", "estimated", "unpriced")
 _RECORDS = {HOUR: "minute", DAY: "slot"}
+TIMED = (*_RECORDS.values(), "day", "pairs", "unpriced", "outcomes")
+"""The records of a time, which their names have."""
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
 _LIFETIMES |= {"processes": 300, "values": 3_660, "rotations": 34_560_000}
-_LIFETIMES |= {"pairs": 172_800, "ends": 86_400, "settings": 3_660}
+_LIFETIMES |= {
+    "pairs": 172_800,
+    "unpriced": 172_800,
+    "lately": 172_800,
+    "last": 172_800,
+    "outcomes": 3_660,
+}
+_LIFETIMES |= {"settings": 3_660, "keys": 3_660}
 _LIFETIMES |= {"versions": 86_400, "facts": 3_000_000, "epochs": 34_560_000, "emptied": 3_600}
 
 
@@ -287,6 +311,15 @@ def lifetime_s(name: str) -> int:
     return _LIFETIMES[name.partition(":")[0]]
 
 
+def believed_until(name: str, now: float) -> float:
+    """Return the latest end of a record that was changed by a clock like that of *now*.
+
+    One that ends later was changed while the clock was ahead: its time is still to come, and what
+    will be counted then must not be added to it. Clocks of processes may differ by a minute.
+    """
+    return now + lifetime_s(name) + HOUR.step_s
+
+
 @dataclass(slots=True)
 class ActivityBatch:
     """What one process adds to the activity of a pool. Not locked."""
@@ -296,6 +329,8 @@ class ActivityBatch:
     """It has more than `LARGE_POOL` keys."""
     zone: str = DEFAULT_ZONE
     """Where its days end."""
+    process: str = ""
+    """Which one it is."""
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     """By record and field."""
     lists: dict[str, deque[CallRecord | str]] = field(default_factory=dict)
@@ -313,10 +348,13 @@ class ActivityBatch:
         }
         return ActivityRows(self.counts, texts)
 
-    def add(self, record: CallRecord) -> None:
-        """Count a call that ended, and what it cost, if its usage says that."""
+    def add(self, record: CallRecord) -> End | None:
+        """Count a call that ended, and what it cost, if its usage says that; return how it ended.
+
+        None: it was cancelled, or names no model.
+        """
         self._keep("calls", record, CALLS_KEPT)
-        at, attempts, usage = record.at, record.attempts, record.usage
+        at, attempts = record.at, record.attempts
         failures = refused = 0
         for key_id, failure, code, _, project, message, bucket, requests, *_ in attempts:
             failed, limited = failure is not None, code == 429
@@ -328,40 +366,44 @@ class ActivityBatch:
             if failed:
                 self._keep(f"failures:{key_id}", record, FAILURES_KEPT)
             if failure in UNKNOWN:
-                said = re.sub(r"\S*\d\S*", "…", _TAG.sub(" ", message))  # without ids
-                said = " ".join(said.split())
+                said = re.sub(r"\S*\d\S*", "…", without_tags(message))  # without ids
                 name = self.names.entry("unknown", f"{key_id}\n{code} {said}")
                 self._count(at, name, (1,))
         has_failed = record.outcome in ("failed", "exhausted")
-        amounts = (
-            usage.input_tokens or 0,
-            usage.output_tokens or 0,
-            nano_usd(usage.cost_usd or 0.0),
-            usage.cached_tokens or 0,
-            (usage.input_tokens or 0) + (usage.output_tokens or 0) if usage.estimated else 0,
-        )
+        amounts = _amounts(record.usage)
         whole = len(attempts), failures, refused, 1, has_failed, record.waited, *amounts
         self._count(at, POOL, whole)
         if record.workload:
             self._count(at, self.names.entry("workload", record.workload), whole)
         if record.model:
             self._count(at, self.names.entry("model", record.model), whole)
-            self._add_end(record)
         for key_id, *_ in attempts[-1:]:
             for entry in (*self._of_requests(key_id, attempts[-1].project), POOL):
                 self._add(f"day:{day_of(at, self.zone)}", entry, _USAGE, amounts)
+        self._add_unpriced(record, amounts[-1])
+        return self._add_end(record) if record.model else None
 
-    def _add_end(self, record: CallRecord) -> None:
+    def _add_unpriced(self, record: CallRecord, calls: int) -> None:
+        named: tuple[tuple[ShareKind, str], ...]
+        named = ("model", record.model), ("workload", record.workload)
+        for entry in [self.names.entry(kind, name) for kind, name in named if name and calls]:
+            row = self.counts.setdefault(f"unpriced:{day_of(record.at, self.zone)}", {})
+            row[entry] = row.get(entry, 0) + calls
+
+    def _add_end(self, record: CallRecord) -> End | None:
+        """Count a call of a model and a workload, and keep how it ended."""
         model = self.names.entry("model", record.model).removeprefix("model:").replace("\n", " ")
         pair = self.names.entry("pair", "\n".join((record.platform, model, record.workload)))
-        pairs = self.counts.setdefault(f"pairs:{day_of(record.at, self.zone)}", {})
         name = pair.removeprefix("pair:")
+        pairs = self.counts.setdefault(f"pairs:{day_of(record.at, self.zone)}", {})
         pairs[name] = pairs.get(name, 0) + 1
-        last = record.attempts[-1] if record.attempts else None
-        has_failed = record.outcome == "failed"
-        if last and (last.failure in SERVICE_FAILURES if has_failed else record.outcome == "ok"):
-            end = json.dumps((record.at, last.failure, last.code))
-            self._keep(_ends(record.platform, model), end, ENDS_KEPT)
+        if (end := end_of(record, self.process)) is not None:
+            self._add(f"outcomes:{int(record.at // MINUTE_S)}", name, (end.kind,), (1,))
+            text = dump_end(end)
+            self._keep(f"lately:{name}", text, ENDS_KEPT)
+            if end.kind in KEPT_ALONE and (end.code or end.failure not in NOT_OFFERED):
+                self._keep(f"last:{end.kind}:{name}", text, FEW)
+        return end
 
     def _of_requests(self, key_id: str, project: str) -> tuple[str, ...]:
         return (key_id, project_entry(project)) if project else (key_id,)
@@ -386,16 +428,35 @@ class ActivityBatch:
             kept.append(one)
 
 
+def end_of(record: CallRecord, process: str) -> End | None:
+    """Return how a call ended; None for one that was cancelled, which says nothing."""
+    if record.outcome == "abandoned":
+        return None
+    last = record.attempts[-1] if record.attempts else None
+    failure = last.failure or "" if last else ""
+    if record.outcome == "ok":
+        return End(record.at, "good", process=process)
+    why = record.block or failure
+    kind: EndKind = "refused" if failure in REQUEST_FAILURES else "failed"
+    if record.outcome == "exhausted" and why not in NOT_OFFERED:
+        kind = "no_key"
+    end = End(record.at, kind, why or "not_sent", process=process, by_time=record.by_time)
+    if last is None or failure != why or kind == "refused":
+        return end._replace(code=last.code if last and failure == why else None)
+    said = without_tags(last.message)
+    said = said if len(said) <= SAID_MAX else f"{said[:SAID_MAX].rpartition(' ')[0]}…"
+    return end._replace(code=last.code, said=said)
+
+
+def _amounts(usage: Usage) -> tuple[int, ...]:
+    """Return what `_USAGE` names, of one call."""
+    sent, received = usage.input_tokens or 0, usage.output_tokens or 0
+    total, cost = sent + received, usage.cost_usd
+    estimated, unpriced = total if usage.estimated else 0, int(cost is None and total > 0)
+    return sent, received, nano_usd(cost or 0.0), usage.cached_tokens or 0, estimated, unpriced
+
+
 # What a state keeps -----------------------------------------------------------------------------
-
-
-def _ends(platform: str, model: str) -> str:
-    return f"ends:{platform}\n{model}"
-
-
-def _load_end(text: str) -> tuple[float, Any, int | None]:
-    at, failure, code = read_row(text, (NUMBER, _TEXT, _NUMBER))
-    return at, failure, code
 
 
 def _record(span: Span, slot: int, entry: str) -> str:
@@ -494,21 +555,36 @@ class ActivityLog:
         names = {name: name.split("\n", 2) for name in sorted({*before, *today})}
         return {Pair(*of): today.get(name, 0) for name, of in names.items() if len(of) == 3}
 
-    def run(self, platform: str, model: str, now: float) -> Run | None:
-        """Return the last calls of a model if they failed, whatever the key; None if they did not.
+    def outcomes(self, now: float) -> dict[Pair, Minutes]:
+        """Return how the calls of the last hour ended, by model and workload."""
+        slots, found = HOUR.numbers(now), dict[Pair, dict[int, dict[EndKind, int]]]()
+        rows = self._read([f"outcomes:{slot}" for slot in slots], None)
+        for slot, row in zip(slots, rows, strict=True):
+            for field_name, count in row.items():
+                name, _, kind = field_name.rpartition(":")
+                pair = name.split("\n", 2)
+                if len(pair) == len(Pair._fields):
+                    counts = found.setdefault(Pair(*pair), {}).setdefault(slot, {})
+                    counts[cast(EndKind, kind)] = count
+        return {pair: counts for pair, counts in found.items()}
 
-        That is so where the last three did. Since when is known to the minute, for an hour.
+    def unpriced(self, kind: ShareKind, now: float) -> dict[str, int]:
+        """Return how many calls of today have no known cost, by model or by workload."""
+        (row,) = self._read([f"unpriced:{day_of(now, self.zone)}"], None)
+        start = share_entry(kind, "")
+        return {entry.removeprefix(start): n for entry, n in row.items() if entry.startswith(start)}
+
+    def ends(self, pair: Pair) -> list[End]:
+        """Return how the last calls of a model and a workload ended, the latest first.
+
+        Behind them are older ones that were not good: many good ones must not hide them.
         """
-        ends = self._rows(_ends(platform, model), _load_end)
-        if len(ends) < ENDS_KEPT or any(failure is None for _, failure, _ in ends):
-            return None
-        counts, calls, since = self.history(share_entry("model", model), HOUR, now), 0, ends[-1][0]
-        slots = zip(HOUR.numbers(now), counts.calls, counts.failed_calls, strict=True)
-        for slot, n, failed in reversed([*slots]):
-            if failed < n:
-                break
-            calls, since = calls + n, min(since, slot * HOUR.step_s) if n else since
-        return Run(ends[0][1], ends[0][2], since, max(calls, ENDS_KEPT))
+        name = "\n".join(pair)
+        found = self._rows(f"lately:{name}", load_end)
+        for kind in KEPT_ALONE:
+            older = self._rows(f"last:{kind}:{name}", load_end)
+            found += [end for end in older if end not in found]
+        return sorted(found, key=lambda end: -end.at)
 
     def failures(self, key_id: str) -> list[CallRecord]:
         """Return the last calls in which a key failed, the latest first."""

@@ -35,7 +35,7 @@ from math import inf
 from typing import NamedTuple
 
 from .failures import OVERLOADED, names_model
-from .model import HOME, Backoff, CallInfo, Lease, Scope, Verdict
+from .model import HOME, Backoff, Block, CallInfo, Lease, Scope, Verdict
 from .windows import DAY_S
 
 FRESH_S = 900.0
@@ -147,10 +147,13 @@ class Evidence:
         self._words: dict[Words, _Seen] = {}
         self._failing: dict[tuple[str, str], tuple[int, float]] = {}
         """How many requests of a platform's model failed in a row, and when the last one did."""
+        self._rejected: dict[str, Block] = {}
+        """In which class the value of each key was rejected, and until when; no answer since."""
 
     def forget(self, key_id: str) -> None:
         """Forget a key: it has another value, or an operator has reset it."""
         self._answers.pop(key_id, None)
+        self._rejected.pop(key_id, None)
         for seen in list(self._words.values()):
             seen.marks.pop(key_id, None)
 
@@ -159,6 +162,8 @@ class Evidence:
         if key_id.startswith(HOME):  # the client's own key: there may be any number of them
             return
         self._answers[key_id] = now, info.model
+        if self._rejected:
+            self._rejected.pop(key_id, None)
         if self._failing:
             self._failing.pop((info.platform, info.model), None)
         if self._words:
@@ -229,6 +234,15 @@ class Evidence:
         """Return whether a key has answered lately that had been refused so before."""
         seen = self._words.get(words)
         return seen is not None and now - seen.disproved_at <= FRESH_S
+
+    def rejected(self, key_id: str, failure: str, until: float | None) -> None:
+        """Note that the value of a key was rejected, and until when it is not used."""
+        if not key_id.startswith(HOME) and until is not None:
+            self._rejected[key_id] = Block(failure, until)
+
+    def due(self, now: float) -> dict[str, Block]:
+        """Return the rejected keys that a call may try again now."""
+        return {key_id: b for key_id, b in list(self._rejected.items()) if b.until <= now}
 
     # Limits ---------------------------------------------------------------------------------------
 

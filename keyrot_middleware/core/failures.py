@@ -42,7 +42,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Flag, auto
@@ -60,7 +60,7 @@ from .model import (
     Scope,
     Verdict,
 )
-from .text import did_you_mean
+from .text import did_you_mean, text_of_page
 from .windows import DAY_S, HOUR_S, next_minute
 
 
@@ -90,6 +90,10 @@ class Implies(Flag):
     """It says nothing against the value of a key, which works at another time."""
     UNKNOWN = auto()
     """No row knows the reply, which is shown so that people can report it."""
+    REQUEST = auto()
+    """The request is at fault, whatever the key and the way: it would fail again."""
+    NEW_VALUE = auto()
+    """A new value of the key ends it; else its restrictions or its project have to change."""
 
 
 UNKNOWN_REFUSAL = "unknown_refusal"
@@ -133,6 +137,12 @@ SERVICE_FAILURES = classes(Implies.SERVICE)
 BUSY = classes(Implies.BUSY)
 OF_PROJECT = classes(Implies.PROJECT)
 UNKNOWN = classes(Implies.UNKNOWN)
+REQUEST_FAILURES = classes(Implies.REQUEST)
+ENDED_BY_VALUE = classes(Implies.NEW_VALUE)
+NOT_OFFERED = classes(Implies.DENIED | Implies.ABSENT)
+"""The provider does not offer a model to a project."""
+QUOTED = classes(Implies.PERSON | Implies.REFUSAL | Implies.DENIED | Implies.ABSENT)
+"""Of which a person reads what the provider wrote: the address, the link, the successor."""
 
 MAX_DELAY_S = 90_000.0
 """25 hours, the longest day; longer delays are clamped."""
@@ -211,7 +221,7 @@ class ParsedError(NamedTuple):
         return min(reported, default=None)
 
 
-Transport = Literal["", "connect", "reset", "timeout", "slow", "other"]
+Transport = Literal["", "connect", "reset", "timeout", "slow", "other", "no_answer"]
 Until = Callable[[ParsedError, float], float | None]
 Advise = Callable[[ParsedError], str]
 
@@ -228,9 +238,26 @@ class FailureFacts:
     """The header Retry-After: seconds or an HTTP date."""
     transport: Transport = ""
     """`connect`: refused, no such host, nothing sent; `reset`: dropped before any response;
-    `timeout`: the caller's own deadline; `slow`: cut off, since nothing had come."""
+    `timeout`: the caller's own deadline; `slow`: cut off, since nothing had come; `no_answer`: a
+    success that is none."""
     headers: Mapping[str, Any] | None = None
     """All headers of the response, looked up in lower case; None: not known."""
+    cause: str = ""
+    """Why a connection failed, or what came in place of an answer; in words of ours."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Return whether the body is not the provider's at all: text or a page, and no JSON.
+
+        A 407 is a proxy's, whatever it says.
+        """
+        if self.code == _PROXY_CODE:
+            return True
+        text = self.body if isinstance(self.body, str) else ""
+        return text.strip()[:1] not in ("", "{", "[", '"') and parse_error_text(text) is None
+
+
+_PROXY_CODE = 407
 
 
 def until_backoff(_parsed: ParsedError, _now: float) -> None:
@@ -427,9 +454,10 @@ def sane_delay(delay: float) -> float | None:
 class Rule(Consequences):
     """One failure class: its signals and its consequences.
 
-    It matches where `transport`, `codes` and `model_only` all match and at least one of the signals
-    `reasons`, `text`, `quota`, `limit_is_zero`, `has_retry_delay` is present. A rule without
-    signals matches by its code; one that rejects the key does not, where the message names a model.
+    It matches where `transport`, `codes`, `foreign` and `model_only` all match and at least one of
+    the signals `reasons`, `text`, `quota`, `limit_is_zero`, `has_retry_delay` is present. A rule
+    without signals matches by its code; one that rejects the key does not, where the message names
+    a model.
     An error without a code may have any of `codes`, if a signal is present. A rule with a scope
     matches only errors in the shape of the provider's, unless it is `any_body`.
     """
@@ -458,10 +486,12 @@ class Rule(Consequences):
     advise: Advise = no_advice
     any_body: bool = False
     """It is a rate limit, so it is believed from a proxy too."""
+    foreign: bool | None = None
+    """Only for a body that is not the provider's at all, or only for others; None: for all."""
 
     def matches(self, facts: FailureFacts, parsed: ParsedError, info: CallInfo) -> bool:
         """Return whether the failure is of this class."""
-        if self.transport != facts.transport:
+        if self.transport != facts.transport or self.foreign not in (None, facts.is_foreign):
             return False
         signals = self.reasons, self.text, self.quota, self.limit_is_zero, self.has_retry_delay
         alone = not any(signals)
@@ -502,8 +532,9 @@ rejected = partial(
     scope=Scope.KEY,
     backoff=SLOW_BACKOFF,
     rejected=True,
-    implies=Implies.VALUE | Implies.REFUSAL | Implies.PERSON,
+    implies=Implies.VALUE | Implies.REFUSAL | Implies.PERSON | Implies.NEW_VALUE,
 )
+restricted = partial(rejected, implies=Implies.VALUE | Implies.REFUSAL | Implies.PERSON)
 rejected_for_long = partial(rejected, backoff=DAILY_BACKOFF)
 rejected_for_method = partial(
     rejected, scope=Scope.KEY_VERB, implies=Implies.METHOD | Implies.REFUSAL
@@ -522,7 +553,7 @@ limited = partial(
 paced = partial(limited, until=until_minute_end)
 no_model = partial(Rule, implies=Implies.MODEL | Implies.ABSENT)
 of_service = partial(Rule, implies=Implies.SERVICE)
-of_request = partial(Rule, implies=Implies.NOTHING)
+of_request = partial(Rule, implies=Implies.REQUEST)
 """Kinds of rows, by what cools down, how long, and what the class implies."""
 
 FIRST_RULES = (
@@ -531,9 +562,13 @@ FIRST_RULES = (
     of_service("timeout", transport="timeout"),
     Rule(SLOW, transport="slow", rotate=True, implies=Implies.MODEL),
     of_service("transport", transport="other"),
+    of_service("no_answer", transport="no_answer"),
 )
 """Of every provider, before its own."""
+_OWN_WAY = frozenset({405, 408, 409, 411, 413, 414, 415, 422, 425, 426, 428, 429, 431, 499})
+"""Codes that say the same from a gateway as from the provider."""
 CODE_RULES = (
+    of_service("gateway", [n for n in range(400, 500) if n not in _OWN_WAY], foreign=True),
     of_request("not_found", (404,)),
     of_service("request_timeout", (408,), retry=True),
     of_request("conflict", (409, 425), retry=True),
@@ -548,7 +583,7 @@ CODE_RULES = (
     ),
     of_service("deadline", (504,), retry=True, max_retries=1),
     of_service("server_error", (*range(500, 600), 1011), retry=True),
-    of_request("unknown"),
+    Rule("unknown", implies=Implies.NOTHING),
 )
 """Of every provider: what the code alone says."""
 _OUTSIDE_QUOTES = r"""^(?>(?<=\w)'|'[^']*'|"[^"]*"|`[^`]*`|“[^”]*”|[^'"`“])*?"""
@@ -637,7 +672,8 @@ def classify(
         now: Epoch seconds.
     """
     rule = next(rule for rule in rules if rule.matches(facts, parsed, info))
-    return _verdict(rule, parsed, info, now)
+    verdict = _verdict(rule, parsed, info, now)
+    return replace(verdict, message=_said(rule, parsed) or facts.cause, cause=facts.cause)
 
 
 def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Verdict:
@@ -657,18 +693,21 @@ def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Ver
         learned=parsed.limits if is_model_quota else NO_LIMITS,
         retry_delay_s=parsed.retry_delay_s if rule.retry else None,
         exceeds_limit=exceeds_limit,
-        message=_said(rule, parsed),
         advice=rule.advise(parsed),
         **shared,
     )
 
 
 def _said(rule: Rule, parsed: ParsedError) -> str:
-    """Return what the service wrote; of a reply that no row knows with its codes."""
+    """Return what the service wrote; of a reply that no row knows with its codes.
+
+    What is about the request may quote that.
+    """
+    message = text_of_page(parsed.message)
     if rule.name in UNKNOWN:
         words = (word.lower() for word in sorted(parsed.reasons))
-        return " ".join((*words, parsed.message or "(no message)"))
-    return parsed.message if rule.scope is not Scope.NONE or rule.retry else ""
+        return " ".join((*words, message or "(no message)"))
+    return "" if rule.name in REQUEST_FAILURES else message
 
 
 def names_model(message: str, info: CallInfo) -> bool:
@@ -689,8 +728,20 @@ def _narrow_scope(rule: Rule, info: CallInfo) -> Scope:
     return Scope.NONE if info.verb in GENERIC_VERBS or rule.codes != _QUOTA else Scope.KEY_VERB
 
 
+def quotable(failure: str, message: str) -> str:
+    """Return as much as is quoted of what a service wrote: of known words, a link in them too."""
+    return message.partition("\n")[0][: 200 if failure in UNKNOWN else 400]
+
+
+def remedy(failure: str) -> str:
+    """Say what a person does about a key that is rejected."""
+    if failure in ENDED_BY_VALUE:
+        return "replace its value"
+    return "change its restrictions or its project, not its value"
+
+
 def describe(verdict: Verdict) -> str:
-    """Return the failure for display: `quota_minute (429)`, `reset`; with its advice, if any."""
+    """Return the failure for display: `quota_minute (429)`, `reset`; with its cause or advice."""
     code = "" if verdict.code is None else f" ({verdict.code})"
-    advice = f": {verdict.advice}" if verdict.advice else ""
-    return f"{verdict.failure}{code}{advice}"
+    more = verdict.cause or verdict.advice
+    return f"{verdict.failure}{code}{more and f': {more}'}"

@@ -50,6 +50,7 @@ from .failures import (
     UNKNOWN_REFUSAL,
     Classify,
     describe,
+    remedy,
 )
 from .model import (
     HOME,
@@ -90,8 +91,9 @@ def attempt_note(number: int, attempt: FailedAttempt) -> str:
         return text
     at = f"{utc(attempt.until):%Y-%m-%d %H:%M:%SZ}"
     if attempt.verdict.rejected:
-        return f"{text}, rejected; replace its value; tried again at {at}"
-    return f"{text}, cooling down until {at}"
+        return f"{text}, rejected; {remedy(attempt.verdict.failure)}; tried again at {at}"
+    is_named = attempt.verdict.has_known_end
+    return f"{text}, cooling down until {at}" if is_named else f"{text}; tried again at {at}"
 
 
 # The state of one call -------------------------------------------------------------------------
@@ -137,6 +139,8 @@ class CallState:
     """How long the timeout of the call allows it to wait, seconds; see `budget_s`."""
     excluded: dict[str, float] = field(default_factory=dict)
     """Keys that failed this call, and until when (`inf`: for the rest of it)."""
+    not_tried: dict[str, Block] = field(default_factory=dict)
+    """Rejected keys that a later call tries again."""
     attempts: list[FailedAttempt] = field(default_factory=list)
     unresolved_rejections: list[str] = field(default_factory=list)
     """Rejected keys whose store has not answered yet."""
@@ -373,7 +377,7 @@ async def _wait_or_raise(call: CallState, driver: Driver, unavailable: Unavailab
     # The keys that it may not use come first: its error names them too.
     why_not = call.info.why_not
     others = {k.key_id: Block(str(why_not(k)), inf) for k in call.not_allowed}
-    others = others or call.selector.other_tiers(call.info)
+    others = {**(others or call.selector.other_tiers(call.info)), **call.not_tried}
     call.unavailable = unavailable = unavailable.beside(others)
     raise _final_error(call, unavailable)
 
@@ -556,6 +560,9 @@ async def _should_continue(call: CallState, driver: Driver, lease: Lease) -> boo
                 call.refreshed.add(lease.key_id)
                 return True
             call.unresolved_rejections.append(lease.key_id)
+        if lease.probe:
+            _pass_over_rejected(call, lease.key_id)
+        call.evidence.rejected(lease.key_id, verdict.failure, call.attempts[-1].until)
     _exclude(call, lease, verdict)
     if verdict.failure == UNKNOWN_REFUSAL and not _compare(call, lease, verdict):
         return False
@@ -564,6 +571,14 @@ async def _should_continue(call: CallState, driver: Driver, lease: Lease) -> boo
         return False
     walked = sum(attempt.verdict.rotate for attempt in call.attempts)
     return not 0 < call.policy.max_attempts <= walked
+
+
+def _pass_over_rejected(call: CallState, key_id: str) -> None:
+    """Leave the other rejected keys to later calls: each tries one again, not all that are due."""
+    for other, block in call.evidence.due(call.failed_at).items():
+        if other != key_id and other not in call.excluded:
+            call.excluded[other] = inf
+            call.not_tried[other] = block
 
 
 def _compare(call: CallState, lease: Lease, verdict: Verdict) -> bool:

@@ -5,13 +5,16 @@ made, or of one that nobody made), which of them were rejected, and how the last
 answers, worst first:
 
 - *no*: no key can serve it, and waiting does not help in time;
-- *failing*: there is a key, but the last calls of the model failed, whatever the key;
-- *due*: all that is left is a rejected key, which the next call tries again;
+- *failing*: there is a key, but most of the last calls failed, whatever the key;
+- *refused*: there is a key, but most of the last requests were refused, each by its own fault;
+- *due*: all that is left is a rejected key, which the next call tries again; or the last call got
+  no key, and what blocked the keys is over by a guess, not by a success;
 - *waits*: it waits for a known time that its limit allows;
 - *busy*: it waits until another call ends;
 - *served*: a key is available.
 
-*due* and *busy* promise nothing. What only a person ends is no key again before a success.
+*refused*, *due* and *busy* promise nothing. What only a person ends is no key again before a
+success.
 """
 
 from __future__ import annotations
@@ -21,7 +24,16 @@ from math import inf, isfinite
 from typing import Literal, NamedTuple, get_args
 
 from .chains import ABOUT_THE_MODEL
-from .failures import KEY_REJECTIONS, OVERLOADED, REJECTIONS, Implies, classes
+from .failures import (
+    KEY_REJECTIONS,
+    NOT_OFFERED,
+    OVERLOADED,
+    QUOTED,
+    REJECTIONS,
+    Implies,
+    classes,
+    remedy,
+)
 from .ledger import KeyHealth
 from .model import (
     IN_USE,
@@ -32,11 +44,13 @@ from .model import (
     Block,
     CallInfo,
     Candidate,
+    account_name,
     project_name,
 )
+from .outcomes import Runs
 from .text import utc
 
-Answer = Literal["no", "failing", "due", "waits", "busy", "served"]
+Answer = Literal["no", "failing", "refused", "due", "waits", "busy", "served"]
 ANSWERS: tuple[Answer, ...] = get_args(Answer)
 """The worst first."""
 EndsBy = Literal["time", "guess", "success", "person"]
@@ -64,18 +78,6 @@ _BY_PERSON = classes(Implies.PERSON | Implies.REFUSAL, *_NOT_ALLOWED)
 _BY_TIME = (LIMITED - IN_USE) | {"quota_day", DISABLED_BY_HAND}
 
 
-class Run(NamedTuple):
-    """The last calls of a model, which failed one after the other, whatever the key."""
-
-    failure: str
-    """The class of the last one, such as `overloaded`."""
-    code: int | None
-    """Its HTTP status; None where there was no response."""
-    since: float
-    """When the first one ended, epoch seconds."""
-    calls: int
-
-
 class Judgement(NamedTuple):
     """Whether a call of a model and a workload would be served now."""
 
@@ -93,11 +95,14 @@ class Judgement(NamedTuple):
     """What blocks that; None: nothing does, or it is rejected and due."""
     ends_by: EndsBy | None = None
     """What ends that, or what ends *failing*; None: there is nothing to end."""
-    run: Run | None = None
+    runs: Runs = Runs()
+    """What the last calls came to, as far as it is not good."""
     is_spare: bool = False
     """Keys of others serve it, since its workload's own are out, or the next model does."""
     is_own: bool = False
     """What its workload may use is among what blocks it: others may be served."""
+    due: tuple[str, ...] = ()
+    """The rejected keys that calls try again now, one each."""
 
     @property
     def is_trouble(self) -> bool:
@@ -112,7 +117,7 @@ def judge(
     *,
     now: float,
     rejected: Mapping[str, str],
-    run: Run | None = None,
+    runs: Runs = Runs(),  # noqa: B008 - it is a constant
     wait_s: float = 0.0,
     next_model: Judgement | None = None,
 ) -> Judgement:
@@ -125,7 +130,7 @@ def judge(
         now: Epoch seconds.
         rejected: In which class keys were cut off by what only a person ends, by id, if no request
             has succeeded since.
-        run: The last calls of its model, if they failed whatever the key.
+        runs: What the last calls of its model and workload came to.
         wait_s: How long it may wait.
         next_model: The judgement of the model that such a call goes on to.
     """
@@ -153,13 +158,23 @@ def judge(
     elif due:
         answer = "due"
     goes_on = answer == "no" and any(one.reason in ABOUT_THE_MODEL for one in blocks.values())
-    if run is not None and answer != "no":
+    run = runs.failing
+    if run is not None and run.is_on and answer != "no":
         answer, end, goes_on = "failing", "success", run.failure == OVERLOADED
+    elif answer == "served" and not is_spare and runs.refused is not None:
+        answer, end = "refused", "success"
+    elif answer == "served" and not is_spare and runs.shortage is not None and runs.shortage.is_on:
+        answer, end = "due", "success"
     if goes_on and next_model and ANSWERS.index(next_model.answer) > ANSWERS.index(answer):
         answer, is_spare = next_model.answer, True
     found = info.model, info.workload, answer, len(able), len(keys)
     is_own = any(one.note for one in out.values())
-    return Judgement(*found, first, block, end, run, is_spare, is_own)
+    return Judgement(*found, first, block, end, runs, is_spare, is_own, tuple(due))
+
+
+def first_block(blocks: Mapping[str, Block]) -> Block | None:
+    """Return the block that is expected to end first."""
+    return min(blocks.values(), key=_turn, default=None)
 
 
 def ends_by(block: Block) -> EndsBy:
@@ -175,16 +190,27 @@ def _turn(block: Block) -> tuple[bool, bool, float, bool]:
     return block.until == inf, ends_by(block) == "person", block.until, not block.note
 
 
-def describe_block(block: Block) -> str:
-    """Say why a key cannot serve, and until when: `quota_day until 2026-01-02 08:00:00Z`."""
+def describe_block(block: Block, said: str = "") -> str:
+    """Say why a key cannot serve, and until when: `quota_day until 2026-01-02 08:00:00Z`.
+
+    Args:
+        block: What blocks it.
+        said: What the provider wrote, if that is known.
+    """
     if block.reason in _NOT_ALLOWED:
         return f"{block.reason}: {_NOT_ALLOWED[block.reason]}"
     why = block.note or REASONS.get(block.reason, block.reason)
+    if said:
+        why = f'{why} "{said}"'
+    elif block.reason in NOT_OFFERED:
+        why = f"{why}: the provider does not offer this model to the key"
+    elif block.reason in QUOTED and block.reason not in REJECTIONS:
+        why = f"{why}: a person ends that at the provider"
     if block.until == inf or block.reason in IN_USE:
         return why
     at = f"{utc(block.until):%Y-%m-%d %H:%M:%SZ}"
     if block.reason in REJECTIONS:
-        return f"{why}, rejected; replace its value; tried again at {at}"
+        return f"{why}, rejected; {remedy(block.reason)}; tried again at {at}"
     return f"{why} until {at}" if ends_by(block) == "time" else f"{why}; tried again at {at}"
 
 
@@ -357,9 +383,8 @@ def _set_aside(
 
 def _owners(key: Candidate) -> tuple[str, str]:
     """Return the billing account and the project that a key names, for people; empty: none."""
-    account, project = key.billing_account, project_name(key.project)
-    named = "" if account.startswith("project:") else f"billing account {account}"
-    return named, f"project {project}" if project else ""
+    project = project_name(key.project)
+    return account_name(key.billing_account), f"project {project}" if project else ""
 
 
 def _whole(

@@ -266,6 +266,11 @@ def project_name(project: str) -> str | None:
     return None if project.startswith(OWN_PROJECT) else project
 
 
+def account_name(account: str) -> str:
+    """Return a billing account for display; empty for a project that is its own."""
+    return "" if account.startswith("project:") else f"billing account {account}"
+
+
 class CallInfo(NamedTuple):
     """What the pool needs to know about one request, without its content."""
 
@@ -412,7 +417,10 @@ class Verdict(Consequences):
     exceeds_limit: bool = False
     """By our count the request is larger than the whole limit of every key of this tier."""
     message: str = field(default="", compare=False)
-    """What the service wrote; empty where it is about the request, since it may quote that."""
+    """What the service wrote; empty where it is about the request, since it may quote that. Without
+    a reply the cause."""
+    cause: str = field(default="", compare=False)
+    """Why a connection failed, or what came in place of an answer."""
     advice: str = ""
     """What to change in the program, where the reply shows it."""
 

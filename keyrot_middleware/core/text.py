@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from html import unescape
 
 _SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:/+", re.IGNORECASE)
 _PASSWORD = re.compile(r"((?:password|username)=)[^&]*", re.IGNORECASE)
@@ -68,6 +69,33 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+_PAGE = re.compile(
+    r"[\s\ufeff]*(?:<\?xml[^<>]*>\s*)?(?:<!--.{0,1000}?-->\s*)?"
+    r"<(?:!doctype\s+html|html|head|title|meta|body|center|h[1-6]|div|p|script|style)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_UNSEEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"</?[a-zA-Z!?][^<>]*(?:>|$)")
+"""Of a page, which may be cut."""
+
+
+def is_page(text: str) -> bool:
+    """Return whether a text begins like an HTML page."""
+    return _PAGE.match(text) is not None
+
+
+def without_tags(text: str) -> str:
+    """Return a text in one line, without tags of HTML."""
+    return " ".join(_TAG.sub(" ", text).split())
+
+
+def text_of_page(text: str) -> str:
+    """Return what an HTML page shows, in one line; any other text as it is."""
+    if not is_page(text):
+        return text
+    return " ".join(unescape(without_tags(_UNSEEN.sub(" ", text))).strip("\ufeff").split())
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean "x"?` for the known name closest to *name*; empty if none is close."""
     import difflib  # noqa: PLC0415 - only needed where something is wrong already
@@ -89,6 +117,11 @@ def utc(moment: float) -> datetime:
 def plural(number: int, one: str) -> str:
     """Return a number with its noun: `1 key`, `1,200 keys`."""
     return f"{number:,} {one}{'' if number == 1 else 's'}"
+
+
+def of_all(number: int, total: int, one: str) -> str:
+    """Return a part of a number with its noun: `0 of 1 keys`, `1 of 1 key`, `1 of 20 keys`."""
+    return f"{number:,} of {total:,} {one}{'' if number == total == 1 else 's'}"
 
 
 def short_time(at: str) -> str:

@@ -1,6 +1,7 @@
 """The activity of the last hour and day, and its bounded size."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -20,11 +21,13 @@ from keyrot_middleware.core.activity import (
     CallRecord,
     Pair,
     dump_call,
+    end_of,
     load_call,
     project_entry,
     share_entry,
 )
 from keyrot_middleware.core.model import NO_USAGE, RetryPolicy, Usage
+from keyrot_middleware.core.outcomes import End, dump_end
 from keyrot_middleware.core.windows import day_of
 from keyrot_middleware.state import MemoryState
 
@@ -87,6 +90,22 @@ def test_usage_is_summed_for_the_pacific_day() -> None:
     assert log.view(["b"], NOW + 86_400).today == {}
 
 
+def test_calls_without_a_price_are_counted_by_model_and_workload() -> None:
+    """Where a call has tokens, and its cost is not known; of the day, as the cost is."""
+    log, unpriced = Log(), USAGE._replace(cost_usd=None)
+    log.add(call(NOW, ("a", None), usage=unpriced, workload="w"))
+    log.add(call(NOW, ("a", None), usage=unpriced))
+    log.add(call(NOW, ("a", None), usage=Usage(0, 0)))
+    today = log.view(["a"], NOW).today
+    assert (today["a"].unpriced_calls, today["a"].cost_usd) == (2, None)
+    assert (log.unpriced("model", NOW), log.unpriced("workload", NOW)) == ({"m": 2}, {"w": 1})
+    assert log.unpriced("model", NOW + 86_400) == {}
+    assert sum(log.history(share_entry("model", "m"), HOUR, NOW).unpriced_calls) == 2
+    log.add(call(NOW, ("a", None), workload="w"))
+    today = log.view(["a"], NOW).today
+    assert (today["a"].unpriced_calls, today["a"].cost_usd) == (2, 0.000_002_5)
+
+
 def test_only_the_latest_calls_are_kept() -> None:
     log = Log()
     for number in range(CALLS_KEPT + 5):
@@ -141,7 +160,7 @@ def test_calls_are_counted_by_workload_project_and_model_for_an_hour_and_a_day()
         assert sum(log.history(entry, DAY, now).requests) == requests
     assert sum(log.history(POOL, DAY, now).failed_calls) == 1
     assert sum(log.history(project_entry("p"), DAY, now).calls) == 0
-    assert log.shares("workload", DAY, now) == {"night": [2, 1, 1, 1, 0, 0, 10, 5, 2_500, 4, 0]}
+    assert log.shares("workload", DAY, now) == {"night": [2, 1, 1, 1, 0, 0, 10, 5, 2_500, 4, 0, 0]}
     assert log.shares("workload", HOUR, now) == {}
     assert log.shares("model", DAY, NOW + 90_000) == {}
     for span, slot_s, slots in ((HOUR, 60, 60), (DAY, 600, 144)):
@@ -224,21 +243,61 @@ def test_a_call_of_a_newer_version_is_read() -> None:
     assert load_call(json.dumps([*row, "new"]))[:5] == record[:5]
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, End(NOW, "good", process="h:1")),
+        ({"outcome": "abandoned"}, None),
+        ({"outcome": "failed", "attempts": ()}, End(NOW, "failed", "not_sent", process="h:1")),
+        (
+            {"outcome": "exhausted", "block": "rpm", "by_time": True},
+            End(NOW, "no_key", "rpm", process="h:1", by_time=True),
+        ),
+        ({"outcome": "exhausted"}, End(NOW, "no_key", "timeout", 429, process="h:1")),
+        (
+            {"outcome": "exhausted", "block": "model_withdrawn"},
+            End(NOW, "failed", "model_withdrawn", process="h:1"),
+        ),
+        ({"outcome": "failed"}, End(NOW, "failed", "timeout", 429, process="h:1")),
+    ],
+)
+def test_the_end_of_a_call_is_evidence(more: dict[str, Any], expected: End | None) -> None:
+    """Whatever its class; a model that no key is offered is a failure, no lack of keys."""
+    failed = None if not more else "timeout"
+    assert end_of(call(NOW, ("a", failed), **more), "h:1") == expected
+
+
+def test_an_end_quotes_the_service_but_not_a_refused_request() -> None:
+    """In one line; a request's own error may quote the prompt."""
+    said = "Access\n  Denied"
+    page = Attempt("a", "gateway", 403, 0.1, message=said)
+    own = Attempt("a", "bad_request", 400, 0.1, message="the prompt")
+    found = [end_of(call(NOW, outcome="failed", attempts=(one,)), "") for one in (page, own)]
+    assert found == [
+        End(NOW, "failed", "gateway", 403, "Access Denied"),
+        End(NOW, "refused", "bad_request", 400),
+    ]
+
+
 def test_a_list_with_what_is_no_row_shows_the_others() -> None:
     """Its name is reported; a count without the three names of its record is left out."""
     skipped: list[str] = []
     log = Log()
     log._skipped = skipped.append
-    ended = [json.dumps((NOW - n, "overloaded", 503)) for n in range(3)]
+    ended = [dump_end(End(NOW - n, "failed", "overloaded", 503)) for n in range(3)]
     texts = {
         "failures:a": (["5", dump_call(call(NOW, ("a", "timeout"))), "x"], 9),
         "calls": (["[[]]", dump_call(call(NOW, ("a", None)))], 9),
-        "ends:p\nm": ([*ended, "null"], 9),
+        "lately:p\nm\nw": ([*ended, "null"], 9),
     }
     day = f"pairs:{day_of(NOW, log.zone)}"
-    log.state.add_activity(ActivityRows({day: {"x": 1, "a\nb": 2, "p\nm\nw": 3}}, texts))
+    pairs = {"x": 1, "a\nb": 2, "p\nm\nw": 3}
+    ends = {f"{name}:good": n for name, n in pairs.items()}
+    counts = {day: pairs, f"outcomes:{int(NOW // 60)}": ends}
+    log.state.add_activity(ActivityRows(counts, texts))
     assert len(log.failures("a")) == 1
     assert len(log.view(["a"], NOW).calls) == 1
-    assert log.run("p", "m", NOW) is not None
+    assert len(log.ends(Pair("p", "m", "w"))) == 3
+    assert log.outcomes(NOW) == {Pair("p", "m", "w"): {int(NOW // 60): {"good": 3}}}
     assert log.pairs(NOW) == {Pair("p", "m", "w"): 3}
-    assert {*skipped} == {"failures:a", "calls", "ends:p\nm"}
+    assert {*skipped} == {"failures:a", "calls", "lately:p\nm\nw"}

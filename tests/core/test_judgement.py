@@ -10,21 +10,26 @@ import pytest
 from keyrot_middleware.core.judgement import (
     Availability,
     Judgement,
-    Run,
     availability,
     describe_block,
     ends_by,
     judge,
 )
 from keyrot_middleware.core.model import Block, CallInfo, Candidate
+from keyrot_middleware.core.outcomes import Run, Runs
 
 NOW = 1_000.0
 A, B = Candidate("a", "a", "a"), Candidate("b", "b", "b", workload="batch")
 MINUTE, DAY = Block("rpm", NOW + 30, waitable=True), Block("rpd", NOW + 40_000)
 IN_USE, GUESS = Block("concurrency", NOW + 0.1, waitable=True), Block("capacity", NOW + 30)
 CUT = Block("project_cap", NOW + 3_600)
-DOWN = Run("overloaded", 503, NOW - 600, 12)
-LOST = Run("connect", None, NOW - 600, 12)
+COUNTS = (NOW - 600, 12, 12, NOW)
+DOWN = Runs(Run("failed", "overloaded", 503, "", *COUNTS))
+UP_AGAIN = Runs(Run("failed", "overloaded", 503, "", *COUNTS, is_on=False))
+LOST = Runs(Run("failed", "connect", None, "", *COUNTS))
+REFUSED = Runs(refused=Run("refused", "bad_request", 400, "", *COUNTS))
+SHORT = Runs(shortage=Run("no_key", "capacity", None, "", *COUNTS))
+WAS_SHORT = Runs(shortage=Run("no_key", "rpm", None, "", *COUNTS, is_on=False))
 NEXT = Judgement("next", None, "served", 1, 1)
 
 
@@ -44,10 +49,16 @@ NEXT = Judgement("next", None, "served", 1, 1)
             {"answer": "due", "key_id": "b"},
         ),
         ("", {"a": CUT, "b": CUT}, {}, {"answer": "no", "ends_by": "person", "is_trouble": True}),
-        ("", {"a": DAY, "b": DAY}, {"run": DOWN}, {"answer": "no", "ends_by": "time"}),
-        ("", {}, {"run": DOWN}, {"answer": "failing", "ends_by": "success", "run": DOWN}),
-        ("", {}, {"run": DOWN, "next_model": NEXT}, {"answer": "served", "is_spare": True}),
-        ("", {}, {"run": LOST, "next_model": NEXT}, {"answer": "failing", "is_spare": False}),
+        ("", {"a": DAY, "b": DAY}, {"runs": DOWN}, {"answer": "no", "ends_by": "time"}),
+        ("", {}, {"runs": DOWN}, {"answer": "failing", "ends_by": "success", "runs": DOWN}),
+        ("", {}, {"runs": UP_AGAIN}, {"answer": "served", "is_trouble": False}),
+        ("", {}, {"runs": DOWN, "next_model": NEXT}, {"answer": "served", "is_spare": True}),
+        ("", {}, {"runs": LOST, "next_model": NEXT}, {"answer": "failing", "is_spare": False}),
+        ("", {}, {"runs": REFUSED}, {"answer": "refused", "is_trouble": False}),
+        ("", {"a": DAY, "b": DAY}, {"runs": REFUSED}, {"answer": "no"}),
+        ("", {}, {"runs": SHORT}, {"answer": "due", "ends_by": "success", "is_trouble": False}),
+        ("", {}, {"runs": WAS_SHORT}, {"answer": "served"}),
+        ("batch", {"b": DAY}, {"runs": SHORT}, {"answer": "served", "is_spare": True}),
         ("", {"a": DAY, "b": DAY}, {"next_model": NEXT}, {"answer": "served", "able": 0}),
         ("", {"a": CUT, "b": CUT}, {"next_model": NEXT}, {"answer": "no", "is_spare": False}),
         ("batch", {"a": DAY}, {}, {"answer": "served", "is_spare": False}),
@@ -84,7 +95,20 @@ def test_a_window_of_a_rejected_key_does_not_bring_it_back() -> None:
         (Block("rpd", NOW), "rpd until 1970-01-01 00:16:40Z"),
         (Block("rpd", NOW, note="share of batch"), "share of batch until 1970-01-01 00:16:40Z"),
         (Block("capacity", NOW), "capacity; tried again at 1970-01-01 00:16:40Z"),
-        (Block("project_cap", NOW), "project_cap; tried again at 1970-01-01 00:16:40Z"),
+        (
+            Block("project_cap", NOW),
+            "project_cap: a person ends that at the provider; tried again at 1970-01-01 00:16:40Z",
+        ),
+        (
+            Block("limit_zero", NOW),
+            "limit_zero: the provider does not offer this model to the key; tried again at "
+            "1970-01-01 00:16:40Z",
+        ),
+        (
+            Block("key_restricted", NOW),
+            "key_restricted, rejected; change its restrictions or its project, not its value; "
+            "tried again at 1970-01-01 00:16:40Z",
+        ),
         (Block("location", inf), "location"),
         (Block("usd", NOW), "the budget of the day is spent until 1970-01-01 00:16:40Z"),
         (Block("usd_reserved", NOW), "requests under way may spend the rest of a budget"),
@@ -95,6 +119,8 @@ def test_a_block_is_said_with_a_time_that_is_named_or_guessed(block: Block, expe
     """Only a named time is an end; a rejection also says what to do."""
     assert describe_block(block) == expected
     assert "replace its value; tried again at" in describe_block(Block("key_leaked", NOW))
+    quoted = describe_block(Block("credit_depleted", NOW), "No credit is left.")
+    assert quoted.startswith('credit_depleted "No credit is left."; tried again at ')
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ import pytest
 from keyrot_middleware.core.text import (
     did_you_mean,
     hide_escaped,
+    is_page,
+    of_all,
     plural,
     remaining,
     seconds_in,
     short_time,
+    text_of_page,
     utc,
 )
 from keyrot_middleware.providers.keys import display, hide_secrets, holds_key, mask_keys
@@ -36,6 +39,18 @@ def test_text_that_looks_like_a_key_is_masked(text: str, masked: str) -> None:
     assert mask_keys(text) == masked
     assert mask_keys(masked) == masked
     assert not holds_key(masked)
+
+
+def test_a_part_of_a_number_has_a_noun_in_the_right_form() -> None:
+    """Only the one of one is singular."""
+    counts = (0, 1), (1, 1), (1, 2), (2, 2), (0, 1_200)
+    assert [of_all(*one, "key") for one in counts] == [
+        "0 of 1 keys",
+        "1 of 1 key",
+        "1 of 2 keys",
+        "2 of 2 keys",
+        "0 of 1,200 keys",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -125,3 +140,28 @@ def test_a_time_is_read_in_its_unit(text: str, found: float) -> None:
 def test_what_is_no_time_is_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(ValueError, match="allowed: a time such as 90s"):
         seconds_in(text)
+
+
+PAGE = (
+    "<!-- x --> <!DOCTYPE html>\n<html><head><title>Guest&nbsp;WiFi</title>"
+    "<style>p > a {color: red}</style><script>if (a < b) go()</script></head>"
+    "<body><!-- hidden <b> --><p class='a'>Accept\nterms &amp; go<br"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (PAGE, "Guest WiFi Accept terms & go"),
+        ("\ufeff<?xml version='1.0'?><!DOCTYPE html PUBLIC><html>A</html>", "A"),
+        ("<h1>Bad gateway</h1>", "Bad gateway"),
+        ("Requests from referer <empty> are blocked.", None),
+        ("<empty> is no page", None),
+        ('{"html": "<html>"}', None),
+        ("", None),
+    ],
+)
+def test_a_page_is_shown_by_its_text(text: str, shown: str | None) -> None:
+    """What begins like an HTML page is shown without tags and scripts, other text as it is."""
+    assert is_page(text) is (shown is not None)
+    assert text_of_page(text) == (text if shown is None else shown)

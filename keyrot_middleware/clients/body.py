@@ -21,7 +21,7 @@ from ..providers.base import Events
 from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret
-from .errors import transport_failure
+from .errors import lost_connection
 from .redaction import ENOUGH, Redact, Redacting, redact_key, redacted_json
 
 LONGEST_BODY = 32 * 1024 * 1024
@@ -108,7 +108,7 @@ class Body:
         if not self.reader.is_over:
             self.finish()
         if error is not None:
-            failed = Failed(FailureFacts(transport=transport_failure(error)), error)
+            failed = Failed(lost_connection(error), error)
         elif self.reader.error is not None:
             failed = self.failed_event()
         reader = self.reader
@@ -127,6 +127,15 @@ class Body:
                 self.finish()
                 return
             self.first.append(data)
+
+    async def begin(self) -> bytes:
+        """Return the first bytes, which are read again."""
+        while not b"".join(self.first).strip():
+            data = await self._next()
+            if data is None:
+                break
+            self.first.append(data)
+        return b"".join(self.first)
 
     async def _next(self) -> bytes | None:
         with Redacting(self.redact):

@@ -34,7 +34,7 @@ from ..core.failures import FOR_GOOD, MODEL_REFUSALS, REJECTIONS, SLOW, FailureF
 from ..core.flow import CallState, Exhausted
 from ..core.judgement import describe_block, judge
 from ..core.model import DEFAULT_PLATFORM, HOME, POOL_KEY, CallInfo, Candidate, Lease
-from ..core.text import one_line
+from ..core.text import is_page, one_line
 from ..errors import handle_internal_error, warn_safely
 from ..hosts import AllowedOrigins, host_from_url, is_within, origin_from_url
 from ..providers.base import Provider, Route
@@ -258,7 +258,11 @@ class PooledCalls:
         first = judge(CallInfo("", ""), (), blocks, now=now, rejected={}).block
         until = inf if first is None else first.until
         retry_in = max(ceil(until - now), 1) if isfinite(until) else None
-        reasons = {key_id: describe_block(block) for key_id, block in blocks.items()}
+        said, model = pool.last_sentence, exhausted.model
+        reasons = {
+            key_id: describe_block(block, said(key_id, block.reason, model))
+            for key_id, block in blocks.items()
+        }
         ending = [b for b in blocks.values() if b.reason not in FOR_GOOD and isfinite(b.until)]
         if not blocks and provider.platform not in pool.selector.platforms:
             only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
@@ -665,6 +669,20 @@ class Call:
             reader.reported = self.provider.read_limits(headers)
         return reader
 
+    def may_be_page(self, headers: Mapping[str, str]) -> bool:
+        """Return whether a success may be a page, as of a captive portal; some call JSON so too."""
+        kind = headers.get("content-type", "").lstrip().lower()
+        return kind.startswith("text/html") and not self.state.info.bound_to_owner
+
+    def is_no_answer(self, status: int, text: str) -> bool:
+        """Return whether a success that begins so is none: a page, or nothing at all."""
+        info = self.state.info
+        if info.bound_to_owner or not info.counts_in_quota:
+            return False
+        begin = text[:_BEGIN_OF_PAGE].strip()
+        is_empty = status == _OK and begin == "" and text.strip() == ""
+        return is_empty or (begin[:1] == "<" and is_page(begin))
+
     def find_error(self, content: bytes, text: str) -> Any:
         """Return the error that is the body of a success, without keys; None if it is a reply."""
         if len(content) > _LONGEST_ERROR or self.state.info.bound_to_owner:
@@ -747,6 +765,9 @@ class Call:
 
 _LONGEST_ERROR = 8_192
 """Bytes of an error in place of a reply; what is longer is a reply."""
+_BEGIN_OF_PAGE = 2_048
+_OK = 200
+"""The success that has a body."""
 _LARGE = 65_536
 _LONG_TEXT, _BEGINNING = 8_192, 128
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Mapping
 from contextlib import suppress
@@ -60,6 +61,47 @@ def transport_failure(error: BaseException) -> Any:
 
 
 _DEEPEST = 5
+_MOST_LINKS = 30
+_CAUSES = {
+    "gaierror": "the host name is not found (DNS)",
+    "NameResolutionError": "the host name is not found (DNS)",
+    "SSLCertVerificationError": "TLS: the certificate is not trusted",
+    "ConnectionRefusedError": "the connection is refused",
+    "SSLError": "TLS: no connection can be agreed on",
+}
+"""By classes that may lie below an exception of an HTTP library; of several, the first."""
+_NO_ROUTE = "no route leads to the host"
+_NO_ROUTE_CODES = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
+
+
+def connection_cause(error: BaseException) -> str:
+    """Say why there is no connection: DNS, TLS, refused, no route; empty for another reason.
+
+    The libraries keep what the system has said in the causes, arguments or a field of their own.
+    """
+    links = [error]
+    for link in links:  # which grows meanwhile
+        more = [link.__cause__, link.__context__, *link.args, *(_get(link, "exceptions") or ())]
+        more += [_get(link, name) for name in ("reason", "os_error")]
+        known = {id(one) for one in links}
+        links += [x for x in more if isinstance(x, BaseException) and id(x) not in known]
+        if len(links) > _MOST_LINKS:
+            break
+    names = {cls.__name__ for link in links for cls in type(link).__mro__}
+    if any(isinstance(link, OSError) and link.errno in _NO_ROUTE_CODES for link in links):
+        return _NO_ROUTE
+    return next((said for name, said in _CAUSES.items() if name in names), "")
+
+
+def lost_connection(error: BaseException) -> FailureFacts:
+    """Return the facts of an error that came in place of a response."""
+    kind = transport_failure(error)
+    if kind == "timeout":
+        return FailureFacts(transport=kind)
+    cause = connection_cause(error)
+    if kind == "other" and cause and cause != _CAUSES["SSLError"]:  # requests does not say it
+        kind = "connect"
+    return FailureFacts(transport=kind, cause=cause)
 
 
 _LONGEST = 65_536
@@ -96,7 +138,7 @@ def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | Non
 
 def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
     """Return the facts of an error that a program reports, whatever it is; redact keys in it."""
-    facts = facts_from_error(error, redact) or FailureFacts(transport=transport_failure(error))
+    facts = facts_from_error(error, redact) or lost_connection(error)
     redact_exception(error, redact, frames=False)
     return facts
 

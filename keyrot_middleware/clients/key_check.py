@@ -14,7 +14,7 @@ from ..hosts import AllowedOrigins, is_within, origin_from_url
 from ..providers.base import Route
 from ..runtime import bypassed
 from ..secrets.cache import SecretCache
-from .errors import transport_failure
+from .errors import lost_connection
 
 _TIMEOUT_S = 20.0
 _SHOWN = 200
@@ -83,7 +83,7 @@ def check_key(
             timeout=_TIMEOUT_S,
         )
     except requests.RequestException as error:
-        code, said, facts = None, str(error), FailureFacts(transport=transport_failure(error))
+        code, said, facts = None, str(error), lost_connection(error)
     else:
         code, said = reply.status_code, reply.text
         facts = FailureFacts(code, said, reply.headers.get("retry-after"))

@@ -37,7 +37,7 @@ from ..secrets import Secret
 from ..state.base import State
 from ..telemetry import observe
 from .call import PooledCalls, is_key
-from .errors import facts_from_error, transport_failure
+from .errors import facts_from_error, lost_connection
 from .genai import has_foreign_key, option
 from .patching import Args, Kwargs, Wrapped, Wrapper
 from .redaction import Redacting
@@ -436,7 +436,7 @@ class _Session(AbstractAsyncContextManager[Any]):
 
 def _facts(error: BaseException) -> FailureFacts:
     """Read the facts of an error of a session: of its handshake, its setup or its end."""
-    return facts_from_error(error, str) or FailureFacts(transport=transport_failure(error))
+    return facts_from_error(error, str) or lost_connection(error)
 
 
 def _plain(value: Any) -> object:

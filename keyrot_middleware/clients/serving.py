@@ -17,9 +17,9 @@ from ..runtime.driver import complete
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
 from ..telemetry import observe
-from .body import Body, until_enough
+from .body import Body, read_bounded, until_enough
 from .call import NO_RETRY, Call, Incoming, Outcome, PooledCalls, Refused, Reply, text_of
-from .errors import transport_failure
+from .errors import lost_connection
 from .redaction import Redact, Redacting, kept_error, redact_key
 from .request import Served, in_place_of_placeholder
 
@@ -188,7 +188,7 @@ class Library(ABC, Generic[Request, Response]):
                     headers = self.head(response, request, call.redact)
                     reply = await self._received(call, response, headers, key, in_full)
             except Exception as error:
-                return Failed(FailureFacts(transport=transport_failure(error)), error)
+                return Failed(lost_connection(error), error)
             if isinstance(reply, StreamOpened):
                 opened[:] = (response, reply.stream)
             return reply
@@ -207,27 +207,20 @@ class Library(ABC, Generic[Request, Response]):
         self, call: Call, response: Response, headers: Mapping[str, str], key: Secret, in_full: bool
     ) -> Done | Failed | StreamOpened:
         status = self.status(response)
-        is_stream = status < 300 and call.is_stream(headers)
+        may_be_page = status < 300 and call.may_be_page(headers)
+        is_stream = status < 300 and call.is_stream(headers) and (call.stream or not may_be_page)
         if call.state.first_token_s is not None:
             self._has_head(call, response, is_stream)
         if status >= 400:
             return self.failed(call, response, await self._said(response))
         if not is_stream:
-            content = await self.content(response, headers)
-            if status >= 300:
-                kept = call.refused_redirect(status, headers) or kept_error(
-                    status, content, call.redact, headers.get("content-type")
-                )
-                return Done(response if kept == content else self.rebuilt(response, kept))
-            if (hidden := redact_key(content, key)) != content:
-                response = self.rebuilt(response, hidden)
-            text = text_of(hidden)
-            if (error := call.find_error(hidden, text)) is not None:
-                return self.failed(call, response, hidden, error)
-            return call.done(response, text, headers, in_full=in_full)
+            return await self._read_whole(call, response, headers, key, in_full=in_full)
         pieces, close = self.pieces(response)
         body = Body(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
         try:
+            page = await _read_page(body, call, status) if may_be_page else None
+            if page is not None:
+                return self.no_answer(call, response, page)
             await body.read_first(call.state.deadline)
             if not body.reader.failed_at_once:
                 return StreamOpened(body)
@@ -237,6 +230,30 @@ class Library(ABC, Generic[Request, Response]):
             raise
         await body.aclose()
         return self.failed(call, response, said, body.error)
+
+    async def _read_whole(
+        self,
+        call: Call,
+        response: Response,
+        headers: Mapping[str, str],
+        key: Secret,
+        *,
+        in_full: bool,
+    ) -> Done | Failed:
+        status, content = self.status(response), await self.content(response, headers)
+        if status >= 300:
+            kept = call.refused_redirect(status, headers) or kept_error(
+                status, content, call.redact, headers.get("content-type")
+            )
+            return Done(response if kept == content else self.rebuilt(response, kept))
+        if (hidden := redact_key(content, key)) != content:
+            response = self.rebuilt(response, hidden)
+        text = text_of(hidden)
+        if call.is_no_answer(status, text):
+            return self.no_answer(call, response, hidden)
+        if (error := call.find_error(hidden, text)) is not None:
+            return self.failed(call, response, hidden, error)
+        return call.done(response, text, headers, in_full=in_full)
 
     def _has_head(self, call: Call, response: Response, is_stream: bool) -> None:
         """End a deadline that is the head's alone; note whether others may have one here."""
@@ -280,6 +297,13 @@ class Library(ABC, Generic[Request, Response]):
         text = kept.decode(json.detect_encoding(kept), "replace")
         return call.refused(code, text, headers, rebuilt)
 
+    def no_answer(self, call: Call, response: Any, said: bytes) -> Failed:
+        """Return the failure that a success is which is no answer; the program gets it as it is."""
+        text = call.redact(said.decode("utf-8", "replace"))
+        cause = "a page in place of an answer" if text.strip() else "nothing in place of an answer"
+        facts = FailureFacts(self.status(response), text, transport="no_answer", cause=cause)
+        return Failed(facts, Refused(self.rebuilt(response, said), text))
+
     def last(self, call: Call, request: Request) -> Any:
         """Return the response that ends a call; raise what is none."""
         error = call.take_error()
@@ -302,3 +326,16 @@ class Library(ABC, Generic[Request, Response]):
         """Return the response to *request* that carries an outcome; see `outcome_of`."""
         response.keyrot = outcome
         return response
+
+
+async def _read_page(body: Body, call: Call, status: int) -> bytes | None:
+    """Return the page that a stream is; None if it is none, and begins as it came."""
+    begin = await body.begin()
+    if not call.is_no_answer(status, begin.decode("utf-8", "replace")):
+        return None
+    page, rest = await read_bounded(body)
+    if rest is not None:  # too long to be kept: the program reads it
+        body.first.insert(0, page)
+        return None
+    await body.aclose()
+    return page

@@ -24,6 +24,7 @@ from ..core.failures import (
     of_service,
     paced,
     rejected,
+    restricted,
 )
 from .base import Provider, Route
 from .openai import OpenAILike
@@ -43,6 +44,7 @@ __all__ = [
     "of_service",
     "paced",
     "rejected",
+    "restricted",
 ]
 
 GROUP = "keyrot_middleware.providers"

@@ -15,10 +15,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..core.failures import (
+    DAILY_BACKOFF,
     FIRST_RULES,
     LAST_RULES,
     MAX_MESSAGE,
     FailureFacts,
+    Implies,
     ParsedError,
     QuotaViolation,
     Rule,
@@ -36,9 +38,9 @@ from ..core.failures import (
     paced,
     parse_error_text,
     rejected,
-    rejected_for_long,
     rejected_for_method,
     reset_s,
+    restricted,
     retry_after_s,
     sane_delay,
     seconds,
@@ -256,12 +258,13 @@ def until_window_ends(parsed: ParsedError, now: float) -> float:
     return until_retry_info(parsed, now) or next_midnight(now, "UTC")
 
 
-SUSPENDED = rejected_for_long(
+SUSPENDED = restricted(
     "project_suspended",
     (400, 401, 403),
     reasons=any_of("ACCOUNT_DEACTIVATED", "ORGANIZATION_RESTRICTED"),
     text=r"^(?:(?:this|your) )?(?:organization|account|team|project) (?:has been|is) "
     r"(?:disabled|deactivated|suspended|restricted)",
+    backoff=DAILY_BACKOFF,
     exhausted_code=403,
 )
 ACCOUNT_RULES = (
@@ -324,10 +327,23 @@ SHARED_RULES = (
     *LIMIT_RULES,
     of_billing("payment_required", (402,)),
     of_request(
-        "forbidden",
+        "bad_request",
+        (403,),
+        text=r"moderat|flagged|guardrail|usage guidelines|max_new_tokens",
+        foreign=False,
+    ),
+    of_request(  # servers in Rust (xAI, text-generation-inference) say so in text
+        "bad_request",
+        (400, 415, 422),
+        text=r"^Failed to (?:deserialize|parse|buffer) the (?:JSON|request) body"
+        r"|^Expected request with `Content-Type",
+    ),
+    Rule(
+        "location",
         (403,),
         reasons=any_of("UNSUPPORTED_COUNTRY_REGION_TERRITORY"),
-        text=r"\bcountry\b|\bregion\b|moderat|flagged|guardrail|usage guidelines|max_new_tokens",
+        text=r"\bcountry\b|\bregion\b",
+        implies=Implies.NOTHING,
     ),
     paced("rate_limit"),
     *LAST_RULES,
@@ -451,13 +467,14 @@ class OpenAI(OpenAILike):
     account_headers = ("openai-organization", "openai-project")
     limit_kinds = {"requests": "rpm", "tokens": "tpm"}
     own_rules = (
-        rejected_for_long(
+        restricted(
             "key_denied",
             (401,),
+            backoff=DAILY_BACKOFF,
             reasons=any_of("ACCOUNT_DEACTIVATED"),
             text=r"^You must be a member of an organization",
         ),
-        rejected("key_restricted", (401,), text=r"^Your IP is not authorized|^IP not authorized"),
+        restricted("key_restricted", (401,), text=r"^Your IP is not authorized|^IP not authorized"),
         rejected_for_method(
             "key_method_blocked",
             (401, 403),

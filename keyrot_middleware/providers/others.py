@@ -25,6 +25,7 @@ from ..core.failures import (
     paced,
     rejected,
     reset_s,
+    restricted,
 )
 from ..core.model import NO_USAGE, Usage
 from ..core.windows import next_month
@@ -94,14 +95,14 @@ class OpenRouter(OpenAILike):
         ),
         Rule("overloaded", (402,), reasons=any_of("IN_FLIGHT_BUDGET_EXHAUSTED"), retry=True),
         of_billing("credit_depleted", (402,), reasons=any_of("OPENROUTER_CREDITS")),
-        rejected(
+        restricted(
             "key_restricted",
             (402, 403),
             reasons=any_of("OPENROUTER_KEY_LIMIT"),
             text=r"^Key limit exceeded",
             exhausted_code=403,
         ),
-        Rule("forbidden", (403,), reasons=any_of(_MODERATED)),
+        Rule("bad_request", (403,), reasons=any_of(_MODERATED)),
         Rule("overloaded", (429,), reasons=any_of(_UPSTREAM), retry=True),
         limited(
             "rate_limit",

@@ -276,3 +276,86 @@ def test_a_background_response_is_begun_by_its_first_event(upstream: Any) -> Non
     body = {**BODY, "stream": True, "background": True}
     got = httpx.post(f"{one.server.url}/v1/responses", json=body, headers=HEADERS)
     assert (got.content, sum(one.sent.values())) == (sent, 1)
+
+
+PAGE = b"<!DOCTYPE html><html><head><title>Guest WiFi</title></head><body>Accept</body></html>"
+HTML, OF_JSON = {"Content-Type": "text/html; charset=utf-8"}, {"Content-Type": "application/json"}
+NO_ANSWERS = {"page": (PAGE, HTML), "page as JSON": (PAGE, OF_JSON), "nothing": (b"", OF_JSON)}
+
+
+@LIBRARIES
+@pytest.mark.parametrize("what", NO_ANSWERS)
+def test_a_200_that_is_no_answer_is_the_programs_and_no_success(
+    library: str, what: str, upstream: Any
+) -> None:
+    """As of a captive portal: no other key is asked, none is penalized, and calls fail."""
+    one = upstream(lambda _: Response(200, *NO_ANSWERS[what]))
+    for _ in range(3):
+        assert ASKS[library](one.server.url + PATH, BODY) == (200, NO_ANSWERS[what][0])
+    assert one.sent == {"A": 3}
+    found = keyrot_middleware.status()
+    assert [key["state"] for key in found["keys"].values()] == ["available", "available"]
+    assert {key["success_count"] for key in found["keys"].values()} == {0}
+    assert "m: the last 3 calls failed since " in found["headline"][0]
+    said = {"nothing": "nothing in place of an answer"}.get(what, "Guest WiFi Accept")
+    assert f': 200, something that is no answer "{said}"' in found["headline"][0]
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2, requests])
+def test_a_page_in_place_of_a_stream_is_read_as_it_came(library: Any, upstream: Any) -> None:
+    """In pieces, as the program asked for it; with nothing of a key that the page repeats."""
+    page = PAGE.replace(b"Accept", VALUES[0].encode())
+    one = upstream(lambda _: Response(200, page, HTML))
+    url, body = one.server.url + PATH, {**BODY, "stream": True}
+    for _ in range(3):
+        if library is requests:
+            with requests.post(url, json=body, headers=HEADERS, stream=True, timeout=9) as got:
+                content = b"".join(got.iter_content(7))
+        else:
+            with library.stream("POST", url, json=body, headers=HEADERS) as got:
+                content = b"".join(got.iter_bytes())
+        assert (got.status_code, content) == (200, PAGE.replace(b"Accept", b"[redacted]"))
+    assert one.sent == {"A": 3}
+    assert "that is no answer" in keyrot_middleware.status()["headline"][0]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/openai/v1/audio/speech", b"ID3", "audio/mpeg"),
+        ("/openai/v1/audio/transcriptions", b"Hello.", "text/plain"),
+        (PATH, b" {}", "application/json"),
+    ],
+)
+def test_a_200_in_another_form_is_an_answer(
+    path: str, body: bytes, kind: str, upstream: Any
+) -> None:
+    """Sound, plain text, an empty object."""
+    one = upstream(lambda _: Response(200, body, {"Content-Type": kind}))
+    for _ in range(3):
+        assert httpx.post(one.server.url + path, json=BODY, headers=HEADERS).content == body
+    found = keyrot_middleware.status()
+    assert sum(key["success_count"] for key in found["keys"].values()) == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_is_called_html_is_an_answer(stream: bool, upstream: Any) -> None:
+    """Some servers call whatever they send so; a page is known by how it begins."""
+    event = b"data: " + json.dumps(CHAT).encode() + b"\n\n"
+    content = event * 2_000 if stream else json.dumps(CHAT).encode()
+    one = upstream(lambda _: Response(200, content, HTML))
+    for _ in range(3):
+        url, body = one.server.url + PATH, {**BODY, "stream": stream}
+        with httpx.stream("POST", url, json=body, headers=HEADERS) as got:
+            assert b"".join(got.iter_bytes()) == content
+    assert keyrot_middleware.status()["headline"][0].startswith("All calls are served.")
+
+
+def test_a_long_page_in_place_of_a_stream_is_whole(upstream: Any) -> None:
+    """As the program would get it without a pool."""
+    page = PAGE + b"." * 900_000
+    one = upstream(lambda _: Response(200, page, HTML))
+    url, body = one.server.url + PATH, {**BODY, "stream": True}
+    with httpx.stream("POST", url, json=body, headers=HEADERS) as got:
+        assert b"".join(got.iter_bytes()) == page
+    assert len(one.sent) == 1

@@ -148,11 +148,21 @@ assert "rpm" not in selection._NEVER_SKIPPED
     [
         (
             *(401, "KEY_FROZEN"),
-            [401, "rejected", "person", "Acme rejects the key (key_frozen); replace its value"],
+            [
+                401,
+                "rejected",
+                "person",
+                'Acme rejects the key (key_frozen: "No."); replace its value',
+            ],
         ),
         (
             *(403, "WORKSPACE_CLOSED"),
-            [429, "cooling_down", "person", "Acme has cut off project web/acme (workspace_closed)"],
+            [
+                429,
+                "cooling_down",
+                "person",
+                'Acme refuses project web/acme (workspace_closed: "No.")',
+            ],
         ),
     ],
 )

@@ -47,6 +47,25 @@ def test_a_refusal_means_what_an_engineer_would_say(row: dict[str, Any]) -> None
     assert (verdict.until and verdict.until - NOW) == pytest.approx(after_s, abs=0.001)
 
 
+@pytest.mark.parametrize(
+    ("code", "body", "said"),
+    [
+        (403, "<html><title>Denied</title><body>by policy</body></html>", "Denied by policy"),
+        (404, "404 page not found", "404 page not found"),
+        (404, {"error": {"code": 404, "message": "models/x is not found for API"}}, "models/x is"),
+        (400, {"error": {"code": 400, "message": "Invalid value: my prompt"}}, ""),
+        (413, "<html>your prompt</html>", ""),
+    ],
+)
+def test_a_failure_says_what_the_service_wrote_unless_that_may_quote_the_request(
+    code: int, body: Any, said: str
+) -> None:
+    """A page by its text; of what is the request's own nothing, since it may quote a prompt."""
+    verdict = providers.of("gemini_api").classify(FailureFacts(code, body), INFO, NOW)
+    assert verdict.message.startswith(said)
+    assert bool(verdict.message) is bool(said)
+
+
 # The call -------------------------------------------------------------------------------------
 
 RAISED = frozenset(range(400, 500)) - {401, 402, 403, 408, 409, 425, 429}

@@ -11,6 +11,7 @@ from keyrot_middleware.core.failures import (
     METHOD_FAILURES,
     OF_PROJECT,
     REJECTIONS,
+    REQUEST_FAILURES,
     FailureFacts,
     Implies,
     Rule,
@@ -40,6 +41,12 @@ def test_a_failure_class_is_about_the_same_everywhere(platform: str) -> None:
         assert (rule.scope is Scope.PROJECT) == (rule.name in OF_PROJECT), rule.name
 
 
+def test_what_is_not_the_fault_of_the_request_does_not_say_so() -> None:
+    """A judgement tells a program's own mistakes from calls that fail for another reason."""
+    own = {"bad_request", "not_found", "too_large", "conflict", "cancelled", "affinity"}
+    assert own == REQUEST_FAILURES
+
+
 OF_ALL = {r.name: r.implies for r in (*FIRST_RULES, *LAST_RULES) if r.implies is not None}
 
 
@@ -55,7 +62,10 @@ def test_a_table_defines_its_classes_alone_and_as_all_others_do(platform: str) -
     [
         (Rule("key_invald", (401,)), '"key_invald". Did you mean "key_invalid"?'),
         (Rule("something_else", (401,)), 'no row defines its failure class "something_else".'),
-        (rejected("too_large"), '"too_large" implies VALUE|REFUSAL|PERSON, elsewhere NOTHING; '),
+        (
+            rejected("too_large"),
+            '"too_large" implies VALUE|REFUSAL|PERSON|NEW_VALUE, elsewhere REQUEST; ',
+        ),
     ],
 )
 def test_a_row_without_a_meaning_or_with_another_one_is_a_problem(rule: Rule, problem: str) -> None:

@@ -28,6 +28,7 @@ _STATUSES = {
     400: "FAILED_PRECONDITION",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
     429: "RESOURCE_EXHAUSTED",
 }
 _TYPE = "type.googleapis.com/google.rpc."

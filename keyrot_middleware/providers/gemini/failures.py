@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ...core.failures import (
     CODE_RULES,
+    DAILY_BACKOFF,
     FIRST_RULES,
     LONG_S,
     UNKNOWN_REFUSAL,
@@ -29,6 +30,7 @@ from ...core.failures import (
     rejected,
     rejected_for_long,
     rejected_for_method,
+    restricted,
     until_retry_info,
 )
 from ...core.model import Backoff, Scope
@@ -93,7 +95,7 @@ RULES: tuple[Rule, ...] = (
     rejected_for_long(
         "key_leaked", text=r"^Your API key was reported as leaked\b", exhausted_code=403
     ),
-    rejected(
+    restricted(
         "key_restricted",
         reasons=words(
             *("API_KEY_ANDROID_APP_BLOCKED", "API_KEY_HTTP_REFERRER_BLOCKED"),
@@ -103,7 +105,7 @@ RULES: tuple[Rule, ...] = (
         r"|The provided API key has an IP address restriction)",
         exhausted_code=403,
     ),
-    rejected(
+    restricted(
         "key_denied",
         (403,),
         model_only=True,
@@ -118,8 +120,9 @@ RULES: tuple[Rule, ...] = (
         text=r"^Requests to this API \S{1,200} method \S{1,200} are blocked",
         exhausted_code=403,
     ),
-    rejected_for_long(
+    restricted(
         "project_suspended",
+        backoff=DAILY_BACKOFF,
         reasons=words("CONSUMER_SUSPENDED"),
         text=r"^Permission denied: Consumer '[^']{0,300}' has been suspended",
         exhausted_code=403,
@@ -179,7 +182,14 @@ RULES: tuple[Rule, ...] = (
         any_body=True,
         implies=Implies.METHOD,
     ),
-    of_model("limit_zero", _QUOTA, limit_is_zero=True, until=for_a_day, may_wait=False),
+    of_model(
+        "limit_zero",
+        _QUOTA,
+        limit_is_zero=True,
+        until=for_a_day,
+        may_wait=False,
+        implies=Implies.MODEL | Implies.ABSENT,
+    ),
     paced(
         "quota_day",
         reasons=words("QUOTA_EXCEEDED"),
@@ -210,7 +220,7 @@ RULES: tuple[Rule, ...] = (
         text=r"^(?:models/\S{1,200} is|Publisher Model \S{1,300}(?: was)?) not found\b",
         advise=ask_another_version,
     ),
-    of_request(
+    Rule(
         "location",
         (400,),
         text=r"^(?:User location is not supported"
@@ -218,6 +228,7 @@ RULES: tuple[Rule, ...] = (
         rotate=True,
         max_rotations=1,
         any_tier=False,
+        implies=Implies.NOTHING,
     ),
     of_request(
         "affinity",
@@ -226,11 +237,12 @@ RULES: tuple[Rule, ...] = (
         r"|CachedContent not found|Requested entity was not found"
         r"|^(?!models/).{0,200}\b(?:interaction|operation)s?\b.{0,200} not found",
     ),
-    of_request(
+    Rule(
         "no_key",
         (401, 403),
         reasons=words("CREDENTIALS_MISSING"),
         text=r"unregistered callers|^API keys are not supported by this API",
+        implies=Implies.NOTHING,
     ),
     # Codes alone.
     rejected("unauthorized", (401,)),
@@ -244,7 +256,8 @@ RULES: tuple[Rule, ...] = (
         any_body=True,
         implies=Implies.MODEL | Implies.BUSY,
     ),
-    of_request("forbidden", (403,)),  # with another key it would count there too
+    # With another key it would count there too.
+    Rule("forbidden", (403,), foreign=False, implies=Implies.NOTHING),
     *CODE_RULES,
 )
 

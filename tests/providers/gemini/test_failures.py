@@ -66,6 +66,7 @@ TRANSPORT = [
     ("timeout", Verdict("timeout")),
     ("slow", Verdict("slow_first_token", rotate=True)),
     ("other", Verdict("transport")),
+    ("no_answer", Verdict("no_answer")),
 ]
 
 

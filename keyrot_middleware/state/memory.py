@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..core.activity import ActivityRows, lifetime_s
+from ..core.activity import ActivityRows, believed_until, lifetime_s
 from ..core.ledger import Ledger, Owner, Records, Table
 from ..core.model import (
     Block,
@@ -115,12 +115,12 @@ class MemoryState(LedgerState):
         self._run(lambda now: self._add_activity(rows, now))
 
     def _add_activity(self, rows: ActivityRows, now: float) -> None:
+        kept = self._activity.items()
+        self._activity = {
+            name: one for name, one in kept if now < one[0] <= believed_until(name, now)
+        }
         for name, fields in rows.counts.items():
-            if name not in self._activity:
-                kept = self._activity.items()
-                self._activity = {one: found for one, found in kept if found[0] > now}
-                self._activity[name] = now + lifetime_s(name), {}
-            counts = self._activity[name][1]
+            _, counts = self._activity.setdefault(name, (now + lifetime_s(name), {}))
             for field, n in fields.items():
                 counts[field] = counts.get(field, 0) + n
         for name, (texts, most) in rows.texts.items():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 from weakref import finalize
 
-from ..core.activity import ActivityRows, lifetime_s
+from ..core.activity import TIMED, ActivityRows, believed_until, lifetime_s
 from ..core.ledger import (
     KeyHealth,
     Ledger,
@@ -82,9 +82,15 @@ TRIES = 5
 SWEEP_S = 300.0
 MAX_OWNERS = 100_000
 ROWS_AT_ONCE = 500
+READ_ANEW_S = 1.0
+"""How long what a connection has read of the file may stand for it, where no call waits."""
 MAX_NAMES = 10_000
 SELDOM = ("buckets", "cooldowns", "learned")
 """Tables that most pools have no record of."""
+
+
+BROKEN = "database disk image is malformed"
+"""In SQLite's own words."""
 
 
 class SqliteStateError(KeyrotError):
@@ -162,6 +168,10 @@ class SqliteState(LedgerState):
         self._is_closed = False
         self._unreadable = False
         """A record of a limit could not be read."""
+        self._is_damaged = False
+        """The file was found to be broken; other parts of it may still be read."""
+        self._read_at = 0.0
+        """When the file was last read anew, by `time.monotonic()`."""
         self._is_unsafe = False
         """The process was forked while a thread used the file."""
         self._rows = _Rows(f"{pool}:", self._execute)
@@ -226,9 +236,18 @@ class SqliteState(LedgerState):
         self._run(lambda _: self._execute("PRAGMA wal_checkpoint(PASSIVE)"))
         self._run(lambda _: self._execute(f"PRAGMA application_id = {APPLICATION_ID}"))  # a write
         self._run(lambda _: self._check_version())
+        if self._is_damaged:
+            self._run(lambda _: self._check_all())
+            self._is_damaged = False
         if self._unreadable:
             self._run(lambda _: self._rows.read_all(OF_LIMITS))
             self._unreadable = False
+
+    def _check_all(self) -> None:
+        """Read the whole file: where a part is broken, calls that need others must not say well."""
+        ((found,),) = self._execute("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise sqlite3.DatabaseError(BROKEN)
 
     def close(self) -> None:
         """Write what was deferred and close the file; calls in flight can still be settled."""
@@ -292,7 +311,14 @@ class SqliteState(LedgerState):
         return [found[name] for name in full]
 
     def activity_log(self, name: str) -> list[str]:
-        """Return the texts of a list; see `State.activity_log`."""
+        """Return the texts of a list; see `State.activity_log`.
+
+        Each process asks for one every few seconds, also without calls: so it finds out then if
+        the file was overwritten, of which its connection may have all it needs in memory.
+        """
+        if time.monotonic() - self._read_at > READ_ANEW_S:
+            self._read_at = time.monotonic()
+            self._run(lambda _: self._execute("PRAGMA shrink_memory"))
         sql = "SELECT text FROM texts WHERE name = ? ORDER BY id DESC"
         return [
             text for (text,) in self._run(lambda _: self._execute(sql, (f"{self._pool}:{name}",)))
@@ -324,6 +350,7 @@ class SqliteState(LedgerState):
                     raise type(error)(f"{self.path}: {error}") from None
                 if isinstance(error, sqlite3.Error | OSError | ValueError):
                     self._failed_at = time.monotonic()
+                    self._is_damaged |= type(error) is sqlite3.DatabaseError
                     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
                     raise SqliteStateError(f"{self.path}: {why}") from error
                 raise
@@ -367,6 +394,12 @@ class SqliteState(LedgerState):
         """Drop what has expired, and the oldest owners: their number is not bounded by the keys."""
         for table in ("records", "counts", "texts"):
             self._execute(f"DELETE FROM {table} WHERE expires <= ?", (now,))  # noqa: S608 - constant
+        for kind in TIMED:
+            names = f"{self._pool}:{kind}:", f"{self._pool}:{kind};"
+            self._execute(
+                "DELETE FROM counts WHERE name >= ? AND name < ? AND expires > ?",
+                (*names, believed_until(kind, now)),
+            )
         self._execute(
             "DELETE FROM records WHERE name IN (SELECT name FROM records"
             " WHERE name >= ?1 || ':owners:' AND name < ?1 || ':owners;'"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from support.pool import key
 
-from keyrot_middleware.core.activity import ActivityRows, Attempt, CallRecord
-from keyrot_middleware.core.judgement import Judgement, Run
+from keyrot_middleware.core.activity import ActivityRows, Attempt, CallRecord, Pair
+from keyrot_middleware.core.judgement import Judgement
 from keyrot_middleware.core.model import (
     DEFAULT_PLATFORM,
     Block,
@@ -20,7 +20,15 @@ from keyrot_middleware.core.model import (
     Terms,
 )
 from keyrot_middleware.core.selection import Selector
-from keyrot_middleware.runtime.judging import AT_ONCE, CallSettings, ask, judge_calls, read_settings
+from keyrot_middleware.runtime.judging import (
+    AT_ONCE,
+    CallSettings,
+    ask,
+    judge_calls,
+    read_runs,
+    read_said,
+    read_settings,
+)
 from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.runtime.rotations import emptied_at, report_values
 from keyrot_middleware.state import MemoryState, State
@@ -65,37 +73,39 @@ def test_each_model_is_judged_for_the_workloads_that_call_it(
 def test_settings_are_those_of_the_processes_that_run(state: State, clock: FakeClock) -> None:
     """Each says once a minute with what its calls are made; of several, all that one may use."""
     own, now = CallSettings(), clock.time()
-    assert read_settings(state, now, own) is own
+    assert read_settings(read_said(state), now, own) is own
     state.add_activity(ActivityRows({}, BATCH.texts(now)))
-    assert read_settings(state, now, own) == BATCH
+    assert read_settings(read_said(state), now, own) == BATCH
     state.add_activity(ActivityRows({}, CallSettings({None: Terms(behind="chat")}).texts(now)))
-    both = read_settings(state, now, own)
+    both = read_settings(read_said(state), now, own)
     assert (both.terms.keys(), both.tiers, both.wait_s) == ({None, "batch"}, None, own.wait_s)
-    assert read_settings(state, now + 300, own) is own
+    assert read_settings(read_said(state), now + 300, own) is own
 
 
 @pytest.mark.parametrize(
-    ("ends", "expected"),
+    ("failures", "expected"),
     [
         ([None, *["overloaded"] * 2], None),
-        ([None, *["overloaded"] * 3], Run("overloaded", 503, -120, 3)),
-        ([None, *["overloaded"] * 9], Run("overloaded", 503, -480, 9)),
-        (["overloaded"] * 100, Run("overloaded", 503, -3_540, 60)),
-        (["overloaded"] * 9 + [None], None),
-        (["overloaded", "overloaded", "bad_request", "reset"], Run("reset", 503, -180, 4)),
+        ([None, *["overloaded"] * 3], ("overloaded", 503, -120, 3)),
+        ([None, *["overloaded"] * 9], ("overloaded", 503, -480, 9)),
+        (["overloaded"] * 100, ("overloaded", 503, -3_540, 60)),
+        (["overloaded"] * 9 + [None] * 10, None),
+        (["overloaded", "overloaded", "bad_request", "reset"], ("reset", 503, -180, 3)),
+        (["overloaded"] * 3 + ["model_withdrawn"] * 3, ("model_withdrawn", 503, -300, 6)),
     ],
 )
-def test_calls_that_fail_whatever_the_key_are_a_run(
-    ends: list[str | None], expected: Run | None, clock: FakeClock
+def test_calls_that_fail_whatever_the_key_are_read_from_any_state(
+    failures: list[str | None], expected: Any, state: State, clock: FakeClock
 ) -> None:
     """Since when and how many is known from the minutes, one of which each call here takes."""
-    activity = Activity(MemoryState(RetryPolicy(), clock.time), clock.time)
+    activity, pair = Activity(state, clock.time), Pair(DEFAULT_PLATFORM, "m", "")
     clock.advance(-clock.time() % 60)
-    for failure in ends:
+    for failure in failures:
         clock.advance(60)
         activity.add(call(clock.time(), failure=failure))
-    found = activity.read().run(DEFAULT_PLATFORM, "m", clock.time())
-    assert found == (expected and expected._replace(since=clock.time() + expected.since))
+    found = read_runs(activity.read(), clock.time())(pair, [pair]).failing
+    said = found and (found.failure, found.code, found.since - clock.time(), found.failed)
+    assert said == expected
 
 
 def test_a_large_pool_is_asked_up_to_the_first_key_that_can_serve() -> None:
@@ -125,6 +135,8 @@ def test_a_state_that_was_emptied_is_told_all_at_once(clock: FakeClock) -> None:
         clock=clock,
         epoch=None,
         call_settings=BATCH,
+        configured=[one],
+        keys_problem="",
     )
     report_values(pool, is_new_minute=False)
     assert first.snapshot([one]) and first.activity_log("settings")
@@ -136,7 +148,7 @@ def test_a_state_that_was_emptied_is_told_all_at_once(clock: FakeClock) -> None:
     for _ in range(2):
         clock.advance(3)
         report_values(pool, is_new_minute=False)
-    assert read_settings(second, clock.time(), CallSettings()) == BATCH
+    assert read_settings(read_said(second), clock.time(), CallSettings()) == BATCH
     assert emptied_at(second, clock.time()) == clock.time() - 3
     assert second._records.fingerprints["a"] == "0123"
     clock.advance(3_600)

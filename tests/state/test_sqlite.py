@@ -25,6 +25,7 @@ from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import FallbackState, State, sqlite
 from keyrot_middleware.state.base import report_unreadable
 from keyrot_middleware.state.sqlite import SCHEMA, SqliteState, SqliteStateError, path_of_url
+from keyrot_middleware.testing import FakeClock
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes and locks of POSIX")
 TWENTY = key("twenty", Limits(rpm=10_000, rpd=20))
@@ -349,6 +350,24 @@ def test_a_state_that_is_dropped_leaves_no_open_file(path: Path) -> None:
     del state
     gc.collect()
     assert held() == []
+
+
+def test_what_a_clock_counted_that_was_ahead_is_swept(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is still to come, and is counted then; what another clock is ahead by stays."""
+    with closing(SqliteState(path, RetryPolicy(), clock.time)) as state:
+        for ahead in (30.0, 86_400.0):
+            clock.advance(ahead)
+            names = [f"{kind}:{ahead:.0f}" for kind in ("minute", "slot", "day", "rotations")]
+            state.add_activity(ActivityRows({name: {"n": 1} for name in names}, {}))
+            clock.advance(-ahead)
+        monkeypatch.setattr(sqlite, "SWEEP_S", -1.0)
+        state.activity(["minute:30"], None)
+        names = ["minute", "slot", "day", "rotations"]
+        for ahead, kept in ((30, names), (86_400, ["rotations"])):
+            found = state.activity([f"{name}:{ahead}" for name in names], None)
+            assert [name for name, one in zip(names, found, strict=True) if one] == kept
 
 
 def test_expired_records_and_the_oldest_owners_are_swept_and_no_counts(

@@ -44,7 +44,7 @@ def test_two_processes_add_to_one_history(url: str) -> None:
         assert [[a.key_id for a in c.attempts] for c in view.calls] == [["a"], ["b"]]
         assert [c.waited for c in view.calls] == [True, False]
         pool = first.read().history(POOL, DAY, NOW)
-        sums = [2, 1, 1, 2, 1, 1, 14, 6, 2_000_000, 0, 0]
+        sums = [2, 1, 1, 2, 1, 1, 14, 6, 2_000_000, 0, 0, 0]
         assert [sum(counts) for counts in pool] == sums
         assert (len(pool.calls), pool.calls[-1], pool.calls[-13]) == (144, 1, 1)
         assert sum(first.read().history(POOL, HOUR, NOW).calls) == 1
@@ -52,7 +52,7 @@ def test_two_processes_add_to_one_history(url: str) -> None:
             assert sum(first.read().history(entry, DAY, NOW).refused) == 1
         assert first.read().shares("workload", DAY, NOW) == {"night": sums}
         assert first.read().shares("model", HOUR, NOW) == {
-            "m": [1, 0, 0, 1, 1, 0, 7, 3, 1_000_000, 0, 0]
+            "m": [1, 0, 0, 1, 1, 0, 7, 3, 1_000_000, 0, 0, 0]
         }
         assert [one.at for one in second.read().failures("a")] == [NOW - 7_200]
         assert second.read().failures("b") == []

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
 
@@ -24,7 +23,8 @@ from .hosts import is_proxied, is_within, origin_from_url
 from .keys_file import Tier, allowed_tiers
 from .locks import Lock
 from .monitoring.alerts import Alerts, open_receivers
-from .monitoring.report import levels, pool_health, source_of
+from .monitoring.levels import Levels
+from .monitoring.report import pool_health
 from .monitoring.view import HealthStatus
 from .prices import require_prices
 from .providers.keys import check_key_format
@@ -49,7 +49,7 @@ from .settings import (
 )
 from .state import State, open_state
 from .telemetry import Observer
-from .telemetry.logs import LogObserver
+from .telemetry.logs import LogObserver, OutageLog
 from .telemetry.metrics import MetricsObserver
 from .telemetry.tracing import TracingObserver
 
@@ -128,7 +128,7 @@ def install(
         if pool is None:
             return
         set_current_pool(pool)
-        metrics.register_gauges(partial(levels, pool, source_of(pool)))
+        metrics.register_gauges(Levels(pool).read)
         count = plural(len(pool.selector.keys), "key")
         _log.info("pool %s is installed with %s", pool.name, count)
 
@@ -375,7 +375,7 @@ def open_pool(
             _warn(text)
         return None
     name = config.settings.pool
-    log = LogObserver(name)
+    log, tracing = LogObserver(name), TracingObserver(name, call_spans=config.settings.call_spans)
     pool = Pool(
         name=name,
         selector=selector,
@@ -388,13 +388,15 @@ def open_pool(
         policy=config.policy,
         next_models=next_models(config.settings.fallback_models),
         first_tokens=FirstTokens(deadlines_of(config.settings), clock.time),
-        observers=(TracingObserver(name, call_spans=config.settings.call_spans), log, *more),
+        observers=(tracing, log, *more),
         event_listeners=(log,),
         clock=clock,
         last_resorts=config.last_resorts,
         trace_url=config.settings.trace_url,
         configured=configured,
     )
+    pool.activity.watch = OutageLog(name).watch
+    log.redact = tracing.redact = secrets.redact
     pool.state.record_values(selector.keys.values())
     try:
         for text in texts:

@@ -162,6 +162,9 @@ EventName = Literal[
     "workload_degraded",
     "quota_forecast",
     "replies_not_known",
+    "processes_differ",
+    "keys_file_unreadable",
+    "keys_file_read_again",
 ]
 EVENTS: tuple[EventName, ...] = get_args(EventName)
 

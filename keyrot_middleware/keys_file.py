@@ -296,20 +296,24 @@ def candidates_of(
         limits[group] = _smaller(key.limits, limits.get(group, NO_LIMITS))
 
     def shared(key: Candidate) -> Candidate:
-        is_outside = not (key.disabled or tiers is None or key.tier in tiers)
         of_account = budgets.get(f"billing:{key.billing_account}", NO_BUDGET)
         of_project = budgets.get(f"project:{key.project}", NO_BUDGET)
         usd = of_project._replace(ten_minutes=of_account.ten_minutes)
         of_model, of_all = (limits.get((key.project, one), NO_LIMITS) for one in (key.model, None))
         return replace(
-            key,
-            disabled=OUTSIDE_TIERS if is_outside else key.disabled,
+            within_tiers(key, tiers),
             usd=NO_BUDGET if key.tier == FREE or usd == NO_BUDGET else usd,
             limits=_smaller(key.limits, of_model, of_all),
             use=uses.get(key.project, use),
         )
 
     return tuple(map(shared, candidates))
+
+
+def within_tiers(key: Candidate, tiers: frozenset[str] | None) -> Candidate:
+    """Return a key, disabled if its tier is not one of these; None: all are used."""
+    is_outside = not (key.disabled or tiers is None or key.tier in tiers)
+    return replace(key, disabled=OUTSIDE_TIERS) if is_outside else key
 
 
 def _smaller(own: Limits, *others: Limits) -> Limits:

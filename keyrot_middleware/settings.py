@@ -488,6 +488,8 @@ class Config:
     """The keys.json that was read, absolute; None: there was none."""
     keys_seen: tuple[int, int, int] | None = None
     """Which version of it was read."""
+    keys_problems: tuple[str, ...] = ()
+    """What is wrong in it; such a pool is not used."""
 
     @property
     def tiers(self) -> frozenset[str] | None:
@@ -521,6 +523,21 @@ def load(**overrides: Any) -> Config:
         ConfigError: With every wrong value in one message. Where rotation is switched off,
             nothing else is looked at.
     """
+    config = load_whatever_keys(**overrides)
+    if config.keys_problems:
+        raise ConfigError(join_problems(config.keys_problems))
+    return config
+
+
+def load_whatever_keys(**overrides: Any) -> Config:
+    """Read what `load()` reads, for one who looks at a pool whose keys.json may be wrong.
+
+    Args:
+        overrides: As of `load()`.
+
+    Raises:
+        ConfigError: Something else is wrong.
+    """
     given = {name: value for name, value in overrides.items() if value is not None}
     problems = [
         f"install() has no argument {display(name)}.{did_you_mean(name, ARGUMENTS)} "
@@ -537,7 +554,7 @@ def load(**overrides: Any) -> Config:
         _gather(validate(values, sources, problems), sources, problems, env_file), sources=sources
     )
     if problems:
-        raise ConfigError(join_problems(problems))
+        raise ConfigError(join_problems([*problems, *config.keys_problems]))
     return config
 
 
@@ -573,12 +590,12 @@ def _gather(
         path = Path("keys.json")
     if alone and "keys_file" not in given:
         path = None
-    in_file: tuple[KeySpec, ...] = ()
+    in_file, wrong = tuple[KeySpec, ...](), list[str]()
     seen = file_version(path) if path else None
     if path is not None:
         in_file, wrong = read_keys(path)
         named = f"{sources['keys_file']}, " if "keys_file" in sources else ""
-        problems += [f"{named}{text}" for text in wrong]
+        wrong = [f"{named}{text}" for text in wrong]
     warnings += doubtful_variables(env_file)
     taken = {key.key_id for key in in_file}
     free = (key_id for key_id in map("key_{}".format, count(1)) if key_id not in taken)
@@ -595,7 +612,7 @@ def _gather(
         if value:
             inline[key.key_id] = SecretStr(value)
     singles = [key.key_id for key in keys if key.priority == LAST_RESORT and key not in in_file]
-    problems += _tiers_problem(settings, keys, sources)
+    (wrong if wrong else problems).extend(_tiers_problem(settings, keys, sources))
     policy = {
         name: getattr(settings, name) for name in RetryPolicy.__dataclass_fields__ if name != "zone"
     }
@@ -603,7 +620,7 @@ def _gather(
     return Config(
         settings=settings,
         keys=tuple(keys),
-        policy=RetryPolicy(**policy, zone=_zone(keys)),
+        policy=RetryPolicy(**policy, zone=zone_of(key.service for key in keys)),
         warnings=tuple(warnings),
         state_url=state_url,
         inline=MappingProxyType(inline),
@@ -611,12 +628,13 @@ def _gather(
         env_file=here / ".env",
         keys_file=here / path if path else None,
         keys_seen=seen,
+        keys_problems=tuple(wrong),
     )
 
 
-def _zone(keys: Sequence[KeySpec]) -> str:
-    """Return where the days of the pool end: those of Gemini, unless it has no key of Gemini's."""
-    zones = [providers.of(key.service).zone for key in keys]
+def zone_of(platforms: Iterable[str]) -> str:
+    """Return where the days of a pool end: those of Gemini, unless it has no key of Gemini's."""
+    zones = [providers.of(platform).zone for platform in platforms]
     return Gemini.zone if Gemini.zone in zones or not zones else zones[0]
 
 

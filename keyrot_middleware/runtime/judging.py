@@ -1,18 +1,22 @@
 """Asking a state what the calls of a pool would get now, from any process that sees it.
 
 What workloads may use, the tiers, the chain and the longest wait are known to the processes that
-serve calls. Each writes them into the state once a minute, so that others judge as it does.
+serve calls. Each writes them into the state once a minute, so that others judge as it does, and
+what it is called and a digest of its keys, so that others see where processes differ.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
 
-from ..core.activity import Pair
+from ..core.activity import ActivityLog, Pair
 from ..core.judgement import ANSWERS, Judgement, judge
 from ..core.model import Block, Budget, CallInfo, Candidate, RetryPolicy, Terms
+from ..core.outcomes import End, Minutes, Run, Runs, find_failing, find_runs
 from ..core.rows import NUMBER, known_fields, read_row
 from ..core.selection import Selector
 from ..state.base import State
@@ -23,7 +27,7 @@ VERB = "generateContent"
 """The method of the call that "a call sent now" stands for."""
 AT_ONCE = 500
 """Keys of which the state is asked in one step, since calls must not wait for a large pool."""
-KEPT = 100
+KEPT = 300
 """Settings that the state keeps: one of each process and minute."""
 SEEN_S = 180.0
 """A process that has said nothing for so long is gone."""
@@ -48,21 +52,41 @@ class CallSettings:
         info = CallInfo(model, VERB, tokens=1, workload=workload, platform=platform)
         return info._replace(tiers=self.tiers, terms=terms)
 
-    def texts(self, now: float) -> dict[str, tuple[list[str], int]]:
-        """Return what a process writes into the state; see `ActivityRows`."""
+    def texts(
+        self, now: float, process: str = "", keys: str = "", problem: str = ""
+    ) -> dict[str, tuple[list[str], int]]:
+        """Return what a process writes into the state; see `ActivityRows` and `Said`."""
         terms = [[name, *one] for name, one in self.terms.items()]
         tiers = None if self.tiers is None else sorted(self.tiers)
-        row = now, terms, tiers, dict(self.next_models), self.wait_s
+        row = now, terms, tiers, dict(self.next_models), self.wait_s, process, keys, problem
         return {"settings": ([json.dumps(row)], KEPT)}
 
 
-def read_settings(state: State, now: float, own: CallSettings) -> CallSettings:
-    """Return what the processes of a pool have written; *own* if none runs.
+class Said(NamedTuple):
+    """What a process has said of itself."""
+
+    at: float
+    """When, epoch seconds."""
+    settings: CallSettings
+    process: str = ""
+    """Its name, `host:pid`, and which pool of it; "" for that of an older version."""
+    keys: str = ""
+    """A digest of its keys; see runtime/processes.py."""
+    problem: str = ""
+    """Why it does not read its keys.json."""
+
+
+def read_said(state: State) -> list[Said]:
+    """Return what the processes of a pool have lately said of themselves, the latest first."""
+    return rows_of(state, "settings", _read_said)
+
+
+def read_settings(said: Sequence[Said], now: float, own: CallSettings) -> CallSettings:
+    """Return what the processes of a pool have *said*; *own* if none runs.
 
     Of several that differ, all that any of them may use.
     """
-    rows = reversed(rows_of(state, "settings", _read_settings))
-    found = [settings for at, settings in rows if at > now - SEEN_S]
+    found = [one.settings for one in reversed(said) if one.at > now - SEEN_S]
     if not found:
         return own
     terms = {name: of for one in found for name, of in one.terms.items()}
@@ -74,15 +98,15 @@ def read_settings(state: State, now: float, own: CallSettings) -> CallSettings:
     )
 
 
-_ROW = (NUMBER, list, list | None, dict, NUMBER)
+_ROW = (NUMBER, list, list | None, dict, NUMBER, str, str, str)
 _TERMS = (str | None, str, bool, NUMBER, list, str)
 _BUDGET = (NUMBER | None,) * len(Budget._fields)
 """What the fields are, of a row and of the rows in it."""
 
 
-def _read_settings(text: str) -> tuple[float, CallSettings]:
-    """Read when a process has written what; see `CallSettings.texts`."""
-    at, rows, tiers, models, wait_s = read_row(text, _ROW)
+def _read_said(text: str) -> Said:
+    """Read what a process has written, and when; see `CallSettings.texts`."""
+    at, rows, tiers, models, wait_s, *who = read_row(text, _ROW)
     terms: dict[str | None, Terms] = {}
     for row in rows:
         name, workload, first, share, usd, behind = known_fields(row, _TERMS)
@@ -90,7 +114,7 @@ def _read_settings(text: str) -> tuple[float, CallSettings]:
     if tiers is not None:
         tiers = frozenset(known_fields(tiers, [str] * len(tiers)))
     known_fields([*models.values()], [str] * len(models))
-    return at, CallSettings(terms, tiers, models, wait_s)
+    return Said(at, CallSettings(terms, tiers, models, wait_s), *who)
 
 
 def judge_calls(
@@ -116,6 +140,7 @@ def judge_calls(
         The worst first.
     """
     judged, log = dict[Pair, Judgement](), activity.read()
+    runs, pairs = read_runs(log, now), log.pairs(now)
 
     def one(pair: Pair, *before: Pair) -> Judgement:
         if pair not in judged:
@@ -131,16 +156,35 @@ def judge_calls(
                 blocks,
                 now=now,
                 rejected=rejected,
-                run=log.run(pair.platform, pair.model, now),
+                runs=runs(pair, pairs),
                 wait_s=settings.wait_s,
                 next_model=next_one,
             )._replace(keys=len(keys))
         return judged[pair]
 
-    pairs = log.pairs(now).items()
-    found = [(one(pair), calls) for pair, calls in pairs]
+    found = [(one(pair), calls) for pair, calls in pairs.items()]
     shown = [here for here, calls in found if calls or here.answer != "served"]
     return sorted(shown, key=lambda here: (ANSWERS.index(here.answer), not here.is_spare))
+
+
+def read_runs(log: ActivityLog, now: float) -> Callable[[Pair, Iterable[Pair]], Runs]:
+    """Return what finds what calls of a pair lately came to; the others of its model count too."""
+    outcomes, known = log.outcomes(now), dict[Pair, list[End]]()
+
+    def of(pair: Pair) -> tuple[list[End], Minutes]:
+        if pair not in known:
+            known[pair] = log.ends(pair)
+        return known[pair], outcomes.get(pair, {})
+
+    @cache
+    def failing(pair: Pair) -> Run | None:
+        return find_failing(*of(pair), now)
+
+    def runs(pair: Pair, pairs: Iterable[Pair]) -> Runs:
+        others = (one for one in pairs if one[:2] == pair[:2] and one != pair)
+        return find_runs(of(pair), map(failing, others), now)
+
+    return runs
 
 
 def ask(

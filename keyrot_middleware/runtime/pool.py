@@ -25,7 +25,7 @@ from ..core.activity import CallRecord
 from ..core.commands import Acquire, Settle
 from ..core.counting import ModelNames, TokenScale
 from ..core.evidence import Evidence
-from ..core.failures import KEY_REJECTIONS, MODEL_REFUSALS
+from ..core.failures import KEY_REJECTIONS, MODEL_REFUSALS, NOT_OFFERED, QUOTED, quotable
 from ..core.model import (
     DEFAULT_PLATFORM,
     FREE,
@@ -35,6 +35,7 @@ from ..core.model import (
     Candidate,
     Lease,
     RetryPolicy,
+    Scope,
     Terms,
     Usage,
     nano_usd,
@@ -42,6 +43,7 @@ from ..core.model import (
     project_name,
 )
 from ..core.selection import Selector
+from ..core.text import one_line
 from ..core.waiting import WaitingLines
 from ..errors import KeyrotError, handle_internal_error, warn_safely
 from ..forks import after_fork, time_left
@@ -54,6 +56,7 @@ from ..secrets.cache import LOOKUP_TIMEOUT_S, SecretCache
 from ..secrets.stores import Stores
 from ..settings import Config, reread
 from ..state.base import State, StateThreads
+from ..state.memory import BoundedDict
 from ..telemetry import Observer, PoolEventListener
 from .first_token import NO_DEADLINES, FirstTokens
 from .google_limits import GoogleLimits
@@ -91,6 +94,19 @@ class SystemClock:
     async def asleep(self, seconds: float) -> None:
         """Block only the task."""
         await asyncio.sleep(seconds)
+
+
+_OWNERS = {
+    Scope.BILLING: "billing_account",
+    Scope.PROJECT: "project",
+    Scope.PROJECT_MODEL: "project",
+}
+"""What of a lease is refused by a failure of a scope; else its key."""
+
+
+def _place(failure: str, owner: str, model: str) -> str:
+    """Return where a sentence is kept; one about no model is that of all of them."""
+    return f"{failure}\n{owner}\n{model if failure in NOT_OFFERED else ''}"
 
 
 def _price_list(platform: str) -> str:
@@ -145,12 +161,16 @@ class Pool:
     there is another. The state is not asked: the home key is asked for on event loops."""
     epoch: str | None = field(default=None, repr=False)
     """What the shared state was last called; another name after it was emptied."""
+    keys_problem: str = field(default="", repr=False)
+    """Why its keys.json is not read; it goes on with what it had."""
     prices: PriceList = field(default_factory=PriceList)
     threads: StateThreads = field(default_factory=StateThreads, repr=False)
     """For what blocks in async calls: those of the loop may be full of sync calls that wait."""
     activity: Activity = field(init=False, repr=False)
     """What calls did lately."""
     _refusals: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
+    _sentences: BoundedDict[str] = field(default_factory=lambda: BoundedDict(1_000), repr=False)
+    """What providers wrote when they refused keys, projects, accounts and models."""
     _unpriced: set[str] = field(default_factory=set, repr=False)
     """Models without a price that were warned of."""
     _look_up_at: float = 0.0
@@ -287,6 +307,10 @@ class Pool:
         verdict, error, lease = settle.outcome.verdict, settle.error, settle.lease
         if verdict is None:
             return
+        if verdict.message and verdict.failure in QUOTED:
+            owner = getattr(lease, _OWNERS.get(verdict.scope, "key_id"))
+            said = quotable(verdict.failure, self.secrets.redact(verdict.message))
+            self._sentences[_place(verdict.failure, owner, lease.bucket)] = one_line(said)
         name = lease.key_id if verdict.rejected else f"\n{lease.bucket}"
         if not verdict.rejected and verdict.failure not in MODEL_REFUSALS:
             return
@@ -310,6 +334,13 @@ class Pool:
         names = {*key_ids, f"\n{model}"}
         refused = [name for name in self._refusals if name in names]
         return self._refusals[refused[-1]] if refused else None
+
+    def last_sentence(self, key_id: str, failure: str, model: str) -> str:
+        """Return what a provider wrote when it refused a key last; empty if that is not known."""
+        key = self.selector.keys.get(key_id)
+        owners = (key_id,) if key is None else (key_id, key.project, key.billing_account)
+        found = (self._sentences.get(_place(failure, owner, model)) for owner in owners)
+        return next(filter(None, found), "")
 
     def refresh(self, key_id: str, *, wait: bool = True) -> bool:
         """Look up the value of a rejected key again; return whether there is a new one.
@@ -434,6 +465,8 @@ def unreserved_lease(command: Acquire, now: float) -> Lease:
 
 LOOK_S = 3.0
 """Seconds between two checks of keys.json, and of values that are rotated."""
+PROBLEM_MAX = 300
+"""Characters that other processes see of what is wrong in keys.json."""
 TICK_S = 1.0
 """Seconds between two ticks: calls that were dropped are settled, and those that ended counted."""
 
@@ -528,12 +561,20 @@ class Refresher:
         if found == self._seen:
             return LOOK_S
         self._seen = found
+        problem = ""
         try:
             self._take(reread(self._config))
         except KeyrotError as error:
+            problem = " ".join(str(error).split())[:PROBLEM_MAX]
             text = f"pool {self._pool.name}: keys.json is not used, the keys stay the same: {error}"
             warn_safely(text)
             _log.error("%s", text)
+        if self._pool.keys_problem and not problem:
+            _log.info("pool %s: keys.json is read again", self._pool.name)
+        self._pool.keys_problem = problem
+        self._report_at, self._minute = 0.0, -1  # the other processes see it at once
+        for observer in self._pool.observers:
+            getattr(observer, "on_keys_read", _nothing)()
         return LOOK_S
 
     def _take(self, config: Config) -> None:
@@ -548,6 +589,10 @@ class Refresher:
         self._minute = -1
         if self._on:
             self.start()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _at_exit(alive: weakref.ref[Refresher]) -> None:

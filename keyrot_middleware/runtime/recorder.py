@@ -21,19 +21,25 @@ from ..core.activity import (
     CallRecord,
 )
 from ..core.commands import Settle
+from ..core.failures import quotable
 from ..core.flow import Exhausted
-from ..core.model import DEFAULT_ZONE, NO_USAGE, CallInfo, LeaseOutcome, project_name
+from ..core.judgement import ends_by, first_block
+from ..core.model import DEFAULT_ZONE, NO_USAGE, Block, CallInfo, LeaseOutcome, project_name
+from ..core.outcomes import End
 from ..errors import handle_internal_error
-from ..forks import after_fork
+from ..forks import after_fork, process_name
 from ..locks import Lock
 from ..state.base import State
 from ..telemetry.semconv import cause_from_verdict
 from .lists import report_skipped
 
-MESSAGE_MAX = 200
-"""Characters of what a service wrote about a key."""
 MOST_NEW = 100_000
 """Records that wait to be counted, at most; the oldest are dropped."""
+
+
+def _watch_nothing(_record: CallRecord, _end: End) -> None:
+    """See nothing."""
+
 
 Price = Callable[[CallRecord], float | None]
 
@@ -62,9 +68,11 @@ class Activity:
         self.redact: Callable[[str], str] = str
         """Hides keys in what a service wrote."""
         self._state, self._price, self._count_keys = state, price, count_keys
-        self._lock = Lock()
+        self._lock, self._sending = Lock(), Lock()
         self._new: deque[CallRecord] = deque(maxlen=MOST_NEW)
         self._names = BoundedNames()
+        self.watch: Callable[[CallRecord, End], Callable[[], object] | None] = _watch_nothing
+        """Sees how each call of a model ended; returns what to do about that."""
         self._log = ActivityLog(state.activity, state.activity_log, zone, report_skipped)
         self.zone = zone
         self._batch = self._new_batch()
@@ -76,32 +84,39 @@ class Activity:
 
     def send(self) -> None:
         """Count what is new, and send it to the state; what that does not take is dropped."""
-        with self._lock:
-            self._count_new()
-            batch, self._batch = self._batch, self._new_batch()
-        if batch:
-            self._state.add_activity(batch.rows())
+        with self._sending:  # who reads waits for what another thread has taken
+            with self._lock:
+                said = self._count_new()
+                batch, self._batch = self._batch, self._new_batch()
+            if batch:
+                self._state.add_activity(batch.rows())
+        for say in said:  # without a lock: a handler of log lines may look at the pool
+            say()
 
     def read(self) -> ActivityLog:
         """Return what is kept of the calls, the new ones included."""
         self.send()
         return self._log
 
-    def _count_new(self) -> None:
-        """Count the new records; the lock is held."""
-        new, batch = self._new, self._batch
+    def _count_new(self) -> list[Callable[[], object]]:
+        """Count the new records; return what there is to say of them. The lock is held."""
+        new, batch, said = self._new, self._batch, list[Callable[[], object]]()
         try:
             while new:
                 record = new.popleft()
                 usage = record.usage
                 if usage.cost_usd is None and usage is not NO_USAGE:
                     usage = usage._replace(cost_usd=self._price(record))
-                batch.add(record._replace(usage=usage))
+                end = batch.add(record._replace(usage=usage))
+                if end is not None and (say := self.watch(record, end)):
+                    said.append(say)
         except Exception:
             handle_internal_error("activity")
+        return said
 
     def _new_batch(self) -> ActivityBatch:
-        return ActivityBatch(self._names, self._count_keys() > LARGE_POOL, self.zone)
+        is_large = self._count_keys() > LARGE_POOL
+        return ActivityBatch(self._names, is_large, self.zone, process_name())
 
     def _in_child(self) -> None:
         self._new.clear()  # the parent sends these
@@ -149,7 +164,7 @@ class RunningCall:
         failure, code, message, kind = None, None, "", ""
         if verdict is not None:
             failure, code = verdict.failure, verdict.code
-            message = self._activity.redact(verdict.message).partition("\n")[0][:MESSAGE_MAX]
+            message = quotable(failure, self._activity.redact(verdict.message))
             kind = cause_from_verdict(verdict, command.error).type
         seconds, project = perf_counter() - self._sent_at, project_name(lease.project) or ""
         sent = 0 if command.outcome.kind is LeaseOutcome.UNSENT else lease.requests
@@ -163,8 +178,9 @@ class RunningCall:
     def finish(self, error: BaseException | None) -> CallRecord:
         """Add the call to the pool's activity, and return its record."""
         outcome: CallOutcome = "ok"
+        block: Block | None = None
         if isinstance(error, Exhausted):
-            outcome = "exhausted"
+            outcome, block = "exhausted", first_block(error.unavailable.blocks)
         elif isinstance(error, Exception):
             outcome = "failed"
         elif error is not None:  # closed, cancelled, interrupted
@@ -183,6 +199,8 @@ class RunningCall:
             info.service_tier,
             info.platform,
             self._first_chunk_s,
+            "" if block is None else block.reason,
+            block is not None and ends_by(block) == "time",
         )
         activity.add(record)
         return record

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from math import inf
-from platform import node
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .._version import __version__
@@ -19,6 +17,7 @@ from ..core.rows import NUMBER, read_row
 from ..core.windows import HOUR_S
 from ..state.base import State
 from .lists import rows_of
+from .processes import own_name, texts_of_keys
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -72,14 +71,14 @@ def report_values(pool: Pool, *, is_new_minute: bool) -> None:
     A state that was emptied gets all of it at once. The values of keys that are rotated are
     looked up now.
     """
-    now, counts = pool.clock.time(), dict[str, dict[str, int]]()
-    process = f"{node()} pid {os.getpid()}/{id(pool) % 10_000}"
+    now, counts, process = pool.clock.time(), dict[str, dict[str, int]](), own_name(pool)
     texts, is_empty = _find_loss(pool, f"{process} {now}")
     if is_new_minute or is_empty:
         pool.state.record_values(pool.selector.keys.values())
         counts[f"processes:{int(now // 60)}"] = {process: 1}
         counts[versions_name(now)] = {__version__: 1}
-        texts |= pool.call_settings.texts(now)
+        of_keys, digest = texts_of_keys(pool.configured)
+        texts |= pool.call_settings.texts(now, process, digest, pool.keys_problem) | of_keys
     for rotation in rotations(pool.state):
         if not rotation.is_under_way(now):
             continue

@@ -10,7 +10,7 @@ import pytest
 from keyrot_middleware.core.activity import ActivityRows
 from keyrot_middleware.core.model import NO_BUDGET, RetryPolicy, Terms
 from keyrot_middleware.runtime.facts import Fact, keep_fact, read_facts
-from keyrot_middleware.runtime.judging import CallSettings, read_settings
+from keyrot_middleware.runtime.judging import CallSettings, read_said, read_settings
 from keyrot_middleware.runtime.lists import report_skipped
 from keyrot_middleware.runtime.rotations import Rotation, add_rotation, emptied_at, rotations
 from keyrot_middleware.state import MemoryState, State
@@ -49,7 +49,7 @@ LISTS: dict[str, tuple[Callable[[State], Any], Callable[[State], Any], Any]] = {
     "rotations": (lambda s: add_rotation(s, ROTATION), rotations, [ROTATION]),
     "settings": (
         _add_settings,
-        lambda state: read_settings(state, NOW, CallSettings(wait_s=1.0)),
+        lambda state: read_settings(read_said(state), NOW, CallSettings(wait_s=1.0)),
         SETTINGS,
     ),
     "emptied": (

@@ -20,7 +20,7 @@ import shlex
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,38 +30,45 @@ from typing import Any
 from pydantic import SecretStr
 
 from ..core.activity import CallRecord
-from ..core.failures import KEY_REJECTIONS, UNKNOWN_REFUSAL
+from ..core.failures import ENDED_BY_VALUE, KEY_REJECTIONS, UNKNOWN_REFUSAL
 from ..core.judgement import JudgedReplies, Judgement
 from ..core.model import USD_REASONS, CallInfo, project_name
 from ..core.text import one_line, remaining, utc
-from ..core.windows import HOUR_S, next_midnight
+from ..core.windows import HOUR_S, next_midnight, next_month
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
 from ..providers import of as provider_of
 from ..providers.keys import display
 from ..runtime.facts import Fact, keep_fact, may_tell, read_facts
 from ..runtime.pool import Pool
+from ..runtime.processes import LASTS_S, Processes
 from ..settings import ENV_NAMES
 from ..telemetry import CallObserver
 from ..telemetry.otel import suppress_instrumentation
-from .report import able_platforms, source_of
+from .report import PoolReport, able_platforms, source_of
 from .view import (
     WHAT_IS_LOST,
     Look,
     Row,
     clock,
-    cut_off,
+    limit_windows,
     model_label,
     parts,
-    sentence,
+    refusal,
     sentence_of,
+    sentence_of_keys_file,
+    sentence_of_processes,
     sentence_of_replies,
+    spent_of,
+    whom,
 )
 
 _log = logging.getLogger("keyrot_middleware")
 
 REPEAT_S = 600.0
-"""A fact about calls that begins again so soon after its report is not reported."""
+"""A fact about calls that begins again so soon after its report is not reported at once."""
+AGAIN_S = 60.0
+"""How long such a fact has to last; then it is: the last word must not be that it has ended."""
 LOOK_S = 2.0
 """How long after a call that failed, and while facts are on, the pool is looked at."""
 IDLE_S = 60.0
@@ -80,16 +87,20 @@ _ENDS: dict[str, tuple[EventName, str]] = {
     "pool_exhausted": ("key_available_again", "is served again"),
     "workload_degraded": ("key_available_again", "has keys of its own again"),
     "key_rejected": ("key_available_again", "is no longer rejected"),
-    "project_blocked": ("key_available_again", "is no longer cut off"),
+    "project_blocked": ("key_available_again", "is no longer refused"),
     "model_failing": ("model_recovered", "succeeds again"),
     "replies_not_known": ("key_available_again", "has no key set aside any more"),
     "state_degraded": ("state_recovered", "is reachable again; limits are shared again"),
+    "keys_file_unreadable": ("keys_file_read_again", "is read again"),
 }
 """How the end of a fact is reported; other ends are not."""
 _OF_PROCESS = "state_degraded"
 """Each process finds it for itself, and no list has it."""
+_OF_CALLS = frozenset({"pool_exhausted", "workload_degraded", "model_failing"})
 _GOOD = frozenset(event for event, _ in _ENDS.values())
-_BAD = frozenset(_ENDS) - {"workload_degraded", "state_degraded", "replies_not_known"}
+_BAD = frozenset(_ENDS) - {
+    *("workload_degraded", "state_degraded", "replies_not_known", "keys_file_unreadable")
+}
 """Which events are successes and failures for Apprise, in their color or icon; others warn."""
 
 
@@ -244,6 +255,10 @@ class Alerts(CallObserver):
         is_on = self._pool.state.degraded or any(one.is_on for one in [*self._kept.values()])
         self.look_in(LOOK_S if is_news or is_on else IDLE_S)
 
+    def on_keys_read(self) -> None:
+        """Look soon: keys.json was read, or could not be."""
+        self.look_in(LOOK_S)
+
     def look_in(self, seconds: float) -> None:
         """Look at the pool in some seconds, or before."""
         at = time.monotonic() + seconds
@@ -278,8 +293,7 @@ class Alerts(CallObserver):
 
     def look(self) -> None:
         """Look at the pool, and tell what has begun and ended."""
-        found = sorted(self._find(), key=lambda fact: bool(fact.text))  # a text comes last
-        self._compare({fact.name: fact for fact in found})
+        self._compare(find_facts(self._pool, self._report, self._kept, anew=True))
         if any(fact.is_on for fact in self._kept.values()) and not self._closed.is_set():
             self.look_in(IDLE_S)
 
@@ -296,19 +310,26 @@ class Alerts(CallObserver):
                 continue
             if name in own or may_tell(state, f"{name} end", now, name):
                 self._keep(fact._replace(is_on=False))
-                is_nobodys = fact.event == "replies_not_known" and fact.reason is None
-                if fact.event in _ENDS and fact.told_at == fact.since and not is_nobodys:
+                if self._is_end_told(fact, now):
                     event, text = _ENDS[fact.event]
                     lasted = remaining(now - fact.since).removeprefix("in ")
                     gone = fact._replace(until=None, command="", reason=None)
                     self._tell(gone, event, f"{fact.what} {text}, after {lasted}")
+
+    def _is_end_told(self, fact: Fact, now: float) -> bool:
+        """Return whether somebody was told of the beginning, and it is known to have ended."""
+        if fact.event not in _ENDS or fact.told_at != fact.since:
+            return False
+        if fact.event in _OF_CALLS:  # of a model that nobody has called for a day nothing is known
+            return any(one.model == fact.model for one in self._pool.activity.read().pairs(now))
+        return fact.event != "replies_not_known" or fact.reason is not None
 
     def _tell_if_new(self, fact: Fact, now: float) -> None:
         """Tell what has begun, and what began again soon after its report and has lasted."""
         name, state = fact.name, self._pool.state
         before = self._kept.get(name)
         if before is not None and before.is_on:
-            late = before.told_at != before.since and now - before.told_at >= REPEAT_S
+            late = before.told_at != before.since and now - before.since >= AGAIN_S
             if late and may_tell(state, f"{name} late", now, f"{name} late"):
                 self._keep(before._replace(told_at=before.since))
                 self._tell(fact, fact.event, fact.text)
@@ -323,37 +344,6 @@ class Alerts(CallObserver):
         self._kept[fact.name] = fact
         if fact.event != _OF_PROCESS:
             keep_fact(self._pool.state, fact)
-
-    def _find(self) -> Iterator[Fact]:
-        pool = self._pool
-        seen = None if pool.state.degraded else self._report.look(anew=True)
-        if seen is None or pool.state.degraded:  # it was lost while it was looked at
-            text = "the shared state cannot be used; this process uses in-process limits"
-            yield Fact("state_degraded", "the shared state", text, command="keyrot status")
-            yield from [one for one in self._kept.values() if one.is_on]
-            return
-        for one in seen.calls:
-            yield from _of_call(one, seen.at)
-        for row in seen.rows:
-            yield from _of_key(row, seen.at, next_midnight(seen.at, pool.policy.zone))
-        for replies in self._report.replies(seen):
-            if replies.lately or not replies.is_nobodys:
-                yield _of_replies(replies, able_platforms(seen))
-        yield from self._of_pool(seen)
-
-    def _of_pool(self, seen: Look) -> Iterator[Fact]:
-        if seen.emptied_at is not None:
-            text = f"the shared state was emptied: {WHAT_IS_LOST}"
-            yield Fact("state_emptied", "the shared state", text)
-        for model, at in seen.runs_out.items():
-            fact = Fact("quota_forecast", model)
-            kept = self._kept.get(fact.name)
-            most = 2 * HOUR_S if kept is not None and kept.is_on else HOUR_S
-            if seen.at < at <= seen.at + most:
-                out = f"will have no requests per day (RPD) left for {model_label(model)}"
-                text = f"at the rate of the last hour, it {out} at {clock(at, seen.at)}"
-                until = next_midnight(seen.at, self._pool.policy.zone)
-                yield Fact(*fact[:2], text, None, "rpd", until, model, None, "keyrot status")
 
     def _tell(self, fact: Fact, event: EventName, text: str) -> None:
         pool, now, until = self._pool, self._pool.clock.time(), fact.until
@@ -374,35 +364,114 @@ class Alerts(CallObserver):
             receiver.put(found, self._closed)
 
 
-def _of_call(one: Judgement, now: float) -> Iterator[Fact]:
+def find_facts(
+    pool: Pool, report: PoolReport, kept: Mapping[str, Fact], *, anew: bool = False
+) -> dict[str, Fact]:
+    """Return what is the matter with a pool, by name, for alerts and for metrics.
+
+    One without a text begins nothing: what has begun goes on.
+
+    Args:
+        pool: Of this process.
+        report: Its report.
+        kept: What was on before.
+        anew: Whether an earlier look must not serve.
+    """
+    facts: dict[str, Fact] = {}
+    found = _find(pool, report, kept, anew)
+    for fact in sorted(found, key=lambda one: (not one.text, one.key_id or "")):
+        facts.setdefault(fact.name, fact)  # a text counts, and of several that of the first key
+    return facts
+
+
+def _find(pool: Pool, report: PoolReport, kept: Mapping[str, Fact], anew: bool) -> Iterator[Fact]:
+    seen = None if pool.state.degraded else report.look(anew=anew)
+    if seen is None or pool.state.degraded:  # it was lost while it was looked at
+        text = "the shared state cannot be used; this process uses in-process limits"
+        yield Fact("state_degraded", "the shared state", text, command="keyrot status")
+        yield from [one for one in kept.values() if one.is_on]
+        return
+    midnight = next_midnight(seen.at, pool.policy.zone)
+    for one in seen.calls:
+        others = [each for each in seen.calls if each.model == one.model and each is not one]
+        is_whole = all(each.runs.failing for each in others)
+        yield from _of_call(one, seen.at, is_whole=is_whole)
+    for row in seen.rows:
+        yield from _of_key(row, seen.at, pool.policy.zone)
+    for replies in report.replies(seen):
+        if replies.lately or not replies.is_nobodys:
+            yield _of_replies(replies, able_platforms(seen))
+    yield from _of_pool(seen, kept, midnight)
+    yield from _of_processes(seen.processes)
+
+
+def _of_processes(found: Processes) -> Iterator[Fact]:
+    """Yield in what processes differ, and that some do not read their keys.json."""
+    if found.differing:
+        lasts = found.lasted_s >= LASTS_S  # not the moments of a rolling update
+        text = _unmarked(sentence_of_processes(found)).removesuffix(".") if lasts else ""
+        yield Fact("processes_differ", "the processes", text, command="keyrot status")
+    if found.problem:
+        text = _unmarked(sentence_of_keys_file(found))
+        yield Fact("keys_file_unreadable", "keys.json", text, command="keyrot check")
+
+
+def _of_pool(seen: Look, kept: Mapping[str, Fact], midnight: float) -> Iterator[Fact]:
+    """Yield what is the matter with all keys, or with the state."""
+    if seen.emptied_at is not None:
+        text = f"the shared state was emptied: {WHAT_IS_LOST}"
+        yield Fact("state_emptied", "the shared state", text)
+    for model, at in seen.runs_out.items():
+        fact = Fact("quota_forecast", model)
+        before = kept.get(fact.name)
+        most = 2 * HOUR_S if before is not None and before.is_on else HOUR_S
+        if seen.at < at <= seen.at + most:
+            out = f"will have no requests per day (RPD) left for {model_label(model)}"
+            text = f"at the rate of the last hour, it {out} at {clock(at, seen.at)}"
+            yield Fact(*fact[:2], text, None, "rpd", midnight, model, None, "keyrot status")
+
+
+def _of_call(one: Judgement, now: float, *, is_whole: bool) -> Iterator[Fact]:
     """Yield what is the matter with calls of a model and a workload.
 
     One without a text begins nothing: what has begun goes on.
+
+    Args:
+        one: The judgement.
+        now: Epoch seconds.
+        is_whole: The calls of no other workload of the model succeed.
     """
-    block = one.block
+    block, (failing, _, shortage) = one.block, one.runs
     until = None if block is None else block.until
 
     def fact(event: EventName, is_own: bool, has_begun: bool) -> Fact:
         model, workload = model_label(one.model), one.workload if is_own else None
         what = f"{model} in workload {one_line(workload)}" if workload else model
+        said, reason = one._replace(workload=workload), block and block.reason
+        if event == "model_failing" and failing is not None:
+            workload = None if is_whole else one.workload
+            said, reason = one._replace(workload=workload, answer="failing"), failing.failure
         command = f"keyrot explain {model}" if model == one.model else ""
         if command and workload:
             command += f" --workload {shlex.quote(workload)}"
-        said, reason = one._replace(workload=workload), block and block.reason
-        if event == "model_failing" and one.run is not None:
-            said, reason = said._replace(answer="failing"), one.run.failure
-        text = sentence_of(said, now).removesuffix(".") if has_begun else ""
+        text = _unmarked(sentence_of(said, now)).removesuffix(".") if has_begun else ""
         return Fact(event, what, text, None, reason, until, one.model, workload, command)
 
-    if one.run is not None:
-        yield fact("model_failing", False, True)
-    if one.is_spare and one.able and one.run is None:
+    if failing is not None:
+        yield fact("model_failing", False, failing.is_on)
+    if one.is_spare and one.able and not (failing and failing.is_on):
         yield fact("workload_degraded", True, until is None or until - now >= HOUR_S)
-    elif one.answer in ("no", "due", "busy"):
-        yield fact("pool_exhausted", one.is_own, one.answer == "no")
+    elif one.answer in ("no", "due", "busy") or shortage is not None:
+        has_begun = one.answer == "no" and shortage is not None  # a call got no key, not only may
+        yield fact("pool_exhausted", one.is_own, has_begun)
         if one.workload:
-            yield fact("pool_exhausted", True, one.is_own and one.answer == "no")
+            yield fact("pool_exhausted", True, one.is_own and has_begun)
             yield fact("workload_degraded", True, False)
+
+
+def _unmarked(text: str) -> str:
+    """Return words that nobody here has read without what a receiver takes for markup."""
+    return " ".join(_MARKUP.sub(" ", text).split())
 
 
 _MARKUP = re.compile(r"[<>@\[\]*`|~#]|://")
@@ -415,7 +484,7 @@ def _of_replies(one: JudgedReplies, able: Collection[str]) -> Fact:
 
     One of words that are nobody's has no reason, and its end is not reported.
     """
-    said = " ".join(_MARKUP.sub(" ", one.said).split())  # a receiver may read markup in it
+    said = _unmarked(one.said)
     said = said if len(said) <= SAID_MAX else f"{said[:SAID_MAX]}…"
     what = one.owner or f"{provider_of(one.platform).title} ({said})"
     text = sentence_of_replies(one._replace(said=said), one.replies, able) if one.is_news else ""
@@ -423,27 +492,31 @@ def _of_replies(one: JudgedReplies, able: Collection[str]) -> Fact:
     return Fact("replies_not_known", what, text, reason=reason, command="keyrot status")
 
 
-def _of_key(row: Row, now: float, midnight: float) -> Iterator[Fact]:
+def _of_key(row: Row, now: float, zone: str) -> Iterator[Fact]:
     """Yield what is the matter with a key, its project and its billing account."""
     key, here, known = row.key, row.overall, row.known
     project, key_id = project_name(key.project) or key.key_id, key.key_id
+    midnight, month_end = next_midnight(now, zone), next_month(now, zone)
     if (why := known.rejection) is not None:
         is_own = why in KEY_REJECTIONS
         event: EventName = "key_rejected" if is_own else "project_blocked"
-        what, verb = cut_off(key, why), "rotate" if is_own else "reset"
-        text, command = f"{what}: {sentence(row, here)}", f"keyrot {verb} {key_id}"
-        yield Fact(event, what, text, key_id, why, here.at, None, None, command)
+        verb = "rotate" if why in ENDED_BY_VALUE else "reset"
+        what, command = whom(key, why), f"keyrot {verb} {key_id}"
+        yield Fact(event, what, refusal(row, why), key_id, why, here.at, None, None, command)
     for reason, limit, spent in zip(USD_REASONS[1:], key.usd[1:], known.spent[1:], strict=True):
         if limit is not None and (spent or 0) >= limit:
-            of = "month" if reason == "usd_month" else "day"
-            text = f"the budget of the {of} of project {project} is spent"
-            what = f"project {project}, {of}"
-            yield Fact("budget_reached", what, text, key_id, reason, command="keyrot status")
+            of, end = ("month", month_end) if reason == "usd_month" else ("day", midnight)
+            text = f"project {project} has spent {spent_of(spent, limit)} of the {of}"
+            text, what = f"{text}, until {clock(end, now)}", f"project {project}, {of}"
+            command = "keyrot status"
+            yield Fact("budget_reached", what, text, key_id, reason, end, command=command)
     for used in known.used:
         ratio = parts(key, used).get("rpd", 0.0)
         if ratio >= QUOTA_SHARE:
             model = model_label(used.bucket)
-            share = f"{ratio:.0%} of its requests per day (RPD) for {model}"
-            text, what = f"project {project} has used {share}", f"{project} {model}"
+            day = limit_windows(key, used)["rpd"]
+            share = f"{day['used']:,} of {day['limit']:,} requests of the day (RPD) for {model}"
+            text = f"project {project} has used {share}, until {clock(midnight, now)}"
+            what = f"{project} {model}"
             args = key_id, "rpd", midnight, used.bucket, None, "keyrot status"
             yield Fact("quota_80_percent", what, text, *args)

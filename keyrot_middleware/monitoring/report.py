@@ -6,7 +6,7 @@ docs/page.md lists the fields of each answer. One look serves all for a second.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -22,6 +22,7 @@ from ..core.activity import (
     ActivityView,
     CallRecord,
     DayUsage,
+    Pair,
     ShareKind,
     make_history,
     project_entry,
@@ -57,10 +58,19 @@ from ..core.model import (
 from ..core.selection import Selector
 from ..core.windows import DAY_S, HOUR_S, next_midnight
 from ..errors import KeyrotError
+from ..forks import process_name
 from ..locks import Lock
 from ..prices import is_installed
-from ..runtime.judging import CallSettings, judge_calls, read_settings
+from ..runtime.judging import (
+    CallSettings,
+    Said,
+    judge_calls,
+    read_runs,
+    read_said,
+    read_settings,
+)
 from ..runtime.pool import Pool
+from ..runtime.processes import Processes, find_processes
 from ..runtime.recorder import Activity
 from ..runtime.rotations import emptied_at
 from ..settings import TRACE_ID
@@ -78,7 +88,7 @@ LIMIT_MAX = 500
 DISABLED_S = int(30 * DAY_S)
 """How long a key stays off that was switched off by hand, unless it is enabled before."""
 _SPANS = {1: HOUR, 24: DAY}
-_OF_DAY = ("input_tokens", "output_tokens", "estimated_tokens")
+_OF_DAY = ("input_tokens", "output_tokens", "estimated_tokens", "unpriced_calls")
 _OF_HOUR = ("calls", "failed_calls", "requests", "failures", "waits")
 _OF_CALLS = COUNTERS[3:]
 """Counters that belong to no single key: a call may try several."""
@@ -107,6 +117,8 @@ class PoolReport:
     """The model names that calls count separately; None: not known from here."""
     trace_url: str | None = None
     """Where a trace is shown, with `{trace_id}` in it."""
+    problem: Callable[[], str] = str
+    """Why this process does not read its keys.json; for a state that it alone uses."""
     own: CallSettings = field(default_factory=CallSettings)
     """With what calls are made, if no process says it."""
     _cost_known: bool = field(default_factory=is_installed)
@@ -137,10 +149,13 @@ class PoolReport:
         shown = found[offset : offset + limit]
         projects = dict.fromkeys(filter(None, (project_name(row.key.project) for row in shown)))
         wanted = [row.key.key_id for row in shown] + [project_entry(name) for name in projects]
-        activity = self.activity.read().view(wanted, at)
+        log = self.activity.read()
+        activity = log.view(wanted, at)
         summary = self.summary(seen, activity)
+        unpriced = bool(summary["today"]["unpriced_calls"])
+        summary["today"]["unpriced_models"] = [*log.unpriced("model", at)] if unpriced else []
         summary["projects"] = self._projects(shown, activity)
-        summary["workloads"] = self._workloads()
+        summary["workloads"] = self._workloads(log.unpriced("workload", at) if unpriced else {})
         return {
             "pool": self.name,
             "shared": not self.state.is_local,
@@ -230,9 +245,11 @@ class PoolReport:
         counted = info if self.models is None else self.models.preview(info, now)
         keys = [key for _, key in order]
         blocks, rejected = view.blocks_of(self.state, counted, keys), _rejected(rows)
-        run = self.activity.read().run(platform, info.model, now)
+        log = self.activity.read()
+        pair = Pair(platform, info.model, workload)
+        runs = read_runs(log, now)(pair, log.pairs(now))
         wait_s = settings.wait_s
-        judged = judge(info, keys, blocks, now=now, rejected=rejected, run=run, wait_s=wait_s)
+        judged = judge(info, keys, blocks, now=now, rejected=rejected, runs=runs, wait_s=wait_s)
         able = [one for one in order if one[1].key_id not in blocks.keys() | rejected.keys()]
         next_keys = self._next_keys(able, counted, selector)
         place = {key.key_id: group + 1 for group, key in order}
@@ -244,7 +261,7 @@ class PoolReport:
                 here = view.of_key(row.known, blocks.get(key_id))
             if row.key.platform != platform:
                 here = Availability("limited", None, "platform")
-            text = view.sentence(row, here)
+            text = view.sentence(row, here, counted.model)
             if here == AVAILABLE:
                 text = "available; comes later"
                 if key_id in next_keys:
@@ -323,7 +340,10 @@ class PoolReport:
 
     def settings(self, now: float) -> CallSettings:
         """Return with what calls are made, as the processes of the pool say."""
-        return self.own if self.state.is_local else read_settings(self.state, now, self.own)
+        return read_settings(self._read_said(), now, self.own)
+
+    def _read_said(self) -> list[Said]:
+        return [] if self.state.is_local else read_said(self.state)
 
     def look(self, *, anew: bool = False) -> Look:
         """Return how the pool is; one look serves all for `FRESH_S`, but one that must be *anew*.
@@ -338,12 +358,16 @@ class PoolReport:
             return last[1]
 
     def _look(self) -> Look:
-        at, rows = self.now(), self.rows()
-        settings, selector = self.settings(at), self.selector()
+        at, rows, said = self.now(), self.rows(), self._read_said()
+        settings, selector = read_settings(said, at, self.own), self.selector()
         calls = judge_calls(self.state, selector, self.activity, settings, _rejected(rows), now=at)
         runs_out = view.forecast(rows, self.activity, at)
         rows.sort(key=lambda row: view.URGENCY.index(row.overall.state))
-        return Look(at, rows, calls, runs_out, emptied_at(self.state, at))
+        view.quote(rows, self.activity.read())
+        processes = find_processes(self.state, said, at)
+        if not said and (problem := self.problem()):
+            processes = Processes(unread=(process_name(),), problem=problem)
+        return Look(at, rows, calls, runs_out, emptied_at(self.state, at), processes)
 
     def summary(self, seen: Look, activity: ActivityView) -> dict[str, Any]:
         """Return what is said of the whole pool."""
@@ -363,6 +387,12 @@ class PoolReport:
             "calls": [_judged(one, seen) for one in seen.calls],
             "last_hour": last_hour,
             "today": dict.fromkeys(amounts | cost) if degraded else amounts | cost,
+            "processes": {
+                "running": len(seen.processes.names),
+                "differ": [*seen.processes.differing],
+                "differences": [*seen.processes.differences],
+                "keys_file": seen.processes.problem or None,
+            },
             "midnight": iso(later if later <= seen.at else end),
             "headline": {
                 **view.headline(seen, last_hour, degraded=degraded),
@@ -440,6 +470,7 @@ class PoolReport:
                 "cached": today.cached_tokens,
             },
             "usd_today": today.cost_usd if self._cost_known else None,
+            "unpriced_calls_today": today.unpriced_calls,
             "allowed_actions": _allowed_actions(row),
             "history": {
                 "from": iso((now // 60 - MINUTES + 1) * 60),
@@ -455,11 +486,13 @@ class PoolReport:
             name, usd = project_name(row.key.project), view.budgets(row.key, row.known)
             if name is None and not usd:
                 continue  # the key has all there is
-            entry = {"usd_today": self._spent(row, activity), "usd": usd}
+            today = activity.today.get(project_entry(name) if name else row.key.key_id, DayUsage())
+            entry = {"usd_today": self._spent(row, today), "usd": usd}
+            entry["unpriced_calls_today"] = today.unpriced_calls
             found.setdefault(name or f"key {row.key.key_id}", entry)
         return found
 
-    def _workloads(self) -> dict[str, Any]:
+    def _workloads(self, unpriced: Mapping[str, int]) -> dict[str, Any]:
         """Return what each workload that has a budget has spent of it."""
         found = [
             WorkloadBudget(name, "", "", usd=one.usd)
@@ -467,15 +500,20 @@ class PoolReport:
             if name and one.usd != NO_BUDGET
         ]
         known = self.state.snapshot(found) if found else {}
-        return {one.key_id: {"usd": view.budgets(one, known[one.key_id])} for one in found}
+        return {
+            one.key_id: {
+                "usd": view.budgets(one, known[one.key_id]),
+                "unpriced_calls_today": unpriced.get(one.key_id, 0),
+            }
+            for one in found
+        }
 
-    def _spent(self, row: Row, activity: ActivityView) -> float | None:
-        """Return what the project of a key has cost today."""
-        if row.known.spent.day is not None or not self._cost_known:
-            return None if row.known.spent.day is None else row.known.spent.day / NANO
-        name = project_name(row.key.project)
-        entry = row.key.key_id if name is None else project_entry(name)
-        return activity.today.get(entry, DayUsage()).cost_usd
+    def _spent(self, row: Row, today: DayUsage) -> float | None:
+        """Return what the project of a key has cost today; its budget knows best."""
+        spent = row.known.spent.day
+        if spent or (spent is not None and not today.unpriced_calls):
+            return spent / NANO
+        return today.cost_usd if self._cost_known else None
 
     def _call(self, call: CallRecord) -> dict[str, Any]:
         url = None
@@ -516,6 +554,7 @@ def source_of(pool: Pool) -> PoolReport:
         models=pool.models,
         trace_url=pool.trace_url,
         own=pool.call_settings,
+        problem=lambda: pool.keys_problem,
     )
 
 
@@ -532,27 +571,6 @@ def pool_rows(pool: Pool) -> list[Row]:
     unresolved = pool.secrets.unresolved
     missing = {k.key_id: unresolved.get(k.key_id, "") for k in keys if k.key_id not in selector}
     return view.look(pool.state, keys, missing)
-
-
-def levels(pool: Pool, report: PoolReport, metric: str) -> Iterator[tuple[float, dict[str, str]]]:
-    """Yield the values of a metric and their attributes; a shared state does I/O."""
-    if metric == "keyrot.key.pending_requests":
-        yield len(pool.waiting_lines.tickets), {}
-    elif metric == "keyrot.state.degraded":
-        yield int(pool.state.degraded), {}
-    elif metric == "keyrot.call.answers":
-        for one in report.look().calls:
-            labels = {"gen_ai.request.model": one.model, "keyrot.call.answer": one.answer}
-            yield 1, labels | ({"keyrot.workload": one.workload} if one.workload else {})
-    elif metric == "keyrot.key.count":
-        counts = Counter(row.overall.state for row in report.look().rows)
-        for state in KEY_STATES:
-            yield counts[state], {"keyrot.key.state": state}
-    else:
-        for row in report.look().rows:
-            for model, quota, ratio in view.utilization(row):
-                labels = {"keyrot.key.id": row.key.key_id, "keyrot.quota": quota}
-                yield ratio, labels | ({"gen_ai.request.model": model} if model else {})
 
 
 def pool_health(pool: Pool) -> tuple[dict[str, HealthStatus], list[str]]:
@@ -621,15 +639,24 @@ def _judged(one: Judgement, seen: Look) -> dict[str, Any]:
 _OF_JUDGEMENT = ("model", "workload", "answer", "is_trouble", "keys", "ends_by")
 
 
+_WOULD = {
+    "due": "would try a refused key again",
+    "waits": "would wait for a key",
+    "busy": "would wait for another call's end",
+}
+"""What a call does that gets no key at once."""
+
+
 def _verdict(next_keys: list[str], one: Judgement, now: float) -> str:
     about = f"A call to {one.model}" if one.model else "A call"
-    text = f"{about} would get no key now. {sentence_of(one, now)}"
-    if len(next_keys) == 1:
-        text = f"{about} would get key {next_keys[0]} now."
-    elif next_keys:
+    if not next_keys:
+        return f"{about} {_WOULD.get(one.answer, 'would get no key')} now. {sentence_of(one, now)}"
+    text = f"key {next_keys[0]}"
+    if len(next_keys) > 1:
         more = f" and {len(next_keys) - NAMED} more" if len(next_keys) > NAMED else ""
-        names = ", ".join(next_keys[:NAMED])
-        text = f"{about} would get one of {len(next_keys)} keys now: {names}{more}."
-    if next_keys and one.run is not None:
-        text += f" But {sentence_of(one, now)}"
-    return text
+        text = f"one of {len(next_keys)} keys now: {', '.join(next_keys[:NAMED])}{more}"
+    text += "" if len(next_keys) > 1 else " now"
+    if one.answer in ("failing", "refused"):  # the bad news first
+        return f"{about} may fail. {sentence_of(one, now)} It would get {text}."
+    more = "" if view.is_well(one) else f" But {sentence_of(one, now)}"
+    return f"{about} would get {text}.{more}"

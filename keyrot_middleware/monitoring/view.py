@@ -19,8 +19,16 @@ from math import inf, isfinite
 from typing import Any, NamedTuple, TypedDict, cast
 
 from .. import providers
-from ..core.activity import LARGE_POOL, quota_entry
-from ..core.failures import ENDED_BY_PERSON, KEY_REJECTIONS, OF_PROJECT
+from ..core.activity import LARGE_POOL, ActivityLog, CallRecord, quota_entry
+from ..core.failures import (
+    ENDED_BY_PERSON,
+    KEY_REJECTIONS,
+    NOT_OFFERED,
+    OF_PROJECT,
+    QUOTED,
+    REJECTIONS,
+    remedy,
+)
 from ..core.judgement import (
     AVAILABLE,
     REASONS,
@@ -40,13 +48,16 @@ from ..core.model import (
     CallInfo,
     Candidate,
     Limits,
+    account_name,
     project_name,
     smaller_limit,
 )
-from ..core.text import one_line, plural, utc
+from ..core.outcomes import Run, how
+from ..core.text import of_all, one_line, plural, utc
 from ..core.windows import HOUR_S, Learned, next_midnight
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
 from ..runtime.judging import AT_ONCE, VERB
+from ..runtime.processes import NAMED, NO_PROCESSES, Processes
 from ..runtime.recorder import Activity
 from ..state import State
 
@@ -59,7 +70,6 @@ _SENTENCES = REASONS | {
     OUTSIDE_TIERS: OUTSIDE_TIERS,
 }
 """By the reason of a key's state."""
-_NO_RESPONSE = {"timeout": "the time-out of the program", "connect": "no connection"}
 _MODEL = re.compile(r"[A-Za-z0-9._/:-]{1,200}")
 SENTENCES = 3
 """Calls in trouble that a headline names."""
@@ -126,6 +136,8 @@ class Row:
     overall: Availability
     runs_out: dict[str, float] = field(default_factory=dict)
     """When its project's day ends early, by model; see `forecast`."""
+    said: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What the provider wrote, by failure class and model; see `quote`."""
 
 
 class Look(NamedTuple):
@@ -140,6 +152,8 @@ class Look(NamedTuple):
     """When the requests of the day of all keys are used up, by model; see `forecast`."""
     emptied_at: float | None = None
     """When the shared state was found to be emptied, within the last hour."""
+    processes: Processes = NO_PROCESSES
+    """Those that run, as far as they differ."""
 
 
 # The state of keys -------------------------------------------------------------------------------
@@ -281,6 +295,7 @@ def _usage(row: Row, model: str) -> ModelUsage:
         "available": here == AVAILABLE,
         "available_at": iso(here.at),
         "reason": here.reason,
+        "sentence": None if here == AVAILABLE else sentence(row, here, model),
         "runs_out_at": iso(row.runs_out.get(model)),
         **windows,
     }
@@ -406,20 +421,82 @@ def iso(moment: float | None) -> str | None:
 # Words -------------------------------------------------------------------------------------------
 
 
-def sentence(row: Row, here: Availability) -> str:
-    """Say in a sentence how a key is. Its time is not in it."""
+QUOTES_READ = 20
+"""Of so many keys the last failures are read, to find what providers wrote."""
+
+
+def quote(rows: Iterable[Row], log: ActivityLog) -> None:
+    """Find out what providers wrote as they refused keys, and note it in the rows.
+
+    What one key of a project or a billing account got is said of the others too.
+    """
+    wanted = {row.key.key_id: reasons for row in rows if (reasons := _quoted(row))}
+    rows = [row for row in rows if row.key.key_id in wanted]
+    found: dict[tuple[str, str, str], tuple[float, str]] = {}
+    # One that was refused itself is read before those that its account or project takes along.
+    for row in sorted(rows, key=lambda row: row.known.last_error not in QUOTED)[:QUOTES_READ]:
+        for call in log.failures(row.key.key_id):
+            for failure, model, text in _sentences(call, row.key.key_id):
+                of = whom(row.key, failure), failure, model
+                found[of] = max(found.get(of, (0.0, "")), (call.at, text))
+    for row in rows:
+        row.said = {
+            (failure, model): text
+            for (who, failure, model), (_, text) in found.items()
+            if failure in wanted[row.key.key_id] and who == whom(row.key, failure)
+        }
+
+
+def _quoted(row: Row) -> set[str]:
+    """Return in which classes a key is refused that are said with the provider's words."""
+    known = (row.known.rejection, row.overall.reason, *(one.reason for one in row.models.values()))
+    return {reason for reason in known if reason and reason in QUOTED}
+
+
+def _sentences(call: CallRecord, key_id: str) -> Iterator[tuple[str, str, str]]:
+    """Yield what a provider wrote of a key: failure class, model if it is about one, sentence."""
+    for one in call.attempts:
+        if one.key_id == key_id and one.message and one.failure and one.failure in QUOTED:
+            model = one.bucket if one.failure in NOT_OFFERED else ""
+            yield one.failure, model, one_line(one.message)
+
+
+def refusal(row: Row, reason: str, model: str = "", who: str = "") -> str:
+    """Say what a provider refuses, with its own words, and what a person does about it.
+
+    Args:
+        row: The key that is blocked.
+        reason: The failure class.
+        model: For which it is.
+        who: Instead of whose name it is.
+    """
+    provider = providers.of(row.key.platform)
+    said = row.said.get((reason, model if reason in NOT_OFFERED else ""))
+    said = said or provider.says.get(reason, "")
+    why = f'{reason}: "{said}"' if said else reason
+    who = who or whom(row.key, reason)
+    if reason in NOT_OFFERED:
+        name = f"model {model_label(model)}" if model else "this model"
+        return f"{provider.title} does not offer {name} to {who} ({why})"
+    if reason in REJECTIONS:
+        what = who if reason in KEY_REJECTIONS else f"{who} for this method"
+        return f"{provider.title} rejects {what} ({why}); {remedy(reason)}"
+    return f"{provider.title} refuses {who} ({why})"
+
+
+def sentence(row: Row, here: Availability, model: str = "") -> str:
+    """Say in a sentence how a key is, for a model. Its time is not in it."""
     reason = here.reason or ""
     match here.state:
         case "available":
             return "available now"
         case "limited":
-            return here.note or _SENTENCES.get(reason) or f"{reason.upper()} is used up"
-        case "rejected" | "cooling_down" if reason in ENDED_BY_PERSON:
-            provider = providers.of(row.key.platform)
-            quote = f': "{provider.says[reason]}"' if reason in provider.says else ""
-            if reason in KEY_REJECTIONS:
-                return f"{provider.title} rejects the key ({reason}{quote}); replace its value"
-            return f"{provider.title} has cut off {cut_off(row.key, reason)} ({reason}{quote})"
+            text = here.note or _SENTENCES.get(reason) or f"{reason.upper()} is used up"
+            return text if here.note else f"{text}{_of_budget(row, reason)}"
+        case "rejected" | "cooling_down" if reason in QUOTED:
+            model = model or next((name for name, one in row.models.items() if one == here), "")
+            who = whom(row.key, reason)
+            return refusal(row, reason, model, "the key" if who.startswith("key ") else who)
         case "cooling_down":
             return _SENTENCES.get(reason) or f"cooling down after {reason}"
         case "unresolved":
@@ -429,36 +506,99 @@ def sentence(row: Row, here: Availability) -> str:
             return _SENTENCES.get(reason, "switched off by hand")
 
 
-def cut_off(key: Candidate, reason: str) -> str:
-    """Return what a provider has cut off, for a person to end it."""
-    project, account = project_name(key.project) or key.key_id, key.billing_account
-    if reason in KEY_REJECTIONS:
+def _of_budget(row: Row, reason: str) -> str:
+    """Return what was spent of a budget, if that is the reason: `: $5.00 of $5.00`."""
+    if reason not in USD_REASONS:
+        return ""
+    window = USD_REASONS.index(reason)
+    return f": {spent_of(row.known.spent[window], row.key.usd[window])}"
+
+
+def spent_of(spent: int | None, limit: int | None) -> str:
+    """Write billionths of a dollar that were spent, of those of a budget: `$4.99 of $5.00`."""
+    amounts = ((spent or 0) / NANO, (limit or 0) / NANO)
+    digits = 2 if amounts[1] >= 1 else 4 if amounts[1] >= 0.01 else 6
+    return " of ".join(f"${amount:,.{digits}f}" for amount in amounts)
+
+
+def whom(key: Candidate, reason: str) -> str:
+    """Return what a provider refuses: a key, its project or its billing account, as it is named."""
+    project = project_name(key.project)
+    of_project = f"project {project}" if project else f"key {key.key_id}"
+    if reason in REJECTIONS:
         return f"key {key.key_id}"
-    if reason in OF_PROJECT or account.startswith("project:"):
-        return f"project {project}"
-    return f"billing account {account}"
+    if reason in OF_PROJECT or reason in NOT_OFFERED:
+        return of_project
+    return account_name(key.billing_account) or of_project
 
 
 def sentence_of(one: Judgement, now: float) -> str:
     """Say in a sentence how calls of a model and a workload are served."""
     model = model_label(one.model)
     who, of = (one_line(one.workload), f" for {model}") if one.workload else (model, "")
-    if one.run is not None and one.answer != "no":
-        how = one.run.code or _NO_RESPONSE.get(one.run.failure, one.run.failure)
-        text = f"the last {plural(one.run.calls, 'call')}{of} failed ({how})"
-        text += f", since {clock(one.run.since, now)}"
+    if (text := _of_calls(one, of, now)) is not None:
+        pass
     elif one.is_spare and one.able:
         text = f"none of its own keys{of}{_end(one, now)}; it uses those of others"
     elif one.answer == "served" and not one.is_spare:
-        text = f"{one.able:,} of {plural(one.keys, 'key')}{of}"
+        text = f"{of_all(one.able, one.keys, 'key')}{of}"
     elif one.answer == "due":
-        text = f"only {one.key_id} is left{of}, which was rejected; the next call tries it again"
+        text = f"only {one.key_id} is left{of}, which was refused; the next call tries it again"
+        if len(one.due) > 1:
+            text = f"only refused keys are left{of}, {_names(one.due)}; each call tries one again"
     elif not one.keys:
         text = f"no key may serve it{of}"
     else:
         what = {"waits": "calls wait for a key", "busy": "each key is in use"}
         text = f"{what.get(one.answer, 'no key')}{of}{_end(one, now)}"
     return f"{who}: {text}{'; the next model serves it' if one.is_spare and not one.able else ''}."
+
+
+def _of_calls(one: Judgement, of: str, now: float) -> str | None:
+    """Say what the last calls came to, if that is what there is to say of a judgement."""
+    failing, refused, shortage = one.runs
+    if one.answer == "failing" and failing is not None:
+        return f"{_how_many(failing, of)} failed{_since(failing, now)}: {_how(failing)}"
+    if one.answer == "refused" and refused is not None:
+        text = f"{_how_many(refused, of)} were refused"
+        return f"{text} ({refused.code or refused.failure}): the requests are at fault, no key is"
+    if one.answer == "due" and one.able and shortage is not None:
+        text = f"{_how_many(shortage, of)} {_verb(shortage)}{_since(shortage, now)}"
+        return f"{text}: {_how(shortage)}; the next call tries again"
+    if one.answer == "no" and failing is not None and failing.is_on:
+        text = f"{_how_many(failing, of)} failed{_since(failing, now)}: {_how(failing)}"
+        at = one.block.until if one.block is not None else inf
+        return f"{text}; tried again at {clock(at, now)}" if isfinite(at) else text
+    if one.answer != "served" or one.is_spare:
+        return None
+    for run in (failing, shortage):
+        if run is not None:
+            counts = f"{run.failed:,} of {plural(run.calls, 'call')}{of} {_verb(run)}"
+            first, last = clock(run.since, now), clock(run.last, now)
+            span = f"at {last}" if first == last else f"from {first} to {last}"
+            after = f"; the last {plural(run.others, 'call')} did not" if run.others else ""
+            return f"{counts} {span}: {_how(run)}{after.replace('1 call did', 'one did')}"
+    return None
+
+
+def _how(run: Run) -> str:
+    return f"{how(run)}, all in process {one_line(run.process)}" if run.process else how(run)
+
+
+def _verb(run: Run) -> str:
+    return "got no key" if run.kind == "no_key" else "failed"
+
+
+def _how_many(run: Run, of: str) -> str:
+    if run.failed == run.calls:
+        return f"the last {plural(run.calls, 'call')}{of}"
+    return f"{run.failed:,} of the last {plural(run.calls, 'call')}{of}"
+
+
+def _since(run: Run, now: float) -> str:
+    if run.last <= now - HOUR_S:
+        return f", the last one at {clock(run.last, now)}"
+    return f" since {clock(run.since, now)}"
 
 
 def lines_of_replies(
@@ -508,9 +648,12 @@ def replies_not_known(count: int, platform: str) -> str:
 
 def _keys(ids: Sequence[str]) -> str:
     """Return keys as a sentence names them: three at most."""
+    return f"key{'' if len(ids) == 1 else 's'} {_names(ids)}"
+
+
+def _names(ids: Sequence[str]) -> str:
     shown = [*ids] if len(ids) <= SENTENCES else [*ids[:2], f"{len(ids) - 2} more"]
-    names = " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
-    return f"key{'' if len(ids) == 1 else 's'} {names}"
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
 
 
 def _end(one: Judgement, now: float) -> str:
@@ -518,6 +661,9 @@ def _end(one: Judgement, now: float) -> str:
         return ""
     at, block = one.block.until, one.block
     why = block.note or _SENTENCES.get(block.reason) or block.reason
+    if block.reason in ENDED_BY_PERSON:
+        todo = remedy(block.reason) if block.reason in REJECTIONS else "a person ends that"
+        why = f"{why}: {todo}"
     if not isfinite(at):
         return f" ({why})"
     until = "until" if one.ends_by == "time" else "; tried again at"
@@ -539,15 +685,16 @@ def headline(seen: Look, hour: Mapping[str, Any], *, degraded: bool) -> dict[str
     if seen.emptied_at is not None:
         at = clock(seen.emptied_at, seen.at)
         said.insert(0, f"The shared state was emptied at {at}: {WHAT_IS_LOST}.")
+    said += lines_of_processes(seen.processes)
     states = Counter(row.overall.state for row in seen.rows)
     able = states["available"]
-    keys = f"{able:,} of {plural(len(seen.rows), 'key')} {'is' if able == 1 else 'are'} available."
+    keys = f"{of_all(able, len(seen.rows), 'key')} {'is' if able == 1 else 'are'} available."
     waits = f"; {hour['waits']:,} waited for a key" if hour["waits"] else ""
     is_fine = hour["failures"] and not hour["failed_calls"]
     last = "No call was made."
     if hour["calls"]:
-        last = f"{hour['failed_calls']:,} of {plural(hour['calls'], 'call')} failed{waits}. "
-        last += f"{hour['failures'] or 0:,} of {plural(hour['requests'], 'request')} failed"
+        last = f"{of_all(hour['failed_calls'], hour['calls'], 'call')} failed{waits}. "
+        last += f"{of_all(hour['failures'] or 0, hour['requests'], 'request')} failed"
         last += "; a call goes on with another key." if is_fine else "."
     return {
         "sentences": said,
@@ -556,12 +703,39 @@ def headline(seen: Look, hour: Mapping[str, Any], *, degraded: bool) -> dict[str
     }
 
 
+def lines_of_processes(found: Processes) -> list[str]:
+    """Say in what processes differ, and which do not read their keys.json."""
+    lines = [sentence_of_processes(found)] if found.differing else []
+    return [*lines, f"{sentence_of_keys_file(found)}."] if found.problem else lines
+
+
+def sentence_of_processes(found: Processes) -> str:
+    """Say in a sentence in what processes differ."""
+    count, names = len(found.differing), _listed(found.differing, ", ")
+    verb = "differs" if count == 1 else "differ"
+    what = _listed(found.differences, "; ")
+    return f"{count:,} of {len(found.names):,} processes {verb}: {names} ({what})."
+
+
+def sentence_of_keys_file(found: Processes) -> str:
+    """Say in a sentence, without its end, that keys.json is not read, and why."""
+    which = _listed(found.unread, ", ")
+    goes = "goes on with the keys it had" if len(found.unread) == 1 else "go on with those they had"
+    return f"keys.json is not read: {which} {goes}: {one_line(found.problem).rstrip('.')}"
+
+
+def _listed(texts: Sequence[str], between: str) -> str:
+    more = [f"{len(texts) - NAMED} more"] if len(texts) > NAMED else []
+    return between.join([*texts[:NAMED], *more])
+
+
 WHAT_IS_LOST = "keys that were switched off by hand serve again, and budgets begin at 0"
 
 
 def is_well(one: Judgement) -> bool:
     """Return whether there is nothing to say of calls first."""
-    return one.answer == "served" and not one.is_spare
+    is_good = one.runs.failing is None and one.runs.shortage is None
+    return one.answer == "served" and not one.is_spare and is_good
 
 
 def lines_of(headline: Mapping[str, Any]) -> list[str]:

@@ -27,8 +27,14 @@ from support.states import degrading
 import keyrot_middleware
 from keyrot_middleware.core.model import (
     DEFAULT_ZONE,
+    NANO,
+    Budget,
     CallInfo,
+    Lease,
+    LeaseOutcome,
     Limits,
+    Outcome,
+    Usage,
 )
 from keyrot_middleware.core.text import utc
 from keyrot_middleware.core.windows import next_midnight
@@ -141,8 +147,8 @@ def test_a_rejected_key_is_reported_once_until_it_works_again() -> None:
     (event,) = pool.events.all
     assert (event.pool, event.reason, event.at) == ("test", "key_expired", utc(pool.rig.time()))
     assert event.sentence == (
-        'pool test: key a: Gemini rejects the key (key_expired: "API key expired. Please renew the '
-        'API key."); replace its value. Type: keyrot rotate a'
+        'pool test: Gemini rejects key a (key_expired: "API key expired. Please renew the API '
+        'key."); replace its value. Type: keyrot rotate a'
     )
     assert event.available_at is not None
     pool.watch()  # after a deploy
@@ -153,6 +159,37 @@ def test_a_rejected_key_is_reported_once_until_it_works_again() -> None:
     pool.rig.clock.sleep(60)
     pool.rig.pool.reset("a")
     assert pool.call(sleep=1) == [(AGAIN, "a")]
+
+
+def test_what_is_used_up_is_told_with_its_amount_and_its_end() -> None:
+    """Requests of the day, and the budgets of the day and of the month."""
+    budget = Budget(None, 5 * NANO, 2_000 * NANO)
+    pool = Watched(key("a", Limits(rpd=100), project="p", usd=budget), key("b"))
+    state, (one, _) = pool.rig.pool.state, pool.rig.pool.configured
+    for cost in (4.0, 1.0, 2_000.0):
+        lease = state.acquire(INFO._replace(requests=40), ((0, one),), spread=False)
+        if isinstance(lease, Lease):
+            usage = Usage(1, 1, cost_usd=cost)
+            state.settle(lease, Outcome(LeaseOutcome.SUCCESS, usage=usage))
+    pool.look()
+    found = {found.sentence: found.available_at for found in pool.events.all}
+    midnight, month_end = datetime(2026, 1, 2, 8, tzinfo=UTC), datetime(2026, 2, 1, 8, tzinfo=UTC)
+    status = " Type: keyrot status"
+    day = "project p has spent $5.00 of $5.00 of the day, until 2026-01-02 08:00 UTC."
+    used = f"project p has used 80 of 100 requests of the day (RPD) for {MODEL}, until 2026-01-02 "
+    assert found == {
+        f"pool test: {day}{status}": midnight,
+        f"pool test: {used}08:00 UTC.{status}": midnight,
+    }
+    pool.rig.clock.advance(24 * 3_600)
+    lease = state.acquire(INFO, ((0, one),), spread=False)
+    assert isinstance(lease, Lease)
+    state.settle(lease, Outcome(LeaseOutcome.SUCCESS, usage=Usage(1, 1, cost_usd=1_995.0)))
+    pool.look()
+    assert {found.sentence for found in pool.events.all if found.available_at == month_end} == {
+        "pool test: project p has spent $2,000.00 of $2,000.00 of the month, until 2026-02-01 "
+        f"08:00 UTC.{status}"
+    }
 
 
 def test_an_exhausted_pool_is_one_message_until_calls_are_served_again() -> None:
@@ -169,8 +206,9 @@ def test_an_exhausted_pool_is_one_message_until_calls_are_served_again() -> None
     other = INFO._replace(model="gemini-2.5-flash-lite")
     pool.rig.will("b", day())
     assert pool.call(info=other) == [("pool_exhausted", None)]
-    assert pool.call(sleep=86_400)[:1] == [(AGAIN, None)]
-    assert pool.events.all[0].sentence.startswith(f"pool test: {MODEL} is served again, after 24 h")
+    assert pool.call(sleep=86_400) == [(AGAIN, None), (AGAIN, "a"), (AGAIN, None)]
+    said = {one.sentence for one in pool.events.all if one.key_id is None}
+    assert any(one.startswith(f"pool test: {MODEL} is served again, after 24 h") for one in said)
 
 
 def test_what_flaps_is_not_told_again_for_ten_minutes() -> None:
@@ -178,10 +216,10 @@ def test_what_flaps_is_not_told_again_for_ten_minutes() -> None:
     pool = Watched(key("a"))
     assert pool.call(day()) == [("pool_exhausted", None)]
     pool.rig.pool.reset("a")
-    assert pool.call(sleep=61) == [(AGAIN, None)]
-    assert pool.call(day(), sleep=61) == []
+    assert pool.call(sleep=121) == [(AGAIN, None)]
+    assert pool.call(day(), sleep=121) == []
     pool.rig.pool.reset("a")
-    assert pool.call(sleep=61) == []
+    assert pool.call(sleep=121) == []
     assert ("pool_exhausted", None) in pool.call(day(), sleep=601)
 
 
@@ -190,12 +228,13 @@ def test_what_begins_again_and_lasts_is_told_when_ten_minutes_are_over() -> None
     pool = Watched(key("a"))
     assert pool.call(day()) == [("pool_exhausted", None)]
     pool.rig.pool.reset("a")
-    assert pool.call(sleep=61) == [(AGAIN, None)]
-    assert pool.call(day(), sleep=61) == []
+    assert pool.call(sleep=121) == [(AGAIN, None)]
+    assert pool.call(day(), sleep=121) == []
     assert pool.call(sleep=alerts.REPEAT_S) == [("pool_exhausted", None)]
     assert pool.call(sleep=alerts.REPEAT_S) == []
     pool.rig.pool.reset("a")
-    assert pool.call(sleep=61) == [(AGAIN, None)]
+    assert pool.call(sleep=121) == []  # calls got no key for twenty minutes
+    assert pool.call(sleep=alerts.REPEAT_S) == [(AGAIN, None)]
 
 
 def test_the_end_of_the_pools_day_is_reported_an_hour_before() -> None:

@@ -8,6 +8,7 @@ and with what the next call gets.
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -31,7 +32,8 @@ from keyrot_middleware.core.judgement import Judgement, describe_block
 from keyrot_middleware.core.model import CallInfo, RetryPolicy
 from keyrot_middleware.core.text import utc
 from keyrot_middleware.monitoring import alerts, report
-from keyrot_middleware.monitoring.view import UNKNOWN
+from keyrot_middleware.monitoring.levels import Levels
+from keyrot_middleware.monitoring.view import UNKNOWN, is_well, sentence_of
 from keyrot_middleware.runtime import pool as runtime
 from keyrot_middleware.runtime.facts import read_facts
 from keyrot_middleware.runtime.rotations import Rotation, add_rotation
@@ -59,6 +61,15 @@ REFUSALS |= dict.fromkeys(("KEY_INVALID", "KEY_LEAKED"), "key_rejected")
 """What is so while this is the server's last reply to a key."""
 
 
+def _came_to(error: Exception | None) -> str:
+    if error is None:
+        return "good"
+    if isinstance(error, KeyPoolExhausted):
+        return "no_key"
+    is_own = isinstance(error, errors.ClientError) and error.code == 400
+    return "refused" if is_own else "failed"
+
+
 class Process:
     """One process of the pool."""
 
@@ -84,6 +95,9 @@ class Day:
         self.events, self.states, self.gone = Events(), list[Faulty](), list[Process]()
         self.ended: list[tuple[float, bool]] = []
         """When each call ended, and whether it failed."""
+        self.came_to: dict[str | None, list[str]] = {}
+        """To what, by workload: `good`, `no_key`, `refused` (a 400), `failed`."""
+        self.last = ""
         self.lost, self.turns = Counter[str](), 0
         """Requests that a process had begun when it was killed, by key."""
         self.is_up = self.is_counted = True
@@ -139,9 +153,11 @@ class Day:
             try:
                 with keyrot_middleware.workload(workload) if workload else nullcontext():
                     self.client.models.generate_content(model=MODEL, contents="hello")
-            except errors.APIError as raised:
+            except Exception as raised:  # also of an HTTP library, or of JSON
                 error = raised
             self.ended.append((self.clock.time(), error is not None))
+            self.came_to.setdefault(workload, []).append(_came_to(error))
+            self.last = _came_to(error)
         self.processes[process].pool.activity.send()
         return error
 
@@ -169,10 +185,31 @@ class Day:
             self.clock.advance(60)
             self.call("batch", times=2)
 
+    def own_fault(self) -> None:
+        """Send what the provider refuses, in both workloads."""
+        self.answer(Reply.BAD_REQUEST, times=4)
+        self.call("batch", times=3)
+
+    def correct(self) -> None:
+        self.answer(None)
+        self.call("batch")
+
+    def flap(self) -> None:
+        """Fail, but for one call in between."""
+        for _ in range(2):
+            self.answer(Reply.OVERLOADED, times=7)
+            self.answer(None)
+        self.answer(Reply.OVERLOADED, times=0)
+
     def spend(self) -> None:
         self.gemini.tokens(lambda _: 100_000)
-        self.call(times=2)
+        self.call(times=3)  # the last one gets no key
         self.gemini.tokens(None)
+
+    def switch_off(self, name: str) -> None:
+        """Switch a key off, and make a call."""
+        self.command.set_active(name, False)
+        self.call()
 
     def change(self, name: str, **fields: Any) -> None:
         """Change keys.json."""
@@ -220,7 +257,7 @@ class Day:
         judged = self.processes[0].report.look().calls
         for one in self.processes:
             self.check(one.report, judged)
-            metric = report.levels(one.pool, one.report, "keyrot.call.answers")
+            metric = Levels(one.pool).read("keyrot.call.answers")
             answers = [labels["keyrot.call.answer"] for _, labels in metric]
             assert answers == [here.answer for here in judged]
         if self.is_up:
@@ -239,8 +276,8 @@ class Day:
         fields = ("model", "workload", "answer", "is_trouble", "keys", "ends_by")
         for one, here in zip(judged, summary["calls"], strict=True):
             assert [here[name] for name in fields] == [getattr(one, name) for name in fields]
-        told = [one["sentence"] for one in summary["calls"] if one["answer"] != "served"]
-        assert [one for one in head["sentences"] if MODEL in one] == told
+        told = {sentence_of(one, self.clock.time()) for one in judged if not is_well(one)}
+        assert {one for one in head["sentences"] if MODEL in one} == told
         assert head["keys"]["sentence"].startswith(f"{summary['available']} of {summary['keys']}")
         for one in judged:
             why = said.explain(MODEL, workload=one.workload or "")
@@ -255,7 +292,8 @@ class Day:
         now, summary = self.clock.time(), found["summary"]
         log = [one for one in self.gemini.log if one.at // 60 > now // 60 - 60]
         ended = [failed for at, failed in self.ended if at // 60 > now // 60 - 60]
-        counts = len(ended), sum(ended), len(log), sum(one.status >= 400 for one in log)
+        bad = sum(one.status != 200 or one.reply == "CUSTOM" for one in log)
+        counts = len(ended), sum(ended), len(log), bad
         names = ("calls", "failed_calls", "requests", "failures")
         assert tuple(summary["last_hour"][name] for name in names) == counts
         if ended:
@@ -277,12 +315,18 @@ class Day:
         if self.is_counted:
             said = {one for one in on if one[0] in REFUSALS.values()}
             assert said == {one for one in refused if one[0] is not None}
-        replies = [one.reply for one in self.gemini.log if one.status in (200, 503)]
-        is_out = replies[-3:] == ["OVERLOADED"] * 3
-        assert (("model_failing", None) in on) == is_out == any(one.run for one in judged)
-        none = {one.workload if one.is_own else None for one in judged if one.answer == "no"}
+        failing = [one for one in judged if one.runs.failing]
+        is_on = any(one.runs.failing.is_on for one in failing if one.runs.failing)
+        is_told = "model_failing" in {event for event, _ in on}
+        assert is_on <= is_told <= bool(failing)
+        rows = [[one for one in row if one != "no_key"] for row in self.came_to.values()]
+        assert is_on or not self.is_counted or all(row[-6:] != ["failed"] * 6 for row in rows)
+        assert not is_on or any("failed" in row[-3:] for row in rows)
+        out = [one for one in judged if one.answer == "no" and one.runs.shortage]
+        none = {one.workload if one.is_own else None for one in out}
         told = {name for event, name in on if event == "pool_exhausted"}
-        assert none <= told <= none | {one.workload for one in judged if one.answer == "no"}
+        short = {one.workload for one in judged if one.answer == "no" or one.runs.shortage}
+        assert none <= told <= none | short | {None for one in short}
 
     def probe(self, judged: list[Judgement]) -> None:
         """Make the calls that were judged, each in another process."""
@@ -292,7 +336,9 @@ class Day:
             error = self.call(one.workload, self.turns % len(self.processes))
             block = one.block
             if one.answer == "failing":
-                assert isinstance(error, errors.ServerError)
+                assert _came_to(error) == "failed"
+            elif one.answer == "refused":
+                assert _came_to(error) == "refused"
             elif one.answer == "no":
                 assert isinstance(error, KeyPoolExhausted)
                 assert block is not None and one.key_id is not None
@@ -308,11 +354,16 @@ class Day:
 
 YES, SHARE, NO, FAILING = "served served", "served no", "no no", "failing failing"
 OUT, AGAIN, CAP = "pool_exhausted", "key_available_again", "project_blocked b"
-LOST, FINE, R = "The shared state was emptied at 09:47:09 UTC", "All calls are served.", Reply
+DOWN, UP = "model_failing", "model_recovered"
+LOST, FINE, R = "The shared state was emptied at 11:42:09 UTC", "All calls are served.", Reply
+WAS = f"{MODEL}: {{}} calls failed from {{}}"
+OUTAGE = f"{MODEL}: the last {{}} calls failed since {{}} UTC: {{}}"
+GONE = OUTAGE.format(4, "09:17:01", "404, there is no such model")
+OWN = f"{MODEL}: the last 4 calls were refused (400): the requests are at fault, no key is."
 FULL = f"{MODEL}: no key until 2026-01-02 08:00 UTC (quota_day)."
 MINE = f"batch: no key for {MODEL} until 2026-01-02 08:00 UTC (share of batch: 20 of 100 a day)."
 WAITS = f"{MODEL}: calls wait for a key until 12:31:01 UTC (rpm)."
-THREE, SIX = (f"{MODEL}: the last {n} calls failed (503), since 15:07:00 UTC." for n in (3, 6))
+THREE, FIVE = (OUTAGE.format(n, "15:07:01", '503 "The model is overloaded') for n in (3, 5))
 STEPS: tuple[tuple[str, float, Callable[[Day], object], str, str, str], ...] = (
     # Name; minutes before it; what happens; the answers to calls of no workload, and of batch;
     # what the processes tell, in any order; how the headline begins.
@@ -326,18 +377,41 @@ STEPS: tuple[tuple[str, float, Callable[[Day], object], str, str, str], ...] = (
     ("cap", 15, lambda d: d.answer(R.SPEND_CAP_PROJECT, "b2"), NO, f"{CAP}, {OUT}", FULL),
     ("cap raised", 65, lambda d: d.answer(None, "b2"), YES, f"{AGAIN} b, {AGAIN}", FINE),
     ("outage", 15, lambda d: d.answer(R.OVERLOADED, times=3), FAILING, "model_failing", THREE),
-    ("outage goes on", 15, lambda d: d.call(process=1), FAILING, "", SIX),
-    ("outage over", 15, lambda d: d.answer(None), YES, "model_recovered", FINE),
-    ("share reached", 15, lambda d: d.reach_share(), SHARE, f"{OUT} batch", MINE),
+    ("outage goes on", 15, lambda d: d.call(process=1), FAILING, "", FIVE),
+    (
+        "outage over",
+        15,
+        lambda d: d.answer(None),
+        YES,
+        "",
+        f"{MODEL}: 6 of 6 calls failed from 15:07",
+    ),
+    ("share reached", 15, lambda d: d.reach_share(), SHARE, f"{OUT} batch, {UP}", MINE),
     ("budget spent", 15, lambda d: d.spend(), NO, f"budget_reached b, {OUT}", FULL),
     ("budget raised", 15, lambda d: d.change("b", usd={"day": 5}), SHARE, AGAIN, MINE),
     ("provider added", 15, lambda d: d.change("o", provider="openai"), SHARE, "", MINE),
     ("kill -9", 15, lambda d: d.kill(), SHARE, "", MINE),
     ("deploy", 15, lambda d: d.deploy(), SHARE, "", MINE),
-    ("switched off", 15, lambda d: d.command.set_active("b", False), NO, OUT, FULL),
+    ("switched off", 15, lambda d: d.switch_off("b"), NO, OUT, FULL),
     ("switched on", 15, lambda d: d.command.set_active("b", True), SHARE, AGAIN, MINE),
     ("midnight", 15 * 60, lambda d: (d.lost.clear(), d.call()), "served", f"{AGAIN} batch", FINE),
     ("both", 15, lambda d: d.call("batch"), YES, "", FINE),
+    ("model gone", 15, lambda d: d.answer(R.MODEL_NOT_FOUND, times=4), FAILING, DOWN, GONE),
+    (
+        "model back",
+        15,
+        lambda d: d.answer(None),
+        YES,
+        "",
+        f"{MODEL}: 5 of 5 calls failed from 09:17",
+    ),
+    ("still back", 15, lambda d: d.call(), YES, UP, FINE),
+    ("own fault", 15, lambda d: d.own_fault(), "refused refused", "", OWN),
+    ("corrected", 15, lambda d: d.correct(), YES, "", FINE),
+    ("comes and goes", 15, lambda d: d.flap(), FAILING, DOWN, f"{MODEL}: 14 of the last 16 calls"),
+    ("goes on", 5, lambda d: d.flap(), FAILING, "", f"{MODEL}: 29 of the last 33 calls"),
+    ("is over", 5, lambda d: d.answer(None, times=3), YES, "", f"{MODEL}: 30 of 34 calls failed"),
+    ("all well", 15, lambda d: d.call(), YES, UP, FINE),
     ("state down", 15, lambda d: d.cut(), "", ", ".join(["state_degraded"] * 3), UNKNOWN),
     ("state back", 15, lambda d: d.restore(), YES, ", ".join(["state_recovered"] * 3), FINE),
     ("state emptied", 15, lambda d: d.empty(), "", "state_emptied", LOST),
@@ -401,3 +475,77 @@ def test_a_day_on_call(day: Day) -> None:
             process.turn()
         assert day.events.all == [], name
     assert +begun == Counter()
+
+
+PAGE = "<html><head><title>Access Denied</title></head><body>Policy</body></html>"
+ILLS = {
+    "outage": R.OVERLOADED,
+    "error": R.INTERNAL,
+    "lost": R.RESET,
+    "gone": R.MODEL_NOT_FOUND,
+    "proxy": R.custom(403, PAGE, content_type="text/html"),
+    "login": R.custom(407, PAGE, content_type="text/html"),
+    "portal": R.custom(200, PAGE, content_type="text/html"),
+    "own fault": R.BAD_REQUEST,
+    "good": None,
+}
+"""What each request gets from some moment on."""
+MATCHES = {"failing": {"failed"}, "refused": {"refused"}, "no": {"no_key"}}
+MATCHES |= {"served": {"good"}, "waits": {"good"}}
+"""What a call comes to of which that was said; *due* and *busy* promise nothing."""
+EVENTS: dict[str, Callable[[Day], object]] = {
+    "revoked": lambda d: d.answer(R.KEY_LEAKED, "c"),
+    "restored": lambda d: d.answer(None, "c"),
+    "deploy": lambda d: d.deploy(),
+    "calls": lambda d: None,
+}
+STEPS_DRAWN, KNOWN = 14, 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_days_drawn_at_random(day: Day, seed: int) -> None:
+    """All say the same, it is what a call then gets, and no alarm stays when all is well."""
+    draw, begun, known = random.Random(seed), Counter[Any](), 0
+    for _ in range(STEPS_DRAWN):
+        day.clock.advance(60 * draw.choice((0, 1, 3, 11, 70)))
+        what = draw.choice([*EVENTS, *ILLS])
+        if what in ILLS:
+            day.answer(ILLS[what])
+            known = 1
+        else:
+            EVENTS[what](day)
+        for _ in range(draw.choice((0, 1, 2, 4))):
+            workload = draw.choice(WORKLOADS)
+            day.call(workload, draw.randrange(len(day.processes)))
+            known += workload is None
+        judged = day.look()
+        note_events(day, begun)
+        one = next((one for one in judged if one.workload is None), None)
+        if one is not None and known >= KNOWN:
+            day.call(process=draw.randrange(len(day.processes)))
+            assert day.last in MATCHES.get(one.answer, {day.last}), (what, one, day.came_to)
+            known += 1
+    day.answer(None)
+    day.answer(None, "c")
+    for name in KEYS:
+        day.command.reset(name)
+    for minutes in (2, 11, 11):
+        day.clock.advance(60 * minutes)
+        for workload in WORKLOADS:
+            day.call(workload, times=2)
+        day.look()
+        note_events(day, begun)
+    assert +begun == Counter()
+    said = day.processes[0].report.status()["summary"]["headline"]["sentences"]
+    assert said == [FINE]
+
+
+def note_events(day: Day, begun: Counter[Any]) -> None:
+    """Count what has begun and not ended; nothing begins or ends twice."""
+    events, day.events.all = day.events.all, []
+    for one in events:
+        about = one.key_id, one.model, one.workload
+        begun[ENDS.get(one.event), *about] += one.event in ENDS
+        for end in {name for name in begun if name[0] == one.event and name[1:] == about}:
+            begun[end] -= one.event in ENDS.values()
+    assert {*begun.values()} <= {0, 1}, events

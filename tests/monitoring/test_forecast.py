@@ -108,3 +108,42 @@ def test_the_pools_day_is_that_of_all_keys_that_can_serve() -> None:
     rig.will("c", invalid())
     rig.failing()
     assert of_pool(rig) is None  # no key can serve at all
+
+
+def test_a_clock_that_was_a_day_ahead_adds_nothing_to_that_day() -> None:
+    """Its hour, tokens and forecast are those of its own calls, once the clock is there again."""
+    rig = new_day(key("a", Limits(rpd=1_000)))
+    hour(rig, 20)
+    rig.clock.advance(24 * HOUR)
+    hour(rig, 100)
+    source_of(rig.pool).status()  # it is counted, as the refresher does each second
+    rig.clock.advance(-24 * HOUR)
+    rig.call()
+    assert source_of(rig.pool).status()["summary"]["last_hour"]["requests"] == 1
+    rig.clock.advance(23 * HOUR)
+    hour(rig, 50)
+    report = source_of(rig.pool)
+    summary = report.status()["summary"]
+    assert summary["last_hour"]["requests"] == pytest.approx(50, abs=1)
+    assert summary["today"]["input_tokens"] == 50 * INFO.tokens
+    assert sum(report.history(hours=24)["series"]["requests"]) == 50
+    assert of_key(rig) == pytest.approx(950 / 50 * HOUR, rel=0.05)
+
+
+def test_a_step_of_the_clock_over_midnight_and_back_is_forgotten() -> None:
+    """An hour ahead, into the next day, and back: that day begins with its own calls."""
+    rig = new_day(key("a", Limits(rpd=1_000)))
+    rig.clock.advance(22.5 * HOUR)
+    hour(rig, 30)
+    source_of(rig.pool).status()
+    rig.clock.advance(HOUR)
+    rig.call()
+    source_of(rig.pool).status()
+    rig.clock.advance(-HOUR)
+    rig.call()
+    summary = source_of(rig.pool).status()["summary"]
+    assert summary["today"]["input_tokens"] == 31 * INFO.tokens
+    rig.clock.advance(HOUR)
+    rig.call()
+    summary = source_of(rig.pool).status()["summary"]
+    assert summary["today"]["input_tokens"] == INFO.tokens

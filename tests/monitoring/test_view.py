@@ -286,7 +286,7 @@ def test_when_again_leaves_rejected_keys_out() -> None:
     rejected.failing()
     assert lines(rejected)[0].startswith(f"{MODEL}: no key; tried again at 12:45:30 UTC (key_exp")
     rejected.clock.advance(3_600)
-    assert "only bad is left, which was rejected; the next call tries it" in lines(rejected)[0]
+    assert "only bad is left, which was refused; the next call tries it" in lines(rejected)[0]
 
 
 def test_what_is_said_first_is_the_worst_and_at_most_three() -> None:
@@ -310,7 +310,7 @@ def test_what_is_said_first_is_the_worst_and_at_most_three() -> None:
     assert [found[1][:12], found[2][:12]] == ["m-2: no key ", "m-3: no key "]
     assert found[3] == "and 1 more"
     failing = report(rig).status()["summary"]["calls"][3]["sentence"]
-    assert failing.startswith("m-5: the last 3 calls failed (503), since 12:")
+    assert failing.startswith("m-5: the last 3 calls failed since 12:")
     said = {one["model"]: one for one in report(rig).status()["summary"]["calls"]}
     assert [one["answer"] for one in said.values()] == [
         "no",
@@ -342,7 +342,7 @@ HOUR = {"calls": 0, "failed_calls": 0, "requests": 0, "failures": 0, "waits": 0}
 @pytest.mark.parametrize(
     ("hour", "said"),
     [
-        ({"calls": 1, "requests": 1}, "0 of 1 call failed. 0 of 1 request failed."),
+        ({"calls": 1, "requests": 1}, "0 of 1 calls failed. 0 of 1 requests failed."),
         ({"calls": 2, "failed_calls": 2}, "2 of 2 calls failed. 0 of 0 requests failed."),
         (
             {"calls": 9, "requests": 9, "failures": 2},
@@ -380,3 +380,40 @@ def test_keys_of_several_accounts_that_are_set_aside_for_the_same_are_one_line()
     assert said(of_model) == [f"Key k0 (billing account b) {due}"]
     both = "were set aside for m: 401 Ended; not known here, calls try them again."
     assert said(of_model, of_model._replace(keys=("k1",))) == [f"Keys k0 and k1 {both}"]
+
+
+DEPLETED = "Your prepayment credits are depleted. Please go to https://ai.studio/projects."
+
+
+def test_what_one_key_of_an_account_was_answered_is_said_of_all_of_them() -> None:
+    """The words are those of the last refusal, of whichever key; another account has its own."""
+    keys = [key(name, project=name, billing_account="co") for name in "abc"]
+    rig = Rig(*keys, key("d", billing_account="project:d"), strategy="fill", max_wait_s=0)
+    rig.will("a", failure(429, DEPLETED))
+    rig.will("d", failure(429, DEPLETED.replace("projects", "d")))
+    rig.failing()
+    said = {row(rig, name)["sentence"] for name in "abc"}
+    assert said == {f'Gemini refuses billing account co (credit_depleted: "{DEPLETED}")'}
+    assert row(rig, "d")["sentence"].endswith('https://ai.studio/d.")')
+    assert row(rig, "d")["sentence"].startswith("Gemini refuses project d (")
+    rig.clock.advance(3_601)
+    rig.will("a", failure(429, f"{DEPLETED} Really."))
+    rig.will("d", OK)
+    rig.call()
+    assert f'{DEPLETED} Really.")' in row(rig, "b")["sentence"]
+
+
+def test_a_model_that_is_not_offered_is_said_of_that_model_alone() -> None:
+    """Its words stand at the model; the key serves others."""
+    gone = "This model models/m-1 is no longer available to new users. Use m-2."
+    rig = Rig(key("a", project="key:a"), max_wait_s=0)
+    rig.will("a", failure(404, gone))
+    rig.failing(INFO._replace(model="m-1"))
+    rig.call(INFO._replace(model="m-2"))
+    found = row(rig, "a")
+    assert found["sentence"] == "available now"
+    assert found["used"]["m-2"]["sentence"] is None
+    expected = f'Gemini does not offer model m-1 to the key (model_withdrawn: "{gone}")'
+    assert found["used"]["m-1"]["sentence"] == expected
+    (why,) = report(rig).explain("m-1")["keys"]
+    assert why["sentence"] == expected

@@ -2,7 +2,8 @@
 
 INFO: a cooldown, a wait for a key, a replaced key, another model. WARNING, for what may need
 attention: a rejected key, a project or billing account that is cooling down, a cooldown of an hour
-or more, a pool without an available key, the first wait of more than 3 s.
+or more, a pool without an available key, calls of a model that fail whatever the key, the first
+wait of more than 3 s.
 
 A program that has not set up logging sees that wait, and the first rejection of each key, as a
 `KeyrotWarning`.
@@ -12,18 +13,30 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from math import inf
+from typing import Any
 
 from .. import providers
-from ..core.activity import CallRecord
+from ..core.activity import NAMES_KEPT, CallRecord
 from ..core.commands import Settle, Sleep
-from ..core.failures import UNKNOWN_REFUSAL, describe
+from ..core.failures import (
+    NOT_OFFERED,
+    QUOTED,
+    UNKNOWN_REFUSAL,
+    describe,
+    quotable,
+    remedy,
+)
 from ..core.flow import Exhausted
 from ..core.judgement import describe_block
-from ..core.model import Block, CallInfo, Lease, Scope, Verdict, project_name
-from ..core.text import one_line, utc
+from ..core.model import Block, CallInfo, Lease, Scope, Verdict, account_name, project_name
+from ..core.outcomes import ENDS_KEPT, QUIET_S, End, find_failing, how
+from ..core.text import one_line, remaining, utc
 from ..errors import KeyrotWarning, warn_unless_logged
 from ..locks import Lock
 from ..providers.keys import mask_keys
@@ -37,8 +50,6 @@ LONG_WAIT_S = 3.0
 EXHAUSTED_INTERVAL_S = 60.0
 """Shortest time between two warnings of an exhausted pool."""
 _MAX_FAILURES = 1_000
-_QUOTED = 200
-"""Characters of a provider's sentence in a warning."""
 
 
 class LogObserver:
@@ -46,6 +57,8 @@ class LogObserver:
 
     def __init__(self, pool_name: str) -> None:
         self._pool = pool_name
+        self.redact: Callable[[str], str] = mask_keys
+        """Hides keys in what a service wrote."""
         self._lock = Lock()
         self._exhausted_at = -inf
         self._suppressed = 0
@@ -79,26 +92,32 @@ class LogObserver:
             is_first = lease.key_id not in self._rejected
             if verdict.rejected and len(self._rejected) < _MAX_FAILURES:
                 self._rejected.add(lease.key_id)
-        cause, when = describe(verdict), format_time(reply)
-        if verdict.failure == UNKNOWN_REFUSAL:
-            said = mask_keys(one_line(verdict.message))[:_QUOTED]
-            text = f'{who} is set aside: {cause} "{said}"; this reply is not known, and another '
-            text += f"key got an answer; tried again at {when}"
+        set_aside = verdict.failure == UNKNOWN_REFUSAL
+        text = f"{who} {self._describe(info, verdict, format_time(reply))}"
+        if set_aside or (verdict.rejected and is_first):
             warn_unless_logged(_logger, f"pool {self._pool}, {info.model or info.verb}: {text}")
             return
-        if not verdict.rejected:
-            wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
-            long = reply - lease.at >= LONG_COOLDOWN_S
-            level = logging.WARNING if wide or long else logging.INFO
-            _log(self._pool, info, level, "%s is cooling down until %s: %s", who, when, cause)
-            return
-        says = providers.of(info.platform).says.get(verdict.failure)
-        quote = f' "{says}"' if says else ""
-        text = f"{who} is rejected: {cause}{quote}; replace its value; tried again at {when}"
-        if is_first:
-            warn_unless_logged(_logger, f"pool {self._pool}, {info.model or info.verb}: {text}")
-        else:
-            _log(self._pool, info, logging.WARNING, "%s", text)
+        wide = verdict.scope in (Scope.PROJECT, Scope.BILLING) or verdict.rejected
+        long = reply - lease.at >= LONG_COOLDOWN_S
+        _log(self._pool, info, logging.WARNING if wide or long else logging.INFO, "%s", text)
+
+    def _describe(self, info: CallInfo, verdict: Verdict, when: str) -> str:
+        """Say what follows from a failure of a key, and for what a person has to act on, why."""
+        cause, failure = describe(verdict), verdict.failure
+        if failure == UNKNOWN_REFUSAL or failure in QUOTED:
+            said = one_line(quotable(failure, self.redact(verdict.message)))
+            said = said or providers.of(info.platform).says.get(failure, "")
+            cause += f' "{said}"' if said else ""
+        if failure == UNKNOWN_REFUSAL:
+            text = f"is set aside: {cause}; this reply is not known, and another key got an answer"
+            return f"{text}; tried again at {when}"
+        if verdict.rejected:
+            return f"is rejected: {cause}; {remedy(failure)}; tried again at {when}"
+        if failure in QUOTED:
+            how = "not offered the model" if failure in NOT_OFFERED else "refused"
+            return f"is {how}, tried again at {when}: {cause}"
+        by = " until" if verdict.has_known_end else ", tried again at"
+        return f"is cooling down{by} {when}: {cause}"
 
     def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
         """Log that no key is available, once a minute."""
@@ -152,6 +171,81 @@ class LogObserver:
         _log(self._pool, info, level, "waits %.1f s %s", command.seconds, why)
 
 
+class OutageLog:
+    """Logs once where the calls of a model begin to fail, and once where that is over."""
+
+    def __init__(self, pool_name: str) -> None:
+        self._pool = pool_name
+        self._ends: dict[_Calls, deque[End]] = {}
+        """Of this process, the latest first."""
+        self._failing: dict[_Calls, _Outage] = {}
+
+    def watch(self, record: CallRecord, end: End) -> Callable[[], object] | None:
+        """Return what logs the beginning or the end of an outage; None if this call is neither.
+
+        One of a model is one line, and not one for each workload.
+        """
+        if end.kind == "no_key":
+            return None
+        calls = record.platform, record.model, ""
+        say = self._compare(calls, end)
+        if record.workload and say is None and calls not in self._failing:
+            say = self._compare((*calls[:2], record.workload), end)
+        return say
+
+    def _compare(self, calls: _Calls, end: End) -> Callable[[], object] | None:
+        known = self._ends.get(calls) or self._begin(calls)
+        known.appendleft(end)
+        found, run = self._failing.get(calls), find_failing([*known], {}, end.at)
+        if found is None:
+            if run is None:
+                return None
+            self._failing[calls] = _Outage(run.since, end.at)
+            which = "" if run.failed == run.calls else f"{run.failed} of "
+            text, said = "%sthe last %d calls%s failed: %s", mask_keys(one_line(how(run)))
+            return self._line(calls, logging.WARNING, text, which, run.calls, _of(calls), said)
+        if end.kind == "failed":
+            found.last, found.good_since = end.at, None
+        elif end.kind == "good":
+            found.good_since = found.good_since or end.at
+            lasted = found.last - found.since
+            if run is None and end.at - found.good_since >= min(lasted, QUIET_S):
+                del self._failing[calls]
+                text, after = "calls%s succeed again, after %s", remaining(lasted)
+                return self._line(calls, logging.INFO, text, _of(calls), after.removeprefix("in "))
+        return None
+
+    def _begin(self, calls: _Calls) -> deque[End]:
+        """Watch some calls too; of too many the oldest are forgotten, first those that are good."""
+        if len(self._ends) >= 2 * NAMES_KEPT:
+            good = (one for one in self._ends if one not in self._failing)
+            oldest = next(good, None) or next(iter(self._ends))
+            del self._ends[oldest]
+            self._failing.pop(oldest, None)
+        self._ends[calls] = deque(maxlen=ENDS_KEPT)
+        return self._ends[calls]
+
+    def _line(self, calls: _Calls, *line: Any) -> Callable[[], object]:
+        return partial(_log, self._pool, CallInfo(calls[1], ""), *line)
+
+
+_Calls = tuple[str, str, str]
+"""The platform, the model and the workload of calls; no workload stands for all of them."""
+
+
+def _of(calls: _Calls) -> str:
+    return f" in workload {one_line(calls[2])}" if calls[2] else ""
+
+
+@dataclass(slots=True)
+class _Outage:
+    """Calls of a model that fail in this process."""
+
+    since: float
+    last: float
+    good_since: float | None = None
+
+
 class _CallLogger(CallObserver):
     """Logs what became of one call."""
 
@@ -177,13 +271,13 @@ def _log(pool: str, info: CallInfo, level: int, text: str, *values: object) -> N
 
 def _describe_scope(lease: Lease, scope: Scope) -> str:
     """Return the key that failed, and the scope of its cooldown."""
-    name = project_name(lease.project)
+    name, account = project_name(lease.project), account_name(lease.billing_account)
     of = {
         Scope.KEY_VERB: f"{lease.verb} only",
         Scope.KEY_MODEL: f"{lease.bucket} only",
         Scope.PROJECT_MODEL: f"{f'project {name}, ' if name else ''}{lease.bucket} only",
         Scope.PROJECT: f"all of project {name}" if name else "",
-        Scope.BILLING: "all of its billing account",
+        Scope.BILLING: f"all of {account}" if account else f"all of project {name}" if name else "",
     }.get(scope)
     return f"key {lease.key_id}{f' ({of})' if of else ''}"
 

@@ -65,6 +65,7 @@ _COOLDOWNS = Metric(_COUNTER, "keyrot.key.cooldowns", "{cooldown}", "Cooldowns a
 _KEY_TOKENS = Metric(_COUNTER, "keyrot.key.tokens", "{token}", "Tokens of responses to this key.")
 _KEY_COST = Metric(_COUNTER, "keyrot.key.cost", "{USD}", "Cost of requests with this key.")
 _ANSWERS = Metric(_OBSERVED, "keyrot.call.answers", "{answer}", "What a call would get now.")
+_PROBLEMS = Metric(_GAUGE, "keyrot.pool.problems", "{problem}", "1: what an alert tells is so.")
 _KEY_COUNT = Metric(_OBSERVED, "keyrot.key.count", "{key}", "Keys by their state.")
 _QUOTA_USED = Metric(_GAUGE, "keyrot.key.quota.used_ratio", "1", "Used share of a limit.")
 _DEGRADED = Metric(_OBSERVED, "keyrot.state.degraded", "{state}", "1: in-process limits are used.")
@@ -72,7 +73,7 @@ _OF_CALLS = (
     *(_DURATION, _TOKEN_USAGE, _FIRST_CHUNK, _ATTEMPT, _ATTEMPTS, _FALLBACKS, _WAIT_TIME),
     *(_TIMEOUTS, _COOLDOWNS, _KEY_TOKENS, _KEY_COST),
 )
-_LEVELS = (_ANSWERS, _PENDING, _KEY_COUNT, _QUOTA_USED, _DEGRADED)
+_LEVELS = (_ANSWERS, _PROBLEMS, _PENDING, _KEY_COUNT, _QUOTA_USED, _DEGRADED)
 METRICS = (*_OF_CALLS, *_LEVELS)
 """In the order of the documentation."""
 _HAS_BUCKETS = "explicit_bucket_boundaries_advisory" in signature(Meter.create_histogram).parameters

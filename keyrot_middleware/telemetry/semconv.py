@@ -32,6 +32,7 @@ POOL: Final = "keyrot.pool.name"
 KEY_ID: Final = "keyrot.key.id"
 COST: Final = "keyrot.cost"
 FAILURE_CLASS: Final = "keyrot.failure.class"
+FAILURE_MESSAGE: Final = "keyrot.failure.message"
 FALLBACK_FROM: Final = "keyrot.model_fallback.from"
 
 Attributes = dict[str, AttributeValue]

@@ -8,6 +8,7 @@ and `detach`, around the SDK's own code.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextvars import Token
 from functools import lru_cache
 from typing import Any
@@ -29,8 +30,11 @@ from opentelemetry.trace import (
 from .._version import __version__
 from ..core.activity import CallRecord
 from ..core.commands import Acquire, Command, Send, Settle, Sleep
+from ..core.failures import quotable
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, LeaseOutcome, project_name
+from ..core.text import one_line
+from ..providers.keys import mask_keys
 from . import CallObserver, semconv
 from .logs import format_blocked_keys
 from .otel import CurrentProvider, is_suppressed
@@ -62,14 +66,22 @@ class CallTracer(CallObserver):
 
     __slots__ = (
         "_acquire_since", "_attempt", "_call_spans", "_cost", "_ctx", "_describes", "_info",
-        "_is_own", "_last_failure", "_parent", "_pool", "_span", "_tracer",
+        "_is_own", "_last_failure", "_parent", "_pool", "_redact", "_span", "_tracer",
     )  # fmt: skip
 
     def __init__(
-        self, tracer: Tracer, ctx: Context, info: CallInfo, pool: str, *, call_spans: bool
+        self,
+        tracer: Tracer,
+        ctx: Context,
+        info: CallInfo,
+        pool: str,
+        redact: Callable[[str], str],
+        *,
+        call_spans: bool,
     ) -> None:
         """Trace a call made in the context *ctx*; *call_spans*: with a span for the whole call."""
         self._tracer, self._ctx, self._info, self._pool = tracer, ctx, info, pool
+        self._redact = redact
         self._call_spans = call_spans
         self._span: Span | None = None
         """That of the call: ours, or one of another instrumentation, which describes the call too,
@@ -217,6 +229,9 @@ class CallTracer(CallObserver):
             attempt.set_attribute("http.response.status_code", code)
         if verdict is not None:
             attempt.set_attribute(semconv.FAILURE_CLASS, verdict.failure)
+            if verdict.message:
+                said = one_line(quotable(verdict.failure, self._redact(verdict.message)))
+                attempt.set_attribute(semconv.FAILURE_MESSAGE, said)
             if until is not None:
                 about: Attributes = {
                     semconv.KEY_ID: command.lease.key_id,
@@ -268,6 +283,8 @@ class TracingObserver:
             call_spans: Record a span for each call; False: spans for attempts only.
         """
         self._pool = pool_name
+        self.redact: Callable[[str], str] = mask_keys
+        """Hides keys in what a service wrote."""
         self._call_spans = call_spans
         get = trace.get_tracer_provider if tracer_provider is None else lambda: tracer_provider
         self._tracer = CurrentProvider(get, _get_tracer)
@@ -280,7 +297,8 @@ class TracingObserver:
         ctx = context.get_current()
         if is_suppressed(ctx):
             return None
-        return CallTracer(tracer, ctx, info, self._pool, call_spans=self._call_spans)
+        spans = self._call_spans
+        return CallTracer(tracer, ctx, info, self._pool, self.redact, call_spans=spans)
 
 
 def _get_tracer(provider: TracerProvider) -> Tracer | None:

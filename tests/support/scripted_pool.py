@@ -25,10 +25,10 @@ OK = Done("answer", USAGE)
 
 
 def failure(code: int | None = None, *, transport: Any = "") -> Failed:
-    """Return a failed send: a Google error with a code, or a transport error."""
+    """Return a failed send: a transport error, or a Google error, which may quote the prompt."""
     if code is None:
         return Failed(FailureFacts(transport=transport), ConnectionResetError(PROMPT))
-    return replies.failure(code, PROMPT)
+    return replies.failure(code, PROMPT if code < 500 else "An internal error has occurred.")
 
 
 def minute(seconds: int) -> Failed:

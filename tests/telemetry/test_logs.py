@@ -13,7 +13,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from support.replies import invalid
+from support.replies import capacity, invalid, no_room
 from support.scripted_pool import OK, PROMPT, ScriptedPool, failure, minute
 
 from keyrot_middleware.core.flow import Exhausted
@@ -108,6 +108,29 @@ def test_failures_that_come_together_are_one_line(caplog: pytest.LogCaptureFixtu
         for one in [threads.submit(call) for _ in range(27)]:
             one.result(60)
     assert len(lines_with(caplog, "is rejected")) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "line", "note"),
+    [
+        (minute(20), "cooling down until 2026-", ", cooling down until 2026-"),
+        (capacity(), "cooling down, tried again at 2026-", "; tried again at 2026-"),
+        (no_room(), "cooling down, tried again at 2026-", "; tried again at 2026-"),
+    ],
+    ids=["named", "not named", "of a method"],
+)
+def test_only_a_time_that_is_named_is_an_end(
+    reply: Any, line: str, note: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another one is when the key is tried again."""
+    caplog.set_level(logging.INFO, NAME)
+    scripted = ScriptedPool([LogObserver("test")], keys=("a",), policy=RetryPolicy(max_wait_s=0.0))
+    scripted.script = {"a": [reply]}
+    with pytest.raises(Exhausted) as raised:
+        scripted.run()
+    (found,) = lines_with(caplog, "is cooling down")
+    assert line in found
+    assert note in raised.value.__notes__[0]
 
 
 def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from support.scripted_pool import STREAMED, Chunks, ScriptedPool, minute
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.judgement import KEY_STATES
 from keyrot_middleware.core.model import Candidate, Limits
-from keyrot_middleware.monitoring.report import levels, source_of
+from keyrot_middleware.monitoring.levels import Levels
 
 INFERENCE = "opentelemetry.genai.client.inference.context"
 DURATION = "gen_ai.client.operation.duration"
@@ -108,7 +108,8 @@ class RecordedGauges(RecordedMetrics):
         self.observer.register_gauges(self._levels)
 
     def _levels(self, metric: str) -> Any:
-        return levels(self.scripted.pool, source_of(self.scripted.pool), metric)
+        """Look anew at each collection: its clock is not that of a look."""
+        return Levels(self.scripted.pool).read(metric)
 
     @property
     def states(self) -> Any:

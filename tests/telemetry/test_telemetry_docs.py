@@ -14,7 +14,7 @@ from support.scripted_pool import INFO, OK, Chunks, ScriptedPool, failure, minut
 
 from keyrot_middleware.core.activity import Attempt, CallRecord
 from keyrot_middleware.core.model import Usage
-from keyrot_middleware.monitoring.report import levels, source_of
+from keyrot_middleware.monitoring.levels import Levels
 from keyrot_middleware.telemetry.metrics import METRICS
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
@@ -133,10 +133,13 @@ def _everything(metered: RecordedMetrics) -> None:
     list(scripted.stream())
     with pytest.raises(GoogleError):
         scripted.run()
-    with suppress(Exception):
-        scripted.run(INFO._replace(workload="night"))
-    report = source_of(scripted.pool)
-    metered.observer.register_gauges(lambda metric: levels(scripted.pool, report, metric))
+    scripted.script = {"pro_01": [failure(503)] * 9 + [invalid()]}
+    for _ in range(3):
+        with suppress(Exception):
+            scripted.run(INFO._replace(workload="night"))
+    for _ in range(4):
+        scripted.run()
+    metered.observer.register_gauges(Levels(scripted.pool).read)
     metered.observer.observe(INFO._replace(models_tried=("gemini-2.5-pro",)))
     watch = metered.observer.observe(INFO)
     assert watch is not None

@@ -67,8 +67,9 @@ def ask(client: genai.Client, number: int) -> None:
     """Make one call: usually a question, sometimes a stream, rarely with another model."""
     model = {12: BETTER_MODEL, 24: "no-such-model"}.get(number % 25, MODEL)
     if number % 5 == 4:
-        for _ in client.models.generate_content_stream(model=model, contents="Count to five."):
-            pass
+        with keyrot_middleware.workload("chat"):
+            for _ in client.models.generate_content_stream(model=model, contents="Count to five."):
+                pass
     else:
         client.models.generate_content(model=model, contents="What is the RSI, in one line?")
 

@@ -6,7 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -18,17 +19,26 @@ from .. import providers
 from ..core.activity import DAY, ActivityLog, share_entry
 from ..core.model import DEFAULT_PLATFORM, Candidate, Usage
 from ..core.selection import Selector
-from ..core.text import did_you_mean, mask_url, one_line, remaining, short_time
-from ..errors import KeyrotError
+from ..core.text import did_you_mean, mask_url, one_line, plural, remaining, short_time
+from ..errors import ConfigError, KeyrotError
+from ..keys_file import within_tiers
 from ..monitoring.report import DISABLED_S, LIMIT_MAX, PoolReport
 from ..monitoring.view import WINDOWS, Row, lines_of, look
 from ..prices import PriceList
 from ..providers.gemini.models import FREE_LIMITS
 from ..providers.keys import hide_secrets
 from ..runtime.judging import CallSettings
+from ..runtime.processes import read_running_keys
 from ..runtime.recorder import Activity
 from ..secrets.stores import open_secret_cache
-from ..settings import Config, load, next_models, terms_of
+from ..settings import (
+    Config,
+    join_problems,
+    load_whatever_keys,
+    next_models,
+    terms_of,
+    zone_of,
+)
 from ..state import State, open_shared
 
 USD_PERIODS = {"10m": "in ten minutes", "day": "a day", "month": "a month"}
@@ -69,8 +79,8 @@ def explain(model: str, tokens: int, workload: str, *, as_json: bool) -> int:
         as_json: Print JSON.
 
     Returns:
-        0, also for a model that nothing knows: it may be a new one. Or 1 where no key is available,
-        or that cannot be found out.
+        0, also for a model that nothing knows: it may be a new one. Or 1 where a call would fail:
+        it would get no key, or the last ones failed; or that cannot be found out.
     """
 
     def show(report: PoolReport) -> int:
@@ -80,7 +90,7 @@ def explain(model: str, tokens: int, workload: str, *, as_json: bool) -> int:
             print(json.dumps(found, indent=2))
         else:
             _show_explanation(found)
-        return 0 if found["key_id"] is not None else 1
+        return 1 if found["answer"] in ("no", "failing") else 0
 
     return _with_report(show, as_json)
 
@@ -204,24 +214,34 @@ def _first_lines(found: dict[str, Any]) -> Iterator[str]:
     ends = {one["model"]: one["runs_out_at"] for one in summary["calls"] if one["runs_out_at"]}
     for name, at in ends.items():
         yield f"RPD of all keys for {escape(name)}: {_used_up(at, now)}"
-    if summary["today"]["cost_usd"]:
-        partly = ", partly estimated" if summary["today"]["estimated_tokens"] else ""
-        since = f"since {summary['midnight']}{partly}"
-        yield f"Today: {_usd(summary['today']['cost_usd'])}, {since}"
-    projects = summary["projects"]
-    workloads = {f"workload {name}": cost for name, cost in summary["workloads"].items()}
-    for name, cost in (projects | workloads).items():
-        for window, one in cost["usd"].items():
-            of = f"{_usd(one['spent'])} of {_usd(one['limit'])}"
-            whose = ", of its billing account" if window == "10m" and name in projects else ""
-            yield f"  {escape(name)}: {of} {USD_PERIODS[window]}{whose}"
-        if "day" not in cost["usd"] and cost.get("usd_today") and len(projects) > 1:
-            yield f"  {escape(name)}: {_usd(cost['usd_today'])}"
+    today = summary["today"]
+    if found["cost_known"] and (today["cost_usd"] or today["unpriced_calls"]):
+        partly = ", partly estimated" if today["estimated_tokens"] else ""
+        cost = _cost(today["cost_usd"], today["unpriced_calls"])
+        yield f"Today: {cost}, since {summary['midnight']}{partly}"
+        if today["unpriced_models"]:
+            yield f"No price is known for {escape(', '.join(today['unpriced_models']))}"
+    yield from _budgets(summary)
     if found["shared"] and not found["has_records"]:
         yield (
             f"There are no records of a pool {found['pool']!r} in this state: no call has been "
             "made through it yet, or KEYROT_POOL names another pool than that of your services."
         )
+
+
+def _budgets(summary: dict[str, Any]) -> Iterator[str]:
+    """Say what was spent of each budget, and by projects without one."""
+    projects = summary["projects"]
+    workloads = {f"workload {name}": cost for name, cost in summary["workloads"].items()}
+    for name, cost in (projects | workloads).items():
+        n = cost["unpriced_calls_today"]
+        for window, one in cost["usd"].items():
+            of = f"{_usd(one['spent'])} of {_usd(one['limit'])}"
+            whose = ", of its billing account" if window == "10m" and name in projects else ""
+            more = f"; {_unpriced(n)} of today not counted" if n else ""
+            yield f"  {escape(name)}: {of} {USD_PERIODS[window]}{whose}{more}"
+        if "day" not in cost["usd"] and (cost.get("usd_today") or n) and len(projects) > 1:
+            yield f"  {escape(name)}: {_cost(cost['usd_today'], n)}"
 
 
 def _used_up(at: str, now: datetime) -> str:
@@ -231,6 +251,18 @@ def _used_up(at: str, now: datetime) -> str:
 
 def _left(at: str, now: datetime) -> str:
     return remaining((datetime.fromisoformat(at) - now).total_seconds())
+
+
+def _cost(amount: float | None, unpriced: int) -> str:
+    """Write what was spent, and that it is not all."""
+    if not unpriced:
+        return _usd(amount or 0.0)
+    calls = _unpriced(unpriced)
+    return f"{_usd(amount)} + {calls}" if amount else f"no price ({calls})"
+
+
+def _unpriced(n: int) -> str:
+    return f"{plural(n, 'call')} without a price"
 
 
 def _usd(amount: float) -> str:
@@ -306,6 +338,7 @@ command cannot see it. Choose one of these:
     keyrot_middleware.ui.app(token=…)         a page to mount in the program (extra ui)
     keyrot_middleware.status()                in the program: everything, as a dict
     keyrot_middleware.reset("key_1")          in the program: make a key available again"""
+RUNNING = "Shown are the keys with which the processes of the pool run; their next start fails."
 NO_SERVICE_HAS_IT = "no service that uses this pool has reported one"
 NOT_HERE = "not found on this machine, and no service has reported one"
 
@@ -325,31 +358,59 @@ def open_configured(config: Config) -> State | None:
 def open_report() -> Iterator[PoolReport | None]:
     """Open the report of the shared pool that the settings name; None where it is not shared.
 
+    Where keys.json cannot be read, services go on with the keys they had. So does this, with those
+    that they have written into the state, and says on stderr why.
+
     Raises:
-        KeyrotError: A setting is wrong, there is no key, or the state cannot be read.
+        KeyrotError: A setting is wrong, there is no key, or the state cannot be read; or keys.json,
+            and no process of the pool runs.
     """
-    config = load()
+    config = load_whatever_keys()
     if not config.settings.enabled:
         raise KeyrotError("rotation is switched off by ENABLE_KEY_ROTATION: there is no pool")
-    if not config.keys:
+    problem = join_problems(config.keys_problems) if config.keys_problems else ""
+    if not (config.keys or problem):
         raise KeyrotError("no key: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json")
+    running = None
+    if problem:
+        running = _read_running_keys(config, problem)
+        zone = zone_of(key.platform for key in running)  # where their days end
+        config = replace(config, policy=replace(config.policy, zone=zone))
+        print(f"keyrot: {problem}\n{RUNNING}", file=sys.stderr)
     state = open_configured(config)
     if state is None:
         yield None
         return
     try:
-        yield _report(config, state)
+        yield _report(config, state, running)
     finally:
         state.close()
 
 
-def _report(config: Config, state: State) -> PoolReport:
+def _read_running_keys(config: Config, problem: str) -> list[Candidate]:
+    """Return the keys of the processes that run.
+
+    Raises:
+        ConfigError: With the *problem* of keys.json, where that is not known.
+    """
+    state = open_configured(config)
+    if state is not None:
+        with closing(state):
+            if running := read_running_keys(state, time.time()):
+                return running
+    raise ConfigError(problem)
+
+
+def _report(config: Config, state: State, running: Sequence[Candidate] | None = None) -> PoolReport:
+    """Return the report of a pool: of the keys of *config*, or of those of *running* processes."""
     missing, here = dict[str, str](), list[frozenset[str]]()
-    settings = config.settings
+    settings, configured = config.settings, config.candidates
+    if running is not None:
+        configured = tuple(within_tiers(key, config.tiers) for key in running)
 
     def keys() -> list[Candidate]:
         # Read again each time: a key has other records as soon as a service uses a new value.
-        found = state.with_values(config.candidates)
+        found = state.with_values(configured)
         missing.clear()
         missing.update(_missing(config, state, found, here))
         return found
@@ -391,7 +452,8 @@ def _missing(
     unknown = [key for key in keys if not (key.fingerprint or key.disabled)]
     known = state.snapshot(unknown) if unknown else {}
     found = {key.key_id for key in unknown if known[key.key_id].last_used is None}
-    if found and not any(key.fingerprint for key in keys):
+    is_known_here = not config.keys_problems  # else this machine cannot know where they are
+    if found and is_known_here and not any(key.fingerprint for key in keys):
         if not here:
             secrets = open_secret_cache(config)
             here.append(frozenset(secrets.unresolved))

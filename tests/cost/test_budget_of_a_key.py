@@ -83,11 +83,12 @@ def test_status_reports_a_spent_budget_until_midnight(gemini, clock, pool, conne
     first = status["keys"][0]
     budget = {"day": {"spent": pytest.approx(cost), "limit": pytest.approx(cost)}}
     assert first["usd"] == status["keys"][1]["usd"] == budget
-    assert first["sentence"].startswith("the budget of the day is spent")
+    assert first["sentence"].startswith(f"the budget of the day is spent: ${cost:.6f} of ")
     assert status["keys"][2]["usd"] == {}
     assert status["summary"]["projects"]["web"] == {
         "usd_today": pytest.approx(cost, abs=1e-9),
         "usd": budget,
+        "unpriced_calls_today": 0,
     }
     why = {key["key_id"]: key["reason"] for key in source_of(made).explain(MODEL)["keys"]}
     assert why == {"a": "usd", "b": "usd", "c": None}

@@ -49,6 +49,7 @@ def key(key_id: str, project: str | None = "proj-a", state: str = "available", *
     made["limits"] = dict.fromkeys(("rpm", "tpm", "rpd", "max_concurrency"))
     made |= {"success_count": 0, "error_count": 0, "used": {}, "usd": {}}
     made["allowed_actions"] = allowed
+    made["unpriced_calls_today"] = 0
     made["tokens_today"] = {"input": 0, "output": 0, "cached": 0}
     made["history"] = {"from": None, "requests": [0] * 60, "failures": [0] * 60}
     assert more.keys() <= made.keys()
@@ -124,14 +125,19 @@ class FakeSource:
         summary["states"] = states
         summary |= {"calls": list(calls.values()), "last_hour": hour}
         today = {"input_tokens": 120_331, "output_tokens": 20_331, "cost_usd": 0.1234}
-        today["estimated_tokens"] = 0
+        today |= {"estimated_tokens": 0, "unpriced_calls": 0, "unpriced_models": []}
         summary |= {"today": today, "midnight": later(-3600)}
+        none: dict[str, Any] = {"differ": [], "differences": [], "keys_file": None}
+        summary |= {"processes": {"running": 3, **none}}
         summary["projects"] = {
-            one["project"]: {"usd_today": one["usd_today"], "usd": one["usd"]}
+            one["project"]: {
+                name: one[name] for name in ("usd_today", "usd", "unpriced_calls_today")
+            }
             for one in shown
             if one["project"] is not None
         }
-        summary["workloads"] = {"nightly": {"usd": {"day": {"spent": 1.23, "limit": 5.0}}}}
+        budget = {"usd": {"day": {"spent": 1.23, "limit": 5.0}}, "unpriced_calls_today": 0}
+        summary["workloads"] = {"nightly": budget}
         said = [one["sentence"] for one in summary["calls"] if one["is_trouble"]]
         headline: dict[str, Any] = {"sentences": said or ["All calls are served."]}
         count = f"{states['available']} of {len(self.keys)} keys are available."
@@ -163,6 +169,7 @@ class FakeSource:
             "nano_usd",
             "cached_tokens",
             "estimated_tokens",
+            "unpriced_calls",
         )
         series: dict[str, Any] = {one: [n % 7 for n in range(slots)] for one in counters}
         sums = {counter: sum(values) // 3 for counter, values in series.items()}

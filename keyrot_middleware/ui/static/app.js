@@ -184,7 +184,7 @@ function drawDetails(now) {
   show("details-title", chosen.call ? "Call" : chosen.key);
   let body = [el("p", {}, chosen.call ? "This call is not among the last 100 any more." : "This pool has no such key.")];
   let rows = [];
-  if (call) body = parts.callDetails(call);
+  if (call) body = parts.callDetails(call, known.status.cost_known);
   if (key) [body, rows] = parts.keyDetails(key, known.tried.calls, now, known.status.actions);
   show("details-body", ...body);
   if (!dialog.open) dialog.showModal();

@@ -14,6 +14,12 @@ export function money(value) {
   return value === 0 ? "$0" : `$${value.toFixed(value < 1 ? 4 : 2)}`;
 }
 
+// What was spent; calls of models without a price are not in it.
+export function cost(value, unpriced) {
+  if (!unpriced) return money(value);
+  return value ? `${money(value)} + no price` : "no price";
+}
+
 export function seconds(value) {
   if (!known(value)) return "–";
   if (value < 0.1) return `${Math.round(value * 1000)} ms`;

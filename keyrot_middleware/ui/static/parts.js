@@ -2,7 +2,7 @@
 
 import { bar, sparkline } from "./chart.js";
 import { STATES, button, el, link, stateBadge, stateClass, stateIcon, stateName, svg } from "./dom.js";
-import { ago, clock, count, countdown, money, plural, seconds, sentence, shortCount, sum } from "./format.js";
+import { ago, clock, cost, count, countdown, money, plural, seconds, sentence, shortCount, sum } from "./format.js";
 
 const WINDOWS = { rpm: "RPM", tpm: "TPM", rpd: "RPD" };
 const LONG = { rpm: "Requests per minute", tpm: "Input tokens per minute", rpd: "Requests per day" };
@@ -13,7 +13,11 @@ const cached = (part, whole) => (part ? `${Math.round((100 * part) / whole)} %` 
 const note = (...content) => el("p", { class: "note" }, ...content);
 const figure = (name, value, bad = false) => el("div", {}, el("dt", {}, name), el("dd", { class: bad && "bad" }, value));
 const cell = (attributes, ...content) => el("td", { role: "cell", ...attributes }, ...content);
-const keyLink = (id) => button(id, { class: "link key-id", "data-key": id, "aria-label": `Details of ${id}` });
+const keyLink = (id) => button(id, { class: "link key-id", title: id, "data-key": id, "aria-label": `Details of ${id}` });
+
+const withoutPrice = (calls) => `${plural(calls, "call")} without a price`;
+const budget = (whose, spent, limit, unpriced) => [
+  note(`Budget of ${whose}: ${money(spent)} of ${money(limit)}${unpriced ? `; ${withoutPrice(unpriced)} of today not counted` : ""}`), bar(spent, limit)];
 
 // Summary -----------------------------------------------------------------------------------------
 
@@ -52,21 +56,22 @@ export function stateCounts({ states, keys }) {
 
 export function models(found, now) {
   const items = found.map(({ model: name, workload, available, keys, is_trouble: bad, available_at: next, sentence: text, runs_out_at: at }) =>
-    el("li", { "data-id": name }, el("span", { class: "code", title: text }, name), workload ? el("span", { class: "note" }, workload) : "",
-      el("span", { class: bad ? "bad" : "muted" }, `${count(available)} of ${count(keys)}${bad && next ? `, next ${clock(next).slice(0, 5)}` : ""}`),
+    el("li", { "data-id": `${name} ${workload ?? ""}` }, el("span", { class: "code name", title: `${name}: ${text}` }, name),
       button("Why?", { class: "small", "data-why": name, "data-workload": workload ?? "", "aria-label": `Why: which key would a call of ${name}${workload ? ` in ${workload}` : ""} get now?` }),
-      at ? usedUp(at, now, `RPD of ${plural(keys, "key")} `) : ""));
+      el("div", { class: "line" }, el("span", { class: bad ? "bad" : "muted" }, `${count(available)} of ${count(keys)}${bad && next ? `, next ${clock(next).slice(0, 5)}` : ""}`),
+        at && !bad ? usedUp(at, now, "RPD ") : "", workload ? el("span", { class: "note", title: workload }, workload) : "")));
   return items.length ? items : [el("li", { class: "note" }, "No model was used yet.")];
 }
 
 export function today({ today: used, midnight, workloads }, costKnown) {
   return [
     el("dl", { class: "figures" }, figure("Tokens in", shortCount(used.input_tokens)), figure("Tokens out", shortCount(used.output_tokens)),
-      figure("Cost", money(used.cost_usd))),
+      figure("Cost", costKnown ? cost(used.cost_usd, used.unpriced_calls) : money(null))),
     note(costKnown ? `since ${clock(midnight).slice(0, 5)} UTC` : "cost: the extra 'cost' is not installed"),
+    ...(costKnown && used.unpriced_calls ? [note(`${withoutPrice(used.unpriced_calls)}: ${used.unpriced_models.join(", ")}`)] : []),
     ...(used.estimated_tokens ? [note(`${count(used.estimated_tokens)} of these tokens are estimated, and their cost`)] : []),
-    ...Object.entries(workloads).flatMap(([name, { usd }]) => Object.entries(usd).flatMap(([window, { spent, limit }]) => [
-      note(`Budget of ${name}, ${window === "10m" ? "ten minutes" : `the ${window}`}: ${money(spent)} of ${money(limit)}`), bar(spent, limit)])),
+    ...Object.entries(workloads).flatMap(([name, { usd, unpriced_calls_today: unpriced }]) =>
+      Object.entries(usd).flatMap(([window, { spent, limit }]) => budget(`${name}, ${window === "10m" ? "ten minutes" : `the ${window}`}`, spent, limit, unpriced))),
   ];
 }
 
@@ -74,14 +79,15 @@ export function today({ today: used, midnight, workloads }, costKnown) {
 export function shares(use, chosen, costKnown) {
   const number = (value, bad) => el("td", { class: `number${bad && value ? " bad" : ""}` }, shortCount(value));
   const row = (name, of) => el("tr", { "data-id": of.name ?? "" }, el("th", { scope: "row" }, name), number(of.calls), number(of.failed_calls, true),
-    number(of.refused), number(of.input_tokens), el("td", { class: "number" }, cached(of.cached_tokens, of.input_tokens)), number(of.output_tokens), el("td", { class: "number" }, money(costKnown ? of.nano_usd / 1e9 : null)));
+    number(of.refused), number(of.input_tokens), el("td", { class: "number" }, cached(of.cached_tokens, of.input_tokens)), number(of.output_tokens), el("td", { class: "number", title: costKnown && of.unpriced_calls ? withoutPrice(of.unpriced_calls) : null },
+      costKnown ? cost(of.nano_usd / 1e9, of.unpriced_calls) : money(null)));
   const rows = use.shares.map((share) => row(button(share.name, {
-    class: "link", title: share.name, "data-by": use.by, "data-name": share.name,
+    class: "link name", title: share.name, "data-by": use.by, "data-name": share.name,
     "aria-pressed": String(chosen.by === use.by && chosen.name === share.name),
   }), share));
   const rest = {};
   for (const [counter, values] of Object.entries(use.series)) rest[counter] = sum(values) - sum(use.shares.map((share) => share[counter]));
-  if (rows.length && rest.calls > 0) rows.push(row(`no ${use.by}`, rest));
+  if (rows.length && rest.calls > 0) rows.push(row(el("span", { class: "name", title: `no ${use.by}` }, `no ${use.by}`), rest));
   return rows;
 }
 
@@ -122,6 +128,9 @@ function mostUsed(used) {
   ];
 }
 
+// Empty where prices are not known at all.
+const spentToday = ({ usd_today: usd, unpriced_calls_today: unpriced }) => (unpriced || usd !== null ? cost(usd, unpriced) : "");
+
 export function keyRow(key, now) {
   const why = reason(key);
   const { input, output, cached: again } = key.tokens_today;
@@ -135,7 +144,7 @@ export function keyRow(key, now) {
     line(...mostUsed(key.used)),
     line(sum(key.history.requests) ? sparkline(key.history) : "", el("span", { class: "note" }, shortCount(sum(key.history.requests)))),
     line(`${shortCount(key.success_count)} ok`, key.error_count ? el("span", { class: "bad" }, `${shortCount(key.error_count)} failed`) : ""),
-    line(input + output && key.usd_today !== null ? money(key.usd_today) : "", el("span", { class: "note", title: `${count(input)} tokens in, ${count(output)} out, ${count(again)} of the input cached` }, input + output ? `${shortCount(input + output)} tok` : "–")));
+    line(input + output ? spentToday(key) : "", el("span", { class: "note", title: `${count(input)} tokens in, ${count(output)} out, ${count(again)} of the input cached` }, input + output ? `${shortCount(input + output)} tok` : "–")));
 }
 
 export function keyDetails(key, calls, now, actions) {
@@ -144,7 +153,7 @@ export function keyDetails(key, calls, now, actions) {
     ["Project", key.project ?? "none: its own"], ["Tier", key.tier], ["Model", key.model], ["Priority", count(key.priority)],
     ["Use", key.use < 1 ? `${count(100 * key.use)} % of each limit` : ""],
     ["Used", key.last_used ? ago(key.last_used, now) : "never"], ["Requests", `${count(key.success_count)} ok, ${count(key.error_count)} failed`],
-    ["Today", `${count(input)} tokens in${again ? ` (${cached(again, input)} cached)` : ""}, ${count(output)} out${key.usd_today === null ? "" : `, ${money(key.usd_today)}`}`],
+    ["Today", `${count(input)} tokens in${again ? ` (${cached(again, input)} cached)` : ""}, ${count(output)} out${spentToday(key) && `, ${spentToday(key)}`}`],
     ["Last error", key.last_error],
   ];
   const found = [
@@ -154,7 +163,7 @@ export function keyDetails(key, calls, now, actions) {
   ];
   for (const [window, { spent, limit }] of Object.entries(key.usd)) {
     const of = window === "10m" ? "ten minutes, of its billing account" : `the ${window}${key.project === null ? "" : `, of project ${key.project}`}`;
-    found.push(note(`Budget of ${of}: ${money(spent)} of ${money(limit)}`), bar(spent, limit));
+    found.push(...budget(of, spent, limit, key.unpriced_calls_today));
   }
   found.push(...Object.entries(key.used).map(([model, used]) => modelUsage(model, used, now)));
   if (!Object.keys(key.used).length) found.push(note("Not used yet."));
@@ -165,7 +174,7 @@ export function keyDetails(key, calls, now, actions) {
 
 function usedUp(at, now, what = "") {
   const left = Date.parse(at) - now, soon = left < 3600e3;
-  return el("span", { class: `forecast ${soon ? "bad" : "note"}`, title: "at the rate of the last hour" }, `${what}used up${left > 0 ? ` at ${clock(at).slice(0, 5)} UTC` : ""}`);
+  return el("span", { class: `forecast ${soon ? "bad" : "note"}`, title: "at the rate of the last hour" }, `${what}used up${left > 0 ? ` ${clock(at).slice(0, 5)}` : ""}`);
 }
 
 function modelUsage(model, used, now) {
@@ -187,10 +196,10 @@ function modelUsage(model, used, now) {
 export function callRow(call) {
   return el("tr", { role: "row", "data-id": call.id },
     cell({}, button(clock(call.at), { class: "link", "data-call": call.id, "aria-label": `Call at ${clock(call.at)}` })),
-    cell({ class: "code" }, call.model),
+    cell({ class: "code name", title: call.model }, call.model),
     cell({}, attempts(call)),
     cell({}, outcome(call)),
-    cell({ class: "muted" }, call.workload ?? ""),
+    cell({ class: "muted name", title: call.workload ?? "" }, call.workload ?? ""),
     cell({ class: "number" }, call.waited ? el("span", { class: "note" }, "waited, ") : "", seconds(call.seconds)));
 }
 
@@ -203,12 +212,12 @@ function attempts(call) {
       el("span", { class: failure ? "bad" : "good" }, failure ? `${code ?? ""} ${failure}`.trim() : call.outcome === "ok" ? "ok" : ""))));
 }
 
-export function callDetails(call) {
+export function callDetails(call, costKnown) {
   const facts = [
     ["Time", `${call.at.slice(0, 10)} ${clock(call.at)} UTC`], ["Model", call.model], ["Workload", call.workload],
     ["Took", `${seconds(call.seconds)}${call.waited ? ", with a wait for a key" : ""}`],
     ["Tokens", call.input_tokens === null ? null : `${count(call.input_tokens)} in, ${count(call.output_tokens)} out${call.estimated ? ", estimated" : ""}`],
-    ["Cost", call.cost_usd === null ? null : money(call.cost_usd)],
+    ["Cost", call.cost_usd !== null ? money(call.cost_usd) : costKnown && call.input_tokens + call.output_tokens ? "no price" : null],
     ["Trace", call.trace_id && link(call.trace_url, call.trace_id, "Trace")],
   ];
   return [

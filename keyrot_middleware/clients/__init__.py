@@ -51,7 +51,7 @@ class Binding:
         if self.pool is not None:
             filter_logs(self.pool.secrets.redact)
         self._http.install()  # first: it takes the placeholder out of what the SDK sends
-        httpx.installed[:] = ((self._calls, self._served),)
+        httpx.installed[:] = ((self._calls, self._served, {}),)
         self._sdk.install()
 
     def close(self) -> None:

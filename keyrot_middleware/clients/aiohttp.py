@@ -175,15 +175,18 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
 
         return aiter(content.iter_any()), release
 
-    async def content(self, response: aiohttp.ClientResponse, headers: Mapping[str, str]) -> bytes:
+    async def content(
+        self, response: aiohttp.ClientResponse, headers: Mapping[str, str]
+    ) -> tuple[bytes, Pieces | None]:
         """Read a response, and put the bytes back."""
         try:
-            content = await response.content.read()
+            content, rest = await read_bounded(self.pieces(response)[0])
         except BaseException:
             response.close()
             raise
-        response.content = whole(content)
-        return content
+        if rest is None:
+            response.content = whole(content)
+        return content, rest
 
     async def aclose(self, response: aiohttp.ClientResponse) -> None:
         """Release the connection of a response."""

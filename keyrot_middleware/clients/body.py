@@ -22,11 +22,14 @@ from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret
 from .errors import lost_connection
-from .redaction import ENOUGH, Redact, Redacting, redact_key, redacted_json
+from .large import is_vast, shortened
+from .redaction import ENOUGH, Redact, Redacting, begun_key, redact_key, redacted_json
 
 LONGEST_BODY = 32 * 1024 * 1024
 """Bytes of a body from a generator that are kept, so that it can be sent again. Google takes 20 MB
-in one request (https://ai.google.dev/gemini-api/docs/files)."""
+in one request (https://ai.google.dev/gemini-api/docs/files). Nor is more kept of a reply."""
+_BLANK = 32
+"""No key has this byte or a lower one, and most events end with such."""
 
 
 class EventError(Exception):
@@ -59,6 +62,8 @@ class Body:
         self._pieces, self._close, self.reader = pieces, close, reader
         self._is_async = hasattr(pieces, "__anext__")
         self._headers, self._key, self.redact = headers, key, redact
+        self._held = b""
+        """The end of what was read, while it may be the beginning of the key."""
         self.first: list[bytes] = []
         """What was read before the first event that shows something was complete."""
         self.is_closing = False
@@ -68,16 +73,23 @@ class Body:
         self.notes: list[str] = []
         """About each attempt, if the stream ends with an error event."""
 
-    def _take(self, data: bytes | None) -> bytes | None:
+    def take(self, data: bytes | None) -> bytes | None:
         """Count what has arrived, or that no more will; return what the program reads of it."""
         if not data:
+            if data is None and self._held:
+                data, self._held = self._held, b""
             return data
         try:
             self.reader.feed(data)
         except Exception:
             self.reader.give_up()
             handle_internal_error("clients")
-        return redact_key(data, self._key)
+        if self._held:
+            data, self._held = self._held + data, b""
+        data = redact_key(data, self._key)
+        if data[-1] > _BLANK and (begun := begun_key(data, self._key)):
+            data, self._held = data[:-begun], data[-begun:]
+        return data
 
     @property
     def error(self) -> Any:
@@ -143,7 +155,7 @@ class Body:
                 data = await anext(self._pieces, None)
             else:
                 data = next(self._pieces, None)
-        return self._take(data)
+        return self.take(data)
 
     def __iter__(self) -> Iterator[bytes]:
         """Return this body."""
@@ -172,7 +184,7 @@ class Body:
         if data is None:
             raise StopAsyncIteration
         if self.ends_in_error:
-            self.tail = data
+            self.tail, self._held = data + self._held, b""
             raise StopAsyncIteration
         return data
 
@@ -310,6 +322,8 @@ class EventReader:
         self._events: Any = events
         self._is_array, self._served_tier, self._estimate = is_array, served_tier, estimate
         self._is_job = is_job
+        self._enough = 0
+        """Bytes from which on an element is tried again: to try it at each would be quadratic."""
         self._rest = bytearray()
         """The beginning of a line, or of an element, whose end is not here."""
         self._other = bytearray()
@@ -347,6 +361,7 @@ class EventReader:
     def give_up(self) -> None:
         """Read no further."""
         self._events = None
+        self._rest.clear()
 
     def feed(self, data: bytes) -> None:
         """Add bytes of the stream."""
@@ -355,13 +370,15 @@ class EventReader:
         self._rest += data
         if self._is_array:
             # Most elements end with a piece; to search each piece for one would be quadratic.
-            if data.rstrip(b" \r\n,]").endswith(b"}"):
+            if len(self._rest) >= self._enough and data.rstrip(b" \r\n,]").endswith(b"}"):
                 self._read_elements()
         elif b"\n" in data or b"\r" in data:
             *lines, rest = bytes(self._rest).replace(b"\r", b"\n").split(b"\n")
             self._rest = bytearray(rest)
             for line in lines:
                 self._read_line(line)
+        if len(self._rest) > LONGEST_BODY:  # one event
+            self.give_up()
 
     def finish(self) -> None:
         """Read what is left: the body has ended."""
@@ -377,15 +394,18 @@ class EventReader:
 
     def _read_elements(self) -> None:
         """Read all elements that are complete; an object that is no element of an array too."""
+        size, done, self._enough = len(self._rest), 0, 0
+        if is_vast(self._rest):
+            return self.give_up()
         text = self._rest.decode("utf-8", "replace")
-        while begin := text.find("{") + 1:
+        while (begin := text.find("{", done)) >= 0:
             try:
-                event, end = _decoder.raw_decode(text, begin - 1)
+                event, done = _decoder.raw_decode(text, begin)
             except (ValueError, RecursionError):
+                self._enough = 2 * size if size > _LONG_EVENT else 0
                 break
             self._read(event)
-            text = text[end:]
-        self._rest = bytearray(text.encode())
+        self._rest = bytearray(text[done:].encode())
 
     def _read_line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
@@ -402,6 +422,12 @@ class EventReader:
                 self._read_json(self._other)
 
     def _read_json(self, text: bytes | bytearray) -> None:
+        if len(text) > _LONG_EVENT:
+            short = shortened(bytes(text))
+            if short is None:  # it is not parsed, but it shows something
+                self._begun = self.has_event = True
+                return
+            text = short
         try:
             event = json.loads(text)
         except (ValueError, RecursionError):
@@ -421,6 +447,43 @@ class EventReader:
         self.names = self._events.names
 
 
+class EndReader(EventReader):
+    """Reads the end of a reply in JSON that is too long to be kept: most have their usage there.
+
+    What it names at its beginning is lost: the model of some, stored things, why it ended.
+    """
+
+    def __init__(self, read: ReadReply, served_tier: str | None) -> None:
+        """Start empty.
+
+        Args:
+            read: Returns the usage in the end of a reply.
+            served_tier: The service tier that the headers name, if any.
+        """
+        super().__init__(served_tier=served_tier)
+        self._read_reply, self._usage = read, NO_USAGE
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens, at the end of the body."""
+        return with_served_tier(self._usage, self._served_tier)
+
+    def feed(self, data: bytes) -> None:
+        """Keep the end."""
+        self._rest += data
+        if len(self._rest) > 2 * _END:
+            del self._rest[:-_END]
+
+    def finish(self) -> None:
+        """Read the end: the body is complete."""
+        self._usage = self._read_reply(self._rest[-_END:].decode("utf-8", "replace"))[0]
+        self._rest.clear()
+        self.is_over = True
+
+
+ReadReply = Callable[[str], tuple[Usage, Sequence[str]]]
+_END = 65_536
+_LONG_EVENT = 65_536
 _LONGEST_ERROR = 65_536
 """No error of a provider's is longer."""
 _decoder = json.JSONDecoder()

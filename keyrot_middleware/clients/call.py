@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -43,7 +44,8 @@ from ..runtime.first_token import first_token_s
 from ..runtime.pool import Pool
 from ..secrets import Secret
 from ..state.memory import BoundedDict
-from .body import EventReader, with_served_tier
+from .body import LONGEST_BODY, EndReader, EventReader, with_served_tier
+from .large import parse_body
 from .redaction import Redact, redacted_json, without_key
 from .signatures import Signatures, SignedEvents
 
@@ -85,6 +87,8 @@ class Incoming(NamedTuple):
     """The head of a response can have a timeout of its own."""
     is_exposed: bool = False
     """It goes to this machine in clear, and a proxy of the program's or its environment gets it."""
+    found: tuple[Provider, Route] | None = None
+    """Whose it is, and what it asks for, where that was read before, as by `keyrot serve`."""
 
 
 class Outcome(NamedTuple):
@@ -426,7 +430,7 @@ class Call:
         """
         calls, request, sdk = self.calls, self._request, self._sdk
         pool, provider, headers = calls.pool, self.provider, request.headers
-        body = _parse(content)
+        body = parse_body(content)
         self.route = provider.route_with(self.route, body)
         info = provider.read_request(self.route, body)
         model = "" if self.route.protocol == NO_ROUTE.protocol else info.model
@@ -638,32 +642,35 @@ class Call:
         return json.dumps(self.provider.error_body(code, f"keyrot: {text}")).encode()
 
     def is_stream(self, headers: Mapping[str, str]) -> bool:
-        """Return whether to read a successful response in pieces."""
+        """Return whether to read a successful response in pieces: all but one value of JSON."""
         if self.provider.upload_header in headers:
             return False  # it has no body
-        kind = headers.get("content-type", "")
-        return self.stream or not kind or "json" not in kind
+        if self.stream or not _IS_JSON(headers.get("content-type", "")):
+            return True
+        size = headers.get("content-length", "")
+        return size.isdecimal() and int(size) > LONGEST_BODY
 
     def reader(self, headers: Mapping[str, str]) -> EventReader:
         """Return what reads a response in pieces."""
-        kind = headers.get("content-type", "")
-        is_events = "event-stream" in kind
-        if headers.get("content-encoding") or not (is_events or "json" in kind):
-            reader, info = EventReader(), self.state.info
+        kind, info = headers.get("content-type", ""), self.state.info
+        is_events, is_coded = "event-stream" in kind, headers.get("content-encoding")
+        served = headers.get(self.provider.tier_header)
+        if is_coded or not (is_events or (self.stream and "json" in kind)):
+            read = partial(self.provider.read_reply, self.route, in_full=False)
+            is_read = not is_coded and _IS_JSON(kind)
+            reader = EndReader(read, served) if is_read else EventReader()
             if info.bound_to_owner and info.idempotent:
                 reader.names = info.resources  # of a file: its project has what was asked for
             return reader
-        served = headers.get(self.provider.tier_header)
         events = self.provider.events(self.route)
         if self._stands_in:
             events = SignedEvents(events, self._note_signatures)
-        estimate = self.state.info.tokens
         reader = EventReader(
             events,
             is_array=not is_events,
             served_tier=served,
-            estimate=estimate,
-            is_job=not self.state.info.idempotent,
+            estimate=info.tokens,
+            is_job=not info.idempotent,
         )
         if self.provider.limit_headers:
             reader.reported = self.provider.read_limits(headers)
@@ -768,50 +775,8 @@ _LONGEST_ERROR = 8_192
 _BEGIN_OF_PAGE = 2_048
 _OK = 200
 """The success that has a body."""
-_LARGE = 65_536
-_LONG_TEXT, _BEGINNING = 8_192, 128
-
-
-def _shortened(content: bytes) -> bytes:
-    """Return a body without its long texts: each has its beginning, a NUL, and its size in UTF-8.
-
-    So a prompt or media of megabytes is not parsed; see `providers.base.text_size`.
-    """
-    parts, done, begin = list[bytes](), 0, 0
-    while begin < len(content):
-        quote = content.rfind(b'"', begin, begin + _LONG_TEXT)
-        if quote < 0:  # a long text begins here, or numbers
-            quote = content.find(b'"', begin + _LONG_TEXT)
-            while content[quote - 1 : quote] == b"\\" and content[quote - 2 : quote] != rb"\\":
-                quote = content.find(b'"', quote + 1)
-            if quote < 0:
-                break
-            if content[begin - 2 : begin - 1] in (b":", b" ", b"[", b","):
-                size = quote - begin
-                if content.find(b"\\", begin, quote) >= 0:
-                    escapes = content.count(b"\\", begin, quote)
-                    size -= escapes + 2 * content.count(b"\\u", begin, quote)
-                head = content[begin : begin + _BEGINNING].partition(b"\\")[0]
-                parts += (content[done:begin], head, b"\\u0000%d" % size)
-                done = quote
-        begin = quote + 1
-    return b"".join((*parts, content[done:]))
-
-
-def text_of(content: bytes) -> str:
-    """Return a body as text, without the long texts of a large one; see `_shortened`."""
-    text = content if len(content) < _LARGE else _shortened(content)
-    return text.decode("utf-8", "replace")
-
-
-def _parse(content: bytes) -> dict[str, Any]:
-    if content.lstrip()[:1] != b"{":
-        return {}
-    try:
-        body = json.loads(text_of(content))
-    except (ValueError, RecursionError):
-        return {}
-    return body if isinstance(body, dict) else {}
+_IS_JSON = re.compile(r"[^;]*[/+-]json\s*(?:;|\Z)", re.IGNORECASE).match
+"""A content type of one value; lines of JSON are a file or a stream, of any length."""
 
 
 def home_key(calls: PooledCalls, provider: Provider, url: str) -> Secret | Reply | None:

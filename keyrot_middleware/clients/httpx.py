@@ -31,6 +31,8 @@ _DEFAULT_TIMEOUT = {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 """httpx's own: the program has set none."""
 _LEFT_OUT = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"location"})
 _ENCODING = "accept-encoding"
+_STEP = 16_384
+"""Bytes that are decoded at once."""
 _MOST_SENDERS = 16
 """Transports that wrap one another, and what they hold."""
 
@@ -58,6 +60,7 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
             _some(request.headers.raw, self._of_requests),
             inf if limit is None else limit,
             library=self._library.__name__,
+            found=request.extensions.get("keyrot_route"),
         )
         if is_clear_here(incoming.url) and _has_proxy(transport, self._library):
             incoming = incoming._replace(is_exposed=True)
@@ -164,20 +167,24 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
         """Return whether the connection of a response has other calls too."""
         return bool(response.http_version == "HTTP/2")
 
-    async def content(self, response: httpx.Response, headers: Mapping[str, str]) -> bytes:
+    async def content(
+        self, response: httpx.Response, headers: Mapping[str, str]
+    ) -> tuple[bytes, Pieces | None]:
         """Read a response, and put the bytes back."""
         stream: Any = response.stream
-        is_sync = isinstance(stream, self._library.SyncByteStream)
+        is_sync, rest = isinstance(stream, self._library.SyncByteStream), None
         try:
-            read = b"".join(stream if is_sync else [part async for part in stream])
+            read, rest = await read_bounded(self.pieces(response)[0])
         finally:
-            if is_sync:
+            if rest is None and is_sync:
                 stream.close()
-            else:
+            elif rest is None:
                 await stream.aclose()
+        if rest is not None:
+            return read, rest
         response.stream = self._library.ByteStream(read)
         coding = headers.get("content-encoding")
-        return self._decoded(read, coding) if coding else read
+        return await self._decoded(read, coding) if coding else read, None
 
     async def aclose(self, response: httpx.Response) -> None:
         """Release the connection of a response."""
@@ -186,13 +193,14 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
         else:
             await response.aclose()
 
-    def _decoded(self, raw: bytes, coding: str) -> bytes:
+    async def _decoded(self, raw: bytes, coding: str) -> bytes:
+        steps = (raw[at : at + _STEP] for at in range(0, len(raw), _STEP))
         try:
-            made = self._library.Response(200, headers={"content-encoding": coding}, content=raw)
-            decoded: bytes = made.content
+            made = self._library.Response(200, headers={"content-encoding": coding}, content=steps)
+            decoded, rest = await read_bounded(made.iter_bytes())
         except Exception:  # not what it says, or in a coding that needs another library
             return raw
-        return decoded
+        return raw if rest is not None else decoded  # a few kilobytes of zeros may be gigabytes
 
     def rebuilt(self, response: httpx.Response, content: bytes) -> Any:
         """Return an unread response with another content."""
@@ -354,8 +362,8 @@ def _picked(calls: PooledCalls | None, served: Served, library: str) -> Wrapper:
     return wrapper
 
 
-installed: list[tuple[PooledCalls | None, Served]] = []
-"""What `install()` put in place; empty for none."""
+installed: list[tuple[PooledCalls | None, Served, dict[str, HttpxTransports]]] = []
+"""What `install()` put in place, and what is made of it for each library; empty for none."""
 
 
 class _Explicit:
@@ -374,10 +382,12 @@ class _Explicit:
 
     def _over(self, request: httpx.Request) -> Any:
         library = type(request).__module__.partition(".")[0]
-        for calls, served in installed:
+        for calls, served, over in installed:
             if request.url.host in served.hosts:
-                mine = served._replace(libraries=(library, SDK))
-                return PooledTransport(self._inner, HttpxTransports(calls, mine, library))
+                if library not in over:
+                    mine = served._replace(libraries=(library, SDK))
+                    over[library] = HttpxTransports(calls, mine, library)
+                return PooledTransport(self._inner, over[library])
         return self._inner
 
     def __getattr__(self, name: str) -> Any:

@@ -70,6 +70,21 @@ def redact_key(sent: AnyStr, key: Secret) -> AnyStr:
     return hide_escaped(sent, key.hide_in)
 
 
+def begun_key(data: bytes, key: Secret) -> int:
+    """Return how many bytes at the end of *data* may be the beginning of a key.
+
+    Of a plain one: no JSON encoder escapes letters on its own.
+    """
+    value = key.reveal()
+    tail = data[1 - len(value) :].decode("latin-1") if len(value) > 1 else ""
+    if not tail or tail[-1] not in value:
+        return 0
+    at = tail.find(value[0])
+    while at >= 0 and not value.startswith(tail[at:]):
+        at = tail.find(value[0], at + 1)
+    return len(tail) - at if at >= 0 else 0
+
+
 def redact_bytes(data: bytes, redact: Redact, kind: str = "") -> bytes:
     """Redact bytes of text, in each charset in which programs may read them.
 

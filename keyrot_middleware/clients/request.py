@@ -105,7 +105,7 @@ def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
         | {_CLIENT_HEADER, STAINLESS, FERN, "user-agent"},
         frozenset(
             {
-                *("content-type", "content-encoding", "retry-after", "location"),
+                *("content-type", "content-encoding", "content-length", "retry-after", "location"),
                 *(h for p in found for h in (*p.limit_headers, p.tier_header, p.upload_header)),
             }
         ),
@@ -133,7 +133,7 @@ def read(
             return None
         if request.is_exposed and calls is not None:
             calls.warn_of_proxy(request.url)
-        elif (found := _route(there, request)) is not None:
+        elif (found := request.found or _route(there, request)) is not None:
             return _call(calls, served, request, *found)
     except Exception:
         handle_internal_error("clients")

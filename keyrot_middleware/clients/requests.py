@@ -152,20 +152,23 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         # Without a length of its own, `stream` waits for a whole piece.
         return iter(lambda: raw.read1(_PIECE, decode_content=False), b""), raw.close
 
-    async def content(self, response: requests.Response, headers: Mapping[str, str]) -> bytes:
+    async def content(
+        self, response: requests.Response, headers: Mapping[str, str]
+    ) -> tuple[bytes, Pieces | None]:
         """Read a response; requests keeps what was read, but not for `raw`."""
         if not self._stream or not hasattr(response.raw, "stream"):
-            kept: bytes = response.content
-            return kept
+            return response.content, None
         pieces, close = self.pieces(response)
-        content = b"".join(pieces)
+        content, rest = await read_bounded(pieces)
+        if rest is not None:
+            return content, rest
         response.raw = _raw(response, iter((content,)), close)
         coded = sys.modules["urllib3"].HTTPResponse(
             io.BytesIO(content), response.raw.headers, preload_content=False
         )
         with suppress(Exception):  # not what it says: the program sees it as it reads
             content = coded.read()
-        return content
+        return content, None
 
     async def aclose(self, response: requests.Response) -> None:
         """Release the connection of a response."""

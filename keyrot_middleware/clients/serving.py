@@ -18,8 +18,9 @@ from ..runtime.first_token import Deadline
 from ..secrets import Secret
 from ..telemetry import observe
 from .body import Body, read_bounded, until_enough
-from .call import NO_RETRY, Call, Incoming, Outcome, PooledCalls, Refused, Reply, text_of
+from .call import NO_RETRY, Call, Incoming, Outcome, PooledCalls, Refused, Reply
 from .errors import lost_connection
+from .large import text_of
 from .redaction import Redact, Redacting, kept_error, redact_key
 from .request import Served, in_place_of_placeholder
 
@@ -87,8 +88,15 @@ class Library(ABC, Generic[Request, Response]):
         return False
 
     @abstractmethod
-    async def content(self, response: Response, headers: Mapping[str, str]) -> bytes:
-        """Read a response, decoded, and leave it as unread as it came; *headers*: see `head`."""
+    async def content(
+        self, response: Response, headers: Mapping[str, str]
+    ) -> tuple[bytes, Pieces | None]:
+        """Read a response, decoded, and leave it as unread as it came; *headers*: see `head`.
+
+        Returns:
+            What was read, and None; or the beginning of one that is too long to be kept, as it
+            came, and the rest: it is not closed.
+        """
 
     @abstractmethod
     async def aclose(self, response: Response) -> None:
@@ -239,21 +247,28 @@ class Library(ABC, Generic[Request, Response]):
         key: Secret,
         *,
         in_full: bool,
-    ) -> Done | Failed:
-        status, content = self.status(response), await self.content(response, headers)
+    ) -> Done | Failed | StreamOpened:
+        status, (content, rest) = self.status(response), await self.content(response, headers)
+        if rest is not None and status < 300:
+            close = self.pieces(response)[1]
+            body = Body(rest, close, call.reader(headers), headers, key=key, redact=call.redact)
+            body.first.append(body.take(content) or b"")
+            return StreamOpened(body)
         if status >= 300:
+            if rest is not None:
+                await self.aclose(response)
             kept = call.refused_redirect(status, headers) or kept_error(
                 status, content, call.redact, headers.get("content-type")
             )
             return Done(response if kept == content else self.rebuilt(response, kept))
         if (hidden := redact_key(content, key)) != content:
             response = self.rebuilt(response, hidden)
-        text = text_of(hidden)
+        text, is_whole = text_of(hidden)
         if call.is_no_answer(status, text):
             return self.no_answer(call, response, hidden)
         if (error := call.find_error(hidden, text)) is not None:
             return self.failed(call, response, hidden, error)
-        return call.done(response, text, headers, in_full=in_full)
+        return call.done(response, text, headers, in_full=in_full and is_whole)
 
     def _has_head(self, call: Call, response: Response, is_stream: bool) -> None:
         """End a deadline that is the head's alone; note whether others may have one here."""

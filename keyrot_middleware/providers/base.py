@@ -7,8 +7,10 @@ the model in a JSON body, errors as `{"error": {"message", "type", "code"}}`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any, ClassVar, Literal, NamedTuple
 from urllib.parse import unquote
 
@@ -60,6 +62,11 @@ def text_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
+def is_numbers(value: object) -> bool:
+    """Return whether a value is a list of numbers, such as tokens: its first item is one."""
+    return isinstance(value, list) and value != [] and isinstance(value[0], int | float)
+
+
 class Events:
     """Reads the events of one stream. The defaults report nothing."""
 
@@ -82,6 +89,33 @@ class Events:
     def is_preliminary(self, event: Mapping[str, Any]) -> bool:
         """Return whether an event shows nothing yet, so that the request may be sent again."""
         return False
+
+
+_MODEL = re.compile(rb'("model"\s*:\s*"(?:models/)?)[^"\\]*"')
+_LARGE = 1_048_576
+"""Bytes of a body that is not parsed to write one word."""
+
+
+def with_named_model(content: bytes, model: str) -> bytes | None:
+    """Return the JSON body of a request with another model; None: a large one names several.
+
+    What it has before the name, `models/`, stays.
+    """
+    if len(content) > _LARGE:
+        found = [*islice(_MODEL.finditer(content), 2)]
+        if len(found) != 1:
+            return None
+        begin, end = found[0].span()
+        return b"".join(
+            (content[:begin], found[0][1], json.dumps(model)[1:].encode(), content[end:])
+        )
+    body = json.loads(content)
+    prefix = "models/" if str(body.get("model")).startswith("models/") else ""
+    return json.dumps({**body, "model": f"{prefix}{model}"}).encode()
+
+
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""What OpenAI and Anthropic call an error, by its code."""
 
 
 def bearer_token(headers: Any) -> str:
@@ -117,6 +151,8 @@ class Provider:
     """Variables of its SDK that hold one key, such as `OPENAI_API_KEY`."""
     base_url_variable: str = ""
     """The variable of its SDK that names another address."""
+    base_url_path: str = ""
+    """What that address has behind the host; empty: nothing."""
     zone: str = "UTC"
     """Where its day and month end."""
     key_header, key_scheme = "authorization", "Bearer"
@@ -244,7 +280,8 @@ class Provider:
         self, route: Route, url: str, content: bytes, models: tuple[str, str]
     ) -> tuple[str, bytes] | None:
         """Return a request with the second of *models* in place of the first; None: impossible."""
-        return url, json.dumps({**json.loads(content), "model": models[1]}).encode()
+        body = with_named_model(content, models[1])
+        return None if body is None else (url, body)
 
     # A reply --------------------------------------------------------------------------------------
 
@@ -333,5 +370,5 @@ class Provider:
             reason: The failure class behind it; `rpd` or `usd` where a day is exhausted.
             retry_in_s: When a key will be available, if it is known.
         """
-        kind = "authentication_error" if code == 401 else "rate_limit_error"
+        kind = _KINDS.get(code) or ("server_error" if code >= 500 else "invalid_request_error")
         return {"error": {"message": text, "type": kind, "code": reason or None, "param": None}}

@@ -48,7 +48,7 @@ from ..core.failures import (
 )
 from ..core.model import NO_USAGE, CallInfo, Reported, Usage
 from ..core.windows import DAY_S, HOUR_S, next_midnight, next_month
-from .base import Events, Provider, Route, text_size
+from .base import Events, Provider, Route, is_numbers, text_size
 from .hidden_errors import NUMBERS, SENTENCES, find_error
 from .openai_protocol import NOT_TEXT, ChatEvents, parse_text, parse_usage
 
@@ -133,7 +133,10 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     for node in islice(nodes, _MAX_CONTAINERS):  # which grows meanwhile
         for key, value in node.items() if isinstance(node, dict) else zip(repeat(""), node):
             if isinstance(value, dict | list):
-                nodes.append(value)  # type: ignore[arg-type]  # a list is read like an object
+                if is_numbers(value):
+                    total += len(value)  # tokens
+                else:
+                    nodes.append(value)  # type: ignore[arg-type]  # a list is read like an object
             elif isinstance(value, str):
                 if key not in NOT_TEXT:
                     total += text_size(value) / 4
@@ -193,7 +196,7 @@ _LIMIT = re.compile(
     r"on (?P<what>requests|tokens) per (?P<unit>min|day)\w* \([RT]P[MD]\): "
     r"Limit (?P<limit>\d{1,12})(?:, Used \d{1,12})?, Requested (?P<requested>\d{1,12})"
 )
-"""OpenAI's and Groq's: the headers do not tell an exhausted day from a minute."""
+"""OpenAI's and Groq's: the headers do not distinguish an exhausted day from a minute."""
 _WINDOWS = {
     "permonth": re.compile(r"per[ -]?month|/ ?month|\bmonthly", re.IGNORECASE),
     "perday": re.compile(r"(?:per|by)[ -]?(?:day|24)|/ ?day|\bdaily|\b[RT]PD\b", re.IGNORECASE),
@@ -464,6 +467,7 @@ class OpenAI(OpenAILike):
     hosts = ("api.openai.com",)
     variables = ("OPENAI_API_KEY",)
     base_url_variable = "OPENAI_BASE_URL"
+    base_url_path = "/v1"
     account_headers = ("openai-organization", "openai-project")
     limit_kinds = {"requests": "rpm", "tokens": "tpm"}
     own_rules = (

@@ -112,7 +112,7 @@ class OpenRouter(OpenAILike):
     )
 
     def parse_error(self, facts: FailureFacts, now: float) -> ParsedError:
-        """Return what a failed response says; its `metadata` tells whose failure it is."""
+        """Return what a failed response says; its `metadata` says whose failure it is."""
         parsed = super().parse_error(facts, now)
         found = self.open(facts.body).get("metadata")
         data: Mapping[Any, Any] = found if isinstance(found, Mapping) else {}

@@ -294,7 +294,7 @@ async def without_waiting(response: aiohttp.ClientResponse) -> Any:
     return await response.content.readexactly(9), response.content.read_nowait(9)
 
 
-async def told_of_the_end(response: aiohttp.ClientResponse) -> Any:
+async def notified_of_the_end(response: aiohttp.ClientResponse) -> Any:
     ends: list[str] = []
     response.content.on_eof(lambda: ends.append("early" if response.content.total_bytes else ""))
     return len(await response.content.read()), response.content.total_bytes, ends
@@ -312,7 +312,7 @@ REPLIES = {
     "stream": (EVENTS, "text/event-stream"),
     "parts": (PARTS, "multipart/mixed; boundary=b"),
 }
-USES = [read_and_wait, wait_and_read, unread, without_waiting, told_of_the_end, in_lines]
+USES = [read_and_wait, wait_and_read, unread, without_waiting, notified_of_the_end, in_lines]
 CASES = [("parts", parts_of), *itertools.product(REPLIES, USES)]
 
 

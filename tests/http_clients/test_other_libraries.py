@@ -64,7 +64,7 @@ def test_a_transport_of_the_programs_own(library, gemini, pool) -> None:
 def test_cassettes_filter_the_place_of_the_programs_key(
     library, where, gemini, pool, tmp_path
 ) -> None:
-    """What a program tells vcrpy to leave out holds the key of the pool, and nothing else does."""
+    """What a program makes vcrpy leave out holds the key of the pool, and nothing else does."""
     vcr = pytest.importorskip("vcr")
     pool("A")
     file, name = tmp_path / "call.yaml", "x-goog-api-key" if where == "header" else "key"

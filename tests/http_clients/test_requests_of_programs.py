@@ -266,7 +266,7 @@ SENDERS = pytest.mark.parametrize(
 
 
 @SENDERS
-@pytest.mark.parametrize("broken", [(request, "_route"), (calls, "_parse")])
+@pytest.mark.parametrize("broken", [(request, "_route"), (calls, "parse_body")])
 def test_no_placeholder_is_sent_after_an_internal_error(
     broken, library, sender, gemini, pool, monkeypatch
 ) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from keyrot_middleware.clients.call import text_of
+from keyrot_middleware.clients.large import text_of
 from keyrot_middleware.clients.signatures import Signatures
 
 MARKS = (b"thoughtSignature", b"thought_signature")
@@ -22,7 +22,7 @@ def test_a_signature_is_known_again(text: str, size: int, mark: str) -> None:
     reply = json.dumps({"candidates": [{"content": {"parts": parts}}]}, indent=2)
     known = Signatures()
     assert not known
-    known.note("first", "second", text_of(reply.encode()), MARKS)
+    known.note("first", "second", text_of(reply.encode())[0], MARKS)
     assert known
     sent = base64.urlsafe_b64encode(signed).decode()
     request = json.dumps({"contents": [{"parts": [{"text": text}, {mark: sent}]}]}).encode()

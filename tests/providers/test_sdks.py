@@ -323,7 +323,7 @@ def test_a_5xx_is_repeated_as_often_as_an_sdk_does(
 
 
 @pytest.mark.parametrize(("headers", "named"), [({}, True), ({"X-Fern-Language": "x"}, False)])
-def test_an_sdk_that_would_sleep_for_a_429_is_not_told_how_long(
+def test_an_sdk_that_would_sleep_for_a_429_does_not_see_how_long(
     headers: dict[str, str], named: bool, fake: Callable[[str], Fake], pool: Any
 ) -> None:
     """It asks again by itself, however long nobody can answer; the text still says when."""

@@ -42,7 +42,7 @@ def test_a_failure_class_is_about_the_same_everywhere(platform: str) -> None:
 
 
 def test_what_is_not_the_fault_of_the_request_does_not_say_so() -> None:
-    """A judgement tells a program's own mistakes from calls that fail for another reason."""
+    """A judgement separates a program's own mistakes from calls that fail for another reason."""
     own = {"bad_request", "not_found", "too_large", "conflict", "cancelled", "affinity"}
     assert own == REQUEST_FAILURES
 

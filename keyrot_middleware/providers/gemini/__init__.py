@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
@@ -120,9 +119,7 @@ class Gemini(Provider):
         """Return a request to another model, which its path names, or its body."""
         before, after = models
         if route.protocol == "openai":
-            body = json.loads(content)
-            prefix = "models/" if str(body.get("model")).startswith("models/") else ""
-            return url, json.dumps({**body, "model": f"{prefix}{after}"}).encode()
+            return super().with_model(route, url, content, models)
         begin, found, verb = url.partition(f"models/{before}:")
         return (f"{begin}models/{after}:{verb}", content) if found else None
 

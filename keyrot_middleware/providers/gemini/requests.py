@@ -4,7 +4,7 @@ A file, a cache, a batch, an operation, a page token belongs to one project; a k
 project gets a 403 (docs/gemini-api.md#stored-things). bodies.py has the forms of the names.
 
 Interactions, agents, environments, credentials, voices, triggers and webhooks have ids without a
-collection, such as `v1_abc`. The key under which an id stands tells what it names. A program's
+collection, such as `v1_abc`. The key under which an id stands says what it names. A program's
 agent and Google's own (`deep-research-…`) look the same, and so do environments and voices. So such
 an id counts only if its owner is known: `is_certain`.
 """
@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 from ...core.affinity import PAGE, TYPED, UPLOAD, is_certain
 from ...core.model import GENERIC_VERBS, CallInfo
 from ...providers.keys import mask_keys
-from ..base import Route
+from ..base import Route, is_numbers
 from .bodies import add_name, read_body, requested_tier
 
 STATELESS = frozenset(
@@ -226,7 +226,7 @@ def count_requests(verb: str, body: Mapping[str, Any]) -> int:
         items = body.get("input")  # OpenAI's: one text or several
     else:
         return 1
-    return max(1, len(items)) if isinstance(items, list) else 1
+    return max(1, len(items)) if isinstance(items, list) and not is_numbers(items) else 1
 
 
 # Interactions -----------------------------------------------------------------------------------

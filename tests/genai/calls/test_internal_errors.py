@@ -90,5 +90,5 @@ def test_an_unreadable_request_is_unchanged(
 ) -> None:
     """As the SDK sends it, with the client's own key."""
     pool("A")
-    monkeypatch.setattr("keyrot_middleware.clients.call._parse", breaks)
+    monkeypatch.setattr("keyrot_middleware.clients.call.parse_body", breaks)
     assert ask(mode, connect(gemini.add_key("own").value)) == "ok from own"

@@ -135,7 +135,7 @@ def test_a_tool_loop_that_fell_back_stays_with_that_model(mode, strategy, signin
 
 @pytest.mark.parametrize("mode", MODES)
 def test_loops_that_begin_alike_stay_where_each_is(mode, signing, connect) -> None:
-    """One of them fell back and the other did not: the first message does not tell them apart."""
+    """One of them fell back and the other did not: the first message does not distinguish them."""
     gemini = signing()
     gemini.answer(calls_a_tool)
     inner: list[str] = []

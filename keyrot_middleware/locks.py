@@ -66,3 +66,28 @@ class Lock:
             )
 
     __exit__: Any = property(attrgetter("_lock.__exit__"))
+
+
+class TriedLock:
+    """A lock for `with`, of one who does not wait for it."""
+
+    def __init__(self, lock: Lock) -> None:
+        """Take *lock*, where it is free."""
+        self._of = lock
+
+    def __enter__(self) -> None:
+        """Take the lock.
+
+        Raises:
+            LockError: Another thread has it.
+        """
+        try:
+            is_mine = self._of._lock.acquire(blocking=False)
+        except BaseException:  # as in `Lock.__enter__`
+            with suppress(RuntimeError):
+                self._of._lock.release()
+            raise
+        if not is_mine:
+            raise LockError("another thread has the lock")
+
+    __exit__: Any = property(attrgetter("_of._lock.__exit__"))

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from math import inf, isfinite
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
@@ -63,6 +64,14 @@ class OtherVersionError(KeyrotError):
 
 class UnreadableRecordError(OtherVersionError):
     """A record that holds a limit cannot be read; it must not be begun anew."""
+
+
+class BusyError(KeyrotError):
+    """What was tried at once has to wait: nothing of it was done, and it belongs in a thread."""
+
+
+at_once: ContextVar[bool] = ContextVar("at_once", default=False)
+"""Whether a decision is made on an event loop, and may wait for nobody."""
 
 
 class InFlight:
@@ -171,7 +180,12 @@ class State(ABC):
                 return reply.beside(full | others)
             if self._in_flight.add(reply, keys[reply.key_id].limits.max_concurrency):
                 return reply._replace(refused={**full, **reply.refused}) if full else reply
-            self._settle(reply, Outcome(LeaseOutcome.UNSENT), ())
+            give_back = partial(self._settle, reply, Outcome(LeaseOutcome.UNSENT), ())
+            try:
+                give_back()
+            except BusyError:
+                self._threads.submit(give_back)
+                raise
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Settle *lease* with its outcome, and record it as the owner of *names*.
@@ -272,13 +286,26 @@ class State(ABC):
     # Tasks ----------------------------------------------------------------------------------------
 
     async def do(self, method: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> _T:
-        """Call a method for a task; what does I/O runs in a thread.
+        """Call a method for a task: at once, or in a thread where it has to wait.
 
         If the task is cancelled, a lease that was acquired for it is given back.
         """
         if self.is_local:
             return method(*args, **more)
-        return await self._threads.run(partial(method, *args, **more), self._give_back)
+        work = partial(method, *args, **more)
+        try:
+            return self.try_at_once(work)
+        except BusyError:
+            return await self._threads.run(work, self._give_back)
+
+    def try_at_once(self, work: Callable[[], _T]) -> _T:
+        """Do *work*, which calls methods of this state, if it waits for nobody.
+
+        Raises:
+            BusyError: It would, or it fails: nothing was done. Here always.
+        """
+        del work
+        raise BusyError("the state is another program")
 
     def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
         """Return whether `settle` does no I/O with these arguments, so that tasks may call it."""
@@ -445,13 +472,17 @@ class Deferred(Generic[_T]):
                 util.Finalize(self._alive(), self.finish, exitpriority=1)
         self._settles.append(settle)
 
-    def take(self) -> list[_T]:
+    def take(self, most: int = SETTLES_AT_ONCE) -> list[_T]:
         """Return some of them, which the caller writes."""
         taken: list[_T] = []
         with suppress(IndexError):  # another thread has taken the last one
-            while self._settles and len(taken) < SETTLES_AT_ONCE:
+            while self._settles and len(taken) < most:
                 taken.append(self._settles.popleft())
         return taken
+
+    def put_back(self, settles: list[_T]) -> None:
+        """Keep what was taken and not written."""
+        self._settles.extendleft(reversed(settles))
 
     def finish(self) -> None:
         """Let the state write them, as it or the process ends; what it cannot write is lost."""

@@ -22,7 +22,7 @@ from ..core.model import Block, Budget, CallInfo, Candidate, Lease, Limits, Outc
 from ..core.selection import RankedCandidates
 from ..errors import KeyrotError, warn_unless_logged
 from ..locks import Lock
-from .base import OtherVersionError, State, without_reservation
+from .base import BusyError, OtherVersionError, State, without_reservation
 from .memory import MemoryState
 
 _log = logging.getLogger("keyrot_middleware")
@@ -153,11 +153,17 @@ class FallbackState(State):
     def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
         if lease.degraded:
             return self._local._settle(lease, outcome, names)
-        local = None
+        is_lost = False
+
+        def lose() -> None:
+            nonlocal is_lost
+            is_lost = True
+
+        until, local = self._call(lambda: self._shared._settle(lease, outcome, names), lose), None
         if outcome.verdict is not None or names or lease.probe or lease.purses:
             known = lease if lease.purses else without_reservation(lease)  # it counts what they pay
             local = self._local._settle(known, outcome, names)
-        return self._call(lambda: self._shared._settle(lease, outcome, names), lambda: local)
+        return local if is_lost else until
 
     def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
         """Return whether the shared state settles without I/O, or does not know *lease*."""
@@ -222,6 +228,10 @@ class FallbackState(State):
         super().close()
         self._shared.close()
 
+    def try_at_once(self, work: Callable[[], _T]) -> _T:
+        """Do *work* if the shared state waits for nobody; see `State.try_at_once`."""
+        return self._shared.try_at_once(work)
+
     # Calling the shared state ---------------------------------------------------------------------
 
     def _call(self, call: Callable[[], _T], local: Callable[[], _T]) -> _T:
@@ -240,6 +250,8 @@ class FallbackState(State):
         began = self._breaker.clock()
         try:
             found = call()
+        except BusyError:
+            raise
         except Exception as error:
             self._is_beside = isinstance(error, OtherVersionError)
             if self._breaker.open(began):

@@ -12,6 +12,7 @@ import re
 import sqlite3
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
@@ -42,15 +43,17 @@ from ..core.model import (
 from ..core.selection import RankedCandidates
 from ..core.windows import cooldown_names
 from ..errors import ConfigError, KeyrotError
-from ..forks import around_fork
-from ..locks import Lock, LockError
+from ..forks import after_fork, around_fork
+from ..locks import Lock, LockError, TriedLock
 from ..settings import IN_FILE, SAMPLE_FILE
 from .base import (
     OF_LIMITS,
+    BusyError,
     Deferred,
     LedgerState,
     OtherVersionError,
     UnreadableRecordError,
+    at_once,
     can_wait,
     dump,
     expires_at,
@@ -79,6 +82,13 @@ WAIT_S = 2.0
 LOOK_AGAIN_S = 0.005
 TRIES = 5
 """After so many others were faster, a decision takes the file for itself."""
+SETTLES_ON_LOOP = 16
+ROWS_ON_LOOP = 200
+OTHERS_S = 0.05
+"""How long tasks decide in threads after another process has written, seconds."""
+DECISIONS_ON_LOOP = 300
+"""So many in a row, then one in a thread, which also shortens the log: that waits for the disk."""
+CHECKPOINT_PAGES = 1_000
 SWEEP_S = 300.0
 MAX_OWNERS = 100_000
 ROWS_AT_ONCE = 500
@@ -159,6 +169,15 @@ class SqliteState(LedgerState):
         super().__init__(clock)
         self.path, self._pool = path, pool
         self._lock = Lock(2 * WAIT_S)
+        self._tried_lock = TriedLock(self._lock)
+        self._queue: deque[None] = deque()
+        """One for each thread that decides, or waits to."""
+        self._on_loop = 0
+        """How many decisions were made at once since the last one in a thread."""
+        self._version, self._alone_at = 0, 0.0
+        """What others have written was seen; until when tasks decide in threads for that."""
+        self._waits = True
+        """The connection waits for other processes, and for the disk."""
         self._db: sqlite3.Connection | None = None
         self._log = f"{path}-wal"
         self._inodes: list[tuple[int, int] | None] = []
@@ -177,6 +196,7 @@ class SqliteState(LedgerState):
         self._rows = _Rows(f"{pool}:", self._execute)
         self._ledger = Ledger(self._rows.records(), policy)
         around_fork(self, SqliteState._before_fork, SqliteState._after_fork_in_parent)
+        after_fork(self, SqliteState._after_fork_in_child)
 
     # Calls ----------------------------------------------------------------------------------------
 
@@ -331,14 +351,17 @@ class SqliteState(LedgerState):
 
         Raises:
             SqliteStateError: The file cannot be used.
+            BusyError: This is `try_at_once`, and it would wait, or fails: nothing was done.
         """
+        if at_once.get():
+            return self._run_at_once(decide, [*needed])
         if settles := self._deferred.take():
             decide, needed = self._after(settles, decide), list(needed)
-            needed += [one for lease, _ in settles for one in self._needed_to_settle(lease)]
+            needed += self._needed_after(settles)
         if self._is_unsafe:
             raise SqliteStateError(f"{self.path}: the process was forked while it was used")
         began = time.monotonic()
-        with self._lock:
+        with self._queued(), self._lock:
             if began < self._failed_at:  # it has waited for the one that failed
                 raise SqliteStateError(f"{self.path}: it could not be used a moment ago")
             try:
@@ -355,6 +378,81 @@ class SqliteState(LedgerState):
                     raise SqliteStateError(f"{self.path}: {why}") from error
                 raise
 
+    @contextmanager
+    def _queued(self) -> Iterator[None]:
+        """Let nobody decide at once meanwhile: a loop would take the lock again and again."""
+        self._queue.append(None)
+        try:
+            yield
+        finally:
+            self._queue.pop()
+
+    def try_at_once(self, work: Callable[[], _T]) -> _T:
+        """Do *work* if no other process or thread uses the file; see `State.try_at_once`."""
+        token = at_once.set(True)
+        try:
+            return work()
+        finally:
+            at_once.reset(token)
+
+    def _run_at_once(self, decide: Callable[[float], _T], needed: list[tuple[str, str]]) -> _T:
+        """Make a decision on an event loop; what goes wrong is found again in a thread."""
+        settles: list[tuple[Lease, Outcome]] = []
+        try:
+            with self._tried_lock:
+                self._check_at_once(needed)
+                if settles := self._deferred.take(SETTLES_ON_LOOP):
+                    decide = self._after(settles, decide)
+                    needed += self._needed_after(settles)
+                return self._decide_at_once(decide, needed)
+        except Exception as error:
+            self._deferred.put_back(settles)
+            raise BusyError(str(error)) from error
+
+    def _needed_after(self, settles: list[tuple[Lease, Outcome]]) -> list[tuple[str, str]]:
+        return [one for lease, _ in settles for one in self._needed_to_settle(lease)]
+
+    def _check_at_once(self, needed: list[tuple[str, str]]) -> None:
+        """Raise BusyError if a decision is one for a thread, or a thread waits for its own."""
+        if self._queue or time.monotonic() < self._alone_at:
+            raise BusyError("a thread waits, or other processes write")
+        is_open = self._db is not None and self._is_in_place()
+        if not is_open or self._is_unsafe or len(needed) > ROWS_ON_LOOP:
+            raise BusyError("this takes longer")
+        if self._on_loop >= DECISIONS_ON_LOOP:
+            raise BusyError("the log grows")
+        self._let_wait(False)
+        if (version := self._data_version()) != self._version:
+            self._version, self._alone_at = version, time.monotonic() + OTHERS_S
+            raise BusyError("another process has written")
+
+    def _data_version(self) -> int:
+        """Return what changes when another process writes to the file."""
+        ((version,),) = self._execute("PRAGMA data_version")
+        return int(version)
+
+    def _decide_at_once(self, decide: Callable[[float], _T], needed: list[tuple[str, str]]) -> _T:
+        try:
+            self._rows.clear()
+            self._rows.read_ahead(needed)
+            result = decide(self._clock())
+            if self._rows.store(self._clock()):
+                self._on_loop += 1
+                return result
+        except Exception:
+            raise
+        except BaseException:  # as in `_run`
+            self._close()
+            raise
+        raise BusyError("another process was faster")
+
+    def _let_wait(self, waits: bool) -> None:
+        """Let the connection wait for other processes and shorten the log, or not."""
+        if self._waits is not waits:
+            self._execute(f"PRAGMA busy_timeout = {WAIT_S * 1e3 if waits else 0:.0f}")
+            self._execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES if waits else 0}")
+            self._waits = waits
+
     def _after(
         self, settles: list[tuple[Lease, Outcome]], decide: Callable[[float], _T]
     ) -> Callable[[float], _T]:
@@ -370,6 +468,8 @@ class SqliteState(LedgerState):
     def _decide(self, decide: Callable[[float], _T], needed: Iterable[tuple[str, str]]) -> _T:
         """Make a decision, again and again until nobody was faster."""
         self._open()
+        self._let_wait(True)
+        self._on_loop = 0
         for tries in range(TRIES + 1):
             if tries == TRIES:
                 self._execute("BEGIN IMMEDIATE")
@@ -411,7 +511,7 @@ class SqliteState(LedgerState):
 
     def _open(self) -> None:
         """Open the file, unless the one that is open, and its log, are still in their places."""
-        if self._db is not None and self._inodes == [_inode(self.path), _inode(self._log)]:
+        if self._db is not None and self._is_in_place():
             return
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.path.resolve()
@@ -424,6 +524,9 @@ class SqliteState(LedgerState):
             self._log = f"{path}-wal"
             self._inodes = [_inode(path), _inode(self._log)]
 
+    def _is_in_place(self) -> bool:
+        return self._inodes == [_inode(self.path), _inode(self._log)]
+
     def _connect(self, path: Path) -> None:
         db = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
         try:
@@ -431,9 +534,10 @@ class SqliteState(LedgerState):
         except BaseException:
             db.close()
             raise
-        self._db = db
+        self._db, self._waits = db, True
         self._closing = finalize(self, db.close)  # also where the state is dropped
         self._closing.atexit = False
+        self._version = self._data_version()
 
     @staticmethod
     def _prepare(db: sqlite3.Connection) -> None:
@@ -475,6 +579,9 @@ class SqliteState(LedgerState):
         if not self._is_unsafe:
             self._lock.__exit__(None, None, None)
         self._is_unsafe = False
+
+    def _after_fork_in_child(self) -> None:
+        self._queue.clear()  # its threads are those of the parent
 
 
 def _check_version(version: int) -> None:

@@ -86,13 +86,13 @@ def test_processes_say_so_without_a_call(
     acquire(first.state, *first.selector.keys.values())
     overwrite(path)
     for pool, events in processes:
-        told, refresher = pool.background
+        watching, refresher = pool.background
         refresher.turn()
         assert pool.state.degraded
         found = report.source_of(pool).status()
         assert found["degraded"]
         assert found["summary"]["headline"]["sentences"] == [UNKNOWN]
-        told.look()
+        watching.look()
         assert events.names == [("state_degraded", None)]
     assert [re.sub(".*: ", "", one.message) for one in caplog.records] == [
         "file is not a database); falling back to in-process limits"

@@ -124,7 +124,7 @@ def test_a_large_pool_is_asked_up_to_the_first_key_that_can_serve() -> None:
     assert len(ask(state, info, keys, rejected)[0]) == len(keys)
 
 
-def test_a_state_that_was_emptied_is_told_all_at_once(clock: FakeClock) -> None:
+def test_a_state_that_was_emptied_gets_all_at_once(clock: FakeClock) -> None:
     """What values the keys have, within seconds; and that it was emptied, for those who look."""
     first, second = (MemoryState(RetryPolicy(), clock.time) for _ in range(2))
     one = key("a").with_value("0123")

@@ -182,7 +182,8 @@ class PoolEvent:
     at: datetime
     """When it was found, an aware datetime in UTC."""
     reason: str | None
-    """Why: a failure class such as `key_invalid`, or a window: `rpm`, `usd`…"""
+    """Why: a failure class such as `key_invalid`, or a window: `rpm`, `usd`… Of an end it is None,
+    but where a person has reset what was refused, and no request has succeeded since."""
     sentence: str
     """The event in one sentence, for people."""
     available_at: datetime | None = None

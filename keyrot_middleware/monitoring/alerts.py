@@ -1,9 +1,9 @@
-"""Tell a program, and the services that Apprise knows, what is the matter with a pool.
+"""Report to a program, and to the services that Apprise knows, what is the matter with a pool.
 
 A *fact* is what is so for a while: a model that fails, a key that is rejected. What is on is kept
 as a list in the state, for the whole pool. A look compares it with the judgements: what is new has
-begun, what is gone has ended, also after a deploy. One process tells each: who could take a *note*,
-a key of one request a minute, which stays taken until the end of the fact.
+begun, what is gone has ended, also after a deploy. One process reports each: who could take a
+*note*, a key of one request a minute, which stays taken until the end of the fact.
 
 Looks and deliveries are done by one thread, which exists while there is something to do. A receiver
 that hangs delays the others by its time limit, and no call.
@@ -39,7 +39,7 @@ from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handl
 from ..forks import after_fork, time_left
 from ..providers import of as provider_of
 from ..providers.keys import display
-from ..runtime.facts import Fact, keep_fact, may_tell, read_facts
+from ..runtime.facts import Fact, keep_fact, may_report, read_facts
 from ..runtime.pool import Pool
 from ..runtime.processes import LASTS_S, Processes
 from ..settings import ENV_NAMES
@@ -96,6 +96,9 @@ _ENDS: dict[str, tuple[EventName, str]] = {
 """How the end of a fact is reported; other ends are not."""
 _OF_PROCESS = "state_degraded"
 """Each process finds it for itself, and no list has it."""
+_REFUSALS = frozenset({"key_rejected", "project_blocked"})
+"""What only a success or a person ends."""
+_NEXT_CALL = "the next call shows whether it works"
 _OF_CALLS = frozenset({"pool_exhausted", "workload_degraded", "model_failing"})
 _GOOD = frozenset(event for event, _ in _ENDS.values())
 _BAD = frozenset(_ENDS) - {
@@ -188,7 +191,8 @@ def open_receivers(
 
 def _send(service: Any, event: PoolEvent) -> None:
     title, name = f"keyrot: {event.event} in pool {event.pool}", event.event
-    kind = "success" if name in _GOOD else "failure" if name in _BAD else "warning"
+    is_good = name in _GOOD and event.reason is None  # by a person: nothing has succeeded yet
+    kind = "success" if is_good else "failure" if name in _BAD else "warning"
     with suppress_instrumentation():
         message = {"title": title, "body": event.sentence, "body_format": "text"}
         sent = service.notify(notify_type=kind, **message)
@@ -207,7 +211,7 @@ _FILTER = _NothingOfAlerts()
 
 
 class Alerts(CallObserver):
-    """Finds the facts of one pool, and tells their beginnings and ends; observes its calls."""
+    """Finds the facts of one pool, and reports their beginnings and ends; observes its calls."""
 
     def __init__(self, pool: Pool, receivers: Sequence[Receiver]) -> None:
         """Report from now on; `pool.background` has to hold it."""
@@ -292,7 +296,7 @@ class Alerts(CallObserver):
                 handle_internal_error("alerts")
 
     def look(self) -> None:
-        """Look at the pool, and tell what has begun and ended."""
+        """Look at the pool, and report what has begun and ended."""
         self._compare(find_facts(self._pool, self._report, self._kept, anew=True))
         if any(fact.is_on for fact in self._kept.values()) and not self._closed.is_set():
             self.look_in(IDLE_S)
@@ -304,48 +308,70 @@ class Alerts(CallObserver):
             self._kept = read_facts(state) | own
         for fact in facts.values():
             if fact.text:
-                self._tell_if_new(fact, now)
+                self._report_if_new(fact, now)
         for name, fact in [*self._kept.items()]:
             if not fact.is_on or name in facts:
                 continue
-            if name in own or may_tell(state, f"{name} end", now, name):
+            if name in own or may_report(state, f"{name} end", now, name):
                 self._keep(fact._replace(is_on=False))
-                if self._is_end_told(fact, now):
-                    event, text = _ENDS[fact.event]
-                    lasted = remaining(now - fact.since).removeprefix("in ")
-                    gone = fact._replace(until=None, command="", reason=None)
-                    self._tell(gone, event, f"{fact.what} {text}, after {lasted}")
+                if self._is_end_reported(fact, now):
+                    self._report_end(fact, now)
 
-    def _is_end_told(self, fact: Fact, now: float) -> bool:
-        """Return whether somebody was told of the beginning, and it is known to have ended."""
-        if fact.event not in _ENDS or fact.told_at != fact.since:
+    def _report_end(self, fact: Fact, now: float) -> None:
+        """Report an end; that of a refusal by a person, after which nothing has succeeded, as such.
+
+        That one keeps its reason.
+        """
+        event, text = _ENDS[fact.event]
+        lasted = remaining(now - fact.since).removeprefix("in ")
+        text = f"{fact.what} {text}, after {lasted}"
+        by_person = fact.event in _REFUSALS and self._successes(fact) <= fact.successes
+        if by_person:
+            text = f"a person reset, replaced or removed {fact.what}, after {lasted}; {_NEXT_CALL}"
+        gone = fact._replace(until=None, command="", reason=fact.reason if by_person else None)
+        self._send_event(gone, event, text)
+
+    def _successes(self, fact: Fact) -> int:
+        """Return how many requests succeeded with the keys that a refusal is about."""
+        if fact.event not in _REFUSALS or fact.reason is None:
+            return 0
+        rows = self._report.look().rows
+        if fact.reason in KEY_REJECTIONS:
+            rows = [row for row in rows if row.key.key_id == fact.key_id]
+        mine = (row for row in rows if whom(row.key, fact.reason or "") == fact.what)
+        return sum(row.known.success_count for row in mine)
+
+    def _is_end_reported(self, fact: Fact, now: float) -> bool:
+        """Return whether the beginning was reported, and it is known to have ended."""
+        if fact.event not in _ENDS or fact.reported_at != fact.since:
             return False
         if fact.event in _OF_CALLS:  # of a model that nobody has called for a day nothing is known
             return any(one.model == fact.model for one in self._pool.activity.read().pairs(now))
         return fact.event != "replies_not_known" or fact.reason is not None
 
-    def _tell_if_new(self, fact: Fact, now: float) -> None:
-        """Tell what has begun, and what began again soon after its report and has lasted."""
+    def _report_if_new(self, fact: Fact, now: float) -> None:
+        """Report what has begun, and what began again soon after its report and has lasted."""
         name, state = fact.name, self._pool.state
         before = self._kept.get(name)
         if before is not None and before.is_on:
-            late = before.told_at != before.since and now - before.since >= AGAIN_S
-            if late and may_tell(state, f"{name} late", now, f"{name} late"):
-                self._keep(before._replace(told_at=before.since))
-                self._tell(fact, fact.event, fact.text)
-        elif may_tell(state, name, now):
-            told_at = now if before is None or fact.key_id else before.told_at
-            told_at = now if now - told_at >= REPEAT_S else told_at
-            self._keep(fact._replace(text="", since=now, told_at=told_at))
-            if told_at == now:
-                self._tell(fact, fact.event, fact.text)
+            late = before.reported_at != before.since and now - before.since >= AGAIN_S
+            if late and may_report(state, f"{name} late", now, f"{name} late"):
+                self._keep(before._replace(reported_at=before.since))
+                self._send_event(fact, fact.event, fact.text)
+        elif may_report(state, name, now):
+            reported_at = now if before is None or fact.key_id else before.reported_at
+            reported_at = now if now - reported_at >= REPEAT_S else reported_at
+            kept = fact._replace(text="", since=now, reported_at=reported_at)
+            self._keep(kept._replace(successes=self._successes(fact)))
+            if reported_at == now:
+                self._send_event(fact, fact.event, fact.text)
 
     def _keep(self, fact: Fact) -> None:
         self._kept[fact.name] = fact
         if fact.event != _OF_PROCESS:
             keep_fact(self._pool.state, fact)
 
-    def _tell(self, fact: Fact, event: EventName, text: str) -> None:
+    def _send_event(self, fact: Fact, event: EventName, text: str) -> None:
         pool, now, until = self._pool, self._pool.clock.time(), fact.until
         command = f" Type: {fact.command}" if fact.command else ""
         found = PoolEvent(

@@ -55,7 +55,7 @@ class Levels:
                     yield ratio, labels | ({GEN_AI_REQUEST_MODEL: model} if model else {})
 
     def _read_problems(self) -> Iterator[Level]:
-        """Yield what alerts tell, if there are any or not: what has begun and has not ended."""
+        """Yield what alerts report, if there are any or not: what has begun and has not ended."""
         kept = self._problems
         if not self._pool.state.degraded:  # what another process has found before this one ran
             kept = {name: one for name, one in read_facts(self._pool.state).items() if one.is_on}

@@ -573,16 +573,23 @@ def _of_calls(one: Judgement, of: str, now: float) -> str | None:
         return None
     for run in (failing, shortage):
         if run is not None:
-            counts = f"{run.failed:,} of {plural(run.calls, 'call')}{of} {_verb(run)}"
+            # A call that is older than those that are counted is one without a count.
+            many = f"{run.failed:,} of {plural(run.calls, 'call')}" if run.calls else "a call"
+            counts = f"{many}{of} {_verb(run)}"
             first, last = clock(run.since, now), clock(run.last, now)
             span = f"at {last}" if first == last else f"from {first} to {last}"
-            after = f"; the last {plural(run.others, 'call')} did not" if run.others else ""
-            return f"{counts} {span}: {_how(run)}{after.replace('1 call did', 'one did')}"
+            return f"{counts} {span}: {_how(run)}{_after(run)}"
     return None
 
 
 def _how(run: Run) -> str:
     return f"{how(run)}, all in process {one_line(run.process)}" if run.process else how(run)
+
+
+def _after(run: Run) -> str:
+    if run.others <= 1:
+        return "; the last one did not" if run.others else ""
+    return f"; the last {run.others:,} calls did not"
 
 
 def _verb(run: Run) -> str:
@@ -729,7 +736,7 @@ def _listed(texts: Sequence[str], between: str) -> str:
     return between.join([*texts[:NAMED], *more])
 
 
-WHAT_IS_LOST = "keys that were switched off by hand serve again, and budgets begin at 0"
+WHAT_IS_LOST = "keys that were switched off by hand are used again, and budgets begin at 0"
 
 
 def is_well(one: Judgement) -> bool:

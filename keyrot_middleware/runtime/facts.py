@@ -1,6 +1,6 @@
-"""Facts about a pool: what is so for a while, kept as a list in its state, and who tells it.
+"""Facts about a pool: what is so for a while, kept as a list in its state, and who reports it.
 
-One process tells each beginning and each end: who could take a *note*, a key of one request a
+One process reports each beginning and each end: who could take a *note*, a key of one request a
 minute. The note of a beginning stays taken until the end; so no state has to know of notes.
 """
 
@@ -42,7 +42,9 @@ class Fact(NamedTuple):
     since: float = 0.0
     """Of one that is kept: when it began, epoch seconds."""
     is_on: bool = True
-    told_at: float = 0.0
+    reported_at: float = 0.0
+    successes: int = 0
+    """Of a refusal that is kept: what its keys had had when it began."""
 
     @property
     def name(self) -> str:
@@ -51,7 +53,7 @@ class Fact(NamedTuple):
 
 
 _TEXT, _TIME = str | None, NUMBER | None
-_KINDS = (str, str, str, _TEXT, _TEXT, _TIME, _TEXT, _TEXT, str, NUMBER, bool, NUMBER)
+_KINDS = (str, str, str, _TEXT, _TEXT, _TIME, _TEXT, _TEXT, str, NUMBER, bool, NUMBER, int)
 """What the fields of a fact are."""
 
 
@@ -66,17 +68,17 @@ def keep_fact(state: State, fact: Fact) -> None:
     state.add_activity(ActivityRows({}, {"facts": ([json.dumps(fact)], KEPT)}))
 
 
-def may_tell(state: State, name: str, now: float, ended: str = "") -> bool:
-    """Return whether no other process tells it: take its note, and give back that of *ended*.
+def may_report(state: State, name: str, now: float, ended: str = "") -> bool:
+    """Return whether no other process reports it: take its note, and give back that of *ended*.
 
-    While the shared state is down, each process tells it.
+    While the shared state is down, each process reports it.
     """
     if state.degraded:
         return True
     lease = state.acquire(CallInfo("facts", "note"), ((0, _note(name)),), spread=False)
     if not isinstance(lease, Lease):
         return False
-    taken = Verdict("told", None, Scope.KEY, now + 30 * DAY_S, has_known_end=True)
+    taken = Verdict("reported", None, Scope.KEY, now + 30 * DAY_S, has_known_end=True)
     state.settle(lease, Outcome(LeaseOutcome.ABANDONED, None if ended else taken))
     if ended:
         state.reset(_note(ended))

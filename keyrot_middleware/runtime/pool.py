@@ -270,10 +270,12 @@ class Pool:
         if model in self._unpriced or len(self._unpriced) >= MODELS_WARNED:
             return
         self._unpriced.add(model)
-        warn_safely(
+        text = (
             f"no price is known for model {model!r}: its calls do not count in usd; "
             "a newer genai-prices may know it"
         )
+        _log.warning("%s", text)
+        warn_safely(text)
 
     def with_estimates(self, info: CallInfo) -> CallInfo:
         """Return a call as the state counts it, with what it may cost if a key has a budget."""

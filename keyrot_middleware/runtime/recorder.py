@@ -68,7 +68,7 @@ class Activity:
         self.redact: Callable[[str], str] = str
         """Hides keys in what a service wrote."""
         self._state, self._price, self._count_keys = state, price, count_keys
-        self._lock, self._sending = Lock(), Lock()
+        self._sending = Lock()
         self._new: deque[CallRecord] = deque(maxlen=MOST_NEW)
         self._names = BoundedNames()
         self.watch: Callable[[CallRecord, End], Callable[[], object] | None] = _watch_nothing
@@ -85,9 +85,8 @@ class Activity:
     def send(self) -> None:
         """Count what is new, and send it to the state; what that does not take is dropped."""
         with self._sending:  # who reads waits for what another thread has taken
-            with self._lock:
-                said = self._count_new()
-                batch, self._batch = self._batch, self._new_batch()
+            said = self._count_new()
+            batch, self._batch = self._batch, self._new_batch()
             if batch:
                 self._state.add_activity(batch.rows())
         for say in said:  # without a lock: a handler of log lines may look at the pool
@@ -99,7 +98,7 @@ class Activity:
         return self._log
 
     def _count_new(self) -> list[Callable[[], object]]:
-        """Count the new records; return what there is to say of them. The lock is held."""
+        """Count the new records; return what there is to say of them."""
         new, batch, said = self._new, self._batch, list[Callable[[], object]]()
         try:
             while new:

@@ -287,7 +287,7 @@ class SystemClock:
 
 
 class FakeClock:
-    """A clock that only moves when told to; safe for threads and tasks.
+    """A clock that only moves when a test moves it; safe for threads and tasks.
 
     Args:
         start: An aware `datetime`, or epoch seconds; by default 12:30:30 UTC on a winter day,

@@ -1,4 +1,4 @@
-"""What a person is told to do about a refusal: the same on page, status, alert, log and error."""
+"""What a person should do about a refusal: the same on page, status, alert, log and error."""
 
 from __future__ import annotations
 
@@ -142,11 +142,11 @@ def test_a_refusal_says_the_same_everywhere(
     watching = alerts.Alerts(pool, [alerts.Receiver("test", events)])
     watching.look()
     watching.stop()
-    told = [one.sentence for one in events.all if one.key_id == "a"]
+    sentences = [one.sentence for one in events.all if one.key_id == "a"]
     if command is None:
-        assert told == []
+        assert sentences == []
     else:
         subject = begins.replace("the key", "key a")
-        assert told[0].startswith(f"pool default: {subject}") and quoted in told[0]
-        assert told[0].endswith(f"Type: {command}")
-        assert told[0].count("billing account co") == (name == "credit_depleted")
+        assert sentences[0].startswith(f"pool default: {subject}") and quoted in sentences[0]
+        assert sentences[0].endswith(f"Type: {command}")
+        assert sentences[0].count("billing account co") == (name == "credit_depleted")

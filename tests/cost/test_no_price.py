@@ -28,12 +28,13 @@ def money(status: Any) -> list[str]:
     return [line.strip() for line in _first_lines(status) if "USD" in line or "price" in line]
 
 
-def test_calls_without_a_price_are_no_zero(gemini, pool, connect) -> None:
+def test_calls_without_a_price_are_no_zero(gemini, pool, connect, caplog) -> None:
     """The cost is not known, and a budget that they do not touch says so; all by the same count."""
     made = pool(PAID, workloads={"nightly": NIGHTLY})
     client, report = connect(), source_of(made)
     with pytest.warns(KeyrotWarning, match="no price is known for model 'gemini-unheard-9'"):
         call(gemini, client, UNHEARD)
+    assert "no price is known for model 'gemini-unheard-9'" in caplog.text  # for keyrot serve
     call(gemini, client, UNHEARD)
     status = report.status()
     today, (key,) = status["summary"]["today"], status["keys"]

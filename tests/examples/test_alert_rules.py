@@ -68,7 +68,7 @@ def test_the_rules_are_valid() -> None:
 
 @needs_promtool
 def test_each_rule_fires_when_it_should() -> None:
-    """Each fires in its case, with its labels and text; none fires for a healthy pool."""
+    """Each fires in its case, with its labels and text; none fires for a pool without trouble."""
     promtool("test", "rules", str(CASES))
 
 

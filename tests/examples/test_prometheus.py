@@ -15,7 +15,8 @@ from support.servers import free_port, wait_for
 
 from keyrot_middleware.telemetry.metrics import METRICS
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "prometheus"
+CHECKOUT = Path(__file__).parents[2]
+EXAMPLE = CHECKOUT / "examples" / "prometheus"
 DASHBOARD: dict[str, Any] = json.loads((EXAMPLE / "grafana" / "keyrot.json").read_text("utf-8"))
 NAMES = {metric.name.replace(".", "_") for metric in METRICS}
 
@@ -36,7 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with subprocess.Popen(
         [sys.executable, str(EXAMPLE / "program.py"), *args],
         cwd=tmp_path_factory.mktemp("program"),
-        env={"PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1"},
+        env={"PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(CHECKOUT)},
         stdout=subprocess.DEVNULL,
     ) as process:
         try:

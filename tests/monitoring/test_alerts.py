@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from traceback import TracebackException
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from google.genai import errors
 from pydantic import SecretStr
 from support.pool import INFO, Rig, key
 from support.receivers import Events, Webhook
-from support.replies import MODEL, day, expired
+from support.replies import MODEL, day, denied, expired, failure
 from support.servers import wait_for
 from support.states import degrading
 
@@ -159,9 +160,50 @@ def test_a_rejected_key_is_reported_once_until_it_works_again() -> None:
     pool.rig.clock.sleep(60)
     pool.rig.pool.reset("a")
     assert pool.call(sleep=1) == [(AGAIN, "a")]
+    assert pool.sentence == "pool test: key a is no longer rejected, after 61 s."
 
 
-def test_what_is_used_up_is_told_with_its_amount_and_its_end() -> None:
+@pytest.mark.parametrize("reply", [expired(), denied()])
+def test_what_a_person_ends_is_not_reported_as_a_success(reply: Any) -> None:
+    """A reset, after which nothing was sent; the next refusal is a new one."""
+    pool = Watched(key("a"), key("b"))
+    ((event, _),) = pool.call(reply)
+    pool.rig.clock.sleep(1_200)
+    pool.rig.pool.reset("a")
+    pool.events.take()
+    assert pool.look() == [(AGAIN, "a")]
+    whom = "key a" if event == "key_rejected" else "project a"
+    assert pool.sentence == (
+        f"pool test: a person reset, replaced or removed {whom}, after 20 min; the next call shows "
+        "whether it works."
+    )
+    assert sent_as(pool.events.all[-1]) == "warning"
+    assert pool.call(reply) == [(event, "a")]
+    pool.rig.pool.reset("a")
+    assert pool.call(sleep=700) == [(AGAIN, "a")]
+    assert sent_as(pool.events.all[-1]) == "success"
+
+
+def sent_as(event: PoolEvent) -> str:
+    """Return as what kind of message an event is sent by Apprise, which has a color of its own."""
+    kinds = list[str]()
+    service = SimpleNamespace(notify=lambda notify_type, **_: [kinds.append(notify_type)])
+    alerts._send(service, event)
+    return kinds[0]
+
+
+def test_another_key_of_the_account_that_works_ends_its_refusal() -> None:
+    """It is a success, though not of the key that the report named."""
+    pool = Watched(key("a", project="p"), key("b", project="p"), key("c"))
+    assert pool.call(denied()) == [("project_blocked", "a")]
+    pool.rig.pool.reset("b")
+    assert pool.call(failure(503), sleep=60) == [(AGAIN, "a")]
+    known = pool.rig.pool.state.snapshot(pool.rig.pool.configured)
+    assert (known["a"].success_count, known["b"].success_count) == (0, 1)
+    assert pool.sentence == "pool test: project p is no longer refused, after 60 s."
+
+
+def test_what_is_used_up_is_reported_with_its_amount_and_its_end() -> None:
     """Requests of the day, and the budgets of the day and of the month."""
     budget = Budget(None, 5 * NANO, 2_000 * NANO)
     pool = Watched(key("a", Limits(rpd=100), project="p", usd=budget), key("b"))
@@ -211,7 +253,7 @@ def test_an_exhausted_pool_is_one_message_until_calls_are_served_again() -> None
     assert any(one.startswith(f"pool test: {MODEL} is served again, after 24 h") for one in said)
 
 
-def test_what_flaps_is_not_told_again_for_ten_minutes() -> None:
+def test_what_flaps_is_not_reported_again_for_ten_minutes() -> None:
     """Neither its beginning nor its end."""
     pool = Watched(key("a"))
     assert pool.call(day()) == [("pool_exhausted", None)]
@@ -223,7 +265,7 @@ def test_what_flaps_is_not_told_again_for_ten_minutes() -> None:
     assert ("pool_exhausted", None) in pool.call(day(), sleep=601)
 
 
-def test_what_begins_again_and_lasts_is_told_when_ten_minutes_are_over() -> None:
+def test_what_begins_again_and_lasts_is_reported_when_ten_minutes_are_over() -> None:
     """Once, and then its end: the last message must not say that all is well."""
     pool = Watched(key("a"))
     assert pool.call(day()) == [("pool_exhausted", None)]
@@ -268,25 +310,25 @@ def test_the_end_of_the_pools_day_is_reported_an_hour_before() -> None:
     )
 
 
-def test_processes_that_share_a_state_agree_who_tells_it() -> None:
-    """Twelve of them find the same at once; each beginning and each end is told once."""
+def test_processes_that_share_a_state_agree_who_reports_it() -> None:
+    """Twelve of them find the same at once; each beginning and each end is reported once."""
     pool = Watched(key("a"), key("b"))
-    told = [(Events(), alerts.Alerts(pool.rig.pool, [])) for _ in range(12)]
-    for events, one in told:
+    watching = [(Events(), alerts.Alerts(pool.rig.pool, [])) for _ in range(12)]
+    for events, one in watching:
         one._receivers = [Receiver("test", events)]
         one.look_in = lambda *_: None  # type: ignore[method-assign]
     pool.call(expired())
     with ThreadPoolExecutor(12) as threads:
-        list(threads.map(lambda one: one[1].look(), told))
-    assert [name for events, _ in told for name, _ in events.names] == []  # pool has told it
+        list(threads.map(lambda one: one[1].look(), watching))
+    assert [name for events, _ in watching for name, _ in events.names] == []  # by the pool
     pool.rig.clock.sleep(7_200)
     pool.rig.call()
     with ThreadPoolExecutor(12) as threads:
-        list(threads.map(lambda one: one[1].look(), told))
-    assert [name for events, _ in told for name, _ in events.names] == [AGAIN]
+        list(threads.map(lambda one: one[1].look(), watching))
+    assert [name for events, _ in watching for name, _ in events.names] == [AGAIN]
 
 
-def test_each_outage_of_the_shared_state_is_told() -> None:
+def test_each_outage_of_the_shared_state_is_reported() -> None:
     """By each process, since nobody can agree; what was the matter before goes on meanwhile."""
     pool = Watched(key("a"), key("b"))
     clock = pool.rig.clock

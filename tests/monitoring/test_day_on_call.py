@@ -217,7 +217,7 @@ class Day:
         self.write()
 
     def kill(self) -> None:
-        """End a process in the middle of a request: nothing is settled, closed or told."""
+        """End a process in the middle of a request: nothing is settled, closed or reported."""
         state, key = self.processes[2].pool.state, self.processes[2].pool.selector.keys["b"]
         state.acquire(CallInfo(MODEL, "generateContent", tokens=1), ((0, key),), spread=False)
         self.lost["b"] += 1
@@ -276,8 +276,8 @@ class Day:
         fields = ("model", "workload", "answer", "is_trouble", "keys", "ends_by")
         for one, here in zip(judged, summary["calls"], strict=True):
             assert [here[name] for name in fields] == [getattr(one, name) for name in fields]
-        told = {sentence_of(one, self.clock.time()) for one in judged if not is_well(one)}
-        assert {one for one in head["sentences"] if MODEL in one} == told
+        reported = {sentence_of(one, self.clock.time()) for one in judged if not is_well(one)}
+        assert {one for one in head["sentences"] if MODEL in one} == reported
         assert head["keys"]["sentence"].startswith(f"{summary['available']} of {summary['keys']}")
         for one in judged:
             why = said.explain(MODEL, workload=one.workload or "")
@@ -317,16 +317,16 @@ class Day:
             assert said == {one for one in refused if one[0] is not None}
         failing = [one for one in judged if one.runs.failing]
         is_on = any(one.runs.failing.is_on for one in failing if one.runs.failing)
-        is_told = "model_failing" in {event for event, _ in on}
-        assert is_on <= is_told <= bool(failing)
+        is_reported = "model_failing" in {event for event, _ in on}
+        assert is_on <= is_reported <= bool(failing)
         rows = [[one for one in row if one != "no_key"] for row in self.came_to.values()]
         assert is_on or not self.is_counted or all(row[-6:] != ["failed"] * 6 for row in rows)
         assert not is_on or any("failed" in row[-3:] for row in rows)
         out = [one for one in judged if one.answer == "no" and one.runs.shortage]
         none = {one.workload if one.is_own else None for one in out}
-        told = {name for event, name in on if event == "pool_exhausted"}
+        reported = {name for event, name in on if event == "pool_exhausted"}
         short = {one.workload for one in judged if one.answer == "no" or one.runs.shortage}
-        assert none <= told <= none | short | {None for one in short}
+        assert none <= reported <= none | short | {None for one in short}
 
     def probe(self, judged: list[Judgement]) -> None:
         """Make the calls that were judged, each in another process."""
@@ -366,7 +366,7 @@ WAITS = f"{MODEL}: calls wait for a key until 12:31:01 UTC (rpm)."
 THREE, FIVE = (OUTAGE.format(n, "15:07:01", '503 "The model is overloaded') for n in (3, 5))
 STEPS: tuple[tuple[str, float, Callable[[Day], object], str, str, str], ...] = (
     # Name; minutes before it; what happens; the answers to calls of no workload, and of batch;
-    # what the processes tell, in any order; how the headline begins.
+    # what the processes report, in any order; how the headline begins.
     ("morning", 0, lambda d: [d.call(w, n) for n in range(3) for w in WORKLOADS], YES, "", FINE),
     ("minute full", 0, lambda d: d.call(times=22), "waits waits", "", WAITS),
     ("next minute", 1, lambda d: None, YES, "", FINE),
@@ -416,7 +416,7 @@ STEPS: tuple[tuple[str, float, Callable[[Day], object], str, str, str], ...] = (
     ("state back", 15, lambda d: d.restore(), YES, ", ".join(["state_recovered"] * 3), FINE),
     ("state emptied", 15, lambda d: d.empty(), "", "state_emptied", LOST),
     ("c met again", 65, lambda d: d.call(times=21), YES, "key_rejected c", FINE),
-    ("c mended", 25 * 60, lambda d: d.answer(None, "c", 21), "served", f"{AGAIN} c", FINE),
+    ("c fixed", 25 * 60, lambda d: d.answer(None, "c", 21), "served", f"{AGAIN} c", FINE),
 )
 
 
@@ -449,12 +449,12 @@ def day(
 
 
 def test_a_day_on_call(day: Day) -> None:
-    """No contradiction at any step; each fact is told once by all processes, and so is its end."""
+    """No contradiction at any step; all processes report each fact once, and so its end."""
     begun = Counter[Any]()
-    for name, minutes, do, answers, told, head in STEPS:
+    for name, minutes, do, answers, reported, head in STEPS:
         day.clock.advance(minutes * 60)
         do(day)
-        day.is_counted |= name == "c mended"  # on another day
+        day.is_counted |= name == "c fixed"  # on another day
         judged = day.look()
         found = sorted((one.workload or "", one.answer) for one in judged)
         assert " ".join(answer for _, answer in found) == answers, name
@@ -462,7 +462,7 @@ def test_a_day_on_call(day: Day) -> None:
         assert said[0].startswith(head), (name, said)
         events, day.events.all = day.events.all, []
         names = [f"{one.event} {one.workload or one.key_id or ''}".strip() for one in events]
-        assert sorted(names) == sorted(filter(None, told.split(", "))), name
+        assert sorted(names) == sorted(filter(None, reported.split(", "))), name
         for one in events:
             about = one.key_id, one.model, one.workload
             begun[ENDS.get(one.event), *about] += one.event in ENDS

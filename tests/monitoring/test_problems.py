@@ -33,7 +33,7 @@ def each_look_is_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Measured:
-    """A pool whose problems are told by its alerts, and measured."""
+    """A pool whose problems are reported by its alerts, and measured."""
 
     def __init__(self, *keys: Candidate) -> None:
         self.rig = Rig(*keys, strategy="fill", max_wait_s=0)
@@ -42,7 +42,7 @@ class Measured:
         self.alerts.look_in = lambda _: None  # type: ignore[method-assign]
 
     def call(self, times: int = 1, *, sleep: float = 5) -> None:
-        """Make calls, and tell what has begun and ended."""
+        """Make calls, and report what has begun and ended."""
         for _ in range(times):
             with suppress(Exception):  # what calls raise is tested elsewhere
                 self.rig.call()
@@ -50,8 +50,8 @@ class Measured:
         self.alerts.look()
 
     @property
-    def told(self) -> set[Problem]:
-        """Return what the alerts have told lately."""
+    def reported(self) -> set[Problem]:
+        """Return what the alerts have reported lately."""
         found = {(one.event, one.key_id, one.model) for one in self.events.all}
         self.events.take()
         return found
@@ -87,33 +87,33 @@ CASES: dict[str, tuple[Any, Any, str, Problem]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_gauge_says_what_the_alerts_say(case: str) -> None:
-    """Each alone, from when it is told until its end is told; and the answer fits."""
+    """Each alone, from when it is reported until its end is; and the answer fits."""
     every_reply, first_reply, answer, problem = CASES[case]
     limits = Limits(rpd=5) if case == "most of the day is used" else Limits()
     pool = Measured(key("a", limits), key("b"))
     pool.call()
-    assert (pool.told, pool.measured, pool.answers) == (set(), set(), ["served"])
+    assert (pool.reported, pool.measured, pool.answers) == (set(), set(), ["served"])
     pool.rig.default = every_reply or pool.rig.default
     pool.rig.will("a", *[first_reply] * (first_reply is not None))
     pool.call(3)
-    assert pool.told == pool.measured == {problem}
+    assert pool.reported == pool.measured == {problem}
     assert pool.answers == [answer]
 
 
-def test_it_ends_when_the_alert_tells_its_end() -> None:
+def test_it_ends_when_the_alert_reports_its_end() -> None:
     """A model that fails, after good calls for as long; the same without any alerts."""
     pool = Measured(key("a"), key("b"))
     levels = Levels(pool.rig.pool)
     pool.rig.default = overloaded()
     pool.call(12)
     pool.rig.default = OK
-    assert pool.told == problems(levels) == {("model_failing", None, MODEL)}
+    assert pool.reported == problems(levels) == {("model_failing", None, MODEL)}
     on = []
     for _ in range(30):
         pool.call(sleep=10)
         on.append(bool(pool.measured))
         assert bool(problems(levels)) is on[-1]
-        assert pool.told == (set() if on[-1] or not all(on[:-1]) else {RECOVERED})
+        assert pool.reported == (set() if on[-1] or not all(on[:-1]) else {RECOVERED})
     assert on[0]
     assert not on[-1]
 
@@ -141,12 +141,12 @@ def test_a_model_that_fails_goes_on_failing_without_a_key() -> None:
     pool = Measured(key("a"))
     pool.rig.default = overloaded()
     pool.call(3)
-    assert pool.told == pool.measured == {("model_failing", None, MODEL)}
+    assert pool.reported == pool.measured == {("model_failing", None, MODEL)}
     pool.rig.default = expired()
     pool.call(2)
     assert pool.answers == ["no"]
     found = {("key_rejected", "a", None), ("pool_exhausted", None, MODEL)}
-    assert pool.told == found
+    assert pool.reported == found
     assert pool.measured == {("model_failing", None, MODEL), *found}
 
 
@@ -155,9 +155,9 @@ def test_what_is_no_alarm_is_no_problem() -> None:
     pool = Measured(key("a", Limits(rpm=9)))
     pool.rig.will("a", *[bad()] * 4)
     pool.call(4)
-    assert (pool.told, pool.measured, pool.answers) == (set(), set(), ["refused"])
+    assert (pool.reported, pool.measured, pool.answers) == (set(), set(), ["refused"])
     pool.call(5, sleep=0)
-    assert (pool.told, pool.measured, pool.answers) == (set(), set(), ["no"])
+    assert (pool.reported, pool.measured, pool.answers) == (set(), set(), ["no"])
 
 
 def test_without_the_shared_state_what_was_the_matter_goes_on() -> None:
@@ -166,10 +166,10 @@ def test_without_the_shared_state_what_was_the_matter_goes_on() -> None:
     pool.rig.pool.state, shared = degrading(pool.rig.clock.time, inner=pool.rig.state)
     pool.rig.will("a", expired())
     pool.call()
-    assert problems(levels) == pool.told == found
+    assert problems(levels) == pool.reported == found
     shared.cut()
     pool.call()
-    assert pool.told == {LOST}
+    assert pool.reported == {LOST}
     assert problems(levels) == found | {LOST}
 
 

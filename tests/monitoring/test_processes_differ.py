@@ -77,15 +77,15 @@ class Host:
         return made
 
     def turn(self, minutes: int = 0) -> list[str]:
-        """Let each process do what is due, now and each minute; return what they tell."""
+        """Let each process do what is due, now and each minute; return what they report."""
         for _ in range(minutes + 1):
             for one in self.processes:
                 one.turn()
             for one in self.processes:
                 one.alerts.look()
             self.clock.advance(60 if minutes else 0)
-        told, self.events.all = [one.event for one in self.events.all], []
-        return told
+        reported, self.events.all = [one.event for one in self.events.all], []
+        return reported
 
 
 @pytest.fixture

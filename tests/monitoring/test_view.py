@@ -13,7 +13,7 @@ from support.pool import INFO, Rig, key
 from support.replies import MODEL, OK, day, exhausted, expired, failure, invalid, minute
 
 from keyrot_middleware.core.commands import Done
-from keyrot_middleware.core.judgement import AVAILABLE, JudgedReplies
+from keyrot_middleware.core.judgement import AVAILABLE, JudgedReplies, Judgement
 from keyrot_middleware.core.model import (
     CallInfo,
     Lease,
@@ -23,9 +23,17 @@ from keyrot_middleware.core.model import (
     Usage,
     Verdict,
 )
+from keyrot_middleware.core.outcomes import Run, Runs
 from keyrot_middleware.errors import KeyrotError
 from keyrot_middleware.monitoring.report import PoolReport, pool_health, pool_rows, source_of
-from keyrot_middleware.monitoring.view import Look, headline, iso, lines_of, lines_of_replies
+from keyrot_middleware.monitoring.view import (
+    Look,
+    headline,
+    iso,
+    lines_of,
+    lines_of_replies,
+    sentence_of,
+)
 from keyrot_middleware.runtime.judging import VERB
 from keyrot_middleware.settings import Workload, terms_of
 
@@ -334,6 +342,26 @@ def test_a_workload_whose_own_keys_are_out_is_said() -> None:
         f"night: none of its own keys for {MODEL} until 2026-01-02 08:00 UTC (quota_day); it uses "
         "those of others. 1 of 2 keys is available."
     )
+
+
+@pytest.mark.parametrize(
+    ("others", "end"),
+    [(0, "503."), (1, "503; the last one did not."), (9, "503; the last 9 calls did not.")],
+)
+def test_how_many_calls_were_good_since_a_fault_is_said(others: int, end: str) -> None:
+    run = Run("failed", "overloaded", 503, "", since=0, calls=20, failed=9, last=300)
+    runs = Runs(run._replace(is_on=False, others=others))
+    text = sentence_of(Judgement("m", None, "served", 1, 1, runs=runs), now=600)
+    assert text == f"m: 9 of 20 calls failed from 00:00:00 UTC to 00:05:00 UTC: {end}"
+
+
+def test_a_call_that_is_older_than_those_that_are_counted_is_said_without_a_count() -> None:
+    """Not "0 of 0 calls"."""
+    run = Run("no_key", "quota_day", None, "", since=0, calls=0, failed=0, last=0, is_on=False)
+    runs = Runs(None, None, run._replace(others=10))
+    text = sentence_of(Judgement("m", None, "served", 1, 1, runs=runs), now=600)
+    assert text.startswith("m: a call got no key at 00:00:00 UTC: ")
+    assert text.endswith("; the last 10 calls did not.")
 
 
 HOUR = {"calls": 0, "failed_calls": 0, "requests": 0, "failures": 0, "waits": 0}

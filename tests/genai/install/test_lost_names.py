@@ -36,7 +36,7 @@ def without(label: str, parts: int, pool: Any, monkeypatch: pytest.MonkeyPatch) 
     return [str(warning.message) for warning in said]
 
 
-def test_each_name_that_is_gone_is_told(pool, monkeypatch) -> None:
+def test_each_name_that_is_gone_is_reported(pool, monkeypatch) -> None:
     """A method, or its class: `install()` warns, and `status()` says that it is not in place."""
     pool("A")
     found = keyrot_middleware.status()["patched"]

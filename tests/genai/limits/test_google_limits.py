@@ -85,7 +85,7 @@ def test_limits_are_read_again_each_hour(make, gemini, clock) -> None:
 def test_limits_that_are_ten_times_off_fail_no_call(
     factor: float, limits: Limits, make, gemini, connect
 ) -> None:
-    """Too high: a 429 of each project tells the true one. Too low: calls wait for a minute."""
+    """Too high: a 429 of each project names the true one. Too low: calls wait for a minute."""
     pool = make(Limits(*(n and int(n * factor) for n in limits)))
     read(pool, gemini.url)
     for project in PROJECTS:

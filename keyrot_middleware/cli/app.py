@@ -126,15 +126,18 @@ def _ui(
 @app.command("serve")
 def _serve(
     host: _Host = "127.0.0.1",
-    port: _Port = 8787,
+    port: _Port = 8789,
     token_file: Annotated[
         Path | None, typer.Option(help="A file with what programs send as their API key.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes; more than 1 need a state in a file or Redis.", min=1)
+    ] = 1,
 ) -> None:
     """Forward requests of programs in any language through the pool."""
     from .serve import serve  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(serve(host=host, port=port, token_file=token_file))
+    raise typer.Exit(serve(host=host, port=port, token_file=token_file, workers=workers))
 
 
 _KeyId = Annotated[str, typer.Argument(help="The key's id, as in keys.json.")]

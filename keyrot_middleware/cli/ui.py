@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import secrets
 import socket
 import stat
@@ -104,7 +106,11 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ConfigError(f"--host {host} --port {port}: {error.strerror or error}") from None
+        reason = error.strerror or error
+        if error.errno == errno.EADDRINUSE:
+            reason = os.strerror(error.errno)  # that of the error may have the address, too
+            reason += "; choose another with --port, or --port 0 for any that is free"
+        raise ConfigError(f"--host {host} --port {port}: {reason}") from None
     # Connections inherit it. asyncio sets it only for a socket that it has made itself, and without
     # it the body of a reply waits up to 40 ms behind its head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

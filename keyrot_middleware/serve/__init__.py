@@ -1,144 +1,180 @@
 """`keyrot serve`: one address for programs in any language, whose requests go through the pool.
 
 `/{provider}/…` is that provider's host, and the path behind it goes as it is. Nothing is
-translated, cached or logged. Requests are sent by httpx, which `install()` has patched: which key
-is used, how long a call waits and what is sent again is decided there, and nowhere here.
+translated, cached or logged. Requests are sent by `keyrot_middleware.transport()`: which key is
+used, how long a call waits and what is sent again is decided there, and nowhere here.
+
+    access.py    who may call, and what of a request is a key
+    body.py      a request's body, and its bounds in time and space
+    upstream.py  the providers: which paths they have, and what sends to them
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterator
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 
 import httpx
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from .. import providers
+from ..clients.errors import connection_cause
 from ..core.judgement import AVAILABLE
 from ..core.model import POOL_KEY
 from ..errors import handle_internal_error
-from ..hosts import origin_from_url
 from ..monitoring.report import PoolReport
-from ..providers.base import Provider
-from ..providers.gemini import VERTEX_EXPRESS
+from ..providers.base import Provider, Route
 from ..runtime import workload
 from ..settings import Config
-from .access import Access, Given, Refused
+from .access import FORWARDED, NOT_SERVED, Access, Given, Refused, names_key
+from .body import Body, Space, Stopped
+from .upstream import Upstream, near, sender_to, upstream_of
 
-LARGE = 1_048_576
-"""A body above this many bytes, or of unknown size, is large."""
-LARGE_AT_ONCE = 4
-"""Large bodies that are read at once; up to 32 MiB of each are kept, for a second attempt."""
-LARGEST = 4 * 1024**3
-IDLE_S = 300.0
-"""How long a client may send nothing of its body, or take nothing of the reply."""
+__all__ = ["Door", "upstream_of"]
+
 _HOP_BY_HOP = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te"),
     *("proxy-connection", "trailer", "transfer-encoding", "upgrade"),
 }
 _NOT_UP = _HOP_BY_HOP | {
-    *("host", "cookie", "expect", "origin", "referer", "accept-encoding", "forwarded", "via"),
-    *("x-keyrot-workload", "x-real-ip"),
+    *("host", "cookie", "expect", "origin", "referer", "accept-encoding", "x-keyrot-workload"),
 }
-_NOT_UP_STARTS = ("sec-", "x-forwarded-")
-_NOT_BACK = _HOP_BY_HOP | {"set-cookie", "alt-svc", "date", "server"}
-_ADDRESSES = frozenset({"x-goog-upload-url", "location", "content-location"})
+_NOT_UP_STARTS = ("sec-", *FORWARDED)
+_NOT_BACK = {*map(str.encode, _HOP_BY_HOP), b"set-cookie", b"alt-svc", b"date", b"server"}
+_ADDRESSES = frozenset({b"x-goog-upload-url", b"location", b"content-location"})
 """Headers of a reply that may have an address of the provider's."""
-_ODD = ("/../", "/./", "//", "\\", "%2e", "%2f", "%5c", "#")
+_takes_gzip = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|\Z))").search
+_ODD = ("/..", "/./", "//", "\\", "%2e", "%2f", "%5c", "%25", "%0", "#")
 """What no path of an API has, and another server might read as another path."""
+# The program's own timeout ends a call sooner; a provider may be silent for an hour at most.
+_TIMEOUT = httpx.Timeout(3_600.0, connect=30.0, write=300.0).as_dict()
 
 
 class Door:
     """The ASGI app; needs `install()` in this process."""
 
-    def __init__(
-        self, config: Config, access: Access, client: httpx.AsyncClient, report: PoolReport
-    ) -> None:
+    def __init__(self, config: Config, access: Access, report: PoolReport) -> None:
         """Serve the providers that the pool has keys of.
 
         Args:
             config: Of the pool that is installed.
             access: Decides who may call.
-            client: What sends.
             report: How the pool is.
         """
-        self._access, self._client, self._report = access, client, report
+        self._access, self._report = access, report
         self._workloads = {*(config.settings.workloads or ()), *(k.workload for k in config.keys)}
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
-        self.upstream = upstream_of(config)
-        """The providers and the origins of their requests, by name."""
+        self._space = Space()
+        self.upstream: Mapping[str, Upstream] = upstream_of(config)
+        """The providers, by name."""
+        self._senders = {name: sender_to(there.origin) for name, there in self.upstream.items()}
+
+    async def aclose(self) -> None:
+        """Close the connections to the providers."""
+        for sender in self._senders.values():
+            await sender.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
+        if scope["type"] == "websocket":
+            return await self._refuse_websocket(scope, receive, send)
         exchange = _Exchange(scope, receive, send)
         try:
             await self._answer(exchange)
         except Refused as refused:
-            await exchange.say(refused.code, f"keyrot serve: {refused.text}")
-        except httpx.TimeoutException:
-            await exchange.say(504, "keyrot serve: the provider did not answer in time")
-        except httpx.HTTPError:
-            await exchange.say(502, "keyrot serve: the connection to the provider failed")
-        except TimeoutError:
-            await exchange.say(408, f"keyrot serve: nothing came for {IDLE_S:.0f} seconds")
-        except _Left:
-            pass  # nobody is there to answer
+            await exchange.refuse(refused)
+        except Stopped as stopped:
+            if stopped.refused is not None:
+                await exchange.refuse(stopped.refused, lingers=False)
+        except httpx.HTTPError as error:
+            await exchange.refuse(_no_reply(error))
         except asyncio.CancelledError:
-            if not exchange.has_left:
-                raise
+            if not exchange.has_left:  # the server ends; a reply that has begun is cut
+                cut = Refused(503, "it was stopped before the provider answered")
+                await exchange.refuse(cut, lingers=False)
         except Exception:
             handle_internal_error("serve")
-            await exchange.say(500, "keyrot serve: it failed inside; its log has more")
+            if exchange.has_begun:
+                raise  # the server closes the connection
+            await exchange.refuse(Refused(500, "it failed inside; its log has more"))
+
+    async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say why, where the program reads it: clients show the reason of a close, and no body."""
+        await receive()
+        try:
+            self._access.admit(scope, _decoded(scope))
+        except Refused as refused:
+            if refused.code == NOT_SERVED:
+                await send({"type": "websocket.accept"})
+                reason = f"keyrot serve: {refused.text}"
+                return await send({"type": "websocket.close", "code": 1011, "reason": reason})
+        await send({"type": "websocket.close"})  # a 403
 
     async def _answer(self, exchange: _Exchange) -> None:
-        scope, given, headers = exchange.scope, exchange.given, exchange.headers
-        path, method = scope["raw_path"].decode("latin-1"), scope["method"]
-        self._access.admit(scope, given)
-        if path in ("/healthz", "/readyz"):
-            # In a thread: a shared state may be far away.
-            is_ready = path == "/healthz" or await asyncio.to_thread(_is_ready, self._report)
-            return await exchange.say(*((200, "ok") if is_ready else (503, "no call is served")))
+        scope, given = exchange.scope, exchange.given
+        path = scope["raw_path"].decode("latin-1")
         name, _, rest = path[1:].partition("/")
-        if name not in self.upstream:
-            known = ", ".join(f"/{one}/" for one in self.upstream)
-            raise Refused(404, f"nothing is at this address; there is {known}")
-        provider, origin = self.upstream[name]
-        exchange.provider = provider
+        if (there := self.upstream.get(name)) is not None:
+            exchange.provider = there.provider
+        self._access.admit(scope, given)
+        if path == "/healthz":
+            return await exchange.say(200, {"status": "ok"})
+        if path == "/readyz":
+            # In a thread: a shared state may be far away.
+            if await asyncio.to_thread(_is_ready, self._report):
+                return await exchange.say(200, {"status": "ok"})
+            raise Refused(503, "no call is served")
         query = scope["query_string"].decode("latin-1")
-        self._access.require_key(provider, given, query)
-        kept = "&".join(one for one in query.split("&") if not one.startswith("key="))
-        url = f"{origin}/{rest}{'?' if kept else ''}{kept}"
+        self._access.require_key(given, query)
+        # Google's Java SDK puts the path of its base address before that of an upload's.
+        rest = rest.removeprefix(f"{name}/")
         is_odd = any(part in f"/{rest}/".lower() for part in _ODD)
-        route = None if is_odd else provider.route(method, url)
-        if route is None:
-            raise Refused(404, f"the table of {provider.title} has no such path")
+        kept = self._access.without_keys(query) if query else ""
+        rest = f"{rest}{'?' if kept else ''}{kept}"
+        found = None if there is None or is_odd else there.find(scope["method"], rest)
+        if there is None or found is None:
+            raise Refused(404, near(self.upstream, scope["method"], path))
+        self._set_workload(exchange.headers)
+        await self._forward(exchange, there, *found)
+
+    def _set_workload(self, headers: Mapping[str, str]) -> None:
+        """Set the workload of this request's task to the one that its header names."""
         if label := headers.get("x-keyrot-workload", ""):
             if label not in self._workloads:
                 known = ", ".join(sorted(filter(None, self._workloads))) or "none"
                 raise Refused(400, f"there is no such workload; there is {known}")
-            workload.set(label)  # of this request's own task
-        body = await exchange.body(self._large)
-        upward = [*_upward(given, provider), provider.key_field(route, POOL_KEY)]
-        # Not built by the client: it would add the cookies that other callers' replies have set.
-        request = httpx.Request(method, url, headers=upward, content=body)
-        here = f"{scope['scheme']}://{headers['host']}/{name}/"
+            workload.set(label)
+
+    async def _forward(self, exchange: _Exchange, there: Upstream, url: str, route: Route) -> None:
+        """Send a request, and what comes back."""
+        scope, body = exchange.scope, exchange.body
+        begin = await body.begin()
+        is_whole = body.ended.is_set()
+        name, text = there.provider.key_field(route, POOL_KEY)
+        # In bytes, as they came: a header may have any letter.
+        given = (pair for pair in _upward(scope["headers"]) if not self._access.is_shown(pair[1]))
+        headers = [*given, (name.encode(), text.encode())]
+        request = httpx.Request(
+            scope["method"],
+            url,
+            headers=headers,
+            content=begin if is_whole else body.rest(begin),
+            extensions={"timeout": _TIMEOUT, "keyrot_route": (there.provider, route)},
+        )
+        scheme = self._access.scheme(scope, exchange.headers)
+        here = f"{scheme}://{exchange.headers['host']}/{there.provider.name}/"
+        sender = self._senders[there.provider.name]
         watcher = asyncio.create_task(exchange.watch(asyncio.current_task()))
         try:
-            response = await self._client.send(request, stream=True)
-            async with contextlib.aclosing(response):
-                await exchange.begin(response, f"{origin}/", here)
-                async for piece in response.aiter_raw():
-                    await exchange.send_body(piece, more=True)
-                await exchange.send_body(b"")
+            async with nullcontext() if is_whole else self._space.hold(body.mib):
+                response = await sender.handle_async_request(request)
+            try:
+                await exchange.relay(response, f"{there.origin}/", here)
+            finally:
+                await response.aclose()
         finally:
             watcher.cancel()
-
-
-class _Left(Exception):  # noqa: N818 - what a client does
-    """The client closed the connection."""
 
 
 class _Exchange:
@@ -146,104 +182,93 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self._receive, self._send = scope, receive, send
-        self.given = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
+        self.given = _decoded(scope)
         self.headers = dict(self.given)
+        is_chunked = "transfer-encoding" in self.headers
+        size = None if is_chunked else int(self.headers.get("content-length", 0))
+        self.body = Body(receive, size)
         self.provider: Provider | None = None
-        self.has_left = self._has_begun = False
-        self._body_ended = asyncio.Event()
+        self.has_left = self.has_begun = False
 
-    async def body(self, large: asyncio.Semaphore) -> bytes | AsyncGenerator[bytes]:
-        """Return a small body whole, and a large one as it comes.
-
-        Raises:
-            Refused: It is too long.
-        """
-        size = int(self.headers.get("content-length", 0))
-        if size > LARGEST:
-            raise Refused(413, f"a body has at most {LARGEST:,} bytes")
-        if size > LARGE or "transfer-encoding" in self.headers:
-            return self._pieces(large)
-        return b"".join([piece async for piece in self._pieces(contextlib.nullcontext())])
-
-    async def _pieces(self, room: Any) -> AsyncGenerator[bytes]:
-        async with room:
-            message: Message = {"more_body": True}
-            while message.get("more_body"):
-                async with asyncio.timeout(IDLE_S):
-                    message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    raise _Left
-                yield message.get("body", b"")
-        self._body_ended.set()
-
-    async def watch(self, work: Any) -> None:
+    async def watch(self, work: asyncio.Task[None] | None) -> None:
         """Cancel *work* when the client leaves."""
-        await self._body_ended.wait()
+        await self.body.ended.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.has_left = True
-        work.cancel()
+        if work is not None:
+            work.cancel()
 
-    async def begin(self, response: httpx.Response, origin: str, here: str) -> None:
-        """Send the head of a reply; *origin* in its addresses becomes *here*."""
+    async def relay(self, response: httpx.Response, origin: str, here: str) -> None:
+        """Send a reply as it comes; *origin* in the addresses of its head becomes *here*."""
+        there = origin.encode(), here.encode("latin-1")
         headers = []
         for raw, value in response.headers.raw:
-            name, text = raw.decode("latin-1").lower(), value.decode("latin-1")
-            if name in _ADDRESSES and text.startswith(origin):
-                text = here + text.removeprefix(origin)
+            name = raw.lower()
             if name not in _NOT_BACK:
-                headers.append((name, text))
+                is_address = name in _ADDRESSES and value.startswith(there[0])
+                headers.append((name, value.replace(*there, 1) if is_address else value))
         await self._send_head(response.status_code, headers)
+        async for piece in response.stream:  # type: ignore[union-attr]  # as it was made
+            await self._send_body(piece, more=True)
+        await self._end()
 
-    async def _send_head(self, code: int, headers: Given) -> None:
-        self._has_begun = True
-        raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers]
-        await self._send({"type": "http.response.start", "status": code, "headers": raw})
-
-    async def send_body(self, piece: bytes, *, more: bool = False) -> None:
-        """Send a part of the reply, when the client has taken those before."""
-        async with asyncio.timeout(IDLE_S):
-            await self._send({"type": "http.response.body", "body": piece, "more_body": more})
-
-    async def say(self, code: int, text: str) -> None:
+    async def refuse(self, refused: Refused, *, lingers: bool = True) -> None:
         """Answer by a sentence, as an error of the provider's; nothing if a reply has begun."""
-        if self._has_begun:
+        text = f"keyrot serve: {refused.text}"
+        provider, code = self.provider, refused.code
+        body = {"error": text} if provider is None else provider.error_body(code, text)
+        await self.say(code, body, refused.headers, lingers=lingers)
+
+    async def say(self, code: int, body: object, more: Given = (), *, lingers: bool = True) -> None:
+        """Answer by an object; nothing if a reply has begun."""
+        if self.has_begun:
             return
-        body = {"error": text} if code >= 400 else {"status": text}
-        if self.provider is not None:
-            body = self.provider.error_body(code, text)
         content = json.dumps(body).encode()
-        headers = [("content-type", "application/json"), ("content-length", str(len(content)))]
-        # The body may not have been read: this connection has no next request.
-        await self._send_head(code, [*headers, ("connection", "close")])
-        await self.send_body(content)
+        size = str(len(content)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", size)]
+        if not self.body.ended.is_set():
+            headers.append((b"connection", b"close"))
+        headers += [(name.encode(), value.encode()) for name, value in more]
+        await self._send_head(code, headers)
+        await self._send_body(content, more=True)
+        await self._end(lingers=lingers)
+
+    async def _end(self, *, lingers: bool = True) -> None:
+        if lingers and not self.body.ended.is_set():
+            await self.body.linger()
+        await self._send_body(b"")
+
+    async def _send_head(self, code: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.has_begun = True
+        await self._send({"type": "http.response.start", "status": code, "headers": headers})
+
+    async def _send_body(self, piece: bytes, *, more: bool = False) -> None:
+        """Send a part of the reply, when the client has taken those before."""
+        await self._send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
-def _upward(given: Given, provider: Provider) -> Iterator[tuple[str, str]]:
+def _decoded(scope: Scope) -> Given:
+    return [(name.decode("latin-1"), text.decode("latin-1")) for name, text in scope["headers"]]
+
+
+def _upward(given: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
     """Yield the headers that go to the provider."""
-    named = ",".join(value for name, value in given if name == "connection")
-    hop = {name.strip().lower() for name in named.split(",")} | _NOT_UP | {*provider.key_headers}
-    codings = " ".join(value for name, value in given if name == "accept-encoding")
-    yield "accept-encoding", "gzip" if "gzip" in codings else "identity"
-    for name, value in given:
-        if name not in hop and not name.startswith(_NOT_UP_STARTS):
-            yield name, value
+    named = b",".join(value for name, value in given if name == b"connection").decode("latin-1")
+    hop = {name.strip().lower() for name in named.split(",")} | _NOT_UP
+    codings = b",".join(value for name, value in given if name == b"accept-encoding")
+    yield b"accept-encoding", b"gzip" if _takes_gzip(codings) else b"identity"
+    for raw, value in given:
+        name = raw.decode("latin-1")
+        if not (name in hop or name.startswith(_NOT_UP_STARTS) or names_key(name)):
+            yield raw, value
 
 
-def upstream_of(config: Config) -> dict[str, tuple[Provider, str]]:
-    """Return the providers that the pool has keys of, and the origin of each one's requests.
-
-    That is a host that `KEYROT_ALLOWED_HOSTS` names for it, or else the provider's own.
-    """
-    found: dict[str, tuple[Provider, str]] = {}
-    for platform in dict.fromkeys(key.service for key in config.keys):
-        provider, allowed = providers.of(platform), config.allowed[platform]
-        if platform == VERTEX_EXPRESS or not allowed:
-            continue
-        own = {origin_from_url(f"https://{host}") for host in provider.hosts}
-        origin = min(allowed - own or allowed)
-        found[provider.name] = provider, origin.removesuffix(":443")
-    return found
+def _no_reply(error: httpx.HTTPError) -> Refused:
+    if isinstance(error, httpx.TimeoutException):
+        return Refused(504, "the provider did not answer in time")
+    cause = connection_cause(error)
+    return Refused(502, f"the connection to the provider failed{cause and ': '}{cause}")
 
 
 def _is_ready(report: PoolReport) -> bool:

@@ -10,12 +10,10 @@ from door import Door
 def door(clean_environment: None) -> Iterator[Callable[..., Door]]:
     running: list[Door] = []
 
-    def start(*options: str, **env: str) -> Door:
-        running.append(Door(*options, **env))
+    def start(*options: str, before: str = "", **env: str | None) -> Door:
+        running.append(Door(*options, before=before, **env))
         return running[-1]
 
     yield start
     for one in running:
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.communicate()
+        one.end()

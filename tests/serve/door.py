@@ -23,11 +23,49 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+def message(
+    path: str = CALL,
+    *lines: str | bytes,
+    body: str | bytes = BODY,
+    method: str = "POST",
+    **more: str,
+) -> bytes:
+    """Return the bytes of a request whose connection ends.
+
+    Args:
+        path: With its query.
+        lines: More headers.
+        body: What is sent of it; its length is added where no line frames it.
+        method: Of the request.
+        more: Its `host`, and its `version` of HTTP.
+    """
+    content = body if isinstance(body, bytes) else body.encode()
+    encoded = [line if isinstance(line, bytes) else line.encode() for line in lines]
+    head = [f"{method} {path} HTTP/{more.get('version', '1.1')}".encode(), b"Connection: close"]
+    head.append(f"Host: {more.get('host', 'localhost')}".encode())
+    if content and not any(
+        line.lower().startswith((b"content-length", b"transfer-encoding")) for line in encoded
+    ):
+        head.append(b"Content-Length: %d" % len(content))
+    return b"\r\n".join([*head, *encoded, b"", b""]) + content
+
+
 class Door:
-    def __init__(self, *options: str, **env: str) -> None:
+    def __init__(self, *options: str, before: str = "", **env: str | None) -> None:
+        """Start it.
+
+        Args:
+            options: Of the command.
+            before: A statement that its process runs first, such as one that shortens a time.
+            env: Its environment; a variable of None is left out, as that of the state is by default
+                in a shell.
+        """
+        run = "import runpy; runpy.run_module('keyrot_middleware', run_name='__main__')"
+        program = ["-c", f"{before}\n{run}"] if before else ["-m", "keyrot_middleware"]
+        given = {**os.environ, "NO_PROXY": "127.0.0.1", "KEYROT_STATE_URL": "memory://", **env}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "keyrot_middleware", "serve", "--port", "0", *options],
-            env={**os.environ, "NO_PROXY": "127.0.0.1", "KEYROT_STATE_URL": "memory://", **env},
+            [sys.executable, *program, "serve", "--port", "0", *options],
+            env={name: value for name, value in given.items() if value is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -55,17 +93,26 @@ class Door:
         finally:
             connection.close()
 
-    def raw(self, request: str) -> str:
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=120)
+
+    def raw(self, request: str | bytes) -> str:
         """Send bytes as they are; return what comes back until the connection is closed."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=120) as connection:
-            connection.sendall(request.encode("latin-1"))
+        with self.connect() as connection:
+            connection.sendall(request if isinstance(request, bytes) else request.encode("latin-1"))
             return b"".join(iter(lambda: connection.recv(65_536), b"")).decode("latin-1")
 
     def stop(self) -> str:
-        """End it as systemd does; return what it wrote to stderr."""
+        """End it as systemd does; return what it wrote since it began."""
         self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=120)
-        return errors
+        output, errors = self.process.communicate(timeout=120)
+        return output + errors
+
+    def end(self) -> None:
+        """End it at once, if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
 
 
 def over(server: Any, *labels: str) -> dict[str, str]:

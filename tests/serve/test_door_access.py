@@ -1,5 +1,9 @@
 """Who may call through the door: no browser, no proxy, no odd request, and no key of its own."""
 
+import shutil
+import socket
+import subprocess
+
 import pytest
 from door import BODY, CALL, over
 
@@ -82,8 +86,25 @@ def test_with_a_token_nothing_else_is_accepted(door, service, tmp_path) -> None:
     assert one(X_Goog_Api_Key=TOKEN, Host="door.test").status == 200
     assert one(Authorization=f"Bearer {TOKEN}").status == 200
     assert one(f"{CALL}?key={TOKEN}").status == 200
-    assert TOKEN not in "\n".join(one.lines)
     assert service.sent("C") == 3
+    assert TOKEN not in "\n".join(one.lines)
+    assert one.url == f"http://{socket.gethostname()}:{one.port}"
+    command = next(line for line in one.lines if "curl" in line).partition(": ")[2]
+    here = command.replace(socket.gethostname(), "127.0.0.1", 1)
+    if shutil.which("curl") is not None:
+        subprocess.run(["sh", "-c", f"{here} --fail"], capture_output=True, check=True)
+        assert service.sent("C") == 4
+
+
+@pytest.mark.parametrize("token", ["sixteen letters and spaces", "'FAKE-in-quotes-1'", "FÄKE" * 4])
+def test_a_token_that_no_program_can_send_is_refused(door, tmp_path, token) -> None:
+    """Before it serves; the message does not show it."""
+    file = tmp_path / "token"
+    file.write_text(token, "utf-8")
+    with pytest.raises(AssertionError) as error:
+        door("--token-file", str(file), GEMINI_API_KEYS="FAKE-a")
+    assert "a token has no spaces" in str(error.value)
+    assert token not in str(error.value)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ types: $(READY)  ## check types
 bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.md
 	@PYTHONPATH=tests:tests/ui $(BIN)/python -m benchmarks
 
-bench-serve: $(READY)  ## measure keyrot serve against a proxy of ten lines, on the same server
+bench-serve: $(READY)  ## measure keyrot serve beside a proxy of ten lines, with 1, 8 and 64 clients too
 	@$(BIN)/python -m benchmarks.serve
 
 bench-peers: .venv-bench/ready  ## measure LiteLLM's Router and proxy beside ours and write benchmarks/PEERS.md
@@ -87,8 +87,8 @@ frameworks: $(READY)  ## run fourteen frameworks, among them LangChain, ADK, ope
 providers: $(READY)  ## run the SDKs of all providers, newest and old, over a spent, a bad and a good key
 	@PYTHONPATH=tests:tools $(BIN)/python tools/frameworks/sdks.py $(SDKS)
 
-clients: $(READY)  ## run curl, Node's SDKs of Google, OpenAI and Anthropic, and Google's for Go, through keyrot serve
-	@$(BIN)/python -W ignore tools/clients/run.py
+clients: $(READY)  ## run twenty programs of Node, Go and Java, Gemini CLI and Claude Code through keyrot serve, as docs/serve.md says; CLIENTS="openai llm": some
+	@$(BIN)/python -W ignore tools/clients/run.py $(CLIENTS)
 
 recipes: .venv-recipes/ready  ## run the recipes of docs/recipes in FastAPI, Django, Celery, RQ, gunicorn, Jupyter, Streamlit, …
 	@echo "== recipes"

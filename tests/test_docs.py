@@ -29,6 +29,7 @@ RUN = (
     "celery",
     "dramatiq",
     "streamlit",
+    *("curl", "gemini", "claude", "llm", "aider"),
 )
 LIMIT_S = 300
 """Of one page; a page takes a second or two."""
@@ -111,6 +112,7 @@ def _commands() -> list[list[str]]:
 def _is_known(variable: str) -> bool:
     own = {*ENV_NAMES.values(), "GOOGLE_GEMINI_BASE_URL"}
     of_providers = {one for p in providers.platforms() for one in providers.of(p).variables}
+    own |= {providers.of(p).base_url_variable for p in providers.platforms()}
     known = own | of_providers | {f"{name}S" for name in of_providers}
     return variable in known or variable.startswith(("GEMINI_KEY_", "KEYROT_KEY_", "OTEL_"))
 

@@ -8,7 +8,7 @@ from support.servers import BINARIES, Server
 
 from keyrot_middleware.errors import PoolEvent
 
-from . import decision, file_state, serve
+from . import crowd, decision, door_path, file_state, serve
 from .calls import (
     PER_ROUND,
     PLAIN,
@@ -164,6 +164,7 @@ def table(redis: Server) -> list[Row]:
         *status_page(),
         *program(),
         *decision.rows(redis),
+        *door_path.rows(),
         *serve.rows(),
     ]
 
@@ -175,6 +176,7 @@ def main() -> None:
         rows = table(redis)
     finally:
         redis.remove()
+    clients = crowd.section()
     how = (
         f"The plain SDK and the pool take turns of {PER_ROUND} calls, {ROUNDS} times, against a "
         "loopback server in a process of its own; Redis is a Valkey on loopback. Added is the "
@@ -183,7 +185,8 @@ def main() -> None:
         "of google-genai adds less than one of httpx, since the pool repeats in place of the SDK's "
         "own retries."
     )
-    text = page("Results", "make bench", how, ("what", "bar", "measured"), rows)
+    results = page("Results", "make bench", how, ("what", "bar", "measured"), rows)
+    text = f"{results}\n{clients}"
     (Path(__file__).parent / "RESULTS.md").write_text(text)
     print(text)
 

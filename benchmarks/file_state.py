@@ -7,8 +7,9 @@ import sqlite3
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ from keyrot_middleware.core.model import (
     RetryPolicy,
     Usage,
 )
+from keyrot_middleware.runtime.driver import complete
 from keyrot_middleware.state import State, open_state
 
 from .crew import answer, crew
@@ -51,23 +53,18 @@ def rows() -> list[Row]:
     """Measure the state in a file."""
     floor, memory, file = costs()
     over = file - memory
-    saturated, working = load(0.0), load(WORK_S)
+    loads = [
+        row
+        for who, tasks in (("threads", False), ("tasks", True))
+        for row in _load_rows(who, load(0.0, tasks=tasks), load(WORK_S, tasks=tasks))
+    ]
     return [
         (
             "acquire and settle, 8 candidates, state in a file, over memory, p50",
             "≤ 6 × two transactions that update one row",
             f"{over:.0f} µs, {over / floor:.1f} × {floor:.0f} µs",
         ),
-        (
-            f"{PROCESSES} processes × {CALLERS} callers over one file, without a pause",
-            "≥ 2,000 calls/s, none in-process",
-            f"{saturated.calls_per_s:,.0f} calls/s, {saturated.alone} in-process",
-        ),
-        (
-            f"the same with {WORK_S * 1e3:.0f} ms of work in each call",
-            "≥ 1,800 calls/s, p99 of acquire and settle ≤ 50 ms",
-            f"{working.calls_per_s:,.0f} calls/s, p99 {working.p99_ms:.0f} ms",
-        ),
+        *loads,
         (
             f"tasks beside {PROCESSES - 1} such processes: the loop is held for more than "
             f"{LONG_HOLD_S * 1e3:.0f} ms",
@@ -78,6 +75,21 @@ def rows() -> list[Row]:
             "bytes of the file after 100,000 calls against 1,000, closed",
             "as many",
             f"{bytes_after(100_000):,} against {bytes_after(1_000):,}",
+        ),
+    ]
+
+
+def _load_rows(who: str, saturated: Load, working: Load) -> list[Row]:
+    return [
+        (
+            f"{PROCESSES} processes × {CALLERS} {who} over one file, without a pause",
+            "≥ 2,000 calls/s, none in-process",
+            f"{saturated.calls_per_s:,.0f} calls/s, {saturated.alone} in-process",
+        ),
+        (
+            f"the same {who} with {WORK_S * 1e3:.0f} ms of work in each call",
+            "≥ 1,800 calls/s, p99 of acquire and settle ≤ 50 ms",
+            f"{working.calls_per_s:,.0f} calls/s, p99 {working.p99_ms:.0f} ms",
         ),
     ]
 
@@ -130,9 +142,9 @@ def _two_updates(path: Path) -> Callable[[], None]:
     return update
 
 
-def load(work_s: float) -> Load:
+def load(work_s: float, *, tasks: bool = False) -> Load:
     """Let all callers call for some seconds, each with so much work in a call."""
-    with _folder() as path, crew(PROCESSES, _work, str(path), work_s) as pipes:
+    with _folder() as path, crew(PROCESSES, _work, str(path), work_s, tasks) as pipes:
         for pipe in pipes:
             answer(pipe)  # it is ready
         for pipe in pipes:
@@ -143,35 +155,45 @@ def load(work_s: float) -> Load:
     return Load(len(taken) / LOAD_S, taken[len(taken) * 99 // 100] * 1e3, alone)
 
 
-def _work(pipe: Connection, path: str, work_s: float) -> None:
+def _work(pipe: Connection, path: str, work_s: float, tasks: bool) -> None:
     state, times, alone = _open(Path(path)), list[float](), list[int]()
     _call(state)
     pipe.send(None)
     until = time.perf_counter() + pipe.recv()
 
-    def caller() -> None:
+    async def caller(wait: Callable[[], Awaitable[None]]) -> None:
         while time.perf_counter() < until:
             begun = time.perf_counter()
-            lease = _lease(state.acquire(INFO, OFFER, spread=True))
+            ask = partial(state.acquire, INFO, OFFER, spread=True)
+            lease = _lease(await state.do(ask) if tasks else ask())
             acquired = time.perf_counter()
-            time.sleep(work_s)
+            await wait()
             worked = time.perf_counter()
             state.settle(lease, USED)
             times.append(acquired - begun + time.perf_counter() - worked)
             alone.extend([1] * lease.degraded)
 
-    threads = [threading.Thread(target=caller) for _ in range(CALLERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    async def sleep() -> None:
+        time.sleep(work_s)  # noqa: ASYNC251 - in a thread of its own
+
+    async def all_tasks() -> None:
+        await asyncio.gather(*(caller(partial(asyncio.sleep, work_s)) for _ in range(CALLERS)))
+
+    if tasks:
+        asyncio.run(all_tasks())
+    else:
+        threads = [threading.Thread(target=complete, args=(caller(sleep),)) for _ in range(CALLERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     state.close()
     pipe.send((times, len(alone)))
 
 
 def long_holds(opened: Callable[[Path], State]) -> float:
     """Return the share of awaited calls of a state that hold the loop for long."""
-    with _folder() as path, crew(PROCESSES - 1, _work, str(path), WORK_S) as pipes:
+    with _folder() as path, crew(PROCESSES - 1, _work, str(path), WORK_S, False) as pipes:
         for pipe in pipes:
             answer(pipe)
         for pipe in pipes:

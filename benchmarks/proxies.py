@@ -5,7 +5,6 @@ LiteLLM's has an environment of its own, since its libraries are not ours.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,20 +16,15 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from venvs import ROOT, built, pins
+from venvs import built, pins
 
+from .crowd import CHAT, HEADERS, KEYS, REST_S, ROOT, litellm
 from .page import Row, table
 from .serve import PROXY, SERVE, Program, host_of_provider, peak_mb
 
 __all__ = ["section"]
 
 ROUNDS, CHATS, AT_ONCE = 10, 30, 8
-REST_S = 0.2
-"""LiteLLM logs a call in the background after it has returned."""
-MODEL = "gpt-5-mini"
-CHAT = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Say hello." * 20}]})
-HEADERS = {"Content-Type": "application/json", "Authorization": "Bearer FAKE"}
-KEYS = [f"FAKE-{number}" for number in range(3)]
 
 
 def section() -> str:
@@ -67,15 +61,7 @@ def _rows(python: Path) -> list[Row]:
                 KEYROT_ALLOWED_HOSTS=f"openai={origin}",
                 KEYROT_STATE_URL="memory://",
             ),
-            "LiteLLM's proxy": Program(
-                stack,
-                *(str(python.with_name("litellm")), "--config", _config(folder, origin)),
-                *("--host", "127.0.0.1", "--num_workers", "1", "--port"),
-                **env,
-                DISABLE_ADMIN_UI="True",
-                LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY="true",
-                LITELLM_LOCAL_MODEL_COST_MAP="True",  # otherwise it uses the internet
-            ),
+            "LiteLLM's proxy": litellm(stack, python, folder, origin),
         }
         rounds = [[_turn(server) for server in servers.values()] for _ in range(1 + ROUNDS)]
         rows: list[Row] = []
@@ -85,15 +71,6 @@ def _rows(python: Path) -> list[Row]:
             memory = f"{peak_mb(server.pid)} MB"
             rows.append((name, f"{cpu:.2f} ms", f"{alone:.1f} ms", f"{rate:.0f}", memory))
         return rows
-
-
-def _config(folder: Path, origin: str) -> str:
-    """Write the configuration of LiteLLM's proxy; return its path."""
-    to = {"model": f"openai/{MODEL}", "api_base": f"{origin}/v1"}
-    models = [{"model_name": MODEL, "litellm_params": {**to, "api_key": key}} for key in KEYS]
-    path = folder / "config.yaml"
-    path.write_text(json.dumps({"model_list": models}))
-    return str(path)
 
 
 def _turn(server: Program) -> tuple[float, float, float]:

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple, Unpack
 
 from . import providers
 from ._install import NO_KEY_FOUND, open_pool
-from .clients.call import PooledCalls
 from .clients.errors import facts_from_reported_error
+from .clients.no_key import why_no_key
+from .clients.pooled_calls import PooledCalls
 from .core.commands import Failed, StreamEnd, StreamOpened
 from .core.flow import CallState, Exhausted, end_stream
 from .core.model import (
@@ -261,7 +262,7 @@ class KeyManager:
             from .clients.exhausted import exhausted as error  # noqa: PLC0415 - it imports the SDK
 
             all_blocked = Exhausted(Unavailable(found.at, blocks))
-            return error(self._calls.no_key(all_blocked, providers.of(platform)), None)
+            return error(why_no_key(pool, all_blocked, providers.of(platform)), None)
 
         def make() -> CallState:
             self._forget_older_than(pool.clock.time() - LEASE_S)

@@ -12,11 +12,11 @@ from typing import Any
 from ..hosts import AllowedOrigins, hostname
 from ..runtime.pool import Pool
 from . import genai, httpx, live, requests
-from .call import PooledCalls
 from .httpx import transport
 from .patching import Args, Kwargs, Patcher, Wrapped, Wrapper
+from .pooled_calls import PooledCalls
 from .redaction import current_redact, filter_logs
-from .request import SDK, served
+from .routing import SDK, served
 
 __all__ = ["Binding", "transport"]
 

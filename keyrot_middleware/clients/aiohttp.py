@@ -27,10 +27,13 @@ from ..hosts import is_clear_here
 from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import PlainText, Secret
-from .body import LONGEST_BODY, Body, read_bounded
-from .call import Call, Incoming, PooledCalls, Reply
+from .body import Body
+from .bounded import LONGEST_BODY, read_bounded
+from .call import Call, Incoming
+from .pooled_calls import PooledCalls
 from .redaction import Redact, scrub_head
-from .request import Served, read
+from .refusals import OwnResponse
+from .routing import Served, read
 from .serving import Library, Pieces
 
 _LEFT_OUT = ("content-encoding", "content-length", "transfer-encoding", "location")
@@ -202,7 +205,7 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
         headers = [(k, v) for k, v in response.headers.items() if k.lower() not in _LEFT_OUT]
         return self._made(response.status, response.reason, headers, content)
 
-    def reply(self, reply: Reply, request: Any) -> Any:
+    def reply(self, reply: OwnResponse, request: Any) -> Any:
         """Return a response of our own."""
         return self._made(reply.code, responses.get(reply.code, ""), reply.headers, reply.body)
 

@@ -1,26 +1,21 @@
-"""A call of the pool: its key, its models, its deadline, and why no key could serve it.
+"""A call: one request that goes through the pool, its key, its models and its deadline.
 
-Nothing here knows a library. `PooledCalls` is what all calls of a pool share, Live sessions too.
+Nothing here knows a library.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
 import sys
-import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache, partial
-from hashlib import blake2b
-from math import ceil, inf, isfinite
+from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin
 
-from .. import providers
 from ..core.chains import (
     fallback_call,
     fallback_info,
@@ -31,36 +26,27 @@ from ..core.chains import (
     tried_note,
 )
 from ..core.commands import Done, Failed
-from ..core.failures import FOR_GOOD, MODEL_REFUSALS, REJECTIONS, SLOW, FailureFacts
-from ..core.flow import CallState, Exhausted
-from ..core.judgement import describe_block, judge
-from ..core.model import DEFAULT_PLATFORM, HOME, POOL_KEY, CallInfo, Candidate, Lease
+from ..core.failures import SLOW, FailureFacts
+from ..core.flow import Exhausted
+from ..core.model import POOL_KEY, Lease
 from ..core.text import is_page, one_line
-from ..errors import handle_internal_error, warn_safely
-from ..hosts import AllowedOrigins, host_from_url, is_within, origin_from_url
+from ..errors import handle_internal_error
+from ..hosts import host_from_url, is_within, origin_from_url
 from ..providers.base import Provider, Route
-from ..runtime import SdkCall, bypassed, required_project, required_tiers, session, workload
+from ..runtime import SdkCall, workload
 from ..runtime.first_token import first_token_s
-from ..runtime.pool import Pool
 from ..secrets import Secret
-from ..state.memory import BoundedDict
-from .body import LONGEST_BODY, EndReader, EventReader, with_served_tier
+from .bounded import LONGEST_BODY
+from .events import EndReader, EventReader, with_served_tier
 from .large import parse_body
-from .redaction import Redact, redacted_json, without_key
-from .signatures import Signatures, SignedEvents
+from .no_key import why_no_key
+from .pooled_calls import PooledCalls
+from .redaction import redacted_json, without_key
+from .refusals import RefusalError, error_response, without_pool
+from .signatures import SignedEvents
 
-_log = logging.getLogger("keyrot_middleware")
-
-_SALT = os.urandom(16)
-_EPHEMERAL = "auth_tokens/"
-_TO_TRANSPORT_S = 2.0
-"""How long an uninstall waits for calls of google-genai to reach their transport: microseconds."""
-_MOST_WARNED = 20
-"""Programs may use any number of hosts."""
 STAINLESS, FERN = "x-stainless-retry-count", "x-fern-language"
 """One is in each request of an SDK that repeats a 5xx: openai and its like, and cohere."""
-NO_RETRY = "x-should-retry"
-"""openai retries 429 and 5xx twice unless a response says otherwise."""
 _QUOTED = 300
 """Characters of a provider's message in a warning."""
 NO_ROUTE = Route("", bound_to_owner=True, counts_in_quota=False, protocol="unknown")
@@ -91,41 +77,6 @@ class Incoming(NamedTuple):
     """Whose it is, and what it asks for, where that was read before, as by `keyrot serve`."""
 
 
-class Outcome(NamedTuple):
-    """What a response that ends a call carries for the exception that google-genai makes of it."""
-
-    notes: Sequence[str]
-    """One about each attempt."""
-    no_key: NoKey | None = None
-    """Why no key could serve the call."""
-    last: tuple[int, Any, Any] | None = None
-    """Code, body and response of the last refusal before that."""
-
-
-class Refused(Exception):  # noqa: N818 - a refusal of the server, which reaches no caller
-    """No response that serves: a refusal, which goes to the program, or another attempt follows."""
-
-    def __init__(self, response: Any, body: Any = None, no_key: NoKey | None = None) -> None:
-        super().__init__()
-        first = body[0] if isinstance(body, list) and body else body
-        self.response = response
-        self.body = body
-        self.no_key = no_key
-        self.code = 0
-        self.details = first if isinstance(first, dict) else None
-        """The body, as Google writes errors."""
-        error = self.details.get("error") if self.details else None
-        self.status = error.get("status") if isinstance(error, dict) else None
-
-
-class Reply(NamedTuple):
-    """A response of our own, in place of one of the server's."""
-
-    code: int
-    headers: dict[str, str]
-    body: bytes
-
-
 class Target(NamedTuple):
     """What is sent: with another model than the program's."""
 
@@ -133,242 +84,6 @@ class Target(NamedTuple):
     url: str
     """Without a key."""
     body: bytes
-
-
-class NoKey(NamedTuple):
-    """Why no key could serve a call."""
-
-    code: int
-    body: Any
-    """An error as the provider writes it, or the one with which it rejected the last key."""
-    until: float
-    """When the first key is expected back, epoch seconds; `inf` for never."""
-    retry_in: int | None
-    """Seconds until then, rounded up, at least 1; None for never."""
-    reasons: dict[str, str]
-    """Why each key cannot serve, and until when, by key id."""
-
-
-class PooledCalls:
-    """A pool, and where its keys may go."""
-
-    def __init__(self, pool: Pool, allowed: AllowedOrigins) -> None:
-        """Serve a pool whose keys may go to *allowed*."""
-        self.pool = pool
-        self.allowed = allowed
-        self.signatures = Signatures()
-        """Those of models that have served in place of another."""
-        self.uploads: BoundedDict[Secret] = BoundedDict(1_000)
-        """The client's own key, or an empty one, of each upload that was begun here, by its name;
-        its bytes may come without a key."""
-        self.begun: set[SdkCall | None] = set()
-        """Calls of google-genai with the placeholder, which have not reached their transport."""
-        self._is_closed = False
-        self._warned: set[str] = set()
-        self._left_out: set[str] = set()
-
-    def begin(self, call: SdkCall) -> bool:
-        """Return whether a call of google-genai may have the placeholder in place of its key."""
-        self.begun.add(call)
-        if self._is_closed:
-            self.begun.discard(call)
-            return False
-        return True
-
-    def close(self) -> None:
-        """Begin no call, and let those that have the placeholder reach their transport."""
-        self._is_closed = True
-        end = time.monotonic() + _TO_TRANSPORT_S
-        while self.begun and time.monotonic() < end:
-            time.sleep(0.001)
-
-    @property
-    def tiers(self) -> frozenset[str] | None:
-        """The tiers of the keys that may serve a call that is made now; None: all."""
-        mine, asked = self.pool.tiers, required_tiers.get()
-        return mine & asked if mine is not None and asked is not None else mine or asked
-
-    def serves(
-        self,
-        key: str,
-        base_url: str,
-        platform: str = DEFAULT_PLATFORM,
-    ) -> bool:
-        """Return whether a request goes through the pool; else it is sent as it is.
-
-        Args:
-            key: The client's own key, the placeholder or "".
-            base_url: Where it goes; another host is warned about, once.
-            platform: That of the client. A pool without a key for another than the default has no
-                part in it.
-        """
-        if key.startswith(_EPHEMERAL) or bypassed.get():
-            return False
-        has_keys = platform in self.pool.selector.platforms
-        if platform != DEFAULT_PLATFORM and not has_keys:
-            return False
-        if not is_within(base_url, self.allowed[platform]):
-            host = host_from_url(base_url)
-            self.warn_once(
-                host, f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"
-            )
-            return False
-        if has_keys or not is_key(key):
-            return True
-        return self.tiers is not None or required_project.get() is not None
-
-    def call_state(self, info: CallInfo, key: str, wait_limit_s: float = inf) -> CallState:
-        """Return the state of a new call.
-
-        Args:
-            info: The call.
-            key: The client's own key, the placeholder or "".
-            wait_limit_s: The timeout of the call, seconds, which limits its waits.
-        """
-        pool, tiers, project = self.pool, self.tiers, required_project.get()
-        if tiers is not None or project is not None:
-            info = info._replace(tiers=tiers, project=project)
-        if pool.terms:
-            info = info._replace(terms=pool.terms.get(info.workload, pool.terms.get(None)))
-        if (same := session.get()) is not None:
-            info = info._replace(conversation=same)
-        own = self._own(key, info) if info.bound_to_owner else None
-        return CallState(
-            info,
-            pool.selector,
-            pool.policy,
-            pool.token_scale,
-            providers.of(info.platform).classify,
-            own or (self._home(info) if info.bound_to_owner else None),
-            pool.waiting_lines,
-            pool.evidence,
-            wait_limit_s,
-            home_is_own=own is not None,
-        )
-
-    def value(self, lease: Lease) -> Secret | None:
-        """Return the key of a lease; None for a key outside the pool, the client's own."""
-        key_id = lease.key_id
-        return None if key_id.startswith(HOME) else self.pool.secrets.value(key_id)
-
-    def redact(self, key: str) -> Redact:
-        """Return what redacts the pool's keys and the client's own *key* in a text."""
-        redact = self.pool.secrets.redact
-        return partial(redact, also=Secret(key)) if is_key(key) else redact
-
-    def no_key(self, exhausted: Exhausted, provider: Provider) -> NoKey:
-        """Return why no key could serve a call."""
-        blocks, now, pool = exhausted.unavailable.blocks, exhausted.unavailable.at, self.pool
-        first = judge(CallInfo("", ""), (), blocks, now=now, rejected={}).block
-        until = inf if first is None else first.until
-        retry_in = max(ceil(until - now), 1) if isfinite(until) else None
-        said, model = pool.last_sentence, exhausted.model
-        reasons = {
-            key_id: describe_block(block, said(key_id, block.reason, model))
-            for key_id, block in blocks.items()
-        }
-        ending = [b for b in blocks.values() if b.reason not in FOR_GOOD and isfinite(b.until)]
-        if not blocks and provider.platform not in pool.selector.platforms:
-            only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
-            lacks = f"pool {pool.name!r} has no {provider.title} API key{only}"
-            body = provider.error_body(401, f"keyrot: {lacks}; {provider.no_key}")
-            return NoKey(401, body, until, retry_in, reasons)
-        if not ending:
-            ids = [k for k, b in blocks.items() if b.reason in REJECTIONS]
-            is_model = any(block.reason in MODEL_REFUSALS for block in blocks.values())
-            last = pool.last_refusal(ids, exhausted.model if is_model else "")
-            if last is not None:  # else another process may have seen it
-                return NoKey(last[0], _whole_body(last[2]), until, retry_in, reasons)
-        text = f"Pool {pool.name!r} has no {provider.title} API key that may serve this call."
-        if reasons:
-            which = "that was tried " if exhausted.has_untried_keys else ""
-            shown = "; ".join(f"{key_id}: {why}" for key_id, why in list(reasons.items())[:_SHOWN])
-            more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-            text = f"No {provider.title} API key of pool {pool.name!r} {which}is available. "
-            text += f"{shown}{more}."
-        code, reason = 429, ""
-        if not ending:
-            code, reason = provider.rejection_code(block.reason for block in blocks.values())
-        elif first is not None and not first.note:  # a share of a day is not the provider's
-            reason = _DAYS.get(first.reason, "")
-        wait_s = until - now if ending else None
-        body = provider.error_body(code, text, reason=reason, retry_in_s=wait_s)
-        return NoKey(code, body, until, retry_in, reasons)
-
-    def _own(self, key: str, info: CallInfo) -> Candidate | None:
-        """Return a client's own key as a candidate, in the pool or not; None if it has none.
-
-        A key that keys.json marks for the other platform, or whose tier or project the call may
-        not use, counts as none.
-        """
-        if not is_key(key):
-            return None
-        key_id = self.pool.secrets.key_id_for(Secret(key))
-        own = self.pool.selector.keys.get(key_id) if key_id is not None else None
-        found = own or _outside(key, info.platform)
-        return found if info.may_use(found) else None
-
-    def _home(self, info: CallInfo) -> Candidate:
-        """Return the home key of clients without a key of their own, as a candidate."""
-        key_id = self.pool.home_id_for(info.platform, info.tiers, info.project)
-        found = self.pool.selector.keys.get(key_id) if key_id is not None else None
-        return found or _outside("", info.platform)
-
-    def log_left_out(self, title: str, name: str) -> None:
-        """Log, once for a header, that requests go out without it."""
-        if name not in self._left_out:
-            self._left_out.add(name)
-            text = "the header %s of requests is left out: their account is that of the %s key"
-            _log.info(text, name, title)
-
-    def warn_of_proxy(self, url: str) -> None:
-        """Warn of requests to this machine that a proxy would get in clear, once for a host."""
-        host = host_from_url(url)
-        self.warn_once(
-            f"proxy {host}",
-            f"calls to {host} bypass the pool: a proxy would get their keys in clear; let your "
-            "client send to it without one (NO_PROXY=localhost,127.0.0.1,[::1])",
-        )
-
-    def warn_once(self, subject: str, text: str) -> None:
-        """Warn of a host or a model, once; the warning cannot fail the call."""
-        if subject in self._warned or len(self._warned) >= _MOST_WARNED:
-            return
-        self._warned.add(subject)
-        _log.warning("%s", text)
-        warn_safely(text)
-
-
-def _outside(key: str, platform: str) -> Candidate:
-    """Return a key outside the pool, the client's own, as a candidate."""
-    label = f"{HOME}{fingerprint(key)}"
-    return Candidate(label, label, label, platform=platform)
-
-
-def is_key(key: object) -> bool:
-    """Return whether *key* is a key, neither empty nor a placeholder."""
-    return isinstance(key, str) and not key.strip().startswith(POOL_KEY) and key.strip() != ""
-
-
-@lru_cache(maxsize=256)
-def fingerprint(key: str) -> str:
-    """Return a label for a key outside the pool; it does not reveal the key."""
-    return blake2b(key.encode(), digest_size=4, key=_SALT).hexdigest()
-
-
-_DAYS = {"rpd": "rpd", "quota_day": "rpd", "usd": "usd", "usd_month": "usd"}
-"""How the body names a block of a day or longer."""
-_SHOWN = 10
-"""Keys named in the message; all of them are in `reasons`."""
-
-
-def _whole_body(details: Any) -> Any:
-    """Return the body; for an async stream the SDK has it as the text of a `message`."""
-    try:
-        body = json.loads(details["message"])
-    except (KeyError, TypeError, ValueError):
-        return details
-    return body if isinstance(body, dict) and "error" in body else details
 
 
 class Call:
@@ -584,11 +299,11 @@ class Call:
         """Return the key to send with a lease.
 
         Raises:
-            Refused: There is none: the pool is empty, and the program has none of its own.
+            RefusalError: There is none: the pool is empty, and the program has none of its own.
         """
         value = self.calls.value(lease) or self.own
         if not value:
-            raise Refused(without_pool(self.provider, self.target.url))
+            raise RefusalError(without_pool(self.provider, self.target.url))
         return value
 
     def write_key(self, key: Secret, headers: Headers, url: str) -> str:
@@ -736,7 +451,9 @@ class Call:
         where = host_from_url(upload_url) or "no host"
         text = f"the upload goes to {where}, not in KEYROT_ALLOWED_HOSTS"
         body = provider.error_body(400, f"keyrot: {text}")
-        return Failed(FailureFacts(400, body), Refused(_reply(400, body, self.url), body))
+        return Failed(
+            FailureFacts(400, body), RefusalError(error_response(400, body, self.url), body)
+        )
 
     def refused(self, code: int, text: str, headers: Mapping[str, str], response: Any) -> Failed:
         """Return the failure that a response is."""
@@ -745,22 +462,22 @@ class Call:
         except (ValueError, RecursionError):
             body = text
         after = headers.get("retry-after")
-        refused = Refused(response, body)
+        refused = RefusalError(response, body)
         refused.code = code
         return Failed(FailureFacts(code, body, after, headers=headers), refused)
 
     # No key ---------------------------------------------------------------------------------------
 
-    def no_key(self, exhausted: Exhausted) -> Refused:
+    def no_key(self, exhausted: Exhausted) -> RefusalError:
         """Return the response to a call that no key could serve.
 
         Its body is an object on a path of OpenAI's too: openai shows the message of one only.
         """
-        why = self.calls.no_key(exhausted, self.provider)
-        reply = _reply(why.code, why.body, self.target.url)
+        why = why_no_key(self.calls.pool, exhausted, self.provider)
+        reply = error_response(why.code, why.body, self.target.url)
         if why.code == 429 and why.retry_in is not None and FERN not in self._request.headers:
             reply.headers["retry-after"] = str(why.retry_in)
-        error = Refused(reply, why.body, why)
+        error = RefusalError(reply, why.body, why)
         error.__cause__ = exhausted.last
         for note in getattr(exhausted, "__notes__", ()):
             error.add_note(note)
@@ -777,32 +494,3 @@ _OK = 200
 """The success that has a body."""
 _IS_JSON = re.compile(r"[^;]*[/+-]json\s*(?:;|\Z)", re.IGNORECASE).match
 """A content type of one value; lines of JSON are a file or a stream, of any length."""
-
-
-def home_key(calls: PooledCalls, provider: Provider, url: str) -> Secret | Reply | None:
-    """Return the key that takes the place of a placeholder without the pool.
-
-    None: no key of the pool may go there, and the request is sent as it is.
-    """
-    if not is_within(url, calls.allowed[provider.platform]):
-        return None
-    home = calls.pool.home_value(provider.platform, required_tiers.get(), required_project.get())
-    return home or without_pool(provider, url)
-
-
-def without_pool(provider: Provider, url: str) -> Reply:
-    """Return the response to a request that has a placeholder where there is no key to send."""
-    return _reply(401, provider.error_body(401, f"keyrot: {provider.no_key}"), url)
-
-
-def _reply(code: int, body: object, url: str) -> Reply:
-    path, _, query = url.partition("?")
-    # Such a stream is an array, its errors too, and programs read it as one.
-    is_array = ":stream" in path and "alt=sse" not in query
-    content = json.dumps([body] if is_array else body).encode()
-    headers = {
-        "content-type": "application/json; charset=UTF-8",
-        "content-length": str(len(content)),
-        NO_RETRY: "false",
-    }
-    return Reply(code, headers, content)

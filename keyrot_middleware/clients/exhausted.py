@@ -17,7 +17,7 @@ from typing import Any
 
 from google.genai.errors import ClientError
 
-from .call import NoKey
+from .no_key import NoKey
 
 
 class KeyPoolExhausted(ClientError):  # noqa: N818 - its name is fixed, and says what it is

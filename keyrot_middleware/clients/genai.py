@@ -30,9 +30,9 @@ from ..providers.gemini import (
 )
 from ..runtime import SdkCall, sdk_call
 from ..secrets import PlainText
-from .call import PooledCalls, is_key
 from .patching import Args, Kwargs, Wrapped, Wrapper
-from .serving import outcome_of
+from .pooled_calls import PooledCalls, is_key
+from .serving import explanation_of
 
 _API = "google.genai._api_client"
 _ERRORS = "google.genai.errors"
@@ -306,7 +306,7 @@ def _vertex(asked: object) -> bool:
 def raise_error(wrapped: Wrapped, api_error: Any, args: Args, kwargs: Kwargs) -> Any:
     """Wrap `APIError.raise_error`: `KeyPoolExhausted`, or the SDK's exception with our notes."""
     given = dict(zip(("status_code", "response_json", "response"), args, strict=False)) | kwargs
-    outcome = outcome_of(given.get("response"))
+    outcome = explanation_of(given.get("response"))
     if outcome is None:
         return wrapped(*args, **kwargs)
     if outcome.no_key is not None:
@@ -325,7 +325,7 @@ async def raise_error_async(wrapped: Wrapped, api_error: Any, args: Args, kwargs
     """Wrap the method of that name, which does the same."""
     given = dict(zip(("status_code", "response_json", "response"), args, strict=False)) | kwargs
     given["response"] = response = getattr(given["response"], "__wrapped__", given["response"])
-    if outcome_of(response) is None:
+    if explanation_of(response) is None:
         return await wrapped(**given)
     return api_error.raise_error(**given)
 
@@ -336,7 +336,7 @@ def _raise_exhausted(response: object) -> None:
     Raises:
         KeyPoolExhausted: None could.
     """
-    outcome = outcome_of(response)
+    outcome = explanation_of(response)
     if outcome is None or outcome.no_key is None:
         return
     from .exhausted import exhausted  # noqa: PLC0415 - it imports the SDK
@@ -355,7 +355,7 @@ def made_error(wrapped: Wrapped, _owner: object, args: Args, kwargs: Kwargs) -> 
     error, inner = wrapped(*args, **kwargs), (*args, *kwargs.values())[0]
     if error is inner:
         return error
-    outcome = outcome_of(getattr(error, "response", None))
+    outcome = explanation_of(getattr(error, "response", None))
     if outcome is not None and outcome.no_key is not None:
         from .exhausted import exhausted  # noqa: PLC0415 - it imports the SDK
 

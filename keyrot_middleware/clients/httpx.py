@@ -17,11 +17,14 @@ from ..hosts import is_clear_here
 from ..runtime import runner, sdk_call
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
-from .body import LONGEST_BODY, AsyncTee, Body, Tee, mixed_type, read_bounded
-from .call import Call, Incoming, Outcome, PooledCalls, Reply, home_key
+from .body import AsyncTee, Body, Tee, mixed_type
+from .bounded import LONGEST_BODY, read_bounded
+from .call import Call, Incoming
 from .patching import Args, Kwargs, Wrapped, Wrapper
+from .pooled_calls import PooledCalls
 from .redaction import Redact, scrub_head
-from .request import SDK, Served, read
+from .refusals import Explanation, OwnResponse
+from .routing import SDK, Served, read
 from .serving import Library, Pieces
 
 if TYPE_CHECKING:
@@ -69,7 +72,7 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
             return self.handle(incoming, found, request, transport.handle_request)
         if isinstance(found, Call) and not _in_asyncio():
             own = found.own
-            found = None if own else home_key(found.calls, found.provider, incoming.url)
+            found = None if own else found.calls.home_key(found.provider, incoming.url)
         return self.ahandle(incoming, found, request, transport.handle_async_request)
 
     async def body_of(self, request: httpx.Request) -> tuple[bytes, Pieces | None]:
@@ -222,16 +225,16 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
         response.stream = kind(body, relay)
         return response
 
-    def reply(self, reply: Reply, request: httpx.Request) -> Any:
+    def reply(self, reply: OwnResponse, request: httpx.Request) -> Any:
         """Return a response of our own."""
         stream = self._library.ByteStream(reply.body)
         return self._library.Response(reply.code, headers=reply.headers, stream=stream)
 
-    def with_outcome(
-        self, response: httpx.Response, outcome: Outcome, request: httpx.Request
+    def with_explanation(
+        self, response: httpx.Response, outcome: Explanation, request: httpx.Request
     ) -> httpx.Response:
         """Return a response that carries an outcome."""
-        if outcome.last is not None and not isinstance(outcome.last[2], Reply):
+        if outcome.last is not None and not isinstance(outcome.last[2], OwnResponse):
             outcome.last[2].request = request
             outcome.last[2].read()
         response.extensions = {**response.extensions, "keyrot": outcome}

@@ -36,10 +36,11 @@ from ..runtime import required_project, required_tiers, runner, workload
 from ..secrets import Secret
 from ..state.base import State
 from ..telemetry import observe
-from .call import PooledCalls, is_key
 from .errors import facts_from_error, lost_connection
 from .genai import has_foreign_key, option
+from .no_key import why_no_key
 from .patching import Args, Kwargs, Wrapped, Wrapper
+from .pooled_calls import PooledCalls, is_key
 from .redaction import Redacting
 
 if TYPE_CHECKING:
@@ -390,7 +391,7 @@ class _Sessions:
             from .exhausted import exhausted  # noqa: PLC0415 - it imports the SDK
 
             return exhausted(
-                calls.no_key(found, _GEMINI), found.last, getattr(found, "__notes__", ())
+                why_no_key(calls.pool, found, _GEMINI), found.last, getattr(found, "__notes__", ())
             )
 
         call = calls.call_state(info, key, pooled.wait_limit_s)

@@ -21,11 +21,14 @@ from ..hosts import hostname, is_clear_here
 from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret
-from .body import LONGEST_BODY, Body, read_bounded
-from .call import Call, Incoming, PooledCalls, Reply
+from .body import Body
+from .bounded import LONGEST_BODY, read_bounded
+from .call import Call, Incoming
 from .patching import Args, Kwargs, Wrapped, Wrapper
+from .pooled_calls import PooledCalls
 from .redaction import Redact, scrub
-from .request import Served, read
+from .refusals import OwnResponse
+from .routing import Served, read
 from .serving import Library, Pieces
 
 if TYPE_CHECKING:
@@ -186,7 +189,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
     def rebuilt(self, response: requests.Response, content: bytes) -> Any:
         """Return an unread response with another content."""
         headers = {k: v for k, v in response.headers.items() if k.lower() not in _CODED}
-        made = self.reply(Reply(response.status_code, headers, content), response.request)
+        made = self.reply(OwnResponse(response.status_code, headers, content), response.request)
         made.reason, made.encoding = response.reason, response.encoding
         made.cookies, connection = response.cookies, getattr(response, "connection", None)
         made.connection = connection
@@ -198,7 +201,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         response.raw = _raw(response, pieces, lambda: complete(body.leave(relay)))
         return response
 
-    def reply(self, reply: Reply, request: Any) -> Any:
+    def reply(self, reply: OwnResponse, request: Any) -> Any:
         """Return a response of our own."""
         response = sys.modules["requests"].Response()
         response.status_code, response.request, response.url = reply.code, request, request.url

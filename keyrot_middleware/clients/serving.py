@@ -17,27 +17,30 @@ from ..runtime.driver import complete
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
 from ..telemetry import observe
-from .body import Body, read_bounded, until_enough
-from .call import NO_RETRY, Call, Incoming, Outcome, PooledCalls, Refused, Reply
+from .body import Body
+from .bounded import read_bounded, until_enough
+from .call import Call, Incoming
 from .errors import lost_connection
 from .large import text_of
+from .pooled_calls import PooledCalls
 from .redaction import Redact, Redacting, kept_error, redact_key
-from .request import Served, in_place_of_placeholder
+from .refusals import NO_RETRY, Explanation, OwnResponse, RefusalError
+from .routing import Served, in_place_of_placeholder
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Pieces = Iterator[bytes] | AsyncIterator[bytes]
 Send = Callable[[Request], Awaitable[Response]]
 """Sends a request once."""
-Found = Call | Reply | Secret | None
-"""What `request.read` has found a request to be."""
+Found = Call | OwnResponse | Secret | None
+"""What `routing.read` has found a request to be."""
 
 
-def outcome_of(response: object) -> Outcome | None:
+def explanation_of(response: object) -> Explanation | None:
     """Return the outcome that a response carries, or the SDK's response around it."""
     inner = getattr(response, "response_stream", response)
     found = getattr(inner, "keyrot", None) or getattr(inner, "extensions", {}).get("keyrot")
-    return found if isinstance(found, Outcome) else None
+    return found if isinstance(found, Explanation) else None
 
 
 class Library(ABC, Generic[Request, Response]):
@@ -111,7 +114,7 @@ class Library(ABC, Generic[Request, Response]):
         """Return the response whose stream the program reads through *relay*."""
 
     @abstractmethod
-    def reply(self, reply: Reply, request: Request) -> Response:
+    def reply(self, reply: OwnResponse, request: Request) -> Response:
         """Return a response of our own."""
 
     @abstractmethod
@@ -164,7 +167,7 @@ class Library(ABC, Generic[Request, Response]):
                 handle_internal_error("clients")
                 found = in_place_of_placeholder(self._calls, self._served, incoming)
                 request = self.with_body(request, content, rest)
-        if isinstance(found, Reply):
+        if isinstance(found, OwnResponse):
             return self.reply(found, request)
         if isinstance(found, Secret):
             return await self._send_home(request, found, once)
@@ -208,7 +211,7 @@ class Library(ABC, Generic[Request, Response]):
             response, body = opened
             opened.clear()
             response = self.streamed(response, body, found)
-            found = self.with_outcome(response, Outcome(body.notes), request)
+            found = self.with_explanation(response, Explanation(body.notes), request)
         return found
 
     async def _received(
@@ -308,7 +311,7 @@ class Library(ABC, Generic[Request, Response]):
         rebuilt = self.rebuilt(response, kept)
         if event is not None:
             facts = FailureFacts(None, event, headers.get("retry-after"), headers=headers)
-            return Failed(facts, Refused(rebuilt, event))
+            return Failed(facts, RefusalError(rebuilt, event))
         text = kept.decode(json.detect_encoding(kept), "replace")
         return call.refused(code, text, headers, rebuilt)
 
@@ -317,28 +320,28 @@ class Library(ABC, Generic[Request, Response]):
         text = call.redact(said.decode("utf-8", "replace"))
         cause = "a page in place of an answer" if text.strip() else "nothing in place of an answer"
         facts = FailureFacts(self.status(response), text, transport="no_answer", cause=cause)
-        return Failed(facts, Refused(self.rebuilt(response, said), text))
+        return Failed(facts, RefusalError(self.rebuilt(response, said), text))
 
     def last(self, call: Call, request: Request) -> Any:
         """Return the response that ends a call; raise what is none."""
         error = call.take_error()
-        if not isinstance(error, Refused):
+        if not isinstance(error, RefusalError):
             raise error
         before, last = error.__cause__, None
-        if isinstance(before, Refused):
+        if isinstance(before, RefusalError):
             last = (before.code, before.body, before.response)
-        outcome = Outcome(getattr(error, "__notes__", ()), error.no_key, last)
+        outcome = Explanation(getattr(error, "__notes__", ()), error.no_key, last)
         response = error.response
-        if isinstance(response, Reply):
+        if isinstance(response, OwnResponse):
             response = self.reply(response, request)
         elif hasattr(response.headers, "update") and (
             not call.state.info.sdk_retries or self.status(response) < 500
         ):
             response.headers[NO_RETRY] = "false"  # it was sent again here already
-        return self.with_outcome(response, outcome, request)
+        return self.with_explanation(response, outcome, request)
 
-    def with_outcome(self, response: Any, outcome: Outcome, request: Request) -> Any:
-        """Return the response to *request* that carries an outcome; see `outcome_of`."""
+    def with_explanation(self, response: Any, outcome: Explanation, request: Request) -> Any:
+        """Return the response to *request* that carries an outcome; see `explanation_of`."""
         response.keyrot = outcome
         return response
 

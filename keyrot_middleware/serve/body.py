@@ -18,7 +18,7 @@ LARGEST = 4 * 1024**3
 SPACE_MIB = 128
 """For all larger ones. Each takes its length, but not more than is kept of it."""
 KEPT_MIB = 32
-"""Of a body, for a second attempt; see `clients.body.LONGEST_BODY`."""
+"""Of a body, for a second attempt; see `clients.bounded.LONGEST_BODY`."""
 SPACE_S = 300.0
 """How long a body waits for space."""
 IDLE_S = 60.0

@@ -19,7 +19,7 @@ from support.json_server import JsonServer, Response
 from support.raw_server import RawServer
 
 import keyrot_middleware
-from keyrot_middleware.clients.body import LONGEST_BODY
+from keyrot_middleware.clients.bounded import LONGEST_BODY
 from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 

@@ -7,7 +7,7 @@ import pytest
 from support.modes import spread
 
 from keyrot_middleware import providers
-from keyrot_middleware.clients.body import EventReader
+from keyrot_middleware.clients.events import EventReader
 from keyrot_middleware.providers.gemini.replies import InteractionEvents
 
 USAGE = {

@@ -18,7 +18,9 @@ from support.raw_server import RawServer, chunk
 
 import keyrot_middleware
 from keyrot_middleware import providers
-from keyrot_middleware.clients.body import LONGEST_BODY, Body, EventReader
+from keyrot_middleware.clients.body import Body
+from keyrot_middleware.clients.bounded import LONGEST_BODY
+from keyrot_middleware.clients.events import EventReader
 from keyrot_middleware.clients.redaction import redact_key
 from keyrot_middleware.core.activity import POOL, ActivityLog
 from keyrot_middleware.runtime import current_pool

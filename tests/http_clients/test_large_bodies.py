@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrot_middleware import providers
-from keyrot_middleware.clients import body as module
+from keyrot_middleware.clients import events as module
 from keyrot_middleware.clients import large
-from keyrot_middleware.clients.body import LONGEST_BODY, EndReader, EventReader
+from keyrot_middleware.clients.bounded import LONGEST_BODY
+from keyrot_middleware.clients.events import EndReader, EventReader
 from keyrot_middleware.clients.large import parse_body, shortened, text_of
 from keyrot_middleware.core.model import NO_USAGE
 from keyrot_middleware.providers.base import text_size, with_named_model

@@ -19,8 +19,8 @@ from support.raw_server import RawServer, chunk
 import keyrot_middleware
 from keyrot_middleware import errors
 from keyrot_middleware.clients import call as calls
-from keyrot_middleware.clients import request, transport
-from keyrot_middleware.clients.body import LONGEST_BODY
+from keyrot_middleware.clients import routing, transport
+from keyrot_middleware.clients.bounded import LONGEST_BODY
 from keyrot_middleware.testing import FakeKey, Reply
 
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda m: m.__name__)
@@ -266,7 +266,7 @@ SENDERS = pytest.mark.parametrize(
 
 
 @SENDERS
-@pytest.mark.parametrize("broken", [(request, "_route"), (calls, "parse_body")])
+@pytest.mark.parametrize("broken", [(routing, "_route"), (calls, "parse_body")])
 def test_no_placeholder_is_sent_after_an_internal_error(
     broken, library, sender, gemini, pool, monkeypatch
 ) -> None:

@@ -22,7 +22,7 @@ from genai_prices import calc_price
 
 import keyrot_middleware
 from keyrot_middleware import providers
-from keyrot_middleware.clients.body import EventReader
+from keyrot_middleware.clients.events import EventReader
 from keyrot_middleware.clients.key_check import check_key
 from keyrot_middleware.core.activity import POOL, ActivityLog
 from keyrot_middleware.core.model import Usage

@@ -10,7 +10,7 @@ from google.genai._api_client import BaseApiClient
 from support.modes import MODES, ask, spread
 
 import keyrot_middleware
-from keyrot_middleware.clients import call as pooled_calls
+from keyrot_middleware.clients import pooled_calls
 from keyrot_middleware.testing import Reply
 
 KEY = "x-goog-api-key"

@@ -19,19 +19,10 @@ from ..providers.base import Provider, Route
 from ..providers.gemini import GEMINI_API
 from ..runtime import SdkCall, sdk_call
 from ..secrets import Secret
-from .call import (
-    FERN,
-    NO_ROUTE,
-    STAINLESS,
-    Call,
-    Headers,
-    Incoming,
-    PooledCalls,
-    Reply,
-    home_key,
-    without_pool,
-)
+from .call import FERN, NO_ROUTE, STAINLESS, Call, Headers, Incoming
+from .pooled_calls import PooledCalls
 from .redaction import without_key
+from .refusals import OwnResponse, without_pool
 
 SDK = "google-genai"
 _CLIENT_HEADER = "x-goog-api-client"
@@ -114,7 +105,7 @@ def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
 
 def read(
     calls: PooledCalls | None, served: Served, request: Incoming
-) -> Call | Reply | Secret | None:
+) -> Call | OwnResponse | Secret | None:
     """Return what to do with a request to an allowed host, before its body is read.
 
     Args:
@@ -145,7 +136,7 @@ def read(
 
 def _call(
     calls: PooledCalls | None, served: Served, request: Incoming, provider: Provider, route: Route
-) -> Call | Reply | Secret | None:
+) -> Call | OwnResponse | Secret | None:
     is_sdk = _SDK in request.headers.get(_CLIENT_HEADER, "")
     sdk = sdk_call.get() or SdkCall() if is_sdk else None
     if (request.library if sdk is None else SDK) not in served.libraries:
@@ -168,7 +159,7 @@ def _call(
             return without_pool(provider, request.url)
         own = sdk.own if sdk is not None else begun[0].reveal() if begun else ""
     if not calls.serves(own or POOL_KEY, request.url, platform=provider.platform):
-        return None if own else home_key(calls, provider, request.url)
+        return None if own else calls.home_key(provider, request.url)
     return Call(calls, request, provider, route, own=own, sdk=sdk, in_query=in_query)
 
 
@@ -192,7 +183,7 @@ def _route(there: Sequence[Provider], request: Incoming) -> tuple[Provider, Rout
 
 def in_place_of_placeholder(
     calls: PooledCalls | None, served: Served, request: Incoming
-) -> Reply | Secret | None:
+) -> OwnResponse | Secret | None:
     """Return what to do with a request that could not be read, or that no table knows."""
     said = (*(request.headers.get(name) or "" for name in served.key_headers), request.url)
     if not any(POOL_KEY in text for text in said):
@@ -202,4 +193,4 @@ def in_place_of_placeholder(
     provider = served.providers(request.url)[0]
     if calls is None:
         return without_pool(provider, request.url)
-    return None if request.is_exposed else home_key(calls, provider, request.url)
+    return None if request.is_exposed else calls.home_key(provider, request.url)

@@ -26,7 +26,7 @@ from .clients.errors import facts_from_reported_error
 from .clients.no_key import why_no_key
 from .clients.pooled_calls import PooledCalls
 from .core.commands import Failed, StreamEnd, StreamOpened
-from .core.flow import CallState, Exhausted, end_stream
+from .core.flow import CallState, Exhausted
 from .core.model import (
     DEFAULT_PLATFORM,
     NO_USAGE,
@@ -46,6 +46,7 @@ from .providers.gemini.replies import parse_usage
 from .providers.keys import StaysHere, display, hide_secrets
 from .runtime import current_pool
 from .runtime.driver import AsyncDriver, SyncDriver, complete
+from .runtime.held import Held
 from .runtime.pool import Clock, Pool, SystemClock
 from .runtime.runner import ErrorMaker
 from .secrets import Secret
@@ -101,7 +102,7 @@ class LeasedKey(StaysHere):
         return f"LeasedKey(key_id={self.key_id!r})"
 
 
-class KeyLease:
+class KeyLease(Held):
     """The use of one key: a context manager, for `with` and for `async with`; it is used once."""
 
     def __init__(
@@ -115,7 +116,7 @@ class KeyLease:
             no_key: Makes the exception where no key is available.
         """
         self._calls, self._make, self._no_key = calls, make, no_key
-        self._driver: SyncDriver | None = None
+        self._is_used = False
         self.key: LeasedKey
         self.leased_at = 0.0
         """When, epoch seconds."""
@@ -143,16 +144,18 @@ class KeyLease:
         await self.finish(error)
 
     async def _begin(self, kind: type[SyncDriver]) -> LeasedKey:
-        if self._driver is not None:
+        if self._is_used:
             raise RuntimeError("a lease is used once: call lease() for each request")
+        self._is_used = True
         call, pool = self._make(), self._calls.pool
         observer = observe(pool.observers, call.info, handle_internal_error)
-        self._driver = kind(pool, call, self._send, observer)
+        driver = kind(pool, call, self._send, observer)
         try:
-            await self._driver.run()
+            await driver.run()
         except Exhausted as exhausted:
             error = self._no_key(exhausted)
         else:
+            self.hold(driver)
             return self.key
         raise error
 
@@ -161,26 +164,24 @@ class KeyLease:
         self.key = LeasedKey(lease.key_id, self._calls.pool.secrets.value(lease.key_id))
         return StreamOpened(self, answered=False)
 
-    def end(self, _error: Exception | None) -> StreamEnd:
-        """Return the usage so far: to its call, the use of the key is an open stream."""
-        return StreamEnd(self.key.usage)
-
-    async def finish(self, error: BaseException | None) -> Report | None:
-        """Settle the lease; return what an exception of the program's means."""
-        driver = self._driver
-        assert driver is not None  # noqa: S101 - the block was entered
-        if error is not None and not isinstance(error, Exception):
-            driver.abandon()  # a cancellation or an interrupt is no failure of the key
-            return None
-        call, lease = driver.call, driver.lease
-        assert lease is not None  # noqa: S101 - it is settled here
+    def end(self, error: Exception | None) -> StreamEnd:
+        """Return the usage so far, and what *error* means; to its call the use is a stream."""
         failed = None
         if error is not None:
             facts = facts_from_reported_error(error, self._calls.pool.secrets.redact)
             failed = Failed(facts, error)
-        end = StreamEnd(self.key.usage, (), failed)
-        driver.finish(await end_stream(call, driver, lease, end))
-        call.last = driver.stream = None  # the frames of the exception are the program's
+        return StreamEnd(self.key.usage, (), failed)
+
+    async def finish(self, error: BaseException | None) -> Report | None:
+        """Settle the lease; return what an exception of the program's means."""
+        driver = self.driver
+        assert driver is not None  # noqa: S101 - the block was entered
+        if error is not None and not isinstance(error, Exception):
+            self.abandon()  # a cancellation or an interrupt is no failure of the key
+            return None
+        call = driver.call
+        await self.ended(error)
+        call.last = None  # the frames of the exception are the program's
         if not call.attempts:
             return None
         attempt = call.attempts[-1]
@@ -193,11 +194,6 @@ class KeyLease:
         pool = self._calls.pool
         if pool.refresh(key_id):
             pool.log_replaced(frozenset({key_id}))
-
-    def drop(self) -> None:
-        """Settle the lease of a program that has said nothing."""
-        if self._driver is not None:
-            self._driver.abandon()
 
 
 class KeyManager:
@@ -403,7 +399,7 @@ class KeyManager:
         with self._lock:
             stale = self._pop_older_than(at)
         for use in stale:
-            use.drop()
+            use.abandon()
 
     def _pop_older_than(self, at: float) -> list[KeyLease]:
         """Take old selections out; the lock is held."""

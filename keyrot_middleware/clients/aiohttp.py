@@ -24,10 +24,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from ..hosts import is_clear_here
-from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import PlainText, Secret
-from .body import Body
 from .bounded import LONGEST_BODY, read_bounded
 from .call import Call, Incoming
 from .pooled_calls import PooledCalls
@@ -35,6 +33,7 @@ from .redaction import Redact, scrub_head
 from .refusals import OwnResponse
 from .routing import Served, read
 from .serving import Library, Pieces
+from .stream import Stream
 
 _LEFT_OUT = ("content-encoding", "content-length", "transfer-encoding", "location")
 
@@ -195,9 +194,9 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
         """Release the connection of a response."""
         response.release()
 
-    def streamed(self, response: aiohttp.ClientResponse, body: Body, relay: runner.Relay) -> Any:
-        """Return the response whose content ends the lease."""
-        response.content = Content(body, relay)
+    def streamed(self, response: aiohttp.ClientResponse, stream: Stream) -> Any:
+        """Return the response whose content reads the stream, which holds the lease."""
+        response.content = Content(stream)
         return response
 
     def rebuilt(self, response: aiohttp.ClientResponse, content: bytes) -> Any:
@@ -279,16 +278,16 @@ class Content(aiohttp.StreamReader):
     counts as an HTTP chunk.
     """
 
-    def __init__(self, body: Body, relay: Any) -> None:
+    def __init__(self, stream: Stream) -> None:
         """Read nothing yet."""
         super().__init__(_STILL, sys.maxsize)
         self.begin_http_chunk_receiving()
-        self._body, self._relay = body, relay
+        self._stream = stream
 
     async def _wait(self, _: str) -> None:  # no public name; `clients` checks that it is there
         """Feed the next bytes, or the end."""
         try:
-            data = await self._body.read_of(self._relay)
+            data = await self._stream.read()
         except RuntimeError:  # another task is reading it
             raise
         except Exception as error:  # reading on must not look like the end of a whole stream
@@ -311,4 +310,4 @@ class Content(aiohttp.StreamReader):
     def set_exception(self, exc: BaseException, *cause: Any) -> None:
         """End the stream: its response is released, or closed."""
         super().set_exception(exc, *cause)
-        self._body.drop(self._relay)
+        self._stream.drop()

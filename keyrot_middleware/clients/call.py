@@ -97,6 +97,7 @@ class Call:
         "calls",
         "content",
         "in_query",
+        "in_thread",
         "own",
         "provider",
         "redact",
@@ -133,6 +134,8 @@ class Call:
         self.calls, self.provider, self.route, self.in_query = calls, provider, route, in_query
         self.own, self.redact, self.url = Secret(own), calls.redact(own), request.url
         self._request, self._sdk = request, sdk
+        self.in_thread = False
+        """A thread sends it, which nothing suspends."""
         self._error: Exception | None = None
         """That of the first model."""
 

@@ -14,10 +14,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..hosts import is_clear_here
-from ..runtime import runner, sdk_call
+from ..runtime import sdk_call
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
-from .body import AsyncTee, Body, Tee, mixed_type
 from .bounded import LONGEST_BODY, read_bounded
 from .call import Call, Incoming
 from .patching import Args, Kwargs, Wrapped, Wrapper
@@ -26,6 +25,7 @@ from .redaction import Redact, scrub_head
 from .refusals import Explanation, OwnResponse
 from .routing import SDK, Served, read
 from .serving import Library, Pieces
+from .stream import Stream, mixed_type
 
 if TYPE_CHECKING:
     import httpx
@@ -216,13 +216,15 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
             extensions=response.extensions,
         )
 
-    def streamed(self, response: httpx.Response, body: Body, relay: runner.Relay) -> httpx.Response:
-        """Return the response with the stream that ends the lease."""
-        if hasattr(relay, "__anext__"):
-            kind = mixed_type(AsyncTee, self._library.AsyncByteStream)
-        else:
-            kind = mixed_type(Tee, self._library.SyncByteStream)
-        response.stream = kind(body, relay)
+    def stream_type(self, *, in_thread: bool) -> type[Stream]:
+        """Return a class of the library's for threads, or for tasks."""
+        library: Any = self._library
+        kind = library.SyncByteStream if in_thread else library.AsyncByteStream
+        return mixed_type(Stream, kind)  # type: ignore[no-any-return]
+
+    def streamed(self, response: httpx.Response, stream: Stream) -> httpx.Response:
+        """Return the response with the stream that holds the lease."""
+        response.stream = stream  # type: ignore[assignment]  # it is one of theirs, see above
         return response
 
     def reply(self, reply: OwnResponse, request: httpx.Request) -> Any:

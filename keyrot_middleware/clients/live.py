@@ -32,7 +32,9 @@ from ..providers.gemini import GEMINI_API, KEY_HEADER, Gemini
 from ..providers.gemini.bodies import add_name, read_body
 from ..providers.gemini.replies import add_usage, parse_usage
 from ..providers.keys import mask_keys
-from ..runtime import required_project, required_tiers, runner, workload
+from ..runtime import required_project, required_tiers, workload
+from ..runtime.held import Held
+from ..runtime.runner import arun
 from ..secrets import Secret
 from ..state.base import State
 from ..telemetry import observe
@@ -76,11 +78,11 @@ class SessionWatch:
     def received(self, message: str | bytes) -> None:
         """Read a message of the server."""
 
-    async def ended(self, error: ConnectionClosed | None) -> None:
+    async def closed(self, error: ConnectionClosed | None) -> None:
         """Settle the session, once: it is closed, or lost with *error*."""
 
 
-class LiveConnection(SessionWatch):
+class LiveConnection(SessionWatch, Held):
     """One websocket: the key of its handshake, and what is settled at its end."""
 
     def __init__(self, lease: Lease, calls: PooledCalls, client_key: str) -> None:
@@ -94,15 +96,13 @@ class LiveConnection(SessionWatch):
         """What the SDK has opened; None once the program has it."""
         self._lease = lease
         self._state: State = calls.pool.state
-        self._relay: runner.AsyncRelay | None = None
         self._settling: asyncio.Future[None] | None = None
         self._recording: set[asyncio.Future[None]] = set()
 
-    def hold(self, relay: runner.AsyncRelay) -> Any:
-        """Keep the call open until the connection ends; return what the SDK has opened."""
-        self._relay = relay
-        session, self.session = self.session, None
-        return session
+    def end(self, error: Exception | None) -> StreamEnd:
+        """Return the usage of the session, its newest handle and why it broke."""
+        failed = Failed(_facts(error), error) if error is not None else None
+        return StreamEnd(self.account.usage, self.account.names, failed)
 
     def refused(self, error: Exception) -> None:
         """Note why the handshake failed."""
@@ -117,7 +117,7 @@ class LiveConnection(SessionWatch):
         except Exception:
             handle_internal_error("live")
 
-    async def ended(self, error: ConnectionClosed | None) -> None:
+    async def closed(self, error: ConnectionClosed | None) -> None:
         """Settle the session, once.
 
         It is settled in a task of its own: whoever reads the session may be cancelled meanwhile.
@@ -125,21 +125,20 @@ class LiveConnection(SessionWatch):
         if self._settling is None:
             if error is not None and not _is_normal(error):
                 self.account.error = copy.copy(error)  # notes are not for the program's own
-            if self._relay is None:
+            if self.driver is None:
                 return  # before the setup: the SDK raises, and the next key is tried
-            self._settling = asyncio.ensure_future(self._settle())
+            self._settling = asyncio.ensure_future(self._settle_closed())
         await asyncio.shield(self._settling)
 
-    async def _settle(self) -> None:
-        relay, self._relay = self._relay, None
-        await asyncio.gather(*self._recording, return_exceptions=True)
+    async def _settle_closed(self) -> None:
         try:
-            await anext(relay)  # type: ignore[arg-type]  # it is there until here
-        except StopAsyncIteration:
-            pass
-        except Exception as raised:
-            if raised is not self.account.error:
-                handle_internal_error("live")
+            await asyncio.gather(*self._recording, return_exceptions=True)
+            await self.ended(self.account.error)
+        except Exception:
+            handle_internal_error("live")
+        except BaseException as raised:
+            await self.interrupted(raised)
+            raise
 
     def _read(self, message: Any) -> None:
         # Each count is of one turn, in which the model reads the conversation again: they add up.
@@ -175,31 +174,6 @@ def _is_normal(closed: Any) -> bool:
     """Return whether a connection was closed as it should be, or by us, whatever the code."""
     ours = not closed.rcvd_then_sent and closed.rcvd is not None and closed.rcvd == closed.sent
     return ours or getattr(closed.rcvd or closed.sent, "code", None) in _NORMAL
-
-
-class _SessionStream:
-    """A session as the stream of one call: one item, then the end of the connection."""
-
-    def __init__(self, connection: LiveConnection) -> None:
-        self._first: LiveConnection | None = connection
-        self._account = connection.account
-
-    def __aiter__(self) -> _SessionStream:
-        return self
-
-    async def __anext__(self) -> LiveConnection:
-        first, self._first = self._first, None
-        if first is not None:
-            return first
-        raise self._account.error or StopAsyncIteration
-
-    def end(self, error: Exception | None) -> StreamEnd:
-        """Return the usage of the session, its newest handle and why it broke."""
-        failed = Failed(_facts(error), error) if error is not None else None
-        return StreamEnd(self._account.usage, self._account.names, failed)
-
-    async def aclose(self) -> None:
-        """Do nothing: the connection is closed by the SDK."""
 
 
 class _LiveCall(NamedTuple):
@@ -385,7 +359,7 @@ class _Sessions:
                 return Failed(_facts(connection.account.error or error), error)
             finally:
                 _current.reset(token)
-            return StreamOpened(_SessionStream(connection))
+            return StreamOpened(connection)
 
         def no_key(found: Exhausted) -> BaseException:
             from .exhausted import exhausted  # noqa: PLC0415 - it imports the SDK
@@ -396,9 +370,9 @@ class _Sessions:
 
         call = calls.call_state(info, key, pooled.wait_limit_s)
         observer = observe(calls.pool.observers, info, handle_internal_error)
-        connection: LiveConnection
-        connection, relay = await runner.ahold(calls.pool, call, send, no_key, observer)
-        return connection.hold(relay)
+        connection: LiveConnection = await arun(calls.pool, call, send, no_key, observer)
+        session, connection.session = connection.session, None
+        return session
 
 
 _Manager = AbstractAsyncContextManager[object]

@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from ..hosts import hostname, is_clear_here
-from ..runtime import runner
 from ..runtime.driver import complete
 from ..secrets import Secret
-from .body import Body
 from .bounded import LONGEST_BODY, read_bounded
 from .call import Call, Incoming
 from .patching import Args, Kwargs, Wrapped, Wrapper
@@ -30,6 +28,7 @@ from .redaction import Redact, scrub
 from .refusals import OwnResponse
 from .routing import Served, read
 from .serving import Library, Pieces
+from .stream import Stream
 
 if TYPE_CHECKING:
     import requests
@@ -195,10 +194,10 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
         made.connection = connection
         return made
 
-    def streamed(self, response: requests.Response, body: Body, relay: runner.Relay) -> Any:
-        """Return the response with the raw one that ends the lease."""
-        pieces = iter(lambda: complete(body.read_of(relay)), b"")
-        response.raw = _raw(response, pieces, lambda: complete(body.leave(relay)))
+    def streamed(self, response: requests.Response, stream: Stream) -> Any:
+        """Return the response with a raw one that reads the stream, which holds the lease."""
+        pieces = iter(lambda: complete(stream.read()), b"")
+        response.raw = _raw(response, pieces, stream.close)
         return response
 
     def reply(self, reply: OwnResponse, request: Any) -> Any:

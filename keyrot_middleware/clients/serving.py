@@ -17,15 +17,15 @@ from ..runtime.driver import complete
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
 from ..telemetry import observe
-from .body import Body
-from .bounded import read_bounded, until_enough
+from .bounded import LONGEST_BODY, until_enough
 from .call import Call, Incoming
 from .errors import lost_connection
 from .large import text_of
 from .pooled_calls import PooledCalls
-from .redaction import Redact, Redacting, kept_error, redact_key
+from .redaction import ENOUGH, Redact, Redacting, kept_error, redact_key
 from .refusals import NO_RETRY, Explanation, OwnResponse, RefusalError
 from .routing import Served, in_place_of_placeholder
+from .stream import Stream
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -83,7 +83,7 @@ class Library(ABC, Generic[Request, Response]):
 
     @abstractmethod
     def pieces(self, response: Response) -> tuple[Pieces, Callable[[], object]]:
-        """Return the bytes of a stream as they come, and what closes it; see `Body`."""
+        """Return the bytes of a stream as they come, and what closes it; see `Stream`."""
 
     def is_shared(self, response: Response) -> bool:
         """Return whether the connection of a response has other calls too."""
@@ -109,9 +109,14 @@ class Library(ABC, Generic[Request, Response]):
     def rebuilt(self, response: Response, content: bytes) -> Response:
         """Return an unread response like another one, with another content."""
 
+    def stream_type(self, *, in_thread: bool) -> type[Stream]:
+        """Return the class of a stream that a thread or a task reads."""
+        del in_thread
+        return Stream
+
     @abstractmethod
-    def streamed(self, response: Response, body: Body, relay: runner.Relay) -> Response:
-        """Return the response whose stream the program reads through *relay*."""
+    def streamed(self, response: Response, stream: Stream) -> Response:
+        """Return the response, of which the program reads *stream*."""
 
     @abstractmethod
     def reply(self, reply: OwnResponse, request: Request) -> Response:
@@ -139,7 +144,9 @@ class Library(ABC, Generic[Request, Response]):
         async def once(one: Request) -> Response:
             return send_once(one)
 
-        return complete(self.ahandle(incoming, found, request, once, in_thread=True))
+        if isinstance(found, Call):
+            found.in_thread = True
+        return complete(self.ahandle(incoming, found, request, once))
 
     async def ahandle(
         self,
@@ -147,8 +154,6 @@ class Library(ABC, Generic[Request, Response]):
         found: Found,
         request: Request,
         once: Send[Request, Response],
-        *,
-        in_thread: bool = False,
     ) -> Any:
         """Send a request through the pool, or as it is.
 
@@ -156,8 +161,7 @@ class Library(ABC, Generic[Request, Response]):
             incoming: What the request is.
             found: What `read` has returned for it.
             request: The request.
-            once: Send[Request, Response]s it, or a copy of it, by a coroutine.
-            in_thread: The coroutine never suspends.
+            once: Sends it, or a copy of it, by a coroutine.
         """
         if isinstance(found, Call):
             content, rest = await self.body_of(request)
@@ -173,22 +177,15 @@ class Library(ABC, Generic[Request, Response]):
             return await self._send_home(request, found, once)
         while isinstance(found, Call):
             try:
-                return await self._serve(found, request, once, in_thread=in_thread)
+                return await self._serve(found, request, once)
             except Exception as failure:
                 goes_on = found.go_on(failure)
             if not goes_on:
                 return self.last(found, request)
         return await once(request)
 
-    async def _serve(
-        self,
-        call: Call,
-        request: Request,
-        once: Send[Request, Response],
-        *,
-        in_thread: bool,
-    ) -> Any:
-        pool, opened = call.calls.pool, list[Any]()
+    async def _serve(self, call: Call, request: Request, once: Send[Request, Response]) -> Any:
+        pool, opened = call.calls.pool, list[Response]()
         observer = observe(pool.observers, call.state.info, handle_internal_error)
 
         async def send(lease: Lease) -> Done | Failed | StreamOpened:
@@ -201,17 +198,15 @@ class Library(ABC, Generic[Request, Response]):
             except Exception as error:
                 return Failed(lost_connection(error), error)
             if isinstance(reply, StreamOpened):
-                opened[:] = (response, reply.stream)
+                opened[:] = (response,)
             return reply
 
         found: Any = await runner.arun(
-            pool, call.state, send, call.no_key, observer, in_thread=in_thread
+            pool, call.state, send, call.no_key, observer, in_thread=call.in_thread
         )
         if opened:
-            response, body = opened
-            opened.clear()
-            response = self.streamed(response, body, found)
-            found = self.with_explanation(response, Explanation(body.notes), request)
+            response = self.streamed(opened.pop(), found)
+            found = self.with_explanation(response, Explanation(found.notes), request)
         return found
 
     async def _received(
@@ -226,21 +221,41 @@ class Library(ABC, Generic[Request, Response]):
             return self.failed(call, response, await self._said(response))
         if not is_stream:
             return await self._read_whole(call, response, headers, key, in_full=in_full)
-        pieces, close = self.pieces(response)
-        body = Body(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
+        stream = self._stream_of(call, headers, key, *self.pieces(response))
         try:
-            page = await _read_page(body, call, status) if may_be_page else None
-            if page is not None:
-                return self.no_answer(call, response, page)
-            await body.read_first(call.state.deadline)
-            if not body.reader.failed_at_once:
-                return StreamOpened(body)
-            said = await until_enough(body)
+            failed = await self._begin(call, response, stream, may_be_page=may_be_page)
         except BaseException:
-            await body.aclose()  # the next attempt needs a connection too
+            await stream.release()
             raise
-        await body.aclose()
-        return self.failed(call, response, said, body.error)
+        if failed is None:
+            return StreamOpened(stream)
+        await stream.release()  # the next attempt needs a connection too
+        return failed
+
+    async def _begin(
+        self, call: Call, response: Response, stream: Stream, *, may_be_page: bool
+    ) -> Failed | None:
+        """Read the beginning of a stream; return the failure that it is, or None."""
+        if may_be_page and call.is_no_answer(self.status(response), await stream.begin()):
+            page, is_whole = await stream.read_up_to(LONGEST_BODY)
+            if is_whole:  # else it is too long to be kept: the program reads it
+                return self.no_answer(call, response, page)
+        await stream.read_first(call.state.deadline)
+        if not stream.reader.failed_at_once:
+            return None
+        said, _ = await stream.read_up_to(ENOUGH)
+        return self.failed(call, response, said[:ENOUGH], stream.error)
+
+    def _stream_of(
+        self,
+        call: Call,
+        headers: Mapping[str, str],
+        key: Secret,
+        pieces: Pieces,
+        close: Callable[[], object],
+    ) -> Stream:
+        make = self.stream_type(in_thread=call.in_thread)
+        return make(pieces, close, call.reader(headers), headers, key=key, redact=call.redact)
 
     async def _read_whole(
         self,
@@ -253,10 +268,9 @@ class Library(ABC, Generic[Request, Response]):
     ) -> Done | Failed | StreamOpened:
         status, (content, rest) = self.status(response), await self.content(response, headers)
         if rest is not None and status < 300:
-            close = self.pieces(response)[1]
-            body = Body(rest, close, call.reader(headers), headers, key=key, redact=call.redact)
-            body.first.append(body.take(content) or b"")
-            return StreamOpened(body)
+            stream = self._stream_of(call, headers, key, rest, self.pieces(response)[1])
+            stream.put_back(content)
+            return StreamOpened(stream)
         if status >= 300:
             if rest is not None:
                 await self.aclose(response)
@@ -344,16 +358,3 @@ class Library(ABC, Generic[Request, Response]):
         """Return the response to *request* that carries an outcome; see `explanation_of`."""
         response.keyrot = outcome
         return response
-
-
-async def _read_page(body: Body, call: Call, status: int) -> bytes | None:
-    """Return the page that a stream is; None if it is none, and begins as it came."""
-    begin = await body.begin()
-    if not call.is_no_answer(status, begin.decode("utf-8", "replace")):
-        return None
-    page, rest = await read_bounded(body)
-    if rest is not None:  # too long to be kept: the program reads it
-        body.first.insert(0, page)
-        return None
-    await body.aclose()
-    return page

@@ -111,7 +111,7 @@ def _connection_class(base: Any) -> Any:
                 await super().close(*args, **kwargs)
                 closed = _closed_by_server(self, redact, was_open=was_open)
             finally:
-                await watch.ended(closed)
+                await watch.closed(closed)
 
         def connection_lost(self, *args: object) -> None:
             """Settle a session that the program does not use meanwhile; see `UNREAD_S`."""
@@ -138,7 +138,7 @@ def _settle_unread(reference: Callable[[], Any]) -> None:
     if (connection := reference()) is not None:
         _, _, redact, watch = connection._keyrot
         error = _closed_by_server(connection, redact, was_open=False)
-        connection._keyrot_end = asyncio.ensure_future(watch.ended(error))
+        connection._keyrot_end = asyncio.ensure_future(watch.closed(error))
 
 
 def _hide_key(headers: Any) -> None:
@@ -154,7 +154,7 @@ async def _watched(redact: Redact, watch: SessionWatch) -> AsyncIterator[None]:
         with _cleaned(redact):
             yield
     except ConnectionClosed as error:
-        await watch.ended(error)
+        await watch.closed(error)
         raise
 
 

@@ -50,11 +50,15 @@ def complete(work: Coroutine[Any, Any, _T]) -> _T:
     raise AssertionError("what runs in a thread has nothing to wait for")
 
 
+def _nothing(_error: None) -> StreamEnd:
+    return StreamEnd()
+
+
 class SyncDriver:
     """Runs one call on the parts of its pool, and blocks the thread."""
 
+    in_thread = True
     _began = False
-    _in_thread = True
 
     def __init__(
         self,
@@ -77,8 +81,8 @@ class SyncDriver:
         self._record = RunningCall(pool.activity, call.info)
         self.lease: Lease | None = None
         """What this call holds, until it is settled."""
-        self.stream: Any = None
-        """The open stream, which counts its usage."""
+        self.is_held = False
+        """Something that is open holds the lease; see held.py."""
         self._end = StreamEnd()
         self.is_over = False
         self.time: Callable[[], float] = pool.clock.time
@@ -96,7 +100,7 @@ class SyncDriver:
             self.finish(error)
             raise
         if isinstance(reply, StreamOpened):
-            self.stream, self._send_request = reply.stream, _over
+            self._send_request = _over
             if self.call.info.stream:
                 self._record.open_stream()
         else:
@@ -116,29 +120,31 @@ class SyncDriver:
         if self.observer is not None:
             self.observer.finish(error, record)
 
-    def abandon(self) -> None:
+    def abandon(self, end: Callable[[None], StreamEnd] = _nothing) -> None:
         """Queue a call that is closed or dropped, to be settled; do nothing if it is over.
 
         The garbage collector may be closing it, at any line of a thread, also at one that holds a
         lock of the state, of a tracer or of logging: settling it here would wait for itself.
+
+        Args:
+            end: Returns what was used so far.
         """
         if self.is_over or not self._began:
             return
         self._began = False
-        stream, self.stream = self.stream, None
-        self._end = stream.end(None) if stream is not None else StreamEnd()
+        self._end = end(None)
         self._send_request = _over  # what waits to be settled keeps nothing of the request alive
         self._pool.abandoned.append(self)
 
     def __del__(self) -> None:
-        if self._began and not self.is_over:
+        if self._began and not self.is_over and not self.is_held:
             self.abandon()
 
     def settle_abandoned(self) -> None:
         """Settle the call in this thread, whether it is a sync or an async one."""
         lease, end = self.lease, self._end
         if lease is not None:
-            self._in_thread = True
+            self.in_thread = True
             outcome = Outcome(LeaseOutcome.ABANDONED, None, end.usage)
             complete(self.settle(Settle(lease, outcome, end.names)))
         self.finish(GeneratorExit())
@@ -175,9 +181,10 @@ class SyncDriver:
         send = self._send_request if limit_s is None else partial(self._send_until, limit_s)
         if self.observer is None:
             return await send(command.lease)
-        return await self._observed(command, partial(self._attached, partial(send, command.lease)))
+        return await self._observed(command, partial(self.in_span, partial(send, command.lease)))
 
-    async def _attached(self, work: Callable[[], Awaitable[_T]]) -> _T:
+    async def in_span(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Do *work* with the span of the attempt current."""
         observer = self.observer
         if observer is None:
             return await work()
@@ -280,7 +287,7 @@ class SyncDriver:
     async def _ask(self, work: Callable[[], _T], settle: Settle | None = None) -> _T | None:
         """Return what a method of the state returns; None if it fails: the call goes on."""
         try:
-            return work() if self._in_thread else await self._asked(work, settle)
+            return work() if self.in_thread else await self._asked(work, settle)
         except Exception:
             handle_internal_error("state")
             return None
@@ -308,19 +315,6 @@ class SyncDriver:
         listeners, info = self._pool.event_listeners, self.call.info
         tell(listeners, method, handle_internal_error, info, *args)
 
-    async def next_chunk(self, chunks: Any) -> tuple[Any, Exception | None]:
-        """Return the next chunk of a stream, with the span of the attempt current.
-
-        Returns:
-            None at the end of the stream, and where reading fails with the second.
-        """
-        try:
-            return await self._attached(partial(self._next, chunks)), None
-        except StopAsyncIteration:
-            return None, None
-        except Exception as error:
-            return None, error
-
     # The end of a thread --------------------------------------------------------------------------
 
     async def blocking(self, work: Callable[[], _T]) -> _T:
@@ -337,9 +331,6 @@ class SyncDriver:
             woken.wait(seconds)
         ticket.wake = None
 
-    async def _next(self, chunks: Any) -> Any:
-        return next(chunks, None)
-
     async def _send_until(self, limit_s: float, lease: Lease) -> Reply:
         """Send a request, and cut it off at its deadline."""
         tokens, model = self._pool.first_tokens, self.call.info.model
@@ -354,15 +345,11 @@ class SyncDriver:
         tokens.take(model, -1)
         return reply
 
-    async def close(self, stream: Any) -> None:
-        """Release the connection of a stream."""
-        stream.close()
-
 
 class AsyncDriver(SyncDriver):
     """The end of a task: blocks only that."""
 
-    _in_thread = False
+    in_thread = False
 
     async def blocking(self, work: Callable[[], _T]) -> _T:
         """Run what blocks for a while."""
@@ -396,9 +383,6 @@ class AsyncDriver(SyncDriver):
             timer.cancel()
             ticket.wake = None
 
-    async def _next(self, chunks: Any) -> Any:
-        return await anext(chunks)
-
     async def _send_until(self, limit_s: float, lease: Lease) -> Reply:
         """Send a request, and cut it off at its deadline."""
         loop, call = asyncio.get_running_loop(), self.call
@@ -416,10 +400,6 @@ class AsyncDriver(SyncDriver):
                     timer.cancel()
         except TimeoutError:
             return _too_slow()
-
-    async def close(self, stream: Any) -> None:
-        """Release the connection of a stream."""
-        await stream.aclose()
 
 
 def _over(_lease: Lease) -> Any:

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, STREAMED, Rig, key
-from support.replies import Chunks, invalid, minute
+from support.replies import Chunks, ChunkStream, invalid, minute
 from support.servers import wait_for
 from support.states import CtrlC, degrading
 
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope, Verdict
-from keyrot_middleware.runtime.runner import AsyncRelay
 
 ABANDONED, FAILURE, SUCCESS = LeaseOutcome.ABANDONED, LeaseOutcome.FAILURE, LeaseOutcome.SUCCESS
 
@@ -52,9 +51,9 @@ async def stopped(task: asyncio.Task[Any], times: int = 1) -> None:
         await task
 
 
-async def open_stream(rig: Rig, chunks: Chunks) -> AsyncRelay:
+async def open_stream(rig: Rig, chunks: Chunks) -> ChunkStream:
     rig.will("a", chunks)
-    relay: AsyncRelay = await rig.aopen()
+    relay: ChunkStream = await rig.aopen()
     return relay
 
 
@@ -244,19 +243,35 @@ def test_a_sync_stream_that_is_left_is_settled_once(rig: Rig, end: str) -> None:
     assert end == "drop" or tokens(rig) == 4
 
 
-def test_a_stream_that_is_being_read_cannot_be_read_or_closed_beside(rig: Rig) -> None:
+def test_a_stream_that_is_being_read_cannot_be_read_beside(rig: Rig) -> None:
     """A second reader gets an error, as with a generator, and the first one goes on."""
 
     class Nosy(Chunks):
         def __iter__(self) -> Any:
-            for act in (relay.close, relay.__next__):
-                with pytest.raises(ValueError, match="is being read"):
-                    act()
+            with pytest.raises(ValueError, match="is being read"):
+                relay.__next__()
             yield 1
 
     rig.will("a", Nosy())
     relay = rig.open()
     assert list(relay) == [1]
+    assert kinds(rig) == [SUCCESS]
+
+
+def test_a_stream_that_is_closed_while_it_is_read_is_settled_by_its_reader(rig: Rig) -> None:
+    """Its connection goes at once, the reader gets the end, and the lease is settled once."""
+
+    class Closing(Chunks):
+        def __iter__(self) -> Any:
+            yield 1
+            relay.close()
+            meanwhile.append((self.closed, len(rig.pool.abandoned)))
+            yield 2
+
+    meanwhile: list[tuple[int, int]] = []
+    rig.will("a", Closing())
+    relay = rig.open()
+    assert (list(relay), meanwhile) == ([1, 2], [(1, 0)])
     assert kinds(rig) == [SUCCESS]
 
 

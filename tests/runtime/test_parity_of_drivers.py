@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import replies as r
 from support.pool import INFO, STREAMED, Rig, Tape, key
-from support.replies import Chunks
+from support.replies import Chunks, ChunkStream
 
 from keyrot_middleware.core.commands import Refresh, Send, Settle, Sleep
 from keyrot_middleware.core.flow import CallState, Exhausted
@@ -167,14 +167,14 @@ async def run(script: Script, *, is_async: bool) -> tuple[Rig, list[Ran]]:
 
 async def _read(reply: Any, most: int | None) -> Any:
     taken: list[Any] = []
-    if isinstance(reply, runner.Relay):
+    if isinstance(reply, ChunkStream) and not reply._is_async:
         for chunk in reply:
             taken.append(chunk)
             if len(taken) == most:
                 reply.close()
                 break
         return taken
-    if isinstance(reply, runner.AsyncRelay):
+    if isinstance(reply, ChunkStream):
         async for chunk in reply:
             taken.append(chunk)
             if len(taken) == most:
@@ -190,7 +190,7 @@ def plain(value: Any) -> Any:
         return type(value).__name__, str(value), getattr(value, "__notes__", [])
     if isinstance(value, Lease):
         return ("Lease", *value._replace(reservation=None))
-    if isinstance(value, Chunks | Ticket):
+    if isinstance(value, Chunks | ChunkStream | Ticket):
         return type(value).__name__
     if isinstance(value, tuple | list):
         return (type(value).__name__, *map(plain, value))

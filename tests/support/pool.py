@@ -32,7 +32,7 @@ from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry import CallObserver, observe
 from keyrot_middleware.testing import FakeClock
-from support.replies import MODEL, OK, Chunks
+from support.replies import MODEL, OK, Chunks, ChunkStream
 
 INFO = CallInfo(MODEL, "generateContent", tokens=10, estimate=10)
 STREAMED = INFO._replace(verb="streamGenerateContent", stream=True)
@@ -184,7 +184,7 @@ class Rig:
         reply = replies.popleft() if replies else self.default
         if callable(reply):
             reply = reply()
-        return StreamOpened(reply) if isinstance(reply, Chunks) else reply
+        return StreamOpened(ChunkStream(reply)) if isinstance(reply, Chunks) else reply
 
     async def asend(self, lease: Lease) -> Any:
         return self.send(lease)
@@ -198,7 +198,7 @@ class Rig:
     def run(self, call: CallState) -> Any:
         """Run a call that was made before; for a stream return all its chunks."""
         reply = runner.run(self.pool, call, self.asend, _raised)
-        return list(reply) if isinstance(reply, runner.Relay) else reply
+        return list(reply) if isinstance(reply, ChunkStream) else reply
 
     def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> CallState:
         pool = self.pool
@@ -217,7 +217,7 @@ class Rig:
     ) -> Any:
         """Run a call in this thread; for a stream return all its chunks."""
         reply = self.open(info, home, observer)
-        return list(reply) if isinstance(reply, runner.Relay) else reply
+        return list(reply) if isinstance(reply, ChunkStream) else reply
 
     def open(
         self, info: CallInfo = STREAMED, home: Candidate | None = None, observer: Any = None
@@ -231,7 +231,7 @@ class Rig:
     ) -> Any:
         """Run a call in this task; for a stream return all its chunks."""
         reply = await self.aopen(info, home, observer)
-        return [one async for one in reply] if isinstance(reply, runner.AsyncRelay) else reply
+        return [one async for one in reply] if isinstance(reply, ChunkStream) else reply
 
     async def aopen(
         self, info: CallInfo = STREAMED, home: Candidate | None = None, observer: Any = None

@@ -1,11 +1,16 @@
 """What upstream answers: Google's bodies, lost connections, streams."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
+from keyrot_middleware.clients.events import EventReader
+from keyrot_middleware.clients.stream import Stream
 from keyrot_middleware.core.commands import Done, Failed, StreamEnd
 from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.model import Usage
+from keyrot_middleware.runtime.driver import complete
+from keyrot_middleware.secrets import Secret
 from support.google_bodies import delay, quota_failure, reason, rest, violation
 
 MODEL = "gemini-2.5-flash"
@@ -129,3 +134,49 @@ class Chunks:
 
     async def aclose(self) -> None:
         self.close()
+
+
+class ChunkStream(Stream):
+    """The open stream of chunks that are no bytes, such as numbers; each is read in a tuple."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        nothing: Any = None
+        super().__init__(nothing, nothing, EventReader(), {}, key=Secret("k"), redact=str)
+        self.chunks = chunks
+
+    def hold(self, driver: Any) -> Any:
+        self._is_async = not driver.in_thread
+        self._pieces = _in_tuples(self.chunks) if self._is_async else zip(self.chunks, strict=True)
+        return super().hold(driver)
+
+    def _take(self, data: Any) -> Any:
+        return data
+
+    async def _last(self, data: Any, error: Exception | None) -> Any:
+        broken = await self.ended(error)
+        if broken is not None:
+            raise broken
+        return ()
+
+    def end(self, error: Exception | None) -> StreamEnd:
+        return self.chunks.end(error)
+
+    async def release(self) -> None:
+        with suppress(Exception):
+            self.chunks.close()
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        if not (found := complete(self.read())):
+            raise StopIteration
+        return found[0]
+
+    async def __anext__(self) -> Any:
+        return (await super().__anext__())[0]
+
+
+async def _in_tuples(chunks: Chunks) -> AsyncIterator[Any]:
+    async for chunk in chunks:
+        yield (chunk,)

@@ -11,11 +11,11 @@ from opentelemetry import trace
 from keyrot_middleware.core.commands import Done, Failed, StreamEnd, StreamOpened
 from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.model import CallInfo, Candidate, Lease, RetryPolicy, Usage
-from keyrot_middleware.runtime import runner
 from keyrot_middleware.telemetry import Observer
 from keyrot_middleware.telemetry.logs import LogObserver
 from support import replies
 from support.pool import Rig
+from support.replies import ChunkStream
 
 PROMPT = "the prompt that must not be logged"
 USAGE = Usage(12, 30, 4, 8, "gemini-2.5-flash-001", "resp-1", ("stop",))
@@ -101,7 +101,7 @@ class ScriptedPool(Rig):
             reply = reply()
         if isinstance(reply, BaseException):
             raise reply
-        return StreamOpened(reply) if isinstance(reply, Chunks) else reply
+        return StreamOpened(ChunkStream(reply)) if isinstance(reply, Chunks) else reply
 
     def run(self, info: CallInfo = INFO) -> Any:  # type: ignore[override]
         return self.open(info)
@@ -113,8 +113,8 @@ class ScriptedPool(Rig):
         """Open a stream for this thread; nothing is sent before the first read."""
         yield from self.open(info)
 
-    async def astream(self, info: CallInfo = STREAMED) -> runner.AsyncRelay:
-        relay: runner.AsyncRelay = await self.aopen(info)
+    async def astream(self, info: CallInfo = STREAMED) -> ChunkStream:
+        relay: ChunkStream = await self.aopen(info)
         return relay
 
     def all_modes(self, *, stream: bool = False) -> dict[str, Callable[[], Any]]:

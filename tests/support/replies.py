@@ -149,8 +149,8 @@ class ChunkStream(Stream):
         self._pieces = _in_tuples(self.chunks) if self._is_async else zip(self.chunks, strict=True)
         return super().hold(driver)
 
-    def _take(self, data: Any) -> Any:
-        return data
+    async def _next(self) -> Any:  # an interrupt at any of its lines must leave nothing behind
+        return await anext(self._pieces, None) if self._is_async else next(self._pieces, None)
 
     async def _last(self, data: Any, error: Exception | None) -> Any:
         broken = await self.ended(error)

@@ -98,6 +98,15 @@ class EventReader:
         """Add bytes of the stream."""
         if self._events is None:
             return
+        if self._rest or self._is_array or not data.endswith(b"\n"):
+            self._feed_part(data)
+            return
+        for line in data.splitlines():
+            if line:
+                self._read_line(line)
+
+    def _feed_part(self, data: bytes) -> None:
+        """Add bytes that are more or less than whole lines."""
         self._rest += data
         if self._is_array:
             # Most elements end with a piece; to search each piece for one would be quadratic.
@@ -140,14 +149,13 @@ class EventReader:
 
     def _read_line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
-            marks = self._events.marks
-            if line[5:].strip() == b"[DONE]":
-                self.is_over = True
-            elif marks and not any(mark in line for mark in marks):
+            if self._events.skim(line):
                 self._begun = self._begun or b'"ping"' not in line
+            elif line[5:].strip() == b"[DONE]":
+                self.is_over = True
             else:
                 self._read_json(line[5:])
-        elif len(self._other) < _LONGEST_ERROR:
+        elif len(self._other) < _LONGEST_ERROR and not line.startswith(_FIELDS):
             self._other += line
             if line.endswith(b"}"):
                 self._read_json(self._other)
@@ -215,6 +223,8 @@ class EndReader(EventReader):
 ReadReply = Callable[[str], tuple[Usage, Sequence[str]]]
 _END = 65_536
 _LONG_EVENT = 65_536
+_FIELDS = (b"event:", b"id:", b"retry:", b":")
+"""How a line of an event begins that has no data."""
 _LONGEST_ERROR = 65_536
 """No error of a provider's is longer."""
 _decoder = json.JSONDecoder()

@@ -73,13 +73,27 @@ class Events:
     __slots__ = ()
 
     marks: ClassVar[tuple[bytes, ...]] = ()
-    """Only events that hold one of these are parsed and fed; empty: all."""
+    """What an event holds that reports anything; see `skim`."""
     usage: Any = NO_USAGE
     names: Any = ()
     """Stored things that were named so far."""
 
+    def skim(self, line: bytes) -> bool:
+        """Add an event by its line if that suffices; else return False: it is parsed and fed.
+
+        Most events of a stream carry text alone, and parsing them costs more than all else here.
+        In doubt an event is parsed. The default adds those without any of `marks`, if there are
+        some. Model output cannot look like a mark or a key: in JSON its quotes are escaped.
+
+        Args:
+            line: With its `data:`. The one that ends a stream, `[DONE]`, is not added.
+        """
+        if not self.marks or b"[DONE]" in line:
+            return False
+        return not any([mark in line for mark in self.marks])
+
     def feed(self, event: Mapping[str, Any]) -> bool:
-        """Add an event; return whether it is the last one."""
+        """Add an event, parsed; return whether it is the last one."""
         return False
 
     def is_error(self, event: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from math import ceil
 from typing import Any
@@ -17,6 +18,14 @@ _LARGE = 2_048
 """From this length on, parsing a whole body costs more than searching it."""
 _USAGE = '"usage"'
 NOT_TEXT = frozenset({"model", "role", "type", "id", "url", "image_url", "data", "detail"})
+_REST = rb'((?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+)"'
+_REST_OF_TEXT = re.compile(_REST).match
+_TEXT = re.compile(
+    rb'"delta":\s?\{[^}]{0,99}?"(?:content|reasoning\w*+|text|arguments)":\s?"' + _REST
+).search
+"""A text in the line of a chunk. What it is in cannot be a text itself: its quotes are escaped."""
+_PADDING = re.compile(rb',\s?"obfuscation":\s?"\w*+"').sub
+"""By which OpenAI hides the length of a text; it differs in each event."""
 _DEEPEST = 8
 _BYTES = 2
 """Of a text for each token that is booked where the server counts none. Most texts have twice as
@@ -74,30 +83,62 @@ def parse_text(text: str, *, in_full: bool) -> tuple[Usage, Mapping[str, Any]]:
 
 
 class ChatEvents(Events):
-    """Collects the usage of one stream of chat completions, which has an end of its own."""
+    """Collects the usage of one stream of chat completions, which has an end of its own.
 
-    __slots__ = ("_is_stored", "_size", "names", "usage")
+    Where the server counts nothing, tokens are estimated by the bytes of all texts. Most chunks
+    differ from the one before in one text alone. Of such a line only the text is read: the rest
+    reports what it did before.
+    """
+
+    __slots__ = ("_begin", "_constant", "_counted", "_end", "_is_stored", "_line", "_size", "names")
 
     def __init__(self, *, is_stored: bool = False) -> None:
         """Start empty; *is_stored*: what it names by its id is kept there."""
-        self.usage, self.names, self._size = NO_USAGE, (), 0
+        self._counted: Usage = NO_USAGE
+        """The usage so far, without an estimate."""
+        self.names, self._size = (), 0
         self._is_stored = is_stored
+        self._line = b""
+        """That of the event that is fed next."""
+        self._begin = self._end = b""
+        """What stood before a text and behind it in the event that was parsed last."""
+        self._constant = 0
+        """Bytes of all other texts in it."""
+
+    @property
+    def usage(self) -> Usage:
+        """The usage so far, with an estimate where the server counts nothing."""
+        if self._counted.input_tokens is not None or not self._size:
+            return self._counted
+        return self._counted._replace(output_tokens=ceil(self._size / _BYTES), estimated=True)
+
+    def skim(self, line: bytes) -> bool:
+        """Add the text of a chunk that is otherwise the same as the last one that was parsed."""
+        if self._begin and line.startswith(self._begin):
+            text = _REST_OF_TEXT(line, len(self._begin))
+            if text is not None and _PADDING(b"", line[text.end() :]) == self._end:
+                self._size += _size_in_json(text[1]) + self._constant
+                return True
+        self._line, self._begin = line, b""
+        return False
 
     def feed(self, body: Mapping[str, Any]) -> bool:
         """Add a chunk; return whether it is the last one."""
-        usage, before = parse_usage(body), self.usage
+        usage, before = parse_usage(body), self._counted
         if usage.input_tokens is None:
             choices = body.get("choices")
-            usage = self.estimated(
+            self.add_text(
                 [
                     one.get("delta") or one.get("text")
                     for one in (choices if isinstance(choices, list) else ())
                     if isinstance(one, Mapping)
-                ],
-                usage,
+                ]
             )
+            if before.input_tokens is not None:
+                output = usage.output_tokens or before.output_tokens
+                usage = usage._replace(input_tokens=before.input_tokens, output_tokens=output)
         reasons = usage.finish_reasons or before.finish_reasons
-        self.usage = usage._replace(finish_reasons=reasons)
+        self._counted = usage._replace(finish_reasons=reasons)
         if self._is_stored and usage.response_id:
             self.names = (usage.response_id,)
         return False
@@ -106,24 +147,26 @@ class ChatEvents(Events):
         """Return whether an event is an error; the first one may hide it as a body does."""
         if super().is_error(event):
             return True
-        is_first = self.usage is NO_USAGE and not event.get("choices")
+        is_first = self._counted is NO_USAGE and not self._size and not event.get("choices")
         return is_first and find_error(json.dumps(event)) is not None
 
-    def estimated(self, text: object, usage: Usage = NO_USAGE) -> Usage:
-        """Return the *usage* of an event with what was counted before, else with an estimate.
+    def add_text(self, part: object) -> None:
+        """Add the texts in a chunk, and keep what the next one may have in common with it."""
+        size = _size_of(part)
+        self._size += size
+        found = _TEXT(self._line)
+        if found is not None:
+            self._begin, self._end = self._line[: found.start(1)], self._line[found.end() :]
+            self._end = _PADDING(b"", self._end)
+            self._constant = size - _size_in_json(found[1])
+        self._line = b""
 
-        Args:
-            text: What has come with it.
-            usage: That of the event, which has no count of the input.
-        """
-        before = self.usage
-        if before.input_tokens is not None:
-            output = usage.output_tokens or before.output_tokens
-            return usage._replace(input_tokens=before.input_tokens, output_tokens=output)
-        self._size += _size_of(text)
-        if not self._size:
-            return usage
-        return usage._replace(output_tokens=ceil(self._size / _BYTES), estimated=True)
+
+def _size_in_json(text: bytes) -> int:
+    """Return the bytes of a text that stands between two quotes of JSON."""
+    if b"\\" not in text:
+        return len(text)
+    return text_size(_decode(f'"{text.decode("utf-8", "replace")}"'))
 
 
 def _size_of(part: object, depth: int = _DEEPEST) -> int:

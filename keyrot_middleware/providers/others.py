@@ -267,12 +267,10 @@ class CohereEvents(ChatEvents):
         """Add an event; return whether it is the last one."""
         found, kind = body.get("delta"), body.get("type") or body.get("event_type")
         is_last = kind in ("message-end", "stream-end")
-        if is_last:
-            usage = _billed(found or body.get("response"))
-        else:
-            usage = self.estimated([found, body.get("text")])
-        if usage != NO_USAGE:
-            self.usage = usage
+        if not is_last:
+            self.add_text([found, body.get("text")])
+        elif (usage := _billed(found or body.get("response"))) != NO_USAGE:
+            self._counted, self._size = usage, 0  # nothing is left to estimate
         return is_last
 
 

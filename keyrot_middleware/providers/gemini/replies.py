@@ -10,7 +10,10 @@ if possible.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from ...core.affinity import CONTINUATION, INTERACTION, PAGE, TYPED
@@ -44,23 +47,38 @@ _DETAILS = {
 """How `Usage.details` names the modalities in each list of details."""
 
 
+_REPORTS = re.compile(rb'"(?:finishReason|error|continuationToken|args|response)"').search
+"""What a chunk has that reports more than its usage, or, as the last two, may hold any keys."""
+_META_OF = re.compile(r'"usageMetadata"\s*:\s*').search
+_decoder = json.JSONDecoder()
+
+
 class StreamEvents(Events):
     """Collects the usage of one stream from its chunks."""
 
-    __slots__ = ("_meta", "_model", "_names", "_reasons", "_response_id")
+    __slots__ = ("_latest", "_meta", "_model", "_names", "_reasons", "_response_id")
 
     def __init__(self) -> None:
+        self._latest = b""
+        """The last event with usage that was not parsed, if it is newer than `_meta`."""
         self._meta: Mapping[str, Any] = _NONE
         self._model: str | None = None
         self._response_id: str | None = None
         self._reasons: dict[int, str] = {}
         self._names: dict[str, None] = {}
 
+    def skim(self, line: bytes) -> bool:
+        """Keep the line of a chunk that reports only its usage, in place of the one before it."""
+        if self._model is None or _REPORTS(line):
+            return False
+        if b'TokenCount"' in line:
+            self._latest = line
+            return True
+        return b'"candidates"' in line
+
     def feed(self, body: Mapping[str, Any]) -> bool:
         """Add a chunk; return whether it is the last one."""
-        meta = body.get("usageMetadata")
-        if isinstance(meta, Mapping) and _has_numbers(meta):
-            self._meta = meta
+        self._add_meta(body.get("usageMetadata"))
         self._model = as_text(body.get("modelVersion")) or self._model
         self._response_id = as_text(body.get("responseId")) or self._response_id
         reasons = _reasons(body.get("candidates"))
@@ -68,9 +86,17 @@ class StreamEvents(Events):
         self._names.update(dict.fromkeys(find_resource_names(body)))
         return bool(reasons)
 
+    def _add_meta(self, meta: object) -> None:
+        if isinstance(meta, Mapping) and _has_numbers(meta):
+            self._meta, self._latest = meta, b""
+
     @property
     def usage(self) -> Usage:
         """Return the usage so far."""
+        text = self._latest.decode("utf-8", "replace")
+        if found := _META_OF(text):
+            with suppress(ValueError, RecursionError):
+                self._add_meta(_decoder.raw_decode(text, found.end())[0])
         reasons = tuple(reason for _, reason in sorted(self._reasons.items()))
         return _usage(self._meta, self._model, self._response_id, reasons)
 

@@ -8,7 +8,7 @@ from support.servers import BINARIES, Server
 
 from keyrot_middleware.errors import PoolEvent
 
-from . import crowd, decision, door_path, file_state, serve
+from . import call_path, crowd, decision, door_path, file_state, serve
 from .calls import (
     PER_ROUND,
     PLAIN,
@@ -164,6 +164,7 @@ def table(redis: Server) -> list[Row]:
         *status_page(),
         *program(),
         *decision.rows(redis),
+        *call_path.rows(),
         *door_path.rows(),
         *serve.rows(),
     ]

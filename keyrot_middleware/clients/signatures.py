@@ -56,7 +56,7 @@ class Signatures:
 
 
 class SignedEvents(Events):
-    """The events of a stream, each of which goes to *note* too."""
+    """The events of a stream, each of which goes to *note* too: so all are parsed."""
 
     __slots__ = ("_events", "_note")
 

@@ -10,6 +10,7 @@ from support.modes import spread
 
 from keyrot_middleware import providers
 from keyrot_middleware.clients.events import EventReader
+from keyrot_middleware.clients.signatures import SignedEvents
 from keyrot_middleware.providers.base import Events
 from keyrot_middleware.providers.gemini.replies import InteractionEvents, StreamEvents
 from keyrot_middleware.providers.openai_protocol import ChatEvents
@@ -244,3 +245,13 @@ def test_of_chunks_with_usage_only_the_last_is_parsed() -> None:
     assert not events.skim(b'data: {"cachedContent": {}}'), "in doubt"
     assert events.skim(b'data: {"usageMetadata": {"promptTokenCount": 3')
     assert events.usage.input_tokens == 2, "it is no JSON"
+
+
+def test_each_event_of_a_model_that_stands_in_is_noted() -> None:
+    """Any of them may have a signature."""
+    noted: list[str] = []
+    reader = EventReader(SignedEvents(StreamEvents(), noted.append))
+    for place in range(3):
+        event = gemini({"text": "hi", "thoughtSignature": f"s{place}"})
+        reader.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert [f"s{place}" in text for place, text in enumerate(noted)] == [True] * 3

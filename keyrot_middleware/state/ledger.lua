@@ -1,15 +1,90 @@
--- The decisions of core/ledger.py, on records in Redis: one script is one decision, atomic for all.
--- redis.py puts its constants, and those of Python, in their places. docs/redis.md lists the records.
+-- The decisions of core/ledger.py, on records in Redis. One run of this script is one decision, atomic
+-- for all processes of a pool.
+--
+-- A run has four steps. (1) The time: the server's clock decides, and the first process of a day says
+-- when the day ends. (2) The quotas of all calls it is about are read, in one command; other records when
+-- they are needed. Each is read once. (3) The settles, in their order, then the call that wants a key, so
+-- that it has what they gave back. They change records in the memory of this run only (`save`), where each
+-- sees what the one before has changed. (4) `write_changed` writes what was changed.
+--
+-- Redis takes back nothing of a script that fails. That is why all counts and cooldowns are written at the
+-- end: a record that cannot be read ends the run, and no limit is changed. Only the end of the day and who
+-- owns a stored thing are written before.
+--
+-- A plain call is to be cheap: it reads the quotas of its keys and the health of one, and writes them. The
+-- other tables are empty in most pools, so one EXISTS asks for all of them first (`has_seldom`).
+--
+-- What each part is called in core/ledger.py and core/windows.py:
+--
+--   Ledger.acquire, _judge                           acquire: which key; grant: what is reserved for it
+--   Ledger._limits, _is_steady                       limits_of
+--   QuotaWindows.advance, adjust, reserve            advance, adjust, the beginning of grant
+--   QuotaWindows.blocked_by, _drained                full_window, drained
+--   QuotaWindows.kept, held_back                     held_back
+--   Ledger._part, _terms_block                       read_part, terms_block
+--   Spending.advance, expected, blocked_by           read_purse, expected_cost, budget_block
+--   Cooldown.blocked_by, Ledger._cooldown_block      cooldown_block
+--   Ledger._begin_probes, _end_probes, _clear_cooldowns
+--                                                    change_cooldowns, with what is changed
+--   Ledger.settle, _release, _settle_spending        settle, release, settle_spending
+--   Ledger._learn, _take_reported                    learn, take_reported
+--   Ledger._count_end, _apply_verdict                count_end, apply_verdict
+--   Cooldown.escalate, extend                        the end of apply_verdict
 --
 -- KEYS[1]: `keyrot:v2:{pool}`, with which all names begin, so that they are in one cluster slot.
 -- ARGV[1]: JSON of epoch seconds in tests, null else: this server's clock decides; settles; when the day
 --          and the month of now end, or nothing; a call to acquire a key for, or nothing.
 -- Returns the time; the ends of the settles' cooldowns, '' for none; JSON about the call, or ''; the
 -- name of the day's counts. Without the end of the day only the time.
---
--- Records are read once and written once, at the end: a record that cannot be read ends the script,
--- and nothing is changed. What another version of this package keeps behind the fields that are known
--- here is written back as it was.
+
+-- Constants ----------------------------------------------------------------------------------------
+
+-- redis.py sends this file with their numbers in the places of their names, which is faster; lines stay
+-- where they are. Those of Python, seconds if they end so; a test compares them:
+local GUARD_S = 1
+local PROBE_S = 2
+local PROBE_POLL_S = 0.1
+local RESERVED_S = 300
+local SLOT_S = 30
+local SLOTS = 21
+local FADE = 0.9
+local MINUTES_KNOWN = 4
+local HOUR_S = 3600
+local DAY_S = 86400
+local LONGEST_DAY_S = 90000
+local LONGEST_MONTH_S = 2682000
+local QUOTA_S = 172800 -- the counts of a day are kept for two
+local UNUSED_S = 2764800
+
+-- The fields of records, which are JSON arrays; core/windows.py and core/ledger.py say what they are.
+-- What another version of this package keeps behind them is written back as it was.
+
+-- QuotaWindows, by project and bucket; those of the calls that are first have a past:
+local MINUTE, REQUESTS, TOKENS = 1, 2, 3
+local LATE_REQUESTS, LATE_TOKENS = 4, 5
+local DAY_END, DAY_REQUESTS = 6, 7
+local PAST_MINUTES, PAST_REQUESTS, PAST_TOKENS = 8, 9, 10
+
+-- Learned, by project and bucket; what was read is the last three, which may be missing:
+local L_UNTIL, L_RPM, L_TPM, L_RPD, L_STEADY = 1, 2, 3, 4, 5
+local L_READ_RPM, L_READ_TPM, L_READ_RPD = 6, 7, 8
+
+-- Cooldown, by owner (a billing account, a project or a key) and scope:
+local UNTIL, FAILURES, FAILURE, WAITABLE, PROBE_UNTIL = 1, 2, 3, 4, 5
+
+-- Spending, by purse, in billionths of a dollar:
+local S_DAY_END, DAY, S_MONTH_END, MONTH, HIGHEST = 1, 2, 3, 4, 5
+local PERIOD, RESERVED, RESERVED_BEFORE = 6, 7, 8
+local SLOT, RECENT = 9, 10
+
+-- Health, by key:
+local LAST_USED, SUCCESSES, ERRORS, LAST_ERROR = 1, 2, 3, 4
+
+-- A block, which is no record but part of the reply: its reason, when it ends, whether it can be waited
+-- for; by the terms of a workload also which of them, the amount and the limit of which it is.
+local REASON, ENDS, CAN_WAIT, TERM, AMOUNT, LIMIT = 1, 2, 3, 4, 5, 6
+
+-- Records ------------------------------------------------------------------------------------------
 
 local test_time, settles, this_day_end, month_end, wanted = unpack(cjson.decode(ARGV[1]))
 local time = redis.call('TIME')
@@ -119,17 +194,12 @@ local function smaller(a, b)
   return a and b and math.min(a, b) or a or b
 end
 
--- A block is a reason, when it ends, whether it can be waited for, and what the terms of a workload say:
--- why, the amount and its limit. Of several the one that ends last counts.
+-- Of several blocks the one that ends last counts.
 local function later(one, other)
-  return (not one or (other and other[2] > one[2])) and other or one
+  return (not one or (other and other[ENDS] > one[ENDS])) and other or one
 end
 
--- Quotas: minute, requests, tokens, late requests, late tokens, end of the day, requests of the day. Those
--- of the calls that are first also have the minutes of the day that are over, their requests and tokens.
-
-local MINUTE, REQUESTS, TOKENS, LATE_REQUESTS, LATE_TOKENS, DAY_END, DAY_REQUESTS = 1, 2, 3, 4, 5, 6, 7
-local PAST_MINUTES, PAST_REQUESTS, PAST_TOKENS = 8, 9, 10
+-- Requests and tokens ------------------------------------------------------------------------------
 
 local minute = math.floor((now - GUARD_S) / 60)
 
@@ -155,7 +225,7 @@ local function adjust(q, slot, requests, tokens)
   local function add(field, more)
     q[field] = math.max(q[field] + more, 0)
   end
-  local counted, late = slot[1], slot[2]
+  local counted, late, counted_day_end = slot[1], slot[2], slot[3]
   if counted == q[MINUTE] or (late and counted + 1 == q[MINUTE]) then
     add(REQUESTS, requests)
     add(TOKENS, tokens)
@@ -164,7 +234,7 @@ local function adjust(q, slot, requests, tokens)
     add(LATE_REQUESTS, requests)
     add(LATE_TOKENS, tokens)
   end
-  if slot[3] == q[DAY_END] then
+  if counted_day_end == q[DAY_END] then
     add(DAY_REQUESTS, requests)
   end
 end
@@ -224,7 +294,8 @@ local function read_part(name, part)
   return advance(found or { -1, 0, 0, 0, 0, day_end, 0 }, part == ''), not found
 end
 
--- Return which window has no room for a workload that leaves some to the first ones.
+-- Return which window has no room for a workload that leaves some to the first ones: QuotaWindows.kept in
+-- core/windows.py says how much, and why.
 local function held_back(first, q, limits, call)
   local minutes, calls, tokens = unpack(first, PAST_MINUTES)
   local rate, of_day, size = (limits.rpm or 0) / 2, 0, calls > 0 and tokens / calls or 0
@@ -266,28 +337,25 @@ local function terms_block(name, q, rpm, tpm, rpd, call)
     local part = read_part(name, terms.workload)
     found = full_window(part, of(rpm), of(tpm), of(rpd), call)
     if found then
-      found[4], found[5], found[6] = 'share', of(limits[found[1]]), limits[found[1]]
+      local limit = limits[found[REASON]]
+      found[TERM], found[AMOUNT], found[LIMIT] = 'share', of(limit), limit
     end
   end
   return later(found, terms.first and held_back(read_part(name, ''), q, limits, call) or nil)
 end
 
--- Learned limits: until, rpm, tpm, rpd, whether those of a minute refill all the time; the three that were
--- read, if any.
+-- Return the limits in force, and whether those of a minute refill all the time.
 local function limits_of(key, learned)
   local rpm, tpm, rpd, steady = key.rpm, key.tpm, key.rpd, false
-  if learned and now < learned[1] then
-    rpm, tpm, rpd = smaller(rpm, learned[2]), smaller(tpm, learned[3]), smaller(rpd, learned[4])
-    steady = learned[5] == 1
+  if learned and now < learned[L_UNTIL] then
+    rpm, tpm = smaller(rpm, learned[L_RPM]), smaller(tpm, learned[L_TPM])
+    rpd = smaller(rpd, learned[L_RPD])
+    steady = learned[L_STEADY] == 1
   end
   return part_of(rpm, key.use), part_of(tpm, key.use), part_of(rpd, key.use), steady
 end
 
--- Money, in billionths: of the day, of the month, the highest cost, reserved in this period and in the
--- one before, and what was spent in each slot of the last ten minutes.
-
-local S_DAY_END, DAY, S_MONTH_END, MONTH, HIGHEST, PERIOD, RESERVED, RESERVED_BEFORE, SLOT, RECENT =
-  1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+-- Money --------------------------------------------------------------------------------------------
 
 local function read_purse(name)
   local s = read(PURSES, { name })[1] or { 0, 0, 0, 0, 0, 0, 0, 0, 0, {} }
@@ -320,37 +388,37 @@ end
 
 -- Return why a purse must not pay for a call: `purse` has its name and the limits of its windows.
 local function budget_block(s, purse, call)
+  local of_10m, of_day, of_month = known(purse[2]), known(purse[3]), known(purse[4])
   local recent, room_at = 0, s[SLOT] * SLOT_S
   for i = SLOTS, 1, -1 do
     recent = recent + s[RECENT][i]
-    if known(purse[2]) and recent >= purse[2] and room_at == s[SLOT] * SLOT_S then
+    if of_10m and recent >= of_10m and room_at == s[SLOT] * SLOT_S then
       room_at = (s[SLOT] + i) * SLOT_S
     end
   end
   local more = s[RESERVED] + s[RESERVED_BEFORE] + expected_cost(s, call)
   local windows = {
-    { 'usd_month', known(purse[4]), s[MONTH], s[S_MONTH_END] },
-    { 'usd', known(purse[3]), s[DAY], s[S_DAY_END] },
-    { 'usd_10m', known(purse[2]), recent, room_at },
+    { 'usd_month', of_month, s[MONTH], s[S_MONTH_END] },
+    { 'usd', of_day, s[DAY], s[S_DAY_END] },
+    { 'usd_10m', of_10m, recent, room_at },
   }
   local found
   for _, window in ipairs(windows) do
-    if window[2] and window[3] >= window[2] then
-      found = later(found, { window[1], window[4], window[1] == 'usd_10m' })
+    local reason, limit, spent, ends = window[1], window[2], window[3], window[4]
+    if limit and spent >= limit then
+      found = later(found, { reason, ends, reason == 'usd_10m' })
     end
   end
   for _, window in ipairs(windows) do
-    if s[RESERVED] + s[RESERVED_BEFORE] > 0 and window[2] and window[3] + more > window[2] then
+    local limit, spent = window[2], window[3]
+    if s[RESERVED] + s[RESERVED_BEFORE] > 0 and limit and spent + more > limit then
       found = found or { 'usd_reserved', now + PROBE_POLL_S, true }
     end
   end
   return found
 end
 
--- Cooldowns of a billing account, a project or a key, by scope: until, failures in a row, failure,
--- waitable, until when the probe is alone.
-
-local UNTIL, FAILURES, FAILURE, WAITABLE, PROBE_UNTIL = 1, 2, 3, 4, 5
+-- Cooldowns ----------------------------------------------------------------------------------------
 
 local function owners_of(one)
   return { 'billing:' .. one.account, 'project:' .. one.project, 'key:' .. one.record }
@@ -408,24 +476,25 @@ end
 -- Keep limits for a day; return whether those of before refill all the time.
 local function learn(name, limits, steady)
   local old, learned = read(LEARNED, { name })[1], { now + DAY_S }
-  old = old and now < old[1] and old
-  for i = 1, 3 do -- what was read follows, if anything; a reported limit of a day holds against it
-    local limit, read = known(limits[i]), i < 3 and old and old[i + 5]
-    learned[i + 1] = limit and smaller(limit, read) or old and known(old[i + 1]) or cjson.null
-    learned[i + 5] = old and old[i + 5] or nil
+  old = old and now < old[L_UNTIL] and old
+  for i, of in ipairs({ { L_RPM, L_READ_RPM }, { L_TPM, L_READ_TPM }, { L_RPD, L_READ_RPD } }) do
+    local field, read_field, limit = of[1], of[2], known(limits[i])
+    local listed = old and field ~= L_RPD and old[read_field] -- that of a day does not hold here
+    learned[field] = limit and smaller(limit, listed) or old and known(old[field]) or cjson.null
+    learned[read_field] = old and old[read_field] or nil
   end
-  for i = 9, old and #old or 0 do
+  for i = L_READ_RPD + 1, old and #old or 0 do
     learned[i] = old[i]
   end
-  learned[5] = (steady or old and old[5] == 1) and 1 or 0
-  local is_new = not old or learned[1] > old[1] + HOUR_S
-  for i = 2, 5 do
+  learned[L_STEADY] = (steady or old and old[L_STEADY] == 1) and 1 or 0
+  local is_new = not old or learned[L_UNTIL] > old[L_UNTIL] + HOUR_S
+  for i = L_RPM, L_STEADY do
     is_new = is_new or known(learned[i]) ~= known(old[i])
   end
   if is_new then
     save(LEARNED, name, learned, DAY_S)
   end
-  return old and old[5] == 1
+  return old and old[L_STEADY] == 1
 end
 
 -- Learn the limits that a response names, and count what the service has counted, if that is more.
@@ -464,10 +533,10 @@ local function release(s, name)
   end
   local learned = s.kind == 'success' and read(LEARNED, { name })[1]
   if learned then -- the limits that a single successful request exceeds are wrong, or were raised
-    local sizes, exceeded = { 0, s.requests, known(s.used) or 0, s.requests }, false
-    for i = 2, 4 do
-      if known(learned[i]) and sizes[i] > learned[i] then
-        learned[i], exceeded = cjson.null, true
+    local tokens_used, exceeded = known(s.used) or 0, false
+    for field, size in pairs({ [L_RPM] = s.requests, [L_TPM] = tokens_used, [L_RPD] = s.requests }) do
+      if known(learned[field]) and size > learned[field] then
+        learned[field], exceeded = cjson.null, true
       end
     end
     if exceeded then
@@ -501,14 +570,14 @@ end
 
 local function count_end(s)
   local h = read(HEALTH, { s.key })[1]
-  if type(h) ~= 'table' or not (known(h[2]) and known(h[3])) then
+  if type(h) ~= 'table' or not (known(h[SUCCESSES]) and known(h[ERRORS])) then
     h = { cjson.null, 0, 0, cjson.null }
   end
-  local hour = math.floor((known(h[1]) or 0) / HOUR_S)
-  h[1] = s.slot and now or h[1]
-  h[2] = h[2] + (s.kind == 'success' and 1 or 0)
+  local hour = math.floor((known(h[LAST_USED]) or 0) / HOUR_S)
+  h[LAST_USED] = s.slot and now or h[LAST_USED]
+  h[SUCCESSES] = h[SUCCESSES] + (s.kind == 'success' and 1 or 0)
   if s.verdict and s.kind ~= 'abandoned' then -- else a person has disabled the key
-    h[3], h[4] = h[3] + 1, s.verdict.failure
+    h[ERRORS], h[LAST_ERROR] = h[ERRORS] + 1, s.verdict.failure
   end
   save(HEALTH, s.key, h, hour ~= math.floor(now / HOUR_S) and UNUSED_S or nil)
 end
@@ -653,7 +722,7 @@ local function acquire(call)
       spending[place] = read_purse(purse[1])
       local spent = budget_block(spending[place], purse, call)
       if spent and call.terms and purse == call.terms.purse then
-        spent[4] = 'usd'
+        spent[TERM] = 'usd'
       end
       block = later(block, spent)
     end
@@ -668,6 +737,8 @@ local function acquire(call)
   end
   return best and grant(best, call, bucket, blocks) or cjson.encode({ blocks = blocks })
 end
+
+-- The run ------------------------------------------------------------------------------------------
 
 local names, ends = wanted and quota_names(wanted, bucket_of(wanted)) or {}, {}
 for _, s in ipairs(settles) do

@@ -1,5 +1,6 @@
 """Redis: its URLs, its records, and a server that fails."""
 
+import json
 import re
 import signal
 import socket
@@ -9,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from hashlib import sha1
 from itertools import count
 from math import inf
 from pathlib import Path
@@ -19,12 +21,20 @@ from support.pool import INFO, key
 from support.servers import Server, server
 from support.states import A, acquire, failed, lease_of, refusal, settle, used
 
+from keyrot_middleware.core import windows
 from keyrot_middleware.core.activity import ActivityRows
-from keyrot_middleware.core.model import Budget, Limits, RetryPolicy, Scope
+from keyrot_middleware.core.model import Budget, Limits, RetryPolicy, Scope, Terms
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import ConfigError, MissingExtraError
 from keyrot_middleware.state import open_state
-from keyrot_middleware.state.redis import RedisState, RedisStateError
+from keyrot_middleware.state import redis as state_in_redis
+from keyrot_middleware.state.base import UNUSED_S
+from keyrot_middleware.state.redis import (
+    RedisState,
+    RedisStateError,
+    script_source,
+    script_text,
+)
 from keyrot_middleware.state.redis import Server as Url
 from keyrot_middleware.testing import FakeClock
 
@@ -217,6 +227,62 @@ def test_the_servers_clock_decides(shared: Server) -> None:
         seen = state.snapshot([one])["a"]
         assert seen.cooldown_until == pytest.approx(clock.time() + 60, abs=20)
         state.close()
+
+
+# The script ------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_the_script_are_those_of_python() -> None:
+    """It has them as locals of its own, so that the file can be read, and run, by itself."""
+    found = dict(re.findall(r"^local (\w+) = ([\d.]+)\b", script_source(), re.MULTILINE))
+    known = {"QUOTA_S": 2 * DAY_S, "UNUSED_S": UNUSED_S}
+    known |= {name: getattr(windows, name) for name in found.keys() - known}
+    assert {name: float(number) for name, number in found.items()} == known
+    assert len(known) == 14
+
+
+def test_the_file_itself_is_a_script_that_does_the_same(
+    shared: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent has numbers in the places of names, in lines that are those of the file."""
+    one, terms = key("c", Limits(rpm=9, tpm=900)), Terms("night", share=0.5, behind="chat")
+    found, texts = [], (script_text(), script_source())
+    for text in texts:
+        digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+        monkeypatch.setattr(state_in_redis, "script_text", lambda text=text: text)
+        monkeypatch.setattr(state_in_redis, "script_digest", lambda digest=digest: digest)
+        shared.execute("FLUSHALL")
+        clock = FakeClock()
+        with closing(RedisState(shared.url, RetryPolicy(), test_clock=clock.time)) as made:
+            everything(made)
+            for _ in range(9):
+                clock.advance(29.5)
+                settle(made, one, used(12), info=INFO._replace(terms=terms))
+        names = [name for name in shared.names() if ":owner:" not in name]
+        tables = [name for name in names if "day_end" not in name]
+        rows = [(name, shared.execute("HGETALL", name)) for name in tables]
+        found.append(sorted(rows))
+    assert found[0] == found[1]
+    assert len(found[0]) >= 5
+    assert len({text.count("\n") for text in texts}) == 1
+
+
+def test_an_error_of_the_script_shows_its_line(state: RedisState, shared: Server) -> None:
+    """The server names only the number of the line."""
+    lease_of(state, A)
+    (name,) = (one for one in shared.names() if ":quotas:" in one)
+    (field,) = shared.execute("HKEYS", name)
+    row = json.loads(shared.execute("HGET", name, field))
+    shared.execute("HSET", name, field, json.dumps([row[0], True, *row[2:]]))  # a number to Python
+    with pytest.raises(RedisStateError) as caught:
+        acquire(state, A)
+    found = re.search(
+        r"user_script:(\d+): attempt .*; line (\d+) of ledger.lua is `(.+)`$", str(caught.value)
+    )
+    assert found is not None, caught.value
+    assert found[1] == found[2]
+    assert script_source().splitlines()[int(found[1]) - 1].strip() == found[3]
+    assert "q[" in found[3]
 
 
 # A server that fails ---------------------------------------------------------------------------

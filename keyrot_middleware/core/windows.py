@@ -1,10 +1,7 @@
 """Minutes, days, budgets and cooldowns as arithmetic; state/ledger.lua has the same in Lua.
 
 Requests and input tokens are counted in fixed windows: the wall-clock minute for RPM and TPM, the
-day of a time zone for RPD (docs/gemini-api.md#windows). A clock may differ from the service's by a
-second, so a minute begins `GUARD_S` late here, and a request of its last two seconds counts in the
-next minute too. A request larger than the whole limit never fits: it is allowed when the window is
-empty, since the estimate may be wrong; the response decides.
+day of a time zone for RPD (docs/gemini-api.md#windows). `QuotaWindows` says why that keeps limits.
 
 A cooldown without a time from the server doubles with each consecutive failure of its scope.
 When it ends, a single request (the probe) goes first; a success clears the cooldown. A slow probe
@@ -242,7 +239,36 @@ class Kept(NamedTuple):
 
 @dataclass(slots=True)
 class QuotaWindows:
-    """What one project has used of one model bucket."""
+    """What one project has used of one model bucket, in this minute and on this day.
+
+    Two things are hard: the service counts by a clock of its own, and what a request uses is known
+    only when it has ended.
+
+    The clock: it may differ from ours by `GUARD_S`, so our minute m begins that much late, at
+    60 m + 1 s, and ends at 60 m + 61 s. By the service's clock that is between 60 m and 60 m + 62:
+    in minute m, but for what we send in the last two seconds, which may be in minute m + 1. Such
+    requests are late, and count in both: the next minute does not begin with 0, but with
+    `late_requests` and `late_tokens`. So a request counts here in each minute in which the service
+    may count it, and what is within the limit here is so there. A day has no guard: at midnight a
+    request may fall into the other day, and after a 429 another key is tried.
+
+    The use: `reserve` counts a request before it is sent, with an estimate of its tokens, so that
+    requests under way do not exceed a limit together. It returns the slot: where it has counted.
+    When the request has ended, `adjust` corrects the tokens, or takes all back if nothing was sent,
+    in the windows of that slot that are not over. A call may be longer than its minute: nothing is
+    left there to correct, and a later minute is not touched. One that is never settled stays
+    counted, and ends with its windows. So a count is too high at times, and too low only if an
+    estimate was; then the window is full until it ends. A request larger than the whole limit may
+    go if its window is empty: the estimate may be wrong, and the response decides.
+
+    No timer ends a window. Each decision begins with `advance`, which compares the windows with the
+    time, however long nobody looked. So after a restart the records of a file or a Redis count on;
+    those in memory begin with 0, and the service says what it has counted (`sync`), or answers 429.
+    If our clock is set back by a minute, the counts go on; if by two or more, they begin anew.
+
+    Some limits of a minute refill all the time, and not at its end. For these every request is
+    late, and what the minute before has used drains evenly in this one (`_drained`).
+    """
 
     minute: int = -1
     requests: int = 0
@@ -379,12 +405,16 @@ class QuotaWindows:
             self.day_requests = max(self.day_requests + requests, 0)
 
     def kept(self, limits: Limits, now: float) -> Iterator[Kept]:
-        """Yield what others leave free of each limit, where this is what the first ones have used.
+        """Yield what others leave free of each limit for the calls that are `first`.
 
-        That is r + 3√r calls, of r that are expected until its end: calls that come at random are
-        more than that in one of seven hundred minutes. Before their rate is known, they are
-        expected to use half of a minute. Others may always use a twentieth of a limit. The amount
-        is rounded, so that nothing is left at the end.
+        These are the counts of the first calls. If r of them are expected until the window ends,
+        r + 3√r are kept: calls that come at random are more than that in one of seven hundred
+        minutes. Nothing is reserved. The amount is computed from the rate of the last minutes
+        (`past`) at each decision, so it needs no release: it falls with the time that is left, is
+        rounded to nothing at the end, and others use the rest of the window then.
+
+        Before the rate is known, the first calls are expected to use half of a minute, and nothing
+        of a day. Others may always use a twentieth of a limit.
         """
         rate, of_day = (limits.rpm or 0) / 2, 0.0
         minutes, calls, tokens = self.past
@@ -403,16 +433,18 @@ class QuotaWindows:
                 yield Kept(reason, limit, int(max(most, 0.0) + 0.5), own, one, of, until)
 
     def held_back(
-        self, others: QuotaWindows, limits: Limits, requests: int, tokens: int, now: float
+        self, whole: QuotaWindows, limits: Limits, requests: int, tokens: int, now: float
     ) -> Iterator[tuple[float, Kept]]:
-        """Yield which windows have no room for others, and until when.
+        """Yield which windows have no room for a call of others, and until when.
 
-        Less than the room that there is will be kept when r + 3√r calls are less than that.
+        *whole* counts all calls, the first ones too. While others have used nothing of a window,
+        one of their calls may go. Else it waits until so little is kept that it fits: until
+        r + 3√r, with the r that are expected then, is the room that it leaves.
         """
         used = {
-            "rpd": (others.day_requests, requests),
-            "rpm": (others.requests, requests),
-            "tpm": (others.tokens, tokens),
+            "rpd": (whole.day_requests, requests),
+            "rpm": (whole.requests, requests),
+            "tpm": (whole.tokens, tokens),
         }
         for kept in self.kept(limits, now):
             total, cost = used[kept.reason]

@@ -1,18 +1,21 @@
--- The decisions of core/ledger.py, on records in Redis. One run of this script is one decision, atomic
--- for all processes of a pool.
+-- The decisions of core/ledger.py, on records in Redis. One run of this script is one decision,
+-- atomic for all processes of a pool. A run has four steps; the last three are at the end of this
+-- file, under "The run":
 --
--- A run has four steps. (1) The time: the server's clock decides, and the first process of a day says
--- when the day ends. (2) The quotas of all calls it is about are read, in one command; other records when
--- they are needed. Each is read once. (3) The settles, in their order, then the call that wants a key, so
--- that it has what they gave back. They change records in the memory of this run only (`save`), where each
--- sees what the one before has changed. (4) `write_changed` writes what was changed.
+-- 1. The time. The server's clock decides, and the first process of a day says when the day ends.
+-- 2. The quotas of all calls that the run is about are read, in one command. Other records are read
+--    when they are needed, and each once.
+-- 3. Calls that have ended are settled, in their order. Then a key is chosen for the call that wants
+--    one, so that it has what the others gave back. Both change records in the memory of this run
+--    (`save`), where each sees what was changed before.
+-- 4. What was changed is written.
 --
--- Redis takes back nothing of a script that fails. That is why all counts and cooldowns are written at the
--- end: a record that cannot be read ends the run, and no limit is changed. Only the end of the day and who
--- owns a stored thing are written before.
+-- Redis takes back nothing of a script that fails. That is why all counts, limits and cooldowns are
+-- written at the end: a record that cannot be read ends the run, and nothing of them is changed. Only
+-- the end of the day, and who owns a stored thing, are written before.
 --
--- A plain call is to be cheap: it reads the quotas of its keys and the health of one, and writes them. The
--- other tables are empty in most pools, so one EXISTS asks for all of them first (`has_seldom`).
+-- Most calls read and write the quotas of keys, and their health, and most pools have nothing else.
+-- So one EXISTS says whether there is anything in the other tables (`has_seldom`).
 --
 -- What each part is called in core/ledger.py and core/windows.py:
 --
@@ -32,15 +35,17 @@
 --   Cooldown.escalate, extend                        the end of apply_verdict
 --
 -- KEYS[1]: `keyrot:v2:{pool}`, with which all names begin, so that they are in one cluster slot.
--- ARGV[1]: JSON of epoch seconds in tests, null else: this server's clock decides; settles; when the day
---          and the month of now end, or nothing; a call to acquire a key for, or nothing.
+-- ARGV[1]: JSON of epoch seconds in tests, null else: this server's clock decides; settles; when
+--          the day and the month of now end, or nothing; a call to acquire a key for, or nothing.
 -- Returns the time; the ends of the settles' cooldowns, '' for none; JSON about the call, or ''; the
 -- name of the day's counts. Without the end of the day only the time.
 
 -- Constants ----------------------------------------------------------------------------------------
 
--- redis.py sends this file with their numbers in the places of their names, which is faster; lines stay
--- where they are. Those of Python, seconds if they end so; a test compares them:
+-- redis.py sends this file with their numbers in the places of their names, which is faster. Lines
+-- stay where they are: the server's errors name them.
+
+-- Those of core/windows.py and state/base.py; a test compares them:
 local GUARD_S = 1
 local PROBE_S = 2
 local PROBE_POLL_S = 0.1
@@ -80,8 +85,8 @@ local SLOT, RECENT = 9, 10
 -- Health, by key:
 local LAST_USED, SUCCESSES, ERRORS, LAST_ERROR = 1, 2, 3, 4
 
--- A block, which is no record but part of the reply: its reason, when it ends, whether it can be waited
--- for; by the terms of a workload also which of them, the amount and the limit of which it is.
+-- A block, which is no record but part of the reply: its reason, when it ends, whether a call can
+-- wait for that; by the terms of a workload also which of them, the amount, and of which limit.
 local REASON, ENDS, CAN_WAIT, TERM, AMOUNT, LIMIT = 1, 2, 3, 4, 5, 6
 
 -- Records ------------------------------------------------------------------------------------------
@@ -294,8 +299,8 @@ local function read_part(name, part)
   return advance(found or { -1, 0, 0, 0, 0, day_end, 0 }, part == ''), not found
 end
 
--- Return which window has no room for a workload that leaves some to the first ones: QuotaWindows.kept in
--- core/windows.py says how much, and why.
+-- Return which window has no room for a workload that leaves some to the first ones. How much, and
+-- why, is in core/windows.py (QuotaWindows.kept).
 local function held_back(first, q, limits, call)
   local minutes, calls, tokens = unpack(first, PAST_MINUTES)
   local rate, of_day, size = (limits.rpm or 0) / 2, 0, calls > 0 and tokens / calls or 0

@@ -152,7 +152,7 @@ class Call:
         self.route = provider.route_with(self.route, body)
         info = provider.read_request(self.route, body)
         model = "" if self.route.protocol == NO_ROUTE.protocol else info.model
-        model = pool.secrets.redact(model)  # it is shown
+        model = pool.secrets.redact_name(model)  # it is shown: a key may be given in its place
         sticky = pool.policy.strategy == "sticky" and not info.bound_to_owner
         agent = provider.repeating_agent
         info = info._replace(

@@ -245,7 +245,11 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
 
 def _some(raw: list[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[str, str]:
     """Return some headers as a dictionary: each look-up in those of httpx takes microseconds."""
-    return {n.decode(): t.decode("latin-1") for name, t in raw if (n := name.lower()) in names}
+    if not raw:
+        return {}
+    found, texts = zip(*raw, strict=True)
+    fields = dict(zip(map(bytes.lower, found), texts, strict=True))
+    return {name.decode(): fields[name].decode("latin-1") for name in names & fields.keys()}
 
 
 class PooledTransport:
@@ -281,8 +285,11 @@ def _has_proxy(transport: Any, library: Any) -> bool:
             found.append(sender)
         elif len(senders) < _MOST_SENDERS:
             parts = getattr(sender, "__dict__", {}).values()
-            senders += [part for part in parts if hasattr(part, "handle_request")]
-            senders += [part for part in parts if hasattr(part, "handle_async_request")]
+            senders += [
+                part
+                for part in parts
+                if hasattr(part, "handle_request") or hasattr(part, "handle_async_request")
+            ]
     if not found:
         return isinstance(transport, library.HTTPTransport | library.AsyncHTTPTransport)
     proxies = core.HTTPProxy, core.SOCKSProxy, core.AsyncHTTPProxy, core.AsyncSOCKSProxy

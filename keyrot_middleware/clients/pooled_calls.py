@@ -202,7 +202,8 @@ def _outside(key: str, platform: str) -> Candidate:
 
 def is_key(key: object) -> bool:
     """Return whether *key* is a key, neither empty nor a placeholder."""
-    return isinstance(key, str) and not key.strip().startswith(POOL_KEY) and key.strip() != ""
+    text = key.strip() if isinstance(key, str) else ""
+    return text != "" and not text.startswith(POOL_KEY)
 
 
 @lru_cache(maxsize=256)

@@ -265,8 +265,9 @@ class Ledger:
         if terms is not None and info.requests:
             self._reserve_parts(name, terms, info, reservation, now)
         probe = bool(self._records.cooldowns) and self._begin_probes(key, bucket, info.verb, now)
-        more = {"probe": probe, "purses": purses, "refused": blocks}
-        return key.lease(info, bucket, now, reservation=reservation, **more)
+        return key.lease(
+            info, bucket, now, reservation=reservation, probe=probe, purses=purses, refused=blocks
+        )
 
     def count(self, lease: Lease, now: float) -> None:
         """Count a lease that another state has granted."""
@@ -298,9 +299,9 @@ class Ledger:
 
     def _limits(self, key: Candidate, name: str, now: float) -> Limits:
         """Return the limits in force, as far as the pool may use them."""
-        limits, learned = key.limits, self._records.learned.get(name)
-        if learned is not None and now < learned.until:
-            limits = learned.smaller(limits)
+        limits = key.limits
+        if self._records.learned and (learned := self._records.learned.get(name)) is not None:
+            limits = learned.smaller(limits) if now < learned.until else limits
         return limits if key.use >= 1.0 or limits is NO_LIMITS else limits.part(key.use)
 
     def _is_steady(self, name: str, now: float) -> bool:

@@ -31,7 +31,7 @@ from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
 from ..locks import Lock
 from ..providers.keys import StaysHere, foreign_key, is_ambiguous, mask_keys
-from . import MASKED_FROM, Secret, SecretStore
+from . import MASKED_FROM, PlainText, Secret, SecretStore
 
 START_TIMEOUT_S = 10.0
 """How long a start waits for stores; keys that have no answer by then join later."""
@@ -44,6 +44,8 @@ _log = logging.getLogger("keyrot_middleware")
 
 _FEW = 50
 """Values for each of which a text is searched sooner than it is looked through for all."""
+_MOST_NAMES = 1_000
+"""Names without a key that are remembered."""
 _LOGGED_SINGLY = 10
 """Keys without a value that the log names one by one."""
 # What may stand in a header and in an API key; a stray quote comes from `docker --env-file`.
@@ -106,21 +108,20 @@ class _Key:
 class _Index:
     """Finds which of many values stand in a text; its cost does not grow with them."""
 
-    def __init__(self, values: Sequence[Secret]) -> None:
+    def __init__(self, values: Sequence[PlainText]) -> None:
         self.values = values
-        self._by_length: dict[int, dict[int, Secret]] = {}
+        self._by_length: dict[int, dict[int, PlainText]] = {}
         """By the hash of the text, which nobody can read."""
         characters = set[str]()
         for value in values:
-            text = value.reveal()
-            characters |= set(text)
-            self._by_length.setdefault(len(text), {})[hash(text)] = value
+            characters |= set(value)
+            self._by_length.setdefault(len(value), {})[hash(value)] = value
         least = min(self._by_length, default=1)
         self._runs = re.compile(f"[{re.escape(''.join(characters) or ' ')}]{{{least},}}")
 
-    def find(self, text: str) -> Sequence[Secret]:
+    def find(self, text: str) -> Sequence[PlainText]:
         """Return those that stand in *text*, the longest first."""
-        found: dict[Secret, None] = {}
+        found: dict[PlainText, None] = {}
         for length, values in sorted(self._by_length.items(), reverse=True):
             for run in self._runs.finditer(text):
                 for start in range(run.start(), run.end() - length + 1):
@@ -162,8 +163,10 @@ class SecretCache(StaysHere):
         """Values of ids that left the pool, for calls in flight."""
         self._key_ids: dict[Secret, str] = {}
         """By value: the id that has it, or had it last."""
-        self._unusual_values: Sequence[Secret] = ()
+        self._unusual_values: Sequence[PlainText] = ()
         """Values that masking by shape does not hide wherever they stand, the longest first."""
+        self._clean_names = set[str]()
+        """Names in which there is nothing to mask; emptied when there is another value."""
         self._closed = False
         self._lock, self._notify_lock = Lock(), Lock()
         self._make_event()
@@ -221,6 +224,18 @@ class SecretCache(StaysHere):
         """
         return hide_escaped(text, self._mask if also is None else partial(self._mask, also=also))
 
+    def redact_name(self, name: str) -> str:
+        """Do as `redact` for a name that many calls have, as that of a model."""
+        clean = self._clean_names  # that of now: a value that comes meanwhile replaces it
+        if name in clean:
+            return name
+        shown = self.redact(name)
+        if shown == name:
+            if len(clean) >= _MOST_NAMES:
+                clean.clear()
+            clean.add(name)
+        return shown
+
     _index = _Index(())
 
     def _mask(self, text: str, also: Secret | None = None) -> str:
@@ -230,7 +245,8 @@ class SecretCache(StaysHere):
                 self._index = _Index(values)
             values = self._index.find(text)
         for value in values:
-            text = value.hide_in(text)
+            if value in text:
+                text = text.replace(value, "[redacted]")
         return text if also is None else also.hide_in(text)
 
     def __repr__(self) -> str:
@@ -397,8 +413,8 @@ class SecretCache(StaysHere):
             return False
         if value not in self._key_ids and _is_masked_by_value(value.reveal()):
             values = [*self._unusual_values]
-            insort(values, value, key=lambda one: -len(one.reveal()))
-            self._unusual_values = values
+            insort(values, value.reveal(), key=lambda one: -len(one))
+            self._unusual_values, self._clean_names = values, set()
         changed = key.value != value
         self._key_ids[value] = key_id
         key.value, key.error = value, None

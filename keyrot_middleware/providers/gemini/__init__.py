@@ -101,9 +101,12 @@ class Gemini(Provider):
         bearer = bearer_token(headers)
         is_openai = route.protocol == "openai"
         given = bearer if is_openai else header or in_query
-        for found in (header, in_query, bearer):
-            if found.startswith(POOL_KEY):
-                given = found
+        if bearer.startswith(POOL_KEY):
+            given = bearer
+        elif in_query.startswith(POOL_KEY):
+            given = in_query
+        elif header.startswith(POOL_KEY):
+            given = header
         is_in_query = in_query != "" and in_query == given and header != given
         return given, is_in_query and not is_openai
 

@@ -146,7 +146,8 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     nodes: list[tuple[Any, bool]] = [(body, False)]
     """Containers, and whether their content is data of the user or model, which names nothing."""
     for node, is_data in islice(nodes, _MAX_CONTAINERS):  # which grows meanwhile
-        for key, value in node.items() if isinstance(node, dict) else zip(repeat(""), node):
+        is_object = isinstance(node, dict)
+        for key, value in node.items() if is_object else zip(repeat(""), node):
             if isinstance(value, str):
                 total += _cost(node, key, value) if key in _NOT_TEXT else text_size(value) / 4
                 if key in KINDS and not is_data:
@@ -158,7 +159,7 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
                     for item in value:
                         add_name(found, KINDS[key], item)
                 nodes.append((value, is_data or key in OPAQUE))
-                total += isinstance(node, dict)
+                total += is_object
             elif isinstance(value, bytes | bytearray):
                 total += _media(node, len(value))
             else:

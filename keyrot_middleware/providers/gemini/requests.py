@@ -20,7 +20,6 @@ from urllib.parse import parse_qsl
 
 from ...core.affinity import PAGE, TYPED, UPLOAD, is_certain
 from ...core.model import GENERIC_VERBS, CallInfo
-from ...providers.keys import mask_keys
 from ..base import Route, is_numbers
 from .bodies import add_name, read_body, requested_tier
 
@@ -204,7 +203,7 @@ def read_request(route: Route, body: Mapping[str, Any]) -> CallInfo:
         model = named.removeprefix("models/")
     tokens = tokens if counts else 0
     return CallInfo(
-        model=mask_keys(model),  # it is shown: a key may be given in its place
+        model=model,
         verb=route.verb,
         tokens=tokens,
         estimate=tokens,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .core.model import POOL_KEY
-from .core.text import one_line as _one_line
+from .core.wording import one_line as _one_line
 from .errors import (
     ConfigError,
     KeyrotError,

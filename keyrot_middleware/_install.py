@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
 
 from . import providers
 from .clients import Binding
+from .core.hiding import mask_url
 from .core.model import DEFAULT_PLATFORM
 from .core.selection import Selector
-from .core.text import mask_url, plural
+from .core.wording import plural
 from .errors import ConfigError, KeyrotError, PoolEvent, warn
 from .hosts import is_proxied, is_within, origin_from_url
 from .keys_file import Tier, allowed_tiers

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 from . import providers
-from .core.text import did_you_mean
+from .core.wording import did_you_mean
 from .errors import ConfigError
 from .providers.gemini import Gemini, VertexExpress
 from .providers.keys import display

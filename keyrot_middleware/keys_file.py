@@ -40,7 +40,7 @@ from .core.model import (
     nano_usd,
     smaller_limit,
 )
-from .core.text import did_you_mean, one_line
+from .core.wording import did_you_mean, one_line
 from .providers.gemini import Gemini
 from .providers.keys import display, hide_secrets, holds_key
 

@@ -30,7 +30,7 @@ from pydantic import (
 
 from . import providers
 from .core.model import LAST_RESORT, POOL_KEY, Candidate, RetryPolicy, Strategy, Terms
-from .core.text import did_you_mean
+from .core.wording import did_you_mean
 from .errors import EVENTS, ConfigError, EventName
 from .hosts import GOOGLE_HOST, VERTEX_HOST, AllowedOrigins, allowed_origins, good_host
 from .keys_file import (

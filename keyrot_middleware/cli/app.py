@@ -15,7 +15,7 @@ from dotenv import set_key
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..core.text import seconds_in
+from ..core.wording import one_line
 from ..errors import ConfigError, KeyrotError, MissingExtraError
 from .run import USAGE
 
@@ -143,11 +143,21 @@ def _serve(
 _KeyId = Annotated[str, typer.Argument(help="The key's id, as in keys.json.")]
 
 
-def _seconds(text: str) -> float:
-    try:
-        return seconds_in(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def seconds_in(text: str) -> float:
+    """Return how long `90s`, `15m`, `6h` or `30d` is.
+
+    Raises:
+        typer.BadParameter: It is no such time, or longer than ten years.
+    """
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text.strip().lower(), re.ASCII)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 0 < seconds <= 3_650 * _UNITS["d"]:
+        shown = one_line(json.dumps(text[:12], ensure_ascii=False))  # no key is as short
+        raise typer.BadParameter(f"found {shown}; allowed: a time such as 90s, 15m, 6h or 30d")
+    return seconds
 
 
 def _change(key_id: str, action: str, for_s: float | None = None) -> None:
@@ -167,7 +177,9 @@ def _disable(
     key_id: _KeyId,
     for_s: Annotated[
         float | None,
-        typer.Option("--for", parser=_seconds, metavar="TIME", help="Such as 90s, 15m, 6h or 30d."),
+        typer.Option(
+            "--for", parser=seconds_in, metavar="TIME", help="Such as 90s, 15m, 6h or 30d."
+        ),
     ] = None,
 ) -> None:
     """Keep new calls of all processes from a key of a shared state, for 30 days by default."""

@@ -18,7 +18,8 @@ from .. import providers
 from .._install import bypasses, doubts
 from ..clients.key_check import KeyCheck, check_key
 from ..core.failures import BUSY
-from ..core.text import mask_url, plural
+from ..core.hiding import mask_url
+from ..core.wording import plural
 from ..errors import ConfigError, KeyrotError
 from ..keys_file import OUTSIDE_TIERS, KeySpec
 from ..monitoring.alerts import open_receivers

@@ -17,7 +17,7 @@ from typing import NamedTuple, cast, get_args
 from rich.console import Console
 
 from .. import providers
-from ..core.text import did_you_mean, one_line
+from ..core.wording import did_you_mean, one_line
 from ..errors import ConfigError, KeyrotError
 from ..providers.gemini import Gemini
 from ..providers.gemini.models import CURRENT_MODEL, FREE_LIMITS

@@ -22,7 +22,7 @@ from .. import providers
 from ..clients.key_check import check_key
 from ..core.failures import BUSY
 from ..core.model import Candidate
-from ..core.text import did_you_mean
+from ..core.wording import did_you_mean
 from ..errors import KeyrotError
 from ..keys_file import KeySpec
 from ..providers.gemini import Gemini

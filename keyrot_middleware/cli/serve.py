@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .._install import install, uninstall
-from ..core.text import one_line, plural
+from ..core.wording import one_line, plural
 from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..monitoring.report import source_of
 from ..providers.base import Route

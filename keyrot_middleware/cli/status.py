@@ -17,9 +17,10 @@ from rich.table import Table
 
 from .. import providers
 from ..core.activity import DAY, ActivityLog, share_entry
+from ..core.hiding import mask_url
 from ..core.model import DEFAULT_PLATFORM, Candidate, Usage
 from ..core.selection import Selector
-from ..core.text import did_you_mean, mask_url, one_line, plural, remaining, short_time
+from ..core.wording import did_you_mean, one_line, plural, remaining, short_time
 from ..errors import ConfigError, KeyrotError
 from ..keys_file import within_tiers
 from ..monitoring.report import DISABLED_S, LIMIT_MAX, PoolReport

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..core.text import one_line
+from ..core.wording import one_line
 from ..errors import ConfigError, MissingExtraError
 from ..hosts import is_loopback
 from ..ui import HOW_TO_MAKE, app, check_token

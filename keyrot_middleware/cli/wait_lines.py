@@ -18,8 +18,8 @@ from contextlib import suppress
 from ..core.commands import Settle, Sleep
 from ..core.flow import Exhausted
 from ..core.model import IN_USE, CallInfo
-from ..core.text import plural, remaining, utc
 from ..core.waiting import Ticket
+from ..core.wording import plural, remaining, utc
 
 SHORT_S = 3.0
 """A wait that is shorter is not said."""

@@ -28,8 +28,9 @@ from ..core.chains import (
 from ..core.commands import Done, Failed
 from ..core.failures import SLOW, FailureFacts
 from ..core.flow import Exhausted
+from ..core.html_pages import is_page
 from ..core.model import POOL_KEY, Lease
-from ..core.text import is_page, one_line
+from ..core.wording import one_line
 from ..errors import handle_internal_error
 from ..hosts import host_from_url, is_within, origin_from_url
 from ..providers.base import Provider, Route

@@ -24,7 +24,7 @@ from email.message import Message
 from itertools import chain
 from typing import Any, AnyStr, Self
 
-from ..core.text import hide_escaped
+from ..core.hiding import hide_escaped
 from ..errors import handle_internal_error
 from ..secrets import Secret
 

@@ -49,6 +49,7 @@ from enum import Flag, auto
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+from .html_pages import text_of_page
 from .model import (
     GENERIC_VERBS,
     MODEL_SCOPES,
@@ -60,8 +61,8 @@ from .model import (
     Scope,
     Verdict,
 )
-from .text import did_you_mean, text_of_page
 from .windows import DAY_S, HOUR_S, next_minute
+from .wording import did_you_mean
 
 
 class Implies(Flag):

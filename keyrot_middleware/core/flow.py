@@ -69,8 +69,8 @@ from .model import (
     Verdict,
 )
 from .selection import RankedCandidates, Selector
-from .text import utc
 from .waiting import LATE_S, Ticket, WaitingLines
+from .wording import utc
 
 # Failed attempts, and the notes about them on the exception that is raised ----------------------
 

@@ -48,7 +48,7 @@ from .model import (
     project_name,
 )
 from .outcomes import Runs
-from .text import utc
+from .wording import utc
 
 Answer = Literal["no", "failing", "refused", "due", "waits", "busy", "served"]
 ANSWERS: tuple[Answer, ...] = get_args(Answer)

@@ -33,8 +33,8 @@ from ..core.activity import CallRecord
 from ..core.failures import ENDED_BY_VALUE, KEY_REJECTIONS, UNKNOWN_REFUSAL
 from ..core.judgement import JudgedReplies, Judgement
 from ..core.model import USD_REASONS, CallInfo, project_name
-from ..core.text import one_line, remaining, utc
 from ..core.windows import HOUR_S, next_midnight, next_month
+from ..core.wording import one_line, remaining, utc
 from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handle_internal_error
 from ..forks import after_fork, time_left
 from ..providers import of as provider_of

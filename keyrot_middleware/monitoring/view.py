@@ -53,8 +53,8 @@ from ..core.model import (
     smaller_limit,
 )
 from ..core.outcomes import Run, how
-from ..core.text import of_all, one_line, plural, utc
 from ..core.windows import HOUR_S, Learned, next_midnight
+from ..core.wording import of_all, one_line, plural, utc
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
 from ..runtime.judging import AT_ONCE, VERB
 from ..runtime.processes import NAMED, NO_PROCESSES, Processes

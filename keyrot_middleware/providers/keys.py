@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import NoReturn
 
-from ..core.text import mask_url, one_line
+from ..core.hiding import mask_url
+from ..core.wording import one_line
 from .base import Provider
 
 KEY_STARTS: Mapping[str, tuple[str, ...]] = {

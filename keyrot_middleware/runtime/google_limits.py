@@ -16,8 +16,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from ..core.model import DEFAULT_PLATFORM
-from ..core.text import plural
 from ..core.windows import HOUR_S
+from ..core.wording import plural
 from ..errors import warn_safely
 from ..providers.gemini.errors import listed_limits
 from ..secrets.remote import (

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from typing import TypeVar
 
 from ..core.rows import read_rows
-from ..core.text import one_line
+from ..core.wording import one_line
 from ..errors import warn_unless_logged
 from ..state.base import State
 

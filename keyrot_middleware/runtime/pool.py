@@ -43,8 +43,8 @@ from ..core.model import (
     project_name,
 )
 from ..core.selection import Selector
-from ..core.text import one_line
 from ..core.waiting import WaitingLines
+from ..core.wording import one_line
 from ..errors import KeyrotError, handle_internal_error, warn_safely
 from ..forks import after_fork, time_left
 from ..keys_file import file_version

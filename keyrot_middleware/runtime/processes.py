@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..core.activity import LARGE_POOL
 from ..core.model import NANO, USD_WINDOWS, Budget, Candidate, Limits, account_name, project_name
 from ..core.rows import NUMBER
-from ..core.text import one_line
+from ..core.wording import one_line
 from ..forks import process_name
 from ..keys_file import OUTSIDE_TIERS
 from ..state.base import State

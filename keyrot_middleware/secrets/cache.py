@@ -25,8 +25,8 @@ from math import inf
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ..core.hiding import hide_escaped
 from ..core.model import POOL_KEY
-from ..core.text import hide_escaped
 from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
 from ..locks import Lock

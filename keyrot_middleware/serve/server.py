@@ -21,7 +21,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from ..core.text import plural
+from ..core.wording import plural
 from . import Door
 
 HEAD_S = 15.0

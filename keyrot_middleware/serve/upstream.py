@@ -12,7 +12,7 @@ import httpx
 
 from .. import providers
 from ..clients import transport
-from ..core.text import one_line
+from ..core.wording import one_line
 from ..errors import ConfigError
 from ..hosts import hostname, is_loopback, origin_from_url
 from ..providers.base import Provider, Route

@@ -39,7 +39,6 @@ from ..core.model import (
     part_of,
 )
 from ..core.selection import RankedCandidates
-from ..core.text import one_line
 from ..core.windows import (
     DAY_S,
     HOUR_S,
@@ -50,6 +49,7 @@ from ..core.windows import (
     QuotaWindows,
     Spending,
 )
+from ..core.wording import one_line
 from ..errors import KeyrotError, warn_unless_logged
 from ..forks import after_fork
 from ..locks import Lock

@@ -61,8 +61,8 @@ from ..core.model import (
     nano_usd,
 )
 from ..core.selection import RankedCandidates
-from ..core.text import one_line
 from ..core.windows import cooldown_names, next_midnight, next_month, scope_key
+from ..core.wording import one_line
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork
 from ..locks import Lock

@@ -36,7 +36,7 @@ from ..core.flow import Exhausted
 from ..core.judgement import describe_block
 from ..core.model import Block, CallInfo, Lease, Scope, Verdict, account_name, project_name
 from ..core.outcomes import ENDS_KEPT, QUIET_S, End, find_failing, how
-from ..core.text import one_line, remaining, utc
+from ..core.wording import one_line, remaining, utc
 from ..errors import KeyrotWarning, warn_unless_logged
 from ..locks import Lock
 from ..providers.keys import mask_keys

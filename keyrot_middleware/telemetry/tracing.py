@@ -33,7 +33,7 @@ from ..core.commands import Acquire, Command, Send, Settle, Sleep
 from ..core.failures import quotable
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, LeaseOutcome, project_name
-from ..core.text import one_line
+from ..core.wording import one_line
 from ..providers.keys import mask_keys
 from . import CallObserver, semconv
 from .logs import format_blocked_keys

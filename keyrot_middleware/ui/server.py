@@ -31,7 +31,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.judgement import KEY_STATES
-from ..core.text import did_you_mean
+from ..core.wording import did_you_mean
 from ..errors import KeyrotError, handle_internal_error
 from ..monitoring.report import DISABLED_S, SORTS, PoolReport, source_of
 from ..providers.keys import hide_secrets, mask_keys

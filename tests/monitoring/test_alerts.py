@@ -37,8 +37,8 @@ from keyrot_middleware.core.model import (
     Outcome,
     Usage,
 )
-from keyrot_middleware.core.text import utc
 from keyrot_middleware.core.windows import next_midnight
+from keyrot_middleware.core.wording import utc
 from keyrot_middleware.errors import EVENTS, ConfigError, PoolEvent
 from keyrot_middleware.monitoring import alerts
 from keyrot_middleware.monitoring.alerts import Receiver, open_receivers

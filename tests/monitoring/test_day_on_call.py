@@ -30,7 +30,7 @@ from keyrot_middleware.cli import status as command
 from keyrot_middleware.clients import Binding
 from keyrot_middleware.core.judgement import Judgement, describe_block
 from keyrot_middleware.core.model import CallInfo, RetryPolicy
-from keyrot_middleware.core.text import utc
+from keyrot_middleware.core.wording import utc
 from keyrot_middleware.monitoring import alerts, report
 from keyrot_middleware.monitoring.levels import Levels
 from keyrot_middleware.monitoring.view import UNKNOWN, is_well, sentence_of

@@ -1,22 +1,10 @@
-"""How values are shown."""
+"""No text shows a key: what looks like one, nearly one, or one behind escapes is hidden."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from keyrot_middleware.core.text import (
-    did_you_mean,
-    hide_escaped,
-    is_page,
-    of_all,
-    plural,
-    remaining,
-    seconds_in,
-    short_time,
-    text_of_page,
-    utc,
-)
+from keyrot_middleware.core.hiding import hide_escaped
 from keyrot_middleware.providers.keys import display, hide_secrets, holds_key, mask_keys
 
 KEY = "AIza" + "FAKE" + "k" * 31
@@ -39,18 +27,6 @@ def test_text_that_looks_like_a_key_is_masked(text: str, masked: str) -> None:
     assert mask_keys(text) == masked
     assert mask_keys(masked) == masked
     assert not holds_key(masked)
-
-
-def test_a_part_of_a_number_has_a_noun_in_the_right_form() -> None:
-    """Only the one of one is singular."""
-    counts = (0, 1), (1, 1), (1, 2), (2, 2), (0, 1_200)
-    assert [of_all(*one, "key") for one in counts] == [
-        "0 of 1 keys",
-        "1 of 1 key",
-        "1 of 2 keys",
-        "2 of 2 keys",
-        "0 of 1,200 keys",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -114,54 +90,3 @@ def test_a_value_is_shown_in_short_and_without_secrets(value: object, text: str)
 def test_text_that_is_nearly_a_key_is_hidden(text: str, hidden: str) -> None:
     """A truncated key, or another vendor's, is as secret; a long word is none."""
     assert hide_secrets(text) == hidden
-
-
-def test_times_numbers_and_names_as_people_read_them() -> None:
-    """In one unit, precise enough to decide whether to wait; beyond the calendar at its end."""
-    seconds = (-3, 89, 840, 18_000, 259_200)
-    spoken = ["in 0 s", "in 89 s", "in 14 min", "in 5 h", "in 3 days"]
-    assert [remaining(s) for s in seconds] == spoken
-    assert [plural(n, "key") for n in (0, 1, 1200)] == ["0 keys", "1 key", "1,200 keys"]
-    assert short_time("2026-01-02T08:00:59Z") == "2026-01-02 08:00Z"
-    moments = (0.0, 253402300799.9, 1e12, 1e300, -1e12)
-    assert [utc(moment).year for moment in moments] == [1970, 9999, 9999, 9999, 1]
-    assert utc(1e12).utcoffset() == timedelta(0)
-    assert did_you_mean("Stratgy", ("strategy", "pool")) == ' Did you mean "strategy"?'
-    assert did_you_mean("STRATGY", ("STRATEGY", "POOL")) == ' Did you mean "STRATEGY"?'
-    assert did_you_mean("xyz", ("strategy", "pool")) == ""
-
-
-@pytest.mark.parametrize(("text", "found"), [("90s", 90), ("15M", 900), (" 6h ", 21_600)])
-def test_a_time_is_read_in_its_unit(text: str, found: float) -> None:
-    assert seconds_in(text) == found
-
-
-@pytest.mark.parametrize("text", ["", "6", "0s", "1w", "3651d", "-1h"])
-def test_what_is_no_time_is_refused_with_what_is_allowed(text: str) -> None:
-    with pytest.raises(ValueError, match="allowed: a time such as 90s"):
-        seconds_in(text)
-
-
-PAGE = (
-    "<!-- x --> <!DOCTYPE html>\n<html><head><title>Guest&nbsp;WiFi</title>"
-    "<style>p > a {color: red}</style><script>if (a < b) go()</script></head>"
-    "<body><!-- hidden <b> --><p class='a'>Accept\nterms &amp; go<br"
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        (PAGE, "Guest WiFi Accept terms & go"),
-        ("\ufeff<?xml version='1.0'?><!DOCTYPE html PUBLIC><html>A</html>", "A"),
-        ("<h1>Bad gateway</h1>", "Bad gateway"),
-        ("Requests from referer <empty> are blocked.", None),
-        ("<empty> is no page", None),
-        ('{"html": "<html>"}', None),
-        ("", None),
-    ],
-)
-def test_a_page_is_shown_by_its_text(text: str, shown: str | None) -> None:
-    """What begins like an HTML page is shown without tags and scripts, other text as it is."""
-    assert is_page(text) is (shown is not None)
-    assert text_of_page(text) == (text if shown is None else shown)

@@ -39,13 +39,14 @@ from ..errors import ConfigError, EventName, MissingExtraError, PoolEvent, handl
 from ..forks import after_fork, time_left
 from ..providers import of as provider_of
 from ..providers.keys import display
-from ..runtime.facts import Fact, keep_fact, may_report, read_facts
 from ..runtime.pool import Pool
 from ..runtime.processes import LASTS_S, Processes
 from ..settings import ENV_NAMES
 from ..telemetry import CallObserver
 from ..telemetry.otel import suppress_instrumentation
+from .facts import Fact, keep_fact, read_facts
 from .report import PoolReport, able_platforms, source_of
+from .report_once import may_report
 from .view import (
     WHAT_IS_LOST,
     Look,

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ..core.judgement import KEY_STATES
-from ..runtime.facts import Fact, read_facts
 from ..runtime.pool import Pool
 from ..telemetry.semconv import GEN_AI_REQUEST_MODEL, KEY_ID
 from . import view
 from .alerts import find_facts
+from .facts import Fact, read_facts
 from .report import source_of
 
 Level = tuple[float, dict[str, str]]

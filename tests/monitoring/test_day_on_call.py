@@ -32,10 +32,10 @@ from keyrot_middleware.core.judgement import Judgement, describe_block
 from keyrot_middleware.core.model import CallInfo, RetryPolicy
 from keyrot_middleware.core.wording import utc
 from keyrot_middleware.monitoring import alerts, report
+from keyrot_middleware.monitoring.facts import read_facts
 from keyrot_middleware.monitoring.levels import Levels
 from keyrot_middleware.monitoring.view import UNKNOWN, is_well, sentence_of
 from keyrot_middleware.runtime import pool as runtime
-from keyrot_middleware.runtime.facts import read_facts
 from keyrot_middleware.runtime.rotations import Rotation, add_rotation
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.settings import SettingArguments, load

@@ -1,22 +1,15 @@
-"""Facts about a pool: what is so for a while, kept as a list in its state, and who reports it.
-
-One process reports each beginning and each end: who could take a *note*, a key of one request a
-minute. The note of a beginning stays taken until the end; so no state has to know of notes.
-"""
+"""Facts about a pool: what is so for a while, kept as a list in its state for all processes."""
 
 from __future__ import annotations
 
 import json
-from hashlib import blake2b
 from typing import NamedTuple
 
 from ..core.activity import ActivityRows
-from ..core.model import CallInfo, Candidate, Lease, LeaseOutcome, Limits, Outcome, Scope, Verdict
 from ..core.rows import NUMBER, read_row
-from ..core.windows import DAY_S
 from ..errors import EventName
+from ..runtime.lists import rows_of
 from ..state.base import State
-from .lists import rows_of
 
 KEPT = 500
 """Beginnings and ends that a state keeps."""
@@ -66,25 +59,3 @@ def read_facts(state: State) -> dict[str, Fact]:
 def keep_fact(state: State, fact: Fact) -> None:
     """Keep the beginning or the end of a fact."""
     state.add_activity(ActivityRows({}, {"facts": ([json.dumps(fact)], KEPT)}))
-
-
-def may_report(state: State, name: str, now: float, ended: str = "") -> bool:
-    """Return whether no other process reports it: take its note, and give back that of *ended*.
-
-    While the shared state is down, each process reports it.
-    """
-    if state.degraded:
-        return True
-    lease = state.acquire(CallInfo("facts", "note"), ((0, _note(name)),), spread=False)
-    if not isinstance(lease, Lease):
-        return False
-    taken = Verdict("reported", None, Scope.KEY, now + 30 * DAY_S, has_known_end=True)
-    state.settle(lease, Outcome(LeaseOutcome.ABANDONED, None if ended else taken))
-    if ended:
-        state.reset(_note(ended))
-    return True
-
-
-def _note(name: str) -> Candidate:
-    own = f"note:{blake2b(name.encode(), digest_size=12).hexdigest()}"
-    return Candidate(own, own, own, Limits(rpm=1))

@@ -28,7 +28,7 @@ from ..monitoring.view import WINDOWS, Row, lines_of, look
 from ..prices import PriceList
 from ..providers.gemini.models import FREE_LIMITS
 from ..providers.keys import hide_secrets
-from ..runtime.judging import CallSettings
+from ..runtime.call_settings import CallSettings
 from ..runtime.processes import read_running_keys
 from ..runtime.recorder import Activity
 from ..secrets.stores import open_secret_cache

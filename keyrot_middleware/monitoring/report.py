@@ -61,14 +61,7 @@ from ..errors import KeyrotError
 from ..forks import process_name
 from ..locks import Lock
 from ..prices import is_installed
-from ..runtime.judging import (
-    CallSettings,
-    Said,
-    judge_calls,
-    read_runs,
-    read_said,
-    read_settings,
-)
+from ..runtime.call_settings import CallSettings, Said, read_said, read_settings
 from ..runtime.pool import Pool
 from ..runtime.processes import Processes, find_processes
 from ..runtime.recorder import Activity
@@ -77,6 +70,7 @@ from ..settings import TRACE_ID
 from ..state import State
 from ..state.base import OtherVersionError
 from . import view
+from .calls_now import judge_calls, read_runs
 from .view import HealthStatus, Look, Row, clock, iso, sentence_of
 
 FRESH_S = 1.0

@@ -56,10 +56,11 @@ from ..core.outcomes import Run, how
 from ..core.windows import HOUR_S, Learned, next_midnight
 from ..core.wording import of_all, one_line, plural, utc
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
-from ..runtime.judging import AT_ONCE, VERB
+from ..runtime.call_settings import VERB
 from ..runtime.processes import NAMED, NO_PROCESSES, Processes
 from ..runtime.recorder import Activity
 from ..state import State
+from .calls_now import AT_ONCE
 
 URGENCY = ("rejected", "unresolved", "cooling_down", "limited", "available", "disabled")
 """In which order keys are listed: problems first."""

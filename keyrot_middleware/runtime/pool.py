@@ -58,9 +58,9 @@ from ..settings import Config, reread
 from ..state.base import State, StateThreads
 from ..state.memory import BoundedDict
 from ..telemetry import Observer, PoolEventListener
+from .call_settings import CallSettings
 from .first_token import NO_DEADLINES, FirstTokens
 from .google_limits import GoogleLimits
-from .judging import CallSettings
 from .recorder import Activity
 from .rotations import report_values
 

@@ -21,7 +21,7 @@ from ..core.wording import one_line
 from ..forks import process_name
 from ..keys_file import OUTSIDE_TIERS
 from ..state.base import State
-from .judging import Said, read_said
+from .call_settings import Said, read_said
 from .lists import rows_of
 
 ALIVE_S = 90.0

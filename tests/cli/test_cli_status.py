@@ -30,7 +30,7 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.core.windows import day_of
 from keyrot_middleware.keys_file import KeySpec
-from keyrot_middleware.runtime.judging import CallSettings
+from keyrot_middleware.runtime.call_settings import CallSettings
 from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.settings import Workload, terms_of

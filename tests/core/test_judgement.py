@@ -1,4 +1,4 @@
-"""The judgement about calls, in cases; tests/state/test_judging.py compares it with the pool."""
+"""The judgement about calls, in cases; tests/state/test_calls_now.py compares it with the pool."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from keyrot_middleware.monitoring.view import (
     lines_of_replies,
     sentence_of,
 )
-from keyrot_middleware.runtime.judging import VERB
+from keyrot_middleware.runtime.call_settings import VERB
 from keyrot_middleware.settings import Workload, terms_of
 
 LIMITS = Limits(rpm=2, rpd=10)

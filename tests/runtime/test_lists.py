@@ -10,7 +10,7 @@ import pytest
 from keyrot_middleware.core.activity import ActivityRows
 from keyrot_middleware.core.model import NO_BUDGET, RetryPolicy, Terms
 from keyrot_middleware.monitoring.facts import Fact, keep_fact, read_facts
-from keyrot_middleware.runtime.judging import CallSettings, read_said, read_settings
+from keyrot_middleware.runtime.call_settings import CallSettings, read_said, read_settings
 from keyrot_middleware.runtime.lists import report_skipped
 from keyrot_middleware.runtime.rotations import Rotation, add_rotation, emptied_at, rotations
 from keyrot_middleware.state import MemoryState, State

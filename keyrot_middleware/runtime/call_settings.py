@@ -1,4 +1,4 @@
-"""Asking a state what the calls of a pool would get now, from any process that sees it.
+"""With what the calls of a pool are made, as each of its processes says of itself.
 
 What workloads may use, the tiers, the chain and the longest wait are known to the processes that
 serve calls. Each writes them into the state once a minute, so that others judge as it does, and
@@ -8,25 +8,17 @@ what it is called and a digest of its keys, so that others see where processes d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple
 
-from ..core.activity import ActivityLog, Pair
-from ..core.judgement import ANSWERS, Judgement, judge
-from ..core.model import Block, Budget, CallInfo, Candidate, RetryPolicy, Terms
-from ..core.outcomes import End, Minutes, Run, Runs, find_failing, find_runs
+from ..core.model import Budget, CallInfo, RetryPolicy, Terms
 from ..core.rows import NUMBER, known_fields, read_row
-from ..core.selection import Selector
 from ..state.base import State
 from .lists import rows_of
-from .recorder import Activity
 
 VERB = "generateContent"
 """The method of the call that "a call sent now" stands for."""
-AT_ONCE = 500
-"""Keys of which the state is asked in one step, since calls must not wait for a large pool."""
 KEPT = 300
 """Settings that the state keeps: one of each process and minute."""
 SEEN_S = 180.0
@@ -115,91 +107,3 @@ def _read_said(text: str) -> Said:
         tiers = frozenset(known_fields(tiers, [str] * len(tiers)))
     known_fields([*models.values()], [str] * len(models))
     return Said(at, CallSettings(terms, tiers, models, wait_s), *who)
-
-
-def judge_calls(
-    state: State,
-    selector: Selector,
-    activity: Activity,
-    settings: CallSettings,
-    rejected: Mapping[str, str],
-    *,
-    now: float,
-) -> list[Judgement]:
-    """Judge the calls of each model and workload of today; those of yesterday if not served.
-
-    Args:
-        state: What calls have left.
-        selector: The keys that serve calls.
-        activity: What was called lately.
-        settings: With what calls are made.
-        rejected: See `judge`.
-        now: Epoch seconds.
-
-    Returns:
-        The worst first.
-    """
-    judged, log = dict[Pair, Judgement](), activity.read()
-    runs, pairs = read_runs(log, now), log.pairs(now)
-
-    def one(pair: Pair, *before: Pair) -> Judgement:
-        if pair not in judged:
-            following = settings.next_models.get(pair.model)
-            beyond = pair._replace(model=following) if following else pair
-            next_one = None if beyond in (pair, *before) else one(beyond, pair, *before)
-            info = settings.info(pair.model, pair.workload or None, pair.platform)
-            keys = [key for _, key in selector.ranking(info)]
-            asked, blocks = ask(state, info, keys, rejected)
-            judged[pair] = judge(
-                info,
-                asked,
-                blocks,
-                now=now,
-                rejected=rejected,
-                runs=runs(pair, pairs),
-                wait_s=settings.wait_s,
-                next_model=next_one,
-            )._replace(keys=len(keys))
-        return judged[pair]
-
-    found = [(one(pair), calls) for pair, calls in pairs.items()]
-    shown = [here for here, calls in found if calls or here.answer != "served"]
-    return sorted(shown, key=lambda here: (ANSWERS.index(here.answer), not here.is_spare))
-
-
-def read_runs(log: ActivityLog, now: float) -> Callable[[Pair, Iterable[Pair]], Runs]:
-    """Return what finds what calls of a pair lately came to; the others of its model count too."""
-    outcomes, known = log.outcomes(now), dict[Pair, list[End]]()
-
-    def of(pair: Pair) -> tuple[list[End], Minutes]:
-        if pair not in known:
-            known[pair] = log.ends(pair)
-        return known[pair], outcomes.get(pair, {})
-
-    @cache
-    def failing(pair: Pair) -> Run | None:
-        return find_failing(*of(pair), now)
-
-    def runs(pair: Pair, pairs: Iterable[Pair]) -> Runs:
-        others = (one for one in pairs if one[:2] == pair[:2] and one != pair)
-        return find_runs(of(pair), map(failing, others), now)
-
-    return runs
-
-
-def ask(
-    state: State, info: CallInfo, keys: Sequence[Candidate], rejected: Mapping[str, str]
-) -> tuple[list[Candidate], dict[str, Block]]:
-    """Ask for what blocks keys, in a large pool up to the first ones that could serve a call.
-
-    Returns:
-        The keys that were asked about, and what blocks them.
-    """
-    asked, blocks = list[Candidate](), dict[str, Block]()
-    for start in range(0, len(keys), AT_ONCE):
-        some = keys[start : start + AT_ONCE]
-        blocks |= state.get_blocks(info, some)
-        asked += some
-        if any(key.key_id not in blocks and key.key_id not in rejected for key in some):
-            break
-    return asked, blocks

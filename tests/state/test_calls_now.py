@@ -20,15 +20,8 @@ from keyrot_middleware.core.model import (
     Terms,
 )
 from keyrot_middleware.core.selection import Selector
-from keyrot_middleware.runtime.judging import (
-    AT_ONCE,
-    CallSettings,
-    ask,
-    judge_calls,
-    read_runs,
-    read_said,
-    read_settings,
-)
+from keyrot_middleware.monitoring.calls_now import AT_ONCE, ask, judge_calls, read_runs
+from keyrot_middleware.runtime.call_settings import CallSettings, read_said, read_settings
 from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.runtime.rotations import emptied_at, report_values
 from keyrot_middleware.state import MemoryState, State

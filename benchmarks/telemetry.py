@@ -25,7 +25,7 @@ from keyrot_middleware.core.model import (
 from keyrot_middleware.errors import handle_internal_error
 from keyrot_middleware.prices import PriceList
 from keyrot_middleware.providers.gemini.replies import parse_usage_text
-from keyrot_middleware.runtime.recorder import Activity, RunningCall
+from keyrot_middleware.runtime.activity_recorder import ActivityRecorder, RunningCall
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry import Observer, observe
 from keyrot_middleware.telemetry.logs import LogObserver
@@ -100,7 +100,7 @@ def without_sdk() -> float:
 def recording() -> float:
     """Time what it takes to record a call, and to count and price it later; microseconds."""
     prices, settled = PriceList(), Settle(LEASE, Outcome(LeaseOutcome.SUCCESS, None, _usage()))
-    activity = Activity(
+    activity = ActivityRecorder(
         MemoryState(RetryPolicy(), time.time),
         time.time,
         lambda record: prices.cost(record.usage, record.model, record.at),

@@ -28,9 +28,9 @@ from ..monitoring.view import WINDOWS, Row, lines_of, look
 from ..prices import PriceList
 from ..providers.gemini.models import FREE_LIMITS
 from ..providers.keys import hide_secrets
+from ..runtime.activity_recorder import ActivityRecorder
 from ..runtime.call_settings import CallSettings
 from ..runtime.processes import read_running_keys
-from ..runtime.recorder import Activity
 from ..secrets.stores import open_secret_cache
 from ..settings import (
     Config,
@@ -434,7 +434,7 @@ def _report(config: Config, state: State, running: Sequence[Candidate] | None = 
         state=state,
         state_url=mask_url(config.state_url),
         rows=rows,
-        activity=Activity(state, time.time, zone=config.policy.zone),
+        activity=ActivityRecorder(state, time.time, zone=config.policy.zone),
         selector=selector,
         now=time.time,
         trace_url=settings.trace_url,

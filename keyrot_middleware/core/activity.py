@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, TypeVar, cast
 
 from .failures import NOT_OFFERED, REQUEST_FAILURES, UNKNOWN
 from .html_pages import without_tags
+from .json_rows import NUMBER, known_fields, read_row, read_rows
 from .judgement import UnknownReply
 from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NANO, NO_USAGE, Usage, nano_usd
 from .outcomes import (
@@ -31,7 +32,6 @@ from .outcomes import (
     dump_end,
     load_end,
 )
-from .rows import NUMBER, known_fields, read_row, read_rows
 from .windows import DAY_S, day_of
 
 CALLS_KEPT = 100

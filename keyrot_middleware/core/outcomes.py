@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Literal, NamedTuple, get_args
 
-from .rows import NUMBER, read_row
+from .json_rows import NUMBER, read_row
 
 EndKind = Literal["good", "failed", "refused", "no_key"]
 KINDS: tuple[EndKind, ...] = get_args(EndKind)

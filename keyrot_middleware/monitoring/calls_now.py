@@ -13,8 +13,8 @@ from ..core.judgement import ANSWERS, Judgement, judge
 from ..core.model import Block, CallInfo, Candidate
 from ..core.outcomes import End, Minutes, Run, Runs, find_failing, find_runs
 from ..core.selection import Selector
+from ..runtime.activity_recorder import ActivityRecorder
 from ..runtime.call_settings import CallSettings
-from ..runtime.recorder import Activity
 from ..state.base import State
 
 AT_ONCE = 500
@@ -24,7 +24,7 @@ AT_ONCE = 500
 def judge_calls(
     state: State,
     selector: Selector,
-    activity: Activity,
+    activity: ActivityRecorder,
     settings: CallSettings,
     rejected: Mapping[str, str],
     *,

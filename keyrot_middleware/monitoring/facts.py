@@ -6,9 +6,9 @@ import json
 from typing import NamedTuple
 
 from ..core.activity import ActivityRows
-from ..core.rows import NUMBER, read_row
+from ..core.json_rows import NUMBER, read_row
 from ..errors import EventName
-from ..runtime.lists import rows_of
+from ..runtime.state_lists import rows_of
 from ..state.base import State
 
 KEPT = 500

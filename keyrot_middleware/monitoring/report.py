@@ -61,10 +61,10 @@ from ..errors import KeyrotError
 from ..forks import process_name
 from ..locks import Lock
 from ..prices import is_installed
+from ..runtime.activity_recorder import ActivityRecorder
 from ..runtime.call_settings import CallSettings, Said, read_said, read_settings
 from ..runtime.pool import Pool
 from ..runtime.processes import Processes, find_processes
-from ..runtime.recorder import Activity
 from ..runtime.rotations import emptied_at
 from ..settings import TRACE_ID
 from ..state import State
@@ -101,7 +101,7 @@ class PoolReport:
     """Without user and password."""
     rows: Callable[[], list[Row]]
     """How all configured keys are; may raise KeyrotError."""
-    activity: Activity
+    activity: ActivityRecorder
     selector: Callable[[], Selector]
     """The keys in the order in which calls try them."""
     now: Callable[[], float]

@@ -56,9 +56,9 @@ from ..core.outcomes import Run, how
 from ..core.windows import HOUR_S, Learned, next_midnight
 from ..core.wording import of_all, one_line, plural, utc
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
+from ..runtime.activity_recorder import ActivityRecorder
 from ..runtime.call_settings import VERB
 from ..runtime.processes import NAMED, NO_PROCESSES, Processes
-from ..runtime.recorder import Activity
 from ..state import State
 from .calls_now import AT_ONCE
 
@@ -309,7 +309,7 @@ def used_of(known: KeyHealth, model: str) -> Used:
     return next(found, Used(model, 0, 0, 0))
 
 
-def forecast(rows: Sequence[Row], activity: Activity, now: float) -> dict[str, float]:
+def forecast(rows: Sequence[Row], activity: ActivityRecorder, now: float) -> dict[str, float]:
     """Find out when requests per day are used up at the rate of the last hour, if that is today.
 
     That of each project is in its rows. The rates of large pools are not known.

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..core.json_rows import NUMBER, known_fields, read_row
 from ..core.model import Budget, CallInfo, RetryPolicy, Terms
-from ..core.rows import NUMBER, known_fields, read_row
 from ..state.base import State
-from .lists import rows_of
+from .state_lists import rows_of
 
 VERB = "generateContent"
 """The method of the call that "a call sent now" stands for."""

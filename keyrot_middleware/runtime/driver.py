@@ -34,9 +34,9 @@ from ..core.windows import DAY_S
 from ..errors import handle_internal_error
 from ..telemetry import CallObserver, tell
 from ..telemetry.otel import current_trace_id
+from .activity_recorder import RunningCall
 from .first_token import Deadline
 from .pool import Pool, SystemClock, unreserved_lease
-from .recorder import RunningCall
 
 _T = TypeVar("_T")
 

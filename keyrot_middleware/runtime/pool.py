@@ -58,10 +58,10 @@ from ..settings import Config, reread
 from ..state.base import State, StateThreads
 from ..state.memory import BoundedDict
 from ..telemetry import Observer, PoolEventListener
+from .activity_recorder import ActivityRecorder
 from .call_settings import CallSettings
 from .first_token import NO_DEADLINES, FirstTokens
 from .google_limits import GoogleLimits
-from .recorder import Activity
 from .rotations import report_values
 
 _log = logging.getLogger("keyrot_middleware")
@@ -166,7 +166,7 @@ class Pool:
     prices: PriceList = field(default_factory=PriceList)
     threads: StateThreads = field(default_factory=StateThreads, repr=False)
     """For what blocks in async calls: those of the loop may be full of sync calls that wait."""
-    activity: Activity = field(init=False, repr=False)
+    activity: ActivityRecorder = field(init=False, repr=False)
     """What calls did lately."""
     _refusals: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
     _sentences: BoundedDict[str] = field(default_factory=lambda: BoundedDict(1_000), repr=False)
@@ -180,7 +180,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         self.secrets.on_change = self.on_secrets_changed
-        self.activity = Activity(
+        self.activity = ActivityRecorder(
             self.state,
             self.clock.time,
             self._price,

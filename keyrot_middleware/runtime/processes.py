@@ -15,14 +15,14 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from ..core.activity import LARGE_POOL
+from ..core.json_rows import NUMBER
 from ..core.model import NANO, USD_WINDOWS, Budget, Candidate, Limits, account_name, project_name
-from ..core.rows import NUMBER
 from ..core.wording import one_line
 from ..forks import process_name
 from ..keys_file import OUTSIDE_TIERS
 from ..state.base import State
 from .call_settings import Said, read_said
-from .lists import rows_of
+from .state_lists import rows_of
 
 ALIVE_S = 90.0
 """A process that has not written for so long has ended, as far as the rest compare themselves."""

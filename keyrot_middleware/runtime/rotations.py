@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .._version import __version__
 from ..core.activity import ActivityRows, versions_name
-from ..core.rows import NUMBER, read_row
+from ..core.json_rows import NUMBER, read_row
 from ..core.windows import HOUR_S
 from ..state.base import State
-from .lists import rows_of
 from .processes import own_name, texts_of_keys
+from .state_lists import rows_of
 
 if TYPE_CHECKING:
     from .pool import Pool

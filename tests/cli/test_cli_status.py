@@ -30,8 +30,8 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.core.windows import day_of
 from keyrot_middleware.keys_file import KeySpec
+from keyrot_middleware.runtime.activity_recorder import ActivityRecorder
 from keyrot_middleware.runtime.call_settings import CallSettings
-from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.settings import Workload, terms_of
 from keyrot_middleware.state import State, open_shared
@@ -142,7 +142,7 @@ def test_limits_say_what_is_used_and_how_long_it_lasts(keyrot: Keyrot, service: 
 
 def called(service: Service, outcome: Any, *attempts: Attempt, workload: str = "") -> None:
     """Let a service record a call."""
-    activity = Activity(service.state, time.time)
+    activity = ActivityRecorder(service.state, time.time)
     record = CallRecord(time.time(), INFO.model, 0.1, outcome, attempts)
     activity.add(record._replace(workload=workload))
     activity.send()
@@ -280,7 +280,7 @@ def test_explain_doubts_a_model_that_nothing_knows(
 
 def test_explain_knows_a_model_by_each_that_names_it(keyrot: Keyrot, service: Service) -> None:
     """A key, a call, a chain and the price list; one that a provider calls `models/…` too."""
-    activity = Activity(service.state, time.time)
+    activity = ActivityRecorder(service.state, time.time)
     for model, how in (("called-before", "ok"), ("called-in-vain", "failed")):
         activity.add(CallRecord(time.time(), model, 0.1, how, ()))
     activity.send()

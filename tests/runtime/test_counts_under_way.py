@@ -7,7 +7,7 @@ from typing import Any
 
 from keyrot_middleware.core.activity import Attempt, CallRecord, Pair
 from keyrot_middleware.core.model import DEFAULT_PLATFORM, RetryPolicy
-from keyrot_middleware.runtime.recorder import Activity
+from keyrot_middleware.runtime.activity_recorder import ActivityRecorder
 from keyrot_middleware.state import MemoryState
 
 NOW = 1_000.0
@@ -30,7 +30,7 @@ class Slow(MemoryState):
 def test_a_reader_sees_what_another_thread_has_taken() -> None:
     """A page that is asked in that moment would say that nothing was called."""
     state = Slow()
-    activity, found = Activity(state, lambda: NOW), list[Any]()
+    activity, found = ActivityRecorder(state, lambda: NOW), list[Any]()
     activity.add(CallRecord(NOW, "m", 0.1, "ok", (Attempt("a", None, None, 0.1),)))
     threads = [
         threading.Thread(target=activity.send, daemon=True),

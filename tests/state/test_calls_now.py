@@ -21,8 +21,8 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.monitoring.calls_now import AT_ONCE, ask, judge_calls, read_runs
+from keyrot_middleware.runtime.activity_recorder import ActivityRecorder
 from keyrot_middleware.runtime.call_settings import CallSettings, read_said, read_settings
-from keyrot_middleware.runtime.recorder import Activity
 from keyrot_middleware.runtime.rotations import emptied_at, report_values
 from keyrot_middleware.state import MemoryState, State
 from keyrot_middleware.testing import FakeClock
@@ -38,7 +38,7 @@ def call(at: float, workload: str = "", *, failure: str | None = None) -> CallRe
 
 
 def judged(state: State, clock: FakeClock, settings: CallSettings) -> list[Judgement]:
-    now, activity = clock.time(), Activity(state, clock.time)
+    now, activity = clock.time(), ActivityRecorder(state, clock.time)
     return judge_calls(state, Selector(KEYS), activity, settings, {}, now=now)
 
 
@@ -46,7 +46,10 @@ def test_each_model_is_judged_for_the_workloads_that_call_it(
     state: State, clock: FakeClock
 ) -> None:
     """The worst first; those of yesterday if they are not served."""
-    activity, settings = Activity(state, clock.time), replace(BATCH, tiers=None, next_models={})
+    activity, settings = (
+        ActivityRecorder(state, clock.time),
+        replace(BATCH, tiers=None, next_models={}),
+    )
     for workload in ("", "batch", "batch"):
         activity.add(call(clock.time(), workload))
     activity.send()
@@ -91,7 +94,7 @@ def test_calls_that_fail_whatever_the_key_are_read_from_any_state(
     failures: list[str | None], expected: Any, state: State, clock: FakeClock
 ) -> None:
     """Since when and how many is known from the minutes, one of which each call here takes."""
-    activity, pair = Activity(state, clock.time), Pair(DEFAULT_PLATFORM, "m", "")
+    activity, pair = ActivityRecorder(state, clock.time), Pair(DEFAULT_PLATFORM, "m", "")
     clock.advance(-clock.time() % 60)
     for failure in failures:
         clock.advance(60)

@@ -10,7 +10,7 @@ from keyrot_middleware.core.model import Scope
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.monitoring.report import PoolReport
 from keyrot_middleware.monitoring.view import look
-from keyrot_middleware.runtime.recorder import Activity
+from keyrot_middleware.runtime.activity_recorder import ActivityRecorder
 from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 
@@ -26,7 +26,7 @@ def report(state: State, clock: FakeClock) -> PoolReport:
         state=state,
         state_url="",
         rows=lambda: look(state, [A]),
-        activity=Activity(state, time.time),
+        activity=ActivityRecorder(state, time.time),
         selector=lambda: Selector([A]),
         now=clock.time,
     )

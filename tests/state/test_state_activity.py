@@ -18,7 +18,7 @@ from keyrot_middleware.core.activity import (
     project_entry,
 )
 from keyrot_middleware.core.model import Usage
-from keyrot_middleware.runtime.recorder import Activity
+from keyrot_middleware.runtime.activity_recorder import ActivityRecorder
 from keyrot_middleware.testing import FakeGemini
 
 NOW = 1_764_158_400.0
@@ -33,7 +33,7 @@ def call(at: float, key_id: str, failure: str | None = None, **more: object) -> 
 def test_two_processes_add_to_one_history(url: str) -> None:
     """Sums of both: counts, waits, usage and calls, by pool, key, project, model and workload."""
     with opened(url) as one, opened(url) as other:
-        first, second = Activity(one, time.time), Activity(other, time.time)
+        first, second = ActivityRecorder(one, time.time), ActivityRecorder(other, time.time)
         first.add(call(NOW - 7_200, "a", "quota_minute", workload="night"))
         second.add(call(NOW, "b", workload="night", outcome="failed", waited=False))
         second.send()
@@ -61,7 +61,7 @@ def test_two_processes_add_to_one_history(url: str) -> None:
 def test_a_text_that_is_no_call_is_not_shown(valkey: Server) -> None:
     """Whatever else is in the list of calls."""
     with opened(valkey.url) as state:
-        activity = Activity(state, time.time)
+        activity = ActivityRecorder(state, time.time)
         activity.add(call(NOW, "a"))
         activity.send()
         (calls,) = (name for name in valkey.names() if name.endswith(":calls"))
@@ -102,7 +102,7 @@ def environment(gemini: FakeGemini) -> dict[str, str]:
 
 def calls_in(url: str, *, is_priced: bool = False) -> int:
     with opened(url, pool="default") as state:
-        view = Activity(state, time.time).read().view(["key_1"], time.time())
+        view = ActivityRecorder(state, time.time).read().view(["key_1"], time.time())
         if is_priced:
             assert view.today["key_1"].cost_usd == view.today[POOL].cost_usd > 0
         assert sum(view.histories[POOL].calls) == sum(view.histories["key_1"].requests)

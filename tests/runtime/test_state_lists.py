@@ -11,8 +11,8 @@ from keyrot_middleware.core.activity import ActivityRows
 from keyrot_middleware.core.model import NO_BUDGET, RetryPolicy, Terms
 from keyrot_middleware.monitoring.facts import Fact, keep_fact, read_facts
 from keyrot_middleware.runtime.call_settings import CallSettings, read_said, read_settings
-from keyrot_middleware.runtime.lists import report_skipped
 from keyrot_middleware.runtime.rotations import Rotation, add_rotation, emptied_at, rotations
+from keyrot_middleware.runtime.state_lists import report_skipped
 from keyrot_middleware.state import MemoryState, State
 
 NOW = 1_764_158_400.0

@@ -5,7 +5,7 @@ from math import inf, nan
 
 import pytest
 
-from keyrot_middleware.core.rows import NUMBER, known_fields, read_row, read_rows
+from keyrot_middleware.core.json_rows import NUMBER, known_fields, read_row, read_rows
 
 KINDS = (str, NUMBER, bool | None)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TypeVar
 
-from ..core.rows import read_rows
+from ..core.json_rows import read_rows
 from ..core.wording import one_line
 from ..errors import warn_unless_logged
 from ..state.base import State

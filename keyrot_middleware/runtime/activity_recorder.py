@@ -31,7 +31,7 @@ from ..forks import after_fork, process_name
 from ..locks import Lock
 from ..state.base import State
 from ..telemetry.semconv import cause_from_verdict
-from .lists import report_skipped
+from .state_lists import report_skipped
 
 MOST_NEW = 100_000
 """Records that wait to be counted, at most; the oldest are dropped."""
@@ -44,8 +44,8 @@ def _watch_nothing(_record: CallRecord, _end: End) -> None:
 Price = Callable[[CallRecord], float | None]
 
 
-class Activity:
-    """The activity of one pool."""
+class ActivityRecorder:
+    """Counts the calls of one pool and keeps them in its state."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Activity:
         self._log = ActivityLog(state.activity, state.activity_log, zone, report_skipped)
         self.zone = zone
         self._batch = self._new_batch()
-        after_fork(self, Activity._in_child)
+        after_fork(self, ActivityRecorder._in_child)
 
     def add(self, record: CallRecord) -> None:
         """Record a call that ended. Does not block, and may be called in a garbage collection."""
@@ -130,7 +130,7 @@ class RunningCall:
         "_usage", "_waited_s", "trace_id", "waited",
     )  # fmt: skip
 
-    def __init__(self, activity: Activity, info: CallInfo) -> None:
+    def __init__(self, activity: ActivityRecorder, info: CallInfo) -> None:
         """Begin with the call."""
         self._activity, self._info = activity, info
         self._began = self._sent_at = perf_counter()

@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
+from .libraries import MODULES
+
 
 class KeyrotError(Exception):
     """Base class of every error that is not the SDK's."""
@@ -70,7 +72,7 @@ class KeyrotWarning(UserWarning):
 
 _BETWEEN = (
     *("keyrot_middleware", "wrapt", "contextlib", "opentelemetry", "openinference"),
-    *("google.genai", "openai", "litellm", "httpx", "httpx2", "requests", "aiohttp"),
+    *("openai", "litellm", *MODULES.values()),
 )
 """Modules that stand between a program's own line and what it is warned of."""
 

@@ -15,7 +15,7 @@ from itertools import count, pairwise
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypedDict, get_args
+from typing import Annotated, Any, Literal, TypedDict
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -52,6 +52,7 @@ from .keys_file import (
     read_keys,
     sentence,
 )
+from .libraries import CLIENTS, Client
 from .providers.gemini import Gemini
 from .providers.keys import StaysHere, display, hide_secrets, mask_keys
 
@@ -72,9 +73,6 @@ FROM_REDIS_URL = "redis"
 it is not read unless this says so."""
 TRACE_ID = "{trace_id}"
 """What stands for the id of a trace in `KEYROT_TRACE_URL`."""
-Client = Literal["google-genai", "httpx", "httpx2", "requests", "aiohttp"]
-CLIENTS: tuple[Client, ...] = get_args(Client)
-"""The libraries whose requests can go through the pool."""
 
 
 def _plain(value: object) -> object:

@@ -25,6 +25,7 @@ from typing import Any
 from wrapt import register_post_import_hook
 
 from ..errors import KeyrotError
+from ..libraries import MODULES
 
 USAGE = """\
 usage: keyrot run [-v] [PYTHON OPTIONS] PROGRAM [ARGUMENTS…]
@@ -183,9 +184,6 @@ LEVEL_VARIABLE = "_KEYROT_RUN_LEVEL"
 PID_VARIABLE = "_KEYROT_RUN_PID"
 """The process that becomes the program, if that is to have a pool."""
 
-MODULES = ("google.genai", "httpx", "httpx2", "requests", "aiohttp")
-"""Of the libraries that the pool serves."""
-
 
 def environment(level: int | None, *, expected: bool) -> dict[str, str]:
     """Return the environment of a Python process that starts with the pool.
@@ -213,7 +211,7 @@ _tried: list[bool] = []
 
 def start() -> None:
     """Install the pool as soon as this process imports a library that the pool serves."""
-    for module in MODULES:
+    for module in MODULES.values():
         register_post_import_hook(_install, module)
     if os.environ.get(PID_VARIABLE) == str(os.getpid()):
         atexit.register(_say_without_pool, os.getpid())
@@ -223,7 +221,7 @@ def _say_without_pool(pid: int) -> None:
     """Say that the program has ended without a pool, unless it failed or was forked."""
     failed = hasattr(sys, "last_type")
     if not _tried and not failed and os.getpid() == pid and sys.stderr is not None:
-        modules = ", ".join(MODULES)
+        modules = ", ".join(MODULES.values())
         print(f"keyrot: this process had no pool: it imported none of {modules}", file=sys.stderr)
 
 

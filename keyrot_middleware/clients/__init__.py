@@ -10,13 +10,14 @@ from functools import partial
 from typing import Any
 
 from ..hosts import AllowedOrigins, hostname
+from ..libraries import SDK
 from ..runtime.pool import Pool
 from . import genai, httpx, live, requests
 from .httpx import transport
 from .patching import Args, Kwargs, Patcher, Wrapped, Wrapper
 from .pooled_calls import PooledCalls
 from .redaction import current_redact, filter_logs
-from .routing import SDK, served
+from .routing import served
 
 __all__ = ["Binding", "transport"]
 

@@ -14,6 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..hosts import is_clear_here
+from ..libraries import HTTPX, SDK
 from ..runtime import sdk_call
 from ..runtime.first_token import Deadline
 from ..secrets import Secret
@@ -23,7 +24,7 @@ from .patching import Args, Kwargs, Wrapped, Wrapper
 from .pooled_calls import PooledCalls
 from .redaction import Redact, scrub_head
 from .refusals import Explanation, OwnResponse
-from .routing import SDK, Served, read
+from .routing import Served, read
 from .serving import Library, Pieces
 from .stream import Stream, mixed_type
 
@@ -349,7 +350,7 @@ class _Chained:
 def wrappers(calls: PooledCalls | None, served: Served) -> dict[tuple[str, str], Wrapper]:
     """Return the wrappers of what picks a transport for an address; it has no public name."""
     table: dict[tuple[str, str], Wrapper] = {}
-    for library in ("httpx", "httpx2"):
+    for library in HTTPX:
         if {library, SDK} & set(served.libraries):
             pick = _picked(calls, served, library)
             table[library, "Client._transport_for_url"] = pick

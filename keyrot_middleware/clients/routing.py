@@ -15,6 +15,7 @@ from .. import providers
 from ..core.model import POOL_KEY
 from ..errors import handle_internal_error
 from ..hosts import AllowedOrigins, hostname, is_within, origin_from_url
+from ..libraries import SDK
 from ..providers.base import Provider, Route
 from ..providers.gemini import GEMINI_API
 from ..runtime import SdkCall, sdk_call
@@ -24,7 +25,6 @@ from .pooled_calls import PooledCalls
 from .redaction import without_key
 from .refusals import OwnResponse, without_pool
 
-SDK = "google-genai"
 _CLIENT_HEADER = "x-goog-api-client"
 _SDK = "google-genai-sdk"
 """In this header of each of its requests."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keyrot_middleware.core.model import Limits
+    from keyrot_middleware.runtime.pool import SystemClock
     from keyrot_middleware.testing.fake_gemini import FakeGemini
     from keyrot_middleware.testing.fake_openai import FakeAnthropic, FakeOpenAI
-    from keyrot_middleware.testing.keys import Clock, FakeClock, FakeKey, QuotaUsage, SystemClock
+    from keyrot_middleware.testing.keys import Clock, FakeClock, FakeKey, QuotaUsage
     from keyrot_middleware.testing.live import plain_websockets
     from keyrot_middleware.testing.replies import Reply, Scripted
     from keyrot_middleware.testing.request import FakeRequest, LoggedRequest
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 _MODULES = {
     "fake_gemini": ("FakeGemini",),
     "fake_openai": ("FakeAnthropic", "FakeOpenAI"),
-    "keys": ("Clock", "FakeClock", "FakeKey", "Limits", "QuotaUsage", "SystemClock"),
+    "keys": ("Clock", "FakeClock", "FakeKey", "Limits", "QuotaUsage"),
     "live": ("plain_websockets",),
     "replies": ("Reply", "Scripted"),
     "request": ("FakeRequest", "LoggedRequest"),
+    "server": ("SystemClock",),
 }
 __all__ = [
     "Clock",

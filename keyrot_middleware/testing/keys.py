@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import string
-import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -276,14 +275,6 @@ class Clock(Protocol):
 
     def time(self) -> float:
         """Return the seconds since 1970-01-01 UTC."""
-
-
-class SystemClock:
-    """The system clock."""
-
-    def time(self) -> float:
-        """Return the seconds since 1970-01-01 UTC."""
-        return time.time()
 
 
 class FakeClock:

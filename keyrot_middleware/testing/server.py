@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from keyrot_middleware.errors import MissingExtraError
-from keyrot_middleware.testing.keys import Clock, FakeKey, KeyRegistry, SystemClock
+from keyrot_middleware.runtime.pool import SystemClock
+from keyrot_middleware.testing.keys import Clock, FakeKey, KeyRegistry
 from keyrot_middleware.testing.live import LiveSession, WebSocket
 from keyrot_middleware.testing.replies import Scripted, Scripts, Then
 from keyrot_middleware.testing.request import LoggedRequest, RequestLog

@@ -25,7 +25,7 @@ import pytest
 
 import keyrot_middleware
 from app import summary
-from keyrot_middleware.testing import Reply
+from keyrot_middleware.testing import Reply, SystemClock
 
 
 def test_another_key_answers(fake_gemini, keyrot_pool):
@@ -61,6 +61,17 @@ def test_the_clock_is_shared(keyrot_clock, fake_gemini, keyrot_pool):
     summary("hi")
     keyrot_clock.advance(86400)
     assert summary("hi") == "ok from A"
+
+
+class TestRealTime:
+    @pytest.fixture
+    def keyrot_clock(self):
+        return SystemClock()
+
+    def test_a_retry_waits(self, fake_gemini, keyrot_pool):
+        keyrot_pool("A")
+        fake_gemini.script("A", Reply.OVERLOADED)
+        assert summary("hi") == "ok from A"
 
 
 def test_no_key_is_a_mistake(keyrot_pool):
@@ -130,7 +141,7 @@ def test_the_fixtures_serve_a_users_tests(tmp_path: Path) -> None:
         HTTP_PROXY="http://127.0.0.1:9",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 passed" in done.stdout
+    assert "9 passed" in done.stdout
 
 
 def test_a_project_without_the_plugin_is_unchanged(tmp_path: Path) -> None:

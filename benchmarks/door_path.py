@@ -28,7 +28,7 @@ import keyrot_middleware
 from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.serve import Door
-from keyrot_middleware.serve.access import Access
+from keyrot_middleware.serve.access import DoorAccess
 from keyrot_middleware.settings import load
 from keyrot_middleware.testing import FakeGemini
 
@@ -72,7 +72,7 @@ async def opened() -> AsyncIterator[tuple[Door, str]]:
     """Yield the app as `keyrot serve` makes it, and the name of its provider."""
     config, pool = load(), current_pool()
     assert pool is not None
-    door = Door(config, Access("127.0.0.1", None), source_of(pool))
+    door = Door(config, DoorAccess("127.0.0.1", None), source_of(pool))
     try:
         yield door, next(iter(door.upstream))
     finally:

@@ -35,7 +35,7 @@ from .runtime import workload as _workload
 from .runtime.first_token import FirstTokens
 from .runtime.first_token import first_token_s as _first_token_s
 from .runtime.google_limits import START_S, GoogleLimits
-from .runtime.pool import Clock, Pool, Refresher, SystemClock, resolved_candidates
+from .runtime.pool import Pool, PoolClock, Refresher, SystemClock, resolved_candidates
 from .secrets.cache import SecretCache
 from .secrets.stores import Stores, open_secret_cache
 from .settings import (
@@ -77,7 +77,7 @@ class _Installed(NamedTuple):
 
 def install(
     *,
-    clock: Clock | None = None,
+    clock: PoolClock | None = None,
     on_event: Callable[[PoolEvent], object] | None = None,
     **settings: Unpack[SettingArguments],
 ) -> None:
@@ -343,7 +343,7 @@ def workload(
 
 def open_pool(
     config: Config,
-    clock: Clock,
+    clock: PoolClock,
     *more: Observer,
     on_event: Callable[[PoolEvent], object] | None = None,
 ) -> Pool | None:
@@ -439,7 +439,7 @@ def doubts(config: Config, secrets: SecretCache) -> Iterator[str]:
             yield f"key {key_id}: {doubt}"
 
 
-def _open_state(config: Config, clock: Clock) -> State:
+def _open_state(config: Config, clock: PoolClock) -> State:
     """Open the state.
 
     Raises:

@@ -47,7 +47,7 @@ from .providers.keys import StaysHere, display, hide_secrets
 from .runtime import current_pool
 from .runtime.driver import AsyncDriver, SyncDriver, complete
 from .runtime.held import Held
-from .runtime.pool import Clock, Pool, SystemClock
+from .runtime.pool import PoolClock, Pool, SystemClock
 from .runtime.runner import ErrorMaker
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys, load
@@ -204,7 +204,7 @@ class KeyManager:
         pool: Pool | None = None,
         /,
         *,
-        clock: Clock | None = None,
+        clock: PoolClock | None = None,
         **settings: Unpack[SettingArguments],
     ) -> None:
         """Open a pool of its own from *settings* (as `install()` takes them), or share *pool*.
@@ -441,7 +441,7 @@ _shared: dict[str | None, KeyManager] = {}
 _shared_lock = Lock()
 
 
-def _own_pool(clock: Clock, settings: SettingArguments) -> Pool:
+def _own_pool(clock: PoolClock, settings: SettingArguments) -> Pool:
     config = load(**settings)
     if not config.settings.enabled:
         raise ConfigError(

@@ -26,7 +26,7 @@ from ..ui import HOW_TO_MAKE
 
 try:
     from ..serve import Door, upstream_of
-    from ..serve.access import Access
+    from ..serve.access import DoorAccess
     from ..serve.server import run, run_workers
     from .ui import QUIET, listen, read_token
 except ImportError:
@@ -120,7 +120,7 @@ def _serve(
     config: Config, pool: Pool, host: str, token: str | None, listener: socket.socket
 ) -> None:
     """Serve in this process until a signal ends it, with KeyboardInterrupt."""
-    run(Door(config, Access(host, token), source_of(pool)), listener, **_QUIET)
+    run(Door(config, DoorAccess(host, token), source_of(pool)), listener, **_QUIET)
 
 
 def _announce(config: Config, pool: Pool, listener: socket.socket, token_file: Path | None) -> None:

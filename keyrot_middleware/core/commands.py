@@ -46,7 +46,7 @@ class StreamEnd(NamedTuple):
     reported: Sequence[Reported] = ()
 
 
-Reply = Done | StreamOpened | Failed
+SendResult = Done | StreamOpened | Failed
 """What a send returns."""
 
 
@@ -115,7 +115,7 @@ class Driver(Protocol):
     async def acquire(self, command: Acquire) -> Lease | Unavailable:
         """Acquire a lease."""
 
-    async def send(self, command: Send) -> Reply:
+    async def send(self, command: Send) -> SendResult:
         """Send the request. Failures are returned; what is raised is not the request's."""
 
     async def is_available(self, info: CallInfo, keys: Sequence[Candidate]) -> bool:

@@ -33,8 +33,8 @@ from .commands import (
     Driver,
     Failed,
     Refresh,
-    Reply,
     Send,
+    SendResult,
     Settle,
     Sleep,
     StreamEnd,
@@ -437,7 +437,7 @@ def _goes_back(call: CallState, lease: Lease) -> bool:
     return _use_slow_keys(call)
 
 
-async def _attempt(call: CallState, driver: Driver, lease: Lease) -> Reply:
+async def _attempt(call: CallState, driver: Driver, lease: Lease) -> SendResult:
     """Send once with *lease*; settle it, unless a stream is open."""
     call.sends += 1
     try:

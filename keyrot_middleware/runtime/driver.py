@@ -19,8 +19,8 @@ from ..core.commands import (
     Done,
     Failed,
     Refresh,
-    Reply,
     Send,
+    SendResult,
     Settle,
     Sleep,
     StreamEnd,
@@ -64,7 +64,7 @@ class SyncDriver:
         self,
         pool: Pool,
         call: CallState,
-        send: Callable[[Lease], Awaitable[Reply]],
+        send: Callable[[Lease], Awaitable[SendResult]],
         observer: CallObserver | None = None,
     ) -> None:
         """Serve one call.
@@ -331,7 +331,7 @@ class SyncDriver:
             woken.wait(seconds)
         ticket.wake = None
 
-    async def _send_until(self, limit_s: float, lease: Lease) -> Reply:
+    async def _send_until(self, limit_s: float, lease: Lease) -> SendResult:
         """Send a request, and cut it off at its deadline."""
         tokens, model = self._pool.first_tokens, self.call.info.model
         # A read that times out is over, so one of the cuts of this minute is held for it.
@@ -383,7 +383,7 @@ class AsyncDriver(SyncDriver):
             timer.cancel()
             ticket.wake = None
 
-    async def _send_until(self, limit_s: float, lease: Lease) -> Reply:
+    async def _send_until(self, limit_s: float, lease: Lease) -> SendResult:
         """Send a request, and cut it off at its deadline."""
         loop, call = asyncio.get_running_loop(), self.call
 

@@ -71,7 +71,7 @@ LOOK_UP_S = 5.0
 MODELS_WARNED = 100
 
 
-class Clock(Protocol):
+class PoolClock(Protocol):
     """Where time comes from: `SystemClock`, or `keyrot_middleware.testing.FakeClock` in tests."""
 
     def time(self) -> float:
@@ -85,7 +85,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The system clock."""
 
     sleep = staticmethod(time.sleep)
     monotonic = staticmethod(time.monotonic)
@@ -126,7 +126,7 @@ class Pool:
     policy: RetryPolicy
     observers: Sequence[Observer] = ()
     event_listeners: Sequence[PoolEventListener] = ()
-    clock: Clock = field(default_factory=SystemClock)
+    clock: PoolClock = field(default_factory=SystemClock)
     token_scale: TokenScale = field(default_factory=TokenScale)
     models: ModelNames = field(default_factory=ModelNames)
     waiting_lines: WaitingLines = field(default_factory=WaitingLines)

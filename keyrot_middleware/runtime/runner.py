@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..core.commands import Reply, StreamOpened
+from ..core.commands import SendResult, StreamOpened
 from ..core.flow import CallState, Exhausted
 from ..core.model import Lease
 from ..telemetry import CallObserver
@@ -26,7 +26,7 @@ that nothing internal is its context."""
 async def arun(
     pool: Pool,
     call: CallState,
-    send: Callable[[Lease], Awaitable[Reply]],
+    send: Callable[[Lease], Awaitable[SendResult]],
     no_key: ErrorMaker,
     observer: CallObserver | None = None,
     *,

@@ -28,8 +28,8 @@ from ..monitoring.report import PoolReport
 from ..providers.base import Provider, Route
 from ..runtime import workload
 from ..settings import Config
-from .access import FORWARDED, NOT_SERVED, Access, Given, Refused, names_key
-from .body import Body, Space, Stopped
+from .access import FORWARDED, NOT_SERVED, DoorAccess, Given, RequestRefused, names_key
+from .body import RequestBody, Space, Stopped
 from .upstream import Upstream, near, sender_to, upstream_of
 
 __all__ = ["Door", "upstream_of"]
@@ -55,7 +55,7 @@ _TIMEOUT = httpx.Timeout(3_600.0, connect=30.0, write=300.0).as_dict()
 class Door:
     """The ASGI app; needs `install()` in this process."""
 
-    def __init__(self, config: Config, access: Access, report: PoolReport) -> None:
+    def __init__(self, config: Config, access: DoorAccess, report: PoolReport) -> None:
         """Serve the providers that the pool has keys of.
 
         Args:
@@ -82,7 +82,7 @@ class Door:
         exchange = _Exchange(scope, receive, send)
         try:
             await self._answer(exchange)
-        except Refused as refused:
+        except RequestRefused as refused:
             await exchange.refuse(refused)
         except Stopped as stopped:
             if stopped.refused is not None:
@@ -91,20 +91,20 @@ class Door:
             await exchange.refuse(_no_reply(error))
         except asyncio.CancelledError:
             if not exchange.has_left:  # the server ends; a reply that has begun is cut
-                cut = Refused(503, "it was stopped before the provider answered")
+                cut = RequestRefused(503, "it was stopped before the provider answered")
                 await exchange.refuse(cut, lingers=False)
         except Exception:
             handle_internal_error("serve")
             if exchange.has_begun:
                 raise  # the server closes the connection
-            await exchange.refuse(Refused(500, "it failed inside; its log has more"))
+            await exchange.refuse(RequestRefused(500, "it failed inside; its log has more"))
 
     async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Say why, where the program reads it: clients show the reason of a close, and no body."""
         await receive()
         try:
             self._access.admit(scope, _decoded(scope))
-        except Refused as refused:
+        except RequestRefused as refused:
             if refused.code == NOT_SERVED:
                 await send({"type": "websocket.accept"})
                 reason = f"keyrot serve: {refused.text}"
@@ -124,7 +124,7 @@ class Door:
             # In a thread: a shared state may be far away.
             if await asyncio.to_thread(_is_ready, self._report):
                 return await exchange.say(200, {"status": "ok"})
-            raise Refused(503, "no call is served")
+            raise RequestRefused(503, "no call is served")
         query = scope["query_string"].decode("latin-1")
         self._access.require_key(given, query)
         # Google's Java SDK puts the path of its base address before that of an upload's.
@@ -134,7 +134,7 @@ class Door:
         rest = f"{rest}{'?' if kept else ''}{kept}"
         found = None if there is None or is_odd else there.find(scope["method"], rest)
         if there is None or found is None:
-            raise Refused(404, near(self.upstream, scope["method"], path))
+            raise RequestRefused(404, near(self.upstream, scope["method"], path))
         self._set_workload(exchange.headers)
         await self._forward(exchange, there, *found)
 
@@ -143,7 +143,7 @@ class Door:
         if label := headers.get("x-keyrot-workload", ""):
             if label not in self._workloads:
                 known = ", ".join(sorted(filter(None, self._workloads))) or "none"
-                raise Refused(400, f"there is no such workload; there is {known}")
+                raise RequestRefused(400, f"there is no such workload; there is {known}")
             workload.set(label)
 
     async def _forward(self, exchange: _Exchange, there: Upstream, url: str, route: Route) -> None:
@@ -186,7 +186,7 @@ class _Exchange:
         self.headers = dict(self.given)
         is_chunked = "transfer-encoding" in self.headers
         size = None if is_chunked else int(self.headers.get("content-length", 0))
-        self.body = Body(receive, size)
+        self.body = RequestBody(receive, size)
         self.provider: Provider | None = None
         self.has_left = self.has_begun = False
 
@@ -213,7 +213,7 @@ class _Exchange:
             await self._send_body(piece, more=True)
         await self._end()
 
-    async def refuse(self, refused: Refused, *, lingers: bool = True) -> None:
+    async def refuse(self, refused: RequestRefused, *, lingers: bool = True) -> None:
         """Answer by a sentence, as an error of the provider's; nothing if a reply has begun."""
         text = f"keyrot serve: {refused.text}"
         provider, code = self.provider, refused.code
@@ -264,11 +264,11 @@ def _upward(given: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
             yield raw, value
 
 
-def _no_reply(error: httpx.HTTPError) -> Refused:
+def _no_reply(error: httpx.HTTPError) -> RequestRefused:
     if isinstance(error, httpx.TimeoutException):
-        return Refused(504, "the provider did not answer in time")
+        return RequestRefused(504, "the provider did not answer in time")
     cause = connection_cause(error)
-    return Refused(502, f"the connection to the provider failed{cause and ': '}{cause}")
+    return RequestRefused(502, f"the connection to the provider failed{cause and ': '}{cause}")
 
 
 def _is_ready(report: PoolReport) -> bool:

@@ -26,7 +26,7 @@ MOST_HEADERS = 100
 """With thousands of them httpx takes seconds."""
 
 
-class Refused(Exception):  # noqa: N818 - an answer of ours
+class RequestRefused(Exception):  # noqa: N818 - an answer of ours
     """A request that is not sent."""
 
     def __init__(self, code: int, text: str, *headers: tuple[str, str]) -> None:
@@ -34,7 +34,7 @@ class Refused(Exception):  # noqa: N818 - an answer of ours
         self.code, self.text, self.headers = code, text, headers
 
 
-class Access:
+class DoorAccess:
     """Decides about each request."""
 
     def __init__(self, host: str, token: str | None) -> None:
@@ -50,27 +50,29 @@ class Access:
         """Let a request in.
 
         Raises:
-            Refused: It may be a browser's or a proxy's, or is none that can be sent on.
+            RequestRefused: It may be a browser's or a proxy's, or is none that can be sent on.
         """
         headers, names = dict(given), [name for name, _ in given]
         if len(given) > MOST_HEADERS:
-            raise Refused(431, f"a request has at most {MOST_HEADERS} headers")
+            raise RequestRefused(431, f"a request has at most {MOST_HEADERS} headers")
         lengths = names.count("content-length") + names.count("transfer-encoding")
         if lengths > 1 or names.count("host") != 1:
-            raise Refused(400, "a request has one Host and one length")
+            raise RequestRefused(400, "a request has one Host and one length")
         sites = {value for name, value in given if name == "sec-fetch-site"}
         if "origin" in headers or not sites <= {"none", "same-origin"}:
-            raise Refused(403, "pages in a browser may not call")
+            raise RequestRefused(403, "pages in a browser may not call")
         if self._token is None and not self._is_here(headers["host"]):
-            raise Refused(403, "the Host header names another server")
+            raise RequestRefused(403, "the Host header names another server")
         if self._token is None and _is_forwarded(scope, names):
-            raise Refused(403, "behind a proxy it needs --token-file")
+            raise RequestRefused(403, "behind a proxy it needs --token-file")
         # Any other upgrade, as to HTTP/2 by Java's client, may be ignored: the answer is HTTP/1.1.
         if "websocket" in headers.get("upgrade", "").lower():
-            raise Refused(NOT_SERVED, "websockets are not served, so neither Live nor Realtime are")
+            raise RequestRefused(
+                NOT_SERVED, "websockets are not served, so neither Live nor Realtime are"
+            )
         if scope["method"] not in METHODS:
             allowed = ", ".join(METHODS)
-            raise Refused(
+            raise RequestRefused(
                 405, f"this method is not served; there are {allowed}", ("allow", allowed)
             )
 
@@ -83,14 +85,16 @@ class Access:
         """Look at what a program sends as its key; none of it is sent on.
 
         Raises:
-            Refused: It is not the token; or, without one, it is a real key.
+            RequestRefused: It is not the token; or, without one, it is a real key.
         """
         keys = [*_in_headers(given), *_in_query(query)]
         if self._token is None:
             if any(map(has_key_shape, keys)):
-                raise Refused(401, "the pool has the keys: set this program's to keyrot-pool")
+                raise RequestRefused(
+                    401, "the pool has the keys: set this program's to keyrot-pool"
+                )
         elif not any(hmac.compare_digest(key.encode(), self._token) for key in keys):
-            raise Refused(401, "send the token of --token-file as the API key")
+            raise RequestRefused(401, "send the token of --token-file as the API key")
 
     def without_keys(self, query: str) -> str:
         """Return a query without what has a key: by its name, or because it is the token."""

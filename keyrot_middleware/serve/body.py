@@ -9,7 +9,7 @@ from time import monotonic
 
 from starlette.types import Message, Receive
 
-from .access import Refused
+from .access import RequestRefused
 
 MIB = 1_048_576
 SMALL = MIB
@@ -36,13 +36,13 @@ class Stopped(BaseException):
     No `Exception`: the pool would take it for a failure of the provider's.
     """
 
-    def __init__(self, refused: Refused | None = None) -> None:
+    def __init__(self, refused: RequestRefused | None = None) -> None:
         super().__init__()
         self.refused = refused
         """What to answer; None: nobody is there."""
 
 
-class Body:
+class RequestBody:
     """Reads a body as it comes."""
 
     def __init__(self, receive: Receive, size: int | None) -> None:
@@ -62,11 +62,11 @@ class Body:
         """Return a small body whole, or the beginning of a larger one.
 
         Raises:
-            Refused: It is too long.
+            RequestRefused: It is too long.
             Stopped: The client does not send it.
         """
         if self._size is not None and self._size > LARGEST:
-            raise Refused(413, f"a body has at most {LARGEST:,} bytes")
+            raise RequestRefused(413, f"a body has at most {LARGEST:,} bytes")
         if self._size is not None and self._size > SMALL:
             return b""
         begin = bytearray()
@@ -81,7 +81,7 @@ class Body:
         while not self.ended.is_set():
             yield await self._next()
             if self._received > LARGEST:
-                raise Stopped(Refused(413, f"a body has at most {LARGEST:,} bytes"))
+                raise Stopped(RequestRefused(413, f"a body has at most {LARGEST:,} bytes"))
 
     async def _next(self) -> bytes:
         # Not the time that others take: for space, for a key, or a provider that reads slowly.
@@ -93,7 +93,7 @@ class Body:
             text = (
                 f"nothing came for {IDLE_S:.0f} seconds" if left > IDLE_S else "it came too slowly"
             )
-            raise Stopped(Refused(408, f"the body was not sent: {text}")) from None
+            raise Stopped(RequestRefused(408, f"the body was not sent: {text}")) from None
         self._waited += monotonic() - began
         return self._take(message)
 
@@ -132,7 +132,7 @@ class Space:
         """Hold so many MiB, when those that asked before have theirs.
 
         Raises:
-            Refused: There is no space for too long.
+            RequestRefused: There is no space for too long.
         """
         held = 0
         try:
@@ -143,7 +143,7 @@ class Space:
                         held += 1
             except TimeoutError:
                 text = f"other large bodies take all of the {SPACE_MIB} MiB there is for them"
-                raise Refused(503, text, ("retry-after", "60")) from None
+                raise RequestRefused(503, text, ("retry-after", "60")) from None
             yield
         finally:
             for _ in range(held):

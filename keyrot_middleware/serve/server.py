@@ -101,7 +101,7 @@ class Protocol(H11Protocol):
         self._timer = self.loop.call_later(TAKE_S, self.transport.abort)
 
 
-class Server(uvicorn.Server):
+class DoorServer(uvicorn.Server):
     """Ends with its last request; what is left after `STOP_S`, or on a second signal, is cut."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -150,7 +150,7 @@ def run(app: Door, listener: socket.socket, **options: Any) -> None:
         KeyboardInterrupt: It has ended by Ctrl-C, which is sent again.
     """
     config = uvicorn.Config(app, http=Protocol, timeout_graceful_shutdown=STOP_S, **options)
-    server = Server(config)
+    server = DoorServer(config)
     # Also before it serves and after: uvicorn sends a signal again when it has ended.
     signal.signal(signal.SIGTERM, server.handle_exit)
     server.run(sockets=[listener])
@@ -160,8 +160,8 @@ def run_workers(count: int, work: Callable[..., None], *args: Any, listener: soc
     """Run *work* in several processes until a signal ends them; replace one that is killed.
 
     uvicorn's own supervisor is no documented interface, and its constructor has changed twice. Its
-    workers are stopped by another class than `Server`, and are killed where they take five seconds
-    to start.
+    workers are stopped by another class than `DoorServer`, and are killed where they take five
+    seconds to start.
 
     Args:
         count: The processes.

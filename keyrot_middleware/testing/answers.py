@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keyrot_middleware.testing.request import FakeRequest, Route
+from keyrot_middleware.testing.request import FakeRequest, FakeRoute
 
 # JSON fields in either spelling: Google accepts both `displayName` and `display_name` ----------
 
@@ -384,7 +384,7 @@ def bearer_tokens(headers: list[str]) -> list[str]:
     return [token.strip() for scheme, _, token in parts if scheme.lower() == "bearer"]
 
 
-def to_native(route: Route, body: dict[str, Any]) -> tuple[Route, dict[str, Any]]:
+def to_native(route: FakeRoute, body: dict[str, Any]) -> tuple[FakeRoute, dict[str, Any]]:
     """Return the native verb and body of a request, so that one set of rules holds for both."""
     if route.verb == "embeddings.create":
         given = body.get("input")

@@ -54,7 +54,7 @@ class Bucket:
         return max(missing, 0.0) * self.period_s / self.limit
 
 
-class Refused(Exception):  # noqa: N818 - a reply of the service
+class ErrorReply(Exception):  # noqa: N818 - a reply of the service
     """The service refuses a request."""
 
     def __init__(
@@ -134,11 +134,11 @@ class _FakeProvider(FakeServer):
         """Return the key of a request."""
         raise NotImplementedError
 
-    def unknown_key(self, value: str) -> Refused:
+    def unknown_key(self, value: str) -> ErrorReply:
         """Return the refusal of a key that the service does not know."""
         raise NotImplementedError
 
-    def too_many(self, asked: Asked, limit: str, bucket: Bucket, wanted: float) -> Refused:
+    def too_many(self, asked: Asked, limit: str, bucket: Bucket, wanted: float) -> ErrorReply:
         """Return the refusal of a request over a limit."""
         raise NotImplementedError
 
@@ -170,7 +170,7 @@ class _FakeProvider(FakeServer):
             if key is None:
                 raise self.unknown_key(self.value_of(http))
             content, headers = self._content(Asked(key, http.method, path, body, now), scripted)
-        except Refused as refused:
+        except ErrorReply as refused:
             content, status, name = refused.body, refused.status, refused.name
             headers = refused.headers
         stream = isinstance(content, list)
@@ -201,13 +201,13 @@ class _FakeProvider(FakeServer):
         """Return the body of an answer and its headers.
 
         Raises:
-            Refused: By a script, by a limit, or by what is asked for.
+            ErrorReply: By a script, by a limit, or by what is asked for.
         """
         failure: Any = None
         if scripted is not None and scripted.body is not None:
             failure = scripted.body(None)  # type: ignore[arg-type]  # it reads no request
             if scripted.after_chunks is None:
-                raise Refused(scripted.status, failure, *scripted.headers, name=scripted.name)
+                raise ErrorReply(scripted.status, failure, *scripted.headers, name=scripted.name)
         headers = tuple(self._take(asked)) if self.counts(asked) else ()
         content = self.reply(asked)
         if failure is not None and scripted is not None and isinstance(content, list):
@@ -218,7 +218,7 @@ class _FakeProvider(FakeServer):
         """Count a request, and yield the headers that report what is left.
 
         Raises:
-            Refused: A limit is exhausted.
+            ErrorReply: A limit is exhausted.
         """
         limits = self._limits[asked.key.project]
         for name, (limit, period) in limits.items():
@@ -242,11 +242,11 @@ class _FakeProvider(FakeServer):
         self._stored[name] = asked.key.project, thing
         return thing
 
-    def find(self, asked: Asked, name: str, missing: Callable[[str], Refused]) -> Any:
+    def find(self, asked: Asked, name: str, missing: Callable[[str], ErrorReply]) -> Any:
         """Return a stored thing of the key's project.
 
         Raises:
-            Refused: It has none of that name.
+            ErrorReply: It has none of that name.
         """
         project, thing = self._stored.get(name, ("", None))
         if project != asked.key.project:
@@ -386,13 +386,13 @@ class FakeOpenAI(_FakeProvider):
         """Return the key of a request."""
         return http.value("authorization").removeprefix("Bearer ") or http.value("api-key")
 
-    def unknown_key(self, value: str) -> Refused:
+    def unknown_key(self, value: str) -> ErrorReply:
         """Return the refusal of a key that the service does not know; it repeats part of it."""
         status, body = _UNKNOWN.get(self.flavor, _UNKNOWN["openai"])
         text = json.dumps(body).replace("{key}", f"{value[:8]}****{value[-4:]}")
-        return Refused(status, json.loads(text), name="KEY_INVALID")
+        return ErrorReply(status, json.loads(text), name="KEY_INVALID")
 
-    def too_many(self, asked: Asked, limit: str, bucket: Bucket, wanted: float) -> Refused:
+    def too_many(self, asked: Asked, limit: str, bucket: Bucket, wanted: float) -> ErrorReply:
         """Return the refusal of a request over a limit."""
         what, unit, short = _LONG.get(limit, ("tokens", "min", "TPM"))
         again, used = bucket.reset_s(asked.now, wanted), bucket.limit - int(bucket.left(asked.now))
@@ -404,11 +404,11 @@ class FakeOpenAI(_FakeProvider):
         body: Any = _error(text, what, "rate_limit_exceeded")
         if self.flavor == "mistral":
             body = {"object": "error", "message": "Rate limit exceeded", "type": "rate_limited"}
-            return Refused(429, {**body, "code": "1300"}, name="RATE_LIMIT")
+            return ErrorReply(429, {**body, "code": "1300"}, name="RATE_LIMIT")
         if self.flavor == "xai":
             body = {"code": "rate-limited", "error": "Too many requests"}
-            return Refused(429, body, name="RATE_LIMIT")
-        return Refused(429, body, ("retry-after", str(int(again) + 1)), name="RATE_LIMIT")
+            return ErrorReply(429, body, name="RATE_LIMIT")
+        return ErrorReply(429, body, ("retry-after", str(int(again) + 1)), name="RATE_LIMIT")
 
     def headers(self, buckets: Mapping[str, Bucket], now: float) -> Headers:
         """Yield the headers that report limits, as this flavor does."""
@@ -567,9 +567,9 @@ class FakeOpenAI(_FakeProvider):
         return [{**event, "sequence_number": place} for place, event in enumerate(events)]
 
 
-def _no_such(name: str) -> Refused:
+def _no_such(name: str) -> ErrorReply:
     text = f"No such object: {name}"
-    return Refused(404, _error(text, "invalid_request_error", None), name="NOT_FOUND")
+    return ErrorReply(404, _error(text, "invalid_request_error", None), name="NOT_FOUND")
 
 
 # Anthropic ----------------------------------------------------------------------------------------
@@ -593,12 +593,12 @@ class FakeAnthropic(_FakeProvider):
         """Return the key of a request."""
         return http.value("x-api-key") or http.value("authorization").removeprefix("Bearer ")
 
-    def unknown_key(self, value: str) -> Refused:
+    def unknown_key(self, value: str) -> ErrorReply:
         """Return the refusal of a key that the service does not know."""
         body = _failure("authentication_error", "invalid x-api-key")
-        return Refused(401, body, ("x-should-retry", "false"), name="KEY_INVALID")
+        return ErrorReply(401, body, ("x-should-retry", "false"), name="KEY_INVALID")
 
-    def too_many(self, asked: Asked, limit: str, bucket: Bucket, wanted: float) -> Refused:
+    def too_many(self, asked: Asked, limit: str, bucket: Bucket, wanted: float) -> ErrorReply:
         """Return the refusal of a request over a limit."""
         what = "input tokens" if limit == "tpm" else "requests"
         text = (
@@ -606,7 +606,7 @@ class FakeAnthropic(_FakeProvider):
             f"per minute (org: fake, model: {asked.model})."
         )
         again = ("retry-after", str(int(bucket.reset_s(asked.now, wanted)) + 1))
-        return Refused(429, _failure("rate_limit_error", text), again, name="RATE_LIMIT")
+        return ErrorReply(429, _failure("rate_limit_error", text), again, name="RATE_LIMIT")
 
     def headers(self, buckets: Mapping[str, Bucket], now: float) -> Headers:
         """Yield the headers that report limits."""
@@ -686,5 +686,5 @@ def _failure(kind: str, message: str) -> dict[str, Any]:
     return {"type": "error", "error": error, "request_id": _id("req_")}
 
 
-def _not_found(name: str) -> Refused:
-    return Refused(404, _failure("not_found_error", f"{name} not found"), name="NOT_FOUND")
+def _not_found(name: str) -> ErrorReply:
+    return ErrorReply(404, _failure("not_found_error", f"{name} not found"), name="NOT_FOUND")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from keyrot_middleware import KeyManager
-    from keyrot_middleware.runtime.pool import Clock
+    from keyrot_middleware.runtime.pool import PoolClock
     from keyrot_middleware.testing import FakeGemini
 
 __all__ = ["PoolFactory", "fake_gemini", "keyrot_clock", "keyrot_pool"]
@@ -25,7 +25,7 @@ _SWITCHES_TO_VERTEX = ("GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE
 
 
 @pytest.fixture
-def keyrot_clock() -> Clock:
+def keyrot_clock() -> PoolClock:
     """Return the clock of `fake_gemini` and `keyrot_pool`: a `FakeClock` at 12:30:30 UTC.
 
     A wait for the next minute passes at once, and `keyrot_clock.advance(86400)` is tomorrow.
@@ -37,7 +37,7 @@ def keyrot_clock() -> Clock:
 
 
 @pytest.fixture
-def fake_gemini(keyrot_clock: Clock) -> Iterator[FakeGemini]:
+def fake_gemini(keyrot_clock: PoolClock) -> Iterator[FakeGemini]:
     """Run a `FakeGemini` until the test ends."""
     from keyrot_middleware.testing import FakeGemini  # noqa: PLC0415 - see above
 
@@ -48,7 +48,7 @@ def fake_gemini(keyrot_clock: Clock) -> Iterator[FakeGemini]:
 @pytest.fixture
 def keyrot_pool(
     fake_gemini: FakeGemini,
-    keyrot_clock: Clock,
+    keyrot_clock: PoolClock,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[PoolFactory]:
@@ -73,7 +73,7 @@ class PoolFactory:
     def __init__(
         self,
         gemini: FakeGemini,
-        clock: Clock,
+        clock: PoolClock,
         monkeypatch: pytest.MonkeyPatch,
         keys_file: Path,
     ) -> None:

@@ -38,7 +38,7 @@ _METHOD_VERBS = {"GET": "get", "DELETE": "delete", "PATCH": "patch", "POST": "po
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class FakeRoute:
     """A parsed request line.
 
     Attributes:
@@ -69,23 +69,27 @@ class Route:
         return f"{service}.GenerativeService.{last[0].upper()}{last[1:]}"
 
 
-def parse_route(method: str, target: str) -> Route:
+def parse_route(method: str, target: str) -> FakeRoute:
     """Parse a method and a request target."""
     parts = urlsplit(target)
     query = dict(parse_qsl(parts.query)) if parts.query else {}
     segments = [unquote(part) for part in parts.path.split("/") if part]
     if segments[:1] == ["upload"]:
         verb = "upload.chunk" if "upload_id" in query else "upload.start"
-        return Route(verb if segments[2:3] == ["files"] else "", _segment(segments, 1), query=query)
+        return FakeRoute(
+            verb if segments[2:3] == ["files"] else "", _segment(segments, 1), query=query
+        )
     if segments[:1] == ["ws"]:
         match = _WEBSOCKET.fullmatch(_segment(segments, 1))
         if match is None or match[1] == "v1":
-            return Route("", match[1] if match else "", query=query)
-        return Route(f"b{(match[2] or match[3])[1:]}", match[1], query=query)
+            return FakeRoute("", match[1] if match else "", query=query)
+        return FakeRoute(f"b{(match[2] or match[3])[1:]}", match[1], query=query)
     if segments[1:] == ["interactions", "live"]:
-        return Route("interactions.connect", segments[0], query=query)
+        return FakeRoute("interactions.connect", segments[0], query=query)
     if segments[:1] == ["download"]:
-        return Route("download", _segment(segments, 1), name="/".join(segments[2:4]), query=query)
+        return FakeRoute(
+            "download", _segment(segments, 1), name="/".join(segments[2:4]), query=query
+        )
     return _versioned_route(method, _segment(segments, 0), segments[1:], query)
 
 
@@ -93,7 +97,9 @@ def _segment(segments: list[str], index: int) -> str:
     return segments[index] if index < len(segments) else ""
 
 
-def _versioned_route(method: str, version: str, rest: list[str], query: dict[str, str]) -> Route:
+def _versioned_route(
+    method: str, version: str, rest: list[str], query: dict[str, str]
+) -> FakeRoute:
     if rest[:1] == ["publishers"] and rest[2:3] == ["models"]:
         rest = rest[2:]  # as Vertex AI names models
     collection = _segment(rest, 0)
@@ -107,31 +113,33 @@ def _versioned_route(method: str, version: str, rest: list[str], query: dict[str
             custom = "download"
         if len(rest) > 2 and collection in _WITH_PARTS:
             name, custom = "/".join(rest[:2]), rest[2]
-        return Route(_stored_verb(method, collection, len(rest), custom), version, "", name, query)
-    return Route("", version, query=query)
+        return FakeRoute(
+            _stored_verb(method, collection, len(rest), custom), version, "", name, query
+        )
+    return FakeRoute("", version, query=query)
 
 
-def _openai_route(method: str, version: str, rest: list[str], query: dict[str, str]) -> Route:
+def _openai_route(method: str, version: str, rest: list[str], query: dict[str, str]) -> FakeRoute:
     if method == "GET" and rest[:1] == ["models"]:
         model = "/".join(rest[1:]).removeprefix("models/")
-        return Route("models.get" if model else "models.list", version, model, query=query)
+        return FakeRoute("models.get" if model else "models.list", version, model, query=query)
     if method == "POST" and rest in (["chat", "completions"], ["embeddings"]):
-        return Route(".".join([*rest, "create"]), version, query=query)
-    return Route("", version, query=query)
+        return FakeRoute(".".join([*rest, "create"]), version, query=query)
+    return FakeRoute("", version, query=query)
 
 
-def _model_route(method: str, version: str, rest: list[str], query: dict[str, str]) -> Route:
+def _model_route(method: str, version: str, rest: list[str], query: dict[str, str]) -> FakeRoute:
     if len(rest) == 1:
-        return Route("models.list" if method == "GET" else "", version, query=query)
+        return FakeRoute("models.list" if method == "GET" else "", version, query=query)
     name, _, verb = "/".join(rest).partition(":")
     model = name.removeprefix("models/")
     if "/operations/" in name:
-        return Route("operations.get", version, model.partition("/")[0], name, query)
+        return FakeRoute("operations.get", version, model.partition("/")[0], name, query)
     if verb in {"batchGenerateContent", "asyncBatchEmbedContent"}:
-        return Route("batches.create", version, model, "", query)
+        return FakeRoute("batches.create", version, model, "", query)
     if not verb and method == "GET":
         verb = "models.get"
-    return Route(verb, version, model, "", query)
+    return FakeRoute(verb, version, model, "", query)
 
 
 def _stored_verb(method: str, collection: str, depth: int, custom: str) -> str:
@@ -160,7 +168,7 @@ class FakeRequest:
         resource: The resource that the request names, or empty.
     """
 
-    route: Route
+    route: FakeRoute
     key: FakeKey | None = None
     value: str = ""
     bucket: str = ""

@@ -44,9 +44,9 @@ from keyrot_middleware.testing.request import (
     QUOTA_VERBS,
     STREAMS,
     FakeRequest,
+    FakeRoute,
     LoggedRequest,
     RequestLog,
-    Route,
     parse_route,
 )
 from keyrot_middleware.testing.server import Head, HttpRequest, ResponsePlan
@@ -77,7 +77,7 @@ _NO_CONTENTS = Scripted(
 )
 
 
-def credentials(route: Route, http: HttpRequest) -> list[str]:
+def credentials(route: FakeRoute, http: HttpRequest) -> list[str]:
     """Return every key of a request: those in headers and the one in the query."""
     values = http.values("x-goog-api-key")
     if route.openai:
@@ -85,7 +85,7 @@ def credentials(route: Route, http: HttpRequest) -> list[str]:
     return [*values, route.query["key"]] if "key" in route.query else values
 
 
-def _credential_error(route: Route, keys: list[str], http: HttpRequest) -> Scripted | None:
+def _credential_error(route: FakeRoute, keys: list[str], http: HttpRequest) -> Scripted | None:
     if len(keys) > 1:
         return Reply.MULTIPLE_KEYS
     if route.openai:
@@ -305,7 +305,7 @@ class Service:
         head = Head(status, JSON, self.clock.time(), len(body))
         return ResponsePlan(head, (body,), lambda: None, delay_s=self.latency_s)
 
-    def _parse(self, route: Route, http: HttpRequest) -> FakeRequest:
+    def _parse(self, route: FakeRoute, http: HttpRequest) -> FakeRequest:
         body = _json(http.body)
         if not route.model and body.get("model"):
             route = replace(route, model=str(body["model"]).removeprefix("models/"))

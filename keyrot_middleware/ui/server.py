@@ -87,7 +87,7 @@ Work = Callable[[PoolReport, Request], dict[str, Any]]
 
 def make_app(*, token: str, actions: bool, source: PoolReport | None) -> Starlette:
     """Make the app; see `keyrot_middleware.ui.app`."""
-    server = _Server(Access(token), source)
+    server = _Server(PageAccess(token), source)
     app = Starlette(
         routes=[
             Route("/", server.index),
@@ -111,7 +111,7 @@ def make_app(*, token: str, actions: bool, source: PoolReport | None) -> Starlet
 
 
 class _Server:
-    def __init__(self, access: Access, source: PoolReport | None) -> None:
+    def __init__(self, access: PageAccess, source: PoolReport | None) -> None:
         self._access, self._source = access, source
         self._report: tuple[Pool, PoolReport] | None = None
         self._threads = anyio.CapacityLimiter(THREADS)
@@ -287,7 +287,7 @@ class _SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-class Access:
+class PageAccess:
     """Decide about each request."""
 
     def __init__(self, token: str) -> None:

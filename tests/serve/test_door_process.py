@@ -109,7 +109,7 @@ class Served:
             loop="asyncio",  # uvicorn before 0.36 would set uvloop's policy for this whole process
             ws="none",
         )
-        self.server = server.Server(config)
+        self.server = server.DoorServer(config)
         sockets = {"sockets": [listener]}
         self.thread = threading.Thread(target=self.server.run, kwargs=sockets, daemon=True)
         self.thread.start()

@@ -31,7 +31,7 @@ from support.servers import wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from keyrot_middleware.serve.body import Body
+from keyrot_middleware.serve.body import RequestBody
 
 TOKEN = "a-token-of-the-tests-0123"
 HAS_TOKEN = f"X-Goog-Api-Key: {TOKEN}"
@@ -1044,7 +1044,7 @@ def test_the_time_that_others_take_is_not_that_of_a_body(monkeypatch) -> None:
 
     async def read() -> bytes:
         pieces = b""
-        async for piece in Body(receive, None).rest(b""):
+        async for piece in RequestBody(receive, None).rest(b""):
             pieces += piece
             clock[0] += 100.0
         return pieces

@@ -210,6 +210,28 @@ def test_the_reference_has_every_public_name() -> None:
     assert not missing
 
 
+def test_what_the_reference_shows_is_in_the_public_modules() -> None:
+    """CONTRIBUTING.md lists the modules, and `__all__` of each package its names."""
+    shown: dict[str, set[str]] = {}
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        for path in re.findall(r"^::: (\S+)$", page.read_text("utf-8"), re.MULTILINE):
+            module, _, name = path.rpartition(".")
+            shown.setdefault(module, set()).add(name)
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    (listed,) = re.findall(
+        r"^Public are .* `keyrot_middleware` itself and its (.*?);", text, re.M | re.S
+    )
+    modules = {f"keyrot_middleware.{name}" for name in re.findall(r"`(.+?)`", listed)}
+    assert set(shown) == {"keyrot_middleware", *modules}
+    packages = {name: resolve_name(name) for name in shown}
+    listed_by_package = {
+        name: set(package.__all__)
+        for name, package in packages.items()
+        if hasattr(package, "__path__")
+    }
+    assert listed_by_package == {name: shown[name] for name in listed_by_package}
+
+
 def _measured(name: str) -> tuple[str, dict[str, list[str]]]:
     """Return a page of benchmarks/, and the cells of each row of its table by the row's name."""
     text = (ROOT / "benchmarks" / name).read_text("utf-8")

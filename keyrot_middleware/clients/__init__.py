@@ -19,7 +19,7 @@ from .pooled_calls import PooledCalls
 from .redaction import current_redact, filter_logs
 from .routing import served
 
-__all__ = ["Binding", "transport"]
+__all__ = ["transport"]
 
 _UNKNOWN = (
     "aiohttp {}: its requests do not go through the pool, which knows 3.12.2 and newer; a newer "

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from ..errors import SecretError
 from ..providers.keys import StaysHere
 
+__all__ = ["Secret", "SecretStore"]
+
 MASKED_FROM = 8
 """Characters; a shorter value is not masked: it is no key, and texts would become unreadable."""
 _MASK = "[secret]"

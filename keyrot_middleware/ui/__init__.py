@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from ..monitoring.report import PoolReport
 
+__all__ = ["app"]
+
 MIN_LENGTH = 16
 HOW_TO_MAKE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(24))'"
 

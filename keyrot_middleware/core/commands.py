@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+from .failures import FailureFacts
 from .model import NO_USAGE, CallInfo, Candidate, Lease, Outcome, Reported, Unavailable, Usage
 from .selection import RankedCandidates
 from .waiting import Ticket
 
 
 class Failed(NamedTuple):
-    """A failed Send or stream: the facts for failures.py, and the exception."""
+    """A failed Send or stream: its facts, and the exception."""
 
-    facts: Any
-    """A `failures.FailureFacts`."""
+    facts: FailureFacts
     error: BaseException
 
 

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
-from typing import Any
+from typing import Protocol
 
 from .affinity import is_certain
 from .commands import (
@@ -119,6 +119,13 @@ class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyP
         """A limit on the attempts ended the call; another key may be available."""
 
 
+class Running(Protocol):
+    """A time that runs, and can be ended before it is over."""
+
+    def cancel(self) -> object:
+        """End it."""
+
+
 @dataclass(slots=True)
 class CallState:
     """One call: the request, and what was tried so far."""
@@ -187,7 +194,7 @@ class CallState:
     """Its model is asked again after a failure of the service, not the next one of its chain."""
     goes_on: bool = False
     """Cut off, it goes to the next model: there a key is available, here none is."""
-    deadline: Any = None
+    deadline: Running | None = None
     """What runs until the first event of the current attempt, for what reads its response."""
 
     @property

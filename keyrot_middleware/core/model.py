@@ -12,7 +12,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from .ledger import Reservation
 
 HOME = "home:"
 """Prefix of the id of a client's own explicit key that is not in the pool."""
@@ -464,8 +467,8 @@ class Lease(NamedTuple):
     probe: bool = False
     """It is the first after a cooldown; other calls wait for its outcome."""
     tier: str | None = None
-    reservation: object = None
-    """The backend's own record of what it reserved; None: nothing."""
+    reservation: Reservation | None = None
+    """What its state reserved; None: nothing."""
     degraded: bool = False
     """Leased by in-process limits, since the shared state fails."""
     record: str = ""

@@ -34,13 +34,19 @@ FILE = re.compile(
     r"(?<![\w./:#*${<>}~-])(?:\w[\w.-]*/)*\w[\w.-]*\."
     r"(?:py|js|lua|md|html|css|svg|png|sh|in|txt|toml|jsonl?|ya?ml)\b(?!\()"
 )
+FOLDER = re.compile(r"(?<![\w./:#*${<>}~-])(?:\w[\w.-]*/)+(?![\w*<{$…])")
 ACTION = re.compile(r" [\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+")
 
 FOR_CONTRIBUTORS = {"gemini-api.md", "style.md"}
 """Pages that CONTRIBUTING.md leads to, beside the decisions in adr/."""
 
-ELSEWHERE = {"keys.json", "site/llms.txt"}
-"""Files that comments name and that are not ours: a user's, and one that `make docs` writes."""
+ELSEWHERE = {
+    *("keys.json", "your_program.py", "config.yaml"),
+    *("site/llms.txt", "tests/live_api/conftest.py"),
+    *("api/", "data/", "files/", "models/", "openai/", "secret/"),
+}
+"""What comments and pages name and is not ours: a user's files, one that `make docs` writes, one of
+Google's, and parts of addresses."""
 
 
 def metadata() -> dict[str, Any]:
@@ -93,21 +99,25 @@ def comments(path: Path) -> Iterator[str]:
 
 
 def gone() -> Iterator[str]:
-    """Yield files that comments name and that are not there.
+    """Yield files and folders that comments and pages name and that are not there.
 
-    A comment may leave out folders: `state/redis.py` is any file whose path ends so.
+    The first folders may be left out: `state/redis.py` is any file whose path ends so.
     """
     folders = (*FOLDERS, "docs", "cassettes", "requirements", ".github", ".ci")
     paths = [*ROOT.glob("*"), *(path for one in folders for path in (ROOT / one).rglob("*"))]
     ends = {
-        "/".join(parts[at:])
-        for parts in (path.relative_to(ROOT).parts for path in paths)
+        "/".join(parts[at:]) + "/" * path.is_dir()
+        for path in paths
+        for parts in [path.relative_to(ROOT).parts]
         for at in range(len(parts))
     }
-    for path in (*CODE, *SCRIPTS):
-        for text in comments(path):
-            named = set(FILE.findall(text)) - ends - ELSEWHERE
-            yield from (f"{path}: a comment names {name}" for name in sorted(named))
+    texts = [(path, text) for path in (*CODE, *SCRIPTS) for text in comments(path)]
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        texts.append((page, prose))
+    for path, text in texts:
+        named = {*FILE.findall(text), *FOLDER.findall(text)} - ends - ELSEWHERE
+        yield from (f"{path}: it names {name}" for name in sorted(named))
 
 
 def pages() -> Iterator[str]:

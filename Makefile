@@ -12,7 +12,7 @@ JAEGER := tools/jaeger/bin/jaeger
 unexport PYTHONDONTWRITEBYTECODE
 # Without the tests over other instrumentations, which need newer versions of OpenTelemetry, over the list of the SDK's
 # methods, which begins with 1.75, and over recordings of newer clients. What old libraries warn of is not ours.
-LOWEST_TESTS := $(addprefix tests/,core runtime state secrets genai telemetry ui) \
+LOWEST_TESTS := $(addprefix tests/,core runtime state secrets clients/genai telemetry ui) \
 	$(foreach name,other_instrumentations openinference traceloop sdk_methods,--ignore-glob='*/test_$(name)*') \
 	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
@@ -33,7 +33,7 @@ tests: $(READY)  ## run all tests; core/ must be covered completely
 	@echo "== tests"
 	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, those of genai/ without aiohttp too
+test-newest:     ## run the tests of clients/genai/, runtime/ and state/ with the newest Python here, those of clients/genai/ without aiohttp too
 	@$(PYTHON) tools/newest.py
 
 fuzz: $(READY)   ## run property tests with random seeds for FUZZ_S=300 seconds, or once with SEED=…

@@ -14,8 +14,8 @@ import sys
 from pythons import pythons
 from venvs import ROOT, built, pins
 
-WITH_AIOHTTP = ("tests/genai", "tests/runtime", "tests/state")
-WITHOUT_AIOHTTP = ("tests/genai/calls", "tests/genai/streams")
+WITH_AIOHTTP = ("tests/clients/genai", "tests/runtime", "tests/state")
+WITHOUT_AIOHTTP = ("tests/clients/genai/calls", "tests/clients/genai/streams")
 IN_TREE = "--in-tree"
 NO_TREE = 75
 """The exit code of `in_tree.sh` that says so."""

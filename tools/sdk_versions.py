@@ -23,7 +23,7 @@ LOWEST = "1.65.0"
 """What pyproject.toml allows."""
 OLDER = ("1.75.0", "2.34.0")
 """Beside the newest, which requirements/demo.txt pins: one of each major version before it."""
-TESTS = (*("tests/genai", "tests/testing", "tests/telemetry", "tests/cassettes"),)
+TESTS = (*("tests/clients/genai", "tests/testing", "tests/telemetry", "tests/cassettes"),)
 """What meets the SDK; the rest of the tests would say the same with any version."""
 SDK = "google-genai=="
 LIMIT_S = 120

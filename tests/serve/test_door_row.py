@@ -1,6 +1,6 @@
 """The row of the door in the table of what a program can look at: one cell, one test or a reason.
 
-tests/http_clients/test_what_programs_see.py has the rows of the libraries.
+tests/clients/http_libraries/test_what_programs_see.py has the rows of the libraries.
 """
 
 import gzip

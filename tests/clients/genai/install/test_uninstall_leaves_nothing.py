@@ -13,7 +13,7 @@ from support.servers import server
 
 from keyrot_middleware.testing import FakeGemini, Reply
 
-TESTS = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[3]
 
 REJECTED = "ignore:pool cycle:UserWarning"
 """Hides the warning of a rejected key, of which each cycle has one."""

@@ -17,7 +17,7 @@ from support.json_server import JsonServer, Request, Response
 
 from keyrot_middleware.core.model import Lease
 
-PAGE = Path(__file__).parents[3] / "docs" / "sdk-methods.md"
+PAGE = Path(__file__).parents[4] / "docs" / "sdk-methods.md"
 ROW = re.compile(r"^\| (`.+?`) \| (\d+\.\d+) \| (.+?) \|", re.MULTILINE)
 VERSION = tuple(map(int, genai.__version__.split(".")[:2]))
 MODEL = "gemini-2.5-flash"

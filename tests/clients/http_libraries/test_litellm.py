@@ -15,7 +15,7 @@ from support.http_modes import LITELLM
 def found() -> Any:
     """Run the program once, and return what it printed."""
     pytest.importorskip("litellm")
-    tests = str(Path(__file__).parents[1])
+    tests = str(Path(__file__).parents[2])
     program = [sys.executable, "-W", "ignore", "-m", litellm_program.__name__]
     run = subprocess.run(
         program, cwd=tests, capture_output=True, text=True, timeout=600, check=False

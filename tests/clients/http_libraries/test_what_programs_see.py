@@ -138,7 +138,7 @@ class Genai(Httpx):
         "history": "its responses have none",
         "connection": "test_few_connections_are_enough",
         "pickle": "its streams have none, and what they yield has no request",
-        "redirect": "tests/genai/secrecy/test_redirects.py",
+        "redirect": "tests/clients/genai/secrecy/test_redirects.py",
         "fork": "it sends by the libraries above",
         "cancel": "a thread is not cancelled",
     }
@@ -450,7 +450,7 @@ async def fork(world: World) -> None:
     run = await asyncio.to_thread(
         lambda: subprocess.run(
             [sys.executable, *args],
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
             timeout=60,

@@ -225,9 +225,9 @@ def load_call(text: str | bytes) -> CallRecord:
         TypeError: It lacks what each version writes.
     """
     at, model, seconds, outcome, attempts, usage, *more = read_row(text, _CALL)
-    found = tuple(Attempt(*known_fields(attempt, _ATTEMPT)) for attempt in attempts)
+    parsed = tuple(Attempt(*known_fields(attempt, _ATTEMPT)) for attempt in attempts)
     return CallRecord(
-        at, model, seconds, outcome, found, Usage(*known_fields(usage, _OF_USAGE)), *more
+        at, model, seconds, outcome, parsed, Usage(*known_fields(usage, _OF_USAGE)), *more
     )
 
 
@@ -497,7 +497,7 @@ class ActivityLog:
             entry: DayUsage(*(day.get(f"{entry}:{name}", 0) for name in _USAGE)) for entry in wanted
         }
         return ActivityView(
-            {entry: found for entry, found in histories.items() if any(map(any, found))},
+            {entry: history for entry, history in histories.items() if any(map(any, history))},
             {entry: usage for entry, usage in today.items() if usage != DayUsage()},
             self._rows("calls", load_call),
         )
@@ -529,15 +529,15 @@ class ActivityLog:
     def unknown(self, now: float) -> list[UnknownReply]:
         """Return what keys were replied in the last hour in words that no row knows."""
         slots, start = HOUR.numbers(now), share_entry("unknown", "")
-        found = dict[tuple[str, str], dict[int, int]]()
+        replies = dict[tuple[str, str], dict[int, int]]()
         rows = self._read([_record(HOUR, slot, start) for slot in slots], None)
         for slot, row in zip(slots, rows, strict=True):
             for field_name, count in row.items():
                 entry, _, counter = field_name.rpartition(":")
                 key_id, _, said = entry.removeprefix(start).partition("\n")
                 if entry.startswith(start) and said and counter == COUNTERS[0]:
-                    found.setdefault((key_id, said), {})[slot] = count
-        key_ids = {key_id for key_id, _ in found}
+                    replies.setdefault((key_id, said), {})[slot] = count
+        key_ids = {key_id for key_id, _ in replies}
         fields = [f"{key_id}:{one}" for key_id in key_ids for one in COUNTERS[:2]]
         names = [_record(HOUR, slot, POOL) for slot in slots] if fields else []
         answered: dict[str, list[int]] = {key_id: [] for key_id in key_ids}
@@ -546,7 +546,7 @@ class ActivityLog:
                 requests, failures = (row.get(f"{key_id}:{one}", 0) for one in COUNTERS[:2])
                 if requests > failures:
                     known.append(slot)
-        return [UnknownReply(*of, counts, answered[of[0]]) for of, counts in found.items()]
+        return [UnknownReply(*of, counts, answered[of[0]]) for of, counts in replies.items()]
 
     def pairs(self, now: float) -> dict[Pair, int]:
         """Return how often each model was called today by each workload; 0: yesterday only."""
@@ -557,16 +557,16 @@ class ActivityLog:
 
     def outcomes(self, now: float) -> dict[Pair, Minutes]:
         """Return how the calls of the last hour ended, by model and workload."""
-        slots, found = HOUR.numbers(now), dict[Pair, dict[int, dict[EndKind, int]]]()
+        slots, by_pair = HOUR.numbers(now), dict[Pair, dict[int, dict[EndKind, int]]]()
         rows = self._read([f"outcomes:{slot}" for slot in slots], None)
         for slot, row in zip(slots, rows, strict=True):
             for field_name, count in row.items():
                 name, _, kind = field_name.rpartition(":")
                 pair = name.split("\n", 2)
                 if len(pair) == len(Pair._fields):
-                    counts = found.setdefault(Pair(*pair), {}).setdefault(slot, {})
+                    counts = by_pair.setdefault(Pair(*pair), {}).setdefault(slot, {})
                     counts[cast(EndKind, kind)] = count
-        return {pair: counts for pair, counts in found.items()}
+        return {pair: counts for pair, counts in by_pair.items()}
 
     def unpriced(self, kind: ShareKind, now: float) -> dict[str, int]:
         """Return how many calls of today have no known cost, by model or by workload."""
@@ -580,11 +580,11 @@ class ActivityLog:
         Behind them are older ones that were not good: many good ones must not hide them.
         """
         name = "\n".join(pair)
-        found = self._rows(f"lately:{name}", load_end)
+        ends = self._rows(f"lately:{name}", load_end)
         for kind in KEPT_ALONE:
             older = self._rows(f"last:{kind}:{name}", load_end)
-            found += [end for end in older if end not in found]
-        return sorted(found, key=lambda end: -end.at)
+            ends += [end for end in older if end not in ends]
+        return sorted(ends, key=lambda end: -end.at)
 
     def failures(self, key_id: str) -> list[CallRecord]:
         """Return the last calls in which a key failed, the latest first."""

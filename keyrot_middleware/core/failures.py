@@ -125,7 +125,7 @@ def classes(implied: Implies, *others: str) -> Set[str]:
 
 
 def _implying(implied: Implies, among: Mapping[str, Implies]) -> dict[str, None]:
-    return dict.fromkeys(name for name, found in among.items() if found & implied)
+    return dict.fromkeys(name for name, meant in among.items() if meant & implied)
 
 
 KEY_REJECTIONS = classes(Implies.VALUE)
@@ -370,14 +370,14 @@ def objects(value: object) -> list[dict[Any, Any]]:
 
 def error_words(error: Mapping[Any, Any], *names: str) -> frozenset[str]:
     """Return the words of an error under these names, in upper case."""
-    found = (error.get(name) for name in names)
-    return frozenset(word.upper() for word in found if isinstance(word, str) and word)
+    values = (error.get(name) for name in names)
+    return frozenset(word.upper() for word in values if isinstance(word, str) and word)
 
 
 def retry_after_s(facts: FailureFacts, now: float) -> float | None:
     """Return the delay that headers name: retry-after-ms, else Retry-After, which may be a date."""
-    found = (facts.headers or {}).get("retry-after-ms"), facts.retry_after
-    exact, text = (value.strip() if isinstance(value, str) else "" for value in found)
+    values = (facts.headers or {}).get("retry-after-ms"), facts.retry_after
+    exact, text = (value.strip() if isinstance(value, str) else "" for value in values)
     if re.fullmatch(_NUMBER, exact) and float(exact):
         return sane_delay(float(exact) / 1_000)
     return delay_until(text, now)
@@ -408,9 +408,9 @@ def _resets(named: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         elif name in ("ratelimit", "x-ratelimit"):
             text = _QUOTED.sub("", value)
             for limit in [text] if "reset" in text else text.split(","):
-                found = dict(_FIELD.findall(limit))
-                reset = found.get("t") or found.get("reset") or ""
-                yield found.get("r") or found.get("remaining") or "", reset
+                parts = dict(_FIELD.findall(limit))
+                reset = parts.get("t") or parts.get("reset") or ""
+                yield parts.get("r") or parts.get("remaining") or "", reset
 
 
 _RESET = re.compile(r"rate-?limit.*reset")
@@ -626,8 +626,8 @@ def find_problem(rules: Iterable[Rule], known: Mapping[str, Implies] = CLASSES) 
         if rule.implies is not None:
             meant = own.setdefault(rule.name, known.get(rule.name, rule.implies))
             if meant != rule.implies:
-                found = f"{rule.implies.name}, elsewhere {meant.name}"
-                return f'its failure class "{rule.name}" implies {found}; give it another name'
+                difference = f"{rule.implies.name}, elsewhere {meant.name}"
+                return f'its failure class "{rule.name}" implies {difference}; give it another name'
     for rule in rules:
         if rule.name not in own and rule.name not in known:
             hint = did_you_mean(rule.name, [*known, *own])
@@ -648,12 +648,12 @@ join((*FIRST_RULES, *LAST_RULES))
 
 def refusal_codes(rules: Iterable[Rule]) -> dict[str, int]:
     """Return the code of a `KeyPoolExhausted` after each class of a table that no time ends."""
-    found: dict[str, int] = {}
+    codes: dict[str, int] = {}
     for rule in rules:
         if rule.name in FOR_GOOD:
             first = next(iter(rule.codes or ()), None) or 401
-            found.setdefault(rule.name, rule.exhausted_code or first)
-    return found
+            codes.setdefault(rule.name, rule.exhausted_code or first)
+    return codes
 
 
 Classify = Callable[[FailureFacts, CallInfo, float, float | None], Verdict]

@@ -243,9 +243,9 @@ async def owner_candidates(call: CallState, driver: Driver) -> tuple[Candidate, 
     owner_keys = ([key] if key is not None else []) + same
     if (owner is None or not owner_keys) and not call.info.bound_to_owner:
         return None
-    found = owner_keys or ([home] if home is not None else [])
-    call.not_allowed = tuple(k for k in found if not call.info.may_use(k))
-    return tuple(k for k in found if call.info.may_use(k))
+    candidates = owner_keys or ([home] if home is not None else [])
+    call.not_allowed = tuple(k for k in candidates if not call.info.may_use(k))
+    return tuple(k for k in candidates if call.info.may_use(k))
 
 
 def may_use_other_project(
@@ -265,12 +265,12 @@ def may_use_other_project(
         return True
     why = {attempt.key_id: attempt.verdict.failure for attempt in call.attempts}
     why |= {key_id: block.reason for key_id, block in blocks.items()}
-    found = {why.get(key.key_id) for key in owner_keys}
+    reasons = {why.get(key.key_id) for key in owner_keys}
     stranger = any(key.key_id.startswith(HOME) for key in owner_keys)
     never = frozenset() if stranger else REJECTIONS
     if call.info.verb == NEW_CACHE:
         never |= {"cache_storage"}
-    return bool(found) and found <= never
+    return bool(reasons) and reasons <= never
 
 
 BACKOFF_BASE_S = 0.5
@@ -767,14 +767,14 @@ def _final_error(call: CallState, unavailable: Unavailable | None) -> BaseExcept
         if attempt.verdict.rotate
     }
     if unavailable is None:
-        found = Unavailable(call.failed_at, tried)
+        no_key = Unavailable(call.failed_at, tried)
     else:
-        found = Unavailable(unavailable.at, {**tried, **unavailable.blocks})
-    reasons = {block.reason for block in found.blocks.values()} - {OTHER_TIER, OTHER_PROJECT}
+        no_key = Unavailable(unavailable.at, {**tried, **unavailable.blocks})
+    reasons = {block.reason for block in no_key.blocks.values()} - {OTHER_TIER, OTHER_PROJECT}
     if reasons <= MODEL_REFUSALS:  # the model is gone, for all who may serve the call
         return _with_attempt_notes(call)
     model, untried = call.info.quota_model, unavailable is None
-    error = Exhausted(found, call.last.error, model=model, has_untried_keys=untried)
+    error = Exhausted(no_key, call.last.error, model=model, has_untried_keys=untried)
     return _with_attempt_notes(call, error)
 
 

@@ -65,10 +65,10 @@ def read_rows(
         read: Reads one; raises ValueError or TypeError for what is none.
         skipped: Called for each of these.
     """
-    found = list[_T]()
+    values = list[_T]()
     for text in texts:
         try:
-            found.append(read(text))
+            values.append(read(text))
         except (ValueError, TypeError):  # the latter: it is too short
             skipped()
-    return found
+    return values

@@ -167,9 +167,9 @@ def judge(
         answer, end = "due", "success"
     if goes_on and next_model and ANSWERS.index(next_model.answer) > ANSWERS.index(answer):
         answer, is_spare = next_model.answer, True
-    found = info.model, info.workload, answer, len(able), len(keys)
+    head = info.model, info.workload, answer, len(able), len(keys)
     is_own = any(one.note for one in out.values())
-    return Judgement(*found, first, block, end, runs, is_spare, is_own, tuple(due))
+    return Judgement(*head, first, block, end, runs, is_spare, is_own, tuple(due))
 
 
 def first_block(blocks: Mapping[str, Block]) -> Block | None:
@@ -325,15 +325,15 @@ def judge_replies(
         if one.key_id in platforms and not one.said.startswith(_LIMIT):
             got = by_words.setdefault((platforms[one.key_id], one.said), {})
             got[one.key_id] = one
-    found = []
+    judged = []
     for (platform, said), got in [*by_words.items()]:
         if works := _at_work(got, known):
             news = [_lately(got[key_id], now) for key_id in works]
             is_news = sum(news) >= NEWS and sum(map(bool, news)) > 1
             counts = _count(got, works), sum(news)
-            found.append(JudgedReplies(platform, said, works, *counts, True, is_news))
+            judged.append(JudgedReplies(platform, said, works, *counts, True, is_news))
             del by_words[platform, said]
-    return _set_aside(by_words, keys, known, now) + found
+    return _set_aside(by_words, keys, known, now) + judged
 
 
 def _at_work(got: Mapping[str, UnknownReply], known: Mapping[str, KeyHealth]) -> tuple[str, ...]:
@@ -370,15 +370,15 @@ def _set_aside(
         if mine:
             of = *max(mine)[1], owner, known[i].set_aside or ""
             groups.setdefault(of, []).append(key)
-    found = []
+    judged = []
     for (platform, said, owner, model), out in groups.items():
         got, ids = by_words[platform, said], tuple(sorted(key.key_id for key in out))
         counts = _count(got, ids), sum(_lately(got[key_id], now) for key_id in ids)
         is_news, whole = counts[0] >= TRIED_AGAIN, _whole(out, keys, got, known)
         is_due = all(known[i].cooldown_until is None for i in ids)
         one = JudgedReplies(platform, said, ids, *counts, False, is_news, owner, whole, model)
-        found.append(one._replace(is_due=is_due))
-    return found
+        judged.append(one._replace(is_due=is_due))
+    return judged
 
 
 def _owners(key: Candidate) -> tuple[str, str]:

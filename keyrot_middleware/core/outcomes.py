@@ -152,9 +152,9 @@ def find_failing(ends: Sequence[End], minutes: Minutes, now: float) -> Run | Non
     last = bad[0]
     # A call that was not sent, since the model is gone, quotes the one that was.
     said = next((one for one in bad if one.said and one.failure == last.failure), last)
-    found = Run("failed", last.failure, said.code, said.said, *_more(counts, fault), last.at, is_on)
+    run = Run("failed", last.failure, said.code, said.said, *_more(counts, fault), last.at, is_on)
     others = 0 if row else _row(known, "failed") if known else 0
-    return found._replace(others=others, process=_process(known, "failed"))
+    return run._replace(others=others, process=_process(known, "failed"))
 
 
 def _more(counts: tuple[float, int, int], fault: _Fault | None) -> tuple[float, int, int]:
@@ -199,8 +199,8 @@ def find_shortage(ends: Sequence[End], minutes: Minutes, now: float) -> Run | No
         return None
     row = _row(recent, "no_key")
     counts = _count(recent, "no_key") if last in recent else (last.at, 0, 0)
-    found = Run("no_key", last.failure, None, "", *_more(counts, fault), last.at, is_newest)
-    return found._replace(others=0 if ends[0] is last else row, process=whose)
+    run = Run("no_key", last.failure, None, "", *_more(counts, fault), last.at, is_newest)
+    return run._replace(others=0 if ends[0] is last else row, process=whose)
 
 
 def _process(ends: Sequence[End], kind: EndKind) -> str:
@@ -234,7 +234,7 @@ class _Fault(NamedTuple):
 
 def _find_fault(minutes: Minutes, kind: EndKind) -> _Fault | None:
     """Return the latest fault: it begins where, seen from its end, most calls were bad."""
-    found: _Fault | None = None
+    fault: _Fault | None = None
     first = last = good_since = None
     calls = bad = best = 0
     for minute in sorted(minutes, reverse=True):
@@ -251,8 +251,8 @@ def _find_fault(minutes: Minutes, kind: EndKind) -> _Fault | None:
             first = minute
             if 2 * bad - calls >= best:
                 best = 2 * bad - calls
-                found = _Fault(minute, last, calls, bad, good_since)
-    return found
+                fault = _Fault(minute, last, calls, bad, good_since)
+    return fault
 
 
 def _of_kind(counts: Mapping[EndKind, int], kind: EndKind) -> tuple[int, int]:
@@ -284,9 +284,9 @@ def find_runs(
     ends, minutes = mine
     failing = find_failing(ends, minutes, now)
     newest = max((end.at for end in ends if end.kind in ("good", "refused")), default=0.0)
-    for found in () if failing and failing.is_on else others:
-        if found and found.is_on and found.since > newest:
-            failing = found
+    for other in () if failing and failing.is_on else others:
+        if other and other.is_on and other.since > newest:
+            failing = other
             break
     return Runs(failing, find_refused(ends), find_shortage(ends, minutes, now))
 

@@ -61,13 +61,13 @@ class _Order:
 
     def first(self, start: int) -> RankedCandidates:
         """Return the first batch of the first group from *start* on."""
-        found = self.firsts.get(start)
-        if found is None:
+        order = self.firsts.get(start)
+        if order is None:
             group = self.groups[0]
             size = min(self.size, len(group))
-            found = tuple(group[(start + n) % len(group)] for n in range(size))
-            self.firsts[start] = found
-        return found
+            order = tuple(group[(start + n) % len(group)] for n in range(size))
+            self.firsts[start] = order
+        return order
 
 
 class Selector:

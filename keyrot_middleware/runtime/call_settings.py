@@ -78,15 +78,15 @@ def read_settings(said: Sequence[Said], now: float, own: CallSettings) -> CallSe
 
     Of several that differ, all that any of them may use.
     """
-    found = [one.settings for one in reversed(said) if one.at > now - SEEN_S]
-    if not found:
+    running = [one.settings for one in reversed(said) if one.at > now - SEEN_S]
+    if not running:
         return own
-    terms = {name: of for one in found for name, of in one.terms.items()}
-    tiers = frozenset[str]().union(*(one.tiers for one in found if one.tiers is not None))
-    any_tier = any(one.tiers is None for one in found)
-    models = {model: to for one in found for model, to in one.next_models.items()}
+    terms = {name: of for one in running for name, of in one.terms.items()}
+    tiers = frozenset[str]().union(*(one.tiers for one in running if one.tiers is not None))
+    any_tier = any(one.tiers is None for one in running)
+    models = {model: to for one in running for model, to in one.next_models.items()}
     return CallSettings(
-        terms, None if any_tier else tiers, models, max(one.wait_s for one in found)
+        terms, None if any_tier else tiers, models, max(one.wait_s for one in running)
     )
 
 

@@ -59,18 +59,18 @@ class FirstTokens:
             model: The model.
             number: -1: one that was counted was not cut off.
         """
-        found = self._minute(model)
-        if found[2] + number > max(1, SHARE * max(found[1], found[3])):
+        counts = self._minute(model)
+        if counts[2] + number > max(1, SHARE * max(counts[1], counts[3])):
             return False
-        found[2] = max(found[2] + number, 0)
+        counts[2] = max(counts[2] + number, 0)
         return True
 
     def _minute(self, model: str) -> list[int]:
-        minute, found = int(self._now() // 60), self._minutes.get(model)
-        if found is None or found[0] != minute:
-            before = found[1] if found is not None and found[0] == minute - 1 else 0
-            found = self._minutes[model] = [minute, 0, 0, before]
-        return found
+        minute, counts = int(self._now() // 60), self._minutes.get(model)
+        if counts is None or counts[0] != minute:
+            before = counts[1] if counts is not None and counts[0] == minute - 1 else 0
+            counts = self._minutes[model] = [minute, 0, 0, before]
+        return counts
 
 
 NO_DEADLINES = FirstTokens({}, time.time)

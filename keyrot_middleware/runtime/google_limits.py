@@ -88,11 +88,11 @@ class GoogleLimits:
                 if self.is_stopped:
                     return
                 try:
-                    found = listed_limits(self._quotas(session, project), tier)
+                    limits = listed_limits(self._quotas(session, project), tier)
                 except Unreadable as error:
-                    failed[project], found = str(error), {}
-                if found:
-                    pool.state.take_limits(project, found)
+                    failed[project], limits = str(error), {}
+                if limits:
+                    pool.state.take_limits(project, limits)
                     del failed[project]
         except Exception as error:  # the login, or no answer: the next project would get none
             failed = dict.fromkeys(failed, type(error).__name__)
@@ -101,14 +101,14 @@ class GoogleLimits:
             self._warn(pool, f"{count} cannot be read ({project}: {why})", _PROJECTS_NEED)
 
     def _quotas(self, session: Any, project: str) -> list[Any]:
-        found, query = list[Any](), {"pageToken": ""}
+        quotas, query = list[Any](), {"pageToken": ""}
         for _ in range(MAX_PAGES):
             url = f"{self._endpoint}/v1/projects/{project}/{_LIST}"
             page = google_call(session, "GET", url, params=query)
-            found += page.get("quotaInfos") or ()
+            quotas += page.get("quotaInfos") or ()
             query = {"pageToken": page.get("nextPageToken") or ""}
             if not query["pageToken"]:
-                return found
+                return quotas
         raise Unreadable("too many pages")
 
     def _warn(self, pool: Pool, text: str, needed: str) -> None:

@@ -201,11 +201,11 @@ class Pool:
 
         A key without a project has its id as the name. It may be the name of a project too.
         """
-        found: dict[str, set[str]] = {}
+        projects: dict[str, set[str]] = {}
         for key in self.configured:
             name = project_name(key.project) or key.key_id
-            found.setdefault(name, set()).add(project_label(key.project))
-        return found
+            projects.setdefault(name, set()).add(project_label(key.project))
+        return projects
 
     def home_id_for(
         self,
@@ -341,8 +341,8 @@ class Pool:
         """Return what a provider wrote when it refused a key last; empty if that is not known."""
         key = self.selector.keys.get(key_id)
         owners = (key_id,) if key is None else (key_id, key.project, key.billing_account)
-        found = (self._sentences.get(_place(failure, owner, model)) for owner in owners)
-        return next(filter(None, found), "")
+        sentences = (self._sentences.get(_place(failure, owner, model)) for owner in owners)
+        return next(filter(None, sentences), "")
 
     def refresh(self, key_id: str, *, wait: bool = True) -> bool:
         """Look up the value of a rejected key again; return whether there is a new one.
@@ -559,10 +559,10 @@ class Refresher:
     def _look(self) -> float:
         """Read keys.json again if it has changed; return the seconds until the next check."""
         assert self._config.keys_file is not None  # noqa: S101 - the caller has just looked
-        found = file_version(self._config.keys_file)
-        if found == self._seen:
+        version = file_version(self._config.keys_file)
+        if version == self._seen:
             return LOOK_S
-        self._seen = found
+        self._seen = version
         problem = ""
         try:
             self._take(reread(self._config))

@@ -101,12 +101,14 @@ _KINDS: Mapping[str, Any] = {
 
 def _dump(key: Candidate) -> dict[str, Any]:
     """Return the fields of a key that are not the default, without a trace of its value."""
-    found = {name: getattr(key, name) for name in _KINDS if hasattr(key, name)}
-    found |= key.limits._asdict() | dict(zip(USD_WINDOWS, key.usd, strict=True))
+    fields = {name: getattr(key, name) for name in _KINDS if hasattr(key, name)}
+    fields |= key.limits._asdict() | dict(zip(USD_WINDOWS, key.usd, strict=True))
     if key.disabled == OUTSIDE_TIERS:
-        del found["disabled"]  # each service has tiers of its own
+        del fields["disabled"]  # each service has tiers of its own
     none = Candidate("", "", "")
-    return {n: one for n, one in found.items() if one is not None and one != getattr(none, n, None)}
+    return {
+        n: one for n, one in fields.items() if one is not None and one != getattr(none, n, None)
+    }
 
 
 def _load(text: str) -> list[Candidate]:
@@ -240,11 +242,11 @@ def _of_keys(here: Sequence[Candidate], there: Sequence[Candidate]) -> Iterator[
 
 def _words(key: Candidate) -> dict[str, str]:
     """Return the fields of a key in words."""
-    found = {name: _dump(key).get(name) for name in _KINDS}
-    found |= {"project": project_name(key.project), "weight": key.weight, "use": key.use}
+    fields = {name: _dump(key).get(name) for name in _KINDS}
+    fields |= {"project": project_name(key.project), "weight": key.weight, "use": key.use}
     account = account_name(key.billing_account).removeprefix("billing account ")
-    found |= {"billing_account": account or None}
+    fields |= {"billing_account": account or None}
     for window, limit in zip(USD_WINDOWS, key.usd, strict=True):
-        del found[window]
-        found[f"usd {window}"] = None if limit is None else f"{limit / NANO:g}"
-    return {n: "none" if one is None else one_line(str(one)) for n, one in found.items()}
+        del fields[window]
+        fields[f"usd {window}"] = None if limit is None else f"{limit / NANO:g}"
+    return {n: "none" if one is None else one_line(str(one)) for n, one in fields.items()}

@@ -55,10 +55,10 @@ def add_rotation(state: State, rotation: Rotation) -> None:
 
 def rotations(state: State) -> list[Rotation]:
     """Return the last step of each rotation, the latest first."""
-    found: dict[str, Rotation] = {}
+    latest: dict[str, Rotation] = {}
     for rotation in rows_of(state, "rotations", _read):
-        found.setdefault(rotation.name, rotation)
-    return list(found.values())
+        latest.setdefault(rotation.name, rotation)
+    return list(latest.values())
 
 
 def _read(text: str) -> Rotation:
@@ -109,8 +109,8 @@ def _find_loss(pool: Pool, name: str) -> tuple[dict[str, tuple[list[str], int]],
 
 def emptied_at(state: State, now: float) -> float | None:
     """Return when it was found in the last hour that the state had lost all it had; else None."""
-    found = rows_of(state, "emptied", float)
-    return found[0] if found and now - HOUR_S < found[0] < inf else None
+    times = rows_of(state, "emptied", float)
+    return times[0] if times and now - HOUR_S < times[0] < inf else None
 
 
 def read_processes(state: State, rotation: Rotation, now: float) -> tuple[set[str], set[str]]:

@@ -159,9 +159,9 @@ def open_receivers(
     call = getattr(on_event, "__call__", None)  # noqa: B004 - an object may have an async one
     is_async = inspect.iscoroutinefunction(on_event) or inspect.iscoroutinefunction(call)
     if on_event is not None and (is_async or call is None):
-        found = "an async function" if is_async else display(on_event)
+        shown = "an async function" if is_async else display(on_event)
         raise ConfigError(
-            f"install(on_event=…): found {found}; allowed: a function of one PoolEvent."
+            f"install(on_event=…): found {shown}; allowed: a function of one PoolEvent."
         )
     receivers = [] if on_event is None else [Receiver("on_event", on_event)]
     if not urls:
@@ -375,7 +375,7 @@ class Alerts(CallObserver):
     def _send_event(self, fact: Fact, event: EventName, text: str) -> None:
         pool, now, until = self._pool, self._pool.clock.time(), fact.until
         command = f" Type: {fact.command}" if fact.command else ""
-        found = PoolEvent(
+        sent = PoolEvent(
             event=event,
             pool=pool.name,
             key_id=fact.key_id,
@@ -388,7 +388,7 @@ class Alerts(CallObserver):
             workload=fact.workload,
         )
         for receiver in self._receivers:
-            receiver.put(found, self._closed)
+            receiver.put(sent, self._closed)
 
 
 def find_facts(
@@ -432,14 +432,14 @@ def _find(pool: Pool, report: PoolReport, kept: Mapping[str, Fact], anew: bool) 
     yield from _of_processes(seen.processes)
 
 
-def _of_processes(found: Processes) -> Iterator[Fact]:
+def _of_processes(processes: Processes) -> Iterator[Fact]:
     """Yield in what processes differ, and that some do not read their keys.json."""
-    if found.differing:
-        lasts = found.lasted_s >= LASTS_S  # not the moments of a rolling update
-        text = _unmarked(sentence_of_processes(found)).removesuffix(".") if lasts else ""
+    if processes.differing:
+        lasts = processes.lasted_s >= LASTS_S  # not the moments of a rolling update
+        text = _unmarked(sentence_of_processes(processes)).removesuffix(".") if lasts else ""
         yield Fact("processes_differ", "the processes", text, command="keyrot status")
-    if found.problem:
-        text = _unmarked(sentence_of_keys_file(found))
+    if processes.problem:
+        text = _unmarked(sentence_of_keys_file(processes))
         yield Fact("keys_file_unreadable", "keys.json", text, command="keyrot check")
 
 

@@ -66,8 +66,8 @@ def judge_calls(
             )._replace(keys=len(keys))
         return judged[pair]
 
-    found = [(one(pair), calls) for pair, calls in pairs.items()]
-    shown = [here for here, calls in found if calls or here.answer != "served"]
+    judged_pairs = [(one(pair), calls) for pair, calls in pairs.items()]
+    shown = [here for here, calls in judged_pairs if calls or here.answer != "served"]
     return sorted(shown, key=lambda here: (ANSWERS.index(here.answer), not here.is_spare))
 
 

@@ -67,10 +67,10 @@ class Levels:
 
 def _labels(fact: Fact) -> tuple[tuple[str, str], ...]:
     """Return the attributes of what is the matter; those that it does not have are left out."""
-    found = {
+    labels = {
         "keyrot.event": fact.event,
         KEY_ID: fact.key_id,
         GEN_AI_REQUEST_MODEL: fact.model,
         "keyrot.workload": fact.workload,
     }
-    return tuple((name, value) for name, value in found.items() if value)
+    return tuple((name, value) for name, value in labels.items() if value)

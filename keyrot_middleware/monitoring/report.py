@@ -137,10 +137,10 @@ class PoolReport:
         """
         seen = self.look()
         at, rows = seen.at, seen.rows
-        found = [row for row in rows if _matches(row, query.casefold(), state)]
+        matching = [row for row in rows if _matches(row, query.casefold(), state)]
         if by := SORTS.get(sort.removeprefix("-")):
-            found.sort(key=by, reverse=sort.startswith("-"))
-        shown = found[offset : offset + limit]
+            matching.sort(key=by, reverse=sort.startswith("-"))
+        shown = matching[offset : offset + limit]
         projects = dict.fromkeys(filter(None, (project_name(row.key.project) for row in shown)))
         wanted = [row.key.key_id for row in shown] + [project_entry(name) for name in projects]
         log = self.activity.read()
@@ -159,7 +159,7 @@ class PoolReport:
             "cost_known": self._cost_known,
             "has_records": any(_is_recorded(row.known) for row in rows),
             "summary": summary,
-            "total": len(found),
+            "total": len(matching),
             "offset": offset,
             "limit": limit,
             "keys": [self._key(row, activity, at) for row in shown],
@@ -248,7 +248,7 @@ class PoolReport:
         next_keys = self._next_keys(able, counted, selector)
         place = {key.key_id: group + 1 for group, key in order}
         turn = {key.key_id: number for number, (_, key) in enumerate(order)}
-        found = []
+        key_rows = []
         for row in sorted(rows, key=lambda row: turn.get(row.key.key_id, len(turn))):
             key_id, here = row.key.key_id, row.overall
             if key_id in place:
@@ -260,7 +260,7 @@ class PoolReport:
                 text = "available; comes later"
                 if key_id in next_keys:
                     text = "would get the call" if len(next_keys) == 1 else "may get the call"
-            found.append(
+            key_rows.append(
                 {
                     "key_id": key_id,
                     "project": project_name(row.key.project),
@@ -281,7 +281,7 @@ class PoolReport:
             "key_id": next_keys[0] if next_keys else None,
             "answer": judged.answer,
             "sentence": _verdict(next_keys, judged, now),
-            "keys": found,
+            "keys": key_rows,
         }
 
     def reset(self, key_id: str) -> str:
@@ -411,8 +411,8 @@ class PoolReport:
 
     def _unknown_today(self, seen: Look) -> list[UnknownReply]:
         """Return what keys were replied today; when is not said."""
-        found = self.activity.read().shares("unknown", DAY, seen.at)
-        names = [(name.partition("\n"), count) for name, (count, *_) in found.items()]
+        counted = self.activity.read().shares("unknown", DAY, seen.at)
+        names = [(name.partition("\n"), count) for name, (count, *_) in counted.items()]
         return [UnknownReply(key_id, said, {0: n}) for (key_id, _, said), n in names]
 
     def replies(self, seen: Look) -> list[JudgedReplies]:
@@ -420,13 +420,13 @@ class PoolReport:
 
         And those before, if a key is set aside for them.
         """
-        found = self.activity.read().unknown(seen.at)
+        replies = self.activity.read().unknown(seen.at)
         known = {row.key.key_id: row.known for row in seen.rows}
-        fresh = {one.key_id for one in found}
+        fresh = {one.key_id for one in replies}
         aside = {key_id for key_id, one in known.items() if one.set_aside is not None} - fresh
         if aside:
-            found += [one for one in self._unknown_today(seen) if one.key_id in aside]
-        return judge_replies(found, [row.key for row in seen.rows], known, seen.at)
+            replies += [one for one in self._unknown_today(seen) if one.key_id in aside]
+        return judge_replies(replies, [row.key for row in seen.rows], known, seen.at)
 
     def _find(self, key_id: str) -> Row:
         for row in self.look().rows:
@@ -475,7 +475,7 @@ class PoolReport:
 
     def _projects(self, shown: list[Row], activity: ActivityView) -> dict[str, Any]:
         """Return what each project of the keys that are shown has cost today, and its budget."""
-        found: dict[str, Any] = {}
+        projects: dict[str, Any] = {}
         for row in shown:
             name, usd = project_name(row.key.project), view.budgets(row.key, row.known)
             if name is None and not usd:
@@ -483,23 +483,23 @@ class PoolReport:
             today = activity.today.get(project_entry(name) if name else row.key.key_id, DayUsage())
             entry = {"usd_today": self._spent(row, today), "usd": usd}
             entry["unpriced_calls_today"] = today.unpriced_calls
-            found.setdefault(name or f"key {row.key.key_id}", entry)
-        return found
+            projects.setdefault(name or f"key {row.key.key_id}", entry)
+        return projects
 
     def _workloads(self, unpriced: Mapping[str, int]) -> dict[str, Any]:
         """Return what each workload that has a budget has spent of it."""
-        found = [
+        named = [
             WorkloadBudget(name, "", "", usd=one.usd)
             for name, one in self.settings(self.now()).terms.items()
             if name and one.usd != NO_BUDGET
         ]
-        known = self.state.snapshot(found) if found else {}
+        known = self.state.snapshot(named) if named else {}
         return {
             one.key_id: {
                 "usd": view.budgets(one, known[one.key_id]),
                 "unpriced_calls_today": unpriced.get(one.key_id, 0),
             }
-            for one in found
+            for one in named
         }
 
     def _spent(self, row: Row, today: DayUsage) -> float | None:

@@ -221,10 +221,10 @@ def _by_model(
 
 def blocks_of(state: State, info: CallInfo, keys: list[Candidate]) -> dict[str, Block]:
     """Return why keys would be refused."""
-    found: dict[str, Block] = {}
+    blocks: dict[str, Block] = {}
     for start in range(0, len(keys), AT_ONCE):
-        found |= state.get_blocks(info, keys[start : start + AT_ONCE])
-    return found
+        blocks |= state.get_blocks(info, keys[start : start + AT_ONCE])
+    return blocks
 
 
 def of_key(health: KeyHealth, block: Block | None) -> Availability:
@@ -251,7 +251,7 @@ def describe(row: Row, now: float) -> HealthStatus:
     """
     key, known, here = row.key, row.known, row.overall
     out = here.state in ("rejected", "unresolved", "disabled")
-    found = {
+    health = {
         **{name: getattr(key, name) for name in _OF_KEY},
         "project": project_name(key.project),
         "state": here.state,
@@ -270,7 +270,7 @@ def describe(row: Row, now: float) -> HealthStatus:
         "used": {model: _usage(row, model) for model in _models(row)},
         "usd": budgets(key, known),
     }
-    return cast(HealthStatus, found)
+    return cast(HealthStatus, health)
 
 
 _OF_KEY = ("key_id", "platform", "model", "tier", "priority", "use")
@@ -287,7 +287,7 @@ def _usage(row: Row, model: str) -> ModelUsage:
     here, used = row.models.get(model, row.overall), used_of(row.known, model)
     windows = limit_windows(row.key, used)
     learned = used.limits.part(row.key.use)._asdict()
-    found = {
+    usage = {
         "requests_minute": used.requests_minute,
         "tokens_minute": used.tokens_minute,
         "requests_day": used.requests_day,
@@ -300,7 +300,7 @@ def _usage(row: Row, model: str) -> ModelUsage:
         "runs_out_at": iso(row.runs_out.get(model)),
         **windows,
     }
-    return cast(ModelUsage, found)
+    return cast(ModelUsage, usage)
 
 
 def used_of(known: KeyHealth, model: str) -> Used:
@@ -333,7 +333,7 @@ def forecast(rows: Sequence[Row], activity: ActivityRecorder, now: float) -> dic
     def ends(left: float, count: int) -> float:
         return now + left * HOUR_S / count if count else inf
 
-    found = {}
+    exhausted_at = {}
     for model, names in quotas.items():
         left_in_pool = []
         for name, users in names.items():
@@ -344,8 +344,8 @@ def forecast(rows: Sequence[Row], activity: ActivityRecorder, now: float) -> dic
                 left_in_pool.append(left)
         at = ends(sum(left_in_pool), sum(counts[name] for name in names))
         if left_in_pool and at < end:
-            found[model] = at
-    return found
+            exhausted_at[model] = at
+    return exhausted_at
 
 
 def _left_today(row: Row, model: str) -> float:
@@ -392,14 +392,14 @@ def _limits(key: Candidate, used: Used) -> Limits:
 def limit_windows(key: Candidate, used: Used) -> dict[str, dict[str, Any]]:
     """Return what is used of each limit of a window, the limit, and where it is from."""
     amounts = (used.requests_minute, used.tokens_minute, used.requests_day)
-    found = {}
+    windows = {}
     for name, amount, learned, own, read, limit in zip(
         WINDOWS, amounts, used.limits, key.limits, used.read, _limits(key, used), strict=False
     ):
         sources = {read: "google", own: "configured"}
         source = None if limit is None else sources.get(smaller_limit(own, learned), "learned")
-        found[name] = {"used": amount, "limit": limit, "source": source}
-    return found
+        windows[name] = {"used": amount, "limit": limit, "source": source}
+    return windows
 
 
 def least_used(keys: Sequence[Candidate], known: Mapping[str, KeyHealth], model: str) -> list[str]:
@@ -433,17 +433,17 @@ def quote(rows: Iterable[Row], log: ActivityLog) -> None:
     """
     wanted = {row.key.key_id: reasons for row in rows if (reasons := _quoted(row))}
     rows = [row for row in rows if row.key.key_id in wanted]
-    found: dict[tuple[str, str, str], tuple[float, str]] = {}
+    quotes: dict[tuple[str, str, str], tuple[float, str]] = {}
     # One that was refused itself is read before those that its account or project takes along.
     for row in sorted(rows, key=lambda row: row.known.last_error not in QUOTED)[:QUOTES_READ]:
         for call in log.failures(row.key.key_id):
             for failure, model, text in _sentences(call, row.key.key_id):
                 of = whom(row.key, failure), failure, model
-                found[of] = max(found.get(of, (0.0, "")), (call.at, text))
+                quotes[of] = max(quotes.get(of, (0.0, "")), (call.at, text))
     for row in rows:
         row.said = {
             (failure, model): text
-            for (who, failure, model), (_, text) in found.items()
+            for (who, failure, model), (_, text) in quotes.items()
             if failure in wanted[row.key.key_id] and who == whom(row.key, failure)
         }
 
@@ -711,25 +711,29 @@ def headline(seen: Look, hour: Mapping[str, Any], *, degraded: bool) -> dict[str
     }
 
 
-def lines_of_processes(found: Processes) -> list[str]:
+def lines_of_processes(processes: Processes) -> list[str]:
     """Say in what processes differ, and which do not read their keys.json."""
-    lines = [sentence_of_processes(found)] if found.differing else []
-    return [*lines, f"{sentence_of_keys_file(found)}."] if found.problem else lines
+    lines = [sentence_of_processes(processes)] if processes.differing else []
+    return [*lines, f"{sentence_of_keys_file(processes)}."] if processes.problem else lines
 
 
-def sentence_of_processes(found: Processes) -> str:
+def sentence_of_processes(processes: Processes) -> str:
     """Say in a sentence in what processes differ."""
-    count, names = len(found.differing), _listed(found.differing, ", ")
+    count, names = len(processes.differing), _listed(processes.differing, ", ")
     verb = "differs" if count == 1 else "differ"
-    what = _listed(found.differences, "; ")
-    return f"{count:,} of {len(found.names):,} processes {verb}: {names} ({what})."
+    what = _listed(processes.differences, "; ")
+    return f"{count:,} of {len(processes.names):,} processes {verb}: {names} ({what})."
 
 
-def sentence_of_keys_file(found: Processes) -> str:
+def sentence_of_keys_file(processes: Processes) -> str:
     """Say in a sentence, without its end, that keys.json is not read, and why."""
-    which = _listed(found.unread, ", ")
-    goes = "goes on with the keys it had" if len(found.unread) == 1 else "go on with those they had"
-    return f"keys.json is not read: {which} {goes}: {one_line(found.problem).rstrip('.')}"
+    which = _listed(processes.unread, ", ")
+    goes = (
+        "goes on with the keys it had"
+        if len(processes.unread) == 1
+        else "go on with those they had"
+    )
+    return f"keys.json is not read: {which} {goes}: {one_line(processes.problem).rstrip('.')}"
 
 
 def _listed(texts: Sequence[str], between: str) -> str:

@@ -265,17 +265,17 @@ def _init() -> None:
 
 def _values() -> list[str]:
     pool = os.environ.get("GEMINI_API_KEYS", "").split(",")
-    found = list(dict.fromkeys(filter(None, map(str.strip, pool))))
-    asked = not found
+    values = list(dict.fromkeys(filter(None, map(str.strip, pool))))
+    asked = not values
     while asked and (
         value := typer.prompt(
-            f"Key {len(found) + 1}, not shown (Enter: no more)", "", True, show_default=False
+            f"Key {len(values) + 1}, not shown (Enter: no more)", "", True, show_default=False
         )
     ):
-        found.append(value.strip())
-    if not found:
+        values.append(value.strip())
+    if not values:
         raise KeyrotError("there is no key to write: set GEMINI_API_KEYS=first,second")
-    return found
+    return values
 
 
 @app.command("fake")

@@ -86,7 +86,7 @@ def _make_report(config: Config, *, live: bool, model: str | None) -> dict[str, 
     keys = []
     for spec in config.keys:
         key_id = spec.key_id
-        found = secrets.value(key_id) if key_id in secrets.resolved else None
+        value = secrets.value(key_id) if key_id in secrets.resolved else None
         probe = checks.get(key_id)
         location, store = _locate(spec, config, secrets)
         keys.append(
@@ -94,10 +94,10 @@ def _make_report(config: Config, *, live: bool, model: str | None) -> dict[str, 
             | {
                 "store": store,
                 "secret": location,
-                "resolved": found is not None,
+                "resolved": value is not None,
                 "problem": secrets.unresolved.get(key_id),
                 "same_as": secrets.duplicates.get(key_id),
-                "fingerprint": found and found.fingerprint,
+                "fingerprint": value and value.fingerprint,
                 "disabled": disabled[key_id],
             }
             | ({"live": asdict(probe)} if probe is not None else {})
@@ -152,9 +152,9 @@ def _probe(
 
     keys = [key for key in config.keys if key.key_id in secrets.resolved]
     with ThreadPoolExecutor(_AT_ONCE) as workers:
-        found = dict(zip(keys, workers.map(send, keys), strict=True))
-    problems += dict.fromkeys(text for text in found.values() if isinstance(text, str))
-    return {key.key_id: one for key, one in found.items() if isinstance(one, KeyCheck)}
+        results = dict(zip(keys, workers.map(send, keys), strict=True))
+    problems += dict.fromkeys(text for text in results.values() if isinstance(text, str))
+    return {key.key_id: one for key, one in results.items() if isinstance(one, KeyCheck)}
 
 
 def _settings(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -213,9 +213,9 @@ def _print(report: dict[str, Any]) -> None:
     """Print what is set, keys and state, then what is wrong, then the verdict."""
     out = console()
     settings = table("Settings (others have their defaults)", "variable", "value", "from")
-    for variable, found in report["settings"].items():
-        if (source := found["source"]) != "default":
-            value = found["value"]
+    for variable, setting in report["settings"].items():
+        if (source := setting["source"]) != "default":
+            value = setting["value"]
             text = ", ".join(value) if isinstance(value, list) else str(value)
             settings.add_row(variable, escape(text), source)
     if settings.rows:

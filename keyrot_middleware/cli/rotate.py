@@ -209,9 +209,9 @@ class _Rotating:
         held = SecretCache({key_id: place})
         if problem := held.unresolved.get(key_id):
             raise KeyrotError(f"nothing was changed: {problem}")
-        found = check_key(held, key_id, self.key.model, self.key.service, self.config.allowed)
-        text = found.describe(key_id)
-        if not found.ok and found.failure not in BUSY:
+        checked = check_key(held, key_id, self.key.model, self.key.service, self.config.allowed)
+        text = checked.describe(key_id)
+        if not checked.ok and checked.failure not in BUSY:
             raise KeyrotError(f"nothing was changed: with the new value {text}")
         _say(f"with the new value {text}")
 

@@ -94,12 +94,12 @@ def _command(arguments: list[str], index: int) -> list[str]:
     """Return what to execute: Python, or a command of PATH such as gunicorn."""
     name = arguments[index]
     is_file = os.path.isfile(name) or os.path.isfile(os.path.join(name, "__main__.py"))
-    found = None if is_file or name.startswith("-") else shutil.which(name)
-    if found is None:
+    executable = None if is_file or name.startswith("-") else shutil.which(name)
+    if executable is None:
         return [sys.executable, *arguments]
     if index == 0:
-        return [found, *arguments[1:]]
-    return [sys.executable, *arguments[:index], found, *arguments[index + 1 :]]
+        return [executable, *arguments[1:]]
+    return [sys.executable, *arguments[:index], executable, *arguments[index + 1 :]]
 
 
 def _find_program(arguments: Sequence[str]) -> tuple[int, str | None]:
@@ -164,16 +164,16 @@ def _placeholders(services: Iterable[str], given: Mapping[str, str]) -> dict[str
 
     # Vertex AI's clients take a key of the environment for express mode's, in place of a login.
     has_vertex = any(given.get(name, "").lower() in _TRUE for name in _VERTEX_SWITCHES)
-    found = dict[str, str]()
+    placeholders = dict[str, str]()
     for service in services:
         variables = providers.of(service).variables
         if service == VERTEX_EXPRESS or any(variable in given for variable in variables):
             continue
         if service != DEFAULT_PLATFORM:
-            found |= dict.fromkeys(variables[:1], POOL_KEY)
+            placeholders |= dict.fromkeys(variables[:1], POOL_KEY)
         elif not has_vertex:
-            found[_GEMINI_VARIABLE] = POOL_KEY
-    return found
+            placeholders[_GEMINI_VARIABLE] = POOL_KEY
+    return placeholders
 
 
 FOLDER = str(Path(__file__).with_name("autostart"))

@@ -59,12 +59,12 @@ def status(*, as_json: bool, check: bool) -> int:
     """
 
     def show(report: PoolReport) -> int:
-        found = _look(report)
+        answer = _look(report)
         if as_json:
-            print(json.dumps(found, indent=2))
+            print(json.dumps(answer, indent=2))
         else:
-            console(PIPE_WIDTH).print(_draw(found))
-        calls = found["summary"]["calls"]
+            console(PIPE_WIDTH).print(_draw(answer))
+        calls = answer["summary"]["calls"]
         return int(check and any(one["answer"] in ("no", "failing") for one in calls))
 
     return _with_report(show, as_json)
@@ -85,13 +85,13 @@ def explain(model: str, tokens: int, workload: str, *, as_json: bool) -> int:
     """
 
     def show(report: PoolReport) -> int:
-        found = report.explain(model, tokens, workload)
-        found["doubt"] = _doubt(report, found["model"])
+        explained = report.explain(model, tokens, workload)
+        explained["doubt"] = _doubt(report, explained["model"])
         if as_json:
-            print(json.dumps(found, indent=2))
+            print(json.dumps(explained, indent=2))
         else:
-            _show_explanation(found)
-        return 1 if found["answer"] in ("no", "failing") else 0
+            _show_explanation(explained)
+        return 1 if explained["answer"] in ("no", "failing") else 0
 
     return _with_report(show, as_json)
 
@@ -179,22 +179,22 @@ def _with_report(work: Callable[[PoolReport], int], as_json: bool = False) -> in
 
 def _look(report: PoolReport) -> dict[str, Any]:
     """Return the status, with all keys."""
-    found = report.status(limit=LIMIT_MAX)
-    for offset in range(LIMIT_MAX, found["total"], LIMIT_MAX):
+    answer = report.status(limit=LIMIT_MAX)
+    for offset in range(LIMIT_MAX, answer["total"], LIMIT_MAX):
         more = report.status(offset=offset, limit=LIMIT_MAX)
-        found["keys"] += more["keys"]
-        found["summary"]["projects"] |= more["summary"]["projects"]
-    return found | {"limit": len(found["keys"])}
+        answer["keys"] += more["keys"]
+        answer["summary"]["projects"] |= more["summary"]["projects"]
+    return answer | {"limit": len(answer["keys"])}
 
 
-def _draw(found: dict[str, Any]) -> RenderableType:
+def _draw(answer: dict[str, Any]) -> RenderableType:
     """Draw what is said first, a line for each key, problems first, and what is used of limits."""
-    now = datetime.fromisoformat(found["at"])
-    where = f"Pool {escape(found['pool'])} in {escape(found['state_url'])}"
+    now = datetime.fromisoformat(answer["at"])
+    where = f"Pool {escape(answer['pool'])} in {escape(answer['state_url'])}"
     drawn = table(f"{where}, {now:%H:%M:%S} UTC", "key", "state", "back", "project", "reason")
     for column in drawn.columns[:-1]:  # a narrow terminal breaks the last column only
         column.no_wrap = True
-    for key in found["keys"]:
+    for key in answer["keys"]:
         drawn.add_row(
             escape(key["key_id"]),
             f"[{STATE_STYLES[key['state']]}]{key['state']}[/]",
@@ -202,30 +202,30 @@ def _draw(found: dict[str, Any]) -> RenderableType:
             escape(key["project"] or "-"),
             escape(_reason(key)),
         )
-    return Group(*_first_lines(found), "", drawn, "", _limits(found))
+    return Group(*_first_lines(answer), "", drawn, "", _limits(answer))
 
 
-def _first_lines(found: dict[str, Any]) -> Iterator[str]:
+def _first_lines(answer: dict[str, Any]) -> Iterator[str]:
     """Say first what the page says first, then what was spent."""
-    summary = found["summary"]
-    if found["degraded"]:
+    summary = answer["summary"]
+    if answer["degraded"]:
         yield "[yellow]Degraded: the shared state cannot be reached[/]"
     yield from map(escape, lines_of(summary["headline"]))
-    now = datetime.fromisoformat(found["at"])
+    now = datetime.fromisoformat(answer["at"])
     ends = {one["model"]: one["runs_out_at"] for one in summary["calls"] if one["runs_out_at"]}
     for name, at in ends.items():
         yield f"RPD of all keys for {escape(name)}: {_used_up(at, now)}"
     today = summary["today"]
-    if found["cost_known"] and (today["cost_usd"] or today["unpriced_calls"]):
+    if answer["cost_known"] and (today["cost_usd"] or today["unpriced_calls"]):
         partly = ", partly estimated" if today["estimated_tokens"] else ""
         cost = _cost(today["cost_usd"], today["unpriced_calls"])
         yield f"Today: {cost}, since {summary['midnight']}{partly}"
         if today["unpriced_models"]:
             yield f"No price is known for {escape(', '.join(today['unpriced_models']))}"
     yield from _budgets(summary)
-    if found["shared"] and not found["has_records"]:
+    if answer["shared"] and not answer["has_records"]:
         yield (
-            f"There are no records of a pool {found['pool']!r} in this state: no call has been "
+            f"There are no records of a pool {answer['pool']!r} in this state: no call has been "
             "made through it yet, or KEYROT_POOL names another pool than that of your services."
         )
 
@@ -282,12 +282,12 @@ def _reason(key: dict[str, Any]) -> str:
     return "; ".join(parts) or "-"
 
 
-def _limits(found: dict[str, Any]) -> RenderableType:
+def _limits(answer: dict[str, Any]) -> RenderableType:
     """Draw what each project has used of each limit, where that is from, and how long it lasts."""
-    now = datetime.fromisoformat(found["at"])
+    now = datetime.fromisoformat(answer["at"])
     rows = {
         (key["project"] or key["key_id"], model): (key, used)
-        for key in reversed(found["keys"])
+        for key in reversed(answer["keys"])
         for model, used in key["used"].items()
     }
     if not rows:
@@ -310,14 +310,14 @@ def _window(window: dict[str, Any]) -> str:
     return f"{window['used']:,}/{window['limit']:,} {window['source']}"
 
 
-def _show_explanation(found: dict[str, Any]) -> None:
+def _show_explanation(explained: dict[str, Any]) -> None:
     out = console()
-    if found["doubt"]:
-        out.print(escape(found["doubt"]), soft_wrap=True)
-    out.print(escape(found["sentence"]))
+    if explained["doubt"]:
+        out.print(escape(explained["doubt"]), soft_wrap=True)
+    out.print(escape(explained["sentence"]))
     drawn = table("", "order", "key", "project", "why", "back")
-    now = datetime.fromisoformat(found["at"])
-    for key in found["keys"]:
+    now = datetime.fromisoformat(explained["at"])
+    for key in explained["keys"]:
         name = escape(key["key_id"])
         drawn.add_row(
             str(key["position"] or "-"),
@@ -411,10 +411,10 @@ def _report(config: Config, state: State, running: Sequence[Candidate] | None = 
 
     def keys() -> list[Candidate]:
         # Read again each time: a key has other records as soon as a service uses a new value.
-        found = state.with_values(configured)
+        known = state.with_values(configured)
         missing.clear()
-        missing.update(_missing(config, state, found, here))
-        return found
+        missing.update(_missing(config, state, known, here))
+        return known
 
     def rows() -> list[Row]:
         return look(state, keys(), missing)
@@ -452,15 +452,15 @@ def _missing(
     """
     unknown = [key for key in keys if not (key.fingerprint or key.disabled)]
     known = state.snapshot(unknown) if unknown else {}
-    found = {key.key_id for key in unknown if known[key.key_id].last_used is None}
+    unused = {key.key_id for key in unknown if known[key.key_id].last_used is None}
     is_known_here = not config.keys_problems  # else this machine cannot know where they are
-    if found and is_known_here and not any(key.fingerprint for key in keys):
+    if unused and is_known_here and not any(key.fingerprint for key in keys):
         if not here:
             secrets = open_secret_cache(config)
             here.append(frozenset(secrets.unresolved))
             secrets.close()
-        return dict.fromkeys(found & here[0], NOT_HERE)
-    return dict.fromkeys(found, NO_SERVICE_HAS_IT)
+        return dict.fromkeys(unused & here[0], NOT_HERE)
+    return dict.fromkeys(unused, NO_SERVICE_HAS_IT)
 
 
 WIDTH = 100

@@ -50,11 +50,11 @@ def ui(*, host: str, port: int, token_file: Path | None, actions: bool) -> int:
         if source is None:
             print(NOT_SHARED, file=sys.stderr)
             return 1
-        found = source.status(limit=1)  # raises where it cannot be read
+        answer = source.status(limit=1)  # raises where it cannot be read
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/?token="
 
-        _announce(found, address, token, token_file, host)
+        _announce(answer, address, token, token_file, host)
         config = uvicorn.Config(
             app(actions=actions, token=token, source=source),
             timeout_graceful_shutdown=1,
@@ -118,10 +118,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _announce(
-    found: dict[str, Any], address: str, token: str, file: Path | None, host: str
+    answer: dict[str, Any], address: str, token: str, file: Path | None, host: str
 ) -> None:
-    pool, url = one_line(str(found["pool"])), one_line(str(found["state_url"]))
-    print(f"keyrot ui: pool {pool}, {found['summary']['keys']} keys, state in {url}")
+    pool, url = one_line(str(answer["pool"])), one_line(str(answer["state_url"]))
+    print(f"keyrot ui: pool {pool}, {answer['summary']['keys']} keys, state in {url}")
     shown = quote(token, safe="") if file is None else f"…  with the token in {file}"
     print(f"Open  {address}{shown}")
     if not is_loopback(host):

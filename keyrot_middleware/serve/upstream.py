@@ -61,15 +61,15 @@ def upstream_of(config: Config) -> dict[str, Upstream]:
 
     Requests go to a host that `KEYROT_ALLOWED_HOSTS` names, or else to the provider's own.
     """
-    found: dict[str, Upstream] = {}
+    upstreams: dict[str, Upstream] = {}
     for platform in dict.fromkeys(key.service for key in config.keys):
         provider, allowed = providers.of(platform), config.allowed[platform]
         if platform == VERTEX_EXPRESS or not allowed:
             continue
         own = {origin_from_url(f"https://{host}") for host in provider.hosts}
         origin = min(allowed - own or allowed).removesuffix(":443")
-        found[provider.name] = Upstream(provider, origin)
-    return found
+        upstreams[provider.name] = Upstream(provider, origin)
+    return upstreams
 
 
 def sender_to(origin: str) -> httpx.AsyncHTTPTransport:
@@ -96,8 +96,8 @@ def sender_to(origin: str) -> httpx.AsyncHTTPTransport:
 def near(known: Mapping[str, Upstream], method: str, path: str) -> str:
     """Say that nothing is at a path, and what is like it."""
     shown = one_line(path)[:_SHOWN]
-    found = list(dict.fromkeys(_near(known, method, path)))[:_MOST_NEAR]
-    there = f"near is {', '.join(found)}" if found else f"there is {_roots(known)}"
+    nearest = list(dict.fromkeys(_near(known, method, path)))[:_MOST_NEAR]
+    there = f"near is {', '.join(nearest)}" if nearest else f"there is {_roots(known)}"
     return f"nothing is at {method} {shown}; {there}"
 
 

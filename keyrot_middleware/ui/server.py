@@ -138,7 +138,7 @@ class _Server:
         async def answer(request: Request) -> Response:
             try:
                 self._access.admit(request, changes=changes)
-                found = await anyio.to_thread.run_sync(
+                content = await anyio.to_thread.run_sync(
                     lambda: work(self._open_source(), request), limiter=self._threads
                 )
             except HTTPException:
@@ -148,7 +148,7 @@ class _Server:
             except Exception:
                 handle_internal_error("ui")
                 return _error(500, "The request failed; the log of the service has more.")
-            return _json(200, found)
+            return _json(200, content)
 
         return answer
 
@@ -177,14 +177,14 @@ def _status(source: PoolReport, request: Request) -> dict[str, Any]:
         raise HTTPException(400, f"state is one of {', '.join(KEY_STATES)}.{hint}")
     if sort.removeprefix("-") not in ("", *SORTS):
         raise HTTPException(400, f"sort is one of {', '.join(SORTS)}, or with - before it")
-    found = source.status(
+    answer = source.status(
         offset=_number(request, "offset", 0, 0, MAX_NUMBER),
         limit=_number(request, "limit", 100, 1, MAX_KEYS),
         query=_text(request, "query"),
         state=state,
         sort=sort,
     )
-    return {**found, "actions": request.app.state.actions}
+    return {**answer, "actions": request.app.state.actions}
 
 
 def _attempts(source: PoolReport, request: Request) -> dict[str, Any]:

@@ -109,8 +109,8 @@ def good_host(host: str) -> str:
         raise ValueError(f"found {display(masked)}; allowed: host or host:port in full")
     if match[1] and match[1] not in (known := providers.names()):
         hint = did_you_mean(match[1], known)
-        found = f"found the provider {display(match[1])}; there is none.{hint}"
-        raise ValueError(providers.plugged_in()[1].get(match[1], found))
+        text = f"found the provider {display(match[1])}; there is none.{hint}"
+        raise ValueError(providers.plugged_in()[1].get(match[1], text))
     return host
 
 
@@ -164,18 +164,18 @@ def allowed_origins(hosts: Iterable[str], platforms: Iterable[str] = ()) -> Allo
         named.setdefault(name, []).append(f"{name}={host}" if name else host)
     given = named.get("") or [GOOGLE_HOST, VERTEX_HOST]
     given += named.get(Gemini.name, ())
-    found = {
+    allowed = {
         Gemini.platform: origins(h for h in given if not _host(h).endswith(VERTEX_HOST)),
         VertexExpress.platform: origins(h for h in given if _host(h) != GOOGLE_HOST),
     }
     for platform in platforms:
-        if platform not in found:
-            found[platform] = origins([*providers.of(platform).hosts, *named.get(platform, ())])
-    for one, other in combinations(found, 2):
-        if found[one] & found[other] and providers.of(one).is_asked_like(providers.of(other)):
-            place = min(found[one] & found[other])
+        if platform not in allowed:
+            allowed[platform] = origins([*providers.of(platform).hosts, *named.get(platform, ())])
+    for one, other in combinations(allowed, 2):
+        if allowed[one] & allowed[other] and providers.of(one).is_asked_like(providers.of(other)):
+            place = min(allowed[one] & allowed[other])
             raise ConfigError(
                 f"KEYROT_ALLOWED_HOSTS: requests to {place} may be for {one} or for {other}; "
                 f"allowed: a path for each, such as {one}={place}/{one}."
             )
-    return found
+    return allowed

@@ -58,8 +58,8 @@ BUILT_STORES = ("env", "vault", "aws", "azure", "gcp", "file")
 
 def entry_point_stores() -> dict[str, EntryPoint]:
     """Return the stores of other distributions by scheme; ours cannot be replaced."""
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    return {name: point for name, point in found.items() if name not in BUILT_STORES}
+    stores = {point.name: point for point in entry_points(group=GROUP)}
+    return {name: point for name, point in stores.items() if name not in BUILT_STORES}
 
 
 def is_known_scheme(scheme: str) -> bool:
@@ -252,8 +252,8 @@ APIKeyMetadata = KeySpec
 
 def budget(usd: Mapping[Any, float | None]) -> Budget:
     """Return what may be spent, of dollars by window."""
-    found = (None if (n := usd.get(name)) is None else nano_usd(n) for name in USD_WINDOWS)
-    return Budget(*found) if any(usd.values()) else NO_BUDGET
+    amounts = (None if (n := usd.get(name)) is None else nano_usd(n) for name in USD_WINDOWS)
+    return Budget(*amounts) if any(usd.values()) else NO_BUDGET
 
 
 def allowed_tiers(names: Iterable[str]) -> frozenset[str]:
@@ -327,10 +327,10 @@ def _smaller(own: Limits, *others: Limits) -> Limits:
 def file_version(path: Path) -> tuple[int, int, int] | None:
     """Return a value that changes with the file, without reading it; None if there is no file."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except (OSError, ValueError):
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
@@ -359,12 +359,12 @@ def _parse(path: Path) -> tuple[list[Any], str | None]:
     if not path.is_file():  # a pipe could not be read again when it changes
         return [], "there is no such file; create it (see keys_example.json) or name another"
     try:
-        found = json.loads(path.read_text("utf-8-sig"))  # editors on Windows mark the byte order
+        entries = json.loads(path.read_text("utf-8-sig"))  # editors on Windows mark the byte order
     except (OSError, ValueError, RecursionError) as error:
         return [], f"this is no JSON that can be read: {hide_secrets(str(error))}"
-    if not isinstance(found, list):
-        return [], f"found {display(found)}; allowed: a list of keys, [{{…}}, {{…}}]."
-    return found, None
+    if not isinstance(entries, list):
+        return [], f"found {display(entries)}; allowed: a list of keys, [{{…}}, {{…}}]."
+    return entries, None
 
 
 def _read_entry(number: int, entry: object) -> tuple[KeySpec | None, list[str]]:
@@ -382,8 +382,8 @@ def _read_entry(number: int, entry: object) -> tuple[KeySpec | None, list[str]]:
     try:
         return KeySpec.model_validate(entry), []
     except ValidationError as error:
-        found = error.errors(include_url=False)
-    return None, [f"{who}, field {_in_field(problem)}" for problem in found]
+        problems = error.errors(include_url=False)
+    return None, [f"{who}, field {_in_field(problem)}" for problem in problems]
 
 
 def _in_field(problem: Any) -> str:

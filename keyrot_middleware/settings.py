@@ -147,10 +147,10 @@ def _good_state(url: str) -> str:
     raise ValueError(f"found {display(url)}; allowed: {allowed}")
 
 
-def _some(found: tuple[str, ...]) -> tuple[str, ...]:
-    if not found:
+def _some(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
         raise ValueError("found none")
-    return found
+    return values
 
 
 _Lower = BeforeValidator(_lower)
@@ -190,22 +190,22 @@ _WorkloadName = Annotated[str, Field(pattern=_WORKLOAD_NAME)]
 
 def terms_of(workloads: Mapping[str, Workload] | None) -> dict[str | None, Terms]:
     """Return what each workload may use; by None what all others may, if that is less than all."""
-    found: dict[str | None, Terms] = {}
+    terms: dict[str | None, Terms] = {}
     behind = ", ".join(name for name, one in (workloads or {}).items() if one.first)
     if behind:
-        found[None] = Terms(behind=behind)
+        terms[None] = Terms(behind=behind)
     for name, one in (workloads or {}).items():
         usd = budget(one.usd or {})
-        found[name] = Terms(name, one.first, one.share, usd, "" if one.first else behind)
-    return found
+        terms[name] = Terms(name, one.first, one.share, usd, "" if one.first else behind)
+    return terms
 
 
 def deadlines_of(settings: Settings) -> dict[str | None, float]:
     """Return how long first tokens may take by workload, by None of all others; empty: for ever."""
-    found: dict[str | None, float] = {None: settings.first_token_s}
+    deadlines: dict[str | None, float] = {None: settings.first_token_s}
     for name, one in (settings.workloads or {}).items():
-        found[name] = found[None] if one.first_token_s is None else one.first_token_s
-    return found if any(found.values()) else {}
+        deadlines[name] = deadlines[None] if one.first_token_s is None else one.first_token_s
+    return deadlines if any(deadlines.values()) else {}
 
 
 class Settings(StaysHere, BaseModel):
@@ -410,14 +410,14 @@ def validate(values: dict[str, Any], sources: Mapping[str, str], problems: list[
     try:
         return Settings(**values)
     except ValidationError as error:
-        found = error.errors(include_url=False)
+        errors = error.errors(include_url=False)
     # Outside the handler, so that pydantic's error is not the context of ours.
     problems += dict.fromkeys(
         f"{sources[str(problem['loc'][0])]}: {_inside(problem)}"
         f"{sentence(problem, SECRET_SETTINGS, Workload.model_fields)}"
-        for problem in found
+        for problem in errors
     )
-    wrong = {problem["loc"][0] for problem in found}
+    wrong = {problem["loc"][0] for problem in errors}
     return Settings(**{name: value for name, value in values.items() if name not in wrong})
 
 
@@ -704,9 +704,9 @@ def _state_url(settings: Settings, problems: list[str]) -> str:
         return settings.state_url
     url = settings.redis_url.get_secret_value() if settings.redis_url else ""
     if url.partition("://")[0] not in STATE_SCHEMES[2:]:
-        found = "it is no URL that can be used (not shown)" if url else "it is not set"
+        shown = "it is no URL that can be used (not shown)" if url else "it is not set"
         problems.append(
-            f"REDIS_URL, which KEYROT_STATE_URL=redis names: {found}; allowed: {STATES}."
+            f"REDIS_URL, which KEYROT_STATE_URL=redis names: {shown}; allowed: {STATES}."
         )
     return url
 

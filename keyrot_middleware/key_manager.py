@@ -47,7 +47,7 @@ from .providers.keys import StaysHere, display, hide_secrets
 from .runtime import current_pool
 from .runtime.driver import AsyncDriver, SyncDriver, complete
 from .runtime.held import Held
-from .runtime.pool import PoolClock, Pool, SystemClock
+from .runtime.pool import Pool, PoolClock, SystemClock
 from .runtime.runner import ErrorMaker
 from .secrets import Secret
 from .settings import SettingArguments, hide_keys, load

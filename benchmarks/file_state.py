@@ -164,7 +164,7 @@ def _work(pipe: Connection, path: str, work_s: float, tasks: bool) -> None:
     async def caller(wait: Callable[[], Awaitable[None]]) -> None:
         while time.perf_counter() < until:
             begun = time.perf_counter()
-            ask = partial(state.acquire, INFO, OFFER, spread=True)
+            ask = partial(state.acquire, INFO, OFFER, strategy="spread")
             lease = _lease(await state.do(ask) if tasks else ask())
             acquired = time.perf_counter()
             await wait()
@@ -211,7 +211,9 @@ async def _holds(state: State) -> list[float]:
 
     async def caller() -> None:
         while time.perf_counter() < until:
-            lease = _lease(await _Timed(state.do(state.acquire, INFO, OFFER, spread=True), held))
+            lease = _lease(
+                await _Timed(state.do(state.acquire, INFO, OFFER, strategy="spread"), held)
+            )
             await asyncio.sleep(WORK_S)
             await _Timed(state.do(state.settle, lease, USED), held)
 
@@ -240,7 +242,7 @@ class _Timed:
 
 
 def _call(state: State) -> None:
-    state.settle(_lease(state.acquire(INFO, OFFER, spread=True)), USED)
+    state.settle(_lease(state.acquire(INFO, OFFER, strategy="spread")), USED)
 
 
 def _lease(reply: object) -> Lease:

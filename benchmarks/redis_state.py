@@ -68,12 +68,12 @@ def over_two_scripts(server: Server) -> dict[str, tuple[float, float]]:
             await timed("bare async", *[lambda _: aclient.evalsha(digest, 0)] * 2)
             await timed(
                 "sync",
-                lambda _, offer=offer: state.acquire(INFO, offer, spread=True),
+                lambda _, offer=offer: state.acquire(INFO, offer, strategy="spread"),
                 lambda lease: state.settle(lease, DONE),
             )
             await timed(
                 "async",
-                lambda _, offer=offer: state.do(state.acquire, INFO, offer, spread=True),
+                lambda _, offer=offer: state.do(state.acquire, INFO, offer, strategy="spread"),
                 lambda lease: state.do(state.settle, lease, DONE),
             )
         await aclient.aclose()

@@ -48,7 +48,7 @@ def use_each(selector: Selector, state: State) -> None:
 def acquire_lease(selector: Selector, state: State, draw: float) -> Lease:
     """Acquire as a call does, from a batch of up to eight candidates."""
     for candidates in selector.candidate_batches(INFO, {}, time.time(), draw, {}):
-        reply = state.acquire(INFO, candidates, spread=True)
+        reply = state.acquire(INFO, candidates, strategy="spread")
         if isinstance(reply, Lease):
             return reply
     raise AssertionError("no key was free")

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from .failures import FailureFacts
-from .model import NO_USAGE, CallInfo, Candidate, Lease, Outcome, Reported, Unavailable, Usage
+from .model import (
+    NO_USAGE,
+    CallInfo,
+    Candidate,
+    Lease,
+    Outcome,
+    Reported,
+    Strategy,
+    Unavailable,
+    Usage,
+)
 from .selection import RankedCandidates
 from .waiting import Ticket
 
@@ -55,8 +65,8 @@ class Acquire(NamedTuple):
 
     info: CallInfo
     candidates: RankedCandidates
-    spread: bool
-    """Within a group choose the least utilized key; else the first that is available."""
+    strategy: Strategy
+    """`spread`: the least utilized key of a group; else the first that is available."""
 
 
 class Send(NamedTuple):

@@ -64,6 +64,7 @@ from .model import (
     Outcome,
     RetryPolicy,
     Scope,
+    Strategy,
     Unavailable,
     Usage,
     Verdict,
@@ -354,7 +355,8 @@ async def _acquire(
         call.ticket.woken = False
     blocks: dict[str, Block] = {}
     asked = set[str]()
-    spread = call.selector.spread and owner_keys is None and not call.info.conversation
+    is_given = owner_keys is not None or call.info.conversation
+    strategy: Strategy = "fill" if is_given else call.selector.strategy
     while True:
         batches: Iterable[RankedCandidates]
         if owner_keys is None:  # blocks gets why other keys are left out
@@ -364,7 +366,7 @@ async def _acquire(
             offer = tuple((0, key) for key in owner_keys if key.key_id not in call.excluded)
             batches = (offer,) if offer else ()
         for candidates in batches:
-            lease = await driver.acquire(Acquire(call.info, candidates, spread))
+            lease = await driver.acquire(Acquire(call.info, candidates, strategy))
             if isinstance(lease, Lease):
                 return lease
             blocks.update(lease.blocks)

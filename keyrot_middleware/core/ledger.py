@@ -32,6 +32,7 @@ from .model import (
     Reported,
     RetryPolicy,
     Scope,
+    Strategy,
     Terms,
     Unavailable,
     Verdict,
@@ -232,10 +233,11 @@ class Ledger:
     # Choosing a key -------------------------------------------------------------------------------
 
     def acquire(
-        self, info: CallInfo, candidates: RankedCandidates, now: float, *, spread: bool
+        self, info: CallInfo, candidates: RankedCandidates, now: float, *, strategy: Strategy
     ) -> Lease | Unavailable:
         """Lease one of *candidates*, or say what blocks them; see `State.acquire`."""
         bucket = self.bucket(info)
+        spread = strategy == "spread"
         blocks: dict[str, Block] = {}
         best: tuple[Candidate, QuotaWindows] | None = None
         best_group, best_share = 0, inf

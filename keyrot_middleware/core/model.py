@@ -534,7 +534,8 @@ POOL_KEY = "keyrot-pool"
 
 Strategy = Literal["spread", "fill", "sticky"]
 """`spread`: the least used share first; `fill`: one key until it is exhausted; `sticky`: the same
-conversation keeps its key."""
+conversation keeps its key. A state is asked for `fill` where an owner or a conversation has chosen
+the order of the keys."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
 from .failures import Implies, classes
-from .model import IN_USE, LAST_RESORT, NO_BUDGET, OTHER_TIER, WINDOWS, Block, CallInfo, Candidate
+from .model import (
+    IN_USE,
+    LAST_RESORT,
+    NO_BUDGET,
+    OTHER_TIER,
+    WINDOWS,
+    Block,
+    CallInfo,
+    Candidate,
+    Strategy,
+)
 
 FIRST_BATCH, BATCH_SIZE = 3, 8
 """Keys in the first batch of a call, of which `spread` takes the least used one, and in later ones.
@@ -76,15 +86,14 @@ class Selector:
     Without locks: what is replaced is replaced whole, and what is lost was a hint.
     """
 
-    def __init__(self, keys: Iterable[Candidate], strategy: str = "spread") -> None:
+    def __init__(self, keys: Iterable[Candidate], strategy: Strategy = "spread") -> None:
         """Take the *keys* that have a value, in the order of keys.json.
 
         Args:
             keys: All keys of the pool that have a value.
-            strategy: `spread`, `fill` or `sticky`.
+            strategy: Where a call starts, and what the state is asked for.
         """
-        self.spread = strategy == "spread"
-        self.sticky = strategy == "sticky"
+        self.strategy: Strategy = strategy
         self.update(keys)
 
     def update(self, keys: Iterable[Candidate]) -> None:
@@ -135,7 +144,7 @@ class Selector:
         refused, size = order.refused, order.size
         for group in order.groups:
             # A call without a conversation starts at random, not always at the first key.
-            start = int(draw * len(group)) if self.spread or self.sticky else 0
+            start = int(draw * len(group)) if self.strategy != "fill" else 0
             if info.conversation:
                 start = int(info.conversation, 16) % len(group)
             batch, begin = [], start

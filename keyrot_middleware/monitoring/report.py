@@ -446,9 +446,9 @@ class PoolReport:
     ) -> list[str]:
         """Return the key that a call would get; several, where chance or a conversation decides."""
         first = [key for group, key in able if group == able[0][0]]
-        if selector.sticky or not first:
+        if selector.strategy == "sticky" or not first:
             return [key.key_id for key in first]
-        if not selector.spread:
+        if selector.strategy == "fill":
             return [first[0].key_id]
         return view.least_used(first, self.state.snapshot(first), info.model)
 

@@ -20,7 +20,7 @@ def may_report(state: State, name: str, now: float, ended: str = "") -> bool:
     """
     if state.degraded:
         return True
-    lease = state.acquire(CallInfo("facts", "note"), ((0, _note(name)),), spread=False)
+    lease = state.acquire(CallInfo("facts", "note"), ((0, _note(name)),), strategy="fill")
     if not isinstance(lease, Lease):
         return False
     taken = Verdict("reported", None, Scope.KEY, now + 30 * DAY_S, has_known_end=True)

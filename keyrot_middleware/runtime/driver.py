@@ -158,7 +158,7 @@ class SyncDriver:
             await self.blocking(pool.settle_abandoned)
         self._record.acquire()
         info = pool.with_estimates(command.info)
-        ask = partial(pool.state.acquire, info, command.candidates, spread=command.spread)
+        ask = partial(pool.state.acquire, info, command.candidates, strategy=command.strategy)
         if self.observer is None:
             reply = await self._ask(ask)
         else:

@@ -34,6 +34,7 @@ from ..core.model import (
     LeaseOutcome,
     Limits,
     Outcome,
+    Strategy,
     Terms,
     Unavailable,
     part_of,
@@ -156,25 +157,25 @@ class State(ABC):
     # Leases ---------------------------------------------------------------------------------------
 
     def acquire(
-        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
+        self, info: CallInfo, candidates: RankedCandidates, *, strategy: Strategy
     ) -> Lease | Unavailable:
         """Acquire a lease for one of *candidates*: reserve in all windows or in none.
 
         Args:
             info: The call: its model, verb, tokens and requests.
             candidates: `(group, candidate)` in order; lower groups first.
-            spread: Within a group choose the least utilized key, else the first available one.
+            strategy: `spread`: within a group the least utilized key; else the first available one.
         """
         for _, key in candidates:
             if key.limits.max_concurrency is not None:
                 break
         else:
-            return self._acquire(info, candidates, spread=spread)
+            return self._acquire(info, candidates, strategy=strategy)
         keys = {key.key_id: key for _, key in candidates}
         while True:
             full = self._in_flight.blocks(keys.values(), self._clock(), info.terms)
             offer = tuple(one for one in candidates if one[1].key_id not in full)
-            reply = self._acquire(info, offer, spread=spread)
+            reply = self._acquire(info, offer, strategy=strategy)
             if isinstance(reply, Unavailable):
                 others = self._get_blocks(info, [keys[key_id] for key_id in full])
                 return reply.beside(full | others)
@@ -213,7 +214,7 @@ class State(ABC):
 
     @abstractmethod
     def _acquire(
-        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
+        self, info: CallInfo, candidates: RankedCandidates, *, strategy: Strategy
     ) -> Lease | Unavailable:
         """Acquire a lease, `max_concurrency` aside."""
 

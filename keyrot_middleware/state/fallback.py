@@ -18,7 +18,17 @@ from typing import ClassVar, TypeVar
 
 from ..core.activity import ActivityRows, versions_name
 from ..core.ledger import KeyHealth
-from ..core.model import Block, Budget, CallInfo, Candidate, Lease, Limits, Outcome, Unavailable
+from ..core.model import (
+    Block,
+    Budget,
+    CallInfo,
+    Candidate,
+    Lease,
+    Limits,
+    Outcome,
+    Strategy,
+    Unavailable,
+)
 from ..core.selection import RankedCandidates
 from ..errors import KeyrotError, warn_unless_logged
 from ..locks import Lock
@@ -128,14 +138,16 @@ class FallbackState(State):
         return self._breaker.lost_at is not None
 
     def _acquire(
-        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
+        self, info: CallInfo, candidates: RankedCandidates, *, strategy: Strategy
     ) -> Lease | Unavailable:
         def local() -> Lease | Unavailable:
             offer = tuple((group, self._part_of(key)) for group, key in candidates)
-            reply = self._local._acquire(self._part_of_call(info), offer, spread=spread)
+            reply = self._local._acquire(self._part_of_call(info), offer, strategy=strategy)
             return reply._replace(degraded=True) if isinstance(reply, Lease) else reply
 
-        reply = self._call(lambda: self._shared._acquire(info, candidates, spread=spread), local)
+        reply = self._call(
+            lambda: self._shared._acquire(info, candidates, strategy=strategy), local
+        )
         if isinstance(reply, Lease) and not reply.degraded:
             self._local.count(reply)
         return reply

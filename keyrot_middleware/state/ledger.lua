@@ -709,7 +709,7 @@ local function acquire(call)
   local quotas, learned, cooldowns = read(QUOTAS, names), read(LEARNED, names), read(COOLDOWNS, owners)
   local blocks, best = {}, nil
   for i, key in ipairs(call.keys) do
-    if best and (not call.spread or (key.group or 0) ~= (best.key.group or 0)) then
+    if best and (call.strategy ~= 'spread' or (key.group or 0) ~= (best.key.group or 0)) then
       break
     end
     local q = advance(quotas[i] or { -1, 0, 0, 0, 0, day_end, 0 })
@@ -734,7 +734,7 @@ local function acquire(call)
     if block then
       blocks[key.key] = block
     else
-      local share = call.spread and utilization(q, rpm, tpm, rpd, key.weight or 1) or 0
+      local share = call.strategy == 'spread' and utilization(q, rpm, tpm, rpd, key.weight or 1) or 0
       if not best or share < best.share then
         best = { place = i - 1, key = key, q = q, share = share, purses = purses, spending = spending, steady = steady }
       end

@@ -16,6 +16,7 @@ from ..core.model import (
     Lease,
     Outcome,
     RetryPolicy,
+    Strategy,
     Unavailable,
 )
 from ..core.selection import RankedCandidates
@@ -71,14 +72,14 @@ class MemoryState(LedgerState):
         after_fork(self, MemoryState._after_fork)
 
     def _acquire(
-        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
+        self, info: CallInfo, candidates: RankedCandidates, *, strategy: Strategy
     ) -> Lease | Unavailable:
         if self._warns:
             self._warn_of_fork()
         with self._lock:
             now = self._clock()
             self._sweep(now)
-            return self._ledger.acquire(info, candidates, now, spread=spread)
+            return self._ledger.acquire(info, candidates, now, strategy=strategy)
 
     def count(self, lease: Lease) -> None:
         """Count a lease that a shared state has granted, in case that it is lost."""

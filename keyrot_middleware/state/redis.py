@@ -55,6 +55,7 @@ from ..core.model import (
     Outcome,
     RetryPolicy,
     Scope,
+    Strategy,
     Terms,
     Unavailable,
     Verdict,
@@ -324,12 +325,12 @@ class RedisState(State):
     # Leases ---------------------------------------------------------------------------------------
 
     def _acquire(
-        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
+        self, info: CallInfo, candidates: RankedCandidates, *, strategy: Strategy
     ) -> Lease | Unavailable:
         terms = f',"terms":{_json(_terms(info.terms))}' if info.terms and info.requests else ""
         call = (
             f'{{"model":{_text(info.quota_model)},"verb":{_text(info.verb)}'
-            f',"requests":{info.requests},"tokens":{info.tokens},"spread":{_text(spread)}'
+            f',"requests":{info.requests},"tokens":{info.tokens},"strategy":"{strategy}"'
             f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost}'
             f'{terms},"keys":{self._offer(candidates)}}}'
         )

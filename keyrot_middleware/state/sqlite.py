@@ -38,6 +38,7 @@ from ..core.model import (
     Lease,
     Outcome,
     RetryPolicy,
+    Strategy,
     Unavailable,
 )
 from ..core.selection import RankedCandidates
@@ -201,11 +202,11 @@ class SqliteState(LedgerState):
     # Calls ----------------------------------------------------------------------------------------
 
     def _acquire(
-        self, info: CallInfo, candidates: RankedCandidates, *, spread: bool
+        self, info: CallInfo, candidates: RankedCandidates, *, strategy: Strategy
     ) -> Lease | Unavailable:
         needed = self._needed(info, [key for _, key in candidates])
         return self._run(
-            lambda now: self._ledger.acquire(info, candidates, now, spread=spread), needed
+            lambda now: self._ledger.acquire(info, candidates, now, strategy=strategy), needed
         )
 
     def _needed(self, info: CallInfo, keys: Sequence[Candidate]) -> list[tuple[str, str]]:

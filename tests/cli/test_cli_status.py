@@ -63,7 +63,7 @@ class Service:
 
     def acquire(self, key_id: str) -> Lease | Unavailable:
         """Acquire one key."""
-        return self.state.acquire(INFO, ((0, OF[key_id]),), spread=False)
+        return self.state.acquire(INFO, ((0, OF[key_id]),), strategy="fill")
 
     def fail(
         self, key_id: str, failure: str, scope: Scope, until: float | None, **more: Any
@@ -169,7 +169,7 @@ def test_a_workload_at_its_share_is_seen_from_outside(keyrot, service) -> None:
     settings = CallSettings(terms_of({"night": Workload(share=0.1)}))
     service.state.add_activity(ActivityRows({}, settings.texts(time.time())))
     night = settings.info(INFO.model, "night", "gemini_api")
-    service.state.acquire(night, ((0, OF["used_01"]),), spread=False)  # one a minute
+    service.state.acquire(night, ((0, OF["used_01"]),), strategy="fill")  # one a minute
     called(service, "ok", Attempt("used_01", None, None, 0.1), workload="night")
     found = json.loads(keyrot("status", "--json", **service.env).stdout)["summary"]["calls"]
     assert {one["workload"]: one["available"] for one in found} == {"night": 0}
@@ -320,7 +320,7 @@ def test_another_pools_name_has_no_records(keyrot, shared) -> None:
     for entry, value in zip(TWO_KEYS, values.values(), strict=True):
         key = KeySpec.model_validate(entry).candidate.with_value(Secret(value).fingerprint)
         for _ in range(2):
-            lease = state.acquire(INFO, ((0, key),), spread=False)
+            lease = state.acquire(INFO, ((0, key),), strategy="fill")
             state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
     wrong = {**env, "KEYROT_POOL": "no-such-pool"}
     shown = " ".join(keyrot("status", **wrong).stdout.split())

@@ -166,7 +166,7 @@ def test_a_call_that_waits_for_what_is_held_back_wakes_without_a_delay() -> None
 class Late(MemoryState):
     """A state whose times are past when they arrive, like a server whose clock is behind."""
 
-    def _acquire(self, info: Any, candidates: Any, *, spread: bool) -> Unavailable:
+    def _acquire(self, info: Any, candidates: Any, *, strategy: Any) -> Unavailable:
         block = Block("rpm", self._clock() - 0.7, waitable=True)
         return Unavailable(self._clock(), {key.key_id: block for _, key in candidates})
 
@@ -185,7 +185,7 @@ def test_a_sleep_that_takes_longer_counts_as_long_as_it_took() -> None:
     rig = Rig(key("a", Limits(max_concurrency=1)), max_wait_s=10.0)
     short = rig.clock.sleep
     rig.clock.sleep = lambda seconds: short(seconds + 2.0)  # type: ignore[method-assign]
-    lease = rig.state.acquire(INFO, ((0, rig.selector.keys["a"]),), spread=False)
+    lease = rig.state.acquire(INFO, ((0, rig.selector.keys["a"]),), strategy="fill")
     began = rig.time()
     assert isinstance(rig.failing(), Exhausted)
     assert 8.0 <= rig.time() - began <= 12.2

@@ -209,7 +209,7 @@ def test_what_is_used_up_is_reported_with_its_amount_and_its_end() -> None:
     pool = Watched(key("a", Limits(rpd=100), project="p", usd=budget), key("b"))
     state, (one, _) = pool.rig.pool.state, pool.rig.pool.configured
     for cost in (4.0, 1.0, 2_000.0):
-        lease = state.acquire(INFO._replace(requests=40), ((0, one),), spread=False)
+        lease = state.acquire(INFO._replace(requests=40), ((0, one),), strategy="fill")
         if isinstance(lease, Lease):
             usage = Usage(1, 1, cost_usd=cost)
             state.settle(lease, Outcome(LeaseOutcome.SUCCESS, usage=usage))
@@ -224,7 +224,7 @@ def test_what_is_used_up_is_reported_with_its_amount_and_its_end() -> None:
         f"pool test: {used}08:00 UTC.{status}": midnight,
     }
     pool.rig.clock.advance(24 * 3_600)
-    lease = state.acquire(INFO, ((0, one),), spread=False)
+    lease = state.acquire(INFO, ((0, one),), strategy="fill")
     assert isinstance(lease, Lease)
     state.settle(lease, Outcome(LeaseOutcome.SUCCESS, usage=Usage(1, 1, cost_usd=1_995.0)))
     pool.look()

@@ -219,7 +219,7 @@ class Day:
     def kill(self) -> None:
         """End a process in the middle of a request: nothing is settled, closed or reported."""
         state, key = self.processes[2].pool.state, self.processes[2].pool.selector.keys["b"]
-        state.acquire(CallInfo(MODEL, "generateContent", tokens=1), ((0, key),), spread=False)
+        state.acquire(CallInfo(MODEL, "generateContent", tokens=1), ((0, key),), strategy="fill")
         self.lost["b"] += 1
         self.gone.append(self.processes.pop())
 

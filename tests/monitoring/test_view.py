@@ -101,7 +101,7 @@ def test_limits_are_shown_as_far_as_they_are_the_pools() -> None:
     rig = Rig(key("a", Limits(rpm=4, max_concurrency=3), use=0.5), max_wait_s=0)
     learned = Verdict("quota_day", 429, learned=Limits(rpd=9))
     for outcome in (Outcome(LeaseOutcome.FAILURE, learned), Outcome(LeaseOutcome.SUCCESS)):
-        lease = rig.pool.state.acquire(INFO, ((0, rig.pool.configured[0]),), spread=False)
+        lease = rig.pool.state.acquire(INFO, ((0, rig.pool.configured[0]),), strategy="fill")
         assert isinstance(lease, Lease)
         rig.pool.state.settle(lease, outcome)
     found, known = row(rig, "a"), pool_health(rig.pool)[0]["a"]
@@ -220,7 +220,7 @@ OTHER = "gemini-2.5-pro"
 
 def would_get(rig: Rig, key_id: str, model: str) -> bool:
     offer = ((0, rig.selector.keys[key_id]),)
-    reply = rig.pool.state.acquire(CallInfo(model, VERB, tokens=1), offer, spread=False)
+    reply = rig.pool.state.acquire(CallInfo(model, VERB, tokens=1), offer, strategy="fill")
     if isinstance(reply, Lease):
         rig.pool.state.settle(reply, Outcome(LeaseOutcome.UNSENT))
     return isinstance(reply, Lease)

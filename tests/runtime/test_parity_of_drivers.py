@@ -134,7 +134,9 @@ class Ran(Tape):
             acquire = partial(MemoryState.acquire, self.rig.state)
             for key_id, one in self.rig.selector.keys.items():
                 offer, is_out = ((0, one),), key_id in self.call.excluded
-                if not is_out and isinstance(acquire(self.call.info, offer, spread=False), Lease):
+                if not is_out and isinstance(
+                    acquire(self.call.info, offer, strategy="fill"), Lease
+                ):
                     self.unfair.append(key_id)
 
     def after(self, command: Any, reply: Any) -> None:

@@ -84,7 +84,7 @@ def late(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def held(rig: Rig, info: CallInfo = INFO) -> Lease:
     """Lease the pool's first key, like a request in flight."""
     (first, *_) = rig.selector.keys.values()
-    lease = rig.state.acquire(info, ((0, first),), spread=False)
+    lease = rig.state.acquire(info, ((0, first),), strategy="fill")
     assert isinstance(lease, Lease)
     return lease
 

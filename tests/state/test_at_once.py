@@ -37,7 +37,7 @@ def state(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FallbackState
 
 
 async def ask(state: FallbackState, one: Candidate = THREE) -> Lease | Unavailable:
-    return await state.do(state.acquire, INFO, ((0, one),), spread=False)
+    return await state.do(state.acquire, INFO, ((0, one),), strategy="fill")
 
 
 async def leases_left(state: FallbackState) -> int:
@@ -184,7 +184,7 @@ async def test_no_loop_decides_before_a_thread_that_waits(state: FallbackState) 
     """It would take the lock again and again, and the thread give up after four seconds."""
     shared: Any = state._shared
     with shared._queued(), pytest.raises(BusyError, match="a thread waits"):
-        state.try_at_once(lambda: state.acquire(INFO, ((0, A),), spread=False))
+        state.try_at_once(lambda: state.acquire(INFO, ((0, A),), strategy="fill"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
@@ -237,7 +237,7 @@ async def test_tasks_let_the_log_not_grow(
 
 async def test_a_task_that_reads_much_does_it_in_a_thread(state: FallbackState) -> None:
     many = tuple((0, key(f"k{number}", Limits(rpm=1))) for number in range(200))
-    assert isinstance(await state.do(state.acquire, INFO, many, spread=True), Lease)
+    assert isinstance(await state.do(state.acquire, INFO, many, strategy="spread"), Lease)
     assert threads()
 
 

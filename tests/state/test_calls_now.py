@@ -54,7 +54,7 @@ def test_each_model_is_judged_for_the_workloads_that_call_it(
         activity.add(call(clock.time(), workload))
     activity.send()
     for found in KEYS * 20:
-        state.acquire(settings.info("m", "batch", DEFAULT_PLATFORM), ((0, found),), spread=False)
+        state.acquire(settings.info("m", "batch", DEFAULT_PLATFORM), ((0, found),), strategy="fill")
     batch, other = judged(state, clock, settings)
     assert (batch.workload, batch.answer, batch.able, batch.keys) == ("batch", "no", 0, 2)
     assert batch.block is not None

@@ -76,16 +76,16 @@ def test_without_spreading_the_order_is_the_order_of_use(state: State) -> None:
 def test_spreading_leases_the_least_utilized_key(state: State) -> None:
     """The used fraction of the limit counts; where no limit is known, the weight."""
     small, large = key("small", Limits(rpm=10)), key("large", Limits(rpm=30))
-    leased = [lease_of(state, small, large, spread=True).key_id for _ in range(20)]
+    leased = [lease_of(state, small, large, strategy="spread").key_id for _ in range(20)]
     assert (leased.count("small"), leased.count("large")) == (5, 15)
     heavy, light = key("heavy", weight=3.0), key("light")
-    leased = [lease_of(state, light, heavy, spread=True).key_id for _ in range(40)]
+    leased = [lease_of(state, light, heavy, strategy="spread").key_id for _ in range(40)]
     assert leased.count("heavy") == 30
 
 
 def test_a_lower_group_goes_first_however_used(state: State) -> None:
     first, second = key("first", Limits(rpm=10)), key("second", Limits(rpm=10))
-    leased = [lease_of(state, (0, first), (1, second), spread=True).key_id for _ in range(12)]
+    leased = [lease_of(state, (0, first), (1, second), strategy="spread").key_id for _ in range(12)]
     assert leased == ["first"] * 10 + ["second"] * 2
 
 
@@ -547,7 +547,7 @@ def test_50_threads_settle_without_losing_a_count(state: State) -> None:
     def work() -> int:
         done = 0
         for number in range(20):
-            reply = acquire(state, one, info=INFO._replace(tokens=50), spread=True)
+            reply = acquire(state, one, info=INFO._replace(tokens=50), strategy="spread")
             if isinstance(reply, Lease):
                 settle(state, reply, UNSENT if number % 2 else used(7))
                 done += number % 2 == 0

@@ -74,7 +74,7 @@ async def test_nothing_is_raised_whatever_fails(
     shared.cut(method)
     settle(state, A, OK, "files/1")
     assert state.get_owner(["files/1"]) == ("a", "a")
-    lease = await state.do(state.acquire, INFO, ((0, A),), spread=False)
+    lease = await state.do(state.acquire, INFO, ((0, A),), strategy="fill")
     await state.do(state.settle, lease, OK, ["files/2"])
     assert await state.do(state.get_owner, ["files/2"]) == ("a", "a")
 

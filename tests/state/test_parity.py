@@ -25,6 +25,7 @@ from keyrot_middleware.core.model import (
     Outcome,
     Reported,
     Scope,
+    Strategy,
     Terms,
     Unavailable,
     Usage,
@@ -199,8 +200,8 @@ class Twins:
                 ((draw.randint(0, 2), one) for one in some(draw, KEYS, 5)), key=lambda one: one[0]
             )
         )
-        spread = draw.random() < 0.5
-        replies = [state.acquire(info, offer, spread=spread) for state in self.states]
+        strategy: Strategy = "spread" if draw.random() < 0.5 else "fill"
+        replies = [state.acquire(info, offer, strategy=strategy) for state in self.states]
         if isinstance(replies[0], Unavailable):
             self.same([(one.at, to_milliseconds(one.blocks)) for one in replies])
             return
@@ -252,7 +253,7 @@ def test_what_is_judged_is_what_a_call_made_now_gets(seed: int) -> None:
     now, blocks = twins.clock.time(), state.get_blocks(info, KEYS)
     judged = judge(info, KEYS, blocks, now=now, rejected=rejected)
     batches = selector.candidate_batches(info, {}, now, 0.0, {})
-    replies = (state.acquire(info, batch, spread=False) for batch in batches)
+    replies = (state.acquire(info, batch, strategy="fill") for batch in batches)
     key_id = next((one.key_id for one in replies if isinstance(one, Lease)), None)
     assert (key_id is not None) is (judged.answer in ("served", "due"))
     assert judged.answer != "due" or key_id in rejected

@@ -170,7 +170,7 @@ def secured(certificate: Path) -> Iterator[Callable[[int], int]]:
 async def both_ways(url: str) -> None:
     with closing(RedisState(url, RetryPolicy(), pool="tls")) as state:
         settle(state, A)
-        lease = await state.do(state.acquire, INFO, ((0, A),), spread=False)
+        lease = await state.do(state.acquire, INFO, ((0, A),), strategy="fill")
         await state.do(state.settle, lease, OK)
 
 

@@ -164,7 +164,7 @@ info, key = CallInfo("m", "generateContent"), Candidate("a", "a", "a", Limits(rp
 
 def use():
     try:
-        return state.acquire(info, ((0, key),), spread=True)
+        return state.acquire(info, ((0, key),), strategy="spread")
     except SqliteStateError:  # until each process has noticed
         time.sleep(0.02)
 
@@ -210,7 +210,7 @@ from keyrot_middleware.state import open_state
 
 state = open_state(sys.argv[1], RetryPolicy(), time.time, pool="test")
 info, key = CallInfo("m", "generateContent"), Candidate("a", "a", "a")
-lease = state.acquire(info, ((0, key),), spread=True)
+lease = state.acquire(info, ((0, key),), strategy="spread")
 state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
 {end}
 """

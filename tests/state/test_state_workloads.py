@@ -76,7 +76,7 @@ class Service:
             if at >= self.end:
                 return
             self.clock.advance(max(at - self.clock.time(), 0.0))
-            reply = self.state.acquire(info, ((0, KEY),), spread=True)
+            reply = self.state.acquire(info, ((0, KEY),), strategy="spread")
             if isinstance(reply, Unavailable):
                 self.push(max(reply.blocks["a"].until, at + 0.05) + 0.001, info, born)
                 continue
@@ -133,7 +133,7 @@ def test_the_page_has_the_figures_of_this_simulation() -> None:
 def all_of(state: State, info: CallInfo, one: Any = KEY) -> int:
     """Acquire as many leases as there are; return how many."""
     count = 0
-    while isinstance(lease := state.acquire(info, ((0, one),), spread=False), Lease):
+    while isinstance(lease := state.acquire(info, ((0, one),), strategy="fill"), Lease):
         state.settle(lease, OK)
         count += 1
     return count

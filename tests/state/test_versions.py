@@ -45,9 +45,9 @@ LAST = HERE / "last_version.zip"
 NOW = Path(keyrot_middleware.__file__).parents[1]
 LIMIT = 60
 WORKER = """
-import json, logging, sys, time
+import inspect, json, logging, sys, time
 from keyrot_middleware.core.model import *
-from keyrot_middleware.state import open_state
+from keyrot_middleware.state import State, open_state
 
 said = []
 handler = logging.Handler()
@@ -60,12 +60,14 @@ keys = tuple(
     for name in ("a", "b")
 )
 all_terms = (Terms("chat", first=True), Terms("batch", behind="chat")) if first else (None,)
+is_last = "spread" in inspect.signature(State.acquire).parameters
+how = {"spread": True} if is_last else {"strategy": "spread"}
 print("ready", flush=True)
 sys.stdin.readline()
 granted = degraded = 0
 for number in range(3 * limit):
     info = CallInfo("m", "generateContent", tokens=10, terms=all_terms[number % len(all_terms)])
-    reply = state.acquire(info, keys, spread=True)
+    reply = state.acquire(info, keys, **how)
     if isinstance(reply, Lease):
         state.settle(reply, Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=12)))
         granted, degraded = granted + 1, degraded + reply.degraded

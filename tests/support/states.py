@@ -25,6 +25,7 @@ from keyrot_middleware.core.model import (
     Outcome,
     RetryPolicy,
     Scope,
+    Strategy,
     Unavailable,
     Usage,
     Verdict,
@@ -84,11 +85,11 @@ def failed(scope: Scope, until: float | None = None, **more: Any) -> Outcome:
 
 
 def acquire(
-    state: State, *keys: Any, info: CallInfo = INFO, spread: bool = False
+    state: State, *keys: Any, info: CallInfo = INFO, strategy: Strategy = "fill"
 ) -> Lease | Unavailable:
     """Acquire one of *keys*; keys without a group have group 0."""
     ranked = tuple(one if isinstance(one, tuple) else (0, one) for one in keys)
-    return state.acquire(info, ranked, spread=spread)
+    return state.acquire(info, ranked, strategy=strategy)
 
 
 def lease_of(state: State, *keys: Any, **more: Any) -> Lease:
@@ -257,7 +258,7 @@ class Callers:
         try:
             while not self._over:
                 began = time.monotonic()
-                reply = self.state.acquire(INFO, self.keys, spread=True)
+                reply = self.state.acquire(INFO, self.keys, strategy="spread")
                 self._ended(began)
                 time.sleep(0.05)
                 if isinstance(reply, Lease):
@@ -278,7 +279,7 @@ class Callers:
         try:
             while not self._over:
                 began = time.monotonic()
-                reply = await self.state.do(self.state.acquire, INFO, self.keys, spread=True)
+                reply = await self.state.do(self.state.acquire, INFO, self.keys, strategy="spread")
                 self._ended(began)
                 await asyncio.sleep(0.05)
                 if isinstance(reply, Lease):

@@ -66,7 +66,7 @@ def pairs(url: str) -> Iterator[Callable[[], None]]:
     def pair() -> None:
         draw = next(numbers) * 0.618 % 1
         offer = next(selector.candidate_batches(INFO, {}, time.time(), draw, {}))
-        lease = state.acquire(INFO, offer, spread=True)
+        lease = state.acquire(INFO, offer, strategy="spread")
         assert isinstance(lease, Lease), "no key was granted"
         assert not lease.degraded, "the state did not grant it"
         state.settle(lease, DONE)
